@@ -1,0 +1,148 @@
+"""Token rows: what training and measuring work on, and how they are batched.
+
+Legend: B rows, L positions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from stabledllm.data.spans import delimiter_pattern, mark_matches, syntax_pattern
+from stabledllm.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One encoded example. ``prompt_length`` tokens are given, the rest is the response."""
+
+    input_ids: list[int]
+    prompt_length: int
+    delimiter: list[int] = field(default_factory=list)
+    """Indices of response tokens that are answer delimiters (ISAD)."""
+    syntax: list[int] = field(default_factory=list)
+    """Indices of prompt tokens that are syntax (SyRM)."""
+    origin: str = ""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def response_length(self) -> int:
+        return len(self.input_ids) - self.prompt_length
+
+
+@dataclass(frozen=True)
+class EncodingOptions:
+    """How examples become rows.
+
+    The response ends with one supervised end token. With ``pad_response_to`` every response is
+    filled up with supervised end tokens to a multiple of that length, as some peers do.
+    """
+
+    max_len: int = 1024
+    over_length: str = "drop"
+    delimiters: tuple[str, ...] = ("####",)
+    syntax: str | None = None
+    pad_response_to: int = 1
+
+    def __post_init__(self) -> None:
+        if self.over_length not in ("drop", "refuse"):
+            known = did_you_mean(self.over_length, ("drop", "refuse"))
+            raise UserError(f"data.over_length: unknown '{self.over_length}'{known}.")
+        if self.max_len < 2 or self.pad_response_to < 1:
+            raise UserError("data: expected max_len of at least 2 and pad_response_to of at least 1.")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The rows kept and the origins of those dropped for their length."""
+
+    rows: list[TokenRow]
+    dropped: list[str]
+
+    def summary(self, max_len: int) -> str:
+        """One line that says how many rows were dropped, and the first few of them."""
+        if not self.dropped:
+            return f"{len(self.rows)} rows, none longer than max_len={max_len}"
+        first = ", ".join(self.dropped[:3]) + (", ..." if len(self.dropped) > 3 else "")
+        return f"{len(self.rows)} rows; dropped {len(self.dropped)} longer than max_len={max_len} ({first})"
+
+
+def encode_examples(examples: Sequence[dict], tokenizer, options: EncodingOptions) -> Encoded:
+    """Encode examples through the tokenizer's chat template; nothing is ever cut.
+
+    Raises:
+        UserError: a response without tokens, an id outside the vocabulary, a row longer than ``max_len`` when that
+            is refused, or no row left.
+    """
+    delimiter = delimiter_pattern(options.delimiters) if options.delimiters else None
+    syntax = syntax_pattern(options.syntax) if options.syntax else None
+    rows, dropped = [], []
+    for example in examples:
+        row = _encode(example, tokenizer, options, delimiter, syntax)
+        if len(row) <= options.max_len:
+            rows.append(row)
+        elif options.over_length == "refuse":
+            raise UserError(f"{row.origin}: expected at most max_len={options.max_len} tokens, found {len(row)}.")
+        else:
+            dropped.append(row.origin)
+    if not rows:
+        raise UserError(f"data: expected at least one row of at most max_len={options.max_len} tokens, found none.")
+    return Encoded(rows, dropped)
+
+
+def _encode(
+    example: dict, tokenizer, options: EncodingOptions, delimiter: re.Pattern | None, syntax: re.Pattern | None
+) -> TokenRow:
+    if "input_ids" in example:
+        ids, prompt = list(example["input_ids"]), example["prompt_length"]
+        if max(ids) >= tokenizer.vocab_size:
+            raise UserError(
+                f"{example['origin']}: expected token ids below {tokenizer.vocab_size}, found {max(ids)}."
+            )
+    else:
+        ids = tokenizer.chat(example["messages"][:-1])
+        prompt = len(ids)
+        response = tokenizer.encode(example["messages"][-1]["content"])
+        if not response:
+            raise UserError(f"{example['origin']}: expected a response of at least one token, found an empty one.")
+        fill = -(len(response) + 1) % options.pad_response_to
+        ids = [*ids, *response, *[tokenizer.eos_token_id] * (1 + fill)]
+    return TokenRow(
+        ids,
+        prompt,
+        delimiter=_marked(delimiter, tokenizer, ids[prompt:], prompt),
+        syntax=_marked(syntax, tokenizer, ids[:prompt], 0),
+        origin=example["origin"],
+    )
+
+
+def _marked(pattern: re.Pattern | None, tokenizer, ids: list[int], offset: int) -> list[int]:
+    if pattern is None:
+        return []
+    marks = mark_matches([tokenizer.piece(i) for i in ids], pattern)
+    return [offset + i for i, hit in enumerate(marks) if hit]
+
+
+def collate(rows: Sequence[TokenRow], pad_id: int, *, syrm: bool = False) -> dict[str, Tensor]:
+    """Right-padded tensors, each (B, L): ``input_ids``, and bool ``attention_mask``, ``maskable``, ``delimiter``.
+
+    Padding is never maskable. With ``syrm`` the prompt's syntax tokens are maskable too.
+    """
+    shape = (len(rows), max(len(r) for r in rows))
+    batch = {"input_ids": torch.full(shape, pad_id)}
+    for name in ("attention_mask", "maskable", "delimiter"):
+        batch[name] = torch.zeros(shape, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        batch["input_ids"][i, : len(row)] = torch.tensor(row.input_ids)
+        batch["attention_mask"][i, : len(row)] = True
+        batch["maskable"][i, row.prompt_length : len(row)] = True
+        batch["delimiter"][i, row.delimiter] = True
+        if syrm:
+            batch["maskable"][i, row.syntax] = True
+    return batch

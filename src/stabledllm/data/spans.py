@@ -1,0 +1,43 @@
+"""Which tokens of a text are answer delimiters (ISAD) or syntax (SyRM), matched on the tokenised text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from stabledllm.errors import UserError, did_you_mean
+
+SYNTAX = {
+    "html": r"</?[a-zA-Z][^<>]*>",
+    "markdown": r"\||:?-{3,}:?|^#+|\*\*",
+    "code": (
+        r"\b(?:and|as|assert|break|class|continue|def|elif|else|except|finally|for|from|if|import|in|is|lambda|"
+        r"not|or|pass|raise|return|try|while|with|yield)\b|[-+*/%=<>!&|^~?:;,.(){}\[\]]"
+    ),
+}
+"""Named sets of syntax tokens."""
+
+
+def mark_matches(pieces: Sequence[str], pattern: re.Pattern) -> list[bool]:
+    """For each token's text piece, whether it overlaps a match of the pattern in the joined text."""
+    starts, at = [], 0
+    for piece in pieces:
+        starts.append(at)
+        at += len(piece)
+    spans = [m.span() for m in pattern.finditer("".join(pieces)) if m.end() > m.start()]
+    return [
+        bool(piece) and any(a < s + len(piece) and s < b for a, b in spans)
+        for s, piece in zip(starts, pieces, strict=True)
+    ]
+
+
+def delimiter_pattern(delimiters: Sequence[str]) -> re.Pattern:
+    """Matches any of the given strings literally."""
+    return re.compile("|".join(re.escape(d) for d in delimiters))
+
+
+def syntax_pattern(name: str) -> re.Pattern:
+    """The named set of :data:`SYNTAX`."""
+    if name not in SYNTAX:
+        raise UserError(f"data.syntax: unknown set '{name}'{did_you_mean(name, SYNTAX)}.")
+    return re.compile(SYNTAX[name], re.MULTILINE)

@@ -1,0 +1,17 @@
+"""The one exception that the command line shows as a sentence instead of a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input, told in one sentence: which file, row or key, what was expected, what was found."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the nearest known name, or the list of known names."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(known)})"

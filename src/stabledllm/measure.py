@@ -1,0 +1,109 @@
+"""Row losses of a model under given noise, in batches that fill the device.
+
+Legend: n requested evaluations, K views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from stabledllm.data.rows import TokenRow, collate
+from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.streams import Key
+from stabledllm.noise.t_samplers import TSampler, Uniform
+from stabledllm.objective import Objective
+
+
+class LossMeter:
+    """Measures losses without gradients; counts its forward rows in ``forwards``.
+
+    Args:
+        model: called as ``model(noisy_ids, attention_mask, selected=mask, targets=ids).nll``.
+        rows: the data.
+        tokens_per_batch: padded tokens in one forward.
+        progress: called with the number of forward rows just done.
+    """
+
+    def __init__(
+        self,
+        model,
+        rows: Sequence[TokenRow],
+        objective: Objective,
+        *,
+        mask_id: int,
+        pad_id: int,
+        tokens_per_batch: int = 4096,
+        progress: Callable[[int], None] | None = None,
+    ):
+        self.model, self.rows, self.objective = model, rows, objective
+        self.mask_id, self.pad_id = mask_id, pad_id
+        self.tokens_per_batch, self.progress = tokens_per_batch, progress
+        self.forwards = 0
+
+    @torch.no_grad()
+    def view_losses(
+        self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of each view alone and which views are used; a row's loss is the mean over its used views.
+
+        Evaluation i draws its masks at position i of ``key``: the result does not depend on batching.
+
+        Args:
+            row: index of the row of each evaluation, shape (n,). t: its mask ratio, float64, shape (n,).
+            sampler: density whose weight multiplies the losses; without it they are the plain l(x0, t, M).
+
+        Returns:
+            losses in nats, float64, shape (n, K), 0 for unused views; used, bool, shape (n, K).
+        """
+        was_training = self.model.training
+        self.model.eval()
+        losses = torch.zeros(len(row), method.views.count, dtype=torch.float64)
+        used = torch.zeros(len(row), method.views.count, dtype=torch.bool)
+        for chunk in self._chunks(row, method.views.count):
+            losses[chunk], used[chunk] = self._one_batch(row, t, method, key, sampler or Uniform(), chunk)
+        self.model.train(was_training)
+        return losses, used
+
+    def losses(self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None) -> Tensor:
+        """Row losses, the used views averaged; float64, shape (n,)."""
+        views, used = self.view_losses(row, t, method, key, sampler)
+        return views.sum(1) / used.sum(1)
+
+    def _chunks(self, row: Tensor, views: int) -> list[Tensor]:
+        """Indices of evaluations, of near-equal length, in batches of at most ``tokens_per_batch``."""
+        length = torch.tensor([len(r) for r in self.rows])[row]
+        order, chunks, start = length.argsort(stable=True, descending=True), [], 0
+        while start < len(order):
+            size = max(1, self.tokens_per_batch // (views * int(length[order[start]])))
+            chunks.append(order[start : start + size])
+            start += size
+        return chunks
+
+    def _one_batch(
+        self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        device = next(self.model.parameters()).device
+        batch = collate([self.rows[i] for i in row[chunk].tolist()], self.pad_id, syrm=method.syrm)
+        batch = {name: value.to(device) for name, value in batch.items()}
+        noise = Rows(
+            position=chunk.to(device),
+            step_rows=len(row),
+            maskable=batch["maskable"],
+            token_index=torch.arange(batch["input_ids"].shape[1], device=device),
+            delimiter=batch["delimiter"],
+        )
+        draw = method.draw_at(t[chunk].to(device), key, noise, sampler, self.objective)
+        noisy, mask, source = draw.noisy(batch["input_ids"], self.mask_id)
+        nll = self.model(
+            noisy, batch["attention_mask"][source], selected=mask, targets=batch["input_ids"][source]
+        ).nll.double()
+        self.forwards += len(noisy)
+        if self.progress:
+            self.progress(len(noisy))
+        used = draw.mask & draw.active[..., None]
+        each = torch.zeros(draw.mask.shape, dtype=torch.float64, device=device)
+        each = each.masked_scatter(used, nll * draw.coefficient[used]).sum(-1)
+        return each.cpu(), draw.active.cpu()

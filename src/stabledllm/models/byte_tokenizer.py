@@ -1,0 +1,41 @@
+"""Byte-level tokenizer of the reference model: ids 0 to 255 are bytes, then the special tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MASK, EOS, USER, ASSISTANT, SYSTEM = 256, 257, 258, 259, 260
+
+
+class ByteTokenizer:
+    """Every text has exactly one encoding; ``decode(encode(text)) == text``.
+
+    The chat template is ``<user> text <assistant>``, with ``<system> text`` before it where given.
+    """
+
+    vocab_size = 264
+    mask_token_id = MASK
+    eos_token_id = EOS
+    pad_token_id = EOS
+
+    def encode(self, text: str) -> list[int]:
+        """UTF-8 bytes of the text, without special tokens."""
+        return list(text.encode("utf-8"))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the bytes; special tokens are left out, broken UTF-8 becomes U+FFFD."""
+        return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
+
+    def piece(self, token: int) -> str:
+        """The text of one token for matching: one character a byte, nothing for special tokens."""
+        return chr(token) if token < 256 else ""
+
+    def chat(self, messages: Sequence[dict]) -> list[int]:
+        """Ids of a conversation that ends with a user turn, ready for the assistant's answer."""
+        roles = {"user": USER, "assistant": ASSISTANT, "system": SYSTEM}
+        ids: list[int] = []
+        for message in messages:
+            ids += [roles[message["role"]], *self.encode(message["content"])]
+            if message["role"] == "assistant":
+                ids.append(EOS)
+        return [*ids, ASSISTANT]

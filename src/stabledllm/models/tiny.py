@@ -1,0 +1,157 @@
+"""The reference model: a small bidirectional transformer (RoPE, RMSNorm, SwiGLU, SDPA).
+
+Legend: N rows of the forward (views flattened in), L positions, V vocabulary, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+
+
+class TinyMDMConfig(PretrainedConfig):
+    """Shape and special tokens of :class:`TinyMDM`. ``mask_token_id`` is never guessed elsewhere."""
+
+    model_type = "stabledllm_tiny"
+
+    def __init__(
+        self,
+        vocab_size: int = 264,
+        hidden_size: int = 128,
+        num_hidden_layers: int = 4,
+        num_attention_heads: int = 4,
+        intermediate_size: int = 384,
+        rope_theta: float = 10_000.0,
+        rms_norm_eps: float = 1e-5,
+        initializer_range: float = 0.02,
+        mask_token_id: int = 256,
+        **kwargs,
+    ):
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.rope_theta = rope_theta
+        self.rms_norm_eps = rms_norm_eps
+        self.initializer_range = initializer_range
+        self.mask_token_id = mask_token_id
+        super().__init__(**kwargs)
+
+
+@dataclass
+class MDMOutput(ModelOutput):
+    """``nll``: cross-entropies in nats at the selected positions, shape (selected,); else ``logits``."""
+
+    nll: Tensor | None = None
+    logits: Tensor | None = None
+
+
+def rotate(x_NHLD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al., arXiv:2104.09864), half-split layout as in Llama."""
+    half = x_NHLD.shape[-1] // 2
+    rotated = torch.cat((-x_NHLD[..., half:], x_NHLD[..., :half]), dim=-1)
+    return x_NHLD * cos_LD + rotated * sin_LD
+
+
+class Block(nn.Module):
+    """Pre-norm attention without a causal mask, then a gated MLP."""
+
+    def __init__(self, config: TinyMDMConfig):
+        super().__init__()
+        width, hidden = config.hidden_size, config.intermediate_size
+        self.heads = config.num_attention_heads
+        self.attn_norm = nn.RMSNorm(width, eps=config.rms_norm_eps)
+        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.attn_out = nn.Linear(width, width, bias=False)
+        self.ff_norm = nn.RMSNorm(width, eps=config.rms_norm_eps)
+        self.gate_up_proj = nn.Linear(width, 2 * hidden, bias=False)
+        self.ff_out = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x_NLD: Tensor, cos_LD: Tensor, sin_LD: Tensor, bias: Tensor | None) -> Tensor:
+        n, length, width = x_NLD.shape
+        qkv = self.qkv_proj(self.attn_norm(x_NLD)).view(n, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = rotate(q, cos_LD, sin_LD), rotate(k, cos_LD, sin_LD)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        x_NLD = x_NLD + self.attn_out(mixed.transpose(1, 2).reshape(n, length, width))
+        gate, up = self.gate_up_proj(self.ff_norm(x_NLD)).chunk(2, dim=-1)
+        return x_NLD + self.ff_out(F.silu(gate) * up)
+
+
+class TinyMDM(PreTrainedModel):
+    """Predicts every token of a row from the whole, partly masked row.
+
+    ``forward(input_ids, attention_mask, selected, targets)`` returns the cross-entropies (nats,
+    float32 or wider) of ``targets`` at the ``selected`` positions only, in row-major order, so that
+    no logits are made where no loss is carried. Without ``selected`` it returns all logits.
+    """
+
+    config_class = TinyMDMConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = False
+    _no_split_modules = ["Block"]
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: TinyMDMConfig):
+        super().__init__(config)
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+        elif isinstance(module, nn.RMSNorm):
+            nn.init.ones_(module.weight)
+
+    def _rope(self, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin, shape (L, D / H); angles in float64 so that precision does not fall with L."""
+        cached = getattr(self, "_rope_cache", None)
+        if cached is None or cached[0] != (length, device, dtype):
+            dim = self.config.hidden_size // self.config.num_attention_heads
+            inverse = self.config.rope_theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+            angles = torch.arange(length, dtype=torch.float64)[:, None] * inverse
+            angles = torch.cat((angles, angles), dim=-1)
+            self._rope_cache = (
+                (length, device, dtype),
+                angles.cos().to(device, dtype),
+                angles.sin().to(device, dtype),
+            )
+        return self._rope_cache[1:]
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Final normalised hidden states, shape (N, L, D)."""
+        x_NLD = self.embed(input_ids)
+        bias = None
+        if attention_mask is not None and not bool(attention_mask.all()):
+            bias = attention_mask.bool()[:, None, None, :]
+        cos_LD, sin_LD = self._rope(input_ids.shape[1], input_ids.device, x_NLD.dtype)
+        for block in self.blocks:
+            x_NLD = block(x_NLD, cos_LD, sin_LD, bias)
+        return self.norm(x_NLD)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        selected: Tensor | None = None,
+        targets: Tensor | None = None,
+        **_: object,
+    ) -> MDMOutput:
+        hidden_NLD = self.hidden_states(input_ids, attention_mask)
+        if selected is None:
+            return MDMOutput(logits=self.head(hidden_NLD))
+        logits = self.head(hidden_NLD[selected])
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        if targets is None:
+            return MDMOutput(logits=wide)
+        return MDMOutput(nll=F.cross_entropy(wide, targets[selected], reduction="none"))

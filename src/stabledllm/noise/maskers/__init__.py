@@ -1,0 +1,8 @@
+"""Which tokens are masked given t, and the coefficient of each masked token's cross-entropy."""
+
+from stabledllm.noise.maskers.base import Masker, MaskInput
+from stabledllm.noise.maskers.bernoulli import Bernoulli
+from stabledllm.noise.maskers.fixed_count import FixedCount, count_coefficients
+from stabledllm.noise.maskers.isad import ISAD
+
+__all__ = ["ISAD", "Bernoulli", "FixedCount", "MaskInput", "Masker", "count_coefficients"]

@@ -1,0 +1,44 @@
+"""What a masker gets and what it must give back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from stabledllm.noise.t_samplers import TSampler
+
+
+@dataclass(frozen=True)
+class MaskInput:
+    """One step's rows as a masker sees them. B rows, K views, L positions."""
+
+    t: Tensor
+    """Mask ratio, float64, shape (B,)."""
+    uniforms: Tensor
+    """Shape (B, K, L), float64."""
+    maskable: Tensor
+    """The P tokens of each row that may be masked, bool, shape (B, L)."""
+    sampler: TSampler
+    """The density t was drawn from."""
+    eps: float
+    power: int
+    """0 for the ELBO (weight 1 / p_mask), 1 for the unweighted objective (weight 1)."""
+    delimiter: Tensor | None = None
+    """Answer delimiters, bool, shape (B, L); only ISAD reads it."""
+
+
+class Masker(Protocol):
+    """Masks tokens so that ``sum(coefficient * CE)`` estimates the row's objective.
+
+    ``coefficient`` is 0 where nothing is masked and already holds 1/P, the importance weight of t
+    and the objective's weight; it does not hold the average over views.
+    """
+
+    name: str
+    unbiased: bool
+
+    def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
+        """``(mask, coefficient, weight)``: shapes (B, K, L) bool, (B, K, L) and (B,) float64."""
+        ...

@@ -1,0 +1,199 @@
+"""A method string names its parts: ``strats+ppots+mirror``. Source x density x masker x views.
+
+Legend: B rows, K views, L positions.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from stabledllm.errors import UserError, did_you_mean
+from stabledllm.noise.maskers import ISAD, Bernoulli, FixedCount, Masker, MaskInput
+from stabledllm.noise.sources import IID, LowDiscrepancy, Source, Stratified
+from stabledllm.noise.streams import Key
+from stabledllm.noise.t_samplers import Clipped, TSampler, Uniform
+from stabledllm.noise.views import Mirror, MultiSample, Single, Views
+from stabledllm.objective import Objective
+
+_SLOTS = {
+    "strats": "source of u",
+    "lowdisc": "source of u",
+    "ppots": "density of t",
+    "clipped": "density of t",
+    "fixedcount": "masker",
+    "isad": "masker",
+    "isad-exact": "masker",
+    "mirror": "views",
+    "multisample": "views",
+    "syrm": "maskable set",
+    "ema": "reported loss",
+}
+PARTS = tuple(_SLOTS)
+"""Every part, in canonical order; at most one per slot."""
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """Settings of the parts; each has an effect only where its part is named."""
+
+    strata: int | None = None
+    clip_low: float = 0.3
+    clip_high: float = 0.8
+    isad_delta: float = 0.2
+    mirror_below: float = 1.0
+    ema_bins: int = 10
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one micro-batch, as the noise sees them."""
+
+    position: Tensor
+    """Position of each row in the step's global batch, int64, shape (B,)."""
+    step_rows: int
+    """Number of true rows in the whole step, over all ranks and accumulation."""
+    maskable: Tensor
+    """Bool, shape (B, L)."""
+    token_index: Tensor
+    """Index of each token in its unpadded row, shape (L,) or (B, L)."""
+    delimiter: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of the noise of a micro-batch."""
+
+    t: Tensor
+    """Mask ratios, float64, shape (B,)."""
+    weight: Tensor
+    """Importance weights, shape (B,)."""
+    mask: Tensor
+    """Bool, shape (B, K, L)."""
+    coefficient: Tensor
+    """What each masked token's CE is multiplied by before the average over views, (B, K, L)."""
+    active: Tensor
+    """Views that are used, bool, shape (B, K)."""
+
+    def noisy(self, input_ids: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Flatten the active views into forward rows.
+
+        Returns:
+            noisy ids (N, L), their masks (N, L), and the row each came from (N,).
+        """
+        source = self.active.nonzero()[:, 0]
+        mask = self.mask[self.active]
+        return torch.where(mask, mask_token_id, input_ids[source]), mask, source
+
+
+@dataclass(frozen=True)
+class Method:
+    """A combination of parts that draws t and masks. Build it with :meth:`parse`."""
+
+    name: str = "standard"
+    source: Source = field(default_factory=IID)
+    density: str = "uniform"
+    masker: Masker = field(default_factory=Bernoulli)
+    views: Views = field(default_factory=Single)
+    syrm: bool = False
+    ema: bool = False
+    options: MethodOptions = field(default_factory=MethodOptions)
+
+    @classmethod
+    def parse(cls, text: str, options: MethodOptions | None = None) -> Method:
+        """The method named by ``text``, for example ``standard`` or ``strats+ppots+mirror``.
+
+        Raises:
+            UserError: an unknown part, a part given twice, or two parts for one slot.
+        """
+        options = options or MethodOptions()
+        chosen, views_count = _read_parts(text)
+        sources = {"strats": Stratified(options.strata), "lowdisc": LowDiscrepancy()}
+        maskers = {
+            "fixedcount": FixedCount(),
+            "isad": ISAD(options.isad_delta),
+            "isad-exact": ISAD(options.isad_delta, exact=True),
+        }
+        views = {"mirror": Mirror(options.mirror_below), "multisample": MultiSample(views_count)}
+        method = cls(
+            name="+".join(chosen.values()) or "standard",
+            source=sources.get(chosen.get("source of u"), IID()),
+            density=chosen.get("density of t", "uniform"),
+            masker=maskers.get(chosen.get("masker"), Bernoulli()),
+            views=views.get(chosen.get("views", "").rstrip("0123456789"), Single()),
+            syrm="maskable set" in chosen,
+            ema="reported loss" in chosen,
+            options=options,
+        )
+        if method.density == "clipped":
+            Clipped(options.clip_low, options.clip_high)
+        return method
+
+    @property
+    def needs_p(self) -> bool:
+        """Whether t is drawn from a fitted density."""
+        return self.density == "ppots"
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the mean of the loss and its gradient are the standard objective's."""
+        return self.masker.unbiased and self.density != "clipped" and not self.syrm
+
+    def sampler(self, fitted: TSampler | None = None) -> TSampler:
+        """The density of t: ``fitted`` for P-POTS, else the one the name gives.
+
+        Raises:
+            UserError: P-POTS without a fitted density.
+        """
+        if self.density == "clipped":
+            return Clipped(self.options.clip_low, self.options.clip_high)
+        if not self.needs_p:
+            return Uniform()
+        if fitted is None:
+            raise UserError(f"method '{self.name}': ppots needs a fitted p(t), found none; run 'stabledllm fit' first.")
+        return fitted
+
+    def draw(self, key: Key, rows: Rows, sampler: TSampler, objective: Objective) -> Draw:
+        """t and masks of the given rows; a pure function of ``key`` and each row's position."""
+        u = self.source.uniforms(key, rows.step_rows, rows.position.device)[rows.position]
+        return self.draw_at(sampler.icdf(u), key, rows, sampler, objective)
+
+    def draw_at(self, t: Tensor, key: Key, rows: Rows, sampler: TSampler, objective: Objective) -> Draw:
+        """Masks at given ratios; with ``Uniform()`` the weights are those of the unweighted t."""
+        given = MaskInput(
+            t=t,
+            uniforms=self.views.uniforms(key, rows.position, rows.token_index),
+            maskable=rows.maskable,
+            sampler=sampler,
+            eps=objective.eps,
+            power=objective.power,
+            delimiter=rows.delimiter,
+        )
+        mask, coefficient, weight = self.masker(given)
+        return Draw(t=t, weight=weight, mask=mask, coefficient=coefficient, active=self.views.active(t))
+
+
+def _read_parts(text: str) -> tuple[dict[str, str], int]:
+    """The part chosen for each slot, in canonical order, and the number of multisample views."""
+    names = [part.strip() for part in text.split("+")]
+    if names == ["standard"]:
+        return {}, 2
+    chosen: dict[str, str] = {}
+    count = 2
+    for name in names:
+        base = name
+        if digits := re.fullmatch(r"multisample(\d+)", name):
+            base, count = "multisample", int(digits[1])
+        if base == "standard":
+            raise UserError(f"method '{text}': 'standard' stands alone, found it combined with other parts.")
+        if base not in _SLOTS:
+            raise UserError(f"method '{text}': unknown part '{name}'{did_you_mean(name, ('standard', *PARTS))}.")
+        slot = _SLOTS[base]
+        if slot in chosen:
+            raise UserError(f"method '{text}': '{chosen[slot]}' and '{name}' contradict: both choose the {slot}.")
+        chosen[slot] = name
+    order = list(dict.fromkeys(_SLOTS.values()))
+    return {slot: chosen[slot] for slot in order if slot in chosen}, count

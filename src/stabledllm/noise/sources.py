@@ -1,0 +1,64 @@
+"""Where u comes from. The n points always span the whole optimizer step (ranks x accumulation x rows).
+
+Every source gives each row a marginally uniform u; they differ only in the joint law.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stabledllm.noise.streams import Key, Stream
+
+
+@dataclass(frozen=True)
+class IID:
+    """Independent uniforms, one per row."""
+
+    name = "iid"
+
+    def uniforms(self, key: Key, n: int, device: torch.device) -> Tensor:
+        """u of all n rows of the step, float64, shape (n,)."""
+        return key.row_uniforms(Stream.RATE, torch.arange(n, device=device))
+
+
+@dataclass(frozen=True)
+class Stratified:
+    """StraTS: floor(n / k) points per stratum, the rest in distinct random strata, randomly permuted.
+
+    The permutation makes each row's u uniform; dealing strata round-robin would not (arXiv:2511.18159,
+    StraTS; k defaults to ceil(sqrt(n))).
+    """
+
+    strata: int | None = None
+    name = "strats"
+
+    def count(self, n: int) -> int:
+        """Number of strata for a step of n rows."""
+        return self.strata or math.ceil(math.sqrt(n))
+
+    def uniforms(self, key: Key, n: int, device: torch.device) -> Tensor:
+        k = self.count(n)
+        every = torch.arange(k, device=device).repeat(n // k)
+        extra = key.permutation(Stream.STRATUM, k, device)[: n % k]
+        stratum = torch.cat((every, extra))[key.permutation(Stream.PERMUTATION, n, device)]
+        within = key.row_uniforms(Stream.RATE, torch.arange(n, device=device))
+        return ((stratum + within) / k).clamp(max=1 - 2.0**-53)
+
+
+@dataclass(frozen=True)
+class LowDiscrepancy:
+    """The shifted lattice (u0 + i / n) mod 1 (VDM, arXiv:2107.00630), dealt to the rows at random."""
+
+    name = "lowdisc"
+
+    def uniforms(self, key: Key, n: int, device: torch.device) -> Tensor:
+        offset = key.row_uniforms(Stream.RATE, torch.zeros(1, dtype=torch.int64, device=device))
+        points = (offset + torch.arange(n, device=device) / n) % 1.0
+        return points[key.permutation(Stream.PERMUTATION, n, device)].clamp(2.0**-53, 1 - 2.0**-53)
+
+
+Source = IID | Stratified | LowDiscrepancy

@@ -1,0 +1,65 @@
+"""Named random streams: an extra draw in one never shifts another.
+
+The Philox counter is (block of tokens, row position, optimizer step, stream | view << 8); nothing
+depends on ranks, micro-batches or the order of calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from stabledllm.noise.philox import philox4x32
+
+
+class Stream(IntEnum):
+    """What a number is drawn for."""
+
+    RATE = 1  # u of each row, or the common offset of a low-discrepancy step
+    STRATUM = 2  # which strata get the remaining points
+    PERMUTATION = 3  # which row gets which point
+    MASK = 4  # one uniform per token and view
+    DATA = 5  # the order of the training rows
+    RESAMPLE = 6  # rows drawn with replacement when a variance is measured
+
+
+@dataclass(frozen=True)
+class Key:
+    """Where a draw stands: ``seed`` (64 bits) and optimizer ``step``."""
+
+    seed: int
+    step: int
+
+    def row_uniforms(self, stream: Stream, rows: Tensor, view: int = 0) -> Tensor:
+        """One float64 uniform in (0, 1) per row position, with 53 random bits; shape of ``rows``."""
+        words = self._words(stream, torch.zeros_like(rows), rows, view)
+        # (k + 1/2) / 2**53 would round for large k: 52 bits and a half keep it exact and never 0 or 1.
+        bits = (words[..., 0] << 20) | (words[..., 1] >> 12)
+        return (bits.to(torch.float64) + 0.5) * 2.0**-52
+
+    def token_uniforms(self, stream: Stream, rows: Tensor, token_index: Tensor, view: int = 0) -> Tensor:
+        """One float64 uniform in (0, 1) per token, symmetric about 1/2; shape (B, L).
+
+        Args:
+            rows: position of each row in the step's global batch, shape (B,).
+            token_index: index of each token in its unpadded row, shape (L,) or (B, L).
+        """
+        if token_index.dim() == 2:
+            words = self._words(stream, token_index >> 2, rows[:, None], view)
+            lane = (token_index & 3).expand(words.shape[:-1])
+            return (words.gather(-1, lane[..., None])[..., 0].double() + 0.5) * 2.0**-32
+        first, last = int(token_index[0]), int(token_index[-1])
+        blocks = torch.arange(first >> 2, (last >> 2) + 1, device=rows.device)
+        words = self._words(stream, blocks[None, :], rows[:, None], view).flatten(1)
+        return (words[:, token_index - ((first >> 2) << 2)].double() + 0.5) * 2.0**-32
+
+    def permutation(self, stream: Stream, n: int, device: torch.device) -> Tensor:
+        """A uniformly random permutation of ``range(n)``, shape (n,)."""
+        return self.row_uniforms(stream, torch.arange(n, device=device)).argsort(stable=True)
+
+    def _words(self, stream: Stream, c0: Tensor, rows: Tensor, view: int) -> Tensor:
+        tail = torch.tensor([self.step, int(stream) | view << 8], device=rows.device)
+        return philox4x32(c0, rows, tail[0], tail[1], self.seed)

@@ -1,0 +1,75 @@
+"""A density given on equal cells of [0, 1]: the form in which P-POTS is drawn from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Tabulated:
+    """Piecewise constant density; its CDF, inverse CDF and weight are exact for that same density.
+
+    E[weight] = 1 for any positive table, because the weight is the reciprocal of the density that
+    is drawn from, not of the curve the table came from.
+
+    Args:
+        values: positive, unnormalised density on ``len(values)`` equal cells. With a power of two of
+            equal values, ``icdf`` is the identity bit for bit.
+
+    Raises:
+        ValueError: if a value is not positive and finite.
+    """
+
+    unbiased = True
+
+    def __init__(self, values: Sequence[float] | Tensor, name: str = "tabulated"):
+        table = torch.as_tensor(values, dtype=torch.float64).cpu()
+        if table.dim() != 1 or not len(table) or not bool((torch.isfinite(table) & (table > 0)).all()):
+            raise ValueError("a tabulated density needs a non-empty list of positive, finite values.")
+        self.name = name
+        # fsum rounds once, so that a flat table is exactly 1 everywhere.
+        self.density = table / (math.fsum(table.tolist()) / len(table))
+        cumulative = torch.cumsum(self.density, 0) / len(table)
+        cumulative[-1] = 1.0
+        self._upper = cumulative
+        self._lower = torch.cat((torch.zeros(1, dtype=torch.float64), cumulative[:-1]))
+
+    def __len__(self) -> int:
+        return len(self.density)
+
+    def mix_uniform(self, share: float) -> Tabulated:
+        """Defensive mixture ``share + (1 - share) p``: no weight exceeds ``1 / share``."""
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"uniform share must be in [0, 1], got {share}.")
+        return Tabulated(share + (1.0 - share) * self.density, name=self.name)
+
+    def cell(self, t: Tensor) -> Tensor:
+        """Index of the cell that holds t."""
+        return (t * len(self)).long().clamp(0, len(self) - 1)
+
+    def icdf(self, u: Tensor) -> Tensor:
+        lower, upper, density = (x.to(u.device) for x in (self._lower, self._upper, self.density))
+        j = torch.searchsorted(upper, u.double(), right=True).clamp(max=len(self) - 1)
+        inside = ((u - lower[j]) * len(self) / density[j]).clamp(0.0, 1.0)
+        t = (j + inside) / len(self)
+        # Rounding must not push t over its cell's edge: its weight would be its neighbour's.
+        return torch.minimum(t, torch.nextafter((j + 1.0) / len(self), torch.zeros_like(t)))
+
+    def cdf(self, t: Tensor) -> Tensor:
+        lower, density = self._lower.to(t.device), self.density.to(t.device)
+        j = self.cell(t)
+        return (lower[j] + (t.clamp(0, 1) - j / len(self)) * density[j]).clamp(0.0, 1.0)
+
+    def log_prob(self, t: Tensor) -> Tensor:
+        inside = (t >= 0) & (t <= 1)
+        return torch.where(inside, self.density.to(t.device)[self.cell(t)].log(), -torch.inf)
+
+    def weight(self, t: Tensor) -> Tensor:
+        return 1.0 / self.density.to(t.device)[self.cell(t)]
+
+    def relative_ess(self) -> float:
+        """Relative effective sample size of the weights, ``1 / ∫ 1/p dt`` in (0, 1]."""
+        return 1.0 / float((1.0 / self.density).mean())

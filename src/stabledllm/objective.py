@@ -1,0 +1,74 @@
+"""The row loss in nats and the one function in the library that takes a mean over rows.
+
+Legend: B rows, K views, L positions, N = number of active views (the rows of the forward pass).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stabledllm.errors import UserError, did_you_mean
+from stabledllm.noise.schedule import EPS
+
+WEIGHTINGS = {"elbo": 0, "unweighted": 1}
+NORMALIZATIONS = ("row", "token")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised, apart from how noisily it is estimated.
+
+    ``elbo``: ``E_t E_M[1/P sum_M CE / p_mask]``, the bound on the response's NLL per token.
+    ``unweighted``: the same without 1 / p_mask; another objective, not less noise.
+    ``normalization``: mean over the step's rows (the paper's), or over its maskable tokens.
+    """
+
+    weighting: Literal["elbo", "unweighted"] = "elbo"
+    normalization: Literal["row", "token"] = "row"
+    eps: float = EPS
+
+    def __post_init__(self) -> None:
+        if self.weighting not in WEIGHTINGS:
+            raise UserError(f"objective.weighting: unknown '{self.weighting}'{did_you_mean(self.weighting, WEIGHTINGS)}.")
+        if self.normalization not in NORMALIZATIONS:
+            known = did_you_mean(self.normalization, NORMALIZATIONS)
+            raise UserError(f"objective.normalization: unknown '{self.normalization}'{known}.")
+
+    @property
+    def power(self) -> int:
+        """Exponent a of the extra factor p_mask**a."""
+        return WEIGHTINGS[self.weighting]
+
+    def row_weight(self, maskable: Tensor) -> Tensor:
+        """Weight of each row in the step's mean: 1, or P for the token mean; shape (B,)."""
+        if self.normalization == "token":
+            return maskable.sum(1).double()
+        return torch.ones(len(maskable), dtype=torch.float64, device=maskable.device)
+
+
+def row_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor) -> Tensor:
+    """Importance-weighted loss of each row in nats, its views averaged; 0 where nothing was masked.
+
+    Args:
+        nll: cross-entropies at the masked positions of the active views, row-major, shape (M,).
+        mask, coefficient: shape (B, K, L). active: bool, shape (B, K).
+    """
+    used = mask & active[..., None]
+    share = coefficient / active.sum(1)[:, None, None]
+    contribution = torch.zeros(mask.shape, dtype=nll.dtype, device=nll.device)
+    contribution = contribution.masked_scatter(used, nll * share[used].to(nll.dtype))
+    return contribution.sum(dim=(1, 2))
+
+
+def reduce_loss(loss: Tensor, row_weight: Tensor, step_weight: Tensor | float) -> Tensor:
+    """This micro-batch's part of the mean over the whole optimizer step's rows.
+
+    Parts add up over micro-batches and ranks: ``sum_b w_b l_b / step_weight``, where ``step_weight`` is
+    the sum of the weights over the whole step. A row of weight 0 (a repeat that only evens out
+    ranks) counts nowhere; a row with nothing masked counts as 0.
+    """
+    return (loss * row_weight.to(loss.dtype)).sum() / step_weight

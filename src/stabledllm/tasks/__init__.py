@@ -1,0 +1,1 @@
+"""Tasks: examples, prompts and scores. No torch, no tokenizers."""

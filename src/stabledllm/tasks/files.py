@@ -1,0 +1,54 @@
+"""Reading JSON lines, with errors that name the file, the line and the key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from stabledllm.errors import UserError
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
+    """``(origin, object)`` per non-blank line; ``origin`` is ``file:line``.
+
+    Raises:
+        UserError: missing or empty file, or a line that is not a JSON object.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}.")
+    found = False
+    with path.open(encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    found = True
+                    yield f"{path}:{number}", _object(line, f"{path}:{number}")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: expected UTF-8 text, found a byte that is not ({error.reason}).") from None
+    if not found:
+        raise UserError(f"{path}: expected at least one row, found an empty file.")
+
+
+def _object(line: str, origin: str) -> dict:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{origin}: expected a JSON object, found broken JSON ({error.msg}).") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{origin}: expected a JSON object, found {type(record).__name__}.")
+    return record
+
+
+def text_field(record: dict, key: str, origin: str) -> str:
+    """A non-empty string field.
+
+    Raises:
+        UserError: if it is missing, not a string, or blank.
+    """
+    value = record.get(key)
+    if not isinstance(value, str):
+        raise UserError(f"{origin}: expected text under '{key}', found {type(value).__name__ if value is not None else 'nothing'}.")
+    if not value.strip():
+        raise UserError(f"{origin}: expected a non-empty '{key}', found an empty one.")
+    return value
