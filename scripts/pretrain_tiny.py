@@ -4,7 +4,7 @@
 
 Low-discrepancy t and fixed counts (both unbiased) steady it; half of the rows get a random number
 of supervised end tokens, so that the model does not read the answer's length off the mask.
-Problems have 1 to 3 steps, a tenth of them 4 (fine-tuning is on 4 to 6).
+Problems have 1 to 3 steps with operands up to 9, a tenth of them 4 steps (fine-tuning: operands up to 19).
 """
 
 from __future__ import annotations

@@ -1,12 +1,28 @@
 """Measure and reduce the training noise of masked diffusion language models.
 
-Importing this package loads torch-only code: no transformers, datasets or matplotlib.
+Importing this package loads nothing heavy: torch comes with the first name that is used, and
+transformers, datasets and matplotlib only with the parts that need them.
 """
 
-from stabledllm.errors import UserError
-from stabledllm.estimate import Estimate
-from stabledllm.noise.methods import Method
-from stabledllm.objective import Objective, reduce_loss
+from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = ["Estimate", "Method", "Objective", "UserError", "__version__", "reduce_loss"]
+
+_HOME = {
+    "Estimate": "stabledllm.estimate",
+    "UserError": "stabledllm.errors",
+    "Key": "stabledllm.noise.streams",
+    "Method": "stabledllm.noise.methods",
+    "MethodOptions": "stabledllm.noise.methods",
+    "Rows": "stabledllm.noise.methods",
+    "Objective": "stabledllm.objective",
+    "reduce_loss": "stabledllm.objective",
+    "row_losses": "stabledllm.objective",
+}
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'stabledllm' has no attribute '{name}'")
+    return getattr(import_module(_HOME[name]), name)

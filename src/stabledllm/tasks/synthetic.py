@@ -40,7 +40,7 @@ class Difficulty:
             raise UserError(f"synthetic: expected max_operand in [1, {LARGEST}], found {self.max_operand}.")
 
 
-LEVELS = {"easy": Difficulty(1, 3), "hard": Difficulty(4, 6)}
+LEVELS = {"easy": Difficulty(1, 3), "hard": Difficulty(1, 3, 19)}
 
 
 def difficulty(name: str) -> Difficulty:

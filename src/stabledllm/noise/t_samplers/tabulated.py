@@ -18,6 +18,8 @@ class Tabulated:
     Args:
         values: positive, unnormalised density on ``len(values)`` equal cells. With a power of two of
             equal values, ``icdf`` is the identity bit for bit.
+        normalized: the values are already a density: take them as they are, so that a saved table is
+            restored bit for bit.
 
     Raises:
         ValueError: if a value is not positive and finite.
@@ -25,13 +27,16 @@ class Tabulated:
 
     unbiased = True
 
-    def __init__(self, values: Sequence[float] | Tensor, name: str = "tabulated"):
+    def __init__(self, values: Sequence[float] | Tensor, name: str = "tabulated", *, normalized: bool = False):
         table = torch.as_tensor(values, dtype=torch.float64).cpu()
         if table.dim() != 1 or not len(table) or not bool((torch.isfinite(table) & (table > 0)).all()):
             raise ValueError("a tabulated density needs a non-empty list of positive, finite values.")
         self.name = name
         # fsum rounds once, so that a flat table is exactly 1 everywhere.
-        self.density = table / (math.fsum(table.tolist()) / len(table))
+        mean = math.fsum(table.tolist()) / len(table)
+        if normalized and abs(mean - 1.0) > 1e-9:
+            raise ValueError(f"a density of mean 1, found mean {mean:.6g}")
+        self.density = table if normalized else table / mean
         cumulative = torch.cumsum(self.density, 0) / len(table)
         cumulative[-1] = 1.0
         self._upper = cumulative

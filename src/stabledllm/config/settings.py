@@ -1,0 +1,174 @@
+"""Every setting of a recipe, with its default and its meaning. Builders turn them into plain arguments."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class DataSettings(_Strict):
+    """Where rows come from and how they are encoded."""
+
+    train: str = "synthetic:hard"
+    """``synthetic``, ``synthetic:LEVEL``, ``gsm8k:PATH`` or ``jsonl:PATH``."""
+    validation: str | None = None
+    """Rows of the evaluation loss; without it, a share of ``train`` is held out by content."""
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    """Share of ``train`` held out where ``validation`` is not given and the task has no splits."""
+    test: str | None = None
+    """Rows whose completions are scored; without it the synthetic task's own test split, else ``validation``'s."""
+    train_rows: int | None = Field(None, ge=1)
+    """At most this many training rows (the synthetic task makes 4,000 by default)."""
+    validation_rows: int | None = Field(256, ge=2)
+    """At most this many rows in the evaluation loss."""
+    test_rows: int | None = Field(128, ge=1)
+    """At most this many test problems."""
+    max_len: int = Field(1024, ge=2)
+    """Longest row in tokens; longer rows are counted and dropped, or refused: never cut."""
+    over_length: Literal["drop", "refuse"] = "drop"
+    delimiters: list[str] = ["####"]
+    """Answer delimiters for ISAD, matched on the tokenised response."""
+    syntax: Literal["html", "markdown", "code"] | None = "code"
+    """Which prompt tokens are syntax for SyRM."""
+    pad_response_to: int = Field(1, ge=1)
+    """Fill responses with supervised end tokens to a multiple of this; 1 supervises one end token."""
+    every_turn: bool = False
+    """One row per assistant turn of ``messages`` instead of the last turn only."""
+    seed: int = 0
+    """Seed of the synthetic task and of the held-out share; not of the training order."""
+
+
+class MethodSettings(_Strict):
+    """Settings of the parts of a method; each acts only where its part is named."""
+
+    strata: int | None = Field(None, ge=1)
+    clip_low: float = 0.3
+    clip_high: float = 0.8
+    isad_delta: float = 0.2
+    mirror_below: float = 1.0
+    ema_bins: int = Field(10, ge=2)
+
+
+class ObjectiveSettings(_Strict):
+    """What is minimised."""
+
+    weighting: Literal["elbo", "unweighted"] = "elbo"
+    normalization: Literal["row", "token"] = "row"
+    eps: float = Field(1e-3, ge=0, lt=1)
+
+
+class PPOTSSettings(_Strict):
+    """The probe and the fit of p(t). The paper's probe is 15 x 70 x 15."""
+
+    rows: int = Field(15, ge=2)
+    rates: int = Field(70, ge=4)
+    masks: int = Field(15, ge=2)
+    starts: int = Field(20, ge=1)
+    family: Literal["epr", "tabulated"] = "epr"
+    uniform_share: float = Field(0.05, ge=0, le=1)
+    """Defensive mixture: bounds every weight by 1 / uniform_share."""
+
+
+class DecodingSettings(_Strict):
+    """Greedy low-confidence decoding; part of every result."""
+
+    length: int = Field(128, ge=1)
+    steps: int = Field(128, ge=1)
+    block: int = Field(32, ge=1)
+
+
+class TrainSettings(_Strict):
+    """One training run."""
+
+    model: str = "tiny"
+    data: DataSettings = DataSettings()
+    method: str = "standard"
+    method_options: MethodSettings = MethodSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    ppots: PPOTSSettings = PPOTSSettings()
+    p_of_t: str | None = None
+    """A density fitted before (``stabledllm fit``); without it P-POTS probes before training."""
+    batch: int = Field(32, ge=1)
+    """Rows per optimizer step, over all devices and accumulation."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Rows per device and forward; must divide ``batch``. Without it the whole share of the device."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps; without it ``epochs`` counts."""
+    epochs: float = Field(5.0, gt=0)
+    eval_every: int | None = Field(None, ge=1)
+    """Steps between evaluation losses; without it only at the end."""
+    eval_draws: int = Field(4, ge=1)
+    """Masked copies of each validation row in the evaluation loss."""
+    save_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints; without it only at the end."""
+    log_every: int = Field(10, ge=1)
+    trainer: dict[str, Any] = {}
+    """Anything else that transformers' TrainingArguments take, by their names."""
+    decoding: DecodingSettings = DecodingSettings()
+    generate_batch: int = Field(32, ge=1)
+    """Prompts decoded together."""
+    seed: int = 42
+    """Of the noise and the order of the training rows."""
+    out: str = "runs/train"
+
+
+class ExperimentSettings(_Strict):
+    """Methods x seeds, each an own training run."""
+
+    base: TrainSettings = TrainSettings()
+    """The run that every method and seed varies."""
+    methods: list[str] = Field(["standard", "ppots", "mirror", "ppots+mirror"], min_length=1)
+    seeds: list[int] = Field([42, 731, 20231], min_length=1)
+    equal: Literal["compute", "steps"] = "compute"
+    """``compute``: the same forward passes for every method (a 2-view method gets half the rows a step).
+    ``steps``: the same rows and steps, as in the paper, whatever they cost."""
+    baselines: list[str] = ["standard", "clipped"]
+    """Methods whose best run a method's worst run is compared with."""
+    out: str = "runs/experiment"
+
+
+class DecomposeSettings(_Strict):
+    """``stabledllm decompose``: how much is drawn for each part of the answer."""
+
+    model: str = "tiny"
+    data: DataSettings = DataSettings()
+    method_options: MethodSettings = MethodSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    rows: int = Field(96, ge=2)
+    """Rows of the nested design."""
+    rates: int = Field(16, ge=2)
+    """Rates per row of the nested design."""
+    masks: int = Field(4, ge=2)
+    """Masks per rate of the nested design."""
+    design: Literal["cells", "iid"] = "cells"
+    """``cells``: one rate in each cell of t, which tames the tail near t = 0; ``iid``: the plain nested design."""
+    probe: PPOTSSettings = PPOTSSettings(rows=32, rates=24, masks=4)
+    """The probe behind g(t), v(t), rho(t), p(t) and the predicted variances."""
+    methods: list[str] = [
+        "standard",
+        "ppots",
+        "mirror",
+        "ppots+mirror",
+        "multisample",
+        "strats",
+        "lowdisc",
+        "fixedcount",
+        "fixedcount+mirror",
+        "strats+ppots",
+        "strats+ppots+mirror",
+        "lowdisc+fixedcount",
+        "clipped",
+        "isad",
+    ]
+    """Methods to compare; Standard is always among them."""
+    forwards: int = Field(32, ge=2)
+    """Forward passes of a training step: what methods are given equally."""
+    steps: int = Field(96, ge=4)
+    """Training steps drawn to measure each method's variance."""
+    seed: int = 0
+    out: str = "runs/decompose"

@@ -1,0 +1,190 @@
+"""The whole measurement behind ``stabledllm decompose``: A, B, C, curves over t, and every method at equal compute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from stabledllm.config.build import build_method, build_objective
+from stabledllm.config.settings import DecomposeSettings, PPOTSSettings
+from stabledllm.data.bundle import load_rows
+from stabledllm.data.rows import TokenRow
+from stabledllm.errors import UserError
+from stabledllm.files import write_json
+from stabledllm.measure import LossMeter
+from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.noise.methods import Method
+from stabledllm.noise.t_samplers import TSampler
+from stabledllm.ppots.density import FittedDensity, fit_density, profile_record
+from stabledllm.ppots.fit import FitOptions
+from stabledllm.ppots.judge import cross_fitted
+from stabledllm.ppots.profile import Profile, probe, rate_edges
+from stabledllm.provenance import device_name, versions
+from stabledllm.variance.comparison import MethodResult, compare_methods, mirror_condition
+from stabledllm.variance.measured import measure, step_rows
+from stabledllm.variance.nested import by_length, decompose, nested_losses
+from stabledllm.variance.predicted import mean_cost, per_row_variance
+
+SCHEMA = "stabledllm/decomposition/1"
+_SHOWN = 256
+"""Points at which densities are recorded for the pictures."""
+
+
+class _Laboratory:
+    """The model, the data and the probes made so far."""
+
+    def __init__(self, settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], bar: tqdm):
+        self.settings, self.rows = settings, rows
+        self.meter = LossMeter(
+            loaded.model,
+            rows,
+            build_objective(settings.objective),
+            mask_id=loaded.mask_id,
+            pad_id=loaded.pad_id,
+            progress=bar.update,
+        )
+        self._profiles: dict[tuple[str, str, bool], Profile] = {}
+
+    def method(self, name: str) -> Method:
+        return build_method(name, self.settings.method_options)
+
+    def profile(self, method: Method) -> Profile:
+        """The probe of a method's masker and views; source and density do not matter to it."""
+        key = (method.masker.name, method.views.name or "single", method.syrm)
+        if key not in self._profiles:
+            wanted = self.settings.probe
+            self._profiles[key] = probe(
+                self.meter, method, rows=wanted.rows, rates=wanted.rates, masks=wanted.masks, seed=self.settings.seed
+            )
+        return self._profiles[key]
+
+    def density(self, method: Method) -> FittedDensity:
+        """p fitted for the method's own source, masker and views."""
+        options = fit_options(self.settings.probe, self.settings.seed)
+        return fit_density(self.profile(method), method.name, method.source.name, options)
+
+    def result(self, method: Method, density: FittedDensity | None) -> MethodResult:
+        """Predicted (cross-fitted) and measured variance of one method."""
+        settings, profile = self.settings, self.profile(method)
+        sampler = method.sampler(density.sampler if density else None)
+        judged: list[tuple[TSampler, torch.Tensor]] = [(sampler, torch.arange(len(profile.rows)))]
+        if density:
+            judged = cross_fitted(profile, method.source.name, fit_options(settings.probe, settings.seed))
+        cost = mean_cost(profile, judged)
+        rows = step_rows(method, settings.forwards, cost)
+        predicted = per_row_variance(profile, method.source, judged, rows)
+        measured = measure(self.meter, method, sampler, rows=rows, steps=settings.steps, seed=settings.seed)
+        return MethodResult(method.name, method.unbiased, measured, predicted, cost)
+
+
+def fit_options(settings: PPOTSSettings, seed: int) -> FitOptions:
+    """The plain arguments of the fit."""
+    return FitOptions(
+        starts=settings.starts, family=settings.family, uniform_share=settings.uniform_share, seed=seed
+    )
+
+
+def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = print) -> dict:
+    """Measure, write ``decomposition.json`` into ``settings.out`` and return it.
+
+    Raises:
+        UserError: bad data, an unknown method, or too few rows to measure anything.
+    """
+    started = time.perf_counter()
+    methods = [build_method(name, settings.method_options) for name in settings.methods]
+    methods = [Method()] + [m for m in methods if m.name != "standard"]
+    loaded = load_model(settings.model)
+    rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
+    say(note)
+    if len(rows) < 4:
+        raise UserError(f"data '{settings.data.train}': expected at least 4 rows to measure variances, found {len(rows)}.")
+    with tqdm(total=_forwards(settings, methods, len(rows)), desc="decompose", unit="fwd") as bar:
+        lab = _Laboratory(settings, loaded, rows, bar)
+        found = _measure(lab, methods, bar)
+    device = next(loaded.model.parameters()).device
+    record = {
+        "schema": SCHEMA,
+        "model": settings.model,
+        "data": settings.data.train,
+        "kind": "mdm",
+        "config": settings.model_dump(),
+        "versions": versions(),
+        "device": device_name(device),
+        "seed": settings.seed,
+        "seconds": time.perf_counter() - started,
+        "forward_passes": lab.meter.forwards,
+        **found,
+        "notes": [note, *found["notes"]],
+    }
+    write_json(Path(settings.out) / "decomposition.json", record)
+    return record
+
+
+def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
+    settings, standard, mirror = lab.settings, methods[0], lab.method("mirror")
+    bar.set_postfix_str("A, B, C")
+    nested = nested_losses(
+        lab.meter,
+        standard,
+        rows=settings.rows,
+        rates=settings.rates,
+        masks=settings.masks,
+        seed=settings.seed,
+        design=settings.design,
+    )
+    parts = decompose(nested.losses, nested.width)
+    tokens = torch.tensor([lab.rows[i].response_length for i in nested.rows.tolist()])
+    both = lab.profile(mirror)
+    bar.set_postfix_str("probe")
+    curves, plain = profile_record(both), profile_record(lab.profile(standard))
+    results, densities, notes = [], [], []
+    for method in methods:
+        bar.set_postfix_str(method.name)
+        density = lab.density(method) if method.needs_p else None
+        if density:
+            densities.append(_shown(density))
+            if density.fallback:
+                notes.append(f"{method.name}: {density.fallback}")
+        results.append(lab.result(method, density))
+    return {
+        "loss": parts.as_dict(),
+        "gradient": None,
+        "curves": {
+            "t": plain["t"],
+            **{name: plain[name] for name in ("g", "g_stderr", "v", "v_stderr")},
+            "v_mirror": curves["v_views"],
+            "v_mirror_stderr": curves["v_views_stderr"],
+            "rho": curves["rho"],
+            "rho_stderr": curves["rho_stderr"],
+        },
+        "densities": densities,
+        "by_length": by_length(nested.losses, tokens, nested.width),
+        "mirror": mirror_condition(both.row_view_covariance(), both.width, nested, parts),
+        "methods": compare_methods(results, parts.data),
+        "notes": notes,
+    }
+
+
+def _shown(density: FittedDensity) -> dict:
+    t = (torch.arange(_SHOWN, dtype=torch.float64) + 0.5) / _SHOWN
+    return {
+        "method": density.method,
+        "source": density.record["source"],
+        "t": t.tolist(),
+        "p": density.sampler.log_prob(t).exp().tolist(),
+    }
+
+
+def _forwards(settings: DecomposeSettings, methods: list[Method], rows: int) -> int:
+    """Forwards that will be made, for the progress bar."""
+    cells = len(rate_edges(settings.rates, settings.objective.eps)) - 1 if settings.design == "cells" else settings.rates
+    nested = min(settings.rows, rows) * cells * settings.masks
+    combinations = {(m.masker.name, m.views.name, m.syrm): m.views.count for m in methods}
+    combinations[("", "mirror", False)] = 2
+    rates = len(rate_edges(settings.probe.rates, settings.objective.eps)) - 1
+    probed = min(settings.probe.rows, rows) * rates * settings.probe.masks
+    return nested + probed * sum(combinations.values()) + settings.steps * settings.forwards * len(methods)

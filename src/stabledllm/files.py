@@ -1,0 +1,53 @@
+"""Writing files so that a killed program leaves the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from stabledllm.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write to a temporary name beside ``path``, flush to disk, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """As :func:`write_text`; NaN and infinity become null."""
+    write_text(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, schema: str | None = None) -> dict:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: missing file, broken JSON, or another schema than asked.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, found nothing.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected JSON, found something broken ({error}).") from None
+    found = value.get("schema") if isinstance(value, dict) else None
+    if schema and found != schema:
+        raise UserError(f"{path}: expected schema '{schema}', found {found!r}.")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,114 @@
+"""A fitted density with what it came from, as ``p_of_t.json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stabledllm.errors import UserError
+from stabledllm.files import read_json, write_json
+from stabledllm.noise.t_samplers import Tabulated
+from stabledllm.ppots.fit import FitOptions, fit
+from stabledllm.ppots.judge import cross_fitted, folds, tail_shape, variance_under
+from stabledllm.ppots.profile import Curve, Profile
+
+SCHEMA = "stabledllm/p_of_t/1"
+
+
+@dataclass(frozen=True)
+class FittedDensity:
+    """p(t) and its record; saved and loaded so that a resumed run draws the same t bit for bit."""
+
+    sampler: Tabulated
+    record: dict
+
+    @property
+    def method(self) -> str:
+        """The method whose source, masker and views it was fitted for."""
+        return self.record["method"]
+
+    @property
+    def forward_passes(self) -> int:
+        """Forwards that the probe took."""
+        return self.record["forward_passes"]
+
+    @property
+    def fallback(self) -> str | None:
+        """Why EPR is not used, or None."""
+        return self.record["diagnostics"]["fallback"]
+
+    def save(self, path: Path) -> None:
+        """Write ``p_of_t.json``, whole or not at all."""
+        write_json(path, self.record)
+
+    @classmethod
+    def load(cls, path: Path) -> FittedDensity:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            UserError: missing or broken file, another schema, or a density that is not one.
+        """
+        record = read_json(Path(path), SCHEMA)
+        try:
+            return cls(Tabulated(record["density"], name="ppots", normalized=True), record)
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{path}: expected a density of positive values under 'density', found {error}.") from None
+
+    def summary(self) -> str:
+        """The fit in one line."""
+        d = self.record["diagnostics"]
+        kl = f"KL {d['kl']:.2g}, " if d["kl"] is not None else ""
+        k = f"{d['pareto_k']:.2f}" if d["pareto_k"] is not None else "n/a"
+        return (
+            f"p(t) for {self.method}: {self.record['kind']}, {kl}relative ESS {d['relative_ess']:.3f}, Pareto-k {k}, "
+            f"variance {d['variance_uniform']['value']:.4g} -> {d['variance_fitted']['value']:.4g} nats² (cross-fitted)"
+        )
+
+
+def fit_density(
+    profile: Profile, method: str, source: str, options: FitOptions | None = None, config: dict | None = None
+) -> FittedDensity:
+    """Fit p for a method's own source, masker and views, with diagnostics judged on held-out rows."""
+    options = options or FitOptions()
+    found = fit(profile, source, options)
+    pairs = cross_fitted(profile, source, options)
+    every_row = [(Tabulated([1.0]), fold) for fold in folds(len(profile.rows))]
+    record = {
+        "schema": SCHEMA,
+        "method": method,
+        "source": source,
+        "kind": found.kind,
+        "parameters": found.epr.parameters if found.epr else None,
+        "density": found.sampler.density.tolist(),
+        "uniform_share": options.uniform_share,
+        "diagnostics": {
+            "kl": found.epr.kl if found.epr else None,
+            "kl_threshold": found.kl_threshold,
+            "start_kls": found.epr.start_kls if found.epr else None,
+            "relative_ess": found.sampler.relative_ess(),
+            "pareto_k": tail_shape(profile, found.sampler),
+            "variance_uniform": variance_under(profile, every_row).as_dict(),
+            "variance_fitted": variance_under(profile, pairs).as_dict(),
+            "fallback": found.fallback,
+        },
+        "profile": profile_record(profile),
+        "forward_passes": profile.forward_passes,
+        "config": asdict(options) | (config or {}),
+    }
+    return FittedDensity(found.sampler, record)
+
+
+def profile_record(profile: Profile) -> dict:
+    """The profile's curves with their standard errors, as lists over t."""
+    curves: dict[str, Curve | None] = {
+        "second_moment": profile.second_moment(),
+        "g": profile.g(),
+        "v": profile.v(),
+        "v_views": profile.v_views(),
+        "rho": profile.rho(),
+    }
+    out: dict[str, list | None] = {"t": profile.t.tolist()}
+    for name, curve in curves.items():
+        out[name] = curve.value.tolist() if curve else None
+        out[f"{name}_stderr"] = curve.stderr.tolist() if curve else None
+    return out

@@ -1,0 +1,94 @@
+"""From a profile to a density: EPR where it fits, the points themselves where it does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from stabledllm.noise.t_samplers import Tabulated
+from stabledllm.ppots.epr import EPRFit, fit_epr, log_density, theta_of
+from stabledllm.ppots.profile import Profile
+from stabledllm.ppots.target import Moment, optimal_square
+
+CELLS = 4096
+KL_THRESHOLD = 0.02
+"""In nats, beyond what the points' own sampling error explains. Where p* is known exactly, KL = 0.02 costs about
+4 % of the second moment: past that EPR is not used."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How p is fitted. ``uniform_share`` bounds every weight by its reciprocal."""
+
+    starts: int = 20
+    family: Literal["epr", "tabulated"] = "epr"
+    uniform_share: float = 0.05
+    moment: Moment = "second_moment"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The sampler, what it came from, and why EPR was not used where it was not."""
+
+    sampler: Tabulated
+    epr: EPRFit | None
+    fallback: str | None
+    kl_threshold: float
+    """:data:`KL_THRESHOLD` plus the KL that sampling error alone gives the points."""
+
+    @property
+    def kind(self) -> str:
+        return "epr" if self.epr and not self.fallback else "tabulated"
+
+
+def fit(profile: Profile, source: str, options: FitOptions) -> Fit:
+    """p over all of [0, 1], with the exact inverse CDF of the density that gives the weight.
+
+    EPR is fitted by KL; if its KL from the points exceeds :data:`KL_THRESHOLD` by more than the points'
+    sampling error explains, the density is the smoothed points, linear between rates and flat beyond the outermost, and ``fallback`` says so.
+    """
+    t = profile.t.numpy()
+    points = optimal_square(profile, source, options.moment).sqrt().numpy()
+    epr, fallback = None, None
+    threshold = KL_THRESHOLD + _sampling_kl(profile, points)
+    if options.family == "epr":
+        epr = fit_epr(t, profile.width.numpy(), points, starts=options.starts, seed=options.seed)
+        if not epr.kl <= threshold:
+            fallback = (
+                f"EPR does not fit these points (KL {epr.kl:.3g} nats, threshold {threshold:.3g}); "
+                f"p(t) is tabulated from the smoothed points instead."
+            )
+    if epr and not fallback:
+        sampler = epr_sampler(epr.parameters)
+    else:
+        sampler = Tabulated(_interpolated(t, points), name="ppots")
+    return Fit(sampler.mix_uniform(options.uniform_share), epr, fallback, threshold)
+
+
+def _sampling_kl(profile: Profile, points: np.ndarray) -> float:
+    """KL(points || truth) that sampling error alone gives: half the mean variance of their logarithm."""
+    moment = profile.second_moment()
+    relative = (moment.stderr / moment.value).numpy() / 2
+    share = profile.width.numpy() * points
+    share = share / share.sum()
+    # A factor common to all rates is normalised away; rows move all rates together, so this is an upper bound.
+    return float(share @ relative**2) / 2
+
+
+def epr_sampler(parameters: dict[str, float], cells: int = CELLS) -> Tabulated:
+    """The EPR density, normalised numerically on ``cells`` equal cells of [0, 1]."""
+    middle = (np.arange(cells) + 0.5) / cells
+    log_p = log_density(theta_of(parameters), middle)
+    return Tabulated(torch.from_numpy(np.maximum(np.exp(log_p - log_p.max()), 1e-12)), name="ppots")
+
+
+def _interpolated(t: np.ndarray, points: np.ndarray) -> torch.Tensor:
+    """Points smoothed by a (1, 2, 1) / 4 kernel over neighbouring cells and interpolated; equal ones stay equal."""
+    padded = np.pad(points, 1, mode="edge")
+    smooth = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
+    middle = (np.arange(CELLS) + 0.5) / CELLS
+    return torch.from_numpy(np.interp(middle, t, smooth))

@@ -1,0 +1,95 @@
+"""The density that a run draws t from: given, resumed, or probed and fitted before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from accelerate.state import PartialState
+from tqdm import tqdm
+from transformers import TrainingArguments
+
+from stabledllm.config.build import build_objective
+from stabledllm.config.settings import PPOTSSettings, TrainSettings
+from stabledllm.data.rows import TokenRow
+from stabledllm.errors import UserError
+from stabledllm.measure import LossMeter
+from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.methods import Method
+from stabledllm.objective import Objective
+from stabledllm.ppots.density import FittedDensity, fit_density
+from stabledllm.ppots.fit import FitOptions
+from stabledllm.ppots.profile import probe, rate_edges
+from stabledllm.training.checkpoints import DENSITY
+
+
+def obtain_density(
+    settings: TrainSettings,
+    method: Method,
+    loaded: LoadedModel,
+    rows: list[TokenRow],
+    arguments: TrainingArguments,
+    checkpoint: Path | None,
+    say: Callable[[str], None],
+) -> FittedDensity:
+    """The run's p(t), always the one that lies in the run's folder: rank 0 makes it, every rank reads it.
+
+    A resumed run takes the checkpoint's. ``settings.p_of_t`` names one fitted before, for the same method.
+    """
+    path = Path(settings.out) / DENSITY
+    state = PartialState()
+    if state.is_main_process:
+        if checkpoint:
+            density = FittedDensity.load(checkpoint / DENSITY)
+        elif settings.p_of_t:
+            density = FittedDensity.load(Path(settings.p_of_t))
+            refuse_other_method(density, method, settings.p_of_t)
+        else:
+            loaded.model.to(arguments.device)
+            density = probe_and_fit(
+                loaded, rows, method, build_objective(settings.objective), settings.ppots, settings.seed
+            )
+        density.save(path)
+        say(density.summary())
+        if density.fallback:
+            say(f"note: {density.fallback}")
+    state.wait_for_everyone()
+    return FittedDensity.load(path)
+
+
+def refuse_other_method(density: FittedDensity, method: Method, path: str) -> None:
+    """A density fitted for another source, masker or views is not the best one: say so instead of using it."""
+    if canonical(density.method) != canonical(method.name):
+        raise UserError(f"{path}: expected a density fitted for '{method.name}', found one for '{density.method}'.")
+
+
+def canonical(name: str) -> str:
+    """A method's name without the parts that do not change the noise."""
+    return "+".join(part for part in name.split("+") if part != "ema")
+
+
+def probe_and_fit(
+    loaded: LoadedModel,
+    rows: list[TokenRow],
+    method: Method,
+    objective: Objective,
+    settings: PPOTSSettings,
+    seed: int,
+    *,
+    show_progress: bool = True,
+) -> FittedDensity:
+    """Probe the training rows and fit p for the method's own source, masker and views."""
+    count = min(settings.rows, len(rows))
+    if count < 2:
+        raise UserError(f"ppots: expected at least 2 training rows to probe, found {len(rows)}.")
+    total = count * (len(rate_edges(settings.rates, objective.eps)) - 1) * settings.masks * method.views.count
+    with tqdm(total=total, desc=f"probe {method.name}", unit="fwd", disable=not show_progress) as bar:
+        meter = LossMeter(
+            loaded.model, rows, objective, mask_id=loaded.mask_id, pad_id=loaded.pad_id, progress=bar.update
+        )
+        profile = probe(meter, method, rows=count, rates=settings.rates, masks=settings.masks, seed=seed)
+    options = FitOptions(
+        starts=settings.starts, family=settings.family, uniform_share=settings.uniform_share, seed=seed
+    )
+    config = {"rows": count, "rates": settings.rates, "masks": settings.masks, "model": loaded.name}
+    return fit_density(profile, method.name, method.source.name, options, config)

@@ -1,0 +1,60 @@
+"""The order of the training rows: a pure function of (seed, epoch), independent of ranks and batching."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from stabledllm.data.rows import TokenRow, collate
+from stabledllm.noise.streams import Key, Stream
+
+
+class EpochOrder(Sampler):
+    """Yields ``(row, place)``: ``place`` is the row's place in the epoch's order.
+
+    The place travels with the row, so that a row that a sharded loader repeats to even out ranks is
+    recognised wherever it ends up. The epoch is read off the optimizer step, so a resumed run
+    continues the same order.
+
+    Args:
+        rows: number of training rows. step_rows: rows in a full optimizer step.
+        step: returns the number of optimizer steps done.
+    """
+
+    def __init__(self, rows: int, step_rows: int, seed: int, step: Callable[[], int]):
+        self.rows, self.step_rows, self.seed, self.step = rows, step_rows, seed, step
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.step() // math.ceil(self.rows / self.step_rows)
+        order = Key(self.seed, epoch).permutation(Stream.DATA, self.rows, torch.device("cpu"))
+        return iter([(row, place) for place, row in enumerate(order.tolist())])
+
+
+class RowDataset(Dataset):
+    """Token rows, indexed by ``(row, place)``."""
+
+    def __init__(self, rows: list[TokenRow]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, ticket: tuple[int, int]) -> tuple[TokenRow, int]:
+        return self.rows[ticket[0]], ticket[1]
+
+
+class RowCollator:
+    """Pads rows into a batch and carries their places along; draws nothing."""
+
+    def __init__(self, pad_id: int, *, syrm: bool = False):
+        self.pad_id, self.syrm = pad_id, syrm
+
+    def __call__(self, items: list[tuple[TokenRow, int]]) -> dict:
+        batch = collate([row for row, _ in items], self.pad_id, syrm=self.syrm)
+        return batch | {"place": torch.tensor([place for _, place in items])}

@@ -1,0 +1,217 @@
+"""One training run from its settings: data, density, training, evaluation, ``run.json``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import TrainingArguments
+
+from stabledllm.config.build import build_decoding, build_method, build_objective
+from stabledllm.config.settings import TrainSettings
+from stabledllm.control_variate import default_rate
+from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.errors import UserError, did_you_mean
+from stabledllm.evaluation.accuracy import accuracy, has_answers
+from stabledllm.files import read_json, write_json, write_text
+from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.noise.methods import Method
+from stabledllm.ppots.density import FittedDensity
+from stabledllm.provenance import device_name, versions
+from stabledllm.training.checkpoints import DENSITY, check_same, last_complete, stamp
+from stabledllm.training.density import obtain_density
+from stabledllm.training.statistics import StepStatistics
+from stabledllm.training.trainer import MDMTrainer
+
+RUN = "run.json"
+SCHEMA = "stabledllm/run/1"
+# What differs from TrainingArguments' defaults: the paper's recipe, and no logging back end unless asked for.
+_PAPER = {"learning_rate": 5e-5, "weight_decay": 0.1, "lr_scheduler_type": "linear", "report_to": "none"}
+Say = Callable[[str], None]
+
+
+def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say = print) -> dict:
+    """Train, or continue a killed run, and return what ``run.json`` holds.
+
+    A finished run in the same folder is returned as it is. A killed run continues from its last complete
+    checkpoint with the same bits as if it had not been killed.
+
+    Raises:
+        UserError: bad settings or data, or a folder that holds a run with another identity.
+    """
+    out = Path(settings.out)
+    method = build_method(settings.method, settings.method_options)
+    identity = run_identity(settings, method)
+    if (out / RUN).is_file():
+        done = read_json(out / RUN, SCHEMA)
+        _refuse_other(out, done["identity"], identity)
+        say(f"{out}: already finished")
+        return done
+    checkpoint = last_complete(out)
+    if checkpoint:
+        check_same(checkpoint, identity)
+        say(f"resuming from {checkpoint}")
+    loaded = load_model(settings.model)
+    data = data or load_bundle(settings.data, loaded.tokenizer, say)
+    trainer, density = build_trainer(settings, loaded, data, checkpoint, say)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - started
+    return _finish(settings, trainer, loaded, data, density, identity, seconds, say)
+
+
+def run_identity(settings: TrainSettings, method: Method) -> dict:
+    """What decides which numbers are drawn and what is minimised; the split over devices is not in it."""
+    return {
+        "method": method.name,
+        "method_options": settings.method_options.model_dump(),
+        "objective": settings.objective.model_dump(),
+        "model": settings.model,
+        "data": settings.data.train,
+        "batch": settings.batch,
+        "seed": settings.seed,
+    }
+
+
+def build_trainer(
+    settings: TrainSettings, loaded: LoadedModel, data: DataBundle, checkpoint: Path | None = None, say: Say = print
+) -> tuple[MDMTrainer, FittedDensity | None]:
+    """The Trainer of these settings and the density it draws t from."""
+    out = Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    method = build_method(settings.method, settings.method_options)
+    arguments = training_arguments(settings)
+    density = None
+    if method.needs_p:
+        density = obtain_density(settings, method, loaded, data.train, arguments, checkpoint, say)
+    trainer = MDMTrainer(
+        model=loaded.model,
+        args=arguments,
+        method=method,
+        sampler=method.sampler(density.sampler if density else None),
+        objective=build_objective(settings.objective),
+        train_rows=data.train,
+        eval_rows=data.validation,
+        mask_id=loaded.mask_id,
+        pad_id=loaded.pad_id,
+        noise_seed=settings.seed,
+        eval_draws=settings.eval_draws,
+        density_file=out / DENSITY if density else None,
+        identity=run_identity(settings, method),
+        statistics=StepStatistics(
+            settings.method_options.ema_bins,
+            default_rate(settings.method_options.ema_bins, len(data.train)),
+            method.ema,
+        ),
+    )
+    return trainer, density
+
+
+def training_arguments(settings: TrainSettings) -> TrainingArguments:
+    """transformers' arguments; ``settings.trainer`` overrides what is not fixed by our own keys.
+
+    Raises:
+        UserError: an unknown name, one that a key of ours sets, or a batch that does not divide.
+    """
+    known = TrainingArguments.__dataclass_fields__
+    for name in settings.trainer:
+        if name not in known:
+            raise UserError(f"key 'trainer.{name}': unknown to TrainingArguments{did_you_mean(name, known)}.")
+    ours = {
+        "output_dir": settings.out,
+        "seed": settings.seed,
+        "max_steps": settings.steps or -1,
+        "num_train_epochs": settings.epochs,
+        "logging_steps": settings.log_every,
+        "eval_strategy": "steps" if settings.eval_every else "no",
+        "eval_steps": settings.eval_every,
+        "save_strategy": "steps" if settings.save_every else "no",
+        "save_steps": settings.save_every or 500,
+        "restore_callback_states_from_checkpoint": True,
+        "remove_unused_columns": False,
+    }
+    for name in settings.trainer:
+        if name in ours or name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            raise UserError(f"key 'trainer.{name}': set by the recipe's own keys (steps, batch, seed, out, ...).")
+    ranks = TrainingArguments(output_dir=settings.out, report_to="none").world_size
+    micro = settings.micro_batch or settings.batch // ranks
+    if not micro or settings.batch % (micro * ranks):
+        raise UserError(
+            f"key 'batch': expected a multiple of micro_batch x devices = {micro} x {ranks}, found {settings.batch}."
+        )
+    sizes = {
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": settings.batch // (micro * ranks),
+    }
+    return TrainingArguments(**(_PAPER | settings.trainer | ours | sizes))
+
+
+def _refuse_other(out: Path, saved: dict, identity: dict) -> None:
+    for key, value in identity.items():
+        if saved.get(key) != value:
+            raise UserError(f"{out}: expected the run that is there with {key}={saved.get(key)!r}, found {value!r}.")
+
+
+def _finish(
+    settings: TrainSettings,
+    trainer: MDMTrainer,
+    loaded: LoadedModel,
+    data: DataBundle,
+    density: FittedDensity | None,
+    identity: dict,
+    seconds: float,
+    say: Say,
+) -> dict:
+    """Evaluate, save the model and write ``run.json`` last, so that its presence means a finished run."""
+    out = Path(settings.out)
+    metrics = {"validation_nll": trainer.validation().as_dict()}
+    say(f"validation NLL {metrics['validation_nll']['value']:.4f} ± {metrics['validation_nll']['stderr']:.4f} nats/token")
+    trainer.save_model(str(out / "model"))
+    if not trainer.is_world_process_zero():
+        return {}
+    if has_answers(data.test):
+        result = accuracy(loaded, data.test, build_decoding(settings.decoding), settings.generate_batch)
+        metrics["accuracy"] = result.as_dict()
+        save_completions(out / "completions.jsonl", result.completions)
+        low, high = result.interval
+        say(f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n})")
+    probe = density.forward_passes if density and not settings.p_of_t else 0
+    record = {
+        "schema": SCHEMA,
+        "method": identity["method"],
+        "seed": settings.seed,
+        "identity": identity,
+        "metrics": metrics,
+        "forward_passes": trainer.statistics.forward_passes + probe,
+        "probe_forward_passes": probe,
+        "steps": trainer.state.global_step,
+        "seconds": seconds,
+        "history": _history(trainer.state.log_history),
+        "data_notes": data.notes,
+        "config": settings.model_dump(),
+        "versions": versions(),
+        "device": device_name(trainer.args.device),
+    }
+    stamp(out / "model", identity, trainer.density_file)
+    write_json(out / RUN, record)
+    return record
+
+
+def _history(log: list[dict]) -> list[dict]:
+    """The training log under the names of results.json."""
+    kept = ("step", "loss", "grad_norm", "learning_rate", "ess", "masked_share", "loss_ema", "forward_passes")
+    entries: dict[int, dict] = {}
+    for line in log:
+        entry = entries.setdefault(line["step"], {"step": line["step"]})
+        entry |= {k: line[k] for k in kept if k in line}
+        if "eval_loss" in line:
+            entry |= {"eval_nll": line["eval_loss"], "eval_nll_stderr": line["eval_loss_stderr"]}
+    return [entry for entry in entries.values() if len(entry) > 1]
+
+
+def save_completions(path: Path, completions: list[dict]) -> None:
+    """One JSON object a line."""
+    import json
+
+    write_text(path, "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in completions))

@@ -1,0 +1,89 @@
+"""What a step logs beside the loss: weights, masked share, and EMA's adjusted loss.
+
+Logged at every logging step, over the steps since the last: ``ess`` (relative effective sample size
+of the importance weights, in (0, 1]), ``masked_share`` (of the maskable tokens, over used views),
+``forward_passes`` (rows forwarded since the run began) and, with EMA, ``loss_ema`` and
+``loss_ema_coefficient``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers.trainer_callback import ExportableState, TrainerCallback
+
+from stabledllm.control_variate import EMAControlVariate
+from stabledllm.noise.methods import Draw, Rows
+from stabledllm.noise.t_samplers import TSampler
+
+Gather = Callable[[Tensor], Tensor]
+
+
+class StepStatistics(TrainerCallback, ExportableState):
+    """Collects a step's rows from its micro-batches and ranks; its state is in every checkpoint."""
+
+    def __init__(self, bins: int = 10, rate: float = 0.05, ema: bool = False):
+        self.bins, self.rate, self.ema = bins, rate, ema
+        self.forward_passes = 0
+        self.window = [0.0] * 5
+        self.ema_state: dict = {}
+        self._rows: list[Tensor] = []
+
+    def state(self) -> dict:
+        """For the Trainer: what recreates this object at a checkpoint."""
+        return {
+            "args": {"bins": self.bins, "rate": self.rate, "ema": self.ema},
+            "attributes": {"forward_passes": self.forward_passes, "window": self.window, "ema_state": self.ema_state},
+        }
+
+    def add(self, draw: Draw, rows: Rows, counted: Tensor, losses: Tensor, forwards: int) -> None:
+        """One micro-batch of this rank."""
+        masked = (draw.mask & draw.active[..., None]).sum(dim=(1, 2)).double()
+        views = draw.active.sum(1)
+        columns = (rows.position, counted, draw.t, draw.weight, losses.detach(), masked, views * rows.maskable.sum(1))
+        table = torch.stack([c.double() for c in columns], dim=1)
+        self._rows.append(torch.cat((table, torch.full_like(table[:, :1], forwards / len(table))), dim=1))
+
+    def finish_step(self, gather: Gather, sampler: TSampler) -> None:
+        """Merge the ranks' rows of the step that just ended; every rank ends with the same state."""
+        table = gather(torch.cat(self._rows)).cpu()
+        self._rows = []
+        self.forward_passes += round(float(table[:, -1].sum()))
+        table = table[table[:, 1] > 0]
+        _, _, t, weight, loss, masked, maskable, _ = table[table[:, 0].argsort()].unbind(1)
+        sums = (torch.ones_like(t), weight, weight**2, masked, maskable)
+        self.window = [w + float(x.sum()) for w, x in zip(self.window, sums, strict=True)]
+        if self.ema:
+            self._finish_ema(loss, t, sampler)
+
+    def _finish_ema(self, loss: Tensor, t: Tensor, sampler: TSampler) -> None:
+        done = self.ema_state
+        baseline = EMAControlVariate(self.bins, self.rate, **done.get("baseline", {}))
+        adjusted = baseline.adjust(loss, t, sampler)
+        coefficient = baseline.coefficient
+        baseline.update(loss, t)
+        self.ema_state = {
+            "baseline": {"mean": baseline.mean, "seen": baseline.seen, "moments": baseline.moments},
+            "coefficient": coefficient,
+            "sum": done.get("sum", 0.0) + float(adjusted.mean()),
+            "steps": done.get("steps", 0) + 1,
+        }
+
+    def flush(self) -> dict[str, float]:
+        """The figures since the last flush, for the log."""
+        n, weight, square, masked, maskable = self.window
+        if not n:
+            return {}
+        out = {
+            "ess": weight**2 / (n * square),
+            "masked_share": masked / maskable,
+            "forward_passes": self.forward_passes,
+        }
+        self.window = [0.0] * 5
+        if self.ema and self.ema_state.get("steps"):
+            out["loss_ema"] = self.ema_state["sum"] / self.ema_state["steps"]
+            out["loss_ema_coefficient"] = self.ema_state["coefficient"]
+            self.ema_state |= {"sum": 0.0, "steps": 0}
+        return out

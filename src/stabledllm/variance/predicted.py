@@ -1,0 +1,92 @@
+"""What g, v and rho say about the variance of a training step, for any source, density and number of views.
+
+Legend: a rows, b rates, n rows of a step, F forwards of a step, U points of a fine grid of u.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stabledllm.estimate import Estimate
+from stabledllm.noise.sources import Source
+from stabledllm.noise.t_samplers import TSampler
+from stabledllm.ppots.judge import cell_kernels
+from stabledllm.ppots.profile import Profile
+from stabledllm.jackknife import jackknife, pair_square
+from stabledllm.variance.nested import UNIT
+
+_FINE = 64
+"""Grid points of u per row of a step (and stratum) in the integrals over u."""
+
+Judged = Sequence[tuple[TSampler, Tensor]]
+"""Densities and the rows each is judged on: with cross-fitting, rows it was not fitted on."""
+
+
+def per_row_variance(profile: Profile, source: Source, judged: Judged, step_rows: int) -> Estimate:
+    """n Var(step loss) of a step of n iid rows, in nats²; for iid t it is the variance of one row's loss.
+
+    iid: ``∫ E[g²+v] w² p dt - (E l)²``. Other sources leave less of Var_t(E_x0[g] w): what remains within
+    strata (with the n mod k extra points as a simple random sample of strata), or of the lattice's mean
+    over its offset. The square of a mean over rows is from pairs of rows; h(u) itself is plugged in, which
+    biases only the small part that the source leaves. Jackknife over rows.
+    """
+    kernels = [(cell_kernels(sampler, profile.edges), sampler, rows) for sampler, rows in judged]
+    moment, mean, width = profile.row_second_moment(), profile.row_mean(), profile.width
+
+    def value(keep: Tensor) -> float:
+        second, first, total = 0.0, [], 0
+        left = 0.0
+        for (square, plain), sampler, rows in kernels:
+            mine = rows[torch.isin(rows, keep)]
+            second += float((moment[mine] @ (square * width)).sum())
+            first.append(mean[mine] @ (plain * width))
+            total += len(mine)
+            if source.name != "iid" and len(mine):
+                left += len(mine) * _removed(mean[keep].mean(0), profile.t, sampler, source, step_rows)
+        return second / total - pair_square(torch.cat(first)) - left / total
+
+    return jackknife(value, len(profile.rows), UNIT)
+
+
+def mean_cost(profile: Profile, judged: Judged) -> float:
+    """Forwards that a row pays on average under the density."""
+    total, rows = 0.0, 0
+    for sampler, index in judged:
+        total += len(index) * float(sampler.cdf(profile.edges).diff() @ profile.cost)
+        rows += len(index)
+    return total / rows
+
+
+def at_equal_compute(per_row: Estimate, cost: float, data_noise: Estimate) -> Estimate:
+    """Noise at equal compute: ``F Var(step of F forwards) - C`` = cost x n Var - C, C being Standard's.
+
+    For Standard it is A + B. K views of a row pay (K - 1) C for the rows they displace, so that many views
+    of one row cannot game it.
+    """
+    value = cost * per_row.value - data_noise.value
+    stderr = ((cost * per_row.stderr) ** 2 + data_noise.stderr**2) ** 0.5
+    return Estimate(value=value, stderr=stderr, n=per_row.n, unit=UNIT)
+
+
+def _removed(g: Tensor, t: Tensor, sampler: TSampler, source: Source, n: int) -> float:
+    """How much less n Var(step mean of h(u)) is than for iid u, h(u) = g(t) w(t) at t = icdf(u)."""
+    k = source.count(n) if source.name == "strats" else n
+    u = (torch.arange(k * _FINE, dtype=torch.float64) + 0.5) / (k * _FINE)
+    at = sampler.icdf(u)
+    h = _interpolate(at, t, g) * sampler.weight(at)
+    if source.name == "lowdisc":
+        return float(h.var(correction=0) - n * h.view(n, _FINE).mean(0).var(correction=0))
+    means = h.view(k, _FINE).mean(1)
+    extra = n % k
+    among_extra = extra * (1 - extra / k) * float(means.var()) / n if extra else 0.0
+    return float(means.var(correction=0)) - among_extra
+
+
+def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+    """Linear between the points, flat beyond the outermost."""
+    right = torch.searchsorted(xs, x).clamp(1, len(xs) - 1)
+    share = ((x - xs[right - 1]) / (xs[right] - xs[right - 1])).clamp(0, 1)
+    return ys[right - 1] * (1 - share) + ys[right] * share
