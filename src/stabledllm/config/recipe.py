@@ -52,9 +52,19 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> TrainSettings | Exp
         raise UserError(f"recipe '{name}': expected YAML, found {str(error).splitlines()[0]}.") from None
     if not isinstance(tree, dict):
         raise UserError(f"recipe '{name}': expected keys and values, found {type(tree).__name__}.")
+    apply_overrides(tree, overrides)
+    return check(tree, ExperimentSettings if "methods" in tree or "base" in tree else TrainSettings, f"recipe '{name}'")
+
+
+def apply_overrides(tree: dict, overrides: Sequence[str]) -> dict:
+    """Set ``dotted.key=value`` in the tree, in place, and return it.
+
+    Raises:
+        UserError: an override without '=', or below a key that holds a value.
+    """
     for override in overrides:
         _set(tree, override)
-    return check(tree, ExperimentSettings if "methods" in tree or "base" in tree else TrainSettings, f"recipe '{name}'")
+    return tree
 
 
 def check(tree: dict, kind: type[Settings], what: str) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -176,14 +177,14 @@ def _finish(
         save_completions(out / "completions.jsonl", result.completions)
         low, high = result.interval
         say(f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n})")
-    probe = density.forward_passes if density and not settings.p_of_t else 0
+    probe = density.forward_passes if density else 0
     record = {
         "schema": SCHEMA,
         "method": identity["method"],
         "seed": settings.seed,
         "identity": identity,
         "metrics": metrics,
-        "forward_passes": trainer.statistics.forward_passes + probe,
+        "forward_passes": trainer.statistics.forward_passes,
         "probe_forward_passes": probe,
         "steps": trainer.state.global_step,
         "seconds": seconds,
@@ -212,6 +213,4 @@ def _history(log: list[dict]) -> list[dict]:
 
 def save_completions(path: Path, completions: list[dict]) -> None:
     """One JSON object a line."""
-    import json
-
     write_text(path, "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in completions))

@@ -1,0 +1,5 @@
+"""``python -m stabledllm``."""
+
+from stabledllm.cli.main import main
+
+main()

@@ -1,0 +1,227 @@
+"""What each command calls. Heavy imports live here, so that ``--help`` does not pay for them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+# Set before transformers is imported: no network at run time, and no advice meant for other programs.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from transformers.utils import logging as transformers_logging  # noqa: E402
+
+from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe  # noqa: E402
+from stabledllm.config.build import build_decoding, build_method, build_objective  # noqa: E402
+from stabledllm.config.recipe import apply_overrides, check  # noqa: E402
+from stabledllm.config.settings import DataSettings, DecodingSettings, DecomposeSettings  # noqa: E402
+from stabledllm.errors import UserError  # noqa: E402
+
+Say = Callable[[str], None]
+transformers_logging.disable_progress_bar()
+warnings.filterwarnings("ignore", message=".*pin_memory.*")
+logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+
+
+def quickstart(out: Path, *, small: bool, say: Say) -> None:
+    """The main job on the shipped model; resumable, as its parts are."""
+    from stabledllm.reports.html import write_report
+
+    started = time.perf_counter()
+    recipe = ["out=" + str(out / "experiment")]
+    tree = {"data": {"train": "synthetic:hard", "pad_response_to": 40}, "out": str(out / "decompose")}
+    lab = {"rows": 48, "rates": 12, "masks": 3, "steps": 48, "probe": {"rows": 24, "rates": 16, "masks": 4}}
+    lab["methods"] = ["standard", "ppots", "mirror", "ppots+mirror", "strats", "fixedcount", "lowdisc+fixedcount", "clipped"]
+    if small:
+        lab |= {"rows": 8, "rates": 4, "masks": 2, "steps": 6, "probe": {"rows": 6, "rates": 6, "masks": 2}}
+        recipe += ["base.steps=4", "base.eval_every=2", "base.save_every=2", "base.log_every=1"]
+        recipe += ["base.data.validation_rows=8", "base.data.test_rows=4", "base.data.train_rows=64"]
+        recipe += ["base.ppots.rows=6", "base.ppots.rates=6", "base.ppots.masks=2", "base.ppots.starts=3"]
+    say("1/4 where the noise comes from, and what each method does to it")
+    if not (out / "decompose" / "decomposition.json").is_file():
+        decompose(tree | lab, [], say=say)
+    say("2/4 the densities p(t)")
+    for method in ("ppots", "ppots+mirror"):
+        folder = out / "fit" / method.replace("+", "_")
+        if not (folder / "p_of_t.json").is_file():
+            probe = lab["probe"] if small else {"rows": 32, "rates": 24, "masks": 4}
+            fit({"data": tree["data"], "method": method, "ppots": probe, "out": str(folder)}, [], say=say)
+    say("3/4 training: methods x seeds, at equal compute")
+    experiment("quickstart", recipe, say=say)
+    say("4/4 the report")
+    say(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
+
+
+def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
+    """Measure, print the tables, write the JSON and the pictures."""
+    from stabledllm.decomposing import run_decompose
+    from stabledllm.reports import save_decomposition_figures, tables
+
+    settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
+    record = run_decompose(settings, say)
+    say(tables.decomposition_table(record))
+    say(tables.methods_table(record))
+    for sentence in [record["mirror"]["sentence"], *record["notes"][1:]]:
+        say(sentence)
+    pictures = save_decomposition_figures(record, Path(settings.out))
+    say(f"wrote {Path(settings.out) / 'decomposition.json'} and {', '.join(p.name for p in pictures)}")
+
+
+def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
+    """Probe, fit, and write ``p_of_t.json`` with its picture."""
+    from stabledllm.data.bundle import load_rows
+    from stabledllm.models.loading import load_model
+    from stabledllm.reports import save_fit_figure
+    from stabledllm.training.density import probe_and_fit
+
+    settings = check(apply_overrides(tree, overrides), TrainSettings, "fit")
+    method = build_method(settings.method, settings.method_options)
+    if not method.needs_p:
+        raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
+    loaded = load_model(settings.model)
+    rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
+    say(note)
+    density = probe_and_fit(loaded, rows, method, build_objective(settings.objective), settings.ppots, settings.seed)
+    path = Path(settings.out) / "p_of_t.json"
+    density.save(path)
+    say(density.summary())
+    if density.fallback:
+        say(f"note: {density.fallback}")
+    if parameters := density.record["parameters"]:
+        say("EPR: " + ", ".join(f"{name} = {value:.4g}" for name, value in parameters.items()))
+    say(f"wrote {path} and {save_fit_figure(density.record, path.with_suffix('.png')).name}")
+
+
+def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
+    """One run."""
+    settings = load_recipe(recipe, overrides)
+    if isinstance(settings, ExperimentSettings):
+        raise UserError(f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'.")
+    from stabledllm.training.run import train as run
+
+    run(settings, say=say)
+    say(f"wrote {Path(settings.out) / 'run.json'} and the model in {Path(settings.out) / 'model'}")
+
+
+def experiment(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
+    """Methods x seeds."""
+    settings = load_recipe(recipe, overrides)
+    if isinstance(settings, TrainSettings):
+        raise UserError(f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train'.")
+    from stabledllm.experiment.run import run_experiment
+    from stabledllm.reports import tables
+
+    say(tables.results_table(run_experiment(settings, say)))
+    say(f"wrote {Path(settings.out) / 'results.json'}")
+
+
+def generate(prompts: Sequence[str], model: str, length: int, steps: int, block: int) -> None:
+    """Print each prompt with its completion."""
+    from stabledllm.evaluation.accuracy import complete
+    from stabledllm.models.loading import load_model
+
+    options = build_decoding(_decoding(length, steps, block))
+    if not prompts or not all(p.strip() for p in prompts):
+        raise UserError("generate: expected non-empty prompts, found an empty one.")
+    loaded = load_model(model)
+    for prompt, text in zip(
+        prompts, complete(loaded, [[{"role": "user", "content": p}] for p in prompts], options, 32), strict=True
+    ):
+        print(f"{prompt}\n{text}\n", flush=True)
+
+
+def evaluate(
+    model: str,
+    data: str,
+    out: Path,
+    *,
+    rows: int,
+    max_len: int,
+    pad_response_to: int,
+    length: int,
+    steps: int,
+    block: int,
+    say: Say,
+) -> None:
+    """NLL and accuracy, with their errors, into ``eval.json``."""
+    from stabledllm.data.bundle import encoding_options
+    from stabledllm.data.rows import encode_examples
+    from stabledllm.data.sources import load_examples
+    from stabledllm.evaluation.accuracy import accuracy, has_answers
+    from stabledllm.evaluation.validation import validation_nll
+    from stabledllm.files import write_json
+    from stabledllm.measure import LossMeter
+    from stabledllm.models.loading import load_model
+    from stabledllm.objective import Objective
+    from stabledllm.provenance import device_name, versions
+    from stabledllm.training.run import save_completions
+
+    decoding = _decoding(length, steps, block)
+    options = build_decoding(decoding)
+    settings = DataSettings(train=data, max_len=max_len, pad_response_to=pad_response_to)
+    loaded = load_model(model)
+    examples = load_examples(data, split="test", n=rows, seed=settings.seed)[:rows]
+    encoded = encode_examples(examples, loaded.tokenizer, encoding_options(settings))
+    say(encoded.summary(max_len))
+    draws = 4
+    with tqdm(total=len(encoded.rows) * draws, desc="nll", unit="fwd") as bar:
+        meter = LossMeter(
+            loaded.model, encoded.rows, Objective(), mask_id=loaded.mask_id, pad_id=loaded.pad_id, progress=bar.update
+        )
+        metrics = {"validation_nll": validation_nll(meter, draws).as_dict()}
+    say(f"NLL {metrics['validation_nll']['value']:.4f} ± {metrics['validation_nll']['stderr']:.4f} nats/token")
+    if has_answers(examples):
+        with tqdm(total=len(examples), desc="generate", unit="problem") as bar:
+            result = accuracy(loaded, examples, options, progress=bar.update)
+        metrics["accuracy"] = result.as_dict()
+        save_completions(out / "completions.jsonl", result.completions)
+        low, high = result.interval
+        say(
+            f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n}, "
+            f"no answer in {result.no_answer})"
+        )
+    record = {
+        "schema": "stabledllm/eval/1",
+        "model": model,
+        "data": data,
+        "metrics": metrics,
+        "config": settings.model_dump() | {"decoding": decoding.model_dump(), "rows": rows},
+        "versions": versions(),
+        "device": device_name(),
+    }
+    write_json(out / "eval.json", record)
+    say(f"wrote {out / 'eval.json'}")
+
+
+def validate(recipe: str, overrides: Sequence[str]) -> str:
+    """One line that says what the recipe is; raises on the first thing wrong with it."""
+    from stabledllm.experiment.run import rows_per_step
+    from stabledllm.training.run import training_arguments
+
+    settings = load_recipe(recipe, overrides)
+    base = settings.base if isinstance(settings, ExperimentSettings) else settings
+    build_objective(base.objective)
+    build_decoding(base.decoding)
+    training_arguments(base)
+    if isinstance(settings, ExperimentSettings):
+        for name in settings.methods:
+            rows_per_step(name, settings)
+        return f"{recipe}: an experiment of {len(settings.methods)} methods x {len(settings.seeds)} seeds, in order"
+    method = build_method(base.method, base.method_options)
+    return f"{recipe}: a training run with method {method.name}, in order"
+
+
+def _decoding(length: int, steps: int, block: int) -> DecodingSettings:
+    return check({"length": length, "steps": steps, "block": block}, DecodingSettings, "decoding")
+
+
+if not sys.stderr.isatty():
+    # A bar in a log file is a line a second, not sixteen.
+    os.environ.setdefault("TQDM_MININTERVAL", "5")

@@ -1,0 +1,206 @@
+"""The command line: parse, build, call, exit code. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stabledllm import __version__
+from stabledllm.errors import UserError
+
+app = typer.Typer(
+    name="stabledllm",
+    help="Measure and reduce the training noise of masked diffusion language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
+Model = Annotated[str, typer.Option(help="'tiny' (shipped) or a folder that a run saved.")]
+Data = Annotated[str, typer.Option(help="synthetic[:LEVEL], gsm8k:PATH or jsonl:PATH.")]
+
+
+def _say(line: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"stabledllm {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("runs/quickstart"),
+    small: Annotated[bool, typer.Option("--small", help="A reduced run of about a minute, for a first try and tests.")] = False,
+) -> None:
+    """Decompose, fit, train four methods on two seeds, evaluate, report: minutes on 2 cores."""
+    from stabledllm.cli.commands import quickstart as run
+
+    run(out, small=small, say=_say)
+
+
+@app.command()
+def decompose(
+    overrides: Overrides = None,
+    model: Model = "tiny",
+    data: Data = "synthetic",
+    out: Annotated[Path, typer.Option(help="Folder for decomposition.json and pictures.")] = Path("runs/decompose"),
+    methods: Annotated[str | None, typer.Option(help="Methods to compare, separated by commas.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+) -> None:
+    """Where the training noise comes from, and what each method does to it.
+
+    Further settings as KEY=VALUE: rows, rates, masks, steps, forwards, probe.rows, data.max_len, ...
+    """
+    from stabledllm.cli.commands import decompose as run
+
+    tree = {"model": model, "data": {"train": data}, "out": str(out), "seed": seed}
+    if methods:
+        tree["methods"] = [name.strip() for name in methods.split(",")]
+    run(tree, overrides or [], say=_say)
+
+
+@app.command()
+def fit(
+    overrides: Overrides = None,
+    method: Annotated[str, typer.Option(help="Method with ppots whose p(t) is fitted.")] = "ppots",
+    model: Model = "tiny",
+    data: Data = "synthetic",
+    out: Annotated[Path, typer.Option(help="Folder for p_of_t.json and its picture.")] = Path("runs/fit"),
+    seed: Annotated[int, typer.Option(help="Of the probe and the fit's starts.")] = 0,
+) -> None:
+    """Probe the loss over t and fit p(t) for a method's source, masker and views.
+
+    Further settings as KEY=VALUE: ppots.rows, ppots.rates, ppots.masks, ppots.starts, data.max_len, ...
+    """
+    from stabledllm.cli.commands import fit as run
+
+    run({"model": model, "data": {"train": data}, "method": method, "out": str(out), "seed": seed}, overrides or [], say=_say)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (see 'ls') or a YAML file.")],
+    overrides: Overrides = None,
+) -> None:
+    """Train one model; run again to continue a killed run."""
+    from stabledllm.cli.commands import train as run
+
+    run(recipe, overrides or [], say=_say)
+
+
+@app.command()
+def experiment(
+    recipe: Annotated[str, typer.Argument(help="A shipped experiment (see 'ls') or a YAML file.")],
+    overrides: Overrides = None,
+) -> None:
+    """Methods x seeds; run again to continue, finished runs are not repeated."""
+    from stabledllm.cli.commands import experiment as run
+
+    run(recipe, overrides or [], say=_say)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str], typer.Argument(help="One or more prompts, or - to read them from standard input, one a line.")],
+    model: Model = "tiny",
+    length: Annotated[int, typer.Option(help="New tokens.")] = 64,
+    steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
+    block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
+) -> None:
+    """Greedy low-confidence completions of prompts, through the model's chat template."""
+    from stabledllm.cli.commands import generate as run
+
+    run([line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt, model, length, steps, block)
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Model = "tiny",
+    data: Data = "synthetic",
+    out: Annotated[Path, typer.Option(help="Folder for eval.json and completions.jsonl.")] = Path("runs/eval"),
+    rows: Annotated[int, typer.Option(min=1, help="At most this many problems.")] = 128,
+    max_len: Annotated[int, typer.Option(min=2, help="Longest row of the evaluation loss.")] = 1024,
+    length: Annotated[int, typer.Option(help="New tokens.")] = 64,
+    steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
+    block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
+    pad_response_to: Annotated[int, typer.Option(min=1, help="As in training: end tokens supervised up to a multiple.")] = 1,
+) -> None:
+    """NLL (standard objective, fixed noise) and exact-match accuracy of a model on test rows."""
+    from stabledllm.cli.commands import evaluate as run
+
+    run(
+        model, data, out, rows=rows, max_len=max_len, pad_response_to=pad_response_to,
+        length=length, steps=steps, block=block, say=_say,
+    )  # fmt: skip
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A folder with results of the other commands.")]) -> None:
+    """One self-contained report.html from what is in a folder."""
+    from stabledllm.reports.html import write_report
+
+    typer.echo(f"report: {write_report(folder)}")
+
+
+@app.command()
+def ls() -> None:
+    """The recipes that come with the package."""
+    from stabledllm.config import shipped_recipes
+
+    for name, text in shipped_recipes().items():
+        typer.echo(f"{name:24s} {text.splitlines()[0].lstrip('# ')}")
+
+
+@app.command()
+def cp(
+    name: Annotated[str, typer.Argument(help="A shipped recipe.")],
+    to: Annotated[Path | None, typer.Argument(help="Where to; the recipe's own name here by default.")] = None,
+) -> None:
+    """Copy a shipped recipe to edit it."""
+    from stabledllm.config import find_recipe
+    from stabledllm.files import write_text
+
+    text = find_recipe(name)
+    path = to or Path(f"{name.rsplit('/', 1)[-1].removesuffix('.yaml')}.yaml")
+    if path.exists():
+        raise UserError(f"{path}: expected a new file, found one that is there already.")
+    write_text(path, text)
+    typer.echo(str(path))
+
+
+@app.command()
+def validate(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")], overrides: Overrides = None
+) -> None:
+    """Check a recipe's keys, values and methods without loading a model."""
+    from stabledllm.cli.commands import validate as run
+
+    typer.echo(run(recipe, overrides or []))
+
+
+def main() -> None:
+    """Run the command line; bad input is one sentence on standard error and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"stabledllm: {error}", err=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stabledllm: interrupted; run the same command again to continue", err=True)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

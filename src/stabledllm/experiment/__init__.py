@@ -1,0 +1,1 @@
+"""Methods x seeds: the runs, their statistics over seeds, ``results.json``."""

@@ -1,0 +1,169 @@
+"""The runs of an experiment: each in its own folder, resumable after a kill, finished ones never repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from stabledllm.config.build import build_decoding, build_method, build_objective
+from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.errors import UserError
+from stabledllm.evaluation.accuracy import accuracy, has_answers
+from stabledllm.evaluation.validation import validation_nll
+from stabledllm.experiment.summary import summarise
+from stabledllm.files import read_json, write_json
+from stabledllm.measure import LossMeter
+from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.objective import Objective
+from stabledllm.provenance import device_name, versions
+from stabledllm.training.density import canonical, probe_and_fit
+from stabledllm.training.run import SCHEMA as RUN_SCHEMA
+from stabledllm.training.run import train
+
+SCHEMA = "stabledllm/results/1"
+PLAN = "experiment.json"
+Say = Callable[[str], None]
+
+
+def run_experiment(settings: ExperimentSettings, say: Say = print) -> dict:
+    """Run what is not finished yet and write ``results.json`` after every run.
+
+    Raises:
+        UserError: bad settings, or a folder that holds an experiment with other settings.
+    """
+    out = Path(settings.out)
+    methods = [build_method(name, settings.base.method_options).name for name in settings.methods]
+    for name in methods:
+        rows_per_step(name, settings)
+    _claim(out, settings)
+    loaded = load_model(settings.base.model)
+    data = load_bundle(settings.base.data, loaded.tokenizer, say)
+    untuned = _untuned(out, settings.base, loaded, data, say)
+    densities = {name: _density(out, settings.base, name, loaded, data, say) for name in methods}
+    planned = [(name, seed) for seed in settings.seeds for name in methods]
+    with tqdm(planned, desc="experiment", unit="run") as bar:
+        for name, seed in bar:
+            bar.set_postfix_str(f"{name}, seed {seed}")
+            train(_run_settings(settings, name, seed, densities[name]), data=data, say=say)
+            results = collect(out, settings, untuned)
+    return results
+
+
+def rows_per_step(method: str, settings: ExperimentSettings) -> int:
+    """Rows of an optimizer step: with ``equal: compute`` a K-view method gets 1 / K of the batch.
+
+    Raises:
+        UserError: the batch does not divide by the number of views.
+    """
+    views = build_method(method, settings.base.method_options).views.count
+    if settings.equal == "steps":
+        return settings.base.batch
+    if settings.base.batch % views:
+        raise UserError(
+            f"key 'base.batch': expected a multiple of the {views} views of '{method}', found {settings.base.batch}."
+        )
+    return settings.base.batch // views
+
+
+def collect(out: Path, settings: ExperimentSettings, untuned: dict | None) -> dict:
+    """``results.json`` from the finished runs' own files."""
+    records = [
+        read_json(path, RUN_SCHEMA)
+        for name in settings.methods
+        for seed in settings.seeds
+        if (path := run_folder(out, build_method(name, settings.base.method_options).name, seed) / "run.json").is_file()
+    ]
+    kept = ("method", "seed", "metrics", "forward_passes", "probe_forward_passes", "steps", "seconds", "history")
+    runs = [{key: record[key] for key in kept} for record in records]
+    results = {
+        "schema": SCHEMA,
+        "config": settings.model_dump(),
+        "versions": versions(),
+        "device": records[0]["device"] if records else device_name(),
+        "status": {"finished": len(runs), "planned": len(settings.methods) * len(settings.seeds)},
+        "untuned": untuned,
+        "runs": runs,
+        "summary": summarise(runs, settings.baselines),
+        "notes": _notes(settings, runs),
+    }
+    write_json(out / "results.json", results)
+    return results
+
+
+def run_folder(out: Path, method: str, seed: int) -> Path:
+    """Where one run lives."""
+    return out / "runs" / method / f"seed-{seed}"
+
+
+def _notes(settings: ExperimentSettings, runs: list[dict]) -> list[str]:
+    what = {
+        "compute": "Every method made the same number of training forward passes: one with K views took 1/K of the rows.",
+        "steps": "Every method took the same rows and steps; one with K views made K times the forward passes.",
+    }
+    notes = [what[settings.equal]]
+    if any("ppots" in name for name in settings.methods):
+        probes = {r["method"]: r["probe_forward_passes"] for r in runs if r["probe_forward_passes"]}
+        told = ", ".join(f"{method} {count:,}" for method, count in probes.items()) or "not made yet"
+        notes.append(f"On top of that, P-POTS's probe, once a method and shared by its seeds, took forward passes: {told}.")
+    return notes
+
+
+def _claim(out: Path, settings: ExperimentSettings) -> None:
+    """Remember the settings in the folder; seeds and methods may be added later, nothing else may change."""
+    free = {"methods", "seeds", "out", "baselines"}
+    mine = {k: v for k, v in settings.model_dump().items() if k not in free}
+    path = out / PLAN
+    if path.is_file():
+        theirs = read_json(path)["settings"]
+        for key, value in mine.items():
+            if theirs.get(key) != value:
+                raise UserError(f"{path}: expected the experiment that is there, found other settings under '{key}'.")
+    else:
+        write_json(path, {"settings": mine})
+
+
+def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBundle, say: Say) -> dict:
+    path = out / "untuned.json"
+    if path.is_file():
+        return read_json(path)
+    meter = LossMeter(loaded.model, data.validation, Objective(), mask_id=loaded.mask_id, pad_id=loaded.pad_id)
+    metrics = {"validation_nll": validation_nll(meter, base.eval_draws).as_dict()}
+    if has_answers(data.test):
+        result = accuracy(loaded, data.test, build_decoding(base.decoding), base.generate_batch)
+        metrics["accuracy"] = result.as_dict()
+    say("untuned: " + ", ".join(f"{name} {value['value']:.4f}" for name, value in metrics.items()))
+    write_json(path, {"metrics": metrics})
+    return {"metrics": metrics}
+
+
+def _density(
+    out: Path, base: TrainSettings, name: str, loaded: LoadedModel, data: DataBundle, say: Say
+) -> Path | None:
+    """p(t) of a method: a property of model, data and method, so it is fitted once for all seeds."""
+    method = build_method(name, base.method_options)
+    if not method.needs_p:
+        return None
+    path = out / f"p_of_t_{canonical(name).replace('+', '_')}.json"
+    if not path.is_file():
+        density = probe_and_fit(loaded, data.train, method, build_objective(base.objective), base.ppots, 0)
+        density.save(path)
+        say(density.summary())
+        if density.fallback:
+            say(f"note: {density.fallback}")
+    return path
+
+
+def _run_settings(settings: ExperimentSettings, name: str, seed: int, density: Path | None) -> TrainSettings:
+    return settings.base.model_copy(
+        update={
+            "method": name,
+            "seed": seed,
+            "batch": rows_per_step(name, settings),
+            "out": str(run_folder(Path(settings.out), name, seed)),
+            "p_of_t": str(density) if density else None,
+        }
+    )
+

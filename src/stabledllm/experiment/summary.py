@@ -1,0 +1,76 @@
+"""Statistics over seeds. With n seeds the intervals are Student's, and they are wide for small n."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import mean, stdev
+
+from scipy import stats
+
+HIGHER_IS_BETTER = {"accuracy": True, "validation_nll": False}
+
+
+def summarise(runs: Sequence[dict], baselines: Sequence[str]) -> list[dict]:
+    """The ``summary`` of ``results.json``: one entry a method and metric.
+
+    ``ci_low`` and ``ci_high`` are a 95 % interval for the mean over seeds; ``versus_standard`` is the paired
+    difference (method minus Standard) over the seeds that both finished, with a paired t test. Null where
+    fewer than 2 seeds allow no statement.
+    """
+    methods = list(dict.fromkeys(run["method"] for run in runs))
+    metrics = [m for m in HIGHER_IS_BETTER if any(m in run["metrics"] for run in runs)]
+    return [_entry(runs, method, metric, baselines) for method in methods for metric in metrics]
+
+
+def _values(runs: Sequence[dict], method: str, metric: str) -> dict[int, float]:
+    """Seed to value."""
+    return {r["seed"]: r["metrics"][metric]["value"] for r in runs if r["method"] == method and metric in r["metrics"]}
+
+
+def _entry(runs: Sequence[dict], method: str, metric: str, baselines: Sequence[str]) -> dict:
+    values = _values(runs, method, metric)
+    low, high = t_interval(list(values.values()))
+    standard = _values(runs, "standard", metric)
+    return {
+        "method": method,
+        "metric": metric,
+        "n": len(values),
+        "mean": mean(values.values()) if values else None,
+        "sd": stdev(values.values()) if len(values) > 1 else None,
+        "ci_low": low,
+        "ci_high": high,
+        "versus_standard": None if method == "standard" else paired(values, standard),
+        "worst_beats_best_baseline": _worst_beats_best(runs, method, metric, baselines),
+    }
+
+
+def t_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """95 % Student interval for a mean; (None, None) for fewer than 2 values."""
+    if len(values) < 2:
+        return None, None
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return mean(values) - half, mean(values) + half
+
+
+def paired(values: dict[int, float], standard: dict[int, float]) -> dict | None:
+    """Difference from Standard over common seeds with a 95 % interval and a paired t test's p-value."""
+    differences = [values[seed] - standard[seed] for seed in values if seed in standard]
+    if not differences:
+        return None
+    low, high = t_interval(differences)
+    p_value = None
+    if len(differences) > 1:
+        error = stdev(differences) / math.sqrt(len(differences))
+        size = abs(mean(differences))
+        p_value = 1.0 if size == 0 else 0.0 if error == 0 else float(2 * stats.t.sf(size / error, len(differences) - 1))
+    return {"difference": mean(differences), "ci_low": low, "ci_high": high, "p_value": p_value}
+
+
+def _worst_beats_best(runs: Sequence[dict], method: str, metric: str, baselines: Sequence[str]) -> bool | None:
+    """Whether the method's worst run beats the best run of any baseline; None for a baseline itself."""
+    others = [v for b in baselines for v in _values(runs, b, metric).values()]
+    mine = list(_values(runs, method, metric).values())
+    if method in baselines or not others or not mine:
+        return None
+    return min(mine) > max(others) if HIGHER_IS_BETTER[metric] else max(mine) < min(others)
