@@ -80,7 +80,19 @@ def read(path: Path, kind: str) -> dict:
     for key, of_type in _REQUIRED[kind].items():
         if not isinstance(data.get(key), of_type):
             raise UserError(f"{path}: expected {key!r} to be a {of_type.__name__}, found {data.get(key)!r:.60}.")
+    _check_rows(path, data)
     return data
+
+
+_ROWS = {"methods": ("method",), "densities": ("method",), "runs": ("method", "seed"), "summary": ("method", "metric")}
+
+
+def _check_rows(path: Path, data: dict) -> None:
+    for key, needed in _ROWS.items():
+        for i, row in enumerate(data.get(key) or []):
+            lacking = [k for k in needed if not isinstance(row, dict) or k not in row]
+            if lacking:
+                raise UserError(f"{path}: expected {lacking[0]!r} in {key}[{i}], found {row!r:.60}.")
 
 
 def number(value: object) -> float:
