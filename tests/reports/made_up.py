@@ -62,7 +62,9 @@ def decomposition(methods: list[str] | None = None, gradient: bool = True) -> di
         "seconds": 41.5,
         "forward_passes": 16384,
         "loss": parts(0.488, 0.61, 0.09),
-        "gradient": {k: est(3.1e-6 * x, 2e-7, unit="(nats per unit)²") for k, x in _GRADIENT.items()} if gradient else None,
+        "gradient": {k: est(3.1e-6 * x, 2e-7, unit="(nats per unit)²") for k, x in _GRADIENT.items()}
+        if gradient
+        else None,
         "curves": curves,
         "densities": [
             {"method": m, "source": "stratified" if "strats" in m else "iid", "t": grid, "p": [0.5 + x for x in grid]}
@@ -70,7 +72,8 @@ def decomposition(methods: list[str] | None = None, gradient: bool = True) -> di
             if "ppots" in m
         ],
         "by_length": [
-            {"tokens": [lo, lo + 31], "n": n} | {k: v for k, v in parts(a, 0.6, c).items() if k not in ("total", "mean")}
+            {"tokens": [lo, lo + 31], "n": n}
+            | {k: v for k, v in parts(a, 0.6, c).items() if k not in ("total", "mean")}
             for lo, n, a, c in ((1, 20, 0.9, 0.08), (32, 24, 0.5, 0.1), (64, 14, 0.28, -0.03), (96, 6, 0.15, 0.12))
         ],
         "mirror": {"sentence": "MIRROR pays: |ρ| A = 0.31 against B + C = 0.70 (made up)."},
@@ -135,7 +138,9 @@ def results(methods: list[str], seeds: int, planned: int | None = None, history:
         "versions": VERSIONS,
         "device": "cpu",
         "status": {"finished": len(runs), "planned": planned or len(runs)},
-        "untuned": {"metrics": {"validation_nll": est(0.93, 0.02, unit="nats/token"), "accuracy": est(0.11, 0.02, unit="")}},
+        "untuned": {
+            "metrics": {"validation_nll": est(0.93, 0.02, unit="nats/token"), "accuracy": est(0.11, 0.02, unit="")}
+        },
         "runs": runs,
         "summary": summary,
         "notes": [],
@@ -169,7 +174,11 @@ def _summary(runs: list[dict], method: str, metric: str) -> dict:
     sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else None
     half = {2: 12.7, 3: 4.3, 4: 3.2, 5: 2.8}.get(n, 2.0) * sd / math.sqrt(n) if sd is not None else None
     d = mean - sum(base) / len(base) if base else 0
-    versus = {"difference": d, "ci_low": d - half, "ci_high": d + half, "p_value": 0.01 if abs(d) > half else 0.4} if sd else None
+    versus = (
+        {"difference": d, "ci_low": d - half, "ci_high": d + half, "p_value": 0.01 if abs(d) > half else 0.4}
+        if sd
+        else None
+    )
     return {
         "method": method,
         "metric": metric,
@@ -195,6 +204,10 @@ def put_all(folder: Path, methods: list[str] = METHODS, seeds: int = 5) -> Path:
     """A folder with everything."""
     put(folder, "decompose/decomposition.json", decomposition(methods))
     put(folder, "fit/p_of_t.json", p_of_t("ppots"))
-    put(folder, "fit/p_of_t_ppots+mirror.json", p_of_t("strats+ppots+mirror", "EPR does not fit these points (made up)."))
+    put(
+        folder,
+        "fit/p_of_t_ppots+mirror.json",
+        p_of_t("strats+ppots+mirror", "EPR does not fit these points (made up)."),
+    )
     put(folder, "experiment/results.json", results(methods, seeds))
     return Path(folder)

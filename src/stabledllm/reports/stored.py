@@ -39,7 +39,9 @@ def gather(folder: Path) -> Stored:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: expected a folder with stored results, found {'a file' if folder.exists() else 'nothing'}.")
+        raise UserError(
+            f"{folder}: expected a folder with stored results, found {'a file' if folder.exists() else 'nothing'}."
+        )
     places = [folder / name for name in SUBFOLDERS]
     decomposition = _first(places, "decomposition.json")
     results = _first(places, "results.json")

@@ -32,7 +32,9 @@ def components(data: dict) -> list[str]:
     if isinstance(data.get("gradient"), dict):
         out += _shares(data["gradient"], "gradient")
         if _largest(data["loss"]) != _largest(data["gradient"]):
-            out.append("The loss and the gradient disagree about the largest source; it is the gradient that trains the model.")
+            out.append(
+                "The loss and the gradient disagree about the largest source; it is the gradient that trains the model."
+            )
     return out
 
 
@@ -48,9 +50,7 @@ def _shares(parts: dict, what: str) -> list[str]:
     known, total = _known(parts), value(parts.get("total"))
     if not known:
         return [f"No component of the {what}'s variance is stored."]
-    shares = [
-        f"{_NAMES[k]} {fmt.percent(value(parts[k]), total)} ({fmt.estimate(parts[k])})" for k in known
-    ]
+    shares = [f"{_NAMES[k]} {fmt.percent(value(parts[k]), total)} ({fmt.estimate(parts[k])})" for k in known]
     out = [f"Of the variance of one row's {what}, {fmt.estimate(parts.get('total'), unit=True)}: {_list(shares)}."]
     unclear = [_NAMES[k] for k in known if abs(value(parts[k])) < 2 * stderr(parts[k])]
     if unclear:
@@ -106,7 +106,9 @@ def _metric(results: dict, metric: str) -> list[str]:
     compared = {m: s for m in run_methods(results) if (s := summary_of(results, m, metric)).get("versus_standard")}
     out = []
     if not compared:
-        out.append(f"In {name}, no comparison with Standard is stored (it takes two seeds of Standard and of another method).")
+        out.append(
+            f"In {name}, no comparison with Standard is stored (it takes two seeds of Standard and of another method)."
+        )
     else:
         out += _compared(compared, metric, name)
     best = [label(m) for m, s in compared.items() if s.get("worst_beats_best_baseline") is True]
@@ -132,14 +134,20 @@ def _compared(compared: dict[str, dict], metric: str, name: str) -> list[str]:
     if not groups:
         return [f"In {name}, no method differs significantly from Standard{over}."]
     out = [
-        f"In {name}{over}, better than Standard: {_list(groups['is better than'])}." if "is better than" in groups else "",
+        f"In {name}{over}, better than Standard: {_list(groups['is better than'])}."
+        if "is better than" in groups
+        else "",
         f"In {name}{over}, worse than Standard: {_list(groups['is worse than'])}." if "is worse than" in groups else "",
-        f"In {name}{over}, different from Standard: {_list(groups['differs from'])}." if "differs from" in groups else "",
+        f"In {name}{over}, different from Standard: {_list(groups['differs from'])}."
+        if "differs from" in groups
+        else "",
     ]
     total = sum(len(g) for g in groups.values())
     rest = len(compared) - total
     if rest:
-        out.append(f"The other {rest} {'does' if rest == 1 else 'do'} not differ significantly from Standard in {name}.")
+        out.append(
+            f"The other {rest} {'does' if rest == 1 else 'do'} not differ significantly from Standard in {name}."
+        )
     return [sentence for sentence in out if sentence]
 
 
@@ -163,7 +171,11 @@ def _against_untuned(results: dict, metric: str, name: str) -> list[str]:
     if math.isnan(value(untuned)) or lower is None:
         return []
     means = {m: number(summary_of(results, m, metric).get("mean")) for m in run_methods(results)}
-    worse = [label(m) for m, v in means.items() if not math.isnan(v) and (v > value(untuned)) == lower and v != value(untuned)]
+    worse = [
+        label(m)
+        for m, v in means.items()
+        if not math.isnan(v) and (v > value(untuned)) == lower and v != value(untuned)
+    ]
     if not worse:
         return []
     return [f"In {name}, the mean of {_list(worse)} is worse than the untuned model's {fmt.estimate(untuned)}."]

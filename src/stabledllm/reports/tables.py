@@ -26,7 +26,10 @@ class Table:
         """The table in plain text, columns aligned."""
         lines = [self.columns, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
-        out = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))) for r in lines]
+        out = [
+            "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+            for r in lines
+        ]
         out.insert(1, "  ".join("-" * w for w in widths))
         return "\n".join([self.title, *(line.rstrip() for line in out), *([self.note] if self.note else [])])
 
@@ -170,7 +173,9 @@ def runs_table(results: dict, name: Name = str) -> Table:
         for r in sorted(results["runs"], key=lambda r: (order[r["method"]], str(r["seed"]).zfill(9)))
     ]
     columns = ("method", "seed", *(metric_label(m) for m in metrics), "steps", "forward passes", "time")
-    return Table("Every run", columns, tuple(rows), "± is the standard error over the evaluation's rows, not over seeds.")
+    return Table(
+        "Every run", columns, tuple(rows), "± is the standard error over the evaluation's rows, not over seeds."
+    )
 
 
 def fit_table(data: dict) -> Table:
@@ -183,7 +188,11 @@ def fit_table(data: dict) -> Table:
         ("form in use", str(data.get("kind", fmt.NONE)), "epr: the parametric curve; tabulated: the smoothed points"),
         ("KL from the points", fmt.plain(d.get("kl")), f"nats{limit}"),
         ("relative effective sample size", fmt.plain(d.get("relative_ess")), "1: all weights equal"),
-        ("Pareto-k of the weighted loss", fmt.plain(d.get("pareto_k")), "above 0.7: the tail is too heavy to trust a variance"),
+        (
+            "Pareto-k of the weighted loss",
+            fmt.plain(d.get("pareto_k")),
+            "above 0.7: the tail is too heavy to trust a variance",
+        ),
         ("variance with uniform t", fmt.estimate(d.get("variance_uniform")), "nats²"),
         ("variance with this p(t)", fmt.estimate(d.get("variance_fitted")), "nats², on rows that it was not fitted on"),
         ("uniform share", fmt.plain(data.get("uniform_share")), "mixed in, bounds every weight by its reciprocal"),

@@ -26,7 +26,9 @@ def components(data: dict) -> Figure | None:
     axes = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
     bars = [("all rows", data["loss"]), *((_length(b), b) for b in lengths)]
     _stack(axes[0], bars, gap=bool(lengths))
-    axes[0].set_title("Variance of the loss of one row" if not lengths else "Variance of one row's loss, by response length")
+    axes[0].set_title(
+        "Variance of the loss of one row" if not lengths else "Variance of one row's loss, by response length"
+    )
     axes[0].set_ylabel(_unit(data["loss"], "nats²"))
     if gradient:
         _stack(axes[1], [("all rows", gradient)], gap=False)

@@ -13,7 +13,11 @@ from stabledllm.reports.style import G_COLOUR, INK, MUTED, V_COLOUR, VIEWS_COLOU
 def curves(data: dict) -> Figure | None:
     """Mean loss g, mask-pattern variance v (one view, and the mean of MIRROR's two), and the views' correlation."""
     c = data.get("curves")
-    if not isinstance(c, dict) or array(c.get("t")) is None or (array(c.get("g")) is None and array(c.get("v")) is None):
+    if (
+        not isinstance(c, dict)
+        or array(c.get("t")) is None
+        or (array(c.get("g")) is None and array(c.get("v")) is None)
+    ):
         return None
     has_rho = array(c.get("rho")) is not None
     figure = new_figure(9.6, 3.3)
@@ -31,7 +35,9 @@ def curves(data: dict) -> Figure | None:
         axes[2].axhline(0, color=INK, linewidth=0.8)
         axes[2].set_title("Correlation of the two views ρ(t)")
         axes[2].set_ylim(-1.05, max(0.3, axes[2].get_ylim()[1]))
-        axes[2].text(0.99, 0.02, "below 0: MIRROR cancels noise", transform=axes[2].transAxes, ha="right", color=MUTED, size=8)
+        axes[2].text(
+            0.99, 0.02, "below 0: MIRROR cancels noise", transform=axes[2].transAxes, ha="right", color=MUTED, size=8
+        )
     for ax in axes:
         ax.set_xlabel("mask rate t")
         ax.set_xlim(0, 1)

@@ -38,7 +38,9 @@ def equal_compute(data: dict) -> Figure | None:
         text = plain(x) + ("" if math.isnan(low + high) else f"  ({interval(low, high, 2)})")
         axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center", size=9)
         ends += [v for v in (x, low, high, predicted) if math.isfinite(v)]
-    axes.text(1.02, -0.85, "measured (interval)", transform=axes.get_yaxis_transform(), va="center", color=MUTED, size=8.5)
+    axes.text(
+        1.02, -0.85, "measured (interval)", transform=axes.get_yaxis_transform(), va="center", color=MUTED, size=8.5
+    )
     axes.set_yticks(range(len(names)), [_name(by_name[n]) for n in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     _scale(axes, ends)

@@ -67,5 +67,14 @@ def _points(axes: Axes, data: dict) -> None:
     if s is not None and len(s) == len(t):
         error = np.divide(s[order], 2 * root * area, out=np.full_like(root, np.nan), where=root > 0)
     axes.errorbar(
-        t, root / area, error, fmt="o", markersize=3.2, color=MUTED, ecolor="#A9B1BB", elinewidth=1, label=name, zorder=3
+        t,
+        root / area,
+        error,
+        fmt="o",
+        markersize=3.2,
+        color=MUTED,
+        ecolor="#A9B1BB",
+        elinewidth=1,
+        label=name,
+        zorder=3,
     )

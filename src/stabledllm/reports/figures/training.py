@@ -34,14 +34,25 @@ def _panels(results: dict, key: str, ylabel: str, smooth: bool, line: float = np
     for axes, (method, (steps, seeds, window)) in zip(grid.flat, found.items(), strict=False):
         axes.set_title(label(method), fontsize=9.5)
         if method != "standard" and "standard" in found:
-            axes.plot(found["standard"][0], _mean(found["standard"][1]), color=MUTED, linewidth=1.1, label="Standard's mean")
+            axes.plot(
+                found["standard"][0], _mean(found["standard"][1]), color=MUTED, linewidth=1.1, label="Standard's mean"
+            )
         marker = "o" if len(steps) < 40 and not smooth else None
         axes.fill_between(steps, *_ends(seeds), color=colour(method), alpha=0.2, linewidth=0)
         axes.plot(steps, _mean(seeds), color=colour(method), marker=marker, markersize=3)
         if not np.isnan(line):
             axes.axhline(line, color="#B9770E", linestyle="--", linewidth=1.1, label="untuned model")
         if smooth and window > 1:
-            axes.text(0.97, 0.95, f"averaged over {window} points", transform=axes.transAxes, ha="right", va="top", size=7.5, color=MUTED)
+            axes.text(
+                0.97,
+                0.95,
+                f"averaged over {window} points",
+                transform=axes.transAxes,
+                ha="right",
+                va="top",
+                size=7.5,
+                color=MUTED,
+            )
         axes.locator_params(nbins=4)
     for i, axes in enumerate(grid.flat):
         axes.set_visible(i < len(found))
