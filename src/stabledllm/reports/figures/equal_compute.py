@@ -1,0 +1,72 @@
+"""Every method's noise at equal compute as a multiple of Standard's, measured and predicted."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from stabledllm.reports.numbers import interval, plain
+from stabledllm.reports.stored import number, standard_first, value
+from stabledllm.reports.style import GRID, INK, MUTED, colour, label, new_figure, styled
+
+
+@styled
+def equal_compute(data: dict) -> Figure | None:
+    """Dots with stored intervals, the predicted ratio, a line at Standard; hollow where the objective is another."""
+    by_name = {m["method"]: m for m in data.get("methods") or []}
+    if not by_name:
+        return None
+    names = standard_first(list(by_name))
+    figure = new_figure(9.6, 1.5 + 0.36 * len(names))
+    axes = figure.subplots()
+    base = value((by_name.get("standard") or {}).get("predicted_at_equal_compute"))
+    axes.axvline(1, color=INK, linewidth=1.2, zorder=1)
+    ends = [1.0]
+    for y, name in enumerate(names):
+        m = by_name[name]
+        r = m.get("relative_to_standard") or {}
+        x, low, high = (number(r.get(k)) for k in ("value", "ci_low", "ci_high"))
+        biased = m.get("unbiased") is False
+        if not math.isnan(low + high):
+            axes.plot([low, high], [y, y], color=colour(name), linewidth=2.2, solid_capstyle="butt", zorder=3)
+        fill = "white" if biased else colour(name)
+        axes.plot(x, y, "o", color=colour(name), markerfacecolor=fill, markersize=7, markeredgewidth=1.6, zorder=4)
+        predicted = value(m.get("predicted_at_equal_compute")) / base if base > 0 else math.nan
+        axes.plot(predicted, y + 0.27, "^", color=MUTED, markersize=5, zorder=3)
+        text = plain(x) + ("" if math.isnan(low + high) else f"  ({interval(low, high, 2)})")
+        axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center", size=9)
+        ends += [v for v in (x, low, high, predicted) if math.isfinite(v)]
+    axes.text(
+        1.02, -0.85, "measured (interval)", transform=axes.get_yaxis_transform(), va="center", color=MUTED, size=8.5
+    )
+    axes.set_yticks(range(len(names)), [_name(by_name[n]) for n in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    _scale(axes, ends)
+    axes.set_xlabel("noise at equal compute ÷ Standard's   (left of the line: less noise for the same forward passes)")
+    axes.grid(axis="y", color=GRID)
+    axes.plot([], [], "o", color=INK, label="measured, with interval")
+    axes.plot([], [], "^", color=MUTED, markersize=5, label="predicted from the decomposition")
+    if any(m.get("unbiased") is False for m in by_name.values()):
+        axes.plot([], [], "o", color=INK, markerfacecolor="white", label="biased: another objective")
+    figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+
+def _name(method: dict) -> str:
+    tail = "\nbiased: another objective" if method.get("unbiased") is False else ""
+    return label(method["method"]) + tail
+
+
+def _scale(axes, ends: list[float]) -> None:
+    low, high = min(ends), max(ends)
+    if low > 0 and high / low > 6:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlim(low / 1.15, high * 1.15)
+    else:
+        margin = 0.06 * max(high - low, 0.2)
+        axes.set_xlim(min(0, low - margin), high + margin)

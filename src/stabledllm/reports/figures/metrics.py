@@ -1,0 +1,48 @@
+"""Final metrics: every seed as a dot, the stored mean with its interval, and the untuned model's line."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stabledllm.reports.stored import number, run_methods, run_metrics, summary_of, value
+from stabledllm.reports.style import INK, MUTED, colour, label, metric_label, new_figure, styled
+
+
+@styled
+def final_metrics(results: dict) -> Figure | None:
+    """One panel per metric, methods from top to bottom."""
+    methods, metrics = run_methods(results), run_metrics(results)
+    if not methods or not metrics:
+        return None
+    figure = new_figure(9.6, 1.35 + 0.36 * len(methods))
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        _panel(axes, results, methods, metric)
+    panels[0].set_yticks(range(len(methods)), [label(m) for m in methods])
+    panels[0].set_ylim(len(methods) - 0.4, -0.6)
+    handles = {t: h for ax in panels for h, t in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=4)
+    return figure
+
+
+def _panel(axes: Axes, results: dict, methods: list[str], metric: str) -> None:
+    axes.set_xlabel(metric_label(metric))
+    untuned = value(((results.get("untuned") or {}).get("metrics") or {}).get(metric))
+    if not math.isnan(untuned):
+        axes.axvline(untuned, color="#B9770E", linestyle="--", linewidth=1.3, label="untuned model")
+    reference = number(summary_of(results, "standard", metric).get("mean"))
+    if not math.isnan(reference):
+        axes.axvline(reference, color=MUTED, linewidth=0.9, label="Standard's mean")
+    for y, method in enumerate(methods):
+        runs = [value((r.get("metrics") or {}).get(metric)) for r in results["runs"] if r["method"] == method]
+        axes.plot(runs, [y + 0.2] * len(runs), "o", color=colour(method), markersize=4, alpha=0.65, markeredgewidth=0)
+        s = summary_of(results, method, metric)
+        mean, low, high = (number(s.get(k)) for k in ("mean", "ci_low", "ci_high"))
+        if not math.isnan(low + high):
+            axes.plot([low, high], [y - 0.1, y - 0.1], color=colour(method), linewidth=2)
+        axes.plot(mean, y - 0.1, "D", color=colour(method), markersize=5.5, zorder=4)
+    axes.plot([], [], "o", color=INK, markersize=4, alpha=0.65, markeredgewidth=0, label="one seed")
+    axes.plot([], [], "D-", color=INK, markersize=5.5, label="mean, with interval")

@@ -1,0 +1,100 @@
+"""Training curves, one small panel per method, each against Standard."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from stabledllm.reports.stored import number, run_methods, value
+from stabledllm.reports.style import MUTED, colour, label, new_figure, styled
+
+
+@styled
+def loss_curves(results: dict) -> Figure | None:
+    """The logged loss, a moving average, mean over seeds and the band from the lowest to the highest seed."""
+    return _panels(results, "loss", "logged training loss (nats)", smooth=True)
+
+
+@styled
+def eval_curves(results: dict) -> Figure | None:
+    """Validation NLL during training, where it was logged, with the untuned model's line."""
+    untuned = value(((results.get("untuned") or {}).get("metrics") or {}).get("validation_nll"))
+    return _panels(results, "eval_nll", "validation NLL (nats per token)", smooth=False, line=untuned)
+
+
+def _panels(results: dict, key: str, ylabel: str, smooth: bool, line: float = np.nan) -> Figure | None:
+    found = {m: _seeds(results, m, key, smooth) for m in run_methods(results)}
+    found = {m: s for m, s in found.items() if s is not None}
+    if not found:
+        return None
+    columns = min(4, len(found))
+    rows = -(-len(found) // columns)
+    figure = new_figure(9.6, 1.1 + 2.05 * rows + (0.7 if rows == 1 else 0))
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, (method, (steps, seeds, window)) in zip(grid.flat, found.items(), strict=False):
+        axes.set_title(label(method), fontsize=9.5)
+        if method != "standard" and "standard" in found:
+            axes.plot(
+                found["standard"][0], _mean(found["standard"][1]), color=MUTED, linewidth=1.1, label="Standard's mean"
+            )
+        marker = "o" if len(steps) < 40 and not smooth else None
+        axes.fill_between(steps, *_ends(seeds), color=colour(method), alpha=0.2, linewidth=0)
+        axes.plot(steps, _mean(seeds), color=colour(method), marker=marker, markersize=3)
+        if not np.isnan(line):
+            axes.axhline(line, color="#B9770E", linestyle="--", linewidth=1.1, label="untuned model")
+        if smooth and window > 1:
+            axes.text(
+                0.97,
+                0.95,
+                f"averaged over {window} points",
+                transform=axes.transAxes,
+                ha="right",
+                va="top",
+                size=7.5,
+                color=MUTED,
+            )
+        axes.locator_params(nbins=4)
+    for i, axes in enumerate(grid.flat):
+        axes.set_visible(i < len(found))
+        axes.tick_params(labelbottom=i + columns >= len(found))
+    figure.supylabel(ylabel, fontsize=9.5)
+    figure.supxlabel("optimizer step", fontsize=9.5)
+    handles = {t: h for ax in grid.flat for h, t in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=2)
+    return figure
+
+
+def _seeds(results: dict, method: str, key: str, smooth: bool) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """Steps, values (seeds x steps, NaN where a seed has none) and the points averaged over."""
+    logs = []
+    for run in results["runs"]:
+        if run["method"] == method:
+            history = run.get("history") or []
+            logs.append({h["step"]: number(h.get(key)) for h in history if not np.isnan(number(h.get(key)))})
+    steps = sorted(set().union(*logs))
+    if not steps:
+        return None
+    seeds = np.array([[log.get(s, np.nan) for s in steps] for log in logs if log])
+    window = max(1, len(steps) // 20) if smooth else 1
+    return np.array(steps), np.array([_moving(row, window) for row in seeds]), window
+
+
+def _moving(row: np.ndarray, window: int) -> np.ndarray:
+    """Centred moving average that skips missing points and shortens at the ends."""
+    if window == 1:
+        return row
+    known = ~np.isnan(row)
+    kernel = np.ones(window)
+    total = np.convolve(np.where(known, row, 0), kernel, "same")
+    points = np.convolve(known, kernel, "same")
+    return np.divide(total, points, out=np.full(len(row), np.nan), where=known)
+
+
+def _mean(seeds: np.ndarray) -> np.ndarray:
+    return np.ma.masked_invalid(seeds).mean(0).filled(np.nan)
+
+
+def _ends(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    masked = np.ma.masked_invalid(seeds)
+    return masked.min(0).filled(np.nan), masked.max(0).filled(np.nan)

@@ -1,0 +1,135 @@
+"""One self-contained page from whatever results a folder holds; nothing half-written, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from stabledllm.reports import figures, style, tables
+from stabledllm.reports.stored import Stored, gather, run_metrics
+from stabledllm.reports.style import label
+from stabledllm.reports.summary import summarise
+
+NAME = "report.html"
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into the folder from the results in it or in decompose/, fit/ and experiment/.
+
+    Raises:
+        UserError: nothing to report on, or a file that is broken or has another schema.
+    """
+    stored = gather(Path(folder))
+    path = stored.folder / NAME
+    temporary = path.with_name(f".{NAME}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(render(stored), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def render(stored: Stored) -> str:
+    """The page's text."""
+    environment = Environment(
+        loader=PackageLoader("stabledllm.reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    css, _, _ = environment.loader.get_source(environment, "report.css")
+    return environment.get_template("report.html.j2").render(
+        css=Markup(css),
+        summary=summarise(stored),
+        decomposition=_decomposition(stored.decomposition),
+        fits=[_fit(data) for data in stored.fits],
+        experiment=_experiment(stored.results),
+        provenance=_provenance(stored),
+        subject=_subject(stored),
+        label=label,
+    )
+
+
+def _subject(stored: Stored) -> str:
+    d = stored.decomposition or {}
+    config = (stored.results or {}).get("config") or {}
+    model, data = d.get("model") or config.get("model"), d.get("data") or config.get("data")
+    return " on ".join(str(x) for x in (model, data) if isinstance(x, str) and x)
+
+
+def _decomposition(data: dict | None) -> dict | None:
+    if data is None:
+        return None
+    return {
+        "arm": data.get("kind") == "arm",
+        "components": tables.components_table(data),
+        "components_figure": picture(figures.components(data)),
+        "curves": picture(figures.curves(data)),
+        "densities": picture(figures.densities(data)),
+        "methods": tables.equal_compute_table(data, label) if data.get("methods") else None,
+        "methods_figure": picture(figures.equal_compute(data)),
+        "mirror": (data.get("mirror") or {}).get("sentence"),
+        "notes": data.get("notes") or [],
+    }
+
+
+def _fit(data: dict) -> dict:
+    source = data.get("source")
+    return {
+        "title": label(data["method"]) + (f", t drawn by {source}" if source else ""),
+        "fallback": data["diagnostics"].get("fallback"),
+        "figure": picture(figures.fit(data)),
+        "table": tables.fit_table(data),
+    }
+
+
+def _experiment(results: dict | None) -> dict | None:
+    if results is None:
+        return None
+    status = results.get("status") or {}
+    return {
+        "finished": status.get("finished", len(results["runs"])),
+        "planned": status.get("planned"),
+        "loss": picture(figures.loss_curves(results)),
+        "evaluation": picture(figures.eval_curves(results)),
+        "final": picture(figures.final_metrics(results)),
+        "metrics": [tables.metrics_table(results, m, label) for m in run_metrics(results)],
+        "cost": tables.cost_table(results, label) if results["runs"] else None,
+        "runs": tables.runs_table(results, label) if results["runs"] else None,
+        "notes": results.get("notes") or [],
+    }
+
+
+def _provenance(stored: Stored) -> list[dict]:
+    """Per file what it was made with."""
+    kinds = [stored.decomposition, *stored.fits, stored.results]
+    loaded = [data for data in kinds if data is not None]
+    return [_origin(stored, path, data) for path, data in zip(stored.files, loaded, strict=True)]
+
+
+def _origin(stored: Stored, path: Path, data: dict) -> dict:
+    keys = ("schema", "model", "data", "device", "seed", "seconds", "forward_passes")
+    return {
+        "file": str(path.relative_to(stored.folder)),
+        "facts": [(key, data[key]) for key in keys if isinstance(data.get(key), str | int | float)],
+        "versions": data.get("versions") or {},
+        "config": json.dumps(data.get("config") or {}, indent=2, ensure_ascii=False, sort_keys=True),
+    }
+
+
+def picture(figure: Figure | None) -> str | None:
+    """The figure as a data URI (SVG), or None."""
+    if figure is None:
+        return None
+    buffer = io.BytesIO()
+    style.save(figure, buffer, "svg")
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

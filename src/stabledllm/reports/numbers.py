@@ -1,0 +1,106 @@
+"""Numbers as text, with as many digits as their error supports; what is not known is an en dash."""
+
+from __future__ import annotations
+
+import math
+
+from stabledllm.reports.stored import number, stderr, value
+
+NONE = "–"
+
+
+def estimate(est: object, unit: bool = False) -> str:
+    """``0.488 ± 0.018``: the error with two digits, the value to the same place."""
+    v, s = value(est), stderr(est)
+    tail = f" {est['unit']}" if unit and isinstance(est, dict) and est.get("unit") and not math.isnan(v) else ""
+    if math.isnan(v) or math.isnan(s) or s <= 0 or math.isinf(v) or math.isinf(s):
+        return plain(v) + tail
+    exponent = _exponent(v, s)
+    if exponent:
+        scale = 10.0**exponent
+        places = _places(s / scale)
+        return f"({v / scale:.{places}f} ± {s / scale:.{places}f})e{exponent:+03d}{tail}"
+    places = _places(s)
+    return f"{v:.{places}f} ± {s:.{places}f}{tail}"
+
+
+def _exponent(v: float, s: float) -> int:
+    """0 where plain decimals read well."""
+    size = max(abs(v), s)
+    return 0 if 1e-3 <= size < 1e5 else math.floor(math.log10(size))
+
+
+def _places(s: float) -> int:
+    return min(max(1 - math.floor(math.log10(s)), 0), 8)
+
+
+def plain(v: object, digits: int = 3) -> str:
+    """A number to ``digits`` significant digits, without an exponent where it reads well."""
+    v = number(v)
+    if math.isnan(v):
+        return NONE
+    if math.isinf(v):
+        return "∞" if v > 0 else "-∞"
+    if v == 0:
+        return "0"
+    size = math.floor(math.log10(abs(v)))
+    if not -4 <= size < 6:
+        return f"{v:.{digits - 1}e}"
+    return f"{v:.{max(digits - 1 - size, 0)}f}"
+
+
+def interval(low: object, high: object, digits: int | None = None) -> str:
+    """``0.55 to 0.70``; the two ends to the same place."""
+    low, high = number(low), number(high)
+    if math.isnan(low) or math.isnan(high):
+        return NONE
+    places = digits if digits is not None else places_for(low, high)
+    return f"{low:.{places}f} to {high:.{places}f}"
+
+
+def places_for(low: float, high: float) -> int:
+    """Decimals that show the width of an interval with two digits."""
+    width = abs(high - low) / 2
+    return 3 if not math.isfinite(width) or width == 0 else min(max(1 - math.floor(math.log10(width)), 0), 6)
+
+
+def signed(v: object, digits: int | None = None) -> str:
+    """A difference with its sign."""
+    v = number(v)
+    if math.isnan(v):
+        return NONE
+    return f"{v:+.{digits}f}" if digits is not None else f"{v:+.3g}"
+
+
+def p_value(p: object) -> str:
+    """``0.03``, or ``< 0.001``."""
+    p = number(p)
+    if math.isnan(p):
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def percent(part: float, whole: float) -> str:
+    """``55 %`` of a positive whole."""
+    if not whole > 0 or math.isnan(part):
+        return NONE
+    return f"{100 * part / whole:.0f} %"
+
+
+def yes_no(v: object) -> str:
+    """``yes``, ``no`` or not known."""
+    return {True: "yes", False: "no"}.get(v, NONE) if isinstance(v, bool) else NONE
+
+
+def count(n: object) -> str:
+    """``12 345``: thousands apart."""
+    n = number(n)
+    return NONE if math.isnan(n) else f"{n:,.0f}".replace(",", "\u202f")
+
+
+def duration(seconds: object) -> str:
+    """``41 s``, ``12 min`` or ``3.4 h``."""
+    s = number(seconds)
+    if math.isnan(s):
+        return NONE
+    return f"{s:.0f} s" if s < 120 else f"{s / 60:.0f} min" if s < 7200 else f"{s / 3600:.1f} h"

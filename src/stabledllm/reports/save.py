@@ -1,0 +1,37 @@
+"""Figures of the commands as PNG files, each written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from stabledllm.reports import figures, style
+
+
+def save_decomposition_figures(data: dict, folder: Path) -> list[Path]:
+    """The figures that a decomposition.json supports, as PNG files in the folder."""
+    drawn = {
+        "decomposition": figures.components(data),
+        "curves": figures.curves(data),
+        "densities": figures.densities(data),
+        "equal_compute": figures.equal_compute(data),
+    }
+    return [_save(figure, Path(folder) / f"{name}.png") for name, figure in drawn.items() if figure]
+
+
+def save_fit_figure(data: dict, path: Path) -> Path:
+    """The figure of a p_of_t.json as a PNG file."""
+    return _save(figures.fit(data), Path(path))
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        style.save(figure, temporary, "png")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,146 @@
+"""Stored results, read or refused with one sentence that names the file; values that are null become NaN."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from stabledllm.errors import UserError
+
+SUBFOLDERS = ("", "decompose", "fit", "experiment")
+
+_REQUIRED = {
+    "decomposition": {"loss": dict},
+    "p_of_t": {"method": str, "density": list, "diagnostics": dict, "profile": dict},
+    "results": {"runs": list, "summary": list},
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What was found below a folder."""
+
+    folder: Path
+    decomposition: dict | None = None
+    fits: list[dict] = field(default_factory=list)
+    results: dict | None = None
+    files: list[Path] = field(default_factory=list)
+
+
+def gather(folder: Path) -> Stored:
+    """Everything stored in the folder or its subfolders decompose/, fit/ and experiment/.
+
+    Raises:
+        UserError: no folder, nothing in it, or a file that is broken or has another schema.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: expected a folder with stored results, found {'a file' if folder.exists() else 'nothing'}."
+        )
+    places = [folder / name for name in SUBFOLDERS]
+    decomposition = _first(places, "decomposition.json")
+    results = _first(places, "results.json")
+    fits = [path for place in places for path in sorted(place.glob("p_of_t*.json"))]
+    files = [path for path in (decomposition, *fits, results) if path]
+    if not files:
+        raise UserError(
+            f"{folder}: expected decomposition.json, p_of_t*.json or results.json here or in decompose/, fit/ or "
+            f"experiment/, found none of them."
+        )
+    return Stored(
+        folder,
+        read(decomposition, "decomposition") if decomposition else None,
+        [read(path, "p_of_t") for path in fits],
+        read(results, "results") if results else None,
+        files,
+    )
+
+
+def _first(places: list[Path], name: str) -> Path | None:
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+def read(path: Path, kind: str) -> dict:
+    """One file of a kind (``decomposition``, ``p_of_t``, ``results``), its schema and main keys checked.
+
+    Raises:
+        UserError: unreadable, not JSON, another schema, or a main key missing or of another type.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected JSON, found {str(error).splitlines()[0]}.") from None
+    expected = f"stabledllm/{kind}/1"
+    found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+    if found != expected:
+        raise UserError(f"{path}: expected schema {expected!r}, found {found!r}.")
+    for key, of_type in _REQUIRED[kind].items():
+        if not isinstance(data.get(key), of_type):
+            raise UserError(f"{path}: expected {key!r} to be a {of_type.__name__}, found {data.get(key)!r:.60}.")
+    _check_rows(path, data)
+    return data
+
+
+_ROWS = {"methods": ("method",), "densities": ("method",), "runs": ("method", "seed"), "summary": ("method", "metric")}
+
+
+def _check_rows(path: Path, data: dict) -> None:
+    for key, needed in _ROWS.items():
+        for i, row in enumerate(data.get(key) or []):
+            lacking = [k for k in needed if not isinstance(row, dict) or k not in row]
+            if lacking:
+                raise UserError(f"{path}: expected {lacking[0]!r} in {key}[{i}], found {row!r:.60}.")
+
+
+def number(value: object) -> float:
+    """The number, or NaN for null, a missing value or anything that is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    return float(value)
+
+
+def value(estimate: object) -> float:
+    """The value of an Estimate (or a plain number), NaN where there is none."""
+    return number(estimate.get("value")) if isinstance(estimate, dict) else number(estimate)
+
+
+def stderr(estimate: object) -> float:
+    """The standard error of an Estimate, NaN where there is none."""
+    return number(estimate.get("stderr")) if isinstance(estimate, dict) else math.nan
+
+
+def array(values: object) -> np.ndarray | None:
+    """A stored list as floats (null is NaN); None where it is missing, empty or all null."""
+    if not isinstance(values, list) or not values:
+        return None
+    out = np.array([number(v) for v in values])
+    return None if np.isnan(out).all() else out
+
+
+def standard_first(methods: list[str]) -> list[str]:
+    """Distinct methods, Standard first, the others in the order in which they are stored."""
+    distinct = list(dict.fromkeys(methods))
+    return sorted(distinct, key=lambda m: m != "standard")
+
+
+def run_methods(results: dict) -> list[str]:
+    """Every method of the runs and the summary, Standard first."""
+    return standard_first([r["method"] for r in results["runs"]] + [s["method"] for s in results["summary"]])
+
+
+def run_metrics(results: dict) -> list[str]:
+    """Every metric of the runs, the summary and the untuned model, in stored order."""
+    untuned = (results.get("untuned") or {}).get("metrics") or {}
+    names = [m for r in results["runs"] for m in r.get("metrics") or {}] + [s["metric"] for s in results["summary"]]
+    return list(dict.fromkeys([*names, *untuned]))
+
+
+def summary_of(results: dict, method: str, metric: str) -> dict:
+    """The stored summary of a method and a metric, empty where there is none."""
+    rows = results["summary"]
+    return next((s for s in rows if s["method"] == method and s["metric"] == metric), {})

@@ -1,0 +1,120 @@
+"""One look for every figure: the same colour for the same thing, on screen, in print and for colour-blind eyes."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable
+
+import matplotlib
+from matplotlib.figure import Figure
+
+COMPONENTS = {"mask_pattern": "#0072B2", "mask_rate": "#E69F00", "data": "#8A8F98"}
+"""A, B and C, in the order in which they are stacked."""
+
+COMPONENT_LABELS = {"mask_pattern": "A  mask pattern", "mask_rate": "B  mask rate", "data": "C  data"}
+
+INK, MUTED, GRID = "#22262B", "#667080", "#E3E6EA"
+G_COLOUR, V_COLOUR, VIEWS_COLOUR = "#117733", "#0072B2", "#CC6677"
+
+_METHODS = {
+    "standard": "#3B3F46",
+    "ppots": "#332288",
+    "mirror": "#CC6677",
+    "ppots+mirror": "#117733",
+    "strats": "#3E9BC8",
+    "strats+ppots+mirror": "#AA4499",
+    "clipped": "#B8860B",
+    "isad": "#44AA99",
+    "isad-exact": "#2B7A6F",
+    "syrm": "#808000",
+    "ema": "#882255",
+    "multisample": "#6A7FBF",
+    "fixedcount": "#D55E00",
+}
+_OTHERS = ("#56B4E9", "#A0522D", "#6B8E23", "#9467BD", "#5F6B7A", "#C44E52")
+
+_PARTS = {
+    "standard": "Standard",
+    "ppots": "P-POTS",
+    "adaptive": "Adaptive",
+    "mirror": "MIRROR",
+    "multisample": "MultiSample",
+    "strats": "StraTS",
+    "lowdisc": "LowDisc",
+    "clipped": "Clipped",
+    "isad": "ISAD",
+    "isad-exact": "ISAD-exact",
+    "syrm": "SyRM",
+    "ema": "EMA",
+    "fixedcount": "FixedCount",
+    "complement": "Complement",
+}
+
+METRIC_LABELS = {"validation_nll": "Validation NLL (nats per token)", "accuracy": "Accuracy"}
+LOWER_IS_BETTER = {"validation_nll": True, "accuracy": False}
+
+_RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "text.parse_math": False,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "stabledllm",
+    "figure.facecolor": "white",
+}
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """The figure function under this style, leaving the caller's matplotlib settings as they were."""
+
+    @functools.wraps(draw)
+    def wrapped(*args, **kwargs) -> Figure:
+        with matplotlib.rc_context(_RC):
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+def save(figure: Figure, target, kind: str) -> None:
+    """Write a figure as ``png`` or ``svg`` under this style, without date or author."""
+    with matplotlib.rc_context(_RC):
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(target, format=kind, dpi=160, metadata=metadata)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure (inches) whose parts are laid out without overlap."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def colour(method: str) -> str:
+    """The method's colour: always the same for the same method string."""
+    return _METHODS.get(method) or _OTHERS[zlib.crc32(method.encode()) % len(_OTHERS)]
+
+
+def label(method: str) -> str:
+    """The method string as it is written for readers: ``ppots+mirror`` is ``P-POTS + MIRROR``."""
+    return " + ".join(_PARTS.get(part, part) for part in method.split("+"))
+
+
+def metric_label(metric: str) -> str:
+    """The metric's name with its unit."""
+    return METRIC_LABELS.get(metric, metric.replace("_", " "))

@@ -1,0 +1,185 @@
+"""The stored numbers in plain words: what is known, what is not, and results that came out negative."""
+
+from __future__ import annotations
+
+import math
+
+from stabledllm.reports import numbers as fmt
+from stabledllm.reports.stored import Stored, number, run_methods, run_metrics, stderr, summary_of, value
+from stabledllm.reports.style import COMPONENTS, LOWER_IS_BETTER, label
+
+_NAMES = {"mask_pattern": "which tokens are masked (A)", "mask_rate": "the mask rate (B)", "data": "the data (C)"}
+_METRICS = {"validation_nll": "validation NLL", "accuracy": "accuracy"}
+
+
+def summarise(stored: Stored) -> list[tuple[str, list[str]]]:
+    """Headings with sentences, in the order of the questions that users ask."""
+    parts = []
+    if stored.decomposition:
+        parts.append(("Where the noise comes from", components(stored.decomposition)))
+        if stored.decomposition.get("methods"):
+            parts.append(("What lowers it at equal compute", methods(stored.decomposition)))
+    if stored.results:
+        parts.append(("What training showed", training(stored.results)))
+    return [(heading, sentences) for heading, sentences in parts if sentences]
+
+
+def components(data: dict) -> list[str]:
+    """The share of each component, largest first, and those that cannot be told from zero."""
+    out = _shares(data["loss"], "loss")
+    if data.get("kind") == "arm":
+        out.append("An autoregressive model masks nothing at random, so all of its noise is data noise.")
+    if isinstance(data.get("gradient"), dict):
+        out += _shares(data["gradient"], "gradient")
+        if _largest(data["loss"]) != _largest(data["gradient"]):
+            out.append(
+                "The loss and the gradient disagree about the largest source; it is the gradient that trains the model."
+            )
+    return out
+
+
+def _known(parts: dict) -> list[str]:
+    return sorted((k for k in COMPONENTS if not math.isnan(value(parts.get(k)))), key=lambda k: -value(parts[k]))
+
+
+def _largest(parts: dict) -> str | None:
+    return next(iter(_known(parts)), None)
+
+
+def _shares(parts: dict, what: str) -> list[str]:
+    known, total = _known(parts), value(parts.get("total"))
+    if not known:
+        return [f"No component of the {what}'s variance is stored."]
+    shares = [f"{_NAMES[k]} {fmt.percent(value(parts[k]), total)} ({fmt.estimate(parts[k])})" for k in known]
+    out = [f"Of the variance of one row's {what}, {fmt.estimate(parts.get('total'), unit=True)}: {_list(shares)}."]
+    unclear = [_NAMES[k] for k in known if abs(value(parts[k])) < 2 * stderr(parts[k])]
+    if unclear:
+        out.append(f"Within two standard errors of zero: {_list(unclear)}.")
+    return out
+
+
+def methods(data: dict) -> list[str]:
+    """Which methods' stored interval excludes 1, on which side, and which have another objective."""
+    less, more, unclear, unknown = [], [], [], []
+    for m in data["methods"]:
+        if m["method"] == "standard" or m.get("unbiased") is False:
+            continue
+        r = m.get("relative_to_standard") or {}
+        low, high = number(r.get("ci_low")), number(r.get("ci_high"))
+        text = f"{label(m['method'])} ({fmt.plain(r.get('value'))}, {fmt.interval(low, high)})"
+        group = unknown if math.isnan(low + high) else less if high < 1 else more if low > 1 else unclear
+        group.append((number(r.get("value")), text))
+    out = []
+    for group, words in (
+        (less, "Less noise than Standard for the same forward passes, as a multiple of Standard's (interval)"),
+        (more, "More noise than Standard"),
+        (unclear, "Not told apart from Standard (the interval contains 1)"),
+        (unknown, "No interval is stored for"),
+    ):
+        if group:
+            out.append(f"{words}: {_list([text for _, text in sorted(group)])}.")
+    if not less:
+        out.insert(0, "No method that keeps the objective is shown to lower the noise at equal compute.")
+    biased = [label(m["method"]) for m in data["methods"] if m.get("unbiased") is False]
+    if biased:
+        out.append(f"Another objective, so less noise there is no like-for-like gain: {_list(biased)}.")
+    return out
+
+
+def training(results: dict) -> list[str]:
+    """Progress, then per metric which methods differ from Standard, and how training compares with no training."""
+    status = results.get("status") or {}
+    finished, planned = status.get("finished", len(results["runs"])), status.get("planned")
+    if not results["runs"]:
+        of = f" of {planned}" if planned else ""
+        return [f"No run{of} has finished yet."]
+    out = []
+    if planned and finished < planned:
+        out.append(f"{finished} of {planned} runs have finished; what follows may change.")
+    for metric in run_metrics(results):
+        out += _metric(results, metric)
+    return out
+
+
+def _metric(results: dict, metric: str) -> list[str]:
+    name = _METRICS.get(metric, metric.replace("_", " "))
+    compared = {m: s for m in run_methods(results) if (s := summary_of(results, m, metric)).get("versus_standard")}
+    out = []
+    if not compared:
+        out.append(
+            f"In {name}, no comparison with Standard is stored (it takes two seeds of Standard and of another method)."
+        )
+    else:
+        out += _compared(compared, metric, name)
+    best = [label(m) for m, s in compared.items() if s.get("worst_beats_best_baseline") is True]
+    if best:
+        out.append(f"In {name}, every run of {_list(best)} beats the best run of every baseline.")
+    return out + _against_untuned(results, metric, name)
+
+
+def _compared(compared: dict[str, dict], metric: str, name: str) -> list[str]:
+    lower = LOWER_IS_BETTER.get(metric)
+    groups: dict[str, list[str]] = {}
+    for method, s in compared.items():
+        versus = s["versus_standard"]
+        if _significant(versus):
+            d = number(versus.get("difference"))
+            side = "differs from" if lower is None else "is better than" if (d < 0) == lower else "is worse than"
+            groups.setdefault(side, []).append(
+                f"{label(method)} ({fmt.signed(d)}, {fmt.interval(versus.get('ci_low'), versus.get('ci_high'))}, "
+                f"p {_p(versus.get('p_value'))})"
+            )
+    seeds = {s.get("n") for s in compared.values()} - {None}
+    over = f" over {_list([str(n) for n in sorted(seeds)])} seeds" if seeds else ""
+    if not groups:
+        return [f"In {name}, no method differs significantly from Standard{over}."]
+    out = [
+        f"In {name}{over}, better than Standard: {_list(groups['is better than'])}."
+        if "is better than" in groups
+        else "",
+        f"In {name}{over}, worse than Standard: {_list(groups['is worse than'])}." if "is worse than" in groups else "",
+        f"In {name}{over}, different from Standard: {_list(groups['differs from'])}."
+        if "differs from" in groups
+        else "",
+    ]
+    total = sum(len(g) for g in groups.values())
+    rest = len(compared) - total
+    if rest:
+        out.append(
+            f"The other {rest} {'does' if rest == 1 else 'do'} not differ significantly from Standard in {name}."
+        )
+    return [sentence for sentence in out if sentence]
+
+
+def _p(p: object) -> str:
+    text = fmt.p_value(p)
+    return text if text.startswith("<") or text == fmt.NONE else f"= {text}"
+
+
+def _significant(versus: dict) -> bool:
+    """By the stored p value (below 0.05); by the interval where there is none."""
+    p = number(versus.get("p_value"))
+    if not math.isnan(p):
+        return p < 0.05
+    return number(versus.get("ci_low")) > 0 or number(versus.get("ci_high")) < 0
+
+
+def _against_untuned(results: dict, metric: str, name: str) -> list[str]:
+    """Methods whose mean is worse than the model that was not trained at all."""
+    untuned = ((results.get("untuned") or {}).get("metrics") or {}).get(metric)
+    lower = LOWER_IS_BETTER.get(metric)
+    if math.isnan(value(untuned)) or lower is None:
+        return []
+    means = {m: number(summary_of(results, m, metric).get("mean")) for m in run_methods(results)}
+    worse = [
+        label(m)
+        for m, v in means.items()
+        if not math.isnan(v) and (v > value(untuned)) == lower and v != value(untuned)
+    ]
+    if not worse:
+        return []
+    return [f"In {name}, the mean of {_list(worse)} is worse than the untuned model's {fmt.estimate(untuned)}."]
+
+
+def _list(items: list[str]) -> str:
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1] if items else ""

@@ -1,0 +1,204 @@
+"""Stored results as tables: one structure, printed in a terminal or set in HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stabledllm.reports import numbers as fmt
+from stabledllm.reports.stored import number, run_methods, run_metrics, standard_first, summary_of, value
+from stabledllm.reports.style import COMPONENT_LABELS, COMPONENTS, metric_label
+
+Name = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows of text; the first column is read as the row's name."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def text(self) -> str:
+        """The table in plain text, columns aligned."""
+        lines = [self.columns, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
+        out = [
+            "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+            for r in lines
+        ]
+        out.insert(1, "  ".join("-" * w for w in widths))
+        return "\n".join([self.title, *(line.rstrip() for line in out), *([self.note] if self.note else [])])
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+def components_table(data: dict) -> Table:
+    """A, B, C and the total with their share of the total; the gradient's beside the loss's where stored."""
+    parts = [("loss", data["loss"])]
+    if isinstance(data.get("gradient"), dict):
+        parts.append(("gradient", data["gradient"]))
+    columns = [c for name, p in parts for c in (f"{name}, {_unit(p)}", "% of total")]
+    rows = []
+    for key in (*COMPONENTS, "total"):
+        cells = [c for _, p in parts for c in _cells(p, key)]
+        if any(c != fmt.NONE for c in cells):
+            rows.append((COMPONENT_LABELS.get(key, "total"), *cells))
+    note = f"Mean loss {fmt.estimate(data['loss'].get('mean'), unit=True)}. Value ± standard error."
+    return Table("Where the variance of one row comes from", ("component", *columns), tuple(rows), note)
+
+
+def _cells(parts: dict, key: str) -> tuple[str, str]:
+    return fmt.estimate(parts.get(key)), fmt.percent(value(parts.get(key)), value(parts.get("total")))
+
+
+def _unit(parts: dict) -> str:
+    return next((p["unit"] for p in parts.values() if isinstance(p, dict) and p.get("unit", "").count("²")), "nats²")
+
+
+def equal_compute_table(data: dict, name: Name = str) -> Table:
+    """The methods with their views, variance of one row's loss, and noise at equal compute."""
+    by_name = {m["method"]: m for m in data.get("methods") or []}
+    rows = []
+    for key in standard_first(list(by_name)):
+        m = by_name[key]
+        relative = m.get("relative_to_standard") or {}
+        rows.append(
+            (
+                name(key),
+                fmt.plain(m.get("views"), 2),
+                "biased: another objective" if m.get("unbiased") is False else fmt.yes_no(m.get("unbiased")),
+                fmt.estimate(m.get("mean")),
+                fmt.estimate(m.get("predicted_variance")),
+                fmt.estimate(m.get("measured_variance")),
+                fmt.estimate(m.get("predicted_at_equal_compute")),
+                fmt.estimate(m.get("variance_at_equal_compute")),
+                fmt.plain(relative.get("value")),
+                fmt.interval(relative.get("ci_low"), relative.get("ci_high")),
+                fmt.yes_no(m.get("pays")),
+            )
+        )
+    columns = (
+        "method", "views", "unbiased", "mean loss", "variance, predicted", "measured",
+        "at equal compute, predicted", "measured", "÷ Standard", "interval", "pays",
+    )  # fmt: skip
+    note = "Variances in nats². At equal compute: the same number of forward passes; Standard's is A + B."
+    return Table("Noise of each method", columns, tuple(rows), note)
+
+
+def metrics_table(results: dict, metric: str, name: Name = str) -> Table:
+    """Methods x seeds for one metric, with the stored summary and the untuned model in the last row."""
+    seeds = sorted({r["seed"] for r in results["runs"]}, key=str if _mixed(results) else None)
+    places = _decimals(results, metric)
+    rows = [_metric_row(results, method, metric, seeds, places, name) for method in run_methods(results)]
+    untuned = ((results.get("untuned") or {}).get("metrics") or {}).get(metric)
+    if not math.isnan(value(untuned)):
+        rows.append(("untuned model", *[""] * len(seeds), fmt.estimate(untuned), *[""] * 6))
+    columns = (
+        "method", *(f"seed {s}" for s in seeds), "mean", "sd", "interval of the mean",
+        "vs Standard", "interval", "p", "worst run beats best baseline's best",
+    )  # fmt: skip
+    return Table(metric_label(metric), columns, tuple(rows))
+
+
+def _mixed(results: dict) -> bool:
+    return not all(isinstance(r["seed"], int) for r in results["runs"])
+
+
+def _metric_row(results: dict, method: str, metric: str, seeds: list, places: int, name: Name) -> tuple[str, ...]:
+    runs = {r["seed"]: value((r.get("metrics") or {}).get(metric)) for r in results["runs"] if r["method"] == method}
+    s = summary_of(results, method, metric)
+    versus = s.get("versus_standard") or {}
+
+    def at(v: object) -> str:
+        return fmt.NONE if math.isnan(number(v)) else f"{number(v):.{places}f}"
+
+    return (
+        name(method),
+        *(at(runs.get(seed)) for seed in seeds),
+        at(s.get("mean")),
+        at(s.get("sd")),
+        fmt.interval(s.get("ci_low"), s.get("ci_high"), places),
+        fmt.signed(versus.get("difference"), places),
+        fmt.interval(versus.get("ci_low"), versus.get("ci_high"), places),
+        fmt.p_value(versus.get("p_value")),
+        fmt.yes_no(s.get("worst_beats_best_baseline")),
+    )
+
+
+def _decimals(results: dict, metric: str) -> int:
+    """Three decimals, four where the runs lie within 0.02 of each other."""
+    values = [value((r.get("metrics") or {}).get(metric)) for r in results["runs"]]
+    values = [v for v in values if not math.isnan(v)]
+    return 4 if len(values) > 1 and max(values) - min(values) < 0.02 else 3
+
+
+def cost_table(results: dict, name: Name = str) -> Table:
+    """Forward passes and time of each method's runs, lowest to highest."""
+    rows = []
+    for method in run_methods(results):
+        runs = [r for r in results["runs"] if r["method"] == method]
+        spans = (_span(runs, key, show) for key, show in _COSTS.items())
+        rows.append((name(method), str(len(runs)), *spans))
+    columns = ("method", "runs", "steps", "forward passes per run", "time per run")
+    return Table("What a run costs", columns, tuple(rows))
+
+
+_COSTS = {"steps": fmt.count, "forward_passes": fmt.count, "seconds": fmt.duration}
+
+
+def _span(runs: list[dict], key: str, show: Callable[[object], str]) -> str:
+    values = [number(r.get(key)) for r in runs if not math.isnan(number(r.get(key)))]
+    if not values:
+        return fmt.NONE
+    low, high = show(min(values)), show(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def runs_table(results: dict, name: Name = str) -> Table:
+    """Every finished run: its metrics, steps, forward passes and time."""
+    metrics = run_metrics(results)
+    order = {m: i for i, m in enumerate(run_methods(results))}
+    rows = [
+        (
+            name(r["method"]),
+            str(r["seed"]),
+            *(fmt.estimate((r.get("metrics") or {}).get(m)) for m in metrics),
+            *(show(r.get(key)) for key, show in _COSTS.items()),
+        )
+        for r in sorted(results["runs"], key=lambda r: (order[r["method"]], str(r["seed"]).zfill(9)))
+    ]
+    columns = ("method", "seed", *(metric_label(m) for m in metrics), "steps", "forward passes", "time")
+    return Table(
+        "Every run", columns, tuple(rows), "± is the standard error over the evaluation's rows, not over seeds."
+    )
+
+
+def fit_table(data: dict) -> Table:
+    """How good a fitted p(t) is, one diagnostic a row with what it means."""
+    d = data["diagnostics"]
+    threshold = number(d.get("kl_threshold"))
+    limit = "" if math.isnan(threshold) else f"; above {fmt.plain(threshold)} p is tabulated instead"
+    parameters = data.get("parameters") or {}
+    rows = [
+        ("form in use", str(data.get("kind", fmt.NONE)), "epr: the parametric curve; tabulated: the smoothed points"),
+        ("KL from the points", fmt.plain(d.get("kl")), f"nats{limit}"),
+        ("relative effective sample size", fmt.plain(d.get("relative_ess")), "1: all weights equal"),
+        (
+            "Pareto-k of the weighted loss",
+            fmt.plain(d.get("pareto_k")),
+            "above 0.7: the tail is too heavy to trust a variance",
+        ),
+        ("variance with uniform t", fmt.estimate(d.get("variance_uniform")), "nats²"),
+        ("variance with this p(t)", fmt.estimate(d.get("variance_fitted")), "nats², on rows that it was not fitted on"),
+        ("uniform share", fmt.plain(data.get("uniform_share")), "mixed in, bounds every weight by its reciprocal"),
+        ("forward passes of the probe", fmt.count(data.get("forward_passes")), "spent once"),
+    ]
+    if any(v is not None for v in parameters.values()):
+        text = ", ".join(f"{k} = {fmt.plain(v)}" for k, v in parameters.items())
+        rows.append(("parameters", text, "√(a tʳ + b (1−t)^q + A² exp(2κ tᵐ))"))
+    return Table(f"Fit for {data['method']}", ("diagnostic", "value", "meaning"), tuple(rows))
