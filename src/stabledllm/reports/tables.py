@@ -67,26 +67,30 @@ def equal_compute_table(data: dict, name: Name = str) -> Table:
     for key in standard_first(list(by_name)):
         m = by_name[key]
         relative = m.get("relative_to_standard") or {}
+        own = key == "standard"
         rows.append(
             (
                 name(key),
-                fmt.plain(m.get("views"), 2),
-                "biased: another objective" if m.get("unbiased") is False else fmt.yes_no(m.get("unbiased")),
-                fmt.estimate(m.get("mean")),
-                fmt.estimate(m.get("predicted_variance")),
-                fmt.estimate(m.get("measured_variance")),
-                fmt.estimate(m.get("predicted_at_equal_compute")),
+                "no (biased)" if m.get("unbiased") is False else fmt.yes_no(m.get("unbiased")),
+                fmt.NONE if math.isnan(number(m.get("views"))) else f"{number(m['views']):.3g}",
                 fmt.estimate(m.get("variance_at_equal_compute")),
-                fmt.plain(relative.get("value")),
-                fmt.interval(relative.get("ci_low"), relative.get("ci_high")),
+                fmt.estimate(m.get("predicted_at_equal_compute")),
+                "1" if own else fmt.plain(relative.get("value")),
+                fmt.NONE if own else fmt.interval(relative.get("ci_low"), relative.get("ci_high")),
                 fmt.yes_no(m.get("pays")),
+                fmt.estimate(m.get("measured_variance")),
+                fmt.estimate(m.get("predicted_variance")),
+                fmt.estimate(m.get("mean")),
             )
         )
     columns = (
-        "method", "views", "unbiased", "mean loss", "variance, predicted", "measured",
-        "at equal compute, predicted", "measured", "÷ Standard", "interval", "pays",
+        "method", "unbiased", "views", "at equal compute", "predicted", "÷ Standard", "interval", "pays",
+        "variance", "predicted", "mean loss",
     )  # fmt: skip
-    note = "Variances in nats². At equal compute: the same number of forward passes; Standard's is A + B."
+    note = (
+        "Variances in nats². At equal compute: the same number of forward passes; Standard's is A + B. "
+        "Variance: of one row's loss. Biased: the method trains another objective."
+    )
     return Table("Noise of each method", columns, tuple(rows), note)
 
 
