@@ -129,20 +129,29 @@ def _compared(compared: dict[str, dict], metric: str, name: str) -> list[str]:
         if _significant(versus):
             d = number(versus.get("difference"))
             side = "different from" if lower is None else "better than" if (d < 0) == lower else "worse than"
-            groups.setdefault(side, []).append(
-                f"{label(method)} ({fmt.with_interval(d, versus.get('ci_low'), versus.get('ci_high'), sign=True)}, "
-                f"p {_p(versus.get('p_value'))})"
-            )
+            groups.setdefault(side, []).append(method)
     seeds = {s.get("n") for s in compared.values()} - {None}
     over = f" over {_list([str(n) for n in sorted(seeds)])} seeds" if seeds else ""
     if not groups:
         return [f"In {name}, no method differs significantly from Standard{over}."]
-    out = [f"In {name}{over}, {side} Standard: {_list(found)}." for side, found in sorted(groups.items())]
+    out = [
+        f"In {name}{over}, {side} Standard: {_list([_difference(m, compared[m], len(found)) for m in found])}."
+        for side, found in sorted(groups.items())
+    ]
     rest = len(compared) - sum(len(found) for found in groups.values())
     if rest:
         others = "The other method does" if rest == 1 else f"The other {rest} methods do"
         out.append(f"{others} not differ significantly from Standard in {name}.")
     return out
+
+
+def _difference(method: str, summary: dict, listed: int) -> str:
+    """The difference from Standard, with its interval and p value in lists short enough to read."""
+    versus = summary["versus_standard"]
+    d, low, high = (versus.get(k) for k in ("difference", "ci_low", "ci_high"))
+    if listed > 4:
+        return f"{label(method)} ({fmt.signed(d, 3)})"
+    return f"{label(method)} ({fmt.with_interval(d, low, high, sign=True)}, p {_p(versus.get('p_value'))})"
 
 
 def _p(p: object) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stabledllm.reports import numbers as fmt
-from stabledllm.reports.stored import number, run_methods, run_metrics, standard_first, summary_of, value
+from stabledllm.reports.stored import number, run_methods, run_metrics, standard_first, stderr, summary_of, value
 from stabledllm.reports.style import COMPONENT_LABELS, COMPONENTS, metric_label
 
 Name = Callable[[str], str]
@@ -101,12 +101,15 @@ def metrics_table(results: dict, metric: str, name: Name = str) -> Table:
     rows = [_metric_row(results, method, metric, seeds, places, name) for method in run_methods(results)]
     untuned = ((results.get("untuned") or {}).get("metrics") or {}).get(metric)
     if not math.isnan(value(untuned)):
-        rows.append(("untuned model", *[""] * len(seeds), fmt.estimate(untuned), *[""] * 6))
+        error = fmt.NONE if math.isnan(stderr(untuned)) else f"± {stderr(untuned):.{places}f} (se)"
+        cells = (fmt.fixed(value(untuned), places), "", error, *[""] * 4)
+        rows.append(("untuned model", *[""] * len(seeds), *cells))
     columns = (
-        "method", *(f"seed {s}" for s in seeds), "mean", "sd", "interval of the mean",
-        "vs Standard", "interval", "p", "worst run beats best baseline's best",
+        "method", *(f"seed {s}" for s in seeds), "mean", "sd", "interval of mean",
+        "vs Standard", "interval", "p", "worst beats best baseline",
     )  # fmt: skip
-    return Table(metric_label(metric), columns, tuple(rows))
+    note = "Worst beats best baseline: the method's worst run is better than the best run of every baseline."
+    return Table(metric_label(metric), columns, tuple(rows), note if results["summary"] else "")
 
 
 def _mixed(results: dict) -> bool:
