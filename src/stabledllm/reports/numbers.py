@@ -58,6 +58,21 @@ def interval(low: object, high: object, digits: int | None = None) -> str:
     return f"{low:.{places}f} to {high:.{places}f}"
 
 
+def with_interval(v: object, low: object, high: object, sign: bool = False) -> str:
+    """``0.63, 0.57 to 0.69``: all three to the same place; the value alone where there is no interval."""
+    span = interval(low, high)
+    if span == NONE:
+        return signed(v) if sign else plain(v)
+    places = places_for(number(low), number(high))
+    return f"{signed(v, places) if sign else fixed(v, places)}, {span}"
+
+
+def fixed(v: object, places: int) -> str:
+    """A number to a given decimal place."""
+    v = number(v)
+    return NONE if math.isnan(v) else f"{v:.{places}f}"
+
+
 def places_for(low: float, high: float) -> int:
     """Decimals that show the width of an interval with two digits."""
     width = abs(high - low) / 2

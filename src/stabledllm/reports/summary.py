@@ -50,12 +50,16 @@ def _shares(parts: dict, what: str) -> list[str]:
     known, total = _known(parts), value(parts.get("total"))
     if not known:
         return [f"No component of the {what}'s variance is stored."]
-    shares = [f"{_NAMES[k]} {fmt.percent(value(parts[k]), total)} ({fmt.estimate(parts[k])})" for k in known]
+    shares = [f"{_NAMES[k]} {fmt.percent(value(parts[k]), total)} {_bracketed(fmt.estimate(parts[k]))}" for k in known]
     out = [f"Of the variance of one row's {what}, {fmt.estimate(parts.get('total'), unit=True)}: {_list(shares)}."]
     unclear = [_NAMES[k] for k in known if abs(value(parts[k])) < 2 * stderr(parts[k])]
     if unclear:
         out.append(f"Within two standard errors of zero: {_list(unclear)}.")
     return out
+
+
+def _bracketed(text: str) -> str:
+    return text if text.startswith("(") else f"({text})"
 
 
 def methods(data: dict) -> list[str]:
@@ -66,7 +70,7 @@ def methods(data: dict) -> list[str]:
             continue
         r = m.get("relative_to_standard") or {}
         low, high = number(r.get("ci_low")), number(r.get("ci_high"))
-        text = f"{label(m['method'])} ({fmt.plain(r.get('value'))}, {fmt.interval(low, high)})"
+        text = f"{label(m['method'])} ({fmt.with_interval(r.get('value'), low, high)})"
         group = unknown if math.isnan(low + high) else less if high < 1 else more if low > 1 else unclear
         group.append((number(r.get("value")), text))
     out = []
@@ -124,31 +128,30 @@ def _compared(compared: dict[str, dict], metric: str, name: str) -> list[str]:
         versus = s["versus_standard"]
         if _significant(versus):
             d = number(versus.get("difference"))
-            side = "differs from" if lower is None else "is better than" if (d < 0) == lower else "is worse than"
-            groups.setdefault(side, []).append(
-                f"{label(method)} ({fmt.signed(d)}, {fmt.interval(versus.get('ci_low'), versus.get('ci_high'))}, "
-                f"p {_p(versus.get('p_value'))})"
-            )
+            side = "different from" if lower is None else "better than" if (d < 0) == lower else "worse than"
+            groups.setdefault(side, []).append(method)
     seeds = {s.get("n") for s in compared.values()} - {None}
     over = f" over {_list([str(n) for n in sorted(seeds)])} seeds" if seeds else ""
     if not groups:
         return [f"In {name}, no method differs significantly from Standard{over}."]
     out = [
-        f"In {name}{over}, better than Standard: {_list(groups['is better than'])}."
-        if "is better than" in groups
-        else "",
-        f"In {name}{over}, worse than Standard: {_list(groups['is worse than'])}." if "is worse than" in groups else "",
-        f"In {name}{over}, different from Standard: {_list(groups['differs from'])}."
-        if "differs from" in groups
-        else "",
+        f"In {name}{over}, {side} Standard: {_list([_difference(m, compared[m], len(found)) for m in found])}."
+        for side, found in sorted(groups.items())
     ]
-    total = sum(len(g) for g in groups.values())
-    rest = len(compared) - total
+    rest = len(compared) - sum(len(found) for found in groups.values())
     if rest:
-        out.append(
-            f"The other {rest} {'does' if rest == 1 else 'do'} not differ significantly from Standard in {name}."
-        )
-    return [sentence for sentence in out if sentence]
+        others = "The other method does" if rest == 1 else f"The other {rest} methods do"
+        out.append(f"{others} not differ significantly from Standard in {name}.")
+    return out
+
+
+def _difference(method: str, summary: dict, listed: int) -> str:
+    """The difference from Standard, with its interval and p value in lists short enough to read."""
+    versus = summary["versus_standard"]
+    d, low, high = (versus.get(k) for k in ("difference", "ci_low", "ci_high"))
+    if listed > 4:
+        return f"{label(method)} ({fmt.signed(d, 3)})"
+    return f"{label(method)} ({fmt.with_interval(d, low, high, sign=True)}, p {_p(versus.get('p_value'))})"
 
 
 def _p(p: object) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stabledllm.reports import numbers as fmt
-from stabledllm.reports.stored import number, run_methods, run_metrics, standard_first, summary_of, value
+from stabledllm.reports.stored import number, run_methods, run_metrics, standard_first, stderr, summary_of, value
 from stabledllm.reports.style import COMPONENT_LABELS, COMPONENTS, metric_label
 
 Name = Callable[[str], str]
@@ -67,26 +67,30 @@ def equal_compute_table(data: dict, name: Name = str) -> Table:
     for key in standard_first(list(by_name)):
         m = by_name[key]
         relative = m.get("relative_to_standard") or {}
+        own = key == "standard"
         rows.append(
             (
                 name(key),
-                fmt.plain(m.get("views"), 2),
-                "biased: another objective" if m.get("unbiased") is False else fmt.yes_no(m.get("unbiased")),
-                fmt.estimate(m.get("mean")),
-                fmt.estimate(m.get("predicted_variance")),
-                fmt.estimate(m.get("measured_variance")),
-                fmt.estimate(m.get("predicted_at_equal_compute")),
+                "no (biased)" if m.get("unbiased") is False else fmt.yes_no(m.get("unbiased")),
+                fmt.NONE if math.isnan(number(m.get("views"))) else f"{number(m['views']):.3g}",
                 fmt.estimate(m.get("variance_at_equal_compute")),
-                fmt.plain(relative.get("value")),
-                fmt.interval(relative.get("ci_low"), relative.get("ci_high")),
+                fmt.estimate(m.get("predicted_at_equal_compute")),
+                "1" if own else fmt.plain(relative.get("value")),
+                fmt.NONE if own else fmt.interval(relative.get("ci_low"), relative.get("ci_high")),
                 fmt.yes_no(m.get("pays")),
+                fmt.estimate(m.get("measured_variance")),
+                fmt.estimate(m.get("predicted_variance")),
+                fmt.estimate(m.get("mean")),
             )
         )
     columns = (
-        "method", "views", "unbiased", "mean loss", "variance, predicted", "measured",
-        "at equal compute, predicted", "measured", "÷ Standard", "interval", "pays",
+        "method", "unbiased", "views", "at equal compute", "predicted", "÷ Standard", "interval", "pays",
+        "variance", "predicted", "mean loss",
     )  # fmt: skip
-    note = "Variances in nats². At equal compute: the same number of forward passes; Standard's is A + B."
+    note = (
+        "Variances in nats². At equal compute: the same number of forward passes; Standard's is A + B. "
+        "Variance: of one row's loss. Biased: the method trains another objective."
+    )
     return Table("Noise of each method", columns, tuple(rows), note)
 
 
@@ -97,12 +101,15 @@ def metrics_table(results: dict, metric: str, name: Name = str) -> Table:
     rows = [_metric_row(results, method, metric, seeds, places, name) for method in run_methods(results)]
     untuned = ((results.get("untuned") or {}).get("metrics") or {}).get(metric)
     if not math.isnan(value(untuned)):
-        rows.append(("untuned model", *[""] * len(seeds), fmt.estimate(untuned), *[""] * 6))
+        error = fmt.NONE if math.isnan(stderr(untuned)) else f"± {stderr(untuned):.{places}f} (se)"
+        cells = (fmt.fixed(value(untuned), places), "", error, *[""] * 4)
+        rows.append(("untuned model", *[""] * len(seeds), *cells))
     columns = (
-        "method", *(f"seed {s}" for s in seeds), "mean", "sd", "interval of the mean",
-        "vs Standard", "interval", "p", "worst run beats best baseline's best",
+        "method", *(f"seed {s}" for s in seeds), "mean", "sd", "interval of mean",
+        "vs Standard", "interval", "p", "worst beats best baseline",
     )  # fmt: skip
-    return Table(metric_label(metric), columns, tuple(rows))
+    note = "Worst beats best baseline: the method's worst run is better than the best run of every baseline."
+    return Table(metric_label(metric), columns, tuple(rows), note if results["summary"] else "")
 
 
 def _mixed(results: dict) -> bool:

@@ -33,7 +33,7 @@ def curves(data: dict) -> Figure | None:
     if has_rho:
         band(axes[2], c, "rho", VIEWS_COLOUR)
         axes[2].axhline(0, color=INK, linewidth=0.8)
-        axes[2].set_title("Correlation of the two views ρ(t)")
+        axes[2].set_title("Views' correlation ρ(t)")
         axes[2].set_ylim(-1.05, max(0.3, axes[2].get_ylim()[1]))
         axes[2].text(
             0.99, 0.02, "below 0: MIRROR cancels noise", transform=axes[2].transAxes, ha="right", color=MUTED, size=8

@@ -7,7 +7,7 @@ import math
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from stabledllm.reports.numbers import interval, plain
+from stabledllm.reports.numbers import with_interval
 from stabledllm.reports.stored import number, standard_first, value
 from stabledllm.reports.style import GRID, INK, MUTED, colour, label, new_figure, styled
 
@@ -19,7 +19,7 @@ def equal_compute(data: dict) -> Figure | None:
     if not by_name:
         return None
     names = standard_first(list(by_name))
-    figure = new_figure(9.6, 1.5 + 0.36 * len(names))
+    figure = new_figure(9.6, 1.5 + 0.42 * len(names))
     axes = figure.subplots()
     base = value((by_name.get("standard") or {}).get("predicted_at_equal_compute"))
     axes.axvline(1, color=INK, linewidth=1.2, zorder=1)
@@ -35,7 +35,7 @@ def equal_compute(data: dict) -> Figure | None:
         axes.plot(x, y, "o", color=colour(name), markerfacecolor=fill, markersize=7, markeredgewidth=1.6, zorder=4)
         predicted = value(m.get("predicted_at_equal_compute")) / base if base > 0 else math.nan
         axes.plot(predicted, y + 0.27, "^", color=MUTED, markersize=5, zorder=3)
-        text = plain(x) + ("" if math.isnan(low + high) else f"  ({interval(low, high, 2)})")
+        text = "1" if name == "standard" else _measured(x, low, high)
         axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center", size=9)
         ends += [v for v in (x, low, high, predicted) if math.isfinite(v)]
     axes.text(
@@ -52,6 +52,11 @@ def equal_compute(data: dict) -> Figure | None:
         axes.plot([], [], "o", color=INK, markerfacecolor="white", label="biased: another objective")
     figure.legend(loc="outside upper left", ncols=3)
     return figure
+
+
+def _measured(x: float, low: float, high: float) -> str:
+    value, comma, span = with_interval(x, low, high).partition(", ")
+    return f"{value}  ({span})" if comma else value
 
 
 def _name(method: dict) -> str:

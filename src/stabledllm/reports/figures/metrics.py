@@ -36,13 +36,34 @@ def _panel(axes: Axes, results: dict, methods: list[str], metric: str) -> None:
     reference = number(summary_of(results, "standard", metric).get("mean"))
     if not math.isnan(reference):
         axes.axvline(reference, color=MUTED, linewidth=0.9, label="Standard's mean")
+    intervals: list[tuple[float, float, float, str]] = []
+    seen = [untuned, reference]
     for y, method in enumerate(methods):
         runs = [value((r.get("metrics") or {}).get(metric)) for r in results["runs"] if r["method"] == method]
         axes.plot(runs, [y + 0.2] * len(runs), "o", color=colour(method), markersize=4, alpha=0.65, markeredgewidth=0)
         s = summary_of(results, method, metric)
         mean, low, high = (number(s.get(k)) for k in ("mean", "ci_low", "ci_high"))
+        seen += [*runs, mean]
         if not math.isnan(low + high):
+            intervals.append((y - 0.1, low, high, colour(method)))
             axes.plot([low, high], [y - 0.1, y - 0.1], color=colour(method), linewidth=2)
         axes.plot(mean, y - 0.1, "D", color=colour(method), markersize=5.5, zorder=4)
     axes.plot([], [], "o", color=INK, markersize=4, alpha=0.65, markeredgewidth=0, label="one seed")
     axes.plot([], [], "D-", color=INK, markersize=5.5, label="mean, with interval")
+    _cut(axes, [v for v in seen if math.isfinite(v)], intervals)
+
+
+def _cut(axes: Axes, seen: list[float], intervals: list[tuple[float, float, float, str]]) -> None:
+    """Keep the dots readable where few seeds make an interval huge: it ends in an arrow at the edge."""
+    if not seen:
+        return
+    margin = 0.3 * (max(seen) - min(seen)) or 0.1 * abs(seen[0]) or 0.1
+    left = max(min(seen) - margin, min([low for _, low, _, _ in intervals] + [min(seen) - margin / 4]))
+    right = min(max(seen) + margin, max([high for _, _, high, _ in intervals] + [max(seen) + margin / 4]))
+    pad = 0.03 * (right - left)
+    axes.set_xlim(left - pad, right + pad)
+    for y, low, high, ink in intervals:
+        if low < left - pad:
+            axes.plot(left, y, "<", color=ink, markersize=5)
+        if high > right + pad:
+            axes.plot(right, y, ">", color=ink, markersize=5)

@@ -1,0 +1,258 @@
+"""The page holds what was stored, whatever was stored, and nothing from elsewhere."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+import stabledllm.reports
+from stabledllm.errors import UserError
+from stabledllm.reports import figures, save_decomposition_figures, save_fit_figure, tables, write_report
+from stabledllm.reports import numbers as fmt
+from stabledllm.reports.stored import Stored
+from stabledllm.reports.style import colour, label
+from stabledllm.reports.summary import summarise
+from tests.reports import made_up
+from tests.reports.made_up import METHODS, est, put
+
+
+def page(folder: Path) -> str:
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def said(results: dict | None = None, decomposition: dict | None = None) -> str:
+    found = summarise(Stored(Path("."), decomposition=decomposition, results=results))
+    return "\n".join(sentence for _, sentences in found for sentence in sentences)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory) -> str:
+    return page(made_up.put_all(tmp_path_factory.mktemp("full")))
+
+
+def test_full_report_names_every_method_and_section(full):
+    for method in METHODS:
+        assert label(method) in full
+    for section in ("summary", "decomposition", "fits", "methods", "training", "provenance"):
+        assert f'id="{section}"' in full
+    assert "EPR does not fit these points (made up)." in full
+    assert "untuned model" in full
+    assert "Every run (60)" in full
+    assert "To make it:" not in full
+
+
+def test_the_page_loads_nothing_from_elsewhere(full):
+    assert not re.search(r"<(script|link|iframe|object|embed)\b", full)
+    assert "@import" not in full
+    assert "url(" not in full
+    assert "://" not in full
+    assert all(uri.startswith("data:image/svg+xml;base64,") for uri in re.findall(r'src="([^"]*)"', full))
+
+
+def test_nothing_is_left_beside_the_page(tmp_path):
+    put(tmp_path, "fit/p_of_t.json", made_up.p_of_t())
+    assert write_report(tmp_path) == tmp_path / "report.html"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fit", "report.html"]
+
+
+@pytest.mark.parametrize("seeds", [0, 1])
+def test_few_runs(tmp_path, seeds):
+    put(tmp_path, "results.json", made_up.results(["standard"], seeds, planned=8))
+    text = page(tmp_path)
+    assert f"{seeds} of 8 runs finished" in text
+    if not seeds:
+        assert "No run of 8 has finished yet." in text
+        assert "stabledllm experiment RECIPE" in text
+    assert "stabledllm decompose" in text
+    assert "stabledllm fit" in text
+
+
+def test_runs_without_history_or_summary(tmp_path):
+    data = made_up.results(METHODS[:2], 2, history=False) | {"summary": [], "untuned": None}
+    put(tmp_path, "experiment/results.json", data)
+    assert "No training loss was logged." in page(tmp_path)
+
+
+def test_an_autoregressive_model_has_only_data_noise(tmp_path):
+    data = made_up.decomposition([]) | {
+        "kind": "arm",
+        "curves": None,
+        "gradient": None,
+        "by_length": [],
+        "mirror": None,
+    }
+    data["loss"] = {"data": est(0.4, 0.02), "total": est(0.4, 0.02)}
+    put(tmp_path, "decomposition.json", data)
+    text = page(tmp_path)
+    assert "all of its noise is data noise" in text
+    assert "No curves are stored" not in text
+
+
+def test_nulls_everywhere(tmp_path):
+    """Every number replaced by null still gives a page."""
+
+    def without_numbers(x, key=None):
+        if isinstance(x, dict):
+            return {k: without_numbers(v, k) for k, v in x.items()}
+        if isinstance(x, list):
+            return [without_numbers(v) for v in x]
+        keep = key in ("seed", "step", "finished", "planned") or not isinstance(x, int | float)
+        return x if keep else None
+
+    put(tmp_path, "decomposition.json", without_numbers(made_up.decomposition(METHODS[:3])))
+    put(tmp_path, "p_of_t.json", without_numbers(made_up.p_of_t()))
+    put(tmp_path, "results.json", without_numbers(made_up.results(METHODS[:3], 2)))
+    text = page(tmp_path)
+    assert not re.search(r"\bnan\b", re.sub(r'src="[^"]*"', "", text).lower())
+
+
+def test_optional_parts_may_be_missing(tmp_path):
+    put(tmp_path, "decomposition.json", {"schema": "stabledllm/decomposition/1", "loss": {}})
+    empty = {"schema": "stabledllm/p_of_t/1", "method": "ppots", "density": [], "diagnostics": {}, "profile": {}}
+    put(tmp_path, "p_of_t.json", empty)
+    run = {"method": "mirror", "seed": 0}
+    put(tmp_path, "results.json", {"schema": "stabledllm/results/1", "runs": [run], "summary": []})
+    assert "MIRROR" in page(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("decomposition.json", "{", "expected JSON"),
+        ("results.json", "[]", "expected schema 'stabledllm/results/1', found 'list'"),
+        ("p_of_t.json", '{"schema": "stabledllm/p_of_t/2"}', "found 'stabledllm/p_of_t/2'"),
+        ("decomposition.json", '{"schema": "stabledllm/decomposition/1"}', "expected 'loss'"),
+        ("results.json", '{"schema": "stabledllm/results/1", "runs": [{}], "summary": []}', r"'method' in runs\[0\]"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, name, text, sentence):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=sentence) as error:
+        write_report(tmp_path)
+    assert str(tmp_path / name) in str(error.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_nothing_to_report_on(tmp_path):
+    with pytest.raises(UserError, match="found none of them"):
+        write_report(tmp_path)
+    with pytest.raises(UserError, match="found nothing"):
+        write_report(tmp_path / "missing")
+
+
+def test_stored_text_is_escaped(tmp_path):
+    bad = "<script>alert(1)</script>"
+    data = made_up.decomposition(["standard", f"ppots+{bad}"]) | {"model": bad, "notes": [bad], "config": {bad: bad}}
+    data["mirror"] = {"sentence": bad}
+    put(tmp_path, "decomposition.json", data)
+    put(tmp_path, "p_of_t.json", made_up.p_of_t(fallback=bad))
+    text = page(tmp_path)
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_summary_says_which_intervals_exclude_one():
+    text = said(decomposition=made_up.decomposition(["standard", "ppots", "strats", "clipped"]))
+    assert "Less noise than Standard for the same forward passes" in text
+    assert "P-POTS (0.630, 0.567 to 0.693)" in text
+    assert "Another objective" in text
+    assert "Clipped" in text.split("Another objective")[1]
+
+
+def test_summary_tells_negative_results():
+    data = made_up.results(["standard", "ppots", "mirror"], 3)
+    for s in data["summary"]:
+        s["worst_beats_best_baseline"] = False
+        if s["versus_standard"]:
+            s["versus_standard"]["p_value"] = 0.3
+    text = said(data)
+    assert "In validation NLL, no method differs significantly from Standard over 3 seeds." in text
+    assert "In accuracy, no method differs significantly from Standard over 3 seeds." in text
+    data["untuned"]["metrics"]["accuracy"] = est(0.9, 0.01, unit="")
+    assert "is worse than the untuned model's 0.900 ± 0.010" in said(data)
+
+
+def test_summary_knows_which_way_is_better():
+    data = made_up.results(["standard", "ppots"], 3)
+    versus = {"difference": -0.1, "ci_low": -0.15, "ci_high": -0.05, "p_value": 0.01}
+    for s in data["summary"]:
+        s["versus_standard"] = versus if s["method"] == "ppots" else None
+    text = said(data)
+    assert "In validation NLL over 3 seeds, better than Standard: P-POTS" in text
+    assert "In accuracy over 3 seeds, worse than Standard: P-POTS" in text
+
+
+@pytest.mark.parametrize(
+    ("stored", "text"),
+    [
+        (est(0.48812, 0.0183), "0.488 ± 0.018"),
+        (est(12.3456, 1.2), "12.3 ± 1.2"),
+        (est(-0.03, 0.2), "-0.03 ± 0.20"),
+        (est(3.1e-7, 2.2e-8), "(3.10 ± 0.22)e-07"),
+        (est(0.5, None), "0.500"),
+        (est(None, None), "–"),
+        (est(15234, 300), "15234 ± 300"),
+        (None, "–"),
+    ],
+)
+def test_estimates_have_sensible_digits(stored, text):
+    assert fmt.estimate(stored) == text
+
+
+def test_tables_print_aligned():
+    text = tables.metrics_table(made_up.results(METHODS, 5), "validation_nll").text()
+    lines = text.splitlines()
+    assert lines[0] == "Validation NLL (nats per token)"
+    assert all(any(line.startswith(m) for line in lines) for m in METHODS)
+    assert "41 %" in str(tables.components_table(made_up.decomposition()))
+
+
+def test_figures_are_saved_as_png(tmp_path):
+    before = dict(matplotlib.rcParams)
+    paths = save_decomposition_figures(made_up.decomposition(METHODS[:3]), tmp_path / "figures")
+    paths.append(save_fit_figure(made_up.p_of_t(), tmp_path / "fit.png"))
+    names = ["curves.png", "decomposition.png", "densities.png", "equal_compute.png", "fit.png"]
+    assert sorted(p.name for p in paths) == names
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_negative_components_are_drawn_below_zero():
+    data = made_up.decomposition([], gradient=False) | {"by_length": []}
+    data["loss"]["data"] = est(-0.2, 0.1)
+    axes = figures.components(data).axes[0]
+    assert [bar.get_height() for bar in axes.patches][-1] == pytest.approx(-0.2)
+    assert axes.get_ylim()[0] < -0.2
+
+
+def test_the_usual_methods_have_their_own_colours():
+    assert len({colour(m) for m in METHODS}) == len(METHODS)
+
+
+def test_the_same_results_give_the_same_page(tmp_path):
+    put(tmp_path, "p_of_t.json", made_up.p_of_t())
+    assert page(tmp_path) == page(tmp_path)
+
+
+def test_reports_import_no_torch_and_nothing_of_ours_but_errors():
+    folder = Path(stabledllm.reports.__file__).parent
+    allowed = {"json", "matplotlib", "jinja2", "markupsafe", "numpy"} | set(__import__("sys").stdlib_module_names)
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                assert not node.level, path
+                names = [node.module]
+            for name in names:
+                ours = name == "stabledllm.errors" or name.startswith("stabledllm.reports")
+                assert ours or name.split(".")[0] in allowed, f"{path.name} imports {name}"
+                assert name != "matplotlib.pyplot", path.name
+
+
+def test_json_of_the_helper_is_json():
+    json.dumps(made_up.decomposition(), allow_nan=False)
