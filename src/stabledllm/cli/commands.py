@@ -10,12 +10,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+# Read when tqdm is imported: a bar in a log file is a line every few seconds, not sixteen a second.
+if not sys.stderr.isatty():
+    os.environ.setdefault("TQDM_MININTERVAL", "5")
 # Set before transformers is imported: no network at run time, and no advice meant for other programs.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+from tqdm import tqdm  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe  # noqa: E402
@@ -66,8 +68,8 @@ def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
 
     settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
     record = run_decompose(settings, say)
-    say(tables.decomposition_table(record))
-    say(tables.methods_table(record))
+    say(f"{tables.components_table(record)}\n")
+    say(f"{tables.equal_compute_table(record)}\n")
     for sentence in [record["mirror"]["sentence"], *record["notes"][1:]]:
         say(sentence)
     pictures = save_decomposition_figures(record, Path(settings.out))
@@ -118,7 +120,10 @@ def experiment(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
     from stabledllm.experiment.run import run_experiment
     from stabledllm.reports import tables
 
-    say(tables.results_table(run_experiment(settings, say)))
+    results = run_experiment(settings, say)
+    for metric in ("validation_nll", "accuracy"):
+        if any(metric in run["metrics"] for run in results["runs"]):
+            say(f"{tables.metrics_table(results, metric)}\n")
     say(f"wrote {Path(settings.out) / 'results.json'}")
 
 
@@ -221,7 +226,3 @@ def validate(recipe: str, overrides: Sequence[str]) -> str:
 def _decoding(length: int, steps: int, block: int) -> DecodingSettings:
     return check({"length": length, "steps": steps, "block": block}, DecodingSettings, "decoding")
 
-
-if not sys.stderr.isatty():
-    # A bar in a log file is a line a second, not sixteen.
-    os.environ.setdefault("TQDM_MININTERVAL", "5")

@@ -72,7 +72,8 @@ def fit(profile: Profile, source: str, options: FitOptions) -> Fit:
 def _sampling_kl(profile: Profile, points: np.ndarray) -> float:
     """KL(points || truth) that sampling error alone gives: half the mean variance of their logarithm."""
     moment = profile.second_moment()
-    relative = (moment.stderr / moment.value).numpy() / 2
+    # A cell in which every draw was 0 says nothing about itself: its error is taken as large as itself.
+    relative = (moment.stderr / moment.value).nan_to_num(1.0).numpy() / 2
     share = profile.width.numpy() * points
     share = share / share.sum()
     # A factor common to all rates is normalised away; rows move all rates together, so this is an upper bound.

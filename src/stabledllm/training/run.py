@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from stabledllm.config.build import build_decoding, build_method, build_objective
 from stabledllm.config.settings import TrainSettings
@@ -22,6 +22,7 @@ from stabledllm.ppots.density import FittedDensity
 from stabledllm.provenance import device_name, versions
 from stabledllm.training.checkpoints import DENSITY, check_same, last_complete, stamp
 from stabledllm.training.density import obtain_density
+from stabledllm.training.progress import StepBar
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
 
@@ -106,6 +107,9 @@ def build_trainer(
             method.ema,
         ),
     )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
     return trainer, density
 
 

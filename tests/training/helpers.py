@@ -1,0 +1,111 @@
+"""A small float64 run, split over accumulation steps as asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import PrinterCallback, TrainingArguments
+
+from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples
+from stabledllm.data.sources import load_examples
+from stabledllm.models.byte_tokenizer import ByteTokenizer
+from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.noise.methods import Method
+from stabledllm.noise.t_samplers import Tabulated
+from stabledllm.objective import Objective
+from stabledllm.training.statistics import StepStatistics
+from stabledllm.training.trainer import MDMTrainer
+
+DENSITY = Tabulated(torch.linspace(0.5, 2.0, 64, dtype=torch.float64), name="ppots")
+
+
+@dataclass
+class Recorded:
+    """What a run drew and reported, by (step, position)."""
+
+    draws: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = field(default_factory=dict)
+    parts: dict[int, float] = field(default_factory=dict)
+    """This rank's part of each step's mean loss, in float64 (the Trainer's own log is float32)."""
+
+    @property
+    def losses(self) -> list[float]:
+        return list(self.parts.values())
+
+
+def rows(n: int = 22) -> list[TokenRow]:
+    examples = load_examples("synthetic:easy", split="train", n=n, seed=0)
+    return encode_examples(examples, ByteTokenizer(), EncodingOptions(syntax="code")).rows
+
+
+class RecordingTrainer(MDMTrainer):
+    """Keeps every draw; a key drawn twice must be drawn alike."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        record, step, add = self.recorded, self.state.global_step, self.statistics.add
+
+        def keep(draw, rows, counted, losses, forwards):
+            for i, position in enumerate(rows.position.tolist()):
+                if counted[i]:
+                    masked = tuple(map(tuple, draw.mask[i].nonzero().tolist()))
+                    record.draws[step, position] = (float(draw.t[i]), masked)
+            return add(draw, rows, counted, losses, forwards)
+
+        self.statistics.add = keep
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        del self.statistics.add
+        record.parts[step] = record.parts.get(step, 0.0) + loss.item() / self.args.world_size
+        return loss
+
+
+def make_trainer(
+    out: Path,
+    method: str = "standard",
+    *,
+    micro: int = 8,
+    accumulation: int = 1,
+    steps: int = 20,
+    sampler=None,
+    objective: Objective | None = None,
+    train: list[TokenRow] | None = None,
+    **arguments,
+) -> RecordingTrainer:
+    """A trainer of a small random float64 model on 22 rows, so that the last step of an epoch of 8 is short."""
+    torch.manual_seed(0)
+    config = TinyMDMConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64)
+    model = TinyMDM(config).double()
+    chosen = Method.parse(method)
+    data = train or rows()
+    trainer = RecordingTrainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(out),
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=accumulation,
+            max_steps=steps,
+            learning_rate=1e-3,
+            logging_steps=1,
+            report_to="none",
+            save_strategy=arguments.pop("save_strategy", "no"),
+            disable_tqdm=True,
+            use_cpu=True,
+            restore_callback_states_from_checkpoint=True,
+            dataloader_pin_memory=False,
+            seed=3,
+            **arguments,
+        ),
+        method=chosen,
+        sampler=sampler or chosen.sampler(DENSITY),
+        objective=objective or Objective(),
+        train_rows=data,
+        eval_rows=data[:6],
+        mask_id=256,
+        pad_id=257,
+        noise_seed=11,
+        statistics=StepStatistics(4, 0.2, chosen.ema),
+        identity={"method": chosen.name},
+    )
+    trainer.recorded = Recorded()
+    trainer.remove_callback(PrinterCallback)
+    return trainer

@@ -1,0 +1,21 @@
+"""One rank of the two-rank run: ``python -m tests.training.rank OUT METHOD`` under torch's environment variables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from tests.training.helpers import make_trainer
+
+
+def main(out: Path, method: str) -> None:
+    trainer = make_trainer(out, method, micro=4, accumulation=1, ddp_backend="gloo")
+    trainer.train()
+    draws = [[step, position, t, masked] for (step, position), (t, masked) in trainer.recorded.draws.items()]
+    record = {"draws": draws, "losses": trainer.recorded.losses}
+    (out / f"rank{trainer.args.process_index}.json").write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
