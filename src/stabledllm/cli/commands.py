@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -39,7 +40,7 @@ def quickstart(out: Path, *, small: bool, say: Say) -> None:
     started = time.perf_counter()
     recipe = ["out=" + str(out / "experiment")]
     tree = {"data": {"train": "synthetic:hard", "pad_response_to": 40}, "out": str(out / "decompose")}
-    lab = {"rows": 48, "rates": 12, "masks": 3, "steps": 48, "probe": {"rows": 24, "rates": 16, "masks": 4}}
+    lab: dict = {}
     lab["methods"] = ["standard", "ppots", "mirror", "ppots+mirror", "strats", "fixedcount", "lowdisc+fixedcount", "clipped"]
     if small:
         lab |= {"rows": 8, "rates": 4, "masks": 2, "steps": 6, "probe": {"rows": 6, "rates": 6, "masks": 2}}
@@ -53,8 +54,10 @@ def quickstart(out: Path, *, small: bool, say: Say) -> None:
     for method in ("ppots", "ppots+mirror"):
         folder = out / "fit" / method.replace("+", "_")
         if not (folder / "p_of_t.json").is_file():
-            probe = lab["probe"] if small else {"rows": 32, "rates": 24, "masks": 4}
+            probe = {"rows": 6, "rates": 6, "masks": 2, "starts": 3} if small else {"rows": 32, "rates": 24, "masks": 4}
             fit({"data": tree["data"], "method": method, "ppots": probe, "out": str(folder)}, [], say=say)
+        (out / "experiment").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "p_of_t.json", out / "experiment" / f"p_of_t_{folder.name}.json")
     say("3/4 training: methods x seeds, at equal compute")
     experiment("quickstart", recipe, say=say)
     say("4/4 the report")

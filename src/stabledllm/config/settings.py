@@ -139,15 +139,15 @@ class DecomposeSettings(_Strict):
     data: DataSettings = DataSettings()
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
-    rows: int = Field(96, ge=2)
+    rows: int = Field(48, ge=2)
     """Rows of the nested design."""
-    rates: int = Field(16, ge=2)
+    rates: int = Field(12, ge=2)
     """Rates per row of the nested design."""
-    masks: int = Field(4, ge=2)
+    masks: int = Field(3, ge=2)
     """Masks per rate of the nested design."""
     design: Literal["cells", "iid"] = "cells"
     """``cells``: one rate in each cell of t, which tames the tail near t = 0; ``iid``: the plain nested design."""
-    probe: PPOTSSettings = PPOTSSettings(rows=32, rates=24, masks=4)
+    probe: PPOTSSettings = PPOTSSettings(rows=24, rates=16, masks=3)
     """The probe behind g(t), v(t), rho(t), p(t) and the predicted variances."""
     methods: list[str] = [
         "standard",
@@ -156,9 +156,7 @@ class DecomposeSettings(_Strict):
         "ppots+mirror",
         "multisample",
         "strats",
-        "lowdisc",
         "fixedcount",
-        "fixedcount+mirror",
         "strats+ppots",
         "strats+ppots+mirror",
         "lowdisc+fixedcount",
@@ -168,7 +166,7 @@ class DecomposeSettings(_Strict):
     """Methods to compare; Standard is always among them."""
     forwards: int = Field(32, ge=2)
     """Forward passes of a training step: what methods are given equally."""
-    steps: int = Field(96, ge=4)
+    steps: int = Field(48, ge=4)
     """Training steps drawn to measure each method's variance."""
     seed: int = 0
     out: str = "runs/decompose"

@@ -38,6 +38,7 @@ def run_experiment(settings: ExperimentSettings, say: Say = print) -> dict:
     methods = [build_method(name, settings.base.method_options).name for name in settings.methods]
     for name in methods:
         rows_per_step(name, settings)
+    build_decoding(settings.base.decoding)
     _claim(out, settings)
     loaded = load_model(settings.base.model)
     data = load_bundle(settings.base.data, loaded.tokenizer, say)

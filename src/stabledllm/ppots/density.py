@@ -11,6 +11,7 @@ from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.judge import cross_fitted, folds, tail_shape, variance_under
 from stabledllm.ppots.profile import Curve, Profile
+from stabledllm.ppots.target import optimal_square
 
 SCHEMA = "stabledllm/p_of_t/1"
 
@@ -91,7 +92,7 @@ def fit_density(
             "variance_fitted": variance_under(profile, pairs).as_dict(),
             "fallback": found.fallback,
         },
-        "profile": profile_record(profile),
+        "profile": profile_record(profile) | _points(profile, source, options),
         "forward_passes": profile.forward_passes,
         "config": asdict(options) | (config or {}),
     }
@@ -112,3 +113,12 @@ def profile_record(profile: Profile) -> dict:
         out[name] = curve.value.tolist() if curve else None
         out[f"{name}_stderr"] = curve.stderr.tolist() if curve else None
     return out
+
+
+def _points(profile: Profile, source: str, options: FitOptions) -> dict:
+    """The points p was fitted to, as a density over the cells, with the relative error of the second moment."""
+    points = optimal_square(profile, source, options.moment).sqrt()
+    points = points / (profile.width @ points)
+    moment = profile.second_moment()
+    error = points * (moment.stderr / moment.value / 2).nan_to_num(1.0)
+    return {"width": profile.width.tolist(), "target": points.tolist(), "target_stderr": error.tolist()}

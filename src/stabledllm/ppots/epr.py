@@ -42,6 +42,8 @@ def fit_epr(t: np.ndarray, width: np.ndarray, points: np.ndarray, *, starts: int
     target = width * points / (width @ points)
     entropy = float(target @ np.log(target / width))
     random = np.random.default_rng(seed)
+    # A rise at t = 1 narrower than the last cell would fit one point and nothing else.
+    bounds = (*_BOUNDS[:-1], (_BOUNDS[-1][0], max(2.0, 1 / float(width[-1]))))
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
         log_square, jacobian = _log_square(theta, t)
@@ -52,7 +54,7 @@ def fit_epr(t: np.ndarray, width: np.ndarray, points: np.ndarray, *, starts: int
         return entropy - float(target @ log_p) + log_norm, (model - target) @ jacobian / 2
 
     results = [
-        minimize(objective, start, jac=True, method="L-BFGS-B", bounds=_BOUNDS, options={"maxiter": 2000, "ftol": 1e-14})
+        minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 2000, "ftol": 1e-14})
         for start in _starts(random, starts)
     ]
     best = min(results, key=lambda r: r.fun)

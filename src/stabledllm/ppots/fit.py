@@ -63,7 +63,7 @@ def fit(profile: Profile, source: str, options: FitOptions) -> Fit:
                 f"p(t) is tabulated from the smoothed points instead."
             )
     if epr and not fallback:
-        sampler = epr_sampler(epr.parameters)
+        sampler = epr_sampler(epr.parameters, float(t[0]), float(t[-1]))
     else:
         sampler = Tabulated(_interpolated(t, points), name="ppots")
     return Fit(sampler.mix_uniform(options.uniform_share), epr, fallback, threshold)
@@ -80,10 +80,14 @@ def _sampling_kl(profile: Profile, points: np.ndarray) -> float:
     return float(share @ relative**2) / 2
 
 
-def epr_sampler(parameters: dict[str, float], cells: int = CELLS) -> Tabulated:
-    """The EPR density, normalised numerically on ``cells`` equal cells of [0, 1]."""
-    middle = (np.arange(cells) + 0.5) / cells
-    log_p = log_density(theta_of(parameters), middle)
+def epr_sampler(parameters: dict[str, float], low: float = 0.0, high: float = 1.0, cells: int = CELLS) -> Tabulated:
+    """The EPR density, normalised numerically on ``cells`` equal cells of [0, 1].
+
+    Beyond the outermost rates probed, ``low`` and ``high``, it is held constant: nothing was measured there, and
+    an exponential of t^m extrapolated past its last point can be anything.
+    """
+    middle = np.clip((np.arange(cells) + 0.5) / cells, low, high)
+    log_p = log_density(theta_of(parameters), np.clip(middle, 1e-12, 1 - 1e-12))
     return Tabulated(torch.from_numpy(np.maximum(np.exp(log_p - log_p.max()), 1e-12)), name="ppots")
 
 

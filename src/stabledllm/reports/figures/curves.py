@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -27,6 +28,8 @@ def curves(data: dict) -> Figure | None:
     axes[0].set_ylabel("nats")
     band(axes[1], c, "v", V_COLOUR, "one view")
     band(axes[1], c, "v_mirror", VIEWS_COLOUR, "MIRROR, two views")
+    for key in ("v", "v_mirror"):
+        bulk_limits(axes[1], array(c.get("t")), array(c.get(key)))
     axes[1].set_title("Mask-pattern variance v(t)")
     axes[1].set_ylabel("nats²")
     axes[1].legend()
@@ -39,8 +42,7 @@ def curves(data: dict) -> Figure | None:
             0.99, 0.02, "below 0: MIRROR cancels noise", transform=axes[2].transAxes, ha="right", color=MUTED, size=8
         )
     for ax in axes:
-        ax.set_xlabel("mask rate t")
-        ax.set_xlim(0, 1)
+        rate_axis(ax)
     return figure
 
 
@@ -53,3 +55,25 @@ def band(axes: Axes, stored: dict, key: str, colour: str, label: str | None = No
     axes.plot(t[order], y[order], color=colour, label=label, marker="o", markersize=2.6)
     if s is not None and len(s) == len(t):
         axes.fill_between(t[order], (y - 2 * s)[order], (y + 2 * s)[order], color=colour, alpha=0.18, linewidth=0)
+
+
+def bulk_limits(axes: Axes, t: np.ndarray | None, y: np.ndarray | None) -> None:
+    """Scale the axis to the values at t >= 0.05: towards t = 0 a variance grows like 1 / t.
+
+    Called for several curves, the largest scale wins.
+    """
+    if t is None or y is None or len(t) != len(y) or not np.isfinite(y[t >= 0.05]).any():
+        return
+    top = 1.25 * max(np.nanmax(y[t >= 0.05]), 0.0)
+    scaled = getattr(axes, "_bulk_top", 0.0)
+    if top <= 0 or (np.nanmax(y) <= top and not scaled):
+        return
+    axes._bulk_top = max(top, scaled)
+    axes.set_ylim(0, axes._bulk_top)
+
+
+def rate_axis(axes: Axes) -> None:
+    """The axis of t, which says where :func:`bulk_limits` left values off the scale."""
+    off = "\nvalues at t < 0.05 may lie above the axis" if hasattr(axes, "_bulk_top") else ""
+    axes.set_xlabel("mask rate t" + off)
+    axes.set_xlim(0, 1)

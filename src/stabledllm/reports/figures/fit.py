@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stabledllm.reports.figures.curves import band
+from stabledllm.reports.figures.curves import band, bulk_limits, rate_axis
 from stabledllm.reports.stored import array, number
 from stabledllm.reports.style import G_COLOUR, MUTED, V_COLOUR, VIEWS_COLOUR, colour, label, new_figure, styled
 
@@ -25,7 +25,7 @@ def fit(data: dict) -> Figure:
         mixed = f", {100 * share:.0f} % uniform mixed in" if share > 0 else ""
         left.plot(middle, density, color=colour(method), label=f"p(t) in use ({data.get('kind', 'fitted')}{mixed})")
     _points(left, data)
-    left.set_ylim(bottom=0)
+    left.set_ylim(0, max(left.get_ylim()[1], 1.3))
     left.set_ylabel("density")
     left.set_title(f"p(t) for {label(method)}")
     left.legend(fontsize=8.5)
@@ -34,47 +34,32 @@ def fit(data: dict) -> Figure:
     band(right, profile, "v", V_COLOUR, "mask-pattern variance v (nats²)")
     if profile.get("v_views") != profile.get("v"):
         band(right, profile, "v_views", VIEWS_COLOUR, "v of the mean of the views (nats²)")
+    for key in ("v", "v_views"):
+        bulk_limits(right, array(profile.get("t")), array(profile.get(key)))
     right.set_title("What the probe measured")
     if right.get_legend_handles_labels()[0]:
         right.legend(fontsize=8.5)
     for axes in (left, right):
-        axes.set_xlabel("mask rate t")
-        axes.set_xlim(0, 1)
+        rate_axis(axes)
     return figure
 
 
 def _points(axes: Axes, data: dict) -> None:
-    """The root of the measured moment, scaled to a density by the trapezoid rule, with one standard error.
-
-    For a source other than iid the part of g common to all rows is taken off, as in the fit.
-    """
+    """The points that p was fitted to, stored as a density, with one standard error each."""
     profile = data["profile"]
-    t, m, s = (array(profile.get(k)) for k in ("t", "second_moment", "second_moment_stderr"))
-    if t is None or m is None or len(m) != len(t) or len(t) < 2:
+    t, points, error = (array(profile.get(key)) for key in ("t", "target", "target_stderr"))
+    if t is None or points is None or len(points) != len(t):
         return
-    name = "√(second moment), measured"
-    g = array(profile.get("g"))
-    if data.get("source") not in (None, "iid") and g is not None and len(g) == len(t):
-        m, name = m - g**2, "√(second moment − mean loss²), measured"
-    order = np.argsort(t)
-    t, m = t[order], np.maximum(m[order], 0)
-    root = np.sqrt(m)
-    edges, known = np.concatenate([[0], t, [1]]), np.nan_to_num(root)
-    area = np.trapezoid(np.concatenate([known[:1], known, known[-1:]]), edges)
-    if not area > 0:
-        return
-    error = None
-    if s is not None and len(s) == len(t):
-        error = np.divide(s[order], 2 * root * area, out=np.full_like(root, np.nan), where=root > 0)
     axes.errorbar(
         t,
-        root / area,
-        error,
+        points,
+        error if error is not None and len(error) == len(t) else None,
         fmt="o",
         markersize=3.2,
         color=MUTED,
         ecolor="#A9B1BB",
         elinewidth=1,
-        label=name,
+        label="√(second moment / cost), measured",
         zorder=3,
     )
+    bulk_limits(axes, t, points)

@@ -1,0 +1,51 @@
+"""``--help`` answers at once, and every command has one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from stabledllm.config import shipped_recipes
+from tests.cli.runner import ROOT, stabledllm
+from tests.cli.runner import in_process as call
+
+COMMANDS = ("quickstart", "decompose", "fit", "train", "experiment", "generate", "eval", "report", "ls", "cp", "validate")
+
+
+def test_help_lists_every_command(tmp_path):
+    result = stabledllm("--help", cwd=tmp_path)
+    assert result.returncode == 0
+    for command in COMMANDS:
+        assert command in result.stdout
+        assert call(command, "--help", cwd=tmp_path).returncode == 0
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['stabledllm', '--help']\n"
+        "from stabledllm.cli.main import app\n"
+        "try: app()\nexcept SystemExit: pass\n"
+        "heavy = [m for m in ('torch', 'transformers', 'matplotlib', 'scipy') if m in sys.modules]\n"
+        "assert not heavy, heavy"
+    )
+    env = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env, capture_output=True)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_every_shipped_recipe_is_valid(tmp_path, name):
+    result = call("validate", name, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "in order" in result.stdout
+
+
+def test_ls_and_cp(tmp_path):
+    listed = call("ls", cwd=tmp_path)
+    assert all(name in listed.stdout for name in shipped_recipes())
+    assert call("cp", "sft-synthetic", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "sft-synthetic.yaml").read_text() == shipped_recipes()["sft-synthetic"]
+    again = call("cp", "sft-synthetic", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "there already" in again.stderr
