@@ -46,6 +46,7 @@ def test_lattice_points_reach_every_row():
     assert {int(u.argmin()) for u in steps(LowDiscrepancy(), 4, 60)} == {0, 1, 2, 3}
 
 
-def test_bad_number_of_strata_is_refused():
-    with pytest.raises(UserError, match="strata"):
-        Method.parse("strats", MethodOptions(strata=-1))
+@pytest.mark.parametrize("strata", [0, -1])
+def test_bad_number_of_strata_is_refused(strata):
+    with pytest.raises(UserError, match="at least 1 stratum"):
+        Method.parse("strats", MethodOptions(strata=strata))
