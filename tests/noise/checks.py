@@ -32,7 +32,8 @@ def draw_at(text: str, t: float, n: int = DRAWS, length: int = 4, eps: float = 0
     """n draws of a method's masks at one t."""
     at = torch.full((n,), t, dtype=torch.float64)
     method = Method.parse(text)
-    return method.draw_at(at, Key(11, 2), rows(n, length, **kwargs), method.sampler(Tabulated([1.0])), Objective(eps=eps))
+    sampler = method.sampler(Tabulated([1.0]))
+    return method.draw_at(at, Key(11, 2), rows(n, length, **kwargs), sampler, Objective(eps=eps))
 
 
 def uniform_p_value(values: Tensor) -> float:
@@ -74,7 +75,8 @@ def check_weight_by_drawing(text: str, sampler: TSampler, length: int = 5) -> No
 def check_density(sampler: TSampler) -> None:
     """What is drawn has the density that ``log_prob`` states: Kolmogorov-Smirnov on its integral."""
     t = sampler.icdf(Key(8, 1).row_uniforms(1, torch.arange(DRAWS)))
-    grid = np.unique(np.concatenate((np.linspace(0, 1, 4001), sampler.icdf(torch.from_numpy(cdf_knots(sampler))).numpy())))
+    knots = sampler.icdf(torch.from_numpy(cdf_knots(sampler))).numpy()
+    grid = np.unique(np.concatenate((np.linspace(0, 1, 4001), knots)))
     middle = torch.from_numpy((grid[1:] + grid[:-1]) / 2)
     mass = sampler.log_prob(middle).exp().numpy() * np.diff(grid)
     integral = np.concatenate(([0.0], np.cumsum(mass)))

@@ -46,7 +46,9 @@ def test_tokens_are_independent(i, j):
     assert_mean(mask[:, i] * mask[:, j], 0.0, "covariance of two tokens")
 
 
-@pytest.mark.parametrize("text", ["standard", "mirror", "multisample", "fixedcount+mirror", "isad+mirror", "isad-exact"])
+@pytest.mark.parametrize(
+    "text", ["standard", "mirror", "multisample", "fixedcount+mirror", "isad+mirror", "isad-exact"]
+)
 def test_only_maskable_tokens_are_masked(text):
     check_only_maskable(text)
 
