@@ -7,7 +7,7 @@ from stabledllm.errors import UserError
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective, row_losses
+from stabledllm.objective import Objective, reduce_loss, row_losses
 from tests.objective_checks import STEP, check_dropped_nowhere, check_split, step_of
 from tests.oracle import moments, toy_row
 from tests.statistical.cases import case
@@ -45,8 +45,6 @@ def test_rows_without_a_mask_stay_in_the_mean():
 
 def test_rows_of_weight_0_count_nowhere():
     """Repeats that only even out ranks."""
-    from stabledllm.objective import reduce_loss
-
     loss, weight = torch.tensor([1.0, 2.0, 50.0]), torch.tensor([1.0, 1.0, 0.0])
     assert float(reduce_loss(loss, weight, weight.sum())) == 1.5
 

@@ -50,7 +50,7 @@ def check_padding() -> None:
 
 
 def check_syrm() -> None:
-    """SyRM's syntax tokens of the prompt are masked in what the model sees, and carry a loss; other prompt tokens not."""
+    """SyRM's syntax tokens of the prompt are masked in what the model sees, and carry a loss; its others are not."""
     batch = rows_module.collate([TokenRow([5] * 8, 5, syntax=[1, 3])] * 200, pad_id=0, syrm=True)
     noise = Rows(torch.arange(200), 200, batch["maskable"], torch.arange(8))
     draw = Method.parse("syrm").draw_at(torch.full((200,), 0.5).double(), Key(0, 0), noise, Uniform(), Objective())
@@ -77,5 +77,5 @@ def check_hold_out() -> None:
     examples = [example(f"question {i % 40}", f"answer {i}", f"f:{i}") for i in range(120)]
     train, held = sources.hold_out(examples, 0.3, seed=1)
     assert sorted(e["origin"] for e in train + held) == sorted(e["origin"] for e in examples)
-    shared = {sources.content(e) for e in train} & {sources.content(e) for e in held}
+    shared = {e["messages"][0]["content"] for e in train} & {e["messages"][0]["content"] for e in held}
     assert not shared, f"{len(shared)} prompts are on both sides"

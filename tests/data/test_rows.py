@@ -96,7 +96,8 @@ def test_a_delimiter_in_the_prompt_is_not_marked():
 
 
 def test_multi_turn_prompts_use_the_chat_template():
-    turns = [{"role": r, "content": c} for r, c in (("user", "u"), ("assistant", "a"), ("user", "v"), ("assistant", "b"))]
+    said = (("user", "u"), ("assistant", "a"), ("user", "v"), ("assistant", "b"))
+    turns = [{"role": role, "content": text} for role, text in said]
     row = encode({"messages": turns, "origin": "f:1"}).rows[0]
     assert row.input_ids[: row.prompt_length] == TOKENIZER.chat(turns[:3])
     assert TOKENIZER.decode(row.input_ids[row.prompt_length :]) == "b"

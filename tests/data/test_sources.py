@@ -98,7 +98,12 @@ def test_bad_rows_name_file_line_and_key(name, load):
 
 
 @pytest.mark.parametrize(
-    ("record", "says"), [({"question": "q"}, "'answer'"), ({"answer": "a"}, "'question'"), ({"question": "", "answer": "a"}, "'question'")]
+    ("record", "says"),
+    [
+        ({"question": "q"}, "'answer'"),
+        ({"answer": "a"}, "'question'"),
+        ({"question": "", "answer": "a"}, "non-empty 'question'"),
+    ],
 )
 def test_bad_gsm8k_rows_name_line_and_key(record, says, load):
     with pytest.raises(UserError, match=rf"rows\.jsonl:1: .*{says}"):
@@ -122,7 +127,11 @@ def test_missing_file_folder_and_other_bytes(tmp_path):
 
 @pytest.mark.parametrize(
     ("spec", "says"),
-    [("jsonll:x", "did you mean 'jsonl'"), ("gsm8k", "expected gsm8k:PATH"), ("synthetic:heard", "did you mean 'hard'")],
+    [
+        ("jsonll:x", "did you mean 'jsonl'"),
+        ("gsm8k", "expected gsm8k:PATH"),
+        ("synthetic:heard", "did you mean 'hard'"),
+    ],
 )
 def test_bad_specifications(spec, says):
     with pytest.raises(UserError, match=says):

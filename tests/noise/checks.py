@@ -111,6 +111,13 @@ def check_mirror(t: float) -> None:
     assert abs(found - expected) < 0.01, f"mask correlation {found:.3f}, expected {expected:.3f}"
 
 
+def check_isad_weights() -> None:
+    """Each token's weight in ISAD as published has mean 1: its CE is divided by its own q_j, once."""
+    each = draw_at("isad", 0.3, prompt=1, delimiter=(2,)).coefficient[:, 0] * 4
+    assert_mean(each[:, 1], 1.0, "weight of another token")
+    assert_mean(each[:, 2], 1.0, "weight of a delimiter")
+
+
 def check_only_maskable(text: str) -> None:
     """Neither prompt nor padding is ever masked or weighed, whatever is marked there."""
     draw = draw_at(text, 0.97, n=500, prompt=3, padding=4, delimiter=(1, 4, 8))

@@ -44,7 +44,8 @@ def test_wilson_interval(correct, n):
     assert 0 <= low <= correct / n <= high <= 1
     for end in (low, high):
         if 0 < end < 1:
-            assert abs(end - correct / n) == pytest.approx(1.959963984540054 * math.sqrt(end * (1 - end) / n), abs=1e-12)
+            sd = math.sqrt(end * (1 - end) / n)
+            assert abs(end - correct / n) == pytest.approx(1.959963984540054 * sd, abs=1e-12)
 
 
 def test_wilson_interval_of_nothing():

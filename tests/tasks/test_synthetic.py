@@ -12,8 +12,10 @@ LEVEL = Difficulty(2, 5, 30)
 
 
 def test_deterministic_and_extendable():
-    assert examples("train", 20, 3, LEVEL) == [*examples("train", 10, 3, LEVEL), *(example("train", 3, i, LEVEL) for i in range(10, 20))]
-    assert examples("train", 20, 3, LEVEL) != examples("train", 20, 4, LEVEL)
+    twenty = examples("train", 20, 3, LEVEL)
+    assert twenty[:10] == examples("train", 10, 3, LEVEL)
+    assert twenty[10:] == [example("train", 3, i, LEVEL) for i in range(10, 20)]
+    assert twenty != examples("train", 20, 4, LEVEL)
 
 
 def test_splits_are_disjoint():
@@ -51,10 +53,7 @@ def test_named_difficulties(name, expected):
     assert difficulty(name) == expected
 
 
-@pytest.mark.parametrize("name", ["", "esay", "3-", "8-5", "0-3", "1-2/0", "1-2/x", "1-41", "1-2/100"])
+@pytest.mark.parametrize("name", ["", "esay", "8-5", "0-3", "1-2/0", "1-2/x", "1-41", "1-2/100"])
 def test_bad_difficulties_are_one_sentence(name):
-    if name == "3-":
-        assert difficulty(name) == Difficulty(3, 3)
-        return
     with pytest.raises(UserError, match=r"^synthetic: [^\n]*\.$"):
         difficulty(name)
