@@ -52,7 +52,8 @@ def text_field(record: dict, key: str, origin: str) -> str:
     """
     value = record.get(key)
     if not isinstance(value, str):
-        raise UserError(f"{origin}: expected text under '{key}', found {type(value).__name__ if value is not None else 'nothing'}.")
+        found = "nothing" if value is None else type(value).__name__
+        raise UserError(f"{origin}: expected text under '{key}', found {found}.")
     if not value.strip():
         raise UserError(f"{origin}: expected a non-empty '{key}', found an empty one.")
     if any("\ud800" <= c <= "\udfff" for c in value):
