@@ -25,7 +25,7 @@ def all_masks(size: int) -> np.ndarray:
     return (np.arange(2**size)[:, None] >> np.arange(size)) & 1 == 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ToyRow:
     """One x0: the cross-entropy of every token under every mask, and its gradient."""
 
@@ -200,6 +200,7 @@ def conditional(setting: Setting, row: ToyRow, t: np.ndarray) -> tuple[np.ndarra
     return mean, square
 
 
+@lru_cache
 def moments(setting: Setting, row: ToyRow) -> tuple[np.ndarray, np.ndarray]:
     """Exact mean and variance of the row loss and of each gradient component, each (F,)."""
     t, dt = panels(setting.kinks(row.size), 0.0, 1.0)

@@ -13,7 +13,7 @@ from tests.oracle import Setting, ToyRow, moments, step_variance, toy_row
 from tests.statistical.cases import Case
 from tests.statistics import assert_mean, assert_variance
 
-SAMPLES = 200_000
+SAMPLES = 150_000
 _LAYOUT = (1, 2, 4, 5, 7, 8)
 """Places of the maskable tokens in the row: prompt before, fixed tokens between, padding behind."""
 
@@ -88,7 +88,7 @@ def step_losses(method: Method, case: Case, row: ToyRow, n: int, steps: int) -> 
     return features(row, draw).view(steps, n, -1).mean(1)
 
 
-def check_step(method: Method, case: Case, n: int, steps: int = 4000, size: int = 3) -> None:
+def check_step(method: Method, case: Case, n: int, steps: int = 3000, size: int = 3) -> None:
     """The step loss (and gradient) is unbiased and its variance is the exact one of its source of u."""
     row = toy_row(size)
     strata = method.source.count(n) if method.source.name == "strats" else 0
