@@ -16,7 +16,7 @@ def assert_mean(values, expected: float, what: str = "mean") -> None:
     n = len(values)
     mean, sd = float(values.mean()), float(values.std())
     error = sd / n**0.5
-    assert abs(mean - expected) <= Z * error + 1e-12, f"{what}: {mean:.6g} against {expected:.6g}, {(mean - expected) / max(error, 1e-300):.1f} SE"
+    _assert_within(mean, expected, error, what)
 
 
 def assert_variance(values, expected: float, what: str = "variance") -> None:
@@ -24,4 +24,9 @@ def assert_variance(values, expected: float, what: str = "variance") -> None:
     n = len(values)
     centred = (values - values.mean()) ** 2
     variance, error = float(centred.sum()) / (n - 1), float(centred.std()) / n**0.5
-    assert abs(variance - expected) <= Z * error + 1e-12, f"{what}: {variance:.6g} against {expected:.6g}, {(variance - expected) / max(error, 1e-300):.1f} SE"
+    _assert_within(variance, expected, error, what)
+
+
+def _assert_within(found: float, expected: float, error: float, what: str) -> None:
+    away = (found - expected) / max(error, 1e-300)
+    assert abs(found - expected) <= Z * error + 1e-12, f"{what}: {found:.6g} against {expected:.6g}, {away:.1f} SE"

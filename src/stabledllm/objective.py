@@ -33,7 +33,8 @@ class Objective:
 
     def __post_init__(self) -> None:
         if self.weighting not in WEIGHTINGS:
-            raise UserError(f"objective.weighting: unknown '{self.weighting}'{did_you_mean(self.weighting, WEIGHTINGS)}.")
+            known = did_you_mean(self.weighting, WEIGHTINGS)
+            raise UserError(f"objective.weighting: unknown '{self.weighting}'{known}.")
         if self.normalization not in NORMALIZATIONS:
             known = did_you_mean(self.normalization, NORMALIZATIONS)
             raise UserError(f"objective.normalization: unknown '{self.normalization}'{known}.")

@@ -32,8 +32,14 @@ def mark_matches(pieces: Sequence[str], pattern: re.Pattern) -> list[bool]:
 
 
 def delimiter_pattern(delimiters: Sequence[str]) -> re.Pattern:
-    """Matches any of the given strings literally."""
-    return re.compile("|".join(re.escape(d) for d in delimiters))
+    """Matches any of the given strings literally, the longest where several start at one place.
+
+    Raises:
+        UserError: an empty string, which would match everywhere and hide the others.
+    """
+    if "" in delimiters:
+        raise UserError("data.delimiters: expected non-empty strings, found an empty one.")
+    return re.compile("|".join(re.escape(d) for d in sorted(delimiters, key=len, reverse=True)))
 
 
 def syntax_pattern(name: str) -> re.Pattern:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stabledllm.errors import UserError
 from stabledllm.noise.streams import Key, Stream
 
 
@@ -31,10 +32,17 @@ class Stratified:
 
     The permutation makes each row's u uniform; dealing strata round-robin would not (arXiv:2511.18159,
     StraTS; k defaults to ceil(sqrt(n))).
+
+    Raises:
+        UserError: for fewer than one stratum.
     """
 
     strata: int | None = None
     name = "strats"
+
+    def __post_init__(self) -> None:
+        if self.strata is not None and self.strata < 1:
+            raise UserError(f"strats: expected at least 1 stratum, found strata={self.strata}.")
 
     def count(self, n: int) -> int:
         """Number of strata for a step of n rows."""

@@ -34,7 +34,7 @@ class Key:
     step: int
 
     def row_uniforms(self, stream: Stream, rows: Tensor, view: int = 0) -> Tensor:
-        """One float64 uniform in (0, 1) per row position, with 53 random bits; shape of ``rows``."""
+        """One float64 uniform in (0, 1) per row position, with 52 random bits; shape of ``rows``."""
         words = self._words(stream, torch.zeros_like(rows), rows, view)
         # (k + 1/2) / 2**53 would round for large k: 52 bits and a half keep it exact and never 0 or 1.
         bits = (words[..., 0] << 20) | (words[..., 1] >> 12)
@@ -51,7 +51,7 @@ class Key:
             words = self._words(stream, token_index >> 2, rows[:, None], view)
             lane = (token_index & 3).expand(words.shape[:-1])
             return (words.gather(-1, lane[..., None])[..., 0].double() + 0.5) * 2.0**-32
-        first, last = int(token_index[0]), int(token_index[-1])
+        first, last = int(token_index.min()), int(token_index.max())
         blocks = torch.arange(first >> 2, (last >> 2) + 1, device=rows.device)
         words = self._words(stream, blocks[None, :], rows[:, None], view).flatten(1)
         return (words[:, token_index - ((first >> 2) << 2)].double() + 0.5) * 2.0**-32

@@ -35,6 +35,10 @@ def _object(line: str, origin: str) -> dict:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"{origin}: expected a JSON object, found broken JSON ({error.msg}).") from None
+    except RecursionError:
+        raise UserError(f"{origin}: expected a JSON object, found one nested too deeply to read.") from None
+    except ValueError:
+        raise UserError(f"{origin}: expected a JSON object, found a number too long to read.") from None
     if not isinstance(record, dict):
         raise UserError(f"{origin}: expected a JSON object, found {type(record).__name__}.")
     return record
@@ -44,11 +48,14 @@ def text_field(record: dict, key: str, origin: str) -> str:
     """A non-empty string field.
 
     Raises:
-        UserError: if it is missing, not a string, or blank.
+        UserError: if it is missing, not a string, blank, or not encodable as UTF-8.
     """
     value = record.get(key)
     if not isinstance(value, str):
-        raise UserError(f"{origin}: expected text under '{key}', found {type(value).__name__ if value is not None else 'nothing'}.")
+        found = "nothing" if value is None else type(value).__name__
+        raise UserError(f"{origin}: expected text under '{key}', found {found}.")
     if not value.strip():
         raise UserError(f"{origin}: expected a non-empty '{key}', found an empty one.")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise UserError(f"{origin}: expected Unicode text under '{key}', found half of a surrogate pair.")
     return value

@@ -36,4 +36,5 @@ def wilson_interval(correct: int, n: int, z: float = 1.959963984540054) -> tuple
     share, spread = correct / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # The exact ends at 0 and n correct; rounding must not leave the observed share outside.
+    return (0.0 if correct == 0 else centre - half), (1.0 if correct == n else centre + half)

@@ -66,7 +66,10 @@ class FixedCount:
         mask = (rank < k[:, None, None]) & given.maskable[:, None]
         weight = self._weight(given, k, size)
         c_k = torch.stack(
-            [count_coefficients(p, given.eps, given.power)[j - 1] for p, j in zip(size.tolist(), k.tolist(), strict=True)]
+            [
+                count_coefficients(p, given.eps, given.power)[j - 1]
+                for p, j in zip(size.tolist(), k.tolist(), strict=True)
+            ]
         ).to(given.t.device)
         return mask, mask * (c_k * weight)[:, None, None], weight
 

@@ -1,0 +1,1 @@
+"""The tests have power: every check raises when the mistake that it guards against is injected."""

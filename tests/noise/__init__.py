@@ -1,0 +1,1 @@
+"""The noise: generator, streams, sources of u, densities of t, maskers, views, method strings."""

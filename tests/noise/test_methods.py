@@ -1,0 +1,132 @@
+"""Method strings: any order is understood, nonsense is refused in one sentence."""
+
+import itertools
+
+import pytest
+import torch
+
+from stabledllm.errors import UserError
+from stabledllm.noise.methods import PARTS, Method, MethodOptions, Rows
+from stabledllm.noise.streams import Key
+from stabledllm.noise.t_samplers import Tabulated, Uniform
+from stabledllm.objective import Objective
+from tests.noise.checks import draw_at
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["mirror", "strats", "ppots"])))
+def test_parts_in_any_order_give_the_canonical_name(order):
+    method = Method.parse(" + ".join(order))
+    assert method.name == "strats+ppots+mirror"
+    assert method == Method.parse("strats+ppots+mirror")
+
+
+@pytest.mark.parametrize("part", ["standard", *PARTS, "multisample5"])
+def test_every_part_stands_alone_under_its_own_name(part):
+    assert Method.parse(part).name == part
+
+
+def test_parts_reach_their_slots():
+    method = Method.parse("lowdisc+ppots+fixedcount+multisample3+syrm+ema")
+    assert (method.source.name, method.density, method.masker.name) == ("lowdisc", "ppots", "fixedcount")
+    assert (method.views.name, method.views.count, method.syrm, method.ema) == ("multisample", 3, True, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "unbiased"),
+    [
+        ("standard", True),
+        ("strats+ppots+mirror", True),
+        ("fixedcount", True),
+        ("isad-exact", True),
+        ("ema", True),
+        ("isad", False),
+        ("clipped", False),
+        ("syrm", False),
+        ("clipped+mirror", False),
+    ],
+)
+def test_biased_methods_say_so(text, unbiased):
+    assert Method.parse(text).unbiased is unbiased
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("miror", "unknown part 'miror' (did you mean 'mirror'?)"),
+        ("xyzzy", "unknown part 'xyzzy' (known: standard"),
+        ("", "unknown part ''"),
+        ("ppots+", "unknown part ''"),
+        ("mirror+multisample", "'mirror' and 'multisample' contradict"),
+        ("multisample2+multisample3", "contradict"),
+        ("strats+lowdisc", "'strats' and 'lowdisc' contradict"),
+        ("ppots+clipped", "'ppots' and 'clipped' contradict"),
+        ("isad+isad-exact", "contradict"),
+        ("fixedcount+isad", "contradict"),
+        ("mirror+mirror", "contradict"),
+        ("standard+mirror", "'standard' stands alone"),
+        ("mirror+standard", "'standard' stands alone"),
+        ("multisample1", "expected 2 to 64 views, found 1"),
+    ],
+)
+def test_nonsense_is_refused_in_one_sentence(text, says):
+    with pytest.raises(UserError) as caught:
+        Method.parse(text)
+    message = str(caught.value)
+    assert says in message
+    assert "\n" not in message
+    assert message.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("clipped", MethodOptions(clip_low=0.8, clip_high=0.3), "low=0.8, high=0.3"),
+        ("isad", MethodOptions(isad_delta=2.0), "isad_delta"),
+        ("mirror", MethodOptions(mirror_below=0.0), "mirror_below"),
+    ],
+)
+def test_bad_options_are_refused_when_the_method_is_named(text, options, says):
+    with pytest.raises(UserError, match=says):
+        Method.parse(text, options)
+
+
+def test_ppots_needs_a_fitted_density():
+    with pytest.raises(UserError, match="needs a fitted"):
+        Method.parse("ppots").sampler()
+    fitted = Tabulated([1.0, 2.0])
+    assert Method.parse("ppots").sampler(fitted) is fitted
+    assert isinstance(Method.parse("mirror").sampler(fitted), Uniform)
+
+
+def test_isad_needs_marked_rows():
+    rows = Rows(torch.arange(2), 2, torch.ones(2, 3, dtype=torch.bool), torch.arange(3))
+    with pytest.raises(UserError, match="delimiters"):
+        Method.parse("isad").draw(Key(0, 0), rows, Uniform(), Objective())
+
+
+def test_flat_ppots_is_standard_bit_for_bit():
+    rows = Rows(torch.arange(64), 64, torch.ones(64, 9, dtype=torch.bool), torch.arange(9))
+    for text in ("standard", "mirror", "fixedcount"):
+        plain, ppots = Method.parse(text), Method.parse(f"ppots+{text}".removesuffix("+standard"))
+        a = plain.draw(Key(1, 2), rows, Uniform(), Objective())
+        b = ppots.draw(Key(1, 2), rows, Tabulated([1.0] * 1024), Objective())
+        assert torch.equal(a.t, b.t)
+        assert torch.equal(a.mask, b.mask)
+        assert torch.allclose(a.coefficient, b.coefficient, rtol=1e-12)
+
+
+def test_noisy_replaces_exactly_the_masked_tokens_of_the_active_views():
+    draw = draw_at("mirror", 0.5, n=3, prompt=2)
+    ids = torch.arange(18).view(3, 6)
+    noisy, mask, source = draw.noisy(ids, 99)
+    assert source.tolist() == [0, 0, 1, 1, 2, 2]
+    assert torch.equal(noisy == 99, mask)
+    assert torch.equal(noisy[~mask], ids[source][~mask])
+    assert torch.equal(noisy[:, :2], ids[source][:, :2])
+
+
+def test_views_that_are_not_active_make_no_forward_row():
+    method = Method.parse("mirror", MethodOptions(mirror_below=0.5))
+    rows = Rows(torch.arange(2), 2, torch.ones(2, 4, dtype=torch.bool), torch.arange(4))
+    draw = method.draw_at(torch.tensor([0.4, 0.6]).double(), Key(0, 0), rows, Uniform(), Objective())
+    assert draw.noisy(torch.zeros(2, 4, dtype=torch.long), 9)[2].tolist() == [0, 0, 1]

@@ -1,0 +1,270 @@
+"""Exact values by full enumeration, for rows of at most 6 maskable tokens. Imports nothing of the library.
+
+Masks are enumerated (jointly over the views), t is integrated by Gauss-Legendre panels that are split
+at every kink. Legend: P maskable tokens, K views, S joint mask states, T nodes of t, F features:
+the loss and then its gradient with respect to each of the toy model's parameters.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from scipy import special
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
+_CEILING = 0.95  # the bound of isad-exact's q in DESIGN section 4
+
+
+def all_masks(size: int) -> np.ndarray:
+    """Every subset of ``size`` tokens, bool, shape (2^P, P); row index = sum of 2^i over masked i."""
+    return (np.arange(2**size)[:, None] >> np.arange(size)) & 1 == 1
+
+
+@dataclass(frozen=True, eq=False)
+class ToyRow:
+    """One x0: the cross-entropy of every token under every mask, and its gradient."""
+
+    table: np.ndarray
+    """Shape (2^P, P, F)."""
+    delimiter: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return self.table.shape[1]
+
+    @cached_property
+    def masked_sums(self) -> np.ndarray:
+        """``sum_{i in M} CE_i`` of every mask, shape (2^P, F)."""
+        return (self.table * all_masks(self.size)[..., None]).sum(1)
+
+
+@lru_cache
+def toy_row(size: int, seed: int = 0, theta: tuple[float, ...] = (0.3, 0.5, 0.2)) -> ToyRow:
+    """A smooth deterministic "model" with parameters theta; masking more context makes a token harder."""
+    generator = torch.Generator().manual_seed(1000 * size + seed)
+    a, b, c = (
+        torch.rand(shape, generator=generator, dtype=torch.float64)
+        for shape in ((size, len(theta)), (size,), (size, size, len(theta)))
+    )
+    masks = torch.from_numpy(all_masks(size)).double()
+
+    def cross_entropies(at: torch.Tensor) -> torch.Tensor:
+        context = masks @ torch.tanh(c @ at).T  # (2^P, P)
+        return torch.nn.functional.softplus(3 * (a @ at) - 2.5 + 2 * b + 1.5 * context)
+
+    here = torch.tensor(theta, dtype=torch.float64)
+    gradient = torch.autograd.functional.jacobian(cross_entropies, here)
+    table = torch.cat((cross_entropies(here)[..., None], gradient), -1)
+    return ToyRow(table.numpy(), delimiter=(0, size - 1) if size > 1 else (0,))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method, spelled out without the library: sampler x masker x views, and the objective."""
+
+    masker: str = "bernoulli"
+    views: str = "single"
+    count: int = 1
+    density: tuple[float, ...] = (1.0,)
+    clip: tuple[float, float] | None = None
+    eps: float = 0.1
+    power: int = 0
+    below: float = 1.0
+    delta: float = 0.2
+
+    def p_mask(self, t: np.ndarray) -> np.ndarray:
+        return (1 - self.eps) * t + self.eps
+
+    @property
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Edges of the density's cells and the CDF there."""
+        if self.clip:
+            return np.array(self.clip), np.array([0.0, 1.0])
+        table = np.array(self.density)
+        return np.linspace(0, 1, len(table) + 1), np.concatenate(([0.0], np.cumsum(table) / table.sum()))
+
+    def cdf(self, t: np.ndarray) -> np.ndarray:
+        return np.interp(t, *self.edges)
+
+    def icdf(self, u: np.ndarray) -> np.ndarray:
+        return np.interp(u, *self.edges[::-1])
+
+    def p(self, t: np.ndarray) -> np.ndarray:
+        """Density of t."""
+        if self.clip:
+            return ((t >= self.clip[0]) & (t <= self.clip[1])) / (self.clip[1] - self.clip[0])
+        table = np.array(self.density)
+        return table[np.minimum((t * len(table)).astype(int), len(table) - 1)] / table.mean()
+
+    def kinks(self, size: int) -> np.ndarray:
+        """Every t at which something is not smooth, and a geometric grid towards the pole at p_mask = 0."""
+        p = [0.5, 0.5 - self.delta, 1 - self.delta, _CEILING - self.delta, _CEILING]
+        at = [(x - self.eps) / (1 - self.eps) for x in p]
+        at += [*self.edges[0], self.below, *(k / size for k in range(size + 1)), *(4.0**-j for j in range(7)), 0.0]
+        return np.unique([x for x in at if 0 <= x <= 1])
+
+
+def panels(breaks: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre nodes and weights on [low, high], split at the breaks."""
+    cuts = np.unique([low, high, *(b for b in breaks if low < b < high)])
+    half = np.diff(cuts)[:, None] / 2
+    return (cuts[:-1, None] + half * (1 + _NODES)).ravel(), (half * _WEIGHTS).ravel()
+
+
+def _token_law(setting: Setting, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Outcomes of one token over the views, (O, K), and their probabilities, (T, P, O)."""
+    if setting.views == "mirror":
+        both = np.maximum(0.0, 2 * q - 1)
+        return np.array([(0, 0), (1, 0), (0, 1), (1, 1)]), np.stack(
+            (1 - 2 * q + both, q - both, q - both, both), axis=-1
+        )
+    outcomes = np.array(list(itertools.product((0, 1), repeat=setting.count)))
+    hits = outcomes.sum(1)
+    return outcomes, q[..., None] ** hits * (1 - q[..., None]) ** (setting.count - hits)
+
+
+def _independent_tokens(setting: Setting, row: ToyRow, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(masks (S, K), probability (T, S), value of each mask (T, 2^P, F)) for Bernoulli and ISAD."""
+    p, is_delimiter = setting.p_mask(t)[:, None], np.isin(np.arange(row.size), row.delimiter)
+    raised = np.minimum(p + setting.delta, 1.0)
+    if setting.masker == "isad-exact":
+        raised = np.minimum(p + setting.delta, np.maximum(p, _CEILING))
+    q = np.where(is_delimiter, raised, p) if setting.masker != "bernoulli" else np.repeat(p, row.size, 1)
+    outcomes, law = _token_law(setting, q)
+    states = np.array(list(itertools.product(range(len(outcomes)), repeat=row.size)))
+    probability = np.prod([law[:, i, states[:, i]] for i in range(row.size)], axis=0)
+    masks = (outcomes[states] << np.arange(row.size)[None, :, None]).sum(1)
+
+    member = all_masks(row.size)
+    per_token = np.ones((len(t), 2**row.size, row.size)) * (p ** (setting.power - 1))[:, None]
+    if setting.masker == "isad":
+        per_token = (p**setting.power / q)[:, None] * np.ones((1, 2**row.size, 1))
+    elif setting.masker == "isad-exact":
+        target = np.where(member, p[:, None], 1 - p[:, None]).prod(-1)
+        drawn = np.where(member, q[:, None], 1 - q[:, None]).prod(-1)
+        per_token = per_token * (target / drawn)[..., None]
+    value = np.einsum("tmp,mp,mpf->tmf", per_token, member, row.table) / row.size
+    return masks, probability, value
+
+
+def count_coefficient(setting: Setting, size: int, k: int) -> float:
+    """``∫ C(P,k) p^(k-1+a) (1-p)^(P-k) dt`` by quadrature (a polynomial: exact); omega_k / k for the ELBO."""
+    t, dt = panels(np.array([]), 0.0, 1.0)
+    p = setting.p_mask(t)
+    return math.comb(size, k) * float((p ** (k - 1 + setting.power) * (1 - p) ** (size - k)) @ dt)
+
+
+def _bits(tokens) -> int:
+    return sum(1 << i for i in tokens)
+
+
+def _fixed_count(setting: Setting, row: ToyRow, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same triple for exactly k masked tokens; nothing depends on t inside a cell."""
+    size = row.size
+    if setting.views == "mirror":
+        orders = list(itertools.permutations(range(size)))
+        masks = np.array([(_bits(o[:k]), _bits(o[size - k :])) for o in orders])
+    else:
+        subsets = [_bits(s) for s in itertools.combinations(range(size), k)]
+        masks = np.array(list(itertools.product(subsets, repeat=setting.count)))
+    probability = np.full((1, len(masks)), 1 / len(masks))
+    share = setting.cdf(np.array(k / size)) - setting.cdf(np.array((k - 1) / size))
+    value = row.masked_sums * count_coefficient(setting, size, k) / (size * share)
+    return masks, probability, value[None]
+
+
+def conditional(setting: Setting, row: ToyRow, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """E and E of the square of the weighted row loss (and gradient) given t; each (T, F)."""
+    second_view = (t < setting.below) | (setting.below >= 1)
+    mean, square = np.zeros((len(t), row.table.shape[2])), np.zeros((len(t), row.table.shape[2]))
+    counts = np.clip(np.ceil(t * row.size), 1, row.size).astype(int)
+    groups = [(k, counts == k) for k in range(1, row.size + 1)] if setting.masker == "fixedcount" else [(0, t == t)]
+    for k, here in groups:
+        for both in (False, True):
+            chosen = here & (second_view == both)
+            if not chosen.any():
+                continue
+            if k:
+                masks, probability, value = _fixed_count(setting, row, k)
+            else:
+                masks, probability, value = _independent_tokens(setting, row, t[chosen])
+                value = value if setting.clip else value / setting.p(t[chosen])[:, None, None]
+            loss = value[:, masks].mean(2) if both else value[:, masks[:, 0]]
+            mean[chosen] = np.einsum("ts,tsf->tf", probability, loss)
+            square[chosen] = np.einsum("ts,tsf->tf", probability, loss**2)
+    return mean, square
+
+
+@lru_cache
+def moments(setting: Setting, row: ToyRow) -> tuple[np.ndarray, np.ndarray]:
+    """Exact mean and variance of the row loss and of each gradient component, each (F,)."""
+    t, dt = panels(setting.kinks(row.size), 0.0, 1.0)
+    mean, square = conditional(setting, row, t)
+    density = (setting.p(t) * dt)[:, None]
+    first = (density * mean).sum(0)
+    return first, (density * square).sum(0) - first**2
+
+
+def decomposition(setting: Setting, rows: list[ToyRow]) -> dict[str, np.ndarray]:
+    """A, B and C over equally likely rows: of the loss, and of the gradient as a trace; each (2,)."""
+    parts = {"A": [], "B": [], "mean": []}
+    for row in rows:
+        t, dt = panels(setting.kinks(row.size), 0.0, 1.0)
+        mean, square = conditional(setting, row, t)
+        density = (setting.p(t) * dt)[:, None]
+        whole = (density * mean).sum(0)
+        parts["A"].append((density * (square - mean**2)).sum(0))
+        parts["B"].append((density * mean**2).sum(0) - whole**2)
+        parts["mean"].append(whole)
+    each = {"A": np.mean(parts["A"], 0), "B": np.mean(parts["B"], 0), "C": np.var(parts["mean"], 0)}
+    return {name: np.array([x[0], x[1:].sum()]) for name, x in each.items()}
+
+
+def objective_by_counts(row: ToyRow, eps: float) -> np.ndarray:
+    """The ELBO as ``sum_k omega_k / (P k) mean_{|M|=k} sum_M CE`` (DESIGN section 3), shape (F,)."""
+    size, total = row.size, 0.0
+    held = all_masks(size).sum(1)
+    for k in range(1, size + 1):
+        omega = (1 - special.betainc(k, size - k + 1, eps)) / (1 - eps)
+        total = total + omega / (size * k) * row.masked_sums[held == k].mean(0)
+    return total
+
+
+def objective_by_quadrature(row: ToyRow, eps: float, power: int = 0) -> np.ndarray:
+    """``∫ E_M[1/P sum_M CE p_mask^(a-1)] dt`` with Bernoulli masks, straight from the definition, shape (F,)."""
+    t, dt = panels(np.array([]), 0.0, 1.0)
+    p, held = ((1 - eps) * t + eps)[:, None], all_masks(row.size).sum(1)[None]
+    # p^(|M| - 1): the empty mask has an empty sum, so its exponent is of no account.
+    law = p ** np.maximum(held + power - 1, 0) * (1 - p) ** (row.size - held)
+    return dt @ law @ row.masked_sums / row.size
+
+
+def step_variance(setting: Setting, row: ToyRow, source: str, n: int, strata: int = 0) -> np.ndarray:
+    """Exact variance of the mean over a step of n draws of the same row, shape (F,)."""
+    mean, variance = moments(setting, row)
+    if source == "iid":
+        return variance / n
+    breaks = setting.cdf(setting.kinks(row.size))
+    if source == "lowdisc":
+        u, du = panels(np.unique(breaks % (1 / n)), 0.0, 1 / n)
+        given = [conditional(setting, row, setting.icdf(u + i / n)) for i in range(n)]
+        lattice = np.mean([m for m, _ in given], 0)
+        inside = sum(((s - m**2) * du[:, None]).sum(0) for m, s in given)
+        return (n * du[:, None] * lattice**2).sum(0) - mean**2 + inside / n
+    centres, spreads = [], []
+    for s in range(strata):
+        u, du = panels(breaks, s / strata, (s + 1) / strata)
+        m, square = conditional(setting, row, setting.icdf(u))
+        centres.append((strata * du[:, None] * m).sum(0))
+        spreads.append((strata * du[:, None] * square).sum(0) - centres[-1] ** 2)
+    rest = n % strata
+    # n // k in every stratum; the rest is a draw without replacement among the strata.
+    total = (n // strata + rest / strata) * np.sum(spreads, 0)
+    if rest:
+        total = total + rest * (1 - rest / strata) * np.var(centres, 0, ddof=1)
+    return total / n**2

@@ -1,0 +1,102 @@
+"""The methods under test: each as the library builds it and as the oracle spells it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stabledllm.noise.methods import Method, MethodOptions
+from stabledllm.noise.t_samplers import Tabulated, TSampler
+from stabledllm.objective import Objective
+from tests.oracle import Setting
+
+FITTED = (2.0, 1.0, 0.7, 1.1, 1.6)
+"""Stands for a fitted p(t); 5 cells, so that its edges meet neither k/P nor 1/2."""
+EPS = 0.1
+"""Large enough for a sample variance to be known to a few per cent."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method string with its options, and the same method for the oracle."""
+
+    text: str
+    setting: Setting
+    options: MethodOptions = field(default_factory=MethodOptions)
+    label: str = ""
+
+    def __str__(self) -> str:
+        return self.label or self.text
+
+    @property
+    def method(self) -> Method:
+        return Method.parse(self.text, self.options)
+
+    @property
+    def sampler(self) -> TSampler:
+        return self.method.sampler(Tabulated(FITTED))
+
+    @property
+    def objective(self) -> Objective:
+        return Objective("unweighted" if self.setting.power else "elbo", eps=self.setting.eps)
+
+
+def case(text: str, options: MethodOptions | None = None, *, eps: float = EPS, power: int = 0, label: str = "") -> Case:
+    """Build the oracle's setting from the words of the method string."""
+    options, parts = options or MethodOptions(), text.split("+")
+    masker = next((m for m in ("fixedcount", "isad-exact", "isad") if m in parts), "bernoulli")
+    views, count = "single", 1
+    if "mirror" in parts:
+        views, count = "mirror", 2
+    elif multi := [p for p in parts if p.startswith("multisample")]:
+        views, count = "multisample", int(multi[0].removeprefix("multisample") or 2)
+    setting = Setting(
+        masker,
+        views,
+        count,
+        density=FITTED if "ppots" in parts else (1.0,),
+        clip=(options.clip_low, options.clip_high) if "clipped" in parts else None,
+        eps=eps,
+        power=power,
+        below=options.mirror_below,
+        delta=options.isad_delta,
+    )
+    return Case(text, setting, options, label or f"{text} eps={eps:g}" + (" unweighted" if power else ""))
+
+
+_BELOW = MethodOptions(mirror_below=0.6)
+UNBIASED = [
+    case(text)
+    for text in (
+        "standard",
+        "mirror",
+        "multisample",
+        "multisample3",
+        "fixedcount",
+        "fixedcount+mirror",
+        "fixedcount+multisample",
+        "ppots",
+        "ppots+mirror",
+        "ppots+fixedcount",
+        "ppots+fixedcount+mirror",
+        "isad-exact",
+        "isad-exact+mirror",
+        "ppots+isad-exact",
+    )
+] + [
+    case("mirror", _BELOW, label="mirror below 0.6"),
+    case("ppots+mirror", _BELOW, label="ppots+mirror below 0.6"),
+    case("fixedcount+mirror", _BELOW, label="fixedcount+mirror below 0.6"),
+]
+"""One row per draw; all have the standard objective's mean."""
+
+OTHER_OBJECTIVES = [case(text, power=1) for text in ("standard", "mirror", "ppots+fixedcount", "isad-exact")]
+"""The unweighted objective."""
+
+BIASED = [case("isad"), case("isad+mirror"), case("isad", power=1), case("clipped"), case("clipped+mirror")]
+"""Compared with their own enumerated objectives, which differ from the standard one."""
+
+SMALL_EPS = [case(text, eps=1e-3) for text in ("standard", "mirror", "ppots+mirror", "fixedcount", "isad-exact")]
+"""LLaDA's eps: the variance of Bernoulli masks is too heavy-tailed to test, the mean is not."""
+
+ZERO_EPS = [case(text, eps=0.0) for text in ("fixedcount", "fixedcount+mirror", "ppots+fixedcount")]
+"""At eps = 0 only a fixed count has a finite variance."""

@@ -1,0 +1,1 @@
+"""Tasks: what is read, what is made, what is counted correct."""

@@ -1,0 +1,19 @@
+"""Importing the package stays light: torch, but none of the large libraries that only some commands need."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("transformers", "datasets", "matplotlib")
+
+
+@pytest.mark.parametrize("statement", ["import stabledllm", "from stabledllm import Method; Method.parse('mirror')"])
+def test_import_loads_nothing_heavy(statement):
+    """In a fresh interpreter, as this one has loaded whatever other tests need."""
+    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    assert {"stabledllm", "torch"} <= set(loaded)
+    assert not set(HEAVY) & set(loaded)
