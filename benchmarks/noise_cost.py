@@ -17,7 +17,15 @@ from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.objective import Objective, reduce_loss, row_losses
 
 FORWARDS = 32
-METHODS = ("standard", "ppots", "ppots+mirror", "strats+ppots+mirror", "lowdisc+fixedcount", "fixedcount+mirror", "isad")
+METHODS = (
+    "standard",
+    "ppots",
+    "ppots+mirror",
+    "strats+ppots+mirror",
+    "lowdisc+fixedcount",
+    "fixedcount+mirror",
+    "isad",
+)
 
 
 def main() -> None:
@@ -31,7 +39,9 @@ def main() -> None:
         method = Method.parse(name)
         n = FORWARDS // method.views.count
         batch = collate(encoded[:n], loaded.pad_id)
-        rows = Rows(torch.arange(n), n, batch["maskable"], torch.arange(batch["input_ids"].shape[1]), batch["delimiter"])
+        rows = Rows(
+            torch.arange(n), n, batch["maskable"], torch.arange(batch["input_ids"].shape[1]), batch["delimiter"]
+        )
         count = iter(range(1_000_000))
 
         def draw(method=method, rows=rows, count=count):
@@ -40,7 +50,9 @@ def main() -> None:
         def step(draw=draw, batch=batch, n=n):
             drawn = draw()
             noisy, mask, source = drawn.noisy(batch["input_ids"], loaded.mask_id)
-            out = loaded.model(noisy, batch["attention_mask"][source], selected=mask, targets=batch["input_ids"][source])
+            out = loaded.model(
+                noisy, batch["attention_mask"][source], selected=mask, targets=batch["input_ids"][source]
+            )
             losses = row_losses(out.nll, drawn.mask, drawn.coefficient, drawn.active)
             reduce_loss(losses, torch.ones(n), n).backward()
             optimizer.step()

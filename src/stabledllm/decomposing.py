@@ -83,9 +83,7 @@ class _Laboratory:
 
 def fit_options(settings: PPOTSSettings, seed: int) -> FitOptions:
     """The plain arguments of the fit."""
-    return FitOptions(
-        starts=settings.starts, family=settings.family, uniform_share=settings.uniform_share, seed=seed
-    )
+    return FitOptions(starts=settings.starts, family=settings.family, uniform_share=settings.uniform_share, seed=seed)
 
 
 def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = print) -> dict:
@@ -101,7 +99,9 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
     say(note)
     if len(rows) < 4:
-        raise UserError(f"data '{settings.data.train}': expected at least 4 rows to measure variances, found {len(rows)}.")
+        raise UserError(
+            f"data '{settings.data.train}': expected at least 4 rows to measure variances, found {len(rows)}."
+        )
     with tqdm(total=_forwards(settings, methods, len(rows)), desc="decompose", unit="fwd") as bar:
         lab = _Laboratory(settings, loaded, rows, bar)
         found = _measure(lab, methods, bar)
@@ -181,7 +181,9 @@ def _shown(density: FittedDensity) -> dict:
 
 def _forwards(settings: DecomposeSettings, methods: list[Method], rows: int) -> int:
     """Forwards that will be made, for the progress bar."""
-    cells = len(rate_edges(settings.rates, settings.objective.eps)) - 1 if settings.design == "cells" else settings.rates
+    cells = (
+        len(rate_edges(settings.rates, settings.objective.eps)) - 1 if settings.design == "cells" else settings.rates
+    )
     nested = min(settings.rows, rows) * cells * settings.masks
     combinations = {(m.masker.name, m.views.name, m.syrm): m.views.count for m in methods}
     combinations[("", "mirror", False)] = 2

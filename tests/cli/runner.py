@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def stabledllm(*arguments: str, cwd: Path, timeout: float = 240, **kwargs) -> subprocess.CompletedProcess:
     """Run ``stabledllm ARGUMENTS`` in a folder; one thread, so that tests do not fight over cores."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT / "src")}
     return subprocess.run(
         [sys.executable, "-m", "stabledllm", *arguments],
         cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False, **kwargs,

@@ -11,7 +11,19 @@ from stabledllm.config import shipped_recipes
 from tests.cli.runner import ROOT, stabledllm
 from tests.cli.runner import in_process as call
 
-COMMANDS = ("quickstart", "decompose", "fit", "train", "experiment", "generate", "eval", "report", "ls", "cp", "validate")
+COMMANDS = (
+    "quickstart",
+    "decompose",
+    "fit",
+    "train",
+    "experiment",
+    "generate",
+    "eval",
+    "report",
+    "ls",
+    "cp",
+    "validate",
+)
 
 
 def test_help_lists_every_command(tmp_path):

@@ -51,7 +51,7 @@ def test_a_run_leaves_what_it_promises(whole):
 
 def test_killed_run_continues_to_the_same_bits(whole, tmp_path):
     command = [sys.executable, "-m", "stabledllm", "train", "sft-synthetic", *SMALL, "method=ppots+mirror", "out=run"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "checkpoint-3" / "stabledllm.json").exists() and time.monotonic() < deadline:

@@ -96,6 +96,7 @@ def test_two_ranks_draw_and_lose_the_same(tmp_path):
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
             "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)]),
         }
         command = [sys.executable, "-m", "tests.training.rank", str(tmp_path / "ranks"), "strats+ppots+mirror"]

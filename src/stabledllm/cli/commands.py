@@ -18,14 +18,14 @@ if not sys.stderr.isatty():
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from tqdm import tqdm  # noqa: E402
-from transformers.utils import logging as transformers_logging  # noqa: E402
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
 
-from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe  # noqa: E402
-from stabledllm.config.build import build_decoding, build_method, build_objective  # noqa: E402
-from stabledllm.config.recipe import apply_overrides, check  # noqa: E402
-from stabledllm.config.settings import DataSettings, DecodingSettings, DecomposeSettings  # noqa: E402
-from stabledllm.errors import UserError  # noqa: E402
+from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe
+from stabledllm.config.build import build_decoding, build_method, build_objective
+from stabledllm.config.recipe import apply_overrides, check
+from stabledllm.config.settings import DataSettings, DecodingSettings, DecomposeSettings
+from stabledllm.errors import UserError
 
 Say = Callable[[str], None]
 transformers_logging.disable_progress_bar()
@@ -41,7 +41,16 @@ def quickstart(out: Path, *, small: bool, say: Say) -> None:
     recipe = ["out=" + str(out / "experiment")]
     tree = {"data": {"train": "synthetic:hard", "pad_response_to": 40}, "out": str(out / "decompose")}
     lab: dict = {}
-    lab["methods"] = ["standard", "ppots", "mirror", "ppots+mirror", "strats", "fixedcount", "lowdisc+fixedcount", "clipped"]
+    lab["methods"] = [
+        "standard",
+        "ppots",
+        "mirror",
+        "ppots+mirror",
+        "strats",
+        "fixedcount",
+        "lowdisc+fixedcount",
+        "clipped",
+    ]
     if small:
         lab |= {"rows": 8, "rates": 4, "masks": 2, "steps": 6, "probe": {"rows": 6, "rates": 6, "masks": 2}}
         recipe += ["base.steps=4", "base.eval_every=2", "base.save_every=2", "base.log_every=1"]
@@ -108,7 +117,9 @@ def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
     """One run."""
     settings = load_recipe(recipe, overrides)
     if isinstance(settings, ExperimentSettings):
-        raise UserError(f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'.")
+        raise UserError(
+            f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
+        )
     from stabledllm.training.run import train as run
 
     run(settings, say=say)
@@ -119,7 +130,9 @@ def experiment(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
     """Methods x seeds."""
     settings = load_recipe(recipe, overrides)
     if isinstance(settings, TrainSettings):
-        raise UserError(f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train'.")
+        raise UserError(
+            f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train'."
+        )
     from stabledllm.experiment.run import run_experiment
     from stabledllm.reports import tables
 
@@ -183,8 +196,9 @@ def evaluate(
         meter = LossMeter(
             loaded.model, encoded.rows, Objective(), mask_id=loaded.mask_id, pad_id=loaded.pad_id, progress=bar.update
         )
-        metrics = {"validation_nll": validation_nll(meter, draws).as_dict()}
-    say(f"NLL {metrics['validation_nll']['value']:.4f} ± {metrics['validation_nll']['stderr']:.4f} nats/token")
+        nll = validation_nll(meter, draws)
+    metrics = {"validation_nll": nll.as_dict()}
+    say(f"NLL {nll}")
     if has_answers(examples):
         with tqdm(total=len(examples), desc="generate", unit="problem") as bar:
             result = accuracy(loaded, examples, options, progress=bar.update)
@@ -228,4 +242,3 @@ def validate(recipe: str, overrides: Sequence[str]) -> str:
 
 def _decoding(length: int, steps: int, block: int) -> DecodingSettings:
     return check({"length": length, "steps": steps, "block": block}, DecodingSettings, "decoding")
-

@@ -42,7 +42,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("runs/quickstart"),
-    small: Annotated[bool, typer.Option("--small", help="A reduced run of about a minute, for a first try and tests.")] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="A reduced run of about a minute, for a first try and tests.")
+    ] = False,
 ) -> None:
     """Decompose, fit, train four methods on two seeds, evaluate, report: minutes on 2 cores."""
     from stabledllm.cli.commands import quickstart as run
@@ -86,7 +88,11 @@ def fit(
     """
     from stabledllm.cli.commands import fit as run
 
-    run({"model": model, "data": {"train": data}, "method": method, "out": str(out), "seed": seed}, overrides or [], say=_say)
+    run(
+        {"model": model, "data": {"train": data}, "method": method, "out": str(out), "seed": seed},
+        overrides or [],
+        say=_say,
+    )
 
 
 @app.command()
@@ -113,7 +119,9 @@ def experiment(
 
 @app.command()
 def generate(
-    prompt: Annotated[list[str], typer.Argument(help="One or more prompts, or - to read them from standard input, one a line.")],
+    prompt: Annotated[
+        list[str], typer.Argument(help="One or more prompts, or - to read them from standard input, one a line.")
+    ],
     model: Model = "tiny",
     length: Annotated[int, typer.Option(help="New tokens.")] = 64,
     steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
@@ -135,7 +143,9 @@ def evaluate(
     length: Annotated[int, typer.Option(help="New tokens.")] = 64,
     steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
     block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
-    pad_response_to: Annotated[int, typer.Option(min=1, help="As in training: end tokens supervised up to a multiple.")] = 1,
+    pad_response_to: Annotated[
+        int, typer.Option(min=1, help="As in training: end tokens supervised up to a multiple.")
+    ] = 1,
 ) -> None:
     """NLL (standard objective, fixed noise) and exact-match accuracy of a model on test rows."""
     from stabledllm.cli.commands import evaluate as run

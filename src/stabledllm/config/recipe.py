@@ -37,7 +37,9 @@ def find_recipe(name: str) -> str:
     shipped = shipped_recipes()
     if name.removesuffix(".yaml") in shipped:
         return shipped[name.removesuffix(".yaml")]
-    raise UserError(f"recipe '{name}': expected a file or a shipped recipe, found neither{did_you_mean(name, shipped)}.")
+    raise UserError(
+        f"recipe '{name}': expected a file or a shipped recipe, found neither{did_you_mean(name, shipped)}."
+    )
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> TrainSettings | ExperimentSettings:

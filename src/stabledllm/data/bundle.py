@@ -34,7 +34,9 @@ def encoding_options(settings: DataSettings) -> EncodingOptions:
     )
 
 
-def load_rows(spec: str, tokenizer, settings: DataSettings, split: str, limit: int | None) -> tuple[list[TokenRow], str]:
+def load_rows(
+    spec: str, tokenizer, settings: DataSettings, split: str, limit: int | None
+) -> tuple[list[TokenRow], str]:
     """Rows of one specification and a sentence on how many were dropped."""
     n = limit or SYNTHETIC_ROWS[split]
     examples = load_examples(spec, split=split, n=n, seed=settings.seed, every_turn=settings.every_turn)

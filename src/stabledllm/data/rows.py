@@ -102,9 +102,7 @@ def _encode(
     if "input_ids" in example:
         ids, prompt = list(example["input_ids"]), example["prompt_length"]
         if max(ids) >= tokenizer.vocab_size:
-            raise UserError(
-                f"{example['origin']}: expected token ids below {tokenizer.vocab_size}, found {max(ids)}."
-            )
+            raise UserError(f"{example['origin']}: expected token ids below {tokenizer.vocab_size}, found {max(ids)}.")
     else:
         ids = tokenizer.chat(example["messages"][:-1])
         prompt = len(ids)

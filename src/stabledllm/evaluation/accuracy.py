@@ -47,9 +47,7 @@ def complete(
     with evaluating(loaded.model) as model:
         for start in range(0, len(conversations), batch):
             prompts = [loaded.tokenizer.chat(c) for c in conversations[start : start + batch]]
-            ids = generate(
-                model, prompts, options, mask_id=loaded.mask_id, eos_id=loaded.eos_id, pad_id=loaded.pad_id
-            )
+            ids = generate(model, prompts, options, mask_id=loaded.mask_id, eos_id=loaded.eos_id, pad_id=loaded.pad_id)
             texts += [loaded.tokenizer.decode(i) for i in ids]
             progress(len(prompts))
     return texts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,8 @@ def row_nll(meter: LossMeter, draws: int = 4) -> Tensor:
 def mean_over_rows(values: Tensor, unit: str = "nats/token") -> Estimate:
     """Mean over rows; the standard error is over rows (NaN for a single one)."""
     n = len(values)
-    return Estimate(value=float(values.mean()), stderr=float(values.std() / n**0.5), n=n, unit=unit)
+    stderr = float(values.std() / n**0.5) if n > 1 else math.nan
+    return Estimate(value=float(values.mean()), stderr=stderr, n=n, unit=unit)
 
 
 def validation_nll(meter: LossMeter, draws: int = 4) -> Estimate:

@@ -101,14 +101,16 @@ def run_folder(out: Path, method: str, seed: int) -> Path:
 
 def _notes(settings: ExperimentSettings, runs: list[dict]) -> list[str]:
     what = {
-        "compute": "Every method made the same number of training forward passes: one with K views took 1/K of the rows.",
+        "compute": "Every method made the same number of training forward passes: K views take 1/K of the rows.",
         "steps": "Every method took the same rows and steps; one with K views made K times the forward passes.",
     }
     notes = [what[settings.equal]]
     if any("ppots" in name for name in settings.methods):
         probes = {r["method"]: r["probe_forward_passes"] for r in runs if r["probe_forward_passes"]}
         told = ", ".join(f"{method} {count:,}" for method, count in probes.items()) or "not made yet"
-        notes.append(f"On top of that, P-POTS's probe, once a method and shared by its seeds, took forward passes: {told}.")
+        notes.append(
+            f"On top of that, P-POTS's probe, once a method and shared by its seeds, took forward passes: {told}."
+        )
     return notes
 
 
@@ -140,9 +142,7 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
     return {"metrics": metrics}
 
 
-def _density(
-    out: Path, base: TrainSettings, name: str, loaded: LoadedModel, data: DataBundle, say: Say
-) -> Path | None:
+def _density(out: Path, base: TrainSettings, name: str, loaded: LoadedModel, data: DataBundle, say: Say) -> Path | None:
     """p(t) of a method: a property of model, data and method, so it is fitted once for all seeds."""
     method = build_method(name, base.method_options)
     if not method.needs_p:
@@ -167,4 +167,3 @@ def _run_settings(settings: ExperimentSettings, name: str, seed: int, density: P
             "p_of_t": str(density) if density else None,
         }
     )
-

@@ -46,7 +46,11 @@ def load_model(name: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
     folder = Path(str(files("stabledllm") / "assets" / "tiny")) if name == "tiny" else Path(name).expanduser()
     _check_folder(folder, name)
     model, info = TinyMDM.from_pretrained(
-        folder, config=TinyMDMConfig.from_pretrained(folder), dtype=dtype, output_loading_info=True, local_files_only=True
+        folder,
+        config=TinyMDMConfig.from_pretrained(folder),
+        dtype=dtype,
+        output_loading_info=True,
+        local_files_only=True,
     )
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):

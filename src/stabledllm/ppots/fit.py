@@ -49,7 +49,8 @@ def fit(profile: Profile, source: str, options: FitOptions) -> Fit:
     """p over all of [0, 1], with the exact inverse CDF of the density that gives the weight.
 
     EPR is fitted by KL; if its KL from the points exceeds :data:`KL_THRESHOLD` by more than the points'
-    sampling error explains, the density is the smoothed points, linear between rates and flat beyond the outermost, and ``fallback`` says so.
+    sampling error explains, the density is the smoothed points, linear between rates and flat beyond the
+    outermost, and ``fallback`` says so.
     """
     t = profile.t.numpy()
     points = optimal_square(profile, source, options.moment).sqrt().numpy()

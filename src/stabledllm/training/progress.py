@@ -23,7 +23,9 @@ class StepBar(TrainerCallback):
             self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs=None, **_):
-        shown = {name: logs[name] for name in ("loss", "loss_ema", "eval_loss", "grad_norm", "ess") if name in (logs or {})}
+        shown = {
+            name: logs[name] for name in ("loss", "loss_ema", "eval_loss", "grad_norm", "ess") if name in (logs or {})
+        }
         if self.bar is not None and shown:
             self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()}, refresh=False)
 

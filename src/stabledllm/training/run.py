@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from stabledllm.config.build import build_decoding, build_method, build_objective
@@ -150,7 +151,8 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": settings.batch // (micro * ranks),
     }
-    return TrainingArguments(**(_PAPER | settings.trainer | ours | sizes))
+    pinned = {"dataloader_pin_memory": torch.cuda.is_available()}
+    return TrainingArguments(**(_PAPER | pinned | settings.trainer | ours | sizes))
 
 
 def _refuse_other(out: Path, saved: dict, identity: dict) -> None:
@@ -171,8 +173,9 @@ def _finish(
 ) -> dict:
     """Evaluate, save the model and write ``run.json`` last, so that its presence means a finished run."""
     out = Path(settings.out)
-    metrics = {"validation_nll": trainer.validation().as_dict()}
-    say(f"validation NLL {metrics['validation_nll']['value']:.4f} ± {metrics['validation_nll']['stderr']:.4f} nats/token")
+    nll = trainer.validation()
+    metrics = {"validation_nll": nll.as_dict()}
+    say(f"validation NLL {nll}")
     trainer.save_model(str(out / "model"))
     if not trainer.is_world_process_zero():
         return {}

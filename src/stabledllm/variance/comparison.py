@@ -43,7 +43,11 @@ def _row(result: MethodResult, standard: Estimate, data_noise: Estimate) -> dict
     measured = result.measured.per_row_variance
     noise = at_equal_compute(measured, result.cost, data_noise)
     predicted = at_equal_compute(result.predicted, result.cost, data_noise) if result.predicted else None
-    ratio = _ratio(noise, standard, data_noise) if result.method != "standard" else {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+    ratio = (
+        _ratio(noise, standard, data_noise)
+        if result.method != "standard"
+        else {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+    )
     pays = True if ratio["ci_high"] < 1 else False if ratio["ci_low"] > 1 else None
     return {
         "method": result.method,
@@ -75,9 +79,7 @@ def mirror_condition(covariance: Tensor, cell_width: Tensor, nested: NestedLosse
         nested: the nested design's losses. found: their decomposition.
     """
     each = covariance.nan_to_num() @ cell_width
-    gain = Estimate(
-        value=-float(each.mean()), stderr=float(each.std()) / len(each) ** 0.5, n=len(each), unit=UNIT
-    )
+    gain = Estimate(value=-float(each.mean()), stderr=float(each.std()) / len(each) ** 0.5, n=len(each), unit=UNIT)
     rest = jackknife(
         lambda keep: float(sum(components(nested.losses[keep], nested.width)[1:])), len(nested.losses), UNIT
     )

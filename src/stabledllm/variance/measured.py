@@ -35,7 +35,9 @@ class Measured:
     def mean(self) -> Estimate:
         """Mean row loss; the error is over steps."""
         steps = self.row_losses.mean(1)
-        return Estimate(value=float(steps.mean()), stderr=float(steps.std() / len(steps) ** 0.5), n=len(steps), unit="nats/token")
+        return Estimate(
+            value=float(steps.mean()), stderr=float(steps.std() / len(steps) ** 0.5), n=len(steps), unit="nats/token"
+        )
 
     @property
     def per_row_variance(self) -> Estimate:

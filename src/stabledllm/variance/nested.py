@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
+from stabledllm.jackknife import jackknife
 from stabledllm.measure import LossMeter
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.profile import rate_edges
-from stabledllm.jackknife import jackknife
 
 _NESTED_STEP = 0xDEC0
 UNIT = "nats²"

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
+from stabledllm.jackknife import jackknife, pair_square
 from stabledllm.noise.sources import Source
 from stabledllm.noise.t_samplers import TSampler
 from stabledllm.ppots.judge import cell_kernels
 from stabledllm.ppots.profile import Profile
-from stabledllm.jackknife import jackknife, pair_square
 from stabledllm.variance.nested import UNIT
 
 _FINE = 64

@@ -1,0 +1,88 @@
+"""Every command of the README runs (the quickstart by its documented reduced option); its loop trains."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+
+import pytest
+import torch
+
+from tests.cli.runner import ROOT, in_process
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+COMMANDS = [line for line in SHELL if line.startswith("stabledllm ")]
+# The same commands on less: every setting named here is one that a user can give.
+SMALL_PROBE = ["ppots.rows=4", "ppots.rates=6", "ppots.masks=2", "ppots.starts=3"]
+SMALL_TRAIN = ["steps=2", "eval_every=1", "save_every=1", "batch=4", "data.validation_rows=4", "data.test_rows=2"]
+REDUCED = {
+    "decompose": [
+        "rows=4", "rates=2", "masks=2", "steps=4", "forwards=4", "probe.rows=4", "probe.rates=4", "probe.masks=2",
+        "probe.starts=3", "data.train_rows=8",
+    ],
+    "fit": SMALL_PROBE,
+    "train": [*SMALL_TRAIN, *SMALL_PROBE],
+    "eval": ["--rows", "4"],
+    "experiment": [f"base.{setting}" for setting in [*SMALL_TRAIN, *SMALL_PROBE, "data.train_rows=16"]],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder to run the commands in, in order, with a small GSM8K of its own at the README's PATH."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "PATH").mkdir()
+    for split, first in (("train", 0), ("test", 100)):
+        rows = [
+            {"question": f"Add {i} and 2.", "answer": f"<<{i}+2={i + 2}>>\n#### {i + 2}"}
+            for i in range(first, first + 24)
+        ]
+        (folder / "PATH" / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return folder
+
+
+def test_every_shell_line_is_known():
+    assert SHELL[:2] == [line for line in SHELL if line.startswith("make ")]
+    assert len(COMMANDS) == len(SHELL) - 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(folder, command):
+    words = shlex.split(command)[1:]
+    result = in_process(*words, *REDUCED.get(words[0], []), cwd=folder)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_quickstart_at_reduced_size(tmp_path):
+    assert "make quickstart QUICKSTART=--small" in README
+    result = in_process("quickstart", "--small", "--out", "q", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (tmp_path / "q" / "report.html").stat().st_size > 100_000
+    results = json.loads((tmp_path / "q" / "experiment" / "results.json").read_text())
+    assert results["status"] == {"finished": 8, "planned": 8}
+    assert len({run["forward_passes"] for run in results["runs"]}) == 1, "equal compute"
+    again = in_process("quickstart", "--small", "--out", "q", cwd=tmp_path)
+    assert again.returncode == 0
+    assert json.loads((tmp_path / "q" / "experiment" / "results.json").read_text())["runs"] == results["runs"]
+
+
+def test_the_loop_trains():
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    namespace: dict = {}
+    exec(code, namespace)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(12, 16), torch.nn.Linear(16, 11))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    ids = torch.randint(0, 3, (8, 10))
+    losses = []
+    for step in range(60):
+        loss = namespace["loss_of"](model, ids, torch.ones_like(ids, dtype=torch.bool), step, 11)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > 2
+    assert sum(losses[-10:]) / 10 < math.log(3) + 0.1, "three equally likely tokens: log 3 is the floor"
