@@ -12,7 +12,7 @@ from tqdm import tqdm
 from stabledllm.config.build import build_method, build_objective
 from stabledllm.config.settings import DecomposeSettings, PPOTSSettings
 from stabledllm.data.bundle import load_rows
-from stabledllm.data.rows import TokenRow
+from stabledllm.data.rows import TokenRow, require_marks
 from stabledllm.errors import UserError
 from stabledllm.files import write_json
 from stabledllm.measure import LossMeter
@@ -102,6 +102,8 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
         raise UserError(
             f"data '{settings.data.train}': expected at least 4 rows to measure variances, found {len(rows)}."
         )
+    for method in methods:
+        require_marks(rows, method)
     with tqdm(total=_forwards(settings, methods, len(rows)), desc="decompose", unit="fwd") as bar:
         lab = _Laboratory(settings, loaded, rows, bar)
         found = _measure(lab, methods, bar)

@@ -112,3 +112,20 @@ def test_fit_without_ppots(tmp_path):
 def test_report_of_nothing(tmp_path):
     result = call("report", str(tmp_path), cwd=tmp_path)
     assert_refused(result, str(tmp_path))
+
+
+@pytest.mark.parametrize(("method", "key"), [("isad", "data.delimiters"), ("syrm", "data.syntax")])
+def test_a_method_whose_marks_are_nowhere_is_refused(tmp_path, data, method, key):
+    spec = data(*({"prompt": f"say {i} words", "response": "as you like"} for i in range(40)))
+    result = call("train", "sft-synthetic", f"data.train={spec}", f"method={method}", "out=out", cwd=tmp_path)
+    refused(tmp_path, result, method, key)
+
+
+def test_delimiters_of_any_alphabet_are_found():
+    from stabledllm.data.rows import EncodingOptions, encode_examples
+    from stabledllm.models.byte_tokenizer import ByteTokenizer
+
+    messages = [{"role": "user", "content": "1+1=?"}, {"role": "assistant", "content": "é答案 2"}]
+    example = {"messages": messages, "origin": "here"}
+    row = encode_examples([example], ByteTokenizer(), EncodingOptions(delimiters=("答案",))).rows[0]
+    assert bytes(row.input_ids[i] for i in row.delimiter).decode() == "答案"

@@ -91,6 +91,7 @@ def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
 def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Probe, fit, and write ``p_of_t.json`` with its picture."""
     from stabledllm.data.bundle import load_rows
+    from stabledllm.data.rows import require_marks
     from stabledllm.models.loading import load_model
     from stabledllm.reports import save_fit_figure
     from stabledllm.training.density import probe_and_fit
@@ -102,6 +103,7 @@ def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     loaded = load_model(settings.model)
     rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
     say(note)
+    require_marks(rows, method)
     density = probe_and_fit(loaded, rows, method, build_objective(settings.objective), settings.ppots, settings.seed)
     path = Path(settings.out) / "p_of_t.json"
     density.save(path)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from stabledllm.data.spans import delimiter_pattern, mark_matches, syntax_pattern
 from stabledllm.errors import UserError, did_you_mean
+from stabledllm.noise.maskers import ISAD
+from stabledllm.noise.methods import Method
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def encode_examples(examples: Sequence[dict], tokenizer, options: EncodingOption
         UserError: a response without tokens, an id outside the vocabulary, a row longer than ``max_len`` when that
             is refused, or no row left.
     """
-    delimiter = delimiter_pattern(options.delimiters) if options.delimiters else None
+    delimiters = [tokenizer.matchable(text) for text in options.delimiters]
+    delimiter = delimiter_pattern(delimiters) if delimiters else None
     syntax = syntax_pattern(options.syntax) if options.syntax else None
     rows, dropped = [], []
     for example in examples:
@@ -144,3 +147,15 @@ def collate(rows: Sequence[TokenRow], pad_id: int, *, syrm: bool = False) -> dic
         if syrm:
             batch["maskable"][i, row.syntax] = True
     return batch
+
+
+def require_marks(rows: Sequence[TokenRow], method: Method) -> None:
+    """Refuse a method whose marks are nowhere in the data: it would silently be another method.
+
+    Raises:
+        UserError: ISAD without any answer delimiter, or SyRM without any syntax token.
+    """
+    if isinstance(method.masker, ISAD) and not any(row.delimiter for row in rows):
+        raise UserError(f"method '{method.name}': expected rows with data.delimiters in their responses, found none.")
+    if method.syrm and not any(row.syntax for row in rows):
+        raise UserError(f"method '{method.name}': expected rows with data.syntax tokens in their prompts, found none.")

@@ -30,6 +30,10 @@ class ByteTokenizer:
         """The text of one token for matching: one character a byte, nothing for special tokens."""
         return chr(token) if token < 256 else ""
 
+    def matchable(self, text: str) -> str:
+        """A text as its tokens' pieces spell it, so that it is found in them whatever its alphabet."""
+        return "".join(self.piece(token) for token in self.encode(text))
+
     def chat(self, messages: Sequence[dict]) -> list[int]:
         """Ids of a conversation that ends with a user turn, ready for the assistant's answer."""
         roles = {"user": USER, "assistant": ASSISTANT, "system": SYSTEM}

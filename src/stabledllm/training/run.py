@@ -14,6 +14,7 @@ from stabledllm.config.build import build_decoding, build_method, build_objectiv
 from stabledllm.config.settings import TrainSettings
 from stabledllm.control_variate import default_rate
 from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.data.rows import require_marks
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.evaluation.accuracy import accuracy, has_answers
 from stabledllm.files import read_json, write_json, write_text
@@ -83,9 +84,10 @@ def build_trainer(
 ) -> tuple[MDMTrainer, FittedDensity | None]:
     """The Trainer of these settings and the density it draws t from."""
     out = Path(settings.out)
-    out.mkdir(parents=True, exist_ok=True)
     method = build_method(settings.method, settings.method_options)
+    require_marks(data.train, method)
     arguments = training_arguments(settings)
+    out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p:
         density = obtain_density(settings, method, loaded, data.train, arguments, checkpoint, say)
