@@ -1,0 +1,194 @@
+"""From a probe to a density: what it guarantees whatever was fitted, and the file it is kept in."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from stabledllm.errors import UserError
+from stabledllm.noise.methods import Method, MethodOptions, Rows
+from stabledllm.noise.streams import Key, Stream
+from stabledllm.noise.t_samplers import Tabulated, Uniform
+from stabledllm.objective import Objective
+from stabledllm.ppots.density import FittedDensity, fit_density
+from stabledllm.ppots.fit import FitOptions, fit
+from stabledllm.ppots.judge import cell_kernels, cross_fitted, variance_under
+from stabledllm.ppots.pareto import pareto_k
+from stabledllm.ppots.target import optimal_square
+from tests.ppots.fakes import Law, probed, profile_of, profile_with_root
+from tests.statistics import TEST_FAILURE_RATE, Z, assert_mean
+
+STEEP = Law(tau2=0.2, h=lambda t: 0.5 + t**2, sd=lambda t: 0.2 + 6 * (1 - t) ** 8)
+MIDDLE = (torch.arange(70, dtype=torch.float64) + 0.5) / 70
+
+
+def draws(sampler, n=100_000, step=0):
+    return sampler.icdf(Key(3, step).row_uniforms(Stream.RATE, torch.arange(n)))
+
+
+@pytest.fixture(scope="module", params=["epr", "tabulated"])
+def fitted(request):
+    return fit(probed(STEEP, rates=40), "iid", FitOptions(family=request.param))
+
+
+def check_sampler(sampler) -> None:
+    t = draws(sampler)
+    assert stats.kstest(t.numpy(), lambda x: sampler.cdf(torch.from_numpy(x)).numpy()).pvalue > TEST_FAILURE_RATE
+    assert_mean(sampler.weight(t), 1.0, "E[weight]")
+    assert_mean(sampler.weight(t) * torch.exp(2 * t), (np.e**2 - 1) / 2, "E[weight e^2t]")
+    assert t.min() < 1e-3
+    assert t.max() > 1 - 1e-3
+
+
+def test_draws_follow_the_density_over_all_of_0_1_and_keep_the_objective(fitted):
+    check_sampler(fitted.sampler)
+
+
+def test_mistakes_2_and_3_a_raw_grid_and_a_cut_support_are_noticed():
+    class RawGrid(Tabulated):
+        def icdf(self, u):
+            return (self.cell(super().icdf(u)) + 0.5) / len(self)
+
+    class Inner(Tabulated):
+        def icdf(self, u):
+            return 1 / 30 + (1 - 2 / 30) * super().icdf(u)
+
+    points = optimal_square(probed(STEEP, rates=40), "iid").sqrt()
+    for broken in (RawGrid(points), Inner(points)):
+        with pytest.raises(AssertionError):
+            check_sampler(broken)
+
+
+def test_the_uniform_share_bounds_every_weight():
+    profile = profile_with_root(torch.exp(torch.linspace(0, 25, 40)))
+    for share in (0.02, 0.05, 0.5):
+        sampler = fit(profile, "iid", FitOptions(family="tabulated", uniform_share=share)).sampler
+        assert (1 / sampler.density).max() <= 1 / share * (1 + 1e-12)
+    assert fit(profile, "iid", FitOptions(family="tabulated", uniform_share=1.0)).sampler.density.eq(1).all()
+
+
+def test_flat_losses_give_uniforms_t_and_weights_bit_for_bit():
+    sampler = fit(profile_of(torch.full((6, 23, 3), 1 / 3)), "iid", FitOptions(family="tabulated")).sampler
+    rows = Rows(torch.arange(257), 257, torch.ones(257, 4, dtype=torch.bool), torch.arange(4))
+    for text, plain_text in (("ppots", "standard"), ("strats+ppots+mirror", "strats+mirror")):
+        flat = Method.parse(text).draw(Key(11, 7), rows, sampler, Objective())
+        plain = Method.parse(plain_text).draw(Key(11, 7), rows, Uniform(), Objective())
+        assert torch.equal(flat.t, plain.t)
+        assert torch.equal(flat.coefficient, plain.coefficient)
+
+
+def test_both_families_find_the_root_of_the_second_moment():
+    fine = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
+    truth = 0.5 + 2 * fine.clamp(MIDDLE[0], MIDDLE[-1]) ** 3
+    truth = truth / truth.mean()
+    for family, tolerance in (("epr", 1e-5), ("tabulated", 2e-3)):
+        options = FitOptions(family=family, uniform_share=0.0)
+        density = fit(profile_with_root(0.5 + 2 * MIDDLE**3), "iid", options).sampler.density
+        assert (truth * (truth / density).log()).mean() < tolerance
+
+
+def test_p_is_refitted_for_the_source_and_the_cost():
+    profile = probed(Law(tau2=0.0, h=lambda t: 1 + 9 * t, sd=lambda t: 1 + 0 * t), rows=30, rates=30, masks=20)
+    iid, strata = (fit(profile, s, FitOptions(uniform_share=0.0)).sampler.density for s in ("iid", "strats"))
+    assert iid[-1] / iid[0] > 4, "iid follows g"
+    assert 0.7 < strata[-1] / strata[0] < 1.4, "strata remove g: only v counts"
+    half = probed(STEEP, "mirror", rates=40, options=MethodOptions(mirror_below=0.5))
+    torch.testing.assert_close(optimal_square(half) * half.cost, half.second_moment().value)
+    assert half.cost.unique().tolist() == [1.0, 2.0]
+    variant = optimal_square(profile_with_root(MIDDLE + 1, noise=0.3), "iid", "mean_squared")
+    assert not torch.equal(variant, optimal_square(profile_with_root(MIDDLE + 1, noise=0.3)))
+
+
+def test_double_bump_falls_back_and_says_so():
+    root = 0.05 + torch.exp(-(((MIDDLE - 0.3) / 0.05) ** 2)) + torch.exp(-(((MIDDLE - 0.75) / 0.05) ** 2))
+    found = fit(profile_with_root(root, noise=0.02), "iid", FitOptions())
+    assert found.kind == "tabulated"
+    assert "EPR does not fit" in found.fallback
+    density = fit_density(profile_with_root(root, noise=0.02), "ppots", "iid")
+    assert density.fallback == found.fallback
+
+
+def test_a_good_fit_keeps_the_family_although_the_points_are_noisy():
+    assert all(fit(probed(STEEP, rates=40, seed=s), "iid", FitOptions()).kind == "epr" for s in range(3))
+
+
+def test_predicted_variances_of_a_known_law():
+    """Uniform: ∫ m dt - 1; fitted: (∫ sqrt m dt)² - 1, here with E l = 1."""
+    law = Law(tau2=0.2, h=lambda t: 1 + 0 * t, sd=lambda t: 0.3 + 3 * t**2)
+    d = fit_density(probed(law, rows=200, rates=40, masks=10), "ppots", "iid").record["diagnostics"]
+    t = (torch.arange(10_000) + 0.5) / 10_000
+    m = law.second_moment(t)
+    for name, second in (("variance_uniform", m.mean()), ("variance_fitted", m.sqrt().mean() ** 2)):
+        assert abs(d[name]["value"] - float(second - 1)) < Z * d[name]["stderr"] + 0.03 * float(second)
+
+
+def test_cross_fitting_does_not_flatter():
+    """On pure noise the density judged on its own rows looks better than uniform; on other rows it does not."""
+    law = Law(tau2=0.0, h=lambda t: 1 + 0 * t, sd=lambda t: 1 + 0 * t, heavy=True)
+    own, held = [], []
+    for seed in range(25):
+        profile = probed(law, rows=10, rates=24, masks=2, seed=seed)
+        options = FitOptions(family="tabulated", uniform_share=0.0)
+        every = [(Tabulated([1.0]), torch.arange(10))]
+        plain = variance_under(profile, every).value
+        own.append(variance_under(profile, [(fit(profile, "iid", options).sampler, torch.arange(10))]).value - plain)
+        held.append(variance_under(profile, cross_fitted(profile, "iid", options)).value - plain)
+    assert max(own) < 0
+    assert torch.tensor(held).mean() > 0
+    folds = [rows for _, rows in cross_fitted(profile, "iid", options)]
+    assert torch.cat(folds).tolist() == list(range(10))
+
+
+def test_mean_weight_of_a_cell_is_exact_also_when_cells_do_not_nest():
+    sampler = fit(probed(STEEP, rates=40), "iid", FitOptions()).sampler
+    for rates in (30, 32):
+        edges = torch.arange(rates + 1, dtype=torch.float64) / rates
+        square, plain = cell_kernels(sampler, edges)
+        assert square.mean() == pytest.approx(float((1 / sampler.density).mean()), rel=1e-12)
+        torch.testing.assert_close(plain, torch.ones_like(plain))
+
+
+@pytest.mark.parametrize("k", [0.2, 0.7])
+def test_pareto_k_of_generalised_pareto_draws(k):
+    values = stats.genpareto.rvs(k, size=200_000, random_state=np.random.default_rng(1))
+    tail = np.ceil(3 * np.sqrt(len(values)))
+    shrunk = (tail * k + 10 * 0.5) / (tail + 10)
+    assert abs(pareto_k(values) - shrunk) < Z * (1 + k) / np.sqrt(tail)
+    assert pareto_k(1e-6 * values) == pytest.approx(pareto_k(values))
+
+
+def test_pareto_k_of_light_and_of_short_tails():
+    assert pareto_k(np.random.default_rng(0).random(10_000)) < 0
+    assert all(np.isnan(pareto_k(x)) for x in (np.arange(20.0), np.ones(1000), np.zeros(0)))
+
+
+def test_save_and_load_restore_the_density_bit_for_bit(tmp_path):
+    density = fit_density(probed(STEEP, "mirror", rates=20), "ppots+mirror", "iid", config={"why": "test"})
+    density.save(tmp_path / "p.json")
+    again = FittedDensity.load(tmp_path / "p.json")
+    assert torch.equal(again.sampler.density, density.sampler.density)
+    assert torch.equal(draws(again.sampler, 1000), draws(density.sampler, 1000))
+    assert again.record["method"] == "ppots+mirror"
+    assert again.record["forward_passes"] > 0
+    assert set(again.record["diagnostics"]["variance_fitted"]) == {"value", "stderr", "n", "unit"}
+    assert list(tmp_path.iterdir()) == [tmp_path / "p.json"], "no temporary file is left"
+
+
+def test_bad_files_are_refused_in_one_sentence(tmp_path):
+    path = tmp_path / "p.json"
+    with pytest.raises(UserError, match="found nothing"):
+        FittedDensity.load(path)
+    good = fit_density(probed(STEEP, rates=8, masks=2), "ppots", "iid").record
+    for bad, words in (
+        ("{", "something broken"),
+        (json.dumps({"schema": "other"}), "expected schema"),
+        (json.dumps({**good, "density": [1.0, -1.0]}, default=str), "positive"),
+        (json.dumps({"schema": good["schema"]}), "density"),
+    ):
+        path.write_text(bad)
+        with pytest.raises(UserError, match=words):
+            FittedDensity.load(path)

@@ -1,0 +1,138 @@
+"""The probe: a grid that misses nothing near t = 0, and estimators with the right mean."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from stabledllm.noise.methods import Method, MethodOptions
+from stabledllm.ppots import profile as profile_module
+from stabledllm.ppots.profile import probe, rate_edges
+from tests.ppots.fakes import FakeMeter, Law, probed
+from tests.statistics import assert_mean
+
+
+@pytest.mark.parametrize("rates", [4, 12, 24, 70])
+@pytest.mark.parametrize("eps", [1e-3, 0.05, 0.0])
+def test_cells_cover_0_1_in_order(rates, eps):
+    edges = rate_edges(rates, eps)
+    assert edges[0] == 0
+    assert edges[-1] == 1
+    assert (edges.diff() > 0).all()
+
+
+def test_midpoints_integrate_the_weights_tail():
+    """∫ 1 / p_mask dt = ln(1/eps) / (1 - eps); 24 equal midpoints would miss more than a quarter of it."""
+    edges, eps = rate_edges(24, 1e-3), 1e-3
+    exact = math.log(1 / eps) / (1 - eps)
+
+    def midpoint_rule(edges):
+        return float((edges.diff() / ((1 - eps) * (edges[1:] + edges[:-1]) / 2 + eps)).sum())
+
+    assert abs(midpoint_rule(edges) / exact - 1) < 0.05
+    assert midpoint_rule(torch.linspace(0, 1, 25, dtype=torch.float64)) < 0.75 * exact
+
+
+@pytest.fixture(scope="module")
+def large():
+    law = Law(rho=-0.6)
+    return law, probed(law, "mirror", rows=400, rates=4, masks=6)
+
+
+def test_rows_means_and_variances_are_right_and_an_error_would_show(large):
+    law, profile = large
+    for j, t in enumerate(profile.t):
+        noise = law.sd(t) ** 2
+        found = {
+            "g": (profile.row_mean()[:, j], law.h(t)),
+            "v": (profile.row_view_noise()[:, j], noise),
+            "v of the views' mean": (profile.row_noise()[:, j], noise * (1 + law.rho) / 2),
+            "covariance": (profile.row_view_covariance()[:, j], noise * law.rho),
+            "second moment": (profile.row_second_moment()[:, j], law.second_moment(t, 2)),
+        }
+        for name, (values, exact) in found.items():
+            assert_mean(values, float(exact), name)
+            with pytest.raises(AssertionError):
+                assert_mean(1.5 * values, float(exact), name)
+
+
+def test_var_g_is_unbiased():
+    law, t = Law(tau2=0.3), None
+    values = []
+    for seed in range(150):
+        profile = probed(law, rows=12, rates=4, masks=2, seed=seed)
+        t = profile.t
+        values.append(profile.between_rows())
+    for j in range(len(t)):
+        assert_mean(torch.stack(values)[:, j], float(0.3 * law.h(t[j]) ** 2), "Var_x0 g")
+
+
+@pytest.mark.parametrize("rho", [-1.0, -0.5, 0.0, 0.7])
+def test_rho_is_measured(rho):
+    curve = probed(Law(rho=rho), "mirror", rows=40, rates=5, masks=40).rho()
+    assert ((curve.value - rho).abs() <= 4.3 * curve.stderr + 1e-9).all()
+
+
+def test_standard_errors_are_those_of_leaving_each_row_out():
+    profile = probed(Law(rho=-0.4), "mirror", rows=7)
+    for name in ("g", "v", "v_views", "second_moment", "rho"):
+        left_out = torch.stack([getattr(profile.select(torch.arange(7) != i), name)().value for i in range(7)])
+        by_hand = (6 / 7 * ((left_out - left_out.mean(0)) ** 2).sum(0)).sqrt()
+        torch.testing.assert_close(getattr(profile, name)().stderr, by_hand)
+
+
+def test_views_left_out_cost_and_count_nothing():
+    meter, method = FakeMeter(Law(rho=-0.5)), Method.parse("mirror", MethodOptions(mirror_below=0.5))
+    profile = probe(meter, method, rows=300, rates=4, masks=8, seed=0)
+    assert profile.forward_passes == meter.forwards
+    assert profile.cost.tolist() == [2.0 if t < 0.5 else 1.0 for t in profile.t]
+    assert profile.row_view_covariance()[:, -1].isnan().all()
+    for j, t in enumerate(profile.t):
+        assert_mean(profile.row_mean()[:, j], float(meter.law.h(t)), "g")
+        views = 2 if t < 0.5 else 1
+        assert_mean(profile.row_second_moment()[:, j], float(meter.law.second_moment(t, views)), "second moment")
+
+
+def check_probe_is_a_function_of_the_seed() -> None:
+    found = []
+    for framework_seed in (0, 1):
+        torch.manual_seed(framework_seed)
+        found.append(probed(Law(), rows=5, rates=6, masks=3, seed=3))
+    assert torch.equal(found[0].rows, found[1].rows)
+    assert torch.equal(found[0].view_losses, found[1].view_losses)
+    assert len(found[0].rows.unique()) == 5
+    assert not torch.equal(probed(Law(), rows=5, rates=6, masks=3, seed=4).rows, found[0].rows)
+
+
+def test_mistake_4_a_probe_that_differs_between_ranks_is_noticed(monkeypatch):
+    check_probe_is_a_function_of_the_seed()
+
+    class RankKey(profile_module.Key):
+        def permutation(self, stream, n, device):
+            return torch.randperm(n)
+
+    monkeypatch.setattr(profile_module, "Key", RankKey)
+    with pytest.raises(AssertionError):
+        check_probe_is_a_function_of_the_seed()
+
+
+HEAVY = Law(tau2=0.1, h=lambda t: 2 + 0 * t, sd=lambda t: 4 - 3 * t, heavy=True)
+
+
+def check_second_moment(meter) -> None:
+    profile = probe(meter, Method(), rows=400, rates=4, masks=10, seed=0)
+    for j, t in enumerate(profile.t):
+        assert_mean(profile.row_second_moment()[:, j], float(HEAVY.second_moment(t)), "second moment")
+
+
+def test_mistake_5_clamped_losses_are_noticed():
+    class Clamping(FakeMeter):
+        def view_losses(self, *args, **kwargs):
+            losses, used = super().view_losses(*args, **kwargs)
+            return losses.clamp(max=10.0), used
+
+    check_second_moment(FakeMeter(HEAVY))
+    with pytest.raises(AssertionError, match="second moment"):
+        check_second_moment(Clamping(HEAVY))
