@@ -22,9 +22,9 @@ def test_mean_sd_and_student_interval_by_hand():
     assert found["n"] == 3
     assert found["mean"] == pytest.approx(3.0)
     assert found["sd"] == pytest.approx(7.0**0.5)
-    # t(0.975, 2) = 4.302653; half width 4.302653 * sqrt(7 / 3) = 6.572431.
-    assert found["ci_low"] == pytest.approx(3 - 6.572431, abs=1e-5)
-    assert found["ci_high"] == pytest.approx(3 + 6.572431, abs=1e-5)
+    # t(0.975, 2) = 4.302653; half width 4.302653 * sqrt(7 / 3) = 6.572411.
+    assert found["ci_low"] == pytest.approx(3 - 6.572411, abs=1e-5)
+    assert found["ci_high"] == pytest.approx(3 + 6.572411, abs=1e-5)
     assert found["versus_standard"] is None
     assert found["worst_beats_best_baseline"] is None
 
