@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from stabledllm.config.build import build_method, build_objective
-from stabledllm.config.settings import DecomposeSettings, PPOTSSettings
+from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_rows
 from stabledllm.data.rows import TokenRow, require_marks
 from stabledllm.errors import UserError
@@ -62,9 +62,21 @@ class _Laboratory:
             )
         return self._profiles[key]
 
+    def fit_options(self, method: Method) -> FitOptions:
+        """The plain arguments of the fit."""
+        wanted = self.settings.probe
+        return FitOptions(
+            starts=wanted.starts,
+            family=wanted.family,
+            uniform_share=wanted.uniform_share,
+            seed=self.settings.seed,
+            step_rows=step_rows(method, self.settings.forwards),
+            strata=method.options.strata,
+        )
+
     def density(self, method: Method) -> FittedDensity:
         """p fitted for the method's own source, masker and views."""
-        options = fit_options(self.settings.probe, self.settings.seed)
+        options = self.fit_options(method)
         return fit_density(self.profile(method), method.name, method.source.name, options)
 
     def result(self, method: Method, density: FittedDensity | None) -> MethodResult:
@@ -73,17 +85,12 @@ class _Laboratory:
         sampler = method.sampler(density.sampler if density else None)
         judged: list[tuple[TSampler, torch.Tensor]] = [(sampler, torch.arange(len(profile.rows)))]
         if density:
-            judged = cross_fitted(profile, method.source.name, fit_options(settings.probe, settings.seed))
+            judged = cross_fitted(profile, method.source.name, self.fit_options(method))
         cost = mean_cost(profile, judged)
         rows = step_rows(method, settings.forwards, cost)
         predicted = per_row_variance(profile, method.source, judged, rows)
         measured = measure(self.meter, method, sampler, rows=rows, steps=settings.steps, seed=settings.seed)
         return MethodResult(method.name, method.unbiased, measured, predicted, cost)
-
-
-def fit_options(settings: PPOTSSettings, seed: int) -> FitOptions:
-    """The plain arguments of the fit."""
-    return FitOptions(starts=settings.starts, family=settings.family, uniform_share=settings.uniform_share, seed=seed)
 
 
 def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = print) -> dict:

@@ -11,14 +11,17 @@ from scipy import stats
 
 from stabledllm.errors import UserError
 from stabledllm.noise.methods import Method, MethodOptions, Rows
+from stabledllm.noise.sources import Stratified
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.objective import Objective
+from stabledllm.ppots.cells import cell_kernels
 from stabledllm.ppots.density import FittedDensity, fit_density
-from stabledllm.ppots.fit import FitOptions, fit
-from stabledllm.ppots.judge import cell_kernels, cross_fitted, variance_under
+from stabledllm.ppots.fit import FitOptions, _interpolated, fit
+from stabledllm.ppots.judge import cross_fitted, variance_under
 from stabledllm.ppots.pareto import pareto_k
 from stabledllm.ppots.target import optimal_square
+from stabledllm.variance.predicted import per_row_variance
 from tests.ppots.fakes import Law, probed, profile_of, profile_with_root
 from tests.statistics import TEST_FAILURE_RATE, Z, assert_mean
 
@@ -93,9 +96,10 @@ def test_both_families_find_the_root_of_the_second_moment():
 
 def test_p_is_refitted_for_the_source_and_the_cost():
     profile = probed(Law(tau2=0.0, h=lambda t: 1 + 9 * t, sd=lambda t: 1 + 0 * t), rows=30, rates=30, masks=20)
-    iid, strata = (fit(profile, s, FitOptions(uniform_share=0.0)).sampler.density for s in ("iid", "strats"))
+    options = FitOptions(uniform_share=0.0, step_rows=512)
+    iid, fine = (fit(profile, s, options).sampler.density for s in ("iid", "lowdisc"))
     assert iid[-1] / iid[0] > 4, "iid follows g"
-    assert 0.7 < strata[-1] / strata[0] < 1.4, "strata remove g: only v counts"
+    assert 0.7 < fine[-1] / fine[0] < 1.4, "a fine lattice removes g: only v counts"
     half = probed(STEEP, "mirror", rates=40, options=MethodOptions(mirror_below=0.5))
     torch.testing.assert_close(optimal_square(half) * half.cost, half.second_moment().value)
     assert half.cost.unique().tolist() == [1.0, 2.0]
@@ -192,3 +196,22 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path):
         path.write_text(bad)
         with pytest.raises(UserError, match=words):
             FittedDensity.load(path)
+
+
+def test_coarse_strata_do_not_get_the_p_of_fine_ones():
+    """g large and flat, v small and steep: the p of the fine limit would multiply the noise of 6 strata."""
+    law = Law(tau2=0.0, h=lambda t: 20 + 0 * t, sd=lambda t: 1 + 6 * (1 - t) ** 8)
+    profile = probed(law, rows=20, rates=24, masks=4)
+    source, every = Stratified(), torch.arange(20)
+
+    def noise(shared: float | None) -> float:
+        if shared is None:
+            sampler = fit(profile, "strats", FitOptions(step_rows=32)).sampler
+        else:
+            points = optimal_square(profile, "strats", shared=shared).sqrt().numpy()
+            sampler = Tabulated(_interpolated(profile.t.numpy(), points)).mix_uniform(0.05)
+        return per_row_variance(profile, source, [(sampler, every)], 32).value
+
+    uniform = per_row_variance(profile, source, [(Uniform(), every)], 32).value
+    assert noise(0.0) > 1.5 * uniform, "the fine limit's p is worse than uniform here"
+    assert noise(None) < 1.02 * uniform

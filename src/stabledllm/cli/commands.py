@@ -104,7 +104,9 @@ def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
     say(note)
     require_marks(rows, method)
-    density = probe_and_fit(loaded, rows, method, build_objective(settings.objective), settings.ppots, settings.seed)
+    density = probe_and_fit(
+        loaded, rows, method, build_objective(settings.objective), settings.ppots, settings.seed, settings.batch
+    )
     path = Path(settings.out) / "p_of_t.json"
     density.save(path)
     say(density.summary())

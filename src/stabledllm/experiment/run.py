@@ -43,7 +43,7 @@ def run_experiment(settings: ExperimentSettings, say: Say = print) -> dict:
     loaded = load_model(settings.base.model)
     data = load_bundle(settings.base.data, loaded.tokenizer, say)
     untuned = _untuned(out, settings.base, loaded, data, say)
-    densities = {name: _density(out, settings.base, name, loaded, data, say) for name in methods}
+    densities = {name: _density(out, settings, name, loaded, data, say) for name in methods}
     planned = [(name, seed) for seed in settings.seeds for name in methods]
     with tqdm(planned, desc="experiment", unit="run") as bar:
         for name, seed in bar:
@@ -142,14 +142,19 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
     return {"metrics": metrics}
 
 
-def _density(out: Path, base: TrainSettings, name: str, loaded: LoadedModel, data: DataBundle, say: Say) -> Path | None:
+def _density(
+    out: Path, settings: ExperimentSettings, name: str, loaded: LoadedModel, data: DataBundle, say: Say
+) -> Path | None:
     """p(t) of a method: a property of model, data and method, so it is fitted once for all seeds."""
+    base = settings.base
     method = build_method(name, base.method_options)
     if not method.needs_p:
         return None
     path = out / f"p_of_t_{canonical(name).replace('+', '_')}.json"
     if not path.is_file():
-        density = probe_and_fit(loaded, data.train, method, build_objective(base.objective), base.ppots, 0)
+        density = probe_and_fit(
+            loaded, data.train, method, build_objective(base.objective), base.ppots, 0, rows_per_step(name, settings)
+        )
         density.save(path)
         say(density.summary())
         if density.fallback:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
 from stabledllm.noise.t_samplers import Tabulated
-from stabledllm.ppots.fit import FitOptions, fit
+from stabledllm.ppots.fit import Fit, FitOptions, fit
 from stabledllm.ppots.judge import cross_fitted, folds, tail_shape, variance_under
 from stabledllm.ppots.profile import Curve, Profile
-from stabledllm.ppots.target import optimal_square
 
 SCHEMA = "stabledllm/p_of_t/1"
 
@@ -92,7 +93,7 @@ def fit_density(
             "variance_fitted": variance_under(profile, pairs).as_dict(),
             "fallback": found.fallback,
         },
-        "profile": profile_record(profile) | _points(profile, source, options),
+        "profile": profile_record(profile) | _points(profile, found),
         "forward_passes": profile.forward_passes,
         "config": asdict(options) | (config or {}),
     }
@@ -115,9 +116,9 @@ def profile_record(profile: Profile) -> dict:
     return out
 
 
-def _points(profile: Profile, source: str, options: FitOptions) -> dict:
+def _points(profile: Profile, found: Fit) -> dict:
     """The points p was fitted to, as a density over the cells, with the relative error of the second moment."""
-    points = optimal_square(profile, source, options.moment).sqrt()
+    points = torch.from_numpy(found.points)
     points = points / (profile.width @ points)
     moment = profile.second_moment()
     error = points * (moment.stderr / moment.value / 2).nan_to_num(1.0)

@@ -7,16 +7,23 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from stabledllm.noise.sources import LowDiscrepancy, Stratified
 from stabledllm.noise.t_samplers import Tabulated
+from stabledllm.ppots.cells import CELLS, cell_kernels
 from stabledllm.ppots.epr import EPRFit, fit_epr, log_density, theta_of
 from stabledllm.ppots.profile import Profile
+from stabledllm.ppots.remainder import shared_noise
 from stabledllm.ppots.target import Moment, optimal_square
 
-CELLS = 4096
 KL_THRESHOLD = 0.02
 """In nats, beyond what the points' own sampling error explains. Where p* is known exactly, KL = 0.02 costs about
 4 % of the second moment: past that EPR is not used."""
+
+
+SHARED = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Shares of (E g)² tried where u is not iid."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,9 @@ class FitOptions:
     uniform_share: float = 0.05
     moment: Moment = "second_moment"
     seed: int = 0
+    step_rows: int = 32
+    """Rows of a training step: how finely strata or a lattice divide t."""
+    strata: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,8 @@ class Fit:
     fallback: str | None
     kl_threshold: float
     """:data:`KL_THRESHOLD` plus the KL that sampling error alone gives the points."""
+    points: np.ndarray
+    """What p was fitted to, unnormalised, shape (b,)."""
 
     @property
     def kind(self) -> str:
@@ -53,7 +65,7 @@ def fit(profile: Profile, source: str, options: FitOptions) -> Fit:
     outermost, and ``fallback`` says so.
     """
     t = profile.t.numpy()
-    points = optimal_square(profile, source, options.moment).sqrt().numpy()
+    points = _target(profile, source, options).sqrt().numpy()
     epr, fallback = None, None
     threshold = KL_THRESHOLD + _sampling_kl(profile, points)
     if options.family == "epr":
@@ -67,7 +79,26 @@ def fit(profile: Profile, source: str, options: FitOptions) -> Fit:
         sampler = epr_sampler(epr.parameters, float(t[0]), float(t[-1]))
     else:
         sampler = Tabulated(_interpolated(t, points), name="ppots")
-    return Fit(sampler.mix_uniform(options.uniform_share), epr, fallback, threshold)
+    return Fit(sampler.mix_uniform(options.uniform_share), epr, fallback, threshold, points)
+
+
+def _target(profile: Profile, source: str, options: FitOptions) -> Tensor:
+    """The square to fit for a source: with few strata part of (E g)² must stay in, as much as predicts least noise.
+
+    The limit of fine strata leaves it out; a p made for that limit can be several times worse than uniform
+    where ceil(sqrt n) strata are coarse and g is large. The share is chosen by the predicted variance of a step.
+    """
+    if source == "iid" or options.moment != "second_moment":
+        return optimal_square(profile, source, options.moment)
+    kind = Stratified(options.strata) if source == "strats" else LowDiscrepancy()
+    own, g = profile.row_noise().mean(0) + profile.between_rows(), profile.row_mean().mean(0)
+
+    def noise(square: Tensor) -> float:
+        table = Tabulated(_interpolated(profile.t.numpy(), square.sqrt().numpy())).mix_uniform(options.uniform_share)
+        weight = cell_kernels(table, profile.edges)[0]
+        return float(profile.width @ (own * weight)) + shared_noise(g, profile.t, table, kind, options.step_rows)[0]
+
+    return min((optimal_square(profile, source, shared=share) for share in SHARED), key=noise)
 
 
 def _sampling_kl(profile: Profile, points: np.ndarray) -> float:

@@ -14,11 +14,14 @@ _FLOOR = 1e-4
 """Least share of the largest value: an unbiased estimate may be 0 or negative where p must be positive."""
 
 
-def optimal_square(profile: Profile, source: str = "iid", moment: Moment = "second_moment") -> Tensor:
+def optimal_square(
+    profile: Profile, source: str = "iid", moment: Moment = "second_moment", shared: float = 0.0
+) -> Tensor:
     """m(t) / kappa(t) at the profile's rates, shape (b,): the best p is proportional to its root.
 
     For iid u, m = E[g² + v]; with strata or low discrepancy the part of g that all rows share is averaged
-    out by the source, and m = E[v] + Var_{x0} g (DESIGN section 3). kappa is the number of forwards.
+    out by the source, and m = E[v] + Var_{x0} g (DESIGN section 3), plus ``shared`` times (E g)² where the
+    source is too coarse to average all of it out. kappa is the number of forwards.
     ``mean_squared`` is the public code's (E g)² + E v, which leaves out Var_{x0} g: a named variant only.
     """
     if moment == "mean_squared":
@@ -26,6 +29,6 @@ def optimal_square(profile: Profile, source: str = "iid", moment: Moment = "seco
     elif source == "iid":
         m = profile.row_second_moment().mean(0)
     else:
-        m = profile.row_noise().mean(0) + profile.between_rows()
+        m = profile.row_noise().mean(0) + profile.between_rows() + shared * profile.row_mean().mean(0) ** 2
     m = m / profile.cost
     return torch.maximum(m, _FLOOR * m.max())

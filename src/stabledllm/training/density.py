@@ -47,7 +47,7 @@ def obtain_density(
         else:
             loaded.model.to(arguments.device)
             density = probe_and_fit(
-                loaded, rows, method, build_objective(settings.objective), settings.ppots, settings.seed
+                loaded, rows, method, build_objective(settings.objective), settings.ppots, settings.seed, settings.batch
             )
         density.save(path)
         say(density.summary())
@@ -75,10 +75,11 @@ def probe_and_fit(
     objective: Objective,
     settings: PPOTSSettings,
     seed: int,
+    step_rows: int,
     *,
     show_progress: bool = True,
 ) -> FittedDensity:
-    """Probe the training rows and fit p for the method's own source, masker and views."""
+    """Probe the training rows and fit p for the method's own source, masker and views, in steps of ``step_rows``."""
     count = min(settings.rows, len(rows))
     if count < 2:
         raise UserError(f"ppots: expected at least 2 training rows to probe, found {len(rows)}.")
@@ -89,7 +90,12 @@ def probe_and_fit(
         )
         profile = probe(meter, method, rows=count, rates=settings.rates, masks=settings.masks, seed=seed)
     options = FitOptions(
-        starts=settings.starts, family=settings.family, uniform_share=settings.uniform_share, seed=seed
+        starts=settings.starts,
+        family=settings.family,
+        uniform_share=settings.uniform_share,
+        seed=seed,
+        step_rows=step_rows,
+        strata=method.options.strata,
     )
     config = {"rows": count, "rates": settings.rates, "masks": settings.masks, "model": loaded.name}
     return fit_density(profile, method.name, method.source.name, options, config)

@@ -14,12 +14,10 @@ from stabledllm.estimate import Estimate
 from stabledllm.jackknife import jackknife, pair_square
 from stabledllm.noise.sources import Source
 from stabledllm.noise.t_samplers import TSampler
-from stabledllm.ppots.judge import cell_kernels
+from stabledllm.ppots.cells import cell_kernels
 from stabledllm.ppots.profile import Profile
+from stabledllm.ppots.remainder import shared_noise
 from stabledllm.variance.nested import UNIT
-
-_FINE = 64
-"""Grid points of u per row of a step (and stratum) in the integrals over u."""
 
 Judged = Sequence[tuple[TSampler, Tensor]]
 """Densities and the rows each is judged on: with cross-fitting, rows it was not fitted on."""
@@ -45,7 +43,7 @@ def per_row_variance(profile: Profile, source: Source, judged: Judged, step_rows
             first.append(mean[mine] @ (plain * width))
             total += len(mine)
             if source.name != "iid" and len(mine):
-                left += len(mine) * _removed(mean[keep].mean(0), profile.t, sampler, source, step_rows)
+                left += len(mine) * shared_noise(mean[keep].mean(0), profile.t, sampler, source, step_rows)[1]
         return second / total - pair_square(torch.cat(first)) - left / total
 
     return jackknife(value, len(profile.rows), UNIT)
@@ -69,24 +67,3 @@ def at_equal_compute(per_row: Estimate, cost: float, data_noise: Estimate) -> Es
     value = cost * per_row.value - data_noise.value
     stderr = ((cost * per_row.stderr) ** 2 + data_noise.stderr**2) ** 0.5
     return Estimate(value=value, stderr=stderr, n=per_row.n, unit=UNIT)
-
-
-def _removed(g: Tensor, t: Tensor, sampler: TSampler, source: Source, n: int) -> float:
-    """How much less n Var(step mean of h(u)) is than for iid u, h(u) = g(t) w(t) at t = icdf(u)."""
-    k = source.count(n) if source.name == "strats" else n
-    u = (torch.arange(k * _FINE, dtype=torch.float64) + 0.5) / (k * _FINE)
-    at = sampler.icdf(u)
-    h = _interpolate(at, t, g) * sampler.weight(at)
-    if source.name == "lowdisc":
-        return float(h.var(correction=0) - n * h.view(n, _FINE).mean(0).var(correction=0))
-    means = h.view(k, _FINE).mean(1)
-    extra = n % k
-    among_extra = extra * (1 - extra / k) * float(means.var()) / n if extra else 0.0
-    return float(means.var(correction=0)) - among_extra
-
-
-def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
-    """Linear between the points, flat beyond the outermost."""
-    right = torch.searchsorted(xs, x).clamp(1, len(xs) - 1)
-    share = ((x - xs[right - 1]) / (xs[right] - xs[right - 1])).clamp(0, 1)
-    return ys[right - 1] * (1 - share) + ys[right] * share
