@@ -130,10 +130,11 @@ def condition(law: Law) -> dict:
     [
         (Law(rho=-0.9, tau2=0.02, h1=0.3), True, "so it pays."),
         (Law(rho=-0.2, tau2=0.5), False, "so it does not."),
+        (Law(rho=-0.3, tau2=0.01, h1=3.0), False, "so it does not."),
         (Law(rho=0.5, tau2=0.5), False, "so it does not."),
         (Law(rho=0.0, tau2=0.0, h1=0.0), None, "too close to tell."),
     ],
-    ids=["pays", "weak", "positive", "close"],
+    ids=["pays", "weak", "mostly-B", "positive", "close"],
 )
 def test_mirror_condition(law, pays, verdict):
     found = condition(law)
