@@ -1,0 +1,159 @@
+"""Methods side by side: ratios with intervals that cover, and verdicts only where they are clear."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from stabledllm.estimate import Estimate
+from stabledllm.noise.methods import Method
+from stabledllm.noise.t_samplers import Uniform
+from stabledllm.ppots.profile import probe
+from stabledllm.variance.comparison import MethodResult, compare_methods, mirror_condition
+from stabledllm.variance.measured import Measured, measure
+from stabledllm.variance.nested import decompose, nested_losses
+from tests.statistics import Z
+from tests.variance.fakes import FakeMeter, Law
+
+STANDARD, MIRROR = Method.parse("standard"), Method.parse("mirror")
+
+
+def exactly(value: float, stderr: float = 0.0) -> Estimate:
+    return Estimate(value=value, stderr=stderr, n=100)
+
+
+def result(
+    method: str, variance: float, cost: float = 1.0, seed: int = 0, n: int = 4000, predicted=None
+) -> MethodResult:
+    """A method whose measured per-row variance is exactly the given one."""
+    z = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    losses = 3 + (z - z.mean()) / z.std() * variance**0.5
+    return MethodResult(method, True, Measured(losses.view(-1, 4), True, cost), predicted, cost)
+
+
+def test_standard_is_one_and_says_nothing():
+    (row,) = compare_methods([result("standard", 5.0)], exactly(1.0))
+    assert row["relative_to_standard"] == {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+    assert row["pays"] is None
+    assert row["variance_at_equal_compute"]["value"] == pytest.approx(4.0)
+    assert row["predicted_variance"] is row["predicted_at_equal_compute"] is None
+
+
+@pytest.mark.parametrize(
+    ("variance", "cost", "ratio", "pays"),
+    [
+        (2.0, 1.0, 0.25, True),
+        (2.0, 2.0, 0.75, True),
+        (5.0, 1.0, 1.0, None),
+        (2.55, 2.0, 4.1 / 4, None),
+        (5.0, 2.0, 2.25, False),
+        (1.0, 8.0, 1.75, False),
+    ],
+)
+def test_ratio_and_whether_it_pays(variance, cost, ratio, pays):
+    """With total 5 and C = 1, Standard's noise is 4; another's is cost x variance - 1."""
+    both = [result("standard", 5.0, seed=1), result("other", variance, cost, seed=2, predicted=exactly(variance, 0.1))]
+    row = compare_methods(both, exactly(1.0, 0.05))[1]
+    found = row["relative_to_standard"]
+    assert found["value"] == pytest.approx(ratio)
+    assert found["ci_low"] < ratio < found["ci_high"]
+    assert row["pays"] is pays
+    assert row["views"] == cost
+    assert row["measured_variance"]["value"] == pytest.approx(variance)
+    assert row["predicted_at_equal_compute"]["value"] == pytest.approx(cost * variance - 1)
+
+
+def test_unknown_error_gives_no_verdict():
+    row = compare_methods([result("standard", 5.0), result("other", 0.5)], exactly(1.0, math.nan))[1]
+    assert row["pays"] is None
+
+
+def test_the_shared_estimate_of_c_narrows_the_interval():
+    """At ratio 1 an error in C moves both noises alike, and the interval does not depend on it."""
+    both = [result("standard", 5.0, seed=1), result("other", 5.0, seed=2)]
+    sure, unsure = (compare_methods(both, exactly(1.0, e))[1]["relative_to_standard"] for e in (0.0, 1.0))
+    assert unsure["ci_high"] - unsure["ci_low"] == pytest.approx(sure["ci_high"] - sure["ci_low"])
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(("variance", "cost"), [(5.0, 1.0), (2.0, 2.0), (6.0, 1.0)])
+def test_interval_covers_the_truth_95_percent_of_the_time(variance, cost):
+    """Independent normal losses, C with its own error: coverage within Z binomial errors of 0.95."""
+    generator, covered, trials = torch.Generator().manual_seed(3), 0, 500
+    truth = (cost * variance - 1) / 4
+    for _ in range(trials):
+        results = []
+        for name, v, k in (("standard", 5.0, 1.0), ("other", variance, cost)):
+            losses = torch.randn(250, 4, generator=generator, dtype=torch.float64) * v**0.5
+            results.append(MethodResult(name, True, Measured(losses, True, k), None, k))
+        c = 1 + 0.2 * float(torch.randn((), generator=generator))
+        found = compare_methods(results, exactly(c, 0.2))[1]["relative_to_standard"]
+        covered += found["ci_low"] <= truth <= found["ci_high"]
+    assert abs(covered / trials - 0.95) < Z * (0.95 * 0.05 / trials) ** 0.5
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(("name", "rho"), [("strats", 0.0), ("mirror", -0.9), ("multisample", 0.0)])
+def test_through_a_meter(name, rho):
+    """The whole path: Standard and another method measured, C from a nested design, the true ratio covered."""
+    law, method = Law(rho=rho), Method.parse(name)
+    meter, n, cost = FakeMeter(law), 8, method.views.count
+    nested = nested_losses(meter, STANDARD, rows=150, rates=8, masks=2, seed=1)
+    both = [
+        MethodResult(which.name, True, measure(meter, which, Uniform(), rows=n, steps=400, seed=s), None, k)
+        for s, which, k in ((2, STANDARD, 1.0), (3, method, float(cost)))
+    ]
+    data = decompose(nested.losses, nested.width).data
+    row = compare_methods([both[0], both[1]], data)[1]["relative_to_standard"]
+    variance = law.pattern * (1 + (cost - 1) * rho) / cost + law.rate + law.data
+    if name == "strats":  # k = 3 strata of 8 rows: 2 points in each, 2 extra ones in 2 of the 3
+        between = law.h1**2 / 12 * (1 - 1 / 9)
+        variance += 2 * (1 - 2 / 3) / 8 * between * 3 / 2 - between
+    truth = (cost * variance - law.data) / (law.pattern + law.rate)
+    slack = (Z / 1.96 - 1) * (row["ci_high"] - row["ci_low"]) / 2
+    assert row["ci_low"] - slack <= truth <= row["ci_high"] + slack
+
+
+def condition(law: Law) -> dict:
+    nested = nested_losses(FakeMeter(law), STANDARD, rows=200, rates=8, masks=3, seed=1)
+    profile = probe(FakeMeter(law), MIRROR, rows=200, rates=12, masks=4, seed=2)
+    return mirror_condition(
+        profile.row_view_covariance(), profile.width, nested, decompose(nested.losses, nested.width)
+    )
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(
+    ("law", "pays", "verdict"),
+    [
+        (Law(rho=-0.9, tau2=0.02, h1=0.3), True, "so it pays."),
+        (Law(rho=-0.2, tau2=0.5), False, "so it does not."),
+        (Law(rho=-0.3, tau2=0.01, h1=3.0), False, "so it does not."),
+        (Law(rho=0.5, tau2=0.5), False, "so it does not."),
+        (Law(rho=0.0, tau2=0.0, h1=0.0), None, "too close to tell."),
+    ],
+    ids=["pays", "weak", "mostly-B", "positive", "close"],
+)
+def test_mirror_condition(law, pays, verdict):
+    found = condition(law)
+    gain, rest = -law.rho * law.pattern, law.rate + law.data
+    assert abs(found["rho_A"]["value"] - gain) <= Z * found["rho_A"]["stderr"] + 0.005
+    assert abs(found["B_plus_C"]["value"] - rest) <= Z * found["B_plus_C"]["stderr"]
+    assert found["rho"] == pytest.approx(law.rho, abs=0.1)
+    assert found["pays"] is pays
+    assert found["sentence"].endswith(verdict)
+    assert f"|rho| A = {found['rho_A']['value']:.3g}" in found["sentence"]
+    assert f"B + C = {found['B_plus_C']['value']:.3g}" in found["sentence"]
+
+
+def test_mirror_condition_where_one_view_is_used_counts_no_gain():
+    """NaN (a single view at that rate) is a covariance of 0."""
+    nested = nested_losses(FakeMeter(Law()), STANDARD, rows=20, rates=4, masks=2, seed=1)
+    found = decompose(nested.losses, nested.width)
+    width = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    covariance = torch.tensor([[-2.0, math.nan]] * 20, dtype=torch.float64)
+    row = mirror_condition(covariance, width, nested, found)
+    assert row["rho_A"]["value"] == pytest.approx(1.0)
+    assert row["rho"] == pytest.approx(-1.0 / found.mask_pattern.value)
