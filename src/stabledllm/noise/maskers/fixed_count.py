@@ -65,12 +65,10 @@ class FixedCount:
         rank = keyed.argsort(dim=-1, stable=True).argsort(dim=-1)
         mask = (rank < k[:, None, None]) & given.maskable[:, None]
         weight = self._weight(given, k, size)
-        c_k = torch.stack(
-            [
-                count_coefficients(p, given.eps, given.power)[j - 1]
-                for p, j in zip(size.tolist(), k.tolist(), strict=True)
-            ]
-        ).to(given.t.device)
+        c_k = torch.empty_like(given.t)
+        for rows_size in size.unique().tolist():
+            here = size == rows_size
+            c_k[here] = count_coefficients(rows_size, given.eps, given.power).to(given.t.device)[k[here] - 1]
         return mask, mask * (c_k * weight)[:, None, None], weight
 
     @staticmethod
