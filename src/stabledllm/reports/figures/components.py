@@ -18,6 +18,8 @@ def components(data: dict) -> Figure | None:
     Error bars are one standard error of each component, drawn at the end of its own segment.
     """
     lengths = [b for b in data.get("by_length") or [] if _known(b)]
+    if len(lengths) == 1:  # all responses are of one length: the bar of all rows says it
+        lengths = []
     gradient = data.get("gradient") if _known(data.get("gradient")) else None
     if not _known(data["loss"]):
         return None

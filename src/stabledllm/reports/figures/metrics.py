@@ -37,7 +37,7 @@ def _panel(axes: Axes, results: dict, methods: list[str], metric: str) -> None:
     if not math.isnan(reference):
         axes.axvline(reference, color=MUTED, linewidth=0.9, label="Standard's mean")
     intervals: list[tuple[float, float, float, str]] = []
-    seen = [untuned, reference]
+    seen = [reference]
     for y, method in enumerate(methods):
         runs = [value((r.get("metrics") or {}).get(metric)) for r in results["runs"] if r["method"] == method]
         axes.plot(runs, [y + 0.2] * len(runs), "o", color=colour(method), markersize=4, alpha=0.65, markeredgewidth=0)
@@ -50,7 +50,19 @@ def _panel(axes: Axes, results: dict, methods: list[str], metric: str) -> None:
         axes.plot(mean, y - 0.1, "D", color=colour(method), markersize=5.5, zorder=4)
     axes.plot([], [], "o", color=INK, markersize=4, alpha=0.65, markeredgewidth=0, label="one seed")
     axes.plot([], [], "D-", color=INK, markersize=5.5, label="mean, with interval")
-    _cut(axes, [v for v in seen if math.isfinite(v)], intervals)
+    seen = [v for v in seen if math.isfinite(v)]
+    if seen and not math.isnan(untuned) and not _far(untuned, seen):
+        seen.append(untuned)
+    elif seen and not math.isnan(untuned):
+        side = "left" if untuned < min(seen) else "right"
+        axes.set_title(f"untuned model: {untuned:.3g}, off the axis", loc=side, fontsize=8, color="#B9770E", pad=3)
+    _cut(axes, seen, intervals)
+
+
+def _far(untuned: float, seen: list[float]) -> bool:
+    """Whether the untuned model's value would squash the runs into one dot."""
+    spread = max(seen) - min(seen) or 0.1 * abs(seen[0])
+    return min(abs(untuned - v) for v in seen) > 5 * spread
 
 
 def _cut(axes: Axes, seen: list[float], intervals: list[tuple[float, float, float, str]]) -> None:
