@@ -1,12 +1,5 @@
-"""Mutation tests run in float64."""
+"""The tests of this folder run in float64."""
 
-import pytest
-import torch
+from tests.float64 import default_float64
 
-
-@pytest.fixture(autouse=True)
-def _float64():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+__all__ = ["default_float64"]

@@ -37,3 +37,17 @@ def test_rows_repeated_within_the_only_step_are_counted_once():
 
 def test_the_weight_is_that_of_true_rows():
     assert of([[4, 5], [0, 1]], 0, 4, [[3.0, 4.0], [100.0, 100.0]]).step_weight == 7.0
+
+
+def test_draws_are_float64_whatever_the_default_dtype():
+    """The statistical tests run with float64 as default; a model trains with float32 as default."""
+    from stabledllm.noise.methods import Method, Rows
+    from stabledllm.noise.streams import Key
+    from stabledllm.objective import Objective
+
+    assert torch.get_default_dtype() == torch.float32
+    rows = Rows(torch.arange(7), 7, torch.ones(7, 5, dtype=torch.bool), torch.arange(5))
+    for name in ("standard", "strats", "lowdisc", "lowdisc+fixedcount", "clipped+mirror"):
+        method = Method.parse(name)
+        draw = method.draw(Key(0, 0), rows, method.sampler(), Objective())
+        assert {draw.t.dtype, draw.weight.dtype, draw.coefficient.dtype} == {torch.float64}, name

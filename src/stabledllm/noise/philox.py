@@ -6,6 +6,8 @@ known-answer vectors of the authors' Random123 distribution.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -23,15 +25,24 @@ def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: int) -> Ten
         seed: 64-bit key; its low and high words are the two key words.
     """
     x0, x1, x2, x3 = torch.broadcast_tensors(c0, c1, c2, c3)
-    k0, k1 = seed & _MASK, (seed >> 32) & _MASK
-    for _ in range(_ROUNDS):
-        # The product may wrap past 2**63; its low 64 bits are still the unsigned ones.
-        product0, product1 = x0 * _M0, x2 * _M1
-        x0, x1, x2, x3 = (
-            ((product1 >> 32) & _MASK) ^ x1 ^ k0,
-            product1 & _MASK,
-            ((product0 >> 32) & _MASK) ^ x3 ^ k1,
-            product0 & _MASK,
-        )
+    even, odd = torch.stack((x0, x2)), torch.stack((x1, x3))
+    multipliers, round_keys = _constants(seed, x0.device)
+    shape = (2,) + (1,) * x0.dim()
+    for r in range(_ROUNDS):
+        # A product may wrap past 2**63; its low 64 bits are still the unsigned ones. The pair swaps places every
+        # round: (x0, x2) becomes (x2, x0) and back, so that only the odd words are flipped.
+        product = even * multipliers[r & 1].view(shape)
+        even = ((product >> 32) & _MASK) ^ (odd.flip(0) ^ round_keys[r].view(shape))
+        odd = product & _MASK
+    return torch.stack((even[0], odd[0], even[1], odd[1]), dim=-1)
+
+
+@lru_cache(maxsize=64)
+def _constants(seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Multipliers of even and odd rounds, shape (2, 2), and the rounds' keys in the order of the pair, (10, 2)."""
+    keys, k0, k1 = [], seed & _MASK, (seed >> 32) & _MASK
+    for r in range(_ROUNDS):
+        keys.append((k1, k0) if r % 2 == 0 else (k0, k1))
         k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
-    return torch.stack((x0, x1, x2, x3), dim=-1)
+    multipliers = torch.tensor([[_M0, _M1], [_M1, _M0]], device=device)
+    return multipliers, torch.tensor(keys, device=device)

@@ -50,10 +50,12 @@ class Stratified:
 
     def uniforms(self, key: Key, n: int, device: torch.device) -> Tensor:
         k = self.count(n)
+        streams = (Stream.RATE, Stream.PERMUTATION, Stream.STRATUM)
+        within, order, drawn = key.several(streams, max(n, k), device)
         every = torch.arange(k, device=device).repeat(n // k)
-        extra = key.permutation(Stream.STRATUM, k, device)[: n % k]
-        stratum = torch.cat((every, extra))[key.permutation(Stream.PERMUTATION, n, device)]
-        within = key.row_uniforms(Stream.RATE, torch.arange(n, device=device))
+        extra = drawn[:k].argsort(stable=True)[: n % k]
+        stratum = torch.cat((every, extra))[order[:n].argsort(stable=True)]
+        within = within[:n]
         return ((stratum + within) / k).clamp(max=1 - 2.0**-53)
 
 
@@ -64,9 +66,9 @@ class LowDiscrepancy:
     name = "lowdisc"
 
     def uniforms(self, key: Key, n: int, device: torch.device) -> Tensor:
-        offset = key.row_uniforms(Stream.RATE, torch.zeros(1, dtype=torch.int64, device=device))
-        points = (offset + torch.arange(n, device=device) / n) % 1.0
-        return points[key.permutation(Stream.PERMUTATION, n, device)].clamp(2.0**-53, 1 - 2.0**-53)
+        offset, order = key.several((Stream.RATE, Stream.PERMUTATION), n, device)
+        points = (offset[:1] + torch.arange(n, dtype=torch.float64, device=device) / n) % 1.0
+        return points[order.argsort(stable=True)].clamp(2.0**-53, 1 - 2.0**-53)
 
 
 Source = IID | Stratified | LowDiscrepancy

@@ -35,10 +35,14 @@ class Key:
 
     def row_uniforms(self, stream: Stream, rows: Tensor, view: int = 0) -> Tensor:
         """One float64 uniform in (0, 1) per row position, with 52 random bits; shape of ``rows``."""
-        words = self._words(stream, torch.zeros_like(rows), rows, view)
-        # (k + 1/2) / 2**53 would round for large k: 52 bits and a half keep it exact and never 0 or 1.
-        bits = (words[..., 0] << 20) | (words[..., 1] >> 12)
-        return (bits.to(torch.float64) + 0.5) * 2.0**-52
+        return _to_uniform(self._words(stream, torch.zeros_like(rows), rows, view))
+
+    def several(self, streams: tuple[Stream, ...], n: int, device: torch.device) -> Tensor:
+        """:meth:`row_uniforms` of several streams at positions 0 to n - 1 in one call, shape (streams, n)."""
+        rows = torch.arange(n, device=device)
+        kinds = torch.tensor([int(s) for s in streams], device=device)[:, None]
+        step = torch.tensor(self.step, device=device)
+        return _to_uniform(philox4x32(torch.zeros_like(rows), rows, step, kinds, self.seed))
 
     def token_uniforms(self, stream: Stream, rows: Tensor, token_index: Tensor, view: int = 0) -> Tensor:
         """One float64 uniform in (0, 1) per token, symmetric about 1/2; shape (B, L).
@@ -61,5 +65,12 @@ class Key:
         return self.row_uniforms(stream, torch.arange(n, device=device)).argsort(stable=True)
 
     def _words(self, stream: Stream, c0: Tensor, rows: Tensor, view: int) -> Tensor:
-        tail = torch.tensor([self.step, int(stream) | view << 8], device=rows.device)
-        return philox4x32(c0, rows, tail[0], tail[1], self.seed)
+        step = torch.tensor(self.step, device=rows.device)
+        return philox4x32(c0, rows, step, torch.tensor(int(stream) | view << 8, device=rows.device), self.seed)
+
+
+def _to_uniform(words: Tensor) -> Tensor:
+    """Two of the four words as a float64 in (0, 1)."""
+    # (k + 1/2) / 2**53 would round for large k: 52 bits and a half keep it exact and never 0 or 1.
+    bits = (words[..., 0] << 20) | (words[..., 1] >> 12)
+    return (bits.to(torch.float64) + 0.5) * 2.0**-52

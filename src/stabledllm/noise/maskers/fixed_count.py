@@ -65,7 +65,7 @@ class FixedCount:
         rank = keyed.argsort(dim=-1, stable=True).argsort(dim=-1)
         mask = (rank < k[:, None, None]) & given.maskable[:, None]
         weight = self._weight(given, k, size)
-        c_k = torch.empty_like(given.t)
+        c_k = torch.empty_like(given.t, dtype=torch.float64)
         for rows_size in size.unique().tolist():
             here = size == rows_size
             c_k[here] = count_coefficients(rows_size, given.eps, given.power).to(given.t.device)[k[here] - 1]
