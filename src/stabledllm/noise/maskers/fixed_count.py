@@ -62,7 +62,9 @@ class FixedCount:
         size = given.maskable.sum(1)
         k = (given.t * size).ceil().long().clamp(min=1).minimum(size)
         keyed = given.uniforms.masked_fill(~given.maskable[:, None], 2.0)
-        rank = keyed.argsort(dim=-1, stable=True).argsort(dim=-1)
+        order = keyed.argsort(dim=-1, stable=True)
+        places = torch.arange(keyed.shape[-1], device=keyed.device).expand_as(order)
+        rank = torch.empty_like(order).scatter_(-1, order, places)
         mask = (rank < k[:, None, None]) & given.maskable[:, None]
         weight = self._weight(given, k, size)
         c_k = torch.empty_like(given.t, dtype=torch.float64)
