@@ -77,5 +77,5 @@ class FixedCount:
     def _weight(given: MaskInput, k: Tensor, size: Tensor) -> Tensor:
         if not given.sampler.unbiased:
             return given.sampler.weight(given.t)
-        cell = given.sampler.cdf(k / size) - given.sampler.cdf((k - 1) / size)
+        cell = given.sampler.cdf(k.double() / size) - given.sampler.cdf((k - 1).double() / size)
         return 1.0 / (size * cell)
