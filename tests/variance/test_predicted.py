@@ -110,6 +110,27 @@ def test_bernoulli_probe_against_enumeration():
 
 
 @pytest.mark.statistical
+@pytest.mark.parametrize("sampler", [Uniform(), HALVES], ids=["uniform", "tabulated"])
+@pytest.mark.parametrize(
+    "source", [Stratified(), Stratified(3), LowDiscrepancy()], ids=["strats", "strats3", "lowdisc"]
+)
+def test_what_a_source_removes_is_unbiased_in_small_probes(source, sampler):
+    """8 rows, little B: the noise of the probe's own mean must not be taken for noise that the source removes."""
+    law, n, a = Law(tau2=0.5, h1=0.3), 10, 8
+    profile = probe(FakeMeter(law), Method.parse("standard"), rows=a * 250, rates=6, masks=2, seed=4)
+    exact = predicted(IID(), n, sampler, 6, law) - predicted(source, n, sampler, 6, law)
+    assert_mean(removed_in_parts(profile, a, source, sampler, n), exact)
+
+
+def removed_in_parts(profile, rows: int, source, sampler, n: int) -> torch.Tensor:
+    """What the source removes, estimated from each ``rows`` rows of the profile alone."""
+    judged = [(sampler, torch.arange(rows))]
+    parts = [profile.select(keep) for keep in torch.arange(len(profile.rows)).split(rows)]
+    found = [[per_row_variance(p, s, judged, n).value for s in (IID(), source)] for p in parts]
+    return -torch.tensor(found, dtype=torch.float64).diff(dim=1).flatten()
+
+
+@pytest.mark.statistical
 def test_error_is_near_the_true_one():
     """Many small probes: the jackknife error against the spread of the predictions, for each source."""
     profile = probe(FakeMeter(LAW), Method.parse("standard"), rows=16 * 60, rates=6, masks=2, seed=1)

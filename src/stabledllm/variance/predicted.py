@@ -5,7 +5,7 @@ Legend: a rows, b rates, n rows of a step, F forwards of a step, U points of a f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,25 +28,49 @@ def per_row_variance(profile: Profile, source: Source, judged: Judged, step_rows
 
     iid: ``∫ E[g²+v] w² p dt - (E l)²``. Other sources leave less of Var_t(E_x0[g] w): what remains within
     strata (with the n mod k extra points as a simple random sample of strata), or of the lattice's mean
-    over its offset. The square of a mean over rows is from pairs of rows; h(u) itself is plugged in, which
-    biases only the small part that the source leaves. Jackknife over rows.
+    over its offset. Squares of means over rows, (E l)² and those in Var_t(E_x0[g] w), are from pairs of
+    different rows: noise of the probe's mean is not taken for noise that the source removes, and both are
+    unbiased under a given density. (With folds, E_x0[g] is from all rows, each fold's density from the others.)
+    Jackknife over rows.
     """
-    kernels = [(cell_kernels(sampler, profile.edges), sampler, rows) for sampler, rows in judged]
+    kernels = [(cell_kernels(sampler, profile.edges), rows) for sampler, rows in judged]
     moment, mean, width = profile.row_second_moment(), profile.row_mean(), profile.width
+    removed = [_removed_noise(profile, sampler, source, step_rows) for sampler, _ in judged]
 
     def value(keep: Tensor) -> float:
-        second, first, total = 0.0, [], 0
-        left = 0.0
-        for (square, plain), sampler, rows in kernels:
+        second, first, total, gone = 0.0, [], 0, 0.0
+        for ((square, plain), rows), removed_from in zip(kernels, removed, strict=True):
             mine = rows[torch.isin(rows, keep)]
             second += float((moment[mine] @ (square * width)).sum())
             first.append(mean[mine] @ (plain * width))
             total += len(mine)
-            if source.name != "iid" and len(mine):
-                left += len(mine) * shared_noise(mean[keep].mean(0), profile.t, sampler, source, step_rows)[1]
-        return second / total - pair_square(torch.cat(first)) - left / total
+            if len(mine):
+                gone += len(mine) * removed_from(keep)
+        return second / total - pair_square(torch.cat(first)) - gone / total
 
     return jackknife(value, len(profile.rows), UNIT)
+
+
+def _removed_noise(profile: Profile, sampler: TSampler, source: Source, step_rows: int) -> Callable[[Tensor], float]:
+    """Takes rows, gives what the source removes of Var_u h, without the bias from the noise of the rows' mean.
+
+    What is removed is a quadratic form Q in E_x0[g]; ``(n² Q(mean) - Σ_i Q(g_i)) / (n (n - 1))`` is the mean of
+    its bilinear form over pairs of different rows, hence unbiased.
+    """
+    if source.name == "iid":
+        return lambda keep: 0.0
+    mean = profile.row_mean()
+
+    def form(g: Tensor) -> float:
+        return shared_noise(g, profile.t, sampler, source, step_rows)[1]
+
+    of_row = torch.tensor([form(g) for g in mean], dtype=torch.float64)
+
+    def from_pairs(keep: Tensor) -> float:
+        n = len(keep)
+        return float((n**2 * form(mean[keep].mean(0)) - of_row[keep].sum()) / (n * (n - 1)))
+
+    return from_pairs
 
 
 def mean_cost(profile: Profile, judged: Judged) -> float:
