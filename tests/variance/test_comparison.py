@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 
 from stabledllm.estimate import Estimate
 from stabledllm.noise.methods import Method
-from stabledllm.noise.t_samplers import Uniform
+from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.ppots.profile import probe
+from stabledllm.variance import comparison
 from stabledllm.variance.comparison import MethodResult, compare_methods, mirror_condition
-from stabledllm.variance.measured import Measured, measure
+from stabledllm.variance.measured import Measured, measure, step_rows
 from stabledllm.variance.nested import decompose, nested_losses
 from tests.statistics import Z
 from tests.variance.fakes import FakeMeter, Law
@@ -114,6 +116,40 @@ def test_through_a_meter(name, rho):
     truth = (cost * variance - law.data) / (law.pattern + law.rate)
     slack = (Z / 1.96 - 1) * (row["ci_high"] - row["ci_low"]) / 2
     assert row["ci_low"] - slack <= truth <= row["ci_high"] + slack
+
+
+SLOPED = Tabulated([1.6, 1.2, 0.8, 0.4])
+
+
+@functools.cache
+def drawn(name: str, sampler=None, seeds: int = 120) -> list[Measured]:
+    """A method's measured steps of 32 forwards, one for each seed."""
+    method, meter = Method.parse(name), FakeMeter(Law(rho=-0.5), 2000)
+    rows = step_rows(method, 32)
+    return [measure(meter, method, sampler or Uniform(), rows=rows, steps=20, seed=s) for s in range(seeds)]
+
+
+def claimed_over_true(name: str, sampler=None) -> float:
+    """The ratio's claimed error over its true one, for methods measured with one seed as ``decompose`` does."""
+    ratios, errors = [], []
+    cost = float(Method.parse(name).views.count)
+    for one, two in zip(drawn("standard"), drawn(name, sampler), strict=True):
+        both = [MethodResult("standard", True, one, None, 1.0), MethodResult(name, True, two, None, cost)]
+        found = compare_methods(both, exactly(1.0))[1]["relative_to_standard"]
+        ratios.append(found["value"])
+        errors.append((found["ci_high"] - found["ci_low"]) / 2 / 1.96)
+    return float(torch.tensor(errors).square().mean() ** 0.5 / torch.tensor(ratios).std())
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(("name", "sampler"), [("ppots", SLOPED), ("mirror", None), ("strats", None)])
+def test_interval_of_paired_draws_is_as_wide_as_the_ratio_varies(name, sampler):
+    assert 0.8 < claimed_over_true(name, sampler) < 1.25
+
+
+def test_an_interval_that_ignores_the_pairing_is_found(monkeypatch):
+    monkeypatch.setattr(comparison, "variance_covariance", lambda one, other: 0.0)
+    assert claimed_over_true("ppots", SLOPED) > 1.25
 
 
 def condition(law: Law) -> dict:

@@ -12,7 +12,7 @@ from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.objective import Objective
 from stabledllm.ppots.profile import probe, rate_edges
-from stabledllm.variance.measured import Measured, measure, step_rows
+from stabledllm.variance.measured import Measured, measure, step_rows, variance_covariance
 from stabledllm.variance.predicted import mean_cost, per_row_variance
 from tests.statistics import Z, assert_mean, assert_variance
 from tests.variance.fakes import FakeMeter, Law, TableMeter, assert_agree, exact_profile
@@ -145,6 +145,22 @@ def test_estimates_by_hand():
     assert independent.per_row_variance.value == pytest.approx(28 / 5)
     squares = torch.tensor([9.0, 1, 4, 4, 1, 9])
     assert independent.per_row_variance.stderr == pytest.approx(float(squares.std()) / 6**0.5)
+
+
+def test_covariance_of_two_variances_by_hand():
+    losses = torch.tensor([[1.0, 3.0], [2.0, 6.0], [5.0, 7.0]], dtype=torch.float64)
+    rows, steps = Measured(losses, True, 1.0), Measured(losses, False, 1.0)
+    # Squares less their mean: of rows 28 / 6 less 9 1 4 4 1 9, of steps 2 x (4 0 4) less their mean 16 / 3.
+    of_rows = torch.tensor([[9.0, 1], [4, 4], [1, 9]], dtype=torch.float64) - 28 / 6
+    of_steps = torch.tensor([8.0, 0, 8], dtype=torch.float64) - 16 / 3
+    assert variance_covariance(rows, rows) == pytest.approx(float(of_rows.square().sum()) / 36)
+    assert variance_covariance(steps, steps) == pytest.approx(float(of_steps.square().sum()) / 9)
+    assert variance_covariance(rows, steps) == pytest.approx(float(of_rows.mean(1) @ of_steps) / 9)
+    # Two steps of 3 and three of 2 of the same data rows: all evaluations, and places 1 and 2 of the second step.
+    wide = Measured(losses.view(2, 3), True, 1.0)
+    same_u = float(of_rows[1] @ of_rows.view(2, 3)[1, :2])
+    assert variance_covariance(rows, wide) == pytest.approx((float(of_rows.square().sum()) + same_u) / 36)
+    assert variance_covariance(steps, wide) == 0.0
 
 
 def test_reproducible_and_seeded():

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from stabledllm.noise.methods import Method
-from stabledllm.noise.sources import IID, Stratified
+from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
 from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.ppots.profile import Profile, probe, rate_edges
 from stabledllm.variance import nested, predicted
 from stabledllm.variance.measured import Measured, measure
 from tests.statistics import Z, assert_mean
 from tests.variance.fakes import FakeMeter, Law, TableMeter, exact_profile
+from tests.variance.test_predicted import removed_in_parts
 
 LAW = Law()
 SHARP = Law(s0=0.6, s1=-0.3)
@@ -93,6 +94,12 @@ def guard_enumerated_profile(meter: TableMeter) -> None:
         assert_mean(profile.row_second_moment()[:, cell], float(exact[cell]), f"t = {float(profile.t[cell]):.3g}")
 
 
+def guard_removed_in_small_probes() -> None:
+    law, source = Law(tau2=0.5, h1=0.3), LowDiscrepancy()
+    profile = probe(FakeMeter(law), STANDARD, rows=8 * 160, rates=6, masks=2, seed=4)
+    assert_mean(removed_in_parts(profile, 8, source, Uniform(), 10), law.h1**2 / 12 * (1 - 1 / 10))
+
+
 @pytest.mark.statistical
 @pytest.mark.parametrize("part", [0, 1, 2], ids=["A", "B", "C"])
 def test_ten_percent_in_a_component_is_found(part):
@@ -139,6 +146,20 @@ def test_losses_clamped_at_10_are_found(guard):
     guard(TableMeter(3))
     with pytest.raises(AssertionError):
         guard(Clamped(3))
+
+
+@pytest.mark.statistical
+def test_plugging_in_the_probes_mean_is_found(monkeypatch):
+    """It takes the mean's own noise for noise that the source removes."""
+
+    def plugged_in(profile, sampler, source, n):
+        mean = profile.row_mean()
+        return lambda keep: predicted.shared_noise(mean[keep].mean(0), profile.t, sampler, source, n)[1]
+
+    guard_removed_in_small_probes()
+    monkeypatch.setattr(predicted, "_removed_noise", plugged_in)
+    with pytest.raises(AssertionError):
+        guard_removed_in_small_probes()
 
 
 def test_a_library_that_forgets_a_correction_is_found(monkeypatch):

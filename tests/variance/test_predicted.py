@@ -117,7 +117,7 @@ def test_bernoulli_probe_against_enumeration():
 def test_what_a_source_removes_is_unbiased_in_small_probes(source, sampler):
     """8 rows, little B: the noise of the probe's own mean must not be taken for noise that the source removes."""
     law, n, a = Law(tau2=0.5, h1=0.3), 10, 8
-    profile = probe(FakeMeter(law), Method.parse("standard"), rows=a * 250, rates=6, masks=2, seed=4)
+    profile = probe(FakeMeter(law), Method.parse("standard"), rows=a * 160, rates=6, masks=2, seed=4)
     exact = predicted(IID(), n, sampler, 6, law) - predicted(source, n, sampler, 6, law)
     assert_mean(removed_in_parts(profile, a, source, sampler, n), exact)
 

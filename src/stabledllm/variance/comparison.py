@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stabledllm.estimate import Estimate
 from stabledllm.jackknife import jackknife
-from stabledllm.variance.measured import Measured
+from stabledllm.variance.measured import Measured, variance_covariance
 from stabledllm.variance.nested import UNIT, Decomposition, NestedLosses, components
 from stabledllm.variance.predicted import at_equal_compute
 
@@ -35,19 +35,18 @@ def compare_methods(results: list[MethodResult], data_noise: Estimate) -> list[d
         results: the first must be ``standard``.
         data_noise: C of Standard.
     """
-    standard = at_equal_compute(results[0].measured.per_row_variance, results[0].cost, data_noise)
-    return [_row(r, standard, data_noise) for r in results]
+    return [_row(r, results[0], data_noise) for r in results]
 
 
-def _row(result: MethodResult, standard: Estimate, data_noise: Estimate) -> dict:
+def _row(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> dict:
     measured = result.measured.per_row_variance
     noise = at_equal_compute(measured, result.cost, data_noise)
     predicted = at_equal_compute(result.predicted, result.cost, data_noise) if result.predicted else None
-    ratio = (
-        _ratio(noise, standard, data_noise)
-        if result.method != "standard"
-        else {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
-    )
+    ratio = {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+    if result.method != "standard":
+        reference = at_equal_compute(standard.measured.per_row_variance, standard.cost, data_noise)
+        drawn = result.cost * standard.cost * variance_covariance(result.measured, standard.measured)
+        ratio = _ratio(noise, reference, data_noise.stderr**2 + drawn)
     pays = True if ratio["ci_high"] < 1 else False if ratio["ci_low"] > 1 else None
     return {
         "method": result.method,
@@ -63,10 +62,14 @@ def _row(result: MethodResult, standard: Estimate, data_noise: Estimate) -> dict
     }
 
 
-def _ratio(noise: Estimate, standard: Estimate, data_noise: Estimate) -> dict:
-    """Ratio with a 95 % interval by the delta method; both noises hold the same estimate of C."""
+def _ratio(noise: Estimate, standard: Estimate, covariance: float) -> dict:
+    """Ratio with a 95 % interval by the delta method.
+
+    Args:
+        covariance: of the two noises, in nats⁴: both hold the same estimate of C, and their draws are shared.
+    """
     value = noise.value / standard.value
-    variance = noise.stderr**2 + value**2 * standard.stderr**2 - 2 * value * data_noise.stderr**2
+    variance = noise.stderr**2 + value**2 * standard.stderr**2 - 2 * value * covariance
     half = _Z * max(variance, 0.0) ** 0.5 / abs(standard.value)
     return {"value": value, "ci_low": value - half, "ci_high": value + half}
 

@@ -40,21 +40,44 @@ class Measured:
         )
 
     @property
+    def squares(self) -> Tensor:
+        """Squared deviations whose mean is (up to n - 1) the per-row variance: of rows, (S, n), or of steps, (S, 1)."""
+        values = self.row_losses if self.independent_rows else self.row_losses.mean(1, keepdim=True)
+        scale = 1 if self.independent_rows else self.row_losses.shape[1]
+        return (values - values.mean()) ** 2 * scale
+
+    @property
     def per_row_variance(self) -> Estimate:
         """n Var(step loss) in nats²; where rows are independent, from all rows, which is far more precise.
 
         The standard error is from the fourth moment.
         """
-        n = self.row_losses.shape[1]
-        values, scale = (self.row_losses.flatten(), 1) if self.independent_rows else (self.row_losses.mean(1), n)
-        squares = (values - values.mean()) ** 2
-        count = len(values)
+        squares = self.squares.flatten()
+        count = len(squares)
         return Estimate(
-            value=float(squares.sum()) / (count - 1) * scale,
-            stderr=float(squares.std()) / count**0.5 * scale,
-            n=count,
-            unit=UNIT,
+            value=float(squares.sum()) / (count - 1), stderr=float(squares.std()) / count**0.5, n=count, unit=UNIT
         )
+
+
+def variance_covariance(one: Measured, other: Measured) -> float:
+    """Covariance of two methods' per-row variances, in nats⁴: :func:`measure` shares draws between methods of one seed.
+
+    Evaluation i has the same data row and mask draws in every method, place r of step s the same u (iid). Independent
+    rows are matched both ways; steps of equal size step by step. For unequal sizes that are not both of independent
+    rows it is left at 0, which widens the interval. The estimate averages 0 where nothing was shared.
+    """
+    a, b = (m.squares - m.squares.mean() for m in (one, other))
+    steps = min(len(a), len(b))
+    same_size = one.row_losses.shape[1] == other.row_losses.shape[1]
+    if not (one.independent_rows and other.independent_rows):
+        by_step = (a[:steps].mean(1) * b[:steps].mean(1)).sum()
+        return float(by_step) / (len(a) * len(b)) if same_size else 0.0
+    rows = min(a.numel(), b.numel())
+    shared = (a.flatten()[:rows] * b.flatten()[:rows]).sum()
+    if not same_size:  # The first step's places are its evaluations, already counted.
+        places = min(a.shape[1], b.shape[1])
+        shared = shared + (a[1:steps, :places] * b[1:steps, :places]).sum()
+    return float(shared) / (a.numel() * b.numel())
 
 
 def step_rows(method: Method, forwards: int, cost: float | None = None) -> int:
