@@ -32,4 +32,4 @@ def optimal_square(
         m = profile.row_noise().mean(0) + profile.between_rows() + shared * profile.row_mean().mean(0) ** 2
     m = m / profile.cost
     # Flat losses under strata leave nothing to fit: any p is as good, so uniform.
-    return torch.maximum(m, _FLOOR * m.max()) if m.max() > 0 else torch.ones_like(m)
+    return torch.ones_like(m) if m.max() <= 0 else torch.maximum(m, _FLOOR * m.max())
