@@ -52,9 +52,15 @@ class FittedDensity:
         """
         record = read_json(Path(path), SCHEMA)
         try:
-            return cls(Tabulated(record["density"], name="ppots", normalized=True), record)
+            loaded = cls(Tabulated(record["density"], name="ppots", normalized=True), record)
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"{path}: expected a density of positive values under 'density', found {error}.") from None
+        try:
+            # All that is read from the record later, so that a broken one is told now.
+            _ = loaded.summary(), loaded.fallback, int(loaded.forward_passes), loaded.method.split("+")
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: expected a fitted density's record, found it broken ({error!r}).") from None
+        return loaded
 
     def summary(self) -> str:
         """The fit in one line."""
