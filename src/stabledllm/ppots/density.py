@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
 from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.ppots.fit import Fit, FitOptions, fit
-from stabledllm.ppots.judge import cross_fitted, folds, tail_shape, variance_under
+from stabledllm.ppots.judge import cross_fitted, dearer_than, folds, tail_shape, variance_under
 from stabledllm.ppots.profile import Curve, Profile
 
 SCHEMA = "stabledllm/p_of_t/1"
@@ -76,10 +76,23 @@ class FittedDensity:
 def fit_density(
     profile: Profile, method: str, source: str, options: FitOptions | None = None, config: dict | None = None
 ) -> FittedDensity:
-    """Fit p for a method's own source, masker and views, with diagnostics judged on held-out rows."""
+    """Fit p for a method's own source, masker and views, with diagnostics judged on held-out rows.
+
+    For iid t an EPR fit whose second moment on held-out rows is clearly above the tabulated density's is not used.
+    """
     options = options or FitOptions()
     found = fit(profile, source, options)
     pairs = cross_fitted(profile, source, options)
+    if source == "iid" and found.kind == "epr":
+        plain = replace(options, family="tabulated")
+        plain_pairs = cross_fitted(profile, source, plain)
+        if excess := dearer_than(profile, pairs, plain_pairs):
+            fallback = (
+                f"EPR's second moment on held-out rows is {excess:.0%} above that of the smoothed points; "
+                f"p(t) is tabulated from them instead."
+            )
+            found = replace(found, sampler=fit(profile, source, plain).sampler, fallback=fallback)
+            pairs = plain_pairs
     every_row = [(Tabulated([1.0]), fold) for fold in folds(len(profile.rows))]
     record = {
         "schema": SCHEMA,
