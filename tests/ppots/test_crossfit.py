@@ -69,3 +69,14 @@ def test_folds_hold_each_row_once(rows, count):
     assert len(found) == count
     assert torch.cat(found).tolist() == list(range(rows))
     assert all(len(f) for f in found)
+
+
+def test_the_judge_weights_cells_by_their_width():
+    """Losses of 1 everywhere: ∫ 1/p dt, exactly, on cells that are not equal."""
+    profile = probed(Law(tau2=0.0, h=lambda t: 1 + 0 * t, sd=lambda t: 0 * t), rows=4, rates=6, masks=2)
+    assert profile.width.min() < 0.1 * profile.width.max()
+    p = Tabulated(1 + 9 * torch.arange(64) / 64)
+    found = weighted_moment(profile, [(p, torch.arange(4))])
+    exact = (1 / p.density).mean()
+    torch.testing.assert_close(found, exact.expand(4), rtol=1e-9, atol=0)
+    assert variance_under(profile, [(p, torch.arange(4))]).value == pytest.approx(float(exact - 1), rel=1e-9)
