@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import check_grad
+from scipy.optimize import OptimizeResult, check_grad
 
 from stabledllm.ppots import epr
 from stabledllm.ppots.epr import fit_epr, log_density, theta_of
+from stabledllm.ppots.profile import rate_edges
 
 T = (np.arange(70) + 0.5) / 70
 WIDTH = np.full(70, 1 / 70)
@@ -77,3 +78,62 @@ def test_mistake_2_epr_that_fits_nothing_is_noticed():
         check_fit_depends_on_its_options(lambda t, w, points, **_: fit_epr(t, w, points, starts=1))
     with pytest.raises(AssertionError):
         check_fit_depends_on_its_options(lambda t, w, points, **kw: fit_epr(t, w, np.ones_like(t), **kw))
+
+
+UNEVEN = rate_edges(70).numpy()
+UNEVEN_T, UNEVEN_WIDTH = (UNEVEN[1:] + UNEVEN[:-1]) / 2, np.diff(UNEVEN)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_recovers_the_density_on_the_probes_own_cells(name):
+    """The lowest cells are narrow: points count by their width."""
+    points = density(name, UNEVEN_T)
+    fit = fit_epr(UNEVEN_T, UNEVEN_WIDTH, points)
+    assert fit.converged
+    inside = np.clip(FINE, UNEVEN_T[0], UNEVEN_T[-1])
+    truth, model = density(name, inside), np.exp(log_density(theta_of(fit.parameters), inside))
+    assert (truth * np.log(truth / (model / model.mean()))).mean() < 1e-4
+
+
+def test_the_width_of_a_cell_is_its_say_in_the_fit():
+    rough = noisy(0)
+    left, right = (fit_epr(T, w / w.sum(), rough) for w in (np.where(T < 0.5, 100.0, 1.0), np.where(T < 0.5, 1.0, 100)))
+
+    def error(fit, half):
+        log_ratio = (np.log(rough) - log_density(theta_of(fit.parameters), T))[half]
+        return log_ratio.std()
+
+    assert error(left, T < 0.5) < error(right, T < 0.5)
+    assert error(right, T > 0.5) < error(left, T > 0.5)
+
+
+def test_the_gradient_that_the_search_is_given_is_the_objectives(monkeypatch):
+    seen = []
+
+    def spy(objective, start, **_):
+        seen.append(check_grad(lambda x: objective(x)[0], lambda x: objective(x)[1], start))
+        return OptimizeResult(x=start, fun=0.0, success=True)
+
+    monkeypatch.setattr(epr, "minimize", spy)
+    fit_epr(UNEVEN_T, UNEVEN_WIDTH, density("cup", UNEVEN_T), starts=10)
+    assert len(seen) == 10
+    assert max(seen) < 1e-5
+
+
+def test_more_starts_go_on_from_fewer():
+    few, many = (fit_epr(T, WIDTH, noisy(0), starts=k) for k in (3, 20))
+    assert many.start_kls[:3] == few.start_kls
+    assert many.kl == min(many.start_kls)
+
+
+def test_neither_scale_nor_seed_of_the_framework_matters():
+    one, other = (fit_epr(T, WIDTH, scale * noisy(1)) for scale in (1.0, 1e-9))
+    assert other.kl == pytest.approx(one.kl, rel=1e-4)
+    np.random.seed(5)
+    assert fit_epr(T, WIDTH, noisy(1)) == one
+
+
+def test_a_search_cut_short_has_not_converged(monkeypatch):
+    assert fit_epr(T, WIDTH, noisy(0)).converged
+    monkeypatch.setattr(epr, "_OPTIONS", {"maxiter": 1})
+    assert not fit_epr(T, WIDTH, noisy(0)).converged

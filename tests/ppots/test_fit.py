@@ -18,7 +18,7 @@ from stabledllm.objective import Objective
 from stabledllm.ppots.cells import cell_kernels
 from stabledllm.ppots.density import FittedDensity, fit_density
 from stabledllm.ppots.fit import FitOptions, _interpolated, fit
-from stabledllm.ppots.judge import cross_fitted, variance_under
+from stabledllm.ppots.judge import cross_fitted, dearer_than, variance_under, weighted_moment
 from stabledllm.ppots.pareto import pareto_k
 from stabledllm.ppots.target import optimal_square
 from stabledllm.variance.predicted import per_row_variance
@@ -215,3 +215,135 @@ def test_coarse_strata_do_not_get_the_p_of_fine_ones():
     uniform = per_row_variance(profile, source, [(Uniform(), every)], 32).value
     assert noise(0.0) > 1.5 * uniform, "the fine limit's p is worse than uniform here"
     assert noise(None) < 1.02 * uniform
+
+
+def test_draws_fill_the_cells_as_the_density_says(fitted):
+    t = draws(fitted.sampler)
+    probability = fitted.sampler.density.reshape(64, 64).mean(1).numpy() / 64
+    count = np.bincount((t.numpy() * 64).astype(int), minlength=64)
+    assert stats.chisquare(count, probability * count.sum()).pvalue > TEST_FAILURE_RATE
+    with pytest.raises(AssertionError):
+        assert_mean(1.02 * fitted.sampler.weight(t), 1.0, "two per cent show")
+    # Without noise: equally spaced u, an error of order 1 / n.
+    even = fitted.sampler.icdf((torch.arange(1 << 18, dtype=torch.float64) + 0.5) / (1 << 18))
+    assert float(fitted.sampler.weight(even).mean()) == pytest.approx(1.0, abs=4e-4)
+
+
+@pytest.mark.parametrize("level", [2.0, 0.1, 1 / 3])
+@pytest.mark.parametrize("text", ["ppots", "strats+ppots+mirror", "lowdisc+ppots"])
+def test_flat_losses_are_uniform_for_every_source_at_any_level(text, level):
+    method = Method.parse(text)
+    profile = profile_of(torch.full((6, 23, 3), level))
+    sampler = fit(profile, method.source.name, FitOptions(family="tabulated")).sampler
+    assert sampler.density.eq(1).all()
+    rows = Rows(torch.arange(257), 257, torch.ones(257, 4, dtype=torch.bool), torch.arange(4))
+    plain_text = text.replace("+ppots", "").replace("ppots", "standard")
+    flat = method.draw(Key(11, 7), rows, sampler, Objective())
+    plain = Method.parse(plain_text).draw(Key(11, 7), rows, Uniform(), Objective())
+    assert torch.equal(flat.t, plain.t)
+    assert torch.equal(flat.coefficient, plain.coefficient)
+    almost = fit(profile, method.source.name, FitOptions()).sampler.density
+    torch.testing.assert_close(almost, torch.ones_like(almost), atol=1e-3, rtol=0)
+
+
+def test_losses_of_zero_leave_uniform_and_nan_is_not_taken_for_it():
+    profile = profile_of(torch.zeros(6, 12, 3))
+    assert optimal_square(profile).eq(1).all()
+    assert optimal_square(profile, "strats").eq(1).all()
+    assert optimal_square(profile_of(torch.full((6, 12, 3), torch.nan))).isnan().all()
+
+
+def test_smoothing_leaves_equal_points_and_the_level_alone():
+    t = (np.arange(200) + 0.5) / 200
+    assert _interpolated(t, np.full(200, 0.1)).eq(0.1).all()
+    rough = np.random.default_rng(0).random(200)
+    smooth = _interpolated(t, rough).numpy()
+    assert smooth.std() < 0.75 * rough.std()
+    assert smooth.mean() == pytest.approx(rough.mean(), rel=0.02)
+
+
+def test_half_the_cost_makes_p_larger_by_the_root_of_two():
+    """One view above t = 1/2 costs half: at equal second moments p jumps by sqrt 2 there."""
+    law = Law(tau2=0.0, rho=1.0, h=lambda t: 3 + 0 * t, sd=lambda t: 1 + 0 * t)
+    both = probed(law, "mirror", rows=40, rates=20, masks=20)
+    half = probed(law, "mirror", rows=40, rates=20, masks=20, options=MethodOptions(mirror_below=0.5))
+    one, other = (fit(p, "iid", FitOptions(family="tabulated", uniform_share=0.0)).sampler for p in (both, half))
+    t = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    ratio = [float(s.weight(t)[0] / s.weight(t)[1]) for s in (one, other)]
+    assert ratio[0] == pytest.approx(1.0, rel=0.05)
+    assert ratio[1] == pytest.approx(2**0.5, rel=0.05)
+
+
+def test_views_that_cancel_change_p():
+    law = Law(tau2=0.0, rho=-1.0, h=lambda t: 1 + t, sd=lambda t: 8 * (1 - t))
+    options = FitOptions(uniform_share=0.0)
+    single, mirror = (fit(probed(law, m, rows=30), "iid", options).sampler.density for m in ("standard", "mirror"))
+    assert single[0] > 2 * single[-1], "one view's noise is large near 0"
+    assert mirror[0] < 0.7 * mirror[-1], "two cancel it: g alone is left"
+
+
+def double_bump(noise: float = 0.02):
+    root = 0.05 + torch.exp(-(((MIDDLE - 0.3) / 0.05) ** 2)) + torch.exp(-(((MIDDLE - 0.75) / 0.05) ** 2))
+    return profile_with_root(root, noise=noise)
+
+
+def test_a_fallback_is_told_and_a_family_asked_for_is_none():
+    density = fit_density(double_bump(), "ppots", "iid")
+    d = density.record["diagnostics"]
+    assert density.record["kind"] == "tabulated"
+    assert d["kl"] > d["kl_threshold"]
+    assert "tabulated" in density.summary()
+    assert "\n" not in density.fallback
+    asked = fit_density(double_bump(), "ppots", "iid", FitOptions(family="tabulated"))
+    assert (asked.record["kind"], asked.fallback) == ("tabulated", None)
+    assert torch.equal(asked.sampler.density, density.sampler.density)
+
+
+def test_a_fit_costlier_than_the_tabulated_one_is_not_used_whatever_its_kl(monkeypatch):
+    monkeypatch.setattr("stabledllm.ppots.fit.KL_THRESHOLD", 10.0)
+    assert fit(double_bump(), "iid", FitOptions()).kind == "epr", "the threshold lets it pass"
+    density = fit_density(double_bump(), "ppots", "iid")
+    assert density.record["kind"] == "tabulated"
+    assert "second moment on held-out rows" in density.fallback
+    asked = fit_density(double_bump(), "ppots", "iid", FitOptions(family="tabulated"))
+    assert torch.equal(asked.sampler.density, density.sampler.density)
+    variance = "variance_fitted"
+    assert density.record["diagnostics"][variance] == asked.record["diagnostics"][variance], "judged as what is used"
+
+
+def test_dearer_than_counts_the_cost():
+    profile = probed(STEEP, "mirror", rates=20, options=MethodOptions(mirror_below=0.5))
+    every = torch.arange(len(profile.rows))
+    good = [(fit(profile, "iid", FitOptions()).sampler, every)]
+    low = [(Tabulated([1.9, 0.1]), every)]
+    assert dearer_than(profile, good, good) is None
+    assert dearer_than(profile, good, low) is None
+    second = [weighted_moment(profile, p).mean() for p in (low, good)]
+    cost = [float(p[0][0].cdf(profile.edges).diff() @ profile.cost) for p in (low, good)]
+    assert cost[0] == pytest.approx(1.95)
+    assert dearer_than(profile, low, good) == pytest.approx(float(second[0] * cost[0] / second[1] / cost[1]) - 1)
+
+
+def test_a_fit_without_convergence_falls_back(monkeypatch):
+    monkeypatch.setattr("stabledllm.ppots.epr._OPTIONS", {"maxiter": 1})
+    monkeypatch.setattr("stabledllm.ppots.fit.KL_THRESHOLD", 10.0)
+    found = fit(profile_with_root(1 + MIDDLE), "iid", FitOptions())
+    assert found.kind == "tabulated"
+    assert "none of 20 starts converged" in found.fallback
+
+
+def test_good_fits_are_kept_by_every_guard():
+    for seed in range(3):
+        density = fit_density(probed(STEEP, rates=40, seed=seed), "ppots", "iid")
+        assert (density.record["kind"], density.fallback) == ("epr", None)
+
+
+def test_diagnostics_of_a_known_law():
+    law = Law(tau2=0.2, h=lambda t: 1 + 0 * t, sd=lambda t: 0.3 + 3 * t**2)
+    density = fit_density(probed(law, rows=200, rates=40, masks=10), "ppots", "iid")
+    d = density.record["diagnostics"]
+    m = law.second_moment((torch.arange(10_000) + 0.5) / 10_000)
+    assert d["relative_ess"] == pytest.approx(float(1 / (m.sqrt().mean() * (1 / m.sqrt()).mean())), rel=0.1)
+    assert d["pareto_k"] < 0.5
+    assert d["variance_fitted"]["n"] == 200
+    assert d["variance_fitted"]["value"] < d["variance_uniform"]["value"]

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from stabledllm.data.rows import TokenRow
+from stabledllm.errors import UserError
+from stabledllm.measure import LossMeter
 from stabledllm.noise.methods import Method, MethodOptions
+from stabledllm.noise.streams import Key, Stream
+from stabledllm.objective import Objective
 from stabledllm.ppots import profile as profile_module
 from stabledllm.ppots.profile import probe, rate_edges
+from stabledllm.ppots.target import optimal_square
 from tests.ppots.fakes import FakeMeter, Law, probed
-from tests.statistics import assert_mean
+from tests.statistics import assert_mean, assert_variance
 
 
 @pytest.mark.parametrize("rates", [4, 12, 24, 70])
@@ -136,3 +143,103 @@ def test_mistake_5_clamped_losses_are_noticed():
     check_second_moment(FakeMeter(HEAVY))
     with pytest.raises(AssertionError, match="second moment"):
         check_second_moment(Clamping(HEAVY))
+
+
+def test_width_weights_every_integral():
+    profile = probed(Law(), rates=24)
+    assert float(profile.width.sum()) == pytest.approx(1.0, abs=1e-12)
+    torch.testing.assert_close(profile.edges, rate_edges(24))
+    torch.testing.assert_close(profile.t, (profile.edges[1:] + profile.edges[:-1]) / 2)
+    assert float(profile.width @ profile.t) == pytest.approx(0.5, abs=1e-12), "midpoints are exact for lines"
+    assert len(profile.t) > 24
+    assert float(profile.t.mean()) < 0.45, "the plain mean over rates is no integral"
+
+
+REPEATS = 400
+
+
+@pytest.fixture(scope="module")
+def repeated():
+    """Profiles of many seeds, and the variance of x over the 1000 rows that every seed draws from."""
+    law = Law(rho=-0.6)
+    x = 1 + law.tau2**0.5 * torch.special.ndtri(Key(99, 0).row_uniforms(Stream.DATA, torch.arange(1000)))
+    return law, float(x.var()), [probed(law, "mirror", rows=20, rates=2, masks=4, seed=s) for s in range(REPEATS)]
+
+
+def test_reported_standard_errors_are_those_of_repeats(repeated):
+    law, _, profiles = repeated
+    for name in ("g", "v", "v_views", "second_moment"):
+        curves = [getattr(p, name)() for p in profiles]
+        spread = torch.stack([c.value for c in curves]).std(0)
+        told = torch.stack([c.stderr for c in curves]).square().mean(0).sqrt()
+        torch.testing.assert_close(told, spread, rtol=0.15, atol=0)
+    for j, t in enumerate(profiles[0].t):
+        noise = float(law.sd(t) ** 2 * (1 + law.rho) / 2)
+        found = torch.stack([p.v_views().value[j] for p in profiles])
+        assert_variance(found, 2 * noise**2 / 3 / 20, "variance of v")
+
+
+@pytest.mark.parametrize("source", ["strats", "lowdisc"])
+def test_moments_of_other_sources_and_the_variant_have_the_right_mean(repeated, source):
+    law, between, profiles = repeated
+    for j, t in enumerate(profiles[0].t):
+        noise, h2 = float(law.sd(t) ** 2 * (1 + law.rho) / 2), float(law.h(t) ** 2)
+        squares = torch.stack([optimal_square(p, source) for p in profiles])[:, j] * 2
+        assert_mean(squares, noise + between * h2, source)
+        with pytest.raises(AssertionError):
+            assert_mean(1.1 * squares, noise + between * h2, source)
+
+
+def test_the_averaged_views_follow_from_one_views_noise_and_rho():
+    profile = probed(Law(rho=-0.5), "mirror", rows=40, rates=5, masks=40)
+    both = profile.row_view_noise().mean(0) * (1 + profile.rho().value) / 2
+    torch.testing.assert_close(both, profile.v_views().value)
+    assert probed(Law()).rho() is None
+
+
+def test_rows_are_distinct_in_range_and_all_when_few():
+    method, law = Method(), Law()
+    some = probe(FakeMeter(law, 30), method, rows=20, rates=4, masks=2, seed=0).rows
+    assert len(some.unique()) == 20
+    assert some.max() < 30
+    every = probe(FakeMeter(law, 7), method, rows=20, rates=4, masks=2, seed=0).rows
+    assert every.sort().values.tolist() == list(range(7))
+
+
+@pytest.mark.parametrize(("bad", "name"), [({"rows": 1}, "rows"), ({"rates": 1}, "rates"), ({"masks": 1}, "masks")])
+def test_too_small_a_probe_is_refused(bad, name):
+    with pytest.raises(UserError, match=f"expected at least 2 {name}, found 1"):
+        probed(Law(), **bad)
+    with pytest.raises(UserError, match="expected at least 2 rows, found 1"):
+        probe(FakeMeter(Law(), 1), Method(), rows=5, rates=4, masks=2, seed=0)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_loss_that_is_not_finite_names_its_row(value):
+    with pytest.raises(UserError, match=r"found \d+ that are not; the first is of row \d+ at t=0\.9"):
+        probed(Law(h=lambda t: torch.where(t > 0.9, value, t)))
+
+
+class ContextModel(torch.nn.Module):
+    """Cross-entropies that depend on the target and on how much of its row is masked."""
+
+    def __init__(self):
+        super().__init__()
+        self.level = torch.nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, noisy, attention_mask, *, selected, targets):
+        share = (noisy == 256).sum(1, keepdim=True) / attention_mask.sum(1, keepdim=True)
+        nll = self.level + share + (targets % 7) / 7
+        return SimpleNamespace(nll=nll[selected])
+
+
+def test_the_real_meter_gives_the_same_losses_cell_by_cell():
+    rows = [TokenRow(list(range(i, i + 12 + i)), prompt_length=4) for i in range(6)]
+    meter = LossMeter(ContextModel(), rows, Objective(), mask_id=256, pad_id=257, tokens_per_batch=256)
+    method = Method.parse("mirror", MethodOptions(mirror_below=0.5))
+    profile = probe(meter, method, rows=3, rates=4, masks=2, seed=5)
+    assert profile.forward_passes == meter.forwards
+    row = profile.rows.repeat_interleave(2 * len(profile.t))
+    t = profile.t.repeat_interleave(2).repeat(3)
+    again = meter.losses(row, t, method, Key(5, profile_module._PROBE_STEP))
+    torch.testing.assert_close(profile.row_losses.flatten(), again, rtol=1e-12, atol=0)

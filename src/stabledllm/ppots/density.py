@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
 from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.ppots.fit import Fit, FitOptions, fit
-from stabledllm.ppots.judge import cross_fitted, folds, tail_shape, variance_under
+from stabledllm.ppots.judge import cross_fitted, dearer_than, folds, tail_shape, variance_under
 from stabledllm.ppots.profile import Curve, Profile
 
 SCHEMA = "stabledllm/p_of_t/1"
@@ -52,9 +52,15 @@ class FittedDensity:
         """
         record = read_json(Path(path), SCHEMA)
         try:
-            return cls(Tabulated(record["density"], name="ppots", normalized=True), record)
+            loaded = cls(Tabulated(record["density"], name="ppots", normalized=True), record)
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"{path}: expected a density of positive values under 'density', found {error}.") from None
+        try:
+            # All that is read from the record later, so that a broken one is told now.
+            _ = loaded.summary(), loaded.fallback, int(loaded.forward_passes), loaded.method.split("+")
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: expected a fitted density's record, found it broken ({error!r}).") from None
+        return loaded
 
     def summary(self) -> str:
         """The fit in one line."""
@@ -70,10 +76,23 @@ class FittedDensity:
 def fit_density(
     profile: Profile, method: str, source: str, options: FitOptions | None = None, config: dict | None = None
 ) -> FittedDensity:
-    """Fit p for a method's own source, masker and views, with diagnostics judged on held-out rows."""
+    """Fit p for a method's own source, masker and views, with diagnostics judged on held-out rows.
+
+    For iid t an EPR fit whose second moment on held-out rows is clearly above the tabulated density's is not used.
+    """
     options = options or FitOptions()
     found = fit(profile, source, options)
     pairs = cross_fitted(profile, source, options)
+    if source == "iid" and found.kind == "epr":
+        plain = replace(options, family="tabulated")
+        plain_pairs = cross_fitted(profile, source, plain)
+        if excess := dearer_than(profile, pairs, plain_pairs):
+            fallback = (
+                f"EPR's second moment on held-out rows is {excess:.0%} above that of the smoothed points; "
+                f"p(t) is tabulated from them instead."
+            )
+            found = replace(found, sampler=fit(profile, source, plain).sampler, fallback=fallback)
+            pairs = plain_pairs
     every_row = [(Tabulated([1.0]), fold) for fold in folds(len(profile.rows))]
     record = {
         "schema": SCHEMA,

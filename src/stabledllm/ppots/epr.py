@@ -16,6 +16,8 @@ NAMES = ("a", "b", "A", "kappa", "r", "q", "m")
 # log a, log b, log A, log kappa, r, q, m. The fit is of a shape: a common factor of a, b and A² is free.
 _BOUNDS = ((-20, 20), (-20, 20), (-20, 10), (-12, 3.5), (0, 80), (0, 80), (1 + 1e-6, 80))
 
+_OPTIONS = {"maxiter": 2000, "ftol": 1e-14}
+
 
 @dataclass(frozen=True)
 class EPRFit:
@@ -26,6 +28,8 @@ class EPRFit:
     """KL(points || curve) in nats, both normalised over the rates."""
     start_kls: list[float]
     """KL reached from each start."""
+    converged: bool
+    """Whether a start that reached the best KL (to 1e-6) ended by its convergence test."""
 
 
 def log_density(theta: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -54,11 +58,12 @@ def fit_epr(t: np.ndarray, width: np.ndarray, points: np.ndarray, *, starts: int
         return entropy - float(target @ log_p) + log_norm, (model - target) @ jacobian / 2
 
     results = [
-        minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 2000, "ftol": 1e-14})
+        minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=_OPTIONS)
         for start in _starts(random, starts)
     ]
     best = min(results, key=lambda r: r.fun)
-    return EPRFit(parameters(best.x), max(0.0, float(best.fun)), [max(0.0, float(r.fun)) for r in results])
+    converged = any(r.success for r in results if r.fun <= best.fun + 1e-6)
+    return EPRFit(parameters(best.x), max(0.0, float(best.fun)), [max(0.0, float(r.fun)) for r in results], converged)
 
 
 def parameters(theta: np.ndarray) -> dict[str, float]:

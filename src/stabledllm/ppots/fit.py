@@ -61,8 +61,8 @@ def fit(profile: Profile, source: str, options: FitOptions) -> Fit:
     """p over all of [0, 1], with the exact inverse CDF of the density that gives the weight.
 
     EPR is fitted by KL; if its KL from the points exceeds :data:`KL_THRESHOLD` by more than the points'
-    sampling error explains, the density is the smoothed points, linear between rates and flat beyond the
-    outermost, and ``fallback`` says so.
+    sampling error explains, or no start converged, the density is the smoothed points, linear between rates
+    and flat beyond the outermost, and ``fallback`` says so.
     """
     t = profile.t.numpy()
     points = _target(profile, source, options).sqrt().numpy()
@@ -73,6 +73,11 @@ def fit(profile: Profile, source: str, options: FitOptions) -> Fit:
         if not epr.kl <= threshold:
             fallback = (
                 f"EPR does not fit these points (KL {epr.kl:.3g} nats, threshold {threshold:.3g}); "
+                f"p(t) is tabulated from the smoothed points instead."
+            )
+        elif not epr.converged:
+            fallback = (
+                f"EPR's fit is unfinished (none of {options.starts} starts converged); "
                 f"p(t) is tabulated from the smoothed points instead."
             )
     if epr and not fallback:

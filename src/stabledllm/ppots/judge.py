@@ -13,6 +13,9 @@ from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.pareto import pareto_k
 from stabledllm.ppots.profile import Profile
 
+EXCESS_ALLOWED = 0.05
+"""Share of the second moment that EPR may cost more than the tabulated density."""
+
 
 def folds(rows: int, count: int = 5) -> list[Tensor]:
     """Row indices of each fold; as many folds as rows where there are fewer."""
@@ -43,6 +46,24 @@ def variance_under(profile: Profile, pairs: list[tuple[Tabulated, Tensor]]) -> E
     """``∫ E[g² + v] / p dt - (E l)²`` in nats², for iid t; jackknife over rows. (E l)² is from pairs of rows."""
     first, second = weighted_moment(profile, pairs), profile.row_mean() @ profile.width
     return jackknife(lambda keep: float(first[keep].mean()) - pair_square(second[keep]), len(first), "nats²")
+
+
+def dearer_than(
+    profile: Profile, pairs: list[tuple[Tabulated, Tensor]], others: list[tuple[Tabulated, Tensor]]
+) -> float | None:
+    """How far ``∫ E_M[l²] / p dt`` times the mean cost lies above that of ``others``, as a share; None where that is
+    within :data:`EXCESS_ALLOWED` or two paired standard errors over rows."""
+    values, plain = (weighted_moment(profile, p) * _mean_cost(profile, p) for p in (pairs, others))
+    excess = values - plain
+    share, error = float(excess.mean() / plain.mean()), float(excess.std()) / len(excess) ** 0.5
+    return share if share > EXCESS_ALLOWED and float(excess.mean()) > 2 * error else None
+
+
+def _mean_cost(profile: Profile, pairs: list[tuple[Tabulated, Tensor]]) -> Tensor:
+    out = torch.full((len(profile.rows),), torch.nan, dtype=torch.float64)
+    for sampler, rows in pairs:
+        out[rows] = sampler.cdf(profile.edges).diff() @ profile.cost
+    return out
 
 
 def tail_shape(profile: Profile, sampler: Tabulated) -> float:

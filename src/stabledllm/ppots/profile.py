@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stabledllm.errors import UserError
 from stabledllm.measure import LossMeter
 from stabledllm.noise.methods import Method
 from stabledllm.noise.schedule import EPS, p_mask
@@ -136,16 +137,33 @@ def probe(meter: LossMeter, method: Method, *, rows: int, rates: int, masks: int
 
     Rows are chosen and masks drawn by the seed alone, so the probe is reproducible and the same on every
     rank. The density part of the method is not used: losses are taken at unit weight.
+
+    Raises:
+        UserError: fewer than 2 rows, rates or masks, or a loss that is not finite.
     """
+    for name, value in (("rows", min(rows, len(meter.rows))), ("rates", rates), ("masks", masks)):
+        if value < 2:
+            raise UserError(f"probe: expected at least 2 {name}, found {value}.")
     key = Key(seed, _PROBE_STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
     a = len(chosen)
     edges = rate_edges(rates, meter.objective.eps)
     t = (edges[1:] + edges[:-1]) / 2
     row_index = chosen.repeat_interleave(len(t) * masks)
-    losses, used = meter.view_losses(row_index, t.repeat_interleave(masks).repeat(a), method, key)
+    row_t = t.repeat_interleave(masks).repeat(a)
+    losses, used = meter.view_losses(row_index, row_t, method, key)
+    _refuse_not_finite(losses, row_index, row_t)
     grid = (a, len(t), masks, losses.shape[-1])
     return Profile(t, edges.diff(), losses.view(grid), used.view(grid)[0, :, 0], method.views.cost(t), chosen)
+
+
+def _refuse_not_finite(losses: Tensor, row: Tensor, t: Tensor) -> None:
+    bad = (~losses.isfinite().all(-1)).nonzero()[:, 0].tolist()
+    if bad:
+        raise UserError(
+            f"probe: expected finite losses, found {len(bad)} that are not; "
+            f"the first is of row {int(row[bad[0]])} at t={float(t[bad[0]]):.4g}."
+        )
 
 
 def _mean_curve(rows: Tensor) -> Curve:

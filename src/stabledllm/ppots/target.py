@@ -31,4 +31,5 @@ def optimal_square(
     else:
         m = profile.row_noise().mean(0) + profile.between_rows() + shared * profile.row_mean().mean(0) ** 2
     m = m / profile.cost
-    return torch.maximum(m, _FLOOR * m.max())
+    # Flat losses under strata leave nothing to fit: any p is as good, so uniform.
+    return torch.ones_like(m) if m.max() <= 0 else torch.maximum(m, _FLOOR * m.max())
