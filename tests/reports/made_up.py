@@ -41,6 +41,9 @@ def profile() -> dict:
         "rho": rho,
     }
     out |= {f"{k}_stderr": [0.03 + 0.05 * abs(x) for x in values] for k, values in out.items()}
+    points = [math.sqrt(m) for m in out["second_moment"]]
+    points = [len(points) * x / sum(points) for x in points]  # a density over equal cells
+    out |= {"width": [1 / len(t)] * len(t), "target": points, "target_stderr": [0.04 * x for x in points]}
     return out | {"t": t}
 
 

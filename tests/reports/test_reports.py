@@ -127,7 +127,17 @@ def test_optional_parts_may_be_missing(tmp_path):
         ("results.json", "[]", "expected schema 'stabledllm/results/1', found 'list'"),
         ("p_of_t.json", '{"schema": "stabledllm/p_of_t/2"}', "found 'stabledllm/p_of_t/2'"),
         ("decomposition.json", '{"schema": "stabledllm/decomposition/1"}', "expected 'loss'"),
-        ("results.json", '{"schema": "stabledllm/results/1", "runs": [{}], "summary": []}', r"'method' in runs\[0\]"),
+        ("results.json", '{"schema": "stabledllm/results/1", "runs": [{}], "summary": []}', r"'runs\[0\].method'"),
+        (
+            "results.json",
+            '{"schema": "stabledllm/results/1", "summary": [], "runs": [{"method": "x", "seed": 0, "history": [{}]}]}',
+            r"expected 'runs\[0\].history\[0\].step' to be a number, found None",
+        ),
+        (
+            "decomposition.json",
+            '{"schema": "stabledllm/decomposition/1", "loss": {}, "notes": "x"}',
+            "'notes' to be a list",
+        ),
     ],
 )
 def test_broken_files_are_named(tmp_path, name, text, sentence):
@@ -136,6 +146,80 @@ def test_broken_files_are_named(tmp_path, name, text, sentence):
         write_report(tmp_path)
     assert str(tmp_path / name) in str(error.value)
     assert not (tmp_path / "report.html").exists()
+
+
+def places(x, at=()):
+    """Every place in stored JSON; of a list its first item, of an estimate its value and unit."""
+    yield at
+    items = x.items() if isinstance(x, dict) else enumerate(x[:1]) if isinstance(x, list) else ()
+    if isinstance(x, dict) and x.keys() == est(None).keys():
+        items = [(key, x[key]) for key in ("value", "unit")]
+    for key, value in items:
+        yield from places(value, (*at, key))
+
+
+@pytest.mark.parametrize("kind", ["decomposition", "p_of_t", "results"])
+@pytest.mark.parametrize("value", [None, "x", {}], ids=repr)
+def test_any_value_replaced_is_shown_or_refused(tmp_path, monkeypatch, kind, value):
+    """Whatever one value of a file is replaced by: a page, or a sentence that names the file."""
+    monkeypatch.setattr("stabledllm.reports.html.picture", lambda figure: None)
+    if value is not None:  # figures are slow: drawn for null, which is a legal value; tables and words for all
+        for name in figures.__all__:
+            monkeypatch.setattr(figures, name, lambda data: None)
+    good = {
+        "decomposition": lambda: made_up.decomposition(["standard", "ppots"], gradient=False),
+        "p_of_t": made_up.p_of_t,
+        "results": lambda: made_up.results(["standard", "mirror"], 2),
+    }[kind]()
+    text = json.dumps(good)
+    for at in list(places(good))[1:]:
+        data = json.loads(text)
+        inner = data
+        for key in at[:-1]:
+            inner = inner[key]
+        inner[at[-1]] = value
+        path = put(tmp_path, f"{kind}.json", data)
+        try:
+            outcome = page(tmp_path)
+        except UserError as error:
+            outcome = str(error)
+        assert "<html" in outcome or str(path) in outcome
+
+
+def test_the_measured_points_are_drawn():
+    axes = figures.fit(made_up.p_of_t()).axes[0]
+    assert "√(second moment / cost), measured" in axes.get_legend_handles_labels()[1]
+    without = made_up.p_of_t()
+    del without["profile"]["target"]
+    assert len(figures.fit(without).axes[0].containers) == len(axes.containers) - 1
+
+
+def test_a_density_whose_lengths_differ_is_not_drawn():
+    data = made_up.decomposition(["standard", "ppots"])
+    data["densities"][0]["t"].pop()
+    assert figures.densities(data) is None
+
+
+def test_runs_are_counted_where_the_status_does_not_say(tmp_path):
+    put(tmp_path, "results.json", made_up.results(METHODS[:2], 2) | {"status": {"finished": None, "planned": 6}})
+    assert "4 of 6 runs finished" in page(tmp_path)
+
+
+def test_an_untuned_model_off_the_axis_is_not_in_the_legend():
+    data = made_up.results(["standard", "ppots"], 3)
+    data["untuned"]["metrics"] = {"validation_nll": est(90.0, 1.0)}
+    legend = [text.get_text() for text in figures.final_metrics(data).legends[0].get_texts()]
+    assert "one seed" in legend
+    assert "untuned model" not in legend
+
+
+def test_a_lucky_win_is_told_as_one():
+    data = made_up.results(["standard", "mirror"], 2)
+    for s in data["summary"]:
+        if s["versus_standard"]:
+            s["versus_standard"]["p_value"] = 0.48
+            s["worst_beats_best_baseline"] = True
+    assert "every run of MIRROR (its difference from Standard is not significant) beats" in said(data)
 
 
 def test_nothing_to_report_on(tmp_path):

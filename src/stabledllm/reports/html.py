@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from stabledllm.reports import figures, style, tables
-from stabledllm.reports.stored import Stored, gather, run_metrics
+from stabledllm.reports.stored import Stored, array, finished_planned, gather, run_metrics
 from stabledllm.reports.style import label
 from stabledllm.reports.summary import summarise
 
@@ -37,8 +38,8 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def render(stored: Stored) -> str:
-    """The page's text."""
+@functools.cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("stabledllm.reports"),
         autoescape=True,
@@ -46,6 +47,13 @@ def render(stored: Stored) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.filters["unbroken"] = unbroken
+    return environment
+
+
+def render(stored: Stored) -> str:
+    """The page's text."""
+    environment = _environment()
     css, _, _ = environment.loader.get_source(environment, "report.css")
     return environment.get_template("report.html.j2").render(
         css=Markup(css),
@@ -88,6 +96,7 @@ def _fit(data: dict) -> dict:
         "title": label(data["method"]) + (f", t drawn by {source}" if source else ""),
         "fallback": data["diagnostics"].get("fallback"),
         "figure": picture(figures.fit(data)),
+        "has_points": array(data["profile"].get("target")) is not None,
         "table": tables.fit_table(data),
     }
 
@@ -95,10 +104,10 @@ def _fit(data: dict) -> dict:
 def _experiment(results: dict | None) -> dict | None:
     if results is None:
         return None
-    status = results.get("status") or {}
+    finished, planned = finished_planned(results)
     return {
-        "finished": status.get("finished", len(results["runs"])),
-        "planned": status.get("planned"),
+        "finished": finished,
+        "planned": planned,
         "loss": picture(figures.loss_curves(results)),
         "evaluation": picture(figures.eval_curves(results)),
         "final": picture(figures.final_metrics(results)),
@@ -124,6 +133,11 @@ def _origin(stored: Stored, path: Path, data: dict) -> dict:
         "versions": data.get("versions") or {},
         "config": json.dumps(data.get("config") or {}, indent=2, ensure_ascii=False, sort_keys=True),
     }
+
+
+def unbroken(sentence: str) -> str:
+    """The sentence with no line break inside ``37 %`` or ``0.49 ± 0.02``."""
+    return sentence.replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0")
 
 
 def picture(figure: Figure | None) -> str | None:

@@ -10,14 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from stabledllm.errors import UserError
+from stabledllm.reports.shapes import SHAPES, check_shape
 
 SUBFOLDERS = ("", "decompose", "fit", "experiment")
-
-_REQUIRED = {
-    "decomposition": {"loss": dict},
-    "p_of_t": {"method": str, "density": list, "diagnostics": dict, "profile": dict},
-    "results": {"runs": list, "summary": list},
-}
 
 
 @dataclass(frozen=True)
@@ -66,10 +61,10 @@ def _first(places: list[Path], name: str) -> Path | None:
 
 
 def read(path: Path, kind: str) -> dict:
-    """One file of a kind (``decomposition``, ``p_of_t``, ``results``), its schema and main keys checked.
+    """One file of a kind (``decomposition``, ``p_of_t``, ``results``), its schema and shape checked.
 
     Raises:
-        UserError: unreadable, not JSON, another schema, or a main key missing or of another type.
+        UserError: unreadable, not JSON, another schema, or a value missing or of another type.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -79,22 +74,8 @@ def read(path: Path, kind: str) -> dict:
     found = data.get("schema") if isinstance(data, dict) else type(data).__name__
     if found != expected:
         raise UserError(f"{path}: expected schema {expected!r}, found {found!r}.")
-    for key, of_type in _REQUIRED[kind].items():
-        if not isinstance(data.get(key), of_type):
-            raise UserError(f"{path}: expected {key!r} to be a {of_type.__name__}, found {data.get(key)!r:.60}.")
-    _check_rows(path, data)
+    check_shape(path, data, SHAPES[kind])
     return data
-
-
-_ROWS = {"methods": ("method",), "densities": ("method",), "runs": ("method", "seed"), "summary": ("method", "metric")}
-
-
-def _check_rows(path: Path, data: dict) -> None:
-    for key, needed in _ROWS.items():
-        for i, row in enumerate(data.get(key) or []):
-            lacking = [k for k in needed if not isinstance(row, dict) or k not in row]
-            if lacking:
-                raise UserError(f"{path}: expected {lacking[0]!r} in {key}[{i}], found {row!r:.60}.")
 
 
 def number(value: object) -> float:
@@ -144,3 +125,10 @@ def summary_of(results: dict, method: str, metric: str) -> dict:
     """The stored summary of a method and a metric, empty where there is none."""
     rows = results["summary"]
     return next((s for s in rows if s["method"] == method and s["metric"] == metric), {})
+
+
+def finished_planned(results: dict) -> tuple[int, int | None]:
+    """Runs finished (those in the file where the status does not say) and runs planned."""
+    status = results.get("status") or {}
+    finished = status.get("finished")
+    return len(results["runs"]) if finished is None else finished, status.get("planned")

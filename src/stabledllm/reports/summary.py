@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 
 from stabledllm.reports import numbers as fmt
-from stabledllm.reports.stored import Stored, number, run_methods, run_metrics, stderr, summary_of, value
+from stabledllm.reports.stored import (
+    Stored,
+    finished_planned,
+    number,
+    run_methods,
+    run_metrics,
+    stderr,
+    summary_of,
+    value,
+)
 from stabledllm.reports.style import COMPONENTS, LOWER_IS_BETTER, label
 
 _NAMES = {"mask_pattern": "which tokens are masked (A)", "mask_rate": "the mask rate (B)", "data": "the data (C)"}
@@ -92,8 +101,7 @@ def methods(data: dict) -> list[str]:
 
 def training(results: dict) -> list[str]:
     """Progress, then per metric which methods differ from Standard, and how training compares with no training."""
-    status = results.get("status") or {}
-    finished, planned = status.get("finished", len(results["runs"])), status.get("planned")
+    finished, planned = finished_planned(results)
     if not results["runs"]:
         of = f" of {planned}" if planned else ""
         return [f"No run{of} has finished yet."]
@@ -115,7 +123,11 @@ def _metric(results: dict, metric: str) -> list[str]:
         )
     else:
         out += _compared(compared, metric, name)
-    best = [label(m) for m, s in compared.items() if s.get("worst_beats_best_baseline") is True]
+    best = [
+        label(m) + ("" if _significant(s["versus_standard"]) else " (its difference from Standard is not significant)")
+        for m, s in compared.items()
+        if s.get("worst_beats_best_baseline") is True
+    ]
     if best:
         out.append(f"In {name}, every run of {_list(best)} beats the best run of every baseline.")
     return out + _against_untuned(results, metric, name)

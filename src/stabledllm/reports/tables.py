@@ -57,7 +57,7 @@ def _cells(parts: dict, key: str) -> tuple[str, str]:
 
 
 def _unit(parts: dict) -> str:
-    return next((p["unit"] for p in parts.values() if isinstance(p, dict) and p.get("unit", "").count("²")), "nats²")
+    return next((p["unit"] for p in parts.values() if isinstance(p, dict) and "²" in (p.get("unit") or "")), "nats²")
 
 
 def equal_compute_table(data: dict, name: Name = str) -> Table:

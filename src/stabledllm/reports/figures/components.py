@@ -70,7 +70,7 @@ def _known(parts: object) -> bool:
 
 
 def _length(entry: dict) -> str:
-    low, high = (entry.get("tokens") or ["?", "?"])[:2]
+    low, high, *_ = [*(entry.get("tokens") or []), "?", "?"]
     return f"{low}–{high} tokens\n(n = {entry.get('n', '?')})"
 
 

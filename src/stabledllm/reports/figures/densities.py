@@ -13,15 +13,16 @@ _DASHES = ("-", "--", ":", "-.")
 @styled
 def densities(data: dict) -> Figure | None:
     """p(t) of every method with a density of its own."""
-    found = [d for d in data.get("densities") or [] if array(d.get("t")) is not None and array(d.get("p")) is not None]
+    stored = [(d, array(d.get("t")), array(d.get("p"))) for d in data.get("densities") or []]
+    found = [(d, t, p) for d, t, p in stored if t is not None and p is not None and len(t) == len(p)]
     if not found:
         return None
     figure = new_figure(9.6, 3.3)
     axes = figure.subplots()
     axes.axhline(1, color=MUTED, linewidth=1.2, label="uniform (Standard)")
-    for i, d in enumerate(found):
+    for i, (d, t, p) in enumerate(found):
         source = f" ({d['source']})" if d.get("source") not in (None, "iid") else ""
-        axes.plot(d["t"], array(d["p"]), _DASHES[i % 4], color=colour(d["method"]), label=label(d["method"]) + source)
+        axes.plot(t, p, _DASHES[i % 4], color=colour(d["method"]), label=label(d["method"]) + source)
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("mask rate t")

@@ -30,9 +30,11 @@ def final_metrics(results: dict) -> Figure | None:
 
 def _panel(axes: Axes, results: dict, methods: list[str], metric: str) -> None:
     axes.set_xlabel(metric_label(metric))
+    axes.locator_params(axis="x", nbins=6)
     untuned = value(((results.get("untuned") or {}).get("metrics") or {}).get(metric))
+    line = None
     if not math.isnan(untuned):
-        axes.axvline(untuned, color="#B9770E", linestyle="--", linewidth=1.3, label="untuned model")
+        line = axes.axvline(untuned, color="#B9770E", linestyle="--", linewidth=1.3, label="untuned model")
     reference = number(summary_of(results, "standard", metric).get("mean"))
     if not math.isnan(reference):
         axes.axvline(reference, color=MUTED, linewidth=0.9, label="Standard's mean")
@@ -53,7 +55,8 @@ def _panel(axes: Axes, results: dict, methods: list[str], metric: str) -> None:
     seen = [v for v in seen if math.isfinite(v)]
     if seen and not math.isnan(untuned) and not _far(untuned, seen):
         seen.append(untuned)
-    elif seen and not math.isnan(untuned):
+    elif seen and line is not None:
+        line.remove()
         side = "left" if untuned < min(seen) else "right"
         axes.set_title(f"untuned model: {untuned:.3g}, off the axis", loc=side, fontsize=8, color="#B9770E", pad=3)
     _cut(axes, seen, intervals)

@@ -1,0 +1,92 @@
+"""What a stored file must look like before it is drawn: the first place that does not is named, in one sentence.
+
+Any value may be null or missing unless it is ``Needed``; keys that no shape names are let through. Numbers are not
+checked one by one: one that is no number is shown as not known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+
+from stabledllm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A value that may be neither missing nor null."""
+
+    shape: object
+
+
+NUMBER = int | float
+
+_ESTIMATE = {"unit": str}
+_PARTS = dict.fromkeys(("mask_pattern", "mask_rate", "data", "total", "mean"), _ESTIMATE)
+_ORIGIN = {"config": dict, "versions": dict, "notes": list}
+
+SHAPES = {
+    "decomposition": _ORIGIN
+    | {
+        "loss": Needed(_PARTS),
+        "gradient": _PARTS,
+        "curves": dict,
+        "densities": [Needed({"method": Needed(str), "t": list, "p": list})],
+        "by_length": [Needed(_PARTS | {"tokens": list})],
+        "mirror": {"sentence": str},
+        "methods": [Needed({"method": Needed(str), "relative_to_standard": dict})],
+    },
+    "p_of_t": _ORIGIN
+    | {
+        "method": Needed(str),
+        "density": Needed(list),
+        "parameters": dict,
+        "diagnostics": Needed({"fallback": str}),
+        "profile": Needed(dict),
+    },
+    "results": _ORIGIN
+    | {
+        "status": {"finished": NUMBER, "planned": NUMBER},
+        "untuned": {"metrics": dict},
+        "runs": Needed(
+            [
+                Needed(
+                    {
+                        "method": Needed(str),
+                        "seed": Needed(int | str),
+                        "metrics": dict,
+                        "history": [Needed({"step": Needed(NUMBER)})],
+                    }
+                )
+            ]
+        ),
+        "summary": Needed(
+            [Needed({"method": Needed(str), "metric": Needed(str), "n": NUMBER, "versus_standard": dict})]
+        ),
+    },
+}
+"""Per kind of file the places that the report reads."""
+
+_WORDS = {dict: "an object", list: "a list", str: "text", NUMBER: "a number", int | str: "a number or text"}
+
+
+def check_shape(path: Path, value: object, shape: object, place: str = "") -> None:
+    """Pass silently, or refuse the file.
+
+    Raises:
+        UserError: the file, the place in it (``runs[0].method``), what was expected and what was found.
+    """
+    needed = isinstance(shape, Needed)
+    if value is None and not needed:
+        return
+    shape = shape.shape if needed else shape
+    of_type = shape if isinstance(shape, type | UnionType) else type(shape)
+    if not isinstance(value, of_type) or isinstance(value, bool):
+        raise UserError(f"{path}: expected {place!r} to be {_WORDS[of_type]}, found {value!r:.60}.")
+    if isinstance(shape, dict):
+        for key, inner in shape.items():
+            check_shape(path, value.get(key), inner, f"{place}.{key}" if place else key)
+    elif isinstance(shape, list):
+        for i, item in enumerate(value):
+            check_shape(path, item, shape[0], f"{place}[{i}]")
