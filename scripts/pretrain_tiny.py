@@ -62,10 +62,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch._dynamo.config.recompile_limit = 64
-    model, objective = TinyMDM(TinyMDMConfig()), Objective()
+    shape = {"hidden_size": args.width, "num_hidden_layers": args.layers, "intermediate_size": 3 * args.width}
+    model, objective = TinyMDM(TinyMDMConfig(**shape)), Objective()
     for block in model.blocks:
         block.compile()
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)

@@ -130,7 +130,7 @@ def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
     say(f"wrote {Path(settings.out) / 'run.json'} and the model in {Path(settings.out) / 'model'}")
 
 
-def experiment(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
+def experiment(recipe: str, overrides: Sequence[str], *, say: Say, jobs: int = 1) -> None:
     """Methods x seeds."""
     settings = load_recipe(recipe, overrides)
     if isinstance(settings, TrainSettings):
@@ -140,7 +140,7 @@ def experiment(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
     from stabledllm.experiment.run import run_experiment
     from stabledllm.reports import tables
 
-    results = run_experiment(settings, say)
+    results = run_experiment(settings, say, jobs)
     for metric in ("validation_nll", "accuracy"):
         if any(metric in run["metrics"] for run in results["runs"]):
             say(f"{tables.metrics_table(results, metric)}\n")

@@ -110,11 +110,12 @@ def train(
 def experiment(
     recipe: Annotated[str, typer.Argument(help="A shipped experiment (see 'ls') or a YAML file.")],
     overrides: Overrides = None,
+    jobs: Annotated[int, typer.Option(help="Runs at the same time, each with its share of the CPU's threads.")] = 1,
 ) -> None:
     """Methods x seeds; run again to continue, finished runs are not repeated."""
     from stabledllm.cli.commands import experiment as run
 
-    run(recipe, overrides or [], say=_say)
+    run(recipe, overrides or [], jobs=jobs, say=_say)
 
 
 @app.command()

@@ -114,6 +114,8 @@ class TrainSettings(_Strict):
     """Prompts decoded together."""
     seed: int = 42
     """Of the noise and the order of the training rows."""
+    order_seed: int | None = None
+    """Of the order of the training rows alone; without it ``seed``. Fixed, it leaves only the noise to vary."""
     out: str = "runs/train"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,6 +14,7 @@ from stabledllm.errors import UserError
 from stabledllm.evaluation.accuracy import accuracy, has_answers
 from stabledllm.evaluation.validation import validation_nll
 from stabledllm.experiment.summary import summarise
+from stabledllm.experiment.workers import train_all
 from stabledllm.files import read_json, write_json
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel, load_model
@@ -28,12 +29,17 @@ PLAN = "experiment.json"
 Say = Callable[[str], None]
 
 
-def run_experiment(settings: ExperimentSettings, say: Say = print) -> dict:
+def run_experiment(settings: ExperimentSettings, say: Say = print, jobs: int = 1) -> dict:
     """Run what is not finished yet and write ``results.json`` after every run.
+
+    Args:
+        jobs: runs at the same time, each in a process of its own; 1 trains in this one.
 
     Raises:
         UserError: bad settings, or a folder that holds an experiment with other settings.
     """
+    if jobs < 1:
+        raise UserError(f"experiment: expected at least 1 job, found {jobs}.")
     out = Path(settings.out)
     methods = [build_method(name, settings.base.method_options).name for name in settings.methods]
     for name in methods:
@@ -44,13 +50,20 @@ def run_experiment(settings: ExperimentSettings, say: Say = print) -> dict:
     data = load_bundle(settings.base.data, loaded.tokenizer, say)
     untuned = _untuned(out, settings.base, loaded, data, say)
     densities = {name: _density(out, settings, name, loaded, data, say) for name in methods}
-    planned = [(name, seed) for seed in settings.seeds for name in methods]
-    with tqdm(planned, desc="experiment", unit="run") as bar:
-        for name, seed in bar:
-            bar.set_postfix_str(f"{name}, seed {seed}")
-            train(_run_settings(settings, name, seed, densities[name]), data=data, say=say)
+    planned = [_run_settings(settings, name, seed, densities[name]) for seed in settings.seeds for name in methods]
+    with tqdm(total=len(planned), desc="experiment", unit="run") as bar:
+        for run in train_all(planned, jobs) if jobs > 1 else _one_by_one(planned, data, bar, say):
+            bar.update()
+            bar.set_postfix_str(f"{run.method}, seed {run.seed}")
             results = collect(out, settings, untuned)
     return results
+
+
+def _one_by_one(planned: list[TrainSettings], data: DataBundle, bar: tqdm, say: Say) -> Iterator[TrainSettings]:
+    for run in planned:
+        bar.set_postfix_str(f"{run.method}, seed {run.seed}")
+        train(run, data=data, say=say)
+        yield run
 
 
 def rows_per_step(method: str, settings: ExperimentSettings) -> int:

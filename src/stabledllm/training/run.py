@@ -76,6 +76,7 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
         "data": settings.data.train,
         "batch": settings.batch,
         "seed": settings.seed,
+        "order_seed": settings.order_seed,
     }
 
 
@@ -102,6 +103,7 @@ def build_trainer(
         mask_id=loaded.mask_id,
         pad_id=loaded.pad_id,
         noise_seed=settings.seed,
+        order_seed=settings.order_seed,
         eval_draws=settings.eval_draws,
         density_file=out / DENSITY if density else None,
         identity=run_identity(settings, method),

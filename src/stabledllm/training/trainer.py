@@ -51,7 +51,7 @@ class MDMTrainer(Trainer):
     Args:
         method: what is drawn. sampler: its density of t. objective: what is minimised.
         train_rows, eval_rows: encoded rows. mask_id, pad_id: token ids.
-        noise_seed: of the noise and of the order of the rows.
+        noise_seed: of the noise. order_seed: of the order of the rows; without it ``noise_seed``.
         density_file: the saved p(t), copied into every checkpoint.
         identity: what a resumed run must have in common with this one.
     """
@@ -67,6 +67,7 @@ class MDMTrainer(Trainer):
         mask_id: int,
         pad_id: int,
         noise_seed: int,
+        order_seed: int | None = None,
         statistics: StepStatistics,
         eval_draws: int = 4,
         density_file: Path | None = None,
@@ -75,6 +76,7 @@ class MDMTrainer(Trainer):
     ):
         self.method, self.sampler, self.objective = method, sampler, objective
         self.mask_id, self.pad_id, self.noise_seed = mask_id, pad_id, noise_seed
+        self.order_seed = noise_seed if order_seed is None else order_seed
         self.eval_rows, self.eval_draws = eval_rows, eval_draws
         self.density_file, self.identity = density_file, identity or {}
         kwargs["args"].remove_unused_columns = False
@@ -102,7 +104,7 @@ class MDMTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> EpochOrder:
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)
-        return EpochOrder(rows, self.full_step, self.noise_seed, lambda: self.state.global_step)
+        return EpochOrder(rows, self.full_step, self.order_seed, lambda: self.state.global_step)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Fetch a step's micro-batches and fix their rows' positions over all ranks."""
