@@ -69,6 +69,8 @@ def make_trainer(
     sampler=None,
     objective: Objective | None = None,
     train: list[TokenRow] | None = None,
+    noise_seed: int = 11,
+    order_seed: int | None = None,
     **arguments,
 ) -> RecordingTrainer:
     """A trainer of a small random float64 model on 22 rows, so that the last step of an epoch of 8 is short."""
@@ -102,7 +104,8 @@ def make_trainer(
         eval_rows=data[:6],
         mask_id=256,
         pad_id=257,
-        noise_seed=11,
+        noise_seed=noise_seed,
+        order_seed=order_seed,
         statistics=StepStatistics(4, 0.2, chosen.ema),
         identity={"method": chosen.name},
     )

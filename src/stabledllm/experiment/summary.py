@@ -8,12 +8,15 @@ from statistics import mean, stdev
 
 from scipy import stats
 
+from stabledllm.experiment.spread import sd_interval, sd_ratio
+
 HIGHER_IS_BETTER = {"accuracy": True, "validation_nll": False}
 
 
 def summarise(runs: Sequence[dict], baselines: Sequence[str]) -> list[dict]:
     """The ``summary`` of ``results.json``: one entry a method and metric.
 
+    ``sd_ci_low`` and ``sd_ci_high`` are one for the sd, ``sd_versus_standard`` is the ratio of sds with its own.
     ``ci_low`` and ``ci_high`` are a 95 % interval for the mean over seeds; ``versus_standard`` is the paired
     difference (method minus Standard) over the seeds that both finished, with a paired t test. Null where
     fewer than 2 seeds allow no statement.
@@ -32,15 +35,19 @@ def _entry(runs: Sequence[dict], method: str, metric: str, baselines: Sequence[s
     values = _values(runs, method, metric)
     low, high = t_interval(list(values.values()))
     standard = _values(runs, "standard", metric)
+    sd_low, sd_high = sd_interval(list(values.values()))
     return {
         "method": method,
         "metric": metric,
         "n": len(values),
         "mean": mean(values.values()) if values else None,
         "sd": stdev(values.values()) if len(values) > 1 else None,
+        "sd_ci_low": sd_low,
+        "sd_ci_high": sd_high,
         "ci_low": low,
         "ci_high": high,
         "versus_standard": None if method == "standard" else paired(values, standard),
+        "sd_versus_standard": None if method == "standard" else sd_ratio(values, standard),
         "worst_beats_best_baseline": _worst_beats_best(runs, method, metric, baselines),
     }
 

@@ -1,0 +1,37 @@
+"""The spread over seeds, with the interval that the number of seeds allows. Normal theory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import correlation, stdev
+
+from scipy import stats
+
+
+def sd_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """95 % interval of a standard deviation, from chi-square; (None, None) for fewer than 2 values."""
+    n = len(values)
+    if n < 2:
+        return None, None
+    sd = stdev(values)
+    return tuple(sd * math.sqrt((n - 1) / float(stats.chi2.ppf(q, n - 1))) for q in (0.975, 0.025))
+
+
+def sd_ratio(values: dict[int, float], standard: dict[int, float]) -> dict | None:
+    """sd over common seeds divided by Standard's, with a 95 % interval; None for fewer than 3 common seeds.
+
+    Seeds are shared, so the two are correlated: the interval inverts the Pitman-Morgan test (Pitman 1939,
+    Morgan 1939), exact for a bivariate normal pair and equal to the F interval up to order 1/n without correlation.
+    """
+    seeds = [seed for seed in values if seed in standard]
+    n = len(seeds)
+    if n < 3:
+        return None
+    mine, theirs = ([of[seed] for seed in seeds] for of in (values, standard))
+    if not stdev(mine) or not stdev(theirs):
+        return None
+    ratio, r = stdev(mine) / stdev(theirs), correlation(mine, theirs)
+    k = 1 + 2 * (1 - r**2) * float(stats.t.ppf(0.975, n - 2)) ** 2 / (n - 2)
+    widen = math.sqrt(k + math.sqrt(k**2 - 1))
+    return {"value": ratio, "ci_low": ratio / widen, "ci_high": ratio * widen}
