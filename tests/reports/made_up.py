@@ -80,7 +80,8 @@ def decomposition(methods: list[str] | None = None, gradient: bool = True) -> di
             for lo, n, a, c in ((1, 20, 0.9, 0.08), (32, 24, 0.5, 0.1), (64, 14, 0.28, -0.03), (96, 6, 0.15, 0.12))
         ],
         "mirror": {"sentence": "MIRROR pays: |ρ| A = 0.31 against B + C = 0.70 (made up)."},
-        "methods": [_method(m, i) for i, m in enumerate(methods)],
+        "methods": [_method(m, i) | ({"gradient": _gradient(m, i)} if gradient else {}) for i, m in enumerate(methods)],
+        "recommendation": {"sentences": ["strats needs 0.6 of it (made up)."], "recipe": "method: strats\nbatch: 32"},
         "notes": ["Probe rows come from the training set."],
     }
 
@@ -101,6 +102,17 @@ def _method(name: str, i: int) -> dict:
         "predicted_at_equal_compute": None if name in BIASED else est(1.09 * ratio, 0.03),
         "relative_to_standard": {"value": ratio, "ci_low": ratio * 0.9 if i else 1, "ci_high": ratio * 1.1 if i else 1},
         "pays": None if name == "standard" else ratio < 1,
+    }
+
+
+def _gradient(name: str, i: int) -> dict:
+    loss, unit = _method(name, i), "(nats/param)²"
+    kept = ("variance_at_equal_compute", "predicted_at_equal_compute", "relative_to_standard")
+    return {key: loss[key] for key in kept} | {
+        "noise_scale": est(400.0 + i, 20, unit="rows"),
+        "pareto_k": 0.4 + 0.05 * i,
+        "clipped": {"relative_to_standard": {"value": 0.91 + 0.01 * i}, "noise": est(2.0, 0.1, unit=unit)},
+        "update": {"relative_to_standard": {"value": 0.81 + 0.01 * i}, "noise": est(2.0, 0.1, unit=unit)},
     }
 
 

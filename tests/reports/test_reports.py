@@ -165,7 +165,7 @@ def test_any_value_replaced_is_shown_or_refused(tmp_path, monkeypatch, kind, val
     monkeypatch.setattr("stabledllm.reports.html.picture", lambda figure: None)
     if value is not None:  # figures are slow: drawn for null, which is a legal value; tables and words for all
         for name in figures.__all__:
-            monkeypatch.setattr(figures, name, lambda data: None)
+            monkeypatch.setattr(figures, name, lambda data, *_: None)
     good = {
         "decomposition": lambda: made_up.decomposition(["standard", "ppots"], gradient=False),
         "p_of_t": made_up.p_of_t,
@@ -300,7 +300,8 @@ def test_figures_are_saved_as_png(tmp_path):
     before = dict(matplotlib.rcParams)
     paths = save_decomposition_figures(made_up.decomposition(METHODS[:3]), tmp_path / "figures")
     paths.append(save_fit_figure(made_up.p_of_t(), tmp_path / "fit.png"))
-    names = ["curves.png", "decomposition.png", "densities.png", "equal_compute.png", "fit.png"]
+    names = ["curves.png", "decomposition.png", "densities.png", "equal_compute.png"]
+    names += ["equal_compute_gradient.png", "fit.png"]
     assert sorted(p.name for p in paths) == names
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
     assert dict(matplotlib.rcParams) == before
@@ -340,3 +341,22 @@ def test_reports_import_no_torch_and_nothing_of_ours_but_errors():
 
 def test_json_of_the_helper_is_json():
     json.dumps(made_up.decomposition(), allow_nan=False)
+
+
+def test_the_gradients_noise_stands_beside_the_losses(tmp_path):
+    from stabledllm.reports import tables
+
+    data = made_up.decomposition(["standard", "mirror", "clipped"])
+    text = tables.gradient_table(data).text()
+    assert "0.91" not in text.splitlines()[3], "Standard's ratio is 1 by definition"
+    mirror = next(line for line in text.splitlines() if line.startswith("mirror"))
+    # 401 rows of two views each are 802 forward passes.
+    assert "0.92" in mirror
+    assert "0.82" in mirror
+    assert "802" in mirror
+    assert tables.gradient_table(made_up.decomposition(["standard"], gradient=False)).rows == ()
+    (tmp_path / "decomposition.json").write_text(json.dumps(data), encoding="utf-8")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "Of the gradient" in page
+    assert "made up" in page
+    assert "method: strats" in page

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from stabledllm.reports import figures, style, tables
-from stabledllm.reports.stored import Stored, array, finished_planned, gather, run_metrics
+from stabledllm.reports.stored import Stored, array, finished_planned, gather, noise_of, run_metrics
 from stabledllm.reports.style import label
 from stabledllm.reports.summary import summarise
 
@@ -85,6 +85,9 @@ def _decomposition(data: dict | None) -> dict | None:
         "densities": picture(figures.densities(data)),
         "methods": tables.equal_compute_table(data, label) if data.get("methods") else None,
         "methods_figure": picture(figures.equal_compute(data)),
+        "gradient": tables.gradient_table(data, label) if noise_of(data, "gradient") else None,
+        "gradient_figure": picture(figures.equal_compute(data, "gradient")),
+        "recommendation": data.get("recommendation"),
         "mirror": (data.get("mirror") or {}).get("sentence"),
         "notes": data.get("notes") or [],
     }

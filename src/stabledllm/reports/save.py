@@ -17,6 +17,7 @@ def save_decomposition_figures(data: dict, folder: Path) -> list[Path]:
         "curves": figures.curves(data),
         "densities": figures.densities(data),
         "equal_compute": figures.equal_compute(data),
+        "equal_compute_gradient": figures.equal_compute(data, "gradient"),
     }
     return [_save(figure, Path(folder) / f"{name}.png") for name, figure in drawn.items() if figure]
 

@@ -35,7 +35,16 @@ SHAPES = {
         "densities": [Needed({"method": Needed(str), "t": list, "p": list})],
         "by_length": [Needed(_PARTS | {"tokens": list})],
         "mirror": {"sentence": str},
-        "methods": [Needed({"method": Needed(str), "relative_to_standard": dict})],
+        "methods": [
+            Needed(
+                {
+                    "method": Needed(str),
+                    "relative_to_standard": dict,
+                    "gradient": {"relative_to_standard": dict, "noise_scale": dict, "clipped": dict, "update": dict},
+                }
+            )
+        ],
+        "recommendation": {"sentences": Needed([Needed(str)]), "recipe": Needed(str)},
     },
     "p_of_t": _ORIGIN
     | {

@@ -109,6 +109,17 @@ def standard_first(methods: list[str]) -> list[str]:
     return sorted(distinct, key=lambda m: m != "standard")
 
 
+def noise_of(data: dict, quantity: str) -> dict[str, dict]:
+    """Method to what a decomposition holds of its noise: of the ``loss``, or of the ``gradient`` where measured."""
+    methods = data.get("methods") or []
+    if quantity == "loss":
+        return {m["method"]: m for m in methods}
+    kept = ("method", "unbiased", "views")
+    return {
+        m["method"]: m["gradient"] | {key: m[key] for key in kept if key in m} for m in methods if m.get("gradient")
+    }
+
+
 def run_methods(results: dict) -> list[str]:
     """Every method of the runs and the summary, Standard first."""
     return standard_first([r["method"] for r in results["runs"]] + [s["method"] for s in results["summary"]])

@@ -8,6 +8,7 @@ from stabledllm.reports import numbers as fmt
 from stabledllm.reports.stored import (
     Stored,
     finished_planned,
+    noise_of,
     number,
     run_methods,
     run_metrics,
@@ -72,9 +73,15 @@ def _bracketed(text: str) -> str:
 
 
 def methods(data: dict) -> list[str]:
+    """Of the loss and, where it was measured, of the gradient: :func:`noise_sentences`."""
+    out = noise_sentences(data, "loss")
+    return out + [f"Gradient. {s}" for s in noise_sentences(data, "gradient")] if noise_of(data, "gradient") else out
+
+
+def noise_sentences(data: dict, quantity: str) -> list[str]:
     """Which methods' stored interval excludes 1, on which side, and which have another objective."""
     less, more, unclear, unknown = [], [], [], []
-    for m in data["methods"]:
+    for m in noise_of(data, quantity).values():
         if m["method"] == "standard" or m.get("unbiased") is False:
             continue
         r = m.get("relative_to_standard") or {}
@@ -94,7 +101,7 @@ def methods(data: dict) -> list[str]:
     if not less:
         out.insert(0, "No method that keeps the objective is shown to lower the noise at equal compute.")
     biased = [label(m["method"]) for m in data["methods"] if m.get("unbiased") is False]
-    if biased:
+    if biased and quantity == "loss":
         out.append(f"Another objective, so less noise there is no like-for-like gain: {_list(biased)}.")
     return out
 

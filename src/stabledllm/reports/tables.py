@@ -7,7 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stabledllm.reports import numbers as fmt
-from stabledllm.reports.stored import number, run_methods, run_metrics, standard_first, stderr, summary_of, value
+from stabledllm.reports.stored import (
+    noise_of,
+    number,
+    run_methods,
+    run_metrics,
+    standard_first,
+    stderr,
+    summary_of,
+    value,
+)
 from stabledllm.reports.style import COMPONENT_LABELS, COMPONENTS, metric_label
 
 Name = Callable[[str], str]
@@ -62,7 +71,7 @@ def _unit(parts: dict) -> str:
 
 def equal_compute_table(data: dict, name: Name = str) -> Table:
     """The methods with their views, variance of one row's loss, and noise at equal compute."""
-    by_name = {m["method"]: m for m in data.get("methods") or []}
+    by_name = noise_of(data, "loss")
     rows = []
     for key in standard_first(list(by_name)):
         m = by_name[key]
@@ -92,6 +101,43 @@ def equal_compute_table(data: dict, name: Name = str) -> Table:
         "Variance: of one row's loss. Biased: the method trains another objective."
     )
     return Table("Noise of each method", columns, tuple(rows), note)
+
+
+def gradient_table(data: dict, name: Name = str) -> Table:
+    """The methods' gradient noise at equal compute: raw, clipped and as Adam's update; and their noise scale."""
+    by_name = noise_of(data, "gradient")
+    rows = []
+    for key in standard_first(list(by_name)):
+        m, relative = by_name[key], by_name[key].get("relative_to_standard") or {}
+        own = key == "standard"
+        scale = value(m.get("noise_scale")) * number(m.get("views"))
+        rows.append(
+            (
+                name(key),
+                "no (biased)" if m.get("unbiased") is False else fmt.yes_no(m.get("unbiased")),
+                fmt.estimate(m.get("variance_at_equal_compute")),
+                fmt.estimate(m.get("predicted_at_equal_compute")),
+                "1" if own else fmt.plain(relative.get("value")),
+                fmt.NONE if own else fmt.interval(relative.get("ci_low"), relative.get("ci_high")),
+                *("1" if own else _ratio(m.get(kind)) for kind in ("clipped", "update")),
+                fmt.plain(scale),
+                fmt.plain(m.get("pareto_k")),
+            )
+        )
+    columns = (
+        "method", "unbiased", "at equal compute", "predicted", "÷ Standard", "interval", "clipped", "update",
+        "noise scale", "Pareto-k",
+    )  # fmt: skip
+    note = (
+        "Trace of the gradient's covariance in (nats/param)². Clipped, update: noise over signal at equal compute of "
+        "the clipped gradient and of Adam's update, over Standard's. Noise scale: in forward passes. "
+        "Pareto-k above 0.7: the tail is too heavy for the errors to be trusted."
+    )
+    return Table("Gradient noise of each method", columns, tuple(rows), note)
+
+
+def _ratio(part: dict | None) -> str:
+    return fmt.plain(((part or {}).get("relative_to_standard") or {}).get("value"))
 
 
 def metrics_table(results: dict, metric: str, name: Name = str) -> Table:

@@ -8,14 +8,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from stabledllm.reports.numbers import with_interval
-from stabledllm.reports.stored import number, standard_first, value
+from stabledllm.reports.stored import noise_of, number, standard_first, value
 from stabledllm.reports.style import GRID, INK, MUTED, colour, label, new_figure, styled
 
 
 @styled
-def equal_compute(data: dict) -> Figure | None:
-    """Dots with stored intervals, the predicted ratio, a line at Standard; hollow where the objective is another."""
-    by_name = {m["method"]: m for m in data.get("methods") or []}
+def equal_compute(data: dict, quantity: str = "loss") -> Figure | None:
+    """Dots with stored intervals, the predicted ratio, a line at Standard; hollow where the objective is another.
+
+    Args:
+        quantity: whose noise, ``loss`` or ``gradient``; None is returned where it was not measured.
+    """
+    by_name = noise_of(data, quantity)
     if not by_name:
         return None
     names = standard_first(list(by_name))
@@ -44,7 +48,9 @@ def equal_compute(data: dict) -> Figure | None:
     axes.set_yticks(range(len(names)), [_name(by_name[n]) for n in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     _scale(axes, ends)
-    axes.set_xlabel("noise at equal compute ÷ Standard's   (left of the line: less noise for the same forward passes)")
+    axes.set_xlabel(
+        f"{quantity} noise at equal compute ÷ Standard's   (left of the line: less noise for the same forward passes)"
+    )
     axes.grid(axis="y", color=GRID)
     axes.plot([], [], "o", color=INK, label="measured, with interval")
     axes.plot([], [], "^", color=MUTED, markersize=5, label="predicted from the decomposition")

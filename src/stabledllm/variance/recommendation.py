@@ -1,0 +1,163 @@
+"""Which method to train with, from measured noise at equal compute, and the recipe lines that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stabledllm.errors import UserError
+
+_PROBED = ("ppots", "ppots-gradient", "ppots-head")
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to train with. ``significant`` is False where no method is surely less noisy than Standard."""
+
+    method: str
+    views: float
+    ratio: float
+    """Its noise at equal compute over Standard's, with a 95 % interval."""
+    ci_low: float
+    ci_high: float
+    significant: bool
+    quantity: str
+    """What was compared: ``gradient`` or ``loss``."""
+    best: str
+    """The method of least noise; it differs from ``method`` where a simpler one is not surely noisier."""
+    sentences: tuple[str, ...]
+    recipe: str
+
+    def as_dict(self) -> dict:
+        """JSON form."""
+        return self.__dict__ | {"sentences": list(self.sentences)}
+
+
+def recommend(record: dict, quantity: str | None = None) -> Recommendation:
+    """The simplest unbiased method whose noise is not surely above the least, and surely below Standard's.
+
+    Simplest: no probe before training, then fewer views, then fewer parts. "Not surely above": its ratio lies
+    within the interval of the best one's. A biased method trains another objective and is never named.
+
+    Args:
+        record: ``decomposition.json``. quantity: ``gradient`` (the default where it was measured) or ``loss``.
+
+    Raises:
+        UserError: the record holds no measurement of that quantity, or no Standard.
+    """
+    measured = [m for m in record["methods"] if m["unbiased"] and _ratio(m, quantity or "gradient")]
+    if quantity is None and len(measured) < 2:
+        return recommend(record, "loss")
+    quantity = quantity or "gradient"
+    if len(measured) < 2 or not any(m["method"] == "standard" for m in measured):
+        raise UserError(
+            f"recommend: expected Standard and another unbiased method with the {quantity}'s noise, "
+            f"found {len(measured)} method(s); run 'stabledllm decompose{' --gradient' * (quantity == 'gradient')}'."
+        )
+    others = [m for m in measured if m["method"] != "standard"]
+    best = min(others, key=lambda m: _ratio(m, quantity)["value"])
+    bound = _ratio(best, quantity)["ci_high"]
+    sure = [m for m in others if _ratio(m, quantity)["ci_high"] < 1 and _ratio(m, quantity)["value"] <= bound]
+    chosen = min(sure, key=lambda m: _simplicity(m, quantity)) if sure else _standard(measured)
+    forwards = record["config"]["forwards"]
+    found = _ratio(chosen, quantity)
+    return Recommendation(
+        method=chosen["method"],
+        views=chosen["views"],
+        ratio=found["value"],
+        ci_low=found["ci_low"],
+        ci_high=found["ci_high"],
+        significant=bool(sure),
+        quantity=quantity,
+        best=best["method"],
+        sentences=tuple(_sentences(record, chosen, best, bool(sure), quantity, forwards)),
+        recipe=recipe_lines(record, chosen["method"], chosen["views"], forwards),
+    )
+
+
+def _standard(measured: Sequence[dict]) -> dict:
+    return next(m for m in measured if m["method"] == "standard")
+
+
+def _ratio(entry: dict, quantity: str) -> dict | None:
+    """Noise at equal compute over Standard's."""
+    part = entry if quantity == "loss" else entry.get("gradient") or {}
+    return part.get("relative_to_standard")
+
+
+def _simplicity(entry: dict, quantity: str) -> tuple:
+    parts = entry["method"].split("+")
+    return any(p in _PROBED for p in parts), entry["views"], len(parts), _ratio(entry, quantity)["value"]
+
+
+def _sentences(record: dict, chosen: dict, best: dict, sure: bool, quantity: str, forwards: int) -> list[str]:
+    def ratio(entry: dict) -> str:
+        r = _ratio(entry, quantity)
+        return f"{r['value']:.2g} ({r['ci_low']:.2g} to {r['ci_high']:.2g})"
+
+    said = []
+    if not sure:
+        said.append(
+            f"No method helps significantly: the least {quantity} noise at equal compute is {best['method']}'s, "
+            f"{ratio(best)} of Standard's. Stay with standard, or measure with more rows."
+        )
+    else:
+        said.append(
+            f"At your batch of {forwards} forward passes, {chosen['method']} needs {ratio(chosen)} of the compute of "
+            f"standard for the same {quantity} noise."
+        )
+        if best is not chosen:
+            said.append(f"{best['method']} measured least, {ratio(best)}, which is not surely less; it is less simple.")
+    if (said_scale := _noise_scale(record, chosen)) and sure:
+        said.append(said_scale)
+    said += [_mirror(record, quantity)] if record.get("mirror") else []
+    if quantity == "gradient" and (other := _best_for(record, "loss")) and other != best["method"]:
+        said.append(f"The loss's noise disagrees: by it {other} would be best. The gradient is what training follows.")
+    return said
+
+
+def _best_for(record: dict, quantity: str) -> str | None:
+    known = [m for m in record["methods"] if m["unbiased"] and m["method"] != "standard" and _ratio(m, quantity)]
+    return min(known, key=lambda m: _ratio(m, quantity)["value"])["method"] if known else None
+
+
+def _noise_scale(record: dict, chosen: dict) -> str | None:
+    scales = [((m.get("gradient") or {}).get("noise_scale") or {}).get("value") for m in (record["methods"][0], chosen)]
+    if None in scales or chosen["method"] == "standard":
+        return None
+    return (
+        f"Its gradient noise scale is {scales[1] * chosen['views']:.3g} forward passes, standard's {scales[0]:.3g}: "
+        f"that is the batch beyond which more of it brings little."
+    )
+
+
+def _mirror(record: dict, quantity: str) -> str:
+    """Whether MIRROR alone pays, and why."""
+    entry = next((m for m in record["methods"] if m["method"] == "mirror"), None)
+    found = _ratio(entry, quantity) if entry else None
+    if not found:
+        return record["mirror"]["sentence"]
+    span = f"{found['value']:.2g} ({found['ci_low']:.2g} to {found['ci_high']:.2g})"
+    if found["ci_low"] > 1:
+        return f"MIRROR alone does not pay here, {span} of Standard's {quantity} noise, because |rho| A < B + C."
+    if found["ci_high"] < 1:
+        return f"MIRROR alone pays here, {span} of Standard's {quantity} noise, because |rho| A > B + C."
+    return f"Whether MIRROR alone pays is too close to tell: {span} of Standard's {quantity} noise."
+
+
+def recipe_lines(record: dict, method: str, views: float, forwards: int) -> str:
+    """YAML for ``stabledllm train``: the method and the rows that cost ``forwards`` forward passes a step."""
+    lines = [f"model: {record['model']}", "data:", f"  train: {record['data']}", f"method: {method}"]
+    lines.append(f"batch: {max(1, round(forwards / views))}")
+    if options := {k: v for k, v in record["config"]["method_options"].items() if _matters(k, v, method)}:
+        lines += ["method_options:", *(f"  {name}: {value}" for name, value in options.items())]
+    if any(part in _PROBED for part in method.split("+")):
+        probe = record["config"]["probe"]
+        lines.append("ppots: {" + ", ".join(f"{name}: {probe[name]}" for name in ("rows", "rates", "masks")) + "}")
+    return "\n".join(lines)
+
+
+def _matters(name: str, value: object, method: str) -> bool:
+    """Whether an option acts on this method and is set."""
+    part = {"strata": "strats", "mirror_below": "mirror", "isad_delta": "isad-exact", "ema_bins": "ema"}.get(name)
+    return part in method.split("+") and value not in (None, {"mirror_below": 1.0}.get(name))

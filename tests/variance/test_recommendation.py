@@ -1,0 +1,94 @@
+"""What is recommended from which measurements; each rule by a record in which only that rule decides."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from stabledllm.config.recipe import check
+from stabledllm.config.settings import TrainSettings
+from stabledllm.errors import UserError
+from stabledllm.variance.recommendation import recommend
+
+
+def entry(method: str, loss: float, gradient: float | None = None, *, half: float = 0.1, views=1.0, unbiased=True):
+    def ratio(value: float) -> dict:
+        width = 0.0 if method == "standard" else half
+        return {"value": value, "ci_low": value - width, "ci_high": value + width}
+
+    found = {"method": method, "views": views, "unbiased": unbiased, "relative_to_standard": ratio(loss)}
+    if gradient is not None:
+        found["gradient"] = {"relative_to_standard": ratio(gradient), "noise_scale": {"value": 400 * gradient / views}}
+    return found
+
+
+def record(*methods: dict) -> dict:
+    options = {"strata": None, "mirror_below": 1.0, "isad_delta": 0.2, "ema_bins": 10}
+    config = {"forwards": 32, "method_options": options, "probe": {"rows": 24, "rates": 16, "masks": 3}}
+    mirror = {"sentence": "mirror's own sentence"}
+    return {"model": "tiny", "data": "synthetic:hard", "config": config, "mirror": mirror, "methods": list(methods)}
+
+
+STANDARD = entry("standard", 1.0, 1.0)
+
+
+def test_the_gradient_decides_where_it_was_measured():
+    found = recommend(record(STANDARD, entry("strats", 0.9, 0.4), entry("fixedcount", 0.3, 0.8)))
+    assert (found.method, found.quantity, found.ratio) == ("strats", "gradient", 0.4)
+    assert any("fixedcount would be best" in s for s in found.sentences)
+    by_loss = recommend(record(STANDARD, entry("strats", 0.9, 0.4), entry("fixedcount", 0.3, 0.8)), "loss")
+    assert by_loss.method == "fixedcount"
+
+
+def test_only_the_loss_measured_is_enough_and_says_so():
+    found = recommend(record(entry("standard", 1.0), entry("fixedcount", 0.3)))
+    assert (found.method, found.quantity) == ("fixedcount", "loss")
+    with pytest.raises(UserError, match="decompose --gradient"):
+        recommend(record(entry("standard", 1.0), entry("fixedcount", 0.3)), "gradient")
+
+
+def test_the_simplest_within_the_interval_of_the_best():
+    methods = entry("lowdisc+ppots+fixedcount", 1, 0.50), entry("partition4+fixedcount", 1, 0.52, views=4.0)
+    simple = entry("lowdisc+fixedcount", 1, 0.55)
+    found = recommend(record(STANDARD, *methods, simple))
+    assert (found.method, found.best) == ("lowdisc+fixedcount", "lowdisc+ppots+fixedcount")
+    assert any("not surely less" in s for s in found.sentences)
+    worse = entry("lowdisc+fixedcount", 1, 0.65)
+    assert recommend(record(STANDARD, *methods, worse)).method == "partition4+fixedcount", "fewer probes before views"
+
+
+def test_a_biased_method_is_never_named():
+    found = recommend(record(STANDARD, entry("clipped", 0.1, 0.1, unbiased=False), entry("strats", 0.8, 0.8)))
+    assert found.method == "strats"
+
+
+def test_nothing_significant_is_said_plainly():
+    found = recommend(record(STANDARD, entry("strats", 0.9, 0.95), entry("mirror", 1.5, 1.5, views=2.0)))
+    assert (found.method, found.significant) == ("standard", False)
+    assert "No method helps significantly" in found.sentences[0]
+    assert "method: standard" in found.recipe
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(1.5, "does not pay here"), (0.5, "pays here"), (1.05, "too close to tell")]
+)
+def test_mirrors_sentence_follows_its_interval(ratio, said):
+    found = recommend(record(STANDARD, entry("strats", 0.5, 0.5), entry("mirror", 1, ratio, views=2.0)))
+    assert any(said in s and "MIRROR" in s for s in found.sentences)
+
+
+def test_the_recipe_lines_are_a_recipe():
+    sets = record(STANDARD, entry("strats+ppots+mirror", 0.5, 0.5, views=2.0))
+    sets["config"]["method_options"] |= {"strata": 4, "mirror_below": 0.9}
+    found = recommend(sets)
+    settings = check(yaml.safe_load(found.recipe), TrainSettings, "pasted")
+    assert (settings.method, settings.batch, settings.ppots.rates) == ("strats+ppots+mirror", 16, 16)
+    assert (settings.method_options.strata, settings.method_options.mirror_below) == (4, 0.9)
+    assert "isad" not in found.recipe
+    # 400 x 0.5 rows' noise scale over 2 views of a row: 200 forward passes against 400.
+    assert any("200 forward passes, standard's 400" in s for s in found.sentences)
+
+
+def test_without_standard_there_is_nothing_to_compare():
+    with pytest.raises(UserError, match="expected Standard and another"):
+        recommend(record(entry("strats", 0.5, 0.5)))
