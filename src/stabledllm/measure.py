@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from stabledllm.data.rows import TokenRow, collate
-from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import TSampler, Uniform
 from stabledllm.objective import Objective
 
 
-class LossMeter:
-    """Measures losses without gradients; counts its forward rows in ``forwards``.
+class Meter:
+    """Rows under given noise, in batches of near-equal length; counts its forward rows in ``forwards``.
 
     Args:
         model: called as ``model(noisy_ids, attention_mask, selected=mask, targets=ids).nll``.
@@ -43,6 +43,44 @@ class LossMeter:
         self.tokens_per_batch, self.progress = tokens_per_batch, progress
         self.forwards = 0
 
+    def chunks(self, row: Tensor, views: int) -> list[Tensor]:
+        """Indices of evaluations, of near-equal length, in batches of at most ``tokens_per_batch``."""
+        length = torch.tensor([len(r) for r in self.rows])[row]
+        order, chunks, start = length.argsort(stable=True, descending=True), [], 0
+        while start < len(order):
+            size = max(1, self.tokens_per_batch // (views * int(length[order[start]])))
+            chunks.append(order[start : start + size])
+            start += size
+        return chunks
+
+    def draw(
+        self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
+    ) -> tuple[dict[str, Tensor], Draw]:
+        """Collated rows of the evaluations in ``chunk`` and their noise; i draws at position ``start + i`` of ``key``."""
+        device = next(self.model.parameters()).device
+        batch = collate([self.rows[i] for i in row[chunk].tolist()], self.pad_id, syrm=method.syrm)
+        batch = {name: value.to(device) for name, value in batch.items()}
+        noise = Rows(
+            position=start + chunk.to(device),
+            step_rows=len(row),
+            maskable=batch["maskable"],
+            token_index=torch.arange(batch["input_ids"].shape[1], device=device),
+            delimiter=batch["delimiter"],
+        )
+        return batch, method.draw_at(t[chunk].to(device), key, noise, sampler, self.objective)
+
+    def cross_entropies(self, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+        """Cross-entropies at the masked positions of the active views, row-major, shape (M,); one forward."""
+        noisy, mask, source = draw.noisy(batch["input_ids"], self.mask_id)
+        self.forwards += len(noisy)
+        if self.progress:
+            self.progress(len(noisy))
+        return self.model(noisy, batch["attention_mask"][source], selected=mask, targets=batch["input_ids"][source]).nll
+
+
+class LossMeter(Meter):
+    """Measures losses without gradients."""
+
     @torch.no_grad()
     def view_losses(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None
@@ -62,7 +100,7 @@ class LossMeter:
         self.model.eval()
         losses = torch.zeros(len(row), method.views.count, dtype=torch.float64)
         used = torch.zeros(len(row), method.views.count, dtype=torch.bool)
-        for chunk in self._chunks(row, method.views.count):
+        for chunk in self.chunks(row, method.views.count):
             losses[chunk], used[chunk] = self._one_batch(row, t, method, key, sampler or Uniform(), chunk)
         self.model.train(was_training)
         return losses, used
@@ -72,38 +110,12 @@ class LossMeter:
         views, used = self.view_losses(row, t, method, key, sampler)
         return views.sum(1) / used.sum(1)
 
-    def _chunks(self, row: Tensor, views: int) -> list[Tensor]:
-        """Indices of evaluations, of near-equal length, in batches of at most ``tokens_per_batch``."""
-        length = torch.tensor([len(r) for r in self.rows])[row]
-        order, chunks, start = length.argsort(stable=True, descending=True), [], 0
-        while start < len(order):
-            size = max(1, self.tokens_per_batch // (views * int(length[order[start]])))
-            chunks.append(order[start : start + size])
-            start += size
-        return chunks
-
     def _one_batch(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor
     ) -> tuple[Tensor, Tensor]:
-        device = next(self.model.parameters()).device
-        batch = collate([self.rows[i] for i in row[chunk].tolist()], self.pad_id, syrm=method.syrm)
-        batch = {name: value.to(device) for name, value in batch.items()}
-        noise = Rows(
-            position=chunk.to(device),
-            step_rows=len(row),
-            maskable=batch["maskable"],
-            token_index=torch.arange(batch["input_ids"].shape[1], device=device),
-            delimiter=batch["delimiter"],
-        )
-        draw = method.draw_at(t[chunk].to(device), key, noise, sampler, self.objective)
-        noisy, mask, source = draw.noisy(batch["input_ids"], self.mask_id)
-        nll = self.model(
-            noisy, batch["attention_mask"][source], selected=mask, targets=batch["input_ids"][source]
-        ).nll.double()
-        self.forwards += len(noisy)
-        if self.progress:
-            self.progress(len(noisy))
+        batch, draw = self.draw(row, t, method, key, sampler, chunk)
+        nll = self.cross_entropies(batch, draw).double()
         used = draw.mask & draw.active[..., None]
-        each = torch.zeros(draw.mask.shape, dtype=torch.float64, device=device)
+        each = torch.zeros(draw.mask.shape, dtype=torch.float64, device=nll.device)
         each = each.masked_scatter(used, nll * draw.coefficient[used]).sum(-1)
         return each.cpu(), draw.active.cpu()

@@ -88,6 +88,24 @@ def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     say(f"wrote {Path(settings.out) / 'decomposition.json'} and {', '.join(p.name for p in pictures)}")
 
 
+def recommend(tree: dict, overrides: Sequence[str], *, stored: Path | None, by: str | None, say: Say) -> None:
+    """Measure unless a decomposition is given, then say what to train with; the recipe lines come last."""
+    from stabledllm.reports.stored import read
+    from stabledllm.variance.recommendation import QUANTITIES
+    from stabledllm.variance.recommendation import recommend as choose
+
+    if by is not None and by not in QUANTITIES:
+        raise UserError(f"recommend: expected --by {' or '.join(QUANTITIES)}, found '{by}'.")
+    if stored is None:
+        decompose(tree, overrides, say=say)
+        stored = Path(check(apply_overrides(tree, overrides), DecomposeSettings, "recommend").out)
+    elif overrides:
+        raise UserError(f"recommend: expected no settings beside --from, found '{overrides[0]}'.")
+    found = choose(read(stored / "decomposition.json" if stored.is_dir() else stored, "decomposition"), by)
+    say("\n" + "\n".join(found.sentences))
+    say(f"\n# stabledllm train recipe.yaml\n{found.recipe}")
+
+
 def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Probe, fit, and write ``p_of_t.json`` with its picture."""
     from stabledllm.data.bundle import load_rows

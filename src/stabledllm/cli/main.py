@@ -59,6 +59,7 @@ def decompose(
     data: Data = "synthetic",
     out: Annotated[Path, typer.Option(help="Folder for decomposition.json and pictures.")] = Path("runs/decompose"),
     methods: Annotated[str | None, typer.Option(help="Methods to compare, separated by commas.")] = None,
+    gradient: Annotated[bool, typer.Option("--gradient", help="The gradient's noise as well as the loss's.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
 ) -> None:
     """Where the training noise comes from, and what each method does to it.
@@ -67,10 +68,37 @@ def decompose(
     """
     from stabledllm.cli.commands import decompose as run
 
-    tree = {"model": model, "data": {"train": data}, "out": str(out), "seed": seed}
+    tree = {"model": model, "data": {"train": data}, "out": str(out), "seed": seed, "gradient": gradient}
     if methods:
         tree["methods"] = [name.strip() for name in methods.split(",")]
     run(tree, overrides or [], say=_say)
+
+
+@app.command()
+def recommend(
+    overrides: Overrides = None,
+    stored: Annotated[
+        Path | None, typer.Option("--from", help="A decomposition.json, or its folder, instead of measuring now.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Whose noise decides: gradient or loss; the gradient's where it is measured.")
+    ] = None,
+    model: Model = "tiny",
+    data: Data = "synthetic",
+    out: Annotated[Path, typer.Option(help="Folder for decomposition.json and pictures.")] = Path("runs/recommend"),
+    methods: Annotated[str | None, typer.Option(help="Methods to choose from, separated by commas.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+) -> None:
+    """What to train with: measure every method's gradient noise at equal compute, and end with the recipe to paste.
+
+    Further settings as KEY=VALUE, as for decompose; forwards=32 is the batch in forward passes.
+    """
+    from stabledllm.cli.commands import recommend as run
+
+    tree = {"model": model, "data": {"train": data}, "out": str(out), "seed": seed, "gradient": True}
+    if methods:
+        tree["methods"] = [name.strip() for name in methods.split(",")]
+    run(tree, overrides or [], stored=stored, by=by, say=_say)
 
 
 @app.command()

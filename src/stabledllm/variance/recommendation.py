@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stabledllm.errors import UserError
 
+QUANTITIES = ("gradient", "loss")
 _PROBED = ("ppots", "ppots-gradient", "ppots-head")
 
 

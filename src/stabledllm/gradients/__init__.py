@@ -1,0 +1,1 @@
+"""Gradients of single rows: exact, or as seeded random projections."""

@@ -1,0 +1,177 @@
+"""The exact gradient of every row's loss, many rows in one forward and backward.
+
+A batch's rows do not interact, so one backward of the sum of their losses gives every layer's output gradients row
+by row; with the layer's inputs, kept on the way forward, they are the gradients of its weights (Goodfellow,
+arXiv:1510.01799). Models with other layers that hold parameters take one backward a row, with the same result.
+
+Legend: n requested evaluations, m evaluations of a batch, N forward rows, L positions, S selected positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stabledllm.gradients.parameters import chosen_parameters
+from stabledllm.measure import Meter
+from stabledllm.noise.methods import Draw, Method
+from stabledllm.noise.streams import Key
+from stabledllm.noise.t_samplers import TSampler, Uniform
+from stabledllm.objective import row_losses
+
+_LAYERS = (nn.Linear, nn.Embedding, nn.RMSNorm, nn.LayerNorm)
+
+
+class RowGradients(Meter):
+    """Gradients of single row losses (views averaged, times the importance weight where a sampler is given).
+
+    Args:
+        parameters: patterns of parameter names; None takes all that are trainable.
+        vectorised: False takes one backward an evaluation whatever the layers.
+
+    Attributes:
+        size: number of coordinates D of what :meth:`gradients` gives.
+    """
+
+    def __init__(
+        self,
+        *args,
+        parameters: Sequence[str] | None = None,
+        tokens_per_batch: int = 2048,
+        vectorised: bool = True,
+        **kwargs,
+    ):
+        super().__init__(*args, tokens_per_batch=tokens_per_batch, **kwargs)
+        self.parameters = chosen_parameters(self.model, parameters)
+        self.size = sum(p.numel() for p in self.parameters.values())
+        self.layers = _layers_of(self.model, self.parameters) if vectorised else None
+        self._buffer: Tensor | None = None
+
+    def gradients(
+        self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Batch by batch: indices of evaluations (m,), their losses in nats, float64 (m,), and gradients (m, D).
+
+        Evaluation i draws its masks at position ``start + i`` of ``key``: the result does not depend on batching.
+        Gradients are in the parameters' dtype, each flattened in the order of :attr:`parameters`. They are
+        overwritten by the next batch.
+
+        Args:
+            row: index of the row of each evaluation, shape (n,). t: its mask ratio, float64, shape (n,).
+        """
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            for chunk in self.chunks(row, method.views.count):
+                batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk, start)
+                losses, gradients = self._all(batch, draw) if self.layers else self._one_by_one(batch, draw)
+                yield chunk, losses.detach().double().cpu(), gradients
+        finally:
+            self.model.train(was_training)
+
+    def _zeros(self, rows: int) -> Tensor:
+        """Zeros of shape (rows, D) in memory that is used again: touching new pages costs as much as the backward."""
+        if self._buffer is None or len(self._buffer) < rows:
+            like = next(iter(self.parameters.values()))
+            self._buffer = torch.empty(rows, self.size, dtype=like.dtype, device=like.device)
+        return self._buffer[:rows].zero_()
+
+    def _losses(self, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+        return row_losses(self.cross_entropies(batch, draw), draw.mask, draw.coefficient, draw.active)
+
+    def _one_by_one(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor]:
+        wanted, losses, out = list(self.parameters.values()), [], []
+        for i in range(len(draw.t)):
+            one = {name: value[i : i + 1] for name, value in batch.items()}
+            part = Draw(**{name: getattr(draw, name)[i : i + 1] for name in draw.__dataclass_fields__})
+            (loss,) = self._losses(one, part)
+            losses.append(loss.detach())
+            if not loss.requires_grad:  # nothing was masked
+                out.append(torch.zeros(self.size, dtype=wanted[0].dtype, device=loss.device))
+                continue
+            found = torch.autograd.grad(loss, wanted, allow_unused=True)
+            out.append(torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
+                                  for p, g in zip(wanted, found, strict=True)]))  # fmt: skip
+        return torch.stack(losses), torch.stack(out)
+
+    def _all(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor]:
+        kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+        def keep(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+            if layer in kept:
+                raise RuntimeError(f"{type(layer).__name__} is called twice in one forward")
+            kept[layer] = (inputs[0].detach(), output)
+
+        hooks = [layer.register_forward_hook(keep) for layer in self.layers]
+        try:
+            losses = self._losses(batch, draw)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        used = [layer for layer in self.layers if layer in kept]
+        outputs = torch.autograd.grad(losses.sum(), [kept[layer][1] for layer in used])
+        source = draw.active.nonzero()[:, 0]
+        selected = draw.mask[draw.active]
+        places, single = _places(self.parameters), len(source) == len(losses)
+        gradients = self._zeros(len(losses))
+        for layer, of_output in zip(used, outputs, strict=True):
+            x = kept[layer][0]
+            if x.shape[: 1 if isinstance(layer, nn.Embedding) else -1] == (int(selected.sum()),):
+                x, of_output = (_by_row(value, selected) for value in (x, of_output))
+            for name, value in _weight_gradients(layer, x, of_output).items():
+                place = places.get(getattr(layer, name))
+                if place is None:
+                    continue
+                if single:
+                    gradients[:, place] = value.flatten(1)
+                else:
+                    gradients[:, place].index_add_(0, source, value.flatten(1))
+        return losses, gradients
+
+
+def _layers_of(model: nn.Module, parameters: dict[str, nn.Parameter]) -> list[nn.Module] | None:
+    """The layers that hold the parameters; None where one is of another kind or shares a parameter."""
+    layers = [m for m in model.modules() if any(p in set(parameters.values()) for p in m.parameters(recurse=False))]
+    held = [p for layer in layers for p in layer.parameters(recurse=False)]
+    plain = all(type(layer) in _LAYERS for layer in layers) and len(held) == len(set(held))
+    return layers if plain else None
+
+
+def _places(parameters: dict[str, nn.Parameter]) -> dict[nn.Parameter, slice]:
+    """Where each parameter's gradient lies in the flat one."""
+    out, start = {}, 0
+    for parameter in parameters.values():
+        out[parameter] = slice(start, start + parameter.numel())
+        start += parameter.numel()
+    return out
+
+
+def _by_row(values: Tensor, selected: Tensor) -> Tensor:
+    """Values at the selected positions, (S, ...), put back to their rows, (N, L, ...); 0 elsewhere."""
+    out = values.new_zeros(*selected.shape, *values.shape[1:])
+    out[selected] = values
+    return out
+
+
+def _weight_gradients(layer: nn.Module, x: Tensor, of_output: Tensor) -> dict[str, Tensor]:
+    """Gradients of a layer's parameters by forward row, from its input and its output's gradient, (N, L, ...)."""
+    if isinstance(layer, nn.Embedding):
+        out = of_output.new_zeros(len(x), *layer.weight.shape)
+        out.scatter_add_(1, x[..., None].expand_as(of_output), of_output)
+        if layer.padding_idx is not None:
+            out[:, layer.padding_idx] = 0
+        return {"weight": out}
+    if isinstance(layer, nn.Linear):
+        found = {"weight": of_output.flatten(1, -2).transpose(1, 2) @ x.flatten(1, -2)}
+    elif isinstance(layer, nn.RMSNorm):
+        scaled = F.rms_norm(x, layer.normalized_shape, None, layer.eps)
+        found = {"weight": (of_output * scaled).flatten(1, -2).sum(1)}
+    else:
+        scaled = F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
+        found = {"weight": (of_output * scaled).flatten(1, -2).sum(1)}
+    if getattr(layer, "bias", None) is not None:
+        found["bias"] = of_output.flatten(1, -2).sum(1)
+    return found

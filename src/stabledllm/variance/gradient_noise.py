@@ -1,0 +1,170 @@
+"""A, B and C of the gradient, and what each method makes of them, from profiles of inner products.
+
+All are traces of covariances, in (nats/param)², and unbiased: a squared mean is always a mean of products of
+different points or different rows. Source: DESIGN section 3, arXiv:2511.18159, arXiv:1812.06162.
+
+Legend: a rows, b cells, n points of a row, Q blocks of coordinates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from stabledllm.estimate import Estimate
+from stabledllm.jackknife import LEAST_ROWS, spread
+from stabledllm.noise.maskers.fixed_count import count_mass
+from stabledllm.noise.schedule import masked_count
+from stabledllm.noise.t_samplers import TSampler, Uniform
+from stabledllm.ppots.cells import cell_kernels
+from stabledllm.variance.counts import counts_of
+from stabledllm.variance.gradient_profile import GradientProfile
+from stabledllm.variance.gradient_tail import tail_shape
+
+UNIT = "(nats/param)²"
+HEAVY = 0.7
+"""Pareto-k from which a mean's error is not to be trusted (Vehtari et al., arXiv:1507.02646)."""
+
+
+@dataclass(frozen=True)
+class GradientDecomposition:
+    """The parts of tr Var(gradient of one row's loss), each with its standard error."""
+
+    mask_pattern: Estimate
+    mask_rate: Estimate
+    data: Estimate
+    total: Estimate
+    mask: Estimate
+    """A + B, all that masking adds."""
+    mean_square: Estimate
+    """Squared norm of the mean gradient."""
+    noise_scale: Estimate
+    """tr Var / |G|² in rows: the simple noise scale of McCandlish et al., arXiv:1812.06162."""
+    pareto_k: float
+    """Shape of the tail of the squared gradient norm under iid t and Bernoulli masks."""
+    sketch_error: float
+    """What projection adds to the relative error of the total; 0 for exact gradients."""
+
+    @property
+    def heavy_tail(self) -> bool:
+        return not self.pareto_k < HEAVY
+
+    def as_dict(self) -> dict:
+        """JSON form."""
+        parts = {name: v.as_dict() for name in asdict(self) if isinstance(v := getattr(self, name), Estimate)}
+        return parts | {"pareto_k": self.pareto_k, "heavy_tail": self.heavy_tail, "sketch_error": self.sketch_error}
+
+
+@dataclass(frozen=True)
+class RowMoments:
+    """Per row, by block, shape (Q, a): what a method makes of the gradient of one row's loss."""
+
+    second: Tensor
+    """E |g|² under the method's density and views."""
+    rate: Tensor | None = None
+    """∫ |E_M g|² dt, where it was measured."""
+
+
+def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
+    """A, B and C of Standard's gradient from a profile of fixed counts; jackknife errors over rows.
+
+    Raises:
+        ValueError: a profile of another masker or of several views.
+    """
+    found = bernoulli_moments(profile, Uniform(), 1)
+    own, pairs = row_mean_square(profile), _PairMean(profile)
+    parts = {
+        "mask_pattern": lambda keep: (found.second - found.rate)[:, keep].mean(1),
+        "mask_rate": lambda keep: (found.rate - own)[:, keep].mean(1),
+        "data": lambda keep: own[:, keep].mean(1) - pairs(keep),
+        "total": lambda keep: found.second[:, keep].mean(1) - pairs(keep),
+        "mask": lambda keep: (found.second - own)[:, keep].mean(1),
+        "mean_square": pairs,
+    }
+    rows = len(profile.rows)
+    estimates = {name: _estimate(part, rows, UNIT) for name, part in parts.items()}
+    scale = _estimate(lambda keep: parts["total"](keep).sum() / pairs(keep).sum(), rows, "rows")
+    total = parts["total"](torch.arange(rows))
+    projection = float(total.std() * len(total) ** 0.5 / total.sum()) if len(total) > 1 else 0.0
+    return GradientDecomposition(**estimates, noise_scale=scale, pareto_k=tail_shape(profile), sketch_error=projection)
+
+
+def row_mean_square(profile: GradientProfile) -> Tensor:
+    """|∫ g dt|² of each row, from pairs of different points, shape (Q, a)."""
+    return torch.einsum("qapr,pr->qa", profile.gram, profile.pair_weight)
+
+
+def bernoulli_moments(profile: GradientProfile, sampler: TSampler, views: int) -> RowMoments:
+    """Moments under Bernoulli masks, ``views`` independent ones averaged, and a density of t; from fixed counts.
+
+    ``∫ (E|g|² / views + (1 - 1 / views) |E_M g|²) w² p dt``; ``rate`` is ``∫ |E_M g|² dt`` at uniform t.
+    """
+    if profile.method.name != "fixedcount":
+        raise ValueError(f"expected a profile of fixedcount, found {profile.method.name}")
+    second, rate = [], []
+    for i in range(len(profile.rows)):
+        weights, count, scale = counts_of(profile, i)
+        density = (sampler.weight(weights.t) ** 2 * sampler.log_prob(weights.t).exp()).nan_to_num()
+        point = profile.point_width * profile.size[i] * scale**2
+        single = point * (weights.square @ (weights.step * density))[count]
+        square = profile.gram[:, i].diagonal(dim1=-2, dim2=-1) @ single
+        of_count = weights.mean[count] * scale[:, None] * profile.size[i]
+        pair = profile.pair_weight * profile.gram[:, i]
+        rate.append((pair * ((of_count * weights.step) @ of_count.T)).sum((-2, -1)))
+        if views > 1:
+            shared = (pair * ((of_count * weights.step * density) @ of_count.T)).sum((-2, -1))
+            square = square / views + (1 - 1 / views) * shared
+        second.append(square)
+    return RowMoments(torch.stack(second, 1), torch.stack(rate, 1))
+
+
+def direct_moments(profile: GradientProfile, sampler: TSampler) -> RowMoments:
+    """Moments of the profile's own masker and views under a density of t: fixed counts at 1 / (P pi_k) exactly."""
+    if profile.method.masker.name == "fixedcount":
+        each = [_count_weight(sampler, profile, i) for i in range(len(profile.rows))]
+        weight = torch.stack(each) * profile.point_width
+    else:
+        c = profile.t.shape[-1]
+        weight = (cell_kernels(sampler, profile.edges)[0].repeat_interleave(c) * profile.point_width)[None]
+    return RowMoments((profile.squares() * weight).sum(-1))
+
+
+def _count_weight(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
+    size = profile.size[i].expand(profile.t[i].numel())
+    return 1.0 / (size * count_mass(sampler, masked_count(profile.t[i].flatten(), size), size))
+
+
+class _PairMean:
+    """|E g|² over rows, from pairs of different rows, by block, for any set of rows kept."""
+
+    def __init__(self, profile: GradientProfile):
+        self.own = torch.einsum("qapr,p,r->qa", profile.gram, profile.point_width, profile.point_width)
+        self.total, self.rows = profile.mean_square, len(profile.rows)
+        h = torch.einsum("ank,n->ak", profile.sketch.double(), profile.point_width)
+        cross = torch.stack([p @ p.sum(0) for p in h.tensor_split(len(self.total), dim=1)])
+        # h_i · Σ h by sketch, each row's own square exactly: it is what leaving a row out needs.
+        sketched = torch.stack([(p * p).sum(1) for p in h.tensor_split(len(self.total), dim=1)])
+        self.cross = cross - sketched + self.own
+
+    def __call__(self, keep: Tensor) -> Tensor:
+        left_out = torch.ones(self.rows, dtype=torch.bool)
+        left_out[keep] = False
+        gone, n = left_out.nonzero()[:, 0], len(keep)
+        if len(gone) > 1:
+            raise ValueError("expected at most one row to be left out")
+        square = self.total - 2 * self.cross[:, gone].sum(1) + self.own[:, gone].sum(1)
+        return (square - self.own[:, keep].sum(1)) / (n * (n - 1))
+
+
+def _estimate(part, rows: int, unit: str) -> Estimate:
+    """A statistic (by block, summed) with the jackknife over rows and the projection's own error in quadrature."""
+    everything = torch.arange(rows)
+    blocks = torch.atleast_1d(part(everything))
+    value = float(blocks.sum())
+    if rows < LEAST_ROWS:
+        return Estimate(value=value, stderr=float("nan"), n=rows, unit=unit)
+    left_out = torch.stack([part(everything[everything != i]).sum() for i in range(rows)])
+    projection = float(blocks.std()) * len(blocks) ** 0.5 if len(blocks) > 1 else 0.0
+    return Estimate(value=value, stderr=(spread(left_out) ** 2 + projection**2) ** 0.5, n=rows, unit=unit)

@@ -1,0 +1,170 @@
+"""Gathers what study.py made: results.json, the pictures, and the tables between the marks of README.md.
+
+    python studies/equal_compute/page.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from analysis import rank_correlation, table_rows, versus
+from pictures import MEASURES, differences, predictors
+
+from stabledllm.experiment.summary import summarise
+from stabledllm.files import read_json, write_json
+from stabledllm.reports import style
+from stabledllm.reports.tables import Table
+
+HERE = Path(__file__).parent
+OUT = Path("runs/study")
+EXPERIMENTS = {
+    "tiny": "Shipped model, 0.92 M parameters; seeds vary the noise and the row order",
+    "small": "Smaller model, 0.33 M parameters; seeds vary the noise and the row order",
+    "small_noise_only": "Smaller model; seeds vary the noise only",
+    "small_equal_steps": "Smaller model; equal steps, so that K views cost K times the compute",
+}
+KEPT = ("method", "seed", "metrics", "forward_passes", "probe_forward_passes", "steps", "seconds")
+
+
+def runs_of(name: str) -> list[dict]:
+    """Every finished run below an experiment's folder, whatever methods the last call named."""
+    found = [read_json(path) for path in sorted((OUT / name / "runs").glob("*/*/run.json"))]
+    kept = [{key: record[key] for key in KEPT} for record in found]
+    for record in kept:
+        record["metrics"] = {
+            metric: {k: v for k, v in value.items() if k != "decoding"} for metric, value in record["metrics"].items()
+        }
+    return sorted(kept, key=lambda r: (r["method"] != "standard", r["method"], r["seed"]))
+
+
+def noise_of(name: str) -> dict[str, dict[str, float]]:
+    """Measure to method to noise at equal compute over Standard's, the mean of those at start and end (in logs)."""
+    out: dict[str, dict[str, float]] = {}
+    records = [json.loads(p.read_text()) for p in sorted((OUT / "noise").glob(f"{name}_*/decomposition.json"))]
+    for measure in MEASURES:
+        ratios = [{m["method"]: r for m in d["methods"] if (r := _ratio(m, measure))} for d in records]
+        if ratios:
+            common = [m for m in ratios[0] if all(r.get(m, 0) > 0 for r in ratios)]
+            out[measure] = {m: _geometric([r[m] for r in ratios]) for m in common}
+    return out
+
+
+def _ratio(method: dict, measure: str) -> float | None:
+    if not method["unbiased"]:
+        return None
+    part = method if measure == "loss" else method.get("gradient") or {}
+    part = (part.get(measure) or {}) if measure in ("clipped", "update") else part
+    return (part.get("relative_to_standard") or {}).get("value")
+
+
+def _geometric(values: list[float]) -> float:
+    product = 1.0
+    for value in values:
+        product *= value
+    return product ** (1 / len(values))
+
+
+def main() -> None:
+    runs = {name: found for name in EXPERIMENTS if (found := runs_of(name))}
+    tables = {name: table_rows(found) for name, found in runs.items()}
+    noise = {name: found for name in ("tiny", "small") if name in runs and (found := noise_of(name))}
+    found = {
+        name: {measure: rank_correlation(level, runs[name]) for measure, level in measures.items()}
+        for name, measures in noise.items()
+    }
+    against_paper = {
+        name: {
+            row["method"]: versus(runs[name], row["method"], "ppots+mirror", "validation_nll")
+            for row in rows
+            if row["method"] != "ppots+mirror"
+        }
+        for name, rows in tables.items()
+    }
+    record = read_json(OUT / "tiny" / "results.json")
+    write_json(
+        HERE / "results.json",
+        {
+            "schema": record["schema"],
+            "config": record["config"],
+            "versions": record["versions"],
+            "device": record["device"],
+            "untuned": record["untuned"],
+            "runs": runs["tiny"],
+            "summary": summarise(runs["tiny"], ["standard", "clipped"]),
+            "experiments": {name: found for name, found in runs.items() if name != "tiny"},
+            "versus_paper": against_paper,
+            "noise": noise,
+            "rank_correlation": found,
+        },
+    )
+    style.save(differences({EXPERIMENTS[n]: rows for n, rows in tables.items()}), HERE / "differences.png", "png")
+    if noise:
+        style.save(predictors(noise, tables, found), HERE / "predictors.png", "png")
+    page = HERE / "README.md"
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    blocks = {name: results_table(rows) for name, rows in tables.items()} | {
+        "rank_correlation": correlation_table(found),
+        "noise": noise_table(noise),
+    }
+    page.write_text(filled(text, blocks), encoding="utf-8")
+
+
+def filled(text: str, blocks: dict[str, str]) -> str:
+    """The page with each block between its marks replaced."""
+    for name, block in blocks.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, lambda m, block=block: m[1] + "```\n" + block + "\n```\n" + m[2], text, flags=re.S)
+    return text
+
+
+def results_table(rows: list[dict]) -> str:
+    lines = []
+    for row in rows:
+        nll, accuracy = row["validation_nll"], row["accuracy"]
+        v, a = row["validation_nll_versus_standard"], row["accuracy_versus_standard"]
+        ratio = (v or {}).get("sd_ratio")
+        lines.append(
+            (
+                row["method"],
+                str(nll["n"]),
+                f"{nll['mean']:.4f}",
+                f"{nll['sd']:.4f}" if nll["sd"] is not None else "",
+                _span(v and v["difference"], v, 4, True),
+                _span(ratio and ratio["value"], ratio, 2),
+                f"{accuracy['mean']:.3f}",
+                _span(a and a["difference"], a, 3, True),
+            )
+        )
+    columns = ("method", "seeds", "NLL", "sd", "minus Standard", "sd ratio", "accuracy", "minus Standard")
+    return Table("Final validation NLL and accuracy; 95 % intervals", columns, tuple(lines)).text()
+
+
+def _span(value: float | None, interval: dict | None, places: int, sign: bool = False) -> str:
+    if value is None or not interval or interval.get("ci_low") is None:
+        return ""
+    plus = "+" if sign else ""
+    return f"{value:{plus}.{places}f} ({interval['ci_low']:{plus}.{places}f} to {interval['ci_high']:{plus}.{places}f})"
+
+
+def correlation_table(found: dict) -> str:
+    lines = [
+        (name, *(_span(r and r["value"], r, 2, True) for r in (measures.get(m) for m in MEASURES)))
+        for name, measures in found.items()
+    ]
+    title = "Spearman's correlation over methods of a noise at equal compute with the final NLL"
+    return Table(title, ("experiment", *MEASURES.values()), tuple(lines)).text()
+
+
+def noise_table(noise: dict) -> str:
+    lines = [
+        (method, *(f"{noise[name].get(m, {}).get(method, float('nan')):.2f}" for name in noise for m in MEASURES))
+        for method in dict.fromkeys(m for measures in noise.values() for level in measures.values() for m in level)
+    ]
+    columns = ("method", *(f"{name} {title}" for name in noise for title in MEASURES.values()))
+    return Table("Noise at equal compute over Standard's, geometric mean of start and end", columns, tuple(lines)).text()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Reproduces the study: `make study`, or one stage of it.
+
+    python studies/equal_compute/study.py --jobs 2                  everything, resumable; hours on 2 cores
+    python studies/equal_compute/study.py --only train --seeds 2    a look at the training runs
+
+Everything is written below runs/study; only results.json, the figures and the tables of README.md come back here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+OUT = Path("runs/study")
+SMALL = OUT / "models" / "small"
+PRETRAINING = ["--width", "96", "--layers", "3", "--steps", "2500", "--batch", "64"]
+
+PAPER = ["standard", "clipped", "ppots", "mirror", "ppots+mirror"]
+MAIN = [*PAPER, "lowdisc+fixedcount", "strats+fixedcount", "lowdisc+ppots+fixedcount"]
+OTHERS = [
+    "standard", "strats", "fixedcount", "multisample", "ppots+fixedcount", "lowdisc+fixedcount+mirror", "isad",
+    "isad-exact", "syrm", "strats+ppots+mirror",
+]  # fmt: skip
+NEW = [
+    "standard", "lowdisc+complement", "lowdisc+fixedcount+partition4", "lowdisc+adaptive+fixedcount",
+    "ppots-gradient", "lowdisc+ppots-gradient+fixedcount",
+]  # fmt: skip
+KEY = ["standard", "ppots+mirror", "lowdisc+fixedcount", "lowdisc+ppots+fixedcount"]
+MEASURED = sorted({*MAIN, *OTHERS, *NEW} - {"standard", "lowdisc+adaptive+fixedcount", "syrm"})
+
+EXPERIMENTS = {
+    # name: (recipe, overrides, seeds); a name before a dot is the folder, so that parts of one experiment share it.
+    **{f"tiny_lr_{lr}": ("tiny", [f"base.trainer.learning_rate={lr}"], 3) for lr in ("5e-4", "1e-3", "4e-3")},
+    **{f"small_lr_{lr}": ("small", [f"base.trainer.learning_rate={lr}"], 3) for lr in ("1e-3", "4e-3")},
+    "tiny": ("tiny", [], 20),
+    "small": ("small", [], 20),
+    "small.others": ("small", [f"methods=[{','.join(OTHERS)}]"], 8),
+    "small.new": ("small", [f"methods=[{','.join(NEW)}]"], 8),
+    "small_noise_only": ("small", ["base.order_seed=0", f"methods=[{','.join(KEY)}]"], 20),
+    "small_equal_steps": ("small", ["equal=steps", "methods=[standard,mirror,ppots+mirror,multisample]"], 8),
+}
+
+
+def run(*command: object) -> None:
+    """One command, shown as it is."""
+    words = [str(word) for word in command]
+    print("$", " ".join(words), flush=True)
+    subprocess.run([sys.executable, *words], check=True)
+
+
+def pretrain() -> None:
+    if not (SMALL / "model.safetensors").is_file():
+        run("scripts/pretrain_tiny.py", "--out", SMALL, *PRETRAINING)
+
+
+def train(jobs: int, seeds: int | None) -> None:
+    for name, (recipe, overrides, count) in EXPERIMENTS.items():
+        chosen = ",".join(str(s) for s in range(1, min(count, seeds or count) + 1))
+        if "_lr_" in name:
+            overrides = [*overrides, "methods=[standard]"]
+        out = OUT / name.partition(".")[0]
+        command = ["-m", "stabledllm", "experiment", HERE / "recipes" / f"{recipe}.yaml", f"out={out}", "--jobs", jobs]
+        run(*command, f"seeds=[{chosen}]", *overrides)
+
+
+def measure() -> None:
+    """The noise of every method at the start and at the end of Standard's first run."""
+    for name, model in (("tiny", "tiny"), ("small", str(SMALL))):
+        for when, checkpoint in (("start", model), ("end", OUT / name / "runs" / "standard" / "seed-1" / "model")):
+            out = OUT / "noise" / f"{name}_{when}"
+            if not (out / "decomposition.json").is_file():
+                command = ["-m", "stabledllm", "decompose", "--gradient", "--model", checkpoint, "--out", out]
+                run(*command, "--data", "synthetic:hard", "--methods", ",".join(MEASURED), *MEASUREMENT)
+
+
+MEASUREMENT = ["data.pad_response_to=40", "data.train_rows=8000", "forwards=16"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=2, help="training runs at the same time")
+    parser.add_argument("--seeds", type=int, help="at most this many seeds an experiment")
+    parser.add_argument("--only", choices=("pretrain", "train", "measure", "analyse"), help="one stage")
+    args = parser.parse_args()
+    stages = {
+        "pretrain": pretrain,
+        "train": lambda: train(args.jobs, args.seeds),
+        "measure": measure,
+        "analyse": lambda: run(HERE / "page.py"),
+    }
+    for name, stage in stages.items():
+        if args.only in (None, name):
+            stage()
+
+
+if __name__ == "__main__":
+    main()
