@@ -47,7 +47,18 @@ def test_tokens_are_independent(i, j):
 
 
 @pytest.mark.parametrize(
-    "text", ["standard", "mirror", "multisample", "fixedcount+mirror", "isad+mirror", "isad-exact"]
+    "text",
+    [
+        "standard",
+        "mirror",
+        "multisample",
+        "partition",
+        "fixedcount+mirror",
+        "fixedcount+partition",
+        "complement",
+        "isad+mirror",
+        "isad-exact",
+    ],
 )
 def test_only_maskable_tokens_are_masked(text):
     check_only_maskable(text)

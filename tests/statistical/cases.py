@@ -43,12 +43,13 @@ class Case:
 def case(text: str, options: MethodOptions | None = None, *, eps: float = EPS, power: int = 0, label: str = "") -> Case:
     """Build the oracle's setting from the words of the method string."""
     options, parts = options or MethodOptions(), text.split("+")
-    masker = next((m for m in ("fixedcount", "isad-exact", "isad") if m in parts), "bernoulli")
+    masker = next((m for m in ("fixedcount", "complement", "isad-exact", "isad") if m in parts), "bernoulli")
     views, count = "single", 1
     if "mirror" in parts:
         views, count = "mirror", 2
-    elif multi := [p for p in parts if p.startswith("multisample")]:
-        views, count = "multisample", int(multi[0].removeprefix("multisample") or 2)
+    for name, without_number in (("multisample", 2), ("partition", 3)):
+        if found := [p for p in parts if p.startswith(name)]:
+            views, count = name, int(found[0].removeprefix(name) or without_number)
     setting = Setting(
         masker,
         views,
@@ -81,6 +82,12 @@ UNBIASED = [
         "isad-exact",
         "isad-exact+mirror",
         "ppots+isad-exact",
+        "partition",
+        "ppots+partition2",
+        "ppots+fixedcount+partition3",
+        "isad-exact+partition2",
+        "complement",
+        "ppots+complement",
     )
 ] + [
     case("mirror", _BELOW, label="mirror below 0.6"),
@@ -89,7 +96,9 @@ UNBIASED = [
 ]
 """One row per draw; all have the standard objective's mean."""
 
-OTHER_OBJECTIVES = [case(text, power=1) for text in ("standard", "mirror", "ppots+fixedcount", "isad-exact")]
+OTHER_OBJECTIVES = [
+    case(text, power=1) for text in ("standard", "mirror", "ppots+fixedcount", "isad-exact", "ppots+complement")
+]
 """The unweighted objective."""
 
 BIASED = [case("isad"), case("isad+mirror"), case("isad", power=1), case("clipped"), case("clipped+mirror")]
@@ -98,5 +107,5 @@ BIASED = [case("isad"), case("isad+mirror"), case("isad", power=1), case("clippe
 SMALL_EPS = [case(text, eps=1e-3) for text in ("standard", "mirror", "ppots+mirror", "fixedcount", "isad-exact")]
 """LLaDA's eps: the variance of Bernoulli masks is too heavy-tailed to test, the mean is not."""
 
-ZERO_EPS = [case(text, eps=0.0) for text in ("fixedcount", "fixedcount+mirror", "ppots+fixedcount")]
+ZERO_EPS = [case(text, eps=0.0) for text in ("fixedcount", "fixedcount+mirror", "ppots+fixedcount", "ppots+complement")]
 """At eps = 0 only a fixed count has a finite variance."""

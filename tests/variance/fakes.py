@@ -169,7 +169,7 @@ def exact_profile(law: Law, rows: int = 100, rates: int = 20) -> Profile:
     x = (1 + law.tau2 / rows) ** 0.5 + law.tau2**0.5 * z / z.std()
     sign = torch.tensor([-1.0, 1.0], dtype=torch.float64)
     losses = (x[:, None] * law.h(t))[..., None] + law.sd(t)[:, None] * sign
-    shape = torch.ones(len(t), 1, dtype=torch.bool)
+    shape = torch.ones(rows, len(t), 1, dtype=torch.bool)
     cost = torch.ones(len(t), dtype=torch.float64)
     return Profile(t, edges.diff(), losses[..., None], shape, cost, torch.arange(rows))
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from stabledllm.noise.t_samplers import TSampler
+from stabledllm.noise.views import Views
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class MaskInput:
     """Mask ratio, float64, shape (B,)."""
     uniforms: Tensor
     """Shape (B, K, L), float64."""
+    views: Views
+    """The coupling that the uniforms come from; a fixed count asks it for ranks."""
     maskable: Tensor
     """The P tokens of each row that may be masked, bool, shape (B, L)."""
     sampler: TSampler

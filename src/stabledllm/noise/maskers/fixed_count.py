@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from stabledllm.noise.maskers.base import MaskInput
+from stabledllm.noise.schedule import masked_count
+from stabledllm.noise.t_samplers import TSampler
 
 
 @lru_cache(maxsize=8192)
@@ -47,12 +49,31 @@ def count_coefficients(size: int, eps: float, power: int) -> Tensor:
     return beta * at_most[power : power + size] / (1.0 - eps)
 
 
+def coefficients_of(counts: Tensor, size: Tensor, given: MaskInput) -> Tensor:
+    """:func:`count_coefficients` of each row's counts.
+
+    Args:
+        counts: int64, shape (B,) or (B, K), each in [1, P]. size: P of each row, shape (B,).
+    """
+    c = torch.empty(counts.shape, dtype=torch.float64, device=counts.device)
+    for rows_size in size.unique().tolist():
+        here = size == rows_size
+        c[here] = count_coefficients(rows_size, given.eps, given.power).to(c.device)[counts[here] - 1]
+    return c
+
+
+def count_mass(sampler: TSampler, counts: Tensor, size: Tensor) -> Tensor:
+    """pi_k: probability that ``ceil(t P)`` is the given count; float64, shape of ``counts``."""
+    return sampler.cdf(counts.double() / size) - sampler.cdf((counts - 1).double() / size)
+
+
 @dataclass(frozen=True)
 class FixedCount:
     """k = ceil(t P) tokens, those with the k smallest uniforms.
 
     Under a density p of t the count has the mass pi_k of its cell ((k-1)/P, k/P], and the row loss is
-    ``c_k / (P pi_k) sum CE_i``: unbiased for any p. Mirrored uniforms give the k largest instead.
+    ``c_k / (P pi_k) sum CE_i``: unbiased for any p. Mirrored uniforms give the k largest instead, partition views
+    the k from another place of the same order on.
     """
 
     name = "fixedcount"
@@ -60,22 +81,15 @@ class FixedCount:
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         size = given.maskable.sum(1)
-        k = (given.t * size).ceil().long().clamp(min=1).minimum(size)
-        keyed = given.uniforms.masked_fill(~given.maskable[:, None], 2.0)
-        order = keyed.argsort(dim=-1, stable=True)
-        places = torch.arange(keyed.shape[-1], device=keyed.device).expand_as(order)
-        rank = torch.empty_like(order).scatter_(-1, order, places)
+        k = masked_count(given.t, size)
+        rank = given.views.ranks(given.uniforms, given.maskable)
         mask = (rank < k[:, None, None]) & given.maskable[:, None]
         weight = self._weight(given, k, size)
-        c_k = torch.empty_like(given.t, dtype=torch.float64)
-        for rows_size in size.unique().tolist():
-            here = size == rows_size
-            c_k[here] = count_coefficients(rows_size, given.eps, given.power).to(given.t.device)[k[here] - 1]
+        c_k = coefficients_of(k, size, given)
         return mask, mask * (c_k * weight)[:, None, None], weight
 
     @staticmethod
     def _weight(given: MaskInput, k: Tensor, size: Tensor) -> Tensor:
         if not given.sampler.unbiased:
             return given.sampler.weight(given.t)
-        cell = given.sampler.cdf(k.double() / size) - given.sampler.cdf((k - 1).double() / size)
-        return 1.0 / (size * cell)
+        return 1.0 / (size * count_mass(given.sampler, k, size))
