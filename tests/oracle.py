@@ -17,6 +17,7 @@ import torch
 from scipy import special
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
+_TOWARDS_0 = 4.0 ** -np.arange(16.0)  # breaks for a power of t that is no integer
 _CEILING = 0.95  # the bound of isad-exact's q in DESIGN section 4
 
 
@@ -73,7 +74,7 @@ class Setting:
     density: tuple[float, ...] = (1.0,)
     clip: tuple[float, float] | None = None
     eps: float = 0.1
-    power: int = 0
+    power: float = 0
     below: float = 1.0
     delta: float = 0.2
 
@@ -170,8 +171,8 @@ def _independent_tokens(setting: Setting, row: ToyRow, t: np.ndarray) -> tuple[n
 
 
 def count_coefficient(setting: Setting, size: int, k: int) -> float:
-    """``∫ C(P,k) p^(k-1+a) (1-p)^(P-k) dt`` by quadrature (a polynomial: exact); omega_k / k for the ELBO."""
-    t, dt = panels(np.array([]), 0.0, 1.0)
+    """``∫ C(P,k) p^(k-1+a) (1-p)^(P-k) dt`` by quadrature (exact for an integer a); omega_k / k for the ELBO."""
+    t, dt = panels(_TOWARDS_0 if setting.power % 1 else np.array([]), 0.0, 1.0)
     p = setting.p_mask(t)
     return math.comb(size, k) * float((p ** (k - 1 + setting.power) * (1 - p) ** (size - k)) @ dt)
 
@@ -277,9 +278,9 @@ def objective_by_counts(row: ToyRow, eps: float) -> np.ndarray:
     return total
 
 
-def objective_by_quadrature(row: ToyRow, eps: float, power: int = 0) -> np.ndarray:
+def objective_by_quadrature(row: ToyRow, eps: float, power: float = 0) -> np.ndarray:
     """``∫ E_M[1/P sum_M CE p_mask^(a-1)] dt`` with Bernoulli masks, straight from the definition, shape (F,)."""
-    t, dt = panels(np.array([]), 0.0, 1.0)
+    t, dt = panels(_TOWARDS_0 if power % 1 else np.array([]), 0.0, 1.0)
     p, held = ((1 - eps) * t + eps)[:, None], all_masks(row.size).sum(1)[None]
     # p^(|M| - 1): the empty mask has an empty sum, so its exponent is of no account.
     law = p ** np.maximum(held + power - 1, 0) * (1 - p) ** (row.size - held)

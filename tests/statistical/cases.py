@@ -15,6 +15,9 @@ EPS = 0.1
 """Large enough for a sample variance to be known to a few per cent."""
 
 
+_WEIGHTED = {0: "", 1: " unweighted"}
+
+
 @dataclass(frozen=True)
 class Case:
     """A method string with its options, and the same method for the oracle."""
@@ -37,10 +40,14 @@ class Case:
 
     @property
     def objective(self) -> Objective:
-        return Objective("unweighted" if self.setting.power else "elbo", eps=self.setting.eps)
+        power = self.setting.power
+        weighting = {0: "elbo", 1: "unweighted"}.get(power, "power")
+        return Objective(weighting, eps=self.setting.eps, power=power)
 
 
-def case(text: str, options: MethodOptions | None = None, *, eps: float = EPS, power: int = 0, label: str = "") -> Case:
+def case(
+    text: str, options: MethodOptions | None = None, *, eps: float = EPS, power: float = 0, label: str = ""
+) -> Case:
     """Build the oracle's setting from the words of the method string."""
     options, parts = options or MethodOptions(), text.split("+")
     masker = next((m for m in ("fixedcount", "complement", "isad-exact", "isad") if m in parts), "bernoulli")
@@ -61,7 +68,7 @@ def case(text: str, options: MethodOptions | None = None, *, eps: float = EPS, p
         below=options.mirror_below,
         delta=options.isad_delta,
     )
-    return Case(text, setting, options, label or f"{text} eps={eps:g}" + (" unweighted" if power else ""))
+    return Case(text, setting, options, label or f"{text} eps={eps:g}" + _WEIGHTED.get(power, f" power {power}"))
 
 
 _BELOW = MethodOptions(mirror_below=0.6)
@@ -97,9 +104,13 @@ UNBIASED = [
 """One row per draw; all have the standard objective's mean."""
 
 OTHER_OBJECTIVES = [
-    case(text, power=1) for text in ("standard", "mirror", "ppots+fixedcount", "isad-exact", "ppots+complement")
+    *(case(text, power=1) for text in ("standard", "mirror", "ppots+fixedcount", "isad-exact", "ppots+complement")),
+    case("ppots", power=0.5),
+    case("ppots+fixedcount+mirror", power=0.5),
+    case("isad-exact", power=0.5),
+    case("complement", power=2.3),
 ]
-"""The unweighted objective."""
+"""The unweighted objective, and others by their power of p_mask."""
 
 BIASED = [case("isad"), case("isad+mirror"), case("isad", power=1), case("clipped"), case("clipped+mirror")]
 """Compared with their own enumerated objectives, which differ from the standard one."""

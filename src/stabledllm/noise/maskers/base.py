@@ -26,8 +26,8 @@ class MaskInput:
     sampler: TSampler
     """The density t was drawn from."""
     eps: float
-    power: int
-    """0 for the ELBO (weight 1 / p_mask), 1 for the unweighted objective (weight 1)."""
+    power: float
+    """a in the weight p_mask**(a - 1): 0 for the ELBO, 1 for the unweighted objective."""
     delimiter: Tensor | None = None
     """Answer delimiters, bool, shape (B, L); only ISAD reads it."""
 

@@ -18,11 +18,11 @@ from stabledllm.noise.t_samplers import TSampler
 
 
 @lru_cache(maxsize=8192)
-def count_coefficients(size: int, eps: float, power: int) -> Tensor:
+def count_coefficients(size: int, eps: float, power: float) -> Tensor:
     """c_k for k = 1..P, so that ``E_t[p^(a-1) sum_M CE] = sum_k c_k mean_{|M|=k} sum_M CE``.
 
-    With p uniform on [eps, 1]: ``c_k = C(P,k) B(k+a, P-k+1) (1 - I_eps(k+a, P-k+1)) / (1 - eps)``; for the
-    ELBO (a = 0) that is omega_k / k. 1 - I is a binomial distribution function, as a is an integer.
+    With p uniform on [eps, 1]: ``c_k = C(P,k) B(k+a, P-k+1) (1 - I_eps(k+a, P-k+1)) / (1 - eps)`` for any real
+    a >= 0; for the ELBO (a = 0) that is omega_k / k.
 
     Returns:
         float64, shape (P,).
@@ -37,6 +37,21 @@ def count_coefficients(size: int, eps: float, power: int) -> Tensor:
     ).exp()
     if eps == 0.0:
         return beta
+    above = _above_eps_binomial(size, eps, int(power)) if power == int(power) else _above_eps(size, eps, power)
+    return beta * above / (1.0 - eps)
+
+
+def _above_eps(size: int, eps: float, power: float) -> Tensor:
+    """1 - I_eps(k + a, P - k + 1) for k = 1..P: the mass of a beta distribution above eps; shape (P,)."""
+    from scipy import special  # here, as importing the package loads torch only
+
+    k = torch.arange(1, size + 1, dtype=torch.float64).numpy()
+    return torch.from_numpy(special.betainc(size - k + 1, k + power, 1.0 - eps))
+
+
+def _above_eps_binomial(size: int, eps: float, power: int) -> Tensor:
+    """The same for an integer a, where it is a binomial distribution function."""
+    total = float(size + power)
     hits = torch.arange(int(total) + 1, dtype=torch.float64)
     log_pmf = (
         torch.lgamma(torch.tensor(total + 1, dtype=torch.float64))
@@ -46,7 +61,7 @@ def count_coefficients(size: int, eps: float, power: int) -> Tensor:
         + (total - hits) * torch.log1p(torch.tensor(-eps, dtype=torch.float64))
     )
     at_most = torch.cumsum(log_pmf.exp(), 0).clamp(max=1.0)
-    return beta * at_most[power : power + size] / (1.0 - eps)
+    return at_most[power : power + size]
 
 
 def coefficients_of(counts: Tensor, size: Tensor, given: MaskInput) -> Tensor:
