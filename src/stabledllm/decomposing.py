@@ -90,7 +90,10 @@ class _Laboratory:
             judged = cross_fitted(profile, method.source.name, self.fit_options(method))
         cost = mean_cost(profile, judged)
         rows = step_rows(method, settings.forwards, cost)
-        predicted = per_row_variance(profile, method.source, judged, rows)
+        tokens = [self.rows[i].maskable_count(method.syrm) for i in profile.rows.tolist()]
+        predicted = per_row_variance(
+            profile, method.source, judged, rows, lambda density, row: method.masker.weighs_by(density, tokens[row])
+        )
         measured = measure(self.meter, method, sampler, rows=rows, steps=settings.steps, seed=settings.seed)
         return MethodResult(method.name, method.unbiased, measured, predicted, cost)
 

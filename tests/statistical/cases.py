@@ -100,6 +100,7 @@ UNBIASED = [
     case("mirror", _BELOW, label="mirror below 0.6"),
     case("ppots+mirror", _BELOW, label="ppots+mirror below 0.6"),
     case("fixedcount+mirror", _BELOW, label="fixedcount+mirror below 0.6"),
+    case("ppots+fixedcount+mirror", _BELOW, label="ppots+fixedcount+mirror below 0.6"),
 ]
 """One row per draw; all have the standard objective's mean."""
 

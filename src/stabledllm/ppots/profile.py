@@ -64,6 +64,11 @@ class Profile:
         """The same profile of fewer rows (indices or a bool mask over a)."""
         return Profile(self.t, self.width, self.view_losses[keep], self.used[keep], self.cost, self.rows[keep])
 
+    def scaled(self, factor: Tensor) -> Profile:
+        """The same profile with all losses times ``factor``, shape (a, b)."""
+        losses = self.view_losses * factor[..., None, None]
+        return Profile(self.t, self.width, losses, self.used, self.cost, self.rows)
+
     # Per-row values: everything below is a mean over rows of one of these, or a variance of one.
 
     def row_mean(self) -> Tensor:

@@ -45,3 +45,7 @@ class Masker(Protocol):
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         """``(mask, coefficient, weight)``: shapes (B, K, L) bool, (B, K, L) and (B,) float64."""
         ...
+
+    def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
+        """The density whose reciprocal is the weight of a row of ``size`` maskable tokens, t drawn from ``sampler``."""
+        ...

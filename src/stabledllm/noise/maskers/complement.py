@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from stabledllm.noise.maskers.base import MaskInput
-from stabledllm.noise.maskers.fixed_count import coefficients_of, count_mass
+from stabledllm.noise.maskers.fixed_count import coefficients_of, count_mass, count_masses
 from stabledllm.noise.schedule import masked_count
+from stabledllm.noise.t_samplers import Tabulated, TSampler
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Complement:
         # The views' contributions are added but row losses average them: the weight below holds that factor 2.
         each = coefficients_of(counts.clamp(min=1), size, given) * weight[:, None]
         return mask, mask * each[..., None], weight
+
+    def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
+        """Flat on the cells of the counts, and the same for k and P - k: their mean mass."""
+        mass = count_masses(sampler, size)
+        return Tabulated(torch.cat(((mass[:-1] + mass[:-1].flip(0)) / 2, mass[-1:])), name=sampler.name)
 
     @staticmethod
     def _weight(given: MaskInput, k: Tensor, size: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stabledllm.noise.maskers.base import MaskInput
 from stabledllm.noise.schedule import masked_count
-from stabledllm.noise.t_samplers import TSampler
+from stabledllm.noise.t_samplers import Tabulated, TSampler
 
 
 @lru_cache(maxsize=8192)
@@ -82,6 +82,11 @@ def count_mass(sampler: TSampler, counts: Tensor, size: Tensor) -> Tensor:
     return sampler.cdf(counts.double() / size) - sampler.cdf((counts - 1).double() / size)
 
 
+def count_masses(sampler: TSampler, size: int) -> Tensor:
+    """pi_k for k = 1..P, float64, shape (P,)."""
+    return count_mass(sampler, torch.arange(1, size + 1), torch.tensor(size))
+
+
 @dataclass(frozen=True)
 class FixedCount:
     """k = ceil(t P) tokens, those with the k smallest uniforms.
@@ -102,6 +107,10 @@ class FixedCount:
         weight = self._weight(given, k, size)
         c_k = coefficients_of(k, size, given)
         return mask, mask * (c_k * weight)[:, None, None], weight
+
+    def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
+        """``sampler`` made flat on the cells of the counts: a fixed count pays 1 / (P pi_k), not 1 / p(t)."""
+        return Tabulated(count_masses(sampler, size), name=sampler.name) if sampler.unbiased else sampler
 
     @staticmethod
     def _weight(given: MaskInput, k: Tensor, size: Tensor) -> Tensor:
