@@ -17,6 +17,7 @@ import torch
 from scipy import special
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
+_TOWARDS_0 = 4.0 ** -np.arange(16.0)  # breaks for a power of t that is no integer
 _CEILING = 0.95  # the bound of isad-exact's q in DESIGN section 4
 
 
@@ -73,7 +74,7 @@ class Setting:
     density: tuple[float, ...] = (1.0,)
     clip: tuple[float, float] | None = None
     eps: float = 0.1
-    power: int = 0
+    power: float = 0
     below: float = 1.0
     delta: float = 0.2
 
@@ -104,6 +105,7 @@ class Setting:
     def kinks(self, size: int) -> np.ndarray:
         """Every t at which something is not smooth, and a geometric grid towards the pole at p_mask = 0."""
         p = [0.5, 0.5 - self.delta, 1 - self.delta, _CEILING - self.delta, _CEILING]
+        p += [j / self.count - shift for j in range(self.count) for shift in (0.0, self.delta)]
         at = [(x - self.eps) / (1 - self.eps) for x in p]
         at += [*self.edges[0], self.below, *(k / size for k in range(size + 1)), *(4.0**-j for j in range(7)), 0.0]
         return np.unique([x for x in at if 0 <= x <= 1])
@@ -123,9 +125,25 @@ def _token_law(setting: Setting, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         return np.array([(0, 0), (1, 0), (0, 1), (1, 1)]), np.stack(
             (1 - 2 * q + both, q - both, q - both, both), axis=-1
         )
+    if setting.views == "partition":
+        return _cyclic_law(setting.count, q)
     outcomes = np.array(list(itertools.product((0, 1), repeat=setting.count)))
     hits = outcomes.sum(1)
     return outcomes, q[..., None] ** hits * (1 - q[..., None]) ** (setting.count - hits)
+
+
+def _cyclic_law(count: int, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """floor(q K) or one more of the K views mask the token, so that the mean is q K; a cyclic run of views."""
+    law: dict[tuple[int, ...], np.ndarray] = {}
+    fewer = np.minimum(np.floor(q * count), count - 1)
+    for hits in range(count + 1):
+        share = np.where(hits == fewer, 1 + fewer - q * count, 0.0) + np.where(
+            hits == fewer + 1, q * count - fewer, 0.0
+        )
+        for first in range(count):
+            views = tuple(int((j - first) % count < hits) for j in range(count))
+            law[views] = law.get(views, 0.0) + share / count
+    return np.array(list(law)), np.stack(list(law.values()), axis=-1)
 
 
 def _independent_tokens(setting: Setting, row: ToyRow, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -153,8 +171,8 @@ def _independent_tokens(setting: Setting, row: ToyRow, t: np.ndarray) -> tuple[n
 
 
 def count_coefficient(setting: Setting, size: int, k: int) -> float:
-    """``∫ C(P,k) p^(k-1+a) (1-p)^(P-k) dt`` by quadrature (a polynomial: exact); omega_k / k for the ELBO."""
-    t, dt = panels(np.array([]), 0.0, 1.0)
+    """``∫ C(P,k) p^(k-1+a) (1-p)^(P-k) dt`` by quadrature (exact for an integer a); omega_k / k for the ELBO."""
+    t, dt = panels(_TOWARDS_0 if setting.power % 1 else np.array([]), 0.0, 1.0)
     p = setting.p_mask(t)
     return math.comb(size, k) * float((p ** (k - 1 + setting.power) * (1 - p) ** (size - k)) @ dt)
 
@@ -169,6 +187,12 @@ def _fixed_count(setting: Setting, row: ToyRow, k: int) -> tuple[np.ndarray, np.
     if setting.views == "mirror":
         orders = list(itertools.permutations(range(size)))
         masks = np.array([(_bits(o[:k]), _bits(o[size - k :])) for o in orders])
+    elif setting.views == "partition":
+        orders, starts = (
+            itertools.permutations(range(size)),
+            [-(-j * size // setting.count) for j in range(setting.count)],
+        )
+        masks = np.array([[_bits((o + o)[s : s + k]) for s in starts] for o in orders])
     else:
         subsets = [_bits(s) for s in itertools.combinations(range(size), k)]
         masks = np.array(list(itertools.product(subsets, repeat=setting.count)))
@@ -178,19 +202,38 @@ def _fixed_count(setting: Setting, row: ToyRow, k: int) -> tuple[np.ndarray, np.
     return masks, probability, value[None]
 
 
+def _complement(setting: Setting, row: ToyRow, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same triple for a set of k tokens and the other P - k; the second view is left out where it is empty."""
+    size = row.size
+    subsets = [_bits(s) for s in itertools.combinations(range(size), k)]
+    masks = np.array([[s, 2**size - 1 - s][: 1 + (k < size)] for s in subsets])
+    probability = np.full((1, len(masks)), 1 / len(masks))
+
+    def share(m: int) -> float:
+        return setting.cdf(np.array(m / size)) - setting.cdf(np.array((m - 1) / size))
+
+    held, per_mask = all_masks(size).sum(1), np.zeros((2**size, 1))
+    for m in range(1, size + 1):
+        total = share(m) + (share(size - m) if m < size else 0.0)
+        per_mask[held == m] = count_coefficient(setting, size, m) / (size * total)
+    # Contributions are added; the caller takes the mean over the views.
+    return masks, probability, (row.masked_sums * per_mask * masks.shape[1])[None]
+
+
 def conditional(setting: Setting, row: ToyRow, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """E and E of the square of the weighted row loss (and gradient) given t; each (T, F)."""
     second_view = (t < setting.below) | (setting.below >= 1)
     mean, square = np.zeros((len(t), row.table.shape[2])), np.zeros((len(t), row.table.shape[2]))
     counts = np.clip(np.ceil(t * row.size), 1, row.size).astype(int)
-    groups = [(k, counts == k) for k in range(1, row.size + 1)] if setting.masker == "fixedcount" else [(0, t == t)]
+    by_count = {"fixedcount": _fixed_count, "complement": _complement}.get(setting.masker)
+    groups = [(k, counts == k) for k in range(1, row.size + 1)] if by_count else [(0, t == t)]
     for k, here in groups:
         for both in (False, True):
             chosen = here & (second_view == both)
             if not chosen.any():
                 continue
             if k:
-                masks, probability, value = _fixed_count(setting, row, k)
+                masks, probability, value = by_count(setting, row, k)
             else:
                 masks, probability, value = _independent_tokens(setting, row, t[chosen])
                 value = value if setting.clip else value / setting.p(t[chosen])[:, None, None]
@@ -235,9 +278,9 @@ def objective_by_counts(row: ToyRow, eps: float) -> np.ndarray:
     return total
 
 
-def objective_by_quadrature(row: ToyRow, eps: float, power: int = 0) -> np.ndarray:
+def objective_by_quadrature(row: ToyRow, eps: float, power: float = 0) -> np.ndarray:
     """``∫ E_M[1/P sum_M CE p_mask^(a-1)] dt`` with Bernoulli masks, straight from the definition, shape (F,)."""
-    t, dt = panels(np.array([]), 0.0, 1.0)
+    t, dt = panels(_TOWARDS_0 if power % 1 else np.array([]), 0.0, 1.0)
     p, held = ((1 - eps) * t + eps)[:, None], all_masks(row.size).sum(1)[None]
     # p^(|M| - 1): the empty mask has an empty sum, so its exponent is of no account.
     law = p ** np.maximum(held + power - 1, 0) * (1 - p) ** (row.size - held)

@@ -85,11 +85,39 @@ def test_unknown_objectives_are_one_sentence(kwargs):
         Objective(**kwargs)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"weighting": "power"}, "expected a number of at least 0 for weighting 'power', found None"),
+        ({"weighting": "power", "power": -0.5}, "found -0.5"),
+        ({"weighting": "power", "power": float("nan")}, "found nan"),
+        ({"power": 0.5}, "expected none for weighting 'elbo', found 0.5"),
+        ({"weighting": "unweighted", "power": 0.0}, "expected none for weighting 'unweighted', found 0"),
+    ],
+)
+def test_a_power_that_is_missing_or_out_of_place_is_one_sentence(kwargs, says):
+    with pytest.raises(UserError, match=f"^objective.power: .*{says}") as caught:
+        Objective(**kwargs)
+    assert str(caught.value).endswith(".")
+
+
+def test_named_weightings_are_powers():
+    """The same coefficients bit for bit; ``elbo`` and ``unweighted`` are only names."""
+    for weighting, power in (("elbo", 0), ("unweighted", 1)):
+        for text in ("mirror", "fixedcount", "isad-exact"):
+            named, told = (
+                Method.parse(text).draw(Key(1, 1), rows_of(toy_row(4), 20), Uniform(), objective)
+                for objective in (Objective(weighting), Objective("power", power=power))
+            )
+            assert torch.equal(named.coefficient, told.coefficient)
+        assert Objective(weighting).power == power
+
+
 def test_exact_at_eps_0_whatever_the_weighting():
-    """At t = 1 all tokens are masked: the row loss is the mean CE under full masking, for both weightings."""
+    """At t = 1 all tokens are masked: the row loss is the mean CE under full masking, for all weightings."""
     row = toy_row(4)
-    for weighting in ("elbo", "unweighted"):
-        objective, t = Objective(weighting, eps=0.0), torch.ones(3, dtype=torch.float64)
+    for weighting, power in (("elbo", None), ("unweighted", None), ("power", 0.3)):
+        objective, t = Objective(weighting, eps=0.0, power=power), torch.ones(3, dtype=torch.float64)
         draw = Method.parse("standard").draw_at(t, Key(0, 0), rows_of(row, 3), Uniform(), objective)
         assert torch.allclose(features(row, draw), torch.from_numpy(row.table[-1].mean(0)).expand(3, -1))
 

@@ -17,8 +17,10 @@ from stabledllm.errors import UserError
 from stabledllm.files import write_json
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.noise.maskers import Masker
 from stabledllm.noise.methods import Method
 from stabledllm.noise.t_samplers import TSampler
+from stabledllm.noise.views import Views
 from stabledllm.ppots.density import FittedDensity, fit_density, profile_record
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.judge import cross_fitted
@@ -47,14 +49,14 @@ class _Laboratory:
             pad_id=loaded.pad_id,
             progress=bar.update,
         )
-        self._profiles: dict[tuple[str, str, bool], Profile] = {}
+        self._profiles: dict[tuple[Masker, Views, bool], Profile] = {}
 
     def method(self, name: str) -> Method:
         return build_method(name, self.settings.method_options)
 
     def profile(self, method: Method) -> Profile:
         """The probe of a method's masker and views; source and density do not matter to it."""
-        key = (method.masker.name, method.views.name or "single", method.syrm)
+        key = (method.masker, method.views, method.syrm)
         if key not in self._profiles:
             wanted = self.settings.probe
             self._profiles[key] = probe(
@@ -88,7 +90,10 @@ class _Laboratory:
             judged = cross_fitted(profile, method.source.name, self.fit_options(method))
         cost = mean_cost(profile, judged)
         rows = step_rows(method, settings.forwards, cost)
-        predicted = per_row_variance(profile, method.source, judged, rows)
+        tokens = [self.rows[i].maskable_count(method.syrm) for i in profile.rows.tolist()]
+        predicted = per_row_variance(
+            profile, method.source, judged, rows, lambda density, row: method.masker.weighs_by(density, tokens[row])
+        )
         measured = measure(self.meter, method, sampler, rows=rows, steps=settings.steps, seed=settings.seed)
         return MethodResult(method.name, method.unbiased, measured, predicted, cost)
 
@@ -194,8 +199,8 @@ def _forwards(settings: DecomposeSettings, methods: list[Method], rows: int) -> 
         len(rate_edges(settings.rates, settings.objective.eps)) - 1 if settings.design == "cells" else settings.rates
     )
     nested = min(settings.rows, rows) * cells * settings.masks
-    combinations = {(m.masker.name, m.views.name, m.syrm): m.views.count for m in methods}
-    combinations[("", "mirror", False)] = 2
+    mirror = build_method("mirror", settings.method_options)
+    combinations = {(m.masker, m.views, m.syrm): m.views.count for m in [*methods, mirror]}
     rates = len(rate_edges(settings.probe.rates, settings.objective.eps)) - 1
     probed = min(settings.probe.rows, rows) * rates * settings.probe.masks
     return nested + probed * sum(combinations.values()) + settings.steps * settings.forwards * len(methods)

@@ -5,6 +5,7 @@ Legend: B rows, K views, L positions, N = number of active views (the rows of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.noise.schedule import EPS
 
-WEIGHTINGS = {"elbo": 0, "unweighted": 1}
+WEIGHTINGS = {"elbo": 0.0, "unweighted": 1.0, "power": None}
+"""The power a that each stands for; ``power`` is told its own."""
 NORMALIZATIONS = ("row", "token")
 
 
@@ -24,12 +26,16 @@ class Objective:
 
     ``elbo``: ``E_t E_M[1/P sum_M CE / p_mask]``, the bound on the response's NLL per token.
     ``unweighted``: the same without 1 / p_mask; another objective, not less noise.
+    ``power``: ``E_t E_M[1/P sum_M CE p_mask**(a - 1)]`` for a real a = ``power`` >= 0; a = 0 is ``elbo`` and
+    a = 1 ``unweighted``. Between them high mask ratios weigh more than in the bound, beyond 1 more still.
     ``normalization``: mean over the step's rows (the paper's), or over its maskable tokens.
     """
 
-    weighting: Literal["elbo", "unweighted"] = "elbo"
+    weighting: Literal["elbo", "unweighted", "power"] = "elbo"
     normalization: Literal["row", "token"] = "row"
     eps: float = EPS
+    power: float | None = None
+    """The exponent a of the extra factor p_mask**a; given for ``power`` only, and filled in for the others."""
 
     def __post_init__(self) -> None:
         if self.weighting not in WEIGHTINGS:
@@ -38,11 +44,17 @@ class Objective:
         if self.normalization not in NORMALIZATIONS:
             known = did_you_mean(self.normalization, NORMALIZATIONS)
             raise UserError(f"objective.normalization: unknown '{self.normalization}'{known}.")
-
-    @property
-    def power(self) -> int:
-        """Exponent a of the extra factor p_mask**a."""
-        return WEIGHTINGS[self.weighting]
+        own = WEIGHTINGS[self.weighting]
+        if own is None and (self.power is None or not 0.0 <= self.power < math.inf):
+            raise UserError(
+                f"objective.power: expected a number of at least 0 for weighting 'power', found {self.power}."
+            )
+        if own is not None and self.power not in (None, own):
+            raise UserError(
+                f"objective.power: expected none for weighting '{self.weighting}', found {self.power:g}; "
+                f"a power of one's own takes weighting 'power'."
+            )
+        object.__setattr__(self, "power", float(self.power if own is None else own))
 
     def row_weight(self, maskable: Tensor) -> Tensor:
         """Weight of each row in the step's mean: 1, or P for the token mean; shape (B,)."""

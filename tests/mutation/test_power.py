@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from stabledllm import objective
-from stabledllm.noise.maskers import ISAD, Bernoulli, FixedCount, bernoulli, fixed_count
+from stabledllm.noise.maskers import ISAD, Bernoulli, Complement, FixedCount, bernoulli, fixed_count
 from stabledllm.noise.methods import Method
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
 from stabledllm.noise.t_samplers import Tabulated, Uniform
+from stabledllm.noise.views import MultiSample, Partition, Single
 from tests.mutation.inject import noticed, scale, scale_coefficient, spread, wrap
 from tests.noise.checks import check_density, check_row_marginals, check_weight_by_drawing, check_weight_integral
 from tests.noise.test_sources import steps
@@ -29,6 +30,8 @@ off_by_2_percent = pytest.mark.parametrize("factor", [1.02, 0.98])
         (Bernoulli, "ppots+mirror"),
         (FixedCount, "fixedcount"),
         (FixedCount, "ppots+fixedcount+mirror"),
+        (FixedCount, "ppots+fixedcount+partition3"),
+        (Complement, "ppots+complement"),
         (ISAD, "isad-exact"),
         (ISAD, "isad"),
     ],
@@ -57,6 +60,36 @@ def test_weight_of_a_density(sampler, factor, monkeypatch):
 def test_weight_of_a_count(factor, monkeypatch):
     wrap(monkeypatch, FixedCount, "_weight", scale(factor))
     noticed(check_weight_by_drawing, "fixedcount", Tabulated(FITTED), match="weight")
+
+
+def test_complement_weighted_as_a_plain_fixed_count(monkeypatch):
+    """1 / (P pi_k) forgets that a count also comes up as the other view's: unbiased too, but noisier."""
+    monkeypatch.setattr(Complement, "_weight", staticmethod(FixedCount._weight))
+    noticed(check_case, case("ppots+complement"), match="variance of the loss")
+
+
+def test_complement_that_forgets_that_all_masked_has_one_view(monkeypatch):
+    def halved_at_the_end(weight, given, k, size):
+        return torch.where(k < size, weight, weight * 2)
+
+    wrap(monkeypatch, Complement, "_weight", halved_at_the_end)
+    noticed(check_case, case("complement"), match="mean of")
+
+
+def test_partition_of_the_ranks_that_is_independent(monkeypatch):
+    """Each view's masks are right; only the coupling is lost."""
+
+    def own_orders(self, uniforms, maskable):
+        other = torch.rand(uniforms.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        return Single().ranks(other, maskable)
+
+    monkeypatch.setattr(Partition, "ranks", own_orders)
+    noticed(check_case, case("fixedcount+partition3"), match="variance of the loss")
+
+
+def test_partition_of_uniforms_that_is_independent(monkeypatch):
+    monkeypatch.setattr(Partition, "uniforms", lambda _, *args: MultiSample(3).uniforms(*args))
+    noticed(check_case, case("partition3"), match="variance of the loss")
 
 
 @off_by_2_percent

@@ -7,7 +7,7 @@ import torch
 from scipy import special
 
 from stabledllm.errors import UserError
-from stabledllm.noise.maskers import ISAD, count_coefficients
+from stabledllm.noise.maskers import ISAD, count_coefficients, fixed_count
 from stabledllm.noise.schedule import p_mask
 from tests.noise.checks import check_isad_weights, check_mirror, check_only_maskable, draw_at, mask_correlation
 from tests.oracle import Setting, count_coefficient
@@ -47,7 +47,18 @@ def test_tokens_are_independent(i, j):
 
 
 @pytest.mark.parametrize(
-    "text", ["standard", "mirror", "multisample", "fixedcount+mirror", "isad+mirror", "isad-exact"]
+    "text",
+    [
+        "standard",
+        "mirror",
+        "multisample",
+        "partition",
+        "fixedcount+mirror",
+        "fixedcount+partition",
+        "complement",
+        "isad+mirror",
+        "isad-exact",
+    ],
 )
 def test_only_maskable_tokens_are_masked(text):
     check_only_maskable(text)
@@ -83,7 +94,7 @@ def test_count_coefficients_are_omega_k_over_k(size, eps):
     assert torch.allclose(count_coefficients(size, eps, 0), torch.from_numpy(omega) / k, rtol=1e-9)
 
 
-@pytest.mark.parametrize("power", [0, 1])
+@pytest.mark.parametrize("power", [0, 1, 0.5, 1.7, 3.0])
 @pytest.mark.parametrize("eps", [0.0, 1e-3, 0.1])
 def test_count_coefficients_are_the_integral_over_t(power, eps):
     setting = Setting(eps=eps, power=power)
@@ -91,13 +102,23 @@ def test_count_coefficients_are_the_integral_over_t(power, eps):
     assert count_coefficients(6, eps, power).tolist() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("size", [1, 6, 400])
+def test_real_powers_meet_the_integer_ones(size):
+    """Two derivations of 1 - I_eps, and powers a hair beside an integer."""
+    for power in (0, 1, 2):
+        one, other = (f(size, 1e-3, power) for f in (fixed_count._above_eps, fixed_count._above_eps_binomial))
+        assert torch.allclose(one, other, rtol=1e-11, atol=0)
+        beside = count_coefficients(size, 1e-3, power + 1e-9)
+        assert torch.allclose(beside, count_coefficients(size, 1e-3, power), rtol=1e-7, atol=0)
+
+
 def test_count_coefficients_stay_finite_for_long_responses():
-    for power in (0, 1):
+    for power, expected in ((0, 1.0), (1, (1 + 1e-3) / 2), (0.5, (1 - 1e-3**1.5) / (1.5 * (1 - 1e-3)))):
         c = count_coefficients(4000, 1e-3, power)
         assert bool((torch.isfinite(c) & (c >= 0)).all())
-        # Sum of c_k k / P is E[p^(a-1) p] = 1 or E[p].
+        # Sum of c_k k / P is E[p^(a-1) p] = E[p^a].
         total = float((c * torch.arange(1, 4001)).sum()) / 4000
-        assert total == pytest.approx(1.0 if power == 0 else (1 + 1e-3) / 2, rel=1e-6)
+        assert total == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.statistical

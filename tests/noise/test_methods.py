@@ -20,7 +20,7 @@ def test_parts_in_any_order_give_the_canonical_name(order):
     assert method == Method.parse("strats+ppots+mirror")
 
 
-@pytest.mark.parametrize("part", ["standard", *PARTS, "multisample5"])
+@pytest.mark.parametrize("part", ["standard", *PARTS, "multisample5", "partition4"])
 def test_every_part_stands_alone_under_its_own_name(part):
     assert Method.parse(part).name == part
 
@@ -31,6 +31,17 @@ def test_parts_reach_their_slots():
     assert (method.views.name, method.views.count, method.syrm, method.ema) == ("multisample", 3, True, True)
 
 
+def test_numbers_of_views():
+    for text, count in (("multisample", 2), ("multisample5", 5), ("partition", 3), ("partition4", 4)):
+        assert Method.parse(text).views.count == count
+
+
+def test_complement_is_named_once_though_it_fills_two_slots():
+    method = Method.parse("complement+ppots+lowdisc")
+    assert method.name == "lowdisc+ppots+complement"
+    assert (method.masker.name, method.views.name) == ("complement", "complement")
+
+
 @pytest.mark.parametrize(
     ("text", "unbiased"),
     [
@@ -39,6 +50,8 @@ def test_parts_reach_their_slots():
         ("fixedcount", True),
         ("isad-exact", True),
         ("ema", True),
+        ("ppots+fixedcount+partition4", True),
+        ("complement", True),
         ("isad", False),
         ("clipped", False),
         ("syrm", False),
@@ -66,6 +79,16 @@ def test_biased_methods_say_so(text, unbiased):
         ("standard+mirror", "'standard' stands alone"),
         ("mirror+standard", "'standard' stands alone"),
         ("multisample1", "expected 2 to 64 views, found 1"),
+        ("partition1", "expected 2 to 64 views, found 1"),
+        ("mirror+partition3", "'mirror' and 'partition3' contradict: both choose the views"),
+        ("partition2+partition3", "contradict"),
+        ("partitions3", "unknown part 'partitions3' (did you mean 'partition'?)"),
+        ("mirror2", "unknown part 'mirror2' (did you mean 'mirror'?)"),
+        ("complement+mirror", "'complement' and 'mirror' contradict: both choose the views"),
+        ("complement+partition3", "'complement' and 'partition3' contradict: both choose the views"),
+        ("complement+fixedcount", "'complement' and 'fixedcount' contradict: both choose the masker"),
+        ("isad+complement", "'isad' and 'complement' contradict: both choose the masker"),
+        ("clipped+complement", "'clipped' and 'complement' contradict"),
     ],
 )
 def test_nonsense_is_refused_in_one_sentence(text, says):

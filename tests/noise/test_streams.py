@@ -14,7 +14,17 @@ from tests.noise.checks import check_uniform
 from tests.statistics import TEST_FAILURE_RATE, assert_mean
 
 KEY = Key(seed=2**63 + 12345, step=7)
-COMBINATIONS = ("standard", "mirror", "multisample3", "strats+ppots+mirror", "lowdisc+fixedcount+mirror", "isad+mirror")
+COMBINATIONS = (
+    "standard",
+    "mirror",
+    "multisample3",
+    "strats+ppots+mirror",
+    "lowdisc+fixedcount+mirror",
+    "isad+mirror",
+    "partition",
+    "lowdisc+fixedcount+partition4",
+    "ppots+complement",
+)
 
 
 def step_rows(n: int = 8, length: int = 11) -> tuple[torch.Tensor, torch.Tensor]:

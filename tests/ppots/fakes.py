@@ -72,7 +72,7 @@ def profile_of(losses_abc: Tensor) -> Profile:
         t=(torch.arange(b, dtype=torch.float64) + 0.5) / b,
         width=torch.full((b,), 1 / b, dtype=torch.float64),
         view_losses=losses_abc.double()[..., None],
-        used=torch.ones(b, 1, dtype=torch.bool),
+        used=torch.ones(a, b, 1, dtype=torch.bool),
         cost=torch.ones(b, dtype=torch.float64),
         rows=torch.arange(a),
     )

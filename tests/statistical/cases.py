@@ -15,6 +15,9 @@ EPS = 0.1
 """Large enough for a sample variance to be known to a few per cent."""
 
 
+_WEIGHTED = {0: "", 1: " unweighted"}
+
+
 @dataclass(frozen=True)
 class Case:
     """A method string with its options, and the same method for the oracle."""
@@ -37,18 +40,23 @@ class Case:
 
     @property
     def objective(self) -> Objective:
-        return Objective("unweighted" if self.setting.power else "elbo", eps=self.setting.eps)
+        power = self.setting.power
+        weighting = {0: "elbo", 1: "unweighted"}.get(power, "power")
+        return Objective(weighting, eps=self.setting.eps, power=power)
 
 
-def case(text: str, options: MethodOptions | None = None, *, eps: float = EPS, power: int = 0, label: str = "") -> Case:
+def case(
+    text: str, options: MethodOptions | None = None, *, eps: float = EPS, power: float = 0, label: str = ""
+) -> Case:
     """Build the oracle's setting from the words of the method string."""
     options, parts = options or MethodOptions(), text.split("+")
-    masker = next((m for m in ("fixedcount", "isad-exact", "isad") if m in parts), "bernoulli")
+    masker = next((m for m in ("fixedcount", "complement", "isad-exact", "isad") if m in parts), "bernoulli")
     views, count = "single", 1
     if "mirror" in parts:
         views, count = "mirror", 2
-    elif multi := [p for p in parts if p.startswith("multisample")]:
-        views, count = "multisample", int(multi[0].removeprefix("multisample") or 2)
+    for name, without_number in (("multisample", 2), ("partition", 3)):
+        if found := [p for p in parts if p.startswith(name)]:
+            views, count = name, int(found[0].removeprefix(name) or without_number)
     setting = Setting(
         masker,
         views,
@@ -60,7 +68,7 @@ def case(text: str, options: MethodOptions | None = None, *, eps: float = EPS, p
         below=options.mirror_below,
         delta=options.isad_delta,
     )
-    return Case(text, setting, options, label or f"{text} eps={eps:g}" + (" unweighted" if power else ""))
+    return Case(text, setting, options, label or f"{text} eps={eps:g}" + _WEIGHTED.get(power, f" power {power}"))
 
 
 _BELOW = MethodOptions(mirror_below=0.6)
@@ -81,16 +89,29 @@ UNBIASED = [
         "isad-exact",
         "isad-exact+mirror",
         "ppots+isad-exact",
+        "partition",
+        "ppots+partition2",
+        "ppots+fixedcount+partition3",
+        "isad-exact+partition2",
+        "complement",
+        "ppots+complement",
     )
 ] + [
     case("mirror", _BELOW, label="mirror below 0.6"),
     case("ppots+mirror", _BELOW, label="ppots+mirror below 0.6"),
     case("fixedcount+mirror", _BELOW, label="fixedcount+mirror below 0.6"),
+    case("ppots+fixedcount+mirror", _BELOW, label="ppots+fixedcount+mirror below 0.6"),
 ]
 """One row per draw; all have the standard objective's mean."""
 
-OTHER_OBJECTIVES = [case(text, power=1) for text in ("standard", "mirror", "ppots+fixedcount", "isad-exact")]
-"""The unweighted objective."""
+OTHER_OBJECTIVES = [
+    *(case(text, power=1) for text in ("standard", "mirror", "ppots+fixedcount", "isad-exact", "ppots+complement")),
+    case("ppots", power=0.5),
+    case("ppots+fixedcount+mirror", power=0.5),
+    case("isad-exact", power=0.5),
+    case("complement", power=2.3),
+]
+"""The unweighted objective, and others by their power of p_mask."""
 
 BIASED = [case("isad"), case("isad+mirror"), case("isad", power=1), case("clipped"), case("clipped+mirror")]
 """Compared with their own enumerated objectives, which differ from the standard one."""
@@ -98,5 +119,5 @@ BIASED = [case("isad"), case("isad+mirror"), case("isad", power=1), case("clippe
 SMALL_EPS = [case(text, eps=1e-3) for text in ("standard", "mirror", "ppots+mirror", "fixedcount", "isad-exact")]
 """LLaDA's eps: the variance of Bernoulli masks is too heavy-tailed to test, the mean is not."""
 
-ZERO_EPS = [case(text, eps=0.0) for text in ("fixedcount", "fixedcount+mirror", "ppots+fixedcount")]
+ZERO_EPS = [case(text, eps=0.0) for text in ("fixedcount", "fixedcount+mirror", "ppots+fixedcount", "ppots+complement")]
 """At eps = 0 only a fixed count has a finite variance."""

@@ -31,7 +31,9 @@ def run(tmp_path, name: str, method: str, micro: int, accumulation: int, **kwarg
     return trainer
 
 
-@pytest.mark.parametrize("method", ["standard", "strats+ppots+mirror", "lowdisc+fixedcount", "syrm+ema"])
+@pytest.mark.parametrize(
+    "method", ["standard", "strats+ppots+mirror", "lowdisc+fixedcount", "lowdisc+complement", "syrm+ema"]
+)
 def test_splitting_a_step_changes_nothing(tmp_path, method):
     whole = run(tmp_path, "8x1", method, 8, 1)
     for micro, accumulation in ((4, 2), (1, 8)):

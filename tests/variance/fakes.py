@@ -108,8 +108,9 @@ class FakeMeter:
 class TableMeter:
     """P <= 4 tokens; the cross-entropy of each depends on the row and on the whole mask. Masks are the method's own."""
 
-    def __init__(self, tokens: int = 3, n_rows: int = 4000, seed: int = 0, eps: float = 1e-3):
-        self.tokens, self.rows, self.objective, self.forwards = tokens, range(n_rows), Objective(eps=eps), 0
+    def __init__(self, tokens: int = 3, n_rows: int = 4000, seed: int = 0, eps: float = 1e-3, power: float = 0.0):
+        self.tokens, self.rows, self.forwards = tokens, range(n_rows), 0
+        self.objective = Objective("power", eps=eps, power=power)
         generator = torch.Generator().manual_seed(seed)
         scale = 0.5 + torch.rand(n_rows, 1, 1, generator=generator, dtype=torch.float64)
         noise = torch.rand(n_rows, 2**tokens, tokens, generator=generator, dtype=torch.float64)
@@ -137,7 +138,7 @@ class TableMeter:
         p = p_mask(t, self.objective.eps)[:, None]
         masked = self.codes.sum(1)
         chance = p**masked * (1 - p) ** (self.tokens - masked)
-        summed = (self.table * self.codes).sum(-1)[:, None] / (self.tokens * p)
+        summed = (self.table * self.codes).sum(-1)[:, None] * p ** (self.objective.power - 1) / self.tokens
         return (chance * summed).sum(-1), (chance * summed**2).sum(-1)
 
     def exact(self, edges: Tensor) -> dict[str, float]:
@@ -169,7 +170,7 @@ def exact_profile(law: Law, rows: int = 100, rates: int = 20) -> Profile:
     x = (1 + law.tau2 / rows) ** 0.5 + law.tau2**0.5 * z / z.std()
     sign = torch.tensor([-1.0, 1.0], dtype=torch.float64)
     losses = (x[:, None] * law.h(t))[..., None] + law.sd(t)[:, None] * sign
-    shape = torch.ones(len(t), 1, dtype=torch.bool)
+    shape = torch.ones(rows, len(t), 1, dtype=torch.bool)
     cost = torch.ones(len(t), dtype=torch.float64)
     return Profile(t, edges.diff(), losses[..., None], shape, cost, torch.arange(rows))
 

@@ -57,7 +57,10 @@ class MethodSettings(_Strict):
 class ObjectiveSettings(_Strict):
     """What is minimised."""
 
-    weighting: Literal["elbo", "unweighted"] = "elbo"
+    weighting: Literal["elbo", "unweighted", "power"] = "elbo"
+    """Masked tokens weigh p_mask^(a - 1): a = 0 for ``elbo``, 1 for ``unweighted``, ``power`` for ``power``."""
+    power: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """a >= 0 of weighting ``power``; needed there and nowhere else."""
     normalization: Literal["row", "token"] = "row"
     eps: float = Field(1e-3, ge=0, lt=1)
 

@@ -37,6 +37,10 @@ class TokenRow:
     def response_length(self) -> int:
         return len(self.input_ids) - self.prompt_length
 
+    def maskable_count(self, syrm: bool = False) -> int:
+        """P, as :func:`collate` marks them."""
+        return self.response_length + (len(self.syntax) if syrm else 0)
+
 
 @dataclass(frozen=True)
 class EncodingOptions:

@@ -12,28 +12,32 @@ import torch
 from torch import Tensor
 
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.noise.maskers import ISAD, Bernoulli, FixedCount, Masker, MaskInput
+from stabledllm.noise.maskers import ISAD, Bernoulli, Complement, FixedCount, Masker, MaskInput
 from stabledllm.noise.sources import IID, LowDiscrepancy, Source, Stratified
 from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import Clipped, TSampler, Uniform
-from stabledllm.noise.views import Mirror, MultiSample, Single, Views
+from stabledllm.noise.views import ComplementPair, Mirror, MultiSample, Partition, Single, Views
 from stabledllm.objective import Objective
 
 _SLOTS = {
-    "strats": "source of u",
-    "lowdisc": "source of u",
-    "ppots": "density of t",
-    "clipped": "density of t",
-    "fixedcount": "masker",
-    "isad": "masker",
-    "isad-exact": "masker",
-    "mirror": "views",
-    "multisample": "views",
-    "syrm": "maskable set",
-    "ema": "reported loss",
+    "strats": ("source of u",),
+    "lowdisc": ("source of u",),
+    "ppots": ("density of t",),
+    "clipped": ("density of t",),
+    "fixedcount": ("masker",),
+    "complement": ("masker", "views"),
+    "isad": ("masker",),
+    "isad-exact": ("masker",),
+    "mirror": ("views",),
+    "multisample": ("views",),
+    "partition": ("views",),
+    "syrm": ("maskable set",),
+    "ema": ("reported loss",),
 }
 PARTS = tuple(_SLOTS)
 """Every part, in canonical order; at most one per slot."""
+_VIEWS = {"multisample": 2, "partition": 3}
+"""Parts that take a number of views, ``partition4``, and how many they have without one."""
 
 
 @dataclass(frozen=True)
@@ -110,20 +114,27 @@ class Method:
             UserError: an unknown part, a part given twice, or two parts for one slot.
         """
         options = options or MethodOptions()
-        chosen, views_count = _read_parts(text)
+        chosen = _read_parts(text)
         sources = {"strats": Stratified(options.strata), "lowdisc": LowDiscrepancy()}
         maskers = {
             "fixedcount": FixedCount(),
+            "complement": Complement(),
             "isad": ISAD(options.isad_delta),
             "isad-exact": ISAD(options.isad_delta, exact=True),
         }
-        views = {"mirror": Mirror(options.mirror_below), "multisample": MultiSample(views_count)}
+        views, count = _split_number(chosen.get("views", ""))
+        couplings = {
+            "mirror": lambda: Mirror(options.mirror_below),
+            "multisample": lambda: MultiSample(count),
+            "partition": lambda: Partition(count),
+            "complement": ComplementPair,
+        }
         method = cls(
-            name="+".join(chosen.values()) or "standard",
+            name="+".join(dict.fromkeys(chosen.values())) or "standard",
             source=sources.get(chosen.get("source of u"), IID()),
             density=chosen.get("density of t", "uniform"),
             masker=maskers.get(chosen.get("masker"), Bernoulli()),
-            views=views.get(chosen.get("views", "").rstrip("0123456789"), Single()),
+            views=couplings.get(views, Single)(),
             syrm="maskable set" in chosen,
             ema="reported loss" in chosen,
             options=options,
@@ -166,6 +177,7 @@ class Method:
         given = MaskInput(
             t=t,
             uniforms=self.views.uniforms(key, rows.position, rows.token_index),
+            views=self.views,
             maskable=rows.maskable,
             sampler=sampler,
             eps=objective.eps,
@@ -173,27 +185,36 @@ class Method:
             delimiter=rows.delimiter,
         )
         mask, coefficient, weight = self.masker(given)
-        return Draw(t=t, weight=weight, mask=mask, coefficient=coefficient, active=self.views.active(t))
+        active = self.views.active(t, rows.maskable.sum(1))
+        return Draw(t=t, weight=weight, mask=mask, coefficient=coefficient, active=active)
 
 
-def _read_parts(text: str) -> tuple[dict[str, str], int]:
-    """The part chosen for each slot, in canonical order, and the number of multisample views."""
+def _read_parts(text: str) -> dict[str, str]:
+    """The part chosen for each slot, in canonical order."""
     names = [part.strip() for part in text.split("+")]
     if names == ["standard"]:
-        return {}, 2
+        return {}
     chosen: dict[str, str] = {}
-    count = 2
     for name in names:
-        base = name
-        if digits := re.fullmatch(r"multisample(\d+)", name):
-            base, count = "multisample", int(digits[1])
+        base, _ = _split_number(name)
         if base == "standard":
             raise UserError(f"method '{text}': 'standard' stands alone, found it combined with other parts.")
         if base not in _SLOTS:
             raise UserError(f"method '{text}': unknown part '{name}'{did_you_mean(name, ('standard', *PARTS))}.")
-        slot = _SLOTS[base]
-        if slot in chosen:
-            raise UserError(f"method '{text}': '{chosen[slot]}' and '{name}' contradict: both choose the {slot}.")
-        chosen[slot] = name
-    order = list(dict.fromkeys(_SLOTS.values()))
-    return {slot: chosen[slot] for slot in order if slot in chosen}, count
+        for slot in _SLOTS[base]:
+            if slot in chosen:
+                raise UserError(f"method '{text}': '{chosen[slot]}' and '{name}' contradict: both choose the {slot}.")
+            chosen[slot] = name
+    if chosen.get("density of t") == "clipped" and chosen.get("masker") == "complement":
+        raise UserError(
+            f"method '{text}': 'clipped' and 'complement' contradict: the second view has 1 - t, outside the interval."
+        )
+    order = dict.fromkeys(slot for slots in _SLOTS.values() for slot in slots)
+    return {slot: chosen[slot] for slot in order if slot in chosen}
+
+
+def _split_number(name: str) -> tuple[str, int]:
+    """``partition4`` as ``("partition", 4)``; other names as they are, with the part's own number of views or 1."""
+    if (match := re.fullmatch(r"([a-z]+)(\d+)", name)) and match[1] in _VIEWS:
+        return match[1], int(match[2])
+    return name, _VIEWS.get(name, 1)

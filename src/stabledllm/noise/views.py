@@ -1,6 +1,6 @@
 """Which uniforms the K views of a row use: the coupling between views, never their marginals.
 
-Legend: B rows, K views, L positions.
+Legend: B rows, K views, L positions, P maskable tokens of a row.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.errors import UserError
+from stabledllm.noise.schedule import masked_count
 from stabledllm.noise.streams import Key, Stream
 
 
@@ -25,8 +26,23 @@ class Single:
         """One uniform per row, view and token, float64, shape (B, K, L)."""
         return key.token_uniforms(Stream.MASK, rows, token_index)[:, None]
 
-    def active(self, t: Tensor) -> Tensor:
-        """Which views of each row are used, bool, shape (B, K)."""
+    def ranks(self, uniforms: Tensor, maskable: Tensor) -> Tensor:
+        """Place of each maskable token in its view's random order, int64 from 0 to P - 1, shape (B, K, L).
+
+        A fixed count masks the first k. Places of tokens that are not maskable mean nothing.
+        """
+        keyed = uniforms.masked_fill(~maskable[:, None], 2.0)
+        order = keyed.argsort(dim=-1, stable=True)
+        places = torch.arange(keyed.shape[-1], device=keyed.device).expand_as(order)
+        return torch.empty_like(order).scatter_(-1, order, places)
+
+    def active(self, t: Tensor, size: Tensor | None = None) -> Tensor:
+        """Which views of each row are used, bool, shape (B, K).
+
+        Args:
+            size: number P of maskable tokens of each row, shape (B,). Only ``complement`` reads it; without it
+                the answer is what some row at t may use.
+        """
         return torch.ones(len(t), self.count, dtype=torch.bool, device=t.device)
 
     def cost(self, t: Tensor) -> Tensor:
@@ -55,7 +71,7 @@ class Mirror(Single):
         u = key.token_uniforms(Stream.MASK, rows, token_index)
         return torch.stack((u, 1.0 - u), dim=1)
 
-    def active(self, t: Tensor) -> Tensor:
+    def active(self, t: Tensor, size: Tensor | None = None) -> Tensor:
         second = (t < self.below) | (self.below >= 1.0)
         return torch.stack((torch.ones_like(second), second), dim=1)
 
@@ -79,4 +95,62 @@ class MultiSample(Single):
         return torch.stack(sets, dim=1)
 
 
-Views = Single | Mirror | MultiSample
+@dataclass(frozen=True)
+class Partition(Single):
+    """K masks at the same t that overlap as little as K masks can: MIRROR's generalisation to K > 2.
+
+    Every view has the right marginal. The masks are disjoint while K p_mask <= 1, cover the response as soon
+    as K p_mask >= 1, and part it exactly at p_mask = 1/K, because view j reads u turned by j / K: token i is masked
+    iff u_i lies in an arc of length p_mask that begins at -j / K (mod 1). Under fixed counts the same holds of ranks:
+    view j masks k in a row, cyclically, of one random order, and the starts are P / K apart up to rounding.
+    For K = 2 the joint law is MIRROR's.
+
+    Raises:
+        UserError: for fewer than 2 or more than 64 views.
+    """
+
+    count: int = 3
+    name = "partition"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.count <= 64:
+            raise UserError(f"partition: expected 2 to 64 views, found {self.count}.")
+
+    def uniforms(self, key: Key, rows: Tensor, token_index: Tensor) -> Tensor:
+        u = key.token_uniforms(Stream.MASK, rows, token_index)
+        turn = torch.arange(self.count, dtype=torch.float64, device=u.device) / self.count
+        # A token's u is an odd multiple of 2**-33, so that no rounding moves it across an edge of a view's arc.
+        return (u[:, None] + turn[:, None]) % 1.0
+
+    def ranks(self, uniforms: Tensor, maskable: Tensor) -> Tensor:
+        size = maskable.sum(1)[:, None, None]
+        # floor(j P / K): the gaps between starts, around the circle too, are floor(P / K) or ceil(P / K).
+        turn = torch.arange(self.count, device=size.device)[:, None] * size // self.count
+        return (super().ranks(uniforms[:, :1], maskable) + turn) % size
+
+
+@dataclass(frozen=True)
+class ComplementPair(Single):
+    """The k first tokens of one random order and the P - k others; only for the masker of the same name.
+
+    At k = P nothing is left for the second view, which is then not used.
+    """
+
+    count = 2
+    name = "complement"
+
+    def uniforms(self, key: Key, rows: Tensor, token_index: Tensor) -> Tensor:
+        return super().uniforms(key, rows, token_index).expand(-1, self.count, -1)
+
+    def active(self, t: Tensor, size: Tensor | None = None) -> Tensor:
+        every = super().active(t)
+        if size is not None:
+            every[:, 1] = masked_count(t, size) < size
+        return every
+
+    def cost(self, t: Tensor) -> Tensor:
+        """2, an upper bound: rows of P tokens pay 1 for t > (P - 1) / P. What is counted when measuring is exact."""
+        return super().cost(t)
+
+
+Views = Single | Mirror | MultiSample | Partition | ComplementPair

@@ -39,7 +39,7 @@ class Profile:
     view_losses: Tensor
     """Float64, shape (a, b, c, K); 0 for unused views."""
     used: Tensor
-    """Which views are used, bool, shape (b, K)."""
+    """Which views are used, bool, shape (a, b, K): by the rate and, with ``complement``, the row's tokens."""
     cost: Tensor
     """Forwards that a row pays at each rate, shape (b,)."""
     rows: Tensor
@@ -53,17 +53,21 @@ class Profile:
     @property
     def forward_passes(self) -> int:
         """Forwards the probe took."""
-        a, _, c, _ = self.view_losses.shape
-        return int(self.used.sum()) * a * c
+        return int(self.used.sum()) * self.view_losses.shape[2]
 
     @property
     def row_losses(self) -> Tensor:
         """Losses with the used views averaged, shape (a, b, c)."""
-        return self.view_losses.sum(-1) / self.used.sum(-1)[None, :, None]
+        return self.view_losses.sum(-1) / self.used.sum(-1)[..., None]
 
     def select(self, keep: Tensor) -> Profile:
         """The same profile of fewer rows (indices or a bool mask over a)."""
-        return Profile(self.t, self.width, self.view_losses[keep], self.used, self.cost, self.rows[keep])
+        return Profile(self.t, self.width, self.view_losses[keep], self.used[keep], self.cost, self.rows[keep])
+
+    def scaled(self, factor: Tensor) -> Profile:
+        """The same profile with all losses times ``factor``, shape (a, b)."""
+        losses = self.view_losses * factor[..., None, None]
+        return Profile(self.t, self.width, losses, self.used, self.cost, self.rows)
 
     # Per-row values: everything below is a mean over rows of one of these, or a variance of one.
 
@@ -87,7 +91,7 @@ class Profile:
         """Unbiased covariance of two views within (x0, t), shape (a, b); NaN where one view is used."""
         centred = self.view_losses - self.view_losses.mean(2, keepdim=True)
         both = (centred[..., 0] * centred[..., 1]).sum(-1) / (centred.shape[2] - 1)
-        return torch.where(self.used[:, :2].all(-1), both, torch.nan)
+        return torch.where(self.used[..., :2].all(-1), both, torch.nan)
 
     def _over_views(self, values: Tensor) -> Tensor:
         return (values * self.used).sum(-1) / self.used.sum(-1)
@@ -154,7 +158,7 @@ def probe(meter: LossMeter, method: Method, *, rows: int, rates: int, masks: int
     losses, used = meter.view_losses(row_index, row_t, method, key)
     _refuse_not_finite(losses, row_index, row_t)
     grid = (a, len(t), masks, losses.shape[-1])
-    return Profile(t, edges.diff(), losses.view(grid), used.view(grid)[0, :, 0], method.views.cost(t), chosen)
+    return Profile(t, edges.diff(), losses.view(grid), used.view(grid)[:, :, 0], method.views.cost(t), chosen)
 
 
 def _refuse_not_finite(losses: Tensor, row: Tensor, t: Tensor) -> None:

@@ -40,6 +40,7 @@ _PARTS = {
     "adaptive": "Adaptive",
     "mirror": "MIRROR",
     "multisample": "MultiSample",
+    "partition": "Partition",
     "strats": "StraTS",
     "lowdisc": "LowDisc",
     "clipped": "Clipped",
@@ -112,7 +113,12 @@ def colour(method: str) -> str:
 
 def label(method: str) -> str:
     """The method string as it is written for readers: ``ppots+mirror`` is ``P-POTS + MIRROR``."""
-    return " + ".join(_PARTS.get(part, part) for part in method.split("+"))
+    return " + ".join(_part_label(part) for part in method.split("+"))
+
+
+def _part_label(part: str) -> str:
+    name = part.rstrip("0123456789")
+    return f"{_PARTS[name]}-{part.removeprefix(name)}" if name != part and name in _PARTS else _PARTS.get(part, part)
 
 
 def metric_label(metric: str) -> str:

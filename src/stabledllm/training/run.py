@@ -46,6 +46,7 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
     """
     out = Path(settings.out)
     method = build_method(settings.method, settings.method_options)
+    build_objective(settings.objective)
     build_decoding(settings.decoding)  # what is needed only at the end is refused at the start
     identity = run_identity(settings, method)
     if (out / RUN).is_file():

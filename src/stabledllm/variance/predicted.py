@@ -23,7 +23,13 @@ Judged = Sequence[tuple[TSampler, Tensor]]
 """Densities and the rows each is judged on: with cross-fitting, rows it was not fitted on."""
 
 
-def per_row_variance(profile: Profile, source: Source, judged: Judged, step_rows: int) -> Estimate:
+WeighsBy = Callable[[TSampler, int], TSampler]
+"""Takes a density and a row of the profile (0 to a - 1), gives the density whose reciprocal weighs that row."""
+
+
+def per_row_variance(
+    profile: Profile, source: Source, judged: Judged, step_rows: int, weighs_by: WeighsBy | None = None
+) -> Estimate:
     """n Var(step loss) of a step of n iid rows, in nats²; for iid t it is the variance of one row's loss.
 
     iid: ``∫ E[g²+v] w² p dt - (E l)²``. Other sources leave less of Var_t(E_x0[g] w): what remains within
@@ -32,14 +38,19 @@ def per_row_variance(profile: Profile, source: Source, judged: Judged, step_rows
     different rows: noise of the probe's mean is not taken for noise that the source removes, and both are
     unbiased under a given density. (With folds, E_x0[g] is from all rows, each fold's density from the others.)
     Jackknife over rows.
+
+    Args:
+        weighs_by: where rows are not weighed by 1 / p(t) itself: fixed counts pay 1 / (P pi_k), p averaged over the
+            count's cell, which depends on the row's P. Exact for p that is constant on the probe's cells.
     """
     kernels = [(cell_kernels(sampler, profile.edges), rows) for sampler, rows in judged]
-    moment, mean, width = profile.row_second_moment(), profile.row_mean(), profile.width
-    removed = [_removed_noise(profile, sampler, source, step_rows) for sampler, _ in judged]
+    width, weighed = profile.width, [_weighed(profile, sampler, weighs_by) for sampler, _ in judged]
+    moments = [(own.row_second_moment(), own.row_mean()) for own in weighed]
+    removed = [_removed_noise(p, sampler, source, step_rows) for p, (sampler, _) in zip(weighed, judged, strict=True)]
 
     def value(keep: Tensor) -> float:
         second, first, total, gone = 0.0, [], 0, 0.0
-        for ((square, plain), rows), removed_from in zip(kernels, removed, strict=True):
+        for ((square, plain), rows), (moment, mean), removed_from in zip(kernels, moments, removed, strict=True):
             mine = rows[torch.isin(rows, keep)]
             second += float((moment[mine] @ (square * width)).sum())
             first.append(mean[mine] @ (plain * width))
@@ -49,6 +60,14 @@ def per_row_variance(profile: Profile, source: Source, judged: Judged, step_rows
         return second / total - pair_square(torch.cat(first)) - gone / total
 
     return jackknife(value, len(profile.rows), UNIT)
+
+
+def _weighed(profile: Profile, sampler: TSampler, weighs_by: WeighsBy | None) -> Profile:
+    """The profile with each row's losses times its own weight over ``sampler``'s, so that all are weighed by that."""
+    if weighs_by is None:
+        return profile
+    own = torch.stack([weighs_by(sampler, row).weight(profile.t) for row in range(len(profile.rows))])
+    return profile.scaled(own / sampler.weight(profile.t))
 
 
 def _removed_noise(profile: Profile, sampler: TSampler, source: Source, step_rows: int) -> Callable[[Tensor], float]:

@@ -2,7 +2,8 @@
 
 from stabledllm.noise.maskers.base import Masker, MaskInput
 from stabledllm.noise.maskers.bernoulli import Bernoulli
+from stabledllm.noise.maskers.complement import Complement
 from stabledllm.noise.maskers.fixed_count import FixedCount, count_coefficients
 from stabledllm.noise.maskers.isad import ISAD
 
-__all__ = ["ISAD", "Bernoulli", "FixedCount", "MaskInput", "Masker", "count_coefficients"]
+__all__ = ["ISAD", "Bernoulli", "Complement", "FixedCount", "MaskInput", "Masker", "count_coefficients"]

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from stabledllm.noise.t_samplers import TSampler
+from stabledllm.noise.views import Views
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,15 @@ class MaskInput:
     """Mask ratio, float64, shape (B,)."""
     uniforms: Tensor
     """Shape (B, K, L), float64."""
+    views: Views
+    """The coupling that the uniforms come from; a fixed count asks it for ranks."""
     maskable: Tensor
     """The P tokens of each row that may be masked, bool, shape (B, L)."""
     sampler: TSampler
     """The density t was drawn from."""
     eps: float
-    power: int
-    """0 for the ELBO (weight 1 / p_mask), 1 for the unweighted objective (weight 1)."""
+    power: float
+    """a in the weight p_mask**(a - 1): 0 for the ELBO, 1 for the unweighted objective."""
     delimiter: Tensor | None = None
     """Answer delimiters, bool, shape (B, L); only ISAD reads it."""
 
@@ -41,4 +44,8 @@ class Masker(Protocol):
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         """``(mask, coefficient, weight)``: shapes (B, K, L) bool, (B, K, L) and (B,) float64."""
+        ...
+
+    def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
+        """The density whose reciprocal is the weight of a row of ``size`` maskable tokens, t drawn from ``sampler``."""
         ...

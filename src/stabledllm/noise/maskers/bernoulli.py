@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stabledllm.noise.maskers.base import MaskInput
 from stabledllm.noise.schedule import p_mask
+from stabledllm.noise.t_samplers import TSampler
 
 
 @dataclass(frozen=True)
@@ -23,3 +24,6 @@ class Bernoulli:
         weight = given.sampler.weight(given.t)
         each = weight * probability ** (given.power - 1) / given.maskable.sum(1)
         return mask, mask * each[:, None, None], weight
+
+    def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
+        return sampler

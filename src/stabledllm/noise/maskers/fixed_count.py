@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from stabledllm.noise.maskers.base import MaskInput
+from stabledllm.noise.schedule import masked_count
+from stabledllm.noise.t_samplers import Tabulated, TSampler
 
 
 @lru_cache(maxsize=8192)
-def count_coefficients(size: int, eps: float, power: int) -> Tensor:
+def count_coefficients(size: int, eps: float, power: float) -> Tensor:
     """c_k for k = 1..P, so that ``E_t[p^(a-1) sum_M CE] = sum_k c_k mean_{|M|=k} sum_M CE``.
 
-    With p uniform on [eps, 1]: ``c_k = C(P,k) B(k+a, P-k+1) (1 - I_eps(k+a, P-k+1)) / (1 - eps)``; for the
-    ELBO (a = 0) that is omega_k / k. 1 - I is a binomial distribution function, as a is an integer.
+    With p uniform on [eps, 1]: ``c_k = C(P,k) B(k+a, P-k+1) (1 - I_eps(k+a, P-k+1)) / (1 - eps)`` for any real
+    a >= 0; for the ELBO (a = 0) that is omega_k / k.
 
     Returns:
         float64, shape (P,).
@@ -35,6 +37,21 @@ def count_coefficients(size: int, eps: float, power: int) -> Tensor:
     ).exp()
     if eps == 0.0:
         return beta
+    above = _above_eps_binomial(size, eps, int(power)) if power == int(power) else _above_eps(size, eps, power)
+    return beta * above / (1.0 - eps)
+
+
+def _above_eps(size: int, eps: float, power: float) -> Tensor:
+    """1 - I_eps(k + a, P - k + 1) for k = 1..P: the mass of a beta distribution above eps; shape (P,)."""
+    from scipy import special  # here, as importing the package loads torch only
+
+    k = torch.arange(1, size + 1, dtype=torch.float64).numpy()
+    return torch.from_numpy(special.betainc(size - k + 1, k + power, 1.0 - eps))
+
+
+def _above_eps_binomial(size: int, eps: float, power: int) -> Tensor:
+    """The same for an integer a, where it is a binomial distribution function."""
+    total = float(size + power)
     hits = torch.arange(int(total) + 1, dtype=torch.float64)
     log_pmf = (
         torch.lgamma(torch.tensor(total + 1, dtype=torch.float64))
@@ -44,7 +61,30 @@ def count_coefficients(size: int, eps: float, power: int) -> Tensor:
         + (total - hits) * torch.log1p(torch.tensor(-eps, dtype=torch.float64))
     )
     at_most = torch.cumsum(log_pmf.exp(), 0).clamp(max=1.0)
-    return beta * at_most[power : power + size] / (1.0 - eps)
+    return at_most[power : power + size]
+
+
+def coefficients_of(counts: Tensor, size: Tensor, given: MaskInput) -> Tensor:
+    """:func:`count_coefficients` of each row's counts.
+
+    Args:
+        counts: int64, shape (B,) or (B, K), each in [1, P]. size: P of each row, shape (B,).
+    """
+    c = torch.empty(counts.shape, dtype=torch.float64, device=counts.device)
+    for rows_size in size.unique().tolist():
+        here = size == rows_size
+        c[here] = count_coefficients(rows_size, given.eps, given.power).to(c.device)[counts[here] - 1]
+    return c
+
+
+def count_mass(sampler: TSampler, counts: Tensor, size: Tensor) -> Tensor:
+    """pi_k: probability that ``ceil(t P)`` is the given count; float64, shape of ``counts``."""
+    return sampler.cdf(counts.double() / size) - sampler.cdf((counts - 1).double() / size)
+
+
+def count_masses(sampler: TSampler, size: int) -> Tensor:
+    """pi_k for k = 1..P, float64, shape (P,)."""
+    return count_mass(sampler, torch.arange(1, size + 1), torch.tensor(size))
 
 
 @dataclass(frozen=True)
@@ -52,7 +92,8 @@ class FixedCount:
     """k = ceil(t P) tokens, those with the k smallest uniforms.
 
     Under a density p of t the count has the mass pi_k of its cell ((k-1)/P, k/P], and the row loss is
-    ``c_k / (P pi_k) sum CE_i``: unbiased for any p. Mirrored uniforms give the k largest instead.
+    ``c_k / (P pi_k) sum CE_i``: unbiased for any p. Mirrored uniforms give the k largest instead, partition views
+    the k from another place of the same order on.
     """
 
     name = "fixedcount"
@@ -60,22 +101,19 @@ class FixedCount:
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         size = given.maskable.sum(1)
-        k = (given.t * size).ceil().long().clamp(min=1).minimum(size)
-        keyed = given.uniforms.masked_fill(~given.maskable[:, None], 2.0)
-        order = keyed.argsort(dim=-1, stable=True)
-        places = torch.arange(keyed.shape[-1], device=keyed.device).expand_as(order)
-        rank = torch.empty_like(order).scatter_(-1, order, places)
+        k = masked_count(given.t, size)
+        rank = given.views.ranks(given.uniforms, given.maskable)
         mask = (rank < k[:, None, None]) & given.maskable[:, None]
         weight = self._weight(given, k, size)
-        c_k = torch.empty_like(given.t, dtype=torch.float64)
-        for rows_size in size.unique().tolist():
-            here = size == rows_size
-            c_k[here] = count_coefficients(rows_size, given.eps, given.power).to(given.t.device)[k[here] - 1]
+        c_k = coefficients_of(k, size, given)
         return mask, mask * (c_k * weight)[:, None, None], weight
+
+    def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
+        """``sampler`` made flat on the cells of the counts: a fixed count pays 1 / (P pi_k), not 1 / p(t)."""
+        return Tabulated(count_masses(sampler, size), name=sampler.name) if sampler.unbiased else sampler
 
     @staticmethod
     def _weight(given: MaskInput, k: Tensor, size: Tensor) -> Tensor:
         if not given.sampler.unbiased:
             return given.sampler.weight(given.t)
-        cell = given.sampler.cdf(k.double() / size) - given.sampler.cdf((k - 1).double() / size)
-        return 1.0 / (size * cell)
+        return 1.0 / (size * count_mass(given.sampler, k, size))

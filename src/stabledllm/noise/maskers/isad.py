@@ -10,6 +10,7 @@ from torch import Tensor
 from stabledllm.errors import UserError
 from stabledllm.noise.maskers.base import MaskInput
 from stabledllm.noise.schedule import p_mask
+from stabledllm.noise.t_samplers import TSampler
 
 _CEILING = 0.95
 """isad-exact leaves 1 - q at least 0.05, so that a delimiter left unmasked weighs at most 20."""
@@ -56,6 +57,9 @@ class ISAD:
             return mask, mask * share * (p**given.power / q)[:, None], weight
         ratio = self._likelihood_ratio(mask, p, q)
         return mask, mask * share * ratio * (p ** (given.power - 1))[:, None], weight
+
+    def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
+        return sampler
 
     @staticmethod
     def _likelihood_ratio(mask: Tensor, p: Tensor, q: Tensor) -> Tensor:
