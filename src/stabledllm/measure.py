@@ -56,7 +56,7 @@ class Meter:
     def draw(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
     ) -> tuple[dict[str, Tensor], Draw]:
-        """Collated rows of the evaluations in ``chunk`` and their noise; i draws at position ``start + i`` of ``key``."""
+        """Rows of the evaluations in ``chunk``, collated, and their noise; i draws at position ``start + i``."""
         device = next(self.model.parameters()).device
         batch = collate([self.rows[i] for i in row[chunk].tolist()], self.pad_id, syrm=method.syrm)
         batch = {name: value.to(device) for name, value in batch.items()}

@@ -74,7 +74,7 @@ def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
         ValueError: a profile of another masker or of several views.
     """
     found = bernoulli_moments(profile, Uniform(), 1)
-    own, pairs = row_mean_square(profile), _PairMean(profile)
+    own, pairs = row_mean_square(profile), PairMean(profile)
     parts = {
         "mask_pattern": lambda keep: (found.second - found.rate)[:, keep].mean(1),
         "mask_rate": lambda keep: (found.rate - own)[:, keep].mean(1),
@@ -123,7 +123,7 @@ def bernoulli_moments(profile: GradientProfile, sampler: TSampler, views: int) -
 def direct_moments(profile: GradientProfile, sampler: TSampler) -> RowMoments:
     """Moments of the profile's own masker and views under a density of t: fixed counts at 1 / (P pi_k) exactly."""
     if profile.method.masker.name == "fixedcount":
-        each = [_count_weight(sampler, profile, i) for i in range(len(profile.rows))]
+        each = [count_weight(sampler, profile, i) for i in range(len(profile.rows))]
         weight = torch.stack(each) * profile.point_width
     else:
         c = profile.t.shape[-1]
@@ -131,12 +131,13 @@ def direct_moments(profile: GradientProfile, sampler: TSampler) -> RowMoments:
     return RowMoments((profile.squares() * weight).sum(-1))
 
 
-def _count_weight(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
+def count_weight(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
+    """1 / (P pi_k) at every point of row i, shape (n,)."""
     size = profile.size[i].expand(profile.t[i].numel())
     return 1.0 / (size * count_mass(sampler, masked_count(profile.t[i].flatten(), size), size))
 
 
-class _PairMean:
+class PairMean:
     """|E g|² over rows, from pairs of different rows, by block, for any set of rows kept."""
 
     def __init__(self, profile: GradientProfile):

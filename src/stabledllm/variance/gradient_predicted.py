@@ -1,0 +1,196 @@
+"""What profiles of inner products say about the variance of a training step's gradient, for any source and density.
+
+Legend: a rows, b cells, n points of a row, k places of a sketch, Q blocks of coordinates, F forwards of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stabledllm.estimate import Estimate
+from stabledllm.jackknife import LEAST_ROWS, spread
+from stabledllm.noise.maskers import Bernoulli
+from stabledllm.noise.methods import Method
+from stabledllm.noise.t_samplers import TSampler, Uniform
+from stabledllm.noise.views import MultiSample, Single
+from stabledllm.ppots.remainder import shared_noise
+from stabledllm.variance.counts import counts_of
+from stabledllm.variance.gradient_noise import (
+    UNIT,
+    PairMean,
+    bernoulli_moments,
+    count_weight,
+    direct_moments,
+    row_mean_square,
+)
+from stabledllm.variance.gradient_profile import GradientProfile
+
+Judged = Sequence[tuple[TSampler, Tensor]]
+_Z = 1.959963984540054
+
+
+def profiled_as(method: Method) -> str | None:
+    """Method string of the profile that predicts a method: fixed counts serve all single Bernoulli and counted masks.
+
+    None where nothing predicts it: a biased masker, density or maskable set has another objective.
+    """
+    if not method.unbiased:
+        return None
+    if type(method.views) in (Single, MultiSample) and isinstance(method.masker, Bernoulli):
+        return "fixedcount"
+    masker = method.masker.name
+    return "+".join(dict.fromkeys(part for part in (masker, method.views.name) if part))
+
+
+@dataclass(frozen=True)
+class StepNoise:
+    """n tr Var(step gradient) of a method, for any rows kept; by block of coordinates."""
+
+    method: Method
+    cost: float
+    """Forwards per row."""
+    rows: int
+    per_row: Callable[[Tensor], Tensor]
+    """Takes the rows kept (all, or all but one), gives shape (Q,)."""
+
+    def estimate(self) -> Estimate:
+        """n tr Var(step gradient), jackknife over rows."""
+        return _jackknife(lambda keep: float(self.per_row(keep).sum()), self.rows, UNIT, self._projection())
+
+    def _projection(self) -> float:
+        blocks = self.per_row(torch.arange(self.rows))
+        return float(blocks.std()) * len(blocks) ** 0.5 if len(blocks) > 1 else 0.0
+
+
+def step_noise(profile: GradientProfile, method: Method, judged: Judged, step_rows: int, cost: float) -> StepNoise:
+    """Predicted noise of a step of ``step_rows`` iid rows.
+
+    ``E|g|² - |E g|²``, less what the source of u removes of the noise that all rows share: a quadratic form in the
+    rows' mean gradient over t, from pairs of different rows. That last part takes the mean gradient for linear
+    between the cells' middles: with counts and very few tokens, where it is a staircase, it is rough.
+
+    Args:
+        profile: of :func:`profiled_as` this method. judged: densities and the rows each is judged on.
+    """
+    second = torch.full(profile.gram.shape[:2], torch.nan, dtype=torch.float64)
+    bernoulli = isinstance(method.masker, Bernoulli) and profile.method.name == "fixedcount"
+    for sampler, rows in judged:
+        found = (
+            bernoulli_moments(profile, sampler, method.views.count) if bernoulli else direct_moments(profile, sampler)
+        )
+        second[:, rows] = found.second[:, rows]
+    pairs = PairMean(profile)
+    removed = [(_removed(profile, method, sampler, step_rows, bernoulli), len(rows)) for sampler, rows in judged]
+
+    def per_row(keep: Tensor) -> Tensor:
+        gone = sum(form(keep) * rows for form, rows in removed) / sum(rows for _, rows in removed)
+        return second[:, keep].mean(1) - pairs(keep) - gone
+
+    return StepNoise(method, cost, len(profile.rows), per_row)
+
+
+def data_noise(profile: GradientProfile) -> Callable[[Tensor], Tensor]:
+    """C of the gradient, for any rows kept."""
+    own, pairs = row_mean_square(profile), PairMean(profile)
+    return lambda keep: own[:, keep].mean(1) - pairs(keep)
+
+
+def at_equal_compute(noise: StepNoise, data: Callable[[Tensor], Tensor]) -> Estimate:
+    """``F Var(step of F forwards) - C``; for Standard A + B."""
+    return _jackknife(lambda keep: _level(noise, data, keep), noise.rows, UNIT)
+
+
+def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Tensor]) -> dict:
+    """Noise at equal compute over Standard's with a 95 % interval: joint jackknife over the rows that both share."""
+    found = _jackknife(
+        lambda keep: _level(noise, data, keep) / _level(standard, data, keep), min(noise.rows, standard.rows), ""
+    )
+    return {"value": found.value, "ci_low": found.value - _Z * found.stderr, "ci_high": found.value + _Z * found.stderr}
+
+
+def noise_scale(noise: StepNoise, mean_square: Callable[[Tensor], Tensor]) -> Estimate:
+    """n tr Var / |G|² in rows: the simple noise scale of McCandlish et al., arXiv:1812.06162."""
+    return _jackknife(lambda keep: float(noise.per_row(keep).sum() / mean_square(keep).sum()), noise.rows, "rows")
+
+
+def _level(noise: StepNoise, data: Callable[[Tensor], Tensor], keep: Tensor) -> float:
+    return float(noise.cost * noise.per_row(keep).sum() - data(keep).sum())
+
+
+def _jackknife(statistic: Callable[[Tensor], float], rows: int, unit: str, projection: float = 0.0) -> Estimate:
+    everything = torch.arange(rows)
+    value = statistic(everything)
+    if rows < LEAST_ROWS:
+        return Estimate(value=value, stderr=float("nan"), n=rows, unit=unit)
+    left_out = torch.tensor([statistic(everything[everything != i]) for i in range(rows)], dtype=torch.float64)
+    return Estimate(value=value, stderr=(spread(left_out) ** 2 + projection**2) ** 0.5, n=rows, unit=unit)
+
+
+def _removed(
+    profile: GradientProfile, method: Method, sampler: TSampler, step_rows: int, bernoulli: bool
+) -> Callable[[Tensor], Tensor]:
+    """What the source removes, by block, for any rows kept."""
+    blocks = profile.gram.shape[0]
+    if method.source.name == "iid":
+        return lambda keep: torch.zeros(blocks, dtype=torch.float64)
+    form = _quadratic_form(profile, method, sampler, step_rows)
+    rows = range(len(profile.rows))
+    cells = torch.stack([_cell_means(profile, i, sampler, bernoulli) @ profile.sketch[i].double() for i in rows])
+    parts = cells.tensor_split(blocks, dim=-1)
+    total = torch.stack([part.sum(0) @ part.sum(0).T for part in parts])
+    own = torch.stack([part @ part.transpose(-1, -2) for part in parts])
+    cross = torch.stack([part.sum(0) @ part.transpose(-1, -2) for part in parts])
+
+    def value(keep: Tensor) -> Tensor:
+        gone = torch.ones(len(profile.rows), dtype=torch.bool)
+        gone[keep] = False
+        i = gone.nonzero()[:, 0]
+        both = cross[:, i].sum(1)
+        square = total - both - both.transpose(-1, -2) + own[:, i].sum(1)
+        pairs = (square - own[:, keep].sum(1)) / (len(keep) * (len(keep) - 1))
+        return (pairs * form).sum((-2, -1))
+
+    return value
+
+
+def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: bool) -> Tensor:
+    """Weights of row i's points in its mean gradient over each cell of t, shape (b, n).
+
+    Fixed counts weigh by 1 / (P pi_k); their points are scaled so that 1 / p(t) on top gives that.
+    """
+    b, c = profile.t.shape[1:]
+    if not bernoulli:
+        plain = torch.eye(b, dtype=torch.float64).repeat_interleave(c, dim=1) / c
+        if profile.method.masker.name != "fixedcount":
+            return plain
+        return plain * count_weight(sampler, profile, i) / sampler.weight(profile.t[i].flatten())
+    weights, count, scale = counts_of(profile, i)
+    cell = (torch.searchsorted(profile.edges, weights.t) - 1).clamp(0, b - 1)
+    mean = torch.zeros(b, len(count), dtype=torch.float64)
+    mean.index_add_(0, cell, (weights.mean[count] * weights.step).T)
+    return mean * scale * profile.size[i] * profile.point_width / profile.width[:, None]
+
+
+def _quadratic_form(profile: GradientProfile, method: Method, sampler: TSampler, step_rows: int) -> Tensor:
+    """Matrix R with ``g' R g`` what the source removes for a scalar mean curve g over the cells, shape (b, b)."""
+    middle = (profile.edges[1:] + profile.edges[:-1]) / 2
+    unit = torch.eye(len(middle), dtype=torch.float64)
+
+    def removed(g: Tensor) -> float:
+        return shared_noise(g, middle, sampler, method.source, step_rows)[1]
+
+    alone = [removed(row) for row in unit]
+    form = torch.diag(torch.tensor(alone, dtype=torch.float64))
+    for i in range(len(middle)):
+        for j in range(i):
+            form[i, j] = form[j, i] = (removed(unit[i] + unit[j]) - alone[i] - alone[j]) / 2
+    return form
+
+
+def uniform_for(profile: GradientProfile, sampler: TSampler | None = None) -> Judged:
+    """Every row judged by one density, uniform unless given: nothing was fitted on them."""
+    return [(sampler or Uniform(), torch.arange(len(profile.rows)))]

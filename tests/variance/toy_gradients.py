@@ -1,0 +1,49 @@
+"""Row gradients of the oracle's toy model, drawn through the library's own noise: their exact law is known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+
+from stabledllm.gradients.per_row import RowGradients
+from stabledllm.noise.methods import Rows
+from stabledllm.noise.t_samplers import Uniform
+from stabledllm.objective import Objective
+from tests.oracle import ToyRow, toy_row
+
+
+class ToyGradients(RowGradients):
+    """As RowGradients: the gradients with respect to the toy model's parameters; rows of every kind are as many."""
+
+    def __init__(self, kinds: list[ToyRow] | None = None, n_rows: int = 3000, eps: float = 0.1, power: float = 0.0):
+        self.kinds = kinds or [toy_row(size, seed) for size, seed in ((4, 0), (3, 1), (4, 2))]
+        self.rows = [
+            SimpleNamespace(response_length=self.kinds[i % len(self.kinds)].size, syntax=(), maskable_count=self.kinds[i % len(self.kinds)].size)
+            for i in range(n_rows)
+        ]  # fmt: skip
+        self.objective, self.forwards = Objective("power", eps=eps, power=power), 0
+        self.size = self.kinds[0].table.shape[2] - 1
+        self.parameters = {"theta": torch.zeros(self.size)}
+
+    def gradients(self, row, t, method, key, sampler=None, start=0):
+        losses, gradients = torch.zeros(len(row), dtype=torch.float64), torch.zeros(len(row), self.size).double()
+        kind = row % len(self.kinds)
+        for k, toy in enumerate(self.kinds):
+            here = (kind == k).nonzero()[:, 0]
+            if not len(here):
+                continue
+            rows = Rows(
+                position=start + here,
+                step_rows=len(row),
+                maskable=torch.ones(len(here), toy.size, dtype=torch.bool),
+                token_index=torch.arange(toy.size),
+            )
+            draw = method.draw_at(t[here], key, rows, sampler or Uniform(), self.objective)
+            table = torch.from_numpy(toy.table)
+            code = (draw.mask * 2 ** torch.arange(toy.size)).sum(-1)
+            share = draw.coefficient * draw.active[..., None] / draw.active.sum(1)[:, None, None]
+            each = torch.einsum("bkp,bkpf->bf", share, table[code])
+            losses[here], gradients[here] = each[:, 0], each[:, 1:]
+            self.forwards += int(draw.active.sum())
+        yield torch.arange(len(row)), losses, gradients
