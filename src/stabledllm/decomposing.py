@@ -13,6 +13,7 @@ from stabledllm.config.build import build_method, build_objective
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_rows
 from stabledllm.data.rows import TokenRow, require_marks
+from stabledllm.decomposing_gradient import GradientLaboratory
 from stabledllm.errors import UserError
 from stabledllm.files import write_json
 from stabledllm.measure import LossMeter
@@ -30,6 +31,7 @@ from stabledllm.variance.comparison import MethodResult, compare_methods, mirror
 from stabledllm.variance.measured import measure, step_rows
 from stabledllm.variance.nested import by_length, decompose, nested_losses
 from stabledllm.variance.predicted import mean_cost, per_row_variance
+from stabledllm.variance.recommendation import recommend
 
 SCHEMA = "stabledllm/decomposition/1"
 _SHOWN = 256
@@ -50,6 +52,8 @@ class _Laboratory:
             progress=bar.update,
         )
         self._profiles: dict[tuple[Masker, Views, bool], Profile] = {}
+        self.drawn: dict[str, tuple[TSampler, float]] = {}
+        """The density and the forwards per row of every method measured so far."""
 
     def method(self, name: str) -> Method:
         return build_method(name, self.settings.method_options)
@@ -89,6 +93,7 @@ class _Laboratory:
         if density:
             judged = cross_fitted(profile, method.source.name, self.fit_options(method))
         cost = mean_cost(profile, judged)
+        self.drawn[method.name] = sampler, cost
         rows = step_rows(method, settings.forwards, cost)
         tokens = [self.rows[i].maskable_count(method.syrm) for i in profile.rows.tolist()]
         predicted = per_row_variance(
@@ -119,6 +124,8 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     with tqdm(total=_forwards(settings, methods, len(rows)), desc="decompose", unit="fwd") as bar:
         lab = _Laboratory(settings, loaded, rows, bar)
         found = _measure(lab, methods, bar)
+        if settings.gradient:
+            found |= _measure_gradient(lab, loaded, methods, found, bar)
     device = next(loaded.model.parameters()).device
     record = {
         "schema": SCHEMA,
@@ -134,6 +141,8 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
         **found,
         "notes": [note, *found["notes"]],
     }
+    if len(methods) > 1:
+        record["recommendation"] = recommend(record).as_dict()
     write_json(Path(settings.out) / "decomposition.json", record)
     return record
 
@@ -181,6 +190,28 @@ def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
         "methods": compare_methods(results, parts.data),
         "notes": notes,
     }
+
+
+def _measure_gradient(lab: _Laboratory, loaded: LoadedModel, methods: list[Method], found: dict, bar: tqdm) -> dict:
+    """``gradient`` of the record, and the gradient's noise of every method beside its loss's."""
+    bar.set_postfix_str("gradient: A, B, C")
+    gradients = GradientLaboratory(
+        lab.settings, loaded, lab.rows, build_objective(lab.settings.objective), lab.method, bar.update
+    )
+    parts = gradients.decomposition()
+    bar.set_postfix_str("gradient: Adam's second moments")
+    gradients.steps.precondition(rows=lab.settings.forwards, steps=lab.settings.grad.steps, seed=lab.settings.seed)
+    entries = []
+    for method, entry in zip(methods, found["methods"], strict=True):
+        bar.set_postfix_str(f"gradient: {method.name}")
+        entries.append(entry | {"gradient": gradients.result(method, *lab.drawn[method.name])})
+    notes = list(found["notes"])
+    if parts.heavy_tail:
+        notes.append(
+            f"The squared gradient norm has a heavy tail under Standard's iid t (Pareto-k {parts.pareto_k:.2f}): "
+            f"A, B and C were measured count by count; figures from drawn steps have errors not to be trusted."
+        )
+    return {"gradient": parts.as_dict(), "methods": entries, "notes": notes}
 
 
 def _shown(density: FittedDensity) -> dict:

@@ -18,10 +18,8 @@ class ToyGradients(RowGradients):
 
     def __init__(self, kinds: list[ToyRow] | None = None, n_rows: int = 3000, eps: float = 0.1, power: float = 0.0):
         self.kinds = kinds or [toy_row(size, seed) for size, seed in ((4, 0), (3, 1), (4, 2))]
-        self.rows = [
-            SimpleNamespace(response_length=self.kinds[i % len(self.kinds)].size, syntax=(), maskable_count=self.kinds[i % len(self.kinds)].size)
-            for i in range(n_rows)
-        ]  # fmt: skip
+        sizes = [self.kinds[i % len(self.kinds)].size for i in range(n_rows)]
+        self.rows = [SimpleNamespace(maskable_count=lambda syrm, size=size: size) for size in sizes]
         self.objective, self.forwards = Objective("power", eps=eps, power=power), 0
         self.size = self.kinds[0].table.shape[2] - 1
         self.parameters = {"theta": torch.zeros(self.size)}

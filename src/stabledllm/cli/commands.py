@@ -82,6 +82,8 @@ def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     record = run_decompose(settings, say)
     say(f"{tables.components_table(record)}\n")
     say(f"{tables.equal_compute_table(record)}\n")
+    if record["gradient"]:
+        say(f"{tables.gradient_table(record)}\n")
     for sentence in [record["mirror"]["sentence"], *record["notes"][1:]]:
         say(sentence)
     pictures = save_decomposition_figures(record, Path(settings.out))

@@ -137,6 +137,27 @@ class ExperimentSettings(_Strict):
     out: str = "runs/experiment"
 
 
+class GradientSettings(_Strict):
+    """How the gradient's noise is measured."""
+
+    rows: int = Field(160, ge=4)
+    """Rows behind A, B, C and every single-view method."""
+    view_rows: int = Field(24, ge=4)
+    """Rows behind each method of several views or with a masker of its own."""
+    rates: int = Field(8, ge=2)
+    """Equal cells of t; the lowest is split further."""
+    masks: int = Field(2, ge=2)
+    """Masks per row and cell; up to three times as many where t is small."""
+    steps: int = Field(24, ge=4)
+    """Training steps drawn for each method: raw, clipped, and as Adam's update."""
+    clip: float = Field(1.0, gt=0)
+    """Norm to which the optimizer's gradients are clipped."""
+    parameters: list[str] | None = None
+    """Patterns of the parameters whose gradient is meant, such as ``head.*``; without it all that are trained."""
+    projection: Literal["auto", "exact", "sketch"] = "auto"
+    """``exact`` gradients or a seeded random projection of them; ``auto`` projects where they do not fit."""
+
+
 class DecomposeSettings(_Strict):
     """``stabledllm decompose``: how much is drawn for each part of the answer."""
 
@@ -173,5 +194,8 @@ class DecomposeSettings(_Strict):
     """Forward passes of a training step: what methods are given equally."""
     steps: int = Field(48, ge=4)
     """Training steps drawn to measure each method's variance."""
+    gradient: bool = False
+    """Measure the gradient's noise as well."""
+    grad: GradientSettings = GradientSettings()
     seed: int = 0
     out: str = "runs/decompose"

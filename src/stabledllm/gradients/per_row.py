@@ -119,7 +119,7 @@ class RowGradients(Meter):
         gradients = self._zeros(len(losses))
         for layer, of_output in zip(used, outputs, strict=True):
             x = kept[layer][0]
-            if x.shape[: 1 if isinstance(layer, nn.Embedding) else -1] == (int(selected.sum()),):
+            if x.dim() == (1 if isinstance(layer, nn.Embedding) else 2):  # selected positions only, as in the head
                 x, of_output = (_by_row(value, selected) for value in (x, of_output))
             for name, value in _weight_gradients(layer, x, of_output).items():
                 place = places.get(getattr(layer, name))

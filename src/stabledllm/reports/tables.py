@@ -116,21 +116,23 @@ def gradient_table(data: dict, name: Name = str) -> Table:
                 name(key),
                 "no (biased)" if m.get("unbiased") is False else fmt.yes_no(m.get("unbiased")),
                 fmt.estimate(m.get("variance_at_equal_compute")),
-                fmt.estimate(m.get("predicted_at_equal_compute")),
                 "1" if own else fmt.plain(relative.get("value")),
                 fmt.NONE if own else fmt.interval(relative.get("ci_low"), relative.get("ci_high")),
+                fmt.estimate(m.get("predicted_variance")),
+                fmt.estimate(m.get("measured_variance")),
                 *("1" if own else _ratio(m.get(kind)) for kind in ("clipped", "update")),
                 fmt.plain(scale),
                 fmt.plain(m.get("pareto_k")),
             )
         )
     columns = (
-        "method", "unbiased", "at equal compute", "predicted", "÷ Standard", "interval", "clipped", "update",
-        "noise scale", "Pareto-k",
+        "method", "unbiased", "at equal compute", "÷ Standard", "interval", "variance", "measured", "clipped",
+        "update", "noise scale", "Pareto-k",
     )  # fmt: skip
     note = (
-        "Trace of the gradient's covariance in (nats/param)². Clipped, update: noise over signal at equal compute of "
-        "the clipped gradient and of Adam's update, over Standard's. Noise scale: in forward passes. "
+        "Traces of covariances in (nats/param)², predicted from exact counts; variance and measured: of one row's "
+        "gradient, predicted and from drawn steps. Clipped, update: noise over signal of drawn steps of equal "
+        "compute, of the clipped gradient and of Adam's update, over Standard's. Noise scale: in forward passes. "
         "Pareto-k above 0.7: the tail is too heavy for the errors to be trusted."
     )
     return Table("Gradient noise of each method", columns, tuple(rows), note)

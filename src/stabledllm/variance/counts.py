@@ -56,6 +56,6 @@ def count_weights(size: int, eps: float, power: float) -> CountWeights:
 def counts_of(profile: GradientProfile, i: int) -> tuple[CountWeights, Tensor, Tensor]:
     """Weights for row i, the count less 1 of each point, and 1 / c_k, which makes a point's gradient that of G_M."""
     size = int(profile.size[i])
-    count = masked_count(profile.t[i].flatten(), profile.size[i]) - 1
+    count = masked_count(profile.t[i], profile.size[i]) - 1
     scale = 1.0 / count_coefficients(size, profile.eps, profile.power)[count]
     return count_weights(size, profile.eps, profile.power), count, scale

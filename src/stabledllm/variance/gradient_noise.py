@@ -126,15 +126,14 @@ def direct_moments(profile: GradientProfile, sampler: TSampler) -> RowMoments:
         each = [count_weight(sampler, profile, i) for i in range(len(profile.rows))]
         weight = torch.stack(each) * profile.point_width
     else:
-        c = profile.t.shape[-1]
-        weight = (cell_kernels(sampler, profile.edges)[0].repeat_interleave(c) * profile.point_width)[None]
+        weight = (cell_kernels(sampler, profile.edges)[0][profile.cell] * profile.point_width)[None]
     return RowMoments((profile.squares() * weight).sum(-1))
 
 
 def count_weight(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
     """1 / (P pi_k) at every point of row i, shape (n,)."""
-    size = profile.size[i].expand(profile.t[i].numel())
-    return 1.0 / (size * count_mass(sampler, masked_count(profile.t[i].flatten(), size), size))
+    size = profile.size[i].expand(len(profile.cell))
+    return 1.0 / (size * count_mass(sampler, masked_count(profile.t[i], size), size))
 
 
 class PairMean:

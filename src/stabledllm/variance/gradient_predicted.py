@@ -162,12 +162,12 @@ def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: 
 
     Fixed counts weigh by 1 / (P pi_k); their points are scaled so that 1 / p(t) on top gives that.
     """
-    b, c = profile.t.shape[1:]
+    b = len(profile.width)
     if not bernoulli:
-        plain = torch.eye(b, dtype=torch.float64).repeat_interleave(c, dim=1) / c
+        plain = torch.eye(b, dtype=torch.float64)[:, profile.cell] / profile.cell.bincount()[profile.cell]
         if profile.method.masker.name != "fixedcount":
             return plain
-        return plain * count_weight(sampler, profile, i) / sampler.weight(profile.t[i].flatten())
+        return plain * count_weight(sampler, profile, i) / sampler.weight(profile.t[i])
     weights, count, scale = counts_of(profile, i)
     cell = (torch.searchsorted(profile.edges, weights.t) - 1).clamp(0, b - 1)
     mean = torch.zeros(b, len(count), dtype=torch.float64)

@@ -1,11 +1,11 @@
 """Gradients of chosen rows at random rates within cells of t: what every gradient figure is worked out from.
 
-Legend: a rows, b cells, c masks per cell, n = b c points of a row, k places of a sketch, Q blocks of coordinates.
+Legend: a rows, b cells, n points of a row, k places of a sketch, Q blocks of coordinates.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,8 +28,10 @@ class GradientProfile:
     method: Method
     edges: Tensor
     """Edges of the cells of t, shape (b + 1,)."""
+    cell: Tensor
+    """Cell of each point of a row, int64, shape (n,)."""
     t: Tensor
-    """Rate of each point, uniform in its cell, float64, shape (a, b, c)."""
+    """Rate of each point, uniform in its cell, float64, shape (a, n)."""
     gram: Tensor
     """Inner products of a row's points, float64, shape (Q, a, n, n); their sum over Q is unbiased."""
     sketch: Tensor
@@ -37,7 +39,7 @@ class GradientProfile:
     mean_square: Tensor
     """Squared norm of the sum over rows of the mean gradients h_i, by block, float64, shape (Q,)."""
     losses: Tensor
-    """Losses in nats, shape (a, b, c)."""
+    """Losses in nats, shape (a, n)."""
     size: Tensor
     """Maskable tokens P of each row, shape (a,)."""
     rows: Tensor
@@ -54,20 +56,35 @@ class GradientProfile:
     @property
     def point_width(self) -> Tensor:
         """Share of [0, 1] that each point of a row stands for, shape (n,)."""
-        c = self.t.shape[-1]
-        return (self.width / c).repeat_interleave(c)
+        return (self.width / self.cell.bincount())[self.cell]
 
     @property
     def pair_weight(self) -> Tensor:
         """Weights of products of two points, (n, n), that estimate a product of two means over t without bias.
 
-        A point is never paired with itself: within a cell the c (c - 1) ordered pairs of different masks stand in.
+        A point is never paired with itself: the pairs of different masks of its cell stand in.
         """
-        b, c = self.t.shape[1:]
         plain = torch.outer(self.point_width, self.point_width)
-        same = torch.block_diag(*[torch.ones(c, c, dtype=torch.float64)] * b)
-        lone = plain * (1 + same / (c - 1))
+        count = self.cell.bincount()[self.cell].double()
+        same = self.cell[:, None] == self.cell
+        lone = torch.where(same, plain * (count / (count - 1)), plain)
         return lone - torch.diag(lone.diagonal())
+
+    def first(self, rows: int) -> GradientProfile:
+        """The same of the first rows only."""
+        blocks = len(self.mean_square)
+        h = torch.einsum("ank,n->k", self.sketch[:rows].double(), self.point_width)
+        square = torch.stack([part @ part for part in h.tensor_split(blocks)])
+        return replace(
+            self,
+            t=self.t[:rows],
+            gram=self.gram[:, :rows],
+            sketch=self.sketch[:rows],
+            mean_square=square,
+            losses=self.losses[:rows],
+            size=self.size[:rows],
+            rows=self.rows[:rows],
+        )
 
     def squares(self) -> Tensor:
         """Squared norm of every point, by block, shape (Q, a, n)."""
@@ -77,30 +94,33 @@ class GradientProfile:
 def gradient_profile(
     meter: GradientMeter, method: Method, *, rows: int, rates: int, masks: int, seed: int
 ) -> GradientProfile:
-    """Gradients of ``rows`` distinct rows, ``masks`` in each cell of t, each at a rate of its own in the cell.
+    """Gradients of ``rows`` distinct rows, at least ``masks`` in each cell of t, each at a rate of its own in the cell.
 
-    Rows are the same for every method of a seed. For counts the lowest cells end where a single token is masked;
-    otherwise where p_mask is near its least value (``rate_edges``).
+    Rows are the same for every method of a seed. For counts the lowest cell ends where a single token is masked;
+    otherwise cells get finer down to where p_mask is near its least value (``rate_edges``).
     """
     key = Key(seed, _STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
-    size = torch.tensor([_maskable(meter.rows[i], method) for i in chosen.tolist()])
+    size = torch.tensor([meter.rows[i].maskable_count(syrm=method.syrm) for i in chosen.tolist()])
     counted = method.masker.name in ("fixedcount", "complement")
     least = max(meter.objective.eps, 1.0 / float(size.double().median())) if counted else meter.objective.eps
     edges = rate_edges(rates, least)
-    a, b, c = len(chosen), len(edges) - 1, masks
-    u = key.row_uniforms(Stream.RATE, torch.arange(a * b * c)).view(a, b, c)
-    t = edges[:-1, None] + u * edges.diff()[:, None]
+    if counted:  # below 1 / P every count is 1
+        edges = torch.cat((edges[:1], edges[edges > 1.0 / float(size.max())]))
+    cell = torch.arange(len(edges) - 1).repeat_interleave(masks_per_cell(edges, masks))
+    a, n = len(chosen), len(cell)
+    u = key.row_uniforms(Stream.RATE, torch.arange(a * n)).view(a, n)
+    t = edges[cell] + u * edges.diff()[cell]
     exact = isinstance(meter, RowGradients)
     sketch = Sketch({name: p.numel() for name, p in meter.parameters.items()}) if exact else None
-    weight = (edges.diff() / c).repeat_interleave(c).float()
-    grams, sketches, losses, total, before = [], [], torch.zeros(a, b * c, dtype=torch.float64), None, meter.forwards
+    weight = (edges.diff() / cell.bincount())[cell].float()
+    grams, sketches, losses, total, before = [], [], torch.zeros(a, n, dtype=torch.float64), None, meter.forwards
     for i, row in enumerate(chosen.tolist()):
         gradients = None
-        where = torch.full((b * c,), row)
-        for index, loss, found in meter.gradients(where, t[i].flatten(), method, key, start=i * b * c):
+        where = torch.full((n,), row)
+        for index, loss, found in meter.gradients(where, t[i], method, key, start=i * n):
             if gradients is None:
-                gradients = found.new_empty(b * c, found.shape[1])
+                gradients = found.new_empty(n, found.shape[1])
             gradients[index.to(found.device)] = found
             losses[i, index] = loss
         h = weight.to(gradients) @ gradients
@@ -110,11 +130,12 @@ def gradient_profile(
     return GradientProfile(
         method=method,
         edges=edges,
+        cell=cell,
         t=t,
         gram=torch.stack(grams, dim=1),
         sketch=torch.stack(sketches),
         mean_square=_gram(total[None], 1 if exact else BLOCKS).flatten(),
-        losses=losses.view(a, b, c),
+        losses=losses,
         size=size,
         rows=chosen,
         eps=meter.objective.eps,
@@ -123,8 +144,15 @@ def gradient_profile(
     )
 
 
-def _maskable(row, method: Method) -> int:
-    return row.response_length + (len(row.syntax) if method.syrm else 0)
+def masks_per_cell(edges: Tensor, masks: int) -> Tensor:
+    """Masks in each cell, int64, shape (b,): ``masks`` where t is large, up to three times as many where it is small.
+
+    The squared norm's spread grows like t^-3/2 (a coefficient of 1/t, from few and therefore unlike tokens), and the
+    least error for a given number of points has them in proportion to each cell's spread.
+    """
+    middle = (edges[1:] + edges[:-1]) / 2
+    spread = edges.diff() / middle**1.5
+    return (masks * (spread / spread[middle >= 0.5].mean()).round().clamp(1, 3)).long()
 
 
 def _gram(vectors: Tensor, blocks: int) -> Tensor:
