@@ -100,7 +100,7 @@ class GradientLaboratory:
             return dict.fromkeys(kept)
         own, plain = self.profile(name), self.profile("fixedcount")
         common = plain.first(len(own.rows)) if len(own.rows) < len(plain.rows) else plain
-        noise = step_noise(own, method, uniform_for(own, sampler), rows, cost)
+        noise = step_noise(own, method, uniform_for(own, sampler), rows, cost, common)
         standard = step_noise(common, Method(), uniform_for(common), self.settings.forwards, 1.0)
         data = data_noise(common)
         ratio_found = {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}

@@ -25,6 +25,7 @@ class ToyGradients(RowGradients):
         self.parameters = {"theta": torch.zeros(self.size)}
 
     def gradients(self, row, t, method, key, sampler=None, start=0):
+        self.view_squares = torch.zeros(len(row), dtype=torch.float64)
         losses, gradients = torch.zeros(len(row), dtype=torch.float64), torch.zeros(len(row), self.size).double()
         kind = row % len(self.kinds)
         for k, toy in enumerate(self.kinds):
@@ -41,7 +42,9 @@ class ToyGradients(RowGradients):
             table = torch.from_numpy(toy.table)
             code = (draw.mask * 2 ** torch.arange(toy.size)).sum(-1)
             share = draw.coefficient * draw.active[..., None] / draw.active.sum(1)[:, None, None]
-            each = torch.einsum("bkp,bkpf->bf", share, table[code])
+            views = torch.einsum("bkp,bkpf->bkf", share, table[code])
+            self.view_squares[here] = (views[..., 1:] ** 2).sum((1, 2))
+            each = views.sum(1)
             losses[here], gradients[here] = each[:, 0], each[:, 1:]
             self.forwards += int(draw.active.sum())
         yield torch.arange(len(row)), losses, gradients

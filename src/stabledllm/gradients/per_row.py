@@ -34,6 +34,8 @@ class RowGradients(Meter):
 
     Attributes:
         size: number of coordinates D of what :meth:`gradients` gives.
+        view_squares: sum over the views of the last batch's evaluations of the squared norm of each view's part of
+            the gradient, shape (m,); None where views were not taken apart.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class RowGradients(Meter):
         self.parameters = chosen_parameters(self.model, parameters)
         self.size = sum(p.numel() for p in self.parameters.values())
         self.layers = _layers_of(self.model, self.parameters) if vectorised else None
+        self.view_squares: Tensor | None = None
         self._buffer: Tensor | None = None
 
     def gradients(
@@ -83,6 +86,7 @@ class RowGradients(Meter):
         return row_losses(self.cross_entropies(batch, draw), draw.mask, draw.coefficient, draw.active)
 
     def _one_by_one(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor]:
+        self.view_squares = None
         wanted, losses, out = list(self.parameters.values()), [], []
         for i in range(len(draw.t)):
             one = {name: value[i : i + 1] for name, value in batch.items()}
@@ -115,21 +119,21 @@ class RowGradients(Meter):
         outputs = torch.autograd.grad(losses.sum(), [kept[layer][1] for layer in used])
         source = draw.active.nonzero()[:, 0]
         selected = draw.mask[draw.active]
-        places, single = _places(self.parameters), len(source) == len(losses)
-        gradients = self._zeros(len(losses))
+        places = _places(self.parameters)
+        gradients = self._zeros(len(source))
         for layer, of_output in zip(used, outputs, strict=True):
             x = kept[layer][0]
             if x.dim() == (1 if isinstance(layer, nn.Embedding) else 2):  # selected positions only, as in the head
                 x, of_output = (_by_row(value, selected) for value in (x, of_output))
             for name, value in _weight_gradients(layer, x, of_output).items():
                 place = places.get(getattr(layer, name))
-                if place is None:
-                    continue
-                if single:
+                if place is not None:
                     gradients[:, place] = value.flatten(1)
-                else:
-                    gradients[:, place].index_add_(0, source, value.flatten(1))
-        return losses, gradients
+        squares = torch.linalg.vector_norm(gradients, dim=1) ** 2
+        self.view_squares = squares.new_zeros(len(losses)).index_add_(0, source, squares).cpu()
+        if len(source) == len(losses):
+            return losses, gradients
+        return losses, gradients.new_zeros(len(losses), self.size).index_add_(0, source, gradients)
 
 
 def _layers_of(model: nn.Module, parameters: dict[str, nn.Parameter]) -> list[nn.Module] | None:

@@ -6,7 +6,7 @@ Legend: a rows, b cells, n points of a row, k places of a sketch, Q blocks of co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from stabledllm.jackknife import LEAST_ROWS, spread
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.noise.t_samplers import TSampler, Uniform
-from stabledllm.noise.views import MultiSample, Single
+from stabledllm.noise.views import Mirror, MultiSample, Partition, Single
 from stabledllm.ppots.remainder import shared_noise
 from stabledllm.variance.counts import counts_of
 from stabledllm.variance.gradient_noise import (
@@ -66,7 +66,14 @@ class StepNoise:
         return float(blocks.std()) * len(blocks) ** 0.5 if len(blocks) > 1 else 0.0
 
 
-def step_noise(profile: GradientProfile, method: Method, judged: Judged, step_rows: int, cost: float) -> StepNoise:
+def step_noise(
+    profile: GradientProfile,
+    method: Method,
+    judged: Judged,
+    step_rows: int,
+    cost: float,
+    plain: GradientProfile | None = None,
+) -> StepNoise:
     """Predicted noise of a step of ``step_rows`` iid rows.
 
     ``E|g|² - |E g|²``, less what the source of u removes of the noise that all rows share: a quadratic form in the
@@ -75,15 +82,22 @@ def step_noise(profile: GradientProfile, method: Method, judged: Judged, step_ro
 
     Args:
         profile: of :func:`profiled_as` this method. judged: densities and the rows each is judged on.
+        plain: the profile of single fixed counts on the same rows. Where each view alone is a single masker's, only
+            products of views are then taken from ``profile``: squares of single views, which have the heavy tail, are
+            known far better from exact counts.
     """
     second = torch.full(profile.gram.shape[:2], torch.nan, dtype=torch.float64)
     bernoulli = isinstance(method.masker, Bernoulli) and profile.method.name == "fixedcount"
+    apart = plain is not None and profile.lone is not None and _marginals_are_single(method)
     for sampler, rows in judged:
-        found = (
-            bernoulli_moments(profile, sampler, method.views.count) if bernoulli else direct_moments(profile, sampler)
-        )
-        second[:, rows] = found.second[:, rows]
-    pairs = PairMean(profile)
+        if bernoulli:
+            found = bernoulli_moments(profile, sampler, method.views.count).second
+        elif apart:
+            found = _from_products(profile, plain, method, sampler)
+        else:
+            found = direct_moments(profile, sampler).second
+        second[:, rows] = found[:, rows]
+    pairs = PairMean(plain if apart else profile)
     removed = [(_removed(profile, method, sampler, step_rows, bernoulli), len(rows)) for sampler, rows in judged]
 
     def per_row(keep: Tensor) -> Tensor:
@@ -91,6 +105,20 @@ def step_noise(profile: GradientProfile, method: Method, judged: Judged, step_ro
         return second[:, keep].mean(1) - pairs(keep) - gone
 
     return StepNoise(method, cost, len(profile.rows), per_row)
+
+
+def _marginals_are_single(method: Method) -> bool:
+    """Whether each of the views, by itself, is what the same masker draws for a single view."""
+    coupled = isinstance(method.views, Partition) or (isinstance(method.views, Mirror) and method.views.below >= 1)
+    return coupled and method.masker.name in ("", "fixedcount")
+
+
+def _from_products(profile: GradientProfile, plain: GradientProfile, method: Method, sampler: TSampler) -> Tensor:
+    """E|g|² of the averaged views, (1, a): 1/K of a single view's, from exact counts, plus products of views."""
+    bernoulli = isinstance(method.masker, Bernoulli)
+    alone = bernoulli_moments(plain, sampler, 1) if bernoulli else direct_moments(plain, sampler)
+    products = replace(profile, gram=torch.diag_embed(profile.squares() - profile.lone))
+    return alone.second / method.views.count + direct_moments(products, sampler).second
 
 
 def data_noise(profile: GradientProfile) -> Callable[[Tensor], Tensor]:

@@ -36,6 +36,8 @@ class GradientProfile:
     """Inner products of a row's points, float64, shape (Q, a, n, n); their sum over Q is unbiased."""
     sketch: Tensor
     """Sketches of the points, shape (a, n, k)."""
+    lone: Tensor | None
+    """Part of each point's squared norm that its views have alone, without their products, float64, shape (a, n)."""
     mean_square: Tensor
     """Squared norm of the sum over rows of the mean gradients h_i, by block, float64, shape (Q,)."""
     losses: Tensor
@@ -80,6 +82,7 @@ class GradientProfile:
             t=self.t[:rows],
             gram=self.gram[:, :rows],
             sketch=self.sketch[:rows],
+            lone=None if self.lone is None else self.lone[:rows],
             mean_square=square,
             losses=self.losses[:rows],
             size=self.size[:rows],
@@ -114,15 +117,19 @@ def gradient_profile(
     exact = isinstance(meter, RowGradients)
     sketch = Sketch({name: p.numel() for name, p in meter.parameters.items()}) if exact else None
     weight = (edges.diff() / cell.bincount())[cell].float()
+    lones: list[Tensor] = []
     grams, sketches, losses, total, before = [], [], torch.zeros(a, n, dtype=torch.float64), None, meter.forwards
     for i, row in enumerate(chosen.tolist()):
-        gradients = None
+        gradients, lone = None, torch.zeros(n, dtype=torch.float64)
         where = torch.full((n,), row)
         for index, loss, found in meter.gradients(where, t[i], method, key, start=i * n):
             if gradients is None:
                 gradients = found.new_empty(n, found.shape[1])
             gradients[index.to(found.device)] = found
             losses[i, index] = loss
+            if exact and meter.view_squares is not None:
+                lone[index] = meter.view_squares.double()
+        lones.append(lone)
         h = weight.to(gradients) @ gradients
         total = h if total is None else total + h
         grams.append(_gram(gradients, 1 if exact else BLOCKS))
@@ -134,6 +141,7 @@ def gradient_profile(
         t=t,
         gram=torch.stack(grams, dim=1),
         sketch=torch.stack(sketches),
+        lone=torch.stack(lones) if exact and meter.view_squares is not None else None,
         mean_square=_gram(total[None], 1 if exact else BLOCKS).flatten(),
         losses=losses,
         size=size,
