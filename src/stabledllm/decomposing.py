@@ -58,7 +58,13 @@ class _Laboratory:
         if key not in self._profiles:
             wanted = self.settings.probe
             self._profiles[key] = probe(
-                self.meter, method, rows=wanted.rows, rates=wanted.rates, masks=wanted.masks, seed=self.settings.seed
+                self.meter,
+                method,
+                rows=wanted.rows,
+                rates=wanted.rates,
+                masks=wanted.masks,
+                seed=self.settings.seed,
+                design=wanted.design,
             )
         return self._profiles[key]
 
@@ -194,8 +200,9 @@ def _forwards(settings: DecomposeSettings, methods: list[Method], rows: int) -> 
         len(rate_edges(settings.rates, settings.objective.eps)) - 1 if settings.design == "cells" else settings.rates
     )
     nested = min(settings.rows, rows) * cells * settings.masks
-    combinations = {(m.masker.name, m.views.name, m.syrm): m.views.count for m in methods}
-    combinations[("", "mirror", False)] = 2
-    rates = len(rate_edges(settings.probe.rates, settings.objective.eps)) - 1
-    probed = min(settings.probe.rows, rows) * rates * settings.probe.masks
-    return nested + probed * sum(combinations.values()) + settings.steps * settings.forwards * len(methods)
+    mirror = build_method("mirror", settings.method_options)
+    views = {(m.masker.name, m.views.name, m.syrm): m.views for m in (*methods, mirror)}
+    cells = [len(rate_edges(settings.probe.rates, settings.objective.eps, v.switches)) - 1 for v in views.values()]
+    probed = min(settings.probe.rows, rows) * settings.probe.masks
+    probed *= sum(v.count * b for v, b in zip(views.values(), cells, strict=True))
+    return nested + probed + settings.steps * settings.forwards * len(methods)
