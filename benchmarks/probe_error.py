@@ -5,8 +5,8 @@ same EPR fit after every probe, without the defensive share. Two comparisons on 
 
 Known: 60,000 losses of the model (128 rows, 73 cells of t, 4 masks per row and cell, 48 in the lowest cells) are taken
 for the whole population, so that m and p* are known exactly and 200 probes of each design cost no forward.
-Real: probes of the model itself, 4 of each design on rows of a larger pool, against the same p*; it is then an estimate,
-whose own error is a floor under both.
+Real: probes of the model itself, 4 of each design on rows of a larger pool, against the same p*; it is then only an
+estimate, whose own error is a floor under both.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ def _plan(
     tensors = {name: value.to(device) for name, value in tensors.items()}
     sampler = method.sampler(density)
     call = _call_seed(seed, step)
-    t = sampler.icdf(_uniforms(method, call, len(tensors["maskable"]), draws, groups, device))
+    t = sampler.icdf(_uniforms(method, call, len(tensors["maskable"]), draws, groups)).to(device)
     return _Plan(tensors, t, groups, Key(call, 0), method, sampler, Objective(eps=eps), tokens_per_batch, mask_id)
 
 
@@ -237,11 +237,14 @@ def _replicates(method: Method, draws: int) -> int:
     return 2 if draws >= LEAST_DRAWS and draws % 2 == 0 else 1
 
 
-def _uniforms(method: Method, call: int, rows: int, draws: int, groups: int, device: torch.device) -> Tensor:
-    """u of every draw, shape (B, D): one run of the source per row and replicate, each with a key of its own."""
+def _uniforms(method: Method, call: int, rows: int, draws: int, groups: int) -> Tensor:
+    """u of every draw, shape (B, D): one run of the source per row and replicate, each with a key of its own.
+
+    Drawn on the CPU, the same on every device: many small draws would wait for an accelerator's launches.
+    """
     # Independent points need no run of their own each.
     runs = 1 if method.source.name == "iid" else groups
-    u = [method.source.uniforms(Key(call, run), draws // runs, device) for run in range(rows * runs)]
+    u = [method.source.uniforms(Key(call, run), draws // runs, torch.device("cpu")) for run in range(rows * runs)]
     return torch.cat(u).view(rows, draws)
 
 

@@ -65,8 +65,8 @@ class ObjectiveSettings(_Strict):
 class PPOTSSettings(_Strict):
     """The probe and the fit of p(t).
 
-    The paper's probe is a grid of 15 rows x 70 rates x 15 masks, 15,750 forwards. Many rows with few masks at rates of
-    their own find p* more exactly with a fifth of them (``benchmarks/probe_error.py``).
+    The paper's probe is a grid of 15 rows x 70 rates x 15 masks, 15,750 forwards. Many rows with few masks find p* at
+    least as exactly with a fifth of them (``benchmarks/probe_error.py``).
     """
 
     design: Literal["grid", "stratified"] = "stratified"
