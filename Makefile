@@ -19,6 +19,7 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/noise_cost.py
 	$(BIN)/python benchmarks/probe_throughput.py
+	$(BIN)/python benchmarks/probe_error.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

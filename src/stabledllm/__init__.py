@@ -14,8 +14,11 @@ _HOME = {
     "Key": "stabledllm.noise.streams",
     "Method": "stabledllm.noise.methods",
     "MethodOptions": "stabledllm.noise.methods",
+    "RowELBO": "stabledllm.likelihood",
     "Rows": "stabledllm.noise.methods",
     "Objective": "stabledllm.objective",
+    "elbo": "stabledllm.likelihood",
+    "elbo_parts": "stabledllm.likelihood",
     "reduce_loss": "stabledllm.objective",
     "row_losses": "stabledllm.objective",
 }

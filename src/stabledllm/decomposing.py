@@ -64,7 +64,13 @@ class _Laboratory:
         if key not in self._profiles:
             wanted = self.settings.probe
             self._profiles[key] = probe(
-                self.meter, method, rows=wanted.rows, rates=wanted.rates, masks=wanted.masks, seed=self.settings.seed
+                self.meter,
+                method,
+                rows=wanted.rows,
+                rates=wanted.rates,
+                masks=wanted.masks,
+                seed=self.settings.seed,
+                design=wanted.design,
             )
         return self._profiles[key]
 
@@ -231,7 +237,8 @@ def _forwards(settings: DecomposeSettings, methods: list[Method], rows: int) -> 
     )
     nested = min(settings.rows, rows) * cells * settings.masks
     mirror = build_method("mirror", settings.method_options)
-    combinations = {(m.masker, m.views, m.syrm): m.views.count for m in [*methods, mirror]}
-    rates = len(rate_edges(settings.probe.rates, settings.objective.eps)) - 1
-    probed = min(settings.probe.rows, rows) * rates * settings.probe.masks
-    return nested + probed * sum(combinations.values()) + settings.steps * settings.forwards * len(methods)
+    views = {(m.masker, m.views, m.syrm): m.views for m in (*methods, mirror)}
+    cells = [len(rate_edges(settings.probe.rates, settings.objective.eps, v.switches)) - 1 for v in views.values()]
+    probed = min(settings.probe.rows, rows) * settings.probe.masks
+    probed *= sum(v.count * b for v, b in zip(views.values(), cells, strict=True))
+    return nested + probed + settings.steps * settings.forwards * len(methods)

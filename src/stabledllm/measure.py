@@ -45,13 +45,7 @@ class Meter:
 
     def chunks(self, row: Tensor, views: int) -> list[Tensor]:
         """Indices of evaluations, of near-equal length, in batches of at most ``tokens_per_batch``."""
-        length = torch.tensor([len(r) for r in self.rows])[row]
-        order, chunks, start = length.argsort(stable=True, descending=True), [], 0
-        while start < len(order):
-            size = max(1, self.tokens_per_batch // (views * int(length[order[start]])))
-            chunks.append(order[start : start + size])
-            start += size
-        return chunks
+        return filled_batches(torch.tensor([len(r) for r in self.rows])[row], views, self.tokens_per_batch)
 
     def draw(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
@@ -119,3 +113,14 @@ class LossMeter(Meter):
         each = torch.zeros(draw.mask.shape, dtype=torch.float64, device=nll.device)
         each = each.masked_scatter(used, nll * draw.coefficient[used]).sum(-1)
         return each.cpu(), draw.active.cpu()
+
+
+def filled_batches(length: Tensor, views: int, tokens: int) -> list[Tensor]:
+    """Indices of evaluations of the given row lengths, shape (n,), longest first, in batches of at most ``tokens``
+    padded tokens over their views; never empty, so that a row longer than that goes alone."""
+    order, chunks, start = length.argsort(stable=True, descending=True), [], 0
+    while start < len(order):
+        size = max(1, tokens // (views * int(length[order[start]])))
+        chunks.append(order[start : start + size])
+        start += size
+    return chunks

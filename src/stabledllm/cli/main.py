@@ -112,7 +112,7 @@ def fit(
 ) -> None:
     """Probe the loss over t and fit p(t) for a method's source, masker and views.
 
-    Further settings as KEY=VALUE: ppots.rows, ppots.rates, ppots.masks, ppots.starts, data.max_len, ...
+    Further settings as KEY=VALUE: ppots.design, ppots.rows, ppots.rates, ppots.masks, ppots.starts, data.max_len, ...
     """
     from stabledllm.cli.commands import fit as run
 

@@ -66,11 +66,18 @@ class ObjectiveSettings(_Strict):
 
 
 class PPOTSSettings(_Strict):
-    """The probe and the fit of p(t). The paper's probe is 15 x 70 x 15."""
+    """The probe and the fit of p(t).
 
-    rows: int = Field(15, ge=2)
-    rates: int = Field(70, ge=4)
-    masks: int = Field(15, ge=2)
+    The paper's probe is a grid of 15 rows x 70 rates x 15 masks, 15,750 forwards. Many rows with few masks find p* at
+    least as exactly with a fifth of them (``benchmarks/probe_error.py``).
+    """
+
+    design: Literal["grid", "stratified"] = "stratified"
+    """``stratified``: each row at rates of its own, one per cell of t; ``grid``: all rows at the cells' midpoints."""
+    rows: int = Field(112, ge=2)
+    rates: int = Field(8, ge=4)
+    """Equal cells of t; the lowest is split further (into 7 of them for 8, so that there are 14 cells)."""
+    masks: int = Field(2, ge=2)
     starts: int = Field(20, ge=1)
     family: Literal["epr", "tabulated"] = "epr"
     uniform_share: float = Field(0.05, ge=0, le=1)

@@ -22,6 +22,11 @@ class Single:
     count = 1
     name = ""
 
+    @property
+    def switches(self) -> tuple[float, ...]:
+        """Ratios in (0, 1) at which the number of used views changes."""
+        return ()
+
     def uniforms(self, key: Key, rows: Tensor, token_index: Tensor) -> Tensor:
         """One uniform per row, view and token, float64, shape (B, K, L)."""
         return key.token_uniforms(Stream.MASK, rows, token_index)[:, None]
@@ -66,6 +71,10 @@ class Mirror(Single):
     def __post_init__(self) -> None:
         if not 0.0 < self.below <= 1.0:
             raise UserError(f"mirror: expected mirror_below in (0, 1], found {self.below:g}.")
+
+    @property
+    def switches(self) -> tuple[float, ...]:
+        return (self.below,) if self.below < 1.0 else ()
 
     def uniforms(self, key: Key, rows: Tensor, token_index: Tensor) -> Tensor:
         u = key.token_uniforms(Stream.MASK, rows, token_index)

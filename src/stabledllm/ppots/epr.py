@@ -2,7 +2,7 @@
 
     p(t) ∝ sqrt(a t^r + b (1-t)^q + A² exp(2 kappa t^m)),  a, b, A, kappa > 0,  r, q >= 0,  m > 1
 
-Source: arXiv:2511.18159 (P-POTS). Legend: G grid points.
+Source: arXiv:2511.18159 (P-POTS). Legend: G cells, Q nodes of a cell.
 """
 
 from __future__ import annotations
@@ -37,12 +37,27 @@ def log_density(theta: np.ndarray, t: np.ndarray) -> np.ndarray:
     return _log_square(theta, t)[0] / 2
 
 
-def fit_epr(t: np.ndarray, width: np.ndarray, points: np.ndarray, *, starts: int = 20, seed: int = 0) -> EPRFit:
+def fit_epr(
+    t: np.ndarray,
+    width: np.ndarray,
+    points: np.ndarray,
+    *,
+    share: np.ndarray | None = None,
+    starts: int = 20,
+    seed: int = 0,
+) -> EPRFit:
     """Minimise KL(points || EPR) over the seven parameters by L-BFGS-B from ``starts`` random starts.
 
+    A point that is the root of a cell's *average* square is compared with the root of EPR's average square over the
+    cell, not with its value at the midpoint nor with its average: the root is concave, and only so is the KL 0 at the
+    true parameters for cells of any width. These are also the weights of the best density constant on each cell.
+
     Args:
-        t: midpoints of cells of (0, 1), shape (G,). width: of the cells. points: positive, unnormalised density.
+        t: nodes of cells of (0, 1), shape (G, Q), or their midpoints, (G,). width: of the cells, (G,).
+        points: positive, unnormalised, (G,). share: weights of the nodes, adding up to 1, (Q,); equal by default.
     """
+    nodes = t.reshape(len(t), -1)
+    log_share = np.log(np.full(nodes.shape[1], 1 / nodes.shape[1]) if share is None else share)
     target = width * points / (width @ points)
     entropy = float(target @ np.log(target / width))
     random = np.random.default_rng(seed)
@@ -50,7 +65,7 @@ def fit_epr(t: np.ndarray, width: np.ndarray, points: np.ndarray, *, starts: int
     bounds = (*_BOUNDS[:-1], (_BOUNDS[-1][0], max(2.0, 1 / float(width[-1]))))
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        log_square, jacobian = _log_square(theta, t)
+        log_square, jacobian = _log_cell_square(theta, nodes, log_share)
         log_p = log_square / 2
         top = log_p.max()
         log_norm = top + np.log(width @ np.exp(log_p - top))
@@ -82,6 +97,16 @@ def _starts(random: np.random.Generator, n: int) -> np.ndarray:
     low = np.array([-3, -3, -3, -3, 0.1, 0.1, 1.1])
     high = np.array([3, 3, 1.5, 1.5, 6, 30, 12])
     return low + (high - low) * random.random((n, len(low)))
+
+
+def _log_cell_square(theta: np.ndarray, nodes: np.ndarray, log_share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log of the square of p averaged over each cell's nodes, and its Jacobian, shapes (G,) and (G, 7)."""
+    log_square, jacobian = _log_square(theta, nodes.ravel())
+    terms = log_square.reshape(nodes.shape) + log_share
+    top = terms.max(1, keepdims=True)
+    average = top[:, 0] + np.log(np.exp(terms - top).sum(1))
+    within = np.exp(terms - average[:, None])
+    return average, (within[..., None] * jacobian.reshape(*nodes.shape, -1)).sum(1)
 
 
 def _log_square(theta: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -64,12 +64,13 @@ def fit(profile: Profile, source: str, options: FitOptions) -> Fit:
     sampling error explains, or no start converged, the density is the smoothed points, linear between rates
     and flat beyond the outermost, and ``fallback`` says so.
     """
-    t = profile.t.numpy()
+    t, (nodes, share) = profile.t.numpy(), profile.nodes()
     points = _target(profile, source, options).sqrt().numpy()
     epr, fallback = None, None
     threshold = KL_THRESHOLD + _sampling_kl(profile, points)
     if options.family == "epr":
-        epr = fit_epr(t, profile.width.numpy(), points, starts=options.starts, seed=options.seed)
+        width = profile.width.numpy()
+        epr = fit_epr(nodes, width, points, share=share, starts=options.starts, seed=options.seed)
         if not epr.kl <= threshold:
             fallback = (
                 f"EPR does not fit these points (KL {epr.kl:.3g} nats, threshold {threshold:.3g}); "
@@ -81,7 +82,7 @@ def fit(profile: Profile, source: str, options: FitOptions) -> Fit:
                 f"p(t) is tabulated from the smoothed points instead."
             )
     if epr and not fallback:
-        sampler = epr_sampler(epr.parameters, float(t[0]), float(t[-1]))
+        sampler = epr_sampler(epr.parameters, float(nodes[0, 0]), float(nodes[-1, -1]))
     else:
         sampler = Tabulated(_interpolated(t, points), name="ppots")
     return Fit(sampler.mix_uniform(options.uniform_share), epr, fallback, threshold, points)

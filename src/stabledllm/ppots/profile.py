@@ -1,12 +1,15 @@
-"""The probe: losses on a grid of rates, and what they say about g(t), v(t) and rho(t).
+"""The probe: losses over cells of t, and what they say about g(t), v(t) and rho(t).
 
-Legend: a rows, b rates, c masks per cell, K views.
+Legend: a rows, b cells, c masks per row and cell, K views, Q nodes of a cell.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +17,19 @@ from stabledllm.errors import UserError
 from stabledllm.measure import LossMeter
 from stabledllm.noise.methods import Method
 from stabledllm.noise.schedule import EPS, p_mask
+from stabledllm.noise.sources import LowDiscrepancy
 from stabledllm.noise.streams import Key, Stream
 
 _PROBE_STEP = 0x9B0BE
 """Step number of the probe's draws: far from any training step, so that no draw is used twice."""
+_RATE_STEP = _PROBE_STEP << 8
+"""First of the steps whose lattices place the rates of a stratified probe, one step per cell."""
+_NODES = 4
+"""Gauss-Legendre nodes per cell: exact for polynomials of degree 7."""
+_LEAST_FOR_TREND = 4
+"""Rows from which a straight line is taken out of g within a cell before its spread over rows is measured."""
+
+Design = Literal["grid", "stratified"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Profile:
-    """Plain losses (unit importance weight) of chosen rows at midpoint rates. Nothing is clamped."""
+    """Plain losses (unit importance weight) of chosen rows in cells of t. Nothing is clamped.
+
+    On a grid a cell's values are those at its midpoint. Stratified, each row has a rate of its own in each cell,
+    uniform in it, at which all its masks are drawn: the means over rows are then unbiased for the *cell averages*
+    of g, v and the second moment, whatever their shape in the cell.
+    """
 
     t: Tensor
     """Midpoint of each cell of [0, 1], shape (b,)."""
@@ -44,6 +61,8 @@ class Profile:
     """Forwards that a row pays at each rate, shape (b,)."""
     rows: Tensor
     """Index of each probed row in the data, shape (a,)."""
+    rate: Tensor | None = None
+    """Rates of a stratified probe, shape (a, b); None on a grid, where all are ``t``."""
 
     @property
     def edges(self) -> Tensor:
@@ -62,12 +81,19 @@ class Profile:
 
     def select(self, keep: Tensor) -> Profile:
         """The same profile of fewer rows (indices or a bool mask over a)."""
-        return Profile(self.t, self.width, self.view_losses[keep], self.used[keep], self.cost, self.rows[keep])
+        rate = None if self.rate is None else self.rate[keep]
+        return replace(self, view_losses=self.view_losses[keep], used=self.used[keep], rows=self.rows[keep], rate=rate)
 
     def scaled(self, factor: Tensor) -> Profile:
         """The same profile with all losses times ``factor``, shape (a, b)."""
-        losses = self.view_losses * factor[..., None, None]
-        return Profile(self.t, self.width, losses, self.used, self.cost, self.rows)
+        return replace(self, view_losses=self.view_losses * factor[..., None, None])
+
+    def nodes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rates (b, Q) and weights (Q,) whose weighted mean of a function of t is what the cell's values stand for."""
+        if self.rate is None:
+            return self.t.numpy()[:, None], np.ones(1)
+        x, w = np.polynomial.legendre.leggauss(_NODES)
+        return self.t.numpy()[:, None] + self.width.numpy()[:, None] * x / 2, w / 2
 
     # Per-row values: everything below is a mean over rows of one of these, or a variance of one.
 
@@ -121,23 +147,39 @@ class Profile:
         return _ratio_curve(self.row_view_covariance(), self.row_view_noise())
 
     def between_rows(self) -> Tensor:
-        """Unbiased Var_{x0} g(x0, t), shape (b,); may be slightly negative."""
-        return self.row_mean().var(0) - self.row_noise().mean(0) / self.view_losses.shape[2]
+        """Unbiased Var_{x0} g(x0, t), shape (b,); may be slightly negative.
+
+        Where rows have rates of their own, g differs between them for that reason too: its straight line over the
+        cell is taken out first, so that only the mean curve's bend within a cell is left in.
+        """
+        mean, noise = self.row_mean(), self.row_noise().mean(0) / self.view_losses.shape[2]
+        if self.rate is None or len(mean) < _LEAST_FOR_TREND:
+            return mean.var(0) - noise
+        x, y = self.rate - self.rate.mean(0), mean - mean.mean(0)
+        residual = y - (x * y).sum(0) / (x**2).sum(0) * x
+        return (residual**2).sum(0) / (len(mean) - 2) - noise
 
 
-def rate_edges(rates: int, eps: float = EPS) -> Tensor:
-    """Edges of ``rates`` equal cells of [0, 1], the lowest split where p_mask doubles.
+def rate_edges(rates: int, eps: float = EPS, switches: Sequence[float] = ()) -> Tensor:
+    """Edges of ``rates`` equal cells of [0, 1], the lowest split where p_mask doubles, others at ``switches``.
 
-    The variance grows like 1 / p_mask towards t = 0, where a single midpoint would miss half of it.
+    The variance grows like 1 / p_mask towards t = 0, where a single midpoint would miss half of it. At a switch
+    the number of views changes: within a cell it is one.
     """
     equal = torch.arange(rates + 1, dtype=torch.float64) / rates
     octaves = int(torch.tensor((p_mask(equal[1], eps) / max(eps, 1e-3)).item()).log2())
     splits = [(float(p_mask(equal[1], eps)) / 2.0**k - eps) / (1 - eps) for k in range(octaves, 0, -1)]
-    return torch.cat((equal[:1], torch.tensor([x for x in splits if x > 0], dtype=torch.float64), equal[1:]))
+    more = torch.tensor([x for x in splits if x > 0] + list(switches), dtype=torch.float64)
+    return torch.cat((equal, more)).unique()
 
 
-def probe(meter: LossMeter, method: Method, *, rows: int, rates: int, masks: int, seed: int) -> Profile:
+def probe(
+    meter: LossMeter, method: Method, *, rows: int, rates: int, masks: int, seed: int, design: Design = "grid"
+) -> Profile:
     """Measure the losses of ``rows`` distinct rows in each cell of :func:`rate_edges` under ``masks`` masks.
+
+    ``grid``: at the cells' midpoints, the paper's design. ``stratified``: each row at a uniform rate of its own in each
+    cell, the rows of a cell on a lattice, so that many rows with few masks cover all of [0, 1].
 
     Rows are chosen and masks drawn by the seed alone, so the probe is reproducible and the same on every
     rank. The density part of the method is not used: losses are taken at unit weight.
@@ -151,14 +193,23 @@ def probe(meter: LossMeter, method: Method, *, rows: int, rates: int, masks: int
     key = Key(seed, _PROBE_STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
     a = len(chosen)
-    edges = rate_edges(rates, meter.objective.eps)
+    edges = rate_edges(rates, meter.objective.eps, method.views.switches)
     t = (edges[1:] + edges[:-1]) / 2
+    rate = _own_rates(seed, edges, a) if design == "stratified" else None
     row_index = chosen.repeat_interleave(len(t) * masks)
-    row_t = t.repeat_interleave(masks).repeat(a)
+    row_t = (t.expand(a, -1) if rate is None else rate).flatten().repeat_interleave(masks)
     losses, used = meter.view_losses(row_index, row_t, method, key)
     _refuse_not_finite(losses, row_index, row_t)
     grid = (a, len(t), masks, losses.shape[-1])
-    return Profile(t, edges.diff(), losses.view(grid), used.view(grid)[:, :, 0], method.views.cost(t), chosen)
+    return Profile(t, edges.diff(), losses.view(grid), used.view(grid)[:, :, 0], method.views.cost(t), chosen, rate)
+
+
+def _own_rates(seed: int, edges: Tensor, rows: int) -> Tensor:
+    """A rate of each row in each cell, shape (a, b): uniform in the cell, a lattice over its rows."""
+    u = [LowDiscrepancy().uniforms(Key(seed, _RATE_STEP + j), rows, edges.device) for j in range(len(edges) - 1)]
+    t = edges[:-1] + edges.diff() * torch.stack(u, dim=1)
+    # Rounding must not push a rate over its cell's edge, where another number of views may be used.
+    return torch.minimum(t, torch.nextafter(edges[1:], torch.zeros_like(edges[1:])))
 
 
 def _refuse_not_finite(losses: Tensor, row: Tensor, t: Tensor) -> None:

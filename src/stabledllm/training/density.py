@@ -83,12 +83,14 @@ def probe_and_fit(
     count = min(settings.rows, len(rows))
     if count < 2:
         raise UserError(f"ppots: expected at least 2 training rows to probe, found {len(rows)}.")
-    total = count * (len(rate_edges(settings.rates, objective.eps)) - 1) * settings.masks * method.views.count
+    cells = len(rate_edges(settings.rates, objective.eps, method.views.switches)) - 1
+    total = count * cells * settings.masks * method.views.count
     with tqdm(total=total, desc=f"probe {method.name}", unit="fwd", disable=not show_progress) as bar:
         meter = LossMeter(
             loaded.model, rows, objective, mask_id=loaded.mask_id, pad_id=loaded.pad_id, progress=bar.update
         )
-        profile = probe(meter, method, rows=count, rates=settings.rates, masks=settings.masks, seed=seed)
+        sizes = {"rows": count, "rates": settings.rates, "masks": settings.masks, "design": settings.design}
+        profile = probe(meter, method, **sizes, seed=seed)
     options = FitOptions(
         starts=settings.starts,
         family=settings.family,
@@ -97,5 +99,4 @@ def probe_and_fit(
         step_rows=step_rows,
         strata=method.options.strata,
     )
-    config = {"rows": count, "rates": settings.rates, "masks": settings.masks, "model": loaded.name}
-    return fit_density(profile, method.name, method.source.name, options, config)
+    return fit_density(profile, method.name, method.source.name, options, sizes | {"model": loaded.name})

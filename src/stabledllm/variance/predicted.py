@@ -66,8 +66,9 @@ def _weighed(profile: Profile, sampler: TSampler, weighs_by: WeighsBy | None) ->
     """The profile with each row's losses times its own weight over ``sampler``'s, so that all are weighed by that."""
     if weighs_by is None:
         return profile
-    own = torch.stack([weighs_by(sampler, row).weight(profile.t) for row in range(len(profile.rows))])
-    return profile.scaled(own / sampler.weight(profile.t))
+    rates = profile.t.expand(len(profile.rows), -1) if profile.rate is None else profile.rate
+    own = torch.stack([weighs_by(sampler, row).weight(rate) for row, rate in enumerate(rates)])
+    return profile.scaled(own / sampler.weight(rates))
 
 
 def _removed_noise(profile: Profile, sampler: TSampler, source: Source, step_rows: int) -> Callable[[Tensor], float]:
