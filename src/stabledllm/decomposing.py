@@ -118,6 +118,13 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     started = time.perf_counter()
     methods = [build_method(name, settings.method_options) for name in settings.methods]
     methods = [Method()] + [m for m in methods if m.name != "standard"]
+    for method in methods:
+        if method.adaptive:
+            near = method.name.replace("adaptive", "ppots")
+            raise UserError(
+                f"method '{method.name}': expected a density that is fixed, found one that follows training; "
+                f"it tends to that of '{near}'."
+            )
     loaded = load_model(settings.model)
     rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
     say(note)

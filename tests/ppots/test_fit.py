@@ -17,7 +17,7 @@ from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.objective import Objective
 from stabledllm.ppots.cells import cell_kernels
 from stabledllm.ppots.density import FittedDensity, fit_density
-from stabledllm.ppots.fit import FitOptions, _interpolated, fit
+from stabledllm.ppots.fit import FitOptions, fit, interpolated
 from stabledllm.ppots.judge import cross_fitted, dearer_than, variance_under, weighted_moment
 from stabledllm.ppots.pareto import pareto_k
 from stabledllm.ppots.target import optimal_square
@@ -209,7 +209,7 @@ def test_coarse_strata_do_not_get_the_p_of_fine_ones():
             sampler = fit(profile, "strats", FitOptions(step_rows=32)).sampler
         else:
             points = optimal_square(profile, "strats", shared=shared).sqrt().numpy()
-            sampler = Tabulated(_interpolated(profile.t.numpy(), points)).mix_uniform(0.05)
+            sampler = Tabulated(interpolated(profile.t.numpy(), points)).mix_uniform(0.05)
         return per_row_variance(profile, source, [(sampler, every)], 32).value
 
     uniform = per_row_variance(profile, source, [(Uniform(), every)], 32).value
@@ -255,9 +255,9 @@ def test_losses_of_zero_leave_uniform_and_nan_is_not_taken_for_it():
 
 def test_smoothing_leaves_equal_points_and_the_level_alone():
     t = (np.arange(200) + 0.5) / 200
-    assert _interpolated(t, np.full(200, 0.1)).eq(0.1).all()
+    assert interpolated(t, np.full(200, 0.1)).eq(0.1).all()
     rough = np.random.default_rng(0).random(200)
-    smooth = _interpolated(t, rough).numpy()
+    smooth = interpolated(t, rough).numpy()
     assert smooth.std() < 0.75 * rough.std()
     assert smooth.mean() == pytest.approx(rough.mean(), rel=0.02)
 

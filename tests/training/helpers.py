@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, TrainingArguments
 
+from stabledllm.config.build import build_adaptive
+from stabledllm.config.settings import AdaptiveSettings
 from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import load_examples
 from stabledllm.models.byte_tokenizer import ByteTokenizer
@@ -78,6 +80,8 @@ def make_trainer(
     config = TinyMDMConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64)
     model = TinyMDM(config).double()
     chosen = Method.parse(method)
+    objective = objective or Objective()
+    follow = build_adaptive(AdaptiveSettings(every=3, half_life=5, rates=4), chosen, objective.eps)
     data = train or rows()
     trainer = RecordingTrainer(
         model=model,
@@ -98,8 +102,9 @@ def make_trainer(
             **arguments,
         ),
         method=chosen,
-        sampler=sampler or chosen.sampler(DENSITY),
-        objective=objective or Objective(),
+        sampler=sampler or chosen.sampler(None if chosen.adaptive else DENSITY),
+        objective=objective,
+        adaptive=follow if chosen.adaptive else None,
         train_rows=data,
         eval_rows=data[:6],
         mask_id=256,

@@ -68,7 +68,7 @@ def test_another_seed_of_the_framework_changes_no_draw(tmp_path):
     assert first.recorded.draws == second.recorded.draws
 
 
-@pytest.mark.parametrize("method", ["lowdisc+ppots+mirror", "ema"])
+@pytest.mark.parametrize("method", ["lowdisc+ppots+mirror", "ema", "adaptive+mirror"])
 def test_kill_and_resume_is_bit_identical(tmp_path, method):
     """Stops inside an epoch, resumes from the checkpoint in a new object, ends with the same bits."""
     whole = run(tmp_path, "whole", method, 4, 2)
@@ -82,9 +82,10 @@ def test_kill_and_resume_is_bit_identical(tmp_path, method):
     assert resumed.statistics.ema_state == whole.statistics.ema_state
 
 
-def test_two_ranks_draw_and_lose_the_same(tmp_path):
+@pytest.mark.parametrize("method", ["strats+ppots+mirror", "adaptive"])
+def test_two_ranks_draw_and_lose_the_same(tmp_path, method):
     """Two gloo processes x 4 rows against one process x 8; 22 rows, so a rank repeats rows that must weigh 0."""
-    whole = run(tmp_path, "whole", "strats+ppots+mirror", 8, 1)
+    whole = run(tmp_path, "whole", method, 8, 1)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -101,7 +102,7 @@ def test_two_ranks_draw_and_lose_the_same(tmp_path):
             "OMP_WAIT_POLICY": "PASSIVE",
             "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)]),
         }
-        command = [sys.executable, "-m", "tests.training.rank", str(tmp_path / "ranks"), "strats+ppots+mirror"]
+        command = [sys.executable, "-m", "tests.training.rank", str(tmp_path / "ranks"), method]
         workers.append(subprocess.Popen(command, env=env, cwd=root, stderr=subprocess.PIPE, text=True))
     for worker in workers:
         _, errors = worker.communicate(timeout=240)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from stabledllm.config.settings import DecodingSettings, MethodSettings, ObjectiveSettings
+from stabledllm.config.settings import AdaptiveSettings, DecodingSettings, MethodSettings, ObjectiveSettings
 from stabledllm.decoding import DecodingOptions
 from stabledllm.noise.methods import Method, MethodOptions
+from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.objective import Objective
+from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
 
 
 def build_method(name: str, settings: MethodSettings) -> Method:
@@ -21,3 +23,12 @@ def build_objective(settings: ObjectiveSettings) -> Objective:
 def build_decoding(settings: DecodingSettings) -> DecodingOptions:
     """The decoding options."""
     return DecodingOptions(**settings.model_dump())
+
+
+def build_adaptive(
+    settings: AdaptiveSettings, method: Method, eps: float, start: Tabulated | None = None
+) -> AdaptiveDensity:
+    """The density of a method with ``adaptive``."""
+    options = AdaptiveOptions(**settings.model_dump())
+    shared = method.source.name == "iid"
+    return AdaptiveDensity(options, shared_noise=shared, cost=method.views.cost, eps=eps, start=start)

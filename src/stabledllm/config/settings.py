@@ -84,6 +84,19 @@ class PPOTSSettings(_Strict):
     """Defensive mixture: bounds every weight by 1 / uniform_share."""
 
 
+class AdaptiveSettings(_Strict):
+    """P-POTS that follows the training losses (methods with ``adaptive``)."""
+
+    every: int = Field(25, ge=1)
+    """Optimizer steps between refits of p(t)."""
+    half_life: float = Field(100.0, gt=0)
+    """Optimizer steps after which a loss counts half."""
+    rates: int = Field(12, ge=2)
+    """Equal cells of t whose second moments are kept; the lowest is split further."""
+    uniform_share: float = Field(0.05, ge=0, le=1)
+    """Defensive mixture: bounds every weight by 1 / uniform_share."""
+
+
 class DecodingSettings(_Strict):
     """Greedy low-confidence decoding; part of every result."""
 
@@ -101,8 +114,10 @@ class TrainSettings(_Strict):
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     ppots: PPOTSSettings = PPOTSSettings()
+    adaptive: AdaptiveSettings = AdaptiveSettings()
     p_of_t: str | None = None
-    """A density fitted before (``stabledllm fit``); without it P-POTS probes before training."""
+    """A density fitted before (``stabledllm fit``); without it P-POTS probes before training, ``adaptive`` starts
+    from uniform t."""
     batch: int = Field(32, ge=1)
     """Rows per optimizer step, over all devices and accumulation."""
     micro_batch: int | None = Field(None, ge=1)

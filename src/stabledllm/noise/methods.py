@@ -23,6 +23,7 @@ _SLOTS = {
     "strats": ("source of u",),
     "lowdisc": ("source of u",),
     "ppots": ("density of t",),
+    "adaptive": ("density of t",),
     "clipped": ("density of t",),
     "fixedcount": ("masker",),
     "complement": ("masker", "views"),
@@ -149,12 +150,17 @@ class Method:
         return self.density == "ppots"
 
     @property
+    def adaptive(self) -> bool:
+        """Whether the density of t follows the losses during training."""
+        return self.density == "adaptive"
+
+    @property
     def unbiased(self) -> bool:
         """Whether the mean of the loss and its gradient are the standard objective's."""
         return self.masker.unbiased and self.density != "clipped" and not self.syrm
 
     def sampler(self, fitted: TSampler | None = None) -> TSampler:
-        """The density of t: ``fitted`` for P-POTS, else the one the name gives.
+        """The density of t: ``fitted`` for P-POTS, for ``adaptive`` the one it starts from, else the name's own.
 
         Raises:
             UserError: P-POTS without a fitted density.
@@ -162,7 +168,7 @@ class Method:
         if self.density == "clipped":
             return Clipped(self.options.clip_low, self.options.clip_high)
         if not self.needs_p:
-            return Uniform()
+            return fitted if self.adaptive and fitted else Uniform()
         if fitted is None:
             raise UserError(f"method '{self.name}': ppots needs a fitted p(t), found none; run 'stabledllm fit' first.")
         return fitted

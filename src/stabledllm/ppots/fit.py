@@ -84,7 +84,7 @@ def fit(profile: Profile, source: str, options: FitOptions) -> Fit:
     if epr and not fallback:
         sampler = epr_sampler(epr.parameters, float(nodes[0, 0]), float(nodes[-1, -1]))
     else:
-        sampler = Tabulated(_interpolated(t, points), name="ppots")
+        sampler = Tabulated(interpolated(t, points), name="ppots")
     return Fit(sampler.mix_uniform(options.uniform_share), epr, fallback, threshold, points)
 
 
@@ -100,7 +100,7 @@ def _target(profile: Profile, source: str, options: FitOptions) -> Tensor:
     own, g = profile.row_noise().mean(0) + profile.between_rows(), profile.row_mean().mean(0)
 
     def noise(square: Tensor) -> float:
-        table = Tabulated(_interpolated(profile.t.numpy(), square.sqrt().numpy())).mix_uniform(options.uniform_share)
+        table = Tabulated(interpolated(profile.t.numpy(), square.sqrt().numpy())).mix_uniform(options.uniform_share)
         weight = cell_kernels(table, profile.edges)[0]
         return float(profile.width @ (own * weight)) + shared_noise(g, profile.t, table, kind, options.step_rows)[0]
 
@@ -129,7 +129,7 @@ def epr_sampler(parameters: dict[str, float], low: float = 0.0, high: float = 1.
     return Tabulated(torch.from_numpy(np.maximum(np.exp(log_p - log_p.max()), 1e-12)), name="ppots")
 
 
-def _interpolated(t: np.ndarray, points: np.ndarray) -> torch.Tensor:
+def interpolated(t: np.ndarray, points: np.ndarray) -> torch.Tensor:
     """Points smoothed by a (1, 2, 1) / 4 kernel over neighbouring cells and interpolated; equal ones stay equal."""
     padded = np.pad(points, 1, mode="edge")
     smooth = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4

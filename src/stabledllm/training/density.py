@@ -64,8 +64,8 @@ def refuse_other_method(density: FittedDensity, method: Method, path: str) -> No
 
 
 def canonical(name: str) -> str:
-    """A method's name without the parts that do not change the noise."""
-    return "+".join(part for part in name.split("+") if part != "ema")
+    """A method's name without the parts that do not change the best p; ``adaptive`` starts from that of ``ppots``."""
+    return "+".join("ppots" if part == "adaptive" else part for part in name.split("+") if part != "ema")
 
 
 def probe_and_fit(

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from stabledllm.config.build import build_decoding, build_method, build_objective
+from stabledllm.config.build import build_adaptive, build_decoding, build_method, build_objective
 from stabledllm.config.settings import TrainSettings
 from stabledllm.control_variate import default_rate
 from stabledllm.data.bundle import DataBundle, load_bundle
@@ -73,6 +73,7 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
         "method": method.name,
         "method_options": settings.method_options.model_dump(),
         "objective": settings.objective.model_dump(),
+        "adaptive": settings.adaptive.model_dump() if method.adaptive else None,
         "model": settings.model,
         "data": settings.data.train,
         "batch": settings.batch,
@@ -91,14 +92,16 @@ def build_trainer(
     arguments = training_arguments(settings)
     out.mkdir(parents=True, exist_ok=True)
     density = None
-    if method.needs_p:
+    if method.needs_p or (method.adaptive and settings.p_of_t):
         density = obtain_density(settings, method, loaded, data.train, arguments, checkpoint, say)
+    objective = build_objective(settings.objective)
+    start = density.sampler if density else None
     trainer = MDMTrainer(
         model=loaded.model,
         args=arguments,
         method=method,
-        sampler=method.sampler(density.sampler if density else None),
-        objective=build_objective(settings.objective),
+        sampler=method.sampler(start),
+        objective=objective,
         train_rows=data.train,
         eval_rows=data.validation,
         mask_id=loaded.mask_id,
@@ -107,6 +110,7 @@ def build_trainer(
         order_seed=settings.order_seed,
         eval_draws=settings.eval_draws,
         density_file=out / DENSITY if density else None,
+        adaptive=build_adaptive(settings.adaptive, method, objective.eps, start) if method.adaptive else None,
         identity=run_identity(settings, method),
         statistics=StepStatistics(
             settings.method_options.ema_bins,
@@ -202,6 +206,7 @@ def _finish(
         "steps": trainer.state.global_step,
         "seconds": seconds,
         "history": _history(trainer.state.log_history),
+        "adaptive": trainer.adaptive.history if trainer.adaptive else None,
         "data_notes": data.notes,
         "config": settings.model_dump(),
         "versions": versions(),

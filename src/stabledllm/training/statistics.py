@@ -17,6 +17,7 @@ from transformers.trainer_callback import ExportableState, TrainerCallback
 from stabledllm.control_variate import EMAControlVariate
 from stabledllm.noise.methods import Draw, Rows
 from stabledllm.noise.t_samplers import TSampler
+from stabledllm.ppots.adaptive import AdaptiveDensity
 
 Gather = Callable[[Tensor], Tensor]
 
@@ -29,14 +30,29 @@ class StepStatistics(TrainerCallback, ExportableState):
         self.forward_passes = 0
         self.window = [0.0] * 5
         self.ema_state: dict = {}
+        self.adaptive: AdaptiveDensity | None = None
+        """The density that follows the losses collected here; the Trainer sets it."""
+        self.adaptive_state: dict | None = None
         self._rows: list[Tensor] = []
 
     def state(self) -> dict:
         """For the Trainer: what recreates this object at a checkpoint."""
         return {
             "args": {"bins": self.bins, "rate": self.rate, "ema": self.ema},
-            "attributes": {"forward_passes": self.forward_passes, "window": self.window, "ema_state": self.ema_state},
+            "attributes": {
+                "forward_passes": self.forward_passes,
+                "window": self.window,
+                "ema_state": self.ema_state,
+                "adaptive_state": self.adaptive.state() if self.adaptive else None,
+            },
         }
+
+    def follow(self, adaptive: AdaptiveDensity) -> TSampler:
+        """Let a density follow the losses, from the checkpoint's state where there is one; the density in force."""
+        if self.adaptive_state:
+            adaptive.load(self.adaptive_state)
+        self.adaptive = adaptive
+        return adaptive.sampler()
 
     def add(self, draw: Draw, rows: Rows, counted: Tensor, losses: Tensor, forwards: int) -> None:
         """One micro-batch of this rank."""
@@ -46,8 +62,12 @@ class StepStatistics(TrainerCallback, ExportableState):
         table = torch.stack([c.double() for c in columns], dim=1)
         self._rows.append(torch.cat((table, torch.full_like(table[:, :1], forwards / len(table))), dim=1))
 
-    def finish_step(self, gather: Gather, sampler: TSampler) -> None:
-        """Merge the ranks' rows of the step that just ended; every rank ends with the same state."""
+    def finish_step(self, gather: Gather, sampler: TSampler) -> TSampler:
+        """Merge the ranks' rows of the step that just ended; every rank ends with the same state.
+
+        Returns:
+            the density of the next step: another one after an adaptive density was refitted.
+        """
         table = gather(torch.cat(self._rows)).cpu()
         self._rows = []
         self.forward_passes += round(float(table[:, -1].sum()))
@@ -57,6 +77,9 @@ class StepStatistics(TrainerCallback, ExportableState):
         self.window = [w + float(x.sum()) for w, x in zip(self.window, sums, strict=True)]
         if self.ema:
             self._finish_ema(loss, t, sampler)
+        if self.adaptive and self.adaptive.update(t, weight, loss):
+            return self.adaptive.sampler()
+        return sampler
 
     def _finish_ema(self, loss: Tensor, t: Tensor, sampler: TSampler) -> None:
         done = self.ema_state

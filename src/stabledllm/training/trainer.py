@@ -19,6 +19,7 @@ from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import TSampler
 from stabledllm.objective import Objective, reduce_loss, row_losses
+from stabledllm.ppots.adaptive import AdaptiveDensity
 from stabledllm.training.checkpoints import stamp
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
 from stabledllm.training.positions import step_rows
@@ -31,9 +32,15 @@ class _StepEnd(TrainerCallback):
     def __init__(self, trainer: MDMTrainer):
         self.trainer = trainer
 
+    def on_train_begin(self, args, state, control, **_):
+        # By now a resumed Trainer has the checkpoint's statistics.
+        trainer = self.trainer
+        if trainer.adaptive:
+            trainer.sampler = trainer.statistics.follow(trainer.adaptive)
+
     def on_step_end(self, args, state, control, **_):
         trainer = self.trainer
-        trainer.statistics.finish_step(trainer.accelerator.gather, trainer.sampler)
+        trainer.sampler = trainer.statistics.finish_step(trainer.accelerator.gather, trainer.sampler)
 
     def on_save(self, args, state, control, **_):
         if state.is_world_process_zero:
@@ -53,6 +60,7 @@ class MDMTrainer(Trainer):
         train_rows, eval_rows: encoded rows. mask_id, pad_id: token ids.
         noise_seed: of the noise. order_seed: of the order of the rows; without it ``noise_seed``.
         density_file: the saved p(t), copied into every checkpoint.
+        adaptive: the density of a method with ``adaptive``; its state is in every checkpoint.
         identity: what a resumed run must have in common with this one.
     """
 
@@ -71,6 +79,7 @@ class MDMTrainer(Trainer):
         statistics: StepStatistics,
         eval_draws: int = 4,
         density_file: Path | None = None,
+        adaptive: AdaptiveDensity | None = None,
         identity: dict | None = None,
         **kwargs,
     ):
@@ -78,7 +87,7 @@ class MDMTrainer(Trainer):
         self.mask_id, self.pad_id, self.noise_seed = mask_id, pad_id, noise_seed
         self.order_seed = noise_seed if order_seed is None else order_seed
         self.eval_rows, self.eval_draws = eval_rows, eval_draws
-        self.density_file, self.identity = density_file, identity or {}
+        self.density_file, self.adaptive, self.identity = density_file, adaptive, identity or {}
         kwargs["args"].remove_unused_columns = False
         super().__init__(
             train_dataset=RowDataset(train_rows),
