@@ -27,6 +27,7 @@ from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.judge import cross_fitted
 from stabledllm.ppots.profile import Profile, probe, rate_edges
 from stabledllm.provenance import device_name, versions
+from stabledllm.training.density import probe_and_fit
 from stabledllm.variance.comparison import MethodResult, compare_methods, mirror_condition
 from stabledllm.variance.measured import measure, step_rows
 from stabledllm.variance.nested import by_length, decompose, nested_losses
@@ -42,7 +43,7 @@ class _Laboratory:
     """The model, the data and the probes made so far."""
 
     def __init__(self, settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], bar: tqdm):
-        self.settings, self.rows = settings, rows
+        self.settings, self.loaded, self.rows = settings, loaded, rows
         self.meter = LossMeter(
             loaded.model,
             rows,
@@ -88,6 +89,17 @@ class _Laboratory:
 
     def density(self, method: Method) -> FittedDensity:
         """p fitted for the method's own source, masker and views."""
+        if method.signal != "loss":
+            return probe_and_fit(
+                self.loaded,
+                self.rows,
+                method,
+                self.meter.objective,
+                self.settings.probe,
+                self.settings.seed,
+                self.fit_options(method).step_rows,
+                show_progress=False,
+            )
         options = self.fit_options(method)
         return fit_density(self.profile(method), method.name, method.source.name, options)
 
@@ -96,7 +108,7 @@ class _Laboratory:
         settings, profile = self.settings, self.profile(method)
         sampler = method.sampler(density.sampler if density else None)
         judged: list[tuple[TSampler, torch.Tensor]] = [(sampler, torch.arange(len(profile.rows)))]
-        if density:
+        if density and method.signal == "loss":
             judged = cross_fitted(profile, method.source.name, self.fit_options(method))
         cost = mean_cost(profile, judged)
         self.drawn[method.name] = sampler, cost

@@ -132,6 +132,11 @@ def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     say(density.summary())
     if density.fallback:
         say(f"note: {density.fallback}")
+    if proxy := density.record.get("proxy"):
+        say(
+            f"the output layer for the whole gradient: correlation over t {proxy['correlation']:.3f}, second moment "
+            f"{proxy['excess']:+.1%} against p fitted to the gradient itself"
+        )
     if parameters := density.record["parameters"]:
         say("EPR: " + ", ".join(f"{name} = {value:.4g}" for name, value in parameters.items()))
     say(f"wrote {path} and {save_fit_figure(density.record, path.with_suffix('.png')).name}")

@@ -82,6 +82,8 @@ class PPOTSSettings(_Strict):
     family: Literal["epr", "tabulated"] = "epr"
     uniform_share: float = Field(0.05, ge=0, le=1)
     """Defensive mixture: bounds every weight by 1 / uniform_share."""
+    check_proxy: bool = False
+    """For ``ppots-head``: measure the whole gradient as well, and record how well the output layer stands for it."""
 
 
 class AdaptiveSettings(_Strict):

@@ -23,6 +23,8 @@ _SLOTS = {
     "strats": ("source of u",),
     "lowdisc": ("source of u",),
     "ppots": ("density of t",),
+    "ppots-gradient": ("density of t",),
+    "ppots-head": ("density of t",),
     "adaptive": ("density of t",),
     "clipped": ("density of t",),
     "fixedcount": ("masker",),
@@ -37,6 +39,8 @@ _SLOTS = {
 }
 PARTS = tuple(_SLOTS)
 """Every part, in canonical order; at most one per slot."""
+SIGNALS = {"ppots": "loss", "ppots-gradient": "gradient", "ppots-head": "output layer"}
+"""Densities that are fitted before training, and what to."""
 _VIEWS = {"multisample": 2, "partition": 3}
 """Parts that take a number of views, ``partition4``, and how many they have without one."""
 
@@ -147,7 +151,12 @@ class Method:
     @property
     def needs_p(self) -> bool:
         """Whether t is drawn from a fitted density."""
-        return self.density == "ppots"
+        return self.density in SIGNALS
+
+    @property
+    def signal(self) -> str:
+        """Whose second moment p is fitted to: the loss's, the gradient's, or that of the output layer's gradient."""
+        return SIGNALS.get(self.density, "loss")
 
     @property
     def adaptive(self) -> bool:

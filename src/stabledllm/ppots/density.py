@@ -11,7 +11,7 @@ from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
 from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.ppots.fit import Fit, FitOptions, fit
-from stabledllm.ppots.judge import cross_fitted, dearer_than, folds, tail_shape, variance_under
+from stabledllm.ppots.judge import cross_fitted, dearer_than, folds, second_moment_under, tail_shape, variance_under
 from stabledllm.ppots.profile import Curve, Profile
 
 SCHEMA = "stabledllm/p_of_t/1"
@@ -67,20 +67,37 @@ class FittedDensity:
         d = self.record["diagnostics"]
         kl = f"KL {d['kl']:.2g}, " if d["kl"] is not None else ""
         k = f"{d['pareto_k']:.2f}" if d["pareto_k"] is not None else "n/a"
+        what = {"loss": "variance", "gradient": "E|gradient|²"}.get(signal := self.signal, f"E|{signal}'s gradient|²")
+        unit = "nats²" if signal == "loss" else "(nats/param)²"
         return (
             f"p(t) for {self.method}: {self.record['kind']}, {kl}relative ESS {d['relative_ess']:.3f}, Pareto-k {k}, "
-            f"variance {d['variance_uniform']['value']:.4g} -> {d['variance_fitted']['value']:.4g} nats² (cross-fitted)"
+            f"{what} {d['variance_uniform']['value']:.4g} -> {d['variance_fitted']['value']:.4g} {unit} (cross-fitted)"
         )
+
+    @property
+    def signal(self) -> str:
+        """Whose second moment it was fitted to."""
+        return self.record.get("signal", "loss")
 
 
 def fit_density(
-    profile: Profile, method: str, source: str, options: FitOptions | None = None, config: dict | None = None
+    profile: Profile,
+    method: str,
+    source: str,
+    options: FitOptions | None = None,
+    config: dict | None = None,
+    signal: str = "loss",
 ) -> FittedDensity:
     """Fit p for a method's own source, masker and views, with diagnostics judged on held-out rows.
+
+    With another ``signal`` the profile holds gradient norms; p is then that of iid t, and what is judged is the second
+    moment itself.
 
     For iid t an EPR fit whose second moment on held-out rows is clearly above the tabulated density's is not used.
     """
     options = options or FitOptions()
+    drawn, source = source, source if signal == "loss" else "iid"
+    judge = variance_under if signal == "loss" else second_moment_under
     found = fit(profile, source, options)
     pairs = cross_fitted(profile, source, options)
     if source == "iid" and found.kind == "epr":
@@ -97,7 +114,8 @@ def fit_density(
     record = {
         "schema": SCHEMA,
         "method": method,
-        "source": source,
+        "source": drawn,
+        "signal": signal,
         "kind": found.kind,
         "parameters": found.epr.parameters if found.epr else None,
         "density": found.sampler.density.tolist(),
@@ -108,8 +126,8 @@ def fit_density(
             "start_kls": found.epr.start_kls if found.epr else None,
             "relative_ess": found.sampler.relative_ess(),
             "pareto_k": tail_shape(profile, found.sampler),
-            "variance_uniform": variance_under(profile, every_row).as_dict(),
-            "variance_fitted": variance_under(profile, pairs).as_dict(),
+            "variance_uniform": judge(profile, every_row).as_dict(),
+            "variance_fitted": judge(profile, pairs).as_dict(),
             "fallback": found.fallback,
         },
         "profile": profile_record(profile) | _points(profile, found),
@@ -121,13 +139,10 @@ def fit_density(
 
 def profile_record(profile: Profile) -> dict:
     """The profile's curves with their standard errors, as lists over t."""
-    curves: dict[str, Curve | None] = {
-        "second_moment": profile.second_moment(),
-        "g": profile.g(),
-        "v": profile.v(),
-        "v_views": profile.v_views(),
-        "rho": profile.rho(),
-    }
+    curves: dict[str, Curve | None] = dict.fromkeys(("g", "v", "v_views", "rho"))
+    curves["second_moment"] = profile.second_moment()
+    if profile.view_losses.shape[2] > 1:  # norms come as one value a cell: nothing but the second moment is known
+        curves |= {"g": profile.g(), "v": profile.v(), "v_views": profile.v_views(), "rho": profile.rho()}
     out: dict[str, list | None] = {"t": profile.t.tolist()}
     for name, curve in curves.items():
         out[name] = curve.value.tolist() if curve else None

@@ -48,6 +48,12 @@ def variance_under(profile: Profile, pairs: list[tuple[Tabulated, Tensor]]) -> E
     return jackknife(lambda keep: float(first[keep].mean()) - pair_square(second[keep]), len(first), "nats²")
 
 
+def second_moment_under(profile: Profile, pairs: list[tuple[Tabulated, Tensor]]) -> Estimate:
+    """``∫ E|grad l|² / p dt`` of a profile of gradient norms, for iid t; jackknife over rows."""
+    first = weighted_moment(profile, pairs)
+    return jackknife(lambda keep: float(first[keep].mean()), len(first), "(nats/param)²")
+
+
 def dearer_than(
     profile: Profile, pairs: list[tuple[Tabulated, Tensor]], others: list[tuple[Tabulated, Tensor]]
 ) -> float | None:

@@ -37,6 +37,8 @@ _OTHERS = ("#56B4E9", "#A0522D", "#6B8E23", "#9467BD", "#5F6B7A", "#C44E52")
 _PARTS = {
     "standard": "Standard",
     "ppots": "P-POTS",
+    "ppots-gradient": "P-POTS on the gradient",
+    "ppots-head": "P-POTS on the head's gradient",
     "adaptive": "Adaptive",
     "mirror": "MIRROR",
     "multisample": "MultiSample",

@@ -13,14 +13,17 @@ from stabledllm.config.build import build_objective
 from stabledllm.config.settings import PPOTSSettings, TrainSettings
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
-from stabledllm.measure import LossMeter
+from stabledllm.gradients.output_layer import OutputLayerNorms
+from stabledllm.gradients.per_row import RowGradients
+from stabledllm.measure import LossMeter, Meter
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.objective import Objective
 from stabledllm.ppots.density import FittedDensity, fit_density
 from stabledllm.ppots.fit import FitOptions
-from stabledllm.ppots.profile import probe, rate_edges
+from stabledllm.ppots.profile import Profile, probe, rate_edges
 from stabledllm.training.checkpoints import DENSITY
+from stabledllm.variance.gradient_density import norm_profile, proxy_quality
 
 
 def obtain_density(
@@ -83,14 +86,7 @@ def probe_and_fit(
     count = min(settings.rows, len(rows))
     if count < 2:
         raise UserError(f"ppots: expected at least 2 training rows to probe, found {len(rows)}.")
-    cells = len(rate_edges(settings.rates, objective.eps, method.views.switches)) - 1
-    total = count * cells * settings.masks * method.views.count
-    with tqdm(total=total, desc=f"probe {method.name}", unit="fwd", disable=not show_progress) as bar:
-        meter = LossMeter(
-            loaded.model, rows, objective, mask_id=loaded.mask_id, pad_id=loaded.pad_id, progress=bar.update
-        )
-        sizes = {"rows": count, "rates": settings.rates, "masks": settings.masks, "design": settings.design}
-        profile = probe(meter, method, **sizes, seed=seed)
+    sizes = {"rows": count, "rates": settings.rates, "masks": settings.masks}
     options = FitOptions(
         starts=settings.starts,
         family=settings.family,
@@ -99,4 +95,42 @@ def probe_and_fit(
         step_rows=step_rows,
         strata=method.options.strata,
     )
-    return fit_density(profile, method.name, method.source.name, options, sizes | {"model": loaded.name})
+    cells = len(rate_edges(settings.rates, objective.eps, method.views.switches)) - 1
+    known = count * cells * settings.masks * method.views.count if method.signal == "loss" else None
+    with tqdm(total=known, desc=f"probe {method.name}", unit="fwd", disable=not show_progress) as bar:
+
+        def meter(kind: type[Meter]) -> Meter:
+            ids = {"mask_id": loaded.mask_id, "pad_id": loaded.pad_id}
+            return kind(loaded.model, rows, objective, progress=bar.update, **ids)
+
+        if method.signal == "loss":
+            config = sizes | {"design": settings.design, "model": loaded.name}
+            profile = probe(meter(LossMeter), method, **sizes, design=settings.design, seed=seed)
+            return fit_density(profile, method.name, method.source.name, options, config)
+        return _fit_to_norms(meter, method, sizes | {"seed": seed}, options, settings.check_proxy, loaded.name)
+
+
+def _fit_to_norms(
+    meter: Callable[[type[Meter]], Meter],
+    method: Method,
+    sizes: dict[str, int],
+    options: FitOptions,
+    check_proxy: bool,
+    model: str,
+) -> FittedDensity:
+    """p for the norm of the gradient or of the output layer's; the latter compared with the former where asked."""
+
+    def fitted(kind: type[Meter], signal: str) -> tuple[Profile, FittedDensity]:
+        taken = meter(kind)
+        profile = norm_profile(taken, method, **sizes)
+        density = fit_density(profile, method.name, method.source.name, options, sizes | {"model": model}, signal)
+        density.record["forward_passes"] = taken.forwards
+        return profile, density
+
+    if method.signal == "gradient":
+        return fitted(RowGradients, "gradient")[1]
+    profile, density = fitted(OutputLayerNorms, "output layer")
+    if check_proxy:
+        exact, own = fitted(RowGradients, "gradient")
+        density.record["proxy"] = proxy_quality(exact, own.sampler, profile, density.sampler).as_dict()
+    return density

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stabledllm.gradients.per_row import RowGradients
 from stabledllm.gradients.sketch import GradientMeter, Sketch
+from stabledllm.measure import Meter
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.profile import rate_edges
@@ -102,18 +103,8 @@ def gradient_profile(
     Rows are the same for every method of a seed. For counts the lowest cell ends where a single token is masked;
     otherwise cells get finer down to where p_mask is near its least value (``rate_edges``).
     """
-    key = Key(seed, _STEP)
-    chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
-    size = torch.tensor([meter.rows[i].maskable_count(syrm=method.syrm) for i in chosen.tolist()])
-    counted = method.masker.name in ("fixedcount", "complement")
-    least = max(meter.objective.eps, 1.0 / float(size.double().median())) if counted else meter.objective.eps
-    edges = rate_edges(rates, least)
-    if counted:  # below 1 / P every count is 1
-        edges = torch.cat((edges[:1], edges[edges > 1.0 / float(size.max())]))
-    cell = torch.arange(len(edges) - 1).repeat_interleave(masks_per_cell(edges, masks))
-    a, n = len(chosen), len(cell)
-    u = key.row_uniforms(Stream.RATE, torch.arange(a * n)).view(a, n)
-    t = edges[cell] + u * edges.diff()[cell]
+    key, chosen, size, edges, cell, t = points_of(meter, method, rows=rows, rates=rates, masks=masks, seed=seed)
+    a, n = t.shape
     exact = isinstance(meter, RowGradients)
     sketch = Sketch({name: p.numel() for name, p in meter.parameters.items()}) if exact else None
     weight = (edges.diff() / cell.bincount())[cell].float()
@@ -150,6 +141,25 @@ def gradient_profile(
         power=meter.objective.power,
         forwards=meter.forwards - before,
     )
+
+
+def points_of(
+    meter: Meter, method: Method, *, rows: int, rates: int, masks: int, seed: int
+) -> tuple[Key, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Where to measure: key of the draws, rows (a,), their P (a,), edges (b + 1,), the points' cells (n,) and t (a, n)."""
+    key = Key(seed, _STEP)
+    chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
+    size = torch.tensor([meter.rows[i].maskable_count(syrm=method.syrm) for i in chosen.tolist()])
+    counted = method.masker.name in ("fixedcount", "complement")
+    least = max(meter.objective.eps, 1.0 / float(size.double().median())) if counted else meter.objective.eps
+    edges = rate_edges(rates, least)
+    if counted:  # below 1 / P every count is 1
+        edges = torch.cat((edges[:1], edges[edges > 1.0 / float(size.max())]))
+    cell = torch.arange(len(edges) - 1).repeat_interleave(masks_per_cell(edges, masks))
+    a, n = len(chosen), len(cell)
+    u = key.row_uniforms(Stream.RATE, torch.arange(a * n)).view(a, n)
+    t = edges[cell] + u * edges.diff()[cell]
+    return key, chosen, size, edges, cell, t
 
 
 def masks_per_cell(edges: Tensor, masks: int) -> Tensor:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stabledllm.errors import UserError
+from stabledllm.noise.methods import SIGNALS
 
 QUANTITIES = ("gradient", "loss")
-_PROBED = ("ppots", "ppots-gradient", "ppots-head")
+_PROBED = tuple(SIGNALS)
 
 
 @dataclass(frozen=True)
