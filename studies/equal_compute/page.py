@@ -29,8 +29,9 @@ KEPT = ("method", "seed", "metrics", "forward_passes", "probe_forward_passes", "
 
 
 def runs_of(name: str) -> list[dict]:
-    """Every finished run below an experiment's folder, whatever methods the last call named."""
-    found = [read_json(path) for path in sorted((OUT / name / "runs").glob("*/*/run.json"))]
+    """Every finished run of an experiment and of the folders that add methods to it."""
+    folders = [OUT / name, *sorted(OUT.glob(f"{name}.*"))]
+    found = [read_json(path) for folder in folders for path in sorted((folder / "runs").glob("*/*/run.json"))]
     kept = [{key: record[key] for key in KEPT} for record in found]
     for record in kept:
         record["metrics"] = {

@@ -18,28 +18,31 @@ OUT = Path("runs/study")
 SMALL = OUT / "models" / "small"
 PRETRAINING = ["--width", "96", "--layers", "3", "--steps", "2500", "--batch", "64"]
 
-PAPER = ["standard", "clipped", "ppots", "mirror", "ppots+mirror"]
-MAIN = [*PAPER, "lowdisc+fixedcount", "strats+fixedcount", "lowdisc+ppots+fixedcount"]
+KEY = ["standard", "ppots+mirror", "strats+fixedcount", "lowdisc+fixedcount"]
 OTHERS = [
-    "standard", "strats", "fixedcount", "multisample", "ppots+fixedcount", "lowdisc+fixedcount+mirror", "isad",
-    "isad-exact", "syrm", "strats+ppots+mirror",
+    "strats", "fixedcount", "multisample", "ppots+fixedcount", "lowdisc+fixedcount+mirror", "isad", "isad-exact",
+    "syrm", "strats+ppots+mirror",
 ]  # fmt: skip
 NEW = [
-    "standard", "lowdisc+complement", "lowdisc+fixedcount+partition4", "lowdisc+adaptive+fixedcount",
-    "ppots-gradient", "lowdisc+ppots-gradient+fixedcount",
+    "complement", "lowdisc+complement", "lowdisc+fixedcount+partition4", "lowdisc+adaptive+fixedcount",
+    "ppots-gradient", "lowdisc+ppots-gradient+fixedcount", "lowdisc+ppots-gradient+complement",
 ]  # fmt: skip
-KEY = ["standard", "ppots+mirror", "lowdisc+fixedcount", "lowdisc+ppots+fixedcount"]
-MEASURED = sorted({*MAIN, *OTHERS, *NEW} - {"standard", "lowdisc+adaptive+fixedcount", "syrm"})
+MEASURED = [
+    "ppots", "mirror", "ppots+mirror", "lowdisc+fixedcount", "strats+fixedcount", "lowdisc+ppots+fixedcount", "strats",
+    "fixedcount", "multisample", "ppots+fixedcount", "lowdisc+fixedcount+mirror", "complement", "lowdisc+complement",
+    "lowdisc+fixedcount+partition4", "ppots-gradient", "lowdisc+ppots-gradient+fixedcount",
+    "lowdisc+ppots-gradient+complement",
+]  # fmt: skip
 
 EXPERIMENTS = {
-    # name: (recipe, overrides, seeds); a name before a dot is the folder, so that parts of one experiment share it.
+    # Folder: (recipe, overrides, seeds). What stands after a dot adds methods to the experiment before it.
     **{f"tiny_lr_{lr}": ("tiny", [f"base.trainer.learning_rate={lr}"], 3) for lr in ("5e-4", "1e-3", "4e-3")},
     **{f"small_lr_{lr}": ("small", [f"base.trainer.learning_rate={lr}"], 3) for lr in ("1e-3", "4e-3")},
     "tiny": ("tiny", [], 20),
     "small": ("small", [], 20),
-    "small.others": ("small", [f"methods=[{','.join(OTHERS)}]"], 8),
     "small.new": ("small", [f"methods=[{','.join(NEW)}]"], 8),
     "small_noise_only": ("small", ["base.order_seed=0", f"methods=[{','.join(KEY)}]"], 20),
+    "small.others": ("small", [f"methods=[{','.join(OTHERS)}]"], 8),
     "small_equal_steps": ("small", ["equal=steps", "methods=[standard,mirror,ppots+mirror,multisample]"], 8),
 }
 
@@ -61,7 +64,7 @@ def train(jobs: int, seeds: int | None) -> None:
         chosen = ",".join(str(s) for s in range(1, min(count, seeds or count) + 1))
         if "_lr_" in name:
             overrides = [*overrides, "methods=[standard]"]
-        out = OUT / name.partition(".")[0]
+        out = OUT / name
         command = ["-m", "stabledllm", "experiment", HERE / "recipes" / f"{recipe}.yaml", f"out={out}", "--jobs", jobs]
         run(*command, f"seeds=[{chosen}]", *overrides)
 

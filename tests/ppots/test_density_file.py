@@ -39,7 +39,7 @@ def test_the_file_has_the_keys_of_its_schema(fitted, tmp_path):
     fitted.save(tmp_path / "p.json")
     stored = json.loads((tmp_path / "p.json").read_text())
     assert stored["schema"] == "stabledllm/p_of_t/1"
-    keys = "schema method source kind parameters density uniform_share diagnostics profile forward_passes config"
+    keys = "schema method source signal kind parameters density uniform_share diagnostics profile forward_passes config"
     assert list(stored) == keys.split()
     assert len(stored["density"]) == 4096
     diagnostics = "kl kl_threshold relative_ess pareto_k variance_uniform variance_fitted fallback"

@@ -146,7 +146,7 @@ def gradient_profile(
 def points_of(
     meter: Meter, method: Method, *, rows: int, rates: int, masks: int, seed: int
 ) -> tuple[Key, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Where to measure: key of the draws, rows (a,), their P (a,), edges (b + 1,), the points' cells (n,) and t (a, n)."""
+    """Where to measure: key of the draws, rows (a,), their P (a,), edges (b + 1,), cells of points (n,), t (a, n)."""
     key = Key(seed, _STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
     size = torch.tensor([meter.rows[i].maskable_count(syrm=method.syrm) for i in chosen.tolist()])

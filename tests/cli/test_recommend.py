@@ -1,0 +1,76 @@
+"""``decompose --gradient`` and ``recommend`` as a user runs them, small; the recipe they end with is one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from stabledllm.config.recipe import check
+from stabledllm.config.settings import TrainSettings
+from tests.cli.runner import assert_refused, stabledllm
+
+SMALL = [
+    "rows=6", "rates=4", "masks=2", "steps=5", "probe.rows=6", "probe.rates=4", "probe.starts=2", "grad.rows=8",
+    "grad.view_rows=6", "grad.rates=3", "grad.steps=5", "forwards=8", "data.train_rows=40",
+]  # fmt: skip
+METHODS = "ppots-head,mirror,lowdisc+fixedcount,clipped"
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recommend")
+    result = stabledllm("recommend", *SMALL, "--methods", METHODS, "--out", "out", cwd=folder)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder, result.stdout
+
+
+def test_recommend_ends_with_lines_that_are_a_recipe(measured):
+    _, printed = measured
+    recipe = printed.rpartition("# stabledllm train recipe.yaml\n")[2]
+    settings = check(yaml.safe_load(recipe), TrainSettings, "pasted")
+    assert settings.method in ("standard", *METHODS.split(","))
+    assert settings.method != "clipped", "biased"
+    assert settings.batch in (4, 8)
+    assert "MIRROR alone" in printed
+
+
+def test_the_record_holds_the_gradient_of_every_method(measured):
+    folder, printed = measured
+    record = json.loads((folder / "out" / "decomposition.json").read_text())
+    estimate = {"value", "stderr", "n", "unit"}
+    for name in ("mask_pattern", "mask_rate", "data", "total", "noise_scale"):
+        assert set(record["gradient"][name]) == estimate
+    assert record["gradient"]["mask_pattern"]["unit"] == "(nats/param)²"
+    by_method = {m["method"]: m["gradient"] for m in record["methods"]}
+    assert set(by_method) == {"standard", *METHODS.split(",")}
+    for name, entry in by_method.items():
+        assert set(entry["measured_variance"]) == estimate
+        assert {"clipped", "update", "pareto_k", "heavy_tail", "clipped_share"} <= set(entry)
+        assert (entry["relative_to_standard"] is None) == (name == "clipped")
+    assert by_method["standard"]["relative_to_standard"]["value"] == 1.0
+    parts = record["gradient"]
+    together = parts["mask_pattern"]["value"] + parts["mask_rate"]["value"]
+    assert by_method["standard"]["variance_at_equal_compute"]["value"] == pytest.approx(together)
+    assert "Gradient noise of each method" in printed
+    assert (folder / "out" / "equal_compute_gradient.png").stat().st_size > 10_000
+
+
+def test_recommend_from_a_stored_record_says_the_same(measured):
+    folder, printed = measured
+    again = stabledllm("recommend", "--from", "out", cwd=folder)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert printed.endswith(again.stdout[again.stdout.index("# stabledllm") :])
+    by_loss = stabledllm("recommend", "--from", "out/decomposition.json", "--by", "loss", cwd=folder)
+    assert "loss noise" in by_loss.stdout
+
+
+def test_refusals(measured):
+    folder, _ = measured
+    assert_refused(stabledllm("recommend", "--by", "luck", cwd=folder), "gradient or loss")
+    assert_refused(stabledllm("recommend", "--from", "out", "rows=3", cwd=folder), "no settings beside --from")
+    assert_refused(stabledllm("recommend", "--from", "nowhere", cwd=folder), "nowhere")
+    assert_refused(stabledllm("decompose", "--methods", "adaptive", cwd=folder), "tends to that of 'ppots'")
+    named = stabledllm("decompose", "--gradient", *SMALL, "grad.parameters=[heads.*]", "--methods", "ppots", cwd=folder)
+    assert_refused(named, "no trainable parameter matches 'heads.*'")

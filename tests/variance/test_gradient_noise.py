@@ -1,0 +1,210 @@
+"""A, B and C of the gradient and every method's step noise, against enumeration and against steps really drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stabledllm.noise.methods import Method
+from stabledllm.noise.streams import Key, Stream
+from stabledllm.noise.t_samplers import Tabulated, Uniform
+from stabledllm.variance.counts import count_weights
+from stabledllm.variance.gradient_noise import bernoulli_moments, decompose_gradient, direct_moments, row_mean_square
+from stabledllm.variance.gradient_predicted import (
+    at_equal_compute,
+    data_noise,
+    profiled_as,
+    ratio_to,
+    step_noise,
+    uniform_for,
+)
+from stabledllm.variance.gradient_profile import gradient_profile, masks_per_cell
+from tests.oracle import Setting, conditional, decomposition, panels, toy_row
+from tests.statistics import assert_mean
+from tests.variance.toy_gradients import ToyGradients
+
+COUNTED = Method.parse("fixedcount")
+SMOOTH = Tabulated(torch.linspace(1.6, 0.6, 256, dtype=torch.float64), name="ppots")
+SIZES = {"rows": 24, "rates": 5, "masks": 2}
+
+
+def profiles(count: int, meter: ToyGradients, method: Method = COUNTED, **sizes):
+    return [gradient_profile(meter, method, **(SIZES | sizes), seed=seed) for seed in range(count)]
+
+
+@pytest.fixture(scope="module")
+def many():
+    return profiles(60, ToyGradients())
+
+
+def test_decomposition_equals_enumeration(many):
+    exact = decomposition(Setting(eps=0.1), ToyGradients().kinds)
+    a, b, c = (float(exact[k][1]) for k in "ABC")
+    found = [decompose_gradient(p) for p in many]
+
+    def values(name: str) -> np.ndarray:
+        return np.array([getattr(d, name).value for d in found])
+
+    wanted = {"mask_pattern": a, "mask_rate": b, "data": c, "mask": a + b, "total": a + b + c}
+    for name, truth in wanted.items():
+        assert_mean(values(name), truth, name)
+        # The jackknife's error is the spread over repetitions, to a factor.
+        assert 0.6 < np.mean([getattr(d, name).stderr for d in found]) / values(name).std() < 1.6, name
+    mean = np.mean([panel_mean(row) for row in ToyGradients().kinds], 0)
+    assert_mean(values("mean_square"), float((mean**2).sum()), "|G|²")
+    assert all(not d.sketch_error for d in found), "these gradients are exact"
+
+
+def panel_mean(row) -> np.ndarray:
+    t, dt = panels(Setting(eps=0.1).kinks(row.size), 0.0, 1.0)
+    return dt @ conditional(Setting(eps=0.1), row, t)[0][:, 1:]
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_another_objective(power):
+    exact = decomposition(Setting(eps=0.1, power=power), ToyGradients().kinds)
+    found = [decompose_gradient(p) for p in profiles(40, ToyGradients(power=power))]
+    assert_mean(np.array([d.mask_pattern.value for d in found]), float(exact["A"][1]), "A")
+    assert_mean(np.array([d.mask_rate.value for d in found]), float(exact["B"][1]), "B")
+
+
+def test_binomial_weights_sum_to_the_bernoulli_law():
+    weights = count_weights(4, 0.1, 0.0)
+    p = 0.9 * weights.t + 0.1
+    assert torch.allclose((weights.mean * p * 4).sum(0), 1 - (1 - p) ** 4)
+    assert torch.allclose(weights.square * p * 4, weights.mean)
+
+
+def test_the_paper_s_gradient_variance_is_another_number(many):
+    """PAPER mistake 12: a mean of norms of two gradients is no variance; the traces here tell them apart."""
+    exact = decomposition(Setting(eps=0.1), ToyGradients().kinds)
+    truth = float(sum(exact[k][1] for k in "ABC"))
+    mistaken = np.array([float(p.squares().sum(0).sqrt().mean()) for p in many])
+    right = np.array([decompose_gradient(p).total.value for p in many])
+    assert_mean(right, truth)
+    with pytest.raises(AssertionError):
+        assert_mean(mistaken, truth)
+
+
+def test_a_point_paired_with_itself_would_be_seen(many, monkeypatch):
+    """The squared mean of a row from all products, its own squares included, is far too large."""
+    exact = decomposition(Setting(eps=0.1), ToyGradients().kinds)
+    plain = "stabledllm.variance.gradient_profile.GradientProfile.pair_weight"
+    monkeypatch.setattr(plain, property(lambda self: torch.outer(self.point_width, self.point_width)))
+    found = np.array([decompose_gradient(p).data.value for p in many])
+    with pytest.raises(AssertionError):
+        assert_mean(found, float(exact["C"][1]))
+
+
+def test_the_wrong_masker_s_profile_is_refused():
+    profile = gradient_profile(ToyGradients(), Method.parse("complement"), **SIZES, seed=0)
+    with pytest.raises(ValueError, match="expected a profile of fixedcount"):
+        decompose_gradient(profile)
+
+
+def drawn(method: Method, sampler, n: int, steps: int, meter: ToyGradients) -> tuple[float, float]:
+    """n tr Var of really drawn steps, and its error over 20 groups of steps."""
+    key, rows = Key(99, 1), n * steps
+    index = (key.row_uniforms(Stream.RESAMPLE, torch.arange(rows)) * len(meter.rows)).long()
+    u = torch.cat([method.source.uniforms(Key(5, s), n, torch.device("cpu")) for s in range(steps)])
+    ((_, _, g),) = meter.gradients(index, sampler.icdf(u), method, Key(7, 7), sampler)
+    step = g.view(20, steps // 20, n, -1).mean(2)
+    each = n * step.var(1).sum(-1)
+    return float(each.mean()), float(each.std()) / 20**0.5
+
+
+PREDICTED = [
+    "standard", "ppots", "fixedcount", "ppots+fixedcount", "multisample3", "strats", "lowdisc", "strats+ppots",
+    "strats+ppots+fixedcount", "mirror", "ppots+mirror", "fixedcount+mirror", "partition", "fixedcount+partition3",
+    "complement", "ppots+complement",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PREDICTED)
+def test_predicted_step_noise_is_that_of_drawn_steps(name):
+    method, n, meter = Method.parse(name), 8, ToyGradients([toy_row(6, 0), toy_row(5, 1)])
+    sampler = method.sampler(SMOOTH)
+    sizes = {"rows": 60, "rates": 8, "masks": 2}
+    found = []
+    for seed in range(4):
+        own = gradient_profile(meter, Method.parse(profiled_as(method)), **sizes, seed=seed)
+        plain = gradient_profile(meter, COUNTED, **sizes, seed=seed)
+        noise = step_noise(own, method, uniform_for(own, sampler), n, method.views.count, plain)
+        found.append(noise.estimate().value)
+    found = np.array(found)
+    truth, error = drawn(method, sampler, n, 4000, meter)
+    spread = (found.std(ddof=1) ** 2 / 4 + error**2) ** 0.5
+    # A staircase taken for straight lines costs up to 5 % of what strata and lattices leave.
+    rough = 0.05 * truth if method.source.name != "iid" else 0.0
+    assert abs(found.mean() - truth) < 4.5 * spread + rough, (found.mean(), truth, spread)
+
+
+def test_single_views_from_counts_are_less_noisy_than_drawn_pairs():
+    meter, mirror = ToyGradients(eps=0.01), Method.parse("mirror")
+    apart, whole = [], []
+    for seed in range(25):
+        own = gradient_profile(meter, mirror, **SIZES, seed=seed)
+        plain = gradient_profile(meter, COUNTED, **SIZES, seed=seed)
+        judged = uniform_for(own)
+        apart.append(step_noise(own, mirror, judged, 8, 2.0, plain).estimate().value)
+        whole.append(step_noise(own, mirror, judged, 8, 2.0).estimate().value)
+    assert np.std(apart) < 0.9 * np.std(whole), (np.std(apart), np.std(whole))
+
+
+def test_standard_at_equal_compute_is_a_plus_b_and_ratios_are_paired(many):
+    profile = many[0]
+    standard = step_noise(profile, Method(), uniform_for(profile), 32, 1.0)
+    data = data_noise(profile)
+    parts = decompose_gradient(profile)
+    assert at_equal_compute(standard, data).value == pytest.approx(parts.mask.value)
+    assert at_equal_compute(standard, data).stderr == pytest.approx(parts.mask.stderr)
+    itself = ratio_to(standard, standard, data)
+    assert itself == {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+    double = step_noise(profile, Method.parse("multisample"), uniform_for(profile), 16, 2.0)
+    ratio = ratio_to(double, standard, data)
+    # 2 (A / 2 + B + C) - C over A + B.
+    a, b, c = parts.mask_pattern.value, parts.mask_rate.value, parts.data.value
+    assert ratio["value"] == pytest.approx((a + 2 * b + c) / (a + b))
+    apart = (at_equal_compute(double, data).stderr ** 2 + (ratio["value"] * parts.mask.stderr) ** 2) ** 0.5
+    assert 0 < ratio["ci_high"] - ratio["value"] < 0.6 * 1.96 * apart / parts.mask.value
+
+
+def test_moments_of_standard_agree_both_ways():
+    """Bernoulli drawn directly and Bernoulli from counts: the same second moment, the latter with less noise."""
+    meter = ToyGradients()
+    direct = [direct_moments(p, Uniform()).second.mean() for p in profiles(40, meter, Method())]
+    counted = [bernoulli_moments(p, Uniform(), 1).second.mean() for p in profiles(40, meter)]
+    direct, counted = (np.array([float(x) for x in values]) for values in (direct, counted))
+    error = (direct.var() / 40 + counted.var() / 40) ** 0.5
+    assert abs(direct.mean() - counted.mean()) < 4.3 * error
+    assert counted.std() < direct.std()
+
+
+def test_projection_in_blocks_adds_up():
+    """Blocks of coordinates are unbiased each: their sum is the inner product, their spread an error."""
+    profile = gradient_profile(ToyGradients(), COUNTED, **SIZES, seed=3)
+    split = replace(profile, gram=profile.gram.repeat(4, 1, 1, 1) / 4, mean_square=profile.mean_square.repeat(4) / 4)
+    assert float(row_mean_square(split).sum()) == pytest.approx(float(row_mean_square(profile).sum()))
+    found, plain = decompose_gradient(split), decompose_gradient(profile)
+    assert found.mask.value == pytest.approx(plain.mask.value)
+    assert found.mask.stderr == pytest.approx(plain.mask.stderr), "equal blocks have no spread"
+
+
+def test_the_first_rows_alone():
+    meter = ToyGradients()
+    whole = gradient_profile(meter, COUNTED, rows=24, rates=5, masks=2, seed=4)
+    short = gradient_profile(meter, COUNTED, rows=10, rates=5, masks=2, seed=4)
+    found, expected = decompose_gradient(whole.first(10)), decompose_gradient(short)
+    assert found.mask.value == pytest.approx(expected.mask.value)
+    assert found.data.value == pytest.approx(expected.data.value, rel=1e-4)
+
+
+def test_masks_go_where_the_noise_is():
+    edges = torch.tensor([0.0, 0.03, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
+    masks = masks_per_cell(edges, 2)
+    assert masks.min() == 2
+    assert masks.max() == 6
+    assert (masks.diff() <= 0).all()
