@@ -11,18 +11,22 @@ import pytest
 import torch
 
 from tests.cli.runner import ROOT, in_process
+from tests.gradients.small import model, rows
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for line in SHELL if line.startswith("stabledllm ")]
 # The same commands on less: every setting named here is one that a user can give.
 SMALL_PROBE = ["ppots.rows=4", "ppots.rates=6", "ppots.masks=2", "ppots.starts=3"]
 SMALL_TRAIN = ["steps=2", "eval_every=1", "save_every=1", "batch=4", "data.validation_rows=4", "data.test_rows=2"]
+SMALL_LAB = [
+    "rows=4", "rates=2", "masks=2", "steps=4", "forwards=4", "probe.rows=4", "probe.rates=4", "probe.masks=2",
+    "probe.starts=3", "data.train_rows=8", "grad.rows=4", "grad.view_rows=4", "grad.rates=2", "grad.steps=4",
+]  # fmt: skip
 REDUCED = {
-    "decompose": [
-        "rows=4", "rates=2", "masks=2", "steps=4", "forwards=4", "probe.rows=4", "probe.rates=4", "probe.masks=2",
-        "probe.starts=3", "data.train_rows=8",
-    ],
+    "decompose": SMALL_LAB,
+    "recommend": SMALL_LAB,
     "fit": SMALL_PROBE,
     "train": [*SMALL_TRAIN, *SMALL_PROBE],
     "eval": ["--rows", "4"],
@@ -70,9 +74,8 @@ def test_quickstart_at_reduced_size(tmp_path):
 
 
 def test_the_loop_trains():
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     namespace: dict = {}
-    exec(code, namespace)
+    exec(PYTHON[0], namespace)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Embedding(12, 16), torch.nn.Linear(16, 11))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
@@ -86,3 +89,15 @@ def test_the_loop_trains():
         losses.append(loss.item())
     assert losses[0] > 2
     assert sum(losses[-10:]) / 10 < math.log(3) + 0.1, "three equally likely tokens: log 3 is the floor"
+
+
+def test_the_log_ratio_is_differentiable_and_zero_between_equal_models():
+    namespace: dict = {}
+    for block in PYTHON:
+        exec(block, namespace)
+    policy, reference, data = model(), model(), rows(3)
+    ratio = namespace["log_ratio"](policy, reference, data, step=4)
+    assert ratio.abs().max() < 1e-9, "the same masks for both"
+    ratio.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in policy.parameters())
+    assert all(p.grad is None for p in reference.parameters())

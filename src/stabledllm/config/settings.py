@@ -207,11 +207,11 @@ class DecomposeSettings(_Strict):
         "multisample",
         "strats",
         "fixedcount",
-        "strats+ppots",
-        "strats+ppots+mirror",
         "lowdisc+fixedcount",
+        "lowdisc+ppots+fixedcount",
+        "lowdisc+ppots-head+fixedcount",
+        "lowdisc+complement",
         "clipped",
-        "isad",
     ]
     """Methods to compare; Standard is always among them."""
     forwards: int = Field(32, ge=2)

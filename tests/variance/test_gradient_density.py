@@ -1,0 +1,104 @@
+"""P-POTS on the gradient: the norm's second moment by cell, the density it makes best, the proxy's quality."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from stabledllm.config.settings import PPOTSSettings
+from stabledllm.models.byte_tokenizer import ByteTokenizer
+from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.methods import Method
+from stabledllm.noise.t_samplers import Tabulated, Uniform
+from stabledllm.objective import Objective
+from stabledllm.ppots.density import FittedDensity, fit_density
+from stabledllm.ppots.fit import FitOptions
+from stabledllm.training.density import probe_and_fit, refuse_other_method
+from stabledllm.variance.gradient_density import norm_profile, proxy_quality
+from tests.gradients.small import model, rows
+from tests.oracle import Setting, conditional, panels, toy_row
+from tests.statistics import assert_mean
+from tests.variance.toy_gradients import ToyGradients
+
+KINDS = [toy_row(4, 0), toy_row(3, 1)]
+SETTINGS = {"standard": Setting(eps=0.1), "mirror": Setting(eps=0.1, views="mirror", count=2)}
+
+
+def exact_moment(setting: Setting, low: float, high: float) -> float:
+    """Mean over the rows and the cell of E|grad l|², by enumeration and quadrature."""
+    total = 0.0
+    for row in KINDS:
+        t, dt = panels(setting.kinks(row.size), low, high)
+        total += float(dt @ conditional(setting, row, t)[1][:, 1:].sum(1)) / (high - low)
+    return total / len(KINDS)
+
+
+@pytest.mark.parametrize("name", ["standard", "mirror"])
+def test_second_moments_by_cell_equal_enumeration(name):
+    meter, method = ToyGradients(KINDS), Method.parse(name)
+    profiles = [norm_profile(meter, method, rows=24, rates=4, masks=2, seed=s) for s in range(40)]
+    edges = profiles[0].edges.tolist()
+    found = np.array([p.second_moment().value.numpy() for p in profiles])
+    for j, (low, high) in enumerate(itertools.pairwise(edges)):
+        assert_mean(found[:, j], exact_moment(SETTINGS[name], low, high), f"cell {j}")
+
+
+def test_the_fitted_density_has_nearly_the_least_gradient_noise():
+    profile = norm_profile(ToyGradients(KINDS, eps=0.01), Method(), rows=200, rates=12, masks=2, seed=1)
+    density = fit_density(profile, "ppots-gradient", "iid", FitOptions(starts=4), signal="gradient").sampler
+    setting = Setting(eps=0.01)
+
+    def moment(sampler) -> float:
+        total = 0.0
+        for row in KINDS:
+            t, dt = panels(np.unique([*setting.kinks(row.size), *np.linspace(0, 1, 200)]), 0.0, 1.0)
+            weight = sampler.weight(torch.from_numpy(t)).numpy()
+            total += float((dt * weight) @ conditional(setting, row, t)[1][:, 1:].sum(1))
+        return total
+
+    t, dt = panels(np.linspace(0, 1, 200), 0.0, 1.0)
+    root = np.sqrt(sum(conditional(setting, row, t)[1][:, 1:].sum(1) for row in KINDS))
+    least = float(dt @ root) ** 2
+    assert moment(Uniform()) > 1.04 * least, "or there is nothing to gain"
+    assert moment(density) < (least + moment(Uniform())) / 2, "more than half of what can be gained"
+    assert moment(Tabulated([0.5, 1.0, 2.0])) > 1.1 * least
+
+
+def test_the_record_says_whose_second_moment_it_is(tmp_path):
+    profile = norm_profile(ToyGradients(KINDS), Method(), rows=20, rates=4, masks=2, seed=1)
+    density = fit_density(profile, "lowdisc+ppots-gradient", "lowdisc", FitOptions(starts=3), signal="gradient")
+    assert density.record["source"] == "lowdisc"
+    assert density.record["diagnostics"]["variance_fitted"]["unit"] == "(nats/param)²"
+    assert density.record["profile"]["v"] is None, "norms say nothing about v"
+    density.save(tmp_path / "p.json")
+    loaded = FittedDensity.load(tmp_path / "p.json")
+    assert loaded.signal == "gradient"
+    assert "E|gradient|²" in loaded.summary()
+    assert loaded.sampler.density.equal(density.sampler.density)
+    with pytest.raises(ValueError, match=r"expected a density fitted for 'ppots', found one for 'lowdisc\+ppots-grad"):
+        refuse_other_method(loaded, Method.parse("ppots"), "p.json")
+
+
+def test_the_proxy_is_judged_by_the_gradients_own_moment():
+    exact = norm_profile(ToyGradients(KINDS), Method(), rows=40, rates=6, masks=2, seed=1)
+    best = Tabulated(torch.linspace(2, 0.5, 64, dtype=torch.float64))
+    same = proxy_quality(exact, best, exact, best)
+    assert (same.correlation, same.excess) == (pytest.approx(1.0), 0.0)
+    other = Tabulated(torch.linspace(0.2, 2, 64, dtype=torch.float64))
+    assert proxy_quality(exact, best, exact, other).excess > 0.1
+    turned = exact.__class__(**(exact.__dict__ | {"view_losses": exact.view_losses.flip(1)}))
+    assert proxy_quality(exact, best, turned, best).correlation < 0.5
+
+
+@pytest.mark.parametrize(("name", "signal"), [("ppots-gradient", "gradient"), ("ppots-head+mirror", "output layer")])
+def test_before_training_the_right_norm_is_probed(name, signal):
+    loaded = LoadedModel(model(), ByteTokenizer(), "small")
+    settings = PPOTSSettings(rows=6, rates=4, masks=2, starts=2, check_proxy=True)
+    found = probe_and_fit(loaded, rows(12), Method.parse(name), Objective(), settings, 0, 4, show_progress=False)
+    assert found.signal == signal
+    assert found.forward_passes > 0
+    if signal == "output layer":
+        assert -1 <= found.record["proxy"]["correlation"] <= 1
