@@ -3,8 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/quickstart
 QUICKSTART ?=
+STUDY ?=
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint bench study clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
@@ -13,13 +14,17 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check src tests scripts benchmarks
-	$(BIN)/ruff format --check src tests scripts benchmarks
+	$(BIN)/ruff check src tests scripts benchmarks studies
+	$(BIN)/ruff format --check src tests scripts benchmarks studies
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/noise_cost.py
+	$(BIN)/python benchmarks/adaptive_cost.py
 	$(BIN)/python benchmarks/probe_throughput.py
 	$(BIN)/python benchmarks/probe_error.py
+
+study: $(VENV)/.installed
+	$(BIN)/python studies/equal_compute/study.py $(STUDY)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,6 @@
 """Gathers what study.py made: results.json, the pictures, and the tables between the marks of README.md.
 
-    python studies/equal_compute/page.py
+python studies/equal_compute/page.py
 """
 
 from __future__ import annotations
@@ -164,7 +164,9 @@ def noise_table(noise: dict) -> str:
         for method in dict.fromkeys(m for measures in noise.values() for level in measures.values() for m in level)
     ]
     columns = ("method", *(f"{name} {title}" for name in noise for title in MEASURES.values()))
-    return Table("Noise at equal compute over Standard's, geometric mean of start and end", columns, tuple(lines)).text()
+    return Table(
+        "Noise at equal compute over Standard's, geometric mean of start and end", columns, tuple(lines)
+    ).text()
 
 
 if __name__ == "__main__":

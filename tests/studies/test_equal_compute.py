@@ -1,0 +1,80 @@
+"""The study's recipes are in order, its statistics right, and its page holds what results.json holds."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from stabledllm.config import load_recipe
+from stabledllm.experiment.run import rows_per_step
+from stabledllm.noise.methods import Method
+from tests.cli.runner import ROOT
+
+FOLDER = ROOT / "studies" / "equal_compute"
+sys.path.insert(0, str(FOLDER))
+
+import analysis  # noqa: E402
+import page  # noqa: E402
+import study  # noqa: E402
+
+
+@pytest.mark.parametrize("name", study.EXPERIMENTS)
+def test_every_experiment_is_a_valid_recipe(name):
+    recipe, overrides, seeds = study.EXPERIMENTS[name]
+    settings = load_recipe(str(FOLDER / "recipes" / f"{recipe}.yaml"), overrides)
+    for method in settings.methods:
+        assert settings.base.batch % rows_per_step(method, settings) == 0
+    assert seeds >= 3
+    assert len(settings.seeds) >= seeds
+
+
+def test_what_is_measured_is_unbiased_and_has_a_fixed_density():
+    for name in study.MEASURED:
+        method = Method.parse(name)
+        assert method.unbiased
+        assert not method.adaptive
+    assert len(set(study.MEASURED)) == len(study.MEASURED)
+
+
+def runs(table: dict[str, list[float]]) -> list[dict]:
+    return [
+        {"method": m, "seed": s, "metrics": {k: {"value": v} for k in analysis.METRICS}}
+        for m, values in table.items()
+        for s, v in enumerate(values)
+    ]
+
+
+def test_differences_are_paired_by_seed():
+    table = {"standard": [1.0, 2.0, 3.0, 4.0], "strats": [0.5, 1.7, 2.4, 3.6]}
+    found = analysis.versus(runs(table), "strats", "standard", "validation_nll")
+    test = stats.ttest_rel(table["strats"], table["standard"])
+    assert found["difference"] == pytest.approx(-0.45)
+    assert found["p_value"] == pytest.approx(test.pvalue)
+    assert found["n"] == 4
+    first = analysis.table_rows(runs(table))[0]
+    assert first["method"] == "strats", "the least NLL first"
+
+
+def test_rank_correlation_is_spearmans_and_its_interval_says_how_little_a_few_methods_tell():
+    rng = np.random.default_rng(0)
+    noise = {f"m{i}": float(i) for i in range(8)}
+    clear = {m: list(level + 0.1 * rng.normal(size=6)) for m, level in noise.items()}
+    found = analysis.rank_correlation(noise, runs(clear))
+    assert found["value"] == pytest.approx(1.0)
+    assert found["ci_low"] > 0.8
+    nothing = {m: list(rng.normal(size=6)) for m in noise}
+    found = analysis.rank_correlation(noise, runs(nothing))
+    means = [np.mean(nothing[m]) for m in noise]
+    assert found["value"] == pytest.approx(stats.spearmanr(list(noise.values()), means).statistic)
+    assert found["ci_low"] < 0 < found["ci_high"]
+    assert analysis.rank_correlation({"m0": 1.0}, runs(clear)) is None
+
+
+def test_tables_stand_between_their_marks():
+    text = "before\n<!-- tiny -->\nold\n<!-- end -->\nafter <!-- small -->\n<!-- end -->"
+    assert page.filled(text, {"tiny": "new"}) == (
+        "before\n<!-- tiny -->\n```\nnew\n```\n<!-- end -->\nafter <!-- small -->\n<!-- end -->"
+    )
