@@ -12,6 +12,8 @@ from stabledllm.experiment.spread import sd_ratio
 from stabledllm.experiment.summary import paired
 
 METRICS = ("validation_nll", "accuracy")
+LEAST_SEEDS = 6
+"""Methods with fewer seeds are left out of correlations."""
 
 
 def values(runs: Sequence[dict], method: str, metric: str) -> dict[int, float]:
@@ -48,9 +50,9 @@ def rank_correlation(
     """Spearman's correlation over methods between a noise at equal compute and the final metric.
 
     95 % interval: percentile bootstrap over seeds and methods together, so that neither the luck of the seeds nor
-    the choice of methods is taken for granted. None for fewer than 4 methods with at least 2 common seeds.
+    the choice of methods is taken for granted. None for fewer than 4 methods with at least LEAST_SEEDS seeds.
     """
-    names = [m for m in noise if values(runs, m, metric)]
+    names = [m for m in noise if len(values(runs, m, metric)) >= LEAST_SEEDS]
     seeds = sorted(set.intersection(*(set(values(runs, m, metric)) for m in names))) if names else []
     if len(names) < 4 or len(seeds) < 2:
         return None

@@ -45,17 +45,22 @@ def noise_of(name: str) -> dict[str, dict[str, float]]:
     out: dict[str, dict[str, float]] = {}
     records = [json.loads(p.read_text()) for p in sorted((OUT / "noise").glob(f"{name}_*/decomposition.json"))]
     for measure in MEASURES:
-        ratios = [{m["method"]: r for m in d["methods"] if (r := _ratio(m, measure))} for d in records]
+        ratios = [{m["method"]: r for m in d["methods"] if (r := _ratio(m, measure, d))} for d in records]
         if ratios:
             common = [m for m in ratios[0] if all(r.get(m, 0) > 0 for r in ratios)]
             out[measure] = {m: _geometric([r[m] for r in ratios]) for m in common}
     return out
 
 
-def _ratio(method: dict, measure: str) -> float | None:
+def _ratio(method: dict, measure: str, record: dict) -> float | None:
+    """Predicted for the loss and the gradient, from drawn steps for what clipping and Adam make of it."""
     if not method["unbiased"]:
         return None
-    part = method if measure == "loss" else method.get("gradient") or {}
+    if measure == "loss":
+        return (
+            method["predicted_at_equal_compute"]["value"] / record["methods"][0]["predicted_at_equal_compute"]["value"]
+        )
+    part = method.get("gradient") or {}
     part = (part.get(measure) or {}) if measure in ("clipped", "update") else part
     return (part.get("relative_to_standard") or {}).get("value")
 

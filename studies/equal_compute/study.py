@@ -18,15 +18,10 @@ OUT = Path("runs/study")
 SMALL = OUT / "models" / "small"
 PRETRAINING = ["--width", "96", "--layers", "3", "--steps", "2500", "--batch", "64"]
 
-KEY = ["standard", "ppots+mirror", "strats+fixedcount", "lowdisc+fixedcount"]
-OTHERS = [
-    "strats", "fixedcount", "multisample", "ppots+fixedcount", "lowdisc+fixedcount+mirror", "isad", "isad-exact",
-    "syrm", "strats+ppots+mirror",
-]  # fmt: skip
-NEW = [
-    "complement", "lowdisc+complement", "lowdisc+fixedcount+partition4", "lowdisc+adaptive+fixedcount",
-    "ppots-gradient", "lowdisc+ppots-gradient+fixedcount", "lowdisc+ppots-gradient+complement",
-]  # fmt: skip
+ADAPTIVE = "lowdisc+adaptive+fixedcount"
+KEY = ["standard", "ppots+mirror", "lowdisc+fixedcount", ADAPTIVE]
+OTHERS = ["strats", "fixedcount", "multisample", "ppots+fixedcount", "isad", "isad-exact", "syrm"]
+NEW = ["lowdisc+complement", "ppots-gradient", "lowdisc+ppots-gradient+fixedcount"]
 MEASURED = [
     "ppots", "mirror", "ppots+mirror", "lowdisc+fixedcount", "strats+fixedcount", "lowdisc+ppots+fixedcount", "strats",
     "fixedcount", "multisample", "ppots+fixedcount", "lowdisc+fixedcount+mirror", "complement", "lowdisc+complement",
@@ -38,11 +33,13 @@ EXPERIMENTS = {
     # Folder: (recipe, overrides, seeds). What stands after a dot adds methods to the experiment before it.
     **{f"tiny_lr_{lr}": ("tiny", [f"base.trainer.learning_rate={lr}"], 3) for lr in ("5e-4", "1e-3", "4e-3")},
     **{f"small_lr_{lr}": ("small", [f"base.trainer.learning_rate={lr}"], 3) for lr in ("1e-3", "4e-3")},
-    "tiny": ("tiny", [], 20),
+    "tiny": ("tiny", [], 12),
+    "tiny.new": ("tiny", [f"methods=[{ADAPTIVE}]"], 12),
     "small": ("small", [], 20),
+    "small.adaptive": ("small", [f"methods=[{ADAPTIVE}]"], 20),
     "small.new": ("small", [f"methods=[{','.join(NEW)}]"], 8),
-    "small_noise_only": ("small", ["base.order_seed=0", f"methods=[{','.join(KEY)}]"], 20),
     "small.others": ("small", [f"methods=[{','.join(OTHERS)}]"], 8),
+    "small_noise_only": ("small", ["base.order_seed=0", f"methods=[{','.join(KEY)}]"], 20),
     "small_equal_steps": ("small", ["equal=steps", "methods=[standard,mirror,ppots+mirror,multisample]"], 8),
 }
 
@@ -79,7 +76,9 @@ def measure() -> None:
                 run(*command, "--data", "synthetic:hard", "--methods", ",".join(MEASURED), *MEASUREMENT)
 
 
-MEASUREMENT = ["data.pad_response_to=40", "data.train_rows=8000", "forwards=16"]
+MEASUREMENT = [
+    "data.pad_response_to=40", "data.train_rows=8000", "forwards=16", "grad.rows=160", "grad.view_rows=32", "grad.steps=64", "steps=64",
+]  # fmt: skip
 
 
 def main() -> None:
