@@ -234,7 +234,12 @@ def _measure_gradient(lab: _Laboratory, loaded: LoadedModel, methods: list[Metho
     if parts.heavy_tail:
         notes.append(
             f"The squared gradient norm has a heavy tail under Standard's iid t (Pareto-k {parts.pareto_k:.2f}): "
-            f"A, B and C were measured count by count; figures from drawn steps have errors not to be trusted."
+            f"A, B and C were measured count by count; drawn steps miss the tail, and their errors are too small."
+        )
+    if parts.heavy_rows:
+        notes.append(
+            f"So have the rows themselves (Pareto-k {parts.rows_pareto_k:.2f}): a few rows decide A, and its error is "
+            f"too small. Ratios of methods, taken on the same rows, suffer less."
         )
     return {"gradient": parts.as_dict(), "methods": entries, "notes": notes}
 

@@ -208,3 +208,16 @@ def test_masks_go_where_the_noise_is():
     assert masks.min() == 2
     assert masks.max() == 6
     assert (masks.diff() <= 0).all()
+
+
+def test_tails_are_told_apart(many):
+    """A few rows of huge gradients are a tail of the rows; 1 / p_mask near 0 is one of the draws."""
+    usual = decompose_gradient(many[0])
+    assert not usual.heavy_rows
+    scale = torch.ones(len(many[0].rows), dtype=torch.float64)
+    scale[:4] = torch.tensor([3000.0, 300.0, 60.0, 20.0], dtype=torch.float64)
+    found = decompose_gradient(replace(many[0], gram=many[0].gram * scale[:, None, None]))
+    assert found.heavy_rows
+    assert found.as_dict()["rows_pareto_k"] > 0.7
+    steep = gradient_profile(ToyGradients(eps=1e-3), COUNTED, **SIZES, seed=0)
+    assert decompose_gradient(steep).pareto_k > usual.pareto_k + 0.2

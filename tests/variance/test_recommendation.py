@@ -57,6 +57,16 @@ def test_the_simplest_within_the_interval_of_the_best():
     assert recommend(record(STANDARD, *methods, worse)).method == "partition4+fixedcount", "fewer probes before views"
 
 
+def test_among_free_methods_the_loss_breaks_the_tie():
+    def free(method: str, gradient: float, predicted: float) -> dict:
+        return entry(method, 0.9, gradient) | {"predicted_at_equal_compute": {"value": predicted}}
+
+    found = recommend(record(STANDARD, free("fixedcount", 0.70, 2.4), free("strats+fixedcount", 0.72, 1.7)))
+    assert (found.method, found.best) == ("strats+fixedcount", "fixedcount")
+    apart = recommend(record(STANDARD, free("fixedcount", 0.50, 2.4), free("strats+fixedcount", 0.72, 1.7)))
+    assert apart.method == "fixedcount", "not a tie"
+
+
 def test_a_biased_method_is_never_named():
     found = recommend(record(STANDARD, entry("clipped", 0.1, 0.1, unbiased=False), entry("strats", 0.8, 0.8)))
     assert found.method == "strats"

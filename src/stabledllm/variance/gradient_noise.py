@@ -19,6 +19,7 @@ from stabledllm.noise.maskers.fixed_count import count_mass
 from stabledllm.noise.schedule import masked_count
 from stabledllm.noise.t_samplers import TSampler, Uniform
 from stabledllm.ppots.cells import cell_kernels
+from stabledllm.ppots.pareto import pareto_k
 from stabledllm.variance.counts import counts_of
 from stabledllm.variance.gradient_profile import GradientProfile
 from stabledllm.variance.gradient_tail import tail_shape
@@ -44,6 +45,8 @@ class GradientDecomposition:
     """tr Var / |G|² in rows: the simple noise scale of McCandlish et al., arXiv:1812.06162."""
     pareto_k: float
     """Shape of the tail of the squared gradient norm under iid t and Bernoulli masks."""
+    rows_pareto_k: float
+    """The same of the rows' own means, which is what is left when t and counts are measured cell by cell."""
     sketch_error: float
     """What projection adds to the relative error of the total; 0 for exact gradients."""
 
@@ -51,10 +54,17 @@ class GradientDecomposition:
     def heavy_tail(self) -> bool:
         return not self.pareto_k < HEAVY
 
+    @property
+    def heavy_rows(self) -> bool:
+        """Whether a few rows decide, so that no figure of so many rows has an error to be trusted."""
+        return not self.rows_pareto_k < HEAVY
+
     def as_dict(self) -> dict:
         """JSON form."""
         parts = {name: v.as_dict() for name in asdict(self) if isinstance(v := getattr(self, name), Estimate)}
-        return parts | {"pareto_k": self.pareto_k, "heavy_tail": self.heavy_tail, "sketch_error": self.sketch_error}
+        tail = {"pareto_k": self.pareto_k, "heavy_tail": self.heavy_tail}
+        tail |= {"rows_pareto_k": self.rows_pareto_k, "heavy_rows": self.heavy_rows}
+        return parts | tail | {"sketch_error": self.sketch_error}
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,13 @@ def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
     scale = _estimate(lambda keep: parts["total"](keep).sum() / pairs(keep).sum(), rows, "rows")
     total = parts["total"](torch.arange(rows))
     projection = float(total.std() * len(total) ** 0.5 / total.sum()) if len(total) > 1 else 0.0
-    return GradientDecomposition(**estimates, noise_scale=scale, pareto_k=tail_shape(profile), sketch_error=projection)
+    return GradientDecomposition(
+        **estimates,
+        noise_scale=scale,
+        pareto_k=tail_shape(profile),
+        rows_pareto_k=pareto_k(found.second.sum(0).numpy()),
+        sketch_error=projection,
+    )
 
 
 def row_mean_square(profile: GradientProfile) -> Tensor:

@@ -38,8 +38,9 @@ class Recommendation:
 def recommend(record: dict, quantity: str | None = None) -> Recommendation:
     """The simplest unbiased method whose noise is not surely above the least, and surely below Standard's.
 
-    Simplest: no probe before training, then fewer views, then fewer parts. "Not surely above": its ratio lies
-    within the interval of the best one's. A biased method trains another objective and is never named.
+    Simplest: no probe before training, then fewer views; among those, the least predicted noise of the loss, since
+    sources of t and counts cost nothing. "Not surely above": its ratio lies within the interval of the best one's. A
+    biased method trains another objective and is never named.
 
     Args:
         record: ``decomposition.json``. quantity: ``gradient`` (the default where it was measured) or ``loss``.
@@ -88,8 +89,10 @@ def _ratio(entry: dict, quantity: str) -> dict | None:
 
 
 def _simplicity(entry: dict, quantity: str) -> tuple:
-    parts = entry["method"].split("+")
-    return any(p in _PROBED for p in parts), entry["views"], len(parts), _ratio(entry, quantity)["value"]
+    probed = any(part in _PROBED for part in entry["method"].split("+"))
+    predicted = (entry.get("predicted_at_equal_compute") or {}).get("value")
+    free = _ratio(entry, quantity)["value"] if predicted is None else predicted
+    return probed, entry["views"], free
 
 
 def _sentences(record: dict, chosen: dict, best: dict, sure: bool, quantity: str, forwards: int) -> list[str]:
