@@ -111,8 +111,7 @@ def test_the_output_layers_norm_in_closed_form(name):
     squares, losses = torch.zeros(len(T), dtype=torch.float64), torch.zeros(len(T), dtype=torch.float64)
     for index, loss, square in meter.norms(torch.arange(len(T)), T, method, Key(3, 1), DENSITY):
         squares[index], losses[index] = square, loss
-    # Softmax errors are kept in float32.
-    assert torch.allclose(squares, (gradients**2).sum(1), rtol=1e-5)
+    assert torch.allclose(squares, (gradients**2).sum(1), rtol=1e-9, atol=0)
     assert torch.allclose(losses, taken(exact, method, DENSITY)[0])
 
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from stabledllm.errors import UserError
+from stabledllm.estimate import Estimate
 from stabledllm.gradients.per_row import RowGradients
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.objective import Objective
 from stabledllm.variance import step_gradients
-from stabledllm.variance.step_gradients import ADAM_EPS, StepGradients, StepMeter, heavy_tail, ratio
+from stabledllm.variance.step_gradients import ADAM_BETA2, ADAM_EPS, StepGradients, StepMeter, heavy_tail, ratio
 from tests.gradients.small import IDS, model, rows
+from tests.mutation.inject import noticed
 from tests.statistics import assert_mean
 
 DENSITY = Tabulated([2.0, 1.0, 0.5, 0.5])
 
 
-def plain_steps(method: Method, sampler, net, data, n: int, steps: int, seed: int, first: int) -> np.ndarray:
-    """Step gradients as the mean of exact row gradients, (S, D)."""
+def plain_steps(
+    method: Method, sampler, net, data, n: int, steps: int, seed: int, first: int, token_mean: bool = False
+) -> np.ndarray:
+    """Step gradients as the mean of exact row gradients over the step's rows, or its tokens; (S, D)."""
     meter, out = RowGradients(net, data, Objective(), **IDS), []
     for s in range(steps):
         key = Key(seed, first + s)
@@ -29,7 +36,8 @@ def plain_steps(method: Method, sampler, net, data, n: int, steps: int, seed: in
         found = torch.zeros(n, meter.size, dtype=torch.float64)
         for at, _, g in meter.gradients(index, t, method, key, sampler):
             found[at] = g
-        out.append(found.mean(0).numpy())
+        weight = np.array([data[i].response_length if token_mean else 1 for i in index.tolist()])
+        out.append(np.average(found.numpy(), axis=0, weights=weight))
     return np.array(out)
 
 
@@ -44,7 +52,8 @@ def test_raw_clipped_and_update_equal_numpy(name):
     standard = plain_steps(Method(), Method().sampler(), net, data, 4, 5, 2, step_gradients._STANDARD)
     second = (clipped(standard, clip) ** 2).mean(0)
     raw = plain_steps(method, sampler, net, data, 4, 6, 2, step_gradients._STEP)
-    update = clipped(raw, clip) / (np.sqrt(second) + ADAM_EPS)
+    own = clipped(raw, clip)
+    update = own / (np.sqrt(ADAM_BETA2 * second + (1 - ADAM_BETA2) * own**2) + ADAM_EPS)
     for kind, g in (("raw", raw), ("clipped", clipped(raw, clip)), ("update", update)):
         assert np.allclose(found.gram[kind], g @ g.T, rtol=2e-5), kind
         assert found.variance(kind).value == pytest.approx(g.var(0, ddof=1).sum(), rel=1e-4)
@@ -60,12 +69,124 @@ def clipped(g: np.ndarray, clip: float) -> np.ndarray:
     return g * np.minimum(1, clip / np.linalg.norm(g, axis=1))[:, None]
 
 
+def test_the_token_mean_weighs_rows_by_their_tokens():
+    net, data, method = model(), rows(12), Method()
+    meter = StepMeter(net, data, Objective(normalization="token"), **IDS, tokens_per_batch=90)
+    found = meter.measure(method, method.sampler(), rows=5, steps=4, seed=1)
+    of_tokens, of_rows = (
+        plain_steps(method, method.sampler(), net, data, 5, 4, 1, step_gradients._STEP, token_mean)
+        for token_mean in (True, False)
+    )
+    assert np.allclose(found.gram["raw"], of_tokens @ of_tokens.T, rtol=2e-5)
+    assert not np.allclose(found.gram["raw"], of_rows @ of_rows.T, rtol=0.01), "or the rows are all of one length"
+
+
+def test_a_subset_is_clipped_by_the_norm_of_all_parameters():
+    net, data = model(), rows(12)
+    sizes = {"rows": 4, "steps": 5, "seed": 2}
+    whole = StepMeter(net, data, Objective(), **IDS, clip=0.5).measure(Method(), Method().sampler(), **sizes)
+    part = StepMeter(net, data, Objective(), **IDS, clip=0.5, parameters=["blocks.0.ff_out.weight"])
+    found = part.measure(Method(), Method().sampler(), **sizes)
+    shrunk = [(g["clipped"].diagonal() / g["raw"].diagonal()) for g in (whole.gram, found.gram)]
+    assert torch.allclose(*shrunk, rtol=1e-4)
+    assert found.clipped_share == whole.clipped_share > 0
+
+
+def test_a_token_that_the_second_moments_have_not_seen_is_not_the_whole_update():
+    """No coordinate of Adam's update exceeds 1 / sqrt(1 - beta2), be its second moment 0."""
+    net, data = model(), rows(60)
+    meter = StepMeter(net, data, Objective(), **IDS, clip=1e9)
+    meter.precondition(rows=8, steps=6, seed=0)
+    usual = meter.measure(Method(), Method().sampler(), rows=8, steps=6, seed=0)
+    bound = 1 / (1 - ADAM_BETA2)
+    meter.rows = [replace(r, input_ids=[200 + i % 40, *r.input_ids[1:]]) for i, r in enumerate(data)]
+    found = meter.measure(Method(), Method().sampler(), rows=8, steps=6, seed=0)
+    unseen = 40 * net.config.hidden_size
+    assert (meter.second_moment["embed.weight"][200:240] == 0).all()
+    more = found.gram["update"].diagonal() - usual.gram["update"].diagonal()
+    assert (more > 0).all(), "unseen tokens do count"
+    assert (found.gram["update"].diagonal() < 3 * usual.gram["update"].diagonal() + bound * unseen).all()
+
+
+def test_second_moments_are_taken_from_an_optimizer():
+    net, data = model(), rows(12)
+    meter = StepMeter(net, data, Objective(), **IDS)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.0)
+    with pytest.raises(UserError, match=r"second moment of 'embed.weight', found none; was there a step"):
+        meter.precondition_from(optimizer)
+    gradients = [{n: torch.randn_like(p) for n, p in net.named_parameters()} for _ in range(2)]
+    for g in gradients:
+        for n, p in net.named_parameters():
+            p.grad = g[n]
+        optimizer.step()
+    meter.precondition_from(optimizer)
+    for n, found in meter.second_moment.items():
+        old, new = (g[n] ** 2 for g in gradients)
+        assert torch.allclose(found, (0.999 * old + new) / 1.999), n
+    assert "update" in meter.measure(Method(), Method().sampler(), rows=2, steps=4, seed=0).gram
+
+
+def test_the_cosine_of_clipping_by_hand():
+    g = torch.tensor([[3.0, 4.0], [0.0, 1.0], [2.0, 0.0], [0.6, 0.8], [1.0, 1.0]], dtype=torch.float64)
+    c = torch.from_numpy(clipped(g.numpy(), 1.0))
+    found = StepGradients({"raw": g @ g.T, "clipped": c @ c.T}, 4, 1.0, 0.6).clipping_cosine()
+
+    def pairs(a, b):
+        return np.mean([float(a[i] @ b[j]) for i in range(5) for j in range(5) if i != j])
+
+    assert found.value == pytest.approx(pairs(g, c) / (pairs(g, g) * pairs(c, c)) ** 0.5)
+    assert found.stderr > 0
+    same = StepGradients({"raw": g @ g.T, "clipped": g @ g.T}, 4, 1.0, 0.0).clipping_cosine()
+    assert same.value == pytest.approx(1.0)
+    assert same.stderr == pytest.approx(0.0, abs=1e-7)
+
+
 def made_up(seed: int, steps: int = 12, scale: float = 1.0) -> StepGradients:
     g = 1 + scale * torch.randn(steps, 50, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return StepGradients({"raw": g @ g.T}, 4, 1.0, 0.0)
 
 
+def test_other_figures_and_their_json():
+    one = StepGradients({"raw": made_up(3).gram["raw"]}, 4, 2.0, 0.0)
+    assert one.noise_scale().value == pytest.approx(4 * one.noise_to_signal().value)
+    equal = one.at_equal_compute(Estimate(value=10.0, stderr=3.0, n=9, unit="(nats/param)²"))
+    assert equal.value == pytest.approx(2 * one.per_row_variance().value - 10)
+    assert equal.stderr == pytest.approx((4 * one.per_row_variance().stderr ** 2 + 9) ** 0.5)
+    assert equal.unit == "(nats/param)²"
+    record = StepGradients(dict.fromkeys(step_gradients.TRANSFORMS, one.gram["raw"]), 4, 2.0, 0.0).as_dict()
+    assert set(record["raw"]["variance"]) == {"value", "stderr", "n", "unit"}
+    assert record["update"]["variance"]["unit"] == "", "Adam's update has no unit"
+    assert record["raw"]["heavy_tail"], "12 steps are too few to tell"
+    assert record["raw"]["pareto_k"] is None
+
+
+def test_without_signal_there_is_no_ratio():
+    """Opposite gradients: the estimate of the squared mean is below 0, and nothing may be divided by it."""
+    g = torch.tensor([[1.0], [-1.0]] * 3, dtype=torch.float64)
+    none = StepGradients({"raw": g @ g.T}, 4, 1.0, 0.0)
+    assert none.mean_square().value < 0
+    assert np.isnan(none.noise_to_signal().value)
+    assert np.isnan(ratio(none, made_up(0), "raw")["value"])
+
+
+def check_variance_of_vectors() -> None:
+    found = np.array([made_up(seed).variance().value for seed in range(400)])
+    assert_mean(found, 50.0, "trace of the covariance")
+
+
+@pytest.mark.parametrize("wrong", ["mean of the norms", "variance of the norms"])
+def test_mistake_12_a_variance_from_norms_is_noticed(wrong, monkeypatch):
+    norms = {"mean of the norms": lambda k: k.diagonal().sqrt().mean(), "variance of the norms": norm_variance}
+    monkeypatch.setattr(step_gradients, "_variance", lambda k: float(norms[wrong](k)))
+    noticed(check_variance_of_vectors, match="trace of the covariance")
+
+
+def norm_variance(k: torch.Tensor) -> torch.Tensor:
+    return k.diagonal().sqrt().var()
+
+
 def test_estimates_are_unbiased_and_their_errors_honest():
+    check_variance_of_vectors()
     found = [made_up(seed) for seed in range(400)]
     variance = np.array([f.variance().value for f in found])
     assert_mean(variance, 50.0)

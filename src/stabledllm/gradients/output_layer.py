@@ -65,15 +65,18 @@ class OutputLayerNorms(Meter):
             hidden, logits = hidden[selected], logits[selected]
         used = draw.mask & draw.active[..., None]
         share = (draw.coefficient / draw.active.sum(1)[:, None, None])[used]
-        error = logits.float().softmax(-1)
         targets = batch["input_ids"][draw.active.nonzero()[:, 0]][selected]
-        error[torch.arange(len(error), device=error.device), targets] -= 1.0
         losses = row_losses(nll, draw.mask, draw.coefficient, draw.active)
         counts = used.sum((1, 2)).tolist()
-        parts = (x.split(counts) for x in (error, hidden.float(), share))
-        squares = [_square(e, h, c.float()) for e, h, c in zip(*parts, strict=True)]
+        parts = (x.split(counts) for x in (logits, targets, hidden, share))
+        # Row by row: the softmax errors of one row are as large as its logits, and no others are held.
+        squares = [_square(*part) for part in zip(*parts, strict=True)]
         return losses.double().cpu(), torch.stack(squares).double().cpu()
 
 
-def _square(error: Tensor, hidden: Tensor, share: Tensor) -> Tensor:
+def _square(logits: Tensor, targets: Tensor, hidden: Tensor, share: Tensor) -> Tensor:
+    """Of one row, its used views together; in float32, or in float64 where the model is."""
+    wide = logits.dtype if logits.dtype == torch.float64 else torch.float32
+    error, hidden, share = logits.to(wide).softmax(-1), hidden.to(wide), share.to(wide)
+    error[torch.arange(len(error), device=error.device), targets] -= 1.0
     return share @ ((error @ error.T) * (hidden @ hidden.T)) @ share

@@ -1,35 +1,45 @@
 """The noise of training steps' gradients as the optimizer sees it: raw, clipped, and as Adam's update, by drawing them.
 
 Every figure comes from inner products of whole step gradients, so that a squared mean is a mean over pairs of
-different steps. Legend: S steps, n rows of a step, D coordinates (k of a sketch).
+different steps. ``update`` is the clipped gradient g over ``sqrt(beta2 v + (1 - beta2) g²)``, v the second moment so
+far: as in Adam the step's own square counts, so that no coordinate exceeds ``1 / sqrt(1 - beta2)``. With v alone a
+token that v has not seen would be divided by Adam's eps, and be all of the variance.
+
+Legend: S steps, n rows of a step, D coordinates (k of a sketch).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from stabledllm.data.rows import collate
+from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
 from stabledllm.gradients.parameters import chosen_parameters
 from stabledllm.gradients.sketch import Sketch
-from stabledllm.jackknife import LEAST_ROWS, spread
+from stabledllm.jackknife import LEAST_ROWS, jackknife, spread
 from stabledllm.measure import Meter
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.noise.t_samplers import TSampler
-from stabledllm.objective import row_losses
+from stabledllm.objective import reduce_loss, row_losses
 from stabledllm.ppots.pareto import pareto_k
 from stabledllm.variance.gradient_noise import HEAVY, UNIT
+from stabledllm.variance.predicted import at_equal_compute
 
 _STEP = 0x57E9_0000
 _STANDARD = 0x57E9_8000
 """First step number of the draws that Adam's second moments are taken from: never those that are measured."""
 _BYTES = 2**31
-ADAM_EPS = 1e-8
+ADAM_EPS, ADAM_BETA2 = 1e-8, 0.999
+"""The defaults of torch and of the Trainer."""
 TRANSFORMS = ("raw", "clipped", "update")
+_UNITS = {"raw": UNIT, "clipped": UNIT, "update": ""}
 _Z = 1.959963984540054
 
 
@@ -45,7 +55,7 @@ class StepGradients:
 
     def variance(self, transform: str = "raw") -> Estimate:
         """tr Var(step gradient), unbiased; jackknife over steps."""
-        return self._estimate(lambda k: _variance(k), transform, UNIT)
+        return self._estimate(_variance, transform, _UNITS[transform])
 
     def per_row_variance(self) -> Estimate:
         """n tr Var(step gradient) of the raw gradient."""
@@ -53,11 +63,54 @@ class StepGradients:
 
     def mean_square(self, transform: str = "raw") -> Estimate:
         """Squared norm of the mean step gradient, from pairs of different steps."""
-        return self._estimate(_mean_square, transform, UNIT)
+        return self._estimate(_mean_square, transform, _UNITS[transform])
 
     def noise_to_signal(self, transform: str = "raw") -> Estimate:
-        """tr Var(step) / |mean|²."""
-        return self._estimate(lambda k: _variance(k) / _mean_square(k), transform, "")
+        """tr Var(step) / |mean|²; NaN where the estimate of |mean|² is not above 0."""
+        return self._estimate(_noise_to_signal, transform, "")
+
+    def noise_scale(self) -> Estimate:
+        """B_simple = n tr Var(step) / |G|² in rows (McCandlish et al., arXiv:1812.06162), from the drawn steps."""
+        return self._estimate(lambda k: self.rows * _noise_to_signal(k), "raw", "rows")
+
+    def at_equal_compute(self, data_noise: Estimate) -> Estimate:
+        """``F Var(step of F forwards) - C``, C being that of Standard's gradient."""
+        return replace(at_equal_compute(self.per_row_variance(), self.cost, data_noise), unit=UNIT)
+
+    def clipping_cosine(self) -> Estimate:
+        """Cosine of the mean clipped and the mean raw gradient, 1 where clipping turns it nowhere; from pairs of
+        different steps, so that it may exceed 1 by chance."""
+        raw, clipped = (self.gram[t].diagonal() for t in ("raw", "clipped"))
+        factor = torch.where(raw > 0, (clipped / raw).sqrt(), 1.0)
+
+        def cosine(keep: Tensor) -> float:
+            k, f = self.gram["raw"][keep][:, keep], factor[keep]
+            squares = _mean_square(k), _mean_square(f[:, None] * k * f)
+            return _mean_square(k * f) / (squares[0] * squares[1]) ** 0.5 if min(squares) > 0 else math.nan
+
+        return jackknife(cosine, len(factor), "")
+
+    def as_dict(self) -> dict:
+        """JSON form; ``heavy_tail`` marks the transforms whose errors are not to be trusted."""
+        return {
+            "rows": self.rows,
+            "steps": len(self.gram["raw"]),
+            "cost": self.cost,
+            "clipped_share": self.clipped_share,
+            "clipping_cosine": self.clipping_cosine().as_dict(),
+            "noise_scale": self.noise_scale().as_dict(),
+            **{t: self._part(t) for t in self.gram},
+        }
+
+    def _part(self, transform: str) -> dict:
+        k = self.pareto_k(transform)
+        return {
+            "variance": self.variance(transform).as_dict(),
+            "mean_square": self.mean_square(transform).as_dict(),
+            "noise_to_signal": self.noise_to_signal(transform).as_dict(),
+            "pareto_k": k if math.isfinite(k) else None,
+            "heavy_tail": heavy_tail(k),
+        }
 
     def pareto_k(self, transform: str = "raw") -> float:
         """Shape of the tail of the steps' squared deviations; NaN for too few steps."""
@@ -76,15 +129,12 @@ def ratio(one: StepGradients, other: StepGradients, transform: str) -> dict:
     """tr Var(step) / |mean|² over the other's, with a 95 % interval: joint jackknife over steps.
 
     Step s has the same data rows and random numbers in both (as many as both have rows), so they are left out together.
+    NaN where too few steps were drawn for an estimate of |mean|² above 0.
     """
     a, b = one.gram[transform], other.gram[transform]
     steps = min(len(a), len(b))
-
-    def noise(k: Tensor) -> float:
-        return _variance(k) / _mean_square(k)
-
-    value = noise(a) / noise(b)
-    left_out = _left_out(noise, a[:steps, :steps]) / _left_out(noise, b[:steps, :steps])
+    value = _noise_to_signal(a) / _noise_to_signal(b)
+    left_out = _left_out(_noise_to_signal, a[:steps, :steps]) / _left_out(_noise_to_signal, b[:steps, :steps])
     half = _Z * spread(left_out)
     return {"value": value, "ci_low": value - half, "ci_high": value + half}
 
@@ -99,6 +149,11 @@ def _mean_square(k: Tensor) -> float:
     return float((k.sum() - k.trace()) / (n * (n - 1)))
 
 
+def _noise_to_signal(k: Tensor) -> float:
+    signal = _mean_square(k)
+    return _variance(k) / signal if signal > 0 else math.nan
+
+
 def _left_out(statistic: Callable[[Tensor], float], k: Tensor) -> Tensor:
     index = torch.arange(len(k))
     return torch.tensor([statistic(k[index != i][:, index != i]) for i in range(len(k))], dtype=torch.float64)
@@ -109,7 +164,8 @@ class StepMeter(Meter):
 
     Args:
         parameters: patterns of parameter names; None takes all that are trainable.
-        clip: norm to which gradients are clipped before the optimizer sees them (the Trainer's default 1.0).
+        clip: norm to which gradients are clipped before the optimizer sees them (the Trainer's default 1.0); the norm
+            is that of all trainable parameters, as in training, whichever are measured.
     """
 
     def __init__(self, *args, parameters: Sequence[str] | None = None, clip: float = 1.0, **kwargs):
@@ -129,10 +185,25 @@ class StepMeter(Meter):
         self.second_moment = total
         self._clear()
 
+    def precondition_from(self, optimizer: torch.optim.Optimizer) -> None:
+        """Adam's second moments as an optimizer holds them, its correction for the first steps undone.
+
+        Raises:
+            UserError: a parameter that it does not train, or no second moments yet.
+        """
+        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        found = {}
+        for name, p in self.parameters.items():
+            state = optimizer.state.get(p, {}) if id(p) in groups else {}
+            if "exp_avg_sq" not in state:
+                raise UserError(f"optimizer: expected Adam's second moment of '{name}', found none; was there a step?")
+            found[name] = state["exp_avg_sq"] / (1 - groups[id(p)]["betas"][1] ** int(state["step"]))
+        self.second_moment = found
+
     def measure(self, method: Method, sampler: TSampler, *, rows: int, steps: int, seed: int) -> StepGradients:
         """``steps`` steps of ``rows`` iid data rows each, as training would draw them.
 
-        ``update`` is the clipped gradient over the root of the second moments; it needs :meth:`precondition`.
+        ``update`` needs :meth:`precondition` or :meth:`precondition_from`.
         """
         wanted = [t for t in TRANSFORMS if t != "update" or self.second_moment is not None]
         wide = sum(self.sizes.values()) * 4 * steps * len(wanted) > _BYTES
@@ -157,7 +228,8 @@ class StepMeter(Meter):
         for name, p in self.parameters.items():
             g = p.grad if transform == "raw" else p.grad * self._factor(norm)
             if transform == "update":
-                g = g / (self.second_moment[name].sqrt() + ADAM_EPS)
+                second = ADAM_BETA2 * self.second_moment[name] + (1 - ADAM_BETA2) * g**2
+                g = g / (second.sqrt() + ADAM_EPS)
             if sketch:
                 sketch.add(out, name, g.reshape(1, -1).float().cpu())
             else:
@@ -165,24 +237,26 @@ class StepMeter(Meter):
         return out[0] if sketch else torch.cat(parts)
 
     def _step(self, method: Method, sampler: TSampler, rows: int, seed: int, step: int) -> float:
-        """Leave one step's gradient in ``.grad`` and return its norm."""
+        """Leave one step's gradient in ``.grad`` and return its norm over all trainable parameters."""
         self._clear()
         key = Key(seed, step)
         index = torch.arange(rows)
         drawn = (key.row_uniforms(Stream.RESAMPLE, index) * len(self.rows)).long()
         t = sampler.icdf(method.source.uniforms(key, rows, torch.device("cpu")))
+        whole = collate([self.rows[i] for i in drawn.tolist()], self.pad_id, syrm=method.syrm)
+        weight = self.objective.row_weight(whole["maskable"])
         was_training = self.model.training
         self.model.eval()
         for chunk in self.chunks(drawn, method.views.count):
             batch, draw = self.draw(drawn, t, method, key, sampler, chunk)
             losses = row_losses(self.cross_entropies(batch, draw), draw.mask, draw.coefficient, draw.active)
             if losses.requires_grad:
-                (losses.sum() / rows).backward()
+                reduce_loss(losses, weight[chunk].to(losses.device), float(weight.sum())).backward()
         self.model.train(was_training)
         for p in self.parameters.values():
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        return float(torch.stack([p.grad.norm() for p in self.parameters.values()]).norm())
+        return float(torch.stack([p.grad.norm() for p in self.model.parameters() if p.grad is not None]).norm())
 
     def _clear(self) -> None:
         for p in self.model.parameters():
