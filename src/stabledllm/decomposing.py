@@ -24,7 +24,6 @@ from stabledllm.noise.t_samplers import TSampler
 from stabledllm.noise.views import Views
 from stabledllm.ppots.density import FittedDensity, fit_density, profile_record
 from stabledllm.ppots.fit import FitOptions
-from stabledllm.ppots.judge import cross_fitted
 from stabledllm.ppots.profile import Profile, probe, rate_edges
 from stabledllm.provenance import device_name, versions
 from stabledllm.training.density import probe_and_fit
@@ -109,7 +108,7 @@ class _Laboratory:
         sampler = method.sampler(density.sampler if density else None)
         judged: list[tuple[TSampler, torch.Tensor]] = [(sampler, torch.arange(len(profile.rows)))]
         if density and method.signal == "loss":
-            judged = cross_fitted(profile, method.source.name, self.fit_options(method))
+            judged = density.judged
         cost = mean_cost(profile, judged)
         self.drawn[method.name] = sampler, cost
         rows = step_rows(method, settings.forwards, cost)

@@ -102,6 +102,22 @@ def test_other_layers_and_shared_weights_fall_back_to_one_backward_a_row():
         assert torch.allclose(taken(meter, method)[1], torch.stack(expected), rtol=1e-9, atol=1e-12)
 
 
+def test_a_weight_used_outside_its_layer_is_noticed():
+    net, data, method = model(), rows(), Method()
+    plain = type(net).hidden_states
+
+    def also_used(self, input_ids, attention_mask):
+        return plain(self, input_ids, attention_mask) * self.head.weight.mean()
+
+    net.hidden_states = also_used.__get__(net)
+    meter = RowGradients(net, data, Objective(), **IDS)
+    assert meter.layers is not None, "its layers look as they should"
+    found = taken(meter, method)[1]
+    assert meter.layers is None
+    expected = [autograd(net, data, i, float(t), method, Key(3, 1), i, Uniform()) for i, t in enumerate(T)]
+    assert torch.allclose(found, torch.stack(expected), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_output_layers_norm_in_closed_form(name):
     net, data, method = model(), rows(), Method.parse(name)

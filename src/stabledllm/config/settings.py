@@ -164,15 +164,15 @@ class ExperimentSettings(_Strict):
 class GradientSettings(_Strict):
     """How the gradient's noise is measured."""
 
-    rows: int = Field(320, ge=4)
+    rows: int = Field(256, ge=4)
     """Rows behind A, B, C and every single-view method."""
-    view_rows: int = Field(24, ge=4)
+    view_rows: int = Field(16, ge=4)
     """Rows behind each method of several views or with a masker of its own."""
     rates: int = Field(8, ge=2)
     """Equal cells of t; the lowest is split further."""
     masks: int = Field(2, ge=2)
     """Masks per row and cell; up to three times as many where t is small."""
-    steps: int = Field(24, ge=4)
+    steps: int = Field(16, ge=4)
     """Training steps drawn for each method: raw, clipped, and as Adam's update."""
     clip: float = Field(1.0, gt=0)
     """Norm to which the optimizer's gradients are clipped."""

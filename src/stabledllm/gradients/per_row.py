@@ -2,7 +2,8 @@
 
 A batch's rows do not interact, so one backward of the sum of their losses gives every layer's output gradients row
 by row; with the layer's inputs, kept on the way forward, they are the gradients of its weights (Goodfellow,
-arXiv:1510.01799). Models with other layers that hold parameters take one backward a row, with the same result.
+arXiv:1510.01799). Models with other layers that hold parameters take one backward a row, with the same result; so do
+those whose first batch, weighted at random, does not give autograd's gradient (a weight used outside its layer).
 
 Legend: n requested evaluations, m evaluations of a batch, N forward rows, L positions, S selected positions.
 """
@@ -51,6 +52,7 @@ class RowGradients(Meter):
         self.size = sum(p.numel() for p in self.parameters.values())
         self.layers = _layers_of(self.model, self.parameters) if vectorised else None
         self.view_squares: Tensor | None = None
+        self._checked = False
         self._buffer: Tensor | None = None
 
     def gradients(
@@ -70,10 +72,28 @@ class RowGradients(Meter):
         try:
             for chunk in self.chunks(row, method.views.count):
                 batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk, start)
+                if self.layers and not self._checked:
+                    self._check(batch, draw)
                 losses, gradients = self._all(batch, draw) if self.layers else self._one_by_one(batch, draw)
                 yield chunk, losses.detach().double().cpu(), gradients
         finally:
             self.model.train(was_training)
+
+    def _check(self, batch: dict[str, Tensor], draw: Draw) -> None:
+        """Go one by one from here on if a weighted sum of row gradients is not autograd's gradient of that sum."""
+        self._checked, before = True, self.forwards
+        losses, gradients = self._all(batch, draw)
+        weight = torch.linspace(0.5, 1.5, len(losses), dtype=gradients.dtype, device=gradients.device)
+        found, again = weight @ gradients, self._losses(batch, draw)
+        self.forwards = before
+        if not again.requires_grad:
+            return
+        wanted = list(self.parameters.values())
+        exact = torch.autograd.grad((again * weight).sum(), wanted, allow_unused=True)
+        exact = torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
+                           for p, g in zip(wanted, exact, strict=True)])  # fmt: skip
+        if float((found - exact).norm()) > 1e-3 * float(exact.norm()):
+            self.layers = None
 
     def _zeros(self, rows: int) -> Tensor:
         """Zeros of shape (rows, D) in memory that is used again: touching new pages costs as much as the backward."""

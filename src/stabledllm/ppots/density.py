@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
@@ -23,6 +24,8 @@ class FittedDensity:
 
     sampler: Tabulated
     record: dict
+    judged: list[tuple[Tabulated, Tensor]] | None = field(default=None, compare=False, repr=False)
+    """Densities of the cross-fit with the probed rows each is judged on; not saved."""
 
     @property
     def method(self) -> str:
@@ -134,7 +137,7 @@ def fit_density(
         "forward_passes": profile.forward_passes,
         "config": asdict(options) | (config or {}),
     }
-    return FittedDensity(found.sampler, record)
+    return FittedDensity(found.sampler, record, pairs)
 
 
 def profile_record(profile: Profile) -> dict:
