@@ -48,10 +48,10 @@ def test_only_the_loss_measured_is_enough_and_says_so():
 
 
 def test_the_simplest_within_the_interval_of_the_best():
-    methods = entry("lowdisc+ppots+fixedcount", 1, 0.50), entry("partition4+fixedcount", 1, 0.52, views=4.0)
+    methods = entry("lowdisc+ppots-gradient+fixedcount", 1, 0.50), entry("partition4+fixedcount", 1, 0.52, views=4.0)
     simple = entry("lowdisc+fixedcount", 1, 0.55)
     found = recommend(record(STANDARD, *methods, simple))
-    assert (found.method, found.best) == ("lowdisc+fixedcount", "lowdisc+ppots+fixedcount")
+    assert (found.method, found.best) == ("lowdisc+fixedcount", "lowdisc+ppots-gradient+fixedcount")
     assert any("not surely less" in s for s in found.sentences)
     worse = entry("lowdisc+fixedcount", 1, 0.65)
     assert recommend(record(STANDARD, *methods, worse)).method == "partition4+fixedcount", "fewer probes before views"
@@ -65,6 +65,14 @@ def test_among_free_methods_the_loss_breaks_the_tie():
     assert (found.method, found.best) == ("strats+fixedcount", "fixedcount")
     apart = recommend(record(STANDARD, free("fixedcount", 0.50, 2.4), free("strats+fixedcount", 0.72, 1.7)))
     assert apart.method == "fixedcount", "not a tie"
+
+
+def test_adaptive_is_named_for_the_density_of_ppots():
+    found = recommend(record(STANDARD, entry("lowdisc+ppots+fixedcount", 0.4, 0.5), entry("fixedcount", 0.6, 0.58)))
+    assert (found.method, found.measured_as) == ("lowdisc+adaptive+fixedcount", "lowdisc+ppots+fixedcount")
+    assert "method: lowdisc+adaptive+fixedcount" in found.recipe
+    assert "ppots:" not in found.recipe, "nothing to probe"
+    assert any("without a probe" in s for s in found.sentences)
 
 
 def test_a_biased_method_is_never_named():
@@ -88,11 +96,11 @@ def test_mirrors_sentence_follows_its_interval(ratio, said):
 
 
 def test_the_recipe_lines_are_a_recipe():
-    sets = record(STANDARD, entry("strats+ppots+mirror", 0.5, 0.5, views=2.0))
+    sets = record(STANDARD, entry("strats+ppots-head+mirror", 0.5, 0.5, views=2.0))
     sets["config"]["method_options"] |= {"strata": 4, "mirror_below": 0.9}
     found = recommend(sets)
     settings = check(yaml.safe_load(found.recipe), TrainSettings, "pasted")
-    assert (settings.method, settings.batch, settings.ppots.rates) == ("strats+ppots+mirror", 16, 16)
+    assert (settings.method, settings.batch, settings.ppots.rates) == ("strats+ppots-head+mirror", 16, 16)
     assert (settings.method_options.strata, settings.method_options.mirror_below) == (4, 0.9)
     assert "isad" not in found.recipe
     # 400 x 0.5 rows' noise scale over 2 views of a row: 200 forward passes against 400.

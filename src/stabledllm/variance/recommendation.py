@@ -9,7 +9,8 @@ from stabledllm.errors import UserError
 from stabledllm.noise.methods import SIGNALS
 
 QUANTITIES = ("gradient", "loss")
-_PROBED = tuple(SIGNALS)
+_PROBED = tuple(set(SIGNALS) - {"ppots"})
+"""Densities that cost a probe before training; that of ``ppots`` is reached without one by ``adaptive``."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Recommendation:
     """What to train with. ``significant`` is False where no method is surely less noisy than Standard."""
 
     method: str
+    measured_as: str
+    """The method that was measured: with ``ppots`` where ``method`` has ``adaptive``."""
     views: float
     ratio: float
     """Its noise at equal compute over Standard's, with a 95 % interval."""
@@ -39,7 +42,7 @@ def recommend(record: dict, quantity: str | None = None) -> Recommendation:
     """The simplest unbiased method whose noise is not surely above the least, and surely below Standard's.
 
     Simplest: no probe before training, then fewer views; among those, the least predicted noise of the loss, since
-    sources of t and counts cost nothing. "Not surely above": its ratio lies within the interval of the best one's. A
+    sources of t and counts cost nothing. ``ppots`` is named as ``adaptive``: it reaches that density without a probe. "Not surely above": its ratio lies within the interval of the best one's. A
     biased method trains another objective and is never named.
 
     Args:
@@ -63,9 +66,10 @@ def recommend(record: dict, quantity: str | None = None) -> Recommendation:
     sure = [m for m in others if _ratio(m, quantity)["ci_high"] < 1 and _ratio(m, quantity)["value"] <= bound]
     chosen = min(sure, key=lambda m: _simplicity(m, quantity)) if sure else _standard(measured)
     forwards = record["config"]["forwards"]
-    found = _ratio(chosen, quantity)
+    found, named = _ratio(chosen, quantity), without_probe(chosen["method"])
     return Recommendation(
-        method=chosen["method"],
+        method=named,
+        measured_as=chosen["method"],
         views=chosen["views"],
         ratio=found["value"],
         ci_low=found["ci_low"],
@@ -74,8 +78,13 @@ def recommend(record: dict, quantity: str | None = None) -> Recommendation:
         quantity=quantity,
         best=best["method"],
         sentences=tuple(_sentences(record, chosen, best, bool(sure), quantity, forwards)),
-        recipe=recipe_lines(record, chosen["method"], chosen["views"], forwards),
+        recipe=recipe_lines(record, named, chosen["views"], forwards),
     )
+
+
+def without_probe(method: str) -> str:
+    """The method with ``adaptive`` in the place of ``ppots``."""
+    return "+".join("adaptive" if part == "ppots" else part for part in method.split("+"))
 
 
 def _standard(measured: Sequence[dict]) -> dict:
@@ -111,6 +120,8 @@ def _sentences(record: dict, chosen: dict, best: dict, sure: bool, quantity: str
             f"At your batch of {forwards} forward passes, {chosen['method']} needs {ratio(chosen)} of the compute of "
             f"standard for the same {quantity} noise."
         )
+        if (named := without_probe(chosen["method"])) != chosen["method"]:
+            said.append(f"{named} reaches the same p(t) from the losses of training itself, without a probe.")
         if best is not chosen:
             said.append(f"{best['method']} measured least, {ratio(best)}, which is not surely less; it is less simple.")
     if (said_scale := _noise_scale(record, chosen)) and sure:
