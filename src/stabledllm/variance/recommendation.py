@@ -42,8 +42,9 @@ def recommend(record: dict, quantity: str | None = None) -> Recommendation:
     """The simplest unbiased method whose noise is not surely above the least, and surely below Standard's.
 
     Simplest: no probe before training, then fewer views; among those, the least predicted noise of the loss, since
-    sources of t and counts cost nothing. ``ppots`` is named as ``adaptive``: it reaches that density without a probe. "Not surely above": its ratio lies within the interval of the best one's. A
-    biased method trains another objective and is never named.
+    sources of t and counts cost nothing. ``ppots`` is named as ``adaptive``: it reaches that density without a probe.
+    "Not surely above": its ratio lies within the interval of the best one's. A biased method trains another objective
+    and is never named.
 
     Args:
         record: ``decomposition.json``. quantity: ``gradient`` (the default where it was measured) or ``loss``.
