@@ -165,7 +165,7 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
         **found,
         "notes": [note, *found["notes"]],
     }
-    if len(methods) > 1:
+    if sum(method.unbiased for method in methods) > 1:
         record["recommendation"] = recommend(record).as_dict()
     write_json(Path(settings.out) / "decomposition.json", record)
     return record
