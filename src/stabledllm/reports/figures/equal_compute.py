@@ -12,6 +12,13 @@ from stabledllm.reports.stored import noise_of, number, standard_first, value
 from stabledllm.reports.style import GRID, INK, MUTED, colour, label, new_figure, styled
 
 
+_KINDS = {
+    "loss": ("measured", "predicted from the decomposition"),
+    "gradient": ("predicted", "from drawn steps, noise over signal"),
+}
+"""What the dots and the triangles are."""
+
+
 @styled
 def equal_compute(data: dict, quantity: str = "loss") -> Figure | None:
     """Dots with stored intervals, the predicted ratio, a line at Standard; hollow where the objective is another.
@@ -38,12 +45,15 @@ def equal_compute(data: dict, quantity: str = "loss") -> Figure | None:
         fill = "white" if biased else colour(name)
         axes.plot(x, y, "o", color=colour(name), markerfacecolor=fill, markersize=7, markeredgewidth=1.6, zorder=4)
         predicted = value(m.get("predicted_at_equal_compute")) / base if base > 0 else math.nan
+        if quantity == "gradient":
+            predicted = number((m.get("measured_relative_to_standard") or {}).get("value"))
         axes.plot(predicted, y + 0.27, "^", color=MUTED, markersize=5, zorder=3)
         text = "1" if name == "standard" else _measured(x, low, high)
         axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center", size=9)
         ends += [v for v in (x, low, high, predicted) if math.isfinite(v)]
+    dot, triangle = _KINDS[quantity]
     axes.text(
-        1.02, -0.85, "measured (interval)", transform=axes.get_yaxis_transform(), va="center", color=MUTED, size=8.5
+        1.02, -0.85, f"{dot} (interval)", transform=axes.get_yaxis_transform(), va="center", color=MUTED, size=8.5
     )
     axes.set_yticks(range(len(names)), [_name(by_name[n]) for n in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -52,8 +62,8 @@ def equal_compute(data: dict, quantity: str = "loss") -> Figure | None:
         f"{quantity} noise at equal compute ÷ Standard's   (left of the line: less noise for the same forward passes)"
     )
     axes.grid(axis="y", color=GRID)
-    axes.plot([], [], "o", color=INK, label="measured, with interval")
-    axes.plot([], [], "^", color=MUTED, markersize=5, label="predicted from the decomposition")
+    axes.plot([], [], "o", color=INK, label=f"{dot}, with interval")
+    axes.plot([], [], "^", color=MUTED, markersize=5, label=triangle)
     if any(m.get("unbiased") is False for m in by_name.values()):
         axes.plot([], [], "o", color=INK, markerfacecolor="white", label="biased: another objective")
     figure.legend(loc="outside upper left", ncols=3)
