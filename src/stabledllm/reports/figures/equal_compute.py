@@ -11,7 +11,6 @@ from stabledllm.reports.numbers import with_interval
 from stabledllm.reports.stored import noise_of, number, standard_first, value
 from stabledllm.reports.style import GRID, INK, MUTED, colour, label, new_figure, styled
 
-
 _KINDS = {
     "loss": ("measured", "predicted from the decomposition"),
     "gradient": ("predicted", "from drawn steps, noise over signal"),
