@@ -360,3 +360,12 @@ def test_the_gradients_noise_stands_beside_the_losses(tmp_path):
     assert "Of the gradient" in page
     assert "made up" in page
     assert "method: strats" in page
+
+
+def test_a_fit_to_gradient_norms_draws_the_norms():
+    data = made_up.p_of_t("ppots-head") | {"signal": "output layer"}
+    data["profile"] |= {"g": None, "v": None, "v_views": None, "rho": None}
+    drawn = figures.fit(data).axes[1].get_legend().get_texts()
+    assert [t.get_text() for t in drawn] == ["E|output layer's gradient|²"]
+    plain = figures.fit(made_up.p_of_t()).axes[1].get_legend().get_texts()
+    assert not any("gradient" in t.get_text() for t in plain)

@@ -49,6 +49,7 @@ SHAPES = {
     "p_of_t": _ORIGIN
     | {
         "method": Needed(str),
+        "signal": str,
         "density": Needed(list),
         "parameters": dict,
         "diagnostics": Needed({"fallback": str}),

@@ -34,6 +34,10 @@ def fit(data: dict) -> Figure:
     band(right, profile, "v", V_COLOUR, "mask-pattern variance v (nats²)")
     if profile.get("v_views") != profile.get("v"):
         band(right, profile, "v_views", VIEWS_COLOUR, "v of the mean of the views (nats²)")
+    signal = data.get("signal")
+    if isinstance(signal, str) and signal != "loss":
+        band(right, profile, "second_moment", V_COLOUR, f"E|{signal}'s gradient|²".replace("gradient's ", ""))
+        bulk_limits(right, array(profile.get("t")), array(profile.get("second_moment")))
     for key in ("v", "v_views"):
         bulk_limits(right, array(profile.get("t")), array(profile.get(key)))
     right.set_title("What the probe measured")
