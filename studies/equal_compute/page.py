@@ -24,6 +24,7 @@ EXPERIMENTS = {
     "small": "Smaller model, 0.33 M parameters; seeds vary the noise and the row order",
     "small_noise_only": "Smaller model; seeds vary the noise only",
     "small_equal_steps": "Smaller model; equal steps, so that K views cost K times the compute",
+    "gsm8k": "GSM8K's text, shipped model",
 }
 KEPT = ("method", "seed", "metrics", "forward_passes", "probe_forward_passes", "steps", "seconds")
 
@@ -74,6 +75,9 @@ def _geometric(values: list[float]) -> float:
 
 def main() -> None:
     runs = {name: found for name in EXPERIMENTS if (found := runs_of(name))}
+    if "small_equal_steps" in runs:  # one view a row: the same runs at equal steps as at equal compute
+        alone = [r for r in runs["small"] if r["method"] in ("standard", "ppots", "lowdisc+fixedcount")]
+        runs["small_equal_steps"] = alone + [r for r in runs["small_equal_steps"] if r["method"] != "standard"]
     tables = {name: table_rows(found) for name, found in runs.items()}
     noise = {name: found for name in ("tiny", "small") if name in runs and (found := noise_of(name))}
     found = {

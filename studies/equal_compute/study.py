@@ -20,7 +20,6 @@ PRETRAINING = ["--width", "96", "--layers", "3", "--steps", "2500", "--batch", "
 
 ADAPTIVE = "lowdisc+adaptive+fixedcount"
 KEY = ["standard", "ppots+mirror", "lowdisc+fixedcount", ADAPTIVE]
-OTHERS = ["strats", "fixedcount", "multisample", "ppots+fixedcount", "isad", "isad-exact", "syrm"]
 NEW = ["lowdisc+complement", "ppots-gradient", "lowdisc+ppots-gradient+fixedcount"]
 MEASURED = [
     "ppots", "mirror", "ppots+mirror", "lowdisc+fixedcount", "strats+fixedcount", "lowdisc+ppots+fixedcount", "strats",
@@ -37,10 +36,9 @@ EXPERIMENTS = {
     "tiny.new": ("tiny", [f"methods=[{ADAPTIVE}]"], 12),
     "small": ("small", [], 20),
     "small.adaptive": ("small", [f"methods=[{ADAPTIVE}]"], 20),
-    "small.new": ("small", [f"methods=[{','.join(NEW)}]"], 8),
-    "small.others": ("small", [f"methods=[{','.join(OTHERS)}]"], 8),
+    "small.new": ("small", [f"methods=[{','.join(NEW)}]"], 6),
     "small_noise_only": ("small", ["base.order_seed=0", f"methods=[{','.join(KEY)}]"], 20),
-    "small_equal_steps": ("small", ["equal=steps", "methods=[standard,mirror,ppots+mirror,multisample]"], 8),
+    "small_equal_steps": ("small", ["equal=steps", "methods=[ppots+mirror,mirror]"], 6),
 }
 
 
@@ -56,7 +54,7 @@ def pretrain() -> None:
         run("scripts/pretrain_tiny.py", "--out", SMALL, *PRETRAINING)
 
 
-def train(jobs: int, seeds: int | None) -> None:
+def train(jobs: int, seeds: int | None, gsm8k: str | None) -> None:
     for name, (recipe, overrides, count) in EXPERIMENTS.items():
         chosen = ",".join(str(s) for s in range(1, min(count, seeds or count) + 1))
         if "_lr_" in name:
@@ -64,6 +62,10 @@ def train(jobs: int, seeds: int | None) -> None:
         out = OUT / name
         command = ["-m", "stabledllm", "experiment", HERE / "recipes" / f"{recipe}.yaml", f"out={out}", "--jobs", jobs]
         run(*command, f"seeds=[{chosen}]", *overrides)
+    if gsm8k:
+        recipe = HERE / "recipes" / "gsm8k.yaml"
+        data = f"base.data.train=gsm8k:{gsm8k}"
+        run("-m", "stabledllm", "experiment", recipe, data, f"out={OUT / 'gsm8k'}", "--jobs", jobs)
 
 
 def measure() -> None:
@@ -84,11 +86,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2, help="training runs at the same time")
     parser.add_argument("--seeds", type=int, help="at most this many seeds an experiment")
+    parser.add_argument("--gsm8k", help="GSM8K's train.jsonl, for the part on its text")
     parser.add_argument("--only", choices=("pretrain", "train", "measure", "analyse"), help="one stage")
     args = parser.parse_args()
     stages = {
         "pretrain": pretrain,
-        "train": lambda: train(args.jobs, args.seeds),
+        "train": lambda: train(args.jobs, args.seeds, args.gsm8k),
         "measure": measure,
         "analyse": lambda: run(HERE / "page.py"),
     }
