@@ -18,7 +18,7 @@ LEAST_SEEDS = 6
 
 def values(runs: Sequence[dict], method: str, metric: str) -> dict[int, float]:
     """Seed to final value."""
-    return {r["seed"]: r["metrics"][metric]["value"] for r in runs if r["method"] == method}
+    return {r["seed"]: r["metrics"][metric]["value"] for r in runs if r["method"] == method and metric in r["metrics"]}
 
 
 def versus(runs: Sequence[dict], method: str, other: str, metric: str) -> dict | None:
@@ -37,6 +37,9 @@ def table_rows(runs: Sequence[dict]) -> list[dict]:
         entry = {"method": method}
         for metric in METRICS:
             found = list(values(runs, method, metric).values())
+            if not found:
+                entry[metric] = entry[f"{metric}_versus_standard"] = None
+                continue
             entry[metric] = {"n": len(found), "mean": mean(found), "sd": stdev(found) if len(found) > 1 else None}
             against = None if method == "standard" else versus(runs, method, "standard", metric)
             entry[f"{metric}_versus_standard"] = against

@@ -26,6 +26,8 @@ EXPERIMENTS = {
     "small_equal_steps": "Smaller model; equal steps, so that K views cost K times the compute",
     "gsm8k": "GSM8K's text, shipped model",
 }
+SHOWN = 3
+"""Least number of seeds of a method that is shown."""
 KEPT = ("method", "seed", "metrics", "forward_passes", "probe_forward_passes", "steps", "seconds")
 
 
@@ -78,7 +80,10 @@ def main() -> None:
     if "small_equal_steps" in runs:  # one view a row: the same runs at equal steps as at equal compute
         alone = [r for r in runs["small"] if r["method"] in ("standard", "ppots", "lowdisc+fixedcount")]
         runs["small_equal_steps"] = alone + [r for r in runs["small_equal_steps"] if r["method"] != "standard"]
-    tables = {name: table_rows(found) for name, found in runs.items()}
+    # A run or three left over from trying a method out say nothing; they stay in results.json.
+    tables = {
+        name: [row for row in table_rows(found) if row["validation_nll"]["n"] >= SHOWN] for name, found in runs.items()
+    }
     noise = {name: found for name in ("tiny", "small") if name in runs and (found := noise_of(name))}
     found = {
         name: {measure: rank_correlation(level, runs[name]) for measure, level in measures.items()}
@@ -143,7 +148,7 @@ def results_table(rows: list[dict]) -> str:
                 f"{nll['sd']:.4f}" if nll["sd"] is not None else "",
                 _span(v and v["difference"], v, 4, True),
                 _span(ratio and ratio["value"], ratio, 2),
-                f"{accuracy['mean']:.3f}",
+                f"{accuracy['mean']:.3f}" if accuracy else "",
                 _span(a and a["difference"], a, 3, True),
             )
         )

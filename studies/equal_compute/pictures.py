@@ -31,8 +31,9 @@ def differences(tables: dict[str, list[dict]]) -> Figure:
             axes.set_ylim(len(compared) - 0.4, -0.6)
         right.set_xscale("log", base=2)
         right.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
-        left.set_title(title)
-    grid[-1][0].set_xlabel("final validation NLL minus Standard's (95 % interval; left is better)")
+        left.set_title(title, fontsize=9, x=-0.55)
+        left.locator_params(axis="x", nbins=5)
+    grid[-1][0].set_xlabel("final NLL − Standard's (95 %; left is better)")
     grid[-1][1].set_xlabel("sd over seeds ÷ Standard's (95 %)")
     return figure
 
