@@ -164,7 +164,7 @@ class ExperimentSettings(_Strict):
 class GradientSettings(_Strict):
     """How the gradient's noise is measured."""
 
-    rows: int = Field(160, ge=4)
+    rows: int = Field(256, ge=4)
     """Rows behind A, B, C and every single-view method."""
     view_rows: int = Field(16, ge=4)
     """Rows behind each method of several views or with a masker of its own."""
