@@ -102,7 +102,7 @@ def main() -> None:
         HERE / "results.json",
         {
             "schema": record["schema"],
-            "config": record["config"],
+            "config": record["config"] | {"out": str(OUT / "tiny")},
             "versions": record["versions"],
             "device": record["device"],
             "untuned": record["untuned"],

@@ -37,6 +37,7 @@ EXPERIMENTS = {
     "small": ("small", [], 20),
     "small.adaptive": ("small", [f"methods=[{ADAPTIVE}]"], 20),
     "small.new": ("small", [f"methods=[{','.join(NEW)}]"], 6),
+    "small.others": ("small", ["methods=[strats,isad,syrm,multisample]"], 6),
     "small_noise_only": ("small", ["base.order_seed=0", f"methods=[{','.join(KEY)}]"], 20),
     "small_equal_steps": ("small", ["equal=steps", "methods=[ppots+mirror,mirror]"], 6),
 }
