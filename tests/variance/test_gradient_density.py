@@ -109,7 +109,5 @@ def test_a_density_of_another_objective_is_refused():
     settings, method = PPOTSSettings(rows=4, rates=4, masks=2, starts=2), Method.parse("ppots")
     found = probe_and_fit(loaded, rows(6), method, Objective(), settings, 0, 4, show_progress=False)
     refuse_other(found, method, Objective("elbo"), "p.json")
-    with pytest.raises(
-        ValueError, match=r"p.json: expected a density fitted for objective.weighting=unweighted, found"
-    ):
+    with pytest.raises(ValueError, match="expected a density fitted for objective"):
         refuse_other(found, method, Objective("unweighted"), "p.json")
