@@ -1,9 +1,9 @@
-"""Step time and peak memory of the loss head against full logits. Targets: at most 0.45 of the time, 0.25 of the memory.
+"""Step time and peak memory of the loss head against full logits. Targets: 0.45 of the time, 0.25 of the memory.
 
 A body of 4 layers x 512 with LLaDA's vocabulary, rows of 1,024 of which half are response; one forward and backward of
 two rows. The baseline does what peers do: logits [B, L, V] in float32, cross-entropy at every position, times a 0/1
-mask, Bernoulli masks, padded rows. Peak memory is the most bytes of tensors alive at once (seen by a dispatch mode), above
-weights and their gradients; time is taken without it, in turns.
+mask, Bernoulli masks, padded rows. Peak memory is the most bytes of tensors alive at once (seen by a dispatch mode),
+above weights and their gradients; time is taken without it, in turns.
 """
 
 from __future__ import annotations
