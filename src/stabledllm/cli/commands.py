@@ -253,20 +253,9 @@ def evaluate(
 
 def validate(recipe: str, overrides: Sequence[str]) -> str:
     """One line that says what the recipe is; raises on the first thing wrong with it."""
-    from stabledllm.experiment.run import rows_per_step
-    from stabledllm.training.run import training_arguments
+    from stabledllm.planning.validation import validate as check_recipe
 
-    settings = load_recipe(recipe, overrides)
-    base = settings.base if isinstance(settings, ExperimentSettings) else settings
-    build_objective(base.objective)
-    build_decoding(base.decoding)
-    training_arguments(base)
-    if isinstance(settings, ExperimentSettings):
-        for name in settings.methods:
-            rows_per_step(name, settings)
-        return f"{recipe}: an experiment of {len(settings.methods)} methods x {len(settings.seeds)} seeds, in order"
-    method = build_method(base.method, base.method_options)
-    return f"{recipe}: a training run with method {method.name}, in order"
+    return f"{recipe}: {check_recipe(load_recipe(recipe, overrides))}, in order"
 
 
 def _decoding(length: int, steps: int, block: int) -> DecodingSettings:

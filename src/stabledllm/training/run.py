@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import torch
@@ -124,11 +124,15 @@ def build_trainer(
     return trainer, density
 
 
-def training_arguments(settings: TrainSettings) -> TrainingArguments:
+def training_arguments(settings: TrainSettings, *, without_device: bool = False) -> TrainingArguments:
     """transformers' arguments; ``settings.trainer`` overrides what is not fixed by our own keys.
 
+    Args:
+        without_device: only to check them: bf16 is accepted on a machine that has no device for it.
+
     Raises:
-        UserError: an unknown name, one that a key of ours sets, or a batch that does not divide.
+        UserError: an unknown name, one that a key of ours sets, a value that is refused, or a batch that does not
+            divide.
     """
     known = TrainingArguments.__dataclass_fields__
     for name in settings.trainer:
@@ -161,7 +165,18 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         "gradient_accumulation_steps": settings.batch // (micro * ranks),
     }
     pinned = {"dataloader_pin_memory": torch.cuda.is_available()}
-    return TrainingArguments(**(_PAPER | pinned | settings.trainer | ours | sizes))
+    device = {"use_cpu": True} if without_device else {}
+    try:
+        return TrainingArguments(**(_PAPER | pinned | _renamed(settings.trainer, known) | ours | sizes | device))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"key 'trainer': refused by TrainingArguments: {str(error).splitlines()[0]}") from None
+
+
+def _renamed(trainer: dict, known: Container[str]) -> dict:
+    """``gradient_checkpointing`` under the name that this version of transformers has for it."""
+    old, new = "gradient_checkpointing", "activation_checkpointing"
+    rename = {name: name.replace(old, new) for name in trainer if name.replace(old, new) in known}
+    return {rename.get(name, name): value for name, value in trainer.items()}
 
 
 def _refuse_other(out: Path, saved: dict, identity: dict) -> None:
