@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
+from stabledllm.noise.methods import Method
 from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.ppots.fit import Fit, FitOptions, fit
 from stabledllm.ppots.judge import cross_fitted, dearer_than, folds, second_moment_under, tail_shape, variance_under
@@ -138,6 +139,17 @@ def fit_density(
         "config": asdict(options) | (config or {}),
     }
     return FittedDensity(found.sampler, record, pairs)
+
+
+def refuse_other_method(density: FittedDensity, method: Method, path: str) -> None:
+    """A density fitted for another source, masker or views is not the best one: say so instead of using it."""
+    if canonical(density.method) != canonical(method.name):
+        raise UserError(f"{path}: expected a density fitted for '{method.name}', found one for '{density.method}'.")
+
+
+def canonical(name: str) -> str:
+    """A method's name without the parts that do not change the best p; ``adaptive`` starts from that of ``ppots``."""
+    return "+".join("ppots" if part == "adaptive" else part for part in name.split("+") if part != "ema")
 
 
 def profile_record(profile: Profile) -> dict:

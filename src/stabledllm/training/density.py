@@ -19,7 +19,7 @@ from stabledllm.measure import LossMeter, Meter
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.objective import Objective
-from stabledllm.ppots.density import FittedDensity, fit_density
+from stabledllm.ppots.density import FittedDensity, fit_density, refuse_other_method
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.profile import Profile, probe, rate_edges
 from stabledllm.training.checkpoints import DENSITY
@@ -58,17 +58,6 @@ def obtain_density(
             say(f"note: {density.fallback}")
     state.wait_for_everyone()
     return FittedDensity.load(path)
-
-
-def refuse_other_method(density: FittedDensity, method: Method, path: str) -> None:
-    """A density fitted for another source, masker or views is not the best one: say so instead of using it."""
-    if canonical(density.method) != canonical(method.name):
-        raise UserError(f"{path}: expected a density fitted for '{method.name}', found one for '{density.method}'.")
-
-
-def canonical(name: str) -> str:
-    """A method's name without the parts that do not change the best p; ``adaptive`` starts from that of ``ppots``."""
-    return "+".join("ppots" if part == "adaptive" else part for part in name.split("+") if part != "ema")
 
 
 def probe_and_fit(
