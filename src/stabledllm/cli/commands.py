@@ -258,5 +258,17 @@ def validate(recipe: str, overrides: Sequence[str]) -> str:
     return f"{recipe}: {check_recipe(load_recipe(recipe, overrides))}, in order"
 
 
+def plan(
+    recipe: str, overrides: Sequence[str], *, devices: int, sharding: str, memory: str | None, longest: int | None
+) -> str:
+    """The memory estimate of a recipe; raises where it does not fit."""
+    from stabledllm.planning.advice import parse_memory
+    from stabledllm.planning.memory import Layout
+    from stabledllm.planning.report import plan as report
+
+    limit = parse_memory(memory) if memory else None
+    return report(recipe, load_recipe(recipe, overrides), Layout(devices, sharding, longest), limit)
+
+
 def _decoding(length: int, steps: int, block: int) -> DecodingSettings:
     return check({"length": length, "steps": steps, "block": block}, DecodingSettings, "decoding")

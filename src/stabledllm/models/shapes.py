@@ -14,6 +14,8 @@ from pathlib import Path
 
 from stabledllm.errors import UserError, did_you_mean
 
+AUTOREGRESSIVE = "autoregressive"
+"""The method of an autoregressive model: next-token loss, no masks."""
 CAUSAL = {"llama", "qwen2", "qwen3", "mistral"}
 """Model types of autoregressive models; ``Dream`` and ``llada`` are the same blocks without the causal mask."""
 
@@ -169,6 +171,14 @@ def shape_of(model: str) -> Shape:
             f"neither{did_you_mean(model, ('tiny', *PUBLISHED))}."
         )
     return read_shape(json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+def known_shape(model: str) -> Shape | None:
+    """The model's shape, or None where only loading it would tell."""
+    try:
+        return shape_of(model)
+    except UserError:
+        return None
 
 
 def read_shape(config: Mapping, where: str) -> Shape:

@@ -9,11 +9,9 @@ from stabledllm.data.sources import KINDS
 from stabledllm.data.spans import delimiter_pattern
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.experiment.run import rows_per_step
-from stabledllm.models.shapes import Shape, shape_of
+from stabledllm.models.shapes import AUTOREGRESSIVE, Shape, known_shape
 from stabledllm.training.run import training_arguments
 
-AUTOREGRESSIVE = "autoregressive"
-"""The method of an autoregressive model: next-token loss, no masks."""
 _DATA = tuple(dict.fromkeys((*KINDS, "hitab", "openscience")))
 
 
@@ -55,14 +53,6 @@ def validate_run(settings: TrainSettings) -> None:
     if settings.lora and shape:
         shape.targets(settings.lora.target_modules)
     training_arguments(settings, without_device=True)
-
-
-def known_shape(model: str) -> Shape | None:
-    """The model's shape, or None where only loading it would tell."""
-    try:
-        return shape_of(model)
-    except UserError:
-        return None
 
 
 def check_family(settings: TrainSettings, shape: Shape | None) -> None:

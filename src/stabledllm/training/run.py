@@ -20,6 +20,7 @@ from stabledllm.evaluation.accuracy import accuracy, has_answers
 from stabledllm.files import read_json, write_json, write_text
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.methods import Method
+from stabledllm.planning.environment import refuse_too_large
 from stabledllm.ppots.density import FittedDensity
 from stabledllm.provenance import device_name, versions
 from stabledllm.training.checkpoints import DENSITY, check_same, last_complete, stamp
@@ -58,8 +59,10 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
     if checkpoint:
         check_same(checkpoint, identity)
         say(f"resuming from {checkpoint}")
+    refuse_too_large(settings, longest=1)
     loaded = load_model(settings.model)
     data = data or load_bundle(settings.data, loaded.tokenizer, say)
+    refuse_too_large(settings, longest=max(len(row) for row in data.train))
     trainer, density = build_trainer(settings, loaded, data, checkpoint, say)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
