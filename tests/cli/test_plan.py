@@ -9,7 +9,8 @@ from tests.cli.runner import assert_refused
 from tests.cli.runner import in_process as call
 
 
-@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+# Launch configurations are shipped beside the recipes and are none.
+@pytest.mark.parametrize("name", sorted(n for n in shipped_recipes() if not n.startswith("accelerate/")))
 def test_every_shipped_recipe_has_a_plan(tmp_path, name):
     result = call("plan", name, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -34,7 +35,7 @@ def test_the_dearest_method_of_an_experiment_counts(tmp_path):
 
 def test_a_run_that_does_not_fit(tmp_path):
     result = call("plan", "gsm8k/llada-8b", "--memory", "40GiB", cwd=tmp_path)
-    assert_refused(result, "'gsm8k/llada-8b' needs about 69.5 GiB", "found 40.0 GiB", "--sharding zero2_offload")
+    assert_refused(result, "'gsm8k/llada-8b' needs about 69.5 GiB", "found 40.0 GiB", "sharding zero2_offload")
     lora = call("plan", "gsm8k/llada-8b+lora", "--memory", "40GiB", cwd=tmp_path)
     assert lora.returncode == 0
     short = call("plan", "gsm8k/llada-8b+lora", "--longest", "512", "--memory", "22GiB", cwd=tmp_path)

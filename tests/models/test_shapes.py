@@ -85,9 +85,16 @@ def test_a_folder_in_lladas_own_layout(tmp_path):
     assert shape_of(str(tmp_path)).parameters == 2 * (4 * 32**2 + 3 * 32 * 48 + 64) + 2 * 100 * 32 + 32
 
 
+def test_an_adapters_folder_has_its_bases_shape(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "GSAI-ML/LLaDA-8B-Base"}))
+    assert shape_of(str(tmp_path)) == PUBLISHED["GSAI-ML/LLaDA-8B-Base"]
+
+
 def test_lora_parameters_are_those_of_two_thin_matrices_each():
     shape = PUBLISHED["meta-llama/Llama-3.1-8B"]
     assert shape.lora_parameters(4, ["q_proj", "v_proj"]) == 32 * 4 * ((4096 + 4096) + (4096 + 1024))
+    tiny = shape_of("tiny")
+    assert tiny.lora_parameters(2, "all-linear") == 4 * 2 * ((128 + 384) + (128 + 128) + (128 + 768) + (384 + 128))
     every = (4096 + 4096) * 2 + (4096 + 1024) * 2 + (4096 + 14336) * 3
     assert shape.lora_parameters(16, "all-linear") == 32 * 16 * every
 

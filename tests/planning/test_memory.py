@@ -10,7 +10,7 @@ from stabledllm.config import load_recipe
 from stabledllm.errors import UserError
 from stabledllm.models.shapes import shape_of
 from stabledllm.planning import environment
-from stabledllm.planning.advice import advise, cheapest_change, check_fits, parse_memory
+from stabledllm.planning.advice import advise, check_fits, cheapest_changes, parse_memory
 from stabledllm.planning.environment import launched_layout
 from stabledllm.planning.memory import GIB, SHARDINGS, Layout, estimate
 
@@ -69,11 +69,10 @@ def test_lora_keeps_the_base_once_and_everything_else_for_the_adapters_alone():
     whole = estimate(settings, shape, Layout())
     assert whole.weights == 2 * P + (4 + 2) * adapters, "in float32, and in bfloat16 under autocast"
     assert (whole.gradients, whole.optimizer) == (4 * adapters, 8 * adapters)
-    small = estimate(settings, shape, Layout(four_bit=True))
     linear = 32 * (4 * 4096**2 + 3 * 4096 * 12288)
-    assert whole.weights - small.weights == pytest.approx((2 - 0.5625) * linear)
-    with pytest.raises(UserError, match="expected 'lora' with a 4-bit base"):
-        memory(four_bit=True)
+    for bits, size in (("4bit", 0.5159), ("8bit", 1.0)):
+        small = estimate(settings.model_copy(update={"quantised": bits}), shape, Layout())
+        assert whole.weights - small.weights == pytest.approx((2 - size) * linear, rel=1e-4)
 
 
 def test_activations_follow_rows_views_and_length():
@@ -120,32 +119,39 @@ KEPT = "trainer.gradient_checkpointing=false"
             "trainer.gradient_checkpointing=true",
         ),
         (["micro_batch=8"], Layout(), 76, "micro_batch=2"),
-        (["dtype=float32"], Layout(8), 80, "--sharding fsdp2"),
-        ([], Layout(), 40, "--sharding zero2_offload"),
-        (["micro_batch=8"], Layout(), 20, "micro_batch=1 --sharding zero3_offload"),
+        (["dtype=float32"], Layout(8), 80, "sharding fsdp2"),
+        ([], Layout(), 40, "sharding zero2_offload"),
+        (["micro_batch=8"], Layout(), 20, "micro_batch=1 sharding zero3_offload"),
         (["micro_batch=8"], Layout(1, "zero3_offload"), 20, "micro_batch=2"),
     ],
 )
 def test_the_cheapest_change_that_fits(overrides, layout, limit, words):
     settings, shape = recipe(*overrides)
     assert estimate(settings, shape, layout).needed > limit * GIB
-    change, after = cheapest_change(settings, shape, layout, limit * GIB)
+    change, after = cheapest_changes(settings, shape, layout, limit * GIB)[0]
     assert change.words == words
     assert after.needed <= limit * GIB
     assert after == estimate(change.settings, shape, change.layout)
 
 
-def test_adapters_where_main_memory_cannot_help():
-    """From zero3_offload, all that is left to give up is the training of all weights."""
-    settings, shape = recipe("data.max_len=64")
-    layout = Layout(1, "zero2_offload")
-    limit = estimate(settings, shape, Layout(1, "zero3_offload")).needed - 1
-    assert cheapest_change(settings, shape, layout, limit) is None
-    assert "nothing makes it fit" in advise(settings, shape, layout, limit)
-    roomy = estimate(load_recipe("gsm8k/llada-8b+lora", ["data.max_len=64"]), shape, Layout(1, "zero3_offload"))
-    change, _ = cheapest_change(settings, shape, Layout(1, "zero3_offload"), roomy.needed)
-    assert change.words == "+lora"
+def test_adapters_are_offered_beside_what_trains_the_same():
+    settings, shape = recipe()
+    same, adapters = (change.words for change, _ in cheapest_changes(settings, shape, Layout(), 40 * GIB))
+    assert (same, adapters) == ("sharding zero2_offload", "+lora")
+    said = advise(settings, shape, Layout(), 40 * GIB)
+    assert "of main memory), or with +lora (" in said
+    _, (change, after) = cheapest_changes(settings, shape, Layout(), 16 * GIB)
+    assert change.words == "+lora quantised=4bit"
     assert change.settings.lora.rank == 64
+    assert after.weights < 7 * GIB
+    adapted = load_recipe("gsm8k/llada-8b+lora")
+    assert [c.words for c, _ in cheapest_changes(adapted, shape, Layout(), 16 * GIB)] == ["sharding zero3_offload"]
+
+
+def test_nothing_fits():
+    settings, shape = recipe("data.max_len=64")
+    assert cheapest_changes(settings, shape, Layout(), 4 * GIB) == []
+    assert "nothing makes it fit but more devices" in advise(settings, shape, Layout(), 4 * GIB)
 
 
 def test_check_fits_is_one_sentence():

@@ -126,6 +126,9 @@ class TrainSettings(_Strict):
     """In which the weights are loaded."""
     attention: str = "sdpa"
     lora: LoRASettings | None = None
+    """Train adapters instead of the weights."""
+    quantised: Literal["4bit", "8bit"] | None = None
+    """Hold the frozen base in so many bits (bitsandbytes); with ``lora``, or for a ``model`` that is an adapter."""
     packing: bool = False
     group_by_length: bool = False
     data: DataSettings = DataSettings()

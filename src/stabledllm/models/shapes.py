@@ -41,8 +41,8 @@ class Shape:
     qkv_bias: bool = False
     head_norms: bool = False
     """RMSNorm on every query and key head (Qwen3)."""
-    fused_qkv: bool = False
-    """One projection for queries, keys and values (TinyMDM)."""
+    fused: bool = False
+    """One projection for queries, keys and values, and one for gate and up (TinyMDM)."""
 
     def __post_init__(self) -> None:
         if not self.head_dim:
@@ -66,8 +66,9 @@ class Shape:
     def linear_layers(self) -> dict[str, tuple[int, int]]:
         """(input, output) width of each linear layer of a block, by its role."""
         D, F, Q, K = self.width, self.hidden, self.query_width, self.kv_width
-        attention = {"qkv": (D, Q + 2 * K)} if self.fused_qkv else {"q": (D, Q), "k": (D, K), "v": (D, K)}
-        return attention | {"out": (Q, D), "gate": (D, F), "up": (D, F), "down": (F, D)}
+        if self.fused:
+            return {"qkv": (D, Q + 2 * K), "out": (Q, D), "gate_up": (D, 2 * F), "down": (F, D)}
+        return {"q": (D, Q), "k": (D, K), "v": (D, K), "out": (Q, D), "gate": (D, F), "up": (D, F), "down": (F, D)}
 
     @property
     def linear_parameters(self) -> int:
@@ -123,7 +124,8 @@ class Shape:
 _ROLES = {
     "qkv_proj": "qkv", "q_proj": "q", "k_proj": "k", "v_proj": "v",
     "o_proj": "out", "attn_out": "out",
-    "gate_proj": "gate", "ff_proj": "gate", "up_proj": "up", "down_proj": "down", "ff_out": "down",
+    "gate_up_proj": "gate_up", "gate_proj": "gate", "ff_proj": "gate", "up_proj": "up",
+    "down_proj": "down", "ff_out": "down",
 }  # fmt: skip
 """Names of linear layers in the Llama, Qwen, Dream, LLaDA and TinyMDM layouts."""
 
@@ -156,13 +158,15 @@ PUBLISHED = {
 
 
 def shape_of(model: str) -> Shape:
-    """The shape of ``tiny``, of a model in a local folder, or of a hub model in :data:`PUBLISHED`.
+    """The shape of ``tiny``, of a model (or an adapter's base) in a local folder, or of one in :data:`PUBLISHED`.
 
     Raises:
         UserError: another model, or a config that does not describe such a transformer.
     """
     folder = Path(str(files("stabledllm") / "assets" / "tiny")) if model == "tiny" else Path(model).expanduser()
     path = folder / "config.json"
+    if (adapter := folder / "adapter_config.json").is_file():
+        return shape_of(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
     if not path.is_file():
         if model in PUBLISHED:
             return PUBLISHED[model]
@@ -207,7 +211,7 @@ def read_shape(config: Mapping, where: str) -> Shape:
         **found,
         qkv_bias=bool(config.get("include_qkv_bias") or config.get("attention_bias") or kind in _BIASED),
         head_norms=kind == "qwen3",
-        fused_qkv=kind == "stabledllm_tiny",
+        fused=kind == "stabledllm_tiny",
     )
 
 

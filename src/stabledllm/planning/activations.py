@@ -14,6 +14,8 @@ from stabledllm.models.shapes import Shape
 
 HEAD_CHUNK = 1024
 """Masked positions whose logits exist at one time in the chunked loss head."""
+_GATES = {"gate", "up", "gate_up"}
+"""Linear layers that read the second norm's output."""
 _DROPOUT_BYTES = 4
 """What dropout keeps of each number: its noise in float32 on a CPU, less on CUDA."""
 _LOGIT_BYTES = 8
@@ -64,7 +66,7 @@ def block_bytes(shape: Shape, run: Forward) -> int:
     if shape.head_norms:
         norms += 4 * (Q + K) + (run.wide * (Q + K) if full else 0)
     attention = b * (2 * Q + 2 * K) + 4 * shape.heads  # queries, keys, values, output; log-sum-exp
-    if shape.fused_qkv:
+    if shape.fused:
         attention += b * (Q + K)  # the values are a view that keeps the unrotated queries and keys alive
     gates = b * 3 * F  # the gate, its silu, and what it multiplies
     return norms + attention + gates + _linear_inputs(shape, run)
@@ -78,7 +80,9 @@ def _linear_inputs(shape: Shape, run: Forward) -> int:
         if run.dropout:
             kept = (run.cast + _DROPOUT_BYTES) * sum(sizes.values())
         elif run.compute == "float32":  # nothing to cast: readers of one tensor share it
-            shared = D * bool(sizes.keys() & {"qkv", "q", "k", "v"}) + D * bool(sizes.keys() & {"gate", "up"})
+            shared = D * bool(sizes.keys() & {"qkv", "q", "k", "v"}) + D * bool(
+                sizes.keys() & {"gate", "up", "gate_up"}
+            )
             kept = b * (shared + F * ("down" in sizes))
         else:
             kept = run.cast * sum(sizes.values())
@@ -98,7 +102,7 @@ def kept_bytes(shape: Shape, run: Forward) -> int:
 
 def working_bytes(shape: Shape, run: Forward) -> int:
     """What is needed beside that while one block's backward pass runs: its gradients, and itself if run again."""
-    adapted = run.compute != "float32" and bool((run.adapters or {}).keys() & {"gate", "up", "down"})
+    adapted = run.compute != "float32" and bool((run.adapters or {}).keys() & (_GATES | {"down"}))
     cast = run.cast if adapted else 0
     mlp = (run.narrow + cast) * (shape.hidden + shape.width)
     if run.checkpointing:

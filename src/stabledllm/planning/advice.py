@@ -55,40 +55,50 @@ def refusal(memory: Memory, limit: float, what: str) -> str:
     return f"{what} needs about {gib(memory.needed)} per device ({listed}), found {gib(limit)}"
 
 
-def cheapest_change(
+def cheapest_changes(
     settings: TrainSettings, shape: Shape, layout: Layout, limit: float
-) -> tuple[Change, Memory] | None:
-    """The first change, in order of cost, after which the run fits; its words name all that it takes.
+) -> list[tuple[Change, Memory]]:
+    """The first change, in order of cost, after which the run fits: of those that train the same, and of adapters.
 
-    First what leaves every number as it is: fewer rows at a time, activations recomputed, state divided over the same
-    devices, state in the host's memory. Then LoRA, which is another training, and LoRA on a 4-bit base.
+    Either may be missing. The words of a change name all that it takes.
     """
-    for change in _changes(settings, layout):
-        memory = estimate(change.settings, shape, change.layout)
-        if memory.needed <= limit:
-            return change, memory
-    return None
+    found = []
+    for changes in (_same_training(settings, layout), _adapters(settings, layout)):
+        fitting = ((change, estimate(change.settings, shape, change.layout)) for change in changes)
+        first = next((pair for pair in fitting if pair[1].needed <= limit), None)
+        found += [first] if first else []
+    return found
 
 
-def _changes(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
-    """Alone or together, the cheaper ones first."""
-    activations = list(_fewer_activations(Change("", settings, layout)))
-    yield from activations
-    least = activations[-1] if activations else Change("", settings, layout)
-    divided = ["fsdp2"] if layout.devices > 1 and layout.sharding != "fsdp2" else []
+def _same_training(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
+    """What leaves every number as it is: activations recomputed, fewer rows at a time, state divided over the same
+    devices, state in the host's memory; alone or together, the cheaper ones first."""
+    here = Change("", settings, layout)
+    smaller = list(_fewer_activations(here))
+    yield from smaller
+    least = smaller[-1] if smaller else here
+    divided = ["fsdp2"] if layout.devices > 1 else []
     for sharding in (*divided, "zero2_offload", "zero3_offload"):
         if sharding != layout.sharding:
             moved = replace(layout, sharding=sharding)
-            words = f"--sharding {sharding}"
-            yield Change(words, settings, moved)
-            if activations:
-                yield Change(f"{least.words} {words}", least.settings, moved)
-    if settings.lora is None:
-        adapters = LoRASettings(**resolve("lora")["lora"])
-        lora = Change("+lora", settings.model_copy(update={"lora": adapters}), layout)
-        yield lora
-        for change in _fewer_activations(lora):
-            yield replace(change, words=f"{lora.words} {change.words}")
+            yield Change(f"sharding {sharding}", settings, moved)
+            if smaller:
+                yield Change(f"{least.words} sharding {sharding}", least.settings, moved)
+
+
+def _adapters(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
+    """LoRA, then LoRA on a 4-bit base, which bitsandbytes does not shard."""
+    if settings.lora:
+        return
+    adapters = LoRASettings(**resolve("lora")["lora"])
+    smallest = Change("+lora", settings.model_copy(update={"lora": adapters}), layout)
+    yield smallest
+    for change in _fewer_activations(smallest):
+        smallest = replace(change, words=f"+lora {change.words}")
+        yield smallest
+    if layout.sharding == "ddp":
+        quantised = smallest.settings.model_copy(update={"quantised": "4bit"})
+        yield replace(smallest, words=f"{smallest.words} quantised=4bit", settings=quantised)
 
 
 def _fewer_activations(start: Change) -> Iterator[Change]:
@@ -107,13 +117,13 @@ def _fewer_activations(start: Change) -> Iterator[Change]:
 
 
 def advise(settings: TrainSettings, shape: Shape, layout: Layout, limit: float) -> str:
-    """``; it fits with ...`` or what else there is to say."""
-    found = cheapest_change(settings, shape, layout, limit)
-    if found is None:
-        return "; nothing makes it fit but more devices with --sharding fsdp2 or shorter rows (data.max_len)"
-    change, memory = found
-    host = f" and {gib(memory.host)} of main memory" if memory.host else ""
-    return f"; it fits with {change.words} ({gib(memory.needed)}{host})"
+    """``; it fits with ...``, or what else there is to say."""
+    found = cheapest_changes(settings, shape, layout, limit)
+    if not found:
+        return "; nothing makes it fit but more devices with sharding fsdp2, or shorter rows (data.max_len)"
+    hosts = [f" and {gib(memory.host)} of main memory" if memory.host else "" for _, memory in found]
+    ways = [f"{c.words} ({gib(m.needed)}{host})" for (c, m), host in zip(found, hosts, strict=True)]
+    return f"; it fits with {', or with '.join(ways)}"
 
 
 def check_fits(settings: TrainSettings, shape: Shape, layout: Layout, device_memory: float, *, what: str) -> None:

@@ -29,8 +29,8 @@ from stabledllm.planning.activations import Forward, full_logits_bytes, head_byt
 Sharding = Literal["ddp", "fsdp2", "zero2", "zero2_offload", "zero3", "zero3_offload"]
 SHARDINGS: tuple[str, ...] = get_args(Sharding)
 GIB = 2**30
-FOUR_BIT = 0.5 + 4 / 64
-"""Bytes of a weight in 4 bits with a float32 scale for every 64 of them (NF4)."""
+QUANTISED = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
+"""Bytes of a quantised weight; NF4 with its doubly quantised scales, one for every 64 weights."""
 _BUCKET = 5e8
 """Numbers in DeepSpeed's reduction bucket; it has one for reducing and one for gathering."""
 _LIVE = 1e9
@@ -82,8 +82,6 @@ class Layout:
     sharding: Sharding = "ddp"
     longest: int | None = None
     """Tokens of the longest row; ``data.max_len`` without it."""
-    four_bit: bool = False
-    """The frozen base under LoRA is quantised to 4 bits."""
 
     def __post_init__(self) -> None:
         if self.sharding not in SHARDINGS:
@@ -96,10 +94,8 @@ def estimate(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
     """The memory of a run.
 
     Raises:
-        UserError: a batch that does not divide over the devices, or a 4-bit base without adapters.
+        UserError: a batch that does not divide over the devices.
     """
-    if layout.four_bit and not settings.lora:
-        raise UserError("plan: expected 'lora' with a 4-bit base, found a run that trains all weights.")
     run = _forward(settings, shape, layout)
     kept, working, head = kept_bytes(shape, run), working_bytes(shape, run), head_bytes(shape, run)
     states = _states(settings, shape, layout)
@@ -171,9 +167,9 @@ def _states(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
     if settings.lora:
         frozen, trained = trained, float(shape.lora_parameters(settings.lora.rank, settings.lora.target_modules))
         frozen_bytes = w * frozen
-        if layout.four_bit:
-            quantised = shape.layers * shape.linear_parameters
-            frozen_bytes = FOUR_BIT * quantised + w * (frozen - quantised)
+        if settings.quantised:
+            linear = shape.layers * shape.linear_parameters
+            frozen_bytes = QUANTISED[settings.quantised] * linear + w * (frozen - linear)
         w = 4  # peft keeps adapters in float32
     half = _mixed(settings) or settings.dtype == "bfloat16"
     deepspeed = 2 if half else 4

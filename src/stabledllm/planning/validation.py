@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from stabledllm.config.build import build_decoding, build_method, build_objective
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.rows import EncodingOptions
@@ -50,6 +52,8 @@ def validate_run(settings: TrainSettings) -> None:
             raise UserError(f"data '{spec}': unknown kind '{kind}'{did_you_mean(kind, _DATA)}.")
     EncodingOptions(max_len=data.max_len, over_length=data.over_length, pad_response_to=data.pad_response_to)
     delimiter_pattern(data.delimiters)
+    if settings.quantised and not settings.lora and not (Path(settings.model) / "adapter_config.json").is_file():
+        raise UserError(f"key 'quantised': expected 'lora' beside it, found a run that trains all of {settings.model}.")
     if settings.lora and shape:
         shape.targets(settings.lora.target_modules)
     training_arguments(settings, without_device=True)
