@@ -133,8 +133,8 @@ def test_floats_give_floats_and_tensors_keep_their_type_and_shape():
     assert scheduler.reverse_mask_prob(0.2, 0.8) == pytest.approx((1 - scheduler(0.2)) / (1 - scheduler(0.8)))
 
 
-def saved(path, method: str, density=FITTED) -> str:
-    record = {
+def saved(path, method: str, density=FITTED, **more) -> str:
+    record = more | {
         "schema": "stabledllm/p_of_t/1", "method": method, "kind": "tabulated", "forward_passes": 1,
         "density": Tabulated(density).density.tolist(),
         "diagnostics": {
@@ -158,6 +158,7 @@ def test_from_a_saved_file(tmp_path):
     [
         (lambda d: AlphaScheduler(saved(d / "p.json", "ppots+mirror")), ["fitted for 'ppots'", "'ppots+mirror'"]),
         (lambda d: AlphaScheduler(saved(d / "p.json", "lowdisc+ppots")), ["'lowdisc+ppots'"]),
+        (lambda d: AlphaScheduler(saved(d / "p.json", "ppots", objective={"power": 1.0})), ["objective.power=1"]),
         (lambda d: AlphaScheduler(d / "nowhere.json"), ["nowhere.json", "found nothing"]),
         (lambda d: AlphaScheduler(Clipped()), ["unbiased", "'clipped'"]),
         (lambda d: AlphaScheduler(time_epsilon=1.0), ["time_epsilon", "found 1.0"]),

@@ -123,6 +123,8 @@ def whole(noise: Noise, **more):
         (lambda d: Noise("ppots", mask_id=5), ["needs a fitted p(t)"]),
         (lambda d: Noise("mirror", mask_id=5, p_of_t=DENSITY), ["expected no p_of_t for 'mirror'"]),
         (lambda d: Noise("ppots", mask_id=5, p_of_t=saved(d / "p.json", "ppots+mirror")), ["p.json", "ppots+mirror"]),
+        (lambda d: Noise("ppots", mask_id=5, p_of_t=saved(d / "p.json", "ppots", objective={"eps": 0.5})),
+         ["p.json", "objective.eps=0.001", "found 0.5"]),
         (lambda d: draw(Noise("standard", mask_id=5)), ["row 1", "maskable"]),
         (lambda d: whole(Noise("standard", mask_id=5), step_rows=9), ["positions and step_rows together"]),
         (lambda d: whole(Noise("isad", mask_id=5)), ["'isad'", "delimiter"]),

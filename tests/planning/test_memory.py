@@ -10,7 +10,7 @@ from stabledllm.config import load_recipe
 from stabledllm.errors import UserError
 from stabledllm.models.shapes import shape_of
 from stabledllm.planning import environment
-from stabledllm.planning.advice import advise, check_fits, cheapest_changes, parse_memory
+from stabledllm.planning.advice import advise, cheapest_changes, check_fits, parse_memory
 from stabledllm.planning.environment import launched_layout
 from stabledllm.planning.memory import GIB, SHARDINGS, Layout, estimate
 

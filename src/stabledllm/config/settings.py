@@ -184,11 +184,11 @@ class ExperimentSettings(_Strict):
 class GradientSettings(_Strict):
     """How the gradient's noise is measured."""
 
-    rows: int = Field(256, ge=4)
+    rows: int = Field(384, ge=4)
     """Rows behind A, B, C and every single-view method."""
     view_rows: int = Field(16, ge=4)
     """Rows behind each method of several views or with a masker of its own."""
-    rates: int = Field(8, ge=2)
+    rates: int = Field(4, ge=2)
     """Equal cells of t; the lowest is split further."""
     masks: int = Field(2, ge=2)
     """Masks per row and cell; up to three times as many where t is small."""

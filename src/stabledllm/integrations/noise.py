@@ -85,8 +85,8 @@ class Noise:
                 raise UserError(f"Noise: expected a method without '{part}', found '{self.method.name}'.")
         if p_of_t is not None and not self.method.needs_p:
             raise UserError(f"Noise: expected no p_of_t for '{self.method.name}', which draws t without one.")
-        self.sampler = self.method.sampler(self._fitted(p_of_t))
         self.mask_id, self.objective, self.seed = mask_id, objective or Objective(), seed
+        self.sampler = self.method.sampler(self._fitted(p_of_t))
 
     def draw(
         self,
@@ -158,8 +158,8 @@ class Noise:
     def _fitted(self, p_of_t: str | Path | TSampler | None) -> TSampler | None:
         if not isinstance(p_of_t, str | Path):
             return p_of_t
-        from stabledllm.ppots.density import FittedDensity, refuse_other_method  # scipy, only where a fit is read
+        from stabledllm.ppots.density import FittedDensity, refuse_other  # scipy, only where a fit is read
 
         density = FittedDensity.load(Path(p_of_t))
-        refuse_other_method(density, self.method, str(p_of_t))
+        refuse_other(density, self.method, self.objective, str(p_of_t))
         return density.sampler

@@ -12,6 +12,7 @@ from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
 from stabledllm.noise.methods import Method
 from stabledllm.noise.t_samplers import Tabulated
+from stabledllm.objective import Objective
 from stabledllm.ppots.fit import Fit, FitOptions, fit
 from stabledllm.ppots.judge import cross_fitted, dearer_than, folds, second_moment_under, tail_shape, variance_under
 from stabledllm.ppots.profile import Curve, Profile
@@ -141,10 +142,14 @@ def fit_density(
     return FittedDensity(found.sampler, record, pairs)
 
 
-def refuse_other_method(density: FittedDensity, method: Method, path: str) -> None:
-    """A density fitted for another source, masker or views is not the best one: say so instead of using it."""
+def refuse_other(density: FittedDensity, method: Method, objective: Objective, path: str) -> None:
+    """A density fitted for another source, masker, views or objective is not the best one: say so, do not use it."""
     if canonical(density.method) != canonical(method.name):
         raise UserError(f"{path}: expected a density fitted for '{method.name}', found one for '{density.method}'.")
+    wanted, found = asdict(objective), density.record.get("objective", {})
+    for key, value in found.items():
+        if value != wanted[key]:
+            raise UserError(f"{path}: expected a density fitted for objective.{key}={wanted[key]}, found {value}.")
 
 
 def canonical(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from accelerate.state import PartialState
@@ -19,7 +20,7 @@ from stabledllm.measure import LossMeter, Meter
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.objective import Objective
-from stabledllm.ppots.density import FittedDensity, fit_density, refuse_other_method
+from stabledllm.ppots.density import FittedDensity, fit_density, refuse_other
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.profile import Profile, probe, rate_edges
 from stabledllm.training.checkpoints import DENSITY
@@ -46,7 +47,7 @@ def obtain_density(
             density = FittedDensity.load(checkpoint / DENSITY)
         elif settings.p_of_t:
             density = FittedDensity.load(Path(settings.p_of_t))
-            refuse_other_method(density, method, settings.p_of_t)
+            refuse_other(density, method, build_objective(settings.objective), settings.p_of_t)
         else:
             loaded.model.to(arguments.device)
             density = probe_and_fit(
@@ -95,8 +96,11 @@ def probe_and_fit(
         if method.signal == "loss":
             config = sizes | {"design": settings.design, "model": loaded.name}
             profile = probe(meter(LossMeter), method, **sizes, design=settings.design, seed=seed)
-            return fit_density(profile, method.name, method.source.name, options, config)
-        return _fit_to_norms(meter, method, sizes | {"seed": seed}, options, settings.check_proxy, loaded.name)
+            density = fit_density(profile, method.name, method.source.name, options, config)
+        else:
+            density = _fit_to_norms(meter, method, sizes | {"seed": seed}, options, settings.check_proxy, loaded.name)
+        density.record["objective"] = asdict(objective)
+        return density
 
 
 def _fit_to_norms(
