@@ -92,13 +92,13 @@ def objective(model, eps: float = 1e-3) -> float:
 
 
 @torch.no_grad()
-def means(draw, n: int = 60) -> torch.Tensor:
+def means(draw, n: int = 40) -> torch.Tensor:
     return torch.stack([draw(step).double() for step in range(n)])
 
 
 @pytest.mark.statistical
 def test_before_and_after_have_the_mean_of_the_bound(page):
-    model, (ids, maskable) = page["model"], one_row(64)
+    model, (ids, maskable) = page["model"], one_row(32)
     exact = objective(model)
     torch.manual_seed(0)
     before = means(lambda step: page["loss_before"](model, ids, maskable, MASK))
@@ -109,7 +109,7 @@ def test_before_and_after_have_the_mean_of_the_bound(page):
 
 @pytest.mark.statistical
 def test_the_dllm_block_has_the_same_mean(page):
-    model, (ids, maskable) = page["model"], one_row(64)
+    model, (ids, maskable) = page["model"], one_row(32)
     torch.manual_seed(1)
     assert_mean(means(lambda step: page["trainer"].row_losses(ids, maskable).mean()), objective(model))
     assert isinstance(page["scheduler"].sampler, Tabulated)
@@ -118,7 +118,7 @@ def test_the_dllm_block_has_the_same_mean(page):
 @pytest.mark.statistical
 def test_open_dllm_before_is_another_objective_and_after_is_the_bound(page):
     model = page["model"]
-    ids, _ = one_row(64)
+    ids, _ = one_row(32)
     response = list(ids)
     torch.manual_seed(2)
     before = means(lambda step: page["mean_before"](model, *page["collate_before"](response, MASK)), 30)
