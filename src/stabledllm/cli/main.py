@@ -22,6 +22,14 @@ app = typer.Typer(
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
 Model = Annotated[str, typer.Option(help="'tiny' (shipped) or a folder that a run saved.")]
+Decoding = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="More of the decoding, repeatable: order, schedule, temperature, top_p, guidance, threshold, seed.",
+    ),
+]
 Data = Annotated[str, typer.Option(help="synthetic[:LEVEL], gsm8k:PATH or jsonl:PATH.")]
 
 
@@ -155,11 +163,13 @@ def generate(
     length: Annotated[int, typer.Option(help="New tokens.")] = 64,
     steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
     block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
+    decoding: Decoding = None,
 ) -> None:
-    """Greedy low-confidence completions of prompts, through the model's chat template."""
+    """Completions of prompts, through the model's chat template; greedy low-confidence unless told otherwise."""
     from stabledllm.cli.commands import generate as run
 
-    run([line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt, model, length, steps, block)
+    prompts = [line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt
+    run(prompts, model, {"length": length, "steps": steps, "block": block}, decoding or [])
 
 
 @app.command(name="eval")
@@ -172,6 +182,7 @@ def evaluate(
     length: Annotated[int, typer.Option(help="New tokens.")] = 64,
     steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
     block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
+    decoding: Decoding = None,
     pad_response_to: Annotated[
         int, typer.Option(min=1, help="As in training: end tokens supervised up to a multiple.")
     ] = 1,
@@ -181,7 +192,7 @@ def evaluate(
 
     run(
         model, data, out, rows=rows, max_len=max_len, pad_response_to=pad_response_to,
-        length=length, steps=steps, block=block, say=_say,
+        sizes={"length": length, "steps": steps, "block": block}, decoding=decoding or [], say=_say,
     )  # fmt: skip
 
 

@@ -100,11 +100,28 @@ class AdaptiveSettings(_Strict):
 
 
 class DecodingSettings(_Strict):
-    """Greedy low-confidence decoding; part of every result."""
+    """LLaDA's low-confidence decoding, greedy, unless told otherwise; part of every result."""
 
     length: int = Field(128, ge=1)
+    """New tokens."""
     steps: int = Field(128, ge=1)
+    """Model calls in all."""
     block: int = Field(32, ge=1)
+    """Tokens of a semi-autoregressive block; ``length`` for none, as Dream decodes."""
+    order: Literal["confidence", "margin", "entropy", "random"] = "confidence"
+    """Which masked positions are decided first."""
+    schedule: Literal["even", "dream", "origin"] = "even"
+    """How many each step decides: as many (LLaDA), Dream's share of those left, or each with that probability."""
+    temperature: float = Field(0.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Tokens are chosen among the most probable that hold this share."""
+    guidance: float = Field(0.0, ge=0)
+    """Classifier-free guidance; doubles the forward rows."""
+    threshold: float | None = Field(None, gt=0, le=1)
+    """Decide every token surer than this at once. Approximate: fewer model calls, other completions."""
+    seed: int = 0
+    """Of what is drawn at random while decoding."""
 
 
 class LoRASettings(_Strict):
