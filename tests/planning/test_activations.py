@@ -5,11 +5,13 @@ Tolerance 15 % of the measured peak: what is estimated is what lives longest; te
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from stabledllm.models.shapes import PUBLISHED, read_shape
@@ -134,6 +136,44 @@ def test_lora(compute, autocast, checkpointing, dropout, targets):
         cast=2 if autocast else 4,
     )  # fmt: skip
     assert step_bytes(shape, run, positions=positions, chunk=WHOLE) == pytest.approx(peak, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_at_lladas_own_width(checkpointing):
+    """4 of its 32 blocks over 2 rows of 4,096 tokens in bfloat16, with tensors that have a size and no content."""
+    shape = dataclasses.replace(PUBLISHED["GSAI-ML/LLaDA-8B-Instruct"], layers=4)
+    config = LlamaConfig(
+        hidden_size=4096, intermediate_size=12288, num_attention_heads=32, num_hidden_layers=4, vocab_size=126464,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    positions, before = 2048, torch.get_default_dtype()
+    with FakeTensorMode():
+        torch.set_default_dtype(torch.bfloat16)
+        model = LlamaForCausalLM(config)
+        torch.set_default_dtype(before)
+        if checkpointing:
+            checkpoint(model)
+        model.train()
+        ids, index = torch.zeros(2, 4096, dtype=torch.long), torch.arange(positions)
+
+        def loss():
+            hidden = model.model(ids).last_hidden_state.flatten(0, 1)[index]
+            return F.cross_entropy(model.lm_head(hidden).float(), ids.flatten()[index])
+
+        loss().backward()
+        live = LiveBytes()
+        live.ignore([t for p in model.parameters() for t in (p, p.grad)])
+        with live:
+            found = loss()
+            forward = live.now
+            found.backward()
+    run = Forward(2, 4096, "bfloat16", checkpointing)
+    logits = 4 * positions * shape.vocabulary  # kept by the plain head
+    assert kept_bytes(shape, run) + logits == pytest.approx(forward, rel=0.05)
+    estimate = step_bytes(shape, run, positions=positions, chunk=WHOLE)
+    # Our head holds its weight's gradient in float32 from the forward on; the plain one makes it after its logits.
+    accumulated = 4 * shape.vocabulary * shape.width
+    assert 0.97 * live.peak < estimate < 1.05 * live.peak + accumulated
 
 
 def test_a_block_of_llada_written_out():
