@@ -85,6 +85,14 @@ def test_a_folder_in_lladas_own_layout(tmp_path):
     assert shape_of(str(tmp_path)).parameters == 2 * (4 * 32**2 + 3 * 32 * 48 + 64) + 2 * 100 * 32 + 32
 
 
+@pytest.mark.parametrize(
+    ("more", "rows"), [({"embedding_size": 128}, 128), ({"model_type": "mmada", "new_vocab_size": 150}, 150)]
+)
+def test_an_embedding_larger_than_the_vocabulary(more, rows):
+    sizes = {"d_model": 8, "n_layers": 1, "n_heads": 2, "mlp_hidden_size": 16, "vocab_size": 100}
+    assert read_shape({"model_type": "llada"} | sizes | more, "here").vocabulary == rows
+
+
 def test_an_adapters_folder_has_its_bases_shape(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "GSAI-ML/LLaDA-8B-Base"}))
     assert shape_of(str(tmp_path)) == PUBLISHED["GSAI-ML/LLaDA-8B-Base"]

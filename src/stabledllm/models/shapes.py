@@ -204,8 +204,8 @@ def read_shape(config: Mapping, where: str) -> Shape:
         raise UserError(f"{where}: expected the key '{missing[0]}' of a {kind}, found none.")
     found = {field: config[name] for field, name in names.items() if config.get(name) is not None}
     found["kv_heads"] = found.get("kv_heads", found["heads"])
-    if kind == "mmada":
-        found["vocabulary"] = config.get("new_vocab_size") or found["vocabulary"]
+    # LLaDA's embedding may be padded beyond the vocabulary; MMaDA's holds the image tokens as well.
+    found["vocabulary"] = config.get("embedding_size") or config.get("new_vocab_size") or found["vocabulary"]
     return Shape(
         kind,
         **found,
