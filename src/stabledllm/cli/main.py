@@ -240,6 +240,23 @@ def validate(
     typer.echo(run(recipe, overrides or []))
 
 
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
+    overrides: Overrides = None,
+    devices: Annotated[int, typer.Option(min=1, help="Accelerators of the run.")] = 1,
+    sharding: Annotated[str, typer.Option(help="ddp, fsdp2, zero2, zero2_offload, zero3 or zero3_offload.")] = "ddp",
+    memory: Annotated[str | None, typer.Option(help="Memory of each, such as 80GiB; refused where it is less.")] = None,
+    longest: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of the longest row; data.max_len without it.")
+    ] = None,
+) -> None:
+    """Memory of a recipe per device, without loading anything; exit code 2 where it does not fit."""
+    from stabledllm.cli.commands import plan as run
+
+    typer.echo(run(recipe, overrides or [], devices=devices, sharding=sharding, memory=memory, longest=longest))
+
+
 def main() -> None:
     """Run the command line; bad input is one sentence on standard error and exit code 2."""
     try:

@@ -124,10 +124,30 @@ class DecodingSettings(_Strict):
     """Of what is drawn at random while decoding."""
 
 
+class LoRASettings(_Strict):
+    """Low-rank adapters in place of full fine-tuning."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
 class TrainSettings(_Strict):
     """One training run."""
 
     model: str = "tiny"
+    family: str = "auto"
+    """The model's architecture; ``auto`` reads it off its config."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which the weights are loaded."""
+    attention: str = "sdpa"
+    lora: LoRASettings | None = None
+    """Train adapters instead of the weights."""
+    quantised: Literal["4bit", "8bit"] | None = None
+    """Hold the frozen base in so many bits (bitsandbytes); with ``lora``, or for a ``model`` that is an adapter."""
+    packing: bool = False
+    group_by_length: bool = False
     data: DataSettings = DataSettings()
     method: str = "standard"
     method_options: MethodSettings = MethodSettings()
