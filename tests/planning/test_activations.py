@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from stabledllm.models.loss_head import chunk_of
 from stabledllm.models.shapes import PUBLISHED, read_shape
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.planning.activations import (
@@ -195,6 +196,6 @@ def test_a_block_of_llada_written_out():
 
 def test_the_chunked_head_saves_what_all_logits_take():
     shape, run = PUBLISHED["GSAI-ML/LLaDA-8B-Instruct"], Forward(2, 4096, "bfloat16", checkpointing=True)
-    assert full_logits_bytes(shape, run) - head_bytes(shape, run) == 10 * (2 * 4096 - 1024) * 126464
+    assert full_logits_bytes(shape, run) - head_bytes(shape, run) == 10 * (2 * 4096 - chunk_of(126464)) * 126464
     few = Forward(1, 64, "bfloat16")
     assert full_logits_bytes(shape, few) == head_bytes(shape, few), "one chunk holds them all"

@@ -28,6 +28,11 @@ _PROPORTIONAL = 1e-4
 _WHOLE = ContextVar("whole logits", default=False)
 
 
+def chunk_of(vocabulary: int) -> int:
+    """Tokens whose logits are held at once."""
+    return max(1, CHUNK_BYTES // (4 * vocabulary))
+
+
 class OutputLayer(nn.Linear):
     """``nn.Linear`` that with ``targets`` gives cross-entropies (S,) in nats in place of logits.
 
@@ -96,7 +101,7 @@ def cross_entropies(
         hidden_SD, weight_VD = hidden_SD.to(dtype), weight_VD.to(dtype)
         bias_V = None if bias_V is None else bias_V.to(dtype)
     if chunk is None:
-        chunk = max(1, CHUNK_BYTES // (4 * len(weight_VD)))
+        chunk = chunk_of(len(weight_VD))
     return _ChunkedCrossEntropy.apply(hidden_SD, weight_VD, bias_V, targets_S, weights_S, chunk)
 
 

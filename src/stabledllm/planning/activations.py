@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from stabledllm.models.loss_head import chunk_of
 from stabledllm.models.shapes import Shape
 
-HEAD_CHUNK = 1024
-"""Masked positions whose logits exist at one time in the chunked loss head."""
 _GATES = {"gate", "up", "gate_up"}
 """Linear layers that read the second norm's output."""
 _DROPOUT_BYTES = 4
@@ -111,12 +110,14 @@ def working_bytes(shape: Shape, run: Forward) -> int:
     return run.tokens * max(mlp, (12 + run.narrow) * shape.width)
 
 
-def head_bytes(shape: Shape, run: Forward, *, positions: int | None = None, chunk: int = HEAD_CHUNK) -> int:
+def head_bytes(shape: Shape, run: Forward, *, positions: int | None = None, chunk: int | None = None) -> int:
     """The loss head's own memory: hidden states at the masked positions, one chunk of logits, its weight's gradient.
 
     Args:
-        positions: positions that carry loss; every token without it. chunk: positions whose logits exist at once.
+        positions: positions that carry loss; every token without it. chunk: positions whose logits exist at once; without it as
+            many as the loss head takes (:data:`~stabledllm.models.loss_head.CHUNK_BYTES`).
     """
+    chunk = chunk_of(shape.vocabulary) if chunk is None else chunk
     positions = run.tokens if positions is None else positions
     hidden = 2 * run.narrow * positions * shape.width
     weight = 4 * shape.vocabulary * shape.width if run.adapters is None else 0
