@@ -114,8 +114,8 @@ def head_bytes(shape: Shape, run: Forward, *, positions: int | None = None, chun
     """The loss head's own memory: hidden states at the masked positions, one chunk of logits, its weight's gradient.
 
     Args:
-        positions: positions that carry loss; every token without it. chunk: positions whose logits exist at once; without it as
-            many as the loss head takes (:data:`~stabledllm.models.loss_head.CHUNK_BYTES`).
+        positions: positions that carry loss; every token without it.
+        chunk: positions whose logits exist at once; without it as many as the loss head takes.
     """
     chunk = chunk_of(shape.vocabulary) if chunk is None else chunk
     positions = run.tokens if positions is None else positions
