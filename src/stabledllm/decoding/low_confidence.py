@@ -48,11 +48,18 @@ def generate(
 
     Prompts of unequal length are padded on the right *behind* the generated region's place, so every
     row keeps its own positions 0, 1, 2, ...: padding moves no position. A row whose block holds an end
-    token with everything before it decided is finished and leaves the batch.
+    token with everything before it decided is finished and leaves the batch. A model trained in blocks
+    (``config.block_size``) sees the prompt and the finished blocks, as in training.
 
     Returns:
         One list of token ids per prompt, at most ``options.length`` long.
+
+    Raises:
+        UserError: other blocks than the model was trained with.
     """
+    trained = getattr(model.config, "block_size", None)
+    if trained and trained != options.block:
+        raise UserError(f"decoding: expected block {trained}, with which the model was trained, found {options.block}.")
     device = next(model.parameters()).device
     starts = torch.tensor([len(p) for p in prompts], device=device)
     width = int(starts.max()) + options.length
@@ -62,23 +69,28 @@ def generate(
         ids_BL[row, len(prompt) : len(prompt) + options.length] = mask_id
     place_BL = torch.arange(width, device=device)[None] - starts[:, None]
     attention_BL = place_BL < options.length
+    # Blocks still to come are seen by nobody before them, so that they need not be taken away.
+    form = (
+        {"block_ids": ((place_BL // options.block + 1).clamp(min=0)).masked_fill(~attention_BL, -1)} if trained else {}
+    )
     live = torch.arange(len(prompts), device=device)
     for first in range(0, options.length, options.block):
         for reveal in per_step(options.block, options.steps // (options.length // options.block)):
             if reveal and len(live):
                 block = (place_BL[live] >= first) & (place_BL[live] < first + options.block)
-                ids_BL[live] = _reveal(model, ids_BL[live], attention_BL[live], block, reveal, mask_id)
+                own = {name: value[live] for name, value in form.items()}
+                ids_BL[live] = _reveal(model, ids_BL[live], attention_BL[live], block, reveal, mask_id, own)
         seen = (place_BL[live] >= 0) & (place_BL[live] < first + options.block)
         live = live[~((ids_BL[live] == eos_id) & seen).any(1)]
     return [_cut(ids_BL[i, n : n + options.length].tolist(), eos_id) for i, n in enumerate(starts.tolist())]
 
 
-def _reveal(model, ids: Tensor, attention: Tensor, block: Tensor, count: int, mask_id: int) -> Tensor:
+def _reveal(model, ids: Tensor, attention: Tensor, block: Tensor, count: int, mask_id: int, form: dict) -> Tensor:
     """Decide the ``count`` masked positions of the block in which the model is surest."""
     masked = (ids == mask_id) & block
     if not bool(masked.any()):
         return ids
-    logits = model(ids, attention, selected=masked).logits
+    logits = model(ids, attention, selected=masked, **form).logits
     logits[:, mask_id] = -torch.inf
     confidence, token = logits.softmax(-1).max(-1)
     sure = torch.full(ids.shape, -1.0, dtype=confidence.dtype, device=ids.device)
