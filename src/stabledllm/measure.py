@@ -90,7 +90,7 @@ class Meter:
         self.forwards += len(noisy)
         if self.progress:
             self.progress(len(noisy))
-        form = {"block_ids": batch["block_ids"][source]} if self.block_size else {}
+        form = {"block_ids": batch["block_ids"][source]} if "block_ids" in batch else {}
         targets = batch["input_ids"][source]
         return self.model(noisy, batch["attention_mask"][source], selected=mask, targets=targets, **form).nll
 

@@ -50,10 +50,11 @@ def test_one_block_per_row_is_the_ordinary_draw_bit_for_bit(text, size):
     method = Method.parse(text, MethodOptions(mirror_below=0.6))
     plain = method.draw(Key(3, 4), rows, method.sampler(Tabulated(FITTED)), Objective())
     blocks = draw(rows, size, text)
-    assert torch.equal(blocks.t, plain.t) and torch.equal(blocks.weight, plain.weight)
-    assert torch.equal(blocks.active, plain.active)
+    for name in ("t", "weight", "active"):
+        assert torch.equal(getattr(blocks, name), getattr(plain, name))
     used = plain.mask & plain.active[..., None]
-    assert used.any() and torch.equal(blocks.mask, used)
+    assert used.any()
+    assert torch.equal(blocks.mask, used)
     assert torch.equal(blocks.coefficient, plain.coefficient * plain.active[..., None])
 
 

@@ -1,6 +1,7 @@
 """Block diffusion: every block of a row's response is a unit with a t, a maskable set and a position of its own.
 
-Source: BD3-LM (arXiv:2503.09573): block b is predicted from the clean blocks before it and from its own unmasked tokens.
+Source: BD3-LM (arXiv:2503.09573): block b is predicted from the clean blocks before it and from its own
+unmasked tokens.
 The row loss is ``sum_b (P_b / P) l_b``, l_b the row loss of DESIGN section 2 on the P_b tokens of block b: the bound
 on the NLL per response token that decoding block by block has. A unit is a row to samplers, maskers and views.
 

@@ -83,7 +83,8 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
         "batch": settings.batch,
         "seed": settings.seed,
         "order_seed": settings.order_seed,
-    } | ({"block_size": settings.block_size} if settings.block_size else {})
+        "block_size": settings.block_size,
+    }
 
 
 def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
