@@ -137,6 +137,10 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
                 f"it tends to that of '{near}'."
             )
     loaded = load_model(settings.model)
+    if size := getattr(loaded.model.config, "block_size", None):
+        raise UserError(
+            f"model '{settings.model}': expected one of whole responses, found one trained in blocks of {size}."
+        )
     rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
     say(note)
     if len(rows) < 4:

@@ -214,6 +214,8 @@ def _plan(
     groups = _replicates(method, draws) if replicates is None else replicates
     if groups < 1 or draws % groups:
         raise UserError(f"elbo: expected replicates that divide the {draws} draws of a row, found {groups}.")
+    if size := getattr(getattr(model, "config", None), "block_size", None):
+        raise UserError(f"elbo: expected a model of whole responses, found one trained in blocks of {size}.")
     mask_id = _mask_id(model) if mask_id is None else mask_id
     device = next(model.parameters()).device
     tensors = _tensors(rows, method, mask_id if pad_id is None else pad_id)

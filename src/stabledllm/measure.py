@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.data.rows import TokenRow, collate
+from stabledllm.noise.blocks import Units, block_ids
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import TSampler, Uniform
@@ -25,6 +26,8 @@ class Meter:
         rows: the data.
         tokens_per_batch: padded tokens in one forward.
         progress: called with the number of forward rows just done.
+        block_size: response tokens of a block: losses are those of block diffusion, sum_b (P_b / P) l_b; t is then of
+            shape (n,), one for all blocks of a row, or (n, ``max_blocks``).
     """
 
     def __init__(
@@ -37,15 +40,25 @@ class Meter:
         pad_id: int,
         tokens_per_batch: int = 4096,
         progress: Callable[[int], None] | None = None,
+        block_size: int | None = None,
     ):
+        self.block_size = block_size
         self.model, self.rows, self.objective = model, rows, objective
         self.mask_id, self.pad_id = mask_id, pad_id
         self.tokens_per_batch, self.progress = tokens_per_batch, progress
         self.forwards = 0
 
+    @property
+    def max_blocks(self) -> int:
+        """Blocks of the longest response; 1 where the whole response is one unit."""
+        if not self.block_size:
+            return 1
+        return max(-(-row.response_length // self.block_size) for row in self.rows)
+
     def chunks(self, row: Tensor, views: int) -> list[Tensor]:
         """Indices of evaluations, of near-equal length, in batches of at most ``tokens_per_batch``."""
-        return filled_batches(torch.tensor([len(r) for r in self.rows])[row], views, self.tokens_per_batch)
+        copies = 2 if self.block_size else 1  # the clean row beside the noisy one
+        return filled_batches(torch.tensor([len(r) for r in self.rows])[row], views * copies, self.tokens_per_batch)
 
     def draw(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
@@ -61,7 +74,15 @@ class Meter:
             token_index=torch.arange(batch["input_ids"].shape[1], device=device),
             delimiter=batch["delimiter"],
         )
-        return batch, method.draw_at(t[chunk].to(device), key, noise, sampler, self.objective)
+        t = t[chunk].to(device)
+        if not self.block_size:
+            return batch, method.draw_at(t, key, noise, sampler, self.objective)
+        batch["block_ids"] = block_ids(batch["maskable"], batch["attention_mask"], self.block_size)
+        most = self.max_blocks
+        units = Units.of(noise, self.block_size, noise.position * most, (start + len(row)) * most)
+        block = units.rows.position - noise.position[units.row] * most
+        own = t[units.row] if t.dim() == 1 else t[units.row, block]
+        return batch, units.fold(method.draw_at(own, key, units.rows, sampler, self.objective))
 
     def cross_entropies(self, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         """Cross-entropies at the masked positions of the active views, row-major, shape (M,); one forward."""
@@ -69,7 +90,9 @@ class Meter:
         self.forwards += len(noisy)
         if self.progress:
             self.progress(len(noisy))
-        return self.model(noisy, batch["attention_mask"][source], selected=mask, targets=batch["input_ids"][source]).nll
+        form = {"block_ids": batch["block_ids"][source]} if "block_ids" in batch else {}
+        targets = batch["input_ids"][source]
+        return self.model(noisy, batch["attention_mask"][source], selected=mask, targets=targets, **form).nll
 
 
 class LossMeter(Meter):

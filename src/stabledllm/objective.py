@@ -70,11 +70,15 @@ def row_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor) -
         nll: cross-entropies at the masked positions of the active views, row-major, shape (M,).
         mask, coefficient: shape (B, K, L). active: bool, shape (B, K).
     """
+    return token_losses(nll, mask, coefficient, active).sum(dim=(1, 2))
+
+
+def token_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor) -> Tensor:
+    """What each token of each view adds to :func:`row_losses`, shape (B, K, L)."""
     used = mask & active[..., None]
     share = coefficient / active.sum(1)[:, None, None]
     contribution = torch.zeros(mask.shape, dtype=nll.dtype, device=nll.device)
-    contribution = contribution.masked_scatter(used, nll * share[used].to(nll.dtype))
-    return contribution.sum(dim=(1, 2))
+    return contribution.masked_scatter(used, nll * share[used].to(nll.dtype))
 
 
 def nll_weights(mask: Tensor, coefficient: Tensor, active: Tensor, row_weight: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ def make_trainer(
     train: list[TokenRow] | None = None,
     noise_seed: int = 11,
     order_seed: int | None = None,
+    block_size: int | None = None,
     **arguments,
 ) -> RecordingTrainer:
     """A trainer of a small random float64 model on 22 rows, so that the last step of an epoch of 8 is short."""
@@ -111,6 +112,7 @@ def make_trainer(
         pad_id=257,
         noise_seed=noise_seed,
         order_seed=order_seed,
+        block_size=block_size,
         statistics=StepStatistics(4, 0.2, chosen.ema),
         identity={"method": chosen.name},
     )

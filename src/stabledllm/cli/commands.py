@@ -115,17 +115,26 @@ def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     from stabledllm.models.loading import load_model
     from stabledllm.reports import save_fit_figure
     from stabledllm.training.density import probe_and_fit
+    from stabledllm.training.run import set_form
 
     settings = check(apply_overrides(tree, overrides), TrainSettings, "fit")
     method = build_method(settings.method, settings.method_options)
     if not method.needs_p:
         raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
     loaded = load_model(settings.model)
+    set_form(loaded, settings)
     rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
     say(note)
     require_marks(rows, method)
     density = probe_and_fit(
-        loaded, rows, method, build_objective(settings.objective), settings.ppots, settings.seed, settings.batch
+        loaded,
+        rows,
+        method,
+        build_objective(settings.objective),
+        settings.ppots,
+        settings.seed,
+        settings.batch,
+        block_size=settings.block_size,
     )
     path = Path(settings.out) / "p_of_t.json"
     density.save(path)
@@ -227,7 +236,13 @@ def evaluate(
     draws = 4
     with tqdm(total=len(encoded.rows) * draws, desc="nll", unit="fwd") as bar:
         meter = LossMeter(
-            loaded.model, encoded.rows, Objective(), mask_id=loaded.mask_id, pad_id=loaded.pad_id, progress=bar.update
+            loaded.model,
+            encoded.rows,
+            Objective(),
+            mask_id=loaded.mask_id,
+            pad_id=loaded.pad_id,
+            progress=bar.update,
+            block_size=getattr(loaded.model.config, "block_size", None),
         )
         nll = validation_nll(meter, draws)
     metrics = {"validation_nll": nll.as_dict()}

@@ -157,6 +157,9 @@ class TrainSettings(_Strict):
     p_of_t: str | None = None
     """A density fitted before (``stabledllm fit``); without it P-POTS probes before training, ``adaptive`` starts
     from uniform t."""
+    block_size: int | None = Field(None, ge=1)
+    """Block diffusion: response tokens of a block, each with a t and a maskable set of its own, predicted from the
+    clean blocks before it; without it the whole response is one."""
     batch: int = Field(32, ge=1)
     """Rows per optimizer step, over all devices and accumulation."""
     micro_batch: int | None = Field(None, ge=1)

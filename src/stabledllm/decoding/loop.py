@@ -15,6 +15,7 @@ from torch import Tensor
 from stabledllm.decoding.choice import choose
 from stabledllm.decoding.options import DecodingOptions
 from stabledllm.decoding.schedules import counts, nothing
+from stabledllm.errors import UserError
 from stabledllm.noise.streams import Key, Stream
 
 
@@ -57,7 +58,8 @@ def generate(
     Prompts of unequal length are padded on the right *behind* the generated region's place, so every
     row keeps its own positions 0, 1, 2, ...: padding moves no position. A row in which an end token has been
     decided with everything before it is finished and leaves the batch: what would follow is cut off anyway.
-    Logits are computed only at the masked positions of the current block.
+    Logits are computed only at the masked positions of the current block. A model trained in blocks
+    (``config.block_size``) sees the prompt and the blocks up to the current one, as in training.
 
     Args:
         first: place of the first prompt among all that are decoded, for what is drawn at random.
@@ -65,6 +67,9 @@ def generate(
 
     Returns:
         One list of token ids per prompt, at most ``options.length`` long.
+
+    Raises:
+        UserError: other blocks than the model was trained with.
     """
     began = time.perf_counter()
     stats = stats if stats is not None else DecodingStats()
@@ -86,6 +91,11 @@ class _State:
     def __init__(self, model, prompts, options: DecodingOptions, mask_id: int, pad_id: int, first: int, stats):
         device = next(model.parameters()).device
         self.model, self.options, self.mask_id, self.stats = model, options, mask_id, stats
+        self.in_blocks = getattr(model.config, "block_size", None)
+        if self.in_blocks not in (None, options.block):
+            raise UserError(
+                f"decoding: expected block {self.in_blocks}, with which the model was trained, found {options.block}."
+            )
         starts = torch.tensor([len(p) for p in prompts], device=device)
         width = int(starts.max()) + options.length
         self.done = torch.full((len(prompts), width), pad_id, device=device)
@@ -128,12 +138,16 @@ class _State:
     def _logits(self, masked: Tensor) -> Tensor:
         """Guided logits at the masked positions, the mask token's at -inf, shape (S, V)."""
         ids, attention, selected = self.ids, self.place < self.options.length, masked
+        form = {}
+        if self.in_blocks:  # blocks still to come are seen by nobody before them: they need not be taken away
+            form["block_ids"] = (self.place // self.options.block + 1).clamp(min=0).masked_fill(~attention, -1)
         if self.options.guidance > 0:
             unconditional = ids.masked_fill(self.place < 0, self.mask_id)
             ids, attention, selected = (
                 torch.cat(pair) for pair in ((ids, unconditional), (attention, attention), (masked, masked))
             )
-        logits = self.model(ids, attention, selected=selected).logits
+            form = {name: value.repeat(2, 1) for name, value in form.items()}
+        logits = self.model(ids, attention, selected=selected, **form).logits
         self.stats.model_calls += 1
         self.stats.forward_rows += len(ids)
         self.stats.logit_positions += len(logits)

@@ -22,14 +22,16 @@ def row_nll(meter: LossMeter, draws: int = 4) -> Tensor:
     """Bound on the NLL per response token of each row, in nats; unbiased, float64, shape (rows,).
 
     Each row gets ``draws`` ratios, one in each of as many equal strata, and exactly counted masks: the
-    standard objective with less noise. The noise depends on the row's index alone.
+    standard objective with less noise. The noise depends on the row's index alone. In block diffusion every block has
+    ratios of its own, in other strata than its neighbours' of the same copy.
     """
-    n = len(meter.rows)
+    n, blocks = len(meter.rows), meter.max_blocks
     key = Key(NOISE_SEED, 0)
-    index = torch.arange(n * draws)
-    u = key.row_uniforms(Stream.RATE, index).view(n, draws)
-    t = (torch.arange(draws) + u) / draws
-    return meter.losses(index // draws, t.flatten(), _METHOD, key).view(n, draws).mean(1)
+    u = key.row_uniforms(Stream.RATE, torch.arange(n * draws * blocks)).view(n, draws, blocks)
+    stratum = (torch.arange(draws)[:, None] + torch.arange(blocks)) % draws
+    t = ((stratum + u) / draws).view(n * draws, blocks)
+    t = t if meter.block_size else t[:, 0]
+    return meter.losses(torch.arange(n * draws) // draws, t, _METHOD, key).view(n, draws).mean(1)
 
 
 def mean_over_rows(values: Tensor, unit: str = "nats/token") -> Estimate:

@@ -23,7 +23,7 @@ from stabledllm.ppots.density import canonical
 from stabledllm.provenance import device_name, versions
 from stabledllm.training.density import probe_and_fit
 from stabledllm.training.run import SCHEMA as RUN_SCHEMA
-from stabledllm.training.run import train
+from stabledllm.training.run import set_form, train
 
 SCHEMA = "stabledllm/results/1"
 PLAN = "experiment.json"
@@ -48,6 +48,7 @@ def run_experiment(settings: ExperimentSettings, say: Say = print, jobs: int = 1
     build_decoding(settings.base.decoding)
     _claim(out, settings)
     loaded = load_model(settings.base.model)
+    set_form(loaded, settings.base)
     data = load_bundle(settings.base.data, loaded.tokenizer, say)
     untuned = _untuned(out, settings.base, loaded, data, say)
     densities = {name: _density(out, settings, name, loaded, data, say) for name in methods}
@@ -146,7 +147,14 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
     path = out / "untuned.json"
     if path.is_file():
         return read_json(path)
-    meter = LossMeter(loaded.model, data.validation, Objective(), mask_id=loaded.mask_id, pad_id=loaded.pad_id)
+    meter = LossMeter(
+        loaded.model,
+        data.validation,
+        Objective(),
+        mask_id=loaded.mask_id,
+        pad_id=loaded.pad_id,
+        block_size=base.block_size,
+    )
     metrics = {"validation_nll": validation_nll(meter, base.eval_draws).as_dict()}
     if has_answers(data.test):
         result = accuracy(loaded, data.test, build_decoding(base.decoding), base.generate_batch)
@@ -167,7 +175,14 @@ def _density(
     path = out / f"p_of_t_{canonical(name).replace('+', '_')}.json"
     if not path.is_file():
         density = probe_and_fit(
-            loaded, data.train, method, build_objective(base.objective), base.ppots, 0, rows_per_step(name, settings)
+            loaded,
+            data.train,
+            method,
+            build_objective(base.objective),
+            base.ppots,
+            0,
+            rows_per_step(name, settings),
+            block_size=base.block_size,
         )
         density.save(path)
         say(density.summary())

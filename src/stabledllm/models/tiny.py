@@ -10,12 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from stabledllm.models.attention_masks import block_causal_mask, block_diffusion_mask
 from stabledllm.models.loss_head import OutputLayer, head_nll, widened
 from stabledllm.models.output import MDMOutput
 
 
 class TinyMDMConfig(PretrainedConfig):
-    """Shape and special tokens of :class:`TinyMDM`. ``mask_token_id`` is never guessed elsewhere."""
+    """Shape and special tokens of :class:`TinyMDM`. ``mask_token_id`` is never guessed elsewhere.
+
+    ``block_size``: response tokens of a block that the model was trained with; None for whole responses.
+    """
 
     model_type = "stabledllm_tiny"
 
@@ -30,6 +34,7 @@ class TinyMDMConfig(PretrainedConfig):
         rms_norm_eps: float = 1e-5,
         initializer_range: float = 0.02,
         mask_token_id: int = 256,
+        block_size: int | None = None,
         **kwargs,
     ):
         self.vocab_size = vocab_size
@@ -41,6 +46,7 @@ class TinyMDMConfig(PretrainedConfig):
         self.rms_norm_eps = rms_norm_eps
         self.initializer_range = initializer_range
         self.mask_token_id = mask_token_id
+        self.block_size = block_size
         super().__init__(**kwargs)
 
 
@@ -83,6 +89,11 @@ class TinyMDM(PreTrainedModel):
     float32 or wider) of ``targets`` at the ``selected`` positions only, in row-major order, so that
     no logits are made where no loss is carried; ``nll_weights`` (S,), what each will be multiplied by up to a common
     factor, spares the backward work and changes no result. Without ``selected`` it returns all logits.
+
+    ``block_ids`` (N, L), 0 for the prompt, 1, 2, ... for blocks and -1 for padding, asks for block diffusion in place
+    of full attention and of ``attention_mask``. With ``targets`` every block of the noisy row sees the clean blocks
+    before it (``targets`` is the clean row; the forward is over 2L tokens); without them the row is its own past:
+    a token attends to its block and to those before it.
     """
 
     config_class = TinyMDMConfig
@@ -127,17 +138,29 @@ class TinyMDM(PreTrainedModel):
             )
         return self._rope_cache[1:]
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Final normalised hidden states, shape (N, L, D)."""
-        x_NLD = self.embed(input_ids)
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        block_ids: Tensor | None = None,
+        clean_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Final normalised hidden states, shape (N, L, D); those of the noisy row where ``clean_ids`` are given."""
+        length = input_ids.shape[1]
         bias = None
+        cos_LD, sin_LD = self._rope(length, input_ids.device, self.embed.weight.dtype)
+        if block_ids is not None and clean_ids is not None:
+            input_ids, bias = torch.cat((input_ids, clean_ids), dim=1), block_diffusion_mask(block_ids)
+            cos_LD, sin_LD = cos_LD.repeat(2, 1), sin_LD.repeat(2, 1)
+        elif block_ids is not None:
+            bias = block_causal_mask(block_ids)
         # Without a mask the kernels are faster; the look at its values would break a compiled graph.
-        if attention_mask is not None and (torch.compiler.is_compiling() or not bool(attention_mask.all())):
+        elif attention_mask is not None and (torch.compiler.is_compiling() or not bool(attention_mask.all())):
             bias = attention_mask.bool()[:, None, None, :]
-        cos_LD, sin_LD = self._rope(input_ids.shape[1], input_ids.device, x_NLD.dtype)
+        x_NLD = self.embed(input_ids)
         for block in self.blocks:
             x_NLD = block(x_NLD, cos_LD, sin_LD, bias)
-        return self.norm(x_NLD)
+        return self.norm(x_NLD[:, :length])
 
     def forward(
         self,
@@ -145,10 +168,11 @@ class TinyMDM(PreTrainedModel):
         attention_mask: Tensor | None = None,
         selected: Tensor | None = None,
         targets: Tensor | None = None,
+        block_ids: Tensor | None = None,
         nll_weights: Tensor | None = None,
         **_: object,
     ) -> MDMOutput:
-        hidden_NLD = self.hidden_states(input_ids, attention_mask)
+        hidden_NLD = self.hidden_states(input_ids, attention_mask, block_ids, targets)
         if selected is None:
             return MDMOutput(logits=self.head(hidden_NLD))
         if targets is None:

@@ -142,8 +142,17 @@ def fit_density(
     return FittedDensity(found.sampler, record, pairs)
 
 
-def refuse_other(density: FittedDensity, method: Method, objective: Objective, path: str) -> None:
-    """A density fitted for another source, masker, views or objective is not the best one: say so, do not use it."""
+def refuse_other(
+    density: FittedDensity, method: Method, objective: Objective, path: str, block_size: int | None = None
+) -> None:
+    """A density fitted for another source, masker, views, objective or blocks is not the best: say so, do not use it.
+
+    Raises:
+        UserError: naming the first that differs.
+    """
+    fitted = density.record["config"].get("block_size")
+    if fitted != block_size:
+        raise UserError(f"{path}: expected a density fitted for block_size={block_size}, found one for {fitted}.")
     if canonical(density.method) != canonical(method.name):
         raise UserError(f"{path}: expected a density fitted for '{method.name}', found one for '{density.method}'.")
     wanted, found = asdict(objective), density.record.get("objective", {})

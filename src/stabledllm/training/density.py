@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from accelerate.state import PartialState
@@ -23,6 +23,7 @@ from stabledllm.objective import Objective
 from stabledllm.ppots.density import FittedDensity, fit_density, refuse_other
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.profile import Profile, probe, rate_edges
+from stabledllm.ppots.units import UnitMeter
 from stabledllm.training.checkpoints import DENSITY
 from stabledllm.variance.gradient_density import norm_profile, proxy_quality
 
@@ -47,11 +48,18 @@ def obtain_density(
             density = FittedDensity.load(checkpoint / DENSITY)
         elif settings.p_of_t:
             density = FittedDensity.load(Path(settings.p_of_t))
-            refuse_other(density, method, build_objective(settings.objective), settings.p_of_t)
+            refuse_other(density, method, build_objective(settings.objective), settings.p_of_t, settings.block_size)
         else:
             loaded.model.to(arguments.device)
             density = probe_and_fit(
-                loaded, rows, method, build_objective(settings.objective), settings.ppots, settings.seed, settings.batch
+                loaded,
+                rows,
+                method,
+                build_objective(settings.objective),
+                settings.ppots,
+                settings.seed,
+                settings.batch,
+                block_size=settings.block_size,
             )
         density.save(path)
         say(density.summary())
@@ -71,8 +79,17 @@ def probe_and_fit(
     step_rows: int,
     *,
     show_progress: bool = True,
+    block_size: int | None = None,
 ) -> FittedDensity:
-    """Probe the training rows and fit p for the method's own source, masker and views, in steps of ``step_rows``."""
+    """Probe the training rows and fit p for the method's own source, masker and views, in steps of ``step_rows``.
+
+    With ``block_size`` the units of block diffusion are probed in place of rows.
+
+    Raises:
+        UserError: too few rows, or blocks with a density fitted to gradients.
+    """
+    if block_size and method.signal != "loss":
+        raise UserError(f"method '{method.name}': a density fitted to gradients and block_size contradict; use ppots.")
     count = min(settings.rows, len(rows))
     if count < 2:
         raise UserError(f"ppots: expected at least 2 training rows to probe, found {len(rows)}.")
@@ -93,7 +110,21 @@ def probe_and_fit(
             ids = {"mask_id": loaded.mask_id, "pad_id": loaded.pad_id}
             return kind(loaded.model, rows, objective, progress=bar.update, **ids)
 
-        if method.signal == "loss":
+        if block_size:
+            units = UnitMeter(
+                loaded.model,
+                rows,
+                objective,
+                block_size=block_size,
+                progress=bar.update,
+                mask_id=loaded.mask_id,
+                pad_id=loaded.pad_id,
+            )
+            config = sizes | {"design": settings.design, "model": loaded.name, "block_size": block_size}
+            profile = probe(units, method, **sizes, design=settings.design, seed=seed)
+            options = replace(options, step_rows=round(step_rows * units.units_per_row))
+            density = fit_density(profile, method.name, method.source.name, options, config)
+        elif method.signal == "loss":
             config = sizes | {"design": settings.design, "model": loaded.name}
             profile = probe(meter(LossMeter), method, **sizes, design=settings.design, seed=seed)
             density = fit_density(profile, method.name, method.source.name, options, config)

@@ -20,15 +20,20 @@ class StepRows:
     """True rows in the whole step."""
     step_weight: float
     """Sum of the row weights over the whole step."""
+    first_unit: Tensor
+    """Units in the step before the row's own, int64, shape (n,); ``position`` where a row is one unit."""
+    step_units: int
+    """Units in the whole step; ``step_rows`` where a row is one unit."""
 
 
-def step_rows(places: Tensor, weights: Tensor, rank: int, full_step: int) -> StepRows:
+def step_rows(places: Tensor, weights: Tensor, rank: int, full_step: int, units: Tensor | None = None) -> StepRows:
     """Each true row of the step is counted once, whatever ranks and micro-batches it came through.
 
     Args:
         places: place in the epoch's order of every row that any rank holds, shape (ranks, n).
         weights: row weights, shape (ranks, n). rank: whose rows are wanted.
         full_step: rows in a full step: the step that starts at a multiple of it is the current one.
+        units: units (blocks) of each row, shape (ranks, n); without it a row is one unit.
     """
     start = int(places.max()) // full_step * full_step
     flat = places.flatten()
@@ -36,9 +41,17 @@ def step_rows(places: Tensor, weights: Tensor, rank: int, full_step: int) -> Ste
     first = torch.ones_like(flat, dtype=torch.bool)
     first[order[1:]] = flat[order[1:]] != flat[order[:-1]]
     counted = first & (flat >= start)
+    position = torch.where(counted, flat - start, 0)
+    n = int(counted.sum())
+    each = torch.ones(n, dtype=torch.int64, device=flat.device)
+    if units is not None:
+        each[position[counted]] = units.flatten()[counted]
+    first_unit = torch.where(counted, (each.cumsum(0) - each)[position], 0)
     return StepRows(
-        position=torch.where(counted, flat - start, 0).view_as(places)[rank],
+        position=position.view_as(places)[rank],
         counted=counted.view_as(places)[rank],
-        step_rows=int(counted.sum()),
+        step_rows=n,
         step_weight=float(weights.flatten()[counted].double().sum()),
+        first_unit=first_unit.view_as(places)[rank],
+        step_units=int(each.sum()),
     )

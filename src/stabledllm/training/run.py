@@ -19,6 +19,7 @@ from stabledllm.errors import UserError, did_you_mean
 from stabledllm.evaluation.accuracy import accuracy, has_answers
 from stabledllm.files import read_json, write_json, write_text
 from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import refuse_too_large
 from stabledllm.ppots.density import FittedDensity
@@ -48,6 +49,8 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
     out = Path(settings.out)
     method = build_method(settings.method, settings.method_options)
     build_objective(settings.objective)
+    if settings.block_size:
+        refuse_for_blocks(method)
     build_decoding(settings.decoding)  # what is needed only at the end is refused at the start
     identity = run_identity(settings, method)
     if (out / RUN).is_file():
@@ -61,6 +64,7 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
         say(f"resuming from {checkpoint}")
     refuse_too_large(settings, longest=1)
     loaded = load_model(settings.model)
+    set_form(loaded, settings)
     data = data or load_bundle(settings.data, loaded.tokenizer, say)
     refuse_too_large(settings, longest=max(len(row) for row in data.train))
     trainer, density = build_trainer(settings, loaded, data, checkpoint, say)
@@ -82,7 +86,26 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
         "batch": settings.batch,
         "seed": settings.seed,
         "order_seed": settings.order_seed,
+        "block_size": settings.block_size,
     }
+
+
+def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
+    """Note ``block_size`` in the model's config, so that it is decoded and evaluated as it was trained.
+
+    Raises:
+        UserError: a model that has no block form, one trained in other blocks, or decoding in other blocks.
+    """
+    size, trained = settings.block_size, getattr(loaded.model.config, "block_size", None)
+    if trained and trained != size:
+        raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
+    if not size:
+        return
+    if not hasattr(loaded.model.config, "block_size"):
+        raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
+    if settings.decoding.block != size:
+        raise UserError(f"key 'decoding.block': expected block_size = {size}, found {settings.decoding.block}.")
+    loaded.model.config.block_size = size
 
 
 def build_trainer(
@@ -114,6 +137,7 @@ def build_trainer(
         eval_draws=settings.eval_draws,
         density_file=out / DENSITY if density else None,
         adaptive=build_adaptive(settings.adaptive, method, objective.eps, start) if method.adaptive else None,
+        block_size=settings.block_size,
         identity=run_identity(settings, method),
         statistics=StepStatistics(
             settings.method_options.ema_bins,

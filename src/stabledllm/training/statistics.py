@@ -55,7 +55,7 @@ class StepStatistics(TrainerCallback, ExportableState):
         return adaptive.sampler()
 
     def add(self, draw: Draw, rows: Rows, counted: Tensor, losses: Tensor, forwards: int) -> None:
-        """One micro-batch of this rank."""
+        """One micro-batch of this rank: its rows, or in blocks its units with what they add to their rows' losses."""
         masked = (draw.mask & draw.active[..., None]).sum(dim=(1, 2)).double()
         views = draw.active.sum(1)
         columns = (rows.position, counted, draw.t, draw.weight, losses.detach(), masked, views * rows.maskable.sum(1))

@@ -15,10 +15,11 @@ from stabledllm.data.rows import TokenRow
 from stabledllm.estimate import Estimate
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
 from stabledllm.measure import LossMeter
+from stabledllm.noise.blocks import Units, block_counts, block_ids, refuse_for_blocks
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import TSampler
-from stabledllm.objective import Objective, nll_weights, reduce_loss, row_losses
+from stabledllm.objective import Objective, nll_weights, reduce_loss, token_losses
 from stabledllm.ppots.adaptive import AdaptiveDensity
 from stabledllm.training.checkpoints import stamp
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
@@ -40,7 +41,7 @@ class _StepEnd(TrainerCallback):
 
     def on_step_end(self, args, state, control, **_):
         trainer = self.trainer
-        trainer.sampler = trainer.statistics.finish_step(trainer.accelerator.gather, trainer.sampler)
+        trainer.sampler = trainer.statistics.finish_step(trainer.gather_rows, trainer.sampler)
 
     def on_save(self, args, state, control, **_):
         if state.is_world_process_zero:
@@ -62,6 +63,8 @@ class MDMTrainer(Trainer):
         density_file: the saved p(t), copied into every checkpoint.
         adaptive: the density of a method with ``adaptive``; its state is in every checkpoint.
         identity: what a resumed run must have in common with this one.
+        block_size: response tokens of a block (block diffusion); None for whole responses. The evaluation loss is
+            then that of the block form too.
     """
 
     def __init__(
@@ -81,8 +84,12 @@ class MDMTrainer(Trainer):
         density_file: Path | None = None,
         adaptive: AdaptiveDensity | None = None,
         identity: dict | None = None,
+        block_size: int | None = None,
         **kwargs,
     ):
+        if block_size:
+            refuse_for_blocks(method)
+        self.block_size = block_size
         self.method, self.sampler, self.objective = method, sampler, objective
         self.mask_id, self.pad_id, self.noise_seed = mask_id, pad_id, noise_seed
         self.order_seed = noise_seed if order_seed is None else order_seed
@@ -125,12 +132,16 @@ class MDMTrainer(Trainer):
     def _fix_positions(self, batches: list[dict], device: torch.device) -> None:
         place = torch.cat([b["place"] for b in batches]).to(device)
         weight = torch.cat([self.objective.row_weight(b["maskable"]) for b in batches]).to(device)
-        ranks = self.args.world_size
+        ranks, units = self.args.world_size, None
+        if self.block_size:
+            counts = torch.cat([block_counts(b["maskable"], self.block_size) for b in batches]).to(device)
+            units = self.accelerator.gather(counts).view(ranks, -1)
         step = step_rows(
             self.accelerator.gather(place).view(ranks, -1),
             self.accelerator.gather(weight).view(ranks, -1),
             self.args.process_index,
             self.full_step,
+            units,
         )
         weight = weight * step.counted
         start = 0
@@ -139,6 +150,7 @@ class MDMTrainer(Trainer):
             start = own.stop
             batch |= {"position": step.position[own], "counted": step.counted[own], "row_weight": weight[own]}
             batch |= {"step_rows": step.step_rows, "step_weight": step.step_weight}
+            batch |= {"first_unit": step.first_unit[own], "step_units": step.step_units}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This micro-batch's part of the step's mean loss."""
@@ -150,8 +162,15 @@ class MDMTrainer(Trainer):
             token_index=torch.arange(ids.shape[1], device=ids.device),
             delimiter=inputs["delimiter"],
         )
-        draw = self.method.draw(Key(self.noise_seed, self.state.global_step), rows, self.sampler, self.objective)
+        key, form = Key(self.noise_seed, self.state.global_step), {}
+        if self.block_size:
+            units = Units.of(rows, self.block_size, inputs["first_unit"], inputs["step_units"])
+            draw = units.draw(self.method, key, self.sampler, self.objective)
+            form["block_ids"] = block_ids(maskable, inputs["attention_mask"], self.block_size)
+        else:
+            draw = self.method.draw(key, rows, self.sampler, self.objective)
         noisy, mask, source = draw.noisy(ids, self.mask_id)
+        form = {name: value[source] for name, value in form.items()}
         weights = nll_weights(draw.mask, draw.coefficient, draw.active, inputs["row_weight"])
         out = model(
             noisy,
@@ -159,13 +178,24 @@ class MDMTrainer(Trainer):
             selected=mask,
             targets=ids[source],
             nll_weights=weights,
+            **form,
         )
-        losses = row_losses(out.nll, draw.mask, draw.coefficient, draw.active)
-        self.statistics.add(draw, rows, inputs["counted"], losses, len(noisy))
+        tokens = token_losses(out.nll, draw.mask, draw.coefficient, draw.active)
+        losses = tokens.sum(dim=(1, 2))
+        if self.block_size:
+            self.statistics.add(
+                draw.drawn, units.rows, inputs["counted"][units.row], units.per_unit(tokens.detach().sum(1)), len(noisy)
+            )
+        else:
+            self.statistics.add(draw, rows, inputs["counted"], losses, len(noisy))
         loss = reduce_loss(losses, inputs["row_weight"], inputs["step_weight"])
         # Data-parallel wrappers average gradients over ranks; parts of one mean must be summed.
         loss = loss * self.args.world_size
         return (loss, out) if return_outputs else loss
+
+    def gather_rows(self, table: Tensor) -> Tensor:
+        """A table of the rows (units, in blocks) of every rank, each filled up with rows of zeros, counted nowhere."""
+        return self.accelerator.gather(self.accelerator.pad_across_processes(table, dim=0))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -180,6 +210,7 @@ class MDMTrainer(Trainer):
             Objective(),
             mask_id=self.mask_id,
             pad_id=self.pad_id,
+            block_size=self.block_size,
         )
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
