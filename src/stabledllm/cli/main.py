@@ -21,7 +21,8 @@ app = typer.Typer(
 )
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
-Model = Annotated[str, typer.Option(help="'tiny' (shipped) or a folder that a run saved.")]
+Model = Annotated[str, typer.Option(help="'tiny' (shipped) or a folder that a run saved, an adapter's too.")]
+Base = Annotated[str | None, typer.Option(help="Of an adapter: its base model, where it is not where it was.")]
 Data = Annotated[str, typer.Option(help="synthetic[:LEVEL], gsm8k:PATH or jsonl:PATH.")]
 
 
@@ -155,11 +156,12 @@ def generate(
     length: Annotated[int, typer.Option(help="New tokens.")] = 64,
     steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
     block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
+    base: Base = None,
 ) -> None:
     """Greedy low-confidence completions of prompts, through the model's chat template."""
     from stabledllm.cli.commands import generate as run
 
-    run([line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt, model, length, steps, block)
+    run([line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt, model, length, steps, block, base)
 
 
 @app.command(name="eval")
@@ -175,14 +177,28 @@ def evaluate(
     pad_response_to: Annotated[
         int, typer.Option(min=1, help="As in training: end tokens supervised up to a multiple.")
     ] = 1,
+    base: Base = None,
 ) -> None:
     """NLL (standard objective, fixed noise) and exact-match accuracy of a model on test rows."""
     from stabledllm.cli.commands import evaluate as run
 
     run(
         model, data, out, rows=rows, max_len=max_len, pad_response_to=pad_response_to,
-        length=length, steps=steps, block=block, say=_say,
+        length=length, steps=steps, block=block, base=base, say=_say,
     )  # fmt: skip
+
+
+@app.command()
+def merge(
+    adapter: Annotated[str, typer.Argument(help="A folder with an adapter, such as a LoRA run's out/model.")],
+    out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
+    base: Base = None,
+    dtype: Annotated[str, typer.Option(help="Of the written weights: float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Add an adapter to its base's weights and write the whole model, in the base's own layout."""
+    from stabledllm.cli.commands import merge as run
+
+    run(adapter, out, base=base, dtype=dtype, say=_say)
 
 
 @app.command()

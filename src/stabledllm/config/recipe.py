@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -84,7 +84,8 @@ def check(tree: dict, kind: type[Settings], what: str) -> Settings:
 
 def _keys_at(kind: type[BaseModel], path: tuple) -> list[str]:
     for part in path:
-        kind = kind.model_fields[part].annotation
+        annotation = kind.model_fields[part].annotation
+        kind = next((k for k in get_args(annotation) if k is not type(None)), annotation)
     return list(kind.model_fields)
 
 
@@ -99,7 +100,9 @@ def _set(tree: dict, override: str) -> None:
     *path, last = key.split(".")
     node: Any = tree
     for part in path:
-        node = node.setdefault(part, {})
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
         if not isinstance(node, dict):
             raise UserError(f"override '{override}': '{part}' holds a value, not keys.")
     node[last] = _value(text)

@@ -107,10 +107,30 @@ class DecodingSettings(_Strict):
     block: int = Field(32, ge=1)
 
 
+class LoRASettings(_Strict):
+    """Low-rank adapters beside frozen weights; the run saves the adapter alone."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    """What the adapters add is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Of the adapters' inputs. Drawn by torch: with it, a step's result depends on how it is split over devices."""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """Names of the adapted layers, or their ends; ``all-linear``: every linear layer but the output layer."""
+    modules_to_save: list[str] = []
+    """Modules trained whole and saved with the adapter, such as the output layer."""
+    seed: int = 0
+    """Of the adapters' first values; the same for every seed of an experiment, as a base's weights are."""
+
+
 class TrainSettings(_Strict):
     """One training run."""
 
     model: str = "tiny"
+    lora: LoRASettings | None = None
+    """Train adapters instead of the weights."""
+    quantised: Literal["4bit", "8bit"] | None = None
+    """Hold the frozen base in so many bits (bitsandbytes); with ``lora``, or for a ``model`` that is an adapter."""
     data: DataSettings = DataSettings()
     method: str = "standard"
     method_options: MethodSettings = MethodSettings()

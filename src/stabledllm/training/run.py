@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from stabledllm.config.build import build_adaptive, build_decoding, build_method, build_objective
+from stabledllm.config.build import build_adaptive, build_decoding, build_method, build_model, build_objective
 from stabledllm.config.settings import TrainSettings
 from stabledllm.control_variate import default_rate
 from stabledllm.data.bundle import DataBundle, load_bundle
@@ -18,7 +18,7 @@ from stabledllm.data.rows import require_marks
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.evaluation.accuracy import accuracy, has_answers
 from stabledllm.files import read_json, write_json, write_text
-from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.density import FittedDensity
 from stabledllm.provenance import device_name, versions
@@ -58,7 +58,7 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
     if checkpoint:
         check_same(checkpoint, identity)
         say(f"resuming from {checkpoint}")
-    loaded = load_model(settings.model)
+    loaded = build_model(settings)
     data = data or load_bundle(settings.data, loaded.tokenizer, say)
     trainer, density = build_trainer(settings, loaded, data, checkpoint, say)
     started = time.perf_counter()
@@ -75,6 +75,8 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
         "objective": settings.objective.model_dump(),
         "adaptive": settings.adaptive.model_dump() if method.adaptive else None,
         "model": settings.model,
+        "lora": settings.lora.model_dump() if settings.lora else None,
+        "quantised": settings.quantised,
         "data": settings.data.train,
         "batch": settings.batch,
         "seed": settings.seed,

@@ -1,0 +1,38 @@
+"""Frozen weights in 4 or 8 bits (QLoRA, arXiv:2305.14314), through bitsandbytes, an extra of this package."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+
+from stabledllm.errors import UserError
+
+
+def quantisation(bits: str | None, dtype: torch.dtype) -> dict:
+    """What ``from_pretrained`` takes to hold the linear layers' weights in ``4bit`` (NF4) or ``8bit``; {} for None.
+
+    The output layer and the embedding stay as they are; ``dtype`` is what products are computed in.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    if bits is None:
+        return {}
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"key 'quantised': expected bitsandbytes for '{bits}', found it not installed "
+            f"(pip install 'stabledllm[quantised]')."
+        )
+    from transformers import BitsAndBytesConfig
+
+    if bits == "8bit":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype,
+    )
+    return {"quantization_config": config}
