@@ -101,7 +101,9 @@ def load_adapter(name: str, load_base: Callable[[str], LoadedModel], base: str |
         raise UserError(f"adapter '{name}': expected {_WEIGHTS[0]} beside {ADAPTER_CONFIG}, found no such file.")
     named = base or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not named:
-        raise UserError(f"adapter '{name}': expected a base model in {ADAPTER_CONFIG}, found none; name it with --base.")
+        raise UserError(
+            f"adapter '{name}': expected a base model in {ADAPTER_CONFIG}, found none; name it with --base."
+        )
     try:
         loaded = load_base(named)
     except UserError as error:
@@ -133,7 +135,9 @@ def merged(loaded: LoadedModel) -> LoadedModel:
         UserError: a model without an adapter, or one on a quantised base.
     """
     if not isinstance(loaded.model, PeftModel):
-        raise UserError(f"merge: expected an adapter's folder (with {ADAPTER_CONFIG}), found the model '{loaded.name}'.")
+        raise UserError(
+            f"merge: expected an adapter's folder (with {ADAPTER_CONFIG}), found the model '{loaded.name}'."
+        )
     return replace(loaded, model=loaded.model.merge_and_unload())
 
 

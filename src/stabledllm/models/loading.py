@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
-from stabledllm.models.quantised import quantisation
+from stabledllm.models.quantised import keep_differentiable, quantisation
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -68,6 +68,7 @@ def load_model(
         local_files_only=True,
         **quantisation(quantised, dtype),
     )
+    keep_differentiable(model)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             first = sorted(str(k) for k in info[kind])[0]

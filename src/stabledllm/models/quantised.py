@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import torch
+from torch import nn
 
 from stabledllm.errors import UserError
 
@@ -36,3 +37,11 @@ def quantisation(bits: str | None, dtype: torch.dtype) -> dict:
         bnb_4bit_quant_storage=dtype,
     )
     return {"quantization_config": config}
+
+
+def keep_differentiable(model: nn.Module) -> None:
+    """Keep bitsandbytes on CPUs from repacking 4-bit weights at the first evaluation: the training steps after it
+    would silently get no gradient through these layers."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
