@@ -132,7 +132,7 @@ def merged(loaded: LoadedModel) -> LoadedModel:
     """The base with the adapter added to its weights: the same outputs, in the base's own layout when saved.
 
     Raises:
-        UserError: a model without an adapter, or one on a quantised base.
+        UserError: a model without an adapter.
     """
     if not isinstance(loaded.model, PeftModel):
         raise UserError(

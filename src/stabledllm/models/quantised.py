@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 import torch
@@ -27,8 +28,10 @@ def quantisation(bits: str | None, dtype: torch.dtype) -> dict:
         )
     from transformers import BitsAndBytesConfig
 
+    # Quantised weights do not move: each rank loads them onto its own device.
+    place = {"device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}} if torch.cuda.is_available() else {}
     if bits == "8bit":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), **place}
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -36,7 +39,7 @@ def quantisation(bits: str | None, dtype: torch.dtype) -> dict:
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_quant_storage=dtype,
     )
-    return {"quantization_config": config}
+    return {"quantization_config": config, **place}
 
 
 def keep_differentiable(model: nn.Module) -> None:

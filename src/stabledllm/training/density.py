@@ -23,6 +23,7 @@ from stabledllm.ppots.density import FittedDensity, fit_density
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.profile import Profile, probe, rate_edges
 from stabledllm.training.checkpoints import DENSITY
+from stabledllm.training.devices import will_shard
 from stabledllm.variance.gradient_density import norm_profile, proxy_quality
 
 
@@ -52,6 +53,8 @@ def obtain_density(
             density = probe_and_fit(
                 loaded, rows, method, build_objective(settings.objective), settings.ppots, settings.seed, settings.batch
             )
+            if will_shard(arguments):  # the whole model beside its shards would not fit
+                loaded.model.to("cpu")
         density.save(path)
         say(density.summary())
         if density.fallback:

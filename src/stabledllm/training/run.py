@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,6 +25,14 @@ from stabledllm.ppots.density import FittedDensity
 from stabledllm.provenance import device_name, versions
 from stabledllm.training.checkpoints import DENSITY, check_same, last_complete, stamp
 from stabledllm.training.density import obtain_density
+from stabledllm.training.devices import (
+    AgreeingModel,
+    is_main_process,
+    is_sharded,
+    refuse_silent_changes,
+    save_whole,
+    told_in_a_sentence,
+)
 from stabledllm.training.progress import StepBar
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
@@ -45,6 +54,7 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
         UserError: bad settings or data, or a folder that holds a run with another identity.
     """
     out = Path(settings.out)
+    say = say if is_main_process() else _silent
     method = build_method(settings.method, settings.method_options)
     build_objective(settings.objective)
     build_decoding(settings.decoding)  # what is needed only at the end is refused at the start
@@ -65,6 +75,10 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
     return _finish(settings, trainer, loaded, data, density, identity, seconds, say)
+
+
+def _silent(_: str) -> None:
+    """What ranks other than the first say."""
 
 
 def run_identity(settings: TrainSettings, method: Method) -> dict:
@@ -152,7 +166,8 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     for name in settings.trainer:
         if name in ours or name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             raise UserError(f"key 'trainer.{name}': set by the recipe's own keys (steps, batch, seed, out, ...).")
-    ranks = TrainingArguments(output_dir=settings.out, report_to="none").world_size
+    with told_in_a_sentence("launch configuration"):
+        ranks = TrainingArguments(output_dir=settings.out, report_to="none").world_size
     micro = settings.micro_batch or settings.batch // ranks
     if not micro or settings.batch % (micro * ranks):
         raise UserError(
@@ -163,7 +178,11 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         "gradient_accumulation_steps": settings.batch // (micro * ranks),
     }
     pinned = {"dataloader_pin_memory": torch.cuda.is_available()}
-    return TrainingArguments(**(_PAPER | pinned | settings.trainer | ours | sizes))
+    with told_in_a_sentence("key 'trainer'"):
+        arguments = TrainingArguments(**(_PAPER | pinned | settings.trainer | ours | sizes))
+        MDMTrainer.get_optimizer_cls_and_kwargs(arguments)
+    refuse_silent_changes(arguments)
+    return arguments
 
 
 def _refuse_other(out: Path, saved: dict, identity: dict) -> None:
@@ -187,15 +206,20 @@ def _finish(
     nll = trainer.validation()
     metrics = {"validation_nll": nll.as_dict()}
     say(f"validation NLL {nll}")
-    trainer.save_model(str(out / "model"))
-    if not trainer.is_world_process_zero():
+    save_whole(trainer, out / "model")
+    sharded = is_sharded(trainer)
+    if not (trainer.is_world_process_zero() or sharded):
         return {}
     if has_answers(data.test):
-        result = accuracy(loaded, data.test, build_decoding(settings.decoding), settings.generate_batch)
+        decoded = replace(loaded, model=AgreeingModel(loaded.model)) if sharded else loaded
+        result = accuracy(decoded, data.test, build_decoding(settings.decoding), settings.generate_batch)
         metrics["accuracy"] = result.as_dict()
-        save_completions(out / "completions.jsonl", result.completions)
+        if trainer.is_world_process_zero():
+            save_completions(out / "completions.jsonl", result.completions)
         low, high = result.interval
         say(f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n})")
+    if not trainer.is_world_process_zero():
+        return {}
     probe = density.forward_passes if density else 0
     record = {
         "schema": SCHEMA,
