@@ -211,23 +211,23 @@ def report(folder: Annotated[Path, typer.Argument(help="A folder with results of
 
 @app.command()
 def ls() -> None:
-    """The recipes that come with the package."""
-    from stabledllm.config import shipped_recipes
+    """The recipes that come with the package, and the configurations for ``accelerate launch``."""
+    from stabledllm.config import shipped_launches, shipped_recipes
 
-    for name, text in shipped_recipes().items():
+    for name, text in (shipped_recipes() | shipped_launches()).items():
         typer.echo(f"{name:24s} {text.splitlines()[0].lstrip('# ')}")
 
 
 @app.command()
 def cp(
-    name: Annotated[str, typer.Argument(help="A shipped recipe.")],
+    name: Annotated[str, typer.Argument(help="A shipped recipe or launch configuration.")],
     to: Annotated[Path | None, typer.Argument(help="Where to; the recipe's own name here by default.")] = None,
 ) -> None:
-    """Copy a shipped recipe to edit it."""
-    from stabledllm.config import find_recipe
+    """Copy a shipped recipe or launch configuration to edit it."""
+    from stabledllm.config import find_recipe, shipped_launches, shipped_recipes
     from stabledllm.files import write_text
 
-    text = find_recipe(name)
+    text = find_recipe(name, shipped_recipes() | shipped_launches())
     path = to or Path(f"{name.rsplit('/', 1)[-1].removesuffix('.yaml')}.yaml")
     if path.exists():
         raise UserError(f"{path}: expected a new file, found one that is there already.")

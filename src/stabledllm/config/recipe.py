@@ -18,14 +18,23 @@ Settings = TypeVar("Settings", TrainSettings, ExperimentSettings)
 
 def shipped_recipes() -> dict[str, str]:
     """Name to text of every recipe in the package, sub-folders included (``table1/gsm8k``)."""
+    return _yaml_files("recipes")
+
+
+def shipped_launches() -> dict[str, str]:
+    """Name to text of every configuration of ``accelerate launch`` in the package (``accelerate/fsdp2``)."""
+    return {f"accelerate/{name}": text for name, text in _yaml_files("launch").items()}
+
+
+def _yaml_files(folder: str) -> dict[str, str]:
     found = {}
-    with as_file(files("stabledllm") / "recipes") as root:
+    with as_file(files("stabledllm") / folder) as root:
         for path in sorted(root.rglob("*.yaml")):
             found[path.relative_to(root).with_suffix("").as_posix()] = path.read_text(encoding="utf-8")
     return found
 
 
-def find_recipe(name: str) -> str:
+def find_recipe(name: str, shipped: dict[str, str] | None = None) -> str:
     """Text of a recipe: a file, or the name of a shipped one.
 
     Raises:
@@ -34,7 +43,7 @@ def find_recipe(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_file():
         return path.read_text(encoding="utf-8")
-    shipped = shipped_recipes()
+    shipped = shipped_recipes() if shipped is None else shipped
     if name.removesuffix(".yaml") in shipped:
         return shipped[name.removesuffix(".yaml")]
     raise UserError(
