@@ -77,7 +77,7 @@ def settings(base: str, out, **more) -> TrainSettings:
         "model": base, "out": str(out), "lora": {"rank": 3, "modules_to_save": ["norm"]}, "method": "ppots",
         "batch": 8, "micro_batch": 4, "steps": 8, "save_every": 3, "eval_every": 4, "log_every": 1,
         "data": {"train": "synthetic:easy", "train_rows": 24, "validation_rows": 4, "test_rows": 2},
-        "ppots": {"rows": 4, "rates": 6, "masks": 2, "starts": 2}, "trainer": {"learning_rate": 1e-2, "use_cpu": True},
+        "ppots": {"rows": 4, "rates": 6, "masks": 2, "starts": 2}, "trainer": {"learning_rate": 1e-2},
         "decoding": {"length": 8, "steps": 2, "block": 8},
     } | more)  # fmt: skip
 

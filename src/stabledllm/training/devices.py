@@ -33,11 +33,14 @@ def told_in_a_sentence(what: str) -> Iterator[None]:
 
 
 def refuse_silent_changes(arguments: TrainingArguments) -> None:
-    """accelerate drops FSDP on CPUs without a word, and transformers drops float16.
+    """accelerate drops FSDP on CPUs without a word, transformers float16, and both ranks that they do not see.
 
     Raises:
-        UserError: a launch configuration with FSDP, or float16, and no accelerator.
+        UserError: a launch configuration with FSDP, or float16, and no accelerator; ranks that train on their own.
     """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if arguments.world_size != launched:
+        raise UserError(f"launch: expected {launched} processes to train together, found {arguments.world_size}.")
     if _fsdp_asked() and PartialState().distributed_type == DistributedType.MULTI_CPU:
         raise UserError("launch configuration: expected accelerators to shard over with FSDP, found CPUs; use DDP.")
     if arguments.fp16 and arguments.device.type == "cpu":

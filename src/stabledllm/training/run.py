@@ -166,8 +166,11 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     for name in settings.trainer:
         if name in ours or name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             raise UserError(f"key 'trainer.{name}': set by the recipe's own keys (steps, batch, seed, out, ...).")
+    # Without it transformers overlooks that it is one of several processes where there is no accelerator.
+    place = {"use_cpu": True} if not torch.accelerator.is_available() else {}
+    kept = {name: settings.trainer[name] for name in ("use_cpu", "ddp_backend") if name in settings.trainer}
     with told_in_a_sentence("launch configuration"):
-        ranks = TrainingArguments(output_dir=settings.out, report_to="none").world_size
+        ranks = TrainingArguments(output_dir=settings.out, report_to="none", **(place | kept)).world_size
     micro = settings.micro_batch or settings.batch // ranks
     if not micro or settings.batch % (micro * ranks):
         raise UserError(
@@ -179,7 +182,7 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     }
     pinned = {"dataloader_pin_memory": torch.cuda.is_available()}
     with told_in_a_sentence("key 'trainer'"):
-        arguments = TrainingArguments(**(_PAPER | pinned | settings.trainer | ours | sizes))
+        arguments = TrainingArguments(**(_PAPER | pinned | place | settings.trainer | ours | sizes))
         MDMTrainer.get_optimizer_cls_and_kwargs(arguments)
     refuse_silent_changes(arguments)
     return arguments
