@@ -71,16 +71,12 @@ def runs(tmp_path_factory):
         _, errors = worker.communicate(timeout=240)
         assert worker.returncode == 0, errors[-3000:]
     ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
-    return folder, ranks, json.loads(json.dumps(single_keys(single)))
-
-
-def single_keys(single: dict) -> dict:
-    return {f"one-{lora}": record for lora, record in single.items()}
+    return folder, ranks, json.loads(json.dumps({f"one-{lora}": record for lora, record in single.items()}))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    ((name),) = [p for p in (folder / "model").glob("*.safetensors")]
-    return load_file(name)
+    (path,) = (folder / "model").glob("*.safetensors")
+    return load_file(path)
 
 
 def of_both(ranks: list[dict], name: str) -> tuple[dict, dict[str, float]]:

@@ -33,27 +33,28 @@ def told_in_a_sentence(what: str) -> Iterator[None]:
 
 
 def refuse_silent_changes(arguments: TrainingArguments) -> None:
-    """accelerate drops FSDP on CPUs without a word, transformers float16, and both ranks that they do not see.
+    """accelerate drops sharding on CPUs without a word, transformers float16, and both ranks that they do not see.
 
     Raises:
-        UserError: a launch configuration with FSDP, or float16, and no accelerator; ranks that train on their own.
+        UserError: FSDP, DeepSpeed or float16 without an accelerator; ranks that would train on their own.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.world_size != launched:
         raise UserError(f"launch: expected {launched} processes to train together, found {arguments.world_size}.")
-    if _fsdp_asked() and PartialState().distributed_type == DistributedType.MULTI_CPU:
-        raise UserError("launch configuration: expected accelerators to shard over with FSDP, found CPUs; use DDP.")
+    for name in ("FSDP", "DEEPSPEED"):
+        if _asked(name) and PartialState().distributed_type == DistributedType.MULTI_CPU:
+            raise UserError(f"launch configuration: expected accelerators to shard over ({name}), found CPUs; use DDP.")
     if arguments.fp16 and arguments.device.type == "cpu":
         raise UserError("key 'trainer.fp16': expected an accelerator, found a CPU; leave it out, or take bf16.")
 
 
-def _fsdp_asked() -> bool:
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+def _asked(what: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{what}", "false").lower() == "true"
 
 
 def will_shard(arguments: TrainingArguments) -> bool:
     """Whether the Trainer splits the model's weights over the ranks, so that it should not wait on a GPU whole."""
-    return _fsdp_asked() or getattr(arguments, "deepspeed_plugin", None) is not None
+    return _asked("FSDP") or getattr(arguments, "deepspeed_plugin", None) is not None
 
 
 def is_sharded(trainer: Trainer) -> bool:

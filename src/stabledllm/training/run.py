@@ -39,8 +39,10 @@ from stabledllm.training.trainer import MDMTrainer
 
 RUN = "run.json"
 SCHEMA = "stabledllm/run/1"
-# What differs from TrainingArguments' defaults: the paper's recipe, and no logging back end unless asked for.
+# What differs from TrainingArguments' defaults: the paper's recipe, no logging back end unless asked for, and no search
+# for unused parameters under DDP (a step without a masked token uses them all the same).
 _PAPER = {"learning_rate": 5e-5, "weight_decay": 0.1, "lr_scheduler_type": "linear", "report_to": "none"}
+_PAPER |= {"ddp_find_unused_parameters": False}
 Say = Callable[[str], None]
 
 
