@@ -20,6 +20,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.models.loading import load_model
@@ -51,32 +52,49 @@ def be_a_gpu(arguments: TrainingArguments) -> None:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
-def train(settings: dict, sharded: str | None) -> dict:
-    """One run in float64 through ``training.run.train``; what this rank drew and lost."""
-    fsdp = {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_STATE_DICT_TYPE": sharded or "",
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
-    }
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+}
+DEEPSPEED = {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false"}
+
+
+def environment(sharded: str | None) -> dict[str, str]:
+    """What ``accelerate launch`` would say: nothing (DDP), FSDP2's form of checkpoints, or ZeRO's stage."""
+    if sharded is None:
+        return {}
+    if sharded.startswith("zero"):
+        stage = sharded.removeprefix("zero")
+        whole = {"ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": str(stage == "3")}
+        return DEEPSPEED | whole | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": stage}
+    return FSDP | {"FSDP_STATE_DICT_TYPE": sharded}
+
+
+def train(settings: dict, sharded: str | None, dtype: str = "float64") -> dict:
+    """One run through ``training.run.train``; what this rank drew and lost."""
+    wanted = getattr(torch, dtype)
     with (
-        mock.patch.dict(os.environ, fsdp if sharded else {}),
-        mock.patch("stabledllm.config.build.load_model", lambda name, **k: load_model(name, torch.float64, **k)),
+        mock.patch.dict(os.environ, environment(sharded)),
+        mock.patch("stabledllm.config.build.load_model", lambda name, **k: load_model(name, wanted, **k)),
         mock.patch.object(run, "refuse_silent_changes", be_a_gpu),
         mock.patch.object(run, "MDMTrainer", Recording),
     ):
         run.train(TrainSettings.model_validate(settings), say=lambda _: None)
+    unset_hf_deepspeed_config()  # as in a process of its own: else the next model is loaded in shards
     trainer = Recording.last
-    assert trainer.is_fsdp_enabled == bool(sharded)
-    assert not sharded or any(isinstance(p, DTensor) for p in trainer.model.parameters())
+    zero = (sharded or "").startswith("zero")
+    assert trainer.is_deepspeed_enabled == zero
+    assert trainer.is_fsdp_enabled == (sharded is not None and not zero)
+    assert not trainer.is_fsdp_enabled or any(isinstance(p, DTensor) for p in trainer.model.parameters())
     return {
         "draws": [[*key, t, masked] for key, (t, masked) in trainer.recorded.draws.items()],
         "losses": trainer.recorded.parts,
     }
 
 
-def again_from_a_checkpoint(settings: dict, sharded: str | None) -> dict:
+def again_from_a_checkpoint(settings: dict, sharded: str | None, dtype: str) -> dict:
     """The run as it is after a kill at its first checkpoint."""
     whole, cut = Path(settings["out"]), Path(settings["out"] + "-cut")
     if int(os.environ.get("RANK", "0")) == 0:
@@ -84,7 +102,7 @@ def again_from_a_checkpoint(settings: dict, sharded: str | None) -> dict:
         shutil.copy(whole / "p_of_t.json", cut)
     if dist.is_initialized():
         dist.barrier()
-    return train(settings | {"out": str(cut)}, sharded)
+    return train(settings | {"out": str(cut)}, sharded, dtype)
 
 
 def by_hand(ranks: int, rank: int) -> dict:
@@ -138,8 +156,8 @@ def main(plan: Path) -> None:
     rank = int(os.environ["RANK"])
     found = {}
     for name, part in todo.items():
-        found[name] = train(part["settings"], part["sharded"])
-        found[f"{name}-cut"] = again_from_a_checkpoint(part["settings"], part["sharded"])
+        found[name] = train(**part)
+        found[f"{name}-cut"] = again_from_a_checkpoint(**part)
     found["by hand"] = by_hand(2, rank)
     (plan.parent / f"rank{rank}.json").write_text(json.dumps(found))
     dist.barrier()
