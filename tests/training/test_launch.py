@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -19,7 +20,9 @@ from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from stabledllm.config import shipped_launches
 from stabledllm.config.settings import TrainSettings
+from stabledllm.errors import UserError
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.training import devices
 from stabledllm.training.run import training_arguments
 from tests.cli.runner import assert_refused, in_process
 
@@ -135,3 +138,21 @@ def test_what_this_machine_lacks_is_one_sentence(tmp_path, override, words):
     small = ["data.train_rows=20", "data.validation_rows=2", "data.test_rows=2", "out=out"]
     result = in_process("train", "sft-synthetic", *small, override, cwd=tmp_path)
     assert_refused(result, *words)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2"}, "FSDP.*found CPUs"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "WORLD_SIZE": "2"}, "DEEPSPEED.*found CPUs"),
+        ({"WORLD_SIZE": "3"}, "expected 3 processes to train together, found 2"),
+    ],
+)
+def test_what_accelerate_would_drop_without_a_word_is_refused(monkeypatch, environment, words):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    state = SimpleNamespace(distributed_type=DistributedType.MULTI_CPU)
+    monkeypatch.setattr(devices, "PartialState", lambda: state)
+    arguments = SimpleNamespace(world_size=2, fp16=False, device=torch.device("cpu"))
+    with pytest.raises(UserError, match=words):
+        devices.refuse_silent_changes(arguments)
