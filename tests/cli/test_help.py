@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from stabledllm.config import shipped_recipes
+from stabledllm.config import shipped_launches, shipped_recipes
 from tests.cli.runner import ROOT, stabledllm
 from tests.cli.runner import in_process as call
 
@@ -19,6 +19,7 @@ COMMANDS = (
     "experiment",
     "generate",
     "eval",
+    "merge",
     "report",
     "ls",
     "cp",
@@ -56,9 +57,11 @@ def test_every_shipped_recipe_is_valid(tmp_path, name):
 
 def test_ls_and_cp(tmp_path):
     listed = call("ls", cwd=tmp_path)
-    assert all(name in listed.stdout for name in shipped_recipes())
+    assert all(name in listed.stdout for name in shipped_recipes() | shipped_launches())
     assert call("cp", "sft-synthetic", cwd=tmp_path).returncode == 0
     assert (tmp_path / "sft-synthetic.yaml").read_text() == shipped_recipes()["sft-synthetic"]
+    assert call("cp", "accelerate/fsdp2", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "fsdp2.yaml").read_text() == shipped_launches()["accelerate/fsdp2"]
     again = call("cp", "sft-synthetic", cwd=tmp_path)
     assert again.returncode == 2
     assert "there already" in again.stderr

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe
-from stabledllm.config.build import build_decoding, build_method, build_objective
+from stabledllm.config.build import build_decoding, build_method, build_model, build_objective
 from stabledllm.config.recipe import apply_overrides, check
 from stabledllm.config.settings import DataSettings, DecodingSettings, DecomposeSettings
 from stabledllm.errors import UserError
@@ -30,6 +30,7 @@ from stabledllm.errors import UserError
 Say = Callable[[str], None]
 transformers_logging.disable_progress_bar()
 warnings.filterwarnings("ignore", message=".*pin_memory.*")
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft's call
 logging.getLogger("torch.distributed").setLevel(logging.ERROR)
 
 
@@ -112,7 +113,6 @@ def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Probe, fit, and write ``p_of_t.json`` with its picture."""
     from stabledllm.data.bundle import load_rows
     from stabledllm.data.rows import require_marks
-    from stabledllm.models.loading import load_model
     from stabledllm.reports import save_fit_figure
     from stabledllm.training.density import probe_and_fit
     from stabledllm.training.run import set_form
@@ -121,7 +121,7 @@ def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     method = build_method(settings.method, settings.method_options)
     if not method.needs_p:
         raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
-    loaded = load_model(settings.model)
+    loaded = build_model(settings)
     set_form(loaded, settings)
     rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
     say(note)
@@ -158,10 +158,12 @@ def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
         )
+    from stabledllm.training.devices import is_main_process
     from stabledllm.training.run import train as run
 
     run(settings, say=say)
-    say(f"wrote {Path(settings.out) / 'run.json'} and the model in {Path(settings.out) / 'model'}")
+    if is_main_process():
+        say(f"wrote {Path(settings.out) / 'run.json'} and the model in {Path(settings.out) / 'model'}")
 
 
 def experiment(recipe: str, overrides: Sequence[str], *, say: Say, jobs: int = 1) -> None:
@@ -181,7 +183,27 @@ def experiment(recipe: str, overrides: Sequence[str], *, say: Say, jobs: int = 1
     say(f"wrote {Path(settings.out) / 'results.json'}")
 
 
-def generate(prompts: Sequence[str], model: str, sizes: dict[str, int], decoding: Sequence[str]) -> None:
+def merge(adapter: str, out: Path, *, base: str | None, dtype: str, say: Say) -> None:
+    """Write the base with the adapter added to its weights."""
+    import torch
+
+    from stabledllm.models.adapters import merged
+    from stabledllm.models.loading import load_model
+
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in kinds:
+        raise UserError(f"merge: expected --dtype {', '.join(kinds)}, found '{dtype}'.")
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise UserError(f"{out}: expected a new folder, found one that is there already.")
+    # Added in float32 whatever is written, so that it is rounded once.
+    whole = merged(load_model(adapter, base=base))
+    whole.model.to(kinds[dtype]).save_pretrained(out)
+    say(f"wrote {out}")
+
+
+def generate(
+    prompts: Sequence[str], model: str, sizes: dict[str, int], decoding: Sequence[str], base: str | None = None
+) -> None:
     """Print each prompt with its completion, and on standard error what it took."""
     from stabledllm.decoding import DecodingStats
     from stabledllm.evaluation.accuracy import complete
@@ -190,7 +212,7 @@ def generate(prompts: Sequence[str], model: str, sizes: dict[str, int], decoding
     options = build_decoding(_decoding(sizes, decoding))
     if not prompts or not all(p.strip() for p in prompts):
         raise UserError("generate: expected non-empty prompts, found an empty one.")
-    loaded = load_model(model)
+    loaded = load_model(model, base=base)
     stats, conversations = DecodingStats(), [[{"role": "user", "content": p}] for p in prompts]
     for prompt, text in zip(prompts, complete(loaded, conversations, options, 32, stats=stats), strict=True):
         print(f"{prompt}\n{text}\n", flush=True)
@@ -211,6 +233,7 @@ def evaluate(
     pad_response_to: int,
     sizes: dict[str, int],
     decoding: Sequence[str],
+    base: str | None = None,
     say: Say,
 ) -> None:
     """NLL and accuracy, with their errors, into ``eval.json``."""
@@ -229,7 +252,7 @@ def evaluate(
     chosen = _decoding(sizes, decoding)
     options = build_decoding(chosen)
     settings = DataSettings(train=data, max_len=max_len, pad_response_to=pad_response_to)
-    loaded = load_model(model)
+    loaded = load_model(model, base=base)
     examples = load_examples(data, split="test", n=rows, seed=settings.seed)[:rows]
     encoded = encode_examples(examples, loaded.tokenizer, encoding_options(settings))
     say(encoded.summary(max_len))

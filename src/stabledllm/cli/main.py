@@ -21,7 +21,8 @@ app = typer.Typer(
 )
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
-Model = Annotated[str, typer.Option(help="'tiny' (shipped) or a folder that a run saved.")]
+Model = Annotated[str, typer.Option(help="'tiny' (shipped) or a folder that a run saved, an adapter's too.")]
+Base = Annotated[str | None, typer.Option(help="Of an adapter: its base model, where it is not where it was.")]
 Decoding = Annotated[
     list[str] | None,
     typer.Option(
@@ -164,12 +165,13 @@ def generate(
     steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
     block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
     decoding: Decoding = None,
+    base: Base = None,
 ) -> None:
     """Completions of prompts, through the model's chat template; greedy low-confidence unless told otherwise."""
     from stabledllm.cli.commands import generate as run
 
     prompts = [line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt
-    run(prompts, model, {"length": length, "steps": steps, "block": block}, decoding or [])
+    run(prompts, model, {"length": length, "steps": steps, "block": block}, decoding or [], base)
 
 
 @app.command(name="eval")
@@ -186,14 +188,28 @@ def evaluate(
     pad_response_to: Annotated[
         int, typer.Option(min=1, help="As in training: end tokens supervised up to a multiple.")
     ] = 1,
+    base: Base = None,
 ) -> None:
     """NLL (standard objective, fixed noise) and exact-match accuracy of a model on test rows."""
     from stabledllm.cli.commands import evaluate as run
 
     run(
         model, data, out, rows=rows, max_len=max_len, pad_response_to=pad_response_to,
-        sizes={"length": length, "steps": steps, "block": block}, decoding=decoding or [], say=_say,
+        sizes={"length": length, "steps": steps, "block": block}, decoding=decoding or [], base=base, say=_say,
     )  # fmt: skip
+
+
+@app.command()
+def merge(
+    adapter: Annotated[str, typer.Argument(help="A folder with an adapter, such as a LoRA run's out/model.")],
+    out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
+    base: Base = None,
+    dtype: Annotated[str, typer.Option(help="Of the written weights: float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Add an adapter to its base's weights and write the whole model, in the base's own layout."""
+    from stabledllm.cli.commands import merge as run
+
+    run(adapter, out, base=base, dtype=dtype, say=_say)
 
 
 @app.command()
@@ -206,23 +222,23 @@ def report(folder: Annotated[Path, typer.Argument(help="A folder with results of
 
 @app.command()
 def ls() -> None:
-    """The recipes that come with the package."""
-    from stabledllm.config import shipped_recipes
+    """The recipes that come with the package, and the configurations for ``accelerate launch``."""
+    from stabledllm.config import shipped_launches, shipped_recipes
 
-    for name, text in shipped_recipes().items():
+    for name, text in (shipped_recipes() | shipped_launches()).items():
         typer.echo(f"{name:24s} {text.splitlines()[0].lstrip('# ')}")
 
 
 @app.command()
 def cp(
-    name: Annotated[str, typer.Argument(help="A shipped recipe.")],
+    name: Annotated[str, typer.Argument(help="A shipped recipe or launch configuration.")],
     to: Annotated[Path | None, typer.Argument(help="Where to; the recipe's own name here by default.")] = None,
 ) -> None:
-    """Copy a shipped recipe to edit it."""
-    from stabledllm.config import find_recipe
+    """Copy a shipped recipe or launch configuration to edit it."""
+    from stabledllm.config import find_recipe, shipped_launches
     from stabledllm.files import write_text
 
-    text = find_recipe(name)
+    text = shipped_launches().get(name.removesuffix(".yaml")) or find_recipe(name)
     path = to or Path(f"{name.rsplit('/', 1)[-1].removesuffix('.yaml')}.yaml")
     if path.exists():
         raise UserError(f"{path}: expected a new file, found one that is there already.")

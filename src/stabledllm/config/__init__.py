@@ -1,6 +1,6 @@
 """Recipes: YAML files checked against typed settings, with ``key=value`` overrides."""
 
-from stabledllm.config.recipe import find_recipe, load_recipe, shipped_recipes
+from stabledllm.config.recipe import find_recipe, load_recipe, shipped_launches, shipped_recipes
 from stabledllm.config.settings import DataSettings, ExperimentSettings, PPOTSSettings, TrainSettings
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "TrainSettings",
     "find_recipe",
     "load_recipe",
+    "shipped_launches",
     "shipped_recipes",
 ]

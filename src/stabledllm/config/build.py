@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from stabledllm.config.settings import AdaptiveSettings, DecodingSettings, MethodSettings, ObjectiveSettings
+from stabledllm.config.settings import (
+    AdaptiveSettings,
+    DecodingSettings,
+    MethodSettings,
+    ObjectiveSettings,
+    TrainSettings,
+)
 from stabledllm.decoding import DecodingOptions
+from stabledllm.errors import UserError
+from stabledllm.models.loading import LoadedModel, is_adapter, load_model
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.objective import Objective
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
+
+
+def build_model(settings: TrainSettings) -> LoadedModel:
+    """The model that a run trains: the whole of it, fresh adapters on it, or an adapter to be trained further.
+
+    Raises:
+        UserError: a model that does not load, or quantised weights that would have to be trained.
+    """
+    if settings.quantised and not settings.lora and not is_adapter(settings.model):
+        raise UserError(
+            f"key 'quantised': expected 'lora' beside it, since weights in {settings.quantised} cannot be trained, "
+            f"found none."
+        )
+    loaded = load_model(settings.model, quantised=settings.quantised)
+    if settings.lora is None:
+        return loaded
+    from stabledllm.models.adapters import LoRAOptions, add_lora
+
+    return add_lora(loaded, LoRAOptions(**settings.lora.model_dump()))
 
 
 def build_method(name: str, settings: MethodSettings) -> Method:

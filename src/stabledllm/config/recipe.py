@@ -25,8 +25,17 @@ Settings = TypeVar("Settings", TrainSettings, ExperimentSettings)
 @cache
 def shipped_recipes() -> dict[str, str]:
     """Name to text of every recipe in the package, sub-folders included (``table1/gsm8k``)."""
+    return _yaml_files("recipes")
+
+
+def shipped_launches() -> dict[str, str]:
+    """Name to text of every configuration of ``accelerate launch`` in the package (``accelerate/fsdp2``)."""
+    return {f"accelerate/{name}": text for name, text in _yaml_files("launch").items()}
+
+
+def _yaml_files(folder: str) -> dict[str, str]:
     found = {}
-    with as_file(files("stabledllm") / "recipes") as root:
+    with as_file(files("stabledllm") / folder) as root:
         for path in sorted(root.rglob("*.yaml")):
             found[path.relative_to(root).with_suffix("").as_posix()] = path.read_text(encoding="utf-8")
     return found
@@ -168,7 +177,9 @@ def _set(tree: dict, override: str) -> None:
     *path, last = key.split(".")
     node: Any = tree
     for part in path:
-        node = node.setdefault(part, {})
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
         if not isinstance(node, dict):
             raise UserError(f"override '{override}': '{part}' holds a value, not keys.")
     node[last] = _value(text)

@@ -125,12 +125,19 @@ class DecodingSettings(_Strict):
 
 
 class LoRASettings(_Strict):
-    """Low-rank adapters in place of full fine-tuning."""
+    """Low-rank adapters beside frozen weights; the run saves the adapter alone."""
 
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)
+    """What the adapters add is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    """Of the adapters' inputs. Drawn by torch: with it, a step's result depends on how it is split over devices."""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """Names of the adapted layers, or their ends; ``all-linear``: every linear layer but the output layer."""
+    modules_to_save: list[str] = []
+    """Modules trained whole and saved with the adapter, such as the output layer."""
+    seed: int = 0
+    """Of the adapters' first values; the same for every seed of an experiment, as a base's weights are."""
 
 
 class TrainSettings(_Strict):

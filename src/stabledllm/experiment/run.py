@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stabledllm.config.build import build_decoding, build_method, build_objective
+from stabledllm.config.build import build_decoding, build_method, build_model, build_objective
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.errors import UserError
@@ -17,7 +17,7 @@ from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import train_all
 from stabledllm.files import read_json, write_json
 from stabledllm.measure import LossMeter
-from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.models.loading import LoadedModel
 from stabledllm.objective import Objective
 from stabledllm.ppots.density import canonical
 from stabledllm.provenance import device_name, versions
@@ -47,7 +47,7 @@ def run_experiment(settings: ExperimentSettings, say: Say = print, jobs: int = 1
         rows_per_step(name, settings)
     build_decoding(settings.base.decoding)
     _claim(out, settings)
-    loaded = load_model(settings.base.model)
+    loaded = build_model(settings.base)
     set_form(loaded, settings.base)
     data = load_bundle(settings.base.data, loaded.tokenizer, say)
     untuned = _untuned(out, settings.base, loaded, data, say)

@@ -13,7 +13,10 @@ from transformers import PreTrainedModel
 
 from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
+from stabledllm.models.quantised import keep_differentiable, quantisation
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,24 @@ class LoadedModel:
         return self.tokenizer.eos_token_id
 
 
-def load_model(name: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
-    """``tiny`` (shipped, no network) or a local folder that this library saved.
+def load_model(
+    name: str, dtype: torch.dtype = torch.float32, *, base: str | None = None, quantised: str | None = None
+) -> LoadedModel:
+    """``tiny`` (shipped, no network), a local folder that this library saved, or the folder of an adapter.
+
+    Args:
+        base: of an adapter, in the place of the base that it names.
+        quantised: ``4bit`` or ``8bit``: the weights of the linear layers, held so by bitsandbytes.
 
     Raises:
         UserError: no such folder, no config.json, another family, a missing weight or an unexpected one.
     """
+    if is_adapter(name):
+        from stabledllm.models.adapters import load_adapter
+
+        return load_adapter(name, lambda found: load_model(found, dtype, quantised=quantised), base)
+    if base is not None:
+        raise UserError(f"model '{name}': expected an adapter's folder to take base '{base}', found none.")
     folder = Path(str(files("stabledllm") / "assets" / "tiny")) if name == "tiny" else Path(name).expanduser()
     _check_folder(folder, name)
     model, info = TinyMDM.from_pretrained(
@@ -51,12 +66,19 @@ def load_model(name: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
         dtype=dtype,
         output_loading_info=True,
         local_files_only=True,
+        **quantisation(quantised, dtype),
     )
+    keep_differentiable(model)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             first = sorted(str(k) for k in info[kind])[0]
             raise UserError(f"model '{name}': expected the weights of its config, found {kind[:-5]} weight {first}.")
     return LoadedModel(model, ByteTokenizer(), name)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a model's name is the folder of an adapter."""
+    return (Path(name).expanduser() / ADAPTER_CONFIG).is_file()
 
 
 def _check_folder(folder: Path, name: str) -> None:

@@ -25,6 +25,7 @@ from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.profile import Profile, probe, rate_edges
 from stabledllm.ppots.units import UnitMeter
 from stabledllm.training.checkpoints import DENSITY
+from stabledllm.training.devices import will_shard
 from stabledllm.variance.gradient_density import norm_profile, proxy_quality
 
 
@@ -61,6 +62,8 @@ def obtain_density(
                 settings.batch,
                 block_size=settings.block_size,
             )
+            if will_shard(arguments):  # the whole model beside its shards would not fit
+                loaded.model.to("cpu")
         density.save(path)
         say(density.summary())
         if density.fallback:

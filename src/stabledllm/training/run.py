@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Container
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from stabledllm.config.build import build_adaptive, build_decoding, build_method, build_objective
+from stabledllm.config.build import build_adaptive, build_decoding, build_method, build_model, build_objective
 from stabledllm.config.settings import TrainSettings
 from stabledllm.control_variate import default_rate
 from stabledllm.data.bundle import DataBundle, load_bundle
@@ -18,7 +19,7 @@ from stabledllm.data.rows import require_marks
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.evaluation.accuracy import accuracy, has_answers
 from stabledllm.files import read_json, write_json, write_text
-from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import refuse_too_large
@@ -26,14 +27,24 @@ from stabledllm.ppots.density import FittedDensity
 from stabledllm.provenance import device_name, versions
 from stabledllm.training.checkpoints import DENSITY, check_same, last_complete, stamp
 from stabledllm.training.density import obtain_density
+from stabledllm.training.devices import (
+    AgreeingModel,
+    is_main_process,
+    is_sharded,
+    refuse_silent_changes,
+    save_whole,
+    told_in_a_sentence,
+)
 from stabledllm.training.progress import StepBar
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
 
 RUN = "run.json"
 SCHEMA = "stabledllm/run/1"
-# What differs from TrainingArguments' defaults: the paper's recipe, and no logging back end unless asked for.
+# What differs from TrainingArguments' defaults: the paper's recipe, no logging back end unless asked for, and no search
+# for unused parameters under DDP (a step without a masked token uses them all the same).
 _PAPER = {"learning_rate": 5e-5, "weight_decay": 0.1, "lr_scheduler_type": "linear", "report_to": "none"}
+_PAPER |= {"ddp_find_unused_parameters": False}
 Say = Callable[[str], None]
 
 
@@ -47,6 +58,7 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
         UserError: bad settings or data, or a folder that holds a run with another identity.
     """
     out = Path(settings.out)
+    say = say if is_main_process() else _silent
     method = build_method(settings.method, settings.method_options)
     build_objective(settings.objective)
     if settings.block_size:
@@ -63,7 +75,7 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
         check_same(checkpoint, identity)
         say(f"resuming from {checkpoint}")
     refuse_too_large(settings, longest=1)
-    loaded = load_model(settings.model)
+    loaded = build_model(settings)
     set_form(loaded, settings)
     data = data or load_bundle(settings.data, loaded.tokenizer, say)
     refuse_too_large(settings, longest=max(len(row) for row in data.train))
@@ -74,6 +86,10 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
     return _finish(settings, trainer, loaded, data, density, identity, seconds, say)
 
 
+def _silent(_: str) -> None:
+    """What ranks other than the first say."""
+
+
 def run_identity(settings: TrainSettings, method: Method) -> dict:
     """What decides which numbers are drawn and what is minimised; the split over devices is not in it."""
     return {
@@ -82,6 +98,8 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
         "objective": settings.objective.model_dump(),
         "adaptive": settings.adaptive.model_dump() if method.adaptive else None,
         "model": settings.model,
+        "lora": settings.lora.model_dump() if settings.lora else None,
+        "quantised": settings.quantised,
         "data": settings.data.train,
         "batch": settings.batch,
         "seed": settings.seed,
@@ -181,7 +199,11 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
     for name in settings.trainer:
         if name in ours or name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             raise UserError(f"key 'trainer.{name}': set by the recipe's own keys (steps, batch, seed, out, ...).")
-    ranks = TrainingArguments(output_dir=settings.out, report_to="none").world_size
+    # Without it transformers overlooks that it is one of several processes where there is no accelerator.
+    place = {"use_cpu": True} if not torch.accelerator.is_available() else {}
+    kept = {name: settings.trainer[name] for name in ("use_cpu", "ddp_backend") if name in settings.trainer}
+    with told_in_a_sentence("launch configuration"):
+        ranks = TrainingArguments(output_dir=settings.out, report_to="none", **(place | kept)).world_size
     micro = settings.micro_batch or settings.batch // ranks
     if not micro or settings.batch % (micro * ranks):
         raise UserError(
@@ -193,10 +215,14 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
     }
     pinned = {"dataloader_pin_memory": torch.cuda.is_available()}
     device = {"use_cpu": True} if without_device else {}
-    try:
-        return TrainingArguments(**(_PAPER | pinned | _renamed(settings.trainer, known) | ours | sizes | device))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"key 'trainer': refused by TrainingArguments: {str(error).splitlines()[0]}") from None
+    trainer = _renamed(settings.trainer, known)
+    with told_in_a_sentence("key 'trainer'"):
+        arguments = TrainingArguments(**(_PAPER | pinned | place | trainer | ours | sizes | device))
+        if not without_device:
+            MDMTrainer.get_optimizer_cls_and_kwargs(arguments)
+    if not without_device:
+        refuse_silent_changes(arguments)
+    return arguments
 
 
 def _renamed(trainer: dict, known: Container[str]) -> dict:
@@ -227,15 +253,20 @@ def _finish(
     nll = trainer.validation()
     metrics = {"validation_nll": nll.as_dict()}
     say(f"validation NLL {nll}")
-    trainer.save_model(str(out / "model"))
-    if not trainer.is_world_process_zero():
+    save_whole(trainer, out / "model")
+    sharded = is_sharded(trainer)
+    if not (trainer.is_world_process_zero() or sharded):
         return {}
     if has_answers(data.test):
-        result = accuracy(loaded, data.test, build_decoding(settings.decoding), settings.generate_batch)
+        decoded = replace(loaded, model=AgreeingModel(loaded.model)) if sharded else loaded
+        result = accuracy(decoded, data.test, build_decoding(settings.decoding), settings.generate_batch)
         metrics["accuracy"] = result.as_dict()
-        save_completions(out / "completions.jsonl", result.completions)
+        if trainer.is_world_process_zero():
+            save_completions(out / "completions.jsonl", result.completions)
         low, high = result.interval
         say(f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n})")
+    if not trainer.is_world_process_zero():
+        return {}
     probe = density.forward_passes if density else 0
     record = {
         "schema": SCHEMA,

@@ -22,6 +22,7 @@ from stabledllm.noise.t_samplers import TSampler
 from stabledllm.objective import Objective, nll_weights, reduce_loss, token_losses
 from stabledllm.ppots.adaptive import AdaptiveDensity
 from stabledllm.training.checkpoints import stamp
+from stabledllm.training.devices import told_in_a_sentence
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
 from stabledllm.training.positions import step_rows
 from stabledllm.training.statistics import StepStatistics
@@ -44,6 +45,7 @@ class _StepEnd(TrainerCallback):
         trainer.sampler = trainer.statistics.finish_step(trainer.gather_rows, trainer.sampler)
 
     def on_save(self, args, state, control, **_):
+        self.trainer.accelerator.wait_for_everyone()  # every rank's part is there
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             stamp(folder, self.trainer.identity, self.trainer.density_file)
@@ -96,12 +98,13 @@ class MDMTrainer(Trainer):
         self.eval_rows, self.eval_draws = eval_rows, eval_draws
         self.density_file, self.adaptive, self.identity = density_file, adaptive, identity or {}
         kwargs["args"].remove_unused_columns = False
-        super().__init__(
-            train_dataset=RowDataset(train_rows),
-            eval_dataset=RowDataset(eval_rows),
-            data_collator=RowCollator(pad_id, syrm=method.syrm),
-            **kwargs,
-        )
+        with told_in_a_sentence("key 'trainer'"):
+            super().__init__(
+                train_dataset=RowDataset(train_rows),
+                eval_dataset=RowDataset(eval_rows),
+                data_collator=RowCollator(pad_id, syrm=method.syrm),
+                **kwargs,
+            )
         # Our loss is already a part of the mean over the whole step: the Trainer must not scale it again.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True

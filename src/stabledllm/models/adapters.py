@@ -1,0 +1,147 @@
+"""Low-rank adapters (Hu et al., arXiv:2106.09685) beside a frozen base, through peft: made, loaded, merged.
+
+An adapter's folder holds the adapter alone and names its base; everything that takes a model's name takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import load_peft_weights
+
+from stabledllm.errors import UserError
+from stabledllm.files import read_json
+from stabledllm.models.loading import ADAPTER_CONFIG, LoadedModel
+
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+@dataclass(frozen=True)
+class LoRAOptions:
+    """W + (alpha / rank) B A in the place of each target's W; A random from ``seed``, B zero, W frozen.
+
+    ``target_modules``: names (or their ends), or ``all-linear``: every linear layer but the output layer.
+    ``modules_to_save``: modules trained whole, such as the output layer; copies of them are in the adapter.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+    modules_to_save: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class AdaptedModel(PeftModel):
+    """A base with its adapter. Called as the base is; saving writes the adapter alone, and never asks a hub."""
+
+    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+        super().save_pretrained(save_directory, **(kwargs | {"save_embedding_layers": False}))
+
+    def create_or_update_model_card(self, output_dir: str) -> None:
+        """None: peft's is a form to be filled in."""
+
+
+def add_lora(loaded: LoadedModel, options: LoRAOptions) -> LoadedModel:
+    """The model with fresh adapters, which alone are trained; its outputs are the base's until they are.
+
+    Raises:
+        UserError: a model that is adapted already, names that match no module, or the output layer as a target.
+    """
+    if isinstance(loaded.model, PeftModel):
+        raise UserError(
+            f"key 'lora': expected a model without adapters, found the adapter '{loaded.name}'; merge it first, or "
+            f"leave 'lora' out to train it further."
+        )
+    names = [name for name, _ in loaded.model.named_modules()]
+    wanted = options.target_modules
+    for key, given in (("target_modules", wanted), ("modules_to_save", options.modules_to_save)):
+        for end in () if isinstance(given, str) else given:
+            if not any(name == end or name.endswith(f".{end}") for name in names):
+                raise UserError(f"key 'lora.{key}': expected names of the model's modules, found '{end}'.")
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=wanted if isinstance(wanted, str) else list(wanted),
+        modules_to_save=list(options.modules_to_save) or None,
+        base_model_name_or_path=_lasting(loaded.name),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        try:
+            model = AdaptedModel(loaded.model, config)
+        except ValueError as error:
+            raise UserError(f"key 'lora': expected targets that peft can adapt, found: {error}") from None
+    # The loss takes the output layer's weight itself, never its call: an adapter beside it would have no effect.
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        raise UserError(
+            "key 'lora.target_modules': expected layers before the output layer, found the output layer; train it "
+            "whole through lora.modules_to_save."
+        )
+    return replace(loaded, model=model)
+
+
+def load_adapter(name: str, load_base: Callable[[str], LoadedModel], base: str | None = None) -> LoadedModel:
+    """The adapter of a folder on the base that it names, or on ``base``; its parameters can be trained further.
+
+    Args:
+        load_base: loads a model by its name.
+
+    Raises:
+        UserError: no weights, a base that is missing or another one, or weights that do not fit the base.
+    """
+    folder = Path(name).expanduser()
+    if not any((folder / file).is_file() for file in _WEIGHTS):
+        raise UserError(f"adapter '{name}': expected {_WEIGHTS[0]} beside {ADAPTER_CONFIG}, found no such file.")
+    named = base or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not named:
+        raise UserError(
+            f"adapter '{name}': expected a base model in {ADAPTER_CONFIG}, found none; name it with --base."
+        )
+    try:
+        loaded = load_base(named)
+    except UserError as error:
+        raise UserError(f"adapter '{name}': its base does not load ({error}); name another with --base.") from None
+    config = PeftConfig.from_pretrained(str(folder))
+    # Adapters trained elsewhere may name a task, whose wrapper has a forward of its own; ours is the base's.
+    config.task_type, config.inference_mode, config.base_model_name_or_path = None, False, _lasting(named)
+    weights = load_peft_weights(str(folder), device="cpu")
+    try:
+        with torch.random.fork_rng():
+            model = AdaptedModel(loaded.model, config)
+        expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+        for kind, keys in (("missing", expected - weights.keys()), ("unexpected", weights.keys() - expected)):
+            if keys:
+                raise UserError(f"adapter '{name}': expected the weights of its config, found {kind} {min(keys)}.")
+        set_peft_model_state_dict(model, weights)
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        first = " ".join(str(error).split())
+        raise UserError(f"adapter '{name}': expected one that fits its base '{named}', found: {first}") from None
+    return LoadedModel(model, loaded.tokenizer, name)
+
+
+def merged(loaded: LoadedModel) -> LoadedModel:
+    """The base with the adapter added to its weights: the same outputs, in the base's own layout when saved.
+
+    Raises:
+        UserError: a model without an adapter.
+    """
+    if not isinstance(loaded.model, PeftModel):
+        raise UserError(
+            f"merge: expected an adapter's folder (with {ADAPTER_CONFIG}), found the model '{loaded.name}'."
+        )
+    return replace(loaded, model=loaded.model.merge_and_unload())
+
+
+def _lasting(name: str) -> str:
+    """The name under which the base is found from any folder: a local one by its whole path."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name

@@ -1,0 +1,90 @@
+"""What a run on many devices needs beside the Trainer: whole models from shards, and ranks that stay in step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from transformers import Trainer, TrainingArguments
+
+from stabledllm.errors import UserError
+
+
+def is_main_process() -> bool:
+    """Whether this is the rank that reports and writes; known from the launcher's environment alone."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def told_in_a_sentence(what: str) -> Iterator[None]:
+    """Turn what transformers and accelerate raise about settings or missing packages into a :class:`UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, ImportError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"{what}: expected settings that this machine can run, found: {message}") from None
+
+
+def refuse_silent_changes(arguments: TrainingArguments) -> None:
+    """accelerate drops sharding on CPUs without a word, transformers float16, and both ranks that they do not see.
+
+    Raises:
+        UserError: FSDP, DeepSpeed or float16 without an accelerator; ranks that would train on their own.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if arguments.world_size != launched:
+        raise UserError(f"launch: expected {launched} processes to train together, found {arguments.world_size}.")
+    for name in ("FSDP", "DEEPSPEED"):
+        if _asked(name) and PartialState().distributed_type == DistributedType.MULTI_CPU:
+            raise UserError(f"launch configuration: expected accelerators to shard over ({name}), found CPUs; use DDP.")
+    if arguments.fp16 and arguments.device.type == "cpu":
+        raise UserError("key 'trainer.fp16': expected an accelerator, found a CPU; leave it out, or take bf16.")
+
+
+def _asked(what: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{what}", "false").lower() == "true"
+
+
+def will_shard(arguments: TrainingArguments) -> bool:
+    """Whether the Trainer splits the model's weights over the ranks, so that it should not wait on a GPU whole."""
+    return _asked("FSDP") or getattr(arguments, "deepspeed_plugin", None) is not None
+
+
+def is_sharded(trainer: Trainer) -> bool:
+    """Whether every forward pass gathers weights from all ranks (FSDP, ZeRO-3): then all must run the same ones."""
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    return trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+
+
+def save_whole(trainer: Trainer, folder: Path) -> None:
+    """Write the model in its own layout from however many shards; every rank must call it."""
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model(str(folder))
+
+
+class AgreeingModel:
+    """A sharded model that every rank calls alike: its logits are rank 0's, so that no rank decodes otherwise.
+
+    What is decoded decides how many forward passes follow; ranks that differed in a last bit would wait for each
+    other for ever.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        self._model = model
+
+    def __call__(self, *args, **kwargs):
+        out = self._model(*args, **kwargs)
+        out.logits = out.logits.contiguous()
+        torch.distributed.broadcast(out.logits, src=0)
+        return out
+
+    def __getattr__(self, name: str):
+        return getattr(self._model, name)
