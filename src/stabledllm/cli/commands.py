@@ -22,9 +22,9 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe
-from stabledllm.config.build import build_decoding, build_method, build_objective
+from stabledllm.config.build import build_decoding, build_method, build_objective, loading_options
 from stabledllm.config.recipe import apply_overrides, check
-from stabledllm.config.settings import DataSettings, DecodingSettings, DecomposeSettings
+from stabledllm.config.settings import DataSettings, DecodingSettings, DecomposeSettings, ModelSettings
 from stabledllm.errors import UserError
 
 Say = Callable[[str], None]
@@ -120,7 +120,7 @@ def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     method = build_method(settings.method, settings.method_options)
     if not method.needs_p:
         raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
-    loaded = load_model(settings.model)
+    loaded = load_model(settings.model, **loading_options(settings))
     rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
     say(note)
     require_marks(rows, method)
@@ -172,7 +172,7 @@ def experiment(recipe: str, overrides: Sequence[str], *, say: Say, jobs: int = 1
     say(f"wrote {Path(settings.out) / 'results.json'}")
 
 
-def generate(prompts: Sequence[str], model: str, length: int, steps: int, block: int) -> None:
+def generate(prompts: Sequence[str], model: str, length: int, steps: int, block: int, loading: dict) -> None:
     """Print each prompt with its completion."""
     from stabledllm.evaluation.accuracy import complete
     from stabledllm.models.loading import load_model
@@ -180,7 +180,7 @@ def generate(prompts: Sequence[str], model: str, length: int, steps: int, block:
     options = build_decoding(_decoding(length, steps, block))
     if not prompts or not all(p.strip() for p in prompts):
         raise UserError("generate: expected non-empty prompts, found an empty one.")
-    loaded = load_model(model)
+    loaded = load_model(model, **_loading(model, loading))
     for prompt, text in zip(
         prompts, complete(loaded, [[{"role": "user", "content": p}] for p in prompts], options, 32), strict=True
     ):
@@ -198,6 +198,7 @@ def evaluate(
     length: int,
     steps: int,
     block: int,
+    loading: dict,
     say: Say,
 ) -> None:
     """NLL and accuracy, with their errors, into ``eval.json``."""
@@ -216,7 +217,7 @@ def evaluate(
     decoding = _decoding(length, steps, block)
     options = build_decoding(decoding)
     settings = DataSettings(train=data, max_len=max_len, pad_response_to=pad_response_to)
-    loaded = load_model(model)
+    loaded = load_model(model, **_loading(model, loading))
     examples = load_examples(data, split="test", n=rows, seed=settings.seed)[:rows]
     encoded = encode_examples(examples, loaded.tokenizer, encoding_options(settings))
     say(encoded.summary(max_len))
@@ -243,7 +244,7 @@ def evaluate(
         "model": model,
         "data": data,
         "metrics": metrics,
-        "config": settings.model_dump() | {"decoding": decoding.model_dump(), "rows": rows},
+        "config": settings.model_dump() | {"decoding": decoding.model_dump(), "rows": rows, **loading},
         "versions": versions(),
         "device": device_name(),
     }
@@ -267,6 +268,10 @@ def validate(recipe: str, overrides: Sequence[str]) -> str:
         return f"{recipe}: an experiment of {len(settings.methods)} methods x {len(settings.seeds)} seeds, in order"
     method = build_method(base.method, base.method_options)
     return f"{recipe}: a training run with method {method.name}, in order"
+
+
+def _loading(model: str, loading: dict) -> dict:
+    return loading_options(check({"model": model} | loading, ModelSettings, f"model '{model}'"))
 
 
 def _decoding(length: int, steps: int, block: int) -> DecodingSettings:

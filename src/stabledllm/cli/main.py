@@ -21,7 +21,14 @@ app = typer.Typer(
 )
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
-Model = Annotated[str, typer.Option(help="'tiny' (shipped) or a folder that a run saved.")]
+Model = Annotated[str, typer.Option(help="'tiny' (shipped), a folder, or a name on the hub.")]
+Family = Annotated[str, typer.Option(help="llada, dream, mmada or mlm; auto: what the model's config.json says.")]
+Dtype = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")]
+Attention = Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2.")]
+EndToken = Annotated[str | None, typer.Option(help="Ends a response, instead of the chat template's own.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that lies beside the weights; no native family needs it.")
+]
 Data = Annotated[str, typer.Option(help="synthetic[:LEVEL], gsm8k:PATH or jsonl:PATH.")]
 
 
@@ -30,6 +37,16 @@ def _say(line: str) -> None:
 
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
+
+
+def _loading(family: str, dtype: str, attention: str, end_token: str | None, trust_remote_code: bool) -> dict:
+    return {
+        "family": family,
+        "dtype": dtype,
+        "attention": attention,
+        "end_token": end_token,
+        "trust_remote_code": trust_remote_code,
+    }
 
 
 @app.callback(invoke_without_command=True)
@@ -155,11 +172,17 @@ def generate(
     length: Annotated[int, typer.Option(help="New tokens.")] = 64,
     steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
     block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
+    family: Family = "auto",
+    dtype: Dtype = "float32",
+    attention: Attention = "sdpa",
+    end_token: EndToken = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Greedy low-confidence completions of prompts, through the model's chat template."""
     from stabledllm.cli.commands import generate as run
 
-    run([line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt, model, length, steps, block)
+    loading = _loading(family, dtype, attention, end_token, trust_remote_code)
+    run([line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt, model, length, steps, block, loading)
 
 
 @app.command(name="eval")
@@ -175,6 +198,11 @@ def evaluate(
     pad_response_to: Annotated[
         int, typer.Option(min=1, help="As in training: end tokens supervised up to a multiple.")
     ] = 1,
+    family: Family = "auto",
+    dtype: Dtype = "float32",
+    attention: Attention = "sdpa",
+    end_token: EndToken = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """NLL (standard objective, fixed noise) and exact-match accuracy of a model on test rows."""
     from stabledllm.cli.commands import evaluate as run
@@ -182,6 +210,7 @@ def evaluate(
     run(
         model, data, out, rows=rows, max_len=max_len, pad_response_to=pad_response_to,
         length=length, steps=steps, block=block, say=_say,
+        loading=_loading(family, dtype, attention, end_token, trust_remote_code),
     )  # fmt: skip
 
 

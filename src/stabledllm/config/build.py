@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from stabledllm.config.settings import AdaptiveSettings, DecodingSettings, MethodSettings, ObjectiveSettings
+import torch
+
+from stabledllm.config.settings import (
+    AdaptiveSettings,
+    DecodingSettings,
+    MethodSettings,
+    ModelSettings,
+    ObjectiveSettings,
+)
 from stabledllm.decoding import DecodingOptions
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.objective import Objective
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
+
+
+def loading_options(settings: ModelSettings) -> dict:
+    """What :func:`~stabledllm.models.loading.load_model` takes beside the model's name."""
+    return {
+        "dtype": getattr(torch, settings.dtype),
+        "family": settings.family,
+        "attention": settings.attention,
+        "end_token": settings.end_token,
+        "trust_remote_code": settings.trust_remote_code,
+    }
 
 
 def build_method(name: str, settings: MethodSettings) -> Method:

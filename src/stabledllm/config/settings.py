@@ -107,10 +107,26 @@ class DecodingSettings(_Strict):
     block: int = Field(32, ge=1)
 
 
-class TrainSettings(_Strict):
-    """One training run."""
+class ModelSettings(_Strict):
+    """Which model, and how it is loaded."""
 
     model: str = "tiny"
+    """``tiny``, a local folder, or a name on the hub."""
+    family: str = "auto"
+    """``llada``, ``dream``, ``mmada``, ``mlm``; ``auto``: what the model's config.json says."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights; mixed precision over float32 weights is ``trainer.bf16``."""
+    attention: str = "sdpa"
+    """Back end: ``sdpa``, ``eager`` or ``flash_attention_2``."""
+    end_token: str | None = None
+    """Ends a response; without it the token that closes an assistant's turn in the model's chat template."""
+    trust_remote_code: bool = False
+    """Run code that lies beside the weights; needed only for models of no native family."""
+
+
+class TrainSettings(ModelSettings):
+    """One training run."""
+
     data: DataSettings = DataSettings()
     method: str = "standard"
     method_options: MethodSettings = MethodSettings()
@@ -182,10 +198,9 @@ class GradientSettings(_Strict):
     """``exact`` gradients or a seeded random projection of them; ``auto`` projects where they do not fit."""
 
 
-class DecomposeSettings(_Strict):
+class DecomposeSettings(ModelSettings):
     """``stabledllm decompose``: how much is drawn for each part of the answer."""
 
-    model: str = "tiny"
     data: DataSettings = DataSettings()
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()

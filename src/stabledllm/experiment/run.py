@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stabledllm.config.build import build_decoding, build_method, build_objective
+from stabledllm.config.build import build_decoding, build_method, build_objective, loading_options
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.errors import UserError
@@ -46,7 +46,7 @@ def run_experiment(settings: ExperimentSettings, say: Say = print, jobs: int = 1
         rows_per_step(name, settings)
     build_decoding(settings.base.decoding)
     _claim(out, settings)
-    loaded = load_model(settings.base.model)
+    loaded = load_model(settings.base.model, **loading_options(settings.base))
     data = load_bundle(settings.base.data, loaded.tokenizer, say)
     untuned = _untuned(out, settings.base, loaded, data, say)
     densities = {name: _density(out, settings, name, loaded, data, say) for name in methods}

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from stabledllm.config.build import build_adaptive, build_decoding, build_method, build_objective
+from stabledllm.config.build import build_adaptive, build_decoding, build_method, build_objective, loading_options
 from stabledllm.config.settings import TrainSettings
 from stabledllm.control_variate import default_rate
 from stabledllm.data.bundle import DataBundle, load_bundle
@@ -58,7 +58,7 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
     if checkpoint:
         check_same(checkpoint, identity)
         say(f"resuming from {checkpoint}")
-    loaded = load_model(settings.model)
+    loaded = load_model(settings.model, **loading_options(settings))
     data = data or load_bundle(settings.data, loaded.tokenizer, say)
     trainer, density = build_trainer(settings, loaded, data, checkpoint, say)
     started = time.perf_counter()
@@ -75,6 +75,8 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
         "objective": settings.objective.model_dump(),
         "adaptive": settings.adaptive.model_dump() if method.adaptive else None,
         "model": settings.model,
+        "dtype": None if settings.dtype == "float32" else settings.dtype,  # None in runs older than the key
+        "end_token": settings.end_token,
         "data": settings.data.train,
         "batch": settings.batch,
         "seed": settings.seed,
@@ -112,6 +114,7 @@ def build_trainer(
         density_file=out / DENSITY if density else None,
         adaptive=build_adaptive(settings.adaptive, method, objective.eps, start) if method.adaptive else None,
         identity=run_identity(settings, method),
+        processing_class=loaded.tokenizer,
         statistics=StepStatistics(
             settings.method_options.ema_bins,
             default_rate(settings.method_options.ema_bins, len(data.train)),

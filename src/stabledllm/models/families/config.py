@@ -34,7 +34,9 @@ class HubConfig(PretrainedConfig):
                 shown = " or ".join(str(value) for value in allowed)
                 raise UserError(f"config.json: {key}: expected {shown}, found {config_dict[key]!r}.")
         read = copy.deepcopy({key: value for key, value in config_dict.items() if key not in _OURS})
-        loaded = super().from_dict(config_dict, **kwargs)
+        # What can have one value only is no setting: it stays in what was read, and nowhere else.
+        settings = {key: value for key, value in config_dict.items() if key not in cls.required}
+        loaded = super().from_dict(settings, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         config._read = read
         return loaded
@@ -47,5 +49,7 @@ class HubConfig(PretrainedConfig):
 
     def _restored(self, written: dict[str, Any]) -> dict[str, Any]:
         written.pop("_read", None)
-        implied = {key: allowed[0] for key, allowed in self.required.items()}
-        return {**implied, **written, **copy.deepcopy(getattr(self, "_read", {}))}
+        read = getattr(self, "_read", None)
+        if read is None:
+            return {key: allowed[0] for key, allowed in self.required.items()} | written
+        return written | copy.deepcopy(read)

@@ -57,7 +57,7 @@ class DreamConfig(HubConfig):
         self.rope_theta = rope_theta
         self.initializer_range = initializer_range
         self.mask_token_id = mask_token_id
-        super().__init__(**{k: v for k, v in kwargs.items() if k not in self.required and k != "sliding_window"})
+        super().__init__(**{key: value for key, value in kwargs.items() if key != "sliding_window"})
         self.tie_word_embeddings = tie_word_embeddings
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
