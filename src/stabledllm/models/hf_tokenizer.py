@@ -16,7 +16,8 @@ from stabledllm.files import read_json, write_json
 # What lies beside the weights and belongs to the model; copied as it is, so that the original code finds it.
 _COMPANIONS = (
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-    "*.model", "*.jinja", "chat_template.json", "generation_config.json", "*.py",
+    "*.model", "*.jinja", "chat_template.json", "generation_config.json",
+    "configuration*.py", "modeling*.py", "tokenization*.py", "generation*.py",
 )  # fmt: skip
 _CHOICES = "stabledllm_tokenizer.json"
 _MARKER = "ANSWER"
