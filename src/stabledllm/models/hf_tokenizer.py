@@ -197,7 +197,10 @@ def load_tokenizer(
     if end_token is None and (folder / _CHOICES).is_file():
         end_token = read_json(folder / _CHOICES).get("end_token")
     try:
-        tokenizer = _read(folder, trust_remote_code)
+        with warnings.catch_warnings():
+            # transformers reads the model's config too, and comments on keys that only its own models have.
+            warnings.simplefilter("ignore", FutureWarning)
+            tokenizer = _read(folder, trust_remote_code)
     except (ValueError, OSError, KeyError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"model '{name}': expected a tokenizer in {folder}, found none that loads: {reason}") from None

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
+from stabledllm.models.families.attention import check_back_end
 from stabledllm.models.families.registry import find_family
 from stabledllm.models.families.source import Source, find_folder, read_config
 from stabledllm.models.hf_tokenizer import HFTokenizer, load_tokenizer
@@ -65,6 +66,7 @@ def load_model(
         UserError: no such model, another family, a missing, unexpected or mis-shaped weight, a tokenizer that does
             not fit, no mask token, or an attention back end that is not installed.
     """
+    check_back_end(attention)
     folder = Path(str(files("stabledllm") / "assets" / "tiny")) if name == "tiny" else find_folder(name)
     source = Source(name, folder, read_config(folder), dtype, attention, trust_remote_code)
     if source.model_type == TinyMDMConfig.model_type:

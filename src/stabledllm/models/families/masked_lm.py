@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from stabledllm.errors import UserError
-from stabledllm.models.families.attention import check_back_end
 from stabledllm.models.families.source import Source
 from stabledllm.models.tiny import MDMOutput
 
@@ -23,9 +22,14 @@ _INTERFACES = {
 
 
 def is_masked_lm(source: Source) -> bool:
-    """Whether the architecture is one with a masked-language-model head, or comes with code of its own."""
+    """Whether the architecture is one of transformers' with a masked-language-model head."""
     names = source.config.get("architectures") or []
-    return any(name.endswith("ForMaskedLM") for name in names) or _own_code(source) is not None
+    return any(name.endswith("ForMaskedLM") for name in names)
+
+
+def has_own_code(source: Source) -> bool:
+    """Whether the model comes with code of its own, behind one of the interfaces that can be a masked LM's."""
+    return _own_code(source) is not None
 
 
 def _own_code(source: Source) -> str | None:
@@ -49,11 +53,13 @@ def load_masked_lm(source: Source) -> PreTrainedModel:
             f"model '{source.name}': expected trust_remote_code=true for a model that comes with code of its own, "
             f"found false."
         )
+    # Left open, transformers takes sdpa where the model can, which not every model's own code can.
+    back_end = None if source.attention == "sdpa" else source.attention
     try:
         model, info = _INTERFACES[own or "AutoModelForMaskedLM"].from_pretrained(
             source.folder,
             dtype=source.dtype,
-            attn_implementation=check_back_end(source.attention),
+            attn_implementation=back_end,
             trust_remote_code=source.trust_remote_code,
             local_files_only=True,
             output_loading_info=True,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from stabledllm.models.families.attention import check_back_end
+from stabledllm.errors import UserError
 from stabledllm.models.families.base import MaskedDiffusionModel
 from stabledllm.models.families.source import Source
 from stabledllm.models.families.weights import check_weights
@@ -15,10 +15,10 @@ def load_native(kind: type[MaskedDiffusionModel], source: Source) -> PreTrainedM
     """The model of a family's class; one copy of the weights is held, in ``source.dtype``.
 
     Raises:
-        UserError: a key of the config that is not implemented, an attention back end that is not installed, or
-            weights that are not those of the config.
+        UserError: a key of the config that is not implemented, or weights that are not those of the config.
     """
     config = kind.config_class.from_pretrained(source.folder)
+    _check_heads(config, source.name)
     with torch.device("meta"):
         empty = kind(config)
     expected = {name: tuple(value.shape) for name, value in empty.state_dict().items()}
@@ -28,7 +28,14 @@ def load_native(kind: type[MaskedDiffusionModel], source: Source) -> PreTrainedM
         source.folder,
         config=config,
         dtype=source.dtype,
-        attn_implementation=check_back_end(source.attention),
+        attn_implementation=source.attention,
         local_files_only=True,
         **source.extra,
     )
+
+
+def _check_heads(config: PretrainedConfig, name: str) -> None:
+    width, heads, key_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+    for what, whole, part in (("the width", width, heads), ("the attention heads", heads, key_heads)):
+        if whole % part:
+            raise UserError(f"model '{name}': expected config.json to divide {what} {whole} evenly, found {part}.")

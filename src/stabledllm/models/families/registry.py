@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.models.families.dream import DreamModel
 from stabledllm.models.families.llada import LLaDAModelLM
-from stabledllm.models.families.masked_lm import is_masked_lm, load_masked_lm
+from stabledllm.models.families.masked_lm import has_own_code, is_masked_lm, load_masked_lm
 from stabledllm.models.families.mmada import MMadaModelLM
 from stabledllm.models.families.native import load_native
 from stabledllm.models.families.source import Source
@@ -22,10 +22,14 @@ from stabledllm.models.families.source import Source
 
 @dataclass(frozen=True)
 class Family:
-    """``accepts`` says from a checkpoint's files whether it is of this family; ``load`` gives the model."""
+    """``accepts`` says from a checkpoint's config whether it is of this family; ``load`` gives the model.
+
+    ``on_request`` accepts further checkpoints, where the user names the family.
+    """
 
     accepts: Callable[[Source], bool]
     load: Callable[[Source], PreTrainedModel]
+    on_request: Callable[[Source], bool] = lambda _: False
 
 
 def _native(kind: type) -> Family:
@@ -37,7 +41,7 @@ FAMILIES: dict[str, Family] = {
     "llada": _native(LLaDAModelLM),
     "dream": _native(DreamModel),
     "mmada": _native(MMadaModelLM),
-    "mlm": Family(is_masked_lm, load_masked_lm),
+    "mlm": Family(is_masked_lm, load_masked_lm, on_request=has_own_code),
 }
 # Layouts that are known and not implemented.
 _REFUSED = {
@@ -63,12 +67,13 @@ def find_family(source: Source, wanted: str = "auto") -> Family:
     accepting = [name for name, family in FAMILIES.items() if family.accepts(source)]
     if wanted == "auto" and accepting:
         return FAMILIES[accepting[0]]
-    if wanted in accepting:
+    if wanted in accepting or (wanted != "auto" and FAMILIES[wanted].on_request(source)):
         return FAMILIES[wanted]
     expected = f"family '{wanted}'" if wanted != "auto" else f"one of the families {', '.join(FAMILIES)}"
     found = f"one of '{accepting[0]}'" if accepting else "another model"
+    how = "; a bidirectional one with code of its own loads as family mlm" if has_own_code(source) else ""
     architecture = (source.config.get("architectures") or ["unnamed"])[0]
     raise UserError(
         f"model '{source.name}': expected {expected}, found {found} (model_type {source.model_type!r}, "
-        f"architecture {architecture})."
+        f"architecture {architecture}){how}."
     )
