@@ -30,6 +30,7 @@ from stabledllm.errors import UserError
 Say = Callable[[str], None]
 transformers_logging.disable_progress_bar()
 warnings.filterwarnings("ignore", message=".*pin_memory.*")
+warnings.filterwarnings("ignore", message=".*rope_scaling.*", category=FutureWarning)  # of configs that it merely reads
 logging.getLogger("torch.distributed").setLevel(logging.ERROR)
 
 

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from stabledllm.errors import UserError
 
 # transformers records these itself; every other key of the file is the model's.
-_OURS = {"dtype"}
+_OURS = {"dtype", "_commit_hash"}
 
 
 class HubConfig(PretrainedConfig):
