@@ -22,6 +22,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/adaptive_cost.py
 	$(BIN)/python benchmarks/probe_throughput.py
 	$(BIN)/python benchmarks/probe_error.py
+	$(BIN)/python benchmarks/decoding.py
 
 study: $(VENV)/.installed
 	$(BIN)/python studies/equal_compute/study.py $(STUDY)

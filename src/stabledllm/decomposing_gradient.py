@@ -13,6 +13,7 @@ from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.noise.t_samplers import TSampler
 from stabledllm.objective import Objective
+from stabledllm.variance.gradient_floor import GradientFloor, gradient_floor
 from stabledllm.variance.gradient_noise import GradientDecomposition, PairMean, decompose_gradient
 from stabledllm.variance.gradient_predicted import (
     at_equal_compute,
@@ -69,6 +70,10 @@ class GradientLaboratory:
     def decomposition(self) -> GradientDecomposition:
         """A, B and C of Standard's gradient."""
         return decompose_gradient(self.profile("fixedcount"))
+
+    def floor(self) -> GradientFloor:
+        """What no density of t can go below with one view a row."""
+        return gradient_floor(self.profile("fixedcount"))
 
     def result(self, method: Method, sampler: TSampler, cost: float) -> dict:
         """The ``gradient`` of one method in ``decomposition.json``; Standard's must come first."""

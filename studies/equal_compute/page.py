@@ -38,7 +38,8 @@ def runs_of(name: str) -> list[dict]:
     kept = [{key: record[key] for key in KEPT} for record in found]
     for record in kept:
         record["metrics"] = {
-            metric: {k: v for k, v in value.items() if k != "decoding"} for metric, value in record["metrics"].items()
+            metric: {k: v for k, v in value.items() if not k.startswith("decoding")}
+            for metric, value in record["metrics"].items()
         }
     return sorted(kept, key=lambda r: (r["method"] != "standard", r["method"], r["seed"]))
 

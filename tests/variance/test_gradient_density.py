@@ -16,7 +16,7 @@ from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.objective import Objective
 from stabledllm.ppots.density import FittedDensity, fit_density
 from stabledllm.ppots.fit import FitOptions
-from stabledllm.training.density import probe_and_fit, refuse_other_method
+from stabledllm.training.density import probe_and_fit, refuse_other
 from stabledllm.variance.gradient_density import norm_profile, proxy_quality
 from tests.gradients.small import model, rows
 from tests.oracle import Setting, conditional, panels, toy_row
@@ -79,7 +79,7 @@ def test_the_record_says_whose_second_moment_it_is(tmp_path):
     assert "E|gradient|²" in loaded.summary()
     assert loaded.sampler.density.equal(density.sampler.density)
     with pytest.raises(ValueError, match=r"expected a density fitted for 'ppots', found one for 'lowdisc\+ppots-grad"):
-        refuse_other_method(loaded, Method.parse("ppots"), "p.json")
+        refuse_other(loaded, Method.parse("ppots"), Objective(), "p.json")
 
 
 def test_the_proxy_is_judged_by_the_gradients_own_moment():
@@ -102,3 +102,12 @@ def test_before_training_the_right_norm_is_probed(name, signal):
     assert found.forward_passes > 0
     if signal == "output layer":
         assert -1 <= found.record["proxy"]["correlation"] <= 1
+
+
+def test_a_density_of_another_objective_is_refused():
+    loaded = LoadedModel(model(), ByteTokenizer(), "small")
+    settings, method = PPOTSSettings(rows=4, rates=4, masks=2, starts=2), Method.parse("ppots")
+    found = probe_and_fit(loaded, rows(6), method, Objective(), settings, 0, 4, show_progress=False)
+    refuse_other(found, method, Objective("elbo"), "p.json")
+    with pytest.raises(ValueError, match="expected a density fitted for objective"):
+        refuse_other(found, method, Objective("unweighted"), "p.json")

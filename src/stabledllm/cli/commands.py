@@ -173,19 +173,24 @@ def experiment(recipe: str, overrides: Sequence[str], *, say: Say, jobs: int = 1
     say(f"wrote {Path(settings.out) / 'results.json'}")
 
 
-def generate(prompts: Sequence[str], model: str, length: int, steps: int, block: int, loading: dict) -> None:
-    """Print each prompt with its completion."""
+def generate(prompts: Sequence[str], model: str, sizes: dict[str, int], decoding: Sequence[str], loading: dict) -> None:
+    """Print each prompt with its completion, and on standard error what it took."""
+    from stabledllm.decoding import DecodingStats
     from stabledllm.evaluation.accuracy import complete
     from stabledllm.models.loading import load_model
 
-    options = build_decoding(_decoding(length, steps, block))
+    options = build_decoding(_decoding(sizes, decoding))
     if not prompts or not all(p.strip() for p in prompts):
         raise UserError("generate: expected non-empty prompts, found an empty one.")
     loaded = load_model(model, **_loading(model, loading))
-    for prompt, text in zip(
-        prompts, complete(loaded, [[{"role": "user", "content": p}] for p in prompts], options, 32), strict=True
-    ):
+    stats, conversations = DecodingStats(), [[{"role": "user", "content": p}] for p in prompts]
+    for prompt, text in zip(prompts, complete(loaded, conversations, options, 32, stats=stats), strict=True):
         print(f"{prompt}\n{text}\n", flush=True)
+    print(
+        f"{stats.model_calls} model calls, {stats.tokens} tokens, {stats.tokens_per_second:.3g} tokens/s"
+        f"{'' if options.exact else ' (approximate decoding)'}",
+        file=sys.stderr,
+    )
 
 
 def evaluate(
@@ -196,9 +201,8 @@ def evaluate(
     rows: int,
     max_len: int,
     pad_response_to: int,
-    length: int,
-    steps: int,
-    block: int,
+    sizes: dict[str, int],
+    decoding: Sequence[str],
     loading: dict,
     say: Say,
 ) -> None:
@@ -215,8 +219,8 @@ def evaluate(
     from stabledllm.provenance import device_name, versions
     from stabledllm.training.run import save_completions
 
-    decoding = _decoding(length, steps, block)
-    options = build_decoding(decoding)
+    chosen = _decoding(sizes, decoding)
+    options = build_decoding(chosen)
     settings = DataSettings(train=data, max_len=max_len, pad_response_to=pad_response_to)
     loaded = load_model(model, **_loading(model, loading))
     examples = load_examples(data, split="test", n=rows, seed=settings.seed)[:rows]
@@ -238,14 +242,15 @@ def evaluate(
         low, high = result.interval
         say(
             f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n}, "
-            f"no answer in {result.no_answer})"
+            f"no answer in {result.no_answer}); {result.stats.model_calls} model calls, "
+            f"{result.stats.tokens_per_second:.3g} tokens/s"
         )
     record = {
         "schema": "stabledllm/eval/1",
         "model": model,
         "data": data,
         "metrics": metrics,
-        "config": settings.model_dump() | {"decoding": decoding.model_dump(), "rows": rows, **loading},
+        "config": settings.model_dump() | {"decoding": chosen.model_dump(), "rows": rows, **loading},
         "versions": versions(),
         "device": device_name(),
     }
@@ -275,5 +280,5 @@ def _loading(model: str, loading: dict) -> dict:
     return loading_options(check({"model": model} | loading, ModelSettings, f"model '{model}'"))
 
 
-def _decoding(length: int, steps: int, block: int) -> DecodingSettings:
-    return check({"length": length, "steps": steps, "block": block}, DecodingSettings, "decoding")
+def _decoding(sizes: dict[str, int], overrides: Sequence[str]) -> DecodingSettings:
+    return check(apply_overrides(dict(sizes), overrides), DecodingSettings, "decoding")

@@ -29,6 +29,14 @@ EndToken = Annotated[str | None, typer.Option(help="Ends a response, instead of 
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that lies beside the weights; no native family needs it.")
 ]
+Decoding = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="More of the decoding, repeatable: order, schedule, temperature, top_p, guidance, threshold, seed.",
+    ),
+]
 Data = Annotated[str, typer.Option(help="synthetic[:LEVEL], gsm8k:PATH or jsonl:PATH.")]
 
 
@@ -172,17 +180,19 @@ def generate(
     length: Annotated[int, typer.Option(help="New tokens.")] = 64,
     steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
     block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
+    decoding: Decoding = None,
     family: Family = "auto",
     dtype: Dtype = "float32",
     attention: Attention = "sdpa",
     end_token: EndToken = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Greedy low-confidence completions of prompts, through the model's chat template."""
+    """Completions of prompts, through the model's chat template; greedy low-confidence unless told otherwise."""
     from stabledllm.cli.commands import generate as run
 
     loading = _loading(family, dtype, attention, end_token, trust_remote_code)
-    run([line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt, model, length, steps, block, loading)
+    prompts = [line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt
+    run(prompts, model, {"length": length, "steps": steps, "block": block}, decoding or [], loading)
 
 
 @app.command(name="eval")
@@ -195,6 +205,7 @@ def evaluate(
     length: Annotated[int, typer.Option(help="New tokens.")] = 64,
     steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
     block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
+    decoding: Decoding = None,
     pad_response_to: Annotated[
         int, typer.Option(min=1, help="As in training: end tokens supervised up to a multiple.")
     ] = 1,
@@ -209,7 +220,7 @@ def evaluate(
 
     run(
         model, data, out, rows=rows, max_len=max_len, pad_response_to=pad_response_to,
-        length=length, steps=steps, block=block, say=_say,
+        sizes={"length": length, "steps": steps, "block": block}, decoding=decoding or [], say=_say,
         loading=_loading(family, dtype, attention, end_token, trust_remote_code),
     )  # fmt: skip
 

@@ -100,11 +100,28 @@ class AdaptiveSettings(_Strict):
 
 
 class DecodingSettings(_Strict):
-    """Greedy low-confidence decoding; part of every result."""
+    """LLaDA's low-confidence decoding, greedy, unless told otherwise; part of every result."""
 
     length: int = Field(128, ge=1)
+    """New tokens."""
     steps: int = Field(128, ge=1)
+    """Model calls in all."""
     block: int = Field(32, ge=1)
+    """Tokens of a semi-autoregressive block; ``length`` for none, as Dream decodes."""
+    order: Literal["confidence", "margin", "entropy", "random"] = "confidence"
+    """Which masked positions are decided first."""
+    schedule: Literal["even", "dream", "origin"] = "even"
+    """How many each step decides: as many (LLaDA), Dream's share of those left, or each with that probability."""
+    temperature: float = Field(0.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Tokens are chosen among the most probable that hold this share."""
+    guidance: float = Field(0.0, ge=0)
+    """Classifier-free guidance; doubles the forward rows."""
+    threshold: float | None = Field(None, gt=0, le=1)
+    """Decide every token surer than this at once. Approximate: fewer model calls, other completions."""
+    seed: int = 0
+    """Of what is drawn at random while decoding."""
 
 
 class ModelSettings(_Strict):
@@ -180,11 +197,11 @@ class ExperimentSettings(_Strict):
 class GradientSettings(_Strict):
     """How the gradient's noise is measured."""
 
-    rows: int = Field(256, ge=4)
+    rows: int = Field(384, ge=4)
     """Rows behind A, B, C and every single-view method."""
     view_rows: int = Field(16, ge=4)
     """Rows behind each method of several views or with a masker of its own."""
-    rates: int = Field(8, ge=2)
+    rates: int = Field(4, ge=2)
     """Equal cells of t; the lowest is split further."""
     masks: int = Field(2, ge=2)
     """Masks per row and cell; up to three times as many where t is small."""

@@ -1,5 +1,6 @@
 """Decoding: from a model and prompts to completions. Knows no tokenizer and no scoring."""
 
-from stabledllm.decoding.low_confidence import DecodingOptions, generate
+from stabledllm.decoding.loop import DecodingStats, generate
+from stabledllm.decoding.options import ORDERS, SCHEDULES, DecodingOptions
 
-__all__ = ["DecodingOptions", "generate"]
+__all__ = ["ORDERS", "SCHEDULES", "DecodingOptions", "DecodingStats", "generate"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from stabledllm.decoding import DecodingOptions, generate
+from stabledllm.decoding import DecodingOptions, DecodingStats, generate
 from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
 from stabledllm.models.loading import LoadedModel, evaluating
@@ -23,6 +23,8 @@ class AccuracyResult:
     """Completions without an answer; they count as not correct, and are told apart from wrong ones."""
     completions: list[dict]
     decoding: DecodingOptions
+    stats: DecodingStats
+    """Model calls, tokens per second: what decoding took."""
 
     def as_dict(self) -> dict:
         """JSON form, without the completions."""
@@ -31,7 +33,8 @@ class AccuracyResult:
             "ci_low": low,
             "ci_high": high,
             "no_answer": self.no_answer,
-            "decoding": asdict(self.decoding),
+            "decoding": asdict(self.decoding) | {"approximate": not self.decoding.exact},
+            "decoding_stats": self.stats.as_dict(),
         }
 
 
@@ -41,13 +44,23 @@ def complete(
     options: DecodingOptions,
     batch: int,
     progress: Callable[[int], None] = lambda _: None,
+    stats: DecodingStats | None = None,
 ) -> list[str]:
-    """Greedy completions of conversations that end with a user turn, through the model's chat template."""
+    """Completions of conversations that end with a user turn, through the model's chat template."""
     texts = []
     with evaluating(loaded.model) as model:
         for start in range(0, len(conversations), batch):
             prompts = [loaded.tokenizer.chat(c) for c in conversations[start : start + batch]]
-            ids = generate(model, prompts, options, mask_id=loaded.mask_id, eos_id=loaded.eos_id, pad_id=loaded.pad_id)
+            ids = generate(
+                model,
+                prompts,
+                options,
+                mask_id=loaded.mask_id,
+                eos_id=loaded.eos_id,
+                pad_id=loaded.pad_id,
+                first=start,
+                stats=stats,
+            )
             texts += [loaded.tokenizer.decode(i) for i in ids]
             progress(len(prompts))
     return texts
@@ -73,7 +86,8 @@ def accuracy(
     for example in examples:
         if not has_answers([example]):
             raise UserError(f"{example['origin']}: expected an answer '#### NUMBER' to score against, found none.")
-    texts = complete(loaded, [e["messages"][:-1] for e in examples], options, batch, progress)
+    stats = DecodingStats()
+    texts = complete(loaded, [e["messages"][:-1] for e in examples], options, batch, progress, stats)
     golds = [e["messages"][-1]["content"] for e in examples]
     verdicts = [is_correct(t, g) for t, g in zip(texts, golds, strict=True)]
     n, correct = len(examples), sum(v is True for v in verdicts)
@@ -87,4 +101,5 @@ def accuracy(
             for e, t, g, v in zip(examples, texts, golds, verdicts, strict=True)
         ],
         decoding=options,
+        stats=stats,
     )

@@ -24,6 +24,8 @@ class Stream(IntEnum):
     MASK = 4  # one uniform per token and view
     DATA = 5  # the order of the training rows
     RESAMPLE = 6  # rows drawn with replacement when a variance is measured
+    DECODING = 7  # which token is chosen
+    DECODING_ORDER = 8  # which positions are decided first
 
 
 @dataclass(frozen=True)

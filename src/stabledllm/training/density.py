@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from accelerate.state import PartialState
@@ -46,7 +47,7 @@ def obtain_density(
             density = FittedDensity.load(checkpoint / DENSITY)
         elif settings.p_of_t:
             density = FittedDensity.load(Path(settings.p_of_t))
-            refuse_other_method(density, method, settings.p_of_t)
+            refuse_other(density, method, build_objective(settings.objective), settings.p_of_t)
         else:
             loaded.model.to(arguments.device)
             density = probe_and_fit(
@@ -60,10 +61,14 @@ def obtain_density(
     return FittedDensity.load(path)
 
 
-def refuse_other_method(density: FittedDensity, method: Method, path: str) -> None:
-    """A density fitted for another source, masker or views is not the best one: say so instead of using it."""
+def refuse_other(density: FittedDensity, method: Method, objective: Objective, path: str) -> None:
+    """A density fitted for another source, masker, views or objective is not the best one: say so, do not use it."""
     if canonical(density.method) != canonical(method.name):
         raise UserError(f"{path}: expected a density fitted for '{method.name}', found one for '{density.method}'.")
+    wanted, found = asdict(objective), density.record.get("objective", {})
+    for key, value in found.items():
+        if value != wanted[key]:
+            raise UserError(f"{path}: expected a density fitted for objective.{key}={wanted[key]}, found {value}.")
 
 
 def canonical(name: str) -> str:
@@ -106,8 +111,11 @@ def probe_and_fit(
         if method.signal == "loss":
             config = sizes | {"design": settings.design, "model": loaded.name}
             profile = probe(meter(LossMeter), method, **sizes, design=settings.design, seed=seed)
-            return fit_density(profile, method.name, method.source.name, options, config)
-        return _fit_to_norms(meter, method, sizes | {"seed": seed}, options, settings.check_proxy, loaded.name)
+            density = fit_density(profile, method.name, method.source.name, options, config)
+        else:
+            density = _fit_to_norms(meter, method, sizes | {"seed": seed}, options, settings.check_proxy, loaded.name)
+        density.record["objective"] = asdict(objective)
+        return density
 
 
 def _fit_to_norms(

@@ -1,0 +1,51 @@
+"""From logits to a token and to how sure of it the model is.
+
+Legend: S masked positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stabledllm.decoding.options import DecodingOptions
+
+
+def choose(logits: Tensor, options: DecodingOptions, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens (S,) and scores (S,), the higher the earlier decided; without those of order ``random``.
+
+    Dream scores tempered and cut probabilities, LLaDA the plain ones (``schedule`` tells them apart).
+
+    Args:
+        logits: shape (S, V), -inf for tokens never chosen. uniforms: shape (S,), used where tokens are drawn.
+    """
+    drawn = logits / options.temperature if options.temperature > 0 else logits
+    if options.top_p < 1:
+        drawn = nucleus(drawn, options.top_p)
+    law = drawn.softmax(-1)
+    if options.temperature > 0:
+        cumulated = law.double().cumsum(-1)
+        token = torch.searchsorted(cumulated, (uniforms * cumulated[:, -1])[:, None], right=True)[:, 0]
+        token = token.clamp(max=logits.shape[1] - 1)
+    else:
+        token = law.argmax(-1)
+    plain = law if options.schedule != "even" or drawn is logits else logits.softmax(-1)
+    return token, _score(plain, token, options.order)
+
+
+def _score(law: Tensor, token: Tensor, order: str) -> Tensor:
+    if order == "margin":
+        top = law.topk(2, dim=-1).values
+        return top[:, 0] - top[:, 1]
+    if order == "entropy":
+        return torch.special.xlogy(law, law).sum(-1)
+    return law.gather(1, token[:, None])[:, 0]
+
+
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """-inf for all but the fewest most probable tokens that hold ``top_p`` (Holtzman et al., arXiv:1904.09751)."""
+    ordered, index = logits.sort(dim=-1, descending=True)
+    before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
+    before[:, 0] = 0.0
+    cut = torch.zeros_like(logits, dtype=torch.bool).scatter(1, index, before > top_p)
+    return logits.masked_fill(cut, -torch.inf)
