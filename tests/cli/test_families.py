@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.cli.runner import assert_refused, in_process, stabledllm
+from tests.cli.runner import assert_refused, in_process
 from tests.models.families.cases import stored
 from tests.models.hub_layout import write_dream, write_llada, write_mmada
 
@@ -71,14 +71,11 @@ def test_decompose_with_the_gradient(tmp_path):
 def test_refusals_reach_the_user_as_one_sentence(tmp_path):
     write_llada(tmp_path / "hub", shards=2)
     (tmp_path / "hub" / "model-00001-of-00002.safetensors").unlink()
-    assert_refused(stabledllm("generate", "x", "--model", "hub", cwd=tmp_path), "shard model-00001-of-00002")
     for arguments, words in (
+        (["generate", "x", "--model", "hub"], ("shard model-00001-of-00002",)),
         (["generate", "x", "--model", "hub", "--dtype", "int8"], ("key 'dtype'", "'int8'")),
         (["decompose", "--model", "hub", "family=dream"], ("expected family 'dream'",)),
         (["eval", "--model", "hub", "--attention", "fast"], ("expected one of sdpa",)),
         (["train", "sft-synthetic", "model=hub", "famly=llada"], ("did you mean 'family'",)),
     ):
-        result = in_process(*arguments, cwd=tmp_path)
-        assert result.returncode == 2, arguments
-        for word in words:
-            assert word in result.stderr.splitlines()[-1], result.stderr
+        assert_refused(in_process(*arguments, cwd=tmp_path), *words)
