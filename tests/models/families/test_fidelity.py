@@ -6,6 +6,9 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from stabledllm.models.families.dream import DreamModel
+from stabledllm.models.families.llada import LLaDAModelLM
+from stabledllm.models.families.mmada import MMadaModelLM
 from tests.models.families.cases import CASES, config_of, load, random_ids, stored
 from tests.models.hub_layout import write_dream, write_qwen2
 
@@ -64,3 +67,32 @@ def test_bfloat16_weights_keep_positions_in_float32(tmp_path, name):
         error = (loaded(ids, position_ids=far).logits.float() - exact).abs().max()
         near = (loaded(ids).logits.float() - wide(ids).logits).abs().max()
     assert error < 3 * near, "no worse far from the start than at it"
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("llada", torch.float32), ("dream", torch.bfloat16)])
+def test_rotations_are_in_the_published_precision(tmp_path, name, dtype):
+    """LLaDA turns queries and keys in float32 whatever the weights; Dream in the weights' precision."""
+    model, seen = load(CASES[name].checkpoint(tmp_path), dtype=torch.bfloat16), []
+    model.layers()[0].register_forward_pre_hook(
+        lambda _, args, kwargs: seen.extend(kwargs["position_embeddings"]), with_kwargs=True
+    )
+    model(random_ids(1, 5))
+    assert [x.dtype for x in seen] == [dtype, dtype]
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "parameters"),
+    [
+        (LLaDAModelLM, {"mlp_hidden_size": 12288}, 8_015_581_184),
+        (MMadaModelLM, {"mlp_hidden_size": 12288, "new_vocab_size": 134656}, 8_082_690_048),
+        (DreamModel, {}, 7_615_616_512),
+    ],
+)
+def test_the_published_sizes(kind, keys, parameters):
+    """Of LLaDA-8B, of LLaDA-8B with MMaDA's 134,656 rows, and of Qwen2.5-7B, Dream's start."""
+    config = kind.config_class(**keys)
+    with torch.device("meta"):
+        model = kind(config)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    published = {"llada": (1e-5, 500_000.0), "mmada": (1e-5, 500_000.0), "Dream": (1e-6, 1_000_000.0)}
+    assert (config.rms_norm_eps, config.rope_theta) == published[config.model_type]
