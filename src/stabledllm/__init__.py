@@ -11,11 +11,13 @@ __version__ = "0.1.0"
 _HOME = {
     "Estimate": "stabledllm.estimate",
     "UserError": "stabledllm.errors",
+    "AlphaScheduler": "stabledllm.integrations",
     "Key": "stabledllm.noise.streams",
     "Method": "stabledllm.noise.methods",
     "MethodOptions": "stabledllm.noise.methods",
     "RowELBO": "stabledllm.likelihood",
     "Rows": "stabledllm.noise.methods",
+    "Noise": "stabledllm.integrations",
     "Objective": "stabledllm.objective",
     "elbo": "stabledllm.likelihood",
     "elbo_parts": "stabledllm.likelihood",

@@ -77,6 +77,16 @@ def row_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor) -
     return contribution.sum(dim=(1, 2))
 
 
+def nll_weights(mask: Tensor, coefficient: Tensor, active: Tensor, row_weight: Tensor) -> Tensor:
+    """What each cross-entropy is multiplied by in ``reduce_loss(row_losses(...))``, but for the step's weight; (M,).
+
+    Args:
+        row_weight: shape (B,); the others as in :func:`row_losses`.
+    """
+    share = coefficient / active.sum(1)[:, None, None] * row_weight[:, None, None]
+    return share[mask & active[..., None]]
+
+
 def reduce_loss(loss: Tensor, row_weight: Tensor, step_weight: Tensor | float) -> Tensor:
     """This micro-batch's part of the mean over the whole optimizer step's rows.
 

@@ -23,6 +23,7 @@ COMMANDS = (
     "ls",
     "cp",
     "validate",
+    "plan",
 )
 
 

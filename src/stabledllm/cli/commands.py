@@ -260,20 +260,21 @@ def evaluate(
 
 def validate(recipe: str, overrides: Sequence[str]) -> str:
     """One line that says what the recipe is; raises on the first thing wrong with it."""
-    from stabledllm.experiment.run import rows_per_step
-    from stabledllm.training.run import training_arguments
+    from stabledllm.planning.validation import validate as check_recipe
 
-    settings = load_recipe(recipe, overrides)
-    base = settings.base if isinstance(settings, ExperimentSettings) else settings
-    build_objective(base.objective)
-    build_decoding(base.decoding)
-    training_arguments(base)
-    if isinstance(settings, ExperimentSettings):
-        for name in settings.methods:
-            rows_per_step(name, settings)
-        return f"{recipe}: an experiment of {len(settings.methods)} methods x {len(settings.seeds)} seeds, in order"
-    method = build_method(base.method, base.method_options)
-    return f"{recipe}: a training run with method {method.name}, in order"
+    return f"{recipe}: {check_recipe(load_recipe(recipe, overrides))}, in order"
+
+
+def plan(
+    recipe: str, overrides: Sequence[str], *, devices: int, sharding: str, memory: str | None, longest: int | None
+) -> str:
+    """The memory estimate of a recipe; raises where it does not fit."""
+    from stabledllm.planning.advice import parse_memory
+    from stabledllm.planning.memory import Layout
+    from stabledllm.planning.report import plan as report
+
+    limit = parse_memory(memory) if memory else None
+    return report(recipe, load_recipe(recipe, overrides), Layout(devices, sharding, longest), limit)
 
 
 def _loading(model: str, loading: dict) -> dict:

@@ -23,7 +23,7 @@ app = typer.Typer(
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
 Model = Annotated[str, typer.Option(help="'tiny' (shipped), a folder, or a name on the hub.")]
 Family = Annotated[str, typer.Option(help="llada, dream, mmada or mlm; auto: what the model's config.json says.")]
-Dtype = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")]
+Dtype = Annotated[str, typer.Option(help="Of the weights: float32 or bfloat16.")]
 Attention = Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2.")]
 EndToken = Annotated[str | None, typer.Option(help="Ends a response, instead of the chat template's own.")]
 TrustRemoteCode = Annotated[
@@ -267,6 +267,23 @@ def validate(
     from stabledllm.cli.commands import validate as run
 
     typer.echo(run(recipe, overrides or []))
+
+
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
+    overrides: Overrides = None,
+    devices: Annotated[int, typer.Option(min=1, help="Accelerators of the run.")] = 1,
+    sharding: Annotated[str, typer.Option(help="ddp, fsdp2, zero2, zero2_offload, zero3 or zero3_offload.")] = "ddp",
+    memory: Annotated[str | None, typer.Option(help="Memory of each, such as 80GiB; refused where it is less.")] = None,
+    longest: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of the longest row; data.max_len without it.")
+    ] = None,
+) -> None:
+    """Memory of a recipe per device, without loading anything; exit code 2 where it does not fit."""
+    from stabledllm.cli.commands import plan as run
+
+    typer.echo(run(recipe, overrides or [], devices=devices, sharding=sharding, memory=memory, longest=longest))
 
 
 def main() -> None:

@@ -124,6 +124,15 @@ class DecodingSettings(_Strict):
     """Of what is drawn at random while decoding."""
 
 
+class LoRASettings(_Strict):
+    """Low-rank adapters in place of full fine-tuning."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
 class ModelSettings(_Strict):
     """Which model, and how it is loaded."""
 
@@ -131,7 +140,7 @@ class ModelSettings(_Strict):
     """``tiny``, a local folder, or a name on the hub."""
     family: str = "auto"
     """``llada``, ``dream``, ``mmada``, ``mlm``; ``auto``: what the model's config.json says."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights; mixed precision over float32 weights is ``trainer.bf16``."""
     attention: str = "sdpa"
     """Back end: ``sdpa``, ``eager`` or ``flash_attention_2``."""
@@ -144,6 +153,12 @@ class ModelSettings(_Strict):
 class TrainSettings(ModelSettings):
     """One training run."""
 
+    lora: LoRASettings | None = None
+    """Train adapters instead of the weights."""
+    quantised: Literal["4bit", "8bit"] | None = None
+    """Hold the frozen base in so many bits (bitsandbytes); with ``lora``, or for a ``model`` that is an adapter."""
+    packing: bool = False
+    group_by_length: bool = False
     data: DataSettings = DataSettings()
     method: str = "standard"
     method_options: MethodSettings = MethodSettings()

@@ -19,8 +19,9 @@ from stabledllm.files import read_json, write_json
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.objective import Objective
+from stabledllm.ppots.density import canonical
 from stabledllm.provenance import device_name, versions
-from stabledllm.training.density import canonical, probe_and_fit
+from stabledllm.training.density import probe_and_fit
 from stabledllm.training.run import SCHEMA as RUN_SCHEMA
 from stabledllm.training.run import train
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.measure import Meter
+from stabledllm.models.loss_head import whole_logits
 from stabledllm.noise.methods import Draw, Method
 from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import TSampler, Uniform
@@ -56,7 +57,8 @@ class OutputLayerNorms(Meter):
         kept: list[tuple[Tensor, Tensor]] = []
         hook = self.head.register_forward_hook(lambda _, inputs, output: kept.append((inputs[0], output)))
         try:
-            nll = self.cross_entropies(batch, draw)
+            with whole_logits():
+                nll = self.cross_entropies(batch, draw)
         finally:
             hook.remove()
         ((hidden, logits),) = kept

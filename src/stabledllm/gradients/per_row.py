@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from stabledllm.gradients.parameters import chosen_parameters
 from stabledllm.measure import Meter
+from stabledllm.models.loss_head import OutputLayer, whole_logits
 from stabledllm.noise.methods import Draw, Method
 from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import TSampler, Uniform
 from stabledllm.objective import row_losses
 
-_LAYERS = (nn.Linear, nn.Embedding, nn.RMSNorm, nn.LayerNorm)
+_LAYERS = (nn.Linear, OutputLayer, nn.Embedding, nn.RMSNorm, nn.LayerNorm)
 
 
 class RowGradients(Meter):
@@ -131,7 +132,8 @@ class RowGradients(Meter):
 
         hooks = [layer.register_forward_hook(keep) for layer in self.layers]
         try:
-            losses = self._losses(batch, draw)
+            with whole_logits():
+                losses = self._losses(batch, draw)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -5,13 +5,13 @@ Legend: N rows of the forward (views flattened in), L positions, V vocabulary, D
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import ModelOutput
+
+from stabledllm.models.loss_head import OutputLayer, head_nll, widened
+from stabledllm.models.output import MDMOutput
 
 
 class TinyMDMConfig(PretrainedConfig):
@@ -42,14 +42,6 @@ class TinyMDMConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         self.mask_token_id = mask_token_id
         super().__init__(**kwargs)
-
-
-@dataclass
-class MDMOutput(ModelOutput):
-    """``nll``: cross-entropies in nats at the selected positions, shape (selected,); else ``logits``."""
-
-    nll: Tensor | None = None
-    logits: Tensor | None = None
 
 
 def rotate(x_NHLD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
@@ -89,7 +81,8 @@ class TinyMDM(PreTrainedModel):
 
     ``forward(input_ids, attention_mask, selected, targets)`` returns the cross-entropies (nats,
     float32 or wider) of ``targets`` at the ``selected`` positions only, in row-major order, so that
-    no logits are made where no loss is carried. Without ``selected`` it returns all logits.
+    no logits are made where no loss is carried; ``nll_weights`` (S,), what each will be multiplied by up to a common
+    factor, spares the backward work and changes no result. Without ``selected`` it returns all logits.
     """
 
     config_class = TinyMDMConfig
@@ -103,7 +96,7 @@ class TinyMDM(PreTrainedModel):
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = OutputLayer(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -138,7 +131,8 @@ class TinyMDM(PreTrainedModel):
         """Final normalised hidden states, shape (N, L, D)."""
         x_NLD = self.embed(input_ids)
         bias = None
-        if attention_mask is not None and not bool(attention_mask.all()):
+        # Without a mask the kernels are faster; the look at its values would break a compiled graph.
+        if attention_mask is not None and (torch.compiler.is_compiling() or not bool(attention_mask.all())):
             bias = attention_mask.bool()[:, None, None, :]
         cos_LD, sin_LD = self._rope(input_ids.shape[1], input_ids.device, x_NLD.dtype)
         for block in self.blocks:
@@ -151,13 +145,12 @@ class TinyMDM(PreTrainedModel):
         attention_mask: Tensor | None = None,
         selected: Tensor | None = None,
         targets: Tensor | None = None,
+        nll_weights: Tensor | None = None,
         **_: object,
     ) -> MDMOutput:
         hidden_NLD = self.hidden_states(input_ids, attention_mask)
         if selected is None:
             return MDMOutput(logits=self.head(hidden_NLD))
-        logits = self.head(hidden_NLD[selected])
-        wide = logits if logits.dtype == torch.float64 else logits.float()
         if targets is None:
-            return MDMOutput(logits=wide)
-        return MDMOutput(nll=F.cross_entropy(wide, targets[selected], reduction="none"))
+            return MDMOutput(logits=widened(self.head(hidden_NLD[selected])))
+        return MDMOutput(nll=head_nll(self.head, hidden_NLD[selected], targets[selected], nll_weights))

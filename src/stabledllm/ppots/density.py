@@ -10,7 +10,9 @@ from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
+from stabledllm.noise.methods import Method
 from stabledllm.noise.t_samplers import Tabulated
+from stabledllm.objective import Objective
 from stabledllm.ppots.fit import Fit, FitOptions, fit
 from stabledllm.ppots.judge import cross_fitted, dearer_than, folds, second_moment_under, tail_shape, variance_under
 from stabledllm.ppots.profile import Curve, Profile
@@ -138,6 +140,21 @@ def fit_density(
         "config": asdict(options) | (config or {}),
     }
     return FittedDensity(found.sampler, record, pairs)
+
+
+def refuse_other(density: FittedDensity, method: Method, objective: Objective, path: str) -> None:
+    """A density fitted for another source, masker, views or objective is not the best one: say so, do not use it."""
+    if canonical(density.method) != canonical(method.name):
+        raise UserError(f"{path}: expected a density fitted for '{method.name}', found one for '{density.method}'.")
+    wanted, found = asdict(objective), density.record.get("objective", {})
+    for key, value in found.items():
+        if value != wanted[key]:
+            raise UserError(f"{path}: expected a density fitted for objective.{key}={wanted[key]}, found {value}.")
+
+
+def canonical(name: str) -> str:
+    """A method's name without the parts that do not change the best p; ``adaptive`` starts from that of ``ppots``."""
+    return "+".join("ppots" if part == "adaptive" else part for part in name.split("+") if part != "ema")
 
 
 def profile_record(profile: Profile) -> dict:

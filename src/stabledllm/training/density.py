@@ -20,7 +20,7 @@ from stabledllm.measure import LossMeter, Meter
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.objective import Objective
-from stabledllm.ppots.density import FittedDensity, fit_density
+from stabledllm.ppots.density import FittedDensity, fit_density, refuse_other
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.profile import Profile, probe, rate_edges
 from stabledllm.training.checkpoints import DENSITY
@@ -59,21 +59,6 @@ def obtain_density(
             say(f"note: {density.fallback}")
     state.wait_for_everyone()
     return FittedDensity.load(path)
-
-
-def refuse_other(density: FittedDensity, method: Method, objective: Objective, path: str) -> None:
-    """A density fitted for another source, masker, views or objective is not the best one: say so, do not use it."""
-    if canonical(density.method) != canonical(method.name):
-        raise UserError(f"{path}: expected a density fitted for '{method.name}', found one for '{density.method}'.")
-    wanted, found = asdict(objective), density.record.get("objective", {})
-    for key, value in found.items():
-        if value != wanted[key]:
-            raise UserError(f"{path}: expected a density fitted for objective.{key}={wanted[key]}, found {value}.")
-
-
-def canonical(name: str) -> str:
-    """A method's name without the parts that do not change the best p; ``adaptive`` starts from that of ``ppots``."""
-    return "+".join("ppots" if part == "adaptive" else part for part in name.split("+") if part != "ema")
 
 
 def probe_and_fit(

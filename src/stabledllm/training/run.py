@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from stabledllm.evaluation.accuracy import accuracy, has_answers
 from stabledllm.files import read_json, write_json, write_text
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.methods import Method
+from stabledllm.planning.environment import refuse_too_large
 from stabledllm.ppots.density import FittedDensity
 from stabledllm.provenance import device_name, versions
 from stabledllm.training.checkpoints import DENSITY, check_same, last_complete, stamp
@@ -58,8 +59,10 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
     if checkpoint:
         check_same(checkpoint, identity)
         say(f"resuming from {checkpoint}")
+    refuse_too_large(settings, longest=1)
     loaded = load_model(settings.model, **loading_options(settings))
     data = data or load_bundle(settings.data, loaded.tokenizer, say)
+    refuse_too_large(settings, longest=max(len(row) for row in data.train))
     trainer, density = build_trainer(settings, loaded, data, checkpoint, say)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -127,11 +130,15 @@ def build_trainer(
     return trainer, density
 
 
-def training_arguments(settings: TrainSettings) -> TrainingArguments:
+def training_arguments(settings: TrainSettings, *, without_device: bool = False) -> TrainingArguments:
     """transformers' arguments; ``settings.trainer`` overrides what is not fixed by our own keys.
 
+    Args:
+        without_device: only to check them: bf16 is accepted on a machine that has no device for it.
+
     Raises:
-        UserError: an unknown name, one that a key of ours sets, or a batch that does not divide.
+        UserError: an unknown name, one that a key of ours sets, a value that is refused, or a batch that does not
+            divide.
     """
     known = TrainingArguments.__dataclass_fields__
     for name in settings.trainer:
@@ -164,7 +171,18 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         "gradient_accumulation_steps": settings.batch // (micro * ranks),
     }
     pinned = {"dataloader_pin_memory": torch.cuda.is_available()}
-    return TrainingArguments(**(_PAPER | pinned | settings.trainer | ours | sizes))
+    device = {"use_cpu": True} if without_device else {}
+    try:
+        return TrainingArguments(**(_PAPER | pinned | _renamed(settings.trainer, known) | ours | sizes | device))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"key 'trainer': refused by TrainingArguments: {str(error).splitlines()[0]}") from None
+
+
+def _renamed(trainer: dict, known: Container[str]) -> dict:
+    """``gradient_checkpointing`` under the name that this version of transformers has for it."""
+    old, new = "gradient_checkpointing", "activation_checkpointing"
+    rename = {name: name.replace(old, new) for name in trainer if name.replace(old, new) in known}
+    return {rename.get(name, name): value for name, value in trainer.items()}
 
 
 def _refuse_other(out: Path, saved: dict, identity: dict) -> None:

@@ -18,7 +18,7 @@ from stabledllm.measure import LossMeter
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import TSampler
-from stabledllm.objective import Objective, reduce_loss, row_losses
+from stabledllm.objective import Objective, nll_weights, reduce_loss, row_losses
 from stabledllm.ppots.adaptive import AdaptiveDensity
 from stabledllm.training.checkpoints import stamp
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
@@ -152,7 +152,14 @@ class MDMTrainer(Trainer):
         )
         draw = self.method.draw(Key(self.noise_seed, self.state.global_step), rows, self.sampler, self.objective)
         noisy, mask, source = draw.noisy(ids, self.mask_id)
-        out = model(noisy, attention_mask=inputs["attention_mask"][source], selected=mask, targets=ids[source])
+        weights = nll_weights(draw.mask, draw.coefficient, draw.active, inputs["row_weight"])
+        out = model(
+            noisy,
+            attention_mask=inputs["attention_mask"][source],
+            selected=mask,
+            targets=ids[source],
+            nll_weights=weights,
+        )
         losses = row_losses(out.nll, draw.mask, draw.coefficient, draw.active)
         self.statistics.add(draw, rows, inputs["counted"], losses, len(noisy))
         loss = reduce_loss(losses, inputs["row_weight"], inputs["step_weight"])

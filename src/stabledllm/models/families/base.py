@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from stabledllm.models.families.attention import attention_arguments
 from stabledllm.models.families.prediction import predict
 from stabledllm.models.families.rotary import rotary
-from stabledllm.models.tiny import MDMOutput
+from stabledllm.models.output import MDMOutput
 
 
 class MaskedDiffusionModel(PreTrainedModel):

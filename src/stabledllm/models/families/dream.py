@@ -7,6 +7,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMS
 
 from stabledllm.models.families.base import MaskedDiffusionModel
 from stabledllm.models.families.config import HubConfig
+from stabledllm.models.loss_head import OutputLayer
 
 
 class DreamConfig(HubConfig):
@@ -86,7 +87,7 @@ class DreamModel(MaskedDiffusionModel):
         self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.model.layers = nn.ModuleList(Qwen2DecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.model.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = OutputLayer(config.hidden_size, config.vocab_size, bias=False)
         for layer in self.model.layers:
             layer.self_attn.is_causal = False
         self.post_init()

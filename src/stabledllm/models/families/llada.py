@@ -12,6 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 
 from stabledllm.models.families.base import MaskedDiffusionModel
 from stabledllm.models.families.config import HubConfig
+from stabledllm.models.loss_head import OutputLayer
 
 
 class LLaDAConfig(HubConfig):
@@ -157,7 +158,7 @@ class LLaDAModelLM(MaskedDiffusionModel):
         transformer.wte = nn.Embedding(rows, width)
         transformer.blocks = nn.ModuleList(LLaDABlock(config, i) for i in range(config.n_layers))
         transformer.ln_f = LlamaRMSNorm(width, eps=config.rms_norm_eps)
-        transformer.ff_out = nn.Linear(width, rows, bias=False)
+        transformer.ff_out = OutputLayer(width, rows, bias=False)
         self.model = nn.Module()
         self.model.transformer = transformer
         self.post_init()

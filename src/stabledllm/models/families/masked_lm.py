@@ -12,7 +12,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 
 from stabledllm.errors import UserError
 from stabledllm.models.families.source import Source
-from stabledllm.models.tiny import MDMOutput
+from stabledllm.models.loss_head import widened
+from stabledllm.models.output import MDMOutput
 
 _INTERFACES = {
     "AutoModelForMaskedLM": AutoModelForMaskedLM,
@@ -126,7 +127,7 @@ class MaskedLMForward:
                 hook.remove()
         else:
             logits = super().forward(input_ids=input_ids, attention_mask=mask).logits[selected]
-        wide = logits if logits.dtype == torch.float64 else logits.float()
+        wide = widened(logits)
         if targets is None:
             return MDMOutput(logits=wide)
         return MDMOutput(nll=F.cross_entropy(wide, targets[selected], reduction="none"))

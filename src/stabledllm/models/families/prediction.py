@@ -6,16 +6,15 @@ Legend: N rows, L positions, S selected positions, V vocabulary, D width.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stabledllm.models.loss_head import cross_entropies
-from stabledllm.models.tiny import MDMOutput
+from stabledllm.models.loss_head import head_nll, widened
+from stabledllm.models.output import MDMOutput
 
 
 def predict(
     hidden_NLD: Tensor,
-    head: nn.Linear,
+    head: nn.Module,
     selected: Tensor | None,
     targets: Tensor | None,
     *,
@@ -41,15 +40,8 @@ def predict(
     else:
         hidden_SD = hidden_NLD[selected]
     if targets is None:
-        logits = head(hidden_SD)
-        return MDMOutput(logits=logits if logits.dtype == torch.float64 else logits.float())
-    if head._forward_hooks:
-        # Whoever hooks the output layer (row gradients, output-layer norms) is to see its input and its logits.
-        logits = head(hidden_SD)
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        return MDMOutput(nll=F.cross_entropy(wide, targets[selected], reduction="none"))
-    nll = cross_entropies(hidden_SD, head.weight, head.bias, targets[selected], weights_S=nll_weights)
-    return MDMOutput(nll=nll)
+        return MDMOutput(logits=widened(head(hidden_SD)))
+    return MDMOutput(nll=head_nll(head, hidden_SD, targets[selected], nll_weights))
 
 
 def predictors(hidden_NLD: Tensor, segment_ids: Tensor | None) -> Tensor:

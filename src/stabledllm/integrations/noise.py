@@ -1,0 +1,165 @@
+"""Any of this library's methods in a loop of one's own: noisy rows out, one scalar back.
+
+Legend: B rows, N rows of the forward (views flattened in), L positions, V vocabulary, M masked positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stabledllm.errors import UserError
+from stabledllm.noise.methods import Draw, Method, MethodOptions, Rows
+from stabledllm.noise.streams import Key
+from stabledllm.noise.t_samplers import TSampler
+from stabledllm.objective import Objective, reduce_loss, row_losses
+
+
+@dataclass(frozen=True)
+class NoisyRows:
+    """What goes into the model and what makes its output a loss."""
+
+    input_ids: Tensor
+    """With mask tokens, shape (N, L)."""
+    mask: Tensor
+    """Which positions are masked, bool, shape (N, L)."""
+    source: Tensor
+    """Index of the row that each forward row came from, shape (N,): ``attention_mask[source]``."""
+    targets: Tensor
+    """The clean ids, shape (N, L)."""
+    draw: Draw
+    """t, importance weights and coefficients, by row and view."""
+    row_weight: Tensor
+    step_weight: Tensor | float
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """The scalar to call ``backward`` on.
+
+        Args:
+            logits: shape (N, L, V), or (M, V) at the masked positions only, row-major. Logits that predict the *next*
+                token are the caller's to shift.
+        """
+        chosen = logits[self.mask] if logits.dim() == 3 else logits
+        wide = chosen if chosen.dtype == torch.float64 else chosen.float()
+        return self.loss_of(F.cross_entropy(wide, self.targets[self.mask], reduction="none"))
+
+    def loss_of(self, nll: Tensor) -> Tensor:
+        """The same from cross-entropies at the masked positions, in nats, row-major, shape (M,)."""
+        losses = row_losses(nll, self.draw.mask, self.draw.coefficient, self.draw.active)
+        return reduce_loss(losses, self.row_weight, self.step_weight)
+
+
+class Noise:
+    """Draws t and masks for a training loop; the loss of a step is what this library's own Trainer computes.
+
+    Everything drawn is a function of (seed, step, position of the row in the step): however a step's rows are split
+    over micro-batches and ranks, the noise is the same, and a resumed run repeats nothing.
+
+    Args:
+        method: any method without ``adaptive``, ``ema`` or ``syrm``, which need the Trainer or the tokenizer.
+        mask_id: the mask token. p_of_t: the saved density of a method with ppots, or a ``TSampler``.
+        objective: what is minimised. options: settings of the method's parts. seed: of everything drawn.
+
+    Raises:
+        UserError: a method that has no meaning here, a density that is missing, that is another method's or that the
+            method does not use.
+    """
+
+    def __init__(
+        self,
+        method: str = "standard",
+        *,
+        mask_id: int,
+        p_of_t: str | Path | TSampler | None = None,
+        objective: Objective | None = None,
+        options: MethodOptions | None = None,
+        seed: int = 0,
+    ):
+        self.method = Method.parse(method, options)
+        for part in ("adaptive", "ema", "syrm"):
+            if part in self.method.name.split("+"):
+                raise UserError(f"Noise: expected a method without '{part}', found '{self.method.name}'.")
+        if p_of_t is not None and not self.method.needs_p:
+            raise UserError(f"Noise: expected no p_of_t for '{self.method.name}', which draws t without one.")
+        self.mask_id, self.objective, self.seed = mask_id, objective or Objective(), seed
+        self.sampler = self.method.sampler(self._fitted(p_of_t))
+
+    def draw(
+        self,
+        input_ids: Tensor,
+        maskable: Tensor,
+        step: int,
+        *,
+        positions: Tensor | None = None,
+        step_rows: int | None = None,
+        step_weight: float | None = None,
+        delimiter: Tensor | None = None,
+    ) -> NoisyRows:
+        """The noise of one micro-batch.
+
+        Args:
+            input_ids: clean ids, right-padded, shape (B, L).
+            maskable: bool, shape (B, L): the response with its end token; never the prompt, never padding.
+            step: optimizer step.
+            positions: position of each row in the whole step, over ranks and accumulation, shape (B,); without it
+                this micro-batch is the whole step.
+            step_rows: rows of the whole step; needed with ``positions``. The losses of its micro-batches add up to
+                its mean; a wrapper that *averages* gradients over ranks wants them times the number of ranks.
+            step_weight: sum of P over the whole step's rows; needed with ``positions`` for the token mean.
+            delimiter: answer delimiters, bool, shape (B, L); for isad.
+
+        Raises:
+            UserError: a row without maskable tokens, or an argument without the one that goes with it.
+        """
+        if not bool(maskable.any(1).all()):
+            empty = int((~maskable.any(1)).nonzero()[0])
+            raise UserError(f"Noise: row {empty} of the batch: expected at least one maskable token, found none.")
+        if (positions is None) != (step_rows is None):
+            raise UserError("Noise: expected positions and step_rows together, found one of them.")
+        if self.method.name.startswith("isad") and delimiter is None:
+            raise UserError(f"Noise: method '{self.method.name}': expected 'delimiter', found none.")
+        device = input_ids.device
+        whole = positions is None
+        rows = Rows(
+            position=torch.arange(len(input_ids), device=device) if whole else positions,
+            step_rows=len(input_ids) if whole else step_rows,
+            maskable=maskable,
+            token_index=torch.arange(input_ids.shape[1], device=device),
+            delimiter=delimiter,
+        )
+        draw = self.method.draw(Key(self.seed, step), rows, self.sampler, self.objective)
+        noisy, mask, source = draw.noisy(input_ids, self.mask_id)
+        row_weight = self.objective.row_weight(maskable)
+        return NoisyRows(
+            input_ids=noisy,
+            mask=mask,
+            source=source,
+            targets=input_ids[source],
+            draw=draw,
+            row_weight=row_weight,
+            step_weight=self._step_weight(row_weight, whole, step_rows, step_weight),
+        )
+
+    def _step_weight(
+        self, row_weight: Tensor, whole: bool, step_rows: int | None, step_weight: float | None
+    ) -> Tensor | float:
+        if whole:
+            return row_weight.sum()
+        if self.objective.normalization == "row":
+            return float(step_rows)
+        if step_weight is None:
+            raise UserError("Noise: the token mean over several micro-batches: expected step_weight, found none.")
+        return step_weight
+
+    def _fitted(self, p_of_t: str | Path | TSampler | None) -> TSampler | None:
+        if not isinstance(p_of_t, str | Path):
+            return p_of_t
+        from stabledllm.ppots.density import FittedDensity, refuse_other  # scipy, only where a fit is read
+
+        density = FittedDensity.load(Path(p_of_t))
+        refuse_other(density, self.method, self.objective, str(p_of_t))
+        return density.sampler

@@ -1,0 +1,16 @@
+"""What a masked diffusion model's forward gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers.modeling_outputs import ModelOutput
+
+
+@dataclass
+class MDMOutput(ModelOutput):
+    """``nll``: cross-entropies in nats at the selected positions, shape (S,); else ``logits``."""
+
+    nll: Tensor | None = None
+    logits: Tensor | None = None

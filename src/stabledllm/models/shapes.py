@@ -1,0 +1,228 @@
+"""The shape of a model without its weights: what parameter counts and memory follow from.
+
+It is read off a local folder's ``config.json``, or, for the models of the shipped recipes, off the table below, so that
+nothing is downloaded. Loads no framework.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+from stabledllm.errors import UserError, did_you_mean
+
+AUTOREGRESSIVE = "autoregressive"
+"""The method of an autoregressive model: next-token loss, no masks."""
+CAUSAL = {"llama", "qwen2", "qwen3", "mistral"}
+"""Model types of autoregressive models; ``Dream`` and ``llada`` are the same blocks without the causal mask."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A pre-norm transformer with rotary attention (grouped heads) and a gated MLP.
+
+    Legend of the sizes: D width, F hidden width of the MLP, V vocabulary.
+    """
+
+    model_type: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    vocabulary: int
+    head_dim: int = 0
+    """Width of a head; ``width / heads`` unless given."""
+    tied: bool = False
+    """The output layer is the embedding."""
+    qkv_bias: bool = False
+    head_norms: bool = False
+    """RMSNorm on every query and key head (Qwen3)."""
+    fused: bool = False
+    """One projection for queries, keys and values, and one for gate and up (TinyMDM)."""
+
+    def __post_init__(self) -> None:
+        if not self.head_dim:
+            object.__setattr__(self, "head_dim", self.width // self.heads)
+
+    @property
+    def causal(self) -> bool:
+        """Whether it is an autoregressive model."""
+        return self.model_type in CAUSAL
+
+    @property
+    def query_width(self) -> int:
+        """Width of all query heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Width of all key (or value) heads."""
+        return self.kv_heads * self.head_dim
+
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """(input, output) width of each linear layer of a block, by its role."""
+        D, F, Q, K = self.width, self.hidden, self.query_width, self.kv_width
+        if self.fused:
+            return {"qkv": (D, Q + 2 * K), "out": (Q, D), "gate_up": (D, 2 * F), "down": (F, D)}
+        return {"q": (D, Q), "k": (D, K), "v": (D, K), "out": (Q, D), "gate": (D, F), "up": (D, F), "down": (F, D)}
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of a block's linear layers: what a 4-bit base stores in 4 bits."""
+        return sum(a * b for a, b in self.linear_layers().values())
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one block."""
+        biases = (self.query_width + 2 * self.kv_width) * self.qkv_bias
+        norms = 2 * self.width + 2 * self.head_dim * self.head_norms
+        return self.linear_parameters + biases + norms
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Parameters of the embedding, and of the output layer where it is another matrix."""
+        return self.vocabulary * self.width * (1 if self.tied else 2)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, exactly."""
+        return self.layers * self.layer_parameters + self.embedding_parameters + self.width
+
+    def lora_parameters(self, rank: int, target_modules: list[str] | str) -> int:
+        """Parameters of rank-r adapters on the named linear layers (``all-linear``: all but the output layer).
+
+        Raises:
+            UserError: a name that is no linear layer of the block.
+        """
+        return self.layers * sum(rank * (a + b) for a, b in self.targets(target_modules).values())
+
+    def targets(self, target_modules: list[str] | str) -> dict[str, tuple[int, int]]:
+        """The linear layers of a block that adapters are put on, by their roles.
+
+        Raises:
+            UserError: a name that is no linear layer of the block.
+        """
+        every = self.linear_layers()
+        if target_modules == "all-linear":
+            return every
+        chosen = {}
+        for name in target_modules:
+            role = _ROLES.get(name.rpartition(".")[2])
+            if role not in every:
+                raise UserError(
+                    f"key 'lora.target_modules': no linear layer '{name}' in a {self.model_type}"
+                    f"{did_you_mean(name, [known for known, role in _ROLES.items() if role in every])}."
+                )
+            chosen[role] = every[role]
+        return chosen
+
+
+_ROLES = {
+    "qkv_proj": "qkv", "q_proj": "q", "k_proj": "k", "v_proj": "v",
+    "o_proj": "out", "attn_out": "out",
+    "gate_up_proj": "gate_up", "gate_proj": "gate", "ff_proj": "gate", "up_proj": "up",
+    "down_proj": "down", "ff_out": "down",
+}  # fmt: skip
+"""Names of linear layers in the Llama, Qwen, Dream, LLaDA and TinyMDM layouts."""
+
+_LLADA = Shape("llada", layers=32, width=4096, heads=32, kv_heads=32, hidden=12288, vocabulary=126464)
+_QWEN2 = Shape(
+    "qwen2", layers=28, width=3584, heads=28, kv_heads=4, hidden=18944, vocabulary=152064, qkv_bias=True
+)  # fmt: skip
+_QWEN3 = Shape(
+    "qwen3", layers=36, width=4096, heads=32, kv_heads=8, hidden=12288, vocabulary=151936, head_dim=128, head_norms=True
+)  # fmt: skip
+_LLAMA = Shape("llama", layers=32, width=4096, heads=32, kv_heads=8, hidden=14336, vocabulary=128256)
+_MMADA = replace(_LLADA, model_type="mmada", vocabulary=134656)
+_DREAM = replace(_QWEN2, model_type="Dream")
+PUBLISHED = {
+    "GSAI-ML/LLaDA-8B-Base": _LLADA,
+    "GSAI-ML/LLaDA-8B-Instruct": _LLADA,
+    "GSAI-ML/LLaDA-1.5": _LLADA,
+    "Gen-Verse/MMaDA-8B-Base": _MMADA,
+    "Gen-Verse/MMaDA-8B-MixCoT": _MMADA,
+    "Dream-org/Dream-v0-Base-7B": _DREAM,
+    "Dream-org/Dream-v0-Instruct-7B": _DREAM,
+    "Qwen/Qwen2.5-7B": _QWEN2,
+    "Qwen/Qwen2.5-7B-Instruct": _QWEN2,
+    "Qwen/Qwen3-8B": _QWEN3,
+    "Qwen/Qwen3-8B-Base": _QWEN3,
+    "meta-llama/Llama-3.1-8B": _LLAMA,
+    "meta-llama/Llama-3.1-8B-Instruct": _LLAMA,
+}
+"""Shapes as their hub pages' config.json state them."""
+
+
+def shape_of(model: str) -> Shape:
+    """The shape of ``tiny``, of a model (or an adapter's base) in a local folder, or of one in :data:`PUBLISHED`.
+
+    Raises:
+        UserError: another model, or a config that does not describe such a transformer.
+    """
+    folder = Path(str(files("stabledllm") / "assets" / "tiny")) if model == "tiny" else Path(model).expanduser()
+    path = folder / "config.json"
+    if (adapter := folder / "adapter_config.json").is_file():
+        return shape_of(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    if not path.is_file():
+        if model in PUBLISHED:
+            return PUBLISHED[model]
+        raise UserError(
+            f"model '{model}': expected a local folder with config.json or a model whose shape is known, found "
+            f"neither{did_you_mean(model, ('tiny', *PUBLISHED))}."
+        )
+    return read_shape(json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+def known_shape(model: str) -> Shape | None:
+    """The model's shape, or None where only loading it would tell."""
+    try:
+        return shape_of(model)
+    except UserError:
+        return None
+
+
+def read_shape(config: Mapping, where: str) -> Shape:
+    """The shape that a config.json describes, by the names of its own architecture.
+
+    Raises:
+        UserError: a model type or a missing size that it cannot be read from.
+    """
+    kind = config.get("model_type")
+    if kind in ("llada", "mmada") and "d_model" in config:
+        names = _LLADA_NAMES
+    elif kind in CAUSAL or kind in ("Dream", "dream", "stabledllm_tiny"):
+        names = _LLAMA_NAMES
+    else:
+        known = ", ".join(sorted({"llada", "mmada", "Dream", "stabledllm_tiny", *CAUSAL}))
+        raise UserError(f"{where}: expected model_type in {known}, found {kind!r}.")
+    missing = [name for field, name in names.items() if field not in _OPTIONAL and name not in config]
+    if missing:
+        raise UserError(f"{where}: expected the key '{missing[0]}' of a {kind}, found none.")
+    found = {field: config[name] for field, name in names.items() if config.get(name) is not None}
+    found["kv_heads"] = found.get("kv_heads", found["heads"])
+    # LLaDA's embedding may be padded beyond the vocabulary; MMaDA's holds the image tokens as well.
+    found["vocabulary"] = config.get("embedding_size") or config.get("new_vocab_size") or found["vocabulary"]
+    return Shape(
+        kind,
+        **found,
+        qkv_bias=bool(config.get("include_qkv_bias") or config.get("attention_bias") or kind in _BIASED),
+        head_norms=kind == "qwen3",
+        fused=kind == "stabledllm_tiny",
+    )
+
+
+_BIASED = {"qwen2", "Dream", "dream"}
+_OPTIONAL = {"kv_heads", "head_dim", "tied"}
+_LLADA_NAMES = {
+    "layers": "n_layers", "width": "d_model", "heads": "n_heads", "kv_heads": "n_kv_heads",
+    "hidden": "mlp_hidden_size", "vocabulary": "vocab_size", "tied": "weight_tying",
+}  # fmt: skip
+_LLAMA_NAMES = {
+    "layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads", "hidden": "intermediate_size", "vocabulary": "vocab_size",
+    "head_dim": "head_dim", "tied": "tie_word_embeddings",
+}  # fmt: skip

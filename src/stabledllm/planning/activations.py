@@ -1,0 +1,134 @@
+"""Bytes that a training step keeps for its backward pass, from the model's shape alone.
+
+Counted tensor by tensor for the blocks that the library's families share (RMSNorm, rotary attention through SDPA, gated
+MLP), as transformers' modules save them; ``tests/planning`` compares it with what a run really holds.
+Legend: D width, F hidden width, Q and K widths of all query and key heads, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stabledllm.models.loss_head import chunk_of
+from stabledllm.models.shapes import Shape
+
+_GATES = {"gate", "up", "gate_up"}
+"""Linear layers that read the second norm's output."""
+_DROPOUT_BYTES = 4
+"""What dropout keeps of each number: its noise in float32 on a CPU, less on CUDA."""
+_LOGIT_BYTES = 8
+"""The log-softmax of a logit and its gradient, in float32; the logit itself comes to that."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward and backward of one device."""
+
+    rows: int
+    """Rows of the forward, views included."""
+    length: int
+    """Tokens of each, padding included."""
+    compute: Literal["float32", "bfloat16", "autocast"] = "float32"
+    """``autocast``: float32 weights and residual stream, bfloat16 products."""
+    checkpointing: bool = False
+    """Each block keeps its input only and is run again in the backward pass."""
+    adapters: dict[str, tuple[int, int]] | None = None
+    """Linear layers with LoRA, by :meth:`Shape.targets`; None trains every weight."""
+    rank: int = 0
+    dropout: bool = False
+    cast: int = 4
+    """Bytes of a number of the adapters' input: peft casts it to the adapters' float32, autocast to bfloat16."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the forward."""
+        return self.rows * self.length
+
+    @property
+    def wide(self) -> int:
+        """Bytes of a number of the residual stream."""
+        return 2 if self.compute == "bfloat16" else 4
+
+    @property
+    def narrow(self) -> int:
+        """Bytes of a number that a linear layer reads and writes."""
+        return 4 if self.compute == "float32" else 2
+
+
+def block_bytes(shape: Shape, run: Forward) -> int:
+    """What one block keeps per token."""
+    D, F, Q, K, b = shape.width, shape.hidden, shape.query_width, shape.kv_width, run.narrow
+    full = run.adapters is None
+    # A norm keeps its input in float32 and, for its own weight's gradient, the normalised input.
+    norms = 2 * (4 * D + (run.wide * D if full else 0) + 4)
+    if shape.head_norms:
+        norms += 4 * (Q + K) + (run.wide * (Q + K) if full else 0)
+    attention = b * (2 * Q + 2 * K) + 4 * shape.heads  # queries, keys, values, output; log-sum-exp
+    if shape.fused:
+        attention += b * (Q + K)  # the values are a view that keeps the unrotated queries and keys alive
+    gates = b * 3 * F  # the gate, its silu, and what it multiplies
+    return norms + attention + gates + _linear_inputs(shape, run)
+
+
+def _linear_inputs(shape: Shape, run: Forward) -> int:
+    """What the linear layers keep to get their weights' gradients, beyond the attention output counted already."""
+    D, F, b = shape.width, shape.hidden, run.narrow
+    if run.adapters is not None:
+        sizes = {role: size for role, (size, _) in run.adapters.items()}
+        if run.dropout:
+            kept = (run.cast + _DROPOUT_BYTES) * sum(sizes.values())
+        elif run.compute == "float32":  # nothing to cast: readers of one tensor share it
+            shared = D * bool(sizes.keys() & {"qkv", "q", "k", "v"}) + D * bool(
+                sizes.keys() & {"gate", "up", "gate_up"}
+            )
+            kept = b * (shared + F * ("down" in sizes))
+        else:
+            kept = run.cast * sum(sizes.values())
+        return kept + 4 * run.rank * len(sizes)
+    if run.compute == "autocast":
+        readers = len(shape.linear_layers()) - 2  # autocast casts the norm's output anew for each of its readers
+        return b * (readers * D + F)
+    return b * (2 * D + F)
+
+
+def kept_bytes(shape: Shape, run: Forward) -> int:
+    """What all blocks keep between the forward and the backward pass."""
+    per_token = run.wide * shape.width if run.checkpointing else block_bytes(shape, run)
+    ends = 2 * run.wide * shape.width + 4 * shape.width  # the last norm
+    return run.tokens * (shape.layers * per_token + ends)
+
+
+def working_bytes(shape: Shape, run: Forward) -> int:
+    """What is needed beside that while one block's backward pass runs: its gradients, and itself if run again."""
+    adapted = run.compute != "float32" and bool((run.adapters or {}).keys() & (_GATES | {"down"}))
+    cast = run.cast if adapted else 0
+    mlp = (run.narrow + cast) * (shape.hidden + shape.width)
+    if run.checkpointing:
+        return run.tokens * (block_bytes(shape, run) + mlp)
+    # At the end of the forward the last norm's backward computes in float32.
+    return run.tokens * max(mlp, (12 + run.narrow) * shape.width)
+
+
+def head_bytes(shape: Shape, run: Forward, *, positions: int | None = None, chunk: int | None = None) -> int:
+    """The loss head's own memory: hidden states at the masked positions, one chunk of logits, its weight's gradient.
+
+    Args:
+        positions: positions that carry loss; every token without it.
+        chunk: positions whose logits exist at once; without it as many as the loss head takes.
+    """
+    chunk = chunk_of(shape.vocabulary) if chunk is None else chunk
+    positions = run.tokens if positions is None else positions
+    hidden = 2 * run.narrow * positions * shape.width
+    weight = 4 * shape.vocabulary * shape.width if run.adapters is None else 0
+    return hidden + weight + (_LOGIT_BYTES + run.narrow) * min(chunk, positions) * shape.vocabulary
+
+
+def full_logits_bytes(shape: Shape, run: Forward) -> int:
+    """The same for a head that makes all logits of all rows."""
+    return head_bytes(shape, run, chunk=run.tokens)
+
+
+def step_bytes(shape: Shape, run: Forward, **head: int) -> int:
+    """The peak above weights, gradients and optimizer."""
+    return kept_bytes(shape, run) + max(working_bytes(shape, run), head_bytes(shape, run, **head))

@@ -1,0 +1,138 @@
+"""Whether a run fits a device, and the cheapest change that makes it fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from stabledllm.config.recipe import resolve
+from stabledllm.config.settings import LoRASettings, TrainSettings
+from stabledllm.errors import UserError
+from stabledllm.models.shapes import Shape
+from stabledllm.planning.memory import GIB, Layout, Memory, checkpointing, estimate, micro_batch
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing to do differently, in the words of the command line."""
+
+    words: str
+    settings: TrainSettings
+    layout: Layout
+
+
+def gib(size: float) -> str:
+    """``12.3 GiB``."""
+    return f"{size / GIB:.1f} GiB"
+
+
+def parse_memory(text: str) -> float:
+    """Bytes of ``80GiB``, ``80GB`` or ``80`` (GiB).
+
+    Raises:
+        UserError: anything else.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|GB|MiB|MB|)\s*", text, re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise UserError(f"plan: expected a memory such as 80GiB, found '{text}'.")
+    unit = {"": GIB, "gib": GIB, "gb": 1e9, "mib": 2**20, "mb": 1e6}[found[2].lower()]
+    return float(found[1]) * unit
+
+
+def refusal(memory: Memory, limit: float, what: str) -> str:
+    """The estimate in one clause."""
+    parts = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "buffers": memory.gathered,
+        "activations": memory.activations,
+        "loss head": memory.loss_head,
+        "reserve": memory.reserve,
+    }
+    listed = ", ".join(f"{name} {gib(size)}" for name, size in parts.items() if size >= 0.05 * GIB)
+    return f"{what} needs about {gib(memory.needed)} per device ({listed}), found {gib(limit)}"
+
+
+def cheapest_changes(
+    settings: TrainSettings, shape: Shape, layout: Layout, limit: float
+) -> list[tuple[Change, Memory]]:
+    """The first change, in order of cost, after which the run fits: of those that train the same, and of adapters.
+
+    Either may be missing. The words of a change name all that it takes.
+    """
+    found = []
+    for changes in (_same_training(settings, layout), _adapters(settings, layout)):
+        fitting = ((change, estimate(change.settings, shape, change.layout)) for change in changes)
+        first = next((pair for pair in fitting if pair[1].needed <= limit), None)
+        found += [first] if first else []
+    return found
+
+
+def _same_training(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
+    """What leaves every number as it is: activations recomputed, fewer rows at a time, state divided over the same
+    devices, state in the host's memory; alone or together, the cheaper ones first."""
+    here = Change("", settings, layout)
+    smaller = list(_fewer_activations(here))
+    yield from smaller
+    least = smaller[-1] if smaller else here
+    divided = ["fsdp2"] if layout.devices > 1 else []
+    for sharding in (*divided, "zero2_offload", "zero3_offload"):
+        if sharding != layout.sharding:
+            moved = replace(layout, sharding=sharding)
+            yield Change(f"sharding {sharding}", settings, moved)
+            if smaller:
+                yield Change(f"{least.words} sharding {sharding}", least.settings, moved)
+
+
+def _adapters(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
+    """LoRA, then LoRA on a 4-bit base, which bitsandbytes does not shard."""
+    if settings.lora:
+        return
+    adapters = LoRASettings(**resolve("lora")["lora"])
+    smallest = Change("+lora", settings.model_copy(update={"lora": adapters}), layout)
+    yield smallest
+    for change in _fewer_activations(smallest):
+        smallest = replace(change, words=f"+lora {change.words}")
+        yield smallest
+    if layout.sharding == "ddp":
+        quantised = smallest.settings.model_copy(update={"quantised": "4bit"})
+        yield replace(smallest, words=f"{smallest.words} quantised=4bit", settings=quantised)
+
+
+def _fewer_activations(start: Change) -> Iterator[Change]:
+    """Recomputing activations, then one row at a time, each on top of the one before."""
+    settings, words = start.settings, []
+    if not checkpointing(settings):
+        words.append("trainer.gradient_checkpointing=true")
+        trainer = settings.trainer | {"gradient_checkpointing": True}
+        settings = settings.model_copy(update={"trainer": trainer})
+        yield replace(start, words=" ".join(words), settings=settings)
+    rows = micro_batch(settings, start.layout.devices)
+    while rows > 1:
+        rows = max(d for d in range(1, rows) if rows % d == 0)
+        settings = settings.model_copy(update={"micro_batch": rows})
+        yield replace(start, words=" ".join([*words, f"micro_batch={rows}"]), settings=settings)
+
+
+def advise(settings: TrainSettings, shape: Shape, layout: Layout, limit: float) -> str:
+    """``; it fits with ...``, or what else there is to say."""
+    found = cheapest_changes(settings, shape, layout, limit)
+    if not found:
+        return "; nothing makes it fit but more devices with sharding fsdp2, or shorter rows (data.max_len)"
+    hosts = [f" and {gib(memory.host)} of main memory" if memory.host else "" for _, memory in found]
+    ways = [f"{c.words} ({gib(m.needed)}{host})" for (c, m), host in zip(found, hosts, strict=True)]
+    return f"; it fits with {', or with '.join(ways)}"
+
+
+def check_fits(settings: TrainSettings, shape: Shape, layout: Layout, device_memory: float, *, what: str) -> None:
+    """Refuse a run that would surely run out of memory.
+
+    Raises:
+        UserError: the estimate in one sentence, and the cheapest change that fits.
+    """
+    memory = estimate(settings, shape, layout)
+    if memory.total > device_memory:
+        advice = advise(settings, shape, layout, device_memory)
+        raise UserError(f"{refusal(memory, device_memory, what)}{advice}.")

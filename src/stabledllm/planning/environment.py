@@ -1,0 +1,65 @@
+"""How this process was launched, as far as its memory depends on it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from stabledllm.config.settings import TrainSettings
+from stabledllm.models.shapes import known_shape
+from stabledllm.planning.advice import check_fits
+from stabledllm.planning.memory import Layout, Sharding
+
+
+def device_memory() -> float | None:
+    """Bytes of this process's accelerator, or None on a CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    rank = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+    return float(torch.cuda.get_device_properties(rank).total_memory)
+
+
+def launched_layout(trainer: Mapping, environment: Mapping[str, str], longest: int) -> Layout:
+    """Devices and sharding by what ``accelerate launch`` sets, or the trainer's own ``fsdp`` and ``deepspeed`` keys."""
+    return Layout(int(environment.get("WORLD_SIZE", 1)), _sharding(trainer, environment), longest)
+
+
+def _sharding(trainer: Mapping, environment: Mapping[str, str]) -> Sharding:
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true" or trainer.get("fsdp"):
+        return "fsdp2"
+    config = trainer.get("deepspeed")
+    used = environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    if not config and used:
+        config = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    if isinstance(config, str) and config != "none" and Path(config).is_file():
+        config = json.loads(Path(config).read_text(encoding="utf-8"))
+    if isinstance(config, Mapping):
+        zero = config.get("zero_optimization", {})
+        places = [zero.get(f"offload_{what}", {}).get("device", "none") for what in ("optimizer", "param")]
+        stage = int(zero.get("stage", 0))
+    elif used:
+        name = "ACCELERATE_DEEPSPEED_OFFLOAD_{}_DEVICE"
+        places = [environment.get(name.format(what), "none") for what in ("OPTIMIZER", "PARAM")]
+        stage = int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2))
+    else:
+        return "ddp"
+    offloaded = "_offload" if any(place not in ("none", None) for place in places) else ""
+    return {2: f"zero2{offloaded}", 3: f"zero3{offloaded}"}.get(stage, "ddp")
+
+
+def refuse_too_large(settings: TrainSettings, longest: int) -> None:
+    """Refuse a run that cannot fit this process's accelerator with rows of at most ``longest`` tokens.
+
+    Says nothing on a CPU, or about a model whose shape is not known before it is loaded.
+
+    Raises:
+        UserError: the estimate in one sentence, and the cheapest change that fits.
+    """
+    memory, shape = device_memory(), known_shape(settings.model)
+    if memory and shape and not settings.trainer.get("use_cpu"):
+        layout = launched_layout(settings.trainer, os.environ, longest)
+        check_fits(settings, shape, layout, memory, what=f"model '{settings.model}'")

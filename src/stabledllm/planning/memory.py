@@ -1,0 +1,213 @@
+"""Memory of a training run per device, before anything is loaded.
+
+Bytes of weights, gradients and optimizer follow from the parameter count and from who keeps what; activations from
+:mod:`stabledllm.planning.activations`. AdamW keeps two moments of its master weights' precision.
+
+Sharding, with n devices (w: bytes of a loaded weight):
+
+- ``ddp``: everything on every device, at w; two devices or more keep a second copy of the gradients for the reduction.
+  With bf16 autocast over float32 weights, a bfloat16 copy of them lives through the step.
+- ``fsdp2``: everything at 1/n, in float32 under mixed precision, as accelerate loads it; beside it two blocks and the
+  root (embedding and output layer) whole.
+- ``zero2``: weights in bfloat16 whole; gradients, float32 master weights and moments at 1/n.
+- ``zero2_offload``: the same with all but the weights in the host's memory.
+- ``zero3``: bfloat16 weights at 1/n as well; ``zero3_offload``: all of it in the host's memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from stabledllm.config.build import build_method
+from stabledllm.config.settings import TrainSettings
+from stabledllm.errors import UserError
+from stabledllm.models.shapes import AUTOREGRESSIVE, Shape
+from stabledllm.planning.activations import Forward, full_logits_bytes, head_bytes, kept_bytes, working_bytes
+
+Sharding = Literal["ddp", "fsdp2", "zero2", "zero2_offload", "zero3", "zero3_offload"]
+SHARDINGS: tuple[str, ...] = get_args(Sharding)
+GIB = 2**30
+QUANTISED = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
+"""Bytes of a quantised weight; NF4 with its doubly quantised scales, one for every 64 weights."""
+_BUCKET = 5e8
+"""Numbers in DeepSpeed's reduction bucket; it has one for reducing and one for gathering."""
+_LIVE = 1e9
+"""Weights that ZeRO-3 keeps gathered at most."""
+_CONTEXT = GIB
+"""The device's own context and libraries."""
+_FRAGMENTED = 0.05
+"""Share of the memory that the allocator cannot use."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes per device; ``host`` is the main memory of all devices together."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    gathered: float
+    """Reduction buckets, and what sharded weights are gathered into."""
+    activations: float
+    loss_head: float
+    """What the loss head needs beyond a block's backward pass."""
+    all_logits: float
+    """What it would need more if it made all logits; not in the total."""
+    host: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """What the run allocates at its peak."""
+        parts = ("weights", "gradients", "optimizer", "gathered", "activations", "loss_head")
+        return sum(getattr(self, name) for name in parts)
+
+    @property
+    def reserve(self) -> float:
+        """What cannot be used beside it."""
+        return _CONTEXT + _FRAGMENTED * self.total
+
+    @property
+    def needed(self) -> float:
+        """The least memory of a device that the run surely fits."""
+        return self.total + self.reserve
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a run is laid out: how many devices, how its state is divided, and its longest row."""
+
+    devices: int = 1
+    sharding: Sharding = "ddp"
+    longest: int | None = None
+    """Tokens of the longest row; ``data.max_len`` without it."""
+
+    def __post_init__(self) -> None:
+        if self.sharding not in SHARDINGS:
+            raise UserError(f"plan: expected a sharding of {', '.join(SHARDINGS)}, found '{self.sharding}'.")
+        if self.devices < 1:
+            raise UserError(f"plan: expected at least 1 device, found {self.devices}.")
+
+
+def estimate(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
+    """The memory of a run.
+
+    Raises:
+        UserError: a batch that does not divide over the devices.
+    """
+    run = _forward(settings, shape, layout)
+    kept, working, head = kept_bytes(shape, run), working_bytes(shape, run), head_bytes(shape, run)
+    states = _states(settings, shape, layout)
+    return dataclasses.replace(
+        states,
+        activations=kept + working,
+        loss_head=max(0, head - working),
+        all_logits=full_logits_bytes(shape, run) - head,
+    )
+
+
+def views_of(settings: TrainSettings) -> int:
+    """Forward rows of a training row."""
+    if settings.method == AUTOREGRESSIVE:
+        return 1
+    return build_method(settings.method, settings.method_options).views.count
+
+
+def micro_batch(settings: TrainSettings, devices: int) -> int:
+    """Rows per device and forward.
+
+    Raises:
+        UserError: the batch does not divide.
+    """
+    rows = settings.micro_batch or settings.batch // devices
+    if not rows or settings.batch % (rows * devices):
+        raise UserError(
+            f"key 'batch': expected a multiple of micro_batch x devices = {rows} x {devices}, found {settings.batch}."
+        )
+    return rows
+
+
+def checkpointing(settings: TrainSettings) -> bool:
+    """Whether activations are recomputed."""
+    names = ("gradient_checkpointing", "activation_checkpointing")
+    return any(bool(settings.trainer.get(name)) for name in names)
+
+
+def _forward(settings: TrainSettings, shape: Shape, layout: Layout) -> Forward:
+    half = settings.dtype == "bfloat16" or (_sharded(layout) and _mixed(settings))
+    compute = "bfloat16" if half else "autocast" if _mixed(settings) else "float32"
+    lora = settings.lora
+    return Forward(
+        rows=micro_batch(settings, layout.devices) * views_of(settings),
+        length=layout.longest or settings.data.max_len,
+        compute=compute,
+        checkpointing=checkpointing(settings),
+        adapters=shape.targets(lora.target_modules) if lora else None,
+        rank=lora.rank if lora else 0,
+        dropout=bool(lora and lora.dropout),
+        cast=2 if _mixed(settings) else 4,
+    )
+
+
+def _mixed(settings: TrainSettings) -> bool:
+    return bool(settings.trainer.get("bf16"))
+
+
+def _sharded(layout: Layout) -> bool:
+    return layout.sharding != "ddp"
+
+
+def _states(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
+    """Weights, gradients and optimizer, by the table at the head of this module."""
+    n, kind = layout.devices, layout.sharding
+    w = 2 if settings.dtype == "bfloat16" else 4
+    trained, frozen = float(shape.parameters), 0.0
+    frozen_bytes = 0.0
+    if settings.lora:
+        frozen, trained = trained, float(shape.lora_parameters(settings.lora.rank, settings.lora.target_modules))
+        frozen_bytes = w * frozen
+        if settings.quantised:
+            linear = shape.layers * shape.linear_parameters
+            frozen_bytes = QUANTISED[settings.quantised] * linear + w * (frozen - linear)
+        w = 4  # peft keeps adapters in float32
+    half = _mixed(settings) or settings.dtype == "bfloat16"
+    deepspeed = 2 if half else 4
+    block = shape.layer_parameters * (2 if half else 4)
+    root = (shape.embedding_parameters + shape.width) * (2 if half else 4)
+    buckets = 2 * min(_BUCKET, trained) * deepspeed
+    live = min(_LIVE, trained + frozen) * deepspeed
+    master = 12 if half else 8  # float32 master weights and two moments; weights in float32 are their own master
+    blank = Memory(0, 0, 0, 0, 0, 0, 0)
+    if kind == "ddp":
+        copy = 2 * trained if _mixed(settings) and w == 4 else 0
+        return dataclasses.replace(
+            blank,
+            weights=frozen_bytes + w * trained + copy,
+            gradients=w * trained,
+            optimizer=2 * w * trained,
+            gathered=w * trained if n > 1 else 0,
+        )
+    if kind == "fsdp2":
+        own = 4 if _mixed(settings) else w
+        gradients = 0 if settings.lora else block + root  # of what is gathered, before it is reduced
+        return dataclasses.replace(
+            blank,
+            weights=(frozen_bytes + own * trained) / n,
+            gradients=own * trained / n,
+            optimizer=2 * own * trained / n,
+            gathered=2 * block + root + gradients,
+        )
+    whole = kind.startswith("zero2")
+    bottom = frozen_bytes + deepspeed * trained
+    # The gradient's own precision until the step, then float32 for the optimizer.
+    gradients, optimizer = (deepspeed + 4) * trained, master * trained
+    weights = bottom if whole else bottom / n
+    gathered = buckets if whole else buckets + live
+    if kind.endswith("offload"):
+        kept = weights if whole else 0
+        host = optimizer + 4 * trained + (0 if whole else bottom)
+        return dataclasses.replace(blank, weights=kept, gathered=gathered, host=host)
+    return dataclasses.replace(
+        blank, weights=weights, gradients=gradients / n, optimizer=optimizer / n, gathered=gathered
+    )

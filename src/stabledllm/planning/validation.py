@@ -1,0 +1,72 @@
+"""Every check of a recipe that needs neither weights nor data nor a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stabledllm.config.build import build_decoding, build_method, build_objective
+from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.data.rows import EncodingOptions
+from stabledllm.data.sources import KINDS
+from stabledllm.data.spans import delimiter_pattern
+from stabledllm.errors import UserError, did_you_mean
+from stabledllm.experiment.run import rows_per_step
+from stabledllm.models.shapes import AUTOREGRESSIVE, Shape, known_shape
+from stabledllm.training.run import training_arguments
+
+_DATA = tuple(dict.fromkeys((*KINDS, "hitab", "openscience")))
+
+
+def validate(settings: TrainSettings | ExperimentSettings) -> str:
+    """What the recipe is, in a few words.
+
+    Raises:
+        UserError: the first thing wrong with it.
+    """
+    if isinstance(settings, TrainSettings):
+        validate_run(settings)
+        return f"a training run of {settings.model} with method {settings.method}"
+    for name in settings.methods:
+        validate_run(settings.base.model_copy(update={"method": name, "batch": rows_per_step(name, settings)}))
+    return f"an experiment of {len(settings.methods)} methods x {len(settings.seeds)} seeds with {settings.base.model}"
+
+
+def validate_run(settings: TrainSettings) -> None:
+    """Check one run's method, objective, decoding, data, batch, trainer keys and family.
+
+    Raises:
+        UserError: the first thing wrong.
+    """
+    shape = known_shape(settings.model)
+    check_family(settings, shape)
+    if settings.method != AUTOREGRESSIVE:
+        method = build_method(settings.method, settings.method_options)
+        if settings.p_of_t and not (method.needs_p or method.adaptive):
+            raise UserError(f"key 'p_of_t': expected a method with ppots or adaptive, found '{settings.method}'.")
+    build_objective(settings.objective)
+    build_decoding(settings.decoding)
+    data = settings.data
+    for spec in (data.train, data.validation, data.test):
+        kind = (spec or KINDS[0]).partition(":")[0]
+        if kind not in _DATA:
+            raise UserError(f"data '{spec}': unknown kind '{kind}'{did_you_mean(kind, _DATA)}.")
+    EncodingOptions(max_len=data.max_len, over_length=data.over_length, pad_response_to=data.pad_response_to)
+    delimiter_pattern(data.delimiters)
+    if settings.quantised and not settings.lora and not (Path(settings.model) / "adapter_config.json").is_file():
+        raise UserError(f"key 'quantised': expected 'lora' beside it, found a run that trains all of {settings.model}.")
+    if settings.lora and shape:
+        shape.targets(settings.lora.target_modules)
+    training_arguments(settings, without_device=True)
+
+
+def check_family(settings: TrainSettings, shape: Shape | None) -> None:
+    """Masks are for masked diffusion models, next-token prediction for autoregressive ones.
+
+    Raises:
+        UserError: the other way round.
+    """
+    causal = shape.causal if shape else settings.family == "arm" if settings.family != "auto" else None
+    kind = {True: "an autoregressive model", False: "a masked diffusion model"}.get(causal)
+    if causal is not None and causal != (settings.method == AUTOREGRESSIVE):
+        wanted = f"method '{AUTOREGRESSIVE}'" if causal else "a method that masks tokens"
+        raise UserError(f"model '{settings.model}' is {kind}: expected {wanted}, found '{settings.method}'.")

@@ -1,0 +1,62 @@
+"""``stabledllm plan``: every shipped recipe has an estimate; a run that does not fit is refused with what would."""
+
+from __future__ import annotations
+
+import pytest
+
+from stabledllm.config import shipped_recipes
+from tests.cli.runner import assert_refused
+from tests.cli.runner import in_process as call
+
+
+# Launch configurations are shipped beside the recipes and are none.
+@pytest.mark.parametrize("name", sorted(n for n in shipped_recipes() if not n.startswith("accelerate/")))
+def test_every_shipped_recipe_has_a_plan(tmp_path, name):
+    result = call("plan", name, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "needed per device" in result.stdout
+
+
+def test_what_is_printed(tmp_path):
+    result = call("plan", "gsm8k/llada-8b", "--devices", "8", "--sharding", "zero2", "--memory", "80GiB", cwd=tmp_path)
+    assert "8,015,581,184 parameters" in result.stdout
+    assert "1 rows x 2 views x 4096 tokens" in result.stdout
+    assert "It fits 80.0 GiB." in result.stdout
+    lines = {line[2:20].strip(): float(line[20:-3]) for line in result.stdout.splitlines() if line.endswith(" GiB")}
+    assert lines["weights"] == 14.9
+    assert lines.pop("needed per device") == pytest.approx(sum(lines.values()), abs=0.4)
+    assert "would take 8.4 GiB more" in result.stdout
+
+
+def test_the_dearest_method_of_an_experiment_counts(tmp_path):
+    result = call("plan", "table1/gsm8k", cwd=tmp_path)
+    assert "2 views" in result.stdout
+
+
+def test_a_run_that_does_not_fit(tmp_path):
+    result = call("plan", "gsm8k/llada-8b", "--memory", "40GiB", cwd=tmp_path)
+    assert_refused(result, "'gsm8k/llada-8b' needs about 69.5 GiB", "found 40.0 GiB", "sharding zero2_offload")
+    lora = call("plan", "gsm8k/llada-8b+lora", "--memory", "40GiB", cwd=tmp_path)
+    assert lora.returncode == 0
+    short = call("plan", "gsm8k/llada-8b+lora", "--longest", "512", "--memory", "22GiB", cwd=tmp_path)
+    assert short.returncode == 0, short.stderr
+
+
+def test_bfloat16_without_master_weights_is_said(tmp_path):
+    assert "loses updates" in call("plan", "gsm8k/llada-8b", cwd=tmp_path).stdout
+    for arguments in (["gsm8k/llada-8b", "--sharding", "zero2"], ["gsm8k/llada-8b+lora"], ["sft-synthetic"]):
+        assert "loses updates" not in call("plan", *arguments, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gsm8k/llada-8b", "--sharding", "zero4"], ["expected a sharding of ddp", "found 'zero4'"]),
+        (["gsm8k/llada-8b", "--memory", "much"], ["such as 80GiB", "found 'much'"]),
+        (["gsm8k/llada-8b", "--devices", "3"], ["key 'batch'", "1 x 3"]),
+        (["gsm8k/llada-8b", "model=somebody/else"], ["model 'somebody/else'", "found neither"]),
+        (["gsm8k/llada-8b", "method=mirorr"], ["unknown part 'mirorr'"]),
+    ],
+)
+def test_refusals(tmp_path, arguments, words):
+    assert_refused(call("plan", *arguments, cwd=tmp_path), *words)
