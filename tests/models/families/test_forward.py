@@ -6,6 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stabledllm.data.rows import TokenRow
+from stabledllm.gradients.per_row import RowGradients
+from stabledllm.noise.methods import Method
+from stabledllm.noise.streams import Key
+from stabledllm.objective import Objective
 from tests.models.families.cases import CASES, load, random_ids
 
 NATIVE = ["llada-grouped", "mmada", "dream"]
@@ -132,3 +137,15 @@ def test_the_body_compiles_to_one_graph(model):
     torch.testing.assert_close(
         body(ids, real, segment)[real], model.hidden_states(ids, real, segment)[real], rtol=1e-6, atol=1e-8
     )
+
+
+def test_row_gradients_layer_by_layer_are_those_row_by_row(model):
+    """The fast path of the gradient's decomposition knows the families' own layers."""
+    rows = [TokenRow(random_ids(1, 12 + i, seed=i)[0].clamp(max=255).tolist(), 4) for i in range(3)]
+    t, found = torch.tensor([0.3, 0.6, 0.9], dtype=torch.float64), []
+    for fast in (True, False):
+        meter = RowGradients(model, rows, Objective(), mask_id=model.config.mask_token_id, pad_id=256, vectorised=fast)
+        ((_, _, gradients),) = meter.gradients(torch.arange(3), t, Method(), Key(0, 0))
+        assert (meter.layers is not None) == fast
+        found.append(gradients.clone())
+    assert float((found[0] - found[1]).norm()) < 1e-6 * float(found[1].norm())
