@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from stabledllm.config.build import build_method, build_objective
+from stabledllm.config.build import build_method, build_objective, loading_options
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_rows
 from stabledllm.data.rows import TokenRow, require_marks
@@ -136,7 +136,7 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
                 f"method '{method.name}': expected a density that is fixed, found one that follows training; "
                 f"it tends to that of '{near}'."
             )
-    loaded = load_model(settings.model)
+    loaded = load_model(settings.model, **loading_options(settings))
     if size := getattr(loaded.model.config, "block_size", None):
         raise UserError(
             f"model '{settings.model}': expected one of whole responses, found one trained in blocks of {size}."

@@ -22,15 +22,16 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe
-from stabledllm.config.build import build_decoding, build_method, build_model, build_objective
+from stabledllm.config.build import build_decoding, build_method, build_model, build_objective, loading_options
 from stabledllm.config.recipe import apply_overrides, check
-from stabledllm.config.settings import DataSettings, DecodingSettings, DecomposeSettings
+from stabledllm.config.settings import DataSettings, DecodingSettings, DecomposeSettings, ModelSettings
 from stabledllm.errors import UserError
 
 Say = Callable[[str], None]
 transformers_logging.disable_progress_bar()
 warnings.filterwarnings("ignore", message=".*pin_memory.*")
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft's call
+warnings.filterwarnings("ignore", message=".*rope_scaling.*", category=FutureWarning)  # of configs that it merely reads
 logging.getLogger("torch.distributed").setLevel(logging.ERROR)
 
 
@@ -184,7 +185,7 @@ def experiment(recipe: str, overrides: Sequence[str], *, say: Say, jobs: int = 1
 
 
 def merge(adapter: str, out: Path, *, base: str | None, dtype: str, say: Say) -> None:
-    """Write the base with the adapter added to its weights."""
+    """Write the base with the adapter added to its weights, in the base's own layout."""
     import torch
 
     from stabledllm.models.adapters import merged
@@ -197,13 +198,12 @@ def merge(adapter: str, out: Path, *, base: str | None, dtype: str, say: Say) ->
         raise UserError(f"{out}: expected a new folder, found one that is there already.")
     # Added in float32 whatever is written, so that it is rounded once.
     whole = merged(load_model(adapter, base=base))
-    whole.model.to(kinds[dtype]).save_pretrained(out)
+    whole.model.to(kinds[dtype])
+    whole.save(out)
     say(f"wrote {out}")
 
 
-def generate(
-    prompts: Sequence[str], model: str, sizes: dict[str, int], decoding: Sequence[str], base: str | None = None
-) -> None:
+def generate(prompts: Sequence[str], model: str, sizes: dict[str, int], decoding: Sequence[str], loading: dict) -> None:
     """Print each prompt with its completion, and on standard error what it took."""
     from stabledllm.decoding import DecodingStats
     from stabledllm.evaluation.accuracy import complete
@@ -212,7 +212,7 @@ def generate(
     options = build_decoding(_decoding(sizes, decoding))
     if not prompts or not all(p.strip() for p in prompts):
         raise UserError("generate: expected non-empty prompts, found an empty one.")
-    loaded = load_model(model, base=base)
+    loaded = load_model(model, **_loading(model, loading))
     stats, conversations = DecodingStats(), [[{"role": "user", "content": p}] for p in prompts]
     for prompt, text in zip(prompts, complete(loaded, conversations, options, 32, stats=stats), strict=True):
         print(f"{prompt}\n{text}\n", flush=True)
@@ -233,7 +233,7 @@ def evaluate(
     pad_response_to: int,
     sizes: dict[str, int],
     decoding: Sequence[str],
-    base: str | None = None,
+    loading: dict,
     say: Say,
 ) -> None:
     """NLL and accuracy, with their errors, into ``eval.json``."""
@@ -252,7 +252,7 @@ def evaluate(
     chosen = _decoding(sizes, decoding)
     options = build_decoding(chosen)
     settings = DataSettings(train=data, max_len=max_len, pad_response_to=pad_response_to)
-    loaded = load_model(model, base=base)
+    loaded = load_model(model, **_loading(model, loading))
     examples = load_examples(data, split="test", n=rows, seed=settings.seed)[:rows]
     encoded = encode_examples(examples, loaded.tokenizer, encoding_options(settings))
     say(encoded.summary(max_len))
@@ -286,7 +286,7 @@ def evaluate(
         "model": model,
         "data": data,
         "metrics": metrics,
-        "config": settings.model_dump() | {"decoding": chosen.model_dump(), "rows": rows},
+        "config": settings.model_dump() | {"decoding": chosen.model_dump(), "rows": rows, **loading},
         "versions": versions(),
         "device": device_name(),
     }
@@ -311,6 +311,12 @@ def plan(
 
     limit = parse_memory(memory) if memory else None
     return report(recipe, load_recipe(recipe, overrides), Layout(devices, sharding, longest), limit)
+
+
+def _loading(model: str, loading: dict) -> dict:
+    loading = dict(loading)
+    base = loading.pop("base")
+    return loading_options(check({"model": model} | loading, ModelSettings, f"model '{model}'")) | {"base": base}
 
 
 def _decoding(sizes: dict[str, int], overrides: Sequence[str]) -> DecodingSettings:

@@ -21,8 +21,17 @@ app = typer.Typer(
 )
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
-Model = Annotated[str, typer.Option(help="'tiny' (shipped) or a folder that a run saved, an adapter's too.")]
+Model = Annotated[
+    str, typer.Option(help="'tiny' (shipped), a folder (of a model or an adapter), or a name on the hub.")
+]
 Base = Annotated[str | None, typer.Option(help="Of an adapter: its base model, where it is not where it was.")]
+Family = Annotated[str, typer.Option(help="llada, dream, mmada or mlm; auto: what the model's config.json says.")]
+Dtype = Annotated[str, typer.Option(help="Of the weights: float32 or bfloat16.")]
+Attention = Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2.")]
+EndToken = Annotated[str | None, typer.Option(help="Ends a response, instead of the chat template's own.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that lies beside the weights; no native family needs it.")
+]
 Decoding = Annotated[
     list[str] | None,
     typer.Option(
@@ -39,6 +48,19 @@ def _say(line: str) -> None:
 
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
+
+
+def _loading(
+    base: str | None, family: str, dtype: str, attention: str, end_token: str | None, trust_remote_code: bool
+) -> dict:
+    return {
+        "base": base,
+        "family": family,
+        "dtype": dtype,
+        "attention": attention,
+        "end_token": end_token,
+        "trust_remote_code": trust_remote_code,
+    }
 
 
 @app.callback(invoke_without_command=True)
@@ -166,12 +188,18 @@ def generate(
     block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
     decoding: Decoding = None,
     base: Base = None,
+    family: Family = "auto",
+    dtype: Dtype = "float32",
+    attention: Attention = "sdpa",
+    end_token: EndToken = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Completions of prompts, through the model's chat template; greedy low-confidence unless told otherwise."""
     from stabledllm.cli.commands import generate as run
 
+    loading = _loading(base, family, dtype, attention, end_token, trust_remote_code)
     prompts = [line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt
-    run(prompts, model, {"length": length, "steps": steps, "block": block}, decoding or [], base)
+    run(prompts, model, {"length": length, "steps": steps, "block": block}, decoding or [], loading)
 
 
 @app.command(name="eval")
@@ -189,13 +217,19 @@ def evaluate(
         int, typer.Option(min=1, help="As in training: end tokens supervised up to a multiple.")
     ] = 1,
     base: Base = None,
+    family: Family = "auto",
+    dtype: Dtype = "float32",
+    attention: Attention = "sdpa",
+    end_token: EndToken = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """NLL (standard objective, fixed noise) and exact-match accuracy of a model on test rows."""
     from stabledllm.cli.commands import evaluate as run
 
     run(
         model, data, out, rows=rows, max_len=max_len, pad_response_to=pad_response_to,
-        sizes={"length": length, "steps": steps, "block": block}, decoding=decoding or [], base=base, say=_say,
+        sizes={"length": length, "steps": steps, "block": block}, decoding=decoding or [], say=_say,
+        loading=_loading(base, family, dtype, attention, end_token, trust_remote_code),
     )  # fmt: skip
 
 

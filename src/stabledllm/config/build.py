@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
 from stabledllm.config.settings import (
     AdaptiveSettings,
     DecodingSettings,
     MethodSettings,
+    ModelSettings,
     ObjectiveSettings,
     TrainSettings,
 )
@@ -16,6 +19,17 @@ from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.objective import Objective
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
+
+
+def loading_options(settings: ModelSettings) -> dict:
+    """What :func:`~stabledllm.models.loading.load_model` takes beside the model's name."""
+    return {
+        "dtype": getattr(torch, settings.dtype),
+        "family": settings.family,
+        "attention": settings.attention,
+        "end_token": settings.end_token,
+        "trust_remote_code": settings.trust_remote_code,
+    }
 
 
 def build_model(settings: TrainSettings) -> LoadedModel:
@@ -29,7 +43,7 @@ def build_model(settings: TrainSettings) -> LoadedModel:
             f"key 'quantised': expected 'lora' beside it, since weights in {settings.quantised} cannot be trained, "
             f"found none."
         )
-    loaded = load_model(settings.model, quantised=settings.quantised)
+    loaded = load_model(settings.model, quantised=settings.quantised, **loading_options(settings))
     if settings.lora is None:
         return loaded
     from stabledllm.models.adapters import LoRAOptions, add_lora

@@ -140,15 +140,26 @@ class LoRASettings(_Strict):
     """Of the adapters' first values; the same for every seed of an experiment, as a base's weights are."""
 
 
-class TrainSettings(_Strict):
-    """One training run."""
+class ModelSettings(_Strict):
+    """Which model, and how it is loaded."""
 
     model: str = "tiny"
+    """``tiny``, a local folder, or a name on the hub."""
     family: str = "auto"
-    """The model's architecture; ``auto`` reads it off its config."""
+    """``llada``, ``dream``, ``mmada``, ``mlm``; ``auto``: what the model's config.json says."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """In which the weights are loaded."""
+    """Of the weights; mixed precision over float32 weights is ``trainer.bf16``."""
     attention: str = "sdpa"
+    """Back end: ``sdpa``, ``eager`` or ``flash_attention_2``."""
+    end_token: str | None = None
+    """Ends a response; without it the token that closes an assistant's turn in the model's chat template."""
+    trust_remote_code: bool = False
+    """Run code that lies beside the weights; needed only for models of no native family."""
+
+
+class TrainSettings(ModelSettings):
+    """One training run."""
+
     lora: LoRASettings | None = None
     """Train adapters instead of the weights."""
     quantised: Literal["4bit", "8bit"] | None = None
@@ -229,10 +240,9 @@ class GradientSettings(_Strict):
     """``exact`` gradients or a seeded random projection of them; ``auto`` projects where they do not fit."""
 
 
-class DecomposeSettings(_Strict):
+class DecomposeSettings(ModelSettings):
     """``stabledllm decompose``: how much is drawn for each part of the answer."""
 
-    model: str = "tiny"
     data: DataSettings = DataSettings()
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
+from stabledllm.config.build import loading_options
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.models.loading import load_model
@@ -36,9 +37,9 @@ def train_all(planned: list[TrainSettings], jobs: int) -> Iterator[TrainSettings
 
 
 def _train(settings: TrainSettings) -> None:
-    key = settings.data.model_dump_json() + settings.model
+    key = f"{settings.data.model_dump_json()} {settings.model} {settings.end_token}"
     if key not in _loaded:
-        _loaded[key] = load_bundle(settings.data, load_model(settings.model).tokenizer)
+        _loaded[key] = load_bundle(settings.data, load_model(settings.model, **loading_options(settings)).tokenizer)
     train(settings, data=_loaded[key], say=lambda _: None)
 
 

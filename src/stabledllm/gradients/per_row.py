@@ -162,8 +162,13 @@ def _layers_of(model: nn.Module, parameters: dict[str, nn.Parameter]) -> list[nn
     """The layers that hold the parameters; None where one is of another kind or shares a parameter."""
     layers = [m for m in model.modules() if any(p in set(parameters.values()) for p in m.parameters(recurse=False))]
     held = [p for layer in layers for p in layer.parameters(recurse=False)]
-    plain = all(type(layer) in _LAYERS for layer in layers) and len(held) == len(set(held))
+    plain = all(type(layer) in _LAYERS or _is_rms_norm(layer) for layer in layers) and len(held) == len(set(held))
     return layers if plain else None
+
+
+def _is_rms_norm(layer: nn.Module) -> bool:
+    """transformers writes a root-mean-square norm of its own for every family."""
+    return type(layer).__name__.endswith("RMSNorm") and hasattr(layer, "variance_epsilon")
 
 
 def _places(parameters: dict[str, nn.Parameter]) -> dict[nn.Parameter, slice]:
@@ -194,6 +199,9 @@ def _weight_gradients(layer: nn.Module, x: Tensor, of_output: Tensor) -> dict[st
         found = {"weight": of_output.flatten(1, -2).transpose(1, 2) @ x.flatten(1, -2)}
     elif isinstance(layer, nn.RMSNorm):
         scaled = F.rms_norm(x, layer.normalized_shape, None, layer.eps)
+        found = {"weight": (of_output * scaled).flatten(1, -2).sum(1)}
+    elif _is_rms_norm(layer):
+        scaled = F.rms_norm(x, x.shape[-1:], None, layer.variance_epsilon)
         found = {"weight": (of_output * scaled).flatten(1, -2).sum(1)}
     else:
         scaled = F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)

@@ -43,3 +43,6 @@ class ByteTokenizer:
             if message["role"] == "assistant":
                 ids.append(EOS)
         return [*ids, ASSISTANT]
+
+    def save_pretrained(self, folder: object) -> None:
+        """Nothing: the library itself holds this tokenizer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,6 +12,10 @@ from transformers import PreTrainedModel
 
 from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
+from stabledllm.models.families.attention import check_back_end
+from stabledllm.models.families.registry import find_family
+from stabledllm.models.families.source import Source, find_folder, read_config
+from stabledllm.models.hf_tokenizer import HFTokenizer, load_tokenizer
 from stabledllm.models.quantised import keep_differentiable, quantisation
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 
@@ -24,7 +27,7 @@ class LoadedModel:
     """A model in float32 (or as asked) with what is needed to feed it."""
 
     model: PreTrainedModel
-    tokenizer: ByteTokenizer
+    tokenizer: ByteTokenizer | HFTokenizer
     name: str
 
     @property
@@ -39,34 +42,78 @@ class LoadedModel:
     def eos_id(self) -> int:
         return self.tokenizer.eos_token_id
 
+    def save(self, folder: str | Path) -> None:
+        """Weights, config and tokenizer in the layout they came in; :func:`load_model` takes the folder."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
 
 def load_model(
-    name: str, dtype: torch.dtype = torch.float32, *, base: str | None = None, quantised: str | None = None
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    *,
+    family: str = "auto",
+    attention: str = "sdpa",
+    end_token: str | None = None,
+    trust_remote_code: bool = False,
+    base: str | None = None,
+    quantised: str | None = None,
 ) -> LoadedModel:
-    """``tiny`` (shipped, no network), a local folder that this library saved, or the folder of an adapter.
+    """``tiny`` (shipped, no network), a local folder, or a name on the hub, in the hub's own layout; or an adapter.
 
     Args:
+        family: one of :data:`~stabledllm.models.families.registry.FAMILIES`, or ``auto``: what config.json says.
+        attention: back end, see :data:`~stabledllm.models.families.attention.BACK_ENDS`.
+        end_token: ends a response, see :class:`~stabledllm.models.hf_tokenizer.HFTokenizer`.
+        trust_remote_code: run code that lies beside the weights, for models of no native family.
         base: of an adapter, in the place of the base that it names.
         quantised: ``4bit`` or ``8bit``: the weights of the linear layers, held so by bitsandbytes.
 
     Raises:
-        UserError: no such folder, no config.json, another family, a missing weight or an unexpected one.
+        UserError: no such model, another family, a missing, unexpected or mis-shaped weight, a tokenizer that does
+            not fit, no mask token, or an attention back end that is not installed.
     """
+    check_back_end(attention)
+    loading = {"family": family, "attention": attention, "end_token": end_token, "trust_remote_code": trust_remote_code}
     if is_adapter(name):
         from stabledllm.models.adapters import load_adapter
 
-        return load_adapter(name, lambda found: load_model(found, dtype, quantised=quantised), base)
+        return load_adapter(name, lambda found: load_model(found, dtype, quantised=quantised, **loading), base)
     if base is not None:
         raise UserError(f"model '{name}': expected an adapter's folder to take base '{base}', found none.")
-    folder = Path(str(files("stabledllm") / "assets" / "tiny")) if name == "tiny" else Path(name).expanduser()
-    _check_folder(folder, name)
-    model, info = TinyMDM.from_pretrained(
+    folder = Path(str(files("stabledllm") / "assets" / "tiny")) if name == "tiny" else find_folder(name)
+    extra = quantisation(quantised, dtype)
+    source = Source(name, folder, read_config(folder), dtype, attention, trust_remote_code, extra)
+    if source.model_type == TinyMDMConfig.model_type:
+        return _load_tiny(source, family, end_token)
+    model = find_family(source, family).load(source)
+    keep_differentiable(model)
+    tokenizer = load_tokenizer(
         folder,
-        config=TinyMDMConfig.from_pretrained(folder),
-        dtype=dtype,
+        name,
+        vocab_size=model.get_input_embeddings().weight.shape[0],
+        mask_token_id=getattr(model.config, "mask_token_id", None),
+        end_token=end_token,
+        trust_remote_code=trust_remote_code,
+    )
+    model.config.mask_token_id = tokenizer.mask_token_id
+    return LoadedModel(model, tokenizer, name)
+
+
+def _load_tiny(source: Source, family: str, end_token: str | None) -> LoadedModel:
+    name = source.name
+    for key, value, only in (("family", family, "auto"), ("attention", source.attention, "sdpa")):
+        if value != only:
+            raise UserError(f"model '{name}': expected {key} '{only}' for the reference model, found '{value}'.")
+    if end_token is not None:
+        raise UserError(f"model '{name}': expected no end_token for the reference model, found '{end_token}'.")
+    model, info = TinyMDM.from_pretrained(
+        source.folder,
+        config=TinyMDMConfig.from_pretrained(source.folder),
+        dtype=source.dtype,
         output_loading_info=True,
         local_files_only=True,
-        **quantisation(quantised, dtype),
+        **source.extra,
     )
     keep_differentiable(model)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -79,17 +126,6 @@ def load_model(
 def is_adapter(name: str) -> bool:
     """Whether a model's name is the folder of an adapter."""
     return (Path(name).expanduser() / ADAPTER_CONFIG).is_file()
-
-
-def _check_folder(folder: Path, name: str) -> None:
-    if not folder.is_dir():
-        raise UserError(f"model '{name}': expected 'tiny' or a local folder, found neither.")
-    config = folder / "config.json"
-    if not config.is_file():
-        raise UserError(f"model '{name}': expected {config}, found no such file.")
-    family = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    if family != TinyMDMConfig.model_type:
-        raise UserError(f"model '{name}': expected model_type {TinyMDMConfig.model_type}, found {family!r}.")
 
 
 @contextmanager

@@ -100,6 +100,8 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
         "model": settings.model,
         "lora": settings.lora.model_dump() if settings.lora else None,
         "quantised": settings.quantised,
+        "dtype": None if settings.dtype == "float32" else settings.dtype,  # None in runs older than the key
+        "end_token": settings.end_token,
         "data": settings.data.train,
         "batch": settings.batch,
         "seed": settings.seed,
@@ -157,6 +159,7 @@ def build_trainer(
         adaptive=build_adaptive(settings.adaptive, method, objective.eps, start) if method.adaptive else None,
         block_size=settings.block_size,
         identity=run_identity(settings, method),
+        processing_class=loaded.tokenizer,
         statistics=StepStatistics(
             settings.method_options.ema_bins,
             default_rate(settings.method_options.ema_bins, len(data.train)),

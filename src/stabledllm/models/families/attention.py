@@ -1,0 +1,87 @@
+"""Who attends to whom, in the form that each attention back end takes.
+
+Legend: N rows, L positions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.utils import is_flash_attn_2_available
+
+from stabledllm.errors import UserError
+
+BACK_ENDS = ("sdpa", "eager", "flash_attention_2")
+
+
+def check_back_end(name: str) -> str:
+    """The name of an attention back end that can run here.
+
+    Raises:
+        UserError: an unknown back end, or one that is not installed.
+    """
+    if name not in BACK_ENDS:
+        raise UserError(f"attention: expected one of {', '.join(BACK_ENDS)}, found {name!r}.")
+    if name == "flash_attention_2" and not is_flash_attn_2_available():
+        raise UserError(
+            "attention 'flash_attention_2': expected the package flash-attn and a CUDA device, found it not installed; "
+            "'sdpa' uses PyTorch's own flash kernels."
+        )
+    return name
+
+
+def attention_arguments(
+    back_end: str, attention_mask: Tensor | None, segment_ids: Tensor | None, dtype: torch.dtype
+) -> dict:
+    """Keyword arguments of a layer's attention, so that a token attends to the real tokens of its own segment only.
+
+    Args:
+        attention_mask: False at padding (on the right), shape (N, L); None: no padding.
+        segment_ids: equal for tokens of one packed row, shape (N, L); None: each row is one segment.
+        dtype: of the hidden states.
+    """
+    if attention_mask is not None:
+        attention_mask = attention_mask.bool()
+        # Without a mask the kernels are faster; the look at its values would break a compiled graph.
+        if not torch.compiler.is_compiling() and bool(attention_mask.all()):
+            attention_mask = None
+    if attention_mask is None and segment_ids is None:
+        return {"attention_mask": None}
+    if back_end.startswith("flash"):
+        return _sequence_bounds(attention_mask, segment_ids)
+    allowed = _allowed(attention_mask, segment_ids)
+    if back_end == "eager":
+        blocked = torch.finfo(dtype).min
+        return {"attention_mask": torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, blocked)}
+    return {"attention_mask": allowed}
+
+
+def _allowed(attention_mask: Tensor | None, segment_ids: Tensor | None) -> Tensor:
+    """True where query q may see key k, shape (N, 1, L or 1, L)."""
+    if segment_ids is None:
+        return attention_mask[:, None, None, :]
+    allowed = segment_ids[:, :, None] == segment_ids[:, None, :]
+    if attention_mask is not None:
+        # Padding sees itself, so that no softmax is over nothing.
+        itself = torch.eye(segment_ids.shape[1], dtype=torch.bool, device=segment_ids.device)
+        allowed = (allowed & attention_mask[:, None, :]) | itself
+    return allowed[:, None]
+
+
+def _sequence_bounds(attention_mask: Tensor | None, segment_ids: Tensor | None) -> dict:
+    """The batch as one flat sequence of segments; the padding behind a segment is a segment of its own."""
+    shown = attention_mask if segment_ids is None else segment_ids
+    starts = torch.ones_like(shown, dtype=torch.bool)
+    starts[:, 1:] = shown[:, 1:] != shown[:, :-1]
+    if segment_ids is not None and attention_mask is not None:
+        starts[:, 1:] |= attention_mask[:, 1:] != attention_mask[:, :-1]
+    total = torch.tensor([shown.numel()], device=shown.device)
+    bounds = torch.cat((starts.flatten().nonzero().flatten(), total)).to(torch.int32)
+    longest = int(bounds.diff().max())
+    return {
+        "attention_mask": None,
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }

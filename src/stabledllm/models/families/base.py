@@ -1,0 +1,83 @@
+"""What every native family shares: the forward of a masked diffusion model.
+
+Legend: N rows, L positions, D width, V vocabulary, S selected positions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stabledllm.models.families.attention import attention_arguments
+from stabledllm.models.families.prediction import predict
+from stabledllm.models.families.rotary import rotary
+from stabledllm.models.output import MDMOutput
+
+
+class MaskedDiffusionModel(PreTrainedModel):
+    """Predicts every token of a row from the whole, partly masked row.
+
+    A padded row gives what it gives alone, and a packed row what its segments give alone. The parameters carry the
+    hub's names, so that checkpoints, adapters and optimizer states need no translation.
+
+    A family sets ``layers``, ``final_norm`` and the input and output embeddings, and says in its configuration
+    ``head_dim``, ``rope_theta`` and ``shift_logits``.
+    """
+
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    accepts_loss_kwargs = False
+    _keep_rotary_in_float32 = False
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Final normalised hidden states, shape (N, L, D)."""
+        x_NLD = self.get_input_embeddings()(input_ids)
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        cos, sin = rotary(position_ids, self.config.head_dim, self.config.rope_theta)
+        if not self._keep_rotary_in_float32:
+            cos, sin = cos.to(x_NLD.dtype), sin.to(x_NLD.dtype)
+        arguments = attention_arguments(self.config._attn_implementation, attention_mask, segment_ids, x_NLD.dtype)
+        for layer in self.layers():
+            x_NLD = layer(x_NLD, position_embeddings=(cos, sin), **arguments)
+        return self.final_norm()(x_NLD)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        selected: Tensor | None = None,
+        targets: Tensor | None = None,
+        *,
+        segment_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        nll_weights: Tensor | None = None,
+        **_: object,
+    ) -> MDMOutput:
+        """``nll`` (S,) at the ``selected`` positions with ``targets``, ``logits`` (S, V) there without, else all
+        logits (N, L, V); row-major order, nats, float32 or wider.
+
+        Args:
+            attention_mask: False at padding on the right, (N, L).
+            segment_ids, position_ids: packed rows, (N, L); positions restart in each segment.
+            nll_weights: (S,), see :func:`~stabledllm.models.families.prediction.predict`.
+        """
+        hidden_NLD = self.hidden_states(input_ids, attention_mask, segment_ids, position_ids)
+        return predict(
+            hidden_NLD,
+            self.get_output_embeddings(),
+            selected,
+            targets,
+            shift=self.config.shift_logits,
+            segment_ids=segment_ids,
+            nll_weights=nll_weights,
+        )

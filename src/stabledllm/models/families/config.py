@@ -1,0 +1,55 @@
+"""Configurations in the hub's own keys: read as published, written back as published."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+from transformers import PretrainedConfig
+
+from stabledllm.errors import UserError
+
+# transformers records these itself; every other key of the file is the model's.
+_OURS = {"dtype", "_commit_hash"}
+
+
+class HubConfig(PretrainedConfig):
+    """A ``config.json`` of the hub; every key that was read is written back with the value that was read.
+
+    The original code can therefore load what this library saves, whatever transformers version it was written for.
+
+    ``required`` names the keys that would change the mathematics, with the only values that are implemented, the
+    first of them for a file that lacks the key and for a new model.
+
+    Raises:
+        UserError: a key of ``required`` with another value.
+    """
+
+    required: ClassVar[dict[str, tuple]] = {}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        for key, allowed in cls.required.items():
+            if key in config_dict and config_dict[key] not in allowed:
+                shown = " or ".join(str(value) for value in allowed)
+                raise UserError(f"config.json: {key}: expected {shown}, found {config_dict[key]!r}.")
+        read = copy.deepcopy({key: value for key, value in config_dict.items() if key not in _OURS})
+        # What can have one value only is no setting: it stays in what was read, and nowhere else.
+        settings = {key: value for key, value in config_dict.items() if key not in cls.required}
+        loaded = super().from_dict(settings, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        config._read = read
+        return loaded
+
+    def to_dict(self) -> dict[str, Any]:
+        return self._restored(super().to_dict())
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        return self._restored(super().to_diff_dict())
+
+    def _restored(self, written: dict[str, Any]) -> dict[str, Any]:
+        written.pop("_read", None)
+        read = getattr(self, "_read", None)
+        if read is None:
+            return {key: allowed[0] for key, allowed in self.required.items()} | written
+        return written | copy.deepcopy(read)

@@ -1,0 +1,158 @@
+"""Any other model with a masked-language-model head (BERT, RoBERTa, ModernBERT, ...), behind the common forward.
+
+Legend: N rows, L positions, S selected positions, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
+
+from stabledllm.errors import UserError
+from stabledllm.models.families.source import Source
+from stabledllm.models.loss_head import widened
+from stabledllm.models.output import MDMOutput
+
+_INTERFACES = {
+    "AutoModelForMaskedLM": AutoModelForMaskedLM,
+    "AutoModelForCausalLM": AutoModelForCausalLM,
+    "AutoModel": AutoModel,
+}
+
+
+def is_masked_lm(source: Source) -> bool:
+    """Whether the architecture is one of transformers' with a masked-language-model head."""
+    names = source.config.get("architectures") or []
+    return any(name.endswith("ForMaskedLM") for name in names)
+
+
+def has_own_code(source: Source) -> bool:
+    """Whether the model comes with code of its own, behind one of the interfaces that can be a masked LM's."""
+    return _own_code(source) is not None
+
+
+def _own_code(source: Source) -> str | None:
+    known = source.config.get("auto_map") or {}
+    return next((name for name in _INTERFACES if name in known), None)
+
+
+def load_masked_lm(source: Source) -> PreTrainedModel:
+    """The model with its own layout and weights; only its forward is ours.
+
+    A model with code of its own is taken to be bidirectional with unshifted logits, as this library cannot look
+    into it; that code runs only with ``trust_remote_code``.
+
+    Raises:
+        UserError: code that the user has not said to trust, a back end that is not there, or weights that are
+            missing or unexpected.
+    """
+    own = _own_code(source)
+    if own is not None and not source.trust_remote_code:
+        raise UserError(
+            f"model '{source.name}': expected trust_remote_code=true for a model that comes with code of its own, "
+            f"found false."
+        )
+    # Left open, transformers takes sdpa where the model can, which not every model's own code can.
+    back_end = None if source.attention == "sdpa" else source.attention
+    try:
+        model, info = _INTERFACES[own or "AutoModelForMaskedLM"].from_pretrained(
+            source.folder,
+            dtype=source.dtype,
+            attn_implementation=back_end,
+            trust_remote_code=source.trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+            **source.extra,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"model '{source.name}': expected one that transformers can load, found: {reason}") from None
+    for kind in ("missing_keys", "mismatched_keys"):
+        if info.get(kind):
+            first = sorted(str(key) for key in info[kind])[0]
+            raise UserError(
+                f"model '{source.name}': expected the weights of its config, found {kind[:-5]} weight {first}."
+            )
+    adapted = adapt(model)
+    adapted.selects_early = _selects_early(adapted)
+    return adapted
+
+
+def adapt(model: PreTrainedModel) -> PreTrainedModel:
+    """The same object with the common forward; its class keeps its name, so that it is saved as it was."""
+    kind = type(model)
+    model.__class__ = type(kind.__name__, (MaskedLMForward, kind), {"__module__": kind.__module__})
+    return model
+
+
+class MaskedLMForward:
+    """Mixed into a model's class. ``selects_early``: the head sees the selected positions only."""
+
+    accepts_loss_kwargs = False
+    selects_early = False
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        selected: Tensor | None = None,
+        targets: Tensor | None = None,
+        *,
+        segment_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        nll_weights: Tensor | None = None,
+        **_: object,
+    ) -> MDMOutput:
+        """As :meth:`~stabledllm.models.families.base.MaskedDiffusionModel.forward`.
+
+        Raises:
+            UserError: packed rows, or rows longer than the model's positions.
+        """
+        if segment_ids is not None or position_ids is not None:
+            raise UserError("packing: expected a native family, found a model behind the generic MLM adapter.")
+        limit = getattr(self.config, "max_position_embeddings", None)
+        if limit and input_ids.shape[1] > limit:
+            raise UserError(f"rows: expected at most the model's {limit} positions, found {input_ids.shape[1]}.")
+        mask = None if attention_mask is None else attention_mask.long()
+        if selected is None:
+            return MDMOutput(logits=super().forward(input_ids=input_ids, attention_mask=mask).logits)
+        selected = selected.bool()
+        if self.selects_early:
+            hook = self.base_model.register_forward_hook(lambda _, __, output: _keep(output, selected))
+            try:
+                logits = super().forward(input_ids=input_ids, attention_mask=mask).logits[0]
+            finally:
+                hook.remove()
+        else:
+            logits = super().forward(input_ids=input_ids, attention_mask=mask).logits[selected]
+        wide = widened(logits)
+        if targets is None:
+            return MDMOutput(logits=wide)
+        return MDMOutput(nll=F.cross_entropy(wide, targets[selected], reduction="none"))
+
+
+def _keep(output, selected: Tensor):
+    """The body's output with the selected positions as one row, (1, S, D)."""
+    output[next(iter(output))] = output[0][selected][None]
+    return output
+
+
+@torch.no_grad()
+def _selects_early(model: PreTrainedModel) -> bool:
+    """Whether the head works position by position, tried on one short row: then it need not see the others."""
+    was_training, device = model.training, next(model.parameters()).device
+    ids = torch.arange(5, device=device)[None] % model.config.vocab_size
+    selected = torch.tensor([[True, False, True, True, False]], device=device)
+    model.eval()
+    try:
+        all_logits = model(ids, torch.ones_like(ids)).logits[selected].float()
+        model.selects_early = True
+        few = model(ids, torch.ones_like(ids), selected).logits
+    except (RuntimeError, TypeError, AttributeError, IndexError, KeyError, StopIteration):
+        return False
+    finally:
+        model.selects_early = False
+        model.train(was_training)
+    return few.shape == all_logits.shape and torch.allclose(few, all_logits, rtol=1e-3, atol=1e-3)

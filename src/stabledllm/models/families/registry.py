@@ -1,0 +1,79 @@
+"""Which family a checkpoint belongs to, and what loads it. A new family is one entry of :data:`FAMILIES`.
+
+The native families are known by the ``model_type`` of their config.json, the others by their architecture's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from transformers import PreTrainedModel
+
+from stabledllm.errors import UserError, did_you_mean
+from stabledllm.models.families.dream import DreamModel
+from stabledllm.models.families.llada import LLaDAModelLM
+from stabledllm.models.families.masked_lm import has_own_code, is_masked_lm, load_masked_lm
+from stabledllm.models.families.mmada import MMadaModelLM
+from stabledllm.models.families.native import load_native
+from stabledllm.models.families.source import Source
+
+
+@dataclass(frozen=True)
+class Family:
+    """``accepts`` says from a checkpoint's config whether it is of this family; ``load`` gives the model.
+
+    ``on_request`` accepts further checkpoints, where the user names the family.
+    """
+
+    accepts: Callable[[Source], bool]
+    load: Callable[[Source], PreTrainedModel]
+    on_request: Callable[[Source], bool] = lambda _: False
+
+
+def _native(kind: type) -> Family:
+    return Family(lambda source: source.model_type == kind.config_class.model_type, partial(load_native, kind))
+
+
+# In the order in which they are asked.
+FAMILIES: dict[str, Family] = {
+    "llada": _native(LLaDAModelLM),
+    "dream": _native(DreamModel),
+    "mmada": _native(MMadaModelLM),
+    "mlm": Family(is_masked_lm, load_masked_lm, on_request=has_own_code),
+}
+# Layouts that are known and not implemented.
+_REFUSED = {
+    "lladamoe": "LLaDA-MoE (experts)",
+    "llada_moe": "LLaDA-MoE (experts)",
+    "llada2_moe": "LLaDA 2 (experts, blocks)",
+}
+
+
+def find_family(source: Source, wanted: str = "auto") -> Family:
+    """The family asked for, or with ``auto`` the first that accepts the checkpoint.
+
+    Raises:
+        UserError: an unknown name, or a checkpoint of another family or of none.
+    """
+    if wanted != "auto" and wanted not in FAMILIES:
+        raise UserError(f"family: unknown '{wanted}'{did_you_mean(wanted, ['auto', *FAMILIES])}.")
+    if source.model_type in _REFUSED:
+        raise UserError(
+            f"model '{source.name}': expected one of the families {', '.join(FAMILIES)}, "
+            f"found {_REFUSED[source.model_type]}, which is not implemented."
+        )
+    accepting = [name for name, family in FAMILIES.items() if family.accepts(source)]
+    if wanted == "auto" and accepting:
+        return FAMILIES[accepting[0]]
+    if wanted in accepting or (wanted != "auto" and FAMILIES[wanted].on_request(source)):
+        return FAMILIES[wanted]
+    expected = f"family '{wanted}'" if wanted != "auto" else f"one of the families {', '.join(FAMILIES)}"
+    found = f"one of '{accepting[0]}'" if accepting else "another model"
+    how = "; a bidirectional one with code of its own loads as family mlm" if has_own_code(source) else ""
+    architecture = (source.config.get("architectures") or ["unnamed"])[0]
+    raise UserError(
+        f"model '{source.name}': expected {expected}, found {found} (model_type {source.model_type!r}, "
+        f"architecture {architecture}){how}."
+    )

@@ -1,0 +1,78 @@
+"""A model's files on this machine, and how they are to be loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stabledllm.errors import UserError
+from stabledllm.files import read_json
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model lies, what its config.json says, and how the user wants it.
+
+    ``extra`` goes to ``from_pretrained`` (a quantisation, a device map).
+    """
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    dtype: torch.dtype = torch.float32
+    attention: str = "sdpa"
+    trust_remote_code: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_type(self) -> str | None:
+        return self.config.get("model_type")
+
+
+def find_folder(name: str) -> Path:
+    """The local folder of that name, else the hub's snapshot of it.
+
+    Raises:
+        UserError: neither; the sentence says how to get the files where the hub was not reachable.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if not _HUB_NAME.fullmatch(name):
+            raise UserError(f"model '{name}': expected 'tiny' or a local folder or a hub's OWNER/NAME, found neither.")
+        folder = _snapshot(name)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model '{name}': expected {folder / 'config.json'}, found no such file.")
+    return folder
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The object in ``config.json``."""
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.json'}: expected an object, found {type(config).__name__}.")
+    return config
+
+
+def _snapshot(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_PATTERNS))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError):
+        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        how = "HF_HUB_OFFLINE=0 allows the download" if offline else "the hub could not be reached"
+        raise UserError(
+            f"model '{name}': expected a local folder or a copy in the hub's cache, found neither, and {how}."
+        ) from None
+    except HfHubHTTPError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"model '{name}': expected a repository on the hub that may be read, found: {reason}") from None

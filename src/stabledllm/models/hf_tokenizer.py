@@ -1,0 +1,241 @@
+"""A checkpoint's own tokenizer behind the members of :class:`~stabledllm.models.byte_tokenizer.ByteTokenizer`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
+
+from stabledllm.errors import UserError
+from stabledllm.files import read_json, write_json
+
+# What lies beside the weights and belongs to the model; copied as it is, so that the original code finds it.
+_COMPANIONS = (
+    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
+    "*.model", "*.jinja", "chat_template.json", "generation_config.json",
+    "configuration*.py", "modeling*.py", "tokenization*.py", "generation*.py",
+)  # fmt: skip
+_CHOICES = "stabledllm_tokenizer.json"
+_MARKER = "ANSWER"
+
+
+class HFTokenizer:
+    """Texts to ids and back, conversations through the model's chat template.
+
+    A text's special tokens are never read as such by :meth:`encode`: data cannot write a mask or an end token.
+
+    Args:
+        tokenizer: transformers' tokenizer.
+        vocab_size: rows of the model's embedding; every id is below it.
+        mask_token_id: of the model's config; the tokenizer's own where that names none.
+        end_token: the token that ends a response; without it the one that the chat template writes after an
+            assistant's turn (LLaDA ``<|eot_id|>``, Dream and Qwen ``<|im_end|>``), else the tokenizer's eos token.
+        folder: the checkpoint, whose files :meth:`save_pretrained` copies.
+
+    Raises:
+        UserError: a tokenizer and an embedding or a mask token that disagree, no mask token, no end token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        vocab_size: int,
+        mask_token_id: int | None,
+        name: str,
+        end_token: str | None = None,
+        folder: Path | None = None,
+        needs_mask: bool = True,
+    ):
+        self._tokenizer, self._folder, self._name, self._end_token = tokenizer, folder, name, end_token
+        self._special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special |= set(tokenizer.all_special_ids)
+        self.vocab_size = vocab_size
+        self._check_sizes()
+        self.mask_token_id = self._mask(mask_token_id, needs_mask)
+        self._bytes = _byte_alphabet() if _is_byte_level(tokenizer) else None
+        if tokenizer.chat_template is None:
+            warnings.warn(
+                f"model '{name}': its tokenizer has no chat template; turns are written as 'User: ...' and "
+                f"'Assistant: ...' on lines of their own.",
+                stacklevel=2,
+            )
+        self.eos_token_id = self._end()
+        pad = tokenizer.pad_token_id
+        self.pad_token_id = self.eos_token_id if pad is None else pad
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, without special tokens: a special token's name in it is text."""
+        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids; special tokens are left out."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def piece(self, token: int) -> str:
+        """The text of one token for matching: one character a byte where the vocabulary is of bytes."""
+        if token in self._special:
+            return ""
+        piece = self._tokenizer.convert_ids_to_tokens(token) or ""
+        if self._bytes is not None:
+            return "".join(self._bytes.get(c) or _latin(c) for c in piece)
+        return piece.replace("\u2581", " ").removeprefix("##")
+
+    def matchable(self, text: str) -> str:
+        """A text as its tokens' pieces spell it."""
+        if self._bytes is not None:
+            return _latin(text)
+        return "".join(self.piece(token) for token in self.encode(text))
+
+    def chat(self, messages: Sequence[dict]) -> list[int]:
+        """Ids of a conversation that ends with a user turn, ready for the assistant's answer.
+
+        Raises:
+            UserError: roles that the chat template refuses, or a mask token in the conversation.
+        """
+        messages = [{"role": m["role"], "content": m["content"]} for m in messages]
+        if self._tokenizer.chat_template is None:
+            lines = [f"{m['role'].capitalize()}: {m['content']}\n" for m in messages]
+            ids = self._tokenizer.encode("".join(lines) + "Assistant: ", add_special_tokens=False)
+        else:
+            ids = self._templated(messages)
+        if self.mask_token_id is not None and self.mask_token_id in ids:
+            raise UserError(f"model '{self._name}': expected a conversation without the mask token, found one.")
+        return ids
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Everything that lies beside the weights, copied as it was published."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._end_token is not None:
+            write_json(folder / _CHOICES, {"end_token": self._end_token})
+        for pattern in _COMPANIONS if self._folder else ():
+            for file in sorted(self._folder.glob(pattern)):
+                if file.resolve() != (folder / file.name).resolve():
+                    shutil.copyfile(file, folder / file.name)
+
+    def _templated(self, messages: list[dict]) -> list[int]:
+        from jinja2 import TemplateError
+
+        try:
+            return list(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+        except TemplateError as error:
+            raise UserError(
+                f"model '{self._name}': expected a conversation that its chat template takes, found: {error}"
+            ) from None
+
+    def _check_sizes(self) -> None:
+        largest = max(self._tokenizer.get_vocab().values(), default=0)
+        if largest >= self.vocab_size:
+            raise UserError(
+                f"model '{self._name}': expected token ids below the embedding's {self.vocab_size} rows, "
+                f"found id {largest} in the tokenizer."
+            )
+
+    def _mask(self, configured: int | None, needed: bool) -> int | None:
+        own = self._tokenizer.mask_token_id
+        found = own if configured is None else configured
+        if found is None and needed:
+            raise UserError(
+                f"model '{self._name}': expected mask_token_id in config.json or a mask token in the tokenizer, "
+                f"found neither."
+            )
+        if found is not None and found >= self.vocab_size:
+            raise UserError(
+                f"model '{self._name}': expected mask_token_id below the embedding's {self.vocab_size} rows, "
+                f"found {found}."
+            )
+        if own is not None and own != found:
+            raise UserError(
+                f"model '{self._name}': expected the tokenizer's mask token {own} in config.json, found {found}."
+            )
+        return found
+
+    def _end(self) -> int:
+        if self._end_token is not None:
+            found = self._tokenizer.get_vocab().get(self._end_token)
+            if found is None:
+                raise UserError(f"end_token: expected a token of the model '{self._name}', found {self._end_token!r}.")
+            return found
+        closing = self._closing_token()
+        if closing is not None:
+            return closing
+        for fallback in (self._tokenizer.eos_token_id, self._tokenizer.sep_token_id):
+            if fallback is not None:
+                return fallback
+        raise UserError(f"model '{self._name}': expected an end token in the tokenizer, found none; set end_token.")
+
+    def _closing_token(self) -> int | None:
+        """The special token that the chat template writes right after an assistant's text."""
+        if self._tokenizer.chat_template is None:
+            return None
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _MARKER}]
+        text = self._tokenizer.apply_chat_template(turns, tokenize=False)
+        tail = self._tokenizer.encode(text.rpartition(_MARKER)[2], add_special_tokens=False)
+        return tail[0] if tail and tail[0] in self._special else None
+
+
+def load_tokenizer(
+    folder: Path,
+    name: str,
+    *,
+    vocab_size: int,
+    mask_token_id: int | None,
+    end_token: str | None = None,
+    trust_remote_code: bool = False,
+    needs_mask: bool = True,
+) -> HFTokenizer:
+    """The tokenizer that lies in a checkpoint's folder; its own code runs only with ``trust_remote_code``.
+
+    Raises:
+        UserError: no tokenizer, or one that does not fit the model.
+    """
+    if end_token is None and (folder / _CHOICES).is_file():
+        end_token = read_json(folder / _CHOICES).get("end_token")
+    try:
+        with warnings.catch_warnings():
+            # transformers reads the model's config too, and comments on keys that only its own models have.
+            warnings.simplefilter("ignore", FutureWarning)
+            tokenizer = _read(folder, trust_remote_code)
+    except (ValueError, OSError, KeyError, TypeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"model '{name}': expected a tokenizer in {folder}, found none that loads: {reason}") from None
+    return HFTokenizer(
+        tokenizer,
+        vocab_size=vocab_size,
+        mask_token_id=mask_token_id,
+        name=name,
+        end_token=end_token,
+        folder=folder,
+        needs_mask=needs_mask,
+    )
+
+
+def _read(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The files decide, not the class that the config names: Dream's exists in its remote code only."""
+    if (folder / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+
+
+def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend is not None and "ByteLevel" in json.dumps(json.loads(backend.to_str()).get("decoder"))
+
+
+def _byte_alphabet() -> dict[str, str]:
+    """The characters that byte-level vocabularies write for bytes (Radford et al., 2019), to the bytes' own."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = (b for b in range(256) if b not in plain)
+    return {chr(b): chr(b) for b in plain} | {chr(256 + n): chr(b) for n, b in enumerate(others)}
+
+
+def _latin(text: str) -> str:
+    """One character for each byte of the text's UTF-8."""
+    return text.encode("utf-8").decode("latin-1")

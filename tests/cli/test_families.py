@@ -1,0 +1,81 @@
+"""The README's commands on small checkpoints in the hub's layouts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.cli.runner import assert_refused, in_process
+from tests.models.families.cases import stored
+from tests.models.hub_layout import write_dream, write_llada, write_mmada
+
+WRITERS = {"llada": write_llada, "dream": write_dream, "mmada": write_mmada}
+SMALL = [
+    "batch=4", "steps=2", "save_every=1", "log_every=1", "data.train_rows=12", "data.validation_rows=4",
+    "data.test_rows=2", "data.pad_response_to=8", "decoding.length=8", "decoding.steps=4", "decoding.block=8",
+    "ppots.rows=4", "ppots.rates=4", "ppots.masks=2", "ppots.starts=2",
+]  # fmt: skip
+LAB = [
+    "rows=6", "rates=4", "masks=2", "steps=4", "probe.rows=4", "probe.rates=4", "probe.masks=2", "probe.starts=2",
+    "grad.rows=4", "grad.view_rows=4", "grad.rates=2", "grad.steps=4", "data.train_rows=12", "forwards=8",
+]  # fmt: skip
+
+
+def run(*arguments: str, cwd):
+    result = in_process(*arguments, cwd=cwd)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_train_resume_generate_evaluate(tmp_path, name):
+    hub = WRITERS[name](tmp_path / "hub", shards=2)
+    train = ["train", "sft-synthetic", *SMALL, "model=hub", "method=ppots+mirror", "out=run"]
+    run(*train, cwd=tmp_path)
+    model = tmp_path / "run" / "model"
+    after, before = stored(model), stored(hub)
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(after[key], before[key]) for key in before)
+    read = json.loads((hub / "config.json").read_text())
+    written = json.loads((model / "config.json").read_text())
+    assert read == {key: written[key] for key in read}
+    # As if killed after the first step: the second is the same again.
+    (tmp_path / "run" / "run.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-2")
+    shutil.rmtree(model)
+    assert "resuming from run/checkpoint-1" in run(*train, cwd=tmp_path)
+    again = load_file(model / "model.safetensors")
+    assert all(torch.equal(after[key], again[key]) for key in after)
+    text = run("generate", "1+1", "--model", "run/model", "--length", "8", "--steps", "4", cwd=tmp_path)
+    assert text.startswith("1+1\n")
+    evaluate = ["eval", "--model", "run/model", "--rows", "3", "--length", "8", "--steps", "4", "--dtype", "bfloat16"]
+    run(*evaluate, "--family", name, "--attention", "eager", "--out", "eval", cwd=tmp_path)
+    record = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    assert record["metrics"]["validation_nll"]["n"] == 3
+    assert record["config"]["dtype"] == "bfloat16"
+
+
+def test_decompose_with_the_gradient(tmp_path):
+    write_dream(tmp_path / "hub")
+    methods = ["--methods", "standard,ppots+mirror,lowdisc+ppots-head+fixedcount"]
+    run("decompose", "--model", "hub", "--out", "out", "--gradient", *methods, *LAB, cwd=tmp_path)
+    record = json.loads((tmp_path / "out" / "decomposition.json").read_text())
+    assert record["model"] == "hub"
+    assert record["gradient"]
+
+
+def test_refusals_reach_the_user_as_one_sentence(tmp_path):
+    write_llada(tmp_path / "hub", shards=2)
+    (tmp_path / "hub" / "model-00001-of-00002.safetensors").unlink()
+    for arguments, words in (
+        (["generate", "x", "--model", "hub"], ("shard model-00001-of-00002",)),
+        (["generate", "x", "--model", "hub", "--dtype", "int8"], ("key 'dtype'", "'int8'")),
+        (["decompose", "--model", "hub", "family=dream"], ("expected family 'dream'",)),
+        (["eval", "--model", "hub", "--attention", "fast"], ("expected one of sdpa",)),
+        (["train", "sft-synthetic", "model=hub", "famly=llada"], ("did you mean 'family'",)),
+    ):
+        assert_refused(in_process(*arguments, cwd=tmp_path), *words)

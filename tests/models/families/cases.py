@@ -1,0 +1,53 @@
+"""The native families side by side, each as a small random checkpoint in its hub's layout."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from stabledllm.models.loading import load_model
+from tests.models.families.published import dream_logits, llada_logits
+from tests.models.hub_layout import write_dream, write_llada, write_mmada
+
+
+@dataclass(frozen=True)
+class Case:
+    write: callable
+    published: callable
+    config: dict
+
+    def checkpoint(self, folder: Path, **kwargs) -> Path:
+        return self.write(folder, config=self.config, **kwargs)
+
+
+GROUPED = {"n_kv_heads": 2}
+CASES = {
+    "llada": Case(write_llada, llada_logits, {}),
+    "llada-grouped": Case(write_llada, llada_logits, GROUPED),
+    "llada-tied": Case(write_llada, llada_logits, {"weight_tying": True}),
+    "mmada": Case(write_mmada, llada_logits, {}),
+    "dream": Case(write_dream, dream_logits, {}),
+}
+
+
+def stored(folder: Path) -> dict[str, Tensor]:
+    """All weights of a folder's files."""
+    return {k: v for file in sorted(folder.glob("*.safetensors")) for k, v in load_file(file).items()}
+
+
+def config_of(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text())
+
+
+def random_ids(rows: int, length: int, seed: int = 1) -> Tensor:
+    """Bytes and mask tokens."""
+    return torch.randint(0, 262, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def load(folder: Path, **kwargs):
+    return load_model(str(folder), **kwargs).model.eval()

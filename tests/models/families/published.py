@@ -1,0 +1,78 @@
+"""The published architectures, written out plainly in float64: no masks, no batching tricks, none of our modules.
+
+Legend: L positions, D width, H heads, E width of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def llada_logits(weights: dict[str, Tensor], keys: dict, ids_L: Tensor) -> Tensor:
+    """Logits (L, V) of one row under a LLaDA or MMaDA checkpoint."""
+    w = {name.removeprefix("model.transformer."): value.double() for name, value in weights.items()}
+    heads, key_heads, eps, theta = keys["n_heads"], keys["n_kv_heads"], keys["rms_norm_eps"], keys["rope_theta"]
+    x = w["wte.weight"][ids_L]
+    for i in range(keys["n_layers"]):
+        block = {name.removeprefix(f"blocks.{i}."): value for name, value in w.items() if f"blocks.{i}." in name}
+        normed = norm(x, block["attn_norm.weight"], eps)
+        q, k, v = (normed @ block[f"{name}.weight"].T for name in ("q_proj", "k_proj", "v_proj"))
+        x = x + attention(q, k, v, heads, key_heads, theta) @ block["attn_out.weight"].T
+        normed = norm(x, block["ff_norm.weight"], eps)
+        gate = normed @ block["ff_proj.weight"].T
+        x = x + (gate * gate.sigmoid() * (normed @ block["up_proj.weight"].T)) @ block["ff_out.weight"].T
+    return norm(x, w["ln_f.weight"], eps) @ w.get("ff_out.weight", w["wte.weight"]).T
+
+
+def dream_logits(weights: dict[str, Tensor], keys: dict, ids_L: Tensor) -> Tensor:
+    """Logits (L, V) of one row under a Dream checkpoint: those of Qwen2 without causal mask, shifted right by one."""
+    w = {name.removeprefix("model."): value.double() for name, value in weights.items()}
+    heads, key_heads = keys["num_attention_heads"], keys["num_key_value_heads"]
+    eps, theta = keys["rms_norm_eps"], keys["rope_theta"]
+    x = w["embed_tokens.weight"][ids_L]
+    for i in range(keys["num_hidden_layers"]):
+        layer = {name.removeprefix(f"layers.{i}."): value for name, value in w.items() if f"layers.{i}." in name}
+        normed = norm(x, layer["input_layernorm.weight"], eps)
+        q, k, v = (
+            normed @ layer[f"self_attn.{name}.weight"].T + layer[f"self_attn.{name}.bias"]
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        x = x + attention(q, k, v, heads, key_heads, theta) @ layer["self_attn.o_proj.weight"].T
+        normed = norm(x, layer["post_attention_layernorm.weight"], eps)
+        gate = normed @ layer["mlp.gate_proj.weight"].T
+        x = x + (gate * gate.sigmoid() * (normed @ layer["mlp.up_proj.weight"].T)) @ layer["mlp.down_proj.weight"].T
+    logits = norm(x, w["norm.weight"], eps) @ w["lm_head.weight"].T
+    return torch.cat((logits[:1], logits[:-1]))
+
+
+def norm(x_LD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm."""
+    return x_LD / (x_LD.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight_D
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, key_heads: int, theta: float) -> Tensor:
+    """Every position attends to every other; a group of query heads shares each key head. (L, D) to (L, D)."""
+    length, size = q.shape[0], q.shape[1] // heads
+    mixed = []
+    for h in range(heads):
+        shared = h // (heads // key_heads)
+        q_h = rotated(q[:, h * size : (h + 1) * size], theta)
+        k_h = rotated(k[:, shared * size : (shared + 1) * size], theta)
+        v_h = v[:, shared * size : (shared + 1) * size]
+        mixed.append(torch.softmax(q_h @ k_h.T / math.sqrt(size), dim=-1) @ v_h)
+    return torch.cat(mixed, dim=-1).view(length, -1)
+
+
+def rotated(x_LE: Tensor, theta: float) -> Tensor:
+    """Each pair (i, i + E / 2) turned by the angle ``position * theta^(-2 i / E)``."""
+    length, size = x_LE.shape
+    out = x_LE.clone()
+    for i in range(size // 2):
+        angle = torch.arange(length, dtype=torch.float64) * theta ** (-2 * i / size)
+        first, second = x_LE[:, i], x_LE[:, i + size // 2]
+        out[:, i] = first * angle.cos() - second * angle.sin()
+        out[:, i + size // 2] = second * angle.cos() + first * angle.sin()
+    return out
