@@ -24,6 +24,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/probe_error.py
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/loss_head.py
+	-$(BIN)/python benchmarks/packing.py $(GSM8K)
 
 study: $(VENV)/.installed
 	$(BIN)/python studies/equal_compute/study.py $(STUDY)

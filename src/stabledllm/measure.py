@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.data.rows import TokenRow, collate
+from stabledllm.forwarding import forward_nll
 from stabledllm.noise.blocks import Units, block_ids
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key
@@ -86,13 +87,12 @@ class Meter:
 
     def cross_entropies(self, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         """Cross-entropies at the masked positions of the active views, row-major, shape (M,); one forward."""
-        noisy, mask, source = draw.noisy(batch["input_ids"], self.mask_id)
-        self.forwards += len(noisy)
+        form = {"block_ids": batch["block_ids"]} if "block_ids" in batch else None
+        nll, forwards = forward_nll(self.model, batch, draw, self.mask_id, form=form)
+        self.forwards += forwards
         if self.progress:
-            self.progress(len(noisy))
-        form = {"block_ids": batch["block_ids"][source]} if "block_ids" in batch else {}
-        targets = batch["input_ids"][source]
-        return self.model(noisy, batch["attention_mask"][source], selected=mask, targets=targets, **form).nll
+            self.progress(forwards)
+        return nll
 
 
 class LossMeter(Meter):

@@ -84,6 +84,7 @@ def make_trainer(
     objective = objective or Objective()
     follow = build_adaptive(AdaptiveSettings(every=3, half_life=5, rates=4), chosen, objective.eps)
     data = train or rows()
+    layout = {k: arguments.pop(k) for k in ("packing", "group_by_length", "views_per_forward") if k in arguments}
     trainer = RecordingTrainer(
         model=model,
         args=TrainingArguments(
@@ -113,6 +114,7 @@ def make_trainer(
         noise_seed=noise_seed,
         order_seed=order_seed,
         block_size=block_size,
+        **layout,
         statistics=StepStatistics(4, 0.2, chosen.ema),
         identity={"method": chosen.name},
     )

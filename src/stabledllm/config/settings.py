@@ -165,7 +165,11 @@ class TrainSettings(ModelSettings):
     quantised: Literal["4bit", "8bit"] | None = None
     """Hold the frozen base in so many bits (bitsandbytes); with ``lora``, or for a ``model`` that is an adapter."""
     packing: bool = False
+    """Lay the rows of a micro-batch end to end, without padding; no t or mask changes."""
     group_by_length: bool = False
+    """Deal the rows of an optimizer step to its micro-batches by length; no t or mask changes."""
+    views_per_forward: int | None = Field(None, ge=1)
+    """Views of a row (MIRROR's two) in one forward and backward; without it all. Less memory, the same result."""
     data: DataSettings = DataSettings()
     method: str = "standard"
     method_options: MethodSettings = MethodSettings()

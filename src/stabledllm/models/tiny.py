@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from stabledllm.models.attention_masks import block_causal_mask, block_diffusion_mask
+from stabledllm.models.families.attention import attention_arguments
 from stabledllm.models.loss_head import OutputLayer, head_nll, widened
 from stabledllm.models.output import MDMOutput
 
@@ -90,6 +91,9 @@ class TinyMDM(PreTrainedModel):
     no logits are made where no loss is carried; ``nll_weights`` (S,), what each will be multiplied by up to a common
     factor, spares the backward work and changes no result. Without ``selected`` it returns all logits.
 
+    ``segment_ids`` and ``position_ids`` (N, L) are those of packed rows: a token attends to its own segment, whose
+    positions start anew.
+
     ``block_ids`` (N, L), 0 for the prompt, 1, 2, ... for blocks and -1 for padding, asks for block diffusion in place
     of full attention and of ``attention_mask``. With ``targets`` every block of the noisy row sees the clean blocks
     before it (``targets`` is the clean row; the forward is over 2L tokens); without them the row is its own past:
@@ -144,6 +148,8 @@ class TinyMDM(PreTrainedModel):
         attention_mask: Tensor | None,
         block_ids: Tensor | None = None,
         clean_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
     ) -> Tensor:
         """Final normalised hidden states, shape (N, L, D); those of the noisy row where ``clean_ids`` are given."""
         length = input_ids.shape[1]
@@ -154,9 +160,10 @@ class TinyMDM(PreTrainedModel):
             cos_LD, sin_LD = cos_LD.repeat(2, 1), sin_LD.repeat(2, 1)
         elif block_ids is not None:
             bias = block_causal_mask(block_ids)
-        # Without a mask the kernels are faster; the look at its values would break a compiled graph.
-        elif attention_mask is not None and (torch.compiler.is_compiling() or not bool(attention_mask.all())):
-            bias = attention_mask.bool()[:, None, None, :]
+        else:
+            bias = attention_arguments("sdpa", attention_mask, segment_ids, self.embed.weight.dtype)["attention_mask"]
+        if position_ids is not None:
+            cos_LD, sin_LD = cos_LD[position_ids][:, None], sin_LD[position_ids][:, None]
         x_NLD = self.embed(input_ids)
         for block in self.blocks:
             x_NLD = block(x_NLD, cos_LD, sin_LD, bias)
@@ -170,9 +177,11 @@ class TinyMDM(PreTrainedModel):
         targets: Tensor | None = None,
         block_ids: Tensor | None = None,
         nll_weights: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         **_: object,
     ) -> MDMOutput:
-        hidden_NLD = self.hidden_states(input_ids, attention_mask, block_ids, targets)
+        hidden_NLD = self.hidden_states(input_ids, attention_mask, block_ids, targets, segment_ids, position_ids)
         if selected is None:
             return MDMOutput(logits=self.head(hidden_NLD))
         if targets is None:

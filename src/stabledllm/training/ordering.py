@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -22,10 +22,14 @@ class EpochOrder(Sampler):
     Args:
         rows: number of training rows. step_rows: rows in a full optimizer step.
         step: returns the number of optimizer steps done.
+        lengths: of every row; with them the rows of one step come longest first, so that its micro-batches hold rows
+            of near-equal length. Which rows a step has, and each one's place, do not change.
     """
 
-    def __init__(self, rows: int, step_rows: int, seed: int, step: Callable[[], int]):
-        self.rows, self.step_rows, self.seed, self.step = rows, step_rows, seed, step
+    def __init__(
+        self, rows: int, step_rows: int, seed: int, step: Callable[[], int], lengths: Sequence[int] | None = None
+    ):
+        self.rows, self.step_rows, self.seed, self.step, self.lengths = rows, step_rows, seed, step, lengths
 
     def __len__(self) -> int:
         return self.rows
@@ -33,7 +37,11 @@ class EpochOrder(Sampler):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.step() // math.ceil(self.rows / self.step_rows)
         order = Key(self.seed, epoch).permutation(Stream.DATA, self.rows, torch.device("cpu"))
-        return iter([(row, place) for place, row in enumerate(order.tolist())])
+        tickets = [(row, place) for place, row in enumerate(order.tolist())]
+        if self.lengths is not None:
+            steps = [tickets[i : i + self.step_rows] for i in range(0, self.rows, self.step_rows)]
+            tickets = [t for step in steps for t in sorted(step, key=lambda t: (-self.lengths[t[0]], t[1]))]
+        return iter(tickets)
 
 
 class RowDataset(Dataset):

@@ -158,6 +158,9 @@ def build_trainer(
         density_file=out / DENSITY if density else None,
         adaptive=build_adaptive(settings.adaptive, method, objective.eps, start) if method.adaptive else None,
         block_size=settings.block_size,
+        packing=settings.packing,
+        group_by_length=settings.group_by_length,
+        views_per_forward=settings.views_per_forward,
         identity=run_identity(settings, method),
         processing_class=loaded.tokenizer,
         statistics=StepStatistics(

@@ -5,6 +5,8 @@ No formula stands here: t, masks and coefficients come from ``noise``, the mean 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,11 +14,14 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
 from stabledllm.data.rows import TokenRow
+from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
+from stabledllm.forwarding import forward_nll, only, view_groups
 from stabledllm.measure import LossMeter
+from stabledllm.models.output import MDMOutput
 from stabledllm.noise.blocks import Units, block_counts, block_ids, refuse_for_blocks
-from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import TSampler
 from stabledllm.objective import Objective, nll_weights, reduce_loss, token_losses
@@ -67,6 +72,10 @@ class MDMTrainer(Trainer):
         identity: what a resumed run must have in common with this one.
         block_size: response tokens of a block (block diffusion); None for whole responses. The evaluation loss is
             then that of the block form too.
+        packing: rows of a micro-batch go through the model end to end, without padding. group_by_length: the rows of
+            each optimizer step are dealt to its micro-batches by length. Neither changes which rows a step has, nor
+            any t or mask.
+        views_per_forward: views of a row in one forward and backward; without it all. Less memory, the same result.
     """
 
     def __init__(
@@ -87,10 +96,16 @@ class MDMTrainer(Trainer):
         adaptive: AdaptiveDensity | None = None,
         identity: dict | None = None,
         block_size: int | None = None,
+        packing: bool = False,
+        group_by_length: bool = False,
+        views_per_forward: int | None = None,
         **kwargs,
     ):
         if block_size:
             refuse_for_blocks(method)
+            if packing:
+                raise UserError("key 'packing': packed rows and block_size contradict: a row in blocks is two copies.")
+        self.packing, self.group_by_length, self.views_per_forward = packing, group_by_length, views_per_forward
         self.block_size = block_size
         self.method, self.sampler, self.objective = method, sampler, objective
         self.mask_id, self.pad_id, self.noise_seed = mask_id, pad_id, noise_seed
@@ -105,6 +120,8 @@ class MDMTrainer(Trainer):
                 data_collator=RowCollator(pad_id, syrm=method.syrm),
                 **kwargs,
             )
+        if views_per_forward and self.is_deepspeed_enabled:
+            raise UserError("key 'views_per_forward': expected none under DeepSpeed, which counts every backward.")
         # Our loss is already a part of the mean over the whole step: the Trainer must not scale it again.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
@@ -123,7 +140,8 @@ class MDMTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> EpochOrder:
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)
-        return EpochOrder(rows, self.full_step, self.order_seed, lambda: self.state.global_step)
+        lengths = [len(row) for row in self.train_dataset.rows] if self.group_by_length else None
+        return EpochOrder(rows, self.full_step, self.order_seed, lambda: self.state.global_step, lengths)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Fetch a step's micro-batches and fix their rows' positions over all ranks."""
@@ -172,29 +190,46 @@ class MDMTrainer(Trainer):
             form["block_ids"] = block_ids(maskable, inputs["attention_mask"], self.block_size)
         else:
             draw = self.method.draw(key, rows, self.sampler, self.objective)
-        noisy, mask, source = draw.noisy(ids, self.mask_id)
-        form = {name: value[source] for name, value in form.items()}
-        weights = nll_weights(draw.mask, draw.coefficient, draw.active, inputs["row_weight"])
-        out = model(
-            noisy,
-            attention_mask=inputs["attention_mask"][source],
-            selected=mask,
-            targets=ids[source],
-            nll_weights=weights,
-            **form,
-        )
-        tokens = token_losses(out.nll, draw.mask, draw.coefficient, draw.active)
-        losses = tokens.sum(dim=(1, 2))
+        losses, loss, out, forwards = [], 0.0, None, 0
+        groups = view_groups(draw.active.shape[1], self.views_per_forward)
+        for views in groups:
+            last = views is groups[-1]
+            # All but the last part go backward at once, so that only one part's activations are held; ranks talk to
+            # each other only in the last.
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                part, out, n = self._part(model, inputs, draw, views, form)
+                mean = reduce_loss(part.sum(dim=(1, 2)), inputs["row_weight"], inputs["step_weight"])
+                # Data-parallel wrappers average gradients over ranks; parts of one mean must be summed.
+                mean = mean * self.args.world_size
+                if not last:
+                    self.accelerator.backward(mean)
+                    mean = mean.detach()
+            losses.append(part.detach())
+            loss, forwards = loss + mean, forwards + n
+        tokens = sum(losses)
         if self.block_size:
-            self.statistics.add(
-                draw.drawn, units.rows, inputs["counted"][units.row], units.per_unit(tokens.detach().sum(1)), len(noisy)
-            )
+            own = units.per_unit(tokens.sum(1))
+            self.statistics.add(draw.drawn, units.rows, inputs["counted"][units.row], own, forwards)
         else:
-            self.statistics.add(draw, rows, inputs["counted"], losses, len(noisy))
-        loss = reduce_loss(losses, inputs["row_weight"], inputs["step_weight"])
-        # Data-parallel wrappers average gradients over ranks; parts of one mean must be summed.
-        loss = loss * self.args.world_size
+            self.statistics.add(draw, rows, inputs["counted"], tokens.sum(dim=(1, 2)), forwards)
         return (loss, out) if return_outputs else loss
+
+    def _part(
+        self, model, inputs: dict, draw: Draw, views: range, form: dict[str, Tensor]
+    ) -> tuple[Tensor, MDMOutput, int]:
+        """Loss contributions of some views' tokens (B, K, L), what the model gave, and the forward rows."""
+        active = only(draw.active, views)
+        weights = nll_weights(draw.mask & active[..., None], draw.coefficient, draw.active, inputs["row_weight"])
+        nll, n = forward_nll(
+            model,
+            inputs,
+            replace(draw, active=active),
+            self.mask_id,
+            weights=weights,
+            form=form,
+            packing=self.packing,
+        )
+        return token_losses(nll, draw.mask & active[..., None], draw.coefficient, draw.active), MDMOutput(nll=nll), n
 
     def gather_rows(self, table: Tensor) -> Tensor:
         """A table of the rows (units, in blocks) of every rank, each filled up with rows of zeros, counted nowhere."""
