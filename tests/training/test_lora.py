@@ -162,6 +162,8 @@ def test_a_killed_run_resumes_from_the_adapters_and_optimizer_to_the_same_bits(b
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     records = [json.loads((f / "run.json").read_text()) for f in (out, whole)]
+    for record in records:
+        record["metrics"]["accuracy"].pop("decoding_stats")  # seconds
     for key in ("metrics", "history", "forward_passes", "identity"):
         assert records[0][key] == records[1][key]
     assert not (out / "checkpoint-6" / "model.safetensors").exists(), "the base is not copied into checkpoints"
