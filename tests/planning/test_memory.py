@@ -209,7 +209,7 @@ def test_train_refuses_before_it_loads_weights_and_again_when_it_knows_the_rows(
 
     monkeypatch.setattr(environment, "device_memory", lambda: 8e6)
     loaded = []
-    monkeypatch.setattr(run, "load_model", lambda *a, **k: loaded.append(a))
+    monkeypatch.setattr(run, "build_model", lambda *a, **k: loaded.append(a))
     settings = load_recipe("sft-synthetic", [f"out={tmp_path}"])
     with pytest.raises(UserError, match="model 'tiny' needs about"):
         run.train(settings)

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+
 from tests.training.helpers import make_trainer
 
 
@@ -15,6 +17,8 @@ def main(out: Path, method: str) -> None:
     draws = [[step, position, t, masked] for (step, position), (t, masked) in trainer.recorded.draws.items()]
     record = {"draws": draws, "losses": trainer.recorded.losses}
     (out / f"rank{trainer.args.process_index}.json").write_text(json.dumps(record))
+    # Left to the interpreter's exit, gloo's threads sometimes abort the process.
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def train(settings: dict, sharded: str | None, dtype: str = "float64") -> dict:
     wanted = getattr(torch, dtype)
     with (
         mock.patch.dict(os.environ, environment(sharded)),
-        mock.patch("stabledllm.config.build.load_model", lambda name, **k: load_model(name, wanted, **k)),
+        mock.patch("stabledllm.config.build.load_model", lambda name, **k: load_model(name, **(k | {"dtype": wanted}))),
         mock.patch.object(run, "refuse_silent_changes", be_a_gpu),
         mock.patch.object(run, "MDMTrainer", Recording),
     ):

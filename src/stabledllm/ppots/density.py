@@ -150,7 +150,7 @@ def refuse_other(
     Raises:
         UserError: naming the first that differs.
     """
-    fitted = density.record["config"].get("block_size")
+    fitted = density.record.get("config", {}).get("block_size")
     if fitted != block_size:
         raise UserError(f"{path}: expected a density fitted for block_size={block_size}, found one for {fitted}.")
     if canonical(density.method) != canonical(method.name):
