@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def main(out: Path, method: str) -> None:
     (out / f"rank{trainer.args.process_index}.json").write_text(json.dumps(record))
     # Left to the interpreter's exit, gloo's threads sometimes abort the process.
     torch.distributed.destroy_process_group()
+    os._exit(0)
 
 
 if __name__ == "__main__":
