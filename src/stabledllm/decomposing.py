@@ -13,6 +13,7 @@ from stabledllm.config.build import build_method, build_objective, loading_optio
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_rows
 from stabledllm.data.rows import TokenRow, require_marks
+from stabledllm.decomposing_autoregressive import measure_autoregressive
 from stabledllm.decomposing_gradient import GradientLaboratory
 from stabledllm.errors import UserError
 from stabledllm.files import write_json
@@ -147,13 +148,10 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
         raise UserError(
             f"data '{settings.data.train}': expected at least 4 rows to measure variances, found {len(rows)}."
         )
-    for method in methods:
-        require_marks(rows, method)
-    with tqdm(total=_forwards(settings, methods, len(rows)), desc="decompose", unit="fwd") as bar:
-        lab = _Laboratory(settings, loaded, rows, bar)
-        found = _measure(lab, methods, bar)
-        if settings.gradient:
-            found |= _measure_gradient(lab, loaded, methods, found, bar)
+    if loaded.autoregressive:
+        found, forwards = measure_autoregressive(settings, loaded, rows)
+    else:
+        found, forwards = _measure_all(settings, loaded, rows, methods)
     device = next(loaded.model.parameters()).device
     record = {
         "schema": SCHEMA,
@@ -165,14 +163,29 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
         "device": device_name(device),
         "seed": settings.seed,
         "seconds": time.perf_counter() - started,
-        "forward_passes": lab.meter.forwards,
+        "forward_passes": forwards,
         **found,
         "notes": [note, *found["notes"]],
     }
-    if sum(method.unbiased for method in methods) > 1:
+    if sum(entry["unbiased"] for entry in record["methods"]) > 1:
         record["recommendation"] = recommend(record).as_dict()
     write_json(Path(settings.out) / "decomposition.json", record)
     return record
+
+
+def _measure_all(
+    settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], methods: list[Method]
+) -> tuple[dict, int]:
+    """Every part of a masked diffusion model's record, and the forward passes it took."""
+    for method in methods:
+        loaded.check_method(method)
+        require_marks(rows, method)
+    with tqdm(total=_forwards(settings, methods, len(rows)), desc="decompose", unit="fwd") as bar:
+        lab = _Laboratory(settings, loaded, rows, bar)
+        found = _measure(lab, methods, bar)
+        if settings.gradient:
+            found |= _measure_gradient(lab, loaded, methods, found, bar)
+    return found, lab.meter.forwards
 
 
 def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:

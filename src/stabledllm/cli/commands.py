@@ -83,10 +83,11 @@ def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
     record = run_decompose(settings, say)
     say(f"{tables.components_table(record)}\n")
-    say(f"{tables.equal_compute_table(record)}\n")
+    if record["methods"]:
+        say(f"{tables.equal_compute_table(record)}\n")
     if record["gradient"]:
         say(f"{tables.gradient_table(record)}\n")
-    for sentence in [record["mirror"]["sentence"], *record["notes"][1:]]:
+    for sentence in [*([record["mirror"]["sentence"]] if record["mirror"] else []), *record["notes"][1:]]:
         say(sentence)
     pictures = save_decomposition_figures(record, Path(settings.out))
     say(f"wrote {Path(settings.out) / 'decomposition.json'} and {', '.join(p.name for p in pictures)}")
@@ -123,6 +124,7 @@ def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     if not method.needs_p:
         raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
     loaded = build_model(settings)
+    loaded.check_method(method)
     set_form(loaded, settings)
     rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
     say(note)

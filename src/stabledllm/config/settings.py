@@ -146,7 +146,7 @@ class ModelSettings(_Strict):
     model: str = "tiny"
     """``tiny``, a local folder, or a name on the hub."""
     family: str = "auto"
-    """``llada``, ``dream``, ``mmada``, ``mlm``; ``auto``: what the model's config.json says."""
+    """``llada``, ``dream``, ``mmada``, ``mlm``, ``arm``; ``auto``: what the model's config.json says."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights; mixed precision over float32 weights is ``trainer.bf16``."""
     attention: str = "sdpa"

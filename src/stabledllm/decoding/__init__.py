@@ -1,6 +1,7 @@
 """Decoding: from a model and prompts to completions. Knows no tokenizer and no scoring."""
 
+from stabledllm.decoding.autoregressive import left_to_right
 from stabledllm.decoding.loop import DecodingStats, generate
 from stabledllm.decoding.options import ORDERS, SCHEDULES, DecodingOptions
 
-__all__ = ["ORDERS", "SCHEDULES", "DecodingOptions", "DecodingStats", "generate"]
+__all__ = ["ORDERS", "SCHEDULES", "DecodingOptions", "DecodingStats", "generate", "left_to_right"]

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stabledllm.decoding.autoregressive import continue_prompts
 from stabledllm.decoding.choice import choose
 from stabledllm.decoding.options import DecodingOptions
 from stabledllm.decoding.schedules import counts, nothing
 from stabledllm.errors import UserError
+from stabledllm.models.output import is_autoregressive
 from stabledllm.noise.streams import Key, Stream
 
 
@@ -47,7 +49,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     options: DecodingOptions,
     *,
-    mask_id: int,
+    mask_id: int | None,
     eos_id: int,
     pad_id: int,
     first: int = 0,
@@ -59,7 +61,8 @@ def generate(
     row keeps its own positions 0, 1, 2, ...: padding moves no position. A row in which an end token has been
     decided with everything before it is finished and leaves the batch: what would follow is cut off anyway.
     Logits are computed only at the masked positions of the current block. A model trained in blocks
-    (``config.block_size``) sees the prompt and the blocks up to the current one, as in training.
+    (``config.block_size``) sees the prompt and the blocks up to the current one, as in training. An autoregressive
+    model decodes from left to right, see :mod:`~stabledllm.decoding.autoregressive`.
 
     Args:
         first: place of the first prompt among all that are decoded, for what is drawn at random.
@@ -73,6 +76,9 @@ def generate(
     """
     began = time.perf_counter()
     stats = stats if stats is not None else DecodingStats()
+    if is_autoregressive(model):
+        out = continue_prompts(model, prompts, options, eos_id=eos_id, pad_id=pad_id, first=first, stats=stats)
+        return _counted(out, stats, began)
     state = _State(model, prompts, options, mask_id, pad_id, first, stats)
     steps = options.steps // options.blocks
     for block in range(options.blocks):
@@ -80,6 +86,10 @@ def generate(
             state.step(block, step)
             state.retire(eos_id)
     out = [_cut(state.done[i, n : n + options.length].tolist(), eos_id) for i, n in enumerate(len(p) for p in prompts)]
+    return _counted(out, stats, began)
+
+
+def _counted(out: list[list[int]], stats: DecodingStats, began: float) -> list[list[int]]:
     stats.tokens += sum(len(ids) for ids in out)
     stats.seconds += time.perf_counter() - began
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from stabledllm.decoding import DecodingOptions, DecodingStats, generate
+from stabledllm.decoding import DecodingOptions, DecodingStats, generate, left_to_right
 from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
 from stabledllm.models.loading import LoadedModel, evaluating
@@ -86,6 +86,8 @@ def accuracy(
     for example in examples:
         if not has_answers([example]):
             raise UserError(f"{example['origin']}: expected an answer '#### NUMBER' to score against, found none.")
+    if loaded.autoregressive:
+        options = left_to_right(options)
     stats = DecodingStats()
     texts = complete(loaded, [e["messages"][:-1] for e in examples], options, batch, progress, stats)
     golds = [e["messages"][-1]["content"] for e in examples]

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from stabledllm.estimate import Estimate
 from stabledllm.measure import LossMeter
+from stabledllm.models.output import is_autoregressive
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
 
 NOISE_SEED = 20_251_118
 """The same for every checkpoint, run and method: differences between checkpoints are paired."""
 
-_METHOD = Method.parse("fixedcount")
+_METHOD, _NEXT_TOKEN = Method.parse("fixedcount"), Method.parse("autoregressive")
 
 
 def row_nll(meter: LossMeter, draws: int = 4) -> Tensor:
@@ -23,8 +24,12 @@ def row_nll(meter: LossMeter, draws: int = 4) -> Tensor:
 
     Each row gets ``draws`` ratios, one in each of as many equal strata, and exactly counted masks: the
     standard objective with less noise. The noise depends on the row's index alone. In block diffusion every block has
-    ratios of its own, in other strata than its neighbours' of the same copy.
+    ratios of its own, in other strata than its neighbours' of the same copy. An autoregressive model's NLL is exact
+    and takes one forward.
     """
+    if is_autoregressive(meter.model):
+        every = torch.arange(len(meter.rows))
+        return meter.losses(every, torch.ones(len(every), dtype=torch.float64), _NEXT_TOKEN, Key(NOISE_SEED, 0))
     n, blocks = len(meter.rows), meter.max_blocks
     key = Key(NOISE_SEED, 0)
     u = key.row_uniforms(Stream.RATE, torch.arange(n * draws * blocks)).view(n, draws, blocks)

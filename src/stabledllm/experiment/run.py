@@ -48,6 +48,8 @@ def run_experiment(settings: ExperimentSettings, say: Say = print, jobs: int = 1
     build_decoding(settings.base.decoding)
     _claim(out, settings)
     loaded = build_model(settings.base)
+    for name in methods:
+        loaded.check_method(build_method(name, settings.base.method_options))
     set_form(loaded, settings.base)
     data = load_bundle(settings.base.data, loaded.tokenizer, say)
     untuned = _untuned(out, settings.base, loaded, data, say)

@@ -16,8 +16,10 @@ from stabledllm.models.families.attention import check_back_end
 from stabledllm.models.families.registry import find_family
 from stabledllm.models.families.source import Source, find_folder, read_config
 from stabledllm.models.hf_tokenizer import HFTokenizer, load_tokenizer
+from stabledllm.models.output import is_autoregressive
 from stabledllm.models.quantised import keep_differentiable, quantisation
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.noise.methods import AUTOREGRESSIVE, Method
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -31,8 +33,13 @@ class LoadedModel:
     name: str
 
     @property
-    def mask_id(self) -> int:
-        return self.model.config.mask_token_id
+    def autoregressive(self) -> bool:
+        """Whether it is an autoregressive model, which has no mask token."""
+        return is_autoregressive(self.model)
+
+    @property
+    def mask_id(self) -> int | None:
+        return None if self.autoregressive else self.model.config.mask_token_id
 
     @property
     def pad_id(self) -> int:
@@ -41,6 +48,17 @@ class LoadedModel:
     @property
     def eos_id(self) -> int:
         return self.tokenizer.eos_token_id
+
+    def check_method(self, method: Method) -> None:
+        """Masks are for masked diffusion models, next-token prediction for autoregressive ones.
+
+        Raises:
+            UserError: the other way round.
+        """
+        if self.autoregressive != method.autoregressive:
+            kind = "an autoregressive model" if self.autoregressive else "a masked diffusion model"
+            wanted = f"method '{AUTOREGRESSIVE}'" if self.autoregressive else "a method that masks tokens"
+            raise UserError(f"model '{self.name}' is {kind}: expected {wanted}, found '{method.name}'.")
 
     def save(self, folder: str | Path) -> None:
         """Weights, config and tokenizer in the layout they came in; :func:`load_model` takes the folder."""
@@ -88,15 +106,18 @@ def load_model(
         return _load_tiny(source, family, end_token)
     model = find_family(source, family).load(source)
     keep_differentiable(model)
+    masks = not is_autoregressive(model)
     tokenizer = load_tokenizer(
         folder,
         name,
         vocab_size=model.get_input_embeddings().weight.shape[0],
-        mask_token_id=getattr(model.config, "mask_token_id", None),
+        mask_token_id=getattr(model.config, "mask_token_id", None) if masks else None,
         end_token=end_token,
         trust_remote_code=trust_remote_code,
+        needs_mask=masks,
     )
-    model.config.mask_token_id = tokenizer.mask_token_id
+    if masks:
+        model.config.mask_token_id = tokenizer.mask_token_id
     return LoadedModel(model, tokenizer, name)
 
 

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from stabledllm.errors import UserError, did_you_mean
 
-AUTOREGRESSIVE = "autoregressive"
-"""The method of an autoregressive model: next-token loss, no masks."""
 CAUSAL = {"llama", "qwen2", "qwen3", "mistral"}
 """Model types of autoregressive models; ``Dream`` and ``llada`` are the same blocks without the causal mask."""
 

@@ -26,10 +26,13 @@ def refuse_for_blocks(method: Method) -> None:
     """Refuse what has no meaning in blocks.
 
     Raises:
-        UserError: ``syrm``, whose prompt tokens lie in no block; ``ema``, whose baseline is of whole rows at one t.
+        UserError: ``syrm``, whose prompt tokens lie in no block; ``ema``, whose baseline is of whole rows at one t;
+            ``autoregressive``, which masks nothing.
     """
     if method.syrm:
         raise UserError(f"method '{method.name}': 'syrm' and block_size contradict: the prompt is in no block.")
+    if method.autoregressive:
+        raise UserError(f"method '{method.name}' and block_size contradict: an autoregressive model masks no blocks.")
     if method.ema:
         raise UserError(f"method '{method.name}': 'ema' and block_size contradict: its baseline takes one t per row.")
 

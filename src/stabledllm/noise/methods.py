@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.noise.maskers import ISAD, Bernoulli, Complement, FixedCount, Masker, MaskInput
+from stabledllm.noise.maskers import ISAD, Bernoulli, Complement, FixedCount, Masker, MaskInput, NextToken
 from stabledllm.noise.sources import IID, LowDiscrepancy, Source, Stratified
 from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import Clipped, TSampler, Uniform
@@ -39,6 +39,8 @@ _SLOTS = {
 }
 PARTS = tuple(_SLOTS)
 """Every part, in canonical order; at most one per slot."""
+AUTOREGRESSIVE = "autoregressive"
+"""The method of autoregressive models; it stands alone."""
 SIGNALS = {"ppots": "loss", "ppots-gradient": "gradient", "ppots-head": "output layer"}
 """Densities that are fitted before training, and what to."""
 _VIEWS = {"multisample": 2, "partition": 3}
@@ -86,16 +88,18 @@ class Draw:
     """What each masked token's CE is multiplied by before the average over views, (B, K, L)."""
     active: Tensor
     """Views that are used, bool, shape (B, K)."""
+    hides: bool = field(default=True, kw_only=True)
+    """Whether what carries loss is hidden from the model, as all but next-token prediction does."""
 
-    def noisy(self, input_ids: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    def noisy(self, input_ids: Tensor, mask_token_id: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Flatten the active views into forward rows.
 
         Returns:
             noisy ids (N, L), their masks (N, L), and the row each came from (N,).
         """
         source = self.active.nonzero()[:, 0]
-        mask = self.mask[self.active]
-        return torch.where(mask, mask_token_id, input_ids[source]), mask, source
+        mask, ids = self.mask[self.active], input_ids[source]
+        return torch.where(mask, mask_token_id, ids) if self.hides else ids, mask, source
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ class Method:
             UserError: an unknown part, a part given twice, or two parts for one slot.
         """
         options = options or MethodOptions()
+        if text.strip() == AUTOREGRESSIVE:
+            return cls(name=AUTOREGRESSIVE, masker=NextToken(), options=options)
         chosen = _read_parts(text)
         sources = {"strats": Stratified(options.strata), "lowdisc": LowDiscrepancy()}
         maskers = {
@@ -164,6 +170,11 @@ class Method:
         return self.density == "adaptive"
 
     @property
+    def autoregressive(self) -> bool:
+        """Whether it is next-token prediction, for autoregressive models only."""
+        return isinstance(self.masker, NextToken)
+
+    @property
     def unbiased(self) -> bool:
         """Whether the mean of the loss and its gradient are the standard objective's."""
         return self.masker.unbiased and self.density != "clipped" and not self.syrm
@@ -201,7 +212,9 @@ class Method:
         )
         mask, coefficient, weight = self.masker(given)
         active = self.views.active(t, rows.maskable.sum(1))
-        return Draw(t=t, weight=weight, mask=mask, coefficient=coefficient, active=active)
+        return Draw(
+            t=t, weight=weight, mask=mask, coefficient=coefficient, active=active, hides=not self.autoregressive
+        )
 
 
 def _read_parts(text: str) -> dict[str, str]:
@@ -212,10 +225,12 @@ def _read_parts(text: str) -> dict[str, str]:
     chosen: dict[str, str] = {}
     for name in names:
         base, _ = _split_number(name)
-        if base == "standard":
-            raise UserError(f"method '{text}': 'standard' stands alone, found it combined with other parts.")
+        if base in ("standard", AUTOREGRESSIVE):
+            raise UserError(f"method '{text}': '{base}' stands alone, found it combined with other parts.")
         if base not in _SLOTS:
-            raise UserError(f"method '{text}': unknown part '{name}'{did_you_mean(name, ('standard', *PARTS))}.")
+            raise UserError(
+                f"method '{text}': unknown part '{name}'{did_you_mean(name, ('standard', AUTOREGRESSIVE, *PARTS))}."
+            )
         for slot in _SLOTS[base]:
             if slot in chosen:
                 raise UserError(f"method '{text}': '{chosen[slot]}' and '{name}' contradict: both choose the {slot}.")

@@ -23,7 +23,8 @@ from typing import Literal, get_args
 from stabledllm.config.build import build_method
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
-from stabledllm.models.shapes import AUTOREGRESSIVE, Shape
+from stabledllm.models.shapes import Shape
+from stabledllm.noise.methods import AUTOREGRESSIVE
 from stabledllm.planning.activations import Forward, full_logits_bytes, head_bytes, kept_bytes, working_bytes
 
 Sharding = Literal["ddp", "fsdp2", "zero2", "zero2_offload", "zero3", "zero3_offload"]

@@ -11,7 +11,8 @@ from stabledllm.data.sources import KINDS
 from stabledllm.data.spans import delimiter_pattern
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.experiment.run import rows_per_step
-from stabledllm.models.shapes import AUTOREGRESSIVE, Shape, known_shape
+from stabledllm.models.shapes import Shape, known_shape
+from stabledllm.noise.methods import AUTOREGRESSIVE
 from stabledllm.training.run import training_arguments
 
 _DATA = tuple(dict.fromkeys((*KINDS, "hitab", "openscience")))
@@ -39,10 +40,9 @@ def validate_run(settings: TrainSettings) -> None:
     """
     shape = known_shape(settings.model)
     check_family(settings, shape)
-    if settings.method != AUTOREGRESSIVE:
-        method = build_method(settings.method, settings.method_options)
-        if settings.p_of_t and not (method.needs_p or method.adaptive):
-            raise UserError(f"key 'p_of_t': expected a method with ppots or adaptive, found '{settings.method}'.")
+    method = build_method(settings.method, settings.method_options)
+    if settings.p_of_t and not (method.needs_p or method.adaptive):
+        raise UserError(f"key 'p_of_t': expected a method with ppots or adaptive, found '{settings.method}'.")
     build_objective(settings.objective)
     build_decoding(settings.decoding)
     data = settings.data

@@ -76,6 +76,7 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
         say(f"resuming from {checkpoint}")
     refuse_too_large(settings, longest=1)
     loaded = build_model(settings)
+    loaded.check_method(method)
     set_form(loaded, settings)
     data = data or load_bundle(settings.data, loaded.tokenizer, say)
     refuse_too_large(settings, longest=max(len(row) for row in data.train))

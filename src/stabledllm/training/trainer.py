@@ -86,7 +86,7 @@ class MDMTrainer(Trainer):
         objective: Objective,
         train_rows: list[TokenRow],
         eval_rows: list[TokenRow],
-        mask_id: int,
+        mask_id: int | None,
         pad_id: int,
         noise_seed: int,
         order_seed: int | None = None,

@@ -11,6 +11,7 @@ Var(l) (law of total variance). Source: arXiv:2511.18159 and DESIGN section 3.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -112,10 +113,19 @@ def decompose_autoregressive(losses: Tensor) -> Decomposition:
     return Decomposition(mask_pattern=nothing, mask_rate=nothing, data=data, total=data, mean=mean)
 
 
-def by_length(losses: Tensor, tokens: Tensor, width: Tensor | None = None, groups: int = 3) -> list[dict]:
+def by_length(
+    losses: Tensor,
+    tokens: Tensor,
+    width: Tensor | None = None,
+    groups: int = 3,
+    parts: Callable[[Tensor], Decomposition] | None = None,
+) -> list[dict]:
     """A, B and C of rows grouped by response length into groups of near-equal size.
 
     Rows of equal length stay together, so there are fewer groups where lengths repeat.
+
+    Args:
+        parts: gives the components of a group's losses; without it :func:`decompose`.
     """
     edges = torch.quantile(tokens.double(), torch.linspace(0, 1, groups + 1, dtype=torch.float64)[1:-1])
     group = torch.bucketize(tokens.double(), edges)
@@ -123,7 +133,7 @@ def by_length(losses: Tensor, tokens: Tensor, width: Tensor | None = None, group
     for g in group.unique().tolist():
         mine = group == g
         if int(mine.sum()) >= 2:
-            found = decompose(losses[mine], width).as_dict()
+            found = (parts(losses[mine]) if parts else decompose(losses[mine], width)).as_dict()
             lengths = tokens[mine]
             out.append(
                 {"tokens": [int(lengths.min()), int(lengths.max())], "n": int(mine.sum())}

@@ -50,8 +50,13 @@ def recommend(record: dict, quantity: str | None = None) -> Recommendation:
         record: ``decomposition.json``. quantity: ``gradient`` (the default where it was measured) or ``loss``.
 
     Raises:
-        UserError: the record holds no measurement of that quantity, or no Standard.
+        UserError: the record holds no measurement of that quantity, or no Standard; or an autoregressive model's.
     """
+    if record.get("kind") == "arm":
+        raise UserError(
+            "recommend: expected a masked diffusion model's decomposition, found an autoregressive model's, which has "
+            "no mask noise to lower."
+        )
     measured = [m for m in record["methods"] if m["unbiased"] and _ratio(m, quantity or "gradient")]
     if quantity is None and len(measured) < 2:
         return recommend(record, "loss")

@@ -31,7 +31,12 @@ def check_back_end(name: str) -> str:
 
 
 def attention_arguments(
-    back_end: str, attention_mask: Tensor | None, segment_ids: Tensor | None, dtype: torch.dtype
+    back_end: str,
+    attention_mask: Tensor | None,
+    segment_ids: Tensor | None,
+    dtype: torch.dtype,
+    *,
+    causal: bool = False,
 ) -> dict:
     """Keyword arguments of a layer's attention, so that a token attends to the real tokens of its own segment only.
 
@@ -39,6 +44,7 @@ def attention_arguments(
         attention_mask: False at padding (on the right), shape (N, L); None: no padding.
         segment_ids: equal for tokens of one packed row, shape (N, L); None: each row is one segment.
         dtype: of the hidden states.
+        causal: nor to any token behind it; for packed rows, whose back ends do not do it by themselves.
     """
     if attention_mask is not None:
         attention_mask = attention_mask.bool()
@@ -50,6 +56,8 @@ def attention_arguments(
     if back_end.startswith("flash"):
         return _sequence_bounds(attention_mask, segment_ids)
     allowed = _allowed(attention_mask, segment_ids)
+    if causal:
+        allowed = allowed.tril()
     if back_end == "eager":
         blocked = torch.finfo(dtype).min
         return {"attention_mask": torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, blocked)}

@@ -12,6 +12,7 @@ from functools import partial
 from transformers import PreTrainedModel
 
 from stabledllm.errors import UserError, did_you_mean
+from stabledllm.models.families.causal_lm import is_causal_lm, load_causal_lm
 from stabledllm.models.families.dream import DreamModel
 from stabledllm.models.families.llada import LLaDAModelLM
 from stabledllm.models.families.masked_lm import has_own_code, is_masked_lm, load_masked_lm
@@ -42,6 +43,7 @@ FAMILIES: dict[str, Family] = {
     "dream": _native(DreamModel),
     "mmada": _native(MMadaModelLM),
     "mlm": Family(is_masked_lm, load_masked_lm, on_request=has_own_code),
+    "arm": Family(is_causal_lm, load_causal_lm),
 }
 # Layouts that are known and not implemented.
 _REFUSED = {

@@ -5,5 +5,6 @@ from stabledllm.noise.maskers.bernoulli import Bernoulli
 from stabledllm.noise.maskers.complement import Complement
 from stabledllm.noise.maskers.fixed_count import FixedCount, count_coefficients
 from stabledllm.noise.maskers.isad import ISAD
+from stabledllm.noise.maskers.next_token import NextToken
 
-__all__ = ["ISAD", "Bernoulli", "Complement", "FixedCount", "MaskInput", "Masker", "count_coefficients"]
+__all__ = ["ISAD", "Bernoulli", "Complement", "FixedCount", "MaskInput", "Masker", "NextToken", "count_coefficients"]

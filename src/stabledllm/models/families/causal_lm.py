@@ -1,0 +1,148 @@
+"""The autoregressive baseline: any causal LM of transformers behind the common forward.
+
+Legend: N rows, L positions, S selected positions, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from stabledllm.errors import UserError
+from stabledllm.models.families.attention import attention_arguments
+from stabledllm.models.families.prediction import predict, predictors
+from stabledllm.models.families.source import Source
+from stabledllm.models.loss_head import OutputLayer, widened
+from stabledllm.models.output import MDMOutput
+
+
+def is_causal_lm(source: Source) -> bool:
+    """Whether the architecture is one of transformers' own causal language models.
+
+    One with code of its own is not taken for autoregressive: diffusion models hide behind such names (LLaDA, SDAR).
+    """
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(source.model_type)
+    names = source.config.get("architectures") or []
+    return not source.config.get("auto_map") and known is not None and known in names
+
+
+def load_causal_lm(source: Source) -> PreTrainedModel:
+    """The model with its own layout and weights, and the common forward beside its own.
+
+    Raises:
+        UserError: a back end that the model lacks, or weights that are missing, unexpected or of another shape.
+    """
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            dtype=source.dtype,
+            attn_implementation=source.attention,
+            local_files_only=True,
+            output_loading_info=True,
+            **source.extra,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"model '{source.name}': expected one that transformers can load, found: {reason}") from None
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(kind):
+            first = sorted(str(key) for key in info[kind])[0]
+            raise UserError(
+                f"model '{source.name}': expected the weights of its config, found {kind[:-5]} weight {first}."
+            )
+    return adapt(model)
+
+
+def adapt(model: PreTrainedModel) -> PreTrainedModel:
+    """The same object with the common forward; its class keeps its name, so that it is saved as it was."""
+    kind = type(model)
+    model.__class__ = type(kind.__name__, (CausalLMForward, kind), {"__module__": kind.__module__})
+    model.plain_head = _plain_head(model)
+    head = model.get_output_embeddings()
+    if model.plain_head and type(head) is nn.Linear:
+        head.__class__ = OutputLayer  # the same layer that can give cross-entropies in chunks, inside its own call
+    return model
+
+
+class CausalLMForward:
+    """Mixed into a causal LM's class; without ``selected`` the model's own forward is left as it is.
+
+    ``plain_head``: logits are the output layer of the body's hidden states and nothing else (no scale, no cap).
+    """
+
+    accepts_loss_kwargs = False
+    autoregressive = True
+    plain_head = False
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        selected: Tensor | None = None,
+        targets: Tensor | None = None,
+        *,
+        segment_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        nll_weights: Tensor | None = None,
+        **own: object,
+    ) -> MDMOutput:
+        """As :meth:`~stabledllm.models.families.base.MaskedDiffusionModel.forward`: what is selected at position i is
+        predicted by the hidden state at i - 1, from the tokens before it alone.
+
+        Padding must be on the right: no token before it sees it, so no mask is needed to hide it.
+
+        Raises:
+            UserError: packed rows for a model whose attention is not full.
+        """
+        if selected is None:
+            return super().forward(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **own)
+        form = {"attention_mask": None, "position_ids": position_ids, "use_cache": False}
+        if segment_ids is not None:
+            self._require_full_attention()
+            form |= attention_arguments(
+                self.config._attn_implementation, attention_mask, segment_ids, self.dtype, causal=True
+            )
+        if self.plain_head:
+            return predict(
+                self.base_model(input_ids=input_ids, **form)[0],
+                self.get_output_embeddings(),
+                selected,
+                targets,
+                shift=True,
+                segment_ids=segment_ids,
+                nll_weights=nll_weights,
+            )
+        logits = super().forward(input_ids=input_ids, **form).logits
+        row, position = selected.bool().nonzero(as_tuple=True)
+        wide = widened(logits[row, predictors(logits, segment_ids)[row, position]])
+        if targets is None:
+            return MDMOutput(logits=wide)
+        return MDMOutput(nll=nn.functional.cross_entropy(wide, targets[row, position], reduction="none"))
+
+    def _require_full_attention(self) -> None:
+        kinds = set(getattr(self.config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"} or getattr(self.config, "sliding_window", None):
+            raise UserError(
+                f"key 'packing': expected a model with full attention in every layer, found {self.config.model_type!r} "
+                f"with another ({', '.join(sorted(kinds | {'a sliding window'} - {'full_attention'}))})."
+            )
+
+
+@torch.no_grad()
+def _plain_head(model: PreTrainedModel) -> bool:
+    """Whether the body's hidden states through the output layer are the logits, tried on one short row."""
+    head, was_training = model.get_output_embeddings(), model.training
+    if head is None:
+        return False
+    ids = torch.arange(5, device=next(model.parameters()).device)[None] % model.config.vocab_size
+    model.eval()
+    try:
+        logits = model(ids, use_cache=False).logits.float()
+        own = head(model.base_model(input_ids=ids, use_cache=False)[0]).float()
+    except (RuntimeError, TypeError):
+        return False
+    finally:
+        model.train(was_training)
+    return own.shape == logits.shape and torch.allclose(own, logits, rtol=1e-3, atol=1e-3)
