@@ -74,12 +74,14 @@ def make_trainer(
     noise_seed: int = 11,
     order_seed: int | None = None,
     block_size: int | None = None,
+    model=None,
     **arguments,
 ) -> RecordingTrainer:
     """A trainer of a small random float64 model on 22 rows, so that the last step of an epoch of 8 is short."""
-    torch.manual_seed(0)
-    config = TinyMDMConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64)
-    model = TinyMDM(config).double()
+    if model is None:
+        torch.manual_seed(0)
+        config = TinyMDMConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64)
+        model = TinyMDM(config).double()
     chosen = Method.parse(method)
     objective = objective or Objective()
     follow = build_adaptive(AdaptiveSettings(every=3, half_life=5, rates=4), chosen, objective.eps)

@@ -111,7 +111,7 @@ class RowGradients(Meter):
         wanted, losses, out = list(self.parameters.values()), [], []
         for i in range(len(draw.t)):
             one = {name: value[i : i + 1] for name, value in batch.items()}
-            part = Draw(**{name: getattr(draw, name)[i : i + 1] for name in draw.__dataclass_fields__})
+            part = draw.row(i)
             (loss,) = self._losses(one, part)
             losses.append(loss.detach())
             if not loss.requires_grad:  # nothing was masked

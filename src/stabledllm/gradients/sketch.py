@@ -118,7 +118,7 @@ class ProjectedGradients(Meter):
     def _project(self, batch: dict[str, Tensor], draw: Draw, i: int, out: Tensor) -> float:
         """Loss of evaluation i; its gradient is added to ``out`` during backward."""
         one = {name: value[i : i + 1] for name, value in batch.items()}
-        part = Draw(**{name: getattr(draw, name)[i : i + 1] for name in draw.__dataclass_fields__})
+        part = draw.row(i)
 
         def taker(name: str):
             def take(parameter: torch.nn.Parameter) -> None:

@@ -6,7 +6,7 @@ Legend: B rows, K views, L positions.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -90,6 +90,10 @@ class Draw:
     """Views that are used, bool, shape (B, K)."""
     hides: bool = field(default=True, kw_only=True)
     """Whether what carries loss is hidden from the model, as all but next-token prediction does."""
+
+    def row(self, i: int) -> Draw:
+        """The noise of one row alone."""
+        return replace(self, **{k: v[i : i + 1] for k, v in vars(self).items() if isinstance(v, Tensor)})
 
     def noisy(self, input_ids: Tensor, mask_token_id: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Flatten the active views into forward rows.

@@ -16,6 +16,7 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.control_variate import default_rate
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.rows import require_marks
+from stabledllm.decoding import left_to_right
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.evaluation.accuracy import accuracy, has_answers
 from stabledllm.files import read_json, write_json, write_text
@@ -63,7 +64,7 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
     build_objective(settings.objective)
     if settings.block_size:
         refuse_for_blocks(method)
-    build_decoding(settings.decoding)  # what is needed only at the end is refused at the start
+    decoding = build_decoding(settings.decoding)  # what is needed only at the end is refused at the start
     identity = run_identity(settings, method)
     if (out / RUN).is_file():
         done = read_json(out / RUN, SCHEMA)
@@ -77,6 +78,8 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
     refuse_too_large(settings, longest=1)
     loaded = build_model(settings)
     loaded.check_method(method)
+    if loaded.autoregressive:
+        left_to_right(decoding)
     set_form(loaded, settings)
     data = data or load_bundle(settings.data, loaded.tokenizer, say)
     refuse_too_large(settings, longest=max(len(row) for row in data.train))
