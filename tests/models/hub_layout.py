@@ -95,6 +95,93 @@ def write_dream(folder: Path, *, shards: int = 1, seed: int = 0, std: float = 0.
     return folder
 
 
+def write_llada_moe(
+    folder: Path, *, shards: int = 1, seed: int = 0, std: float = 0.1, config: dict | None = None
+) -> Path:
+    """``inclusionAI/LLaDA-MoE-7B-A1B-Instruct`` in small; the hub's file says ``llada`` for its type."""
+    keys = {
+        "architectures": ["LLaDAMoEModelLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "auto_map": {"AutoModel": "modeling_lladamoe.LLaDAMoEModelLM"},
+        "clip_qkv": None,
+        "dense_intermediate_size": 56,
+        "eos_token_id": 256,
+        "expert_intermediate_size": 24,
+        "hidden_act": "silu",
+        "hidden_size": 32,
+        "initializer_range": 0.02,
+        "mask_token_id": LLADA_SPECIAL["<|mdm_mask|>"],
+        "max_position_embeddings": 4096,
+        "model_type": "llada",
+        "moe_layer_freq": [1, 1],
+        "moe_router_enable_expert_bias": False,
+        "moe_router_score_function": "softmax",
+        "norm_topk_prob": None,
+        "num_attention_heads": 4,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 4,
+        "output_router_logits": False,
+        "pad_token_id": 256,
+        "partial_rotary_factor": 1,
+        "qk_layernorm": True,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": None,
+        "rope_theta": 50000,
+        "routed_scaling_factor": 1,
+        "shared_expert_intermediate_size": None,
+        "tie_word_embeddings": False,
+        "transformers_version": "4.46.3",
+        "use_cache": False,
+        "vocab_size": EMBEDDING_ROWS,
+    }
+    keys |= config or {}
+    _write_config(folder, keys)
+    _write_weights(folder, llada_moe_shapes(keys), shards, seed, std)
+    specials = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    write_tokenizer(folder, LLADA_SPECIAL, specials, _HEADERS)
+    return folder
+
+
+def llada_moe_shapes(keys: dict) -> dict[str, tuple[int, ...]]:
+    """Name to shape of every weight of a LLaDA-MoE checkpoint."""
+    width, size = keys["hidden_size"], keys["hidden_size"] // keys["num_attention_heads"]
+    key_width = size * keys["num_key_value_heads"]
+    shapes = {"model.embed_tokens.weight": (keys["vocab_size"], width), "model.norm.weight": (width,)}
+    if not keys["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (keys["vocab_size"], width)
+
+    def mlp(name: str, hidden: int) -> dict[str, tuple[int, ...]]:
+        sides = {"gate_proj": (hidden, width), "up_proj": (hidden, width), "down_proj": (width, hidden)}
+        return {f"{name}.{side}.weight": shape for side, shape in sides.items()}
+
+    for i, routed in enumerate(keys["moe_layer_freq"]):
+        layer = {
+            "input_layernorm.weight": (width,),
+            "self_attn.q_proj.weight": (width, width),
+            "self_attn.k_proj.weight": (key_width, width),
+            "self_attn.v_proj.weight": (key_width, width),
+            "self_attn.o_proj.weight": (width, width),
+            "self_attn.q_norm.weight": (size,),
+            "self_attn.k_norm.weight": (size,),
+            "post_attention_layernorm.weight": (width,),
+        }
+        if routed:
+            layer["mlp.gate.weight"] = (keys["num_experts"], width)
+            for e in range(keys["num_experts"]):
+                layer |= mlp(f"mlp.experts.{e}", keys["expert_intermediate_size"])
+            if keys["moe_router_enable_expert_bias"]:
+                layer["mlp.expert_bias"] = (keys["num_experts"],)
+            if keys["shared_expert_intermediate_size"]:
+                layer |= mlp("shared_expert", keys["shared_expert_intermediate_size"])
+        else:
+            layer |= mlp("mlp", keys["dense_intermediate_size"])
+        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
+    return shapes
+
+
 def write_qwen2(folder: Path, *, shards: int = 1, seed: int = 0, std: float = 0.1, config: dict | None = None) -> Path:
     """``Qwen/Qwen2.5-7B-Instruct`` in small."""
     keys = _qwen2_config() | {"bos_token_id": 256, "eos_token_id": 258} | (config or {})

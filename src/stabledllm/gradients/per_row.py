@@ -159,7 +159,9 @@ class RowGradients(Meter):
 
 
 def _layers_of(model: nn.Module, parameters: dict[str, nn.Parameter]) -> list[nn.Module] | None:
-    """The layers that hold the parameters; None where one is of another kind or shares a parameter."""
+    """The layers that hold the parameters; None where one is of another kind, shares a parameter, or mixes rows."""
+    if any(getattr(module, "mixes_rows", False) for module in model.modules()):
+        return None
     layers = [m for m in model.modules() if any(p in set(parameters.values()) for p in m.parameters(recurse=False))]
     held = [p for layer in layers for p in layer.parameters(recurse=False)]
     plain = all(type(layer) in _LAYERS or _is_rms_norm(layer) for layer in layers) and len(held) == len(set(held))

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stabledllm.models.loading import load_model
-from tests.models.families.published import dream_logits, llada_logits
-from tests.models.hub_layout import write_dream, write_llada, write_mmada
+from tests.models.families.published import dream_logits, llada_logits, llada_moe_logits
+from tests.models.hub_layout import write_dream, write_llada, write_llada_moe, write_mmada
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,13 @@ class Case:
         return self.write(folder, config=self.config, **kwargs)
 
 
+MIXED = {
+    "moe_layer_freq": [0, 1],
+    "shared_expert_intermediate_size": 16,
+    "moe_router_enable_expert_bias": True,
+    "num_key_value_heads": 2,
+    "model_type": "lladamoe",
+}
 GROUPED = {"n_kv_heads": 2}
 CASES = {
     "llada": Case(write_llada, llada_logits, {}),
@@ -32,6 +39,8 @@ CASES = {
     "llada-tied": Case(write_llada, llada_logits, {"weight_tying": True}),
     "mmada": Case(write_mmada, llada_logits, {}),
     "dream": Case(write_dream, dream_logits, {}),
+    "llada-moe": Case(write_llada_moe, llada_moe_logits, {}),
+    "llada-moe-mixed": Case(write_llada_moe, llada_moe_logits, MIXED),
 }
 
 

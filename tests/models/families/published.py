@@ -48,6 +48,40 @@ def dream_logits(weights: dict[str, Tensor], keys: dict, ids_L: Tensor) -> Tenso
     return torch.cat((logits[:1], logits[:-1]))
 
 
+def llada_moe_logits(weights: dict[str, Tensor], keys: dict, ids_L: Tensor) -> Tensor:
+    """Logits (L, V) of one row under a LLaDA-MoE checkpoint, token by token through its experts."""
+    w = {name.removeprefix("model."): value.double() for name, value in weights.items()}
+    heads, key_heads = keys["num_attention_heads"], keys["num_key_value_heads"]
+    eps, theta, size = keys["rms_norm_eps"], keys["rope_theta"], keys["hidden_size"] // heads
+
+    def mlp(x: Tensor, name: str) -> Tensor:
+        gate = x @ w[f"{name}.gate_proj.weight"].T
+        return (gate * gate.sigmoid() * (x @ w[f"{name}.up_proj.weight"].T)) @ w[f"{name}.down_proj.weight"].T
+
+    def per_head(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.cat([norm(x[:, i : i + size], weight, eps) for i in range(0, x.shape[1], size)], dim=1)
+
+    x = w["embed_tokens.weight"][ids_L]
+    for i, routed in enumerate(keys["moe_layer_freq"]):
+        at = f"layers.{i}"
+        normed = norm(x, w[f"{at}.input_layernorm.weight"], eps)
+        q, k, v = (normed @ w[f"{at}.self_attn.{name}_proj.weight"].T for name in "qkv")
+        q, k = per_head(q, w[f"{at}.self_attn.q_norm.weight"]), per_head(k, w[f"{at}.self_attn.k_norm.weight"])
+        x = x + attention(q, k, v, heads, key_heads, theta) @ w[f"{at}.self_attn.o_proj.weight"].T
+        normed = norm(x, w[f"{at}.post_attention_layernorm.weight"], eps)
+        if not routed:
+            x = x + mlp(normed, f"{at}.mlp")
+            continue
+        added = torch.zeros_like(x)
+        for token, row in enumerate(normed):
+            share = (w[f"{at}.mlp.gate.weight"] @ row).softmax(0) + w.get(f"{at}.mlp.expert_bias", 0.0)
+            for expert in share.argsort(descending=True)[: keys["num_experts_per_tok"]].tolist():
+                added[token] += share[expert] * mlp(row[None], f"{at}.mlp.experts.{expert}")[0]
+        shared = mlp(normed, f"{at}.shared_expert") if keys["shared_expert_intermediate_size"] else 0.0
+        x = x + added + shared
+    return norm(x, w["norm.weight"], eps) @ w["lm_head.weight"].T
+
+
 def norm(x_LD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Root-mean-square norm."""
     return x_LD / (x_LD.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight_D

@@ -15,6 +15,7 @@ from stabledllm.errors import UserError, did_you_mean
 from stabledllm.models.families.causal_lm import is_causal_lm, load_causal_lm
 from stabledllm.models.families.dream import DreamModel
 from stabledllm.models.families.llada import LLaDAModelLM
+from stabledllm.models.families.llada_moe import LLaDAMoEModelLM
 from stabledllm.models.families.masked_lm import has_own_code, is_masked_lm, load_masked_lm
 from stabledllm.models.families.mmada import MMadaModelLM
 from stabledllm.models.families.native import load_native
@@ -34,23 +35,31 @@ class Family:
 
 
 def _native(kind: type) -> Family:
-    return Family(lambda source: source.model_type == kind.config_class.model_type, partial(load_native, kind))
+    return Family(lambda source: source.model_type == kind.config_class.model_type, _loads(kind))
 
+
+def _loads(kind: type) -> Callable[[Source], PreTrainedModel]:
+    return partial(load_native, kind)
+
+
+def _has_experts(source: Source) -> bool:
+    return bool(source.config.get("num_experts"))
+
+
+# The hub's LLaDA-MoE files say "llada", as those of LLaDA do; peers tell their users to write "lladamoe".
+_LLADA = ("llada", "lladamoe", "llada_moe")
 
 # In the order in which they are asked.
 FAMILIES: dict[str, Family] = {
-    "llada": _native(LLaDAModelLM),
+    "llada": Family(lambda source: source.model_type == "llada" and not _has_experts(source), _loads(LLaDAModelLM)),
+    "llada-moe": Family(lambda source: source.model_type in _LLADA and _has_experts(source), _loads(LLaDAMoEModelLM)),
     "dream": _native(DreamModel),
     "mmada": _native(MMadaModelLM),
     "mlm": Family(is_masked_lm, load_masked_lm, on_request=has_own_code),
     "arm": Family(is_causal_lm, load_causal_lm),
 }
 # Layouts that are known and not implemented.
-_REFUSED = {
-    "lladamoe": "LLaDA-MoE (experts)",
-    "llada_moe": "LLaDA-MoE (experts)",
-    "llada2_moe": "LLaDA 2 (experts, blocks)",
-}
+_REFUSED = {"llada2_moe": "LLaDA 2 (experts, blocks)"}
 
 
 def find_family(source: Source, wanted: str = "auto") -> Family:

@@ -1,0 +1,201 @@
+"""LLaDA-MoE (arXiv:2509.24389): norms on every query and key head, and experts in the place of the MLP.
+
+Legend: N rows, L positions, D width, T = N x L tokens, E experts, K experts of a token.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3RMSNorm
+
+from stabledllm.models.families.base import MaskedDiffusionModel
+from stabledllm.models.families.config import HubConfig
+from stabledllm.models.loss_head import OutputLayer
+
+
+class LLaDAMoEConfig(HubConfig):
+    """The keys of ``inclusionAI/LLaDA-MoE-7B-A1B-*``, whose files say ``llada`` or ``lladamoe`` for ``model_type``.
+
+    ``mask_token_id`` None: absent from the file.
+    """
+
+    model_type = "lladamoe"
+    required = {
+        "attention_bias": (False, None),
+        "attention_dropout": (0.0, None),
+        "clip_qkv": (None,),
+        "hidden_act": ("silu",),
+        "moe_router_score_function": ("softmax", None),
+        "norm_topk_prob": (False, None),
+        "partial_rotary_factor": (1.0, None),
+        "qk_layernorm": (True,),
+        "rope_scaling": (None,),
+        "routed_scaling_factor": (1, None),
+    }
+    shift_logits = False
+    # What Qwen3's attention asks of a configuration, at the only values that are implemented.
+    attention_bias = False
+    attention_dropout = 0.0
+    sliding_window = None
+
+    def __init__(
+        self,
+        vocab_size: int = 157184,
+        hidden_size: int = 2048,
+        dense_intermediate_size: int = 8192,
+        expert_intermediate_size: int = 1024,
+        shared_expert_intermediate_size: int | None = None,
+        num_hidden_layers: int = 16,
+        num_attention_heads: int = 16,
+        num_key_value_heads: int | None = None,
+        num_experts: int = 64,
+        num_experts_per_tok: int = 8,
+        moe_layer_freq: list[int] | None = None,
+        moe_router_enable_expert_bias: bool | None = None,
+        max_position_embeddings: int = 4096,
+        rms_norm_eps: float = 1e-5,
+        rope_theta: float = 50_000.0,
+        tie_word_embeddings: bool = False,
+        initializer_range: float = 0.02,
+        mask_token_id: int | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+        **kwargs,
+    ):
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.dense_intermediate_size = dense_intermediate_size
+        self.expert_intermediate_size = expert_intermediate_size
+        self.shared_expert_intermediate_size = shared_expert_intermediate_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads or num_attention_heads
+        self.num_experts = num_experts
+        self.num_experts_per_tok = num_experts_per_tok
+        self.moe_layer_freq = [1] * num_hidden_layers if moe_layer_freq is None else moe_layer_freq
+        self.moe_router_enable_expert_bias = moe_router_enable_expert_bias
+        self.max_position_embeddings = max_position_embeddings
+        self.rms_norm_eps = rms_norm_eps
+        self.rope_theta = rope_theta
+        self.initializer_range = initializer_range
+        self.mask_token_id = mask_token_id
+        super().__init__(**{key: value for key, value in kwargs.items() if key != "sliding_window"})
+        self.tie_word_embeddings = tie_word_embeddings
+        self.eos_token_id = eos_token_id
+        self.pad_token_id = pad_token_id
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def embedding_rows(self) -> int:
+        return self.vocab_size
+
+
+class GatedMLP(nn.Module):
+    """``down(silu(gate x) * up x)``: a dense layer's, an expert's or the shared expert's."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Experts(nn.Module):
+    """Each token's K most probable experts, weighted by their probabilities as they are: these need not sum to 1.
+
+    The probabilities are float32. Every expert runs, if on no token: on all ranks all weights have gradients.
+    """
+
+    mixes_rows = True
+    """An expert sees the tokens of many rows in one list: its gradients do not come row by row."""
+
+    def __init__(self, config: LLaDAMoEConfig):
+        super().__init__()
+        self.count = config.num_experts_per_tok
+        self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.experts = nn.ModuleList(
+            GatedMLP(config.hidden_size, config.expert_intermediate_size) for _ in range(config.num_experts)
+        )
+        if config.moe_router_enable_expert_bias:
+            self.register_buffer("expert_bias", torch.zeros(config.num_experts))
+
+    def forward(self, x_NLD: Tensor) -> Tensor:
+        x_TD = x_NLD.reshape(-1, x_NLD.shape[-1])
+        share_TE = self.gate(x_TD).softmax(-1, dtype=torch.promote_types(x_TD.dtype, torch.float32))
+        if "expert_bias" in self._buffers:
+            share_TE = share_TE + self.expert_bias
+        share_TK, chosen_TK = share_TE.topk(self.count, dim=-1)
+        share_TK, out_TD = share_TK.to(x_TD.dtype), torch.zeros_like(x_TD)
+        for number, expert in enumerate(self.experts):
+            token, place = (chosen_TK == number).nonzero(as_tuple=True)
+            out_TD = out_TD.index_add(0, token, expert(x_TD[token]) * share_TK[token, place, None])
+        return out_TD.view_as(x_NLD)
+
+
+class LLaDAMoELayer(GradientCheckpointingLayer):
+    """Pre-norm attention among all positions, then the experts (beside a shared one, where there is), or one MLP."""
+
+    def __init__(self, config: LLaDAMoEConfig, index: int):
+        super().__init__()
+        width, routed = config.hidden_size, bool(config.moe_layer_freq[index])
+        self.self_attn = Qwen3Attention(config, index)
+        self.self_attn.is_causal = False
+        self.mlp = Experts(config) if routed else GatedMLP(width, config.dense_intermediate_size)
+        self.input_layernorm = Qwen3RMSNorm(width, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = Qwen3RMSNorm(width, eps=config.rms_norm_eps)
+        if routed and config.shared_expert_intermediate_size:
+            self.shared_expert = GatedMLP(width, config.shared_expert_intermediate_size)
+
+    def forward(self, x_NLD: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs) -> Tensor:
+        mixed, _ = self.self_attn(self.input_layernorm(x_NLD), position_embeddings, **kwargs)
+        x_NLD = x_NLD + mixed
+        inner = self.post_attention_layernorm(x_NLD)
+        x_NLD = x_NLD + self.mlp(inner)
+        return x_NLD + self.shared_expert(inner) if hasattr(self, "shared_expert") else x_NLD
+
+
+class LLaDAMoEModelLM(MaskedDiffusionModel):
+    """``model.{embed_tokens, layers.N, norm}`` and ``lm_head``; experts by number, ``layers.N.mlp.experts.E``.
+
+    No auxiliary loss balances the experts, as in the published fine-tuning default (``output_router_logits`` false).
+    """
+
+    config_class = LLaDAMoEConfig
+    base_model_prefix = "model"
+    _no_split_modules = ["LLaDAMoELayer"]
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: LLaDAMoEConfig):
+        super().__init__(config)
+        self.model = nn.Module()
+        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.model.layers = nn.ModuleList(LLaDAMoELayer(config, i) for i in range(config.num_hidden_layers))
+        self.model.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.lm_head = OutputLayer(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def layers(self) -> nn.ModuleList:
+        return self.model.layers
+
+    def final_norm(self) -> nn.Module:
+        return self.model.norm
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.embed_tokens = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value
