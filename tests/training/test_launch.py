@@ -31,6 +31,7 @@ KINDS = {
     "accelerate/multi_node": DistributedType.MULTI_GPU,
     "accelerate/fsdp2": DistributedType.FSDP,
     "accelerate/zero2": DistributedType.DEEPSPEED,
+    "accelerate/zero2_offload": DistributedType.DEEPSPEED,
     "accelerate/zero3": DistributedType.DEEPSPEED,
     "accelerate/zero3_offload": DistributedType.DEEPSPEED,
 }
@@ -91,15 +92,16 @@ def test_fsdp2_becomes_the_plugin_that_was_meant(environment):
 
 
 @pytest.mark.parametrize(
-    ("name", "stage", "device", "whole"),
+    ("name", "stage", "optimizer", "weights", "whole"),
     [
-        ("accelerate/zero2", 2, "none", False),
-        ("accelerate/zero3", 3, "none", True),
-        ("accelerate/zero3_offload", 3, "cpu", True),
+        ("accelerate/zero2", 2, "none", "none", False),
+        ("accelerate/zero2_offload", 2, "cpu", "none", False),
+        ("accelerate/zero3", 3, "none", "none", True),
+        ("accelerate/zero3_offload", 3, "cpu", "cpu", True),
     ],
 )
 def test_deepspeed_gets_a_whole_configuration_from_the_recipe(
-    tmp_path, environment, monkeypatch, name, stage, device, whole
+    tmp_path, environment, monkeypatch, name, stage, optimizer, weights, whole
 ):
     """Without the package: the JSON that DeepSpeed would be given, with nothing left to guess."""
     monkeypatch.setattr("transformers.integrations.deepspeed.dep_version_check", lambda package: None)
@@ -107,7 +109,8 @@ def test_deepspeed_gets_a_whole_configuration_from_the_recipe(
         plugin = DeepSpeedPlugin()
     zero = plugin.deepspeed_config["zero_optimization"]
     assert zero["stage"] == stage
-    assert zero["offload_optimizer"]["device"] == zero["offload_param"]["device"] == device
+    assert zero["offload_optimizer"]["device"] == optimizer
+    assert zero["offload_param"]["device"] == weights
     assert zero["stage3_gather_16bit_weights_on_model_save"] is whole, "the final model is written whole"
     assert not plugin.zero3_init_flag
     settings = TrainSettings(batch=32, micro_batch=4, out=str(tmp_path), trainer={"max_grad_norm": 0.7})
