@@ -15,6 +15,7 @@ from stabledllm.config.settings import (
 from stabledllm.decoding import DecodingOptions
 from stabledllm.errors import UserError
 from stabledllm.models.loading import LoadedModel, is_adapter, load_model
+from stabledllm.models.new import is_new
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.objective import Objective
@@ -29,6 +30,7 @@ def loading_options(settings: ModelSettings) -> dict:
         "attention": settings.attention,
         "end_token": settings.end_token,
         "trust_remote_code": settings.trust_remote_code,
+        "init_seed": settings.init_seed,
     }
 
 
@@ -46,6 +48,8 @@ def build_model(settings: TrainSettings) -> LoadedModel:
     loaded = load_model(settings.model, quantised=settings.quantised, **loading_options(settings))
     if settings.lora is None:
         return loaded
+    if is_new(settings.model):
+        raise UserError(f"key 'lora': expected a trained model to adapt, found the new one '{settings.model}'.")
     from stabledllm.models.adapters import LoRAOptions, add_lora
 
     return add_lora(loaded, LoRAOptions(**settings.lora.model_dump()))

@@ -15,7 +15,7 @@ class DataSettings(_Strict):
     """Where rows come from and how they are encoded."""
 
     train: str = "synthetic:hard"
-    """``synthetic``, ``synthetic:LEVEL``, ``gsm8k:PATH`` or ``jsonl:PATH``."""
+    """``synthetic``, ``synthetic:LEVEL``, ``gsm8k:PATH`` or ``jsonl:PATH``; ``text:PATH`` to pre-train on."""
     validation: str | None = None
     """Rows of the evaluation loss; without it, a share of ``train`` is held out by content."""
     validation_share: float = Field(0.1, gt=0, lt=1)
@@ -37,6 +37,10 @@ class DataSettings(_Strict):
     """Which prompt tokens are syntax for SyRM."""
     pad_response_to: int = Field(1, ge=1)
     """Fill responses with supervised end tokens to a multiple of this; 1 supervises one end token."""
+    text_fields: list[str] = Field(["text"], min_length=1)
+    """Of ``text:PATH.jsonl``: the keys of a line that make its document, in this order."""
+    short_share: float = Field(0.01, ge=0, le=1)
+    """Of ``text:PATH``: share of the training rows that are of a random length, as in LLaDA's pre-training."""
     every_turn: bool = False
     """One row per assistant turn of ``messages`` instead of the last turn only."""
     seed: int = 0
@@ -144,7 +148,10 @@ class ModelSettings(_Strict):
     """Which model, and how it is loaded."""
 
     model: str = "tiny"
-    """``tiny``, a local folder, or a name on the hub."""
+    """``tiny``, a local folder, or a name on the hub; random weights: ``new:tiny``, ``new:FOLDER`` (config.json and
+    tokenizer)."""
+    init_seed: int | None = None
+    """Of a new model's weights, 0 unless given; the same for every seed of an experiment."""
     family: str = "auto"
     """``llada``, ``dream``, ``mmada``, ``mlm``, ``arm``; ``auto``: what the model's config.json says."""
     dtype: Literal["float32", "bfloat16"] = "float32"

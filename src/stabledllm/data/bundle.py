@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stabledllm.config.settings import DataSettings
-from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples
+from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import content, has_own_splits, hold_out, load_examples
+from stabledllm.data.text import pack_documents
 from stabledllm.errors import UserError
 
 SYNTHETIC_ROWS = {"train": 4000, "validation": 256, "test": 128}
@@ -38,10 +39,28 @@ def load_rows(
     spec: str, tokenizer, settings: DataSettings, split: str, limit: int | None
 ) -> tuple[list[TokenRow], str]:
     """Rows of one specification and a sentence on how many were dropped."""
-    n = limit or SYNTHETIC_ROWS[split]
-    examples = load_examples(spec, split=split, n=n, seed=settings.seed, every_turn=settings.every_turn)
-    encoded = encode_examples(examples[:limit], tokenizer, encoding_options(settings))
+    encoded = _encode(_load(settings, spec, split, limit), tokenizer, settings, split, limit)
     return encoded.rows, f"{split}: {spec}: {encoded.summary(settings.max_len)}"
+
+
+def _load(settings: DataSettings, spec: str, split: str, limit: int | None) -> list[dict]:
+    return load_examples(
+        spec,
+        split=split,
+        n=limit or SYNTHETIC_ROWS[split],
+        seed=settings.seed,
+        every_turn=settings.every_turn,
+        text_fields=settings.text_fields,
+    )
+
+
+def _encode(examples: list[dict], tokenizer, settings: DataSettings, split: str, limit: int | None) -> Encoded:
+    """Rows, at most ``limit`` of them; documents become rows first, and only training rows may be short."""
+    if "text" not in examples[0]:
+        return encode_examples(examples[:limit], tokenizer, encoding_options(settings))
+    short = settings.short_share if split == "train" else 0.0
+    packed = pack_documents(examples, tokenizer, length=settings.max_len, short_share=short, seed=settings.seed)
+    return replace(packed, rows=packed.rows[:limit])
 
 
 def load_bundle(settings: DataSettings, tokenizer, say: Callable[[str], None] = lambda _: None) -> DataBundle:
@@ -53,9 +72,10 @@ def load_bundle(settings: DataSettings, tokenizer, say: Callable[[str], None] = 
     train, validation = _train_and_validation(settings)
     test = _test(settings)
     _refuse_overlap(train, {"validation": validation, "test": test})
-    options, rows, notes = encoding_options(settings), {}, []
+    rows, notes = {}, []
+    limits = {"train": settings.train_rows, "validation": settings.validation_rows}
     for split, examples in (("train", train), ("validation", validation)):
-        encoded = encode_examples(examples, tokenizer, options)
+        encoded = _encode(examples, tokenizer, settings, split, limits[split])
         rows[split] = encoded.rows
         notes.append(f"{split}: {encoded.summary(settings.max_len)}")
         say(notes[-1])
@@ -63,16 +83,17 @@ def load_bundle(settings: DataSettings, tokenizer, say: Callable[[str], None] = 
 
 
 def _train_and_validation(settings: DataSettings) -> tuple[list[dict], list[dict]]:
-    def load(spec: str, split: str, limit: int | None) -> list[dict]:
-        n = limit or SYNTHETIC_ROWS[split]
-        return load_examples(spec, split=split, n=n, seed=settings.seed, every_turn=settings.every_turn)
-
-    train = load(settings.train, "train", settings.train_rows)
+    train = _load(settings, settings.train, "train", settings.train_rows)
     if settings.validation or has_own_splits(settings.train):
-        held = load(settings.validation or settings.train, "validation", settings.validation_rows)
+        held = _load(settings, settings.validation or settings.train, "validation", settings.validation_rows)
     else:
         train, held = hold_out(train, settings.validation_share, settings.seed)
-    return train[: settings.train_rows], held[: settings.validation_rows]
+    return _limited(train, settings.train_rows), _limited(held, settings.validation_rows)
+
+
+def _limited(examples: list[dict], rows: int | None) -> list[dict]:
+    """Examples are rows; documents are counted once they are packed."""
+    return examples if "text" in examples[0] else examples[:rows]
 
 
 def _test(settings: DataSettings) -> list[dict]:

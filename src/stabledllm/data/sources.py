@@ -1,22 +1,27 @@
-"""From a data specification to examples: ``synthetic``, ``gsm8k:PATH``, ``jsonl:PATH``.
+"""From a data specification to examples: ``synthetic``, ``gsm8k:PATH``, ``jsonl:PATH``, ``text:PATH``.
 
 An example is ``{"messages": [...]}`` (ending with the assistant's turn) or ``{"input_ids",
-"prompt_length"}``, always with ``origin``: the file and line, or the index, that an error names.
+"prompt_length"}``, or a document, ``{"text"}``; always with ``origin``: the file and line, or the index, that an error
+names.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
+from stabledllm.data import text
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.tasks import gsm8k, synthetic
 from stabledllm.tasks.files import read_jsonl, text_field
 
-KINDS = ("synthetic", "gsm8k", "jsonl")
+KINDS = ("synthetic", "gsm8k", "jsonl", "text")
 
 
-def load_examples(spec: str, *, split: str, n: int, seed: int, every_turn: bool = False) -> list[dict]:
+def load_examples(
+    spec: str, *, split: str, n: int, seed: int, every_turn: bool = False, text_fields: Sequence[str] = ("text",)
+) -> list[dict]:
     """The examples that ``spec`` names.
 
     Args:
@@ -24,6 +29,7 @@ def load_examples(spec: str, *, split: str, n: int, seed: int, every_turn: bool 
         split: only the synthetic task has splits of its own.
         n: number of synthetic examples; files are read whole.
         every_turn: one row per assistant turn of ``messages`` instead of the last turn only.
+        text_fields: keys of a .jsonl's line that make a document of ``text:PATH``.
 
     Raises:
         UserError: unknown kind, or whatever is wrong with the file, by line and key.
@@ -38,6 +44,8 @@ def load_examples(spec: str, *, split: str, n: int, seed: int, every_turn: bool 
     if not where:
         raise UserError(f"data '{spec}': expected {kind}:PATH with a local file, found no path.")
     path = Path(where).expanduser()
+    if kind == text.KIND:
+        return text.load_documents(path, text_fields)
     if kind == "gsm8k":
         return [_pair(r["prompt"], r["response"], r["origin"]) for r in gsm8k.load(path)]
     return [example for origin, record in read_jsonl(path) for example in _from_record(record, origin, every_turn)]
@@ -69,7 +77,9 @@ def hold_out(examples: list[dict], share: float, seed: int) -> tuple[list[dict],
 
 
 def content(example: dict) -> str:
-    """What makes two examples the same for splitting: the conversation before the last answer."""
+    """What makes two examples the same for splitting: the conversation before the last answer, or the whole text."""
+    if "text" in example:
+        return example["text"]
     if "messages" in example:
         return repr([(m["role"], m["content"]) for m in example["messages"][:-1]])
     return repr(example["input_ids"][: example["prompt_length"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from stabledllm.models.families.attention import check_back_end
 from stabledllm.models.families.registry import find_family
 from stabledllm.models.families.source import Source, find_folder, read_config
 from stabledllm.models.hf_tokenizer import HFTokenizer, load_tokenizer
+from stabledllm.models.new import is_new, pattern_of, with_first_values
 from stabledllm.models.output import is_autoregressive
 from stabledllm.models.quantised import keep_differentiable, quantisation
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
@@ -76,8 +78,11 @@ def load_model(
     trust_remote_code: bool = False,
     base: str | None = None,
     quantised: str | None = None,
+    init_seed: int | None = None,
 ) -> LoadedModel:
     """``tiny`` (shipped, no network), a local folder, or a name on the hub, in the hub's own layout; or an adapter.
+
+    ``new:`` before the first two: a model of that shape with random weights and the same tokenizer.
 
     Args:
         family: one of :data:`~stabledllm.models.families.registry.FAMILIES`, or ``auto``: what config.json says.
@@ -86,22 +91,33 @@ def load_model(
         trust_remote_code: run code that lies beside the weights, for models of no native family.
         base: of an adapter, in the place of the base that it names.
         quantised: ``4bit`` or ``8bit``: the weights of the linear layers, held so by bitsandbytes.
+        init_seed: of a new model's weights, 0 by default.
 
     Raises:
         UserError: no such model, another family, a missing, unexpected or mis-shaped weight, a tokenizer that does
             not fit, no mask token, or an attention back end that is not installed.
     """
     check_back_end(attention)
-    loading = {"family": family, "attention": attention, "end_token": end_token, "trust_remote_code": trust_remote_code}
     if is_adapter(name):
+        if init_seed is not None:
+            raise UserError(f"key 'init_seed': expected a new model (new:tiny or new:FOLDER), found '{name}'.")
+        loading = {"family": family, "attention": attention, "end_token": end_token}
+        loading["trust_remote_code"] = trust_remote_code
         from stabledllm.models.adapters import load_adapter
 
         return load_adapter(name, lambda found: load_model(found, dtype, quantised=quantised, **loading), base)
     if base is not None:
         raise UserError(f"model '{name}': expected an adapter's folder to take base '{base}', found none.")
-    folder = Path(str(files("stabledllm") / "assets" / "tiny")) if name == "tiny" else find_folder(name)
+    if is_new(name):
+        init_seed = init_seed or 0
+        if quantised:
+            raise UserError(f"model '{name}': expected trained weights to hold in {quantised}, found a new model.")
+    elif init_seed is not None:
+        raise UserError(f"key 'init_seed': expected a new model (new:tiny or new:FOLDER), found '{name}'.")
+    shape = pattern_of(name)
+    folder = Path(str(files("stabledllm") / "assets" / "tiny")) if shape == "tiny" else find_folder(shape)
     extra = quantisation(quantised, dtype)
-    source = Source(name, folder, read_config(folder), dtype, attention, trust_remote_code, extra)
+    source = Source(name, folder, read_config(folder), dtype, attention, trust_remote_code, extra, init_seed)
     if source.model_type == TinyMDMConfig.model_type:
         return _load_tiny(source, family, end_token)
     model = find_family(source, family).load(source)
@@ -128,9 +144,13 @@ def _load_tiny(source: Source, family: str, end_token: str | None) -> LoadedMode
             raise UserError(f"model '{name}': expected {key} '{only}' for the reference model, found '{value}'.")
     if end_token is not None:
         raise UserError(f"model '{name}': expected no end_token for the reference model, found '{end_token}'.")
+    config = TinyMDMConfig.from_pretrained(source.folder)
+    if source.init_seed is not None:
+        model = with_first_values(partial(TinyMDM, config), source.init_seed, source.dtype)
+        return LoadedModel(model, ByteTokenizer(), name)
     model, info = TinyMDM.from_pretrained(
         source.folder,
-        config=TinyMDMConfig.from_pretrained(source.folder),
+        config=config,
         dtype=source.dtype,
         output_loading_info=True,
         local_files_only=True,

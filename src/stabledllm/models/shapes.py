@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from stabledllm.errors import UserError, did_you_mean
+from stabledllm.models.new import pattern_of
 
 CAUSAL = {"llama", "qwen2", "qwen3", "mistral"}
 """Model types of autoregressive models; ``Dream`` and ``llada`` are the same blocks without the causal mask."""
@@ -161,6 +162,7 @@ def shape_of(model: str) -> Shape:
     Raises:
         UserError: another model, or a config that does not describe such a transformer.
     """
+    model = pattern_of(model)
     folder = Path(str(files("stabledllm") / "assets" / "tiny")) if model == "tiny" else Path(model).expanduser()
     path = folder / "config.json"
     if (adapter := folder / "adapter_config.json").is_file():

@@ -21,6 +21,7 @@ from stabledllm.errors import UserError, did_you_mean
 from stabledllm.evaluation.accuracy import accuracy, has_answers
 from stabledllm.files import read_json, write_json, write_text
 from stabledllm.models.loading import LoadedModel
+from stabledllm.models.new import is_new
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import refuse_too_large
@@ -102,6 +103,7 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
         "objective": settings.objective.model_dump(),
         "adaptive": settings.adaptive.model_dump() if method.adaptive else None,
         "model": settings.model,
+        "init_seed": (settings.init_seed or 0) if is_new(settings.model) else None,
         "lora": settings.lora.model_dump() if settings.lora else None,
         "quantised": settings.quantised,
         "dtype": None if settings.dtype == "float32" else settings.dtype,  # None in runs older than the key

@@ -5,9 +5,11 @@ Legend: N rows, L positions, S selected positions, V vocabulary, D width.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from stabledllm.errors import UserError
@@ -15,6 +17,7 @@ from stabledllm.models.families.attention import attention_arguments
 from stabledllm.models.families.prediction import predict, predictors
 from stabledllm.models.families.source import Source
 from stabledllm.models.loss_head import OutputLayer, widened
+from stabledllm.models.new import with_first_values
 from stabledllm.models.output import MDMOutput
 
 
@@ -34,6 +37,10 @@ def load_causal_lm(source: Source) -> PreTrainedModel:
     Raises:
         UserError: a back end that the model lacks, or weights that are missing, unexpected or of another shape.
     """
+    if source.init_seed is not None:
+        config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
+        create = partial(AutoModelForCausalLM.from_config, config, attn_implementation=source.attention)
+        return adapt(with_first_values(create, source.init_seed, source.dtype))
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             source.folder,

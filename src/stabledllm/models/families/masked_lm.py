@@ -5,14 +5,17 @@ Legend: N rows, L positions, S selected positions, V vocabulary, D width.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from stabledllm.errors import UserError
 from stabledllm.models.families.source import Source
 from stabledllm.models.loss_head import widened
+from stabledllm.models.new import with_first_values
 from stabledllm.models.output import MDMOutput
 
 _INTERFACES = {
@@ -48,6 +51,15 @@ def load_masked_lm(source: Source) -> PreTrainedModel:
         UserError: code that the user has not said to trust, a back end that is not there, or weights that are
             missing or unexpected.
     """
+    if source.init_seed is not None:
+        if not is_masked_lm(source):
+            raise UserError(f"model '{source.name}': expected one of transformers' own models, found other code.")
+        config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
+        adapted = adapt(
+            with_first_values(partial(AutoModelForMaskedLM.from_config, config), source.init_seed, source.dtype)
+        )
+        adapted.selects_early = _selects_early(adapted)
+        return adapted
     own = _own_code(source)
     if own is not None and not source.trust_remote_code:
         raise UserError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -9,16 +11,20 @@ from stabledllm.errors import UserError
 from stabledllm.models.families.base import MaskedDiffusionModel
 from stabledllm.models.families.source import Source
 from stabledllm.models.families.weights import check_weights
+from stabledllm.models.new import with_first_values
 
 
 def load_native(kind: type[MaskedDiffusionModel], source: Source) -> PreTrainedModel:
-    """The model of a family's class; one copy of the weights is held, in ``source.dtype``.
+    """The model of a family's class, new or of the hub; one copy of the weights is held, in ``source.dtype``.
 
     Raises:
         UserError: a key of the config that is not implemented, or weights that are not those of the config.
     """
     config = kind.config_class.from_pretrained(source.folder)
     _check_heads(config, source.name)
+    if source.init_seed is not None:
+        create = partial(kind._from_config, config, attn_implementation=source.attention)
+        return with_first_values(create, source.init_seed, source.dtype)
     with torch.device("meta"):
         empty = kind(config)
     expected = {name: tuple(value.shape) for name, value in empty.state_dict().items()}

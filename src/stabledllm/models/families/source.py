@@ -21,7 +21,8 @@ _PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
 class Source:
     """Where a model lies, what its config.json says, and how the user wants it.
 
-    ``extra`` goes to ``from_pretrained`` (a quantisation, a device map).
+    ``extra`` goes to ``from_pretrained`` (a quantisation, a device map). ``init_seed``: a new model, whose weights are
+    random and whose files are not read.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Source:
     attention: str = "sdpa"
     trust_remote_code: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+    init_seed: int | None = None
 
     @property
     def model_type(self) -> str | None:
