@@ -239,3 +239,22 @@ def test_unknown_sharding_and_a_batch_that_does_not_divide():
         Layout(1, "zero9")
     with pytest.raises(UserError, match="multiple of micro_batch x devices = 1 x 5"):
         memory(devices=5)
+
+
+def test_views_of_a_row_as_many_as_fit(monkeypatch):
+    """The estimate counts the views that are held at a time, and ``auto`` takes the most that fit."""
+    settings, shape = recipe("views_per_forward=auto", "method=ppots+partition3", "micro_batch=8")
+    needs = {}
+    for views in (1, 2, 3):
+        chosen = settings.model_copy(update={"views_per_forward": views})
+        needs[views] = estimate(chosen, shape, Layout(longest=4096)).needed
+    assert needs[1] < needs[2] < needs[3]
+    assert estimate(settings, shape, Layout(longest=4096)).needed == needs[1]
+    for memory, views in ((needs[3], 3), (needs[3] - 1, 2), (needs[2] - 1, 1), (1.0, 1), (None, None)):
+        monkeypatch.setattr(environment, "device_memory", lambda memory=memory: memory)
+        assert environment.fitting_views(settings, 4096).views_per_forward == views
+    monkeypatch.setenv(ACCELERATE + "DEEPSPEED", "true")
+    monkeypatch.setattr(environment, "device_memory", lambda: 1.0)
+    assert environment.fitting_views(settings, 4096).views_per_forward is None
+    given = settings.model_copy(update={"views_per_forward": 2})
+    assert environment.fitting_views(given, 4096) is given

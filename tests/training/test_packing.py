@@ -14,6 +14,7 @@ from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import Uniform
 from stabledllm.objective import Objective
+from tests.cli.runner import assert_refused, in_process
 from tests.training.helpers import make_trainer, rows
 from tests.training.test_invariance import assert_same_trajectory, run
 
@@ -124,3 +125,13 @@ def test_views_one_by_one_hold_less(tmp_path):
 def test_packed_blocks_are_refused(tmp_path):
     with pytest.raises(UserError, match="packed rows and block_size contradict"):
         make_trainer(tmp_path, block_size=4, packing=True)
+
+
+def test_auto_says_how_many_views_it_takes(tmp_path):
+    small = ["steps=1", "batch=4", "data.train_rows=8", "data.validation_rows=4", "data.test_rows=1"]
+    small += ["save_every=null", "eval_every=null", "decoding.length=8", "decoding.steps=1"]
+    train = ["train", "sft-synthetic", *small, "method=mirror", "views_per_forward=auto", "out=run"]
+    result = in_process(*train, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "views of a row in one forward: all" in result.stdout
+    assert_refused(in_process(*train[:-2], "views_per_forward=some", cwd=tmp_path), "views_per_forward")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -175,8 +175,9 @@ class TrainSettings(ModelSettings):
     """Lay the rows of a micro-batch end to end, without padding; no t or mask changes."""
     group_by_length: bool = False
     """Deal the rows of an optimizer step to its micro-batches by length; no t or mask changes."""
-    views_per_forward: int | None = Field(None, ge=1)
-    """Views of a row (MIRROR's two) in one forward and backward; without it all. Less memory, the same result."""
+    views_per_forward: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Views of a row (MIRROR's two) in one forward and backward; without it all. Less memory, the same result.
+    ``auto``: as many as the memory estimate says fit the device."""
     data: DataSettings = DataSettings()
     method: str = "standard"
     method_options: MethodSettings = MethodSettings()

@@ -10,7 +10,7 @@ from stabledllm.config.recipe import resolve
 from stabledllm.config.settings import LoRASettings, TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.models.shapes import Shape
-from stabledllm.planning.memory import GIB, Layout, Memory, checkpointing, estimate, micro_batch
+from stabledllm.planning.memory import GIB, Layout, Memory, checkpointing, estimate, micro_batch, views_at_once
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,14 @@ def _same_training(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
     """What leaves every number as it is: activations recomputed, fewer rows at a time, state divided over the same
     devices, state in the host's memory; alone or together, the cheaper ones first."""
     here = Change("", settings, layout)
-    smaller = list(_fewer_activations(here))
-    yield from smaller
-    least = smaller[-1] if smaller else here
+    yield from _fewer_activations(here)
     divided = ["fsdp2"] if layout.devices > 1 else []
     for sharding in (*divided, "zero2_offload", "zero3_offload"):
         if sharding != layout.sharding:
             moved = replace(layout, sharding=sharding)
             yield Change(f"sharding {sharding}", settings, moved)
-            if smaller:
-                yield Change(f"{least.words} sharding {sharding}", least.settings, moved)
+            if smaller := list(_fewer_activations(replace(here, layout=moved))):
+                yield replace(smaller[-1], words=f"{smaller[-1].words} sharding {sharding}")
 
 
 def _adapters(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
@@ -93,7 +91,7 @@ def _adapters(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
     adapters = LoRASettings(**resolve("lora")["lora"])
     smallest = Change("+lora", settings.model_copy(update={"lora": adapters}), layout)
     yield smallest
-    for change in _fewer_activations(smallest):
+    for change in _fewer_activations(smallest, views=False):
         smallest = replace(change, words=f"+lora {change.words}")
         yield smallest
     if layout.sharding == "ddp":
@@ -101,8 +99,8 @@ def _adapters(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
         yield replace(smallest, words=f"{smallest.words} quantised=4bit", settings=quantised)
 
 
-def _fewer_activations(start: Change) -> Iterator[Change]:
-    """Recomputing activations, then one row at a time, each on top of the one before."""
+def _fewer_activations(start: Change, *, views: bool = True) -> Iterator[Change]:
+    """Recomputing activations, then fewer rows at a time, then one view of a row, each on top of the one before."""
     settings, words = start.settings, []
     if not checkpointing(settings):
         words.append("trainer.gradient_checkpointing=true")
@@ -114,6 +112,10 @@ def _fewer_activations(start: Change) -> Iterator[Change]:
         rows = max(d for d in range(1, rows) if rows % d == 0)
         settings = settings.model_copy(update={"micro_batch": rows})
         yield replace(start, words=" ".join([*words, f"micro_batch={rows}"]), settings=settings)
+    words += [f"micro_batch={rows}"] if settings.micro_batch != start.settings.micro_batch else []
+    if views and views_at_once(settings) > 1 and not start.layout.sharding.startswith("zero"):
+        settings = settings.model_copy(update={"views_per_forward": 1})
+        yield replace(start, words=" ".join([*words, "views_per_forward=1"]), settings=settings)
 
 
 def advise(settings: TrainSettings, shape: Shape, layout: Layout, limit: float) -> str:

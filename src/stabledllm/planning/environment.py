@@ -10,7 +10,7 @@ from pathlib import Path
 from stabledllm.config.settings import TrainSettings
 from stabledllm.models.shapes import known_shape
 from stabledllm.planning.advice import check_fits
-from stabledllm.planning.memory import Layout, Sharding
+from stabledllm.planning.memory import Layout, Sharding, estimate, views_of
 
 
 def device_memory() -> float | None:
@@ -49,6 +49,25 @@ def _sharding(trainer: Mapping, environment: Mapping[str, str]) -> Sharding:
         return "ddp"
     offloaded = "_offload" if any(place not in ("none", None) for place in places) else ""
     return {2: f"zero2{offloaded}", 3: f"zero3{offloaded}"}.get(stage, "ddp")
+
+
+def fitting_views(settings: TrainSettings, longest: int) -> TrainSettings:
+    """The settings with a number in the place of ``views_per_forward: auto``: the most views of a row that fit.
+
+    All of them on a CPU, where the model's shape is not known, and under DeepSpeed, which takes them together only.
+    """
+    if settings.views_per_forward != "auto":
+        return settings
+    every = settings.model_copy(update={"views_per_forward": None})
+    memory, shape = device_memory(), known_shape(settings.model)
+    layout = launched_layout(settings.trainer, os.environ, longest)
+    if memory is None or shape is None or settings.trainer.get("use_cpu") or layout.sharding.startswith("zero"):
+        return every
+    for views in range(views_of(settings), 1, -1):
+        chosen = settings.model_copy(update={"views_per_forward": views})
+        if estimate(chosen, shape, layout).needed <= memory:
+            return chosen
+    return settings.model_copy(update={"views_per_forward": 1})
 
 
 def refuse_too_large(settings: TrainSettings, longest: int) -> None:

@@ -115,6 +115,12 @@ def views_of(settings: TrainSettings) -> int:
     return build_method(settings.method, settings.method_options).views.count
 
 
+def views_at_once(settings: TrainSettings) -> int:
+    """Forward rows of a training row that are held at a time; for ``auto`` one, the fewest it may come to."""
+    given = settings.views_per_forward
+    return min(views_of(settings), 1 if given == "auto" else given or views_of(settings))
+
+
 def micro_batch(settings: TrainSettings, devices: int) -> int:
     """Rows per device and forward.
 
@@ -140,7 +146,7 @@ def _forward(settings: TrainSettings, shape: Shape, layout: Layout) -> Forward:
     compute = "bfloat16" if half else "autocast" if _mixed(settings) else "float32"
     lora = settings.lora
     return Forward(
-        rows=micro_batch(settings, layout.devices) * views_of(settings),
+        rows=micro_batch(settings, layout.devices) * views_at_once(settings),
         length=layout.longest or settings.data.max_len,
         compute=compute,
         checkpointing=checkpointing(settings),

@@ -7,7 +7,7 @@ from stabledllm.errors import UserError
 from stabledllm.experiment.run import rows_per_step
 from stabledllm.models.shapes import Shape, shape_of
 from stabledllm.planning.advice import advise, gib, refusal
-from stabledllm.planning.memory import Layout, Memory, checkpointing, estimate, micro_batch, views_of
+from stabledllm.planning.memory import Layout, Memory, checkpointing, estimate, micro_batch, views_at_once
 from stabledllm.planning.validation import validate
 
 
@@ -38,7 +38,7 @@ def _lines(
     trained = shape.parameters
     if run.lora:
         trained = shape.lora_parameters(run.lora.rank, run.lora.target_modules)
-    length, views, rows = layout.longest or run.data.max_len, views_of(run), micro_batch(run, layout.devices)
+    length, views, rows = layout.longest or run.data.max_len, views_at_once(run), micro_batch(run, layout.devices)
     recomputed = "activations recomputed" if checkpointing(run) else "activations kept"
     lines = [
         f"{name}: {run.model}, {shape.parameters:,} parameters, {trained:,} trained; method {run.method}",

@@ -24,7 +24,7 @@ from stabledllm.models.loading import LoadedModel
 from stabledllm.models.new import is_new
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
-from stabledllm.planning.environment import refuse_too_large
+from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.density import FittedDensity
 from stabledllm.provenance import device_name, versions
 from stabledllm.training.checkpoints import DENSITY, check_same, last_complete, stamp
@@ -84,7 +84,10 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
     set_form(loaded, settings)
     data = data or load_bundle(settings.data, loaded.tokenizer, say)
     refuse_too_large(settings, longest=max(len(row) for row in data.train))
-    trainer, density = build_trainer(settings, loaded, data, checkpoint, say)
+    laid_out = fitting_views(settings, longest=max(len(row) for row in data.train))
+    if settings.views_per_forward == "auto":
+        say(f"views of a row in one forward: {laid_out.views_per_forward or 'all'}")
+    trainer, density = build_trainer(laid_out, loaded, data, checkpoint, say)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
