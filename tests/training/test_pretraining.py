@@ -104,6 +104,12 @@ def test_the_recipe_trains_resumes_and_generates(corpus):
     assert_refused(in_process(*train, "init_seed=1", cwd=corpus), "init_seed")
 
 
+def test_a_schedule_that_does_not_fit_the_run_is_refused(corpus):
+    train = ["train", "pretrain/text", *SMALL, "data.train=text:corpus.jsonl", "out=run"]
+    for more in ("steps=4", "trainer.lr_scheduler_kwargs={}"):
+        assert_refused(in_process(*train, more, cwd=corpus), "expected a decay that fits the run's", "2 of warm-up")
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_family_can_start_from_its_configuration(corpus, name):
     WRITERS[name](corpus / "hub")

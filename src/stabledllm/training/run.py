@@ -235,9 +235,23 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
         arguments = TrainingArguments(**(_PAPER | pinned | place | trainer | ours | sizes | device))
         if not without_device:
             MDMTrainer.get_optimizer_cls_and_kwargs(arguments)
+    _check_schedule(settings, arguments)
     if not without_device:
         refuse_silent_changes(arguments)
     return arguments
+
+
+def _check_schedule(settings: TrainSettings, arguments: TrainingArguments) -> None:
+    """transformers takes a warm-up and a decay that do not fit the run, and then never reaches the rate asked for."""
+    if settings.steps is None or arguments.lr_scheduler_type != "warmup_stable_decay":
+        return
+    decay = (arguments.lr_scheduler_kwargs or {}).get("num_decay_steps")
+    warm = arguments.get_warmup_steps(settings.steps)
+    if decay is None or warm + decay > settings.steps:
+        raise UserError(
+            f"key 'trainer.lr_scheduler_kwargs.num_decay_steps': expected a decay that fits the run's {settings.steps} "
+            f"steps behind {warm} of warm-up, found {decay}."
+        )
 
 
 def _renamed(trainer: dict, known: Container[str]) -> dict:
