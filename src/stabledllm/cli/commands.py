@@ -183,7 +183,53 @@ def experiment(recipe: str, overrides: Sequence[str], *, say: Say, jobs: int = 1
     for metric in ("validation_nll", "accuracy"):
         if any(metric in run["metrics"] for run in results["runs"]):
             say(f"{tables.metrics_table(results, metric)}\n")
+    for sentence in results["statements"]:
+        say(sentence)
     say(f"wrote {Path(settings.out) / 'results.json'}")
+
+
+def power(
+    difference: float,
+    *,
+    sd: float | None,
+    correlation: float,
+    stored: Path | None,
+    metric: str,
+    methods: int | None,
+    wanted: float,
+    say: Say,
+) -> None:
+    """Seeds needed, from an sd or from the runs of an experiment."""
+    from stabledllm.experiment.power import sd_of_differences, seeds_from_runs, seeds_needed
+    from stabledllm.reports.stored import read
+
+    if (sd is None) == (stored is None):
+        raise UserError("power: expected either --sd or --from, found both or neither.")
+    if sd is not None:
+        if not -1 <= correlation <= 1:
+            raise UserError(f"power: expected a correlation in [-1, 1], found {correlation:g}.")
+        spread = sd_of_differences(sd, correlation)
+        found = seeds_needed(difference, spread, wanted=wanted, methods=methods or 1)
+        say(f"{found or 'over 100,000'} seeds (differences of sd {spread:.3g}, {wanted:.0%} power, 5 % two-sided)")
+        return
+    results = read(stored / "results.json" if stored.is_dir() else stored, "results")
+    runs = [run for run in results["runs"] if metric in run["metrics"]]
+    values = {
+        name: {run["seed"]: run["metrics"][metric]["value"] for run in runs if run["method"] == name}
+        for name in dict.fromkeys(run["method"] for run in runs)
+    }
+    if "standard" not in values or len(values) < 2:
+        raise UserError(f"{stored}: expected runs of Standard and of another method with '{metric}', found none.")
+    count = methods or len(values) - 1
+    for name, mine in values.items():
+        if name != "standard" and (
+            found := seeds_from_runs(mine, values["standard"], difference, wanted=wanted, methods=count)
+        ):
+            low, many, high = (found[key] or "over 100,000" for key in ("seeds_low", "seeds", "seeds_high"))
+            say(
+                f"{name}: {many} seeds ({low} to {high}, as its sd {found['sd']:.3g} is known from {found['n']} seeds "
+                f"only; {wanted:.0%} power, {count} methods compared)"
+            )
 
 
 def merge(adapter: str, out: Path, *, base: str | None, dtype: str, say: Say) -> None:

@@ -234,6 +234,33 @@ def evaluate(
 
 
 @app.command()
+def power(
+    difference: Annotated[float, typer.Option(help="The difference of means one hopes to show, such as 0.01.")],
+    sd: Annotated[float | None, typer.Option(help="Standard deviation over seeds, of either method.")] = None,
+    correlation: Annotated[float, typer.Option(help="Of the two methods over common seeds.")] = 0.0,
+    stored: Annotated[
+        Path | None, typer.Option("--from", help="An experiment's folder or results.json, in place of --sd.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="With --from: accuracy or validation_nll.")] = "accuracy",
+    methods: Annotated[int | None, typer.Option(min=1, help="Methods compared with Standard at once.")] = None,
+    power: Annotated[float, typer.Option(help="Probability of showing it.")] = 0.8,
+) -> None:
+    """How many seeds it takes to show a difference between two methods."""
+    from stabledllm.cli.commands import power as run
+
+    run(
+        difference,
+        sd=sd,
+        correlation=correlation,
+        stored=stored,
+        metric=metric,
+        methods=methods,
+        wanted=power,
+        say=_say,
+    )
+
+
+@app.command()
 def merge(
     adapter: Annotated[str, typer.Argument(help="A folder with an adapter, such as a LoRA run's out/model.")],
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],

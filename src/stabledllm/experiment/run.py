@@ -13,6 +13,7 @@ from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.errors import UserError
 from stabledllm.evaluation.accuracy import accuracy, has_answers
 from stabledllm.evaluation.validation import validation_nll
+from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import train_all
 from stabledllm.files import read_json, write_json
@@ -104,7 +105,8 @@ def collect(out: Path, settings: ExperimentSettings, untuned: dict | None) -> di
         "status": {"finished": len(runs), "planned": len(settings.methods) * len(settings.seeds)},
         "untuned": untuned,
         "runs": runs,
-        "summary": summarise(runs, settings.baselines),
+        "summary": (summary := summarise(runs, settings.baselines)),
+        "statements": statements(runs, summary),
         "notes": _notes(settings, runs),
     }
     write_json(out / "results.json", results)

@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from scipy import stats
 
 from stabledllm.experiment.spread import sd_interval, sd_ratio
+from stabledllm.experiment.statements import holm
 
 HIGHER_IS_BETTER = {"accuracy": True, "validation_nll": False}
 
@@ -18,12 +19,17 @@ def summarise(runs: Sequence[dict], baselines: Sequence[str]) -> list[dict]:
 
     ``sd_ci_low`` and ``sd_ci_high`` are one for the sd, ``sd_versus_standard`` is the ratio of sds with its own.
     ``ci_low`` and ``ci_high`` are a 95 % interval for the mean over seeds; ``versus_standard`` is the paired
-    difference (method minus Standard) over the seeds that both finished, with a paired t test. Null where
-    fewer than 2 seeds allow no statement.
+    difference (method minus Standard) over the seeds that both finished, with a paired t test; ``p_holm`` is its
+    p value corrected for the number of methods compared. Null where fewer than 2 seeds allow no statement.
     """
     methods = list(dict.fromkeys(run["method"] for run in runs))
     metrics = [m for m in HIGHER_IS_BETTER if any(m in run["metrics"] for run in runs)]
-    return [_entry(runs, method, metric, baselines) for method in methods for metric in metrics]
+    entries = [_entry(runs, method, metric, baselines) for method in methods for metric in metrics]
+    for metric in metrics:
+        compared = [e["versus_standard"] for e in entries if e["metric"] == metric and e["versus_standard"]]
+        for versus, p in zip(compared, holm([v["p_value"] for v in compared]), strict=True):
+            versus["p_holm"] = p
+    return entries
 
 
 def _values(runs: Sequence[dict], method: str, metric: str) -> dict[int, float]:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from stabledllm.reports import figures, style, tables
+from stabledllm.reports.published import published_table
 from stabledllm.reports.stored import Stored, array, finished_planned, gather, noise_of, run_metrics
 from stabledllm.reports.style import label
 from stabledllm.reports.summary import summarise
@@ -117,6 +118,7 @@ def _experiment(results: dict | None) -> dict | None:
         "metrics": [tables.metrics_table(results, m, label) for m in run_metrics(results)],
         "cost": tables.cost_table(results, label) if results["runs"] else None,
         "runs": tables.runs_table(results, label) if results["runs"] else None,
+        "published": published_table(results, label),
         "notes": results.get("notes") or [],
     }
 

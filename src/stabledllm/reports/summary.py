@@ -117,7 +117,7 @@ def training(results: dict) -> list[str]:
         out.append(f"{finished} of {planned} runs have finished; what follows may change.")
     for metric in run_metrics(results):
         out += _metric(results, metric)
-    return out
+    return out + [sentence for sentence in results.get("statements") or [] if isinstance(sentence, str)]
 
 
 def _metric(results: dict, metric: str) -> list[str]:
@@ -170,7 +170,8 @@ def _difference(method: str, summary: dict, listed: int) -> str:
     d, low, high = (versus.get(k) for k in ("difference", "ci_low", "ci_high"))
     if listed > 4:
         return f"{label(method)} ({fmt.signed(d, 3)})"
-    return f"{label(method)} ({fmt.with_interval(d, low, high, sign=True)}, p {_p(versus.get('p_value'))})"
+    p = versus.get("p_holm", versus.get("p_value"))
+    return f"{label(method)} ({fmt.with_interval(d, low, high, sign=True)}, p {_p(p)})"
 
 
 def _p(p: object) -> str:
@@ -179,8 +180,8 @@ def _p(p: object) -> str:
 
 
 def _significant(versus: dict) -> bool:
-    """By the stored p value (below 0.05); by the interval where there is none."""
-    p = number(versus.get("p_value"))
+    """By the stored p value, corrected for the number of methods (below 0.05); by the interval where there is none."""
+    p = number(versus.get("p_holm", versus.get("p_value")))
     if not math.isnan(p):
         return p < 0.05
     return number(versus.get("ci_low")) > 0 or number(versus.get("ci_high")) < 0

@@ -150,13 +150,16 @@ def metrics_table(results: dict, metric: str, name: Name = str) -> Table:
     untuned = ((results.get("untuned") or {}).get("metrics") or {}).get(metric)
     if not math.isnan(value(untuned)):
         error = fmt.NONE if math.isnan(stderr(untuned)) else f"± {stderr(untuned):.{places}f} (se)"
-        cells = (fmt.fixed(value(untuned), places), "", error, *[""] * 4)
+        cells = (fmt.fixed(value(untuned), places), "", error, *[""] * 5)
         rows.append(("untuned model", *[""] * len(seeds), *cells))
     columns = (
         "method", *(f"seed {s}" for s in seeds), "mean", "sd", "interval of mean",
-        "vs Standard", "interval", "p", "worst beats best baseline",
+        "vs Standard", "interval", "p", "p (Holm)", "worst beats best baseline",
     )  # fmt: skip
-    note = "Worst beats best baseline: the method's worst run is better than the best run of every baseline."
+    note = (
+        "p (Holm): corrected for the number of methods. Worst beats best baseline: the method's worst run is better "
+        "than the best run of every baseline."
+    )
     return Table(metric_label(metric), columns, tuple(rows), note if results["summary"] else "")
 
 
@@ -181,6 +184,7 @@ def _metric_row(results: dict, method: str, metric: str, seeds: list, places: in
         fmt.signed(versus.get("difference"), places),
         fmt.interval(versus.get("ci_low"), versus.get("ci_high"), places),
         fmt.p_value(versus.get("p_value")),
+        fmt.p_value(versus.get("p_holm")),
         fmt.yes_no(s.get("worst_beats_best_baseline")),
     )
 

@@ -1,0 +1,79 @@
+"""How many seeds show a difference: the power of the paired t test over seeds, from the noncentral t. Normal theory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import stdev
+
+from scipy import stats
+
+from stabledllm.errors import UserError
+from stabledllm.experiment.spread import sd_interval
+
+ALPHA, POWER = 0.05, 0.8
+MOST = 100_000
+"""Seeds beyond which no number is looked for."""
+
+
+def sd_of_differences(sd: float, correlation: float = 0.0) -> float:
+    """Of the difference of two methods under the same seed, each of the given sd."""
+    return sd * math.sqrt(2 * (1 - correlation))
+
+
+def power(difference: float, sd: float, seeds: int, *, alpha: float = ALPHA) -> float:
+    """Probability that a two-sided paired t test at level ``alpha`` finds a true difference of means.
+
+    Args:
+        sd: of the paired differences, in the unit of ``difference``. seeds: at least 2.
+    """
+    if sd == 0:
+        return float(difference != 0)
+    freedom, shift = seeds - 1, abs(difference) / sd * math.sqrt(seeds)
+    edge = float(stats.t.ppf(1 - alpha / 2, freedom))
+    return float(stats.nct.sf(edge, freedom, shift) + stats.nct.cdf(-edge, freedom, shift))
+
+
+def seeds_needed(
+    difference: float, sd: float, *, wanted: float = POWER, methods: int = 1, alpha: float = ALPHA
+) -> int | None:
+    """The least number of seeds with at least the ``wanted`` power; None beyond :data:`MOST`.
+
+    Args:
+        methods: compared with Standard at once: each at level ``alpha / methods``, Holm's strictest step.
+
+    Raises:
+        UserError: a difference of 0, or values out of range.
+    """
+    if not difference or not math.isfinite(difference) or not (sd >= 0 and math.isfinite(sd)):
+        raise UserError(f"power: expected a difference other than 0 and an sd of at least 0, found {difference}, {sd}.")
+    if not 0 < wanted < 1 or not 0 < alpha < 1 or methods < 1:
+        raise UserError("power: expected power and level inside (0, 1) and at least 1 method.")
+
+    def enough(seeds: int) -> bool:
+        return power(difference, sd, seeds, alpha=alpha / methods) >= wanted
+
+    low, high = 1, 2
+    while not enough(high):
+        low, high = high, high * 2
+        if low >= MOST:
+            return None
+    while high - low > 1:  # power grows with the number of seeds
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def seeds_from_runs(
+    values: Mapping[int, float], standard: Mapping[int, float], difference: float, *, wanted: float, methods: int
+) -> dict | None:
+    """Seeds needed if differences keep varying as over the common seeds; None for fewer than 2 of them.
+
+    ``seeds_low`` and ``seeds_high`` follow from the 95 % interval of the sd, which is wide for few seeds.
+    """
+    found = [values[seed] - standard[seed] for seed in values if seed in standard]
+    if len(found) < 2:
+        return None
+    ends = zip(("seeds", "seeds_low", "seeds_high"), (stdev(found), *sd_interval(found)), strict=True)
+    needed = {name: seeds_needed(difference, sd, wanted=wanted, methods=methods) for name, sd in ends}
+    return needed | {"n": len(found), "sd": stdev(found)}

@@ -1,0 +1,67 @@
+"""What so few seeds can and cannot show, in sentences; every number is computed from the runs. Normal theory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import stdev
+
+from scipy import stats
+
+NAMES = {"accuracy": "accuracy", "validation_nll": "validation NLL"}
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p values of several comparisons, each adjusted so that the chance of any false one stays at its level.
+
+    Source: Holm (1979). None stays None and counts for nothing.
+    """
+    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    out: list[float | None] = [None] * len(p_values)
+    least = 0.0
+    for place, (p, i) in enumerate(order):
+        least = max(least, min(1.0, (len(order) - place) * p))
+        out[i] = least
+    return out
+
+
+def sd_ratio_needed(seeds: int, level: float = 0.05) -> float:
+    """The ratio of two independent sds, each over so many seeds, below which a two-sided F test keeps 1."""
+    return math.sqrt(float(stats.f.ppf(1 - level / 2, seeds - 1, seeds - 1)))
+
+
+def statements(runs: Sequence[dict], summary: Sequence[dict]) -> list[str]:
+    """For each metric: which differences and which ratios of sds could have been seen at all."""
+    out = []
+    for metric in dict.fromkeys(entry["metric"] for entry in summary):
+        name = NAMES.get(metric, metric.replace("_", " "))
+        standard = _values(runs, "standard", metric)
+        found = {
+            entry["method"]: [
+                v - standard[s] for s, v in _values(runs, entry["method"], metric).items() if s in standard
+            ]
+            for entry in summary
+            if entry["metric"] == metric and entry["method"] != "standard"
+        }
+        found = {method: differences for method, differences in found.items() if len(differences) > 1}
+        if not found:
+            continue
+        seeds = min(len(differences) for differences in found.values())
+        least = [_least_seen(differences, len(found)) for differences in found.values()]
+        spread = f"{min(least):.2g}" if len(least) == 1 else f"{min(least):.2g} to {max(least):.2g}, by method,"
+        many = f", {len(found)} methods compared" if len(found) > 1 else ""
+        out.append(
+            f"In {name}, with {seeds} seeds{many}: a mean difference from Standard below {spread} cannot be told from "
+            f"0, and a ratio of sds below {sd_ratio_needed(seeds):.2g} cannot be told from 1 (5 %, two-sided)."
+        )
+    return out
+
+
+def _least_seen(differences: list[float], methods: int) -> float:
+    """The mean difference at which Holm's strictest step rejects, given how the differences vary."""
+    n = len(differences)
+    return float(stats.t.ppf(1 - 0.025 / methods, n - 1)) * stdev(differences) / math.sqrt(n)
+
+
+def _values(runs: Sequence[dict], method: str, metric: str) -> dict[int, float]:
+    return {r["seed"]: r["metrics"][metric]["value"] for r in runs if r["method"] == method and metric in r["metrics"]}

@@ -1,0 +1,50 @@
+"""The paper's numbers are those of its table, and stand beside one's own on the same task only."""
+
+from __future__ import annotations
+
+from statistics import mean, stdev
+
+import pytest
+
+from stabledllm.config import load_recipe
+from stabledllm.reports.published import published, published_table
+from tests.reports import made_up
+from tests.reports.test_reports import page, put
+
+# Mean and sd as published (OpenScience, GSM8K, HiTab), by method.
+TABLE = {
+    "ppots+mirror": ((52.53, 1.55), (60.53, 1.75), (67.10, 1.35)),
+    "ppots": ((46.80, 1.27), (58.58, 1.55), (61.37, 3.05)),
+    "mirror": ((46.38, 0.82), (53.70, 2.62), (64.48, 0.71)),
+    "clipped": ((49.33, 1.50), (56.18, 1.96), (60.63, 1.66)),
+    "standard": ((45.52, 1.69), (52.51, 1.64), (58.68, 5.07)),
+}
+
+
+@pytest.mark.parametrize("method", TABLE)
+def test_means_and_sds_are_the_published_ones(method):
+    for task, (centre, spread) in zip(("openscience", "gsm8k", "hitab"), TABLE[method], strict=True):
+        values = published()["accuracy"][task][method]
+        assert mean(values) == pytest.approx(centre, abs=0.0051)
+        assert stdev(values) == pytest.approx(spread, abs=0.0051)
+
+
+@pytest.mark.parametrize("task", ["gsm8k", "hitab", "openscience"])
+def test_the_recipes_run_the_papers_methods_and_seeds(task):
+    recipe = load_recipe(f"table1/{task}")
+    assert set(recipe.methods) == set(published()["accuracy"][task])
+    assert recipe.seeds == published()["seeds"]
+
+
+def test_the_report_shows_both(tmp_path):
+    data = made_up.results(["standard", "ppots"], 3)
+    data["config"] = {"base": {"model": "mine", "data": {"train": "gsm8k:here/train.jsonl"}}}
+    table = published_table(data)
+    row = next(row for row in table.rows if row[0] == "ppots")
+    own = [r["metrics"]["accuracy"]["value"] for r in data["runs"] if r["method"] == "ppots"]
+    assert row[1:] == ("58.58", "1.55", f"{100 * mean(own):.2f}", f"{100 * stdev(own):.2f}", "3")
+    assert next(row for row in table.rows if row[0] == "clipped")[3:] == ("–", "–", "0")
+    put(tmp_path, "results.json", data)
+    assert "beside the paper" in page(tmp_path)
+    data["config"]["base"]["data"]["train"] = "synthetic:hard"
+    assert published_table(data) is None
