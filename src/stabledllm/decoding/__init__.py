@@ -1,6 +1,6 @@
 """Decoding: from a model and prompts to completions. Knows no tokenizer and no scoring."""
 
 from stabledllm.decoding.loop import DecodingStats, generate
-from stabledllm.decoding.options import ORDERS, SCHEDULES, DecodingOptions
+from stabledllm.decoding.options import CACHES, ORDERS, SCHEDULES, DecodingOptions
 
-__all__ = ["ORDERS", "SCHEDULES", "DecodingOptions", "DecodingStats", "generate"]
+__all__ = ["CACHES", "ORDERS", "SCHEDULES", "DecodingOptions", "DecodingStats", "generate"]
