@@ -23,6 +23,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/probe_throughput.py
 	$(BIN)/python benchmarks/probe_error.py
 	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/decoding_shortcuts.py
 	$(BIN)/python benchmarks/loss_head.py
 	-$(BIN)/python benchmarks/packing.py $(GSM8K)
 

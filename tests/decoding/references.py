@@ -101,3 +101,67 @@ def parallel(model, prompt, *, length, steps, block, mask_id, threshold):
         for i in ordered[: max(each + (within < rest), above)]:
             x[i] = law[i].argmax()
     return x[n:].tolist(), calls
+
+
+class Frozen:
+    """Keys and values of some positions as they were when last recorded, put in the projections' place.
+
+    ``projections``: pairs of a module and the column from which on its output is keys or values. Every position goes
+    through the model at every call: nothing is spared.
+    """
+
+    def __init__(self, model, projections):
+        self.model, self.projections, self.kept = model, projections, {}
+
+    @torch.no_grad()
+    def logits(self, x: torch.Tensor, fresh: torch.Tensor | None) -> torch.Tensor:
+        """(L, V); ``fresh``, bool (L,): positions with keys and values of this call; None: all, and record them."""
+        hooks = [module.register_forward_hook(self._hook(column, fresh)) for module, column in self.projections]
+        try:
+            return self.model(x[None]).logits[0].clone()
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _hook(self, column: int, fresh: torch.Tensor | None):
+        def replace(module, inputs, output):
+            if fresh is None:
+                self.kept[module] = output[..., column:].clone()
+                return output
+            mixed = torch.where(fresh[None, :, None], output[..., column:], self.kept[module])
+            return torch.cat((output[..., :column], mixed), dim=-1)
+
+        return replace
+
+
+def cached(model, projections, prompt, *, length, steps, block, mask_id, cache, guidance=0.0, threshold=1.0, shift=0):
+    """LLaDA's with keys and values kept within a block (Fast-dLLM, arXiv:2505.22618, section 3.2).
+
+    At a block's start everything is computed and recorded; later in the block only the block's positions
+    (``prefix``: those behind it too) have keys and values of their own. ``shift`` 1: the position before as well.
+    """
+    x, n, blocks = torch.tensor([*prompt, *[mask_id] * length]), len(prompt), length // block
+    each, rest = divmod(block, steps // blocks)
+    for b in range(blocks):
+        low, high = n + b * block, n + (b + 1) * block
+        fresh = torch.zeros(len(x), dtype=torch.bool)
+        fresh[low - shift : len(x) if cache == "prefix" else high] = True
+        sighted, unsighted = Frozen(model, projections), Frozen(model, projections)
+        for step in range(steps // blocks):
+            places = [i for i in range(low, high) if x[i] == mask_id]
+            if not places:
+                continue
+            own = None if step == 0 else fresh
+            logits = sighted.logits(x, own)
+            if guidance:
+                blind = x.clone()
+                blind[:n] = mask_id
+                without = unsighted.logits(blind, own)
+                logits = without + (guidance + 1) * (logits - without)
+            logits[:, mask_id] = -torch.inf
+            law = logits.softmax(-1)
+            above = sum(float(law[i].max()) > threshold for i in places)
+            ordered = sorted(places, key=lambda i: -float(law[i].max()))
+            for i in ordered[: max(each + (step < rest), above)]:
+                x[i] = law[i].argmax()
+    return x[n:].tolist()

@@ -264,9 +264,10 @@ def generate(prompts: Sequence[str], model: str, sizes: dict[str, int], decoding
     stats, conversations = DecodingStats(), [[{"role": "user", "content": p}] for p in prompts]
     for prompt, text in zip(prompts, complete(loaded, conversations, options, 32, stats=stats), strict=True):
         print(f"{prompt}\n{text}\n", flush=True)
+    exact = options.exact_for(getattr(loaded.model.config, "block_size", None))
     print(
         f"{stats.model_calls} model calls, {stats.tokens} tokens, {stats.tokens_per_second:.3g} tokens/s"
-        f"{'' if options.exact else ' (approximate decoding)'}",
+        f"{'' if exact else ' (approximate decoding)'}",
         file=sys.stderr,
     )
 

@@ -37,7 +37,7 @@ Decoding = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="More of the decoding, repeatable: order, schedule, temperature, top_p, guidance, threshold, seed.",
+        help="More of the decoding, repeatable: order, schedule, temperature, top_p, guidance, threshold, cache, seed.",
     ),
 ]
 Data = Annotated[str, typer.Option(help="synthetic[:LEVEL], gsm8k:PATH or jsonl:PATH.")]

@@ -124,6 +124,9 @@ class DecodingSettings(_Strict):
     """Classifier-free guidance; doubles the forward rows."""
     threshold: float | None = Field(None, gt=0, le=1)
     """Decide every token surer than this at once. Approximate: fewer model calls, other completions."""
+    cache: Literal["none", "prefix", "dual"] = "none"
+    """Keep keys and values within a block: of all before it, or of all around it. Approximate, but ``prefix`` for
+    models trained in blocks."""
     seed: int = 0
     """Of what is drawn at random while decoding."""
 

@@ -2,6 +2,6 @@
 
 from stabledllm.decoding.autoregressive import left_to_right
 from stabledllm.decoding.loop import DecodingStats, generate
-from stabledllm.decoding.options import ORDERS, SCHEDULES, DecodingOptions
+from stabledllm.decoding.options import CACHES, ORDERS, SCHEDULES, DecodingOptions
 
-__all__ = ["ORDERS", "SCHEDULES", "DecodingOptions", "DecodingStats", "generate", "left_to_right"]
+__all__ = ["CACHES", "ORDERS", "SCHEDULES", "DecodingOptions", "DecodingStats", "generate", "left_to_right"]

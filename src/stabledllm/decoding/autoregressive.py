@@ -16,7 +16,7 @@ from stabledllm.decoding.options import DecodingOptions
 from stabledllm.errors import UserError
 from stabledllm.noise.streams import Key, Stream
 
-_MEANINGLESS = ("order", "schedule", "guidance", "threshold")
+_MEANINGLESS = ("order", "schedule", "guidance", "threshold", "cache")
 
 
 def left_to_right(options: DecodingOptions) -> DecodingOptions:

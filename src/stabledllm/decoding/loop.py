@@ -17,6 +17,7 @@ from stabledllm.decoding.choice import choose
 from stabledllm.decoding.options import DecodingOptions
 from stabledllm.decoding.schedules import counts, nothing
 from stabledllm.errors import UserError
+from stabledllm.models.key_value_cache import KeyValueCache
 from stabledllm.models.output import is_autoregressive
 from stabledllm.noise.streams import Key, Stream
 
@@ -28,6 +29,8 @@ class DecodingStats:
     model_calls: int = 0
     forward_rows: int = 0
     """Rows that went through the model, with those of guidance."""
+    forward_positions: int = 0
+    """Positions of these rows that went through it, with padding: all without a cache."""
     logit_positions: int = 0
     """Positions at which logits were computed."""
     tokens: int = 0
@@ -63,6 +66,7 @@ def generate(
     Logits are computed only at the masked positions of the current block. A model trained in blocks
     (``config.block_size``) sees the prompt and the blocks up to the current one, as in training. An autoregressive
     model decodes from left to right, see :mod:`~stabledllm.decoding.autoregressive`.
+    With ``options.cache`` only the positions that it names go through the model after a block's first call.
 
     Args:
         first: place of the first prompt among all that are decoded, for what is drawn at random.
@@ -72,7 +76,7 @@ def generate(
         One list of token ids per prompt, at most ``options.length`` long.
 
     Raises:
-        UserError: other blocks than the model was trained with.
+        UserError: other blocks than the model was trained with, or a cache that the model cannot take.
     """
     began = time.perf_counter()
     stats = stats if stats is not None else DecodingStats()
@@ -106,6 +110,14 @@ class _State:
             raise UserError(
                 f"decoding: expected block {self.in_blocks}, with which the model was trained, found {options.block}."
             )
+        if self.in_blocks and options.cache == "dual":
+            raise UserError(
+                "decoding.cache: expected 'prefix' for a model trained in blocks, where nothing sees a later block, "
+                "found 'dual'."
+            )
+        self.shift = int(getattr(model.config, "shift_logits", False))
+        self.cache = None if options.cache == "none" else KeyValueCache()
+        self.cached_block = -1
         starts = torch.tensor([len(p) for p in prompts], device=device)
         width = int(starts.max()) + options.length
         self.done = torch.full((len(prompts), width), pad_id, device=device)
@@ -135,7 +147,7 @@ class _State:
         drawn = torch.empty(0, device=self.ids.device)
         if options.temperature > 0:
             drawn = key.token_uniforms(Stream.DECODING, self.number, self.place.clamp(min=0))[masked]
-        token, sure = choose(self._logits(masked), options, drawn)
+        token, sure = choose(self._logits(masked, block), options, drawn)
         # origin decides the positions with the smallest uniforms, random order likewise.
         score[masked] = -order[masked] if options.order == "random" else sure.double()
         if options.threshold is not None:
@@ -145,27 +157,51 @@ class _State:
         decided = masked & (rank < number[:, None])
         self.ids[decided] = token[decided[masked]]
 
-    def _logits(self, masked: Tensor) -> Tensor:
+    def _logits(self, masked: Tensor, block: int) -> Tensor:
         """Guided logits at the masked positions, the mask token's at -inf, shape (S, V)."""
         ids, attention, selected = self.ids, self.place < self.options.length, masked
         form = {}
         if self.in_blocks:  # blocks still to come are seen by nobody before them: they need not be taken away
             form["block_ids"] = (self.place // self.options.block + 1).clamp(min=0).masked_fill(~attention, -1)
+        if self.cache is not None:
+            form["cache"], self.cache.positions = self.cache, self._computed(block)
         if self.options.guidance > 0:
             unconditional = ids.masked_fill(self.place < 0, self.mask_id)
             ids, attention, selected = (
                 torch.cat(pair) for pair in ((ids, unconditional), (attention, attention), (masked, masked))
             )
-            form = {name: value.repeat(2, 1) for name, value in form.items()}
+            if "block_ids" in form:
+                form["block_ids"] = form["block_ids"].repeat(2, 1)
+            if self.cache is not None and self.cache.positions is not None:
+                self.cache.positions = self.cache.positions.repeat(2, 1)
         logits = self.model(ids, attention, selected=selected, **form).logits
         self.stats.model_calls += 1
         self.stats.forward_rows += len(ids)
+        whole = self.cache is None or self.cache.positions is None
+        self.stats.forward_positions += ids.numel() if whole else self.cache.positions.numel()
         self.stats.logit_positions += len(logits)
         if self.options.guidance > 0:
             conditional, unconditional = logits.chunk(2)
             logits = unconditional + (1 + self.options.guidance) * (conditional - unconditional)
         logits[:, self.mask_id] = -torch.inf
         return logits
+
+    def _computed(self, block: int) -> Tensor | None:
+        """The positions that go through the model, (B, Q), in every row as many; None for all."""
+        start, end = block * self.options.block, (block + 1) * self.options.block
+        first, self.cached_block = block != self.cached_block, block
+        if first:
+            if not self.in_blocks or block == 0:
+                return None
+            # What is kept of the block before is of its masked state; of the blocks before that nothing has changed.
+            start -= self.options.block
+        else:
+            start -= self.shift  # the position before a token predicts it
+            if self.options.cache == "prefix" and not self.in_blocks:
+                end = self.options.length
+        place = torch.arange(start, end, device=self.ids.device)
+        # An empty prompt's first token is predicted at its own place.
+        return (place[None] - self.place[:, :1]).clamp(min=0)
 
     def retire(self, eos_id: int) -> None:
         """Take out the rows in which an end token is decided with everything before it."""
@@ -184,6 +220,8 @@ class _State:
             # The longest row may have left: nothing is computed for columns that only it had.
             width = int((self.place[kept] < self.options.length).any(0).sum())
             self.live, self.number = self.live[kept], self.number[kept]
+            if self.cache is not None:
+                self.cache.keep(kept.repeat(2) if self.options.guidance > 0 else kept, width)
             self.ids, self.place = self.ids[kept, :width], self.place[kept, :width]
 
 

@@ -8,6 +8,7 @@ from stabledllm.errors import UserError, did_you_mean
 
 ORDERS = ("confidence", "margin", "entropy", "random")
 SCHEDULES = ("even", "dream", "origin")
+CACHES = ("none", "prefix", "dual")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class DecodingOptions:
     latter; twice the forward rows."""
     threshold: float | None = None
     """Decide every token surer than this at once, besides the schedule's: fewer model calls. Approximate."""
+    cache: str = "none"
+    """Keys and values kept within a block: ``prefix``, of all before it; ``dual``, of all around it (Fast-dLLM,
+    arXiv:2505.22618). They are computed anew at each block's start. Approximate, but for models trained in blocks,
+    where no token sees a later block and ``prefix`` is exact."""
     seed: int = 0
     """Of the tokens and orders drawn at random; a row's draws depend on its place among the prompts, not on batches."""
 
@@ -57,7 +62,7 @@ class DecodingOptions:
             raise UserError(f"decoding: block {self.block} does not divide length {self.length}.")
         if self.steps % (self.length // self.block):
             raise UserError(f"decoding: steps {self.steps} do not divide over {self.length // self.block} blocks.")
-        for name, known in (("order", ORDERS), ("schedule", SCHEDULES)):
+        for name, known in (("order", ORDERS), ("schedule", SCHEDULES), ("cache", CACHES)):
             if (value := getattr(self, name)) not in known:
                 raise UserError(f"decoding.{name}: unknown '{value}'{did_you_mean(value, known)}.")
         if self.schedule == "origin" and self.order != "random":
@@ -78,5 +83,9 @@ class DecodingOptions:
 
     @property
     def exact(self) -> bool:
-        """Whether it is a published algorithm as published, not a faster approximation."""
-        return self.threshold is None
+        """Whether it is a published algorithm as published, not a faster approximation, whatever the model."""
+        return self.exact_for(None)
+
+    def exact_for(self, block_size: int | None) -> bool:
+        """The same for a model trained in blocks of ``block_size``, None for one that was not."""
+        return self.threshold is None and (self.cache == "none" or block_size is not None)

@@ -23,6 +23,8 @@ class AccuracyResult:
     """Completions without an answer; they count as not correct, and are told apart from wrong ones."""
     completions: list[dict]
     decoding: DecodingOptions
+    exact: bool
+    """Whether the decoding is exact for this model."""
     stats: DecodingStats
     """Model calls, tokens per second: what decoding took."""
 
@@ -33,7 +35,7 @@ class AccuracyResult:
             "ci_low": low,
             "ci_high": high,
             "no_answer": self.no_answer,
-            "decoding": asdict(self.decoding) | {"approximate": not self.decoding.exact},
+            "decoding": asdict(self.decoding) | {"approximate": not self.exact},
             "decoding_stats": self.stats.as_dict(),
         }
 
@@ -103,5 +105,6 @@ def accuracy(
             for e, t, g, v in zip(examples, texts, golds, verdicts, strict=True)
         ],
         decoding=options,
+        exact=options.exact_for(getattr(loaded.model.config, "block_size", None)),
         stats=stats,
     )

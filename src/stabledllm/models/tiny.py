@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from stabledllm.models.attention_masks import block_causal_mask, block_diffusion_mask
 from stabledllm.models.families.attention import attention_arguments
+from stabledllm.models.key_value_cache import KeyValueCache
 from stabledllm.models.loss_head import OutputLayer, head_nll, widened
 from stabledllm.models.output import MDMOutput
 
@@ -61,8 +62,9 @@ def rotate(x_NHLD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
 class Block(nn.Module):
     """Pre-norm attention without a causal mask, then a gated MLP."""
 
-    def __init__(self, config: TinyMDMConfig):
+    def __init__(self, config: TinyMDMConfig, index: int):
         super().__init__()
+        self.index = index
         width, hidden = config.hidden_size, config.intermediate_size
         self.heads = config.num_attention_heads
         self.attn_norm = nn.RMSNorm(width, eps=config.rms_norm_eps)
@@ -72,11 +74,15 @@ class Block(nn.Module):
         self.gate_up_proj = nn.Linear(width, 2 * hidden, bias=False)
         self.ff_out = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x_NLD: Tensor, cos_LD: Tensor, sin_LD: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        self, x_NLD: Tensor, cos_LD: Tensor, sin_LD: Tensor, bias: Tensor | None, cache: KeyValueCache | None = None
+    ) -> Tensor:
         n, length, width = x_NLD.shape
         qkv = self.qkv_proj(self.attn_norm(x_NLD)).view(n, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q, k = rotate(q, cos_LD, sin_LD), rotate(k, cos_LD, sin_LD)
+        if cache is not None:
+            k, v = cache.update(k, v, self.index)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         x_NLD = x_NLD + self.attn_out(mixed.transpose(1, 2).reshape(n, length, width))
         gate, up = self.gate_up_proj(self.ff_norm(x_NLD)).chunk(2, dim=-1)
@@ -98,6 +104,8 @@ class TinyMDM(PreTrainedModel):
     of full attention and of ``attention_mask``. With ``targets`` every block of the noisy row sees the clean blocks
     before it (``targets`` is the clean row; the forward is over 2L tokens); without them the row is its own past:
     a token attends to its block and to those before it.
+
+    ``cache``: only its positions are computed, see :class:`~stabledllm.models.key_value_cache.KeyValueCache`.
     """
 
     config_class = TinyMDMConfig
@@ -109,7 +117,7 @@ class TinyMDM(PreTrainedModel):
     def __init__(self, config: TinyMDMConfig):
         super().__init__(config)
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.head = OutputLayer(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
@@ -150,6 +158,7 @@ class TinyMDM(PreTrainedModel):
         clean_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Final normalised hidden states, shape (N, L, D); those of the noisy row where ``clean_ids`` are given."""
         length = input_ids.shape[1]
@@ -162,12 +171,18 @@ class TinyMDM(PreTrainedModel):
             bias = block_causal_mask(block_ids)
         else:
             bias = attention_arguments("sdpa", attention_mask, segment_ids, self.embed.weight.dtype)["attention_mask"]
+        if cache is not None:
+            if position_ids is None:
+                position_ids = torch.arange(length, device=input_ids.device)[None]
+            input_ids, position_ids = cache.enter(input_ids, position_ids, segment_ids, "sdpa")
+            bias = cache.queries(bias)
         if position_ids is not None:
             cos_LD, sin_LD = cos_LD[position_ids][:, None], sin_LD[position_ids][:, None]
         x_NLD = self.embed(input_ids)
         for block in self.blocks:
-            x_NLD = block(x_NLD, cos_LD, sin_LD, bias)
-        return self.norm(x_NLD[:, :length])
+            x_NLD = block(x_NLD, cos_LD, sin_LD, bias, cache)
+        hidden_NLD = self.norm(x_NLD[:, :length])
+        return hidden_NLD if cache is None else cache.spread(hidden_NLD, length)
 
     def forward(
         self,
@@ -179,9 +194,10 @@ class TinyMDM(PreTrainedModel):
         nll_weights: Tensor | None = None,
         segment_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        cache: KeyValueCache | None = None,
         **_: object,
     ) -> MDMOutput:
-        hidden_NLD = self.hidden_states(input_ids, attention_mask, block_ids, targets, segment_ids, position_ids)
+        hidden_NLD = self.hidden_states(input_ids, attention_mask, block_ids, targets, segment_ids, position_ids, cache)
         if selected is None:
             return MDMOutput(logits=self.head(hidden_NLD))
         if targets is None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from stabledllm.models.families.attention import attention_arguments
 from stabledllm.models.families.prediction import predict
 from stabledllm.models.families.rotary import rotary
+from stabledllm.models.key_value_cache import KeyValueCache
 from stabledllm.models.output import MDMOutput
 
 
@@ -38,18 +39,25 @@ class MaskedDiffusionModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         segment_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Final normalised hidden states, shape (N, L, D)."""
-        x_NLD = self.get_input_embeddings()(input_ids)
+        length, back_end = input_ids.shape[1], self.config._attn_implementation
         if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+            position_ids = torch.arange(length, device=input_ids.device)[None]
+        if cache is not None:
+            input_ids, position_ids = cache.enter(input_ids, position_ids, segment_ids, back_end)
+        x_NLD = self.get_input_embeddings()(input_ids)
         cos, sin = rotary(position_ids, self.config.head_dim, self.config.rope_theta)
         if not self._keep_rotary_in_float32:
             cos, sin = cos.to(x_NLD.dtype), sin.to(x_NLD.dtype)
-        arguments = attention_arguments(self.config._attn_implementation, attention_mask, segment_ids, x_NLD.dtype)
+        arguments = attention_arguments(back_end, attention_mask, segment_ids, x_NLD.dtype)
+        if cache is not None:
+            arguments["past_key_values"] = cache
         for layer in self.layers():
             x_NLD = layer(x_NLD, position_embeddings=(cos, sin), **arguments)
-        return self.final_norm()(x_NLD)
+        hidden_NLD = self.final_norm()(x_NLD)
+        return hidden_NLD if cache is None else cache.spread(hidden_NLD, length)
 
     def forward(
         self,
@@ -61,6 +69,7 @@ class MaskedDiffusionModel(PreTrainedModel):
         segment_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         nll_weights: Tensor | None = None,
+        cache: KeyValueCache | None = None,
         **_: object,
     ) -> MDMOutput:
         """``nll`` (S,) at the ``selected`` positions with ``targets``, ``logits`` (S, V) there without, else all
@@ -70,8 +79,9 @@ class MaskedDiffusionModel(PreTrainedModel):
             attention_mask: False at padding on the right, (N, L).
             segment_ids, position_ids: packed rows, (N, L); positions restart in each segment.
             nll_weights: (S,), see :func:`~stabledllm.models.families.prediction.predict`.
+            cache: only its positions are computed.
         """
-        hidden_NLD = self.hidden_states(input_ids, attention_mask, segment_ids, position_ids)
+        hidden_NLD = self.hidden_states(input_ids, attention_mask, segment_ids, position_ids, cache)
         return predict(
             hidden_NLD,
             self.get_output_embeddings(),

@@ -12,6 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 
 from stabledllm.models.families.base import MaskedDiffusionModel
 from stabledllm.models.families.config import HubConfig
+from stabledllm.models.key_value_cache import KeyValueCache
 from stabledllm.models.loss_head import OutputLayer
 
 
@@ -127,16 +128,20 @@ class LLaDABlock(GradientCheckpointingLayer):
         x_NLD: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
+        past_key_values: KeyValueCache | None = None,
         **kwargs,
     ) -> Tensor:
-        x_NLD = x_NLD + self._attention(self.attn_norm(x_NLD), position_embeddings, attention_mask, **kwargs)
+        inner = self.attn_norm(x_NLD)
+        x_NLD = x_NLD + self._attention(inner, position_embeddings, attention_mask, past_key_values, **kwargs)
         inner = self.ff_norm(x_NLD)
         return x_NLD + self.ff_out(nn.functional.silu(self.ff_proj(inner)) * self.up_proj(inner))
 
-    def _attention(self, x_NLD: Tensor, position_embeddings, attention_mask: Tensor | None, **kwargs) -> Tensor:
+    def _attention(self, x_NLD: Tensor, position_embeddings, attention_mask: Tensor | None, cache, **kwargs) -> Tensor:
         shape = (*x_NLD.shape[:2], -1, self.head_dim)
         q, k, v = (proj(x_NLD).view(shape).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k = (rotated.to(v.dtype) for rotated in apply_rotary_pos_emb(q, k, *position_embeddings))
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         mixed, _ = attend(self, q, k, v, attention_mask, dropout=0.0, scaling=self.head_dim**-0.5, **kwargs)
         return self.attn_out(mixed.reshape(x_NLD.shape))

@@ -115,15 +115,18 @@ class MaskedLMForward:
         segment_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         nll_weights: Tensor | None = None,
+        cache: object | None = None,
         **_: object,
     ) -> MDMOutput:
         """As :meth:`~stabledllm.models.families.base.MaskedDiffusionModel.forward`.
 
         Raises:
-            UserError: packed rows, or rows longer than the model's positions.
+            UserError: packed rows, a key/value cache, or rows longer than the model's positions.
         """
         if segment_ids is not None or position_ids is not None:
             raise UserError("packing: expected a native family, found a model behind the generic MLM adapter.")
+        if cache is not None:
+            raise UserError("decoding.cache: expected a native family, found a model behind the generic MLM adapter.")
         limit = getattr(self.config, "max_position_embeddings", None)
         if limit and input_ids.shape[1] > limit:
             raise UserError(f"rows: expected at most the model's {limit} positions, found {input_ids.shape[1]}.")

@@ -1,0 +1,70 @@
+"""Keys and values kept from one forward to the next, so that a forward goes over some positions only.
+
+Legend: N rows, L positions, Q positions that a forward computes, H key heads, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stabledllm.errors import UserError
+
+
+class KeyValueCache:
+    """Each layer's keys and values at all L positions of a batch, (N, H, L, D).
+
+    A forward with the cache computes ``positions`` alone, replaces their keys and values and attends to all. The
+    first one must compute all. With all positions it is the forward without a cache; with fewer, the others' keys
+    and values stand as they were last computed, which is exact only where these cannot have changed.
+    """
+
+    def __init__(self):
+        self.positions: Tensor | None = None
+        """Computed by the next forward, int64, (N, Q), in every row as many; None for all."""
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def enter(self, input_ids: Tensor, position_ids: Tensor, segment_ids: Tensor | None, back_end: str):
+        """Ids and position ids of the computed positions, each (N, Q), from those of all, (N, L).
+
+        Raises:
+            UserError: packed rows, or flash attention, which here takes as many queries as keys.
+        """
+        if segment_ids is not None:
+            raise UserError("decoding.cache: expected rows that are not packed, found segments.")
+        if back_end.startswith("flash"):
+            raise UserError(f"decoding.cache: expected attention 'sdpa' or 'eager', found '{back_end}'.")
+        return self.computed(input_ids), self.computed(position_ids.expand_as(input_ids))
+
+    def computed(self, value_NL: Tensor) -> Tensor:
+        """What belongs to the computed positions, (N, Q, ...), of something for all, (N, L, ...)."""
+        if self.positions is None:
+            return value_NL
+        return value_NL[torch.arange(len(value_NL), device=value_NL.device)[:, None], self.positions]
+
+    def queries(self, allowed: Tensor | None) -> Tensor | None:
+        """The computed positions' rows, (N, 1, Q, L), of who sees whom, (N, 1, L, L); others have one row for all."""
+        if allowed is None or allowed.shape[2] == 1:
+            return allowed
+        return self.computed(allowed[:, 0])[:, None]
+
+    def spread(self, hidden_NQD: Tensor, length: int) -> Tensor:
+        """Hidden states at their places among all, (N, L, D); NaN where none was computed."""
+        if self.positions is None:
+            return hidden_NQD
+        n, _, width = hidden_NQD.shape
+        index = self.positions[..., None].expand_as(hidden_NQD)
+        return hidden_NQD.new_full((n, length, width), torch.nan).scatter_(1, index, hidden_NQD)
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
+        """Take the computed positions' keys and values of a layer and give back all; called by the layers."""
+        if self.positions is not None:
+            index = self.positions[:, None, :, None].expand_as(keys)
+            kept = self._kept[layer]
+            keys, values = (old.scatter_(2, index, new) for old, new in zip(kept, (keys, values), strict=True))
+        self._kept[layer] = keys, values
+        return keys, values
+
+    def keep(self, rows: Tensor, width: int) -> None:
+        """Only these rows, bool (N,), and their first positions."""
+        self._kept = {layer: (k[rows, :, :width], v[rows, :, :width]) for layer, (k, v) in self._kept.items()}
