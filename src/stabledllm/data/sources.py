@@ -11,6 +11,8 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+from stabledllm.config.settings import DataSettings
+from stabledllm.data.overlap import content, likeness
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.tasks.files import read_jsonl, text_field
 from stabledllm.tasks.registry import TASKS, task_of
@@ -69,17 +71,26 @@ def has_own_splits(spec: str) -> bool:
     return set(own_splits(spec)) == {"train", "validation", "test"}
 
 
+def task_options(settings: DataSettings) -> TaskOptions:
+    """The plain arguments of a task."""
+    return TaskOptions(annotations=settings.annotations, table=settings.table)
+
+
 def hold_out(examples: list[dict], share: float, seed: int) -> tuple[list[dict], list[dict]]:
-    """``(train, validation)`` by a hash of each row's content: identical rows never part.
+    """``(train, validation)`` by a hash of each row's content: identical rows, and nearly identical ones, never part.
 
     The split depends on the content and the seed alone, not on the order of the rows.
 
     Raises:
         UserError: if either side would be empty.
     """
+    first: dict[str, str] = {}  # of the rows that are alike, the one whose content decides for all
+    for example in examples:
+        text, like = content(example), likeness(example)
+        first[like] = min(text, first.get(like, text))
     train, held = [], []
     for example in examples:
-        digest = hashlib.sha256(f"{seed}/{content(example)}".encode()).digest()
+        digest = hashlib.sha256(f"{seed}/{first[likeness(example)]}".encode()).digest()
         (held if int.from_bytes(digest[:8], "big") < share * 2**64 else train).append(example)
     if not train or not held:
         raise UserError(
@@ -87,13 +98,6 @@ def hold_out(examples: list[dict], share: float, seed: int) -> tuple[list[dict],
             f"and {len(held)} to validate; expected at least one of each."
         )
     return train, held
-
-
-def content(example: dict) -> str:
-    """What makes two examples the same for splitting: the conversation before the last answer."""
-    if "messages" in example:
-        return repr([(m["role"], m["content"]) for m in example["messages"][:-1]])
-    return repr(example["input_ids"][: example["prompt_length"]])
 
 
 def _from_record(record: dict, origin: str, every_turn: bool) -> list[dict]:

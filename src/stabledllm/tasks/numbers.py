@@ -33,7 +33,7 @@ def written(match: re.Match) -> str:
 def last_number(text: str) -> str | None:
     """The last number of a text in normal form. A minus directly after a digit, letter or bracket is no sign."""
     found = None
-    for found in _NUMBER.finditer(text):
+    for found in _NUMBER.finditer(text):  # noqa: B007
         pass
     if found is None:
         return None

@@ -18,7 +18,7 @@ _BARE = re.compile(r"\s*" + numbers.NUMBER + r"\s*(?:\\?%)?\.?\s*")
 def parse_answer(text: str) -> str | None:
     """The last number after ``####`` in normal form (no separators, no plus); None where there is none."""
     found = None
-    for found in _MARKED.finditer(text):
+    for found in _MARKED.finditer(text):  # noqa: B007
         pass
     return found and numbers.written(found)
 

@@ -33,6 +33,16 @@ class Scored:
     """None exactly where ``parsed`` is None."""
 
 
+def verdicts(strict: Scored, flexible: Scored) -> dict:
+    """The two scores of a completion as they stand in a file."""
+    return {
+        "parsed": strict.parsed,
+        "correct": strict.correct,
+        "flexible_parsed": flexible.parsed,
+        "flexible_correct": flexible.correct,
+    }
+
+
 class Task(Protocol):
     """One data set; each module of a task holds one as ``TASK``."""
 
