@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-# A sign before a digit is part of a number: 2.5 is not 25, 7-5 not 7 5. Symbols such as + and $ stay as well.
-_PUNCTUATION = re.compile(r"(?![-./*:%^](?=\d))[^\w\s+<>=|$€£¥~√²³°]|_")
+from stabledllm.tasks.likeness import plain
 
 
 def content(example: dict) -> str:
@@ -26,12 +22,6 @@ def likeness(example: dict) -> str:
     if "messages" not in example:
         return content(example)
     return "\n".join(plain(m["content"]) for m in example["messages"][:-1])
-
-
-def plain(text: str) -> str:
-    """A text without case, spacing and punctuation outside of numbers."""
-    text = _THOUSANDS.sub("", unicodedata.normalize("NFC", text).casefold())
-    return " ".join(_PUNCTUATION.sub(" ", text).split())
 
 
 def without(examples: Sequence[dict], known: dict[str, str]) -> tuple[list[dict], list[str]]:

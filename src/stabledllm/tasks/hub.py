@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from stabledllm.errors import UserError
 
@@ -16,9 +17,11 @@ def hub_rows(task: str, repository: str, split: str, *, config: str | None = Non
     return _rows(task, f"{repository} {split}", repository, name=config, split=split)
 
 
-def parquet_rows(task: str, path: str) -> Iterator[tuple[str, dict]]:
+def parquet_rows(task: str, path: Path) -> Iterator[tuple[str, dict]]:
     """As :func:`hub_rows`, of a local Parquet file."""
-    return _rows(task, path, "parquet", data_files=path, split="train")
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, found nothing.")
+    return _rows(task, str(path), "parquet", data_files=str(path), split="train")
 
 
 def _rows(task: str, what: str, *args, **kwargs) -> Iterator[tuple[str, dict]]:

@@ -18,6 +18,7 @@ NUMBER = (
     rf"(?P<digits>(?:\d+\s+\d+|{_PLAIN})/\d+(?![\d.,]*/)|{_PLAIN})"
 )
 """Sign, currency and digits, in this order or the sign after the currency; what follows (units, %) is not part."""
+
 _NUMBER = re.compile(NUMBER)
 _LONGEST = 1000
 """Digits, and powers of ten, up to which a number's value is computed: none is longer in any data set."""
