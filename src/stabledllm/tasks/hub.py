@@ -33,7 +33,7 @@ def _rows(task: str, what: str, *args, **kwargs) -> Iterator[tuple[str, dict]]:
             f"found neither; pip install 'stabledllm[hub]'."
         ) from None
     try:
-        rows = load_dataset(*args, **kwargs)
+        rows = load_dataset(*args, **{k: v for k, v in kwargs.items() if v is not None})
     except Exception as error:  # offline, no such repository, a broken cache: each library has its own types for these
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
