@@ -57,7 +57,7 @@ def test_near_duplicates_of_test_rows_are_dropped_from_training_and_counted(tmp_
     assert len(found.train) + len(found.validation) == 40
     origins = {row.origin.rpartition(":")[2] for row in found.train + found.validation}
     assert not origins & {"41", "42"}
-    (note,) = [note for note in found.notes if "dropped 2 rows that also stand in test" in note]
+    (note,) = [note for note in found.notes if "dropped 2 rows found in test" in note]
     assert "train.jsonl:41 like" in note
     assert "test.jsonl:6" in note
 
@@ -70,7 +70,7 @@ def test_the_same_rows_given_as_two_files_are_refused(tmp_path):
     write(folder / "test.jsonl", [gsm8k_row(7, question(7).upper()), gsm8k_row(100)])
     found = bundle(f"gsm8k:{folder}/train.jsonl", **both)
     assert len(found.train) + len(found.validation) == 39
-    assert "dropped 1 row that" in found.notes[0]
+    assert "dropped 1 row found in test" in found.notes[0]
 
 
 def test_validation_and_test_are_kept_apart(tmp_path):
@@ -116,5 +116,5 @@ def test_test_rows_without_an_answer_are_counted(tmp_path):
     write(tmp_path / "test.jsonl", [openscience_row(50), {"input": "q", "output": "no box"}, openscience_row(51)])
     found = bundle(f"openscience:{tmp_path}")
     assert len(found.test) == 2
-    assert "test: dropped 1 rows without an answer" in found.notes[0]
+    assert "test: dropped 1 without an answer" in found.notes[0]
     assert "test.jsonl:2" in found.notes[0]

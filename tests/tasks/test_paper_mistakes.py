@@ -81,7 +81,7 @@ def test_10_training_rows_taken_from_the_test_range(settings):
     for row in found.train + found.validation:
         prompt = TOKENIZER.decode(row.input_ids[: row.prompt_length])
         assert likeness({"messages": [{"role": "user", "content": prompt}, {}]}) not in tested
-    assert any("dropped 2 rows that also stand in test" in note for note in found.notes)
+    assert any("dropped 2 rows found in test" in note for note in found.notes)
     spec = settings.train
     both = {"train": f"{spec}/train.jsonl", "test": f"{spec}/test.jsonl"}
     with pytest.raises(UserError, match="expected test rows that are not in the training data"):
