@@ -66,11 +66,6 @@ def own_splits(spec: str) -> tuple[str, ...]:
     return task.splits
 
 
-def has_own_splits(spec: str) -> bool:
-    """Whether the specification keeps train, validation and test apart by itself."""
-    return set(own_splits(spec)) == {"train", "validation", "test"}
-
-
 def task_options(settings: DataSettings) -> TaskOptions:
     """The plain arguments of a task."""
     return TaskOptions(annotations=settings.annotations, table=settings.table)

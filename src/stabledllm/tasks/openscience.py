@@ -30,7 +30,7 @@ _LONGEST = 500
 _GOLD = ("expected_answer", "answer")
 _LETTER = re.compile(
     r"\s*(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|option|choice)?\s*(?:is)?\s*[:=]?\s*"
-    r"[(\[{]?\s*([A-Za-z])\s*(?:[)\]}.:]+(?:\s*\S.*)?)?\s*",
+    r"[(\[{]?\s*([A-Za-z])\s*(?:[)\]}.:]+(?:\s*\S.*)?|\s+(?:\(|[-–—]\s).*)?\s*",
     re.IGNORECASE | re.DOTALL,
 )
 # In running text "A" and "I" are words too.
