@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stabledllm.data.sources import has_own_splits, hold_out, load_examples
+from stabledllm.data.sources import hold_out, load_examples, own_splits
 from stabledllm.errors import UserError
 from tests.data.checks import check_hold_out, example
 
@@ -141,8 +141,8 @@ def test_bad_specifications(spec, says):
 def test_synthetic_by_name():
     rows = load_examples("synthetic:easy", split="test", n=3, seed=0)
     assert [r["origin"] for r in rows] == [f"synthetic:easy test row {i}" for i in range(3)]
-    assert has_own_splits("synthetic:easy")
-    assert not has_own_splits("jsonl:x")
+    assert own_splits("synthetic:easy") == ("train", "validation", "test")
+    assert own_splits("jsonl:x") == ()
 
 
 def test_held_out_rows_share_no_prompt_with_training():

@@ -40,7 +40,7 @@ Decoding = Annotated[
         help="More of the decoding, repeatable: order, schedule, temperature, top_p, guidance, threshold, cache, seed.",
     ),
 ]
-Data = Annotated[str, typer.Option(help="synthetic[:LEVEL], gsm8k:PATH or jsonl:PATH.")]
+Data = Annotated[str, typer.Option(help="synthetic[:LEVEL], a task or TASK:PATH, or jsonl:PATH.")]
 
 
 def _say(line: str) -> None:
@@ -258,6 +258,18 @@ def power(
         wanted=power,
         say=_say,
     )
+
+
+@app.command()
+def rescore(
+    rows: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="Rows with 'completion' and 'gold'.")],
+    task: Annotated[str, typer.Option(help="Whose scorer: gsm8k, hitab, openscience or synthetic.")],
+    out: Annotated[Path, typer.Option(metavar="OUT.jsonl", help="Where the rows go, with 'parsed' and 'correct'.")],
+) -> None:
+    """Score completions again without the model; 'gold' is the data set's own answer field."""
+    from stabledllm.tasks.rescore import rescore as run
+
+    typer.echo(run(task, rows, out))
 
 
 @app.command()
