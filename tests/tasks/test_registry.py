@@ -46,7 +46,7 @@ def test_the_interface(name):
 
 def test_of_no_task():
     assert task_of("jsonl:gsm8k") is None
-    with pytest.raises(UserError, match="task 'gsm9k': .*did you mean 'gsm8k'"):
+    with pytest.raises(UserError, match=r"task 'gsm9k': .*did you mean 'gsm8k'"):
         task_named("gsm9k")
 
 
