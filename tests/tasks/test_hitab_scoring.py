@@ -53,10 +53,33 @@ GOLDS = [
     "both sexes (2001)", "naïve", '"quoted"', "Ontario.", "médi–terranée", "(4.5)",
 ]  # fmt: skip
 SPELLINGS = [
-    "154983", "154,983", "154983.0", "154983.000001", "154983.1", "11.1%", "11.10", "-3.2", "(3.2)", "0.0",
-    "Transgender", "transgenders", "55 AND OVER", "4:11.64", "1,000 and above", "1000 and above", "12.5", "health care", "both sexes",
-    "naive", "quoted", "ontario", "medi-terranee", "4.5", "$11.1", "nothing",
-]  # fmt: skip
+    "154983",
+    "154,983",
+    "154983.0",
+    "154983.000001",
+    "154983.1",
+    "11.1%",
+    "11.10",
+    "-3.2",
+    "(3.2)",
+    "0.0",
+    "Transgender",
+    "transgenders",
+    "55 AND OVER",
+    "4:11.64",
+    "1,000 and above",
+    "1000 and above",
+    "12.5",
+    "health care",
+    "both sexes",
+    "naive",
+    "quoted",
+    "ontario",
+    "medi-terranee",
+    "4.5",
+    "$11.1",
+    "nothing",
+]
 
 
 @pytest.mark.parametrize("gold", GOLDS)
