@@ -15,8 +15,6 @@ from stabledllm.models.shapes import Shape, known_shape
 from stabledllm.noise.methods import AUTOREGRESSIVE
 from stabledllm.training.run import training_arguments
 
-_DATA = tuple(dict.fromkeys((*KINDS, "hitab", "openscience")))
-
 
 def validate(settings: TrainSettings | ExperimentSettings) -> str:
     """What the recipe is, in a few words.
@@ -48,8 +46,8 @@ def validate_run(settings: TrainSettings) -> None:
     data = settings.data
     for spec in (data.train, data.validation, data.test):
         kind = (spec or KINDS[0]).partition(":")[0]
-        if kind not in _DATA:
-            raise UserError(f"data '{spec}': unknown kind '{kind}'{did_you_mean(kind, _DATA)}.")
+        if kind not in KINDS:
+            raise UserError(f"data '{spec}': unknown kind '{kind}'{did_you_mean(kind, KINDS)}.")
     EncodingOptions(max_len=data.max_len, over_length=data.over_length, pad_response_to=data.pad_response_to)
     delimiter_pattern(data.delimiters or [])
     if settings.quantised and not settings.lora and not (Path(settings.model) / "adapter_config.json").is_file():

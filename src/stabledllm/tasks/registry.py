@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.tasks import gsm8k, openscience, synthetic
+from stabledllm.tasks import gsm8k, hitab, openscience, synthetic
 from stabledllm.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (synthetic.TASK, gsm8k.TASK, openscience.TASK)}
+TASKS: dict[str, Task] = {task.name: task for task in (synthetic.TASK, gsm8k.TASK, hitab.TASK, openscience.TASK)}
 
 
 def task_named(name: str) -> Task:

@@ -1,0 +1,172 @@
+"""HiTab's answers compared as the data set's own evaluation does: numbers to 1e-5, texts in lower case, lists in order.
+
+The official rule (``hmt_score`` of the HiTab repository): a text is a number if it is one without its thousands commas,
+a closing ``%`` or ``)`` and an opening ``(``; other texts are compared without diacritics, kinds of quotes and dashes,
+footnote marks, closing parentheses and case; a list of one is its element.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from typing import Any
+
+from stabledllm.errors import UserError
+from stabledllm.tasks.task import Scored
+
+TOLERANCE = 1e-5
+SEPARATOR = " | "
+"""Between the values of a list: commas and "and" stand inside HiTab's answers."""
+_SAID = re.compile(r"answer\s*:", re.IGNORECASE)
+_DASHES = re.compile("[\u2010-\u2015\u2212]")
+_QUOTES = {"[\u2018\u2019\u00b4`]": "'", "[\u201c\u201d]": '"'}
+_MARKS = re.compile(r"(?:(?<=.)\[[^\]]*\]|^\[\d+\]|[\u2022\u2666\u2020\u2021*#+])+$")
+_DETAILS = re.compile(r"(?<=.)(?: \([^)]*\))+$")
+_QUOTED = re.compile(r'"([^"]*)"')
+_DECORATION = " \t*_`"
+_UNIT = re.compile(r"[^\d,.eE+()-]*([-+]?[\d,]*\.?\d+)[^\d]*")
+
+
+def score_answer(completion: str, gold: Any, *, flexible: bool = False) -> Scored:
+    """Strict: what stands behind the last ``Answer:`` of the completion, by the official comparison. Values are
+    separated by ``|``; a JSON list, ``;``, commas and "and" count where they give as many values as expected.
+
+    Flexible: without it the last line counts, too, and currency signs and units beside a number do not.
+
+    Args:
+        gold: a number, a text, or a list of them (or its JSON).
+
+    Raises:
+        UserError: a gold without an answer.
+    """
+    expected = gold_values(gold)
+    said = _said(completion) if not flexible else _said(completion) or _last_line(completion)
+    if not said:
+        return Scored(None, None)
+    readings = _readings(said, len(expected))
+    right = next((r for r in readings if _same(r, expected, flexible)), None)
+    parsed = right or readings[0]
+    return Scored(parsed[0] if len(parsed) == 1 else parsed, right is not None)
+
+
+def gold_values(gold: Any) -> list[float | str]:
+    """The values of a gold answer.
+
+    Raises:
+        UserError: none, or something that is neither a number nor a text.
+    """
+    if isinstance(gold, str):
+        gold = _json_list(gold) or [gold]
+    values = gold if isinstance(gold, list) else [gold]
+    known = [v for v in values if isinstance(v, str | int | float) and not isinstance(v, bool) and str(v).strip()]
+    if not values or len(known) < len(values):
+        raise UserError(f"expected a HiTab answer (numbers or texts), found {gold!r}.")
+    return [_comparable(v) for v in known]
+
+
+def written(values: Any) -> str:
+    """A gold answer as a response gives it: whole numbers without decimals, values separated by ``|``."""
+    return SEPARATOR.join(_written(v) for v in (values if isinstance(values, list) else [values]))
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return str(value).replace("|", "/")
+
+
+def _said(completion: str) -> str:
+    """The line behind the last ``Answer:``, without decoration."""
+    marks = list(_SAID.finditer(completion))
+    if not marks:
+        return ""
+    line = completion[marks[-1].end() :].lstrip(_DECORATION)
+    return line.split("\n", 1)[0].strip(_DECORATION)
+
+
+def _last_line(completion: str) -> str:
+    lines = [line.strip(_DECORATION) for line in completion.splitlines()]
+    return next((line for line in reversed(lines) if line), "")
+
+
+def _split(text: str, separator: str) -> list[str]:
+    parts = [part.strip(_DECORATION) for part in text.split(separator)]
+    return [part for part in parts if part] or [text.strip()]
+
+
+def _readings(said: str, count: int) -> list[list[str]]:
+    """Ways to read the values, the plainest first; separators other than ``|`` only where they give ``count``."""
+    found = [_split(said, "|")]
+    if (values := _json_list(said)) is not None:
+        found.append([str(v) for v in values])
+    for pattern in (r";", r",(?!\d{3}(?:\D|$))", r",(?!\d{3}(?:\D|$))(?:\s*and\b)?|\band\b"):
+        parts = [part.strip(_DECORATION) for part in re.split(pattern, said)]
+        parts = [part for part in parts if part]
+        if count > 1 and len(parts) == count:
+            found.append(parts)
+    return found
+
+
+def _json_list(text: str) -> list | None:
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    plain = isinstance(found, list) and found and all(isinstance(v, str | int | float) for v in found)
+    return found if plain else None
+
+
+def _same(parts: list[str], expected: list[float | str], flexible: bool) -> bool:
+    if len(parts) != len(expected):
+        return False
+    return all(_equal(_comparable(_bare(p) if flexible else p), e) for p, e in zip(parts, expected, strict=True))
+
+
+def _bare(part: str) -> str:
+    """The number of a text that holds one number and a unit or currency beside it; else the text."""
+    part = part.strip(_DECORATION).rstrip(".")
+    match = _UNIT.fullmatch(part)
+    return match[1] if match and not isinstance(_comparable(part), float) else part
+
+
+def _equal(given: float | str, expected: float | str) -> bool:
+    if isinstance(given, float) and isinstance(expected, float):
+        return math.fabs(given - expected) < TOLERANCE
+    return isinstance(given, str) and isinstance(expected, str) and given == expected
+
+
+def _comparable(value: Any) -> float | str:
+    """The official normal form of one value."""
+    if not isinstance(value, str):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
+    text = value.strip().lower()
+    bare = text[1:] if text[:1] == "(" else text
+    bare = bare[:-1] if bare[-1:] in ("%", ")") else bare
+    try:
+        found = float(bare.replace(",", ""))
+    except ValueError:
+        return _normal(text)
+    return found if math.isfinite(found) else _normal(text)  # "nan" and "infinity" are words here
+
+
+def _normal(text: str) -> str:
+    """WikiTableQuestions' normal form of a text, which HiTab's evaluation shares."""
+    text = "".join(c for c in unicodedata.normalize("NFKD", text) if unicodedata.category(c) != "Mn")
+    for pattern, plain in _QUOTES.items():
+        text = re.sub(pattern, plain, text)
+    text = _DASHES.sub("-", text)
+    while True:
+        before = text
+        text = _DETAILS.sub("", _MARKS.sub("", text.strip()).strip()).strip()
+        if quoted := _QUOTED.fullmatch(text):
+            text = quoted[1]
+        if text == before:
+            break
+    return " ".join(text.removesuffix(".").split()).lower()
