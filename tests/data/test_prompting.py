@@ -88,7 +88,7 @@ def test_a_rows_own_system_turn_comes_first():
 
 def test_what_cannot_be_prompted_is_refused(tmp_path):
     ids = {"input_ids": [1, 2], "prompt_length": 1, "origin": "f:1"}
-    with pytest.raises(UserError, match=r"^f:1: expected text for data\.system_prompt and data\.few_shot"):
+    with pytest.raises(UserError, match=r"^f:1: expected a conversation for data\.system_prompt and data\.few_shot"):
         prompted([ids], DataSettings(system_prompt="x"))
     path = write(tmp_path / "rows.jsonl", [gsm8k_row(i) for i in range(3)])
     settings = DataSettings(train=f"gsm8k:{path}", few_shot=1)

@@ -107,6 +107,12 @@ def test_lists_are_compared_in_order_and_by_number_of_values():
     assert score_answer("Answer: 1,000 and 2,500", [1000, 2500], flexible=True).correct is True
 
 
+def test_a_row_whose_name_begins_with_a_number_is_a_text():
+    for flexible in (False, True):
+        assert score_answer("Answer: 1,000 and above", ["1,000 and above"], flexible=flexible).correct is True
+        assert score_answer("Answer: 1,000", ["1,000 and above"], flexible=flexible).correct is False
+
+
 def test_no_answer_is_apart_from_wrong():
     assert score_answer("I do not know", [3.0]).correct is None
     assert score_answer("Answer:", [3.0]).parsed is None
@@ -149,7 +155,7 @@ def test_the_real_answers_in_many_spellings():
             assert score_answer(f"Answer: {value:,.6f}", gold).correct is True
             assert score_answer(f"Answer: {value}%", gold).correct is True
             assert score_answer(f"Answer: {value + 0.01}", gold).correct is False
-            assert score_answer(f"Answer: ${value}", gold, flexible=True).correct is (value >= 0)
+            assert score_answer(f"Answer: ${value}", gold, flexible=True).correct is True
         elif len(gold) > 1 and len(set(map(str, gold))) > 1:
             assert score_answer("Answer: " + written(gold[::-1]), gold).correct is (gold == gold[::-1])
 

@@ -19,7 +19,7 @@ from stabledllm.tasks.task import Scored, TaskOptions, example
 _FILES = {"train": "train_samples", "validation": "dev_samples", "test": "test_samples"}
 _TABLES = ("tables/raw", "tables/tables/raw", "raw", "tables")
 """Where the archive's tables lie once it is unzipped in the folder, or beside the file."""
-_ASK = 'Give the answer on the last line as "Answer: VALUE"; separate several values by " | ".'
+_ASK = 'Give the answer on the last line as "Answer: VALUE"; separate several values by vertical bars.'
 
 
 class HiTab:

@@ -19,6 +19,8 @@ from stabledllm.tasks.task import Scored
 TOLERANCE = 1e-5
 SEPARATOR = " | "
 """Between the values of a list: commas and "and" stand inside HiTab's answers."""
+_LONGEST = 1000
+"""Characters of an answer that are looked at; HiTab's longest is a fifth of that."""
 _SAID = re.compile(r"answer\s*:", re.IGNORECASE)
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _QUOTES = {"[\u2018\u2019\u00b4`]": "'", "[\u201c\u201d]": '"'}
@@ -43,6 +45,7 @@ def score_answer(completion: str, gold: Any, *, flexible: bool = False) -> Score
     """
     expected = gold_values(gold)
     said = _said(completion) if not flexible else _said(completion) or _last_line(completion)
+    said = said[:_LONGEST]
     if not said:
         return Scored(None, None)
     readings = _readings(said, len(expected))
@@ -123,7 +126,10 @@ def _json_list(text: str) -> list | None:
 def _same(parts: list[str], expected: list[float | str], flexible: bool) -> bool:
     if len(parts) != len(expected):
         return False
-    return all(_equal(_comparable(_bare(p) if flexible else p), e) for p, e in zip(parts, expected, strict=True))
+    pairs = list(zip(parts, expected, strict=True))
+    # Only where a number is expected may a text be read as one: "1,000 and above" is a row's name.
+    bare = [_bare(p) if flexible and isinstance(e, float) else p for p, e in pairs]
+    return all(_equal(_comparable(p), e) for p, (_, e) in zip(bare, pairs, strict=True))
 
 
 def _bare(part: str) -> str:
