@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 SEPARATOR = " | "
 """Between the values of a list: commas and "and" stand inside HiTab's answers."""
 _LONGEST = 1000
-"""Characters of an answer that are looked at; HiTab's longest is a fifth of that."""
+"""Characters of an answer that are looked at; HiTab's longest is a quarter of that."""
 _SAID = re.compile(r"answer\s*:", re.IGNORECASE)
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _QUOTES = {"[\u2018\u2019\u00b4`]": "'", "[\u201c\u201d]": '"'}
