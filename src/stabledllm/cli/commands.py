@@ -70,7 +70,7 @@ def quickstart(out: Path, *, small: bool, say: Say) -> None:
         (out / "experiment").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / "p_of_t.json", out / "experiment" / f"p_of_t_{folder.name}.json")
     say("3/4 training: methods x seeds, at equal compute")
-    experiment("quickstart", recipe, say=say)
+    experiment("quickstart", recipe, say=say, jobs=1, devices=None, wait=True)
     say("4/4 the report")
     say(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
 
@@ -169,7 +169,9 @@ def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
         say(f"wrote {Path(settings.out) / 'run.json'} and the model in {Path(settings.out) / 'model'}")
 
 
-def experiment(recipe: str, overrides: Sequence[str], *, say: Say, jobs: int = 1) -> None:
+def experiment(
+    recipe: str, overrides: Sequence[str], *, say: Say, jobs: int | None, devices: str | None, wait: bool
+) -> None:
     """Methods x seeds."""
     settings = load_recipe(recipe, overrides)
     if isinstance(settings, TrainSettings):
@@ -179,7 +181,11 @@ def experiment(recipe: str, overrides: Sequence[str], *, say: Say, jobs: int = 1
     from stabledllm.experiment.run import run_experiment
     from stabledllm.reports import tables
 
-    results = run_experiment(settings, say, jobs)
+    numbers = [number.strip() for number in devices.split(",")] if devices else []
+    if devices and not all(numbers):
+        raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")
+    count = jobs if jobs is not None else max(1, len(numbers))
+    results = run_experiment(settings, say, count, devices=numbers, wait=wait)
     for metric in ("validation_nll", "accuracy"):
         if any(metric in run["metrics"] for run in results["runs"]):
             say(f"{tables.metrics_table(results, metric)}\n")

@@ -169,12 +169,17 @@ def train(
 def experiment(
     recipe: Annotated[str, typer.Argument(help="A shipped experiment (see 'ls') or a YAML file.")],
     overrides: Overrides = None,
-    jobs: Annotated[int, typer.Option(help="Runs at the same time, each with its share of the CPU's threads.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Runs at the same time, with equal shares of the threads; 1, or one a device."),
+    ] = None,
+    devices: Annotated[str | None, typer.Option(help="Accelerators for the jobs, such as 0,1,2,3.")] = None,
+    wait: Annotated[bool, typer.Option(help="In the end for runs that other processes are at.")] = True,
 ) -> None:
-    """Methods x seeds; run again to continue, finished runs are not repeated."""
+    """Methods x seeds; run again, or on several machines at once, to continue: no run is repeated or done twice."""
     from stabledllm.cli.commands import experiment as run
 
-    run(recipe, overrides or [], jobs=jobs, say=_say)
+    run(recipe, overrides or [], jobs=jobs, devices=devices, wait=wait, say=_say)
 
 
 @app.command()

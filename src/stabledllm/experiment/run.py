@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from stabledllm.config.build import build_decoding, build_method, build_model, build_objective
@@ -13,9 +15,11 @@ from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.errors import UserError
 from stabledllm.evaluation.accuracy import accuracy, has_answers
 from stabledllm.evaluation.validation import validation_nll
+from stabledllm.experiment.board import Board
+from stabledllm.experiment.claims import attempt, failure, finished, forget_failures, is_free
 from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
-from stabledllm.experiment.workers import train_all
+from stabledllm.experiment.workers import POLL, train_all
 from stabledllm.files import read_json, write_json
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel
@@ -31,14 +35,27 @@ PLAN = "experiment.json"
 Say = Callable[[str], None]
 
 
-def run_experiment(settings: ExperimentSettings, say: Say = print, jobs: int = 1) -> dict:
+def run_experiment(
+    settings: ExperimentSettings,
+    say: Say = print,
+    jobs: int = 1,
+    *,
+    devices: Sequence[str] = (),
+    wait: bool = True,
+) -> dict:
     """Run what is not finished yet and write ``results.json`` after every run.
+
+    Any number of processes, on any machines that share the folder, may call it at the same time: each run is done by
+    one of them, and by another if that one is killed. A run that fails does not stop the others.
 
     Args:
         jobs: runs at the same time, each in a process of its own; 1 trains in this one.
+        devices: accelerators by number, dealt to the jobs.
+        wait: in the end for runs that other processes are at.
 
     Raises:
-        UserError: bad settings, or a folder that holds an experiment with other settings.
+        UserError: bad settings, a folder that holds an experiment with other settings, or, after all others, runs that
+            failed.
     """
     if jobs < 1:
         raise UserError(f"experiment: expected at least 1 job, found {jobs}.")
@@ -53,22 +70,48 @@ def run_experiment(settings: ExperimentSettings, say: Say = print, jobs: int = 1
         loaded.check_method(build_method(name, settings.base.method_options))
     set_form(loaded, settings.base)
     data = load_bundle(settings.base.data, loaded.tokenizer, say)
-    untuned = _untuned(out, settings.base, loaded, data, say)
-    densities = {name: _density(out, settings, name, loaded, data, say) for name in methods}
+    with FileLock(out / "setup.lock"):  # of several processes the first makes what all need
+        untuned = _untuned(out, settings.base, loaded, data, say)
+        densities = {name: _density(out, settings, name, loaded, data, say) for name in methods}
     planned = [_run_settings(settings, name, seed, densities[name]) for seed in settings.seeds for name in methods]
-    with tqdm(total=len(planned), desc="experiment", unit="run") as bar:
-        for run in train_all(planned, jobs) if jobs > 1 else _one_by_one(planned, data, bar, say):
-            bar.update()
-            bar.set_postfix_str(f"{run.method}, seed {run.seed}")
-            results = collect(out, settings, untuned)
+    forget_failures([run for run in planned if is_free(run)])
+
+    def ended() -> dict:
+        return collect(out, settings, untuned)
+
+    if jobs > 1 or devices:
+        with Board(planned, say) as board:
+            train_all(planned, jobs, board, devices=devices, wait=wait, ended=ended)
+    else:
+        _one_by_one(planned, data, wait, ended, say)
+    results = ended()
+    failed = [run for run in planned if failure(run) is not None]
+    if failed:
+        raise UserError(
+            f"{out}: expected {len(planned)} runs to finish, found {len(failed)} that failed, the first "
+            f"{failed[0].method} with seed {failed[0].seed} ({failure(failed[0])}); the same command tries them again."
+        )
     return results
 
 
-def _one_by_one(planned: list[TrainSettings], data: DataBundle, bar: tqdm, say: Say) -> Iterator[TrainSettings]:
-    for run in planned:
-        bar.set_postfix_str(f"{run.method}, seed {run.seed}")
-        train(run, data=data, say=say)
-        yield run
+def _one_by_one(
+    planned: list[TrainSettings], data: DataBundle, wait: bool, ended: Callable[[], object], say: Say
+) -> None:
+    """Every run that is free, in this process; then those that come free while others are at them."""
+    left = list(planned)
+    with tqdm(total=len(planned), desc="experiment", unit="run") as bar:
+        while left:
+            for run in list(left):
+                bar.set_postfix_str(f"{run.method}, seed {run.seed}")
+                attempt(run, lambda settings: train(settings, data=data, say=say))
+                if finished(run) or failure(run) is not None:
+                    left.remove(run)
+                    bar.update()
+                    ended()
+            if not wait:
+                break
+            if left:
+                time.sleep(POLL)
 
 
 def rows_per_step(method: str, settings: ExperimentSettings) -> int:

@@ -4,47 +4,109 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import time
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 
 import torch
 
-from stabledllm.config.build import loading_options
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
-from stabledllm.models.loading import load_model
+from stabledllm.experiment.board import Board
+from stabledllm.experiment.claims import attempt, failure, finished, is_free, record_failure, was_at
 from stabledllm.training.run import train
 
+POLL = 0.5
+"""Seconds between looks at the workers and their runs."""
 _loaded: dict[str, DataBundle] = {}
 """The data of this process; every run of an experiment has the same."""
 
 
-def train_all(planned: list[TrainSettings], jobs: int) -> Iterator[TrainSettings]:
-    """Train every one of ``planned``, ``jobs`` at a time with an equal share of the threads; yields each as it ends.
+def train_all(
+    planned: list[TrainSettings],
+    jobs: int,
+    board: Board,
+    *,
+    devices: Sequence[str] = (),
+    wait: bool = True,
+    ended: Callable[[], None] = lambda: None,
+) -> None:
+    """Train what is neither finished nor another's, ``jobs`` at a time; a worker that dies fails its run only.
 
-    The first that fails stops the rest: those that have begun finish, none begins after it.
+    Args:
+        devices: accelerators, dealt to the workers; without them each gets an equal share of the threads.
+        wait: for runs that other processes are at, so that all are finished or failed in the end.
+        ended: called whenever a run has ended.
     """
-    with _environment({"TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // jobs))}):
-        pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
-        try:
-            running = {pool.submit(_train, settings): settings for settings in planned}
-            for done in as_completed(running):
-                done.result()
-                yield running[done]
-        finally:
-            pool.shutdown(cancel_futures=True)
+    threads = max(1, torch.get_num_threads() // jobs)
+    workers: dict[int, BaseProcess] = {}
+    done = 0
+    while True:
+        states = board.update()
+        over = [s for s in states if s.kind in ("finished", "failed")]
+        if len(over) > done:
+            done = len(over)
+            ended()
+        _bury(workers, planned)
+        if len(over) == len(planned):
+            break
+        idle = [slot for slot in range(jobs) if slot not in workers]
+        free = sum(is_free(s.run) for s in states if s.kind == "waiting") if idle else 0
+        for slot in idle[:free]:
+            workers[slot] = _start(planned, slot, threads, devices)
+        if not workers and not free and not wait:
+            break
+        time.sleep(POLL)
+    for worker in workers.values():
+        worker.join()
 
 
-def _train(settings: TrainSettings) -> None:
+def _start(planned: list[TrainSettings], slot: int, threads: int, devices: Sequence[str]) -> BaseProcess:
+    values = {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads)}
+    if devices:
+        values["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    with _environment(values):
+        worker = multiprocessing.get_context("spawn").Process(target=_work, args=(planned, os.getpid()))
+        worker.start()
+    return worker
+
+
+def _work(planned: list[TrainSettings], parent: int) -> None:
+    """Take runs that are free until there are none, or nobody is left who asked for them."""
+    for run in planned:
+        if os.getppid() != parent:
+            return
+        attempt(run, train_here)
+
+
+def _bury(workers: dict[int, BaseProcess], planned: list[TrainSettings]) -> None:
+    """Note which run a worker died at."""
+    for slot, worker in list(workers.items()):
+        if worker.is_alive():
+            continue
+        del workers[slot]
+        worker.join()
+        if worker.exitcode:
+            for run in planned:
+                if not finished(run) and failure(run) is None and was_at(run, worker.pid):
+                    record_failure(run, f"its process ended with exit code {worker.exitcode}")
+
+
+def train_here(settings: TrainSettings) -> None:
+    """One run in this process, whose data are read once for all of an experiment's runs."""
     key = f"{settings.data.model_dump_json()} {settings.model} {settings.end_token}"
-    if key not in _loaded:
-        _loaded[key] = load_bundle(settings.data, load_model(settings.model, **loading_options(settings)).tokenizer)
-    train(settings, data=_loaded[key], say=lambda _: None)
+
+    def data(tokenizer) -> DataBundle:
+        if key not in _loaded:
+            _loaded[key] = load_bundle(settings.data, tokenizer)
+        return _loaded[key]
+
+    train(settings, data=data, say=lambda _: None)
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def _environment(values: dict[str, str]):
     """Variables that child processes inherit while they are started."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

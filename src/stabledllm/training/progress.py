@@ -1,9 +1,18 @@
-"""One progress bar a run, with the last logged figures beside it."""
+"""How far a run is: a bar with the last logged figures, and a file for those who watch many runs."""
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 from tqdm import tqdm
 from transformers import TrainerCallback
+
+from stabledllm.files import write_json
+
+PROGRESS = "progress.json"
+EVERY = 2.0
+"""Seconds at least between writings of that file."""
 
 
 class StepBar(TrainerCallback):
@@ -32,3 +41,27 @@ class StepBar(TrainerCallback):
     def on_train_end(self, args, state, control, **_):
         if self.bar is not None:
             self.bar.close()
+
+
+class ProgressFile(TrainerCallback):
+    """Writes ``step``, ``steps``, the last ``loss`` and when (``started``, ``updated``, seconds since the epoch)."""
+
+    def __init__(self, path: Path):
+        self.path, self.loss, self.first, self.started, self.updated = path, None, 0, 0.0, 0.0
+
+    def on_train_begin(self, args, state, control, **_):
+        self.first, self.started, self.updated = state.global_step, time.time(), 0.0
+        self._write(state)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        self.loss = (logs or {}).get("loss", self.loss)
+
+    def on_step_end(self, args, state, control, **_):
+        self._write(state)
+
+    def _write(self, state) -> None:
+        now = time.time()
+        if state.is_world_process_zero and now - self.updated >= EVERY:
+            self.updated = now
+            figures = {"step": state.global_step, "steps": state.max_steps, "loss": self.loss}
+            write_json(self.path, figures | {"first_step": self.first, "started": self.started, "updated": now})

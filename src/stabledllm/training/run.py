@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Container
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
@@ -37,7 +38,7 @@ from stabledllm.training.devices import (
     save_whole,
     told_in_a_sentence,
 )
-from stabledllm.training.progress import StepBar
+from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
 
@@ -48,9 +49,11 @@ SCHEMA = "stabledllm/run/1"
 _PAPER = {"learning_rate": 5e-5, "weight_decay": 0.1, "lr_scheduler_type": "linear", "report_to": "none"}
 _PAPER |= {"ddp_find_unused_parameters": False}
 Say = Callable[[str], None]
+ReadData = Callable[[Any], DataBundle]
+"""Gives the data for a tokenizer, for those who keep them over several runs."""
 
 
-def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say = print) -> dict:
+def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None, say: Say = print) -> dict:
     """Train, or continue a killed run, and return what ``run.json`` holds.
 
     A finished run in the same folder is returned as it is. A killed run continues from its last complete
@@ -82,7 +85,10 @@ def train(settings: TrainSettings, *, data: DataBundle | None = None, say: Say =
     if loaded.autoregressive:
         left_to_right(decoding)
     set_form(loaded, settings)
-    data = data or load_bundle(settings.data, loaded.tokenizer, say)
+    if data is None:
+        data = load_bundle(settings.data, loaded.tokenizer, say)
+    elif callable(data):
+        data = data(loaded.tokenizer)
     refuse_too_large(settings, longest=max(len(row) for row in data.train))
     laid_out = fitting_views(settings, longest=max(len(row) for row in data.train))
     if settings.views_per_forward == "auto":
@@ -181,6 +187,7 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
+    trainer.add_callback(ProgressFile(out / PROGRESS))
     return trainer, density
 
 

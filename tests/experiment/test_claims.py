@@ -1,0 +1,189 @@
+"""A run is done once, by whoever is there; a kill or a failure costs no other run."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from stabledllm.errors import UserError
+from stabledllm.experiment import run as experiment_run
+from stabledllm.experiment.board import Board, State, cells
+from stabledllm.experiment.claims import attempt, claimant, claimed, failure, finished, forget_failures, is_free
+from stabledllm.experiment.run import run_experiment
+from stabledllm.files import write_json
+from tests.cli.runner import ROOT, assert_refused, in_process
+from tests.experiment.test_jobs import BASE, quiet, settings
+
+
+def planned(tmp_path, n: int = 3) -> list:
+    run = settings(tmp_path).base
+    return [run.model_copy(update={"out": str(tmp_path / f"run-{i}"), "seed": i}) for i in range(n)]
+
+
+def finish(run) -> None:
+    write_json(Path(run.out) / "run.json", {"seed": run.seed})
+
+
+def _take(runs, log) -> None:
+    def train(run):
+        with open(log, "a") as file:
+            file.write(f"{run.seed}\n")
+        time.sleep(0.02)
+        finish(run)
+
+    for run in runs:
+        attempt(run, train)
+
+
+def test_processes_share_runs_and_none_is_done_twice(tmp_path):
+    runs, log = planned(tmp_path, 12), tmp_path / "log"
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_take, args=(runs, log)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    _take(runs, log)
+    assert sorted(int(line) for line in log.read_text().split()) == list(range(12))
+
+
+def _hold(run) -> None:
+    attempt(run, lambda _: time.sleep(60))
+
+
+def test_a_killed_process_leaves_its_run_to_others_at_once(tmp_path):
+    (run,) = planned(tmp_path, 1)
+    worker = multiprocessing.get_context("fork").Process(target=_hold, args=(run,))
+    worker.start()
+    while claimant(run) is None:
+        time.sleep(0.01)
+    assert not is_free(run)
+    assert not attempt(run, finish), "another is at it"
+    assert claimant(run)["pid"] == worker.pid
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    assert claimant(run) is None
+    assert is_free(run)
+    assert attempt(run, finish)
+    assert finished(run)
+    assert not attempt(run, lambda _: pytest.fail("a finished run is never repeated"))
+
+
+def test_a_failure_is_recorded_and_tried_again_when_asked(tmp_path):
+    first, second = planned(tmp_path, 2)
+
+    def refuse(run):
+        raise UserError("data: expected something else, found this.")
+
+    assert attempt(first, refuse)
+    assert failure(first) == "data: expected something else, found this."
+    assert not attempt(first, lambda _: pytest.fail("not again in this session"))
+    assert attempt(second, lambda _: 1 / 0)
+    assert failure(second).startswith("ZeroDivisionError")
+    assert "1 / 0" in json.loads((tmp_path / "run-1" / "failed.json").read_text())["details"]
+    forget_failures([first, second])
+    assert attempt(first, finish)
+    assert failure(first) is None
+
+
+def test_one_runs_failure_stops_no_other_run(tmp_path, monkeypatch):
+    def train(run, **_):
+        if (run.method, run.seed) == ("mirror", 1):
+            raise RuntimeError("out of memory")
+        return real(run, **_)
+
+    real = experiment_run.train
+    monkeypatch.setattr(experiment_run, "train", train)
+    with pytest.raises(
+        UserError, match=r"found 1 that failed, the first mirror with seed 1 \(RuntimeError: out of mem"
+    ):
+        run_experiment(settings(tmp_path), quiet)
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert stored["status"] == {"finished": 3, "planned": 4}
+    monkeypatch.setattr(experiment_run, "train", real)
+    assert run_experiment(settings(tmp_path), quiet)["status"] == {"finished": 4, "planned": 4}
+
+
+def undisturbed(results: dict) -> dict:
+    """What does not depend on time, place or threads."""
+    kept = json.loads(json.dumps(results))
+    for run in kept["runs"]:
+        run.pop("seconds")
+        for metric in run["metrics"].values():
+            metric.pop("decoding_stats", None)
+    for metric in kept["untuned"]["metrics"].values():
+        metric.pop("decoding_stats", None)
+    kept["config"].pop("out")
+    return kept
+
+
+def test_killed_again_and_again_it_ends_with_the_same_results(tmp_path):
+    """SIGKILL of the whole experiment at growing delays, then once to the end."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"base": BASE | {"steps": 6, "save_every": 2}, "methods": ["standard", "ppots"]}))
+    small = ["base.ppots.rows=4", "base.ppots.rates=4", "base.ppots.masks=2", "base.ppots.starts=2", "seeds=[1,2]"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT / "src")}
+
+    def command(out: str, *more: str) -> list[str]:
+        return [sys.executable, "-m", "stabledllm", "experiment", str(recipe), *small, f"out={out}", *more]
+
+    whole = subprocess.run(command("whole"), cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    began = time.monotonic()
+    for jobs, delay in ((), 7.0), (("--jobs", "2"), 9.0):
+        process = subprocess.Popen(
+            command("cut", *jobs), cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert time.monotonic() - began > 15
+    last = subprocess.run(command("cut"), cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr[-2000:]
+    found = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "cut")]
+    assert undisturbed(found[0]) == undisturbed(found[1])
+
+
+def test_the_board_shows_every_run(tmp_path):
+    runs = planned(tmp_path, 60)
+    for run in runs[:10]:
+        finish(run)
+    attempt(runs[10], lambda _: 1 / 0)
+    said: list[str] = []
+    with claimed(tmp_path / "run-11") as mine:
+        assert mine
+        figures = {"step": 30, "steps": 40, "loss": 0.123, "first_step": 10, "started": 1000.0, "updated": 1040.0}
+        write_json(tmp_path / "run-11" / "progress.json", figures)
+        board = Board(runs, said.append, Console(width=100, height=30, force_terminal=True, record=True))
+        board.live = None
+        states = board.update()
+        running = State.of(runs[11])
+        assert (running.kind, running.step, running.seconds_left) == ("running", 30, 20.0)
+        assert cells(running) == ("standard, seed 11", "running", "30/40", "0.123", "00:00:20")
+        board.console.print(board.table(states))
+    lines = board.console.export_text().splitlines()
+    assert lines[0].strip() == "10 of 60 runs finished"
+    assert any("seed 11" in line and "30/40" in line for line in lines)
+    assert any(re.search(r"seed 10 .*failed: ZeroDivisionError", line) for line in lines)
+    assert any("and 38 more" in line for line in lines)
+    assert len(lines) <= 30
+    assert all(len(line) <= 100 for line in lines)
+    assert "standard, seed 11: running" in said
+    assert len(said) == 12, "one line for each run that is not waiting"
+    board.update()
+    assert len(said) == 13, "and one when a run's state changes: the claim was given back"
+
+
+def test_devices_are_given_one_to_each_job(tmp_path):
+    assert_refused(in_process("experiment", "quickstart", "--devices", "0,,1", cwd=tmp_path), "--devices such as 0,1,2")
