@@ -81,7 +81,7 @@ def load_model(
         return load_adapter(name, lambda found: load_model(found, dtype, quantised=quantised, **loading), base)
     if base is not None:
         raise UserError(f"model '{name}': expected an adapter's folder to take base '{base}', found none.")
-    folder = Path(str(files("stabledllm") / "assets" / "tiny")) if name == "tiny" else find_folder(name)
+    folder = model_folder(name)
     extra = quantisation(quantised, dtype)
     source = Source(name, folder, read_config(folder), dtype, attention, trust_remote_code, extra)
     if source.model_type == TinyMDMConfig.model_type:
@@ -126,6 +126,17 @@ def _load_tiny(source: Source, family: str, end_token: str | None) -> LoadedMode
 def is_adapter(name: str) -> bool:
     """Whether a model's name is the folder of an adapter."""
     return (Path(name).expanduser() / ADAPTER_CONFIG).is_file()
+
+
+def model_folder(name: str) -> Path:
+    """Where the files of a model or an adapter of that name lie.
+
+    Raises:
+        UserError: no such model.
+    """
+    if is_adapter(name):
+        return Path(name).expanduser()
+    return Path(str(files("stabledllm") / "assets" / "tiny")) if name == "tiny" else find_folder(name)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Container
 from dataclasses import replace
@@ -18,7 +17,7 @@ from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.rows import require_marks
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.evaluation.accuracy import accuracy, has_answers
-from stabledllm.files import read_json, write_json, write_text
+from stabledllm.files import read_json, write_json, write_jsonl
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
@@ -268,7 +267,7 @@ def _finish(
         result = accuracy(decoded, data.test, build_decoding(settings.decoding), settings.generate_batch)
         metrics["accuracy"] = result.as_dict()
         if trainer.is_world_process_zero():
-            save_completions(out / "completions.jsonl", result.completions)
+            write_jsonl(out / "completions.jsonl", result.completions)
         low, high = result.interval
         say(f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n})")
     if not trainer.is_world_process_zero():
@@ -306,8 +305,3 @@ def _history(log: list[dict]) -> list[dict]:
         if "eval_loss" in line:
             entry |= {"eval_nll": line["eval_loss"], "eval_nll_stderr": line["eval_loss_stderr"]}
     return [entry for entry in entries.values() if len(entry) > 1]
-
-
-def save_completions(path: Path, completions: list[dict]) -> None:
-    """One JSON object a line."""
-    write_text(path, "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in completions))
