@@ -39,9 +39,9 @@ class Journal:
     def collect(self, n: int, size: int, work: Work, progress: Callable[[int], None] = lambda _: None) -> list[dict]:
         """The results of items 0 to n - 1, in order, on every rank; only those not on disk are worked on.
 
-        Items go in runs of at most ``size``, each written and flushed to disk when it is done; runs are dealt to the
-        ranks in turn, and are smaller where there would not be one for every rank. A rank's file whose last line was
-        cut off by a kill is repaired. The number of ranks may change between a kill and the next start.
+        Items go in runs of ``size``, each written and flushed to disk when it is done, and dealt to the ranks in turn.
+        The runs are the same on any number of ranks, which may change between a kill and the next start; so are the
+        batches that they become, to the last bit. A rank's file whose last line a kill cut off is repaired.
 
         Args:
             work: from a run of items to their results, JSON objects.
@@ -53,7 +53,6 @@ class Journal:
         self._repair()
         done = self.ranks.agree(set(self._read()))
         progress(len([place for place in done if place < n]))
-        size = min(size, -(-n // self.ranks.shares)) or 1
         for run in self.ranks.share(list(_missing(done, n, size))):
             self._append(run, work(run))
             progress(len(run))

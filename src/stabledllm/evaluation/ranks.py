@@ -31,15 +31,18 @@ class Ranks:
     """Every rank does all of the work alike, since its model lies in shards; only the first one writes."""
 
     @classmethod
-    def launched(cls) -> Ranks:
+    def launched(cls, cpu: bool = False) -> Ranks:
         """As the launcher's environment says; joins the process group where there is one to join.
+
+        Args:
+            cpu: leave accelerators alone.
 
         Raises:
             UserError: ranks that do not see each other: each would evaluate everything.
         """
         several = int(os.environ.get("WORLD_SIZE", "1"))
         patience = {"timeout": _PATIENCE} if several > 1 else {}
-        state = PartialState(cpu=not torch.accelerator.is_available(), **patience)
+        state = PartialState(cpu=cpu or not torch.accelerator.is_available(), **patience)
         if state.num_processes != several:
             raise UserError(f"launch: expected {several} processes to evaluate together, found {state.num_processes}.")
         return cls(state.process_index, state.num_processes, state.device)

@@ -6,7 +6,7 @@ A killed evaluation continues, on any number of ranks; a finished one is not rep
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,8 +35,8 @@ from stabledllm.provenance import device_name, versions
 
 SCHEMA = "stabledllm/eval/1"
 RESULT, COMPLETIONS, NLLS, JOURNAL, UNTUNED = "eval.json", "completions.jsonl", "nll.jsonl", "journal", "untuned"
-_NLL_RUN = 32
-"""Rows whose NLL is measured between two writes."""
+_NLL_RUN = 8
+"""Rows whose NLL is measured between two writes; their masked copies fill a forward pass."""
 Say = Callable[[str], None]
 
 
@@ -96,6 +96,8 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
     loaded.model.to(ranks.device).eval()
     metrics: dict = {"validation_nll": _nll(loaded, settings, identity, examples, ranks, say).as_dict()}
     if has_answers(examples):
+        if (batches := -(-len(examples) // settings.generate_batch)) < ranks.count:
+            say(f"note: {batches} batches for {ranks.count} devices: some wait; a smaller --batch gives each its share")
         result = _accuracy(loaded, settings, identity, examples, ranks)
         metrics["accuracy"] = result.as_dict()
         if ranks.rank == 0:
@@ -142,12 +144,12 @@ def identity_of(settings: EvalSettings, examples: list[dict]) -> dict:
 def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
     """What two evaluations that are compared must have in common."""
     data = settings.data.model_dump()
-    kept = {name: data[name] for name in ("train", "seed", "max_len", "pad_response_to")}
     return {
-        "data": kept | {"examples": digest_of([[e.get("messages"), e.get("input_ids")] for e in examples])},
+        "data": {name: data[name] for name in ("train", "seed", "max_len", "pad_response_to")},
         "rows": settings.rows,
         "draws": settings.draws,
         "decoding": settings.decoding.model_dump(),
+        "examples": digest_of([[e.get("messages"), e.get("input_ids")] for e in examples]),
     }
 
 
@@ -228,10 +230,16 @@ def _accuracy(
 
 
 @contextmanager
-def _bar(total: int, what: str, unit: str, ranks: Ranks):
-    """A bar of all ranks' work, as far as the first one's says."""
+def _bar(total: int, what: str, unit: str, ranks: Ranks) -> Iterator[Callable[[int], None]]:
+    """The first rank's bar of all ranks' work, taking the others to be as far as it is itself."""
+    counts: list[int] = []
     with tqdm(total=total, desc=what, unit=unit, disable=ranks.rank > 0) as bar:
-        yield lambda done: bar.update(min(done * ranks.shares, total - bar.n) if bar.n else done)
+
+        def progress(done: int) -> None:
+            counts.append(done if not counts else done * ranks.shares)  # first comes what was on disk
+            bar.update(min(counts[-1], total - bar.n))
+
+        yield progress
 
 
 def _untuned(theirs: dict, where: Path, out: Path) -> dict:
