@@ -46,13 +46,14 @@ def digest_of(value: Any) -> str:
 
 
 def refuse_other(where: Path, saved: dict, wanted: dict) -> None:
-    """Raise unless two identities agree.
+    """Raise unless two identities agree; the same ``weights`` are the same under another ``model``'s name.
 
     Raises:
         UserError: naming the first key that differs.
     """
     saved, wanted = _flat(saved), _flat(wanted)
-    for key in [*wanted, *(saved.keys() - wanted.keys())]:
+    named = {"model"} if "weights" in wanted and saved.get("weights") == wanted["weights"] else set()
+    for key in [key for key in wanted if key not in named] + sorted(saved.keys() - wanted.keys()):
         # As JSON has them: a tuple read back is a list.
         if json.dumps(saved.get(key)) != json.dumps(wanted.get(key)):
             raise UserError(

@@ -154,19 +154,12 @@ def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
 
 
 def refuse_unlike(out: Path, identity: dict) -> None:
-    """Refuse a folder whose finished evaluation is another one; the same weights under another name are the same."""
+    """Refuse a folder whose finished evaluation is another one."""
     if (out / RESULT).is_file():
         saved = read_json(out / RESULT, SCHEMA).get("identity")
         if saved is None:
             raise UserError(f"{out / RESULT}: expected an evaluation with its 'identity', found an older one without.")
-        refuse_other(out, *_by_weights(saved, identity))
-
-
-def _by_weights(saved: dict, wanted: dict) -> tuple[dict, dict]:
-    """Both without the models' names where their weights are the same."""
-    if saved.get("weights") != wanted["weights"]:
-        return saved, wanted
-    return tuple({k: v for k, v in d.items() if k != "model"} for d in (saved, wanted))
+        refuse_other(out, saved, identity)
 
 
 def _examples(settings: EvalSettings) -> list[dict]:

@@ -12,7 +12,7 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.evaluation.accuracy import accuracy, has_answers
 from stabledllm.evaluation.completing import ResumableCompletion
-from stabledllm.evaluation.identity import digest_of
+from stabledllm.evaluation.identity import digest_of, refuse_other
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.files import write_json, write_jsonl
@@ -79,7 +79,12 @@ def evaluate_saved(settings: TrainSettings, data: DataBundle | None, record: dic
     """The rest of a run that was killed after its training: the model in its folder is evaluated, whole on each rank.
 
     Decoded by the weights as they were saved, in the dtype of the recipe's ``dtype``.
+
+    Raises:
+        UserError: other decoding than the run was started with.
     """
+    decoding = {"decoding": settings.decoding.model_dump()}
+    refuse_other(Path(settings.out), {"decoding": record["config"]["decoding"]}, decoding)
     with whole_models():
         ranks = Ranks.launched(cpu=bool(settings.trainer.get("use_cpu")))
         folder = str(Path(settings.out) / "model")
