@@ -222,13 +222,15 @@ def generate(prompts: Sequence[str], model: str, sizes: dict[str, int], decoding
     )
 
 
-def evaluate(tree: dict, sizes: dict[str, int], decoding: Sequence[str], loading: dict, *, say: Say) -> None:
+def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loading: dict, *, say: Say) -> None:
     """NLL and accuracy, with their errors, into ``eval.json``; on the launcher's ranks."""
     from stabledllm.evaluation.run import evaluate as run
     from stabledllm.training.devices import is_main_process
 
-    chosen = {"decoding": _decoding(sizes, decoding).model_dump()}
-    settings = check(tree | loading | chosen, EvalSettings, "eval")
+    of_data = [override for override in overrides if override.startswith("data.")]
+    decoding = _decoding(sizes, [override for override in overrides if override not in of_data])
+    tree = apply_overrides(tree | loading | {"decoding": decoding.model_dump()}, of_data)
+    settings = check(tree, EvalSettings, "eval")
     run(settings, say)
     if is_main_process():
         say(f"wrote {Path(settings.out) / 'eval.json'}")

@@ -40,7 +40,7 @@ Decoding = Annotated[
         help="More of the decoding, repeatable: order, schedule, temperature, top_p, guidance, threshold, seed.",
     ),
 ]
-Data = Annotated[str, typer.Option(help="synthetic[:LEVEL], gsm8k:PATH or jsonl:PATH.")]
+Data = Annotated[str, typer.Option(help="synthetic[:LEVEL], a task or TASK:PATH, or jsonl:PATH.")]
 
 
 def _say(line: str) -> None:
@@ -208,9 +208,7 @@ def evaluate(
         str, typer.Option(help="'tiny', a folder (of a model, an adapter or a run), or a name on the hub.")
     ] = "tiny",
     data: Data = "synthetic",
-    out: Annotated[Path, typer.Option(help="Folder for eval.json, completions.jsonl and nll.jsonl.")] = Path(
-        "runs/eval"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for eval.json and completions.jsonl.")] = Path("runs/eval"),
     beside: Annotated[
         str,
         typer.Option(
@@ -236,7 +234,8 @@ def evaluate(
 ) -> None:
     """NLL (standard objective, fixed noise) and accuracy of a model on test rows, beside the untuned model's.
 
-    Run again to continue a killed evaluation; on several devices under accelerate launch.
+    Run again to continue a killed evaluation; on several devices under accelerate launch. --set takes settings of the
+    data too: data.system_prompt, data.few_shot, data.annotations, data.table, ...
     """
     from stabledllm.cli.commands import evaluate as run
 
@@ -249,6 +248,18 @@ def evaluate(
         _loading(base, family, dtype, attention, end_token, trust_remote_code),
         say=_say,
     )
+
+
+@app.command()
+def rescore(
+    rows: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="Rows with 'completion' and 'gold'.")],
+    task: Annotated[str, typer.Option(help="Whose scorer: gsm8k, hitab, openscience or synthetic.")],
+    out: Annotated[Path, typer.Option(metavar="OUT.jsonl", help="Where the rows go, with 'parsed' and 'correct'.")],
+) -> None:
+    """Score completions again without the model; 'gold' is the data set's own answer field."""
+    from stabledllm.tasks.rescore import rescore as run
+
+    typer.echo(run(task, rows, out))
 
 
 @app.command()

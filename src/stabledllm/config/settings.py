@@ -15,13 +15,14 @@ class DataSettings(_Strict):
     """Where rows come from and how they are encoded."""
 
     train: str = "synthetic:hard"
-    """``synthetic``, ``synthetic:LEVEL``, ``gsm8k:PATH`` or ``jsonl:PATH``."""
+    """``synthetic``, ``synthetic:LEVEL``, ``TASK:PATH``, ``TASK`` (its data set on the hub) or ``jsonl:PATH``; see
+    ``docs/tasks.md`` for the tasks."""
     validation: str | None = None
     """Rows of the evaluation loss; without it, a share of ``train`` is held out by content."""
     validation_share: float = Field(0.1, gt=0, lt=1)
     """Share of ``train`` held out where ``validation`` is not given and the task has no splits."""
     test: str | None = None
-    """Rows whose completions are scored; without it the synthetic task's own test split, else ``validation``'s."""
+    """Rows whose completions are scored; without it the test split of ``train``, where it has one."""
     train_rows: int | None = Field(None, ge=1)
     """At most this many training rows (the synthetic task makes 4,000 by default)."""
     validation_rows: int | None = Field(256, ge=2)
@@ -31,16 +32,24 @@ class DataSettings(_Strict):
     max_len: int = Field(1024, ge=2)
     """Longest row in tokens; longer rows are counted and dropped, or refused: never cut."""
     over_length: Literal["drop", "refuse"] = "drop"
-    delimiters: list[str] = ["####"]
-    """Answer delimiters for ISAD, matched on the tokenised response."""
+    delimiters: list[str] | None = None
+    """Answer delimiters for ISAD, matched on the tokenised response; without them those of ``train``'s task."""
     syntax: Literal["html", "markdown", "code"] | None = "code"
     """Which prompt tokens are syntax for SyRM."""
     pad_response_to: int = Field(1, ge=1)
     """Fill responses with supervised end tokens to a multiple of this; 1 supervises one end token."""
     every_turn: bool = False
     """One row per assistant turn of ``messages`` instead of the last turn only."""
+    system_prompt: str | None = None
+    """Stands before every conversation, in training and evaluation."""
+    few_shot: int = Field(0, ge=0)
+    """Worked examples from the training split before every question, in training and evaluation; never itself."""
+    annotations: Literal["keep", "remove"] = "keep"
+    """GSM8K's calculator annotations ``<<48/2=24>>`` in the responses."""
+    table: Literal["markdown", "html"] = "markdown"
+    """How HiTab's tables are written."""
     seed: int = 0
-    """Seed of the synthetic task and of the held-out share; not of the training order."""
+    """Seed of the synthetic task, the held-out share and the choice of worked examples; not of the training order."""
 
 
 class MethodSettings(_Strict):
@@ -295,7 +304,7 @@ class EvalSettings(ModelSettings):
     """The untuned model: its name, or the folder of its evaluation; ``auto``: an adapter's base, or the model that a
     run started from; ``none``."""
     data: DataSettings = DataSettings()
-    """``data.train`` names the rows: their test split, where they have splits."""
+    """The rows are those of ``data.test``, without it of ``data.train``: their test split, where they have splits."""
     rows: int = Field(128, ge=1)
     """At most this many problems."""
     draws: int = Field(4, ge=1)

@@ -6,11 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stabledllm.config.settings import DataSettings
+from stabledllm.data.overlap import content, dropped_note, likeness, without
+from stabledllm.data.prompting import choose_shots, prompted
 from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples
-from stabledllm.data.sources import content, has_own_splits, hold_out, load_examples
+from stabledllm.data.sources import hold_out, load_examples, own_splits, task_options
 from stabledllm.errors import UserError
+from stabledllm.tasks.registry import task_and_gold, task_of
 
-SYNTHETIC_ROWS = {"train": 4000, "validation": 256, "test": 128}
+_KIND = {"train": "training", "validation": "validation"}
+DELIMITERS = ("####",)
+"""Of data that belong to no task."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,12 @@ class DataBundle:
 
 def encoding_options(settings: DataSettings) -> EncodingOptions:
     """The plain arguments of the encoder."""
+    task = task_of(settings.train)
+    own = task.delimiters if task else DELIMITERS
     return EncodingOptions(
         max_len=settings.max_len,
         over_length=settings.over_length,
-        delimiters=tuple(settings.delimiters),
+        delimiters=own if settings.delimiters is None else tuple(settings.delimiters),
         syntax=settings.syntax,
         pad_response_to=settings.pad_response_to,
     )
@@ -38,57 +45,94 @@ def load_rows(
     spec: str, tokenizer, settings: DataSettings, split: str, limit: int | None
 ) -> tuple[list[TokenRow], str]:
     """Rows of one specification and a sentence on how many were dropped."""
-    n = limit or SYNTHETIC_ROWS[split]
-    examples = load_examples(spec, split=split, n=n, seed=settings.seed, every_turn=settings.every_turn)
-    encoded = encode_examples(examples[:limit], tokenizer, encoding_options(settings))
+    examples = prompted(_load(spec, split, limit, settings)[:limit], settings, choose_shots(settings))
+    encoded = encode_examples(examples, tokenizer, encoding_options(settings))
     return encoded.rows, f"{split}: {spec}: {encoded.summary(settings.max_len)}"
 
 
 def load_bundle(settings: DataSettings, tokenizer, say: Callable[[str], None] = lambda _: None) -> DataBundle:
-    """Everything a run needs; ``say`` gets one line a split on what was kept and dropped.
+    """Everything a run needs; ``say`` gets one line on all that was kept and dropped.
+
+    No question of one split stands in another: rows of ``train`` that are like one of ``validation`` or ``test``, and
+    rows of ``validation`` like one of ``test``, are dropped and counted.
 
     Raises:
-        UserError: bad data, or rows of ``validation`` or ``test`` that are also in ``train``.
+        UserError: bad data, or rows that stand word for word in two files given for different splits.
     """
-    train, validation = _train_and_validation(settings)
-    test = _test(settings)
-    _refuse_overlap(train, {"validation": validation, "test": test})
-    options, rows, notes = encoding_options(settings), {}, []
-    for split, examples in (("train", train), ("validation", validation)):
-        encoded = encode_examples(examples, tokenizer, options)
+    splits, notes = _splits(settings)
+    shots = choose_shots(settings, splits["test"])
+    shown = {likeness(shot): shot["origin"] for shot in shots}
+    splits["validation"], dropped = without(splits["validation"], shown)
+    if dropped:
+        notes.append(dropped_note("validation", "the worked examples", dropped))
+    limits = {name: getattr(settings, f"{name}_rows") for name in splits}
+    chosen = {name: prompted(rows[: limits[name]], settings, shots) for name, rows in splits.items()}
+    options, rows = encoding_options(settings), {}
+    for split in ("train", "validation"):
+        encoded = encode_examples(chosen[split], tokenizer, options)
         rows[split] = encoded.rows
         notes.append(f"{split}: {encoded.summary(settings.max_len)}")
-        say(notes[-1])
-    return DataBundle(rows["train"], rows["validation"], test, notes)
+    for note in notes:
+        say(note)
+    return DataBundle(rows["train"], rows["validation"], chosen["test"], notes)
 
 
-def _train_and_validation(settings: DataSettings) -> tuple[list[dict], list[dict]]:
-    def load(spec: str, split: str, limit: int | None) -> list[dict]:
-        n = limit or SYNTHETIC_ROWS[split]
-        return load_examples(spec, split=split, n=n, seed=settings.seed, every_turn=settings.every_turn)
-
-    train = load(settings.train, "train", settings.train_rows)
-    if settings.validation or has_own_splits(settings.train):
-        held = load(settings.validation or settings.train, "validation", settings.validation_rows)
-    else:
-        train, held = hold_out(train, settings.validation_share, settings.seed)
-    return train[: settings.train_rows], held[: settings.validation_rows]
+def _load(spec: str, split: str, limit: int | None, settings: DataSettings) -> list[dict]:
+    options = task_options(settings)
+    return load_examples(
+        spec, split=split, n=limit or 0, seed=settings.seed, every_turn=settings.every_turn, options=options
+    )
 
 
-def _test(settings: DataSettings) -> list[dict]:
-    spec = settings.test or (settings.train if has_own_splits(settings.train) else None)
-    if spec is None:
-        return []
-    n = settings.test_rows or SYNTHETIC_ROWS["test"]
-    return load_examples(spec, split="test", n=n, seed=settings.seed)[: settings.test_rows]
+def _splits(settings: DataSettings) -> tuple[dict[str, list[dict]], list[str]]:
+    """``train``, ``validation`` and ``test`` without overlap, and what was dropped for it."""
+    own = own_splits(settings.train)
+    validation = settings.validation or (settings.train if "validation" in own else None)
+    test = settings.test or (settings.train if "test" in own else None)
+    found: dict[str, list[dict]] = {"test": [], "validation": [], "train": []}
+    notes = []
+    if test:
+        found["test"], notes = answered(_load(test, "test", settings.test_rows, settings), test)
+    if validation:
+        found["validation"] = _load(validation, "validation", settings.validation_rows, settings)
+    wanted = settings.train_rows
+    if wanted and not validation:
+        # Enough that, of those that are not held out, as many are left as are wanted.
+        wanted = int(1.1 * wanted / (1 - settings.validation_share)) + 100
+    found["train"] = _load(settings.train, "train", wanted, settings)
+    given = {"test": settings.test is not None, "validation": settings.validation is not None}
+    for split, others in (("train", ("validation", "test")), ("validation", ("test",))):
+        for other in others:
+            if given[other]:
+                _refuse_equal(found[split], found[other], split, other)
+            known = {likeness(example): example["origin"] for example in found[other]}
+            found[split], dropped = without(found[split], known)
+            if dropped:
+                notes.append(dropped_note(split, other, dropped))
+    if not validation:
+        found["train"], found["validation"] = hold_out(found["train"], settings.validation_share, settings.seed)
+    for split in ("train", "validation"):
+        if not found[split]:
+            raise UserError(f"data.{split}: expected rows that are in no other split, found none.")
+    return found, notes
 
 
-def _refuse_overlap(train: list[dict], others: dict[str, list[dict]]) -> None:
-    known = {content(example): example["origin"] for example in train}
-    for split, examples in others.items():
-        for example in examples:
-            if content(example) in known:
-                raise UserError(
-                    f"{example['origin']}: expected {split} rows that are not in the training data, "
-                    f"found the prompt of {known[content(example)]}."
-                )
+def answered(examples: list[dict], spec: str) -> tuple[list[dict], list[str]]:
+    """A task's test rows that can be scored, and how many cannot; other rows as they are."""
+    if task_of(spec) is None:
+        return examples, []
+    kept = [example for example in examples if task_and_gold(example)]
+    if len(kept) == len(examples):
+        return examples, []
+    first = next(e["origin"] for e in examples if not task_and_gold(e))
+    return kept, [f"test: dropped {len(examples) - len(kept)} rows without an answer to score against ({first}, ...)"]
+
+
+def _refuse_equal(examples: list[dict], others: list[dict], split: str, other: str) -> None:
+    known = {content(example): example["origin"] for example in examples}
+    for example in others:
+        if content(example) in known:
+            raise UserError(
+                f"{example['origin']}: expected {other} rows that are not in the {_KIND[split]} data, "
+                f"found the prompt of {known[content(example)]}."
+            )

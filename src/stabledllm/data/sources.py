@@ -1,64 +1,96 @@
-"""From a data specification to examples: ``synthetic``, ``gsm8k:PATH``, ``jsonl:PATH``.
+"""From a data specification to examples: a task (``gsm8k``, ``gsm8k:PATH``, ``synthetic:LEVEL``) or ``jsonl:PATH``.
 
-An example is ``{"messages": [...]}`` (ending with the assistant's turn) or ``{"input_ids",
-"prompt_length"}``, always with ``origin``: the file and line, or the index, that an error names.
+An example is ``{"messages": [...]}`` (ending with the assistant's turn) or ``{"input_ids", "prompt_length"}``, always
+with ``origin``: the file and line, or the index, that an error names. Those of a task carry its name as ``task`` and
+the data set's own answer field as ``gold``.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+from stabledllm.config.settings import DataSettings
+from stabledllm.data.overlap import content, likeness
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.tasks import gsm8k, synthetic
 from stabledllm.tasks.files import read_jsonl, text_field
+from stabledllm.tasks.registry import TASKS, task_of
+from stabledllm.tasks.task import TaskOptions
+from stabledllm.tasks.task import example as _pair
 
-KINDS = ("synthetic", "gsm8k", "jsonl")
+KINDS = (*TASKS, "jsonl")
 
 
-def load_examples(spec: str, *, split: str, n: int, seed: int, every_turn: bool = False) -> list[dict]:
+def load_examples(
+    spec: str,
+    *,
+    split: str,
+    n: int,
+    seed: int,
+    every_turn: bool = False,
+    options: TaskOptions | None = None,
+) -> list[dict]:
     """The examples that ``spec`` names.
 
     Args:
-        spec: ``synthetic`` or ``synthetic:LEVEL``, ``gsm8k:PATH``, ``jsonl:PATH``.
-        split: only the synthetic task has splits of its own.
-        n: number of synthetic examples; files are read whole.
+        spec: ``synthetic`` or ``synthetic:LEVEL``; ``TASK:PATH``, or ``TASK`` for the hub; ``jsonl:PATH``.
+        split: acts where the specification has splits of its own (:func:`own_splits`).
+        n: rows that are wanted: what the synthetic task makes, where a task may stop reading; 0: whatever there is.
         every_turn: one row per assistant turn of ``messages`` instead of the last turn only.
+        options: of the task; n and seed replace its own.
 
     Raises:
         UserError: unknown kind, or whatever is wrong with the file, by line and key.
     """
-    kind, _, where = spec.partition(":")
+    kind, colon, where = spec.partition(":")
     if kind not in KINDS:
         raise UserError(f"data '{spec}': unknown kind '{kind}'{did_you_mean(kind, KINDS)}.")
-    if kind == "synthetic":
-        level = synthetic.difficulty(where or "hard")
-        rows = synthetic.examples(split, n, seed, level)
-        return [_pair(r["prompt"], r["response"], f"{spec} {split} row {i}") for i, r in enumerate(rows)]
-    if not where:
+    if kind != "synthetic" and not where and (colon or kind == "jsonl"):
         raise UserError(f"data '{spec}': expected {kind}:PATH with a local file, found no path.")
-    path = Path(where).expanduser()
-    if kind == "gsm8k":
-        return [_pair(r["prompt"], r["response"], r["origin"]) for r in gsm8k.load(path)]
-    return [example for origin, record in read_jsonl(path) for example in _from_record(record, origin, every_turn)]
+    if task := task_of(spec):
+        options = replace(options or TaskOptions(), rows=n or None, seed=seed)
+        known = own_splits(spec)
+        if known and split not in known:
+            raise UserError(f"data '{spec}': expected a split of {', '.join(known)}, found '{split}'.")
+        return [example | {"task": task.name} for example in task.load(where or None, split, options)]
+    records = read_jsonl(Path(where).expanduser())
+    return [example for origin, record in records for example in _from_record(record, origin, every_turn)]
+
+
+def own_splits(spec: str) -> tuple[str, ...]:
+    """The splits that a specification keeps apart by itself; none for a file that is one split."""
+    task, where = task_of(spec), spec.partition(":")[2]
+    if task is None or (where and not task.splits_files and not Path(where).expanduser().is_dir()):
+        return ()
+    return task.splits
 
 
 def has_own_splits(spec: str) -> bool:
     """Whether the specification keeps train, validation and test apart by itself."""
-    return spec.partition(":")[0] == "synthetic"
+    return set(own_splits(spec)) == {"train", "validation", "test"}
+
+
+def task_options(settings: DataSettings) -> TaskOptions:
+    """The plain arguments of a task."""
+    return TaskOptions(annotations=settings.annotations, table=settings.table)
 
 
 def hold_out(examples: list[dict], share: float, seed: int) -> tuple[list[dict], list[dict]]:
-    """``(train, validation)`` by a hash of each row's content: identical rows never part.
+    """``(train, validation)`` by a hash of each row's content: identical rows, and nearly identical ones, never part.
 
     The split depends on the content and the seed alone, not on the order of the rows.
 
     Raises:
         UserError: if either side would be empty.
     """
+    first: dict[str, str] = {}  # of the rows that are alike, the one whose content decides for all
+    for example in examples:
+        text, like = content(example), likeness(example)
+        first[like] = min(text, first.get(like, text))
     train, held = [], []
     for example in examples:
-        digest = hashlib.sha256(f"{seed}/{content(example)}".encode()).digest()
+        digest = hashlib.sha256(f"{seed}/{first[likeness(example)]}".encode()).digest()
         (held if int.from_bytes(digest[:8], "big") < share * 2**64 else train).append(example)
     if not train or not held:
         raise UserError(
@@ -66,18 +98,6 @@ def hold_out(examples: list[dict], share: float, seed: int) -> tuple[list[dict],
             f"and {len(held)} to validate; expected at least one of each."
         )
     return train, held
-
-
-def content(example: dict) -> str:
-    """What makes two examples the same for splitting: the conversation before the last answer."""
-    if "messages" in example:
-        return repr([(m["role"], m["content"]) for m in example["messages"][:-1]])
-    return repr(example["input_ids"][: example["prompt_length"]])
-
-
-def _pair(prompt: str, response: str, origin: str) -> dict:
-    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-    return {"messages": messages, "origin": origin}
 
 
 def _from_record(record: dict, origin: str, every_turn: bool) -> list[dict]:

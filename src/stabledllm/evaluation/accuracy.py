@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from stabledllm.decoding import DecodingOptions, DecodingStats, generate
 from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
 from stabledllm.models.loading import LoadedModel, evaluating
-from stabledllm.tasks.scoring import is_correct, parse_answer, wilson_interval
+from stabledllm.tasks.registry import task_and_gold
+from stabledllm.tasks.scoring import wilson_interval
+from stabledllm.tasks.task import verdicts
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of n verdicts are correct; None (no answer found) counts as not correct, and apart from wrong."""
+
+    accuracy: Estimate
+    interval: tuple[float, float]
+    """95 % Wilson interval."""
+    no_answer: int
+
+    @classmethod
+    def of(cls, verdicts: Sequence[bool | None]) -> Share:
+        n, correct = len(verdicts), sum(v is True for v in verdicts)
+        share = correct / n
+        return cls(
+            Estimate(value=share, stderr=(share * (1 - share) / n) ** 0.5, n=n, unit="share"),
+            wilson_interval(correct, n),
+            sum(v is None for v in verdicts),
+        )
+
+    def as_dict(self) -> dict:
+        """JSON form."""
+        low, high = self.interval
+        return self.accuracy.as_dict() | {"ci_low": low, "ci_high": high, "no_answer": self.no_answer}
 
 
 @dataclass(frozen=True)
@@ -21,6 +48,8 @@ class AccuracyResult:
     """95 % Wilson interval."""
     no_answer: int
     """Completions without an answer; they count as not correct, and are told apart from wrong ones."""
+    flexible: Share
+    """The same of the flexible extraction."""
     completions: list[dict]
     decoding: DecodingOptions
     stats: DecodingStats
@@ -28,11 +57,9 @@ class AccuracyResult:
 
     def as_dict(self) -> dict:
         """JSON form, without the completions."""
-        low, high = self.interval
-        return self.accuracy.as_dict() | {
-            "ci_low": low,
-            "ci_high": high,
-            "no_answer": self.no_answer,
+        strict = Share(self.accuracy, self.interval, self.no_answer)
+        return strict.as_dict() | {
+            "flexible": self.flexible.as_dict(),
             "decoding": asdict(self.decoding) | {"approximate": not self.decoding.exact},
             "decoding_stats": self.stats.as_dict(),
         }
@@ -71,8 +98,8 @@ def complete(
 
 
 def has_answers(examples: list[dict]) -> bool:
-    """Whether every example has a ``#### NUMBER`` to be scored against."""
-    return bool(examples) and all("messages" in e and parse_answer(e["messages"][-1]["content"]) for e in examples)
+    """Whether every example has an answer of its task to be scored against."""
+    return bool(examples) and all(task_and_gold(e) for e in examples)
 
 
 def accuracy(
@@ -83,7 +110,7 @@ def accuracy(
     progress: Callable[[int], None] = lambda _: None,
     completer: Callable[..., list[str]] = complete,
 ) -> AccuracyResult:
-    """Share of the examples whose completion ends with the right number after ``####``.
+    """Share of the examples whose completion gives the right answer, by the scorer of each example's task.
 
     ``completer`` takes the place of :func:`complete`, such as one that continues after a kill.
 
@@ -92,20 +119,25 @@ def accuracy(
     """
     for example in examples:
         if not has_answers([example]):
-            raise UserError(f"{example['origin']}: expected an answer '#### NUMBER' to score against, found none.")
+            raise UserError(
+                f"{example['origin']}: expected an answer to score against, such as '#### NUMBER', found none."
+            )
     stats = DecodingStats()
     texts = completer(loaded, [e["messages"][:-1] for e in examples], options, batch, progress, stats)
-    golds = [e["messages"][-1]["content"] for e in examples]
-    verdicts = [is_correct(t, g) for t, g in zip(texts, golds, strict=True)]
-    n, correct = len(examples), sum(v is True for v in verdicts)
-    share = correct / n
+    golds = [task_and_gold(e) for e in examples]
+    strict, flexible = (
+        [task.score(t, gold, flexible=also) for t, (task, gold) in zip(texts, golds, strict=True)]
+        for also in (False, True)
+    )
+    share = Share.of([s.correct for s in strict])
     return AccuracyResult(
-        accuracy=Estimate(value=share, stderr=(share * (1 - share) / n) ** 0.5, n=n, unit="share"),
-        interval=wilson_interval(correct, n),
-        no_answer=sum(v is None for v in verdicts),
+        accuracy=share.accuracy,
+        interval=share.interval,
+        no_answer=share.no_answer,
+        flexible=Share.of([s.correct for s in flexible]),
         completions=[
-            {"origin": e["origin"], "completion": t, "gold": g, "parsed": parse_answer(t), "correct": v}
-            for e, t, g, v in zip(examples, texts, golds, verdicts, strict=True)
+            {"origin": e["origin"], "completion": t, "gold": gold} | verdicts(s, f)
+            for e, t, (_, gold), s, f in zip(examples, texts, golds, strict, flexible, strict=True)
         ],
         decoding=options,
         stats=stats,

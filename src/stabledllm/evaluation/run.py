@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from stabledllm.config.build import build_decoding, loading_options
 from stabledllm.config.settings import EvalSettings
-from stabledllm.data.bundle import encoding_options
+from stabledllm.data.bundle import answered, encoding_options
+from stabledllm.data.prompting import prompted
 from stabledllm.data.rows import encode_examples
-from stabledllm.data.sources import load_examples
+from stabledllm.data.sources import load_examples, task_options
 from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
 from stabledllm.evaluation.accuracy import AccuracyResult, accuracy, has_answers
@@ -37,6 +38,9 @@ SCHEMA = "stabledllm/eval/1"
 RESULT, COMPLETIONS, NLLS, JOURNAL, UNTUNED = "eval.json", "completions.jsonl", "nll.jsonl", "journal", "untuned"
 _NLL_RUN = 8
 """Rows whose NLL is measured between two writes; their masked copies fill a forward pass."""
+_WITHOUT_EFFECT = {"validation", "validation_share", "train_rows", "validation_rows", "test_rows", "every_turn"}
+_WITHOUT_EFFECT |= {"delimiters", "syntax"}
+"""Keys of the data that no evaluation looks at."""
 Say = Callable[[str], None]
 
 
@@ -57,7 +61,7 @@ def evaluate(settings: EvalSettings, say: Say = print) -> dict:
 def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
     out = Path(settings.out)
     build_decoding(settings.decoding)
-    examples = _examples(settings)
+    examples = _examples(settings, say)
     settings = settings.model_copy(update={"model": resolve(settings.model)})
     identity = identity_of(settings, examples)
     refuse_unlike(out, identity)
@@ -109,7 +113,7 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
     record = {
         "schema": SCHEMA,
         "model": settings.model,
-        "data": settings.data.train,
+        "data": settings.data.test or settings.data.train,
         "metrics": metrics,
         "untuned": None,
         "difference": None,
@@ -145,7 +149,7 @@ def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
     """What two evaluations that are compared must have in common."""
     data = settings.data.model_dump()
     return {
-        "data": {name: data[name] for name in ("train", "seed", "max_len", "pad_response_to")},
+        "data": {name: value for name, value in data.items() if name not in _WITHOUT_EFFECT},
         "rows": settings.rows,
         "draws": settings.draws,
         "decoding": settings.decoding.model_dump(),
@@ -162,9 +166,15 @@ def refuse_unlike(out: Path, identity: dict) -> None:
         refuse_other(out, saved, identity)
 
 
-def _examples(settings: EvalSettings) -> list[dict]:
-    data = settings.data
-    return load_examples(data.train, split="test", n=settings.rows, seed=data.seed)[: settings.rows]
+def _examples(settings: EvalSettings, say: Say) -> list[dict]:
+    """The tested rows as the model is shown them."""
+    data, options = settings.data, task_options(settings.data)
+    spec = data.test or data.train
+    found = load_examples(spec, split="test", n=settings.rows, seed=data.seed, options=options)
+    scored, notes = answered(found, spec)
+    for note in notes:
+        say(note)
+    return prompted(scored[: settings.rows], data)
 
 
 def _beside(settings: EvalSettings, identity: dict, examples: list[dict]) -> tuple[Path, EvalSettings | None] | None:

@@ -51,7 +51,7 @@ def validate_run(settings: TrainSettings) -> None:
         if kind not in _DATA:
             raise UserError(f"data '{spec}': unknown kind '{kind}'{did_you_mean(kind, _DATA)}.")
     EncodingOptions(max_len=data.max_len, over_length=data.over_length, pad_response_to=data.pad_response_to)
-    delimiter_pattern(data.delimiters)
+    delimiter_pattern(data.delimiters or [])
     if settings.quantised and not settings.lora and not (Path(settings.model) / "adapter_config.json").is_file():
         raise UserError(f"key 'quantised': expected 'lora' beside it, found a run that trains all of {settings.model}.")
     if settings.lora and shape:

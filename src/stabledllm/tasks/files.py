@@ -30,6 +30,19 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
         raise UserError(f"{path}: expected at least one row, found an empty file.")
 
 
+def split_file(folder: Path, split: str, extension: str = "jsonl") -> Path:
+    """``SPLIT.jsonl`` in a folder.
+
+    Raises:
+        UserError: it is not there.
+    """
+    path = folder / f"{split}.{extension}"
+    if not path.is_file():
+        there = sorted(p.name for p in folder.iterdir())[:8]
+        raise UserError(f"{folder}: expected {path.name} in it, found {', '.join(there) or 'nothing'}.")
+    return path
+
+
 def _object(line: str, origin: str) -> dict:
     try:
         record = json.loads(line)

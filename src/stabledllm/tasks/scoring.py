@@ -1,32 +1,57 @@
-"""Exact match on the number after ``####``, compared by value."""
+"""Exact match on the number after ``####``, compared by value, and the interval of a share."""
 
 from __future__ import annotations
 
 import math
 import re
-from decimal import Decimal
+from typing import Any
 
-_MARKED = re.compile(r"####\s*(?:[$€£]\s*)?([-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+))")
+from stabledllm.errors import UserError
+from stabledllm.tasks import numbers
+from stabledllm.tasks.task import Scored
+
+# Between the marker and the number: space, bold or code marks, an opening bracket of LaTeX.
+_MARKED = re.compile(r"####(?:[\s*_`~≈=]|\\[(\[]|\\boxed\{|\\text\{)*" + numbers.NUMBER)
+_BARE = re.compile(r"\s*" + numbers.NUMBER + r"\s*(?:\\?%)?\.?\s*")
 
 
 def parse_answer(text: str) -> str | None:
-    """The last number after ``####``, thousands commas removed; None where there is none."""
-    found = _MARKED.findall(text)
-    return found[-1].replace(",", "").removeprefix("+") if found else None
+    """The last number after ``####`` in normal form (no separators, no plus); None where there is none."""
+    found = None
+    for found in _MARKED.finditer(text):  # noqa: B007
+        pass
+    return found and numbers.written(found)
+
+
+def parse_gold(gold: Any) -> str:
+    """The number of a gold answer: after ``####``, or the whole of a text or JSON number.
+
+    Raises:
+        UserError: it holds none.
+    """
+    text = str(gold) if isinstance(gold, int | float) and not isinstance(gold, bool) else gold
+    if isinstance(text, str):
+        bare = _BARE.fullmatch(text)
+        number = numbers.written(bare) if bare else parse_answer(text)
+        if number is not None and numbers.value(number) is not None:
+            return number
+    raise UserError(f"expected a gold answer '#### NUMBER' or a number, found {_short(gold)}.")
+
+
+def score_number(completion: str, gold: Any, *, flexible: bool = False) -> Scored:
+    """GSM8K's rule: the last number after ``####``, or with ``flexible`` the last number anywhere.
+
+    Raises:
+        UserError: a gold answer without a number.
+    """
+    expected = parse_gold(gold)
+    given = numbers.last_number(completion) if flexible else parse_answer(completion)
+    return Scored(given, None if given is None else numbers.same(given, expected))
 
 
 def is_correct(completion: str, gold: str) -> bool | None:
-    """Whether the completion's answer equals the gold's by value; None if it gives no answer.
-
-    ``1,234``, ``1234`` and ``1234.0`` are equal. No answer is never correct.
-
-    Raises:
-        ValueError: if the gold text itself holds no answer.
-    """
-    expected, given = parse_answer(gold), parse_answer(completion)
-    if expected is None:
-        raise ValueError(f"gold answer without '#### NUMBER': {gold[-80:]!r}")
-    return None if given is None else Decimal(given) == Decimal(expected)
+    """The strict verdict of :func:`score_number` alone; None if the completion gives no answer."""
+    return score_number(completion, gold).correct
 
 
 def wilson_interval(correct: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
@@ -38,3 +63,8 @@ def wilson_interval(correct: int, n: int, z: float = 1.959963984540054) -> tuple
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
     # The exact ends at 0 and n correct; rounding must not leave the observed share outside.
     return (0.0 if correct == 0 else centre - half), (1.0 if correct == n else centre + half)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"'...{text[-57:]}"

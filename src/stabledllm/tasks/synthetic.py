@@ -13,12 +13,17 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from stabledllm.errors import UserError, did_you_mean
+from stabledllm.tasks import scoring
+from stabledllm.tasks.task import Scored, TaskOptions
+from stabledllm.tasks.task import example as as_example
 
 Split = Literal["train", "validation", "test"]
 _SPLIT_OF_BUCKET = ("test", "validation") + ("train",) * 8
+ROWS = {"train": 4000, "validation": 256, "test": 128}
+"""Made of each split unless told otherwise."""
 LARGEST = 99
 """Every intermediate value lies in [0, LARGEST]."""
 
@@ -89,3 +94,27 @@ def example(split: Split, seed: int, index: int, level: Difficulty) -> dict:
 def examples(split: Split, n: int, seed: int = 0, level: Difficulty = LEVELS["hard"]) -> list[dict]:
     """The first n examples of a split; problems may repeat only where there are few of them."""
     return [example(split, seed, i, level) for i in range(n)]
+
+
+class Synthetic:
+    """Scored as GSM8K is: the number after ``####``."""
+
+    name = "synthetic"
+    splits = ("train", "validation", "test")
+    splits_files = True
+    delimiters = ("####",)
+
+    def load(self, where: str | None, split: str, options: TaskOptions) -> list[dict]:
+        """``options.rows`` examples of level ``where``, the same whatever else is asked for."""
+        spec, level = f"synthetic:{where}" if where else "synthetic", difficulty(where or "hard")
+        rows = examples(split, options.rows or ROWS[split], options.seed, level)
+        return [
+            as_example(r["prompt"], r["response"], f"{spec} {split} row {i}", r["response"]) for i, r in enumerate(rows)
+        ]
+
+    def score(self, completion: str, gold: Any, *, flexible: bool = False) -> Scored:
+        """``gold``: the worked answer, or the number itself."""
+        return scoring.score_number(completion, gold, flexible=flexible)
+
+
+TASK = Synthetic()

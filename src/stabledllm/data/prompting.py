@@ -1,0 +1,80 @@
+"""What stands before a question: a system prompt and worked examples, the same in training and evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from stabledllm.config.settings import DataSettings
+from stabledllm.data.overlap import likeness
+from stabledllm.data.sources import load_examples, own_splits, task_options
+from stabledllm.errors import UserError
+
+_POOL = 256
+"""Rows of the training split among which the worked examples are chosen, whatever ``train_rows`` says."""
+
+
+def prompted(examples: list[dict], settings: DataSettings, shots: Sequence[dict] | None = None) -> list[dict]:
+    """The examples with the system prompt and ``few_shot`` worked examples before the question.
+
+    Every row gets the same worked examples in the same order, except that none is shown itself: it gets one in
+    reserve in its own place.
+
+    Args:
+        shots: what :func:`choose_shots` gave; without it (tested rows by themselves) they come from the training split
+            of ``settings.train``.
+
+    Raises:
+        UserError: rows of token ids, a second system prompt, or no training split to choose from.
+    """
+    if settings.system_prompt is None and not settings.few_shot:
+        return examples
+    if shots is None:
+        if settings.few_shot and "train" not in own_splits(settings.train) and settings.test is None:
+            raise UserError(
+                f"data.few_shot: expected worked examples from a training split apart from the tested rows, found only "
+                f"'{settings.train}'; give a folder or a task with splits."
+            )
+        shots = choose_shots(settings, examples)
+    return [_prompted(example, settings, shots) for example in examples]
+
+
+def choose_shots(settings: DataSettings, apart_from: Sequence[dict] = ()) -> list[dict]:
+    """``few_shot`` rows of the training split and one in reserve, by a hash of their text; none without few_shot.
+
+    Args:
+        apart_from: rows (of the test split) that are no worked examples, nor is anything like them.
+
+    Raises:
+        UserError: too few different rows.
+    """
+    if not settings.few_shot:
+        return []
+    options = task_options(settings)
+    pool = load_examples(settings.train, split="train", n=_POOL, seed=settings.seed, options=options)[:_POOL]
+    refused = {likeness(example) for example in apart_from}
+    unlike = {likeness(example): example for example in reversed(pool)}
+    order = sorted(
+        unlike.keys() - refused, key=lambda text: hashlib.sha256(f"{settings.seed}/{text}".encode()).digest()
+    )
+    if len(order) <= settings.few_shot:
+        raise UserError(
+            f"data.few_shot: expected more than {settings.few_shot} different training rows, found {len(order)}."
+        )
+    return [unlike[text] for text in order[: settings.few_shot + 1]]
+
+
+def _prompted(example: dict, settings: DataSettings, shots: Sequence[dict]) -> dict:
+    if "messages" not in example or any("messages" not in shot for shot in shots):
+        raise UserError(
+            f"{example['origin']}: expected text for data.system_prompt and data.few_shot, found token ids."
+        )
+    own = [m for m in example["messages"] if m["role"] == "system"]
+    if own and settings.system_prompt is not None:
+        raise UserError(f"{example['origin']}: expected no system turn beside data.system_prompt, found one.")
+    system = [{"role": "system", "content": settings.system_prompt}] if settings.system_prompt is not None else own
+    text = likeness(example)
+    *shown, reserve = shots or [None]
+    worked = [reserve if likeness(shot) == text else shot for shot in shown]
+    turns = [m for e in (*worked, example) for m in e["messages"] if m["role"] != "system"]
+    return example | {"messages": system + turns}

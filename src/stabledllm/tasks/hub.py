@@ -1,0 +1,44 @@
+"""Rows of a data set on the hub, or of a Parquet file, through ``datasets``, which is imported only here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stabledllm.errors import UserError
+
+
+def hub_rows(task: str, repository: str, split: str, *, config: str | None = None) -> Iterator[tuple[str, dict]]:
+    """``(origin, row)`` in the data set's order, one at a time; ``origin`` is ``repository split row i``.
+
+    Raises:
+        UserError: ``datasets`` is not installed, or the hub cannot be read (offline, no such data set).
+    """
+    return _rows(task, f"{repository} {split}", repository, name=config, split=split)
+
+
+def parquet_rows(task: str, path: Path) -> Iterator[tuple[str, dict]]:
+    """As :func:`hub_rows`, of a local Parquet file."""
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, found nothing.")
+    return _rows(task, str(path), "parquet", data_files=str(path), split="train")
+
+
+def _rows(task: str, what: str, *args, **kwargs) -> Iterator[tuple[str, dict]]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise UserError(
+            f"data '{task}': expected {task}:PATH with local JSON lines, or the package 'datasets' to read {what}, "
+            f"found neither; pip install 'stabledllm[hub]'."
+        ) from None
+    try:
+        rows = load_dataset(*args, **kwargs)
+    except Exception as error:  # offline, no such repository, a broken cache: each library has its own types for these
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"data '{task}': expected {task}:PATH with local files, or {what} to be readable (HF_HUB_OFFLINE=0 allows "
+            f"a download), found neither ({reason})."
+        ) from None
+    for number, row in enumerate(rows):
+        yield f"{what} row {number}", dict(row)

@@ -1,0 +1,66 @@
+"""Numbers in text, whole and by value: ``1,234`` = ``1234`` = ``1234.0`` = ``1.234e3``; ``1/2`` = ``0.5``.
+
+A number is never read in part: separators, decimals, exponent, fraction and sign belong to it.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+
+_SEPARATOR = r"(?:,|\{,\}|\\,|[\u00a0\u2009\u202f])(?=\d)"
+_PLAIN = rf"(?:\d+(?:{_SEPARATOR}\d+)*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+(?![\w.]))?"
+_SIGN = r"[-+\u2212]"
+_CURRENCY = r"(?:\\?\$|[€£¥₹])"
+NUMBER = (
+    rf"(?P<sign>{_SIGN}?)\s?(?:{_CURRENCY}\s*)?(?P<inner>{_SIGN}?)"
+    rf"(?P<digits>(?:\d+\s+\d+|{_PLAIN})/\d+(?![\d.,]*/)|{_PLAIN})"
+)
+"""Sign, currency and digits, in this order or the sign after the currency; what follows (units, %) is not part."""
+
+_NUMBER = re.compile(NUMBER)
+_LONGEST = 1000
+"""Digits, and powers of ten, up to which a number's value is computed: none is longer in any data set."""
+
+
+def written(match: re.Match) -> str:
+    """A match of :data:`NUMBER` in normal form: sign, digits, no separators."""
+    minus = (match["sign"] + match["inner"]).replace("\u2212", "-").count("-") % 2
+    digits = re.sub(_SEPARATOR, "", match["digits"])
+    return ("-" if minus else "") + re.sub(r"\s+", " ", digits)
+
+
+def last_number(text: str) -> str | None:
+    """The last number of a text in normal form. A minus directly after a digit, letter or bracket is no sign."""
+    found = None
+    for found in _NUMBER.finditer(text):  # noqa: B007
+        pass
+    if found is None:
+        return None
+    before = text[: found.start()].rstrip(" ")[-1:]
+    number = written(found)
+    return number.removeprefix("-") if found["sign"] and (before.isalnum() or before in (")", "]", "%")) else number
+
+
+def value(number: str) -> Fraction | None:
+    """The exact value of a number in normal form; None for none, for x/0, and for thousands of digits."""
+    if len(number) > _LONGEST:
+        return None
+    sign, digits = (-1, number[1:]) if number.startswith("-") else (1, number)
+    whole, _, part = digits.rpartition(" ")
+    top, _, bottom = part.partition("/")
+    try:
+        numbers = [Decimal(x) for x in (whole or "0", top, bottom or "1")]
+    except InvalidOperation:
+        return None
+    if any(not x.is_finite() or abs(x.adjusted()) > _LONGEST for x in numbers) or not numbers[2]:
+        return None
+    added, top_value, bottom_value = (Fraction(x) for x in numbers)
+    return sign * (added + top_value / bottom_value)
+
+
+def same(a: str, b: str) -> bool:
+    """Whether two numbers in normal form are equal: by value, or letter by letter where that is out of reach."""
+    x, y = value(a), value(b)
+    return a == b if x is None or y is None else x == y

@@ -1,0 +1,134 @@
+r"""OpenScienceReasoning-2 (nvidia), from the hub or local files in the data set's own format.
+
+A row is ``{"input": question, "output": reasoning that ends in \boxed{ANSWER}}``, with ``expected_answer`` where the
+file has it. Questions are multiple choice (the answer is a letter) or free (a number, a formula, a few words).
+
+The data set has no splits: a row's is a hash of its question, one row in six for the test, as in the paper (5,000 rows
+and 1,000 others). A folder with ``train.jsonl`` and ``test.jsonl`` is read as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stabledllm.errors import UserError
+from stabledllm.tasks import latex
+from stabledllm.tasks.boxed import last_boxed
+from stabledllm.tasks.files import read_jsonl, split_file, text_field
+from stabledllm.tasks.hub import hub_rows, parquet_rows
+from stabledllm.tasks.likeness import plain
+from stabledllm.tasks.task import Scored, TaskOptions, example
+
+TEST_SHARE = 6
+"""One question in so many is in the test split."""
+_LONGEST = 500
+"""Characters of an answer that are looked at for the letter of a choice."""
+_GOLD = ("expected_answer", "answer")
+_LETTER = re.compile(
+    r"\s*(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|option|choice)?\s*(?:is)?\s*[:=]?\s*"
+    r"[(\[{]?\s*([A-Za-z])\s*(?:[)\]}.:]+(?:\s*\S.*)?)?\s*",
+    re.IGNORECASE | re.DOTALL,
+)
+_SAID = re.compile(r"\b(?:answer|option|choice)\b\W{0,6}(?:is\b|:|=)[\s:*_`]*([^\n]+)", re.IGNORECASE)
+_ALONE = re.compile(r"[\s*_`]*(\(?[A-Z]\)?[.:)]?|[-+\u2212]?[\d.,/]*\d)[\s*_`.]*")
+
+
+class OpenScience:
+    r"""The last ``\boxed{...}``, in a normal form of LaTeX; choices by letter.
+
+    Flexible: without a box, what stands after the last "answer is" or "answer:", or a last line that is but a letter or
+    a number.
+    """
+
+    name = "openscience"
+    splits = ("train", "test")
+    splits_files = True
+    delimiters = ("\\boxed{",)
+
+    def load(self, where: str | None, split: str, options: TaskOptions) -> list[dict]:
+        """Rows of the split, the first ``options.rows`` of it; rows without any answer have no ``gold``."""
+        rows = []
+        for origin, record in self._records(where, split):
+            question, output = text_field(record, "input", origin), text_field(record, "output", origin)
+            if self._parted(where) and split_of(question) != split:
+                continue
+            rows.append(example(question, output, origin, _gold(record, output)))
+            if len(rows) == options.rows:
+                break
+        return rows
+
+    def _parted(self, where: str | None) -> bool:
+        return where is None or not Path(where).expanduser().is_dir()
+
+    def _records(self, where: str | None, split: str) -> Iterator[tuple[str, dict]]:
+        if where is None:
+            return hub_rows(self.name, "nvidia/OpenScienceReasoning-2", "train")
+        path = Path(where).expanduser()
+        if path.is_dir():
+            path = split_file(path, split)
+        return parquet_rows(self.name, path) if path.suffix == ".parquet" else read_jsonl(path)
+
+    def score(self, completion: str, gold: Any, *, flexible: bool = False) -> Scored:
+        r"""``gold``: ``expected_answer``, or a text that holds it in ``\boxed{}``."""
+        expected = parse_gold(gold)
+        given = last_boxed(completion)
+        if given is None and flexible:
+            given = _loose(completion)
+        choice = len(expected) == 1 and expected.isupper()
+        letter = _LETTER.fullmatch(bare) if choice and (bare := _unwrapped(given)) else None
+        parsed = letter[1].upper() if letter else latex.normal(given or "")
+        return Scored(parsed or None, latex.equal(parsed, expected) if parsed else None)
+
+
+def split_of(question: str) -> str:
+    """The split of a question, by its words and numbers alone: spellings of one question never part."""
+    digest = hashlib.sha256(plain(question).encode()).digest()
+    return "test" if int.from_bytes(digest[:8], "big") % TEST_SHARE == 0 else "train"
+
+
+def parse_gold(gold: Any) -> str:
+    """The answer of a gold field in normal form; a multiple choice is its letter.
+
+    Raises:
+        UserError: it holds none.
+    """
+    text = str(gold) if isinstance(gold, int | float) and not isinstance(gold, bool) else gold
+    if isinstance(text, str):
+        boxed = last_boxed(text)
+        answer = text if boxed is None else boxed
+        letter = re.fullmatch(r"\s*\(?([A-Z])(?:\)|[.:)]+(?:\s.*)?)?\s*", _unwrapped(answer), re.DOTALL)
+        # A whole worked text is no answer of its own.
+        found = letter[1] if letter else latex.normal(answer) if boxed is not None or len(answer) <= _LONGEST else ""
+        if found:
+            return found
+    found = repr(gold) if len(repr(gold)) <= 60 else f"'...{repr(gold)[-57:]}"
+    raise UserError(f"expected a gold answer, or a text with one in '\\boxed{{}}', found {found}.")
+
+
+def _gold(record: dict, output: str) -> Any:
+    for key in _GOLD:
+        if record.get(key) not in (None, ""):
+            return record[key]
+    return output if last_boxed(output) is not None else None
+
+
+def _unwrapped(answer: str | None) -> str:
+    r"""An answer without fonts, math marks and braces: ``\textbf{(B)}`` is ``(B)``."""
+    text = re.sub(r"\\[a-zA-Z]+\s*\{|\\[()\[\],;! ]|[{}$*_`]", " ", answer or "")
+    return text[:_LONGEST].strip()
+
+
+def _loose(completion: str) -> str | None:
+    said = _SAID.findall(completion)
+    if said:
+        return said[-1].strip().rstrip(".*_`")
+    lines = completion.strip().splitlines()
+    alone = _ALONE.fullmatch(lines[-1]) if lines else None
+    return alone and alone[1]
+
+
+TASK = OpenScience()

@@ -1,0 +1,43 @@
+"""The tasks by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stabledllm.errors import UserError, did_you_mean
+from stabledllm.tasks import gsm8k, openscience, synthetic
+from stabledllm.tasks.task import Task
+
+TASKS: dict[str, Task] = {task.name: task for task in (synthetic.TASK, gsm8k.TASK, openscience.TASK)}
+
+
+def task_named(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in TASKS:
+        raise UserError(f"task '{name}': expected a known task, found none{did_you_mean(name, TASKS)}.")
+    return TASKS[name]
+
+
+def task_of(spec: str) -> Task | None:
+    """The task of a data specification (``gsm8k:PATH``); None for ``jsonl:PATH``, whose rows decide."""
+    return TASKS.get(spec.partition(":")[0])
+
+
+def task_and_gold(example: dict) -> tuple[Task, Any] | None:
+    """Which task scores an example, and against what; None where it holds no answer.
+
+    An example of no task (``jsonl``) is scored as GSM8K where its response gives ``#### NUMBER``.
+    """
+    if "messages" not in example:
+        return None
+    task = TASKS.get(example.get("task", ""), gsm8k.TASK)
+    gold = example["gold"] if "gold" in example else example["messages"][-1]["content"]
+    try:
+        task.score("", gold)
+    except UserError:
+        return None
+    return task, gold

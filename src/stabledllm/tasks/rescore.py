@@ -1,0 +1,59 @@
+"""Scoring completions again from a file, without the model that wrote them: ``stabledllm rescore``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from stabledllm.errors import UserError
+from stabledllm.files import write_text
+from stabledllm.tasks.files import read_jsonl
+from stabledllm.tasks.registry import task_named
+from stabledllm.tasks.scoring import wilson_interval
+from stabledllm.tasks.task import verdicts
+
+
+def rescore(task: str, source: Path, out: Path) -> str:
+    """Write each row of ``source`` to ``out`` with ``parsed``, ``correct`` and the flexible ones; say how many.
+
+    A row has ``completion`` and ``gold``, the data set's own answer field; whatever else it holds is kept. ``out`` is
+    written whole or not at all.
+
+    Raises:
+        UserError: an unknown task, a bad row by file and line, or ``out`` being ``source``.
+    """
+    scorer = task_named(task)
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UserError(f"rescore: expected --out to be another file than {source}, found the same one.")
+    if out.is_dir():
+        raise UserError(f"{out}: expected a file to write, found a folder.")
+    rows = []
+    for origin, row in read_jsonl(source):
+        completion, gold = _field(row, "completion", origin), _field(row, "gold", origin)
+        if not isinstance(completion, str):
+            raise UserError(f"{origin}: expected text under 'completion', found {type(completion).__name__}.")
+        try:
+            scores = [scorer.score(completion, gold, flexible=flexible) for flexible in (False, True)]
+        except UserError as error:
+            raise UserError(f"{origin}: {error}") from None
+        rows.append(row | verdicts(*scores))
+    write_text(out, "".join(json.dumps(row) + "\n" for row in rows))
+    return f"{task}: {len(rows)} rows; " + "; ".join(
+        f"{name} {_counted([row[key] for row in rows])}"
+        for name, key in (("strict", "correct"), ("flexible", "flexible_correct"))
+    )
+
+
+def _field(row: dict, key: str, origin: str) -> object:
+    if row.get(key) is None:
+        raise UserError(f"{origin}: expected 'completion' and 'gold', found no '{key}'.")
+    return row[key]
+
+
+def _counted(verdicts: list[bool | None]) -> str:
+    correct, none = sum(v is True for v in verdicts), sum(v is None for v in verdicts)
+    low, high = wilson_interval(correct, len(verdicts))
+    return (
+        f"{correct / len(verdicts):.4f} correct (95 % {low:.4f} to {high:.4f}; {correct} correct, "
+        f"{len(verdicts) - correct - none} wrong, {none} without an answer)"
+    )
