@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -120,7 +121,7 @@ class HarnessModel:
                     texts.append(cut(self._loaded.tokenizer.decode(ids[:most]), until))
                     self.cache_hook.add_partial("generate_until", requests[i].args, texts[-1])
                 bar.update(len(run))
-        _LOG.info(f"{self.stats.model_calls} model calls, {self.stats.tokens_per_second:.3g} tokens/s")
+        self._say(f"{self.stats.model_calls} model calls, {self.stats.tokens_per_second:.3g} tokens/s")
         return texts
 
     def loglikelihood(self, requests: Sequence, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -133,7 +134,7 @@ class HarnessModel:
             out.append((estimate.value, greedy))
             self._keep(request, estimate, greedy=greedy, tokens=len(continuation))
             self.cache_hook.add_partial("loglikelihood", request.args, out[-1])
-        self._report()
+        self._report(len(out))
         return out
 
     def loglikelihood_rolling(self, requests: Sequence, disable_tqdm: bool = False) -> list[float]:
@@ -148,7 +149,7 @@ class HarnessModel:
             out.append(estimate.value)
             self._keep(request, estimate, tokens=len(ids))
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, out[-1])
-        self._report()
+        self._report(len(out))
         return out
 
     def estimate(self, prompt: list[int], continuation: list[int]) -> Estimate:
@@ -178,18 +179,21 @@ class HarnessModel:
         named = {name: getattr(request, name, None) for name in ("task_name", "doc_id", "idx")}
         self._rows.append(named | {"value": estimate.value, "stderr": estimate.stderr} | more)
 
-    def _report(self) -> None:
-        """Log the mean standard error; write every estimate so far where the user asked for it."""
-        if self._rows:
-            error = fmean(row["stderr"] for row in self._rows)
-            _LOG.info(
-                f"{len(self._rows)} log-likelihoods from {self._draws} draws each, standard error {error:.3g} nats "
-                f"on average"
+    def _report(self, asked: int) -> None:
+        """Say the mean standard error of the last ``asked``; write all so far where the user asked for it."""
+        if asked:
+            self._say(
+                f"{asked} log-likelihoods from {self._draws} draws each, standard error "
+                f"{fmean(row['stderr'] for row in self._rows[-asked:]):.3g} nats on average"
             )
         if self._likelihood_out:
             path = Path(self._likelihood_out)
             own = path if self._ranks.count == 1 else path.with_stem(f"{path.stem}-{self.rank}")
             write_jsonl(own, self._rows)
+
+    def _say(self, line: str) -> None:
+        if self.rank == 0:
+            tqdm.write(f"stabledllm: {line}", file=sys.stderr)
 
     # What the harness reads off a model
 
@@ -217,9 +221,13 @@ class HarnessModel:
             "decoding": DecodingSettings.model_validate(self._decoding).model_dump(exclude={"length", "steps"})
             | {"length": self._length, "tokens_per_step": self._tokens_per_step},
             "likelihood": {
-                "method": METHOD, "draws": self._draws, "replicates": self._replicates, "seed": self._seed,
+                "method": METHOD,
+                "draws": self._draws,
+                "replicates": self._replicates,
+                "seed": self._seed,
+                "mean_stderr": fmean(row["stderr"] for row in self._rows) if self._rows else None,
             },
-        }  # fmt: skip
+        }
 
     @property
     def device(self) -> torch.device:
