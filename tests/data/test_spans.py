@@ -45,6 +45,23 @@ def test_unknown_syntax_set():
         syntax_pattern("htm")
 
 
+TABLES = [
+    (
+        "html",
+        '<table><tr><th colspan="2">2017</th></tr><tr><td rowspan="2">a < b</td><td>3.5%</td></tr></table>',
+        '<table><tr><th colspan="2"></th></tr><tr><td rowspan="2"></td><td></td></tr></table>',
+    ),
+    ("markdown", "# t\n| a | -3 |\n| :--- | ---: |\n| **b** | 4-5 |", "#|||" + "|:---|---:|" + "|**" + "**||"),
+    ("code", "def f(x):\n    return x if x else 2.5", "def(): return if else.".replace(" ", "")),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "expected"), TABLES)
+def test_syntax_of_the_tasks_prompts(name, text, expected):
+    """Of tables and programs the marks are syntax; cells, numbers, signs and names are not."""
+    assert "".join(marked(list(text), syntax_pattern(name))) == expected
+
+
 @given(st.text(max_size=40))
 def test_bytes_round_trip(text):
     tokenizer = ByteTokenizer()

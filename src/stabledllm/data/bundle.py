@@ -125,7 +125,7 @@ def answered(examples: list[dict], spec: str) -> tuple[list[dict], list[str]]:
     if len(kept) == len(examples):
         return examples, []
     first = next(e["origin"] for e in examples if not task_and_gold(e))
-    return kept, [f"test: dropped {len(examples) - len(kept)} rows without an answer to score against ({first}, ...)"]
+    return kept, [f"test: dropped {len(examples) - len(kept)} without an answer to score against ({first}, ...)"]
 
 
 def _refuse_equal(examples: list[dict], others: list[dict], split: str, other: str) -> None:

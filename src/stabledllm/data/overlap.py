@@ -40,4 +40,4 @@ def dropped_note(split: str, others: str, dropped: Sequence[str]) -> str:
     """One line on the rows that :func:`without` dropped, naming the first."""
     first = "; ".join(dropped[:2]) + ("; ..." if len(dropped) > 2 else "")
     rows = "1 row" if len(dropped) == 1 else f"{len(dropped)} rows"
-    return f"{split}: dropped {rows} that also stand in {others}, but for case, spacing or punctuation ({first})"
+    return f"{split}: dropped {rows} found in {others} as well, whatever their case, spacing and punctuation ({first})"

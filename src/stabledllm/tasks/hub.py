@@ -14,17 +14,23 @@ def hub_rows(task: str, repository: str, split: str, *, config: str | None = Non
     Raises:
         UserError: ``datasets`` is not installed, or the hub cannot be read (offline, no such data set).
     """
-    return _rows(task, f"{repository} {split}", repository, name=config, split=split)
+    what = f"{repository} {split}"
+    found = (
+        f"data '{task}': expected {task}:PATH with local files, or {what} to be readable (HF_HUB_OFFLINE=0 allows a "
+        f"download), found neither"
+    )
+    return _rows(task, what, found, repository, split=split, **({"name": config} if config else {}))
 
 
 def parquet_rows(task: str, path: Path) -> Iterator[tuple[str, dict]]:
     """As :func:`hub_rows`, of a local Parquet file."""
     if not path.is_file():
         raise UserError(f"{path}: expected a file, found nothing.")
-    return _rows(task, str(path), "parquet", data_files=str(path), split="train")
+    found = f"{path}: expected a Parquet file, found something broken"
+    return _rows(task, str(path), found, "parquet", data_files=str(path), split="train")
 
 
-def _rows(task: str, what: str, *args, **kwargs) -> Iterator[tuple[str, dict]]:
+def _rows(task: str, what: str, unreadable: str, *args, **kwargs) -> Iterator[tuple[str, dict]]:
     try:
         from datasets import load_dataset
     except ImportError:
@@ -35,10 +41,7 @@ def _rows(task: str, what: str, *args, **kwargs) -> Iterator[tuple[str, dict]]:
     try:
         rows = load_dataset(*args, **kwargs)
     except Exception as error:  # offline, no such repository, a broken cache: each library has its own types for these
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"data '{task}': expected {task}:PATH with local files, or {what} to be readable (HF_HUB_OFFLINE=0 allows "
-            f"a download), found neither ({reason})."
-        ) from None
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise UserError(f"{unreadable} ({reason}).") from None
     for number, row in enumerate(rows):
         yield f"{what} row {number}", dict(row)

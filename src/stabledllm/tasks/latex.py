@@ -1,7 +1,8 @@
 r"""A normal form of short answers written in LaTeX, so that spellings of one answer become one string.
 
 ``\dfrac{1}{2}``, ``\frac12`` and ``1/2`` agree; so do ``90^\circ`` and ``90°``, ``\text{ m/s}`` and ``m/s``,
-``\left( x \right)`` and ``(x)``, ``3\times10^{5}`` and ``300000``. Nothing is evaluated but numbers and simple fractions.
+``\left( x \right)`` and ``(x)``, ``3\times10^{5}`` and ``300000``.
+Nothing is evaluated but numbers and simple fractions.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _SCRIPT = re.compile(r"([\^_])\{(\w)\}")
 _NUMBER = re.compile(numbers.NUMBER)
 _LEFT_SIDE = re.compile(r"^[^\W\d_](?:_\{?\w+\}?)?(?:\([^\W\d_]\))?(?:=|\\approx|≈)(?!.*=)")
 _WORD = re.compile(r"[^\W\d_]{3,}")
+_THOUSANDS = re.compile(r"[^\d,]*\d{1,3}(?:,\d{3})+(?!\d)[^,]*")
 _POWER_OF_TEN = re.compile(r"(.+?)\*10\^\{?([-+]?\d{1,6})\}?")
 _SAME = {"×": "*", "·": "*", "⋅": "*", "\u2212": "-", "–": "-", "∞": "\\infty ", "√": "\\sqrt "}
 _GREEK = {chr(i): f" {unicodedata.name(chr(i)).split()[3].casefold()} " for i in range(0x3B1, 0x3CA) if i != 0x3C2}
@@ -72,7 +74,9 @@ def number(text: str) -> str | None:
     power = _POWER_OF_TEN.fullmatch(text)
     if power:
         text = f"{power[1]}e{power[2]}"
-    text = re.sub(r"\((-?[\d.,]+)\)", r"\1", text.replace(_PLUS, " "))
+    text = re.sub(r"\((-?\d+(?:\.\d+)?)\)", r"\1", text.replace(_PLUS, " ").replace("{,}", ""))
+    if "," in text and not _THOUSANDS.fullmatch(text):
+        return None  # 1,2 is a list, not twelve
     match = _NUMBER.fullmatch(text)
     return match and numbers.written(match)
 

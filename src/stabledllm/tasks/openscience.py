@@ -33,6 +33,8 @@ _LETTER = re.compile(
     r"[(\[{]?\s*([A-Za-z])\s*(?:[)\]}.:]+(?:\s*\S.*)?)?\s*",
     re.IGNORECASE | re.DOTALL,
 )
+# In running text "A" and "I" are words too.
+_SAID_LETTER = re.compile(r"\(?\s*([B-HJ-Z]|[AI](?!\s+[a-z]))\s*\)?(?![\w'’]).*", re.DOTALL)
 _SAID = re.compile(r"\b(?:answer|option|choice)\b\W{0,6}(?:is\b|:|=)[\s:*_`]*([^\n]+)", re.IGNORECASE)
 _ALONE = re.compile(r"[\s*_`]*(\(?[A-Z]\)?[.:)]?|[-+\u2212]?[\d.,/]*\d)[\s*_`.]*")
 
@@ -75,11 +77,11 @@ class OpenScience:
     def score(self, completion: str, gold: Any, *, flexible: bool = False) -> Scored:
         r"""``gold``: ``expected_answer``, or a text that holds it in ``\boxed{}``."""
         expected = parse_gold(gold)
-        given = last_boxed(completion)
+        given, pattern = last_boxed(completion), _LETTER
         if given is None and flexible:
-            given = _loose(completion)
+            given, pattern = _loose(completion), _SAID_LETTER
         choice = len(expected) == 1 and expected.isupper()
-        letter = _LETTER.fullmatch(bare) if choice and (bare := _unwrapped(given)) else None
+        letter = pattern.fullmatch(bare) if choice and (bare := _unwrapped(given)) else None
         parsed = letter[1].upper() if letter else latex.normal(given or "")
         return Scored(parsed or None, latex.equal(parsed, expected) if parsed else None)
 

@@ -32,9 +32,9 @@ def task_and_gold(example: dict) -> tuple[Task, Any] | None:
 
     An example of no task (``jsonl``) is scored as GSM8K where its response gives ``#### NUMBER``.
     """
-    if "messages" not in example:
+    if "messages" not in example or ("task" in example and "gold" not in example):
         return None
-    task = TASKS.get(example.get("task", ""), gsm8k.TASK)
+    task = TASKS[example["task"]] if "task" in example else gsm8k.TASK
     gold = example["gold"] if "gold" in example else example["messages"][-1]["content"]
     try:
         task.score("", gold)

@@ -37,7 +37,7 @@ def rescore(task: str, source: Path, out: Path) -> str:
         except UserError as error:
             raise UserError(f"{origin}: {error}") from None
         rows.append(row | verdicts(*scores))
-    write_text(out, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(out, "".join(_line(row) for row in rows))
     return f"{task}: {len(rows)} rows; " + "; ".join(
         f"{name} {_counted([row[key] for row in rows])}"
         for name, key in (("strict", "correct"), ("flexible", "flexible_correct"))
@@ -48,6 +48,12 @@ def _field(row: dict, key: str, origin: str) -> object:
     if row.get(key) is None:
         raise UserError(f"{origin}: expected 'completion' and 'gold', found no '{key}'.")
     return row[key]
+
+
+def _line(row: dict) -> str:
+    text = json.dumps(row, ensure_ascii=False)
+    # Half of a surrogate pair, which JSON can hold and UTF-8 cannot, is written as an escape again.
+    return (text if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text) else json.dumps(row)) + "\n"
 
 
 def _counted(verdicts: list[bool | None]) -> str:

@@ -41,8 +41,10 @@ class Difficulty:
             raise UserError(
                 f"synthetic: expected 1 <= min_steps <= max_steps <= 40, found {self.min_steps} and {self.max_steps}."
             )
-        if not 1 <= self.max_operand <= LARGEST:
-            raise UserError(f"synthetic: expected max_operand in [1, {LARGEST}], found {self.max_operand}.")
+        # Up to here every value leaves room for every operand, on one side or the other.
+        if not 1 <= self.max_operand <= (LARGEST + 1) // 2:
+            most = (LARGEST + 1) // 2
+            raise UserError(f"synthetic: expected max_operand in [1, {most}], found {self.max_operand}.")
 
 
 LEVELS = {"easy": Difficulty(1, 3), "hard": Difficulty(1, 3, 19)}
