@@ -1,7 +1,7 @@
 """``lm_eval --model stabledllm``: what the harness asks and reads, on a minimal stand-in for its interface.
 
-The stand-in has what lm-evaluation-harness 0.4.13 gives to a model (its ``LM`` and registry) and hands over. The harness
-itself was run once on three small local tasks, on one process and on two (``docs/evaluation.md``).
+The stand-in has what lm-evaluation-harness 0.4.13 gives to a model (its ``LM`` and registry) and hands over. The
+harness itself was run once on three small local tasks, on one process and on two (``docs/evaluation.md``).
 """
 
 from __future__ import annotations
