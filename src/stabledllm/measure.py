@@ -100,11 +100,11 @@ class LossMeter(Meter):
 
     @torch.no_grad()
     def view_losses(
-        self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None
+        self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None, start: int = 0
     ) -> tuple[Tensor, Tensor]:
         """The loss of each view alone and which views are used; a row's loss is the mean over its used views.
 
-        Evaluation i draws its masks at position i of ``key``: the result does not depend on batching.
+        Evaluation i draws its masks at position ``start + i`` of ``key``: the result does not depend on batching.
 
         Args:
             row: index of the row of each evaluation, shape (n,). t: its mask ratio, float64, shape (n,).
@@ -118,19 +118,21 @@ class LossMeter(Meter):
         losses = torch.zeros(len(row), method.views.count, dtype=torch.float64)
         used = torch.zeros(len(row), method.views.count, dtype=torch.bool)
         for chunk in self.chunks(row, method.views.count):
-            losses[chunk], used[chunk] = self._one_batch(row, t, method, key, sampler or Uniform(), chunk)
+            losses[chunk], used[chunk] = self._one_batch(row, t, method, key, sampler or Uniform(), chunk, start)
         self.model.train(was_training)
         return losses, used
 
-    def losses(self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None) -> Tensor:
+    def losses(
+        self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None, start: int = 0
+    ) -> Tensor:
         """Row losses, the used views averaged; float64, shape (n,)."""
-        views, used = self.view_losses(row, t, method, key, sampler)
+        views, used = self.view_losses(row, t, method, key, sampler, start)
         return views.sum(1) / used.sum(1)
 
     def _one_batch(
-        self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor
+        self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
     ) -> tuple[Tensor, Tensor]:
-        batch, draw = self.draw(row, t, method, key, sampler, chunk)
+        batch, draw = self.draw(row, t, method, key, sampler, chunk, start)
         nll = self.cross_entropies(batch, draw).double()
         used = draw.mask & draw.active[..., None]
         each = torch.zeros(draw.mask.shape, dtype=torch.float64, device=nll.device)

@@ -18,13 +18,12 @@ if not sys.stderr.isatty():
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe
 from stabledllm.config.build import build_decoding, build_method, build_model, build_objective, loading_options
 from stabledllm.config.recipe import apply_overrides, check
-from stabledllm.config.settings import DataSettings, DecodingSettings, DecomposeSettings, ModelSettings
+from stabledllm.config.settings import DecodingSettings, DecomposeSettings, EvalSettings, ModelSettings
 from stabledllm.errors import UserError
 
 Say = Callable[[str], None]
@@ -278,75 +277,18 @@ def generate(prompts: Sequence[str], model: str, sizes: dict[str, int], decoding
     )
 
 
-def evaluate(
-    model: str,
-    data: str,
-    out: Path,
-    *,
-    rows: int,
-    max_len: int,
-    pad_response_to: int,
-    sizes: dict[str, int],
-    decoding: Sequence[str],
-    loading: dict,
-    say: Say,
-) -> None:
-    """NLL and accuracy, with their errors, into ``eval.json``."""
-    from stabledllm.data.bundle import encoding_options
-    from stabledllm.data.rows import encode_examples
-    from stabledllm.data.sources import load_examples
-    from stabledllm.evaluation.accuracy import accuracy, has_answers
-    from stabledllm.evaluation.validation import validation_nll
-    from stabledllm.files import write_json
-    from stabledllm.measure import LossMeter
-    from stabledllm.models.loading import load_model
-    from stabledllm.objective import Objective
-    from stabledllm.provenance import device_name, versions
-    from stabledllm.training.run import save_completions
+def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loading: dict, *, say: Say) -> None:
+    """NLL and accuracy, with their errors, into ``eval.json``; on the launcher's ranks."""
+    from stabledllm.evaluation.run import evaluate as run
+    from stabledllm.training.devices import is_main_process
 
-    chosen = _decoding(sizes, decoding)
-    options = build_decoding(chosen)
-    settings = DataSettings(train=data, max_len=max_len, pad_response_to=pad_response_to)
-    loaded = load_model(model, **_loading(model, loading))
-    examples = load_examples(data, split="test", n=rows, seed=settings.seed)[:rows]
-    encoded = encode_examples(examples, loaded.tokenizer, encoding_options(settings))
-    say(encoded.summary(max_len))
-    draws = 4
-    with tqdm(total=len(encoded.rows) * draws, desc="nll", unit="fwd") as bar:
-        meter = LossMeter(
-            loaded.model,
-            encoded.rows,
-            Objective(),
-            mask_id=loaded.mask_id,
-            pad_id=loaded.pad_id,
-            progress=bar.update,
-            block_size=getattr(loaded.model.config, "block_size", None),
-        )
-        nll = validation_nll(meter, draws)
-    metrics = {"validation_nll": nll.as_dict()}
-    say(f"NLL {nll}")
-    if has_answers(examples):
-        with tqdm(total=len(examples), desc="generate", unit="problem") as bar:
-            result = accuracy(loaded, examples, options, progress=bar.update)
-        metrics["accuracy"] = result.as_dict()
-        save_completions(out / "completions.jsonl", result.completions)
-        low, high = result.interval
-        say(
-            f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n}, "
-            f"no answer in {result.no_answer}); {result.stats.model_calls} model calls, "
-            f"{result.stats.tokens_per_second:.3g} tokens/s"
-        )
-    record = {
-        "schema": "stabledllm/eval/1",
-        "model": model,
-        "data": data,
-        "metrics": metrics,
-        "config": settings.model_dump() | {"decoding": chosen.model_dump(), "rows": rows, **loading},
-        "versions": versions(),
-        "device": device_name(),
-    }
-    write_json(out / "eval.json", record)
-    say(f"wrote {out / 'eval.json'}")
+    of_data = [override for override in overrides if override.startswith("data.")]
+    decoding = _decoding(sizes, [override for override in overrides if override not in of_data])
+    tree = apply_overrides(tree | loading | {"decoding": decoding.model_dump()}, of_data)
+    settings = check(tree, EvalSettings, "eval")
+    run(settings, say)
+    if is_main_process():
+        say(f"wrote {Path(settings.out) / 'eval.json'}")
 
 
 def validate(recipe: str, overrides: Sequence[str]) -> str:

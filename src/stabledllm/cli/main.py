@@ -209,10 +209,19 @@ def generate(
 
 @app.command(name="eval")
 def evaluate(
-    model: Model = "tiny",
+    model: Annotated[
+        str, typer.Option(help="'tiny', a folder (of a model, an adapter or a run), or a name on the hub.")
+    ] = "tiny",
     data: Data = "synthetic",
     out: Annotated[Path, typer.Option(help="Folder for eval.json and completions.jsonl.")] = Path("runs/eval"),
+    beside: Annotated[
+        str,
+        typer.Option(
+            help="The untuned model, or the folder of its evaluation; auto: an adapter's base, a run's start; none."
+        ),
+    ] = "auto",
     rows: Annotated[int, typer.Option(min=1, help="At most this many problems.")] = 128,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts decoded together on a device.")] = 32,
     max_len: Annotated[int, typer.Option(min=2, help="Longest row of the evaluation loss.")] = 1024,
     length: Annotated[int, typer.Option(help="New tokens.")] = 64,
     steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
@@ -228,14 +237,22 @@ def evaluate(
     end_token: EndToken = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """NLL (standard objective, fixed noise) and exact-match accuracy of a model on test rows."""
+    """NLL (standard objective, fixed noise) and accuracy of a model on test rows, beside the untuned model's.
+
+    Run again to continue a killed evaluation; on several devices under accelerate launch. --set takes settings of the
+    data too: data.system_prompt, data.few_shot, data.annotations, data.table, ...
+    """
     from stabledllm.cli.commands import evaluate as run
 
+    data_settings = {"train": data, "max_len": max_len, "pad_response_to": pad_response_to}
+    tree = {"model": model, "data": data_settings, "out": str(out), "beside": beside, "rows": rows}
     run(
-        model, data, out, rows=rows, max_len=max_len, pad_response_to=pad_response_to,
-        sizes={"length": length, "steps": steps, "block": block}, decoding=decoding or [], say=_say,
-        loading=_loading(base, family, dtype, attention, end_token, trust_remote_code),
-    )  # fmt: skip
+        tree | {"generate_batch": batch},
+        {"length": length, "steps": steps, "block": block},
+        decoding or [],
+        _loading(base, family, dtype, attention, end_token, trust_remote_code),
+        say=_say,
+    )
 
 
 @app.command()

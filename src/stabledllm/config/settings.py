@@ -304,3 +304,23 @@ class DecomposeSettings(ModelSettings):
     grad: GradientSettings = GradientSettings()
     seed: int = 0
     out: str = "runs/decompose"
+
+
+class EvalSettings(ModelSettings):
+    """``stabledllm eval``: one model on test rows, and what it was tuned from beside it."""
+
+    base: str | None = None
+    """Of an adapter: its base model, where it is not where it was."""
+    beside: str = "auto"
+    """The untuned model: its name, or the folder of its evaluation; ``auto``: an adapter's base, or the model that a
+    run started from; ``none``."""
+    data: DataSettings = DataSettings()
+    """The rows are those of ``data.test``, without it of ``data.train``: their test split, where they have splits."""
+    rows: int = Field(128, ge=1)
+    """At most this many problems."""
+    draws: int = Field(4, ge=1)
+    """Masked copies of each row in the NLL."""
+    decoding: DecodingSettings = DecodingSettings(length=64, steps=64, block=8)
+    generate_batch: int = Field(32, ge=1)
+    """Prompts decoded together; no result depends on it."""
+    out: str = "runs/eval"

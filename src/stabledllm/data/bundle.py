@@ -46,12 +46,12 @@ def load_rows(
     spec: str, tokenizer, settings: DataSettings, split: str, limit: int | None
 ) -> tuple[list[TokenRow], str]:
     """Rows of one specification and a sentence on how many were dropped."""
-    examples = _limited(_load(spec, split, limit, settings), limit)
-    encoded = _encode(prompted(examples, settings, choose_shots(settings)), tokenizer, settings, split, limit)
+    examples = limited(_load(spec, split, limit, settings), limit)
+    encoded = encode_split(prompted(examples, settings, choose_shots(settings)), tokenizer, settings, split, limit)
     return encoded.rows, f"{split}: {spec}: {encoded.summary(settings.max_len)}"
 
 
-def _limited(examples: list[dict], rows: int | None) -> list[dict]:
+def limited(examples: list[dict], rows: int | None) -> list[dict]:
     """Examples are rows; documents are counted once they are packed."""
     return examples if _are_documents(examples) else examples[:rows]
 
@@ -60,7 +60,7 @@ def _are_documents(examples: list[dict]) -> bool:
     return bool(examples) and "text" in examples[0]
 
 
-def _encode(examples: list[dict], tokenizer, settings: DataSettings, split: str, limit: int | None) -> Encoded:
+def encode_split(examples: list[dict], tokenizer, settings: DataSettings, split: str, limit: int | None) -> Encoded:
     """Rows, at most ``limit`` of them; only training rows of documents may be short."""
     if not _are_documents(examples):
         return encode_examples(examples, tokenizer, encoding_options(settings))
@@ -85,10 +85,10 @@ def load_bundle(settings: DataSettings, tokenizer, say: Callable[[str], None] = 
     if dropped:
         notes.append(dropped_note("validation", "the worked examples", dropped))
     limits = {name: getattr(settings, f"{name}_rows") for name in splits}
-    chosen = {name: prompted(_limited(rows, limits[name]), settings, shots) for name, rows in splits.items()}
+    chosen = {name: prompted(limited(rows, limits[name]), settings, shots) for name, rows in splits.items()}
     rows = {}
     for split in ("train", "validation"):
-        encoded = _encode(chosen[split], tokenizer, settings, split, limits[split])
+        encoded = encode_split(chosen[split], tokenizer, settings, split, limits[split])
         rows[split] = encoded.rows
         notes.append(f"{split}: {encoded.summary(settings.max_len)}")
     for note in notes:
@@ -116,7 +116,7 @@ def _splits(settings: DataSettings) -> tuple[dict[str, list[dict]], list[str]]:
     found: dict[str, list[dict]] = {"test": [], "validation": [], "train": []}
     notes = []
     if test:
-        found["test"], notes = _answered(_load(test, "test", settings.test_rows, settings), test)
+        found["test"], notes = answered(_load(test, "test", settings.test_rows, settings), test)
     if validation:
         found["validation"] = _load(validation, "validation", settings.validation_rows, settings)
     wanted = settings.train_rows
@@ -141,7 +141,7 @@ def _splits(settings: DataSettings) -> tuple[dict[str, list[dict]], list[str]]:
     return found, notes
 
 
-def _answered(examples: list[dict], spec: str) -> tuple[list[dict], list[str]]:
+def answered(examples: list[dict], spec: str) -> tuple[list[dict], list[str]]:
     """A task's test rows that can be scored, and how many cannot; other rows as they are."""
     if task_of(spec) is None:
         return examples, []

@@ -74,8 +74,12 @@ def complete(
     batch: int,
     progress: Callable[[int], None] = lambda _: None,
     stats: DecodingStats | None = None,
+    first: int = 0,
 ) -> list[str]:
-    """Completions of conversations that end with a user turn, through the model's chat template."""
+    """Completions of conversations that end with a user turn, through the model's chat template.
+
+    ``first`` is the place of the first conversation among all, for what is drawn at random.
+    """
     texts = []
     with evaluating(loaded.model) as model:
         for start in range(0, len(conversations), batch):
@@ -87,7 +91,7 @@ def complete(
                 mask_id=loaded.mask_id,
                 eos_id=loaded.eos_id,
                 pad_id=loaded.pad_id,
-                first=start,
+                first=first + start,
                 stats=stats,
             )
             texts += [loaded.tokenizer.decode(i) for i in ids]
@@ -106,8 +110,11 @@ def accuracy(
     options: DecodingOptions,
     batch: int = 32,
     progress: Callable[[int], None] = lambda _: None,
+    completer: Callable[..., list[str]] = complete,
 ) -> AccuracyResult:
     """Share of the examples whose completion gives the right answer, by the scorer of each example's task.
+
+    ``completer`` takes the place of :func:`complete`, such as one that continues after a kill.
 
     Raises:
         UserError: an example without an answer to compare with.
@@ -120,7 +127,7 @@ def accuracy(
     if loaded.autoregressive:
         options = left_to_right(options)
     stats = DecodingStats()
-    texts = complete(loaded, [e["messages"][:-1] for e in examples], options, batch, progress, stats)
+    texts = completer(loaded, [e["messages"][:-1] for e in examples], options, batch, progress, stats)
     golds = [task_and_gold(e) for e in examples]
     strict, flexible = (
         [task.score(t, gold, flexible=also) for t, (task, gold) in zip(texts, golds, strict=True)]

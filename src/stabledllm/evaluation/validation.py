@@ -19,24 +19,29 @@ NOISE_SEED = 20_251_118
 _METHOD, _NEXT_TOKEN = Method.parse("fixedcount"), Method.parse("autoregressive")
 
 
-def row_nll(meter: LossMeter, draws: int = 4) -> Tensor:
+def row_nll(meter: LossMeter, draws: int = 4, rows: range | None = None) -> Tensor:
     """Bound on the NLL per response token of each row, in nats; unbiased, float64, shape (rows,).
 
     Each row gets ``draws`` ratios, one in each of as many equal strata, and exactly counted masks: the
     standard objective with less noise. The noise depends on the row's index alone. In block diffusion every block has
     ratios of its own, in other strata than its neighbours' of the same copy. An autoregressive model's NLL is exact
     and takes one forward.
+
+    Args:
+        rows: only these of the meter's, each with the noise that it has among all.
     """
+    rows = rows if rows is not None else range(len(meter.rows))
     if is_autoregressive(meter.model):
-        every = torch.arange(len(meter.rows))
-        return meter.losses(every, torch.ones(len(every), dtype=torch.float64), _NEXT_TOKEN, Key(NOISE_SEED, 0))
-    n, blocks = len(meter.rows), meter.max_blocks
+        chosen = torch.tensor(rows)
+        return meter.losses(chosen, torch.ones(len(chosen), dtype=torch.float64), _NEXT_TOKEN, Key(NOISE_SEED, 0))
+    n, blocks, start = len(rows), meter.max_blocks, rows.start * draws
     key = Key(NOISE_SEED, 0)
-    u = key.row_uniforms(Stream.RATE, torch.arange(n * draws * blocks)).view(n, draws, blocks)
+    u = key.row_uniforms(Stream.RATE, start * blocks + torch.arange(n * draws * blocks)).view(n, draws, blocks)
     stratum = (torch.arange(draws)[:, None] + torch.arange(blocks)) % draws
     t = ((stratum + u) / draws).view(n * draws, blocks)
     t = t if meter.block_size else t[:, 0]
-    return meter.losses(torch.arange(n * draws) // draws, t, _METHOD, key).view(n, draws).mean(1)
+    row = (start + torch.arange(n * draws)) // draws
+    return meter.losses(row, t, _METHOD, key, start=start).view(n, draws).mean(1)
 
 
 def mean_over_rows(values: Tensor, unit: str = "nats/token") -> Estimate:

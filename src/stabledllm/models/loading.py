@@ -114,8 +114,7 @@ def load_model(
             raise UserError(f"model '{name}': expected trained weights to hold in {quantised}, found a new model.")
     elif init_seed is not None:
         raise UserError(f"key 'init_seed': expected a new model (new:tiny or new:FOLDER), found '{name}'.")
-    shape = pattern_of(name)
-    folder = Path(str(files("stabledllm") / "assets" / "tiny")) if shape == "tiny" else find_folder(shape)
+    folder = model_folder(pattern_of(name))
     extra = quantisation(quantised, dtype)
     source = Source(name, folder, read_config(folder), dtype, attention, trust_remote_code, extra, init_seed)
     if source.model_type == TinyMDMConfig.model_type:
@@ -167,6 +166,17 @@ def _load_tiny(source: Source, family: str, end_token: str | None) -> LoadedMode
 def is_adapter(name: str) -> bool:
     """Whether a model's name is the folder of an adapter."""
     return (Path(name).expanduser() / ADAPTER_CONFIG).is_file()
+
+
+def model_folder(name: str) -> Path:
+    """Where the files of a model or an adapter of that name lie.
+
+    Raises:
+        UserError: no such model.
+    """
+    if is_adapter(name):
+        return Path(name).expanduser()
+    return Path(str(files("stabledllm") / "assets" / "tiny")) if name == "tiny" else find_folder(name)
 
 
 @contextmanager

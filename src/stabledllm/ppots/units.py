@@ -50,6 +50,6 @@ class UnitMeter(LossMeter):
         batch["block_ids"] = (behind // self.unit_size + 1).clamp(min=0).masked_fill(~attended, -1)
         return batch, draw
 
-    def _one_batch(self, row, t, method, key, sampler, chunk) -> tuple[Tensor, Tensor]:
-        losses, used = super()._one_batch(row, t, method, key, sampler, chunk)
+    def _one_batch(self, row, t, method, key, sampler, chunk, start=0) -> tuple[Tensor, Tensor]:
+        losses, used = super()._one_batch(row, t, method, key, sampler, chunk, start)
         return losses * self.shares[row[chunk]][:, None], used

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Container
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +17,25 @@ from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.rows import require_marks
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.evaluation.accuracy import accuracy, has_answers
-from stabledllm.files import read_json, write_json, write_text
+from stabledllm.files import read_json
 from stabledllm.models.loading import LoadedModel
 from stabledllm.models.new import is_new
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.density import FittedDensity
-from stabledllm.provenance import device_name, versions
-from stabledllm.training.checkpoints import DENSITY, check_same, last_complete, stamp
+from stabledllm.training.checkpoints import DENSITY, check_same, last_complete
 from stabledllm.training.density import obtain_density
 from stabledllm.training.devices import (
-    AgreeingModel,
     is_main_process,
-    is_sharded,
     refuse_silent_changes,
-    save_whole,
     told_in_a_sentence,
 )
+from stabledllm.training.finishing import RUN, SCHEMA, TRAINED, evaluate_saved, finish
 from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
 
-RUN = "run.json"
-SCHEMA = "stabledllm/run/1"
 # What differs from TrainingArguments' defaults: the paper's recipe, no logging back end unless asked for, and no search
 # for unused parameters under DDP (a step without a masked token uses them all the same).
 _PAPER = {"learning_rate": 5e-5, "weight_decay": 0.1, "lr_scheduler_type": "linear", "report_to": "none"}
@@ -75,6 +67,11 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
         _refuse_other(out, done["identity"], identity)
         say(f"{out}: already finished")
         return done
+    if (out / TRAINED).is_file():
+        kept = read_json(out / TRAINED, SCHEMA)
+        _refuse_other(out, kept["identity"], identity)
+        say(f"{out}: already trained; its evaluation continues")
+        return evaluate_saved(settings, data, kept, say)
     checkpoint = last_complete(out)
     if checkpoint:
         check_same(checkpoint, identity)
@@ -97,7 +94,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
-    return _finish(settings, trainer, loaded, data, density, identity, seconds, say)
+    return finish(settings, trainer, loaded, data, density, identity, seconds, say)
 
 
 def _silent(_: str) -> None:
@@ -272,72 +269,3 @@ def _refuse_other(out: Path, saved: dict, identity: dict) -> None:
     for key, value in identity.items():
         if saved.get(key) != value:
             raise UserError(f"{out}: expected the run that is there with {key}={saved.get(key)!r}, found {value!r}.")
-
-
-def _finish(
-    settings: TrainSettings,
-    trainer: MDMTrainer,
-    loaded: LoadedModel,
-    data: DataBundle,
-    density: FittedDensity | None,
-    identity: dict,
-    seconds: float,
-    say: Say,
-) -> dict:
-    """Evaluate, save the model and write ``run.json`` last, so that its presence means a finished run."""
-    out = Path(settings.out)
-    nll = trainer.validation()
-    metrics = {"validation_nll": nll.as_dict()}
-    say(f"validation NLL {nll}")
-    save_whole(trainer, out / "model")
-    sharded = is_sharded(trainer)
-    if not (trainer.is_world_process_zero() or sharded):
-        return {}
-    if has_answers(data.test):
-        decoded = replace(loaded, model=AgreeingModel(loaded.model)) if sharded else loaded
-        result = accuracy(decoded, data.test, build_decoding(settings.decoding), settings.generate_batch)
-        metrics["accuracy"] = result.as_dict()
-        if trainer.is_world_process_zero():
-            save_completions(out / "completions.jsonl", result.completions)
-        low, high = result.interval
-        say(f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n})")
-    if not trainer.is_world_process_zero():
-        return {}
-    probe = density.forward_passes if density else 0
-    record = {
-        "schema": SCHEMA,
-        "method": identity["method"],
-        "seed": settings.seed,
-        "identity": identity,
-        "metrics": metrics,
-        "forward_passes": trainer.statistics.forward_passes,
-        "probe_forward_passes": probe,
-        "steps": trainer.state.global_step,
-        "seconds": seconds,
-        "history": _history(trainer.state.log_history),
-        "adaptive": trainer.adaptive.history if trainer.adaptive else None,
-        "data_notes": data.notes,
-        "config": settings.model_dump(),
-        "versions": versions(),
-        "device": device_name(trainer.args.device),
-    }
-    stamp(out / "model", identity, trainer.density_file)
-    write_json(out / RUN, record)
-    return record
-
-
-def _history(log: list[dict]) -> list[dict]:
-    """The training log under the names of results.json."""
-    kept = ("step", "loss", "grad_norm", "learning_rate", "ess", "masked_share", "loss_ema", "forward_passes")
-    entries: dict[int, dict] = {}
-    for line in log:
-        entry = entries.setdefault(line["step"], {"step": line["step"]})
-        entry |= {k: line[k] for k in kept if k in line}
-        if "eval_loss" in line:
-            entry |= {"eval_nll": line["eval_loss"], "eval_nll_stderr": line["eval_loss_stderr"]}
-    return [entry for entry in entries.values() if len(entry) > 1]
-
-
-def save_completions(path: Path, completions: list[dict]) -> None:
-    """One JSON object a line."""
-    write_text(path, "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in completions))

@@ -1,0 +1,136 @@
+"""Work on numbered items that survives a kill: what is done is on disk, and is never done again.
+
+A journal is a folder of JSON lines, one file per rank. A file opens with what decides its results; then each line is
+one item, ``{"place": its number, ...}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from stabledllm.errors import UserError
+from stabledllm.evaluation.identity import refuse_other
+from stabledllm.evaluation.ranks import ALONE, Ranks
+
+SCHEMA = "stabledllm/journal/1"
+Work = Callable[[range], list[dict]]
+
+
+class Journal:
+    """The results of one kind of work in a folder.
+
+    Args:
+        name: of the kind; journals of several kinds share a folder.
+        identity: what decides the results; a journal with another one is refused.
+    """
+
+    def __init__(self, folder: Path, name: str, identity: dict, ranks: Ranks = ALONE):
+        self.folder, self.name, self.identity, self.ranks = folder, name, identity, ranks
+
+    @property
+    def path(self) -> Path:
+        """This rank's file."""
+        return self.folder / f"{self.name}-{self.ranks.rank}.jsonl"
+
+    def collect(self, n: int, size: int, work: Work, progress: Callable[[int], None] = lambda _: None) -> list[dict]:
+        """The results of items 0 to n - 1, in order, on every rank; only those not on disk are worked on.
+
+        Items go in runs of ``size``, each written and flushed to disk when it is done, and dealt to the ranks in turn.
+        The runs are the same on any number of ranks, which may change between a kill and the next start; so are the
+        batches that they become, to the last bit. A rank's file whose last line a kill cut off is repaired.
+
+        Args:
+            work: from a run of items to their results, JSON objects.
+            progress: called with the number of items just done, first with those found on disk.
+
+        Raises:
+            UserError: a journal of another identity, or one that was tampered with.
+        """
+        self._repair()
+        done = self.ranks.agree(set(self._read()))
+        progress(len([place for place in done if place < n]))
+        for run in self.ranks.share(list(_missing(done, n, size))):
+            self._append(run, work(run))
+            progress(len(run))
+        self.ranks.agree(None)  # every rank's share is on disk
+        found = self.ranks.agree(self._read())
+        return [found[place] for place in range(n)]
+
+    def remove(self) -> None:
+        """Delete the folder, with what other kinds of work wrote there."""
+        if self.ranks.rank == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.ranks.agree(None)
+
+    def _append(self, run: range, results: list[dict]) -> None:
+        if not self.ranks.writes:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lines = [{"place": place, **result} for place, result in zip(run, results, strict=True)]
+        if not self.path.is_file():
+            lines.insert(0, {"schema": SCHEMA, "identity": self.identity})
+        # Opened anew each time: on a network file system others see it once it is closed. One write: a kill falls
+        # before or after it.
+        with self.path.open("ab") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _repair(self) -> None:
+        """Cut off what a kill left half-written at the end of this rank's file."""
+        if not self.path.is_file():
+            return
+        whole = _whole_lines(self.path.read_bytes())
+        if not whole:
+            self.path.unlink()
+        elif len(whole) < self.path.stat().st_size:
+            os.truncate(self.path, len(whole))
+
+    def _read(self) -> dict[int, dict]:
+        """What is on disk, of all ranks, by place."""
+        found: dict[int, dict] = {}
+        for path in sorted(self.folder.glob(f"{self.name}-*.jsonl")):
+            lines = _whole_lines(path.read_bytes()).splitlines()
+            for number, line in enumerate(lines, 1):
+                try:
+                    record = json.loads(line)
+                    if number > 1:
+                        found.setdefault(int(record["place"]), record)
+                except (ValueError, KeyError, TypeError):
+                    raise UserError(
+                        f"{path}:{number}: expected a JSON object with 'place', found something broken; delete the "
+                        f"file to do its work again."
+                    ) from None
+                if number == 1:
+                    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+                        raise UserError(f"{path}: expected schema '{SCHEMA}' in its first line, found another.")
+                    refuse_other(self.folder, record["identity"], self.identity)
+        return found
+
+
+def _whole_lines(content: bytes) -> bytes:
+    """What was written up to the last whole line: one without its end, or that is no JSON, was cut off by a kill."""
+    content = content[: content.rfind(b"\n") + 1]
+    last = content[content.rfind(b"\n", 0, -1) + 1 :]
+    try:
+        json.loads(last)
+    except ValueError:
+        return content[: -len(last)] if last else content
+    return content
+
+
+def _missing(done: set[int], n: int, size: int) -> Iterator[range]:
+    """Runs of items not done yet, within the same bounds whatever is done: a batch is cut alike after a kill."""
+    for start in range(0, n, size):
+        first = None
+        for place in range(start, min(start + size, n) + 1):
+            missing = place < min(start + size, n) and place not in done
+            if missing and first is None:
+                first = place
+            elif not missing and first is not None:
+                yield range(first, place)
+                first = None

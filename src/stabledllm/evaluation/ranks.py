@@ -1,0 +1,94 @@
+"""Which share of the work is this process's, when several evaluate together (``accelerate launch``, ``torchrun``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from accelerate.state import PartialState
+
+from stabledllm.errors import UserError
+
+T = TypeVar("T")
+# A rank waits for the slowest share: decoding is long, and no time after which a healthy one must have answered.
+_PATIENCE = timedelta(days=7)
+_SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that evaluate together; the default is one alone."""
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    together: bool = False
+    """Every rank does all of the work alike, since its model lies in shards; only the first one writes."""
+
+    @classmethod
+    def launched(cls, cpu: bool = False) -> Ranks:
+        """As the launcher's environment says; joins the process group where there is one to join.
+
+        Args:
+            cpu: leave accelerators alone.
+
+        Raises:
+            UserError: ranks that do not see each other: each would evaluate everything.
+        """
+        several = int(os.environ.get("WORLD_SIZE", "1"))
+        patience = {"timeout": _PATIENCE} if several > 1 else {}
+        state = PartialState(cpu=cpu or not torch.accelerator.is_available(), **patience)
+        if state.num_processes != several:
+            raise UserError(f"launch: expected {several} processes to evaluate together, found {state.num_processes}.")
+        return cls(state.process_index, state.num_processes, state.device)
+
+    @property
+    def writes(self) -> bool:
+        """Whether what this process does is kept."""
+        return not self.together or self.rank == 0
+
+    @property
+    def shares(self) -> int:
+        """Into how many shares the work falls."""
+        return 1 if self.together else self.count
+
+    def share(self, work: Sequence[T]) -> Sequence[T]:
+        """This process's part of a list that is the same on every rank."""
+        return work if self.together else work[self.rank :: self.count]
+
+    def acting_together(self) -> Ranks:
+        """The same ranks with a model in shards."""
+        return replace(self, together=True)
+
+    def agree(self, value: T) -> T:
+        """The first rank's value, on every rank; none goes on before all have come here."""
+        if self.count == 1:
+            return value
+        box = [value]
+        torch.distributed.barrier()
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def leave(self) -> None:
+        """End the process group that :meth:`launched` joined, all ranks at once."""
+        if self.count > 1 and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def whole_models() -> Iterator[None]:
+    """Within, a model loads whole on every rank whatever the launch configuration says of sharding its training."""
+    kept = {name: os.environ.pop(name) for name in _SHARDING if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)

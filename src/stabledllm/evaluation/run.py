@@ -1,0 +1,267 @@
+"""``stabledllm eval``: NLL and accuracy of a model on test rows, the untuned model's beside them, in ``eval.json``.
+
+A killed evaluation continues, on any number of ranks; a finished one is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from stabledllm.config.build import build_decoding, loading_options
+from stabledllm.config.settings import EvalSettings
+from stabledllm.data.bundle import answered, encode_split, limited
+from stabledllm.data.prompting import prompted
+from stabledllm.data.sources import load_examples, task_options
+from stabledllm.errors import UserError
+from stabledllm.estimate import Estimate
+from stabledllm.evaluation.accuracy import AccuracyResult, accuracy, has_answers
+from stabledllm.evaluation.completing import ResumableCompletion
+from stabledllm.evaluation.identity import digest_of, fingerprint, refuse_other
+from stabledllm.evaluation.journal import Journal
+from stabledllm.evaluation.ranks import Ranks, whole_models
+from stabledllm.evaluation.untuned import difference, resolve, tuned_from
+from stabledllm.evaluation.validation import mean_over_rows, row_nll
+from stabledllm.files import read_json, write_json, write_jsonl
+from stabledllm.measure import LossMeter
+from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.objective import Objective
+from stabledllm.provenance import device_name, versions
+
+SCHEMA = "stabledllm/eval/1"
+RESULT, COMPLETIONS, NLLS, JOURNAL, UNTUNED = "eval.json", "completions.jsonl", "nll.jsonl", "journal", "untuned"
+_NLL_RUN = 8
+"""Rows whose NLL is measured between two writes; their masked copies fill a forward pass."""
+_WITHOUT_EFFECT = {"validation", "validation_share", "train_rows", "validation_rows", "test_rows", "every_turn"}
+_WITHOUT_EFFECT |= {"delimiters", "syntax"}
+"""Keys of the data that no evaluation looks at."""
+Say = Callable[[str], None]
+
+
+def evaluate(settings: EvalSettings, say: Say = print) -> dict:
+    """Evaluate, or continue a killed evaluation, and return what ``eval.json`` holds, on every rank.
+
+    Raises:
+        UserError: bad settings, model or data, or a folder that holds another evaluation.
+    """
+    with whole_models():
+        ranks = Ranks.launched()
+        say = say if ranks.rank == 0 else _silent
+        record = _evaluate(settings, ranks, say)
+        ranks.leave()
+        return record
+
+
+def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
+    out = Path(settings.out)
+    build_decoding(settings.decoding)
+    examples = _examples(settings, say)
+    settings = settings.model_copy(update={"model": resolve(settings.model)})
+    identity = identity_of(settings, examples)
+    refuse_unlike(out, identity)
+    # What is needed only at the end is refused at the start.
+    beside = _beside(settings, identity, examples)
+    record = measure(settings, identity, examples, ranks, say)
+    if beside is None:
+        return record
+    where, other = beside
+    if other is not None:
+        say(f"untuned model: {other.model}")
+        theirs = measure(other, identity_of(other, examples), examples, ranks, say)
+    else:
+        theirs = read_json(where / RESULT, SCHEMA)
+    record = record | {"untuned": _untuned(theirs, where, out), "difference": _differences(out, where)}
+    for name, value in record["difference"].items():
+        told = f", {value['gained']} gained, {value['lost']} lost" if "gained" in value else ""
+        say(
+            f"{name} minus the untuned model's: {value['value']:+.4g} (95 % {value['ci_low']:+.3g} to "
+            f"{value['ci_high']:+.3g}, paired{told})"
+        )
+    if ranks.rank == 0:
+        write_json(out / RESULT, record)
+    return record
+
+
+def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks: Ranks, say: Say) -> dict:
+    """One model's NLL and accuracy; from ``eval.json`` where they are there already."""
+    out = Path(settings.out)
+    if (out / RESULT).is_file():
+        say(f"{out}: already evaluated")
+        record = read_json(out / RESULT, SCHEMA)
+        Journal(out / JOURNAL, "", {}, ranks).remove()  # left by a kill; and all have read before one writes again
+        return record
+    loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
+    loaded.model.to(ranks.device).eval()
+    metrics: dict = {"validation_nll": _nll(loaded, settings, identity, examples, ranks, say).as_dict()}
+    if has_answers(examples):
+        if (batches := -(-len(examples) // settings.generate_batch)) < ranks.count:
+            say(f"note: {batches} batches for {ranks.count} devices: some wait; a smaller --batch gives each its share")
+        result = _accuracy(loaded, settings, identity, examples, ranks)
+        metrics["accuracy"] = result.as_dict()
+        if ranks.rank == 0:
+            write_jsonl(out / COMPLETIONS, result.completions)
+        say(
+            f"{told(result)}; {result.stats.model_calls} model calls, {result.stats.tokens_per_second:.3g} tokens/s"
+            f"{' a device' if ranks.count > 1 else ''}"
+        )
+    record = {
+        "schema": SCHEMA,
+        "model": settings.model,
+        "data": settings.data.test or settings.data.train,
+        "metrics": metrics,
+        "untuned": None,
+        "difference": None,
+        "identity": identity,
+        "config": settings.model_dump(),
+        "versions": versions(),
+        "device": device_name(ranks.device),
+        "devices": ranks.count,
+    }
+    if ranks.rank == 0:
+        write_json(out / RESULT, record)
+    Journal(out / JOURNAL, "", {}, ranks).remove()
+    return record
+
+
+def told(result: AccuracyResult) -> str:
+    """Accuracy in words, with its interval."""
+    low, high = result.interval
+    return (
+        f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n}, "
+        f"no answer in {result.no_answer})"
+    )
+
+
+def identity_of(settings: EvalSettings, examples: list[dict]) -> dict:
+    """What decides an evaluation's results: not where the model lies, nor batches and devices."""
+    loading = {name: getattr(settings, name) for name in ("family", "dtype", "attention", "end_token")}
+    weights = {"model": settings.model, "weights": fingerprint(settings.model, settings.base)}
+    return weights | loading | _shared_identity(settings, examples)
+
+
+def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
+    """What two evaluations that are compared must have in common."""
+    data = settings.data.model_dump()
+    return {
+        "data": {name: value for name, value in data.items() if name not in _WITHOUT_EFFECT},
+        "rows": settings.rows,
+        "draws": settings.draws,
+        "decoding": settings.decoding.model_dump(),
+        "examples": digest_of([[e.get(key) for key in ("messages", "input_ids", "text")] for e in examples]),
+    }
+
+
+def refuse_unlike(out: Path, identity: dict) -> None:
+    """Refuse a folder whose finished evaluation is another one."""
+    if (out / RESULT).is_file():
+        saved = read_json(out / RESULT, SCHEMA).get("identity")
+        if saved is None:
+            raise UserError(f"{out / RESULT}: expected an evaluation with its 'identity', found an older one without.")
+        refuse_other(out, saved, identity)
+
+
+def _examples(settings: EvalSettings, say: Say) -> list[dict]:
+    """The tested rows as the model is shown them."""
+    data, options = settings.data, task_options(settings.data)
+    spec = data.test or data.train
+    fields = data.text_fields
+    found = load_examples(spec, split="test", n=settings.rows, seed=data.seed, options=options, text_fields=fields)
+    scored, notes = answered(found, spec)
+    for note in notes:
+        say(note)
+    return prompted(limited(scored, settings.rows), data)
+
+
+def _beside(settings: EvalSettings, identity: dict, examples: list[dict]) -> tuple[Path, EvalSettings | None] | None:
+    """Where the untuned model's evaluation is or will be, and its settings where it may have to be made."""
+    if settings.beside == "none":
+        return None
+    given = Path(settings.beside).expanduser()
+    if settings.beside != "auto" and (given / RESULT).is_file():
+        saved = read_json(given / RESULT, SCHEMA)["identity"]
+        common = _shared_identity(settings, examples)
+        refuse_other(given, {key: saved.get(key) for key in common}, common)
+        return given, None
+    name = tuned_from(settings.model, settings.base) if settings.beside == "auto" else resolve(settings.beside)
+    if name is None:
+        return None
+    where = Path(settings.out) / UNTUNED
+    other = settings.model_copy(update={"model": name, "base": None, "beside": "none", "out": str(where)})
+    refuse_unlike(where, identity_of(other, examples))
+    return where, other
+
+
+def _nll(
+    loaded: LoadedModel, settings: EvalSettings, identity: dict, examples: list[dict], ranks: Ranks, say: Say
+) -> Estimate:
+    encoded = encode_split(examples, loaded.tokenizer, settings.data, "test", settings.rows)
+    say(encoded.summary(settings.data.max_len))
+    out, n = Path(settings.out), len(encoded.rows)
+    meter = LossMeter(
+        loaded.model,
+        encoded.rows,
+        Objective(),
+        mask_id=loaded.mask_id,
+        pad_id=loaded.pad_id,
+        block_size=getattr(loaded.model.config, "block_size", None),
+    )
+    with _bar(n, "nll", "row", ranks) as progress:
+        found = Journal(out / JOURNAL, "nll", identity, ranks).collect(
+            n, _NLL_RUN, lambda run: [{"nll": v} for v in row_nll(meter, settings.draws, run).tolist()], progress
+        )
+    values = [row["nll"] for row in found]
+    if ranks.rank == 0:
+        pairs = zip(encoded.rows, values, strict=True)
+        write_jsonl(out / NLLS, [{"origin": row.origin, "nll": value} for row, value in pairs])
+    estimate = mean_over_rows(torch.tensor(values, dtype=torch.float64))
+    say(f"NLL {estimate}")
+    return estimate
+
+
+def _accuracy(
+    loaded: LoadedModel, settings: EvalSettings, identity: dict, examples: list[dict], ranks: Ranks
+) -> AccuracyResult:
+    journal = Journal(Path(settings.out) / JOURNAL, "completions", identity, ranks)
+    options, batch = build_decoding(settings.decoding), settings.generate_batch
+    with _bar(len(examples), "generate", "problem", ranks) as progress:
+        return accuracy(loaded, examples, options, batch, progress, ResumableCompletion(journal))
+
+
+@contextmanager
+def _bar(total: int, what: str, unit: str, ranks: Ranks) -> Iterator[Callable[[int], None]]:
+    """The first rank's bar of all ranks' work, taking the others to be as far as it is itself."""
+    counts: list[int] = []
+    with tqdm(total=total, desc=what, unit=unit, disable=ranks.rank > 0) as bar:
+
+        def progress(done: int) -> None:
+            counts.append(done if not counts else done * ranks.shares)  # first comes what was on disk
+            bar.update(min(counts[-1], total - bar.n))
+
+        yield progress
+
+
+def _untuned(theirs: dict, where: Path, out: Path) -> dict:
+    folder = where.relative_to(out) if where.is_relative_to(out) else where
+    return {"model": theirs["model"], "folder": str(folder), "metrics": theirs["metrics"]}
+
+
+def _differences(ours: Path, theirs: Path) -> dict:
+    kinds = {"validation_nll": (NLLS, "nll", "nats/token"), "accuracy": (COMPLETIONS, "correct", "share")}
+    return {
+        name: difference(*(_lines(folder / file) for folder in (ours, theirs)), key, unit)
+        for name, (file, key, unit) in kinds.items()
+        if (ours / file).is_file()
+    }
+
+
+def _lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _silent(_: str) -> None:
+    """What ranks other than the first say."""

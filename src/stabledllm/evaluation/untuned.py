@@ -1,0 +1,75 @@
+"""The model that another one was tuned from, and how far tuning has moved it: differences paired by example."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+from stabledllm.errors import UserError
+from stabledllm.estimate import Estimate
+from stabledllm.files import read_json
+from stabledllm.models.loading import ADAPTER_CONFIG, is_adapter, model_folder
+
+# What a run leaves beside its final model and in each checkpoint; "model" in it is what training started from.
+_STAMP = "stabledllm.json"
+_MODEL = "model"
+
+
+def resolve(name: str) -> str:
+    """A model's name; for a run's folder that of the model in it."""
+    folder = Path(name).expanduser()
+    inside = folder / _MODEL
+    is_model = (folder / "config.json").is_file() or is_adapter(name)
+    return str(inside) if not is_model and (inside / _STAMP).is_file() else name
+
+
+def tuned_from(name: str, base: str | None = None) -> str | None:
+    """The untuned model of an adapter (its base) or of what a run saved (its record); None for any other model.
+
+    Raises:
+        UserError: it is known by name and not to be found under it.
+    """
+    folder = Path(name).expanduser()
+    if is_adapter(name):
+        found = base or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    elif (folder / _STAMP).is_file():
+        found = read_json(folder / _STAMP).get("model")
+    else:
+        return None
+    if not found:
+        return None
+    try:
+        model_folder(found)
+    except UserError as error:
+        raise UserError(
+            f"model '{name}': expected the model '{found}' that it was tuned from, to evaluate it beside ({error}); "
+            f"name it with --beside, or --beside none."
+        ) from None
+    return found
+
+
+def difference(ours: list[dict], theirs: list[dict], key: str, unit: str) -> dict:
+    """Mean of ours minus theirs over the examples of two lists, paired by ``origin``, with its standard error.
+
+    Numbers count as they are; of verdicts (true, false, null for no answer) only true counts 1, and how many examples
+    were ``gained`` and ``lost`` stands beside the difference.
+
+    Raises:
+        UserError: lists of other examples.
+    """
+    if [row["origin"] for row in ours] != [row["origin"] for row in theirs]:
+        raise UserError("beside: expected the untuned model's results on the same examples, found others.")
+    verdicts = key == "correct"
+    a, b = ([float(row[key] is True) if verdicts else row[key] for row in rows] for rows in (ours, theirs))
+    each = torch.tensor(a, dtype=torch.float64) - torch.tensor(b, dtype=torch.float64)
+    n = len(each)
+    estimate = Estimate(
+        value=float(each.mean()), stderr=float(each.std()) / n**0.5 if n > 1 else math.nan, n=n, unit=unit
+    )
+    low, high = estimate.interval()
+    out = estimate.as_dict() | {"ci_low": low, "ci_high": high}
+    if verdicts:
+        out |= {"gained": int((each > 0).sum()), "lost": int((each < 0).sum())}
+    return out

@@ -1,0 +1,291 @@
+"""What lm-evaluation-harness asks of a model, answered by a masked diffusion model. Knows nothing of the harness."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from tqdm import tqdm
+
+from stabledllm.config.build import loading_options
+from stabledllm.config.recipe import check
+from stabledllm.config.settings import DecodingSettings, ModelSettings
+from stabledllm.data.rows import TokenRow
+from stabledllm.decoding import DecodingOptions, DecodingStats, generate
+from stabledllm.errors import UserError
+from stabledllm.estimate import Estimate
+from stabledllm.evaluation.ranks import Ranks, whole_models
+from stabledllm.files import write_jsonl
+from stabledllm.integrations.lm_eval.contexts import encode_context, encode_pair, write_chat
+from stabledllm.integrations.lm_eval.options import cut, decoding
+from stabledllm.likelihood import elbo
+from stabledllm.models.loading import load_model
+
+_LOG = logging.getLogger(__name__)
+METHOD = "strats+fixedcount"
+"""Exactly counted masks at stratified ratios: the bound without the noise of either."""
+
+
+class HarnessModel:
+    """``--model stabledllm --model_args pretrained=MODEL,...``.
+
+    Log-likelihoods are estimates of a lower bound (a masked diffusion model has no other): ``draws`` masked copies of
+    the continuation, exactly counted masks at stratified ratios, their standard errors from ``replicates`` independent
+    groups. The noise is a function of ``likelihood_seed`` and of the two texts alone: neither order, batches, devices
+    nor ``--limit`` change a number.
+
+    Args:
+        pretrained: ``tiny``, a folder (of a model or an adapter), or a name on the hub. base, family, dtype, attention,
+            end_token, trust_remote_code: as for ``stabledllm eval``.
+        length: new tokens; without it what the task asks for (256 where it does not).
+        tokens_per_step: tokens decided by a model call; 1 is the most exact.
+        draws: forward passes for a log-likelihood. replicates: into how many groups they fall, for the standard error.
+        greedy: find out whether greedy decoding gives the continuation, at as many further model calls as it has
+            tokens; false: report that it does not.
+        likelihood_out: a file for each log-likelihood with its standard error, JSON lines.
+        batch_size: prompts decoded together.
+        decoding_settings: block, order, schedule, temperature, top_p, guidance, threshold, ..., as in a recipe.
+
+    Raises:
+        UserError: an unknown argument, or a model that does not load.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "tiny",
+        *,
+        base: str | None = None,
+        family: str = "auto",
+        dtype: str = "float32",
+        attention: str = "sdpa",
+        end_token: str | None = None,
+        trust_remote_code: bool = False,
+        length: int | None = None,
+        tokens_per_step: int = 1,
+        draws: int = 32,
+        replicates: int = 4,
+        likelihood_seed: int = 0,
+        greedy: bool = True,
+        likelihood_out: str | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        **decoding_settings,
+    ):
+        super().__init__()
+        if not str(batch_size).isdecimal() or int(batch_size) < 1:
+            raise UserError(f"lm_eval: expected a batch_size in prompts, found '{batch_size}'.")
+        if draws < 2 * replicates or replicates < 2 or draws % replicates:
+            raise UserError(
+                f"lm_eval: expected draws that fall into 2 replicates or more of 2 or more each, found {draws} into "
+                f"{replicates}."
+            )
+        for name in ("length", "steps"):
+            if name in decoding_settings:
+                raise UserError(f"lm_eval: expected tokens_per_step instead of '{name}', found it.")
+        loading = {"family": family, "dtype": dtype, "attention": attention, "end_token": end_token}
+        loading |= {"trust_remote_code": trust_remote_code}
+        settings = check({"model": pretrained} | loading, ModelSettings, "lm_eval model_args")
+        self._decoding, self._length, self._tokens_per_step = decoding_settings, length, tokens_per_step
+        decoding(decoding_settings, tokens_per_step, length, {})  # refused now rather than at the first request
+        self._batch, self._draws, self._replicates = int(batch_size), draws, replicates
+        self._seed, self._greedy, self._likelihood_out = likelihood_seed, greedy, likelihood_out
+        with whole_models():
+            self._ranks = Ranks.launched(cpu=device == "cpu")
+            self._device = _device(device, self._ranks)
+            self._loaded = load_model(pretrained, base=base, **loading_options(settings))
+        self._loaded.model.to(self._device).eval()
+        self.stats = DecodingStats()
+        self._rows: list[dict] = []
+
+    # What is asked
+
+    def generate_until(self, requests: Sequence, disable_tqdm: bool = False) -> list[str]:
+        """A completion for each request's ``(context, generation_kwargs)``, cut at its ``until`` strings."""
+        texts: list[str] = []
+        # Draws at random depend on a prompt's place; every rank numbers its own.
+        offset = self._ranks.rank << 24
+        with tqdm(total=len(requests), desc="generate_until", disable=disable_tqdm or self.rank > 0) as bar:
+            for run in _alike(requests, self._batch):
+                options, most, until = decoding(
+                    self._decoding, self._tokens_per_step, self._length, requests[run.start].args[1]
+                )
+                prompts = [encode_context(self._loaded.tokenizer, requests[i].args[0]) for i in run]
+                for i, ids in zip(run, self._complete(prompts, options, offset + run.start), strict=True):
+                    texts.append(cut(self._loaded.tokenizer.decode(ids[:most]), until))
+                    self.cache_hook.add_partial("generate_until", requests[i].args, texts[-1])
+                bar.update(len(run))
+        self._say(f"{self.stats.model_calls} model calls, {self.stats.tokens_per_second:.3g} tokens/s")
+        return texts
+
+    def loglikelihood(self, requests: Sequence, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """``(log-likelihood, whether it is the greedy completion)`` of each request's continuation."""
+        out = []
+        for request in tqdm(requests, desc="loglikelihood", disable=disable_tqdm or self.rank > 0):
+            prompt, continuation = encode_pair(self._loaded.tokenizer, *request.args)
+            estimate = self.estimate(prompt, continuation)
+            greedy = self._greedy and self._is_greedy(prompt, continuation)
+            out.append((estimate.value, greedy))
+            self._keep(request, estimate, greedy=greedy, tokens=len(continuation))
+            self.cache_hook.add_partial("loglikelihood", request.args, out[-1])
+        self._report(len(out))
+        return out
+
+    def loglikelihood_rolling(self, requests: Sequence, disable_tqdm: bool = False) -> list[float]:
+        """The bound of whole texts, all of their tokens at once: no window, and nothing left out.
+
+        Perplexities of it are upper bounds, not comparable with an autoregressive model's exact ones.
+        """
+        out = []
+        for request in tqdm(requests, desc="loglikelihood_rolling", disable=disable_tqdm or self.rank > 0):
+            ids = self._loaded.tokenizer.encode(request.args[0])
+            estimate = self.estimate([], ids) if ids else Estimate(value=0.0, stderr=0.0, n=1)
+            out.append(estimate.value)
+            self._keep(request, estimate, tokens=len(ids))
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, out[-1])
+        self._report(len(out))
+        return out
+
+    def estimate(self, prompt: list[int], continuation: list[int]) -> Estimate:
+        """The bound of log p(continuation | prompt) in nats, with the standard error of its noise."""
+        text = json.dumps([prompt, continuation]).encode()
+        step = int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1
+        row = TokenRow([*prompt, *continuation], len(prompt))
+        with torch.no_grad():
+            found = elbo(
+                self._loaded.model, [row], METHOD, self._draws, seed=self._seed, step=step, eps=0.0,
+                replicates=self._replicates, mask_id=self._loaded.mask_id, pad_id=self._loaded.pad_id,
+            )  # fmt: skip
+        return Estimate(value=float(found.value), stderr=float(found.stderr), n=self._replicates, unit="nats")
+
+    # How it is answered
+
+    def _complete(self, prompts: list[list[int]], options: DecodingOptions, first: int = 0) -> list[list[int]]:
+        loaded = self._loaded
+        ids = {"mask_id": loaded.mask_id, "eos_id": loaded.eos_id, "pad_id": loaded.pad_id}
+        return generate(loaded.model, prompts, options, first=first, stats=self.stats, **ids)
+
+    def _is_greedy(self, prompt: list[int], continuation: list[int]) -> bool:
+        n = len(continuation)
+        return self._complete([prompt], DecodingOptions(length=n, steps=n, block=n))[0] == continuation
+
+    def _keep(self, request, estimate: Estimate, **more) -> None:
+        named = {name: getattr(request, name, None) for name in ("task_name", "doc_id", "idx")}
+        self._rows.append(named | {"value": estimate.value, "stderr": estimate.stderr} | more)
+
+    def _report(self, asked: int) -> None:
+        """Say the mean standard error of the last ``asked``; write all so far where the user asked for it."""
+        if asked:
+            self._say(
+                f"{asked} log-likelihoods from {self._draws} draws each, standard error "
+                f"{fmean(row['stderr'] for row in self._rows[-asked:]):.3g} nats on average"
+            )
+        if self._likelihood_out:
+            path = Path(self._likelihood_out)
+            own = path if self._ranks.count == 1 else path.with_stem(f"{path.stem}-{self.rank}")
+            write_jsonl(own, self._rows)
+
+    def _say(self, line: str) -> None:
+        if self.rank == 0:
+            tqdm.write(f"stabledllm: {line}", file=sys.stderr)
+
+    # What the harness reads off a model
+
+    def apply_chat_template(self, chat_history: list[dict], add_generation_prompt: bool = True) -> str:
+        """The conversation as text; a last turn of the assistant's is to be continued."""
+        if add_generation_prompt == (chat_history[-1]["role"] == "assistant"):
+            raise UserError("lm_eval: expected a conversation that ends with a user's turn, or one to be continued.")
+        return write_chat(chat_history)
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """Which template is applied; the harness keeps it with its results."""
+        if isinstance(chat_template, str):
+            raise UserError(f"lm_eval: expected the model's own chat template, found the name '{chat_template}'.")
+        return f"{self._loaded.name}'s own" if chat_template else ""
+
+    @property
+    def tokenizer_name(self) -> str:
+        """For the names of the harness's caches."""
+        return self._loaded.name.replace("/", "__")
+
+    def get_model_info(self) -> dict:
+        """What the results say of the model."""
+        return {
+            "pretrained": self._loaded.name,
+            "decoding": DecodingSettings.model_validate(self._decoding).model_dump(exclude={"length", "steps"})
+            | {"length": self._length, "tokens_per_step": self._tokens_per_step},
+            "likelihood": {
+                "method": METHOD,
+                "draws": self._draws,
+                "replicates": self._replicates,
+                "seed": self._seed,
+                "mean_stderr": fmean(row["stderr"] for row in self._rows) if self._rows else None,
+            },
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._device
+
+    @property
+    def batch_size(self) -> int:
+        """Prompts decoded together."""
+        return self._batch
+
+    @property
+    def rank(self) -> int:
+        """Of this process; the harness gives each its share of the requests."""
+        return self._ranks.rank
+
+    @property
+    def world_size(self) -> int:
+        """Processes."""
+        return self._ranks.count
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Every rank's tensor, one after the other."""
+        if self.world_size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        torch.distributed.all_gather(parts, tensor.contiguous())
+        return torch.stack(parts) if tensor.dim() == 0 else torch.cat(parts)
+
+    def gather_object(self, obj, dst: int = 0) -> list | None:
+        """Every rank's object on rank ``dst``, None on the others."""
+        if self.world_size == 1:
+            return [obj]
+        found = [None] * self.world_size if self.rank == dst else None
+        torch.distributed.gather_object(obj, found, dst=dst)
+        return found
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        self._ranks.agree(None)
+
+
+def _device(asked: str | None, ranks: Ranks) -> torch.device:
+    """The device asked for; the launcher's own where there are several ranks, or where the machine has none such: the
+    harness asks for ``cuda:0`` whoever calls it."""
+    if asked is None or ranks.count > 1:
+        return ranks.device
+    wanted, here = torch.device(asked), torch.accelerator.current_accelerator()
+    if wanted.type != "cpu" and (here is None or here.type != wanted.type):
+        _LOG.warning(f"no {wanted.type} device on this machine: evaluating on {ranks.device}")
+        return ranks.device
+    return wanted
+
+
+def _alike(requests: Sequence, batch: int) -> Iterator[range]:
+    """Runs of at most ``batch`` requests with the same generation arguments, in order."""
+    start = 0
+    for i in range(1, len(requests) + 1):
+        if i == len(requests) or i - start == batch or requests[i].args[1] != requests[start].args[1]:
+            yield range(start, i)
+            start = i

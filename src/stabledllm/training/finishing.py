@@ -1,0 +1,140 @@
+"""The end of a training run: the model is saved, then evaluated in a way that survives a kill, then ``run.json``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from stabledllm.config.build import build_decoding, loading_options
+from stabledllm.config.settings import TrainSettings
+from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.evaluation.accuracy import accuracy, has_answers
+from stabledllm.evaluation.completing import ResumableCompletion
+from stabledllm.evaluation.identity import digest_of, refuse_other
+from stabledllm.evaluation.journal import Journal
+from stabledllm.evaluation.ranks import Ranks, whole_models
+from stabledllm.files import write_json, write_jsonl
+from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.ppots.density import FittedDensity
+from stabledllm.provenance import device_name, versions
+from stabledllm.training.checkpoints import stamp
+from stabledllm.training.devices import AgreeingModel, is_sharded, save_whole
+from stabledllm.training.trainer import MDMTrainer
+
+RUN = "run.json"
+TRAINED = "trained.json"
+JOURNAL = "journal"
+SCHEMA = "stabledllm/run/1"
+Say = Callable[[str], None]
+
+
+def finish(
+    settings: TrainSettings,
+    trainer: MDMTrainer,
+    loaded: LoadedModel,
+    data: DataBundle,
+    density: FittedDensity | None,
+    identity: dict,
+    seconds: float,
+    say: Say,
+) -> dict:
+    """Save the model, then evaluate it; ``run.json`` comes last, so that its presence means a finished run.
+
+    What was known before completions are decoded is in ``trained.json``: a run killed from there on is not repeated.
+    """
+    out = Path(settings.out)
+    nll = trainer.validation()
+    say(f"validation NLL {nll}")
+    save_whole(trainer, out / "model")
+    sharded, ranks = is_sharded(trainer), Ranks.launched(cpu=trainer.args.device.type == "cpu")
+    _journal(settings, identity, data.test, ranks).remove()  # of a run that was here before
+    record = {
+        "schema": SCHEMA,
+        "method": identity["method"],
+        "seed": settings.seed,
+        "identity": identity,
+        "metrics": {"validation_nll": nll.as_dict()},
+        "forward_passes": trainer.statistics.forward_passes,
+        "probe_forward_passes": density.forward_passes if density else 0,
+        "steps": trainer.state.global_step,
+        "seconds": seconds,
+        "history": _history(trainer.state.log_history),
+        "adaptive": trainer.adaptive.history if trainer.adaptive else None,
+        "data_notes": data.notes,
+        "config": settings.model_dump(),
+        "versions": versions(),
+        "device": device_name(trainer.args.device),
+    }
+    if ranks.rank == 0:
+        stamp(out / "model", identity, trainer.density_file)
+        write_json(out / TRAINED, record)
+    if sharded:
+        loaded, ranks = replace(loaded, model=AgreeingModel(loaded.model)), ranks.acting_together()
+    return _evaluate(settings, loaded, data, record, ranks, say)
+
+
+def evaluate_saved(
+    settings: TrainSettings, data: DataBundle | Callable[..., DataBundle] | None, record: dict, say: Say
+) -> dict:
+    """The rest of a run that was killed after its training: the model in its folder is evaluated, whole on each rank.
+
+    Decoded by the weights as they were saved, in the dtype of the recipe's ``dtype``.
+
+    Raises:
+        UserError: other decoding than the run was started with.
+    """
+    decoding = {"decoding": settings.decoding.model_dump()}
+    refuse_other(Path(settings.out), {"decoding": record["config"]["decoding"]}, decoding)
+    with whole_models():
+        ranks = Ranks.launched(cpu=bool(settings.trainer.get("use_cpu")))
+        folder = str(Path(settings.out) / "model")
+        loaded = load_model(folder, quantised=settings.quantised, **loading_options(settings))
+        if not settings.quantised:
+            loaded.model.to(ranks.device)
+        if data is None:
+            data = load_bundle(settings.data, loaded.tokenizer, say)
+        elif callable(data):
+            data = data(loaded.tokenizer)
+        return _evaluate(settings, loaded, data, record, ranks, say)
+
+
+def _evaluate(
+    settings: TrainSettings, loaded: LoadedModel, data: DataBundle, record: dict, ranks: Ranks, say: Say
+) -> dict:
+    """Decode the test problems into the journal, then write ``run.json``; ranks but the first return nothing."""
+    out, metrics = Path(settings.out), dict(record["metrics"])
+    journal = _journal(settings, record["identity"], data.test, ranks)
+    if has_answers(data.test):
+        options, completer = build_decoding(settings.decoding), ResumableCompletion(journal)
+        result = accuracy(loaded, data.test, options, settings.generate_batch, completer=completer)
+        metrics["accuracy"] = result.as_dict()
+        if ranks.rank == 0:
+            write_jsonl(out / "completions.jsonl", result.completions)
+        low, high = result.interval
+        say(f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n})")
+    if ranks.rank > 0:
+        return {}
+    record = record | {"metrics": metrics}
+    write_json(out / RUN, record)
+    (out / TRAINED).unlink(missing_ok=True)
+    shutil.rmtree(journal.folder, ignore_errors=True)
+    return record
+
+
+def _journal(settings: TrainSettings, identity: dict, test: list[dict], ranks: Ranks) -> Journal:
+    decoded = {"decoding": settings.decoding.model_dump(), "examples": digest_of([e.get("messages") for e in test])}
+    return Journal(Path(settings.out) / JOURNAL, "completions", {"run": identity} | decoded, ranks)
+
+
+def _history(log: list[dict]) -> list[dict]:
+    """The training log under the names of results.json."""
+    kept = ("step", "loss", "grad_norm", "learning_rate", "ess", "masked_share", "loss_ema", "forward_passes")
+    entries: dict[int, dict] = {}
+    for line in log:
+        entry = entries.setdefault(line["step"], {"step": line["step"]})
+        entry |= {k: line[k] for k in kept if k in line}
+        if "eval_loss" in line:
+            entry |= {"eval_nll": line["eval_loss"], "eval_nll_stderr": line["eval_loss_stderr"]}
+    return [entry for entry in entries.values() if len(entry) > 1]
