@@ -23,6 +23,7 @@ from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from tests.cli.runner import ROOT
+from tests.models.hub_layout import write_qwen2
 from tests.statistics import Z
 
 PACKAGE = "stabledllm.integrations.lm_eval"
@@ -265,3 +266,8 @@ def test_bad_arguments_are_a_sentence(make, arguments, words):
 def test_generation_arguments_without_a_meaning_here_are_refused(make, request_, words):
     with pytest.raises(UserError, match=words):
         make(block=8).generate_until([Request(("a", request_))])
+
+
+def test_an_autoregressive_model_is_for_the_harness_s_own(make, tmp_path):
+    with pytest.raises(UserError, match=r"found an autoregressive one, which lm_eval --model hf evaluates exactly"):
+        make(pretrained=str(write_qwen2(tmp_path / "q")))

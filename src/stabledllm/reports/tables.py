@@ -142,18 +142,26 @@ def _ratio(part: dict | None) -> str:
     return fmt.plain(((part or {}).get("relative_to_standard") or {}).get("value"))
 
 
+_SEEDS = 6
+"""Seeds whose values fit a page beside what is computed from them."""
+
+
 def metrics_table(results: dict, metric: str, name: Name = str) -> Table:
-    """Methods x seeds for one metric, with the stored summary and the untuned model in the last row."""
+    """Methods x seeds for one metric, with the stored summary and the untuned model in the last row.
+
+    Beyond :data:`_SEEDS` seeds their number stands in place of their values, which the table of all runs has.
+    """
     seeds = sorted({r["seed"] for r in results["runs"]}, key=str if _mixed(results) else None)
+    seeds = seeds if len(seeds) <= _SEEDS else []
     places = _decimals(results, metric)
     rows = [_metric_row(results, method, metric, seeds, places, name) for method in run_methods(results)]
     untuned = ((results.get("untuned") or {}).get("metrics") or {}).get(metric)
     if not math.isnan(value(untuned)):
         error = fmt.NONE if math.isnan(stderr(untuned)) else f"± {stderr(untuned):.{places}f} (se)"
         cells = (fmt.fixed(value(untuned), places), "", error, *[""] * 5)
-        rows.append(("untuned model", *[""] * len(seeds), *cells))
+        rows.append(("untuned model", *[""] * (len(seeds) or 1), *cells))
     columns = (
-        "method", *(f"seed {s}" for s in seeds), "mean", "sd", "interval of mean",
+        "method", *([f"seed {s}" for s in seeds] or ["seeds"]), "mean", "sd", "interval of mean",
         "vs Standard", "interval", "p", "p (Holm)", "worst beats best baseline",
     )  # fmt: skip
     note = (
@@ -177,7 +185,7 @@ def _metric_row(results: dict, method: str, metric: str, seeds: list, places: in
 
     return (
         name(method),
-        *(at(runs.get(seed)) for seed in seeds),
+        *([at(runs.get(seed)) for seed in seeds] or [str(len(runs))]),
         at(s.get("mean")),
         at(s.get("sd")),
         fmt.interval(s.get("ci_low"), s.get("ci_high"), places),

@@ -100,6 +100,11 @@ class HarnessModel:
             self._ranks = Ranks.launched(cpu=device == "cpu")
             self._device = _device(device, self._ranks)
             self._loaded = load_model(pretrained, base=base, **loading_options(settings))
+        if self._loaded.autoregressive:
+            raise UserError(
+                f"model '{pretrained}': expected a masked diffusion model, found an autoregressive one, which "
+                f"lm_eval --model hf evaluates exactly."
+            )
         self._loaded.model.to(self._device).eval()
         self.stats = DecodingStats()
         self._rows: list[dict] = []
