@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/quickstart
 QUICKSTART ?=
 STUDY ?=
+TEST_JOBS ?= auto
 
 .PHONY: quickstart test lint bench study clean
 
@@ -11,7 +12,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests --numprocesses $(TEST_JOBS) --dist loadscope
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests scripts benchmarks studies

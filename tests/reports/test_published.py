@@ -7,7 +7,9 @@ from statistics import mean, stdev
 import pytest
 
 from stabledllm.config import load_recipe
+from stabledllm.experiment.summary import summarise
 from stabledllm.reports.published import published, published_table
+from stabledllm.reports.tables import spread_table
 from tests.reports import made_up
 from tests.reports.test_reports import page, put
 
@@ -48,3 +50,19 @@ def test_the_report_shows_both(tmp_path):
     assert "beside the paper" in page(tmp_path)
     data["config"]["base"]["data"]["train"] = "synthetic:hard"
     assert published_table(data) is None
+
+
+def test_the_report_shows_the_spread_with_its_intervals(tmp_path):
+    runs = made_up.results(["standard", "ppots"], 4)
+    data = runs | {"summary": summarise(runs["runs"], ["standard"])}
+    table = spread_table(data, "accuracy")
+    entry = next(e for e in data["summary"] if (e["method"], e["metric"]) == ("ppots", "accuracy"))
+    row = next(row for row in table.rows if row[0] == "ppots")
+    assert float(row[2]) == pytest.approx(entry["sd"], abs=1e-4)
+    assert [float(x) for x in row[3].split(" to ")] == pytest.approx(
+        [entry["sd_ci_low"], entry["sd_ci_high"]], abs=1e-4
+    )
+    assert float(row[4]) == pytest.approx(entry["sd_versus_standard"]["value"], rel=1e-2)
+    put(tmp_path, "results.json", data)
+    assert "Accuracy: spread over seeds" in page(tmp_path)
+    assert spread_table(made_up.results(["standard"], 1), "accuracy") is None

@@ -188,6 +188,8 @@ def experiment(
     for metric in ("validation_nll", "accuracy"):
         if any(metric in run["metrics"] for run in results["runs"]):
             say(f"{tables.metrics_table(results, metric)}\n")
+            if spread := tables.spread_table(results, metric):
+                say(f"{spread}\n")
     for sentence in results["statements"]:
         say(sentence)
     say(f"wrote {Path(settings.out) / 'results.json'}")

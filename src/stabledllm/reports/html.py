@@ -115,12 +115,17 @@ def _experiment(results: dict | None) -> dict | None:
         "loss": picture(figures.loss_curves(results)),
         "evaluation": picture(figures.eval_curves(results)),
         "final": picture(figures.final_metrics(results)),
-        "metrics": [tables.metrics_table(results, m, label) for m in run_metrics(results)],
+        "metrics": [t for m in run_metrics(results) for t in _of_metric(results, m)],
         "cost": tables.cost_table(results, label) if results["runs"] else None,
         "runs": tables.runs_table(results, label) if results["runs"] else None,
         "published": published_table(results, label),
         "notes": results.get("notes") or [],
     }
+
+
+def _of_metric(results: dict, metric: str) -> list[tables.Table]:
+    spread = tables.spread_table(results, metric, label)
+    return [tables.metrics_table(results, metric, label), *([spread] if spread else [])]
 
 
 def _provenance(stored: Stored) -> list[dict]:

@@ -171,6 +171,31 @@ def metrics_table(results: dict, metric: str, name: Name = str) -> Table:
     return Table(metric_label(metric), columns, tuple(rows), note if results["summary"] else "")
 
 
+def spread_table(results: dict, metric: str, name: Name = str) -> Table | None:
+    """How much each method varies over seeds: sd with its interval, and its ratio to Standard's; None below 2 seeds."""
+    places, rows = _decimals(results, metric) + 1, []
+    for method in run_methods(results):
+        s = summary_of(results, method, metric)
+        if math.isnan(number(s.get("sd"))):
+            continue
+        ratio = s.get("sd_versus_standard") or {}
+        rows.append(
+            (
+                name(method),
+                fmt.count(s.get("n")),
+                fmt.fixed(number(s["sd"]), places),
+                fmt.interval(s.get("sd_ci_low"), s.get("sd_ci_high"), places),
+                fmt.plain(ratio.get("value")),
+                fmt.interval(ratio.get("ci_low"), ratio.get("ci_high")),
+            )
+        )
+    if not rows:
+        return None
+    columns = ("method", "seeds", "sd", "interval of sd", "÷ Standard's sd", "interval")
+    note = "95 % intervals: chi-square for an sd, Pitman-Morgan over common seeds for a ratio; one that holds 1 says nothing."
+    return Table(f"{metric_label(metric)}: spread over seeds", columns, tuple(rows), note)
+
+
 def _mixed(results: dict) -> bool:
     return not all(isinstance(r["seed"], int) for r in results["runs"])
 
