@@ -192,7 +192,7 @@ def spread_table(results: dict, metric: str, name: Name = str) -> Table | None:
     if not rows:
         return None
     columns = ("method", "seeds", "sd", "interval of sd", "÷ Standard's sd", "interval")
-    note = "95 % intervals: chi-square for an sd, Pitman-Morgan over common seeds for a ratio; one that holds 1 says nothing."
+    note = "95 % intervals: chi-square for an sd, Pitman-Morgan over common seeds for a ratio."
     return Table(f"{metric_label(metric)}: spread over seeds", columns, tuple(rows), note)
 
 
