@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.errors import UserError
 from stabledllm.evaluation.accuracy import accuracy, has_answers
+from stabledllm.evaluation.completing import ResumableCompletion
+from stabledllm.evaluation.identity import digest_of
+from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.validation import validation_nll
 from stabledllm.experiment.board import Board
 from stabledllm.experiment.claims import attempt, failure, finished, forget_failures, is_free
@@ -204,10 +208,15 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
     )
     metrics = {"validation_nll": validation_nll(meter, base.eval_draws).as_dict()}
     if has_answers(data.test):
-        result = accuracy(loaded, data.test, build_decoding(base.decoding), base.generate_batch)
+        decoded = {"model": base.model, "decoding": base.decoding.model_dump()}
+        decoded["examples"] = digest_of([example.get("messages") for example in data.test])
+        journal = Journal(out / "untuned_journal", "completions", decoded)
+        completer = ResumableCompletion(journal)
+        result = accuracy(loaded, data.test, build_decoding(base.decoding), base.generate_batch, completer=completer)
         metrics["accuracy"] = result.as_dict()
     say("untuned: " + ", ".join(f"{name} {value['value']:.4f}" for name, value in metrics.items()))
     write_json(path, {"metrics": metrics})
+    shutil.rmtree(out / "untuned_journal", ignore_errors=True)
     return {"metrics": metrics}
 
 
