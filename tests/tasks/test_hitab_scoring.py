@@ -122,6 +122,7 @@ def test_no_answer_is_apart_from_wrong():
     assert score_answer("$155.0 billion", [155.0], flexible=True).correct is True
     assert score_answer("Answer: between 1 and 4", ["between 1 and 4"], flexible=True).correct is True
     assert score_answer("Answer: 3\nAnswer: 4", [4]).correct is True, "the last one counts"
+    assert score_answer("**Answer:**\n42\n", [42]).correct is True
 
 
 @pytest.mark.parametrize("gold", [[], [None], [True], {}, None, "", ["x", " "]])

@@ -81,11 +81,11 @@ def _written(value: Any) -> str:
 
 
 def _said(completion: str) -> str:
-    """The line behind the last ``Answer:``, without decoration."""
+    """What stands behind the last ``Answer:``, on its line or else on the next that is not empty, undecorated."""
     marks = list(_SAID.finditer(completion))
     if not marks:
         return ""
-    line = completion[marks[-1].end() :].lstrip(_DECORATION)
+    line = completion[marks[-1].end() :].lstrip(_DECORATION + "\n")
     return line.split("\n", 1)[0].strip(_DECORATION)
 
 
