@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
 
-from stabledllm.models.families.base import MaskedDiffusionModel
 from stabledllm.models.families.config import HubConfig
-from stabledllm.models.loss_head import OutputLayer
+from stabledllm.models.families.qwen_layout import QwenLayout
 
 
 class DreamConfig(HubConfig):
@@ -73,39 +71,14 @@ class DreamConfig(HubConfig):
         return self.vocab_size
 
 
-class DreamModel(MaskedDiffusionModel):
+class DreamModel(QwenLayout):
     """``model.{embed_tokens, layers.N, norm}`` and ``lm_head``, as Qwen2."""
 
     config_class = DreamConfig
-    base_model_prefix = "model"
     _no_split_modules = ["Qwen2DecoderLayer"]
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: DreamConfig):
-        super().__init__(config)
-        self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.model.layers = nn.ModuleList(Qwen2DecoderLayer(config, i) for i in range(config.num_hidden_layers))
-        self.model.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.lm_head = OutputLayer(config.hidden_size, config.vocab_size, bias=False)
+        super().__init__(config, Qwen2DecoderLayer, Qwen2RMSNorm)
         for layer in self.model.layers:
             layer.self_attn.is_causal = False
         self.post_init()
-
-    def layers(self) -> nn.ModuleList:
-        return self.model.layers
-
-    def final_norm(self) -> nn.Module:
-        return self.model.norm
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.model.embed_tokens = value
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        self.lm_head = value

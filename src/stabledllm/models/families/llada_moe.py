@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3RMSNorm
 
-from stabledllm.models.families.base import MaskedDiffusionModel
 from stabledllm.models.families.config import HubConfig
-from stabledllm.models.loss_head import OutputLayer
+from stabledllm.models.families.qwen_layout import QwenLayout
 
 
 class LLaDAMoEConfig(HubConfig):
@@ -162,40 +161,15 @@ class LLaDAMoELayer(GradientCheckpointingLayer):
         return x_NLD + self.shared_expert(inner) if hasattr(self, "shared_expert") else x_NLD
 
 
-class LLaDAMoEModelLM(MaskedDiffusionModel):
+class LLaDAMoEModelLM(QwenLayout):
     """``model.{embed_tokens, layers.N, norm}`` and ``lm_head``; experts by number, ``layers.N.mlp.experts.E``.
 
     No auxiliary loss balances the experts, as in the published fine-tuning default (``output_router_logits`` false).
     """
 
     config_class = LLaDAMoEConfig
-    base_model_prefix = "model"
     _no_split_modules = ["LLaDAMoELayer"]
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: LLaDAMoEConfig):
-        super().__init__(config)
-        self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.model.layers = nn.ModuleList(LLaDAMoELayer(config, i) for i in range(config.num_hidden_layers))
-        self.model.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.lm_head = OutputLayer(config.hidden_size, config.vocab_size, bias=False)
+        super().__init__(config, LLaDAMoELayer, Qwen3RMSNorm)
         self.post_init()
-
-    def layers(self) -> nn.ModuleList:
-        return self.model.layers
-
-    def final_norm(self) -> nn.Module:
-        return self.model.norm
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.model.embed_tokens = value
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        self.lm_head = value
