@@ -187,6 +187,8 @@ def test_what_a_run_started_from_is_found(tmp_path):
     stamp.write_text(json.dumps({"model": "tiny"}))
     assert tuned_from(str(tmp_path / "run" / "model")) == "tiny"
     assert tuned_from("tiny") is None
+    stamp.write_text(json.dumps({"model": "new:tiny"}))
+    assert tuned_from(str(tmp_path / "run" / "model")) is None, "trained from scratch"
     stamp.write_text(json.dumps({"model": "gone/away"}))
     with pytest.raises(ValueError, match="--beside"):
         tuned_from(str(tmp_path / "run" / "model"))

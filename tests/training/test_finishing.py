@@ -58,21 +58,25 @@ def refuse_to_train(monkeypatch) -> None:
     monkeypatch.setattr(run.MDMTrainer, "train", never)
 
 
-@pytest.mark.parametrize(("lora", "batches"), [(None, 3), ({"rank": 2, "modules_to_save": ["norm"]}, 0)])
-def test_stopped_while_decoding_it_is_only_decoded_further(tmp_path, monkeypatch, lora, batches):
-    whole = train(tmp_path / "whole", lora=lora)
+LORA = {"rank": 2, "modules_to_save": ["norm"]}
+NEW = {"model": "new:tiny", "init_seed": 3}
+
+
+@pytest.mark.parametrize(("change", "batches"), [({}, 3), ({"lora": LORA}, 0), (NEW, 1)], ids=["whole", "lora", "new"])
+def test_stopped_while_decoding_it_is_only_decoded_further(tmp_path, monkeypatch, change, batches):
+    whole = train(tmp_path / "whole", **change)
     with monkeypatch.context() as patch:
         stop_after(batches, patch)
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "cut", lora=lora)
+            train(tmp_path / "cut", **change)
     assert not (tmp_path / "cut" / "run.json").exists()
     with monkeypatch.context() as patch:
         refuse_to_train(patch)
         with pytest.raises(UserError, match="seed=42, found 43"):
-            train(tmp_path / "cut", lora=lora, seed=43)
+            train(tmp_path / "cut", **change, seed=43)
         with pytest.raises(UserError, match=r"decoding.seed=3, found decoding.seed=4"):
-            train(tmp_path / "cut", lora=lora, decoding=DECODING | {"seed": 4})
-        cut = train(tmp_path / "cut", lora=lora)
+            train(tmp_path / "cut", **change, decoding=DECODING | {"seed": 4})
+        cut = train(tmp_path / "cut", **change)
     assert without_times(cut) == without_times(whole)
     assert without_times(json.loads((tmp_path / "cut" / "run.json").read_text())) == without_times(whole)
     names = {path.name for path in (tmp_path / "cut").iterdir()}

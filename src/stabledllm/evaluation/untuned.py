@@ -11,6 +11,7 @@ from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
 from stabledllm.files import read_json
 from stabledllm.models.loading import ADAPTER_CONFIG, is_adapter, model_folder
+from stabledllm.models.new import is_new
 
 # What a run leaves beside its final model and in each checkpoint; "model" in it is what training started from.
 _STAMP = "stabledllm.json"
@@ -26,7 +27,8 @@ def resolve(name: str) -> str:
 
 
 def tuned_from(name: str, base: str | None = None) -> str | None:
-    """The untuned model of an adapter (its base) or of what a run saved (its record); None for any other model.
+    """The untuned model of an adapter (its base) or of what a run saved (its record); None for any other model, and
+    for one that was trained from scratch.
 
     Raises:
         UserError: it is known by name and not to be found under it.
@@ -38,7 +40,7 @@ def tuned_from(name: str, base: str | None = None) -> str | None:
         found = read_json(folder / _STAMP).get("model")
     else:
         return None
-    if not found:
+    if not found or is_new(found):  # random weights are nothing to stand beside
         return None
     try:
         model_folder(found)

@@ -90,7 +90,9 @@ def evaluate_saved(
     with whole_models():
         ranks = Ranks.launched(cpu=bool(settings.trainer.get("use_cpu")))
         folder = str(Path(settings.out) / "model")
-        loaded = load_model(folder, quantised=settings.quantised, **loading_options(settings))
+        # What started as a new model has weights now.
+        loading = loading_options(settings) | {"init_seed": None}
+        loaded = load_model(folder, quantised=settings.quantised, **loading)
         if not settings.quantised:
             loaded.model.to(ranks.device)
         if data is None:
