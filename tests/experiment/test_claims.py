@@ -17,6 +17,7 @@ from rich.console import Console
 
 from stabledllm.errors import UserError
 from stabledllm.experiment import run as experiment_run
+from stabledllm.experiment import workers
 from stabledllm.experiment.board import Board, State, cells
 from stabledllm.experiment.claims import attempt, claimant, claimed, failure, finished, forget_failures, is_free
 from stabledllm.experiment.run import run_experiment
@@ -48,11 +49,11 @@ def _take(runs, log) -> None:
 def test_processes_share_runs_and_none_is_done_twice(tmp_path):
     runs, log = planned(tmp_path, 12), tmp_path / "log"
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_take, args=(runs, log)) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    takers = [context.Process(target=_take, args=(runs, log)) for _ in range(4)]
+    for taker in takers:
+        taker.start()
+    for taker in takers:
+        taker.join()
     _take(runs, log)
     assert sorted(int(line) for line in log.read_text().split()) == list(range(12))
 
@@ -183,6 +184,44 @@ def test_the_board_shows_every_run(tmp_path):
     assert len(said) == 12, "one line for each run that is not waiting"
     board.update()
     assert len(said) == 13, "and one when a run's state changes: the claim was given back"
+
+
+def _die_at(run) -> None:
+    attempt(run, lambda _: os._exit(9))
+
+
+def test_a_worker_that_dies_fails_its_run_only_and_one_that_never_starts_ends_the_experiment(tmp_path, monkeypatch):
+    runs = planned(tmp_path, 3)
+    context = multiprocessing.get_context("fork")
+    started = []
+
+    def start(planned, slot, threads, devices):
+        left = next(run for run in planned if not finished(run) and failure(run) is None and is_free(run))
+        target = _die_at if not started else _take_one
+        started.append(left)
+        worker = context.Process(target=target, args=(left,))
+        worker.start()
+        return worker
+
+    monkeypatch.setattr(workers, "_start", start)
+    board = Board(runs, quiet, Console(force_terminal=False))
+    workers.train_all(runs, 1, board)
+    assert failure(runs[0]) == "its process ended with exit code 9"
+    assert finished(runs[1])
+    assert finished(runs[2])
+
+    def stillborn(*_):
+        worker = context.Process(target=os._exit, args=(3,))
+        worker.start()
+        return worker
+
+    monkeypatch.setattr(workers, "_start", stillborn)
+    with pytest.raises(UserError, match="ended with exit code 3 before it took a run"):
+        workers.train_all(planned(tmp_path / "more", 2), 1, Board(planned(tmp_path / "more", 2), quiet, Console()))
+
+
+def _take_one(run) -> None:
+    attempt(run, finish)
 
 
 def test_devices_are_given_one_to_each_job(tmp_path):

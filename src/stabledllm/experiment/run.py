@@ -112,7 +112,7 @@ def _one_by_one(
                     left.remove(run)
                     bar.update()
                     ended()
-            if not wait:
+            if not wait and not any(is_free(run) for run in left):
                 break
             if left:
                 time.sleep(POLL)

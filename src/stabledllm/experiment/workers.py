@@ -13,6 +13,7 @@ import torch
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.errors import UserError
 from stabledllm.experiment.board import Board
 from stabledllm.experiment.claims import attempt, failure, finished, is_free, record_failure, was_at
 from stabledllm.training.run import train
@@ -81,16 +82,23 @@ def _work(planned: list[TrainSettings], parent: int) -> None:
 
 
 def _bury(workers: dict[int, BaseProcess], planned: list[TrainSettings]) -> None:
-    """Note which run a worker died at."""
+    """Note which run a worker died at.
+
+    Raises:
+        UserError: it died before it took one: the next would die as well.
+    """
     for slot, worker in list(workers.items()):
         if worker.is_alive():
             continue
         del workers[slot]
         worker.join()
-        if worker.exitcode:
-            for run in planned:
-                if not finished(run) and failure(run) is None and was_at(run, worker.pid):
-                    record_failure(run, f"its process ended with exit code {worker.exitcode}")
+        if not worker.exitcode:
+            continue
+        died_at = [run for run in planned if not finished(run) and failure(run) is None and was_at(run, worker.pid)]
+        if not died_at:
+            raise UserError(f"experiment: a worker ended with exit code {worker.exitcode} before it took a run.")
+        for run in died_at:
+            record_failure(run, f"its process ended with exit code {worker.exitcode}")
 
 
 def train_here(settings: TrainSettings) -> None:
