@@ -57,7 +57,7 @@ class _Laboratory:
         """The density and the forwards per row of every method measured so far."""
 
     def method(self, name: str) -> Method:
-        return build_method(name, self.settings.method_options)
+        return build_method(name, self.settings.method_options).under(self.meter.objective)
 
     def profile(self, method: Method) -> Profile:
         """The probe of a method's masker and views; source and density do not matter to it."""
@@ -129,7 +129,12 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     """
     started = time.perf_counter()
     methods = [build_method(name, settings.method_options) for name in settings.methods]
-    methods = [Method()] + [m for m in methods if m.name != "standard"]
+    objective = build_objective(settings.objective)
+    if "methods" not in settings.model_fields_set:  # of those that nobody asked for by name, what has a meaning here
+        methods = [method for method in methods if method.takes(objective)]
+    if settings.gradient and objective.counts == "cosine":
+        raise UserError("decompose: --gradient and objective.weighting 'cosine' contradict; only the loss is measured.")
+    methods = [m.under(objective) for m in (Method(), *(m for m in methods if m.name != "standard"))]
     for method in methods:
         if method.adaptive:
             near = method.name.replace("adaptive", "ppots")
@@ -282,7 +287,7 @@ def _forwards(settings: DecomposeSettings, methods: list[Method], rows: int) -> 
         len(rate_edges(settings.rates, settings.objective.eps)) - 1 if settings.design == "cells" else settings.rates
     )
     nested = min(settings.rows, rows) * cells * settings.masks
-    mirror = build_method("mirror", settings.method_options)
+    mirror = build_method("mirror", settings.method_options).under(build_objective(settings.objective))
     views = {(m.masker, m.views, m.syrm): m.views for m in (*methods, mirror)}
     cells = [len(rate_edges(settings.probe.rates, settings.objective.eps, v.switches)) - 1 for v in views.values()]
     probed = min(settings.probe.rows, rows) * settings.probe.masks

@@ -70,8 +70,9 @@ class MethodSettings(_Strict):
 class ObjectiveSettings(_Strict):
     """What is minimised."""
 
-    weighting: Literal["elbo", "unweighted", "power"] = "elbo"
-    """Masked tokens weigh p_mask^(a - 1): a = 0 for ``elbo``, 1 for ``unweighted``, ``power`` for ``power``."""
+    weighting: Literal["elbo", "unweighted", "power", "cosine"] = "elbo"
+    """Masked tokens weigh p_mask^(a - 1): a = 0 for ``elbo``, 1 for ``unweighted``, ``power`` for ``power``.
+    ``cosine``: MMaDA's for images, the mean over round(P cos(pi u / 2)) masked tokens."""
     power: float | None = Field(None, ge=0, allow_inf_nan=False)
     """a >= 0 of weighting ``power``; needed there and nowhere else."""
     normalization: Literal["row", "token"] = "row"

@@ -66,6 +66,7 @@ def run_experiment(
     out = Path(settings.out)
     methods = [build_method(name, settings.base.method_options).name for name in settings.methods]
     for name in methods:
+        build_method(name, settings.base.method_options).under(build_objective(settings.base.objective))
         rows_per_step(name, settings)
     build_decoding(settings.base.decoding)
     _claim(out, settings)

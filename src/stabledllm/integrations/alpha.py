@@ -94,6 +94,9 @@ def _sampler(p_of_t: str | Path | TSampler | None) -> TSampler:
     fitted, plain = Method.parse(density.method), Method()
     if (fitted.source, fitted.masker, fitted.views, fitted.syrm) != (plain.source, plain.masker, plain.views, False):
         raise UserError(f"{p_of_t}: expected a density fitted for 'ppots', found one for '{density.method}'.")
-    if power := density.record.get("objective", {}).get("power"):
+    objective = density.record.get("objective", {})
+    if objective.get("weighting") == "cosine":
+        raise UserError(f"{p_of_t}: expected a density fitted for the bound, found one for objective.weighting=cosine.")
+    if power := objective.get("power"):
         raise UserError(f"{p_of_t}: expected a density fitted for the bound, found one for objective.power={power:g}.")
     return density.sampler

@@ -183,6 +183,28 @@ class Method:
         """Whether the mean of the loss and its gradient are the standard objective's."""
         return self.masker.unbiased and self.density != "clipped" and not self.syrm
 
+    def takes(self, objective: Objective) -> bool:
+        """Whether every part has a meaning under the objective."""
+        counted = isinstance(self.masker, Bernoulli | FixedCount)
+        return objective.counts == "linear" or (counted and self.density != "clipped" and self.signal == "loss")
+
+    def under(self, objective: Objective) -> Method:
+        """The same method with the masks that the objective asks for.
+
+        MMaDA's ``cosine`` counts its masked tokens, so that independent masks become counted ones there.
+
+        Raises:
+            UserError: ``cosine`` with a part that is defined for the bound's masks only.
+        """
+        if objective.counts == "linear":
+            return self
+        if not self.takes(objective):
+            raise UserError(
+                f"method '{self.name}' and objective.weighting 'cosine' contradict: expected parts of strats, lowdisc, "
+                f"ppots, adaptive, fixedcount, mirror, multisample, partition, syrm and ema."
+            )
+        return replace(self, masker=FixedCount(objective.counts))
+
     def sampler(self, fitted: TSampler | None = None) -> TSampler:
         """The density of t: ``fitted`` for P-POTS, for ``adaptive`` the one it starts from, else the name's own.
 
@@ -211,10 +233,10 @@ class Method:
             maskable=rows.maskable,
             sampler=sampler,
             eps=objective.eps,
-            power=objective.power,
+            power=objective.power or 0.0,
             delimiter=rows.delimiter,
         )
-        mask, coefficient, weight = self.masker(given)
+        mask, coefficient, weight = self.under(objective).masker(given)
         active = self.views.active(t, rows.maskable.sum(1))
         return Draw(
             t=t, weight=weight, mask=mask, coefficient=coefficient, active=active, hides=not self.autoregressive

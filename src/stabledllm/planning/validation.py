@@ -41,7 +41,7 @@ def validate_run(settings: TrainSettings) -> None:
     method = build_method(settings.method, settings.method_options)
     if settings.p_of_t and not (method.needs_p or method.adaptive):
         raise UserError(f"key 'p_of_t': expected a method with ppots or adaptive, found '{settings.method}'.")
-    build_objective(settings.objective)
+    method.under(build_objective(settings.objective))
     build_decoding(settings.decoding)
     data = settings.data
     for spec in (data.train, data.validation, data.test):

@@ -57,7 +57,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     out = Path(settings.out)
     say = say if is_main_process() else _silent
     method = build_method(settings.method, settings.method_options)
-    build_objective(settings.objective)
+    method.under(build_objective(settings.objective))
     if settings.block_size:
         refuse_for_blocks(method)
     decoding = build_decoding(settings.decoding)  # what is needed only at the end is refused at the start

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from stabledllm.noise.maskers.base import MaskInput
-from stabledllm.noise.schedule import masked_count
-from stabledllm.noise.t_samplers import Tabulated, TSampler
+from stabledllm.noise.schedule import Counts, largest_ratio, masked_count
+from stabledllm.noise.t_samplers import Tabulated, TSampler, Uniform
+
+_FINE = 4096
 
 
 @lru_cache(maxsize=8192)
@@ -77,14 +79,14 @@ def coefficients_of(counts: Tensor, size: Tensor, given: MaskInput) -> Tensor:
     return c
 
 
-def count_mass(sampler: TSampler, counts: Tensor, size: Tensor) -> Tensor:
-    """pi_k: probability that ``ceil(t P)`` is the given count; float64, shape of ``counts``."""
-    return sampler.cdf(counts.double() / size) - sampler.cdf((counts - 1).double() / size)
+def count_mass(sampler: TSampler, counts: Tensor, size: Tensor, schedule: Counts = "linear") -> Tensor:
+    """pi_k: probability that the masked count of the schedule is the given one; float64, shape of ``counts``."""
+    return sampler.cdf(largest_ratio(counts, size, schedule)) - sampler.cdf(largest_ratio(counts - 1, size, schedule))
 
 
-def count_masses(sampler: TSampler, size: int) -> Tensor:
+def count_masses(sampler: TSampler, size: int, schedule: Counts = "linear") -> Tensor:
     """pi_k for k = 1..P, float64, shape (P,)."""
-    return count_mass(sampler, torch.arange(1, size + 1), torch.tensor(size))
+    return count_mass(sampler, torch.arange(1, size + 1), torch.tensor(size), schedule)
 
 
 @dataclass(frozen=True)
@@ -94,26 +96,43 @@ class FixedCount:
     Under a density p of t the count has the mass pi_k of its cell ((k-1)/P, k/P], and the row loss is
     ``c_k / (P pi_k) sum CE_i``: unbiased for any p. Mirrored uniforms give the k largest instead, partition views
     the k from another place of the same order on.
+
+    With ``counts`` ``cosine`` the objective is MMaDA's for images, ``E_k[1/k sum_M CE]`` with k = round(P sin(pi t/2))
+    under uniform t. Its cells of t are of unequal width pi_k^uniform, and under a density p of t the row loss is
+    ``pi_k^uniform / pi_k`` times as much: the same objective for any p.
     """
 
+    counts: Counts = "linear"
     name = "fixedcount"
     unbiased = True
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         size = given.maskable.sum(1)
-        k = masked_count(given.t, size)
+        k = masked_count(given.t, size, self.counts)
         rank = given.views.ranks(given.uniforms, given.maskable)
         mask = (rank < k[:, None, None]) & given.maskable[:, None]
         weight = self._weight(given, k, size)
-        c_k = coefficients_of(k, size, given)
+        c_k = coefficients_of(k, size, given) if self.counts == "linear" else 1.0 / k.double()
         return mask, mask * (c_k * weight)[:, None, None], weight
 
     def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
-        """``sampler`` made flat on the cells of the counts: a fixed count pays 1 / (P pi_k), not 1 / p(t)."""
-        return Tabulated(count_masses(sampler, size), name=sampler.name) if sampler.unbiased else sampler
+        """``sampler`` made flat on the cells of the counts: a fixed count pays 1 / (P pi_k), not 1 / p(t).
 
-    @staticmethod
-    def _weight(given: MaskInput, k: Tensor, size: Tensor) -> Tensor:
+        A cosine's cells do not fit a grid of equal cells: there it is right but for the grid's cells on their edges.
+        """
+        if not sampler.unbiased:
+            return sampler
+        if self.counts == "linear":
+            return Tabulated(count_masses(sampler, size), name=sampler.name)
+        t = (torch.arange(_FINE, dtype=torch.float64) + 0.5) / _FINE
+        density = count_masses(sampler, size, self.counts) / count_masses(Uniform(), size, self.counts)
+        return Tabulated(density[masked_count(t, torch.tensor(size), self.counts) - 1], name=sampler.name)
+
+    def _weight(self, given: MaskInput, k: Tensor, size: Tensor) -> Tensor:
+        """``1 / (P pi_k)``, or the mass of the count under uniform t over that under the sampler; E[weight] = 1."""
         if not given.sampler.unbiased:
             return given.sampler.weight(given.t)
-        return 1.0 / (size * count_mass(given.sampler, k, size))
+        if self.counts == "linear":
+            return 1.0 / (size * count_mass(given.sampler, k, size))
+        uniform = count_mass(Uniform(), k, size, self.counts)
+        return uniform / count_mass(given.sampler, k, size, self.counts)
