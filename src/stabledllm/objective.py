@@ -37,7 +37,7 @@ class Objective:
     normalization: Literal["row", "token"] = "row"
     eps: float = EPS
     power: float | None = None
-    """The exponent a of the extra factor p_mask**a; given for ``power`` only, None for ``cosine``, and filled in for the
+    """The exponent a of the extra factor p_mask**a; given for ``power`` only, None for ``cosine``, filled in for the
     others."""
 
     def __post_init__(self) -> None:
