@@ -1,0 +1,1 @@
+"""Captions and pictures drawn from them, and a judge of pictures: the embedded text-to-image task."""
