@@ -11,7 +11,11 @@ HEAVY = ("transformers", "datasets", "matplotlib")
 
 @pytest.mark.parametrize(
     ("statement", "torch"),
-    [("import stabledllm", False), ("from stabledllm import Method; Method.parse('mirror')", True)],
+    [
+        ("import stabledllm", False),
+        ("from stabledllm import Method; Method.parse('mirror')", True),
+        ("from stabledllm.objective import Objective; import stabledllm", True),
+    ],
 )
 def test_import_loads_nothing_heavy(statement, torch):
     """In a fresh interpreter, as this one has loaded whatever other tests need."""

@@ -64,7 +64,7 @@ def test_weight_of_a_count(factor, monkeypatch):
 
 def test_complement_weighted_as_a_plain_fixed_count(monkeypatch):
     """1 / (P pi_k) forgets that a count also comes up as the other view's: unbiased too, but noisier."""
-    monkeypatch.setattr(Complement, "_weight", staticmethod(FixedCount._weight))
+    monkeypatch.setattr(Complement, "_weight", staticmethod(FixedCount()._weight))
     noticed(check_case, case("ppots+complement"), match="variance of the loss")
 
 

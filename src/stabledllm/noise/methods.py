@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from stabledllm.noise.sources import IID, LowDiscrepancy, Source, Stratified
 from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import Clipped, TSampler, Uniform
 from stabledllm.noise.views import ComplementPair, Mirror, MultiSample, Partition, Single, Views
-from stabledllm.objective import Objective
+
+if TYPE_CHECKING:  # objective itself imports the schedule from here
+    from stabledllm.objective import Objective
 
 _SLOTS = {
     "strats": ("source of u",),
