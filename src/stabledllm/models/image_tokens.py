@@ -1,0 +1,97 @@
+"""Where a picture's tokens stand in a text model's vocabulary (MMaDA, arXiv:2505.15809).
+
+Legend: N tokens of a picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from stabledllm.errors import UserError
+
+_NAMES = {"soi": "<|soi|>", "eoi": "<|eoi|>", "t2i": "<|t2i|>", "ipad": "[iPAD]"}
+_PUBLISHED = {"soi": 126084, "eoi": 126085, "t2i": 126088, "ipad": 126093}
+"""MMaDA's, among the tokens that LLaDA's tokenizer reserves and does not name."""
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """Token ids. A picture's code c is the token ``first + c``: :meth:`ids` and :meth:`codes` are each other's inverse.
+
+    A row of a caption with its picture is ``ipad ... t2i bos caption eos soi picture eoi``.
+    """
+
+    soi: int
+    eoi: int
+    t2i: int
+    ipad: int
+    bos: int
+    eos: int
+    first: int
+    """Of code 0: the number of tokens of the text tokenizer."""
+    codebook_size: int
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, name: str) -> ImageTokens:
+        """The image tokens of a model and its tokenizer.
+
+        The marks are the tokens of those names; where the tokenizer has not all of them, MMaDA's published ids.
+
+        Raises:
+            UserError: no codebook_size in the config, no marks, bos or eos in the tokenizer, or an embedding too small.
+        """
+        size = getattr(config, "codebook_size", None)
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f"model '{name}': expected codebook_size of at least 1 in config.json, found {size}.")
+        ends = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+        for end, token in ends.items():
+            if token is None:
+                raise UserError(f"model '{name}': expected {end}_token in its tokenizer, found none.")
+        first = len(tokenizer)
+        if first + size > config.embedding_rows:
+            raise UserError(
+                f"model '{name}': expected an embedding of at least {first} text and {size} image tokens, "
+                f"found {config.embedding_rows} rows."
+            )
+        return cls(**_marks(tokenizer, name), **ends, first=first, codebook_size=size)
+
+    def ids(self, codes: Tensor) -> Tensor:
+        """Token ids of codes; shape kept.
+
+        Raises:
+            UserError: a code outside the codebook.
+        """
+        self._check(codes, 0, "code")
+        return codes + self.first
+
+    def codes(self, ids: Tensor) -> Tensor:
+        """Codes of token ids; shape kept.
+
+        Raises:
+            UserError: an id that is no image token.
+        """
+        self._check(ids, self.first, "token id")
+        return ids - self.first
+
+    def _check(self, values: Tensor, lowest: int, what: str) -> None:
+        beyond = lowest + self.codebook_size
+        outside = values[(values < lowest) | (values >= beyond)]
+        if outside.numel():
+            raise UserError(f"picture: expected {what}s {lowest} to {beyond - 1}, found {int(outside[0])}.")
+
+
+def _marks(tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, int]:
+    vocabulary = tokenizer.get_vocab()
+    if all(token in vocabulary for token in _NAMES.values()):
+        return {mark: vocabulary[token] for mark, token in _NAMES.items()}
+    added = tokenizer.added_tokens_decoder
+    if all(token in added and added[token].special for token in _PUBLISHED.values()):
+        return dict(_PUBLISHED)
+    missing = next(token for token in _NAMES.values() if token not in vocabulary)
+    raise UserError(
+        f"model '{name}': expected a tokenizer with {' '.join(_NAMES.values())} or with MMaDA's reserved ids, "
+        f"found none of these ids and no {missing}."
+    )
