@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-import shutil
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,9 +20,23 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 from transformers.utils import logging as transformers_logging
 
 from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe
-from stabledllm.config.build import build_decoding, build_method, build_model, build_objective, loading_options
+from stabledllm.config.build import (
+    build_decoding,
+    build_image_decoding,
+    build_method,
+    build_model,
+    build_objective,
+    loading_options,
+)
 from stabledllm.config.recipe import apply_overrides, check
-from stabledllm.config.settings import DecodingSettings, DecomposeSettings, EvalSettings, ModelSettings
+from stabledllm.config.settings import (
+    DataSettings,
+    DecodingSettings,
+    DecomposeSettings,
+    EvalSettings,
+    ImageDecodingSettings,
+    ModelSettings,
+)
 from stabledllm.errors import UserError
 
 Say = Callable[[str], None]
@@ -32,46 +45,6 @@ warnings.filterwarnings("ignore", message=".*pin_memory.*")
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft's call
 warnings.filterwarnings("ignore", message=".*rope_scaling.*", category=FutureWarning)  # of configs that it merely reads
 logging.getLogger("torch.distributed").setLevel(logging.ERROR)
-
-
-def quickstart(out: Path, *, small: bool, say: Say) -> None:
-    """The main job on the shipped model; resumable, as its parts are."""
-    from stabledllm.reports.html import write_report
-
-    started = time.perf_counter()
-    recipe = ["out=" + str(out / "experiment")]
-    tree = {"data": {"train": "synthetic:hard", "pad_response_to": 40}, "out": str(out / "decompose")}
-    lab: dict = {}
-    lab["methods"] = [
-        "standard",
-        "ppots",
-        "mirror",
-        "ppots+mirror",
-        "strats",
-        "fixedcount",
-        "lowdisc+fixedcount",
-        "clipped",
-    ]
-    if small:
-        lab |= {"rows": 8, "rates": 4, "masks": 2, "steps": 6, "probe": {"rows": 6, "rates": 6, "masks": 2}}
-        recipe += ["base.steps=4", "base.eval_every=2", "base.save_every=2", "base.log_every=1"]
-        recipe += ["base.data.validation_rows=8", "base.data.test_rows=4", "base.data.train_rows=64"]
-        recipe += ["base.ppots.rows=6", "base.ppots.rates=6", "base.ppots.masks=2", "base.ppots.starts=3"]
-    say("1/4 where the noise comes from, and what each method does to it")
-    if not (out / "decompose" / "decomposition.json").is_file():
-        decompose(tree | lab, [], say=say)
-    say("2/4 the densities p(t)")
-    for method in ("ppots", "ppots+mirror"):
-        folder = out / "fit" / method.replace("+", "_")
-        if not (folder / "p_of_t.json").is_file():
-            probe = {"rows": 6, "rates": 6, "masks": 2, "starts": 3} if small else {"rows": 32, "rates": 24, "masks": 4}
-            fit({"data": tree["data"], "method": method, "ppots": probe, "out": str(folder)}, [], say=say)
-        (out / "experiment").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / "p_of_t.json", out / "experiment" / f"p_of_t_{folder.name}.json")
-    say("3/4 training: methods x seeds, at equal compute")
-    experiment("quickstart", recipe, say=say, jobs=1, devices=None, wait=True)
-    say("4/4 the report")
-    say(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
 
 
 def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
@@ -185,7 +158,7 @@ def experiment(
         raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")
     count = jobs if jobs is not None else max(1, len(numbers))
     results = run_experiment(settings, say, count, devices=numbers, wait=wait)
-    for metric in ("validation_nll", "accuracy"):
+    for metric in ("validation_nll", "validation_objective", "accuracy", "clip_score"):
         if any(metric in run["metrics"] for run in results["runs"]):
             say(f"{tables.metrics_table(results, metric)}\n")
             if spread := tables.spread_table(results, metric):
@@ -249,8 +222,7 @@ def merge(adapter: str, out: Path, *, base: str | None, dtype: str, say: Say) ->
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in kinds:
         raise UserError(f"merge: expected --dtype {', '.join(kinds)}, found '{dtype}'.")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise UserError(f"{out}: expected a new folder, found one that is there already.")
+    _new_folder(out)
     # Added in float32 whatever is written, so that it is rounded once.
     whole = merged(load_model(adapter, base=base))
     whole.model.to(kinds[dtype])
@@ -265,8 +237,7 @@ def generate(prompts: Sequence[str], model: str, sizes: dict[str, int], decoding
     from stabledllm.models.loading import load_model
 
     options = build_decoding(_decoding(sizes, decoding))
-    if not prompts or not all(p.strip() for p in prompts):
-        raise UserError("generate: expected non-empty prompts, found an empty one.")
+    _refuse_empty(prompts)
     loaded = load_model(model, **_loading(model, loading))
     stats, conversations = DecodingStats(), [[{"role": "user", "content": p}] for p in prompts]
     for prompt, text in zip(prompts, complete(loaded, conversations, options, 32, stats=stats), strict=True):
@@ -279,14 +250,63 @@ def generate(prompts: Sequence[str], model: str, sizes: dict[str, int], decoding
     )
 
 
+def generate_images(
+    captions: Sequence[str],
+    model: str,
+    steps: int | None,
+    settings: Sequence[str],
+    out: Path | None,
+    loading: dict,
+    *,
+    say: Say,
+) -> None:
+    """A PNG for every caption and a contact sheet of them, in a new folder."""
+    from tqdm import tqdm
+
+    from stabledllm.data.pictures import image_tokenizer
+    from stabledllm.decoding import DecodingStats
+    from stabledllm.evaluation.pictures import draw_codes, save_drawn
+    from stabledllm.models.loading import load_model
+
+    _refuse_empty(captions)
+    of_data = [override for override in settings if override.startswith("data.image.")]
+    own = [override for override in settings if override not in of_data]
+    tree = apply_overrides({} if steps is None else {"steps": steps}, own)
+    options = build_image_decoding(check(tree, ImageDecodingSettings, "image decoding"))
+    image = check(apply_overrides({"data": {}}, of_data)["data"], DataSettings, "generate").image
+    folder = _new_folder(out)
+    loaded = load_model(model, **_loading(model, loading))
+    stats = DecodingStats()
+    with tqdm(total=len(captions), desc="draw", unit="picture") as bar:
+        codes = draw_codes(loaded, captions, image, options, 16, progress=bar.update, stats=stats)
+    pictures = image_tokenizer(image.tokenizer).decode(codes)
+    for path in save_drawn(pictures, captions, folder):
+        say(str(path))
+    print(f"{stats.model_calls} model calls, {stats.seconds:.3g} s", file=sys.stderr)
+
+
+def _refuse_empty(prompts: Sequence[str]) -> None:
+    if not prompts or not all(p.strip() for p in prompts):
+        raise UserError("generate: expected non-empty prompts, found an empty one.")
+
+
+def _new_folder(out: Path | None) -> Path:
+    """The folder asked for, if nothing is in it; else the first free one of runs/pictures/1, 2, ..."""
+    if out is None:
+        return next(p for n in itertools.count(1) if not (p := Path("runs") / "pictures" / str(n)).exists())
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise UserError(f"{out}: expected a new folder, found one that is there already.")
+    return out
+
+
 def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loading: dict, *, say: Say) -> None:
     """NLL and accuracy, with their errors, into ``eval.json``; on the launcher's ranks."""
     from stabledllm.evaluation.run import evaluate as run
     from stabledllm.training.devices import is_main_process
 
-    of_data = [override for override in overrides if override.startswith("data.")]
-    decoding = _decoding(sizes, [override for override in overrides if override not in of_data])
-    tree = apply_overrides(tree | loading | {"decoding": decoding.model_dump()}, of_data)
+    apart = [override for override in overrides if override.startswith(("data.", "image_decoding.", "clip="))]
+    decoding = _decoding(sizes, [override for override in overrides if override not in apart])
+    tree = apply_overrides(tree | loading | {"decoding": decoding.model_dump()}, apart)
     settings = check(tree, EvalSettings, "eval")
     run(settings, say)
     if is_main_process():

@@ -22,7 +22,7 @@ app = typer.Typer(
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
 Model = Annotated[
-    str, typer.Option(help="'tiny' (shipped), a folder (of a model or an adapter), or a name on the hub.")
+    str, typer.Option(help="'tiny' or 'tiny-mmada' (shipped), a folder (model or adapter), or a name on the hub.")
 ]
 Base = Annotated[str | None, typer.Option(help="Of an adapter: its base model, where it is not where it was.")]
 Family = Annotated[str, typer.Option(help="llada, dream, mmada or mlm; auto: what the model's config.json says.")]
@@ -40,7 +40,9 @@ Decoding = Annotated[
         help="More of the decoding, repeatable: order, schedule, temperature, top_p, guidance, threshold, cache, seed.",
     ),
 ]
-Data = Annotated[str, typer.Option(help="synthetic[:LEVEL], a task or TASK:PATH, or jsonl:PATH.")]
+Data = Annotated[
+    str, typer.Option(help="synthetic[:LEVEL], a task or TASK:PATH, jsonl:PATH, or pictures (scenes, ...).")
+]
 
 
 def _say(line: str) -> None:
@@ -78,9 +80,24 @@ def quickstart(
     ] = False,
 ) -> None:
     """Decompose, fit, train four methods on two seeds, evaluate, report: minutes on 2 cores."""
-    from stabledllm.cli.commands import quickstart as run
+    from stabledllm.cli.quickstart import TEXT
+    from stabledllm.cli.quickstart import quickstart as run
 
-    run(out, small=small, say=_say)
+    run(TEXT, out, small=small, say=_say)
+
+
+@app.command(name="quickstart-images")
+def quickstart_images(
+    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("runs/quickstart-images"),
+    small: Annotated[
+        bool, typer.Option("--small", help="A reduced run of about a minute, for a first try and tests.")
+    ] = False,
+) -> None:
+    """The same for pictures: MMaDA's objective, Standard and P-POTS+MIRROR on two seeds, drawn and judged exactly."""
+    from stabledllm.cli.quickstart import IMAGES
+    from stabledllm.cli.quickstart import quickstart as run
+
+    run(IMAGES, out, small=small, say=_say)
 
 
 @app.command()
@@ -187,9 +204,13 @@ def generate(
     prompt: Annotated[
         list[str], typer.Argument(help="One or more prompts, or - to read them from standard input, one a line.")
     ],
+    image: Annotated[
+        bool, typer.Option("--image", help="Draw a picture of each prompt, with a model of MMaDA's family.")
+    ] = False,
     model: Model = "tiny",
+    out: Annotated[Path | None, typer.Option(help="With --image: new folder; runs/pictures/1, 2, ... without.")] = None,
     length: Annotated[int, typer.Option(help="New tokens.")] = 64,
-    steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
+    steps: Annotated[int | None, typer.Option(help="Model calls in all; 64, or 18 for pictures.")] = None,
     block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
     decoding: Decoding = None,
     base: Base = None,
@@ -199,12 +220,22 @@ def generate(
     end_token: EndToken = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Completions of prompts, through the model's chat template; greedy low-confidence unless told otherwise."""
-    from stabledllm.cli.commands import generate as run
+    """Completions of prompts, through the model's chat template; greedy low-confidence unless told otherwise.
+
+    With --image a PNG of each prompt and a contact sheet of all; --set takes guidance, temperature, seed, and
+    data.image.tokenizer, data.image.side, data.image.max_text.
+    """
+    from stabledllm.cli import commands
 
     loading = _loading(base, family, dtype, attention, end_token, trust_remote_code)
     prompts = [line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt
-    run(prompts, model, {"length": length, "steps": steps, "block": block}, decoding or [], loading)
+    if image:
+        commands.generate_images(prompts, model, steps, decoding or [], out, loading, say=_say)
+        return
+    if out is not None:
+        raise UserError("generate: expected --image beside --out, found none; completions are printed.")
+    sizes = {"length": length, "steps": 64 if steps is None else steps, "block": block}
+    commands.generate(prompts, model, sizes, decoding or [], loading)
 
 
 @app.command(name="eval")
@@ -213,7 +244,7 @@ def evaluate(
         str, typer.Option(help="'tiny', a folder (of a model, an adapter or a run), or a name on the hub.")
     ] = "tiny",
     data: Data = "synthetic",
-    out: Annotated[Path, typer.Option(help="Folder for eval.json and completions.jsonl.")] = Path("runs/eval"),
+    out: Annotated[Path, typer.Option(help="Folder for eval.json and what was generated.")] = Path("runs/eval"),
     beside: Annotated[
         str,
         typer.Option(
@@ -240,7 +271,8 @@ def evaluate(
     """NLL (standard objective, fixed noise) and accuracy of a model on test rows, beside the untuned model's.
 
     Run again to continue a killed evaluation; on several devices under accelerate launch. --set takes settings of the
-    data too: data.system_prompt, data.few_shot, data.annotations, data.table, ...
+    data too (data.system_prompt, data.few_shot, ...), and for pictures image_decoding.steps, clip=MODEL,
+    data.image.tokenizer, ...
     """
     from stabledllm.cli.commands import evaluate as run
 
@@ -263,7 +295,7 @@ def power(
     stored: Annotated[
         Path | None, typer.Option("--from", help="An experiment's folder or results.json, in place of --sd.")
     ] = None,
-    metric: Annotated[str, typer.Option(help="With --from: accuracy or validation_nll.")] = "accuracy",
+    metric: Annotated[str, typer.Option(help="With --from: accuracy, validation_nll, clip_score, ...")] = "accuracy",
     methods: Annotated[int | None, typer.Option(min=1, help="Methods compared with Standard at once.")] = None,
     power: Annotated[float, typer.Option(help="Probability of showing it.")] = 0.8,
 ) -> None:

@@ -7,12 +7,13 @@ import torch
 from stabledllm.config.settings import (
     AdaptiveSettings,
     DecodingSettings,
+    ImageDecodingSettings,
     MethodSettings,
     ModelSettings,
     ObjectiveSettings,
     TrainSettings,
 )
-from stabledllm.decoding import DecodingOptions
+from stabledllm.decoding import DecodingOptions, PictureOptions
 from stabledllm.errors import UserError
 from stabledllm.models.loading import LoadedModel, is_adapter, load_model
 from stabledllm.models.new import is_new
@@ -68,6 +69,11 @@ def build_objective(settings: ObjectiveSettings) -> Objective:
 def build_decoding(settings: DecodingSettings) -> DecodingOptions:
     """The decoding options."""
     return DecodingOptions(**settings.model_dump())
+
+
+def build_image_decoding(settings: ImageDecodingSettings) -> PictureOptions:
+    """The options of drawing pictures."""
+    return PictureOptions(**settings.model_dump())
 
 
 def build_adaptive(

@@ -11,12 +11,34 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
+class ImageSettings(_Strict):
+    """How captioned pictures become rows; acts where the data are pictures."""
+
+    tokenizer: str = "tiny-vq"
+    """Turns pictures into codes and back: ``tiny-vq`` (shipped), a local folder, or a name on the hub
+    (``showlab/magvitv2``)."""
+    side: int | None = Field(None, ge=1)
+    """Side of the pictures in pixels; without it the tokenizer's own."""
+    fit: Literal["crop", "refuse"] = "crop"
+    """Pictures of another size: shorter side resized to ``side`` and the middle kept, as MMaDA does (smaller ones are
+    bad pictures), or each of them bad."""
+    on_bad: Literal["refuse", "drop"] = "refuse"
+    """A bad picture (corrupt, without a caption, of a wrong size) ends the work, or is dropped and counted."""
+    max_text: int = Field(512, ge=3)
+    """Positions of the caption's part of a row, padding and three special tokens included."""
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    """Probability that a row is trained on without its caption, for guidance; drawn anew in every step."""
+    cache: str = "runs/codes"
+    """Folder of the codes made so far."""
+
+
 class DataSettings(_Strict):
     """Where rows come from and how they are encoded."""
 
     train: str = "synthetic:hard"
     """``synthetic``, ``synthetic:LEVEL``, ``TASK:PATH``, ``TASK`` (its data set on the hub) or ``jsonl:PATH``; see
-    ``docs/tasks.md`` for the tasks. ``text:PATH`` to pre-train on."""
+    ``docs/tasks.md`` for the tasks. ``text:PATH`` to pre-train on. Pictures: ``scenes``, ``text-to-image-2m[:PATH]``,
+    ``images:PATH``, ``codes:FOLDER``, see ``docs/images.md``."""
     validation: str | None = None
     """Rows of the evaluation loss; without it, a share of ``train`` is held out by content."""
     validation_share: float = Field(0.1, gt=0, lt=1)
@@ -54,6 +76,7 @@ class DataSettings(_Strict):
     """How HiTab's tables are written."""
     seed: int = 0
     """Seed of the synthetic task, the held-out share and the choice of worked examples; not of the training order."""
+    image: ImageSettings = ImageSettings()
 
 
 class MethodSettings(_Strict):
@@ -141,6 +164,19 @@ class DecodingSettings(_Strict):
     """Of what is drawn at random while decoding."""
 
 
+class ImageDecodingSettings(_Strict):
+    """How pictures are drawn: MaskGIT's decoding as MMaDA does it; part of every result."""
+
+    steps: int = Field(18, ge=1)
+    """Model calls."""
+    guidance: float = Field(3.5, ge=0)
+    """Classifier-free guidance; doubles the forward rows."""
+    temperature: float = Field(1.0, ge=0)
+    """Of the noise in which tokens are kept; it falls with the steps."""
+    seed: int = 0
+    """The same for every model and training seed, so that their pictures are paired."""
+
+
 class LoRASettings(_Strict):
     """Low-rank adapters beside frozen weights; the run saves the adapter alone."""
 
@@ -220,6 +256,9 @@ class TrainSettings(ModelSettings):
     trainer: dict[str, Any] = {}
     """Anything else that transformers' TrainingArguments take, by their names."""
     decoding: DecodingSettings = DecodingSettings()
+    image_decoding: ImageDecodingSettings = ImageDecodingSettings()
+    clip: str | None = None
+    """Scores drawn pictures: a CLIP model's folder or name on the hub; without it only the scenes' own judge does."""
     generate_batch: int = Field(32, ge=1)
     """Prompts decoded together."""
     seed: int = 42
@@ -322,6 +361,9 @@ class EvalSettings(ModelSettings):
     draws: int = Field(4, ge=1)
     """Masked copies of each row in the NLL."""
     decoding: DecodingSettings = DecodingSettings(length=64, steps=64, block=8)
+    image_decoding: ImageDecodingSettings = ImageDecodingSettings()
+    clip: str | None = None
+    """Scores drawn pictures: a CLIP model's folder or name on the hub."""
     generate_batch: int = Field(32, ge=1)
     """Prompts decoded together; no result depends on it."""
     out: str = "runs/eval"

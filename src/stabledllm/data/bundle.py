@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.overlap import content, dropped_note, likeness, without
+from stabledllm.data.pictures import encode_pictures, is_picture
 from stabledllm.data.prompting import choose_shots, prompted
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import hold_out, load_examples, own_splits, task_options
@@ -21,7 +22,8 @@ DELIMITERS = ("####",)
 
 @dataclass(frozen=True)
 class DataBundle:
-    """Encoded rows and test problems. ``test`` holds examples with ``messages``; empty if they have no answer."""
+    """Encoded rows and test problems. ``test`` holds examples with ``messages``, or captions of pictures to draw; empty
+    if there are none."""
 
     train: list[TokenRow]
     validation: list[TokenRow]
@@ -62,6 +64,8 @@ def _are_documents(examples: list[dict]) -> bool:
 
 def encode_split(examples: list[dict], tokenizer, settings: DataSettings, split: str, limit: int | None) -> Encoded:
     """Rows, at most ``limit`` of them; only training rows of documents may be short."""
+    if examples and is_picture(examples[0]):
+        return encode_pictures(examples, tokenizer, settings)
     if not _are_documents(examples):
         return encode_examples(examples, tokenizer, encoding_options(settings))
     short = settings.short_share if split == "train" else 0.0
@@ -96,7 +100,7 @@ def load_bundle(settings: DataSettings, tokenizer, say: Callable[[str], None] = 
     return DataBundle(rows["train"], rows["validation"], chosen["test"], notes)
 
 
-def _load(spec: str, split: str, limit: int | None, settings: DataSettings) -> list[dict]:
+def _load(spec: str, split: str, limit: int | None, settings: DataSettings, *, codes: bool = True) -> list[dict]:
     return load_examples(
         spec,
         split=split,
@@ -105,6 +109,8 @@ def _load(spec: str, split: str, limit: int | None, settings: DataSettings) -> l
         every_turn=settings.every_turn,
         options=task_options(settings),
         text_fields=settings.text_fields,
+        image=settings.image,
+        codes=codes,
     )
 
 
@@ -116,7 +122,7 @@ def _splits(settings: DataSettings) -> tuple[dict[str, list[dict]], list[str]]:
     found: dict[str, list[dict]] = {"test": [], "validation": [], "train": []}
     notes = []
     if test:
-        found["test"], notes = answered(_load(test, "test", settings.test_rows, settings), test)
+        found["test"], notes = answered(_load(test, "test", settings.test_rows, settings, codes=False), test)
     if validation:
         found["validation"] = _load(validation, "validation", settings.validation_rows, settings)
     wanted = settings.train_rows

@@ -8,9 +8,10 @@ from stabledllm.tasks.likeness import plain
 
 
 def content(example: dict) -> str:
-    """What makes two examples the same for splitting: the conversation before the last answer, or the whole text."""
-    if "text" in example:
-        return example["text"]
+    """What makes two examples the same for splitting: the conversation before the last answer, the whole text, or a
+    picture's caption."""
+    if "text" in example or "caption" in example:
+        return example.get("text", example.get("caption"))
     if "messages" in example:
         return repr([(m["role"], m["content"]) for m in example["messages"][:-1]])
     return repr(example["input_ids"][: example["prompt_length"]])
@@ -21,8 +22,8 @@ def likeness(example: dict) -> str:
 
     Rows of token ids are alike where their prompts are equal.
     """
-    if "text" in example:
-        return plain(example["text"])
+    if "text" in example or "caption" in example:
+        return plain(content(example))
     if "messages" not in example:
         return content(example)
     return "\n".join(plain(m["content"]) for m in example["messages"][:-1])

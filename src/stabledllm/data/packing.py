@@ -56,7 +56,7 @@ class Packing:
 
     @classmethod
     def of(cls, attention_mask: Tensor) -> Packing:
-        """Pack rows that are padded on the right; ``attention_mask`` is False at padding, shape (N, L)."""
+        """Pack rows without their padding, on either side; ``attention_mask`` is False at it, shape (N, L)."""
         lengths = attention_mask.sum(1).tolist()
         bins = balanced_bins(lengths)
         # Without any row there are no bins, and the model still runs, as the other ranks' do.
@@ -64,12 +64,13 @@ class Packing:
         shape, device = (len(bins), width), attention_mask.device
         place, segment, position = (torch.zeros(shape, dtype=torch.int64) for _ in range(3))
         real = torch.zeros(shape, dtype=torch.bool)
+        left = attention_mask.long().argmax(1).tolist()
         for b, rows in enumerate(bins):
             start = 0
             for number, row in enumerate(rows):
                 here = slice(start, start + lengths[row])
                 own = torch.arange(lengths[row])
-                place[b, here], position[b, here] = row * attention_mask.shape[1] + own, own
+                place[b, here], position[b, here] = row * attention_mask.shape[1] + left[row] + own, own
                 segment[b, here], real[b, here] = number, True
                 start = here.stop
         return cls(place.to(device), real.to(device), segment.to(device), position.to(device))

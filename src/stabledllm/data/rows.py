@@ -29,13 +29,17 @@ class TokenRow:
     syntax: list[int] = field(default_factory=list)
     """Indices of prompt tokens that are syntax (SyRM)."""
     origin: str = ""
+    hidden: int = 0
+    """Leading tokens that nobody attends to (MMaDA's padding of captions)."""
+    tail: int = 0
+    """Closing tokens that are given, like the prompt (the end of an image)."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     @property
     def response_length(self) -> int:
-        return len(self.input_ids) - self.prompt_length
+        return len(self.input_ids) - self.prompt_length - self.tail
 
     def maskable_count(self, syrm: bool = False) -> int:
         """P, as :func:`collate` marks them."""
@@ -137,16 +141,17 @@ def _marked(pattern: re.Pattern | None, tokenizer, ids: list[int], offset: int) 
 def collate(rows: Sequence[TokenRow], pad_id: int, *, syrm: bool = False) -> dict[str, Tensor]:
     """Right-padded tensors, each (B, L): ``input_ids``, and bool ``attention_mask``, ``maskable``, ``delimiter``.
 
-    Padding is never maskable. With ``syrm`` the prompt's syntax tokens are maskable too.
+    Padding is never maskable, nor are a row's hidden tokens attended to. With ``syrm`` the prompt's syntax tokens are
+    maskable too.
     """
     shape = (len(rows), max(len(r) for r in rows))
     batch = {"input_ids": torch.full(shape, pad_id)}
     for name in ("attention_mask", "maskable", "delimiter"):
         batch[name] = torch.zeros(shape, dtype=torch.bool)
     for i, row in enumerate(rows):
-        batch["input_ids"][i, : len(row)] = torch.tensor(row.input_ids)
-        batch["attention_mask"][i, : len(row)] = True
-        batch["maskable"][i, row.prompt_length : len(row)] = True
+        batch["input_ids"][i, : len(row)] = torch.as_tensor(row.input_ids)
+        batch["attention_mask"][i, row.hidden : len(row)] = True
+        batch["maskable"][i, row.prompt_length : len(row) - row.tail] = True
         batch["delimiter"][i, row.delimiter] = True
         if syrm:
             batch["maskable"][i, row.syntax] = True

@@ -2,8 +2,8 @@
 ``text:PATH``.
 
 An example is ``{"messages": [...]}`` (ending with the assistant's turn) or ``{"input_ids", "prompt_length"}``, or a
-document, ``{"text"}``; always with ``origin``: the file and line, or the index, that an error names. Those of a task
-carry its name as ``task`` and the data set's own answer field as ``gold``.
+document, ``{"text"}``, or a picture, ``{"caption", "codes"}``; always with ``origin``: the file and line, or the index,
+that an error names. Those of a task carry its name as ``task`` and the data set's own answer field as ``gold``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stabledllm.config.settings import DataSettings
-from stabledllm.data import text
+from stabledllm.config.settings import DataSettings, ImageSettings
+from stabledllm.data import pictures, text
 from stabledllm.data.overlap import content, likeness
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.tasks.files import read_jsonl, text_field
@@ -22,7 +22,7 @@ from stabledllm.tasks.registry import TASKS, task_of
 from stabledllm.tasks.task import TaskOptions
 from stabledllm.tasks.task import example as _pair
 
-KINDS = (*TASKS, "jsonl", text.KIND)
+KINDS = (*TASKS, "jsonl", text.KIND, *pictures.KINDS)
 
 
 def load_examples(
@@ -34,6 +34,8 @@ def load_examples(
     every_turn: bool = False,
     options: TaskOptions | None = None,
     text_fields: Sequence[str] = ("text",),
+    image: ImageSettings | None = None,
+    codes: bool = True,
 ) -> list[dict]:
     """The examples that ``spec`` names.
 
@@ -44,6 +46,7 @@ def load_examples(
         every_turn: one row per assistant turn of ``messages`` instead of the last turn only.
         options: of the task; n and seed replace its own.
         text_fields: keys of a .jsonl's line that make a document of ``text:PATH``.
+        image, codes: of pictures, see :func:`~stabledllm.data.pictures.load_pictures`.
 
     Raises:
         UserError: unknown kind, or whatever is wrong with the file, by line and key.
@@ -51,13 +54,14 @@ def load_examples(
     kind, colon, where = spec.partition(":")
     if kind not in KINDS:
         raise UserError(f"data '{spec}': unknown kind '{kind}'{did_you_mean(kind, KINDS)}.")
+    if pictures.are_pictures(spec):
+        _check_split(spec, split)
+        return pictures.load_pictures(spec, split=split, n=n, seed=seed, settings=image or ImageSettings(), codes=codes)
     if kind != "synthetic" and not where and (colon or kind in ("jsonl", text.KIND)):
         raise UserError(f"data '{spec}': expected {kind}:PATH with a local file, found no path.")
     if task := task_of(spec):
         options = replace(options or TaskOptions(), rows=n or None, seed=seed)
-        known = own_splits(spec)
-        if known and split not in known:
-            raise UserError(f"data '{spec}': expected a split of {', '.join(known)}, found '{split}'.")
+        _check_split(spec, split)
         return [example | {"task": task.name} for example in task.load(where or None, split, options)]
     path = Path(where).expanduser()
     if kind == text.KIND:
@@ -66,8 +70,16 @@ def load_examples(
     return [example for origin, record in records for example in _from_record(record, origin, every_turn)]
 
 
+def _check_split(spec: str, split: str) -> None:
+    known = own_splits(spec)
+    if known and split not in known:
+        raise UserError(f"data '{spec}': expected a split of {', '.join(known)}, found '{split}'.")
+
+
 def own_splits(spec: str) -> tuple[str, ...]:
     """The splits that a specification keeps apart by itself; none for a file that is one split."""
+    if pictures.are_pictures(spec):
+        return pictures.own_splits(spec)
     task, where = task_of(spec), spec.partition(":")[2]
     if task is None or (where and not task.splits_files and not Path(where).expanduser().is_dir()):
         return ()

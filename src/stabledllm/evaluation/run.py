@@ -16,14 +16,15 @@ from tqdm import tqdm
 from stabledllm.config.build import build_decoding, loading_options
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.bundle import answered, encode_split, limited
+from stabledllm.data.pictures import is_picture
 from stabledllm.data.prompting import prompted
 from stabledllm.data.sources import load_examples, task_options
 from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
-from stabledllm.evaluation.accuracy import AccuracyResult, accuracy, has_answers
-from stabledllm.evaluation.completing import ResumableCompletion
+from stabledllm.evaluation.generated import COMPLETIONS, can_be_scored, decoded_by, score_generated
 from stabledllm.evaluation.identity import digest_of, fingerprint, refuse_other
 from stabledllm.evaluation.journal import Journal
+from stabledllm.evaluation.pictures import LINES
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.evaluation.untuned import difference, resolve, tuned_from
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
@@ -34,12 +35,12 @@ from stabledllm.objective import Objective
 from stabledllm.provenance import device_name, versions
 
 SCHEMA = "stabledllm/eval/1"
-RESULT, COMPLETIONS, NLLS, JOURNAL, UNTUNED = "eval.json", "completions.jsonl", "nll.jsonl", "journal", "untuned"
+RESULT, NLLS, JOURNAL, UNTUNED = "eval.json", "nll.jsonl", "journal", "untuned"
 _NLL_RUN = 8
 """Rows whose NLL is measured between two writes; their masked copies fill a forward pass."""
 _WITHOUT_EFFECT = {"validation", "validation_share", "train_rows", "validation_rows", "test_rows", "every_turn"}
-_WITHOUT_EFFECT |= {"delimiters", "syntax"}
-"""Keys of the data that no evaluation looks at."""
+_WITHOUT_EFFECT |= {"delimiters", "syntax", "image"}
+"""Keys of the data that no evaluation looks at; of ``image`` what matters is said beside the decoding."""
 Say = Callable[[str], None]
 
 
@@ -97,18 +98,17 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
         return record
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
     loaded.model.to(ranks.device).eval()
-    metrics: dict = {"validation_nll": _nll(loaded, settings, identity, examples, ranks, say).as_dict()}
-    if has_answers(examples):
+    metrics: dict = {}
+    if not is_picture(examples[0]) or "codes" in examples[0]:  # captions alone have no likelihood
+        metrics["validation_nll"] = _nll(loaded, settings, identity, examples, ranks, say).as_dict()
+    if can_be_scored(examples):
         if (batches := -(-len(examples) // settings.generate_batch)) < ranks.count:
             say(f"note: {batches} batches for {ranks.count} devices: some wait; a smaller --batch gives each its share")
-        result = _accuracy(loaded, settings, identity, examples, ranks)
-        metrics["accuracy"] = result.as_dict()
-        if ranks.rank == 0:
-            write_jsonl(out / COMPLETIONS, result.completions)
-        say(
-            f"{told(result)}; {result.stats.model_calls} model calls, {result.stats.tokens_per_second:.3g} tokens/s"
-            f"{' a device' if ranks.count > 1 else ''}"
-        )
+        journal = Journal(out / JOURNAL, "generated", identity, ranks)
+        with _bar(len(examples), "generate", "problem", ranks) as progress:
+            scored, told = score_generated(loaded, examples, settings, journal, out, ranks=ranks, progress=progress)
+        metrics |= scored
+        say(told)
     record = {
         "schema": SCHEMA,
         "model": settings.model,
@@ -128,15 +128,6 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
     return record
 
 
-def told(result: AccuracyResult) -> str:
-    """Accuracy in words, with its interval."""
-    low, high = result.interval
-    return (
-        f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n}, "
-        f"no answer in {result.no_answer})"
-    )
-
-
 def identity_of(settings: EvalSettings, examples: list[dict]) -> dict:
     """What decides an evaluation's results: not where the model lies, nor batches and devices."""
     loading = {name: getattr(settings, name) for name in ("family", "dtype", "attention", "end_token")}
@@ -147,13 +138,15 @@ def identity_of(settings: EvalSettings, examples: list[dict]) -> dict:
 def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
     """What two evaluations that are compared must have in common."""
     data = settings.data.model_dump()
-    return {
+    shared = {
         "data": {name: value for name, value in data.items() if name not in _WITHOUT_EFFECT},
         "rows": settings.rows,
         "draws": settings.draws,
-        "decoding": settings.decoding.model_dump(),
-        "examples": digest_of([[e.get(key) for key in ("messages", "input_ids", "text")] for e in examples]),
     }
+    if is_picture(examples[0]):
+        return shared | decoded_by(settings, examples)
+    parts = [[e.get(key) for key in ("messages", "input_ids", "text")] for e in examples]
+    return shared | {"decoding": settings.decoding.model_dump(), "examples": digest_of(parts)}
 
 
 def refuse_unlike(out: Path, identity: dict) -> None:
@@ -170,7 +163,9 @@ def _examples(settings: EvalSettings, say: Say) -> list[dict]:
     data, options = settings.data, task_options(settings.data)
     spec = data.test or data.train
     fields = data.text_fields
-    found = load_examples(spec, split="test", n=settings.rows, seed=data.seed, options=options, text_fields=fields)
+    found = load_examples(
+        spec, split="test", n=settings.rows, seed=data.seed, options=options, text_fields=fields, image=data.image
+    )
     scored, notes = answered(found, spec)
     for note in notes:
         say(note)
@@ -223,15 +218,6 @@ def _nll(
     return estimate
 
 
-def _accuracy(
-    loaded: LoadedModel, settings: EvalSettings, identity: dict, examples: list[dict], ranks: Ranks
-) -> AccuracyResult:
-    journal = Journal(Path(settings.out) / JOURNAL, "completions", identity, ranks)
-    options, batch = build_decoding(settings.decoding), settings.generate_batch
-    with _bar(len(examples), "generate", "problem", ranks) as progress:
-        return accuracy(loaded, examples, options, batch, progress, ResumableCompletion(journal))
-
-
 @contextmanager
 def _bar(total: int, what: str, unit: str, ranks: Ranks) -> Iterator[Callable[[int], None]]:
     """The first rank's bar of all ranks' work, taking the others to be as far as it is itself."""
@@ -251,12 +237,17 @@ def _untuned(theirs: dict, where: Path, out: Path) -> dict:
 
 
 def _differences(ours: Path, theirs: Path) -> dict:
-    kinds = {"validation_nll": (NLLS, "nll", "nats/token"), "accuracy": (COMPLETIONS, "correct", "share")}
-    return {
-        name: difference(*(_lines(folder / file) for folder in (ours, theirs)), key, unit)
-        for name, (file, key, unit) in kinds.items()
-        if (ours / file).is_file()
-    }
+    kinds = (
+        ("validation_nll", NLLS, "nll", "nats/token"),
+        ("accuracy", COMPLETIONS, "correct", "share"),
+        ("accuracy", LINES, "correct", "share"),
+        ("clip_score", LINES, "clip_score", "CLIP score"),
+    )
+    found = {}
+    for name, file, key, unit in kinds:
+        if (ours / file).is_file() and key in (mine := _lines(ours / file))[0]:
+            found[name] = difference(mine, _lines(theirs / file), key, unit)
+    return found
 
 
 def _lines(path: Path) -> list[dict]:

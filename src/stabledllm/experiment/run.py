@@ -14,9 +14,7 @@ from stabledllm.config.build import build_decoding, build_method, build_model, b
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.errors import UserError
-from stabledllm.evaluation.accuracy import accuracy, has_answers
-from stabledllm.evaluation.completing import ResumableCompletion
-from stabledllm.evaluation.identity import digest_of
+from stabledllm.evaluation.generated import can_be_scored, decoded_by, score_generated
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.validation import validation_nll
 from stabledllm.experiment.board import Board
@@ -36,6 +34,7 @@ from stabledllm.training.run import set_form, train
 
 SCHEMA = "stabledllm/results/1"
 PLAN = "experiment.json"
+UNTUNED = "untuned"
 Say = Callable[[str], None]
 
 
@@ -199,22 +198,18 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
     path = out / "untuned.json"
     if path.is_file():
         return read_json(path)
-    meter = LossMeter(
-        loaded.model,
-        data.validation,
-        Objective(),
-        mask_id=loaded.mask_id,
-        pad_id=loaded.pad_id,
-        block_size=base.block_size,
-    )
-    metrics = {"validation_nll": validation_nll(meter, base.eval_draws).as_dict()}
-    if has_answers(data.test):
-        decoded = {"model": base.model, "decoding": base.decoding.model_dump()}
-        decoded["examples"] = digest_of([example.get("messages") for example in data.test])
-        journal = Journal(out / "untuned_journal", "completions", decoded)
-        completer = ResumableCompletion(journal)
-        result = accuracy(loaded, data.test, build_decoding(base.decoding), base.generate_batch, completer=completer)
-        metrics["accuracy"] = result.as_dict()
+    own = build_objective(base.objective)
+    objectives = {"validation_nll": Objective()} | ({"validation_objective": own} if own.counts == "cosine" else {})
+    ids = {"mask_id": loaded.mask_id, "pad_id": loaded.pad_id}
+    metrics = {
+        name: validation_nll(
+            LossMeter(loaded.model, data.validation, objective, block_size=base.block_size, **ids), base.eval_draws
+        ).as_dict()
+        for name, objective in objectives.items()
+    }
+    if can_be_scored(data.test):
+        journal = Journal(out / "untuned_journal", "generated", {"model": base.model} | decoded_by(base, data.test))
+        metrics |= score_generated(loaded, data.test, base, journal, out / UNTUNED)[0]
     say("untuned: " + ", ".join(f"{name} {value['value']:.4f}" for name, value in metrics.items()))
     write_json(path, {"metrics": metrics})
     shutil.rmtree(out / "untuned_journal", ignore_errors=True)

@@ -8,7 +8,7 @@ from statistics import stdev
 
 from scipy import stats
 
-NAMES = {"accuracy": "accuracy", "validation_nll": "validation NLL"}
+NAMES = {"validation_nll": "validation NLL", "clip_score": "CLIP score"}
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

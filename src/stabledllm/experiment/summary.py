@@ -11,7 +11,7 @@ from scipy import stats
 from stabledllm.experiment.spread import sd_interval, sd_ratio
 from stabledllm.experiment.statements import holm
 
-HIGHER_IS_BETTER = {"accuracy": True, "validation_nll": False}
+HIGHER_IS_BETTER = {"accuracy": True, "clip_score": True, "validation_nll": False, "validation_objective": False}
 
 
 def summarise(runs: Sequence[dict], baselines: Sequence[str]) -> list[dict]:

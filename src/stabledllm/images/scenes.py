@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stabledllm.errors import UserError
+from stabledllm.errors import UserError, did_you_mean
 
 SIDE = 32
 COLOURS = {"red": (220, 40, 40), "green": (40, 160, 60), "blue": (50, 80, 220), "yellow": (240, 200, 40)}
@@ -23,6 +23,8 @@ COUNTS = ("a", "two", "three")
 RELATIONS = ("above", "below", "left of", "right of")
 _RADIUS = 4
 """Half of an object's side."""
+LEVELS = {"easy": 1, "hard": 3}
+"""Most objects of a group."""
 _SPLIT_OF_BUCKET = ("test", "validation") + ("train",) * 8
 
 
@@ -77,12 +79,24 @@ def split_of(caption: str) -> str:
     return _SPLIT_OF_BUCKET[hashlib.sha256(caption.encode()).digest()[0] % 10]
 
 
-def scene(split: str, seed: int, index: int) -> Scene:
+def most_objects(level: str) -> int:
+    """Most objects of a group on a level.
+
+    Raises:
+        UserError: no such level.
+    """
+    if level not in LEVELS:
+        raise UserError(f"scenes: unknown level '{level}'{did_you_mean(level, LEVELS)}.")
+    return LEVELS[level]
+
+
+def scene(split: str, seed: int, index: int, level: str = "hard") -> Scene:
     """Scene ``index`` of a split; the two groups of a scene differ in their colours."""
+    most = most_objects(level)
     rng = random.Random(f"scene/{seed}/{split}/{index}")
     while True:
         colours = rng.sample(list(COLOURS), 2)
-        groups = [Group(rng.randint(1, 3), colour, rng.choice(SHAPES)) for colour in colours]
+        groups = [Group(rng.randint(1, most), colour, rng.choice(SHAPES)) for colour in colours]
         single = rng.random() < 0.25
         drawn = Scene(groups[0]) if single else Scene(groups[0], rng.choice(RELATIONS), groups[1])
         if split_of(str(drawn)) == split:

@@ -17,6 +17,7 @@ class ByteTokenizer:
     mask_token_id = MASK
     eos_token_id = EOS
     pad_token_id = EOS
+    image_tokens = None
 
     def encode(self, text: str) -> list[int]:
         """UTF-8 bytes of the text, without special tokens."""

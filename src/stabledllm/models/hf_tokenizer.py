@@ -8,10 +8,17 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
+from transformers import (
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
+)
 
 from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
+from stabledllm.models.image_tokens import ImageTokens
 
 # What lies beside the weights and belongs to the model; copied as it is, so that the original code finds it.
 _COMPANIONS = (
@@ -52,6 +59,8 @@ class HFTokenizer:
         needs_mask: bool = True,
     ):
         self._tokenizer, self._folder, self._name, self._end_token = tokenizer, folder, name, end_token
+        self._image_config: PretrainedConfig | None = None
+        self._image_tokens: ImageTokens | None = None
         self._special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special |= set(tokenizer.all_special_ids)
         self.vocab_size = vocab_size
@@ -67,6 +76,28 @@ class HFTokenizer:
         self.eos_token_id = self._end()
         pad = tokenizer.pad_token_id
         self.pad_token_id = self.eos_token_id if pad is None else pad
+
+    def has_image_tokens(self, config: PretrainedConfig) -> None:
+        """Say that the model behind it has image tokens, as its configuration tells."""
+        self._image_config = config
+
+    @property
+    def image_tokens(self) -> ImageTokens | None:
+        """The special ids around images and where image tokens begin; None where the model has none.
+
+        Raises:
+            UserError: a model that should have them without the special tokens or the codebook's size.
+        """
+        if self._image_tokens is None and self._image_config is not None:
+            self._image_tokens = ImageTokens.of(self._tokenizer, self._image_config, self._name)
+        return self._image_tokens
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of the text that the vocabulary lacks; there are none in a vocabulary of bytes."""
+        unknown = self._tokenizer.unk_token_id
+        if unknown is None:
+            return []
+        return [word for word in text.split() if unknown in self.encode(word)]
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without special tokens: a special token's name in it is text."""

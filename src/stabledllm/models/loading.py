@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -14,12 +13,14 @@ from transformers import PreTrainedModel
 from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.families.attention import check_back_end
+from stabledllm.models.families.mmada import MMadaModelLM
 from stabledllm.models.families.registry import find_family
 from stabledllm.models.families.source import Source, find_folder, read_config
 from stabledllm.models.hf_tokenizer import HFTokenizer, load_tokenizer
 from stabledllm.models.new import is_new, pattern_of, with_first_values
 from stabledllm.models.output import is_autoregressive
 from stabledllm.models.quantised import keep_differentiable, quantisation
+from stabledllm.models.shipped import shipped_folder
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.methods import AUTOREGRESSIVE, Method
 
@@ -80,7 +81,8 @@ def load_model(
     quantised: str | None = None,
     init_seed: int | None = None,
 ) -> LoadedModel:
-    """``tiny`` (shipped, no network), a local folder, or a name on the hub, in the hub's own layout; or an adapter.
+    """``tiny`` or ``tiny-mmada`` (shipped, no network), a local folder, or a name on the hub, in the hub's own layout;
+    or an adapter.
 
     ``new:`` before the first two: a model of that shape with random weights and the same tokenizer.
 
@@ -133,6 +135,8 @@ def load_model(
     )
     if masks:
         model.config.mask_token_id = tokenizer.mask_token_id
+    if isinstance(model, MMadaModelLM):
+        tokenizer.has_image_tokens(model.config)
     return LoadedModel(model, tokenizer, name)
 
 
@@ -176,7 +180,7 @@ def model_folder(name: str) -> Path:
     """
     if is_adapter(name):
         return Path(name).expanduser()
-    return Path(str(files("stabledllm") / "assets" / "tiny")) if name == "tiny" else find_folder(name)
+    return shipped_folder(name) or find_folder(name)
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.models.new import pattern_of
+from stabledllm.models.shipped import shipped_folder
 
 CAUSAL = {"llama", "qwen2", "qwen3", "mistral"}
 """Model types of autoregressive models; ``Dream`` and ``llada`` are the same blocks without the causal mask."""
@@ -163,7 +163,7 @@ def shape_of(model: str) -> Shape:
         UserError: another model, or a config that does not describe such a transformer.
     """
     model = pattern_of(model)
-    folder = Path(str(files("stabledllm") / "assets" / "tiny")) if model == "tiny" else Path(model).expanduser()
+    folder = shipped_folder(model) or Path(model).expanduser()
     path = folder / "config.json"
     if (adapter := folder / "adapter_config.json").is_file():
         return shape_of(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])

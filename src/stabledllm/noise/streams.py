@@ -26,6 +26,7 @@ class Stream(IntEnum):
     RESAMPLE = 6  # rows drawn with replacement when a variance is measured
     DECODING = 7  # which token is chosen
     DECODING_ORDER = 8  # which positions are decided first
+    CAPTION = 9  # which rows lose their caption
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from stabledllm.reports import figures, style, tables
+from stabledllm.reports.pictures import side_by_side
 from stabledllm.reports.published import published_table
 from stabledllm.reports.stored import Stored, array, finished_planned, gather, noise_of, run_metrics
 from stabledllm.reports.style import label
@@ -61,7 +62,7 @@ def render(stored: Stored) -> str:
         summary=summarise(stored),
         decomposition=_decomposition(stored.decomposition),
         fits=[_fit(data) for data in stored.fits],
-        experiment=_experiment(stored.results),
+        experiment=_experiment(stored),
         provenance=_provenance(stored),
         subject=_subject(stored),
         label=label,
@@ -105,7 +106,8 @@ def _fit(data: dict) -> dict:
     }
 
 
-def _experiment(results: dict | None) -> dict | None:
+def _experiment(stored: Stored) -> dict | None:
+    results = stored.results
     if results is None:
         return None
     finished, planned = finished_planned(results)
@@ -119,6 +121,7 @@ def _experiment(results: dict | None) -> dict | None:
         "cost": tables.cost_table(results, label) if results["runs"] else None,
         "runs": tables.runs_table(results, label) if results["runs"] else None,
         "published": published_table(results, label),
+        "pictures": side_by_side(stored.results_folder, results),
         "notes": results.get("notes") or [],
     }
 

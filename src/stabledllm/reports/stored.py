@@ -24,6 +24,8 @@ class Stored:
     fits: list[dict] = field(default_factory=list)
     results: dict | None = None
     files: list[Path] = field(default_factory=list)
+    results_folder: Path | None = None
+    """Where ``results.json`` lies, with the runs' own folders beside it."""
 
 
 def gather(folder: Path) -> Stored:
@@ -53,6 +55,7 @@ def gather(folder: Path) -> Stored:
         [read(path, "p_of_t") for path in fits],
         read(results, "results") if results else None,
         files,
+        results.parent if results else None,
     )
 
 

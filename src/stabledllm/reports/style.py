@@ -54,8 +54,13 @@ _PARTS = {
     "complement": "Complement",
 }
 
-METRIC_LABELS = {"validation_nll": "Validation NLL (nats per token)", "accuracy": "Accuracy"}
-LOWER_IS_BETTER = {"validation_nll": True, "accuracy": False}
+METRIC_LABELS = {
+    "validation_nll": "Validation NLL (nats per token)",
+    "validation_objective": "Validation loss, the trained objective's (nats per token)",
+    "accuracy": "Accuracy",
+    "clip_score": "CLIP score",
+}
+LOWER_IS_BETTER = {"validation_nll": True, "validation_objective": True, "accuracy": False, "clip_score": False}
 
 _RC = {
     "font.family": "DejaVu Sans",

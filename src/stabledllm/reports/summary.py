@@ -19,7 +19,7 @@ from stabledllm.reports.stored import (
 from stabledllm.reports.style import COMPONENTS, LOWER_IS_BETTER, label
 
 _NAMES = {"mask_pattern": "which tokens are masked (A)", "mask_rate": "the mask rate (B)", "data": "the data (C)"}
-_METRICS = {"validation_nll": "validation NLL", "accuracy": "accuracy"}
+_METRICS = {"validation_nll": "validation NLL", "clip_score": "CLIP score"}
 
 
 def summarise(stored: Stored) -> list[tuple[str, list[str]]]:

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from stabledllm.config.build import build_decoding, loading_options
+from stabledllm.config.build import build_objective, loading_options
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
-from stabledllm.evaluation.accuracy import accuracy, has_answers
-from stabledllm.evaluation.completing import ResumableCompletion
-from stabledllm.evaluation.identity import digest_of, refuse_other
+from stabledllm.evaluation.generated import can_be_scored, decoded_by, score_generated
+from stabledllm.evaluation.identity import refuse_other
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.ranks import Ranks, whole_models
-from stabledllm.files import write_json, write_jsonl
+from stabledllm.files import write_json
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.ppots.density import FittedDensity
 from stabledllm.provenance import device_name, versions
@@ -27,6 +26,7 @@ RUN = "run.json"
 TRAINED = "trained.json"
 JOURNAL = "journal"
 SCHEMA = "stabledllm/run/1"
+_GENERATING = ("decoding", "image_decoding", "clip")
 Say = Callable[[str], None]
 
 
@@ -47,6 +47,11 @@ def finish(
     out = Path(settings.out)
     nll = trainer.validation()
     say(f"validation NLL {nll}")
+    metrics = {"validation_nll": nll.as_dict()}
+    if (objective := build_objective(settings.objective)).counts == "cosine":
+        own = trainer.validation(objective)
+        say(f"validation loss of MMaDA's objective {own}")
+        metrics["validation_objective"] = own.as_dict()
     save_whole(trainer, out / "model")
     sharded, ranks = is_sharded(trainer), Ranks.launched(cpu=trainer.args.device.type == "cpu")
     _journal(settings, identity, data.test, ranks).remove()  # of a run that was here before
@@ -55,7 +60,7 @@ def finish(
         "method": identity["method"],
         "seed": settings.seed,
         "identity": identity,
-        "metrics": {"validation_nll": nll.as_dict()},
+        "metrics": metrics,
         "forward_passes": trainer.statistics.forward_passes,
         "probe_forward_passes": density.forward_passes if density else 0,
         "steps": trainer.state.global_step,
@@ -85,8 +90,10 @@ def evaluate_saved(
     Raises:
         UserError: other decoding than the run was started with.
     """
-    decoding = {"decoding": settings.decoding.model_dump()}
-    refuse_other(Path(settings.out), {"decoding": record["config"]["decoding"]}, decoding)
+    wanted = settings.model_dump()
+    refuse_other(
+        Path(settings.out), *({key: config.get(key) for key in _GENERATING} for config in (record["config"], wanted))
+    )
     with whole_models():
         ranks = Ranks.launched(cpu=bool(settings.trainer.get("use_cpu")))
         folder = str(Path(settings.out) / "model")
@@ -105,17 +112,13 @@ def evaluate_saved(
 def _evaluate(
     settings: TrainSettings, loaded: LoadedModel, data: DataBundle, record: dict, ranks: Ranks, say: Say
 ) -> dict:
-    """Decode the test problems into the journal, then write ``run.json``; ranks but the first return nothing."""
+    """Generate for the test rows into the journal, then write ``run.json``; ranks but the first return nothing."""
     out, metrics = Path(settings.out), dict(record["metrics"])
     journal = _journal(settings, record["identity"], data.test, ranks)
-    if has_answers(data.test):
-        options, completer = build_decoding(settings.decoding), ResumableCompletion(journal)
-        result = accuracy(loaded, data.test, options, settings.generate_batch, completer=completer)
-        metrics["accuracy"] = result.as_dict()
-        if ranks.rank == 0:
-            write_jsonl(out / "completions.jsonl", result.completions)
-        low, high = result.interval
-        say(f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n})")
+    if can_be_scored(data.test):
+        scored, told = score_generated(loaded, data.test, settings, journal, out, ranks=ranks)
+        metrics |= scored
+        say(told)
     if ranks.rank > 0:
         return {}
     record = record | {"metrics": metrics}
@@ -126,8 +129,7 @@ def _evaluate(
 
 
 def _journal(settings: TrainSettings, identity: dict, test: list[dict], ranks: Ranks) -> Journal:
-    decoded = {"decoding": settings.decoding.model_dump(), "examples": digest_of([e.get("messages") for e in test])}
-    return Journal(Path(settings.out) / JOURNAL, "completions", {"run": identity} | decoded, ranks)
+    return Journal(Path(settings.out) / JOURNAL, "generated", {"run": identity} | decoded_by(settings, test), ranks)
 
 
 def _history(log: list[dict]) -> list[dict]:

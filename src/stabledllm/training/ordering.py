@@ -58,11 +58,19 @@ class RowDataset(Dataset):
 
 
 class RowCollator:
-    """Pads rows into a batch and carries their places along; draws nothing."""
+    """Pads rows into a batch and carries their places along; draws nothing.
 
-    def __init__(self, pad_id: int, *, syrm: bool = False):
-        self.pad_id, self.syrm = pad_id, syrm
+    With ``captions`` the rows of pictures come without their captions as well, ``bare_input_ids`` and
+    ``bare_attention_mask``: which of the two is trained on is decided where the positions are fixed.
+    """
+
+    def __init__(self, pad_id: int, *, syrm: bool = False, captions: bool = False):
+        self.pad_id, self.syrm, self.captions = pad_id, syrm, captions
 
     def __call__(self, items: list[tuple[TokenRow, int]]) -> dict:
-        batch = collate([row for row, _ in items], self.pad_id, syrm=self.syrm)
+        rows = [row for row, _ in items]
+        batch = collate(rows, self.pad_id, syrm=self.syrm)
+        if self.captions:
+            bare = collate([row.without_caption() for row in rows], self.pad_id)
+            batch |= {f"bare_{name}": bare[name] for name in ("input_ids", "attention_mask")}
         return batch | {"place": torch.tensor([place for _, place in items])}

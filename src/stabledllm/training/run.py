@@ -14,6 +14,7 @@ from stabledllm.config.build import build_adaptive, build_decoding, build_method
 from stabledllm.config.settings import TrainSettings
 from stabledllm.control_variate import default_rate
 from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.data.pictures import are_pictures
 from stabledllm.data.rows import require_marks
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import UserError, did_you_mean
@@ -119,7 +120,14 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
         "seed": settings.seed,
         "order_seed": settings.order_seed,
         "block_size": settings.block_size,
+        "caption_dropout": _caption_dropout(settings),
+        "image_tokenizer": settings.data.image.tokenizer if are_pictures(settings.data.train) else None,
     }
+
+
+def _caption_dropout(settings: TrainSettings) -> float | None:
+    """Of a run on pictures; None for any other."""
+    return settings.data.image.caption_dropout if are_pictures(settings.data.train) else None
 
 
 def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
@@ -173,6 +181,7 @@ def build_trainer(
         packing=settings.packing,
         group_by_length=settings.group_by_length,
         views_per_forward=settings.views_per_forward,
+        caption_dropout=_caption_dropout(settings) or 0.0,
         identity=run_identity(settings, method),
         processing_class=loaded.tokenizer,
         statistics=StepStatistics(

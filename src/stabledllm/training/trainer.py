@@ -22,7 +22,7 @@ from stabledllm.measure import LossMeter
 from stabledllm.models.output import MDMOutput
 from stabledllm.noise.blocks import Units, block_counts, block_ids, refuse_for_blocks
 from stabledllm.noise.methods import Draw, Method, Rows
-from stabledllm.noise.streams import Key
+from stabledllm.noise.streams import Key, Stream
 from stabledllm.noise.t_samplers import TSampler
 from stabledllm.objective import Objective, nll_weights, reduce_loss, token_losses
 from stabledllm.ppots.adaptive import AdaptiveDensity
@@ -76,6 +76,7 @@ class MDMTrainer(Trainer):
             each optimizer step are dealt to its micro-batches by length. Neither changes which rows a step has, nor
             any t or mask.
         views_per_forward: views of a row in one forward and backward; without it all. Less memory, the same result.
+        caption_dropout: of rows of pictures: probability that a step sees a row without its caption.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class MDMTrainer(Trainer):
         packing: bool = False,
         group_by_length: bool = False,
         views_per_forward: int | None = None,
+        caption_dropout: float = 0.0,
         **kwargs,
     ):
         if block_size:
@@ -106,7 +108,7 @@ class MDMTrainer(Trainer):
             if packing:
                 raise UserError("key 'packing': packed rows and block_size contradict: a row in blocks is two copies.")
         self.packing, self.group_by_length, self.views_per_forward = packing, group_by_length, views_per_forward
-        self.block_size = block_size
+        self.block_size, self.caption_dropout = block_size, caption_dropout
         self.method, self.sampler, self.objective = method, sampler, objective
         self.mask_id, self.pad_id, self.noise_seed = mask_id, pad_id, noise_seed
         self.order_seed = noise_seed if order_seed is None else order_seed
@@ -117,7 +119,7 @@ class MDMTrainer(Trainer):
             super().__init__(
                 train_dataset=RowDataset(train_rows),
                 eval_dataset=RowDataset(eval_rows),
-                data_collator=RowCollator(pad_id, syrm=method.syrm),
+                data_collator=RowCollator(pad_id, syrm=method.syrm, captions=caption_dropout > 0),
                 **kwargs,
             )
         if views_per_forward and self.is_deepspeed_enabled:
@@ -175,6 +177,8 @@ class MDMTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This micro-batch's part of the step's mean loss."""
+        key = Key(self.noise_seed, self.state.global_step)
+        inputs = self._without_some_captions(key, inputs)
         ids, maskable = inputs["input_ids"], inputs["maskable"]
         rows = Rows(
             position=inputs["position"],
@@ -183,7 +187,7 @@ class MDMTrainer(Trainer):
             token_index=torch.arange(ids.shape[1], device=ids.device),
             delimiter=inputs["delimiter"],
         )
-        key, form = Key(self.noise_seed, self.state.global_step), {}
+        form = {}
         if self.block_size:
             units = Units.of(rows, self.block_size, inputs["first_unit"], inputs["step_units"])
             draw = units.draw(self.method, key, self.sampler, self.objective)
@@ -214,6 +218,14 @@ class MDMTrainer(Trainer):
             self.statistics.add(draw, rows, inputs["counted"], tokens.sum(dim=(1, 2)), forwards)
         return (loss, out) if return_outputs else loss
 
+    def _without_some_captions(self, key: Key, inputs: dict) -> dict:
+        """The rows with the captions of a share ``caption_dropout`` of them left out, drawn by their positions."""
+        if not self.caption_dropout:
+            return inputs
+        bare = key.row_uniforms(Stream.CAPTION, inputs["position"]) < self.caption_dropout
+        names = ("input_ids", "attention_mask")
+        return inputs | {name: torch.where(bare[:, None], inputs[f"bare_{name}"], inputs[name]) for name in names}
+
     def _part(
         self, model, inputs: dict, draw: Draw, views: range, form: dict[str, Tensor]
     ) -> tuple[Tensor, MDMOutput, int]:
@@ -240,12 +252,12 @@ class MDMTrainer(Trainer):
             logs |= self.statistics.flush()
         super().log(logs, start_time)
 
-    def evaluation_meter(self) -> LossMeter:
-        """Measures this rank's share of the validation rows."""
+    def evaluation_meter(self, objective: Objective | None = None) -> LossMeter:
+        """Measures the validation rows, under the standard objective unless told otherwise."""
         return LossMeter(
             self.accelerator.unwrap_model(self.model),
             self.eval_rows,
-            Objective(),
+            objective or Objective(),
             mask_id=self.mask_id,
             pad_id=self.pad_id,
             block_size=self.block_size,
@@ -262,9 +274,6 @@ class MDMTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def validation(self) -> Estimate:
-        """The evaluation loss of the model as it is."""
-        return mean_over_rows(self._row_values())
-
-    def _row_values(self) -> Tensor:
-        return row_nll(self.evaluation_meter(), self.eval_draws)
+    def validation(self, objective: Objective | None = None) -> Estimate:
+        """The evaluation loss of the model as it is; that of another objective where one is given."""
+        return mean_over_rows(row_nll(self.evaluation_meter(objective), self.eval_draws))

@@ -12,6 +12,7 @@ import torch
 
 from stabledllm.errors import UserError
 from stabledllm.files import read_json
+from stabledllm.models.shipped import SHIPPED
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
@@ -48,7 +49,10 @@ def find_folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if not _HUB_NAME.fullmatch(name):
-            raise UserError(f"model '{name}': expected 'tiny' or a local folder or a hub's OWNER/NAME, found neither.")
+            raise UserError(
+                f"model '{name}': expected {', '.join(map(repr, SHIPPED))} or a local folder or a hub's OWNER/NAME, "
+                f"found none of them."
+            )
         folder = _snapshot(name)
     if not (folder / "config.json").is_file():
         raise UserError(f"model '{name}': expected {folder / 'config.json'}, found no such file.")

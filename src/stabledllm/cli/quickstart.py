@@ -1,0 +1,87 @@
+"""The main job on a shipped model, from measuring to the report; resumable, as its parts are."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stabledllm.cli import commands
+
+Say = Callable[[str], None]
+_SMALL_LAB = {"rows": 8, "rates": 4, "masks": 2, "steps": 6, "probe": {"rows": 6, "rates": 6, "masks": 2}}
+_SMALL_PROBE = {"rows": 6, "rates": 6, "masks": 2, "starts": 3}
+_SMALL_RUNS = (
+    "base.steps=4", "base.eval_every=2", "base.save_every=2", "base.log_every=1", "base.data.validation_rows=8",
+    "base.data.test_rows=4", "base.data.train_rows=64",
+    *(f"base.ppots.{name}={value}" for name, value in _SMALL_PROBE.items()),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """One main job: what is measured, fitted and trained."""
+
+    recipe: str
+    """The shipped experiment."""
+    common: dict
+    """Settings that measuring, fitting and training share: model, data, objective."""
+    methods: Sequence[str]
+    """Measured."""
+    fitted: Sequence[str]
+    """Whose p(t) is fitted, with its picture, before the experiment takes it."""
+    lab: dict = field(default_factory=dict)
+    """Further settings of the measurement."""
+    small_runs: Sequence[str] = ()
+    """Overrides of the reduced experiment, beside the common ones."""
+
+
+TEXT = Quickstart(
+    recipe="quickstart",
+    common={"data": {"train": "synthetic:hard", "pad_response_to": 40}},
+    methods=("standard", "ppots", "mirror", "ppots+mirror", "strats", "fixedcount", "lowdisc+fixedcount", "clipped"),
+    fitted=("ppots", "ppots+mirror"),
+)
+IMAGES = Quickstart(
+    recipe="quickstart-images",
+    common={
+        "model": "tiny-mmada",
+        "data": {"train": "scenes", "image": {"max_text": 14}},
+        "objective": {"weighting": "cosine"},
+    },
+    methods=("standard", "ppots", "mirror", "ppots+mirror", "strats", "lowdisc"),
+    fitted=("ppots+mirror",),
+    small_runs=("base.image_decoding.steps=3",),
+)
+
+
+def quickstart(job: Quickstart, out: Path, *, small: bool, say: Say) -> None:
+    """Measure, fit, train, evaluate, report; what is there already is not done again."""
+    from stabledllm.reports.html import write_report
+
+    started = time.perf_counter()
+    common = deepcopy(job.common)
+    if "image" in common["data"]:
+        common["data"]["image"]["cache"] = str(out / "codes")
+    say("1/4 where the noise comes from, and what each method does to it")
+    if not (out / "decompose" / "decomposition.json").is_file():
+        lab = {"methods": list(job.methods), "out": str(out / "decompose")} | (_SMALL_LAB if small else job.lab)
+        commands.decompose(deepcopy(common) | lab, [], say=say)
+    say("2/4 the densities p(t)")
+    for method in job.fitted:
+        folder = out / "fit" / method.replace("+", "_")
+        if not (folder / "p_of_t.json").is_file():
+            probe = _SMALL_PROBE if small else {"rows": 32, "rates": 24, "masks": 4}
+            commands.fit(deepcopy(common) | {"method": method, "ppots": probe, "out": str(folder)}, [], say=say)
+        (out / "experiment").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "p_of_t.json", out / "experiment" / f"p_of_t_{folder.name}.json")
+    say("3/4 training: methods x seeds, at equal compute")
+    overrides = ["out=" + str(out / "experiment"), *([*_SMALL_RUNS, *job.small_runs] if small else [])]
+    if "image" in common["data"]:
+        overrides.append(f"base.data.image.cache={out / 'codes'}")
+    commands.experiment(job.recipe, overrides, say=say, jobs=1, devices=None, wait=True)
+    say("4/4 the report")
+    say(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")

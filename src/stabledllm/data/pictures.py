@@ -1,0 +1,226 @@
+"""Captions and pictures as rows, in MMaDA's layout: ``[iPAD]... <|t2i|> bos caption eos <|soi|> N tokens <|eoi|>``.
+
+The N image tokens are the maskable ones. The caption's part is padded on its left to one width, with tokens that nobody
+attends to. Source: MMaDA (arXiv:2505.15809), Show-o (arXiv:2408.12528).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from stabledllm.config.settings import DataSettings, ImageSettings
+from stabledllm.data.rows import Encoded
+from stabledllm.errors import UserError
+from stabledllm.images.cache import Codes, cached_codes, open_codes
+from stabledllm.images.sources import PICTURE_KINDS, pictures
+from stabledllm.images.sources import own_splits as _splits_of
+from stabledllm.images.tokenizer import ImageTokenizer, load_image_tokenizer
+from stabledllm.models.image_tokens import ImageTokens
+
+CACHE = "codes"
+KINDS = (*PICTURE_KINDS, CACHE)
+CAPTIONS_ONLY = "captions"
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """One caption and its picture's codes, in the place of a :class:`~stabledllm.data.rows.TokenRow`.
+
+    Its ids are put together when they are asked for, so that many rows take little more memory than their codes.
+    """
+
+    caption: tuple[int, ...]
+    """Ids of the caption's text alone."""
+    codes: np.ndarray
+    """Shape (N,)."""
+    tokens: ImageTokens
+    width: int
+    """Positions of the caption's part, with ``<|t2i|>``, bos, eos and padding."""
+    origin: str = ""
+    delimiter: list[int] = field(default_factory=list)
+    syntax: list[int] = field(default_factory=list)
+    tail = 1
+
+    @property
+    def hidden(self) -> int:
+        """Leading padding."""
+        return self.width - len(self.caption) - 3
+
+    @property
+    def prompt_length(self) -> int:
+        return self.width + 1
+
+    @property
+    def response_length(self) -> int:
+        return len(self.codes)
+
+    @property
+    def input_ids(self) -> list[int]:
+        tokens = self.tokens
+        text = [tokens.t2i, tokens.bos, *self.caption, tokens.eos]
+        image = (self.codes.astype(np.int64) + tokens.first).tolist()
+        return [tokens.ipad] * self.hidden + text + [tokens.soi, *image, tokens.eoi]
+
+    def __len__(self) -> int:
+        return self.width + len(self.codes) + 2
+
+    def maskable_count(self, syrm: bool = False) -> int:
+        """P, the image's tokens."""
+        return self.response_length
+
+    def without_caption(self) -> PictureRow:
+        """The same picture with an empty caption, as guidance needs it; the same length."""
+        return replace(self, caption=())
+
+
+def is_picture(example: dict) -> bool:
+    """Whether an example is a captioned picture, or a caption to draw."""
+    return "caption" in example
+
+
+def are_pictures(spec: str) -> bool:
+    """Whether a data specification names pictures or captions."""
+    return spec.partition(":")[0] in KINDS
+
+
+def own_splits(spec: str) -> tuple[str, ...]:
+    """The splits that a picture specification keeps apart by itself; a cache of codes is one split."""
+    return () if spec.partition(":")[0] == CACHE else _splits_of(spec)
+
+
+@lru_cache(maxsize=4)
+def image_tokenizer(name: str) -> ImageTokenizer:
+    """The tokenizer of pictures, loaded once, on the accelerator where there is one."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    return load_image_tokenizer(name, device)
+
+
+def side_of(settings: ImageSettings) -> int:
+    """Side of the pictures in pixels: as set, else the tokenizer's own."""
+    return settings.side or image_tokenizer(settings.tokenizer).side
+
+
+def tokens_of(settings: ImageSettings) -> int:
+    """N, the image tokens of a picture.
+
+    Raises:
+        UserError: a side that the tokenizer cannot divide.
+    """
+    tokenizer, side = image_tokenizer(settings.tokenizer), side_of(settings)
+    if side % tokenizer.downsampling:
+        raise UserError(
+            f"key 'data.image.side': expected a multiple of {tokenizer.downsampling}, by which '{tokenizer.name}' "
+            f"downsamples, found {side}."
+        )
+    return (side // tokenizer.downsampling) ** 2
+
+
+def load_pictures(
+    spec: str, *, split: str, n: int, seed: int, settings: ImageSettings, codes: bool = True
+) -> list[dict]:
+    """``{"caption", "origin", "codes"}`` of each picture; its codes come from the disk, where they are made once.
+
+    Args:
+        n: pictures that are wanted; 0: whatever there is. codes: False for captions alone: no picture is read.
+
+    Raises:
+        UserError: whatever is wrong with a picture, a caption, the cache or the tokenizer.
+    """
+    kind, _, where = spec.partition(":")
+    if kind == CACHE:
+        if not where:
+            raise UserError(f"data '{spec}': expected codes:FOLDER with a folder of cached codes, found no path.")
+        found = open_codes(Path(where).expanduser(), image_tokenizer(settings.tokenizer), rows=n or None)
+        return _examples(found, codes)
+    if not codes or kind == CAPTIONS_ONLY:
+        read = pictures(spec, split=split, rows=n or None, seed=seed)
+        wanted = (picture for _, picture in zip(range(n), read, strict=False)) if n else read
+        return [{"caption": picture.caption, "origin": picture.origin} for picture in wanted]
+    tokens_of(settings)
+    with tqdm(desc=f"codes of {spec} {split}", unit="picture", leave=False) as bar:
+        found = cached_codes(
+            spec,
+            image_tokenizer(settings.tokenizer),
+            folder=Path(settings.cache),
+            split=split,
+            rows=n or None,
+            seed=seed,
+            side=side_of(settings),
+            fit=settings.fit,
+            on_bad=settings.on_bad,
+            progress=bar.update,
+        )
+    return _examples(found, codes)
+
+
+def _examples(found: Codes, codes: bool) -> list[dict]:
+    out = [{"caption": text, "origin": origin} for text, origin in zip(found.captions, found.origins, strict=True)]
+    return [example | {"codes": found.codes[i]} for i, example in enumerate(out)] if codes else out
+
+
+def encode_pictures(examples: Sequence[dict], tokenizer, settings: DataSettings) -> Encoded:
+    """Rows in MMaDA's layout; a caption that does not fit its part is dropped and counted, or refused: never cut.
+
+    Raises:
+        UserError: a model without image tokens, another codebook, captions without pictures, or no row left.
+    """
+    tokens, image = image_tokens_of(tokenizer), settings.image
+    expected = image_tokenizer(image.tokenizer)
+    check_codebook(tokens, expected)
+    rows, dropped = [], []
+    for example in examples:
+        if "codes" not in example:
+            raise UserError(f"{example['origin']}: expected a picture beside the caption, found the caption alone.")
+        row = PictureRow(
+            tuple(tokenizer.encode(example["caption"])), example["codes"], tokens, image.max_text, example["origin"]
+        )
+        if row.hidden >= 0 and len(row) <= settings.max_len:
+            rows.append(row)
+        elif settings.over_length == "refuse":
+            raise UserError(_too_long(row, settings))
+        else:
+            dropped.append(row.origin)
+    if not rows:
+        raise UserError(
+            f"data: expected at least one picture whose caption fits image.max_text={image.max_text} and whose row "
+            f"fits max_len={settings.max_len}, found none."
+        )
+    return Encoded(rows, dropped)
+
+
+def _too_long(row: PictureRow, settings: DataSettings) -> str:
+    if row.hidden < 0:
+        most = settings.image.max_text - 3
+        return (
+            f"{row.origin}: expected a caption of at most {most} tokens (image.max_text={settings.image.max_text} with "
+            f"three special ones), found {len(row.caption)}."
+        )
+    return f"{row.origin}: expected at most max_len={settings.max_len} tokens, found {len(row)}."
+
+
+def image_tokens_of(tokenizer) -> ImageTokens:
+    """The image tokens of a model's tokenizer.
+
+    Raises:
+        UserError: it has none.
+    """
+    tokens = getattr(tokenizer, "image_tokens", None)
+    if tokens is None:
+        raise UserError("model: expected MMaDA, which has image tokens, to work on pictures, found another model.")
+    return tokens
+
+
+def check_codebook(tokens: ImageTokens, tokenizer: ImageTokenizer) -> None:
+    """Refuse a tokenizer of pictures whose codes are not those that the model knows."""
+    if tokens.codebook_size != tokenizer.codebook_size:
+        raise UserError(
+            f"key 'data.image.tokenizer': expected a codebook of {tokens.codebook_size}, as the model's, found "
+            f"{tokenizer.codebook_size} in '{tokenizer.name}'."
+        )

@@ -1,0 +1,95 @@
+"""What a model generates for the test rows, and its scores: completions of problems, or pictures of captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from stabledllm.config.build import build_decoding, build_image_decoding
+from stabledllm.config.settings import EvalSettings, TrainSettings
+from stabledllm.data.pictures import image_tokenizer, is_picture
+from stabledllm.evaluation.accuracy import AccuracyResult, accuracy, has_answers
+from stabledllm.evaluation.completing import ResumableCompletion
+from stabledllm.evaluation.identity import digest_of
+from stabledllm.evaluation.journal import Journal
+from stabledllm.evaluation.pictures import save_pictures, score_pictures
+from stabledllm.evaluation.ranks import ALONE, Ranks
+from stabledllm.files import write_jsonl
+from stabledllm.models.loading import LoadedModel
+
+COMPLETIONS = "completions.jsonl"
+Settings = TrainSettings | EvalSettings
+
+
+def can_be_scored(examples: list[dict]) -> bool:
+    """Whether the examples are captions to draw, or problems with an answer."""
+    return bool(examples) and (is_picture(examples[0]) or has_answers(examples))
+
+
+def decoded_by(settings: Settings, examples: list[dict]) -> dict:
+    """What decides the results beside the model: decoding and examples."""
+    if examples and is_picture(examples[0]):
+        image = settings.data.image
+        return {
+            "image_decoding": settings.image_decoding.model_dump(),
+            "image_tokenizer": image_tokenizer(image.tokenizer).fingerprint,
+            "side": image.side,
+            "fit": image.fit,
+            "max_text": image.max_text,
+            "clip": settings.clip,
+            "examples": digest_of([example["caption"] for example in examples]),
+        }
+    return {
+        "decoding": settings.decoding.model_dump(),
+        "examples": digest_of([example.get("messages") for example in examples]),
+    }
+
+
+def score_generated(
+    loaded: LoadedModel,
+    examples: list[dict],
+    settings: Settings,
+    journal: Journal,
+    out: Path | None,
+    *,
+    ranks: Ranks = ALONE,
+    progress: Callable[[int], None] = lambda _: None,
+) -> tuple[dict[str, dict], str]:
+    """The metrics, and one line on them; the first rank writes what was generated into ``out``.
+
+    Problems give ``accuracy`` and ``completions.jsonl``; captions ``accuracy`` (scenes) or ``clip_score``, and
+    ``pictures/`` with ``pictures.jsonl`` and ``pictures.png``.
+    """
+    batch = settings.generate_batch
+    if is_picture(examples[0]):
+        options = build_image_decoding(settings.image_decoding)
+        image, clip = settings.data.image, settings.clip
+        scores = score_pictures(loaded, examples, image, options, batch, journal, clip=clip, progress=progress)
+        if out is not None and ranks.rank == 0:
+            save_pictures(scores, out)
+        return scores.metrics, "; ".join(_told(name, metric) for name, metric in scores.metrics.items())
+    completer = ResumableCompletion(journal)
+    result = accuracy(loaded, examples, build_decoding(settings.decoding), batch, progress, completer)
+    if out is not None and ranks.rank == 0:
+        write_jsonl(out / COMPLETIONS, result.completions)
+    return {"accuracy": result.as_dict()}, f"{_told_of_completions(result)}{_speed(result, ranks)}"
+
+
+def _told(name: str, metric: dict) -> str:
+    low, high = metric["ci_low"], metric["ci_high"]
+    line = f"{name.replace('_', ' ')} {metric['value']:.3f} (95 % {low:.3f} to {high:.3f}, n={metric['n']}"
+    parts = {part: share["value"] for part, share in metric.get("parts", {}).items()}
+    return line + "".join(f"; {part} {value:.2f}" for part, value in parts.items()) + ")"
+
+
+def _told_of_completions(result: AccuracyResult) -> str:
+    low, high = result.interval
+    return (
+        f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n}, "
+        f"no answer in {result.no_answer})"
+    )
+
+
+def _speed(result: AccuracyResult, ranks: Ranks) -> str:
+    device = " a device" if ranks.count > 1 else ""
+    return f"; {result.stats.model_calls} model calls, {result.stats.tokens_per_second:.3g} tokens/s{device}"

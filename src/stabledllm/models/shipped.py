@@ -1,0 +1,14 @@
+"""The models that come with the package; loads no framework."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+SHIPPED = ("tiny", "tiny-mmada")
+"""The reference model of text, and one of MMaDA's family that draws small scenes."""
+
+
+def shipped_folder(name: str) -> Path | None:
+    """Where a shipped model lies; None for any other name."""
+    return Path(str(files("stabledllm") / "assets" / name)) if name in SHIPPED else None
