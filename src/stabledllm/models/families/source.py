@@ -40,22 +40,26 @@ class Source:
         return self.config.get("model_type")
 
 
-def find_folder(name: str) -> Path:
+def find_folder(
+    name: str, kind: str = "model", built_in: tuple[str, ...] = SHIPPED, more: tuple[str, ...] = ()
+) -> Path:
     """The local folder of that name, else the hub's snapshot of it.
+
+    Args:
+        kind, built_in: what the sentence calls it, and the names that ship. more: patterns of files to fetch besides
+            the usual ones.
 
     Raises:
         UserError: neither; the sentence says how to get the files where the hub was not reachable.
     """
-    folder = Path(name).expanduser()
+    what, folder = f"{kind} '{name}'", Path(name).expanduser()
     if not folder.is_dir():
         if not _HUB_NAME.fullmatch(name):
-            raise UserError(
-                f"model '{name}': expected {', '.join(map(repr, SHIPPED))} or a local folder or a hub's OWNER/NAME, "
-                f"found none of them."
-            )
-        folder = _snapshot(name)
+            known = ", ".join(f"'{own}'" for own in built_in)
+            raise UserError(f"{what}: expected {known} or a local folder or a hub's OWNER/NAME, found none of them.")
+        folder = _snapshot(name, what, [*_PATTERNS, *more])
     if not (folder / "config.json").is_file():
-        raise UserError(f"model '{name}': expected {folder / 'config.json'}, found no such file.")
+        raise UserError(f"{what}: expected {folder / 'config.json'}, found no such file.")
     return folder
 
 
@@ -67,18 +71,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _snapshot(name: str) -> Path:
+def _snapshot(name: str, what: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_PATTERNS))
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError):
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
         how = "HF_HUB_OFFLINE=0 allows the download" if offline else "the hub could not be reached"
         raise UserError(
-            f"model '{name}': expected a local folder or a copy in the hub's cache, found neither, and {how}."
+            f"{what}: expected a local folder or a copy in the hub's cache, found neither, and {how}."
         ) from None
     except HfHubHTTPError as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"model '{name}': expected a repository on the hub that may be read, found: {reason}") from None
+        raise UserError(f"{what}: expected a repository on the hub that may be read, found: {reason}") from None

@@ -24,20 +24,28 @@ def check_weights(folder: Path, name: str, expected: dict[str, tuple[int, ...]],
     Raises:
         UserError: no weights, a missing or broken shard, a weight that is missing, unexpected or of another shape.
     """
-    found = _headers(folder, name)
+    compare_weights(_headers(folder, name), f"model '{name}'", expected, optional)
+
+
+def compare_weights(
+    found: dict[str, tuple[int, ...]], what: str, expected: dict[str, tuple[int, ...]], optional: set[str]
+) -> None:
+    """As :func:`check_weights`, of the names and shapes ``found``; ``what`` opens the sentence.
+
+    Raises:
+        UserError: a weight that is missing, unexpected or of another shape.
+    """
     for kind, names in (
         ("missing", expected.keys() - found.keys() - optional),
         ("unexpected", {key for key in found.keys() - expected.keys() if not key.endswith("rotary_emb.inv_freq")}),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(
-                f"model '{name}': expected the weights of its config, found {kind} weight {min(names)}{more}."
-            )
+            raise UserError(f"{what}: expected the weights of its config, found {kind} weight {min(names)}{more}.")
     for key in sorted(expected.keys() & found.keys()):
         if found[key] != expected[key]:
             raise UserError(
-                f"model '{name}': expected weight {key} of shape {list(expected[key])} from its config, "
+                f"{what}: expected weight {key} of shape {list(expected[key])} from its config, "
                 f"found {list(found[key])}."
             )
 
