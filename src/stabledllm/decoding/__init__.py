@@ -1,7 +1,19 @@
-"""Decoding: from a model and prompts to completions. Knows no tokenizer and no scoring."""
+"""Decoding: from a model and prompts to completions or pictures' codes. Knows no tokenizer and no scoring."""
 
 from stabledllm.decoding.autoregressive import left_to_right
 from stabledllm.decoding.loop import DecodingStats, generate
 from stabledllm.decoding.options import CACHES, ORDERS, SCHEDULES, DecodingOptions
+from stabledllm.decoding.pictures import PictureOptions, PicturePrompt, generate_pictures
 
-__all__ = ["CACHES", "ORDERS", "SCHEDULES", "DecodingOptions", "DecodingStats", "generate", "left_to_right"]
+__all__ = [
+    "CACHES",
+    "ORDERS",
+    "SCHEDULES",
+    "DecodingOptions",
+    "DecodingStats",
+    "PictureOptions",
+    "PicturePrompt",
+    "generate",
+    "generate_pictures",
+    "left_to_right",
+]

@@ -23,14 +23,20 @@ def choose(logits: Tensor, options: DecodingOptions, uniforms: Tensor) -> tuple[
     if options.top_p < 1:
         drawn = nucleus(drawn, options.top_p)
     law = drawn.softmax(-1)
-    if options.temperature > 0:
-        cumulated = law.double().cumsum(-1)
-        token = torch.searchsorted(cumulated, (uniforms * cumulated[:, -1])[:, None], right=True)[:, 0]
-        token = token.clamp(max=logits.shape[1] - 1)
-    else:
-        token = law.argmax(-1)
+    token = draw(law, uniforms) if options.temperature > 0 else law.argmax(-1)
     plain = law if options.schedule != "even" or drawn is logits else logits.softmax(-1)
     return token, _score(plain, token, options.order)
+
+
+def draw(law: Tensor, uniforms: Tensor) -> Tensor:
+    """A token of each row's law, never one of probability 0, by the inverse of its distribution; shape (S,).
+
+    Args:
+        law: probabilities, shape (S, V). uniforms: in (0, 1), shape (S,).
+    """
+    cumulated = law.double().cumsum(-1)
+    token = torch.searchsorted(cumulated, (uniforms * cumulated[:, -1])[:, None], right=True)[:, 0]
+    return token.clamp(max=law.shape[1] - 1)
 
 
 def _score(law: Tensor, token: Tensor, order: str) -> Tensor:
