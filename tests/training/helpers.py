@@ -23,6 +23,9 @@ from stabledllm.training.trainer import MDMTrainer
 DENSITY = Tabulated(torch.linspace(0.5, 2.0, 64, dtype=torch.float64), name="ppots")
 
 
+_LAYOUT = ("packing", "group_by_length", "views_per_forward", "caption_dropout")
+
+
 @dataclass
 class Recorded:
     """What a run drew and reported, by (step, position)."""
@@ -75,6 +78,7 @@ def make_trainer(
     order_seed: int | None = None,
     block_size: int | None = None,
     model=None,
+    ids: tuple[int, int] = (256, 257),
     **arguments,
 ) -> RecordingTrainer:
     """A trainer of a small random float64 model on 22 rows, so that the last step of an epoch of 8 is short."""
@@ -86,7 +90,7 @@ def make_trainer(
     objective = objective or Objective()
     follow = build_adaptive(AdaptiveSettings(every=3, half_life=5, rates=4), chosen, objective.eps)
     data = train or rows()
-    layout = {k: arguments.pop(k) for k in ("packing", "group_by_length", "views_per_forward") if k in arguments}
+    layout = {k: arguments.pop(k) for k in _LAYOUT if k in arguments}
     trainer = RecordingTrainer(
         model=model,
         args=TrainingArguments(
@@ -111,8 +115,8 @@ def make_trainer(
         adaptive=follow if chosen.adaptive else None,
         train_rows=data,
         eval_rows=data[:6],
-        mask_id=256,
-        pad_id=257,
+        mask_id=ids[0],
+        pad_id=ids[1],
         noise_seed=noise_seed,
         order_seed=order_seed,
         block_size=block_size,
