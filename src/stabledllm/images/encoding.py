@@ -1,0 +1,190 @@
+"""Encoding a source's pictures onto the end of a cache.
+
+Pictures are cut into batches at the multiples of the batch size, wherever a run starts: a killed run and one that was
+left alone encode the same batches, so that their codes are the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stabledllm.errors import UserError
+from stabledllm.files import write_bytes
+from stabledllm.images.cache_record import Dropped, PartRecord, Record
+from stabledllm.images.codes import captions_file, code_dtype, codes_file, outside, read_part
+from stabledllm.images.picture import Flaw, Picture
+from stabledllm.images.sizing import fit_picture
+
+if TYPE_CHECKING:
+    from stabledllm.images.tokenizer import ImageTokenizer
+
+_THREADS = min(8, os.cpu_count() or 1)
+"""That decode pictures; Pillow lets them run side by side."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """Of a run: what is on disk, and what is encoded but not yet there. Replaced in one step, so that an interrupt at
+    any moment neither loses nor doubles a row.
+    """
+
+    record: Record
+    waiting: tuple[tuple[Picture, np.ndarray], ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return self.record.rows + len(self.waiting)
+
+
+class Encoder:
+    """Encodes what a cache lacks.
+
+    Args:
+        folder: of the cache; ``record`` is what lies there.
+        drop: leave a bad picture out and record it; otherwise it ends the run, after what precedes it is on disk.
+        part: rows of a part, and ``batch`` of what the tokenizer gets at once.
+        progress: called with the number of pictures just done.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        record: Record,
+        tokenizer: ImageTokenizer,
+        *,
+        drop: bool,
+        part: int,
+        batch: int,
+        progress: Callable[[int], None],
+    ):
+        self.folder, self.tokenizer = folder, tokenizer
+        self.drop, self.part, self.batch, self.progress = drop, part, batch, progress
+        self._state, self._dropped = _State(record), list(record.dropped)
+
+    def run(self, items: Iterator[Picture | Flaw], rows: int | None) -> None:
+        """Bring the cache to ``rows`` pictures, or to the end of the source.
+
+        However it ends, short of the process being killed outright, all that was encoded is on disk.
+
+        Raises:
+            UserError: a bad picture or source, a cache that is not of this source, a code outside the codebook.
+        """
+        fresh = _after(items, self.folder, self._state.record)
+        try:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                while rows is None or self._state.rows < rows:
+                    size = self.batch - self._state.rows % self.batch
+                    size = size if rows is None else min(size, rows - self._state.rows)
+                    pictures, error = self._prepare(fresh, size, pool)
+                    self._encode(pictures)
+                    if error:
+                        raise error
+                    if len(pictures) < size:
+                        self._state = replace(self._state, record=replace(self._state.record, complete=True))
+                        return
+                    while len(self._state.waiting) >= self.part:
+                        self._write_part()
+        finally:
+            while self._state.waiting:
+                self._write_part()
+            self._write_record()
+
+    def _prepare(
+        self, fresh: Iterator[Picture | Flaw], size: int, pool: ThreadPoolExecutor
+    ) -> tuple[list[tuple[Picture, np.ndarray]], UserError | None]:
+        """The next ``size`` good pictures, and the error that keeps them from being as many; fewer at the end."""
+        good: list[tuple[Picture, np.ndarray]] = []
+        error = None
+        while len(good) < size and not error:
+            taken, error = _take(fresh, size - len(good))
+            if not taken:
+                break
+            for item, result in zip(taken, pool.map(self._decode, taken), strict=True):
+                if isinstance(result, np.ndarray):
+                    good.append((item, result))
+                elif self.drop:
+                    self._dropped.append(Dropped(item.origin, str(result), self._state.rows + len(good)))
+                else:
+                    return good, result
+        return good, error
+
+    def _decode(self, item: Picture | Flaw) -> np.ndarray | UserError:
+        record = self._state.record
+        try:
+            if isinstance(item, Flaw):
+                raise UserError(item.reason)
+            return fit_picture(item.read(), record.side, record.fit, item.origin)
+        except UserError as error:
+            return error
+
+    def _encode(self, pictures: list[tuple[Picture, np.ndarray]]) -> None:
+        if not pictures:
+            return
+        record = self._state.record
+        codes = self.tokenizer.encode(np.stack([array for _, array in pictures])).cpu().numpy()
+        name, wanted = f"tokenizer '{record.tokenizer}'", (len(pictures), record.tokens)
+        if codes.shape != wanted:
+            raise UserError(f"{name}: expected codes of shape {wanted}, found {codes.shape}.")
+        if wrong := outside(codes, record.codebook_size):
+            origin = pictures[wrong[0]][0].origin
+            raise UserError(f"{name}: {origin}: expected codes in [0, {record.codebook_size}), found {wrong[1]}.")
+        rows = zip((picture for picture, _ in pictures), codes.astype(code_dtype(record.codebook_size)), strict=True)
+        self._state = replace(self._state, waiting=(*self._state.waiting, *rows))
+        self.progress(len(pictures))
+
+    def _write_part(self) -> None:
+        """The first of the waiting rows, their two files and then the record."""
+        record, waiting = self._state.record, self._state.waiting
+        rows, rest = waiting[: self.part], waiting[self.part :]
+        array = io.BytesIO()
+        np.save(array, np.stack([codes for _, codes in rows]))
+        lines = [json.dumps({"origin": picture.origin, "caption": picture.caption}) + "\n" for picture, _ in rows]
+        codes, captions, number = array.getvalue(), "".join(lines).encode(), len(record.parts)
+        write_bytes(codes_file(self.folder, number), codes)
+        write_bytes(captions_file(self.folder, number), captions)
+        part = PartRecord(len(rows), hashlib.sha256(codes).hexdigest(), hashlib.sha256(captions).hexdigest())
+        self._state = _State(replace(record, parts=(*record.parts, part)), rest)
+        self._write_record()
+
+    def _write_record(self) -> None:
+        replace(self._state.record, dropped=tuple(self._dropped)).write(self.folder)
+
+
+def _after(items: Iterator[Picture | Flaw], folder: Path, record: Record) -> Iterator[Picture | Flaw]:
+    """What the source has after the rows on disk, which are verified, and compared with what it has in their place."""
+    left_out = {each.origin for each in record.dropped}
+    items = (item for item in items if item.origin not in left_out)
+    row = 0
+    for number in range(len(record.parts)):
+        part = read_part(folder, number, record)
+        for origin, caption in zip(part.origins, part.captions, strict=True):
+            item = next(items, None)
+            if item is None or isinstance(item, Flaw) or (item.origin, item.caption) != (origin, caption):
+                found = f"'{item.origin}' there" if item else "its end"
+                raise UserError(
+                    f"{folder}: expected '{origin}' and its caption as row {row} of the source, found {found}; "
+                    f"deleting the folder makes it anew."
+                )
+            row += 1
+    yield from items
+
+
+def _take(items: Iterator[Picture | Flaw], n: int) -> tuple[list[Picture | Flaw], UserError | None]:
+    """The next n, and the error at which the source ended."""
+    taken = []
+    try:
+        taken.extend(itertools.islice(items, n))
+    except UserError as error:
+        return taken, error
+    return taken, None

@@ -1,0 +1,176 @@
+"""Pictures with captions in local files: a .jsonl, a folder of pairs, a folder with metadata.jsonl; captions alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from stabledllm.errors import UserError
+from stabledllm.images.picture import SUFFIXES, Flaw, Picture, Source, caption_text, read_file
+from stabledllm.tasks.files import read_jsonl, text_field
+
+_METADATA = "metadata.jsonl"
+
+
+def of_images(path: Path) -> Source:
+    """The source that ``images:PATH`` names, by what lies there.
+
+    Raises:
+        UserError: nothing does, or another file than .jsonl.
+    """
+    if path.is_dir():
+        return Listed(path / _METADATA, "file_name", "text") if (path / _METADATA).is_file() else Pairs(path)
+    if path.suffix != ".jsonl" or not path.is_file():
+        found = "another file" if path.is_file() else "nothing"
+        raise UserError(f"{path}: expected a .jsonl or a folder of pictures, found {found}.")
+    return Listed(path, "image", "caption")
+
+
+class _OneSplit:
+    splits = ()
+    seeded = False
+
+    def rows(self, split: str) -> None:
+        return None
+
+
+@dataclass
+class Listed(_OneSplit):
+    """A .jsonl whose lines name a picture, relative to it, and its caption.
+
+    Raises (from ``items``):
+        UserError: a file that is no JSON lines.
+    """
+
+    path: Path
+    picture_key: str
+    caption_key: str
+
+    def items(self, split: str, seed: int) -> Iterator[Picture | Flaw]:
+        named = set()
+        for where, record in read_jsonl(self.path):
+            origin = f"{self.path.name}:{where.rpartition(':')[2]}"
+            named.add(self._file(record))
+            try:
+                yield self._picture(record, origin, where)
+            except UserError as error:
+                yield Flaw(origin, str(error))
+        if self.path.name == _METADATA:
+            for name, file in _files(self.path.parent, SUFFIXES).items():
+                if file not in named:
+                    yield Flaw(name, f"{file}: expected a line of {_METADATA} with its caption, found none.")
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(_content(self.path))
+        for _, record in read_jsonl(self.path):
+            file = self._file(record)
+            digest.update(b"%d\n" % (file.stat().st_size if file and file.is_file() else -1))
+        return digest.hexdigest()
+
+    def _file(self, record: dict) -> Path | None:
+        name = record.get(self.picture_key)
+        return self.path.parent / name if isinstance(name, str) and name else None
+
+    def _picture(self, record: dict, origin: str, where: str) -> Picture:
+        keys = (self.picture_key, self.caption_key)
+        if missing := [key for key in keys if key not in record]:
+            raise UserError(f"{where}: expected keys '{keys[0]}' and '{keys[1]}', found no '{missing[0]}'.")
+        caption = text_field(record, self.caption_key, where).strip()
+        text_field(record, self.picture_key, where)
+        file = self._file(record)
+        if not file.is_file():
+            raise UserError(f"{where}: expected the picture {file}, found no such file.")
+        return Picture(caption, origin, lambda: read_file(file))
+
+
+@dataclass
+class Pairs(_OneSplit):
+    """A folder, searched to its depth, of ``NAME.jpg|jpeg|png|webp`` and ``NAME.txt`` with the caption."""
+
+    folder: Path
+
+    def items(self, split: str, seed: int) -> Iterator[Picture | Flaw]:
+        by_name: dict[str, list[str]] = {}
+        files = _files(self.folder, (*SUFFIXES, ".txt"))
+        for name in files:
+            by_name.setdefault(name.rpartition(".")[0], []).append(name)
+        for names in by_name.values():
+            captions = [name for name in names if name.lower().endswith(".txt")]
+            pictures = [name for name in names if name not in captions]
+            origin = (pictures or captions)[0]
+            try:
+                yield self._picture(origin, pictures, captions, files)
+            except UserError as error:
+                yield Flaw(origin, str(error))
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, file in _files(self.folder, (*SUFFIXES, ".txt")).items():
+            digest.update(json.dumps([name, file.stat().st_size]).encode())
+            if name.lower().endswith(".txt"):
+                digest.update(_content(file))
+        return digest.hexdigest()
+
+    def _picture(self, origin: str, pictures: list[str], captions: list[str], files: dict[str, Path]) -> Picture:
+        file = files[origin]
+        if not captions:
+            raise UserError(f"{file}: expected {file.stem}.txt with its caption beside it, found none.")
+        if not pictures:
+            raise UserError(f"{file}: expected {file.stem}.jpg, .jpeg, .png or .webp beside it, found none.")
+        if len(pictures) > 1:
+            raise UserError(f"{file.parent / file.stem}: expected one picture, found {', '.join(pictures)}.")
+        caption = caption_text(_content(files[captions[0]]), str(files[captions[0]]))
+        return Picture(caption, origin, lambda: read_file(file))
+
+
+class Captions(_OneSplit):
+    """Captions without pictures, for evaluation: a .txt with one a line, or a .jsonl with "caption"."""
+
+    def __init__(self, path: Path):
+        if path.suffix not in (".txt", ".jsonl") or not path.is_file():
+            found = "another file" if path.is_file() else "nothing" if not path.exists() else "a folder"
+            raise UserError(f"{path}: expected a .txt with one caption a line, or a .jsonl, found {found}.")
+        self.path = path
+
+    def items(self, split: str, seed: int) -> Iterator[Picture | Flaw]:
+        for where, line in self._lines():
+            origin = f"{self.path.name}:{where.rpartition(':')[2]}"
+            try:
+                yield Picture(_caption(line, where), origin, lambda where=where: _without_picture(where))
+            except UserError as error:
+                yield Flaw(origin, str(error))
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(_content(self.path)).hexdigest()
+
+    def _lines(self) -> Iterator[tuple[str, bytes | dict]]:
+        if self.path.suffix == ".jsonl":
+            return read_jsonl(self.path)
+        lines = _content(self.path).splitlines()
+        return ((f"{self.path}:{number}", line) for number, line in enumerate(lines, 1))
+
+
+def _caption(line: bytes | dict, where: str) -> str:
+    return caption_text(line, where) if isinstance(line, bytes) else text_field(line, "caption", where).strip()
+
+
+def _without_picture(where: str) -> NoReturn:
+    raise UserError(f"{where}: expected a picture, found a caption alone, which only evaluation takes.")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: expected a file that can be read, found: {error.strerror}.") from None
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """By their names relative to the folder, in the order of these; hidden ones are left out."""
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    found = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: found[name] for name in sorted(found) if not name.startswith(".") and "/." not in name}

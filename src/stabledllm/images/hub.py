@@ -1,0 +1,82 @@
+"""text-to-image-2M from the hub, one shard at a time and each only when it is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from stabledllm.errors import UserError
+from stabledllm.images.picture import Flaw, Picture
+from stabledllm.images.shards import of_split
+
+REPOSITORY = "jackyhate/text-to-image-2M"
+_FOLDER = "data_512_2M"
+_SHARD = "data_{:06d}.tar"
+
+
+class HubShards:
+    """The data set's pictures of 512 pixels, at the newest revision, or offline at that of the hub's cache."""
+
+    splits = ("train", "validation", "test")
+    seeded = False
+
+    def items(self, split: str, seed: int) -> Iterator[Picture | Flaw]:
+        return of_split(_shards(), split)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{REPOSITORY}@{_revision()}".encode()).hexdigest()
+
+    def rows(self, split: str) -> None:
+        return None
+
+
+def _shards() -> Iterator[tuple[str, Path]]:
+    from huggingface_hub import hf_hub_download
+
+    revision = _revision()
+    for file in _names(revision):
+        try:
+            path = hf_hub_download(REPOSITORY, file, repo_type="dataset", revision=revision)
+        except Exception as error:  # each kind of failure has its own type, in this library and those below it
+            _refuse(file, error)
+        yield file.removeprefix(f"{_FOLDER}/"), Path(path)
+
+
+def _revision() -> str:
+    """The commit; its README is what the hub's cache is asked for when there is no network."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(REPOSITORY, repo_type="dataset", allow_patterns=["README.md"])).name
+    except Exception as error:  # as above
+        _refuse("its revision", error)
+
+
+def _names(revision: str) -> Iterator[str]:
+    """The shards in their order; where the hub cannot list them they are counted up, and the first that is not there
+    is an error, so that a part of the data is never taken for the whole.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        files = HfApi().list_repo_files(REPOSITORY, repo_type="dataset", revision=revision)
+    except Exception:  # offline, or a hub that does not answer
+        return (f"{_FOLDER}/{_SHARD.format(i)}" for i in itertools.count())
+    return iter(sorted(file for file in files if file.startswith(f"{_FOLDER}/") and file.endswith(".tar")))
+
+
+def _refuse(what: str, error: Exception) -> NoReturn:
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    how = "HF_HUB_OFFLINE=0 allows the download" if offline else f"the hub said: {_short(error)}"
+    raise UserError(
+        f"data 'text-to-image-2m': expected text-to-image-2m:PATH with local shards, or {what} of {REPOSITORY} in the "
+        f"hub's cache, found neither, and {how}."
+    ) from None
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

@@ -1,0 +1,121 @@
+"""A picture and its caption as a source gives them, and how a picture's bytes become an array."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from stabledllm.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_FORMATS = ("JPEG", "PNG", "WEBP")
+_DEEP = "I;16"
+"""How the names of modes with 16 bits of grey begin."""
+_BACKGROUND = "white"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A caption and a picture that is decoded when ``read`` is called, and not before."""
+
+    caption: str
+    origin: str
+    """Unique within its source and the same wherever the source lies: ``FILE``, ``FILE:LINE``, ``SHARD:KEY``,
+    ``scenes SPLIT row I``; paths are relative to the source."""
+    read: Callable[[], np.ndarray]
+    """uint8 RGB, shape (H, W, 3); raises UserError where the picture is broken."""
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """What a source has in a picture's place where the caption or the picture is amiss."""
+
+    origin: str
+    reason: str
+    """The sentence of the error."""
+
+
+class Source(Protocol):
+    """Pictures of one kind in one place."""
+
+    splits: tuple[str, ...]
+    """That it keeps apart by itself; none for data that are one split."""
+    seeded: bool
+    """Whether a seed changes the pictures."""
+
+    def items(self, split: str, seed: int) -> Iterator[Picture | Flaw]:
+        """All pictures of a split, in an order that never changes.
+
+        Raises:
+            UserError: what keeps the rest of the source from being read.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Hex; changes when the data change. No picture is read for it."""
+        ...
+
+    def rows(self, split: str) -> int | None:
+        """How many pictures of a split are wanted where nobody says; None for all there are."""
+        ...
+
+
+def read_file(path: Path, where: str | None = None, offset: int = 0, size: int = -1) -> np.ndarray:
+    """The picture in a file, or in ``size`` bytes of it; as :func:`decode`."""
+    where = where or str(path)
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+    except OSError as error:
+        raise UserError(f"{where}: expected a file that can be read, found: {error.strerror}.") from None
+    return decode(data, where)
+
+
+def decode(data: bytes, where: str) -> np.ndarray:
+    """uint8 RGB of shape (H, W, 3), turned as its EXIF says; what is transparent is laid on white.
+
+    Raises:
+        UserError: no JPEG, PNG or WebP, one that is cut short, or one too large to be safe to decode.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            return np.array(_rgb(ImageOps.exif_transpose(image)))
+    except Exception as error:  # of many types, one for each way in which a file can be broken
+        raise UserError(f"{where}: expected a JPEG, PNG or WebP picture, found {_reason(error, data)}.") from None
+
+
+def caption_text(content: bytes, where: str) -> str:
+    """The caption that a text file holds, without white space around it.
+
+    Raises:
+        UserError: it is empty, or no UTF-8.
+    """
+    try:
+        caption = content.decode().strip()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: expected a caption in UTF-8, found a byte that is not ({error.reason}).") from None
+    if not caption:
+        raise UserError(f"{where}: expected a caption, found an empty one.")
+    return caption
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(_DEEP):  # conversion would cut off at 255 what lies in [0, 65535]
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, _BACKGROUND), image)
+    return image.convert("RGB")
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"{len(data)} bytes that are none" if data else "an empty file"
+    return f"a broken one ({' '.join(str(error).split()).rstrip('.') or type(error).__name__})"

@@ -1,0 +1,184 @@
+"""text-to-image-2M in WebDataset shards: tar archives where ``KEY.jpg`` and ``KEY.json`` lie one after the other.
+
+A shard is walked header by header; only captions are read on the way, and a picture's bytes when it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from stabledllm.errors import UserError
+from stabledllm.images.picture import SUFFIXES, Flaw, Picture, caption_text, read_file
+from stabledllm.tasks.files import text_field
+
+_CAPTIONS = (".json", ".txt")
+_BLOCK = 512
+_BUCKETS = 1000
+_SPLIT_OF_BUCKET = {0: "test", 1: "validation"}
+
+
+def split_of(caption: str) -> str:
+    """The split a caption belongs to, by its text alone: one of a thousand is for test, one for validation."""
+    bucket = int.from_bytes(hashlib.sha256(caption.encode()).digest()[:8], "big") % _BUCKETS
+    return _SPLIT_OF_BUCKET.get(bucket, "train")
+
+
+class Shards:
+    """A .tar, or a folder with some, in the order of their names."""
+
+    splits = ("train", "validation", "test")
+    seeded = False
+
+    def __init__(self, path: Path):
+        self.paths = _tars(path)
+
+    def items(self, split: str, seed: int) -> Iterator[Picture | Flaw]:
+        return of_split(self.paths.items(), split)
+
+    def fingerprint(self) -> str:
+        sizes = [(name, path.stat().st_size) for name, path in self.paths.items()]
+        return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+
+    def rows(self, split: str) -> None:
+        return None
+
+
+def of_split(shards: Iterable[tuple[str, Path]], split: str) -> Iterator[Picture | Flaw]:
+    """The pictures of a split in shards ``(name, file)``. What has no caption counts with every split."""
+    for name, path in shards:
+        for item in read_shard(name, path):
+            if isinstance(item, Flaw) or split_of(item.caption) == split:
+                yield item
+
+
+@dataclass
+class _Sample:
+    """The members of one key that are of use."""
+
+    key: str
+    pictures: list[tarfile.TarInfo] = field(default_factory=list)
+    captions: dict[str, bytes] = field(default_factory=dict)
+    """By suffix, ``.json`` and ``.txt``."""
+
+
+def read_shard(name: str, path: Path) -> Iterator[Picture | Flaw]:
+    """What a shard holds, in its order; memory does not grow with the shard, but for the keys.
+
+    A member's key is its name up to the first dot of its last part, as WebDataset has it.
+
+    Raises:
+        UserError: no tar archive, or one that ends too early.
+    """
+    seen: set[str] = set()
+    for key, members in itertools.groupby(_members(path), key=lambda pair: _key(pair[0])[0]):
+        sample = _Sample(key)
+        for member, content in members:
+            suffix = _key(member)[1]
+            if content is None:
+                sample.pictures.append(member)
+            else:
+                sample.captions[suffix] = content
+        yield _repeated(name, path, key) if key in seen else _item(name, path, sample)
+        seen.add(key)
+
+
+def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
+    """Pictures, with None, and captions with their content."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # tarfile keeps all that it has seen
+                suffix = _key(member)[1]
+                if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
+                    continue
+                if suffix in SUFFIXES:
+                    yield member, None
+                elif suffix in _CAPTIONS:
+                    yield member, _content(tar, member)
+            _check_end(tar)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{path}: expected a whole, uncompressed tar archive, found a broken one ({error}).") from None
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    content = tar.extractfile(member).read()
+    if len(content) < member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """tarfile takes a header that is cut off or overwritten for the end of the archive; the end is a block of zeros."""
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(_BLOCK) != bytes(_BLOCK):
+        raise tarfile.ReadError(f"no member and no end of the archive at byte {tar.offset}")
+
+
+def _key(member: tarfile.TarInfo) -> tuple[str, str]:
+    """``(key, suffix)``; the suffix in small letters."""
+    folder, slash, last = member.name.rpartition("/")
+    stem, dot, suffix = last.partition(".")
+    return (folder + slash + stem).removeprefix("./"), (dot + suffix).lower()
+
+
+def _item(name: str, path: Path, sample: _Sample) -> Picture | Flaw:
+    origin, where = f"{name}:{sample.key}", f"{path}:{sample.key}"
+    try:
+        if len(sample.pictures) > 1:
+            found = ", ".join(PurePosixPath(member.name).name for member in sample.pictures)
+            raise UserError(f"{where}: expected one picture, found {found}.")
+        if not sample.captions:
+            raise UserError(f"{where}: expected a .json or .txt with the caption beside the picture, found none.")
+        if not sample.pictures:
+            raise UserError(f"{where}: expected a picture ({', '.join(SUFFIXES)}) beside the caption, found none.")
+        caption = _caption(sample.captions, where)
+    except UserError as error:
+        return Flaw(origin, str(error))
+    member = sample.pictures[0]
+    offset, size, of = member.offset_data, member.size, f"{path}:{member.name}"
+    return Picture(caption, origin, lambda: read_file(path, of, offset, size))
+
+
+def _caption(captions: dict[str, bytes], where: str) -> str:
+    """ "prompt" of the .json; where there is none, the .txt."""
+    record = _object(captions[".json"], f"{where}.json") if ".json" in captions else {}
+    if "prompt" in record or ".txt" not in captions:
+        if "prompt" not in record:
+            raise UserError(f"{where}.json: expected the caption under 'prompt', found keys {sorted(record)}.")
+        return text_field(record, "prompt", f"{where}.json").strip()
+    return caption_text(captions[".txt"], f"{where}.txt")
+
+
+def _object(content: bytes, where: str) -> dict:
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: expected a JSON object, found broken JSON ({error}).") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: expected a JSON object, found {type(record).__name__}.")
+    return record
+
+
+def _repeated(name: str, path: Path, key: str) -> Flaw:
+    return Flaw(
+        f"{name}:{key} again",
+        f"{path}:{key}: expected the members of a key one after the other, found more of them further on.",
+    )
+
+
+def _tars(path: Path) -> dict[str, Path]:
+    """By their names relative to ``path``."""
+    if path.is_file():
+        return {path.name: path}
+    if not path.is_dir():
+        raise UserError(f"{path}: expected a .tar or a folder with some, found nothing.")
+    found = {tar.relative_to(path).as_posix(): tar for tar in path.rglob("*.tar") if tar.is_file()}
+    if not found:
+        raise UserError(f"{path}: expected .tar files in this folder or below it, found none.")
+    return dict(sorted(found.items()))

@@ -1,0 +1,133 @@
+"""From a specification of pictures to pictures: ``scenes``, ``text-to-image-2m[:PATH]``, ``images:PATH`` or
+``captions:PATH``. The order never changes, and nothing is decoded before it is asked for.
+
+A fifth kind, ``codes:FOLDER``, has codes and captions but no pictures (:mod:`stabledllm.images.cache`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from stabledllm.errors import UserError, did_you_mean
+from stabledllm.images import folders, hub, scenes, shards
+from stabledllm.images.cache_record import record_of
+from stabledllm.images.picture import Flaw, Picture, Source
+
+PICTURE_KINDS = ("scenes", "text-to-image-2m", "images", "captions", "codes")
+_WITHOUT_PATH = ("scenes", "text-to-image-2m")
+
+
+class Scenes:
+    """The embedded task's pictures, drawn anew for every seed; there is no end to them."""
+
+    splits = ("train", "validation", "test")
+    seeded = True
+
+    def items(self, split: str, seed: int) -> Iterator[Picture]:
+        return (_scene(split, seed, i) for i in itertools.count())
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for i in range(8):
+            scene = scenes.scene("train", 0, i)
+            digest.update(str(scene).encode() + scenes.draw(scene, i).tobytes())
+        return digest.hexdigest()
+
+    def rows(self, split: str) -> int:
+        return {"train": 4000, "validation": 256, "test": 128}[split]
+
+
+def pictures(spec: str, *, split: str, rows: int | None, seed: int) -> Iterator[Picture]:
+    """The first ``rows`` pictures that ``spec`` names, or all (of ``scenes``, which have no end: 4000, 256 or 128).
+
+    Args:
+        split: acts where the specification has splits of its own (:func:`own_splits`).
+        seed: acts for ``scenes``.
+
+    Raises:
+        UserError: an unknown kind or split; a picture or caption that is amiss, by file, line or member; no pictures.
+    """
+    source = source_of(spec)
+    check_split(spec, source, split)
+    wanted = rows or source.rows(split)
+    found = False
+    for item in itertools.islice(source.items(split, seed), wanted):
+        if isinstance(item, Flaw):
+            raise UserError(item.reason)
+        found = True
+        yield item
+    if not found:
+        raise no_pictures(spec, source, split)
+
+
+def own_splits(spec: str) -> tuple[str, ...]:
+    """The splits that a specification keeps apart by itself; none for data that are one split."""
+    kind, _ = parse(spec)
+    return () if kind == "codes" else source_of(spec).splits
+
+
+def fingerprint(spec: str) -> str:
+    """Hex; changes when the data change: names and sizes of pictures or shards, and the text of captions' files.
+
+    Raises:
+        UserError: there are no such data.
+    """
+    kind, where = parse(spec)
+    if kind != "codes":
+        return source_of(spec).fingerprint()
+    return hashlib.sha256(repr(record_of(Path(where).expanduser())).encode()).hexdigest()
+
+
+def source_of(spec: str) -> Source:
+    """What a specification names; ``codes:FOLDER`` is none.
+
+    Raises:
+        UserError: unknown kind, or a path that is missing or not what the kind takes.
+    """
+    kind, where = parse(spec)
+    path = Path(where).expanduser()
+    if kind == "scenes":
+        return Scenes()
+    if kind == "text-to-image-2m":
+        return shards.Shards(path) if where else hub.HubShards()
+    if kind == "images":
+        return folders.of_images(path)
+    if kind == "captions":
+        return folders.Captions(path)
+    raise UserError(f"data '{spec}': expected pictures, found codes without pictures.")
+
+
+def parse(spec: str) -> tuple[str, str]:
+    """``(kind, path)`` of a specification; the path is empty where there is none."""
+    kind, colon, where = spec.partition(":")
+    if kind not in PICTURE_KINDS:
+        raise UserError(f"data '{spec}': unknown kind of pictures '{kind}'{did_you_mean(kind, PICTURE_KINDS)}.")
+    if not where and (colon or kind not in _WITHOUT_PATH):
+        raise UserError(f"data '{spec}': expected {kind}:PATH with local files, found no path.")
+    if where and kind == "scenes":
+        raise UserError(f"data '{spec}': expected 'scenes' alone, found a path.")
+    return kind, where
+
+
+def check_split(spec: str, source: Source, split: str) -> None:
+    """Refuse a split that the source does not have.
+
+    Raises:
+        UserError: by its name.
+    """
+    if source.splits and split not in source.splits:
+        raise UserError(f"data '{spec}': expected a split of {', '.join(source.splits)}, found '{split}'.")
+
+
+def no_pictures(spec: str, source: Source, split: str) -> UserError:
+    """What is said where a source has nothing."""
+    of = f" of split '{split}'" if source.splits else ""
+    return UserError(f"data '{spec}': expected at least one picture{of}, found none.")
+
+
+def _scene(split: str, seed: int, i: int) -> Picture:
+    scene = scenes.scene(split, seed, i)
+    return Picture(str(scene), f"scenes {split} row {i}", lambda: scenes.draw(scene, seed + i))
