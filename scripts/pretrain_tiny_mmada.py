@@ -3,7 +3,7 @@
     python scripts/pretrain_tiny_mmada.py --out src/stabledllm/assets/tiny-mmada
 
 Everything but the shape and the vocabulary is the library's own: the model is created as ``new:FOLDER`` and trained by
-``stabledllm.training`` on scenes with one object a group (fine-tuning: up to three). Weights are stored in half precision.
+``stabledllm.training``. Weights are stored in half precision.
 """
 
 from __future__ import annotations

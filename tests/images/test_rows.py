@@ -85,7 +85,7 @@ def test_padding_of_the_caption_changes_no_logit(network):
         with torch.no_grad():
             logits = network(batch["input_ids"], batch["attention_mask"]).logits
         found.append(logits[batch["maskable"]])
-    torch.testing.assert_close(*found, rtol=0, atol=1e-10)
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)  # the angles of positions are in float32
 
 
 def test_packed_rows_of_pictures_give_what_padded_ones_give(network):
@@ -104,7 +104,7 @@ def test_packed_rows_of_pictures_give_what_padded_ones_give(network):
             position_ids=bins.position_ids,
         ).logits
         padded = network(ids, batch["attention_mask"], batch["maskable"]).logits
-    torch.testing.assert_close(packed[bins.row_major(selected).argsort()], padded, rtol=0, atol=1e-10)
+    torch.testing.assert_close(packed[bins.row_major(selected).argsort()], padded, rtol=0, atol=1e-5)
 
 
 @pytest.mark.statistical
@@ -141,9 +141,7 @@ def test_a_b_and_c_are_the_enumerated_ones(network):
     }
     found = []
     for seed in range(replicates):
-        nested = nested_losses(
-            meter(network, data), Method(), rows=each, rates=3, masks=2, seed=seed, design="iid"
-        )
+        nested = nested_losses(meter(network, data), Method(), rows=each, rates=3, masks=2, seed=seed, design="iid")
         found.append(torch.stack(components(nested.losses, nested.width)))
     table = torch.stack(found)
     for k, name in enumerate("ABC"):

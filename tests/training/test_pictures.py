@@ -64,7 +64,8 @@ def test_packing_changes_nothing(tmp_path):
     whole = run(tmp_path / "whole", "ppots+mirror", 8, 1)
     packed = run(tmp_path / "packed", "ppots+mirror", 8, 1, packing=True)
     assert packed.recorded.draws == whole.recorded.draws
-    assert_same_trajectory(packed.recorded.losses, whole.recorded.losses)
+    # Packed rows start at position 0 and padded ones do not; the angles of positions are in float32.
+    assert packed.recorded.losses == pytest.approx(whole.recorded.losses, rel=1e-6)
 
 
 def test_kill_and_resume_is_bit_identical(tmp_path):
@@ -79,7 +80,7 @@ def test_kill_and_resume_is_bit_identical(tmp_path):
 
 def test_captions_are_left_out_anew_in_every_step_by_position(tmp_path):
     made = run(tmp_path, "standard", 8, 1)
-    bare = {place: [13, 15, 16] == ids[:3] for place, ids in made.captions.items()}
+    bare = {place: ids[:3] == [13, 15, 16] for place, ids in made.captions.items()}
     for step in range(20):
         places = [position for s, position in made.captions if s == step]
         uniforms = Key(made.noise_seed, step).row_uniforms(Stream.CAPTION, torch.tensor(places))

@@ -48,9 +48,10 @@ def load_rows(
     spec: str, tokenizer, settings: DataSettings, split: str, limit: int | None
 ) -> tuple[list[TokenRow], str]:
     """Rows of one specification and a sentence on how many were dropped."""
-    examples = limited(_load(spec, split, limit, settings), limit)
+    notes: list[str] = []
+    examples = limited(_load(spec, split, limit, settings, note=notes.append), limit)
     encoded = encode_split(prompted(examples, settings, choose_shots(settings)), tokenizer, settings, split, limit)
-    return encoded.rows, f"{split}: {spec}: {encoded.summary(settings.max_len)}"
+    return encoded.rows, "; ".join([f"{split}: {spec}: {encoded.summary(settings.max_len)}", *notes])
 
 
 def limited(examples: list[dict], rows: int | None) -> list[dict]:
@@ -100,7 +101,15 @@ def load_bundle(settings: DataSettings, tokenizer, say: Callable[[str], None] = 
     return DataBundle(rows["train"], rows["validation"], chosen["test"], notes)
 
 
-def _load(spec: str, split: str, limit: int | None, settings: DataSettings, *, codes: bool = True) -> list[dict]:
+def _load(
+    spec: str,
+    split: str,
+    limit: int | None,
+    settings: DataSettings,
+    *,
+    codes: bool = True,
+    note: Callable[[str], None] = lambda _: None,
+) -> list[dict]:
     return load_examples(
         spec,
         split=split,
@@ -111,6 +120,7 @@ def _load(spec: str, split: str, limit: int | None, settings: DataSettings, *, c
         text_fields=settings.text_fields,
         image=settings.image,
         codes=codes,
+        note=note,
     )
 
 
@@ -120,16 +130,16 @@ def _splits(settings: DataSettings) -> tuple[dict[str, list[dict]], list[str]]:
     validation = settings.validation or (settings.train if "validation" in own else None)
     test = settings.test or (settings.train if "test" in own else None)
     found: dict[str, list[dict]] = {"test": [], "validation": [], "train": []}
-    notes = []
+    notes: list[str] = []
     if test:
         found["test"], notes = answered(_load(test, "test", settings.test_rows, settings, codes=False), test)
     if validation:
-        found["validation"] = _load(validation, "validation", settings.validation_rows, settings)
+        found["validation"] = _load(validation, "validation", settings.validation_rows, settings, note=notes.append)
     wanted = settings.train_rows
     if wanted and not validation:
         # Enough that, of those that are not held out, as many are left as are wanted.
         wanted = int(1.1 * wanted / (1 - settings.validation_share)) + 100
-    found["train"] = _load(settings.train, "train", wanted, settings)
+    found["train"] = _load(settings.train, "train", wanted, settings, note=notes.append)
     given = {"test": settings.test is not None, "validation": settings.validation is not None}
     for split, others in (("train", ("validation", "test")), ("validation", ("test",))):
         for other in others:

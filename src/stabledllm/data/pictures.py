@@ -6,7 +6,7 @@ attends to. Source: MMaDA (arXiv:2505.15809), Show-o (arXiv:2408.12528).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,14 +18,12 @@ from tqdm import tqdm
 from stabledllm.config.settings import DataSettings, ImageSettings
 from stabledllm.data.rows import Encoded
 from stabledllm.errors import UserError
-from stabledllm.images.cache import Codes, cached_codes, open_codes
-from stabledllm.images.sources import PICTURE_KINDS, pictures
-from stabledllm.images.sources import own_splits as _splits_of
+from stabledllm.images.cache import cached_codes
+from stabledllm.images.codes import Codes, StoredCodes
+from stabledllm.images.sources import PICTURE_KINDS, parse, pictures
 from stabledllm.images.tokenizer import ImageTokenizer, load_image_tokenizer
 from stabledllm.models.image_tokens import ImageTokens
 
-CACHE = "codes"
-KINDS = (*PICTURE_KINDS, CACHE)
 CAPTIONS_ONLY = "captions"
 
 
@@ -38,7 +36,7 @@ class PictureRow:
 
     caption: tuple[int, ...]
     """Ids of the caption's text alone."""
-    codes: np.ndarray
+    codes: np.ndarray | StoredCodes
     """Shape (N,)."""
     tokens: ImageTokens
     width: int
@@ -65,7 +63,7 @@ class PictureRow:
     def input_ids(self) -> list[int]:
         tokens = self.tokens
         text = [tokens.t2i, tokens.bos, *self.caption, tokens.eos]
-        image = (self.codes.astype(np.int64) + tokens.first).tolist()
+        image = (np.asarray(self.codes) + tokens.first).tolist()
         return [tokens.ipad] * self.hidden + text + [tokens.soi, *image, tokens.eoi]
 
     def __len__(self) -> int:
@@ -87,12 +85,7 @@ def is_picture(example: dict) -> bool:
 
 def are_pictures(spec: str) -> bool:
     """Whether a data specification names pictures or captions."""
-    return spec.partition(":")[0] in KINDS
-
-
-def own_splits(spec: str) -> tuple[str, ...]:
-    """The splits that a picture specification keeps apart by itself; a cache of codes is one split."""
-    return () if spec.partition(":")[0] == CACHE else _splits_of(spec)
+    return spec.partition(":")[0] in PICTURE_KINDS
 
 
 @lru_cache(maxsize=4)
@@ -123,26 +116,28 @@ def tokens_of(settings: ImageSettings) -> int:
 
 
 def load_pictures(
-    spec: str, *, split: str, n: int, seed: int, settings: ImageSettings, codes: bool = True
+    spec: str,
+    *,
+    split: str,
+    n: int,
+    seed: int,
+    settings: ImageSettings,
+    codes: bool = True,
+    note: Callable[[str], None] = lambda _: None,
 ) -> list[dict]:
     """``{"caption", "origin", "codes"}`` of each picture; its codes come from the disk, where they are made once.
 
     Args:
         n: pictures that are wanted; 0: whatever there is. codes: False for captions alone: no picture is read.
+        note: gets one line on the bad pictures that were dropped, if any.
 
     Raises:
         UserError: whatever is wrong with a picture, a caption, the cache or the tokenizer.
     """
-    kind, _, where = spec.partition(":")
-    if kind == CACHE:
-        if not where:
-            raise UserError(f"data '{spec}': expected codes:FOLDER with a folder of cached codes, found no path.")
-        found = open_codes(Path(where).expanduser(), image_tokenizer(settings.tokenizer), rows=n or None)
-        return _examples(found, codes)
-    if not codes or kind == CAPTIONS_ONLY:
+    kind, _ = parse(spec)
+    if kind == CAPTIONS_ONLY or (not codes and kind != "codes"):
         read = pictures(spec, split=split, rows=n or None, seed=seed)
-        wanted = (picture for _, picture in zip(range(n), read, strict=False)) if n else read
-        return [{"caption": picture.caption, "origin": picture.origin} for picture in wanted]
+        return [{"caption": picture.caption, "origin": picture.origin} for picture in read]
     tokens_of(settings)
     with tqdm(desc=f"codes of {spec} {split}", unit="picture", leave=False) as bar:
         found = cached_codes(
@@ -157,12 +152,15 @@ def load_pictures(
             on_bad=settings.on_bad,
             progress=bar.update,
         )
+    if found.dropped:
+        first = found.dropped[0].reason.rstrip(".")
+        note(f"{split}: {spec}: dropped {len(found.dropped)} bad pictures (the first: {first})")
     return _examples(found, codes)
 
 
 def _examples(found: Codes, codes: bool) -> list[dict]:
     out = [{"caption": text, "origin": origin} for text, origin in zip(found.captions, found.origins, strict=True)]
-    return [example | {"codes": found.codes[i]} for i, example in enumerate(out)] if codes else out
+    return [example | {"codes": found.codes.later(i)} for i, example in enumerate(out)] if codes else out
 
 
 def encode_pictures(examples: Sequence[dict], tokenizer, settings: DataSettings) -> Encoded:

@@ -9,7 +9,7 @@ that an error names. Those of a task carry its name as ``task`` and the data set
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +17,14 @@ from stabledllm.config.settings import DataSettings, ImageSettings
 from stabledllm.data import pictures, text
 from stabledllm.data.overlap import content, likeness
 from stabledllm.errors import UserError, did_you_mean
+from stabledllm.images.sources import PICTURE_KINDS
+from stabledllm.images.sources import own_splits as own_picture_splits
 from stabledllm.tasks.files import read_jsonl, text_field
 from stabledllm.tasks.registry import TASKS, task_of
 from stabledllm.tasks.task import TaskOptions
 from stabledllm.tasks.task import example as _pair
 
-KINDS = (*TASKS, "jsonl", text.KIND, *pictures.KINDS)
+KINDS = (*TASKS, "jsonl", text.KIND, *PICTURE_KINDS)
 
 
 def load_examples(
@@ -36,6 +38,7 @@ def load_examples(
     text_fields: Sequence[str] = ("text",),
     image: ImageSettings | None = None,
     codes: bool = True,
+    note: Callable[[str], None] = lambda _: None,
 ) -> list[dict]:
     """The examples that ``spec`` names.
 
@@ -46,7 +49,7 @@ def load_examples(
         every_turn: one row per assistant turn of ``messages`` instead of the last turn only.
         options: of the task; n and seed replace its own.
         text_fields: keys of a .jsonl's line that make a document of ``text:PATH``.
-        image, codes: of pictures, see :func:`~stabledllm.data.pictures.load_pictures`.
+        image, codes, note: of pictures, see :func:`~stabledllm.data.pictures.load_pictures`.
 
     Raises:
         UserError: unknown kind, or whatever is wrong with the file, by line and key.
@@ -56,7 +59,9 @@ def load_examples(
         raise UserError(f"data '{spec}': unknown kind '{kind}'{did_you_mean(kind, KINDS)}.")
     if pictures.are_pictures(spec):
         _check_split(spec, split)
-        return pictures.load_pictures(spec, split=split, n=n, seed=seed, settings=image or ImageSettings(), codes=codes)
+        return pictures.load_pictures(
+            spec, split=split, n=n, seed=seed, settings=image or ImageSettings(), codes=codes, note=note
+        )
     if kind != "synthetic" and not where and (colon or kind in ("jsonl", text.KIND)):
         raise UserError(f"data '{spec}': expected {kind}:PATH with a local file, found no path.")
     if task := task_of(spec):
@@ -79,7 +84,7 @@ def _check_split(spec: str, split: str) -> None:
 def own_splits(spec: str) -> tuple[str, ...]:
     """The splits that a specification keeps apart by itself; none for a file that is one split."""
     if pictures.are_pictures(spec):
-        return pictures.own_splits(spec)
+        return own_picture_splits(spec)
     task, where = task_of(spec), spec.partition(":")[2]
     if task is None or (where and not task.splits_files and not Path(where).expanduser().is_dir()):
         return ()

@@ -163,9 +163,8 @@ def _examples(settings: EvalSettings, say: Say) -> list[dict]:
     data, options = settings.data, task_options(settings.data)
     spec = data.test or data.train
     fields = data.text_fields
-    found = load_examples(
-        spec, split="test", n=settings.rows, seed=data.seed, options=options, text_fields=fields, image=data.image
-    )
+    kind = {"options": options, "text_fields": fields, "image": data.image, "note": say}
+    found = load_examples(spec, split="test", n=settings.rows, seed=data.seed, **kind)
     scored, notes = answered(found, spec)
     for note in notes:
         say(note)

@@ -43,17 +43,34 @@ class CodeRows(Sequence):
     def __len__(self) -> int:
         return self._n
 
+    def later(self, i: int) -> StoredCodes:
+        """Row i, not read yet."""
+        return StoredCodes(self, i, self._tokens)
+
     def __getitem__(self, i: int) -> np.ndarray:
         if not -len(self) <= i < len(self):
             raise IndexError(i)
         i %= len(self)
         part = int(np.searchsorted(self._ends, i, side="right"))
         size = self._tokens * self._dtype.itemsize
-        with self._files[part].open(
-            "rb"
-        ) as file:  # kept open, or mapped, a big cache has more parts than a process files
+        # Kept open, or mapped, a big cache would have more parts than a process may have files.
+        with self._files[part].open("rb") as file:
             file.seek(int(i - self._ends[part]) * size, io.SEEK_END)
             return np.frombuffer(file.read(size), self._dtype).astype(np.int64)
+
+
+class StoredCodes:
+    """One row of :class:`CodeRows`, read from disk whenever it is made an array of."""
+
+    def __init__(self, rows: CodeRows, i: int, tokens: int):
+        self._rows, self._i, self._tokens = rows, i, tokens
+
+    def __len__(self) -> int:
+        return self._tokens
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        found = self._rows[self._i]
+        return found if dtype is None else found.astype(dtype)
 
 
 @dataclass(frozen=True)

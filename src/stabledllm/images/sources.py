@@ -1,4 +1,4 @@
-"""From a specification of pictures to pictures: ``scenes``, ``text-to-image-2m[:PATH]``, ``images:PATH`` or
+"""From a specification of pictures to pictures: ``scenes[:LEVEL]``, ``text-to-image-2m[:PATH]``, ``images:PATH`` or
 ``captions:PATH``. The order never changes, and nothing is decoded before it is asked for.
 
 A fifth kind, ``codes:FOLDER``, has codes and captions but no pictures (:mod:`stabledllm.images.cache`).
@@ -21,18 +21,23 @@ _WITHOUT_PATH = ("scenes", "text-to-image-2m")
 
 
 class Scenes:
-    """The embedded task's pictures, drawn anew for every seed; there is no end to them."""
+    """The embedded task's pictures, drawn anew for every seed; there is no end to them. ``level``: see
+    :data:`stabledllm.images.scenes.LEVELS`."""
+
+    def __init__(self, level: str):
+        scenes.most_objects(level)
+        self.level = level
 
     splits = ("train", "validation", "test")
     seeded = True
 
     def items(self, split: str, seed: int) -> Iterator[Picture]:
-        return (_scene(split, seed, i) for i in itertools.count())
+        return (_scene(split, seed, i, self.level) for i in itertools.count())
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.level.encode())
         for i in range(8):
-            scene = scenes.scene("train", 0, i)
+            scene = scenes.scene("train", 0, i, self.level)
             digest.update(str(scene).encode() + scenes.draw(scene, i).tobytes())
         return digest.hexdigest()
 
@@ -90,7 +95,7 @@ def source_of(spec: str) -> Source:
     kind, where = parse(spec)
     path = Path(where).expanduser()
     if kind == "scenes":
-        return Scenes()
+        return Scenes(where or "hard")
     if kind == "text-to-image-2m":
         return shards.Shards(path) if where else hub.HubShards()
     if kind == "images":
@@ -107,8 +112,6 @@ def parse(spec: str) -> tuple[str, str]:
         raise UserError(f"data '{spec}': unknown kind of pictures '{kind}'{did_you_mean(kind, PICTURE_KINDS)}.")
     if not where and (colon or kind not in _WITHOUT_PATH):
         raise UserError(f"data '{spec}': expected {kind}:PATH with local files, found no path.")
-    if where and kind == "scenes":
-        raise UserError(f"data '{spec}': expected 'scenes' alone, found a path.")
     return kind, where
 
 
@@ -128,6 +131,6 @@ def no_pictures(spec: str, source: Source, split: str) -> UserError:
     return UserError(f"data '{spec}': expected at least one picture{of}, found none.")
 
 
-def _scene(split: str, seed: int, i: int) -> Picture:
-    scene = scenes.scene(split, seed, i)
+def _scene(split: str, seed: int, i: int, level: str) -> Picture:
+    scene = scenes.scene(split, seed, i, level)
     return Picture(str(scene), f"scenes {split} row {i}", lambda: scenes.draw(scene, seed + i))
