@@ -2,14 +2,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/quickstart
+OUT_IMAGES ?= runs/quickstart-images
 QUICKSTART ?=
 STUDY ?=
 TEST_JOBS ?= auto
 
-.PHONY: quickstart test lint bench study clean
+.PHONY: quickstart quickstart-images test lint bench study clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
+
+quickstart-images: $(VENV)/.installed
+	$(BIN)/stabledllm quickstart-images --out $(OUT_IMAGES) $(QUICKSTART)
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests --numprocesses $(TEST_JOBS) --dist loadscope

@@ -35,6 +35,7 @@ from stabledllm.config.settings import (
     DecomposeSettings,
     EvalSettings,
     ImageDecodingSettings,
+    ImageSettings,
     ModelSettings,
 )
 from stabledllm.errors import UserError
@@ -297,6 +298,21 @@ def _new_folder(out: Path | None) -> Path:
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise UserError(f"{out}: expected a new folder, found one that is there already.")
     return out
+
+
+def encode(data: str, split: str, rows: int | None, seed: int, overrides: Sequence[str], *, say: Say) -> None:
+    """Codes of pictures on disk, and how to train on them."""
+    from stabledllm.data.pictures import are_pictures, dropped_note
+    from stabledllm.data.pictures import encode as run
+
+    if not are_pictures(data):
+        raise UserError(f"encode: expected pictures (scenes, text-to-image-2m, images:PATH), found '{data}'.")
+    settings = check(apply_overrides({}, overrides), ImageSettings, "encode")
+    found = run(data, split=split, n=rows or 0, seed=seed, settings=settings)
+    if told := dropped_note(found):
+        say(told)
+    say(f"{len(found)} pictures of {found.side} x {found.side}, codes of '{found.tokenizer}': {found.folder}")
+    say(f"to train on them: data.train=codes:{found.folder}")
 
 
 def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loading: dict, *, say: Say) -> None:

@@ -238,6 +238,23 @@ def generate(
     commands.generate(prompts, model, sizes, decoding or [], loading)
 
 
+@app.command()
+def encode(
+    data: Annotated[str, typer.Argument(help="scenes, text-to-image-2m[:PATH] or images:PATH.")],
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="Where the data have splits of their own.")] = "train",
+    rows: Annotated[int | None, typer.Option(min=1, help="At most this many pictures.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
+) -> None:
+    """Turn pictures into codes on disk, once; run again to continue. Training does the same when it needs to.
+
+    Settings as KEY=VALUE: tokenizer, side, fit, on_bad, cache.
+    """
+    from stabledllm.cli.commands import encode as run
+
+    run(data, split, rows, seed, overrides or [], say=_say)
+
+
 @app.command(name="eval")
 def evaluate(
     model: Annotated[

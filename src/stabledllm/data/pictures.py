@@ -138,9 +138,17 @@ def load_pictures(
     if kind == CAPTIONS_ONLY or (not codes and kind != "codes"):
         read = pictures(spec, split=split, rows=n or None, seed=seed)
         return [{"caption": picture.caption, "origin": picture.origin} for picture in read]
+    found = encode(spec, split=split, n=n, seed=seed, settings=settings)
+    if told := dropped_note(found):
+        note(f"{split}: {spec}: {told}")
+    return _examples(found, codes)
+
+
+def encode(spec: str, *, split: str, n: int, seed: int, settings: ImageSettings) -> Codes:
+    """Codes of the first ``n`` pictures, or of all: from the disk, and what is not there yet is made and put there."""
     tokens_of(settings)
-    with tqdm(desc=f"codes of {spec} {split}", unit="picture", leave=False) as bar:
-        found = cached_codes(
+    with tqdm(total=n or None, desc=f"codes of {spec} {split}", unit="picture", leave=False) as bar:
+        return cached_codes(
             spec,
             image_tokenizer(settings.tokenizer),
             folder=Path(settings.cache),
@@ -152,10 +160,13 @@ def load_pictures(
             on_bad=settings.on_bad,
             progress=bar.update,
         )
-    if found.dropped:
-        first = found.dropped[0].reason.rstrip(".")
-        note(f"{split}: {spec}: dropped {len(found.dropped)} bad pictures (the first: {first})")
-    return _examples(found, codes)
+
+
+def dropped_note(found: Codes) -> str:
+    """How many bad pictures were left out, and why the first was; empty where none was."""
+    if not found.dropped:
+        return ""
+    return f"dropped {len(found.dropped)} bad pictures (the first: {found.dropped[0].reason.rstrip('.')})"
 
 
 def _examples(found: Codes, codes: bool) -> list[dict]:

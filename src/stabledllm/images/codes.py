@@ -85,6 +85,8 @@ class Codes:
     tokenizer: str
     tokenizer_fingerprint: str
     dropped: list[Dropped]
+    folder: Path
+    """Where they lie."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -127,6 +129,7 @@ def open_codes(folder: Path, tokenizer: ImageTokenizer | None = None, rows: int 
         record.tokenizer,
         record.tokenizer_fingerprint,
         dropped,
+        folder,
     )
 
 

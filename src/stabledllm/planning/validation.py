@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stabledllm.config.build import build_decoding, build_method, build_objective
+from stabledllm.config.build import build_decoding, build_image_decoding, build_method, build_objective
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.rows import EncodingOptions
 from stabledllm.data.sources import KINDS
@@ -43,6 +43,7 @@ def validate_run(settings: TrainSettings) -> None:
         raise UserError(f"key 'p_of_t': expected a method with ppots or adaptive, found '{settings.method}'.")
     method.under(build_objective(settings.objective))
     build_decoding(settings.decoding)
+    build_image_decoding(settings.image_decoding)
     data = settings.data
     for spec in (data.train, data.validation, data.test):
         kind = (spec or KINDS[0]).partition(":")[0]

@@ -13,31 +13,36 @@ from stabledllm.reports.tables import Name, Table
 
 
 def published() -> dict:
-    """The paper's Table 1 by task and method: percent, in the order of its seeds."""
+    """The paper's tables by metric, task and method, in the order of its seeds; accuracies in percent."""
     path = files("stabledllm") / "assets" / "published.json"
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def published_table(results: dict, name: Name = str) -> Table | None:
-    """Mean and sd of both, in percent; None unless the experiment is on one of the paper's tasks and has accuracies."""
+    """Mean and sd of both; None unless the experiment is on one of the paper's tasks and has its metric."""
     base = (results.get("config") or {}).get("base") or {}
     task = str((base.get("data") or {}).get("train")).partition(":")[0]
     paper = published()
-    theirs = paper["accuracy"].get(task)
-    if theirs is None or not any("accuracy" in (run.get("metrics") or {}) for run in results["runs"]):
+    metric = "clip_score" if task in paper["clip_score"] else "accuracy"
+    theirs = paper[metric].get(task)
+    if theirs is None or not any(metric in (run.get("metrics") or {}) for run in results["runs"]):
         return None
+    scale, unit = (1, "CLIP score") if metric == "clip_score" else (100, "Accuracy")
     rows = []
     for method in dict.fromkeys((*theirs, *run_methods(results))):
-        s, values = summary_of(results, method, "accuracy"), theirs.get(method)
+        s, values = summary_of(results, method, metric), theirs.get(method)
         cells = (fmt.fixed(mean(values), 2), fmt.fixed(stdev(values), 2)) if values else (fmt.NONE, fmt.NONE)
-        rows.append((name(method), *cells, _percent(s.get("mean")), _percent(s.get("sd")), str(s.get("n") or 0)))
+        here = (_scaled(s.get("mean"), scale), _scaled(s.get("sd"), scale), str(s.get("n") or 0))
+        rows.append((name(method), *cells, *here))
     columns = ("method", "paper: mean", "paper: sd", "here: mean", "here: sd", "here: seeds")
-    seeds = f"{len(paper['seeds'])} seeds"
+    source = paper["clip_source" if metric == "clip_score" else "source"]
     note = (
-        f"Paper: {paper['source']}, {seeds}. Here: {base.get('model')}. Unlike models or settings are not comparable."
+        f"Paper: {source}, {len(paper['seeds'])} seeds. Here: {base.get('model')}. Unlike models or settings are not "
+        f"comparable."
     )
-    return Table(f"Accuracy on {task} in percent, beside the paper's", columns, tuple(rows), note)
+    title = f"{unit} on {task}{' in percent' if scale == 100 else ''}, beside the paper's"
+    return Table(title, columns, tuple(rows), note)
 
 
-def _percent(value: object) -> str:
-    return fmt.NONE if math.isnan(number(value)) else f"{100 * number(value):.2f}"
+def _scaled(value: object, scale: int) -> str:
+    return fmt.NONE if math.isnan(number(value)) else f"{scale * number(value):.2f}"
