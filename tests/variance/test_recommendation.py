@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from stabledllm.config.recipe import check
-from stabledllm.config.settings import TrainSettings
+from stabledllm.config.settings import DataSettings, ImageSettings, ObjectiveSettings, TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.variance.recommendation import recommend
 
@@ -105,6 +105,18 @@ def test_the_recipe_lines_are_a_recipe():
     assert "isad" not in found.recipe
     # 400 x 0.5 rows' noise scale over 2 views of a row: 200 forward passes against 400.
     assert any("200 forward passes, standard's 400" in s for s in found.sentences)
+
+
+def test_the_recipe_lines_keep_what_the_noise_was_measured_under():
+    sets = record(STANDARD, entry("strats", 0.5, 0.5))
+    sets["config"] |= {
+        "objective": ObjectiveSettings(weighting="cosine").model_dump(),
+        "data": DataSettings(train="scenes", pad_response_to=40, image=ImageSettings(max_text=14)).model_dump(),
+    }
+    sets["data"] = "scenes"
+    settings = check(yaml.safe_load(recommend(sets).recipe), TrainSettings, "pasted")
+    assert settings.objective.weighting == "cosine"
+    assert settings.data == DataSettings(**sets["config"]["data"])
 
 
 def test_without_standard_there_is_nothing_to_compare():

@@ -56,7 +56,7 @@ _PARTS = {
 
 METRIC_LABELS = {
     "validation_nll": "Validation NLL (nats per token)",
-    "validation_objective": "Validation loss, the trained objective's (nats per token)",
+    "validation_objective": "Trained objective (nats per token)",
     "accuracy": "Accuracy",
     "clip_score": "CLIP score",
 }

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import yaml
+
+from stabledllm.config.settings import DataSettings, ObjectiveSettings
 from stabledllm.errors import UserError
 from stabledllm.noise.methods import SIGNALS
 
@@ -169,7 +172,12 @@ def _mirror(record: dict, quantity: str) -> str:
 
 def recipe_lines(record: dict, method: str, views: float, forwards: int) -> str:
     """YAML for ``stabledllm train``: the method and the rows that cost ``forwards`` forward passes a step."""
-    lines = [f"model: {record['model']}", "data:", f"  train: {record['data']}", f"method: {method}"]
+    config = record["config"]
+    data = {"train": record["data"]} | _set(config.get("data") or {}, DataSettings().model_dump())
+    tree = {"model": record["model"], "data": data}
+    if objective := _set(config.get("objective") or {}, ObjectiveSettings().model_dump()):
+        tree["objective"] = objective
+    lines = [*yaml.safe_dump(tree, sort_keys=False).splitlines(), f"method: {method}"]
     lines.append(f"batch: {max(1, round(forwards / views))}")
     if options := {k: v for k, v in record["config"]["method_options"].items() if _matters(k, v, method)}:
         lines += ["method_options:", *(f"  {name}: {value}" for name, value in options.items())]
@@ -177,6 +185,18 @@ def recipe_lines(record: dict, method: str, views: float, forwards: int) -> str:
         probe = record["config"]["probe"]
         lines.append("ppots: {" + ", ".join(f"{name}: {probe[name]}" for name in ("rows", "rates", "masks")) + "}")
     return "\n".join(lines)
+
+
+def _set(settings: dict, defaults: dict) -> dict:
+    """What of the settings is not as by default."""
+    out = {}
+    for name, value in settings.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(default, dict):
+            value, default = _set(value, default), {}
+        if value != default:
+            out[name] = value
+    return out
 
 
 def _matters(name: str, value: object, method: str) -> bool:
