@@ -30,6 +30,7 @@ REDUCED = {
     "fit": SMALL_PROBE,
     "train": [*SMALL_TRAIN, *SMALL_PROBE],
     "eval": ["--rows", "4"],
+    "quickstart-images": [],
     "experiment": [f"base.{setting}" for setting in [*SMALL_TRAIN, *SMALL_PROBE, "data.train_rows=16"]],
 }  # fmt: skip
 
