@@ -123,11 +123,12 @@ def load_image_tokenizer(name: str, device: str | torch.device = "cpu") -> Image
     with torch.device("meta"):
         model = Magvit(config)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    optional = {key for key in expected if key.startswith("quantize.")}
+    compare_weights({key: tuple(value.shape) for key, value in state.items()}, what, expected, optional)
     buffers = Quantizer(config.z_channels).state_dict(prefix="quantize.")
-    compare_weights({key: tuple(value.shape) for key, value in state.items()}, what, expected, set(buffers))
     _check_buffers(state, buffers, what)
     model.load_state_dict(state | buffers, assign=True)
-    weights = {key: state[key] for key in sorted(expected.keys() - buffers.keys())}
+    weights = {key: state[key] for key in sorted(expected.keys() - optional)}
     return ImageTokenizer(model.float().to(device), name, _fingerprint(config, weights))
 
 
