@@ -105,7 +105,10 @@ def sentence(call, match: str) -> None:
         (random_pictures(1, 18), "^picture: expected a side that is a multiple of 4, found 18 x 18"),
         (random_pictures(1, 16)[:, :12], "^picture: expected a square, found 12 x 16"),
         (random_pictures(1)[:, :0, :0], "multiple of 4, found 0 x 0"),
-        (random_pictures(1).astype(np.float32), r"^picture: expected uint8 of shape .*, found float32 of shape \(1, 16"),
+        (
+            random_pictures(1).astype(np.float32),
+            r"^picture: expected uint8 of shape .*, found float32 of shape \(1, 16",
+        ),
         (random_pictures(1)[..., :1], r"found uint8 of shape \(1, 16, 16, 1\)"),
         (random_pictures(1)[..., 0][0], r"found uint8 of shape \(16, 16\)"),
     ],

@@ -28,7 +28,7 @@ from stabledllm.models.families.weights import compare_weights
 BUILT_IN = "tiny-vq"
 _SAFETENSORS, _PICKLE = "model.safetensors", "pytorch_model.bin"
 _PIXELS = 2**20
-"""Pixels decoded at a time, 16 pictures of side 256: about 8 GB at the published sizes."""
+"""Pixels decoded at a time: 16 pictures of side 256, half a GB for each activation at the published sizes."""
 
 
 class ImageTokenizer:
