@@ -326,7 +326,6 @@ def test_broken_shards_are_refused_and_never_end_early(tmp_path, cut):
         ("picture:x", r"unknown kind of pictures 'picture'"),
         ("images", r"expected images:PATH with local files, found no path"),
         ("text-to-image-2m:", r"expected text-to-image-2m:PATH with local files, found no path"),
-        ("scenes:x", r"expected 'scenes' alone, found a path"),
         ("codes:x", r"expected pictures, found codes without pictures"),
         ("images:{0}/no", r"/no: expected a \.jsonl or a folder of pictures, found nothing"),
         ("images:{0}/file.csv", r"file\.csv: expected a \.jsonl or a folder of pictures, found another file"),
