@@ -67,6 +67,12 @@ def record_of(folder: Path) -> Record:
         del value["schema"]
         value["parts"] = tuple(PartRecord(**part) for part in value["parts"])
         value["dropped"] = tuple(Dropped(**each) for each in value["dropped"])
-        return Record(**value)
+        record = Record(**value)
+        numbers = [record.codebook_size, record.side, record.tokens, *(part.rows for part in record.parts)]
+        if not all(type(number) is int and number > 0 for number in numbers):
+            raise TypeError("a size that is no positive number")
+        if set(record.source) != {"spec", "fingerprint", "split", "seed"}:
+            raise TypeError("a source of other keys")
+        return record
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: expected what a cache of codes says of itself, found it broken ({error}).") from None

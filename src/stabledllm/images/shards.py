@@ -95,11 +95,9 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # tarfile keeps all that it has seen
                 suffix = _key(member)[1]
-                if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
-                    continue
-                if suffix in SUFFIXES:
+                if member.isfile() and suffix in SUFFIXES:
                     yield member, None
-                elif suffix in _CAPTIONS:
+                elif member.isfile() and suffix in _CAPTIONS:
                     yield member, _content(tar, member)
             _check_end(tar)
     except (tarfile.TarError, OSError, EOFError) as error:
