@@ -66,6 +66,21 @@ def test_table_1(task):
     assert settings.base == load_recipe(f"{task}/llada-8b")
 
 
+def test_table_2():
+    settings = load_recipe("table2/text-to-image")
+    base = settings.base
+    assert settings.methods == ["standard", "mirror", "ppots", "ppots+mirror"]
+    assert (settings.seeds, settings.equal) == ([42, 731, 20231], "steps")
+    assert (base.model, base.data.train) == ("Gen-Verse/MMaDA-8B-MixCoT", "text-to-image-2m")
+    assert (base.objective.weighting, base.data.image.tokenizer) == ("cosine", "showlab/magvitv2")
+    assert base.trainer["learning_rate"] == 5e-5
+    text = shipped_recipes()["table2/text-to-image"]
+    own = {"train_rows", "validation_rows", "test_rows", "max_len", "side", "max_text", "on_bad", "packing", "clip"}
+    for key in own | {"image_decoding", "epochs", "generate_batch"}:
+        line = next(line for line in text.splitlines() if line.strip().startswith(f"{key}:"))
+        assert "# ours" in line, f"what the paper does not state is marked: {line}"
+
+
 @pytest.mark.parametrize(
     ("recipe", "override", "words"),
     [
@@ -85,6 +100,11 @@ def test_table_1(task):
         ("gsm8k/llada-8b+lora", "quantised=3bit", ["key 'quantised'", "3bit"]),
         ("sft-synthetic", "p_of_t=p.json", ["key 'p_of_t'", "found 'standard'"]),
         ("table1/gsm8k", "methods=[ppots,mirorr]", ["mirorr"]),
+        ("sft-scenes", "method=complement", ["'cosine' contradict"]),
+        ("sft-scenes", "image_decoding.steps=0", ["key 'image_decoding.steps'", "found 0"]),
+        ("sft-scenes", "data.image.fit=squash", ["key 'data.image.fit'", "squash"]),
+        ("sft-scenes", "data.image.tokeniser=x", ["unknown key 'data.image.tokeniser'", "did you mean 'tokenizer'"]),
+        ("sft-scenes", "data.train=scene", ["unknown kind 'scene'", "did you mean 'scenes'"]),
     ],
 )
 def test_what_is_wrong_is_said_without_weights(recipe, override, words):

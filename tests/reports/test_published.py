@@ -52,6 +52,24 @@ def test_the_report_shows_both(tmp_path):
     assert published_table(data) is None
 
 
+CLIP = {"ppots+mirror": 34.59, "standard": 31.36, "ppots": 31.65, "mirror": 34.07}
+
+
+def test_table_2_stands_beside_clip_scores():
+    assert {m: round(mean(v), 2) for m, v in published()["clip_score"]["text-to-image-2m"].items()} == CLIP
+    assert set(load_recipe("table2/text-to-image").methods) == set(CLIP)
+    data = made_up.results(["standard", "mirror"], 3)
+    for i, run in enumerate(data["runs"]):
+        run["metrics"]["clip_score"] = {"value": 30.0 + i, "stderr": 0.5, "n": 8, "unit": "CLIP score"}
+    data["summary"] = summarise(data["runs"], ["standard"])
+    data["config"] = {"base": {"model": "mine", "data": {"train": "text-to-image-2m:here"}}}
+    table = published_table(data)
+    assert table.title.startswith("CLIP score on text-to-image-2m, beside")
+    row = next(row for row in table.rows if row[0] == "mirror")
+    own = [r["metrics"]["clip_score"]["value"] for r in data["runs"] if r["method"] == "mirror"]
+    assert row[1:] == ("34.07", "0.71", f"{mean(own):.2f}", f"{stdev(own):.2f}", "3")
+
+
 def test_the_report_shows_the_spread_with_its_intervals(tmp_path):
     runs = made_up.results(["standard", "ppots"], 4)
     data = runs | {"summary": summarise(runs["runs"], ["standard"])}

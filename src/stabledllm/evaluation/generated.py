@@ -79,7 +79,8 @@ def _told(name: str, metric: dict) -> str:
     low, high = metric["ci_low"], metric["ci_high"]
     line = f"{name.replace('_', ' ')} {metric['value']:.3f} (95 % {low:.3f} to {high:.3f}, n={metric['n']}"
     parts = {part: share["value"] for part, share in metric.get("parts", {}).items()}
-    return line + "".join(f"; {part} {value:.2f}" for part, value in parts.items()) + ")"
+    line += "".join(f"; {part} {value:.2f}" for part, value in parts.items()) + ")"
+    return f"{line}; {metric['note']}" if metric.get("note") else line
 
 
 def _told_of_completions(result: AccuracyResult) -> str:

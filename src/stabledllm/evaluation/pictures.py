@@ -175,7 +175,8 @@ def _clip(pictures: np.ndarray, captions: list[str], lines: list[dict], name: st
     """Mean CLIP score with its standard error and 95 % interval over the pictures."""
     from stabledllm.evaluation.clip_score import ClipScore
 
-    values = ClipScore(name, device).score(list(pictures), captions)
+    clip = ClipScore(name, device)
+    values = clip.score(list(pictures), captions)
     for line, value in zip(lines, values, strict=True):
         line["clip_score"] = value
     each = torch.tensor(values, dtype=torch.float64)
@@ -183,7 +184,7 @@ def _clip(pictures: np.ndarray, captions: list[str], lines: list[dict], name: st
     stderr = float(each.std()) / n**0.5 if n > 1 else float("nan")
     estimate = Estimate(value=float(each.mean()), stderr=stderr, n=n, unit="CLIP score")
     low, high = estimate.interval()
-    return estimate.as_dict() | {"ci_low": low, "ci_high": high, "clip": name}
+    return estimate.as_dict() | {"ci_low": low, "ci_high": high, "clip": name, "note": clip.note}
 
 
 def save_pictures(scores: PictureScores, out: Path) -> None:

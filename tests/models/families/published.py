@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 
-def llada_logits(weights: dict[str, Tensor], keys: dict, ids_L: Tensor) -> Tensor:
-    """Logits (L, V) of one row under a LLaDA or MMaDA checkpoint."""
+def llada_logits(weights: dict[str, Tensor], keys: dict, ids_L: Tensor, hidden: int = 0) -> Tensor:
+    """Logits (L, V) of one row under a LLaDA or MMaDA checkpoint; nobody attends to the first ``hidden`` tokens, which
+    keep their positions."""
     w = {name.removeprefix("model.transformer."): value.double() for name, value in weights.items()}
     heads, key_heads, eps, theta = keys["n_heads"], keys["n_kv_heads"], keys["rms_norm_eps"], keys["rope_theta"]
     x = w["wte.weight"][ids_L]
@@ -20,7 +21,7 @@ def llada_logits(weights: dict[str, Tensor], keys: dict, ids_L: Tensor) -> Tenso
         block = {name.removeprefix(f"blocks.{i}."): value for name, value in w.items() if f"blocks.{i}." in name}
         normed = norm(x, block["attn_norm.weight"], eps)
         q, k, v = (normed @ block[f"{name}.weight"].T for name in ("q_proj", "k_proj", "v_proj"))
-        x = x + attention(q, k, v, heads, key_heads, theta) @ block["attn_out.weight"].T
+        x = x + attention(q, k, v, heads, key_heads, theta, hidden) @ block["attn_out.weight"].T
         normed = norm(x, block["ff_norm.weight"], eps)
         gate = normed @ block["ff_proj.weight"].T
         x = x + (gate * gate.sigmoid() * (normed @ block["up_proj.weight"].T)) @ block["ff_out.weight"].T
@@ -87,8 +88,11 @@ def norm(x_LD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return x_LD / (x_LD.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight_D
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, key_heads: int, theta: float) -> Tensor:
-    """Every position attends to every other; a group of query heads shares each key head. (L, D) to (L, D)."""
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, key_heads: int, theta: float, hidden: int = 0) -> Tensor:
+    """Every position attends to every other but the ``hidden`` first; a group of query heads shares each key head.
+
+    (L, D) to (L, D).
+    """
     length, size = q.shape[0], q.shape[1] // heads
     mixed = []
     for h in range(heads):
@@ -96,7 +100,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, key_heads: int, theta
         q_h = rotated(q[:, h * size : (h + 1) * size], theta)
         k_h = rotated(k[:, shared * size : (shared + 1) * size], theta)
         v_h = v[:, shared * size : (shared + 1) * size]
-        mixed.append(torch.softmax(q_h @ k_h.T / math.sqrt(size), dim=-1) @ v_h)
+        scores = q_h @ k_h.T / math.sqrt(size)
+        scores[:, :hidden] = -math.inf
+        mixed.append(torch.softmax(scores, dim=-1) @ v_h)
     return torch.cat(mixed, dim=-1).view(length, -1)
 
 

@@ -25,6 +25,20 @@ def test_logits_are_those_of_the_published_architecture(tmp_path, name, attentio
     torch.testing.assert_close(ours.double(), plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_mmadas_padded_captions_and_image_tokens(tmp_path, attention):
+    """Rows of unequal padding on the left, ids up to the last image token, at the positions that they have padded."""
+    folder = CASES["mmada"].checkpoint(tmp_path, std=0.3)
+    ids = torch.randint(0, 288, (3, 30), generator=torch.Generator().manual_seed(4))
+    hidden = torch.tensor([0, 3, 11])
+    seen = torch.arange(30) >= hidden[:, None]
+    with torch.no_grad():
+        ours = load(folder, attention=attention)(ids, seen).logits
+    for i, row in enumerate(ids):
+        plain = CASES["mmada"].published(stored(folder), config_of(folder), row, int(hidden[i]))
+        torch.testing.assert_close(ours[i, hidden[i] :].double(), plain[hidden[i] :], rtol=1e-4, atol=1e-4)
+
+
 def test_dream_is_qwen2_without_its_causal_mask(tmp_path):
     """transformers' own Qwen2, given a mask that forbids nothing, on the same weights."""
     folder = write_dream(tmp_path, std=0.3)
