@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain-tiny-mmada"))
     parser.add_argument("--tokenizer", default="tiny-vq")
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rows", type=int, default=12_000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--width", type=int, default=128)

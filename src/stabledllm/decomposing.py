@@ -12,6 +12,7 @@ from tqdm import tqdm
 from stabledllm.config.build import build_method, build_objective, loading_options
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_rows
+from stabledllm.data.pictures import settled
 from stabledllm.data.rows import TokenRow, require_marks
 from stabledllm.decomposing_autoregressive import measure_autoregressive
 from stabledllm.decomposing_gradient import GradientLaboratory
@@ -128,6 +129,7 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
         UserError: bad data, an unknown method, or too few rows to measure anything.
     """
     started = time.perf_counter()
+    settings = settled(settings)
     methods = [build_method(name, settings.method_options) for name in settings.methods]
     objective = build_objective(settings.objective)
     if "methods" not in settings.model_fields_set:  # of those that nobody asked for by name, what has a meaning here

@@ -30,7 +30,14 @@ def folder(tmp_path) -> Path:
 
 
 def encode(tmp_path, *more: str):
-    return call("encode", f"images:{tmp_path / 'pictures'}", f"cache={tmp_path / 'codes'}", *more, cwd=tmp_path)
+    return call(
+        "encode",
+        f"images:{tmp_path / 'pictures'}",
+        f"cache={tmp_path / 'codes'}",
+        "tokenizer=tiny-vq",
+        *more,
+        cwd=tmp_path,
+    )
 
 
 def cache_of(tmp_path) -> Path:
@@ -91,14 +98,14 @@ def test_lora_trains_on_pictures(tmp_path):
     assert (tmp_path / "run" / "model" / "adapter_config.json").is_file()
     drawn = call(
         "generate", "--image", "a red circle", "--model", "run/model", "--steps", "2", "--out", "d",
-        "--set", "data.image.max_text=14", cwd=tmp_path,
+        cwd=tmp_path,
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr[-2000:]
 
 
 def test_generate_writes_pictures_and_a_sheet(tmp_path):
     words = ["generate", "--image", "a red circle", "two blue squares", "--model", "tiny-mmada", "--steps", "3"]
-    words += ["--set", "data.image.max_text=14", "--set", "guidance=1.5"]
+    words += ["--set", "guidance=1.5"]
     first = call(*words, "--out", "a", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["00000.png", "00001.png", "sheet.png"]

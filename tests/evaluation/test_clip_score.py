@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,10 +21,8 @@ MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 LONG = "three red circles above a blue square"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def write_clip(folder: Path) -> Path:
     """``openai/clip-vit-*`` in small: bytes, the same at a word's end, then the two special tokens."""
-    folder = tmp_path_factory.mktemp("clip")
     text = {"vocab_size": 514, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
     text |= {"num_hidden_layers": 2, "max_position_embeddings": LENGTH, "eos_token_id": END, "bos_token_id": START}
     vision = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 2}
@@ -42,6 +41,11 @@ def folder(tmp_path_factory):
     pixels |= {"crop_size": {"height": 32, "width": 32}, "image_mean": MEAN, "image_std": STD}
     (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,23 @@ import pytest
 from PIL import Image
 
 from stabledllm.config.settings import EvalSettings, ImageSettings
-from stabledllm.data.pictures import image_tokenizer
+from stabledllm.data.pictures import image_tokenizer, settled_image
 from stabledllm.decoding import PictureOptions
 from stabledllm.errors import UserError
 from stabledllm.evaluation import pictures as module
+from stabledllm.evaluation.clip_score import ClipScore
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.pictures import draw_codes, prompt, save_pictures, score_pictures
 from stabledllm.evaluation.run import evaluate
+from stabledllm.files import write_json
 from stabledllm.images.judge import judge
 from stabledllm.images.scenes import Scene, draw
+from stabledllm.models.image_choices import image_choices
 from stabledllm.models.loading import load_model
+from tests.evaluation.test_clip_score import write_clip
+from tests.models.hub_layout import write_mmada
 
-IMAGE = ImageSettings(max_text=14)
+IMAGE = settled_image(ImageSettings(), "tiny-mmada")
 OPTIONS = PictureOptions(steps=3, guidance=1.0, temperature=1.0, seed=5)
 CAPTIONS = [
     "a red circle above a blue square",
@@ -124,10 +129,51 @@ def test_a_model_without_image_tokens_is_refused():
         prompt(load_model("tiny"), "a red circle", IMAGE)
 
 
+def test_eval_by_clip_gives_a_score_for_every_picture_and_their_mean(tmp_path):
+    """Any captions, here those of scenes, which are judged as well; with the untuned model's scores beside them."""
+    clip = str(write_clip(tmp_path / "clip"))
+    load_model("tiny-mmada").save(tmp_path / "tuned")
+    write_json(tmp_path / "tuned" / "stabledllm.json", {"model": "tiny-mmada"})
+    (tmp_path / "captions.txt").write_text("\n".join(CAPTIONS) + "\n", encoding="utf-8")
+    settings = EvalSettings(
+        model=str(tmp_path / "tuned"),
+        data={"train": f"captions:{tmp_path / 'captions.txt'}"},
+        image_decoding={"steps": 2, "guidance": 0.0},
+        clip=clip,
+        out=str(tmp_path / "out"),
+    )
+    record = evaluate(settings, lambda _: None)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "pictures.jsonl").read_text().splitlines()]
+    stored = [np.asarray(Image.open(tmp_path / "out" / line["picture"])) for line in lines]
+    expected = ClipScore(clip).score(stored, CAPTIONS)
+    assert [line["clip_score"] for line in lines] == pytest.approx(expected)
+    score = record["metrics"]["clip_score"]
+    assert score["value"] == pytest.approx(np.mean(expected))
+    assert score["stderr"] == pytest.approx(np.std(expected, ddof=1) / len(expected) ** 0.5)
+    assert score["ci_low"] < score["value"] < score["ci_high"]
+    assert score["n"] == record["metrics"]["accuracy"]["n"] == 5
+    assert "captions were longer than the 24 tokens" in score["note"]
+    assert record["difference"]["clip_score"]["value"] == pytest.approx(0.0), "the same weights draw the same"
+
+
+def test_a_model_says_how_its_pictures_are_made(tmp_path):
+    assert image_choices("tiny-mmada") == {"tokenizer": "tiny-vq", "side": 32, "max_text": 14}
+    assert image_choices("tiny") == {}
+    published = write_mmada(tmp_path / "hub", config={"codebook_size": 8192, "num_vq_tokens": 1024})
+    assert image_choices(str(published)) == {"tokenizer": "showlab/magvitv2", "side": 512, "max_text": 512}
+    other = write_mmada(tmp_path / "other")
+    with pytest.raises(UserError, match=r"key 'data.image.tokenizer': expected a value, since config.json of model"):
+        settled_image(ImageSettings(), str(other))
+    given = ImageSettings(tokenizer="tiny-vq", side=64, max_text=30)
+    assert settled_image(given, "tiny-mmada") == given
+    with pytest.raises(UserError, match="expected a multiple of 4, by which 'tiny-vq' downsamples, found 30"):
+        settled_image(ImageSettings(side=30), "tiny-mmada")
+
+
 def test_eval_of_captions_alone_and_of_pictures(tmp_path):
     (tmp_path / "captions.txt").write_text("\n".join(CAPTIONS[:3]) + "\n", encoding="utf-8")
     common = {"model": "tiny-mmada", "image_decoding": {"steps": 2, "guidance": 0.0}, "rows": 3}
-    image = {"max_text": 14, "cache": str(tmp_path / "codes")}
+    image = {"cache": str(tmp_path / "codes")}
     alone = evaluate(
         EvalSettings(
             **common, data={"train": f"captions:{tmp_path / 'captions.txt'}", "image": image}, out=str(tmp_path / "a")

@@ -87,12 +87,13 @@ def recommend(tree: dict, overrides: Sequence[str], *, stored: Path | None, by: 
 def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Probe, fit, and write ``p_of_t.json`` with its picture."""
     from stabledllm.data.bundle import load_rows
+    from stabledllm.data.pictures import settled
     from stabledllm.data.rows import require_marks
     from stabledllm.reports import save_fit_figure
     from stabledllm.training.density import probe_and_fit
     from stabledllm.training.run import set_form
 
-    settings = check(apply_overrides(tree, overrides), TrainSettings, "fit")
+    settings = settled(check(apply_overrides(tree, overrides), TrainSettings, "fit"))
     method = build_method(settings.method, settings.method_options)
     if not method.needs_p:
         raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
@@ -264,9 +265,10 @@ def generate_images(
     """A PNG for every caption and a contact sheet of them, in a new folder."""
     from tqdm import tqdm
 
-    from stabledllm.data.pictures import image_tokenizer
+    from stabledllm.data.pictures import image_tokenizer, image_tokens_of, settled_image
     from stabledllm.decoding import DecodingStats
     from stabledllm.evaluation.pictures import draw_codes, save_drawn
+    from stabledllm.evaluation.untuned import resolve
     from stabledllm.models.loading import load_model
 
     _refuse_empty(captions)
@@ -275,8 +277,10 @@ def generate_images(
     tree = apply_overrides({} if steps is None else {"steps": steps}, own)
     options = build_image_decoding(check(tree, ImageDecodingSettings, "image decoding"))
     image = check(apply_overrides({"data": {}}, of_data)["data"], DataSettings, "generate").image
-    folder = _new_folder(out)
+    folder, model = _new_folder(out), resolve(model)
     loaded = load_model(model, **_loading(model, loading))
+    image_tokens_of(loaded.tokenizer)
+    image = settled_image(image, model)
     stats = DecodingStats()
     with tqdm(total=len(captions), desc="draw", unit="picture") as bar:
         codes = draw_codes(loaded, captions, image, options, 16, progress=bar.update, stats=stats)
@@ -302,12 +306,18 @@ def _new_folder(out: Path | None) -> Path:
 
 def encode(data: str, split: str, rows: int | None, seed: int, overrides: Sequence[str], *, say: Say) -> None:
     """Codes of pictures on disk, and how to train on them."""
-    from stabledllm.data.pictures import are_pictures, dropped_note
+    from stabledllm.data.pictures import are_pictures, dropped_note, image_tokenizer
     from stabledllm.data.pictures import encode as run
 
     if not are_pictures(data):
         raise UserError(f"encode: expected pictures (scenes, text-to-image-2m, images:PATH), found '{data}'.")
     settings = check(apply_overrides({}, overrides), ImageSettings, "encode")
+    if settings.tokenizer is None:
+        if not data.startswith("scenes"):
+            raise UserError("encode: expected tokenizer=NAME, such as showlab/magvitv2, found none.")
+        settings = settings.model_copy(update={"tokenizer": "tiny-vq"})
+    if settings.side is None:
+        settings = settings.model_copy(update={"side": image_tokenizer(settings.tokenizer).side})
     found = run(data, split=split, n=rows or 0, seed=seed, settings=settings)
     if told := dropped_note(found):
         say(told)

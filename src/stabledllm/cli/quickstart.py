@@ -49,7 +49,7 @@ IMAGES = Quickstart(
     recipe="quickstart-images",
     common={
         "model": "tiny-mmada",
-        "data": {"train": "scenes", "image": {"max_text": 14}},
+        "data": {"train": "scenes", "image": {}},
         "objective": {"weighting": "cosine"},
     },
     methods=("standard", "ppots", "mirror", "ppots+mirror", "strats", "lowdisc"),

@@ -12,19 +12,22 @@ class _Strict(BaseModel):
 
 
 class ImageSettings(_Strict):
-    """How captioned pictures become rows; acts where the data are pictures."""
+    """How captioned pictures become rows; acts where the data are pictures.
 
-    tokenizer: str = "tiny-vq"
+    ``tokenizer``, ``side`` and ``max_text`` are the model's unless given: what it was trained with, or MMaDA's.
+    """
+
+    tokenizer: str | None = None
     """Turns pictures into codes and back: ``tiny-vq`` (shipped), a local folder, or a name on the hub
     (``showlab/magvitv2``)."""
     side: int | None = Field(None, ge=1)
-    """Side of the pictures in pixels; without it the tokenizer's own."""
+    """Side of the pictures in pixels; the tokenizer's own where the model says none."""
     fit: Literal["crop", "refuse"] = "crop"
     """Pictures of another size: shorter side resized to ``side`` and the middle kept, as MMaDA does (smaller ones are
     bad pictures), or each of them bad."""
     on_bad: Literal["refuse", "drop"] = "refuse"
     """A bad picture (corrupt, without a caption, of a wrong size) ends the work, or is dropped and counted."""
-    max_text: int = Field(512, ge=3)
+    max_text: int | None = Field(None, ge=3)
     """Positions of the caption's part of a row, padding and three special tokens included."""
     caption_dropout: float = Field(0.1, ge=0, le=1)
     """Probability that a row is trained on without its caption, for guidance; drawn anew in every step."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +23,11 @@ from stabledllm.images.cache import cached_codes
 from stabledllm.images.codes import Codes, StoredCodes
 from stabledllm.images.sources import PICTURE_KINDS, parse, pictures
 from stabledllm.images.tokenizer import ImageTokenizer, load_image_tokenizer
+from stabledllm.models.image_choices import image_choices
 from stabledllm.models.image_tokens import ImageTokens
 
 CAPTIONS_ONLY = "captions"
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,37 @@ def are_pictures(spec: str) -> bool:
     return spec.partition(":")[0] in PICTURE_KINDS
 
 
+def settled(settings: Settings) -> Settings:
+    """The same settings with what the model's pictures are made by, wherever they leave it open.
+
+    Settings on data without pictures are left as they are.
+
+    Raises:
+        UserError: a model that does not say which tokenizer or which width, or a side that the tokenizer cannot divide.
+    """
+    data = settings.data
+    if not any(are_pictures(spec) for spec in (data.train, data.validation, data.test) if spec):
+        return settings
+    image = settled_image(data.image, settings.model)
+    return settings.model_copy(update={"data": data.model_copy(update={"image": image})})
+
+
+def settled_image(image: ImageSettings, model: str) -> ImageSettings:
+    """As :func:`settled`, of the group alone."""
+    known = image_choices(model)
+    open_ = {name: value for name, value in known.items() if getattr(image, name) is None}
+    found = image.model_copy(update=open_)
+    for name in ("tokenizer", "max_text"):
+        if getattr(found, name) is None:
+            raise UserError(
+                f"key 'data.image.{name}': expected a value, since config.json of model '{model}' has none, found none."
+            )
+    if found.side is None:
+        found = found.model_copy(update={"side": image_tokenizer(found.tokenizer).side})
+    tokens_of(found)
+    return found
+
+
 @lru_cache(maxsize=4)
 def image_tokenizer(name: str) -> ImageTokenizer:
     """The tokenizer of pictures, loaded once, on the accelerator where there is one."""
@@ -95,18 +129,13 @@ def image_tokenizer(name: str) -> ImageTokenizer:
     return load_image_tokenizer(name, device)
 
 
-def side_of(settings: ImageSettings) -> int:
-    """Side of the pictures in pixels: as set, else the tokenizer's own."""
-    return settings.side or image_tokenizer(settings.tokenizer).side
-
-
 def tokens_of(settings: ImageSettings) -> int:
-    """N, the image tokens of a picture.
+    """N, the image tokens of a picture, of settled settings.
 
     Raises:
         UserError: a side that the tokenizer cannot divide.
     """
-    tokenizer, side = image_tokenizer(settings.tokenizer), side_of(settings)
+    tokenizer, side = image_tokenizer(settings.tokenizer), settings.side
     if side % tokenizer.downsampling:
         raise UserError(
             f"key 'data.image.side': expected a multiple of {tokenizer.downsampling}, by which '{tokenizer.name}' "
@@ -146,7 +175,6 @@ def load_pictures(
 
 def encode(spec: str, *, split: str, n: int, seed: int, settings: ImageSettings) -> Codes:
     """Codes of the first ``n`` pictures, or of all: from the disk, and what is not there yet is made and put there."""
-    tokens_of(settings)
     with tqdm(total=n or None, desc=f"codes of {spec} {split}", unit="picture", leave=False) as bar:
         return cached_codes(
             spec,
@@ -155,7 +183,7 @@ def encode(spec: str, *, split: str, n: int, seed: int, settings: ImageSettings)
             split=split,
             rows=n or None,
             seed=seed,
-            side=side_of(settings),
+            side=settings.side,
             fit=settings.fit,
             on_bad=settings.on_bad,
             progress=bar.update,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from stabledllm.config.build import build_decoding, loading_options
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.bundle import answered, encode_split, limited
-from stabledllm.data.pictures import is_picture
+from stabledllm.data.pictures import is_picture, settled
 from stabledllm.data.prompting import prompted
 from stabledllm.data.sources import load_examples, task_options
 from stabledllm.errors import UserError
@@ -61,8 +61,8 @@ def evaluate(settings: EvalSettings, say: Say = print) -> dict:
 def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
     out = Path(settings.out)
     build_decoding(settings.decoding)
+    settings = settled(settings.model_copy(update={"model": resolve(settings.model)}))
     examples = _examples(settings, say)
-    settings = settings.model_copy(update={"model": resolve(settings.model)})
     identity = identity_of(settings, examples)
     refuse_unlike(out, identity)
     # What is needed only at the end is refused at the start.

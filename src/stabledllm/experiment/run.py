@@ -13,6 +13,7 @@ from tqdm import tqdm
 from stabledllm.config.build import build_decoding, build_method, build_model, build_objective
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.data.pictures import settled
 from stabledllm.errors import UserError
 from stabledllm.evaluation.generated import can_be_scored, decoded_by, score_generated
 from stabledllm.evaluation.journal import Journal
@@ -62,6 +63,7 @@ def run_experiment(
     """
     if jobs < 1:
         raise UserError(f"experiment: expected at least 1 job, found {jobs}.")
+    settings = settings.model_copy(update={"base": settled(settings.base)})
     out = Path(settings.out)
     methods = [build_method(name, settings.base.method_options).name for name in settings.methods]
     for name in methods:

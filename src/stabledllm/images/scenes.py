@@ -23,7 +23,7 @@ COUNTS = ("a", "two", "three")
 RELATIONS = ("above", "below", "left of", "right of")
 _RADIUS = 4
 """Half of an object's side."""
-LEVELS = {"easy": 1, "hard": 3}
+LEVELS = {"easy": 2, "hard": 3}
 """Most objects of a group."""
 _SPLIT_OF_BUCKET = ("test", "validation") + ("train",) * 8
 

@@ -14,11 +14,12 @@ from stabledllm.config.build import build_adaptive, build_decoding, build_method
 from stabledllm.config.settings import TrainSettings
 from stabledllm.control_variate import default_rate
 from stabledllm.data.bundle import DataBundle, load_bundle
-from stabledllm.data.pictures import are_pictures
+from stabledllm.data.pictures import are_pictures, settled
 from stabledllm.data.rows import require_marks
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.files import read_json
+from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel
 from stabledllm.models.new import is_new
 from stabledllm.noise.blocks import refuse_for_blocks
@@ -55,6 +56,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     Raises:
         UserError: bad settings or data, or a folder that holds a run with another identity.
     """
+    settings = settled(settings)
     out = Path(settings.out)
     say = say if is_main_process() else _silent
     method = build_method(settings.method, settings.method_options)
@@ -131,7 +133,7 @@ def _caption_dropout(settings: TrainSettings) -> float | None:
 
 
 def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
-    """Note ``block_size`` in the model's config, so that it is decoded and evaluated as it was trained.
+    """Note ``block_size`` and how pictures are made in the model's config, for decoding and evaluation.
 
     Raises:
         UserError: a model that has no block form, one trained in other blocks, or decoding in other blocks.
@@ -139,6 +141,8 @@ def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
     size, trained = settings.block_size, getattr(loaded.model.config, "block_size", None)
     if trained and trained != size:
         raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
+    if are_pictures(settings.data.train):
+        keep_image_choices(loaded.model.config, settings.data.image.model_dump())
     if not size:
         return
     if not hasattr(loaded.model.config, "block_size"):
