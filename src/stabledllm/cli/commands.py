@@ -265,7 +265,8 @@ def generate_images(
     """A PNG for every caption and a contact sheet of them, in a new folder."""
     from tqdm import tqdm
 
-    from stabledllm.data.pictures import image_tokenizer, image_tokens_of, settled_image
+    from stabledllm.data.picture_rows import image_tokens_of
+    from stabledllm.data.pictures import image_tokenizer, settled_image
     from stabledllm.decoding import DecodingStats
     from stabledllm.evaluation.pictures import draw_codes, save_drawn
     from stabledllm.evaluation.untuned import resolve

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.overlap import content, dropped_note, likeness, without
-from stabledllm.data.pictures import encode_pictures, is_picture
+from stabledllm.data.picture_rows import encode_pictures
+from stabledllm.data.pictures import is_picture
 from stabledllm.data.prompting import choose_shots, prompted
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import hold_out, load_examples, own_splits, task_options

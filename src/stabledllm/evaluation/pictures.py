@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from stabledllm.config.settings import ImageSettings
-from stabledllm.data.pictures import check_codebook, image_tokenizer, image_tokens_of, tokens_of
+from stabledllm.data.picture_rows import check_codebook, image_tokens_of
+from stabledllm.data.pictures import image_tokenizer, tokens_of
 from stabledllm.decoding import DecodingStats
 from stabledllm.decoding.pictures import PictureOptions, PicturePrompt, generate_pictures
 from stabledllm.errors import UserError
