@@ -58,6 +58,11 @@ def test_any_batch_draws_the_same_and_a_place_its_own(loaded):
     assert not whole.equal(draw_codes(loaded, CAPTIONS, IMAGE, other, 5))
 
 
+def test_every_caption_gets_its_own_picture(loaded, tmp_path):
+    codes = draw_codes(loaded, CAPTIONS, IMAGE, OPTIONS, 5)
+    np.testing.assert_array_equal(scored(loaded, tmp_path).pictures, image_tokenizer("tiny-vq").decode(codes))
+
+
 def test_a_kill_between_batches_changes_nothing(loaded, tmp_path, monkeypatch):
     whole = scored(loaded, tmp_path / "whole")
     calls, true = [], module.generate_pictures
@@ -161,6 +166,8 @@ def test_a_model_says_how_its_pictures_are_made(tmp_path):
     assert image_choices("tiny") == {}
     published = write_mmada(tmp_path / "hub", config={"codebook_size": 8192, "num_vq_tokens": 1024})
     assert image_choices(str(published)) == {"tokenizer": "showlab/magvitv2", "side": 512, "max_text": 512}
+    own = write_mmada(tmp_path / "own", config={"codebook_size": 8192, "num_vq_tokens": 256, "image_max_text": 99})
+    assert image_choices(str(own)) == {"tokenizer": "showlab/magvitv2", "side": 256, "max_text": 99}
     other = write_mmada(tmp_path / "other")
     with pytest.raises(UserError, match=r"key 'data.image.tokenizer': expected a value, since config.json of model"):
         settled_image(ImageSettings(), str(other))

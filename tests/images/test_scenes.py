@@ -85,6 +85,15 @@ def test_an_array_that_is_no_picture_is_refused():
         read(np.zeros((SIDE, SIDE, 3)))
 
 
+def test_a_level_bounds_the_objects_of_a_group():
+    for level, most in (("easy", 2), ("hard", 3)):
+        groups = [g for i in range(200) for s in [scene("train", 0, i, level)] for g in (s.first, s.second) if g]
+        assert {g.count for g in groups} == set(range(1, most + 1))
+    assert scene("train", 0, 3) == scene("train", 0, 3, "hard")
+    with pytest.raises(UserError, match=r"scenes: unknown level 'x' \(known: easy, hard\)"):
+        scene("train", 0, 0, "x")
+
+
 def test_splits_share_no_caption_and_repeat_bit_for_bit():
     of = {split: {str(scene(split, 0, i)) for i in range(300)} for split in ("train", "validation", "test")}
     assert all(split_of(caption) == split for split, captions in of.items() for caption in captions)
