@@ -59,6 +59,18 @@ def test_every_part_is_judged_by_itself():
     assert (verdict.colours, verdict.counts, verdict.shapes, verdict.relation) == (True, True, False, False)
 
 
+def test_a_smeared_object_has_no_shape():
+    wanted = Scene.parse("two blue circles")
+    picture = draw(wanted, 0)
+    assert judge(picture, wanted).correct
+    spot = next(o for o in read(picture) if o.colour == "blue")
+    y, x = round(spot.y), round(spot.x)
+    picture[y + 3 : y + 8, x - 4 : x + 3] = COLOURS["blue"]
+    verdict = judge(picture, wanted)
+    assert (verdict.colours, verdict.counts, verdict.shapes) == (True, True, False)
+    assert sorted(o.shape for o in read(picture)) == ["blot", "circle"]
+
+
 def test_a_blurred_colour_is_still_that_colour_and_nothing_is_nothing():
     wanted = Scene.parse("three red circles above a blue square")
     noise = np.random.default_rng(0).normal(0, 12, (SIDE, SIDE, 3))

@@ -167,7 +167,7 @@ def test_wrong_files(tmp_path, monkeypatch):
     refused(tmp_path / "bin", "config.json: expected ch to be a whole number above 0, found -1")
     (tmp_path / "bin" / "config.json").unlink()
     refused(tmp_path / "bin", "expected .*config.json, found no such file")
-    refused("no/such/folder", "expected 'tiny-vq' or a local folder or a hub's OWNER/NAME, found neither")
+    refused("no/such/folder", "expected 'tiny-vq', a local folder or a hub's OWNER/NAME, found no such thing")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     refused("nobody/nothing", "expected a local folder or a copy in the hub's cache, found neither")

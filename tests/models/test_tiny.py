@@ -79,7 +79,7 @@ def test_save_and_load(tmp_path, tiny):
 
 
 def test_bad_folders_are_refused(tmp_path, tiny):
-    with pytest.raises(UserError, match="expected 'tiny', 'tiny-mmada' or a local folder"):
+    with pytest.raises(UserError, match="expected 'tiny', 'tiny-mmada', a local folder"):
         load_model(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"config\.json"):
         load_model(str(tmp_path))

@@ -15,6 +15,8 @@ _LEAST = 9
 _APART = 6.0
 """Pixels between centres from which one lies beside the other; drawn ones are 14 to 18 apart."""
 _PALETTE = {"background": BACKGROUND} | COLOURS
+_SIDES = range(6, 11)
+"""Pixels of a bounding box's sides; drawn ones have 8. What is larger or smaller is a blot and has no shape."""
 # Share of its bounding box that a shape fills, as scenes are drawn: 1, 52/64 and 32/56.
 _SQUARE, _CIRCLE = 0.92, 0.68
 
@@ -25,6 +27,7 @@ class Object:
 
     colour: str
     shape: str
+    """``circle``, ``square``, ``triangle`` or ``blot``."""
     y: float
     x: float
 
@@ -98,5 +101,7 @@ def _on_side(first: list[Object], second: list[Object], relation: str) -> bool:
 
 
 def _shape(spot: np.ndarray) -> str:
+    if not all(side in _SIDES for side in spot.shape):
+        return "blot"
     fill = spot.mean()
     return "square" if fill > _SQUARE else "circle" if fill > _CIRCLE else "triangle"

@@ -60,7 +60,7 @@ def test_the_hub_is_not_reached(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     refused("nobody/nothing", "copy in the hub's cache, found neither, and HF_HUB_OFFLINE=0 allows the download")
-    refused("no/such/folder", "expected 'tiny', 'tiny-mmada' or a local folder or a hub's OWNER/NAME")
+    refused("no/such/folder", "expected 'tiny', 'tiny-mmada', a local folder or a hub's OWNER/NAME")
 
 
 def test_families(tmp_path):

@@ -56,7 +56,7 @@ def find_folder(
     if not folder.is_dir():
         if not _HUB_NAME.fullmatch(name):
             known = ", ".join(f"'{own}'" for own in built_in)
-            raise UserError(f"{what}: expected {known} or a local folder or a hub's OWNER/NAME, found none of them.")
+            raise UserError(f"{what}: expected {known}, a local folder or a hub's OWNER/NAME, found no such thing.")
         folder = _snapshot(name, what, [*_PATTERNS, *more])
     if not (folder / "config.json").is_file():
         raise UserError(f"{what}: expected {folder / 'config.json'}, found no such file.")
