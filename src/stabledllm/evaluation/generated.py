@@ -26,6 +26,11 @@ def can_be_scored(examples: list[dict]) -> bool:
     return bool(examples) and (is_picture(examples[0]) or has_answers(examples))
 
 
+def journal_name(examples: list[dict]) -> str:
+    """Of the journal in which what is generated survives a kill."""
+    return "pictures" if examples and is_picture(examples[0]) else "completions"
+
+
 def decoded_by(settings: Settings, examples: list[dict]) -> dict:
     """What decides the results beside the model: decoding and examples."""
     if examples and is_picture(examples[0]):

@@ -21,7 +21,7 @@ from stabledllm.data.prompting import prompted
 from stabledllm.data.sources import load_examples, task_options
 from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
-from stabledllm.evaluation.generated import COMPLETIONS, can_be_scored, decoded_by, score_generated
+from stabledllm.evaluation.generated import COMPLETIONS, can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.identity import digest_of, fingerprint, refuse_other
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.pictures import LINES
@@ -104,7 +104,7 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
     if can_be_scored(examples):
         if (batches := -(-len(examples) // settings.generate_batch)) < ranks.count:
             say(f"note: {batches} batches for {ranks.count} devices: some wait; a smaller --batch gives each its share")
-        journal = Journal(out / JOURNAL, "generated", identity, ranks)
+        journal = Journal(out / JOURNAL, journal_name(examples), identity, ranks)
         with _bar(len(examples), "generate", "problem", ranks) as progress:
             scored, told = score_generated(loaded, examples, settings, journal, out, ranks=ranks, progress=progress)
         metrics |= scored

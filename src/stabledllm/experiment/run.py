@@ -15,7 +15,7 @@ from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.pictures import settled
 from stabledllm.errors import UserError
-from stabledllm.evaluation.generated import can_be_scored, decoded_by, score_generated
+from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.validation import validation_nll
 from stabledllm.experiment.board import Board
@@ -210,7 +210,8 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
         for name, objective in objectives.items()
     }
     if can_be_scored(data.test):
-        journal = Journal(out / "untuned_journal", "generated", {"model": base.model} | decoded_by(base, data.test))
+        decoded = {"model": base.model} | decoded_by(base, data.test)
+        journal = Journal(out / "untuned_journal", journal_name(data.test), decoded)
         metrics |= score_generated(loaded, data.test, base, journal, out / UNTUNED)[0]
     say("untuned: " + ", ".join(f"{name} {value['value']:.4f}" for name, value in metrics.items()))
     write_json(path, {"metrics": metrics})

@@ -10,7 +10,7 @@ from pathlib import Path
 from stabledllm.config.build import build_objective, loading_options
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
-from stabledllm.evaluation.generated import can_be_scored, decoded_by, score_generated
+from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.identity import refuse_other
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.ranks import Ranks, whole_models
@@ -129,7 +129,8 @@ def _evaluate(
 
 
 def _journal(settings: TrainSettings, identity: dict, test: list[dict], ranks: Ranks) -> Journal:
-    return Journal(Path(settings.out) / JOURNAL, "generated", {"run": identity} | decoded_by(settings, test), ranks)
+    decoded = {"run": identity} | decoded_by(settings, test)
+    return Journal(Path(settings.out) / JOURNAL, journal_name(test), decoded, ranks)
 
 
 def _history(log: list[dict]) -> list[dict]:
