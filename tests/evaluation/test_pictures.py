@@ -163,7 +163,8 @@ def test_eval_by_clip_gives_a_score_for_every_picture_and_their_mean(tmp_path):
 
 def test_a_model_says_how_its_pictures_are_made(tmp_path):
     assert image_choices("tiny-mmada") == {"tokenizer": "tiny-vq", "side": 32, "max_text": 14}
-    assert image_choices("tiny") == {}
+    with pytest.raises(UserError, match="model 'tiny': expected MMaDA, which has image tokens"):
+        image_choices("tiny")
     published = write_mmada(tmp_path / "hub", config={"codebook_size": 8192, "num_vq_tokens": 1024})
     assert image_choices(str(published)) == {"tokenizer": "showlab/magvitv2", "side": 512, "max_text": 512}
     own = write_mmada(tmp_path / "own", config={"codebook_size": 8192, "num_vq_tokens": 256, "image_max_text": 99})

@@ -42,6 +42,17 @@ def test_two_jobs_give_the_same_runs_as_one(tmp_path):
     assert stored["status"] == {"finished": 4, "planned": 4}
 
 
+def test_a_plan_older_than_a_key_is_the_same_experiment(tmp_path):
+    wanted = settings(tmp_path)
+    first = run_experiment(wanted, quiet)
+    plan = json.loads((tmp_path / "experiment.json").read_text())
+    del plan["settings"]["base"]["image_decoding"], plan["settings"]["base"]["data"]["image"]
+    (tmp_path / "experiment.json").write_text(json.dumps(plan))
+    assert run_experiment(wanted, quiet)["runs"] == first["runs"]
+    with pytest.raises(UserError, match="found other settings under 'base'"):
+        run_experiment(settings(tmp_path, steps=4), quiet)
+
+
 def test_a_run_that_fails_in_another_process_is_told(tmp_path):
     with pytest.raises(UserError, match="nonsense"):
         run_experiment(settings(tmp_path, trainer={"nonsense": 1}), quiet, jobs=2)

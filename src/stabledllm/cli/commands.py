@@ -265,7 +265,6 @@ def generate_images(
     """A PNG for every caption and a contact sheet of them, in a new folder."""
     from tqdm import tqdm
 
-    from stabledllm.data.picture_rows import image_tokens_of
     from stabledllm.data.pictures import image_tokenizer, settled_image
     from stabledllm.decoding import DecodingStats
     from stabledllm.evaluation.pictures import draw_codes, save_drawn
@@ -279,9 +278,8 @@ def generate_images(
     options = build_image_decoding(check(tree, ImageDecodingSettings, "image decoding"))
     image = check(apply_overrides({"data": {}}, of_data)["data"], DataSettings, "generate").image
     folder, model = _new_folder(out), resolve(model)
-    loaded = load_model(model, **_loading(model, loading))
-    image_tokens_of(loaded.tokenizer)
     image = settled_image(image, model)
+    loaded = load_model(model, **_loading(model, loading))
     stats = DecodingStats()
     with tqdm(total=len(captions), desc="draw", unit="picture") as bar:
         codes = draw_codes(loaded, captions, image, options, 16, progress=bar.update, stats=stats)

@@ -11,6 +11,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from stabledllm.config.build import build_decoding, build_method, build_model, build_objective
+from stabledllm.config.recipe import check
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.pictures import settled
@@ -188,7 +189,8 @@ def _claim(out: Path, settings: ExperimentSettings) -> None:
     mine = {k: v for k, v in settings.model_dump().items() if k not in free}
     path = out / PLAN
     if path.is_file():
-        theirs = read_json(path)["settings"]
+        # Keys that are newer than the folder had their defaults then.
+        theirs = check(read_json(path)["settings"], ExperimentSettings, str(path)).model_dump()
         for key, value in mine.items():
             if theirs.get(key) != value:
                 raise UserError(f"{path}: expected the experiment that is there, found other settings under '{key}'.")

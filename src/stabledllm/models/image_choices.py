@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from stabledllm.errors import UserError
 from stabledllm.models.families.mmada import MMadaConfig
 from stabledllm.models.families.source import read_config
 from stabledllm.models.loading import model_folder
@@ -25,14 +26,14 @@ def image_choices(model: str) -> dict[str, Any]:
     """``tokenizer``, ``side`` and ``max_text``, as far as they are known of a model; of an adapter those of its base.
 
     Raises:
-        UserError: no such model.
+        UserError: no such model, or one that has no image tokens.
     """
     folder = model_folder(pattern_of(model))
     if (adapter := folder / "adapter_config.json").is_file():
         return image_choices(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
     config = read_config(folder)
     if config.get("model_type") != MMadaConfig.model_type:
-        return {}
+        raise UserError(f"model '{model}': expected MMaDA, which has image tokens, to work on pictures, found another.")
     found = {choice: config[key] for choice, key in KEYS.items() if config.get(key) is not None}
     if config.get("codebook_size") != _PUBLISHED_CODEBOOK:
         return found

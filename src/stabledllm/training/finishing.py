@@ -90,10 +90,9 @@ def evaluate_saved(
     Raises:
         UserError: other decoding than the run was started with.
     """
-    wanted = settings.model_dump()
-    refuse_other(
-        Path(settings.out), *({key: config.get(key) for key in _GENERATING} for config in (record["config"], wanted))
-    )
+    saved, wanted = record["config"], settings.model_dump()
+    known = [key for key in _GENERATING if key in saved]  # not in runs older than the key
+    refuse_other(Path(settings.out), *({key: config[key] for key in known} for config in (saved, wanted)))
     with whole_models():
         ranks = Ranks.launched(cpu=bool(settings.trainer.get("use_cpu")))
         folder = str(Path(settings.out) / "model")
