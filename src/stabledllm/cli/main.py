@@ -207,7 +207,13 @@ def generate(
     image: Annotated[
         bool, typer.Option("--image", help="Draw a picture of each prompt, with a model of MMaDA's family.")
     ] = False,
-    model: Model = "tiny",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="'tiny' by default, with --image 'tiny-mmada'; a folder (model or adapter, with --image a run), or a "
+            "name on the hub."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="With --image: new folder; runs/pictures/1, 2, ... without.")] = None,
     length: Annotated[int, typer.Option(help="New tokens.")] = 64,
     steps: Annotated[int | None, typer.Option(help="Model calls in all; 64, or 18 for pictures.")] = None,
@@ -230,12 +236,12 @@ def generate(
     loading = _loading(base, family, dtype, attention, end_token, trust_remote_code)
     prompts = [line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt
     if image:
-        commands.generate_images(prompts, model, steps, decoding or [], out, loading, say=_say)
+        commands.generate_images(prompts, model or "tiny-mmada", steps, decoding or [], out, loading, say=_say)
         return
     if out is not None:
         raise UserError("generate: expected --image beside --out, found none; completions are printed.")
     sizes = {"length": length, "steps": 64 if steps is None else steps, "block": block}
-    commands.generate(prompts, model, sizes, decoding or [], loading)
+    commands.generate(prompts, model or "tiny", sizes, decoding or [], loading)
 
 
 @app.command()
