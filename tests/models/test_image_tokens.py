@@ -102,14 +102,10 @@ def test_the_embedding_must_hold_every_code(tmp_path):
         ImageTokens.of(made, config(embedding_rows=rows - 1), "small")
 
 
-def test_ids_and_codes_are_inverse_and_refuse_what_is_outside():
+def test_ids_follow_the_text_and_refuse_codes_outside_the_codebook():
     tokens = ImageTokens(1, 2, 3, 4, 5, 6, first=100, codebook_size=16)
     codes = torch.arange(16).view(2, 8)
     assert torch.equal(tokens.ids(codes), codes + 100)
-    assert torch.equal(tokens.codes(tokens.ids(codes)), codes)
     for wrong in (-1, 16):
         with pytest.raises(UserError, match=f"picture: expected codes 0 to 15, found {wrong}"):
-            tokens.ids(torch.tensor([[0, wrong]]))
-    for wrong in (99, 116):
-        with pytest.raises(UserError, match=f"picture: expected token ids 100 to 115, found {wrong}"):
-            tokens.codes(torch.tensor([100, wrong]))
+            tokens.ids(torch.tensor([3, wrong]))

@@ -31,4 +31,6 @@ def test_the_recipe_is_that_of_the_table():
 
 def test_the_pages_table_is_that_of_the_results():
     results = json.loads((FOLDER / "results.json").read_text())
-    assert study().table(results) in (FOLDER / "README.md").read_text()
+    page = (FOLDER / "README.md").read_text()
+    assert study().table(results) in page
+    assert study().table_of_steps(results) in page

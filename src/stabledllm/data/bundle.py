@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.overlap import content, dropped_note, likeness, without
 from stabledllm.data.picture_rows import encode_pictures
-from stabledllm.data.pictures import is_picture
+from stabledllm.data.pictures import of_pictures
 from stabledllm.data.prompting import choose_shots, prompted
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import hold_out, load_examples, own_splits, task_options
@@ -66,7 +66,7 @@ def _are_documents(examples: list[dict]) -> bool:
 
 def encode_split(examples: list[dict], tokenizer, settings: DataSettings, split: str, limit: int | None) -> Encoded:
     """Rows, at most ``limit`` of them; only training rows of documents may be short."""
-    if examples and is_picture(examples[0]):
+    if of_pictures(examples):
         return encode_pictures(examples, tokenizer, settings)
     if not _are_documents(examples):
         return encode_examples(examples, tokenizer, encoding_options(settings))

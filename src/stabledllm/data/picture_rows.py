@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.pictures import image_tokenizer
@@ -56,7 +57,7 @@ class PictureRow:
     def input_ids(self) -> list[int]:
         tokens = self.tokens
         text = [tokens.t2i, tokens.bos, *self.caption, tokens.eos]
-        image = (np.asarray(self.codes) + tokens.first).tolist()
+        image = tokens.ids(torch.from_numpy(np.asarray(self.codes).astype(np.int64))).tolist()
         return [tokens.ipad] * self.hidden + text + [tokens.soi, *image, tokens.eoi]
 
     def __len__(self) -> int:

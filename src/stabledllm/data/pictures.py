@@ -6,7 +6,7 @@ settings leave open.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -26,9 +26,9 @@ CAPTIONS_ONLY = "captions"
 Settings = TypeVar("Settings")
 
 
-def is_picture(example: dict) -> bool:
-    """Whether an example is a captioned picture, or a caption to draw."""
-    return "caption" in example
+def of_pictures(examples: Sequence[dict]) -> bool:
+    """Whether examples are captioned pictures, or captions to draw."""
+    return bool(examples) and "caption" in examples[0]
 
 
 def are_pictures(spec: str) -> bool:

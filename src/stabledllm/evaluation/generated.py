@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stabledllm.config.build import build_decoding, build_image_decoding
 from stabledllm.config.settings import EvalSettings, TrainSettings
-from stabledllm.data.pictures import image_tokenizer, is_picture
+from stabledllm.data.pictures import image_tokenizer, of_pictures
 from stabledllm.evaluation.accuracy import AccuracyResult, accuracy, has_answers
 from stabledllm.evaluation.completing import ResumableCompletion
 from stabledllm.evaluation.identity import digest_of
@@ -23,17 +23,17 @@ Settings = TrainSettings | EvalSettings
 
 def can_be_scored(examples: list[dict]) -> bool:
     """Whether the examples are captions to draw, or problems with an answer."""
-    return bool(examples) and (is_picture(examples[0]) or has_answers(examples))
+    return of_pictures(examples) or has_answers(examples)
 
 
 def journal_name(examples: list[dict]) -> str:
     """Of the journal in which what is generated survives a kill."""
-    return "pictures" if examples and is_picture(examples[0]) else "completions"
+    return "pictures" if of_pictures(examples) else "completions"
 
 
 def decoded_by(settings: Settings, examples: list[dict]) -> dict:
     """What decides the results beside the model: decoding and examples."""
-    if examples and is_picture(examples[0]):
+    if of_pictures(examples):
         image = settings.data.image
         return {
             "image_decoding": settings.image_decoding.model_dump(),
@@ -66,7 +66,7 @@ def score_generated(
     ``pictures/`` with ``pictures.jsonl`` and ``pictures.png``.
     """
     batch = settings.generate_batch
-    if is_picture(examples[0]):
+    if of_pictures(examples):
         options = build_image_decoding(settings.image_decoding)
         image, clip = settings.data.image, settings.clip
         scores = score_pictures(loaded, examples, image, options, batch, journal, clip=clip, progress=progress)

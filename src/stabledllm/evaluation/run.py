@@ -16,7 +16,7 @@ from tqdm import tqdm
 from stabledllm.config.build import build_decoding, loading_options
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.bundle import answered, encode_split, limited
-from stabledllm.data.pictures import is_picture, settled
+from stabledllm.data.pictures import of_pictures, settled
 from stabledllm.data.prompting import prompted
 from stabledllm.data.sources import load_examples, task_options
 from stabledllm.errors import UserError
@@ -99,7 +99,7 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
     loaded.model.to(ranks.device).eval()
     metrics: dict = {}
-    if not is_picture(examples[0]) or "codes" in examples[0]:  # captions alone have no likelihood
+    if not of_pictures(examples) or "codes" in examples[0]:  # captions alone have no likelihood
         metrics["validation_nll"] = _nll(loaded, settings, identity, examples, ranks, say).as_dict()
     if can_be_scored(examples):
         if (batches := -(-len(examples) // settings.generate_batch)) < ranks.count:
@@ -143,7 +143,7 @@ def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
         "rows": settings.rows,
         "draws": settings.draws,
     }
-    if is_picture(examples[0]):
+    if of_pictures(examples):
         return shared | decoded_by(settings, examples)
     parts = [[e.get(key) for key in ("messages", "input_ids", "text")] for e in examples]
     return shared | {"decoding": settings.decoding.model_dump(), "examples": digest_of(parts)}

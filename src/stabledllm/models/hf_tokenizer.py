@@ -77,8 +77,8 @@ class HFTokenizer:
         pad = tokenizer.pad_token_id
         self.pad_token_id = self.eos_token_id if pad is None else pad
 
-    def has_image_tokens(self, config: PretrainedConfig) -> None:
-        """Say that the model behind it has image tokens, as its configuration tells."""
+    def take_image_config(self, config: PretrainedConfig) -> None:
+        """Be told the configuration of a model with image tokens, which :attr:`image_tokens` needs."""
         self._image_config = config
 
     @property

@@ -19,7 +19,7 @@ _PUBLISHED = {"soi": 126084, "eoi": 126085, "t2i": 126088, "ipad": 126093}
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """Token ids. A picture's code c is the token ``first + c``: :meth:`ids` and :meth:`codes` are each other's inverse.
+    """Token ids. A picture's code c is the token ``first + c``.
 
     A row of a caption with its picture is ``ipad ... t2i bos caption eos soi picture eoi``.
     """
@@ -64,23 +64,10 @@ class ImageTokens:
         Raises:
             UserError: a code outside the codebook.
         """
-        self._check(codes, 0, "code")
-        return codes + self.first
-
-    def codes(self, ids: Tensor) -> Tensor:
-        """Codes of token ids; shape kept.
-
-        Raises:
-            UserError: an id that is no image token.
-        """
-        self._check(ids, self.first, "token id")
-        return ids - self.first
-
-    def _check(self, values: Tensor, lowest: int, what: str) -> None:
-        beyond = lowest + self.codebook_size
-        outside = values[(values < lowest) | (values >= beyond)]
+        outside = codes[(codes < 0) | (codes >= self.codebook_size)]
         if outside.numel():
-            raise UserError(f"picture: expected {what}s {lowest} to {beyond - 1}, found {int(outside[0])}.")
+            raise UserError(f"picture: expected codes 0 to {self.codebook_size - 1}, found {int(outside[0])}.")
+        return codes + self.first
 
 
 def _marks(tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, int]:

@@ -136,7 +136,7 @@ def load_model(
     if masks:
         model.config.mask_token_id = tokenizer.mask_token_id
     if isinstance(model, MMadaModelLM):
-        tokenizer.has_image_tokens(model.config)
+        tokenizer.take_image_config(model.config)
     return LoadedModel(model, tokenizer, name)
 
 
