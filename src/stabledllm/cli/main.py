@@ -9,6 +9,19 @@ from typing import Annotated
 import typer
 
 from stabledllm import __version__
+from stabledllm.cli.options import (
+    Attention,
+    Base,
+    Data,
+    Decoding,
+    Dtype,
+    EndToken,
+    Family,
+    Model,
+    Overrides,
+    TrustRemoteCode,
+    loading_of,
+)
 from stabledllm.errors import UserError
 
 app = typer.Typer(
@@ -20,49 +33,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
-Model = Annotated[
-    str, typer.Option(help="'tiny' or 'tiny-mmada' (shipped), a folder (model or adapter), or a name on the hub.")
-]
-Base = Annotated[str | None, typer.Option(help="Of an adapter: its base model, where it is not where it was.")]
-Family = Annotated[str, typer.Option(help="llada, dream, mmada or mlm; auto: what the model's config.json says.")]
-Dtype = Annotated[str, typer.Option(help="Of the weights: float32 or bfloat16.")]
-Attention = Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2.")]
-EndToken = Annotated[str | None, typer.Option(help="Ends a response, instead of the chat template's own.")]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that lies beside the weights; no native family needs it.")
-]
-Decoding = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="More of the decoding, repeatable: order, schedule, temperature, top_p, guidance, threshold, cache, seed.",
-    ),
-]
-Data = Annotated[
-    str, typer.Option(help="synthetic[:LEVEL], a task or TASK:PATH, jsonl:PATH, or pictures (scenes, ...).")
-]
-
 
 def _say(line: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
-
-
-def _loading(
-    base: str | None, family: str, dtype: str, attention: str, end_token: str | None, trust_remote_code: bool
-) -> dict:
-    return {
-        "base": base,
-        "family": family,
-        "dtype": dtype,
-        "attention": attention,
-        "end_token": end_token,
-        "trust_remote_code": trust_remote_code,
-    }
 
 
 @app.callback(invoke_without_command=True)
@@ -233,7 +209,7 @@ def generate(
     """
     from stabledllm.cli import commands
 
-    loading = _loading(base, family, dtype, attention, end_token, trust_remote_code)
+    loading = loading_of(base, family, dtype, attention, end_token, trust_remote_code)
     prompts = [line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt
     if image:
         commands.generate_images(prompts, model or "tiny-mmada", steps, decoding or [], out, loading, say=_say)
@@ -305,7 +281,7 @@ def evaluate(
         tree | {"generate_batch": batch},
         {"length": length, "steps": steps, "block": block},
         decoding or [],
-        _loading(base, family, dtype, attention, end_token, trust_remote_code),
+        loading_of(base, family, dtype, attention, end_token, trust_remote_code),
         say=_say,
     )
 

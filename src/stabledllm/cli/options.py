@@ -1,0 +1,45 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
+Model = Annotated[
+    str, typer.Option(help="'tiny' or 'tiny-mmada' (shipped), a folder (model or adapter), or a name on the hub.")
+]
+Base = Annotated[str | None, typer.Option(help="Of an adapter: its base model, where it is not where it was.")]
+Family = Annotated[str, typer.Option(help="llada, dream, mmada or mlm; auto: what the model's config.json says.")]
+Dtype = Annotated[str, typer.Option(help="Of the weights: float32 or bfloat16.")]
+Attention = Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2.")]
+EndToken = Annotated[str | None, typer.Option(help="Ends a response, instead of the chat template's own.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that lies beside the weights; no native family needs it.")
+]
+Decoding = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="More of the decoding, repeatable: order, schedule, temperature, top_p, guidance, threshold, cache, seed.",
+    ),
+]
+Data = Annotated[
+    str, typer.Option(help="synthetic[:LEVEL], a task or TASK:PATH, jsonl:PATH, or pictures (scenes, ...).")
+]
+
+
+def loading_of(
+    base: str | None, family: str, dtype: str, attention: str, end_token: str | None, trust_remote_code: bool
+) -> dict:
+    """How a model is loaded, as settings."""
+    return {
+        "base": base,
+        "family": family,
+        "dtype": dtype,
+        "attention": attention,
+        "end_token": end_token,
+        "trust_remote_code": trust_remote_code,
+    }
