@@ -19,6 +19,7 @@ from stabledllm.cli.options import (
     Family,
     Model,
     Overrides,
+    Small,
     TrustRemoteCode,
     loading_of,
 )
@@ -51,9 +52,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("runs/quickstart"),
-    small: Annotated[
-        bool, typer.Option("--small", help="A reduced run of about a minute, for a first try and tests.")
-    ] = False,
+    small: Small = False,
 ) -> None:
     """Decompose, fit, train four methods on two seeds, evaluate, report: minutes on 2 cores."""
     from stabledllm.cli.quickstart import TEXT
@@ -65,9 +64,7 @@ def quickstart(
 @app.command(name="quickstart-images")
 def quickstart_images(
     out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("runs/quickstart-images"),
-    small: Annotated[
-        bool, typer.Option("--small", help="A reduced run of about a minute, for a first try and tests.")
-    ] = False,
+    small: Small = False,
 ) -> None:
     """The same for pictures: MMaDA's objective, Standard and P-POTS+MIRROR on two seeds, drawn and judged exactly."""
     from stabledllm.cli.quickstart import IMAGES

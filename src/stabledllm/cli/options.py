@@ -29,6 +29,7 @@ Decoding = Annotated[
 Data = Annotated[
     str, typer.Option(help="synthetic[:LEVEL], a task or TASK:PATH, jsonl:PATH, or pictures (scenes, ...).")
 ]
+Small = Annotated[bool, typer.Option("--small", help="A reduced run of half a minute, for a first try and tests.")]
 
 
 def loading_of(
