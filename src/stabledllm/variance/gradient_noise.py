@@ -18,10 +18,9 @@ from stabledllm.jackknife import LEAST_ROWS, spread
 from stabledllm.noise.maskers.fixed_count import count_mass
 from stabledllm.noise.schedule import masked_count
 from stabledllm.noise.t_samplers import TSampler, Uniform
-from stabledllm.ppots.cells import cell_kernels
 from stabledllm.ppots.pareto import pareto_k
 from stabledllm.variance.counts import counts_of
-from stabledllm.variance.gradient_profile import GradientProfile
+from stabledllm.variance.gradient_profile import COUNTED, GradientProfile
 from stabledllm.variance.gradient_tail import tail_shape
 
 UNIT = "(nats/param)²"
@@ -137,19 +136,23 @@ def bernoulli_moments(profile: GradientProfile, sampler: TSampler, views: int) -
 
 
 def direct_moments(profile: GradientProfile, sampler: TSampler) -> RowMoments:
-    """Moments of the profile's own masker and views under a density of t: fixed counts at 1 / (P pi_k) exactly."""
-    if profile.method.masker.name == "fixedcount":
-        each = [count_weight(sampler, profile, i) for i in range(len(profile.rows))]
-        weight = torch.stack(each) * profile.point_width
-    else:
-        weight = (cell_kernels(sampler, profile.edges)[0][profile.cell] * profile.point_width)[None]
-    return RowMoments((profile.squares() * weight).sum(-1))
+    """Moments of the profile's own masker and views under a density of t, at each point's rate and its row's weight."""
+    kernel = torch.stack([_kernel(sampler, profile, i) for i in range(len(profile.rows))])
+    return RowMoments((profile.squares() * kernel * profile.point_width).sum(-1))
 
 
-def count_weight(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
-    """1 / (P pi_k) at every point of row i, shape (n,)."""
-    size = profile.size[i].expand(len(profile.cell))
-    return 1.0 / (size * count_mass(sampler, masked_count(profile.t[i], size), size))
+def point_weight(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
+    """Importance weight w of every point of row i, shape (n,)."""
+    return profile.method.masker.weighs_by(sampler, int(profile.size[i])).weight(profile.t[i])
+
+
+def _kernel(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
+    """``w² p`` at every point of row i, shape (n,); for counts averaged over the count's cell of t, exactly."""
+    t, size = profile.t[i], profile.size[i]
+    density = sampler.log_prob(t).exp()
+    if profile.method.masker.name in COUNTED:
+        density = size * count_mass(sampler, masked_count(t, size), size.expand(t.shape))
+    return point_weight(sampler, profile, i) ** 2 * density
 
 
 class PairMean:

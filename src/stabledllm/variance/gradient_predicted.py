@@ -23,8 +23,8 @@ from stabledllm.variance.gradient_noise import (
     UNIT,
     PairMean,
     bernoulli_moments,
-    count_weight,
     direct_moments,
+    point_weight,
     row_mean_square,
 )
 from stabledllm.variance.gradient_profile import GradientProfile
@@ -188,14 +188,12 @@ def _removed(
 def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: bool) -> Tensor:
     """Weights of row i's points in its mean gradient over each cell of t, shape (b, n).
 
-    Fixed counts weigh by 1 / (P pi_k); their points are scaled so that 1 / p(t) on top gives that.
+    Where the masker does not weigh by 1 / p(t) itself, the points are scaled so that 1 / p(t) on top gives its weight.
     """
     b = len(profile.width)
     if not bernoulli:
         plain = torch.eye(b, dtype=torch.float64)[:, profile.cell] / profile.cell.bincount()[profile.cell]
-        if profile.method.masker.name != "fixedcount":
-            return plain
-        return plain * count_weight(sampler, profile, i) / sampler.weight(profile.t[i])
+        return plain * point_weight(sampler, profile, i) / sampler.weight(profile.t[i])
     weights, count, scale = counts_of(profile, i)
     cell = (torch.searchsorted(profile.edges, weights.t) - 1).clamp(0, b - 1)
     mean = torch.zeros(b, len(count), dtype=torch.float64)

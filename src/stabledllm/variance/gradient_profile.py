@@ -18,6 +18,8 @@ from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.profile import rate_edges
 
 _STEP = 0x64AD0
+COUNTED = ("fixedcount", "complement")
+"""Maskers whose masks depend on t through a count alone."""
 BLOCKS = 16
 """Blocks of a projection's coordinates, each unbiased by itself: their spread is the projection's error."""
 
@@ -150,7 +152,7 @@ def points_of(
     key = Key(seed, _STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
     size = torch.tensor([meter.rows[i].maskable_count(syrm=method.syrm) for i in chosen.tolist()])
-    counted = method.masker.name in ("fixedcount", "complement")
+    counted = method.masker.name in COUNTED
     least = max(meter.objective.eps, 1.0 / float(size.double().median())) if counted else meter.objective.eps
     edges = rate_edges(rates, least)
     if counted:  # below 1 / P every count is 1
