@@ -39,10 +39,10 @@ def cross_fitted(profile: Profile, source: str, options: FitOptions, count: int 
 
 
 def weighted_moment(profile: Profile, pairs: Judged, weighs_by: WeighsBy | None = None) -> Tensor:
-    """∫ E_M[l²] w² p dt of each row, under the density it is judged by; shape (a,). w is 1 / p but for ``weighs_by``."""
+    """∫ E_M[l²] w² p dt of each row, under the density it is judged by; shape (a,)."""
     out = torch.full((len(profile.rows),), torch.nan, dtype=torch.float64)
     for sampler, rows in pairs:
-        out[rows] = profile.integrated(sampler, weighs_by)[rows]
+        out[rows] = profile.integrated(sampler, rows, weighs_by)
     return out
 
 
@@ -58,9 +58,7 @@ def second_moment_under(profile: Profile, pairs: Judged, weighs_by: WeighsBy | N
     return jackknife(lambda keep: float(first[keep].mean()), len(first), "(nats/param)²")
 
 
-def dearer_than(
-    profile: Profile, pairs: Judged, others: Judged, weighs_by: WeighsBy | None = None
-) -> float | None:
+def dearer_than(profile: Profile, pairs: Judged, others: Judged, weighs_by: WeighsBy | None = None) -> float | None:
     """How far ``∫ E_M[l²] w² p dt`` times the mean cost lies above that of ``others``, as a share; None where that is
     within :data:`EXCESS_ALLOWED` or two paired standard errors over rows."""
     values, plain = (weighted_moment(profile, p, weighs_by) * _mean_cost(profile, p) for p in (pairs, others))

@@ -91,9 +91,9 @@ class Profile:
         rate = None if self.rate is None else self.rate[keep]
         return replace(self, view_losses=self.view_losses[keep], used=self.used[keep], rows=self.rows[keep], rate=rate)
 
-    def integrated(self, sampler: TSampler, weighs_by: WeighsBy | None = None) -> Tensor:
-        """``∫ E_M[l²] w² p dt`` of each row: the second moment of its weighted loss; shape (a,)."""
-        return (self.row_second_moment() * row_kernels(self, sampler, weighs_by)[0]) @ self.width
+    def integrated(self, sampler: TSampler, rows: Tensor, weighs_by: WeighsBy | None = None) -> Tensor:
+        """``∫ E_M[l²] w² p dt`` of some rows, the second moments of their weighted losses; shape of ``rows``."""
+        return ((self.row_second_moment() * row_kernels(self, sampler, weighs_by)[0]) @ self.width)[rows]
 
     def nodes(self) -> tuple[np.ndarray, np.ndarray]:
         """Rates (b, Q) and weights (Q,) whose weighted mean of a function of t is what the cell's values stand for."""

@@ -22,7 +22,7 @@ from stabledllm.noise.t_samplers import TSampler
 from stabledllm.ppots.cells import WeighsBy
 from stabledllm.ppots.profile import Profile, rate_edges
 from stabledllm.variance.counts import counts_of
-from stabledllm.variance.gradient_noise import bernoulli_moments, direct_moments
+from stabledllm.variance.gradient_noise import bernoulli_square, direct_square
 from stabledllm.variance.gradient_predicted import profiled_as
 from stabledllm.variance.gradient_profile import GradientProfile, gradient_profile, points_of
 
@@ -62,10 +62,10 @@ class NormProfile(Profile):
     single: bool
     """Whether the points are fixed counts that stand for single Bernoulli masks."""
 
-    def integrated(self, sampler: TSampler, weighs_by: WeighsBy | None = None) -> Tensor:
-        """``∫ E|grad l|² w² p dt`` of each row, at the points' own rates and the masker's own weights."""
-        found = bernoulli_moments(self.points, sampler, 1) if self.single else direct_moments(self.points, sampler)
-        return found.second.mean(0)
+    def integrated(self, sampler: TSampler, rows: Tensor, weighs_by: WeighsBy | None = None) -> Tensor:
+        """``∫ E|grad l|² w² p dt`` of some rows, at the points' own rates and the masker's own weights."""
+        square = bernoulli_square if self.single else direct_square
+        return torch.stack([square(self.points, sampler, i).mean() for i in rows.tolist()])
 
     def select(self, keep: Tensor) -> Profile:
         """Fewer rows, to fit to: their cells alone."""
@@ -91,7 +91,7 @@ def _head_points(
         gram=torch.diag_embed(squares.view(1, a, n)),
         sketch=torch.zeros(a, n, 1),
         lone=None,
-        mean_square=torch.zeros(1, dtype=torch.float64),
+        mean_square=torch.zeros(1, a, dtype=torch.float64),
         losses=losses.view(a, n),
         size=size,
         rows=chosen,
@@ -137,7 +137,7 @@ def proxy_quality(exact: Profile, exact_density: TSampler, proxy: Profile, proxy
     correlation = np.cov(*curves, aweights=exact.width.numpy())
 
     def cost(density: TSampler) -> float:
-        return float(exact.integrated(density).mean())
+        return float(exact.integrated(density, torch.arange(len(exact.rows))).mean())
 
     return ProxyQuality(
         correlation=float(correlation[0, 1] / (correlation[0, 0] * correlation[1, 1]) ** 0.5),
