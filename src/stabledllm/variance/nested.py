@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
+from stabledllm.intervals import of_positive, of_sum, of_variance, widest, with_ends
 from stabledllm.jackknife import jackknife
 from stabledllm.measure import LossMeter
 from stabledllm.noise.maskers import Bernoulli
@@ -138,24 +139,32 @@ def parts_of(nested: NestedLosses, keep: Tensor | None = None) -> tuple[Tensor, 
     return components(found.losses, found.width, found.chance, found.share)
 
 
-def decompose(
-    losses: Tensor | NestedLosses,
-    width: Tensor | None = None,
-) -> Decomposition:
-    """A, B, C, their sum and the mean loss, with jackknife standard errors over rows."""
+def decompose(losses: Tensor | NestedLosses, width: Tensor | None = None) -> Decomposition:
+    """A, B, C, their sum and the mean loss, with jackknife standard errors over rows.
+
+    Intervals: of A, which cannot be negative, on the scale of logarithms; of B Student's; of C chi-square's for the
+    rows' means, less their noise; of the total the wider one of the sum's and that on the scale of logarithms.
+    """
     nested = losses if isinstance(losses, NestedLosses) else NestedLosses(losses, torch.arange(len(losses)), width)
     rows = len(nested.losses)
 
     def part(pick) -> Estimate:
         return jackknife(lambda keep: float(pick(parts_of(nested, keep))), rows, UNIT)
 
-    return Decomposition(
-        mask_pattern=part(lambda abc: abc[0]),
-        mask_rate=part(lambda abc: abc[1]),
-        data=part(lambda abc: abc[2]),
-        total=part(sum),
-        mean=jackknife(lambda keep: float(_mean(nested.select(keep))), rows, "nats/token"),
-    )
+    a, b, c, total = (part(pick) for pick in (lambda x: x[0], lambda x: x[1], lambda x: x[2], sum))
+    a = replace(a, ends=of_positive(a.value, a.stderr, rows - 1))
+    noise = _spread_of_rows(nested) - c.value
+    c = replace(c, ends=tuple(end - noise for end in of_variance(c.value + noise, c.stderr, rows - 1)))
+    sums = of_sum([with_ends(x) for x in (a, b, c)])
+    total = replace(total, ends=widest(sums, of_positive(total.value, total.stderr, rows - 1)))
+    mean = jackknife(lambda keep: float(_mean(nested.select(keep))), rows, "nats/token")
+    return Decomposition(mask_pattern=a, mask_rate=b, data=c, total=total, mean=mean)
+
+
+def _spread_of_rows(nested: NestedLosses) -> float:
+    """Variance over rows of their means over t, the noise of those means included: C and a noise."""
+    of_row = cell_moments(nested.losses, nested.chance)[0] @ nested.weight
+    return float(of_row.var()) + spread_change(of_row, nested.share)
 
 
 def _mean(nested: NestedLosses) -> Tensor:
@@ -170,6 +179,7 @@ def decompose_autoregressive(losses: Tensor, share: Tensor | None = None) -> Dec
         return float(losses[keep].var()) + spread_change(losses[keep], kept(share, keep))
 
     data = jackknife(spread, len(losses), UNIT)
+    data = replace(data, ends=of_variance(data.value, data.stderr, len(losses) - 1))
     mean = jackknife(lambda keep: float(token_mean(losses[keep], kept(share, keep))), len(losses), "nats/token")
     return Decomposition(mask_pattern=nothing, mask_rate=nothing, data=data, total=data, mean=mean)
 
