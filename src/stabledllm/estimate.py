@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """An estimated number with its standard error, the number of independent units, and its unit.
 
-    ``stderr`` is NaN where ``n`` is too small to say (fewer than 2 units); in JSON that is null.
+    ``stderr`` is NaN where nothing honest can be said: ``n`` too small (fewer than 2 units), or a tail too heavy for
+    so many draws; in JSON that is null.
     """
 
     value: float
     stderr: float
     n: int
     unit: str = ""
+    freedom: float | None = None
+    """Degrees of freedom of ``stderr``; without it n - 1."""
+    ends: tuple[float, float] | None = None
+    """A 95 % interval of another form, such as chi-square's for a variance; without it Student's."""
 
     def as_dict(self) -> dict:
-        """The JSON form ``{"value", "stderr", "n", "unit"}``; NaN becomes null."""
-        out = asdict(self)
+        """The JSON form ``{"value", "stderr", "n", "unit"}``, NaN as null; with ``ci_low`` and ``ci_high`` where the
+        95 % interval is not ``value ± 1.96 stderr``."""
+        out = {"value": self.value, "stderr": self.stderr, "n": self.n, "unit": self.unit}
+        ends, plain = self.interval(), 1.96 * self.stderr
+        if math.isfinite(plain) and any(abs(abs(end - self.value) - plain) > 0.02 * plain for end in ends):
+            out |= {"ci_low": ends[0], "ci_high": ends[1]}
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in out.items()}
 
-    def interval(self, z: float = 1.959963984540054) -> tuple[float, float]:
-        """Normal interval, 95 % by default."""
-        return self.value - z * self.stderr, self.value + z * self.stderr
+    def interval(self) -> tuple[float, float]:
+        """95 % interval: ``ends`` where they are given, else Student's; NaN where there is no error."""
+        if self.ends is not None:
+            return self.ends
+        if not math.isfinite(self.stderr):
+            return math.nan, math.nan
+        half = student(self.n - 1 if self.freedom is None else self.freedom) * self.stderr
+        return self.value - half, self.value + half
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
         return f"{self.value:.4g} ± {self.stderr:.2g}{unit} (n={self.n})"
+
+
+def student(freedom: float) -> float:
+    """97.5 % quantile of Student's t: standard errors on either side of a 95 % interval."""
+    from scipy import stats  # here, as importing the package loads torch only
+
+    return float(stats.t.ppf(0.975, freedom)) if freedom > 0 else math.inf

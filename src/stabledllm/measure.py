@@ -6,6 +6,7 @@ Legend: n requested evaluations, K views.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,9 +28,13 @@ class Meter:
         rows: the data.
         tokens_per_batch: padded tokens in one forward.
         progress: called with the number of forward rows just done.
+        objective: under its token mean a row counts by :meth:`shares`, in losses and gradients alike.
         block_size: response tokens of a block: losses are those of block diffusion, sum_b (P_b / P) l_b; t is then of
             shape (n,), one for all blocks of a row, or (n, ``max_blocks``).
     """
+
+    takes_whole_steps = False
+    """Whether rows are weighed by whoever puts steps together, as training does, and not here."""
 
     def __init__(
         self,
@@ -48,6 +53,22 @@ class Meter:
         self.mask_id, self.pad_id = mask_id, pad_id
         self.tokens_per_batch, self.progress = tokens_per_batch, progress
         self.forwards = 0
+        self._sizes: dict[bool, Tensor] = {}
+
+    def sizes(self, method: Method) -> Tensor:
+        """Tokens P of every row of the data that the method may mask, int64, shape (rows,)."""
+        if method.syrm not in self._sizes:
+            self._sizes[method.syrm] = torch.tensor([row.maskable_count(syrm=method.syrm) for row in self.rows])
+        return self._sizes[method.syrm]
+
+    def shares(self, method: Method) -> Tensor:
+        """What every row of the data counts in a step's mean, the mean row 1: P / E[P] under the token mean.
+
+        A step's token mean is ``sum P l / sum P``; to first order in 1 / n that is the mean of ``(P / E[P]) (l - m)``
+        plus m, its expectation, and this is what is measured: losses and gradients come times the share, and m times
+        the share is taken off where a spread over rows is worked out (``variance/shares.py``).
+        """
+        return self.objective.row_share(self.sizes(method))
 
     @property
     def max_blocks(self) -> int:
@@ -77,13 +98,21 @@ class Meter:
         )
         t = t[chunk].to(device)
         if not self.block_size:
-            return batch, method.draw_at(t, key, noise, sampler, self.objective)
+            return batch, self._shared(method.draw_at(t, key, noise, sampler, self.objective), row[chunk], method)
         batch["block_ids"] = block_ids(batch["maskable"], batch["attention_mask"], self.block_size)
         most = self.max_blocks
         units = Units.of(noise, self.block_size, noise.position * most, (start + len(row)) * most)
         block = units.rows.position - noise.position[units.row] * most
         own = t[units.row] if t.dim() == 1 else t[units.row, block]
-        return batch, units.fold(method.draw_at(own, key, units.rows, sampler, self.objective))
+        drawn = units.fold(method.draw_at(own, key, units.rows, sampler, self.objective))
+        return batch, self._shared(drawn, row[chunk], method)
+
+    def _shared(self, draw: Draw, row: Tensor, method: Method) -> Draw:
+        """The draw with each row's coefficients times its share."""
+        if self.objective.normalization == "row" or self.takes_whole_steps:
+            return draw
+        share = self.shares(method)[row].to(draw.coefficient)
+        return replace(draw, coefficient=draw.coefficient * share[:, None, None])
 
     def cross_entropies(self, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         """Cross-entropies at the masked positions of the active views, row-major, shape (M,); one forward."""

@@ -74,6 +74,11 @@ class Objective:
             return maskable.sum(1).double()
         return torch.ones(len(maskable), dtype=torch.float64, device=maskable.device)
 
+    def row_share(self, size: Tensor) -> Tensor:
+        """Weight of rows of ``size`` maskable tokens over their mean weight, float64, shape of ``size``."""
+        weight = size.double() if self.normalization == "token" else torch.ones(len(size), dtype=torch.float64)
+        return weight / weight.mean()
+
 
 def row_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor) -> Tensor:
     """Importance-weighted loss of each row in nats, its views averaged; 0 where nothing was masked.

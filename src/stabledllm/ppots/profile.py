@@ -5,6 +5,7 @@ Legend: a rows, b cells, c masks per row and cell, K views, Q nodes of a cell.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -170,11 +171,13 @@ class Profile:
 def rate_edges(rates: int, eps: float = EPS, switches: Sequence[float] = ()) -> Tensor:
     """Edges of ``rates`` equal cells of [0, 1], the lowest split where p_mask doubles, others at ``switches``.
 
-    The variance grows like 1 / p_mask towards t = 0, where a single midpoint would miss half of it. At a switch
-    the number of views changes: within a cell it is one.
+    The variance grows like 1 / p_mask towards t = 0, where a single midpoint would miss half of it: cells are split
+    down to p_mask = 2 eps. (At eps = 0, where no cell is the last, they end at 1e-3: what has a finite variance there,
+    counts and weights that vanish at 0, is flat below.) At a switch the number of views changes: within a cell it is
+    one.
     """
     equal = torch.arange(rates + 1, dtype=torch.float64) / rates
-    octaves = int(torch.tensor((p_mask(equal[1], eps) / max(eps, 1e-3)).item()).log2())
+    octaves = int(math.log2(float(p_mask(equal[1], eps)) / (eps or 1e-3)))
     splits = [(float(p_mask(equal[1], eps)) / 2.0**k - eps) / (1 - eps) for k in range(octaves, 0, -1)]
     more = torch.tensor([x for x in splits if x > 0] + list(switches), dtype=torch.float64)
     return torch.cat((equal, more)).unique()

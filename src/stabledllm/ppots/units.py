@@ -22,7 +22,8 @@ from stabledllm.noise.t_samplers import TSampler
 class UnitMeter(LossMeter):
     """Measures one block at a time: "row" i is a unit, cut off after its block, which alone is maskable.
 
-    Its loss is ``m (P_b / P) l_b``; the mean over all units is the mean of the rows' losses. Arguments as of
+    Its loss is ``m (P_b / P) l_b``; the mean over all units is the mean of the rows' losses. Under the token mean it is
+    ``P_b l_b`` over the units' mean P_b, the unit's own share. Arguments as of
     :class:`LossMeter`, ``block_size`` required.
     """
 
@@ -38,7 +39,7 @@ class UnitMeter(LossMeter):
         super().__init__(model, units, objective, **kwargs)
         self.unit_size, self.prompts = block_size, torch.tensor(prompts)
         self.units_per_row = len(units) / len(rows)
-        self.shares = torch.tensor(shares, dtype=torch.float64) * self.units_per_row
+        self.of_row = torch.tensor(shares, dtype=torch.float64) * self.units_per_row
 
     def draw(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
@@ -52,4 +53,6 @@ class UnitMeter(LossMeter):
 
     def _one_batch(self, row, t, method, key, sampler, chunk, start=0) -> tuple[Tensor, Tensor]:
         losses, used = super()._one_batch(row, t, method, key, sampler, chunk, start)
-        return losses * self.shares[row[chunk]][:, None], used
+        if self.objective.normalization == "token":  # weighed by the draw, a unit being a row of its own
+            return losses, used
+        return losses * self.of_row[row[chunk]][:, None], used

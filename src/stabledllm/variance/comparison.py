@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
+from stabledllm.intervals import Ends, negated, of_positive, of_ratio, of_sum, scaled, with_ends
 from stabledllm.jackknife import jackknife
 from stabledllm.variance.measured import Measured, variance_covariance
-from stabledllm.variance.nested import UNIT, Decomposition, NestedLosses, components
+from stabledllm.variance.nested import UNIT, Decomposition, NestedLosses, parts_of
 from stabledllm.variance.predicted import at_equal_compute
-
-_Z = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,7 @@ def _row(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> 
     predicted = at_equal_compute(result.predicted, result.cost, data_noise) if result.predicted else None
     ratio = {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
     if result.method != "standard":
-        reference = at_equal_compute(standard.measured.per_row_variance, standard.cost, data_noise)
-        drawn = result.cost * standard.cost * variance_covariance(result.measured, standard.measured)
-        ratio = _ratio(noise, reference, data_noise.stderr**2 + drawn)
-    pays = True if ratio["ci_high"] < 1 else False if ratio["ci_low"] > 1 else None
+        ratio = _ratio(result, standard, data_noise)
     return {
         "method": result.method,
         "views": result.cost,
@@ -55,23 +52,58 @@ def _row(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> 
         "mean": result.measured.mean.as_dict(),
         "predicted_variance": result.predicted.as_dict() if result.predicted else None,
         "measured_variance": measured.as_dict(),
+        "heavy_tail": result.measured.heavy_tail,
         "variance_at_equal_compute": noise.as_dict(),
         "predicted_at_equal_compute": predicted.as_dict() if predicted else None,
         "relative_to_standard": ratio,
-        "pays": pays,
+        "pays": verdict(ratio),
     }
 
 
-def _ratio(noise: Estimate, standard: Estimate, covariance: float) -> dict:
-    """Ratio with a 95 % interval by the delta method.
+def verdict(ratio: dict) -> bool | None:
+    """Whether a noise is below Standard's, by its interval; None where that holds 1 or there is none."""
+    low, high = ratio["ci_low"], ratio["ci_high"]
+    if low is None or high is None:
+        return None
+    return True if high < 1 else False if low > 1 else None
 
-    Args:
-        covariance: of the two noises, in nats⁴: both hold the same estimate of C, and their draws are shared.
+
+def _ratio(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> dict:
+    """Ratio of two noises at equal compute, with a 95 % interval.
+
+    ``top - r bottom`` is ``cost V - r cost' V' - (1 - r) C``: both hold the same estimate of C, which drops out at
+    r = 1, and the draws of V and V' are shared.
     """
-    value = noise.value / standard.value
-    variance = noise.stderr**2 + value**2 * standard.stderr**2 - 2 * value * covariance
-    half = _Z * max(variance, 0.0) ** 0.5 / abs(standard.value)
-    return {"value": value, "ci_low": value - half, "ci_high": value + half}
+    top, bottom = ((r.cost, r.measured.per_row_variance) for r in (result, standard))
+    one, other = (scaled(with_ends(v), cost) for cost, v in (top, bottom))
+    data = with_ends(data_noise)
+    level, ends = other[0] - data_noise.value, of_sum([other, negated(data)])
+    value = (one[0] - data_noise.value) / level if level > 0 else math.nan
+    if not ends[0] > 0:  # Standard's noise may be 0: it is no measure of another's
+        value = math.nan
+    covariance = variance_covariance(result.measured, standard.measured)
+    shared = covariance / (top[1].stderr * bottom[1].stderr) if covariance else 0.0
+    _, of_data = scaled(data, -(1 - value))  # the part of C in the interval is taken at the estimate
+    half = [abs(end + (1 - value) * data[0]) for end in of_data]
+
+    def difference(r: float) -> Ends:
+        centre = -(1 - r) * data[0]
+        rest = centre, (centre - half[0], centre + half[1])
+        return _of_difference(one, negated(other, r), min(max(shared, -1.0), 1.0), rest)
+
+    return of_ratio(value, difference)
+
+
+def _of_difference(
+    one: tuple[float, Ends], less: tuple[float, Ends], correlation: float, rest: tuple[float, Ends]
+) -> Ends:
+    """Interval of ``one + less + rest``, where ``less`` is minus what ``one`` goes along with."""
+    out = []
+    for side, sign in ((0, -1), (1, 1)):
+        a, b, c = (abs(ends[side] - value) for value, ends in (one, less, rest))
+        out.append(sign * max(a**2 + b**2 - 2 * correlation * a * b + c**2, 0.0) ** 0.5)
+    total = one[0] + less[0] + rest[0]
+    return total + out[0], total + out[1]
 
 
 def mirror_condition(covariance: Tensor, cell_width: Tensor, nested: NestedLosses, found: Decomposition) -> dict:
@@ -84,12 +116,13 @@ def mirror_condition(covariance: Tensor, cell_width: Tensor, nested: NestedLosse
     each = covariance.nan_to_num() @ cell_width
     gain = Estimate(value=-float(each.mean()), stderr=float(each.std()) / len(each) ** 0.5, n=len(each), unit=UNIT)
     rest = jackknife(
-        lambda keep: float(sum(components(nested.losses[keep], nested.width)[1:])), len(nested.losses), UNIT
+        lambda keep: float(sum(parts_of(nested, keep)[1:])), len(nested.losses), UNIT
     )
-    half = _Z * (gain.stderr**2 + rest.stderr**2) ** 0.5
-    difference = gain.value - rest.value
-    pays = True if difference > half else False if difference < -half else None
-    verdict = {True: "so it pays", False: "so it does not", None: "too close to tell"}[pays]
+    rest = replace(rest, ends=of_sum([with_ends(found.mask_rate), with_ends(found.data)]))
+    gain = replace(gain, ends=of_positive(gain.value, gain.stderr, gain.n - 1) if gain.value > 0 else None)
+    low, high = of_sum([with_ends(gain), negated(with_ends(rest))])
+    pays = True if low > 0 else False if high < 0 else None
+    said = {True: "so it pays", False: "so it does not", None: "too close to tell"}[pays]
     return {
         "rho": gain.value / -found.mask_pattern.value,
         "rho_A": gain.as_dict(),
@@ -97,6 +130,6 @@ def mirror_condition(covariance: Tensor, cell_width: Tensor, nested: NestedLosse
         "pays": pays,
         "sentence": (
             f"At uniform t, MIRROR beats twice the rows at equal compute only if |rho| A > B + C: here |rho| A = "
-            f"{gain.value:.3g} ± {gain.stderr:.2g} and B + C = {rest.value:.3g} ± {rest.stderr:.2g} nats², {verdict}."
+            f"{gain.value:.3g} ± {gain.stderr:.2g} and B + C = {rest.value:.3g} ± {rest.stderr:.2g} nats², {said}."
         ),
     }

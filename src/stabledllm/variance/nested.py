@@ -3,7 +3,11 @@
 Two designs. ``iid``: rates are iid uniform per row; all three estimators are unbiased, but a single rate near 0
 can dominate A (the loss is 1/t with few masked tokens). ``cells``, the default: one uniform rate in each cell of
 :func:`rate_edges`, weighted by the cell's width, which tames that tail; unbiased for A, and for B and C up to
-the variance of g within single cells.
+the variance of g within single cells. Independent masks are drawn given that they hide a token at all
+(``variance/some_masked.py``): otherwise a few draws near t = 0 decide A.
+
+Under the token mean losses come times their row's share, and C and the total are those of the step's token mean
+(``variance/shares.py``).
 
 A is mask-pattern noise E Var_M[l], B mask-rate noise E Var_t[g], C data noise Var_x0[E_t g]; they add up to
 Var(l) (law of total variance). Source: arXiv:2511.18159 and DESIGN section 3.
@@ -12,17 +16,21 @@ Var(l) (law of total variance). Source: arXiv:2511.18159 and DESIGN section 3.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
+from stabledllm.intervals import of_positive, of_sum, of_variance, widest, with_ends
 from stabledllm.jackknife import jackknife
 from stabledllm.measure import LossMeter
+from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.profile import rate_edges
+from stabledllm.variance.shares import kept, spread_change, token_mean
+from stabledllm.variance.some_masked import SomeMasked, chance_of_some
 
 _NESTED_STEP = 0xDEC0
 UNIT = "nats²"
@@ -50,6 +58,24 @@ class NestedLosses:
     losses: Tensor
     rows: Tensor
     width: Tensor | None
+    chance: Tensor | None = None
+    """Probability that a mask hides anything, shape (a, b), where losses were drawn given that it does."""
+    share: Tensor | None = None
+    """What each row counts under the token mean, shape (a,); None where all count the same."""
+    t: Tensor | None = None
+    """Rates, shape (a, b)."""
+
+    def select(self, keep: Tensor) -> NestedLosses:
+        """The same of fewer rows."""
+        chance, t = (None if x is None else x[keep] for x in (self.chance, self.t))
+        losses, rows, share = self.losses[keep], self.rows[keep], kept(self.share, keep)
+        return replace(self, losses=losses, rows=rows, chance=chance, share=share, t=t)
+
+    @property
+    def weight(self) -> Tensor:
+        """What each rate counts in a mean over t, shape (b,)."""
+        b = self.losses.shape[1]
+        return torch.full((b,), 1.0 / b, dtype=torch.float64) if self.width is None else self.width
 
 
 def nested_losses(
@@ -63,58 +89,103 @@ def nested_losses(
         edges = rate_edges(rates, meter.objective.eps)
         width, rates = edges.diff(), len(edges) - 1
     u = key.row_uniforms(Stream.RATE, torch.arange(a * rates)).view(a, rates)
-    t = (u if width is None else edges[:-1] + u * width).flatten().repeat_interleave(masks)
-    losses = meter.losses(chosen.repeat_interleave(rates * masks), t, method, key)
-    return NestedLosses(losses.view(a, rates, masks), chosen, width)
+    t = u if width is None else edges[:-1] + u * width
+    chance = share = None
+    if meter.objective.normalization == "token":
+        share = meter.shares(method)[chosen]
+    if type(method.masker) is Bernoulli and method.views.count == 1 and hasattr(meter, "sizes"):
+        chance = chance_of_some(t, meter.sizes(method)[chosen][:, None], meter.objective.eps)
+        method = replace(method, masker=SomeMasked())
+    losses = meter.losses(chosen.repeat_interleave(rates * masks), t.flatten().repeat_interleave(masks), method, key)
+    return NestedLosses(losses.view(a, rates, masks), chosen, width, chance, share, t)
 
 
-def components(losses: Tensor, width: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def cell_moments(losses: Tensor, chance: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every row and rate g, v and the variance of the estimate of g, all unbiased, each of shape (a, b)."""
+    mean, spread, c = losses.mean(-1), losses.var(-1), losses.shape[-1]
+    if chance is None:
+        return mean, spread, spread / c
+    # g = q E[l | hidden] and E l^2 = q E[l^2 | hidden]; the square of g without that of the mean's noise.
+    error = chance**2 * spread / c
+    cell = chance * mean
+    return cell, chance * (losses**2).mean(-1) - cell**2 + error, error
+
+
+def components(
+    losses: Tensor, width: Tensor | None = None, chance: Tensor | None = None, share: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """A, B and C from losses of shape (a, b, c); nothing is clamped.
 
-    iid: mean s²; mean_i S²_i - A/c; Var_i(m_i.) - mean_i S²_i / b. Cells of width w: sum w s²;
-    sum w (m² - s²/c) - ((sum w m)² - sum w² s²/c); Var_i(sum w m) - mean_i sum w² s²/c.
+    With g, v and the variance e of the estimate of g of each row and rate (:func:`cell_moments`; v = s² and e = s²/c).
+    iid: mean v; mean_i S²_i - mean e; Var_i(m_i.) - mean_i S²_i / b. Cells of width w: sum w v;
+    sum w (m² - e) - ((sum w m)² - sum w² e); Var_i(sum w m) - mean_i sum w² e.
+    Arguments as of :class:`NestedLosses`.
     """
-    _, b, c = losses.shape
-    cell, noise = losses.mean(-1), losses.var(-1)
+    b = losses.shape[1]
+    cell, noise, error = cell_moments(losses, chance)
     if width is None:
-        pattern, within_row = noise.mean(), cell.var(1).mean()
-        return pattern, within_row - pattern / c, cell.mean(1).var() - within_row / b
-    of_row, error = cell @ width, noise @ width**2 / c
-    second = (cell**2 - noise / c) @ width
-    return (noise @ width).mean(), (second - of_row**2 + error).mean(), of_row.var() - error.mean()
+        of_row, within_row = cell.mean(1), cell.var(1).mean()
+        data = of_row.var() + spread_change(of_row, share) - within_row / b
+        return noise.mean(), within_row - error.mean(), data
+    of_row, own = cell @ width, error @ width**2
+    second = (cell**2 - error) @ width
+    data = of_row.var() + spread_change(of_row, share) - own.mean()
+    return (noise @ width).mean(), (second - of_row**2 + own).mean(), data
 
 
-def decompose(losses: Tensor, width: Tensor | None = None) -> Decomposition:
-    """A, B, C, their sum and the mean loss, with jackknife standard errors over rows."""
-    rows = len(losses)
+def parts_of(nested: NestedLosses, keep: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`components` of all rows or some."""
+    found = nested if keep is None else nested.select(keep)
+    return components(found.losses, found.width, found.chance, found.share)
+
+
+def decompose(losses: Tensor | NestedLosses, width: Tensor | None = None) -> Decomposition:
+    """A, B, C, their sum and the mean loss, with jackknife standard errors over rows.
+
+    Intervals: of A, which cannot be negative, on the scale of logarithms; of B Student's; of C chi-square's for the
+    rows' means, less their noise; of the total the wider one of the sum's and that on the scale of logarithms.
+    """
+    nested = losses if isinstance(losses, NestedLosses) else NestedLosses(losses, torch.arange(len(losses)), width)
+    rows = len(nested.losses)
 
     def part(pick) -> Estimate:
-        return jackknife(lambda keep: float(pick(components(losses[keep], width))), rows, UNIT)
+        return jackknife(lambda keep: float(pick(parts_of(nested, keep))), rows, UNIT)
 
-    return Decomposition(
-        mask_pattern=part(lambda abc: abc[0]),
-        mask_rate=part(lambda abc: abc[1]),
-        data=part(lambda abc: abc[2]),
-        total=part(sum),
-        mean=jackknife(lambda keep: float(_mean(losses[keep], width)), rows, "nats/token"),
-    )
-
-
-def _mean(losses: Tensor, width: Tensor | None) -> Tensor:
-    cell = losses.mean(-1)
-    return cell.mean() if width is None else (cell @ width).mean()
+    a, b, c, total = (part(pick) for pick in (lambda x: x[0], lambda x: x[1], lambda x: x[2], sum))
+    a = replace(a, ends=of_positive(a.value, a.stderr, rows - 1))
+    noise = _spread_of_rows(nested) - c.value
+    c = replace(c, ends=tuple(end - noise for end in of_variance(c.value + noise, c.stderr, rows - 1)))
+    sums = of_sum([with_ends(x) for x in (a, b, c)])
+    total = replace(total, ends=widest(sums, of_positive(total.value, total.stderr, rows - 1)))
+    mean = jackknife(lambda keep: float(_mean(nested.select(keep))), rows, "nats/token")
+    return Decomposition(mask_pattern=a, mask_rate=b, data=c, total=total, mean=mean)
 
 
-def decompose_autoregressive(losses: Tensor) -> Decomposition:
+def _spread_of_rows(nested: NestedLosses) -> float:
+    """Variance over rows of their means over t, the noise of those means included: C and a noise."""
+    of_row = cell_moments(nested.losses, nested.chance)[0] @ nested.weight
+    return float(of_row.var()) + spread_change(of_row, nested.share)
+
+
+def _mean(nested: NestedLosses) -> Tensor:
+    return token_mean(cell_moments(nested.losses, nested.chance)[0] @ nested.weight, nested.share)
+
+
+def decompose_autoregressive(losses: Tensor, share: Tensor | None = None) -> Decomposition:
     """An autoregressive loss has no mask: all of its variance over rows is C. ``losses`` has shape (a,)."""
     nothing = Estimate(value=0.0, stderr=0.0, n=len(losses), unit=UNIT)
-    data = jackknife(lambda keep: float(losses[keep].var()), len(losses), UNIT)
-    mean = jackknife(lambda keep: float(losses[keep].mean()), len(losses), "nats/token")
+
+    def spread(keep: Tensor) -> float:
+        return float(losses[keep].var()) + spread_change(losses[keep], kept(share, keep))
+
+    data = jackknife(spread, len(losses), UNIT)
+    data = replace(data, ends=of_variance(data.value, data.stderr, len(losses) - 1))
+    mean = jackknife(lambda keep: float(token_mean(losses[keep], kept(share, keep))), len(losses), "nats/token")
     return Decomposition(mask_pattern=nothing, mask_rate=nothing, data=data, total=data, mean=mean)
 
 
 def by_length(
-    losses: Tensor,
+    losses: Tensor | NestedLosses,
     tokens: Tensor,
     width: Tensor | None = None,
     groups: int = 3,
@@ -125,15 +196,16 @@ def by_length(
     Rows of equal length stay together, so there are fewer groups where lengths repeat.
 
     Args:
-        parts: gives the components of a group's losses; without it :func:`decompose`.
+        parts: takes a bool mask of a group's rows and gives their components; without it :func:`decompose`.
     """
+    nested = losses if isinstance(losses, NestedLosses) else NestedLosses(losses, torch.arange(len(losses)), width)
     edges = torch.quantile(tokens.double(), torch.linspace(0, 1, groups + 1, dtype=torch.float64)[1:-1])
     group = torch.bucketize(tokens.double(), edges)
     out = []
     for g in group.unique().tolist():
         mine = group == g
         if int(mine.sum()) >= 2:
-            found = (parts(losses[mine]) if parts else decompose(losses[mine], width)).as_dict()
+            found = (parts(mine) if parts else decompose(nested.select(mine))).as_dict()
             lengths = tokens[mine]
             out.append(
                 {"tokens": [int(lengths.min()), int(lengths.max())], "n": int(mine.sum())}

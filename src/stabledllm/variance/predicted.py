@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
+from stabledllm.intervals import negated, of_sum, scaled, with_ends
 from stabledllm.jackknife import jackknife, pair_square
 from stabledllm.noise.sources import Source
 from stabledllm.noise.t_samplers import TSampler
@@ -84,4 +85,5 @@ def at_equal_compute(per_row: Estimate, cost: float, data_noise: Estimate) -> Es
     """
     value = cost * per_row.value - data_noise.value
     stderr = ((cost * per_row.stderr) ** 2 + data_noise.stderr**2) ** 0.5
-    return Estimate(value=value, stderr=stderr, n=per_row.n, unit=UNIT)
+    ends = of_sum([scaled(with_ends(per_row), cost), negated(with_ends(data_noise))])
+    return Estimate(value=value, stderr=stderr, n=per_row.n, unit=UNIT, ends=ends)

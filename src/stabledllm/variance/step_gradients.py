@@ -183,6 +183,8 @@ class StepMeter(Meter):
             is that of all trainable parameters, as in training, whichever are measured.
     """
 
+    takes_whole_steps = True
+
     def __init__(self, *args, parameters: Sequence[str] | None = None, clip: float = 1.0, **kwargs):
         super().__init__(*args, **kwargs)
         self.parameters = chosen_parameters(self.model, parameters)

@@ -1,0 +1,141 @@
+"""What rows with small t do to a step's variance, known from counts where drawn steps hardly ever see it.
+
+Independent masks hide a token of a row of P tokens with a chance of about P t, and the loss is then about 1 / (P t):
+below some t0 a few draws would decide the variance of thousands. Given their rates, rows below t0 are independent, so
+
+    n Var(step) = n Var(step with the losses of those rows replaced by their mean given t) + ∫_{t<t0} Var(l | t) w² p dt
+
+for every source of t. The first is measured on drawn steps, the second on the nested design, whose masks hide something
+by construction.
+
+Legend: a rows, b cells, n rows of a step, K views.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from stabledllm.estimate import Estimate
+from stabledllm.intervals import of_positive
+from stabledllm.jackknife import jackknife
+from stabledllm.noise.maskers import ISAD, Bernoulli
+from stabledllm.noise.methods import Method
+from stabledllm.noise.schedule import p_mask
+from stabledllm.noise.t_samplers import TSampler
+from stabledllm.noise.views import MultiSample
+from stabledllm.variance.nested import UNIT, NestedLosses, cell_moments
+from stabledllm.variance.shares import kept, token_mean
+
+_KURTOSIS = 3.0
+"""What rates just above t0 may add to ``E l^4``, as a multiple of the fourth power of the loss: a normal law has 3."""
+_HIGHEST = 0.3
+"""Upper bound of t0: how two views go together is known for few masked tokens only."""
+
+
+@dataclass(frozen=True)
+class LowRates:
+    """Standard's losses below t0, from its nested design."""
+
+    nested: NestedLosses
+    eps: float
+    cells: int
+    """How many of the nested design's cells lie below t0."""
+
+    @classmethod
+    def of(cls, nested: NestedLosses, size: Tensor, eps: float) -> LowRates | None:
+        """None where nothing needs it: responses so long, or eps so large, that drawn steps see every rate.
+
+        Args:
+            size: P of the nested design's rows, shape (a,).
+        """
+        if nested.width is None or nested.chance is None:
+            return None
+        share = torch.ones(len(size), dtype=torch.float64) if nested.share is None else nested.share
+        wanted = float((share**4 / size.double() ** 3).mean() / (2 * _KURTOSIS)) ** 0.5
+        if wanted <= eps:
+            return None
+        edges = nested.width.cumsum(0)
+        cells = 1 + int(torch.searchsorted(edges, min(wanted, _HIGHEST)))
+        return cls(nested, eps, cells if float(edges[cells - 1]) <= _HIGHEST + 1e-9 else max(1, cells - 1))
+
+    @property
+    def edge(self) -> float:
+        """t0."""
+        return float(self.nested.width[: self.cells].sum())
+
+    @property
+    def g(self) -> Tensor:
+        """Mean loss over rows in each cell, shape (b',)."""
+        return cell_moments(self.nested.losses, self.nested.chance)[0][:, : self.cells].mean(0)
+
+    def mean_at(self, t: Tensor, weight: Tensor) -> Tensor:
+        """Mean weighted loss over rows at rates below t0, shape of t."""
+        edges = self.nested.width[: self.cells].cumsum(0)
+        return self.g[torch.searchsorted(edges, t).clamp(max=self.cells - 1)] * weight
+
+    def mean_error(self, sampler: TSampler) -> float:
+        """Standard error that replacing rows by :meth:`mean_at` gives the mean loss."""
+        cell, t, width, density, weight = self._cells(sampler)
+        each = (cell * weight * density) @ width
+        return float(each.std()) / len(each) ** 0.5
+
+    def noise(self, method: Method, sampler: TSampler) -> Estimate:
+        """``∫_{t<t0} Var(l | t) w² p dt`` of a method's row loss, jackknife over rows.
+
+        Views averaged have ``g² + v (1 + (K - 1) rho) / K``, rho that of a token's being masked in two of them, which
+        is exact where a token's cross-entropy does not depend on the few others that are masked.
+        """
+        cell, t, width, density, weight = self._cells(sampler)
+        _, v, error = (x[:, : self.cells] for x in cell_moments(self.nested.losses, self.nested.chance))
+        second = weight**2 * (cell**2 - error + v * view_factor(method, t, self.eps))
+
+        def value(keep: Tensor) -> float:
+            share = kept(self.nested.share, keep)
+            rows, m = len(keep), 0.0
+            square = second[keep]
+            mean = (weight * cell)[keep]
+            if share is not None:  # of s w l - s m in the place of w l
+                m = float(token_mean(self._row_means()[keep], share))
+                square = square - 2 * m * share[:, None] * mean + m**2 * share[:, None] ** 2
+                mean = mean - m * share[:, None]
+            pairs = (mean.sum(0) ** 2 - (mean**2).sum(0)) / (rows * (rows - 1))
+            return float(((square * density[keep]).mean(0) - pairs * density[keep].mean(0)) @ width)
+
+        found = jackknife(value, len(cell), UNIT)
+        return replace(found, ends=of_positive(found.value, found.stderr, len(cell) - 1))
+
+    def _row_means(self) -> Tensor:
+        return cell_moments(self.nested.losses, self.nested.chance)[0] @ self.nested.weight
+
+    def _cells(self, sampler: TSampler) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Of the low cells: g and t (a, b'), widths (b',), density and weight of t (a, b')."""
+        cell = cell_moments(self.nested.losses, self.nested.chance)[0][:, : self.cells]
+        t, width = self.nested.t[:, : self.cells], self.nested.width[: self.cells]
+        return cell, t, width, sampler.log_prob(t).exp(), sampler.weight(t)
+
+
+def has_low_rates(method: Method) -> bool:
+    """Whether a method's masks may hide nothing."""
+    return isinstance(method.masker, Bernoulli | ISAD)
+
+
+def is_known_at_low_rates(method: Method) -> bool:
+    """Whether :class:`LowRates` speaks for a method: its masks are those of Standard in every view."""
+    return type(method.masker) is Bernoulli and not method.syrm
+
+
+def view_factor(method: Method, t: Tensor, eps: float) -> Tensor:
+    """``(1 + (K - 1) rho) / K``: Var_M of the views' mean over that of one; shape of t."""
+    views = method.views.active(t.flatten()).sum(1).view_as(t).double()
+    if isinstance(method.views, MultiSample):
+        return 1.0 / views
+    p = p_mask(t, eps)
+    fewer = (p * views).floor().clamp(max=views - 1)
+    more = p * views - fewer
+    # As many views as possible hide other tokens: a token is hidden in `fewer` of them or in one more.
+    both = (fewer * (fewer - 1) * (1 - more) + (fewer + 1) * fewer * more) / (views * (views - 1)).clamp(min=1)
+    rho = ((both - p**2) / (p * (1 - p)).clamp(min=1e-300)).nan_to_num()
+    return torch.where(views > 1, (1 + (views - 1) * rho) / views, torch.ones_like(t))
