@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.data.rows import TokenRow, collate
+from stabledllm.finite import require_finite
 from stabledllm.forwarding import forward_nll
 from stabledllm.noise.blocks import Units, block_ids
 from stabledllm.noise.methods import Draw, Method, Rows
@@ -86,12 +87,17 @@ class Meter:
         return batch, units.fold(method.draw_at(own, key, units.rows, sampler, self.objective))
 
     def cross_entropies(self, batch: dict[str, Tensor], draw: Draw) -> Tensor:
-        """Cross-entropies at the masked positions of the active views, row-major, shape (M,); one forward."""
+        """Cross-entropies at the masked positions of the active views, row-major, shape (M,); one forward.
+
+        Raises:
+            NotFinite: one of them is not finite: no figure is made of such a model.
+        """
         form = {"block_ids": batch["block_ids"]} if "block_ids" in batch else None
         nll, forwards = forward_nll(self.model, batch, draw, self.mask_id, form=form)
         self.forwards += forwards
         if self.progress:
             self.progress(forwards)
+        require_finite(nll, f"losses of {type(self.model).__name__}")
         return nll
 
 

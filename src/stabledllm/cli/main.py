@@ -23,7 +23,7 @@ from stabledllm.cli.options import (
     TrustRemoteCode,
     loading_of,
 )
-from stabledllm.errors import UserError
+from stabledllm.errors import Diverged, UserError
 
 app = typer.Typer(
     name="stabledllm",
@@ -397,12 +397,15 @@ def plan(
 
 
 def main() -> None:
-    """Run the command line; bad input is one sentence on standard error and exit code 2."""
+    """Run the command line; bad input is one sentence on standard error and exit code 2, a diverged training 3."""
     try:
         app()
     except UserError as error:
         typer.echo(f"stabledllm: {error}", err=True)
         raise SystemExit(2) from None
+    except Diverged as error:
+        typer.echo(f"stabledllm: {error}", err=True)
+        raise SystemExit(3) from None
     except KeyboardInterrupt:
         typer.echo("stabledllm: interrupted; run the same command again to continue", err=True)
         raise SystemExit(130) from None

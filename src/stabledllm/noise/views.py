@@ -50,6 +50,13 @@ class Single:
         """
         return torch.ones(len(t), self.count, dtype=torch.bool, device=t.device)
 
+    def reach(self, size: Tensor) -> Tensor:
+        """The ratio up to which a row of ``size`` = P maskable tokens uses each view, 1 where always; float64, (B, K).
+
+        What :meth:`active` says of single t, as bounds: expected forwards follow from them exactly.
+        """
+        return torch.ones(len(size), self.count, dtype=torch.float64, device=size.device)
+
     def cost(self, t: Tensor) -> Tensor:
         """Forwards that a row at t pays, same shape as t."""
         return torch.full_like(t, float(self.count))
@@ -83,6 +90,11 @@ class Mirror(Single):
     def active(self, t: Tensor, size: Tensor | None = None) -> Tensor:
         second = (t < self.below) | (self.below >= 1.0)
         return torch.stack((torch.ones_like(second), second), dim=1)
+
+    def reach(self, size: Tensor) -> Tensor:
+        out = super().reach(size)
+        out[:, 1] = self.below
+        return out
 
     def cost(self, t: Tensor) -> Tensor:
         return self.active(t.flatten()).sum(1).to(t.dtype).view_as(t)
@@ -156,6 +168,11 @@ class ComplementPair(Single):
         if size is not None:
             every[:, 1] = masked_count(t, size) < size
         return every
+
+    def reach(self, size: Tensor) -> Tensor:
+        out = super().reach(size)
+        out[:, 1] = (size - 1).double() / size
+        return out
 
     def cost(self, t: Tensor) -> Tensor:
         """2, an upper bound: rows of P tokens pay 1 for t > (P - 1) / P. What is counted when measuring is exact."""

@@ -10,7 +10,7 @@ from stabledllm.data.rows import EncodingOptions
 from stabledllm.data.sources import KINDS
 from stabledllm.data.spans import delimiter_pattern
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.experiment.run import rows_per_step
+from stabledllm.experiment.budget import rows_per_step
 from stabledllm.models.shapes import Shape, known_shape
 from stabledllm.noise.methods import AUTOREGRESSIVE
 from stabledllm.training.run import training_arguments
