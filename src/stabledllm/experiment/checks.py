@@ -11,6 +11,7 @@ from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.rows import require_marks
 from stabledllm.decoding import left_to_right
+from stabledllm.errors import UserError
 from stabledllm.experiment.budget import rows_per_step
 from stabledllm.experiment.plan import refuse_other
 from stabledllm.models.loading import LoadedModel
@@ -37,6 +38,8 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
         UserError: the first thing wrong, or a folder that holds another experiment.
     """
     base = settings.base
+    if base.p_of_t:
+        raise UserError(f"key 'base.p_of_t': expected none, as an experiment fits its own, found '{base.p_of_t}'.")
     methods = list(dict.fromkeys(build_method(name, base.method_options).name for name in settings.methods))
     runs = [base.model_copy(update={"method": name, "batch": rows_per_step(name, settings)}) for name in methods]
     for run in runs:

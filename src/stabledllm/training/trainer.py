@@ -109,9 +109,7 @@ class MDMTrainer(Trainer):
         **kwargs,
     ):
         if block_size:
-            refuse_for_blocks(method)
-            if packing:
-                raise UserError("key 'packing': packed rows and block_size contradict: a row in blocks is two copies.")
+            refuse_for_blocks(method, packing=packing)
         self.packing, self.group_by_length, self.views_per_forward = packing, group_by_length, views_per_forward
         self.block_size, self.caption_dropout = block_size, caption_dropout
         self.method, self.sampler, self.objective = method, sampler, objective
