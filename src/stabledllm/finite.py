@@ -21,6 +21,7 @@ def require_finite(values: Tensor, what: str) -> None:
     Raises:
         NotFinite: naming the first value that is NaN or infinite, and how many there are.
     """
+    values = values.detach()
     bad = ~torch.isfinite(values)
     if bool(bad.any()):
         raise NotFinite(

@@ -87,18 +87,27 @@ class Meter:
         return batch, units.fold(method.draw_at(own, key, units.rows, sampler, self.objective))
 
     def cross_entropies(self, batch: dict[str, Tensor], draw: Draw) -> Tensor:
-        """Cross-entropies at the masked positions of the active views, row-major, shape (M,); one forward.
-
-        Raises:
-            NotFinite: one of them is not finite: no figure is made of such a model.
-        """
+        """Cross-entropies at the masked positions of the active views, row-major, shape (M,); one forward."""
         form = {"block_ids": batch["block_ids"]} if "block_ids" in batch else None
         nll, forwards = forward_nll(self.model, batch, draw, self.mask_id, form=form)
         self.forwards += forwards
         if self.progress:
             self.progress(forwards)
-        require_finite(nll, f"losses of {type(self.model).__name__}")
         return nll
+
+    def require_finite(self, values: Tensor, row: Tensor, what: str = "losses") -> None:
+        """Pass what was measured of evaluations, shape (n, ...), or refuse it: no figure is made of NaN or infinity.
+
+        Args:
+            row: index of the row of each evaluation, shape (n,).
+
+        Raises:
+            NotFinite: naming the model and the first row.
+        """
+        bad = (~values.detach().isfinite()).flatten(1).any(1) if values.dim() > 1 else ~values.detach().isfinite()
+        if bool(bad.any()):
+            origin = self.rows[int(row[bad.cpu()][0])].origin
+            require_finite(values, f"{what} of {type(self.model).__name__} on {origin or 'the rows'}")
 
 
 class LossMeter(Meter):
@@ -118,6 +127,9 @@ class LossMeter(Meter):
 
         Returns:
             losses in nats, float64, shape (n, K), 0 for unused views; used, bool, shape (n, K).
+
+        Raises:
+            NotFinite: a loss that is NaN or infinite.
         """
         was_training = self.model.training
         self.model.eval()
@@ -126,6 +138,7 @@ class LossMeter(Meter):
         for chunk in self.chunks(row, method.views.count):
             losses[chunk], used[chunk] = self._one_batch(row, t, method, key, sampler or Uniform(), chunk, start)
         self.model.train(was_training)
+        self.require_finite(losses, row)
         return losses, used
 
     def losses(

@@ -61,9 +61,11 @@ def test_what_goes_wrong_before_the_first_run_leaves_no_claim(tmp_path, monkeypa
     def fails(*_):
         raise NotFinite("losses of TinyMDM: expected finite numbers, found nan (1 of 1).")
 
-    with monkeypatch.context() as patched, pytest.raises(UserError, match="finite"):
-        patched.setattr(experiment_run, "validation_nll", fails)
+    real = experiment_run.validation_nll
+    monkeypatch.setattr(experiment_run, "validation_nll", fails)
+    with pytest.raises(UserError, match="finite"):
         run_experiment(settings(tmp_path / "x"), quiet)
+    monkeypatch.setattr(experiment_run, "validation_nll", real)
     assert not (tmp_path / "x" / "experiment.json").exists()
     assert run_experiment(settings(tmp_path / "x", steps=2), quiet)["status"]["finished"] == 4
 
@@ -90,7 +92,7 @@ def test_another_experiment_is_refused_by_key_with_both_values(begun, changed, w
     with pytest.raises(UserError, match=words):
         run_experiment(settings(begun.out, **changed), quiet)
     other = begun.model_copy(update={"equal": "steps"})
-    with pytest.raises(UserError, match="expected equal='compute' .* found equal='steps'"):
+    with pytest.raises(UserError, match=r"expected equal='compute' .* found equal='steps'"):
         run_experiment(other, quiet)
 
 

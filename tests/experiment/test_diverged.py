@@ -69,7 +69,7 @@ def mirror_of_seed_1_diverges(monkeypatch):
 
     def before_step(self):
         real(self)
-        if self.trainer.method.name == "mirror" and self.trainer.noise_seed == 1 and self.trainer.state.global_step == 1:
+        if (self.trainer.method.name, self.trainer.noise_seed, self.trainer.state.global_step) == ("mirror", 1, 1):
             raise Diverged("the loss was not finite", 2)
 
     monkeypatch.setattr(StepWatch, "before_step", before_step)

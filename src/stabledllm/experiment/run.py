@@ -133,17 +133,15 @@ def collect(out: Path, settings: ExperimentSettings, untuned: dict | None) -> di
         for seed in settings.seeds
         if (path := run_folder(out, name, seed) / "run.json").is_file()
     ]
+    count = sum(diverged(record) is not None for record in records)
+    lost = {"diverged": count} if count else {}
     runs = [{key: record[key] for key in _KEPT if key in record} for record in records]
     results = {
         "schema": SCHEMA,
         "config": settings.model_dump(),
         "versions": versions(),
         "device": records[0]["device"] if records else device_name(),
-        "status": {
-            "finished": len(runs),
-            "planned": len(methods) * len(settings.seeds),
-            "diverged": sum(diverged(record) is not None for record in records),
-        },
+        "status": {"finished": len(runs), "planned": len(methods) * len(settings.seeds)} | lost,
         "untuned": untuned,
         "runs": runs,
         "summary": (summary := summarise(runs, settings.baselines)),
