@@ -11,6 +11,7 @@ from stabledllm.errors import NotFinite
 from stabledllm.gradients.output_layer import OutputLayerNorms
 from stabledllm.gradients.per_row import RowGradients
 from stabledllm.gradients.sketch import ProjectedGradients
+from stabledllm.likelihood import elbo, elbo_parts
 from stabledllm.measure import LossMeter
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.methods import Method
@@ -103,3 +104,13 @@ def test_a_gradient_that_is_not_finite_is_refused_where_the_loss_is(kind):
         found.layers = None
     with pytest.raises(NotFinite, match="gradient"):
         measured(found)
+
+
+def test_a_bound_on_the_likelihood_is_refused_too():
+    """And with it the log-likelihoods of lm-evaluation-harness, whose choices would be NaN's."""
+    found = meter(LossMeter)
+    assert elbo(found.model, found.rows, budget=2, mask_id=256, pad_id=257).value.isfinite().all()
+    found.model.register_forward_hook(lambda model, inputs, out: setattr(out, "nll", out.nll * math.nan))
+    for bound in (elbo, lambda *a, **k: list(elbo_parts(*a, **k))):
+        with pytest.raises(NotFinite, match="elbo: losses of TinyMDM: expected finite numbers, found nan"):
+            bound(found.model, found.rows, budget=2, mask_id=256, pad_id=257)

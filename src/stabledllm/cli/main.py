@@ -149,7 +149,7 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe (see 'ls') or a YAML file.")],
     overrides: Overrides = None,
 ) -> None:
-    """Train one model; run again to continue a killed run."""
+    """Train one model; run again to continue a killed run. Exit code 3: it diverged, see run.json."""
     from stabledllm.cli.commands import train as run
 
     run(recipe, overrides or [], say=_say)
