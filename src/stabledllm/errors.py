@@ -15,3 +15,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(known)})"
+
+
+class NotFinite(UserError):
+    """A loss, a probability or a score that is NaN or infinite: no figure is made of it."""
+
+
+class Diverged(Exception):
+    """A training run that ended because its numbers are no longer finite; exit code 3 on the command line.
+
+    Args:
+        what: what was not finite, with its verb. step: the optimizer step, counted from 1.
+        message: the whole sentence, where more is known.
+    """
+
+    def __init__(self, what: str, step: int, message: str = ""):
+        super().__init__(message or f"diverged at step {step}: {what}")
+        self.what, self.step = what, step

@@ -15,6 +15,7 @@ from torch import Tensor
 from stabledllm.data.rows import TokenRow, collate, require_marks
 from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
+from stabledllm.finite import require_finite
 from stabledllm.measure import filled_batches
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.philox import philox4x32
@@ -178,6 +179,7 @@ class _Plan:
         for chunk in filled_batches(length, self.method.views.count, self.tokens_per_batch):
             row, group = chunk // draws, chunk % draws // (draws // self.groups)
             loss, forwards = self._losses(model, chunk, row)
+            require_finite(loss, f"elbo: losses of {type(model).__name__}")
             tokens = self.tensors["maskable"].sum(1)[row]
             share = -loss * (tokens / draws).to(loss.dtype)
             zero = torch.zeros(b * self.groups, dtype=loss.dtype, device=loss.device)

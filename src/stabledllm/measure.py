@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.data.rows import TokenRow, collate
+from stabledllm.finite import require_finite
 from stabledllm.forwarding import forward_nll
 from stabledllm.noise.blocks import Units, block_ids
 from stabledllm.noise.methods import Draw, Method, Rows
@@ -123,6 +124,20 @@ class Meter:
             self.progress(forwards)
         return nll
 
+    def require_finite(self, values: Tensor, row: Tensor, what: str = "losses") -> None:
+        """Pass what was measured of evaluations, shape (n, ...), or refuse it: no figure is made of NaN or infinity.
+
+        Args:
+            row: index of the row of each evaluation, shape (n,).
+
+        Raises:
+            NotFinite: naming the model and the first row.
+        """
+        bad = (~values.detach().isfinite()).flatten(1).any(1) if values.dim() > 1 else ~values.detach().isfinite()
+        if bool(bad.any()):
+            origin = self.rows[int(row[bad.cpu()][0])].origin
+            require_finite(values, f"{what} of {type(self.model).__name__} on {origin or 'the rows'}")
+
 
 class LossMeter(Meter):
     """Measures losses without gradients."""
@@ -141,6 +156,9 @@ class LossMeter(Meter):
 
         Returns:
             losses in nats, float64, shape (n, K), 0 for unused views; used, bool, shape (n, K).
+
+        Raises:
+            NotFinite: a loss that is NaN or infinite.
         """
         was_training = self.model.training
         self.model.eval()
@@ -149,6 +167,7 @@ class LossMeter(Meter):
         for chunk in self.chunks(row, method.views.count):
             losses[chunk], used[chunk] = self._one_batch(row, t, method, key, sampler or Uniform(), chunk, start)
         self.model.train(was_training)
+        self.require_finite(losses, row)
         return losses, used
 
     def losses(

@@ -58,7 +58,7 @@ def runs_of(results: dict) -> list[dict]:
     """The runs without their histories and without what their decoding took."""
     runs = [{key: r[key] for key in KEPT} for r in results["runs"]]
     for r in runs:
-        r["metrics"]["accuracy"].pop("decoding_stats")
+        r["metrics"].get("accuracy", {}).pop("decoding_stats", None)  # a diverged run has no metrics
     return runs
 
 

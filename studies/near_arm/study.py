@@ -78,8 +78,8 @@ def table(results: dict) -> str:
 
 
 def of_metric(runs: list[dict], metric: str) -> dict[int, float]:
-    """Seed to value."""
-    return {r["seed"]: r["metrics"][metric]["value"] for r in runs}
+    """Seed to value; a diverged run has none."""
+    return {r["seed"]: r["metrics"][metric]["value"] for r in runs if metric in r["metrics"]}
 
 
 def spread(values: dict[int, float], places: int) -> str:

@@ -49,7 +49,7 @@ def test_a_plan_older_than_a_key_is_the_same_experiment(tmp_path):
     del plan["settings"]["base"]["image_decoding"], plan["settings"]["base"]["data"]["image"]
     (tmp_path / "experiment.json").write_text(json.dumps(plan))
     assert run_experiment(wanted, quiet)["runs"] == first["runs"]
-    with pytest.raises(UserError, match="found other settings under 'base'"):
+    with pytest.raises(UserError, match=r"expected base.steps=3 .* found base.steps=4"):
         run_experiment(settings(tmp_path, steps=4), quiet)
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from stabledllm.config import load_recipe
-from stabledllm.experiment.run import rows_per_step
+from stabledllm.experiment.budget import rows_per_step
 from stabledllm.noise.methods import Method
 from tests.cli.runner import ROOT
 

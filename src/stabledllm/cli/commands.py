@@ -161,11 +161,11 @@ def experiment(
     count = jobs if jobs is not None else max(1, len(numbers))
     results = run_experiment(settings, say, count, devices=numbers, wait=wait)
     for metric in ("validation_nll", "validation_objective", "accuracy", "clip_score"):
-        if any(metric in run["metrics"] for run in results["runs"]):
+        if any(entry["metric"] == metric for entry in results["summary"]):
             say(f"{tables.metrics_table(results, metric)}\n")
             if spread := tables.spread_table(results, metric):
                 say(f"{spread}\n")
-    for sentence in results["statements"]:
+    for sentence in [*results["statements"], *results["notes"]]:
         say(sentence)
     say(f"wrote {Path(settings.out) / 'results.json'}")
 
@@ -183,7 +183,8 @@ def power(
 ) -> None:
     """Seeds needed, from an sd or from the runs of an experiment."""
     from stabledllm.experiment.power import sd_of_differences, seeds_from_runs, seeds_needed
-    from stabledllm.reports.stored import read
+    from stabledllm.experiment.spread import values_of
+    from stabledllm.reports.stored import read, run_methods
 
     if (sd is None) == (stored is None):
         raise UserError("power: expected either --sd or --from, found both or neither.")
@@ -195,11 +196,8 @@ def power(
         say(f"{found or 'over 100,000'} seeds (differences of sd {spread:.3g}, {wanted:.0%} power, 5 % two-sided)")
         return
     results = read(stored / "results.json" if stored.is_dir() else stored, "results")
-    runs = [run for run in results["runs"] if metric in run["metrics"]]
-    values = {
-        name: {run["seed"]: run["metrics"][metric]["value"] for run in runs if run["method"] == name}
-        for name in dict.fromkeys(run["method"] for run in runs)
-    }
+    found = {name: values_of(results["runs"], name, metric) for name in run_methods(results)}
+    values = {name: mine for name, mine in found.items() if mine}
     if "standard" not in values or len(values) < 2:
         raise UserError(f"{stored}: expected runs of Standard and of another method with '{metric}', found none.")
     count = methods or len(values) - 1

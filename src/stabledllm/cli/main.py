@@ -23,7 +23,7 @@ from stabledllm.cli.options import (
     TrustRemoteCode,
     loading_of,
 )
-from stabledllm.errors import UserError
+from stabledllm.errors import Diverged, UserError
 
 app = typer.Typer(
     name="stabledllm",
@@ -149,7 +149,7 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe (see 'ls') or a YAML file.")],
     overrides: Overrides = None,
 ) -> None:
-    """Train one model; run again to continue a killed run."""
+    """Train one model; run again to continue a killed run. Exit code 3: it diverged, see run.json."""
     from stabledllm.cli.commands import train as run
 
     run(recipe, overrides or [], say=_say)
@@ -397,12 +397,15 @@ def plan(
 
 
 def main() -> None:
-    """Run the command line; bad input is one sentence on standard error and exit code 2."""
+    """Run the command line; bad input is one sentence on standard error and exit code 2, a diverged training 3."""
     try:
         app()
     except UserError as error:
         typer.echo(f"stabledllm: {error}", err=True)
         raise SystemExit(2) from None
+    except Diverged as error:
+        typer.echo(f"stabledllm: {error}", err=True)
+        raise SystemExit(3) from None
     except KeyboardInterrupt:
         typer.echo("stabledllm: interrupted; run the same command again to continue", err=True)
         raise SystemExit(130) from None

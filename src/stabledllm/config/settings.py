@@ -279,8 +279,9 @@ class ExperimentSettings(_Strict):
     methods: list[str] = Field(["standard", "ppots", "mirror", "ppots+mirror"], min_length=1)
     seeds: list[int] = Field([42, 731, 20231], min_length=1)
     equal: Literal["compute", "steps"] = "compute"
-    """``compute``: the same forward passes for every method (a 2-view method gets half the rows a step).
-    ``steps``: the same rows and steps, as in the paper, whatever they cost."""
+    """``compute``: Standard's forward passes for every method to within one step, under ``epochs`` too: rows a step by
+    the method's mean cost (half for 2 views), steps by what it will draw. ``steps``: the same rows and steps, as in the
+    paper, whatever they cost."""
     baselines: list[str] = ["standard", "clipped"]
     """Methods whose best run a method's worst run is compared with."""
     out: str = "runs/experiment"

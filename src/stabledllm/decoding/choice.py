@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.decoding.options import DecodingOptions
+from stabledllm.finite import require_finite
 
 
 def choose(logits: Tensor, options: DecodingOptions, uniforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -18,12 +19,16 @@ def choose(logits: Tensor, options: DecodingOptions, uniforms: Tensor) -> tuple[
 
     Args:
         logits: shape (S, V), -inf for tokens never chosen. uniforms: shape (S,), used where tokens are drawn.
+
+    Raises:
+        NotFinite: logits that give no probabilities.
     """
     drawn = logits / options.temperature if options.temperature > 0 else logits
     if options.top_p < 1:
         drawn = nucleus(drawn, options.top_p)
     law = drawn.softmax(-1)
     token = draw(law, uniforms) if options.temperature > 0 else law.argmax(-1)
+    require_finite(law, "decoding: probabilities of tokens")
     plain = law if options.schedule != "even" or drawn is logits else logits.softmax(-1)
     return token, _score(plain, token, options.order)
 

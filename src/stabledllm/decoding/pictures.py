@@ -16,6 +16,7 @@ from torch import Tensor
 from stabledllm.decoding.choice import draw
 from stabledllm.decoding.loop import DecodingStats
 from stabledllm.errors import UserError
+from stabledllm.finite import require_finite
 from stabledllm.models.image_tokens import ImageTokens
 from stabledllm.noise.streams import Key, Stream
 
@@ -158,6 +159,7 @@ def _step(canvas: _Canvas, key: Key, number: Tensor, guidance: float, count: int
     """Draw every masked token, then mask the ``count`` least confident of them again."""
     masked, place = canvas.codes < 0, torch.arange(canvas.n, device=number.device)
     law = canvas.logits(guidance).softmax(-1)
+    require_finite(law, "decoding: probabilities of codes")
     token = draw(law, key.token_uniforms(Stream.DECODING, number, place)[masked])
     canvas.codes[masked] = token
     confidence = torch.full(masked.shape, torch.inf, dtype=torch.float64, device=number.device)

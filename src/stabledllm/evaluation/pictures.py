@@ -22,6 +22,7 @@ from stabledllm.estimate import Estimate
 from stabledllm.evaluation.accuracy import Share
 from stabledllm.evaluation.journal import Journal
 from stabledllm.files import write_jsonl
+from stabledllm.finite import require_finite
 from stabledllm.images.judge import Verdict, judge
 from stabledllm.images.scenes import Scene
 from stabledllm.images.sheet import contact_sheet, save_png
@@ -181,6 +182,7 @@ def _clip(pictures: np.ndarray, captions: list[str], lines: list[dict], name: st
     for line, value in zip(lines, values, strict=True):
         line["clip_score"] = value
     each = torch.tensor(values, dtype=torch.float64)
+    require_finite(each, f"CLIP scores of '{name}'")
     n = len(each)
     stderr = float(each.std()) / n**0.5 if n > 1 else float("nan")
     estimate = Estimate(value=float(each.mean()), stderr=stderr, n=n, unit="CLIP score")

@@ -14,10 +14,12 @@ from rich.live import Live
 from rich.table import Table
 
 from stabledllm.config.settings import TrainSettings
-from stabledllm.experiment.claims import claimant, failure, finished
+from stabledllm.experiment.claims import claimant, divergence, failure, finished
 from stabledllm.training.progress import PROGRESS
 
-_ORDER = ("running", "failed", "waiting", "finished")
+_ORDER = ("running", "failed", "diverged", "waiting", "finished")
+OVER = ("finished", "diverged")
+"""What a run that is not done again may be."""
 EVERY = 60.0
 """Seconds between lines where nobody looks on."""
 
@@ -28,7 +30,7 @@ class State:
 
     run: TrainSettings
     kind: str
-    """``finished``, ``running``, ``failed`` or ``waiting``."""
+    """``finished``, ``diverged``, ``running``, ``failed`` or ``waiting``."""
     step: int = 0
     steps: int = 0
     loss: float | None = None
@@ -42,7 +44,8 @@ class State:
     @classmethod
     def of(cls, run: TrainSettings) -> State:
         if finished(run):
-            return cls(run, "finished")
+            found = divergence(run)
+            return cls(run, "diverged", error=found) if found else cls(run, "finished")
         if (error := failure(run)) is not None:
             return cls(run, "failed", error=error)
         if claimant(run) is None:
@@ -89,7 +92,7 @@ class Board:
     def table(self, states: list[State]) -> Table:
         """Running runs first, then failed and waiting ones; what does not fit the screen is counted."""
         counts = Counter(state.kind for state in states)
-        title = f"{counts['finished']} of {len(states)} runs finished"
+        title = f"{sum(counts[kind] for kind in OVER)} of {len(states)} runs finished"
         table = Table(title=title, title_justify="left", expand=False)
         for column in ("run", "state", "step", "loss", "left"):
             table.add_column(column, justify="right" if column in ("step", "loss", "left") else "left")
@@ -108,7 +111,7 @@ class Board:
         if time.monotonic() - self._said > EVERY:
             self._said = time.monotonic()
             running = [f"{s.name} at step {s.step} of {s.steps}" for s in states if s.kind == "running"]
-            done = sum(s.kind == "finished" for s in states)
+            done = sum(s.kind in OVER for s in states)
             self.say(f"{done} of {len(states)} runs finished; " + ("; ".join(running) or "none is running"))
 
 
@@ -117,5 +120,5 @@ def cells(state: State) -> tuple[str, ...]:
     left = "" if state.seconds_left is None else time.strftime("%H:%M:%S", time.gmtime(state.seconds_left))
     loss = "" if state.loss is None else f"{state.loss:.3g}"
     steps = f"{state.step}/{state.steps}" if state.steps else ""
-    kind = f"failed: {state.error[:60]}" if state.kind == "failed" else state.kind
+    kind = f"{state.kind}: {state.error[:60]}" if state.error else state.kind
     return state.name, kind, steps, loss, left

@@ -19,15 +19,22 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from stabledllm.config.settings import TrainSettings
-from stabledllm.errors import UserError
+from stabledllm.errors import Diverged, UserError
 from stabledllm.files import read_json, write_json
+from stabledllm.training.diverged import diverged
 
 LOCK, CLAIM, FAILED, RUN = "run.lock", "claim.json", "failed.json", "run.json"
 
 
 def finished(run: TrainSettings) -> bool:
-    """Whether a run's ``run.json`` is there, which is written last."""
+    """Whether a run's ``run.json`` is there, which is written last; a diverged run is finished."""
     return (Path(run.out) / RUN).is_file()
+
+
+def divergence(run: TrainSettings) -> str | None:
+    """How a finished run diverged, or None."""
+    told = diverged(read_json(Path(run.out) / RUN)) if finished(run) else None
+    return f"at step {told['step']}: {told['what']}" if told else None
 
 
 @contextmanager
@@ -89,6 +96,8 @@ def attempt(run: TrainSettings, train: Callable[[TrainSettings], object]) -> boo
             return False
         try:
             train(run)
+        except Diverged:  # its record is there: it is finished
+            pass
         except UserError as error:
             record_failure(run, str(error))
         except Exception as error:  # a run's own mistake, or its machine's: the others go on

@@ -10,17 +10,20 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
-from stabledllm.config.build import build_decoding, build_method, build_model, build_objective
-from stabledllm.config.recipe import check
+from stabledllm.config.build import build_method, build_objective
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
-from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.data.bundle import DataBundle
 from stabledllm.data.pictures import settled
 from stabledllm.errors import UserError
 from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.validation import validation_nll
 from stabledllm.experiment.board import Board
-from stabledllm.experiment.claims import attempt, failure, finished, forget_failures, is_free
+from stabledllm.experiment.budget import rows_per_step, run_share
+from stabledllm.experiment.checks import Checked, check_experiment
+from stabledllm.experiment.claims import attempt, divergence, failure, finished, forget_failures, is_free
+from stabledllm.experiment.notes import notes
+from stabledllm.experiment.plan import claim
 from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
@@ -28,14 +31,16 @@ from stabledllm.files import read_json, write_json
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel
 from stabledllm.objective import Objective
-from stabledllm.ppots.density import canonical
+from stabledllm.ppots.density import FittedDensity, canonical
 from stabledllm.provenance import device_name, versions
 from stabledllm.training.density import probe_and_fit
+from stabledllm.training.diverged import diverged
 from stabledllm.training.run import SCHEMA as RUN_SCHEMA
-from stabledllm.training.run import set_form, train
+from stabledllm.training.run import train
 
 SCHEMA = "stabledllm/results/1"
-PLAN = "experiment.json"
+_KEPT = ("method", "seed", "status", "diverged", "metrics", "forward_passes", "probe_forward_passes", "steps")
+_KEPT += ("seconds", "history")
 UNTUNED = "untuned"
 Say = Callable[[str], None]
 
@@ -51,7 +56,8 @@ def run_experiment(
     """Run what is not finished yet and write ``results.json`` after every run.
 
     Any number of processes, on any machines that share the folder, may call it at the same time: each run is done by
-    one of them, and by another if that one is killed. A run that fails does not stop the others.
+    one of them, and by another if that one is killed. A run that fails does not stop the others; one that diverges is
+    finished, and counted.
 
     Args:
         jobs: runs at the same time, each in a process of its own; 1 trains in this one.
@@ -66,21 +72,16 @@ def run_experiment(
         raise UserError(f"experiment: expected at least 1 job, found {jobs}.")
     settings = settings.model_copy(update={"base": settled(settings.base)})
     out = Path(settings.out)
-    methods = [build_method(name, settings.base.method_options).name for name in settings.methods]
-    for name in methods:
-        build_method(name, settings.base.method_options).under(build_objective(settings.base.objective))
-        rows_per_step(name, settings)
-    build_decoding(settings.base.decoding)
-    _claim(out, settings)
-    loaded = build_model(settings.base)
-    for name in methods:
-        loaded.check_method(build_method(name, settings.base.method_options))
-    set_form(loaded, settings.base)
-    data = load_bundle(settings.base.data, loaded.tokenizer, say)
+    checked = check_experiment(settings, say)
+    data = checked.data
+    out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / "setup.lock"):  # of several processes the first makes what all need
-        untuned = _untuned(out, settings.base, loaded, data, say)
-        densities = {name: _density(out, settings, name, loaded, data, say) for name in methods}
-    planned = [_run_settings(settings, name, seed, densities[name]) for seed in settings.seeds for name in methods]
+        untuned, densities = _set_up(out, settings, checked, say)
+    planned = [
+        _run_settings(settings, name, seed, densities[name], data)
+        for seed in settings.seeds
+        for name in checked.methods
+    ]
     forget_failures([run for run in planned if is_free(run)])
 
     def ended() -> dict:
@@ -112,6 +113,8 @@ def _one_by_one(
                 bar.set_postfix_str(f"{run.method}, seed {run.seed}")
                 attempt(run, lambda settings: train(settings, data=data, say=say))
                 if finished(run) or failure(run) is not None:
+                    if found := divergence(run):
+                        say(f"{run.method}, seed {run.seed}: diverged {found}")
                     left.remove(run)
                     bar.update()
                     ended()
@@ -121,43 +124,29 @@ def _one_by_one(
                 time.sleep(POLL)
 
 
-def rows_per_step(method: str, settings: ExperimentSettings) -> int:
-    """Rows of an optimizer step: with ``equal: compute`` a K-view method gets 1 / K of the batch.
-
-    Raises:
-        UserError: the batch does not divide by the number of views.
-    """
-    views = build_method(method, settings.base.method_options).views.count
-    if settings.equal == "steps":
-        return settings.base.batch
-    if settings.base.batch % views:
-        raise UserError(
-            f"key 'base.batch': expected a multiple of the {views} views of '{method}', found {settings.base.batch}."
-        )
-    return settings.base.batch // views
-
-
 def collect(out: Path, settings: ExperimentSettings, untuned: dict | None) -> dict:
     """``results.json`` from the finished runs' own files."""
+    methods = dict.fromkeys(build_method(name, settings.base.method_options).name for name in settings.methods)
     records = [
         read_json(path, RUN_SCHEMA)
-        for name in settings.methods
+        for name in methods
         for seed in settings.seeds
-        if (path := run_folder(out, build_method(name, settings.base.method_options).name, seed) / "run.json").is_file()
+        if (path := run_folder(out, name, seed) / "run.json").is_file()
     ]
-    kept = ("method", "seed", "metrics", "forward_passes", "probe_forward_passes", "steps", "seconds", "history")
-    runs = [{key: record[key] for key in kept} for record in records]
+    count = sum(diverged(record) is not None for record in records)
+    lost = {"diverged": count} if count else {}
+    runs = [{key: record[key] for key in _KEPT if key in record} for record in records]
     results = {
         "schema": SCHEMA,
         "config": settings.model_dump(),
         "versions": versions(),
         "device": records[0]["device"] if records else device_name(),
-        "status": {"finished": len(runs), "planned": len(settings.methods) * len(settings.seeds)},
+        "status": {"finished": len(runs), "planned": len(methods) * len(settings.seeds)} | lost,
         "untuned": untuned,
         "runs": runs,
         "summary": (summary := summarise(runs, settings.baselines)),
         "statements": statements(runs, summary),
-        "notes": _notes(settings, runs),
+        "notes": notes(settings.equal, records),
     }
     write_json(out / "results.json", results)
     return results
@@ -168,34 +157,22 @@ def run_folder(out: Path, method: str, seed: int) -> Path:
     return out / "runs" / method / f"seed-{seed}"
 
 
-def _notes(settings: ExperimentSettings, runs: list[dict]) -> list[str]:
-    what = {
-        "compute": "Every method made the same number of training forward passes: K views take 1/K of the rows.",
-        "steps": "Every method took the same rows and steps; one with K views made K times the forward passes.",
-    }
-    notes = [what[settings.equal]]
-    if any("ppots" in name for name in settings.methods):
-        probes = {r["method"]: r["probe_forward_passes"] for r in runs if r["probe_forward_passes"]}
-        told = ", ".join(f"{method} {count:,}" for method, count in probes.items()) or "not made yet"
-        notes.append(
-            f"On top of that, P-POTS's probe, once a method and shared by its seeds, took forward passes: {told}."
-        )
-    return notes
+def _set_up(
+    out: Path, settings: ExperimentSettings, checked: Checked, say: Say
+) -> tuple[dict, dict[str, tuple[Path, FittedDensity] | None]]:
+    """The untuned model's evaluation, and p(t) of every method that needs one; with the plan that says whose they are.
 
-
-def _claim(out: Path, settings: ExperimentSettings) -> None:
-    """Remember the settings in the folder; seeds and methods may be added later, nothing else may change."""
-    free = {"methods", "seeds", "out", "baselines"}
-    mine = {k: v for k, v in settings.model_dump().items() if k not in free}
-    path = out / PLAN
-    if path.is_file():
-        # Keys that are newer than the folder had their defaults then.
-        theirs = check(read_json(path)["settings"], ExperimentSettings, str(path)).model_dump()
-        for key, value in mine.items():
-            if theirs.get(key) != value:
-                raise UserError(f"{path}: expected the experiment that is there, found other settings under '{key}'.")
-    else:
-        write_json(path, {"settings": mine})
+    Where that fails, what was written here goes, so that the corrected command may begin.
+    """
+    before = set(out.iterdir())
+    new = claim(out, settings, checked.data, say)
+    try:
+        untuned = _untuned(out, settings.base, checked.loaded, checked.data, say)
+        return untuned, {name: _density(out, settings, name, checked, say) for name in checked.methods}
+    except UserError:
+        for path in set(out.iterdir()) - before if new else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
 
 
 def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBundle, say: Say) -> dict:
@@ -222,8 +199,8 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
 
 
 def _density(
-    out: Path, settings: ExperimentSettings, name: str, loaded: LoadedModel, data: DataBundle, say: Say
-) -> Path | None:
+    out: Path, settings: ExperimentSettings, name: str, checked: Checked, say: Say
+) -> tuple[Path, FittedDensity] | None:
     """p(t) of a method: a property of model, data and method, so it is fitted once for all seeds."""
     base = settings.base
     method = build_method(name, base.method_options)
@@ -232,8 +209,8 @@ def _density(
     path = out / f"p_of_t_{canonical(name).replace('+', '_')}.json"
     if not path.is_file():
         density = probe_and_fit(
-            loaded,
-            data.train,
+            checked.loaded,
+            checked.data.train,
             method,
             build_objective(base.objective),
             base.ppots,
@@ -245,16 +222,18 @@ def _density(
         say(density.summary())
         if density.fallback:
             say(f"note: {density.fallback}")
-    return path
+    return path, FittedDensity.load(path)
 
 
-def _run_settings(settings: ExperimentSettings, name: str, seed: int, density: Path | None) -> TrainSettings:
-    return settings.base.model_copy(
-        update={
-            "method": name,
-            "seed": seed,
-            "batch": rows_per_step(name, settings),
-            "out": str(run_folder(Path(settings.out), name, seed)),
-            "p_of_t": str(density) if density else None,
-        }
-    )
+def _run_settings(
+    settings: ExperimentSettings, name: str, seed: int, density: tuple[Path, FittedDensity] | None, data: DataBundle
+) -> TrainSettings:
+    path, fitted = density or (None, None)
+    own = {
+        "method": name,
+        "seed": seed,
+        "out": str(run_folder(Path(settings.out), name, seed)),
+        "p_of_t": str(path) if path else None,
+    }
+    share = run_share(name, seed, settings, fitted.sampler if fitted else None, data.train)
+    return settings.base.model_copy(update=own | share)

@@ -1,4 +1,4 @@
-"""The spread over seeds, with the interval that the number of seeds allows. Normal theory."""
+"""The runs' values over seeds and their spread, with the interval that the number of seeds allows. Normal theory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,20 @@ from collections.abc import Sequence
 from statistics import correlation, stdev
 
 from scipy import stats
+
+
+def values_of(runs: Sequence[dict], method: str, metric: str) -> dict[int, float]:
+    """Seed to value of the runs that have one: a diverged run has no metrics, and null is no value."""
+    found = {run["seed"]: (run.get("metrics") or {}).get(metric) for run in runs if run["method"] == method}
+    values = {seed: estimate.get("value") for seed, estimate in found.items() if isinstance(estimate, dict)}
+    return {seed: float(v) for seed, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
+
+
+def share_interval(count: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share of n independent runs, exact (Clopper and Pearson, 1934)."""
+    low = float(stats.beta.ppf(0.025, count, n - count + 1)) if count else 0.0
+    high = float(stats.beta.ppf(0.975, count + 1, n - count)) if count < n else 1.0
+    return low, high
 
 
 def sd_interval(values: Sequence[float]) -> tuple[float | None, float | None]:

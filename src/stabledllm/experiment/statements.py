@@ -8,6 +8,8 @@ from statistics import stdev
 
 from scipy import stats
 
+from stabledllm.experiment.spread import share_interval, values_of
+
 NAMES = {"validation_nll": "validation NLL", "clip_score": "CLIP score"}
 
 
@@ -31,14 +33,14 @@ def sd_ratio_needed(seeds: int, level: float = 0.05) -> float:
 
 
 def statements(runs: Sequence[dict], summary: Sequence[dict]) -> list[str]:
-    """For each metric: which differences and which ratios of sds could have been seen at all."""
-    out = []
+    """Which runs diverged; for each metric, which differences and which ratios of sds could have been seen at all."""
+    out = _diverged(runs)
     for metric in dict.fromkeys(entry["metric"] for entry in summary):
         name = NAMES.get(metric, metric.replace("_", " "))
-        standard = _values(runs, "standard", metric)
+        standard = values_of(runs, "standard", metric)
         found = {
             entry["method"]: [
-                v - standard[s] for s, v in _values(runs, entry["method"], metric).items() if s in standard
+                v - standard[s] for s, v in values_of(runs, entry["method"], metric).items() if s in standard
             ]
             for entry in summary
             if entry["metric"] == metric and entry["method"] != "standard"
@@ -57,11 +59,22 @@ def statements(runs: Sequence[dict], summary: Sequence[dict]) -> list[str]:
     return out
 
 
+def _diverged(runs: Sequence[dict]) -> list[str]:
+    """How many runs of each method diverged, and what that does to every other figure; nothing where none did."""
+    if not any(run.get("status") == "diverged" for run in runs):
+        return []
+    told = []
+    for method in dict.fromkeys(run["method"] for run in runs):
+        mine = [run.get("status") == "diverged" for run in runs if run["method"] == method]
+        low, high = share_interval(sum(mine), len(mine))
+        told.append(f"{method} {sum(mine)} of {len(mine)} (95 % {low:.0%} to {high:.0%})")
+    return [
+        f"Runs that diverged: {', '.join(told)}. They have no metrics: means, sds and tests are of the other runs "
+        f"alone, so that a method that lost its worst runs looks better there than it is."
+    ]
+
+
 def _least_seen(differences: list[float], methods: int) -> float:
     """The mean difference at which Holm's strictest step rejects, given how the differences vary."""
     n = len(differences)
     return float(stats.t.ppf(1 - 0.025 / methods, n - 1)) * stdev(differences) / math.sqrt(n)
-
-
-def _values(runs: Sequence[dict], method: str, metric: str) -> dict[int, float]:
-    return {r["seed"]: r["metrics"][metric]["value"] for r in runs if r["method"] == method and metric in r["metrics"]}

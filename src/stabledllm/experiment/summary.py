@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from scipy import stats
 
-from stabledllm.experiment.spread import sd_interval, sd_ratio
+from stabledllm.experiment.spread import sd_interval, sd_ratio, share_interval, values_of
 from stabledllm.experiment.statements import holm
 
 HIGHER_IS_BETTER = {"accuracy": True, "clip_score": True, "validation_nll": False, "validation_objective": False}
@@ -21,9 +21,13 @@ def summarise(runs: Sequence[dict], baselines: Sequence[str]) -> list[dict]:
     ``ci_low`` and ``ci_high`` are a 95 % interval for the mean over seeds; ``versus_standard`` is the paired
     difference (method minus Standard) over the seeds that both finished, with a paired t test; ``p_holm`` is its
     p value corrected for the number of methods compared. Null where fewer than 2 seeds allow no statement.
+
+    All of these are of the ``n`` runs that have the metric. ``n_diverged`` of the method's runs diverged and have none;
+    ``diverged_share`` is their share of all with its 95 % interval. No method of which a run diverged has a worst run
+    that beats anything.
     """
     methods = list(dict.fromkeys(run["method"] for run in runs))
-    metrics = [m for m in HIGHER_IS_BETTER if any(m in run["metrics"] for run in runs)]
+    metrics = [m for m in HIGHER_IS_BETTER if any(values_of(runs, method, m) for method in methods)]
     entries = [_entry(runs, method, metric, baselines) for method in methods for metric in metrics]
     for metric in metrics:
         compared = [e["versus_standard"] for e in entries if e["metric"] == metric and e["versus_standard"]]
@@ -32,20 +36,26 @@ def summarise(runs: Sequence[dict], baselines: Sequence[str]) -> list[dict]:
     return entries
 
 
-def _values(runs: Sequence[dict], method: str, metric: str) -> dict[int, float]:
-    """Seed to value."""
-    return {r["seed"]: r["metrics"][metric]["value"] for r in runs if r["method"] == method and metric in r["metrics"]}
+def diverged_share(runs: Sequence[dict], method: str) -> tuple[int, dict]:
+    """How many of a method's runs diverged, and their share of all of them with its 95 % interval."""
+    mine = [run for run in runs if run["method"] == method]
+    count = sum(run.get("status") == "diverged" for run in mine)
+    low, high = share_interval(count, len(mine))
+    return count, {"value": count / len(mine), "ci_low": low, "ci_high": high, "n": len(mine)}
 
 
 def _entry(runs: Sequence[dict], method: str, metric: str, baselines: Sequence[str]) -> dict:
-    values = _values(runs, method, metric)
+    values = values_of(runs, method, metric)
     low, high = t_interval(list(values.values()))
-    standard = _values(runs, "standard", metric)
+    standard = values_of(runs, "standard", metric)
     sd_low, sd_high = sd_interval(list(values.values()))
+    diverged, share = diverged_share(runs, method)
     return {
         "method": method,
         "metric": metric,
         "n": len(values),
+        "n_diverged": diverged,
+        "diverged_share": share,
         "mean": mean(values.values()) if values else None,
         "sd": stdev(values.values()) if len(values) > 1 else None,
         "sd_ci_low": sd_low,
@@ -81,9 +91,14 @@ def paired(values: dict[int, float], standard: dict[int, float]) -> dict | None:
 
 
 def _worst_beats_best(runs: Sequence[dict], method: str, metric: str, baselines: Sequence[str]) -> bool | None:
-    """Whether the method's worst run beats the best run of any baseline; None for a baseline itself."""
-    others = [v for b in baselines for v in _values(runs, b, metric).values()]
-    mine = list(_values(runs, method, metric).values())
+    """Whether the method's worst run beats the best run of any baseline; None for a baseline itself.
+
+    A diverged run is worse than any.
+    """
+    others = [v for b in baselines for v in values_of(runs, b, metric).values()]
+    mine = list(values_of(runs, method, metric).values())
     if method in baselines or not others or not mine:
         return None
+    if diverged_share(runs, method)[0]:
+        return False
     return min(mine) > max(others) if HIGHER_IS_BETTER[metric] else max(mine) < min(others)

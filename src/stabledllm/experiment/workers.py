@@ -14,7 +14,7 @@ import torch
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.errors import UserError
-from stabledllm.experiment.board import Board
+from stabledllm.experiment.board import OVER, Board
 from stabledllm.experiment.claims import attempt, failure, finished, is_free, record_failure, was_at
 from stabledllm.training.run import train
 
@@ -45,7 +45,7 @@ def train_all(
     done = 0
     while True:
         states = board.update()
-        over = [s for s in states if s.kind in ("finished", "failed")]
+        over = [s for s in states if s.kind in (*OVER, "failed")]
         if len(over) > done:
             done = len(over)
             ended()

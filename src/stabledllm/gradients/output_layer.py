@@ -49,7 +49,10 @@ class OutputLayerNorms(Meter):
         try:
             for chunk in self.chunks(row, method.views.count):
                 batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk, start)
-                yield chunk, *self._batch(batch, draw)
+                losses, squares = self._batch(batch, draw)
+                self.require_finite(losses, row[chunk])
+                self.require_finite(squares, row[chunk], "squared norms of the output layer's gradients")
+                yield chunk, losses, squares
         finally:
             self.model.train(was_training)
 

@@ -76,6 +76,8 @@ class RowGradients(Meter):
                 if self.layers and not self._checked:
                     self._check(batch, draw)
                 losses, gradients = self._all(batch, draw) if self.layers else self._one_by_one(batch, draw)
+                self.require_finite(losses, row[chunk])
+                self.require_finite(torch.linalg.vector_norm(gradients, dim=1), row[chunk], "gradient norms")
                 yield chunk, losses.detach().double().cpu(), gradients
         finally:
             self.model.train(was_training)

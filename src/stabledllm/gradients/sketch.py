@@ -144,6 +144,8 @@ class ProjectedGradients(Meter):
                 out = torch.zeros(len(chunk), self.size, device=draw.t.device)
                 for i in range(len(chunk)):
                     losses[i] = self._project(batch, draw, i, out[i : i + 1])
+                self.require_finite(losses, row[chunk])
+                self.require_finite(out, row[chunk], "gradients")
                 yield chunk, losses, out
         finally:
             for p in frozen:

@@ -22,13 +22,18 @@ from stabledllm.noise.t_samplers import TSampler
 from stabledllm.objective import Objective
 
 
-def refuse_for_blocks(method: Method) -> None:
+def refuse_for_blocks(method: Method, *, packing: bool = False) -> None:
     """Refuse what has no meaning in blocks.
+
+    Args:
+        packing: whether rows are laid end to end.
 
     Raises:
         UserError: ``syrm``, whose prompt tokens lie in no block; ``ema``, whose baseline is of whole rows at one t;
-            ``autoregressive``, which masks nothing.
+            ``autoregressive``, which masks nothing; packed rows.
     """
+    if packing:
+        raise UserError("key 'packing': packed rows and block_size contradict: a row in blocks is two copies.")
     if method.syrm:
         raise UserError(f"method '{method.name}': 'syrm' and block_size contradict: the prompt is in no block.")
     if method.autoregressive:

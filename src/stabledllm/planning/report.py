@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.errors import UserError
-from stabledllm.experiment.run import rows_per_step
+from stabledllm.experiment.budget import rows_per_step
 from stabledllm.models.shapes import Shape, shape_of
 from stabledllm.planning.advice import advise, gib, refusal
 from stabledllm.planning.memory import Layout, Memory, checkpointing, estimate, micro_batch, views_at_once

@@ -10,8 +10,9 @@ from stabledllm.data.rows import EncodingOptions
 from stabledllm.data.sources import KINDS
 from stabledllm.data.spans import delimiter_pattern
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.experiment.run import rows_per_step
+from stabledllm.experiment.budget import rows_per_step
 from stabledllm.models.shapes import Shape, known_shape
+from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import AUTOREGRESSIVE
 from stabledllm.training.run import training_arguments
 
@@ -42,6 +43,8 @@ def validate_run(settings: TrainSettings) -> None:
     if settings.p_of_t and not (method.needs_p or method.adaptive):
         raise UserError(f"key 'p_of_t': expected a method with ppots or adaptive, found '{settings.method}'.")
     method.under(build_objective(settings.objective))
+    if settings.block_size:
+        refuse_for_blocks(method, packing=settings.packing)
     build_decoding(settings.decoding)
     build_image_decoding(settings.image_decoding)
     data = settings.data

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from stabledllm.reports import figures, style, tables
+from stabledllm.reports import figures, run_tables, style, tables
 from stabledllm.reports.pictures import side_by_side
 from stabledllm.reports.published import published_table
 from stabledllm.reports.stored import Stored, array, finished_planned, gather, noise_of, run_metrics
@@ -118,8 +118,8 @@ def _experiment(stored: Stored) -> dict | None:
         "evaluation": picture(figures.eval_curves(results)),
         "final": picture(figures.final_metrics(results)),
         "metrics": [t for m in run_metrics(results) for t in _of_metric(results, m)],
-        "cost": tables.cost_table(results, label) if results["runs"] else None,
-        "runs": tables.runs_table(results, label) if results["runs"] else None,
+        "cost": run_tables.cost_table(results, label) if results["runs"] else None,
+        "runs": run_tables.runs_table(results, label) if results["runs"] else None,
         "published": published_table(results, label),
         "pictures": side_by_side(stored.results_folder, results),
         "notes": results.get("notes") or [],

@@ -65,6 +65,8 @@ SHAPES = {
                     {
                         "method": Needed(str),
                         "seed": Needed(int | str),
+                        "status": str,
+                        "diverged": {"step": NUMBER, "what": str},
                         "metrics": dict,
                         "history": [Needed({"step": Needed(NUMBER)})],
                     }

@@ -106,6 +106,11 @@ def array(values: object) -> np.ndarray | None:
     return None if np.isnan(out).all() else out
 
 
+def diverged_at(run: dict) -> float | None:
+    """The step at which a stored run diverged (NaN where none is stored), or None for a run that did not."""
+    return number((run.get("diverged") or {}).get("step")) if run.get("status") == "diverged" else None
+
+
 def standard_first(methods: list[str]) -> list[str]:
     """Distinct methods, Standard first, the others in the order in which they are stored."""
     distinct = list(dict.fromkeys(methods))

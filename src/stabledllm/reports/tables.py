@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.stored import (
+    diverged_at,
     noise_of,
     number,
     run_methods,
-    run_metrics,
     standard_first,
     stderr,
     summary_of,
@@ -142,6 +142,7 @@ def _ratio(part: dict | None) -> str:
     return fmt.plain(((part or {}).get("relative_to_standard") or {}).get("value"))
 
 
+DIVERGED = "diverged"
 _SEEDS = 6
 """Seeds whose values fit a page beside what is computed from them."""
 
@@ -166,7 +167,7 @@ def metrics_table(results: dict, metric: str, name: Name = str) -> Table:
     )  # fmt: skip
     note = (
         "p (Holm): corrected for the number of methods. Worst beats best baseline: the method's worst run is better "
-        "than the best run of every baseline."
+        "than the best run of every baseline. Diverged runs are in no figure but that: none of theirs is better."
     )
     return Table(metric_label(metric), columns, tuple(rows), note if results["summary"] else "")
 
@@ -201,7 +202,9 @@ def _mixed(results: dict) -> bool:
 
 
 def _metric_row(results: dict, method: str, metric: str, seeds: list, places: int, name: Name) -> tuple[str, ...]:
-    runs = {r["seed"]: value((r.get("metrics") or {}).get(metric)) for r in results["runs"] if r["method"] == method}
+    mine = [r for r in results["runs"] if r["method"] == method]
+    runs = {r["seed"]: value((r.get("metrics") or {}).get(metric)) for r in mine}
+    lost = {r["seed"] for r in mine if diverged_at(r) is not None}
     s = summary_of(results, method, metric)
     versus = s.get("versus_standard") or {}
 
@@ -210,7 +213,7 @@ def _metric_row(results: dict, method: str, metric: str, seeds: list, places: in
 
     return (
         name(method),
-        *([at(runs.get(seed)) for seed in seeds] or [str(len(runs))]),
+        *([DIVERGED if seed in lost else at(runs.get(seed)) for seed in seeds] or [seeds_of(len(runs), len(lost))]),
         at(s.get("mean")),
         at(s.get("sd")),
         fmt.interval(s.get("ci_low"), s.get("ci_high"), places),
@@ -222,52 +225,16 @@ def _metric_row(results: dict, method: str, metric: str, seeds: list, places: in
     )
 
 
+def seeds_of(seeds: int, lost: int) -> str:
+    """How many, and how many of them diverged: ``20``, or ``20 (2 diverged)``."""
+    return f"{seeds} ({lost} {DIVERGED})" if lost else str(seeds)
+
+
 def _decimals(results: dict, metric: str) -> int:
     """Three decimals, four where the runs lie within 0.02 of each other."""
     values = [value((r.get("metrics") or {}).get(metric)) for r in results["runs"]]
     values = [v for v in values if not math.isnan(v)]
     return 4 if len(values) > 1 and max(values) - min(values) < 0.02 else 3
-
-
-def cost_table(results: dict, name: Name = str) -> Table:
-    """Forward passes and time of each method's runs, lowest to highest."""
-    rows = []
-    for method in run_methods(results):
-        runs = [r for r in results["runs"] if r["method"] == method]
-        spans = (_span(runs, key, show) for key, show in _COSTS.items())
-        rows.append((name(method), str(len(runs)), *spans))
-    columns = ("method", "runs", "steps", "forward passes per run", "time per run")
-    return Table("What a run costs", columns, tuple(rows))
-
-
-_COSTS = {"steps": fmt.count, "forward_passes": fmt.count, "seconds": fmt.duration}
-
-
-def _span(runs: list[dict], key: str, show: Callable[[object], str]) -> str:
-    values = [number(r.get(key)) for r in runs if not math.isnan(number(r.get(key)))]
-    if not values:
-        return fmt.NONE
-    low, high = show(min(values)), show(max(values))
-    return low if low == high else f"{low} to {high}"
-
-
-def runs_table(results: dict, name: Name = str) -> Table:
-    """Every finished run: its metrics, steps, forward passes and time."""
-    metrics = run_metrics(results)
-    order = {m: i for i, m in enumerate(run_methods(results))}
-    rows = [
-        (
-            name(r["method"]),
-            str(r["seed"]),
-            *(fmt.estimate((r.get("metrics") or {}).get(m)) for m in metrics),
-            *(show(r.get(key)) for key, show in _COSTS.items()),
-        )
-        for r in sorted(results["runs"], key=lambda r: (order[r["method"]], str(r["seed"]).zfill(9)))
-    ]
-    columns = ("method", "seed", *(metric_label(m) for m in metrics), "steps", "forward passes", "time")
-    return Table(
-        "Every run", columns, tuple(rows), "± is the standard error over the evaluation's rows, not over seeds."
-    )
 
 
 def fit_table(data: dict) -> Table:

@@ -73,6 +73,18 @@ def obtain_density(
     return FittedDensity.load(path)
 
 
+def check_probe(method: Method, rows: int, block_size: int | None) -> None:
+    """Refuse what no p can be fitted for.
+
+    Raises:
+        UserError: too few rows, or blocks with a density fitted to gradients.
+    """
+    if block_size and method.signal != "loss":
+        raise UserError(f"method '{method.name}': a density fitted to gradients and block_size contradict; use ppots.")
+    if rows < 2:
+        raise UserError(f"ppots: expected at least 2 training rows to probe, found {rows}.")
+
+
 def probe_and_fit(
     loaded: LoadedModel,
     rows: list[TokenRow],
@@ -92,11 +104,8 @@ def probe_and_fit(
     Raises:
         UserError: too few rows, or blocks with a density fitted to gradients.
     """
-    if block_size and method.signal != "loss":
-        raise UserError(f"method '{method.name}': a density fitted to gradients and block_size contradict; use ppots.")
+    check_probe(method, len(rows), block_size)
     count = min(settings.rows, len(rows))
-    if count < 2:
-        raise UserError(f"ppots: expected at least 2 training rows to probe, found {len(rows)}.")
     sizes = {"rows": count, "rates": settings.rates, "masks": settings.masks}
     options = FitOptions(
         starts=settings.starts,

@@ -10,6 +10,7 @@ from pathlib import Path
 from stabledllm.config.build import build_objective, loading_options
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.errors import Diverged, NotFinite
 from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.identity import refuse_other
 from stabledllm.evaluation.journal import Journal
@@ -55,12 +56,31 @@ def finish(
     save_whole(trainer, out / "model")
     sharded, ranks = is_sharded(trainer), Ranks.launched(cpu=trainer.args.device.type == "cpu")
     _journal(settings, identity, data.test, ranks).remove()  # of a run that was here before
-    record = {
+    record = run_record(settings, trainer, data, density, identity, seconds) | {"metrics": metrics}
+    if ranks.rank == 0:
+        stamp(out / "model", identity, trainer.density_file)
+        write_json(out / TRAINED, record)
+    if sharded:
+        loaded, ranks = replace(loaded, model=AgreeingModel(loaded.model)), ranks.acting_together()
+    return _evaluate(settings, loaded, data, record, ranks, say)
+
+
+def run_record(
+    settings: TrainSettings,
+    trainer: MDMTrainer,
+    data: DataBundle,
+    density: FittedDensity | None,
+    identity: dict,
+    seconds: float,
+) -> dict:
+    """What is known of a run when its training has ended, before it is evaluated."""
+    return {
         "schema": SCHEMA,
         "method": identity["method"],
         "seed": settings.seed,
         "identity": identity,
-        "metrics": metrics,
+        "status": "finished",
+        "metrics": {},
         "forward_passes": trainer.statistics.forward_passes,
         "probe_forward_passes": density.forward_passes if density else 0,
         "steps": trainer.state.global_step,
@@ -72,12 +92,6 @@ def finish(
         "versions": versions(),
         "device": device_name(trainer.args.device),
     }
-    if ranks.rank == 0:
-        stamp(out / "model", identity, trainer.density_file)
-        write_json(out / TRAINED, record)
-    if sharded:
-        loaded, ranks = replace(loaded, model=AgreeingModel(loaded.model)), ranks.acting_together()
-    return _evaluate(settings, loaded, data, record, ranks, say)
 
 
 def evaluate_saved(
@@ -115,7 +129,10 @@ def _evaluate(
     out, metrics = Path(settings.out), dict(record["metrics"])
     journal = _journal(settings, record["identity"], data.test, ranks)
     if can_be_scored(data.test):
-        scored, told = score_generated(loaded, data.test, settings, journal, out, ranks=ranks)
+        try:
+            scored, told = score_generated(loaded, data.test, settings, journal, out, ranks=ranks)
+        except NotFinite as error:
+            raise Diverged(f"what the trained model decodes is not finite ({error})", record["steps"]) from None
         metrics |= scored
         say(told)
     if ranks.rank > 0:

@@ -17,7 +17,7 @@ from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.pictures import are_pictures, settled
 from stabledllm.data.rows import maskable_sizes, require_marks
 from stabledllm.decoding import left_to_right
-from stabledllm.errors import UserError, did_you_mean
+from stabledllm.errors import Diverged, UserError, did_you_mean
 from stabledllm.files import read_json
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel
@@ -33,7 +33,8 @@ from stabledllm.training.devices import (
     refuse_silent_changes,
     told_in_a_sentence,
 )
-from stabledllm.training.finishing import RUN, SCHEMA, TRAINED, evaluate_saved, finish
+from stabledllm.training.diverged import end_diverged, refuse_to_repeat, save_if_finite
+from stabledllm.training.finishing import RUN, SCHEMA, TRAINED, evaluate_saved, finish, run_record
 from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
@@ -55,6 +56,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
 
     Raises:
         UserError: bad settings or data, or a folder that holds a run with another identity.
+        Diverged: the run's numbers are no longer finite, or those of the run that is there were; ``run.json`` says so.
     """
     settings = settled(settings)
     out = Path(settings.out)
@@ -68,13 +70,17 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     if (out / RUN).is_file():
         done = read_json(out / RUN, SCHEMA)
         _refuse_other(out, done["identity"], identity)
+        refuse_to_repeat(out, done)
         say(f"{out}: already finished")
         return done
     if (out / TRAINED).is_file():
         kept = read_json(out / TRAINED, SCHEMA)
         _refuse_other(out, kept["identity"], identity)
         say(f"{out}: already trained; its evaluation continues")
-        return evaluate_saved(settings, data, kept, say)
+        try:
+            return evaluate_saved(settings, data, kept, say)
+        except Diverged as error:
+            raise _ended_diverged(out, kept, error, model=True) from None
     checkpoint = last_complete(out)
     if checkpoint:
         check_same(checkpoint, identity)
@@ -95,9 +101,19 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
         say(f"views of a row in one forward: {laid_out.views_per_forward or 'all'}")
     trainer, density = build_trainer(laid_out, loaded, data, checkpoint, say)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.perf_counter() - started
-    return finish(settings, trainer, loaded, data, density, identity, seconds, say)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return finish(settings, trainer, loaded, data, density, identity, time.perf_counter() - started, say)
+    except Diverged as error:
+        seconds = time.perf_counter() - started
+        record = run_record(settings, trainer, data, density, identity, seconds)
+        raise _ended_diverged(out, record, error, model=save_if_finite(trainer, out / "model", identity)) from None
+
+
+def _ended_diverged(out: Path, record: dict, error: Diverged, *, model: bool) -> Diverged:
+    ended = end_diverged(out, RUN, record, error, checkpoint=last_complete(out), model=model)
+    (out / TRAINED).unlink(missing_ok=True)
+    return ended
 
 
 def _silent(_: str) -> None:

@@ -5,7 +5,7 @@ No formula stands here: t, masks and coefficients come from ``noise``, the mean 
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
 from stabledllm.data.rows import TokenRow
-from stabledllm.errors import UserError
+from stabledllm.errors import NotFinite, UserError
 from stabledllm.estimate import Estimate
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
 from stabledllm.forwarding import forward_nll, only, view_groups
@@ -28,6 +28,7 @@ from stabledllm.objective import Objective, nll_weights, reduce_loss, token_loss
 from stabledllm.ppots.adaptive import AdaptiveDensity
 from stabledllm.training.checkpoints import stamp
 from stabledllm.training.devices import told_in_a_sentence
+from stabledllm.training.diverged import StepWatch
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
 from stabledllm.training.positions import step_rows
 from stabledllm.training.statistics import StepStatistics
@@ -45,8 +46,12 @@ class _StepEnd(TrainerCallback):
         if trainer.adaptive:
             trainer.sampler = trainer.statistics.follow(trainer.adaptive)
 
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        self.trainer.watch.before_step()
+
     def on_step_end(self, args, state, control, **_):
         trainer = self.trainer
+        trainer.watch.after_step()
         trainer.sampler = trainer.statistics.finish_step(trainer.gather_rows, trainer.sampler)
 
     def on_save(self, args, state, control, **_):
@@ -59,9 +64,9 @@ class _StepEnd(TrainerCallback):
 class MDMTrainer(Trainer):
     """Trains a masked diffusion model with any :class:`Method`.
 
-    The same rows per optimizer step give the same t and masks bit for bit however they are split
-    over ranks and accumulation, and a resumed run continues bit-identically. The loss is a mean over
-    the rows of the whole step. Evaluation is always the standard objective with fixed noise.
+    The same rows per optimizer step give the same t and masks bit for bit however they are split over ranks and
+    accumulation, and a resumed run continues bit-identically. The loss is a mean over the rows of the whole step; one
+    that is not finite ends the run (``Diverged``). Evaluation is always the standard objective with fixed noise.
 
     Args:
         method: what is drawn. sampler: its density of t. objective: what is minimised.
@@ -104,9 +109,7 @@ class MDMTrainer(Trainer):
         **kwargs,
     ):
         if block_size:
-            refuse_for_blocks(method)
-            if packing:
-                raise UserError("key 'packing': packed rows and block_size contradict: a row in blocks is two copies.")
+            refuse_for_blocks(method, packing=packing)
         self.packing, self.group_by_length, self.views_per_forward = packing, group_by_length, views_per_forward
         self.block_size, self.caption_dropout = block_size, caption_dropout
         self.method, self.sampler, self.objective = method, sampler, objective
@@ -127,6 +130,7 @@ class MDMTrainer(Trainer):
         # Our loss is already a part of the mean over the whole step: the Trainer must not scale it again.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
+        self.watch = StepWatch(self)
         self.add_callback(statistics)
         self.add_callback(_StepEnd(self))
 
@@ -211,6 +215,7 @@ class MDMTrainer(Trainer):
             losses.append(part.detach())
             loss, forwards = loss + mean, forwards + n
         tokens = sum(losses)
+        self.watch.loss(tokens, loss)
         if self.block_size:
             own = units.per_unit(tokens.sum(1))
             self.statistics.add(draw.drawn, units.rows, inputs["counted"][units.row], own, forwards)
@@ -242,6 +247,11 @@ class MDMTrainer(Trainer):
             packing=self.packing,
         )
         return token_losses(nll, draw.mask & active[..., None], draw.coefficient, draw.active), MDMOutput(nll=nll), n
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.watch.gradient(norm)
+        return norm
 
     def gather_rows(self, table: Tensor) -> Tensor:
         """A table of the rows (units, in blocks) of every rank, each filled up with rows of zeros, counted nowhere."""
@@ -275,5 +285,9 @@ class MDMTrainer(Trainer):
         return metrics
 
     def validation(self, objective: Objective | None = None) -> Estimate:
-        """The evaluation loss of the model as it is; that of another objective where one is given."""
-        return mean_over_rows(row_nll(self.evaluation_meter(objective), self.eval_draws))
+        """The evaluation loss of the model as it is, or another objective's; ``Diverged`` where it is not finite."""
+        values = None
+        with suppress(NotFinite):
+            values = row_nll(self.evaluation_meter(objective), self.eval_draws)
+        self.watch.require(self.state.global_step, {"the evaluation loss was not finite": values is not None})
+        return mean_over_rows(values)

@@ -20,6 +20,7 @@ from torch import Tensor
 from stabledllm.data.rows import collate
 from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
+from stabledllm.finite import require_finite
 from stabledllm.gradients.parameters import chosen_parameters
 from stabledllm.gradients.sketch import Sketch, block_products
 from stabledllm.jackknife import LEAST_ROWS, jackknife, spread
@@ -269,13 +270,16 @@ class StepMeter(Meter):
         for chunk in self.chunks(drawn, method.views.count):
             batch, draw = self.draw(drawn, t, method, key, sampler, chunk)
             losses = row_losses(self.cross_entropies(batch, draw), draw.mask, draw.coefficient, draw.active)
+            self.require_finite(losses, drawn[chunk])
             if losses.requires_grad:
                 reduce_loss(losses, weight[chunk].to(losses.device), float(weight.sum())).backward()
         self.model.train(was_training)
         for p in self.parameters.values():
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        return float(torch.stack([p.grad.norm() for p in self.model.parameters() if p.grad is not None]).norm())
+        norm = torch.stack([p.grad.norm() for p in self.model.parameters() if p.grad is not None]).norm()
+        require_finite(norm, f"the gradient norm of {type(self.model).__name__}")
+        return float(norm)
 
     def _clear(self) -> None:
         for p in self.model.parameters():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from stabledllm.reports.stored import number, run_methods, value
+from stabledllm.reports.stored import diverged_at, number, run_methods, value
 from stabledllm.reports.style import MUTED, colour, label, new_figure, styled
 
 
@@ -69,7 +69,7 @@ def _seeds(results: dict, method: str, key: str, smooth: bool) -> tuple[np.ndarr
     """Steps, values (seeds x steps, NaN where a seed has none) and the points averaged over."""
     logs = []
     for run in results["runs"]:
-        if run["method"] == method:
+        if run["method"] == method and diverged_at(run) is None:
             history = run.get("history") or []
             logs.append({h["step"]: number(h.get(key)) for h in history if not np.isnan(number(h.get(key)))})
     steps = sorted(set().union(*logs))

@@ -1,0 +1,69 @@
+"""Everything that an experiment could be refused for, checked before its folder is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stabledllm.config.build import build_decoding, build_method, build_model
+from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.data.rows import require_marks
+from stabledllm.decoding import left_to_right
+from stabledllm.errors import UserError
+from stabledllm.experiment.budget import rows_per_step
+from stabledllm.experiment.plan import refuse_other
+from stabledllm.models.loading import LoadedModel
+from stabledllm.planning.environment import fitting_views, refuse_too_large
+from stabledllm.planning.validation import validate_run
+from stabledllm.training.density import check_probe
+from stabledllm.training.run import set_form, training_arguments
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is loaded once the experiment is in order."""
+
+    methods: list[str]
+    """By the names that :class:`~stabledllm.noise.methods.Method` gives them, each once."""
+    loaded: LoadedModel
+    data: DataBundle
+
+
+def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -> Checked:
+    """Check every method with the settings, the model and the data of its runs; nothing is written.
+
+    Raises:
+        UserError: the first thing wrong, or a folder that holds another experiment.
+    """
+    base = settings.base
+    if base.p_of_t:
+        raise UserError(f"key 'base.p_of_t': expected none, as an experiment fits its own, found '{base.p_of_t}'.")
+    methods = list(dict.fromkeys(build_method(name, base.method_options).name for name in settings.methods))
+    runs = [base.model_copy(update={"method": name, "batch": rows_per_step(name, settings)}) for name in methods]
+    for run in runs:
+        validate_run(run)
+        training_arguments(run)
+        refuse_too_large(run, longest=1)
+    refuse_other(Path(settings.out), settings)
+    loaded = build_model(base)
+    for run in runs:
+        loaded.check_method(build_method(run.method, run.method_options))
+    if loaded.autoregressive:
+        left_to_right(build_decoding(base.decoding))
+    set_form(loaded, base)
+    data = load_bundle(base.data, loaded.tokenizer, say)
+    for run in runs:
+        _check_rows(run, data)
+    refuse_other(Path(settings.out), settings, data)
+    return Checked(methods, loaded, data)
+
+
+def _check_rows(run: TrainSettings, data: DataBundle) -> None:
+    method, longest = build_method(run.method, run.method_options), max(len(row) for row in data.train)
+    refuse_too_large(run, longest=longest)
+    fitting_views(run, longest=longest)
+    require_marks(data.train, method)
+    if method.needs_p:
+        check_probe(method, len(data.train), run.block_size)

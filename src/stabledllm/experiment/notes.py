@@ -1,0 +1,80 @@
+"""What the runs of an experiment cost, in sentences; every number in them is one that was counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+
+_WANTED = {
+    "compute": "Equal compute: every method was to train with Standard's forward passes, to within one optimizer step",
+    "steps": "Equal steps: every method was to take the same rows and optimizer steps, whatever they cost",
+}
+
+
+def notes(equal: str, runs: Sequence[dict]) -> list[str]:
+    """The ``notes`` of ``results.json``: forward passes and steps as counted, the probes, versions that changed."""
+    whole = [run for run in runs if run.get("status") != "diverged"]
+    return [_cost(equal, whole), *_probes(runs), *_versions(runs)]
+
+
+def _cost(equal: str, runs: Sequence[dict]) -> str:
+    wanted = _WANTED[equal]
+    forwards, steps = ({m: [r[key] for r in of] for m, of in _by_method(runs)} for key in ("forward_passes", "steps"))
+    if not forwards:
+        return f"{wanted}; no run has finished yet."
+    told = [wanted]
+    if equal == "steps":
+        told.append(f"counted steps per run: {_listed(steps)}")
+    told.append(f"counted forward passes per run: {_listed(forwards)}")
+    if equal == "compute" and len(every := {f for found in forwards.values() for f in found}) > 1:
+        told.append(_difference(forwards, steps, every))
+    return "; ".join(told) + "."
+
+
+def _difference(forwards: dict[str, list[int]], steps: dict[str, list[int]], every: set[int]) -> str:
+    """How far from Standard's the farthest run is, and whether that is within one of its or of Standard's steps."""
+    of = "standard" if "standard" in forwards else next(iter(forwards))
+    reference = mean(forwards[of])
+    step = reference / mean(steps[of])
+    name, far, own = max(
+        ((m, f, f / s) for m, found in forwards.items() for f, s in zip(found, steps[m], strict=True)),
+        key=lambda run: abs(run[1] - reference),
+    )
+    within = "within" if abs(far - reference) <= max(step, own) else "more than"
+    return f"the farthest from {of}'s is {name}'s {far:,} ({far / reference - 1:+.2%}, {within} one optimizer step)"
+
+
+def _listed(counts: dict[str, list[int]]) -> str:
+    """``3,840 in every run``, or method by method."""
+    every = {count for found in counts.values() for count in found}
+    if len(every) == 1:
+        return f"{every.pop():,} in every run"
+    return ", ".join(f"{name} {_span(found)}" for name, found in counts.items())
+
+
+def _span(found: Sequence[int]) -> str:
+    low, high = min(found), max(found)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _probes(runs: Sequence[dict]) -> list[str]:
+    probes = {name: {r["probe_forward_passes"] for r in of} for name, of in _by_method(runs)}
+    told = ", ".join(f"{name} {_span(list(found))}" for name, found in probes.items() if any(found))
+    if not told:
+        return []
+    return [f"On top of that, P-POTS's probe, once a method and shared by its seeds, took forward passes: {told}."]
+
+
+def _versions(runs: Sequence[dict]) -> list[str]:
+    """Packages that runs of one experiment were made with different versions of."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for package, version in (run.get("versions") or {}).items():
+            found.setdefault(package, []).append(version)
+    told = [f"{p} {' and '.join(dict.fromkeys(v))}" for p, v in found.items() if len(set(v)) > 1]
+    return [f"The runs were not all made with the same packages: {', '.join(told)}."] if told else []
+
+
+def _by_method(runs: Sequence[dict]) -> list[tuple[str, list[dict]]]:
+    methods = dict.fromkeys(run["method"] for run in runs)
+    return [(name, [run for run in runs if run["method"] == name]) for name in methods]

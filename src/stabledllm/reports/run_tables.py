@@ -1,0 +1,60 @@
+"""The runs of an experiment as tables: what they cost, and every one by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from stabledllm.reports import numbers as fmt
+from stabledllm.reports.stored import diverged_at, number, run_methods, run_metrics
+from stabledllm.reports.style import metric_label
+from stabledllm.reports.tables import DIVERGED, Name, Table, seeds_of
+
+
+def cost_table(results: dict, name: Name = str) -> Table:
+    """Forward passes and time of each method's runs, lowest to highest; of those that went on to their end."""
+    rows = []
+    for method in run_methods(results):
+        mine = [r for r in results["runs"] if r["method"] == method]
+        runs = [r for r in mine if diverged_at(r) is None]
+        spans = (_span(runs, key, show) for key, show in _COSTS.items())
+        rows.append((name(method), seeds_of(len(mine), len(mine) - len(runs)), *spans))
+    columns = ("method", "runs", "steps", "forward passes per run", "time per run")
+    return Table("What a run costs", columns, tuple(rows))
+
+
+_COSTS = {"steps": fmt.count, "forward_passes": fmt.count, "seconds": fmt.duration}
+
+
+def _span(runs: list[dict], key: str, show: Callable[[object], str]) -> str:
+    values = [number(r.get(key)) for r in runs if not math.isnan(number(r.get(key)))]
+    if not values:
+        return fmt.NONE
+    low, high = show(min(values)), show(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def runs_table(results: dict, name: Name = str) -> Table:
+    """Every finished run: its metrics, steps, forward passes and time."""
+    metrics = run_metrics(results)
+    order = {m: i for i, m in enumerate(run_methods(results))}
+    rows = [
+        (
+            name(r["method"]),
+            str(r["seed"]),
+            *(fmt.estimate((r.get("metrics") or {}).get(m)) for m in metrics),
+            _steps_of(r),
+            *(show(r.get(key)) for key, show in _COSTS.items() if key != "steps"),
+        )
+        for r in sorted(results["runs"], key=lambda r: (order[r["method"]], str(r["seed"]).zfill(9)))
+    ]
+    columns = ("method", "seed", *(metric_label(m) for m in metrics), "steps", "forward passes", "time")
+    return Table(
+        "Every run", columns, tuple(rows), "± is the standard error over the evaluation's rows, not over seeds."
+    )
+
+
+def _steps_of(run: dict) -> str:
+    """The run's steps, and where it diverged."""
+    step, steps = diverged_at(run), fmt.count(run.get("steps"))
+    return steps if step is None else f"{steps}, {DIVERGED} at {fmt.count(step)}"
