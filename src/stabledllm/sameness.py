@@ -35,8 +35,8 @@ class Differences:
         """A sentence on what could not be compared, if anything."""
         if not self.unknown:
             return None
-        named = ", ".join(self.unknown[:6]) + (", ..." if len(self.unknown) > 6 else "")
-        return f"note: {where} was written by another version; not compared, since it is not recorded there: {named}"
+        groups = ", ".join(dict.fromkeys(key.partition(".")[0] for key in self.unknown))
+        return f"note: {where} was written by another version; not compared, since not all is recorded there: {groups}"
 
 
 def differences(saved: dict, wanted: dict, named: Mapping[str, str] | None = None) -> Differences:

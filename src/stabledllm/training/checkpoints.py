@@ -64,10 +64,8 @@ def read(folder: Path) -> Checkpoint:
         UserError: it is not whole; which file, what was expected and what was found.
     """
     saved = _record(folder)
-    if (missing := missing_for_resuming(folder)) is not None:
-        raise UserError(f"{folder}: {missing}.")
     found = flaw(folder, saved["files"]) if "files" in saved else unreadable(folder)
-    if found is not None:
+    if (found := found or missing_for_resuming(folder)) is not None:
         raise UserError(f"{folder}: {found}.")
     _check_state(folder)
     identity = {key: value for key, value in saved.items() if key not in _OWN}

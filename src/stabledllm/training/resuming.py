@@ -130,6 +130,7 @@ class _AtStart(TrainerCallback):
     def on_train_begin(self, args, state, control, **_):
         trainer = self.trainer
         trainer._started = time.perf_counter()
+        state.compute_steps(args, state.max_steps)  # transformers takes how often to log and save from the checkpoint
         if state.global_step > state.max_steps:
             raise UserError(
                 f"steps: expected at least the {state.global_step} that are done in {args.output_dir}, found "
