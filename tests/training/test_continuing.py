@@ -169,7 +169,7 @@ def test_what_would_have_no_effect_is_refused_and_nothing_is_lost(finished):
     before = (Path(finished["out"]) / "run.json").read_bytes()
     with pytest.raises(UserError, match="expected more steps than the 4 that are done"):
         train(finished, trainer={"learning_rate": 1.0}, allow_changed=["trainer"])
-    with pytest.raises(UserError, match="steps: expected at least the 4 that are done .* found 2"):
+    with pytest.raises(UserError, match=r"steps: expected at least the 4 that are done .* found 2"):
         train(finished, steps=2, allow_changed=["steps"])
     assert (Path(finished["out"]) / "run.json").read_bytes() == before
     for folder in Path(finished["out"]).glob("checkpoint-*"):
