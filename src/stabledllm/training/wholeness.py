@@ -38,7 +38,11 @@ def flaw(folder: Path, files: dict) -> str | None:
         if (found := path.stat().st_size) != expected["size"]:
             return f"{name}: expected {expected['size']} bytes, found {found}"
     for name, expected in files.items():
-        if (found := _sha256(folder / name)) != expected["sha256"]:
+        try:
+            found = _sha256(folder / name)
+        except OSError as error:
+            return f"{name}: expected a file that can be read, found: {error.strerror}"
+        if found != expected["sha256"]:
             return f"{name}: expected content with SHA-256 {expected['sha256'][:12]}..., found {found[:12]}..."
     return None
 
