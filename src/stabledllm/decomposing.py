@@ -107,9 +107,7 @@ class _Laboratory:
                 show_progress=False,
             )
         profile, options = self.profile(method), self.fit_options(method)
-        return fit_density(
-            profile, method.name, method.source.name, options, weighs_by=self._weights(method, profile)
-        )
+        return fit_density(profile, method.name, method.source.name, options, weighs_by=self._weights(method, profile))
 
     def _weights(self, method: Method, profile: Profile) -> WeighsBy:
         return weights_of(method, [self.rows[i] for i in profile.rows.tolist()])

@@ -72,7 +72,7 @@ def test_stopped_while_decoding_it_is_only_decoded_further(tmp_path, monkeypatch
     assert not (tmp_path / "cut" / "run.json").exists()
     with monkeypatch.context() as patch:
         refuse_to_train(patch)
-        with pytest.raises(UserError, match="seed=42, found 43"):
+        with pytest.raises(UserError, match="seed=42, found seed=43"):
             train(tmp_path / "cut", **change, seed=43)
         with pytest.raises(UserError, match=r"decoding.seed=3, found decoding.seed=4"):
             train(tmp_path / "cut", **change, decoding=DECODING | {"seed": 4})

@@ -135,12 +135,9 @@ def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
         )
-    from stabledllm.training.devices import is_main_process
     from stabledllm.training.run import train as run
 
     run(settings, say=say)
-    if is_main_process():
-        say(f"wrote {Path(settings.out) / 'run.json'} and the model in {Path(settings.out) / 'model'}")
 
 
 def experiment(

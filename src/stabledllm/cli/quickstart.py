@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stabledllm.cli import commands
+from stabledllm.files import read_json
+from stabledllm.sameness import Differences, differences
 
 Say = Callable[[str], None]
 _SMALL_LAB = {"rows": 8, "rates": 4, "masks": 2, "steps": 6, "probe": {"rows": 6, "rates": 6, "masks": 2}}
@@ -67,14 +69,14 @@ def quickstart(job: Quickstart, out: Path, *, small: bool, say: Say) -> None:
     if "image" in common["data"]:
         common["data"]["image"]["cache"] = str(out / "codes")
     say("1/4 where the noise comes from, and what each method does to it")
-    if not (out / "decompose" / "decomposition.json").is_file():
-        lab = {"methods": list(job.methods), "out": str(out / "decompose")} | (_SMALL_LAB if small else job.lab)
+    lab = {"methods": list(job.methods), "out": str(out / "decompose")} | (_SMALL_LAB if small else job.lab)
+    if not _is_there(out / "decompose" / "decomposition.json", deepcopy(common) | lab):
         commands.decompose(deepcopy(common) | lab, [], say=say)
     say("2/4 the densities p(t)")
     for method in job.fitted:
         folder = out / "fit" / method.replace("+", "_")
-        if not (folder / "p_of_t.json").is_file():
-            probe = _SMALL_PROBE if small else {"rows": 32, "rates": 24, "masks": 4}
+        probe = _SMALL_PROBE if small else {"rows": 32, "rates": 24, "masks": 4}
+        if not _is_there(folder / "p_of_t.json", probe):
             commands.fit(deepcopy(common) | {"method": method, "ppots": probe, "out": str(folder)}, [], say=say)
         (out / "experiment").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / "p_of_t.json", out / "experiment" / f"p_of_t_{folder.name}.json")
@@ -85,3 +87,18 @@ def quickstart(job: Quickstart, out: Path, *, small: bool, say: Say) -> None:
     commands.experiment(job.recipe, overrides, say=say, jobs=1, devices=None, wait=True)
     say("4/4 the report")
     say(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
+
+
+def _is_there(path: Path, wanted: dict) -> bool:
+    """Whether a part of the job is done already.
+
+    Raises:
+        UserError: it was done in another size: the first setting that differs.
+    """
+    if not path.is_file():
+        return False
+    saved = read_json(path).get("config", {})
+    found = differences(saved, wanted).differing
+    found.pop("out", None)  # the whole folder may have been moved
+    Differences(found, []).refuse(path, "a quickstart of the same size", "take another folder with --out")
+    return True

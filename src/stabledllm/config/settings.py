@@ -268,6 +268,9 @@ class TrainSettings(ModelSettings):
     """Of the noise and the order of the training rows."""
     order_seed: int | None = None
     """Of the order of the training rows alone; without it ``seed``. Fixed, it leaves only the noise to vary."""
+    allow_changed: list[str] = []
+    """Keys under which the run in ``out`` goes on from its last checkpoint with another value than so far, such as
+    ``steps`` or ``trainer.learning_rate``; any other difference is refused."""
     out: str = "runs/train"
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from stabledllm.config.settings import DataSettings
+from stabledllm.data.digests import content_digest
 from stabledllm.data.overlap import content, dropped_note, likeness, without
 from stabledllm.data.picture_rows import encode_pictures
 from stabledllm.data.pictures import of_pictures
@@ -30,6 +31,17 @@ class DataBundle:
     validation: list[TokenRow]
     test: list[dict]
     notes: list[str]
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of each split's content (:class:`Chosen`); empty where the rows were put together by hand."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The examples of each split as a run uses them, before any token; ``digests`` say what they hold."""
+
+    splits: dict[str, list[dict]]
+    notes: list[str]
+    digests: dict[str, str]
 
 
 def encoding_options(settings: DataSettings) -> EncodingOptions:
@@ -75,8 +87,8 @@ def encode_split(examples: list[dict], tokenizer, settings: DataSettings, split:
     return replace(packed, rows=packed.rows[:limit])
 
 
-def load_bundle(settings: DataSettings, tokenizer, say: Callable[[str], None] = lambda _: None) -> DataBundle:
-    """Everything a run needs; ``say`` gets one line on all that was kept and dropped.
+def choose(settings: DataSettings) -> Chosen:
+    """The examples of a run, with what was kept and dropped; no tokenizer is needed.
 
     No question of one split stands in another: rows of ``train`` that are like one of ``validation`` or ``test``, and
     rows of ``validation`` like one of ``test``, are dropped and counted.
@@ -90,16 +102,36 @@ def load_bundle(settings: DataSettings, tokenizer, say: Callable[[str], None] = 
     splits["validation"], dropped = without(splits["validation"], shown)
     if dropped:
         notes.append(dropped_note("validation", "the worked examples", dropped))
-    limits = {name: getattr(settings, f"{name}_rows") for name in splits}
-    chosen = {name: prompted(limited(rows, limits[name]), settings, shots) for name, rows in splits.items()}
-    rows = {}
+    chosen = {
+        name: prompted(limited(rows, getattr(settings, f"{name}_rows")), settings, shots)
+        for name, rows in splits.items()
+    }
+    specs = {"train": settings.train, "validation": settings.validation, "test": settings.test}
+    digests = {name: content_digest(rows, specs[name] or settings.train) for name, rows in chosen.items()}
+    return Chosen(chosen, notes, digests)
+
+
+def load_bundle(
+    settings: DataSettings, tokenizer, say: Callable[[str], None] = lambda _: None, chosen: Chosen | None = None
+) -> DataBundle:
+    """Everything a run needs; ``say`` gets one line on all that was kept and dropped.
+
+    Args:
+        chosen: what :func:`choose` gave, where it was called already.
+
+    Raises:
+        UserError: as :func:`choose`, or rows that do not fit.
+    """
+    chosen = chosen or choose(settings)
+    rows, notes = {}, list(chosen.notes)
     for split in ("train", "validation"):
-        encoded = encode_split(chosen[split], tokenizer, settings, split, limits[split])
+        limit = getattr(settings, f"{split}_rows")
+        encoded = encode_split(chosen.splits[split], tokenizer, settings, split, limit)
         rows[split] = encoded.rows
         notes.append(f"{split}: {encoded.summary(settings.max_len)}")
     for note in notes:
         say(note)
-    return DataBundle(rows["train"], rows["validation"], chosen["test"], notes)
+    return DataBundle(rows["train"], rows["validation"], chosen.splits["test"], notes, chosen.digests)
 
 
 def _load(

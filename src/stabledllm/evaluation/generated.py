@@ -10,7 +10,7 @@ from stabledllm.config.settings import EvalSettings, TrainSettings
 from stabledllm.data.pictures import image_tokenizer, of_pictures
 from stabledllm.evaluation.accuracy import AccuracyResult, accuracy, has_answers
 from stabledllm.evaluation.completing import ResumableCompletion
-from stabledllm.evaluation.identity import digest_of
+from stabledllm.evaluation.identity import digest_of, fingerprint
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.pictures import save_pictures, score_pictures
 from stabledllm.evaluation.ranks import ALONE, Ranks
@@ -42,6 +42,7 @@ def decoded_by(settings: Settings, examples: list[dict]) -> dict:
             "fit": image.fit,
             "max_text": image.max_text,
             "clip": settings.clip,
+            "clip_weights": fingerprint(settings.clip) if settings.clip else None,
             "examples": digest_of([example["caption"] for example in examples]),
         }
     return {

@@ -7,21 +7,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stabledllm.errors import UserError
 from stabledllm.files import read_json
 from stabledllm.models.loading import ADAPTER_CONFIG, is_adapter, model_folder
+from stabledllm.sameness import differences
 
 # Weights, config and tokenizer: what a checkpoint computes; not its optimizer, its log or a README beside it.
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "*.index.json")
 _DECIDING = (
-    "*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.json", "adapter_config.json",
-    "*.index.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+    *_WEIGHTS, "config.json", "adapter_config.json", "tokenizer*.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
     "*.model", "*.jinja", "chat_template.json", "stabledllm_tokenizer.json",
 )  # fmt: skip
 _WHOLE, _PIECE, _PIECES = 32 << 20, 1 << 16, 256
 
 
-def fingerprint(name: str, base: str | None = None) -> str:
+def fingerprint(name: str, base: str | None = None, *, code: bool = False, weights: bool = True) -> str:
     """A digest of a model's files, and of its base's for an adapter; the same wherever they lie.
+
+    Args:
+        code: count the code that lies beside the weights as well, for models that are loaded with it.
+        weights: False for a model whose weights are not read, since it gets new ones.
 
     Files above 32 MiB count by their size and 256 pieces of 64 KiB spread over them: training moves every weight, so
     that two checkpoints differ in any piece, and an 8B model takes no minute to read.
@@ -31,12 +36,16 @@ def fingerprint(name: str, base: str | None = None) -> str:
     """
     digest = hashlib.sha256()
     folder = model_folder(name)
-    for path in sorted({path for pattern in _DECIDING for path in folder.glob(pattern)}):
+    patterns = [*_DECIDING, *(["*.py"] if code else [])]
+    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    if not weights:
+        found -= {path for pattern in _WEIGHTS for path in folder.glob(pattern)}
+    for path in sorted(found):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         _feed(digest, path)
     if is_adapter(name):
         below = base or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
-        digest.update(fingerprint(below).encode() if below else b"")
+        digest.update(fingerprint(below, code=code).encode() if below else b"")
     return digest.hexdigest()[:32]
 
 
@@ -45,21 +54,19 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def refuse_other(where: Path, saved: dict, wanted: dict) -> None:
+def refuse_other(where: Path, saved: dict, wanted: dict) -> str | None:
     """Raise unless two identities agree; the same ``weights`` are the same under another ``model``'s name.
+
+    Returns:
+        a sentence on what an older evaluation does not say, so that it could not be compared.
 
     Raises:
         UserError: naming the first key that differs.
     """
-    saved, wanted = _flat(saved), _flat(wanted)
-    named = {"model"} if "weights" in wanted and saved.get("weights") == wanted["weights"] else set()
-    for key in [key for key in wanted if key not in named] + sorted(saved.keys() - wanted.keys()):
-        # As JSON has them: a tuple read back is a list.
-        if json.dumps(saved.get(key)) != json.dumps(wanted.get(key)):
-            raise UserError(
-                f"{where}: expected the evaluation that is there, with {key}={saved.get(key)!r}, found "
-                f"{key}={wanted.get(key)!r}; write this one to another folder."
-            )
+    # As JSON has them: a tuple read back is a list.
+    found = differences(saved, json.loads(json.dumps(wanted)), {"model": "weights"})
+    found.refuse(where, "the evaluation that is there,", "write this one to another folder")
+    return found.told(where)
 
 
 def _feed(digest, path: Path) -> None:
@@ -71,10 +78,3 @@ def _feed(digest, path: Path) -> None:
         for piece in range(_PIECES):
             file.seek((size - _PIECE) * piece // (_PIECES - 1))
             digest.update(file.read(_PIECE))
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    out = {}
-    for key, value in tree.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return out

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from stabledllm.config.build import build_decoding, loading_options
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.bundle import answered, encode_split, limited
+from stabledllm.data.digests import content_digest
 from stabledllm.data.pictures import of_pictures, settled
 from stabledllm.data.prompting import prompted
 from stabledllm.data.sources import load_examples, task_options
@@ -64,9 +65,9 @@ def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
     settings = settled(settings.model_copy(update={"model": resolve(settings.model)}))
     examples = _examples(settings, say)
     identity = identity_of(settings, examples)
-    refuse_unlike(out, identity)
+    refuse_unlike(out, identity, say)
     # What is needed only at the end is refused at the start.
-    beside = _beside(settings, identity, examples)
+    beside = _beside(settings, examples, say)
     record = measure(settings, identity, examples, ranks, say)
     if beside is None:
         return record
@@ -142,6 +143,8 @@ def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
         "data": {name: value for name, value in data.items() if name not in _WITHOUT_EFFECT},
         "rows": settings.rows,
         "draws": settings.draws,
+        # With the answers, which the digest of the examples has never had.
+        "content": content_digest(examples, settings.data.test or settings.data.train),
     }
     if of_pictures(examples):
         return shared | decoded_by(settings, examples)
@@ -149,13 +152,14 @@ def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
     return shared | {"decoding": settings.decoding.model_dump(), "examples": digest_of(parts)}
 
 
-def refuse_unlike(out: Path, identity: dict) -> None:
-    """Refuse a folder whose finished evaluation is another one."""
+def refuse_unlike(out: Path, identity: dict, say: Say) -> None:
+    """Refuse a folder whose finished evaluation is another one; say what an older one does not tell."""
     if (out / RESULT).is_file():
         saved = read_json(out / RESULT, SCHEMA).get("identity")
         if saved is None:
             raise UserError(f"{out / RESULT}: expected an evaluation with its 'identity', found an older one without.")
-        refuse_other(out, saved, identity)
+        if told := refuse_other(out, saved, identity):
+            say(told)
 
 
 def _examples(settings: EvalSettings, say: Say) -> list[dict]:
@@ -171,7 +175,7 @@ def _examples(settings: EvalSettings, say: Say) -> list[dict]:
     return prompted(limited(scored, settings.rows), data)
 
 
-def _beside(settings: EvalSettings, identity: dict, examples: list[dict]) -> tuple[Path, EvalSettings | None] | None:
+def _beside(settings: EvalSettings, examples: list[dict], say: Say) -> tuple[Path, EvalSettings | None] | None:
     """Where the untuned model's evaluation is or will be, and its settings where it may have to be made."""
     if settings.beside == "none":
         return None
@@ -179,14 +183,15 @@ def _beside(settings: EvalSettings, identity: dict, examples: list[dict]) -> tup
     if settings.beside != "auto" and (given / RESULT).is_file():
         saved = read_json(given / RESULT, SCHEMA)["identity"]
         common = _shared_identity(settings, examples)
-        refuse_other(given, {key: saved.get(key) for key in common}, common)
+        if told := refuse_other(given, {key: saved[key] for key in common if key in saved}, common):
+            say(told)
         return given, None
     name = tuned_from(settings.model, settings.base) if settings.beside == "auto" else resolve(settings.beside)
     if name is None:
         return None
     where = Path(settings.out) / UNTUNED
     other = settings.model_copy(update={"model": name, "base": None, "beside": "none", "out": str(where)})
-    refuse_unlike(where, identity_of(other, examples))
+    refuse_unlike(where, identity_of(other, examples), say)
     return where, other
 
 

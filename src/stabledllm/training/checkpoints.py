@@ -1,39 +1,134 @@
-"""What this library adds to a checkpoint: the method, its density, and a mark that it is complete."""
+"""What this library adds to a checkpoint: the method, its density, and a record of all its files, which comes last.
+
+A checkpoint without its record was cut off while it was saved or deleted; one whose files are not as recorded was
+damaged. Neither is resumed from: the newest whole one is.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+from transformers import TrainerState
 
 from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
+from stabledllm.training.wholeness import STATE, flaw, listed, missing_for_resuming, unreadable
 
 STAMP = "stabledllm.json"
 DENSITY = "p_of_t.json"
 SCHEMA = "stabledllm/checkpoint/1"
+_OWN = ("schema", "files", "parts")
+"""Keys of the record beside those of the identity."""
 
 
-def stamp(folder: Path, identity: dict, density: Path | None) -> None:
-    """Mark a checkpoint complete: written last, so a checkpoint without it was cut off while saving."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole one: where it lies, of which run it is, and how its steps were made."""
+
+    folder: Path
+    identity: dict
+    parts: list[dict]
+
+    @property
+    def step(self) -> int:
+        return step_of(self.folder)
+
+
+def stamp(folder: Path, identity: dict, density: Path | None, parts: list[dict] | None = None) -> None:
+    """Record a folder's files with their sizes and hashes: written last, it says that the folder is whole."""
     if density is not None and density.resolve() != (folder / DENSITY).resolve():
         shutil.copyfile(density, folder / DENSITY)
-    write_json(folder / STAMP, {"schema": SCHEMA, **identity})
+    write_json(
+        folder / STAMP, {"schema": SCHEMA, **identity, "parts": parts or [], "files": listed(folder, apart=STAMP)}
+    )
 
 
-def last_complete(out: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None."""
-    found = [p for p in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name) and (p / STAMP).is_file()]
-    return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
+def last_whole(out: Path, say: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, or None; ``say`` gets a sentence on each newer one that is not whole."""
+    for folder in reversed(_in_order(out)):
+        try:
+            return read(folder)
+        except UserError as error:
+            say(f"passed over {error}")
+    return None
 
 
-def check_same(checkpoint: Path, identity: dict) -> None:
-    """Refuse to resume with anything that changes what is drawn or minimised.
+def read(folder: Path) -> Checkpoint:
+    """A checkpoint, verified.
 
     Raises:
-        UserError: naming the first key that differs.
+        UserError: it is not whole; which file, what was expected and what was found.
     """
-    saved = read_json(checkpoint / STAMP, SCHEMA)
-    for key, value in identity.items():
-        if saved.get(key) != value:
-            raise UserError(f"{checkpoint}: expected to resume with {key}={saved.get(key)!r}, found {key}={value!r}.")
+    saved = _record(folder)
+    found = flaw(folder, saved["files"]) if "files" in saved else unreadable(folder)
+    if (found := found or missing_for_resuming(folder)) is not None:
+        raise UserError(f"{folder}: {found}.")
+    _check_state(folder)
+    identity = {key: value for key, value in saved.items() if key not in _OWN}
+    return Checkpoint(folder, identity, saved.get("parts", []))
+
+
+def damage(folder: Path) -> str | None:
+    """What of a saved model is not as its record says; None where it is whole, or too old to have such a record."""
+    try:
+        saved = _record(folder)
+    except UserError as error:
+        return str(error)
+    found = flaw(folder, saved.get("files", {}))
+    return None if found is None else f"{folder}: {found}."
+
+
+def remove(folder: Path) -> None:
+    """Delete a checkpoint, its record first: what a kill leaves of it is never taken for a whole one."""
+    if folder.is_dir():
+        (folder / STAMP).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+
+
+def rotate(out: Path, limit: int | None, keep: list[Path]) -> None:
+    """Delete the oldest checkpoints but ``limit``, never one of ``keep``; those without a record go first."""
+    if not limit or limit < 0:
+        return
+    kept = {folder.resolve() for folder in keep}
+    found = sorted(_in_order(out), key=lambda folder: (folder / STAMP).is_file())
+    spare = [folder for folder in found if folder.resolve() not in kept]
+    for folder in spare[: max(0, len(found) - max(limit, len(kept)))]:
+        remove(folder)
+
+
+def step_of(folder: Path) -> int:
+    """The step of ``checkpoint-STEP``."""
+    return int(folder.name.split("-")[1])
+
+
+def _in_order(out: Path) -> list[Path]:
+    found = [path for path in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()]
+    return sorted(found, key=step_of)
+
+
+def _record(folder: Path) -> dict:
+    if not (folder / STAMP).is_file():
+        raise UserError(f"{folder}: {STAMP}: expected the record that is written last, found nothing.")
+    saved = read_json(folder / STAMP, SCHEMA)
+    files, parts = saved.get("files", {}), saved.get("parts", [])
+    sound = isinstance(files, dict) and all(
+        isinstance(each, dict) and type(each.get("size")) is int and isinstance(each.get("sha256"), str)
+        for each in files.values()
+    )
+    if not sound or not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise UserError(f"{folder}: {STAMP}: expected 'files' with sizes and hashes, found something broken.")
+    return saved
+
+
+def _check_state(folder: Path) -> None:
+    """What the Trainer reads first, which says where to go on."""
+    try:
+        step = TrainerState.load_from_json(str(folder / STATE)).global_step
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{folder}: {STATE}: expected the Trainer's state, found something broken ({error}).") from None
+    if step != step_of(folder):
+        raise UserError(f"{folder}: {STATE}: expected step {step_of(folder)}, found {step!r}.")

@@ -9,25 +9,24 @@ from pathlib import Path
 
 from stabledllm.config.build import build_objective, loading_options
 from stabledllm.config.settings import TrainSettings
-from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.data.bundle import DataBundle
 from stabledllm.errors import Diverged, NotFinite
 from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
-from stabledllm.evaluation.identity import refuse_other
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.files import write_json
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.ppots.density import FittedDensity
 from stabledllm.provenance import device_name, versions
-from stabledllm.training.checkpoints import stamp
+from stabledllm.training.checkpoints import STAMP, stamp
 from stabledllm.training.devices import AgreeingModel, is_sharded, save_whole
+from stabledllm.training.earlier import MODEL, RUN, SCHEMA, TRAINED
+from stabledllm.training.parts import published
 from stabledllm.training.trainer import MDMTrainer
 
-RUN = "run.json"
-TRAINED = "trained.json"
 JOURNAL = "journal"
-SCHEMA = "stabledllm/run/1"
-_GENERATING = ("decoding", "image_decoding", "clip")
+_OF_THE_END = ("out", "allow_changed", "data", "eval_draws", "decoding", "image_decoding", "clip", "generate_batch")
+"""Settings that act after the last step too."""
 Say = Callable[[str], None]
 
 
@@ -38,7 +37,6 @@ def finish(
     data: DataBundle,
     density: FittedDensity | None,
     identity: dict,
-    seconds: float,
     say: Say,
 ) -> dict:
     """Save the model, then evaluate it; ``run.json`` comes last, so that its presence means a finished run.
@@ -53,12 +51,14 @@ def finish(
         own = trainer.validation(objective)
         say(f"validation loss of MMaDA's objective {own}")
         metrics["validation_objective"] = own.as_dict()
-    save_whole(trainer, out / "model")
+    if trainer.is_world_process_zero():
+        (out / MODEL / STAMP).unlink(missing_ok=True)  # of an earlier model, which is whole no more from here on
+    save_whole(trainer, out / MODEL)
     sharded, ranks = is_sharded(trainer), Ranks.launched(cpu=trainer.args.device.type == "cpu")
     _journal(settings, identity, data.test, ranks).remove()  # of a run that was here before
-    record = run_record(settings, trainer, data, density, identity, seconds) | {"metrics": metrics}
+    record = run_record(settings, trainer, data, density, identity) | {"metrics": metrics}
     if ranks.rank == 0:
-        stamp(out / "model", identity, trainer.density_file)
+        stamp(out / MODEL, identity, trainer.density_file)
         write_json(out / TRAINED, record)
     if sharded:
         loaded, ranks = replace(loaded, model=AgreeingModel(loaded.model)), ranks.acting_together()
@@ -71,9 +71,9 @@ def run_record(
     data: DataBundle,
     density: FittedDensity | None,
     identity: dict,
-    seconds: float,
 ) -> dict:
     """What is known of a run when its training has ended, before it is evaluated."""
+    parts = trainer.parts
     return {
         "schema": SCHEMA,
         "method": identity["method"],
@@ -84,40 +84,36 @@ def run_record(
         "forward_passes": trainer.statistics.forward_passes,
         "probe_forward_passes": density.forward_passes if density else 0,
         "steps": trainer.state.global_step,
-        "seconds": seconds,
+        "seconds": sum(part["seconds"] for part in parts),
         "history": _history(trainer.state.log_history),
         "adaptive": trainer.adaptive.history if trainer.adaptive else None,
         "data_notes": data.notes,
-        "config": settings.model_dump(),
+        "config": _config(settings, parts),
+        "parts": published(parts),
         "versions": versions(),
         "device": device_name(trainer.args.device),
     }
 
 
 def evaluate_saved(
-    settings: TrainSettings, data: DataBundle | Callable[..., DataBundle] | None, record: dict, say: Say
+    settings: TrainSettings, data: DataBundle | Callable[..., DataBundle], record: dict, say: Say
 ) -> dict:
     """The rest of a run that was killed after its training: the model in its folder is evaluated, whole on each rank.
 
     Decoded by the weights as they were saved, in the dtype of the recipe's ``dtype``.
-
-    Raises:
-        UserError: other decoding than the run was started with.
     """
-    saved, wanted = record["config"], settings.model_dump()
-    known = [key for key in _GENERATING if key in saved]  # not in runs older than the key
-    refuse_other(Path(settings.out), *({key: config[key] for key in known} for config in (saved, wanted)))
+    if (now := versions()) != record["versions"]:
+        say(f"note: {settings.out} was trained with other packages; its evaluation is made with those that are here")
+        record = record | {"evaluated_with": now}
     with whole_models():
         ranks = Ranks.launched(cpu=bool(settings.trainer.get("use_cpu")))
-        folder = str(Path(settings.out) / "model")
+        folder = str(Path(settings.out) / MODEL)
         # What started as a new model has weights now.
         loading = loading_options(settings) | {"init_seed": None}
         loaded = load_model(folder, quantised=settings.quantised, **loading)
         if not settings.quantised:
             loaded.model.to(ranks.device)
-        if data is None:
-            data = load_bundle(settings.data, loaded.tokenizer, say)
-        elif callable(data):
+        if callable(data):
             data = data(loaded.tokenizer)
         return _evaluate(settings, loaded, data, record, ranks, say)
 
@@ -141,7 +137,15 @@ def _evaluate(
     write_json(out / RUN, record)
     (out / TRAINED).unlink(missing_ok=True)
     shutil.rmtree(journal.folder, ignore_errors=True)
+    say(f"wrote {out / RUN} and the model in {out / MODEL}")
     return record
+
+
+def _config(settings: TrainSettings, parts: list[dict]) -> dict:
+    """The settings that the last steps were made under, and the evaluation: none that a resumed run did not use."""
+    now = settings.model_dump()
+    last = parts[-1]["config"] if parts else None
+    return now if last is None else last | {key: now[key] for key in _OF_THE_END}
 
 
 def _journal(settings: TrainSettings, identity: dict, test: list[dict], ranks: Ranks) -> Journal:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Container
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,18 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 from stabledllm.config.build import build_adaptive, build_decoding, build_method, build_model, build_objective
 from stabledllm.config.settings import TrainSettings
 from stabledllm.control_variate import default_rate
-from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.pictures import are_pictures, settled
 from stabledllm.data.rows import maskable_sizes, require_marks
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged, UserError, did_you_mean
-from stabledllm.files import read_json
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel
-from stabledllm.models.new import is_new
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.density import FittedDensity
-from stabledllm.training.checkpoints import DENSITY, check_same, last_complete
+from stabledllm.training.checkpoints import DENSITY, last_whole
 from stabledllm.training.density import obtain_density
 from stabledllm.training.devices import (
     is_main_process,
@@ -34,7 +32,19 @@ from stabledllm.training.devices import (
     told_in_a_sentence,
 )
 from stabledllm.training.diverged import end_diverged, refuse_to_repeat, save_if_finite
-from stabledllm.training.finishing import RUN, SCHEMA, TRAINED, evaluate_saved, finish, run_record
+from stabledllm.training.earlier import (
+    MODEL,
+    RUN,
+    TRAINED,
+    Start,
+    find_start,
+    is_begun,
+    leave_behind,
+    refuse_unchangeable,
+)
+from stabledllm.training.earlier import SCHEMA as SCHEMA
+from stabledllm.training.finishing import evaluate_saved, finish, run_record
+from stabledllm.training.identity import identity_of, with_content
 from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
@@ -51,8 +61,8 @@ ReadData = Callable[[Any], DataBundle]
 def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None, say: Say = print) -> dict:
     """Train, or continue a killed run, and return what ``run.json`` holds.
 
-    A finished run in the same folder is returned as it is. A killed run continues from its last complete
-    checkpoint with the same bits as if it had not been killed.
+    A finished run in the same folder is returned as it is. A killed run continues from its last whole checkpoint with
+    the same bits as if it had not been killed. With ``allow_changed`` either goes on under other settings.
 
     Raises:
         UserError: bad settings or data, or a folder that holds a run with another identity.
@@ -67,51 +77,62 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
         refuse_for_blocks(method)
     decoding = build_decoding(settings.decoding)  # what is needed only at the end is refused at the start
     identity = run_identity(settings, method)
-    if (out / RUN).is_file():
-        done = read_json(out / RUN, SCHEMA)
-        _refuse_other(out, done["identity"], identity)
-        refuse_to_repeat(out, done)
+    start, chosen = Start(), None
+    refuse_unchangeable(settings.allow_changed)
+    if is_begun(out):
+        if not isinstance(data, DataBundle):
+            chosen = choose(settings.data)
+        digests = chosen.digests if chosen else data.digests
+        start = find_start(out, with_content(identity, digests), settings.allow_changed, _PAPER, say)
+    if start.finished:
+        refuse_to_repeat(out, start.finished)
         say(f"{out}: already finished")
-        return done
-    if (out / TRAINED).is_file():
-        kept = read_json(out / TRAINED, SCHEMA)
-        _refuse_other(out, kept["identity"], identity)
+        return start.finished
+    if data is None:
+        data = partial(load_bundle, settings.data, say=say, chosen=chosen)
+    if start.trained:
         say(f"{out}: already trained; its evaluation continues")
         try:
-            return evaluate_saved(settings, data, kept, say)
+            return evaluate_saved(settings, data, start.trained, say)
         except Diverged as error:
-            raise _ended_diverged(out, kept, error, model=True) from None
-    checkpoint = last_complete(out)
+            raise _ended_diverged(out, start.trained, error, model=True) from None
+    checkpoint = start.checkpoint
     if checkpoint:
-        check_same(checkpoint, identity)
-        say(f"resuming from {checkpoint}")
+        say(f"resuming from {checkpoint.folder}")
     refuse_too_large(settings, longest=1)
     loaded = build_model(settings)
     loaded.check_method(method)
     if loaded.autoregressive:
         left_to_right(decoding)
     set_form(loaded, settings)
-    if data is None:
-        data = load_bundle(settings.data, loaded.tokenizer, say)
-    elif callable(data):
+    if callable(data):
         data = data(loaded.tokenizer)
     refuse_too_large(settings, longest=max(len(row) for row in data.train))
     laid_out = fitting_views(settings, longest=max(len(row) for row in data.train))
     if settings.views_per_forward == "auto":
         say(f"views of a row in one forward: {laid_out.views_per_forward or 'all'}")
-    trainer, density = build_trainer(laid_out, loaded, data, checkpoint, say)
-    started = time.perf_counter()
+    trainer, density = build_trainer(laid_out, loaded, data, checkpoint.folder if checkpoint else None, say)
+    identity = with_content(identity, data.digests)
+    trainer.begin(
+        identity,
+        settings.model_dump(),
+        checkpoint,
+        changed=start.changed,
+        at_start=partial(leave_behind, out) if is_main_process() else _nothing,
+    )
+    if changes := trainer.changes_since(checkpoint):
+        say(f"note: {checkpoint.folder} was made with other means ({'; '.join(changes)}): last digits may differ")
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        return finish(settings, trainer, loaded, data, density, identity, time.perf_counter() - started, say)
+        trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+        return finish(settings, trainer, loaded, data, density, identity, say)
     except Diverged as error:
-        seconds = time.perf_counter() - started
-        record = run_record(settings, trainer, data, density, identity, seconds)
-        raise _ended_diverged(out, record, error, model=save_if_finite(trainer, out / "model", identity)) from None
+        record = run_record(settings, trainer, data, density, identity)
+        raise _ended_diverged(out, record, error, model=save_if_finite(trainer, out / MODEL, identity)) from None
 
 
 def _ended_diverged(out: Path, record: dict, error: Diverged, *, model: bool) -> Diverged:
-    ended = end_diverged(out, RUN, record, error, checkpoint=last_complete(out), model=model)
+    last = last_whole(out)
+    ended = end_diverged(out, RUN, record, error, checkpoint=last.folder if last else None, model=model)
     (out / TRAINED).unlink(missing_ok=True)
     return ended
 
@@ -120,27 +141,13 @@ def _silent(_: str) -> None:
     """What ranks other than the first say."""
 
 
+def _nothing() -> None:
+    """What ranks other than the first do."""
+
+
 def run_identity(settings: TrainSettings, method: Method) -> dict:
     """What decides which numbers are drawn and what is minimised; the split over devices is not in it."""
-    return {
-        "method": method.name,
-        "method_options": settings.method_options.model_dump(),
-        "objective": settings.objective.model_dump(),
-        "adaptive": settings.adaptive.model_dump() if method.adaptive else None,
-        "model": settings.model,
-        "init_seed": (settings.init_seed or 0) if is_new(settings.model) else None,
-        "lora": settings.lora.model_dump() if settings.lora else None,
-        "quantised": settings.quantised,
-        "dtype": None if settings.dtype == "float32" else settings.dtype,  # None in runs older than the key
-        "end_token": settings.end_token,
-        "data": settings.data.train,
-        "batch": settings.batch,
-        "seed": settings.seed,
-        "order_seed": settings.order_seed,
-        "block_size": settings.block_size,
-        "caption_dropout": _caption_dropout(settings),
-        "image_tokenizer": settings.data.image.tokenizer if are_pictures(settings.data.train) else None,
-    }
+    return identity_of(settings, method, _PAPER)
 
 
 def _caption_dropout(settings: TrainSettings) -> float | None:
@@ -204,7 +211,6 @@ def build_trainer(
         group_by_length=settings.group_by_length,
         views_per_forward=settings.views_per_forward,
         caption_dropout=_caption_dropout(settings) or 0.0,
-        identity=run_identity(settings, method),
         processing_class=loaded.tokenizer,
         statistics=StepStatistics(
             settings.method_options.ema_bins,
@@ -294,9 +300,3 @@ def _renamed(trainer: dict, known: Container[str]) -> dict:
     old, new = "gradient_checkpointing", "activation_checkpointing"
     rename = {name: name.replace(old, new) for name in trainer if name.replace(old, new) in known}
     return {rename.get(name, name): value for name, value in trainer.items()}
-
-
-def _refuse_other(out: Path, saved: dict, identity: dict) -> None:
-    for key, value in identity.items():
-        if saved.get(key) != value:
-            raise UserError(f"{out}: expected the run that is there with {key}={saved.get(key)!r}, found {value!r}.")

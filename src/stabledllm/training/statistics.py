@@ -29,6 +29,8 @@ class StepStatistics(TrainerCallback, ExportableState):
         self.bins, self.rate, self.ema = bins, rate, ema
         self.forward_passes = 0
         self.window = [0.0] * 5
+        self.not_logged: dict | None = None
+        """Of the last checkpoint: ``loss``, the sum of the steps' losses ``since`` the step that was logged last."""
         self.ema_state: dict = {}
         self.adaptive: AdaptiveDensity | None = None
         """The density that follows the losses collected here; the Trainer sets it."""
@@ -42,6 +44,7 @@ class StepStatistics(TrainerCallback, ExportableState):
             "attributes": {
                 "forward_passes": self.forward_passes,
                 "window": self.window,
+                "not_logged": self.not_logged,
                 "ema_state": self.ema_state,
                 "adaptive_state": self.adaptive.state() if self.adaptive else None,
             },

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import NotFinite, UserError
@@ -26,16 +26,16 @@ from stabledllm.noise.streams import Key, Stream
 from stabledllm.noise.t_samplers import TSampler
 from stabledllm.objective import Objective, nll_weights, reduce_loss, token_losses
 from stabledllm.ppots.adaptive import AdaptiveDensity
-from stabledllm.training.checkpoints import stamp
 from stabledllm.training.devices import told_in_a_sentence
 from stabledllm.training.diverged import StepWatch
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
 from stabledllm.training.positions import step_rows
+from stabledllm.training.resuming import ResumingTrainer
 from stabledllm.training.statistics import StepStatistics
 
 
 class _StepEnd(TrainerCallback):
-    """Merges the statistics of a step when it ends and stamps checkpoints when they are saved."""
+    """Merges the statistics of a step when it ends."""
 
     def __init__(self, trainer: MDMTrainer):
         self.trainer = trainer
@@ -54,14 +54,8 @@ class _StepEnd(TrainerCallback):
         trainer.watch.after_step()
         trainer.sampler = trainer.statistics.finish_step(trainer.gather_rows, trainer.sampler)
 
-    def on_save(self, args, state, control, **_):
-        self.trainer.accelerator.wait_for_everyone()  # every rank's part is there
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            stamp(folder, self.trainer.identity, self.trainer.density_file)
 
-
-class MDMTrainer(Trainer):
+class MDMTrainer(ResumingTrainer):
     """Trains a masked diffusion model with any :class:`Method`.
 
     The same rows per optimizer step give the same t and masks bit for bit however they are split over ranks and

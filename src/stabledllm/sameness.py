@@ -1,0 +1,74 @@
+"""Whether two identities agree: in what they differ, key by key, and what an older one does not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stabledllm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Differences:
+    """``differing``: ``{key: (saved, wanted)}``. ``unknown``: keys that one of the two does not have."""
+
+    differing: dict[str, tuple[Any, Any]]
+    unknown: list[str]
+
+    def refuse(self, where: object, what: str, instead: str) -> None:
+        """Raise unless nothing differs.
+
+        Args:
+            what: is expected at ``where``. instead: what to do.
+
+        Raises:
+            UserError: with the first key that differs, both its values, and the names of the others.
+        """
+        if not self.differing:
+            return
+        (key, (saved, wanted)), *others = self.differing.items()
+        also = f" (so do {', '.join(other for other, _ in others[:5])})" if others else ""
+        raise UserError(f"{where}: expected {what} with {key}={saved!r}, found {key}={wanted!r}{also}; {instead}.")
+
+    def told(self, where: object) -> str | None:
+        """A sentence on what could not be compared, if anything."""
+        if not self.unknown:
+            return None
+        groups = ", ".join(dict.fromkeys(key.partition(".")[0] for key in self.unknown))
+        return f"note: {where} was written by another version; not compared, since not all is recorded there: {groups}"
+
+
+def differences(saved: dict, wanted: dict, named: Mapping[str, str] | None = None) -> Differences:
+    """Compare two identities, nested as they are, in the order of ``wanted``.
+
+    Args:
+        named: keys that are mere names, with the key of what is behind them: another name of the same is no difference.
+    """
+    named = named or {}
+    differing: dict[str, tuple[Any, Any]] = {}
+    unknown: list[str] = []
+    _walk(saved, wanted, "", differing, unknown)
+    for name, behind in named.items():
+        if name in differing and (same := _at(wanted, behind)) is not None and _at(saved, behind) == same:
+            del differing[name]
+    return Differences(differing, unknown)
+
+
+def _walk(saved: dict, wanted: dict, prefix: str, differing: dict, unknown: list[str]) -> None:
+    for key in [*wanted, *(key for key in saved if key not in wanted)]:
+        name, ours = f"{prefix}{key}", wanted.get(key)
+        if key not in saved or key not in wanted:
+            # None is "not used", which an identity without the key says as well.
+            if (ours if key in wanted else saved[key]) is not None:
+                unknown.append(name)
+        elif isinstance(saved[key], dict) and isinstance(ours, dict):
+            _walk(saved[key], ours, f"{name}.", differing, unknown)
+        elif saved[key] != ours:
+            differing[name] = (saved[key], ours)
+
+
+def _at(tree: dict, name: str) -> Any:
+    for key in name.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree

@@ -1,0 +1,131 @@
+"""What an ``out`` holds of an earlier start, and how the run that is wanted goes on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stabledllm.errors import UserError, did_you_mean
+from stabledllm.files import read_json
+from stabledllm.sameness import Differences
+from stabledllm.training.checkpoints import Checkpoint, damage, last_whole
+from stabledllm.training.identity import compare, of_record
+
+RUN, TRAINED, MODEL = "run.json", "trained.json", "model"
+SCHEMA = "stabledllm/run/1"
+_OF_THE_EVALUATION = ("eval_draws", "decoding", "image_decoding", "clip", "clip_weights")
+_MAY_CHANGE = (
+    "steps", "epochs", "batch", "seed", "order_seed", "data", "packing", "group_by_length", "attention", "trainer",
+    *_OF_THE_EVALUATION,
+)  # fmt: skip
+"""What a run can go on under another value of; all else is in its weights, its density or its counters."""
+_NEVER = ("trainer.optim", "trainer.optim_args", "trainer.optim_target_modules", "trainer.deepspeed")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: at nothing, at a checkpoint, at its evaluation (``trained``), or not at all (``finished``).
+
+    ``changed``: its steps go on under other settings than those so far.
+    """
+
+    finished: dict | None = None
+    trained: dict | None = None
+    checkpoint: Checkpoint | None = None
+    changed: bool = False
+
+
+def is_begun(out: Path) -> bool:
+    """Whether there is anything that a run could be taken for or go on from."""
+    return (out / RUN).is_file() or (out / TRAINED).is_file() or any(out.glob("checkpoint-*"))
+
+
+def find_start(out: Path, identity: dict, allowed: Sequence[str], defaults: dict[str, Any], say: Say) -> Start:
+    """How a run goes on from what is in ``out``.
+
+    Args:
+        identity: of the wanted run, with the content of its data.
+        allowed: keys that may have another value than so far (``allow_changed``). defaults: of TrainingArguments.
+
+    Raises:
+        UserError: the first key in which the run that is there is another one; or nothing whole to go on from.
+    """
+    refuse_unchangeable(allowed)
+    for name in (RUN, TRAINED):
+        if not (out / name).is_file():
+            continue
+        record = read_json(out / name, SCHEMA)
+        found = compare(of_record(record, defaults), identity)
+        if changed := _allowed(found, out, "the run that is there", allowed):
+            return _at_checkpoint(out, identity, allowed, say, f"its {changed[0]} is another now")
+        _tell(found, out / name, say)
+        if name == RUN:
+            return Start(finished=record)
+        if (broken := damage(out / MODEL)) is not None:
+            say(f"passed over {broken}")
+            return _at_checkpoint(out, identity, allowed, say, "the model that it saved is damaged")
+        return Start(trained=record)
+    return _at_checkpoint(out, identity, allowed, say)
+
+
+def leave_behind(out: Path) -> None:
+    """Set aside what was said of a run that now goes on: its record stays under its number of steps."""
+    if (out / RUN).is_file():
+        steps = read_json(out / RUN, SCHEMA).get("steps")
+        (out / RUN).replace(out / f"run-{steps}.json")
+    (out / TRAINED).unlink(missing_ok=True)
+
+
+def refuse_unchangeable(allowed: Sequence[str]) -> None:
+    """Refuse keys that no run can change on its way.
+
+    Raises:
+        UserError: by the key.
+    """
+    for key in allowed:
+        if key.partition(".")[0] not in _MAY_CHANGE or key in _NEVER:
+            raise UserError(
+                f"key 'allow_changed': expected keys that a run can change on its way ({', '.join(_MAY_CHANGE)}), "
+                f"found '{key}'{did_you_mean(key, _MAY_CHANGE)}."
+            )
+
+
+def _at_checkpoint(out: Path, identity: dict, allowed: Sequence[str], say: Say, why: str | None = None) -> Start:
+    """From the newest whole checkpoint. ``why``: one is needed."""
+    checkpoint = last_whole(out, say)
+    if checkpoint is None:
+        if why:
+            raise UserError(
+                f"{out}: expected a whole checkpoint to go on from, since {why}, found none (save_every makes them); "
+                f"take another 'out'."
+            )
+        say(f"{out}: no whole checkpoint is there; the run begins anew")
+        return Start()
+    found = compare(checkpoint.identity, identity)
+    changed = _allowed(found, checkpoint.folder, "to resume", allowed)
+    _tell(found, checkpoint.folder, say)
+    of_steps = [key for key in changed if not _is_under(key, _OF_THE_EVALUATION)]
+    return Start(checkpoint=checkpoint, changed=bool(of_steps))
+
+
+def _allowed(found: Differences, where: Path, what: str, allowed: Sequence[str]) -> list[str]:
+    """The keys that differ, if all of them may."""
+    refused = {key: values for key, values in found.differing.items() if not _is_under(key, allowed) or key in _NEVER}
+    if refused:
+        key = next(iter(refused))
+        may = _is_under(key, _MAY_CHANGE) and key not in _NEVER
+        how = f", or allow_changed=[{key}] to go on from there with the new value" if may else ""
+        Differences(refused, []).refuse(where, what, f"take another 'out' for another run{how}")
+    return list(found.differing)
+
+
+def _is_under(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _tell(found: Differences, where: Path, say: Say) -> None:
+    if told := found.told(where):
+        say(told)

@@ -1,0 +1,159 @@
+"""What a run is: everything that decides its numbers, so that another run is never taken for it.
+
+Every setting counts unless it is named here as one that changes no number; so does what lies behind a name: the
+content of the data, the model's weights, a fitted density. The split over devices does not count.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from stabledllm.config.build import build_method
+from stabledllm.config.settings import TrainSettings
+from stabledllm.data.pictures import are_pictures, image_tokenizer
+from stabledllm.errors import UserError
+from stabledllm.evaluation.identity import digest_of, fingerprint
+from stabledllm.models.new import is_new, pattern_of
+from stabledllm.noise.methods import Method
+from stabledllm.ppots.density import FittedDensity
+from stabledllm.sameness import Differences, differences
+
+_FREE = {
+    "out", "allow_changed", "micro_batch", "views_per_forward", "generate_batch", "log_every", "save_every",
+    "eval_every", "trainer",
+}  # fmt: skip
+"""Settings that change no number: where things lie, how a step is split, what is told and kept on the way."""
+_FREE_TRAINER = (
+    "logging_", "log_", "disable_tqdm", "report_to", "run_name", "project", "trackio_", "eval_", "include_",
+    "per_device_", "prediction_loss_only", "batch_eval_metrics", "save_", "enable_jit_checkpoint", "push_to_hub",
+    "hub_", "restore_callback_states", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent",
+    "dataloader_prefetch", "dataloader_multiprocessing", "dataloader_in_order", "ddp_", "fsdp", "parallelism_config",
+    "use_cpu", "use_cache", "debug", "skip_memory_metrics", "do_", "local_rank", "torch_empty_cache_steps",
+    "gradient_checkpointing", "activation_checkpointing", "average_tokens_across_devices", "output_dir", "label_names",
+    "resume_from_checkpoint",
+)  # fmt: skip
+"""Beginnings of TrainingArguments' names that change no number."""
+_OWN_TRAINER = {
+    "seed", "max_steps", "num_train_epochs", "gradient_accumulation_steps", "remove_unused_columns", "logging_steps",
+}  # fmt: skip
+"""TrainingArguments that are set by keys of ours, which stand in the identity themselves."""
+
+
+def identity_of(settings: TrainSettings, method: Method, defaults: dict[str, Any]) -> dict:
+    """The identity of a run, as JSON holds it; ``data.content`` is added by :func:`with_content`.
+
+    Args:
+        defaults: of TrainingArguments, where ours differ from transformers'.
+
+    Raises:
+        UserError: a model, a tokenizer of pictures or a density that is not there.
+    """
+    return _as_read(_settings_alone(settings, method, defaults) | _behind_names(settings))
+
+
+def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str, Any]) -> dict:
+    dump = settings.model_dump()
+    pictures = are_pictures(settings.data.train)
+    found = {
+        # The first to be told where several differ.
+        "method": method.name,
+        **{key: value for key, value in dump.items() if key not in _FREE},
+        "adaptive": dump["adaptive"] if method.adaptive else None,
+        "ppots": dump["ppots"] if method.needs_p and not settings.p_of_t else None,
+        "p_of_t": None,  # its content counts
+        "init_seed": (settings.init_seed or 0) if is_new(settings.model) else None,
+        "epochs": settings.epochs if settings.steps is None else None,
+        "caption_dropout": settings.data.image.caption_dropout if pictures else None,
+        "image_tokenizer": settings.data.image.tokenizer if pictures else None,
+        "trainer": _trainer(settings, defaults),
+    }
+    found["data"] = {key: value for key, value in dump["data"].items() if key != "image"}
+    found["data"]["image"] = _image(dump["data"]["image"]) if pictures else None
+    if settings.trainer.get("load_best_model_at_end"):
+        found |= {"eval_every": settings.eval_every, "save_every": settings.save_every}
+    return found
+
+
+def _image(image: dict) -> dict:
+    apart = ("cache", "caption_dropout", "tokenizer")  # two stand by themselves
+    return {key: value for key, value in image.items() if key not in apart}
+
+
+def _trainer(settings: TrainSettings, defaults: dict[str, Any]) -> dict:
+    """The values in force, so that a default written out is no difference, and another version's default is one."""
+    fields = TrainingArguments.__dataclass_fields__
+    values = {
+        name: field.default if field.default is not MISSING else field.default_factory()
+        for name, field in fields.items()
+        if field.default is not MISSING or field.default_factory is not MISSING
+    }
+    values |= {name: _number(value) for name, value in (defaults | settings.trainer).items()}
+    return {
+        name: value
+        for name, value in sorted(values.items())
+        if name not in _OWN_TRAINER and not name.startswith(_FREE_TRAINER)
+    }
+
+
+def _number(value: Any) -> Any:
+    """Text that spells a number, which TrainingArguments take for one."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _behind_names(settings: TrainSettings) -> dict:
+    """Digests of what lies behind the names of files and models."""
+    density = FittedDensity.load(Path(settings.p_of_t).expanduser()) if settings.p_of_t else None
+    pictures = are_pictures(settings.data.train)
+    return {
+        "weights": fingerprint(
+            pattern_of(settings.model), code=settings.trust_remote_code, weights=not is_new(settings.model)
+        ),
+        "density": digest_of(density.record["density"]) if density else None,
+        "image_tokenizer_weights": image_tokenizer(settings.data.image.tokenizer).fingerprint if pictures else None,
+        "clip_weights": fingerprint(settings.clip) if settings.clip and pictures else None,
+    }
+
+
+def with_content(identity: dict, digests: dict[str, str]) -> dict:
+    """The identity with what the data hold, as :class:`~stabledllm.data.bundle.Chosen` says."""
+    return identity | {"data": identity["data"] | ({"content": digests} if digests else {})}
+
+
+def of_record(record: dict, defaults: dict[str, Any]) -> dict:
+    """The identity in a ``run.json``; what one older than the data's content does not say, by the settings in it."""
+    saved = record["identity"]
+    if not isinstance(saved.get("data"), str):
+        return saved
+    try:
+        settings = TrainSettings.model_validate(record["config"])
+        told = _settings_alone(settings, build_method(settings.method, settings.method_options), defaults)
+    except (KeyError, ValueError, UserError):  # settings of another version
+        return saved
+    return _as_read(told) | {key: value for key, value in saved.items() if key not in ("data", "dtype")}
+
+
+def compare(saved: dict, wanted: dict) -> Differences:
+    """In what two runs differ; the same data or weights are the same under another name."""
+    named = {f"data.{split}": f"data.content.{split}" for split in ("train", "validation", "test")}
+    named["data.validation_share"] = "data.content.validation"
+    return differences(_in_todays_form(saved), wanted, named | {"model": "weights"})
+
+
+def _in_todays_form(saved: dict) -> dict:
+    """Runs older than the data's content in the identity named their training data alone."""
+    if not isinstance(saved.get("data"), str):
+        return saved
+    return saved | {"data": {"train": saved["data"]}, "dtype": saved.get("dtype") or "float32"}
+
+
+def _as_read(value: Any) -> Any:
+    """As it comes back from a JSON file: tuples are lists, and what is not finite is null."""
+    return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)

@@ -1,0 +1,80 @@
+"""How the steps of a run were made: one part for each stretch of steps under the same settings, versions and device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stabledllm.provenance import versions
+
+_APART = ("out", "allow_changed")
+_OF_A_PART = ("config", "versions", "device", "devices")
+
+
+def new_part(config: dict, device: str, devices: int) -> dict:
+    """What the coming steps are made with. ``config``: all settings; ``device`` in words; how many of them."""
+    return {"config": config, "versions": versions(), "device": device, "devices": devices}
+
+
+def until(parts: list[dict], part: dict, step: int, seconds: float) -> list[dict]:
+    """The parts of a run at ``step``: those before, and ``part`` since, which took ``seconds``.
+
+    A part that goes on as the one before it is one with it.
+    """
+    first = parts[-1]["steps"][1] + 1 if parts else 1
+    if step < first:
+        return parts
+    if parts and all(_same(parts[-1].get(key), part[key]) for key in _OF_A_PART):
+        before = parts[-1]
+        return [*parts[:-1], before | {"steps": [before["steps"][0], step], "seconds": before["seconds"] + seconds}]
+    return [*parts, part | {"steps": [first, step], "seconds": seconds}]
+
+
+def unknown_part(step: int) -> dict:
+    """The steps of a checkpoint that does not say how they were made."""
+    return dict.fromkeys(_OF_A_PART) | {"steps": [1, step], "seconds": 0.0}
+
+
+def published(parts: list[dict]) -> list[dict]:
+    """For ``run.json``: of each part its steps, versions and devices, and the settings in which it differs from the
+    last, whose settings are the run's ``config``."""
+    last = _flat(parts[-1]["config"] or {}) if parts else {}
+    return [
+        {key: part[key] for key in ("steps", "versions", "device", "devices")}
+        | {"changed": _difference(_flat(part["config"]), last) if part["config"] is not None else None}
+        for part in parts
+    ]
+
+
+def told(before: dict, now: dict) -> list[str]:
+    """A phrase for each version, device or number of devices that is another one than before."""
+    if before.get("versions") is None:
+        return []
+    old, new = before["versions"], now["versions"]
+    found = [f"{name} {old.get(name)} -> {new.get(name)}" for name in new if old.get(name) != new[name]]
+    if _kind(before["device"]) != _kind(now["device"]):
+        found.append(f"device {before['device']} -> {now['device']}")
+    if before["devices"] != now["devices"]:
+        found.append(f"{before['devices']} -> {now['devices']} devices")
+    return found
+
+
+def _kind(device: str) -> str:
+    return device.split(" (")[0]
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return not _difference(_flat(a), _flat(b))
+    return a == b
+
+
+def _difference(ours: dict, theirs: dict) -> dict:
+    keys = [key for key in [*ours, *(key for key in theirs if key not in ours)] if key not in _APART]
+    return {key: ours.get(key) for key in keys if ours.get(key) != theirs.get(key)}
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    out = {}
+    for key, value in tree.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return out

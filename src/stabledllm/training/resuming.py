@@ -1,0 +1,159 @@
+"""A Trainer whose checkpoints are whole or not there, and whose resumed runs end as if they had not been killed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_pt_utils import nested_gather
+
+from stabledllm.errors import UserError
+from stabledllm.provenance import device_name
+from stabledllm.training.checkpoints import Checkpoint, remove, rotate, stamp
+from stabledllm.training.parts import new_part, told, unknown_part, until
+
+
+class ResumingTrainer(Trainer):
+    """Saves checkpoints with a record of their files and takes no step beyond the end of a run."""
+
+    identity: dict
+    """What a resumed run must have in common with this one."""
+    density_file: Path | None
+    """The saved p(t), copied into every checkpoint."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._parts_before: list[dict] = []
+        self._part_now = self._new_part({})
+        self._changed = False
+        self._started = time.perf_counter()
+        self._ended = False
+        self._at_start: Callable[[], None] = lambda: None
+        self.add_callback(_AtStart(self))
+
+    def begin(
+        self,
+        identity: dict,
+        config: dict,
+        checkpoint: Checkpoint | None,
+        *,
+        changed: bool = False,
+        at_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        """What the coming steps belong to.
+
+        Args:
+            config: all settings. checkpoint: what the run is resumed from.
+            changed: its steps go on under other settings than those before the checkpoint.
+            at_start: called when all is in order, before the first step.
+        """
+        self.identity, self._changed, self._at_start = identity, changed, at_start
+        self._part_now = self._new_part(config)
+        if checkpoint:
+            self._parts_before = checkpoint.parts or [unknown_part(checkpoint.step)]
+
+    def changes_since(self, checkpoint: Checkpoint | None) -> list[str]:
+        """A phrase for each package and device that is another one than when the checkpoint was made."""
+        return told(self._parts_before[-1], self._part_now) if checkpoint else []
+
+    @property
+    def parts(self) -> list[dict]:
+        """How the steps so far were made."""
+        return until(self._parts_before, self._part_now, self.state.global_step, time.perf_counter() - self._started)
+
+    def _new_part(self, config: dict) -> dict:
+        return new_part(config, device_name(self.args.device), self.args.world_size)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As transformers does, but nothing old is deleted before the new one is whole and recorded as such."""
+        out = Path(self._get_output_dir(trial=trial))
+        folder, limit = out / f"checkpoint-{self.state.global_step}", self.args.save_total_limit
+        if self.is_world_process_zero():
+            remove(folder)  # one that was cut off or damaged: nothing of it may be taken for the new one
+        self.accelerator.wait_for_everyone()
+        self._note_what_is_not_logged()
+        self.args.save_total_limit = None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # every rank's part is there
+        if self.is_world_process_zero():
+            stamp(folder, self.identity, self.density_file, self.parts)
+            best = self.state.best_model_checkpoint
+            rotate(out, limit, [folder, *([Path(best)] if best else [])])
+
+    def _note_what_is_not_logged(self) -> None:
+        """The losses since the last line of the log go into the checkpoint, and into the next line of a resumed run."""
+        if (losses := getattr(self, "_tr_loss", None)) is not None:  # a local of transformers' older loops
+            loss = nested_gather(losses, self.args.parallel_mode).mean().item()
+            self.statistics.not_logged = {"loss": loss, "since": self._globalstep_last_logged}
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """A step's micro-batches; none where a resumed run had ended, so that it takes no step more."""
+        if self._ended:
+            self.control.should_training_stop = True
+            return [], None
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _load_optimizer_and_scheduler(self, checkpoint) -> None:
+        """A checkpoint's state; where the run goes on under other settings, they hold from the first step on."""
+        if checkpoint is None or not self._changed:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        if self.is_deepspeed_enabled or not isinstance(self.lr_scheduler, LambdaLR):
+            raise UserError(
+                f"key 'allow_changed': expected a schedule that is a function of the step, and no DeepSpeed, found "
+                f"'{self.args.lr_scheduler_type}'; start anew in another 'out'."
+            )
+        wanted = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        schedule = self.lr_scheduler
+        schedule.base_lrs = [group["initial_lr"] for group in wanted]
+        schedule._last_lr = [
+            rate * factor(schedule.last_epoch)
+            for rate, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, own, rate in zip(self.optimizer.param_groups, wanted, schedule._last_lr, strict=True):
+            group |= own | {"lr": rate}
+
+
+class _AtStart(TrainerCallback):
+    """What a resumed Trainer has to know once its checkpoint is loaded, before the first step."""
+
+    def __init__(self, trainer: ResumingTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **_):
+        trainer = self.trainer
+        trainer._started = time.perf_counter()
+        state.compute_steps(args, state.max_steps)  # transformers takes how often to log and save from the checkpoint
+        if state.global_step > state.max_steps:
+            raise UserError(
+                f"steps: expected at least the {state.global_step} that are done in {args.output_dir}, found "
+                f"{state.max_steps}."
+            )
+        if trainer._changed and state.global_step == state.max_steps:
+            raise UserError(
+                f"key 'allow_changed': expected more steps than the {state.max_steps} that are done in "
+                f"{args.output_dir}, since the new settings would have no effect, found none."
+            )
+        trainer._ended = state.global_step > 0 and (
+            state.global_step == state.max_steps or (_had_stopped(state) and not trainer._changed)
+        )
+        if trainer._ended:
+            # As they were when the checkpoint was saved: it would be saved and evaluated again.
+            control.should_save = control.should_evaluate = control.should_log = False
+        pending = trainer.statistics.not_logged
+        if pending and state.global_step > 0 and getattr(trainer, "_tr_loss", None) is not None:
+            trainer._tr_loss += pending["loss"]
+            trainer._globalstep_last_logged = pending["since"]
+        trainer._at_start()
+
+
+def _had_stopped(state) -> bool:
+    """Whether the run had decided to end at this checkpoint, before its last step."""
+    return bool(state.stateful_callbacks.get("TrainerControl", {}).get("args", {}).get("should_training_stop"))

@@ -1,0 +1,98 @@
+"""A finished evaluation is never taken for one of other answers, weights or decoding."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stabledllm.config.settings import EvalSettings
+from stabledllm.errors import UserError
+from stabledllm.evaluation.run import evaluate
+from stabledllm.sameness import differences
+from tests.training.small_run import write_model
+
+
+def write_problems(path: Path, last: str = "4") -> None:
+    rows = [{"question": f"{i}+1=?", "answer": f"Count.\n#### {i + 1}"} for i in range(3)]
+    rows.append({"question": "3+1=?", "answer": f"Count.\n#### {last}"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("eval")
+    write_problems(folder / "test.jsonl")
+    settings = {
+        "model": str(write_model(folder / "model")),
+        "data": {"test": f"gsm8k:{folder / 'test.jsonl'}"},
+        "decoding": {"length": 8, "steps": 2, "block": 8},
+        "draws": 1,
+        "out": str(folder / "out"),
+    }
+    run(settings)
+    return settings
+
+
+def run(settings: dict) -> list[str]:
+    said: list[str] = []
+    evaluate(EvalSettings.model_validate(settings), said.append)
+    return said
+
+
+def test_the_same_again_is_not_repeated(done):
+    assert run(done) == [f"{done['out']}: already evaluated"]
+
+
+def test_other_answers_to_the_same_questions_are_refused(done):
+    path = Path(done["out"]).parent / "test.jsonl"
+    write_problems(path, last="5")
+    try:
+        with pytest.raises(UserError, match=r"with content='[0-9a-f]+', found content='[0-9a-f]+'.*another folder"):
+            run(done)
+    finally:
+        write_problems(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"draws": 2}, "draws=1, found draws=2"),
+        ({"rows": 3}, "rows=128, found rows=3"),
+        ({"dtype": "bfloat16"}, "dtype="),
+    ],
+    ids=str,
+)
+def test_other_settings_are_refused_by_key(done, change, says):
+    with pytest.raises(UserError, match=says):
+        run(done | change)
+
+
+def test_an_older_evaluation_is_taken_and_it_is_said_what_it_does_not_tell(done):
+    path = Path(done["out"]) / "eval.json"
+    kept = path.read_text()
+    record = json.loads(kept)
+    del record["identity"]["content"]
+    path.write_text(json.dumps(record))
+    try:
+        said = run(done)
+    finally:
+        path.write_text(kept)
+    assert said[-1] == f"{done['out']}: already evaluated"
+    assert "not compared" in said[0]
+    assert "content" in said[0]
+
+
+def test_differences_are_told_key_by_key():
+    saved = {"a": {"b": 1, "c": 2}, "name": "x", "behind": "same", "old": 3, "list": [1]}
+    wanted = {"a": {"b": 1, "c": 4, "new": 1, "unused": None}, "name": "y", "behind": "same", "list": [1]}
+    found = differences(saved, wanted, {"name": "behind"})
+    assert found.differing == {"a.c": (2, 4)}
+    assert found.unknown == ["a.new", "old"]
+    assert differences(saved, wanted | {"behind": "other"}, {"name": "behind"}).differing.keys() == {
+        "a.c",
+        "name",
+        "behind",
+    }
+    assert differences({"lora": None}, {"lora": {"rank": 4}}).differing == {"lora": (None, {"rank": 4})}
