@@ -135,9 +135,11 @@ def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
         )
+    from stabledllm.planning.validation import check_run
     from stabledllm.training.devices import is_main_process
     from stabledllm.training.run import train as run
 
+    check_run(settings)
     run(settings, say=say)
     if is_main_process():
         say(f"wrote {Path(settings.out) / 'run.json'} and the model in {Path(settings.out) / 'model'}")
@@ -153,8 +155,13 @@ def experiment(
             f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train'."
         )
     from stabledllm.experiment.run import run_experiment
+    from stabledllm.planning.validation import check_run, runs_of
     from stabledllm.reports import tables
+    from stabledllm.training.arguments import training_arguments
 
+    for planned in runs_of(settings):
+        check_run(planned)
+        training_arguments(planned)
     numbers = [number.strip() for number in devices.split(",")] if devices else []
     if devices and not all(numbers):
         raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")

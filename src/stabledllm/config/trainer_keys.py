@@ -1,6 +1,6 @@
 """What ``trainer.NAME`` may be: which of transformers' TrainingArguments are honoured, their types and ranges.
 
-Every field of the installed version is in exactly one of three tables: :class:`TrainerSettings` (honoured), :data:`OURS`
+Every field of the installed version is in one of three tables: :class:`TrainerSettings` (honoured), :data:`OURS`
 (a key of the recipe decides it) and :data:`REFUSED` (it would have no effect here, or break what the run promises). A
 field that no table knows, of a version that is newer than this page, is refused as well: nobody has seen that it acts.
 """
@@ -70,10 +70,6 @@ class TrainerSettings(Strict):
     disable_tqdm: bool | None = None
     report_to: Names | None = None
     run_name: str | None = None
-    project: str = "huggingface"
-    trackio_space_id: str | None = None
-    trackio_bucket_id: str | None = None
-    trackio_static_space_id: str | Literal[False] | None = None
     eval_delay: NotNegative = 0
     eval_on_start: bool = False
     save_total_limit: Count | None = None
@@ -141,7 +137,7 @@ REFUSED = {
     **dict.fromkeys(
         (
             "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push",
-            "hub_revision",
+            "hub_revision", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
         ),
         _HUB,
     ),

@@ -21,6 +21,8 @@ _NUMBER = re.compile(r"[-+]?(\.\d[\d_]*|\d[\d_]*(\.[\d_]*)?)([eE][-+]?\d+)?", re
 _DIGITS = 400
 """Characters of a number at most."""
 _LARGEST = 2**63
+_HASH = "\ue023"
+"""In the place of ``#`` while YAML reads what was typed."""
 _LISTED = 8
 """Names at most that a refusal lists before it names the nearest."""
 
@@ -70,7 +72,7 @@ def _scalar(value: Written, arms: list[Any]) -> Any:
         text == "null" if value.typed and str in arms else value.null and (text or not value.typed)
     ):
         return None
-    names = [name for arm in arms if get_origin(arm) is Literal for name in get_args(arm)]
+    names = [name for arm in arms if get_origin(arm) is Literal for name in get_args(arm) if isinstance(name, str)]
     if text in names:
         return text
     structured = [arm for arm in arms if get_origin(arm) in (list, dict) or _is_group(arm)]
@@ -92,14 +94,25 @@ def _is_group(arm: Any) -> bool:
 
 
 def _parsed(value: Written, arms: list[Any]) -> Any:
-    """A list or a mapping of the command line; the groups of settings read theirs themselves."""
+    """A list or a mapping of the command line; the groups of settings read theirs themselves.
+
+    There is no comment on a command line: there ``#`` is text.
+    """
     try:
-        found = read_written(str(value), value.place or "value")
+        found = _with_hashes(read_written(str(value).replace("#", _HASH), value.place))
     except UserError as error:
         raise PydanticCustomError("as_meant", "{said}", {"said": str(error).rstrip(".")}) from None
     if isinstance(found, Written):
         raise _expected(_in_words(arms, [], str(value)))
     return found if isinstance(found, dict) and any(map(_is_group, arms)) else as_meant(found, Union[tuple(arms)])  # noqa: UP007
+
+
+def _with_hashes(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {_with_hashes(key): _with_hashes(one) for key, one in found.items()}
+    if isinstance(found, list):
+        return [_with_hashes(one) for one in found]
+    return Written(found.replace(_HASH, "#"), found.place, quoted=found.quoted)
 
 
 def _settled(value: Any) -> Any:
