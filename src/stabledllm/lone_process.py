@@ -1,4 +1,4 @@
-"""One process where several were asked for: ``accelerate launch`` starts it without a word, and it would do everything."""
+"""One process where several were asked for: ``accelerate launch`` starts it silently, and it would do everything."""
 
 from __future__ import annotations
 

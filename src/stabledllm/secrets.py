@@ -18,10 +18,7 @@ _SHAPES = re.compile(
     r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+|[Bb]earer +[\w.~+/=-]{8,})"
 )
 _LOGIN = re.compile(r"(?<=://)[^/\s@?#]+@")
-_ASSIGNED = re.compile(
-    r"(?i)([\w-]*(?:token|secret|password|passwd|api[_-]?key|access[_-]?key|private[_-]?key|signature)[\w-]*\s*[=:]\s*)"
-    r"([^\s,;&\"'}]+)"
-)
+_ASSIGNED = re.compile(r"(?<![\w-])([A-Za-z][\w-]{1,60})=([^\s,;&\"'}]+)")
 
 
 def hidden(value: Any, name: str = "") -> Any:
@@ -51,7 +48,11 @@ def is_secret(name: str) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """A text with the tokens, logins and assigned passwords in it hidden."""
-    text = _LOGIN.sub(f"{HIDDEN}@", text)
-    text = _SHAPES.sub(HIDDEN, text)
-    return _ASSIGNED.sub(lambda found: found[0] if found[2] == HIDDEN else found[1] + HIDDEN, text)
+    """A text with the tokens, logins and assignments (``API_KEY=...``) in it hidden."""
+    text = _SHAPES.sub(HIDDEN, _LOGIN.sub(f"{HIDDEN}@", text))
+    return _ASSIGNED.sub(lambda found: f"{found[1]}={HIDDEN}" if _assigned_secret(found[1]) else found[0], text)
+
+
+def _assigned_secret(name: str) -> bool:
+    # KEY=VALUE is how settings are explained.
+    return name.lower() != "key" and is_secret(name)

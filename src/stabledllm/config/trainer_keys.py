@@ -87,7 +87,6 @@ class TrainerSettings(Strict):
     ddp_backend: Literal["nccl", "gloo", "mpi", "xccl", "hccl", "cncl", "mccl"] | None = None
     ddp_timeout: Annotated[int, Field(ge=1, le=10**9)] = 1800
     deepspeed: dict[str, Any] | str | None = None
-    debug: Literal["", "underflow_overflow"] = ""
 
 
 OURS = {
@@ -156,6 +155,7 @@ REFUSED = {
     "save_only_model": "a checkpoint without its optimizer cannot be continued; the weights alone are in 'out'/model",
     "save_on_each_node": "'out' is one folder that all nodes share",
     "enable_jit_checkpoint": "a run that is stopped continues from its last checkpoint; see save_every",
+    "debug": "its hooks fail on the masks' tensors; a loss that is not finite ends the run and says where",
     "restore_callback_states_from_checkpoint": "a run that continues always restores them",
 }  # fmt: skip
 """Fields that nothing here can honour, and why."""

@@ -25,7 +25,7 @@ from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.density import FittedDensity
-from stabledllm.training.arguments import training_arguments
+from stabledllm.training.arguments import refuse_without_recomputing, training_arguments
 from stabledllm.training.checkpoints import DENSITY, check_same, last_complete
 from stabledllm.training.density import obtain_density
 from stabledllm.training.devices import is_main_process
@@ -153,6 +153,7 @@ def build_trainer(
     method = build_method(settings.method, settings.method_options)
     require_marks(data.train, method)
     arguments = training_arguments(settings)
+    refuse_without_recomputing(arguments, loaded)
     out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p or (method.adaptive and settings.p_of_t):
