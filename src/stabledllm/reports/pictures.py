@@ -13,11 +13,12 @@ from pathlib import Path
 from PIL import Image
 
 from stabledllm.errors import UserError
+from stabledllm.plain_text import plain_text
 from stabledllm.reports.stored import number, run_methods
 from stabledllm.reports.style import label
 
 LINES = "pictures.jsonl"
-_CAPTIONS, _SIDE = 12, 256
+_CAPTIONS, _SIDE, _NAME = 12, 256, 1000
 _BYTES, _PIXELS = 50_000_000, 64_000_000
 """Of a stored picture at most."""
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, zlib.error, struct.error)
@@ -66,8 +67,9 @@ def _read(place: Path, folder: Path) -> list[dict]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: expected lines with 'caption' and 'picture', found something broken.") from None
     for number_of_line, (_, picture) in enumerate(pictures, 1):
-        if not _below(place / picture, place):
-            raise UserError(f"{path}:{number_of_line}: expected a picture below {place}, found '{picture}'.")
+        if len(picture) > _NAME or not _below(place / picture, place):
+            found = plain_text(picture)
+            raise UserError(f"{path}:{number_of_line}: expected a picture below {place}, found '{found}'.")
     return [
         line | {"picture": place / picture, "caption": caption}
         for line, (caption, picture) in zip(lines, pictures, strict=True)
