@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stabledllm.errors import UserError
+from stabledllm.secrets import hidden
 
 
 def write_text(path: Path, text: str) -> None:
@@ -29,8 +30,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """As :func:`write_text`; NaN and infinity become null."""
-    write_text(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+    """As :func:`write_text`; NaN and infinity become null, and secrets are hidden."""
+    write_text(path, json.dumps(_plain(hidden(value)), indent=1, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:

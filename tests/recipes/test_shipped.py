@@ -87,7 +87,7 @@ def test_table_2():
         ("gsm8k/qwen3-8b", "method=ppots", ["Qwen3-8B-Base", "autoregressive model", "found 'ppots'"]),
         ("gsm8k/llada-8b", "method=autoregressive", ["masked diffusion model", "found 'autoregressive'"]),
         ("gsm8k/llada-8b", "micro_batch=5", ["key 'batch'", "multiple"]),
-        ("gsm8k/llada-8b", "trainer.lr_scheduler_type=linaer", ["key 'trainer'", "linaer"]),
+        ("gsm8k/llada-8b", "trainer.lr_scheduler_type=linaer", ["key 'trainer.lr_scheduler_type'", "mean 'linear'"]),
         ("gsm8k/llada-8b", "data.train=hitap", ["unknown kind 'hitap'", "did you mean 'hitab'"]),
         ("gsm8k/llada-8b", "data.test=gsm9k:x", ["unknown kind 'gsm9k'"]),
         ("gsm8k/llada-8b", "data.delimiters=['']", ["data.delimiters", "non-empty"]),

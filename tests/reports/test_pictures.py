@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -85,6 +86,70 @@ def test_broken_files_are_named(experiment):
         side_by_side(folder, results)
     (place / "pictures.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"pictures\.jsonl: expected lines with 'caption'"):
+        side_by_side(folder, results)
+
+
+def _with_first(place: Path, name: object) -> None:
+    lines = (place / "pictures.jsonl").read_text().splitlines()
+    lines[0] = json.dumps(json.loads(lines[0]) | {"picture": name})
+    (place / "pictures.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../../secret.png", "pictures/../../secret.png", "ABSOLUTE", "link.png", "\0", "a" * 5000, 3, None]
+)
+def test_nothing_outside_the_runs_folder_is_read(experiment, tmp_path, name):
+    folder, results = experiment
+    place, secret = folder / "runs" / "standard" / "seed-1", tmp_path / "secret.png"
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(secret)
+    (folder / "runs" / "standard" / "secret.png").write_bytes(secret.read_bytes())
+    (place / "link.png").symlink_to(secret)
+    _with_first(place, str(secret) if name == "ABSOLUTE" else name)
+    with pytest.raises(UserError, match=r"pictures\.jsonl"):
+        side_by_side(folder, results)
+
+
+def test_methods_that_lead_out_are_refused(experiment, tmp_path):
+    folder, results = experiment
+    store(tmp_path / "elsewhere" / "seed-1", "elsewhere")
+    results["runs"].append({"method": "../../elsewhere", "seed": 1})
+    with pytest.raises(UserError, match="a way out of it"):
+        side_by_side(folder, results)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "gif", "cut", "svg", "huge", "gone"])
+def test_only_whole_pngs_and_jpegs_are_pictures(experiment, kind):
+    folder, results = experiment
+    path = folder / "runs" / "standard" / "seed-1" / "pictures" / "00000.png"
+    whole = path.read_bytes()
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "gif":
+        Image.new("P", (8, 8)).save(path, "GIF")
+    elif kind == "huge":
+        Image.new("1", (20_000, 20_000)).save(path, "PNG")
+    elif kind != "gone":
+        path.write_bytes(whole[:-30] if kind == "cut" else b"<svg onload='alert(1)'/>")
+    with pytest.raises(UserError, match=r"00000\.png: expected a stored picture"):
+        side_by_side(folder, results)
+
+
+def test_a_cmyk_jpeg_is_shown(experiment):
+    folder, results = experiment
+    Image.new("CMYK", (8, 8), (0, 0, 0, 0)).save(
+        folder / "runs" / "standard" / "seed-1" / "pictures" / "00000.png", "JPEG"
+    )
+    assert pixel(side_by_side(folder, results)[0]["rows"][0]["cells"][1]["uri"]) == (255, 255, 255)
+
+
+def test_a_run_with_fewer_pictures_is_named(experiment):
+    folder, results = experiment
+    path = folder / "runs" / "standard" / "seed-1" / "pictures.jsonl"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(UserError, match="expected 12 pictures or more, found 1"):
         side_by_side(folder, results)
 
 

@@ -324,7 +324,11 @@ def test_the_same_results_give_the_same_page(tmp_path):
     assert page(tmp_path) == page(tmp_path)
 
 
-def test_reports_import_no_torch_and_nothing_of_ours_but_errors():
+_OURS = ("stabledllm.errors", "stabledllm.plain_text", "stabledllm.secrets")
+"""What reports share with the rest: how text is shown."""
+
+
+def test_reports_import_no_torch_and_little_of_ours():
     folder = Path(stabledllm.reports.__file__).parent
     allowed = {"json", "matplotlib", "jinja2", "markupsafe", "numpy", "PIL"} | set(
         __import__("sys").stdlib_module_names
@@ -336,7 +340,7 @@ def test_reports_import_no_torch_and_nothing_of_ours_but_errors():
                 assert not node.level, path
                 names = [node.module]
             for name in names:
-                ours = name == "stabledllm.errors" or name.startswith("stabledllm.reports")
+                ours = name in _OURS or name.startswith("stabledllm.reports")
                 assert ours or name.split(".")[0] in allowed, f"{path.name} imports {name}"
                 assert name != "matplotlib.pyplot", path.name
 
@@ -371,3 +375,16 @@ def test_a_fit_to_gradient_norms_draws_the_norms():
     assert [t.get_text() for t in drawn] == ["E|output layer's gradient|²"]
     plain = figures.fit(made_up.p_of_t()).axes[1].get_legend().get_texts()
     assert not any("gradient" in t.get_text() for t in plain)
+
+
+def test_secrets_and_control_characters_are_not_in_the_page(tmp_path):
+    data = made_up.decomposition() | {"model": "tiny\x1b]0;title\x07\u202e<script>"}
+    data["config"] = {"hub_token": "hf_verysecret", "address": "https://me:word@host/x", "end_token": "<eot>"}
+    put(tmp_path, "decomposition.json", data)
+    text = page(tmp_path)
+    assert "verysecret" not in text
+    assert "me:word" not in text
+    assert "https://(hidden)@host/x" in text
+    assert "&lt;eot&gt;" in text
+    assert not set("\x1b\x07\u202e") & set(text)
+    assert "\\x1b]0;title\\x07\\u202e&lt;script&gt;" in text

@@ -131,8 +131,8 @@ def test_deepspeed_gets_a_whole_configuration_from_the_recipe(
         ("trainer.fp16=true", ["trainer.fp16", "expected an accelerator"]),
         ("trainer.tf32=true", ["key 'trainer'", "tf32"]),
         ("trainer.deepspeed=ds.json", ["key 'trainer'", "deepspeed"]),
-        ("trainer.optim=adamx", ["key 'trainer'", "adamx"]),
-        ("trainer.report_to=wandb", ["key 'trainer'", "wandb"]),
+        ("trainer.optim=adamx", ["key 'trainer.optim'", "adamx"]),
+        ("trainer.report_to=wandb", ["key 'trainer.report_to'", "wandb"]),
     ],
 )
 def test_what_this_machine_lacks_is_one_sentence(tmp_path, override, words):

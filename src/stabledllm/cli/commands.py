@@ -39,6 +39,7 @@ from stabledllm.config.settings import (
     ModelSettings,
 )
 from stabledllm.errors import UserError
+from stabledllm.plain_text import plain_text
 
 Say = Callable[[str], None]
 transformers_logging.disable_progress_bar()
@@ -51,9 +52,11 @@ logging.getLogger("torch.distributed").setLevel(logging.ERROR)
 def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Measure, print the tables, write the JSON and the pictures."""
     from stabledllm.decomposing import run_decompose
+    from stabledllm.planning.idle import refuse_idle_in_decompose
     from stabledllm.reports import save_decomposition_figures, tables
 
     settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
+    refuse_idle_in_decompose(settings, overrides)
     record = run_decompose(settings, say)
     say(f"{tables.components_table(record)}\n")
     if record["methods"]:
@@ -89,11 +92,13 @@ def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     from stabledllm.data.bundle import load_rows
     from stabledllm.data.pictures import settled
     from stabledllm.data.rows import require_marks
+    from stabledllm.planning.idle import refuse_idle_in_fit
     from stabledllm.reports import save_fit_figure
     from stabledllm.training.density import probe_and_fit
     from stabledllm.training.run import set_form
 
     settings = settled(check(apply_overrides(tree, overrides), TrainSettings, "fit"))
+    refuse_idle_in_fit(settings, overrides)
     method = build_method(settings.method, settings.method_options)
     if not method.needs_p:
         raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
@@ -135,8 +140,12 @@ def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
         )
+    from stabledllm.planning.idle import refuse_idle_overrides
+    from stabledllm.planning.validation import check_run
     from stabledllm.training.run import train as run
 
+    check_run(settings)
+    refuse_idle_overrides(settings, overrides)
     run(settings, say=say)
 
 
@@ -150,8 +159,15 @@ def experiment(
             f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train'."
         )
     from stabledllm.experiment.run import run_experiment
+    from stabledllm.planning.idle import refuse_idle_overrides
+    from stabledllm.planning.validation import check_run, runs_of
     from stabledllm.reports import tables
+    from stabledllm.training.arguments import training_arguments
 
+    for planned in runs_of(settings):
+        check_run(planned)
+        training_arguments(planned)
+    refuse_idle_overrides(settings, overrides)
     numbers = [number.strip() for number in devices.split(",")] if devices else []
     if devices and not all(numbers):
         raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")
@@ -238,7 +254,8 @@ def generate(prompts: Sequence[str], model: str, sizes: dict[str, int], decoding
     loaded = load_model(model, **_loading(model, loading))
     stats, conversations = DecodingStats(), [[{"role": "user", "content": p}] for p in prompts]
     for prompt, text in zip(prompts, complete(loaded, conversations, options, 32, stats=stats), strict=True):
-        print(f"{prompt}\n{text}\n", flush=True)
+        # A model or a file of prompts may hold escape sequences; a terminal would obey them.
+        print(plain_text(f"{prompt}\n{text}\n", longest=None, keep="\n\t"), flush=True)
     exact = options.exact_for(getattr(loaded.model.config, "block_size", None))
     print(
         f"{stats.model_calls} model calls, {stats.tokens} tokens, {stats.tokens_per_second:.3g} tokens/s"
@@ -322,12 +339,14 @@ def encode(data: str, split: str, rows: int | None, seed: int, overrides: Sequen
 def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loading: dict, *, say: Say) -> None:
     """NLL and accuracy, with their errors, into ``eval.json``; on the launcher's ranks."""
     from stabledllm.evaluation.run import evaluate as run
+    from stabledllm.planning.idle import refuse_idle_in_eval
     from stabledllm.training.devices import is_main_process
 
     apart = [override for override in overrides if override.startswith(("data.", "image_decoding.", "clip="))]
     decoding = _decoding(sizes, [override for override in overrides if override not in apart])
     tree = apply_overrides(tree | loading | {"decoding": decoding.model_dump()}, apart)
     settings = check(tree, EvalSettings, "eval")
+    refuse_idle_in_eval(settings, apart)
     run(settings, say)
     if is_main_process():
         say(f"wrote {Path(settings.out) / 'eval.json'}")
@@ -335,9 +354,13 @@ def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loadin
 
 def validate(recipe: str, overrides: Sequence[str]) -> str:
     """One line that says what the recipe is; raises on the first thing wrong with it."""
+    from stabledllm.planning.idle import refuse_idle_overrides
     from stabledllm.planning.validation import validate as check_recipe
 
-    return f"{recipe}: {check_recipe(load_recipe(recipe, overrides))}, in order"
+    settings = load_recipe(recipe, overrides)
+    said = check_recipe(settings)
+    refuse_idle_overrides(settings, overrides)
+    return f"{recipe}: {said}, in order"
 
 
 def plan(

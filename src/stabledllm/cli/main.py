@@ -24,6 +24,7 @@ from stabledllm.cli.options import (
     loading_of,
 )
 from stabledllm.errors import Diverged, UserError
+from stabledllm.plain_text import plain_text
 
 app = typer.Typer(
     name="stabledllm",
@@ -38,7 +39,7 @@ app = typer.Typer(
 def _say(line: str) -> None:
     from tqdm import tqdm
 
-    tqdm.write(line, file=sys.stdout)
+    tqdm.write(plain_text(line, longest=None, keep="\n\t"), file=sys.stdout)
     sys.stdout.flush()
 
 
@@ -319,7 +320,7 @@ def rescore(
     """Score completions again without the model; 'gold' is the data set's own answer field."""
     from stabledllm.tasks.rescore import rescore as run
 
-    typer.echo(run(task, rows, out))
+    _say(run(task, rows, out))
 
 
 @app.command()
@@ -340,7 +341,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A folder with results of
     """One self-contained report.html from what is in a folder."""
     from stabledllm.reports.html import write_report
 
-    typer.echo(f"report: {write_report(folder)}")
+    _say(f"report: {write_report(folder)}")
 
 
 @app.command()
@@ -366,7 +367,7 @@ def cp(
     if path.exists():
         raise UserError(f"{path}: expected a new file, found one that is there already.")
     write_text(path, text)
-    typer.echo(str(path))
+    _say(str(path))
 
 
 @app.command()
@@ -376,7 +377,7 @@ def validate(
     """Check a recipe's keys, values and methods without loading a model."""
     from stabledllm.cli.commands import validate as run
 
-    typer.echo(run(recipe, overrides or []))
+    _say(run(recipe, overrides or []))
 
 
 @app.command()
@@ -393,7 +394,7 @@ def plan(
     """Memory of a recipe per device, without loading anything; exit code 2 where it does not fit."""
     from stabledllm.cli.commands import plan as run
 
-    typer.echo(run(recipe, overrides or [], devices=devices, sharding=sharding, memory=memory, longest=longest))
+    _say(run(recipe, overrides or [], devices=devices, sharding=sharding, memory=memory, longest=longest))
 
 
 def main() -> None:

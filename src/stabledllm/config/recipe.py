@@ -1,4 +1,4 @@
-"""Finding, combining, overriding and checking recipes.
+"""Finding, combining and overriding recipes.
 
 A recipe may build on others: ``extends: NAME`` or a list of names, whose keys it takes over and overrides, and
 ``NAME+PART`` on the command line, which lays one recipe over another. Mappings are merged key by key, anything else
@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
-
+from stabledllm.config.checking import check
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.config.written import Written, read_written, settle
 from stabledllm.errors import UserError, did_you_mean
+from stabledllm.plain_text import plain_text
 
-Settings = TypeVar("Settings", TrainSettings, ExperimentSettings)
+__all__ = [
+    "apply_overrides", "check", "find_recipe", "load_recipe", "merge", "resolve", "shipped_launches", "shipped_recipes",
+]  # fmt: skip
+_MOST_PARENTS, _MOST_DOTS = 30, 20
 
 
 @cache
@@ -57,29 +60,43 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> TrainSettings | Exp
         UserError: broken YAML, an unknown key, a value of the wrong kind, a malformed override, or a parent that is
             missing or the recipe's own child.
     """
-    tree = apply_overrides(resolve(name), overrides)
+    tree = apply_overrides(_tree(name), overrides)
     return check(tree, ExperimentSettings if "methods" in tree or "base" in tree else TrainSettings, f"recipe '{name}'")
 
 
 def resolve(name: str) -> dict:
     """The keys of a recipe with those of its parents and parts; nothing is checked beyond that."""
+    return settle(_tree(name))
+
+
+def _tree(name: str) -> dict:
+    """The same as it was written, for the settings to read."""
     parts = [name] if _exists(name) else name.split("+")
     tree: dict = {}
+    known: dict[str, dict] = {}
     for part in parts:
-        merge(tree, _read(part, None, ()))
+        merge(tree, _read(part, None, (), known))
     return tree
 
 
 def merge(tree: dict, over: dict) -> dict:
-    """Lay ``over`` on ``tree``, in place: mappings key by key, anything else replaced."""
+    """Lay ``over`` on ``tree``, in place: mappings key by key, anything else replaced; ``over`` stays as it is."""
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(tree.get(key), dict)
-        tree[key] = merge(tree[key], value) if both else value
+        if isinstance(value, dict):
+            below = tree.get(key)
+            tree[key] = merge(below if isinstance(below, dict) else {}, value)
+        else:
+            tree.pop(key, None)  # with it the place where the old one was written
+            tree[key] = value
     return tree
 
 
-def _read(name: str, beside: Path | None, chain: tuple[str, ...]) -> dict:
-    """The resolved tree of one recipe. ``beside``: folder of the file that names it. ``chain``: who asks."""
+def _read(name: str, beside: Path | None, chain: tuple[str, ...], read: dict[str, dict]) -> dict:
+    """The resolved tree of one recipe.
+
+    Args:
+        beside: folder of the file that names it. chain: who asks. read: what was read before; each file is read once.
+    """
     try:
         text, home = _find(name, beside)
     except UserError as error:
@@ -87,32 +104,42 @@ def _read(name: str, beside: Path | None, chain: tuple[str, ...]) -> dict:
     known = str(home) if home else _shipped(name)
     if known in chain:
         raise UserError(f"recipe '{chain[0]}': extends goes in a circle: {' -> '.join((*chain, known))}.")
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"recipe '{name}': expected YAML, found {str(error).splitlines()[0]}.") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"recipe '{name}': expected keys and values, found {type(tree).__name__}.")
-    folder, chain = home.parent if home else None, (*chain, known)
-    if isinstance(tree.get("base"), dict):
-        tree["base"] = _extend(tree["base"], folder, chain)
-    return _extend(tree, folder, chain)
+    if len(chain) > _MOST_PARENTS:
+        raise UserError(f"recipe '{chain[0]}': extends: expected at most {_MOST_PARENTS} recipes in a row, found more.")
+    if known not in read:
+        tree = read_written(text, f"recipe '{plain_text(name)}'")
+        if not isinstance(tree, dict):
+            found = "list" if isinstance(tree, list) else "nothing" if tree.null else "a value"
+            raise UserError(f"recipe '{plain_text(name)}', line 1: expected keys and values, found {found}.")
+        folder, chain = home.parent if home else None, (*chain, known)
+        if isinstance(tree.get("base"), dict):
+            tree["base"] = _extend(tree["base"], folder, chain, read)
+        read[known] = _extend(tree, folder, chain, read)
+    return read[known]
 
 
-def _extend(tree: dict, folder: Path | None, chain: tuple[str, ...]) -> dict:
+def _extend(tree: dict, folder: Path | None, chain: tuple[str, ...], read: dict[str, dict]) -> dict:
     """The tree laid over the parents it names."""
-    parents = tree.pop("extends", [])
+    parents = settle(tree.pop("extends", []))
     parents = [parents] if isinstance(parents, str) else parents
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-        raise UserError(f"recipe '{chain[-1]}': key 'extends': expected a name or a list of names, found {parents!r}.")
+        found = plain_text(repr(parents))
+        raise UserError(f"recipe '{chain[-1]}': key 'extends': expected a name or a list of names, found {found}.")
     whole: dict = {}
     for parent in parents:
-        merge(whole, _read(parent, folder, chain))
+        merge(whole, _read(parent, folder, chain, read))
     return merge(whole, tree)
 
 
 def _exists(name: str) -> bool:
-    return Path(name).expanduser().is_file() or _shipped(name) is not None
+    return _is_file(Path(name)) or _shipped(name) is not None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # too long a name, a null byte, the home of nobody
+        return False
 
 
 def _shipped(name: str) -> str | None:
@@ -123,15 +150,27 @@ def _shipped(name: str) -> str | None:
 
 def _find(name: str, beside: Path | None) -> tuple[str, Path | None]:
     """Text of a recipe and its file, or None for a shipped one."""
-    for path in (beside / name if beside else None, Path(name).expanduser()):
-        if path and path.is_file():
-            return path.read_text(encoding="utf-8"), path.resolve()
+    for path in (beside / name if beside else None, Path(name)):
+        if path and _is_file(path):
+            return _text_of(path.expanduser(), name), path.expanduser().resolve()
     shipped = shipped_recipes()
     if known := _shipped(name):
         return shipped[known], None
+    name = plain_text(name)
     raise UserError(
         f"recipe '{name}': expected a file or a shipped recipe, found neither{did_you_mean(name, shipped)}."
     )
+
+
+def _text_of(path: Path, name: str) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"recipe '{plain_text(name)}', line {line}: expected UTF-8, found the byte 0x{content[error.start]:02x}."
+        ) from None
 
 
 def apply_overrides(tree: dict, overrides: Sequence[str]) -> dict:
@@ -145,49 +184,22 @@ def apply_overrides(tree: dict, overrides: Sequence[str]) -> dict:
     return tree
 
 
-def check(tree: dict, kind: type[Settings], what: str) -> Settings:
-    """The typed settings of a tree, or one sentence about the first thing wrong in it."""
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            near = did_you_mean(str(first["loc"][-1]), _keys_at(kind, first["loc"][:-1]))
-            raise UserError(f"{what}: unknown key '{where}'{near}.") from None
-        raise UserError(f"{what}: key '{where}': {_lower(first['msg'])}, found {first['input']!r}.") from None
-
-
-def _keys_at(kind: type[BaseModel], path: tuple) -> list[str]:
-    for part in path:
-        annotation = kind.model_fields[part].annotation
-        # An optional group of settings is a union of them and None.
-        kind = next((k for k in (annotation, *get_args(annotation)) if hasattr(k, "model_fields")), kind)
-    return list(kind.model_fields)
-
-
-def _lower(message: str) -> str:
-    return message[0].lower() + message[1:]
-
-
 def _set(tree: dict, override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"override '{override}': expected key=value, found no '='.")
-    *path, last = key.split(".")
+    shown = plain_text(key)  # not the value, which may be a secret
+    *path, last = parts = key.split(".")
+    if not equals or not all(parts):
+        found = "a name that is empty" if equals else "no '='"
+        raise UserError(f"override '{shown}': expected key=value, found {found}.")
+    if len(parts) > _MOST_DOTS:
+        raise UserError(f"override '{shown}': expected at most {_MOST_DOTS} names in a key, found {len(parts)}.")
     node: Any = tree
     for part in path:
-        if node.get(part) is None:
+        below = node.get(part)
+        if below is None or (isinstance(below, Written) and below.null):
             node[part] = {}
         node = node[part]
         if not isinstance(node, dict):
-            raise UserError(f"override '{override}': '{part}' holds a value, not keys.")
-    node[last] = _value(text)
-
-
-def _value(text: str) -> Any:
-    """YAML scalar, but 1e-4 is a number as everywhere else in the field."""
-    try:
-        return float(text) if "e" in text.lower() and text[0] in "0123456789.-+" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
-        return text
+            raise UserError(f"override '{shown}': '{plain_text(part)}' holds a value, not keys.")
+    node.pop(last, None)
+    node[last] = Written(text, f"override '{plain_text(key)}'", typed=True)

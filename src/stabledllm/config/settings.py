@@ -2,51 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field, PlainSerializer, field_validator
+
+from stabledllm.config.trainer_keys import TrainerSettings
+from stabledllm.config.twice import refuse_equal_methods, refuse_equal_seeds
+from stabledllm.config.typed import Strict
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every library that draws accepts."""
+Name = Annotated[str, Field(min_length=1)]
+"""Of a folder, a model, a method: text, but never none."""
+_MOST = 1_000_000
+"""Of rows, steps, draws and the like where more could only be a slip of the pen."""
+GivenTrainerSettings = Annotated[
+    TrainerSettings,
+    AfterValidator(lambda checked: checked.model_dump(exclude_unset=True)),
+    PlainSerializer(lambda given: given),
+]
+"""Checked as :class:`TrainerSettings`, kept as a dictionary of what was given."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class ImageSettings(_Strict):
+class ImageSettings(Strict):
     """How captioned pictures become rows; acts where the data are pictures.
 
     ``tokenizer``, ``side`` and ``max_text`` are the model's unless given: what it was trained with, or MMaDA's.
     """
 
-    tokenizer: str | None = None
+    tokenizer: Name | None = None
     """Turns pictures into codes and back: ``tiny-vq`` (shipped), a local folder, or a name on the hub
     (``showlab/magvitv2``)."""
-    side: int | None = Field(None, ge=1)
+    side: int | None = Field(None, ge=1, le=_MOST)
     """Side of the pictures in pixels; the tokenizer's own where the model says none."""
     fit: Literal["crop", "refuse"] = "crop"
     """Pictures of another size: shorter side resized to ``side`` and the middle kept, as MMaDA does (smaller ones are
     bad pictures), or each of them bad."""
     on_bad: Literal["refuse", "drop"] = "refuse"
     """A bad picture (corrupt, without a caption, of a wrong size) ends the work, or is dropped and counted."""
-    max_text: int | None = Field(None, ge=3)
+    max_text: int | None = Field(None, ge=3, le=_MOST)
     """Positions of the caption's part of a row, padding and three special tokens included."""
     caption_dropout: float = Field(0.1, ge=0, le=1)
     """Probability that a row is trained on without its caption, for guidance; drawn anew in every step."""
-    cache: str = "runs/codes"
+    cache: Name = "runs/codes"
     """Folder of the codes made so far."""
 
 
-class DataSettings(_Strict):
+class DataSettings(Strict):
     """Where rows come from and how they are encoded."""
 
-    train: str = "synthetic:hard"
+    train: Name = "synthetic:hard"
     """``synthetic``, ``synthetic:LEVEL``, ``TASK:PATH``, ``TASK`` (its data set on the hub) or ``jsonl:PATH``; see
     ``docs/tasks.md`` for the tasks. ``text:PATH`` to pre-train on. Pictures: ``scenes``, ``text-to-image-2m[:PATH]``,
     ``images:PATH``, ``codes:FOLDER``, see ``docs/images.md``."""
-    validation: str | None = None
+    validation: Name | None = None
     """Rows of the evaluation loss; without it, a share of ``train`` is held out by content."""
     validation_share: float = Field(0.1, gt=0, lt=1)
     """Share of ``train`` held out where ``validation`` is not given and the task has no splits."""
-    test: str | None = None
+    test: Name | None = None
     """Rows whose completions are scored; without it the test split of ``train``, where it has one."""
     train_rows: int | None = Field(None, ge=1)
     """At most this many training rows (the synthetic task makes 4,000 by default)."""
@@ -54,14 +67,14 @@ class DataSettings(_Strict):
     """At most this many rows in the evaluation loss."""
     test_rows: int | None = Field(128, ge=1)
     """At most this many test problems."""
-    max_len: int = Field(1024, ge=2)
+    max_len: int = Field(1024, ge=2, le=_MOST)
     """Longest row in tokens; longer rows are counted and dropped, or refused: never cut."""
     over_length: Literal["drop", "refuse"] = "drop"
     delimiters: list[str] | None = None
     """Answer delimiters for ISAD, matched on the tokenised response; without them those of ``train``'s task."""
     syntax: Literal["html", "markdown", "code"] | None = "code"
     """Which prompt tokens are syntax for SyRM."""
-    pad_response_to: int = Field(1, ge=1)
+    pad_response_to: int = Field(1, ge=1, le=_MOST)
     """Fill responses with supervised end tokens to a multiple of this; 1 supervises one end token."""
     text_fields: list[str] = Field(["text"], min_length=1)
     """Of ``text:PATH.jsonl``: the keys of a line that make its document, in this order."""
@@ -71,29 +84,29 @@ class DataSettings(_Strict):
     """One row per assistant turn of ``messages`` instead of the last turn only."""
     system_prompt: str | None = None
     """Stands before every conversation, in training and evaluation."""
-    few_shot: int = Field(0, ge=0)
+    few_shot: int = Field(0, ge=0, le=_MOST)
     """Worked examples from the training split before every question, in training and evaluation; never itself."""
     annotations: Literal["keep", "remove"] = "keep"
     """GSM8K's calculator annotations ``<<48/2=24>>`` in the responses."""
     table: Literal["markdown", "html"] = "markdown"
     """How HiTab's tables are written."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the synthetic task, the held-out share and the choice of worked examples; not of the training order."""
     image: ImageSettings = ImageSettings()
 
 
-class MethodSettings(_Strict):
+class MethodSettings(Strict):
     """Settings of the parts of a method; each acts only where its part is named."""
 
-    strata: int | None = Field(None, ge=1)
+    strata: int | None = Field(None, ge=1, le=_MOST)
     clip_low: float = 0.3
     clip_high: float = 0.8
     isad_delta: float = 0.2
     mirror_below: float = 1.0
-    ema_bins: int = Field(10, ge=2)
+    ema_bins: int = Field(10, ge=2, le=_MOST)
 
 
-class ObjectiveSettings(_Strict):
+class ObjectiveSettings(Strict):
     """What is minimised."""
 
     weighting: Literal["elbo", "unweighted", "power", "cosine"] = "elbo"
@@ -105,7 +118,7 @@ class ObjectiveSettings(_Strict):
     eps: float = Field(1e-3, ge=0, lt=1)
 
 
-class PPOTSSettings(_Strict):
+class PPOTSSettings(Strict):
     """The probe and the fit of p(t).
 
     The paper's probe is a grid of 15 rows x 70 rates x 15 masks, 15,750 forwards. Many rows with few masks find p* at
@@ -114,11 +127,11 @@ class PPOTSSettings(_Strict):
 
     design: Literal["grid", "stratified"] = "stratified"
     """``stratified``: each row at rates of its own, one per cell of t; ``grid``: all rows at the cells' midpoints."""
-    rows: int = Field(112, ge=2)
-    rates: int = Field(8, ge=4)
+    rows: int = Field(112, ge=2, le=_MOST)
+    rates: int = Field(8, ge=4, le=_MOST)
     """Equal cells of t; the lowest is split further (into 7 of them for 8, so that there are 14 cells)."""
-    masks: int = Field(2, ge=2)
-    starts: int = Field(20, ge=1)
+    masks: int = Field(2, ge=2, le=_MOST)
+    starts: int = Field(20, ge=1, le=_MOST)
     family: Literal["epr", "tabulated"] = "epr"
     uniform_share: float = Field(0.05, ge=0, le=1)
     """Defensive mixture: bounds every weight by 1 / uniform_share."""
@@ -126,27 +139,27 @@ class PPOTSSettings(_Strict):
     """For ``ppots-head``: measure the whole gradient as well, and record how well the output layer stands for it."""
 
 
-class AdaptiveSettings(_Strict):
+class AdaptiveSettings(Strict):
     """P-POTS that follows the training losses (methods with ``adaptive``)."""
 
-    every: int = Field(25, ge=1)
+    every: int = Field(25, ge=1, le=_MOST)
     """Optimizer steps between refits of p(t)."""
     half_life: float = Field(100.0, gt=0)
     """Optimizer steps after which a loss counts half."""
-    rates: int = Field(12, ge=2)
+    rates: int = Field(12, ge=2, le=_MOST)
     """Equal cells of t whose second moments are kept; the lowest is split further."""
     uniform_share: float = Field(0.05, ge=0, le=1)
     """Defensive mixture: bounds every weight by 1 / uniform_share."""
 
 
-class DecodingSettings(_Strict):
+class DecodingSettings(Strict):
     """LLaDA's low-confidence decoding, greedy, unless told otherwise; part of every result."""
 
-    length: int = Field(128, ge=1)
+    length: int = Field(128, ge=1, le=_MOST)
     """New tokens."""
-    steps: int = Field(128, ge=1)
+    steps: int = Field(128, ge=1, le=_MOST)
     """Model calls in all."""
-    block: int = Field(32, ge=1)
+    block: int = Field(32, ge=1, le=_MOST)
     """Tokens of a semi-autoregressive block; ``length`` for none, as Dream decodes."""
     order: Literal["confidence", "margin", "entropy", "random"] = "confidence"
     """Which masked positions are decided first."""
@@ -163,27 +176,27 @@ class DecodingSettings(_Strict):
     cache: Literal["none", "prefix", "dual"] = "none"
     """Keep keys and values within a block: of all before it, or of all around it. Approximate, but ``prefix`` for
     models trained in blocks."""
-    seed: int = 0
+    seed: Seed = 0
     """Of what is drawn at random while decoding."""
 
 
-class ImageDecodingSettings(_Strict):
+class ImageDecodingSettings(Strict):
     """How pictures are drawn: MaskGIT's decoding as MMaDA does it; part of every result."""
 
-    steps: int = Field(18, ge=1)
+    steps: int = Field(18, ge=1, le=_MOST)
     """Model calls."""
     guidance: float = Field(3.5, ge=0)
     """Classifier-free guidance; doubles the forward rows."""
     temperature: float = Field(1.0, ge=0)
     """Of the noise in which tokens are kept; it falls with the steps."""
-    seed: int = 0
+    seed: Seed = 0
     """The same for every model and training seed, so that their pictures are paired."""
 
 
-class LoRASettings(_Strict):
+class LoRASettings(Strict):
     """Low-rank adapters beside frozen weights; the run saves the adapter alone."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(16, ge=1, le=_MOST)
     alpha: float = Field(32.0, gt=0)
     """What the adapters add is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -192,25 +205,25 @@ class LoRASettings(_Strict):
     """Names of the adapted layers, or their ends; ``all-linear``: every linear layer but the output layer."""
     modules_to_save: list[str] = []
     """Modules trained whole and saved with the adapter, such as the output layer."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the adapters' first values; the same for every seed of an experiment, as a base's weights are."""
 
 
-class ModelSettings(_Strict):
+class ModelSettings(Strict):
     """Which model, and how it is loaded."""
 
-    model: str = "tiny"
+    model: Name = "tiny"
     """``tiny``, a local folder, or a name on the hub; random weights: ``new:tiny``, ``new:FOLDER`` (config.json and
     tokenizer)."""
-    init_seed: int | None = None
+    init_seed: Seed | None = None
     """Of a new model's weights, 0 unless given; the same for every seed of an experiment."""
-    family: str = "auto"
+    family: Name = "auto"
     """``llada``, ``dream``, ``mmada``, ``mlm``, ``arm``; ``auto``: what the model's config.json says."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights; mixed precision over float32 weights is ``trainer.bf16``."""
-    attention: str = "sdpa"
+    attention: Name = "sdpa"
     """Back end: ``sdpa``, ``eager`` or ``flash_attention_2``."""
-    end_token: str | None = None
+    end_token: Name | None = None
     """Ends a response; without it the token that closes an assistant's turn in the model's chat template."""
     trust_remote_code: bool = False
     """Run code that lies beside the weights; needed only for models of no native family."""
@@ -231,77 +244,87 @@ class TrainSettings(ModelSettings):
     """Views of a row (MIRROR's two) in one forward and backward; without it all. Less memory, the same result.
     ``auto``: as many as the memory estimate says fit the device."""
     data: DataSettings = DataSettings()
-    method: str = "standard"
+    method: Name = "standard"
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     ppots: PPOTSSettings = PPOTSSettings()
     adaptive: AdaptiveSettings = AdaptiveSettings()
-    p_of_t: str | None = None
+    p_of_t: Name | None = None
     """A density fitted before (``stabledllm fit``); without it P-POTS probes before training, ``adaptive`` starts
     from uniform t."""
-    block_size: int | None = Field(None, ge=1)
+    block_size: int | None = Field(None, ge=1, le=_MOST)
     """Block diffusion: response tokens of a block, each with a t and a maskable set of its own, predicted from the
     clean blocks before it; without it the whole response is one."""
     batch: int = Field(32, ge=1)
     """Rows per optimizer step, over all devices and accumulation."""
     micro_batch: int | None = Field(None, ge=1)
     """Rows per device and forward; must divide ``batch``. Without it the whole share of the device."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, le=10**9)
     """Optimizer steps; without it ``epochs`` counts."""
     epochs: float = Field(5.0, gt=0)
     eval_every: int | None = Field(None, ge=1)
     """Steps between evaluation losses; without it only at the end."""
-    eval_draws: int = Field(4, ge=1)
+    eval_draws: int = Field(4, ge=1, le=_MOST)
     """Masked copies of each validation row in the evaluation loss."""
     save_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; without it only at the end."""
     log_every: int = Field(10, ge=1)
-    trainer: dict[str, Any] = {}
+    trainer: GivenTrainerSettings = {}  # type: ignore[assignment]
     """Anything else that transformers' TrainingArguments take, by their names."""
     decoding: DecodingSettings = DecodingSettings()
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
-    clip: str | None = None
+    clip: Name | None = None
     """Scores drawn pictures: a CLIP model's folder or name on the hub; without it only the scenes' own judge does."""
-    generate_batch: int = Field(32, ge=1)
+    generate_batch: int = Field(32, ge=1, le=_MOST)
     """Prompts decoded together."""
-    seed: int = 42
+    seed: Seed = 42
     """Of the noise and the order of the training rows."""
-    order_seed: int | None = None
+    order_seed: Seed | None = None
     """Of the order of the training rows alone; without it ``seed``. Fixed, it leaves only the noise to vary."""
     allow_changed: list[str] = []
     """Keys under which the run in ``out`` goes on from its last checkpoint with another value than so far, such as
     ``steps`` or ``trainer.learning_rate``; any other difference is refused."""
-    out: str = "runs/train"
+    out: Name = "runs/train"
 
 
-class ExperimentSettings(_Strict):
+class ExperimentSettings(Strict):
     """Methods x seeds, each an own training run."""
 
     base: TrainSettings = TrainSettings()
     """The run that every method and seed varies."""
     methods: list[str] = Field(["standard", "ppots", "mirror", "ppots+mirror"], min_length=1)
-    seeds: list[int] = Field([42, 731, 20231], min_length=1)
+    seeds: list[Seed] = Field([42, 731, 20231], min_length=1)
     equal: Literal["compute", "steps"] = "compute"
     """``compute``: Standard's forward passes for every method to within one step, under ``epochs`` too: rows a step by
     the method's mean cost (half for 2 views), steps by what it will draw. ``steps``: the same rows and steps, as in the
     paper, whatever they cost."""
     baselines: list[str] = ["standard", "clipped"]
     """Methods whose best run a method's worst run is compared with."""
-    out: str = "runs/experiment"
+    out: Name = "runs/experiment"
+
+    @field_validator("methods", "baselines")
+    @classmethod
+    def _methods_once(cls, methods: list[str]) -> list[str]:
+        return refuse_equal_methods(methods)
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_once(cls, seeds: list[int]) -> list[int]:
+        return refuse_equal_seeds(seeds)
 
 
-class GradientSettings(_Strict):
+class GradientSettings(Strict):
     """How the gradient's noise is measured."""
 
-    rows: int = Field(384, ge=4)
+    rows: int = Field(384, ge=4, le=_MOST)
     """Rows behind A, B, C and every single-view method."""
-    view_rows: int = Field(16, ge=4)
+    view_rows: int = Field(16, ge=4, le=_MOST)
     """Rows behind each method of several views or with a masker of its own."""
-    rates: int = Field(4, ge=2)
+    rates: int = Field(4, ge=2, le=_MOST)
     """Equal cells of t; the lowest is split further."""
-    masks: int = Field(2, ge=2)
+    masks: int = Field(2, ge=2, le=_MOST)
     """Masks per row and cell; up to three times as many where t is small."""
-    steps: int = Field(16, ge=4)
+    steps: int = Field(16, ge=4, le=_MOST)
     """Training steps drawn for each method: raw, clipped, and as Adam's update."""
     clip: float = Field(1.0, gt=0)
     """Norm to which the optimizer's gradients are clipped."""
@@ -317,11 +340,11 @@ class DecomposeSettings(ModelSettings):
     data: DataSettings = DataSettings()
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
-    rows: int = Field(48, ge=2)
+    rows: int = Field(48, ge=2, le=_MOST)
     """Rows of the nested design."""
-    rates: int = Field(12, ge=2)
+    rates: int = Field(12, ge=2, le=_MOST)
     """Rates per row of the nested design."""
-    masks: int = Field(3, ge=2)
+    masks: int = Field(3, ge=2, le=_MOST)
     """Masks per rate of the nested design."""
     design: Literal["cells", "iid"] = "cells"
     """``cells``: one rate in each cell of t, which tames the tail near t = 0; ``iid``: the plain nested design."""
@@ -342,35 +365,35 @@ class DecomposeSettings(ModelSettings):
         "clipped",
     ]
     """Methods to compare; Standard is always among them."""
-    forwards: int = Field(32, ge=2)
+    forwards: int = Field(32, ge=2, le=_MOST)
     """Forward passes of a training step: what methods are given equally."""
-    steps: int = Field(48, ge=4)
+    steps: int = Field(48, ge=4, le=_MOST)
     """Training steps drawn to measure each method's variance."""
     gradient: bool = False
     """Measure the gradient's noise as well."""
     grad: GradientSettings = GradientSettings()
-    seed: int = 0
-    out: str = "runs/decompose"
+    seed: Seed = 0
+    out: Name = "runs/decompose"
 
 
 class EvalSettings(ModelSettings):
     """``stabledllm eval``: one model on test rows, and what it was tuned from beside it."""
 
-    base: str | None = None
+    base: Name | None = None
     """Of an adapter: its base model, where it is not where it was."""
-    beside: str = "auto"
+    beside: Name = "auto"
     """The untuned model: its name, or the folder of its evaluation; ``auto``: an adapter's base, or the model that a
     run started from; ``none``."""
     data: DataSettings = DataSettings()
     """The rows are those of ``data.test``, without it of ``data.train``: their test split, where they have splits."""
-    rows: int = Field(128, ge=1)
+    rows: int = Field(128, ge=1, le=_MOST)
     """At most this many problems."""
-    draws: int = Field(4, ge=1)
+    draws: int = Field(4, ge=1, le=_MOST)
     """Masked copies of each row in the NLL."""
     decoding: DecodingSettings = DecodingSettings(length=64, steps=64, block=8)
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
-    clip: str | None = None
+    clip: Name | None = None
     """Scores drawn pictures: a CLIP model's folder or name on the hub."""
-    generate_batch: int = Field(32, ge=1)
+    generate_batch: int = Field(32, ge=1, le=_MOST)
     """Prompts decoded together; no result depends on it."""
-    out: str = "runs/eval"
+    out: Name = "runs/eval"

@@ -13,6 +13,7 @@ import torch
 from accelerate.state import PartialState
 
 from stabledllm.errors import UserError
+from stabledllm.lone_process import refuse_lone_process
 
 T = TypeVar("T")
 # A rank waits for the slowest share: decoding is long, and no time after which a healthy one must have answered.
@@ -40,6 +41,7 @@ class Ranks:
         Raises:
             UserError: ranks that do not see each other: each would evaluate everything.
         """
+        refuse_lone_process()
         several = int(os.environ.get("WORLD_SIZE", "1"))
         patience = {"timeout": _PATIENCE} if several > 1 else {}
         state = PartialState(cpu=cpu or not torch.accelerator.is_available(), **patience)

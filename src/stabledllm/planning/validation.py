@@ -14,7 +14,7 @@ from stabledllm.experiment.budget import rows_per_step
 from stabledllm.models.shapes import Shape, known_shape
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import AUTOREGRESSIVE
-from stabledllm.training.run import training_arguments
+from stabledllm.training.arguments import training_arguments
 
 
 def validate(settings: TrainSettings | ExperimentSettings) -> str:
@@ -23,16 +23,39 @@ def validate(settings: TrainSettings | ExperimentSettings) -> str:
     Raises:
         UserError: the first thing wrong with it.
     """
+    for run in runs_of(settings):
+        validate_run(run)
     if isinstance(settings, TrainSettings):
-        validate_run(settings)
         return f"a training run of {settings.model} with method {settings.method}"
-    for name in settings.methods:
-        validate_run(settings.base.model_copy(update={"method": name, "batch": rows_per_step(name, settings)}))
     return f"an experiment of {len(settings.methods)} methods x {len(settings.seeds)} seeds with {settings.base.model}"
 
 
+def runs_of(settings: TrainSettings | ExperimentSettings) -> list[TrainSettings]:
+    """One run of every method.
+
+    Raises:
+        UserError: a method that is unknown, or whose views do not divide the batch.
+    """
+    if isinstance(settings, TrainSettings):
+        return [settings]
+    return [
+        settings.base.model_copy(update={"method": name, "batch": rows_per_step(name, settings)})
+        for name in settings.methods
+    ]
+
+
 def validate_run(settings: TrainSettings) -> None:
-    """Check one run's method, objective, decoding, data, batch, trainer keys and family.
+    """Check one run as :func:`check_run` does, its batch and its trainer keys, on a machine without a device.
+
+    Raises:
+        UserError: the first thing wrong.
+    """
+    check_run(settings)
+    training_arguments(settings, without_device=True)
+
+
+def check_run(settings: TrainSettings) -> None:
+    """Check one run's method, objective, decoding, data and family; joins no process group, so any rank may call it.
 
     Raises:
         UserError: the first thing wrong.
@@ -58,7 +81,6 @@ def validate_run(settings: TrainSettings) -> None:
         raise UserError(f"key 'quantised': expected 'lora' beside it, found a run that trains all of {settings.model}.")
     if settings.lora and shape:
         shape.targets(settings.lora.target_modules)
-    training_arguments(settings, without_device=True)
 
 
 def check_family(settings: TrainSettings, shape: Shape | None) -> None:

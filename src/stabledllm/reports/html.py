@@ -13,12 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from stabledllm.plain_text import plain_text
 from stabledllm.reports import figures, run_tables, style, tables
 from stabledllm.reports.pictures import side_by_side
 from stabledllm.reports.published import published_table
 from stabledllm.reports.stored import Stored, array, finished_planned, gather, noise_of, run_metrics
 from stabledllm.reports.style import label
 from stabledllm.reports.summary import summarise
+from stabledllm.secrets import hidden
 
 NAME = "report.html"
 
@@ -48,9 +50,15 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=_shown,
     )
     environment.filters["unbroken"] = unbroken
     return environment
+
+
+def _shown(value: object) -> object:
+    """Text of the results without control characters, which no page should hold."""
+    return plain_text(value, longest=None, keep="\n\t") if type(value) is str else value
 
 
 def render(stored: Stored) -> str:
@@ -144,7 +152,7 @@ def _origin(stored: Stored, path: Path, data: dict) -> dict:
         "file": str(path.relative_to(stored.folder)),
         "facts": [(key, data[key]) for key in keys if isinstance(data.get(key), str | int | float)],
         "versions": data.get("versions") or {},
-        "config": json.dumps(data.get("config") or {}, indent=2, ensure_ascii=False, sort_keys=True),
+        "config": json.dumps(hidden(data.get("config") or {}), indent=2, ensure_ascii=False, sort_keys=True),
     }
 
 

@@ -5,16 +5,25 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
 from PIL import Image
 
 from stabledllm.errors import UserError
+from stabledllm.plain_text import plain_text
 from stabledllm.reports.stored import number, run_methods
 from stabledllm.reports.style import label
 
 LINES = "pictures.jsonl"
-_CAPTIONS, _SIDE = 12, 256
+_CAPTIONS, _SIDE, _NAME = 12, 256, 1000
+_BYTES, _PIXELS = 50_000_000, 64_000_000
+"""Of a stored picture at most."""
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, zlib.error, struct.error)
+_BROKEN += (TypeError, Image.DecompressionBombError)
+"""What PIL raises about files that are no pictures."""
 
 
 def side_by_side(folder: Path, results: dict) -> list[dict]:
@@ -33,8 +42,11 @@ def side_by_side(folder: Path, results: dict) -> list[dict]:
         found = {name: place for name, place in places.items() if (place / LINES).is_file()}
         if not found.keys() - {"untuned model"}:
             continue
-        columns = [_read(place) for place in found.values()]
+        columns = [_read(place, folder) for place in found.values()]
         captions = [line["caption"] for line in columns[0][:_CAPTIONS]]
+        for place, lines in zip(found.values(), columns, strict=True):
+            if len(lines) < len(captions):
+                raise UserError(f"{place / LINES}: expected {len(captions)} pictures or more, found {len(lines)}.")
         rows = [
             {"caption": caption, "cells": [_cell(lines[i]) for lines in columns]} for i, caption in enumerate(captions)
         ]
@@ -42,14 +54,34 @@ def side_by_side(folder: Path, results: dict) -> list[dict]:
     return tables
 
 
-def _read(place: Path) -> list[dict]:
-    """The lines of a run, with the place of each picture's file."""
+def _read(place: Path, folder: Path) -> list[dict]:
+    """The lines of a run, with the place of each picture's file; nothing outside the experiment's folder is read."""
     path = place / LINES
+    if not _below(path, folder):
+        raise UserError(f"{path}: expected a file below {folder}, found a way out of it.")
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [line | {"picture": place / line["picture"], "caption": line["caption"]} for line in lines]
-    except (ValueError, KeyError, TypeError):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        pictures = [(str(line["caption"]), line["picture"]) for line in lines]
+        if not all(isinstance(picture, str) for _, picture in pictures):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: expected lines with 'caption' and 'picture', found something broken.") from None
+    for number_of_line, (_, picture) in enumerate(pictures, 1):
+        if len(picture) > _NAME or not _below(place / picture, place):
+            found = plain_text(picture)
+            raise UserError(f"{path}:{number_of_line}: expected a picture below {place}, found '{found}'.")
+    return [
+        line | {"picture": place / picture, "caption": caption}
+        for line, (caption, picture) in zip(lines, pictures, strict=True)
+    ]
+
+
+def _below(path: Path, folder: Path) -> bool:
+    """Whether a path stays in a folder, its links followed."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, links in a circle
+        return False
 
 
 def _cell(line: dict) -> dict:
@@ -59,13 +91,23 @@ def _cell(line: dict) -> dict:
 
 
 def _thumbnail(path: Path) -> str:
-    """The picture as a data URI, at most 256 pixels wide; the page enlarges small ones."""
+    """The picture as a data URI, at most 256 pixels wide; the page enlarges small ones.
+
+    What goes into the page was decoded as PNG or JPEG and encoded anew: no other file's bytes can be in it.
+    """
     try:
-        with Image.open(path) as image:
-            image.load()
+        if not path.is_file():  # a device or a pipe would never end
+            raise OSError("no file")
+        if path.stat().st_size > _BYTES:
+            raise OSError(f"more than {_BYTES:,} bytes")
+        with warnings.catch_warnings(), Image.open(path, formats=("PNG", "JPEG")) as image:
+            warnings.simplefilter("ignore")
+            if image.width * image.height > _PIXELS:
+                raise OSError(f"more than {_PIXELS:,} pixels")
             image.thumbnail((_SIDE, _SIDE))
             buffer = io.BytesIO()
-            image.save(buffer, "PNG")
-    except OSError as error:
-        raise UserError(f"{path}: expected a stored picture, found {' '.join(str(error).split())}.") from None
+            image.convert("RGB").save(buffer, "PNG")
+    except _BROKEN as error:
+        said = " ".join(str(error).replace(str(path), "it").split())
+        raise UserError(f"{path}: expected a stored picture, PNG or JPEG, found {said}.") from None
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback
 
 from stabledllm.config.build import build_adaptive, build_decoding, build_method, build_model, build_objective
 from stabledllm.config.settings import TrainSettings
@@ -17,20 +16,17 @@ from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.pictures import are_pictures, settled
 from stabledllm.data.rows import maskable_sizes, require_marks
 from stabledllm.decoding import left_to_right
-from stabledllm.errors import Diverged, UserError, did_you_mean
+from stabledllm.errors import Diverged, UserError
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.density import FittedDensity
+from stabledllm.training.arguments import DEFAULTS, refuse_without_recomputing, training_arguments
 from stabledllm.training.checkpoints import DENSITY, last_whole
 from stabledllm.training.density import obtain_density
-from stabledllm.training.devices import (
-    is_main_process,
-    refuse_silent_changes,
-    told_in_a_sentence,
-)
+from stabledllm.training.devices import is_main_process
 from stabledllm.training.diverged import end_diverged, refuse_to_repeat, save_if_finite
 from stabledllm.training.earlier import (
     MODEL,
@@ -49,10 +45,6 @@ from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
 
-# What differs from TrainingArguments' defaults: the paper's recipe, no logging back end unless asked for, and no search
-# for unused parameters under DDP (a step without a masked token uses them all the same).
-_PAPER = {"learning_rate": 5e-5, "weight_decay": 0.1, "lr_scheduler_type": "linear", "report_to": "none"}
-_PAPER |= {"ddp_find_unused_parameters": False}
 Say = Callable[[str], None]
 ReadData = Callable[[Any], DataBundle]
 """Gives the data for a tokenizer, for those who keep them over several runs."""
@@ -83,7 +75,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
         if not isinstance(data, DataBundle):
             chosen = choose(settings.data)
         digests = chosen.digests if chosen else data.digests
-        start = find_start(out, with_content(identity, digests), settings.allow_changed, _PAPER, say)
+        start = find_start(out, with_content(identity, digests), settings.allow_changed, DEFAULTS, say)
     if start.finished:
         refuse_to_repeat(out, start.finished)
         say(f"{out}: already finished")
@@ -99,6 +91,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     checkpoint = start.checkpoint
     if checkpoint:
         say(f"resuming from {checkpoint.folder}")
+    training_arguments(settings)  # what they refuse is refused before anything is loaded
     refuse_too_large(settings, longest=1)
     loaded = build_model(settings)
     loaded.check_method(method)
@@ -147,7 +140,7 @@ def _nothing() -> None:
 
 def run_identity(settings: TrainSettings, method: Method) -> dict:
     """What decides which numbers are drawn and what is minimised; the split over devices is not in it."""
-    return identity_of(settings, method, _PAPER)
+    return identity_of(settings, method, DEFAULTS)
 
 
 def _caption_dropout(settings: TrainSettings) -> float | None:
@@ -183,6 +176,7 @@ def build_trainer(
     method = build_method(settings.method, settings.method_options)
     require_marks(data.train, method)
     arguments = training_arguments(settings)
+    refuse_without_recomputing(arguments, loaded)
     out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p or (method.adaptive and settings.p_of_t):
@@ -220,83 +214,7 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
+    if not settings.trainer.get("disable_tqdm"):
+        trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
     trainer.add_callback(ProgressFile(out / PROGRESS))
     return trainer, density
-
-
-def training_arguments(settings: TrainSettings, *, without_device: bool = False) -> TrainingArguments:
-    """transformers' arguments; ``settings.trainer`` overrides what is not fixed by our own keys.
-
-    Args:
-        without_device: only to check them: bf16 is accepted on a machine that has no device for it.
-
-    Raises:
-        UserError: an unknown name, one that a key of ours sets, a value that is refused, or a batch that does not
-            divide.
-    """
-    known = TrainingArguments.__dataclass_fields__
-    for name in settings.trainer:
-        if name not in known:
-            raise UserError(f"key 'trainer.{name}': unknown to TrainingArguments{did_you_mean(name, known)}.")
-    ours = {
-        "output_dir": settings.out,
-        "seed": settings.seed,
-        "max_steps": settings.steps or -1,
-        "num_train_epochs": settings.epochs,
-        "logging_steps": settings.log_every,
-        "eval_strategy": "steps" if settings.eval_every else "no",
-        "eval_steps": settings.eval_every,
-        "save_strategy": "steps" if settings.save_every else "no",
-        "save_steps": settings.save_every or 500,
-        "restore_callback_states_from_checkpoint": True,
-        "remove_unused_columns": False,
-    }
-    for name in settings.trainer:
-        if name in ours or name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-            raise UserError(f"key 'trainer.{name}': set by the recipe's own keys (steps, batch, seed, out, ...).")
-    # Without it transformers overlooks that it is one of several processes where there is no accelerator.
-    place = {"use_cpu": True} if not torch.accelerator.is_available() else {}
-    kept = {name: settings.trainer[name] for name in ("use_cpu", "ddp_backend") if name in settings.trainer}
-    with told_in_a_sentence("launch configuration"):
-        ranks = TrainingArguments(output_dir=settings.out, report_to="none", **(place | kept)).world_size
-    micro = settings.micro_batch or settings.batch // ranks
-    if not micro or settings.batch % (micro * ranks):
-        raise UserError(
-            f"key 'batch': expected a multiple of micro_batch x devices = {micro} x {ranks}, found {settings.batch}."
-        )
-    sizes = {
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": settings.batch // (micro * ranks),
-    }
-    pinned = {"dataloader_pin_memory": torch.cuda.is_available()}
-    device = {"use_cpu": True} if without_device else {}
-    trainer = _renamed(settings.trainer, known)
-    with told_in_a_sentence("key 'trainer'"):
-        arguments = TrainingArguments(**(_PAPER | pinned | place | trainer | ours | sizes | device))
-        if not without_device:
-            MDMTrainer.get_optimizer_cls_and_kwargs(arguments)
-    _check_schedule(settings, arguments)
-    if not without_device:
-        refuse_silent_changes(arguments)
-    return arguments
-
-
-def _check_schedule(settings: TrainSettings, arguments: TrainingArguments) -> None:
-    """transformers takes a warm-up and a decay that do not fit the run, and then never reaches the rate asked for."""
-    if settings.steps is None or arguments.lr_scheduler_type != "warmup_stable_decay":
-        return
-    decay = (arguments.lr_scheduler_kwargs or {}).get("num_decay_steps")
-    warm = arguments.get_warmup_steps(settings.steps)
-    if decay is None or warm + decay > settings.steps:
-        raise UserError(
-            f"key 'trainer.lr_scheduler_kwargs.num_decay_steps': expected a decay that fits the run's {settings.steps} "
-            f"steps behind {warm} of warm-up, found {decay}."
-        )
-
-
-def _renamed(trainer: dict, known: Container[str]) -> dict:
-    """``gradient_checkpointing`` under the name that this version of transformers has for it."""
-    old, new = "gradient_checkpointing", "activation_checkpointing"
-    rename = {name: name.replace(old, new) for name in trainer if name.replace(old, new) in known}
-    return {rename.get(name, name): value for name, value in trainer.items()}

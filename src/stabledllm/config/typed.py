@@ -1,0 +1,160 @@
+"""A value as its key means it: text as typed, numbers in every usual form, ``true`` or ``false``, ``null``.
+
+The same for a recipe and for an override. Whole numbers may be written ``1e3`` or ``1_000``; ``010`` is ten; ``yes``,
+``on`` and ``1`` are no booleans; ``null`` is None where a key may be left out, and text elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from stabledllm.config.written import Written, read_written, settle
+from stabledllm.errors import UserError, did_you_mean
+
+_NUMBER = re.compile(r"[-+]?(\.\d[\d_]*|\d[\d_]*(\.[\d_]*)?)([eE][-+]?\d+)?", re.ASCII)
+_DIGITS = 400
+"""Characters of a number at most."""
+_LARGEST = 2**63
+_HASH = "\ue023"
+"""In the place of ``#`` while YAML reads what was typed."""
+_LISTED = 8
+"""Names at most that a refusal lists before it names the nearest."""
+
+
+class Strict(BaseModel):
+    """A group of settings: no unknown key, no value of another kind, every number finite."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, strict=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        return as_meant(value, cls.model_fields[info.field_name].annotation)
+
+
+def as_meant(value: Any, annotation: Any) -> Any:
+    """What was written for a key of this type; anything else than :class:`Written` stays what it is.
+
+    Raises:
+        PydanticCustomError: it cannot be read as that type.
+    """
+    arms = _arms(annotation)
+    if isinstance(value, Written):
+        return _scalar(value, arms)
+    if isinstance(value, list):
+        items = next((get_args(arm) for arm in arms if get_origin(arm) is list), ())
+        return [as_meant(one, *items) for one in value] if items else _settled(value)
+    if isinstance(value, dict) and any(get_origin(arm) is dict for arm in arms):
+        return _settled(value)
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        raise _expected("a whole number below 2^63")
+    return value
+
+
+def _arms(annotation: Any) -> list[Any]:
+    """The types that a union allows, without what Annotated adds to them."""
+    if get_origin(annotation) is Annotated:
+        return _arms(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [arm for one in get_args(annotation) for arm in _arms(one)]
+    return [annotation]
+
+
+def _scalar(value: Written, arms: list[Any]) -> Any:
+    text = str(value)
+    if NoneType in arms and (
+        text == "null" if value.typed and str in arms else value.null and (text or not value.typed)
+    ):
+        return None
+    names = [name for arm in arms if get_origin(arm) is Literal for name in get_args(arm) if isinstance(name, str)]
+    if text in names:
+        return text
+    structured = [arm for arm in arms if get_origin(arm) in (list, dict) or _is_group(arm)]
+    if value.typed and structured and text[:1] in ("[", "{"):
+        return _parsed(value, structured)
+    if str in arms and not (value.null and not value.typed):
+        return text
+    if bool in arms and text in ("true", "True", "TRUE", "false", "False", "FALSE"):
+        return text[0] in "tT"
+    if (int in arms or float in arms) and (number := _number(text, float in arms)) is not None:
+        return number
+    if Any in arms:
+        return _settled(value)
+    raise _expected(_in_words(arms, names, text))
+
+
+def _is_group(arm: Any) -> bool:
+    return isinstance(arm, type) and issubclass(arm, BaseModel)
+
+
+def _parsed(value: Written, arms: list[Any]) -> Any:
+    """A list or a mapping of the command line; the groups of settings read theirs themselves.
+
+    There is no comment on a command line: there ``#`` is text.
+    """
+    try:
+        found = _with_hashes(read_written(str(value).replace("#", _HASH), value.place))
+    except UserError as error:
+        raise PydanticCustomError("as_meant", "{said}", {"said": str(error).rstrip(".")}) from None
+    if isinstance(found, Written):
+        raise _expected(_in_words(arms, [], str(value)))
+    return found if isinstance(found, dict) and any(map(_is_group, arms)) else as_meant(found, Union[tuple(arms)])  # noqa: UP007
+
+
+def _with_hashes(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {_with_hashes(key): _with_hashes(one) for key, one in found.items()}
+    if isinstance(found, list):
+        return [_with_hashes(one) for one in found]
+    return Written(found.replace(_HASH, "#"), found.place, quoted=found.quoted)
+
+
+def _settled(value: Any) -> Any:
+    try:
+        return settle(value)
+    except ValueError:
+        raise _expected("numbers of fewer digits") from None
+
+
+def _number(text: str, fraction: bool) -> int | float | None:
+    """The finite number, whole unless ``fraction``; None for what is none."""
+    if len(text) > _DIGITS:
+        raise _expected(f"a number of at most {_DIGITS} characters")
+    if re.fullmatch(r"0x[0-9a-fA-F]+|0o[0-7]+", text):
+        found = int(text, 0)
+    elif not _NUMBER.fullmatch(text):
+        return None
+    else:
+        bare = text.replace("_", "")
+        found = int(bare) if re.fullmatch(r"[-+]?\d+", bare) and not fraction else float(bare)
+    if isinstance(found, float) and not math.isfinite(found):
+        return None
+    if fraction:
+        return float(found) if found < _LARGEST or isinstance(found, float) else None
+    if not -_LARGEST < found < _LARGEST:
+        raise _expected("a whole number below 2^63")
+    return int(found) if found == int(found) else None
+
+
+def _expected(what: str) -> PydanticCustomError:
+    return PydanticCustomError("as_meant", "expected {what}", {"what": what})
+
+
+def _in_words(arms: list[Any], names: list[str], found: str) -> str:
+    words = []
+    if len(names) > _LISTED:
+        words.append(f"one of {len(names)} names{did_you_mean(found, names)}")
+    elif names:
+        words.append(f"one of {', '.join(map(str, names))}" if len(names) > 1 else f"'{names[0]}'")
+    kinds = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+    words += [kinds[kind] for kind in (bool, int, float, str) if kind in arms and not (kind is int and float in arms)]
+    words += ["a list such as [a, b]"] if any(get_origin(arm) is list for arm in arms) else []
+    words += ["keys and values"] if any(get_origin(arm) is dict or _is_group(arm) for arm in arms) else []
+    words += ["null"] if NoneType in arms else []
+    return " or ".join(words)

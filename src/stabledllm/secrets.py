@@ -1,0 +1,58 @@
+"""Secrets are kept out of what is written and shown: tokens, keys and passwords among settings, logins in addresses."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+HIDDEN = "(hidden)"
+_WORDS = {"key", "apikey", "secret", "secrets", "password", "passwd", "passphrase", "pwd", "credential", "credentials"}
+_TEXT_TOKENS = {
+    "end", "eos", "bos", "pad", "mask", "unk", "sep", "cls", "image", "video", "audio", "boi", "eoi", "soi", "start",
+    "stop", "begin", "class", "special", "next", "first", "last", "prefix", "suffix", "middle", "system", "user",
+    "assistant", "delimiter",
+}  # fmt: skip
+"""What stands before ``_token`` in the names of tokens of text, which are no secrets."""
+_SHAPES = re.compile(
+    r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|sk-[\w-]{16,}"
+    r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+|[Bb]earer +[\w.~+/=-]{8,})"
+)
+_LOGIN = re.compile(r"(?<=://)[^/\s@?#]+@")
+_ASSIGNED = re.compile(r"(?<![\w-])([A-Za-z][\w-]{1,60})=([^\s,;&\"'}]+)")
+
+
+def hidden(value: Any, name: str = "") -> Any:
+    """The value with ``(hidden)`` in the place of every secret, down to the last mapping and list.
+
+    Args:
+        name: the key it stands under; one such as ``hub_token``, ``api_key`` or ``password`` hides any text.
+    """
+    if isinstance(value, dict):
+        return {key: hidden(one, str(key)) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [hidden(one, name) for one in value]
+    if not isinstance(value, str) or not value:
+        return value
+    return HIDDEN if is_secret(name) else without_secrets(value)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a key of this name holds a secret."""
+    last = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(".")[2]).lower()
+    words = [word for word in re.split(r"[^a-z0-9]+", last) if word]
+    if not words:
+        return False
+    if words[-1] == "token":
+        return len(words) == 1 or words[-2] not in _TEXT_TOKENS
+    return bool(_WORDS & set(words))
+
+
+def without_secrets(text: str) -> str:
+    """A text with the tokens, logins and assignments (``API_KEY=...``) in it hidden."""
+    text = _SHAPES.sub(HIDDEN, _LOGIN.sub(f"{HIDDEN}@", text))
+    return _ASSIGNED.sub(lambda found: f"{found[1]}={HIDDEN}" if _assigned_secret(found[1]) else found[0], text)
+
+
+def _assigned_secret(name: str) -> bool:
+    # KEY=VALUE is how settings are explained.
+    return name.lower() != "key" and is_secret(name)
