@@ -168,7 +168,7 @@ def _examples(settings: EvalSettings, say: Say) -> list[dict]:
     scored, notes = answered(found, spec)
     for note in notes:
         say(note)
-    return prompted(limited(scored, settings.rows), data)
+    return list(prompted(limited(scored, settings.rows), data))
 
 
 def _beside(settings: EvalSettings, identity: dict, examples: list[dict]) -> tuple[Path, EvalSettings | None] | None:
