@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def at_home(path: str) -> str:
+    """A path, or KIND:PATH, with the user's home folder in the place of a leading ``~``."""
+    kind, colon, where = path.partition(":")
+    if where.startswith("~"):
+        return kind + colon + os.path.expanduser(where)
+    return os.path.expanduser(path)
+
+
+PathText = Annotated[str, AfterValidator(at_home)]
+"""Text that is, or may be, the name of a file or folder."""
 
 
 class _Strict(BaseModel):
@@ -17,7 +30,7 @@ class ImageSettings(_Strict):
     ``tokenizer``, ``side`` and ``max_text`` are the model's unless given: what it was trained with, or MMaDA's.
     """
 
-    tokenizer: str | None = None
+    tokenizer: PathText | None = None
     """Turns pictures into codes and back: ``tiny-vq`` (shipped), a local folder, or a name on the hub
     (``showlab/magvitv2``)."""
     side: int | None = Field(None, ge=1)
@@ -31,22 +44,22 @@ class ImageSettings(_Strict):
     """Positions of the caption's part of a row, padding and three special tokens included."""
     caption_dropout: float = Field(0.1, ge=0, le=1)
     """Probability that a row is trained on without its caption, for guidance; drawn anew in every step."""
-    cache: str = "runs/codes"
+    cache: PathText = "runs/codes"
     """Folder of the codes made so far."""
 
 
 class DataSettings(_Strict):
     """Where rows come from and how they are encoded."""
 
-    train: str = "synthetic:hard"
+    train: PathText = "synthetic:hard"
     """``synthetic``, ``synthetic:LEVEL``, ``TASK:PATH``, ``TASK`` (its data set on the hub) or ``jsonl:PATH``; see
     ``docs/tasks.md`` for the tasks. ``text:PATH`` to pre-train on. Pictures: ``scenes``, ``text-to-image-2m[:PATH]``,
     ``images:PATH``, ``codes:FOLDER``, see ``docs/images.md``."""
-    validation: str | None = None
+    validation: PathText | None = None
     """Rows of the evaluation loss; without it, a share of ``train`` is held out by content."""
     validation_share: float = Field(0.1, gt=0, lt=1)
     """Share of ``train`` held out where ``validation`` is not given and the task has no splits."""
-    test: str | None = None
+    test: PathText | None = None
     """Rows whose completions are scored; without it the test split of ``train``, where it has one."""
     train_rows: int | None = Field(None, ge=1)
     """At most this many training rows (the synthetic task makes 4,000 by default)."""
@@ -199,7 +212,7 @@ class LoRASettings(_Strict):
 class ModelSettings(_Strict):
     """Which model, and how it is loaded."""
 
-    model: str = "tiny"
+    model: PathText = "tiny"
     """``tiny``, a local folder, or a name on the hub; random weights: ``new:tiny``, ``new:FOLDER`` (config.json and
     tokenizer)."""
     init_seed: int | None = None
@@ -236,7 +249,7 @@ class TrainSettings(ModelSettings):
     objective: ObjectiveSettings = ObjectiveSettings()
     ppots: PPOTSSettings = PPOTSSettings()
     adaptive: AdaptiveSettings = AdaptiveSettings()
-    p_of_t: str | None = None
+    p_of_t: PathText | None = None
     """A density fitted before (``stabledllm fit``); without it P-POTS probes before training, ``adaptive`` starts
     from uniform t."""
     block_size: int | None = Field(None, ge=1)
@@ -260,7 +273,7 @@ class TrainSettings(ModelSettings):
     """Anything else that transformers' TrainingArguments take, by their names."""
     decoding: DecodingSettings = DecodingSettings()
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
-    clip: str | None = None
+    clip: PathText | None = None
     """Scores drawn pictures: a CLIP model's folder or name on the hub; without it only the scenes' own judge does."""
     generate_batch: int = Field(32, ge=1)
     """Prompts decoded together."""
@@ -268,7 +281,7 @@ class TrainSettings(ModelSettings):
     """Of the noise and the order of the training rows."""
     order_seed: int | None = None
     """Of the order of the training rows alone; without it ``seed``. Fixed, it leaves only the noise to vary."""
-    out: str = "runs/train"
+    out: PathText = "runs/train"
 
 
 class ExperimentSettings(_Strict):
@@ -283,7 +296,7 @@ class ExperimentSettings(_Strict):
     ``steps``: the same rows and steps, as in the paper, whatever they cost."""
     baselines: list[str] = ["standard", "clipped"]
     """Methods whose best run a method's worst run is compared with."""
-    out: str = "runs/experiment"
+    out: PathText = "runs/experiment"
 
 
 class GradientSettings(_Strict):
@@ -346,15 +359,15 @@ class DecomposeSettings(ModelSettings):
     """Measure the gradient's noise as well."""
     grad: GradientSettings = GradientSettings()
     seed: int = 0
-    out: str = "runs/decompose"
+    out: PathText = "runs/decompose"
 
 
 class EvalSettings(ModelSettings):
     """``stabledllm eval``: one model on test rows, and what it was tuned from beside it."""
 
-    base: str | None = None
+    base: PathText | None = None
     """Of an adapter: its base model, where it is not where it was."""
-    beside: str = "auto"
+    beside: PathText = "auto"
     """The untuned model: its name, or the folder of its evaluation; ``auto``: an adapter's base, or the model that a
     run started from; ``none``."""
     data: DataSettings = DataSettings()
@@ -365,8 +378,8 @@ class EvalSettings(ModelSettings):
     """Masked copies of each row in the NLL."""
     decoding: DecodingSettings = DecodingSettings(length=64, steps=64, block=8)
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
-    clip: str | None = None
+    clip: PathText | None = None
     """Scores drawn pictures: a CLIP model's folder or name on the hub."""
     generate_batch: int = Field(32, ge=1)
     """Prompts decoded together; no result depends on it."""
-    out: str = "runs/eval"
+    out: PathText = "runs/eval"

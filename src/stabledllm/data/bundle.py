@@ -166,7 +166,9 @@ def answered(examples: Examples, spec: str) -> tuple[Examples, list[str]]:
     if len(kept) == len(examples):
         return examples, []
     first = next(e["origin"] for e in examples if not task_and_gold(e))
-    return picked(examples, kept), [f"test: dropped {len(examples) - len(kept)} without an answer to score against ({first}, ...)"]
+    return picked(examples, kept), [
+        f"test: dropped {len(examples) - len(kept)} without an answer to score against ({first}, ...)"
+    ]
 
 
 def _refuse_equal(examples: Examples, others: Examples, split: str, other: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stabledllm.data.ids import refuse_ids
 from stabledllm.data.spans import delimiter_pattern, mark_matches, syntax_pattern
-from stabledllm.data.token_rows import RowsBuilder, TokenRow, TokenRows, any_marked
+from stabledllm.data.token_rows import RowsBuilder, TokenRow, any_marked
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.noise.maskers import ISAD
 from stabledllm.noise.methods import Method

@@ -59,9 +59,7 @@ def _joined(fields: Sequence[str], record: dict, origin: str) -> list[dict]:
     return [{"text": "\n".join(text_field(record, name, origin) for name in fields), "origin": origin}]
 
 
-def pack_documents(
-    documents: Examples, tokenizer, *, length: int, short_share: float = 0.0, seed: int = 0
-) -> Encoded:
+def pack_documents(documents: Examples, tokenizer, *, length: int, short_share: float = 0.0, seed: int = 0) -> Encoded:
     """Rows that hold the documents' tokens end to end, an end token after each; no token is lost or repeated.
 
     Documents are dealt in an order drawn from ``seed``, cut wherever a row is full, and see each other within a row,

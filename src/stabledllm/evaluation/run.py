@@ -5,7 +5,6 @@ A killed evaluation continues, on any number of ranks; a finished one is not rep
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.objective import Objective
 from stabledllm.provenance import device_name, versions
+from stabledllm.tasks.files import read_jsonl
 
 SCHEMA = "stabledllm/eval/1"
 RESULT, NLLS, JOURNAL, UNTUNED = "eval.json", "nll.jsonl", "journal", "untuned"
@@ -250,7 +250,7 @@ def _differences(ours: Path, theirs: Path) -> dict:
 
 
 def _lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [record for _, record in read_jsonl(path)]
 
 
 def _silent(_: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from pathlib import Path
 
 from PIL import Image
@@ -12,6 +11,7 @@ from PIL import Image
 from stabledllm.errors import UserError
 from stabledllm.reports.stored import number, run_methods
 from stabledllm.reports.style import label
+from stabledllm.tasks.files import read_jsonl
 
 LINES = "pictures.jsonl"
 _CAPTIONS, _SIDE = 12, 256
@@ -46,9 +46,9 @@ def _read(place: Path) -> list[dict]:
     """The lines of a run, with the place of each picture's file."""
     path = place / LINES
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line for _, line in read_jsonl(path)]
         return [line | {"picture": place / line["picture"], "caption": line["caption"]} for line in lines]
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         raise UserError(f"{path}: expected lines with 'caption' and 'picture', found something broken.") from None
 
 

@@ -31,16 +31,19 @@ def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, int, str]]:
     while line := file.readline(LONGEST_LINE + 1):
         number += 1
         if len(line) > LONGEST_LINE:
-            raise UserError(f"{name}:{number}: expected a line of at most {LONGEST_LINE >> 20} MiB, found a longer one.")
+            raise UserError(
+                f"{name}:{number}: expected a line of at most {LONGEST_LINE >> 20} MiB, found a longer one."
+            )
         yield offset, number, decoded(_end_cut(line), name, number)
         offset += len(line)
 
 
-def decoded(content: bytes, name: str, line: int | None = None) -> str:
+def decoded(content: bytes, name: str, line: int | None = None, what: str = "UTF-8 text") -> str:
     """UTF-8 as text, without a byte order mark at its beginning.
 
     Args:
         name: of the file, for errors. line: which of its lines the content is; None: the whole of it.
+        what: is expected.
 
     Raises:
         UserError: other bytes.
@@ -48,13 +51,13 @@ def decoded(content: bytes, name: str, line: int | None = None) -> str:
     where = "" if line is None else f" in line {line}"
     for mark, encoding in _OTHER_MARKS.items():
         if content.startswith(mark):
-            raise UserError(f"{name}: expected UTF-8 text, found {encoding}; save the file as UTF-8.")
+            raise UserError(f"{name}: expected {what}, found {encoding}; save the file as UTF-8.")
     if b"\0" in content:
-        raise UserError(f"{name}: expected UTF-8 text, found a NUL byte{where}, as in UTF-16 or in what is no text.")
+        raise UserError(f"{name}: expected {what}, found a NUL byte{where}, as in UTF-16 or in what is no text.")
     try:
         return content.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{name}: expected UTF-8 text, found a byte that is not{where} ({error.reason}).") from None
+        raise UserError(f"{name}: expected {what}, found a byte that is not{where} ({error.reason}).") from None
 
 
 def read_text(path: Path) -> str:
