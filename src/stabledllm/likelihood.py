@@ -221,6 +221,7 @@ def _plan(
     mask_id = _mask_id(model) if mask_id is None else mask_id
     device = next(model.parameters()).device
     tensors = _tensors(rows, method, mask_id if pad_id is None else pad_id)
+    _refuse_masked(tensors, mask_id)
     tensors = {name: value.to(device) for name, value in tensors.items()}
     sampler = method.sampler(density)
     call = _call_seed(seed, step)
@@ -279,6 +280,13 @@ def _tensors(rows, method: Method, pad_id: int) -> dict[str, Tensor]:
     if empty:
         raise UserError(f"elbo: expected response tokens in every row, found none in row {empty[0]}.")
     return tensors
+
+
+def _refuse_masked(tensors: dict[str, Tensor], mask_id: int) -> None:
+    """Refuse rows that hold the mask token: it would be a target, or look masked."""
+    wrong = ((tensors["input_ids"] == mask_id) & tensors["attention_mask"]).any(1).nonzero()[:, 0].tolist()
+    if wrong:
+        raise UserError(f"elbo: expected clean tokens, found the mask token {mask_id} in row {wrong[0]}.")
 
 
 def _checked(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -250,7 +250,7 @@ def generate(prompts: Sequence[str], model: str, sizes: dict[str, int], decoding
     from stabledllm.models.loading import load_model
 
     options = build_decoding(_decoding(sizes, decoding))
-    _refuse_empty(prompts)
+    _refuse_unfit(prompts)
     loaded = load_model(model, **_loading(model, loading))
     stats, conversations = DecodingStats(), [[{"role": "user", "content": p}] for p in prompts]
     for prompt, text in zip(prompts, complete(loaded, conversations, options, 32, stats=stats), strict=True):
@@ -283,7 +283,7 @@ def generate_images(
     from stabledllm.evaluation.untuned import resolve
     from stabledllm.models.loading import load_model
 
-    _refuse_empty(captions)
+    _refuse_unfit(captions)
     of_data = [override for override in settings if override.startswith("data.image.")]
     own = [override for override in settings if override not in of_data]
     tree = apply_overrides({} if steps is None else {"steps": steps}, own)
@@ -301,9 +301,14 @@ def generate_images(
     print(f"{stats.model_calls} model calls, {stats.seconds:.3g} s", file=sys.stderr)
 
 
-def _refuse_empty(prompts: Sequence[str]) -> None:
-    if not prompts or not all(p.strip() for p in prompts):
-        raise UserError("generate: expected non-empty prompts, found an empty one.")
+def _refuse_unfit(prompts: Sequence[str]) -> None:
+    if not prompts:
+        raise UserError("generate: expected at least one prompt, found none.")
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt.strip():
+            raise UserError(f"generate: prompt {number}: expected some text, found an empty one.")
+        if any("\ud800" <= c <= "\udfff" for c in prompt):
+            raise UserError(f"generate: prompt {number}: expected UTF-8 text, found a byte that is not.")
 
 
 def _new_folder(out: Path | None) -> Path:

@@ -22,6 +22,8 @@ from stabledllm.cli.options import (
     Small,
     TrustRemoteCode,
     loading_of,
+    path,
+    prompts_of,
 )
 from stabledllm.errors import Diverged, UserError
 from stabledllm.plain_text import plain_text
@@ -52,7 +54,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option(parser=path, help="Folder for everything it makes.")] = Path("runs/quickstart"),
     small: Small = False,
 ) -> None:
     """Decompose, fit, train four methods on two seeds, evaluate, report: minutes on 2 cores."""
@@ -64,7 +66,9 @@ def quickstart(
 
 @app.command(name="quickstart-images")
 def quickstart_images(
-    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("runs/quickstart-images"),
+    out: Annotated[Path, typer.Option(parser=path, help="Folder for everything it makes.")] = Path(
+        "runs/quickstart-images"
+    ),
     small: Small = False,
 ) -> None:
     """The same for pictures: MMaDA's objective, Standard and P-POTS+MIRROR on two seeds, drawn and judged exactly."""
@@ -100,7 +104,8 @@ def decompose(
 def recommend(
     overrides: Overrides = None,
     stored: Annotated[
-        Path | None, typer.Option("--from", help="A decomposition.json, or its folder, instead of measuring now.")
+        Path | None,
+        typer.Option("--from", parser=path, help="A decomposition.json, or its folder, instead of measuring now."),
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="Whose noise decides: gradient or loss; the gradient's where it is measured.")
@@ -188,7 +193,9 @@ def generate(
             "name on the hub."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="With --image: new folder; runs/pictures/1, 2, ... without.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=path, help="With --image: new folder; runs/pictures/1, 2, ... without.")
+    ] = None,
     length: Annotated[int, typer.Option(help="New tokens.")] = 64,
     steps: Annotated[int | None, typer.Option(help="Model calls in all; 64, or 18 for pictures.")] = None,
     block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
@@ -208,7 +215,7 @@ def generate(
     from stabledllm.cli import commands
 
     loading = loading_of(base, family, dtype, attention, end_token, trust_remote_code)
-    prompts = [line.rstrip("\n") for line in sys.stdin] if prompt == ["-"] else prompt
+    prompts = prompts_of(prompt)
     if image:
         commands.generate_images(prompts, model or "tiny-mmada", steps, decoding or [], out, loading, say=_say)
         return
@@ -290,7 +297,8 @@ def power(
     sd: Annotated[float | None, typer.Option(help="Standard deviation over seeds, of either method.")] = None,
     correlation: Annotated[float, typer.Option(help="Of the two methods over common seeds.")] = 0.0,
     stored: Annotated[
-        Path | None, typer.Option("--from", help="An experiment's folder or results.json, in place of --sd.")
+        Path | None,
+        typer.Option("--from", parser=path, help="An experiment's folder or results.json, in place of --sd."),
     ] = None,
     metric: Annotated[str, typer.Option(help="With --from: accuracy, validation_nll, clip_score, ...")] = "accuracy",
     methods: Annotated[int | None, typer.Option(min=1, help="Methods compared with Standard at once.")] = None,
@@ -313,9 +321,11 @@ def power(
 
 @app.command()
 def rescore(
-    rows: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="Rows with 'completion' and 'gold'.")],
+    rows: Annotated[Path, typer.Argument(parser=path, metavar="IN.jsonl", help="Rows with 'completion' and 'gold'.")],
     task: Annotated[str, typer.Option(help="Whose scorer: gsm8k, hitab, openscience or synthetic.")],
-    out: Annotated[Path, typer.Option(metavar="OUT.jsonl", help="Where the rows go, with 'parsed' and 'correct'.")],
+    out: Annotated[
+        Path, typer.Option(parser=path, metavar="OUT.jsonl", help="Where the rows go, with 'parsed' and 'correct'.")
+    ],
 ) -> None:
     """Score completions again without the model; 'gold' is the data set's own answer field."""
     from stabledllm.tasks.rescore import rescore as run
@@ -326,7 +336,7 @@ def rescore(
 @app.command()
 def merge(
     adapter: Annotated[str, typer.Argument(help="A folder with an adapter, such as a LoRA run's out/model.")],
-    out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
+    out: Annotated[Path, typer.Option(parser=path, help="Folder for the merged model.")],
     base: Base = None,
     dtype: Annotated[str, typer.Option(help="Of the written weights: float32, bfloat16 or float16.")] = "float32",
 ) -> None:
@@ -337,7 +347,9 @@ def merge(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A folder with results of the other commands.")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(parser=path, help="A folder with results of the other commands.")],
+) -> None:
     """One self-contained report.html from what is in a folder."""
     from stabledllm.reports.html import write_report
 
@@ -356,18 +368,20 @@ def ls() -> None:
 @app.command()
 def cp(
     name: Annotated[str, typer.Argument(help="A shipped recipe or launch configuration.")],
-    to: Annotated[Path | None, typer.Argument(help="Where to; the recipe's own name here by default.")] = None,
+    to: Annotated[
+        Path | None, typer.Argument(parser=path, help="Where to; the recipe's own name here by default.")
+    ] = None,
 ) -> None:
     """Copy a shipped recipe or launch configuration to edit it."""
     from stabledllm.config import find_recipe, shipped_launches
     from stabledllm.files import write_text
 
     text = shipped_launches().get(name.removesuffix(".yaml")) or find_recipe(name)
-    path = to or Path(f"{name.rsplit('/', 1)[-1].removesuffix('.yaml')}.yaml")
-    if path.exists():
-        raise UserError(f"{path}: expected a new file, found one that is there already.")
-    write_text(path, text)
-    _say(str(path))
+    copy = to or Path(f"{name.rsplit('/', 1)[-1].removesuffix('.yaml')}.yaml")
+    if copy.exists():
+        raise UserError(f"{copy}: expected a new file, found one that is there already.")
+    write_text(copy, text)
+    _say(str(copy))
 
 
 @app.command()

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def path(text: str | Path) -> Path:
+    """A path as it is typed; a leading ``~`` that the shell left (``--out=~/x``) is the user's home folder."""
+    return Path(text).expanduser()
+
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
 Model = Annotated[
@@ -30,6 +38,17 @@ Data = Annotated[
     str, typer.Option(help="synthetic[:LEVEL], a task or TASK:PATH, jsonl:PATH, or pictures (scenes, ...).")
 ]
 Small = Annotated[bool, typer.Option("--small", help="A reduced run of half a minute, for a first try and tests.")]
+
+
+def prompts_of(typed: list[str]) -> list[str]:
+    """The prompts, or those on standard input, one a line, where ``-`` stands in their place.
+
+    Raises:
+        UserError: standard input that is no UTF-8.
+    """
+    from stabledllm.tasks.text_files import lines
+
+    return [line for _, _, line in lines(sys.stdin.buffer, "standard input")] if typed == ["-"] else typed
 
 
 def loading_of(

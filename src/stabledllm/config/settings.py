@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer, field_validator
@@ -14,6 +15,18 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every library that draws accepts."""
 Name = Annotated[str, Field(min_length=1)]
 """Of a folder, a model, a method: text, but never none."""
+
+
+def at_home(path: str) -> str:
+    """A path, or KIND:PATH, with the user's home folder in the place of a leading ``~``."""
+    kind, colon, where = path.partition(":")
+    if where.startswith("~"):
+        return kind + colon + os.path.expanduser(where)
+    return os.path.expanduser(path)
+
+
+PathText = Annotated[Name, AfterValidator(at_home)]
+"""Text that is, or may be, the name of a file or folder."""
 _MOST = 1_000_000
 """Of rows, steps, draws and the like where more could only be a slip of the pen."""
 GivenTrainerSettings = Annotated[
@@ -30,7 +43,7 @@ class ImageSettings(Strict):
     ``tokenizer``, ``side`` and ``max_text`` are the model's unless given: what it was trained with, or MMaDA's.
     """
 
-    tokenizer: Name | None = None
+    tokenizer: PathText | None = None
     """Turns pictures into codes and back: ``tiny-vq`` (shipped), a local folder, or a name on the hub
     (``showlab/magvitv2``)."""
     side: int | None = Field(None, ge=1, le=_MOST)
@@ -44,22 +57,22 @@ class ImageSettings(Strict):
     """Positions of the caption's part of a row, padding and three special tokens included."""
     caption_dropout: float = Field(0.1, ge=0, le=1)
     """Probability that a row is trained on without its caption, for guidance; drawn anew in every step."""
-    cache: Name = "runs/codes"
+    cache: PathText = "runs/codes"
     """Folder of the codes made so far."""
 
 
 class DataSettings(Strict):
     """Where rows come from and how they are encoded."""
 
-    train: Name = "synthetic:hard"
+    train: PathText = "synthetic:hard"
     """``synthetic``, ``synthetic:LEVEL``, ``TASK:PATH``, ``TASK`` (its data set on the hub) or ``jsonl:PATH``; see
     ``docs/tasks.md`` for the tasks. ``text:PATH`` to pre-train on. Pictures: ``scenes``, ``text-to-image-2m[:PATH]``,
     ``images:PATH``, ``codes:FOLDER``, see ``docs/images.md``."""
-    validation: Name | None = None
+    validation: PathText | None = None
     """Rows of the evaluation loss; without it, a share of ``train`` is held out by content."""
     validation_share: float = Field(0.1, gt=0, lt=1)
     """Share of ``train`` held out where ``validation`` is not given and the task has no splits."""
-    test: Name | None = None
+    test: PathText | None = None
     """Rows whose completions are scored; without it the test split of ``train``, where it has one."""
     train_rows: int | None = Field(None, ge=1)
     """At most this many training rows (the synthetic task makes 4,000 by default)."""
@@ -212,7 +225,7 @@ class LoRASettings(Strict):
 class ModelSettings(Strict):
     """Which model, and how it is loaded."""
 
-    model: Name = "tiny"
+    model: PathText = "tiny"
     """``tiny``, a local folder, or a name on the hub; random weights: ``new:tiny``, ``new:FOLDER`` (config.json and
     tokenizer)."""
     init_seed: Seed | None = None
@@ -249,7 +262,7 @@ class TrainSettings(ModelSettings):
     objective: ObjectiveSettings = ObjectiveSettings()
     ppots: PPOTSSettings = PPOTSSettings()
     adaptive: AdaptiveSettings = AdaptiveSettings()
-    p_of_t: Name | None = None
+    p_of_t: PathText | None = None
     """A density fitted before (``stabledllm fit``); without it P-POTS probes before training, ``adaptive`` starts
     from uniform t."""
     block_size: int | None = Field(None, ge=1, le=_MOST)
@@ -273,7 +286,7 @@ class TrainSettings(ModelSettings):
     """Anything else that transformers' TrainingArguments take, by their names."""
     decoding: DecodingSettings = DecodingSettings()
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
-    clip: Name | None = None
+    clip: PathText | None = None
     """Scores drawn pictures: a CLIP model's folder or name on the hub; without it only the scenes' own judge does."""
     generate_batch: int = Field(32, ge=1, le=_MOST)
     """Prompts decoded together."""
@@ -284,7 +297,7 @@ class TrainSettings(ModelSettings):
     allow_changed: list[str] = []
     """Keys under which the run in ``out`` goes on from its last checkpoint with another value than so far, such as
     ``steps`` or ``trainer.learning_rate``; any other difference is refused."""
-    out: Name = "runs/train"
+    out: PathText = "runs/train"
 
 
 class ExperimentSettings(Strict):
@@ -300,7 +313,7 @@ class ExperimentSettings(Strict):
     paper, whatever they cost."""
     baselines: list[str] = ["standard", "clipped"]
     """Methods whose best run a method's worst run is compared with."""
-    out: Name = "runs/experiment"
+    out: PathText = "runs/experiment"
 
     @field_validator("methods", "baselines")
     @classmethod
@@ -373,15 +386,15 @@ class DecomposeSettings(ModelSettings):
     """Measure the gradient's noise as well."""
     grad: GradientSettings = GradientSettings()
     seed: Seed = 0
-    out: Name = "runs/decompose"
+    out: PathText = "runs/decompose"
 
 
 class EvalSettings(ModelSettings):
     """``stabledllm eval``: one model on test rows, and what it was tuned from beside it."""
 
-    base: Name | None = None
+    base: PathText | None = None
     """Of an adapter: its base model, where it is not where it was."""
-    beside: Name = "auto"
+    beside: PathText = "auto"
     """The untuned model: its name, or the folder of its evaluation; ``auto``: an adapter's base, or the model that a
     run started from; ``none``."""
     data: DataSettings = DataSettings()
@@ -392,8 +405,8 @@ class EvalSettings(ModelSettings):
     """Masked copies of each row in the NLL."""
     decoding: DecodingSettings = DecodingSettings(length=64, steps=64, block=8)
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
-    clip: Name | None = None
+    clip: PathText | None = None
     """Scores drawn pictures: a CLIP model's folder or name on the hub."""
     generate_batch: int = Field(32, ge=1, le=_MOST)
     """Prompts decoded together; no result depends on it."""
-    out: Name = "runs/eval"
+    out: PathText = "runs/eval"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.digests import content_digest
-from stabledllm.data.overlap import content, dropped_note, likeness, without
+from stabledllm.data.holding_out import hold_out, whole_dialogues
+from stabledllm.data.overlap import Others, content, digest, dropped_note, without
 from stabledllm.data.picture_rows import encode_pictures
 from stabledllm.data.pictures import of_pictures
 from stabledllm.data.prompting import choose_shots, prompted
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
-from stabledllm.data.sources import hold_out, load_examples, own_splits, task_options
+from stabledllm.data.sources import load_examples, own_splits, task_options
 from stabledllm.data.text import pack_documents
 from stabledllm.errors import UserError
+from stabledllm.tasks.examples import Examples, picked
 from stabledllm.tasks.registry import task_and_gold, task_of
 
 _KIND = {"train": "training", "validation": "validation"}
@@ -27,8 +29,8 @@ class DataBundle:
     """Encoded rows and test problems. ``test`` holds examples with ``messages``, or captions of pictures to draw; empty
     if there are none."""
 
-    train: list[TokenRow]
-    validation: list[TokenRow]
+    train: Sequence[TokenRow]
+    validation: Sequence[TokenRow]
     test: list[dict]
     notes: list[str]
     digests: dict[str, str] = field(default_factory=dict)
@@ -59,7 +61,7 @@ def encoding_options(settings: DataSettings) -> EncodingOptions:
 
 def load_rows(
     spec: str, tokenizer, settings: DataSettings, split: str, limit: int | None
-) -> tuple[list[TokenRow], str]:
+) -> tuple[Sequence[TokenRow], str]:
     """Rows of one specification and a sentence on how many were dropped."""
     notes: list[str] = []
     examples = limited(_load(spec, split, limit, settings, note=notes.append), limit)
@@ -67,16 +69,16 @@ def load_rows(
     return encoded.rows, "; ".join([f"{split}: {spec}: {encoded.summary(settings.max_len)}", *notes])
 
 
-def limited(examples: list[dict], rows: int | None) -> list[dict]:
-    """Examples are rows; documents are counted once they are packed."""
-    return examples if _are_documents(examples) else examples[:rows]
+def limited(examples: Examples, rows: int | None) -> Examples:
+    """At most so many rows, in whole dialogues; documents are counted once they are packed."""
+    return examples if _are_documents(examples) else whole_dialogues(examples, rows)
 
 
-def _are_documents(examples: list[dict]) -> bool:
+def _are_documents(examples: Examples) -> bool:
     return bool(examples) and "text" in examples[0]
 
 
-def encode_split(examples: list[dict], tokenizer, settings: DataSettings, split: str, limit: int | None) -> Encoded:
+def encode_split(examples: Examples, tokenizer, settings: DataSettings, split: str, limit: int | None) -> Encoded:
     """Rows, at most ``limit`` of them; only training rows of documents may be short."""
     if of_pictures(examples):
         return encode_pictures(examples, tokenizer, settings)
@@ -98,8 +100,7 @@ def choose(settings: DataSettings) -> Chosen:
     """
     splits, notes = _splits(settings)
     shots = choose_shots(settings, splits["test"])
-    shown = {likeness(shot): shot["origin"] for shot in shots}
-    splits["validation"], dropped = without(splits["validation"], shown)
+    splits["validation"], dropped = without(splits["validation"], Others(shots))
     if dropped:
         notes.append(dropped_note("validation", "the worked examples", dropped))
     chosen = {
@@ -131,7 +132,7 @@ def load_bundle(
         notes.append(f"{split}: {encoded.summary(settings.max_len)}")
     for note in notes:
         say(note)
-    return DataBundle(rows["train"], rows["validation"], chosen.splits["test"], notes, chosen.digests)
+    return DataBundle(rows["train"], rows["validation"], list(chosen.splits["test"]), notes, chosen.digests)
 
 
 def _load(
@@ -142,7 +143,7 @@ def _load(
     *,
     codes: bool = True,
     note: Callable[[str], None] = lambda _: None,
-) -> list[dict]:
+) -> Examples:
     return load_examples(
         spec,
         split=split,
@@ -157,12 +158,12 @@ def _load(
     )
 
 
-def _splits(settings: DataSettings) -> tuple[dict[str, list[dict]], list[str]]:
+def _splits(settings: DataSettings) -> tuple[dict[str, Examples], list[str]]:
     """``train``, ``validation`` and ``test`` without overlap, and what was dropped for it."""
     own = own_splits(settings.train)
     validation = settings.validation or (settings.train if "validation" in own else None)
     test = settings.test or (settings.train if "test" in own else None)
-    found: dict[str, list[dict]] = {"test": [], "validation": [], "train": []}
+    found: dict[str, Examples] = {"test": [], "validation": [], "train": []}
     notes: list[str] = []
     if test:
         found["test"], notes = answered(_load(test, "test", settings.test_rows, settings, codes=False), test)
@@ -178,8 +179,7 @@ def _splits(settings: DataSettings) -> tuple[dict[str, list[dict]], list[str]]:
         for other in others:
             if given[other]:
                 _refuse_equal(found[split], found[other], split, other)
-            known = {likeness(example): example["origin"] for example in found[other]}
-            found[split], dropped = without(found[split], known)
+            found[split], dropped = without(found[split], Others(found[other]))
             if dropped:
                 notes.append(dropped_note(split, other, dropped))
     if not validation:
@@ -190,22 +190,24 @@ def _splits(settings: DataSettings) -> tuple[dict[str, list[dict]], list[str]]:
     return found, notes
 
 
-def answered(examples: list[dict], spec: str) -> tuple[list[dict], list[str]]:
+def answered(examples: Examples, spec: str) -> tuple[Examples, list[str]]:
     """A task's test rows that can be scored, and how many cannot; other rows as they are."""
     if task_of(spec) is None:
         return examples, []
-    kept = [example for example in examples if task_and_gold(example)]
+    kept = [place for place, example in enumerate(examples) if task_and_gold(example)]
     if len(kept) == len(examples):
         return examples, []
     first = next(e["origin"] for e in examples if not task_and_gold(e))
-    return kept, [f"test: dropped {len(examples) - len(kept)} without an answer to score against ({first}, ...)"]
+    return picked(examples, kept), [
+        f"test: dropped {len(examples) - len(kept)} without an answer to score against ({first}, ...)"
+    ]
 
 
-def _refuse_equal(examples: list[dict], others: list[dict], split: str, other: str) -> None:
-    known = {content(example): example["origin"] for example in examples}
+def _refuse_equal(examples: Examples, others: Examples, split: str, other: str) -> None:
+    known = {digest(content(example)): example["origin"] for example in examples}
     for example in others:
-        if content(example) in known:
+        if (same := known.get(digest(content(example)))) is not None:
             raise UserError(
                 f"{example['origin']}: expected {other} rows that are not in the {_KIND[split]} data, "
-                f"found the prompt of {known[content(example)]}."
+                f"found the prompt of {same}."
             )

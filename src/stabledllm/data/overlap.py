@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
+from stabledllm.tasks.examples import Examples, picked
 from stabledllm.tasks.likeness import plain
 
 
@@ -29,16 +31,63 @@ def likeness(example: dict) -> str:
     return "\n".join(plain(m["content"]) for m in example["messages"][:-1])
 
 
-def without(examples: Sequence[dict], known: dict[str, str]) -> tuple[list[dict], list[str]]:
-    """``(kept, dropped)``: the examples unlike any of ``known`` (likeness to origin), and the others' origins."""
+def digest(text: str) -> bytes:
+    """Stands for a text in little memory."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def asked(example: dict) -> bytes:
+    """The digest of a row's own question."""
+    return digest(likeness(example))
+
+
+def shown(example: dict) -> list[bytes]:
+    """Digests of all that a row shows: its question, those that its conversation answered before, and its picture."""
+    if "messages" not in example:
+        picture = [digest(f"picture {example['picture']}")] if "picture" in example else []
+        return [asked(example), *picture]
+    turns = [plain(m["content"]) for m in example["messages"]]
+    ends = [i for i, m in enumerate(example["messages"]) if m["role"] == "assistant" and 0 < i < len(turns) - 1]
+    return [asked(example), *(digest("\n".join(turns[:i])) for i in ends)]
+
+
+class Others:
+    """The questions of other rows, by their digests, with the origin of one row of each."""
+
+    def __init__(self, examples: Examples):
+        self._asked: dict[bytes, str] = {}
+        self._shown: dict[bytes, str] = {}
+        for example in examples:
+            own, *more = shown(example)
+            self._asked[own] = self._shown[own] = example["origin"]
+            for each in more:
+                self._shown.setdefault(each, example["origin"])
+                if "picture" in example:
+                    self._asked.setdefault(each, example["origin"])
+
+    def like(self, example: dict) -> str | None:
+        """The origin of a row whose question this one shows, or that shows this one's question; None: there is none."""
+        own, *more = shown(example)
+        return self._shown.get(own) or next((self._asked[each] for each in more if each in self._asked), None)
+
+
+def without(examples: Examples, others: Others) -> tuple[Examples, list[str]]:
+    """``(kept, dropped)``: the examples unlike any of the others, and what the dropped ones are like, by origin.
+
+    Of the rows of one ``dialogue`` all are dropped where one is.
+    """
+    found = [others.like(example) for example in examples]
+    if not any(found):
+        return examples, []
+    lost = {e["dialogue"]: like for e, like in zip(examples, found, strict=True) if like and "dialogue" in e}
     kept, dropped = [], []
-    for example in examples:
-        other = known.get(likeness(example))
-        if other is None:
-            kept.append(example)
+    for place, (example, like) in enumerate(zip(examples, found, strict=True)):
+        like = like or lost.get(example.get("dialogue"))
+        if like is None:
+            kept.append(place)
         else:
-            dropped.append(f"{example['origin']} like {other}")
-    return kept, dropped
+            dropped.append(f"{example['origin']} like {like}")
+    return picked(examples, kept), dropped
 
 
 def dropped_note(split: str, others: str, dropped: Sequence[str]) -> str:

@@ -9,12 +9,13 @@ from stabledllm.config.settings import DataSettings
 from stabledllm.data.overlap import likeness
 from stabledllm.data.sources import load_examples, own_splits, task_options
 from stabledllm.errors import UserError
+from stabledllm.tasks.examples import Examples, Mapped
 
 _POOL = 256
 """Rows of the training split among which the worked examples are chosen, whatever ``train_rows`` says."""
 
 
-def prompted(examples: list[dict], settings: DataSettings, shots: Sequence[dict] | None = None) -> list[dict]:
+def prompted(examples: Examples, settings: DataSettings, shots: Sequence[dict] | None = None) -> Examples:
     """The examples with the system prompt and ``few_shot`` worked examples before the question.
 
     Every row gets the same worked examples in the same order, except that none is shown itself: it gets one in
@@ -36,7 +37,10 @@ def prompted(examples: list[dict], settings: DataSettings, shots: Sequence[dict]
                 f"'{settings.train}'; give a folder or a task with splits."
             )
         shots = choose_shots(settings, examples)
-    return [_prompted(example, settings, shots) for example in examples]
+    found = Mapped(examples, lambda example: _prompted(example, settings, shots))
+    for _ in found:
+        pass  # what cannot be prompted is refused at the beginning
+    return found
 
 
 def choose_shots(settings: DataSettings, apart_from: Sequence[dict] = ()) -> list[dict]:
@@ -51,7 +55,7 @@ def choose_shots(settings: DataSettings, apart_from: Sequence[dict] = ()) -> lis
     if not settings.few_shot:
         return []
     options = task_options(settings)
-    pool = load_examples(settings.train, split="train", n=_POOL, seed=settings.seed, options=options)[:_POOL]
+    pool = list(load_examples(settings.train, split="train", n=_POOL, seed=settings.seed, options=options)[:_POOL])
     refused = {likeness(example) for example in apart_from}
     unlike = {likeness(example): example for example in reversed(pool)}
     order = sorted(

@@ -1,4 +1,4 @@
-"""Token rows: what training and measuring work on, and how they are batched.
+"""From examples to token rows, and from rows to batches: what training and measuring work on.
 
 Legend: B rows, L positions.
 """
@@ -7,43 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from stabledllm.data.ids import refuse_ids
 from stabledllm.data.spans import delimiter_pattern, mark_matches, syntax_pattern
+from stabledllm.data.token_rows import RowsBuilder, TokenRow, any_marked
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.noise.maskers import ISAD
 from stabledllm.noise.methods import Method
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """One encoded example. ``prompt_length`` tokens are given, the rest is the response."""
-
-    input_ids: list[int]
-    prompt_length: int
-    delimiter: list[int] = field(default_factory=list)
-    """Indices of response tokens that are answer delimiters (ISAD)."""
-    syntax: list[int] = field(default_factory=list)
-    """Indices of prompt tokens that are syntax (SyRM)."""
-    origin: str = ""
-    hidden: int = 0
-    """Leading tokens that nobody attends to (MMaDA's padding of captions)."""
-    tail: int = 0
-    """Closing tokens that are given, like the prompt (the end of an image)."""
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    @property
-    def response_length(self) -> int:
-        return len(self.input_ids) - self.prompt_length - self.tail
-
-    def maskable_count(self, syrm: bool = False) -> int:
-        """P, as :func:`collate` marks them."""
-        return self.response_length + (len(self.syntax) if syrm else 0)
 
 
 def maskable_sizes(rows: Sequence[TokenRow], method: Method) -> Tensor:
@@ -77,7 +51,7 @@ class EncodingOptions:
 class Encoded:
     """The rows kept and the origins of those dropped for their length."""
 
-    rows: list[TokenRow]
+    rows: Sequence[TokenRow]
     dropped: list[str]
 
     def summary(self, max_len: int) -> str:
@@ -92,24 +66,24 @@ def encode_examples(examples: Sequence[dict], tokenizer, options: EncodingOption
     """Encode examples through the tokenizer's chat template; nothing is ever cut.
 
     Raises:
-        UserError: a response without tokens, an id outside the vocabulary, a row longer than ``max_len`` when that
-            is refused, or no row left.
+        UserError: a response without tokens, an id that no row may hold, a row longer than ``max_len`` when that is
+            refused, or no row left.
     """
     delimiters = [tokenizer.matchable(text) for text in options.delimiters]
     delimiter = delimiter_pattern(delimiters) if delimiters else None
     syntax = syntax_pattern(options.syntax) if options.syntax else None
-    rows, dropped = [], []
+    rows, dropped = RowsBuilder(), []
     for example in examples:
         row = _encode(example, tokenizer, options, delimiter, syntax)
         if len(row) <= options.max_len:
-            rows.append(row)
+            rows.add(row)
         elif options.over_length == "refuse":
             raise UserError(f"{row.origin}: expected at most max_len={options.max_len} tokens, found {len(row)}.")
         else:
             dropped.append(row.origin)
     if not rows:
         raise UserError(f"data: expected at least one row of at most max_len={options.max_len} tokens, found none.")
-    return Encoded(rows, dropped)
+    return Encoded(rows.rows(), dropped)
 
 
 def _encode(
@@ -117,16 +91,17 @@ def _encode(
 ) -> TokenRow:
     if "input_ids" in example:
         ids, prompt = list(example["input_ids"]), example["prompt_length"]
-        if max(ids) >= tokenizer.vocab_size:
-            raise UserError(f"{example['origin']}: expected token ids below {tokenizer.vocab_size}, found {max(ids)}.")
     else:
-        ids = tokenizer.chat(example["messages"][:-1])
+        try:
+            ids, response = _encode_turns(example["messages"], tokenizer)
+        except UserError as error:
+            raise UserError(f"{example['origin']}: {error}") from None
         prompt = len(ids)
-        response = tokenizer.encode(example["messages"][-1]["content"])
         if not response:
             raise UserError(f"{example['origin']}: expected a response of at least one token, found an empty one.")
         fill = -(len(response) + 1) % options.pad_response_to
         ids = [*ids, *response, *[tokenizer.eos_token_id] * (1 + fill)]
+    refuse_ids(ids, tokenizer, example["origin"])
     return TokenRow(
         ids,
         prompt,
@@ -134,6 +109,10 @@ def _encode(
         syntax=_marked(syntax, tokenizer, ids[:prompt], 0),
         origin=example["origin"],
     )
+
+
+def _encode_turns(messages: Sequence[dict], tokenizer) -> tuple[list[int], list[int]]:
+    return tokenizer.chat(messages[:-1]), tokenizer.encode(messages[-1]["content"])
 
 
 def _marked(pattern: re.Pattern | None, tokenizer, ids: list[int], offset: int) -> list[int]:
@@ -169,7 +148,7 @@ def require_marks(rows: Sequence[TokenRow], method: Method) -> None:
     Raises:
         UserError: ISAD without any answer delimiter, or SyRM without any syntax token.
     """
-    if isinstance(method.masker, ISAD) and not any(row.delimiter for row in rows):
+    if isinstance(method.masker, ISAD) and not any_marked(rows, "delimiter"):
         raise UserError(f"method '{method.name}': expected rows with data.delimiters in their responses, found none.")
-    if method.syrm and not any(row.syntax for row in rows):
+    if method.syrm and not any_marked(rows, "syntax"):
         raise UserError(f"method '{method.name}': expected rows with data.syntax tokens in their prompts, found none.")

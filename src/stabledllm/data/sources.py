@@ -3,23 +3,26 @@
 
 An example is ``{"messages": [...]}`` (ending with the assistant's turn) or ``{"input_ids", "prompt_length"}``, or a
 document, ``{"text"}``, or a picture, ``{"caption", "codes"}``; always with ``origin``: the file and line, or the index,
-that an error names. Those of a task carry its name as ``task`` and the data set's own answer field as ``gold``.
+that an error names. Those of a task carry its name as ``task`` and the data set's own answer field as ``gold``. Rows
+with the same ``dialogue``, ``table`` or ``picture`` are never parted.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from stabledllm.config.settings import DataSettings, ImageSettings
 from stabledllm.data import pictures, text
-from stabledllm.data.overlap import content, likeness
+from stabledllm.data.holding_out import hold_out as hold_out
+from stabledllm.data.ids import ids_of
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.images.sources import PICTURE_KINDS
 from stabledllm.images.sources import own_splits as own_picture_splits
-from stabledllm.tasks.files import read_jsonl, text_field
+from stabledllm.tasks.examples import Examples, Mapped, Stored
+from stabledllm.tasks.files import text_field
 from stabledllm.tasks.registry import TASKS, task_of
 from stabledllm.tasks.task import TaskOptions
 from stabledllm.tasks.task import example as _pair
@@ -39,7 +42,7 @@ def load_examples(
     image: ImageSettings | None = None,
     codes: bool = True,
     note: Callable[[str], None] = lambda _: None,
-) -> list[dict]:
+) -> Examples:
     """The examples that ``spec`` names.
 
     Args:
@@ -67,12 +70,15 @@ def load_examples(
     if task := task_of(spec):
         options = replace(options or TaskOptions(), rows=n or None, seed=seed)
         _check_split(spec, split)
-        return [example | {"task": task.name} for example in task.load(where or None, split, options)]
+        return Mapped(task.load(where or None, split, options), partial(_of_task, task.name))
     path = Path(where).expanduser()
     if kind == text.KIND:
         return text.load_documents(path, text_fields)
-    records = read_jsonl(path)
-    return [example for origin, record in records for example in _from_record(record, origin, every_turn)]
+    return Stored(path, partial(_from_record, every_turn=every_turn))
+
+
+def _of_task(name: str, example: dict) -> dict:
+    return example | {"task": name}
 
 
 def _check_split(spec: str, split: str) -> None:
@@ -94,30 +100,6 @@ def own_splits(spec: str) -> tuple[str, ...]:
 def task_options(settings: DataSettings) -> TaskOptions:
     """The plain arguments of a task."""
     return TaskOptions(annotations=settings.annotations, table=settings.table)
-
-
-def hold_out(examples: list[dict], share: float, seed: int) -> tuple[list[dict], list[dict]]:
-    """``(train, validation)`` by a hash of each row's content: identical rows, and nearly identical ones, never part.
-
-    The split depends on the content and the seed alone, not on the order of the rows.
-
-    Raises:
-        UserError: if either side would be empty.
-    """
-    first: dict[str, str] = {}  # of the rows that are alike, the one whose content decides for all
-    for example in examples:
-        text, like = content(example), likeness(example)
-        first[like] = min(text, first.get(like, text))
-    train, held = [], []
-    for example in examples:
-        digest = hashlib.sha256(f"{seed}/{first[likeness(example)]}".encode()).digest()
-        (held if int.from_bytes(digest[:8], "big") < share * 2**64 else train).append(example)
-    if not train or not held:
-        raise UserError(
-            f"data: a validation share of {share:g} of {len(examples)} rows leaves {len(train)} to train "
-            f"and {len(held)} to validate; expected at least one of each."
-        )
-    return train, held
 
 
 def _from_record(record: dict, origin: str, every_turn: bool) -> list[dict]:
@@ -143,14 +125,13 @@ def _from_messages(messages: object, origin: str, every_turn: bool) -> list[dict
     turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
     if not turns or turns[0] == 0:
         raise UserError(f"{origin}: expected an assistant turn after another turn in 'messages', found none.")
-    kept = turns if every_turn else turns[-1:]
-    return [{"messages": messages[: i + 1], "origin": origin} for i in kept]
+    if not every_turn or len(turns) == 1:
+        return [{"messages": messages[: turns[-1] + 1], "origin": origin}]
+    return [{"messages": messages[: i + 1], "origin": origin, "dialogue": origin} for i in turns]
 
 
 def _from_ids(record: dict, origin: str) -> dict:
-    ids, prompt = record["input_ids"], record.get("prompt_length")
-    if not isinstance(ids, list) or not all(type(i) is int and i >= 0 for i in ids):
-        raise UserError(f"{origin}: expected a list of token ids under 'input_ids', found something else.")
+    ids, prompt = ids_of(record["input_ids"], origin), record.get("prompt_length")
     if type(prompt) is not int or not 0 <= prompt <= len(ids):
         raise UserError(f"{origin}: expected 'prompt_length' in [0, {len(ids)}], found {prompt!r}.")
     if prompt == len(ids):

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from stabledllm.data.rows import Encoded, TokenRow
+from stabledllm.data.ids import refuse_ids
+from stabledllm.data.rows import Encoded
+from stabledllm.data.token_rows import RowsBuilder, TokenRow
 from stabledllm.errors import UserError
-from stabledllm.tasks.files import read_jsonl, text_field
+from stabledllm.tasks.examples import Examples, Mapped, Stored
+from stabledllm.tasks.files import text_field
+from stabledllm.tasks.text_files import files_below, has_ending, read_text
 
 KIND = "text"
 
 
-def load_documents(path: Path, fields: Sequence[str]) -> list[dict]:
+def load_documents(path: Path, fields: Sequence[str]) -> Examples:
     """``{"text", "origin"}`` for each document: a .txt file, each .txt file below a folder, or each line of a .jsonl.
 
     Args:
@@ -26,33 +31,35 @@ def load_documents(path: Path, fields: Sequence[str]) -> list[dict]:
         UserError: nothing there, another kind of file, or an empty or broken document.
     """
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*.txt") if file.is_file())
+        files = files_below(path, [".txt"])
         if not files:
             raise UserError(f"{path}: expected .txt files in this folder, found none.")
-        return [_document(file) for file in files]
+        return _documents(files)
     if not path.is_file():
         raise UserError(f"{path}: expected a .txt or .jsonl file or a folder of .txt files, found nothing.")
-    if path.suffix == ".txt":
-        return [_document(path)]
-    if path.suffix == ".jsonl":
-        return [
-            {"text": "\n".join(text_field(record, name, origin) for name in fields), "origin": origin}
-            for origin, record in read_jsonl(path)
-        ]
+    if has_ending(path, ".txt"):
+        return _documents([path])
+    if has_ending(path, ".jsonl"):
+        return Stored(path, partial(_joined, fields))
     raise UserError(f"{path}: expected a .txt or .jsonl file or a folder of .txt files, found '{path.suffix}'.")
 
 
+def _documents(files: list[Path]) -> Examples:
+    found = Mapped(files, _document)
+    for _ in found:
+        pass  # what is wrong with a file is said at the beginning
+    return found
+
+
 def _document(file: Path) -> dict:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: expected UTF-8 text, found a byte that is not ({error.reason}).") from None
-    return {"text": text_field({"text": text}, "text", str(file)), "origin": str(file)}
+    return {"text": text_field({"text": read_text(file)}, "text", str(file)), "origin": str(file)}
 
 
-def pack_documents(
-    documents: Sequence[dict], tokenizer, *, length: int, short_share: float = 0.0, seed: int = 0
-) -> Encoded:
+def _joined(fields: Sequence[str], record: dict, origin: str) -> list[dict]:
+    return [{"text": "\n".join(text_field(record, name, origin) for name in fields), "origin": origin}]
+
+
+def pack_documents(documents: Examples, tokenizer, *, length: int, short_share: float = 0.0, seed: int = 0) -> Encoded:
     """Rows that hold the documents' tokens end to end, an end token after each; no token is lost or repeated.
 
     Documents are dealt in an order drawn from ``seed``, cut wherever a row is full, and see each other within a row,
@@ -60,19 +67,29 @@ def pack_documents(
     ``length`` in place of ``length``; the last row holds what is left.
 
     Raises:
-        UserError: no documents.
+        UserError: no documents, or one whose tokens no row may hold.
     """
     if not documents:
         raise UserError("data: expected at least one document, found none.")
     rng = random.Random(f"pack/{seed}")
-    order = list(documents)
+    order = list(range(len(documents)))
     rng.shuffle(order)
-    stream: list[int] = []
-    for document in order:
-        stream += [*tokenizer.encode(document["text"]), tokenizer.eos_token_id]
-    rows, start = [], 0
-    while start < len(stream):
-        size = rng.randint(1, length) if rng.random() < short_share else length
-        rows.append(TokenRow(stream[start : start + size], 0, origin=f"text row {len(rows)}"))
-        start += size
-    return Encoded(rows, [])
+    rows, waiting, size = RowsBuilder(), [], None
+    for place in order:
+        document = documents[place]
+        ids = tokenizer.encode(document["text"])
+        refuse_ids(ids, tokenizer, document["origin"])
+        waiting += [*ids, tokenizer.eos_token_id]
+        start = 0
+        while start < len(waiting):
+            # A row's length is drawn when its first token is there.
+            if size is None:
+                size = rng.randint(1, length) if rng.random() < short_share else length
+            if start + size > len(waiting):
+                break
+            rows.add(TokenRow(waiting[start : start + size], 0, origin=f"text row {len(rows)}"))
+            start, size = start + size, None
+        waiting = waiting[start:]
+    if waiting:
+        rows.add(TokenRow(waiting, 0, origin=f"text row {len(rows)}"))
+    return Encoded(rows.rows(), [])

@@ -76,13 +76,15 @@ def generate(
         One list of token ids per prompt, at most ``options.length`` long.
 
     Raises:
-        UserError: other blocks than the model was trained with, or a cache that the model cannot take.
+        UserError: other blocks than the model was trained with, a cache that the model cannot take, or a prompt that
+            holds the mask token.
     """
     began = time.perf_counter()
     stats = stats if stats is not None else DecodingStats()
     if is_autoregressive(model):
         out = continue_prompts(model, prompts, options, eos_id=eos_id, pad_id=pad_id, first=first, stats=stats)
         return _counted(out, stats, began)
+    _refuse_masked(prompts, mask_id, first)
     state = _State(model, prompts, options, mask_id, pad_id, first, stats)
     steps = options.steps // options.blocks
     for block in range(options.blocks):
@@ -91,6 +93,13 @@ def generate(
             state.retire(eos_id)
     out = [_cut(state.done[i, n : n + options.length].tolist(), eos_id) for i, n in enumerate(len(p) for p in prompts)]
     return _counted(out, stats, began)
+
+
+def _refuse_masked(prompts: Sequence[Sequence[int]], mask_id: int | None, first: int) -> None:
+    """Refuse a prompt in which a token looks like a position to fill."""
+    for place, prompt in enumerate(prompts, first + 1):
+        if mask_id in prompt:
+            raise UserError(f"prompt {place}: expected no mask token, found its id {mask_id}.")
 
 
 def _counted(out: list[list[int]], stats: DecodingStats, began: float) -> list[list[int]]:

@@ -83,7 +83,8 @@ def complete(
     texts = []
     with evaluating(loaded.model) as model:
         for start in range(0, len(conversations), batch):
-            prompts = [loaded.tokenizer.chat(c) for c in conversations[start : start + batch]]
+            run = enumerate(conversations[start : start + batch], first + start)
+            prompts = [_encoded(loaded, conversation, place) for place, conversation in run]
             ids = generate(
                 model,
                 prompts,
@@ -97,6 +98,13 @@ def complete(
             texts += [loaded.tokenizer.decode(i) for i in ids]
             progress(len(prompts))
     return texts
+
+
+def _encoded(loaded: LoadedModel, conversation: list[dict], place: int) -> list[int]:
+    try:
+        return loaded.tokenizer.chat(conversation)
+    except UserError as error:
+        raise UserError(f"prompt {place + 1}: {error}") from None
 
 
 def has_answers(examples: list[dict]) -> bool:

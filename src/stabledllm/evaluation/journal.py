@@ -94,8 +94,8 @@ class Journal:
         """What is on disk, of all ranks, by place."""
         found: dict[int, dict] = {}
         for path in sorted(self.folder.glob(f"{self.name}-*.jsonl")):
-            lines = _whole_lines(path.read_bytes()).splitlines()
-            for number, line in enumerate(lines, 1):
+            lines = _whole_lines(path.read_bytes()).removesuffix(b"\n").split(b"\n")
+            for number, line in enumerate(lines if lines != [b""] else [], 1):
                 try:
                     record = json.loads(line)
                     if number > 1:

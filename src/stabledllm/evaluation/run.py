@@ -5,7 +5,6 @@ A killed evaluation continues, on any number of ranks; a finished one is not rep
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +33,7 @@ from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.objective import Objective
 from stabledllm.provenance import device_name, versions
+from stabledllm.tasks.files import read_jsonl
 
 SCHEMA = "stabledllm/eval/1"
 RESULT, NLLS, JOURNAL, UNTUNED = "eval.json", "nll.jsonl", "journal", "untuned"
@@ -172,7 +172,7 @@ def _examples(settings: EvalSettings, say: Say) -> list[dict]:
     scored, notes = answered(found, spec)
     for note in notes:
         say(note)
-    return prompted(limited(scored, settings.rows), data)
+    return list(prompted(limited(scored, settings.rows), data))
 
 
 def _beside(settings: EvalSettings, examples: list[dict], say: Say) -> tuple[Path, EvalSettings | None] | None:
@@ -255,7 +255,7 @@ def _differences(ours: Path, theirs: Path) -> dict:
 
 
 def _lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [record for _, record in read_jsonl(path)]
 
 
 def _silent(_: str) -> None:

@@ -144,7 +144,7 @@ def read_part(folder: Path, number: int, record: Record) -> Part:
         raise missing_part(folder, number)
     codes = _codes_of(codes_file(folder, number), told, record)
     content = _verified(captions_file(folder, number), told.captions)
-    lines = [json.loads(line) for line in content.splitlines()]
+    lines = [json.loads(line) for line in content.removesuffix(b"\n").split(b"\n")]
     return Part([line["caption"] for line in lines], [line["origin"] for line in lines], codes)
 
 

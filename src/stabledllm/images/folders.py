@@ -12,6 +12,7 @@ from typing import NoReturn
 from stabledllm.errors import UserError
 from stabledllm.images.picture import SUFFIXES, Flaw, Picture, Source, caption_text, read_file
 from stabledllm.tasks.files import read_jsonl, text_field
+from stabledllm.tasks.text_files import files_below, has_ending, lines, open_binary, read_bytes
 
 _METADATA = "metadata.jsonl"
 
@@ -24,7 +25,7 @@ def of_images(path: Path) -> Source:
     """
     if path.is_dir():
         return Listed(path / _METADATA, "file_name", "text") if (path / _METADATA).is_file() else Pairs(path)
-    if path.suffix != ".jsonl" or not path.is_file():
+    if not has_ending(path, ".jsonl") or not path.is_file():
         found = "another file" if path.is_file() else "nothing"
         raise UserError(f"{path}: expected a .jsonl or a folder of pictures, found {found}.")
     return Listed(path, "image", "caption")
@@ -65,7 +66,7 @@ class Listed(_OneSplit):
                     yield Flaw(name, f"{file}: expected a line of {_METADATA} with its caption, found none.")
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(_content(self.path))
+        digest = hashlib.sha256(read_bytes(self.path))
         for _, record in read_jsonl(self.path):
             file = self._file(record)
             digest.update(b"%d\n" % (file.stat().st_size if file and file.is_file() else -1))
@@ -112,7 +113,7 @@ class Pairs(_OneSplit):
         for name, file in _files(self.folder, (*SUFFIXES, ".txt")).items():
             digest.update(json.dumps([name, file.stat().st_size]).encode())
             if name.lower().endswith(".txt"):
-                digest.update(_content(file))
+                digest.update(read_bytes(file))
         return digest.hexdigest()
 
     def _picture(self, origin: str, pictures: list[str], captions: list[str], files: dict[str, Path]) -> Picture:
@@ -123,7 +124,7 @@ class Pairs(_OneSplit):
             raise UserError(f"{file}: expected {file.stem}.jpg, .jpeg, .png or .webp beside it, found none.")
         if len(pictures) > 1:
             raise UserError(f"{file.parent / file.stem}: expected one picture, found {', '.join(pictures)}.")
-        caption = caption_text(_content(files[captions[0]]), str(files[captions[0]]))
+        caption = caption_text(read_bytes(files[captions[0]]), str(files[captions[0]]))
         return Picture(caption, origin, lambda: read_file(file))
 
 
@@ -131,7 +132,7 @@ class Captions(_OneSplit):
     """Captions without pictures, for evaluation: a .txt with one a line, or a .jsonl with "caption"."""
 
     def __init__(self, path: Path):
-        if path.suffix not in (".txt", ".jsonl") or not path.is_file():
+        if not has_ending(path, ".txt", ".jsonl") or not path.is_file():
             found = "another file" if path.is_file() else "nothing" if not path.exists() else "a folder"
             raise UserError(f"{path}: expected a .txt with one caption a line, or a .jsonl, found {found}.")
         self.path = path
@@ -145,32 +146,28 @@ class Captions(_OneSplit):
                 yield Flaw(origin, str(error))
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(_content(self.path)).hexdigest()
+        return hashlib.sha256(read_bytes(self.path)).hexdigest()
 
-    def _lines(self) -> Iterator[tuple[str, bytes | dict]]:
-        if self.path.suffix == ".jsonl":
-            return read_jsonl(self.path)
-        lines = _content(self.path).splitlines()
-        return ((f"{self.path}:{number}", line) for number, line in enumerate(lines, 1))
+    def _lines(self) -> Iterator[tuple[str, str | dict]]:
+        if has_ending(self.path, ".jsonl"):
+            yield from read_jsonl(self.path)
+            return
+        with open_binary(self.path) as file:
+            for _, number, line in lines(file, str(self.path)):
+                yield f"{self.path}:{number}", line
 
 
-def _caption(line: bytes | dict, where: str) -> str:
-    return caption_text(line, where) if isinstance(line, bytes) else text_field(line, "caption", where).strip()
+def _caption(line: str | dict, where: str) -> str:
+    if isinstance(line, str):
+        return caption_text(line.encode(), where)
+    return text_field(line, "caption", where).strip()
 
 
 def _without_picture(where: str) -> NoReturn:
     raise UserError(f"{where}: expected a picture, found a caption alone, which only evaluation takes.")
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: expected a file that can be read, found: {error.strerror}.") from None
-
-
 def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """By their names relative to the folder, in the order of these; hidden ones are left out."""
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-    found = {path.relative_to(folder).as_posix(): path for path in paths}
+    found = {path.relative_to(folder).as_posix(): path for path in files_below(folder, suffixes)}
     return {name: found[name] for name in sorted(found) if not name.startswith(".") and "/." not in name}

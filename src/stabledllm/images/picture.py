@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from stabledllm.errors import UserError
+from stabledllm.tasks.text_files import decoded
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -97,10 +98,7 @@ def caption_text(content: bytes, where: str) -> str:
     Raises:
         UserError: it is empty, or no UTF-8.
     """
-    try:
-        caption = content.decode().strip()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: expected a caption in UTF-8, found a byte that is not ({error.reason}).") from None
+    caption = decoded(content, where, what="a caption in UTF-8").strip()
     if not caption:
         raise UserError(f"{where}: expected a caption, found an empty one.")
     return caption

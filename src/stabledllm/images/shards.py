@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from stabledllm.errors import UserError
 from stabledllm.images.picture import SUFFIXES, Flaw, Picture, caption_text, read_file
-from stabledllm.tasks.files import text_field
+from stabledllm.tasks.files import parse_object, text_field
+from stabledllm.tasks.text_files import decoded, files_below
 
 _CAPTIONS = (".json", ".txt")
 _BLOCK = 512
@@ -145,22 +146,12 @@ def _item(name: str, path: Path, sample: _Sample) -> Picture | Flaw:
 
 def _caption(captions: dict[str, bytes], where: str) -> str:
     """ "prompt" of the .json; where there is none, the .txt."""
-    record = _object(captions[".json"], f"{where}.json") if ".json" in captions else {}
+    record = parse_object(decoded(captions[".json"], f"{where}.json"), f"{where}.json") if ".json" in captions else {}
     if "prompt" in record or ".txt" not in captions:
         if "prompt" not in record:
             raise UserError(f"{where}.json: expected the caption under 'prompt', found keys {sorted(record)}.")
         return text_field(record, "prompt", f"{where}.json").strip()
     return caption_text(captions[".txt"], f"{where}.txt")
-
-
-def _object(content: bytes, where: str) -> dict:
-    try:
-        record = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: expected a JSON object, found broken JSON ({error}).") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: expected a JSON object, found {type(record).__name__}.")
-    return record
 
 
 def _repeated(name: str, path: Path, key: str) -> Flaw:
@@ -176,7 +167,7 @@ def _tars(path: Path) -> dict[str, Path]:
         return {path.name: path}
     if not path.is_dir():
         raise UserError(f"{path}: expected a .tar or a folder with some, found nothing.")
-    found = {tar.relative_to(path).as_posix(): tar for tar in path.rglob("*.tar") if tar.is_file()}
+    found = {tar.relative_to(path).as_posix(): tar for tar in files_below(path, [".tar"])}
     if not found:
         raise UserError(f"{path}: expected .tar files in this folder or below it, found none.")
     return dict(sorted(found.items()))

@@ -90,7 +90,7 @@ def _sampler(p_of_t: str | Path | TSampler | None) -> TSampler:
         return p_of_t
     from stabledllm.ppots.density import FittedDensity  # scipy, only where a fit is read
 
-    density = FittedDensity.load(Path(p_of_t))
+    density = FittedDensity.load(Path(p_of_t).expanduser())
     fitted, plain = Method.parse(density.method), Method()
     if (fitted.source, fitted.masker, fitted.views, fitted.syrm) != (plain.source, plain.masker, plain.views, False):
         raise UserError(f"{p_of_t}: expected a density fitted for 'ppots', found one for '{density.method}'.")

@@ -113,11 +113,13 @@ class Noise:
             delimiter: answer delimiters, bool, shape (B, L); for isad.
 
         Raises:
-            UserError: a row without maskable tokens, or an argument without the one that goes with it.
+            UserError: a row without maskable tokens, one with the mask token, or an argument without the one that goes
+                with it.
         """
         if not bool(maskable.any(1).all()):
             empty = int((~maskable.any(1)).nonzero()[0])
             raise UserError(f"Noise: row {empty} of the batch: expected at least one maskable token, found none.")
+        _refuse_masked(input_ids, maskable, self.mask_id)
         if (positions is None) != (step_rows is None):
             raise UserError("Noise: expected positions and step_rows together, found one of them.")
         if self.method.name.startswith("isad") and delimiter is None:
@@ -160,6 +162,15 @@ class Noise:
             return p_of_t
         from stabledllm.ppots.density import FittedDensity, refuse_other  # scipy, only where a fit is read
 
-        density = FittedDensity.load(Path(p_of_t))
+        density = FittedDensity.load(Path(p_of_t).expanduser())
         refuse_other(density, self.method, self.objective, str(p_of_t))
         return density.sampler
+
+
+def _refuse_masked(input_ids: Tensor, maskable: Tensor, mask_id: int) -> None:
+    """Refuse rows that hold the mask token before their padding: it would be a target, or look masked."""
+    within = maskable.flip(1).cummax(1).values.flip(1)
+    wrong = ((input_ids == mask_id) & within).any(1)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise UserError(f"Noise: row {row} of the batch: expected clean tokens, found the mask token {mask_id}.")

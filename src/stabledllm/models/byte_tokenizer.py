@@ -18,6 +18,7 @@ class ByteTokenizer:
     eos_token_id = EOS
     pad_token_id = EOS
     image_tokens = None
+    padding_id = None
 
     def encode(self, text: str) -> list[int]:
         """UTF-8 bytes of the text, without special tokens."""

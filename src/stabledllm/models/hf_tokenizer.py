@@ -19,6 +19,7 @@ from transformers import (
 from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
 from stabledllm.models.image_tokens import ImageTokens
+from stabledllm.models.special_text import SpecialText
 
 # What lies beside the weights and belongs to the model; copied as it is, so that the original code finds it.
 _COMPANIONS = (
@@ -33,7 +34,7 @@ _MARKER = "ANSWER"
 class HFTokenizer:
     """Texts to ids and back, conversations through the model's chat template.
 
-    A text's special tokens are never read as such by :meth:`encode`: data cannot write a mask or an end token.
+    The names of special tokens in texts and conversations are text: data cannot write a mask or an end token.
 
     Args:
         tokenizer: transformers' tokenizer.
@@ -76,6 +77,17 @@ class HFTokenizer:
         self.eos_token_id = self._end()
         pad = tokenizer.pad_token_id
         self.pad_token_id = self.eos_token_id if pad is None else pad
+        # What marks, ends or fills up is no text either where the tokenizer's files do not call it special.
+        named = {self.eos_token_id, self.pad_token_id} & tokenizer.added_tokens_decoder.keys()
+        self._special |= named | ({self.mask_token_id} - {None})
+        self._unwritable = self._special - {tokenizer.unk_token_id}
+        self._special_text = SpecialText(tokenizer, self._special)
+
+    @property
+    def padding_id(self) -> int | None:
+        """The token that fills rows up and stands in none; None where it ends texts as well."""
+        ends = {self.eos_token_id, self._tokenizer.eos_token_id, self._tokenizer.sep_token_id}
+        return None if self.pad_token_id in ends else self.pad_token_id
 
     def take_image_config(self, config: PretrainedConfig) -> None:
         """Be told the configuration of a model with image tokens, which :attr:`image_tokens` needs."""
@@ -101,7 +113,9 @@ class HFTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without special tokens: a special token's name in it is text."""
-        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        ids = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        # Where the vocabulary itself holds their names, transformers still finds them.
+        return ids if self._unwritable.isdisjoint(ids) else self._special_text.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids; special tokens are left out."""
@@ -126,17 +140,15 @@ class HFTokenizer:
         """Ids of a conversation that ends with a user turn, ready for the assistant's answer.
 
         Raises:
-            UserError: roles that the chat template refuses, or a mask token in the conversation.
+            UserError: a conversation that the chat template refuses.
         """
         messages = [{"role": m["role"], "content": m["content"]} for m in messages]
         if self._tokenizer.chat_template is None:
             lines = [f"{m['role'].capitalize()}: {m['content']}\n" for m in messages]
-            ids = self._tokenizer.encode("".join(lines) + "Assistant: ", add_special_tokens=False)
-        else:
-            ids = self._templated(messages)
-        if self.mask_token_id is not None and self.mask_token_id in ids:
-            raise UserError(f"model '{self._name}': expected a conversation without the mask token, found one.")
-        return ids
+            return self.encode("".join(lines) + "Assistant: ")
+        if any(self._special_text.names(m["content"]) for m in messages):
+            return self._special_text.chat(messages, self._render)
+        return self._read(self._render(messages))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Everything that lies beside the weights, copied as it was published."""
@@ -149,15 +161,19 @@ class HFTokenizer:
                 if file.resolve() != (folder / file.name).resolve():
                     shutil.copyfile(file, folder / file.name)
 
-    def _templated(self, messages: list[dict]) -> list[int]:
+    def _render(self, messages: Sequence[dict]) -> str:
+        """The conversation as the chat template writes it, up to where the assistant's answer begins."""
         from jinja2 import TemplateError
 
         try:
-            return list(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+            return self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except TemplateError as error:
             raise UserError(
                 f"model '{self._name}': expected a conversation that its chat template takes, found: {error}"
             ) from None
+
+    def _read(self, rendered: str) -> list[int]:
+        return self._tokenizer.encode(rendered, add_special_tokens=False)
 
     def _check_sizes(self) -> None:
         largest = max(self._tokenizer.get_vocab().values(), default=0)

@@ -3,49 +3,68 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 from stabledllm.errors import UserError
+from stabledllm.tasks.text_files import lines, open_binary
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
-    """``(origin, object)`` per non-blank line; ``origin`` is ``file:line``.
+def read_jsonl(path: Path, *, halves: bool = False) -> Iterator[tuple[str, dict]]:
+    """``(origin, object)`` per non-blank line; ``origin`` is ``file:line``. The file is never in memory as a whole.
+
+    Args:
+        halves: take texts that hold half of a surrogate pair, which JSON can write and UTF-8 cannot.
 
     Raises:
-        UserError: missing or empty file, or a line that is not a JSON object.
+        UserError: missing or empty file, or a line that is not a JSON object with plain keys and values.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}.")
+    return ((f"{path}:{number}", record) for _, number, record in read_places(path, halves=halves))
+
+
+def read_places(path: Path, *, halves: bool = False) -> Iterator[tuple[int, int, dict]]:
+    """As :func:`read_jsonl`, with the offset of each line in the file and its number."""
     found = False
-    with path.open(encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    found = True
-                    yield f"{path}:{number}", _object(line, f"{path}:{number}")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: expected UTF-8 text, found a byte that is not ({error.reason}).") from None
+    with open_binary(path) as file:
+        for offset, number, line in lines(file, str(path)):
+            if line.strip():
+                found = True
+                yield offset, number, parse_object(line, f"{path}:{number}", halves=halves)
     if not found:
         raise UserError(f"{path}: expected at least one row, found an empty file.")
 
 
 def split_file(folder: Path, split: str, extension: str = "jsonl") -> Path:
-    """``SPLIT.jsonl`` in a folder.
+    """``SPLIT.jsonl`` in a folder, whatever the case of its ending.
 
     Raises:
         UserError: it is not there.
     """
     path = folder / f"{split}.{extension}"
+    names = sorted(file.name for file in folder.iterdir())
+    alike = [name for name in names if name.lower() == path.name.lower()]
+    path = folder / (path.name if path.name in alike or not alike else alike[0])
     if not path.is_file():
-        there = sorted(p.name for p in folder.iterdir())[:8]
-        raise UserError(f"{folder}: expected {path.name} in it, found {', '.join(there) or 'nothing'}.")
+        raise UserError(f"{folder}: expected {path.name} in it, found {', '.join(names[:8]) or 'nothing'}.")
     return path
 
 
-def _object(line: str, origin: str) -> dict:
+def parse_object(line: str | bytes, origin: str, *, halves: bool = False) -> dict:
+    """The JSON object that a line holds.
+
+    Raises:
+        UserError: something else, a key that stands twice in an object, NaN or infinity, or half of a surrogate pair.
+    """
+    check = _checked_but_halves if halves else _checked
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=check, parse_constant=_refuse_constant)
+    except _Unfit as error:
+        raise UserError(f"{origin}: {error}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{origin}: expected a JSON object, found broken JSON ({error.msg}).") from None
     except RecursionError:
@@ -55,6 +74,44 @@ def _object(line: str, origin: str) -> dict:
     if not isinstance(record, dict):
         raise UserError(f"{origin}: expected a JSON object, found {type(record).__name__}.")
     return record
+
+
+class _Unfit(Exception):
+    """JSON that can be parsed and is no row; the sentence lacks its origin."""
+
+
+def _checked(pairs: list[tuple[str, Any]], *, halves: bool = False) -> dict:
+    """An object of its pairs. Objects within it are checked before it is."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _Unfit(f"expected every key once, found {twice!r} twice.")
+    for key, value in pairs:
+        _check_value(value, key, halves)
+        if not halves and _HALF.search(key):
+            raise _Unfit("expected Unicode text for keys, found half of a surrogate pair.")
+    return found
+
+
+def _checked_but_halves(pairs: list[tuple[str, Any]]) -> dict:
+    return _checked(pairs, halves=True)
+
+
+def _check_value(value: Any, key: str, halves: bool) -> None:
+    if isinstance(value, str):
+        if not halves and not value.isascii() and _HALF.search(value):
+            raise _Unfit(f"expected Unicode text under '{key}', found half of a surrogate pair.")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise _Unfit(f"expected finite numbers, found one beyond every float under '{key}'.")
+    elif isinstance(value, list) and set(map(type, value)) - {int, bool, dict, type(None)}:
+        for each in value:
+            _check_value(each, key, halves)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _Unfit(f"expected finite numbers, found {name.lower()}.")
 
 
 def text_field(record: dict, key: str, origin: str) -> str:
@@ -69,6 +126,6 @@ def text_field(record: dict, key: str, origin: str) -> str:
         raise UserError(f"{origin}: expected text under '{key}', found {found}.")
     if not value.strip():
         raise UserError(f"{origin}: expected a non-empty '{key}', found an empty one.")
-    if any("\ud800" <= c <= "\udfff" for c in value):
+    if _HALF.search(value):
         raise UserError(f"{origin}: expected Unicode text under '{key}', found half of a surrogate pair.")
     return value

@@ -6,12 +6,13 @@ One JSON object a line: ``{"question": ..., "answer": "... <<48/2=24>>24 ...\\n#
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stabledllm.tasks import scoring
-from stabledllm.tasks.files import read_jsonl, split_file, text_field
+from stabledllm.tasks.examples import Examples, Stored, made
+from stabledllm.tasks.files import split_file, text_field
 from stabledllm.tasks.hub import hub_rows
 from stabledllm.tasks.task import Scored, TaskOptions, example
 
@@ -26,24 +27,23 @@ class GSM8K:
     splits_files = False
     delimiters = ("####",)
 
-    def load(self, where: str | None, split: str, options: TaskOptions) -> list[dict]:
+    def load(self, where: str | None, split: str, options: TaskOptions) -> Examples:
         """Every row; ``gold`` is the ``answer`` as it stands in the file, whatever ``annotations`` says."""
-        rows = []
-        for origin, record in self._records(where, split):
-            question, answer = text_field(record, "question", origin), text_field(record, "answer", origin)
-            response = _ANNOTATION.sub("", answer) if options.annotations == "remove" else answer
-            rows.append(example(question, response, origin, answer))
-        return rows
-
-    def _records(self, where: str | None, split: str) -> Iterator[tuple[str, dict]]:
+        make = partial(_examples, options.annotations == "remove")
         if where is None:
-            return hub_rows(self.name, "openai/gsm8k", split, config="main")
+            return made(hub_rows(self.name, "openai/gsm8k", split, config="main"), make)
         path = Path(where).expanduser()
-        return read_jsonl(split_file(path, split) if path.is_dir() else path)
+        return Stored(split_file(path, split) if path.is_dir() else path, make)
 
     def score(self, completion: str, gold: Any, *, flexible: bool = False) -> Scored:
         """``gold``: an ``answer`` that ends in ``#### NUMBER``, or the number itself."""
         return scoring.score_number(completion, gold, flexible=flexible)
+
+
+def _examples(without_annotations: bool, record: dict, origin: str) -> list[dict]:
+    question, answer = text_field(record, "question", origin), text_field(record, "answer", origin)
+    response = _ANNOTATION.sub("", answer) if without_annotations else answer
+    return [example(question, response, origin, answer)]
 
 
 TASK = GSM8K()

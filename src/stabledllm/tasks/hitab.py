@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from stabledllm.errors import UserError
-from stabledllm.tasks.files import read_jsonl, split_file, text_field
+from stabledllm.tasks.examples import Examples, Stored
+from stabledllm.tasks.files import split_file, text_field
 from stabledllm.tasks.hitab_scoring import gold_values, score_answer, written
 from stabledllm.tasks.hitab_table import HierarchicalTable, read_table
 from stabledllm.tasks.task import Scored, TaskOptions, example
@@ -30,7 +31,7 @@ class HiTab:
     splits_files = False
     delimiters = ("Answer:",)
 
-    def load(self, where: str | None, split: str, options: TaskOptions) -> list[dict]:
+    def load(self, where: str | None, split: str, options: TaskOptions) -> Examples:
         """Every row, with its table as ``options.table`` says; ``gold`` is the ``answer`` of the file, a list."""
         if where is None:
             raise UserError(
@@ -41,7 +42,7 @@ class HiTab:
         file = split_file(path, _FILES[split]) if path.is_dir() else path
         folder = _tables(path if path.is_dir() else path.parent, file)
         read = lru_cache(maxsize=256)(lambda name, origin: read_table(folder / f"{name}.json", origin))
-        return [self._example(record, origin, read, options) for origin, record in read_jsonl(file)]
+        return Stored(file, lambda record, origin: [self._example(record, origin, read, options)])
 
     @staticmethod
     def _example(record: dict, origin: str, read, options: TaskOptions) -> dict:
@@ -52,7 +53,7 @@ class HiTab:
         except UserError as error:
             raise UserError(f"{origin}: {error}") from None
         prompt = prompt_of(read(table, origin), question, options.table)
-        return example(prompt, f"Answer: {written(answer)}", origin, answer)
+        return example(prompt, f"Answer: {written(answer)}", origin, answer) | {"table": table}
 
     def score(self, completion: str, gold: Any, *, flexible: bool = False) -> Scored:
         """``gold``: the file's ``answer``, a list of numbers or texts."""

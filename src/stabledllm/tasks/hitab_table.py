@@ -8,11 +8,12 @@ headers as trees of cells; ``title``.
 from __future__ import annotations
 
 import html
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from stabledllm.errors import UserError
+from stabledllm.tasks.files import parse_object
+from stabledllm.tasks.text_files import read_text
 
 _LEVEL = "- "
 """Stands before a row's header once for each row that it is under; the source shows it by indentation."""
@@ -94,11 +95,7 @@ def read_table(path: Path, needed_by: str) -> HierarchicalTable:
     """
     if not path.is_file():
         raise UserError(f"{needed_by}: expected its table in {path}, found no such file.")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: expected a JSON object, found something broken.") from None
-    return table_of(raw, str(path))
+    return table_of(parse_object(read_text(path), str(path)), str(path))
 
 
 def table_of(raw: object, origin: str) -> HierarchicalTable:

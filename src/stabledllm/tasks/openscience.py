@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stabledllm.errors import UserError
 from stabledllm.tasks import latex
 from stabledllm.tasks.boxed import last_boxed
-from stabledllm.tasks.files import read_jsonl, split_file, text_field
+from stabledllm.tasks.examples import Examples, Stored, made
+from stabledllm.tasks.files import split_file, text_field
 from stabledllm.tasks.hub import hub_rows, parquet_rows
 from stabledllm.tasks.likeness import plain
 from stabledllm.tasks.task import Scored, TaskOptions, example
+from stabledllm.tasks.text_files import has_ending
 
 TEST_SHARE = 6
 """One question in so many is in the test split."""
@@ -51,28 +53,18 @@ class OpenScience:
     splits_files = True
     delimiters = ("\\boxed{",)
 
-    def load(self, where: str | None, split: str, options: TaskOptions) -> list[dict]:
+    def load(self, where: str | None, split: str, options: TaskOptions) -> Examples:
         """Rows of the split, the first ``options.rows`` of it; rows without any answer have no ``gold``."""
-        rows = []
-        for origin, record in self._records(where, split):
-            question, output = text_field(record, "input", origin), text_field(record, "output", origin)
-            if self._parted(where) and split_of(question) != split:
-                continue
-            rows.append(example(question, output, origin, _gold(record, output)))
-            if len(rows) == options.rows:
-                break
-        return rows
-
-    def _parted(self, where: str | None) -> bool:
-        return where is None or not Path(where).expanduser().is_dir()
-
-    def _records(self, where: str | None, split: str) -> Iterator[tuple[str, dict]]:
         if where is None:
-            return hub_rows(self.name, "nvidia/OpenScienceReasoning-2", "train")
+            rows = hub_rows(self.name, "nvidia/OpenScienceReasoning-2", "train")
+            return made(rows, partial(_examples, split), options.rows)
         path = Path(where).expanduser()
+        make = partial(_examples, None if path.is_dir() else split)
         if path.is_dir():
             path = split_file(path, split)
-        return parquet_rows(self.name, path) if path.suffix == ".parquet" else read_jsonl(path)
+        if has_ending(path, ".parquet"):
+            return made(parquet_rows(self.name, path), make, options.rows)
+        return Stored(path, make, options.rows)
 
     def score(self, completion: str, gold: Any, *, flexible: bool = False) -> Scored:
         r"""``gold``: ``expected_answer``, or a text that holds it in ``\boxed{}``."""
@@ -84,6 +76,14 @@ class OpenScience:
         letter = pattern.fullmatch(bare) if choice and (bare := _unwrapped(given)) else None
         parsed = letter[1].upper() if letter else latex.normal(given or "")
         return Scored(parsed or None, latex.equal(parsed, expected) if parsed else None)
+
+
+def _examples(split: str | None, record: dict, origin: str) -> list[dict]:
+    """The row as an example; none where it is not of the ``split``. None: the file is one split."""
+    question, output = text_field(record, "input", origin), text_field(record, "output", origin)
+    if split is not None and split_of(question) != split:
+        return []
+    return [example(question, output, origin, _gold(record, output))]
 
 
 def split_of(question: str) -> str:

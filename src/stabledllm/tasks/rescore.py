@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from stabledllm.errors import UserError
-from stabledllm.files import write_text
+from stabledllm.files import writing
 from stabledllm.tasks.files import read_jsonl
 from stabledllm.tasks.registry import task_named
 from stabledllm.tasks.scoring import wilson_interval
-from stabledllm.tasks.task import verdicts
+from stabledllm.tasks.task import Task, verdicts
 
 
 def rescore(task: str, source: Path, out: Path) -> str:
     """Write each row of ``source`` to ``out`` with ``parsed``, ``correct`` and the flexible ones; say how many.
+
+    Rows go through one at a time: memory does not grow with the file.
 
     A row has ``completion`` and ``gold``, the data set's own answer field; whatever else it holds is kept. ``out`` is
     written whole or not at all.
@@ -27,21 +30,26 @@ def rescore(task: str, source: Path, out: Path) -> str:
         raise UserError(f"rescore: expected --out to be another file than {source}, found the same one.")
     if out.is_dir():
         raise UserError(f"{out}: expected a file to write, found a folder.")
-    rows = []
-    for origin, row in read_jsonl(source):
-        completion, gold = _field(row, "completion", origin), _field(row, "gold", origin)
-        if not isinstance(completion, str):
-            raise UserError(f"{origin}: expected text under 'completion', found {type(completion).__name__}.")
-        try:
-            scores = [scorer.score(completion, gold, flexible=flexible) for flexible in (False, True)]
-        except UserError as error:
-            raise UserError(f"{origin}: {error}") from None
-        rows.append(row | verdicts(*scores))
-    write_text(out, "".join(_line(row) for row in rows))
-    return f"{task}: {len(rows)} rows; " + "; ".join(
-        f"{name} {_counted([row[key] for row in rows])}"
-        for name, key in (("strict", "correct"), ("flexible", "flexible_correct"))
+    counted = {"correct": Counter(), "flexible_correct": Counter()}
+    with writing(out) as file:
+        for origin, row in read_jsonl(source, halves=True):
+            scored = row | _scored(scorer, row, origin)
+            file.write(_line(scored).encode())
+            for key, counts in counted.items():
+                counts[scored[key]] += 1
+    return f"{task}: {counted['correct'].total()} rows; " + "; ".join(
+        f"{name} {_told(counted[key])}" for name, key in (("strict", "correct"), ("flexible", "flexible_correct"))
     )
+
+
+def _scored(scorer: Task, row: dict, origin: str) -> dict:
+    completion, gold = _field(row, "completion", origin), _field(row, "gold", origin)
+    if not isinstance(completion, str):
+        raise UserError(f"{origin}: expected text under 'completion', found {type(completion).__name__}.")
+    try:
+        return verdicts(*(scorer.score(completion, gold, flexible=flexible) for flexible in (False, True)))
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
 
 
 def _field(row: dict, key: str, origin: str) -> object:
@@ -56,10 +64,10 @@ def _line(row: dict) -> str:
     return (text if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text) else json.dumps(row)) + "\n"
 
 
-def _counted(verdicts: list[bool | None]) -> str:
-    correct, none = sum(v is True for v in verdicts), sum(v is None for v in verdicts)
-    low, high = wilson_interval(correct, len(verdicts))
+def _told(counts: Counter) -> str:
+    correct, wrong, none = counts[True], counts[False], counts[None]
+    low, high = wilson_interval(correct, counts.total())
     return (
-        f"{correct / len(verdicts):.4f} correct (95 % {low:.4f} to {high:.4f}; {correct} correct, "
-        f"{len(verdicts) - correct - none} wrong, {none} without an answer)"
+        f"{correct / counts.total():.4f} correct (95 % {low:.4f} to {high:.4f}; {correct} correct, {wrong} wrong, "
+        f"{none} without an answer)"
     )

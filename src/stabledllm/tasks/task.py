@@ -5,6 +5,7 @@ A task knows its data set's own format and its own answers, and nothing of token
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -55,7 +56,7 @@ class Task(Protocol):
     delimiters: tuple[str, ...]
     """Strings before an answer, which ISAD masks more often: the default of ``data.delimiters``."""
 
-    def load(self, where: str | None, split: str, options: TaskOptions) -> list[dict]:
+    def load(self, where: str | None, split: str, options: TaskOptions) -> Sequence[dict]:
         """Examples in the data set's order, as :func:`example` makes them.
 
         Args:

@@ -192,7 +192,7 @@ class HarnessModel:
                 f"{fmean(row['stderr'] for row in self._rows[-asked:]):.3g} nats on average"
             )
         if self._likelihood_out:
-            path = Path(self._likelihood_out)
+            path = Path(self._likelihood_out).expanduser()
             own = path if self._ranks.count == 1 else path.with_stem(f"{path.stem}-{self.rank}")
             write_jsonl(own, self._rows)
 

@@ -1,0 +1,147 @@
+"""One row of tokens, and very many of them in flat arrays: five bytes a token where Python's integers take fifty."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One encoded example. ``prompt_length`` tokens are given, the rest is the response."""
+
+    input_ids: list[int]
+    prompt_length: int
+    delimiter: list[int] = field(default_factory=list)
+    """Indices of response tokens that are answer delimiters (ISAD)."""
+    syntax: list[int] = field(default_factory=list)
+    """Indices of prompt tokens that are syntax (SyRM)."""
+    origin: str = ""
+    hidden: int = 0
+    """Leading tokens that nobody attends to (MMaDA's padding of captions)."""
+    tail: int = 0
+    """Closing tokens that are given, like the prompt (the end of an image)."""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def response_length(self) -> int:
+        return len(self.input_ids) - self.prompt_length - self.tail
+
+    def maskable_count(self, syrm: bool = False) -> int:
+        """P, as :func:`~stabledllm.data.rows.collate` marks them."""
+        return self.response_length + (len(self.syntax) if syrm else 0)
+
+
+@dataclass(frozen=True)
+class _Ragged:
+    """Lists of numbers (or of bytes) of unequal length, end to end. ``ends``: where each begins, and the last ends."""
+
+    values: np.ndarray
+    ends: np.ndarray
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.values[self.ends[i] : self.ends[i + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.ends)
+
+
+class TokenRows(Sequence[TokenRow]):
+    """Rows that lie in a few flat arrays; a :class:`TokenRow` is made whenever one is asked for.
+
+    Made by :class:`RowsBuilder`. ``order``: which of the rows in the arrays, where it is not all of them in turn.
+    """
+
+    def __init__(
+        self, input_ids: _Ragged, delimiter: _Ragged, syntax: _Ragged, origin: _Ragged, counts: np.ndarray,
+        order: np.ndarray | None = None,
+    ):  # fmt: skip
+        self._ids, self._delimiter, self._syntax, self._origin = input_ids, delimiter, syntax, origin
+        self._counts = counts  # prompt_length, hidden and tail, shape (rows, 3)
+        self._order = np.arange(len(counts)) if order is None else order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            parts = self._ids, self._delimiter, self._syntax, self._origin, self._counts
+            return TokenRows(*parts, self._order[place])
+        i = self._order[place]
+        prompt, hidden, tail = self._counts[i].tolist()
+        return TokenRow(
+            self._ids[i].tolist(),
+            prompt,
+            self._delimiter[i].tolist(),
+            self._syntax[i].tolist(),
+            self._origin[i].tobytes().decode(),
+            hidden,
+            tail,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None
+
+    def __add__(self, other: Sequence[TokenRow]) -> TokenRows:
+        return RowsBuilder([*self, *other]).rows()
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int64."""
+        return self._ids.lengths[self._order]
+
+    def any_marked(self, name: str) -> bool:
+        """Whether any row has tokens marked ``delimiter`` or ``syntax``."""
+        marks = {"delimiter": self._delimiter, "syntax": self._syntax}[name]
+        return bool(marks.lengths[self._order].any())
+
+
+class RowsBuilder:
+    """Takes rows one at a time and lays them down in flat arrays."""
+
+    def __init__(self, rows: Sequence[TokenRow] = ()):
+        self._flat = {"input_ids": array("i"), "delimiter": array("i"), "syntax": array("i"), "origin": bytearray()}
+        self._ends = {name: array("q", [0]) for name in self._flat}
+        self._counts = array("i")
+        for row in rows:
+            self.add(row)
+
+    def __len__(self) -> int:
+        return len(self._counts) // 3
+
+    def add(self, row: TokenRow) -> None:
+        """Lay down one more row."""
+        for name, flat in self._flat.items():
+            part = getattr(row, name)
+            flat.extend(part.encode() if name == "origin" else part)
+            self._ends[name].append(len(flat))
+        self._counts.extend((row.prompt_length, row.hidden, row.tail))
+
+    def rows(self) -> TokenRows:
+        """All rows so far; none can be added after that."""
+        kinds = {"origin": np.uint8}
+        parts = (
+            _Ragged(np.frombuffer(flat, kinds.get(name, np.int32)), np.frombuffer(self._ends[name], np.int64))
+            for name, flat in self._flat.items()
+        )
+        return TokenRows(*parts, np.frombuffer(self._counts, np.int32).reshape(-1, 3))
+
+
+def lengths_of(rows: Sequence) -> list[int]:
+    """Tokens of each row, without making the rows."""
+    return rows.lengths.tolist() if isinstance(rows, TokenRows) else [len(row) for row in rows]
+
+
+def any_marked(rows: Sequence, name: str) -> bool:
+    """Whether any row has tokens marked ``delimiter`` or ``syntax``."""
+    return rows.any_marked(name) if isinstance(rows, TokenRows) else any(getattr(row, name) for row in rows)

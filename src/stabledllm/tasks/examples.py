@@ -1,0 +1,147 @@
+"""Many examples in little memory: their text stays in its file and is read again whenever one is asked for."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+from stabledllm.errors import UserError
+from stabledllm.tasks.files import parse_object, read_places
+from stabledllm.tasks.text_files import decoded
+
+Examples = Sequence[dict]
+Make = Callable[[dict, str], Sequence[dict]]
+
+
+class _Sequence(Sequence):
+    """What the sequences of this module share: slices and comparison."""
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return Picked(self, range(*place.indices(len(self))))
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        return self._at(place % len(self))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None
+
+    def __add__(self, other: Examples) -> list[dict]:
+        return [*self, *other]
+
+
+class Stored(_Sequence):
+    """The examples of a file of JSON lines.
+
+    Args:
+        make: the examples of a line's object; its second argument is ``file:line``.
+        limit: examples to stop at.
+
+    Raises:
+        UserError: whatever is wrong with the file or with a row of it; all are read once at the beginning.
+    """
+
+    def __init__(self, path: Path, make: Make, limit: int | None = None):
+        self._path, self._make = path, make
+        self._offsets, self._numbers, self._which = array("q"), array("q"), array("i")
+        for offset, number, record in read_places(path):
+            for which in range(len(make(record, f"{path}:{number}"))):
+                self._offsets.append(offset)
+                self._numbers.append(number)
+                self._which.append(which)
+            if limit is not None and len(self) >= limit:
+                break
+        self._state = self._found()
+
+    def __len__(self) -> int:
+        return len(self._which)
+
+    def __iter__(self) -> Iterator[dict]:
+        with self._open() as file:
+            for place in range(len(self)):
+                yield self._read(file, place)
+
+    def _at(self, place: int) -> dict:
+        with self._open() as file:
+            return self._read(file, place)
+
+    def _read(self, file: BinaryIO, place: int) -> dict:
+        file.seek(self._offsets[place])
+        origin = f"{self._path}:{self._numbers[place]}"
+        record = parse_object(decoded(file.readline(), str(self._path), self._numbers[place]), origin)
+        return self._make(record, origin)[self._which[place]]
+
+    def _open(self) -> BinaryIO:
+        if not self._path.is_file() or self._found() != self._state:
+            raise UserError(f"{self._path}: expected a file that stays as it is while it is in use, found it changed.")
+        return self._path.open("rb")
+
+    def _found(self) -> tuple[int, int]:
+        status = self._path.stat()
+        return status.st_size, status.st_mtime_ns
+
+
+class Picked(_Sequence):
+    """Some of other examples, in an order of their own."""
+
+    def __init__(self, base: Examples, places: Sequence[int]):
+        self._base, self._places = base, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _at(self, place: int) -> dict:
+        return self._base[self._places[place]]
+
+    def __iter__(self) -> Iterator[dict]:
+        places = self._places
+        if any(a >= b for a, b in pairwise(places)):
+            yield from (self._base[place] for place in places)
+            return
+        # A file is read from its beginning to its end.
+        waiting = iter(places)
+        wanted = next(waiting, None)
+        for place, example in enumerate(self._base):
+            if wanted is None:
+                return
+            if place == wanted:
+                yield example
+                wanted = next(waiting, None)
+
+
+class Mapped(_Sequence):
+    """Other examples, each changed when it is asked for."""
+
+    def __init__(self, base: Sequence, change: Callable[..., dict]):
+        self._base, self._change = base, change
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+    def _at(self, place: int) -> dict:
+        return self._change(self._base[place])
+
+    def __iter__(self) -> Iterator[dict]:
+        return map(self._change, self._base)
+
+
+def made(records: Iterable[tuple[str, dict]], make: Make, limit: int | None = None) -> list[dict]:
+    """The examples of records that lie in no file of JSON lines, such as a hub's."""
+    found: list[dict] = []
+    for origin, record in records:
+        found += make(record, origin)
+        if limit is not None and len(found) >= limit:
+            break
+    return found
+
+
+def picked(examples: Examples, places: Iterable[int]) -> Examples:
+    """The examples at some places, without a copy of them."""
+    return Picked(examples, array("q", places))
