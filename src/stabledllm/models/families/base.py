@@ -76,7 +76,7 @@ class MaskedDiffusionModel(PreTrainedModel):
         logits (N, L, V); row-major order, nats, float32 or wider.
 
         Args:
-            attention_mask: False at padding on the right, (N, L).
+            attention_mask: False at padding, (N, L).
             segment_ids, position_ids: packed rows, (N, L); positions restart in each segment.
             nll_weights: (S,), see :func:`~stabledllm.models.families.prediction.predict`.
             cache: only its positions are computed.
@@ -88,6 +88,7 @@ class MaskedDiffusionModel(PreTrainedModel):
             selected,
             targets,
             shift=self.config.shift_logits,
+            attention_mask=attention_mask,
             segment_ids=segment_ids,
             nll_weights=nll_weights,
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from stabledllm.data.alignment import padding_last
 from stabledllm.errors import UserError
 from stabledllm.models.families.attention import attention_arguments
 from stabledllm.models.families.prediction import predict, predictors
@@ -98,13 +99,18 @@ class CausalLMForward:
         """As :meth:`~stabledllm.models.families.base.MaskedDiffusionModel.forward`: what is selected at position i is
         predicted by the hidden state at i - 1, from the tokens before it alone.
 
-        Padding must be on the right: no token before it sees it, so no mask is needed to hide it.
+        Rows with padding before them are moved to the front; no token sees what is behind it, so no mask is needed.
 
         Raises:
             UserError: packed rows for a model whose attention is not full.
         """
         if selected is None:
             return super().forward(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **own)
+        order = None if attention_mask is None or segment_ids is not None else padding_last(attention_mask)
+        if order is not None:
+            input_ids, selected = input_ids.gather(1, order), selected.gather(1, order)
+            targets = None if targets is None else targets.gather(1, order)
+            position_ids = None if position_ids is None else position_ids.gather(1, order)
         form = {"attention_mask": None, "position_ids": position_ids, "use_cache": False}
         if segment_ids is not None:
             self._require_full_attention()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
+from stabledllm.data.alignment import padding_last
 from stabledllm.errors import UserError
 from stabledllm.models.families.source import Source
 from stabledllm.models.loss_head import widened
@@ -127,9 +128,14 @@ class MaskedLMForward:
             raise UserError("packing: expected a native family, found a model behind the generic MLM adapter.")
         if cache is not None:
             raise UserError("decoding.cache: expected a native family, found a model behind the generic MLM adapter.")
-        limit = getattr(self.config, "max_position_embeddings", None)
+        limit = _positions(self)
         if limit and input_ids.shape[1] > limit:
             raise UserError(f"rows: expected at most the model's {limit} positions, found {input_ids.shape[1]}.")
+        order = None if attention_mask is None else padding_last(attention_mask)
+        if order is not None:
+            given = (input_ids, attention_mask, selected, targets)
+            moved = self.forward(*(None if value is None else value.gather(1, order) for value in given))
+            return moved if selected is not None else MDMOutput(logits=_moved_back(moved.logits, order))
         mask = None if attention_mask is None else attention_mask.long()
         if selected is None:
             return MDMOutput(logits=super().forward(input_ids=input_ids, attention_mask=mask).logits)
@@ -146,6 +152,18 @@ class MaskedLMForward:
         if targets is None:
             return MDMOutput(logits=wide)
         return MDMOutput(nll=F.cross_entropy(wide, targets[selected], reduction="none"))
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    """Tokens of the longest row: RoBERTa's table of positions begins with those of padding, which no token has."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    before = getattr(table, "padding_idx", None)
+    return limit if limit is None or before is None else limit - before - 1
+
+
+def _moved_back(logits_NLV: Tensor, order_NL: Tensor) -> Tensor:
+    return logits_NLV.gather(1, order_NL.argsort(1)[..., None].expand_as(logits_NLV))
 
 
 def _keep(output, selected: Tensor):
