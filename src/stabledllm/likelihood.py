@@ -113,7 +113,7 @@ def elbo(
             tokens) and, for isad-exact, ``delimiter``; padding on either side.
         density: the fitted p(t) of methods with ``ppots``.
         replicates: R; must divide D.
-        eps: least masking probability of the objective, in [0, 1). With ``fixedcount`` 0 is allowed and is the exact bound.
+        eps: least masking probability of the objective, in [0, 1). With ``fixedcount`` 0 is the exact bound.
         tokens_per_batch: padded tokens in one forward.
         mask_id: default ``model.config.mask_token_id``.
         pad_id: fills short token rows, hidden by the attention mask; default the mask id.

@@ -104,10 +104,7 @@ def checked_rows(rows: Sequence[TokenRow] | Mapping[str, Tensor], method: Method
     Raises:
         UserError: no rows, tensors that are missing or of another kind or shape, or a row without response tokens.
     """
-    if isinstance(rows, Mapping):
-        tensors = _tensors(rows)
-    else:
-        tensors = _collated(rows, method, pad_id)
+    tensors = _tensors(rows) if isinstance(rows, Mapping) else _collated(rows, method, pad_id)
     empty = (~tensors["maskable"].any(1)).nonzero()[:, 0].tolist()
     if empty:
         raise UserError(f"elbo: expected response tokens in every row, found none in row {empty[0]}.")

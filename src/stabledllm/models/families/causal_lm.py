@@ -5,11 +5,9 @@ Legend: N rows, L positions, S selected positions, V vocabulary, D width.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from stabledllm.data.alignment import padding_last
@@ -17,8 +15,8 @@ from stabledllm.errors import UserError
 from stabledllm.models.families.attention import attention_arguments
 from stabledllm.models.families.prediction import predict, predictors
 from stabledllm.models.families.source import Source
+from stabledllm.models.families.transformers_own import load_transformers
 from stabledllm.models.loss_head import OutputLayer, widened
-from stabledllm.models.new import with_first_values
 from stabledllm.models.output import MDMOutput
 
 
@@ -38,29 +36,7 @@ def load_causal_lm(source: Source) -> PreTrainedModel:
     Raises:
         UserError: a back end that the model lacks, or weights that are missing, unexpected or of another shape.
     """
-    if source.init_seed is not None:
-        config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
-        create = partial(AutoModelForCausalLM.from_config, config, attn_implementation=source.attention)
-        return adapt(with_first_values(create, source.init_seed, source.dtype))
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            source.folder,
-            dtype=source.dtype,
-            attn_implementation=source.attention,
-            local_files_only=True,
-            output_loading_info=True,
-            **source.extra,
-        )
-    except (ValueError, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"model '{source.name}': expected one that transformers can load, found: {reason}") from None
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(kind):
-            first = sorted(str(key) for key in info[kind])[0]
-            raise UserError(
-                f"model '{source.name}': expected the weights of its config, found {kind[:-5]} weight {first}."
-            )
-    return adapt(model)
+    return adapt(load_transformers(AutoModelForCausalLM, source, source.attention, strict=True))
 
 
 def adapt(model: PreTrainedModel) -> PreTrainedModel:

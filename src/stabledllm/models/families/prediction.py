@@ -32,7 +32,8 @@ def predict(
     """
     if selected is None:
         if shift:
-            hidden_NLD = hidden_NLD.gather(1, predictors(hidden_NLD, segment_ids, attention_mask)[..., None].expand_as(hidden_NLD))
+            before = predictors(hidden_NLD, segment_ids, attention_mask)
+            hidden_NLD = hidden_NLD.gather(1, before[..., None].expand_as(hidden_NLD))
         return MDMOutput(logits=head(hidden_NLD))
     selected = selected.bool()
     if shift:
