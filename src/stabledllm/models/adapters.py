@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import load_peft_weights
+from peft.utils import AuxiliaryTrainingWrapper, load_peft_weights
+from torch import nn
 
 from stabledllm.errors import UserError
 from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of
@@ -80,6 +81,7 @@ def add_lora(loaded: LoadedModel, options: LoRAOptions) -> LoadedModel:
             model = AdaptedModel(loaded.model, config)
         except ValueError as error:
             raise UserError(f"key 'lora': expected targets that peft can adapt, found: {error}") from None
+    _untie(model)
     # The loss takes the output layer's weight itself, never its call: an adapter beside it would have no effect.
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         raise UserError(
@@ -126,6 +128,7 @@ def load_adapter(
             if keys:
                 raise UserError(f"{what}: expected the weights of its config, found {kind} {min(keys)}.")
         set_peft_model_state_dict(model, weights)
+    _untie(model)
     return LoadedModel(model, loaded.tokenizer, name)
 
 
@@ -163,6 +166,22 @@ def merged(loaded: LoadedModel) -> LoadedModel:
             f"merge: expected an adapter's folder (with {ADAPTER_CONFIG}), found the model '{loaded.name}'."
         )
     return replace(loaded, model=loaded.model.merge_and_unload())
+
+
+def _untie(model: PeftModel) -> None:
+    """Where an adapter changes the embedding or the output layer alone, the two are one weight no longer.
+
+    The config must say so, or what is saved would be read as tied; and an embedding's adapter must not be added to
+    the output layer when it is merged.
+    """
+    base = model.get_base_model()
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    changed = any(isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper) for layer in (embedding, head))
+    if not changed or not getattr(base.config, "tie_word_embeddings", False):
+        return
+    if isinstance(embedding, BaseTunerLayer) and getattr(head, "weight", None) is embedding.get_base_layer().weight:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    base.config.tie_word_embeddings = False
 
 
 def _lasting(name: str) -> str:

@@ -15,6 +15,7 @@ from stabledllm.errors import UserError
 from stabledllm.models.attention_masks import block_causal_mask, block_diffusion_mask
 from stabledllm.models.byte_tokenizer import MASK, ByteTokenizer
 from stabledllm.models.families.attention import attention_arguments
+from stabledllm.models.fixed_vocabulary import FixedVocabulary
 from stabledllm.models.key_value_cache import KeyValueCache
 from stabledllm.models.loss_head import OutputLayer, head_nll, widened
 from stabledllm.models.output import MDMOutput
@@ -105,7 +106,7 @@ class Block(GradientCheckpointingLayer):
         return x_NLD + self.ff_out(F.silu(gate) * up)
 
 
-class TinyMDM(PreTrainedModel):
+class TinyMDM(FixedVocabulary, PreTrainedModel):
     """Predicts every token of a row from the whole, partly masked row.
 
     ``forward(input_ids, attention_mask, selected, targets)`` returns the cross-entropies (nats,

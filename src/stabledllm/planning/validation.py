@@ -11,8 +11,10 @@ from stabledllm.data.sources import KINDS
 from stabledllm.data.spans import delimiter_pattern
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.experiment.run import rows_per_step
+from stabledllm.models.families.transformers_own import own_class
 from stabledllm.models.shapes import Shape, known_shape
 from stabledllm.noise.methods import AUTOREGRESSIVE
+from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.run import training_arguments
 
 
@@ -55,7 +57,9 @@ def validate_run(settings: TrainSettings) -> None:
         raise UserError(f"key 'quantised': expected 'lora' beside it, found a run that trains all of {settings.model}.")
     if settings.lora and shape:
         shape.targets(settings.lora.target_modules)
-    training_arguments(settings, without_device=True)
+    arguments = training_arguments(settings, without_device=True)
+    if (kind := own_class(settings.model)) is not None:
+        refuse_checkpointing(kind, settings.model, arguments)
 
 
 def check_family(settings: TrainSettings, shape: Shape | None) -> None:

@@ -33,6 +33,7 @@ from stabledllm.training.devices import (
     refuse_silent_changes,
     told_in_a_sentence,
 )
+from stabledllm.training.features import refuse_checkpointing, refuse_hub
 from stabledllm.training.finishing import RUN, SCHEMA, TRAINED, evaluate_saved, finish
 from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
 from stabledllm.training.statistics import StepStatistics
@@ -160,6 +161,7 @@ def build_trainer(
     method = build_method(settings.method, settings.method_options)
     require_marks(data.train, method)
     arguments = training_arguments(settings)
+    refuse_checkpointing(loaded.model, loaded.name, arguments)
     out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p or (method.adaptive and settings.p_of_t):
@@ -253,6 +255,7 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
         if not without_device:
             MDMTrainer.get_optimizer_cls_and_kwargs(arguments)
     _check_schedule(settings, arguments)
+    refuse_hub(arguments)
     if not without_device:
         refuse_silent_changes(arguments)
     return arguments

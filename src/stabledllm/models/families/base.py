@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 from stabledllm.models.families.attention import attention_arguments
 from stabledllm.models.families.prediction import predict
 from stabledllm.models.families.rotary import rotary
+from stabledllm.models.fixed_vocabulary import FixedVocabulary
 from stabledllm.models.key_value_cache import KeyValueCache
 from stabledllm.models.output import MDMOutput
 
 
-class MaskedDiffusionModel(PreTrainedModel):
+class MaskedDiffusionModel(FixedVocabulary, PreTrainedModel):
     """Predicts every token of a row from the whole, partly masked row.
 
     A padded row gives what it gives alone, and a packed row what its segments give alone. The parameters carry the

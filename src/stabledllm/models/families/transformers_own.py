@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from stabledllm.models.families.source import Source
+from stabledllm.models.families.source import Source, read_config
 from stabledllm.models.families.weights import compare_known_weights, refuse_names
-from stabledllm.models.new import with_first_values
+from stabledllm.models.new import pattern_of, with_first_values
 from stabledllm.models.told import told
 
 
@@ -53,6 +55,16 @@ def load_transformers(interface: type, source: Source, back_end: str | None, *, 
     for kind in ("missing", "unexpected", "mismatched") if strict else ("missing", "mismatched"):
         refuse_names(source.what, kind, info.get(f"{kind}_keys") or ())
     return model
+
+
+def own_class(model: str) -> type | None:
+    """transformers' class of the model in a local folder; None for any other, and for code beside the weights."""
+    folder = Path(pattern_of(model)).expanduser()
+    if not (folder / "config.json").is_file():
+        return None
+    config = read_config(folder)
+    name = next(iter(config.get("architectures") or []), "")
+    return None if config.get("auto_map") else getattr(transformers, name, None)
 
 
 def _comparable(config: PretrainedConfig) -> bool:
