@@ -62,7 +62,7 @@ def read_json(path: Path, schema: str | None = None) -> dict:
         raise UserError(f"{path}: expected a file, found nothing.")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of a number too long or nesting too deep
         raise UserError(f"{path}: expected JSON, found something broken ({error}).") from None
     found = value.get("schema") if isinstance(value, dict) else None
     if schema and found != schema:

@@ -12,10 +12,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stabledllm.data.rows import TokenRow, collate, require_marks
+from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
 from stabledllm.finite import require_finite
+from stabledllm.likelihood_arguments import (
+    check_eps,
+    check_numbers,
+    checked_id,
+    checked_mask_id,
+    checked_method,
+    checked_rows,
+)
 from stabledllm.measure import filled_batches
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.philox import philox4x32
@@ -106,13 +114,14 @@ def elbo(
             tokens) and, for isad-exact, ``delimiter``; padding on either side.
         density: the fitted p(t) of methods with ``ppots``.
         replicates: R; must divide D.
-        eps: least masking probability of the objective. With ``fixedcount`` 0 is allowed and is the exact bound.
+        eps: least masking probability of the objective, in [0, 1). With ``fixedcount`` 0 is the exact bound.
         tokens_per_batch: padded tokens in one forward.
         mask_id: default ``model.config.mask_token_id``.
         pad_id: fills short token rows, hidden by the attention mask; default the mask id.
 
     Raises:
-        UserError: a biased method, ``ema``, a budget that the views or the replicates do not divide, a row without
+        UserError: an autoregressive model or method, one that is biased or learns as it is used (``adaptive``,
+            ``ema``), a budget that the views or the replicates do not divide, a number that is none, a row without
             response tokens, or no mask id.
     """
     plan = _plan(model, rows, method, budget, seed, step, density, replicates, eps, tokens_per_batch, mask_id, pad_id)
@@ -207,33 +216,24 @@ class _Plan:
 def _plan(
     model, rows, method, budget, seed, step, density, replicates, eps, tokens_per_batch, mask_id, pad_id
 ) -> _Plan:
-    method = Method.parse(method) if isinstance(method, str) else method
-    _refuse(method)
+    method = checked_method(method)
+    check_numbers(budget=budget, replicates=replicates, tokens_per_batch=tokens_per_batch, seed=seed, step=step)
+    check_eps(eps)
     views = method.views.count
-    if budget < 1 or budget % views:
+    if budget % views:
         raise UserError(f"elbo: expected a budget divisible by the {views} views of '{method.name}', found {budget}.")
     draws = budget // views
     groups = _replicates(method, draws) if replicates is None else replicates
-    if groups < 1 or draws % groups:
+    if draws % groups:
         raise UserError(f"elbo: expected replicates that divide the {draws} draws of a row, found {groups}.")
-    if size := getattr(getattr(model, "config", None), "block_size", None):
-        raise UserError(f"elbo: expected a model of whole responses, found one trained in blocks of {size}.")
-    mask_id = _mask_id(model) if mask_id is None else mask_id
+    mask_id = checked_mask_id(model, mask_id)
     device = next(model.parameters()).device
-    tensors = _tensors(rows, method, mask_id if pad_id is None else pad_id)
-    _refuse_masked(tensors, mask_id)
+    tensors = checked_rows(rows, method, mask_id if pad_id is None else checked_id("pad_id", pad_id), mask_id)
     tensors = {name: value.to(device) for name, value in tensors.items()}
     sampler = method.sampler(density)
     call = _call_seed(seed, step)
     t = sampler.icdf(_uniforms(method, call, len(tensors["maskable"]), draws, groups)).to(device)
     return _Plan(tensors, t, groups, Key(call, 0), method, sampler, Objective(eps=eps), tokens_per_batch, mask_id)
-
-
-def _refuse(method: Method) -> None:
-    if not method.unbiased:
-        raise UserError(f"elbo: expected an unbiased method, found '{method.name}', which estimates another objective.")
-    if method.ema:
-        raise UserError(f"elbo: '{method.name}': ema steadies training's reported loss and does nothing here.")
 
 
 def _replicates(method: Method, draws: int) -> int:
@@ -258,49 +258,3 @@ def _call_seed(seed: int, step: int) -> int:
     zero = torch.zeros((), dtype=torch.int64)
     low, high = philox4x32(zero, zero, torch.tensor(step), zero, seed)[:2].tolist()
     return high << 32 | low
-
-
-def _mask_id(model) -> int:
-    found = getattr(getattr(model, "config", None), "mask_token_id", None)
-    if found is None:
-        raise UserError("elbo: expected mask_id or model.config.mask_token_id, found neither.")
-    return found
-
-
-def _tensors(rows, method: Method, pad_id: int) -> dict[str, Tensor]:
-    """The rows as tensors of shape (B, L), checked."""
-    if not len(rows):
-        raise UserError("elbo: expected at least one row, found none.")
-    if isinstance(rows, Mapping):
-        tensors = _checked(rows)
-    else:
-        require_marks(rows, method)
-        tensors = collate(rows, pad_id)
-    empty = (~tensors["maskable"].any(1)).nonzero()[:, 0].tolist()
-    if empty:
-        raise UserError(f"elbo: expected response tokens in every row, found none in row {empty[0]}.")
-    return tensors
-
-
-def _refuse_masked(tensors: dict[str, Tensor], mask_id: int) -> None:
-    """Refuse rows that hold the mask token: it would be a target, or look masked."""
-    wrong = ((tensors["input_ids"] == mask_id) & tensors["attention_mask"]).any(1).nonzero()[:, 0].tolist()
-    if wrong:
-        raise UserError(f"elbo: expected clean tokens, found the mask token {mask_id} in row {wrong[0]}.")
-
-
-def _checked(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    for name in ("input_ids", "attention_mask", "maskable"):
-        if name not in rows:
-            raise UserError(f"elbo: expected the rows' '{name}', found {sorted(rows)}.")
-    shape = rows["input_ids"].shape
-    kept = {name: rows[name] for name in ("input_ids", "attention_mask", "maskable", "delimiter") if name in rows}
-    for name, value in kept.items():
-        if value.dim() != 2 or value.shape != shape:
-            raise UserError(f"elbo: expected '{name}' of the shape (B, L) of 'input_ids', found {tuple(value.shape)}.")
-    out = {name: value if name == "input_ids" else value.bool() for name, value in kept.items()}
-    if not len(out["input_ids"]):
-        raise UserError("elbo: expected at least one row, found none.")
-    if bool((out["maskable"] & ~out["attention_mask"]).any()):
-        raise UserError("elbo: expected maskable tokens within the attention mask, found padding among them.")
-    return out

@@ -91,9 +91,13 @@ def row_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor) -
 
 
 def token_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor) -> Tensor:
-    """What each token of each view adds to :func:`row_losses`, shape (B, K, L)."""
+    """What each token of each view adds to :func:`row_losses`, shape (B, K, L); float32 or wider, whatever ``nll`` is.
+
+    Half precision has 8 or 11 bits, which a sum over a row's tokens would lose.
+    """
     used = mask & active[..., None]
     share = coefficient / active.sum(1)[:, None, None]
+    nll = nll.to(torch.promote_types(nll.dtype, torch.float32))
     contribution = torch.zeros(mask.shape, dtype=nll.dtype, device=nll.device)
     return contribution.masked_scatter(used, nll * share[used].to(nll.dtype))
 

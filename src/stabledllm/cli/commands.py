@@ -231,6 +231,7 @@ def merge(adapter: str, out: Path, *, base: str | None, dtype: str, say: Say) ->
 
     from stabledllm.models.adapters import merged
     from stabledllm.models.loading import load_model
+    from stabledllm.models.soundness import check_finite
 
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in kinds:
@@ -239,6 +240,7 @@ def merge(adapter: str, out: Path, *, base: str | None, dtype: str, say: Say) ->
     # Added in float32 whatever is written, so that it is rounded once.
     whole = merged(load_model(adapter, base=base))
     whole.model.to(kinds[dtype])
+    check_finite(whole.model, f"merge '{adapter}' in {dtype}")
     whole.save(out)
     say(f"wrote {out}")
 

@@ -10,6 +10,7 @@ import typer
 
 from stabledllm import __version__
 from stabledllm.cli.options import (
+    AllowPickle,
     Attention,
     Base,
     Data,
@@ -206,6 +207,7 @@ def generate(
     attention: Attention = "sdpa",
     end_token: EndToken = None,
     trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Completions of prompts, through the model's chat template; greedy low-confidence unless told otherwise.
 
@@ -214,7 +216,7 @@ def generate(
     """
     from stabledllm.cli import commands
 
-    loading = loading_of(base, family, dtype, attention, end_token, trust_remote_code)
+    loading = loading_of(base, family, dtype, attention, end_token, trust_remote_code, allow_pickle)
     prompts = prompts_of(prompt)
     if image:
         commands.generate_images(prompts, model or "tiny-mmada", steps, decoding or [], out, loading, say=_say)
@@ -271,6 +273,7 @@ def evaluate(
     attention: Attention = "sdpa",
     end_token: EndToken = None,
     trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """NLL (standard objective, fixed noise) and accuracy of a model on test rows, beside the untuned model's.
 
@@ -286,7 +289,7 @@ def evaluate(
         tree | {"generate_batch": batch},
         {"length": length, "steps": steps, "block": block},
         decoding or [],
-        loading_of(base, family, dtype, attention, end_token, trust_remote_code),
+        loading_of(base, family, dtype, attention, end_token, trust_remote_code, allow_pickle),
         say=_say,
     )
 

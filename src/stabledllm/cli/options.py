@@ -26,6 +26,9 @@ EndToken = Annotated[str | None, typer.Option(help="Ends a response, instead of 
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that lies beside the weights; no native family needs it.")
 ]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Read weights from PyTorch's .bin files where there are no safetensors.")
+]
 Decoding = Annotated[
     list[str] | None,
     typer.Option(
@@ -52,7 +55,13 @@ def prompts_of(typed: list[str]) -> list[str]:
 
 
 def loading_of(
-    base: str | None, family: str, dtype: str, attention: str, end_token: str | None, trust_remote_code: bool
+    base: str | None,
+    family: str,
+    dtype: str,
+    attention: str,
+    end_token: str | None,
+    trust_remote_code: bool,
+    allow_pickle: bool,
 ) -> dict:
     """How a model is loaded, as settings."""
     return {
@@ -62,4 +71,5 @@ def loading_of(
         "attention": attention,
         "end_token": end_token,
         "trust_remote_code": trust_remote_code,
+        "allow_pickle": allow_pickle,
     }

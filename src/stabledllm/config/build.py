@@ -33,6 +33,7 @@ def loading_options(settings: ModelSettings) -> dict:
         "end_token": settings.end_token,
         "trust_remote_code": settings.trust_remote_code,
         "init_seed": settings.init_seed,
+        "allow_pickle": settings.allow_pickle,
     }
 
 

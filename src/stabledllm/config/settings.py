@@ -240,6 +240,8 @@ class ModelSettings(Strict):
     """Ends a response; without it the token that closes an assistant's turn in the model's chat template."""
     trust_remote_code: bool = False
     """Run code that lies beside the weights; needed only for models of no native family."""
+    allow_pickle: bool = False
+    """Read weights from PyTorch's own files (``*.bin``) where there are no safetensors, as plain tensors only."""
 
 
 class TrainSettings(ModelSettings):

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from stabledllm.errors import UserError
+from stabledllm.models.families.config_values import check_counts
 from stabledllm.models.families.source import find_folder, read_config
+from stabledllm.models.families.weights import compare_known_weights, held_weights
+from stabledllm.models.soundness import check_finite
+from stabledllm.models.told import told
 
 
 class ClipScore:
@@ -106,23 +110,29 @@ def _metric_class():
 
 
 def _load(name: str) -> _Clip:
-    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
     if "/" not in name and not Path(name).is_dir():
         raise UserError(f"CLIP '{name}': expected a local folder or a hub's OWNER/NAME, found neither.")
     folder = find_folder(name)
     if (found := read_config(folder).get("model_type")) != "clip":
         raise UserError(f"CLIP '{name}': expected model_type 'clip' in {folder / 'config.json'}, found {found!r}.")
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        pixels = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    what, safe = f"CLIP '{name}'", {"trust_remote_code": False, "local_files_only": True}
+    held = held_weights(folder, f"{what}: expected its files in {folder}, found what does not load")
+    check_counts(read_config(folder), str(folder / "config.json"), held.shapes)
+    with told(f"{what}: expected its files in {folder}", "found what does not load"):
+        tokenizer = CLIPTokenizer.from_pretrained(folder, **safe)
+        pixels = CLIPImageProcessorPil.from_pretrained(folder, **safe)
+        config = CLIPConfig.from_pretrained(folder, **safe)
+        with torch.device("meta"):
+            empty = CLIPModel(config)
+        shapes = {key: tuple(value.shape) for key, value in empty.state_dict().items()}
+        compare_known_weights(held.shapes, what, shapes, empty.base_model_prefix)
         model, info = CLIPModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safe
         )
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"CLIP '{name}': expected its files in {folder}, found what does not load: {reason}") from None
     # Weights that older files hold besides (position_ids) are no harm; missing ones would be random.
     if missing := sorted(str(key) for key in info["missing_keys"]):
-        raise UserError(f"CLIP '{name}': expected every weight in {folder}, found no {missing[0]}.")
+        raise UserError(f"{what}: expected every weight in {folder}, found no {missing[0]}.")
+    check_finite(model, what)
     return _Clip(model.eval(), CLIPProcessor(image_processor=pixels, tokenizer=tokenizer))

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stabledllm.files import read_json
-from stabledllm.models.loading import ADAPTER_CONFIG, is_adapter, model_folder
+from stabledllm.models.adapter_base import base_of
+from stabledllm.models.loading import is_adapter, model_folder
 from stabledllm.sameness import differences
 
 # Weights, config and tokenizer: what a checkpoint computes; not its optimizer, its log or a README beside it.
@@ -44,7 +44,7 @@ def fingerprint(name: str, base: str | None = None, *, code: bool = False, weigh
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         _feed(digest, path)
     if is_adapter(name):
-        below = base or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        below = base or base_of(folder)
         digest.update(fingerprint(below, code=code).encode() if below else b"")
     return digest.hexdigest()[:32]
 

@@ -10,7 +10,8 @@ import torch
 from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
 from stabledllm.files import read_json
-from stabledllm.models.loading import ADAPTER_CONFIG, is_adapter, model_folder
+from stabledllm.models.adapter_base import base_of
+from stabledllm.models.loading import is_adapter, model_folder
 from stabledllm.models.new import is_new
 
 # What a run leaves beside its final model and in each checkpoint; "model" in it is what training started from.
@@ -35,7 +36,7 @@ def tuned_from(name: str, base: str | None = None) -> str | None:
     """
     folder = Path(name).expanduser()
     if is_adapter(name):
-        found = base or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        found = base or base_of(folder)
     elif (folder / _STAMP).is_file():
         found = read_json(folder / _STAMP).get("model")
     else:

@@ -12,13 +12,16 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import load_peft_weights
+from peft.utils import AuxiliaryTrainingWrapper, load_peft_weights
+from torch import nn
 
 from stabledllm.errors import UserError
-from stabledllm.files import read_json
-from stabledllm.models.loading import ADAPTER_CONFIG, LoadedModel
+from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of
+from stabledllm.models.families.weights import shapes_in
+from stabledllm.models.loading import LoadedModel
+from stabledllm.models.told import told
 
-_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_SAFETENSORS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def add_lora(loaded: LoadedModel, options: LoRAOptions) -> LoadedModel:
             model = AdaptedModel(loaded.model, config)
         except ValueError as error:
             raise UserError(f"key 'lora': expected targets that peft can adapt, found: {error}") from None
+    _untie(model)
     # The loss takes the output layer's weight itself, never its call: an adapter beside it would have no effect.
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         raise UserError(
@@ -87,45 +91,68 @@ def add_lora(loaded: LoadedModel, options: LoRAOptions) -> LoadedModel:
     return replace(loaded, model=model)
 
 
-def load_adapter(name: str, load_base: Callable[[str], LoadedModel], base: str | None = None) -> LoadedModel:
+def load_adapter(
+    name: str, load_base: Callable[[str], LoadedModel], base: str | None = None, allow_pickle: bool = False
+) -> LoadedModel:
     """The adapter of a folder on the base that it names, or on ``base``; its parameters can be trained further.
 
     Args:
-        load_base: loads a model by its name.
+        load_base: loads a model by its name. allow_pickle: read PyTorch's own file where there is no other.
 
     Raises:
-        UserError: no weights, a base that is missing or another one, or weights that do not fit the base.
+        UserError: no weights, a base that is missing, an adapter too or another one, a config that asks for more than
+            the weights, or weights that do not fit the base.
     """
-    folder = Path(name).expanduser()
-    if not any((folder / file).is_file() for file in _WEIGHTS):
-        raise UserError(f"adapter '{name}': expected {_WEIGHTS[0]} beside {ADAPTER_CONFIG}, found no such file.")
-    named = base or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    folder, what = Path(name).expanduser(), f"adapter '{name}'"
+    shapes = _held(folder, what, allow_pickle)
+    named = base or base_of(folder)
     if not named:
-        raise UserError(
-            f"adapter '{name}': expected a base model in {ADAPTER_CONFIG}, found none; name it with --base."
-        )
+        raise UserError(f"{what}: expected a base model in {ADAPTER_CONFIG}, found none; name it with --base.")
+    if (Path(named).expanduser() / ADAPTER_CONFIG).is_file():
+        raise UserError(f"{what}: expected a base that is no adapter itself, found '{named}'; merge that one first.")
+    with told(f"{what}: expected the config of an adapter in {folder / ADAPTER_CONFIG}"):
+        config = PeftConfig.from_pretrained(str(folder))
+        _check_config(config, what, shapes)
     try:
         loaded = load_base(named)
     except UserError as error:
-        raise UserError(f"adapter '{name}': its base does not load ({error}); name another with --base.") from None
-    config = PeftConfig.from_pretrained(str(folder))
+        raise UserError(f"{what}: its base does not load ({error}); name another with --base.") from None
     # Adapters trained elsewhere may name a task, whose wrapper has a forward of its own; ours is the base's.
     config.task_type, config.inference_mode, config.base_model_name_or_path = None, False, _lasting(named)
-    weights = load_peft_weights(str(folder), device="cpu")
-    try:
+    with told(f"{what}: expected one that fits its base '{named}'"):
+        weights = load_peft_weights(str(folder), device="cpu")
         with torch.random.fork_rng():
             model = AdaptedModel(loaded.model, config)
         expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
         for kind, keys in (("missing", expected - weights.keys()), ("unexpected", weights.keys() - expected)):
             if keys:
-                raise UserError(f"adapter '{name}': expected the weights of its config, found {kind} {min(keys)}.")
+                raise UserError(f"{what}: expected the weights of its config, found {kind} {min(keys)}.")
         set_peft_model_state_dict(model, weights)
-    except (ValueError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
-        first = " ".join(str(error).split())
-        raise UserError(f"adapter '{name}': expected one that fits its base '{named}', found: {first}") from None
+    _untie(model)
     return LoadedModel(model, loaded.tokenizer, name)
+
+
+def _held(folder: Path, what: str, allow_pickle: bool) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights in the adapter's file."""
+    for file, pickled in ((_SAFETENSORS, False), (_PICKLED, True)):
+        if not (folder / file).is_file():
+            continue
+        if pickled and not allow_pickle:
+            raise UserError(
+                f"{what}: expected {_SAFETENSORS} in {folder}, found a pickled file only; allow_pickle=true reads it."
+            )
+        return shapes_in(folder / file, what)
+    raise UserError(f"{what}: expected {_SAFETENSORS} beside {ADAPTER_CONFIG}, found no such file.")
+
+
+def _check_config(config: PeftConfig, what: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    """No code from elsewhere, and no rank that the weights do not have: matrices of it would be made first."""
+    if getattr(config, "megatron_config", None) is not None:
+        raise UserError(f"{what}: expected no megatron_config in {ADAPTER_CONFIG}, found one.")
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    for rank in (getattr(config, "r", 1), *(getattr(config, "rank_pattern", None) or {}).values()):
+        if type(rank) is not int or not 1 <= rank <= largest:
+            raise UserError(f"{what}: expected a rank of its weights in {ADAPTER_CONFIG}, found {rank!r}.")
 
 
 def merged(loaded: LoadedModel) -> LoadedModel:
@@ -139,6 +166,22 @@ def merged(loaded: LoadedModel) -> LoadedModel:
             f"merge: expected an adapter's folder (with {ADAPTER_CONFIG}), found the model '{loaded.name}'."
         )
     return replace(loaded, model=loaded.model.merge_and_unload())
+
+
+def _untie(model: PeftModel) -> None:
+    """Where an adapter changes the embedding or the output layer alone, the two are one weight no longer.
+
+    The config must say so, or what is saved would be read as tied; and an embedding's adapter must not be added to
+    the output layer when it is merged.
+    """
+    base = model.get_base_model()
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    changed = any(isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper) for layer in (embedding, head))
+    if not changed or not getattr(base.config, "tie_word_embeddings", False):
+        return
+    if isinstance(embedding, BaseTunerLayer) and getattr(head, "weight", None) is embedding.get_base_layer().weight:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    base.config.tie_word_embeddings = False
 
 
 def _lasting(name: str) -> str:

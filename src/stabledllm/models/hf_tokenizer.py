@@ -18,8 +18,10 @@ from transformers import (
 
 from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
+from stabledllm.models.chat_template import bounded, check_template, written
 from stabledllm.models.image_tokens import ImageTokens
 from stabledllm.models.special_text import SpecialText
+from stabledllm.models.told import told
 
 # What lies beside the weights and belongs to the model; copied as it is, so that the original code finds it.
 _COMPANIONS = (
@@ -66,6 +68,7 @@ class HFTokenizer:
         self._special |= set(tokenizer.all_special_ids)
         self.vocab_size = vocab_size
         self._check_sizes()
+        check_template(tokenizer, f"model '{name}'")
         self.mask_token_id = self._mask(mask_token_id, needs_mask)
         self._bytes = _byte_alphabet() if _is_byte_level(tokenizer) else None
         if tokenizer.chat_template is None:
@@ -163,14 +166,8 @@ class HFTokenizer:
 
     def _render(self, messages: Sequence[dict]) -> str:
         """The conversation as the chat template writes it, up to where the assistant's answer begins."""
-        from jinja2 import TemplateError
-
-        try:
+        with bounded(f"model '{self._name}'"):
             return self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        except TemplateError as error:
-            raise UserError(
-                f"model '{self._name}': expected a conversation that its chat template takes, found: {error}"
-            ) from None
 
     def _read(self, rendered: str) -> list[int]:
         return self._tokenizer.encode(rendered, add_special_tokens=False)
@@ -191,10 +188,10 @@ class HFTokenizer:
                 f"model '{self._name}': expected mask_token_id in config.json or a mask token in the tokenizer, "
                 f"found neither."
             )
-        if found is not None and found >= self.vocab_size:
+        if found is not None and (type(found) is not int or not 0 <= found < self.vocab_size):
             raise UserError(
-                f"model '{self._name}': expected mask_token_id below the embedding's {self.vocab_size} rows, "
-                f"found {found}."
+                f"model '{self._name}': expected mask_token_id to be a token below the embedding's {self.vocab_size} "
+                f"rows, found {found!r}."
             )
         if own is not None and own != found:
             raise UserError(
@@ -221,7 +218,7 @@ class HFTokenizer:
         if self._tokenizer.chat_template is None:
             return None
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _MARKER}]
-        text = self._tokenizer.apply_chat_template(turns, tokenize=False)
+        text = written(self._tokenizer, turns, f"model '{self._name}'")
         tail = self._tokenizer.encode(text.rpartition(_MARKER)[2], add_special_tokens=False)
         return tail[0] if tail and tail[0] in self._special else None
 
@@ -243,31 +240,28 @@ def load_tokenizer(
     """
     if end_token is None and (folder / _CHOICES).is_file():
         end_token = read_json(folder / _CHOICES).get("end_token")
-    try:
+    with told(f"model '{name}': expected a tokenizer in {folder}", "found none that loads"):
         with warnings.catch_warnings():
             # transformers reads the model's config too, and comments on keys that only its own models have.
             warnings.simplefilter("ignore", FutureWarning)
             tokenizer = _read(folder, trust_remote_code)
-    except (ValueError, OSError, KeyError, TypeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"model '{name}': expected a tokenizer in {folder}, found none that loads: {reason}") from None
-    return HFTokenizer(
-        tokenizer,
-        vocab_size=vocab_size,
-        mask_token_id=mask_token_id,
-        name=name,
-        end_token=end_token,
-        folder=folder,
-        needs_mask=needs_mask,
-    )
+        return HFTokenizer(
+            tokenizer,
+            vocab_size=vocab_size,
+            mask_token_id=mask_token_id,
+            name=name,
+            end_token=end_token,
+            folder=folder,
+            needs_mask=needs_mask,
+        )
 
 
 def _read(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """The files decide, not the class that the config names: Dream's exists in its remote code only."""
     if (folder / "tokenizer.json").is_file():
-        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+        return Qwen2Tokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
 
 

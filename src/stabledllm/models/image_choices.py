@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from stabledllm.errors import UserError
+from stabledllm.models.adapter_base import ADAPTER_CONFIG, named_base
 from stabledllm.models.families.mmada import MMadaConfig
 from stabledllm.models.families.source import read_config
 from stabledllm.models.loading import model_folder
@@ -29,8 +29,8 @@ def image_choices(model: str) -> dict[str, Any]:
         UserError: no such model, or one that has no image tokens.
     """
     folder = model_folder(pattern_of(model))
-    if (adapter := folder / "adapter_config.json").is_file():
-        return image_choices(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    if (folder / ADAPTER_CONFIG).is_file():
+        return image_choices(named_base(folder))
     config = read_config(folder)
     if config.get("model_type") != MMadaConfig.model_type:
         raise UserError(f"model '{model}': expected MMaDA, which has image tokens, to work on pictures, found another.")

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from stabledllm.errors import UserError
+from stabledllm.models.adapter_base import ADAPTER_CONFIG
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.families.attention import check_back_end
+from stabledllm.models.families.config_values import check_counts
 from stabledllm.models.families.mmada import MMadaModelLM
+from stabledllm.models.families.native import load_native
 from stabledllm.models.families.registry import find_family
 from stabledllm.models.families.source import Source, find_folder, read_config
+from stabledllm.models.families.weights import held_weights
 from stabledllm.models.hf_tokenizer import HFTokenizer, load_tokenizer
-from stabledllm.models.new import is_new, pattern_of, with_first_values
+from stabledllm.models.new import is_new, pattern_of
 from stabledllm.models.output import is_autoregressive
 from stabledllm.models.quantised import keep_differentiable, quantisation
 from stabledllm.models.shipped import shipped_folder
-from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.models.soundness import check_finite, check_runs
+from stabledllm.models.tiny import TinyMDM, TinyMDMConfig, check_byte_vocabulary
 from stabledllm.noise.methods import AUTOREGRESSIVE, Method
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def load_model(
     base: str | None = None,
     quantised: str | None = None,
     init_seed: int | None = None,
+    allow_pickle: bool = False,
 ) -> LoadedModel:
     """``tiny`` or ``tiny-mmada`` (shipped, no network), a local folder, or a name on the hub, in the hub's own layout;
     or an adapter.
@@ -94,20 +97,26 @@ def load_model(
         base: of an adapter, in the place of the base that it names.
         quantised: ``4bit`` or ``8bit``: the weights of the linear layers, held so by bitsandbytes.
         init_seed: of a new model's weights, 0 by default.
+        allow_pickle: read weights from PyTorch's own files where there are no safetensors, as plain tensors only.
 
     Raises:
-        UserError: no such model, another family, a missing, unexpected or mis-shaped weight, a tokenizer that does
-            not fit, no mask token, or an attention back end that is not installed.
+        UserError: no such model, another family, a value of its config that cannot be, a missing, unexpected,
+            mis-shaped or non-finite weight, a tokenizer that does not fit, no mask token, or an attention back end
+            that is not installed.
     """
     check_back_end(attention)
     if is_adapter(name):
         if init_seed is not None:
             raise UserError(f"key 'init_seed': expected a new model (new:tiny or new:FOLDER), found '{name}'.")
         loading = {"family": family, "attention": attention, "end_token": end_token}
-        loading["trust_remote_code"] = trust_remote_code
+        loading |= {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
         from stabledllm.models.adapters import load_adapter
 
-        return load_adapter(name, lambda found: load_model(found, dtype, quantised=quantised, **loading), base)
+        adapted = load_adapter(
+            name, lambda found: load_model(found, dtype, quantised=quantised, **loading), base, allow_pickle
+        )
+        check_finite(adapted.model, f"adapter '{name}'")
+        return adapted
     if base is not None:
         raise UserError(f"model '{name}': expected an adapter's folder to take base '{base}', found none.")
     if is_new(name):
@@ -116,12 +125,25 @@ def load_model(
             raise UserError(f"model '{name}': expected trained weights to hold in {quantised}, found a new model.")
     elif init_seed is not None:
         raise UserError(f"key 'init_seed': expected a new model (new:tiny or new:FOLDER), found '{name}'.")
-    folder = model_folder(pattern_of(name))
-    extra = quantisation(quantised, dtype)
-    source = Source(name, folder, read_config(folder), dtype, attention, trust_remote_code, extra, init_seed)
-    if source.model_type == TinyMDMConfig.model_type:
-        return _load_tiny(source, family, end_token)
-    model = find_family(source, family).load(source)
+    folder = model_folder(pattern_of(name), allow_pickle)
+    config, extra = read_config(folder), quantisation(quantised, dtype)
+    source = Source(name, folder, config, dtype, attention, trust_remote_code, extra, init_seed)
+    tiny = source.model_type == TinyMDMConfig.model_type
+    kind = None if tiny else find_family(source, family)
+    if tiny:
+        _refuse_choices(source, family, end_token)
+    if init_seed is None:
+        source = replace(source, held=held_weights(folder, source.what, allow_pickle))
+    check_counts(config, str(source.config_file), source.held and source.held.shapes)
+    loaded = _load_tiny(source) if tiny else _with_tokenizer(kind.load(source), source, end_token)
+    if init_seed is None:
+        check_finite(loaded.model, source.what)
+    check_runs(loaded.model, source.what)
+    return loaded
+
+
+def _with_tokenizer(model: PreTrainedModel, source: Source, end_token: str | None) -> LoadedModel:
+    folder, name = source.folder, source.name
     keep_differentiable(model)
     masks = not is_autoregressive(model)
     tokenizer = load_tokenizer(
@@ -130,7 +152,7 @@ def load_model(
         vocab_size=model.get_input_embeddings().weight.shape[0],
         mask_token_id=getattr(model.config, "mask_token_id", None) if masks else None,
         end_token=end_token,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=source.trust_remote_code,
         needs_mask=masks,
     )
     if masks:
@@ -140,31 +162,20 @@ def load_model(
     return LoadedModel(model, tokenizer, name)
 
 
-def _load_tiny(source: Source, family: str, end_token: str | None) -> LoadedModel:
-    name = source.name
+def _refuse_choices(source: Source, family: str, end_token: str | None) -> None:
+    """The reference model has one form."""
     for key, value, only in (("family", family, "auto"), ("attention", source.attention, "sdpa")):
         if value != only:
-            raise UserError(f"model '{name}': expected {key} '{only}' for the reference model, found '{value}'.")
+            raise UserError(f"{source.what}: expected {key} '{only}' for the reference model, found '{value}'.")
     if end_token is not None:
-        raise UserError(f"model '{name}': expected no end_token for the reference model, found '{end_token}'.")
-    config = TinyMDMConfig.from_pretrained(source.folder)
-    if source.init_seed is not None:
-        model = with_first_values(partial(TinyMDM, config), source.init_seed, source.dtype)
-        return LoadedModel(model, ByteTokenizer(), name)
-    model, info = TinyMDM.from_pretrained(
-        source.folder,
-        config=config,
-        dtype=source.dtype,
-        output_loading_info=True,
-        local_files_only=True,
-        **source.extra,
-    )
+        raise UserError(f"{source.what}: expected no end_token for the reference model, found '{end_token}'.")
+
+
+def _load_tiny(source: Source) -> LoadedModel:
+    model = load_native(TinyMDM, source)
+    check_byte_vocabulary(model.config, source.what)
     keep_differentiable(model)
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(kind):
-            first = sorted(str(k) for k in info[kind])[0]
-            raise UserError(f"model '{name}': expected the weights of its config, found {kind[:-5]} weight {first}.")
-    return LoadedModel(model, ByteTokenizer(), name)
+    return LoadedModel(model, ByteTokenizer(), source.name)
 
 
 def is_adapter(name: str) -> bool:
@@ -172,7 +183,7 @@ def is_adapter(name: str) -> bool:
     return (Path(name).expanduser() / ADAPTER_CONFIG).is_file()
 
 
-def model_folder(name: str) -> Path:
+def model_folder(name: str, allow_pickle: bool = False) -> Path:
     """Where the files of a model or an adapter of that name lie.
 
     Raises:
@@ -180,7 +191,7 @@ def model_folder(name: str) -> Path:
     """
     if is_adapter(name):
         return Path(name).expanduser()
-    return shipped_folder(name) or find_folder(name)
+    return shipped_folder(name) or find_folder(name, allow_pickle=allow_pickle)
 
 
 @contextmanager

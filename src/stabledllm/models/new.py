@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+
+from stabledllm.errors import UserError
 
 _PREFIX = "new:"
 
@@ -17,13 +20,27 @@ def pattern_of(name: str) -> str:
     return name.removeprefix(_PREFIX)
 
 
-def with_first_values(create: Callable, seed: int, dtype):
+def with_first_values(create: Callable, seed: int, dtype, what: str):
     """A model whose family draws its own first values, in float32 and from ``seed`` alone, then held in ``dtype``.
 
     The caller's random state is left as it was.
+
+    Args:
+        what: begins the sentence.
+
+    Raises:
+        UserError: more weights than this machine's memory holds.
     """
     import torch  # here, as names are also looked at where no framework is loaded
 
+    with torch.device("meta"):
+        wanted = 4 * sum(parameter.numel() for parameter in create().parameters())
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if wanted > there:
+        raise UserError(
+            f"{what}: expected a new model that fits the {there / 2**30:,.0f} GiB of memory in float32, found one of "
+            f"{wanted / 2**30:,.0f} GiB in its config.json."
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return create().to(dtype)

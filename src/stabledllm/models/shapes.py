@@ -6,12 +6,13 @@ nothing is downloaded. Loads no framework.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stabledllm.errors import UserError, did_you_mean
+from stabledllm.files import read_json
+from stabledllm.models.adapter_base import ADAPTER_CONFIG, named_base
 from stabledllm.models.new import pattern_of
 from stabledllm.models.shipped import shipped_folder
 
@@ -165,8 +166,8 @@ def shape_of(model: str) -> Shape:
     model = pattern_of(model)
     folder = shipped_folder(model) or Path(model).expanduser()
     path = folder / "config.json"
-    if (adapter := folder / "adapter_config.json").is_file():
-        return shape_of(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    if (folder / ADAPTER_CONFIG).is_file():
+        return shape_of(named_base(folder))
     if not path.is_file():
         if model in PUBLISHED:
             return PUBLISHED[model]
@@ -174,7 +175,10 @@ def shape_of(model: str) -> Shape:
             f"model '{model}': expected a local folder with config.json or a model whose shape is known, found "
             f"neither{did_you_mean(model, ('tiny', *PUBLISHED))}."
         )
-    return read_shape(json.loads(path.read_text(encoding="utf-8")), str(path))
+    config = read_json(path)
+    if not isinstance(config, Mapping):
+        raise UserError(f"{path}: expected an object, found {type(config).__name__}.")
+    return read_shape(config, str(path))
 
 
 def known_shape(model: str) -> Shape | None:
@@ -203,6 +207,10 @@ def read_shape(config: Mapping, where: str) -> Shape:
     if missing:
         raise UserError(f"{where}: expected the key '{missing[0]}' of a {kind}, found none.")
     found = {field: config[name] for field, name in names.items() if config.get(name) is not None}
+    for name in (*(names[field] for field in found if field != "tied"), "embedding_size", "new_vocab_size"):
+        value = config.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise UserError(f"{where}: {name}: expected a whole number of at least 1, found {value!r}.")
     found["kv_heads"] = found.get("kv_heads", found["heads"])
     # LLaDA's embedding may be padded beyond the vocabulary; MMaDA's holds the image tokens as well.
     found["vocabulary"] = config.get("embedding_size") or config.get("new_vocab_size") or found["vocabulary"]

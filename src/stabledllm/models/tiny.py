@@ -9,9 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from stabledllm.errors import UserError
 from stabledllm.models.attention_masks import block_causal_mask, block_diffusion_mask
+from stabledllm.models.byte_tokenizer import MASK, ByteTokenizer
 from stabledllm.models.families.attention import attention_arguments
+from stabledllm.models.fixed_vocabulary import FixedVocabulary
 from stabledllm.models.key_value_cache import KeyValueCache
 from stabledllm.models.loss_head import OutputLayer, head_nll, widened
 from stabledllm.models.output import MDMOutput
@@ -52,6 +56,19 @@ class TinyMDMConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
+def check_byte_vocabulary(config: TinyMDMConfig, what: str) -> None:
+    """The embedding holds every id of the byte tokenizer, and the mask token is none that texts are made of.
+
+    Raises:
+        UserError: a smaller vocabulary, or another token for the mask.
+    """
+    if config.vocab_size < ByteTokenizer.vocab_size:
+        least = ByteTokenizer.vocab_size
+        raise UserError(f"{what}: expected vocab_size of at least {least}, found {config.vocab_size}.")
+    if config.mask_token_id != MASK:
+        raise UserError(f"{what}: expected mask_token_id {MASK} of its byte tokenizer, found {config.mask_token_id}.")
+
+
 def rotate(x_NHLD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
     """Rotary position embedding (Su et al., arXiv:2104.09864), half-split layout as in Llama."""
     half = x_NHLD.shape[-1] // 2
@@ -59,7 +76,7 @@ def rotate(x_NHLD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
     return x_NHLD * cos_LD + rotated * sin_LD
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):
     """Pre-norm attention without a causal mask, then a gated MLP."""
 
     def __init__(self, config: TinyMDMConfig, index: int):
@@ -89,7 +106,7 @@ class Block(nn.Module):
         return x_NLD + self.ff_out(F.silu(gate) * up)
 
 
-class TinyMDM(PreTrainedModel):
+class TinyMDM(FixedVocabulary, PreTrainedModel):
     """Predicts every token of a row from the whole, partly masked row.
 
     ``forward(input_ids, attention_mask, selected, targets)`` returns the cross-entropies (nats,
@@ -110,7 +127,8 @@ class TinyMDM(PreTrainedModel):
 
     config_class = TinyMDMConfig
     base_model_prefix = "model"
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
     _no_split_modules = ["Block"]
     accepts_loss_kwargs = False
 

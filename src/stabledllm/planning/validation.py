@@ -11,10 +11,12 @@ from stabledllm.data.sources import KINDS
 from stabledllm.data.spans import delimiter_pattern
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.experiment.budget import rows_per_step
+from stabledllm.models.families.transformers_own import own_class
 from stabledllm.models.shapes import Shape, known_shape
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import AUTOREGRESSIVE
 from stabledllm.training.arguments import training_arguments
+from stabledllm.training.features import refuse_checkpointing
 
 
 def validate(settings: TrainSettings | ExperimentSettings) -> str:
@@ -51,7 +53,9 @@ def validate_run(settings: TrainSettings) -> None:
         UserError: the first thing wrong.
     """
     check_run(settings)
-    training_arguments(settings, without_device=True)
+    arguments = training_arguments(settings, without_device=True)
+    if (kind := own_class(settings.model)) is not None:
+        refuse_checkpointing(kind, settings.model, arguments)
 
 
 def check_run(settings: TrainSettings) -> None:

@@ -32,16 +32,22 @@ def parquet_rows(task: str, path: Path) -> Iterator[tuple[str, dict]]:
 
 def _rows(task: str, what: str, unreadable: str, *args, **kwargs) -> Iterator[tuple[str, dict]]:
     try:
-        from datasets import load_dataset
+        import datasets
     except ImportError:
         raise UserError(
             f"data '{task}': expected {task}:PATH with local JSON lines, or the package 'datasets' to read {what}, "
             f"found neither; pip install 'stabledllm[hub]'."
         ) from None
     try:
-        rows = load_dataset(*args, **kwargs)
+        rows = datasets.load_dataset(*args, **kwargs, **_no_foreign_code(datasets))
     except Exception as error:  # offline, no such repository, a broken cache: each library has its own types for these
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise UserError(f"{unreadable} ({reason}).") from None
     for number, row in enumerate(rows):
         yield f"{what} row {number}", dict(row)
+
+
+def _no_foreign_code(datasets) -> dict:
+    """What keeps ``load_dataset`` from running a data set's own script or asking whether to; since 4 there are none."""
+    major = str(getattr(datasets, "__version__", "4")).partition(".")[0]
+    return {"trust_remote_code": False} if major.isdigit() and int(major) < 4 else {}

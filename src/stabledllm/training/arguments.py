@@ -15,8 +15,8 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.config.trainer_rules import refuse_idle
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.lone_process import refuse_lone_process
-from stabledllm.models.loading import LoadedModel
 from stabledllm.training.devices import refuse_silent_changes, told_in_a_sentence
+from stabledllm.training.features import refuse_hub
 from stabledllm.training.trainer import MDMTrainer
 
 # What differs from TrainingArguments' defaults: the paper's recipe, no logging back end unless asked for, and no search
@@ -80,22 +80,10 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
     _check_optimizer(settings.trainer, arguments)
     _check_schedule(settings, arguments)
     _check_reporting(arguments)
+    refuse_hub(arguments)
     if not without_device:
         refuse_silent_changes(arguments)
     return arguments
-
-
-def refuse_without_recomputing(arguments: TrainingArguments, loaded: LoadedModel) -> None:
-    """Refuse to recompute the activations of a model that cannot.
-
-    Raises:
-        UserError: it was asked for.
-    """
-    if arguments.gradient_checkpointing and not getattr(loaded.model, "supports_gradient_checkpointing", False):
-        raise UserError(
-            f"key 'trainer.gradient_checkpointing': expected a model that can recompute its activations, found "
-            f"'{loaded.name}'."
-        )
 
 
 def _refuse_newer(trainer: dict[str, Any]) -> None:

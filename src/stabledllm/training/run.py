@@ -23,7 +23,7 @@ from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.density import FittedDensity
-from stabledllm.training.arguments import DEFAULTS, refuse_without_recomputing, training_arguments
+from stabledllm.training.arguments import DEFAULTS, training_arguments
 from stabledllm.training.checkpoints import DENSITY, last_whole
 from stabledllm.training.density import obtain_density
 from stabledllm.training.devices import is_main_process
@@ -39,6 +39,7 @@ from stabledllm.training.earlier import (
     refuse_unchangeable,
 )
 from stabledllm.training.earlier import SCHEMA as SCHEMA
+from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, run_record
 from stabledllm.training.identity import identity_of, with_content
 from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
@@ -176,7 +177,7 @@ def build_trainer(
     method = build_method(settings.method, settings.method_options)
     require_marks(data.train, method)
     arguments = training_arguments(settings)
-    refuse_without_recomputing(arguments, loaded)
+    refuse_checkpointing(loaded.model, loaded.name, arguments)
     out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p or (method.adaptive and settings.p_of_t):

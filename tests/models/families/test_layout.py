@@ -30,7 +30,8 @@ def test_a_checkpoint_survives_loading_and_saving(tmp_path, name, shards):
     assert beside
     assert all((tmp_path / "saved" / file).read_bytes() == content for file, content in beside.items())
     again = load_model(str(tmp_path / "saved"))
-    assert torch.equal(again.model(random_ids(1, 9)).logits, loaded.model(random_ids(1, 9)).logits)
+    # Weights that lie elsewhere in memory take other kernels on some machines: the last digit may differ.
+    torch.testing.assert_close(again.model(random_ids(1, 9)).logits, loaded.model(random_ids(1, 9)).logits)
 
 
 @pytest.mark.parametrize("name", ["llada", "llada-tied", "dream"])

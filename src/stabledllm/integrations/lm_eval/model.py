@@ -42,7 +42,7 @@ class HarnessModel:
 
     Args:
         pretrained: ``tiny``, a folder (of a model or an adapter), or a name on the hub. base, family, dtype, attention,
-            end_token, trust_remote_code: as for ``stabledllm eval``.
+            end_token, trust_remote_code, allow_pickle: as for ``stabledllm eval``.
         length: new tokens; without it what the task asks for (256 where it does not).
         tokens_per_step: tokens decided by a model call; 1 is the most exact.
         draws: forward passes for a log-likelihood. replicates: into how many groups they fall, for the standard error.
@@ -66,6 +66,7 @@ class HarnessModel:
         attention: str = "sdpa",
         end_token: str | None = None,
         trust_remote_code: bool = False,
+        allow_pickle: bool = False,
         length: int | None = None,
         tokens_per_step: int = 1,
         draws: int = 32,
@@ -90,7 +91,7 @@ class HarnessModel:
             if name in decoding_settings:
                 raise UserError(f"lm_eval: expected tokens_per_step instead of '{name}', found it.")
         loading = {"family": family, "dtype": dtype, "attention": attention, "end_token": end_token}
-        loading |= {"trust_remote_code": trust_remote_code}
+        loading |= {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
         settings = check({"model": pretrained} | loading, ModelSettings, "lm_eval model_args")
         self._decoding, self._length, self._tokens_per_step = decoding_settings, length, tokens_per_step
         decoding(decoding_settings, tokens_per_step, length, {})  # refused now rather than at the first request

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 from stabledllm.models.families.attention import attention_arguments
 from stabledllm.models.families.prediction import predict
 from stabledllm.models.families.rotary import rotary
+from stabledllm.models.fixed_vocabulary import FixedVocabulary
 from stabledllm.models.key_value_cache import KeyValueCache
 from stabledllm.models.output import MDMOutput
 
 
-class MaskedDiffusionModel(PreTrainedModel):
+class MaskedDiffusionModel(FixedVocabulary, PreTrainedModel):
     """Predicts every token of a row from the whole, partly masked row.
 
     A padded row gives what it gives alone, and a packed row what its segments give alone. The parameters carry the
@@ -76,7 +77,7 @@ class MaskedDiffusionModel(PreTrainedModel):
         logits (N, L, V); row-major order, nats, float32 or wider.
 
         Args:
-            attention_mask: False at padding on the right, (N, L).
+            attention_mask: False at padding, (N, L).
             segment_ids, position_ids: packed rows, (N, L); positions restart in each segment.
             nll_weights: (S,), see :func:`~stabledllm.models.families.prediction.predict`.
             cache: only its positions are computed.
@@ -88,6 +89,7 @@ class MaskedDiffusionModel(PreTrainedModel):
             selected,
             targets,
             shift=self.config.shift_logits,
+            attention_mask=attention_mask,
             segment_ids=segment_ids,
             nll_weights=nll_weights,
         )

@@ -5,19 +5,18 @@ Legend: N rows, L positions, S selected positions, V vocabulary, D width.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from stabledllm.data.alignment import padding_last
 from stabledllm.errors import UserError
 from stabledllm.models.families.attention import attention_arguments
 from stabledllm.models.families.prediction import predict, predictors
 from stabledllm.models.families.source import Source
+from stabledllm.models.families.transformers_own import load_transformers
 from stabledllm.models.loss_head import OutputLayer, widened
-from stabledllm.models.new import with_first_values
 from stabledllm.models.output import MDMOutput
 
 
@@ -37,29 +36,7 @@ def load_causal_lm(source: Source) -> PreTrainedModel:
     Raises:
         UserError: a back end that the model lacks, or weights that are missing, unexpected or of another shape.
     """
-    if source.init_seed is not None:
-        config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
-        create = partial(AutoModelForCausalLM.from_config, config, attn_implementation=source.attention)
-        return adapt(with_first_values(create, source.init_seed, source.dtype))
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            source.folder,
-            dtype=source.dtype,
-            attn_implementation=source.attention,
-            local_files_only=True,
-            output_loading_info=True,
-            **source.extra,
-        )
-    except (ValueError, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"model '{source.name}': expected one that transformers can load, found: {reason}") from None
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(kind):
-            first = sorted(str(key) for key in info[kind])[0]
-            raise UserError(
-                f"model '{source.name}': expected the weights of its config, found {kind[:-5]} weight {first}."
-            )
-    return adapt(model)
+    return adapt(load_transformers(AutoModelForCausalLM, source, source.attention, strict=True))
 
 
 def adapt(model: PreTrainedModel) -> PreTrainedModel:
@@ -98,13 +75,18 @@ class CausalLMForward:
         """As :meth:`~stabledllm.models.families.base.MaskedDiffusionModel.forward`: what is selected at position i is
         predicted by the hidden state at i - 1, from the tokens before it alone.
 
-        Padding must be on the right: no token before it sees it, so no mask is needed to hide it.
+        Rows with padding before them are moved to the front; no token sees what is behind it, so no mask is needed.
 
         Raises:
             UserError: packed rows for a model whose attention is not full.
         """
         if selected is None:
             return super().forward(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **own)
+        order = None if attention_mask is None or segment_ids is not None else padding_last(attention_mask)
+        if order is not None:
+            input_ids, selected = input_ids.gather(1, order), selected.gather(1, order)
+            targets = None if targets is None else targets.gather(1, order)
+            position_ids = None if position_ids is None else position_ids.gather(1, order)
         form = {"attention_mask": None, "position_ids": position_ids, "use_cache": False}
         if segment_ids is not None:
             self._require_full_attention()

@@ -11,6 +11,7 @@ from stabledllm.errors import UserError
 
 # transformers records these itself; every other key of the file is the model's.
 _OURS = {"dtype", "_commit_hash"}
+_TIED = ("tie_word_embeddings", "weight_tying")
 
 
 class HubConfig(PretrainedConfig):
@@ -52,4 +53,6 @@ class HubConfig(PretrainedConfig):
         read = getattr(self, "_read", None)
         if read is None:
             return {key: allowed[0] for key, allowed in self.required.items()} | written
-        return written | copy.deepcopy(read)
+        restored = written | copy.deepcopy(read)
+        # The one key of the file that a model may change its mind about: see adapters.untie.
+        return restored | {key: getattr(self, key) for key in _TIED if key in restored}

@@ -5,17 +5,16 @@ Legend: N rows, L positions, S selected positions, V vocabulary, D width.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
+from stabledllm.data.alignment import padding_last
 from stabledllm.errors import UserError
 from stabledllm.models.families.source import Source
+from stabledllm.models.families.transformers_own import load_transformers
 from stabledllm.models.loss_head import widened
-from stabledllm.models.new import with_first_values
 from stabledllm.models.output import MDMOutput
 
 _INTERFACES = {
@@ -51,43 +50,17 @@ def load_masked_lm(source: Source) -> PreTrainedModel:
         UserError: code that the user has not said to trust, a back end that is not there, or weights that are
             missing or unexpected.
     """
-    if source.init_seed is not None:
-        if not is_masked_lm(source):
-            raise UserError(f"model '{source.name}': expected one of transformers' own models, found other code.")
-        config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
-        adapted = adapt(
-            with_first_values(partial(AutoModelForMaskedLM.from_config, config), source.init_seed, source.dtype)
-        )
-        adapted.selects_early = _selects_early(adapted)
-        return adapted
     own = _own_code(source)
+    if source.init_seed is not None and not is_masked_lm(source):
+        raise UserError(f"{source.what}: expected one of transformers' own models, found other code.")
     if own is not None and not source.trust_remote_code:
         raise UserError(
-            f"model '{source.name}': expected trust_remote_code=true for a model that comes with code of its own, "
-            f"found false."
+            f"{source.what}: expected trust_remote_code=true for a model that comes with code of its own, found false."
         )
     # Left open, transformers takes sdpa where the model can, which not every model's own code can.
     back_end = None if source.attention == "sdpa" else source.attention
-    try:
-        model, info = _INTERFACES[own or "AutoModelForMaskedLM"].from_pretrained(
-            source.folder,
-            dtype=source.dtype,
-            attn_implementation=back_end,
-            trust_remote_code=source.trust_remote_code,
-            local_files_only=True,
-            output_loading_info=True,
-            **source.extra,
-        )
-    except (ValueError, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"model '{source.name}': expected one that transformers can load, found: {reason}") from None
-    for kind in ("missing_keys", "mismatched_keys"):
-        if info.get(kind):
-            first = sorted(str(key) for key in info[kind])[0]
-            raise UserError(
-                f"model '{source.name}': expected the weights of its config, found {kind[:-5]} weight {first}."
-            )
-    adapted = adapt(model)
+    # Heads that a masked LM does not use may lie beside it, such as BERT's for the next sentence.
+    adapted = adapt(load_transformers(_INTERFACES[own or "AutoModelForMaskedLM"], source, back_end, strict=False))
     adapted.selects_early = _selects_early(adapted)
     return adapted
 
@@ -127,9 +100,14 @@ class MaskedLMForward:
             raise UserError("packing: expected a native family, found a model behind the generic MLM adapter.")
         if cache is not None:
             raise UserError("decoding.cache: expected a native family, found a model behind the generic MLM adapter.")
-        limit = getattr(self.config, "max_position_embeddings", None)
+        limit = _positions(self)
         if limit and input_ids.shape[1] > limit:
             raise UserError(f"rows: expected at most the model's {limit} positions, found {input_ids.shape[1]}.")
+        order = None if attention_mask is None else padding_last(attention_mask)
+        if order is not None:
+            given = (input_ids, attention_mask, selected, targets)
+            moved = self.forward(*(None if value is None else value.gather(1, order) for value in given))
+            return moved if selected is not None else MDMOutput(logits=_moved_back(moved.logits, order))
         mask = None if attention_mask is None else attention_mask.long()
         if selected is None:
             return MDMOutput(logits=super().forward(input_ids=input_ids, attention_mask=mask).logits)
@@ -146,6 +124,18 @@ class MaskedLMForward:
         if targets is None:
             return MDMOutput(logits=wide)
         return MDMOutput(nll=F.cross_entropy(wide, targets[selected], reduction="none"))
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    """Tokens of the longest row: RoBERTa's table of positions begins with those of padding, which no token has."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    before = getattr(table, "padding_idx", None)
+    return limit if limit is None or before is None else limit - before - 1
+
+
+def _moved_back(logits_NLV: Tensor, order_NL: Tensor) -> Tensor:
+    return logits_NLV.gather(1, order_NL.argsort(1)[..., None].expand_as(logits_NLV))
 
 
 def _keep(output, selected: Tensor):

@@ -19,6 +19,7 @@ def predict(
     targets: Tensor | None,
     *,
     shift: bool = False,
+    attention_mask: Tensor | None = None,
     segment_ids: Tensor | None = None,
     nll_weights: Tensor | None = None,
 ) -> MDMOutput:
@@ -31,12 +32,13 @@ def predict(
     """
     if selected is None:
         if shift:
-            hidden_NLD = hidden_NLD.gather(1, predictors(hidden_NLD, segment_ids)[..., None].expand_as(hidden_NLD))
+            before = predictors(hidden_NLD, segment_ids, attention_mask)
+            hidden_NLD = hidden_NLD.gather(1, before[..., None].expand_as(hidden_NLD))
         return MDMOutput(logits=head(hidden_NLD))
     selected = selected.bool()
     if shift:
         row, position = selected.nonzero(as_tuple=True)
-        hidden_SD = hidden_NLD[row, predictors(hidden_NLD, segment_ids)[row, position]]
+        hidden_SD = hidden_NLD[row, predictors(hidden_NLD, segment_ids, attention_mask)[row, position]]
     else:
         hidden_SD = hidden_NLD[selected]
     if targets is None:
@@ -44,10 +46,15 @@ def predict(
     return MDMOutput(nll=head_nll(head, hidden_SD, targets[selected], nll_weights))
 
 
-def predictors(hidden_NLD: Tensor, segment_ids: Tensor | None) -> Tensor:
-    """The position whose hidden state predicts each position under shifted logits, shape (N, L)."""
+def predictors(hidden_NLD: Tensor, segment_ids: Tensor | None, attention_mask: Tensor | None = None) -> Tensor:
+    """The position whose hidden state predicts each position under shifted logits, shape (N, L).
+
+    The first token of a row has none before it but padding, which must not speak for it.
+    """
     own = torch.arange(hidden_NLD.shape[1], device=hidden_NLD.device).expand(hidden_NLD.shape[:2])
     first = own == 0
     if segment_ids is not None:
         first = first | (segment_ids != segment_ids.roll(1, dims=1))
+    if attention_mask is not None:
+        first = first | ~attention_mask.bool().roll(1, dims=1)
     return torch.where(first, own, own - 1)

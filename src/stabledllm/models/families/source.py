@@ -12,9 +12,12 @@ import torch
 
 from stabledllm.errors import UserError
 from stabledllm.files import read_json
+from stabledllm.models.families.config_values import check_form
+from stabledllm.models.families.weights import HeldWeights
 from stabledllm.models.shipped import SHIPPED
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_PICKLES = ("*.bin", "*.bin.index.json")
 _PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
 
 
@@ -23,7 +26,7 @@ class Source:
     """Where a model lies, what its config.json says, and how the user wants it.
 
     ``extra`` goes to ``from_pretrained`` (a quantisation, a device map). ``init_seed``: a new model, whose weights are
-    random and whose files are not read.
+    random and whose files are not read; else ``held`` says what weights these hold.
     """
 
     name: str
@@ -34,6 +37,17 @@ class Source:
     trust_remote_code: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
     init_seed: int | None = None
+    held: HeldWeights | None = None
+
+    @property
+    def what(self) -> str:
+        """How a sentence about it begins."""
+        return f"model '{self.name}'"
+
+    @property
+    def config_file(self) -> Path:
+        """Where its config stands."""
+        return self.folder / "config.json"
 
     @property
     def model_type(self) -> str | None:
@@ -41,13 +55,17 @@ class Source:
 
 
 def find_folder(
-    name: str, kind: str = "model", built_in: tuple[str, ...] = SHIPPED, more: tuple[str, ...] = ()
+    name: str,
+    kind: str = "model",
+    built_in: tuple[str, ...] = SHIPPED,
+    more: tuple[str, ...] = (),
+    allow_pickle: bool = False,
 ) -> Path:
     """The local folder of that name, else the hub's snapshot of it.
 
     Args:
         kind, built_in: what the sentence calls it, and the names that ship. more: patterns of files to fetch besides
-            the usual ones.
+            the usual ones. allow_pickle: among them PyTorch's own files.
 
     Raises:
         UserError: neither; the sentence says how to get the files where the hub was not reachable.
@@ -57,17 +75,23 @@ def find_folder(
         if not _HUB_NAME.fullmatch(name):
             known = ", ".join(f"'{own}'" for own in built_in)
             raise UserError(f"{what}: expected {known}, a local folder or a hub's OWNER/NAME, found no such thing.")
-        folder = _snapshot(name, what, [*_PATTERNS, *more])
+        folder = _snapshot(name, what, [*_PATTERNS, *more, *(_PICKLES if allow_pickle else ())])
     if not (folder / "config.json").is_file():
         raise UserError(f"{what}: expected {folder / 'config.json'}, found no such file.")
     return folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The object in ``config.json``."""
-    config = read_json(folder / "config.json")
+    """The object in ``config.json``.
+
+    Raises:
+        UserError: no such file, another kind of content, or a key that would load files or code from elsewhere.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
     if not isinstance(config, dict):
-        raise UserError(f"{folder / 'config.json'}: expected an object, found {type(config).__name__}.")
+        raise UserError(f"{path}: expected an object, found {type(config).__name__}.")
+    check_form(config, str(path))
     return config
 
 

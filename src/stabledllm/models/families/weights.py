@@ -5,43 +5,118 @@ Only the headers of the safetensors files are read: a wrong checkpoint is refuse
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 
 from stabledllm.errors import UserError
 from stabledllm.files import read_json
+from stabledllm.models.told import told
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_FEW = 10**6
+_MANY = 16
+"""Times as many numbers as the files hold: what tied and shared weights and fused layers never come near."""
 
 
-def check_weights(folder: Path, name: str, expected: dict[str, tuple[int, ...]], optional: set[str]) -> None:
+@dataclass(frozen=True)
+class HeldWeights:
+    """Names and shapes of the weights in a folder's files, and whether these are pickled."""
+
+    shapes: dict[str, tuple[int, ...]]
+    pickled: bool = False
+
+
+def held_weights(folder: Path, what: str, allow_pickle: bool = False) -> HeldWeights:
+    """The weights that a model's folder holds; every file is there and whole.
+
+    Args:
+        what: opens the sentence. allow_pickle: also read PyTorch's own files, as plain tensors and nothing else.
+
+    Raises:
+        UserError: no weights, a shard that is missing, broken or outside of the folder, or pickled files only.
+    """
+    for single, index, pickled in ((SINGLE, INDEX, False), (PICKLED, PICKLED_INDEX, True)):
+        if not (folder / single).is_file() and not (folder / index).is_file():
+            continue
+        if pickled and not allow_pickle:
+            raise UserError(
+                f"{what}: expected {SINGLE} or {INDEX} in {folder}, found pickled weights only; allow_pickle=true "
+                f"reads them."
+            )
+        shapes: dict[str, tuple[int, ...]] = {}
+        for file in _files(folder, what, single, index):
+            shapes |= shapes_in(file, what)
+        return HeldWeights(shapes, pickled)
+    raise UserError(f"{what}: expected {SINGLE} or {INDEX} in {folder}, found neither.")
+
+
+def shapes_in(file: Path, what: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights in one file, of safetensors or of PyTorch's own.
+
+    Raises:
+        UserError: a broken file, or one that holds something else.
+    """
+    return _header(file, what) if file.suffix == ".safetensors" else _pickled_shapes(file, what)
+
+
+def compare_weights(
+    found: Mapping[str, tuple[int, ...]], what: str, expected: Mapping[str, tuple[int, ...]], optional: set[str]
+) -> None:
     """Every expected weight is there in its shape, and no other.
 
     Args:
         expected: name to shape. optional: names that may be absent, such as the second of two tied weights.
 
     Raises:
-        UserError: no weights, a missing or broken shard, a weight that is missing, unexpected or of another shape.
-    """
-    compare_weights(_headers(folder, name), f"model '{name}'", expected, optional)
-
-
-def compare_weights(
-    found: dict[str, tuple[int, ...]], what: str, expected: dict[str, tuple[int, ...]], optional: set[str]
-) -> None:
-    """As :func:`check_weights`, of the names and shapes ``found``; ``what`` opens the sentence.
-
-    Raises:
         UserError: a weight that is missing, unexpected or of another shape.
     """
-    for kind, names in (
-        ("missing", expected.keys() - found.keys() - optional),
-        ("unexpected", {key for key in found.keys() - expected.keys() if not key.endswith("rotary_emb.inv_freq")}),
-    ):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(f"{what}: expected the weights of its config, found {kind} weight {min(names)}{more}.")
+    unexpected = {key for key in found.keys() - expected.keys() if not key.endswith("rotary_emb.inv_freq")}
+    for kind, names in (("missing", expected.keys() - found.keys() - optional), ("unexpected", unexpected)):
+        refuse_names(what, kind, names)
+    _compare_shapes(found, what, expected)
+
+
+def compare_known_weights(
+    found: Mapping[str, tuple[int, ...]], what: str, expected: Mapping[str, tuple[int, ...]], prefix: str
+) -> None:
+    """The shapes of the weights that a model of transformers and the files name alike, and how many numbers there are.
+
+    transformers renames and fuses weights as it reads them, so that it must say itself which ones are missing; but it
+    would first make those of another shape, however large.
+
+    Args:
+        prefix: of the model's body, which files may leave out or add.
+
+    Raises:
+        UserError: a weight of another shape, or a model far larger than its files.
+    """
+    names = {key: (key, f"{prefix}.{key}", key.removeprefix(f"{prefix}.")) for key in found}
+    same = {key: next((name for name in forms if name in expected), None) for key, forms in names.items()}
+    _compare_shapes({name: found[key] for key, name in same.items() if name}, what, expected)
+    wanted, held = (sum(prod(shape) for shape in shapes.values()) for shapes in (expected, found))
+    if wanted > _MANY * held + _FEW:
+        raise UserError(f"{what}: expected the {wanted:,} numbers of its config in its weights, found {held:,}.")
+
+
+def refuse_names(what: str, kind: str, names: Iterable[str]) -> None:
+    """Raise where weights are missing or unexpected.
+
+    Raises:
+        UserError: naming the first.
+    """
+    names = sorted(map(str, names))
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise UserError(f"{what}: expected the weights of its config, found {kind} weight {names[0]}{more}.")
+
+
+def _compare_shapes(found: Mapping[str, tuple], what: str, expected: Mapping[str, tuple]) -> None:
     for key in sorted(expected.keys() & found.keys()):
         if found[key] != expected[key]:
             raise UserError(
@@ -50,28 +125,33 @@ def compare_weights(
             )
 
 
-def _headers(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {}
-    for file in _files(folder, name):
-        if not file.is_file():
-            raise UserError(f"model '{name}': expected the shard {file.name} that {INDEX} names, found no such file.")
-        try:
-            with safe_open(file, "pt") as opened:
-                names = opened.keys()
-                found |= {key: tuple(opened.get_slice(key).get_shape()) for key in names}
-        except SafetensorError as error:
-            raise UserError(
-                f"model '{name}': expected safetensors in {file.name}, found a broken file ({error})."
-            ) from None
-    return found
+def _header(file: Path, what: str) -> dict[str, tuple[int, ...]]:
+    told_so = told(f"{what}: expected safetensors in {file.name}", "found a broken file")
+    with told_so, safe_open(file, "pt") as opened:
+        return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
 
 
-def _files(folder: Path, name: str) -> list[Path]:
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    if not (folder / INDEX).is_file():
-        raise UserError(f"model '{name}': expected {SINGLE} or {INDEX} in {folder}, found neither.")
-    shards = read_json(folder / INDEX).get("weight_map")
+def _pickled_shapes(file: Path, what: str) -> dict[str, tuple[int, ...]]:
+    with told(f"{what}: expected plain tensors in {file.name}", "found a broken or another file"):
+        state = torch.load(file, map_location="meta", weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise UserError(f"{what}: expected weights by their names in {file.name}, found something else.")
+        return {str(key): tuple(value.shape) for key, value in state.items()}
+
+
+def _files(folder: Path, what: str, single: str, index: str) -> list[Path]:
+    if (folder / single).is_file():
+        return [folder / single]
+    stored = read_json(folder / index)
+    shards = stored.get("weight_map") if isinstance(stored, dict) else None
     if not isinstance(shards, dict) or not shards:
-        raise UserError(f"model '{name}': expected a weight_map in {INDEX}, found none.")
-    return [folder / shard for shard in sorted(set(shards.values()))]
+        raise UserError(f"{what}: expected a weight_map in {index}, found none.")
+    for name, shard in shards.items():
+        # A file beside the index; a link in its place may lead anywhere, as in the hub's cache.
+        if not isinstance(shard, str) or shard != PurePosixPath(shard).name or shard != PureWindowsPath(shard).name:
+            raise UserError(f"{what}: expected a file beside {index} for weight {name}, found {shard!r}.")
+    files = [folder / shard for shard in sorted(set(shards.values()))]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{what}: expected the shard {file.name} that {index} names, found no such file.")
+    return files

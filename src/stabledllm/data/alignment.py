@@ -1,0 +1,26 @@
+"""Rows moved to the front of their tensors, so that positions count from a row's first token wherever its padding is.
+
+Models with absolute positions (BERT) and those that predict from the token before (Dream, autoregressive ones) give
+another value for a row that starts behind padding.
+
+Legend: N rows, L positions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def padding_last(attention_mask: Tensor) -> Tensor | None:
+    """The order of positions that puts each row's real tokens first, as they are ordered; int64, shape (N, L).
+
+    None where they are first already.
+
+    Args:
+        attention_mask: False at padding, shape (N, L).
+    """
+    real = attention_mask.bool()
+    if not bool((real[:, 1:] & ~real[:, :-1]).any()):
+        return None
+    return (~real).to(torch.uint8).argsort(dim=1, stable=True)

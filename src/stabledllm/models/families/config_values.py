@@ -1,0 +1,146 @@
+"""The values of a ``config.json``, looked at before anything is built from them.
+
+A wrong type or sign would surface in some layer's arithmetic, and a million layers would be built for hours.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, get_type_hints
+
+from stabledllm.errors import UserError
+
+_REPEATED = re.compile(r"(^|_)(n|num|number)_.*|.*(layers?|blocks?|experts|heads|depth)$")
+"""Keys that say how often something is built."""
+_AMOUNTS = re.compile(r".*(vocab|embeddings|positions|ctx|tokens|params|buckets|size|dim|width|embd|inner|seed).*")
+"""Keys of that look that say how large something is, which costs no time to build."""
+_MOST_OF_A_NEW_MODEL = 1000
+_MOST_OF_ANYTHING = 2**31 - 1
+_DEEPEST = 30
+_BACK_ENDS = (None, "sdpa", "eager", "flash_attention_2")
+
+
+def check_form(config: Mapping[str, Any], where: str) -> None:
+    """What every family's files have alike: the keys that choose code, and no files or code beyond the folder's own.
+
+    Raises:
+        UserError: a key of another kind, nesting without end, or a key that would load something else.
+    """
+    if _depth(config) > _DEEPEST:
+        raise UserError(f"{where}: expected values nested at most {_DEEPEST} deep, found deeper ones.")
+    kinds = {"model_type": (str, "a name"), "architectures": (list, "a list"), "auto_map": (dict, "names")}
+    for key, (kind, words) in kinds.items():
+        if config.get(key) is not None and not isinstance(config[key], kind):
+            raise UserError(f"{where}: {key}: expected {words}, found {config[key]!r}.")
+    if not all(isinstance(name, str) for name in config.get("architectures") or []):
+        raise UserError(f"{where}: architectures: expected names, found {config['architectures']!r}.")
+    if config.get("transformers_weights") is not None:
+        raise UserError(f"{where}: expected no transformers_weights, found {config['transformers_weights']!r}.")
+    # A back end with a slash is a repository, whose kernels transformers would fetch and run.
+    for key, value in _leaves(config):
+        if key in ("attn_implementation", "_attn_implementation", "experts_implementation") and (
+            value is not None and "/" in str(value)
+        ):
+            raise UserError(f"{where}: {key}: expected one of {', '.join(map(str, _BACK_ENDS[1:]))}, found {value!r}.")
+
+
+def check_counts(config: Mapping[str, Any], where: str, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+    """No number of layers, heads or experts beyond what the weights could hold, before a layer is built.
+
+    Args:
+        shapes: of the weights in the files; None for a new model.
+
+    Raises:
+        UserError: a number that is no whole number, is negative, or is too large.
+    """
+    most, held = _MOST_OF_A_NEW_MODEL, "a new model"
+    if shapes is not None:
+        most = max([_MOST_OF_A_NEW_MODEL, len(shapes), *(size for shape in shapes.values() for size in shape)])
+        held = f"{len(shapes)} weights"
+    for key, value in _leaves(config):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if isinstance(value, int) and abs(value) > _MOST_OF_ANYTHING:
+            raise UserError(f"{where}: {key}: expected at most {_MOST_OF_ANYTHING}, found {_short(value)}.")
+        if not _REPEATED.fullmatch(key) or _AMOUNTS.fullmatch(key):
+            continue
+        if not 0 <= value <= most:
+            raise UserError(f"{where}: {key}: expected 0 to {most}, as for {held}, found {_short(value)}.")
+
+
+def check_values(kind: type, config: Mapping[str, Any], where: str) -> None:
+    """Every value is of the type that a configuration's class declares for its key, and of its sign.
+
+    Sizes are at least 1, token ids at least 0, other numbers finite and above 0 (a deviation may be 0).
+
+    Raises:
+        UserError: naming the first key with another value.
+    """
+    hints = get_type_hints(kind.__init__)
+    known = kind.attribute_map if isinstance(getattr(kind, "attribute_map", None), dict) else {}
+    for key, parameter in inspect.signature(kind.__init__).parameters.items():
+        if key in ("self", "kwargs"):
+            continue
+        for name in (key, *(alias for alias, own in known.items() if own == key)):
+            if name in config and (wanted := _mismatch(name, hints[key], config[name], parameter.default)):
+                raise UserError(f"{where}: {name}: expected {wanted}, found {_short(config[name])}.")
+
+
+def _mismatch(key: str, hint: Any, value: Any, default: Any) -> str | None:
+    """What was expected in the place of a value; None where it will do."""
+    kinds = set(getattr(hint, "__args__", ())) if not hasattr(hint, "__origin__") else set()
+    kinds = kinds or {hint}
+    if value is None:
+        return None if type(None) in kinds or default is None else "a value"
+    kinds.discard(type(None))
+    kind = next(iter(kinds))
+    if kind is bool:
+        return None if isinstance(value, bool) else "true or false"
+    if kind is int:
+        least = 0 if key.endswith("token_id") else 1
+        right = type(value) is int and least <= value <= _MOST_OF_ANYTHING
+        return None if right else f"a whole number of at least {least}"
+    if kind is float:
+        least_too = key.endswith(("range", "std"))
+        right = type(value) in (int, float) and math.isfinite(value) and (value > 0 or (least_too and value == 0))
+        return None if right else "a finite number above 0"
+    if getattr(kind, "__origin__", None) is list:
+        right = isinstance(value, list) and all(type(part) is int and part >= 0 for part in value)
+        return None if right else "a list of whole numbers"
+    return None
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value with the key that it stands under, in lists the list's."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _leaves(part, str(name))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _leaves(part, key)
+    else:
+        yield key, value
+
+
+def _depth(value: Any) -> int:
+    """How deep values are nested; no deeper than is allowed is looked."""
+    level, depth = [value], 0
+    while level and depth <= _DEEPEST:
+        level = [
+            part
+            for outer in level
+            if isinstance(outer, Mapping | list)
+            for part in (outer.values() if isinstance(outer, Mapping) else outer)
+        ]
+        depth += 1
+    return depth
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > 10**20:
+        return "one of more than 20 digits"
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:80]}..."

@@ -1,0 +1,72 @@
+"""Loading a model whose layout is transformers' own, or that of code beside its weights."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from stabledllm.models.families.source import Source, read_config
+from stabledllm.models.families.weights import compare_known_weights, refuse_names
+from stabledllm.models.new import pattern_of, with_first_values
+from stabledllm.models.told import told
+
+
+def load_transformers(interface: type, source: Source, back_end: str | None, *, strict: bool) -> PreTrainedModel:
+    """The model behind one of transformers' ``AutoModel`` interfaces, new or with the weights of its files.
+
+    Code beside the weights runs only with ``source.trust_remote_code``, and nobody is asked.
+
+    Args:
+        back_end: of attention; None leaves it to transformers. strict: no weight of the files may be left over.
+
+    Raises:
+        UserError: a config of which no model can be made, a back end that the model lacks, or weights that are
+            missing, of another shape or, if ``strict``, unexpected.
+    """
+    with told(f"{source.what}: expected one that transformers can load"):
+        config = AutoConfig.from_pretrained(
+            source.folder, trust_remote_code=source.trust_remote_code, local_files_only=True
+        )
+        # transformers adds the back end to the configuration that it is given: each model has its own.
+        create = partial(
+            interface.from_config, attn_implementation=back_end, trust_remote_code=source.trust_remote_code
+        )
+        if source.init_seed is not None:
+            return with_first_values(partial(create, config), source.init_seed, source.dtype, source.what)
+        if _comparable(config):
+            with torch.device("meta"):
+                empty = create(config)
+            expected = {name: tuple(value.shape) for name, value in empty.state_dict().items()}
+            compare_known_weights(source.held.shapes, source.what, expected, empty.base_model_prefix)
+        model, info = interface.from_pretrained(
+            source.folder,
+            dtype=source.dtype,
+            attn_implementation=back_end,
+            trust_remote_code=source.trust_remote_code,
+            use_safetensors=not source.held.pickled,
+            local_files_only=True,
+            output_loading_info=True,
+            **source.extra,
+        )
+    for kind in ("missing", "unexpected", "mismatched") if strict else ("missing", "mismatched"):
+        refuse_names(source.what, kind, info.get(f"{kind}_keys") or ())
+    return model
+
+
+def own_class(model: str) -> type | None:
+    """transformers' class of the model in a local folder; None for any other, and for code beside the weights."""
+    folder = Path(pattern_of(model)).expanduser()
+    if not (folder / "config.json").is_file():
+        return None
+    config = read_config(folder)
+    name = next(iter(config.get("architectures") or []), "")
+    return None if config.get("auto_map") else getattr(transformers, name, None)
+
+
+def _comparable(config: PretrainedConfig) -> bool:
+    """Whether files hold the weights that the model has: not packed ones, nor those of foreign code."""
+    return getattr(config, "quantization_config", None) is None and not getattr(config, "auto_map", None)

@@ -1,0 +1,48 @@
+"""Whether a loaded model can give numbers at all; cheap beside reading its weights.
+
+Legend: L positions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from stabledllm.errors import UserError
+from stabledllm.models.told import told
+
+_TOKENS = 4
+
+
+@torch.no_grad()
+def check_finite(model: nn.Module, what: str) -> None:
+    """No weight is NaN or infinite: one pass over them, nothing is copied.
+
+    Raises:
+        UserError: naming the first that is.
+    """
+    for name, value in model.named_parameters():
+        if value.is_floating_point() and value.numel() and value.element_size() > 1 and not value.is_meta:
+            low, high = value.aminmax()
+            if not bool(low.isfinite() & high.isfinite()):
+                kind = str(value.dtype).removeprefix("torch.")
+                raise UserError(f"{what}: expected finite weights, found NaN or infinity in {name} ({kind}).")
+
+
+@torch.no_grad()
+def check_runs(model: nn.Module, what: str) -> None:
+    """A row of a few tokens goes through it and gives finite logits, in evaluation mode.
+
+    Raises:
+        UserError: it does not, as where a value of the config makes no sense.
+    """
+    device, was_training = next(model.parameters()).device, model.training
+    ids = torch.arange(_TOKENS, device=device)[None]
+    model.eval()
+    try:
+        with told(f"{what}: expected a model that a short row goes through"):
+            logits = model(ids, torch.ones_like(ids), selected=torch.ones_like(ids, dtype=torch.bool)).logits
+    finally:
+        model.train(was_training)
+    if not bool(logits.isfinite().all()):
+        raise UserError(f"{what}: expected finite logits of a short row, found NaN or infinity; see its config.json.")
