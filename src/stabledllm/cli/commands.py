@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import sys
@@ -19,6 +18,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from transformers.utils import logging as transformers_logging
 
+from stabledllm.cli.new_folders import free_folder, new_folder
 from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe
 from stabledllm.config.build import (
     build_decoding,
@@ -39,6 +39,7 @@ from stabledllm.config.settings import (
     ModelSettings,
 )
 from stabledllm.errors import UserError
+from stabledllm.locks import in_its_folder
 
 Say = Callable[[str], None]
 transformers_logging.disable_progress_bar()
@@ -50,10 +51,14 @@ logging.getLogger("torch.distributed").setLevel(logging.ERROR)
 
 def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Measure, print the tables, write the JSON and the pictures."""
+    _decompose(check(apply_overrides(tree, overrides), DecomposeSettings, "decompose"), say)
+
+
+@in_its_folder("decompose")
+def _decompose(settings: DecomposeSettings, say: Say) -> None:
     from stabledllm.decomposing import run_decompose
     from stabledllm.reports import save_decomposition_figures, tables
 
-    settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
     record = run_decompose(settings, say)
     say(f"{tables.components_table(record)}\n")
     if record["methods"]:
@@ -86,6 +91,11 @@ def recommend(tree: dict, overrides: Sequence[str], *, stored: Path | None, by: 
 
 def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Probe, fit, and write ``p_of_t.json`` with its picture."""
+    _fit(check(apply_overrides(tree, overrides), TrainSettings, "fit"), say)
+
+
+@in_its_folder("fit")
+def _fit(settings: TrainSettings, say: Say) -> None:
     from stabledllm.data.bundle import load_rows
     from stabledllm.data.pictures import settled
     from stabledllm.data.rows import require_marks
@@ -93,7 +103,7 @@ def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     from stabledllm.training.density import probe_and_fit
     from stabledllm.training.run import set_form
 
-    settings = settled(check(apply_overrides(tree, overrides), TrainSettings, "fit"))
+    settings = settled(settings)
     method = build_method(settings.method, settings.method_options)
     if not method.needs_p:
         raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
@@ -135,7 +145,7 @@ def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
         )
-    from stabledllm.training.devices import is_main_process
+    from stabledllm.launched import is_main_process
     from stabledllm.training.run import train as run
 
     run(settings, say=say)
@@ -224,11 +234,11 @@ def merge(adapter: str, out: Path, *, base: str | None, dtype: str, say: Say) ->
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in kinds:
         raise UserError(f"merge: expected --dtype {', '.join(kinds)}, found '{dtype}'.")
-    _new_folder(out)
-    # Added in float32 whatever is written, so that it is rounded once.
-    whole = merged(load_model(adapter, base=base))
-    whole.model.to(kinds[dtype])
-    whole.save(out)
+    with new_folder(out, "merge") as (folder, _):
+        # Added in float32 whatever is written, so that it is rounded once.
+        whole = merged(load_model(adapter, base=base))
+        whole.model.to(kinds[dtype])
+        whole.save(folder)
     say(f"wrote {out}")
 
 
@@ -277,30 +287,22 @@ def generate_images(
     tree = apply_overrides({} if steps is None else {"steps": steps}, own)
     options = build_image_decoding(check(tree, ImageDecodingSettings, "image decoding"))
     image = check(apply_overrides({"data": {}}, of_data)["data"], DataSettings, "generate").image
-    folder, model = _new_folder(out), resolve(model)
+    model, stats = resolve(model), DecodingStats()
     image = settled_image(image, model)
-    loaded = load_model(model, **_loading(model, loading))
-    stats = DecodingStats()
-    with tqdm(total=len(captions), desc="draw", unit="picture") as bar:
-        codes = draw_codes(loaded, captions, image, options, 16, progress=bar.update, stats=stats)
-    pictures = image_tokenizer(image.tokenizer).decode(codes)
-    for path in save_drawn(pictures, captions, folder):
-        say(str(path))
+    place = free_folder(Path("runs", "pictures"), "generate") if out is None else new_folder(out, "generate")
+    with place as (folder, becomes):
+        loaded = load_model(model, **_loading(model, loading))
+        with tqdm(total=len(captions), desc="draw", unit="picture") as bar:
+            codes = draw_codes(loaded, captions, image, options, 16, progress=bar.update, stats=stats)
+        paths = save_drawn(image_tokenizer(image.tokenizer).decode(codes), captions, folder)
+    for path in paths:
+        say(str(becomes / path.name))
     print(f"{stats.model_calls} model calls, {stats.seconds:.3g} s", file=sys.stderr)
 
 
 def _refuse_empty(prompts: Sequence[str]) -> None:
     if not prompts or not all(p.strip() for p in prompts):
         raise UserError("generate: expected non-empty prompts, found an empty one.")
-
-
-def _new_folder(out: Path | None) -> Path:
-    """The folder asked for, if nothing is in it; else the first free one of runs/pictures/1, 2, ..."""
-    if out is None:
-        return next(p for n in itertools.count(1) if not (p := Path("runs") / "pictures" / str(n)).exists())
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise UserError(f"{out}: expected a new folder, found one that is there already.")
-    return out
 
 
 def encode(data: str, split: str, rows: int | None, seed: int, overrides: Sequence[str], *, say: Say) -> None:
@@ -327,7 +329,7 @@ def encode(data: str, split: str, rows: int | None, seed: int, overrides: Sequen
 def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loading: dict, *, say: Say) -> None:
     """NLL and accuracy, with their errors, into ``eval.json``; on the launcher's ranks."""
     from stabledllm.evaluation.run import evaluate as run
-    from stabledllm.training.devices import is_main_process
+    from stabledllm.launched import is_main_process
 
     apart = [override for override in overrides if override.startswith(("data.", "image_decoding.", "clip="))]
     decoding = _decoding(sizes, [override for override in overrides if override not in apart])

@@ -317,9 +317,11 @@ def rescore(
     out: Annotated[Path, typer.Option(metavar="OUT.jsonl", help="Where the rows go, with 'parsed' and 'correct'.")],
 ) -> None:
     """Score completions again without the model; 'gold' is the data set's own answer field."""
+    from stabledllm.locks import writing_beside
     from stabledllm.tasks.rescore import rescore as run
 
-    typer.echo(run(task, rows, out))
+    with writing_beside(out, "rescore"):
+        typer.echo(run(task, rows, out))
 
 
 @app.command()
@@ -360,12 +362,14 @@ def cp(
     """Copy a shipped recipe or launch configuration to edit it."""
     from stabledllm.config import find_recipe, shipped_launches
     from stabledllm.files import write_text
+    from stabledllm.locks import writing_beside
 
     text = shipped_launches().get(name.removesuffix(".yaml")) or find_recipe(name)
     path = to or Path(f"{name.rsplit('/', 1)[-1].removesuffix('.yaml')}.yaml")
-    if path.exists():
-        raise UserError(f"{path}: expected a new file, found one that is there already.")
-    write_text(path, text)
+    with writing_beside(path, "cp"):
+        if path.exists():
+            raise UserError(f"{path}: expected a new file, found one that is there already.")
+        write_text(path, text)
     typer.echo(str(path))
 
 

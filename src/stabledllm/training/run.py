@@ -19,6 +19,8 @@ from stabledllm.data.rows import require_marks
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.files import read_json
+from stabledllm.launched import is_main_process
+from stabledllm.locks import in_its_folder
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel
 from stabledllm.models.new import is_new
@@ -28,11 +30,7 @@ from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.density import FittedDensity
 from stabledllm.training.checkpoints import DENSITY, check_same, last_complete
 from stabledllm.training.density import obtain_density
-from stabledllm.training.devices import (
-    is_main_process,
-    refuse_silent_changes,
-    told_in_a_sentence,
-)
+from stabledllm.training.devices import refuse_silent_changes, told_in_a_sentence
 from stabledllm.training.finishing import RUN, SCHEMA, TRAINED, evaluate_saved, finish
 from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
 from stabledllm.training.statistics import StepStatistics
@@ -47,6 +45,7 @@ ReadData = Callable[[Any], DataBundle]
 """Gives the data for a tokenizer, for those who keep them over several runs."""
 
 
+@in_its_folder("train")
 def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None, say: Say = print) -> dict:
     """Train, or continue a killed run, and return what ``run.json`` holds.
 
