@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from stabledllm.errors import UserError
 
@@ -67,6 +70,21 @@ def sentence(error: BaseException, path: object = None) -> str | None:
     if isinstance(error, RuntimeError) and any(mark in text for mark in _TORCH_FILES):
         return _of_reader(error, "what torch.save writes", where)
     return None
+
+
+@contextmanager
+def working_on(out: str | Path) -> Iterator[None]:
+    """Within, what is raised remembers the output that was being made, see :func:`outputs_of`."""
+    try:
+        yield
+    except BaseException as error:
+        error.stabledllm_outputs = [*outputs_of(error), Path(out)]
+        raise
+
+
+def outputs_of(error: BaseException) -> list[Path]:
+    """The outputs being made when an error was raised, the innermost first."""
+    return getattr(error, "stabledllm_outputs", [])
 
 
 def is_full_disk(error: BaseException) -> bool:

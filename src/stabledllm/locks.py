@@ -21,6 +21,7 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 
 from stabledllm.errors import UserError
+from stabledllm.failures import working_on
 from stabledllm.files import write_json
 from stabledllm.folders import is_alive, is_there, remove_empty, sweep, writable_folder
 from stabledllm.launched import is_main_process
@@ -181,8 +182,9 @@ def _locked(path: Path, claim: Path, command: str, out: Path) -> Iterator[bool]:
     _held.add(key)
     try:
         about = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time(), "command": command}
-        write_json(claim, about)
-        yield True
+        with working_on(out):
+            write_json(claim, about)
+            yield True
     finally:
         _held.discard(key)
         with suppress(OSError):

@@ -39,6 +39,7 @@ from stabledllm.config.settings import (
     ModelSettings,
 )
 from stabledllm.errors import UserError
+from stabledllm.failures import working_on
 from stabledllm.locks import in_its_folder
 
 Say = Callable[[str], None]
@@ -169,7 +170,8 @@ def experiment(
     if devices and not all(numbers):
         raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")
     count = jobs if jobs is not None else max(1, len(numbers))
-    results = run_experiment(settings, say, count, devices=numbers, wait=wait)
+    with working_on(settings.out):
+        results = run_experiment(settings, say, count, devices=numbers, wait=wait)
     for metric in ("validation_nll", "validation_objective", "accuracy", "clip_score"):
         if any(metric in run["metrics"] for run in results["runs"]):
             say(f"{tables.metrics_table(results, metric)}\n")

@@ -23,9 +23,19 @@ from stabledllm.cli.options import (
     TrustRemoteCode,
     loading_of,
 )
+from stabledllm.cli.outcome import carried, ended
 from stabledllm.errors import UserError
 
-app = typer.Typer(
+
+class _App(typer.Typer):
+    """The commands, none of whose errors typer answers in its own way."""
+
+    def command(self, *args, **kwargs):
+        register = super().command(*args, **kwargs)
+        return lambda function: register(carried(function))
+
+
+app = _App(
     name="stabledllm",
     help="Measure and reduce the training noise of masked diffusion language models.",
     no_args_is_help=True,
@@ -321,7 +331,7 @@ def rescore(
     from stabledllm.tasks.rescore import rescore as run
 
     with writing_beside(out, "rescore"):
-        typer.echo(run(task, rows, out))
+        _say(run(task, rows, out))
 
 
 @app.command()
@@ -342,7 +352,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A folder with results of
     """One self-contained report.html from what is in a folder."""
     from stabledllm.reports.html import write_report
 
-    typer.echo(f"report: {write_report(folder)}")
+    _say(f"report: {write_report(folder)}")
 
 
 @app.command()
@@ -351,7 +361,7 @@ def ls() -> None:
     from stabledllm.config import shipped_launches, shipped_recipes
 
     for name, text in (shipped_recipes() | shipped_launches()).items():
-        typer.echo(f"{name:24s} {text.splitlines()[0].lstrip('# ')}")
+        _say(f"{name:24s} {text.splitlines()[0].lstrip('# ')}")
 
 
 @app.command()
@@ -370,7 +380,7 @@ def cp(
         if path.exists():
             raise UserError(f"{path}: expected a new file, found one that is there already.")
         write_text(path, text)
-    typer.echo(str(path))
+    _say(str(path))
 
 
 @app.command()
@@ -380,7 +390,7 @@ def validate(
     """Check a recipe's keys, values and methods without loading a model."""
     from stabledllm.cli.commands import validate as run
 
-    typer.echo(run(recipe, overrides or []))
+    _say(run(recipe, overrides or []))
 
 
 @app.command()
@@ -397,19 +407,12 @@ def plan(
     """Memory of a recipe per device, without loading anything; exit code 2 where it does not fit."""
     from stabledllm.cli.commands import plan as run
 
-    typer.echo(run(recipe, overrides or [], devices=devices, sharding=sharding, memory=memory, longest=longest))
+    _say(run(recipe, overrides or [], devices=devices, sharding=sharding, memory=memory, longest=longest))
 
 
 def main() -> None:
-    """Run the command line; bad input is one sentence on standard error and exit code 2."""
-    try:
-        app()
-    except UserError as error:
-        typer.echo(f"stabledllm: {error}", err=True)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("stabledllm: interrupted; run the same command again to continue", err=True)
-        raise SystemExit(130) from None
+    """Run the command line; what went wrong is one sentence on standard error, see :mod:`stabledllm.cli.outcome`."""
+    raise SystemExit(ended(app))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.objective import Objective
 from stabledllm.provenance import device_name, versions
+from stabledllm.saying import say as print_line
 
 SCHEMA = "stabledllm/eval/1"
 RESULT, NLLS, JOURNAL, UNTUNED = "eval.json", "nll.jsonl", "journal", "untuned"
@@ -46,7 +47,7 @@ Say = Callable[[str], None]
 
 
 @in_its_folder("eval")
-def evaluate(settings: EvalSettings, say: Say = print) -> dict:
+def evaluate(settings: EvalSettings, say: Say = print_line) -> dict:
     """Evaluate, or continue a killed evaluation, and return what ``eval.json`` holds, on every rank.
 
     Raises:

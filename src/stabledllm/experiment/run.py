@@ -25,11 +25,13 @@ from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
 from stabledllm.files import read_json, write_json
+from stabledllm.folders import remove_empty, writable_folder
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel
 from stabledllm.objective import Objective
 from stabledllm.ppots.density import canonical
 from stabledllm.provenance import device_name, versions
+from stabledllm.saying import say as print_line
 from stabledllm.training.density import probe_and_fit
 from stabledllm.training.run import SCHEMA as RUN_SCHEMA
 from stabledllm.training.run import set_form, train
@@ -42,7 +44,7 @@ Say = Callable[[str], None]
 
 def run_experiment(
     settings: ExperimentSettings,
-    say: Say = print,
+    say: Say = print_line,
     jobs: int = 1,
     *,
     devices: Sequence[str] = (),
@@ -71,6 +73,7 @@ def run_experiment(
         build_method(name, settings.base.method_options).under(build_objective(settings.base.objective))
         rows_per_step(name, settings)
     build_decoding(settings.base.decoding)
+    remove_empty(writable_folder(out))
     _claim(out, settings)
     loaded = build_model(settings.base)
     for name in methods:

@@ -28,6 +28,7 @@ from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.density import FittedDensity
+from stabledllm.saying import say as print_line
 from stabledllm.training.checkpoints import DENSITY, check_same, last_complete
 from stabledllm.training.density import obtain_density
 from stabledllm.training.devices import refuse_silent_changes, told_in_a_sentence
@@ -46,7 +47,7 @@ ReadData = Callable[[Any], DataBundle]
 
 
 @in_its_folder("train")
-def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None, say: Say = print) -> dict:
+def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None, say: Say = print_line) -> dict:
     """Train, or continue a killed run, and return what ``run.json`` holds.
 
     A finished run in the same folder is returned as it is. A killed run continues from its last complete
