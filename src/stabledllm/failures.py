@@ -27,20 +27,18 @@ _SYSTEM = {
 }
 """What an error of the operating system means for a path."""
 _BROKEN = {
-    "safetensors.SafetensorError": "safetensors",
-    "safetensors_rust.SafetensorError": "safetensors",
-    "zipfile.BadZipFile": "a zip archive",
-    "pickle.UnpicklingError": "what torch.save writes",
-    "json.decoder.JSONDecodeError": "JSON",
-    "yaml.error.YAMLError": "YAML",
-    "tarfile.TarError": "a tar archive",
-    "zlib.error": "compressed data",
-    "builtins.EOFError": "a whole file",
-    "PIL.UnidentifiedImageError": "a PNG or JPEG picture",
-    "PIL.Image.DecompressionBombError": "a picture of at most 178 million pixels",
-    "jinja2.exceptions.TemplateError": "a chat template that works",
+    "SafetensorError": "safetensors",
+    "BadZipFile": "a zip archive",
+    "UnpicklingError": "what torch.save writes",
+    "JSONDecodeError": "JSON",
+    "YAMLError": "YAML",
+    "TarError": "a tar archive",
+    "EOFError": "a whole file",
+    "UnidentifiedImageError": "a PNG or JPEG picture",
+    "DecompressionBombError": "a picture of at most 178 million pixels",
+    "TemplateError": "a chat template that works",
 }
-"""What readers of other libraries raise, by full name as none of them is imported here, and what they look for."""
+"""What readers of other libraries raise, by name as none of them is imported here, and what they look for."""
 _TORCH_FILES = ("PytorchStreamReader", "PytorchStreamWriter", "inline_container")
 """In torch's RuntimeErrors about files; all others may be mistakes of ours."""
 
@@ -53,7 +51,7 @@ def sentence(error: BaseException, path: object = None) -> str | None:
     """
     if isinstance(error, UserError):
         return str(error)
-    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+    names = {kind.__qualname__ for kind in type(error).__mro__}
     where = f"{path}: " if path is not None else ""
     if found := names & _BROKEN.keys():
         return _of_reader(error, _BROKEN[found.pop()], where)
@@ -65,7 +63,7 @@ def sentence(error: BaseException, path: object = None) -> str | None:
     if isinstance(error, UnicodeEncodeError):
         return f"{where}expected text in Unicode, found half of a character at place {error.start + 1}."
     text = _one_line(error)
-    if isinstance(error, MemoryError) or "OutOfMemoryError" in str(names) or "can't allocate memory" in text:
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or "can't allocate memory" in text:
         return f"{where}expected enough memory, found too little ({text or 'of the machine'})."
     if isinstance(error, RuntimeError) and any(mark in text for mark in _TORCH_FILES):
         return _of_reader(error, "what torch.save writes", where)

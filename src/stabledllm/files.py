@@ -59,7 +59,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None and (error.filename is None or is_temporary(Path(os.fsdecode(error.filename)))):
+        named = error.filename if isinstance(error.filename, str | bytes) else None
+        if error.errno is not None and (named is None or is_temporary(Path(os.fsdecode(named)))):
             error.filename, error.filename2 = str(path), None
         raise
 

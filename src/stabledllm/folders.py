@@ -30,15 +30,9 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
-def sweep(folder: Path, name: str = "*") -> None:
-    """Remove the temporary files and folders in ``folder`` whose process is no more.
-
-    Args:
-        name: of the one output whose leftovers are removed; all without it.
-    """
-    pattern = "*" if name == "*" else f".{_cut(name)}.*"
-    found = [path for path in _listed(folder) if path.match(pattern) and is_temporary(path)]
-    for path in found:
+def sweep(folder: Path) -> None:
+    """Remove the temporary files and folders in ``folder`` whose process is no more."""
+    for path in filter(is_temporary, _listed(folder)):
         with suppress(OSError):
             if _is_dead(path):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -27,6 +27,8 @@ from stabledllm.folders import is_alive, is_there, remove_empty, sweep, writable
 from stabledllm.launched import is_main_process
 
 _LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+_POLL = 0.1
+"""Seconds between two tries for a lock that is waited for."""
 LOCK, CLAIM = "run.lock", "claim.json"
 _held: set[tuple[int, Path]] = set()
 """Of this process: a command that another one calls, as experiment does train, writes under its caller's lock."""
@@ -89,7 +91,7 @@ def writing_beside(out: str | Path, command: str, *, folder: bool = False) -> It
         with _locked(lock, claim, command, out) as mine:
             if not mine:
                 raise UserError(busy(out, claim))
-            sweep(lock.parent, Path(os.path.realpath(out)).name)
+            sweep(lock.parent)
             try:
                 yield
             finally:
@@ -117,6 +119,27 @@ def claimed(folder: Path, command: str = "train") -> Iterator[bool]:
         if mine:
             sweep(folder)
         yield mine
+
+
+@contextmanager
+def waiting_for(path: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Within, this process holds the lock at ``path``, for which it waits: it uses what the other one makes.
+
+    Raises:
+        UserError: a file system without locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = _acquired(path, path.parent)
+    if lock is None:
+        say(f"{path.parent}: waiting for another process that makes what this one needs")
+    while lock is None:
+        time.sleep(_POLL)
+        lock = _acquired(path, path.parent)
+    try:
+        with working_on(path.parent):
+            yield
+    finally:
+        lock.release()
 
 
 def is_free(folder: Path) -> bool:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from stabledllm.config.build import build_decoding, build_method, build_model, build_objective
@@ -26,6 +25,7 @@ from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
 from stabledllm.files import read_json, write_json
 from stabledllm.folders import remove_empty, writable_folder
+from stabledllm.locks import waiting_for
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel
 from stabledllm.objective import Objective
@@ -80,7 +80,7 @@ def run_experiment(
         loaded.check_method(build_method(name, settings.base.method_options))
     set_form(loaded, settings.base)
     data = load_bundle(settings.base.data, loaded.tokenizer, say)
-    with FileLock(out / "setup.lock"):  # of several processes the first makes what all need
+    with waiting_for(out / "setup.lock", say):  # of several processes the first makes what all need
         untuned = _untuned(out, settings.base, loaded, data, say)
         densities = {name: _density(out, settings, name, loaded, data, say) for name in methods}
     planned = [_run_settings(settings, name, seed, densities[name]) for seed in settings.seeds for name in methods]
