@@ -39,6 +39,8 @@ class Diverged(Exception):
         message: the whole sentence, where more is known.
     """
 
+    exit_code = 3
+
     def __init__(self, what: str, step: int, message: str = ""):
         super().__init__(message or f"diverged at step {step}: {what}")
         self.what, self.step = what, step

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stabledllm.errors import UserError
+from stabledllm.failures import sentence
+from stabledllm.folders import is_temporary, temporary_beside
 from stabledllm.secrets import hidden
 
 
 def write_text(path: Path, text: str) -> None:
-    """As :func:`write_bytes`, in UTF-8."""
-    write_bytes(path, text.encode())
+    """As :func:`write_bytes`, in UTF-8; half a character, which UTF-8 has not, as its escape in JSON."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -28,18 +30,26 @@ def write_bytes(path: Path, content: bytes) -> None:
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file to write bytes to: of a temporary name beside ``path``, flushed to disk and renamed at the end, or removed
-    where something went wrong."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    where something went wrong; a failure names ``path``."""
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_beside(path)
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def copy(source: Path, path: Path) -> None:
+    """Copy a small file, whole or not at all."""
+    with reading(source):
+        content = source.read_bytes()
+    write_bytes(path, content)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -52,21 +62,53 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within, what the file system refuses names ``path``, not a temporary name or nothing."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename if isinstance(error.filename, str | bytes) else None
+        if error.errno is not None and (named is None or is_temporary(Path(os.fsdecode(named)))):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Within, what readers of any kind of file raise becomes a sentence that names ``path``.
+
+    Raises:
+        UserError: in their place.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (told := sentence(error, path)) is None:
+            raise
+        raise UserError(told) from None
+
+
 def read_json(path: Path, schema: str | None = None) -> dict:
     """The object in a JSON file.
 
     Raises:
         UserError: missing file, broken JSON, or another schema than asked.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: expected a file, found nothing.")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of a number too long or nesting too deep
-        raise UserError(f"{path}: expected JSON, found something broken ({error}).") from None
+    with reading(path):
+        if not path.is_file():
+            raise UserError(f"{path}: expected a file, found nothing.")
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: expected JSON, found something broken ({error}).") from None
     found = value.get("schema") if isinstance(value, dict) else None
     if schema and found != schema:
         raise UserError(f"{path}: expected schema '{schema}', found {found!r}.")
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}.")
     return value
 
 

@@ -324,8 +324,11 @@ def test_the_same_results_give_the_same_page(tmp_path):
     assert page(tmp_path) == page(tmp_path)
 
 
-_OURS = ("stabledllm.errors", "stabledllm.plain_text", "stabledllm.secrets")
-"""What reports share with the rest: how text is shown."""
+_OURS = tuple(
+    f"stabledllm.{name}"
+    for name in ("errors", "plain_text", "secrets", "files", "locks", "failures", "folders", "launched")
+)
+"""What reports share with the rest: how text is shown and how files are written, which knows no torch."""
 
 
 def test_reports_import_no_torch_and_little_of_ours():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import sys
@@ -19,6 +18,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from transformers.utils import logging as transformers_logging
 
+from stabledllm.cli.new_folders import free_folder, new_folder
 from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe
 from stabledllm.config.build import (
     build_decoding,
@@ -39,6 +39,8 @@ from stabledllm.config.settings import (
     ModelSettings,
 )
 from stabledllm.errors import UserError
+from stabledllm.failures import working_on
+from stabledllm.locks import in_its_folder
 from stabledllm.plain_text import plain_text
 
 Say = Callable[[str], None]
@@ -51,12 +53,18 @@ logging.getLogger("torch.distributed").setLevel(logging.ERROR)
 
 def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Measure, print the tables, write the JSON and the pictures."""
-    from stabledllm.decomposing import run_decompose
     from stabledllm.planning.idle import refuse_idle_in_decompose
-    from stabledllm.reports import save_decomposition_figures, tables
 
     settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
     refuse_idle_in_decompose(settings, overrides)
+    _decompose(settings, say)
+
+
+@in_its_folder("decompose")
+def _decompose(settings: DecomposeSettings, say: Say) -> None:
+    from stabledllm.decomposing import run_decompose
+    from stabledllm.reports import save_decomposition_figures, tables
+
     record = run_decompose(settings, say)
     say(f"{tables.components_table(record)}\n")
     if record["methods"]:
@@ -89,16 +97,22 @@ def recommend(tree: dict, overrides: Sequence[str], *, stored: Path | None, by: 
 
 def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Probe, fit, and write ``p_of_t.json`` with its picture."""
-    from stabledllm.data.bundle import load_rows
     from stabledllm.data.pictures import settled
-    from stabledllm.data.rows import require_marks
     from stabledllm.planning.idle import refuse_idle_in_fit
+
+    settings = settled(check(apply_overrides(tree, overrides), TrainSettings, "fit"))
+    refuse_idle_in_fit(settings, overrides)
+    _fit(settings, say)
+
+
+@in_its_folder("fit")
+def _fit(settings: TrainSettings, say: Say) -> None:
+    from stabledllm.data.bundle import load_rows
+    from stabledllm.data.rows import require_marks
     from stabledllm.reports import save_fit_figure
     from stabledllm.training.density import probe_and_fit
     from stabledllm.training.run import set_form
 
-    settings = settled(check(apply_overrides(tree, overrides), TrainSettings, "fit"))
-    refuse_idle_in_fit(settings, overrides)
     method = build_method(settings.method, settings.method_options)
     if not method.needs_p:
         raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
@@ -172,7 +186,8 @@ def experiment(
     if devices and not all(numbers):
         raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")
     count = jobs if jobs is not None else max(1, len(numbers))
-    results = run_experiment(settings, say, count, devices=numbers, wait=wait)
+    with working_on(settings.out):
+        results = run_experiment(settings, say, count, devices=numbers, wait=wait)
     for metric in ("validation_nll", "validation_objective", "accuracy", "clip_score"):
         if any(entry["metric"] == metric for entry in results["summary"]):
             say(f"{tables.metrics_table(results, metric)}\n")
@@ -236,12 +251,12 @@ def merge(adapter: str, out: Path, *, base: str | None, dtype: str, say: Say) ->
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in kinds:
         raise UserError(f"merge: expected --dtype {', '.join(kinds)}, found '{dtype}'.")
-    _new_folder(out)
-    # Added in float32 whatever is written, so that it is rounded once.
-    whole = merged(load_model(adapter, base=base))
-    whole.model.to(kinds[dtype])
-    check_finite(whole.model, f"merge '{adapter}' in {dtype}")
-    whole.save(out)
+    with new_folder(out, "merge") as (folder, _):
+        # Added in float32 whatever is written, so that it is rounded once.
+        whole = merged(load_model(adapter, base=base))
+        whole.model.to(kinds[dtype])
+        check_finite(whole.model, f"merge '{adapter}' in {dtype}")
+        whole.save(folder)
     say(f"wrote {out}")
 
 
@@ -291,15 +306,16 @@ def generate_images(
     tree = apply_overrides({} if steps is None else {"steps": steps}, own)
     options = build_image_decoding(check(tree, ImageDecodingSettings, "image decoding"))
     image = check(apply_overrides({"data": {}}, of_data)["data"], DataSettings, "generate").image
-    folder, model = _new_folder(out), resolve(model)
+    model, stats = resolve(model), DecodingStats()
     image = settled_image(image, model)
-    loaded = load_model(model, **_loading(model, loading))
-    stats = DecodingStats()
-    with tqdm(total=len(captions), desc="draw", unit="picture") as bar:
-        codes = draw_codes(loaded, captions, image, options, 16, progress=bar.update, stats=stats)
-    pictures = image_tokenizer(image.tokenizer).decode(codes)
-    for path in save_drawn(pictures, captions, folder):
-        say(str(path))
+    place = free_folder(Path("runs", "pictures"), "generate") if out is None else new_folder(out, "generate")
+    with place as (folder, becomes):
+        loaded = load_model(model, **_loading(model, loading))
+        with tqdm(total=len(captions), desc="draw", unit="picture") as bar:
+            codes = draw_codes(loaded, captions, image, options, 16, progress=bar.update, stats=stats)
+        paths = save_drawn(image_tokenizer(image.tokenizer).decode(codes), captions, folder)
+    for path in paths:
+        say(str(becomes / path.name))
     print(f"{stats.model_calls} model calls, {stats.seconds:.3g} s", file=sys.stderr)
 
 
@@ -311,15 +327,6 @@ def _refuse_unfit(prompts: Sequence[str]) -> None:
             raise UserError(f"generate: prompt {number}: expected some text, found an empty one.")
         if any("\ud800" <= c <= "\udfff" for c in prompt):
             raise UserError(f"generate: prompt {number}: expected UTF-8 text, found a byte that is not.")
-
-
-def _new_folder(out: Path | None) -> Path:
-    """The folder asked for, if nothing is in it; else the first free one of runs/pictures/1, 2, ..."""
-    if out is None:
-        return next(p for n in itertools.count(1) if not (p := Path("runs") / "pictures" / str(n)).exists())
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise UserError(f"{out}: expected a new folder, found one that is there already.")
-    return out
 
 
 def encode(data: str, split: str, rows: int | None, seed: int, overrides: Sequence[str], *, say: Say) -> None:
@@ -346,8 +353,8 @@ def encode(data: str, split: str, rows: int | None, seed: int, overrides: Sequen
 def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loading: dict, *, say: Say) -> None:
     """NLL and accuracy, with their errors, into ``eval.json``; on the launcher's ranks."""
     from stabledllm.evaluation.run import evaluate as run
+    from stabledllm.launched import is_main_process
     from stabledllm.planning.idle import refuse_idle_in_eval
-    from stabledllm.training.devices import is_main_process
 
     apart = [override for override in overrides if override.startswith(("data.", "image_decoding.", "clip="))]
     decoding = _decoding(sizes, [override for override in overrides if override not in apart])

@@ -26,10 +26,20 @@ from stabledllm.cli.options import (
     path,
     prompts_of,
 )
-from stabledllm.errors import Diverged, UserError
+from stabledllm.cli.outcome import carried, ended
+from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
 
-app = typer.Typer(
+
+class _App(typer.Typer):
+    """The commands, none of whose errors typer answers in its own way."""
+
+    def command(self, *args, **kwargs):
+        register = super().command(*args, **kwargs)
+        return lambda function: register(carried(function))
+
+
+app = _App(
     name="stabledllm",
     help="Measure and reduce the training noise of masked diffusion language models.",
     no_args_is_help=True,
@@ -331,9 +341,11 @@ def rescore(
     ],
 ) -> None:
     """Score completions again without the model; 'gold' is the data set's own answer field."""
+    from stabledllm.locks import writing_beside
     from stabledllm.tasks.rescore import rescore as run
 
-    _say(run(task, rows, out))
+    with writing_beside(out, "rescore"):
+        _say(run(task, rows, out))
 
 
 @app.command()
@@ -365,7 +377,7 @@ def ls() -> None:
     from stabledllm.config import shipped_launches, shipped_recipes
 
     for name, text in (shipped_recipes() | shipped_launches()).items():
-        typer.echo(f"{name:24s} {text.splitlines()[0].lstrip('# ')}")
+        _say(f"{name:24s} {text.splitlines()[0].lstrip('# ')}")
 
 
 @app.command()
@@ -378,12 +390,14 @@ def cp(
     """Copy a shipped recipe or launch configuration to edit it."""
     from stabledllm.config import find_recipe, shipped_launches
     from stabledllm.files import write_text
+    from stabledllm.locks import writing_beside
 
     text = shipped_launches().get(name.removesuffix(".yaml")) or find_recipe(name)
     copy = to or Path(f"{name.rsplit('/', 1)[-1].removesuffix('.yaml')}.yaml")
-    if copy.exists():
-        raise UserError(f"{copy}: expected a new file, found one that is there already.")
-    write_text(copy, text)
+    with writing_beside(copy, "cp"):
+        if copy.exists():
+            raise UserError(f"{copy}: expected a new file, found one that is there already.")
+        write_text(copy, text)
     _say(str(copy))
 
 
@@ -415,18 +429,8 @@ def plan(
 
 
 def main() -> None:
-    """Run the command line; bad input is one sentence on standard error and exit code 2, a diverged training 3."""
-    try:
-        app()
-    except UserError as error:
-        typer.echo(f"stabledllm: {error}", err=True)
-        raise SystemExit(2) from None
-    except Diverged as error:
-        typer.echo(f"stabledllm: {error}", err=True)
-        raise SystemExit(3) from None
-    except KeyboardInterrupt:
-        typer.echo("stabledllm: interrupted; run the same command again to continue", err=True)
-        raise SystemExit(130) from None
+    """Run the command line; what went wrong is one sentence on standard error, see :mod:`stabledllm.cli.outcome`."""
+    raise SystemExit(ended(app))
 
 
 if __name__ == "__main__":

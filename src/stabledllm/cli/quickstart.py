@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -10,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stabledllm.cli import commands
-from stabledllm.files import read_json
+from stabledllm.files import copy, read_json
+from stabledllm.locks import writing
 from stabledllm.sameness import Differences, differences
 
 Say = Callable[[str], None]
@@ -62,6 +62,11 @@ IMAGES = Quickstart(
 
 def quickstart(job: Quickstart, out: Path, *, small: bool, say: Say) -> None:
     """Measure, fit, train, evaluate, report; what is there already is not done again."""
+    with writing(out, "quickstart"):
+        _quickstart(job, out, small=small, say=say)
+
+
+def _quickstart(job: Quickstart, out: Path, *, small: bool, say: Say) -> None:
     from stabledllm.reports.html import write_report
 
     started = time.perf_counter()
@@ -78,8 +83,7 @@ def quickstart(job: Quickstart, out: Path, *, small: bool, say: Say) -> None:
         probe = _SMALL_PROBE if small else {"rows": 32, "rates": 24, "masks": 4}
         if not _is_there(folder / "p_of_t.json", probe):
             commands.fit(deepcopy(common) | {"method": method, "ppots": probe, "out": str(folder)}, [], say=say)
-        (out / "experiment").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / "p_of_t.json", out / "experiment" / f"p_of_t_{folder.name}.json")
+        copy(folder / "p_of_t.json", out / "experiment" / f"p_of_t_{folder.name}.json")
     say("3/4 training: methods x seeds, at equal compute")
     overrides = ["out=" + str(out / "experiment"), *([*_SMALL_RUNS, *job.small_runs] if small else [])]
     if "image" in common["data"]:

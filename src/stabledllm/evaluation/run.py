@@ -29,10 +29,12 @@ from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.evaluation.untuned import difference, resolve, tuned_from
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
 from stabledllm.files import read_json, write_json, write_jsonl
+from stabledllm.locks import in_its_folder
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.objective import Objective
 from stabledllm.provenance import device_name, versions
+from stabledllm.saying import say as print_line
 from stabledllm.tasks.files import read_jsonl
 
 SCHEMA = "stabledllm/eval/1"
@@ -45,7 +47,8 @@ _WITHOUT_EFFECT |= {"delimiters", "syntax", "image"}
 Say = Callable[[str], None]
 
 
-def evaluate(settings: EvalSettings, say: Say = print) -> dict:
+@in_its_folder("eval")
+def evaluate(settings: EvalSettings, say: Say = print_line) -> dict:
     """Evaluate, or continue a killed evaluation, and return what ``eval.json`` holds, on every rank.
 
     Raises:
@@ -89,6 +92,7 @@ def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
     return record
 
 
+@in_its_folder("eval")
 def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks: Ranks, say: Say) -> dict:
     """One model's NLL and accuracy; from ``eval.json`` where they are there already."""
     out = Path(settings.out)

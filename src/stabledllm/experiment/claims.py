@@ -1,29 +1,23 @@
 """Who does which run: any number of processes, on any machines that share the folder, and never two at one.
 
-A run is done by whoever holds the lock of its folder. The operating system lets go of a lock when its process ends,
-however it ends, so that a killed run is free at once. Over several machines the folder must be on a file system whose
-locks hold across them (NFS 4, Lustre with flock).
+A run is done by whoever holds the lock of its folder (:mod:`stabledllm.locks`).
 """
 
 from __future__ import annotations
 
-import json
-import os
 import socket
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from stabledllm import locks
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import Diverged, UserError
 from stabledllm.files import read_json, write_json
+from stabledllm.locks import CLAIM, claimed
 from stabledllm.training.diverged import diverged
 
-LOCK, CLAIM, FAILED, RUN = "run.lock", "claim.json", "failed.json", "run.json"
+FAILED, RUN = "failed.json", "run.json"
 
 
 def finished(run: TrainSettings) -> bool:
@@ -37,34 +31,9 @@ def divergence(run: TrainSettings) -> str | None:
     return f"at step {told['step']}: {told['what']}" if told else None
 
 
-@contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Within, whether this process holds the folder's lock; without waiting for it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        yield False
-        return
-    try:
-        write_json(folder / CLAIM, {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
-        yield True
-    finally:
-        (folder / CLAIM).unlink(missing_ok=True)
-        lock.release()
-
-
 def is_free(run: TrainSettings) -> bool:
     """Whether nobody holds a run's lock."""
-    lock = FileLock(Path(run.out) / LOCK)
-    try:
-        Path(run.out).mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:
-        return False
-    lock.release()
-    return True
+    return locks.is_free(Path(run.out))
 
 
 def failure(run: TrainSettings) -> str | None:
@@ -107,25 +76,10 @@ def attempt(run: TrainSettings, train: Callable[[TrainSettings], object]) -> boo
 
 def was_at(run: TrainSettings, pid: int | None) -> bool:
     """Whether a process of this machine, dead or alive, was the last to claim an unfinished run."""
-    found = _claim(run)
+    found = locks.claim_of(Path(run.out) / CLAIM)
     return found is not None and (found.get("host"), found.get("pid")) == (socket.gethostname(), pid)
 
 
 def claimant(run: TrainSettings) -> dict | None:
     """Who says to be at a run; None where nobody does, or a process of this machine that is no more."""
-    found = _claim(run)
-    if found is not None and found.get("host") == socket.gethostname():
-        try:
-            os.kill(int(found["pid"]), 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-    return found
-
-
-def _claim(run: TrainSettings) -> dict | None:
-    try:
-        return json.loads((Path(run.out) / CLAIM).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    return locks.claimant(Path(run.out))

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from stabledllm.config.build import build_method, build_objective
@@ -28,11 +27,14 @@ from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
 from stabledllm.files import read_json, write_json
+from stabledllm.folders import remove_empty, writable_folder
+from stabledllm.locks import waiting_for
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel
 from stabledllm.objective import Objective
 from stabledllm.ppots.density import FittedDensity, canonical
 from stabledllm.provenance import device_name, versions
+from stabledllm.saying import say as print_line
 from stabledllm.training.density import probe_and_fit
 from stabledllm.training.diverged import diverged
 from stabledllm.training.run import SCHEMA as RUN_SCHEMA
@@ -47,7 +49,7 @@ Say = Callable[[str], None]
 
 def run_experiment(
     settings: ExperimentSettings,
-    say: Say = print,
+    say: Say = print_line,
     jobs: int = 1,
     *,
     devices: Sequence[str] = (),
@@ -72,10 +74,10 @@ def run_experiment(
         raise UserError(f"experiment: expected at least 1 job, found {jobs}.")
     settings = settings.model_copy(update={"base": settled(settings.base)})
     out = Path(settings.out)
+    remove_empty(writable_folder(out))
     checked = check_experiment(settings, say)
     data = checked.data
-    out.mkdir(parents=True, exist_ok=True)
-    with FileLock(out / "setup.lock"):  # of several processes the first makes what all need
+    with waiting_for(out / "setup.lock", say):  # of several processes the first makes what all need
         untuned, densities = _set_up(out, settings, checked, say)
     planned = [
         _run_settings(settings, name, seed, densities[name], data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -40,8 +41,26 @@ def train_all(
         wait: for runs that other processes are at, so that all are finished or failed in the end.
         ended: called whenever a run has ended.
     """
-    threads = max(1, torch.get_num_threads() // jobs)
     workers: dict[int, BaseProcess] = {}
+    try:
+        _train_all(planned, jobs, board, workers, devices=devices, wait=wait, ended=ended)
+    except BaseException:  # none of them outlives the one who started them and would wait for them
+        for worker in workers.values():
+            worker.terminate()
+        raise
+
+
+def _train_all(
+    planned: list[TrainSettings],
+    jobs: int,
+    board: Board,
+    workers: dict[int, BaseProcess],
+    *,
+    devices: Sequence[str],
+    wait: bool,
+    ended: Callable[[], None],
+) -> None:
+    threads = max(1, torch.get_num_threads() // jobs)
     done = 0
     while True:
         states = board.update()
@@ -75,6 +94,7 @@ def _start(planned: list[TrainSettings], slot: int, threads: int, devices: Seque
 
 def _work(planned: list[TrainSettings], parent: int) -> None:
     """Take runs that are free until there are none, or nobody is left who asked for them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of them; who started them ends them
     for run in planned:
         if os.getppid() != parent:
             return

@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from filelock import FileLock
-
 from stabledllm.errors import UserError
+from stabledllm.folders import sweep, writable_folder
 from stabledllm.images.cache_record import Record, record_of
 from stabledllm.images.codes import Codes, captions_file, codes_file, missing_part, open_codes
 from stabledllm.images.encoding import Encoder
 from stabledllm.images.picture import Source
 from stabledllm.images.sizing import Fit
 from stabledllm.images.sources import check_split, no_pictures, parse, source_of
+from stabledllm.locks import waiting_for
 
 if TYPE_CHECKING:
     from stabledllm.images.tokenizer import ImageTokenizer
@@ -71,8 +71,10 @@ def cached_codes(
     rows = rows or source.rows(split)
     planned = _planned(spec, source, tokenizer, split, seed, side, fit)
     home = folder / _name(planned)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{home.name}.lock"):
+    writable_folder(folder)
+    sweep(folder)
+    with waiting_for(folder / f"{home.name}.lock"):
+        sweep(home)
         record = _on_disk(home, planned)
         _refuse_dropped(record, rows, on_bad)
         progress(record.rows if rows is None else min(record.rows, rows))

@@ -5,8 +5,8 @@ Legend: S side of a picture in pixels.
 
 from __future__ import annotations
 
+import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from stabledllm.errors import UserError
+from stabledllm.files import write_bytes
 
 _CELL = 160
 """Pixels that a picture's side has at least, enlarged by a whole factor."""
@@ -78,13 +79,9 @@ def save_png(path: str | Path, picture: Image.Image | np.ndarray) -> None:
     if isinstance(picture, np.ndarray):
         _check(picture, str(path))
         picture = Image.fromarray(picture)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        picture.save(file, format="PNG")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    write_bytes(path, content.getvalue())
 
 
 def _side(pictures: Sequence[np.ndarray]) -> int:

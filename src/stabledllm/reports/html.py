@@ -6,13 +6,14 @@ import base64
 import functools
 import io
 import json
-import os
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from stabledllm.files import write_text
+from stabledllm.locks import writing_beside
 from stabledllm.plain_text import plain_text
 from stabledllm.reports import figures, run_tables, style, tables
 from stabledllm.reports.pictures import side_by_side
@@ -33,12 +34,8 @@ def write_report(folder: Path) -> Path:
     """
     stored = gather(Path(folder))
     path = stored.folder / NAME
-    temporary = path.with_name(f".{NAME}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(render(stored), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing_beside(path, "report"):
+        write_text(path, render(stored))
     return path
 
 

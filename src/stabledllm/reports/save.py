@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from stabledllm.files import write_bytes
 from stabledllm.reports import figures, style
 
 
@@ -28,11 +29,7 @@ def save_fit_figure(data: dict, path: Path) -> Path:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        style.save(figure, temporary, "png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    style.save(figure, content, "png")
+    write_bytes(path, content.getvalue())
     return path

@@ -15,11 +15,6 @@ from transformers import Trainer, TrainingArguments
 from stabledllm.errors import UserError
 
 
-def is_main_process() -> bool:
-    """Whether this is the rank that reports and writes; known from the launcher's environment alone."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 @contextmanager
 def told_in_a_sentence(what: str) -> Iterator[None]:
     """Turn what transformers and accelerate raise about settings or missing packages into a :class:`UserError`."""

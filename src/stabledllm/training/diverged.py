@@ -16,8 +16,9 @@ from transformers import Trainer
 from stabledllm.errors import Diverged
 from stabledllm.files import write_json
 from stabledllm.finite import all_finite
+from stabledllm.launched import is_main_process
 from stabledllm.training.checkpoints import stamp
-from stabledllm.training.devices import is_main_process, save_whole
+from stabledllm.training.devices import save_whole
 
 DIVERGED = "diverged"
 """The ``status`` of a record; that of any other is ``finished``, or missing in older ones."""

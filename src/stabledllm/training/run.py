@@ -17,16 +17,18 @@ from stabledllm.data.pictures import are_pictures, settled
 from stabledllm.data.rows import maskable_sizes, require_marks
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged, UserError
+from stabledllm.launched import is_main_process
+from stabledllm.locks import in_its_folder
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.density import FittedDensity
+from stabledllm.saying import say as print_line
 from stabledllm.training.arguments import DEFAULTS, training_arguments
 from stabledllm.training.checkpoints import DENSITY, last_whole
 from stabledllm.training.density import obtain_density
-from stabledllm.training.devices import is_main_process
 from stabledllm.training.diverged import end_diverged, refuse_to_repeat, save_if_finite
 from stabledllm.training.earlier import (
     MODEL,
@@ -51,7 +53,8 @@ ReadData = Callable[[Any], DataBundle]
 """Gives the data for a tokenizer, for those who keep them over several runs."""
 
 
-def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None, say: Say = print) -> dict:
+@in_its_folder("train")
+def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None, say: Say = print_line) -> dict:
     """Train, or continue a killed run, and return what ``run.json`` holds.
 
     A finished run in the same folder is returned as it is. A killed run continues from its last whole checkpoint with

@@ -1,0 +1,41 @@
+"""Folders that a command makes at once: they are there with all that belongs in them, or not at all."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from stabledllm.errors import UserError
+from stabledllm.folders import is_there, whole_folder
+from stabledllm.locks import is_busy_beside, writing_beside
+
+
+@contextmanager
+def new_folder(out: Path, command: str) -> Iterator[tuple[Path, Path]]:
+    """Within, the folder to write in and ``out``, which it becomes.
+
+    Raises:
+        UserError: ``out`` has something in it, or cannot be replaced or written.
+    """
+    is_there(out)
+    _refuse_used(out)
+    if os.path.ismount(out) or (out.exists() and out.samefile(os.curdir)):
+        raise UserError(f"{out}: expected a folder that can be made anew, found a mount point or the current folder.")
+    with writing_beside(out, command, folder=True):
+        _refuse_used(out)
+        with whole_folder(out) as folder:
+            yield folder, out
+
+
+def free_folder(home: Path, command: str) -> AbstractContextManager[tuple[Path, Path]]:
+    """As :func:`new_folder`, for the first of ``home``/1, 2, ... that neither is there nor being made."""
+    places = (home / str(number) for number in itertools.count(1))
+    return new_folder(next(place for place in places if not place.exists() and not is_busy_beside(place)), command)
+
+
+def _refuse_used(out: Path) -> None:
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise UserError(f"{out}: expected a new folder, found one that is there already.")

@@ -1,0 +1,83 @@
+"""How a command ends: the sentence on standard error and the exit code.
+
+0: done. 1: a mistake of this library. 2: bad input, a damaged file, or a machine that does not do as asked; 3: a run
+that diverged (its error says so, as ``exit_code``). 128 + N: ended by signal N; 130 by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+
+import typer
+
+from stabledllm import __version__
+from stabledllm.cli.stopping import exit_code, how_to_continue, stoppable
+from stabledllm.failures import outputs_of, sentence
+from stabledllm.launched import is_main_process
+from stabledllm.saying import lost_output, safe_streams
+
+
+class _Carried(Exception):
+    """An error on its way through typer, which has answers of its own to some that lose what they say."""
+
+
+def carried(command: Callable) -> Callable:
+    """A command whose interrupts and system errors reach :func:`ended` as they were raised."""
+
+    @functools.wraps(command)
+    def run(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except (KeyboardInterrupt, EOFError, OSError) as error:
+            raise _Carried from error
+
+    return run
+
+
+def ended(app: typer.Typer) -> int:
+    """Run the command line to its end, whichever it is, and return the exit code."""
+    with safe_streams(), stoppable():
+        code = _run(app)
+        lost = lost_output()
+        if lost and code == 0:
+            _tell(lost)
+            code = 2
+        return code
+
+
+def _run(app: typer.Typer) -> int:
+    try:
+        app()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except _Carried as carrier:
+        return _failed(carrier.__cause__)
+    except BaseException as error:
+        return _failed(error)
+    return 0
+
+
+def _failed(error: BaseException) -> int:
+    outputs = outputs_of(error)
+    if isinstance(error, KeyboardInterrupt):
+        if is_main_process():
+            _tell(how_to_continue(outputs[-1] if outputs else None))
+        return exit_code(error)
+    told = sentence(error, outputs[0] if outputs else None)
+    if told is not None:
+        _tell(told)
+        return getattr(error, "exit_code", 2)
+    traceback.print_exception(error)
+    _tell(
+        f"this is a mistake of stabledllm {__version__}, not of its input; please report it with the lines above and "
+        f"the command."
+    )
+    return 1
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"stabledllm: {line}\n")
+    sys.stderr.flush()

@@ -1,0 +1,104 @@
+"""Commands that are interrupted: by Ctrl-C, or by a signal that asks a process to end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_ASKING = ("SIGTERM", "SIGHUP")
+_SECRET = re.compile(r"([^=]*(?:hub_token|api_key|password|secret)[^=]*=).+", re.DOTALL)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked this process to end."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within, a signal that would end the process raises :class:`Stopped`, so that it can say how to continue."""
+    before = {}
+    for name in _ASKING:
+        number = getattr(signal, name, None)
+        try:
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them
+                before[number] = signal.signal(number, _stop)
+        except ValueError:  # not in the main thread, where no signal arrives
+            break
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise Stopped(number)
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    """As shells have it: 128 and the signal's number."""
+    return 128 + getattr(error, "number", signal.SIGINT)
+
+
+def how_to_continue(out: Path | None) -> str:
+    """What an interrupted command kept in its folder, and the command that goes on from there."""
+    kept = what_is_kept(out) if out is not None else ""
+    again = "launch the same again" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "run the same command again"
+    goal = f"{kept} is kept in {out}; {again} to continue" if kept else f"nothing is kept; {again} to start anew"
+    return f"interrupted; {goal}: {command()}"
+
+
+def command() -> str:
+    """This process's command line, to be pasted; without secrets."""
+    name = Path(sys.argv[0]).name
+    if name == "__main__.py":
+        program = ["python", "-m", "stabledllm"]
+    else:
+        program = [name if shutil.which(name) or not name.startswith("stabledllm") else sys.argv[0]]
+    return shlex.join([*program, *(_SECRET.sub(r"\1...", argument) for argument in sys.argv[1:])])
+
+
+def what_is_kept(out: Path) -> str:
+    """What of a command's work lies in its folder and is not done again; empty where nothing does."""
+    found = [
+        *_counted(len(list(out.glob("**/run.json"))), "finished run"),
+        *_counted(len(list(out.glob("**/trained.json"))), "trained model"),
+        *_last_checkpoint(out),
+        *_counted(sum(_lines(path) - 1 for path in out.glob("**/*journal/*.jsonl")), "evaluated row"),
+        *_counted(len([path for name in _RESULTS for path in out.glob(f"**/{name}")]), "result file"),
+    ]
+    return " and ".join([", ".join(found[:-1]), found[-1]]) if len(found) > 1 else "".join(found)
+
+
+_RESULTS = ("decomposition.json", "p_of_t.json", "p_of_t_*.json", "untuned.json", "eval.json")
+
+
+def _last_checkpoint(out: Path) -> list[str]:
+    stamps = out.glob("**/checkpoint-*/stabledllm.json")
+    stamped = [stamp.parent for stamp in stamps if not (stamp.parents[1] / "run.json").exists()]
+    if len({folder.parent for folder in stamped}) > 1:
+        return _counted(len({folder.parent for folder in stamped}), "begun run")
+    steps = [int(step) for folder in stamped if (step := folder.name.partition("-")[2]).isdigit()]
+    return [f"step {max(steps)}"] if steps else []
+
+
+def _counted(number: int, what: str) -> list[str]:
+    return [f"{number} {what}{'s' if number > 1 else ''}"] if number > 0 else []
+
+
+def _lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except OSError:
+        return 1
