@@ -37,6 +37,7 @@ class ToyGradients(RowGradients):
                 step_rows=len(row),
                 maskable=torch.ones(len(here), toy.size, dtype=torch.bool),
                 token_index=torch.arange(toy.size),
+                delimiter=torch.isin(torch.arange(toy.size), torch.tensor(toy.delimiter)).expand(len(here), -1),
             )
             draw = method.draw_at(t[here], key, rows, sampler or Uniform(), self.objective)
             table = torch.from_numpy(toy.table)

@@ -162,6 +162,12 @@ class Method:
         return method
 
     @property
+    def masking(self) -> str:
+        """The parts that say which tokens are masked given t, masker and views with their number, as a string."""
+        kept = [part for part in self.name.split("+") if {"masker", "views"} & set(_slots_of(part))]
+        return "+".join(kept) or "standard"
+
+    @property
     def needs_p(self) -> bool:
         """Whether t is drawn from a fitted density."""
         return self.density in SIGNALS
@@ -209,22 +215,8 @@ class Method:
         return replace(self, masker=FixedCount(objective.counts))
 
     def mean_forwards(self, sampler: TSampler, size: Tensor, block_size: int | None = None) -> float:
-        """Forwards that a row pays on average, exactly: what a meter counts in the long run.
-
-        Less than the number of views where a view is left out above some t (``mirror_below``), or where nothing is
-        left for it to mask (``complement``). A view that masks nothing by chance is a forward all the same.
-
-        Args:
-            sampler: the density t is drawn from. size: maskable tokens P of each row of the data, shape (B,).
-            block_size: block diffusion: a row pays for a view that any of its blocks uses, each block at a t of its
-                own; for sources other than iid these are taken for independent.
-        """
-        if not block_size:
-            return float(sampler.cdf(self.views.reach(size)).sum(1).mean())
-        whole, rest = size // block_size, size % block_size
-        unused = (1 - sampler.cdf(self.views.reach(torch.full_like(size, block_size)))) ** whole[:, None]
-        last = 1 - sampler.cdf(self.views.reach(rest.clamp(min=1)))
-        return float((1 - unused * torch.where(rest[:, None] > 0, last, 1.0)).sum(1).mean())
+        """Forwards that a row pays on average, exactly: what a meter counts in the long run (``Views.mean_forwards``)."""
+        return self.views.mean_forwards(sampler, size, block_size)
 
     def sampler(self, fitted: TSampler | None = None) -> TSampler:
         """The density of t: ``fitted`` for P-POTS, for ``adaptive`` the one it starts from, else the name's own.
@@ -288,6 +280,10 @@ def _read_parts(text: str) -> dict[str, str]:
         )
     order = dict.fromkeys(slot for slots in _SLOTS.values() for slot in slots)
     return {slot: chosen[slot] for slot in order if slot in chosen}
+
+
+def _slots_of(part: str) -> tuple[str, ...]:
+    return _SLOTS.get(_split_number(part)[0], ())
 
 
 def _split_number(name: str) -> tuple[str, int]:

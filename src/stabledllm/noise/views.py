@@ -13,6 +13,7 @@ from torch import Tensor
 from stabledllm.errors import UserError
 from stabledllm.noise.schedule import masked_count
 from stabledllm.noise.streams import Key, Stream
+from stabledllm.noise.t_samplers import TSampler
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,24 @@ class Single:
             return self.active(t).sum(1).double()
         used = [self.active(t, size.new_full(t.shape, p)).sum(1) * n for p, n in _counted(size)]
         return sum(used).double() / len(size)
+
+    def mean_forwards(self, sampler: TSampler, size: Tensor, block_size: int | None = None) -> float:
+        """Forwards that a row pays on average, exactly.
+
+        Less than the number of views where a view is left out above some t (``mirror_below``), or where nothing is
+        left for it to mask (``complement``). A view that masks nothing by chance is a forward all the same.
+
+        Args:
+            sampler: the density t is drawn from. size: maskable tokens P of each row of the data, shape (B,).
+            block_size: block diffusion: a row pays for a view that any of its blocks uses, each block at a t of its
+                own; for sources other than iid these are taken for independent.
+        """
+        if not block_size:
+            return float(sampler.cdf(self.reach(size)).sum(1).mean())
+        whole, rest = size // block_size, size % block_size
+        unused = (1 - sampler.cdf(self.reach(torch.full_like(size, block_size)))) ** whole[:, None]
+        last = 1 - sampler.cdf(self.reach(rest.clamp(min=1)))
+        return float((1 - unused * torch.where(rest[:, None] > 0, last, 1.0)).sum(1).mean())
 
 
 @dataclass(frozen=True)

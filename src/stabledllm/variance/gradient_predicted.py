@@ -44,8 +44,7 @@ def profiled_as(method: Method) -> str | None:
         return None
     if type(method.views) in (Single, MultiSample) and isinstance(method.masker, Bernoulli):
         return "fixedcount"
-    masker = method.masker.name
-    return "+".join(dict.fromkeys(part for part in (masker, method.views.name) if part))
+    return method.masking
 
 
 @dataclass(frozen=True)
