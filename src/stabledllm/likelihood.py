@@ -179,7 +179,7 @@ class _Plan:
             row, group = chunk // draws, chunk % draws // (draws // self.groups)
             loss, forwards = self._losses(model, chunk, row)
             tokens = self.tensors["maskable"].sum(1)[row]
-            share = -loss * (tokens / draws).to(loss.dtype)
+            share = -loss * (tokens.double() / draws).to(loss.dtype)
             zero = torch.zeros(b * self.groups, dtype=loss.dtype, device=loss.device)
             yield zero.index_add(0, (row * self.groups + group).to(loss.device), share).view(b, self.groups), forwards
 

@@ -12,6 +12,7 @@ from stabledllm.ppots.cells import cell_kernels
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.pareto import pareto_k
 from stabledllm.ppots.profile import Profile
+from stabledllm.shares import kept, spread_change
 
 EXCESS_ALLOWED = 0.05
 """Share of the second moment that EPR may cost more than the tabulated density."""
@@ -45,7 +46,12 @@ def weighted_moment(profile: Profile, pairs: list[tuple[Tabulated, Tensor]]) -> 
 def variance_under(profile: Profile, pairs: list[tuple[Tabulated, Tensor]]) -> Estimate:
     """``∫ E[g² + v] / p dt - (E l)²`` in nats², for iid t; jackknife over rows. (E l)² is from pairs of rows."""
     first, second = weighted_moment(profile, pairs), profile.row_mean() @ profile.width
-    return jackknife(lambda keep: float(first[keep].mean()) - pair_square(second[keep]), len(first), "nats²")
+
+    def value(keep: Tensor) -> float:
+        data = spread_change(second[keep], kept(profile.share, keep))
+        return float(first[keep].mean()) - pair_square(second[keep]) + data
+
+    return jackknife(value, len(first), "nats²")
 
 
 def second_moment_under(profile: Profile, pairs: list[tuple[Tabulated, Tensor]]) -> Estimate:

@@ -27,6 +27,7 @@ from stabledllm.ppots.units import UnitMeter
 from stabledllm.training.checkpoints import DENSITY
 from stabledllm.training.devices import will_shard
 from stabledllm.variance.gradient_density import norm_profile, proxy_quality
+from stabledllm.variance.some_masked import refuse_infinite_variance
 
 
 def obtain_density(
@@ -91,6 +92,7 @@ def probe_and_fit(
     Raises:
         UserError: too few rows, or blocks with a density fitted to gradients.
     """
+    refuse_infinite_variance(method, objective, "ppots")
     if block_size and method.signal != "loss":
         raise UserError(f"method '{method.name}': a density fitted to gradients and block_size contradict; use ppots.")
     count = min(settings.rows, len(rows))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
+from stabledllm.intervals import ratio_record
 from stabledllm.jackknife import LEAST_ROWS, spread
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
@@ -30,7 +31,6 @@ from stabledllm.variance.gradient_noise import (
 from stabledllm.variance.gradient_profile import GradientProfile
 
 Judged = Sequence[tuple[TSampler, Tensor]]
-_Z = 1.959963984540054
 
 
 def profiled_as(method: Method) -> str | None:
@@ -102,7 +102,7 @@ def step_noise(
 
     def per_row(keep: Tensor) -> Tensor:
         gone = sum(form(keep) * rows for form, rows in removed) / sum(rows for _, rows in removed)
-        return second[:, keep].mean(1) - pairs(keep) - gone
+        return second[:, keep].mean(1) - pairs(keep) - gone + pairs.spread_change(keep)
 
     return StepNoise(method, cost, len(profile.rows), per_row)
 
@@ -124,7 +124,7 @@ def _from_products(profile: GradientProfile, plain: GradientProfile, method: Met
 def data_noise(profile: GradientProfile) -> Callable[[Tensor], Tensor]:
     """C of the gradient, for any rows kept."""
     own, pairs = row_mean_square(profile), PairMean(profile)
-    return lambda keep: own[:, keep].mean(1) - pairs(keep)
+    return lambda keep: own[:, keep].mean(1) - pairs(keep) + pairs.spread_change(keep)
 
 
 def at_equal_compute(noise: StepNoise, data: Callable[[Tensor], Tensor]) -> Estimate:
@@ -137,7 +137,7 @@ def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Ten
     found = _jackknife(
         lambda keep: _level(noise, data, keep) / _level(standard, data, keep), min(noise.rows, standard.rows), ""
     )
-    return {"value": found.value, "ci_low": found.value - _Z * found.stderr, "ci_high": found.value + _Z * found.stderr}
+    return ratio_record(found)
 
 
 def noise_scale(noise: StepNoise, mean_square: Callable[[Tensor], Tensor]) -> Estimate:

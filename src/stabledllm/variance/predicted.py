@@ -6,18 +6,20 @@ Legend: a rows, b rates, n rows of a step, F forwards of a step, U points of a f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
-from stabledllm.intervals import negated, of_sum, scaled, with_ends
+from stabledllm.intervals import negated, of_sum, of_variance, scaled, with_ends
 from stabledllm.jackknife import jackknife, pair_square
 from stabledllm.noise.sources import Source
 from stabledllm.noise.t_samplers import TSampler
 from stabledllm.ppots.cells import cell_kernels
 from stabledllm.ppots.profile import Profile
 from stabledllm.ppots.remainder import shared_noise
+from stabledllm.shares import kept, spread_change
 from stabledllm.variance.nested import UNIT
 
 Judged = Sequence[tuple[TSampler, Tensor]]
@@ -29,7 +31,11 @@ WeighsBy = Callable[[TSampler, int], TSampler]
 
 
 def per_row_variance(
-    profile: Profile, source: Source, judged: Judged, step_rows: int, weighs_by: WeighsBy | None = None
+    profile: Profile,
+    source: Source,
+    judged: Judged,
+    step_rows: int,
+    weighs_by: WeighsBy | None = None,
 ) -> Estimate:
     """n Var(step loss) of a step of n iid rows, in nats²; for iid t it is the variance of one row's loss.
 
@@ -58,9 +64,12 @@ def per_row_variance(
             total += len(mine)
             if len(mine):
                 gone += len(mine) * removed_from(keep)
-        return second / total - pair_square(torch.cat(first)) - gone / total
+        data = spread_change(plain_mean[keep], kept(profile.share, keep))
+        return second / total - pair_square(torch.cat(first)) - gone / total + data
 
-    return jackknife(value, len(profile.rows), UNIT)
+    plain_mean = profile.row_mean() @ width
+    found = jackknife(value, len(profile.rows), UNIT)
+    return replace(found, ends=of_variance(found.value, found.stderr, len(profile.rows) - 1))
 
 
 def _weighed(profile: Profile, sampler: TSampler, weighs_by: WeighsBy | None) -> Profile:

@@ -22,6 +22,7 @@ from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
 from stabledllm.gradients.parameters import chosen_parameters
 from stabledllm.gradients.sketch import Sketch
+from stabledllm.intervals import ratio_record
 from stabledllm.jackknife import LEAST_ROWS, jackknife, spread
 from stabledllm.measure import Meter
 from stabledllm.noise.methods import Method
@@ -40,7 +41,6 @@ ADAM_EPS, ADAM_BETA2 = 1e-8, 0.999
 """The defaults of torch and of the Trainer."""
 TRANSFORMS = ("raw", "clipped", "update")
 _UNITS = {"raw": UNIT, "clipped": UNIT, "update": ""}
-_Z = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,7 @@ def ratio(one: StepGradients, other: StepGradients, transform: str) -> dict:
     steps = min(len(a), len(b))
     value = _noise_to_signal(a) / _noise_to_signal(b)
     left_out = _left_out(_noise_to_signal, a[:steps, :steps]) / _left_out(_noise_to_signal, b[:steps, :steps])
-    half = _Z * spread(left_out)
-    return {"value": value, "ci_low": value - half, "ci_high": value + half}
+    return ratio_record(Estimate(value=value, stderr=spread(left_out), n=steps))
 
 
 def _variance(k: Tensor) -> float:
