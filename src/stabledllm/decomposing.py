@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from stabledllm.data.rows import TokenRow, maskable_sizes, require_marks
 from stabledllm.decomposing_autoregressive import measure_autoregressive
 from stabledllm.decomposing_gradient import GradientLaboratory
 from stabledllm.errors import UserError
+from stabledllm.estimate import Estimate
 from stabledllm.files import write_json
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel, load_model
@@ -31,10 +34,12 @@ from stabledllm.ppots.profile import Profile, probe, rate_edges
 from stabledllm.provenance import device_name, versions
 from stabledllm.training.density import probe_and_fit
 from stabledllm.variance.comparison import MethodResult, compare_methods, mirror_condition
-from stabledllm.variance.measured import measure, step_rows
+from stabledllm.variance.low_rates import LowRates, has_low_rates
+from stabledllm.variance.measured import HEAVY_SHARE, measure, step_rows
 from stabledllm.variance.nested import by_length, decompose, nested_losses
 from stabledllm.variance.predicted import per_row_variance
 from stabledllm.variance.recommendation import recommend
+from stabledllm.variance.some_masked import refuse_infinite_variance
 
 SCHEMA = "stabledllm/decomposition/1"
 _SHOWN = 256
@@ -55,6 +60,8 @@ class _Laboratory:
             progress=bar.update,
         )
         self._profiles: dict[tuple[Masker, Views, bool], Profile] = {}
+        self.low: LowRates | None = None
+        """What is known of Standard's losses at small t, once A, B and C were measured."""
         self.drawn: dict[str, tuple[TSampler, float]] = {}
         """The density and the forwards per row of every method measured so far."""
 
@@ -123,8 +130,16 @@ class _Laboratory:
         self.drawn[method.name] = sampler, cost
         rows = step_rows(method, settings.forwards, cost)
         predicted = per_row_variance(profile, method.source, judged, rows, self._weights(method, profile))
-        measured = measure(self.meter, method, sampler, rows=rows, steps=settings.steps, seed=settings.seed)
+        measured = measure(
+            self.meter, method, sampler, rows=rows, steps=settings.steps, seed=settings.seed, low=self.low
+        )
+        if self.low and has_low_rates(method) and self._seldom_seen(method, sampler, predicted):
+            predicted = replace(predicted, stderr=math.nan, ends=None)
         return MethodResult(method.name, method.unbiased, measured, predicted, cost)
+
+    def _seldom_seen(self, method: Method, sampler: TSampler, predicted: Estimate) -> bool:
+        """Whether much of a variance is from rates at which the probe's masks hide next to nothing."""
+        return self.low.noise(method, sampler).value > HEAVY_SHARE * predicted.value
 
 
 def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = print) -> dict:
@@ -141,6 +156,7 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
         methods = [method for method in methods if method.takes(objective)]
     if settings.gradient and objective.counts == "cosine":
         raise UserError("decompose: --gradient and objective.weighting 'cosine' contradict; only the loss is measured.")
+    refuse_infinite_variance(Method(), objective, "decompose")
     methods = [m.under(objective) for m in (Method(), *(m for m in methods if m.name != "standard"))]
     for method in methods:
         if method.adaptive:
@@ -212,7 +228,8 @@ def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
         seed=settings.seed,
         design=settings.design,
     )
-    parts = decompose(nested.losses, nested.width)
+    parts = decompose(nested)
+    lab.low = LowRates.of(nested, lab.meter.sizes(standard)[nested.rows], lab.meter.objective.eps)
     tokens = torch.tensor([lab.rows[i].response_length for i in nested.rows.tolist()])
     both = lab.profile(mirror)
     bar.set_postfix_str("probe")
@@ -226,6 +243,10 @@ def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
             if density.fallback:
                 notes.append(f"{method.name}: {density.fallback}")
         results.append(lab.result(method, density))
+    if heavy := [r.method for r in results if r.measured.heavy_tail]:
+        notes.append(
+            f"{', '.join(heavy)}: a few draws at small t decide the loss's variance, so that its error is not known."
+        )
     return {
         "loss": parts.as_dict(),
         "gradient": None,
@@ -238,7 +259,7 @@ def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
             "rho_stderr": curves["rho_stderr"],
         },
         "densities": densities,
-        "by_length": by_length(nested.losses, tokens, nested.width),
+        "by_length": by_length(nested, tokens),
         "mirror": mirror_condition(both.row_view_covariance(), both.width, nested, parts),
         "methods": compare_methods(results, parts.data),
         "notes": notes,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from stabledllm.config.build import build_objective
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import row_nll
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.methods import Method
 from stabledllm.objective import Objective
-from stabledllm.variance.nested import by_length, decompose_autoregressive
+from stabledllm.shares import kept
+from stabledllm.variance.nested import Decomposition, by_length, decompose_autoregressive
 
 
 def measure_autoregressive(settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow]) -> tuple[dict, int]:
@@ -27,20 +31,31 @@ def measure_autoregressive(settings: DecomposeSettings, loaded: LoadedModel, row
         raise UserError(
             f"key 'gradient': expected a masked diffusion model, found '{settings.model}', an autoregressive one."
         )
+    objective = Objective(normalization=settings.objective.normalization)
+    if build_objective(settings.objective) != objective:
+        raise UserError(
+            "key 'objective': expected nothing but 'normalization' beside an autoregressive model, whose loss has no "
+            "mask ratio to weigh, found another weighting or eps."
+        )
     rows = rows[: settings.rows * settings.rates * settings.masks]
     with tqdm(total=len(rows), desc="decompose", unit="fwd") as bar:
         meter = LossMeter(
-            loaded.model, rows, Objective(), mask_id=loaded.mask_id, pad_id=loaded.pad_id, progress=bar.update
+            loaded.model, rows, objective, mask_id=loaded.mask_id, pad_id=loaded.pad_id, progress=bar.update
         )
         losses = row_nll(meter)
+    share = meter.shares(Method.parse("autoregressive")) if objective.normalization == "token" else None
+
+    def parts(keep: Tensor) -> Decomposition:
+        return decompose_autoregressive(losses[keep], kept(share, keep))
+
     tokens = torch.tensor([row.response_length for row in rows])
     found = {
         "kind": "arm",
-        "loss": decompose_autoregressive(losses).as_dict(),
+        "loss": parts(torch.arange(len(losses))).as_dict(),
         "gradient": None,
         "curves": None,
         "densities": [],
-        "by_length": by_length(losses, tokens, parts=decompose_autoregressive),
+        "by_length": by_length(losses[:, None, None], tokens, parts=parts),
         "mirror": None,
         "methods": [],
         "notes": ["An autoregressive model masks nothing: it has no mask noise to lower, and no methods to compare."],

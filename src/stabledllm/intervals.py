@@ -71,17 +71,17 @@ _MOST = 1e3
 def of_ratio(value: float, ends_of_difference: Callable[[float], Ends]) -> dict:
     """``{"value", "ci_low", "ci_high"}`` of a ratio of two noises, neither of which can be negative.
 
-    The interval holds every r at which ``top - r bottom`` may be 0 (Fieller's idea); there is none where that has no
-    end, as where the bottom may be 0 itself. An estimate that is no possible ratio is not given out.
+    The interval holds every r at which ``top - r bottom`` may be 0 (Fieller's idea); there is none where it has no
+    end, as where the bottom may be 0 itself. An estimate below 0 is given out as 0, the nearest that can be.
 
     Args:
         ends_of_difference: interval of ``top - r bottom`` for a given r.
     """
-    possible = value >= 0 and math.isfinite(value)
-    start = value if possible else 0.0
-    at_start = ends_of_difference(start)
-    unknown = {"value": value if possible else None, "ci_low": None, "ci_high": None}
-    if math.isnan(at_start[0] + at_start[1]) or not possible:
+    if not math.isfinite(value):
+        return {"value": None, "ci_low": None, "ci_high": None}
+    start = max(value, 0.0)
+    unknown = {"value": start, "ci_low": None, "ci_high": None}
+    if math.isnan(sum(ends_of_difference(start))):
         return unknown
     low = 0.0 if ends_of_difference(0.0)[0] <= 0 else _root(lambda r: ends_of_difference(r)[0], 0.0, start)
     high = max(1.0, 2 * start)
@@ -89,7 +89,7 @@ def of_ratio(value: float, ends_of_difference: Callable[[float], Ends]) -> dict:
         high *= 2
         if high > _MOST:
             return unknown
-    return {"value": value, "ci_low": low, "ci_high": _root(lambda r: ends_of_difference(r)[1], start, high)}
+    return {"value": start, "ci_low": low, "ci_high": _root(lambda r: ends_of_difference(r)[1], start, high)}
 
 
 def _root(f: Callable[[float], float], low: float, high: float) -> float:
@@ -98,3 +98,16 @@ def _root(f: Callable[[float], float], low: float, high: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if f(middle) > 0 else (low, middle)
     return (low + high) / 2
+
+
+def ratio_record(found: Estimate) -> dict:
+    """``{"value", "ci_low", "ci_high"}`` of a ratio of positive quantities estimated as a whole, such as by a jackknife.
+
+    The wider of Student's interval and that on the scale of logarithms, and nothing below 0.
+    """
+    if not math.isfinite(found.value):
+        return {"value": None, "ci_low": None, "ci_high": None}
+    value = max(found.value, 0.0)
+    ends = widest(found.interval(), of_positive(found.value, found.stderr, found.n - 1))
+    known = math.isfinite(found.stderr) and found.value > 0
+    return {"value": value, "ci_low": max(ends[0], 0.0) if known else None, "ci_high": ends[1] if known else None}

@@ -190,7 +190,7 @@ class _Plan:
             loss, forwards = self._losses(model, chunk, row)
             require_finite(loss, f"elbo: losses of {type(model).__name__}")
             tokens = self.tensors["maskable"].sum(1)[row]
-            share = -loss * (tokens / draws).to(loss.dtype)
+            share = -loss * (tokens.double() / draws).to(loss.dtype)
             zero = torch.zeros(b * self.groups, dtype=loss.dtype, device=loss.device)
             yield zero.index_add(0, (row * self.groups + group).to(loss.device), share).view(b, self.groups), forwards
 

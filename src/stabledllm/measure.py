@@ -67,7 +67,7 @@ class Meter:
 
         A step's token mean is ``sum P l / sum P``; to first order in 1 / n that is the mean of ``(P / E[P]) (l - m)``
         plus m, its expectation, and this is what is measured: losses and gradients come times the share, and m times
-        the share is taken off where a spread over rows is worked out (``variance/shares.py``).
+        the share is taken off where a spread over rows is worked out (``shares.py``).
         """
         return self.objective.row_share(self.sizes(method))
 

@@ -126,7 +126,7 @@ class Units:
         each block's loss is the mean over the views that it uses itself."""
         row_active = torch.zeros(self.shape[0], drawn.active.shape[1], device=drawn.t.device).double()
         row_active = row_active.index_add_(0, self.row, drawn.active.double()) > 0
-        views = row_active.sum(1)[self.row] / drawn.active.sum(1)
+        views = row_active.sum(1).double()[self.row] / drawn.active.sum(1)
         factor = (self.share * views)[:, None, None] * drawn.active[..., None]
         return BlockDraw(
             t=drawn.t,

@@ -14,6 +14,7 @@ from stabledllm.ppots.cells import WeighsBy, row_weights
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.pareto import pareto_k
 from stabledllm.ppots.profile import Profile
+from stabledllm.shares import kept, spread_change
 
 Judged = Sequence[tuple[TSampler, Tensor]]
 """Densities and the rows each is judged on: with cross-fitting, rows it was not fitted on."""
@@ -49,7 +50,12 @@ def weighted_moment(profile: Profile, pairs: Judged, weighs_by: WeighsBy | None 
 def variance_under(profile: Profile, pairs: Judged, weighs_by: WeighsBy | None = None) -> Estimate:
     """``∫ E[g² + v] w² p dt - (E l)²`` in nats², for iid t; jackknife over rows. (E l)² is from pairs of rows."""
     first, second = weighted_moment(profile, pairs, weighs_by), profile.row_mean() @ profile.width
-    return jackknife(lambda keep: float(first[keep].mean()) - pair_square(second[keep]), len(first), "nats²")
+
+    def value(keep: Tensor) -> float:
+        data = spread_change(second[keep], kept(profile.share, keep))
+        return float(first[keep].mean()) - pair_square(second[keep]) + data
+
+    return jackknife(value, len(first), "nats²")
 
 
 def second_moment_under(profile: Profile, pairs: Judged, weighs_by: WeighsBy | None = None) -> Estimate:

@@ -66,6 +66,9 @@ class Profile:
     """Index of each probed row in the data, shape (a,)."""
     rate: Tensor | None = None
     """Rates of a stratified probe, shape (a, b); None on a grid, where all are ``t``."""
+    share: Tensor | None = None
+    """What each row counts under the token mean, with which its losses come, shape (a,); None where all count the
+    same. The best p follows from these losses alone: what m takes off does not depend on p."""
 
     @property
     def edges(self) -> Tensor:
@@ -90,7 +93,9 @@ class Profile:
     def select(self, keep: Tensor) -> Profile:
         """The same profile of fewer rows (indices or a bool mask over a)."""
         rate = None if self.rate is None else self.rate[keep]
-        return replace(self, view_losses=self.view_losses[keep], used=self.used[keep], rows=self.rows[keep], rate=rate)
+        share = None if self.share is None else self.share[keep]
+        kept = {"view_losses": self.view_losses[keep], "used": self.used[keep], "rows": self.rows[keep]}
+        return replace(self, **kept, rate=rate, share=share)
 
     def integrated(self, sampler: TSampler, rows: Tensor, weighs_by: WeighsBy | None = None) -> Tensor:
         """``∫ E_M[l²] w² p dt`` of some rows, the second moments of their weighted losses; shape of ``rows``."""
@@ -212,7 +217,8 @@ def probe(
     _refuse_not_finite(losses, row_index, row_t)
     grid = (a, len(t), masks, losses.shape[-1])
     used = used.view(grid)[:, :, 0]
-    return Profile(t, edges.diff(), losses.view(grid), used, used.double().sum(-1).mean(0), chosen, rate)
+    share = meter.shares(method)[chosen] if meter.objective.normalization == "token" else None
+    return Profile(t, edges.diff(), losses.view(grid), used, used.double().sum(-1).mean(0), chosen, rate, share)
 
 
 def _own_rates(seed: int, edges: Tensor, rows: int) -> Tensor:

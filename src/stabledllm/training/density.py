@@ -28,6 +28,7 @@ from stabledllm.ppots.units import UnitMeter
 from stabledllm.training.checkpoints import DENSITY
 from stabledllm.training.devices import will_shard
 from stabledllm.variance.gradient_density import norm_profile, proxy_quality
+from stabledllm.variance.some_masked import refuse_infinite_variance
 
 
 def obtain_density(
@@ -104,6 +105,7 @@ def probe_and_fit(
     Raises:
         UserError: too few rows, or blocks with a density fitted to gradients.
     """
+    refuse_infinite_variance(method, objective, "ppots")
     check_probe(method, len(rows), block_size)
     count = min(settings.rows, len(rows))
     sizes = {"rows": count, "rates": settings.rates, "masks": settings.masks}

@@ -57,11 +57,19 @@ class StepStatistics(TrainerCallback, ExportableState):
         self.adaptive = adaptive
         return adaptive.sampler()
 
-    def add(self, draw: Draw, rows: Rows, counted: Tensor, losses: Tensor, forwards: int) -> None:
-        """One micro-batch of this rank: its rows, or in blocks its units with what they add to their rows' losses."""
+    def add(
+        self, draw: Draw, rows: Rows, counted: Tensor, losses: Tensor, forwards: int, row_weight: Tensor | None = None
+    ) -> None:
+        """One micro-batch of this rank: its rows, or in blocks its units with what they add to their rows' losses.
+
+        Args:
+            row_weight: of each row (or unit's row) in the step's mean; without it all count the same.
+        """
         masked = (draw.mask & draw.active[..., None]).sum(dim=(1, 2)).double()
         views = draw.active.sum(1)
-        columns = (rows.position, counted, draw.t, draw.weight, losses.detach(), masked, views * rows.maskable.sum(1))
+        row_weight = torch.ones_like(draw.t) if row_weight is None else row_weight
+        places = views * rows.maskable.sum(1)
+        columns = (rows.position, counted, draw.t, draw.weight, losses.detach(), masked, places, row_weight)
         table = torch.stack([c.double() for c in columns], dim=1)
         self._rows.append(torch.cat((table, torch.full_like(table[:, :1], forwards / len(table))), dim=1))
 
@@ -75,12 +83,13 @@ class StepStatistics(TrainerCallback, ExportableState):
         self._rows = []
         self.forward_passes += round(float(table[:, -1].sum()))
         table = table[table[:, 1] > 0]
-        _, _, t, weight, loss, masked, maskable, _ = table[table[:, 0].argsort()].unbind(1)
+        _, _, t, weight, loss, masked, maskable, row_weight, _ = table[table[:, 0].argsort()].unbind(1)
         sums = (torch.ones_like(t), weight, weight**2, masked, maskable)
         self.window = [w + float(x.sum()) for w, x in zip(self.window, sums, strict=True)]
-        if self.ema:
-            self._finish_ema(loss, t, sampler)
-        if self.adaptive and self.adaptive.update(t, weight, loss):
+        if self.ema:  # of the step's own mean, which is what is reported
+            self._finish_ema(loss * (row_weight / row_weight.mean()), t, sampler)
+        # p follows the second moment of what a row adds to the step; a factor that all steps share does not matter.
+        if self.adaptive and self.adaptive.update(t, weight, loss * row_weight):
             return self.adaptive.sampler()
         return sampler
 

@@ -212,9 +212,11 @@ class MDMTrainer(ResumingTrainer):
         self.watch.loss(tokens, loss)
         if self.block_size:
             own = units.per_unit(tokens.sum(1))
-            self.statistics.add(draw.drawn, units.rows, inputs["counted"][units.row], own, forwards)
+            weight = inputs["row_weight"][units.row]
+            self.statistics.add(draw.drawn, units.rows, inputs["counted"][units.row], own, forwards, weight)
         else:
-            self.statistics.add(draw, rows, inputs["counted"], tokens.sum(dim=(1, 2)), forwards)
+            losses = tokens.sum(dim=(1, 2))
+            self.statistics.add(draw, rows, inputs["counted"], losses, forwards, inputs["row_weight"])
         return (loss, out) if return_outputs else loss
 
     def _without_some_captions(self, key: Key, inputs: dict) -> dict:

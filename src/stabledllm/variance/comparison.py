@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
-from stabledllm.intervals import Ends, negated, of_positive, of_ratio, of_sum, scaled, with_ends
+from stabledllm.intervals import Ends, negated, of_ratio, of_sum, scaled, with_ends
 from stabledllm.jackknife import jackknife
 from stabledllm.variance.measured import Measured, variance_covariance
 from stabledllm.variance.nested import UNIT, Decomposition, NestedLosses, parts_of
@@ -117,7 +117,6 @@ def mirror_condition(covariance: Tensor, cell_width: Tensor, nested: NestedLosse
     gain = Estimate(value=-float(each.mean()), stderr=float(each.std()) / len(each) ** 0.5, n=len(each), unit=UNIT)
     rest = jackknife(lambda keep: float(sum(parts_of(nested, keep)[1:])), len(nested.losses), UNIT)
     rest = replace(rest, ends=of_sum([with_ends(found.mask_rate), with_ends(found.data)]))
-    gain = replace(gain, ends=of_positive(gain.value, gain.stderr, gain.n - 1) if gain.value > 0 else None)
     low, high = of_sum([with_ends(gain), negated(with_ends(rest))])
     pays = True if low > 0 else False if high < 0 else None
     said = {True: "so it pays", False: "so it does not", None: "too close to tell"}[pays]

@@ -9,8 +9,8 @@ Legend: P maskable tokens, k = 1..P counts, f points of a fine grid of t.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -35,10 +35,33 @@ class CountWeights:
     square: Tensor
     """Of E_{|M|=k} |G_M|^2 in the second moment at t, shape (P, f)."""
 
+    @property
+    def bytes(self) -> int:
+        """Memory that they take."""
+        return self.mean.nbytes + self.square.nbytes + self.t.nbytes + self.step.nbytes
 
-@lru_cache(maxsize=512)
+
+_KEPT = 2**27
+"""Bytes of weights that are kept: those of a response of 500 tokens take 2**25, and data has many lengths."""
+_cache: OrderedDict[tuple, CountWeights] = OrderedDict()
+
+
 def count_weights(size: int, eps: float, power: float) -> CountWeights:
-    """Binomial probabilities of the counts times the row loss's ``p^(power - 1) / P``, and times its square."""
+    """Binomial probabilities of the counts times the row loss's ``p^(power - 1) / P``, and times its square.
+
+    Those last asked for are kept, :data:`_KEPT` bytes of them.
+    """
+    key = size, eps, power
+    found = _cache.pop(key, None)
+    if found is None:
+        found = _count_weights(size, eps, power)
+    _cache[key] = found
+    while sum(w.bytes for w in _cache.values()) > _KEPT:
+        _cache.popitem(last=False)
+    return found
+
+
+def _count_weights(size: int, eps: float, power: float) -> CountWeights:
     # Equal cells (those in which densities are tabulated), the lowest of them split further where p_mask is steep.
     edges = torch.arange(_FINE + 1, dtype=torch.float64) / _FINE
     lowest = edges[16] * torch.arange(1, 256, dtype=torch.float64) / 256

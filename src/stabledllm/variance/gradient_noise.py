@@ -20,6 +20,7 @@ from stabledllm.noise.maskers.fixed_count import count_mass
 from stabledllm.noise.schedule import masked_count
 from stabledllm.noise.t_samplers import TSampler, Uniform
 from stabledllm.ppots.pareto import pareto_k
+from stabledllm.shares import vector_spread_change
 from stabledllm.variance.counts import counts_of
 from stabledllm.variance.gradient_profile import COUNTED, GradientProfile
 from stabledllm.variance.gradient_tail import tail_shape
@@ -89,8 +90,8 @@ def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
     parts = {
         "mask_pattern": lambda keep: (found.second - found.rate)[:, keep].mean(1),
         "mask_rate": lambda keep: (found.rate - own)[:, keep].mean(1),
-        "data": lambda keep: own[:, keep].mean(1) - pairs(keep),
-        "total": lambda keep: found.second[:, keep].mean(1) - pairs(keep),
+        "data": lambda keep: own[:, keep].mean(1) - pairs(keep) + pairs.spread_change(keep),
+        "total": lambda keep: found.second[:, keep].mean(1) - pairs(keep) + pairs.spread_change(keep),
         "mask": lambda keep: (found.second - own)[:, keep].mean(1),
         "mean_square": pairs,
     }
@@ -179,6 +180,7 @@ class PairMean:
     """|E g|² over rows, from pairs of different rows, by block, for any set of rows kept."""
 
     def __init__(self, profile: GradientProfile):
+        self.share = profile.share
         self.own = torch.einsum("qapr,p,r->qa", profile.gram, profile.point_width, profile.point_width)
         self.total, self.rows = profile.mean_square[:, -1], len(profile.rows)
         h = torch.einsum("ank,n->ak", profile.sketch.double(), profile.point_width)
@@ -187,10 +189,28 @@ class PairMean:
         self.cross = (cross if len(self.total) > 1 else cross.mean(0, keepdim=True)) + self.own
 
     def __call__(self, keep: Tensor) -> Tensor:
-        left_out = torch.ones(self.rows, dtype=torch.bool)
-        left_out[keep] = False
-        gone, n = left_out.nonzero()[:, 0], len(keep)
-        if len(gone) > 1:
-            raise ValueError("expected at most one row to be left out")
+        gone, n = self._left_out(keep), len(keep)
         square = self.total - 2 * self.cross[:, gone].sum(1) + self.own[:, gone].sum(1)
         return (square - self.own[:, keep].sum(1)) / (n * (n - 1))
+
+    def spread_change(self, keep: Tensor) -> Tensor:
+        """What the token mean changes of the spread of the rows' mean gradients, by block (``shares.py``).
+
+        The products of the row left out with the others are known only by their sum: they are dealt out evenly, an
+        error of the order of one row's part in one row's part.
+        """
+        if self.share is None:
+            return torch.zeros(len(self.total), dtype=torch.float64)
+        gone = self._left_out(keep)
+        lost = (self.cross - self.own)[:, gone].sum(1, keepdim=True) / max(self.rows - 1, 1)
+        cross = self.cross[:, keep] - lost
+        total = self.total - 2 * self.cross[:, gone].sum(1) + self.own[:, gone].sum(1)
+        return vector_spread_change(cross, self.own[:, keep], total, self.share[keep])
+
+    def _left_out(self, keep: Tensor) -> Tensor:
+        left_out = torch.ones(self.rows, dtype=torch.bool)
+        left_out[keep] = False
+        gone = left_out.nonzero()[:, 0]
+        if len(gone) > 1:
+            raise ValueError("expected at most one row to be left out")
+        return gone

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stabledllm.estimate import Estimate
 from stabledllm.gradients.sketch import by_block
+from stabledllm.intervals import ratio_record
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.noise.t_samplers import TSampler, Uniform
@@ -32,7 +33,6 @@ from stabledllm.variance.gradient_profile import GradientProfile
 from stabledllm.variance.projected import estimate
 
 Judged = Sequence[tuple[TSampler, Tensor]]
-_Z = 1.959963984540054
 
 
 def profiled_as(method: Method) -> str | None:
@@ -99,7 +99,7 @@ def step_noise(
 
     def per_row(keep: Tensor) -> Tensor:
         gone = sum(form(keep) * rows for form, rows in removed) / sum(rows for _, rows in removed)
-        return second[:, keep].mean(1) - pairs(keep) - gone
+        return second[:, keep].mean(1) - pairs(keep) - gone + pairs.spread_change(keep)
 
     return StepNoise(method, cost, len(profile.rows), per_row)
 
@@ -121,7 +121,7 @@ def _from_products(profile: GradientProfile, plain: GradientProfile, method: Met
 def data_noise(profile: GradientProfile) -> Callable[[Tensor], Tensor]:
     """C of the gradient, for any rows kept."""
     own, pairs = row_mean_square(profile), PairMean(profile)
-    return lambda keep: own[:, keep].mean(1) - pairs(keep)
+    return lambda keep: own[:, keep].mean(1) - pairs(keep) + pairs.spread_change(keep)
 
 
 def at_equal_compute(noise: StepNoise, data: Callable[[Tensor], Tensor]) -> Estimate:
@@ -143,7 +143,7 @@ def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Ten
         "",
         ratio,
     )
-    return {"value": found.value, "ci_low": found.value - _Z * found.stderr, "ci_high": found.value + _Z * found.stderr}
+    return ratio_record(found)
 
 
 def noise_scale(noise: StepNoise, mean_square: Callable[[Tensor], Tensor]) -> Estimate:

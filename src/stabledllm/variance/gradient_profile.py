@@ -52,6 +52,9 @@ class GradientProfile:
     power: float
     forwards: int
     """Forward-backward rows that it took."""
+    share: Tensor | None = None
+    """What each row counts under the token mean, with which its gradients come, shape (a,); None where all count the
+    same."""
 
     @property
     def width(self) -> Tensor:
@@ -86,6 +89,7 @@ class GradientProfile:
             losses=self.losses[:rows],
             size=self.size[:rows],
             rows=self.rows[:rows],
+            share=None if self.share is None else self.share[:rows],
         )
 
     def squares(self) -> Tensor:
@@ -105,7 +109,7 @@ def gradient_profile(
     a, n = t.shape
     exact = isinstance(meter, RowGradients)
     sketch = Sketch({name: p.numel() for name, p in meter.parameters.items()}) if exact else None
-    weight = (edges.diff() / cell.bincount())[cell].float()
+    weight = (edges.diff() / cell.bincount())[cell]
     lones: list[Tensor] = []
     grams, sketches, squares, total = [], [], [], None
     losses, before = torch.zeros(a, n, dtype=torch.float64), meter.forwards
@@ -140,6 +144,7 @@ def gradient_profile(
         eps=meter.objective.eps,
         power=meter.objective.power,
         forwards=meter.forwards - before,
+        share=meter.shares(method)[chosen] if meter.objective.normalization == "token" else None,
     )
 
 

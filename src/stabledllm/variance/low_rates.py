@@ -26,11 +26,13 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.schedule import p_mask
 from stabledllm.noise.t_samplers import TSampler
 from stabledllm.noise.views import MultiSample
-from stabledllm.variance.nested import UNIT, NestedLosses, cell_moments
-from stabledllm.variance.shares import kept, token_mean
+from stabledllm.shares import kept, token_mean
+from stabledllm.variance.nested import UNIT, NestedLosses, cell_moments, parts_of
 
-_KURTOSIS = 3.0
-"""What rates just above t0 may add to ``E l^4``, as a multiple of the fourth power of the loss: a normal law has 3."""
+_KURTOSIS = 1.0
+"""What rates just above t0 may add to the fourth moment, over the square of the variance: a normal law has 3 in all."""
+_LEAST_SPREAD = 0.05
+"""Least variance over the squared mean that is believed of a few rows."""
 _HIGHEST = 0.3
 """Upper bound of t0: how two views go together is known for few masked tokens only."""
 
@@ -54,7 +56,10 @@ class LowRates:
         if nested.width is None or nested.chance is None:
             return None
         share = torch.ones(len(size), dtype=torch.float64) if nested.share is None else nested.share
-        wanted = float((share**4 / size.double() ** 3).mean() / (2 * _KURTOSIS)) ** 0.5
+        # ∫_{t>t0} of P t, the chance that one token is hidden, times (m / (P t))^4 is m^4 / (2 P^3 t0^2).
+        mean = float(token_mean(cell_moments(nested.losses, nested.chance)[0] @ nested.weight, nested.share))
+        spread = max(float(sum(parts_of(nested))) / mean**2, _LEAST_SPREAD)
+        wanted = float((share**4 / size.double() ** 3).mean() / (2 * _KURTOSIS)) ** 0.5 / spread
         if wanted <= eps:
             return None
         edges = nested.width.cumsum(0)

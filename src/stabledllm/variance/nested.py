@@ -7,7 +7,7 @@ the variance of g within single cells. Independent masks are drawn given that th
 (``variance/some_masked.py``): otherwise a few draws near t = 0 decide A.
 
 Under the token mean losses come times their row's share, and C and the total are those of the step's token mean
-(``variance/shares.py``).
+(``shares.py``).
 
 A is mask-pattern noise E Var_M[l], B mask-rate noise E Var_t[g], C data noise Var_x0[E_t g]; they add up to
 Var(l) (law of total variance). Source: arXiv:2511.18159 and DESIGN section 3.
@@ -29,7 +29,7 @@ from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.profile import rate_edges
-from stabledllm.variance.shares import kept, spread_change, token_mean
+from stabledllm.shares import kept, spread_change, token_mean
 from stabledllm.variance.some_masked import SomeMasked, chance_of_some
 
 _NESTED_STEP = 0xDEC0

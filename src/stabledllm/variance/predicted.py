@@ -6,12 +6,13 @@ Legend: a rows, b rates, n rows of a step, F forwards of a step, U points of a f
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
-from stabledllm.intervals import negated, of_sum, scaled, with_ends
+from stabledllm.intervals import negated, of_sum, of_variance, scaled, with_ends
 from stabledllm.jackknife import jackknife, pair_square
 from stabledllm.noise.sources import Source
 from stabledllm.noise.t_samplers import TSampler
@@ -19,11 +20,16 @@ from stabledllm.ppots.cells import WeighsBy, row_kernels, row_weights
 from stabledllm.ppots.judge import Judged, weighted_moment
 from stabledllm.ppots.profile import Profile
 from stabledllm.ppots.remainder import shared_noise
+from stabledllm.shares import kept, spread_change
 from stabledllm.variance.nested import UNIT
 
 
 def per_row_variance(
-    profile: Profile, source: Source, judged: Judged, step_rows: int, weighs_by: WeighsBy | None = None
+    profile: Profile,
+    source: Source,
+    judged: Judged,
+    step_rows: int,
+    weighs_by: WeighsBy | None = None,
 ) -> Estimate:
     """n Var(step loss) of a step of n iid rows, in nats²; for iid t it is the variance of one row's loss.
 
@@ -47,9 +53,12 @@ def per_row_variance(
 
     def value(keep: Tensor) -> float:
         gone = sum(int(torch.isin(rows, keep).sum()) * removed_from(keep) for removed_from, rows in removed)
-        return float(second[keep].mean()) - pair_square(first[keep]) - gone / len(keep)
+        data = spread_change(plain_mean[keep], kept(profile.share, keep))
+        return float(second[keep].mean()) - pair_square(first[keep]) - gone / len(keep) + data
 
-    return jackknife(value, len(profile.rows), UNIT)
+    plain_mean = profile.row_mean() @ profile.width
+    found = jackknife(value, len(profile.rows), UNIT)
+    return replace(found, ends=of_variance(found.value, found.stderr, len(profile.rows) - 1))
 
 
 def _removed_noise(

@@ -101,9 +101,10 @@ def _standard(measured: Sequence[dict]) -> dict:
 
 
 def _ratio(entry: dict, quantity: str) -> dict | None:
-    """Noise at equal compute over Standard's."""
+    """Noise at equal compute over Standard's; None where it has no interval, and so says nothing."""
     part = entry if quantity == "loss" else entry.get("gradient") or {}
-    return part.get("relative_to_standard")
+    found = part.get("relative_to_standard")
+    return found if found and None not in (found["value"], found["ci_low"], found["ci_high"]) else None
 
 
 def _simplicity(entry: dict, quantity: str) -> tuple:

@@ -23,6 +23,7 @@ from stabledllm.estimate import Estimate
 from stabledllm.finite import require_finite
 from stabledllm.gradients.parameters import chosen_parameters
 from stabledllm.gradients.sketch import Sketch, block_products
+from stabledllm.intervals import ratio_record
 from stabledllm.jackknife import LEAST_ROWS, jackknife, spread
 from stabledllm.measure import Meter
 from stabledllm.noise.methods import Method
@@ -42,7 +43,6 @@ ADAM_EPS, ADAM_BETA2 = 1e-8, 0.999
 """The defaults of torch and of the Trainer."""
 TRANSFORMS = ("raw", "clipped", "update")
 _UNITS = {"raw": UNIT, "clipped": UNIT, "update": ""}
-_Z = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,7 @@ def ratio(one: StepGradients, other: StepGradients, transform: str) -> dict:
         [taken.by_block(transform) for taken in (one, other)],
         lambda mine, its: _noise_to_signal(mine) / _noise_to_signal(its),
     )
-    half = _Z * math.hypot(spread(left_out), projection)
-    return {"value": value, "ci_low": value - half, "ci_high": value + half}
+    return ratio_record(Estimate(value=value, stderr=math.hypot(spread(left_out), projection), n=steps))
 
 
 def _variance(k: Tensor) -> float:

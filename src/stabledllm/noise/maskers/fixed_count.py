@@ -19,7 +19,7 @@ from stabledllm.noise.t_samplers import Tabulated, TSampler, Uniform
 _FINE = 4096
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=2048)
 def count_coefficients(size: int, eps: float, power: float) -> Tensor:
     """c_k for k = 1..P, so that ``E_t[p^(a-1) sum_M CE] = sum_k c_k mean_{|M|=k} sum_M CE``.
 

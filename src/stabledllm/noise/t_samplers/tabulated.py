@@ -61,12 +61,13 @@ class Tabulated:
         inside = ((u - lower[j]) * len(self) / density[j]).clamp(0.0, 1.0)
         t = (j + inside) / len(self)
         # Rounding must not push t over its cell's edge: its weight would be its neighbour's.
-        return torch.minimum(t, torch.nextafter((j + 1.0) / len(self), torch.zeros_like(t)))
+        return torch.minimum(t, torch.nextafter((j.double() + 1.0) / len(self), torch.zeros_like(t)))
 
     def cdf(self, t: Tensor) -> Tensor:
-        lower, density = self._lower.to(t.device), self.density.to(t.device)
+        lower, density, t = self._lower.to(t.device), self.density.to(t.device), t.double()
         j = self.cell(t)
-        return (lower[j] + (t.clamp(0, 1) - j / len(self)) * density[j]).clamp(0.0, 1.0)
+        # j is an integer: divided as it is, it would be rounded to the default dtype.
+        return (lower[j] + (t.clamp(0, 1) - j.double() / len(self)) * density[j]).clamp(0.0, 1.0)
 
     def log_prob(self, t: Tensor) -> Tensor:
         inside = (t >= 0) & (t <= 1)
