@@ -13,7 +13,7 @@ from stabledllm.config.build import build_method, build_objective, loading_optio
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_rows
 from stabledllm.data.pictures import settled
-from stabledllm.data.rows import TokenRow, require_marks
+from stabledllm.data.rows import TokenRow, maskable_sizes, require_marks
 from stabledllm.decomposing_autoregressive import measure_autoregressive
 from stabledllm.decomposing_gradient import GradientLaboratory
 from stabledllm.errors import UserError
@@ -22,8 +22,9 @@ from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.maskers import Masker
 from stabledllm.noise.methods import Method
-from stabledllm.noise.t_samplers import TSampler
+from stabledllm.noise.t_samplers import TSampler, Uniform
 from stabledllm.noise.views import Views
+from stabledllm.ppots.cells import WeighsBy, weights_of
 from stabledllm.ppots.density import FittedDensity, fit_density, profile_record
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.profile import Profile, probe, rate_edges
@@ -32,7 +33,7 @@ from stabledllm.training.density import probe_and_fit
 from stabledllm.variance.comparison import MethodResult, compare_methods, mirror_condition
 from stabledllm.variance.measured import measure, step_rows
 from stabledllm.variance.nested import by_length, decompose, nested_losses
-from stabledllm.variance.predicted import mean_cost, per_row_variance
+from stabledllm.variance.predicted import per_row_variance
 from stabledllm.variance.recommendation import recommend
 
 SCHEMA = "stabledllm/decomposition/1"
@@ -84,9 +85,13 @@ class _Laboratory:
             family=wanted.family,
             uniform_share=wanted.uniform_share,
             seed=self.settings.seed,
-            step_rows=step_rows(method, self.settings.forwards),
+            step_rows=step_rows(method, self.settings.forwards, self.cost(method, Uniform())),
             strata=method.options.strata,
         )
+
+    def cost(self, method: Method, sampler: TSampler) -> float:
+        """Forwards that a row of the data pays on average."""
+        return method.mean_forwards(sampler, maskable_sizes(self.rows, method))
 
     def density(self, method: Method) -> FittedDensity:
         """p fitted for the method's own source, masker and views."""
@@ -101,8 +106,13 @@ class _Laboratory:
                 self.fit_options(method).step_rows,
                 show_progress=False,
             )
-        options = self.fit_options(method)
-        return fit_density(self.profile(method), method.name, method.source.name, options)
+        profile, options = self.profile(method), self.fit_options(method)
+        return fit_density(
+            profile, method.name, method.source.name, options, weighs_by=self._weights(method, profile)
+        )
+
+    def _weights(self, method: Method, profile: Profile) -> WeighsBy:
+        return weights_of(method, [self.rows[i] for i in profile.rows.tolist()])
 
     def result(self, method: Method, density: FittedDensity | None) -> MethodResult:
         """Predicted (cross-fitted) and measured variance of one method."""
@@ -111,13 +121,10 @@ class _Laboratory:
         judged: list[tuple[TSampler, torch.Tensor]] = [(sampler, torch.arange(len(profile.rows)))]
         if density and method.signal == "loss":
             judged = density.judged
-        cost = mean_cost(profile, judged)
+        cost = self.cost(method, sampler)
         self.drawn[method.name] = sampler, cost
         rows = step_rows(method, settings.forwards, cost)
-        tokens = [self.rows[i].maskable_count(method.syrm) for i in profile.rows.tolist()]
-        predicted = per_row_variance(
-            profile, method.source, judged, rows, lambda density, row: method.masker.weighs_by(density, tokens[row])
-        )
+        predicted = per_row_variance(profile, method.source, judged, rows, self._weights(method, profile))
         measured = measure(self.meter, method, sampler, rows=rows, steps=settings.steps, seed=settings.seed)
         return MethodResult(method.name, method.unbiased, measured, predicted, cost)
 

@@ -1,12 +1,14 @@
 """Gathers what study.py made: results.json, the pictures, and the tables between the marks of README.md.
 
-python studies/equal_compute/page.py
+python studies/equal_compute/page.py            everything
+python studies/equal_compute/page.py --noise    only the noise, beside the runs that results.json already holds
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 from analysis import rank_correlation, table_rows, versus
@@ -77,19 +79,15 @@ def _geometric(values: list[float]) -> float:
 
 
 def main() -> None:
+    if "--noise" in sys.argv[1:]:
+        noise_alone()
+        return
     runs = {name: found for name in EXPERIMENTS if (found := runs_of(name))}
     if "small_equal_steps" in runs:  # one view a row: the same runs at equal steps as at equal compute
         alone = [r for r in runs["small"] if r["method"] in ("standard", "ppots", "lowdisc+fixedcount")]
         runs["small_equal_steps"] = alone + [r for r in runs["small_equal_steps"] if r["method"] != "standard"]
-    # A run or three left over from trying a method out say nothing; they stay in results.json.
-    tables = {
-        name: [row for row in table_rows(found) if row["validation_nll"]["n"] >= SHOWN] for name, found in runs.items()
-    }
-    noise = {name: found for name in ("tiny", "small") if name in runs and (found := noise_of(name))}
-    found = {
-        name: {measure: rank_correlation(level, runs[name]) for measure, level in measures.items()}
-        for name, measures in noise.items()
-    }
+    tables = tables_of(runs)
+    noise, found = noise_and_correlation(runs)
     against_paper = {
         name: {
             row["method"]: versus(runs[name], row["method"], "ppots+mirror", "validation_nll")
@@ -116,14 +114,49 @@ def main() -> None:
         },
     )
     style.save(differences({EXPERIMENTS[n]: rows for n, rows in tables.items()}), HERE / "differences.png", "png")
+    draw_noise(noise, tables, found)
+    fill_page({name: results_table(rows) for name, rows in tables.items()} | noise_blocks(noise, found))
+
+
+def noise_alone() -> None:
+    """Measure against the runs that are kept in results.json, and replace what depends on the noise alone."""
+    record = read_json(HERE / "results.json")
+    runs = {"tiny": record["runs"], **record["experiments"]}
+    noise, found = noise_and_correlation(runs)
+    write_json(HERE / "results.json", record | {"noise": noise, "rank_correlation": found})
+    draw_noise(noise, tables_of(runs), found)
+    fill_page(noise_blocks(noise, found))
+
+
+def tables_of(runs: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """Rows of each experiment's table. A run or three left over from trying a method out say nothing; they stay in
+    results.json."""
+    return {
+        name: [row for row in table_rows(found) if row["validation_nll"]["n"] >= SHOWN] for name, found in runs.items()
+    }
+
+
+def noise_and_correlation(runs: dict[str, list[dict]]) -> tuple[dict, dict]:
+    """The noise of both models, and how it orders the methods beside their final NLL."""
+    noise = {name: found for name in ("tiny", "small") if name in runs and (found := noise_of(name))}
+    return noise, {
+        name: {measure: rank_correlation(level, runs[name]) for measure, level in measures.items()}
+        for name, measures in noise.items()
+    }
+
+
+def draw_noise(noise: dict, tables: dict, found: dict) -> None:
     if noise:
         style.save(predictors(noise, tables, found), HERE / "predictors.png", "png")
+
+
+def noise_blocks(noise: dict, found: dict) -> dict[str, str]:
+    return {"rank_correlation": correlation_table(found), "noise": noise_table(noise)}
+
+
+def fill_page(blocks: dict[str, str]) -> None:
     page = HERE / "README.md"
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    blocks = {name: results_table(rows) for name, rows in tables.items()} | {
-        "rank_correlation": correlation_table(found),
-        "noise": noise_table(noise),
-    }
     page.write_text(filled(text, blocks), encoding="utf-8")
 
 

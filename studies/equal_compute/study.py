@@ -2,6 +2,7 @@
 
     python studies/equal_compute/study.py --jobs 2                  everything, resumable; hours on 2 cores
     python studies/equal_compute/study.py --only train --seeds 2    a look at the training runs
+    python studies/equal_compute/study.py --only noise              the noise again, beside the runs of results.json
 
 Everything is written below runs/study; only results.json, the figures and the tables of README.md come back here.
 """
@@ -79,6 +80,16 @@ def measure() -> None:
                 run(*command, "--data", "synthetic:hard", "--methods", ",".join(MEASURED), *MEASUREMENT)
 
 
+def noise() -> None:
+    """The noise alone: the two models at their start, and after Standard's first run."""
+    pretrain()
+    for name in ("tiny", "small"):
+        recipe, out = HERE / "recipes" / f"{name}.yaml", OUT / name
+        run("-m", "stabledllm", "experiment", recipe, f"out={out}", "methods=[standard]", "seeds=[1]")
+    measure()
+    run(HERE / "page.py", "--noise")
+
+
 MEASUREMENT = ["data.pad_response_to=40", "data.train_rows=8000", "forwards=16", "steps=64"]
 MEASUREMENT += ["grad.rows=160", "grad.view_rows=32", "grad.steps=64"]
 
@@ -88,8 +99,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="training runs at the same time")
     parser.add_argument("--seeds", type=int, help="at most this many seeds an experiment")
     parser.add_argument("--gsm8k", help="GSM8K's train.jsonl, for the part on its text")
-    parser.add_argument("--only", choices=("pretrain", "train", "measure", "analyse"), help="one stage")
+    parser.add_argument("--only", choices=("pretrain", "train", "measure", "analyse", "noise"), help="one stage")
     args = parser.parse_args()
+    if args.only == "noise":
+        noise()
+        return
     stages = {
         "pretrain": pretrain,
         "train": lambda: train(args.jobs, args.seeds, args.gsm8k),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from stabledllm.config.settings import (
     AdaptiveSettings,
@@ -77,9 +78,13 @@ def build_image_decoding(settings: ImageDecodingSettings) -> PictureOptions:
 
 
 def build_adaptive(
-    settings: AdaptiveSettings, method: Method, eps: float, start: Tabulated | None = None
+    settings: AdaptiveSettings, method: Method, eps: float, start: Tabulated | None = None, size: Tensor | None = None
 ) -> AdaptiveDensity:
-    """The density of a method with ``adaptive``."""
+    """The density of a method with ``adaptive``; ``size``: maskable tokens of each row."""
     options = AdaptiveOptions(**settings.model_dump())
     shared = method.source.name == "iid"
-    return AdaptiveDensity(options, shared_noise=shared, cost=method.views.cost, eps=eps, start=start)
+
+    def cost(t: Tensor) -> Tensor:
+        return method.views.cost(t, size)
+
+    return AdaptiveDensity(options, shared_noise=shared, cost=cost, eps=eps, start=start)

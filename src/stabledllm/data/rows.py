@@ -46,6 +46,11 @@ class TokenRow:
         return self.response_length + (len(self.syntax) if syrm else 0)
 
 
+def maskable_sizes(rows: Sequence[TokenRow], method: Method) -> Tensor:
+    """P of each row under a method, int64, shape (rows,)."""
+    return torch.tensor([row.maskable_count(syrm=method.syrm) for row in rows])
+
+
 @dataclass(frozen=True)
 class EncodingOptions:
     """How examples become rows.

@@ -1,10 +1,15 @@
 """A seeded random projection of gradients: inner products without bias, at a few thousand coordinates.
 
-Coordinate j of a block is multiplied by a random sign and added to place j mod k. Products of two coordinates that
-share a place have mean 0 over the signs, so the sum over places of a product of sketches is unbiased for the inner
-product, and every place (times k) is by itself. Signs are a pure function of (seed, block, coordinate) by Philox.
+The k places are Q blocks of L. The gradient is cut into pieces of L coordinates; coordinate j of a piece gets a random
+sign, the piece is turned by a random number of places, and is added to every block with a random sign of its own for
+the block. Products of coordinates of two pieces have mean 0 over the blocks' signs, so that each block's inner product
+is unbiased by itself, and given the rest the blocks are independent: the standard error of their mean is the
+projection's true error, whatever the gradient looks like (few huge coordinates, equal ones, periods). The coordinates'
+signs and the turns spread collisions as hashing would: two coordinates of different pieces meet with probability 1 / L.
 
-Legend: m gradients, D coordinates, k places.
+Everything drawn is a pure function of (seed, parameter, coordinate) by Philox.
+
+Legend: m gradients, D coordinates, G pieces, L coordinates of a piece, Q blocks, k = Q L places.
 """
 
 from __future__ import annotations
@@ -24,33 +29,43 @@ from stabledllm.noise.t_samplers import TSampler, Uniform
 from stabledllm.objective import row_losses
 
 PLACES = 8192
+BLOCKS = 16
+"""Blocks of a projection: enough that their spread tells its error to a fifth."""
 _KEPT = 2**28
-"""Signs of models up to this many coordinates are kept; larger ones are drawn again for every block."""
+"""What is drawn for models up to this many coordinates is kept; for larger ones it is drawn again every time."""
+_AT_ONCE = 2**24
+"""Coordinates projected at once: bounds the memory beside the gradient."""
 
 
 class Sketch:
-    """Projects gradients of named parameter blocks, block by block.
+    """Projects gradients of named parameters, one after another.
 
     Args:
-        sizes: number of coordinates of each block, by name, in the order of the flat gradient.
+        sizes: number of coordinates of each parameter, by name, in the order of the flat gradient.
+        places: k, a multiple of :data:`BLOCKS`.
     """
 
     def __init__(self, sizes: dict[str, int], places: int = PLACES, seed: int = 0):
+        if places < BLOCKS or places % BLOCKS:
+            raise ValueError(f"expected a multiple of {BLOCKS} places, found {places}")
         self.sizes, self.places, self.seed = sizes, places, seed
+        self.length = places // BLOCKS
         self._index = {name: i for i, name in enumerate(sizes)}
-        self._kept: dict[tuple[str, torch.device], Tensor] = {}
+        self._kept: dict[tuple[str, int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
 
-    def add(self, out: Tensor, name: str, block: Tensor) -> None:
-        """Add the projection of one block to ``out``, in place.
+    def add(self, out: Tensor, name: str, gradients: Tensor) -> None:
+        """Add the projection of one parameter's gradients to ``out``, in place.
 
         Args:
-            out: shape (m, k). block: gradients of the named block, shape (m, its size).
+            out: shape (m, k), block by block. gradients: shape (m, size of the parameter).
         """
-        full = block.shape[1] // self.places * self.places
-        signed = block * self._signs(name, block.device)
-        if full:
-            out += signed[:, :full].view(len(block), -1, self.places).sum(1)
-        out[:, : block.shape[1] - full] += signed[:, full:]
+        step = max(1, _AT_ONCE // self.length) * self.length
+        for start in range(0, gradients.shape[1], step):
+            signs, order, of_block = self._drawn(name, start, min(step, gradients.shape[1] - start), gradients.device)
+            signed = gradients[:, start : start + step] * signs
+            pieces = torch.nn.functional.pad(signed, (0, len(order) - signed.shape[1]))[:, order]
+            added = of_block.to(pieces.dtype) @ pieces.view(len(pieces), -1, self.length)
+            out += added.flatten(1) / BLOCKS**0.5
 
     def of(self, flat: Tensor) -> Tensor:
         """Projections of whole flat gradients, (m, D) to (m, k)."""
@@ -60,19 +75,42 @@ class Sketch:
             start += size
         return out
 
-    def _signs(self, name: str, device: torch.device) -> Tensor:
-        """1 or -1 of every coordinate of a block, float32."""
-        if (name, device) in self._kept:
-            return self._kept[name, device]
-        size = self.sizes[name]
-        counter = torch.arange(-(-size // 128), device=device)
-        zero = torch.zeros((), dtype=torch.int64, device=device)
-        words = philox4x32(counter, zero + self._index[name], zero, zero, self.seed)
-        bits = (words[..., None] >> torch.arange(32, device=device)) & 1
-        signs = (2 * bits.flatten()[:size] - 1).float()
+    def _drawn(self, name: str, start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Signs of ``count`` coordinates from ``start`` on, float32; the turned order of their pieces' places, (G L,);
+        and the pieces' signs in each block, float32, (Q, G)."""
+        if (name, start, device) in self._kept:
+            return self._kept[name, start, device]
+        groups = -(-count // self.length)
+        # Counters tell a parameter's coordinates (lanes of 128) and pieces apart by their third word.
+        bits = _bits(self._words(name, start // 128, -(-count // 128) + 1, 0, device)).flatten()
+        signs = (2 * bits[start % 128 :][:count] - 1).float()
+        words = self._words(name, start // self.length, groups, 1, device)
+        place = (torch.arange(self.length, device=device) + words[:, :1]) % self.length
+        order = (place + torch.arange(groups, device=device)[:, None] * self.length).flatten()
+        of_block = (2 * _bits(words[:, 1])[:, :BLOCKS].T - 1).float()
         if sum(self.sizes.values()) <= _KEPT:
-            self._kept[name, device] = signs
-        return signs
+            self._kept[name, start, device] = signs, order, of_block
+        return signs, order, of_block
+
+    def _words(self, name: str, first: int, count: int, kind: int, device: torch.device) -> Tensor:
+        counter = torch.arange(first, first + count, device=device)
+        zero = torch.zeros((), dtype=torch.int64, device=device)
+        return philox4x32(counter, zero + self._index[name], zero + kind, zero, self.seed)
+
+
+def _bits(words: Tensor) -> Tensor:
+    """The 32 bits of each word, 0 or 1, in a new last dimension."""
+    return (words[..., None] >> torch.arange(32, device=words.device)) & 1
+
+
+def by_block(vectors: Tensor) -> Tensor:
+    """Projections (..., k) as Q blocks, (Q, ..., L), scaled so that each block's inner products are unbiased."""
+    return torch.stack(vectors.tensor_split(BLOCKS, dim=-1)) * BLOCKS**0.5
+
+
+def block_products(one: Tensor, other: Tensor) -> Tensor:
+    """Inner products of projections, (m, k) and (n, k), by block, (Q, m, n), float64: their mean is the estimate."""
+    return (by_block(one) @ by_block(other).transpose(1, 2)).double()
 
 
 class ProjectedGradients(Meter):

@@ -57,9 +57,15 @@ class Single:
         """
         return torch.ones(len(size), self.count, dtype=torch.float64, device=size.device)
 
-    def cost(self, t: Tensor) -> Tensor:
-        """Forwards that a row at t pays, same shape as t."""
-        return torch.full_like(t, float(self.count))
+    def cost(self, t: Tensor, size: Tensor | None = None) -> Tensor:
+        """Forwards that a row at t pays, the mean over rows of ``size`` = P tokens, (B,); float64, shape of t, (b,).
+
+        Without sizes the most that some row at t pays.
+        """
+        if size is None:
+            return self.active(t).sum(1).double()
+        used = [self.active(t, size.new_full(t.shape, p)).sum(1) * n for p, n in _counted(size)]
+        return sum(used).double() / len(size)
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,6 @@ class Mirror(Single):
         out = super().reach(size)
         out[:, 1] = self.below
         return out
-
-    def cost(self, t: Tensor) -> Tensor:
-        return self.active(t.flatten()).sum(1).to(t.dtype).view_as(t)
 
 
 @dataclass(frozen=True)
@@ -174,9 +177,11 @@ class ComplementPair(Single):
         out[:, 1] = (size - 1).double() / size
         return out
 
-    def cost(self, t: Tensor) -> Tensor:
-        """2, an upper bound: rows of P tokens pay 1 for t > (P - 1) / P. What is counted when measuring is exact."""
-        return super().cost(t)
+
+def _counted(size: Tensor) -> list[tuple[int, int]]:
+    """Each number of tokens with how many rows have it."""
+    values, counts = size.unique(return_counts=True)
+    return list(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 Views = Single | Mirror | MultiSample | Partition | ComplementPair

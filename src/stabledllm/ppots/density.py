@@ -13,6 +13,7 @@ from stabledllm.files import read_json, write_json
 from stabledllm.noise.methods import Method
 from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.objective import Objective
+from stabledllm.ppots.cells import WeighsBy
 from stabledllm.ppots.fit import Fit, FitOptions, fit
 from stabledllm.ppots.judge import cross_fitted, dearer_than, folds, second_moment_under, tail_shape, variance_under
 from stabledllm.ppots.profile import Curve, Profile
@@ -92,6 +93,7 @@ def fit_density(
     options: FitOptions | None = None,
     config: dict | None = None,
     signal: str = "loss",
+    weighs_by: WeighsBy | None = None,
 ) -> FittedDensity:
     """Fit p for a method's own source, masker and views, with diagnostics judged on held-out rows.
 
@@ -99,6 +101,9 @@ def fit_density(
     moment itself.
 
     For iid t an EPR fit whose second moment on held-out rows is clearly above the tabulated density's is not used.
+
+    Args:
+        weighs_by: of the method's masker, where a row's weight is not 1 / p(t) itself.
     """
     options = options or FitOptions()
     drawn, source = source, source if signal == "loss" else "iid"
@@ -108,7 +113,7 @@ def fit_density(
     if source == "iid" and found.kind == "epr":
         plain = replace(options, family="tabulated")
         plain_pairs = cross_fitted(profile, source, plain)
-        if excess := dearer_than(profile, pairs, plain_pairs):
+        if excess := dearer_than(profile, pairs, plain_pairs, weighs_by):
             fallback = (
                 f"EPR's second moment on held-out rows is {excess:.0%} above that of the smoothed points; "
                 f"p(t) is tabulated from them instead."
@@ -130,9 +135,9 @@ def fit_density(
             "kl_threshold": found.kl_threshold,
             "start_kls": found.epr.start_kls if found.epr else None,
             "relative_ess": found.sampler.relative_ess(),
-            "pareto_k": tail_shape(profile, found.sampler),
-            "variance_uniform": judge(profile, every_row).as_dict(),
-            "variance_fitted": judge(profile, pairs).as_dict(),
+            "pareto_k": tail_shape(profile, found.sampler, weighs_by),
+            "variance_uniform": judge(profile, every_row, weighs_by).as_dict(),
+            "variance_fitted": judge(profile, pairs, weighs_by).as_dict(),
             "fallback": found.fallback,
         },
         "profile": profile_record(profile) | _points(profile, found),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stabledllm.noise.sources import LowDiscrepancy, Stratified
 from stabledllm.noise.t_samplers import Tabulated
-from stabledllm.ppots.cells import CELLS, cell_kernels
+from stabledllm.ppots.cells import CELLS, row_kernels
 from stabledllm.ppots.epr import EPRFit, fit_epr, log_density, theta_of
 from stabledllm.ppots.profile import Profile
 from stabledllm.ppots.remainder import shared_noise
@@ -97,12 +97,13 @@ def _target(profile: Profile, source: str, options: FitOptions) -> Tensor:
     if source == "iid" or options.moment != "second_moment":
         return optimal_square(profile, source, options.moment)
     kind = Stratified(options.strata) if source == "strats" else LowDiscrepancy()
-    own, g = profile.row_noise().mean(0) + profile.between_rows(), profile.row_mean().mean(0)
+    noise_of_row, between, g = profile.row_noise(), profile.between_rows(), profile.row_mean().mean(0)
 
     def noise(square: Tensor) -> float:
         table = Tabulated(interpolated(profile.t.numpy(), square.sqrt().numpy())).mix_uniform(options.uniform_share)
-        weight = cell_kernels(table, profile.edges)[0]
-        return float(profile.width @ (own * weight)) + shared_noise(g, profile.t, table, kind, options.step_rows)[0]
+        weight = row_kernels(profile, table)[0]
+        own = (noise_of_row * weight).mean(0) + between * weight.mean(0)
+        return float(profile.width @ own) + shared_noise(g, profile.t, table, kind, options.step_rows)[0]
 
     return min((optimal_square(profile, source, shared=share) for share in SHARED), key=noise)
 

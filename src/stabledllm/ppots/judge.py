@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
 from stabledllm.jackknife import jackknife, pair_square
-from stabledllm.noise.t_samplers import Tabulated
-from stabledllm.ppots.cells import cell_kernels
+from stabledllm.noise.t_samplers import Tabulated, TSampler
+from stabledllm.ppots.cells import WeighsBy, row_weights
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.pareto import pareto_k
 from stabledllm.ppots.profile import Profile
+
+Judged = Sequence[tuple[TSampler, Tensor]]
+"""Densities and the rows each is judged on: with cross-fitting, rows it was not fitted on."""
 
 EXCESS_ALLOWED = 0.05
 """Share of the second moment that EPR may cost more than the tabulated density."""
@@ -33,52 +38,47 @@ def cross_fitted(profile: Profile, source: str, options: FitOptions, count: int 
     return pairs
 
 
-def weighted_moment(profile: Profile, pairs: list[tuple[Tabulated, Tensor]]) -> Tensor:
-    """∫ E_M[l²] / p dt of each row, under the density it is judged by; shape (a,)."""
-    moment = profile.row_second_moment()
-    out = torch.full((len(moment),), torch.nan, dtype=torch.float64)
+def weighted_moment(profile: Profile, pairs: Judged, weighs_by: WeighsBy | None = None) -> Tensor:
+    """∫ E_M[l²] w² p dt of each row, under the density it is judged by; shape (a,)."""
+    out = torch.full((len(profile.rows),), torch.nan, dtype=torch.float64)
     for sampler, rows in pairs:
-        out[rows] = moment[rows] @ (cell_kernels(sampler, profile.edges)[0] * profile.width)
+        out[rows] = profile.integrated(sampler, rows, weighs_by)
     return out
 
 
-def variance_under(profile: Profile, pairs: list[tuple[Tabulated, Tensor]]) -> Estimate:
-    """``∫ E[g² + v] / p dt - (E l)²`` in nats², for iid t; jackknife over rows. (E l)² is from pairs of rows."""
-    first, second = weighted_moment(profile, pairs), profile.row_mean() @ profile.width
+def variance_under(profile: Profile, pairs: Judged, weighs_by: WeighsBy | None = None) -> Estimate:
+    """``∫ E[g² + v] w² p dt - (E l)²`` in nats², for iid t; jackknife over rows. (E l)² is from pairs of rows."""
+    first, second = weighted_moment(profile, pairs, weighs_by), profile.row_mean() @ profile.width
     return jackknife(lambda keep: float(first[keep].mean()) - pair_square(second[keep]), len(first), "nats²")
 
 
-def second_moment_under(profile: Profile, pairs: list[tuple[Tabulated, Tensor]]) -> Estimate:
-    """``∫ E|grad l|² / p dt`` of a profile of gradient norms, for iid t; jackknife over rows."""
-    first = weighted_moment(profile, pairs)
+def second_moment_under(profile: Profile, pairs: Judged, weighs_by: WeighsBy | None = None) -> Estimate:
+    """``∫ E|grad l|² w² p dt`` of a profile of gradient norms, for iid t; jackknife over rows."""
+    first = weighted_moment(profile, pairs, weighs_by)
     return jackknife(lambda keep: float(first[keep].mean()), len(first), "(nats/param)²")
 
 
-def dearer_than(
-    profile: Profile, pairs: list[tuple[Tabulated, Tensor]], others: list[tuple[Tabulated, Tensor]]
-) -> float | None:
-    """How far ``∫ E_M[l²] / p dt`` times the mean cost lies above that of ``others``, as a share; None where that is
+def dearer_than(profile: Profile, pairs: Judged, others: Judged, weighs_by: WeighsBy | None = None) -> float | None:
+    """How far ``∫ E_M[l²] w² p dt`` times the mean cost lies above that of ``others``, as a share; None where that is
     within :data:`EXCESS_ALLOWED` or two paired standard errors over rows."""
-    values, plain = (weighted_moment(profile, p) * _mean_cost(profile, p) for p in (pairs, others))
+    values, plain = (weighted_moment(profile, p, weighs_by) * _mean_cost(profile, p) for p in (pairs, others))
     excess = values - plain
     share, error = float(excess.mean() / plain.mean()), float(excess.std()) / len(excess) ** 0.5
     return share if share > EXCESS_ALLOWED and float(excess.mean()) > 2 * error else None
 
 
-def _mean_cost(profile: Profile, pairs: list[tuple[Tabulated, Tensor]]) -> Tensor:
+def _mean_cost(profile: Profile, pairs: Judged) -> Tensor:
     out = torch.full((len(profile.rows),), torch.nan, dtype=torch.float64)
     for sampler, rows in pairs:
         out[rows] = sampler.cdf(profile.edges).diff() @ profile.cost
     return out
 
 
-def tail_shape(profile: Profile, sampler: Tabulated) -> float:
-    """Pareto-k of l / p under t ~ p: the probe's losses resampled systematically by the density."""
-    losses = profile.row_losses.movedim(1, 0).flatten(1)
-    mass = sampler.cdf(profile.edges).diff()
-    count = losses.numel()
-    position = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    rate = torch.searchsorted(mass.cumsum(0), position).clamp(max=len(losses) - 1)
-    within = torch.arange(count) - torch.searchsorted(rate, rate)
-    picked = losses[rate, within % losses.shape[1]]
-    return pareto_k((picked * cell_kernels(sampler, profile.edges)[0][rate]).numpy())
+def tail_shape(profile: Profile, sampler: TSampler, weighs_by: WeighsBy | None = None) -> float:
+    """Pareto-k of the weighted loss under t ~ p: the probe's losses resampled systematically by the density."""
+    losses = profile.row_losses * row_weights(profile, sampler, weighs_by)[..., None]
+    mass = sampler.log_prob(profile.rates).exp() * profile.width
+    values, share = losses.transpose(0, 1).flatten(), mass.T.repeat_interleave(losses.shape[2], dim=1).flatten()
+    upper = share.cumsum(0)
+    position = (torch.arange(len(values), dtype=torch.float64) + 0.5) / len(values) * upper[-1]
+    return pareto_k(values[torch.searchsorted(upper, position).clamp(max=len(values) - 1)].numpy())

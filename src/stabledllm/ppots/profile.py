@@ -19,6 +19,8 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.schedule import EPS, p_mask
 from stabledllm.noise.sources import LowDiscrepancy
 from stabledllm.noise.streams import Key, Stream
+from stabledllm.noise.t_samplers import TSampler
+from stabledllm.ppots.cells import WeighsBy, row_kernels
 
 _PROBE_STEP = 0x9B0BE
 """Step number of the probe's draws: far from any training step, so that no draw is used twice."""
@@ -58,7 +60,7 @@ class Profile:
     used: Tensor
     """Which views are used, bool, shape (a, b, K): by the rate and, with ``complement``, the row's tokens."""
     cost: Tensor
-    """Forwards that a row pays at each rate, shape (b,)."""
+    """Forwards that a row pays in each cell, as they were counted, shape (b,)."""
     rows: Tensor
     """Index of each probed row in the data, shape (a,)."""
     rate: Tensor | None = None
@@ -68,6 +70,11 @@ class Profile:
     def edges(self) -> Tensor:
         """Edges of the cells, shape (b + 1,)."""
         return torch.cat((torch.zeros(1, dtype=torch.float64), self.width.cumsum(0)))
+
+    @property
+    def rates(self) -> Tensor:
+        """The rate at which each row's losses in each cell were measured, shape (a, b)."""
+        return self.t.expand(len(self.rows), -1) if self.rate is None else self.rate
 
     @property
     def forward_passes(self) -> int:
@@ -84,9 +91,9 @@ class Profile:
         rate = None if self.rate is None else self.rate[keep]
         return replace(self, view_losses=self.view_losses[keep], used=self.used[keep], rows=self.rows[keep], rate=rate)
 
-    def scaled(self, factor: Tensor) -> Profile:
-        """The same profile with all losses times ``factor``, shape (a, b)."""
-        return replace(self, view_losses=self.view_losses * factor[..., None, None])
+    def integrated(self, sampler: TSampler, rows: Tensor, weighs_by: WeighsBy | None = None) -> Tensor:
+        """``∫ E_M[l²] w² p dt`` of some rows, the second moments of their weighted losses; shape of ``rows``."""
+        return ((self.row_second_moment() * row_kernels(self, sampler, weighs_by)[0]) @ self.width)[rows]
 
     def nodes(self) -> tuple[np.ndarray, np.ndarray]:
         """Rates (b, Q) and weights (Q,) whose weighted mean of a function of t is what the cell's values stand for."""
@@ -201,7 +208,8 @@ def probe(
     losses, used = meter.view_losses(row_index, row_t, method, key)
     _refuse_not_finite(losses, row_index, row_t)
     grid = (a, len(t), masks, losses.shape[-1])
-    return Profile(t, edges.diff(), losses.view(grid), used.view(grid)[:, :, 0], method.views.cost(t), chosen, rate)
+    used = used.view(grid)[:, :, 0]
+    return Profile(t, edges.diff(), losses.view(grid), used, used.double().sum(-1).mean(0), chosen, rate)
 
 
 def _own_rates(seed: int, edges: Tensor, rows: int) -> Tensor:

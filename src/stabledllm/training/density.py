@@ -20,6 +20,7 @@ from stabledllm.measure import LossMeter, Meter
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.objective import Objective
+from stabledllm.ppots.cells import WeighsBy, weights_of
 from stabledllm.ppots.density import FittedDensity, fit_density, refuse_other
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.profile import Profile, probe, rate_edges
@@ -135,15 +136,23 @@ def probe_and_fit(
             config = sizes | {"design": settings.design, "model": loaded.name, "block_size": block_size}
             profile = probe(units, method, **sizes, design=settings.design, seed=seed)
             options = replace(options, step_rows=round(step_rows * units.units_per_row))
-            density = fit_density(profile, method.name, method.source.name, options, config)
+            density = fit_density(
+                profile, method.name, method.source.name, options, config, weighs_by=_weights(method, units, profile)
+            )
         elif method.signal == "loss":
             config = sizes | {"design": settings.design, "model": loaded.name}
-            profile = probe(meter(LossMeter), method, **sizes, design=settings.design, seed=seed)
-            density = fit_density(profile, method.name, method.source.name, options, config)
+            profile = probe(taken := meter(LossMeter), method, **sizes, design=settings.design, seed=seed)
+            density = fit_density(
+                profile, method.name, method.source.name, options, config, weighs_by=_weights(method, taken, profile)
+            )
         else:
             density = _fit_to_norms(meter, method, sizes | {"seed": seed}, options, settings.check_proxy, loaded.name)
         density.record["objective"] = asdict(objective)
         return density
+
+
+def _weights(method: Method, meter: Meter, profile: Profile) -> WeighsBy:
+    return weights_of(method, [meter.rows[i] for i in profile.rows.tolist()])
 
 
 def _fit_to_norms(

@@ -15,7 +15,7 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.control_variate import default_rate
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.pictures import are_pictures, settled
-from stabledllm.data.rows import require_marks
+from stabledllm.data.rows import maskable_sizes, require_marks
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged, UserError, did_you_mean
 from stabledllm.files import read_json
@@ -196,7 +196,9 @@ def build_trainer(
         order_seed=settings.order_seed,
         eval_draws=settings.eval_draws,
         density_file=out / DENSITY if density else None,
-        adaptive=build_adaptive(settings.adaptive, method, objective.eps, start) if method.adaptive else None,
+        adaptive=build_adaptive(settings.adaptive, method, objective.eps, start, maskable_sizes(data.train, method))
+        if method.adaptive
+        else None,
         block_size=settings.block_size,
         packing=settings.packing,
         group_by_length=settings.group_by_length,

@@ -19,9 +19,10 @@ from stabledllm.gradients.output_layer import OutputLayerNorms
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.noise.t_samplers import TSampler
-from stabledllm.ppots.cells import cell_kernels
+from stabledllm.ppots.cells import WeighsBy
 from stabledllm.ppots.profile import Profile, rate_edges
 from stabledllm.variance.counts import counts_of
+from stabledllm.variance.gradient_noise import bernoulli_square, direct_square
 from stabledllm.variance.gradient_predicted import profiled_as
 from stabledllm.variance.gradient_profile import GradientProfile, gradient_profile, points_of
 
@@ -41,10 +42,35 @@ def norm_profile(meter, method: Method, *, rows: int, rates: int, masks: int, se
     edges = rate_edges(rates, meter.objective.eps) if single else points.edges
     second = torch.stack([(_bernoulli_cells if single else _cells)(points, i, edges) for i in range(len(points.rows))])
     middle = (edges[1:] + edges[:-1]) / 2
-    used = torch.ones(len(second), len(middle), 1, dtype=torch.bool)
-    return Profile(
-        middle, edges.diff(), second.clamp(min=0).sqrt()[..., None, None], used, method.views.cost(middle), points.rows
+    return NormProfile(
+        t=middle,
+        width=edges.diff(),
+        view_losses=second.clamp(min=0).sqrt()[..., None, None],
+        used=torch.ones(len(second), len(middle), 1, dtype=torch.bool),
+        cost=method.views.cost(middle, points.size),
+        rows=points.rows,
+        points=points,
+        single=single,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormProfile(Profile):
+    """Squared norms by cell to fit p to, and the points they came from to judge it by."""
+
+    points: GradientProfile
+    single: bool
+    """Whether the points are fixed counts that stand for single Bernoulli masks."""
+
+    def integrated(self, sampler: TSampler, rows: Tensor, weighs_by: WeighsBy | None = None) -> Tensor:
+        """``∫ E|grad l|² w² p dt`` of some rows, at the points' own rates and the masker's own weights."""
+        square = bernoulli_square if self.single else direct_square
+        return torch.stack([square(self.points, sampler, i).mean() for i in rows.tolist()])
+
+    def select(self, keep: Tensor) -> Profile:
+        """Fewer rows, to fit to: their cells alone."""
+        cells = Profile(self.t, self.width, self.view_losses, self.used, self.cost, self.rows)
+        return cells.select(keep)
 
 
 def _head_points(
@@ -65,7 +91,7 @@ def _head_points(
         gram=torch.diag_embed(squares.view(1, a, n)),
         sketch=torch.zeros(a, n, 1),
         lone=None,
-        mean_square=torch.zeros(1, dtype=torch.float64),
+        mean_square=torch.zeros(1, a, dtype=torch.float64),
         losses=losses.view(a, n),
         size=size,
         rows=chosen,
@@ -77,14 +103,14 @@ def _head_points(
 
 def _cells(points: GradientProfile, i: int, edges: Tensor) -> Tensor:
     """Mean squared norm of row i in each cell, shape (b,)."""
-    square = points.squares().sum(0)[i]
+    square = points.squares().mean(0)[i]
     return torch.zeros(len(edges) - 1, dtype=torch.float64).index_add_(0, points.cell, square) / points.cell.bincount()
 
 
 def _bernoulli_cells(points: GradientProfile, i: int, edges: Tensor) -> Tensor:
     """The same under Bernoulli masks, from fixed counts."""
     weights, count, scale = counts_of(points, i)
-    share = points.point_width * points.size[i] * scale**2 * points.squares().sum(0)[i]
+    share = points.point_width * points.size[i] * scale**2 * points.squares().mean(0)[i]
     cell = (torch.searchsorted(edges, weights.t) - 1).clamp(0, len(edges) - 2)
     of_cell = torch.zeros(len(edges) - 1, len(count), dtype=torch.float64)
     of_cell.index_add_(0, cell, (weights.square[count] * weights.step).T)
@@ -109,10 +135,9 @@ def proxy_quality(exact: Profile, exact_density: TSampler, proxy: Profile, proxy
     """Compare the proxy's curve and density with the gradient's own."""
     curves = [p.second_moment().value.sqrt().numpy() for p in (exact, proxy)]
     correlation = np.cov(*curves, aweights=exact.width.numpy())
-    moment = exact.second_moment().value * exact.width
 
     def cost(density: TSampler) -> float:
-        return float(moment @ cell_kernels(density, exact.edges)[0])
+        return float(exact.integrated(density, torch.arange(len(exact.rows))).mean())
 
     return ProxyQuality(
         correlation=float(correlation[0, 1] / (correlation[0, 0] * correlation[1, 1]) ** 0.5),

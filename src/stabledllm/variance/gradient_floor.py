@@ -9,16 +9,18 @@ Legend: a rows, b cells, n points of a row, k places of a sketch, Q blocks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
-from stabledllm.jackknife import jackknife
+from stabledllm.gradients.sketch import by_block
 from stabledllm.noise.t_samplers import Uniform
 from stabledllm.variance.gradient_noise import PairMean, bernoulli_moments, row_mean_square
 from stabledllm.variance.gradient_profile import GradientProfile
+from stabledllm.variance.projected import estimate
 
 
 @dataclass(frozen=True)
@@ -44,41 +46,57 @@ def gradient_floor(profile: GradientProfile) -> GradientFloor:
     Raises:
         ValueError: a profile of another masker or of several views.
     """
-    standard = bernoulli_moments(profile, Uniform(), 1).second.sum(0)
-    own_square = row_mean_square(profile).sum(0)
+    standard = bernoulli_moments(profile, Uniform(), 1).second
+    own_square = row_mean_square(profile)
     cells = torch.nn.functional.one_hot(profile.cell).double() / profile.cell.bincount()
-    square, width = profile.squares().sum(0) @ cells, profile.width
+    square, width = profile.squares() @ cells, profile.width
     mean_of_cells, mean_of_rows = _MeanOfRows(profile, cells), PairMean(profile)
 
-    def noise_of_standard(keep: Tensor) -> Tensor:
-        return (standard - own_square)[keep].mean()
+    def over_standard(parts: Callable[[Tensor], list[Tensor]], noise: Callable[..., Tensor]) -> Estimate:
+        """``noise`` of the parts' means over blocks, over that of Standard."""
 
-    def shared(keep: Tensor) -> float:
-        root = square[keep].mean(0).sqrt() @ width
-        return float((root**2 - own_square[keep].mean()) / noise_of_standard(keep))
+        def every_part(keep: Tensor) -> list[Tensor]:
+            return [(standard - own_square)[:, keep].mean(1), *parts(keep)]
 
-    def lowdisc(keep: Tensor) -> float:
-        root = (square[keep].mean(0) - mean_of_cells(keep)).clamp(min=0).sqrt() @ width
-        data = own_square[keep].mean() - mean_of_rows(keep).sum()
-        return float((root**2 - data) / noise_of_standard(keep))
+        return estimate(every_part, len(profile.rows), "of Standard's", lambda plain, *rest: noise(*rest) / plain)
 
-    def own(keep: Tensor) -> float:
-        root = square[keep].sqrt() @ width
-        return float(((root**2).mean() - own_square[keep].mean()) / noise_of_standard(keep))
+    def at_least(keep: Tensor) -> list[Tensor]:
+        return [own_square[:, keep].mean(1), square[:, keep].mean(1)]
 
-    rows = len(profile.rows)
-    return GradientFloor(*(jackknife(part, rows, "of Standard's") for part in (shared, lowdisc, own)))
+    def shared(own: Tensor, cell: Tensor) -> Tensor:
+        return (cell.sqrt() @ width) ** 2 - own
+
+    def with_lattice(keep: Tensor) -> list[Tensor]:
+        data = own_square[:, keep].mean(1) - mean_of_rows(keep)
+        return [data, square[:, keep].mean(1), mean_of_cells(keep)]
+
+    def lowdisc(data: Tensor, cell: Tensor, mean: Tensor) -> Tensor:
+        return ((cell - mean).clamp(min=0).sqrt() @ width) ** 2 - data
+
+    def of_rows(keep: Tensor) -> list[Tensor]:
+        return [own_square[:, keep], square[:, keep]]
+
+    def each_its_own(own: Tensor, cell: Tensor) -> Tensor:
+        return ((cell.sqrt() @ width) ** 2 - own).mean()
+
+    return GradientFloor(
+        shared=over_standard(at_least, shared),
+        lowdisc=over_standard(with_lattice, lowdisc),
+        own=over_standard(of_rows, each_its_own),
+    )
 
 
 class _MeanOfRows:
-    """|E_i g_i|² in each cell from pairs of different rows, shape (b,), for all rows or all but one."""
+    """|E_i g_i|² in each cell from pairs of different rows, by block of the projection, shape (Q, b), for all rows or
+    all but one."""
 
     def __init__(self, profile: GradientProfile, cells: Tensor):
-        self.each = torch.einsum("ank,nb->abk", profile.sketch, cells.to(profile.sketch.dtype))
-        self.total, self.rows = self.each.double().sum(0), len(profile.rows)
-        self.squares = self.each.double().square().sum(-1)
+        each = torch.einsum("ank,nb->abk", profile.sketch, cells.to(profile.sketch.dtype))
+        self.each = by_block(each)
+        self.total, self.rows = self.each.sum(1, dtype=torch.float64), len(profile.rows)
+        self.squares = self.each.square().sum(-1, dtype=torch.float64)
 
     def __call__(self, keep: Tensor) -> Tensor:
         gone, n = sorted(set(range(self.rows)) - set(keep.tolist())), len(keep)
-        total = self.total - self.each[gone].double().sum(0)
-        return (total.square().sum(-1) - self.squares[keep].sum(0)) / (n * (n - 1))
+        total = self.total - self.each[:, gone].double().sum(1)
+        return (total.square().sum(-1) - self.squares[:, keep].sum(1)) / (n * (n - 1))

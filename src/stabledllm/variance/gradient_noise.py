@@ -8,21 +8,22 @@ Legend: a rows, b cells, n points of a row, Q blocks of coordinates.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
-from stabledllm.jackknife import LEAST_ROWS, spread
+from stabledllm.gradients.sketch import block_products
 from stabledllm.noise.maskers.fixed_count import count_mass
 from stabledllm.noise.schedule import masked_count
 from stabledllm.noise.t_samplers import TSampler, Uniform
-from stabledllm.ppots.cells import cell_kernels
 from stabledllm.ppots.pareto import pareto_k
 from stabledllm.variance.counts import counts_of
-from stabledllm.variance.gradient_profile import GradientProfile
+from stabledllm.variance.gradient_profile import COUNTED, GradientProfile
 from stabledllm.variance.gradient_tail import tail_shape
+from stabledllm.variance.projected import estimate, projection_error
 
 UNIT = "(nats/param)²"
 HEAVY = 0.7
@@ -94,17 +95,21 @@ def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
         "mean_square": pairs,
     }
     rows = len(profile.rows)
-    estimates = {name: _estimate(part, rows, UNIT) for name, part in parts.items()}
-    scale = _estimate(lambda keep: parts["total"](keep).sum() / pairs(keep).sum(), rows, "rows")
+    estimates = {name: estimate(lambda keep, part=part: [part(keep)], rows, UNIT) for name, part in parts.items()}
+    scale = estimate(lambda keep: [parts["total"](keep), pairs(keep)], rows, "rows", ratio_of)
     total = parts["total"](torch.arange(rows))
-    projection = float(total.std() * len(total) ** 0.5 / total.sum()) if len(total) > 1 else 0.0
     return GradientDecomposition(
         **estimates,
         noise_scale=scale,
         pareto_k=tail_shape(profile),
-        rows_pareto_k=pareto_k(found.second.sum(0).numpy()),
-        sketch_error=projection,
+        rows_pareto_k=pareto_k(found.second.mean(0).numpy()),
+        sketch_error=projection_error([total]) / abs(float(total.mean())),
     )
+
+
+def ratio_of(one: float, other: float) -> float:
+    """A ratio with 0 allowed below it."""
+    return one / other if other else math.nan
 
 
 def row_mean_square(profile: GradientProfile) -> Tensor:
@@ -122,34 +127,52 @@ def bernoulli_moments(profile: GradientProfile, sampler: TSampler, views: int) -
     second, rate = [], []
     for i in range(len(profile.rows)):
         weights, count, scale = counts_of(profile, i)
-        density = (sampler.weight(weights.t) ** 2 * sampler.log_prob(weights.t).exp()).nan_to_num()
-        point = profile.point_width * profile.size[i] * scale**2
-        single = point * (weights.square @ (weights.step * density))[count]
-        square = profile.gram[:, i].diagonal(dim1=-2, dim2=-1) @ single
+        square = bernoulli_square(profile, sampler, i)
         of_count = weights.mean[count] * scale[:, None] * profile.size[i]
         pair = profile.pair_weight * profile.gram[:, i]
         rate.append((pair * ((of_count * weights.step) @ of_count.T)).sum((-2, -1)))
         if views > 1:
-            shared = (pair * ((of_count * weights.step * density) @ of_count.T)).sum((-2, -1))
+            shared = (pair * ((of_count * weights.step * _density(sampler, weights.t)) @ of_count.T)).sum((-2, -1))
             square = square / views + (1 - 1 / views) * shared
         second.append(square)
     return RowMoments(torch.stack(second, 1), torch.stack(rate, 1))
 
 
+def bernoulli_square(profile: GradientProfile, sampler: TSampler, i: int) -> Tensor:
+    """``∫ E|g|² w² p dt`` of row i under one Bernoulli mask, from fixed counts, by block, shape (Q,)."""
+    weights, count, scale = counts_of(profile, i)
+    point = profile.point_width * profile.size[i] * scale**2
+    single = point * (weights.square @ (weights.step * _density(sampler, weights.t)))[count]
+    return profile.gram[:, i].diagonal(dim1=-2, dim2=-1) @ single
+
+
+def _density(sampler: TSampler, t: Tensor) -> Tensor:
+    """``w² p`` where the weight is 1 / p(t) itself."""
+    return (sampler.weight(t) ** 2 * sampler.log_prob(t).exp()).nan_to_num()
+
+
 def direct_moments(profile: GradientProfile, sampler: TSampler) -> RowMoments:
-    """Moments of the profile's own masker and views under a density of t: fixed counts at 1 / (P pi_k) exactly."""
-    if profile.method.masker.name == "fixedcount":
-        each = [count_weight(sampler, profile, i) for i in range(len(profile.rows))]
-        weight = torch.stack(each) * profile.point_width
-    else:
-        weight = (cell_kernels(sampler, profile.edges)[0][profile.cell] * profile.point_width)[None]
-    return RowMoments((profile.squares() * weight).sum(-1))
+    """Moments of the profile's own masker and views under a density of t, at each point's rate and its row's weight."""
+    return RowMoments(torch.stack([direct_square(profile, sampler, i) for i in range(len(profile.rows))], 1))
 
 
-def count_weight(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
-    """1 / (P pi_k) at every point of row i, shape (n,)."""
-    size = profile.size[i].expand(len(profile.cell))
-    return 1.0 / (size * count_mass(sampler, masked_count(profile.t[i], size), size))
+def direct_square(profile: GradientProfile, sampler: TSampler, i: int) -> Tensor:
+    """``E|g|²`` of row i under the profile's own masker and views, by block, shape (Q,)."""
+    return profile.squares()[:, i] @ (_kernel(sampler, profile, i) * profile.point_width)
+
+
+def point_weight(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
+    """Importance weight w of every point of row i, shape (n,)."""
+    return profile.method.masker.weighs_by(sampler, int(profile.size[i])).weight(profile.t[i])
+
+
+def _kernel(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
+    """``w² p`` at every point of row i, shape (n,); for counts averaged over the count's cell of t, exactly."""
+    t, size = profile.t[i], profile.size[i]
+    density = sampler.log_prob(t).exp()
+    if profile.method.masker.name in COUNTED:
+        density = size * count_mass(sampler, masked_count(t, size), size.expand(t.shape))
+    return point_weight(sampler, profile, i) ** 2 * density
 
 
 class PairMean:
@@ -157,12 +180,11 @@ class PairMean:
 
     def __init__(self, profile: GradientProfile):
         self.own = torch.einsum("qapr,p,r->qa", profile.gram, profile.point_width, profile.point_width)
-        self.total, self.rows = profile.mean_square, len(profile.rows)
+        self.total, self.rows = profile.mean_square[:, -1], len(profile.rows)
         h = torch.einsum("ank,n->ak", profile.sketch.double(), profile.point_width)
-        cross = torch.stack([p @ p.sum(0) for p in h.tensor_split(len(self.total), dim=1)])
-        # h_i · Σ h by sketch, each row's own square exactly: it is what leaving a row out needs.
-        sketched = torch.stack([(p * p).sum(1) for p in h.tensor_split(len(self.total), dim=1)])
-        self.cross = cross - sketched + self.own
+        cross = block_products(h, h.sum(0, keepdim=True))[..., 0] - block_products(h, h).diagonal(dim1=1, dim2=2)
+        # h_i · Σ h by projection, each row's own square as it is known: it is what leaving a row out needs.
+        self.cross = (cross if len(self.total) > 1 else cross.mean(0, keepdim=True)) + self.own
 
     def __call__(self, keep: Tensor) -> Tensor:
         left_out = torch.ones(self.rows, dtype=torch.bool)
@@ -172,15 +194,3 @@ class PairMean:
             raise ValueError("expected at most one row to be left out")
         square = self.total - 2 * self.cross[:, gone].sum(1) + self.own[:, gone].sum(1)
         return (square - self.own[:, keep].sum(1)) / (n * (n - 1))
-
-
-def _estimate(part, rows: int, unit: str) -> Estimate:
-    """A statistic (by block, summed) with the jackknife over rows and the projection's own error in quadrature."""
-    everything = torch.arange(rows)
-    blocks = torch.atleast_1d(part(everything))
-    value = float(blocks.sum())
-    if rows < LEAST_ROWS:
-        return Estimate(value=value, stderr=float("nan"), n=rows, unit=unit)
-    left_out = torch.stack([part(everything[everything != i]).sum() for i in range(rows)])
-    projection = float(blocks.std()) * len(blocks) ** 0.5 if len(blocks) > 1 else 0.0
-    return Estimate(value=value, stderr=(spread(left_out) ** 2 + projection**2) ** 0.5, n=rows, unit=unit)

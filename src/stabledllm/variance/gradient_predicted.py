@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
-from stabledllm.jackknife import LEAST_ROWS, spread
+from stabledllm.gradients.sketch import by_block
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.noise.t_samplers import TSampler, Uniform
@@ -23,11 +23,13 @@ from stabledllm.variance.gradient_noise import (
     UNIT,
     PairMean,
     bernoulli_moments,
-    count_weight,
     direct_moments,
+    point_weight,
+    ratio_of,
     row_mean_square,
 )
 from stabledllm.variance.gradient_profile import GradientProfile
+from stabledllm.variance.projected import estimate
 
 Judged = Sequence[tuple[TSampler, Tensor]]
 _Z = 1.959963984540054
@@ -58,12 +60,8 @@ class StepNoise:
     """Takes the rows kept (all, or all but one), gives shape (Q,)."""
 
     def estimate(self) -> Estimate:
-        """n tr Var(step gradient), jackknife over rows."""
-        return _jackknife(lambda keep: float(self.per_row(keep).sum()), self.rows, UNIT, self._projection())
-
-    def _projection(self) -> float:
-        blocks = self.per_row(torch.arange(self.rows))
-        return float(blocks.std()) * len(blocks) ** 0.5 if len(blocks) > 1 else 0.0
+        """n tr Var(step gradient): jackknife over rows, and the projection's own error."""
+        return estimate(lambda keep: [self.per_row(keep)], self.rows, UNIT)
 
 
 def step_noise(
@@ -129,46 +127,41 @@ def data_noise(profile: GradientProfile) -> Callable[[Tensor], Tensor]:
 
 def at_equal_compute(noise: StepNoise, data: Callable[[Tensor], Tensor]) -> Estimate:
     """``F Var(step of F forwards) - C``; for Standard A + B."""
-    return _jackknife(lambda keep: _level(noise, data, keep), noise.rows, UNIT)
+    return estimate(
+        lambda keep: [noise.per_row(keep), data(keep)], noise.rows, UNIT, lambda own, c: noise.cost * own - c
+    )
 
 
 def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Tensor]) -> dict:
     """Noise at equal compute over Standard's with a 95 % interval: joint jackknife over the rows that both share."""
-    found = _jackknife(
-        lambda keep: _level(noise, data, keep) / _level(standard, data, keep), min(noise.rows, standard.rows), ""
+
+    def ratio(own: float, plain: float, c: float) -> float:
+        return ratio_of(noise.cost * own - c, standard.cost * plain - c)
+
+    found = estimate(
+        lambda keep: [noise.per_row(keep), standard.per_row(keep), data(keep)],
+        min(noise.rows, standard.rows),
+        "",
+        ratio,
     )
     return {"value": found.value, "ci_low": found.value - _Z * found.stderr, "ci_high": found.value + _Z * found.stderr}
 
 
 def noise_scale(noise: StepNoise, mean_square: Callable[[Tensor], Tensor]) -> Estimate:
     """n tr Var / |G|² in rows: the simple noise scale of McCandlish et al., arXiv:1812.06162."""
-    return _jackknife(lambda keep: float(noise.per_row(keep).sum() / mean_square(keep).sum()), noise.rows, "rows")
-
-
-def _level(noise: StepNoise, data: Callable[[Tensor], Tensor], keep: Tensor) -> float:
-    return float(noise.cost * noise.per_row(keep).sum() - data(keep).sum())
-
-
-def _jackknife(statistic: Callable[[Tensor], float], rows: int, unit: str, projection: float = 0.0) -> Estimate:
-    everything = torch.arange(rows)
-    value = statistic(everything)
-    if rows < LEAST_ROWS:
-        return Estimate(value=value, stderr=float("nan"), n=rows, unit=unit)
-    left_out = torch.tensor([statistic(everything[everything != i]) for i in range(rows)], dtype=torch.float64)
-    return Estimate(value=value, stderr=(spread(left_out) ** 2 + projection**2) ** 0.5, n=rows, unit=unit)
+    return estimate(lambda keep: [noise.per_row(keep), mean_square(keep)], noise.rows, "rows", ratio_of)
 
 
 def _removed(
     profile: GradientProfile, method: Method, sampler: TSampler, step_rows: int, bernoulli: bool
 ) -> Callable[[Tensor], Tensor]:
-    """What the source removes, by block, for any rows kept."""
-    blocks = profile.gram.shape[0]
+    """What the source removes, by block of the projection, for any rows kept."""
     if method.source.name == "iid":
-        return lambda keep: torch.zeros(blocks, dtype=torch.float64)
+        return lambda keep: torch.zeros(1, dtype=torch.float64)
     form = _quadratic_form(profile, method, sampler, step_rows)
     rows = range(len(profile.rows))
     cells = torch.stack([_cell_means(profile, i, sampler, bernoulli) @ profile.sketch[i].double() for i in rows])
-    parts = cells.tensor_split(blocks, dim=-1)
+    parts = by_block(cells)
     total = torch.stack([part.sum(0) @ part.sum(0).T for part in parts])
     own = torch.stack([part @ part.transpose(-1, -2) for part in parts])
     cross = torch.stack([part.sum(0) @ part.transpose(-1, -2) for part in parts])
@@ -188,14 +181,12 @@ def _removed(
 def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: bool) -> Tensor:
     """Weights of row i's points in its mean gradient over each cell of t, shape (b, n).
 
-    Fixed counts weigh by 1 / (P pi_k); their points are scaled so that 1 / p(t) on top gives that.
+    Where the masker does not weigh by 1 / p(t) itself, the points are scaled so that 1 / p(t) on top gives its weight.
     """
     b = len(profile.width)
     if not bernoulli:
         plain = torch.eye(b, dtype=torch.float64)[:, profile.cell] / profile.cell.bincount()[profile.cell]
-        if profile.method.masker.name != "fixedcount":
-            return plain
-        return plain * count_weight(sampler, profile, i) / sampler.weight(profile.t[i])
+        return plain * point_weight(sampler, profile, i) / sampler.weight(profile.t[i])
     weights, count, scale = counts_of(profile, i)
     cell = (torch.searchsorted(profile.edges, weights.t) - 1).clamp(0, b - 1)
     mean = torch.zeros(b, len(count), dtype=torch.float64)

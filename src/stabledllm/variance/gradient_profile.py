@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from stabledllm.gradients.per_row import RowGradients
-from stabledllm.gradients.sketch import GradientMeter, Sketch
+from stabledllm.gradients.sketch import GradientMeter, Sketch, block_products
 from stabledllm.measure import Meter
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.profile import rate_edges
 
 _STEP = 0x64AD0
-BLOCKS = 16
-"""Blocks of a projection's coordinates, each unbiased by itself: their spread is the projection's error."""
+COUNTED = ("fixedcount", "complement")
+"""Maskers whose masks depend on t through a count alone."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,14 @@ class GradientProfile:
     t: Tensor
     """Rate of each point, uniform in its cell, float64, shape (a, n)."""
     gram: Tensor
-    """Inner products of a row's points, float64, shape (Q, a, n, n); their sum over Q is unbiased."""
+    """Inner products of a row's points, float64, shape (Q, a, n, n); Q is 1 for exact gradients, else the blocks of a
+    projection, each unbiased by itself."""
     sketch: Tensor
-    """Sketches of the points, shape (a, n, k)."""
+    """Projections of the points, shape (a, n, k), always of BLOCKS blocks."""
     lone: Tensor | None
     """Part of each point's squared norm that its views have alone, without their products, float64, shape (a, n)."""
     mean_square: Tensor
-    """Squared norm of the sum over rows of the mean gradients h_i, by block, float64, shape (Q,)."""
+    """Squared norm of the sum of the mean gradients h_i of the first 1, 2, ..., a rows, by block, float64, (Q, a)."""
     losses: Tensor
     """Losses in nats, shape (a, n)."""
     size: Tensor
@@ -75,16 +76,13 @@ class GradientProfile:
 
     def first(self, rows: int) -> GradientProfile:
         """The same of the first rows only."""
-        blocks = len(self.mean_square)
-        h = torch.einsum("ank,n->k", self.sketch[:rows].double(), self.point_width)
-        square = torch.stack([part @ part for part in h.tensor_split(blocks)])
         return replace(
             self,
             t=self.t[:rows],
             gram=self.gram[:, :rows],
             sketch=self.sketch[:rows],
             lone=None if self.lone is None else self.lone[:rows],
-            mean_square=square,
+            mean_square=self.mean_square[:, :rows],
             losses=self.losses[:rows],
             size=self.size[:rows],
             rows=self.rows[:rows],
@@ -109,7 +107,8 @@ def gradient_profile(
     sketch = Sketch({name: p.numel() for name, p in meter.parameters.items()}) if exact else None
     weight = (edges.diff() / cell.bincount())[cell].float()
     lones: list[Tensor] = []
-    grams, sketches, losses, total, before = [], [], torch.zeros(a, n, dtype=torch.float64), None, meter.forwards
+    grams, sketches, squares, total = [], [], [], None
+    losses, before = torch.zeros(a, n, dtype=torch.float64), meter.forwards
     for i, row in enumerate(chosen.tolist()):
         gradients, lone = None, torch.zeros(n, dtype=torch.float64)
         where = torch.full((n,), row)
@@ -123,7 +122,8 @@ def gradient_profile(
         lones.append(lone)
         h = weight.to(gradients) @ gradients
         total = h if total is None else total + h
-        grams.append(_gram(gradients, 1 if exact else BLOCKS))
+        grams.append(_gram(gradients, exact))
+        squares.append(_gram(total[None], exact).flatten())
         sketches.append((sketch.of(gradients) if exact else gradients).cpu())
     return GradientProfile(
         method=method,
@@ -133,7 +133,7 @@ def gradient_profile(
         gram=torch.stack(grams, dim=1),
         sketch=torch.stack(sketches),
         lone=torch.stack(lones) if exact and meter.view_squares is not None else None,
-        mean_square=_gram(total[None], 1 if exact else BLOCKS).flatten(),
+        mean_square=torch.stack(squares, dim=1),
         losses=losses,
         size=size,
         rows=chosen,
@@ -150,7 +150,7 @@ def points_of(
     key = Key(seed, _STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
     size = torch.tensor([meter.rows[i].maskable_count(syrm=method.syrm) for i in chosen.tolist()])
-    counted = method.masker.name in ("fixedcount", "complement")
+    counted = method.masker.name in COUNTED
     least = max(meter.objective.eps, 1.0 / float(size.double().median())) if counted else meter.objective.eps
     edges = rate_edges(rates, least)
     if counted:  # below 1 / P every count is 1
@@ -173,7 +173,6 @@ def masks_per_cell(edges: Tensor, masks: int) -> Tensor:
     return (masks * (spread / spread[middle >= 0.5].mean()).round().clamp(1, 3)).long()
 
 
-def _gram(vectors: Tensor, blocks: int) -> Tensor:
-    """Inner products by block of coordinates, float64, shape (blocks, m, m)."""
-    parts = vectors.tensor_split(blocks, dim=1)
-    return torch.stack([(part @ part.T).double().cpu() for part in parts])
+def _gram(vectors: Tensor, exact: bool) -> Tensor:
+    """Inner products of gradients, (1, m, m), or of their projections by block, (Q, m, m); float64."""
+    return ((vectors @ vectors.T).double()[None] if exact else block_products(vectors, vectors)).cpu()

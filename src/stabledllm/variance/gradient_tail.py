@@ -20,7 +20,7 @@ def tail_shape(profile: GradientProfile) -> float:
     values are resampled systematically, as many as a long training run would draw.
     """
     values, masses = [torch.zeros(1, dtype=torch.float64)], [torch.zeros(1, dtype=torch.float64)]
-    squares = profile.squares().sum(0)
+    squares = profile.squares().mean(0)
     for i in range(len(profile.rows)):
         weights, count, scale = counts_of(profile, i)
         share = profile.point_width * profile.size[i]

@@ -5,7 +5,7 @@ Legend: a rows, b rates, n rows of a step, F forwards of a step, U points of a f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,17 +14,11 @@ from stabledllm.estimate import Estimate
 from stabledllm.jackknife import jackknife, pair_square
 from stabledllm.noise.sources import Source
 from stabledllm.noise.t_samplers import TSampler
-from stabledllm.ppots.cells import cell_kernels
+from stabledllm.ppots.cells import WeighsBy, row_kernels, row_weights
+from stabledllm.ppots.judge import Judged, weighted_moment
 from stabledllm.ppots.profile import Profile
 from stabledllm.ppots.remainder import shared_noise
 from stabledllm.variance.nested import UNIT
-
-Judged = Sequence[tuple[TSampler, Tensor]]
-"""Densities and the rows each is judged on: with cross-fitting, rows it was not fitted on."""
-
-
-WeighsBy = Callable[[TSampler, int], TSampler]
-"""Takes a density and a row of the profile (0 to a - 1), gives the density whose reciprocal weighs that row."""
 
 
 def per_row_variance(
@@ -41,37 +35,25 @@ def per_row_variance(
 
     Args:
         weighs_by: where rows are not weighed by 1 / p(t) itself: fixed counts pay 1 / (P pi_k), p averaged over the
-            count's cell, which depends on the row's P. Exact for p that is constant on the probe's cells.
+            count's cell, which depends on the row's P.
     """
-    kernels = [(cell_kernels(sampler, profile.edges), rows) for sampler, rows in judged]
-    width, weighed = profile.width, [_weighed(profile, sampler, weighs_by) for sampler, _ in judged]
-    moments = [(own.row_second_moment(), own.row_mean()) for own in weighed]
-    removed = [_removed_noise(p, sampler, source, step_rows) for p, (sampler, _) in zip(weighed, judged, strict=True)]
+    second = weighted_moment(profile, judged, weighs_by)
+    first = torch.full_like(second, torch.nan)
+    for sampler, rows in judged:
+        plain = row_kernels(profile, sampler, weighs_by)[1]
+        first[rows] = ((profile.row_mean() * plain) @ profile.width)[rows]
+    removed = [(_removed_noise(profile, sampler, source, step_rows, weighs_by), rows) for sampler, rows in judged]
 
     def value(keep: Tensor) -> float:
-        second, first, total, gone = 0.0, [], 0, 0.0
-        for ((square, plain), rows), (moment, mean), removed_from in zip(kernels, moments, removed, strict=True):
-            mine = rows[torch.isin(rows, keep)]
-            second += float((moment[mine] @ (square * width)).sum())
-            first.append(mean[mine] @ (plain * width))
-            total += len(mine)
-            if len(mine):
-                gone += len(mine) * removed_from(keep)
-        return second / total - pair_square(torch.cat(first)) - gone / total
+        gone = sum(int(torch.isin(rows, keep).sum()) * removed_from(keep) for removed_from, rows in removed)
+        return float(second[keep].mean()) - pair_square(first[keep]) - gone / len(keep)
 
     return jackknife(value, len(profile.rows), UNIT)
 
 
-def _weighed(profile: Profile, sampler: TSampler, weighs_by: WeighsBy | None) -> Profile:
-    """The profile with each row's losses times its own weight over ``sampler``'s, so that all are weighed by that."""
-    if weighs_by is None:
-        return profile
-    rates = profile.t.expand(len(profile.rows), -1) if profile.rate is None else profile.rate
-    own = torch.stack([weighs_by(sampler, row).weight(rate) for row, rate in enumerate(rates)])
-    return profile.scaled(own / sampler.weight(rates))
-
-
-def _removed_noise(profile: Profile, sampler: TSampler, source: Source, step_rows: int) -> Callable[[Tensor], float]:
+def _removed_noise(
+    profile: Profile, sampler: TSampler, source: Source, step_rows: int, weighs_by: WeighsBy | None
+) -> Callable[[Tensor], float]:
     """Takes rows, gives what the source removes of Var_u h, without the bias from the noise of the rows' mean.
 
     What is removed is a quadratic form Q in E_x0[g]; ``(n² Q(mean) - Σ_i Q(g_i)) / (n (n - 1))`` is the mean of
@@ -79,7 +61,8 @@ def _removed_noise(profile: Profile, sampler: TSampler, source: Source, step_row
     """
     if source.name == "iid":
         return lambda keep: 0.0
-    mean = profile.row_mean()
+    # Each row's own weight over the density's, so that all are weighed by that.
+    mean = profile.row_mean() * row_weights(profile, sampler, weighs_by) / sampler.weight(profile.rates)
 
     def form(g: Tensor) -> float:
         return shared_noise(g, profile.t, sampler, source, step_rows)[1]
@@ -91,15 +74,6 @@ def _removed_noise(profile: Profile, sampler: TSampler, source: Source, step_row
         return float((n**2 * form(mean[keep].mean(0)) - of_row[keep].sum()) / (n * (n - 1)))
 
     return from_pairs
-
-
-def mean_cost(profile: Profile, judged: Judged) -> float:
-    """Forwards that a row pays on average under the density."""
-    total, rows = 0.0, 0
-    for sampler, index in judged:
-        total += len(index) * float(sampler.cdf(profile.edges).diff() @ profile.cost)
-        rows += len(index)
-    return total / rows
 
 
 def at_equal_compute(per_row: Estimate, cost: float, data_noise: Estimate) -> Estimate:

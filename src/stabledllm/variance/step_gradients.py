@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from stabledllm.errors import UserError
 from stabledllm.estimate import Estimate
 from stabledllm.finite import require_finite
 from stabledllm.gradients.parameters import chosen_parameters
-from stabledllm.gradients.sketch import Sketch
+from stabledllm.gradients.sketch import Sketch, block_products
 from stabledllm.jackknife import LEAST_ROWS, jackknife, spread
 from stabledllm.measure import Meter
 from stabledllm.noise.methods import Method
@@ -32,6 +32,7 @@ from stabledllm.objective import reduce_loss, row_losses
 from stabledllm.ppots.pareto import pareto_k
 from stabledllm.variance.gradient_noise import HEAVY, UNIT
 from stabledllm.variance.predicted import at_equal_compute
+from stabledllm.variance.projected import projection_error
 
 _STEP = 0x57E9_0000
 _STANDARD = 0x57E9_8000
@@ -53,6 +54,12 @@ class StepGradients:
     cost: float
     clipped_share: float
     """Share of steps whose norm exceeded the clip."""
+    blocks: dict[str, Tensor] = field(default_factory=dict)
+    """The same inner products by block of a projection, (Q, S, S), each unbiased by itself; empty for exact ones."""
+
+    def by_block(self, transform: str) -> Tensor:
+        """Inner products by block of the projection, (Q, S, S); Q is 1 where they are exact."""
+        return self.blocks[transform] if self.blocks else self.gram[transform][None]
 
     def variance(self, transform: str = "raw") -> Estimate:
         """tr Var(step gradient), unbiased; jackknife over steps."""
@@ -84,12 +91,15 @@ class StepGradients:
         raw, clipped = (self.gram[t].diagonal() for t in ("raw", "clipped"))
         factor = torch.where(raw > 0, (clipped / raw).sqrt(), 1.0)
 
-        def cosine(keep: Tensor) -> float:
-            k, f = self.gram["raw"][keep][:, keep], factor[keep]
+        def cosine(keep: Tensor, gram: Tensor = self.gram["raw"]) -> float:
+            k, f = gram[keep][:, keep], factor[keep]
             squares = _mean_square(k), _mean_square(f[:, None] * k * f)
             return _mean_square(k * f) / (squares[0] * squares[1]) ** 0.5 if min(squares) > 0 else math.nan
 
-        return jackknife(cosine, len(factor), "")
+        found = jackknife(cosine, len(factor), "")
+        every = torch.arange(len(factor))
+        error = projection_error([self.by_block("raw")], lambda k: cosine(every, k))
+        return replace(found, stderr=math.hypot(found.stderr, error))
 
     def as_dict(self) -> dict:
         """JSON form; ``heavy_tail`` marks the transforms whose errors are not to be trusted."""
@@ -123,6 +133,7 @@ class StepGradients:
         k = self.gram[transform]
         n = len(k)
         stderr = spread(_left_out(statistic, k)) if n >= LEAST_ROWS else float("nan")
+        stderr = math.hypot(stderr, projection_error([self.by_block(transform)], statistic))
         return Estimate(value=statistic(k), stderr=stderr, n=n, unit=unit)
 
 
@@ -136,7 +147,11 @@ def ratio(one: StepGradients, other: StepGradients, transform: str) -> dict:
     steps = min(len(a), len(b))
     value = _noise_to_signal(a) / _noise_to_signal(b)
     left_out = _left_out(_noise_to_signal, a[:steps, :steps]) / _left_out(_noise_to_signal, b[:steps, :steps])
-    half = _Z * spread(left_out)
+    projection = projection_error(
+        [taken.by_block(transform) for taken in (one, other)],
+        lambda mine, its: _noise_to_signal(mine) / _noise_to_signal(its),
+    )
+    half = _Z * math.hypot(spread(left_out), projection)
     return {"value": value, "ci_low": value - half, "ci_high": value + half}
 
 
@@ -217,8 +232,10 @@ class StepMeter(Meter):
             for t in wanted:
                 vectors[t].append(self._vector(t, norm, sketch))
         self._clear()
-        gram = {t: (m @ m.T).double() for t, v in vectors.items() if (m := torch.stack(v)) is not None}
-        return StepGradients(gram, rows, (self.forwards - before) / (rows * steps), clipped / steps)
+        stacked = {t: torch.stack(v) for t, v in vectors.items()}
+        blocks = {t: block_products(m, m) for t, m in stacked.items()} if sketch else {}
+        gram = {t: blocks[t].mean(0) if sketch else (m @ m.T).double() for t, m in stacked.items()}
+        return StepGradients(gram, rows, (self.forwards - before) / (rows * steps), clipped / steps, blocks)
 
     def _factor(self, norm: float) -> float:
         return min(1.0, self.clip / max(norm, 1e-12))
