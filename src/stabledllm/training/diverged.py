@@ -115,7 +115,7 @@ def sentence(out: Path, told: dict) -> str:
     """How the run in a folder ended, what is left of it, and what may help."""
     left = f"its last finite checkpoint is {told['checkpoint']}" if told["checkpoint"] else "it had no checkpoint yet"
     if told["model"]:
-        left += f", and {told['model']} holds the weights before that step"
+        left += f", and {told['model']}/ holds the last finite weights"
     return (
         f"{out}: diverged at step {told['step']}: {told['what']}; {left}. To start anew, take another 'out', and a "
         f"lower trainer.learning_rate, a longer warm-up or a smaller trainer.max_grad_norm."
