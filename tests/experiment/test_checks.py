@@ -36,6 +36,8 @@ SMALL += ("base.decoding.length=8", "base.decoding.steps=4", "base.decoding.bloc
         ["methods=[standard,autoregressive]"],
         ["methods=[standard,ppots-gradient]", "base.block_size=4", "base.decoding.block=4"],
         ["base.micro_batch=3"],
+        ["seeds=[1,2,1]"],
+        ["methods=[standard,ppots+mirror,mirror+ppots]"],
         ["base.p_of_t=p.json", "methods=[ppots]"],
         ["base.block_size=5"],
         ["base.decoding.steps=3"],

@@ -134,7 +134,7 @@ def test_the_command_says_so_keeps_what_is_finite_and_does_not_repeat_it(tmp_pat
     assert first.returncode == 3
     said = first.stderr.strip().splitlines()[-1]
     assert said.startswith("stabledllm: run: diverged at step 2: ")
-    assert "its last finite checkpoint is checkpoint-1, and model holds the weights before that step" in said
+    assert "its last finite checkpoint is checkpoint-1, and model/ holds the last finite weights" in said
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["status"], record["metrics"], record["steps"]) == ("diverged", {}, 1)
     assert record["diverged"]["step"] == 2

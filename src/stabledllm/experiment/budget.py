@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stabledllm.config.build import build_method
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
-from stabledllm.data.rows import TokenRow
+from stabledllm.data.rows import TokenRow, maskable_sizes
 from stabledllm.errors import UserError
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key
@@ -35,7 +35,7 @@ def run_share(
     if settings.equal == "steps":
         return {"batch": base.batch}
     parsed = build_method(method, base.method_options)
-    size = torch.tensor([row.maskable_count(parsed.syrm) for row in rows])
+    size = maskable_sizes(rows, parsed)
     batch = rows_per_step(method, settings, sampler, size)
     order_seed = seed if base.order_seed is None else base.order_seed
     spent = forwards_by_step(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Checked:
     """What is loaded once the experiment is in order."""
 
     methods: list[str]
-    """By the names that :class:`~stabledllm.noise.methods.Method` gives them, each once."""
+    """By the names that :class:`~stabledllm.noise.methods.Method` gives them."""
     loaded: LoadedModel
     data: DataBundle
 
@@ -40,7 +41,9 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
     base = settings.base
     if base.p_of_t:
         raise UserError(f"key 'base.p_of_t': expected none, as an experiment fits its own, found '{base.p_of_t}'.")
-    methods = list(dict.fromkeys(build_method(name, base.method_options).name for name in settings.methods))
+    methods = [build_method(name, base.method_options).name for name in settings.methods]
+    _refuse_repeated("methods", methods)
+    _refuse_repeated("seeds", settings.seeds)
     runs = [base.model_copy(update={"method": name, "batch": rows_per_step(name, settings)}) for name in methods]
     for run in runs:
         validate_run(run)
@@ -58,6 +61,13 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
         _check_rows(run, data)
     refuse_other(Path(settings.out), settings, data)
     return Checked(methods, loaded, data)
+
+
+def _refuse_repeated(key: str, values: Sequence) -> None:
+    """The same run twice would count twice in every mean."""
+    value, count = Counter(values).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"key '{key}': expected each once, found {value} {count} times.")
 
 
 def _check_rows(run: TrainSettings, data: DataBundle) -> None:

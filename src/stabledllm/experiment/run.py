@@ -128,7 +128,7 @@ def _one_by_one(
 
 def collect(out: Path, settings: ExperimentSettings, untuned: dict | None) -> dict:
     """``results.json`` from the finished runs' own files."""
-    methods = dict.fromkeys(build_method(name, settings.base.method_options).name for name in settings.methods)
+    methods = [build_method(name, settings.base.method_options).name for name in settings.methods]
     records = [
         read_json(path, RUN_SCHEMA)
         for name in methods

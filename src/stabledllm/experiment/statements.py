@@ -48,13 +48,15 @@ def statements(runs: Sequence[dict], summary: Sequence[dict]) -> list[str]:
         found = {method: differences for method, differences in found.items() if len(differences) > 1}
         if not found:
             continue
-        seeds = min(len(differences) for differences in found.values())
+        counts = {len(differences) for differences in found.values()}
+        fewest, most = min(counts), max(counts)
+        seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
         least = [_least_seen(differences, len(found)) for differences in found.values()]
         spread = f"{min(least):.2g}" if len(least) == 1 else f"{min(least):.2g} to {max(least):.2g}, by method,"
         many = f", {len(found)} methods compared" if len(found) > 1 else ""
         out.append(
             f"In {name}, with {seeds} seeds{many}: a mean difference from Standard below {spread} cannot be told from "
-            f"0, and a ratio of sds below {sd_ratio_needed(seeds):.2g} cannot be told from 1 (5 %, two-sided)."
+            f"0, and a ratio of sds below {sd_ratio_needed(fewest):.2g} cannot be told from 1 (5 %, two-sided)."
         )
     return out
 

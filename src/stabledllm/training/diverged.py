@@ -37,10 +37,9 @@ class StepWatch:
         self._losses.append(rows.detach().isfinite().all() & mean.detach().isfinite())
 
     def gradient(self, norm: Tensor | float | None) -> None:
-        """The step's gradient norm before it is clipped. Under float16 an overflow is the loss scale's business."""
-        scaled = getattr(self.trainer.accelerator, "scaler", None) is not None
+        """The step's gradient norm, before it is clipped."""
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        self._norm = None if scaled or norm is None else float(norm)
+        self._norm = None if norm is None else float(norm)
 
     def before_step(self) -> None:
         """Raise unless the loss and the gradient of the step to come are finite.
@@ -49,10 +48,17 @@ class StepWatch:
             Diverged: on every rank.
         """
         loss = bool(torch.stack(self._losses).all()) if self._losses else True
-        gradient = self._norm is None or math.isfinite(self._norm)
+        gradient = self._gradient_is_finite()
         self._losses, self._norm = [], None
         step = self.trainer.state.global_step + 1
         self.require(step, {"the loss was not finite": loss, "the gradient norm was not finite": gradient})
+
+    def _gradient_is_finite(self) -> bool:
+        if getattr(self.trainer.accelerator, "scaler", None) is not None:
+            return True  # float16: where it overflows, the loss scale skips the step and falls
+        if self._norm is not None:
+            return math.isfinite(self._norm)
+        return all_finite(p.grad for p in self.trainer.model.parameters() if p.grad is not None)
 
     def after_step(self) -> None:
         """Raise unless the step left finite weights and a finite optimizer state.
@@ -110,7 +116,7 @@ def sentence(out: Path, told: dict) -> str:
     """How the run in a folder ended, what is left of it, and what may help."""
     left = f"its last finite checkpoint is {told['checkpoint']}" if told["checkpoint"] else "it had no checkpoint yet"
     if told["model"]:
-        left += f", and {told['model']} holds the weights before that step"
+        left += f", and {told['model']}/ holds the last finite weights"
     return (
         f"{out}: diverged at step {told['step']}: {told['what']}; {left}. To start anew, take another 'out', and a "
         f"lower trainer.learning_rate, a longer warm-up or a smaller trainer.max_grad_norm."
