@@ -23,7 +23,7 @@ def content_digest(examples: Sequence[dict], spec: str) -> str:
     digest = hashlib.sha256()
     for example in examples:
         held = {key: example[key] for key in _HELD if key in example}
-        digest.update(json.dumps(held, sort_keys=True).encode())
+        digest.update(json.dumps(held, sort_keys=True, default=str).encode())
         if "input_ids" in example:
             digest.update(np.asarray(example["input_ids"], dtype=np.int64).tobytes())
         digest.update(b"\n")

@@ -108,6 +108,8 @@ class Journal:
                 if number == 1:
                     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
                         raise UserError(f"{path}: expected schema '{SCHEMA}' in its first line, found another.")
+                    if not isinstance(record.get("identity"), dict):
+                        raise UserError(f"{path}: expected an 'identity' in its first line, found none.")
                     refuse_other(self.folder, record["identity"], self.identity)
         return found
 

@@ -156,8 +156,8 @@ def refuse_unlike(out: Path, identity: dict, say: Say) -> None:
     """Refuse a folder whose finished evaluation is another one; say what an older one does not tell."""
     if (out / RESULT).is_file():
         saved = read_json(out / RESULT, SCHEMA).get("identity")
-        if saved is None:
-            raise UserError(f"{out / RESULT}: expected an evaluation with its 'identity', found an older one without.")
+        if not isinstance(saved, dict):
+            raise UserError(f"{out / RESULT}: expected an evaluation with its 'identity', found one without.")
         if told := refuse_other(out, saved, identity):
             say(told)
 
@@ -181,7 +181,9 @@ def _beside(settings: EvalSettings, examples: list[dict], say: Say) -> tuple[Pat
         return None
     given = Path(settings.beside).expanduser()
     if settings.beside != "auto" and (given / RESULT).is_file():
-        saved = read_json(given / RESULT, SCHEMA)["identity"]
+        saved = read_json(given / RESULT, SCHEMA).get("identity")
+        if not isinstance(saved, dict):
+            raise UserError(f"{given / RESULT}: expected an evaluation with its 'identity', found one without.")
         common = _shared_identity(settings, examples)
         if told := refuse_other(given, {key: saved[key] for key in common if key in saved}, common):
             say(told)

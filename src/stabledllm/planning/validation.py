@@ -13,6 +13,7 @@ from stabledllm.errors import UserError, did_you_mean
 from stabledllm.experiment.run import rows_per_step
 from stabledllm.models.shapes import Shape, known_shape
 from stabledllm.noise.methods import AUTOREGRESSIVE
+from stabledllm.training.earlier import refuse_unchangeable
 from stabledllm.training.run import training_arguments
 
 
@@ -55,6 +56,7 @@ def validate_run(settings: TrainSettings) -> None:
         raise UserError(f"key 'quantised': expected 'lora' beside it, found a run that trains all of {settings.model}.")
     if settings.lora and shape:
         shape.targets(settings.lora.target_modules)
+    refuse_unchangeable(settings.allow_changed)
     training_arguments(settings, without_device=True)
 
 
