@@ -181,6 +181,16 @@ def test_an_older_finished_run_is_compared_by_the_settings_in_it(done, tmp_path)
         train(done[0], out=str(out), trainer={"learning_rate": 1e-3})
 
 
+@pytest.mark.parametrize("name", ["run.json", "trained.json"])
+@pytest.mark.parametrize("key", ["identity", "config", "metrics", "versions"])
+@pytest.mark.parametrize("value", [None, [], "x"], ids=str)
+def test_a_broken_record_is_a_sentence(done, tmp_path, name, key, value):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text(json.dumps(done[1] | {key: value}))
+    with pytest.raises(UserError, match=rf"{name}: expected an object under '{key}', found {type(value).__name__}"):
+        train(done[0], out=str(tmp_path / "run"))
+
+
 def test_keys_that_a_run_cannot_change_are_refused_by_name(done):
     for key in ("method", "model", "trainer.optim", "stepz"):
         with pytest.raises(UserError, match=f"key 'allow_changed': expected keys .* found '{key}'"):

@@ -144,7 +144,7 @@ def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
         "rows": settings.rows,
         "draws": settings.draws,
         # With the answers, which the digest of the examples has never had.
-        "content": content_digest(examples, settings.data.test or settings.data.train),
+        "content": content_digest(examples),
     }
     if of_pictures(examples):
         return shared | decoded_by(settings, examples)

@@ -144,7 +144,8 @@ def compare(saved: dict, wanted: dict) -> Differences:
     """In what two runs differ; the same data or weights are the same under another name."""
     named = {f"data.{split}": f"data.content.{split}" for split in ("train", "validation", "test")}
     named["data.validation_share"] = "data.content.validation"
-    return differences(_in_todays_form(saved), wanted, named | {"model": "weights"})
+    named |= {"model": "weights", "image_tokenizer": "image_tokenizer_weights", "clip": "clip_weights"}
+    return differences(_in_todays_form(saved), wanted, named)
 
 
 def _in_todays_form(saved: dict) -> dict:
