@@ -193,7 +193,7 @@ def test_a_broken_record_is_a_sentence(done, tmp_path, name, key, value):
 
 def test_keys_that_a_run_cannot_change_are_refused_by_name(done):
     for key in ("method", "model", "trainer.optim", "stepz"):
-        with pytest.raises(UserError, match=f"key 'allow_changed': expected keys .* found '{key}'"):
+        with pytest.raises(UserError, match=f"key 'allow_changed': expected a key .* found '{key}'"):
             train(done[0], allow_changed=[key])
 
 

@@ -88,8 +88,8 @@ def refuse_unchangeable(allowed: Sequence[str]) -> None:
     for key in allowed:
         if key.partition(".")[0] not in _MAY_CHANGE or key in _NEVER:
             raise UserError(
-                f"key 'allow_changed': expected keys that a run can change on its way ({', '.join(_MAY_CHANGE)}), "
-                f"found '{key}'{did_you_mean(key, _MAY_CHANGE)}."
+                f"key 'allow_changed': expected a key that a run can change on its way, found '{key}'"
+                f"{did_you_mean(key, _MAY_CHANGE)}."
             )
 
 
