@@ -100,8 +100,11 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
     loaded.model.to(ranks.device).eval()
     metrics: dict = {}
+    others: dict[str, str] = {}
     if not of_pictures(examples) or "codes" in examples[0]:  # captions alone have no likelihood
-        metrics["validation_nll"] = _nll(loaded, settings, identity, examples, ranks, say).as_dict()
+        nll_journal = Journal(out / JOURNAL, "nll", identity, ranks)
+        metrics["validation_nll"] = _nll(loaded, settings, nll_journal, examples, ranks, say).as_dict()
+        others |= nll_journal.other_versions
     if can_be_scored(examples):
         if (batches := -(-len(examples) // settings.generate_batch)) < ranks.count:
             say(f"note: {batches} batches for {ranks.count} devices: some wait; a smaller --batch gives each its share")
@@ -109,7 +112,11 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
         with _bar(len(examples), "generate", "problem", ranks) as progress:
             scored, told = score_generated(loaded, examples, settings, journal, out, ranks=ranks, progress=progress)
         metrics |= scored
+        others |= journal.other_versions
         say(told)
+    if others:
+        packages = ", ".join(f"{name} {version}" for name, version in others.items())
+        say(f"note: {out} was begun with other packages ({packages}): last digits may differ")
     record = {
         "schema": SCHEMA,
         "model": settings.model,
@@ -122,7 +129,7 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
         "versions": versions(),
         "device": device_name(ranks.device),
         "devices": ranks.count,
-    }
+    } | ({"begun_with": others} if others else {})
     if ranks.rank == 0:
         write_json(out / RESULT, record)
     Journal(out / JOURNAL, "", {}, ranks).remove()
@@ -198,7 +205,7 @@ def _beside(settings: EvalSettings, examples: list[dict], say: Say) -> tuple[Pat
 
 
 def _nll(
-    loaded: LoadedModel, settings: EvalSettings, identity: dict, examples: list[dict], ranks: Ranks, say: Say
+    loaded: LoadedModel, settings: EvalSettings, journal: Journal, examples: list[dict], ranks: Ranks, say: Say
 ) -> Estimate:
     encoded = encode_split(examples, loaded.tokenizer, settings.data, "test", settings.rows)
     say(encoded.summary(settings.data.max_len))
@@ -212,7 +219,7 @@ def _nll(
         block_size=getattr(loaded.model.config, "block_size", None),
     )
     with _bar(n, "nll", "row", ranks) as progress:
-        found = Journal(out / JOURNAL, "nll", identity, ranks).collect(
+        found = journal.collect(
             n, _NLL_RUN, lambda run: [{"nll": v} for v in row_nll(meter, settings.draws, run).tolist()], progress
         )
     values = [row["nll"] for row in found]
