@@ -114,7 +114,7 @@ FREE = [
     {"trainer": {"save_total_limit": 2}}, {"trainer": {"run_name": "mine"}},
     {"trainer": {"gradient_checkpointing": False}}, {"trainer": {"learning_rate": 5e-5}},
     {"trainer": {"weight_decay": "1e-1"}}, {"epochs": 7}, {"ppots": {"rows": 9}}, {"adaptive": {"every": 9}},
-    {"image_decoding": {"steps": 18}}, {"data": {"image": {"cache": "elsewhere"}}},
+    {"image_decoding": {"steps": 9}}, {"clip": "none"}, {"data": {"image": {"cache": "elsewhere"}}},
 ]  # fmt: skip
 
 
