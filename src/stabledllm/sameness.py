@@ -28,7 +28,7 @@ class Differences:
         if not self.differing:
             return
         (key, (saved, wanted)), *others = self.differing.items()
-        also = f" (so do {', '.join(other for other, _ in others[:5])})" if others else ""
+        also = f" (different as well: {', '.join(other for other, _ in others[:5])})" if others else ""
         raise UserError(f"{where}: expected {what} with {key}={saved!r}, found {key}={wanted!r}{also}; {instead}.")
 
     def told(self, where: object) -> str | None:

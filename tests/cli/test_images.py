@@ -89,7 +89,7 @@ def test_training_encodes_by_itself_draws_and_resumes(tmp_path):
         tmp_path, "scenes", "method=ppots+mirror", "ppots.rows=4", "ppots.rates=4", "ppots.starts=1",
         "data.image.caption_dropout=0.2",
     )  # fmt: skip
-    assert_refused(other, "caption_dropout=0.1", "found 0.2")
+    assert_refused(other, "caption_dropout=0.1", "found caption_dropout=0.2")
 
 
 def test_lora_trains_on_pictures(tmp_path):

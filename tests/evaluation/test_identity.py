@@ -9,6 +9,7 @@ import pytest
 
 from stabledllm.config.settings import EvalSettings
 from stabledllm.errors import UserError
+from stabledllm.evaluation import journal
 from stabledllm.evaluation.run import evaluate
 from stabledllm.sameness import differences
 from tests.training.small_run import write_model
@@ -82,6 +83,23 @@ def test_an_older_evaluation_is_taken_and_it_is_said_what_it_does_not_tell(done)
     assert said[-1] == f"{done['out']}: already evaluated"
     assert "not compared" in said[0]
     assert "content" in said[0]
+
+
+def test_work_that_was_begun_with_other_packages_goes_on_and_says_so(done, tmp_path, monkeypatch):
+    settings, real = done | {"out": str(tmp_path / "out")}, journal.versions
+    monkeypatch.setattr(journal, "versions", lambda: real() | {"torch": "1.0"})
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stabledllm.evaluation.run.score_generated", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings)
+    monkeypatch.setattr(journal, "versions", real)
+    said = run(settings)
+    assert f"note: {settings['out']} was begun with other packages (torch 1.0): last digits may differ" in said
+    assert json.loads((tmp_path / "out" / "eval.json").read_text())["begun_with"] == {"torch": "1.0"}
 
 
 def test_differences_are_told_key_by_key():

@@ -87,6 +87,22 @@ def test_a_flipped_bit_is_seen_by_the_files_own_checksums(killed, name):
     assert last_whole(out).folder.name == "checkpoint-2"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parts": [{}]}, {"parts": 3}, {"parts": [{"steps": [1]}]}, {"files": []}, {"files": {"model.safetensors": {}}},
+        {"files": {}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_record_that_says_nonsense_is_passed_over(killed, change):
+    path = Path(killed["out"]) / "checkpoint-4" / STAMP
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    if change == {"files": {}}:
+        (path.parent / "optimizer.pt").unlink()
+    assert last_whole(Path(killed["out"])).folder.name == "checkpoint-2"
+
+
 def equal_weights(a: Path, b: Path) -> bool:
     return (a / "model" / "model.safetensors").read_bytes() == (b / "model" / "model.safetensors").read_bytes()
 

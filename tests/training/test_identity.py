@@ -114,7 +114,7 @@ FREE = [
     {"trainer": {"save_total_limit": 2}}, {"trainer": {"run_name": "mine"}},
     {"trainer": {"gradient_checkpointing": False}}, {"trainer": {"learning_rate": 5e-5}},
     {"trainer": {"weight_decay": "1e-1"}}, {"epochs": 7}, {"ppots": {"rows": 9}}, {"adaptive": {"every": 9}},
-    {"image_decoding": {"steps": 18}}, {"data": {"image": {"cache": "elsewhere"}}},
+    {"image_decoding": {"steps": 9}}, {"clip": "none"}, {"data": {"image": {"cache": "elsewhere"}}},
 ]  # fmt: skip
 
 
@@ -181,9 +181,19 @@ def test_an_older_finished_run_is_compared_by_the_settings_in_it(done, tmp_path)
         train(done[0], out=str(out), trainer={"learning_rate": 1e-3})
 
 
+@pytest.mark.parametrize("name", ["run.json", "trained.json"])
+@pytest.mark.parametrize("key", ["identity", "config", "metrics", "versions"])
+@pytest.mark.parametrize("value", [None, [], "x"], ids=str)
+def test_a_broken_record_is_a_sentence(done, tmp_path, name, key, value):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text(json.dumps(done[1] | {key: value}))
+    with pytest.raises(UserError, match=rf"{name}: expected an object under '{key}', found {type(value).__name__}"):
+        train(done[0], out=str(tmp_path / "run"))
+
+
 def test_keys_that_a_run_cannot_change_are_refused_by_name(done):
     for key in ("method", "model", "trainer.optim", "stepz"):
-        with pytest.raises(UserError, match=f"key 'allow_changed': expected keys .* found '{key}'"):
+        with pytest.raises(UserError, match=f"key 'allow_changed': expected a key .* found '{key}'"):
             train(done[0], allow_changed=[key])
 
 

@@ -282,7 +282,7 @@ class TrainSettings(ModelSettings):
     eval_draws: int = Field(4, ge=1, le=_MOST)
     """Masked copies of each validation row in the evaluation loss."""
     save_every: int | None = Field(None, ge=1)
-    """Steps between checkpoints; without it only at the end."""
+    """Steps between checkpoints, the last one at the end; without it there are none, and a killed run begins anew."""
     log_every: int = Field(10, ge=1)
     trainer: GivenTrainerSettings = {}  # type: ignore[assignment]
     """Anything else that transformers' TrainingArguments take, by their names."""

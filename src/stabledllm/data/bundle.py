@@ -107,9 +107,7 @@ def choose(settings: DataSettings) -> Chosen:
         name: prompted(limited(rows, getattr(settings, f"{name}_rows")), settings, shots)
         for name, rows in splits.items()
     }
-    specs = {"train": settings.train, "validation": settings.validation, "test": settings.test}
-    digests = {name: content_digest(rows, specs[name] or settings.train) for name, rows in chosen.items()}
-    return Chosen(chosen, notes, digests)
+    return Chosen(chosen, notes, {name: content_digest(rows) for name, rows in chosen.items()})
 
 
 def load_bundle(

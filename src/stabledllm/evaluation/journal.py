@@ -15,6 +15,7 @@ from pathlib import Path
 from stabledllm.errors import UserError
 from stabledllm.evaluation.identity import refuse_other
 from stabledllm.evaluation.ranks import ALONE, Ranks
+from stabledllm.provenance import versions
 
 SCHEMA = "stabledllm/journal/1"
 Work = Callable[[range], list[dict]]
@@ -30,6 +31,8 @@ class Journal:
 
     def __init__(self, folder: Path, name: str, identity: dict, ranks: Ranks = ALONE):
         self.folder, self.name, self.identity, self.ranks = folder, name, identity, ranks
+        self.other_versions: dict[str, str] = {}
+        """Packages that other versions of did a part of the work, with those versions."""
 
     @property
     def path(self) -> Path:
@@ -72,13 +75,18 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [{"place": place, **result} for place, result in zip(run, results, strict=True)]
         if not self.path.is_file():
-            lines.insert(0, {"schema": SCHEMA, "identity": self.identity})
+            lines.insert(0, {"schema": SCHEMA, "identity": self.identity, "versions": versions()})
         # Opened anew each time: on a network file system others see it once it is closed. One write: a kill falls
         # before or after it.
         with self.path.open("ab") as file:
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
             file.flush()
             os.fsync(file.fileno())
+
+    def _compare_versions(self, then: dict | None) -> None:
+        now = versions()
+        if isinstance(then, dict):  # older journals have none
+            self.other_versions |= {name: then[name] for name in then if then[name] != now.get(name)}
 
     def _repair(self) -> None:
         """Cut off what a kill left half-written at the end of this rank's file."""
@@ -108,7 +116,10 @@ class Journal:
                 if number == 1:
                     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
                         raise UserError(f"{path}: expected schema '{SCHEMA}' in its first line, found another.")
+                    if not isinstance(record.get("identity"), dict):
+                        raise UserError(f"{path}: expected an 'identity' in its first line, found none.")
                     refuse_other(self.folder, record["identity"], self.identity)
+                    self._compare_versions(record.get("versions"))
         return found
 
 

@@ -104,8 +104,11 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
     loaded.model.to(ranks.device).eval()
     metrics: dict = {}
+    others: dict[str, str] = {}
     if not of_pictures(examples) or "codes" in examples[0]:  # captions alone have no likelihood
-        metrics["validation_nll"] = _nll(loaded, settings, identity, examples, ranks, say).as_dict()
+        nll_journal = Journal(out / JOURNAL, "nll", identity, ranks)
+        metrics["validation_nll"] = _nll(loaded, settings, nll_journal, examples, ranks, say).as_dict()
+        others |= nll_journal.other_versions
     if can_be_scored(examples):
         if (batches := -(-len(examples) // settings.generate_batch)) < ranks.count:
             say(f"note: {batches} batches for {ranks.count} devices: some wait; a smaller --batch gives each its share")
@@ -113,7 +116,11 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
         with _bar(len(examples), "generate", "problem", ranks) as progress:
             scored, told = score_generated(loaded, examples, settings, journal, out, ranks=ranks, progress=progress)
         metrics |= scored
+        others |= journal.other_versions
         say(told)
+    if others:
+        packages = ", ".join(f"{name} {version}" for name, version in others.items())
+        say(f"note: {out} was begun with other packages ({packages}): last digits may differ")
     record = {
         "schema": SCHEMA,
         "model": settings.model,
@@ -126,7 +133,7 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
         "versions": versions(),
         "device": device_name(ranks.device),
         "devices": ranks.count,
-    }
+    } | ({"begun_with": others} if others else {})
     if ranks.rank == 0:
         write_json(out / RESULT, record)
     Journal(out / JOURNAL, "", {}, ranks).remove()
@@ -148,7 +155,7 @@ def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
         "rows": settings.rows,
         "draws": settings.draws,
         # With the answers, which the digest of the examples has never had.
-        "content": content_digest(examples, settings.data.test or settings.data.train),
+        "content": content_digest(examples),
     }
     if of_pictures(examples):
         return shared | decoded_by(settings, examples)
@@ -160,8 +167,8 @@ def refuse_unlike(out: Path, identity: dict, say: Say) -> None:
     """Refuse a folder whose finished evaluation is another one; say what an older one does not tell."""
     if (out / RESULT).is_file():
         saved = read_json(out / RESULT, SCHEMA).get("identity")
-        if saved is None:
-            raise UserError(f"{out / RESULT}: expected an evaluation with its 'identity', found an older one without.")
+        if not isinstance(saved, dict):
+            raise UserError(f"{out / RESULT}: expected an evaluation with its 'identity', found one without.")
         if told := refuse_other(out, saved, identity):
             say(told)
 
@@ -185,7 +192,9 @@ def _beside(settings: EvalSettings, examples: list[dict], say: Say) -> tuple[Pat
         return None
     given = Path(settings.beside).expanduser()
     if settings.beside != "auto" and (given / RESULT).is_file():
-        saved = read_json(given / RESULT, SCHEMA)["identity"]
+        saved = read_json(given / RESULT, SCHEMA).get("identity")
+        if not isinstance(saved, dict):
+            raise UserError(f"{given / RESULT}: expected an evaluation with its 'identity', found one without.")
         common = _shared_identity(settings, examples)
         if told := refuse_other(given, {key: saved[key] for key in common if key in saved}, common):
             say(told)
@@ -200,7 +209,7 @@ def _beside(settings: EvalSettings, examples: list[dict], say: Say) -> tuple[Pat
 
 
 def _nll(
-    loaded: LoadedModel, settings: EvalSettings, identity: dict, examples: list[dict], ranks: Ranks, say: Say
+    loaded: LoadedModel, settings: EvalSettings, journal: Journal, examples: list[dict], ranks: Ranks, say: Say
 ) -> Estimate:
     encoded = encode_split(examples, loaded.tokenizer, settings.data, "test", settings.rows)
     say(encoded.summary(settings.data.max_len))
@@ -214,7 +223,7 @@ def _nll(
         block_size=getattr(loaded.model.config, "block_size", None),
     )
     with _bar(n, "nll", "row", ranks) as progress:
-        found = Journal(out / JOURNAL, "nll", identity, ranks).collect(
+        found = journal.collect(
             n, _NLL_RUN, lambda run: [{"nll": v} for v in row_nll(meter, settings.draws, run).tolist()], progress
         )
     values = [row["nll"] for row in found]

@@ -16,6 +16,7 @@ from stabledllm.models.shapes import Shape, known_shape
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import AUTOREGRESSIVE
 from stabledllm.training.arguments import training_arguments
+from stabledllm.training.earlier import refuse_unchangeable
 from stabledllm.training.features import refuse_checkpointing
 
 
@@ -85,6 +86,7 @@ def check_run(settings: TrainSettings) -> None:
         raise UserError(f"key 'quantised': expected 'lora' beside it, found a run that trains all of {settings.model}.")
     if settings.lora and shape:
         shape.targets(settings.lora.target_modules)
+    refuse_unchangeable(settings.allow_changed)
 
 
 def check_family(settings: TrainSettings, shape: Shape | None) -> None:

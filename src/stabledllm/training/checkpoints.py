@@ -16,6 +16,7 @@ from transformers import TrainerState
 
 from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
+from stabledllm.training.parts import are_sound
 from stabledllm.training.wholeness import STATE, flaw, listed, missing_for_resuming, unreadable
 
 STAMP = "stabledllm.json"
@@ -119,8 +120,8 @@ def _record(folder: Path) -> dict:
         isinstance(each, dict) and type(each.get("size")) is int and isinstance(each.get("sha256"), str)
         for each in files.values()
     )
-    if not sound or not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise UserError(f"{folder}: {STAMP}: expected 'files' with sizes and hashes, found something broken.")
+    if not sound or not are_sound(parts):
+        raise UserError(f"{folder}: {STAMP}: expected 'files' with sizes and hashes and 'parts', found them broken.")
     return saved
 
 

@@ -57,7 +57,7 @@ def find_start(out: Path, identity: dict, allowed: Sequence[str], defaults: dict
     for name in (RUN, TRAINED):
         if not (out / name).is_file():
             continue
-        record = read_json(out / name, SCHEMA)
+        record = _record(out / name)
         found = compare(of_record(record, defaults), identity)
         if changed := _allowed(found, out, "the run that is there", allowed):
             return _at_checkpoint(out, identity, allowed, say, f"its {changed[0]} is another now")
@@ -88,9 +88,22 @@ def refuse_unchangeable(allowed: Sequence[str]) -> None:
     for key in allowed:
         if key.partition(".")[0] not in _MAY_CHANGE or key in _NEVER:
             raise UserError(
-                f"key 'allow_changed': expected keys that a run can change on its way ({', '.join(_MAY_CHANGE)}), "
-                f"found '{key}'{did_you_mean(key, _MAY_CHANGE)}."
+                f"key 'allow_changed': expected a key that a run can change on its way, found '{key}'"
+                f"{did_you_mean(key, _MAY_CHANGE)}."
             )
+
+
+def _record(path: Path) -> dict:
+    """What ``run.json`` or ``trained.json`` says.
+
+    Raises:
+        UserError: one that does not say what its run was.
+    """
+    record = read_json(path, SCHEMA)
+    for key in ("identity", "config", "metrics", "versions"):
+        if not isinstance(record.get(key), dict):
+            raise UserError(f"{path}: expected an object under '{key}', found {type(record.get(key)).__name__}.")
+    return record
 
 
 def _at_checkpoint(out: Path, identity: dict, allowed: Sequence[str], say: Say, why: str | None = None) -> Start:

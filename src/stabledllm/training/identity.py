@@ -59,6 +59,7 @@ def identity_of(settings: TrainSettings, method: Method, defaults: dict[str, Any
 def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str, Any]) -> dict:
     dump = settings.model_dump()
     pictures = are_pictures(settings.data.train)
+    drawn = are_pictures(settings.data.test or settings.data.train)
     found = {
         # The first to be told where several differ.
         "method": method.name,
@@ -70,6 +71,8 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
         "epochs": settings.epochs if settings.steps is None else None,
         "caption_dropout": settings.data.image.caption_dropout if pictures else None,
         "image_tokenizer": settings.data.image.tokenizer if pictures else None,
+        "image_decoding": dump["image_decoding"] if drawn else None,
+        "clip": settings.clip if drawn else None,
         "trainer": _trainer(settings, defaults),
     }
     found["data"] = {key: value for key, value in dump["data"].items() if key != "image"}
@@ -111,14 +114,14 @@ def _number(value: Any) -> Any:
 def _behind_names(settings: TrainSettings) -> dict:
     """Digests of what lies behind the names of files and models."""
     density = FittedDensity.load(Path(settings.p_of_t).expanduser()) if settings.p_of_t else None
-    pictures = are_pictures(settings.data.train)
+    pictures, drawn = (are_pictures(spec) for spec in (settings.data.train, settings.data.test or settings.data.train))
     return {
         "weights": fingerprint(
             pattern_of(settings.model), code=settings.trust_remote_code, weights=not is_new(settings.model)
         ),
         "density": digest_of(density.record["density"]) if density else None,
         "image_tokenizer_weights": image_tokenizer(settings.data.image.tokenizer).fingerprint if pictures else None,
-        "clip_weights": fingerprint(settings.clip) if settings.clip and pictures else None,
+        "clip_weights": fingerprint(settings.clip) if settings.clip and drawn else None,
     }
 
 
@@ -144,7 +147,8 @@ def compare(saved: dict, wanted: dict) -> Differences:
     """In what two runs differ; the same data or weights are the same under another name."""
     named = {f"data.{split}": f"data.content.{split}" for split in ("train", "validation", "test")}
     named["data.validation_share"] = "data.content.validation"
-    return differences(_in_todays_form(saved), wanted, named | {"model": "weights"})
+    named |= {"model": "weights", "image_tokenizer": "image_tokenizer_weights", "clip": "clip_weights"}
+    return differences(_in_todays_form(saved), wanted, named)
 
 
 def _in_todays_form(saved: dict) -> dict:

@@ -45,6 +45,19 @@ def published(parts: list[dict]) -> list[dict]:
     ]
 
 
+def are_sound(parts: Any) -> bool:
+    """Whether this is what :func:`until` gave, read back from a file."""
+    kinds = {"config": dict | None, "versions": dict | None, "device": str | None, "devices": int | None}
+    return isinstance(parts, list) and all(
+        isinstance(part, dict)
+        and all(key in part and isinstance(part[key], kind) for key, kind in kinds.items())
+        and isinstance(part.get("seconds"), int | float)
+        and isinstance(part.get("steps"), list)
+        and [type(step) for step in part["steps"]] == [int, int]
+        for part in parts
+    )
+
+
 def told(before: dict, now: dict) -> list[str]:
     """A phrase for each version, device or number of devices that is another one than before."""
     if before.get("versions") is None:
