@@ -52,11 +52,11 @@ logging.getLogger("torch.distributed").setLevel(logging.ERROR)
 def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Measure, print the tables, write the JSON and the pictures."""
     from stabledllm.decomposing import run_decompose
-    from stabledllm.planning.idle import refuse_idle_in_decompose
+    from stabledllm.planning.idle import idle_in_decompose
     from stabledllm.reports import save_decomposition_figures, tables
 
     settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
-    refuse_idle_in_decompose(settings, overrides)
+    _say_all(idle_in_decompose(settings, overrides), say)
     record = run_decompose(settings, say)
     say(f"{tables.components_table(record)}\n")
     if record["methods"]:
@@ -92,13 +92,13 @@ def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     from stabledllm.data.bundle import load_rows
     from stabledllm.data.pictures import settled
     from stabledllm.data.rows import require_marks
-    from stabledllm.planning.idle import refuse_idle_in_fit
+    from stabledllm.planning.idle import idle_in_fit
     from stabledllm.reports import save_fit_figure
     from stabledllm.training.density import probe_and_fit
     from stabledllm.training.run import set_form
 
     settings = settled(check(apply_overrides(tree, overrides), TrainSettings, "fit"))
-    refuse_idle_in_fit(settings, overrides)
+    _say_all(idle_in_fit(settings, overrides), say)
     method = build_method(settings.method, settings.method_options)
     if not method.needs_p:
         raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
@@ -140,13 +140,15 @@ def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
         )
-    from stabledllm.planning.idle import refuse_idle_overrides
+    from stabledllm.planning.idle import idle_overrides
     from stabledllm.planning.validation import check_run
     from stabledllm.training.devices import is_main_process
     from stabledllm.training.run import train as run
 
     check_run(settings)
-    refuse_idle_overrides(settings, overrides)
+    notes = idle_overrides(settings, overrides)
+    if is_main_process():
+        _say_all(notes, say)
     run(settings, say=say)
     if is_main_process():
         say(f"wrote {Path(settings.out) / 'run.json'} and the model in {Path(settings.out) / 'model'}")
@@ -162,7 +164,7 @@ def experiment(
             f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train'."
         )
     from stabledllm.experiment.run import run_experiment
-    from stabledllm.planning.idle import refuse_idle_overrides
+    from stabledllm.planning.idle import idle_overrides
     from stabledllm.planning.validation import check_run, runs_of
     from stabledllm.reports import tables
     from stabledllm.training.arguments import training_arguments
@@ -170,7 +172,7 @@ def experiment(
     for planned in runs_of(settings):
         check_run(planned)
         training_arguments(planned)
-    refuse_idle_overrides(settings, overrides)
+    _say_all(idle_overrides(settings, overrides), say)
     numbers = [number.strip() for number in devices.split(",")] if devices else []
     if devices and not all(numbers):
         raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")
@@ -306,6 +308,11 @@ def generate_images(
     print(f"{stats.model_calls} model calls, {stats.seconds:.3g} s", file=sys.stderr)
 
 
+def _say_all(lines: Sequence[str], say: Say) -> None:
+    for line in lines:
+        say(line)
+
+
 def _refuse_empty(prompts: Sequence[str]) -> None:
     if not prompts or not all(p.strip() for p in prompts):
         raise UserError("generate: expected non-empty prompts, found an empty one.")
@@ -344,14 +351,16 @@ def encode(data: str, split: str, rows: int | None, seed: int, overrides: Sequen
 def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loading: dict, *, say: Say) -> None:
     """NLL and accuracy, with their errors, into ``eval.json``; on the launcher's ranks."""
     from stabledllm.evaluation.run import evaluate as run
-    from stabledllm.planning.idle import refuse_idle_in_eval
+    from stabledllm.planning.idle import idle_in_eval
     from stabledllm.training.devices import is_main_process
 
     apart = [override for override in overrides if override.startswith(("data.", "image_decoding.", "clip="))]
     decoding = _decoding(sizes, [override for override in overrides if override not in apart])
     tree = apply_overrides(tree | loading | {"decoding": decoding.model_dump()}, apart)
     settings = check(tree, EvalSettings, "eval")
-    refuse_idle_in_eval(settings, apart)
+    notes = idle_in_eval(settings, apart)
+    if is_main_process():
+        _say_all(notes, say)
     run(settings, say)
     if is_main_process():
         say(f"wrote {Path(settings.out) / 'eval.json'}")
@@ -359,13 +368,12 @@ def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loadin
 
 def validate(recipe: str, overrides: Sequence[str]) -> str:
     """One line that says what the recipe is; raises on the first thing wrong with it."""
-    from stabledllm.planning.idle import refuse_idle_overrides
+    from stabledllm.planning.idle import idle_overrides
     from stabledllm.planning.validation import validate as check_recipe
 
     settings = load_recipe(recipe, overrides)
     said = check_recipe(settings)
-    refuse_idle_overrides(settings, overrides)
-    return f"{recipe}: {said}, in order"
+    return "\n".join([*idle_overrides(settings, overrides), f"{recipe}: {said}, in order"])
 
 
 def plan(
