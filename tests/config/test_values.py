@@ -13,6 +13,9 @@ from stabledllm.noise.methods import _VIEWS
 from tests.cli.runner import assert_refused, in_process
 
 TEXT = "data.system_prompt"
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{c}: &{c} [{', '.join([f'*{p}'] * 9)}]\n" for p, c in zip("abcdefg", "bcdefgh", strict=True)
+)
 
 
 @pytest.fixture
@@ -88,8 +91,8 @@ def test_a_recipe_and_an_override_give_the_same(recipe, key, written, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["Solve. Write #### NUMBER", " # x", "a: b", "- a", "'quoted'", '"q', "[not a list", "{x}", "", "~", "*a", "&b", "%",
-     "@", "`", "!!str x", "|", ">", "key=value", "é\u2028", "a\tb", "Null", "yes", "--- a", "1_000"],
+    ["Solve. Write #### NUMBER", " # x", "a: b", "- a", "'quoted'", '"q', "[not a list", "{x}", "", "~", "*a", "&b",
+     "%", "@", "`", "!!str x", "|", ">", "key=value", "é\u2028", "a\tb", "Null", "yes", "--- a", "1_000"],
 )  # fmt: skip
 def test_text_of_the_command_line_is_taken_as_it_is(text):
     assert load_recipe("sft-synthetic", [f"{TEXT}={text}"]).data.system_prompt == text
@@ -132,6 +135,8 @@ def test_hashes_within_a_list_of_the_command_line():
         ("out", "", ["at least 1 character"]),
         ("lora.target_modules", "[a, [b]]", ["lora.target_modules"]),
         ("decoding.steps", "1000000000000", ["less than or equal to"]),
+        ("model", "a" * 3000, ["240 bytes"]),
+        ("out", "x/" + "é" * 130, ["240 bytes"]),
         ("dtype", "float8", ["one of float32, bfloat16", "found 'float8'"]),
         ("objective.eps", "1", ["less than 1"]),
     ],
@@ -162,8 +167,7 @@ def test_what_is_refused_alike(recipe, key, value, words):
         ("# only a comment\n", 1, ["found nothing"]),
         ("batch: 8\nbatch: 9\n", 2, ["each key once", "'batch'", "line 1"]),
         ("data:\n  train: x\n  train: y\n", 3, ["each key once"]),
-        ("a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-            f"{c}: &{c} [{', '.join([f'*{p}'] * 9)}]\n" for p, c in zip("abcdefg", "bcdefgh", strict=True)), 5, ["aliases"]),
+        (LAUGHS, 5, ["aliases"]),
         ("a: *b\n", 1, ["anchor", "'*b'"]),
         ("a: &a [*a]\n", 1, ["anchor"]),
         ("batch: 8\nx: " + "[" * 3000, 2, ["levels"]),
@@ -180,7 +184,7 @@ def test_what_is_refused_alike(recipe, key, value, words):
         ("batch: 8\nseed: yes\n", 2, ["key 'seed'", "a whole number", "found 'yes'"]),
         ("batch: 8\nsteps: " + "9" * 5000 + "\n", 2, ["key 'steps'"]),
         ("batch: 8\ndata:\n  max_len: true\n", 3, ["key 'data.max_len'"]),
-        ("base: {}\nmethods: [mirror, ppots+mirror,\n  mirror+ppots]\n", 2, ["methods", "'ppots+mirror' and 'mirror+ppots'"]),
+        ("base: {}\nmethods: [ema, a+b,\n  b+a]\n", 2, ["methods", "'a+b' and 'b+a', which are the same"]),
         ("base: {}\nmethods: [mirror, multisample2, multisample]\n", 2, ["methods", "multisample"]),
         ("base: {}\nmethods: [mirror]\nseeds: [1, 2, 1]\n", 3, ["key 'seeds'", "1 twice"]),
         ("base: {}\nmethods: []\n", 2, ["key 'methods'", "at least 1"]),
@@ -204,8 +208,8 @@ def test_recipes_that_are_none(recipe, text, line, words):
 
 
 def test_what_yaml_may_do(recipe):
-    text = "\ufeff# a mark at the start\nbatch: 8\nsteps:\ndata: &d {train: &t 'a: #b', test: *t}\nmodel: >-\n  two\n  lines\n"
-    settings = load_recipe(recipe(text.replace("&d ", "")))
+    text = "\ufeff# a mark\nbatch: 8\nsteps:\ndata: {train: &t 'a: #b', test: *t}\nmodel: >-\n  two\n  lines\n"
+    settings = load_recipe(recipe(text))
     assert (settings.batch, settings.steps, settings.model) == (8, None, "two lines")
     assert (settings.data.train, settings.data.test) == ("a: #b", "a: #b")
 

@@ -53,10 +53,10 @@ logging.getLogger("torch.distributed").setLevel(logging.ERROR)
 
 def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Measure, print the tables, write the JSON and the pictures."""
-    from stabledllm.planning.idle import refuse_idle_in_decompose
+    from stabledllm.planning.idle import idle_in_decompose
 
     settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
-    refuse_idle_in_decompose(settings, overrides)
+    _say_all(idle_in_decompose(settings, overrides), say)
     _decompose(settings, say)
 
 
@@ -98,10 +98,10 @@ def recommend(tree: dict, overrides: Sequence[str], *, stored: Path | None, by: 
 def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Probe, fit, and write ``p_of_t.json`` with its picture."""
     from stabledllm.data.pictures import settled
-    from stabledllm.planning.idle import refuse_idle_in_fit
+    from stabledllm.planning.idle import idle_in_fit
 
     settings = settled(check(apply_overrides(tree, overrides), TrainSettings, "fit"))
-    refuse_idle_in_fit(settings, overrides)
+    _say_all(idle_in_fit(settings, overrides), say)
     _fit(settings, say)
 
 
@@ -154,12 +154,15 @@ def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
         )
-    from stabledllm.planning.idle import refuse_idle_overrides
+    from stabledllm.launched import is_main_process
+    from stabledllm.planning.idle import idle_overrides
     from stabledllm.planning.validation import check_run
     from stabledllm.training.run import train as run
 
     check_run(settings)
-    refuse_idle_overrides(settings, overrides)
+    notes = idle_overrides(settings, overrides)
+    if is_main_process():
+        _say_all(notes, say)
     run(settings, say=say)
 
 
@@ -173,7 +176,7 @@ def experiment(
             f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train'."
         )
     from stabledllm.experiment.run import run_experiment
-    from stabledllm.planning.idle import refuse_idle_overrides
+    from stabledllm.planning.idle import idle_overrides
     from stabledllm.planning.validation import check_run, runs_of
     from stabledllm.reports import tables
     from stabledllm.training.arguments import training_arguments
@@ -181,7 +184,7 @@ def experiment(
     for planned in runs_of(settings):
         check_run(planned)
         training_arguments(planned)
-    refuse_idle_overrides(settings, overrides)
+    _say_all(idle_overrides(settings, overrides), say)
     numbers = [number.strip() for number in devices.split(",")] if devices else []
     if devices and not all(numbers):
         raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")
@@ -319,6 +322,11 @@ def generate_images(
     print(f"{stats.model_calls} model calls, {stats.seconds:.3g} s", file=sys.stderr)
 
 
+def _say_all(lines: Sequence[str], say: Say) -> None:
+    for line in lines:
+        say(line)
+
+
 def _refuse_unfit(prompts: Sequence[str]) -> None:
     if not prompts:
         raise UserError("generate: expected at least one prompt, found none.")
@@ -354,13 +362,15 @@ def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loadin
     """NLL and accuracy, with their errors, into ``eval.json``; on the launcher's ranks."""
     from stabledllm.evaluation.run import evaluate as run
     from stabledllm.launched import is_main_process
-    from stabledllm.planning.idle import refuse_idle_in_eval
+    from stabledllm.planning.idle import idle_in_eval
 
     apart = [override for override in overrides if override.startswith(("data.", "image_decoding.", "clip="))]
     decoding = _decoding(sizes, [override for override in overrides if override not in apart])
     tree = apply_overrides(tree | loading | {"decoding": decoding.model_dump()}, apart)
     settings = check(tree, EvalSettings, "eval")
-    refuse_idle_in_eval(settings, apart)
+    notes = idle_in_eval(settings, apart)
+    if is_main_process():
+        _say_all(notes, say)
     run(settings, say)
     if is_main_process():
         say(f"wrote {Path(settings.out) / 'eval.json'}")
@@ -368,13 +378,12 @@ def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loadin
 
 def validate(recipe: str, overrides: Sequence[str]) -> str:
     """One line that says what the recipe is; raises on the first thing wrong with it."""
-    from stabledllm.planning.idle import refuse_idle_overrides
+    from stabledllm.planning.idle import idle_overrides
     from stabledllm.planning.validation import validate as check_recipe
 
     settings = load_recipe(recipe, overrides)
     said = check_recipe(settings)
-    refuse_idle_overrides(settings, overrides)
-    return f"{recipe}: {said}, in order"
+    return "\n".join([*idle_overrides(settings, overrides), f"{recipe}: {said}, in order"])
 
 
 def plan(

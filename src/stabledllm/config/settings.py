@@ -9,11 +9,11 @@ from pydantic import AfterValidator, Field, PlainSerializer, field_validator
 
 from stabledllm.config.trainer_keys import TrainerSettings
 from stabledllm.config.twice import refuse_equal_methods, refuse_equal_seeds
-from stabledllm.config.typed import Strict
+from stabledllm.config.typed import Strict, as_name
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every library that draws accepts."""
-Name = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1), AfterValidator(as_name)]
 """Of a folder, a model, a method: text, but never none."""
 
 

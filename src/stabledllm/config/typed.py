@@ -21,6 +21,8 @@ _NUMBER = re.compile(r"[-+]?(\.\d[\d_]*|\d[\d_]*(\.[\d_]*)?)([eE][-+]?\d+)?", re
 _DIGITS = 400
 """Characters of a number at most."""
 _LARGEST = 2**63
+_NAME = 240
+"""Bytes of a file's name, with room for the ending of its temporary copy."""
 _HASH = "\ue023"
 """In the place of ``#`` while YAML reads what was typed."""
 _LISTED = 8
@@ -45,6 +47,8 @@ def as_meant(value: Any, annotation: Any) -> Any:
         PydanticCustomError: it cannot be read as that type.
     """
     arms = _arms(annotation)
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        raise _expected("text that is UTF-8")
     if isinstance(value, Written):
         return _scalar(value, arms)
     if isinstance(value, list):
@@ -55,6 +59,17 @@ def as_meant(value: Any, annotation: Any) -> Any:
     if isinstance(value, int) and abs(value) >= _LARGEST:
         raise _expected("a whole number below 2^63")
     return value
+
+
+def as_name(text: str) -> str:
+    """The text, if a file or folder could be called so.
+
+    Raises:
+        PydanticCustomError: a null character, or a part that no file system takes.
+    """
+    if "\0" in text or any(len(part.encode()) > _NAME for part in text.split("/")):
+        raise _expected(f"a name without null characters and of at most {_NAME} bytes between slashes")
+    return text
 
 
 def _arms(annotation: Any) -> list[Any]:

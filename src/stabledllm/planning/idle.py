@@ -1,6 +1,8 @@
-"""Keys that act only beside others: one that is typed for a command in which it does nothing is refused, by name.
+"""Keys that act only beside others: one that is typed for a command in which it does nothing is refused or told of.
 
-A recipe may hold such keys, since it serves many methods and data; what someone types is meant to act.
+Told of, where it belongs to a group that is meant to be shared by many commands (the probe's, a method's, the data's):
+a script may give the same ones to every method. Refused, where something else decides it. A recipe may hold such keys
+without a word, since it serves many methods and data.
 """
 
 from __future__ import annotations
@@ -93,6 +95,10 @@ _RUN: Rules = {
     "clip": (lambda run, _: _tested(run) and are_pictures(run.data.test or run.data.train), "pictures to draw"),
     "generate_batch": (lambda run, _: _tested(run), "test rows to decode (data.test)"),
 }
+_SHARED = (
+    "ppots", "adaptive", "method_options", "data", "decoding", "image_decoding", "clip", "generate_batch",
+    "views_per_forward",
+)  # fmt: skip
 _EXPERIMENT = {"base.method": "methods", "base.seed": "seeds", "base.out": "out"}
 _NOT_FITTED = (
     "trainer.", "steps", "epochs", "eval_every", "eval_draws", "save_every", "log_every", "decoding.", "adaptive.",
@@ -103,69 +109,73 @@ _NOT_MEASURED = ("data.validation", "data.validation_rows", "data.validation_sha
 _NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation")
 
 
-def refuse_idle_overrides(settings: TrainSettings | ExperimentSettings, overrides: Sequence[str]) -> None:
-    """Refuse the first override of ``train`` or ``experiment`` that none of its runs would notice.
+def idle_overrides(settings: TrainSettings | ExperimentSettings, overrides: Sequence[str]) -> list[str]:
+    """A sentence on each override of ``train`` or ``experiment`` that none of its runs will notice.
 
     Raises:
-        UserError: its key, and what it needs beside it.
+        UserError: one that something else decides.
     """
     runs = [(run, build_method(run.method, run.method_options)) for run in runs_of(settings)]
     prefix = "base." if isinstance(settings, ExperimentSettings) else ""
+    told = []
     for key in _keys(overrides):
         if prefix and key in _EXPERIMENT:
             raise UserError(f"key '{key}': expected {_EXPERIMENT[key]}, which decides it in an experiment.")
         if prefix and key == "base.p_of_t":
             raise UserError(f"key '{key}': expected none, since an experiment fits one for each of its methods.")
-        _refuse(key, key.removeprefix(prefix), runs, _RUN)
-    if not prefix and runs[0][0].p_of_t and any(key.startswith("ppots.") for key in _keys(overrides)):
-        raise UserError("key 'ppots': expected no p_of_t beside it, since nothing is probed where p is given.")
+        told += _told(key, key.removeprefix(prefix), runs, _RUN)
+        if f"{key}.".startswith("ppots.") and runs[0][0].p_of_t:
+            told.append(f"note: key '{key}' does nothing: nothing is probed where p_of_t is given")
+    return told
 
 
-def refuse_idle_in_fit(settings: TrainSettings, overrides: Sequence[str]) -> None:
+def idle_in_fit(settings: TrainSettings, overrides: Sequence[str]) -> list[str]:
     """The same of ``fit``, which trains and decodes nothing."""
-    _refuse_any(overrides, _NOT_FITTED, "fit")
     runs = [(settings, build_method(settings.method, settings.method_options))]
-    for key in _keys(overrides):
-        _refuse(key, key, runs, _DATA | _METHODS | _PROBE)
+    rules = _unused(_NOT_FITTED, "a key that 'fit' uses") | _DATA | _METHODS | _PROBE
+    return [told for key in _keys(overrides) for told in _told(key, key, runs, rules)]
 
 
-def refuse_idle_in_decompose(settings: DecomposeSettings, overrides: Sequence[str]) -> None:
+def idle_in_decompose(settings: DecomposeSettings, overrides: Sequence[str]) -> list[str]:
     """The same of ``decompose`` and ``recommend``."""
-    _refuse_any(overrides, _NOT_MEASURED, "decompose")
-    if not settings.gradient:
-        _refuse_any(overrides, ("grad.",), "decompose", "--gradient beside it")
     shared = {name: getattr(settings, name) for name in ("model", "init_seed", "data", "method_options", "objective")}
     run = TrainSettings().model_copy(update=shared)
     runs = [(run, build_method(name, settings.method_options)) for name in ("standard", *settings.methods)]
-    for key in _keys(overrides):
-        _refuse(key, key, runs, _DATA | _METHODS)
+    rules = _unused(_NOT_MEASURED, "a key that 'decompose' uses") | _DATA | _METHODS
+    if not settings.gradient:
+        rules |= _unused(("grad.",), "--gradient beside it")
+    return [told for key in _keys(overrides) for told in _told(key, key, runs, rules)]
 
 
-def refuse_idle_in_eval(settings: EvalSettings, overrides: Sequence[str]) -> None:
+def idle_in_eval(settings: EvalSettings, overrides: Sequence[str]) -> list[str]:
     """The same of ``eval``, whose rows are those of ``--rows``."""
-    _refuse_any(overrides, _NOT_EVALUATED, "eval")
-    run = TrainSettings().model_copy(update={"data": settings.data, "decoding": settings.decoding})
-    known = {name: rule for name, rule in _DATA.items() if name not in ("data.delimiters", "data.syntax")}
-    known |= {name: _RUN[name] for name in ("image_decoding.", "clip")}
-    run.data = settings.data.model_copy(update={"test": settings.data.test or settings.data.train})
-    for key in _keys(overrides):
-        _refuse(key, key, [(run, Method())], known)
+    data = settings.data.model_copy(update={"test": settings.data.test or settings.data.train})
+    run = TrainSettings().model_copy(update={"data": data, "decoding": settings.decoding})
+    rules = _unused(_NOT_EVALUATED, "a key that 'eval' uses") | _DATA
+    rules |= {name: _RUN[name] for name in ("image_decoding.", "clip")}
+    return [told for key in _keys(overrides) for told in _told(key, key, [(run, Method())], rules)]
+
+
+def _unused(names: Sequence[str], needed: str) -> Rules:
+    return {name: (lambda *_: False, needed) for name in names}
 
 
 def _keys(overrides: Sequence[str]) -> list[str]:
     return [override.partition("=")[0] for override in overrides]
 
 
-def _refuse(key: str, own: str, runs: list[tuple[TrainSettings, Method]], rules: Rules) -> None:
-    for name, (acts, needed) in rules.items():
-        if own == name or (name.endswith(".") and own.startswith(name)) or f"{own}." == name:
-            if not any(acts(run, method) for run, method in runs):
-                raise UserError(f"key '{key}': expected {needed}, found none, so that it would do nothing.")
-            return
+def _told(key: str, own: str, runs: list[tuple[TrainSettings, Method]], rules: Rules) -> list[str]:
+    """What the first rule of a key has to say.
 
-
-def _refuse_any(overrides: Sequence[str], names: tuple[str, ...], command: str, needed: str = "") -> None:
-    for key in _keys(overrides):
-        if key in names or any(name.endswith(".") and f"{key}.".startswith(name) for name in names):
-            what = needed or f"a key that '{command}' uses"
-            raise UserError(f"key '{key}': expected {what}, since '{command}' would not use it.")
+    Raises:
+        UserError: it is no key to be shared.
+    """
+    name = next((name for name in rules if f"{own}.".startswith(name) and (own == name or name.endswith("."))), None)
+    if name is None:
+        return []
+    acts, needed = rules[name]
+    if any(acts(run, method) for run, method in runs):
+        return []
+    if own.partition(".")[0] in _SHARED:
+        return [f"note: key '{key}' does nothing here: it needs {needed}"]
+    raise UserError(f"key '{key}': expected {needed}, found none, so that it would do nothing.")

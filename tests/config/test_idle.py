@@ -1,0 +1,116 @@
+"""A key that is typed for a command in which it does nothing is refused, or told of; in a recipe it may wait."""
+
+from __future__ import annotations
+
+import pytest
+
+from stabledllm.config import load_recipe
+from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.errors import UserError
+from stabledllm.planning.idle import _EXPERIMENT, _NOT_FITTED, _RUN, idle_overrides
+from tests.cli.runner import assert_refused, in_process
+
+HERE = {
+    "sft-synthetic": [
+        "ppots.rows=5", "ppots={rows: 5}", "ppots.check_proxy=true", "adaptive.every=3", "method_options.strata=4",
+        "method_options.clip_low=0.2", "method_options.isad_delta=0.1", "method_options.mirror_below=0.5",
+        "method_options.ema_bins=5", "init_seed=3", "epochs=2", "views_per_forward=1", "data.image.side=8",
+        "data.text_fields=[a]", "data.short_share=0.1", "data.annotations=remove", "data.table=html",
+        "data.every_turn=true", "data.delimiters=[x]", "data.syntax=html", "image_decoding.steps=3", "clip=x",
+        "decoding.seed=3", "data.validation_share=0.2",
+    ],
+    "sft-scenes": ["data.system_prompt=x", "data.few_shot=1", "decoding.length=8"],
+    "pretrain/text": ["decoding.length=8", "image_decoding.steps=3", "generate_batch=3", "data.test_rows=3"],
+    "quickstart": [
+        "base.seed=3", "base.method=mirror", "base.out=x", "base.p_of_t=x", "base.adaptive.every=3",
+        "base.method_options.strata=3", "base.data.table=html",
+    ],
+}  # fmt: skip
+ACTS = {
+    "sft-synthetic": [
+        ["method=ppots", "ppots.rows=5"], ["method=ppots-head", "ppots.check_proxy=true"],
+        ["method=adaptive", "adaptive.every=3"], ["method=strats+ema", "method_options.strata=4"],
+        ["method=strats+ema", "method_options.ema_bins=5"], ["model=new:tiny", "init_seed=3"],
+        ["steps=null", "epochs=2"], ["method=mirror", "views_per_forward=1"], ["data.test_rows=3"],
+        ["decoding.length=64", "decoding.steps=64"], ["generate_batch=3"], ["data.few_shot=1"],
+        ["decoding.temperature=0.5", "decoding.seed=3"],
+    ],
+    "quickstart": [["base.ppots.rows=5"], ["base.steps=3"], ["base.method_options.mirror_below=0.5"]],
+}  # fmt: skip
+
+
+REFUSED = ("init_seed", "epochs", "base.seed", "base.method", "base.out", "base.p_of_t")
+
+
+@pytest.mark.parametrize(("recipe", "override"), [(name, one) for name, these in HERE.items() for one in these])
+def test_a_key_without_effect_is_refused_or_told_of(recipe, override):
+    key, settings = override.partition("=")[0], load_recipe(recipe, [override])
+    if key in REFUSED:
+        with pytest.raises(UserError, match=f"key '{key}'"):
+            idle_overrides(settings, [override])
+        return
+    (said,) = idle_overrides(settings, [override])
+    assert said.startswith(f"note: key '{key}' does nothing here: it needs ")
+
+
+@pytest.mark.parametrize(("recipe", "overrides"), [(name, one) for name, these in ACTS.items() for one in these])
+def test_a_key_that_acts_is_taken(recipe, overrides):
+    assert idle_overrides(load_recipe(recipe, overrides), overrides) == []
+
+
+def test_each_rule_refuses_somewhere():
+    tried = {one.partition("=")[0].removeprefix("base.") for these in HERE.values() for one in these}
+    for name in _RUN:
+        covered = any(one == name or f"{one}.".startswith(name) for one in tried)
+        assert covered or name in (
+            "ppots.design",
+            "method_options.clip_high",
+            "data.validation_share",
+            "decoding.block",
+        )
+
+
+def test_every_rule_names_a_key():
+    for name in (*_RUN, *_NOT_FITTED):
+        kind = TrainSettings
+        for part in name.rstrip(".").split("."):
+            assert part in kind.model_fields, name
+            kind = kind.model_fields[part].annotation
+    for name in _EXPERIMENT:
+        assert name.removeprefix("base.") in TrainSettings.model_fields
+    assert set(_EXPERIMENT.values()) <= set(ExperimentSettings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "sft-synthetic", "epochs=3"], ["epochs", "steps=null"]),
+        (["validate", "sft-synthetic", "epochs=3"], ["epochs", "steps=null"]),
+        (["experiment", "quickstart", "base.seed=3"], ["base.seed", "seeds"]),
+        (["fit", "trainer.learning_rate=1"], ["trainer.learning_rate", "that 'fit' uses"]),
+        (["fit", "steps=3"], ["steps", "that 'fit' uses"]),
+        (["decompose", "grad.rows=8"], ["grad.rows", "--gradient"]),
+        (["decompose", "init_seed=8"], ["init_seed", "model=new:"]),
+    ],
+)
+def test_every_command_says_so_before_it_works(tmp_path, arguments, words):
+    assert_refused(in_process(*arguments, cwd=tmp_path), *words)
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["validate", "sft-synthetic", "ppots.rows=5"], "'ppots.rows'"),
+        (["train", "sft-synthetic", "adaptive.every=5", "model=nowhere"], "'adaptive.every'"),
+        (["decompose", "data.test_rows=8", "--model", "nowhere"], "'data.test_rows'"),
+        (["decompose", "--methods", "standard", "method_options.strata=8", "--model", "nowhere"], "strats"),
+        (["eval", "--set", "data.train_rows=8", "--model", "nowhere"], "'data.train_rows'"),
+        (["eval", "--set", "data.table=html", "--model", "nowhere"], "hitab"),
+        (["fit", "data.validation_rows=8", "--model", "nowhere"], "'data.validation_rows'"),
+    ],
+)
+def test_every_command_tells_before_it_works(tmp_path, arguments, word):
+    result = in_process(*arguments, cwd=tmp_path)
+    assert "does nothing here" in result.stdout.splitlines()[0], result.stderr
+    assert word in result.stdout.splitlines()[0]
