@@ -26,7 +26,7 @@ _QUESTION = [{"role": "user", "content": "question"}]
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, what: str) -> None:
-    """The tokenizer's template, if it has one, can be read, ends, and takes a question.
+    """The tokenizer's template, if it has one, can be read, ends, and writes a question.
 
     Raises:
         UserError: it cannot, does not, or writes without measure.
@@ -42,7 +42,8 @@ def check_template(tokenizer: PreTrainedTokenizerBase, what: str) -> None:
             # The one operation whose single step can take hours; jinja would take it while it reads.
             if any(kind == "operator" and token == "**" for _, kind, token in Environment().lex(text)):
                 raise UserError(f"{what}: expected a chat template without powers (**), found one.")
-    written(tokenizer, _QUESTION, what, ready=True)
+    if _QUESTION[0]["content"] not in written(tokenizer, _QUESTION, what, ready=True):
+        raise UserError(f"{what}: expected a chat template that writes a user's text, found one that leaves it out.")
 
 
 def written(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], what: str, *, ready: bool = False) -> str:

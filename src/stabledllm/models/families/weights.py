@@ -5,6 +5,7 @@ Only the headers of the safetensors files are read: a wrong checkpoint is refuse
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -19,6 +20,7 @@ from stabledllm.models.told import told
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_NUMBER = re.compile(r"\d+")
 _FEW = 10**6
 _MANY = 16
 """Times as many numbers as the files hold: what tied and shared weights and fused layers never come near."""
@@ -102,6 +104,15 @@ def compare_known_weights(
     wanted, held = (sum(prod(shape) for shape in shapes.values()) for shapes in (expected, found))
     if wanted > _MANY * held + _FEW:
         raise UserError(f"{what}: expected the {wanted:,} numbers of its config in its weights, found {held:,}.")
+
+
+def of_more_layers(unexpected: Iterable[str], expected: Iterable[str]) -> set[str]:
+    """Those of the unexpected weights that are named as expected ones are, but for their numbers.
+
+    A head that the model does not use may lie beside its weights; layers or experts beyond its config may not.
+    """
+    forms = {_NUMBER.sub("0", name) for name in expected}
+    return {name for name in unexpected if _NUMBER.sub("0", name) in forms}
 
 
 def refuse_names(what: str, kind: str, names: Iterable[str]) -> None:
