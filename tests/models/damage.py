@@ -34,8 +34,10 @@ WRITE: dict[str, Callable[[Path], Path]] = {
     "qwen2": write_qwen2,
     "llama": write_llama,
 }
-VALUES = (None, True, False, 0, 1, -1, 3, 2.5, 1e30, -1e-3, 10**6, 10**12, 10**30, "", "x", "nan", [], {}, [1], {"a": 1},
-          float("nan"), float("inf"), [[[[]]]], "../x", "a/b")  # fmt: skip
+VALUES = (
+    *(None, True, False, 0, 1, -1, 3, 2.5, 1e30, -1e-3, 10**6, 10**12, 10**30, float("nan"), float("inf")),
+    *("", "x", "nan", "../x", "a/b", [], {}, [1], {"a": 1}, [[[[]]]]),
+)
 
 
 def damage_json(path: Path, seed: int) -> str:

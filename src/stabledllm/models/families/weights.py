@@ -159,7 +159,8 @@ def _files(folder: Path, what: str, single: str, index: str) -> list[Path]:
         raise UserError(f"{what}: expected a weight_map in {index}, found none.")
     for name, shard in shards.items():
         # A file beside the index; a link in its place may lead anywhere, as in the hub's cache.
-        if not isinstance(shard, str) or shard != PurePosixPath(shard).name or shard != PureWindowsPath(shard).name:
+        plain = isinstance(shard, str) and shard == PurePosixPath(shard).name == PureWindowsPath(shard).name
+        if not plain or shard in ("", "..", "."):
             raise UserError(f"{what}: expected a file beside {index} for weight {name}, found {shard!r}.")
     files = [folder / shard for shard in sorted(set(shards.values()))]
     for file in files:
