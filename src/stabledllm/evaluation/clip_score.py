@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stabledllm.errors import UserError
-from stabledllm.models.families.config_values import check_counts
+from stabledllm.models.families.config_values import check_numbers
 from stabledllm.models.families.source import find_folder, read_config
 from stabledllm.models.families.weights import compare_known_weights, held_weights
 from stabledllm.models.soundness import check_finite
@@ -119,7 +119,7 @@ def _load(name: str) -> _Clip:
         raise UserError(f"CLIP '{name}': expected model_type 'clip' in {folder / 'config.json'}, found {found!r}.")
     what, safe = f"CLIP '{name}'", {"trust_remote_code": False, "local_files_only": True}
     held = held_weights(folder, f"{what}: expected its files in {folder}, found what does not load")
-    check_counts(read_config(folder), str(folder / "config.json"), held.shapes)
+    check_numbers(read_config(folder), str(folder / "config.json"), held.shapes)
     with told(f"{what}: expected its files in {folder}", "found what does not load"):
         tokenizer = CLIPTokenizer.from_pretrained(folder, **safe)
         pixels = CLIPImageProcessorPil.from_pretrained(folder, **safe)

@@ -17,8 +17,8 @@ from stabledllm.models.told import told
 _STEPS = 1_000_000
 """Lines of a template that one conversation may take; a turn takes some dozens."""
 _SECONDS = 20.0
-_BYTES = 2**31
-"""Of memory that a template may ask for at once where it is first tried."""
+_BYTES = 2**28
+"""Of memory that a template may ask for where it is first tried."""
 _CHARACTERS = 1_000_000
 """Of a template, and of what it writes for a conversation of a few words."""
 _FILENAME = "<template>"
@@ -36,8 +36,8 @@ def check_template(tokenizer: PreTrainedTokenizerBase, what: str) -> None:
         return
     texts = template.values() if isinstance(template, dict) else [template]
     for text in texts:
-        if not isinstance(text, str) or len(text) > _CHARACTERS:
-            raise UserError(f"{what}: expected a chat template of at most {_CHARACTERS} characters, found another.")
+        if not isinstance(text, str) or not 0 < len(text) <= _CHARACTERS:
+            raise UserError(f"{what}: expected a chat template of 1 to {_CHARACTERS} characters, found another.")
         with told(f"{what}: expected a chat template that can be read"):
             # The one operation whose single step can take hours; jinja would take it while it reads.
             if any(kind == "operator" and token == "**" for _, kind, token in Environment().lex(text)):
@@ -84,7 +84,7 @@ def bounded(what: str) -> Iterator[None]:
 
 @contextmanager
 def _little_memory() -> Iterator[None]:
-    """Within, memory grows by 2 GiB at most, where the system can be told so: one multiplication can ask for all."""
+    """Within, memory grows by 256 MiB at most, where the system can be told so: one multiplication can ask for all."""
     if not sys.platform.startswith("linux"):
         yield
         return

@@ -20,6 +20,7 @@ from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
 from stabledllm.models.chat_template import bounded, check_template, written
 from stabledllm.models.image_tokens import ImageTokens
+from stabledllm.models.named_tokens import check_named_tokens
 from stabledllm.models.special_text import SpecialText
 from stabledllm.models.told import told
 
@@ -245,6 +246,7 @@ def load_tokenizer(
             # transformers reads the model's config too, and comments on keys that only its own models have.
             warnings.simplefilter("ignore", FutureWarning)
             tokenizer = _read(folder, trust_remote_code)
+        check_named_tokens(tokenizer, folder, f"model '{name}'")
         return HFTokenizer(
             tokenizer,
             vocab_size=vocab_size,

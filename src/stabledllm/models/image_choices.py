@@ -35,6 +35,11 @@ def image_choices(model: str) -> dict[str, Any]:
     if config.get("model_type") != MMadaConfig.model_type:
         raise UserError(f"model '{model}': expected MMaDA, which has image tokens, to work on pictures, found another.")
     found = {choice: config[key] for choice, key in KEYS.items() if config.get(key) is not None}
+    for key in ("num_vq_tokens", "codebook_size", *KEYS.values()):
+        value, kind = config.get(key), str if key == KEYS["tokenizer"] else int
+        if value is not None and (type(value) is not kind or (kind is int and value < 1)):
+            words = "a name" if kind is str else "a whole number of at least 1"
+            raise UserError(f"{folder / 'config.json'}: {key}: expected {words}, found {value!r}.")
     if config.get("codebook_size") != _PUBLISHED_CODEBOOK:
         return found
     published = dict(_PUBLISHED)

@@ -13,7 +13,7 @@ from stabledllm.errors import UserError
 from stabledllm.models.adapter_base import ADAPTER_CONFIG
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.families.attention import check_back_end
-from stabledllm.models.families.config_values import check_counts
+from stabledllm.models.families.config_values import check_numbers
 from stabledllm.models.families.mmada import MMadaModelLM
 from stabledllm.models.families.native import load_native
 from stabledllm.models.families.registry import find_family
@@ -134,7 +134,7 @@ def load_model(
         _refuse_choices(source, family, end_token)
     if init_seed is None:
         source = replace(source, held=held_weights(folder, source.what, allow_pickle))
-    check_counts(config, str(source.config_file), source.held and source.held.shapes)
+    check_numbers(config, str(source.config_file), source.held and source.held.shapes)
     loaded = _load_tiny(source) if tiny else _with_tokenizer(kind.load(source), source, end_token)
     if init_seed is None:
         check_finite(loaded.model, source.what)

@@ -17,6 +17,12 @@ _REPEATED = re.compile(r"(^|_)(n|num|number)_.*|.*(layers?|blocks?|experts|heads
 """Keys that say how often something is built."""
 _AMOUNTS = re.compile(r".*(vocab|embeddings|positions|ctx|tokens|params|buckets|size|dim|width|embd|inner|seed).*")
 """Keys of that look that say how large something is, which costs no time to build."""
+_BOUNDS = {
+    re.compile(r".*(dropout|dropout_prob|pdrop|drop_rate)$"): (lambda value: 0 <= value < 1, "in [0, 1)"),
+    re.compile(r".*(_eps|_epsilon)$"): (lambda value: 0 < value < 1, "in (0, 1)"),
+    re.compile(r"rope_theta"): (lambda value: 0 < value < math.inf, "above 0"),
+}
+"""Numbers that have these bounds in every architecture; outside of them training fails, or all logits are alike."""
 _MOST_OF_A_NEW_MODEL = 1000
 _MOST_OF_ANYTHING = 2**31 - 1
 _DEEPEST = 30
@@ -47,8 +53,9 @@ def check_form(config: Mapping[str, Any], where: str) -> None:
             raise UserError(f"{where}: {key}: expected one of {', '.join(map(str, _BACK_ENDS[1:]))}, found {value!r}.")
 
 
-def check_counts(config: Mapping[str, Any], where: str, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
-    """No number of layers, heads or experts beyond what the weights could hold, before a layer is built.
+def check_numbers(config: Mapping[str, Any], where: str, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+    """No number of layers, heads or experts beyond what the weights could hold, before a layer is built; and none
+    out of the bounds that it has everywhere.
 
     Args:
         shapes: of the weights in the files; None for a new model.
@@ -61,6 +68,10 @@ def check_counts(config: Mapping[str, Any], where: str, shapes: Mapping[str, tup
         most = max([_MOST_OF_A_NEW_MODEL, len(shapes), *(size for shape in shapes.values() for size in shape)])
         held = f"{len(shapes)} weights"
     for key, value in _leaves(config):
+        for pattern, (within, words) in _BOUNDS.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and pattern.fullmatch(key) and not (number and within(value)):
+                raise UserError(f"{where}: {key}: expected a number {words}, found {_short(value)}.")
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         if isinstance(value, int) and abs(value) > _MOST_OF_ANYTHING:
@@ -79,14 +90,21 @@ def check_values(kind: type, config: Mapping[str, Any], where: str) -> None:
     Raises:
         UserError: naming the first key with another value.
     """
-    hints = get_type_hints(kind.__init__)
     known = kind.attribute_map if isinstance(getattr(kind, "attribute_map", None), dict) else {}
-    for key, parameter in inspect.signature(kind.__init__).parameters.items():
-        if key in ("self", "kwargs"):
-            continue
+    for key, hint, parameter in _declared(kind):
         for name in (key, *(alias for alias, own in known.items() if own == key)):
-            if name in config and (wanted := _mismatch(name, hints[key], config[name], parameter.default)):
+            if name in config and (wanted := _mismatch(name, hint, config[name], parameter.default)):
                 raise UserError(f"{where}: {name}: expected {wanted}, found {_short(config[name])}.")
+
+
+def _declared(kind: type) -> Iterator[tuple[str, Any, inspect.Parameter]]:
+    """The typed keys of a configuration's class and of those that it extends, as far as they are this library's."""
+    for part in kind.__mro__:
+        if "model_type" in vars(part) and part.__module__.startswith(__name__.partition(".")[0]):
+            hints = get_type_hints(part.__init__)
+            for key, parameter in inspect.signature(part.__init__).parameters.items():
+                if key in hints:
+                    yield key, hints[key], parameter
 
 
 def _mismatch(key: str, hint: Any, value: Any, default: Any) -> str | None:

@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from stabledllm.models.families.source import Source, read_config
-from stabledllm.models.families.weights import compare_known_weights, refuse_names
+from stabledllm.models.families.weights import compare_known_weights, of_more_layers, refuse_names
 from stabledllm.models.new import pattern_of, with_first_values
 from stabledllm.models.told import told
 
@@ -21,11 +21,12 @@ def load_transformers(interface: type, source: Source, back_end: str | None, *, 
     Code beside the weights runs only with ``source.trust_remote_code``, and nobody is asked.
 
     Args:
-        back_end: of attention; None leaves it to transformers. strict: no weight of the files may be left over.
+        back_end: of attention; None leaves it to transformers. strict: no weight of the files may be left over;
+            else none of a further layer.
 
     Raises:
         UserError: a config of which no model can be made, a back end that the model lacks, or weights that are
-            missing, of another shape or, if ``strict``, unexpected.
+            missing, of another shape or unexpected.
     """
     with told(f"{source.what}: expected one that transformers can load"):
         config = AutoConfig.from_pretrained(
@@ -52,8 +53,11 @@ def load_transformers(interface: type, source: Source, back_end: str | None, *, 
             output_loading_info=True,
             **source.extra,
         )
-    for kind in ("missing", "unexpected", "mismatched") if strict else ("missing", "mismatched"):
-        refuse_names(source.what, kind, info.get(f"{kind}_keys") or ())
+    for kind in ("missing", "mismatched", "unexpected"):
+        names = info.get(f"{kind}_keys") or ()
+        if kind == "unexpected" and not strict:
+            names = of_more_layers(names, model.state_dict())
+        refuse_names(source.what, kind, names)
     return model
 
 

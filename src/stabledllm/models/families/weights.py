@@ -5,6 +5,7 @@ Only the headers of the safetensors files are read: a wrong checkpoint is refuse
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -19,6 +20,7 @@ from stabledllm.models.told import told
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_NUMBER = re.compile(r"\d+")
 _FEW = 10**6
 _MANY = 16
 """Times as many numbers as the files hold: what tied and shared weights and fused layers never come near."""
@@ -104,6 +106,15 @@ def compare_known_weights(
         raise UserError(f"{what}: expected the {wanted:,} numbers of its config in its weights, found {held:,}.")
 
 
+def of_more_layers(unexpected: Iterable[str], expected: Iterable[str]) -> set[str]:
+    """Those of the unexpected weights that are named as expected ones are, but for their numbers.
+
+    A head that the model does not use may lie beside its weights; layers or experts beyond its config may not.
+    """
+    forms = {_NUMBER.sub("0", name) for name in expected}
+    return {name for name in unexpected if _NUMBER.sub("0", name) in forms}
+
+
 def refuse_names(what: str, kind: str, names: Iterable[str]) -> None:
     """Raise where weights are missing or unexpected.
 
@@ -148,7 +159,8 @@ def _files(folder: Path, what: str, single: str, index: str) -> list[Path]:
         raise UserError(f"{what}: expected a weight_map in {index}, found none.")
     for name, shard in shards.items():
         # A file beside the index; a link in its place may lead anywhere, as in the hub's cache.
-        if not isinstance(shard, str) or shard != PurePosixPath(shard).name or shard != PureWindowsPath(shard).name:
+        plain = isinstance(shard, str) and shard == PurePosixPath(shard).name == PureWindowsPath(shard).name
+        if not plain or shard in ("", "..", "."):
             raise UserError(f"{what}: expected a file beside {index} for weight {name}, found {shard!r}.")
     files = [folder / shard for shard in sorted(set(shards.values()))]
     for file in files:
