@@ -146,7 +146,7 @@ def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
         )
-    from stabledllm.launched import is_main_process
+    from stabledllm.training.devices import is_main_process
     from stabledllm.training.run import train as run
 
     run(settings, say=say)
@@ -331,7 +331,7 @@ def encode(data: str, split: str, rows: int | None, seed: int, overrides: Sequen
 def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loading: dict, *, say: Say) -> None:
     """NLL and accuracy, with their errors, into ``eval.json``; on the launcher's ranks."""
     from stabledllm.evaluation.run import evaluate as run
-    from stabledllm.launched import is_main_process
+    from stabledllm.training.devices import is_main_process
 
     apart = [override for override in overrides if override.startswith(("data.", "image_decoding.", "clip="))]
     decoding = _decoding(sizes, [override for override in overrides if override not in apart])

@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 from transformers import Trainer, TrainingArguments
 
 from stabledllm.errors import UserError
+from stabledllm.launched import is_main_process as is_main_process  # where the rest of training looks for it
 
 
 @contextmanager

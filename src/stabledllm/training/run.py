@@ -19,7 +19,6 @@ from stabledllm.data.rows import require_marks
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.files import read_json
-from stabledllm.launched import is_main_process
 from stabledllm.locks import in_its_folder
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel
@@ -31,7 +30,11 @@ from stabledllm.ppots.density import FittedDensity
 from stabledllm.saying import say as print_line
 from stabledllm.training.checkpoints import DENSITY, check_same, last_complete
 from stabledllm.training.density import obtain_density
-from stabledllm.training.devices import refuse_silent_changes, told_in_a_sentence
+from stabledllm.training.devices import (
+    is_main_process,
+    refuse_silent_changes,
+    told_in_a_sentence,
+)
 from stabledllm.training.finishing import RUN, SCHEMA, TRAINED, evaluate_saved, finish
 from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
 from stabledllm.training.statistics import StepStatistics
