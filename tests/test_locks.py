@@ -214,9 +214,9 @@ def test_only_what_dead_processes_left_is_swept(tmp_path):
 
 
 def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(OSError, match="No space"), new_folder(tmp_path / "out", "merge") as (folder, _):
-        (folder / "config.json").write_text("{}")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise full if (folder / "config.json").write_text("{}") else AssertionError
     assert list(tmp_path.iterdir()) == []
     with new_folder(tmp_path / "out", "merge") as (folder, _):
         (folder / "config.json").write_text("{}")

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -145,13 +144,12 @@ def test_what_is_kept_of_each_kind(tmp_path):
     assert "start anew: " in stopping.how_to_continue(None)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_real_run_that_is_asked_to_end(tmp_path, number):
+def test_a_real_run_that_is_asked_to_end(tmp_path):
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
     small = [
         "data.train_rows=8",
         "data.validation_rows=2",
-        "data.test_rows=0",
+        "data.test_rows=2",
         "batch=2",
         "save_every=1",
         "steps=100000",
@@ -160,14 +158,31 @@ def test_a_real_run_that_is_asked_to_end(tmp_path, number):
         [sys.executable, "-m", "stabledllm", "train", "sft-synthetic", "out=run", *small],
         cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("run/checkpoint-*/stabledllm.json")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("run/checkpoint-*/stabledllm.json")) and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     told = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + number, told
+    assert process.returncode == 128 + signal.SIGTERM, told
     assert "Traceback" not in told
     last = told.strip().splitlines()[-1]
     assert "is kept in run; run the same command again to continue: " in last
     assert last.endswith("train sft-synthetic out=run " + " ".join(small))
-    assert Path(tmp_path / "run").is_dir()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_that_ask_a_process_to_end(name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt) as stopped, stopping.stoppable():
+        signal.raise_signal(number)
+    assert stopping.exit_code(stopped.value) == 128 + number
+    assert signal.getsignal(number) == before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping.stoppable():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -95,7 +95,13 @@ def found(folder: Path) -> dict[str, object]:
     """Every file of a command's output and what is in it, but for times; of checkpoints only that they are there."""
     out = folder / "out"
     files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in _LEFT_OPEN]
-    return {str(path.relative_to(out)): _content(path) for path in files}
+    kept = [path for path in files if not _is_left_of_a_finished_run(path)]
+    return {str(path.relative_to(out)): _content(path) for path in kept}
+
+
+def _is_left_of_a_finished_run(path: Path) -> bool:
+    """A kill between ``run.json`` and the end leaves what was needed until then, which nobody reads any more."""
+    return path.parent.name.endswith("journal") and any(path.parents[1].glob("*.json"))
 
 
 def _content(path: Path) -> object:
