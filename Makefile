@@ -5,9 +5,10 @@ OUT ?= runs/quickstart
 OUT_IMAGES ?= runs/quickstart-images
 QUICKSTART ?=
 STUDY ?=
+FAULTS ?=
 TEST_JOBS ?= auto
 
-.PHONY: quickstart quickstart-images test lint bench study clean
+.PHONY: quickstart quickstart-images test faults lint bench study clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
@@ -17,6 +18,10 @@ quickstart-images: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests --numprocesses $(TEST_JOBS) --dist loadscope
+
+# A fault at every file-system event of every command, and damaged stored files: an hour. FAULTS="train merge --every 5".
+faults: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.faults $(FAULTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests scripts benchmarks studies

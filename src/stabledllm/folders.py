@@ -15,6 +15,8 @@ from stabledllm.errors import UserError
 from stabledllm.failures import sentence
 
 _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)\.tmp", re.DOTALL)
+_OF_SAFETENSORS = re.compile(r"\.tmp\w{6}")
+_STAMP = "stabledllm.json"
 _FOREIGN = 24 * 3600.0
 """Seconds after which what another machine left is taken for dead: it writes for seconds, and cannot be asked."""
 _PROBE = b"0" * 4096
@@ -30,9 +32,20 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporary files and folders in ``folder`` whose process is no more."""
-    for path in filter(is_temporary, _listed(folder)):
+def sweep(folder: Path, *, below: bool = False) -> None:
+    """Remove the temporary files and folders in ``folder`` whose process is no more.
+
+    Args:
+        below: in its folders too, but for those that are stamped: a stamp lists what is in them. Of a folder that only
+            this process writes to, as what safetensors leaves behind says of no process that it is alive.
+    """
+    for path in _listed(folder):
+        if below and path.is_dir() and not (path / _STAMP).exists():
+            sweep(path)
+            for left in filter(lambda found: _OF_SAFETENSORS.fullmatch(found.name), _listed(path)):
+                left.unlink(missing_ok=True)
+        if not is_temporary(path):
+            continue
         with suppress(OSError):
             if _is_dead(path):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -117,7 +117,7 @@ def claimed(folder: Path, command: str = "train") -> Iterator[bool]:
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / LOCK, folder / CLAIM, command, folder) as mine:
         if mine:
-            sweep(folder)
+            sweep(folder, below=True)
         yield mine
 
 

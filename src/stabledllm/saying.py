@@ -68,7 +68,9 @@ def say(line: str) -> None:
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """Within, standard output and error are :class:`SafeStream`."""
+    """Within, standard output and error are :class:`SafeStream`; standard input that was closed is empty."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = safe = tuple(SafeStream(stream) for stream in before)
     try:

@@ -27,11 +27,13 @@ class Faults:
     Args:
         kind: ``kill`` before the event, ``torn`` in the middle of it where it is a write, or ``full``: from then on no
             room is left on the disk.
+        after: kill at the first event that finds this file.
     """
 
     folder: Path
     at: int = 0
     kind: str = "kill"
+    after: Path | None = None
     _seen: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 8))
 
     @property
@@ -49,6 +51,8 @@ class Faults:
     def happens(self, name: str, torn: Callable[[], object] = lambda: None, path: object = None) -> None:
         """One event; what happens at it may be the last thing that happens."""
         self._seen[:8] = (self.seen + 1).to_bytes(8, "little")
+        if self.after is not None and name != "open" and self.after.exists():
+            os.kill(os.getpid(), signal.SIGKILL)
         if not self.at or self.seen < self.at:
             return
         if self.kind == "full":

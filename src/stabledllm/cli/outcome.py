@@ -79,5 +79,9 @@ def _failed(error: BaseException) -> int:
 
 
 def _tell(line: str) -> None:
+    from tqdm import tqdm
+
+    for bar in list(getattr(tqdm, "_instances", ())):  # the sentence has a line of its own, and the last one
+        bar.close()
     sys.stderr.write(f"stabledllm: {line}\n")
     sys.stderr.flush()

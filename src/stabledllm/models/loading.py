@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stabledllm.errors import UserError
+from stabledllm.folders import whole_folder
 from stabledllm.models.adapter_base import ADAPTER_CONFIG
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.families.attention import check_back_end
@@ -67,8 +68,9 @@ class LoadedModel:
 
     def save(self, folder: str | Path) -> None:
         """Weights, config and tokenizer in the layout they came in; :func:`load_model` takes the folder."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with whole_folder(Path(folder)) as new:
+            self.model.save_pretrained(new)
+            self.tokenizer.save_pretrained(new)
 
 
 def load_model(
