@@ -96,8 +96,13 @@ def probe_and_fit(
     if block_size and method.signal != "loss":
         raise UserError(f"method '{method.name}': a density fitted to gradients and block_size contradict; use ppots.")
     count = min(settings.rows, len(rows))
-    if count < 2:
-        raise UserError(f"ppots: expected at least 2 training rows to probe, found {len(rows)}.")
+    # Strata and lattices leave what varies over rows, and the cross-fit leaves one row out.
+    least = 2 if method.source.name == "iid" or method.signal != "loss" or block_size else 3
+    if count < least:
+        raise UserError(
+            f"ppots: expected at least {least} training rows to probe for method '{method.name}', found "
+            f"{'ppots.rows=' if count < len(rows) else ''}{count}."
+        )
     sizes = {"rows": count, "rates": settings.rates, "masks": settings.masks}
     options = FitOptions(
         starts=settings.starts,

@@ -115,9 +115,7 @@ def mirror_condition(covariance: Tensor, cell_width: Tensor, nested: NestedLosse
     """
     each = covariance.nan_to_num() @ cell_width
     gain = Estimate(value=-float(each.mean()), stderr=float(each.std()) / len(each) ** 0.5, n=len(each), unit=UNIT)
-    rest = jackknife(
-        lambda keep: float(sum(parts_of(nested, keep)[1:])), len(nested.losses), UNIT
-    )
+    rest = jackknife(lambda keep: float(sum(parts_of(nested, keep)[1:])), len(nested.losses), UNIT)
     rest = replace(rest, ends=of_sum([with_ends(found.mask_rate), with_ends(found.data)]))
     low, high = of_sum([with_ends(gain), negated(with_ends(rest))])
     pays = True if low > 0 else False if high < 0 else None
