@@ -101,7 +101,7 @@ def _root(f: Callable[[float], float], low: float, high: float) -> float:
 
 
 def ratio_record(found: Estimate) -> dict:
-    """``{"value", "ci_low", "ci_high"}`` of a ratio of positive quantities estimated as a whole, such as by a jackknife.
+    """``{"value", "ci_low", "ci_high"}`` of a ratio of positive quantities estimated as a whole, as by a jackknife.
 
     The wider of Student's interval and that on the scale of logarithms, and nothing below 0.
     """

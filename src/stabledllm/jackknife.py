@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,12 +21,24 @@ def jackknife(statistic: Callable[[Tensor], float], rows: int, unit: str) -> Est
         statistic: takes the indices of the rows to use, shape (kept,).
         rows: number of rows.
     """
+    (found,) = jackknives(lambda keep: (statistic(keep),), rows, (unit,))
+    return found
+
+
+def jackknives(
+    statistics: Callable[[Tensor], Sequence[float]], rows: int, units: Sequence[str]
+) -> tuple[Estimate, ...]:
+    """The same of several statistics that are worked out together."""
     index = torch.arange(rows)
-    value = float(statistic(index))
+    values = [float(v) for v in statistics(index)]
     if rows < LEAST_ROWS:
-        return Estimate(value=value, stderr=math.nan, n=rows, unit=unit)
-    left_out = torch.tensor([statistic(index[index != i]) for i in range(rows)], dtype=torch.float64)
-    return Estimate(value=value, stderr=spread(left_out), n=rows, unit=unit)
+        return tuple(Estimate(value=v, stderr=math.nan, n=rows, unit=u) for v, u in zip(values, units, strict=True))
+    each = [[float(v) for v in statistics(index[index != i])] for i in range(rows)]
+    left_out = torch.tensor(each, dtype=torch.float64)
+    return tuple(
+        Estimate(value=v, stderr=spread(left_out[:, k]), n=rows, unit=u)
+        for k, (v, u) in enumerate(zip(values, units, strict=True))
+    )
 
 
 def spread(left_out: Tensor) -> float:

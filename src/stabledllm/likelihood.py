@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
-from stabledllm.estimate import Estimate
+from stabledllm.estimate import Estimate, student
 from stabledllm.finite import require_finite
 from stabledllm.likelihood_arguments import (
     check_eps,
@@ -62,7 +62,13 @@ class RowELBO:
     def mean(self) -> Estimate:
         """Mean over these rows; its error is that of the noise, given the rows (they are not taken for a sample)."""
         error = float(self.stderr.square().sum().sqrt()) / len(self.stderr)
-        return Estimate(value=float(self.value.detach().mean()), stderr=error, n=len(self.stderr), unit=self.unit)
+        value, freedom = float(self.value.detach().mean()), len(self.stderr) * (self.replicates - 1)
+        return Estimate(value=value, stderr=error, n=len(self.stderr), unit=self.unit, freedom=freedom)
+
+    def interval(self) -> tuple[Tensor, Tensor]:
+        """95 % intervals of the rows, each of shape (B,): Student's with R - 1 degrees of freedom, wide for few."""
+        half = student(self.replicates - 1) * self.stderr
+        return self.value.detach() - half, self.value.detach() + half
 
     def per_token(self) -> RowELBO:
         """Values and errors divided by P, in nats per response token."""

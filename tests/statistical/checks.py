@@ -11,9 +11,11 @@ from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key
 from tests.oracle import Setting, ToyRow, moments, step_variance, toy_row
 from tests.statistical.cases import Case
-from tests.statistics import assert_mean, assert_variance
+from tests.statistics import Z, assert_mean, assert_variance
 
 SAMPLES = 150_000
+LEAST_COVERAGE = 0.93
+"""What a 95 % interval must hold, whatever the law."""
 _LAYOUT = (1, 2, 4, 5, 7, 8)
 """Places of the maskable tokens in the row: prompt before, fixed tokens between, padding behind."""
 
@@ -101,3 +103,9 @@ def check_step(method: Method, case: Case, n: int, steps: int = 3000, size: int 
 def standard_mean(setting: Setting, row: ToyRow) -> np.ndarray:
     """The standard objective with the eps and the weighting of ``setting``."""
     return moments(Setting(eps=setting.eps, power=setting.power), row)[0]
+
+
+def assert_covers(hits: int, trials: int, what: str) -> None:
+    """Intervals that held the truth ``hits`` times do not cover significantly less than :data:`LEAST_COVERAGE`."""
+    error = (LEAST_COVERAGE * (1 - LEAST_COVERAGE) / trials) ** 0.5
+    assert hits / trials >= LEAST_COVERAGE - Z * error, f"{what}: {hits} of {trials} intervals hold the truth"

@@ -105,6 +105,58 @@ class FakeMeter:
         return views.sum(1) / used.sum(1)
 
 
+class TokenMeter:
+    """Rows of P tokens whose cross-entropies do not depend on the masks: every variance is known in closed form.
+
+    Masks are the method's own. Within a row cross-entropies vary by a factor of 3, over rows by one of 2.
+
+    Args:
+        sizes: P of the rows, which repeat in this order.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], n_rows: int = 2000, eps: float = 1e-3, normalization: str = "row"):
+        self.rows, self.forwards = range(n_rows), 0
+        self.objective = Objective(eps=eps, normalization=normalization)
+        generator = torch.Generator().manual_seed(sum(sizes))
+        self.size = torch.tensor(sizes).repeat(-(-n_rows // len(sizes)))[:n_rows]
+        self.maskable = torch.arange(max(sizes)) < self.size[:, None]
+        row, token = (torch.rand(n_rows, k, generator=generator, dtype=torch.float64) for k in (1, max(sizes)))
+        self.nll = (0.7 + 0.7 * row) * (0.5 + token) * self.maskable
+        self.share = self.objective.row_share(self.size)
+
+    def sizes(self, method) -> Tensor:
+        return self.size
+
+    def shares(self, method) -> Tensor:
+        return self.share
+
+    def view_losses(self, row, t, method, key, sampler=None):
+        n = len(row)
+        noise = Rows(torch.arange(n), n, self.maskable[row], torch.arange(self.maskable.shape[1]))
+        draw = method.draw_at(t, key, noise, sampler or Uniform(), self.objective)
+        losses = (draw.coefficient * draw.mask * self.nll[row][:, None]).sum(-1) * self.share[row][:, None]
+        self.forwards += int(draw.active.sum())
+        return losses * draw.active, draw.active
+
+    losses = FakeMeter.losses
+
+    def pattern(self, one=lambda p: 1 / p - 1) -> float:
+        """A, where ``m_i / p`` of a token has the variance ``one(p)``: ``E s^2 sum CE^2 / P^2`` times its integral."""
+        eps = self.objective.eps
+        x, w = nodes(math.log(eps), 0.0, 400)
+        integral = float((one(x.exp()) * x.exp()) @ w) / (1 - eps)
+        return float((self.share**2 * (self.nll**2).sum(1) / self.size**2).mean()) * integral
+
+    @property
+    def mean(self) -> float:
+        return float((self.share * self.nll.sum(1) / self.size).mean())
+
+    @property
+    def data(self) -> float:
+        """C: of the token mean too, where rows vary by ``s (l - m)``. B is 0."""
+        return float((self.share * (self.nll.sum(1) / self.size - self.mean)).var())
+
+
 class TableMeter:
     """P <= 4 tokens; the cross-entropy of each depends on the row and on the whole mask. Masks are the method's own."""
 
@@ -132,6 +184,9 @@ class TableMeter:
         return losses * draw.active, draw.active
 
     losses = FakeMeter.losses
+
+    def sizes(self, method) -> Tensor:
+        return torch.full((len(self.rows),), self.tokens)
 
     def moments(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """E_M[l] and E_M[l^2] under Bernoulli masks by enumeration, each of shape (R, len(t))."""

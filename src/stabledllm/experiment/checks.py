@@ -76,4 +76,4 @@ def _check_rows(run: TrainSettings, data: DataBundle) -> None:
     fitting_views(run, longest=longest)
     require_marks(data.train, method)
     if method.needs_p:
-        check_probe(method, len(data.train), run.block_size)
+        check_probe(method, len(data.train), run.ppots.rows, run.block_size)

@@ -19,6 +19,8 @@ from stabledllm.ppots.judge import cross_fitted, dearer_than, folds, second_mome
 from stabledllm.ppots.profile import Curve, Profile
 
 SCHEMA = "stabledllm/p_of_t/1"
+LEAST_SEEN = 10
+"""Draws of a cell in which something was masked, from which its curves have an error: of fewer, one decides."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,10 @@ def profile_record(profile: Profile) -> dict:
     if profile.view_losses.shape[2] > 1:  # norms come as one value a cell: nothing but the second moment is known
         curves |= {"g": profile.g(), "v": profile.v(), "v_views": profile.v_views(), "rho": profile.rho()}
     out: dict[str, list | None] = {"t": profile.t.tolist()}
+    known = profile.draws_that_hide() >= LEAST_SEEN
     for name, curve in curves.items():
         out[name] = curve.value.tolist() if curve else None
-        out[f"{name}_stderr"] = curve.stderr.tolist() if curve else None
+        out[f"{name}_stderr"] = torch.where(known, curve.stderr, torch.nan).tolist() if curve else None
     return out
 
 

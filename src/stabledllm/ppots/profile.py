@@ -132,6 +132,10 @@ class Profile:
         both = (centred[..., 0] * centred[..., 1]).sum(-1) / (centred.shape[2] - 1)
         return torch.where(self.used[..., :2].all(-1), both, torch.nan)
 
+    def draws_that_hide(self) -> Tensor:
+        """Draws of each cell in which something was masked, shape (b,)."""
+        return (self.view_losses != 0).any(-1).sum((0, 2))
+
     def _over_views(self, values: Tensor) -> Tensor:
         return (values * self.used).sum(-1) / self.used.sum(-1)
 

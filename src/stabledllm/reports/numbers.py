@@ -10,9 +10,15 @@ NONE = "–"
 
 
 def estimate(est: object, unit: bool = False) -> str:
-    """``0.488 ± 0.018``: the error with two digits, the value to the same place."""
+    """``0.488 ± 0.018``: the error with two digits, the value to the same place; or ``0.49, 0.31 to 0.82``, where the
+    95 % interval is not 1.96 errors to either side."""
     v, s = value(est), stderr(est)
     tail = f" {est['unit']}" if unit and isinstance(est, dict) and est.get("unit") and not math.isnan(v) else ""
+    low, high = (number(est.get(end)) if isinstance(est, dict) else math.nan for end in ("ci_low", "ci_high"))
+    if math.isfinite(v + low + high) and low < high:
+        exponent = _exponent(v, (high - low) / 2)
+        scaled = [x / 10.0**exponent for x in (v, low, high)]
+        return (f"({with_interval(*scaled)})e{exponent:+03d}" if exponent else with_interval(*scaled)) + tail
     if math.isnan(v) or math.isnan(s) or s <= 0 or math.isinf(v) or math.isinf(s):
         return plain(v) + tail
     exponent = _exponent(v, s)

@@ -62,10 +62,16 @@ def _shares(parts: dict, what: str) -> list[str]:
         return [f"No component of the {what}'s variance is stored."]
     shares = [f"{_NAMES[k]} {fmt.percent(value(parts[k]), total)} {_bracketed(fmt.estimate(parts[k]))}" for k in known]
     out = [f"Of the variance of one row's {what}, {fmt.estimate(parts.get('total'), unit=True)}: {_list(shares)}."]
-    unclear = [_NAMES[k] for k in known if abs(value(parts[k])) < 2 * stderr(parts[k])]
+    unclear = [_NAMES[k] for k in known if _may_be_zero(parts[k])]
     if unclear:
-        out.append(f"Within two standard errors of zero: {_list(unclear)}.")
+        out.append(f"Not told apart from zero: {_list(unclear)}.")
     return out
+
+
+def _may_be_zero(part: dict) -> bool:
+    """By its stored interval, else by two standard errors."""
+    low, high = number(part.get("ci_low")), number(part.get("ci_high"))
+    return abs(value(part)) < 2 * stderr(part) if math.isnan(low + high) else low <= 0 <= high
 
 
 def _bracketed(text: str) -> str:

@@ -57,7 +57,8 @@ def components_table(data: dict) -> Table:
         cells = [c for _, p in parts for c in _cells(p, key)]
         if any(c != fmt.NONE for c in cells):
             rows.append((COMPONENT_LABELS.get(key, "total"), *cells))
-    note = f"Mean loss {fmt.estimate(data['loss'].get('mean'), unit=True)}. Value ± standard error."
+    mean = fmt.estimate(data["loss"].get("mean"), unit=True)
+    note = f"Mean loss {mean}. Value ± standard error, or with its 95 % interval."
     return Table("Where the variance of one row comes from", ("component", *columns), tuple(rows), note)
 
 
@@ -98,7 +99,8 @@ def equal_compute_table(data: dict, name: Name = str) -> Table:
     )  # fmt: skip
     note = (
         "Variances in nats². At equal compute: the same number of forward passes; Standard's is A + B. "
-        "Variance: of one row's loss. Biased: the method trains another objective."
+        "Variance: of one row's loss. Biased: the method trains another objective. "
+        "Without an error: a few draws decide."
     )
     return Table("Noise of each method", columns, tuple(rows), note)
 

@@ -74,16 +74,24 @@ def obtain_density(
     return FittedDensity.load(path)
 
 
-def check_probe(method: Method, rows: int, block_size: int | None) -> None:
+def check_probe(method: Method, rows: int, probed: int, block_size: int | None) -> None:
     """Refuse what no p can be fitted for.
+
+    Args:
+        rows: of the training data. probed: at most so many of them are.
 
     Raises:
         UserError: too few rows, or blocks with a density fitted to gradients.
     """
     if block_size and method.signal != "loss":
         raise UserError(f"method '{method.name}': a density fitted to gradients and block_size contradict; use ppots.")
-    if rows < 2:
-        raise UserError(f"ppots: expected at least 2 training rows to probe, found {rows}.")
+    # Strata and lattices leave what varies over rows, and the cross-fit leaves one row out.
+    least = 2 if method.source.name == "iid" or method.signal != "loss" or block_size else 3
+    if min(rows, probed) < least:
+        raise UserError(
+            f"ppots: expected at least {least} training rows to probe for method '{method.name}', found "
+            f"{'ppots.rows=' if probed < rows else ''}{min(rows, probed)}."
+        )
 
 
 def probe_and_fit(
@@ -106,7 +114,7 @@ def probe_and_fit(
         UserError: too few rows, or blocks with a density fitted to gradients.
     """
     refuse_infinite_variance(method, objective, "ppots")
-    check_probe(method, len(rows), block_size)
+    check_probe(method, len(rows), settings.rows, block_size)
     count = min(settings.rows, len(rows))
     sizes = {"rows": count, "rates": settings.rates, "masks": settings.masks}
     options = FitOptions(

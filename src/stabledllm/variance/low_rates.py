@@ -20,13 +20,13 @@ from torch import Tensor
 
 from stabledllm.estimate import Estimate
 from stabledllm.intervals import of_positive
-from stabledllm.jackknife import jackknife
+from stabledllm.jackknife import LEAST_ROWS, spread
 from stabledllm.noise.maskers import ISAD, Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.noise.schedule import p_mask
 from stabledllm.noise.t_samplers import TSampler
 from stabledllm.noise.views import MultiSample
-from stabledllm.shares import kept, token_mean
+from stabledllm.shares import token_mean
 from stabledllm.variance.nested import UNIT, NestedLosses, cell_moments, parts_of
 
 _KURTOSIS = 1.0
@@ -83,7 +83,7 @@ class LowRates:
 
     def mean_error(self, sampler: TSampler) -> float:
         """Standard error that replacing rows by :meth:`mean_at` gives the mean loss."""
-        cell, t, width, density, weight = self._cells(sampler)
+        cell, _, width, density, weight = self._cells(sampler)
         each = (cell * weight * density) @ width
         return float(each.std()) / len(each) ** 0.5
 
@@ -97,19 +97,12 @@ class LowRates:
         _, v, error = (x[:, : self.cells] for x in cell_moments(self.nested.losses, self.nested.chance))
         second = weight**2 * (cell**2 - error + v * view_factor(method, t, self.eps))
 
-        def value(keep: Tensor) -> float:
-            share = kept(self.nested.share, keep)
-            rows, m = len(keep), 0.0
-            square = second[keep]
-            mean = (weight * cell)[keep]
-            if share is not None:  # of s w l - s m in the place of w l
-                m = float(token_mean(self._row_means()[keep], share))
-                square = square - 2 * m * share[:, None] * mean + m**2 * share[:, None] ** 2
-                mean = mean - m * share[:, None]
-            pairs = (mean.sum(0) ** 2 - (mean**2).sum(0)) / (rows * (rows - 1))
-            return float(((square * density[keep]).mean(0) - pairs * density[keep].mean(0)) @ width)
-
-        found = jackknife(value, len(cell), UNIT)
+        mean, share = weight * cell, self.nested.share
+        if share is not None:  # of s w l - s m in the place of w l; m is known well enough to be taken as it is
+            m = float(token_mean(self._row_means(), share))
+            second = second - 2 * m * share[:, None] * mean + m**2 * share[:, None] ** 2
+            mean = mean - m * share[:, None]
+        found = _mean_less_square((second * density) @ width, mean, density @ torch.diag(width))
         return replace(found, ends=of_positive(found.value, found.stderr, len(cell) - 1))
 
     def _row_means(self) -> Tensor:
@@ -120,6 +113,23 @@ class LowRates:
         cell = cell_moments(self.nested.losses, self.nested.chance)[0][:, : self.cells]
         t, width = self.nested.t[:, : self.cells], self.nested.width[: self.cells]
         return cell, t, width, sampler.log_prob(t).exp(), sampler.weight(t)
+
+
+def _mean_less_square(second: Tensor, mean: Tensor, weight: Tensor) -> Estimate:
+    """Mean of ``second`` (a,) less the weighted squares of the mean of ``mean`` (a, b), by pairs; jackknife over rows.
+
+    Args:
+        weight: shape (a, b), averaged over rows too.
+    """
+    n = len(second)
+
+    def statistic(n: int, second: Tensor, total: Tensor, squares: Tensor, weight: Tensor) -> Tensor:
+        return second / n - ((total**2 - squares) / (n * (n - 1)) * weight / n).sum(-1)
+
+    sums = [x.sum(0) for x in (second, mean, mean**2, weight)]
+    left_out = statistic(n - 1, *(s - x for s, x in zip(sums, (second, mean, mean**2, weight), strict=True)))
+    error = spread(left_out) if n >= LEAST_ROWS else float("nan")
+    return Estimate(value=float(statistic(n, *sums)), stderr=error, n=n, unit=UNIT)
 
 
 def has_low_rates(method: Method) -> bool:

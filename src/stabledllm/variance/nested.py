@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stabledllm.estimate import Estimate
 from stabledllm.intervals import of_positive, of_sum, of_variance, widest, with_ends
-from stabledllm.jackknife import jackknife
+from stabledllm.jackknife import jackknife, jackknives
 from stabledllm.measure import LossMeter
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
@@ -148,16 +148,17 @@ def decompose(losses: Tensor | NestedLosses, width: Tensor | None = None) -> Dec
     nested = losses if isinstance(losses, NestedLosses) else NestedLosses(losses, torch.arange(len(losses)), width)
     rows = len(nested.losses)
 
-    def part(pick) -> Estimate:
-        return jackknife(lambda keep: float(pick(parts_of(nested, keep))), rows, UNIT)
+    def parts(keep: Tensor) -> tuple[Tensor, ...]:
+        some = nested.select(keep)
+        found = parts_of(some)
+        return *found, sum(found), _mean(some)
 
-    a, b, c, total = (part(pick) for pick in (lambda x: x[0], lambda x: x[1], lambda x: x[2], sum))
+    a, b, c, total, mean = jackknives(parts, rows, (*[UNIT] * 4, "nats/token"))
     a = replace(a, ends=of_positive(a.value, a.stderr, rows - 1))
     noise = _spread_of_rows(nested) - c.value
     c = replace(c, ends=tuple(end - noise for end in of_variance(c.value + noise, c.stderr, rows - 1)))
     sums = of_sum([with_ends(x) for x in (a, b, c)])
     total = replace(total, ends=widest(sums, of_positive(total.value, total.stderr, rows - 1)))
-    mean = jackknife(lambda keep: float(_mean(nested.select(keep))), rows, "nats/token")
     return Decomposition(mask_pattern=a, mask_rate=b, data=c, total=total, mean=mean)
 
 
