@@ -117,9 +117,11 @@ def sentence(out: Path, told: dict) -> str:
     left = f"its last finite checkpoint is {told['checkpoint']}" if told["checkpoint"] else "it had no checkpoint yet"
     if told["model"]:
         left += f", and {told['model']}/ holds the last finite weights"
+    on = " To go on from there with a lower rate, give it and allow_changed=[trainer.learning_rate]."
     return (
-        f"{out}: diverged at step {told['step']}: {told['what']}; {left}. To start anew, take another 'out', and a "
-        f"lower trainer.learning_rate, a longer warm-up or a smaller trainer.max_grad_norm."
+        f"{out}: diverged at step {told['step']}: {told['what']}; {left}.{on if told['checkpoint'] else ''} To start "
+        f"anew, take another 'out', and a lower trainer.learning_rate, a longer warm-up or a smaller "
+        f"trainer.max_grad_norm."
     )
 
 

@@ -22,6 +22,7 @@ from stabledllm.models.new import is_new, pattern_of
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.density import FittedDensity
 from stabledllm.sameness import Differences, differences
+from stabledllm.secrets import hidden
 
 _FREE = {
     "out", "allow_changed", "micro_batch", "views_per_forward", "generate_batch", "log_every", "save_every",
@@ -159,5 +160,5 @@ def _in_todays_form(saved: dict) -> dict:
 
 
 def _as_read(value: Any) -> Any:
-    """As it comes back from a JSON file: tuples are lists, and what is not finite is null."""
-    return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+    """As it comes back from a file of ours: tuples are lists, what is not finite is null, and secrets are hidden."""
+    return json.loads(json.dumps(hidden(value), default=str), parse_constant=lambda _: None)
