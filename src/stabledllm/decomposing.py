@@ -107,9 +107,7 @@ class _Laboratory:
                 show_progress=False,
             )
         profile, options = self.profile(method), self.fit_options(method)
-        return fit_density(
-            profile, method.name, method.source.name, options, weighs_by=self._weights(method, profile)
-        )
+        return fit_density(profile, method.name, method.source.name, options, weighs_by=self._weights(method, profile))
 
     def _weights(self, method: Method, profile: Profile) -> WeighsBy:
         return weights_of(method, [self.rows[i] for i in profile.rows.tolist()])
@@ -228,6 +226,8 @@ def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
             if density.fallback:
                 notes.append(f"{method.name}: {density.fallback}")
         results.append(lab.result(method, density))
+    entries = compare_methods(results, parts.data)
+    alone = next((entry for entry in entries if entry["method"] == "mirror"), None)
     return {
         "loss": parts.as_dict(),
         "gradient": None,
@@ -241,8 +241,8 @@ def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
         },
         "densities": densities,
         "by_length": by_length(nested.losses, tokens, nested.width),
-        "mirror": mirror_condition(both.row_view_covariance(), both.width, nested, parts),
-        "methods": compare_methods(results, parts.data),
+        "mirror": mirror_condition(both, lab.cost(mirror, Uniform()), nested, parts, alone),
+        "methods": entries,
         "notes": notes,
     }
 

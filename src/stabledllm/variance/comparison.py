@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stabledllm.estimate import Estimate
 from stabledllm.jackknife import jackknife
+from stabledllm.ppots.profile import Profile
 from stabledllm.variance.measured import Measured, variance_covariance
 from stabledllm.variance.nested import UNIT, Decomposition, NestedLosses, components
 from stabledllm.variance.predicted import at_equal_compute
@@ -74,29 +75,60 @@ def _ratio(noise: Estimate, standard: Estimate, covariance: float) -> dict:
     return {"value": value, "ci_low": value - half, "ci_high": value + half}
 
 
-def mirror_condition(covariance: Tensor, cell_width: Tensor, nested: NestedLosses, found: Decomposition) -> dict:
-    """MIRROR against twice the rows at equal compute: it wins only if |rho| A > B + C.
+def mirror_condition(
+    views: Profile, cost: float, nested: NestedLosses, found: Decomposition, measured: dict | None = None
+) -> dict:
+    """MIRROR against as many more rows of one view at equal compute, by what decides it at uniform t.
+
+    At c forwards a row it leaves A' of A, and ``c (A' + B + C) - C < A + B`` where ``A - c A' > (c - 1) (B + C)``: for
+    two views of every row, c = 2 and A' = A (1 + rho) / 2, that is ``|rho| A > B + C``.
 
     Args:
-        covariance: covariance of the two views within (x0, t), shape (rows, cells), and the cells' widths.
+        views: the probe of MIRROR's two views. cost: forwards that a row pays on average at uniform t.
         nested: the nested design's losses. found: their decomposition.
+        measured: its entry among the compared methods, where it is one of them. With a second view for some t only
+            the sentence follows the ratio that is printed there.
     """
-    each = covariance.nan_to_num() @ cell_width
-    gain = Estimate(value=-float(each.mean()), stderr=float(each.std()) / len(each) ** 0.5, n=len(each), unit=UNIT)
+    gain = _mean_over_rows((views.row_view_noise() - cost * views.row_noise()) @ views.width)
+    rho = _mean_over_rows(-views.row_view_covariance().nan_to_num() @ views.width)
     rest = jackknife(
         lambda keep: float(sum(components(nested.losses[keep], nested.width)[1:])), len(nested.losses), UNIT
     )
-    half = _Z * (gain.stderr**2 + rest.stderr**2) ** 0.5
-    difference = gain.value - rest.value
+    difference = gain.value - (cost - 1) * rest.value
+    half = _Z * (gain.stderr**2 + ((cost - 1) * rest.stderr) ** 2) ** 0.5
     pays = True if difference > half else False if difference < -half else None
+    said = _condition(cost, gain, rest)
+    if cost != 2 and measured:
+        pays, ratio = measured["pays"], measured["relative_to_standard"]
+        said = (
+            f"MIRROR with a second view for some t only costs {cost:.3g} forwards a row; its noise at equal compute is "
+            f"{ratio['value']:.2g} ({ratio['ci_low']:.2g} to {ratio['ci_high']:.2g}) of Standard's"
+        )
     verdict = {True: "so it pays", False: "so it does not", None: "too close to tell"}[pays]
     return {
-        "rho": gain.value / -found.mask_pattern.value,
-        "rho_A": gain.as_dict(),
+        "rho": rho.value / -found.mask_pattern.value,
+        "rho_A": rho.as_dict(),
         "B_plus_C": rest.as_dict(),
+        "cost": cost,
         "pays": pays,
-        "sentence": (
-            f"At uniform t, MIRROR beats twice the rows at equal compute only if |rho| A > B + C: here |rho| A = "
-            f"{gain.value:.3g} ± {gain.stderr:.2g} and B + C = {rest.value:.3g} ± {rest.stderr:.2g} nats², {verdict}."
-        ),
+        "sentence": f"{said}, {verdict}.",
     }
+
+
+def _condition(cost: float, gain: Estimate, rest: Estimate) -> str:
+    """The condition with its two sides."""
+    if cost == 2:
+        return (
+            f"At uniform t, MIRROR beats twice the rows at equal compute only if |rho| A > B + C: here |rho| A = "
+            f"{gain.value:.3g} ± {gain.stderr:.2g} and B + C = {rest.value:.3g} ± {rest.stderr:.2g} nats²"
+        )
+    more = cost - 1
+    return (
+        f"At uniform t, MIRROR with a second view for some t only, {cost:.3g} forwards a row, beats {cost:.3g} times "
+        f"the rows only if A - {cost:.3g} A' > {more:.3g} (B + C), A' the mask-pattern noise that it leaves: here "
+        f"{gain.value:.3g} ± {gain.stderr:.2g} and {more * rest.value:.3g} ± {more * rest.stderr:.2g} nats²"
+    )
+
+
+def _mean_over_rows(each: Tensor) -> Estimate:
+    return Estimate(value=float(each.mean()), stderr=float(each.std()) / len(each) ** 0.5, n=len(each), unit=UNIT)
