@@ -243,6 +243,8 @@ def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
             if density.fallback:
                 notes.append(f"{method.name}: {density.fallback}")
         results.append(lab.result(method, density))
+    entries = compare_methods(results, parts.data)
+    alone = next((entry for entry in entries if entry["method"] == "mirror"), None)
     if heavy := [r.method for r in results if r.measured.heavy_tail]:
         notes.append(
             f"{', '.join(heavy)}: a few draws at small t decide the loss's variance, so that its error is not known."
@@ -260,8 +262,8 @@ def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
         },
         "densities": densities,
         "by_length": by_length(nested, tokens),
-        "mirror": mirror_condition(both.row_view_covariance(), both.width, nested, parts),
-        "methods": compare_methods(results, parts.data),
+        "mirror": mirror_condition(both, lab.cost(mirror, Uniform()), nested, parts, alone),
+        "methods": entries,
         "notes": notes,
     }
 

@@ -19,7 +19,5 @@ def test_a_measurement_of_another_size_is_refused_by_its_key(tmp_path, job):
     assert not quickstart._is_there(path, small)
     path.write_text(json.dumps({"config": DecomposeSettings.model_validate(small).model_dump()}))
     assert quickstart._is_there(path, small)
-    with pytest.raises(
-        UserError, match=r"a quickstart of the same size with rows=8, found rows=48;"
-    ):
+    with pytest.raises(UserError, match=r"a quickstart of the same size with rows=8, found rows=48;"):
         quickstart._is_there(path, small | {"rows": 48})

@@ -34,9 +34,10 @@ def test_one_forward_where_nothing_is_left_for_the_second_view():
     assert draw.noisy(torch.zeros(2, 3, dtype=torch.long), 9)[2].tolist() == [0, 1, 1]
 
 
-def test_cost_is_an_upper_bound_by_rate():
+def test_cost_by_rate_without_sizes_is_an_upper_bound():
     t = torch.tensor([0.1, 1.0], dtype=torch.float64)
     assert ComplementPair().cost(t).tolist() == [2, 2]
+    assert ComplementPair().cost(t, torch.tensor([4, 20])).tolist() == [2, 1]
     assert ComplementPair().active(t).tolist() == [[True, True]] * 2
     assert ComplementPair().active(t, torch.tensor([4, 4])).tolist() == [[True, True], [True, False]]
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from stabledllm.estimate import Estimate
-from stabledllm.noise.methods import Method
+from stabledllm.noise.methods import Method, MethodOptions
+from stabledllm.noise.streams import Stream
 from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.ppots.profile import probe
 from stabledllm.variance import comparison
@@ -152,12 +153,12 @@ def test_an_interval_that_ignores_the_pairing_is_found(monkeypatch):
     assert claimed_over_true("ppots", SLOPED) > 1.25
 
 
-def condition(law: Law) -> dict:
+def condition(law: Law, below: float = 1.0, measured: dict | None = None) -> dict:
     nested = nested_losses(FakeMeter(law), STANDARD, rows=200, rates=8, masks=3, seed=1)
-    profile = probe(FakeMeter(law), MIRROR, rows=200, rates=12, masks=4, seed=2)
-    return mirror_condition(
-        profile.row_view_covariance(), profile.width, nested, decompose(nested.losses, nested.width)
-    )
+    method = Method.parse("mirror", MethodOptions(mirror_below=below))
+    profile = probe(FakeMeter(law), method, rows=200, rates=12, masks=4, seed=2)
+    cost = method.mean_forwards(Uniform(), torch.tensor([10]))
+    return mirror_condition(profile, cost, nested, decompose(nested.losses, nested.width), measured)
 
 
 @pytest.mark.statistical
@@ -184,12 +185,39 @@ def test_mirror_condition(law, pays, verdict):
     assert f"B + C = {found['B_plus_C']['value']:.3g}" in found["sentence"]
 
 
-def test_mirror_condition_where_one_view_is_used_counts_no_gain():
-    """NaN (a single view at that rate) is a covariance of 0."""
-    nested = nested_losses(FakeMeter(Law()), STANDARD, rows=20, rates=4, masks=2, seed=1)
-    found = decompose(nested.losses, nested.width)
-    width = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    covariance = torch.tensor([[-2.0, math.nan]] * 20, dtype=torch.float64)
-    row = mirror_condition(covariance, width, nested, found)
-    assert row["rho_A"]["value"] == pytest.approx(1.0)
-    assert row["rho"] == pytest.approx(-1.0 / found.mask_pattern.value)
+@pytest.mark.parametrize(("below", "pays"), [(0.25, True), (1.0, False)])
+def test_a_second_view_for_small_t_is_charged_what_it_costs(below, pays):
+    """All mask noise is at small t: there two views pay, though |rho| A < B + C and two views of every row do not."""
+    law = Law(rho=-1.0, tau2=0.04, h0=1.0, h1=0.0, s0=0.0, s1=0.0)
+    spiky = Spiky(law)
+    nested = nested_losses(spiky, STANDARD, rows=200, rates=8, masks=3, seed=1)
+    method = Method.parse("mirror", MethodOptions(mirror_below=below))
+    profile = probe(spiky, method, rows=200, rates=16, masks=4, seed=2)
+    cost = method.mean_forwards(Uniform(), torch.tensor([10]))
+    parts = decompose(nested.losses, nested.width)
+    found = mirror_condition(profile, cost, nested, parts)
+    # A = ∫ sd² = 0.25 * 0.12 = 0.03, all gone with two views; C = 0.04, B = 0.
+    assert parts.mask_pattern.value == pytest.approx(0.03, rel=0.2)
+    assert found["cost"] == pytest.approx(1 + below)
+    assert found["pays"] is pays
+    results = [MethodResult(name, True, measure(spiky, m, Uniform(), rows=32, steps=300, seed=0), None, c)
+               for name, m, c in (("standard", STANDARD, 1.0), ("mirror", method, cost))]  # fmt: skip
+    entry = compare_methods(results, parts.data)[1]
+    assert entry["pays"] is pays
+    again = mirror_condition(profile, cost, nested, parts, entry)
+    assert again["pays"] is pays
+    if below < 1:
+        assert f"{entry['relative_to_standard']['value']:.2g} (" in again["sentence"], "the ratio that is printed"
+
+
+class Spiky(FakeMeter):
+    """Mask noise for t below 1/4 only, where the second view takes all of it away."""
+
+    def view_losses(self, row, t, method, key, sampler=None):
+        plain, used = super().view_losses(row, t, method, key, sampler)
+        index = torch.arange(len(row))
+        z = (
+            torch.special.ndtri(key.row_uniforms(Stream.MASK, index, view=7))[:, None]
+            * (0.12**0.5 * (t < 0.25))[:, None]
+        )
+        return plain + torch.cat((z, -z), 1)[:, : plain.shape[1]] * used, used

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stabledllm.gradients.sketch import BLOCKS
-from stabledllm.noise.methods import Method
+from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.variance.counts import count_weights
@@ -23,8 +23,9 @@ from stabledllm.variance.gradient_predicted import (
     uniform_for,
 )
 from stabledllm.variance.gradient_profile import gradient_profile, masks_per_cell
-from tests.oracle import Setting, conditional, decomposition, panels, toy_row
-from tests.statistics import assert_mean
+from tests.oracle import Setting, conditional, decomposition, moments, panels, toy_row
+from tests.statistical.cases import case
+from tests.statistics import Z, assert_mean
 from tests.variance.toy_gradients import ToyGradients
 
 COUNTED = Method.parse("fixedcount")
@@ -141,6 +142,37 @@ def test_predicted_step_noise_is_that_of_drawn_steps(name):
     # A staircase taken for straight lines costs up to 5 % of what strata and lattices leave.
     rough = 0.05 * truth if method.source.name != "iid" else 0.0
     assert abs(found.mean() - truth) < 4.5 * spread + rough, (found.mean(), truth, spread)
+
+
+ENUMERATED = [
+    "standard", "fixedcount", "complement", "multisample3", "fixedcount+multisample3", "mirror", "fixedcount+mirror",
+    "partition", "fixedcount+partition4", "isad-exact", "isad-exact+mirror", "isad-exact+partition2",
+]  # fmt: skip
+BELOW = MethodOptions(mirror_below=0.6)
+SKEWED = {"uniform": (1.0,), "falling": (6.0, 3.0, 1.0, 0.4, 0.2), "rising": (0.2, 0.4, 1.0, 3.0, 6.0)}
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, None) for name in ENUMERATED), ("mirror", BELOW), ("fixedcount+mirror", BELOW)],
+    ids=lambda v: v if isinstance(v, str) else "below" if v else "",
+)
+def test_predicted_noise_is_the_enumerated_one_whatever_the_density(name, options):
+    """Every masker and coupling at its own weight and number of views, under strongly skewed p."""
+    kinds = [toy_row(4, 0), toy_row(3, 1)]
+    meter, method = ToyGradients(kinds), Method.parse(name, options)
+    sizes = {"rows": 120, "rates": 4, "masks": 2, "seed": 1}
+    own = gradient_profile(meter, Method.parse(profiled_as(method), options), **sizes)
+    plain = own if own.method.name == "fixedcount" else gradient_profile(meter, COUNTED, **sizes)
+    for shape, heights in SKEWED.items():
+        setting = replace(case(name, options).setting, density=heights)
+        exact = [moments(setting, row) for row in kinds]
+        second = np.mean([(variance + mean**2)[1:].sum() for mean, variance in exact])
+        truth = second - (np.mean([mean[1:] for mean, _ in exact], 0) ** 2).sum()
+        found = step_noise(own, method, uniform_for(own, Tabulated(heights)), 8, 1.0, plain).estimate()
+        assert abs(found.value - truth) < Z * found.stderr, (shape, found, truth)
+        assert found.stderr < 0.2 * truth, f"{shape}: too vague to fail"
 
 
 def test_single_views_from_counts_are_less_noisy_than_drawn_pairs():

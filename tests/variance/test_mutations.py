@@ -11,6 +11,7 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
 from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.ppots.profile import Profile, probe, rate_edges
+from stabledllm.ppots.remainder import shared_noise
 from stabledllm.variance import nested, predicted
 from stabledllm.variance.measured import Measured, measure
 from tests.statistics import Z, assert_mean
@@ -152,9 +153,9 @@ def test_losses_clamped_at_10_are_found(guard):
 def test_plugging_in_the_probes_mean_is_found(monkeypatch):
     """It takes the mean's own noise for noise that the source removes."""
 
-    def plugged_in(profile, sampler, source, n):
+    def plugged_in(profile, pieces, sampler, source, n, weighs_by):
         mean = profile.row_mean()
-        return lambda keep: predicted.shared_noise(mean[keep].mean(0), profile.t, sampler, source, n)[1]
+        return lambda keep: shared_noise(mean[keep].mean(0), profile.t, sampler, source, n)[1]
 
     guard_removed_in_small_probes()
     monkeypatch.setattr(predicted, "_removed_noise", plugged_in)

@@ -14,7 +14,7 @@ from stabledllm.noise.streams import Key
 from stabledllm.noise.t_samplers import Clipped, Tabulated, Uniform
 from stabledllm.ppots.profile import probe, rate_edges
 from stabledllm.variance.nested import decompose, nested_losses
-from stabledllm.variance.predicted import at_equal_compute, mean_cost, per_row_variance
+from stabledllm.variance.predicted import at_equal_compute, per_row_variance
 from tests.statistics import assert_mean, assert_variance
 from tests.variance.fakes import FakeMeter, Law, TableMeter, assert_agree, exact_profile
 
@@ -158,8 +158,7 @@ def test_cross_fitted_densities_judge_only_their_own_rows():
     assert low < mixed.value < high
 
 
-def test_mean_cost():
-    meter = FakeMeter(LAW, 8)
+def test_mean_forwards_of_a_row():
     for text, below, sampler, expected in (
         ("standard", 1.0, Uniform(), 1.0),
         ("multisample3", 1.0, HALVES, 3.0),
@@ -169,11 +168,7 @@ def test_mean_cost():
         ("mirror", 0.5, Clipped(0.3, 0.8), 1.4),
     ):
         method = Method.parse(text, MethodOptions(mirror_below=below))
-        profile = probe(meter, method, rows=8, rates=20, masks=2, seed=0)
-        assert mean_cost(profile, [(sampler, torch.arange(8))]) == pytest.approx(expected, rel=1e-9)
-    half = Method.parse("mirror", MethodOptions(mirror_below=0.5))
-    profile = probe(meter, half, rows=8, rates=20, masks=2, seed=0)
-    assert mean_cost(profile, [(Uniform(), torch.arange(6)), (HALVES, torch.arange(6, 8))]) == pytest.approx(1.4375)
+        assert method.mean_forwards(sampler, torch.tensor([8])) == pytest.approx(expected, rel=1e-9)
 
 
 def test_standard_at_equal_compute_is_a_plus_b():
@@ -218,4 +213,3 @@ def test_identical_views_through_a_meter():
     every = [(Uniform(), torch.arange(50))]
     a, b = (per_row_variance(p, IID(), every, 8).value for p in (two, one))
     assert a == pytest.approx(b)
-    assert mean_cost(two, every) == pytest.approx(2.0)

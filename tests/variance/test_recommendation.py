@@ -95,6 +95,18 @@ def test_mirrors_sentence_follows_its_interval(ratio, said):
     assert any(said in s and "MIRROR" in s for s in found.sentences)
 
 
+@pytest.mark.parametrize(("ratio", "said"), [(0.7, "pays here"), (1.4, "does not pay here")])
+def test_mirror_below_some_t_is_not_explained_by_what_two_views_of_every_row_would_be(ratio, said):
+    (sentence,) = (
+        s
+        for s in recommend(record(STANDARD, entry("strats", 0.5, 0.5), entry("mirror", 1, ratio, views=1.3))).sentences
+        if "MIRROR" in s
+    )
+    assert said in sentence
+    assert "at 1.3 forwards a row" in sentence
+    assert "B + C" not in sentence
+
+
 def test_the_recipe_lines_are_a_recipe():
     sets = record(STANDARD, entry("strats+ppots-head+mirror", 0.5, 0.5, views=2.0))
     sets["config"]["method_options"] |= {"strata": 4, "mirror_below": 0.9}

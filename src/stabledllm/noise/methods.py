@@ -215,7 +215,7 @@ class Method:
         return replace(self, masker=FixedCount(objective.counts))
 
     def mean_forwards(self, sampler: TSampler, size: Tensor, block_size: int | None = None) -> float:
-        """Forwards that a row pays on average, exactly: what a meter counts in the long run (``Views.mean_forwards``)."""
+        """Forwards that a row pays on average, exactly: what a meter counts; see the views."""
         return self.views.mean_forwards(sampler, size, block_size)
 
     def sampler(self, fitted: TSampler | None = None) -> TSampler:

@@ -64,9 +64,10 @@ class Single:
         Without sizes the most that some row at t pays.
         """
         if size is None:
-            return self.active(t).sum(1).double()
-        used = [self.active(t, size.new_full(t.shape, p)).sum(1) * n for p, n in _counted(size)]
-        return sum(used).double() / len(size)
+            return self.active(t.flatten()).sum(1).double().view_as(t)
+        flat = t.flatten()
+        used = [self.active(flat, size.new_full(flat.shape, p)).sum(1) * n for p, n in _counted(size)]
+        return (sum(used).double() / len(size)).view_as(t)
 
     def mean_forwards(self, sampler: TSampler, size: Tensor, block_size: int | None = None) -> float:
         """Forwards that a row pays on average, exactly.

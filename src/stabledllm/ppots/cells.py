@@ -46,8 +46,7 @@ def row_kernels(profile: Profile, sampler: TSampler, weighs_by: WeighsBy | None 
         density = sampler.log_prob(profile.rate).exp()
         weight = row_weights(profile, sampler, weighs_by)
         square, plain = weight**2 * density, weight * density
-    # An unbiased weight has w p = 1 on average over every cell within which the loss depends on t.
-    return square, torch.ones_like(plain) if sampler.unbiased else plain
+    return square, plain
 
 
 def row_weights(profile: Profile, sampler: TSampler, weighs_by: WeighsBy | None = None) -> Tensor:

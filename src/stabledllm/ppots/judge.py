@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
-from stabledllm.jackknife import jackknife, pair_square
+from stabledllm.jackknife import jackknife
 from stabledllm.noise.t_samplers import Tabulated, TSampler
 from stabledllm.ppots.cells import WeighsBy, row_weights
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.pareto import pareto_k
+from stabledllm.ppots.pieces import Pieces
 from stabledllm.ppots.profile import Profile
 from stabledllm.shares import kept, spread_change
 
@@ -49,13 +50,14 @@ def weighted_moment(profile: Profile, pairs: Judged, weighs_by: WeighsBy | None 
 
 def variance_under(profile: Profile, pairs: Judged, weighs_by: WeighsBy | None = None) -> Estimate:
     """``∫ E[g² + v] w² p dt - (E l)²`` in nats², for iid t; jackknife over rows. (E l)² is from pairs of rows."""
-    first, second = weighted_moment(profile, pairs, weighs_by), profile.row_mean() @ profile.width
+    second, square = weighted_moment(profile, pairs, weighs_by), Pieces.cut(profile).mean_square(profile.row_mean())
+    plain = profile.row_mean() @ profile.width
 
     def value(keep: Tensor) -> float:
-        data = spread_change(second[keep], kept(profile.share, keep))
-        return float(first[keep].mean()) - pair_square(second[keep]) + data
+        data = spread_change(plain[keep], kept(profile.share, keep))
+        return float(second[keep].mean()) - square(keep) + data
 
-    return jackknife(value, len(first), "nats²")
+    return jackknife(value, len(second), "nats²")
 
 
 def second_moment_under(profile: Profile, pairs: Judged, weighs_by: WeighsBy | None = None) -> Estimate:

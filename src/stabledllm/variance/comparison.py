@@ -10,6 +10,7 @@ from torch import Tensor
 from stabledllm.estimate import Estimate
 from stabledllm.intervals import Ends, negated, of_ratio, of_sum, scaled, with_ends
 from stabledllm.jackknife import jackknife
+from stabledllm.ppots.profile import Profile
 from stabledllm.variance.measured import Measured, variance_covariance
 from stabledllm.variance.nested import UNIT, Decomposition, NestedLosses, parts_of
 from stabledllm.variance.predicted import at_equal_compute
@@ -106,27 +107,64 @@ def _of_difference(
     return total + out[0], total + out[1]
 
 
-def mirror_condition(covariance: Tensor, cell_width: Tensor, nested: NestedLosses, found: Decomposition) -> dict:
-    """MIRROR against twice the rows at equal compute: it wins only if |rho| A > B + C.
+def mirror_condition(
+    views: Profile, cost: float, nested: NestedLosses, found: Decomposition, measured: dict | None = None
+) -> dict:
+    """MIRROR against as many more rows of one view at equal compute, by what decides it at uniform t.
+
+    At c forwards a row it leaves A' of A, and ``c (A' + B + C) - C < A + B`` where ``A - c A' > (c - 1) (B + C)``: for
+    two views of every row, c = 2 and A' = A (1 + rho) / 2, that is ``|rho| A > B + C``.
 
     Args:
-        covariance: covariance of the two views within (x0, t), shape (rows, cells), and the cells' widths.
+        views: the probe of MIRROR's two views. cost: forwards that a row pays on average at uniform t.
         nested: the nested design's losses. found: their decomposition.
+        measured: its entry among the compared methods, where it is one of them. With a second view for some t only
+            the sentence follows the ratio that is printed there.
     """
-    each = covariance.nan_to_num() @ cell_width
-    gain = Estimate(value=-float(each.mean()), stderr=float(each.std()) / len(each) ** 0.5, n=len(each), unit=UNIT)
+    gain = _mean_over_rows((views.row_view_noise() - cost * views.row_noise()) @ views.width)
+    rho = _mean_over_rows(-views.row_view_covariance().nan_to_num() @ views.width)
     rest = jackknife(lambda keep: float(sum(parts_of(nested, keep)[1:])), len(nested.losses), UNIT)
     rest = replace(rest, ends=of_sum([with_ends(found.mask_rate), with_ends(found.data)]))
-    low, high = of_sum([with_ends(gain), negated(with_ends(rest))])
+    low, high = of_sum([with_ends(gain), negated(with_ends(rest), cost - 1)])
     pays = True if low > 0 else False if high < 0 else None
-    said = {True: "so it pays", False: "so it does not", None: "too close to tell"}[pays]
+    said = _condition(cost, gain, rest)
+    if cost != 2 and measured:
+        pays, said = measured["pays"], _measured(cost, measured["relative_to_standard"])
+    verdict = {True: "so it pays", False: "so it does not", None: "too close to tell"}[pays]
     return {
-        "rho": gain.value / -found.mask_pattern.value,
-        "rho_A": gain.as_dict(),
+        "rho": rho.value / -found.mask_pattern.value,
+        "rho_A": rho.as_dict(),
         "B_plus_C": rest.as_dict(),
+        "cost": cost,
         "pays": pays,
-        "sentence": (
-            f"At uniform t, MIRROR beats twice the rows at equal compute only if |rho| A > B + C: here |rho| A = "
-            f"{gain.value:.3g} ± {gain.stderr:.2g} and B + C = {rest.value:.3g} ± {rest.stderr:.2g} nats², {said}."
-        ),
+        "sentence": f"{said}, {verdict}.",
     }
+
+
+def _condition(cost: float, gain: Estimate, rest: Estimate) -> str:
+    """The condition with its two sides."""
+    if cost == 2:
+        return (
+            f"At uniform t, MIRROR beats twice the rows at equal compute only if |rho| A > B + C: here |rho| A = "
+            f"{gain.value:.3g} ± {gain.stderr:.2g} and B + C = {rest.value:.3g} ± {rest.stderr:.2g} nats²"
+        )
+    more = cost - 1
+    return (
+        f"At uniform t, MIRROR with a second view for some t only, {cost:.3g} forwards a row, beats {cost:.3g} times "
+        f"the rows only if A - {cost:.3g} A' > {more:.3g} (B + C), A' the mask-pattern noise that it leaves: here "
+        f"{gain.value:.3g} ± {gain.stderr:.2g} and {more * rest.value:.3g} ± {more * rest.stderr:.2g} nats²"
+    )
+
+
+def _measured(cost: float, ratio: dict) -> str:
+    """The ratio that was measured, as it is printed beside the method."""
+    low, high = ratio["ci_low"], ratio["ci_high"]
+    bounds = "no interval holds" if low is None or high is None else f"{low:.2g} to {high:.2g}"
+    return (
+        f"MIRROR with a second view for some t only costs {cost:.3g} forwards a row; its noise at equal compute is "
+        f"{ratio['value']:.2g} ({bounds}) of Standard's"
+    )
+
+
+def _mean_over_rows(each: Tensor) -> Estimate:
+    return Estimate(value=float(each.mean()), stderr=float(each.std()) / len(each) ** 0.5, n=len(each), unit=UNIT)

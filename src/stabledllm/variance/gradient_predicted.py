@@ -18,7 +18,7 @@ from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.noise.t_samplers import TSampler, Uniform
 from stabledllm.noise.views import Mirror, MultiSample, Partition, Single
-from stabledllm.ppots.remainder import shared_noise
+from stabledllm.ppots.remainder import shared_forms
 from stabledllm.variance.counts import counts_of
 from stabledllm.variance.gradient_noise import (
     UNIT,
@@ -157,7 +157,8 @@ def _removed(
     """What the source removes, by block of the projection, for any rows kept."""
     if method.source.name == "iid":
         return lambda keep: torch.zeros(1, dtype=torch.float64)
-    form = _quadratic_form(profile, method, sampler, step_rows)
+    middle = (profile.edges[1:] + profile.edges[:-1]) / 2
+    _, form = shared_forms(middle, sampler, method.source, step_rows)
     rows = range(len(profile.rows))
     cells = torch.stack([_cell_means(profile, i, sampler, bernoulli) @ profile.sketch[i].double() for i in rows])
     parts = by_block(cells)
@@ -191,22 +192,6 @@ def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: 
     mean = torch.zeros(b, len(count), dtype=torch.float64)
     mean.index_add_(0, cell, (weights.mean[count] * weights.step).T)
     return mean * scale * profile.size[i] * profile.point_width / profile.width[:, None]
-
-
-def _quadratic_form(profile: GradientProfile, method: Method, sampler: TSampler, step_rows: int) -> Tensor:
-    """Matrix R with ``g' R g`` what the source removes for a scalar mean curve g over the cells, shape (b, b)."""
-    middle = (profile.edges[1:] + profile.edges[:-1]) / 2
-    unit = torch.eye(len(middle), dtype=torch.float64)
-
-    def removed(g: Tensor) -> float:
-        return shared_noise(g, middle, sampler, method.source, step_rows)[1]
-
-    alone = [removed(row) for row in unit]
-    form = torch.diag(torch.tensor(alone, dtype=torch.float64))
-    for i in range(len(middle)):
-        for j in range(i):
-            form[i, j] = form[j, i] = (removed(unit[i] + unit[j]) - alone[i] - alone[j]) / 2
-    return form
 
 
 def uniform_for(profile: GradientProfile, sampler: TSampler | None = None) -> Judged:

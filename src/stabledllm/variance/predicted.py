@@ -13,13 +13,14 @@ from torch import Tensor
 
 from stabledllm.estimate import Estimate
 from stabledllm.intervals import negated, of_sum, of_variance, scaled, with_ends
-from stabledllm.jackknife import jackknife, pair_square
+from stabledllm.jackknife import jackknife
 from stabledllm.noise.sources import Source
 from stabledllm.noise.t_samplers import TSampler
 from stabledllm.ppots.cells import WeighsBy, row_kernels, row_weights
 from stabledllm.ppots.judge import Judged, weighted_moment
+from stabledllm.ppots.pieces import Pieces
 from stabledllm.ppots.profile import Profile
-from stabledllm.ppots.remainder import shared_noise
+from stabledllm.ppots.remainder import shared_forms
 from stabledllm.shares import kept, spread_change
 from stabledllm.variance.nested import UNIT
 
@@ -45,16 +46,19 @@ def per_row_variance(
             count's cell, which depends on the row's P.
     """
     second = weighted_moment(profile, judged, weighs_by)
-    first = torch.full_like(second, torch.nan)
+    pieces, mean = Pieces.cut(profile), profile.row_mean().clone()
     for sampler, rows in judged:
-        plain = row_kernels(profile, sampler, weighs_by)[1]
-        first[rows] = ((profile.row_mean() * plain) @ profile.width)[rows]
-    removed = [(_removed_noise(profile, sampler, source, step_rows, weighs_by), rows) for sampler, rows in judged]
+        if not sampler.unbiased:  # an unbiased weight leaves the mean as it is, exactly
+            mean[rows] *= row_kernels(profile, sampler, weighs_by)[1][rows]
+    square = pieces.mean_square(mean)
+    removed = [
+        (_removed_noise(profile, pieces, sampler, source, step_rows, weighs_by), rows) for sampler, rows in judged
+    ]
 
     def value(keep: Tensor) -> float:
         gone = sum(int(torch.isin(rows, keep).sum()) * removed_from(keep) for removed_from, rows in removed)
         data = spread_change(plain_mean[keep], kept(profile.share, keep))
-        return float(second[keep].mean()) - pair_square(first[keep]) - gone / len(keep) + data
+        return float(second[keep].mean()) - square(keep) - gone / len(keep) + data
 
     plain_mean = profile.row_mean() @ profile.width
     found = jackknife(value, len(profile.rows), UNIT)
@@ -62,28 +66,19 @@ def per_row_variance(
 
 
 def _removed_noise(
-    profile: Profile, sampler: TSampler, source: Source, step_rows: int, weighs_by: WeighsBy | None
+    profile: Profile, pieces: Pieces, sampler: TSampler, source: Source, step_rows: int, weighs_by: WeighsBy | None
 ) -> Callable[[Tensor], float]:
     """Takes rows, gives what the source removes of Var_u h, without the bias from the noise of the rows' mean.
 
-    What is removed is a quadratic form Q in E_x0[g]; ``(n² Q(mean) - Σ_i Q(g_i)) / (n (n - 1))`` is the mean of
-    its bilinear form over pairs of different rows, hence unbiased.
+    It is a quadratic form in E_x0[h], h = g w, from pairs of different rows. Where rows have rates of their own, h is
+    known as it is, and taken for linear between the pieces; on a grid g is, and the weight in between is exact.
     """
     if source.name == "iid":
         return lambda keep: 0.0
-    # Each row's own weight over the density's, so that all are weighed by that.
-    mean = profile.row_mean() * row_weights(profile, sampler, weighs_by) / sampler.weight(profile.rates)
-
-    def form(g: Tensor) -> float:
-        return shared_noise(g, profile.t, sampler, source, step_rows)[1]
-
-    of_row = torch.tensor([form(g) for g in mean], dtype=torch.float64)
-
-    def from_pairs(keep: Tensor) -> float:
-        n = len(keep)
-        return float((n**2 * form(mean[keep].mean(0)) - of_row[keep].sum()) / (n * (n - 1)))
-
-    return from_pairs
+    weighted = profile.row_mean() * row_weights(profile, sampler, weighs_by)
+    own = profile.rate is not None
+    form = shared_forms(pieces.middle, sampler, source, step_rows, weighted=own)[1]
+    return pieces.quadratic(weighted if own else weighted / sampler.weight(profile.rates), form)
 
 
 def at_equal_compute(per_row: Estimate, cost: float, data_noise: Estimate) -> Estimate:

@@ -164,10 +164,13 @@ def _mirror(record: dict, quantity: str) -> str:
     if not found:
         return record["mirror"]["sentence"]
     span = f"{found['value']:.2g} ({found['ci_low']:.2g} to {found['ci_high']:.2g})"
+    because = ", because |rho| A {} B + C"
+    if entry["views"] != 2:  # a second view for some t only: the ratio at its own cost says all
+        span, because = f"at {entry['views']:.3g} forwards a row {span}", ""
     if found["ci_low"] > 1:
-        return f"MIRROR alone does not pay here, {span} of Standard's {quantity} noise, because |rho| A < B + C."
+        return f"MIRROR alone does not pay here, {span} of Standard's {quantity} noise{because.format('<')}."
     if found["ci_high"] < 1:
-        return f"MIRROR alone pays here, {span} of Standard's {quantity} noise, because |rho| A > B + C."
+        return f"MIRROR alone pays here, {span} of Standard's {quantity} noise{because.format('>')}."
     return f"Whether MIRROR alone pays is too close to tell: {span} of Standard's {quantity} noise."
 
 
