@@ -81,7 +81,12 @@ class Board:
 
     def update(self) -> list[State]:
         """Read the folders and show what is new."""
-        states = [State.of(run) for run in self.planned]
+        before = [self.states.get(run.out) for run in self.planned]
+        # What is over stays so: its record, which may be long, is read once.
+        states = [
+            known if known and known.kind in OVER else State.of(run)
+            for known, run in zip(before, self.planned, strict=True)
+        ]
         if self.live:
             self.live.update(self.table(states), refresh=True)
         else:
