@@ -178,7 +178,6 @@ OFFLOAD = "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE"
     [
         ({}, {}, "ddp"),
         ({}, {ACCELERATE + "FSDP": "true", "FSDP_VERSION": "2"}, "fsdp2"),
-        ({"fsdp": "full_shard"}, {}, "fsdp2"),
         ({}, {ACCELERATE + "DEEPSPEED": "true"}, "zero2"),
         ({}, {ACCELERATE + "DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3"),
         ({}, {ACCELERATE + "DEEPSPEED": "true", OFFLOAD: "cpu"}, "zero2_offload"),

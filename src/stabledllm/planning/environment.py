@@ -24,12 +24,12 @@ def device_memory() -> float | None:
 
 
 def launched_layout(trainer: Mapping, environment: Mapping[str, str], longest: int) -> Layout:
-    """Devices and sharding by what ``accelerate launch`` sets, or the trainer's own ``fsdp`` and ``deepspeed`` keys."""
+    """Devices and sharding by what ``accelerate launch`` sets, or ``trainer.deepspeed``."""
     return Layout(int(environment.get("WORLD_SIZE", 1)), _sharding(trainer, environment), longest)
 
 
 def _sharding(trainer: Mapping, environment: Mapping[str, str]) -> Sharding:
-    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true" or trainer.get("fsdp"):
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         return "fsdp2"
     config = trainer.get("deepspeed")
     used = environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
