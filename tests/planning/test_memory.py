@@ -178,7 +178,6 @@ OFFLOAD = "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE"
     [
         ({}, {}, "ddp"),
         ({}, {ACCELERATE + "FSDP": "true", "FSDP_VERSION": "2"}, "fsdp2"),
-        ({"fsdp": "full_shard"}, {}, "fsdp2"),
         ({}, {ACCELERATE + "DEEPSPEED": "true"}, "zero2"),
         ({}, {ACCELERATE + "DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3"),
         ({}, {ACCELERATE + "DEEPSPEED": "true", OFFLOAD: "cpu"}, "zero2_offload"),
@@ -202,6 +201,16 @@ def test_a_deepspeed_file(tmp_path):
     assert launched_layout({"deepspeed": str(path)}, {}, 1).sharding == "zero3_offload"
     by_launch = {ACCELERATE + "DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)}
     assert launched_layout({}, by_launch, 1).sharding == "zero3_offload"
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[" * 5000, '{"zero_optimization": 3}', '{"zero_optimization": {"stage": "two"}}', "\\xff"]
+)
+def test_a_deepspeed_file_that_is_none(tmp_path, text):
+    path = tmp_path / "ds.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"ds\.json|trainer\.deepspeed"):
+        launched_layout({"deepspeed": str(path)}, {}, 1)
 
 
 def test_train_refuses_before_it_loads_weights_and_again_when_it_knows_the_rows(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stabledllm.config.settings import TrainSettings
+from stabledllm.errors import UserError
 from stabledllm.models.shapes import known_shape
 from stabledllm.planning.advice import check_fits
 from stabledllm.planning.memory import Layout, Sharding, estimate, views_of
@@ -24,23 +25,29 @@ def device_memory() -> float | None:
 
 
 def launched_layout(trainer: Mapping, environment: Mapping[str, str], longest: int) -> Layout:
-    """Devices and sharding by what ``accelerate launch`` sets, or the trainer's own ``fsdp`` and ``deepspeed`` keys."""
+    """Devices and sharding by what ``accelerate launch`` sets, or ``trainer.deepspeed``."""
     return Layout(int(environment.get("WORLD_SIZE", 1)), _sharding(trainer, environment), longest)
 
 
 def _sharding(trainer: Mapping, environment: Mapping[str, str]) -> Sharding:
-    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true" or trainer.get("fsdp"):
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         return "fsdp2"
     config = trainer.get("deepspeed")
     used = environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
     if not config and used:
         config = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
     if isinstance(config, str) and config != "none" and Path(config).is_file():
-        config = json.loads(Path(config).read_text(encoding="utf-8"))
+        config = _read_deepspeed(Path(config))
     if isinstance(config, Mapping):
-        zero = config.get("zero_optimization", {})
-        places = [zero.get(f"offload_{what}", {}).get("device", "none") for what in ("optimizer", "param")]
-        stage = int(zero.get("stage", 0))
+        try:
+            zero = config.get("zero_optimization", {})
+            places = [zero.get(f"offload_{what}", {}).get("device", "none") for what in ("optimizer", "param")]
+            stage = int(zero.get("stage", 0))
+        except (AttributeError, TypeError, ValueError):
+            raise UserError(
+                "key 'trainer.deepspeed': expected zero_optimization with a stage and offload_... with a device each, "
+                "found something else."
+            ) from None
     elif used:
         name = "ACCELERATE_DEEPSPEED_OFFLOAD_{}_DEVICE"
         places = [environment.get(name.format(what), "none") for what in ("OPTIMIZER", "PARAM")]
@@ -49,6 +56,13 @@ def _sharding(trainer: Mapping, environment: Mapping[str, str]) -> Sharding:
         return "ddp"
     offloaded = "_offload" if any(place not in ("none", None) for place in places) else ""
     return {2: f"zero2{offloaded}", 3: f"zero3{offloaded}"}.get(stage, "ddp")
+
+
+def _read_deepspeed(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected DeepSpeed's JSON, found {' '.join(str(error).split())}.") from None
 
 
 def fitting_views(settings: TrainSettings, longest: int) -> TrainSettings:
