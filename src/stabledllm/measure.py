@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from stabledllm.data.rows import TokenRow, collate
+from stabledllm.data.token_rows import lengths_of
 from stabledllm.finite import require_finite
 from stabledllm.forwarding import forward_nll
 from stabledllm.noise.blocks import Units, block_ids
@@ -71,7 +73,12 @@ class Meter:
         """
         return self.objective.row_share(self.sizes(method))
 
-    @property
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Tokens of each row."""
+        return torch.tensor(lengths_of(self.rows))
+
+    @cached_property
     def max_blocks(self) -> int:
         """Blocks of the longest response; 1 where the whole response is one unit."""
         if not self.block_size:
@@ -81,7 +88,7 @@ class Meter:
     def chunks(self, row: Tensor, views: int) -> list[Tensor]:
         """Indices of evaluations, of near-equal length, in batches of at most ``tokens_per_batch``."""
         copies = 2 if self.block_size else 1  # the clean row beside the noisy one
-        return filled_batches(torch.tensor([len(r) for r in self.rows])[row], views * copies, self.tokens_per_batch)
+        return filled_batches(self.lengths[row], views * copies, self.tokens_per_batch)
 
     def draw(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0

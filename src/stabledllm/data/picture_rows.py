@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from stabledllm.config.settings import DataSettings
+from stabledllm.data.ids import refuse_ids
 from stabledllm.data.pictures import image_tokenizer
 from stabledllm.data.rows import Encoded
 from stabledllm.errors import UserError
@@ -81,13 +82,18 @@ def encode_pictures(examples: Sequence[dict], tokenizer, settings: DataSettings)
     tokens, image = image_tokens_of(tokenizer), settings.image
     expected = image_tokenizer(image.tokenizer)
     check_codebook(tokens, expected)
+    if tokenizer.mask_token_id in range(tokens.first, tokens.first + tokens.codebook_size):
+        raise UserError(
+            f"model: expected a mask token that is no picture's code, found {tokenizer.mask_token_id} among the codes "
+            f"{tokens.first} to {tokens.first + tokens.codebook_size - 1}."
+        )
     rows, dropped = [], []
     for example in examples:
         if "codes" not in example:
             raise UserError(f"{example['origin']}: expected a picture beside the caption, found the caption alone.")
-        row = PictureRow(
-            tuple(tokenizer.encode(example["caption"])), example["codes"], tokens, image.max_text, example["origin"]
-        )
+        caption = tokenizer.encode(example["caption"])
+        refuse_ids(caption, tokenizer, example["origin"])
+        row = PictureRow(tuple(caption), example["codes"], tokens, image.max_text, example["origin"])
         if row.hidden >= 0 and len(row) <= settings.max_len:
             rows.append(row)
         elif settings.over_length == "refuse":

@@ -144,4 +144,7 @@ def dropped_note(found: Codes) -> str:
 
 def _examples(found: Codes, codes: bool) -> list[dict]:
     out = [{"caption": text, "origin": origin} for text, origin in zip(found.captions, found.origins, strict=True)]
-    return [example | {"codes": found.codes.later(i)} for i, example in enumerate(out)] if codes else out
+    if not codes:
+        return out
+    same = zip(out, found.digests, strict=True)
+    return [example | {"codes": found.codes.later(i), "picture": d} for i, (example, d) in enumerate(same)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 from stabledllm.errors import UserError, did_you_mean
 
@@ -20,15 +22,14 @@ SYNTAX = {
 
 def mark_matches(pieces: Sequence[str], pattern: re.Pattern) -> list[bool]:
     """For each token's text piece, whether it overlaps a match of the pattern in the joined text."""
-    starts, at = [], 0
-    for piece in pieces:
-        starts.append(at)
-        at += len(piece)
-    spans = [m.span() for m in pattern.finditer("".join(pieces)) if m.end() > m.start()]
-    return [
-        bool(piece) and any(a < s + len(piece) and s < b for a, b in spans)
-        for s, piece in zip(starts, pieces, strict=True)
-    ]
+    starts = list(accumulate(map(len, pieces), initial=0))
+    marks = [False] * len(pieces)
+    for match in pattern.finditer("".join(pieces)):
+        piece = bisect_right(starts, match.start()) - 1
+        while piece < len(pieces) and starts[piece] < match.end() > match.start():
+            marks[piece] = bool(pieces[piece])
+            piece += 1
+    return marks
 
 
 def delimiter_pattern(delimiters: Sequence[str]) -> re.Pattern:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from stabledllm.errors import UserError
+
 
 @dataclass(frozen=True)
 class TokenRow:
@@ -100,6 +102,13 @@ class TokenRows(Sequence[TokenRow]):
         """Tokens of each row, int64."""
         return self._ids.lengths[self._order]
 
+    def holding(self, token: int) -> int | None:
+        """The first row that holds a token; None: no row does."""
+        at = np.flatnonzero(self._ids.values == token)
+        rows = np.unique(np.searchsorted(self._ids.ends, at, side="right") - 1)
+        found = np.flatnonzero(np.isin(self._order, rows))
+        return int(found[0]) if found.size else None
+
     def any_marked(self, name: str) -> bool:
         """Whether any row has tokens marked ``delimiter`` or ``syntax``."""
         marks = {"delimiter": self._delimiter, "syntax": self._syntax}[name]
@@ -145,3 +154,21 @@ def lengths_of(rows: Sequence) -> list[int]:
 def any_marked(rows: Sequence, name: str) -> bool:
     """Whether any row has tokens marked ``delimiter`` or ``syntax``."""
     return rows.any_marked(name) if isinstance(rows, TokenRows) else any(getattr(row, name) for row in rows)
+
+
+def refuse_masked_rows(rows: Sequence, mask_id: int | None) -> None:
+    """Refuse rows that hold the mask token, however they were made; pictures' are put together without any.
+
+    Raises:
+        UserError: by the row's origin, or its number where it has none.
+    """
+    if mask_id is None:
+        return
+    if isinstance(rows, TokenRows):
+        found = rows.holding(mask_id)
+    else:
+        plain = ((i, row) for i, row in enumerate(rows) if isinstance(row, TokenRow))
+        found = next((i for i, row in plain if mask_id in row.input_ids), None)
+    if found is not None:
+        where = rows[found].origin or f"row {found}"
+        raise UserError(f"{where}: expected no mask token within the row, found its id {mask_id}.")

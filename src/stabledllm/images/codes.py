@@ -79,6 +79,8 @@ class Codes:
 
     captions: list[str]
     origins: list[str]
+    digests: list[str]
+    """Of each picture's codes: equal where two captions are of one picture."""
     codes: CodeRows
     side: int
     codebook_size: int
@@ -107,11 +109,12 @@ def open_codes(folder: Path, tokenizer: ImageTokenizer | None = None, rows: int 
     n = min(rows or record.rows, record.rows)
     if not n:
         raise UserError(f"{folder}: expected the codes of at least one picture, found none.")
-    captions, origins = [], []
+    captions, origins, digests = [], [], []
     for number in range(_parts_of(record, n)):
         part = read_part(folder, number, record)
         captions += part.captions
         origins += part.origins
+        digests += [hashlib.sha256(row.tobytes()).hexdigest()[:32] for row in part.codes]
     rows_of = CodeRows(
         [codes_file(folder, number) for number in range(len(record.parts))],
         [part.rows for part in record.parts],
@@ -123,6 +126,7 @@ def open_codes(folder: Path, tokenizer: ImageTokenizer | None = None, rows: int 
     return Codes(
         captions[:n],
         origins[:n],
+        digests[:n],
         rows_of,
         record.side,
         record.codebook_size,

@@ -15,6 +15,7 @@ from stabledllm.control_variate import default_rate
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.pictures import are_pictures, settled
 from stabledllm.data.rows import maskable_sizes, require_marks
+from stabledllm.data.token_rows import lengths_of
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged, UserError
 from stabledllm.launched import is_main_process
@@ -104,8 +105,9 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     set_form(loaded, settings)
     if callable(data):
         data = data(loaded.tokenizer)
-    refuse_too_large(settings, longest=max(len(row) for row in data.train))
-    laid_out = fitting_views(settings, longest=max(len(row) for row in data.train))
+    longest = max(lengths_of(data.train))
+    refuse_too_large(settings, longest=longest)
+    laid_out = fitting_views(settings, longest=longest)
     if settings.views_per_forward == "auto":
         say(f"views of a row in one forward: {laid_out.views_per_forward or 'all'}")
     trainer, density = build_trainer(laid_out, loaded, data, checkpoint.folder if checkpoint else None, say)

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from stabledllm.data.rows import TokenRow
+from stabledllm.data.token_rows import lengths_of, refuse_masked_rows
 from stabledllm.errors import NotFinite, UserError
 from stabledllm.estimate import Estimate
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
@@ -102,6 +103,8 @@ class MDMTrainer(ResumingTrainer):
         caption_dropout: float = 0.0,
         **kwargs,
     ):
+        for rows in (train_rows, eval_rows):
+            refuse_masked_rows(rows, mask_id)
         if block_size:
             refuse_for_blocks(method, packing=packing)
         self.packing, self.group_by_length, self.views_per_forward = packing, group_by_length, views_per_forward
@@ -140,7 +143,7 @@ class MDMTrainer(ResumingTrainer):
 
     def _get_train_sampler(self, train_dataset=None) -> EpochOrder:
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)
-        lengths = [len(row) for row in self.train_dataset.rows] if self.group_by_length else None
+        lengths = lengths_of(self.train_dataset.rows) if self.group_by_length else None
         return EpochOrder(rows, self.full_step, self.order_seed, lambda: self.state.global_step, lengths)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
