@@ -336,6 +336,25 @@ def test_a_partly_used_second_view_is_not_paid(model):
         ({"method": "ppots"}, "needs a fitted p"),
         ({"method": "mirror", "budget": 7}, "divisible by the 2 views of 'mirror', found 7"),
         ({"budget": 0}, "found 0"),
+        ({"method": "autoregressive"}, "a method that masks tokens, found 'autoregressive'"),
+        ({"method": "adaptive"}, "a method whose density stands still, found 'adaptive'"),
+        ({"method": "adaptive+fixedcount"}, "density stands still"),
+        ({"method": 5}, "a method's name or a Method, found int"),
+        ({"eps": 1.0}, r"eps: expected a number in \[0, 1\), found 1.0"),
+        ({"eps": -0.1}, "eps: expected a number"),
+        ({"eps": math.nan}, "eps: expected a number"),
+        ({"eps": True}, "eps: expected a number"),
+        ({"eps": "0.1"}, "eps: expected a number"),
+        ({"budget": 8.0}, "budget: expected a whole number of at least 1, found 8.0"),
+        ({"budget": True}, "budget: expected a whole number"),
+        ({"budget": "8"}, "budget: expected a whole number"),
+        ({"budget": -8}, "budget: expected a whole number of at least 1, found -8"),
+        ({"seed": 1.5}, "seed: expected a whole number, found 1.5"),
+        ({"step": -1}, "step: expected a whole number of at least 0, found -1"),
+        ({"tokens_per_batch": 0}, "tokens_per_batch: expected a whole number of at least 1"),
+        ({"mask_id": 2.5}, "mask_id: expected a token id, found 2.5"),
+        ({"mask_id": 12}, "mask_id: expected one of the model's 12 tokens, found 12"),
+        ({"pad_id": None, "rows": [[1, 2]]}, "expected token rows, or tensors by the names"),
         ({"replicates": 3}, "divide the 8 draws of a row, found 3"),
         ({"replicates": 0}, "found 0"),
         ({"rows": []}, "at least one row"),
@@ -350,6 +369,52 @@ def test_refusals(model, arguments, words):
     if "replicates" not in arguments:
         with pytest.raises(UserError, match=words):
             elbo_parts(model, **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("input_ids", torch.ones(3, 7), r"'input_ids' of whole numbers.*found torch.float32"),
+        ("input_ids", torch.ones(21, dtype=torch.int64), r"shape \(B, L\), found .* of shape \(21,\)"),
+        ("maskable", torch.full((3, 7), 0.5), "'maskable' to be bool, or 0 and 1"),
+        ("attention_mask", torch.full((3, 7), -100.0), "'attention_mask' to be bool, or 0 and 1"),
+        ("attention_mask", None, "the rows' tensor 'attention_mask'"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(model, name, value, words):
+    rows = collate(ROWS, 0)
+    with pytest.raises(UserError, match=words):
+        elbo(model, rows | {name: value})
+
+
+def test_masks_may_be_numbers(model):
+    rows = collate(ROWS, 0)
+    as_numbers = {name: value.long() if value.dtype == torch.bool else value for name, value in rows.items()}
+    assert torch.equal(elbo(model, as_numbers).value, elbo(model, rows).value)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_cross_entropies_are_summed_in_float32(dtype):
+    """A model of one's own may give them in half precision: the row's sum has float32's digits, as has its gradient."""
+
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.level = nn.Parameter(torch.full((), 1.0))
+
+        def forward(self, noisy, attention_mask, *, selected, targets):
+            nll = (self.level * (1 + targets / 2048)).to(dtype)
+            return SimpleNamespace(nll=nll[selected])
+
+    rows = [TokenRow([1] + [3 * i % 60 for i in range(300)], prompt_length=1)]
+    found = elbo(Half(), rows, "fixedcount", 16, mask_id=99, eps=0.0)
+    each = (1 + torch.tensor(rows[0].input_ids[1:]) / 2048).to(dtype).double()
+    assert found.value.dtype == torch.float32
+    # Every token's cross-entropy is known: a count of k adds (P / k) times the sum over k of them.
+    assert float(-found.per_token().value[0]) == pytest.approx(float(each.mean()), rel=2e-3)
+    if bool((each == 1).all()):
+        assert float(-found.value[0]) == pytest.approx(300.0, rel=1e-6)
+    found.value.sum().backward()
 
 
 def test_tensors_of_other_shapes_and_masked_padding_are_refused(model):

@@ -137,3 +137,37 @@ def test_what_is_no_clip_is_refused(folder, tmp_path, monkeypatch):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"expected every weight in .*, found no text_projection.weight"):
         ClipScore(str(tmp_path))
+
+
+def test_a_clip_folder_is_a_strangers(folder, tmp_path, monkeypatch):
+    """Code beside it does not run, pickles are not read, and what is cut, absurd or no number is refused."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on standard input"))
+    mark = tmp_path / "mark"
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w').write('ran')\nclass Model: pass\n")
+    keys = json.loads((tmp_path / "config.json").read_text())
+    own = {name: "evil.Model" for name in ("AutoConfig", "AutoModel", "AutoProcessor", "AutoTokenizer")}
+    (tmp_path / "config.json").write_text(json.dumps(keys | {"auto_map": own}))
+    ClipScore(str(tmp_path))
+    assert not mark.exists()
+    content = (tmp_path / "model.safetensors").read_bytes()
+    weights = load_file(tmp_path / "model.safetensors")
+
+    def refused(words: str) -> None:
+        with pytest.raises(UserError, match=words):
+            ClipScore(str(tmp_path))
+
+    text = keys["text_config"] | {"num_hidden_layers": 10**6}
+    (tmp_path / "config.json").write_text(json.dumps(keys | {"text_config": text}))
+    refused("num_hidden_layers: expected 0 to .*, found 1000000")
+    (tmp_path / "config.json").write_text(json.dumps(keys))
+    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    refused("expected safetensors in model.safetensors, found a broken file")
+    name = min(name for name in weights if weights[name].is_floating_point() and weights[name].numel() > 1)
+    weights[name].view(-1)[0] = torch.nan
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    refused("expected finite weights, found NaN or infinity")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    refused("found pickled weights only")

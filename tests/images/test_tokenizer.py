@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from stabledllm.errors import UserError
 from stabledllm.images.judge import judge
@@ -204,3 +205,23 @@ def test_the_shipped_tokenizer_keeps_what_a_picture_shows():
     assert np.mean(right) >= 0.98
     assert np.abs(decoded.astype(int) - pictures).mean() < 4
     assert len(codes.unique()) > 40, "codes are used"
+
+
+def test_sizes_and_weights_that_cannot_be(tmp_path):
+    """A million blocks are refused before one is built, and weights that are no numbers before they are used."""
+    write(tmp_path, SMALL, random_weights(SMALL), "safetensors")
+    keys = json.loads((tmp_path / "config.json").read_text())
+    blocks = [10**6] * len(keys["encoder_num_res_blocks"])
+    for changed in ({"encoder_num_res_blocks": blocks}, {"z_channels": 10**6}, {"ch": 2**30}):
+        (tmp_path / "config.json").write_text(json.dumps(keys | changed))
+        with pytest.raises(
+            UserError, match=r"image tokenizer .*: (config\.json: )?expected|config\.json: \w+: expected"
+        ):
+            load_image_tokenizer(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(keys))
+    weights = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in sorted(weights) if name.startswith("encoder"))
+    weights[name].view(-1)[0] = torch.nan
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="expected finite weights, found NaN or infinity in encoder"):
+        load_image_tokenizer(str(tmp_path))

@@ -146,3 +146,13 @@ def test_importing_it_loads_torch_only():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_losses_are_summed_in_float32(dtype):
+    """1 + 1/128 times 500 tokens is not 500 times what bfloat16 keeps of it, summed in bfloat16."""
+    ids = torch.arange(500)[None] % 50
+    noise = Noise("standard", mask_id=99).draw(ids, torch.ones_like(ids, dtype=torch.bool), step=1)
+    nll = torch.full((int(noise.mask.sum()),), 1.0078125).to(dtype)
+    loss = noise.loss_of(nll)
+    torch.testing.assert_close(loss, noise.loss_of(nll.float()), rtol=0, atol=0)

@@ -15,11 +15,14 @@ from torch import Tensor
 def padding_last(attention_mask: Tensor) -> Tensor | None:
     """The order of positions that puts each row's real tokens first, as they are ordered; int64, shape (N, L).
 
-    None where they are first already.
+    None where they are first already, and in a compiled graph, which a look at the values would break: what is
+    compiled is training, whose rows are padded on the right.
 
     Args:
         attention_mask: False at padding, shape (N, L).
     """
+    if torch.compiler.is_compiling():
+        return None
     real = attention_mask.bool()
     if not bool((real[:, 1:] & ~real[:, :-1]).any()):
         return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import files
@@ -16,14 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.images.magvit import Magvit, MagvitConfig, Quantizer
+from stabledllm.models.families.config_values import check_numbers
 from stabledllm.models.families.source import find_folder, read_config
 from stabledllm.models.families.weights import compare_weights
+from stabledllm.models.soundness import check_finite
+from stabledllm.models.told import told
 
 BUILT_IN = "tiny-vq"
 _SAFETENSORS, _PICKLE = "model.safetensors", "pytorch_model.bin"
@@ -118,21 +119,25 @@ def load_image_tokenizer(name: str, device: str | torch.device = "cpu") -> Image
     folder = Path(str(files("stabledllm") / "assets" / BUILT_IN))
     if name != BUILT_IN:
         folder = find_folder(name, "image tokenizer", (BUILT_IN,), (_PICKLE,))
-    config = MagvitConfig.parse(read_config(folder), f"{what}: config.json")
-    state = _read_weights(folder, what)
-    with torch.device("meta"):
+    keys, where = read_config(folder), f"{what}: config.json"
+    config, state = MagvitConfig.parse(keys, where), _read_weights(folder, what)
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    check_numbers(keys, where, shapes)
+    with told(f"{where}: expected sizes of which a model can be made"), torch.device("meta"):
         model = Magvit(config)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     optional = {key for key in expected if key.startswith("quantize.")}
-    compare_weights({key: tuple(value.shape) for key, value in state.items()}, what, expected, optional)
+    compare_weights(shapes, what, expected, optional)
     buffers = Quantizer(config.z_channels).state_dict(prefix="quantize.")
     _check_buffers(state, buffers, what)
     model.load_state_dict(state | buffers, assign=True)
+    check_finite(model, what)
     weights = {key: state[key] for key in sorted(expected.keys() - optional)}
     return ImageTokenizer(model.float().to(device), name, _fingerprint(config, weights))
 
 
 def _read_weights(folder: Path, what: str) -> dict[str, Tensor]:
+    """The tensors of either file. MMaDA's tokenizer is published as a pickle only, which is read as plain tensors."""
     path = next((folder / name for name in (_SAFETENSORS, _PICKLE) if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"{what}: expected {_SAFETENSORS} or {_PICKLE} in {folder}, found neither.")
@@ -140,7 +145,7 @@ def _read_weights(folder: Path, what: str) -> dict[str, Tensor]:
         if path.name == _SAFETENSORS:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # each kind of damage has a type of its own
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{what}: expected weights in {path.name}, found a broken file ({reason}).") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -179,8 +179,11 @@ def _untie(model: PeftModel) -> None:
     changed = any(isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper) for layer in (embedding, head))
     if not changed or not getattr(base.config, "tie_word_embeddings", False):
         return
-    if isinstance(embedding, BaseTunerLayer) and getattr(head, "weight", None) is embedding.get_base_layer().weight:
-        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    if not isinstance(head, AuxiliaryTrainingWrapper):
+        # A bias is tied with the weight (BERT's), and one of the two would be left out of what is saved.
+        for name in ("weight", "bias") if isinstance(embedding, BaseTunerLayer) else ("bias",):
+            if (shared := getattr(head, name, None)) is not None:
+                setattr(head, name, nn.Parameter(shared.detach().clone(), requires_grad=False))
     base.config.tie_word_embeddings = False
 
 

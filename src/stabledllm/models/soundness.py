@@ -22,7 +22,8 @@ def check_finite(model: nn.Module, what: str) -> None:
         UserError: naming the first that is.
     """
     for name, value in model.named_parameters():
-        if value.is_floating_point() and value.numel() and value.element_size() > 1 and not value.is_meta:
+        # One byte a number: 8-bit weights, which hold whole numbers or have no such check.
+        if value.is_floating_point() and value.element_size() > 1 and not _elsewhere(value):
             low, high = value.aminmax()
             if not bool(low.isfinite() & high.isfinite()):
                 kind = str(value.dtype).removeprefix("torch.")
@@ -36,6 +37,8 @@ def check_runs(model: nn.Module, what: str) -> None:
     Raises:
         UserError: it does not, as where a value of the config makes no sense.
     """
+    if any(map(_elsewhere, model.parameters())):
+        return
     device, was_training = next(model.parameters()).device, model.training
     ids = torch.arange(_TOKENS, device=device)[None]
     model.eval()
@@ -46,3 +49,8 @@ def check_runs(model: nn.Module, what: str) -> None:
         model.train(was_training)
     if not bool(logits.isfinite().all()):
         raise UserError(f"{what}: expected finite logits of a short row, found NaN or infinity; see its config.json.")
+
+
+def _elsewhere(weight: torch.Tensor) -> bool:
+    """Whether its numbers are on other ranks only, as where a launch configuration shards weights while they load."""
+    return weight.is_meta or not weight.numel()
