@@ -28,7 +28,7 @@ from stabledllm.evaluation.pictures import LINES
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.evaluation.untuned import difference, resolve, tuned_from
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
-from stabledllm.files import read_json, write_json, write_jsonl
+from stabledllm.files import read_json, reading, write_json, write_jsonl
 from stabledllm.locks import in_its_folder
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel, load_model
@@ -254,7 +254,8 @@ def _differences(ours: Path, theirs: Path) -> dict:
 
 
 def _lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with reading(path):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _silent(_: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from stabledllm.config.settings import TrainSettings
+from stabledllm.files import read_json
 from stabledllm.models.shapes import known_shape
 from stabledllm.planning.advice import check_fits
 from stabledllm.planning.memory import Layout, Sharding, estimate, views_of
@@ -36,7 +36,7 @@ def _sharding(trainer: Mapping, environment: Mapping[str, str]) -> Sharding:
     if not config and used:
         config = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
     if isinstance(config, str) and config != "none" and Path(config).is_file():
-        config = json.loads(Path(config).read_text(encoding="utf-8"))
+        config = read_json(Path(config))
     if isinstance(config, Mapping):
         zero = config.get("zero_optimization", {})
         places = [zero.get(f"offload_{what}", {}).get("device", "none") for what in ("optimizer", "param")]
