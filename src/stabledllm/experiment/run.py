@@ -24,7 +24,7 @@ from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
 from stabledllm.files import read_json, write_json
-from stabledllm.folders import remove_empty, writable_folder
+from stabledllm.folders import remove_empty, sweep, writable_folder
 from stabledllm.locks import waiting_for
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel
@@ -74,6 +74,8 @@ def run_experiment(
         rows_per_step(name, settings)
     build_decoding(settings.base.decoding)
     remove_empty(writable_folder(out))
+    for place in (out, out / UNTUNED):  # the runs' folders are swept by those who do them
+        sweep(place)
     _claim(out, settings)
     loaded = build_model(settings.base)
     for name in methods:
