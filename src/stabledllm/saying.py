@@ -33,20 +33,25 @@ class SafeStream:
     def __init__(self, stream: TextIO | None):
         self._stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
         self.failure: Exception | None = None
-        with suppress(AttributeError, OSError, ValueError):
-            self._stream.reconfigure(errors="stabledllm.spell")
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"expected text, found {type(text).__name__}")
         if self.failure is None:
             try:
-                self._stream.write(text)
-            except UnicodeError:
-                self._stream.write(text.encode("ascii", "stabledllm.spell").decode("ascii"))
+                self._stream.write(self._spelt(text))
             except (OSError, ValueError) as failure:  # ValueError: a stream that was closed
                 self.failure = failure
         return len(text)
+
+    def _spelt(self, text: str) -> str:
+        """The text with what the stream's encoding has not in other characters."""
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        try:
+            text.encode(encoding)
+        except UnicodeError:
+            return text.encode(encoding, "stabledllm.spell").decode(encoding)
+        return text
 
     def flush(self) -> None:
         if self.failure is None:

@@ -27,7 +27,7 @@ from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
 from stabledllm.files import read_json, write_json
-from stabledllm.folders import remove_empty, writable_folder
+from stabledllm.folders import remove_empty, sweep, writable_folder
 from stabledllm.locks import waiting_for
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel
@@ -75,6 +75,8 @@ def run_experiment(
     settings = settings.model_copy(update={"base": settled(settings.base)})
     out = Path(settings.out)
     remove_empty(writable_folder(out))
+    for place in (out, out / UNTUNED):  # the runs' folders are swept by those who do them
+        sweep(place)
     checked = check_experiment(settings, say)
     data = checked.data
     with waiting_for(out / "setup.lock", say):  # of several processes the first makes what all need

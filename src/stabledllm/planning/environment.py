@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
+from stabledllm.files import read_json
 from stabledllm.models.shapes import known_shape
 from stabledllm.planning.advice import check_fits
 from stabledllm.planning.memory import Layout, Sharding, estimate, views_of
@@ -37,7 +37,7 @@ def _sharding(trainer: Mapping, environment: Mapping[str, str]) -> Sharding:
     if not config and used:
         config = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
     if isinstance(config, str) and config != "none" and Path(config).is_file():
-        config = _read_deepspeed(Path(config))
+        config = read_json(Path(config))
     if isinstance(config, Mapping):
         try:
             zero = config.get("zero_optimization", {})
@@ -56,13 +56,6 @@ def _sharding(trainer: Mapping, environment: Mapping[str, str]) -> Sharding:
         return "ddp"
     offloaded = "_offload" if any(place not in ("none", None) for place in places) else ""
     return {2: f"zero2{offloaded}", 3: f"zero3{offloaded}"}.get(stage, "ddp")
-
-
-def _read_deepspeed(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected DeepSpeed's JSON, found {' '.join(str(error).split())}.") from None
 
 
 def fitting_views(settings: TrainSettings, longest: int) -> TrainSettings:
