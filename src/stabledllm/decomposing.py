@@ -222,6 +222,7 @@ def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
         masks=settings.masks,
         seed=settings.seed,
         design=settings.design,
+        some_masked=True,
     )
     parts = decompose(nested)
     lab.low = LowRates.of(nested, lab.meter.sizes(standard)[nested.rows], lab.meter.objective.eps)

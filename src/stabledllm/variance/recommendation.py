@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,7 +105,9 @@ def _ratio(entry: dict, quantity: str) -> dict | None:
     """Noise at equal compute over Standard's; None where it has no interval, and so says nothing."""
     part = entry if quantity == "loss" else entry.get("gradient") or {}
     found = part.get("relative_to_standard")
-    return found if found and None not in (found["value"], found["ci_low"], found["ci_high"]) else None
+    # In a file what is not known is null, in a record that was just made it is NaN.
+    ends = [math.nan if v is None else v for v in (found or {}).values()]
+    return found if ends and all(math.isfinite(end) for end in ends) else None
 
 
 def _simplicity(entry: dict, quantity: str) -> tuple:
