@@ -37,7 +37,7 @@ from stabledllm.variance.low_rates import LowRates, has_low_rates
 from stabledllm.variance.measured import HEAVY_SHARE, measure, step_rows
 from stabledllm.variance.nested import by_length, decompose, nested_losses
 from stabledllm.variance.predicted import mean_cost, per_row_variance
-from stabledllm.variance.recommendation import recommend
+from stabledllm.variance.recommendation import is_comparable, recommend
 from stabledllm.variance.some_masked import refuse_infinite_variance
 
 SCHEMA = "stabledllm/decomposition/1"
@@ -190,7 +190,7 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
         **found,
         "notes": [note, *found["notes"]],
     }
-    if sum(entry["unbiased"] for entry in record["methods"]) > 1:
+    if is_comparable(record):
         record["recommendation"] = recommend(record).as_dict()
     write_json(Path(settings.out) / "decomposition.json", record)
     return record

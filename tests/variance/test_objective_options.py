@@ -141,3 +141,18 @@ def test_two_rows_are_too_few_for_a_density_of_dependent_rates(method, tmp_path)
     data.write_text("".join(json.dumps({"prompt": f"{i}", "response": "abc"}) + "\n" for i in range(2)))
     found = in_process("fit", f"method={method}", f"data.train=jsonl:{data}", f"out={tmp_path}/out", cwd=tmp_path)
     assert_refused(found, "at least 3 training rows", method)
+
+
+def test_four_rows_of_which_nothing_can_be_told_are_still_decomposed(tmp_path):
+    """No interval, no recommendation; but the measurement is written."""
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"{i}", "response": "abcdef"[: 1 + i]}) + "\n" for i in range(4)))
+    small = ["steps=4", "rates=2", "masks=2", "probe.rates=4", "probe.masks=2", "probe.starts=2"]
+    words = [f"data.train=jsonl:{data}", "methods=[standard,lowdisc+ppots,strats]", f"out={tmp_path}/out", *small]
+    found = in_process("decompose", *words, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    record = json.loads((tmp_path / "out" / "decomposition.json").read_text())
+    for entry in record["methods"][1:]:
+        ratio = entry["relative_to_standard"]
+        assert ratio["value"] is None or ratio["value"] >= 0
+        assert (entry["pays"] is None) == (ratio["ci_low"] is None or ratio["ci_low"] <= 1 <= ratio["ci_high"])

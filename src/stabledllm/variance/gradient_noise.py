@@ -8,12 +8,13 @@ Legend: a rows, b cells, n points of a row, Q blocks of coordinates.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
+from stabledllm.intervals import of_positive
 from stabledllm.jackknife import LEAST_ROWS, spread
 from stabledllm.noise.maskers.fixed_count import count_mass
 from stabledllm.noise.schedule import masked_count
@@ -96,6 +97,9 @@ def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
     }
     rows = len(profile.rows)
     estimates = {name: _estimate(part, rows, UNIT) for name, part in parts.items()}
+    for name in ("mask_pattern", "mask", "total"):  # which cannot be negative
+        if (one := estimates[name]).value > 0:
+            estimates[name] = replace(one, ends=of_positive(one.value, one.stderr, rows - 1))
     scale = _estimate(lambda keep: parts["total"](keep).sum() / pairs(keep).sum(), rows, "rows")
     total = parts["total"](torch.arange(rows))
     projection = float(total.std() * len(total) ** 0.5 / total.sum()) if len(total) > 1 else 0.0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
-from stabledllm.intervals import ratio_record
+from stabledllm.intervals import of_positive, ratio_record
 from stabledllm.jackknife import LEAST_ROWS, spread
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
@@ -59,7 +59,8 @@ class StepNoise:
 
     def estimate(self) -> Estimate:
         """n tr Var(step gradient), jackknife over rows."""
-        return _jackknife(lambda keep: float(self.per_row(keep).sum()), self.rows, UNIT, self._projection())
+        found = _jackknife(lambda keep: float(self.per_row(keep).sum()), self.rows, UNIT, self._projection())
+        return _positive(found)
 
     def _projection(self) -> float:
         blocks = self.per_row(torch.arange(self.rows))
@@ -129,7 +130,7 @@ def data_noise(profile: GradientProfile) -> Callable[[Tensor], Tensor]:
 
 def at_equal_compute(noise: StepNoise, data: Callable[[Tensor], Tensor]) -> Estimate:
     """``F Var(step of F forwards) - C``; for Standard A + B."""
-    return _jackknife(lambda keep: _level(noise, data, keep), noise.rows, UNIT)
+    return _positive(_jackknife(lambda keep: _level(noise, data, keep), noise.rows, UNIT))
 
 
 def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Tensor]) -> dict:
@@ -143,6 +144,11 @@ def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Ten
 def noise_scale(noise: StepNoise, mean_square: Callable[[Tensor], Tensor]) -> Estimate:
     """n tr Var / |G|² in rows: the simple noise scale of McCandlish et al., arXiv:1812.06162."""
     return _jackknife(lambda keep: float(noise.per_row(keep).sum() / mean_square(keep).sum()), noise.rows, "rows")
+
+
+def _positive(found: Estimate) -> Estimate:
+    """With the interval of what cannot be negative, where the estimate is not."""
+    return replace(found, ends=of_positive(found.value, found.stderr, found.n - 1)) if found.value > 0 else found
 
 
 def _level(noise: StepNoise, data: Callable[[Tensor], Tensor], keep: Tensor) -> float:

@@ -67,7 +67,7 @@ def recommend(record: dict, quantity: str | None = None) -> Recommendation:
     quantity = quantity or "gradient"
     if len(measured) < 2 or not any(m["method"] == "standard" for m in measured):
         raise UserError(
-            f"recommend: expected Standard and another unbiased method with the {quantity}'s noise, "
+            f"recommend: expected Standard and another unbiased method with an interval of the {quantity}'s noise, "
             f"found {len(measured)} method(s); run 'stabledllm decompose{' --gradient' * (quantity == 'gradient')}'."
         )
     others = [m for m in measured if m["method"] != "standard"]
@@ -90,6 +90,12 @@ def recommend(record: dict, quantity: str | None = None) -> Recommendation:
         sentences=tuple(_sentences(record, chosen, best, bool(sure), quantity, forwards)),
         recipe=recipe_lines(record, named, chosen["views"], forwards),
     )
+
+
+def is_comparable(record: dict) -> bool:
+    """Whether some unbiased method's noise has an interval to compare it with Standard's by, and so can be named."""
+    known = [m["method"] for m in record["methods"] if m["unbiased"] and any(_ratio(m, q) for q in QUANTITIES)]
+    return "standard" in known and len(known) > 1
 
 
 def without_probe(method: str) -> str:
