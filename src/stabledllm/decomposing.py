@@ -38,7 +38,7 @@ from stabledllm.variance.low_rates import LowRates, has_low_rates
 from stabledllm.variance.measured import HEAVY_SHARE, measure, step_rows
 from stabledllm.variance.nested import by_length, decompose, nested_losses
 from stabledllm.variance.predicted import per_row_variance
-from stabledllm.variance.recommendation import recommend
+from stabledllm.variance.recommendation import is_comparable, recommend
 from stabledllm.variance.some_masked import refuse_infinite_variance
 
 SCHEMA = "stabledllm/decomposition/1"
@@ -195,7 +195,7 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
         **found,
         "notes": [note, *found["notes"]],
     }
-    if sum(entry["unbiased"] for entry in record["methods"]) > 1:
+    if is_comparable(record):
         record["recommendation"] = recommend(record).as_dict()
     write_json(Path(settings.out) / "decomposition.json", record)
     return record
@@ -227,6 +227,7 @@ def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
         masks=settings.masks,
         seed=settings.seed,
         design=settings.design,
+        some_masked=True,
     )
     parts = decompose(nested)
     lab.low = LowRates.of(nested, lab.meter.sizes(standard)[nested.rows], lab.meter.objective.eps)

@@ -14,7 +14,7 @@ from stabledllm.evaluation.validation import row_nll
 from stabledllm.measure import LossMeter
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
-from stabledllm.objective import Objective
+from stabledllm.objective import refuse_for_autoregressive
 from stabledllm.shares import kept
 from stabledllm.variance.nested import Decomposition, by_length, decompose_autoregressive
 
@@ -31,12 +31,8 @@ def measure_autoregressive(settings: DecomposeSettings, loaded: LoadedModel, row
         raise UserError(
             f"key 'gradient': expected a masked diffusion model, found '{settings.model}', an autoregressive one."
         )
-    objective = Objective(normalization=settings.objective.normalization)
-    if build_objective(settings.objective) != objective:
-        raise UserError(
-            "key 'objective': expected nothing but 'normalization' beside an autoregressive model, whose loss has no "
-            "mask ratio to weigh, found another weighting or eps."
-        )
+    objective = build_objective(settings.objective)
+    refuse_for_autoregressive(objective)
     rows = rows[: settings.rows * settings.rates * settings.masks]
     with tqdm(total=len(rows), desc="decompose", unit="fwd") as bar:
         meter = LossMeter(

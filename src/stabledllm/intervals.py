@@ -78,9 +78,9 @@ def of_ratio(value: float, ends_of_difference: Callable[[float], Ends]) -> dict:
         ends_of_difference: interval of ``top - r bottom`` for a given r.
     """
     if not math.isfinite(value):
-        return {"value": None, "ci_low": None, "ci_high": None}
+        return {"value": math.nan, "ci_low": math.nan, "ci_high": math.nan}
     start = max(value, 0.0)
-    unknown = {"value": start, "ci_low": None, "ci_high": None}
+    unknown = {"value": start, "ci_low": math.nan, "ci_high": math.nan}
     if math.isnan(sum(ends_of_difference(start))):
         return unknown
     low = 0.0 if ends_of_difference(0.0)[0] <= 0 else _root(lambda r: ends_of_difference(r)[0], 0.0, start)
@@ -106,8 +106,12 @@ def ratio_record(found: Estimate) -> dict:
     The wider of Student's interval and that on the scale of logarithms, and nothing below 0.
     """
     if not math.isfinite(found.value):
-        return {"value": None, "ci_low": None, "ci_high": None}
+        return {"value": math.nan, "ci_low": math.nan, "ci_high": math.nan}
     value = max(found.value, 0.0)
     ends = widest(found.interval(), of_positive(found.value, found.stderr, found.n - 1))
     known = math.isfinite(found.stderr) and found.value > 0
-    return {"value": value, "ci_low": max(ends[0], 0.0) if known else None, "ci_high": ends[1] if known else None}
+    return {
+        "value": value,
+        "ci_low": max(ends[0], 0.0) if known else math.nan,
+        "ci_high": ends[1] if known else math.nan,
+    }

@@ -80,6 +80,19 @@ class Objective:
         return weight / weight.mean()
 
 
+def refuse_for_autoregressive(objective: Objective) -> None:
+    """An autoregressive model masks nothing: what weighs mask ratios has no meaning there.
+
+    Raises:
+        UserError: a weighting, power or eps other than the default.
+    """
+    if objective != Objective(normalization=objective.normalization):
+        raise UserError(
+            f"key 'objective': expected nothing but 'normalization' for an autoregressive model, which has no mask "
+            f"ratio to weigh, found weighting={objective.weighting} and eps={objective.eps:g}."
+        )
+
+
 def row_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor) -> Tensor:
     """Importance-weighted loss of each row in nats, its views averaged; 0 where nothing was masked.
 

@@ -118,3 +118,20 @@ def test_clipped_is_named_biased_and_stays_inside():
 def test_bad_interval_is_one_sentence(low, high):
     with pytest.raises(UserError, match=r"^clipped: expected an interval [^\n]*\.$"):
         Clipped(low, high)
+
+
+def test_cdf_and_icdf_are_exact_to_double_precision_on_any_number_of_cells():
+    """Cells whose edges are no binary fractions: divided in the default dtype they would be off by 1e-8."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        values = torch.rand(7, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.2
+        sampler = Tabulated(values)
+        t = torch.linspace(0, 1, 1001, dtype=torch.float64)[1:-1]
+        edges, mass = torch.arange(8, dtype=torch.float64) / 7, torch.cat((torch.zeros(1).double(), values)).cumsum(0)
+        j = (t * 7).long()
+        exact = (mass[j] + (t - edges[j]) * 7 * values[j]) / values.sum()
+        assert float((sampler.cdf(t) - exact).abs().max()) < 1e-14
+        assert float((sampler.icdf(exact) - t).abs().max()) < 1e-13
+    finally:
+        torch.set_default_dtype(before)

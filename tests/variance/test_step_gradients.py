@@ -154,7 +154,7 @@ def test_other_figures_and_their_json():
     assert equal.stderr == pytest.approx((4 * one.per_row_variance().stderr ** 2 + 9) ** 0.5)
     assert equal.unit == "(nats/param)²"
     record = StepGradients(dict.fromkeys(step_gradients.TRANSFORMS, one.gram["raw"]), 4, 2.0, 0.0).as_dict()
-    assert set(record["raw"]["variance"]) == {"value", "stderr", "n", "unit"}
+    assert set(record["raw"]["variance"]) == {"value", "stderr", "n", "unit", "ci_low", "ci_high"}, "Student's of 12"
     assert record["update"]["variance"]["unit"] == "", "Adam's update has no unit"
     assert record["raw"]["heavy_tail"], "12 steps are too few to tell"
     assert record["raw"]["pareto_k"] is None

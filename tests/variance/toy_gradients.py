@@ -16,11 +16,19 @@ from tests.oracle import ToyRow, toy_row
 class ToyGradients(RowGradients):
     """As RowGradients: the gradients with respect to the toy model's parameters; rows of every kind are as many."""
 
-    def __init__(self, kinds: list[ToyRow] | None = None, n_rows: int = 3000, eps: float = 0.1, power: float = 0.0):
+    def __init__(
+        self,
+        kinds: list[ToyRow] | None = None,
+        n_rows: int = 3000,
+        eps: float = 0.1,
+        power: float = 0.0,
+        normalization: str = "row",
+    ):
         self.kinds = kinds or [toy_row(size, seed) for size, seed in ((4, 0), (3, 1), (4, 2))]
         sizes = [self.kinds[i % len(self.kinds)].size for i in range(n_rows)]
         self.rows = [SimpleNamespace(maskable_count=lambda syrm, size=size: size) for size in sizes]
-        self.objective, self.forwards = Objective("power", eps=eps, power=power), 0
+        self.objective, self.forwards = Objective("power", normalization, eps=eps, power=power), 0
+        self._sizes = {}
         self.size = self.kinds[0].table.shape[2] - 1
         self.parameters = {"theta": torch.zeros(self.size)}
 
@@ -44,8 +52,8 @@ class ToyGradients(RowGradients):
             code = (draw.mask * 2 ** torch.arange(toy.size)).sum(-1)
             share = draw.coefficient * draw.active[..., None] / draw.active.sum(1)[:, None, None]
             views = torch.einsum("bkp,bkpf->bkf", share, table[code])
-            self.view_squares[here] = (views[..., 1:] ** 2).sum((1, 2))
-            each = views.sum(1)
+            self.view_squares[here] = (views[..., 1:] ** 2).sum((1, 2)) * self.shares(method)[row[here]] ** 2
+            each = views.sum(1) * self.shares(method)[row[here], None]
             losses[here], gradients[here] = each[:, 0], each[:, 1:]
             self.forwards += int(draw.active.sum())
         yield torch.arange(len(row)), losses, gradients

@@ -24,6 +24,7 @@ from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
+from stabledllm.objective import refuse_for_autoregressive
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.density import FittedDensity
 from stabledllm.saying import say as print_line
@@ -102,6 +103,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     loaded.check_method(method)
     if loaded.autoregressive:
         left_to_right(decoding)
+        refuse_for_autoregressive(build_objective(settings.objective))
     set_form(loaded, settings)
     if callable(data):
         data = data(loaded.tokenizer)

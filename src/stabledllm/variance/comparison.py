@@ -63,10 +63,7 @@ def _row(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> 
 
 def verdict(ratio: dict) -> bool | None:
     """Whether a noise is below Standard's, by its interval; None where that holds 1 or there is none."""
-    low, high = ratio["ci_low"], ratio["ci_high"]
-    if low is None or high is None:
-        return None
-    return True if high < 1 else False if low > 1 else None
+    return True if ratio["ci_high"] < 1 else False if ratio["ci_low"] > 1 else None
 
 
 def _ratio(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> dict:

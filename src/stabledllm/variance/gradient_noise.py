@@ -9,13 +9,14 @@ Legend: a rows, b cells, n points of a row, Q blocks of coordinates.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
 from stabledllm.estimate import Estimate
 from stabledllm.gradients.sketch import block_products
+from stabledllm.intervals import of_positive
 from stabledllm.noise.maskers.fixed_count import count_mass
 from stabledllm.noise.schedule import masked_count
 from stabledllm.noise.t_samplers import TSampler, Uniform
@@ -97,6 +98,9 @@ def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
     }
     rows = len(profile.rows)
     estimates = {name: estimate(lambda keep, part=part: [part(keep)], rows, UNIT) for name, part in parts.items()}
+    for name in ("mask_pattern", "mask", "total"):  # which cannot be negative
+        if (one := estimates[name]).value > 0:
+            estimates[name] = replace(one, ends=of_positive(one.value, one.stderr, rows - 1))
     scale = estimate(lambda keep: [parts["total"](keep), pairs(keep)], rows, "rows", ratio_of)
     total = parts["total"](torch.arange(rows))
     return GradientDecomposition(

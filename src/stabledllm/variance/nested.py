@@ -3,8 +3,8 @@
 Two designs. ``iid``: rates are iid uniform per row; all three estimators are unbiased, but a single rate near 0
 can dominate A (the loss is 1/t with few masked tokens). ``cells``, the default: one uniform rate in each cell of
 :func:`rate_edges`, weighted by the cell's width, which tames that tail; unbiased for A, and for B and C up to
-the variance of g within single cells. Independent masks are drawn given that they hide a token at all
-(``variance/some_masked.py``): otherwise a few draws near t = 0 decide A.
+the variance of g within single cells. With ``some_masked`` independent masks are drawn given that they hide a token at
+all (``variance/some_masked.py``): otherwise a few draws near t = 0 decide A, and it has no error to be trusted.
 
 Under the token mean losses come times their row's share, and C and the total are those of the step's token mean
 (``shares.py``).
@@ -15,6 +15,7 @@ Var(l) (law of total variance). Source: arXiv:2511.18159 and DESIGN section 3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
@@ -34,6 +35,9 @@ from stabledllm.variance.some_masked import SomeMasked, chance_of_some
 
 _NESTED_STEP = 0xDEC0
 UNIT = "nats²"
+LEAST_SEEN = 10
+"""Draws of a cell in which something was masked, from which they speak for it: of fewer, one decides."""
+_MOST_OF_ONE = 0.1
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,21 @@ class NestedLosses:
 
 
 def nested_losses(
-    meter: LossMeter, method: Method, *, rows: int, rates: int, masks: int, seed: int, design: str = "cells"
+    meter: LossMeter,
+    method: Method,
+    *,
+    rows: int,
+    rates: int,
+    masks: int,
+    seed: int,
+    design: str = "cells",
+    some_masked: bool = False,
 ) -> NestedLosses:
-    """Losses of ``rows`` distinct rows under uniform t, by one of the two designs."""
+    """Losses of ``rows`` distinct rows under uniform t, by one of the two designs.
+
+    Args:
+        some_masked: draw the masks given that they hide something, where the method's are independent.
+    """
     key = Key(seed, _NESTED_STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
     a, width = len(chosen), None
@@ -93,7 +109,7 @@ def nested_losses(
     chance = share = None
     if meter.objective.normalization == "token":
         share = meter.shares(method)[chosen]
-    if type(method.masker) is Bernoulli and method.views.count == 1 and hasattr(meter, "sizes"):
+    if some_masked and type(method.masker) is Bernoulli and method.views.count == 1:
         chance = chance_of_some(t, meter.sizes(method)[chosen][:, None], meter.objective.eps)
         method = replace(method, masker=SomeMasked())
     losses = meter.losses(chosen.repeat_interleave(rates * masks), t.flatten().repeat_interleave(masks), method, key)
@@ -142,8 +158,10 @@ def parts_of(nested: NestedLosses, keep: Tensor | None = None) -> tuple[Tensor, 
 def decompose(losses: Tensor | NestedLosses, width: Tensor | None = None) -> Decomposition:
     """A, B, C, their sum and the mean loss, with jackknife standard errors over rows.
 
-    Intervals: of A, which cannot be negative, on the scale of logarithms; of B Student's; of C chi-square's for the
-    rows' means, less their noise; of the total the wider one of the sum's and that on the scale of logarithms.
+    Where few draws decide (fewer than :data:`LEAST_SEEN` of a cell have a masked token, or one rate makes up a tenth
+    of A), neither A nor the total has an error. Intervals: of A, which cannot be negative, on the scale of logarithms;
+    of B Student's; of C chi-square's for the rows' means, less their noise; of the total the wider one of the sum's and
+    that on the scale of logarithms.
     """
     nested = losses if isinstance(losses, NestedLosses) else NestedLosses(losses, torch.arange(len(losses)), width)
     rows = len(nested.losses)
@@ -154,12 +172,22 @@ def decompose(losses: Tensor | NestedLosses, width: Tensor | None = None) -> Dec
         return *found, sum(found), _mean(some)
 
     a, b, c, total, mean = jackknives(parts, rows, (*[UNIT] * 4, "nats/token"))
+    if _few_decide(nested):
+        a, total = (replace(x, stderr=math.nan) for x in (a, total))
     a = replace(a, ends=of_positive(a.value, a.stderr, rows - 1))
     noise = _spread_of_rows(nested) - c.value
     c = replace(c, ends=tuple(end - noise for end in of_variance(c.value + noise, c.stderr, rows - 1)))
     sums = of_sum([with_ends(x) for x in (a, b, c)])
     total = replace(total, ends=widest(sums, of_positive(total.value, total.stderr, rows - 1)))
     return Decomposition(mask_pattern=a, mask_rate=b, data=c, total=total, mean=mean)
+
+
+def _few_decide(nested: NestedLosses) -> bool:
+    """Whether A rests on a few draws, and what others would have added is not known."""
+    if nested.width is None:
+        noise = cell_moments(nested.losses, nested.chance)[1]
+        return nested.chance is not None and float(noise.max()) > _MOST_OF_ONE * float(noise.sum())
+    return nested.chance is None and int((nested.losses != 0).sum((0, 2)).min()) < LEAST_SEEN
 
 
 def _spread_of_rows(nested: NestedLosses) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ def recommend(record: dict, quantity: str | None = None) -> Recommendation:
     quantity = quantity or "gradient"
     if len(measured) < 2 or not any(m["method"] == "standard" for m in measured):
         raise UserError(
-            f"recommend: expected Standard and another unbiased method with the {quantity}'s noise, "
+            f"recommend: expected Standard and another unbiased method with an interval of the {quantity}'s noise, "
             f"found {len(measured)} method(s); run 'stabledllm decompose{' --gradient' * (quantity == 'gradient')}'."
         )
     others = [m for m in measured if m["method"] != "standard"]
@@ -91,6 +92,12 @@ def recommend(record: dict, quantity: str | None = None) -> Recommendation:
     )
 
 
+def is_comparable(record: dict) -> bool:
+    """Whether some unbiased method's noise has an interval to compare it with Standard's by, and so can be named."""
+    known = [m["method"] for m in record["methods"] if m["unbiased"] and any(_ratio(m, q) for q in QUANTITIES)]
+    return "standard" in known and len(known) > 1
+
+
 def without_probe(method: str) -> str:
     """The method with ``adaptive`` in the place of ``ppots``."""
     return "+".join("adaptive" if part == "ppots" else part for part in method.split("+"))
@@ -104,7 +111,9 @@ def _ratio(entry: dict, quantity: str) -> dict | None:
     """Noise at equal compute over Standard's; None where it has no interval, and so says nothing."""
     part = entry if quantity == "loss" else entry.get("gradient") or {}
     found = part.get("relative_to_standard")
-    return found if found and None not in (found["value"], found["ci_low"], found["ci_high"]) else None
+    # In a file what is not known is null, in a record that was just made it is NaN.
+    ends = [math.nan if v is None else v for v in (found or {}).values()]
+    return found if ends and all(math.isfinite(end) for end in ends) else None
 
 
 def _simplicity(entry: dict, quantity: str) -> tuple:
