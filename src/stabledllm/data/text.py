@@ -78,7 +78,7 @@ def pack_documents(documents: Examples, tokenizer, *, length: int, short_share: 
     for place in order:
         document = documents[place]
         ids = tokenizer.encode(document["text"])
-        refuse_ids(ids, tokenizer, document["origin"])
+        refuse_ids(ids, tokenizer, document.get("origin", f"document {place}"))
         waiting += [*ids, tokenizer.eos_token_id]
         start = 0
         while start < len(waiting):
