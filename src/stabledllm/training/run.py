@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from stabledllm.config.build import build_adaptive, build_decoding, build_method, build_model, build_objective
 from stabledllm.config.settings import TrainSettings
@@ -28,7 +28,7 @@ from stabledllm.ppots.density import FittedDensity
 from stabledllm.training.arguments import refuse_without_recomputing, training_arguments
 from stabledllm.training.checkpoints import DENSITY, check_same, last_complete
 from stabledllm.training.density import obtain_density
-from stabledllm.training.devices import is_main_process
+from stabledllm.training.devices import is_main_process, refuse_silent_changes
 from stabledllm.training.finishing import RUN, SCHEMA, TRAINED, evaluate_saved, finish
 from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
 from stabledllm.training.statistics import StepStatistics
@@ -71,7 +71,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     if checkpoint:
         check_same(checkpoint, identity)
         say(f"resuming from {checkpoint}")
-    training_arguments(settings)  # what they refuse is refused before anything is loaded
+    _arguments(settings)  # what they refuse is refused before anything is loaded
     refuse_too_large(settings, longest=1)
     loaded = build_model(settings)
     loaded.check_method(method)
@@ -152,7 +152,7 @@ def build_trainer(
     out = Path(settings.out)
     method = build_method(settings.method, settings.method_options)
     require_marks(data.train, method)
-    arguments = training_arguments(settings)
+    arguments = _arguments(settings)
     refuse_without_recomputing(arguments, loaded)
     out.mkdir(parents=True, exist_ok=True)
     density = None
@@ -194,6 +194,13 @@ def build_trainer(
         trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
     trainer.add_callback(ProgressFile(out / PROGRESS))
     return trainer, density
+
+
+def _arguments(settings: TrainSettings) -> TrainingArguments:
+    """transformers' arguments, if they will be what they say on this machine."""
+    arguments = training_arguments(settings)
+    refuse_silent_changes(arguments)
+    return arguments
 
 
 def _refuse_other(out: Path, saved: dict, identity: dict) -> None:
