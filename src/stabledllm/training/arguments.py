@@ -15,7 +15,7 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.config.trainer_rules import refuse_idle
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.lone_process import refuse_lone_process
-from stabledllm.training.devices import refuse_silent_changes, told_in_a_sentence
+from stabledllm.training.devices import told_in_a_sentence
 from stabledllm.training.features import refuse_hub
 from stabledllm.training.trainer import MDMTrainer
 
@@ -81,8 +81,6 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
     _check_schedule(settings, arguments)
     _check_reporting(arguments)
     refuse_hub(arguments)
-    if not without_device:
-        refuse_silent_changes(arguments)
     return arguments
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from stabledllm.config.build import build_adaptive, build_decoding, build_method, build_model, build_objective
 from stabledllm.config.settings import TrainSettings
@@ -31,6 +31,7 @@ from stabledllm.saying import say as print_line
 from stabledllm.training.arguments import DEFAULTS, training_arguments
 from stabledllm.training.checkpoints import DENSITY, last_whole
 from stabledllm.training.density import obtain_density
+from stabledllm.training.devices import refuse_silent_changes
 from stabledllm.training.diverged import end_diverged, refuse_to_repeat, save_if_finite
 from stabledllm.training.earlier import (
     MODEL,
@@ -97,7 +98,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     checkpoint = start.checkpoint
     if checkpoint:
         say(f"resuming from {checkpoint.folder}")
-    training_arguments(settings)  # what they refuse is refused before anything is loaded
+    _arguments(settings)  # what they refuse is refused before anything is loaded
     refuse_too_large(settings, longest=1)
     loaded = build_model(settings)
     loaded.check_method(method)
@@ -183,7 +184,7 @@ def build_trainer(
     out = Path(settings.out)
     method = build_method(settings.method, settings.method_options)
     require_marks(data.train, method)
-    arguments = training_arguments(settings)
+    arguments = _arguments(settings)
     refuse_checkpointing(loaded.model, loaded.name, arguments)
     out.mkdir(parents=True, exist_ok=True)
     density = None
@@ -226,3 +227,10 @@ def build_trainer(
         trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
     trainer.add_callback(ProgressFile(out / PROGRESS))
     return trainer, density
+
+
+def _arguments(settings: TrainSettings) -> TrainingArguments:
+    """transformers' arguments, if they will be what they say on this machine."""
+    arguments = training_arguments(settings)
+    refuse_silent_changes(arguments)
+    return arguments
