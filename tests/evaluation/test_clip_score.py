@@ -147,7 +147,7 @@ def test_a_clip_folder_is_a_strangers(folder, tmp_path, monkeypatch):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w').write('ran')\nclass Model: pass\n")
     keys = json.loads((tmp_path / "config.json").read_text())
-    own = {name: "evil.Model" for name in ("AutoConfig", "AutoModel", "AutoProcessor", "AutoTokenizer")}
+    own = dict.fromkeys(("AutoConfig", "AutoModel", "AutoProcessor", "AutoTokenizer"), "evil.Model")
     (tmp_path / "config.json").write_text(json.dumps(keys | {"auto_map": own}))
     ClipScore(str(tmp_path))
     assert not mark.exists()
