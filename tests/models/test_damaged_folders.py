@@ -239,6 +239,9 @@ def test_adapters(adapter, tmp_path):
     tried("expected a base model .*, found none", base_model_name_or_path=None)
     for rank in (0, -1, 10**9, 2.5, "2", True):
         tried("expected a rank of its weights|expected the config of an adapter", r=rank)
+    for alpha in (0, -1, True, "2", float("nan"), float("inf")):
+        tried("expected lora_alpha above 0|expected the config of an adapter", lora_alpha=alpha)
+    tried(r"expected lora_dropout in \[0, 1\)", lora_dropout=3)
     tried("expected one that fits|expected the weights of its config", r=3)
     tried("expected the config of an adapter|fits its base", peft_type="NOTHING")
     config.write_text("[1]")

@@ -5,6 +5,7 @@ An adapter's folder holds the adapter alone and names its base; everything that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,6 +154,12 @@ def _check_config(config: PeftConfig, what: str, shapes: dict[str, tuple[int, ..
     for rank in (getattr(config, "r", 1), *(getattr(config, "rank_pattern", None) or {}).values()):
         if type(rank) is not int or not 1 <= rank <= largest:
             raise UserError(f"{what}: expected a rank of its weights in {ADAPTER_CONFIG}, found {rank!r}.")
+    for alpha in (getattr(config, "lora_alpha", 1), *(getattr(config, "alpha_pattern", None) or {}).values()):
+        if type(alpha) not in (int, float) or not 0 < alpha < math.inf:
+            raise UserError(f"{what}: expected lora_alpha above 0 in {ADAPTER_CONFIG}, found {alpha!r}.")
+    dropout = getattr(config, "lora_dropout", 0.0)
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        raise UserError(f"{what}: expected lora_dropout in [0, 1) in {ADAPTER_CONFIG}, found {dropout!r}.")
 
 
 def merged(loaded: LoadedModel) -> LoadedModel:

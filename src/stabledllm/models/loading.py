@@ -118,6 +118,7 @@ def load_model(
             name, lambda found: load_model(found, dtype, quantised=quantised, **loading), base, allow_pickle
         )
         check_finite(adapted.model, f"adapter '{name}'")
+        check_runs(adapted.model, f"adapter '{name}'")
         return adapted
     if base is not None:
         raise UserError(f"model '{name}': expected an adapter's folder to take base '{base}', found none.")
