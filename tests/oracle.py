@@ -18,7 +18,7 @@ from scipy import special
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
 _TOWARDS_0 = 4.0 ** -np.arange(16.0)  # breaks for a power of t that is no integer
-_CEILING = 0.95  # the bound of isad-exact's q in DESIGN section 4
+_CEILING = 0.95  # the bound of isad-exact's q in docs/mathematics.md#maskers
 
 
 def all_masks(size: int) -> np.ndarray:
@@ -269,7 +269,7 @@ def decomposition(setting: Setting, rows: list[ToyRow]) -> dict[str, np.ndarray]
 
 
 def objective_by_counts(row: ToyRow, eps: float) -> np.ndarray:
-    """The ELBO as ``sum_k omega_k / (P k) mean_{|M|=k} sum_M CE`` (DESIGN section 3), shape (F,)."""
+    """The ELBO as ``sum_k omega_k / (P k) mean_{|M|=k} sum_M CE`` (docs/mathematics.md#the-oracle), shape (F,)."""
     size, total = row.size, 0.0
     held = all_masks(size).sum(1)
     for k in range(1, size + 1):

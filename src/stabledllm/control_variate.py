@@ -1,6 +1,6 @@
 """EMA: a per-bin control variate for the *reported* loss. The gradient is provably unchanged.
 
-Source: arXiv:2511.18159 (EMA), in the form of DESIGN section 4.
+Source: arXiv:2511.18159 (EMA), in the form of docs/mathematics.md#what-changes-the-objective-or-only-the-report.
 """
 
 from __future__ import annotations

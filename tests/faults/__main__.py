@@ -28,7 +28,7 @@ def main() -> int:
     table = []
     for place, name in enumerate(chosen.commands or [*(case.name for case in CASES), "mutated"]):
         if name.startswith("mutated"):
-            work = mutated.work((name.partition(":")[2],), pending=chosen.sample is None)[:: chosen.every]
+            work = mutated.work((name.partition(":")[2],))[:: chosen.every]
         else:
             work = _work(by_name(name), chosen.kinds.split(","), chosen.every)
         if chosen.sample is not None:

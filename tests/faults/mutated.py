@@ -49,15 +49,12 @@ _TARGETS = {
     "begun/journal/completions-0.jsonl": (_BEGUN,),
 }
 """Files, and the commands that read them."""
-PENDING = ("half/", "cut/", "run/", "recipe.yaml", "out/")
-"""Beginnings of names of files whose readers are being repaired elsewhere: not in the sample until they are."""
 
-
-def work(names: tuple[str, ...] = ("",), *, pending: bool = True) -> list[tuple[str, Callable[[], str]]]:
+def work(names: tuple[str, ...] = ("",)) -> list[tuple[str, Callable[[], str]]]:
     """Every damage of every file whose name begins so, read by every command that reads it."""
     found = []
     for target, commands in _TARGETS.items():
-        if not target.startswith(names) or (target.startswith(PENDING) and not pending):
+        if not target.startswith(names):
             continue
         content = (folder() / target).read_bytes()
         for what, damaged in damages(content, target):

@@ -1,4 +1,4 @@
-"""Each mistake of the public code (numbered as in PAPER.md) is injected once; a check of ours must notice.
+"""Each mistake of docs/published_mistakes.md is injected once, by its number; a check of ours must notice.
 
 Mistakes 2, 4 and 12 concern the fit, the probe and the trainer, and are injected beside their tests.
 """

@@ -1,4 +1,4 @@
-"""PAPER.md, mistakes 2 to 5, injected once each: the guard runs on the library first and then on the mutant.
+"""Mistakes 2 to 5 of docs/published_mistakes.md, once each: the guard runs on the library, then on the mutant.
 
 Those of EPR's options, the rank's rows and clamped losses are in test_epr.py and test_profile.py.
 """

@@ -41,7 +41,7 @@ def test_biased_methods_have_their_own_enumerated_objective(case):
 
 
 def test_mirror_and_fixed_count_reduce_the_variance_here():
-    """On a toy row whose losses grow with every mask, where DESIGN section 4 guarantees rho <= 0."""
+    """On a toy row whose losses grow with every mask, where docs/mathematics.md#views guarantees rho <= 0."""
     row = toy_row(4)
     texts = ("standard", "mirror", "multisample", "fixedcount")
     variance = {text: moments(case(text).setting, row)[1][0] for text in texts}

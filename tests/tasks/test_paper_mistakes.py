@@ -1,4 +1,4 @@
-r"""Each mistake of the public code that concerns data or scoring (numbered as in PAPER.md), absent here.
+r"""Each mistake of docs/published_mistakes.md that concerns data or scoring, absent here.
 
 ``tests/mutation/test_paper_mistakes.py`` injects such mistakes to show that the checks notice them.
 """

@@ -81,7 +81,7 @@ def test_binomial_weights_sum_to_the_bernoulli_law():
 
 
 def test_the_paper_s_gradient_variance_is_another_number(many):
-    """PAPER mistake 12: a mean of norms of two gradients is no variance; the traces here tell them apart."""
+    """Mistake 12 of docs/published_mistakes.md: a mean of two norms is no variance; the traces here tell them apart."""
     exact = decomposition(Setting(eps=0.1), ToyGradients().kinds)
     truth = float(sum(exact[k][1] for k in "ABC"))
     mistaken = np.array([float(p.squares().sum(0).sqrt().mean()) for p in many])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -12,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stabledllm.secrets import without_secrets
+
 _ASKING = ("SIGTERM", "SIGHUP")
-_SECRET = re.compile(r"([^=]*(?:hub_token|api_key|password|secret)[^=]*=).+", re.DOTALL)
 
 
 class Stopped(KeyboardInterrupt):
@@ -66,7 +66,7 @@ def command() -> str:
         program = ["python", "-m", "stabledllm"]
     else:
         program = [name if shutil.which(name) or not name.startswith("stabledllm") else sys.argv[0]]
-    return shlex.join([*program, *(_SECRET.sub(r"\1...", argument) for argument in sys.argv[1:])])
+    return shlex.join([*program, *map(without_secrets, sys.argv[1:])])
 
 
 def what_is_kept(out: Path) -> str:

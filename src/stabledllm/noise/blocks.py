@@ -2,8 +2,9 @@
 
 Source: BD3-LM (arXiv:2503.09573): block b is predicted from the clean blocks before it and from its own
 unmasked tokens.
-The row loss is ``sum_b (P_b / P) l_b``, l_b the row loss of DESIGN section 2 on the P_b tokens of block b: the bound
-on the NLL per response token that decoding block by block has. A unit is a row to samplers, maskers and views.
+The row loss is ``sum_b (P_b / P) l_b``, l_b the row loss (docs/mathematics.md#conventions) on the P_b tokens of
+block b: the bound on the NLL per response token that decoding block by block has. A unit is a row to samplers,
+maskers and views.
 
 Legend: B rows, L positions, S tokens of a block, U units (row, block) of a micro-batch, K views.
 """

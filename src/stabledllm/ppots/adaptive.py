@@ -57,7 +57,8 @@ class AdaptiveDensity:
 
     Args:
         shared_noise: whether the source leaves the noise that all rows share (iid t). Strata and lattices average it
-            out, and what is left is ``E v + Var_x0 g``: the variance of the losses within a cell (DESIGN section 3).
+            out, and what is left is ``E v + Var_x0 g``: the variance of the losses within a cell
+            (docs/mathematics.md#the-best-density-of-t).
         cost: forwards that a row pays at t.
         start: density in force until the first refit, and the shape that cells without losses keep.
     """

@@ -20,8 +20,8 @@ def optimal_square(
     """m(t) / kappa(t) at the profile's rates, shape (b,): the best p is proportional to its root.
 
     For iid u, m = E[g² + v]; with strata or low discrepancy the part of g that all rows share is averaged
-    out by the source, and m = E[v] + Var_{x0} g (DESIGN section 3), plus ``shared`` times (E g)² where the
-    source is too coarse to average all of it out. kappa is the number of forwards.
+    out by the source, and m = E[v] + Var_{x0} g (docs/mathematics.md#the-best-density-of-t), plus ``shared``
+    times (E g)² where the source is too coarse to average all of it out. kappa is the number of forwards.
     ``mean_squared`` is the public code's (E g)² + E v, which leaves out Var_{x0} g: a named variant only.
     """
     if moment == "mean_squared":

@@ -135,10 +135,15 @@ def _evaluate(
         return {}
     record = record | {"metrics": metrics}
     write_json(out / RUN, record)
-    (out / TRAINED).unlink(missing_ok=True)
-    shutil.rmtree(journal.folder, ignore_errors=True)
+    remove_leftovers(out)
     say(f"wrote {out / RUN} and the model in {out / MODEL}")
     return record
+
+
+def remove_leftovers(out: Path) -> None:
+    """Delete what only an unfinished run needs; a kill right after ``run.json`` leaves it behind."""
+    (out / TRAINED).unlink(missing_ok=True)
+    shutil.rmtree(out / JOURNAL, ignore_errors=True)
 
 
 def _config(settings: TrainSettings, parts: list[dict]) -> dict:

@@ -45,7 +45,7 @@ from stabledllm.training.earlier import (
 )
 from stabledllm.training.earlier import SCHEMA as SCHEMA
 from stabledllm.training.features import refuse_checkpointing
-from stabledllm.training.finishing import evaluate_saved, finish, run_record
+from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
 from stabledllm.training.identity import identity_of, with_content
 from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
 from stabledllm.training.statistics import StepStatistics
@@ -85,6 +85,8 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
         start = find_start(out, with_content(identity, digests), settings.allow_changed, DEFAULTS, say)
     if start.finished:
         refuse_to_repeat(out, start.finished)
+        if is_main_process():
+            remove_leftovers(out)
         say(f"{out}: already finished")
         return start.finished
     if data is None:

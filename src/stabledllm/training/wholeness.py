@@ -9,6 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from stabledllm.folders import is_temporary
+
 _BROKEN = (SafetensorError, zipfile.BadZipFile, ValueError, LookupError, TypeError, AttributeError, OSError, EOFError)
 """What the readers of these files raise on a broken one."""
 
@@ -19,8 +21,12 @@ _RANDOM = ("rng_state*.pth",)
 
 
 def listed(folder: Path, apart: str) -> dict[str, dict]:
-    """``{name: {"size", "sha256"}}`` of every file below a folder but ``apart``, the record itself."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != apart)
+    """``{name: {"size", "sha256"}}`` of every file below a folder but ``apart``, the record itself.
+
+    What killed writers left is not part of it: it may be swept at any time.
+    """
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != apart)
+    files = sorted(path for path in found if not is_temporary(path))
     return {
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files
     }

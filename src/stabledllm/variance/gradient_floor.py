@@ -2,7 +2,8 @@
 
 With squared norms s_i(t) at unit weight, a density p costs ``E_i ∫ s_i / p dt``, which by Cauchy-Schwarz is at least
 ``(∫ sqrt(E_i s_i) dt)²``; ``E_i (∫ sqrt(s_i) dt)²`` if every row had a density of its own; and with low discrepancy,
-which removes the mean gradient's square at each t, ``(∫ sqrt(E_i s_i - |E_i g_i|²) dt)²`` (DESIGN section 3).
+which removes the mean gradient's square at each t, ``(∫ sqrt(E_i s_i - |E_i g_i|²) dt)²``
+(docs/mathematics.md#the-best-density-of-t).
 
 Legend: a rows, b cells, n points of a row, k places of a sketch, Q blocks.
 """

@@ -1,7 +1,7 @@
 """A, B and C of the gradient, and what each method makes of them, from profiles of inner products.
 
 All are traces of covariances, in (nats/param)², and unbiased: a squared mean is always a mean of products of
-different points or different rows. Source: DESIGN section 3, arXiv:2511.18159, arXiv:1812.06162.
+different points or different rows. Source: docs/mathematics.md#of-the-gradient, arXiv:2511.18159, arXiv:1812.06162.
 
 Legend: a rows, b cells, n points of a row, Q blocks of coordinates.
 """

@@ -10,7 +10,7 @@ Under the token mean losses come times their row's share, and C and the total ar
 (``shares.py``).
 
 A is mask-pattern noise E Var_M[l], B mask-rate noise E Var_t[g], C data noise Var_x0[E_t g]; they add up to
-Var(l) (law of total variance). Source: arXiv:2511.18159 and DESIGN section 3.
+Var(l) (law of total variance). Source: arXiv:2511.18159 and docs/mathematics.md#decomposition.
 """
 
 from __future__ import annotations

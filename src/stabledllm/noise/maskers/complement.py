@@ -1,6 +1,6 @@
 """A fixed count and the rest: the k first tokens of one random order in one view, the P - k others in the second.
 
-Source: DESIGN section 4, "Complement". Every token is masked in exactly one view.
+Source: docs/mathematics.md#maskers, "Complement". Every token is masked in exactly one view.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Exactly k of the P maskable tokens: the noise of the count removed for free.
 
 Source: arXiv:2409.02908 and LLaDA's likelihood evaluation; with eps > 0 the weights below make it
-the Bernoulli objective exactly (DESIGN section 3).
+the Bernoulli objective exactly (docs/mathematics.md#the-oracle).
 """
 
 from __future__ import annotations
