@@ -45,7 +45,7 @@ def test_the_page_has_rows():
 def test_every_message_is_in_the_sources(row):
     quotes = re.findall(r"`([^`]+)`", row)
     assert quotes, f"{row}: expected a message in backquotes"
-    pieces = [piece.strip(" '=;:(),") for piece in re.split(r"\.\.\.|\b[A-Z]+\b", quotes[0])]
+    pieces = [piece.strip(" '=;:(),") for piece in re.split(r"\.\.\.| / |\b[A-Z]+\b", quotes[0])]
     pieces = [piece for piece in pieces if len(piece) >= 10]
     assert pieces, f"{row}: expected more of the message than what differs"
     for piece in pieces:
