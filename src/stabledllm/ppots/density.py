@@ -180,7 +180,8 @@ def profile_record(profile: Profile) -> dict:
     if profile.view_losses.shape[2] > 1:  # norms come as one value a cell: nothing but the second moment is known
         curves |= {"g": profile.g(), "v": profile.v(), "v_views": profile.v_views(), "rho": profile.rho()}
     out: dict[str, list | None] = {"t": profile.t.tolist()}
-    known = profile.draws_that_hide() >= LEAST_SEEN
+    seen, draws = profile.draws_that_hide(), profile.view_losses[:, 0, :, 0].numel()
+    known = (seen >= LEAST_SEEN) | (seen == draws)
     for name, curve in curves.items():
         out[name] = curve.value.tolist() if curve else None
         out[f"{name}_stderr"] = torch.where(known, curve.stderr, torch.nan).tolist() if curve else None

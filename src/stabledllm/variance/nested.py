@@ -187,7 +187,8 @@ def _few_decide(nested: NestedLosses) -> bool:
     if nested.width is None:
         noise = cell_moments(nested.losses, nested.chance)[1]
         return nested.chance is not None and float(noise.max()) > _MOST_OF_ONE * float(noise.sum())
-    return nested.chance is None and int((nested.losses != 0).sum((0, 2)).min()) < LEAST_SEEN
+    seen, draws = (nested.losses != 0).sum((0, 2)), nested.losses[:, 0].numel()
+    return nested.chance is None and bool(((seen < LEAST_SEEN) & (seen < draws)).any())
 
 
 def _spread_of_rows(nested: NestedLosses) -> float:
