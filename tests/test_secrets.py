@@ -67,7 +67,10 @@ def test_long_texts_take_no_time(text):
 
 
 def test_whatever_is_written_as_json_hides_them(tmp_path):
-    config = {"trainer": {"optim_args": "a=1,auth_token=word", "deepspeed": {"api_key": "word"}}, "model": "s://u:word@h"}
+    config = {
+        "trainer": {"optim_args": "a=1,auth_token=word", "deepspeed": {"api_key": "word"}},
+        "model": "s://u:word@h",
+    }
     write_json(tmp_path / "run.json", {"config": config, "history": [1.0, None]})
     text = (tmp_path / "run.json").read_text()
     assert "word" not in text
