@@ -32,6 +32,11 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a name is one under which we or safetensors write what then gets its own."""
+    return is_temporary(path) or _OF_SAFETENSORS.fullmatch(path.name) is not None
+
+
 def sweep(folder: Path, *, below: bool = False) -> None:
     """Remove the temporary files and folders in ``folder`` whose process is no more.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from stabledllm.folders import is_temporary
+from stabledllm.folders import is_leftover
 
 _BROKEN = (SafetensorError, zipfile.BadZipFile, ValueError, LookupError, TypeError, AttributeError, OSError, EOFError)
 """What the readers of these files raise on a broken one."""
@@ -26,7 +26,7 @@ def listed(folder: Path, apart: str) -> dict[str, dict]:
     What killed writers left is not part of it: it may be swept at any time.
     """
     found = (path for path in folder.rglob("*") if path.is_file() and path.name != apart)
-    files = sorted(path for path in found if not is_temporary(path))
+    files = sorted(path for path in found if not is_leftover(path))
     return {
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files
     }
