@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from stabledllm.jackknife import pair_square
 from stabledllm.noise.maskers import Complement, FixedCount, count_coefficients
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
 from stabledllm.noise.t_samplers import Clipped, Tabulated, Uniform
@@ -59,7 +58,9 @@ def exact_iid(masker, sampler) -> float:
     """E l² by enumeration minus the product of the means of different rows."""
     pi, paid = masses(masker, sampler)
     losses = losses_of_counts(masker) / TOKENS / paid[:, None]
-    return float((losses**2).mean((0, 2)) @ pi) - pair_square(losses.mean(2) @ pi)
+    of_row = losses.mean(2) @ pi
+    pairs = (of_row.sum() ** 2 - (of_row**2).sum()) / (len(of_row) * (len(of_row) - 1))
+    return float((losses**2).mean((0, 2)) @ pi) - float(pairs)
 
 
 def predicted(masker, sampler, source=None, n: int = 9, corrected: bool = True) -> float:
