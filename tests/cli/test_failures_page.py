@@ -17,9 +17,10 @@ def quoted() -> list[str]:
     """The message of each row of a table that is headed by ``message``, in pieces between what differs."""
     found, messages = [], False
     for line in PAGE.read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))] if line.startswith("|") else []
         messages = bool(cells) and (messages or cells[0] == "message")
-        if messages and len(cells) == 3 and cells[0] not in ("message", "---"):
+        if messages and cells[0] not in ("message", "---"):
+            assert len(cells) == 3, f"{line}: expected three columns, with every other bar escaped"
             found.append(cells[0])
     return found
 
