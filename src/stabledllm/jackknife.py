@@ -45,9 +45,3 @@ def spread(left_out: Tensor) -> float:
     """Standard error from the leave-one-out values, shape (rows,)."""
     n = len(left_out)
     return float(((left_out - left_out.mean()) ** 2).sum() * (n - 1) / n) ** 0.5
-
-
-def pair_square(values: Tensor) -> float:
-    """Unbiased square of the mean of independent values: the mean product of different ones."""
-    n = len(values)
-    return float((values.sum() ** 2 - (values**2).sum()) / (n * (n - 1)))

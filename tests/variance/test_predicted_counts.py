@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from stabledllm.jackknife import pair_square
 from stabledllm.noise.maskers import Complement, FixedCount, count_coefficients
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
 from stabledllm.noise.t_samplers import Clipped, Tabulated, Uniform
@@ -55,11 +54,16 @@ def masses(masker, sampler) -> tuple[Tensor, Tensor]:
     return pi, paid * TOKENS
 
 
+def _pair_square(values: Tensor) -> float:
+    """Square of the mean of independent values: the mean product of different ones."""
+    return float((values.sum() ** 2 - (values**2).sum()) / (len(values) * (len(values) - 1)))
+
+
 def exact_iid(masker, sampler) -> float:
     """E l² by enumeration minus the product of the means of different rows."""
     pi, paid = masses(masker, sampler)
     losses = losses_of_counts(masker) / TOKENS / paid[:, None]
-    return float((losses**2).mean((0, 2)) @ pi) - pair_square(losses.mean(2) @ pi)
+    return float((losses**2).mean((0, 2)) @ pi) - _pair_square(losses.mean(2) @ pi)
 
 
 def predicted(masker, sampler, source=None, n: int = 9, corrected: bool = True) -> float:
