@@ -294,12 +294,22 @@ def _measure_gradient(lab: _Laboratory, loaded: LoadedModel, methods: list[Metho
             f"A, B and C were measured count by count; drawn steps miss the tail, and their errors are too small."
         )
     if parts.heavy_rows:
-        notes.append(
-            f"So have the rows themselves (Pareto-k {parts.rows_pareto_k:.2f}): a few rows decide A, and its error is "
-            f"too small. Ratios of methods, taken on the same rows, suffer less."
-        )
+        notes.append(_rows_note(parts.rows_pareto_k))
     record = parts.as_dict() | {"floor": floor.as_dict()}
     return {"gradient": record, "methods": entries, "notes": notes}
+
+
+def _rows_note(shape: float) -> str:
+    """What the spread of the rows' own gradients does to the errors, by its Pareto-k; NaN for too few rows."""
+    if math.isnan(shape):
+        return (
+            "Whether a few rows decide A of the gradient cannot be told from so few (no Pareto-k): its error may be "
+            "too small; measure more rows, with grad.rows."
+        )
+    return (
+        f"So have the rows themselves (Pareto-k {shape:.2f}): a few rows decide A, and its error is too small. Ratios "
+        f"of methods, taken on the same rows, suffer less."
+    )
 
 
 def _shown(density: FittedDensity) -> dict:

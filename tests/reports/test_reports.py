@@ -282,6 +282,9 @@ def test_summary_knows_which_way_is_better():
         (est(None, None), "–"),
         (est(15234, 300), "15234 ± 300"),
         (None, "–"),
+        (est(21.0, 12.0) | {"ci_low": 8.0, "ci_high": 156.0}, "21, 8 to 156"),
+        (est(2.1, 7e3) | {"ci_low": 0.02, "ci_high": 7.6e6}, "2.10, 0.0200 to 7.60e+06"),
+        (est(3.1e-9, 7e-9) | {"ci_low": 1.2e-9, "ci_high": 4e-5}, "3.10e-09, 1.20e-09 to 4.00e-05"),
     ],
 )
 def test_estimates_have_sensible_digits(stored, text):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from stabledllm.estimate import Estimate
+from stabledllm.intervals import of_positive
 from stabledllm.jackknife import jackknife
 from stabledllm.noise.methods import Method
 from stabledllm.noise.t_samplers import Uniform
@@ -57,6 +58,18 @@ def test_components_of_rows_of_unlike_length(normalization):
     meter = TokenMeter((1, 4, 20), 24 * 60, normalization=normalization)
     for name, hits in covered(meter, 24, 60).items():
         assert_covers(hits, 60, f"{name}, {normalization} mean")
+
+
+def test_few_rows_that_have_most_of_a_count_as_few():
+    """Half of the rows have one token and 30 times the noise of the others: A's interval is not of 7 degrees."""
+    meter, trials = TokenMeter((1, 1, 30, 30), 8 * 400), 400
+    hits = covered(meter, 8, trials)
+    assert_covers(hits["mask_pattern"], trials, "A")
+    assert_covers(hits["total"], trials, "total")
+    nested = nested_losses(meter, STANDARD, rows=8, rates=6, masks=2, seed=1, some_masked=True)
+    found = decompose(nested).mask_pattern
+    narrow = of_positive(found.value, found.stderr, 7)
+    assert found.ends[0] < narrow[0] < narrow[1] < found.ends[1]
 
 
 def test_intervals_of_masks_drawn_as_they_come_are_found_to_miss():

@@ -191,9 +191,9 @@ def test_a_second_view_for_small_t_is_charged_what_it_costs(below, pays):
     """All mask noise is at small t: there two views pay, though |rho| A < B + C and two views of every row do not."""
     law = Law(rho=-1.0, tau2=0.04, h0=1.0, h1=0.0, s0=0.0, s1=0.0)
     spiky = Spiky(law)
-    nested = nested_losses(spiky, STANDARD, rows=200, rates=8, masks=3, seed=1)
+    nested = nested_losses(spiky, STANDARD, rows=800, rates=8, masks=3, seed=1)
     method = Method.parse("mirror", MethodOptions(mirror_below=below))
-    profile = probe(spiky, method, rows=200, rates=16, masks=4, seed=2)
+    profile = probe(spiky, method, rows=800, rates=16, masks=4, seed=2)
     cost = method.mean_forwards(Uniform(), torch.tensor([10]))
     parts = decompose(nested.losses, nested.width)
     found = mirror_condition(profile, cost, nested, parts)
@@ -209,6 +209,14 @@ def test_a_second_view_for_small_t_is_charged_what_it_costs(below, pays):
     assert again["pays"] is pays
     if below < 1:
         assert f"{entry['relative_to_standard']['value']:.2g} (" in again["sentence"], "the ratio that is printed"
+
+
+def test_the_sentence_on_mirror_prints_no_nan():
+    """Where Standard's noise may be 0 its ratio has no interval: NaN in memory, null in the file."""
+    entry = {"pays": None, "relative_to_standard": {"value": 0.9, "ci_low": math.nan, "ci_high": math.nan}}
+    found = condition(Law(), below=0.5, measured=entry)
+    assert found["sentence"].endswith("no interval, too close to tell.")
+    assert "nan" not in found["sentence"]
 
 
 class Spiky(FakeMeter):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from stabledllm import decomposing
 from stabledllm.gradients.sketch import BLOCKS
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.streams import Key, Stream
@@ -256,3 +258,10 @@ def test_tails_are_told_apart(many):
     assert found.as_dict()["rows_pareto_k"] > 0.7
     steep = gradient_profile(ToyGradients(eps=1e-3), COUNTED, **SIZES, seed=0)
     assert decompose_gradient(steep).pareto_k > usual.pareto_k + 0.2
+
+
+def test_of_too_few_rows_the_note_on_their_tail_prints_no_nan():
+    told = decomposing._rows_note(math.nan)
+    assert "nan" not in told
+    assert "grad.rows" in told
+    assert "Pareto-k 0.82" in decomposing._rows_note(0.82)

@@ -54,13 +54,16 @@ def masses(masker, sampler) -> tuple[Tensor, Tensor]:
     return pi, paid * TOKENS
 
 
+def _pair_square(values: Tensor) -> float:
+    """Square of the mean of independent values: the mean product of different ones."""
+    return float((values.sum() ** 2 - (values**2).sum()) / (len(values) * (len(values) - 1)))
+
+
 def exact_iid(masker, sampler) -> float:
     """E l² by enumeration minus the product of the means of different rows."""
     pi, paid = masses(masker, sampler)
     losses = losses_of_counts(masker) / TOKENS / paid[:, None]
-    of_row = losses.mean(2) @ pi
-    pairs = (of_row.sum() ** 2 - (of_row**2).sum()) / (len(of_row) * (len(of_row) - 1))
-    return float((losses**2).mean((0, 2)) @ pi) - float(pairs)
+    return float((losses**2).mean((0, 2)) @ pi) - _pair_square(losses.mean(2) @ pi)
 
 
 def predicted(masker, sampler, source=None, n: int = 9, corrected: bool = True) -> float:

@@ -221,3 +221,13 @@ def test_update_needs_second_moments_and_heavy_tails_are_told():
     assert heavy_tail(0.9)
     assert not heavy_tail(0.2)
     assert heavy_tail(float("nan")), "too few steps to tell: not to be trusted"
+
+
+def test_an_interval_of_a_variance_is_not_below_0():
+    """Of 4 steps, one of which is far out, Student's interval begins below 0."""
+    g = torch.tensor([[0.1], [-0.1], [0.05], [3.0]], dtype=torch.float64)
+    found = StepGradients({"raw": g @ g.T}, rows=8, cost=1.0, clipped_share=0.0)
+    plain = found.per_row_variance()
+    assert plain.value < 2 * plain.stderr
+    assert 0 < plain.interval()[0] < plain.value < plain.interval()[1]
+    assert found.variance().interval()[0] > 0

@@ -7,6 +7,8 @@ import math
 from stabledllm.reports.stored import number, stderr, value
 
 NONE = "–"
+_FAR = 1e3
+"""Upper ends this many times what is below them are printed with digits of their own."""
 
 
 def estimate(est: object, unit: bool = False) -> str:
@@ -16,6 +18,8 @@ def estimate(est: object, unit: bool = False) -> str:
     tail = f" {est['unit']}" if unit and isinstance(est, dict) and est.get("unit") and not math.isnan(v) else ""
     low, high = (number(est.get(end)) if isinstance(est, dict) else math.nan for end in ("ci_low", "ci_high"))
     if math.isfinite(v + low + high) and low < high:
+        if abs(high) > _FAR * max(abs(v), abs(low)):  # one number of places shows no two of them
+            return f"{plain(v)}, {plain(low)} to {plain(high)}{tail}"
         exponent = _exponent(v, (high - low) / 2)
         scaled = [x / 10.0**exponent for x in (v, low, high)]
         return (f"({with_interval(*scaled)})e{exponent:+03d}" if exponent else with_interval(*scaled)) + tail

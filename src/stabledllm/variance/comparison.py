@@ -129,7 +129,7 @@ def mirror_condition(
         pays, said = measured["pays"], _measured(cost, measured["relative_to_standard"])
     verdict = {True: "so it pays", False: "so it does not", None: "too close to tell"}[pays]
     return {
-        "rho": rho.value / -found.mask_pattern.value,
+        "rho": rho.value / -found.mask_pattern.value if found.mask_pattern.value else math.nan,
         "rho_A": rho.as_dict(),
         "B_plus_C": rest.as_dict(),
         "cost": cost,
@@ -155,11 +155,16 @@ def _condition(cost: float, gain: Estimate, rest: Estimate) -> str:
 
 def _measured(cost: float, ratio: dict) -> str:
     """The ratio that was measured, as it is printed beside the method."""
-    low, high = ratio["ci_low"], ratio["ci_high"]
-    bounds = "no interval holds" if low is None or high is None else f"{low:.2g} to {high:.2g}"
+    value, low, high = (ratio[name] for name in ("value", "ci_low", "ci_high"))
+    if math.isnan(value + low + high):
+        return (
+            f"MIRROR with a second view for some t only costs {cost:.3g} forwards a row; these draws give its ratio to "
+            f"Standard's noise no interval"
+        )
+    bounds = f"{low:.2g} to {high:.2g}"
     return (
         f"MIRROR with a second view for some t only costs {cost:.3g} forwards a row; its noise at equal compute is "
-        f"{ratio['value']:.2g} ({bounds}) of Standard's"
+        f"{value:.2g} ({bounds}) of Standard's"
     )
 
 

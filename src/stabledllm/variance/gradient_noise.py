@@ -98,9 +98,8 @@ def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
     }
     rows = len(profile.rows)
     estimates = {name: estimate(lambda keep, part=part: [part(keep)], rows, UNIT) for name, part in parts.items()}
-    for name in ("mask_pattern", "mask", "total"):  # which cannot be negative
-        if (one := estimates[name]).value > 0:
-            estimates[name] = replace(one, ends=of_positive(one.value, one.stderr, rows - 1))
+    for name in ("mask_pattern", "mask", "total"):
+        estimates[name] = as_positive(estimates[name])
     scale = estimate(lambda keep: [parts["total"](keep), pairs(keep)], rows, "rows", ratio_of)
     total = parts["total"](torch.arange(rows))
     return GradientDecomposition(
@@ -110,6 +109,11 @@ def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
         rows_pareto_k=pareto_k(found.second.mean(0).numpy()),
         sketch_error=projection_error([total]) / abs(float(total.mean())),
     )
+
+
+def as_positive(found: Estimate) -> Estimate:
+    """With the interval of what cannot be negative, where the estimate is not."""
+    return replace(found, ends=of_positive(found.value, found.stderr, found.n - 1)) if found.value > 0 else found
 
 
 def ratio_of(one: float, other: float) -> float:

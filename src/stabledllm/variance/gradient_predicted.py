@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stabledllm.estimate import Estimate
 from stabledllm.gradients.sketch import by_block
-from stabledllm.intervals import of_positive, ratio_record
+from stabledllm.intervals import ratio_record
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.noise.t_samplers import TSampler, Uniform
@@ -23,6 +23,7 @@ from stabledllm.variance.counts import counts_of
 from stabledllm.variance.gradient_noise import (
     UNIT,
     PairMean,
+    as_positive,
     bernoulli_moments,
     direct_moments,
     point_weight,
@@ -60,7 +61,7 @@ class StepNoise:
 
     def estimate(self) -> Estimate:
         """n tr Var(step gradient): jackknife over rows, and the projection's own error."""
-        return _positive(estimate(lambda keep: [self.per_row(keep)], self.rows, UNIT))
+        return as_positive(estimate(lambda keep: [self.per_row(keep)], self.rows, UNIT))
 
 
 def step_noise(
@@ -129,7 +130,7 @@ def at_equal_compute(noise: StepNoise, data: Callable[[Tensor], Tensor]) -> Esti
     found = estimate(
         lambda keep: [noise.per_row(keep), data(keep)], noise.rows, UNIT, lambda own, c: noise.cost * own - c
     )
-    return _positive(found)
+    return as_positive(found)
 
 
 def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Tensor]) -> dict:
@@ -150,11 +151,6 @@ def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Ten
 def noise_scale(noise: StepNoise, mean_square: Callable[[Tensor], Tensor]) -> Estimate:
     """n tr Var / |G|² in rows: the simple noise scale of McCandlish et al., arXiv:1812.06162."""
     return estimate(lambda keep: [noise.per_row(keep), mean_square(keep)], noise.rows, "rows", ratio_of)
-
-
-def _positive(found: Estimate) -> Estimate:
-    """With the interval of what cannot be negative, where the estimate is not."""
-    return replace(found, ends=of_positive(found.value, found.stderr, found.n - 1)) if found.value > 0 else found
 
 
 def _removed(

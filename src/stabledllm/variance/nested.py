@@ -161,7 +161,8 @@ def decompose(losses: Tensor | NestedLosses, width: Tensor | None = None) -> Dec
     Where few draws decide (fewer than :data:`LEAST_SEEN` of a cell have a masked token, or one rate makes up a tenth
     of A), neither A nor the total has an error. Intervals: of A, which cannot be negative, on the scale of logarithms;
     of B Student's; of C chi-square's for the rows' means, less their noise; of the total the wider one of the sum's and
-    that on the scale of logarithms.
+    that on the scale of logarithms. Degrees of freedom are those of the effective number of rows: of rows of unlike
+    length a few have most of A.
     """
     nested = losses if isinstance(losses, NestedLosses) else NestedLosses(losses, torch.arange(len(losses)), width)
     rows = len(nested.losses)
@@ -174,12 +175,24 @@ def decompose(losses: Tensor | NestedLosses, width: Tensor | None = None) -> Dec
     a, b, c, total, mean = jackknives(parts, rows, (*[UNIT] * 4, "nats/token"))
     if _few_decide(nested):
         a, total = (replace(x, stderr=math.nan) for x in (a, total))
-    a = replace(a, ends=of_positive(a.value, a.stderr, rows - 1))
-    noise = _spread_of_rows(nested) - c.value
-    c = replace(c, ends=tuple(end - noise for end in of_variance(c.value + noise, c.stderr, rows - 1)))
+    cell, noise, _ = cell_moments(nested.losses, nested.chance)
+    freedom = _effective_rows(noise @ nested.weight) - 1
+    a = replace(a, ends=of_positive(a.value, a.stderr, freedom))
+    b = replace(b, freedom=_effective_rows(cell**2 @ nested.weight) - 1)
+    of_means = _spread_of_rows(nested) - c.value
+    c = replace(c, ends=tuple(end - of_means for end in of_variance(c.value + of_means, c.stderr, rows - 1)))
     sums = of_sum([with_ends(x) for x in (a, b, c)])
-    total = replace(total, ends=widest(sums, of_positive(total.value, total.stderr, rows - 1)))
+    total = replace(total, ends=widest(sums, of_positive(total.value, total.stderr, freedom)))
     return Decomposition(mask_pattern=a, mask_rate=b, data=c, total=total, mean=mean)
+
+
+def _effective_rows(each: Tensor) -> float:
+    """As how many equal rows these are, by what each adds, (a,): where a few have most of it, few speak for the sum.
+
+    At least 2: of one row there is no error.
+    """
+    square = float((each**2).sum())
+    return max(2.0, float(each.sum()) ** 2 / square) if square else float(len(each))
 
 
 def _few_decide(nested: NestedLosses) -> bool:

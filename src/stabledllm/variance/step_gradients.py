@@ -31,7 +31,7 @@ from stabledllm.noise.streams import Key, Stream
 from stabledllm.noise.t_samplers import TSampler
 from stabledllm.objective import reduce_loss, row_losses
 from stabledllm.ppots.pareto import pareto_k
-from stabledllm.variance.gradient_noise import HEAVY, UNIT
+from stabledllm.variance.gradient_noise import HEAVY, UNIT, as_positive
 from stabledllm.variance.predicted import at_equal_compute
 from stabledllm.variance.projected import projection_error
 
@@ -63,11 +63,11 @@ class StepGradients:
 
     def variance(self, transform: str = "raw") -> Estimate:
         """tr Var(step gradient), unbiased; jackknife over steps."""
-        return self._estimate(_variance, transform, _UNITS[transform])
+        return as_positive(self._estimate(_variance, transform, _UNITS[transform]))
 
     def per_row_variance(self) -> Estimate:
         """n tr Var(step gradient) of the raw gradient."""
-        return self._estimate(lambda k: self.rows * _variance(k), "raw", UNIT)
+        return as_positive(self._estimate(lambda k: self.rows * _variance(k), "raw", UNIT))
 
     def mean_square(self, transform: str = "raw") -> Estimate:
         """Squared norm of the mean step gradient, from pairs of different steps."""
@@ -75,11 +75,11 @@ class StepGradients:
 
     def noise_to_signal(self, transform: str = "raw") -> Estimate:
         """tr Var(step) / |mean|²; NaN where the estimate of |mean|² is not above 0."""
-        return self._estimate(_noise_to_signal, transform, "")
+        return as_positive(self._estimate(_noise_to_signal, transform, ""))
 
     def noise_scale(self) -> Estimate:
         """B_simple = n tr Var(step) / |G|² in rows (McCandlish et al., arXiv:1812.06162), from the drawn steps."""
-        return self._estimate(lambda k: self.rows * _noise_to_signal(k), "raw", "rows")
+        return as_positive(self._estimate(lambda k: self.rows * _noise_to_signal(k), "raw", "rows"))
 
     def at_equal_compute(self, data_noise: Estimate) -> Estimate:
         """``F Var(step of F forwards) - C``, C being that of Standard's gradient."""
