@@ -60,7 +60,8 @@ def find_start(out: Path, identity: dict, allowed: Sequence[str], defaults: dict
         record = _record(out / name)
         found = compare(of_record(record, defaults), identity)
         if changed := _allowed(found, out, "the run that is there", allowed):
-            return _at_checkpoint(out, identity, allowed, say, f"its {changed[0]} is another now")
+            why = f"its {changed[0]} is another now"
+            return _at_checkpoint(out, identity, allowed, say, why, changed)
         _tell(found, out / name, say)
         if name == RUN:
             return Start(finished=record)
@@ -106,8 +107,14 @@ def _record(path: Path) -> dict:
     return record
 
 
-def _at_checkpoint(out: Path, identity: dict, allowed: Sequence[str], say: Say, why: str | None = None) -> Start:
-    """From the newest whole checkpoint. ``why``: one is needed."""
+def _at_checkpoint(
+    out: Path, identity: dict, allowed: Sequence[str], say: Say, why: str | None = None, known: Sequence[str] = ()
+) -> Start:
+    """From the newest whole checkpoint.
+
+    Args:
+        why: one is needed. known: keys that differ from the run's record, of which an older checkpoint says nothing.
+    """
     checkpoint = last_whole(out, say)
     if checkpoint is None:
         if why:
@@ -118,7 +125,7 @@ def _at_checkpoint(out: Path, identity: dict, allowed: Sequence[str], say: Say, 
         say(f"{out}: no whole checkpoint is there; the run begins anew")
         return Start()
     found = compare(checkpoint.identity, identity)
-    changed = _allowed(found, checkpoint.folder, "to resume", allowed)
+    changed = {*known, *_allowed(found, checkpoint.folder, "to resume", allowed)}
     _tell(found, checkpoint.folder, say)
     of_steps = [key for key in changed if not _is_under(key, _OF_THE_EVALUATION)]
     return Start(checkpoint=checkpoint, changed=bool(of_steps))

@@ -28,7 +28,7 @@ class ResumingTrainer(Trainer):
         super().__init__(**kwargs)
         self._parts_before: list[dict] = []
         self._part_now = self._new_part({})
-        self._changed = False
+        self._changed, self._is_older = False, False
         self._started = time.perf_counter()
         self._ended = False
         self._at_start: Callable[[], None] = lambda: None
@@ -53,6 +53,7 @@ class ResumingTrainer(Trainer):
         self.identity, self._changed, self._at_start = identity, changed, at_start
         self._part_now = self._new_part(config)
         if checkpoint:
+            self._is_older = not checkpoint.parts  # which does not say how many steps its run was to take
             self._parts_before = checkpoint.parts or [unknown_part(checkpoint.step)]
 
     def changes_since(self, checkpoint: Checkpoint | None) -> list[str]:
@@ -142,7 +143,8 @@ class _AtStart(TrainerCallback):
                 f"{args.output_dir}, since the new settings would have no effect, found none."
             )
         trainer._ended = state.global_step > 0 and (
-            state.global_step == state.max_steps or (_had_stopped(state) and not trainer._changed)
+            state.global_step == state.max_steps
+            or (_had_stopped(state) and not trainer._changed and not trainer._is_older)
         )
         if trainer._ended:
             # As they were when the checkpoint was saved: it would be saved and evaluated again.
