@@ -53,7 +53,7 @@ class ResumingTrainer(Trainer):
         self.identity, self._changed, self._at_start = identity, changed, at_start
         self._part_now = self._new_part(config)
         if checkpoint:
-            self._is_older = not checkpoint.parts  # which does not say how many steps its run was to take
+            self._is_older = not checkpoint.parts  # and does not say under which settings it was made
             self._parts_before = checkpoint.parts or [unknown_part(checkpoint.step)]
 
     def changes_since(self, checkpoint: Checkpoint | None) -> list[str]:
@@ -101,11 +101,15 @@ class ResumingTrainer(Trainer):
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _load_optimizer_and_scheduler(self, checkpoint) -> None:
-        """A checkpoint's state; where the run goes on under other settings, they hold from the first step on."""
-        if checkpoint is None or not self._changed:
+        """A checkpoint's state; where the run goes on under other settings, they hold from the first step on.
+
+        So it is where they may be others, as an older checkpoint does not say; the same settings give the same bits.
+        """
+        can_change = isinstance(self.lr_scheduler, LambdaLR) and not self.is_deepspeed_enabled
+        if checkpoint is None or not (self._changed or (self._is_older and can_change)):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        if self.is_deepspeed_enabled or not isinstance(self.lr_scheduler, LambdaLR):
+        if not can_change:
             raise UserError(
                 f"key 'allow_changed': expected a schedule that is a function of the step, and no DeepSpeed, found "
                 f"'{self.args.lr_scheduler_type}'; start anew in another 'out'."
