@@ -55,7 +55,6 @@ CHANGES = [
     ("objective.eps", 1e-3, 1e-2), ("objective.normalization", "row", "token"), ("method_options.strata", None, 2),
     ("data.pad_response_to", 1, 4), ("data.max_len", 1024, 1000), ("data.over_length", "drop", "refuse"),
     ("data.train_rows", None, 9), ("data.validation_rows", 256, 2), ("data.system_prompt", None, "Add."),
-    ("decoding.length", 128, 64), ("decoding.temperature", 0.0, 0.5),
     ("trainer.learning_rate", 5e-5, 1e-3), ("trainer.weight_decay", 0.1, 0.0), ("trainer.warmup_steps", 0, 2),
     ("trainer.lr_scheduler_type", "linear", "constant"), ("trainer.max_grad_norm", 1.0, 0.5),
     ("trainer.adam_beta2", 0.999, 0.9), ("trainer.adam_epsilon", 1e-8, 1e-6), ("trainer.optim_args", None, "a=1"),
@@ -115,7 +114,7 @@ FREE = [
     {"trainer": {"save_total_limit": 2}}, {"trainer": {"run_name": "mine"}},
     {"trainer": {"gradient_checkpointing": False}}, {"trainer": {"learning_rate": 5e-5}},
     {"trainer": {"weight_decay": 0.1}}, {"epochs": 7}, {"ppots": {"rows": 9}}, {"adaptive": {"every": 9}},
-    {"allow_pickle": True},
+    {"allow_pickle": True}, {"decoding": {"length": 64}},
     {"image_decoding": {"steps": 9}}, {"clip": "none"}, {"data": {"image": {"cache": "elsewhere"}}},
 ]  # fmt: skip
 
@@ -136,6 +135,19 @@ def test_the_same_data_and_weights_may_lie_elsewhere(done, tmp_path):
     shutil.copytree(settings["model"], tmp_path / "copy")
     _, said = train(settings, data=moved, model=str(tmp_path / "copy"))
     assert said == [f"{settings['out']}: already finished"]
+
+
+def test_decoding_counts_where_there_are_rows_to_decode(done):
+    def differing(data: dict) -> set[str]:
+        one, other = (
+            identity_of(TrainSettings.model_validate(done[0] | {"data": data, "decoding": {"length": n}}), Method(), {})
+            for n in (64, 128)
+        )
+        return set(compare(one, other).differing)
+
+    assert differing(done[0]["data"]) == set()
+    assert differing(done[0]["data"] | {"test": done[0]["data"]["validation"]}) == {"decoding.length"}
+    assert differing({"train": "synthetic"}) == {"decoding.length"}
 
 
 def test_the_order_of_adapted_modules_is_no_difference(done):

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from stabledllm.config.build import build_method
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.pictures import are_pictures, image_tokenizer
+from stabledllm.data.sources import own_splits
 from stabledllm.errors import UserError
 from stabledllm.evaluation.identity import digest_of, fingerprint
 from stabledllm.models.new import is_new, pattern_of
@@ -63,6 +64,7 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
     dump = settings.model_dump()
     pictures = are_pictures(settings.data.train)
     drawn = are_pictures(settings.data.test or settings.data.train)
+    tested = settings.data.test is not None or "test" in own_splits(settings.data.train)
     found = {
         # The first to be told where several differ.
         "method": method.name,
@@ -74,6 +76,7 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
         "epochs": settings.epochs if settings.steps is None else None,
         "caption_dropout": settings.data.image.caption_dropout if pictures else None,
         "image_tokenizer": settings.data.image.tokenizer if pictures else None,
+        "decoding": dump["decoding"] if tested and not drawn else None,
         "image_decoding": dump["image_decoding"] if drawn else None,
         "clip": settings.clip if drawn else None,
         "trainer": trainer_in_force(settings, defaults),
