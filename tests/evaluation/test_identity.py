@@ -43,6 +43,12 @@ def run(settings: dict) -> list[str]:
     return said
 
 
+def test_what_was_written_is_said_by_the_one_that_wrote_it(done, tmp_path):
+    settings = done | {"out": str(tmp_path / "out")}
+    assert run(settings)[-1] == f"wrote {tmp_path / 'out' / 'eval.json'}"
+    assert run(settings) == [f"{settings['out']}: already evaluated"]
+
+
 def test_the_same_again_is_not_repeated(done):
     assert run(done) == [f"{done['out']}: already evaluated"]
 
