@@ -282,3 +282,18 @@ def test_rows_beyond_what_is_read_do_not_count(tmp_path):
     assert choose(DataSettings(**data, train_rows=5)).digests == first
     assert choose(DataSettings(**data, train_rows=9)).digests != first
     assert merged({"a": {"b": 1}}, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
+
+
+def test_the_keys_to_allow_are_all_that_differ_and_do_what_is_said(done, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    shutil.copytree(done[0]["out"], tmp_path / "run")
+    changed = {"out": str(tmp_path / "run"), "steps": 5, "data": {"system_prompt": "Add.", "max_len": 1000}}
+    changed |= {"trainer": {"learning_rate": 1e-3}}
+    with pytest.raises(UserError) as refused:
+        train(done[0], allow_changed=["steps"], **changed)
+    keys = re.search(r"allow_changed=\[(.*?)\]", str(refused.value))[1].split(", ")
+    assert keys == ["steps", "data", "trainer.learning_rate"]
+    assert train(done[0], allow_changed=keys, **changed)[0]["steps"] == 5
+    with pytest.raises(UserError) as refused:
+        train(done[0], **changed, dtype="bfloat16")
+    assert "allow_changed" not in str(refused.value)

@@ -135,9 +135,11 @@ def _allowed(found: Differences, where: Path, what: str, allowed: Sequence[str])
     """The keys that differ, if all of them may."""
     refused = {key: values for key, values in found.differing.items() if not _is_under(key, allowed) or key in _NEVER}
     if refused:
-        key = next(iter(refused))
-        may = _is_under(key, _MAY_CHANGE) and key not in _NEVER
-        how = f", or allow_changed=[{key}] to go on from there with the new value" if may else ""
+        may = all(_is_under(key, _MAY_CHANGE) and key not in _NEVER for key in refused)
+        of_data = [key for key in refused if key.startswith("data.")]
+        names = dict.fromkeys("data" if key in of_data and len(of_data) > 1 else key for key in refused)
+        every = ", ".join(dict.fromkeys([*allowed, *names]))
+        how = f", or allow_changed=[{every}] to go on from there" if may else ""
         Differences(refused, []).refuse(where, what, f"take another 'out' for another run{how}")
     return list(found.differing)
 
