@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from huggingface_hub import constants
 from transformers import TrainingArguments
 
 from stabledllm.config.settings import TrainSettings
@@ -12,24 +11,11 @@ from stabledllm.errors import UserError
 from stabledllm.models.loading import load_model
 from stabledllm.planning.validation import validate_run
 from stabledllm.training.features import refuse_checkpointing
-from stabledllm.training.run import training_arguments
 from tests.models.hub_layout import write_dream, write_llada, write_mmada
 
 
 def settings(**trainer) -> TrainSettings:
     return TrainSettings(steps=2, batch=4, trainer=trainer)
-
-
-@pytest.mark.parametrize("check", [validate_run, training_arguments])
-def test_nothing_is_pushed_where_there_is_no_hub(check, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"trainer\.push_to_hub': expected a hub to push to, found HF_HUB_OFFLINE"):
-        check(settings(push_to_hub=True))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(UserError, match=r"trainer\.push_to_hub': expected a token of the hub"):
-        check(settings(push_to_hub=True))
-    check(settings(push_to_hub=False))
 
 
 def test_gradient_checkpointing_of_a_model_without_it(tmp_path):

@@ -16,7 +16,6 @@ from stabledllm.config.trainer_rules import refuse_idle
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.lone_process import refuse_lone_process
 from stabledllm.training.devices import told_in_a_sentence
-from stabledllm.training.features import refuse_hub
 from stabledllm.training.trainer import MDMTrainer
 
 # What differs from TrainingArguments' defaults: the paper's recipe, no logging back end unless asked for, and no search
@@ -80,7 +79,6 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
     _check_optimizer(settings.trainer, arguments)
     _check_schedule(settings, arguments)
     _check_reporting(arguments)
-    refuse_hub(arguments)
     return arguments
 
 

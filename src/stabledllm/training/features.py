@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-import huggingface_hub
-from huggingface_hub import constants
 from torch import nn
 from transformers import TrainingArguments
 
 from stabledllm.errors import UserError
-
-
-def refuse_hub(arguments: TrainingArguments) -> None:
-    """transformers would find at the start of training, after everything was loaded, that nothing can be pushed.
-
-    Raises:
-        UserError: ``push_to_hub`` without a hub or without a token.
-    """
-    if not arguments.push_to_hub:
-        return
-    if constants.HF_HUB_OFFLINE:
-        raise UserError("key 'trainer.push_to_hub': expected a hub to push to, found HF_HUB_OFFLINE set.")
-    if not (arguments.hub_token or huggingface_hub.get_token()):
-        raise UserError("key 'trainer.push_to_hub': expected a token of the hub (hf auth login), found none.")
 
 
 def refuse_checkpointing(model: nn.Module | type, name: str, arguments: TrainingArguments) -> None:
