@@ -94,6 +94,7 @@ def test_a_token_on_the_command_line_is_not_repeated(tmp_path, command):
         ("\x9b2J \x7f \0", "\\x9b2J \\x7f \\x00"),
         ("\u202egnp.exe \u2028 \ufeff \ud800 \U000e0041", "\\u202egnp.exe \\u2028 \\ufeff \\ud800 \\U000e0041"),
         ("é 答案 👩\u200d🔬 ± \xad", "é 答案 👩\u200d🔬 ± \xad"),
+        ("שלום\u200f! \u200e3 \u061c؟ \u06dd١ \u2066x", "שלום\u200f! \u200e3 \u061c؟ \u06dd١ \\u2066x"),
     ],
 )
 def test_plain_text(text, shown):

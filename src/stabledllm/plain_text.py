@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 
 _LONGEST = 300
+_HARMLESS = "\xad\u200c\u200d\u200e\u200f\u061c\u2060\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2"
+"""Of the invisible formatting: the soft hyphen, joiners, the marks with which Arabic, Hebrew and Syriac are written."""
 
 
 def plain_text(text: object, *, longest: int | None = _LONGEST, keep: str = "") -> str:
@@ -24,10 +26,9 @@ def plain_text(text: object, *, longest: int | None = _LONGEST, keep: str = "") 
 
 
 def _acts(character: str) -> bool:
-    # Cc: controls; Cf: invisible formatting, of which the soft hyphen and the joiners of scripts are harmless;
-    # Cs: surrogates; Zl and Zp: line and paragraph separators.
+    # Cc: controls; Cf: invisible formatting; Cs: surrogates; Zl and Zp: line and paragraph separators.
     kind = unicodedata.category(character)
-    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and character not in "\xad\u200c\u200d")
+    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and character not in _HARMLESS)
 
 
 def _spelled(character: str) -> str:

@@ -42,6 +42,7 @@ def ends_with(monkeypatch, tmp_path, error: BaseException):
         (OSError(errno.ENOSPC, "No space left on device", "runs/x/run.json"), ["runs/x/run.json", "room on the disk"]),
         (OSError(errno.EACCES, "Permission denied", "data.jsonl"), ["data.jsonl", "no permission"]),
         (OSError(errno.EROFS, "Read-only file system", "out"), ["out", "read-only"]),
+        (OSError(errno.EACCES, "Permission denied", "a\x1b[31mb"), ["a\\x1b[31mb", "no permission"]),
         (OSError(errno.EPIPE, "Broken pipe"), ["Broken pipe"]),
         (OSError("the hub cannot be reached"), ["the hub cannot be reached"]),
         (UnicodeDecodeError("utf-8", b"ab\xff", 2, 3, "invalid"), ["UTF-8", "0xff at place 3"]),

@@ -91,3 +91,13 @@ def test_a_dialogue_with_a_tested_turn_is_dropped_whole_whichever_turn_it_is(tmp
     assert {int(e["origin"].rpartition(":")[2]) for e in kept} == {1, 2, 4, 6, 8, 9, 10}
     assert len(kept) == 21
     assert len(dropped) == 9
+
+
+def test_rows_of_ids_without_a_prompt_are_questions_of_their_own(tmp_path):
+    path = tmp_path / "ids.jsonl"
+    path.write_text("".join(json.dumps({"input_ids": [65, 66, i], "prompt_length": 0}) + "\n" for i in range(40)))
+    examples = load_examples(f"jsonl:{path}", split="train", n=0, seed=0)
+    assert len(set(groups_of(examples))) == 40
+    train, held = hold_out(examples, 0.2, 0)
+    assert 0 < len(held) < len(train)
+    assert not without(train, Others(held))[1]

@@ -10,6 +10,7 @@ import pytest
 from stabledllm.config.settings import EvalSettings
 from stabledllm.errors import UserError
 from stabledllm.evaluation import journal
+from stabledllm.evaluation import run as run_module
 from stabledllm.evaluation.run import evaluate
 from stabledllm.sameness import differences
 from tests.training.small_run import write_model
@@ -42,8 +43,30 @@ def run(settings: dict) -> list[str]:
     return said
 
 
+def test_what_was_written_is_said_by_the_one_that_wrote_it(done, tmp_path):
+    settings = done | {"out": str(tmp_path / "out")}
+    assert run(settings)[-1] == f"wrote {tmp_path / 'out' / 'eval.json'}"
+    assert run(settings) == [f"{settings['out']}: already evaluated"]
+
+
 def test_the_same_again_is_not_repeated(done):
     assert run(done) == [f"{done['out']}: already evaluated"]
+
+
+def test_a_prompt_that_looks_like_a_secret_is_no_difference(done, tmp_path, monkeypatch):
+    settings = done | {"out": str(tmp_path / "out")}
+    settings["data"] = done["data"] | {"system_prompt": "Use API_KEY=abcdefgh."}
+
+    def stopped(*_, **__):
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "score_generated", stopped)
+        with pytest.raises(InterruptedError):
+            run(settings)
+    run(settings)
+    assert run(settings) == [f"{settings['out']}: already evaluated"]
+    assert not any("abcdefgh" in path.read_text() for path in (tmp_path / "out").glob("**/*.json*"))
 
 
 def test_other_answers_to_the_same_questions_are_refused(done):

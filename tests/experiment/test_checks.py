@@ -84,7 +84,7 @@ def begun(tmp_path_factory):
     ("changed", "words"),
     [
         ({"steps": 2}, "expected base.steps=3 as in the experiment that is there, found base.steps=2"),
-        ({"trainer": {"learning_rate": 0.1}}, "expected base.trainer.learning_rate=None .*learning_rate=0.1"),
+        ({"trainer": {"learning_rate": 0.1}}, "expected base.trainer.learning_rate=[0-9e.-]+ .*learning_rate=0.1"),
         ({"eval_draws": 2}, "expected base.eval_draws=4 .* found base.eval_draws=2"),
         ({"data": BASE["data"] | {"pad_response_to": 8}}, "expected base.data.pad_response_to=1 .* found .*=8"),
         ({"lora": {"rank": 2}}, "expected base.lora=None .* found base.lora={"),
@@ -96,6 +96,30 @@ def test_another_experiment_is_refused_by_key_with_both_values(begun, changed, w
     other = begun.model_copy(update={"equal": "steps"})
     with pytest.raises(UserError, match=r"expected equal='compute' .* found equal='steps'"):
         run_experiment(other, quiet)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"micro_batch": 1},
+        {"log_every": 2},
+        {"save_every": 2},
+        {"trainer": {"weight_decay": 0.1}},
+        {"generate_batch": 1},
+    ],
+)
+def test_what_decides_no_number_may_change(begun, changed):
+    assert run_experiment(settings(begun.out, **changed).model_copy(
+        update={"methods": ["standard"], "seeds": [1]}), quiet)["status"]["finished"] == 1  # fmt: skip
+
+
+def test_the_same_rows_may_lie_elsewhere_and_secrets_are_no_difference(tmp_path):
+    rows = [{"prompt": f"What is {i}?", "response": f"It is {i}."} for i in range(30)]
+    data = {"validation_rows": 4, "system_prompt": "Use API_KEY=abcdefgh."}
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        wanted = settings(tmp_path / "x", data=data | {"train": f"jsonl:{tmp_path / name}"})
+        run_experiment(wanted.model_copy(update={"methods": ["standard"], "seeds": [1]}), quiet)
 
 
 def test_changed_rows_under_the_same_name_are_refused(tmp_path):

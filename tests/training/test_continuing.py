@@ -18,6 +18,7 @@ from stabledllm.errors import UserError
 from stabledllm.training import parts, run
 from tests.training.helpers import make_trainer
 from tests.training.small_run import small_run, train
+from tests.training.test_identity import as_before
 
 
 class Stopped(Exception):
@@ -151,6 +152,18 @@ def test_a_finished_run_goes_on_to_more_steps_and_says_how_each_was_made(finishe
     assert again["steps"] == 6
     with pytest.raises(UserError, match="steps=6, found steps=4"):
         train(finished)
+
+
+@pytest.mark.parametrize("has_record", [True, False])
+def test_a_run_of_an_older_version_goes_on_to_more_steps(finished, has_record):
+    # Its checkpoint says that the Trainer was to stop there, and not how many steps it was to take.
+    as_before(finished)
+    if not has_record:
+        (Path(finished["out"]) / "run.json").unlink()
+    record, _ = train(finished, steps=6, log_every=1, allow_changed=["steps"])
+    assert record["steps"] == 6
+    rates = {line["step"]: line["learning_rate"] for line in record["history"] if "learning_rate" in line}
+    assert [rates[5], rates[6]] == pytest.approx([5e-5 * 2 / 6, 5e-5 / 6])
 
 
 def test_another_learning_rate_holds_from_the_next_step_on(finished):

@@ -14,6 +14,7 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.noise.methods import Method
 from stabledllm.training import run
+from stabledllm.training.identity import compare, identity_of
 from tests.training.small_run import merged, small_run, train, write_model, write_rows
 
 
@@ -54,7 +55,6 @@ CHANGES = [
     ("objective.eps", 1e-3, 1e-2), ("objective.normalization", "row", "token"), ("method_options.strata", None, 2),
     ("data.pad_response_to", 1, 4), ("data.max_len", 1024, 1000), ("data.over_length", "drop", "refuse"),
     ("data.train_rows", None, 9), ("data.validation_rows", 256, 2), ("data.system_prompt", None, "Add."),
-    ("decoding.length", 128, 64), ("decoding.temperature", 0.0, 0.5),
     ("trainer.learning_rate", 5e-5, 1e-3), ("trainer.weight_decay", 0.1, 0.0), ("trainer.warmup_steps", 0, 2),
     ("trainer.lr_scheduler_type", "linear", "constant"), ("trainer.max_grad_norm", 1.0, 0.5),
     ("trainer.adam_beta2", 0.999, 0.9), ("trainer.adam_epsilon", 1e-8, 1e-6), ("trainer.optim_args", None, "a=1"),
@@ -113,7 +113,8 @@ FREE = [
     {"views_per_forward": 1}, {"trainer": {"dataloader_num_workers": 1}}, {"trainer": {"logging_first_step": True}},
     {"trainer": {"save_total_limit": 2}}, {"trainer": {"run_name": "mine"}},
     {"trainer": {"gradient_checkpointing": False}}, {"trainer": {"learning_rate": 5e-5}},
-    {"trainer": {"weight_decay": "1e-1"}}, {"epochs": 7}, {"ppots": {"rows": 9}}, {"adaptive": {"every": 9}},
+    {"trainer": {"weight_decay": 0.1}}, {"epochs": 7}, {"ppots": {"rows": 9}}, {"adaptive": {"every": 9}},
+    {"allow_pickle": True}, {"decoding": {"length": 64}},
     {"image_decoding": {"steps": 9}}, {"clip": "none"}, {"data": {"image": {"cache": "elsewhere"}}},
 ]  # fmt: skip
 
@@ -134,6 +135,34 @@ def test_the_same_data_and_weights_may_lie_elsewhere(done, tmp_path):
     shutil.copytree(settings["model"], tmp_path / "copy")
     _, said = train(settings, data=moved, model=str(tmp_path / "copy"))
     assert said == [f"{settings['out']}: already finished"]
+
+
+def test_decoding_counts_where_there_are_rows_to_decode(done):
+    def differing(data: dict) -> set[str]:
+        one, other = (
+            identity_of(TrainSettings.model_validate(done[0] | {"data": data, "decoding": {"length": n}}), Method(), {})
+            for n in (64, 128)
+        )
+        return set(compare(one, other).differing)
+
+    assert differing(done[0]["data"]) == set()
+    assert differing(done[0]["data"] | {"test": done[0]["data"]["validation"]}) == {"decoding.length"}
+    assert differing({"train": "synthetic"}) == {"decoding.length"}
+
+
+def test_the_order_of_adapted_modules_is_no_difference(done):
+    settings = TrainSettings.model_validate(done[0] | {"lora": {"target_modules": ["a", "b"], "modules_to_save": []}})
+    saved, wanted = (
+        identity_of(settings.model_copy(update={"lora": settings.lora.model_copy(update={"target_modules": names})}),
+                    Method(), {})
+        for names in (["a", "b"], ["b", "a"])
+    )  # fmt: skip
+    assert saved != wanted
+    assert not compare(saved, wanted).differing
+    assert (
+        "lora.target_modules"
+        in compare(saved, wanted | {"lora": saved["lora"] | {"target_modules": "all-linear"}}).differing
+    )
 
 
 OLD_KEYS = (
@@ -179,6 +208,13 @@ def test_an_older_finished_run_is_compared_by_the_settings_in_it(done, tmp_path)
     as_before({"out": str(out)})
     with pytest.raises(UserError, match=re.escape("trainer.learning_rate=5e-05, found trainer.learning_rate=0.001")):
         train(done[0], out=str(out), trainer={"learning_rate": 1e-3})
+    # A recipe's 1e-3 was text then.
+    record = json.loads((out / "run.json").read_text())
+    record["config"]["trainer"]["learning_rate"] = "1e-3"
+    (out / "run.json").write_text(json.dumps(record))
+    assert train(done[0], out=str(out), trainer={"learning_rate": 1e-3})[1][-1] == f"{out}: already finished"
+    with pytest.raises(UserError, match="steps=4, found steps=5"):
+        train(done[0], out=str(out), trainer={"learning_rate": 1e-3}, steps=5)
 
 
 @pytest.mark.parametrize("name", ["run.json", "trained.json"])
@@ -203,7 +239,7 @@ def test_every_setting_is_in_the_identity_or_named_as_free(tmp_path):
     identity = run.run_identity(settings, Method())
     dump = settings.model_dump()
     free = {"out", "allow_changed", "micro_batch", "views_per_forward", "generate_batch", "log_every", "save_every"}
-    assert set(dump) - set(identity) == free | {"eval_every"}
+    assert set(dump) - set(identity) == free | {"eval_every", "allow_pickle"}
     assert set(dump["data"]) - set(identity["data"]) == set()
 
 
@@ -246,3 +282,18 @@ def test_rows_beyond_what_is_read_do_not_count(tmp_path):
     assert choose(DataSettings(**data, train_rows=5)).digests == first
     assert choose(DataSettings(**data, train_rows=9)).digests != first
     assert merged({"a": {"b": 1}}, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
+
+
+def test_the_keys_to_allow_are_all_that_differ_and_do_what_is_said(done, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    shutil.copytree(done[0]["out"], tmp_path / "run")
+    changed = {"out": str(tmp_path / "run"), "steps": 5, "data": {"system_prompt": "Add.", "max_len": 1000}}
+    changed |= {"trainer": {"learning_rate": 1e-3}}
+    with pytest.raises(UserError) as refused:
+        train(done[0], allow_changed=["steps"], **changed)
+    keys = re.search(r"allow_changed=\[(.*?)\]", str(refused.value))[1].split(", ")
+    assert keys == ["steps", "data", "trainer.learning_rate"]
+    assert train(done[0], allow_changed=keys, **changed)[0]["steps"] == 5
+    with pytest.raises(UserError) as refused:
+        train(done[0], **changed, dtype="bfloat16")
+    assert "allow_changed" not in str(refused.value)

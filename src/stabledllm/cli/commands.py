@@ -372,8 +372,6 @@ def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loadin
     if is_main_process():
         _say_all(notes, say)
     run(settings, say)
-    if is_main_process():
-        say(f"wrote {Path(settings.out) / 'eval.json'}")
 
 
 def validate(recipe: str, overrides: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from stabledllm import __version__
 from stabledllm.cli.stopping import exit_code, how_to_continue, stoppable
 from stabledllm.failures import outputs_of, sentence
 from stabledllm.launched import is_main_process
+from stabledllm.plain_text import plain_text
 from stabledllm.saying import lost_output, safe_streams
 
 
@@ -68,7 +69,7 @@ def _failed(error: BaseException) -> int:
         return exit_code(error)
     told = sentence(error, outputs[0] if outputs else None)
     if told is not None:
-        _tell(told)
+        _tell(plain_text(told, longest=None))  # an error of the system's quotes a name as it is
         return getattr(error, "exit_code", 2)
     traceback.print_exception(error)
     _tell(

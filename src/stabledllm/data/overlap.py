@@ -10,13 +10,14 @@ from stabledllm.tasks.likeness import plain
 
 
 def content(example: dict) -> str:
-    """What makes two examples the same for splitting: the conversation before the last answer, the whole text, or a
-    picture's caption."""
+    """What makes two examples the same for splitting: what stands before the last answer, the whole of a text or of
+    token ids without a prompt, or a picture's caption."""
     if "text" in example or "caption" in example:
         return example.get("text", example.get("caption"))
     if "messages" in example:
         return repr([(m["role"], m["content"]) for m in example["messages"][:-1]])
-    return repr(example["input_ids"][: example["prompt_length"]])
+    # Where nothing is asked, as in pre-training on ids, the row itself is what it shows.
+    return repr(example["input_ids"][: example["prompt_length"] or None])
 
 
 def likeness(example: dict) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from stabledllm.models.adapter_base import base_of
 from stabledllm.models.loading import is_adapter, model_folder
 from stabledllm.sameness import differences
+from stabledllm.secrets import hidden
 
 # Weights, config and tokenizer: what a checkpoint computes; not its optimizer, its log or a README beside it.
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "*.index.json")
@@ -63,8 +64,8 @@ def refuse_other(where: Path, saved: dict, wanted: dict) -> str | None:
     Raises:
         UserError: naming the first key that differs.
     """
-    # As JSON has them: a tuple read back is a list.
-    found = differences(saved, json.loads(json.dumps(wanted)), {"model": "weights"})
+    # As they come back from a file: a tuple is a list, and what looks like a secret was hidden.
+    found = differences(hidden(saved), hidden(json.loads(json.dumps(wanted))), {"model": "weights"})
     found.refuse(where, "the evaluation that is there,", "write this one to another folder")
     return found.told(where)
 

@@ -16,6 +16,7 @@ from stabledllm.errors import UserError
 from stabledllm.evaluation.identity import refuse_other
 from stabledllm.evaluation.ranks import ALONE, Ranks
 from stabledllm.provenance import versions
+from stabledllm.secrets import hidden
 
 SCHEMA = "stabledllm/journal/1"
 Work = Callable[[range], list[dict]]
@@ -75,7 +76,7 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [{"place": place, **result} for place, result in zip(run, results, strict=True)]
         if not self.path.is_file():
-            lines.insert(0, {"schema": SCHEMA, "identity": self.identity, "versions": versions()})
+            lines.insert(0, {"schema": SCHEMA, "identity": hidden(self.identity), "versions": versions()})
         # Opened anew each time: on a network file system others see it once it is closed. One write: a kill falls
         # before or after it.
         with self.path.open("ab") as file:

@@ -71,8 +71,11 @@ def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
     refuse_unlike(out, identity, say)
     # What is needed only at the end is refused at the start.
     beside = _beside(settings, examples, say)
+    was_there = (out / RESULT).is_file()
     record = measure(settings, identity, examples, ranks, say)
     if beside is None:
+        if not was_there:
+            say(f"wrote {out / RESULT}")
         return record
     where, other = beside
     if other is not None:
@@ -89,6 +92,7 @@ def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
         )
     if ranks.rank == 0:
         write_json(out / RESULT, record)
+    say(f"wrote {out / RESULT}")
     return record
 
 

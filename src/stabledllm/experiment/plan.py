@@ -16,6 +16,10 @@ from stabledllm.data.bundle import DataBundle
 from stabledllm.errors import UserError
 from stabledllm.files import read_json, write_json
 from stabledllm.provenance import versions
+from stabledllm.secrets import hidden
+from stabledllm.training.arguments import DEFAULTS
+from stabledllm.training.identity import FREE as FREE_OF_A_RUN
+from stabledllm.training.identity import trainer_in_force
 
 PLAN = "experiment.json"
 FREE = ("methods", "seeds", "out", "baselines")
@@ -36,10 +40,11 @@ def refuse_other(out: Path, settings: ExperimentSettings, data: DataBundle | Non
         return
     stored = read_json(path)
     # Keys that are newer than the folder had their defaults then.
-    theirs = check(stored.get("settings", {}), ExperimentSettings, str(path)).model_dump(mode="json")
-    mine = settings.model_dump(mode="json")
-    for key, found, expected in _differences(mine, theirs):
-        if key.split(".")[0] not in FREE:
+    theirs = check(stored.get("settings", {}), ExperimentSettings, str(path))
+    # The same rows are the same under another name; whether they are is seen below.
+    named = tuple(f"base.data.{split}" for split in ("train", "validation", "test")) if "data" in stored else ()
+    for key, found, expected in _differences(_deciding(settings), _deciding(theirs)):
+        if key not in named:
             raise UserError(
                 f"{path}: expected {key}={expected!r} as in the experiment that is there, found {key}={found!r}; "
                 f"start another one with another 'out'."
@@ -80,6 +85,13 @@ def digest(data: DataBundle) -> str:
         kept = {key: example[key] for key in ("messages", "caption", "gold", "task") if key in example}
         found.update(json.dumps(kept, sort_keys=True, default=str).encode())
     return found.hexdigest()[:32]
+
+
+def _deciding(settings: ExperimentSettings) -> dict:
+    """What decides the results of an experiment's runs, each by itself, as a file of ours holds it."""
+    tree, base = settings.model_dump(mode="json", exclude=set(FREE)), settings.base
+    kept = {key: value for key, value in tree["base"].items() if key not in FREE_OF_A_RUN}
+    return hidden(tree | {"base": kept | {"trainer": trainer_in_force(base, DEFAULTS)}})
 
 
 def _told(before: dict[str, str]) -> str:

@@ -60,7 +60,8 @@ def find_start(out: Path, identity: dict, allowed: Sequence[str], defaults: dict
         record = _record(out / name)
         found = compare(of_record(record, defaults), identity)
         if changed := _allowed(found, out, "the run that is there", allowed):
-            return _at_checkpoint(out, identity, allowed, say, f"its {changed[0]} is another now")
+            why = f"its {changed[0]} is another now"
+            return _at_checkpoint(out, identity, allowed, say, why, changed)
         _tell(found, out / name, say)
         if name == RUN:
             return Start(finished=record)
@@ -106,8 +107,14 @@ def _record(path: Path) -> dict:
     return record
 
 
-def _at_checkpoint(out: Path, identity: dict, allowed: Sequence[str], say: Say, why: str | None = None) -> Start:
-    """From the newest whole checkpoint. ``why``: one is needed."""
+def _at_checkpoint(
+    out: Path, identity: dict, allowed: Sequence[str], say: Say, why: str | None = None, known: Sequence[str] = ()
+) -> Start:
+    """From the newest whole checkpoint.
+
+    Args:
+        why: one is needed. known: keys that differ from the run's record, of which an older checkpoint says nothing.
+    """
     checkpoint = last_whole(out, say)
     if checkpoint is None:
         if why:
@@ -118,7 +125,7 @@ def _at_checkpoint(out: Path, identity: dict, allowed: Sequence[str], say: Say, 
         say(f"{out}: no whole checkpoint is there; the run begins anew")
         return Start()
     found = compare(checkpoint.identity, identity)
-    changed = _allowed(found, checkpoint.folder, "to resume", allowed)
+    changed = {*known, *_allowed(found, checkpoint.folder, "to resume", allowed)}
     _tell(found, checkpoint.folder, say)
     of_steps = [key for key in changed if not _is_under(key, _OF_THE_EVALUATION)]
     return Start(checkpoint=checkpoint, changed=bool(of_steps))
@@ -128,9 +135,11 @@ def _allowed(found: Differences, where: Path, what: str, allowed: Sequence[str])
     """The keys that differ, if all of them may."""
     refused = {key: values for key, values in found.differing.items() if not _is_under(key, allowed) or key in _NEVER}
     if refused:
-        key = next(iter(refused))
-        may = _is_under(key, _MAY_CHANGE) and key not in _NEVER
-        how = f", or allow_changed=[{key}] to go on from there with the new value" if may else ""
+        may = all(_is_under(key, _MAY_CHANGE) and key not in _NEVER for key in refused)
+        of_data = [key for key in refused if key.startswith("data.")]
+        names = dict.fromkeys("data" if key in of_data and len(of_data) > 1 else key for key in refused)
+        every = ", ".join(dict.fromkeys([*allowed, *names]))
+        how = f", or allow_changed=[{every}] to go on from there" if may else ""
         Differences(refused, []).refuse(where, what, f"take another 'out' for another run{how}")
     return list(found.differing)
 

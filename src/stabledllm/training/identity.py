@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from stabledllm.config.build import build_method
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.pictures import are_pictures, image_tokenizer
+from stabledllm.data.sources import own_splits
 from stabledllm.errors import UserError
 from stabledllm.evaluation.identity import digest_of, fingerprint
 from stabledllm.models.new import is_new, pattern_of
@@ -24,11 +25,13 @@ from stabledllm.ppots.density import FittedDensity
 from stabledllm.sameness import Differences, differences
 from stabledllm.secrets import hidden
 
-_FREE = {
+FREE = {
     "out", "allow_changed", "micro_batch", "views_per_forward", "generate_batch", "log_every", "save_every",
-    "eval_every", "trainer",
+    "eval_every", "allow_pickle", "trainer",
 }  # fmt: skip
 """Settings that change no number: where things lie, how a step is split, what is told and kept on the way."""
+_UNORDERED = ("target_modules", "modules_to_save")
+"""Lists of ``lora`` whose order says nothing."""
 _FREE_TRAINER = (
     "logging_", "log_", "disable_tqdm", "report_to", "run_name", "project", "trackio_", "eval_", "include_",
     "per_device_", "prediction_loss_only", "batch_eval_metrics", "save_", "enable_jit_checkpoint", "push_to_hub",
@@ -61,10 +64,11 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
     dump = settings.model_dump()
     pictures = are_pictures(settings.data.train)
     drawn = are_pictures(settings.data.test or settings.data.train)
+    tested = settings.data.test is not None or "test" in own_splits(settings.data.train)
     found = {
         # The first to be told where several differ.
         "method": method.name,
-        **{key: value for key, value in dump.items() if key not in _FREE},
+        **{key: value for key, value in dump.items() if key not in FREE},
         "adaptive": dump["adaptive"] if method.adaptive else None,
         "ppots": dump["ppots"] if method.needs_p and not settings.p_of_t else None,
         "p_of_t": None,  # its content counts
@@ -72,9 +76,10 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
         "epochs": settings.epochs if settings.steps is None else None,
         "caption_dropout": settings.data.image.caption_dropout if pictures else None,
         "image_tokenizer": settings.data.image.tokenizer if pictures else None,
+        "decoding": dump["decoding"] if tested and not drawn else None,
         "image_decoding": dump["image_decoding"] if drawn else None,
         "clip": settings.clip if drawn else None,
-        "trainer": _trainer(settings, defaults),
+        "trainer": trainer_in_force(settings, defaults),
     }
     found["data"] = {key: value for key, value in dump["data"].items() if key != "image"}
     found["data"]["image"] = _image(dump["data"]["image"]) if pictures else None
@@ -88,15 +93,16 @@ def _image(image: dict) -> dict:
     return {key: value for key, value in image.items() if key not in apart}
 
 
-def _trainer(settings: TrainSettings, defaults: dict[str, Any]) -> dict:
-    """The values in force, so that a default written out is no difference, and another version's default is one."""
+def trainer_in_force(settings: TrainSettings, defaults: dict[str, Any]) -> dict:
+    """The Trainer's values that decide a number, given or not: a default written out is no difference, and another
+    version's default is one."""
     fields = TrainingArguments.__dataclass_fields__
     values = {
         name: field.default if field.default is not MISSING else field.default_factory()
         for name, field in fields.items()
         if field.default is not MISSING or field.default_factory is not MISSING
     }
-    values |= {name: _number(value) for name, value in (defaults | settings.trainer).items()}
+    values |= defaults | settings.trainer
     return {
         name: value
         for name, value in sorted(values.items())
@@ -105,7 +111,7 @@ def _trainer(settings: TrainSettings, defaults: dict[str, Any]) -> dict:
 
 
 def _number(value: Any) -> Any:
-    """Text that spells a number, which TrainingArguments take for one."""
+    """Text that spells a number: older recipes' ``1e-3``, which TrainingArguments took for one."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -137,9 +143,10 @@ def of_record(record: dict, defaults: dict[str, Any]) -> dict:
     if not isinstance(saved.get("data"), str):
         return saved
     try:
-        settings = TrainSettings.model_validate(record["config"])
+        trainer = {name: _number(value) for name, value in record["config"]["trainer"].items()}
+        settings = TrainSettings.model_validate(record["config"] | {"trainer": trainer})
         told = _settings_alone(settings, build_method(settings.method, settings.method_options), defaults)
-    except (KeyError, ValueError, UserError):  # settings of another version
+    except (KeyError, ValueError, AttributeError, UserError):  # settings of another version
         return saved
     return _as_read(told) | {key: value for key, value in saved.items() if key not in ("data", "dtype")}
 
@@ -149,7 +156,7 @@ def compare(saved: dict, wanted: dict) -> Differences:
     named = {f"data.{split}": f"data.content.{split}" for split in ("train", "validation", "test")}
     named["data.validation_share"] = "data.content.validation"
     named |= {"model": "weights", "image_tokenizer": "image_tokenizer_weights", "clip": "clip_weights"}
-    return differences(_in_todays_form(saved), wanted, named)
+    return differences(_sorted(_in_todays_form(saved)), _sorted(wanted), named)
 
 
 def _in_todays_form(saved: dict) -> dict:
@@ -157,6 +164,17 @@ def _in_todays_form(saved: dict) -> dict:
     if not isinstance(saved.get("data"), str):
         return saved
     return saved | {"data": {"train": saved["data"]}, "dtype": saved.get("dtype") or "float32"}
+
+
+def _sorted(identity: dict) -> dict:
+    if not isinstance(lora := identity.get("lora"), dict):
+        return identity
+    return identity | {
+        "lora": {
+            key: sorted(value, key=str) if key in _UNORDERED and isinstance(value, list) else value
+            for key, value in lora.items()
+        }
+    }
 
 
 def _as_read(value: Any) -> Any:

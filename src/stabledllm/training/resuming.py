@@ -28,7 +28,7 @@ class ResumingTrainer(Trainer):
         super().__init__(**kwargs)
         self._parts_before: list[dict] = []
         self._part_now = self._new_part({})
-        self._changed = False
+        self._changed, self._is_older = False, False
         self._started = time.perf_counter()
         self._ended = False
         self._at_start: Callable[[], None] = lambda: None
@@ -53,6 +53,7 @@ class ResumingTrainer(Trainer):
         self.identity, self._changed, self._at_start = identity, changed, at_start
         self._part_now = self._new_part(config)
         if checkpoint:
+            self._is_older = not checkpoint.parts  # and does not say under which settings it was made
             self._parts_before = checkpoint.parts or [unknown_part(checkpoint.step)]
 
     def changes_since(self, checkpoint: Checkpoint | None) -> list[str]:
@@ -100,11 +101,15 @@ class ResumingTrainer(Trainer):
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _load_optimizer_and_scheduler(self, checkpoint) -> None:
-        """A checkpoint's state; where the run goes on under other settings, they hold from the first step on."""
-        if checkpoint is None or not self._changed:
+        """A checkpoint's state; where the run goes on under other settings, they hold from the first step on.
+
+        So it is where they may be others, as an older checkpoint does not say; the same settings give the same bits.
+        """
+        can_change = isinstance(self.lr_scheduler, LambdaLR) and not self.is_deepspeed_enabled
+        if checkpoint is None or not (self._changed or (self._is_older and can_change)):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        if self.is_deepspeed_enabled or not isinstance(self.lr_scheduler, LambdaLR):
+        if not can_change:
             raise UserError(
                 f"key 'allow_changed': expected a schedule that is a function of the step, and no DeepSpeed, found "
                 f"'{self.args.lr_scheduler_type}'; start anew in another 'out'."
@@ -142,7 +147,8 @@ class _AtStart(TrainerCallback):
                 f"{args.output_dir}, since the new settings would have no effect, found none."
             )
         trainer._ended = state.global_step > 0 and (
-            state.global_step == state.max_steps or (_had_stopped(state) and not trainer._changed)
+            state.global_step == state.max_steps
+            or (_had_stopped(state) and not trainer._changed and not trainer._is_older)
         )
         if trainer._ended:
             # As they were when the checkpoint was saved: it would be saved and evaluated again.
