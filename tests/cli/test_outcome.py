@@ -127,13 +127,11 @@ def test_interrupted_it_says_how_to_continue(monkeypatch, tmp_path):
             raise KeyboardInterrupt
 
     monkeypatch.setattr("stabledllm.training.run.train", interrupt)
-    ended = call(
-        "train", "sft-synthetic", "out=run", "trainer.hub_token=hf_abc", "data.system_prompt=a b", cwd=tmp_path
-    )
+    ended = call("train", "sft-synthetic", "out=run", "data.system_prompt=password=abc and more", cwd=tmp_path)
     assert ended.returncode == 130
     told = ended.stderr.splitlines()[-1]
     assert told.startswith("stabledllm: interrupted; step 40 is kept in run; run the same command again to continue: ")
-    assert "train sft-synthetic out=run trainer.hub_token=... 'data.system_prompt=a b'" in told
+    assert "train sft-synthetic out=run 'data.system_prompt=password=(hidden) and more'" in told
 
 
 def test_what_is_kept_of_each_kind(tmp_path):

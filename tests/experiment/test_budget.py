@@ -26,7 +26,7 @@ METHODS += ("strats+mirror", "autoregressive", "syrm+mirror", "adaptive+compleme
 
 
 def wanted(method: str, n: int, batch: int, **base) -> tuple[ExperimentSettings, list[TokenRow]]:
-    tree = {"base": {"batch": batch} | base, "methods": ["standard", method], "equal": "compute"}
+    tree = {"base": {"batch": batch} | base, "methods": list(dict.fromkeys(["standard", method])), "equal": "compute"}
     rows = [TokenRow(list(range(6 + i % 5)), 3, syntax=[0]) for i in range(n)]
     return ExperimentSettings.model_validate(tree), rows
 

@@ -177,7 +177,7 @@ def test_a_config_that_is_no_object(copy):
         (b"", "expected JSON, found something broken"),
         (b"{", "expected JSON"),
         (b"\xff\xfe{}", "expected JSON"),
-        (b"[1]", "expected an object, found list"),
+        (b"[1]", "expected a JSON object, found list"),
         (b"5", "expected an object, found int"),
         (b"[" * 100_000, "expected JSON"),
         (f'{{"a": {deep}}}'.encode(), "nested at most 30 deep"),
@@ -245,7 +245,7 @@ def test_adapters(adapter, tmp_path):
     tried("expected one that fits|expected the weights of its config", r=3)
     tried("expected the config of an adapter|fits its base", peft_type="NOTHING")
     config.write_text("[1]")
-    refused(adapter, "expected an object, found list")
+    refused(adapter, "expected a JSON object, found list")
     config.write_text(json.dumps(good))
     file.write_bytes(content[: len(content) // 2])
     refused(adapter, "expected safetensors in adapter_model.safetensors, found a broken file")

@@ -4,14 +4,15 @@ Mistakes 2, 4 and 12 concern the fit, the probe and the trainer, and are injecte
 """
 
 import re
+from array import array
 from dataclasses import replace
 
 import pytest
 import torch
 
 from stabledllm import objective
+from stabledllm.data import holding_out
 from stabledllm.data import rows as rows_module
-from stabledllm.data import sources
 from stabledllm.noise.maskers import ISAD, Bernoulli, FixedCount
 from stabledllm.noise.methods import Draw
 from stabledllm.noise.schedule import p_mask
@@ -175,8 +176,8 @@ def test_10_synthetic_splits_that_overlap(monkeypatch):
 
 
 def test_10_hold_out_that_parts_identical_prompts(monkeypatch):
-    monkeypatch.setattr(sources, "content", repr)
-    monkeypatch.setattr(sources, "likeness", repr)
+    monkeypatch.setattr(holding_out, "groups_of", lambda examples: array("q", range(len(examples))))
+    monkeypatch.setattr(holding_out, "content", repr)
     noticed(check_hold_out, match="both sides")
 
 

@@ -178,7 +178,7 @@ def test_save_and_load_restore_the_density_bit_for_bit(tmp_path):
     assert torch.equal(draws(again.sampler, 1000), draws(density.sampler, 1000))
     assert again.record["method"] == "ppots+mirror"
     assert again.record["forward_passes"] > 0
-    assert set(again.record["diagnostics"]["variance_fitted"]) == {"value", "stderr", "n", "unit"}
+    assert set(again.record["diagnostics"]["variance_fitted"]) == {"value", "stderr", "n", "unit", "ci_low", "ci_high"}
     assert list(tmp_path.iterdir()) == [tmp_path / "p.json"], "no temporary file is left"
 
 

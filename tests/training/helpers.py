@@ -50,20 +50,12 @@ class RecordingTrainer(MDMTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         record, step, add = self.recorded, self.state.global_step, self.statistics.add
 
-<<<<<<< HEAD
-        def keep(draw, rows, counted, losses, forwards, *weight):
-=======
         def keep(draw, rows, counted, *rest):
->>>>>>> rev2
             for i, position in enumerate(rows.position.tolist()):
                 if counted[i]:
                     masked = tuple(map(tuple, draw.mask[i].nonzero().tolist()))
                     record.draws[step, position] = (float(draw.t[i]), masked)
-<<<<<<< HEAD
-            return add(draw, rows, counted, losses, forwards, *weight)
-=======
             return add(draw, rows, counted, *rest)
->>>>>>> rev2
 
         self.statistics.add = keep
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

@@ -52,7 +52,7 @@ def test_files(tmp_path):
     (folder / "tokenizer.json").unlink()
     refused(folder, "expected a tokenizer in")
     (folder / "config.json").write_text("[1]")
-    refused(folder, "expected an object, found list")
+    refused(folder, "expected a JSON object, found list")
 
 
 def test_the_hub_is_not_reached(tmp_path, monkeypatch):
