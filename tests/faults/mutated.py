@@ -50,6 +50,7 @@ _TARGETS = {
 }
 """Files, and the commands that read them."""
 
+
 def work(names: tuple[str, ...] = ("",)) -> list[tuple[str, Callable[[], str]]]:
     """Every damage of every file whose name begins so, read by every command that reads it."""
     found = []
