@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from stabledllm.data.rows import TokenRow, collate
+from stabledllm.data.rows import TokenRow, collate, maskable_sizes
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.finite import require_finite
 from stabledllm.forwarding import forward_nll
@@ -61,7 +61,7 @@ class Meter:
     def sizes(self, method: Method) -> Tensor:
         """Tokens P of every row of the data that the method may mask, int64, shape (rows,)."""
         if method.syrm not in self._sizes:
-            self._sizes[method.syrm] = torch.tensor([row.maskable_count(syrm=method.syrm) for row in self.rows])
+            self._sizes[method.syrm] = maskable_sizes(self.rows, method)
         return self._sizes[method.syrm]
 
     def shares(self, method: Method) -> Tensor:

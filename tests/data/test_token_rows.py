@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.bundle import load_bundle
-from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples
+from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples, maskable_sizes
 from stabledllm.data.sources import load_examples
 from stabledllm.data.text import pack_documents
-from stabledllm.data.token_rows import RowsBuilder, lengths_of, refuse_masked_rows
+from stabledllm.data.token_rows import RowsBuilder, TokenRows, lengths_of, refuse_masked_rows
 from stabledllm.decoding import DecodingOptions, generate
 from stabledllm.errors import UserError
 from stabledllm.integrations.noise import Noise
 from stabledllm.likelihood import elbo
 from stabledllm.models.byte_tokenizer import MASK, ByteTokenizer
 from stabledllm.models.loading import load_model
+from stabledllm.noise.methods import Method
 from tests.data.checks import TOKENIZER
 
 IDS = st.lists(st.integers(0, 263), min_size=1, max_size=9)
@@ -138,3 +139,13 @@ def test_rows_made_by_hand_are_refused_wherever_they_go():
     maskable = torch.tensor([[False, True, True, False], [False, False, True, True]])
     with pytest.raises(UserError, match="row 1 of the batch: expected clean tokens, found the mask token 256"):
         Noise("standard", mask_id=MASK, seed=0).draw(clean, maskable, 0)
+
+
+@pytest.mark.parametrize("syrm", [False, True])
+def test_sizes_of_a_million_rows_are_known_without_making_them(monkeypatch, syrm):
+    plain = [TokenRow(list(range(4 + i)), 2, syntax=[0, 1][: i % 3], tail=i % 2) for i in range(7)]
+    rows = RowsBuilder(plain).rows()[1::2]
+    monkeypatch.setattr(TokenRows, "__getitem__", lambda self, place: pytest.fail("a row was made"))
+    method = Method.parse("syrm" if syrm else "standard")
+    assert maskable_sizes(rows, method).tolist() == [row.maskable_count(syrm) for row in plain[1::2]]
+    assert maskable_sizes(plain[1::2], method).tolist() == maskable_sizes(rows, method).tolist()

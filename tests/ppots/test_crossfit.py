@@ -7,6 +7,7 @@ import torch
 
 from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.ppots.cells import cell_kernels
+from stabledllm.ppots.density import fit_density
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.judge import cross_fitted, folds, variance_under, weighted_moment
 from tests.ppots.fakes import Law, probed, profile_of
@@ -80,3 +81,10 @@ def test_the_judge_weights_cells_by_their_width():
     exact = (1 / p.density).mean()
     torch.testing.assert_close(found, exact.expand(4), rtol=1e-9, atol=0)
     assert variance_under(profile, [(p, torch.arange(4))]).value == pytest.approx(float(exact - 1), rel=1e-9)
+
+
+def test_folds_of_one_row_are_fitted_without_a_warning(recwarn):
+    """Of two rows each density comes from the other one, which has no spread."""
+    density = fit_density(probed(Law(), rows=2), "ppots", "iid", FitOptions(starts=2))
+    assert density.record["diagnostics"]["variance_fitted"]["stderr"] is None
+    assert not [str(w.message) for w in recwarn if "degrees of freedom" in str(w.message)]

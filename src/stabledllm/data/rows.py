@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stabledllm.data.ids import refuse_ids
 from stabledllm.data.spans import delimiter_pattern, mark_matches, syntax_pattern
-from stabledllm.data.token_rows import RowsBuilder, TokenRow, any_marked
+from stabledllm.data.token_rows import RowsBuilder, TokenRow, any_marked, maskable_counts_of
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.noise.maskers import ISAD
 from stabledllm.noise.methods import Method
@@ -22,7 +22,7 @@ from stabledllm.noise.methods import Method
 
 def maskable_sizes(rows: Sequence[TokenRow], method: Method) -> Tensor:
     """P of each row under a method, int64, shape (rows,)."""
-    return torch.tensor([row.maskable_count(syrm=method.syrm) for row in rows])
+    return torch.tensor(maskable_counts_of(rows, syrm=method.syrm))
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,11 @@ class TokenRows(Sequence[TokenRow]):
         """Tokens of each row, int64."""
         return self._ids.lengths[self._order]
 
+    def maskable_counts(self, syrm: bool = False) -> np.ndarray:
+        """P of each row, int64, as :meth:`TokenRow.maskable_count`."""
+        prompt, _, tail = self._counts[self._order].astype(np.int64).T
+        return self.lengths - prompt - tail + (self._syntax.lengths[self._order] if syrm else 0)
+
     def holding(self, token: int) -> int | None:
         """The first row that holds a token; None: no row does."""
         at = np.flatnonzero(self._ids.values == token)
@@ -149,6 +154,13 @@ class RowsBuilder:
 def lengths_of(rows: Sequence) -> list[int]:
     """Tokens of each row, without making the rows."""
     return rows.lengths.tolist() if isinstance(rows, TokenRows) else [len(row) for row in rows]
+
+
+def maskable_counts_of(rows: Sequence, *, syrm: bool) -> list[int]:
+    """P of each row, without making the rows."""
+    if isinstance(rows, TokenRows):
+        return rows.maskable_counts(syrm).tolist()
+    return [row.maskable_count(syrm=syrm) for row in rows]
 
 
 def any_marked(rows: Sequence, name: str) -> bool:

@@ -11,6 +11,7 @@ from stabledllm.config.build import build_decoding, build_method, build_model
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.rows import require_marks
+from stabledllm.data.token_rows import lengths_of
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import UserError
 from stabledllm.experiment.budget import rows_per_step
@@ -71,7 +72,7 @@ def _refuse_repeated(key: str, values: Sequence) -> None:
 
 
 def _check_rows(run: TrainSettings, data: DataBundle) -> None:
-    method, longest = build_method(run.method, run.method_options), max(len(row) for row in data.train)
+    method, longest = build_method(run.method, run.method_options), max(lengths_of(data.train))
     refuse_too_large(run, longest=longest)
     fitting_views(run, longest=longest)
     require_marks(data.train, method)

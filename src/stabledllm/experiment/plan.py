@@ -49,7 +49,7 @@ def refuse_other(out: Path, settings: ExperimentSettings, data: DataBundle | Non
                 f"{path}: expected {key}={expected!r} as in the experiment that is there, found {key}={found!r}; "
                 f"start another one with another 'out'."
             )
-    if data is not None and stored.get("data", digest(data)) != digest(data):
+    if data is not None and "data" in stored and stored["data"] != digest(data):
         raise UserError(
             f"{path}: expected the rows that the experiment there was begun on, found others: what "
             f"base.data.train='{settings.base.data.train}' or the model's tokenizer holds has changed since; start "

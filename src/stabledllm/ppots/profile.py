@@ -243,7 +243,9 @@ def _refuse_not_finite(losses: Tensor, row: Tensor, t: Tensor) -> None:
 
 
 def _mean_curve(rows: Tensor) -> Curve:
-    # For a mean over rows the jackknife is the usual standard error.
+    # For a mean over rows the jackknife is the usual standard error; of one row, as a fold may be, there is none.
+    if len(rows) < 2:
+        return Curve(rows.mean(0), torch.full_like(rows[0], math.nan))
     return Curve(rows.mean(0), rows.std(0) / len(rows) ** 0.5)
 
 
