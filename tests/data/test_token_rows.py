@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.bundle import load_bundle
+from stabledllm.data.ids import refuse_ids
 from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import load_examples
 from stabledllm.data.text import pack_documents
@@ -138,3 +140,12 @@ def test_rows_made_by_hand_are_refused_wherever_they_go():
     maskable = torch.tensor([[False, True, True, False], [False, False, True, True]])
     with pytest.raises(UserError, match="row 1 of the batch: expected clean tokens, found the mask token 256"):
         Noise("standard", mask_id=MASK, seed=0).draw(clean, maskable, 0)
+
+
+def test_padding_within_a_row_is_refused_with_what_to_do_where_it_ends_texts():
+    tokenizer = SimpleNamespace(vocab_size=9, mask_token_id=8, padding_id=7)
+    refuse_ids([1, 2], tokenizer, "x:1")
+    with pytest.raises(UserError, match=r"x:1: .*padding token within the row.* 7 at place 1 \(.*end_token\)"):
+        refuse_ids([1, 7], tokenizer, "x:1")
+    tokenizer.padding_id = None
+    refuse_ids([1, 7], tokenizer, "x:1")
