@@ -49,6 +49,7 @@ def refuse_ids(ids: Sequence[int], tokenizer, origin: str) -> None:
         raise UserError(f"{origin}: expected token ids below {tokenizer.vocab_size}, found {wrong}.")
     for name, token in (("mask", tokenizer.mask_token_id), ("padding", tokenizer.padding_id)):
         if token is not None and (at := np.flatnonzero(found == token)).size:
+            hint = " (where it ends texts, say so with end_token)" if name == "padding" else ""
             raise UserError(
-                f"{origin}: expected no {name} token within the row, found its id {token} at place {int(at[0])}."
+                f"{origin}: expected no {name} token within the row, found its id {token} at place {int(at[0])}{hint}."
             )

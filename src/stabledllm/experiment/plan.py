@@ -51,9 +51,9 @@ def refuse_other(out: Path, settings: ExperimentSettings, data: DataBundle | Non
             )
     if data is not None and "data" in stored and stored["data"] != digest(data):
         raise UserError(
-            f"{path}: expected the rows that the experiment there was begun on, found others: what "
-            f"base.data.train='{settings.base.data.train}' or the model's tokenizer holds has changed since; start "
-            f"another one with another 'out'."
+            f"{path}: expected the rows that the experiment there was begun on, found others: "
+            f"base.data.train='{settings.base.data.train}', or what it or the model's tokenizer holds, is another now; "
+            f"start another one with another 'out'."
         )
 
 

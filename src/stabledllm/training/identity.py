@@ -83,8 +83,6 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
     }
     found["data"] = {key: value for key, value in dump["data"].items() if key != "image"}
     found["data"]["image"] = _image(dump["data"]["image"]) if pictures else None
-    if settings.trainer.get("load_best_model_at_end"):
-        found |= {"eval_every": settings.eval_every, "save_every": settings.save_every}
     return found
 
 
