@@ -14,12 +14,8 @@ from hypothesis import strategies as st
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.bundle import load_bundle
-<<<<<<< HEAD
-from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples, maskable_sizes
-=======
 from stabledllm.data.ids import refuse_ids
-from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples
->>>>>>> rev2
+from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples, maskable_sizes
 from stabledllm.data.sources import load_examples
 from stabledllm.data.text import pack_documents
 from stabledllm.data.token_rows import RowsBuilder, TokenRows, lengths_of, refuse_masked_rows
@@ -147,7 +143,6 @@ def test_rows_made_by_hand_are_refused_wherever_they_go():
         Noise("standard", mask_id=MASK, seed=0).draw(clean, maskable, 0)
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("syrm", [False, True])
 def test_sizes_of_a_million_rows_are_known_without_making_them(monkeypatch, syrm):
     plain = [TokenRow(list(range(4 + i)), 2, syntax=[0, 1][: i % 3], tail=i % 2) for i in range(7)]
@@ -156,7 +151,8 @@ def test_sizes_of_a_million_rows_are_known_without_making_them(monkeypatch, syrm
     method = Method.parse("syrm" if syrm else "standard")
     assert maskable_sizes(rows, method).tolist() == [row.maskable_count(syrm) for row in plain[1::2]]
     assert maskable_sizes(plain[1::2], method).tolist() == maskable_sizes(rows, method).tolist()
-=======
+
+
 def test_padding_within_a_row_is_refused_with_what_to_do_where_it_ends_texts():
     tokenizer = SimpleNamespace(vocab_size=9, mask_token_id=8, padding_id=7)
     refuse_ids([1, 2], tokenizer, "x:1")
@@ -164,4 +160,3 @@ def test_padding_within_a_row_is_refused_with_what_to_do_where_it_ends_texts():
         refuse_ids([1, 7], tokenizer, "x:1")
     tokenizer.padding_id = None
     refuse_ids([1, 7], tokenizer, "x:1")
->>>>>>> rev2

@@ -251,9 +251,9 @@ def test_merging_adds_the_formula_and_modules_trained_whole():
     [
         ("lora.rank=0", ["key 'lora.rank'", "found 0"]),
         ("lora.rnk=4", ["unknown key 'lora.rnk'", "did you mean 'rank'"]),
-        ("lora.target_modules=[q_proj]", ["lora.target_modules", "found 'q_proj'"]),
+        ("lora.target_modules=[q_proj]", ["lora.target_modules", "no linear layer 'q_proj'"]),
         ("lora.target_modules=[embed,head]", ["output layer", "lora.modules_to_save"]),
-        ("lora.target_modules=[attn_norm]", ["key 'lora'", "is not supported"]),
+        ("lora.target_modules=[attn_norm]", ["lora.target_modules", "no linear layer 'attn_norm'"]),
         ("lora.modules_to_save=[lm_head]", ["lora.modules_to_save", "found 'lm_head'"]),
         ("quantised=4bit", ["key 'quantised'", "expected 'lora' beside it"]),
         ("quantised=2bit", ["key 'quantised'", "found '2bit'"]),

@@ -103,6 +103,9 @@ class Shape:
     def targets(self, target_modules: list[str] | str) -> dict[str, tuple[int, int]]:
         """The linear layers of a block that adapters are put on, by their roles.
 
+        Names of the embedding and the output layer are left to the loader, which knows the model: their adapters, a
+        million parameters or two, are not counted.
+
         Raises:
             UserError: a name that is no linear layer of the block.
         """
@@ -111,6 +114,8 @@ class Shape:
             return every
         chosen = {}
         for name in target_modules:
+            if name.rpartition(".")[2] in _OUTSIDE_BLOCKS:
+                continue
             role = _ROLES.get(name.rpartition(".")[2])
             if role not in every:
                 raise UserError(
@@ -121,6 +126,7 @@ class Shape:
         return chosen
 
 
+_OUTSIDE_BLOCKS = {"embed", "embed_tokens", "wte", "word_embeddings", "head", "lm_head"}
 _ROLES = {
     "qkv_proj": "qkv", "q_proj": "q", "k_proj": "k", "v_proj": "v",
     "o_proj": "out", "attn_out": "out",
