@@ -50,7 +50,12 @@ def is_secret(name: str) -> bool:
 def without_secrets(text: str) -> str:
     """A text with the tokens, logins and assignments (``API_KEY=...``) in it hidden."""
     text = _SHAPES.sub(HIDDEN, _LOGIN.sub(f"{HIDDEN}@", text))
-    return _ASSIGNED.sub(lambda found: f"{found[1]}={HIDDEN}" if _assigned_secret(found[1]) else found[0], text)
+    return _ASSIGNED.sub(_without_assigned, text)
+
+
+def _without_assigned(found: re.Match) -> str:
+    name, value = found.groups()
+    return f"{name}={HIDDEN if _assigned_secret(name) else _ASSIGNED.sub(_without_assigned, value)}"
 
 
 def _assigned_secret(name: str) -> bool:

@@ -178,7 +178,7 @@ def test_a_config_that_is_no_object(copy):
         (b"{", "expected JSON"),
         (b"\xff\xfe{}", "expected JSON"),
         (b"[1]", "expected a JSON object, found list"),
-        (b"5", "expected an object, found int"),
+        (b"5", "expected a JSON object, found int"),
         (b"[" * 100_000, "expected JSON"),
         (f'{{"a": {deep}}}'.encode(), "nested at most 30 deep"),
         (f'{{"n_layers": {digits}}}'.encode(), "expected JSON|at most"),
