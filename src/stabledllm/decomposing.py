@@ -241,8 +241,7 @@ def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
         density = lab.density(method) if method.needs_p else None
         if density:
             densities.append(_shown(density))
-            if density.fallback:
-                notes.append(f"{method.name}: {density.fallback}")
+            notes += [f"{method.name}: {note}" for note in density.notes]
         results.append(lab.result(method, density))
     entries = compare_methods(results, parts.data)
     alone = next((entry for entry in entries if entry["method"] == "mirror"), None)

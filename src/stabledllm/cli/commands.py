@@ -135,8 +135,8 @@ def _fit(settings: TrainSettings, say: Say) -> None:
     path = Path(settings.out) / "p_of_t.json"
     density.save(path)
     say(density.summary())
-    if density.fallback:
-        say(f"note: {density.fallback}")
+    for note in density.notes:
+        say(f"note: {note}")
     if proxy := density.record.get("proxy"):
         say(
             f"the output layer for the whole gradient: correlation over t {proxy['correlation']:.3f}, second moment "

@@ -224,8 +224,8 @@ def _density(
         )
         density.save(path)
         say(density.summary())
-        if density.fallback:
-            say(f"note: {density.fallback}")
+        for note in density.notes:
+            say(f"note: {note}")
     return path, FittedDensity.load(path)
 
 

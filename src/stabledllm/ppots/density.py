@@ -15,7 +15,15 @@ from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.objective import Objective
 from stabledllm.ppots.cells import WeighsBy
 from stabledllm.ppots.fit import Fit, FitOptions, fit
-from stabledllm.ppots.judge import cross_fitted, dearer_than, folds, second_moment_under, tail_shape, variance_under
+from stabledllm.ppots.judge import (
+    EXCESS_ALLOWED,
+    cross_fitted,
+    dearer_than,
+    folds,
+    second_moment_under,
+    tail_shape,
+    variance_under,
+)
 from stabledllm.ppots.profile import Curve, Profile
 
 SCHEMA = "stabledllm/p_of_t/1"
@@ -47,6 +55,23 @@ class FittedDensity:
         """Why EPR is not used, or None."""
         return self.record["diagnostics"]["fallback"]
 
+    @property
+    def notes(self) -> list[str]:
+        """What a user must know of the fit: why EPR is not used, and whether uniform t is judged to be as good."""
+        doubt = self._doubt() if self.signal == "loss" and self.record["source"] == "iid" else None
+        return [note for note in (self.fallback, doubt) if note]
+
+    def _doubt(self) -> str | None:
+        d = self.record["diagnostics"]
+        fitted, uniform = d["variance_fitted"]["value"], d["variance_uniform"]["value"]
+        if not fitted > (1 + EXCESS_ALLOWED) * uniform:
+            return None
+        return (
+            f"on rows it was not fitted to, this p(t) has a variance of {fitted:.4g} nats² where uniform t has "
+            f"{uniform:.4g}: it is not known to help; leave ppots out, take 'fixedcount' beside it, or probe more "
+            f"(ppots.rows, ppots.masks)."
+        )
+
     def save(self, path: Path) -> None:
         """Write ``p_of_t.json``, whole or not at all."""
         write_json(path, self.record)
@@ -65,7 +90,7 @@ class FittedDensity:
             raise UserError(f"{path}: expected a density of positive values under 'density', found {error}.") from None
         try:
             # All that is read from the record later, so that a broken one is told now.
-            _ = loaded.summary(), loaded.fallback, int(loaded.forward_passes), loaded.method.split("+")
+            _ = loaded.summary(), loaded.notes, int(loaded.forward_passes), loaded.method.split("+")
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: expected a fitted density's record, found it broken ({error!r}).") from None
         return loaded

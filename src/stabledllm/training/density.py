@@ -68,8 +68,8 @@ def obtain_density(
                 loaded.model.to("cpu")
         density.save(path)
         say(density.summary())
-        if density.fallback:
-            say(f"note: {density.fallback}")
+        for note in density.notes:
+            say(f"note: {note}")
     state.wait_for_everyone()
     return FittedDensity.load(path)
 
