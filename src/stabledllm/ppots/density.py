@@ -58,7 +58,7 @@ class FittedDensity:
     @property
     def notes(self) -> list[str]:
         """What a user must know of the fit: why EPR is not used, and whether uniform t is judged to be as good."""
-        doubt = self._doubt() if self.signal == "loss" and self.record["source"] == "iid" else None
+        doubt = self._doubt() if self.signal == "loss" and self.record.get("source") == "iid" else None
         return [note for note in (self.fallback, doubt) if note]
 
     def _doubt(self) -> str | None:
