@@ -13,6 +13,7 @@ from stabledllm.estimate import Estimate, student
 
 Ends = tuple[float, float]
 UNKNOWN: Ends = (math.nan, math.nan)
+_LEAST_FREEDOM = 0.5
 
 
 def of_positive(value: float, stderr: float, freedom: float) -> Ends:
@@ -24,20 +25,25 @@ def of_positive(value: float, stderr: float, freedom: float) -> Ends:
 
 
 def of_variance(value: float, stderr: float, freedom: float) -> Ends:
-    """Of a variance: chi-square's with the degrees of freedom that its error speaks for, but at most those given."""
+    """Of a variance: chi-square's with the degrees of freedom that its error speaks for, but at most those given.
+
+    Unknown below half a degree, where the upper end would be a million times the estimate: one draw decides it all.
+    """
     from scipy import stats  # here, as importing the package loads torch only
 
     if not value > 0 or not math.isfinite(stderr) or freedom <= 0:
         return UNKNOWN
-    nu = min(2 * value**2 / stderr**2, freedom) if stderr else freedom
+    nu = min(2 * (value / stderr) ** 2, freedom) if stderr else freedom
+    if nu < _LEAST_FREEDOM:
+        return UNKNOWN
     return tuple(value * nu / float(stats.chi2.ppf(q, nu)) for q in (0.975, 0.025))
 
 
 def of_sum(parts: Sequence[tuple[float, Ends]]) -> Ends:
     """Of a sum of independent estimates ``(value, ends)`` (Zou and Donner, 2008); a deviation to each side apart."""
     total = sum(value for value, _ in parts)
-    low = math.sqrt(sum((value - ends[0]) ** 2 for value, ends in parts))
-    high = math.sqrt(sum((ends[1] - value) ** 2 for value, ends in parts))
+    low = math.hypot(*(value - ends[0] for value, ends in parts))
+    high = math.hypot(*(ends[1] - value for value, ends in parts))
     return total - low, total + high
 
 

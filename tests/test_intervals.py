@@ -1,0 +1,25 @@
+"""Intervals of next to nothing: no overflow, and none where one draw decides everything."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from stabledllm.intervals import of_sum, of_variance
+
+
+@pytest.mark.parametrize("stderr", [2.1, 1e6, 1e200])
+def test_a_variance_that_one_draw_decides_has_no_interval(stderr):
+    assert all(map(math.isnan, of_variance(1.0, stderr, 3)))
+
+
+def test_a_variance_of_few_draws_has_a_wide_one():
+    low, high = of_variance(1.0, 1.9, 3)
+    assert 0 < low < 0.3
+    assert 100 < high < 1e8
+
+
+def test_sums_of_enormous_intervals_do_not_overflow():
+    low, high = of_sum([(1.0, (0.5, 1e200)), (2.0, (1.0, 1e250))])
+    assert (low, high) == (pytest.approx(3 - math.hypot(0.5, 1.0)), pytest.approx(1e250))
