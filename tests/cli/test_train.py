@@ -40,7 +40,7 @@ def test_a_run_leaves_what_it_promises(whole):
     assert record["steps"] == 12
     assert record["forward_passes"] == 12 * 8 * 2
     assert record["probe_forward_passes"] > 0
-    assert set(record["metrics"]["validation_nll"]) == {"value", "stderr", "n", "unit"}
+    assert set(record["metrics"]["validation_nll"]) == {"value", "stderr", "n", "unit", "ci_low", "ci_high"}
     assert {"value", "stderr", "ci_low", "ci_high", "decoding", "decoding_stats"} <= set(record["metrics"]["accuracy"])
     assert len((whole / "completions.jsonl").read_text().splitlines()) == 4
     last = record["history"][-1]
