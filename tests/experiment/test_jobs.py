@@ -54,8 +54,11 @@ def test_a_plan_older_than_a_key_is_the_same_experiment(tmp_path):
 
 
 def test_a_run_that_fails_in_another_process_is_told(tmp_path):
-    with pytest.raises(UserError, match="nonsense"):
-        run_experiment(settings(tmp_path, trainer={"nonsense": 1}), quiet, jobs=2)
+    folder = tmp_path / "runs" / "standard" / "seed-1"
+    folder.mkdir(parents=True)
+    (folder / "trained.json").write_text("broken")
+    with pytest.raises(UserError, match=r"1 that failed, the first standard with seed 1 .*trained\.json: expected JSON"):
+        run_experiment(settings(tmp_path), quiet, jobs=2)
     with pytest.raises(UserError, match="at least 1 job"):
         run_experiment(settings(tmp_path / "none"), quiet, jobs=0)
 
