@@ -57,7 +57,9 @@ def test_a_run_that_fails_in_another_process_is_told(tmp_path):
     folder = tmp_path / "runs" / "standard" / "seed-1"
     folder.mkdir(parents=True)
     (folder / "trained.json").write_text("broken")
-    with pytest.raises(UserError, match=r"1 that failed, the first standard with seed 1 .*trained\.json: expected JSON"):
+    with pytest.raises(
+        UserError, match=r"1 that failed, the first standard with seed 1 .*trained\.json: expected JSON"
+    ):
         run_experiment(settings(tmp_path), quiet, jobs=2)
     with pytest.raises(UserError, match="at least 1 job"):
         run_experiment(settings(tmp_path / "none"), quiet, jobs=0)
