@@ -110,9 +110,12 @@ def check_the_density_is_a_function_of_the_seed() -> None:
 def test_4_a_density_that_differs_between_ranks_is_noticed(monkeypatch):
     check_the_density_is_a_function_of_the_seed()
 
+    calls = []
+
     class RankKey(profile_module.Key):
         def permutation(self, stream, n, device):
-            return torch.randperm(n)
+            calls.append(n)
+            return torch.arange(n).roll(len(calls))
 
     monkeypatch.setattr(profile_module, "Key", RankKey)
     with pytest.raises(AssertionError):
