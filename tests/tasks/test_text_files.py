@@ -129,15 +129,16 @@ def test_a_file_that_changes_while_it_is_in_use_is_refused(tmp_path):
         list(examples)
 
 
-def test_every_path_of_the_settings_may_begin_at_home(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/ann")
+def test_every_path_of_the_settings_may_begin_at_home(tmp_path, monkeypatch):
+    home = str(tmp_path)
+    monkeypatch.setenv("HOME", home)
     data = DataSettings(train="jsonl:~/a.jsonl", validation="text:~/b", test="gsm8k", image={"cache": "~/codes"})
-    assert (data.train, data.validation, data.test) == ("jsonl:/home/ann/a.jsonl", "text:/home/ann/b", "gsm8k")
-    assert data.image.cache == "/home/ann/codes"
+    assert (data.train, data.validation, data.test) == (f"jsonl:{home}/a.jsonl", f"text:{home}/b", "gsm8k")
+    assert data.image.cache == f"{home}/codes"
     run = TrainSettings(out="~/run", model="new:~/model", p_of_t="~/p.json", clip="~/clip")
-    assert (run.out, run.model) == ("/home/ann/run", "new:/home/ann/model")
-    assert (run.p_of_t, run.clip) == ("/home/ann/p.json", "/home/ann/clip")
-    assert EvalSettings(base="~/b", beside="~/c").beside == "/home/ann/c"
+    assert (run.out, run.model) == (f"{home}/run", f"new:{home}/model")
+    assert (run.p_of_t, run.clip) == (f"{home}/p.json", f"{home}/clip")
+    assert EvalSettings(base="~/b", beside="~/c").beside == f"{home}/c"
     assert at_home("owner/~name") == "owner/~name"
 
 
