@@ -11,10 +11,11 @@ from common import interleaved, save
 
 from stabledllm.data.rows import EncodingOptions, collate, encode_examples
 from stabledllm.data.sources import load_examples
+from stabledllm.loss import reduce_loss, row_losses
 from stabledllm.models.loading import load_model
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.objective import Objective, reduce_loss, row_losses
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
 
 ROWS = 32

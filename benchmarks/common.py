@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stabledllm.files import write_json
-from stabledllm.provenance import device_name, versions
+from stabledllm.runtime.files import write_json
+from stabledllm.runtime.provenance import device_name, versions
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -17,11 +17,12 @@ from common import interleaved, save
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from stabledllm.loss import nll_weights, reduce_loss, row_losses
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective, nll_weights, reduce_loss, row_losses
 
 VOCABULARY, MASK = 126_464, 126_336
 SHAPE = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "intermediate_size": 1536}

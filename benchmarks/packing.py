@@ -17,12 +17,13 @@ import torch
 from common import interleaved, save
 
 from stabledllm.data.rows import TokenRow, collate
-from stabledllm.forwarding import forward_nll
+from stabledllm.forward.nll import forward_nll
+from stabledllm.loss import nll_weights, reduce_loss, row_losses
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective, nll_weights, reduce_loss, row_losses
 from stabledllm.tasks import gsm8k
 
 VOCABULARY, MASK, PAD = 8192, 8191, 8190

@@ -14,17 +14,18 @@ import numpy as np
 import torch
 from common import interleaved, save
 
-from stabledllm.data.picture_rows import PictureRow
+from stabledllm.data.image_rows import PictureRow
 from stabledllm.data.rows import collate
 from stabledllm.decoding import PictureOptions, PicturePrompt, generate_pictures
-from stabledllm.forwarding import forward_nll
+from stabledllm.forward.nll import forward_nll
+from stabledllm.loss import nll_weights, reduce_loss, row_losses
 from stabledllm.models.families.mmada import MMadaConfig, MMadaModelLM
 from stabledllm.models.image_tokens import ImageTokens
 from stabledllm.models.output import MDMOutput
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective, nll_weights, reduce_loss, row_losses
 
 TOKENS = ImageTokens(126084, 126085, 126088, 126093, bos=126080, eos=126081, first=126349, codebook_size=8192)
 MASK, VOCABULARY, N, WIDTH = 126336, 134656, 256, 128

@@ -18,12 +18,12 @@ from torch import Tensor
 from stabledllm.config import PPOTSSettings
 from stabledllm.data.rows import EncodingOptions, encode_examples
 from stabledllm.data.sources import load_examples
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
 from stabledllm.models.loading import load_model
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.noise.t_samplers import TSampler
-from stabledllm.objective import Objective
 from stabledllm.ppots.cells import CELLS, cell_kernels
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.profile import probe, rate_edges

@@ -11,10 +11,10 @@ from common import interleaved, save
 
 from stabledllm.data.rows import EncodingOptions, collate, encode_examples
 from stabledllm.data.sources import load_examples
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
 from stabledllm.models.loading import load_model
 from stabledllm.noise.methods import Method
-from stabledllm.objective import Objective
+from stabledllm.noise.objective import Objective
 from stabledllm.ppots.profile import probe
 
 ROWS, RATES, MASKS = 16, 24, 4

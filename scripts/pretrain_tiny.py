@@ -16,11 +16,12 @@ from pathlib import Path
 
 import torch
 
+from stabledllm.loss import reduce_loss, row_losses
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.objective import Objective, reduce_loss, row_losses
 from stabledllm.tasks.synthetic import Difficulty, example
 
 METHOD = Method.parse("lowdisc+fixedcount")

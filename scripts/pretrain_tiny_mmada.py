@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from stabledllm.config.recipe import check
 from stabledllm.config.settings import TrainSettings
-from stabledllm.data.pictures import image_tokenizer
+from stabledllm.data.images import image_tokenizer
 from stabledllm.images.scenes import COLOURS, COUNTS, RELATIONS, SHAPES
 from stabledllm.models.families.mmada import MMadaConfig
 from stabledllm.training.run import train

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from stabledllm import objective as objective_module
+from stabledllm import loss as objective_module
 from stabledllm.noise.methods import Rows
-from stabledllm.objective import Objective
+from stabledllm.noise.objective import Objective
 
 
 def step_of(n: int) -> Rows:

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from stabledllm.errors import NotFinite
-from stabledllm.gradients.output_layer import OutputLayerNorms
-from stabledllm.gradients.per_row import RowGradients
-from stabledllm.gradients.sketch import ProjectedGradients
-from stabledllm.likelihood import elbo, elbo_parts
-from stabledllm.measure import LossMeter
+from stabledllm.forward.elbo import elbo, elbo_parts
+from stabledllm.forward.meter import LossMeter
+from stabledllm.gradient.output_layer import OutputLayerNorms
+from stabledllm.gradient.per_row import RowGradients
+from stabledllm.gradient.sketch import ProjectedGradients
+from stabledllm.gradient.steps import StepMeter
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.objective import Objective
-from stabledllm.variance.step_gradients import StepMeter
 from tests.cli.runner import assert_refused, in_process
 from tests.training.helpers import rows
 

@@ -14,7 +14,7 @@ HEAVY = ("transformers", "datasets", "matplotlib")
     [
         ("import stabledllm", False),
         ("from stabledllm import Method; Method.parse('mirror')", True),
-        ("from stabledllm.objective import Objective; import stabledllm", True),
+        ("from stabledllm.noise.objective import Objective; import stabledllm", True),
     ],
 )
 def test_import_loads_nothing_heavy(statement, torch):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from stabledllm.intervals import of_sum, of_variance
+from stabledllm.stats.intervals import of_sum, of_variance
 
 
 @pytest.mark.parametrize("stderr", [2.1, 1e6, 1e200])

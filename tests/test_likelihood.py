@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import stabledllm
-from stabledllm import Key, Method, MethodOptions, UserError, elbo, elbo_parts, likelihood
+from stabledllm import Key, Method, MethodOptions, UserError, elbo, elbo_parts
 from stabledllm.data.rows import TokenRow, collate
+from stabledllm.forward import elbo as likelihood
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
-from stabledllm.noise.t_samplers import Tabulated
+from stabledllm.noise.densities import Tabulated
 from tests.float64 import default_float64  # noqa: F401
 from tests.oracle import moments, objective_by_counts, step_variance, toy_row
 from tests.statistical.cases import FITTED, case

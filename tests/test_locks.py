@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from stabledllm import locks
 from stabledllm.cli.new_folders import free_folder, new_folder
 from stabledllm.errors import UserError
-from stabledllm.folders import temporary_beside, whole_folder, writable_folder
-from stabledllm.locks import CLAIM, LOCK, waiting_for, writing, writing_beside
+from stabledllm.runtime import locks
+from stabledllm.runtime.folders import temporary_beside, whole_folder, writable_folder
+from stabledllm.runtime.locks import CLAIM, LOCK, waiting_for, writing, writing_beside
 from tests.cli.runner import assert_refused
 from tests.cli.runner import in_process as call
 

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from stabledllm.errors import UserError
-from stabledllm.lone_process import asked_of_launcher, refuse_lone_process
+from stabledllm.runtime.lone_process import asked_of_launcher, refuse_lone_process
 
 ACCELERATE = ["/venv/bin/python", "/venv/bin/accelerate", "launch"]
 MODULE = ["-m", "accelerate.commands.launch"]

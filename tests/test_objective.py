@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from stabledllm.errors import UserError
+from stabledllm.loss import reduce_loss, row_losses
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective, reduce_loss, row_losses
 from tests.objective_checks import STEP, check_dropped_nowhere, check_split, step_of
 from tests.oracle import moments, toy_row
 from tests.statistical.cases import case

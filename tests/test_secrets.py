@@ -8,9 +8,9 @@ import time
 import pytest
 
 from stabledllm.errors import UserError
-from stabledllm.files import write_json
 from stabledllm.plain_text import plain_text
-from stabledllm.secrets import HIDDEN, hidden, is_secret
+from stabledllm.runtime.files import write_json
+from stabledllm.runtime.secrets import HIDDEN, hidden, is_secret
 from tests.cli.runner import assert_refused, in_process
 
 SECRET = "hf_abcdefghijklmnopqrstuvwx"

@@ -9,20 +9,20 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
-    "Estimate": "stabledllm.estimate",
+    "Estimate": "stabledllm.stats.estimate",
     "UserError": "stabledllm.errors",
     "AlphaScheduler": "stabledllm.integrations",
     "Key": "stabledllm.noise.streams",
     "Method": "stabledllm.noise.methods",
     "MethodOptions": "stabledllm.noise.methods",
-    "RowELBO": "stabledllm.likelihood",
+    "RowELBO": "stabledllm.forward.elbo",
     "Rows": "stabledllm.noise.methods",
     "Noise": "stabledllm.integrations",
-    "Objective": "stabledllm.objective",
-    "elbo": "stabledllm.likelihood",
-    "elbo_parts": "stabledllm.likelihood",
-    "reduce_loss": "stabledllm.objective",
-    "row_losses": "stabledllm.objective",
+    "Objective": "stabledllm.noise.objective",
+    "elbo": "stabledllm.forward.elbo",
+    "elbo_parts": "stabledllm.forward.elbo",
+    "reduce_loss": "stabledllm.loss",
+    "row_losses": "stabledllm.loss",
 }
 __all__ = ["__version__", *_HOME]
 

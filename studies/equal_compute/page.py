@@ -15,9 +15,9 @@ from analysis import rank_correlation, table_rows, versus
 from pictures import MEASURES, differences, predictors
 
 from stabledllm.experiment.summary import summarise
-from stabledllm.files import read_json, write_json
 from stabledllm.reports import style
 from stabledllm.reports.tables import Table
+from stabledllm.runtime.files import read_json, write_json
 
 HERE = Path(__file__).parent
 OUT = Path("runs/study")

@@ -18,8 +18,8 @@ from safetensors import safe_open
 
 from stabledllm.cli import commands, stopping
 from stabledllm.errors import UserError
-from stabledllm.failures import sentence
-from stabledllm.files import naming, read_json, reading, write_jsonl, write_text
+from stabledllm.runtime.failures import sentence
+from stabledllm.runtime.files import naming, read_json, reading, write_jsonl, write_text
 from tests.cli.runner import ROOT, assert_refused
 from tests.cli.runner import in_process as call
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from stabledllm.cli import main as command_line
-from stabledllm.saying import SafeStream, lost_output, safe_streams, say
+from stabledllm.runtime.saying import SafeStream, lost_output, safe_streams, say
 from tests.cli.runner import ROOT
 
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}

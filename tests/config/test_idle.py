@@ -7,7 +7,7 @@ import pytest
 from stabledllm.config import load_recipe
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.errors import UserError
-from stabledllm.planning.idle import _EXPERIMENT, _NOT_FITTED, _RUN, idle_overrides
+from stabledllm.experiment.idle import _EXPERIMENT, _NOT_FITTED, _RUN, idle_overrides
 from tests.cli.runner import assert_refused, in_process
 
 HERE = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe, shipped_recipes
 from stabledllm.errors import UserError
-from stabledllm.planning.validation import check_run, runs_of
+from stabledllm.experiment.validation import check_run, runs_of
 
 TEXTS = [text for name, text in shipped_recipes().items() if not name.startswith("accelerate/")]
 VALUES = [

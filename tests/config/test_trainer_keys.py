@@ -16,7 +16,7 @@ from stabledllm.config import load_recipe
 from stabledllm.config.trainer_keys import OURS, REFUSED, Optimizer, Scheduler, TrainerSettings, refusal
 from stabledllm.config.trainer_rules import RULES
 from stabledllm.errors import UserError
-from stabledllm.planning.validation import validate
+from stabledllm.experiment.validation import validate
 from tests.cli.runner import assert_refused, in_process
 from tests.training.helpers import make_trainer
 

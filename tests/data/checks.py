@@ -10,10 +10,10 @@ from stabledllm.data import rows as rows_module
 from stabledllm.data import sources
 from stabledllm.data.rows import EncodingOptions, TokenRow
 from stabledllm.models.byte_tokenizer import ByteTokenizer
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective
 from stabledllm.tasks import synthetic
 
 TOKENIZER = ByteTokenizer()

@@ -21,8 +21,8 @@ from stabledllm.data.text import pack_documents
 from stabledllm.data.token_rows import RowsBuilder, TokenRows, lengths_of, refuse_masked_rows
 from stabledllm.decoding import DecodingOptions, generate
 from stabledllm.errors import UserError
+from stabledllm.forward.elbo import elbo
 from stabledllm.integrations.noise import Noise
-from stabledllm.likelihood import elbo
 from stabledllm.models.byte_tokenizer import MASK, ByteTokenizer
 from stabledllm.models.loading import load_model
 from stabledllm.noise.methods import Method

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from stabledllm.config.build import build_decoding
+from stabledllm.build import build_decoding
 from stabledllm.config.settings import DecodingSettings
 from stabledllm.decoding import DecodingOptions, DecodingStats, generate
 from stabledllm.errors import UserError

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stabledllm.decoding import DecodingStats, PictureOptions, PicturePrompt, generate_pictures
-from stabledllm.decoding.pictures import remasked, temperatures
+from stabledllm.decoding.images import remasked, temperatures
 from stabledllm.errors import UserError
 from stabledllm.models.image_tokens import ImageTokens
 from stabledllm.models.loading import load_model

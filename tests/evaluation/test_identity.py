@@ -12,7 +12,7 @@ from stabledllm.errors import UserError
 from stabledllm.evaluation import journal
 from stabledllm.evaluation import run as run_module
 from stabledllm.evaluation.run import evaluate
-from stabledllm.sameness import differences
+from stabledllm.runtime.sameness import differences
 from tests.training.small_run import write_model
 
 

@@ -9,19 +9,19 @@ import pytest
 from PIL import Image
 
 from stabledllm.config.settings import EvalSettings, ImageSettings
-from stabledllm.data.pictures import image_tokenizer, settled_image
+from stabledllm.data.images import image_tokenizer, settled_image
 from stabledllm.decoding import PictureOptions
 from stabledllm.errors import UserError
-from stabledllm.evaluation import pictures as module
+from stabledllm.evaluation import images as module
 from stabledllm.evaluation.clip_score import ClipScore
+from stabledllm.evaluation.images import draw_codes, prompt, save_pictures, score_pictures
 from stabledllm.evaluation.journal import Journal
-from stabledllm.evaluation.pictures import draw_codes, prompt, save_pictures, score_pictures
 from stabledllm.evaluation.run import evaluate
-from stabledllm.files import write_json
 from stabledllm.images.judge import judge
 from stabledllm.images.scenes import Scene, draw
 from stabledllm.models.image_choices import image_choices
 from stabledllm.models.loading import load_model
+from stabledllm.runtime.files import write_json
 from tests.evaluation.test_clip_score import write_clip
 from tests.models.hub_layout import write_mmada
 

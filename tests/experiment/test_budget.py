@@ -14,8 +14,8 @@ from stabledllm.errors import UserError
 from stabledllm.experiment.budget import forwards_by_step, rows_per_step, rows_seen, run_share, standard_steps
 from stabledllm.experiment.notes import notes
 from stabledllm.experiment.run import run_experiment
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
-from stabledllm.noise.t_samplers import Tabulated
 from tests.cli.runner import ROOT
 from tests.experiment.test_jobs import BASE, quiet
 from tests.training.helpers import DENSITY, make_trainer

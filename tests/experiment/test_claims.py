@@ -21,7 +21,7 @@ from stabledllm.experiment import workers
 from stabledllm.experiment.board import Board, State, cells
 from stabledllm.experiment.claims import attempt, claimant, claimed, failure, finished, forget_failures, is_free
 from stabledllm.experiment.run import run_experiment
-from stabledllm.files import write_json
+from stabledllm.runtime.files import write_json
 from tests.cli.runner import ROOT, assert_refused, in_process
 from tests.experiment.test_jobs import BASE, quiet, settings
 

@@ -34,7 +34,7 @@ class Ended:
 
 _IMPORTED = (
     "peft", "transformers.models.auto.modeling_auto", "stabledllm.cli.commands", "stabledllm.cli.quickstart",
-    "stabledllm.data.pictures", "stabledllm.decomposing", "stabledllm.evaluation.run", "stabledllm.experiment.run",
+    "stabledllm.data.images", "stabledllm.lab.decompose", "stabledllm.evaluation.run", "stabledllm.experiment.run",
     "stabledllm.images.encoding", "stabledllm.models.adapters", "stabledllm.reports.html", "stabledllm.training.run",
 )  # fmt: skip
 

@@ -9,10 +9,10 @@ from stabledllm.data.rows import EncodingOptions, collate, encode_examples
 from stabledllm.data.sources import load_examples
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import TSampler
-from stabledllm.objective import Objective
 
 IDS = {"mask_id": 256, "pad_id": 257}
 

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from stabledllm.errors import UserError
-from stabledllm.gradients.output_layer import OutputLayerNorms
-from stabledllm.gradients.parameters import chosen_parameters
-from stabledllm.gradients.per_row import RowGradients
+from stabledllm.gradient.output_layer import OutputLayerNorms
+from stabledllm.gradient.parameters import chosen_parameters
+from stabledllm.gradient.per_row import RowGradients
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Tabulated, Uniform
-from stabledllm.objective import Objective
 from tests.gradients.small import IDS, autograd, model, rows
 
 DENSITY = Tabulated([2.0, 1.0, 0.5, 0.5])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stabledllm.gradients.per_row import RowGradients
-from stabledllm.gradients.sketch import ProjectedGradients, Sketch, block_products
+from stabledllm.gradient.per_row import RowGradients
+from stabledllm.gradient.sketch import ProjectedGradients, Sketch, block_products
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.objective import Objective
 from tests.gradients.small import IDS, model, rows
 from tests.statistics import assert_mean
 
@@ -78,7 +78,7 @@ def test_signs_are_balanced_and_parameters_differ():
 def test_what_is_projected_at_once_changes_nothing(monkeypatch):
     flat = NOISE[:, :5000]
     whole = Sketch({"a": 5000}, places=1024).of(flat)
-    monkeypatch.setattr("stabledllm.gradients.sketch._AT_ONCE", 1000)
+    monkeypatch.setattr("stabledllm.gradient.sketch._AT_ONCE", 1000)
     torch.testing.assert_close(Sketch({"a": 5000}, places=1024).of(flat), whole)
 
 

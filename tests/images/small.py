@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import torch
 
-from stabledllm.data.picture_rows import PictureRow
+from stabledllm.data.image_rows import PictureRow
 from stabledllm.models.families.mmada import MMadaConfig, MMadaModelLM
 from stabledllm.models.image_tokens import ImageTokens
 

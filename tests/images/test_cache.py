@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from stabledllm.errors import UserError
-from stabledllm.images import picture as decoding
+from stabledllm.images import image as decoding
 from stabledllm.images import sources
 from stabledllm.images.cache import cached_codes
 from stabledllm.images.cache_record import PartRecord, record_of

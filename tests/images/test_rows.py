@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from stabledllm.data.packing import Packing
 from stabledllm.data.rows import collate
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.packing import Packing
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.maskers.fixed_count import count_masses
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Tabulated, Uniform
-from stabledllm.objective import Objective
-from stabledllm.variance.nested import components, nested_losses
+from stabledllm.variance.components import components, nested_losses
 from tests.images.small import CODES, MASK, TOKENS, WORDS, enumerated_moments, model, rows
 from tests.statistics import assert_mean, assert_variance
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from stabledllm.errors import UserError
 from stabledllm.images import hub, scenes, shards
-from stabledllm.images import picture as decoding
+from stabledllm.images import image as decoding
 from stabledllm.images.sources import PICTURE_KINDS, fingerprint, own_splits, pictures
 from tests.images.fakes import encoded, pairs, picture, samples, shard
 

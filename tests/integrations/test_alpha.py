@@ -10,8 +10,8 @@ import torch
 
 from stabledllm.errors import UserError
 from stabledllm.integrations import AlphaScheduler
+from stabledllm.noise.densities import Clipped, Tabulated
 from stabledllm.noise.schedule import p_mask
-from stabledllm.noise.t_samplers import Clipped, Tabulated
 from tests.oracle import Setting, all_masks, moments, objective_by_quadrature, panels, toy_row
 from tests.statistical.cases import FITTED
 

@@ -11,9 +11,9 @@ import torch
 from stabledllm.data.rows import collate
 from stabledllm.errors import UserError
 from stabledllm.integrations import Noise
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import MethodOptions
-from stabledllm.noise.t_samplers import Tabulated
-from stabledllm.objective import Objective
+from stabledllm.noise.objective import Objective
 from tests.integrations.test_alpha import saved
 from tests.training.helpers import DENSITY, make_trainer, rows
 

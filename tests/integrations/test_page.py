@@ -15,8 +15,8 @@ from stabledllm.data.rows import EncodingOptions, encode_examples
 from stabledllm.data.sources import load_examples
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import load_model
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.schedule import p_mask
-from stabledllm.noise.t_samplers import Tabulated
 from tests.cli.runner import ROOT, in_process
 from tests.gradients.small import model as small
 from tests.statistics import Z, assert_mean

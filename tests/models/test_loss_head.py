@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stabledllm.loss import nll_weights, reduce_loss, row_losses
 from stabledllm.models.loss_head import OutputLayer, cross_entropies, head_nll, whole_logits
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective, nll_weights, reduce_loss, row_losses
 
 S, D, V = 37, 12, 53
 

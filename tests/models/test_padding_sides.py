@@ -10,17 +10,18 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from stabledllm import elbo
-from stabledllm.data.alignment import padding_last
 from stabledllm.data.rows import TokenRow, collate
 from stabledllm.errors import UserError
-from stabledllm.forwarding import forward_nll
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.nll import forward_nll
+from stabledllm.loss import row_losses
+from stabledllm.models.alignment import padding_last
 from stabledllm.models.families import causal_lm
 from stabledllm.models.loading import load_model
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective, row_losses
 from tests.models.families.test_masked_lm import KINDS
 from tests.models.families.test_masked_lm import write as write_masked_lm
 from tests.models.hub_layout import write_dream, write_llada, write_llada_moe, write_mmada

@@ -15,10 +15,10 @@ from stabledllm.decoding import DecodingOptions
 from stabledllm.errors import UserError
 from stabledllm.evaluation.accuracy import accuracy
 from stabledllm.evaluation.validation import row_nll
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
 from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
-from stabledllm.objective import Objective
+from stabledllm.noise.objective import Objective
 from stabledllm.training.run import train
 from tests.statistics import Z
 

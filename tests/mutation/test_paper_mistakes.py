@@ -13,10 +13,10 @@ import torch
 from stabledllm import objective
 from stabledllm.data import holding_out
 from stabledllm.data import rows as rows_module
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.maskers import ISAD, Bernoulli, FixedCount
 from stabledllm.noise.methods import Draw
 from stabledllm.noise.schedule import p_mask
-from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.noise.views import Mirror, MultiSample
 from stabledllm.tasks import numbers, scoring, synthetic
 from tests.data.checks import (

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from stabledllm import objective
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.maskers import ISAD, Bernoulli, Complement, FixedCount, bernoulli, fixed_count
 from stabledllm.noise.methods import Method
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
-from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.noise.views import MultiSample, Partition, Single
 from tests.mutation.inject import noticed, scale, scale_coefficient, spread, wrap
 from tests.noise.checks import check_density, check_row_marginals, check_weight_by_drawing, check_weight_integral

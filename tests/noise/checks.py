@@ -7,11 +7,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from stabledllm.noise.densities import Tabulated, TSampler
 from stabledllm.noise.methods import Draw, Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.schedule import EPS
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Tabulated, TSampler
-from stabledllm.objective import Objective
 from tests.oracle import panels
 from tests.statistics import TEST_FAILURE_RATE, assert_mean
 

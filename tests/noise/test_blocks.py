@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from stabledllm.errors import UserError
+from stabledllm.loss import row_losses, token_losses
 from stabledllm.noise.blocks import Units, block_counts, block_ids, refuse_for_blocks
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Tabulated, Uniform
-from stabledllm.objective import Objective, row_losses, token_losses
 from tests.oracle import moments, toy_row
 from tests.statistical.cases import FITTED, UNBIASED
 from tests.statistics import assert_mean, assert_variance

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.noise.views import ComplementPair
-from stabledllm.objective import Objective
 from tests.noise.checks import check_weight_by_drawing, draw_at
 from tests.oracle import moments, toy_row
 from tests.statistical.cases import FITTED, case

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from stabledllm.config.settings import DecomposeSettings
-from stabledllm.decomposing import run_decompose
 from stabledllm.errors import UserError
+from stabledllm.lab.decompose import run_decompose
+from stabledllm.loss import row_losses
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.maskers import FixedCount
 from stabledllm.noise.maskers.fixed_count import count_masses
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.schedule import largest_ratio, masked_count
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Tabulated, Uniform
-from stabledllm.objective import Objective, row_losses
 from tests.oracle import all_masks, toy_row
 from tests.statistics import assert_mean, assert_variance
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from stabledllm.noise.blocks import Units, block_counts
+from stabledllm.noise.densities import Tabulated, TSampler
 from stabledllm.noise.methods import Method, MethodOptions, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Tabulated, TSampler
-from stabledllm.objective import Objective
 from tests.statistics import assert_mean
 
 SKEWED = Tabulated([3.0, 1.0, 0.7, 0.2, 0.1])

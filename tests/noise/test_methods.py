@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from stabledllm.errors import UserError
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import PARTS, Method, MethodOptions, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Tabulated, Uniform
-from stabledllm.objective import Objective
 from tests.noise.checks import draw_at
 
 

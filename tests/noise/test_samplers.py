@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stabledllm.errors import UserError
+from stabledllm.noise.densities import Clipped, Tabulated, Uniform
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.noise.t_samplers import Clipped, Tabulated, Uniform
 from tests.noise.checks import check_density, check_support, check_weight_by_drawing, check_weight_integral
 
 UNBIASED = [

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.noise.t_samplers import Tabulated
-from stabledllm.objective import Objective
 from tests.noise.checks import check_uniform
 from tests.statistics import TEST_FAILURE_RATE, assert_mean
 

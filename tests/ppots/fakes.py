@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from stabledllm.noise.methods import Method, MethodOptions
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.objective import Objective
 from stabledllm.ppots.profile import Profile, probe
 
 

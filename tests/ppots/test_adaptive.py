@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from stabledllm.errors import UserError
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method
-from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.noise.views import Mirror
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
 from tests.statistics import Z

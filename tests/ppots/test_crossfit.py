@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stabledllm.noise.t_samplers import Tabulated
+from stabledllm.noise.densities import Tabulated
 from stabledllm.ppots.cells import cell_kernels
-from stabledllm.ppots.density import fit_density
+from stabledllm.ppots.crossfit import cross_fitted, folds, variance_under, weighted_moment
 from stabledllm.ppots.fit import FitOptions, fit
-from stabledllm.ppots.judge import cross_fitted, folds, variance_under, weighted_moment
+from stabledllm.ppots.record import fit_density
 from tests.ppots.fakes import Law, probed, profile_of
 from tests.statistics import Z, assert_mean
 

@@ -9,8 +9,8 @@ import torch
 
 from stabledllm.errors import UserError
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.ppots.density import FittedDensity, fit_density
 from stabledllm.ppots.fit import FitOptions
+from stabledllm.ppots.record import FittedDensity, fit_density
 from tests.ppots.fakes import Law, probed
 
 

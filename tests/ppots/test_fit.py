@@ -10,17 +10,17 @@ import torch
 from scipy import stats
 
 from stabledllm.errors import UserError
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.sources import Stratified
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.noise.t_samplers import Tabulated, Uniform
-from stabledllm.objective import Objective
 from stabledllm.ppots.cells import cell_kernels
-from stabledllm.ppots.density import FittedDensity, fit_density
+from stabledllm.ppots.crossfit import cross_fitted, dearer_than, variance_under, weighted_moment
 from stabledllm.ppots.fit import FitOptions, fit, interpolated
-from stabledllm.ppots.judge import cross_fitted, dearer_than, variance_under, weighted_moment
-from stabledllm.ppots.pareto import pareto_k
+from stabledllm.ppots.record import FittedDensity, fit_density
 from stabledllm.ppots.target import optimal_square
+from stabledllm.stats.pareto import pareto_k
 from stabledllm.variance.predicted import per_row_variance
 from tests.ppots.fakes import Law, probed, profile_of, profile_with_root
 from tests.statistics import TEST_FAILURE_RATE, Z, assert_mean

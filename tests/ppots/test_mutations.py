@@ -9,14 +9,14 @@ import pytest
 import torch
 from scipy import stats
 
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.ppots import fit as fit_module
 from stabledllm.ppots import profile as profile_module
-from stabledllm.ppots.density import fit_density
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.profile import probe
+from stabledllm.ppots.record import fit_density
 from tests.ppots.fakes import FakeMeter, Law, probed
 from tests.statistics import TEST_FAILURE_RATE, assert_mean
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
-from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.profile import probe
 from tests.oracle import Setting, moments, objective_by_quadrature, toy_row

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
-from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.ppots.cells import cell_kernels
-from stabledllm.ppots.density import fit_density
+from stabledllm.ppots.crossfit import weighted_moment
 from stabledllm.ppots.fit import FitOptions
-from stabledllm.ppots.judge import weighted_moment
 from stabledllm.ppots.profile import Profile, probe
+from stabledllm.ppots.record import fit_density
 from stabledllm.variance.predicted import per_row_variance
 from tests.ppots.fakes import FakeMeter, Law
 from tests.statistics import Z, assert_mean

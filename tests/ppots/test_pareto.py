@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stabledllm.ppots.pareto import pareto_k
+from stabledllm.stats.pareto import pareto_k
 from tests.statistics import Z
 
 

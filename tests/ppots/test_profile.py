@@ -10,10 +10,10 @@ import torch
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
 from stabledllm.noise.methods import Method, MethodOptions
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.objective import Objective
 from stabledllm.ppots import profile as profile_module
 from stabledllm.ppots.profile import probe, rate_edges
 from stabledllm.ppots.target import optimal_square

@@ -10,15 +10,15 @@ from scipy.optimize import check_grad
 from stabledllm.config import PPOTSSettings
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
-from stabledllm.noise.t_samplers import Tabulated
-from stabledllm.objective import Objective
+from stabledllm.noise.objective import Objective
 from stabledllm.ppots import epr
 from stabledllm.ppots import profile as profile_module
+from stabledllm.ppots.crossfit import folds, variance_under
 from stabledllm.ppots.epr import fit_epr
 from stabledllm.ppots.fit import FitOptions, fit
-from stabledllm.ppots.judge import folds, variance_under
 from stabledllm.ppots.profile import Profile, probe, rate_edges
 from tests.ppots.fakes import FakeMeter, Law
 from tests.ppots.test_epr import FINE, density

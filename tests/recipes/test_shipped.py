@@ -6,7 +6,7 @@ import pytest
 
 from stabledllm.config import ExperimentSettings, load_recipe, shipped_recipes
 from stabledllm.errors import UserError
-from stabledllm.planning.validation import validate
+from stabledllm.experiment.validation import validate
 
 MODELS = {
     "llada-8b": "GSAI-ML/LLaDA-8B-Instruct",

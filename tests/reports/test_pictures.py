@@ -15,7 +15,7 @@ from PIL import Image
 
 from stabledllm.errors import UserError
 from stabledllm.reports.html import write_report
-from stabledllm.reports.pictures import side_by_side
+from stabledllm.reports.images import side_by_side
 
 CAPTIONS = [f"caption {i}" for i in range(15)]
 

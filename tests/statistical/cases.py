@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from stabledllm.noise.densities import Tabulated, TSampler
 from stabledllm.noise.methods import Method, MethodOptions
-from stabledllm.noise.t_samplers import Tabulated, TSampler
-from stabledllm.objective import Objective
+from stabledllm.noise.objective import Objective
 from tests.oracle import Setting
 
 FITTED = (2.0, 1.0, 0.7, 1.1, 1.6)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabledllm import objective as objective_module
+from stabledllm import loss as objective_module
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key
 from tests.oracle import Setting, ToyRow, moments, step_variance, toy_row

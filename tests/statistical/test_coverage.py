@@ -12,15 +12,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stabledllm.estimate import Estimate
-from stabledllm.intervals import of_positive
-from stabledllm.jackknife import jackknife
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
-from stabledllm.noise.t_samplers import Uniform
+from stabledllm.stats.estimate import Estimate
+from stabledllm.stats.intervals import of_positive
+from stabledllm.stats.jackknife import jackknife
 from stabledllm.variance.comparison import MethodResult, compare_methods
+from stabledllm.variance.components import NestedLosses, decompose, nested_losses, parts_of
+from stabledllm.variance.drawn import Measured, measure
 from stabledllm.variance.low_rates import LowRates
-from stabledllm.variance.measured import Measured, measure
-from stabledllm.variance.nested import NestedLosses, decompose, nested_losses, parts_of
 from tests.statistical.checks import assert_covers
 from tests.variance.fakes import TokenMeter
 

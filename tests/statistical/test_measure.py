@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from stabledllm.data.rows import TokenRow, collate
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
+from stabledllm.loss import row_losses
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Tabulated
-from stabledllm.objective import Objective, row_losses
 
 MASK, PAD = 50, 0
 SHAPES = ((4, 1), (9, 3), (6, 5))

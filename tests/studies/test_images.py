@@ -6,7 +6,7 @@ import importlib.util
 import json
 
 from stabledllm.config import load_recipe
-from stabledllm.planning.validation import validate
+from stabledllm.experiment.validation import validate
 from tests.cli.runner import ROOT
 
 FOLDER = ROOT / "studies" / "images"

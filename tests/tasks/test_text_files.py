@@ -14,9 +14,9 @@ from stabledllm.data.sources import load_examples
 from stabledllm.data.text import load_documents
 from stabledllm.errors import UserError
 from stabledllm.evaluation.run import _lines
-from stabledllm.files import write_jsonl
 from stabledllm.images.folders import of_images
 from stabledllm.images.sources import pictures
+from stabledllm.runtime.files import write_jsonl
 from stabledllm.tasks import text_files
 from stabledllm.tasks.files import read_jsonl
 from stabledllm.tasks.text_files import files_below, lines

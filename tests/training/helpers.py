@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, TrainingArguments
 
-from stabledllm.config.build import build_adaptive
+from stabledllm.build import build_adaptive
 from stabledllm.config.settings import AdaptiveSettings
 from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import load_examples
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
-from stabledllm.noise.t_samplers import Tabulated
-from stabledllm.objective import Objective
+from stabledllm.noise.objective import Objective
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
 

@@ -23,12 +23,13 @@ from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from stabledllm.config.settings import TrainSettings
+from stabledllm.loss import reduce_loss, row_losses
 from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective, reduce_loss, row_losses
 from stabledllm.training import run
 from tests.training.helpers import Recorded, RecordingTrainer
 
@@ -77,7 +78,7 @@ def train(settings: dict, sharded: str | None, dtype: str = "float64") -> dict:
     wanted = getattr(torch, dtype)
     with (
         mock.patch.dict(os.environ, environment(sharded)),
-        mock.patch("stabledllm.config.build.load_model", lambda name, **k: load_model(name, **(k | {"dtype": wanted}))),
+        mock.patch("stabledllm.build.load_model", lambda name, **k: load_model(name, **(k | {"dtype": wanted}))),
         mock.patch.object(run, "refuse_silent_changes", be_a_gpu),
         mock.patch.object(run, "MDMTrainer", Recording),
     ):

@@ -10,14 +10,14 @@ from stabledllm.data.rows import TokenRow
 from stabledllm.decoding import DecodingOptions, generate
 from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import row_nll
-from stabledllm.likelihood import elbo
-from stabledllm.measure import LossMeter
+from stabledllm.forward.elbo import elbo
+from stabledllm.forward.meter import LossMeter
 from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.objective import Objective
-from stabledllm.ppots.units import UnitMeter
+from stabledllm.ppots.blocks import UnitMeter
 from stabledllm.training.positions import step_rows
 from stabledllm.training.run import run_identity, train
 from tests.training.helpers import make_trainer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from stabledllm.control_variate import EMAControlVariate, default_rate
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.noise.t_samplers import Tabulated
+from stabledllm.training.control_variate import EMAControlVariate, default_rate
 from tests.statistics import assert_mean
 from tests.training.helpers import make_trainer
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from stabledllm.errors import Diverged, NotFinite
-from stabledllm.finite import all_finite, require_finite
+from stabledllm.runtime.finite import all_finite, require_finite
 from stabledllm.training import finishing
 from stabledllm.training import run as training_run
 from stabledllm.training.diverged import StepWatch

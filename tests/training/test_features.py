@@ -8,8 +8,8 @@ from transformers import TrainingArguments
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
+from stabledllm.experiment.validation import validate_run
 from stabledllm.models.loading import load_model
-from stabledllm.planning.validation import validate_run
 from stabledllm.training.features import refuse_checkpointing
 from tests.models.hub_layout import write_dream, write_llada, write_mmada
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stabledllm.noise.t_samplers import Tabulated, Uniform
-from stabledllm.objective import Objective
+from stabledllm.noise.densities import Tabulated, Uniform
+from stabledllm.noise.objective import Objective
 from tests.training.helpers import make_trainer
 
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stabledllm.config.build import build_model
+from stabledllm.build import build_model
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
-from stabledllm.gradients.per_row import RowGradients
+from stabledllm.gradient.per_row import RowGradients
 from stabledllm.models.adapters import LoRAOptions, add_lora, merged
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.objective import Objective
 from stabledllm.training import run as training_run
 from tests.cli.runner import assert_refused, in_process
 from tests.training.helpers import rows

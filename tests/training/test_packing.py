@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from stabledllm.errors import UserError
-from stabledllm.forwarding import forward_nll
+from stabledllm.forward.nll import forward_nll
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective
 from tests.cli.runner import assert_refused, in_process
 from tests.training.helpers import make_trainer, rows
 from tests.training.test_invariance import assert_same_trajectory, run

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.objective import Objective
 from tests.images import small
 from tests.training.helpers import make_trainer
 from tests.training.test_invariance import assert_same_trajectory

@@ -42,8 +42,8 @@ def test_the_weight_is_that_of_true_rows():
 def test_draws_are_float64_whatever_the_default_dtype():
     """The statistical tests run with float64 as default; a model trains with float32 as default."""
     from stabledllm.noise.methods import Method, Rows
+    from stabledllm.noise.objective import Objective
     from stabledllm.noise.streams import Key
-    from stabledllm.objective import Objective
 
     assert torch.get_default_dtype() == torch.float32
     rows = Rows(torch.arange(7), 7, torch.ones(7, 5, dtype=torch.bool), torch.arange(5))

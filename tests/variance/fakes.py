@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.schedule import p_mask
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective
 from stabledllm.ppots.profile import Profile, rate_edges
 
 

@@ -8,15 +8,15 @@ import math
 import pytest
 import torch
 
-from stabledllm.estimate import Estimate
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.streams import Stream
-from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.ppots.profile import probe
+from stabledllm.stats.estimate import Estimate
 from stabledllm.variance import comparison
 from stabledllm.variance.comparison import MethodResult, compare_methods, mirror_condition
-from stabledllm.variance.measured import Measured, measure, step_rows
-from stabledllm.variance.nested import decompose, nested_losses
+from stabledllm.variance.components import decompose, nested_losses
+from stabledllm.variance.drawn import Measured, measure, step_rows
 from tests.statistics import Z
 from tests.variance.fakes import FakeMeter, Law
 

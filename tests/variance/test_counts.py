@@ -1,6 +1,6 @@
 """Weights of counts: what is kept of them is bounded, whatever lengths the data has."""
 
-from stabledllm.variance import counts
+from stabledllm.gradient import counts
 
 
 def test_many_lengths_keep_a_bounded_number_of_bytes():

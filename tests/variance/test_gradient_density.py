@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from stabledllm.config.settings import PPOTSSettings
+from stabledllm.gradient.density import norm_profile, proxy_quality
+from stabledllm.lab.probe_and_fit import probe_and_fit
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method
-from stabledllm.noise.t_samplers import Tabulated, Uniform
-from stabledllm.objective import Objective
-from stabledllm.ppots.density import FittedDensity, fit_density
+from stabledllm.noise.objective import Objective
 from stabledllm.ppots.fit import FitOptions
-from stabledllm.training.density import probe_and_fit, refuse_other
-from stabledllm.variance.gradient_density import norm_profile, proxy_quality
+from stabledllm.ppots.record import FittedDensity, fit_density
+from stabledllm.training.density import refuse_other
 from tests.gradients.small import model, rows
 from tests.oracle import Setting, conditional, panels, toy_row
 from tests.statistics import assert_mean

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from stabledllm.gradient.floor import gradient_floor
+from stabledllm.gradient.profile import gradient_profile
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method
-from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.ppots.cells import cell_kernels
-from stabledllm.variance.gradient_floor import gradient_floor
-from stabledllm.variance.gradient_profile import gradient_profile
 from tests.oracle import Setting, conditional, decomposition, panels
 from tests.statistics import Z
 from tests.variance.toy_gradients import ToyGradients

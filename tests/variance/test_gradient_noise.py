@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from stabledllm import decomposing
-from stabledllm.gradients.sketch import BLOCKS
-from stabledllm.noise.methods import Method, MethodOptions
-from stabledllm.noise.streams import Key, Stream
-from stabledllm.noise.t_samplers import Tabulated, Uniform
-from stabledllm.variance.counts import count_weights
-from stabledllm.variance.gradient_noise import bernoulli_moments, decompose_gradient, direct_moments, row_mean_square
-from stabledllm.variance.gradient_predicted import (
+from stabledllm.gradient.components import bernoulli_moments, decompose_gradient, direct_moments, row_mean_square
+from stabledllm.gradient.counts import count_weights
+from stabledllm.gradient.predicted import (
     at_equal_compute,
     data_noise,
     profiled_as,
@@ -24,7 +19,12 @@ from stabledllm.variance.gradient_predicted import (
     step_noise,
     uniform_for,
 )
-from stabledllm.variance.gradient_profile import gradient_profile, masks_per_cell
+from stabledllm.gradient.profile import gradient_profile, masks_per_cell
+from stabledllm.gradient.sketch import BLOCKS
+from stabledllm.lab import decompose as decomposing
+from stabledllm.noise.densities import Tabulated, Uniform
+from stabledllm.noise.methods import Method, MethodOptions
+from stabledllm.noise.streams import Key, Stream
 from tests.oracle import Setting, conditional, decomposition, moments, panels, toy_row
 from tests.statistical.cases import case
 from tests.statistics import Z, assert_mean
@@ -96,7 +96,7 @@ def test_the_paper_s_gradient_variance_is_another_number(many):
 def test_a_point_paired_with_itself_would_be_seen(many, monkeypatch):
     """The squared mean of a row from all products, its own squares included, is far too large."""
     exact = decomposition(Setting(eps=0.1), ToyGradients().kinds)
-    plain = "stabledllm.variance.gradient_profile.GradientProfile.pair_weight"
+    plain = "stabledllm.gradient.profile.GradientProfile.pair_weight"
     monkeypatch.setattr(plain, property(lambda self: torch.outer(self.point_width, self.point_width)))
     found = np.array([decompose_gradient(p).data.value for p in many])
     with pytest.raises(AssertionError):

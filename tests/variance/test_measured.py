@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from stabledllm.data.rows import TokenRow
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
-from stabledllm.noise.t_samplers import Tabulated, Uniform
-from stabledllm.objective import Objective
+from stabledllm.noise.objective import Objective
 from stabledllm.ppots.profile import probe, rate_edges
-from stabledllm.variance.measured import Measured, measure, step_rows, variance_covariance
+from stabledllm.variance.drawn import Measured, measure, step_rows, variance_covariance
 from stabledllm.variance.predicted import per_row_variance
 from tests.statistics import Z, assert_mean, assert_variance
 from tests.variance.fakes import FakeMeter, Law, TableMeter, assert_agree, exact_profile

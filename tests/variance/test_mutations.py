@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
-from stabledllm.noise.t_samplers import Tabulated, Uniform
 from stabledllm.ppots.profile import Profile, probe, rate_edges
-from stabledllm.ppots.remainder import shared_noise
-from stabledllm.variance import nested, predicted
-from stabledllm.variance.measured import Measured, measure
+from stabledllm.ppots.shared_noise import shared_noise
+from stabledllm.variance import components as nested
+from stabledllm.variance import predicted
+from stabledllm.variance.drawn import Measured, measure
 from tests.statistics import Z, assert_mean
 from tests.variance.fakes import FakeMeter, Law, TableMeter, exact_profile
 from tests.variance.test_predicted import removed_in_parts

@@ -9,7 +9,7 @@ import torch
 
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.profile import rate_edges
-from stabledllm.variance.nested import by_length, components, decompose, decompose_autoregressive, nested_losses
+from stabledllm.variance.components import by_length, components, decompose, decompose_autoregressive, nested_losses
 from tests.statistics import assert_mean
 from tests.variance.fakes import FakeMeter, Law, TableMeter
 

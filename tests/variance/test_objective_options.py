@@ -9,22 +9,22 @@ import torch
 
 from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import row_nll
-from stabledllm.gradients.output_layer import OutputLayerNorms
-from stabledllm.gradients.per_row import RowGradients
-from stabledllm.gradients.sketch import ProjectedGradients
+from stabledllm.forward.elbo import elbo
+from stabledllm.forward.meter import LossMeter
+from stabledllm.gradient.density import norm_profile
+from stabledllm.gradient.output_layer import OutputLayerNorms
+from stabledllm.gradient.per_row import RowGradients
+from stabledllm.gradient.profile import gradient_profile
+from stabledllm.gradient.sketch import ProjectedGradients
+from stabledllm.gradient.steps import StepMeter
 from stabledllm.integrations.noise import Noise
-from stabledllm.likelihood import elbo
-from stabledllm.measure import LossMeter
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
-from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective, refuse_for_autoregressive
+from stabledllm.noise.objective import Objective, refuse_for_autoregressive
+from stabledllm.ppots.blocks import UnitMeter
 from stabledllm.ppots.profile import probe
-from stabledllm.ppots.units import UnitMeter
-from stabledllm.variance.gradient_density import norm_profile
-from stabledllm.variance.gradient_profile import gradient_profile
-from stabledllm.variance.measured import measure
-from stabledllm.variance.nested import decompose, nested_losses
-from stabledllm.variance.step_gradients import StepMeter
+from stabledllm.variance.components import decompose, nested_losses
+from stabledllm.variance.drawn import measure
 from tests.cli.runner import assert_refused, in_process
 from tests.gradients.small import IDS, model, rows
 

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from stabledllm.estimate import Estimate
+from stabledllm.noise.densities import Clipped, Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Clipped, Tabulated, Uniform
 from stabledllm.ppots.profile import probe, rate_edges
-from stabledllm.variance.nested import decompose, nested_losses
+from stabledllm.stats.estimate import Estimate
+from stabledllm.variance.components import decompose, nested_losses
 from stabledllm.variance.predicted import at_equal_compute, per_row_variance
 from tests.statistics import assert_mean, assert_variance
 from tests.variance.fakes import FakeMeter, Law, TableMeter, assert_agree, exact_profile

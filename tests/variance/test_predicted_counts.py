@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from stabledllm.noise.densities import Clipped, Tabulated, Uniform
 from stabledllm.noise.maskers import Complement, FixedCount, count_coefficients
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
-from stabledllm.noise.t_samplers import Clipped, Tabulated, Uniform
 from stabledllm.ppots.profile import Profile
 from stabledllm.variance.predicted import per_row_variance
 from tests.variance.fakes import TableMeter

@@ -8,7 +8,7 @@ import yaml
 from stabledllm.config.recipe import check
 from stabledllm.config.settings import DataSettings, ImageSettings, ObjectiveSettings, TrainSettings
 from stabledllm.errors import UserError
-from stabledllm.variance.recommendation import recommend
+from stabledllm.lab.recommendation import recommend
 
 
 def entry(method: str, loss: float, gradient: float | None = None, *, half: float = 0.1, views=1.0, unbiased=True):

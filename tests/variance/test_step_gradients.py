@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from stabledllm.errors import UserError
-from stabledllm.estimate import Estimate
-from stabledllm.gradients.per_row import RowGradients
+from stabledllm.gradient import steps as step_gradients
+from stabledllm.gradient.per_row import RowGradients
+from stabledllm.gradient.steps import ADAM_BETA2, ADAM_EPS, StepGradients, StepMeter, heavy_tail, ratio
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.noise.t_samplers import Tabulated
-from stabledllm.objective import Objective
-from stabledllm.variance import step_gradients
-from stabledllm.variance.step_gradients import ADAM_BETA2, ADAM_EPS, StepGradients, StepMeter, heavy_tail, ratio
+from stabledllm.stats.estimate import Estimate
 from tests.gradients.small import IDS, model, rows
 from tests.mutation.inject import noticed
 from tests.statistics import assert_mean

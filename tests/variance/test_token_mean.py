@@ -9,15 +9,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Tabulated, Uniform
-from stabledllm.objective import Objective
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
-from stabledllm.ppots.judge import variance_under
+from stabledllm.ppots.crossfit import variance_under
 from stabledllm.ppots.profile import probe
-from stabledllm.variance.measured import measure
-from stabledllm.variance.nested import decompose, decompose_autoregressive, nested_losses
+from stabledllm.variance.components import decompose, decompose_autoregressive, nested_losses
+from stabledllm.variance.drawn import measure
 from stabledllm.variance.predicted import per_row_variance
 from tests.variance.fakes import TokenMeter
 

@@ -7,10 +7,10 @@ import functools
 import numpy as np
 import pytest
 
+from stabledllm.gradient.components import decompose_gradient
+from stabledllm.gradient.predicted import at_equal_compute, data_noise, step_noise, uniform_for
+from stabledllm.gradient.profile import gradient_profile
 from stabledllm.noise.methods import Method
-from stabledllm.variance.gradient_noise import decompose_gradient
-from stabledllm.variance.gradient_predicted import at_equal_compute, data_noise, step_noise, uniform_for
-from stabledllm.variance.gradient_profile import gradient_profile
 from tests.oracle import Setting, conditional, panels, toy_row
 from tests.variance.toy_gradients import ToyGradients
 

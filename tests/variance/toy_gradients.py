@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import torch
 
-from stabledllm.gradients.per_row import RowGradients
+from stabledllm.gradient.per_row import RowGradients
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Rows
-from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective
+from stabledllm.noise.objective import Objective
 from tests.oracle import ToyRow, toy_row
 
 

@@ -18,9 +18,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from transformers.utils import logging as transformers_logging
 
-from stabledllm.cli.new_folders import free_folder, new_folder
-from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe
-from stabledllm.config.build import (
+from stabledllm.build import (
     build_decoding,
     build_image_decoding,
     build_method,
@@ -28,6 +26,8 @@ from stabledllm.config.build import (
     build_objective,
     loading_options,
 )
+from stabledllm.cli.new_folders import free_folder, new_folder
+from stabledllm.config import ExperimentSettings, TrainSettings, load_recipe
 from stabledllm.config.recipe import apply_overrides, check
 from stabledllm.config.settings import (
     DataSettings,
@@ -39,9 +39,9 @@ from stabledllm.config.settings import (
     ModelSettings,
 )
 from stabledllm.errors import UserError
-from stabledllm.failures import working_on
-from stabledllm.locks import in_its_folder
 from stabledllm.plain_text import plain_text
+from stabledllm.runtime.failures import working_on
+from stabledllm.runtime.locks import in_its_folder
 
 Say = Callable[[str], None]
 transformers_logging.disable_progress_bar()
@@ -53,7 +53,7 @@ logging.getLogger("torch.distributed").setLevel(logging.ERROR)
 
 def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Measure, print the tables, write the JSON and the pictures."""
-    from stabledllm.planning.idle import idle_in_decompose
+    from stabledllm.experiment.idle import idle_in_decompose
 
     settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
     _say_all(idle_in_decompose(settings, overrides), say)
@@ -62,7 +62,7 @@ def decompose(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
 
 @in_its_folder("decompose")
 def _decompose(settings: DecomposeSettings, say: Say) -> None:
-    from stabledllm.decomposing import run_decompose
+    from stabledllm.lab.decompose import run_decompose
     from stabledllm.reports import save_decomposition_figures, tables
 
     record = run_decompose(settings, say)
@@ -79,9 +79,9 @@ def _decompose(settings: DecomposeSettings, say: Say) -> None:
 
 def recommend(tree: dict, overrides: Sequence[str], *, stored: Path | None, by: str | None, say: Say) -> None:
     """Measure unless a decomposition is given, then say what to train with; the recipe lines come last."""
+    from stabledllm.lab.recommendation import QUANTITIES
+    from stabledllm.lab.recommendation import recommend as choose
     from stabledllm.reports.stored import read
-    from stabledllm.variance.recommendation import QUANTITIES
-    from stabledllm.variance.recommendation import recommend as choose
 
     if by is not None and by not in QUANTITIES:
         raise UserError(f"recommend: expected --by {' or '.join(QUANTITIES)}, found '{by}'.")
@@ -97,8 +97,8 @@ def recommend(tree: dict, overrides: Sequence[str], *, stored: Path | None, by: 
 
 def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Probe, fit, and write ``p_of_t.json`` with its picture."""
-    from stabledllm.data.pictures import settled
-    from stabledllm.planning.idle import idle_in_fit
+    from stabledllm.data.images import settled
+    from stabledllm.experiment.idle import idle_in_fit
 
     settings = settled(check(apply_overrides(tree, overrides), TrainSettings, "fit"))
     _say_all(idle_in_fit(settings, overrides), say)
@@ -109,8 +109,8 @@ def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
 def _fit(settings: TrainSettings, say: Say) -> None:
     from stabledllm.data.bundle import load_rows
     from stabledllm.data.rows import require_marks
+    from stabledllm.lab.probe_and_fit import probe_and_fit
     from stabledllm.reports import save_fit_figure
-    from stabledllm.training.density import probe_and_fit
     from stabledllm.training.run import set_form
 
     method = build_method(settings.method, settings.method_options)
@@ -154,9 +154,9 @@ def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
         )
-    from stabledllm.launched import is_main_process
-    from stabledllm.planning.idle import idle_overrides
-    from stabledllm.planning.validation import check_run
+    from stabledllm.experiment.idle import idle_overrides
+    from stabledllm.experiment.validation import check_run
+    from stabledllm.runtime.launched import is_main_process
     from stabledllm.training.run import train as run
 
     check_run(settings)
@@ -175,9 +175,9 @@ def experiment(
         raise UserError(
             f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train'."
         )
+    from stabledllm.experiment.idle import idle_overrides
     from stabledllm.experiment.run import run_experiment
-    from stabledllm.planning.idle import idle_overrides
-    from stabledllm.planning.validation import check_run, runs_of
+    from stabledllm.experiment.validation import check_run, runs_of
     from stabledllm.reports import tables
     from stabledllm.training.arguments import training_arguments
 
@@ -297,9 +297,9 @@ def generate_images(
     """A PNG for every caption and a contact sheet of them, in a new folder."""
     from tqdm import tqdm
 
-    from stabledllm.data.pictures import image_tokenizer, settled_image
+    from stabledllm.data.images import image_tokenizer, settled_image
     from stabledllm.decoding import DecodingStats
-    from stabledllm.evaluation.pictures import draw_codes, save_drawn
+    from stabledllm.evaluation.images import draw_codes, save_drawn
     from stabledllm.evaluation.untuned import resolve
     from stabledllm.models.loading import load_model
 
@@ -339,8 +339,8 @@ def _refuse_unfit(prompts: Sequence[str]) -> None:
 
 def encode(data: str, split: str, rows: int | None, seed: int, overrides: Sequence[str], *, say: Say) -> None:
     """Codes of pictures on disk, and how to train on them."""
-    from stabledllm.data.pictures import are_pictures, dropped_note, image_tokenizer
-    from stabledllm.data.pictures import encode as run
+    from stabledllm.data.images import are_pictures, dropped_note, image_tokenizer
+    from stabledllm.data.images import encode as run
 
     if not are_pictures(data):
         raise UserError(f"encode: expected pictures (scenes, text-to-image-2m, images:PATH), found '{data}'.")
@@ -361,8 +361,8 @@ def encode(data: str, split: str, rows: int | None, seed: int, overrides: Sequen
 def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loading: dict, *, say: Say) -> None:
     """NLL and accuracy, with their errors, into ``eval.json``; on the launcher's ranks."""
     from stabledllm.evaluation.run import evaluate as run
-    from stabledllm.launched import is_main_process
-    from stabledllm.planning.idle import idle_in_eval
+    from stabledllm.experiment.idle import idle_in_eval
+    from stabledllm.runtime.launched import is_main_process
 
     apart = [override for override in overrides if override.startswith(("data.", "image_decoding.", "clip="))]
     decoding = _decoding(sizes, [override for override in overrides if override not in apart])
@@ -376,8 +376,8 @@ def evaluate(tree: dict, sizes: dict[str, int], overrides: Sequence[str], loadin
 
 def validate(recipe: str, overrides: Sequence[str]) -> str:
     """One line that says what the recipe is; raises on the first thing wrong with it."""
-    from stabledllm.planning.idle import idle_overrides
-    from stabledllm.planning.validation import validate as check_recipe
+    from stabledllm.experiment.idle import idle_overrides
+    from stabledllm.experiment.validation import validate as check_recipe
 
     settings = load_recipe(recipe, overrides)
     said = check_recipe(settings)
@@ -388,9 +388,9 @@ def plan(
     recipe: str, overrides: Sequence[str], *, devices: int, sharding: str, memory: str | None, longest: int | None
 ) -> str:
     """The memory estimate of a recipe; raises where it does not fit."""
+    from stabledllm.experiment.memory_report import plan as report
     from stabledllm.planning.advice import parse_memory
     from stabledllm.planning.memory import Layout
-    from stabledllm.planning.report import plan as report
 
     limit = parse_memory(memory) if memory else None
     return report(recipe, load_recipe(recipe, overrides), Layout(devices, sharding, longest), limit)

@@ -341,7 +341,7 @@ def rescore(
     ],
 ) -> None:
     """Score completions again without the model; 'gold' is the data set's own answer field."""
-    from stabledllm.locks import writing_beside
+    from stabledllm.runtime.locks import writing_beside
     from stabledllm.tasks.rescore import rescore as run
 
     with writing_beside(out, "rescore"):
@@ -389,8 +389,8 @@ def cp(
 ) -> None:
     """Copy a shipped recipe or launch configuration to edit it."""
     from stabledllm.config import find_recipe, shipped_launches
-    from stabledllm.files import write_text
-    from stabledllm.locks import writing_beside
+    from stabledllm.runtime.files import write_text
+    from stabledllm.runtime.locks import writing_beside
 
     text = shipped_launches().get(name.removesuffix(".yaml")) or find_recipe(name)
     copy = to or Path(f"{name.rsplit('/', 1)[-1].removesuffix('.yaml')}.yaml")

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from stabledllm.errors import UserError
-from stabledllm.folders import is_there, whole_folder
-from stabledllm.locks import is_busy_beside, writing_beside
+from stabledllm.runtime.folders import is_there, whole_folder
+from stabledllm.runtime.locks import is_busy_beside, writing_beside
 
 
 @contextmanager

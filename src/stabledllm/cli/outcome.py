@@ -15,10 +15,10 @@ import typer
 
 from stabledllm import __version__
 from stabledllm.cli.stopping import exit_code, how_to_continue, stoppable
-from stabledllm.failures import outputs_of, sentence
-from stabledllm.launched import is_main_process
 from stabledllm.plain_text import plain_text
-from stabledllm.saying import lost_output, safe_streams
+from stabledllm.runtime.failures import outputs_of, sentence
+from stabledllm.runtime.launched import is_main_process
+from stabledllm.runtime.saying import lost_output, safe_streams
 
 
 class _Carried(Exception):

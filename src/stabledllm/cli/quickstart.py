@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stabledllm.cli import commands
-from stabledllm.files import copy, read_json
-from stabledllm.locks import writing
-from stabledllm.sameness import Differences, differences
+from stabledllm.runtime.files import copy, read_json
+from stabledllm.runtime.locks import writing
+from stabledllm.runtime.sameness import Differences, differences
 
 Say = Callable[[str], None]
 _SMALL_LAB = {"rows": 8, "rates": 4, "masks": 2, "steps": 6, "probe": {"rows": 6, "rates": 6, "masks": 2}}

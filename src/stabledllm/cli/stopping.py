@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stabledllm.secrets import without_secrets
+from stabledllm.runtime.secrets import without_secrets
 
 _ASKING = ("SIGTERM", "SIGHUP")
 

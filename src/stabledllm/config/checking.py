@@ -10,7 +10,7 @@ from stabledllm.config.trainer_keys import TrainerSettings, refusal
 from stabledllm.config.written import Written
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.plain_text import plain_text
-from stabledllm.secrets import hidden
+from stabledllm.runtime.secrets import hidden
 
 Settings = TypeVar("Settings", bound=BaseModel)
 

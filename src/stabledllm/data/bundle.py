@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.digests import content_digest
 from stabledllm.data.holding_out import hold_out, whole_dialogues
+from stabledllm.data.image_rows import encode_pictures
+from stabledllm.data.images import of_pictures
 from stabledllm.data.overlap import Others, content, digest, dropped_note, without
-from stabledllm.data.picture_rows import encode_pictures
-from stabledllm.data.pictures import of_pictures
 from stabledllm.data.prompting import choose_shots, prompted
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import load_examples, own_splits, task_options

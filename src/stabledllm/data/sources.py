@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from stabledllm.config.settings import DataSettings, ImageSettings
-from stabledllm.data import pictures, text
+from stabledllm.data import images as pictures
+from stabledllm.data import text
 from stabledllm.data.holding_out import hold_out as hold_out
 from stabledllm.data.ids import ids_of
 from stabledllm.errors import UserError, did_you_mean
@@ -52,7 +53,7 @@ def load_examples(
         every_turn: one row per assistant turn of ``messages`` instead of the last turn only.
         options: of the task; n and seed replace its own.
         text_fields: keys of a .jsonl's line that make a document of ``text:PATH``.
-        image, codes, note: of pictures, see :func:`~stabledllm.data.pictures.load_pictures`.
+        image, codes, note: of pictures, see :func:`~stabledllm.data.images.load_pictures`.
 
     Raises:
         UserError: unknown kind, or whatever is wrong with the file, by line and key.

@@ -1,9 +1,9 @@
 """Decoding: from a model and prompts to completions or pictures' codes. Knows no tokenizer and no scoring."""
 
 from stabledllm.decoding.autoregressive import left_to_right
+from stabledllm.decoding.images import PictureOptions, PicturePrompt, generate_pictures
 from stabledllm.decoding.loop import DecodingStats, generate
 from stabledllm.decoding.options import CACHES, ORDERS, SCHEDULES, DecodingOptions
-from stabledllm.decoding.pictures import PictureOptions, PicturePrompt, generate_pictures
 
 __all__ = [
     "CACHES",

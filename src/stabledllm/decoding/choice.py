@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.decoding.options import DecodingOptions
-from stabledllm.finite import require_finite
+from stabledllm.runtime.finite import require_finite
 
 
 def choose(logits: Tensor, options: DecodingOptions, uniforms: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from stabledllm.config.build import build_decoding, build_image_decoding
+from stabledllm.build import build_decoding, build_image_decoding
 from stabledllm.config.settings import EvalSettings, TrainSettings
-from stabledllm.data.pictures import image_tokenizer, of_pictures
+from stabledllm.data.images import image_tokenizer, of_pictures
 from stabledllm.evaluation.accuracy import AccuracyResult, accuracy, has_answers
 from stabledllm.evaluation.completing import ResumableCompletion
 from stabledllm.evaluation.identity import digest_of, fingerprint
+from stabledllm.evaluation.images import save_pictures, score_pictures
 from stabledllm.evaluation.journal import Journal
-from stabledllm.evaluation.pictures import save_pictures, score_pictures
 from stabledllm.evaluation.ranks import ALONE, Ranks
-from stabledllm.files import write_jsonl
 from stabledllm.models.loading import LoadedModel
+from stabledllm.runtime.files import write_jsonl
 
 COMPLETIONS = "completions.jsonl"
 Settings = TrainSettings | EvalSettings

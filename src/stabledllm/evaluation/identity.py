@@ -9,8 +9,8 @@ from typing import Any
 
 from stabledllm.models.adapter_base import base_of
 from stabledllm.models.loading import is_adapter, model_folder
-from stabledllm.sameness import differences
-from stabledllm.secrets import hidden
+from stabledllm.runtime.sameness import differences
+from stabledllm.runtime.secrets import hidden
 
 # Weights, config and tokenizer: what a checkpoint computes; not its optimizer, its log or a README beside it.
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "*.index.json")

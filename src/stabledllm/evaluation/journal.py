@@ -15,8 +15,8 @@ from pathlib import Path
 from stabledllm.errors import UserError
 from stabledllm.evaluation.identity import refuse_other
 from stabledllm.evaluation.ranks import ALONE, Ranks
-from stabledllm.provenance import versions
-from stabledllm.secrets import hidden
+from stabledllm.runtime.provenance import versions
+from stabledllm.runtime.secrets import hidden
 
 SCHEMA = "stabledllm/journal/1"
 Work = Callable[[range], list[dict]]

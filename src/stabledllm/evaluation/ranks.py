@@ -13,7 +13,7 @@ import torch
 from accelerate.state import PartialState
 
 from stabledllm.errors import UserError
-from stabledllm.lone_process import refuse_lone_process
+from stabledllm.runtime.lone_process import refuse_lone_process
 
 T = TypeVar("T")
 # A rank waits for the slowest share: decoding is long, and no time after which a healthy one must have answered.

@@ -12,29 +12,29 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from stabledllm.config.build import build_decoding, loading_options
+from stabledllm.build import build_decoding, loading_options
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.bundle import answered, encode_split, limited
 from stabledllm.data.digests import content_digest
-from stabledllm.data.pictures import of_pictures, settled
+from stabledllm.data.images import of_pictures, settled
 from stabledllm.data.prompting import prompted
 from stabledllm.data.sources import load_examples, task_options
 from stabledllm.errors import UserError
-from stabledllm.estimate import Estimate
 from stabledllm.evaluation.generated import COMPLETIONS, can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.identity import digest_of, fingerprint, refuse_other
+from stabledllm.evaluation.images import LINES
 from stabledllm.evaluation.journal import Journal
-from stabledllm.evaluation.pictures import LINES
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.evaluation.untuned import difference, resolve, tuned_from
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
-from stabledllm.files import read_json, write_json, write_jsonl
-from stabledllm.locks import in_its_folder
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
 from stabledllm.models.loading import LoadedModel, load_model
-from stabledllm.objective import Objective
-from stabledllm.provenance import device_name, versions
-from stabledllm.saying import say as print_line
+from stabledllm.noise.objective import Objective
+from stabledllm.runtime.files import read_json, write_json, write_jsonl
+from stabledllm.runtime.locks import in_its_folder
+from stabledllm.runtime.provenance import device_name, versions
+from stabledllm.runtime.saying import say as print_line
+from stabledllm.stats.estimate import Estimate
 from stabledllm.tasks.files import read_jsonl
 
 SCHEMA = "stabledllm/eval/1"

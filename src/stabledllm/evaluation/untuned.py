@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from stabledllm.errors import UserError
-from stabledllm.estimate import Estimate
-from stabledllm.files import read_json
 from stabledllm.models.adapter_base import base_of
 from stabledllm.models.loading import is_adapter, model_folder
 from stabledllm.models.new import is_new
+from stabledllm.runtime.files import read_json
+from stabledllm.stats.estimate import Estimate
 
 # What a run leaves beside its final model and in each checkpoint; "model" in it is what training started from.
 _STAMP = "stabledllm.json"

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from stabledllm.estimate import Estimate
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
 from stabledllm.models.output import is_autoregressive
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
+from stabledllm.stats.estimate import Estimate
 
 NOISE_SEED = 20_251_118
 """The same for every checkpoint, run and method: differences between checkpoints are paired."""

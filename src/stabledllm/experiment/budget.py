@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from stabledllm.config.build import build_method
+from stabledllm.build import build_method
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.rows import TokenRow, maskable_sizes
 from stabledllm.errors import UserError
+from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import TSampler, Uniform
 from stabledllm.training.ordering import EpochOrder
 
 _LONG = torch.tensor([2**20])

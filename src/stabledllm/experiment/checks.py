@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stabledllm.config.build import build_decoding, build_method, build_model
+from stabledllm.build import build_decoding, build_method, build_model
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.rows import require_marks
@@ -16,10 +16,10 @@ from stabledllm.decoding import left_to_right
 from stabledllm.errors import UserError
 from stabledllm.experiment.budget import rows_per_step
 from stabledllm.experiment.plan import refuse_other
+from stabledllm.experiment.validation import validate_run
+from stabledllm.lab.probe_and_fit import check_probe
 from stabledllm.models.loading import LoadedModel
 from stabledllm.planning.environment import fitting_views, refuse_too_large
-from stabledllm.planning.validation import validate_run
-from stabledllm.training.density import check_probe
 from stabledllm.training.run import set_form, training_arguments
 
 

@@ -1,6 +1,6 @@
 """Who does which run: any number of processes, on any machines that share the folder, and never two at one.
 
-A run is done by whoever holds the lock of its folder (:mod:`stabledllm.locks`).
+A run is done by whoever holds the lock of its folder (:mod:`stabledllm.runtime.locks`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from stabledllm import locks
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import Diverged, UserError
-from stabledllm.files import read_json, write_json
-from stabledllm.locks import CLAIM, claimed
+from stabledllm.runtime import locks
+from stabledllm.runtime.files import read_json, write_json
+from stabledllm.runtime.locks import CLAIM, claimed
 from stabledllm.training.diverged import diverged
 
 FAILED, RUN = "failed.json", "run.json"

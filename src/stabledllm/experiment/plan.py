@@ -14,9 +14,9 @@ from stabledllm.config.recipe import check
 from stabledllm.config.settings import ExperimentSettings
 from stabledllm.data.bundle import DataBundle
 from stabledllm.errors import UserError
-from stabledllm.files import read_json, write_json
-from stabledllm.provenance import versions
-from stabledllm.secrets import hidden
+from stabledllm.runtime.files import read_json, write_json
+from stabledllm.runtime.provenance import versions
+from stabledllm.runtime.secrets import hidden
 from stabledllm.training.arguments import DEFAULTS
 from stabledllm.training.identity import FREE as FREE_OF_A_RUN
 from stabledllm.training.identity import trainer_in_force

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stabledllm.config.build import build_method, build_objective
+from stabledllm.build import build_method, build_objective
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle
-from stabledllm.data.pictures import settled
+from stabledllm.data.images import settled
 from stabledllm.errors import UserError
 from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.journal import Journal
@@ -26,16 +26,16 @@ from stabledllm.experiment.plan import claim
 from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
-from stabledllm.files import read_json, write_json
-from stabledllm.folders import remove_empty, sweep, writable_folder
-from stabledllm.locks import waiting_for
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
+from stabledllm.lab.probe_and_fit import probe_and_fit
 from stabledllm.models.loading import LoadedModel
-from stabledllm.objective import Objective
-from stabledllm.ppots.density import FittedDensity, canonical
-from stabledllm.provenance import device_name, versions
-from stabledllm.saying import say as print_line
-from stabledllm.training.density import probe_and_fit
+from stabledllm.noise.objective import Objective
+from stabledllm.ppots.record import FittedDensity, canonical
+from stabledllm.runtime.files import read_json, write_json
+from stabledllm.runtime.folders import remove_empty, sweep, writable_folder
+from stabledllm.runtime.locks import waiting_for
+from stabledllm.runtime.provenance import device_name, versions
+from stabledllm.runtime.saying import say as print_line
 from stabledllm.training.diverged import diverged
 from stabledllm.training.run import SCHEMA as RUN_SCHEMA
 from stabledllm.training.run import train

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stabledllm.errors import UserError
-from stabledllm.folders import sweep, writable_folder
 from stabledllm.images.cache_record import Record, record_of
 from stabledllm.images.codes import Codes, captions_file, codes_file, missing_part, open_codes
 from stabledllm.images.encoding import Encoder
-from stabledllm.images.picture import Source
+from stabledllm.images.image import Source
 from stabledllm.images.sizing import Fit
 from stabledllm.images.sources import check_split, no_pictures, parse, source_of
-from stabledllm.locks import waiting_for
+from stabledllm.runtime.folders import sweep, writable_folder
+from stabledllm.runtime.locks import waiting_for
 
 if TYPE_CHECKING:
     from stabledllm.images.tokenizer import ImageTokenizer

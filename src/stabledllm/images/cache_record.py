@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stabledllm.errors import UserError
-from stabledllm.files import read_json, write_json
+from stabledllm.runtime.files import read_json, write_json
 
 SCHEMA = "stabledllm/codes/1"
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stabledllm.errors import UserError
-from stabledllm.files import write_bytes
 from stabledllm.images.cache_record import Dropped, PartRecord, Record
 from stabledllm.images.codes import captions_file, code_dtype, codes_file, outside, read_part
-from stabledllm.images.picture import Flaw, Picture
+from stabledllm.images.image import Flaw, Picture
 from stabledllm.images.sizing import fit_picture
+from stabledllm.runtime.files import write_bytes
 
 if TYPE_CHECKING:
     from stabledllm.images.tokenizer import ImageTokenizer

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from stabledllm.errors import UserError
-from stabledllm.images.picture import SUFFIXES, Flaw, Picture, Source, caption_text, read_file
+from stabledllm.images.image import SUFFIXES, Flaw, Picture, Source, caption_text, read_file
 from stabledllm.tasks.files import read_jsonl, text_field
 from stabledllm.tasks.text_files import files_below, has_ending, lines, open_binary, read_bytes
 

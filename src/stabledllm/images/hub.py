@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from stabledllm.errors import UserError
-from stabledllm.images.picture import Flaw, Picture
+from stabledllm.images.image import Flaw, Picture
 from stabledllm.images.shards import of_split
 
 REPOSITORY = "jackyhate/text-to-image-2M"

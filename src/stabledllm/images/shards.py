@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from stabledllm.errors import UserError
-from stabledllm.images.picture import SUFFIXES, Flaw, Picture, caption_text, read_file
+from stabledllm.images.image import SUFFIXES, Flaw, Picture, caption_text, read_file
 from stabledllm.tasks.files import parse_object, text_field
 from stabledllm.tasks.text_files import decoded, files_below
 

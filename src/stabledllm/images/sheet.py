@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from stabledllm.errors import UserError
-from stabledllm.files import write_bytes
+from stabledllm.runtime.files import write_bytes
 
 _CELL = 160
 """Pixels that a picture's side has at least, enlarged by a whole factor."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.images import folders, hub, scenes, shards
 from stabledllm.images.cache_record import record_of
-from stabledllm.images.picture import Flaw, Picture, Source
+from stabledllm.images.image import Flaw, Picture, Source
 
 PICTURE_KINDS = ("scenes", "text-to-image-2m", "images", "captions", "codes")
 _WITHOUT_PATH = ("scenes", "text-to-image-2m")

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from stabledllm.errors import UserError
+from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.schedule import EPS, p_mask
-from stabledllm.noise.t_samplers import TSampler, Uniform
 
 Number = float | Tensor
 
@@ -88,7 +88,7 @@ def _sampler(p_of_t: str | Path | TSampler | None) -> TSampler:
         if not p_of_t.unbiased:
             raise UserError(f"AlphaScheduler: expected an unbiased density of t, found '{p_of_t.name}'.")
         return p_of_t
-    from stabledllm.ppots.density import FittedDensity  # scipy, only where a fit is read
+    from stabledllm.ppots.record import FittedDensity  # scipy, only where a fit is read
 
     density = FittedDensity.load(Path(p_of_t).expanduser())
     fitted, plain = Method.parse(density.method), Method()

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stabledllm.errors import UserError
+from stabledllm.loss import reduce_loss, row_losses
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Method, MethodOptions, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import TSampler
-from stabledllm.objective import Objective, reduce_loss, row_losses
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Noise:
     def _fitted(self, p_of_t: str | Path | TSampler | None) -> TSampler | None:
         if not isinstance(p_of_t, str | Path):
             return p_of_t
-        from stabledllm.ppots.density import FittedDensity, refuse_other  # scipy, only where a fit is read
+        from stabledllm.ppots.record import FittedDensity, refuse_other  # scipy, only where a fit is read
 
         density = FittedDensity.load(Path(p_of_t).expanduser())
         refuse_other(density, self.method, self.objective, str(p_of_t))

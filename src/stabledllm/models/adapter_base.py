@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stabledllm.errors import UserError
-from stabledllm.files import read_json
+from stabledllm.runtime.files import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 

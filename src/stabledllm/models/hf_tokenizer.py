@@ -17,12 +17,12 @@ from transformers import (
 )
 
 from stabledllm.errors import UserError
-from stabledllm.files import read_json, write_json
 from stabledllm.models.chat_template import bounded, check_template, written
 from stabledllm.models.image_tokens import ImageTokens
 from stabledllm.models.named_tokens import check_named_tokens
 from stabledllm.models.special_text import SpecialText
 from stabledllm.models.told import told
+from stabledllm.runtime.files import read_json, write_json
 
 # What lies beside the weights and belongs to the model; copied as it is, so that the original code finds it.
 _COMPANIONS = (

@@ -10,7 +10,6 @@ import torch
 from transformers import PreTrainedModel
 
 from stabledllm.errors import UserError
-from stabledllm.folders import whole_folder
 from stabledllm.models.adapter_base import ADAPTER_CONFIG
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.families.attention import check_back_end
@@ -28,6 +27,7 @@ from stabledllm.models.shipped import shipped_folder
 from stabledllm.models.soundness import check_finite, check_runs
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig, check_byte_vocabulary
 from stabledllm.noise.methods import AUTOREGRESSIVE, Method
+from stabledllm.runtime.folders import whole_folder
 
 
 @dataclass(frozen=True)

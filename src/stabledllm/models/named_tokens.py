@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from stabledllm.errors import UserError
-from stabledllm.files import read_json
+from stabledllm.runtime.files import read_json
 
 _NAMES = ("bos_token", "eos_token", "mask_token", "sep_token", "cls_token")
 """Those that a row is made of; any token can pad."""

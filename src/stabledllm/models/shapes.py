@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.files import read_json
 from stabledllm.models.adapter_base import ADAPTER_CONFIG, named_base
 from stabledllm.models.new import pattern_of
 from stabledllm.models.shipped import shipped_folder
+from stabledllm.runtime.files import read_json
 
 CAUSAL = {"llama", "qwen2", "qwen3", "mistral"}
 """Model types of autoregressive models; ``Dream`` and ``llada`` are the same blocks without the causal mask."""

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from stabledllm.errors import UserError
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import TSampler
-from stabledllm.objective import Objective
 
 
 def refuse_for_blocks(method: Method, *, packing: bool = False) -> None:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from stabledllm.errors import UserError, did_you_mean
+from stabledllm.noise.densities import Clipped, TSampler, Uniform
 from stabledllm.noise.maskers import ISAD, Bernoulli, Complement, FixedCount, Masker, MaskInput, NextToken
 from stabledllm.noise.sources import IID, LowDiscrepancy, Source, Stratified
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Clipped, TSampler, Uniform
 from stabledllm.noise.views import ComplementPair, Mirror, MultiSample, Partition, Single, Views
 
 if TYPE_CHECKING:  # objective itself imports the schedule from here
-    from stabledllm.objective import Objective
+    from stabledllm.noise.objective import Objective
 
 _SLOTS = {
     "strats": ("source of u",),

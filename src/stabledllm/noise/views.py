@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from stabledllm.errors import UserError
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.schedule import masked_count
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.noise.t_samplers import TSampler
 
 
 @dataclass(frozen=True)

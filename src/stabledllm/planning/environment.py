@@ -8,10 +8,10 @@ from pathlib import Path
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
-from stabledllm.files import read_json
 from stabledllm.models.shapes import known_shape
 from stabledllm.planning.advice import check_fits
 from stabledllm.planning.memory import Layout, Sharding, estimate, views_of
+from stabledllm.runtime.files import read_json
 
 
 def device_memory() -> float | None:

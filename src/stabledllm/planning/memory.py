@@ -20,7 +20,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from stabledllm.config.build import build_method
+from stabledllm.build import build_method
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.models.shapes import Shape

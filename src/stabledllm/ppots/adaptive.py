@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.errors import UserError
-from stabledllm.noise.t_samplers import Tabulated, TSampler, Uniform
+from stabledllm.noise.densities import Tabulated, TSampler, Uniform
 from stabledllm.ppots.fit import interpolated
 from stabledllm.ppots.profile import rate_edges
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stabledllm.noise.t_samplers import Tabulated, TSampler
+from stabledllm.noise.densities import Tabulated, TSampler
 
 if TYPE_CHECKING:  # profile itself integrates by the kernels
     from stabledllm.data.rows import TokenRow

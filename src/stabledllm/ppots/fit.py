@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.sources import LowDiscrepancy, Stratified
-from stabledllm.noise.t_samplers import Tabulated
 from stabledllm.ppots.cells import CELLS, row_kernels
 from stabledllm.ppots.epr import EPRFit, fit_epr, log_density, theta_of
 from stabledllm.ppots.profile import Profile
-from stabledllm.ppots.remainder import shared_noise
+from stabledllm.ppots.shared_noise import shared_noise
 from stabledllm.ppots.target import Moment, optimal_square
 
 KL_THRESHOLD = 0.02

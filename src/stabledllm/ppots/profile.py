@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from stabledllm.errors import UserError
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
 from stabledllm.noise.schedule import EPS, p_mask
 from stabledllm.noise.sources import LowDiscrepancy
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.noise.t_samplers import TSampler
 from stabledllm.ppots.cells import WeighsBy, row_kernels
 
 _PROBE_STEP = 0x9B0BE

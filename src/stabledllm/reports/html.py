@@ -12,16 +12,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from stabledllm.files import write_text
-from stabledllm.locks import writing_beside
 from stabledllm.plain_text import plain_text
 from stabledllm.reports import figures, run_tables, style, tables
-from stabledllm.reports.pictures import side_by_side
+from stabledllm.reports.images import side_by_side
 from stabledllm.reports.published import published_table
 from stabledllm.reports.stored import Stored, array, finished_planned, gather, noise_of, run_metrics
 from stabledllm.reports.style import label
 from stabledllm.reports.summary import summarise
-from stabledllm.secrets import hidden
+from stabledllm.runtime.files import write_text
+from stabledllm.runtime.locks import writing_beside
+from stabledllm.runtime.secrets import hidden
 
 NAME = "report.html"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from stabledllm.files import write_bytes
 from stabledllm.reports import figures, style
+from stabledllm.runtime.files import write_bytes
 
 
 def save_decomposition_figures(data: dict, folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from stabledllm.errors import UserError
-from stabledllm.files import writing
+from stabledllm.runtime.files import writing
 from stabledllm.tasks.files import read_jsonl
 from stabledllm.tasks.registry import task_named
 from stabledllm.tasks.scoring import wilson_interval

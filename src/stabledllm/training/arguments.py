@@ -14,7 +14,7 @@ from transformers.integrations import get_available_reporting_integrations
 from stabledllm.config.settings import TrainSettings
 from stabledllm.config.trainer_rules import refuse_idle
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.lone_process import refuse_lone_process
+from stabledllm.runtime.lone_process import refuse_lone_process
 from stabledllm.training.devices import told_in_a_sentence
 from stabledllm.training.trainer import MDMTrainer
 

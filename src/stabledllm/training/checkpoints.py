@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers import TrainerState
 
 from stabledllm.errors import UserError
-from stabledllm.files import read_json, write_json
+from stabledllm.runtime.files import read_json, write_json
 from stabledllm.training.parts import are_sound
 from stabledllm.training.wholeness import STATE, flaw, listed, missing_for_resuming, unreadable
 

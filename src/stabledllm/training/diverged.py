@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import Trainer
 
 from stabledllm.errors import Diverged
-from stabledllm.files import write_json
-from stabledllm.finite import all_finite
-from stabledllm.launched import is_main_process
+from stabledllm.runtime.files import write_json
+from stabledllm.runtime.finite import all_finite
+from stabledllm.runtime.launched import is_main_process
 from stabledllm.training.checkpoints import stamp
 from stabledllm.training.devices import save_whole
 

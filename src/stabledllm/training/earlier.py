@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.files import read_json
-from stabledllm.sameness import Differences
+from stabledllm.runtime.files import read_json
+from stabledllm.runtime.sameness import Differences
 from stabledllm.training.checkpoints import Checkpoint, damage, last_whole
 from stabledllm.training.identity import compare, of_record
 

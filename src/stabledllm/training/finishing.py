@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from stabledllm.config.build import build_objective, loading_options
+from stabledllm.build import build_objective, loading_options
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle
 from stabledllm.errors import Diverged, NotFinite
 from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.ranks import Ranks, whole_models
-from stabledllm.files import write_json
 from stabledllm.models.loading import LoadedModel, load_model
-from stabledllm.ppots.density import FittedDensity
-from stabledllm.provenance import device_name, versions
+from stabledllm.ppots.record import FittedDensity
+from stabledllm.runtime.files import write_json
+from stabledllm.runtime.provenance import device_name, versions
 from stabledllm.training.checkpoints import STAMP, stamp
 from stabledllm.training.devices import AgreeingModel, is_sharded, save_whole
 from stabledllm.training.earlier import MODEL, RUN, SCHEMA, TRAINED

@@ -13,17 +13,17 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from stabledllm.config.build import build_method
+from stabledllm.build import build_method
 from stabledllm.config.settings import TrainSettings
-from stabledllm.data.pictures import are_pictures, image_tokenizer
+from stabledllm.data.images import are_pictures, image_tokenizer
 from stabledllm.data.sources import own_splits
 from stabledllm.errors import UserError
 from stabledllm.evaluation.identity import digest_of, fingerprint
 from stabledllm.models.new import is_new, pattern_of
 from stabledllm.noise.methods import Method
-from stabledllm.ppots.density import FittedDensity
-from stabledllm.sameness import Differences, differences
-from stabledllm.secrets import hidden
+from stabledllm.ppots.record import FittedDensity
+from stabledllm.runtime.sameness import Differences, differences
+from stabledllm.runtime.secrets import hidden
 
 FREE = {
     "out", "allow_changed", "micro_batch", "views_per_forward", "generate_batch", "log_every", "save_every",

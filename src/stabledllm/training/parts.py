@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stabledllm.provenance import versions
+from stabledllm.runtime.provenance import versions
 
 _APART = ("out", "allow_changed")
 _OF_A_PART = ("config", "versions", "device", "devices")

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from stabledllm.files import write_json
+from stabledllm.runtime.files import write_json
 
 PROGRESS = "progress.json"
 EVERY = 2.0

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import nested_gather
 
 from stabledllm.errors import UserError
-from stabledllm.provenance import device_name
+from stabledllm.runtime.provenance import device_name
 from stabledllm.training.checkpoints import Checkpoint, remove, rotate, stamp
 from stabledllm.training.parts import new_part, told, unknown_part, until
 

@@ -9,27 +9,27 @@ from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from stabledllm.config.build import build_adaptive, build_decoding, build_method, build_model, build_objective
+from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, build_objective
 from stabledllm.config.settings import TrainSettings
-from stabledllm.control_variate import default_rate
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
-from stabledllm.data.pictures import are_pictures, settled
+from stabledllm.data.images import are_pictures, settled
 from stabledllm.data.rows import maskable_sizes, require_marks
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged, UserError
-from stabledllm.launched import is_main_process
-from stabledllm.locks import in_its_folder
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
-from stabledllm.objective import refuse_for_autoregressive
+from stabledllm.noise.objective import refuse_for_autoregressive
 from stabledllm.planning.environment import fitting_views, refuse_too_large
-from stabledllm.ppots.density import FittedDensity
-from stabledllm.saying import say as print_line
+from stabledllm.ppots.record import FittedDensity
+from stabledllm.runtime.launched import is_main_process
+from stabledllm.runtime.locks import in_its_folder
+from stabledllm.runtime.saying import say as print_line
 from stabledllm.training.arguments import DEFAULTS, training_arguments
 from stabledllm.training.checkpoints import DENSITY, last_whole
+from stabledllm.training.control_variate import default_rate
 from stabledllm.training.density import obtain_density
 from stabledllm.training.devices import refuse_silent_changes
 from stabledllm.training.diverged import end_diverged, refuse_to_repeat, save_if_finite

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers.trainer_callback import ExportableState, TrainerCallback
 
-from stabledllm.control_variate import EMAControlVariate
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Rows
-from stabledllm.noise.t_samplers import TSampler
 from stabledllm.ppots.adaptive import AdaptiveDensity
+from stabledllm.training.control_variate import EMAControlVariate
 
 Gather = Callable[[Tensor], Tensor]
 

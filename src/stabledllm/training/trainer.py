@@ -16,17 +16,18 @@ from transformers import TrainerCallback
 from stabledllm.data.rows import TokenRow
 from stabledllm.data.token_rows import lengths_of, refuse_masked_rows
 from stabledllm.errors import NotFinite, UserError
-from stabledllm.estimate import Estimate
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
-from stabledllm.forwarding import forward_nll, only, view_groups
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.nll import forward_nll, only, view_groups
+from stabledllm.loss import nll_weights, reduce_loss, token_losses
 from stabledllm.models.output import MDMOutput
 from stabledllm.noise.blocks import Units, block_counts, block_ids, refuse_for_blocks
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.noise.t_samplers import TSampler
-from stabledllm.objective import Objective, nll_weights, reduce_loss, token_losses
 from stabledllm.ppots.adaptive import AdaptiveDensity
+from stabledllm.stats.estimate import Estimate
 from stabledllm.training.devices import told_in_a_sentence
 from stabledllm.training.diverged import StepWatch
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from stabledllm.folders import is_leftover
+from stabledllm.runtime.folders import is_leftover
 
 _BROKEN = (SafetensorError, zipfile.BadZipFile, ValueError, LookupError, TypeError, AttributeError, OSError, EOFError)
 """What the readers of these files raise on a broken one."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from stabledllm.estimate import Estimate
-from stabledllm.intervals import Ends, negated, of_ratio, of_sum, scaled, with_ends
-from stabledllm.jackknife import jackknife
 from stabledllm.ppots.profile import Profile
-from stabledllm.variance.measured import Measured, variance_covariance
-from stabledllm.variance.nested import UNIT, Decomposition, NestedLosses, parts_of
+from stabledllm.stats.estimate import Estimate
+from stabledllm.stats.intervals import Ends, negated, of_ratio, of_sum, scaled, with_ends
+from stabledllm.stats.jackknife import jackknife
+from stabledllm.variance.components import UNIT, Decomposition, NestedLosses, parts_of
+from stabledllm.variance.drawn import Measured, variance_covariance
 from stabledllm.variance.predicted import at_equal_compute
 
 

@@ -18,16 +18,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stabledllm.estimate import Estimate
-from stabledllm.intervals import of_positive
-from stabledllm.jackknife import LEAST_ROWS, spread
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.maskers import ISAD, Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.noise.schedule import p_mask
-from stabledllm.noise.t_samplers import TSampler
 from stabledllm.noise.views import MultiSample
-from stabledllm.shares import token_mean
-from stabledllm.variance.nested import UNIT, NestedLosses, cell_moments, parts_of
+from stabledllm.stats.estimate import Estimate
+from stabledllm.stats.intervals import of_positive
+from stabledllm.stats.jackknife import LEAST_ROWS, spread
+from stabledllm.stats.shares import token_mean
+from stabledllm.variance.components import UNIT, NestedLosses, cell_moments, parts_of
 
 _KURTOSIS = 1.0
 """What rates just above t0 may add to the fourth moment, over the square of the variance: a normal law has 3 in all."""

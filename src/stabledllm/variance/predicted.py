@@ -11,18 +11,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from stabledllm.estimate import Estimate
-from stabledllm.intervals import negated, of_sum, of_variance, scaled, with_ends
-from stabledllm.jackknife import jackknife
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.sources import Source
-from stabledllm.noise.t_samplers import TSampler
 from stabledllm.ppots.cells import WeighsBy, row_kernels, row_weights
-from stabledllm.ppots.judge import Judged, weighted_moment
+from stabledllm.ppots.crossfit import Judged, weighted_moment
 from stabledllm.ppots.pieces import Pieces
 from stabledllm.ppots.profile import Profile
-from stabledllm.ppots.remainder import shared_forms
-from stabledllm.shares import kept, spread_change
-from stabledllm.variance.nested import UNIT
+from stabledllm.ppots.shared_noise import shared_forms
+from stabledllm.stats.estimate import Estimate
+from stabledllm.stats.intervals import negated, of_sum, of_variance, scaled, with_ends
+from stabledllm.stats.jackknife import jackknife
+from stabledllm.stats.shares import kept, spread_change
+from stabledllm.variance.components import UNIT
 
 
 def per_row_variance(

@@ -15,8 +15,8 @@ from torch import Tensor
 from stabledllm.errors import UserError
 from stabledllm.noise.maskers import ISAD, Bernoulli, MaskInput
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.schedule import p_mask
-from stabledllm.objective import Objective
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,21 @@ from transformers import (
     GenerationConfig,
 )
 
-from stabledllm.data.packing import Packing
 from stabledllm.data.rows import TokenRow, collate
 from stabledllm.decoding import DecodingOptions, DecodingStats, generate
 from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import row_nll
-from stabledllm.forwarding import forward_nll
-from stabledllm.measure import LossMeter
+from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.nll import forward_nll
+from stabledllm.forward.packing import Packing
+from stabledllm.loss import nll_weights, reduce_loss, token_losses
 from stabledllm.models.families.causal_lm import adapt
 from stabledllm.models.loading import load_model
 from stabledllm.models.loss_head import OutputLayer
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.noise.t_samplers import Uniform
-from stabledllm.objective import Objective, nll_weights, reduce_loss, token_losses
 from tests.models.hub_layout import write_llama, write_qwen2
 
 METHOD, PLAIN = Method.parse("autoregressive"), Objective()

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from stabledllm.data.rows import TokenRow
-from stabledllm.gradients.per_row import RowGradients
+from stabledllm.gradient.per_row import RowGradients
 from stabledllm.models.families.llada_moe import LLaDAMoEModelLM
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.objective import Objective
 from tests.models.families.cases import CASES, load, random_ids
 
 NATIVE = ["llada-grouped", "mmada", "dream", "llada-moe-mixed"]

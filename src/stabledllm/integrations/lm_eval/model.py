@@ -13,19 +13,19 @@ from statistics import fmean
 import torch
 from tqdm import tqdm
 
-from stabledllm.config.build import loading_options
+from stabledllm.build import loading_options
 from stabledllm.config.recipe import check
 from stabledllm.config.settings import DecodingSettings, ModelSettings
 from stabledllm.data.rows import TokenRow
 from stabledllm.decoding import DecodingOptions, DecodingStats, generate
 from stabledllm.errors import UserError
-from stabledllm.estimate import Estimate
 from stabledllm.evaluation.ranks import Ranks, whole_models
-from stabledllm.files import write_jsonl
+from stabledllm.forward.elbo import elbo
 from stabledllm.integrations.lm_eval.contexts import encode_context, encode_pair, write_chat
 from stabledllm.integrations.lm_eval.options import cut, decoding
-from stabledllm.likelihood import elbo
 from stabledllm.models.loading import load_model
+from stabledllm.runtime.files import write_jsonl
+from stabledllm.stats.estimate import Estimate
 
 _LOG = logging.getLogger(__name__)
 METHOD = "strats+fixedcount"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stabledllm.config.build import build_decoding
+from stabledllm.build import build_decoding
 from stabledllm.config.recipe import check
 from stabledllm.config.settings import DecodingSettings
 from stabledllm.decoding import DecodingOptions

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from stabledllm.data.alignment import padding_last
 from stabledllm.errors import UserError
+from stabledllm.models.alignment import padding_last
 from stabledllm.models.families.attention import attention_arguments
 from stabledllm.models.families.prediction import predict, predictors
 from stabledllm.models.families.source import Source

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from stabledllm.errors import UserError
-from stabledllm.files import read_json
 from stabledllm.models.families.config_values import check_form
 from stabledllm.models.families.weights import HeldWeights
 from stabledllm.models.shipped import SHIPPED
+from stabledllm.runtime.files import read_json
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _PICKLES = ("*.bin", "*.bin.index.json")

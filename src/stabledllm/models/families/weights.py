@@ -15,8 +15,8 @@ import torch
 from safetensors import safe_open
 
 from stabledllm.errors import UserError
-from stabledllm.files import read_json
 from stabledllm.models.told import told
+from stabledllm.runtime.files import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"

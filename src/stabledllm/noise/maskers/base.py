@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from stabledllm.noise.t_samplers import TSampler
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.views import Views
 
 

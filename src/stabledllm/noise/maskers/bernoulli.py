@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.maskers.base import MaskInput
 from stabledllm.noise.schedule import p_mask
-from stabledllm.noise.t_samplers import TSampler
 
 
 @dataclass(frozen=True)

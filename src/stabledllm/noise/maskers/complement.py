@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stabledllm.noise.densities import Tabulated, TSampler
 from stabledllm.noise.maskers.base import MaskInput
 from stabledllm.noise.maskers.fixed_count import coefficients_of, count_mass, count_masses
 from stabledllm.noise.schedule import masked_count
-from stabledllm.noise.t_samplers import Tabulated, TSampler
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from stabledllm.noise.densities import Tabulated, TSampler, Uniform
 from stabledllm.noise.maskers.base import MaskInput
 from stabledllm.noise.schedule import Counts, largest_ratio, masked_count
-from stabledllm.noise.t_samplers import Tabulated, TSampler, Uniform
 
 _FINE = 4096
 

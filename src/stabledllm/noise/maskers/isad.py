@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from stabledllm.errors import UserError
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.maskers.base import MaskInput
 from stabledllm.noise.schedule import p_mask
-from stabledllm.noise.t_samplers import TSampler
 
 _CEILING = 0.95
 """isad-exact leaves 1 - q at least 0.05, so that a delimiter left unmasked weighs at most 20."""

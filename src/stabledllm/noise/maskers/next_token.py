@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.maskers.base import MaskInput
-from stabledllm.noise.t_samplers import TSampler
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,91 @@
+"""From settings to the plain objects that the library works with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stabledllm.config.settings import (
+    AdaptiveSettings,
+    DecodingSettings,
+    ImageDecodingSettings,
+    MethodSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    TrainSettings,
+)
+from stabledllm.decoding import DecodingOptions, PictureOptions
+from stabledllm.errors import UserError
+from stabledllm.models.loading import LoadedModel, is_adapter, load_model
+from stabledllm.models.new import is_new
+from stabledllm.noise.densities import Tabulated
+from stabledllm.noise.methods import Method, MethodOptions
+from stabledllm.noise.objective import Objective
+from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
+
+
+def loading_options(settings: ModelSettings) -> dict:
+    """What :func:`~stabledllm.models.loading.load_model` takes beside the model's name."""
+    return {
+        "dtype": getattr(torch, settings.dtype),
+        "family": settings.family,
+        "attention": settings.attention,
+        "end_token": settings.end_token,
+        "trust_remote_code": settings.trust_remote_code,
+        "init_seed": settings.init_seed,
+        "allow_pickle": settings.allow_pickle,
+    }
+
+
+def build_model(settings: TrainSettings) -> LoadedModel:
+    """The model that a run trains: the whole of it, fresh adapters on it, or an adapter to be trained further.
+
+    Raises:
+        UserError: a model that does not load, or quantised weights that would have to be trained.
+    """
+    if settings.quantised and not settings.lora and not is_adapter(settings.model):
+        raise UserError(
+            f"key 'quantised': expected 'lora' beside it, since weights in {settings.quantised} cannot be trained, "
+            f"found none."
+        )
+    loaded = load_model(settings.model, quantised=settings.quantised, **loading_options(settings))
+    if settings.lora is None:
+        return loaded
+    if is_new(settings.model):
+        raise UserError(f"key 'lora': expected a trained model to adapt, found the new one '{settings.model}'.")
+    from stabledllm.models.adapters import LoRAOptions, add_lora
+
+    return add_lora(loaded, LoRAOptions(**settings.lora.model_dump()))
+
+
+def build_method(name: str, settings: MethodSettings) -> Method:
+    """The method with its options."""
+    return Method.parse(name, MethodOptions(**settings.model_dump()))
+
+
+def build_objective(settings: ObjectiveSettings) -> Objective:
+    """The objective."""
+    return Objective(**settings.model_dump())
+
+
+def build_decoding(settings: DecodingSettings) -> DecodingOptions:
+    """The decoding options."""
+    return DecodingOptions(**settings.model_dump())
+
+
+def build_image_decoding(settings: ImageDecodingSettings) -> PictureOptions:
+    """The options of drawing pictures."""
+    return PictureOptions(**settings.model_dump())
+
+
+def build_adaptive(
+    settings: AdaptiveSettings, method: Method, eps: float, start: Tabulated | None = None, size: Tensor | None = None
+) -> AdaptiveDensity:
+    """The density of a method with ``adaptive``; ``size``: maskable tokens of each row."""
+    options = AdaptiveOptions(**settings.model_dump())
+    shared = method.source.name == "iid"
+
+    def cost(t: Tensor) -> Tensor:
+        return method.views.cost(t, size)
+
+    return AdaptiveDensity(options, shared_noise=shared, cost=cost, eps=eps, start=start)

@@ -1,0 +1,181 @@
+"""Keys that act only beside others: one that is typed for a command in which it does nothing is refused or told of.
+
+Told of, where it belongs to a group that is meant to be shared by many commands (the probe's, a method's, the data's):
+a script may give the same ones to every method. Refused, where something else decides it. A recipe may hold such keys
+without a word, since it serves many methods and data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from stabledllm.build import build_method
+from stabledllm.config.settings import DecomposeSettings, EvalSettings, ExperimentSettings, TrainSettings
+from stabledllm.data.images import are_pictures
+from stabledllm.data.sources import own_splits
+from stabledllm.errors import UserError
+from stabledllm.experiment.validation import runs_of
+from stabledllm.models.new import is_new
+from stabledllm.noise.methods import Method
+
+Acts = Callable[[TrainSettings, Method], bool]
+Rules = dict[str, tuple[Acts, str]]
+"""A key, or with a dot at its end a group of them: whether it acts in a run, and what it needs to."""
+
+
+def _kind(spec: str | None) -> str:
+    return (spec or "").partition(":")[0]
+
+
+def _tested(run: TrainSettings) -> bool:
+    return run.data.test is not None or "test" in own_splits(run.data.train)
+
+
+def _draws_tokens(run: TrainSettings) -> bool:
+    decoding = run.decoding
+    return decoding.temperature > 0 or decoding.order == "random" or decoding.schedule == "origin"
+
+
+def _mentions(run: TrainSettings, kind: str) -> bool:
+    return kind in map(_kind, (run.data.train, run.data.validation, run.data.test))
+
+
+def _text_is_decoded(run: TrainSettings, _: Method | None = None) -> bool:
+    return _tested(run) and not are_pictures(run.data.test or run.data.train)
+
+
+_DATA: Rules = {
+    "data.image.": (lambda run, _: are_pictures(run.data.train), "data of pictures"),
+    "data.text_fields": (lambda run, _: _mentions(run, "text"), "data.train=text:PATH"),
+    "data.short_share": (lambda run, _: _mentions(run, "text"), "data.train=text:PATH"),
+    "data.annotations": (lambda run, _: _mentions(run, "gsm8k"), "data of gsm8k"),
+    "data.table": (lambda run, _: _mentions(run, "hitab"), "data of hitab"),
+    "data.every_turn": (lambda run, _: _mentions(run, "jsonl"), "data of jsonl:PATH"),
+    "data.system_prompt": (lambda run, _: not are_pictures(run.data.train), "data of text"),
+    "data.few_shot": (lambda run, _: not are_pictures(run.data.train), "data of text"),
+    "data.delimiters": (lambda _, method: method.name.find("isad") >= 0, "a method with isad"),
+    "data.syntax": (lambda _, method: method.syrm, "a method with syrm"),
+}
+_METHODS: Rules = {
+    "method_options.strata": (lambda _, method: method.source.name == "strats", "a method with strats"),
+    "method_options.clip_low": (lambda _, method: method.density == "clipped", "a method with clipped"),
+    "method_options.clip_high": (lambda _, method: method.density == "clipped", "a method with clipped"),
+    "method_options.isad_delta": (lambda _, method: "isad" in method.name, "a method with isad"),
+    "method_options.mirror_below": (lambda _, method: "mirror" in method.name, "a method with mirror"),
+    "method_options.ema_bins": (lambda _, method: method.ema, "a method with ema"),
+    "init_seed": (lambda run, _: is_new(run.model), "a new model (model=new:...)"),
+}
+_PROBE: Rules = {
+    "ppots.check_proxy": (lambda _, method: method.signal == "output layer", "a method with ppots-head"),
+    "ppots.design": (lambda _, method: method.needs_p and method.signal == "loss", "a method with ppots"),
+    "ppots.": (lambda _, method: method.needs_p, "a method with ppots"),
+}
+_RUN: Rules = {
+    **_DATA,
+    **_METHODS,
+    **_PROBE,
+    "adaptive.": (lambda _, method: method.adaptive, "a method with adaptive"),
+    "epochs": (lambda run, _: run.steps is None, "steps=null beside it, since steps are set and decide"),
+    "views_per_forward": (lambda _, method: method.views.count > 1, "a method of several views"),
+    "data.validation_share": (
+        lambda run, _: run.data.validation is None and "validation" not in own_splits(run.data.train),
+        "data without a validation split of their own",
+    ),
+    "data.test_rows": (lambda run, _: _tested(run), "data with test rows (data.test)"),
+    "decoding.block": (lambda run, _: bool(run.block_size) or _text_is_decoded(run), "test rows to decode (data.test)"),
+    "decoding.seed": (
+        lambda run, _: _text_is_decoded(run) and _draws_tokens(run),
+        "decoding that draws at random (decoding.temperature, decoding.order=random)",
+    ),
+    "decoding.": (_text_is_decoded, "test rows to decode (data.test)"),
+    "image_decoding.": (
+        lambda run, _: _tested(run) and are_pictures(run.data.test or run.data.train),
+        "pictures to draw (data.test)",
+    ),
+    "clip": (lambda run, _: _tested(run) and are_pictures(run.data.test or run.data.train), "pictures to draw"),
+    "generate_batch": (lambda run, _: _tested(run), "test rows to decode (data.test)"),
+}
+_SHARED = (
+    "ppots", "adaptive", "method_options", "data", "decoding", "image_decoding", "clip", "generate_batch",
+    "views_per_forward",
+)  # fmt: skip
+_EXPERIMENT = {"base.method": "methods", "base.seed": "seeds", "base.out": "out"}
+_NOT_FITTED = (
+    "trainer.", "steps", "epochs", "eval_every", "eval_draws", "save_every", "log_every", "decoding.", "adaptive.",
+    "image_decoding.", "clip", "generate_batch", "order_seed", "packing", "group_by_length", "views_per_forward",
+    "micro_batch", "p_of_t", "data.validation_rows", "data.validation_share", "data.test_rows", "data.validation",
+)  # fmt: skip
+_NOT_MEASURED = ("data.validation", "data.validation_rows", "data.validation_share", "data.test_rows")
+_NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation")
+
+
+def idle_overrides(settings: TrainSettings | ExperimentSettings, overrides: Sequence[str]) -> list[str]:
+    """A sentence on each override of ``train`` or ``experiment`` that none of its runs will notice.
+
+    Raises:
+        UserError: one that something else decides.
+    """
+    runs = [(run, build_method(run.method, run.method_options)) for run in runs_of(settings)]
+    prefix = "base." if isinstance(settings, ExperimentSettings) else ""
+    told = []
+    for key in _keys(overrides):
+        if prefix and key in _EXPERIMENT:
+            raise UserError(f"key '{key}': expected {_EXPERIMENT[key]}, which decides it in an experiment.")
+        if prefix and key == "base.p_of_t":
+            raise UserError(f"key '{key}': expected none, since an experiment fits one for each of its methods.")
+        told += _told(key, key.removeprefix(prefix), runs, _RUN)
+        if f"{key}.".startswith("ppots.") and runs[0][0].p_of_t:
+            told.append(f"note: key '{key}' does nothing: nothing is probed where p_of_t is given")
+    return told
+
+
+def idle_in_fit(settings: TrainSettings, overrides: Sequence[str]) -> list[str]:
+    """The same of ``fit``, which trains and decodes nothing."""
+    runs = [(settings, build_method(settings.method, settings.method_options))]
+    rules = _unused(_NOT_FITTED, "a key that 'fit' uses") | _DATA | _METHODS | _PROBE
+    return [told for key in _keys(overrides) for told in _told(key, key, runs, rules)]
+
+
+def idle_in_decompose(settings: DecomposeSettings, overrides: Sequence[str]) -> list[str]:
+    """The same of ``decompose`` and ``recommend``."""
+    shared = {name: getattr(settings, name) for name in ("model", "init_seed", "data", "method_options", "objective")}
+    run = TrainSettings().model_copy(update=shared)
+    runs = [(run, build_method(name, settings.method_options)) for name in ("standard", *settings.methods)]
+    rules = _unused(_NOT_MEASURED, "a key that 'decompose' uses") | _DATA | _METHODS
+    if not settings.gradient:
+        rules |= _unused(("grad.",), "--gradient beside it")
+    return [told for key in _keys(overrides) for told in _told(key, key, runs, rules)]
+
+
+def idle_in_eval(settings: EvalSettings, overrides: Sequence[str]) -> list[str]:
+    """The same of ``eval``, whose rows are those of ``--rows``."""
+    data = settings.data.model_copy(update={"test": settings.data.test or settings.data.train})
+    run = TrainSettings().model_copy(update={"data": data, "decoding": settings.decoding})
+    rules = _unused(_NOT_EVALUATED, "a key that 'eval' uses") | _DATA
+    rules |= {name: _RUN[name] for name in ("image_decoding.", "clip")}
+    return [told for key in _keys(overrides) for told in _told(key, key, [(run, Method())], rules)]
+
+
+def _unused(names: Sequence[str], needed: str) -> Rules:
+    return {name: (lambda *_: False, needed) for name in names}
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [override.partition("=")[0] for override in overrides]
+
+
+def _told(key: str, own: str, runs: list[tuple[TrainSettings, Method]], rules: Rules) -> list[str]:
+    """What the first rule of a key has to say.
+
+    Raises:
+        UserError: it is no key to be shared.
+    """
+    name = next((name for name in rules if f"{own}.".startswith(name) and (own == name or name.endswith("."))), None)
+    if name is None:
+        return []
+    acts, needed = rules[name]
+    if any(acts(run, method) for run, method in runs):
+        return []
+    if own.partition(".")[0] in _SHARED:
+        return [f"note: key '{key}' does nothing here: it needs {needed}"]
+    raise UserError(f"key '{key}': expected {needed}, found none, so that it would do nothing.")

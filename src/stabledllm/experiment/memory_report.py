@@ -1,0 +1,70 @@
+"""What ``stabledllm plan`` prints."""
+
+from __future__ import annotations
+
+from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.errors import UserError
+from stabledllm.experiment.budget import rows_per_step
+from stabledllm.experiment.validation import validate
+from stabledllm.models.shapes import Shape, shape_of
+from stabledllm.planning.advice import advise, gib, refusal
+from stabledllm.planning.memory import Layout, Memory, checkpointing, estimate, micro_batch, views_at_once
+
+
+def plan(name: str, settings: TrainSettings | ExperimentSettings, layout: Layout, limit: float | None) -> str:
+    """The estimate of a recipe, checked first; of an experiment, that of the method that needs most.
+
+    Raises:
+        UserError: an invalid recipe, a model of unknown shape, or more than ``limit`` bytes per device.
+    """
+    validate(settings)
+    if isinstance(settings, ExperimentSettings):
+        runs = [
+            settings.base.model_copy(update={"method": method, "batch": rows_per_step(method, settings)})
+            for method in settings.methods
+        ]
+    else:
+        runs = [settings]
+    shape = shape_of(runs[0].model)
+    memory, run = max(((estimate(run, shape, layout), run) for run in runs), key=lambda pair: pair[0].total)
+    if limit is not None and memory.needed > limit:
+        raise UserError(f"{refusal(memory, limit, f'recipe {name!r}')}{advise(run, shape, layout, limit)}.")
+    return "\n".join(_lines(name, run, shape, layout, memory, limit))
+
+
+def _lines(
+    name: str, run: TrainSettings, shape: Shape, layout: Layout, memory: Memory, limit: float | None
+) -> list[str]:
+    trained = shape.parameters
+    if run.lora:
+        trained = shape.lora_parameters(run.lora.rank, run.lora.target_modules)
+    length, views, rows = layout.longest or run.data.max_len, views_at_once(run), micro_batch(run, layout.devices)
+    recomputed = "activations recomputed" if checkpointing(run) else "activations kept"
+    lines = [
+        f"{name}: {run.model}, {shape.parameters:,} parameters, {trained:,} trained; method {run.method}",
+        f"{layout.devices} x {layout.sharding}; per device and forward {rows} rows x {views} views x {length} tokens, "
+        f"{run.dtype} weights, {recomputed}",
+        "",
+    ]
+    table = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "buffers": memory.gathered,
+        "activations": memory.activations,
+        "loss head": memory.loss_head,
+        "reserve": memory.reserve,
+        "needed per device": memory.needed,
+    }
+    lines += [f"  {what:18s}{gib(size):>12s}" for what, size in table.items()]
+    if memory.host:
+        lines.append(f"  {'main memory':18s}{gib(memory.host):>12s}")
+    lines += ["", f"All logits at once, instead of a chunk of them, would take {gib(memory.all_logits)} more."]
+    if run.dtype == "bfloat16" and not run.lora and layout.sharding == "ddp":
+        lines.append(
+            "Note: without sharding the weights are trained in bfloat16, which loses updates below 1/256 of a weight; "
+            "fsdp2 and zero2 keep float32 master weights."
+        )
+    if limit is not None:
+        lines.append(f"It fits {gib(limit)}.")
+    return lines

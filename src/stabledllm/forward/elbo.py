@@ -1,0 +1,267 @@
+"""The variance-reduced ELBO of given rows: differentiable, with its standard error, from a budget of forwards.
+
+Legend: B rows, L positions, K views, D draws of t per row, R replicates, E evaluations of one forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from stabledllm.data.rows import TokenRow
+from stabledllm.errors import UserError
+from stabledllm.forward.elbo_arguments import (
+    check_eps,
+    check_numbers,
+    checked_id,
+    checked_mask_id,
+    checked_method,
+    checked_rows,
+)
+from stabledllm.forward.meter import filled_batches
+from stabledllm.loss import row_losses
+from stabledllm.noise.densities import TSampler
+from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
+from stabledllm.noise.philox import philox4x32
+from stabledllm.noise.schedule import EPS
+from stabledllm.noise.streams import Key
+from stabledllm.runtime.finite import require_finite
+from stabledllm.stats.estimate import Estimate, student
+
+LEAST_DRAWS = 4
+"""Draws from which a source that is not iid gives half of them to a second replicate, for a standard error."""
+
+
+@dataclass(frozen=True)
+class RowELBO:
+    """Unbiased estimates of the rows' ELBO: a lower bound of ``log p(response | prompt)``, whole rows, in nats.
+
+    ``per_token()`` is the same per response token; its ``value`` is minus the row loss that training minimises.
+    """
+
+    value: Tensor
+    """Shape (B,), with the gradient of the model's parameters."""
+    stderr: Tensor
+    """Standard error of each value, from the noise alone, shape (B,), detached. From R - 1 degrees of freedom, so
+    coarse for one row (its square is unbiased); NaN where R = 1."""
+    tokens: Tensor
+    """Response tokens P of each row, shape (B,)."""
+    draws: int
+    """Mask ratios drawn per row."""
+    replicates: int
+    """Independent groups they fall into."""
+    forwards: int
+    """Forward rows used, over all rows."""
+    unit: str = "nats"
+
+    @property
+    def mean(self) -> Estimate:
+        """Mean over these rows; its error is that of the noise, given the rows (they are not taken for a sample)."""
+        error = float(self.stderr.square().sum().sqrt()) / len(self.stderr)
+        value, freedom = float(self.value.detach().mean()), len(self.stderr) * (self.replicates - 1)
+        return Estimate(value=value, stderr=error, n=len(self.stderr), unit=self.unit, freedom=freedom)
+
+    def interval(self) -> tuple[Tensor, Tensor]:
+        """95 % intervals of the rows, each of shape (B,): Student's with R - 1 degrees of freedom, wide for few."""
+        half = student(self.replicates - 1) * self.stderr
+        return self.value.detach() - half, self.value.detach() + half
+
+    def per_token(self) -> RowELBO:
+        """Values and errors divided by P, in nats per response token."""
+        return replace(
+            self, value=self.value / self.tokens, stderr=self.stderr / self.tokens, unit="nats per response token"
+        )
+
+
+def elbo(
+    model,
+    rows: Sequence[TokenRow] | Mapping[str, Tensor],
+    method: str | Method = "lowdisc+fixedcount",
+    budget: int = 8,
+    *,
+    seed: int = 0,
+    step: int = 0,
+    density: TSampler | None = None,
+    replicates: int | None = None,
+    eps: float = EPS,
+    tokens_per_batch: int = 4096,
+    mask_id: int | None = None,
+    pad_id: int | None = None,
+) -> RowELBO:
+    """Unbiased ELBO of each row, and its gradient, from ``budget`` forward rows per row; its noise is a pure function
+    of (seed, step, index of the row, index of the draw).
+
+    The D = budget / K mask ratios of one row come from the method's source *within the row*: D lattice points or
+    strata over the row's own draws, so that 8 forwards of ``lowdisc+fixedcount`` are far less noisy than 8 iid ones.
+    Points of one lattice are dependent and show no standard error; so D falls into R independent replicates, and the
+    error is that of their mean. R is D for iid t; else 2 from 4 draws on (if D is even), and 1, hence NaN, below.
+
+    Two models under one seed and step see the same ratios and masks: the noise that they share drops out of their
+    difference. In a training loop count ``step`` up, or every step sees the same noise::
+
+        def log_ratio(rows):
+            with torch.no_grad():
+                reference = elbo(frozen, rows, seed=seed, step=step).value
+            return elbo(policy, rows, seed=seed, step=step).value - reference
+
+        loss = -F.logsigmoid(beta * (log_ratio(chosen) - log_ratio(rejected))).mean()
+
+    The model stays in the mode it is in; dropout would add noise that is not shared. Gradients keep the graph of all
+    forwards alive: where that is too much, see :func:`elbo_parts`.
+
+    Args:
+        model: called as ``model(noisy_ids, attention_mask, selected=mask, targets=ids).nll``, cross-entropies at the
+            selected positions in row-major order.
+        rows: token rows, or tensors of shape (B, L) named ``input_ids``, ``attention_mask``, ``maskable`` (the response
+            tokens) and, for isad-exact, ``delimiter``; padding on either side.
+        density: the fitted p(t) of methods with ``ppots``.
+        replicates: R; must divide D.
+        eps: least masking probability of the objective, in [0, 1). With ``fixedcount`` 0 is the exact bound.
+        tokens_per_batch: padded tokens in one forward.
+        mask_id: default ``model.config.mask_token_id``.
+        pad_id: fills short token rows, hidden by the attention mask; default the mask id.
+
+    Raises:
+        UserError: an autoregressive model or method, one that is biased or learns as it is used (``adaptive``,
+            ``ema``), a budget that the views or the replicates do not divide, a number that is none, a row without
+            response tokens, or no mask id.
+    """
+    plan = _plan(model, rows, method, budget, seed, step, density, replicates, eps, tokens_per_batch, mask_id, pad_id)
+    groups, forwards = None, 0
+    for contribution, used in plan.run(model):
+        groups = contribution if groups is None else groups + contribution
+        forwards += used
+    # Each group holds its share of the mean over all draws.
+    each = groups.detach() * plan.groups
+    error = each.std(1) / plan.groups**0.5 if plan.groups > 1 else torch.full_like(each[:, 0], math.nan)
+    tokens = plan.tensors["maskable"].sum(1)
+    return RowELBO(groups.sum(1), error, tokens, plan.t.shape[1], plan.groups, forwards)
+
+
+def elbo_parts(
+    model,
+    rows: Sequence[TokenRow] | Mapping[str, Tensor],
+    method: str | Method = "lowdisc+fixedcount",
+    budget: int = 8,
+    *,
+    seed: int = 0,
+    step: int = 0,
+    density: TSampler | None = None,
+    replicates: int | None = None,
+    eps: float = EPS,
+    tokens_per_batch: int = 4096,
+    mask_id: int | None = None,
+    pad_id: int | None = None,
+) -> Iterator[Tensor]:
+    """Parts of shape (B,), one per forward pass, that add up to the ``value`` of :func:`elbo` under the same arguments.
+
+    With a backward after each part only one forward's graph is alive. As the noise is a function of seed and step, a
+    loss that is not linear in the values takes two passes::
+
+        with torch.no_grad():
+            value = elbo(policy, rows, seed=seed, step=step).value
+        slope = torch.func.grad(loss)(value)
+        for part in elbo_parts(policy, rows, seed=seed, step=step):
+            (slope * part).sum().backward()
+    """
+    plan = _plan(model, rows, method, budget, seed, step, density, replicates, eps, tokens_per_batch, mask_id, pad_id)
+    return (contribution.sum(1) for contribution, _ in plan.run(model))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything drawn or fixed before the first forward."""
+
+    tensors: dict[str, Tensor]
+    t: Tensor
+    """Mask ratios, shape (B, D), the draws of one replicate together."""
+    groups: int
+    key: Key
+    method: Method
+    sampler: TSampler
+    objective: Objective
+    tokens_per_batch: int
+    mask_id: int
+
+    def run(self, model) -> Iterator[tuple[Tensor, int]]:
+        """Per forward pass: its contribution to each replicate's share of the ELBO, shape (B, R), and its rows."""
+        b, draws = self.t.shape
+        length = self.tensors["attention_mask"].sum(1).repeat_interleave(draws)
+        for chunk in filled_batches(length, self.method.views.count, self.tokens_per_batch):
+            row, group = chunk // draws, chunk % draws // (draws // self.groups)
+            loss, forwards = self._losses(model, chunk, row)
+            require_finite(loss, f"elbo: losses of {type(model).__name__}")
+            tokens = self.tensors["maskable"].sum(1)[row]
+            share = -loss * (tokens.double() / draws).to(loss.dtype)
+            zero = torch.zeros(b * self.groups, dtype=loss.dtype, device=loss.device)
+            yield zero.index_add(0, (row * self.groups + group).to(loss.device), share).view(b, self.groups), forwards
+
+    def _losses(self, model, chunk: Tensor, row: Tensor) -> tuple[Tensor, int]:
+        """Row losses of the evaluations of one forward, shape (E,), and its forward rows."""
+        batch = {name: value[row] for name, value in self.tensors.items()}
+        used = batch["attention_mask"].any(0)
+        batch = {name: value[:, used] for name, value in batch.items()}
+        noise = Rows(
+            position=chunk,
+            step_rows=self.t.numel(),
+            maskable=batch["maskable"],
+            token_index=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0),
+            delimiter=batch.get("delimiter"),
+        )
+        draw = self.method.draw_at(self.t.flatten()[chunk], self.key, noise, self.sampler, self.objective)
+        noisy, mask, source = draw.noisy(batch["input_ids"], self.mask_id)
+        targets = batch["input_ids"][source]
+        nll = model(noisy, batch["attention_mask"][source], selected=mask, targets=targets).nll
+        return row_losses(nll, draw.mask, draw.coefficient, draw.active), len(noisy)
+
+
+def _plan(
+    model, rows, method, budget, seed, step, density, replicates, eps, tokens_per_batch, mask_id, pad_id
+) -> _Plan:
+    method = checked_method(method)
+    check_numbers(budget=budget, replicates=replicates, tokens_per_batch=tokens_per_batch, seed=seed, step=step)
+    check_eps(eps)
+    views = method.views.count
+    if budget % views:
+        raise UserError(f"elbo: expected a budget divisible by the {views} views of '{method.name}', found {budget}.")
+    draws = budget // views
+    groups = _replicates(method, draws) if replicates is None else replicates
+    if draws % groups:
+        raise UserError(f"elbo: expected replicates that divide the {draws} draws of a row, found {groups}.")
+    mask_id = checked_mask_id(model, mask_id)
+    device = next(model.parameters()).device
+    tensors = checked_rows(rows, method, mask_id if pad_id is None else checked_id("pad_id", pad_id), mask_id)
+    tensors = {name: value.to(device) for name, value in tensors.items()}
+    sampler = method.sampler(density)
+    call = _call_seed(seed, step)
+    t = sampler.icdf(_uniforms(method, call, len(tensors["maskable"]), draws, groups)).to(device)
+    return _Plan(tensors, t, groups, Key(call, 0), method, sampler, Objective(eps=eps), tokens_per_batch, mask_id)
+
+
+def _replicates(method: Method, draws: int) -> int:
+    if method.source.name == "iid":
+        return draws
+    return 2 if draws >= LEAST_DRAWS and draws % 2 == 0 else 1
+
+
+def _uniforms(method: Method, call: int, rows: int, draws: int, groups: int) -> Tensor:
+    """u of every draw, shape (B, D): one run of the source per row and replicate, each with a key of its own.
+
+    Drawn on the CPU, the same on every device: many small draws would wait for an accelerator's launches.
+    """
+    # Independent points need no run of their own each.
+    runs = 1 if method.source.name == "iid" else groups
+    u = [method.source.uniforms(Key(call, run), draws // runs, torch.device("cpu")) for run in range(rows * runs)]
+    return torch.cat(u).view(rows, draws)
+
+
+def _call_seed(seed: int, step: int) -> int:
+    """A seed of 64 bits for one call: the rows and replicates of the call take the place of optimizer steps."""
+    zero = torch.zeros((), dtype=torch.int64)
+    low, high = philox4x32(zero, zero, torch.tensor(step), zero, seed)[:2].tolist()
+    return high << 32 | low

@@ -1,0 +1,160 @@
+"""What :func:`stabledllm.elbo` is given, checked before the first forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+from stabledllm.data.rows import TokenRow, collate, require_marks
+from stabledllm.errors import UserError
+from stabledllm.models.alignment import padding_last
+from stabledllm.models.output import is_autoregressive
+from stabledllm.noise.methods import Method
+
+_LEAST = {"budget": 1, "replicates": 1, "tokens_per_batch": 1, "seed": None, "step": 0}
+_MASKS = ("attention_mask", "maskable", "delimiter")
+
+
+def checked_method(method: str | Method) -> Method:
+    """The method, if it estimates the bound and needs nothing but its arguments.
+
+    Raises:
+        UserError: another kind of object, or a method that is biased, autoregressive or follows a training run.
+    """
+    if not isinstance(method, str | Method):
+        raise UserError(f"elbo: expected a method's name or a Method, found {type(method).__name__}.")
+    method = Method.parse(method) if isinstance(method, str) else method
+    if method.autoregressive:
+        raise UserError(f"elbo: expected a method that masks tokens, found '{method.name}', which estimates no bound.")
+    if not method.unbiased:
+        raise UserError(f"elbo: expected an unbiased method, found '{method.name}', which estimates another objective.")
+    if method.adaptive:
+        raise UserError(
+            f"elbo: expected a method whose density stands still, found '{method.name}', which learns it in training; "
+            f"a fitted one takes ppots and density."
+        )
+    if method.ema:
+        raise UserError(f"elbo: '{method.name}': ema steadies training's reported loss and does nothing here.")
+    return method
+
+
+def check_numbers(**numbers: int | None) -> None:
+    """Whole numbers, each at least its least value; ``replicates`` may be None.
+
+    Raises:
+        UserError: another kind of value, or a smaller one.
+    """
+    for name, value in numbers.items():
+        if value is None and name == "replicates":
+            continue
+        least = _LEAST[name]
+        if not _is_whole(value) or (least is not None and value < least):
+            bound = "" if least is None else f" of at least {least}"
+            raise UserError(f"elbo: {name}: expected a whole number{bound}, found {value!r}.")
+
+
+def check_eps(eps: float) -> None:
+    """The least masking probability is one.
+
+    Raises:
+        UserError: no number in [0, 1).
+    """
+    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0.0 <= eps < 1.0:
+        raise UserError(f"elbo: eps: expected a number in [0, 1), found {eps!r}.")
+
+
+def checked_id(name: str, value: int) -> int:
+    """A token id.
+
+    Raises:
+        UserError: another kind of value.
+    """
+    if not _is_whole(value):
+        raise UserError(f"elbo: {name}: expected a token id, found {value!r}.")
+    return value
+
+
+def checked_mask_id(model, given: int | None) -> int:
+    """The mask token: the one given, else that of the model's config.
+
+    Raises:
+        UserError: neither, one outside the model's vocabulary, or a model whose rows are no masked responses.
+    """
+    config = getattr(model, "config", None)
+    if is_autoregressive(model):
+        raise UserError("elbo: expected a masked diffusion model, found an autoregressive one.")
+    if size := getattr(config, "block_size", None):
+        raise UserError(f"elbo: expected a model of whole responses, found one trained in blocks of {size}.")
+    found = getattr(config, "mask_token_id", None) if given is None else given
+    if found is None:
+        raise UserError("elbo: expected mask_id or model.config.mask_token_id, found neither.")
+    found = checked_id("mask_id", found)
+    rows = getattr(config, "embedding_rows", getattr(config, "vocab_size", None))
+    if _is_whole(rows) and not 0 <= found < rows:
+        raise UserError(f"elbo: mask_id: expected one of the model's {rows} tokens, found {found}.")
+    return found
+
+
+def checked_rows(
+    rows: Sequence[TokenRow] | Mapping[str, Tensor], method: Method, pad_id: int, mask_id: int
+) -> dict[str, Tensor]:
+    """The rows as tensors of shape (B, L), without padding before them.
+
+    Raises:
+        UserError: no rows, tensors that are missing or of another kind or shape, a row without response tokens, or one
+            that holds the mask token, which would be a target or look masked.
+    """
+    tensors = _tensors(rows) if isinstance(rows, Mapping) else _collated(rows, method, pad_id)
+    empty = (~tensors["maskable"].any(1)).nonzero()[:, 0].tolist()
+    if empty:
+        raise UserError(f"elbo: expected response tokens in every row, found none in row {empty[0]}.")
+    masked = ((tensors["input_ids"] == mask_id) & tensors["attention_mask"]).any(1).nonzero()[:, 0].tolist()
+    if masked:
+        raise UserError(f"elbo: expected clean tokens, found the mask token {mask_id} in row {masked[0]}.")
+    order = padding_last(tensors["attention_mask"])
+    return tensors if order is None else {name: value.gather(1, order) for name, value in tensors.items()}
+
+
+def _collated(rows: Sequence[TokenRow], method: Method, pad_id: int) -> dict[str, Tensor]:
+    if isinstance(rows, Tensor) or not isinstance(rows, Sequence) or not all(isinstance(row, TokenRow) for row in rows):
+        raise UserError(
+            f"elbo: expected token rows, or tensors by the names input_ids, attention_mask and maskable, "
+            f"found {type(rows).__name__}."
+        )
+    if not rows:
+        raise UserError("elbo: expected at least one row, found none.")
+    require_marks(rows, method)
+    return collate(rows, pad_id)
+
+
+def _tensors(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for name in ("input_ids", "attention_mask", "maskable"):
+        if not isinstance(rows.get(name), Tensor):
+            raise UserError(f"elbo: expected the rows' tensor '{name}', found {sorted(map(str, rows))}.")
+    ids = rows["input_ids"]
+    if ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
+        raise UserError(
+            f"elbo: expected 'input_ids' of whole numbers, shape (B, L), found {ids.dtype} of shape {tuple(ids.shape)}."
+        )
+    kept = {"input_ids": ids.long()}
+    for name in _MASKS:
+        if rows.get(name) is None:
+            continue
+        value = rows[name]
+        if value.shape != ids.shape:
+            raise UserError(f"elbo: expected '{name}' of the shape (B, L) of 'input_ids', found {tuple(value.shape)}.")
+        if value.dtype != torch.bool and bool(((value != 0) & (value != 1)).any()):
+            raise UserError(f"elbo: expected '{name}' to be bool, or 0 and 1, found other values ({value.dtype}).")
+        kept[name] = value.bool()
+    if not len(ids):
+        raise UserError("elbo: expected at least one row, found none.")
+    if bool((kept["maskable"] & ~kept["attention_mask"]).any()):
+        raise UserError("elbo: expected maskable tokens within the attention mask, found padding among them.")
+    return kept
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -1,0 +1,68 @@
+"""The one place in which a draw goes through a model: packed or padded, all views together or some of them.
+
+Legend: B rows, K views, L positions, N forward rows, S masked positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from stabledllm.forward.packing import Packing
+from stabledllm.noise.methods import Draw
+
+
+def forward_nll(
+    model,
+    batch: Mapping[str, Tensor],
+    draw: Draw,
+    mask_id: int,
+    *,
+    weights: Tensor | None = None,
+    form: Mapping[str, Tensor] | None = None,
+    packing: bool = False,
+) -> tuple[Tensor, int]:
+    """Cross-entropies in nats at the masked positions of the active views, row-major, shape (S,); and N.
+
+    The same values however the rows are laid out.
+
+    Args:
+        batch: ``input_ids`` and ``attention_mask``, each (B, L). form: further arguments of the forward, (B, L).
+        weights: what each will be multiplied by in the loss, up to one factor, shape (S,); a hint for the loss head.
+        packing: lay the rows end to end in bins about as long as the longest of them.
+    """
+    noisy, mask, source = draw.noisy(batch["input_ids"], mask_id)
+    attention, targets = batch["attention_mask"][source], batch["input_ids"][source]
+    if not packing:
+        further = {name: value[source] for name, value in (form or {}).items()}
+        if weights is not None:
+            further["nll_weights"] = weights
+        return model(noisy, attention, selected=mask, targets=targets, **further).nll, len(noisy)
+    bins = Packing.of(attention)
+    selected = bins.pack(mask, False)
+    rank = bins.row_major(selected)
+    nll = model(
+        bins.pack(noisy, 0),
+        bins.real,
+        selected=selected,
+        targets=bins.pack(targets, 0),
+        segment_ids=bins.segment_ids,
+        position_ids=bins.position_ids,
+        nll_weights=None if weights is None else weights[rank],
+    ).nll
+    return nll[rank.argsort()], len(noisy)
+
+
+def view_groups(views: int, at_once: int | None) -> list[range]:
+    """The views of each forward: all, or ``at_once`` at a time."""
+    step = at_once or views
+    return [range(start, min(start + step, views)) for start in range(0, views, step)]
+
+
+def only(active: Tensor, views: range) -> Tensor:
+    """The active views among those of one forward, bool, shape (B, K)."""
+    chosen = torch.zeros(active.shape[1], dtype=torch.bool, device=active.device)
+    chosen[views.start : views.stop] = True
+    return active & chosen

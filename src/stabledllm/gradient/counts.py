@@ -1,0 +1,84 @@
+"""Bernoulli masks as an exact mixture over counts: given its count, a Bernoulli mask is a uniformly random subset.
+
+So what is measured with exact counts gives every moment under Bernoulli masks, for any density of t, by weights that
+are known exactly. At small t, where nearly all Bernoulli draws mask nothing and one in a thousand decides the
+variance, this is far less noisy than drawing them.
+
+Legend: P maskable tokens, k = 1..P counts, f points of a fine grid of t.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stabledllm.gradient.profile import GradientProfile
+from stabledllm.noise.maskers.fixed_count import count_coefficients
+from stabledllm.noise.schedule import masked_count, p_mask
+
+_FINE = 4096
+
+
+@dataclass(frozen=True)
+class CountWeights:
+    """Weights of masked sums ``G_M = sum_M grad CE_i`` of a row with P maskable tokens. All float64."""
+
+    t: Tensor
+    """Midpoints of the fine grid, shape (f,)."""
+    step: Tensor
+    """Widths of its cells, shape (f,)."""
+    mean: Tensor
+    """Of E_{|M|=k} G_M in the mean row gradient at t, shape (P, f)."""
+    square: Tensor
+    """Of E_{|M|=k} |G_M|^2 in the second moment at t, shape (P, f)."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory that they take."""
+        return self.mean.nbytes + self.square.nbytes + self.t.nbytes + self.step.nbytes
+
+
+_KEPT = 2**27
+"""Bytes of weights that are kept: those of a response of 500 tokens take 2**25, and data has many lengths."""
+_cache: OrderedDict[tuple, CountWeights] = OrderedDict()
+
+
+def count_weights(size: int, eps: float, power: float) -> CountWeights:
+    """Binomial probabilities of the counts times the row loss's ``p^(power - 1) / P``, and times its square.
+
+    Those last asked for are kept, :data:`_KEPT` bytes of them.
+    """
+    key = size, eps, power
+    found = _cache.pop(key, None)
+    if found is None:
+        found = _count_weights(size, eps, power)
+    _cache[key] = found
+    while sum(w.bytes for w in _cache.values()) > _KEPT:
+        _cache.popitem(last=False)
+    return found
+
+
+def _count_weights(size: int, eps: float, power: float) -> CountWeights:
+    # Equal cells (those in which densities are tabulated), the lowest of them split further where p_mask is steep.
+    edges = torch.arange(_FINE + 1, dtype=torch.float64) / _FINE
+    lowest = edges[16] * torch.arange(1, 256, dtype=torch.float64) / 256
+    edges = torch.cat((edges, lowest)).unique()
+    t, step = (edges[1:] + edges[:-1]) / 2, edges.diff()
+    p, k = p_mask(t, eps), torch.arange(1, size + 1, dtype=torch.float64)[:, None]
+    ways = (
+        torch.lgamma(torch.tensor(size + 1.0, dtype=torch.float64)) - torch.lgamma(k + 1) - torch.lgamma(size - k + 1)
+    )
+    mass = (ways + torch.special.xlogy(k, p) + torch.special.xlogy(size - k, 1 - p)).exp()
+    weight = p ** (power - 1) / size
+    return CountWeights(t, step, mass * weight, mass * weight**2)
+
+
+def counts_of(profile: GradientProfile, i: int) -> tuple[CountWeights, Tensor, Tensor]:
+    """Weights for row i, the count less 1 of each point, and 1 / c_k, which makes a point's gradient that of G_M."""
+    size = int(profile.size[i])
+    count = masked_count(profile.t[i], profile.size[i]) - 1
+    scale = 1.0 / count_coefficients(size, profile.eps, profile.power)[count]
+    return count_weights(size, profile.eps, profile.power), count, scale

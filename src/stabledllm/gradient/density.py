@@ -1,0 +1,145 @@
+"""P-POTS on the gradient: p* is proportional to the root of E|grad l|² / kappa, by cell of t.
+
+For a single Bernoulli view the second moment comes from exact counts (``variance/counts.py``). The target is that of
+iid t for every source: what strata and lattices remove of the gradient is small beside it, and its share is not known
+from norms alone.
+
+Legend: a rows, b cells, n points of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stabledllm.gradient.components import bernoulli_square, direct_square
+from stabledllm.gradient.counts import counts_of
+from stabledllm.gradient.output_layer import OutputLayerNorms
+from stabledllm.gradient.predicted import profiled_as
+from stabledllm.gradient.profile import GradientProfile, gradient_profile, points_of
+from stabledllm.noise.densities import TSampler
+from stabledllm.noise.maskers import Bernoulli
+from stabledllm.noise.methods import Method
+from stabledllm.ppots.cells import WeighsBy
+from stabledllm.ppots.profile import Profile, rate_edges
+
+
+def norm_profile(meter, method: Method, *, rows: int, rates: int, masks: int, seed: int) -> Profile:
+    """The gradient norm in the place of the loss: a profile whose second moment is ``E|grad l|²`` at unit weight.
+
+    Args:
+        meter: ``RowGradients`` or ``ProjectedGradients`` for the gradient itself, ``OutputLayerNorms`` for the proxy.
+    """
+    measured = Method.parse(profiled_as(method) or method.name, method.options)
+    if isinstance(meter, OutputLayerNorms):
+        points = _head_points(meter, measured, rows=rows, rates=rates, masks=masks, seed=seed)
+    else:
+        points = gradient_profile(meter, measured, rows=rows, rates=rates, masks=masks, seed=seed)
+    single = isinstance(method.masker, Bernoulli) and measured.name == "fixedcount"
+    edges = rate_edges(rates, meter.objective.eps) if single else points.edges
+    second = torch.stack([(_bernoulli_cells if single else _cells)(points, i, edges) for i in range(len(points.rows))])
+    middle = (edges[1:] + edges[:-1]) / 2
+    return NormProfile(
+        t=middle,
+        width=edges.diff(),
+        view_losses=second.clamp(min=0).sqrt()[..., None, None],
+        used=torch.ones(len(second), len(middle), 1, dtype=torch.bool),
+        cost=method.views.cost(middle, points.size),
+        rows=points.rows,
+        points=points,
+        single=single,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormProfile(Profile):
+    """Squared norms by cell to fit p to, and the points they came from to judge it by."""
+
+    points: GradientProfile
+    single: bool
+    """Whether the points are fixed counts that stand for single Bernoulli masks."""
+
+    def integrated(self, sampler: TSampler, rows: Tensor, weighs_by: WeighsBy | None = None) -> Tensor:
+        """``∫ E|grad l|² w² p dt`` of some rows, at the points' own rates and the masker's own weights."""
+        square = bernoulli_square if self.single else direct_square
+        return torch.stack([square(self.points, sampler, i).mean() for i in rows.tolist()])
+
+    def select(self, keep: Tensor) -> Profile:
+        """Fewer rows, to fit to: their cells alone."""
+        cells = Profile(self.t, self.width, self.view_losses, self.used, self.cost, self.rows)
+        return cells.select(keep)
+
+
+def _head_points(
+    meter: OutputLayerNorms, method: Method, *, rows: int, rates: int, masks: int, seed: int
+) -> GradientProfile:
+    """Squared norms as a profile without inner products of different points."""
+    key, chosen, size, edges, cell, t = points_of(meter, method, rows=rows, rates=rates, masks=masks, seed=seed)
+    a, n = t.shape
+    losses, squares = torch.zeros(a * n, dtype=torch.float64), torch.zeros(a * n, dtype=torch.float64)
+    before = meter.forwards
+    for index, loss, square in meter.norms(chosen.repeat_interleave(n), t.flatten(), method, key):
+        losses[index], squares[index] = loss, square
+    return GradientProfile(
+        method=method,
+        edges=edges,
+        cell=cell,
+        t=t,
+        gram=torch.diag_embed(squares.view(1, a, n)),
+        sketch=torch.zeros(a, n, 1),
+        lone=None,
+        mean_square=torch.zeros(1, a, dtype=torch.float64),
+        losses=losses.view(a, n),
+        size=size,
+        rows=chosen,
+        eps=meter.objective.eps,
+        power=meter.objective.power,
+        forwards=meter.forwards - before,
+    )
+
+
+def _cells(points: GradientProfile, i: int, edges: Tensor) -> Tensor:
+    """Mean squared norm of row i in each cell, shape (b,)."""
+    square = points.squares().mean(0)[i]
+    return torch.zeros(len(edges) - 1, dtype=torch.float64).index_add_(0, points.cell, square) / points.cell.bincount()
+
+
+def _bernoulli_cells(points: GradientProfile, i: int, edges: Tensor) -> Tensor:
+    """The same under Bernoulli masks, from fixed counts."""
+    weights, count, scale = counts_of(points, i)
+    share = points.point_width * points.size[i] * scale**2 * points.squares().mean(0)[i]
+    cell = (torch.searchsorted(edges, weights.t) - 1).clamp(0, len(edges) - 2)
+    of_cell = torch.zeros(len(edges) - 1, len(count), dtype=torch.float64)
+    of_cell.index_add_(0, cell, (weights.square[count] * weights.step).T)
+    return of_cell @ share / edges.diff()
+
+
+@dataclass(frozen=True)
+class ProxyQuality:
+    """How well the output layer stands for the whole gradient, both measured on the same draws."""
+
+    correlation: float
+    """Over t, of the two roots of the second moment, cells weighted by their width."""
+    excess: float
+    """Share by which the gradient's second moment under the proxy's p exceeds that under its own p."""
+
+    def as_dict(self) -> dict:
+        """JSON form."""
+        return dict(self.__dict__)
+
+
+def proxy_quality(exact: Profile, exact_density: TSampler, proxy: Profile, proxy_density: TSampler) -> ProxyQuality:
+    """Compare the proxy's curve and density with the gradient's own."""
+    curves = [p.second_moment().value.sqrt().numpy() for p in (exact, proxy)]
+    correlation = np.cov(*curves, aweights=exact.width.numpy())
+
+    def cost(density: TSampler) -> float:
+        return float(exact.integrated(density, torch.arange(len(exact.rows))).mean())
+
+    return ProxyQuality(
+        correlation=float(correlation[0, 1] / (correlation[0, 0] * correlation[1, 1]) ** 0.5),
+        excess=cost(proxy_density) / cost(exact_density) - 1,
+    )

@@ -1,0 +1,103 @@
+"""The least gradient noise that any density of t can reach with one exactly counted view a row.
+
+With squared norms s_i(t) at unit weight, a density p costs ``E_i ∫ s_i / p dt``, which by Cauchy-Schwarz is at least
+``(∫ sqrt(E_i s_i) dt)²``; ``E_i (∫ sqrt(s_i) dt)²`` if every row had a density of its own; and with low discrepancy,
+which removes the mean gradient's square at each t, ``(∫ sqrt(E_i s_i - |E_i g_i|²) dt)²``
+(docs/mathematics.md#the-best-density-of-t).
+
+Legend: a rows, b cells, n points of a row, k places of a sketch, Q blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from stabledllm.gradient.components import PairMean, bernoulli_moments, row_mean_square
+from stabledllm.gradient.profile import GradientProfile
+from stabledllm.gradient.projected import estimate
+from stabledllm.gradient.sketch import by_block
+from stabledllm.noise.densities import Uniform
+from stabledllm.stats.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class GradientFloor:
+    """Least noise at equal compute over Standard's, for densities that are constant within the profile's cells."""
+
+    shared: Estimate
+    """One density for all rows, iid: what P-POTS on the gradient with fixed counts aims at."""
+    lowdisc: Estimate
+    """One density for all rows, with low discrepancy over a long step."""
+    own: Estimate
+    """A density for every row, known beforehand, iid: no method here has that. Somewhat low, since the root of a
+    noisy squared norm is low on average."""
+
+    def as_dict(self) -> dict:
+        """JSON form."""
+        return {name: getattr(self, name).as_dict() for name in asdict(self)}
+
+
+def gradient_floor(profile: GradientProfile) -> GradientFloor:
+    """The floors of single views, from a profile of fixed counts, with jackknife errors over rows.
+
+    Raises:
+        ValueError: a profile of another masker or of several views.
+    """
+    standard = bernoulli_moments(profile, Uniform(), 1).second
+    own_square = row_mean_square(profile)
+    cells = torch.nn.functional.one_hot(profile.cell).double() / profile.cell.bincount()
+    square, width = profile.squares() @ cells, profile.width
+    mean_of_cells, mean_of_rows = _MeanOfRows(profile, cells), PairMean(profile)
+
+    def over_standard(parts: Callable[[Tensor], list[Tensor]], noise: Callable[..., Tensor]) -> Estimate:
+        """``noise`` of the parts' means over blocks, over that of Standard."""
+
+        def every_part(keep: Tensor) -> list[Tensor]:
+            return [(standard - own_square)[:, keep].mean(1), *parts(keep)]
+
+        return estimate(every_part, len(profile.rows), "of Standard's", lambda plain, *rest: noise(*rest) / plain)
+
+    def at_least(keep: Tensor) -> list[Tensor]:
+        return [own_square[:, keep].mean(1), square[:, keep].mean(1)]
+
+    def shared(own: Tensor, cell: Tensor) -> Tensor:
+        return (cell.sqrt() @ width) ** 2 - own
+
+    def with_lattice(keep: Tensor) -> list[Tensor]:
+        data = own_square[:, keep].mean(1) - mean_of_rows(keep)
+        return [data, square[:, keep].mean(1), mean_of_cells(keep)]
+
+    def lowdisc(data: Tensor, cell: Tensor, mean: Tensor) -> Tensor:
+        return ((cell - mean).clamp(min=0).sqrt() @ width) ** 2 - data
+
+    def of_rows(keep: Tensor) -> list[Tensor]:
+        return [own_square[:, keep], square[:, keep]]
+
+    def each_its_own(own: Tensor, cell: Tensor) -> Tensor:
+        return ((cell.sqrt() @ width) ** 2 - own).mean()
+
+    return GradientFloor(
+        shared=over_standard(at_least, shared),
+        lowdisc=over_standard(with_lattice, lowdisc),
+        own=over_standard(of_rows, each_its_own),
+    )
+
+
+class _MeanOfRows:
+    """|E_i g_i|² in each cell from pairs of different rows, by block of the projection, shape (Q, b), for all rows or
+    all but one."""
+
+    def __init__(self, profile: GradientProfile, cells: Tensor):
+        each = torch.einsum("ank,nb->abk", profile.sketch, cells.to(profile.sketch.dtype))
+        self.each = by_block(each)
+        self.total, self.rows = self.each.sum(1, dtype=torch.float64), len(profile.rows)
+        self.squares = self.each.square().sum(-1, dtype=torch.float64)
+
+    def __call__(self, keep: Tensor) -> Tensor:
+        gone, n = sorted(set(range(self.rows)) - set(keep.tolist())), len(keep)
+        total = self.total - self.each[:, gone].double().sum(1)
+        return (total.square().sum(-1) - self.squares[:, keep].sum(1)) / (n * (n - 1))

@@ -1,0 +1,87 @@
+"""Squared norm of the output layer's gradient, row by row, from the forward pass alone.
+
+The gradient of ``sum_i c_i CE_i`` with respect to the head's weight is ``sum_i c_i e_i h_i'``, e the softmax less the
+one-hot target and h the hidden state, so that its squared norm is ``sum_ij c_i c_j <e_i, e_j> <h_i, h_j>`` over the
+masked positions: no backward, and no V x D matrix.
+
+Legend: m evaluations of a batch, S masked positions, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from stabledllm.errors import UserError
+from stabledllm.forward.meter import Meter
+from stabledllm.loss import row_losses
+from stabledllm.models.loss_head import whole_logits
+from stabledllm.noise.densities import TSampler, Uniform
+from stabledllm.noise.methods import Draw, Method
+from stabledllm.noise.streams import Key
+
+
+class OutputLayerNorms(Meter):
+    """Losses and squared norms of single rows, one forward each.
+
+    Raises:
+        UserError: a model that does not name its output layer (``get_output_embeddings``).
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.head = self.model.get_output_embeddings()
+        if self.head is None:
+            raise UserError(f"ppots-head: expected a model with output embeddings, found {type(self.model).__name__}.")
+
+    @torch.no_grad()
+    def norms(
+        self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Batch by batch: indices of evaluations (m,), their losses in nats (m,) and squared norms (m,), float64.
+
+        Views are averaged as in the row loss. Evaluation i draws its masks at position ``start + i`` of ``key``.
+        """
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            for chunk in self.chunks(row, method.views.count):
+                batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk, start)
+                losses, squares = self._batch(batch, draw)
+                self.require_finite(losses, row[chunk])
+                self.require_finite(squares, row[chunk], "squared norms of the output layer's gradients")
+                yield chunk, losses, squares
+        finally:
+            self.model.train(was_training)
+
+    def _batch(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor]:
+        kept: list[tuple[Tensor, Tensor]] = []
+        hook = self.head.register_forward_hook(lambda _, inputs, output: kept.append((inputs[0], output)))
+        try:
+            with whole_logits():
+                nll = self.cross_entropies(batch, draw)
+        finally:
+            hook.remove()
+        ((hidden, logits),) = kept
+        selected = draw.mask[draw.active]
+        if hidden.dim() == 3:  # a head that was run at every position
+            hidden, logits = hidden[selected], logits[selected]
+        used = draw.mask & draw.active[..., None]
+        share = (draw.coefficient / draw.active.sum(1)[:, None, None])[used]
+        targets = batch["input_ids"][draw.active.nonzero()[:, 0]][selected]
+        losses = row_losses(nll, draw.mask, draw.coefficient, draw.active)
+        counts = used.sum((1, 2)).tolist()
+        parts = (x.split(counts) for x in (logits, targets, hidden, share))
+        # Row by row: the softmax errors of one row are as large as its logits, and no others are held.
+        squares = [_square(*part) for part in zip(*parts, strict=True)]
+        return losses.double().cpu(), torch.stack(squares).double().cpu()
+
+
+def _square(logits: Tensor, targets: Tensor, hidden: Tensor, share: Tensor) -> Tensor:
+    """Of one row, its used views together; in float32, or in float64 where the model is."""
+    wide = logits.dtype if logits.dtype == torch.float64 else torch.float32
+    error, hidden, share = logits.to(wide).softmax(-1), hidden.to(wide), share.to(wide)
+    error[torch.arange(len(error), device=error.device), targets] -= 1.0
+    return share @ ((error @ error.T) * (hidden @ hidden.T)) @ share

@@ -1,0 +1,215 @@
+"""The exact gradient of every row's loss, many rows in one forward and backward.
+
+A batch's rows do not interact, so one backward of the sum of their losses gives every layer's output gradients row
+by row; with the layer's inputs, kept on the way forward, they are the gradients of its weights (Goodfellow,
+arXiv:1510.01799). Models with other layers that hold parameters take one backward a row, with the same result; so do
+those whose first batch, weighted at random, does not give autograd's gradient (a weight used outside its layer).
+
+Legend: n requested evaluations, m evaluations of a batch, N forward rows, L positions, S selected positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stabledllm.forward.meter import Meter
+from stabledllm.gradient.parameters import chosen_parameters
+from stabledllm.loss import row_losses
+from stabledllm.models.loss_head import OutputLayer, whole_logits
+from stabledllm.noise.densities import TSampler, Uniform
+from stabledllm.noise.methods import Draw, Method
+from stabledllm.noise.streams import Key
+
+_LAYERS = (nn.Linear, OutputLayer, nn.Embedding, nn.RMSNorm, nn.LayerNorm)
+
+
+class RowGradients(Meter):
+    """Gradients of single row losses (views averaged, times the importance weight where a sampler is given).
+
+    Args:
+        parameters: patterns of parameter names; None takes all that are trainable.
+        vectorised: False takes one backward an evaluation whatever the layers.
+
+    Attributes:
+        size: number of coordinates D of what :meth:`gradients` gives.
+        view_squares: sum over the views of the last batch's evaluations of the squared norm of each view's part of
+            the gradient, shape (m,); None where views were not taken apart.
+    """
+
+    def __init__(
+        self,
+        *args,
+        parameters: Sequence[str] | None = None,
+        tokens_per_batch: int = 2048,
+        vectorised: bool = True,
+        **kwargs,
+    ):
+        super().__init__(*args, tokens_per_batch=tokens_per_batch, **kwargs)
+        self.parameters = chosen_parameters(self.model, parameters)
+        self.size = sum(p.numel() for p in self.parameters.values())
+        self.layers = _layers_of(self.model, self.parameters) if vectorised else None
+        self.view_squares: Tensor | None = None
+        self._checked = False
+        self._buffer: Tensor | None = None
+
+    def gradients(
+        self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Batch by batch: indices of evaluations (m,), their losses in nats, float64 (m,), and gradients (m, D).
+
+        Evaluation i draws its masks at position ``start + i`` of ``key``: the result does not depend on batching.
+        Gradients are in the parameters' dtype, each flattened in the order of :attr:`parameters`. They are
+        overwritten by the next batch.
+
+        Args:
+            row: index of the row of each evaluation, shape (n,). t: its mask ratio, float64, shape (n,).
+        """
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            for chunk in self.chunks(row, method.views.count):
+                batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk, start)
+                if self.layers and not self._checked:
+                    self._check(batch, draw)
+                losses, gradients = self._all(batch, draw) if self.layers else self._one_by_one(batch, draw)
+                self.require_finite(losses, row[chunk])
+                self.require_finite(torch.linalg.vector_norm(gradients, dim=1), row[chunk], "gradient norms")
+                yield chunk, losses.detach().double().cpu(), gradients
+        finally:
+            self.model.train(was_training)
+
+    def _check(self, batch: dict[str, Tensor], draw: Draw) -> None:
+        """Go one by one from here on if a weighted sum of row gradients is not autograd's gradient of that sum."""
+        self._checked, before = True, self.forwards
+        losses, gradients = self._all(batch, draw)
+        weight = torch.linspace(0.5, 1.5, len(losses), dtype=gradients.dtype, device=gradients.device)
+        found, again = weight @ gradients, self._losses(batch, draw)
+        self.forwards = before
+        if not again.requires_grad:
+            return
+        wanted = list(self.parameters.values())
+        exact = torch.autograd.grad((again * weight).sum(), wanted, allow_unused=True)
+        exact = torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
+                           for p, g in zip(wanted, exact, strict=True)])  # fmt: skip
+        if float((found - exact).norm()) > 1e-3 * float(exact.norm()):
+            self.layers = None
+
+    def _zeros(self, rows: int) -> Tensor:
+        """Zeros of shape (rows, D) in memory that is used again: touching new pages costs as much as the backward."""
+        if self._buffer is None or len(self._buffer) < rows:
+            like = next(iter(self.parameters.values()))
+            self._buffer = torch.empty(rows, self.size, dtype=like.dtype, device=like.device)
+        return self._buffer[:rows].zero_()
+
+    def _losses(self, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+        return row_losses(self.cross_entropies(batch, draw), draw.mask, draw.coefficient, draw.active)
+
+    def _one_by_one(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor]:
+        self.view_squares = None
+        wanted, losses, out = list(self.parameters.values()), [], []
+        for i in range(len(draw.t)):
+            one = {name: value[i : i + 1] for name, value in batch.items()}
+            part = draw.row(i)
+            (loss,) = self._losses(one, part)
+            losses.append(loss.detach())
+            if not loss.requires_grad:  # nothing was masked
+                out.append(torch.zeros(self.size, dtype=wanted[0].dtype, device=loss.device))
+                continue
+            found = torch.autograd.grad(loss, wanted, allow_unused=True)
+            out.append(torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
+                                  for p, g in zip(wanted, found, strict=True)]))  # fmt: skip
+        return torch.stack(losses), torch.stack(out)
+
+    def _all(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor]:
+        kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+        def keep(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+            if layer in kept:
+                raise RuntimeError(f"{type(layer).__name__} is called twice in one forward")
+            kept[layer] = (inputs[0].detach(), output)
+
+        hooks = [layer.register_forward_hook(keep) for layer in self.layers]
+        try:
+            with whole_logits():
+                losses = self._losses(batch, draw)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        used = [layer for layer in self.layers if layer in kept]
+        outputs = torch.autograd.grad(losses.sum(), [kept[layer][1] for layer in used])
+        source = draw.active.nonzero()[:, 0]
+        selected = draw.mask[draw.active]
+        places = _places(self.parameters)
+        gradients = self._zeros(len(source))
+        for layer, of_output in zip(used, outputs, strict=True):
+            x = kept[layer][0]
+            if x.dim() == (1 if isinstance(layer, nn.Embedding) else 2):  # selected positions only, as in the head
+                x, of_output = (_by_row(value, selected) for value in (x, of_output))
+            for name, value in _weight_gradients(layer, x, of_output).items():
+                place = places.get(getattr(layer, name))
+                if place is not None:
+                    gradients[:, place] = value.flatten(1)
+        squares = torch.linalg.vector_norm(gradients, dim=1) ** 2
+        self.view_squares = squares.new_zeros(len(losses)).index_add_(0, source, squares).cpu()
+        if len(source) == len(losses):
+            return losses, gradients
+        return losses, gradients.new_zeros(len(losses), self.size).index_add_(0, source, gradients)
+
+
+def _layers_of(model: nn.Module, parameters: dict[str, nn.Parameter]) -> list[nn.Module] | None:
+    """The layers that hold the parameters; None where one is of another kind, shares a parameter, or mixes rows."""
+    if any(getattr(module, "mixes_rows", False) for module in model.modules()):
+        return None
+    layers = [m for m in model.modules() if any(p in set(parameters.values()) for p in m.parameters(recurse=False))]
+    held = [p for layer in layers for p in layer.parameters(recurse=False)]
+    plain = all(type(layer) in _LAYERS or _is_rms_norm(layer) for layer in layers) and len(held) == len(set(held))
+    return layers if plain else None
+
+
+def _is_rms_norm(layer: nn.Module) -> bool:
+    """transformers writes a root-mean-square norm of its own for every family."""
+    return type(layer).__name__.endswith("RMSNorm") and hasattr(layer, "variance_epsilon")
+
+
+def _places(parameters: dict[str, nn.Parameter]) -> dict[nn.Parameter, slice]:
+    """Where each parameter's gradient lies in the flat one."""
+    out, start = {}, 0
+    for parameter in parameters.values():
+        out[parameter] = slice(start, start + parameter.numel())
+        start += parameter.numel()
+    return out
+
+
+def _by_row(values: Tensor, selected: Tensor) -> Tensor:
+    """Values at the selected positions, (S, ...), put back to their rows, (N, L, ...); 0 elsewhere."""
+    out = values.new_zeros(*selected.shape, *values.shape[1:])
+    out[selected] = values
+    return out
+
+
+def _weight_gradients(layer: nn.Module, x: Tensor, of_output: Tensor) -> dict[str, Tensor]:
+    """Gradients of a layer's parameters by forward row, from its input and its output's gradient, (N, L, ...)."""
+    if isinstance(layer, nn.Embedding):
+        out = of_output.new_zeros(len(x), *layer.weight.shape)
+        out.scatter_add_(1, x[..., None].expand_as(of_output), of_output)
+        if layer.padding_idx is not None:
+            out[:, layer.padding_idx] = 0
+        return {"weight": out}
+    if isinstance(layer, nn.Linear):
+        found = {"weight": of_output.flatten(1, -2).transpose(1, 2) @ x.flatten(1, -2)}
+    elif isinstance(layer, nn.RMSNorm):
+        scaled = F.rms_norm(x, layer.normalized_shape, None, layer.eps)
+        found = {"weight": (of_output * scaled).flatten(1, -2).sum(1)}
+    elif _is_rms_norm(layer):
+        scaled = F.rms_norm(x, x.shape[-1:], None, layer.variance_epsilon)
+        found = {"weight": (of_output * scaled).flatten(1, -2).sum(1)}
+    else:
+        scaled = F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
+        found = {"weight": (of_output * scaled).flatten(1, -2).sum(1)}
+    if getattr(layer, "bias", None) is not None:
+        found["bias"] = of_output.flatten(1, -2).sum(1)
+    return found

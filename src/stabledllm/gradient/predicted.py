@@ -1,0 +1,201 @@
+"""What profiles of inner products say about the variance of a training step's gradient, for any source and density.
+
+Legend: a rows, b cells, n points of a row, k places of a sketch, Q blocks of coordinates, F forwards of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from stabledllm.gradient.components import (
+    UNIT,
+    PairMean,
+    as_positive,
+    bernoulli_moments,
+    direct_moments,
+    point_weight,
+    ratio_of,
+    row_mean_square,
+)
+from stabledllm.gradient.counts import counts_of
+from stabledllm.gradient.profile import GradientProfile
+from stabledllm.gradient.projected import estimate
+from stabledllm.gradient.sketch import by_block
+from stabledllm.noise.densities import TSampler, Uniform
+from stabledllm.noise.maskers import Bernoulli
+from stabledllm.noise.methods import Method
+from stabledllm.noise.views import Mirror, MultiSample, Partition, Single
+from stabledllm.ppots.shared_noise import shared_forms
+from stabledllm.stats.estimate import Estimate
+from stabledllm.stats.intervals import ratio_record
+
+Judged = Sequence[tuple[TSampler, Tensor]]
+
+
+def profiled_as(method: Method) -> str | None:
+    """Method string of the profile that predicts a method: fixed counts serve all single Bernoulli and counted masks.
+
+    None where nothing predicts it: a biased masker, density or maskable set has another objective.
+    """
+    if not method.unbiased:
+        return None
+    if type(method.views) in (Single, MultiSample) and isinstance(method.masker, Bernoulli):
+        return "fixedcount"
+    return method.masking
+
+
+@dataclass(frozen=True)
+class StepNoise:
+    """n tr Var(step gradient) of a method, for any rows kept; by block of coordinates."""
+
+    method: Method
+    cost: float
+    """Forwards per row."""
+    rows: int
+    per_row: Callable[[Tensor], Tensor]
+    """Takes the rows kept (all, or all but one), gives shape (Q,)."""
+
+    def estimate(self) -> Estimate:
+        """n tr Var(step gradient): jackknife over rows, and the projection's own error."""
+        return as_positive(estimate(lambda keep: [self.per_row(keep)], self.rows, UNIT))
+
+
+def step_noise(
+    profile: GradientProfile,
+    method: Method,
+    judged: Judged,
+    step_rows: int,
+    cost: float,
+    plain: GradientProfile | None = None,
+) -> StepNoise:
+    """Predicted noise of a step of ``step_rows`` iid rows.
+
+    ``E|g|² - |E g|²``, less what the source of u removes of the noise that all rows share: a quadratic form in the
+    rows' mean gradient over t, from pairs of different rows. That last part takes the mean gradient for linear
+    between the cells' middles: with counts and very few tokens, where it is a staircase, it is rough.
+
+    Args:
+        profile: of :func:`profiled_as` this method. judged: densities and the rows each is judged on.
+        plain: the profile of single fixed counts on the same rows. Where each view alone is a single masker's, only
+            products of views are then taken from ``profile``: squares of single views, which have the heavy tail, are
+            known far better from exact counts.
+    """
+    second = torch.full(profile.gram.shape[:2], torch.nan, dtype=torch.float64)
+    bernoulli = isinstance(method.masker, Bernoulli) and profile.method.name == "fixedcount"
+    apart = plain is not None and profile.lone is not None and _marginals_are_single(method)
+    for sampler, rows in judged:
+        if bernoulli:
+            found = bernoulli_moments(profile, sampler, method.views.count).second
+        elif apart:
+            found = _from_products(profile, plain, method, sampler)
+        else:
+            found = direct_moments(profile, sampler).second
+        second[:, rows] = found[:, rows]
+    pairs = PairMean(plain if apart else profile)
+    removed = [(_removed(profile, method, sampler, step_rows, bernoulli), len(rows)) for sampler, rows in judged]
+
+    def per_row(keep: Tensor) -> Tensor:
+        gone = sum(form(keep) * rows for form, rows in removed) / sum(rows for _, rows in removed)
+        return second[:, keep].mean(1) - pairs(keep) - gone + pairs.spread_change(keep)
+
+    return StepNoise(method, cost, len(profile.rows), per_row)
+
+
+def _marginals_are_single(method: Method) -> bool:
+    """Whether each of the views, by itself, is what the same masker draws for a single view."""
+    coupled = isinstance(method.views, Partition) or (isinstance(method.views, Mirror) and method.views.below >= 1)
+    return coupled and method.masker.name in ("", "fixedcount")
+
+
+def _from_products(profile: GradientProfile, plain: GradientProfile, method: Method, sampler: TSampler) -> Tensor:
+    """E|g|² of the averaged views, (1, a): 1/K of a single view's, from exact counts, plus products of views."""
+    bernoulli = isinstance(method.masker, Bernoulli)
+    alone = bernoulli_moments(plain, sampler, 1) if bernoulli else direct_moments(plain, sampler)
+    products = replace(profile, gram=torch.diag_embed(profile.squares() - profile.lone))
+    return alone.second / method.views.count + direct_moments(products, sampler).second
+
+
+def data_noise(profile: GradientProfile) -> Callable[[Tensor], Tensor]:
+    """C of the gradient, for any rows kept."""
+    own, pairs = row_mean_square(profile), PairMean(profile)
+    return lambda keep: own[:, keep].mean(1) - pairs(keep) + pairs.spread_change(keep)
+
+
+def at_equal_compute(noise: StepNoise, data: Callable[[Tensor], Tensor]) -> Estimate:
+    """``F Var(step of F forwards) - C``; for Standard A + B."""
+    found = estimate(
+        lambda keep: [noise.per_row(keep), data(keep)], noise.rows, UNIT, lambda own, c: noise.cost * own - c
+    )
+    return as_positive(found)
+
+
+def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Tensor]) -> dict:
+    """Noise at equal compute over Standard's with a 95 % interval: joint jackknife over the rows that both share."""
+
+    def ratio(own: float, plain: float, c: float) -> float:
+        return ratio_of(noise.cost * own - c, standard.cost * plain - c)
+
+    found = estimate(
+        lambda keep: [noise.per_row(keep), standard.per_row(keep), data(keep)],
+        min(noise.rows, standard.rows),
+        "",
+        ratio,
+    )
+    return ratio_record(found)
+
+
+def noise_scale(noise: StepNoise, mean_square: Callable[[Tensor], Tensor]) -> Estimate:
+    """n tr Var / |G|² in rows: the simple noise scale of McCandlish et al., arXiv:1812.06162."""
+    return estimate(lambda keep: [noise.per_row(keep), mean_square(keep)], noise.rows, "rows", ratio_of)
+
+
+def _removed(
+    profile: GradientProfile, method: Method, sampler: TSampler, step_rows: int, bernoulli: bool
+) -> Callable[[Tensor], Tensor]:
+    """What the source removes, by block of the projection, for any rows kept."""
+    if method.source.name == "iid":
+        return lambda keep: torch.zeros(1, dtype=torch.float64)
+    middle = (profile.edges[1:] + profile.edges[:-1]) / 2
+    _, form = shared_forms(middle, sampler, method.source, step_rows)
+    rows = range(len(profile.rows))
+    cells = torch.stack([_cell_means(profile, i, sampler, bernoulli) @ profile.sketch[i].double() for i in rows])
+    parts = by_block(cells)
+    total = torch.stack([part.sum(0) @ part.sum(0).T for part in parts])
+    own = torch.stack([part @ part.transpose(-1, -2) for part in parts])
+    cross = torch.stack([part.sum(0) @ part.transpose(-1, -2) for part in parts])
+
+    def value(keep: Tensor) -> Tensor:
+        gone = torch.ones(len(profile.rows), dtype=torch.bool)
+        gone[keep] = False
+        i = gone.nonzero()[:, 0]
+        both = cross[:, i].sum(1)
+        square = total - both - both.transpose(-1, -2) + own[:, i].sum(1)
+        pairs = (square - own[:, keep].sum(1)) / (len(keep) * (len(keep) - 1))
+        return (pairs * form).sum((-2, -1))
+
+    return value
+
+
+def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: bool) -> Tensor:
+    """Weights of row i's points in its mean gradient over each cell of t, shape (b, n).
+
+    Where the masker does not weigh by 1 / p(t) itself, the points are scaled so that 1 / p(t) on top gives its weight.
+    """
+    b = len(profile.width)
+    if not bernoulli:
+        plain = torch.eye(b, dtype=torch.float64)[:, profile.cell] / profile.cell.bincount()[profile.cell]
+        return plain * point_weight(sampler, profile, i) / sampler.weight(profile.t[i])
+    weights, count, scale = counts_of(profile, i)
+    cell = (torch.searchsorted(profile.edges, weights.t) - 1).clamp(0, b - 1)
+    mean = torch.zeros(b, len(count), dtype=torch.float64)
+    mean.index_add_(0, cell, (weights.mean[count] * weights.step).T)
+    return mean * scale * profile.size[i] * profile.point_width / profile.width[:, None]
+
+
+def uniform_for(profile: GradientProfile, sampler: TSampler | None = None) -> Judged:
+    """Every row judged by one density, uniform unless given: nothing was fitted on them."""
+    return [(sampler or Uniform(), torch.arange(len(profile.rows)))]

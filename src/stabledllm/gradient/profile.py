@@ -1,0 +1,183 @@
+"""Gradients of chosen rows at random rates within cells of t: what every gradient figure is worked out from.
+
+Legend: a rows, b cells, n points of a row, k places of a sketch, Q blocks of coordinates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from stabledllm.forward.meter import Meter
+from stabledllm.gradient.per_row import RowGradients
+from stabledllm.gradient.sketch import GradientMeter, Sketch, block_products
+from stabledllm.noise.methods import Method
+from stabledllm.noise.streams import Key, Stream
+from stabledllm.ppots.profile import rate_edges
+
+_STEP = 0x64AD0
+COUNTED = ("fixedcount", "complement")
+"""Maskers whose masks depend on t through a count alone."""
+
+
+@dataclass(frozen=True)
+class GradientProfile:
+    """Inner products of gradients at unit importance weight. Nothing is clamped or dropped."""
+
+    method: Method
+    edges: Tensor
+    """Edges of the cells of t, shape (b + 1,)."""
+    cell: Tensor
+    """Cell of each point of a row, int64, shape (n,)."""
+    t: Tensor
+    """Rate of each point, uniform in its cell, float64, shape (a, n)."""
+    gram: Tensor
+    """Inner products of a row's points, float64, shape (Q, a, n, n); Q is 1 for exact gradients, else the blocks of a
+    projection, each unbiased by itself."""
+    sketch: Tensor
+    """Projections of the points, shape (a, n, k), always of BLOCKS blocks."""
+    lone: Tensor | None
+    """Part of each point's squared norm that its views have alone, without their products, float64, shape (a, n)."""
+    mean_square: Tensor
+    """Squared norm of the sum of the mean gradients h_i of the first 1, 2, ..., a rows, by block, float64, (Q, a)."""
+    losses: Tensor
+    """Losses in nats, shape (a, n)."""
+    size: Tensor
+    """Maskable tokens P of each row, shape (a,)."""
+    rows: Tensor
+    """Index of each row in the data, shape (a,)."""
+    eps: float
+    power: float
+    forwards: int
+    """Forward-backward rows that it took."""
+    share: Tensor | None = None
+    """What each row counts under the token mean, with which its gradients come, shape (a,); None where all count the
+    same."""
+
+    @property
+    def width(self) -> Tensor:
+        return self.edges.diff()
+
+    @property
+    def point_width(self) -> Tensor:
+        """Share of [0, 1] that each point of a row stands for, shape (n,)."""
+        return (self.width / self.cell.bincount())[self.cell]
+
+    @property
+    def pair_weight(self) -> Tensor:
+        """Weights of products of two points, (n, n), that estimate a product of two means over t without bias.
+
+        A point is never paired with itself: the pairs of different masks of its cell stand in.
+        """
+        plain = torch.outer(self.point_width, self.point_width)
+        count = self.cell.bincount()[self.cell].double()
+        same = self.cell[:, None] == self.cell
+        lone = torch.where(same, plain * (count / (count - 1)), plain)
+        return lone - torch.diag(lone.diagonal())
+
+    def first(self, rows: int) -> GradientProfile:
+        """The same of the first rows only."""
+        return replace(
+            self,
+            t=self.t[:rows],
+            gram=self.gram[:, :rows],
+            sketch=self.sketch[:rows],
+            lone=None if self.lone is None else self.lone[:rows],
+            mean_square=self.mean_square[:, :rows],
+            losses=self.losses[:rows],
+            size=self.size[:rows],
+            rows=self.rows[:rows],
+            share=None if self.share is None else self.share[:rows],
+        )
+
+    def squares(self) -> Tensor:
+        """Squared norm of every point, by block, shape (Q, a, n)."""
+        return self.gram.diagonal(dim1=-2, dim2=-1)
+
+
+def gradient_profile(
+    meter: GradientMeter, method: Method, *, rows: int, rates: int, masks: int, seed: int
+) -> GradientProfile:
+    """Gradients of ``rows`` distinct rows, at least ``masks`` in each cell of t, each at a rate of its own in the cell.
+
+    Rows are the same for every method of a seed. For counts the lowest cell ends where a single token is masked;
+    otherwise cells get finer down to where p_mask is near its least value (``rate_edges``).
+    """
+    key, chosen, size, edges, cell, t = points_of(meter, method, rows=rows, rates=rates, masks=masks, seed=seed)
+    a, n = t.shape
+    exact = isinstance(meter, RowGradients)
+    sketch = Sketch({name: p.numel() for name, p in meter.parameters.items()}) if exact else None
+    weight = (edges.diff() / cell.bincount())[cell]
+    lones: list[Tensor] = []
+    grams, sketches, squares, total = [], [], [], None
+    losses, before = torch.zeros(a, n, dtype=torch.float64), meter.forwards
+    for i, row in enumerate(chosen.tolist()):
+        gradients, lone = None, torch.zeros(n, dtype=torch.float64)
+        where = torch.full((n,), row)
+        for index, loss, found in meter.gradients(where, t[i], method, key, start=i * n):
+            if gradients is None:
+                gradients = found.new_empty(n, found.shape[1])
+            gradients[index.to(found.device)] = found
+            losses[i, index] = loss
+            if exact and meter.view_squares is not None:
+                lone[index] = meter.view_squares.double()
+        lones.append(lone)
+        h = weight.to(gradients) @ gradients
+        total = h if total is None else total + h
+        grams.append(_gram(gradients, exact))
+        squares.append(_gram(total[None], exact).flatten())
+        sketches.append((sketch.of(gradients) if exact else gradients).cpu())
+    return GradientProfile(
+        method=method,
+        edges=edges,
+        cell=cell,
+        t=t,
+        gram=torch.stack(grams, dim=1),
+        sketch=torch.stack(sketches),
+        lone=torch.stack(lones) if exact and meter.view_squares is not None else None,
+        mean_square=torch.stack(squares, dim=1),
+        losses=losses,
+        size=size,
+        rows=chosen,
+        eps=meter.objective.eps,
+        power=meter.objective.power,
+        forwards=meter.forwards - before,
+        share=meter.shares(method)[chosen] if meter.objective.normalization == "token" else None,
+    )
+
+
+def points_of(
+    meter: Meter, method: Method, *, rows: int, rates: int, masks: int, seed: int
+) -> tuple[Key, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Where to measure: key of the draws, rows (a,), their P (a,), edges (b + 1,), cells of points (n,), t (a, n)."""
+    key = Key(seed, _STEP)
+    chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
+    size = torch.tensor([meter.rows[i].maskable_count(syrm=method.syrm) for i in chosen.tolist()])
+    counted = method.masker.name in COUNTED
+    least = max(meter.objective.eps, 1.0 / float(size.double().median())) if counted else meter.objective.eps
+    edges = rate_edges(rates, least)
+    if counted:  # below 1 / P every count is 1
+        edges = torch.cat((edges[:1], edges[edges > 1.0 / float(size.max())]))
+    cell = torch.arange(len(edges) - 1).repeat_interleave(masks_per_cell(edges, masks))
+    a, n = len(chosen), len(cell)
+    u = key.row_uniforms(Stream.RATE, torch.arange(a * n)).view(a, n)
+    t = edges[cell] + u * edges.diff()[cell]
+    return key, chosen, size, edges, cell, t
+
+
+def masks_per_cell(edges: Tensor, masks: int) -> Tensor:
+    """Masks in each cell, int64, shape (b,): ``masks`` where t is large, up to three times as many where it is small.
+
+    The squared norm's spread grows like t^-3/2 (a coefficient of 1/t, from few and therefore unlike tokens), and the
+    least error for a given number of points has them in proportion to each cell's spread.
+    """
+    middle = (edges[1:] + edges[:-1]) / 2
+    spread = edges.diff() / middle**1.5
+    return (masks * (spread / spread[middle >= 0.5].mean()).round().clamp(1, 3)).long()
+
+
+def _gram(vectors: Tensor, exact: bool) -> Tensor:
+    """Inner products of gradients, (1, m, m), or of their projections by block, (Q, m, m); float64."""
+    return ((vectors @ vectors.T).double()[None] if exact else block_products(vectors, vectors)).cpu()

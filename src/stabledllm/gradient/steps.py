@@ -1,0 +1,290 @@
+"""The noise of training steps' gradients as the optimizer sees it: raw, clipped, and as Adam's update, by drawing them.
+
+Every figure comes from inner products of whole step gradients, so that a squared mean is a mean over pairs of
+different steps. ``update`` is the clipped gradient g over ``sqrt(beta2 v + (1 - beta2) g²)``, v the second moment so
+far: as in Adam the step's own square counts, so that no coordinate exceeds ``1 / sqrt(1 - beta2)``. With v alone a
+token that v has not seen would be divided by Adam's eps, and be all of the variance.
+
+Legend: S steps, n rows of a step, D coordinates (k of a sketch).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from stabledllm.data.rows import collate
+from stabledllm.errors import UserError
+from stabledllm.forward.meter import Meter
+from stabledllm.gradient.components import HEAVY, UNIT, as_positive
+from stabledllm.gradient.parameters import chosen_parameters
+from stabledllm.gradient.projected import projection_error
+from stabledllm.gradient.sketch import Sketch, block_products
+from stabledllm.loss import reduce_loss, row_losses
+from stabledllm.noise.densities import TSampler
+from stabledllm.noise.methods import Method
+from stabledllm.noise.streams import Key, Stream
+from stabledllm.runtime.finite import require_finite
+from stabledllm.stats.estimate import Estimate
+from stabledllm.stats.intervals import ratio_record
+from stabledllm.stats.jackknife import LEAST_ROWS, jackknife, spread
+from stabledllm.stats.pareto import pareto_k
+from stabledllm.variance.predicted import at_equal_compute
+
+_STEP = 0x57E9_0000
+_STANDARD = 0x57E9_8000
+"""First step number of the draws that Adam's second moments are taken from: never those that are measured."""
+_BYTES = 2**31
+ADAM_EPS, ADAM_BETA2 = 1e-8, 0.999
+"""The defaults of torch and of the Trainer."""
+TRANSFORMS = ("raw", "clipped", "update")
+_UNITS = {"raw": UNIT, "clipped": UNIT, "update": ""}
+
+
+@dataclass(frozen=True)
+class StepGradients:
+    """Inner products of S step gradients under each transform, float64, (S, S); steps of n rows at ``cost`` each."""
+
+    gram: dict[str, Tensor]
+    rows: int
+    cost: float
+    clipped_share: float
+    """Share of steps whose norm exceeded the clip."""
+    blocks: dict[str, Tensor] = field(default_factory=dict)
+    """The same inner products by block of a projection, (Q, S, S), each unbiased by itself; empty for exact ones."""
+
+    def by_block(self, transform: str) -> Tensor:
+        """Inner products by block of the projection, (Q, S, S); Q is 1 where they are exact."""
+        return self.blocks[transform] if self.blocks else self.gram[transform][None]
+
+    def variance(self, transform: str = "raw") -> Estimate:
+        """tr Var(step gradient), unbiased; jackknife over steps."""
+        return as_positive(self._estimate(_variance, transform, _UNITS[transform]))
+
+    def per_row_variance(self) -> Estimate:
+        """n tr Var(step gradient) of the raw gradient."""
+        return as_positive(self._estimate(lambda k: self.rows * _variance(k), "raw", UNIT))
+
+    def mean_square(self, transform: str = "raw") -> Estimate:
+        """Squared norm of the mean step gradient, from pairs of different steps."""
+        return self._estimate(_mean_square, transform, _UNITS[transform])
+
+    def noise_to_signal(self, transform: str = "raw") -> Estimate:
+        """tr Var(step) / |mean|²; NaN where the estimate of |mean|² is not above 0."""
+        return as_positive(self._estimate(_noise_to_signal, transform, ""))
+
+    def noise_scale(self) -> Estimate:
+        """B_simple = n tr Var(step) / |G|² in rows (McCandlish et al., arXiv:1812.06162), from the drawn steps."""
+        return as_positive(self._estimate(lambda k: self.rows * _noise_to_signal(k), "raw", "rows"))
+
+    def at_equal_compute(self, data_noise: Estimate) -> Estimate:
+        """``F Var(step of F forwards) - C``, C being that of Standard's gradient."""
+        return replace(at_equal_compute(self.per_row_variance(), self.cost, data_noise), unit=UNIT)
+
+    def clipping_cosine(self) -> Estimate:
+        """Cosine of the mean clipped and the mean raw gradient, 1 where clipping turns it nowhere; from pairs of
+        different steps, so that it may exceed 1 by chance."""
+        raw, clipped = (self.gram[t].diagonal() for t in ("raw", "clipped"))
+        factor = torch.where(raw > 0, (clipped / raw).sqrt(), 1.0)
+
+        def cosine(keep: Tensor, gram: Tensor = self.gram["raw"]) -> float:
+            k, f = gram[keep][:, keep], factor[keep]
+            squares = _mean_square(k), _mean_square(f[:, None] * k * f)
+            return _mean_square(k * f) / (squares[0] * squares[1]) ** 0.5 if min(squares) > 0 else math.nan
+
+        found = jackknife(cosine, len(factor), "")
+        every = torch.arange(len(factor))
+        error = projection_error([self.by_block("raw")], lambda k: cosine(every, k))
+        return replace(found, stderr=math.hypot(found.stderr, error))
+
+    def as_dict(self) -> dict:
+        """JSON form; ``heavy_tail`` marks the transforms whose errors are not to be trusted."""
+        return {
+            "rows": self.rows,
+            "steps": len(self.gram["raw"]),
+            "cost": self.cost,
+            "clipped_share": self.clipped_share,
+            "clipping_cosine": self.clipping_cosine().as_dict(),
+            "noise_scale": self.noise_scale().as_dict(),
+            **{t: self._part(t) for t in self.gram},
+        }
+
+    def _part(self, transform: str) -> dict:
+        k = self.pareto_k(transform)
+        return {
+            "variance": self.variance(transform).as_dict(),
+            "mean_square": self.mean_square(transform).as_dict(),
+            "noise_to_signal": self.noise_to_signal(transform).as_dict(),
+            "pareto_k": k if math.isfinite(k) else None,
+            "heavy_tail": heavy_tail(k),
+        }
+
+    def pareto_k(self, transform: str = "raw") -> float:
+        """Shape of the tail of the steps' squared deviations; NaN for too few steps."""
+        k = self.gram[transform]
+        deviations = k.diagonal() - 2 * k.mean(1) + k.mean()
+        return pareto_k(deviations.clamp(min=0).numpy())
+
+    def _estimate(self, statistic: Callable[[Tensor], float], transform: str, unit: str) -> Estimate:
+        k = self.gram[transform]
+        n = len(k)
+        stderr = spread(_left_out(statistic, k)) if n >= LEAST_ROWS else float("nan")
+        stderr = math.hypot(stderr, projection_error([self.by_block(transform)], statistic))
+        return Estimate(value=statistic(k), stderr=stderr, n=n, unit=unit)
+
+
+def ratio(one: StepGradients, other: StepGradients, transform: str) -> dict:
+    """tr Var(step) / |mean|² over the other's, with a 95 % interval: joint jackknife over steps.
+
+    Step s has the same data rows and random numbers in both (as many as both have rows), so they are left out together.
+    NaN where too few steps were drawn for an estimate of |mean|² above 0.
+    """
+    a, b = one.gram[transform], other.gram[transform]
+    steps = min(len(a), len(b))
+    value = _noise_to_signal(a) / _noise_to_signal(b)
+    left_out = _left_out(_noise_to_signal, a[:steps, :steps]) / _left_out(_noise_to_signal, b[:steps, :steps])
+    projection = projection_error(
+        [taken.by_block(transform) for taken in (one, other)],
+        lambda mine, its: _noise_to_signal(mine) / _noise_to_signal(its),
+    )
+    return ratio_record(Estimate(value=value, stderr=math.hypot(spread(left_out), projection), n=steps))
+
+
+def _variance(k: Tensor) -> float:
+    n = len(k)
+    return float((k.trace() - k.sum() / n) / (n - 1))
+
+
+def _mean_square(k: Tensor) -> float:
+    n = len(k)
+    return float((k.sum() - k.trace()) / (n * (n - 1)))
+
+
+def _noise_to_signal(k: Tensor) -> float:
+    signal = _mean_square(k)
+    return _variance(k) / signal if signal > 0 else math.nan
+
+
+def _left_out(statistic: Callable[[Tensor], float], k: Tensor) -> Tensor:
+    index = torch.arange(len(k))
+    return torch.tensor([statistic(k[index != i][:, index != i]) for i in range(len(k))], dtype=torch.float64)
+
+
+class StepMeter(Meter):
+    """Draws training steps and takes their gradients by ordinary backward passes.
+
+    Args:
+        parameters: patterns of parameter names; None takes all that are trainable.
+        clip: norm to which gradients are clipped before the optimizer sees them (the Trainer's default 1.0); the norm
+            is that of all trainable parameters, as in training, whichever are measured.
+    """
+
+    takes_whole_steps = True
+
+    def __init__(self, *args, parameters: Sequence[str] | None = None, clip: float = 1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.parameters = chosen_parameters(self.model, parameters)
+        self.clip = clip
+        self.sizes = {name: p.numel() for name, p in self.parameters.items()}
+        self.second_moment: dict[str, Tensor] | None = None
+
+    def precondition(self, *, rows: int, steps: int, seed: int) -> None:
+        """Adam's second moments: the mean square of Standard's clipped step gradients, on draws of their own."""
+        method, total = Method(), {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        for s in range(steps):
+            norm = self._step(method, method.sampler(), rows, seed, _STANDARD + s)
+            for name, p in self.parameters.items():
+                total[name] += (p.grad * self._factor(norm)) ** 2 / steps
+        self.second_moment = total
+        self._clear()
+
+    def precondition_from(self, optimizer: torch.optim.Optimizer) -> None:
+        """Adam's second moments as an optimizer holds them, its correction for the first steps undone.
+
+        Raises:
+            UserError: a parameter that it does not train, or no second moments yet.
+        """
+        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        found = {}
+        for name, p in self.parameters.items():
+            state = optimizer.state.get(p, {}) if id(p) in groups else {}
+            if "exp_avg_sq" not in state:
+                raise UserError(f"optimizer: expected Adam's second moment of '{name}', found none; was there a step?")
+            found[name] = state["exp_avg_sq"] / (1 - groups[id(p)]["betas"][1] ** int(state["step"]))
+        self.second_moment = found
+
+    def measure(self, method: Method, sampler: TSampler, *, rows: int, steps: int, seed: int) -> StepGradients:
+        """``steps`` steps of ``rows`` iid data rows each, as training would draw them.
+
+        ``update`` needs :meth:`precondition` or :meth:`precondition_from`.
+        """
+        wanted = [t for t in TRANSFORMS if t != "update" or self.second_moment is not None]
+        wide = sum(self.sizes.values()) * 4 * steps * len(wanted) > _BYTES
+        sketch = Sketch(self.sizes) if wide else None
+        vectors: dict[str, list[Tensor]] = {t: [] for t in wanted}
+        clipped, before = 0, self.forwards
+        for s in range(steps):
+            norm = self._step(method, sampler, rows, seed, _STEP + s)
+            clipped += norm > self.clip
+            for t in wanted:
+                vectors[t].append(self._vector(t, norm, sketch))
+        self._clear()
+        stacked = {t: torch.stack(v) for t, v in vectors.items()}
+        blocks = {t: block_products(m, m) for t, m in stacked.items()} if sketch else {}
+        gram = {t: blocks[t].mean(0) if sketch else (m @ m.T).double() for t, m in stacked.items()}
+        return StepGradients(gram, rows, (self.forwards - before) / (rows * steps), clipped / steps, blocks)
+
+    def _factor(self, norm: float) -> float:
+        return min(1.0, self.clip / max(norm, 1e-12))
+
+    def _vector(self, transform: str, norm: float, sketch: Sketch | None) -> Tensor:
+        parts = []
+        out = torch.zeros(1, sketch.places) if sketch else None
+        for name, p in self.parameters.items():
+            g = p.grad if transform == "raw" else p.grad * self._factor(norm)
+            if transform == "update":
+                second = ADAM_BETA2 * self.second_moment[name] + (1 - ADAM_BETA2) * g**2
+                g = g / (second.sqrt() + ADAM_EPS)
+            if sketch:
+                sketch.add(out, name, g.reshape(1, -1).float().cpu())
+            else:
+                parts.append(g.flatten().float().cpu())
+        return out[0] if sketch else torch.cat(parts)
+
+    def _step(self, method: Method, sampler: TSampler, rows: int, seed: int, step: int) -> float:
+        """Leave one step's gradient in ``.grad`` and return its norm over all trainable parameters."""
+        self._clear()
+        key = Key(seed, step)
+        index = torch.arange(rows)
+        drawn = (key.row_uniforms(Stream.RESAMPLE, index) * len(self.rows)).long()
+        t = sampler.icdf(method.source.uniforms(key, rows, torch.device("cpu")))
+        whole = collate([self.rows[i] for i in drawn.tolist()], self.pad_id, syrm=method.syrm)
+        weight = self.objective.row_weight(whole["maskable"])
+        was_training = self.model.training
+        self.model.eval()
+        for chunk in self.chunks(drawn, method.views.count):
+            batch, draw = self.draw(drawn, t, method, key, sampler, chunk)
+            losses = row_losses(self.cross_entropies(batch, draw), draw.mask, draw.coefficient, draw.active)
+            self.require_finite(losses, drawn[chunk])
+            if losses.requires_grad:
+                reduce_loss(losses, weight[chunk].to(losses.device), float(weight.sum())).backward()
+        self.model.train(was_training)
+        for p in self.parameters.values():
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        norm = torch.stack([p.grad.norm() for p in self.model.parameters() if p.grad is not None]).norm()
+        require_finite(norm, f"the gradient norm of {type(self.model).__name__}")
+        return float(norm)
+
+    def _clear(self) -> None:
+        for p in self.model.parameters():
+            p.grad = None
+
+
+def heavy_tail(k: float) -> bool:
+    """Whether a tail is too heavy for its mean's error to be trusted."""
+    return not k < HEAVY

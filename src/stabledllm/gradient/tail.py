@@ -1,0 +1,46 @@
+"""How heavy the tail of the squared gradient norm is: 1/t with one or two masked tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stabledllm.gradient.counts import counts_of
+from stabledllm.gradient.profile import GradientProfile
+from stabledllm.stats.pareto import pareto_k
+
+_QUANTILES = 256
+_DRAWS = 20_000
+
+
+def tail_shape(profile: GradientProfile) -> float:
+    """Pareto-k of |g|² for iid uniform t and Bernoulli masks, from measured counts.
+
+    Each point stands for the draws of its count; their rates are the quantiles of t given that count. The weighted
+    values are resampled systematically, as many as a long training run would draw.
+    """
+    values, masses = [torch.zeros(1, dtype=torch.float64)], [torch.zeros(1, dtype=torch.float64)]
+    squares = profile.squares().mean(0)
+    for i in range(len(profile.rows)):
+        weights, count, scale = counts_of(profile, i)
+        share = profile.point_width * profile.size[i]
+        for k in count.unique().tolist():
+            here = count == k
+            # Of the weights' definition: binomial mass = mean² / square, coefficient = square / mean.
+            mass = (weights.mean[k] ** 2 / weights.square[k].clamp(min=1e-300)) * weights.step
+            rate = _quantiles(mass)
+            coefficient = (weights.square[k] / weights.mean[k].clamp(min=1e-300))[rate] ** 2
+            values.append(torch.outer((squares[i] * scale**2)[here], coefficient).flatten())
+            masses.append((share[here] * mass.sum() / _QUANTILES).repeat_interleave(_QUANTILES))
+        # What is left of the probability masks nothing.
+        masses[0] += 1.0 - sum(m.sum() for m in masses[-len(count.unique()) :])
+    value, mass = torch.cat(values), torch.cat(masses).clamp(min=0)
+    position = (torch.arange(_DRAWS, dtype=torch.float64) + 0.5) / _DRAWS
+    index = torch.searchsorted(mass.cumsum(0) / mass.sum(), position).clamp(max=len(value) - 1)
+    return pareto_k(value[index].numpy())
+
+
+def _quantiles(mass: Tensor) -> Tensor:
+    """Indices of the midpoints of equal shares of a mass."""
+    position = (torch.arange(_QUANTILES, dtype=torch.float64) + 0.5) / _QUANTILES
+    return torch.searchsorted(mass.cumsum(0) / mass.sum(), position).clamp(max=len(mass) - 1)

@@ -1,0 +1,59 @@
+"""The decomposition of an autoregressive model's loss: nothing is masked, so that all of its variance is C."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from stabledllm.build import build_objective
+from stabledllm.config.settings import DecomposeSettings
+from stabledllm.data.rows import TokenRow
+from stabledllm.errors import UserError
+from stabledllm.evaluation.validation import row_nll
+from stabledllm.forward.meter import LossMeter
+from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import refuse_for_autoregressive
+from stabledllm.stats.shares import kept
+from stabledllm.variance.components import Decomposition, by_length, decompose_autoregressive
+
+
+def measure_autoregressive(settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow]) -> tuple[dict, int]:
+    """What differs in ``decomposition.json`` from a masked diffusion model's, and the forward passes it took.
+
+    As many rows as a masked diffusion model would take forward passes for its A, B and C; each row's loss is exact.
+
+    Raises:
+        UserError: ``gradient``, which is measured for masked diffusion models only.
+    """
+    if settings.gradient:
+        raise UserError(
+            f"key 'gradient': expected a masked diffusion model, found '{settings.model}', an autoregressive one."
+        )
+    objective = build_objective(settings.objective)
+    refuse_for_autoregressive(objective)
+    rows = rows[: settings.rows * settings.rates * settings.masks]
+    with tqdm(total=len(rows), desc="decompose", unit="fwd") as bar:
+        meter = LossMeter(
+            loaded.model, rows, objective, mask_id=loaded.mask_id, pad_id=loaded.pad_id, progress=bar.update
+        )
+        losses = row_nll(meter)
+    share = meter.shares(Method.parse("autoregressive")) if objective.normalization == "token" else None
+
+    def parts(keep: Tensor) -> Decomposition:
+        return decompose_autoregressive(losses[keep], kept(share, keep))
+
+    tokens = torch.tensor([row.response_length for row in rows])
+    found = {
+        "kind": "arm",
+        "loss": parts(torch.arange(len(losses))).as_dict(),
+        "gradient": None,
+        "curves": None,
+        "densities": [],
+        "by_length": by_length(losses[:, None, None], tokens, parts=parts),
+        "mirror": None,
+        "methods": [],
+        "notes": ["An autoregressive model masks nothing: it has no mask noise to lower, and no methods to compare."],
+    }
+    return found, meter.forwards

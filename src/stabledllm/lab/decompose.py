@@ -1,0 +1,335 @@
+"""The whole measurement behind ``stabledllm decompose``: A, B, C, curves over t, and every method at equal compute."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from stabledllm.build import build_method, build_objective, loading_options
+from stabledllm.config.settings import DecomposeSettings
+from stabledllm.data.bundle import load_rows
+from stabledllm.data.images import settled
+from stabledllm.data.rows import TokenRow, maskable_sizes, require_marks
+from stabledllm.errors import UserError
+from stabledllm.forward.meter import LossMeter
+from stabledllm.lab.autoregressive import measure_autoregressive
+from stabledllm.lab.gradient import GradientLaboratory
+from stabledllm.lab.probe_and_fit import probe_and_fit
+from stabledllm.lab.recommendation import is_comparable, recommend
+from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.noise.densities import TSampler, Uniform
+from stabledllm.noise.maskers import Masker
+from stabledllm.noise.methods import Method
+from stabledllm.noise.views import Views
+from stabledllm.ppots.cells import WeighsBy, weights_of
+from stabledllm.ppots.fit import FitOptions
+from stabledllm.ppots.profile import Profile, probe, rate_edges
+from stabledllm.ppots.record import FittedDensity, fit_density, profile_record
+from stabledllm.runtime.files import write_json
+from stabledllm.runtime.provenance import device_name, versions
+from stabledllm.stats.estimate import Estimate
+from stabledllm.variance.comparison import MethodResult, compare_methods, mirror_condition
+from stabledllm.variance.components import by_length, decompose, nested_losses
+from stabledllm.variance.drawn import HEAVY_SHARE, measure, step_rows
+from stabledllm.variance.low_rates import LowRates, has_low_rates
+from stabledllm.variance.predicted import per_row_variance
+from stabledllm.variance.some_masked import refuse_infinite_variance
+
+SCHEMA = "stabledllm/decomposition/1"
+_SHOWN = 256
+"""Points at which densities are recorded for the pictures."""
+
+
+class _Laboratory:
+    """The model, the data and the probes made so far."""
+
+    def __init__(self, settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], bar: tqdm):
+        self.settings, self.loaded, self.rows = settings, loaded, rows
+        self.meter = LossMeter(
+            loaded.model,
+            rows,
+            build_objective(settings.objective),
+            mask_id=loaded.mask_id,
+            pad_id=loaded.pad_id,
+            progress=bar.update,
+        )
+        self._profiles: dict[tuple[Masker, Views, bool], Profile] = {}
+        self.low: LowRates | None = None
+        """What is known of Standard's losses at small t, once A, B and C were measured."""
+        self.drawn: dict[str, tuple[TSampler, float]] = {}
+        """The density and the forwards per row of every method measured so far."""
+
+    def method(self, name: str) -> Method:
+        return build_method(name, self.settings.method_options).under(self.meter.objective)
+
+    def profile(self, method: Method) -> Profile:
+        """The probe of a method's masker and views; source and density do not matter to it."""
+        key = (method.masker, method.views, method.syrm)
+        if key not in self._profiles:
+            wanted = self.settings.probe
+            self._profiles[key] = probe(
+                self.meter,
+                method,
+                rows=wanted.rows,
+                rates=wanted.rates,
+                masks=wanted.masks,
+                seed=self.settings.seed,
+                design=wanted.design,
+            )
+        return self._profiles[key]
+
+    def fit_options(self, method: Method) -> FitOptions:
+        """The plain arguments of the fit."""
+        wanted = self.settings.probe
+        return FitOptions(
+            starts=wanted.starts,
+            family=wanted.family,
+            uniform_share=wanted.uniform_share,
+            seed=self.settings.seed,
+            step_rows=step_rows(method, self.settings.forwards, self.cost(method, Uniform())),
+            strata=method.options.strata,
+        )
+
+    def cost(self, method: Method, sampler: TSampler) -> float:
+        """Forwards that a row of the data pays on average."""
+        return method.mean_forwards(sampler, maskable_sizes(self.rows, method))
+
+    def density(self, method: Method) -> FittedDensity:
+        """p fitted for the method's own source, masker and views."""
+        if method.signal != "loss":
+            return probe_and_fit(
+                self.loaded,
+                self.rows,
+                method,
+                self.meter.objective,
+                self.settings.probe,
+                self.settings.seed,
+                self.fit_options(method).step_rows,
+                show_progress=False,
+            )
+        profile, options = self.profile(method), self.fit_options(method)
+        return fit_density(profile, method.name, method.source.name, options, weighs_by=self._weights(method, profile))
+
+    def _weights(self, method: Method, profile: Profile) -> WeighsBy:
+        return weights_of(method, [self.rows[i] for i in profile.rows.tolist()])
+
+    def result(self, method: Method, density: FittedDensity | None) -> MethodResult:
+        """Predicted (cross-fitted) and measured variance of one method."""
+        settings, profile = self.settings, self.profile(method)
+        sampler = method.sampler(density.sampler if density else None)
+        judged: list[tuple[TSampler, torch.Tensor]] = [(sampler, torch.arange(len(profile.rows)))]
+        if density and method.signal == "loss":
+            judged = density.judged
+        cost = self.cost(method, sampler)
+        self.drawn[method.name] = sampler, cost
+        rows = step_rows(method, settings.forwards, cost)
+        predicted = per_row_variance(profile, method.source, judged, rows, self._weights(method, profile))
+        measured = measure(
+            self.meter, method, sampler, rows=rows, steps=settings.steps, seed=settings.seed, low=self.low
+        )
+        if self.low and has_low_rates(method) and self._seldom_seen(method, sampler, predicted):
+            predicted = replace(predicted, stderr=math.nan, ends=None)
+        return MethodResult(method.name, method.unbiased, measured, predicted, cost)
+
+    def _seldom_seen(self, method: Method, sampler: TSampler, predicted: Estimate) -> bool:
+        """Whether much of a variance is from rates at which the probe's masks hide next to nothing."""
+        return self.low.noise(method, sampler).value > HEAVY_SHARE * predicted.value
+
+
+def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = print) -> dict:
+    """Measure, write ``decomposition.json`` into ``settings.out`` and return it.
+
+    Raises:
+        UserError: bad data, an unknown method, or too few rows to measure anything.
+    """
+    started = time.perf_counter()
+    settings = settled(settings)
+    methods = [build_method(name, settings.method_options) for name in settings.methods]
+    objective = build_objective(settings.objective)
+    if "methods" not in settings.model_fields_set:  # of those that nobody asked for by name, what has a meaning here
+        methods = [method for method in methods if method.takes(objective)]
+    if settings.gradient and objective.counts == "cosine":
+        raise UserError("decompose: --gradient and objective.weighting 'cosine' contradict; only the loss is measured.")
+    refuse_infinite_variance(Method(), objective, "decompose")
+    methods = [m.under(objective) for m in (Method(), *(m for m in methods if m.name != "standard"))]
+    for method in methods:
+        if method.adaptive:
+            near = method.name.replace("adaptive", "ppots")
+            raise UserError(
+                f"method '{method.name}': expected a density that is fixed, found one that follows training; "
+                f"it tends to that of '{near}'."
+            )
+    loaded = load_model(settings.model, **loading_options(settings))
+    if size := getattr(loaded.model.config, "block_size", None):
+        raise UserError(
+            f"model '{settings.model}': expected one of whole responses, found one trained in blocks of {size}."
+        )
+    rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
+    say(note)
+    if len(rows) < 4:
+        raise UserError(
+            f"data '{settings.data.train}': expected at least 4 rows to measure variances, found {len(rows)}."
+        )
+    if loaded.autoregressive:
+        found, forwards = measure_autoregressive(settings, loaded, rows)
+    else:
+        found, forwards = _measure_all(settings, loaded, rows, methods)
+    device = next(loaded.model.parameters()).device
+    record = {
+        "schema": SCHEMA,
+        "model": settings.model,
+        "data": settings.data.train,
+        "kind": "mdm",
+        "config": settings.model_dump(),
+        "versions": versions(),
+        "device": device_name(device),
+        "seed": settings.seed,
+        "seconds": time.perf_counter() - started,
+        "forward_passes": forwards,
+        **found,
+        "notes": [note, *found["notes"]],
+    }
+    if is_comparable(record):
+        record["recommendation"] = recommend(record).as_dict()
+    write_json(Path(settings.out) / "decomposition.json", record)
+    return record
+
+
+def _measure_all(
+    settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], methods: list[Method]
+) -> tuple[dict, int]:
+    """Every part of a masked diffusion model's record, and the forward passes it took."""
+    for method in methods:
+        loaded.check_method(method)
+        require_marks(rows, method)
+    with tqdm(total=_forwards(settings, methods, len(rows)), desc="decompose", unit="fwd") as bar:
+        lab = _Laboratory(settings, loaded, rows, bar)
+        found = _measure(lab, methods, bar)
+        if settings.gradient:
+            found |= _measure_gradient(lab, loaded, methods, found, bar)
+    return found, lab.meter.forwards
+
+
+def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
+    settings, standard, mirror = lab.settings, methods[0], lab.method("mirror")
+    bar.set_postfix_str("A, B, C")
+    nested = nested_losses(
+        lab.meter,
+        standard,
+        rows=settings.rows,
+        rates=settings.rates,
+        masks=settings.masks,
+        seed=settings.seed,
+        design=settings.design,
+        some_masked=True,
+    )
+    parts = decompose(nested)
+    lab.low = LowRates.of(nested, lab.meter.sizes(standard)[nested.rows], lab.meter.objective.eps)
+    tokens = torch.tensor([lab.rows[i].response_length for i in nested.rows.tolist()])
+    both = lab.profile(mirror)
+    bar.set_postfix_str("probe")
+    curves, plain = profile_record(both), profile_record(lab.profile(standard))
+    results, densities, notes = [], [], []
+    for method in methods:
+        bar.set_postfix_str(method.name)
+        density = lab.density(method) if method.needs_p else None
+        if density:
+            densities.append(_shown(density))
+            notes += [f"{method.name}: {note}" for note in density.notes]
+        results.append(lab.result(method, density))
+    entries = compare_methods(results, parts.data)
+    alone = next((entry for entry in entries if entry["method"] == "mirror"), None)
+    if heavy := [r.method for r in results if r.measured.heavy_tail]:
+        notes.append(
+            f"{', '.join(heavy)}: a few draws at small t decide the loss's variance, so that its error is not known."
+        )
+    return {
+        "loss": parts.as_dict(),
+        "gradient": None,
+        "curves": {
+            "t": plain["t"],
+            **{name: plain[name] for name in ("g", "g_stderr", "v", "v_stderr")},
+            "v_mirror": curves["v_views"],
+            "v_mirror_stderr": curves["v_views_stderr"],
+            "rho": curves["rho"],
+            "rho_stderr": curves["rho_stderr"],
+        },
+        "densities": densities,
+        "by_length": by_length(nested, tokens),
+        "mirror": mirror_condition(both, lab.cost(mirror, Uniform()), nested, parts, alone),
+        "methods": entries,
+        "notes": notes,
+    }
+
+
+def _measure_gradient(lab: _Laboratory, loaded: LoadedModel, methods: list[Method], found: dict, bar: tqdm) -> dict:
+    """``gradient`` of the record, and the gradient's noise of every method beside its loss's."""
+    bar.set_postfix_str("gradient: A, B, C")
+    gradients = GradientLaboratory(
+        lab.settings, loaded, lab.rows, build_objective(lab.settings.objective), lab.method, bar.update
+    )
+    parts, floor = gradients.decomposition(), gradients.floor()
+    bar.set_postfix_str("gradient: Adam's second moments")
+    gradients.steps.precondition(rows=lab.settings.forwards, steps=lab.settings.grad.steps, seed=lab.settings.seed)
+    entries = []
+    for method, entry in zip(methods, found["methods"], strict=True):
+        bar.set_postfix_str(f"gradient: {method.name}")
+        entries.append(entry | {"gradient": gradients.result(method, *lab.drawn[method.name])})
+    notes = list(found["notes"])
+    notes.append(
+        f"The floor of one counted view a row: no density of t brings the gradient's noise at equal compute below "
+        f"{floor.shared.value:.3g} ± {floor.shared.stderr:.2g} of Standard's ({floor.lowdisc.value:.3g} with low "
+        f"discrepancy); a density for every row, known beforehand, would reach {floor.own.value:.3g}."
+    )
+    if parts.heavy_tail:
+        notes.append(
+            f"The squared gradient norm has a heavy tail under Standard's iid t (Pareto-k {parts.pareto_k:.2f}): "
+            f"A, B and C were measured count by count; drawn steps miss the tail, and their errors are too small."
+        )
+    if parts.heavy_rows:
+        notes.append(_rows_note(parts.rows_pareto_k))
+    record = parts.as_dict() | {"floor": floor.as_dict()}
+    return {"gradient": record, "methods": entries, "notes": notes}
+
+
+def _rows_note(shape: float) -> str:
+    """What the spread of the rows' own gradients does to the errors, by its Pareto-k; NaN for too few rows."""
+    if math.isnan(shape):
+        return (
+            "Whether a few rows decide A of the gradient cannot be told from so few (no Pareto-k): its error may be "
+            "too small; measure more rows, with grad.rows."
+        )
+    return (
+        f"So have the rows themselves (Pareto-k {shape:.2f}): a few rows decide A, and its error is too small. Ratios "
+        f"of methods, taken on the same rows, suffer less."
+    )
+
+
+def _shown(density: FittedDensity) -> dict:
+    t = (torch.arange(_SHOWN, dtype=torch.float64) + 0.5) / _SHOWN
+    return {
+        "method": density.method,
+        "source": density.record["source"],
+        "t": t.tolist(),
+        "p": density.sampler.log_prob(t).exp().tolist(),
+    }
+
+
+def _forwards(settings: DecomposeSettings, methods: list[Method], rows: int) -> int:
+    """Forwards that will be made, for the progress bar."""
+    cells = (
+        len(rate_edges(settings.rates, settings.objective.eps)) - 1 if settings.design == "cells" else settings.rates
+    )
+    nested = min(settings.rows, rows) * cells * settings.masks
+    mirror = build_method("mirror", settings.method_options).under(build_objective(settings.objective))
+    views = {(m.masker, m.views, m.syrm): m.views for m in (*methods, mirror)}
+    cells = [len(rate_edges(settings.probe.rates, settings.objective.eps, v.switches)) - 1 for v in views.values()]
+    probed = min(settings.probe.rows, rows) * settings.probe.masks
+    probed *= sum(v.count * b for v, b in zip(views.values(), cells, strict=True))
+    return nested + probed + settings.steps * settings.forwards * len(methods)

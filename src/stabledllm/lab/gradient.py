@@ -1,0 +1,125 @@
+"""The gradient's part of ``stabledllm decompose``: A, B, C, and every method predicted and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stabledllm.config.settings import DecomposeSettings
+from stabledllm.data.rows import TokenRow
+from stabledllm.gradient.components import GradientDecomposition, PairMean, decompose_gradient
+from stabledllm.gradient.floor import GradientFloor, gradient_floor
+from stabledllm.gradient.parameters import chosen_parameters
+from stabledllm.gradient.per_row import RowGradients
+from stabledllm.gradient.predicted import (
+    at_equal_compute,
+    data_noise,
+    noise_scale,
+    profiled_as,
+    ratio_to,
+    step_noise,
+    uniform_for,
+)
+from stabledllm.gradient.profile import GradientProfile, gradient_profile
+from stabledllm.gradient.sketch import GradientMeter, ProjectedGradients
+from stabledllm.gradient.steps import StepGradients, StepMeter, heavy_tail, ratio
+from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.densities import TSampler
+from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
+from stabledllm.variance.drawn import step_rows
+
+_EXACT_BYTES = 2**29
+"""A row's exact gradients may take this much memory; more are projected."""
+_POINTS = 48
+
+
+class GradientLaboratory:
+    """Profiles made so far and the steps drawn so far of one model and data set."""
+
+    def __init__(
+        self,
+        settings: DecomposeSettings,
+        loaded: LoadedModel,
+        rows: list[TokenRow],
+        objective: Objective,
+        build: Callable[[str], Method],
+        progress: Callable[[int], None],
+    ):
+        self.settings, self.wanted, self.build = settings, settings.grad, build
+        common = {"mask_id": loaded.mask_id, "pad_id": loaded.pad_id, "progress": progress}
+        chosen = {"parameters": self.wanted.parameters}
+        self.meter: GradientMeter = _gradient_meter(self.wanted.projection, loaded, rows, objective, common | chosen)
+        self.steps = StepMeter(loaded.model, rows, objective, clip=self.wanted.clip, **common, **chosen)
+        self._profiles: dict[str, GradientProfile] = {}
+        self._standard: StepGradients | None = None
+
+    def profile(self, name: str) -> GradientProfile:
+        """The profile of a masker and its views."""
+        if name not in self._profiles:
+            rows = self.wanted.rows if name == "fixedcount" else self.wanted.view_rows
+            self._profiles[name] = gradient_profile(
+                self.meter,
+                self.build(name),
+                rows=rows,
+                rates=self.wanted.rates,
+                masks=self.wanted.masks,
+                seed=self.settings.seed,
+            )
+        return self._profiles[name]
+
+    def decomposition(self) -> GradientDecomposition:
+        """A, B and C of Standard's gradient."""
+        return decompose_gradient(self.profile("fixedcount"))
+
+    def floor(self) -> GradientFloor:
+        """What no density of t can go below with one view a row."""
+        return gradient_floor(self.profile("fixedcount"))
+
+    def result(self, method: Method, sampler: TSampler, cost: float) -> dict:
+        """The ``gradient`` of one method in ``decomposition.json``; Standard's must come first."""
+        rows = step_rows(method, self.settings.forwards, cost)
+        measured = self.steps.measure(method, sampler, rows=rows, steps=self.wanted.steps, seed=self.settings.seed)
+        if self._standard is None:
+            self._standard = measured
+        k = measured.pareto_k()
+        return self._predicted(method, sampler, rows, cost) | {
+            "measured_variance": measured.per_row_variance().as_dict(),
+            "measured_relative_to_standard": ratio(measured, self._standard, "raw"),
+            **{
+                kind: {
+                    "relative_to_standard": ratio(measured, self._standard, kind),
+                    "noise_to_signal": measured.noise_to_signal(kind).as_dict(),
+                }
+                for kind in ("clipped", "update")
+            },
+            "clipped_share": measured.clipped_share,
+            "pareto_k": k,
+            "heavy_tail": heavy_tail(k),
+        }
+
+    def _predicted(self, method: Method, sampler: TSampler, rows: int, cost: float) -> dict:
+        """Predicted noise and its ratio to Standard's, both of the same data rows."""
+        name = profiled_as(method)
+        if name is None:
+            kept = ("predicted_variance", "variance_at_equal_compute", "relative_to_standard", "noise_scale")
+            return dict.fromkeys(kept)
+        own, plain = self.profile(name), self.profile("fixedcount")
+        common = plain.first(len(own.rows)) if len(own.rows) < len(plain.rows) else plain
+        noise = step_noise(own, method, uniform_for(own, sampler), rows, cost, common)
+        standard = step_noise(common, Method(), uniform_for(common), self.settings.forwards, 1.0)
+        data = data_noise(common)
+        ratio_found = {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+        return {
+            "predicted_variance": noise.estimate().as_dict(),
+            "variance_at_equal_compute": at_equal_compute(noise, data).as_dict(),
+            "relative_to_standard": ratio_found if method.name == "standard" else ratio_to(noise, standard, data),
+            "noise_scale": noise_scale(noise, PairMean(common)).as_dict(),
+        }
+
+
+def _gradient_meter(
+    projection: str, loaded: LoadedModel, rows: list[TokenRow], objective: Objective, arguments: dict
+) -> GradientMeter:
+    size = sum(p.numel() for p in chosen_parameters(loaded.model, arguments["parameters"]).values())
+    exact = projection == "exact" or (projection == "auto" and size * 4 * _POINTS <= _EXACT_BYTES)
+    return (RowGradients if exact else ProjectedGradients)(loaded.model, rows, objective, **arguments)

@@ -1,0 +1,142 @@
+"""A probe of the training rows and the density fitted to it, whatever p is fitted to: losses, gradients, blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+from tqdm import tqdm
+
+from stabledllm.config.settings import PPOTSSettings
+from stabledllm.data.rows import TokenRow
+from stabledllm.errors import UserError
+from stabledllm.forward.meter import LossMeter, Meter
+from stabledllm.gradient.density import norm_profile, proxy_quality
+from stabledllm.gradient.output_layer import OutputLayerNorms
+from stabledllm.gradient.per_row import RowGradients
+from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
+from stabledllm.ppots.blocks import UnitMeter
+from stabledllm.ppots.cells import WeighsBy, weights_of
+from stabledllm.ppots.fit import FitOptions
+from stabledllm.ppots.profile import Profile, probe, rate_edges
+from stabledllm.ppots.record import FittedDensity, fit_density
+from stabledllm.variance.some_masked import refuse_infinite_variance
+
+
+def check_probe(method: Method, rows: int, probed: int, block_size: int | None) -> None:
+    """Refuse what no p can be fitted for.
+
+    Args:
+        rows: of the training data. probed: at most so many of them are.
+
+    Raises:
+        UserError: too few rows, or blocks with a density fitted to gradients.
+    """
+    if block_size and method.signal != "loss":
+        raise UserError(f"method '{method.name}': a density fitted to gradients and block_size contradict; use ppots.")
+    # Strata and lattices leave what varies over rows, and the cross-fit leaves one row out.
+    least = 2 if method.source.name == "iid" or method.signal != "loss" or block_size else 3
+    if min(rows, probed) < least:
+        raise UserError(
+            f"ppots: expected at least {least} training rows to probe for method '{method.name}', found "
+            f"{'ppots.rows=' if probed < rows else ''}{min(rows, probed)}."
+        )
+
+
+def probe_and_fit(
+    loaded: LoadedModel,
+    rows: list[TokenRow],
+    method: Method,
+    objective: Objective,
+    settings: PPOTSSettings,
+    seed: int,
+    step_rows: int,
+    *,
+    show_progress: bool = True,
+    block_size: int | None = None,
+) -> FittedDensity:
+    """Probe the training rows and fit p for the method's own source, masker and views, in steps of ``step_rows``.
+
+    With ``block_size`` the units of block diffusion are probed in place of rows.
+
+    Raises:
+        UserError: too few rows, or blocks with a density fitted to gradients.
+    """
+    refuse_infinite_variance(method, objective, "ppots")
+    check_probe(method, len(rows), settings.rows, block_size)
+    count = min(settings.rows, len(rows))
+    sizes = {"rows": count, "rates": settings.rates, "masks": settings.masks}
+    options = FitOptions(
+        starts=settings.starts,
+        family=settings.family,
+        uniform_share=settings.uniform_share,
+        seed=seed,
+        step_rows=step_rows,
+        strata=method.options.strata,
+    )
+    cells = len(rate_edges(settings.rates, objective.eps, method.views.switches)) - 1
+    known = count * cells * settings.masks * method.views.count if method.signal == "loss" else None
+    with tqdm(total=known, desc=f"probe {method.name}", unit="fwd", disable=not show_progress) as bar:
+
+        def meter(kind: type[Meter]) -> Meter:
+            ids = {"mask_id": loaded.mask_id, "pad_id": loaded.pad_id}
+            return kind(loaded.model, rows, objective, progress=bar.update, **ids)
+
+        if block_size:
+            units = UnitMeter(
+                loaded.model,
+                rows,
+                objective,
+                block_size=block_size,
+                progress=bar.update,
+                mask_id=loaded.mask_id,
+                pad_id=loaded.pad_id,
+            )
+            config = sizes | {"design": settings.design, "model": loaded.name, "block_size": block_size}
+            profile = probe(units, method, **sizes, design=settings.design, seed=seed)
+            options = replace(options, step_rows=round(step_rows * units.units_per_row))
+            density = fit_density(
+                profile, method.name, method.source.name, options, config, weighs_by=_weights(method, units, profile)
+            )
+        elif method.signal == "loss":
+            config = sizes | {"design": settings.design, "model": loaded.name}
+            profile = probe(taken := meter(LossMeter), method, **sizes, design=settings.design, seed=seed)
+            density = fit_density(
+                profile, method.name, method.source.name, options, config, weighs_by=_weights(method, taken, profile)
+            )
+        else:
+            density = _fit_to_norms(meter, method, sizes | {"seed": seed}, options, settings.check_proxy, loaded.name)
+        density.record["objective"] = asdict(objective)
+        return density
+
+
+def _weights(method: Method, meter: Meter, profile: Profile) -> WeighsBy:
+    return weights_of(method, [meter.rows[i] for i in profile.rows.tolist()])
+
+
+def _fit_to_norms(
+    meter: Callable[[type[Meter]], Meter],
+    method: Method,
+    sizes: dict[str, int],
+    options: FitOptions,
+    check_proxy: bool,
+    model: str,
+) -> FittedDensity:
+    """p for the norm of the gradient or of the output layer's; the latter compared with the former where asked."""
+
+    def fitted(kind: type[Meter], signal: str) -> tuple[Profile, FittedDensity]:
+        taken = meter(kind)
+        profile = norm_profile(taken, method, **sizes)
+        density = fit_density(profile, method.name, method.source.name, options, sizes | {"model": model}, signal)
+        density.record["forward_passes"] = taken.forwards
+        return profile, density
+
+    if method.signal == "gradient":
+        return fitted(RowGradients, "gradient")[1]
+    profile, density = fitted(OutputLayerNorms, "output layer")
+    if check_proxy:
+        exact, own = fitted(RowGradients, "gradient")
+        density.record["proxy"] = proxy_quality(exact, own.sampler, profile, density.sampler).as_dict()
+    return density

@@ -1,0 +1,90 @@
+"""What is minimised, apart from how noisily it is estimated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stabledllm.errors import UserError, did_you_mean
+from stabledllm.noise.schedule import EPS, Counts
+
+WEIGHTINGS = {"elbo": 0.0, "unweighted": 1.0, "power": None, "cosine": None}
+"""The power a that each stands for; ``power`` is told its own, ``cosine`` has none."""
+NORMALIZATIONS = ("row", "token")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised, apart from how noisily it is estimated.
+
+    ``elbo``: ``E_t E_M[1/P sum_M CE / p_mask]``, the bound on the response's NLL per token.
+    ``unweighted``: the same without 1 / p_mask; another objective, not less noise.
+    ``power``: ``E_t E_M[1/P sum_M CE p_mask**(a - 1)]`` for a real a = ``power`` >= 0; a = 0 is ``elbo`` and
+    a = 1 ``unweighted``. Between them high mask ratios weigh more than in the bound, beyond 1 more still.
+    ``cosine``: MMaDA's for images, ``E_k E_{|M|=k}[1/k sum_M CE]``: the mean over exactly k = max(1,
+    round(P cos(pi u / 2))) masked tokens, u = 1 - t uniform (arXiv:2505.15809); ``eps`` plays no part.
+    ``normalization``: mean over the step's rows (the paper's), or over its maskable tokens.
+    """
+
+    weighting: Literal["elbo", "unweighted", "power", "cosine"] = "elbo"
+    normalization: Literal["row", "token"] = "row"
+    eps: float = EPS
+    power: float | None = None
+    """The exponent a of the extra factor p_mask**a; given for ``power`` only, None for ``cosine``, filled in for the
+    others."""
+
+    def __post_init__(self) -> None:
+        if self.weighting not in WEIGHTINGS:
+            known = did_you_mean(self.weighting, WEIGHTINGS)
+            raise UserError(f"objective.weighting: unknown '{self.weighting}'{known}.")
+        if self.normalization not in NORMALIZATIONS:
+            known = did_you_mean(self.normalization, NORMALIZATIONS)
+            raise UserError(f"objective.normalization: unknown '{self.normalization}'{known}.")
+        own = WEIGHTINGS[self.weighting]
+        if self.weighting == "cosine":
+            if self.power is not None:
+                raise UserError(f"objective.power: expected none for weighting 'cosine', found {self.power:g}.")
+            return
+        if own is None and (self.power is None or not 0.0 <= self.power < math.inf):
+            raise UserError(
+                f"objective.power: expected a number of at least 0 for weighting 'power', found {self.power}."
+            )
+        if own is not None and self.power not in (None, own):
+            raise UserError(
+                f"objective.power: expected none for weighting '{self.weighting}', found {self.power:g}; "
+                f"a power of one's own takes weighting 'power'."
+            )
+        object.__setattr__(self, "power", float(self.power if own is None else own))
+
+    @property
+    def counts(self) -> Counts:
+        """How the number of masked tokens follows from t."""
+        return "cosine" if self.weighting == "cosine" else "linear"
+
+    def row_weight(self, maskable: Tensor) -> Tensor:
+        """Weight of each row in the step's mean: 1, or P for the token mean; shape (B,)."""
+        if self.normalization == "token":
+            return maskable.sum(1).double()
+        return torch.ones(len(maskable), dtype=torch.float64, device=maskable.device)
+
+    def row_share(self, size: Tensor) -> Tensor:
+        """Weight of rows of ``size`` maskable tokens over their mean weight, float64, shape of ``size``."""
+        weight = size.double() if self.normalization == "token" else torch.ones(len(size), dtype=torch.float64)
+        return weight / weight.mean()
+
+
+def refuse_for_autoregressive(objective: Objective) -> None:
+    """An autoregressive model masks nothing: what weighs mask ratios has no meaning there.
+
+    Raises:
+        UserError: a weighting, power or eps other than the default.
+    """
+    if objective != Objective(normalization=objective.normalization):
+        raise UserError(
+            f"key 'objective': expected nothing but 'normalization' for an autoregressive model, which has no mask "
+            f"ratio to weigh, found weighting={objective.weighting} and eps={objective.eps:g}."
+        )

@@ -1,0 +1,123 @@
+"""95 % intervals of quantities that cannot be negative, of sums and of ratios, from intervals of their parts.
+
+Student's interval around a variance of few draws covers far less than it says: a sample without the largest values has
+both too small a variance and too small an error. Coverage of all of these is measured in ``tests/statistical``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from stabledllm.stats.estimate import Estimate, student
+
+Ends = tuple[float, float]
+UNKNOWN: Ends = (math.nan, math.nan)
+_LEAST_FREEDOM = 0.5
+
+
+def of_positive(value: float, stderr: float, freedom: float) -> Ends:
+    """Of a mean of positive values: Student's on the scale of logarithms, which follows their skew."""
+    if not value > 0 or not math.isfinite(stderr):
+        return UNKNOWN
+    factor = math.exp(min(student(freedom) * stderr / value, 50.0))
+    return value / factor, value * factor
+
+
+def of_variance(value: float, stderr: float, freedom: float) -> Ends:
+    """Of a variance: chi-square's with the degrees of freedom that its error speaks for, but at most those given.
+
+    Unknown below half a degree, where the upper end would be a million times the estimate: one draw decides it all.
+    """
+    from scipy import stats  # here, as importing the package loads torch only
+
+    if not value > 0 or not math.isfinite(stderr) or freedom <= 0:
+        return UNKNOWN
+    nu = min(2 * (value / stderr) ** 2, freedom) if stderr else freedom
+    if nu < _LEAST_FREEDOM:
+        return UNKNOWN
+    return tuple(value * nu / float(stats.chi2.ppf(q, nu)) for q in (0.975, 0.025))
+
+
+def of_sum(parts: Sequence[tuple[float, Ends]]) -> Ends:
+    """Of a sum of independent estimates ``(value, ends)`` (Zou and Donner, 2008); a deviation to each side apart."""
+    total = sum(value for value, _ in parts)
+    low = math.hypot(*(value - ends[0] for value, ends in parts))
+    high = math.hypot(*(ends[1] - value for value, ends in parts))
+    return total - low, total + high
+
+
+def widest(*found: Ends) -> Ends:
+    """From the least low to the greatest high of those that are known."""
+    known = [ends for ends in found if not math.isnan(ends[0] + ends[1])]
+    return (min(low for low, _ in known), max(high for _, high in known)) if known else UNKNOWN
+
+
+def negated(part: tuple[float, Ends], by: float = 1.0) -> tuple[float, Ends]:
+    """``-by`` times an estimate, by >= 0."""
+    value, (low, high) = part
+    return -by * value, (-by * high, -by * low)
+
+
+def scaled(part: tuple[float, Ends], by: float) -> tuple[float, Ends]:
+    """``by`` times an estimate, for either sign."""
+    value, (low, high) = part
+    return (by * value, (by * low, by * high)) if by >= 0 else negated(part, -by)
+
+
+def with_ends(estimate: Estimate) -> tuple[float, Ends]:
+    """An estimate as a part of :func:`of_sum`."""
+    return estimate.value, estimate.interval()
+
+
+_MOST = 1e3
+"""Ratios beyond this are no longer looked for: nothing is said then."""
+
+
+def of_ratio(value: float, ends_of_difference: Callable[[float], Ends]) -> dict:
+    """``{"value", "ci_low", "ci_high"}`` of a ratio of two noises, neither of which can be negative.
+
+    The interval holds every r at which ``top - r bottom`` may be 0 (Fieller's idea); there is none where it has no
+    end, as where the bottom may be 0 itself. An estimate below 0 is given out as 0, the nearest that can be.
+
+    Args:
+        ends_of_difference: interval of ``top - r bottom`` for a given r.
+    """
+    if not math.isfinite(value):
+        return {"value": math.nan, "ci_low": math.nan, "ci_high": math.nan}
+    start = max(value, 0.0)
+    unknown = {"value": start, "ci_low": math.nan, "ci_high": math.nan}
+    if math.isnan(sum(ends_of_difference(start))):
+        return unknown
+    low = 0.0 if ends_of_difference(0.0)[0] <= 0 else _root(lambda r: ends_of_difference(r)[0], 0.0, start)
+    high = max(1.0, 2 * start)
+    while ends_of_difference(high)[1] > 0:
+        high *= 2
+        if high > _MOST:
+            return unknown
+    return {"value": start, "ci_low": low, "ci_high": _root(lambda r: ends_of_difference(r)[1], start, high)}
+
+
+def _root(f: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function that is positive at ``low`` and not at ``high`` changes sign."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if f(middle) > 0 else (low, middle)
+    return (low + high) / 2
+
+
+def ratio_record(found: Estimate) -> dict:
+    """``{"value", "ci_low", "ci_high"}`` of a ratio of positive quantities estimated as a whole, as by a jackknife.
+
+    The wider of Student's interval and that on the scale of logarithms, and nothing below 0.
+    """
+    if not math.isfinite(found.value):
+        return {"value": math.nan, "ci_low": math.nan, "ci_high": math.nan}
+    value = max(found.value, 0.0)
+    ends = widest(found.interval(), of_positive(found.value, found.stderr, found.n - 1))
+    known = math.isfinite(found.stderr) and found.value > 0
+    return {
+        "value": value,
+        "ci_low": max(ends[0], 0.0) if known else math.nan,
+        "ci_high": ends[1] if known else math.nan,
+    }
