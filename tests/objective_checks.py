@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stabledllm import loss as objective_module
+from stabledllm import loss as loss_module
 from stabledllm.noise.methods import Rows
 from stabledllm.noise.objective import Objective
 
@@ -24,12 +24,12 @@ def check_split(normalization: str, parts: list[int]) -> None:
     weight = Objective(normalization=normalization).row_weight(STEP.maskable)
     expected = float((loss * weight).sum() / weight.sum())
     pieces = zip(loss.split(parts), weight.split(parts), strict=True)
-    total = sum(float(objective_module.reduce_loss(a, w, weight.sum())) for a, w in pieces)
+    total = sum(float(loss_module.reduce_loss(a, w, weight.sum())) for a, w in pieces)
     assert abs(total - expected) <= 1e-12 * expected, f"step mean {total}, expected {expected}"
 
 
 def check_dropped_nowhere() -> None:
     """A row with nothing masked counts as 0 in the mean; it is not dropped from the number of rows."""
     loss = torch.tensor([2.0, 0.0, 0.0, 4.0], dtype=torch.float64)
-    found = float(objective_module.reduce_loss(loss, torch.ones(4), 4.0))
+    found = float(loss_module.reduce_loss(loss, torch.ones(4), 4.0))
     assert found == 1.5, f"mean of 2, 0, 0, 4 came out as {found}"

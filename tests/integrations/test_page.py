@@ -18,7 +18,7 @@ from stabledllm.models.loading import load_model
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.schedule import p_mask
 from tests.cli.runner import ROOT, in_process
-from tests.gradients.small import model as small
+from tests.gradient.small import model as small
 from tests.statistics import Z, assert_mean
 
 PAGE = (ROOT / "docs" / "use_in_your_loop.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stabledllm import objective
+from stabledllm import loss
 from stabledllm.data import holding_out
 from stabledllm.data import rows as rows_module
 from stabledllm.noise.densities import Tabulated, Uniform
@@ -82,7 +82,7 @@ def test_3_fitted_t_only_from_the_inside_of_a_grid(monkeypatch):
 
 
 def test_5_losses_clamped_at_10(monkeypatch):
-    wrap(monkeypatch, objective, "row_losses", lambda losses, *_: losses.clamp(max=10.0))
+    wrap(monkeypatch, loss, "row_losses", lambda losses, *_: losses.clamp(max=10.0))
     noticed(check_case, case("standard", eps=1e-3), with_variance=False, match="mean of")
 
 
@@ -90,7 +90,7 @@ def test_6_rows_without_a_mask_dropped_from_the_mean(monkeypatch):
     def over_masked_rows(loss, row_weight, step_weight):
         return (loss * row_weight).sum() / row_weight[loss > 0].sum()
 
-    monkeypatch.setattr(objective, "reduce_loss", over_masked_rows)
+    monkeypatch.setattr(loss, "reduce_loss", over_masked_rows)
     noticed(check_dropped_nowhere, match="came out as 3")
 
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from stabledllm import objective
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.maskers import ISAD, Bernoulli, Complement, FixedCount, bernoulli, fixed_count
 from stabledllm.noise.methods import Method
@@ -106,7 +105,7 @@ def test_likelihood_ratio(factor, monkeypatch):
 
 @off_by_2_percent
 def test_row_loss(factor, monkeypatch):
-    wrap(monkeypatch, objective, "row_losses", scale(factor))
+    wrap(monkeypatch, loss, "row_losses", scale(factor))
     noticed(check_case, case("mirror"), match="mean of")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabledllm import loss as objective_module
+from stabledllm import loss as loss_module
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key
 from tests.oracle import Setting, ToyRow, moments, step_variance, toy_row
@@ -46,7 +46,7 @@ def features(row: ToyRow, draw: Draw) -> Tensor:
     for f in range(table.shape[-1]):
         nll = torch.zeros(draw.mask.shape, dtype=torch.float64)
         nll[..., places] = table[..., f][state]
-        out.append(objective_module.row_losses(nll[used], draw.mask, draw.coefficient, draw.active))
+        out.append(loss_module.row_losses(nll[used], draw.mask, draw.coefficient, draw.active))
     return torch.stack(out, dim=1)
 
 

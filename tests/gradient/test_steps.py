@@ -17,7 +17,7 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.stats.estimate import Estimate
-from tests.gradients.small import IDS, model, rows
+from tests.gradient.small import IDS, model, rows
 from tests.mutation.inject import noticed
 from tests.statistics import assert_mean
 

@@ -10,7 +10,7 @@ from stabledllm.gradient.sketch import ProjectedGradients, Sketch, block_product
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from tests.gradients.small import IDS, model, rows
+from tests.gradient.small import IDS, model, rows
 from tests.statistics import assert_mean
 
 

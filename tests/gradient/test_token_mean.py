@@ -11,8 +11,8 @@ from stabledllm.gradient.components import decompose_gradient
 from stabledllm.gradient.predicted import at_equal_compute, data_noise, step_noise, uniform_for
 from stabledllm.gradient.profile import gradient_profile
 from stabledllm.noise.methods import Method
+from tests.gradient.toy_gradients import ToyGradients
 from tests.oracle import Setting, conditional, panels, toy_row
-from tests.variance.toy_gradients import ToyGradients
 
 pytestmark = pytest.mark.statistical
 KINDS = [toy_row(size, seed) for size, seed in ((1, 0), (2, 1), (5, 2))]
