@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from stabledllm import loss
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.maskers import ISAD, Bernoulli, Complement, FixedCount, bernoulli, fixed_count
 from stabledllm.noise.methods import Method
