@@ -9,7 +9,7 @@ import pytest
 from stabledllm.config.settings import ExperimentSettings
 from stabledllm.errors import UserError
 from stabledllm.experiment.run import run_experiment
-from tests.training.helpers import make_trainer
+from tests.fakes.trainer import make_trainer
 
 BASE = {
     "data": {"train": "synthetic:easy", "train_rows": 24, "validation_rows": 6, "test_rows": 2},
@@ -29,6 +29,7 @@ def quiet(_: str) -> None:
     pass
 
 
+@pytest.mark.processes
 def test_two_jobs_give_the_same_runs_as_one(tmp_path):
     alone = run_experiment(settings(tmp_path / "one"), quiet)
     beside = run_experiment(settings(tmp_path / "two"), quiet, jobs=2)
@@ -53,6 +54,7 @@ def test_a_plan_older_than_a_key_is_the_same_experiment(tmp_path):
         run_experiment(settings(tmp_path, steps=4), quiet)
 
 
+@pytest.mark.processes
 def test_a_run_that_fails_in_another_process_is_told(tmp_path):
     folder = tmp_path / "runs" / "standard" / "seed-1"
     folder.mkdir(parents=True)

@@ -25,10 +25,10 @@ from stabledllm.lab import decompose as decomposing
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.streams import Key, Stream
-from tests.gradient.toy_gradients import ToyGradients
+from tests.checks.statistics import Z, assert_mean
+from tests.fakes.gradients import ToyGradients
 from tests.oracle import Setting, conditional, decomposition, moments, panels, toy_row
 from tests.statistical.cases import case
-from tests.statistics import Z, assert_mean
 
 COUNTED = Method.parse("fixedcount")
 SMOOTH = Tabulated(torch.linspace(1.6, 0.6, 256, dtype=torch.float64), name="ppots")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from tests.training.helpers import make_trainer
+from tests.fakes.trainer import make_trainer
 
 
 def main(out: Path, method: str) -> None:

@@ -7,8 +7,8 @@ import torch
 
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
-from tests.images import small
-from tests.training.helpers import make_trainer
+from tests.fakes import mmada as small
+from tests.fakes.trainer import make_trainer
 from tests.training.test_invariance import assert_same_trajectory
 
 COSINE = Objective(weighting="cosine")

@@ -14,7 +14,7 @@ import torch
 
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.objective import Objective
-from tests.training.helpers import make_trainer
+from tests.fakes.trainer import make_trainer
 
 
 def assert_same_trajectory(a: list[float], b: list[float]) -> None:
@@ -82,6 +82,7 @@ def test_kill_and_resume_is_bit_identical(tmp_path, method):
     assert resumed.statistics.ema_state == whole.statistics.ema_state
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("method", ["strats+ppots+mirror", "adaptive"])
 def test_two_ranks_draw_and_lose_the_same(tmp_path, method):
     """Two gloo processes x 4 rows against one process x 8; 22 rows, so a rank repeats rows that must weigh 0."""
