@@ -1,4 +1,4 @@
-"""One rank of the two-rank runs: ``python -m tests.training.rank OUT METHOD ...`` under torch's environment variables."""
+"""One rank of the two-rank runs: ``python -m tests.training.rank OUT METHOD ...``, with torch's variables set."""
 
 from __future__ import annotations
 

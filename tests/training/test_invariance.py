@@ -87,7 +87,7 @@ ON_TWO_RANKS = ["strats+ppots+mirror", "adaptive"]
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory) -> Path:
-    """What two gloo processes x 4 rows recorded; one launch runs every method, as starting costs more than the steps."""
+    """What two gloo processes x 4 rows recorded; one launch runs every method: starting costs more than steps."""
     folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
