@@ -23,7 +23,7 @@ from stabledllm.experiment.claims import attempt, claimant, claimed, failure, fi
 from stabledllm.experiment.run import run_experiment
 from stabledllm.runtime.files import write_json
 from tests.cli.runner import ROOT, assert_refused, in_process
-from tests.experiment.test_jobs import BASE, quiet, settings
+from tests.fakes.study import BASE, quiet, settings
 
 
 def planned(tmp_path, n: int = 3) -> list:

@@ -14,15 +14,8 @@ import torch
 
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.objective import Objective
+from tests.checks.trajectory import assert_same_trajectory
 from tests.fakes.trainer import make_trainer
-
-
-def assert_same_trajectory(a: list[float], b: list[float]) -> None:
-    """Max deviation 1e-9 relative, and no one-sided drift: the mean residual is far smaller still."""
-    assert len(a) == len(b) == 20
-    residual = torch.tensor(a, dtype=torch.float64) / torch.tensor(b, dtype=torch.float64) - 1
-    assert residual.abs().max() < 1e-9
-    assert residual.mean().abs() < 1e-10
 
 
 def run(tmp_path, name: str, method: str, micro: int, accumulation: int, **kwargs):

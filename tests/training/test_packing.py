@@ -14,10 +14,11 @@ from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from tests.checks.trajectory import assert_same_trajectory
 from tests.cli.runner import assert_refused, in_process
 from tests.fakes.tiny import rows
 from tests.fakes.trainer import make_trainer
-from tests.training.test_invariance import assert_same_trajectory, run
+from tests.training.test_invariance import run
 
 PACKED, GROUPED, ALONE = {"packing": True}, {"group_by_length": True}, {"views_per_forward": 1}
 
