@@ -9,11 +9,11 @@ from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from tests.objective_checks import STEP, check_dropped_nowhere, check_split, step_of
+from tests.checks.loss import STEP, check_dropped_nowhere, check_split, step_of
+from tests.checks.moments import features, rows_of, sample
+from tests.checks.statistics import assert_mean
 from tests.oracle import moments, toy_row
 from tests.statistical.cases import case
-from tests.statistical.checks import features, rows_of, sample
-from tests.statistics import assert_mean
 
 
 def test_row_loss_written_out():

@@ -17,9 +17,9 @@ from stabledllm.experiment.run import run_experiment
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
 from tests.cli.runner import ROOT
-from tests.experiment.test_jobs import BASE, quiet
-from tests.training.helpers import DENSITY, make_trainer
-from tests.training.helpers import rows as real_rows
+from tests.fakes.study import BASE, quiet
+from tests.fakes.tiny import rows as real_rows
+from tests.fakes.trainer import DENSITY, make_trainer
 
 METHODS = ("standard", "mirror", "multisample3", "partition4", "complement", "lowdisc+complement", "ppots+mirror")
 METHODS += ("strats+mirror", "autoregressive", "syrm+mirror", "adaptive+complement", "ema+ppots")

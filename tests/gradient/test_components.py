@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 
@@ -25,10 +26,10 @@ from stabledllm.lab import decompose as decomposing
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.streams import Key, Stream
-from tests.gradient.toy_gradients import ToyGradients
+from tests.checks.statistics import Z, assert_mean
+from tests.fakes.gradients import ToyGradients
 from tests.oracle import Setting, conditional, decomposition, moments, panels, toy_row
 from tests.statistical.cases import case
-from tests.statistics import Z, assert_mean
 
 COUNTED = Method.parse("fixedcount")
 SMOOTH = Tabulated(torch.linspace(1.6, 0.6, 256, dtype=torch.float64), name="ppots")
@@ -127,15 +128,23 @@ PREDICTED = [
 ]  # fmt: skip
 
 
+TWO_KINDS = ToyGradients([toy_row(6, 0), toy_row(5, 1)])
+
+
+@functools.cache
+def profile_of_two_kinds(name: str, seed: int):
+    """Measured once for all methods that are predicted from it."""
+    return gradient_profile(TWO_KINDS, Method.parse(name), rows=60, rates=8, masks=2, seed=seed)
+
+
 @pytest.mark.parametrize("name", PREDICTED)
 def test_predicted_step_noise_is_that_of_drawn_steps(name):
-    method, n, meter = Method.parse(name), 8, ToyGradients([toy_row(6, 0), toy_row(5, 1)])
+    method, n, meter = Method.parse(name), 8, TWO_KINDS
     sampler = method.sampler(SMOOTH)
-    sizes = {"rows": 60, "rates": 8, "masks": 2}
     found = []
     for seed in range(4):
-        own = gradient_profile(meter, Method.parse(profiled_as(method)), **sizes, seed=seed)
-        plain = gradient_profile(meter, COUNTED, **sizes, seed=seed)
+        own = profile_of_two_kinds(profiled_as(method), seed)
+        plain = profile_of_two_kinds(COUNTED.name, seed)
         noise = step_noise(own, method, uniform_for(own, sampler), n, method.views.count, plain)
         found.append(noise.estimate().value)
     found = np.array(found)

@@ -19,10 +19,10 @@ from stabledllm.noise.objective import Objective
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.record import FittedDensity, fit_density
 from stabledllm.training.density import refuse_other
-from tests.gradient.small import model, rows
-from tests.gradient.toy_gradients import ToyGradients
+from tests.checks.statistics import assert_mean
+from tests.fakes.gradients import ToyGradients
+from tests.fakes.tiny import model, rows
 from tests.oracle import Setting, conditional, panels, toy_row
-from tests.statistics import assert_mean
 
 KINDS = [toy_row(4, 0), toy_row(3, 1)]
 SETTINGS = {"standard": Setting(eps=0.1), "mirror": Setting(eps=0.1, views="mirror", count=2)}

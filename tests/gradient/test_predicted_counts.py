@@ -11,7 +11,7 @@ from stabledllm.noise.maskers import Complement, FixedCount, count_coefficients
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
 from stabledllm.ppots.profile import Profile
 from stabledllm.variance.predicted import per_row_variance
-from tests.variance.fakes import TableMeter
+from tests.fakes.meters import TableMeter
 
 TOKENS, ROWS, RATES = 3, 40, 60
 METER = TableMeter(TOKENS, n_rows=ROWS, eps=0.02)

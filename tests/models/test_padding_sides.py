@@ -22,9 +22,9 @@ from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_mmada
 from tests.models.families.test_masked_lm import KINDS
 from tests.models.families.test_masked_lm import write as write_masked_lm
-from tests.models.hub_layout import write_dream, write_llada, write_llada_moe, write_mmada
 
 # An empty prompt: Dream predicts its first token at its own place, which must not be that of padding.
 ROWS = [TokenRow([5, 9, 11, 30, 31, 32, 40], 3), TokenRow([50, 8, 7], 0), TokenRow([4, 21, 22, 23, 24], 1)]

@@ -11,9 +11,9 @@ from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from tests.checks.statistics import assert_mean, assert_variance
 from tests.oracle import moments, toy_row
 from tests.statistical.cases import FITTED, UNBIASED
-from tests.statistics import assert_mean, assert_variance
 
 LENGTHS = (7, 2, 5, 1, 9, 4)
 PROMPT = 3

@@ -8,10 +8,10 @@ from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from stabledllm.noise.views import ComplementPair
-from tests.noise.checks import check_weight_by_drawing, draw_at
+from tests.checks.moments import check_case
+from tests.checks.noise import check_weight_by_drawing, draw_at
 from tests.oracle import moments, toy_row
 from tests.statistical.cases import FITTED, case
-from tests.statistical.checks import check_case
 
 
 @pytest.mark.parametrize("t", [1e-9, 0.25, 0.6, 1.0])

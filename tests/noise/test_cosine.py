@@ -19,8 +19,8 @@ from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.schedule import largest_ratio, masked_count
 from stabledllm.noise.streams import Key
+from tests.checks.statistics import assert_mean, assert_variance
 from tests.oracle import all_masks, toy_row
-from tests.statistics import assert_mean, assert_variance
 
 COSINE = Objective(weighting="cosine")
 SKEWED = Tabulated(torch.linspace(0.2, 3.0, 37))

@@ -10,7 +10,7 @@ from stabledllm.noise.densities import Tabulated, TSampler
 from stabledllm.noise.methods import Method, MethodOptions, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from tests.statistics import assert_mean
+from tests.checks.statistics import assert_mean
 
 SKEWED = Tabulated([3.0, 1.0, 0.7, 0.2, 0.1])
 METHODS = [

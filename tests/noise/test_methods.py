@@ -10,7 +10,7 @@ from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import PARTS, Method, MethodOptions, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from tests.noise.checks import draw_at
+from tests.checks.noise import draw_at
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["mirror", "strats", "ppots"])))

@@ -10,8 +10,8 @@ from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
-from tests.noise.checks import check_uniform
-from tests.statistics import TEST_FAILURE_RATE, assert_mean
+from tests.checks.noise import check_uniform
+from tests.checks.statistics import TEST_FAILURE_RATE, assert_mean
 
 KEY = Key(seed=2**63 + 12345, step=7)
 COMBINATIONS = (

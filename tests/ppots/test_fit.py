@@ -22,8 +22,9 @@ from stabledllm.ppots.record import FittedDensity, fit_density
 from stabledllm.ppots.target import optimal_square
 from stabledllm.stats.pareto import pareto_k
 from stabledllm.variance.predicted import per_row_variance
-from tests.ppots.fakes import Law, probed, profile_of, profile_with_root
-from tests.statistics import TEST_FAILURE_RATE, Z, assert_mean
+from tests.checks.statistics import TEST_FAILURE_RATE, Z, assert_mean
+from tests.fakes.laws import Law
+from tests.fakes.profiles import probed, profile_of, profile_with_root
 
 STEEP = Law(tau2=0.2, h=lambda t: 0.5 + t**2, sd=lambda t: 0.2 + 6 * (1 - t) ** 8)
 MIDDLE = (torch.arange(70, dtype=torch.float64) + 0.5) / 70

@@ -8,9 +8,9 @@ import torch
 
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.streams import Key
+from tests.checks.moments import check_step, rows_of
 from tests.oracle import conditional, objective_by_quadrature, panels, step_variance, toy_row
 from tests.statistical.cases import case
-from tests.statistical.checks import check_step, rows_of
 
 pytestmark = pytest.mark.statistical
 

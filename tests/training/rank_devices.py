@@ -31,7 +31,7 @@ from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from stabledllm.training import run
-from tests.training.helpers import Recorded, RecordingTrainer
+from tests.fakes.trainer import Recorded, RecordingTrainer
 
 STEPS, ROWS, LENGTH = 6, 4, 9
 

@@ -11,7 +11,7 @@ from stabledllm.errors import UserError
 from stabledllm.experiment.validation import validate_run
 from stabledllm.models.loading import load_model
 from stabledllm.training.features import refuse_checkpointing
-from tests.models.hub_layout import write_dream, write_llada, write_mmada
+from tests.fakes.hub_models import write_dream, write_llada, write_mmada
 
 
 def settings(**trainer) -> TrainSettings:

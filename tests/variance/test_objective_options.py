@@ -26,7 +26,7 @@ from stabledllm.ppots.profile import probe
 from stabledllm.variance.components import decompose, nested_losses
 from stabledllm.variance.drawn import measure
 from tests.cli.runner import assert_refused, in_process
-from tests.gradient.small import IDS, model, rows
+from tests.fakes.tiny import IDS, model, rows
 
 OPTIONS = {
     "weighting": Objective("unweighted"),

@@ -111,6 +111,14 @@ def elbo(
 
         loss = -F.logsigmoid(beta * (log_ratio(chosen) - log_ratio(rejected))).mean()
 
+    >>> from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+    >>> model = TinyMDM(TinyMDMConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2))
+    >>> ids = torch.randint(256, (2, 12))
+    >>> everywhere = torch.ones_like(ids, dtype=torch.bool)
+    >>> rows = {"input_ids": ids, "attention_mask": everywhere, "maskable": everywhere}
+    >>> elbo(model, rows, budget=4).value.shape
+    torch.Size([2])
+
     The model stays in the mode it is in; dropout would add noise that is not shared. Gradients keep the graph of all
     forwards alive: where that is too much, see :func:`elbo_parts`.
 

@@ -30,7 +30,7 @@ from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from tests.models.hub_layout import write_llama, write_qwen2
+from tests.fakes.hub_models import write_llama, write_qwen2
 
 METHOD, PLAIN = Method.parse("autoregressive"), Objective()
 ROWS = [

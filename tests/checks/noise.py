@@ -12,8 +12,8 @@ from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.schedule import EPS
 from stabledllm.noise.streams import Key
+from tests.checks.statistics import TEST_FAILURE_RATE, assert_mean
 from tests.oracle import panels
-from tests.statistics import TEST_FAILURE_RATE, assert_mean
 
 DRAWS = 100_000
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from stabledllm import loss as loss_module
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key
+from tests.checks.statistics import Z, assert_mean, assert_variance
 from tests.oracle import Setting, ToyRow, moments, step_variance, toy_row
 from tests.statistical.cases import Case
-from tests.statistics import Z, assert_mean, assert_variance
 
 SAMPLES = 150_000
 LEAST_COVERAGE = 0.93

@@ -10,19 +10,16 @@ from transformers import PrinterCallback, TrainingArguments
 
 from stabledllm.build import build_adaptive
 from stabledllm.config.settings import AdaptiveSettings
-from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples
-from stabledllm.data.sources import load_examples
-from stabledllm.models.byte_tokenizer import ByteTokenizer
-from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.data.rows import TokenRow
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
+from tests.fakes import tiny
 
 DENSITY = Tabulated(torch.linspace(0.5, 2.0, 64, dtype=torch.float64), name="ppots")
-
-
+ROWS = 22
 _LAYOUT = ("packing", "group_by_length", "views_per_forward", "caption_dropout")
 
 
@@ -37,11 +34,6 @@ class Recorded:
     @property
     def losses(self) -> list[float]:
         return list(self.parts.values())
-
-
-def rows(n: int = 22) -> list[TokenRow]:
-    examples = load_examples("synthetic:easy", split="train", n=n, seed=0)
-    return encode_examples(examples, ByteTokenizer(), EncodingOptions(syntax="code")).rows
 
 
 class RecordingTrainer(MDMTrainer):
@@ -83,13 +75,11 @@ def make_trainer(
 ) -> RecordingTrainer:
     """A trainer of a small random float64 model on 22 rows, so that the last step of an epoch of 8 is short."""
     if model is None:
-        torch.manual_seed(0)
-        config = TinyMDMConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64)
-        model = TinyMDM(config).double()
+        model = tiny.model(32)
     chosen = Method.parse(method)
     objective = objective or Objective()
     follow = build_adaptive(AdaptiveSettings(every=3, half_life=5, rates=4), chosen, objective.eps)
-    data = train or rows()
+    data = train or tiny.rows(ROWS)
     layout = {k: arguments.pop(k) for k in _LAYOUT if k in arguments}
     trainer = RecordingTrainer(
         model=model,
