@@ -11,7 +11,6 @@ from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 
 IDS = {"mask_id": 256, "pad_id": 257}
@@ -32,7 +31,7 @@ def autograd(net, data, index: int, t: float, method: Method, key: Key, place: i
     """Flat gradient of one row's loss: every view's weighted cross-entropies, in plain loops over all logits."""
     batch = collate([data[index]], IDS["pad_id"], syrm=method.syrm)
     noise = Rows(torch.tensor([place]), 1, batch["maskable"], torch.arange(len(data[index])), batch["delimiter"])
-    draw = method.draw_at(torch.tensor([t], dtype=torch.float64), key, noise, sampler, Objective())
+    draw = method.draw_at(torch.tensor([t], dtype=torch.float64), key, noise, sampler)
     net.zero_grad()
     total, used = 0.0, int(draw.active.sum())
     for view in draw.active[0].nonzero()[:, 0].tolist():

@@ -14,7 +14,7 @@ from stabledllm.gradient.counts import count_weights
 from stabledllm.gradient.predicted import (
     at_equal_compute,
     data_noise,
-    profiled_as,
+    profile_method,
     ratio_to,
     step_noise,
     uniform_for,
@@ -134,7 +134,7 @@ def test_predicted_step_noise_is_that_of_drawn_steps(name):
     sizes = {"rows": 60, "rates": 8, "masks": 2}
     found = []
     for seed in range(4):
-        own = gradient_profile(meter, Method.parse(profiled_as(method)), **sizes, seed=seed)
+        own = gradient_profile(meter, profile_method(method), **sizes, seed=seed)
         plain = gradient_profile(meter, COUNTED, **sizes, seed=seed)
         noise = step_noise(own, method, uniform_for(own, sampler), n, method.views.count, plain)
         found.append(noise.estimate().value)
@@ -165,7 +165,7 @@ def test_predicted_noise_is_the_enumerated_one_whatever_the_density(name, option
     kinds = [toy_row(4, 0), toy_row(3, 1)]
     meter, method = ToyGradients(kinds), Method.parse(name, options)
     sizes = {"rows": 120, "rates": 4, "masks": 2, "seed": 1}
-    own = gradient_profile(meter, Method.parse(profiled_as(method), options), **sizes)
+    own = gradient_profile(meter, profile_method(method), **sizes)
     plain = own if own.method.name == "fixedcount" else gradient_profile(meter, COUNTED, **sizes)
     for shape, heights in SKEWED.items():
         setting = replace(case(name, options).setting, density=heights)

@@ -86,9 +86,8 @@ def make_trainer(
         torch.manual_seed(0)
         config = TinyMDMConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64)
         model = TinyMDM(config).double()
-    chosen = Method.parse(method)
-    objective = objective or Objective()
-    follow = build_adaptive(AdaptiveSettings(every=3, half_life=5, rates=4), chosen, objective.eps)
+    chosen = Method.parse(method, objective=objective)
+    follow = build_adaptive(AdaptiveSettings(every=3, half_life=5, rates=4), chosen)
     data = train or rows()
     layout = {k: arguments.pop(k) for k in _LAYOUT if k in arguments}
     trainer = RecordingTrainer(
@@ -111,7 +110,6 @@ def make_trainer(
         ),
         method=chosen,
         sampler=sampler or chosen.sampler(None if chosen.adaptive else DENSITY),
-        objective=objective,
         adaptive=follow if chosen.adaptive else None,
         train_rows=data,
         eval_rows=data[:6],
