@@ -23,7 +23,8 @@ from stabledllm.evaluation.journal import Journal
 from stabledllm.images.judge import Verdict, judge
 from stabledllm.images.scenes import Scene
 from stabledllm.images.sheet import contact_sheet, save_png
-from stabledllm.models.loading import LoadedModel, evaluating
+from stabledllm.models.evaluating import evaluating
+from stabledllm.models.loading import LoadedModel
 from stabledllm.runtime.files import write_jsonl
 from stabledllm.runtime.finite import require_finite
 from stabledllm.stats.estimate import Estimate
