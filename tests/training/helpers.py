@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
+from stabledllm.training.blocks import InBlocks
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
 
@@ -64,6 +66,10 @@ class RecordingTrainer(MDMTrainer):
         return loss
 
 
+class RecordingBlockTrainer(InBlocks, RecordingTrainer):
+    """The same in blocks."""
+
+
 def make_trainer(
     out: Path,
     method: str = "standard",
@@ -91,7 +97,8 @@ def make_trainer(
     follow = build_adaptive(AdaptiveSettings(every=3, half_life=5, rates=4), chosen, objective.eps)
     data = train or rows()
     layout = {k: arguments.pop(k) for k in _LAYOUT if k in arguments}
-    trainer = RecordingTrainer(
+    kind = partial(RecordingBlockTrainer, block_size=block_size) if block_size else RecordingTrainer
+    trainer = kind(
         model=model,
         args=TrainingArguments(
             output_dir=str(out),
@@ -119,7 +126,6 @@ def make_trainer(
         pad_id=ids[1],
         noise_seed=noise_seed,
         order_seed=order_seed,
-        block_size=block_size,
         **layout,
         statistics=StepStatistics(4, 0.2, chosen.ema),
         identity={"method": chosen.name},

@@ -9,6 +9,7 @@ import torch
 
 from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import row_nll
+from stabledllm.forward.blocks import UnitMeter
 from stabledllm.forward.elbo import elbo
 from stabledllm.forward.meter import LossMeter
 from stabledllm.gradient.density import norm_profile
@@ -21,12 +22,11 @@ from stabledllm.integrations.noise import Noise
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective, refuse_for_autoregressive
-from stabledllm.ppots.blocks import UnitMeter
 from stabledllm.ppots.profile import probe
 from stabledllm.variance.components import decompose, nested_losses
 from stabledllm.variance.drawn import measure
 from tests.cli.runner import assert_refused, in_process
-from tests.gradient.small import IDS, model, rows
+from tests.gradient.small import metered, model, rows
 
 OPTIONS = {
     "weighting": Objective("unweighted"),
@@ -40,7 +40,7 @@ STANDARD, COUNTED = Method(), Method.parse("fixedcount")
 
 
 def of(kind, objective: Objective, **more):
-    return kind(model(8), rows(5), objective, **IDS, **more)
+    return kind(metered(model(8)), rows(5), objective, **more)
 
 
 def nested(objective):

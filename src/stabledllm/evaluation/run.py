@@ -27,7 +27,7 @@ from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.evaluation.untuned import difference, resolve, tuned_from
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.blocks import loss_meter
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.objective import Objective
 from stabledllm.runtime.files import read_json, write_json, write_jsonl
@@ -218,14 +218,7 @@ def _nll(
     encoded = encode_split(examples, loaded.tokenizer, settings.data, "test", settings.rows)
     say(encoded.summary(settings.data.max_len))
     out, n = Path(settings.out), len(encoded.rows)
-    meter = LossMeter(
-        loaded.model,
-        encoded.rows,
-        Objective(),
-        mask_id=loaded.mask_id,
-        pad_id=loaded.pad_id,
-        block_size=getattr(loaded.model.config, "block_size", None),
-    )
+    meter = loss_meter(loaded, encoded.rows, Objective(), block_size=getattr(loaded.model.config, "block_size", None))
     with _bar(n, "nll", "row", ranks) as progress:
         found = journal.collect(
             n, _NLL_RUN, lambda run: [{"nll": v} for v in row_nll(meter, settings.draws, run).tolist()], progress

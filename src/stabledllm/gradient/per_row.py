@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stabledllm.models.evaluating import evaluating
 from stabledllm.forward.meter import Meter
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.loss import row_losses
+from stabledllm.models.evaluating import evaluating
 from stabledllm.models.loss_head import OutputLayer, whole_logits
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Draw, Method

@@ -19,11 +19,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from stabledllm.models.evaluating import evaluating
 from stabledllm.forward.meter import Meter
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.loss import row_losses
+from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Draw, Method
 from stabledllm.noise.philox import philox4x32

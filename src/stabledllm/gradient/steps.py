@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from stabledllm.models.evaluating import evaluating
 from stabledllm.data.rows import collate
 from stabledllm.errors import UserError
 from stabledllm.forward.meter import Meter
@@ -26,6 +25,7 @@ from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.gradient.projected import projection_error
 from stabledllm.gradient.sketch import Sketch, block_products
 from stabledllm.loss import reduce_loss, row_losses
+from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream

@@ -35,9 +35,7 @@ def measure_autoregressive(settings: DecomposeSettings, loaded: LoadedModel, row
     refuse_for_autoregressive(objective)
     rows = rows[: settings.rows * settings.rates * settings.masks]
     with tqdm(total=len(rows), desc="decompose", unit="fwd") as bar:
-        meter = LossMeter(
-            loaded.model, rows, objective, mask_id=loaded.mask_id, pad_id=loaded.pad_id, progress=bar.update
-        )
+        meter = LossMeter(loaded, rows, objective, progress=bar.update)
         losses = row_nll(meter)
     share = meter.shares(Method.parse("autoregressive")) if objective.normalization == "token" else None
 

@@ -16,7 +16,7 @@ from stabledllm.data.images import are_pictures, settled
 from stabledllm.data.rows import maskable_sizes, require_marks
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.decoding import left_to_right
-from stabledllm.errors import Diverged, UserError
+from stabledllm.errors import Diverged
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.blocks import refuse_for_blocks
@@ -28,6 +28,7 @@ from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.locks import in_its_folder
 from stabledllm.runtime.saying import say as print_line
 from stabledllm.training.arguments import DEFAULTS, training_arguments
+from stabledllm.training.blocks import BlockTrainer, keep_block_size
 from stabledllm.training.checkpoints import DENSITY, last_whole
 from stabledllm.training.control_variate import default_rate
 from stabledllm.training.density import obtain_density
@@ -160,23 +161,14 @@ def _caption_dropout(settings: TrainSettings) -> float | None:
 
 
 def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
-    """Note ``block_size`` and how pictures are made in the model's config, for decoding and evaluation.
+    """Note ``block_size`` and how images are made in the model's config, for decoding and evaluation.
 
     Raises:
         UserError: a model that has no block form, one trained in other blocks, or decoding in other blocks.
     """
-    size, trained = settings.block_size, getattr(loaded.model.config, "block_size", None)
-    if trained and trained != size:
-        raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
+    keep_block_size(loaded, settings.block_size, settings.decoding.block)
     if are_pictures(settings.data.train):
         keep_image_choices(loaded.model.config, settings.data.image.model_dump())
-    if not size:
-        return
-    if not hasattr(loaded.model.config, "block_size"):
-        raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
-    if settings.decoding.block != size:
-        raise UserError(f"key 'decoding.block': expected block_size = {size}, found {settings.decoding.block}.")
-    loaded.model.config.block_size = size
 
 
 def build_trainer(
@@ -194,7 +186,8 @@ def build_trainer(
         density = obtain_density(settings, method, loaded, data.train, arguments, checkpoint, say)
     objective = build_objective(settings.objective)
     start = density.sampler if density else None
-    trainer = MDMTrainer(
+    kind = partial(BlockTrainer, block_size=settings.block_size) if settings.block_size else MDMTrainer
+    trainer = kind(
         model=loaded.model,
         args=arguments,
         method=method,
@@ -211,7 +204,6 @@ def build_trainer(
         adaptive=build_adaptive(settings.adaptive, method, objective.eps, start, maskable_sizes(data.train, method))
         if method.adaptive
         else None,
-        block_size=settings.block_size,
         packing=settings.packing,
         group_by_length=settings.group_by_length,
         views_per_forward=settings.views_per_forward,

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from stabledllm.models.evaluating import evaluating
 from stabledllm.errors import UserError
 from stabledllm.models.alignment import padding_last
+from stabledllm.models.evaluating import evaluating
 from stabledllm.models.families.attention import attention_arguments
 from stabledllm.models.families.prediction import predict, predictors
 from stabledllm.models.families.source import Source

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
-from stabledllm.models.evaluating import evaluating
 from stabledllm.errors import UserError
 from stabledllm.models.alignment import padding_last
+from stabledllm.models.evaluating import evaluating
 from stabledllm.models.families.source import Source
 from stabledllm.models.families.transformers_own import load_transformers
 from stabledllm.models.loss_head import widened
