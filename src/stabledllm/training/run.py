@@ -12,7 +12,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, build_objective
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
-from stabledllm.data.images import are_pictures, settled
+from stabledllm.data.images import are_images, settled
 from stabledllm.data.rows import maskable_sizes, require_marks
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.decoding import left_to_right
@@ -156,8 +156,8 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
 
 
 def _caption_dropout(settings: TrainSettings) -> float | None:
-    """Of a run on pictures; None for any other."""
-    return settings.data.image.caption_dropout if are_pictures(settings.data.train) else None
+    """Of a run on images; None for any other."""
+    return settings.data.image.caption_dropout if are_images(settings.data.train) else None
 
 
 def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
@@ -167,7 +167,7 @@ def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
         UserError: a model that has no block form, one trained in other blocks, or decoding in other blocks.
     """
     keep_block_size(loaded, settings.block_size, settings.decoding.block)
-    if are_pictures(settings.data.train):
+    if are_images(settings.data.train):
         keep_image_choices(loaded.model.config, settings.data.image.model_dump())
 
 

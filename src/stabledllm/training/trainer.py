@@ -74,7 +74,7 @@ class MDMTrainer(ResumingTrainer):
             each optimizer step are dealt to its micro-batches by length. Neither changes which rows a step has, nor
             any t or mask.
         views_per_forward: views of a row in one forward and backward; without it all. Less memory, the same result.
-        caption_dropout: of rows of pictures: probability that a step sees a row without its caption.
+        caption_dropout: of rows of images: probability that a step sees a row without its caption.
     """
 
     form_names: tuple[str, ...] = ()
