@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.cli.runner import ROOT, in_process
-from tests.gradient.small import model, rows
+from tests.fakes.tiny import model, rows
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]

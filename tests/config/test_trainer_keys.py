@@ -18,7 +18,7 @@ from stabledllm.config.trainer_rules import RULES
 from stabledllm.errors import UserError
 from stabledllm.experiment.validation import validate
 from tests.cli.runner import assert_refused, in_process
-from tests.training.helpers import make_trainer
+from tests.fakes.trainer import make_trainer
 
 FIELDS = TrainingArguments.__dataclass_fields__
 HONOURED = TrainerSettings.model_fields

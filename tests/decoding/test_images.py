@@ -12,7 +12,7 @@ from stabledllm.errors import UserError
 from stabledllm.models.image_tokens import ImageTokens
 from stabledllm.models.loading import load_model
 from stabledllm.noise.streams import Key, Stream
-from tests.models.hub_layout import LLADA_SPECIAL, write_mmada
+from tests.fakes.hub_models import LLADA_SPECIAL, write_mmada
 
 N, WIDTH, MASK = 16, 36, LLADA_SPECIAL["<|mdm_mask|>"]
 TOKENS = ImageTokens(soi=262, eoi=263, t2i=264, ipad=265, bos=260, eos=256, first=270, codebook_size=16)

@@ -23,7 +23,7 @@ from stabledllm.models.image_choices import image_choices
 from stabledllm.models.loading import load_model
 from stabledllm.runtime.files import write_json
 from tests.evaluation.test_clip_score import write_clip
-from tests.models.hub_layout import write_mmada
+from tests.fakes.hub_models import write_mmada
 
 IMAGE = settled_image(ImageSettings(), "tiny-mmada")
 OPTIONS = ImageOptions(steps=3, guidance=1.0, temperature=1.0, seed=5)

@@ -18,8 +18,8 @@ from stabledllm.experiment.summary import summarise
 from stabledllm.reports import cost_table, metrics_table, runs_table, write_report
 from stabledllm.training.diverged import StepWatch
 from tests.cli.runner import in_process
-from tests.experiment.test_jobs import BASE, quiet, settings
 from tests.experiment.test_summary import entry, runs
+from tests.fakes.study import BASE, quiet, settings
 
 
 def lost(method: str, seeds: list[int]) -> list[dict]:

@@ -14,7 +14,8 @@ from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from tests.gradient.small import autograd, metered, model, rows
+from tests.fakes.tiny import metered, model, rows
+from tests.gradient.autograd import autograd
 
 DENSITY = Tabulated([2.0, 1.0, 0.5, 0.5])
 T = torch.tensor([0.9, 0.02, 0.4, 0.7, 0.3, 0.55], dtype=torch.float64)

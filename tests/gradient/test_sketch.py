@@ -10,8 +10,8 @@ from stabledllm.gradient.sketch import ProjectedGradients, Sketch, block_product
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from tests.gradient.small import metered, model, rows
-from tests.statistics import assert_mean
+from tests.checks.statistics import assert_mean
+from tests.fakes.tiny import metered, model, rows
 
 
 def test_inner_products_are_unbiased_and_as_noisy_as_theory_says():

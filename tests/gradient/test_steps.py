@@ -17,9 +17,9 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.stats.estimate import Estimate
-from tests.gradient.small import metered, model, rows
+from tests.checks.statistics import assert_mean
+from tests.fakes.tiny import metered, model, rows
 from tests.mutation.inject import noticed
-from tests.statistics import assert_mean
 
 DENSITY = Tabulated([2.0, 1.0, 0.5, 0.5])
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from stabledllm.errors import UserError
 from stabledllm.images.sizing import fit_image
-from tests.images.fakes import picture
+from tests.fakes.images import picture
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (40, 30), (33, 64), (16, 23)])

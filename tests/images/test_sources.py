@@ -16,7 +16,7 @@ from stabledllm.errors import UserError
 from stabledllm.images import hub, scenes, shards
 from stabledllm.images import image as decoding
 from stabledllm.images.sources import IMAGE_KINDS, captioned_images, fingerprint, own_splits
-from tests.images.fakes import encoded, pairs, picture, samples, shard
+from tests.fakes.images import encoded, pairs, picture, samples, shard
 
 
 def all_of(spec: str, split: str = "train", rows: int | None = None, seed: int = 0) -> list:

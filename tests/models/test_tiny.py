@@ -20,7 +20,7 @@ from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.objective import Objective
 from stabledllm.training.run import train
-from tests.statistics import Z
+from tests.checks.statistics import Z
 
 
 @pytest.fixture(scope="module")

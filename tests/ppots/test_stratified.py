@@ -20,10 +20,11 @@ from stabledllm.ppots.crossfit import folds, variance_under
 from stabledllm.ppots.epr import fit_epr
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.profile import Profile, probe, rate_edges
-from tests.ppots.fakes import FakeMeter, Law
+from tests.checks.statistics import assert_mean
+from tests.fakes.laws import Law
+from tests.fakes.meters import FakeMeter
 from tests.ppots.test_epr import FINE, density
 from tests.ppots.test_profile import ContextModel
-from tests.statistics import assert_mean
 
 BENT = Law(tau2=0.1, rho=-0.6, h=lambda t: 0.3 + 4 * t**3, sd=lambda t: 2 - 1.8 * t**0.5)
 """Curved enough within a cell for its midpoint to be told from its average."""

@@ -17,8 +17,8 @@ from stabledllm.reports import numbers as fmt
 from stabledllm.reports.stored import Stored
 from stabledllm.reports.style import colour, label
 from stabledllm.reports.summary import summarise
-from tests.reports import made_up
-from tests.reports.made_up import METHODS, est, put
+from tests.fakes import results as made_up
+from tests.fakes.results import METHODS, est, put
 
 
 def page(folder: Path) -> str:

@@ -19,7 +19,7 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from tests.cli.runner import assert_refused, in_process
-from tests.training.helpers import rows
+from tests.fakes.tiny import rows
 
 SMALL = ("rows=4", "rates=4", "masks=2", "steps=4", "probe.rows=4", "probe.rates=4", "methods=[standard,mirror]")
 GRADIENT = ("gradient=true", "grad.rows=4", "grad.view_rows=4", "grad.steps=4")

@@ -21,8 +21,8 @@ from stabledllm.noise.streams import Key
 from stabledllm.training.blocks import first_units
 from stabledllm.training.positions import step_rows
 from stabledllm.training.run import run_identity, train
-from tests.training.helpers import make_trainer
-from tests.training.test_invariance import assert_same_trajectory
+from tests.checks.trajectory import assert_same_trajectory
+from tests.fakes.trainer import make_trainer
 
 
 def run(tmp_path, name: str, method: str, micro: int, accumulation: int, **kwargs):

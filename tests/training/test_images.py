@@ -7,9 +7,9 @@ import torch
 
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
-from tests.images import small
-from tests.training.helpers import make_trainer
-from tests.training.test_invariance import assert_same_trajectory
+from tests.checks.trajectory import assert_same_trajectory
+from tests.fakes import mmada as small
+from tests.fakes.trainer import make_trainer
 
 COSINE = Objective(weighting="cosine")
 DROPOUT = 0.4

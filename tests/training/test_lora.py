@@ -24,7 +24,7 @@ from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from stabledllm.training import run as training_run
 from tests.cli.runner import assert_refused, in_process
-from tests.training.helpers import rows
+from tests.fakes.tiny import rows
 
 CONFIG = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48}
 LAYERS = ("qkv_proj", "attn_out", "gate_up_proj", "ff_out")

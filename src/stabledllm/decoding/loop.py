@@ -1,4 +1,7 @@
-"""Decoding of masked diffusion models in semi-autoregressive blocks (LLaDA, arXiv:2502.09992; Dream, arXiv:2508.15487)."""
+"""Decoding of masked diffusion models in semi-autoregressive blocks.
+
+Sources: LLaDA (arXiv:2502.09992), Dream (arXiv:2508.15487).
+"""
 
 from __future__ import annotations
 

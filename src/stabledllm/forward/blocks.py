@@ -61,7 +61,7 @@ class BlockMeter(LossMeter):
         units = Units.of(noise, self.block_size, noise.position * most, noise.step_rows * most)
         block = units.rows.position - noise.position[units.row] * most
         own = t[units.row] if t.dim() == 1 else t[units.row, block]
-        return units.fold(method.draw_at(own, key, units.rows, sampler, self.objective))
+        return units.fold(method.draw_at(own, key, units.rows, sampler))
 
 
 class UnitMeter(LossMeter):

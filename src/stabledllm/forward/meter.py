@@ -100,6 +100,8 @@ class Meter:
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
     ) -> tuple[dict[str, Tensor], Draw]:
         """Rows of the evaluations in ``chunk``, collated, and their noise; i draws at position ``start + i``."""
+        if method.objective != self.objective:
+            raise ValueError(f"expected a method under {self.objective}, found one under {method.objective}")
         device = next(self.model.parameters()).device
         batch = collate([self.rows[i] for i in row[chunk].tolist()], self.pad_id, syrm=method.syrm)
         batch = {name: value.to(device) for name, value in batch.items()}
@@ -115,7 +117,7 @@ class Meter:
 
     def noise_at(self, t: Tensor, method: Method, key: Key, noise: Rows, sampler: TSampler) -> Draw:
         """The noise of rows at given mask ratios."""
-        return method.draw_at(t, key, noise, sampler, self.objective)
+        return method.draw_at(t, key, noise, sampler)
 
     def _shared(self, draw: Draw, row: Tensor, method: Method) -> Draw:
         """The draw with each row's coefficients times its share."""

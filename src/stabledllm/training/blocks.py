@@ -11,7 +11,8 @@ from torch import Tensor
 from stabledllm.errors import UserError
 from stabledllm.forward.blocks import BlockMeter
 from stabledllm.models.loading import LoadedModel
-from stabledllm.noise.blocks import BlockDraw, Units, block_counts, block_ids, refuse_for_blocks
+from stabledllm.noise.blocks import BlockDraw, Units, block_counts, block_ids
+from stabledllm.noise.fits import check_blocks
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
@@ -63,7 +64,7 @@ class InBlocks:
     form_names = ("block_ids",)
 
     def __init__(self, *, block_size: int, method: Method, packing: bool = False, **kwargs):
-        refuse_for_blocks(method, packing=packing)
+        check_blocks(method, packing=packing)
         self.block_size = block_size
         super().__init__(method=method, packing=packing, **kwargs)
 
@@ -83,7 +84,7 @@ class InBlocks:
 
     def _draw(self, key: Key, rows: Rows, inputs: dict) -> BlockDraw:
         units = Units.of(rows, self.block_size, inputs["first_unit"], inputs["step_units"])
-        return units.draw(self.method, key, self.sampler, self.objective)
+        return units.draw(self.method, key, self.sampler)
 
     def _count(self, draw: BlockDraw, rows: Rows, inputs: dict, tokens: Tensor, forwards: int) -> None:
         """Hand the units' draws and what they add to their rows' losses to the statistics."""

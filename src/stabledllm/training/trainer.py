@@ -64,7 +64,7 @@ class MDMTrainer(ResumingTrainer):
     that is not finite ends the run (``Diverged``). Evaluation is always the standard objective with fixed noise.
 
     Args:
-        method: what is drawn. sampler: its density of t. objective: what is minimised.
+        method: what is drawn, for the objective that is minimised. sampler: its density of t.
         train_rows, eval_rows: encoded rows. mask_id, pad_id: token ids.
         noise_seed: of the noise. order_seed: of the order of the rows; without it ``noise_seed``.
         density_file: the saved p(t), copied into every checkpoint.
@@ -85,7 +85,6 @@ class MDMTrainer(ResumingTrainer):
         *,
         method: Method,
         sampler: TSampler,
-        objective: Objective,
         train_rows: list[TokenRow],
         eval_rows: list[TokenRow],
         mask_id: int | None,
@@ -107,7 +106,7 @@ class MDMTrainer(ResumingTrainer):
             refuse_masked_rows(rows, mask_id)
         self.packing, self.group_by_length, self.views_per_forward = packing, group_by_length, views_per_forward
         self.caption_dropout = caption_dropout
-        self.method, self.sampler, self.objective = method, sampler, objective
+        self.method, self.sampler, self.objective = method, sampler, method.objective
         self.mask_id, self.pad_id, self.noise_seed = mask_id, pad_id, noise_seed
         self.order_seed = noise_seed if order_seed is None else order_seed
         self.eval_rows, self.eval_draws = eval_rows, eval_draws
@@ -208,7 +207,7 @@ class MDMTrainer(ResumingTrainer):
 
     def _draw(self, key: Key, rows: Rows, inputs: dict) -> Draw:
         """The noise of a micro-batch."""
-        return self.method.draw(key, rows, self.sampler, self.objective)
+        return self.method.draw(key, rows, self.sampler)
 
     def _count(self, draw: Draw, rows: Rows, inputs: dict, tokens: Tensor, forwards: int) -> None:
         """Hand a micro-batch's draw and its tokens' loss contributions, (B, K, L), to the statistics."""
