@@ -14,7 +14,7 @@ from stabledllm.config.settings import (
     ObjectiveSettings,
     TrainSettings,
 )
-from stabledllm.decoding import DecodingOptions, PictureOptions
+from stabledllm.decoding import DecodingOptions, ImageOptions
 from stabledllm.errors import UserError
 from stabledllm.models.loading import LoadedModel, is_adapter, load_model
 from stabledllm.models.new import is_new
@@ -84,9 +84,9 @@ def build_decoding(settings: DecodingSettings) -> DecodingOptions:
     return DecodingOptions(**settings.model_dump())
 
 
-def build_image_decoding(settings: ImageDecodingSettings) -> PictureOptions:
+def build_image_decoding(settings: ImageDecodingSettings) -> ImageOptions:
     """The options of drawing pictures."""
-    return PictureOptions(**settings.model_dump())
+    return ImageOptions(**settings.model_dump())
 
 
 def build_adaptive(

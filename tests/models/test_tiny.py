@@ -47,7 +47,7 @@ def test_fine_tuning_with_standard_improves_the_nll_significantly(tiny, tmp_path
     train(settings, say=lambda _: None)
 
     def nll(loaded):
-        meter = LossMeter(loaded.model, rows, Objective(), mask_id=loaded.mask_id, pad_id=loaded.pad_id)
+        meter = LossMeter(loaded, rows, Objective())
         return row_nll(meter)
 
     gain = nll(tiny) - nll(load_model(str(tmp_path / "model")))

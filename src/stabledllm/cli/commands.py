@@ -341,10 +341,10 @@ def _refuse_unfit(prompts: Sequence[str]) -> None:
 
 def encode(data: str, split: str, rows: int | None, seed: int, overrides: Sequence[str], *, say: Say) -> None:
     """Codes of pictures on disk, and how to train on them."""
-    from stabledllm.data.images import are_pictures, dropped_note, image_tokenizer
+    from stabledllm.data.images import are_images, dropped_note, image_tokenizer
     from stabledllm.data.images import encode as run
 
-    if not are_pictures(data):
+    if not are_images(data):
         raise UserError(f"encode: expected pictures (scenes, text-to-image-2m, images:PATH), found '{data}'.")
     settings = check(apply_overrides({}, overrides), ImageSettings, "encode")
     if settings.tokenizer is None:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 
 from stabledllm.decoding import DecodingOptions, DecodingStats, generate, left_to_right
 from stabledllm.errors import UserError
-from stabledllm.models.loading import LoadedModel, evaluating
+from stabledllm.models.evaluating import evaluating
+from stabledllm.models.loading import LoadedModel
 from stabledllm.stats.estimate import Estimate
 from stabledllm.tasks.registry import task_and_gold
 from stabledllm.tasks.scoring import wilson_interval

@@ -26,7 +26,7 @@ from stabledllm.experiment.plan import claim
 from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.blocks import loss_meter
 from stabledllm.lab.probe_and_fit import probe_and_fit
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
@@ -185,10 +185,9 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
         return read_json(path)
     own = build_objective(base.objective)
     objectives = {"validation_nll": Objective()} | ({"validation_objective": own} if own.counts == "cosine" else {})
-    ids = {"mask_id": loaded.mask_id, "pad_id": loaded.pad_id}
     metrics = {
         name: validation_nll(
-            LossMeter(loaded.model, data.validation, objective, block_size=base.block_size, **ids), base.eval_draws
+            loss_meter(loaded, data.validation, objective, block_size=base.block_size), base.eval_draws
         ).as_dict()
         for name, objective in objectives.items()
     }

@@ -54,14 +54,7 @@ class _Laboratory:
         self, settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], objective: Objective, bar: tqdm
     ):
         self.settings, self.loaded, self.rows = settings, loaded, rows
-        self.meter = LossMeter(
-            loaded.model,
-            rows,
-            objective,
-            mask_id=loaded.mask_id,
-            pad_id=loaded.pad_id,
-            progress=bar.update,
-        )
+        self.meter = LossMeter(loaded, rows, objective, progress=bar.update)
         self._profiles: dict[tuple[Masker, Views, bool], Profile] = {}
         self.low: LowRates | None = None
         """What is known of Standard's losses at small t, once A, B and C were measured."""
