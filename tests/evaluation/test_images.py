@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from stabledllm.config.settings import EvalSettings, ImageSettings
-from stabledllm.data.images import image_tokenizer, settled_image
+from stabledllm.data.images import image_tokenizer, image_with_defaults
 from stabledllm.decoding import PictureOptions
 from stabledllm.errors import UserError
 from stabledllm.evaluation import images as module
@@ -25,7 +25,7 @@ from stabledllm.runtime.files import write_json
 from tests.evaluation.test_clip_score import write_clip
 from tests.models.hub_layout import write_mmada
 
-IMAGE = settled_image(ImageSettings(), "tiny-mmada")
+IMAGE = image_with_defaults(ImageSettings(), "tiny-mmada")
 OPTIONS = PictureOptions(steps=3, guidance=1.0, temperature=1.0, seed=5)
 CAPTIONS = [
     "a red circle above a blue square",
@@ -171,11 +171,11 @@ def test_a_model_says_how_its_pictures_are_made(tmp_path):
     assert image_choices(str(own)) == {"tokenizer": "showlab/magvitv2", "side": 256, "max_text": 99}
     other = write_mmada(tmp_path / "other")
     with pytest.raises(UserError, match=r"key 'data.image.tokenizer': expected a value, since config.json of model"):
-        settled_image(ImageSettings(), str(other))
+        image_with_defaults(ImageSettings(), str(other))
     given = ImageSettings(tokenizer="tiny-vq", side=64, max_text=30)
-    assert settled_image(given, "tiny-mmada") == given
+    assert image_with_defaults(given, "tiny-mmada") == given
     with pytest.raises(UserError, match="expected a multiple of 4, by which 'tiny-vq' downsamples, found 30"):
-        settled_image(ImageSettings(side=30), "tiny-mmada")
+        image_with_defaults(ImageSettings(side=30), "tiny-mmada")
 
 
 def test_eval_of_captions_alone_and_of_pictures(tmp_path):

@@ -97,10 +97,10 @@ def recommend(tree: dict, overrides: Sequence[str], *, stored: Path | None, by: 
 
 def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
     """Probe, fit, and write ``p_of_t.json`` with its picture."""
-    from stabledllm.data.images import settled
+    from stabledllm.data.images import with_image_defaults
     from stabledllm.experiment.idle import idle_in_fit
 
-    settings = settled(check(apply_overrides(tree, overrides), TrainSettings, "fit"))
+    settings = with_image_defaults(check(apply_overrides(tree, overrides), TrainSettings, "fit"))
     _say_all(idle_in_fit(settings, overrides), say)
     _fit(settings, say)
 
@@ -297,7 +297,7 @@ def generate_images(
     """A PNG for every caption and a contact sheet of them, in a new folder."""
     from tqdm import tqdm
 
-    from stabledllm.data.images import image_tokenizer, settled_image
+    from stabledllm.data.images import image_tokenizer, image_with_defaults
     from stabledllm.decoding import DecodingStats
     from stabledllm.evaluation.images import draw_codes, save_drawn
     from stabledllm.evaluation.untuned import resolve
@@ -310,7 +310,7 @@ def generate_images(
     options = build_image_decoding(check(tree, ImageDecodingSettings, "image decoding"))
     image = check(apply_overrides({"data": {}}, of_data)["data"], DataSettings, "generate").image
     model, stats = resolve(model), DecodingStats()
-    image = settled_image(image, model)
+    image = image_with_defaults(image, model)
     place = free_folder(Path("runs", "pictures"), "generate") if out is None else new_folder(out, "generate")
     with place as (folder, becomes):
         loaded = load_model(model, **_loading(model, loading))

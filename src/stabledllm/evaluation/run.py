@@ -16,7 +16,7 @@ from stabledllm.build import build_decoding, loading_options
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.bundle import answered, encode_split, limited
 from stabledllm.data.digests import content_digest
-from stabledllm.data.images import of_pictures, settled
+from stabledllm.data.images import of_pictures, with_image_defaults
 from stabledllm.data.prompting import prompted
 from stabledllm.data.sources import load_examples, task_options
 from stabledllm.errors import UserError
@@ -65,7 +65,7 @@ def evaluate(settings: EvalSettings, say: Say = print_line) -> dict:
 def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
     out = Path(settings.out)
     build_decoding(settings.decoding)
-    settings = settled(settings.model_copy(update={"model": resolve(settings.model)}))
+    settings = with_image_defaults(settings.model_copy(update={"model": resolve(settings.model)}))
     examples = _examples(settings, say)
     identity = identity_of(settings, examples)
     refuse_unlike(out, identity, say)

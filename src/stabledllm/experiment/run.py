@@ -12,7 +12,7 @@ from tqdm import tqdm
 from stabledllm.build import build_method, build_objective
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle
-from stabledllm.data.images import settled
+from stabledllm.data.images import with_image_defaults
 from stabledllm.errors import UserError
 from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.journal import Journal
@@ -72,7 +72,7 @@ def run_experiment(
     """
     if jobs < 1:
         raise UserError(f"experiment: expected at least 1 job, found {jobs}.")
-    settings = settings.model_copy(update={"base": settled(settings.base)})
+    settings = settings.model_copy(update={"base": with_image_defaults(settings.base)})
     out = Path(settings.out)
     remove_empty(writable_folder(out))
     for place in (out, out / UNTUNED):  # the runs' folders are swept by those who do them

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from stabledllm.build import build_method, build_objective, loading_options
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_rows
-from stabledllm.data.images import settled
+from stabledllm.data.images import with_image_defaults
 from stabledllm.data.rows import TokenRow, maskable_sizes, require_marks
 from stabledllm.errors import UserError
 from stabledllm.forward.meter import LossMeter
@@ -149,7 +149,7 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
         UserError: bad data, an unknown method, or too few rows to measure anything.
     """
     started = time.perf_counter()
-    settings = settled(settings)
+    settings = with_image_defaults(settings)
     methods = [build_method(name, settings.method_options) for name in settings.methods]
     objective = build_objective(settings.objective)
     if "methods" not in settings.model_fields_set:  # of those that nobody asked for by name, what has a meaning here

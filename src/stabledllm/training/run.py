@@ -12,7 +12,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, build_objective
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
-from stabledllm.data.images import are_pictures, settled
+from stabledllm.data.images import are_pictures, with_image_defaults
 from stabledllm.data.rows import maskable_sizes, require_marks
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.decoding import left_to_right
@@ -67,7 +67,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
         UserError: bad settings or data, or a folder that holds a run with another identity.
         Diverged: the run's numbers are no longer finite, or those of the run that is there were; ``run.json`` says so.
     """
-    settings = settled(settings)
+    settings = with_image_defaults(settings)
     out = Path(settings.out)
     say = say if is_main_process() else _silent
     method = build_method(settings.method, settings.method_options)
