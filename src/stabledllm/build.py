@@ -14,8 +14,10 @@ from stabledllm.config.settings import (
     ObjectiveSettings,
     TrainSettings,
 )
+from stabledllm.data.images import are_pictures
 from stabledllm.decoding import DecodingOptions, PictureOptions
 from stabledllm.errors import UserError
+from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel, is_adapter, load_model
 from stabledllm.models.new import is_new
 from stabledllm.noise.densities import Tabulated
@@ -56,6 +58,26 @@ def build_model(settings: TrainSettings) -> LoadedModel:
     from stabledllm.models.adapters import LoRAOptions, add_lora
 
     return add_lora(loaded, LoRAOptions(**settings.lora.model_dump()))
+
+
+def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
+    """Note ``block_size`` and how pictures are made in the model's config, for decoding and evaluation.
+
+    Raises:
+        UserError: a model that has no block form, one trained in other blocks, or decoding in other blocks.
+    """
+    size, trained = settings.block_size, getattr(loaded.model.config, "block_size", None)
+    if trained and trained != size:
+        raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
+    if are_pictures(settings.data.train):
+        keep_image_choices(loaded.model.config, settings.data.image.model_dump())
+    if not size:
+        return
+    if not hasattr(loaded.model.config, "block_size"):
+        raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
+    if settings.decoding.block != size:
+        raise UserError(f"key 'decoding.block': expected block_size = {size}, found {settings.decoding.block}.")
+    loaded.model.config.block_size = size
 
 
 def build_method(name: str, settings: MethodSettings) -> Method:

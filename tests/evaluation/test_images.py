@@ -12,9 +12,10 @@ from stabledllm.config.settings import EvalSettings, ImageSettings
 from stabledllm.data.images import image_tokenizer, image_with_defaults
 from stabledllm.decoding import PictureOptions
 from stabledllm.errors import UserError
-from stabledllm.evaluation import images as module
+from stabledllm.evaluation import drawing
 from stabledllm.evaluation.clip_score import ClipScore
-from stabledllm.evaluation.images import draw_codes, prompt, save_pictures, score_pictures
+from stabledllm.evaluation.drawing import draw_codes, prompt
+from stabledllm.evaluation.images import save_scored_images, score_images
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.run import evaluate
 from stabledllm.images.judge import judge
@@ -46,7 +47,7 @@ def examples(captions=CAPTIONS) -> list[dict]:
 
 
 def scored(loaded, folder, **kwargs):
-    return score_pictures(loaded, examples(), IMAGE, OPTIONS, 2, Journal(folder, "generated", {}), **kwargs)
+    return score_images(loaded, examples(), IMAGE, OPTIONS, 2, Journal(folder, "generated", {}), **kwargs)
 
 
 def test_any_batch_draws_the_same_and_a_place_its_own(loaded):
@@ -60,12 +61,12 @@ def test_any_batch_draws_the_same_and_a_place_its_own(loaded):
 
 def test_every_caption_gets_its_own_picture(loaded, tmp_path):
     codes = draw_codes(loaded, CAPTIONS, IMAGE, OPTIONS, 5)
-    np.testing.assert_array_equal(scored(loaded, tmp_path).pictures, image_tokenizer("tiny-vq").decode(codes))
+    np.testing.assert_array_equal(scored(loaded, tmp_path).images, image_tokenizer("tiny-vq").decode(codes))
 
 
 def test_a_kill_between_batches_changes_nothing(loaded, tmp_path, monkeypatch):
     whole = scored(loaded, tmp_path / "whole")
-    calls, true = [], module.generate_pictures
+    calls, true = [], drawing.generate_pictures
 
     def killed(*args, **kwargs):
         if len(calls) == 1:
@@ -73,12 +74,12 @@ def test_a_kill_between_batches_changes_nothing(loaded, tmp_path, monkeypatch):
         calls.append(kwargs["first"])
         return true(*args, **kwargs)
 
-    monkeypatch.setattr(module, "generate_pictures", killed)
+    monkeypatch.setattr(drawing, "generate_pictures", killed)
     with pytest.raises(KeyboardInterrupt):
         scored(loaded, tmp_path / "cut")
-    monkeypatch.setattr(module, "generate_pictures", true)
+    monkeypatch.setattr(drawing, "generate_pictures", true)
     again = scored(loaded, tmp_path / "cut")
-    np.testing.assert_array_equal(again.pictures, whole.pictures)
+    np.testing.assert_array_equal(again.images, whole.images)
     assert again.lines == whole.lines
     own = {"seconds", "tokens_per_second"}
     for result in (again, whole):
@@ -92,7 +93,7 @@ def test_every_picture_is_judged_by_its_own_caption(loaded, tmp_path, monkeypatc
     tokenizer = image_tokenizer("tiny-vq")
     shown = [*CAPTIONS[:3], "a red circle", CAPTIONS[4]]
     true = tokenizer.encode(np.stack([draw(Scene.parse(caption), 3) for caption in shown]))
-    monkeypatch.setattr(module, "generate_pictures", lambda *_, first, **__: true[first : first + 2][: 5 - first])
+    monkeypatch.setattr(drawing, "generate_pictures", lambda *_, first, **__: true[first : first + 2][: 5 - first])
     result = scored(loaded, tmp_path)
     assert [line["correct"] for line in result.lines] == [True, True, True, False, True]
     assert result.lines[3]["parts"] == {"colours": False, "counts": False, "shapes": False, "relation": True}
@@ -100,9 +101,9 @@ def test_every_picture_is_judged_by_its_own_caption(loaded, tmp_path, monkeypatc
     assert (accuracy["value"], accuracy["n"]) == (0.8, 5)
     assert accuracy["ci_low"] < 0.8 < accuracy["ci_high"]
     assert accuracy["parts"]["relation"]["value"] == 1.0
-    save_pictures(result, tmp_path)
+    save_scored_images(result, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "pictures.jsonl").read_text().splitlines()]
-    for line, caption, picture in zip(lines, CAPTIONS, result.pictures, strict=True):
+    for line, caption, picture in zip(lines, CAPTIONS, result.images, strict=True):
         assert line["caption"] == caption
         stored = np.asarray(Image.open(tmp_path / line["picture"]))
         np.testing.assert_array_equal(stored, picture)
@@ -113,7 +114,7 @@ def test_every_picture_is_judged_by_its_own_caption(loaded, tmp_path, monkeypatc
 def test_captions_of_no_scene_need_a_clip_model(loaded, tmp_path):
     journal = Journal(tmp_path, "generated", {})
     with pytest.raises(UserError, match="expected captions of scenes to judge, or 'clip' with a CLIP model"):
-        score_pictures(loaded, examples(["red blue"]), IMAGE, OPTIONS, 2, journal)
+        score_images(loaded, examples(["red blue"]), IMAGE, OPTIONS, 2, journal)
 
 
 @pytest.mark.parametrize(

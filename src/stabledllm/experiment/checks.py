@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stabledllm.build import build_decoding, build_method, build_model
+from stabledllm.build import build_decoding, build_method, build_model, set_form
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.rows import require_marks
@@ -20,7 +20,7 @@ from stabledllm.experiment.validation import validate_run
 from stabledllm.lab.probe_and_fit import check_probe
 from stabledllm.models.loading import LoadedModel
 from stabledllm.planning.environment import fitting_views, refuse_too_large
-from stabledllm.training.run import set_form, training_arguments
+from stabledllm.training.arguments import training_arguments
 
 
 @dataclass(frozen=True)

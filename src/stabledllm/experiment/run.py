@@ -27,6 +27,7 @@ from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
 from stabledllm.forward.meter import LossMeter
+from stabledllm.lab.fit import save_fit
 from stabledllm.lab.probe_and_fit import probe_and_fit
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.objective import Objective
@@ -222,10 +223,7 @@ def _density(
             rows_per_step(name, settings),
             block_size=base.block_size,
         )
-        density.save(path)
-        say(density.summary())
-        for note in density.notes:
-            say(f"note: {note}")
+        save_fit(density, path, say)
     return path, FittedDensity.load(path)
 
 

@@ -9,15 +9,14 @@ from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, build_objective
+from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, build_objective, set_form
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.images import are_pictures, with_image_defaults
 from stabledllm.data.rows import maskable_sizes, require_marks
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.decoding import left_to_right
-from stabledllm.errors import Diverged, UserError
-from stabledllm.models.image_choices import keep_image_choices
+from stabledllm.errors import Diverged
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.blocks import refuse_for_blocks
 from stabledllm.noise.methods import Method
@@ -157,26 +156,6 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
 def _caption_dropout(settings: TrainSettings) -> float | None:
     """Of a run on pictures; None for any other."""
     return settings.data.image.caption_dropout if are_pictures(settings.data.train) else None
-
-
-def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
-    """Note ``block_size`` and how pictures are made in the model's config, for decoding and evaluation.
-
-    Raises:
-        UserError: a model that has no block form, one trained in other blocks, or decoding in other blocks.
-    """
-    size, trained = settings.block_size, getattr(loaded.model.config, "block_size", None)
-    if trained and trained != size:
-        raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
-    if are_pictures(settings.data.train):
-        keep_image_choices(loaded.model.config, settings.data.image.model_dump())
-    if not size:
-        return
-    if not hasattr(loaded.model.config, "block_size"):
-        raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
-    if settings.decoding.block != size:
-        raise UserError(f"key 'decoding.block': expected block_size = {size}, found {settings.decoding.block}.")
-    loaded.model.config.block_size = size
 
 
 def build_trainer(
