@@ -40,8 +40,8 @@ def run(tree: dict, overrides: Sequence[str]) -> Path:
     from stabledllm.config.settings import DecomposeSettings
     from stabledllm.experiment.idle import idle_in_decompose
     from stabledllm.lab.decompose import run_decompose
-    from stabledllm.reports import save_decomposition_figures
     from stabledllm.reports.printed import decomposition_text
+    from stabledllm.reports.save import save_decomposition_figures
     from stabledllm.runtime.locks import writing
 
     settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")

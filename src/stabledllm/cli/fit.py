@@ -34,7 +34,7 @@ def run(tree: dict, overrides: Sequence[str]) -> None:
     from stabledllm.data.images import with_image_defaults
     from stabledllm.experiment.idle import idle_in_fit
     from stabledllm.lab.fit import run_fit
-    from stabledllm.reports import save_fit_figure
+    from stabledllm.reports.save import save_fit_figure
     from stabledllm.runtime.locks import writing
 
     settings = with_image_defaults(check(apply_overrides(tree, overrides), TrainSettings, "fit"))

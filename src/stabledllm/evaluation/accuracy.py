@@ -45,11 +45,7 @@ class Share:
 class AccuracyResult:
     """Accuracy and what it was computed from."""
 
-    accuracy: Estimate
-    interval: tuple[float, float]
-    """95 % Wilson interval."""
-    no_answer: int
-    """Completions without an answer; they count as not correct, and are told apart from wrong ones."""
+    strict: Share
     flexible: Share
     """The same of the flexible extraction."""
     completions: list[dict]
@@ -61,8 +57,7 @@ class AccuracyResult:
 
     def as_dict(self) -> dict:
         """JSON form, without the completions."""
-        strict = Share(self.accuracy, self.interval, self.no_answer)
-        return strict.as_dict() | {
+        return self.strict.as_dict() | {
             "flexible": self.flexible.as_dict(),
             "decoding": asdict(self.decoding) | {"approximate": not self.exact},
             "decoding_stats": self.stats.as_dict(),
@@ -107,11 +102,8 @@ def accuracy(
         [task.score(t, gold, flexible=also) for t, (task, gold) in zip(texts, golds, strict=True)]
         for also in (False, True)
     )
-    share = Share.of([s.correct for s in strict])
     return AccuracyResult(
-        accuracy=share.accuracy,
-        interval=share.interval,
-        no_answer=share.no_answer,
+        strict=Share.of([s.correct for s in strict]),
         flexible=Share.of([s.correct for s in flexible]),
         completions=[
             {"origin": e["origin"], "completion": t, "gold": gold} | verdicts(s, f)

@@ -88,10 +88,10 @@ def _told(name: str, metric: dict) -> str:
 
 
 def _told_of_completions(result: AccuracyResult) -> str:
-    low, high = result.interval
+    share, (low, high) = result.strict.accuracy, result.strict.interval
     return (
-        f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n}, "
-        f"no answer in {result.no_answer})"
+        f"accuracy {share.value:.3f} (95 % {low:.3f} to {high:.3f}, n={share.n}, "
+        f"no answer in {result.strict.no_answer})"
     )
 
 

@@ -21,13 +21,13 @@ from stabledllm.evaluation.accuracy import Share
 from stabledllm.evaluation.completing import decoded_into
 from stabledllm.evaluation.drawing import draw_codes
 from stabledllm.evaluation.journal import Journal
+from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.images.judge import Verdict, judge
 from stabledllm.images.scenes import Scene
 from stabledllm.images.sheet import contact_sheet, save_png
 from stabledllm.models.loading import LoadedModel
 from stabledllm.runtime.files import write_jsonl
 from stabledllm.runtime.finite import require_finite
-from stabledllm.stats.estimate import Estimate
 
 FOLDER, SHEET, LINES = "pictures", "pictures.png", "pictures.jsonl"
 _ON_SHEET = 36
@@ -114,9 +114,7 @@ def _clip(images: np.ndarray, captions: list[str], lines: list[dict], name: str,
         line["clip_score"] = value
     each = torch.tensor(values, dtype=torch.float64)
     require_finite(each, f"CLIP scores of '{name}'")
-    n = len(each)
-    stderr = float(each.std()) / n**0.5 if n > 1 else float("nan")
-    estimate = Estimate(value=float(each.mean()), stderr=stderr, n=n, unit="CLIP score")
+    estimate = mean_over_rows(each, "CLIP score")
     low, high = estimate.interval()
     return estimate.as_dict() | {"ci_low": low, "ci_high": high, "clip": name, "note": clip.note}
 

@@ -49,11 +49,6 @@ def score_number(completion: str, gold: Any, *, flexible: bool = False) -> Score
     return Scored(given, None if given is None else numbers.same(given, expected))
 
 
-def is_correct(completion: str, gold: str) -> bool | None:
-    """The strict verdict of :func:`score_number` alone; None if the completion gives no answer."""
-    return score_number(completion, gold).correct
-
-
 def wilson_interval(correct: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """Binomial interval for a proportion (Wilson, 1927), 95 % by default; NaN for n = 0."""
     if n == 0:

@@ -1,13 +1,11 @@
 """Every setting of a recipe, with its default and its meaning. Builders turn them into plain arguments."""
 
 from stabledllm.config.settings.data import DataSettings, ImageSettings
-from stabledllm.config.settings.decoding import DecodingSettings, ImageDecodingSettings
 from stabledllm.config.settings.decompose import DecomposeSettings, GradientSettings
-from stabledllm.config.settings.evaluation import EvalSettings
-from stabledllm.config.settings.experiment import ExperimentSettings
+from stabledllm.config.settings.evaluation import DecodingSettings, EvalSettings, ImageDecodingSettings
 from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
 from stabledllm.config.settings.model import LoRASettings, ModelSettings
-from stabledllm.config.settings.training import TrainSettings
+from stabledllm.config.settings.training import ExperimentSettings, TrainSettings
 
 __all__ = [
     "AdaptiveSettings",
