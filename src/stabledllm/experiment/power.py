@@ -9,7 +9,7 @@ from statistics import stdev
 from scipy import stats
 
 from stabledllm.errors import UserError
-from stabledllm.experiment.spread import sd_interval
+from stabledllm.experiment.spread import paired_differences, sd_interval
 
 ALPHA, POWER = 0.05, 0.8
 MOST = 100_000
@@ -72,12 +72,13 @@ def seeds_from_runs(
 
     ``seeds_low`` and ``seeds_high`` follow from the 95 % interval of the sd, which is wide for few seeds.
     """
-    found = [values[seed] - standard[seed] for seed in values if seed in standard]
-    if len(found) < 2:
+    differences = paired_differences(values, standard)
+    if len(differences) < 2:
         return None
-    ends = zip(("seeds", "seeds_low", "seeds_high"), (stdev(found), *sd_interval(found)), strict=True)
-    needed = {name: seeds_needed(difference, sd, wanted=wanted, methods=methods) for name, sd in ends}
-    return needed | {"n": len(found), "sd": stdev(found)}
+    sd = stdev(differences)
+    ends = zip(("seeds", "seeds_low", "seeds_high"), (sd, *sd_interval(differences)), strict=True)
+    needed = {name: seeds_needed(difference, end, wanted=wanted, methods=methods) for name, end in ends}
+    return needed | {"n": len(differences), "sd": sd}
 
 
 def describe_seeds(difference: float, sd: float, correlation: float, *, wanted: float, methods: int) -> str:
