@@ -100,7 +100,7 @@ def _is_there(path: Path, wanted: dict) -> bool:
     if not path.is_file():
         return False
     saved = read_json(path).get("config", {})
-    found = differences(saved, wanted).differing
-    found.pop("out", None)  # the whole folder may have been moved
-    Differences(found, []).refuse(path, "a quickstart of the same size", "take another folder with --out")
+    differing = differences(saved, wanted).differing
+    differing.pop("out", None)  # the whole folder may have been moved
+    Differences(differing, []).refuse(path, "a quickstart of the same size", "take another folder with --out")
     return True

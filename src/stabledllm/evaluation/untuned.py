@@ -35,21 +35,21 @@ def tuned_from(name: str, base: str | None = None) -> str | None:
     """
     folder = Path(name).expanduser()
     if is_adapter(name):
-        found = base or base_of(folder)
+        source = base or base_of(folder)
     elif (folder / _STAMP).is_file():
-        found = read_json(folder / _STAMP).get("model")
+        source = read_json(folder / _STAMP).get("model")
     else:
         return None
-    if not found or is_new(found):  # random weights are nothing to stand beside
+    if not source or is_new(source):  # random weights are nothing to stand beside
         return None
     try:
-        model_folder(found)
+        model_folder(source)
     except UserError as error:
         raise UserError(
-            f"model '{name}': expected the model '{found}' that it was tuned from, to evaluate it beside ({error}); "
+            f"model '{name}': expected the model '{source}' that it was tuned from, to evaluate it beside ({error}); "
             f"name it with --beside, or --beside none."
         ) from None
-    return found
+    return source
 
 
 def difference(ours: list[dict], theirs: list[dict], key: str, unit: str) -> dict:

@@ -11,8 +11,8 @@ from scipy import stats
 
 def values_of(runs: Sequence[dict], method: str, metric: str) -> dict[int, float]:
     """Seed to value of the runs that have one: a diverged run has no metrics, and null is no value."""
-    found = {run["seed"]: (run.get("metrics") or {}).get(metric) for run in runs if run["method"] == method}
-    values = {seed: estimate.get("value") for seed, estimate in found.items() if isinstance(estimate, dict)}
+    estimates = {run["seed"]: (run.get("metrics") or {}).get(metric) for run in runs if run["method"] == method}
+    values = {seed: estimate.get("value") for seed, estimate in estimates.items() if isinstance(estimate, dict)}
     return {seed: float(v) for seed, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
 
 

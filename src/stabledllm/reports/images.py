@@ -39,18 +39,18 @@ def side_by_side(folder: Path, results: dict) -> list[dict]:
     for seed in dict.fromkeys(run["seed"] for run in results["runs"]):
         places = {"untuned model": folder / "untuned"}
         places |= {label(method): folder / "runs" / method / f"seed-{seed}" for method in methods}
-        found = {name: place for name, place in places.items() if (place / LINES).is_file()}
-        if not found.keys() - {"untuned model"}:
+        drawn = {name: place for name, place in places.items() if (place / LINES).is_file()}
+        if not drawn.keys() - {"untuned model"}:
             continue
-        columns = [_read(place, folder) for place in found.values()]
+        columns = [_read(place, folder) for place in drawn.values()]
         captions = [line["caption"] for line in columns[0][:_CAPTIONS]]
-        for place, lines in zip(found.values(), columns, strict=True):
+        for place, lines in zip(drawn.values(), columns, strict=True):
             if len(lines) < len(captions):
                 raise UserError(f"{place / LINES}: expected {len(captions)} pictures or more, found {len(lines)}.")
         rows = [
             {"caption": caption, "cells": [_cell(lines[i]) for lines in columns]} for i, caption in enumerate(captions)
         ]
-        tables.append({"seed": seed, "columns": list(found), "rows": rows})
+        tables.append({"seed": seed, "columns": list(drawn), "rows": rows})
     return tables
 
 

@@ -17,10 +17,10 @@ _BARE = re.compile(r"\s*" + numbers.NUMBER + r"\s*(?:\\?%)?\.?\s*")
 
 def parse_answer(text: str) -> str | None:
     """The last number after ``####`` in normal form (no separators, no plus); None where there is none."""
-    found = None
-    for found in _MARKED.finditer(text):  # noqa: B007
+    last = None
+    for last in _MARKED.finditer(text):  # noqa: B007
         pass
-    return found and numbers.written(found)
+    return last and numbers.written(last)
 
 
 def parse_gold(gold: Any) -> str:
