@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from stabledllm.config.settings import DataSettings, EvalSettings, TrainSettings, at_home
+from stabledllm.config.settings import DataSettings, EvalSettings, TrainSettings
+from stabledllm.config.settings.values import at_home
 from stabledllm.data.sources import load_examples
 from stabledllm.data.text import load_documents
 from stabledllm.errors import UserError

@@ -1,7 +1,7 @@
 """Captioned images as examples: which specifications are images, what they are made by, and their codes.
 
-A model, its tokenizer of images and the width of its captions belong together: :func:`settled` fills in what the
-settings leave open.
+A model, its tokenizer of images and the width of its captions belong together: what the settings leave open,
+:func:`with_image_defaults` fills in.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def are_images(spec: str) -> bool:
     return spec.partition(":")[0] in IMAGE_KINDS
 
 
-def settled(settings: Settings) -> Settings:
-    """The same settings with what the model's images are made by, wherever they leave it open.
+def with_image_defaults(settings: Settings) -> Settings:
+    """The same settings, with the model's own image tokenizer, side and caption width where they leave them open.
 
     Settings on data without images are left as they are.
 
@@ -47,12 +47,12 @@ def settled(settings: Settings) -> Settings:
     data = settings.data
     if not any(are_images(spec) for spec in (data.train, data.validation, data.test) if spec):
         return settings
-    image = settled_image(data.image, settings.model)
+    image = image_with_defaults(data.image, settings.model)
     return settings.model_copy(update={"data": data.model_copy(update={"image": image})})
 
 
-def settled_image(image: ImageSettings, model: str) -> ImageSettings:
-    """As :func:`settled`, of the group alone."""
+def image_with_defaults(image: ImageSettings, model: str) -> ImageSettings:
+    """The group ``data.image`` alone, filled in as :func:`with_image_defaults` does."""
     known = image_choices(model)
     open_ = {name: value for name, value in known.items() if getattr(image, name) is None}
     found = image.model_copy(update=open_)
@@ -75,7 +75,7 @@ def image_tokenizer(name: str) -> ImageTokenizer:
 
 
 def tokens_of(settings: ImageSettings) -> int:
-    """N, the image tokens of an image, of settled settings.
+    """The number of image tokens N of an image, from settings without gaps.
 
     Raises:
         UserError: a side that the tokenizer cannot divide.

@@ -9,9 +9,8 @@ from stabledllm.build import build_decoding, build_image_decoding
 from stabledllm.config.settings import EvalSettings, TrainSettings
 from stabledllm.data.images import image_tokenizer, of_images
 from stabledllm.evaluation.accuracy import AccuracyResult, accuracy, has_answers
-from stabledllm.evaluation.completing import ResumableCompletion
 from stabledllm.evaluation.identity import digest_of, fingerprint
-from stabledllm.evaluation.images import save_images, score_images
+from stabledllm.evaluation.images import save_scored_images, score_images
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.ranks import ALONE, Ranks
 from stabledllm.models.loading import LoadedModel
@@ -72,10 +71,9 @@ def score_generated(
         image, clip = settings.data.image, settings.clip
         scores = score_images(loaded, examples, image, options, batch, journal, clip=clip, progress=progress)
         if out is not None and ranks.rank == 0:
-            save_images(scores, out)
+            save_scored_images(scores, out)
         return scores.metrics, "; ".join(_told(name, metric) for name, metric in scores.metrics.items())
-    completer = ResumableCompletion(journal)
-    result = accuracy(loaded, examples, build_decoding(settings.decoding), batch, progress, completer)
+    result = accuracy(loaded, examples, build_decoding(settings.decoding), batch, progress, journal)
     if out is not None and ranks.rank == 0:
         write_jsonl(out / COMPLETIONS, result.completions)
     return {"accuracy": result.as_dict()}, f"{_told_of_completions(result)}{_speed(result, ranks)}"
@@ -90,10 +88,10 @@ def _told(name: str, metric: dict) -> str:
 
 
 def _told_of_completions(result: AccuracyResult) -> str:
-    low, high = result.interval
+    share, (low, high) = result.strict.accuracy, result.strict.interval
     return (
-        f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n}, "
-        f"no answer in {result.no_answer})"
+        f"accuracy {share.value:.3f} (95 % {low:.3f} to {high:.3f}, n={share.n}, "
+        f"no answer in {result.strict.no_answer})"
     )
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stabledllm.errors import UserError
 from stabledllm.forward.blocks import BlockMeter
-from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.blocks import BlockDraw, Units, block_counts, block_ids
 from stabledllm.noise.fits import check_blocks
 from stabledllm.noise.methods import Method, Rows
@@ -30,25 +28,6 @@ def first_units(step: StepRows, counts: Tensor) -> tuple[Tensor, int]:
     each[step.position[step.counted]] = counts[step.counted]
     before = each.cumsum(0) - each
     return torch.where(step.counted, before[step.position], 0), int(each.sum())
-
-
-def keep_block_size(loaded: LoadedModel, size: int | None, decoding_block: int | None) -> None:
-    """Note the block size in the model's config, for decoding and evaluation.
-
-    Raises:
-        UserError: a model that has no block form, one trained in other blocks, or decoding in other blocks.
-    """
-    config = loaded.model.config
-    trained = getattr(config, "block_size", None)
-    if trained and trained != size:
-        raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
-    if not size:
-        return
-    if not hasattr(config, "block_size"):
-        raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
-    if decoding_block != size:
-        raise UserError(f"key 'decoding.block': expected block_size = {size}, found {decoding_block}.")
-    config.block_size = size
 
 
 class InBlocks:
