@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "tests" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "studies").rglob("*.md")),
 ]
@@ -19,6 +20,7 @@ CODE = sorted(
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAMED = re.compile(r"(?<![\w/.-])((?:docs|studies)/[\w/-]+\.(?:md|png))(#[\w-]+)?")
+TEST = re.compile(r"`(?:tests/)?((?:\w+/)*test_\w+\.py)`")
 GONE = re.compile(r"\b(?:DESIGN|PAPER|PEERS|FIELD)(?:\.md\b| section\b| mistake\b)")
 """Files that the repository does not hold: nobody can follow a citation of them."""
 
@@ -48,6 +50,13 @@ def test_links_of_pages(page: Path) -> None:
     wrong = [refuse(link if not link.startswith("#") else page.name + link, page.parent) for link in links]
     wrong += [refuse(path + anchor, ROOT) for path, anchor in NAMED.findall(text)]
     assert not [told for told in wrong if told]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_named_in_pages(page: Path) -> None:
+    named = TEST.findall(page.read_text(encoding="utf-8"))
+    here = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert not [name for name in named if not ((ROOT / "tests" / name).exists() if "/" in name else name in here)]
 
 
 def test_pages_named_in_code() -> None:
