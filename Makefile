@@ -36,6 +36,7 @@ faults: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests scripts benchmarks studies
 	$(BIN)/ruff format --check src tests scripts benchmarks studies
+	$(BIN)/lint-imports --no-logo --no-cache
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/noise_cost.py
