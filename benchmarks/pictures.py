@@ -68,7 +68,7 @@ def main() -> None:
     def train(packing: bool) -> None:
         batch = collate(rows, TOKENS.eos)
         drawn = Rows(torch.arange(ROWS), ROWS, batch["maskable"], torch.arange(batch["input_ids"].shape[1]))
-        made = Method.parse("lowdisc").draw(Key(0, 0), drawn, Uniform(), objective)
+        made = Method.parse("lowdisc", objective=objective).draw(Key(0, 0), drawn, Uniform())
         hint = nll_weights(made.mask, made.coefficient, made.active, torch.ones(ROWS, dtype=torch.float64))
         nll, _ = forward_nll(model, batch, made, MASK, weights=hint, packing=packing)
         losses = row_losses(nll, made.mask, made.coefficient, made.active)

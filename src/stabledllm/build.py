@@ -8,8 +8,8 @@ from torch import Tensor
 from stabledllm.config.settings import (
     AdaptiveSettings,
     DecodingSettings,
+    DecomposeSettings,
     ImageDecodingSettings,
-    MethodSettings,
     ModelSettings,
     ObjectiveSettings,
     TrainSettings,
@@ -21,6 +21,7 @@ from stabledllm.models.new import is_new
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
+from stabledllm.noise.parts import STANDARD
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
 
 
@@ -58,9 +59,19 @@ def build_model(settings: TrainSettings) -> LoadedModel:
     return add_lora(loaded, LoRAOptions(**settings.lora.model_dump()))
 
 
-def build_method(name: str, settings: MethodSettings) -> Method:
-    """The method with its options."""
-    return Method.parse(name, MethodOptions(**settings.model_dump()))
+def build_method(name: str, settings: TrainSettings | DecomposeSettings) -> Method:
+    """The method of that name with the settings' options, under their objective."""
+    options = MethodOptions(**settings.method_options.model_dump())
+    return Method.parse(name, options, build_objective(settings.objective))
+
+
+def build_methods(settings: DecomposeSettings) -> list[Method]:
+    """The methods to measure, Standard first; of those that nobody asked for by name, what the objective has."""
+    names, objective = settings.methods, build_objective(settings.objective)
+    if "methods" not in settings.model_fields_set:
+        names = [name for name in names if Method.parse(name).takes(objective)]
+    standard, *others = (build_method(name, settings) for name in (STANDARD, *names))
+    return [standard, *(method for method in others if method.name != STANDARD)]
 
 
 def build_objective(settings: ObjectiveSettings) -> Objective:
@@ -79,13 +90,14 @@ def build_image_decoding(settings: ImageDecodingSettings) -> PictureOptions:
 
 
 def build_adaptive(
-    settings: AdaptiveSettings, method: Method, eps: float, start: Tabulated | None = None, size: Tensor | None = None
+    settings: AdaptiveSettings, method: Method, start: Tabulated | None = None, size: Tensor | None = None
 ) -> AdaptiveDensity:
     """The density of a method with ``adaptive``; ``size``: maskable tokens of each row."""
     options = AdaptiveOptions(**settings.model_dump())
-    shared = method.source.name == "iid"
 
     def cost(t: Tensor) -> Tensor:
         return method.views.cost(t, size)
 
-    return AdaptiveDensity(options, shared_noise=shared, cost=cost, eps=eps, start=start)
+    return AdaptiveDensity(
+        options, shared_noise=method.source.independent, cost=cost, eps=method.objective.eps, start=start
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -76,7 +77,7 @@ class TokenMeter:
     def view_losses(self, row, t, method, key, sampler=None):
         n = len(row)
         noise = Rows(torch.arange(n), n, self.maskable[row], torch.arange(self.maskable.shape[1]))
-        draw = method.draw_at(t, key, noise, sampler or Uniform(), self.objective)
+        draw = replace(method, objective=self.objective).draw_at(t, key, noise, sampler or Uniform())
         losses = (draw.coefficient * draw.mask * self.nll[row][:, None]).sum(-1) * self.share[row][:, None]
         self.forwards += int(draw.active.sum())
         return losses * draw.active, draw.active
@@ -120,7 +121,7 @@ class TableMeter:
             maskable=torch.ones(n, self.tokens, dtype=torch.bool),
             token_index=torch.arange(self.tokens),
         )
-        draw = method.draw_at(t, key, noise, sampler or Uniform(), self.objective)
+        draw = replace(method, objective=self.objective).draw_at(t, key, noise, sampler or Uniform())
         code = (draw.mask.long() << torch.arange(self.tokens)).sum(-1)
         losses = (draw.coefficient * draw.mask * self.table[row[:, None], code]).sum(-1)
         self.forwards += int(draw.active.sum())

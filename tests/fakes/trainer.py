@@ -76,9 +76,8 @@ def make_trainer(
     """A trainer of a small random float64 model on 22 rows, so that the last step of an epoch of 8 is short."""
     if model is None:
         model = tiny.model(32)
-    chosen = Method.parse(method)
-    objective = objective or Objective()
-    follow = build_adaptive(AdaptiveSettings(every=3, half_life=5, rates=4), chosen, objective.eps)
+    chosen = Method.parse(method, objective=objective)
+    follow = build_adaptive(AdaptiveSettings(every=3, half_life=5, rates=4), chosen)
     data = train or tiny.rows(ROWS)
     layout = {k: arguments.pop(k) for k in _LAYOUT if k in arguments}
     trainer = RecordingTrainer(
@@ -101,7 +100,6 @@ def make_trainer(
         ),
         method=chosen,
         sampler=sampler or chosen.sampler(None if chosen.adaptive else DENSITY),
-        objective=objective,
         adaptive=follow if chosen.adaptive else None,
         train_rows=data,
         eval_rows=data[:6],

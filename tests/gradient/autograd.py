@@ -8,7 +8,6 @@ from torch import Tensor
 from stabledllm.data.rows import collate
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from tests.fakes.tiny import IDS
 
@@ -17,7 +16,7 @@ def autograd(net, data, index: int, t: float, method: Method, key: Key, place: i
     """Flat gradient of one row's loss: every view's weighted cross-entropies, in plain loops over all logits."""
     batch = collate([data[index]], IDS["pad_id"], syrm=method.syrm)
     noise = Rows(torch.tensor([place]), 1, batch["maskable"], torch.arange(len(data[index])), batch["delimiter"])
-    draw = method.draw_at(torch.tensor([t], dtype=torch.float64), key, noise, sampler, Objective())
+    draw = method.draw_at(torch.tensor([t], dtype=torch.float64), key, noise, sampler)
     net.zero_grad()
     total, used = 0.0, int(draw.active.sum())
     for view in draw.active[0].nonzero()[:, 0].tolist():

@@ -15,7 +15,7 @@ from stabledllm.gradient.counts import count_weights
 from stabledllm.gradient.predicted import (
     at_equal_compute,
     data_noise,
-    profiled_as,
+    profile_method,
     ratio_to,
     step_noise,
     uniform_for,
@@ -133,9 +133,9 @@ TWO_KINDS = ToyGradients([toy_row(6, 0), toy_row(5, 1)])
 
 
 @functools.cache
-def profile_of_two_kinds(name: str, seed: int):
+def profile_of_two_kinds(method: Method, seed: int):
     """Measured once for all methods that are predicted from it."""
-    return gradient_profile(TWO_KINDS, Method.parse(name), rows=60, rates=8, masks=2, seed=seed)
+    return gradient_profile(TWO_KINDS, method, rows=60, rates=8, masks=2, seed=seed)
 
 
 @pytest.mark.parametrize("name", PREDICTED)
@@ -144,8 +144,8 @@ def test_predicted_step_noise_is_that_of_drawn_steps(name):
     sampler = method.sampler(SMOOTH)
     found = []
     for seed in range(4):
-        own = profile_of_two_kinds(profiled_as(method), seed)
-        plain = profile_of_two_kinds(COUNTED.name, seed)
+        own = profile_of_two_kinds(profile_method(method), seed)
+        plain = profile_of_two_kinds(COUNTED, seed)
         noise = step_noise(own, method, uniform_for(own, sampler), n, method.views.count, plain)
         found.append(noise.estimate().value)
     found = np.array(found)
@@ -175,7 +175,7 @@ def test_predicted_noise_is_the_enumerated_one_whatever_the_density(name, option
     kinds = [toy_row(4, 0), toy_row(3, 1)]
     meter, method = ToyGradients(kinds), Method.parse(name, options)
     sizes = {"rows": 120, "rates": 4, "masks": 2, "seed": 1}
-    own = gradient_profile(meter, Method.parse(profiled_as(method), options), **sizes)
+    own = gradient_profile(meter, profile_method(method), **sizes)
     plain = own if own.method.name == "fixedcount" else gradient_profile(meter, COUNTED, **sizes)
     for shape, heights in SKEWED.items():
         setting = replace(case(name, options).setting, density=heights)

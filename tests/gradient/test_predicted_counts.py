@@ -29,7 +29,7 @@ def losses_of_counts(masker) -> Tensor:
     for k in range(1, TOKENS + 1):
         sets = (held == k).nonzero()[:, 0]
         loss = c[k - 1] * summed[:, sets]
-        if masker.name == "complement" and k < TOKENS:
+        if masker == Complement() and k < TOKENS:
             loss = (loss + c[TOKENS - k - 1] * summed[:, 2**TOKENS - 1 - sets]) / 2
         out[:, k - 1] = loss.expand(-1, 3)
     return out
@@ -49,7 +49,7 @@ def masses(masker, sampler) -> tuple[Tensor, Tensor]:
     edges = torch.arange(TOKENS + 1, dtype=torch.float64) / TOKENS
     pi = sampler.cdf(edges).diff()
     paid = pi.clone()
-    if masker.name == "complement":
+    if masker == Complement():
         paid[0] = paid[1] = (pi[0] + pi[1]) / 2  # counts 1 and 2 of 3
     return pi, paid * TOKENS
 

@@ -93,7 +93,7 @@ def test_measuring_is_elbos_value_and_packing_changes_nothing(model):
     """The paths of training and evaluation, which pad on the right or pack, on the masks of one draw."""
     batch = collate(ROWS, 0)
     rows = Rows(torch.arange(3), 3, batch["maskable"], torch.arange(batch["input_ids"].shape[1]))
-    draw = Method.parse("fixedcount").draw(Key(1, 0), rows, Uniform(), Objective())
+    draw = Method.parse("fixedcount").draw(Key(1, 0), rows, Uniform())
     mask_id = model.config.mask_token_id
     padded, _ = forward_nll(model, batch, draw, mask_id)
     meter = LossMeter(model, ROWS, Objective(), mask_id=mask_id, pad_id=0, tokens_per_batch=8)

@@ -12,7 +12,6 @@ from scipy import stats
 from stabledllm.errors import UserError
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.sources import Stratified
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.cells import cell_kernels
@@ -79,8 +78,8 @@ def test_flat_losses_give_uniforms_t_and_weights_bit_for_bit():
     sampler = fit(profile_of(torch.full((6, 23, 3), 1 / 3)), "iid", FitOptions(family="tabulated")).sampler
     rows = Rows(torch.arange(257), 257, torch.ones(257, 4, dtype=torch.bool), torch.arange(4))
     for text, plain_text in (("ppots", "standard"), ("strats+ppots+mirror", "strats+mirror")):
-        flat = Method.parse(text).draw(Key(11, 7), rows, sampler, Objective())
-        plain = Method.parse(plain_text).draw(Key(11, 7), rows, Uniform(), Objective())
+        flat = Method.parse(text).draw(Key(11, 7), rows, sampler)
+        plain = Method.parse(plain_text).draw(Key(11, 7), rows, Uniform())
         assert torch.equal(flat.t, plain.t)
         assert torch.equal(flat.coefficient, plain.coefficient)
 
@@ -240,8 +239,8 @@ def test_flat_losses_are_uniform_for_every_source_at_any_level(text, level):
     assert sampler.density.eq(1).all()
     rows = Rows(torch.arange(257), 257, torch.ones(257, 4, dtype=torch.bool), torch.arange(4))
     plain_text = text.replace("+ppots", "").replace("ppots", "standard")
-    flat = method.draw(Key(11, 7), rows, sampler, Objective())
-    plain = Method.parse(plain_text).draw(Key(11, 7), rows, Uniform(), Objective())
+    flat = method.draw(Key(11, 7), rows, sampler)
+    plain = Method.parse(plain_text).draw(Key(11, 7), rows, Uniform())
     assert torch.equal(flat.t, plain.t)
     assert torch.equal(flat.coefficient, plain.coefficient)
     almost = fit(profile, method.source.name, FitOptions()).sampler.density

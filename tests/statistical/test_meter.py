@@ -60,7 +60,7 @@ def test_equals_the_row_losses_of_training():
         batch = collate([ROWS[row[i]]], PAD)
         index = torch.arange(batch["input_ids"].shape[1])
         noise = Rows(torch.tensor([i]), len(row), batch["maskable"], index, batch["delimiter"])
-        draw = method.draw_at(t[i : i + 1], KEY, noise, sampler, Objective())
+        draw = method.draw_at(t[i : i + 1], KEY, noise, sampler)
         noisy, mask, source = draw.noisy(batch["input_ids"], MASK)
         with torch.no_grad():
             nll = ContextModel()(noisy, batch["attention_mask"][source], mask, batch["input_ids"][source]).nll

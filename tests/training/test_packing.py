@@ -12,7 +12,6 @@ from stabledllm.forward.nll import forward_nll
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from tests.checks.trajectory import assert_same_trajectory
 from tests.cli.runner import assert_refused, in_process
@@ -90,7 +89,7 @@ def test_packed_forwards_are_shorter_and_equal():
     attention = torch.arange(20)[None] < lengths[:, None]
     ids = torch.randint(0, 250, attention.shape)
     drawn = Rows(torch.arange(5), 5, attention & (torch.arange(20) > 0), torch.arange(20))
-    draw = Method.parse("mirror").draw(Key(1, 0), drawn, Uniform(), Objective())
+    draw = Method.parse("mirror").draw(Key(1, 0), drawn, Uniform())
     batch = {"input_ids": ids, "attention_mask": attention}
     plain, n = forward_nll(model, batch, draw, 256)
     packed, m = forward_nll(model, batch, draw, 256, packing=True)

@@ -42,12 +42,11 @@ def test_the_weight_is_that_of_true_rows():
 def test_draws_are_float64_whatever_the_default_dtype():
     """The statistical tests run with float64 as default; a model trains with float32 as default."""
     from stabledllm.noise.methods import Method, Rows
-    from stabledllm.noise.objective import Objective
     from stabledllm.noise.streams import Key
 
     assert torch.get_default_dtype() == torch.float32
     rows = Rows(torch.arange(7), 7, torch.ones(7, 5, dtype=torch.bool), torch.arange(5))
     for name in ("standard", "strats", "lowdisc", "lowdisc+fixedcount", "clipped+mirror"):
         method = Method.parse(name)
-        draw = method.draw(Key(0, 0), rows, method.sampler(), Objective())
+        draw = method.draw(Key(0, 0), rows, method.sampler())
         assert {draw.t.dtype, draw.weight.dtype, draw.coefficient.dtype} == {torch.float64}, name

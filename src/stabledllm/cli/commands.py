@@ -23,7 +23,6 @@ from stabledllm.build import (
     build_image_decoding,
     build_method,
     build_model,
-    build_objective,
     loading_options,
 )
 from stabledllm.cli.new_folders import free_folder, new_folder
@@ -108,25 +107,24 @@ def fit(tree: dict, overrides: Sequence[str], *, say: Say) -> None:
 @in_its_folder("fit")
 def _fit(settings: TrainSettings, say: Say) -> None:
     from stabledllm.data.bundle import load_rows
-    from stabledllm.data.rows import require_marks
+    from stabledllm.data.rows import marks_in
     from stabledllm.lab.probe_and_fit import probe_and_fit
+    from stabledllm.noise.fits import check_fitted, check_marks, check_model
     from stabledllm.reports import save_fit_figure
     from stabledllm.training.run import set_form
 
-    method = build_method(settings.method, settings.method_options)
-    if not method.needs_p:
-        raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
+    method = build_method(settings.method, settings)
+    check_fitted(method)
     loaded = build_model(settings)
-    loaded.check_method(method)
+    check_model(method, loaded.name, loaded.autoregressive)
     set_form(loaded, settings)
     rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
     say(note)
-    require_marks(rows, method)
+    check_marks(method, marks_in(rows))
     density = probe_and_fit(
         loaded,
         rows,
         method,
-        build_objective(settings.objective),
         settings.ppots,
         settings.seed,
         settings.batch,
@@ -155,12 +153,14 @@ def train(recipe: str, overrides: Sequence[str], *, say: Say) -> None:
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
         )
     from stabledllm.experiment.idle import idle_overrides
+    from stabledllm.experiment.planned import runs_of
     from stabledllm.experiment.validation import check_run
     from stabledllm.runtime.launched import is_main_process
     from stabledllm.training.run import train as run
 
-    check_run(settings)
-    notes = idle_overrides(settings, overrides)
+    (planned,) = runs = runs_of(settings)
+    check_run(planned)
+    notes = idle_overrides(settings, runs, overrides)
     if is_main_process():
         _say_all(notes, say)
     run(settings, say=say)
@@ -176,15 +176,17 @@ def experiment(
             f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train'."
         )
     from stabledllm.experiment.idle import idle_overrides
+    from stabledllm.experiment.planned import runs_of
     from stabledllm.experiment.run import run_experiment
-    from stabledllm.experiment.validation import check_run, runs_of
+    from stabledllm.experiment.validation import check_run
     from stabledllm.reports import tables
     from stabledllm.training.arguments import training_arguments
 
-    for planned in runs_of(settings):
+    runs = runs_of(settings)
+    for planned in runs:
         check_run(planned)
-        training_arguments(planned)
-    _say_all(idle_overrides(settings, overrides), say)
+        training_arguments(planned.settings)
+    _say_all(idle_overrides(settings, runs, overrides), say)
     numbers = [number.strip() for number in devices.split(",")] if devices else []
     if devices and not all(numbers):
         raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.errors import UserError
-from stabledllm.experiment.budget import rows_per_step
+from stabledllm.experiment.planned import runs_of
 from stabledllm.experiment.validation import validate
 from stabledllm.models.shapes import Shape, shape_of
 from stabledllm.planning.advice import advise, gib, refusal
@@ -18,13 +18,7 @@ def plan(name: str, settings: TrainSettings | ExperimentSettings, layout: Layout
         UserError: an invalid recipe, a model of unknown shape, or more than ``limit`` bytes per device.
     """
     validate(settings)
-    if isinstance(settings, ExperimentSettings):
-        runs = [
-            settings.base.model_copy(update={"method": method, "batch": rows_per_step(method, settings)})
-            for method in settings.methods
-        ]
-    else:
-        runs = [settings]
+    runs = [run.settings for run in runs_of(settings)]
     shape = shape_of(runs[0].model)
     memory, run = max(((estimate(run, shape, layout), run) for run in runs), key=lambda pair: pair[0].total)
     if limit is not None and memory.needed > limit:

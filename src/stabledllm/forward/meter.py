@@ -94,6 +94,8 @@ class Meter:
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
     ) -> tuple[dict[str, Tensor], Draw]:
         """Rows of the evaluations in ``chunk``, collated, and their noise; i draws at position ``start + i``."""
+        if method.objective != self.objective:
+            raise ValueError(f"expected a method under {self.objective}, found one under {method.objective}")
         device = next(self.model.parameters()).device
         batch = collate([self.rows[i] for i in row[chunk].tolist()], self.pad_id, syrm=method.syrm)
         batch = {name: value.to(device) for name, value in batch.items()}
@@ -106,13 +108,13 @@ class Meter:
         )
         t = t[chunk].to(device)
         if not self.block_size:
-            return batch, self._shared(method.draw_at(t, key, noise, sampler, self.objective), row[chunk], method)
+            return batch, self._shared(method.draw_at(t, key, noise, sampler), row[chunk], method)
         batch["block_ids"] = block_ids(batch["maskable"], batch["attention_mask"], self.block_size)
         most = self.max_blocks
         units = Units.of(noise, self.block_size, noise.position * most, (start + len(row)) * most)
         block = units.rows.position - noise.position[units.row] * most
         own = t[units.row] if t.dim() == 1 else t[units.row, block]
-        drawn = units.fold(method.draw_at(own, key, units.rows, sampler, self.objective))
+        drawn = units.fold(method.draw_at(own, key, units.rows, sampler))
         return batch, self._shared(drawn, row[chunk], method)
 
     def _shared(self, draw: Draw, row: Tensor, method: Method) -> Draw:

@@ -143,7 +143,7 @@ def of_record(record: dict, defaults: dict[str, Any]) -> dict:
     try:
         trainer = {name: _number(value) for name, value in record["config"]["trainer"].items()}
         settings = TrainSettings.model_validate(record["config"] | {"trainer": trainer})
-        told = _settings_alone(settings, build_method(settings.method, settings.method_options), defaults)
+        told = _settings_alone(settings, build_method(settings.method, settings), defaults)
     except (KeyError, ValueError, AttributeError, UserError):  # settings of another version
         return saved
     return _as_read(told) | {key: value for key, value in saved.items() if key not in ("data", "dtype")}

@@ -21,8 +21,9 @@ from stabledllm.forward.meter import LossMeter
 from stabledllm.forward.nll import forward_nll, only, view_groups
 from stabledllm.loss import nll_weights, reduce_loss, token_losses
 from stabledllm.models.output import MDMOutput
-from stabledllm.noise.blocks import Units, block_counts, block_ids, refuse_for_blocks
+from stabledllm.noise.blocks import Units, block_counts, block_ids
 from stabledllm.noise.densities import TSampler
+from stabledllm.noise.fits import check_blocks
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
@@ -65,7 +66,7 @@ class MDMTrainer(ResumingTrainer):
     that is not finite ends the run (``Diverged``). Evaluation is always the standard objective with fixed noise.
 
     Args:
-        method: what is drawn. sampler: its density of t. objective: what is minimised.
+        method: what is drawn, for the objective that is minimised. sampler: its density of t.
         train_rows, eval_rows: encoded rows. mask_id, pad_id: token ids.
         noise_seed: of the noise. order_seed: of the order of the rows; without it ``noise_seed``.
         density_file: the saved p(t), copied into every checkpoint.
@@ -85,7 +86,6 @@ class MDMTrainer(ResumingTrainer):
         *,
         method: Method,
         sampler: TSampler,
-        objective: Objective,
         train_rows: list[TokenRow],
         eval_rows: list[TokenRow],
         mask_id: int | None,
@@ -107,10 +107,10 @@ class MDMTrainer(ResumingTrainer):
         for rows in (train_rows, eval_rows):
             refuse_masked_rows(rows, mask_id)
         if block_size:
-            refuse_for_blocks(method, packing=packing)
+            check_blocks(method, packing=packing)
         self.packing, self.group_by_length, self.views_per_forward = packing, group_by_length, views_per_forward
         self.block_size, self.caption_dropout = block_size, caption_dropout
-        self.method, self.sampler, self.objective = method, sampler, objective
+        self.method, self.sampler, self.objective = method, sampler, method.objective
         self.mask_id, self.pad_id, self.noise_seed = mask_id, pad_id, noise_seed
         self.order_seed = noise_seed if order_seed is None else order_seed
         self.eval_rows, self.eval_draws = eval_rows, eval_draws
@@ -192,10 +192,10 @@ class MDMTrainer(ResumingTrainer):
         form = {}
         if self.block_size:
             units = Units.of(rows, self.block_size, inputs["first_unit"], inputs["step_units"])
-            draw = units.draw(self.method, key, self.sampler, self.objective)
+            draw = units.draw(self.method, key, self.sampler)
             form["block_ids"] = block_ids(maskable, inputs["attention_mask"], self.block_size)
         else:
-            draw = self.method.draw(key, rows, self.sampler, self.objective)
+            draw = self.method.draw(key, rows, self.sampler)
         losses, loss, out, forwards = [], 0.0, None, 0
         groups = view_groups(draw.active.shape[1], self.views_per_forward)
         for views in groups:

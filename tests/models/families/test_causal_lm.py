@@ -55,15 +55,15 @@ def loaded(folder):
     return found
 
 
-def draw(batch: dict, objective: Objective = PLAIN):
+def draw(batch: dict):
     given = Rows(torch.arange(len(batch["maskable"])), len(batch["maskable"]), batch["maskable"], torch.arange(11))
-    return METHOD.draw(Key(3, 5), given, Uniform(), objective)
+    return METHOD.draw(Key(3, 5), given, Uniform())
 
 
 def loss_of(model, rows, objective: Objective = PLAIN, packing: bool = False):
     """The library's own path from rows to a step's loss."""
     batch = collate(rows, 0)
-    drawn = draw(batch, objective)
+    drawn = draw(batch)
     weight = objective.row_weight(batch["maskable"])
     hints = nll_weights(drawn.mask, drawn.coefficient, drawn.active, weight)
     nll, forwards = forward_nll(model, batch, drawn, None, weights=hints, packing=packing)
