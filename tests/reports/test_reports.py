@@ -160,6 +160,7 @@ def places(x, at=()):
         yield from places(value, (*at, key))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decomposition", "p_of_t", "results"])
 @pytest.mark.parametrize("value", [None, "x", {}], ids=repr)
 def test_any_value_replaced_is_shown_or_refused(tmp_path, monkeypatch, kind, value):

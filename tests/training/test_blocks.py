@@ -31,6 +31,7 @@ def run(tmp_path, name: str, method: str, micro: int, accumulation: int, **kwarg
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lowdisc+ppots+mirror", "adaptive+fixedcount"])
 def test_splitting_a_step_changes_nothing(tmp_path, method):
     whole = run(tmp_path, "8x1", method, 8, 1, block_size=6)
@@ -99,6 +100,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_a_small_run_learns_and_its_model_knows_its_blocks(tmp_path):
     settings = TrainSettings.model_validate(SMALL | {"out": str(tmp_path), "eval_every": 1})
     record = train(settings, say=lambda _: None)

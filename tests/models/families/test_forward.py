@@ -129,6 +129,7 @@ def test_every_parameter_gets_a_gradient(model):
     model.zero_grad()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_body_compiles_to_one_graph(model):
     """With padding and with packing; the head's selection is what needs a graph of its own."""
