@@ -8,9 +8,11 @@ from pathlib import Path
 from stabledllm.build import build_method, build_model, build_objective, set_form
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import load_rows
-from stabledllm.data.rows import require_marks
+from stabledllm.data.rows import TokenRow, require_marks
 from stabledllm.errors import UserError
 from stabledllm.lab.probe_and_fit import probe_and_fit
+from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity
 
 Say = Callable[[str], None]
@@ -31,7 +33,16 @@ def run_fit(settings: TrainSettings, path: Path, say: Say) -> FittedDensity:
     rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
     say(note)
     require_marks(rows, method)
-    density = probe_and_fit(
+    density = fitted_for(settings, method, loaded, rows)
+    save_fit(density, path, say)
+    for line in _details(density.record):
+        say(line)
+    return density
+
+
+def fitted_for(settings: TrainSettings, method: Method, loaded: LoadedModel, rows: list[TokenRow]) -> FittedDensity:
+    """The density p(t) of a run with these settings, probed on its training rows; nothing is written."""
+    return probe_and_fit(
         loaded,
         rows,
         method,
@@ -41,10 +52,6 @@ def run_fit(settings: TrainSettings, path: Path, say: Say) -> FittedDensity:
         settings.batch,
         block_size=settings.block_size,
     )
-    save_fit(density, path, say)
-    for line in _details(density.record):
-        say(line)
-    return density
 
 
 def save_fit(density: FittedDensity, path: Path, say: Say) -> None:
