@@ -8,7 +8,7 @@ STUDY ?=
 FAULTS ?=
 TEST_JOBS ?= auto
 
-.PHONY: quickstart quickstart-images test faults lint bench study clean
+.PHONY: quickstart quickstart-images test test-fast test-statistical faults lint bench study clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
@@ -16,8 +16,18 @@ quickstart: $(VENV)/.installed
 quickstart-images: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart-images --out $(OUT_IMAGES) $(QUICKSTART)
 
+PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadscope --no-loadscope-reorder
+CORE := noise stats forward ppots variance gradient config test_loss.py test_doctests.py
+
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests --numprocesses $(TEST_JOBS) --dist loadscope
+	$(PYTEST) tests
+
+# The mathematics alone, in a minute; tests/README.md says what each tier holds.
+test-fast: $(VENV)/.installed-dev
+	$(PYTEST) $(CORE:%=tests/%) -m "not statistical and not slow and not processes"
+
+test-statistical: $(VENV)/.installed-dev
+	$(PYTEST) tests -m statistical
 
 # A fault at every file-system event of every command, and damaged stored files: an hour. FAULTS="train merge --every 5".
 faults: $(VENV)/.installed-dev
@@ -26,6 +36,7 @@ faults: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests scripts benchmarks studies
 	$(BIN)/ruff format --check src tests scripts benchmarks studies
+	$(BIN)/lint-imports --no-logo --no-cache
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/noise_cost.py

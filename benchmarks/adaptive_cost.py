@@ -33,7 +33,7 @@ def main() -> None:
     last: list[tuple[torch.Tensor, ...]] = []
 
     def step():
-        drawn = method.draw(Key(0, adaptive.steps), rows, adaptive.sampler(), objective)
+        drawn = method.draw(Key(0, adaptive.steps), rows, adaptive.sampler())
         noisy, mask, source = drawn.noisy(batch["input_ids"], loaded.mask_id)
         out = loaded.model(noisy, batch["attention_mask"][source], selected=mask, targets=batch["input_ids"][source])
         losses = row_losses(out.nll, drawn.mask, drawn.coefficient, drawn.active)

@@ -69,7 +69,7 @@ def main() -> None:
 
     def drawn():
         # Strata of t, so that both see about half of the response masked in every step.
-        draw = Method.parse("lowdisc").draw(Key(0, next(count) // 2), rows, Uniform(), objective)
+        draw = Method.parse("lowdisc", objective=objective).draw(Key(0, next(count) // 2), rows, Uniform())
         return draw, *draw.noisy(ids, MASK)
 
     def ours() -> None:

@@ -14,7 +14,6 @@ from stabledllm.loss import reduce_loss, row_losses
 from stabledllm.models.loading import load_model
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 
 FORWARDS = 32
@@ -30,7 +29,7 @@ METHODS = (
 
 
 def main() -> None:
-    loaded, objective = load_model("tiny"), Objective()
+    loaded = load_model("tiny")
     examples = load_examples("synthetic:hard", split="train", n=FORWARDS, seed=0)
     encoded = encode_examples(examples, loaded.tokenizer, EncodingOptions(pad_response_to=40)).rows
     optimizer = torch.optim.AdamW(loaded.model.parameters(), lr=1e-5)
@@ -46,7 +45,7 @@ def main() -> None:
         count = iter(range(1_000_000))
 
         def draw(method=method, rows=rows, count=count):
-            return method.draw(Key(0, next(count)), rows, method.sampler(density), objective)
+            return method.draw(Key(0, next(count)), rows, method.sampler(density))
 
         def step(draw=draw, batch=batch, n=n):
             drawn = draw()

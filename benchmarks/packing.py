@@ -52,7 +52,7 @@ def main(path: Path) -> None:
             batch = collate(order[start : start + MICRO], PAD)
             n = len(batch["input_ids"])
             drawn = Rows(torch.arange(n), n, batch["maskable"], torch.arange(batch["input_ids"].shape[1]))
-            draw = Method.parse("lowdisc").draw(Key(0, start), drawn, Uniform(), objective)
+            draw = Method.parse("lowdisc", objective=objective).draw(Key(0, start), drawn, Uniform())
             hint = nll_weights(draw.mask, draw.coefficient, draw.active, torch.ones(n, dtype=torch.float64))
             nll, _ = forward_nll(model, batch, draw, MASK, weights=hint, packing=packing)
             losses = row_losses(nll, draw.mask, draw.coefficient, draw.active)

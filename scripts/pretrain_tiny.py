@@ -20,7 +20,6 @@ from stabledllm.loss import reduce_loss, row_losses
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.methods import Method, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from stabledllm.tasks.synthetic import Difficulty, example
 
@@ -69,7 +68,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch._dynamo.config.recompile_limit = 64
     shape = {"hidden_size": args.width, "num_hidden_layers": args.layers, "intermediate_size": 3 * args.width}
-    model, objective = TinyMDM(TinyMDMConfig(**shape)), Objective()
+    model = TinyMDM(TinyMDMConfig(**shape))
     for block in model.blocks:
         block.compile()
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
@@ -80,11 +79,11 @@ def main() -> None:
     started, shown = time.time(), []
     for step, (ids, attention, maskable) in zip(range(args.steps), batches(args.batch, args.seed), strict=False):
         rows = Rows(torch.arange(len(ids)), len(ids), maskable, torch.arange(ids.shape[1]))
-        draw = METHOD.draw(Key(args.seed, step), rows, METHOD.sampler(), objective)
+        draw = METHOD.draw(Key(args.seed, step), rows, METHOD.sampler())
         noisy, mask, source = draw.noisy(ids, model.config.mask_token_id)
         nll = model(noisy, attention[source], mask, ids[source]).nll
         losses = row_losses(nll, draw.mask, draw.coefficient, draw.active)
-        loss = reduce_loss(losses, objective.row_weight(maskable), len(ids))
+        loss = reduce_loss(losses, METHOD.objective.row_weight(maskable), len(ids))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

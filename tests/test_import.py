@@ -9,6 +9,7 @@ import pytest
 HEAVY = ("transformers", "datasets", "matplotlib")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("statement", "torch"),
     [

@@ -9,11 +9,11 @@ from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from tests.objective_checks import STEP, check_dropped_nowhere, check_split, step_of
+from tests.checks.loss import STEP, check_dropped_nowhere, check_split, step_of
+from tests.checks.moments import features, rows_of, sample
+from tests.checks.statistics import assert_mean
 from tests.oracle import moments, toy_row
 from tests.statistical.cases import case
-from tests.statistical.checks import features, rows_of, sample
-from tests.statistics import assert_mean
 
 
 def test_row_loss_written_out():
@@ -68,14 +68,14 @@ def test_token_normalised_step_has_the_token_weighted_objective():
 
 def test_gradient_goes_through_the_row_loss_as_autograd_sees_it():
     """Autograd through ``row_losses`` gives the coefficients themselves."""
-    draw = Method.parse("mirror").draw(Key(1, 1), rows_of(toy_row(4), 6), Uniform(), Objective())
+    draw = Method.parse("mirror").draw(Key(1, 1), rows_of(toy_row(4), 6), Uniform())
     nll = torch.rand(int(draw.mask.sum()), dtype=torch.float64, requires_grad=True)
     row_losses(nll, draw.mask, draw.coefficient, draw.active).sum().backward()
     assert torch.allclose(nll.grad, draw.coefficient[draw.mask] / 2)
 
 
 def test_float32_losses_stay_float32():
-    draw = Method.parse("standard").draw(Key(1, 1), rows_of(toy_row(4), 6), Uniform(), Objective())
+    draw = Method.parse("standard").draw(Key(1, 1), rows_of(toy_row(4), 6), Uniform())
     nll = torch.rand(int(draw.mask.sum()), dtype=torch.float32)
     assert row_losses(nll, draw.mask, draw.coefficient, draw.active).dtype == torch.float32
 
@@ -107,7 +107,7 @@ def test_named_weightings_are_powers():
     for weighting, power in (("elbo", 0), ("unweighted", 1)):
         for text in ("mirror", "fixedcount", "isad-exact"):
             named, told = (
-                Method.parse(text).draw(Key(1, 1), rows_of(toy_row(4), 20), Uniform(), objective)
+                Method.parse(text, objective=objective).draw(Key(1, 1), rows_of(toy_row(4), 20), Uniform())
                 for objective in (Objective(weighting), Objective("power", power=power))
             )
             assert torch.equal(named.coefficient, told.coefficient)
@@ -119,7 +119,7 @@ def test_exact_at_eps_0_whatever_the_weighting():
     row = toy_row(4)
     for weighting, power in (("elbo", None), ("unweighted", None), ("power", 0.3)):
         objective, t = Objective(weighting, eps=0.0, power=power), torch.ones(3, dtype=torch.float64)
-        draw = Method.parse("standard").draw_at(t, Key(0, 0), rows_of(row, 3), Uniform(), objective)
+        draw = Method.parse("standard", objective=objective).draw_at(t, Key(0, 0), rows_of(row, 3), Uniform())
         assert torch.allclose(features(row, draw), torch.from_numpy(row.table[-1].mean(0)).expand(3, -1))
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.cli.runner import ROOT, in_process
-from tests.gradient.small import model, rows
+from tests.fakes.tiny import model, rows
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
@@ -54,6 +54,7 @@ def test_every_shell_line_is_known():
     assert len(COMMANDS) == len(SHELL) - 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(folder, command):
     words = shlex.split(command)[1:]
@@ -64,6 +65,7 @@ def test_command(folder, command):
     assert result.returncode == 0, result.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_quickstart_at_reduced_size(tmp_path):
     assert "make quickstart QUICKSTART=--small" in README
     result = in_process("quickstart", "--small", "--out", "q", cwd=tmp_path)

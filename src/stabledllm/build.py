@@ -8,14 +8,14 @@ from torch import Tensor
 from stabledllm.config.settings import (
     AdaptiveSettings,
     DecodingSettings,
+    DecomposeSettings,
     ImageDecodingSettings,
-    MethodSettings,
     ModelSettings,
     ObjectiveSettings,
     TrainSettings,
 )
-from stabledllm.data.images import are_pictures
-from stabledllm.decoding import DecodingOptions, PictureOptions
+from stabledllm.data.images import are_images
+from stabledllm.decoding import DecodingOptions, ImageOptions
 from stabledllm.errors import UserError
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel, is_adapter, load_model
@@ -23,6 +23,7 @@ from stabledllm.models.new import is_new
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
+from stabledllm.noise.parts import STANDARD
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
 
 
@@ -61,28 +62,43 @@ def build_model(settings: TrainSettings) -> LoadedModel:
 
 
 def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
-    """Note ``block_size`` and how pictures are made in the model's config, for decoding and evaluation.
+    """Note ``block_size`` and how images are made in the model's config, for decoding and evaluation.
 
     Raises:
         UserError: a model that has no block form, one trained in other blocks, or decoding in other blocks.
     """
-    size, trained = settings.block_size, getattr(loaded.model.config, "block_size", None)
+    _keep_block_size(loaded, settings.block_size, settings.decoding.block)
+    if are_images(settings.data.train):
+        keep_image_choices(loaded.model.config, settings.data.image.model_dump())
+
+
+def _keep_block_size(loaded: LoadedModel, size: int | None, decoding_block: int | None) -> None:
+    config = loaded.model.config
+    trained = getattr(config, "block_size", None)
     if trained and trained != size:
         raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
-    if are_pictures(settings.data.train):
-        keep_image_choices(loaded.model.config, settings.data.image.model_dump())
     if not size:
         return
-    if not hasattr(loaded.model.config, "block_size"):
+    if not hasattr(config, "block_size"):
         raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
-    if settings.decoding.block != size:
-        raise UserError(f"key 'decoding.block': expected block_size = {size}, found {settings.decoding.block}.")
-    loaded.model.config.block_size = size
+    if decoding_block != size:
+        raise UserError(f"key 'decoding.block': expected block_size = {size}, found {decoding_block}.")
+    config.block_size = size
 
 
-def build_method(name: str, settings: MethodSettings) -> Method:
-    """The method with its options."""
-    return Method.parse(name, MethodOptions(**settings.model_dump()))
+def build_method(name: str, settings: TrainSettings | DecomposeSettings) -> Method:
+    """The method of that name with the settings' options, under their objective."""
+    options = MethodOptions(**settings.method_options.model_dump())
+    return Method.parse(name, options, build_objective(settings.objective))
+
+
+def build_methods(settings: DecomposeSettings) -> list[Method]:
+    """The methods to measure, Standard first; of those that nobody asked for by name, what the objective has."""
+    names, objective = settings.methods, build_objective(settings.objective)
+    if "methods" not in settings.model_fields_set:
+        names = [name for name in names if Method.parse(name).takes(objective)]
+    standard, *others = (build_method(name, settings) for name in (STANDARD, *names))
+    return [standard, *(method for method in others if method.name != STANDARD)]
 
 
 def build_objective(settings: ObjectiveSettings) -> Objective:
@@ -95,19 +111,20 @@ def build_decoding(settings: DecodingSettings) -> DecodingOptions:
     return DecodingOptions(**settings.model_dump())
 
 
-def build_image_decoding(settings: ImageDecodingSettings) -> PictureOptions:
-    """The options of drawing pictures."""
-    return PictureOptions(**settings.model_dump())
+def build_image_decoding(settings: ImageDecodingSettings) -> ImageOptions:
+    """The options of drawing images."""
+    return ImageOptions(**settings.model_dump())
 
 
 def build_adaptive(
-    settings: AdaptiveSettings, method: Method, eps: float, start: Tabulated | None = None, size: Tensor | None = None
+    settings: AdaptiveSettings, method: Method, start: Tabulated | None = None, size: Tensor | None = None
 ) -> AdaptiveDensity:
     """The density of a method with ``adaptive``; ``size``: maskable tokens of each row."""
     options = AdaptiveOptions(**settings.model_dump())
-    shared = method.source.name == "iid"
 
     def cost(t: Tensor) -> Tensor:
         return method.views.cost(t, size)
 
-    return AdaptiveDensity(options, shared_noise=shared, cost=cost, eps=eps, start=start)
+    return AdaptiveDensity(
+        options, shared_noise=method.source.independent, cost=cost, eps=method.objective.eps, start=start
+    )

@@ -15,6 +15,10 @@ def row_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor) -
     Args:
         nll: cross-entropies at the masked positions of the active views, row-major, shape (M,).
         mask, coefficient: shape (B, K, L). active: bool, shape (B, K).
+
+    >>> mask, active = torch.tensor([[[True, True, False]]]), torch.tensor([[True]])
+    >>> row_losses(torch.tensor([1.0, 3.0]), mask, torch.full((1, 1, 3), 0.5), active)
+    tensor([2.])
     """
     return token_losses(nll, mask, coefficient, active).sum(dim=(1, 2))
 
@@ -23,6 +27,10 @@ def token_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor)
     """What each token of each view adds to :func:`row_losses`, shape (B, K, L); float32 or wider, whatever ``nll`` is.
 
     Half precision has 8 or 11 bits, which a sum over a row's tokens would lose.
+
+    >>> mask, active = torch.tensor([[[True, True, False]]]), torch.tensor([[True]])
+    >>> token_losses(torch.tensor([1.0, 3.0]), mask, torch.full((1, 1, 3), 0.5), active)
+    tensor([[[0.5000, 1.5000, 0.0000]]])
     """
     used = mask & active[..., None]
     share = coefficient / active.sum(1)[:, None, None]
@@ -47,5 +55,9 @@ def reduce_loss(loss: Tensor, row_weight: Tensor, step_weight: Tensor | float) -
     Parts add up over micro-batches and ranks: ``sum_b w_b l_b / step_weight``, where ``step_weight`` is
     the sum of the weights over the whole step. A row of weight 0 (a repeat that only evens out
     ranks) counts nowhere; a row with nothing masked counts as 0.
+
+    >>> loss, weight = torch.tensor([2.0, 0.0, 4.0, 6.0]), torch.ones(4)
+    >>> sum(reduce_loss(loss[part], weight[part], weight.sum()) for part in (slice(3), slice(3, 4)))
+    tensor(3.)
     """
     return (loss * row_weight.to(loss.dtype)).sum() / step_weight

@@ -31,6 +31,7 @@ def refused(tmp_path, result, *words):
     assert not (tmp_path / "out").exists(), "nothing half-written"
 
 
+@pytest.mark.processes
 def test_a_real_process_exits_with_2_and_one_sentence(tmp_path):
     assert_refused(stabledllm("decompose", "--data", "gsm8k:nowhere.jsonl", cwd=tmp_path), "nowhere.jsonl")
 

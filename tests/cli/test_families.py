@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.runner import assert_refused, in_process
+from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_mmada
 from tests.models.families.cases import stored
-from tests.models.hub_layout import write_dream, write_llada, write_llada_moe, write_mmada
 
 WRITERS = {"llada": write_llada, "dream": write_dream, "mmada": write_mmada, "llada-moe": write_llada_moe}
 SMALL = [

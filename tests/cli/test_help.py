@@ -28,6 +28,7 @@ COMMANDS = (
 )
 
 
+@pytest.mark.processes
 def test_help_lists_every_command(tmp_path):
     result = stabledllm("--help", cwd=tmp_path)
     assert result.returncode == 0
@@ -36,6 +37,7 @@ def test_help_lists_every_command(tmp_path):
         assert call(command, "--help", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.processes
 def test_help_loads_nothing_heavy():
     code = (
         "import sys; sys.argv = ['stabledllm', '--help']\n"

@@ -84,6 +84,7 @@ def _shell(line: str, **environment: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("line", "code"),
     [

@@ -9,8 +9,9 @@ import yaml
 
 from stabledllm.config.recipe import check
 from stabledllm.config.settings import TrainSettings
-from tests.cli.runner import assert_refused, stabledllm
+from tests.cli.runner import assert_refused, in_process
 
+pytestmark = pytest.mark.slow
 SMALL = [
     "rows=6", "rates=4", "masks=2", "steps=5", "probe.rows=6", "probe.rates=4", "probe.starts=2", "grad.rows=8",
     "grad.view_rows=6", "grad.rates=3", "grad.steps=5", "forwards=8", "data.train_rows=40",
@@ -21,7 +22,7 @@ METHODS = "ppots-head,mirror,lowdisc+fixedcount,clipped"
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recommend")
-    result = stabledllm("recommend", *SMALL, "--methods", METHODS, "--out", "out", cwd=folder)
+    result = in_process("recommend", *SMALL, "--methods", METHODS, "--out", "out", cwd=folder)
     assert result.returncode == 0, result.stderr[-3000:]
     return folder, result.stdout
 
@@ -59,19 +60,19 @@ def test_the_record_holds_the_gradient_of_every_method(measured):
 
 def test_recommend_from_a_stored_record_says_the_same(measured):
     folder, printed = measured
-    again = stabledllm("recommend", "--from", "out", cwd=folder)
+    again = in_process("recommend", "--from", "out", cwd=folder)
     assert again.returncode == 0, again.stderr[-2000:]
     assert printed.endswith(again.stdout[again.stdout.index("# stabledllm") :])
-    by_loss = stabledllm("recommend", "--from", "out/decomposition.json", "--by", "loss", cwd=folder)
+    by_loss = in_process("recommend", "--from", "out/decomposition.json", "--by", "loss", cwd=folder)
     # So few steps say nothing of the loss's variance, and no method is recommended by it.
     assert_refused(by_loss, "another unbiased method with an interval of the loss's noise")
 
 
 def test_refusals(measured):
     folder, _ = measured
-    assert_refused(stabledllm("recommend", "--by", "luck", cwd=folder), "gradient or loss")
-    assert_refused(stabledllm("recommend", "--from", "out", "rows=3", cwd=folder), "no settings beside --from")
-    assert_refused(stabledllm("recommend", "--from", "nowhere", cwd=folder), "nowhere")
-    assert_refused(stabledllm("decompose", "--methods", "adaptive", cwd=folder), "tends to that of 'ppots'")
-    named = stabledllm("decompose", "--gradient", *SMALL, "grad.parameters=[heads.*]", "--methods", "ppots", cwd=folder)
+    assert_refused(in_process("recommend", "--by", "luck", cwd=folder), "gradient or loss")
+    assert_refused(in_process("recommend", "--from", "out", "rows=3", cwd=folder), "no settings beside --from")
+    assert_refused(in_process("recommend", "--from", "nowhere", cwd=folder), "nowhere")
+    assert_refused(in_process("decompose", "--methods", "adaptive", cwd=folder), "tends to that of 'ppots'")
+    named = in_process("decompose", "--gradient", *SMALL, "grad.parameters=[heads.*]", "--methods", "ppots", cwd=folder)
     assert_refused(named, "no trainable parameter matches 'heads.*'")

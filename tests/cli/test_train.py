@@ -12,7 +12,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from tests.cli.runner import ROOT, assert_refused, stabledllm
+from tests.cli.runner import ROOT, assert_refused, in_process, stabledllm
 
 SMALL = [
     "batch=8", "steps=12", "save_every=3", "eval_every=6", "log_every=1", "data.train_rows=40",
@@ -34,6 +34,7 @@ def without_times(record: dict) -> dict:
     return kept | {"metrics": record["metrics"] | {"accuracy": accuracy}}
 
 
+@pytest.mark.processes
 def test_a_run_leaves_what_it_promises(whole):
     record = json.loads((whole / "run.json").read_text())
     assert record["schema"] == "stabledllm/run/1"
@@ -51,6 +52,7 @@ def test_a_run_leaves_what_it_promises(whole):
     assert (whole / "checkpoint-6" / "p_of_t.json").read_bytes() == (whole / "p_of_t.json").read_bytes()
 
 
+@pytest.mark.processes
 def test_killed_run_continues_to_the_same_bits(whole, tmp_path):
     command = [sys.executable, "-m", "stabledllm", "train", "sft-synthetic", *SMALL, "method=ppots+mirror", "out=run"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT / "src")}
@@ -74,27 +76,29 @@ def test_killed_run_continues_to_the_same_bits(whole, tmp_path):
     assert all((a[name] == b[name]).all() for name in b)
 
 
+@pytest.mark.processes
 def test_a_finished_run_is_not_repeated_and_another_method_is_refused(whole):
     before = (whole / "run.json").stat().st_mtime_ns
-    again = stabledllm("train", "sft-synthetic", *SMALL, "method=ppots+mirror", "out=run", cwd=whole.parent)
+    again = in_process("train", "sft-synthetic", *SMALL, "method=ppots+mirror", "out=run", cwd=whole.parent)
     assert again.returncode == 0
     assert "already finished" in again.stdout
     assert (whole / "run.json").stat().st_mtime_ns == before
-    assert_refused(stabledllm("train", "sft-synthetic", *SMALL, "method=mirror", "out=run", cwd=whole.parent), "method")
+    assert_refused(in_process("train", "sft-synthetic", *SMALL, "method=mirror", "out=run", cwd=whole.parent), "method")
     (whole / "run.json").rename(whole / "kept.json")
     try:
-        other = stabledllm("train", "sft-synthetic", *SMALL, "method=mirror", "out=run", cwd=whole.parent)
+        other = in_process("train", "sft-synthetic", *SMALL, "method=mirror", "out=run", cwd=whole.parent)
     finally:
         (whole / "kept.json").rename(whole / "run.json")
     assert_refused(other, "expected to resume with method='ppots+mirror'", "found method='mirror'")
 
 
+@pytest.mark.processes
 def test_the_saved_model_evaluates_and_generates(whole):
     model = str(whole / "model")
-    result = stabledllm("eval", "--model", model, "--rows", "4", "--out", "eval", cwd=whole.parent)
+    result = in_process("eval", "--model", model, "--rows", "4", "--out", "eval", cwd=whole.parent)
     assert result.returncode == 0, result.stderr[-2000:]
     record = json.loads((whole.parent / "eval" / "eval.json").read_text())
     assert record["metrics"]["accuracy"]["n"] == 4
-    generated = stabledllm("generate", "7+5-3=?", "--model", model, "--length", "16", "--steps", "16", cwd=whole.parent)
+    generated = in_process("generate", "7+5-3=?", "--model", model, "--length", "16", "--steps", "16", cwd=whole.parent)
     assert generated.returncode == 0
     assert generated.stdout.startswith("7+5-3=?\n")

@@ -12,7 +12,7 @@ from stabledllm.data.holding_out import groups_of, hold_out, whole_dialogues
 from stabledllm.data.overlap import Others, without
 from stabledllm.data.sources import load_examples
 from stabledllm.errors import UserError
-from tests.data.checks import TOKENIZER, example
+from tests.checks.data import TOKENIZER, example
 
 
 def dialogue(name: str, turns: int) -> list[dict]:

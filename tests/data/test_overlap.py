@@ -10,8 +10,8 @@ from stabledllm.data.overlap import likeness
 from stabledllm.data.sources import hold_out, load_examples
 from stabledllm.errors import UserError
 from stabledllm.tasks.likeness import plain
-from tests.data.checks import TOKENIZER, example
-from tests.tasks.files import gsm8k_folder, gsm8k_row, openscience_row, question, write
+from tests.checks.data import TOKENIZER, example
+from tests.fakes.tasks import gsm8k_folder, gsm8k_row, openscience_row, question, write
 
 NEAR = "  ANN has 105 dates, and gets 2 more -- how many ? "
 """Question 105 but for case, spacing and punctuation."""

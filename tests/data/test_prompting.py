@@ -7,8 +7,8 @@ from stabledllm.data.bundle import encoding_options, load_bundle, load_rows
 from stabledllm.data.prompting import choose_shots, prompted
 from stabledllm.data.sources import load_examples
 from stabledllm.errors import UserError
-from tests.data.checks import TOKENIZER, example
-from tests.tasks.files import gsm8k_folder, gsm8k_row, openscience_row, write
+from tests.checks.data import TOKENIZER, example
+from tests.fakes.tasks import gsm8k_folder, gsm8k_row, openscience_row, write
 
 
 @pytest.fixture

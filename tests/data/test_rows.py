@@ -5,7 +5,7 @@ import torch
 
 from stabledllm.data.rows import EncodingOptions, TokenRow, collate, encode_examples
 from stabledllm.errors import UserError
-from tests.data.checks import TOKENIZER, check_end_token, check_nothing_is_cut, check_padding, check_syrm, example
+from tests.checks.data import TOKENIZER, check_end_token, check_nothing_is_cut, check_padding, check_syrm, example
 
 
 def encode(*examples, **options):

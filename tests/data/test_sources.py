@@ -6,7 +6,7 @@ import pytest
 
 from stabledllm.data.sources import hold_out, load_examples, own_splits
 from stabledllm.errors import UserError
-from tests.data.checks import check_hold_out, example
+from tests.checks.data import check_hold_out, example
 
 CHAT = [
     {"role": "system", "content": "s"},

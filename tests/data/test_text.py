@@ -14,7 +14,7 @@ from stabledllm.data.rows import collate
 from stabledllm.data.text import load_documents, pack_documents
 from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
-from tests.statistics import assert_mean
+from tests.checks.statistics import assert_mean
 
 TOKENIZER = ByteTokenizer()
 

@@ -26,7 +26,7 @@ from stabledllm.integrations.noise import Noise
 from stabledllm.models.byte_tokenizer import MASK, ByteTokenizer
 from stabledllm.models.loading import load_model
 from stabledllm.noise.methods import Method
-from tests.data.checks import TOKENIZER
+from tests.checks.data import TOKENIZER
 
 IDS = st.lists(st.integers(0, 263), min_size=1, max_size=9)
 ROWS = st.lists(

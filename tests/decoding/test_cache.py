@@ -16,7 +16,7 @@ from stabledllm.models.key_value_cache import KeyValueCache
 from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from tests.decoding import references
-from tests.models import hub_layout
+from tests.fakes import hub_models as hub_layout
 
 PROMPTS = [[*range(5 + i, 5 + i + length)] for i, length in enumerate((3, 5, 11, 6, 2, 19, 8, 4))]
 """Eight prompts of unequal length, of which the longest is not the first."""

@@ -13,8 +13,8 @@ from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import EOS, MASK
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.streams import Key, Stream
+from tests.checks.statistics import assert_mean
 from tests.decoding import references
-from tests.statistics import assert_mean
 
 PROMPTS = [[258, *range(5 + i, 5 + i + length), 259] for i, length in enumerate((1, 3, 9, 4, 1, 17, 6, 2))]
 """Eight prompts of unequal length, of which the longest is not the first."""

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "tests" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "studies").rglob("*.md")),
 ]
@@ -19,6 +20,7 @@ CODE = sorted(
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAMED = re.compile(r"(?<![\w/.-])((?:docs|studies)/[\w/-]+\.(?:md|png))(#[\w-]+)?")
+FILE = re.compile(r"`([\w/]+\.py)`")
 GONE = re.compile(r"\b(?:DESIGN|PAPER|PEERS|FIELD)(?:\.md\b| section\b| mistake\b)")
 """Files that the repository does not hold: nobody can follow a citation of them."""
 
@@ -48,6 +50,15 @@ def test_links_of_pages(page: Path) -> None:
     wrong = [refuse(link if not link.startswith("#") else page.name + link, page.parent) for link in links]
     wrong += [refuse(path + anchor, ROOT) for path, anchor in NAMED.findall(text)]
     assert not [told for told in wrong if told]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_named_in_pages(page: Path) -> None:
+    """``noise/views.py`` is below the sources, the tests or the repository; a bare name is the page's own folder's."""
+    folders = [ROOT, ROOT / "src", ROOT / "src/stabledllm", ROOT / "tests", page.parent]
+    named = set(FILE.findall(page.read_text(encoding="utf-8")))
+    gone = {path for path in named if not any((folder / path).exists() for folder in folders)}
+    assert not {path for path in gone if "/" in path or not list(ROOT.glob(f"[st]*/**/{path}"))}
 
 
 def test_pages_named_in_code() -> None:

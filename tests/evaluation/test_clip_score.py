@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel
 from stabledllm.errors import UserError
 from stabledllm.evaluation.clip_score import ClipScore
 from stabledllm.images.scenes import draw, scene
-from tests.models.hub_layout import _byte_vocabulary
+from tests.fakes.hub_models import _byte_vocabulary
 
 LENGTH, START, END = 24, 512, 513
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)

@@ -81,6 +81,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.processes
 def test_a_killed_evaluation_continues_and_decodes_nothing_twice(folder, monkeypatch):
     shutil.copytree(folder / "killed", folder / "continued")
     journal = folder / "continued" / "journal" / "completions-0.jsonl"
@@ -111,6 +112,7 @@ def test_a_killed_evaluation_continues_and_decodes_nothing_twice(folder, monkeyp
     assert (folder / "continued" / "eval.json").read_bytes() == before
 
 
+@pytest.mark.processes
 def test_two_ranks_continue_it_to_the_same_result(folder):
     """What one process began, two share; and each decodes only its part."""
     shutil.copytree(folder / "killed", folder / "two")
@@ -128,6 +130,7 @@ def test_two_ranks_continue_it_to_the_same_result(folder):
     assert not list((folder / "two").glob("**/journal"))
 
 
+@pytest.mark.processes
 def test_the_untuned_model_stands_beside_with_paired_differences(folder):
     record = result(folder / "whole")
     assert record["untuned"]["model"] == "tiny"
@@ -153,6 +156,7 @@ def test_the_untuned_model_stands_beside_with_paired_differences(folder):
     assert result(folder / "whole")["untuned"]["folder"] == "alone"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -176,6 +180,7 @@ def test_another_evaluation_is_refused_in_a_sentence(folder, change, words, wher
     assert files() == before
 
 
+@pytest.mark.processes
 def test_a_stored_evaluation_of_other_rows_is_not_taken_for_the_untuned(folder):
     base = in_process(*EVAL, "--rows", "4", "--out", "small", cwd=folder)
     assert base.returncode == 0

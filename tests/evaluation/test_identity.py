@@ -13,7 +13,7 @@ from stabledllm.evaluation import journal
 from stabledllm.evaluation import run as run_module
 from stabledllm.evaluation.run import evaluate
 from stabledllm.runtime.sameness import differences
-from tests.training.small_run import write_model
+from tests.fakes.run import write_model
 
 
 def write_problems(path: Path, last: str = "4") -> None:

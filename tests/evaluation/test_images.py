@@ -10,7 +10,7 @@ from PIL import Image
 
 from stabledllm.config.settings import EvalSettings, ImageSettings
 from stabledllm.data.images import image_tokenizer, image_with_defaults
-from stabledllm.decoding import PictureOptions
+from stabledllm.decoding import ImageOptions
 from stabledllm.errors import UserError
 from stabledllm.evaluation import drawing
 from stabledllm.evaluation.clip_score import ClipScore
@@ -24,10 +24,10 @@ from stabledllm.models.image_choices import image_choices
 from stabledllm.models.loading import load_model
 from stabledllm.runtime.files import write_json
 from tests.evaluation.test_clip_score import write_clip
-from tests.models.hub_layout import write_mmada
+from tests.fakes.hub_models import write_mmada
 
 IMAGE = image_with_defaults(ImageSettings(), "tiny-mmada")
-OPTIONS = PictureOptions(steps=3, guidance=1.0, temperature=1.0, seed=5)
+OPTIONS = ImageOptions(steps=3, guidance=1.0, temperature=1.0, seed=5)
 CAPTIONS = [
     "a red circle above a blue square",
     "two green triangles",
@@ -55,7 +55,7 @@ def test_any_batch_draws_the_same_and_a_place_its_own(loaded):
     assert whole.equal(draw_codes(loaded, CAPTIONS, IMAGE, OPTIONS, 2))
     assert whole[2:4].equal(draw_codes(loaded, CAPTIONS[2:4], IMAGE, OPTIONS, 2, first=2))
     assert not whole[2:4].equal(draw_codes(loaded, CAPTIONS[2:4], IMAGE, OPTIONS, 2))
-    other = PictureOptions(steps=3, guidance=1.0, temperature=1.0, seed=6)
+    other = ImageOptions(steps=3, guidance=1.0, temperature=1.0, seed=6)
     assert not whole.equal(draw_codes(loaded, CAPTIONS, IMAGE, other, 5))
 
 
@@ -66,7 +66,7 @@ def test_every_caption_gets_its_own_picture(loaded, tmp_path):
 
 def test_a_kill_between_batches_changes_nothing(loaded, tmp_path, monkeypatch):
     whole = scored(loaded, tmp_path / "whole")
-    calls, true = [], drawing.generate_pictures
+    calls, true = [], drawing.generate_images
 
     def killed(*args, **kwargs):
         if len(calls) == 1:
@@ -74,10 +74,10 @@ def test_a_kill_between_batches_changes_nothing(loaded, tmp_path, monkeypatch):
         calls.append(kwargs["first"])
         return true(*args, **kwargs)
 
-    monkeypatch.setattr(drawing, "generate_pictures", killed)
+    monkeypatch.setattr(drawing, "generate_images", killed)
     with pytest.raises(KeyboardInterrupt):
         scored(loaded, tmp_path / "cut")
-    monkeypatch.setattr(drawing, "generate_pictures", true)
+    monkeypatch.setattr(drawing, "generate_images", true)
     again = scored(loaded, tmp_path / "cut")
     np.testing.assert_array_equal(again.images, whole.images)
     assert again.lines == whole.lines
@@ -93,7 +93,7 @@ def test_every_picture_is_judged_by_its_own_caption(loaded, tmp_path, monkeypatc
     tokenizer = image_tokenizer("tiny-vq")
     shown = [*CAPTIONS[:3], "a red circle", CAPTIONS[4]]
     true = tokenizer.encode(np.stack([draw(Scene.parse(caption), 3) for caption in shown]))
-    monkeypatch.setattr(drawing, "generate_pictures", lambda *_, first, **__: true[first : first + 2][: 5 - first])
+    monkeypatch.setattr(drawing, "generate_images", lambda *_, first, **__: true[first : first + 2][: 5 - first])
     result = scored(loaded, tmp_path)
     assert [line["correct"] for line in result.lines] == [True, True, True, False, True]
     assert result.lines[3]["parts"] == {"colours": False, "counts": False, "shapes": False, "relation": True}

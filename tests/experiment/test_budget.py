@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from stabledllm.build import build_method
 from stabledllm.config import load_recipe, shipped_recipes
 from stabledllm.config.settings import ExperimentSettings
 from stabledllm.data.rows import TokenRow
@@ -17,9 +18,9 @@ from stabledllm.experiment.run import run_experiment
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
 from tests.cli.runner import ROOT
-from tests.experiment.test_jobs import BASE, quiet
-from tests.training.helpers import DENSITY, make_trainer
-from tests.training.helpers import rows as real_rows
+from tests.fakes.study import BASE, quiet
+from tests.fakes.tiny import rows as real_rows
+from tests.fakes.trainer import DENSITY, make_trainer
 
 METHODS = ("standard", "mirror", "multisample3", "partition4", "complement", "lowdisc+complement", "ppots+mirror")
 METHODS += ("strats+mirror", "autoregressive", "syrm+mirror", "adaptive+complement", "ema+ppots")
@@ -31,11 +32,19 @@ def wanted(method: str, n: int, batch: int, **base) -> tuple[ExperimentSettings,
     return ExperimentSettings.model_validate(tree), rows
 
 
+def rows_of_a_step(name: str, settings: ExperimentSettings, *args, **kwargs) -> int:
+    return rows_per_step(build_method(name, settings.base), settings, *args, **kwargs)
+
+
+def share_of(name: str, settings: ExperimentSettings, rows: list[TokenRow]) -> dict:
+    return run_share(build_method(name, settings.base), 1, settings, None, rows)
+
+
 def spent(method: str, seed: int, settings: ExperimentSettings, rows: list[TokenRow]) -> tuple[int, int, dict]:
     """The run's forwards, those of one of its steps at most, and its settings."""
     density = DENSITY if "ppots" in method else None
-    share = run_share(method, seed, settings, density, rows)
     parsed = Method.parse(method, MethodOptions(**settings.base.method_options.model_dump()))
+    share = run_share(parsed, seed, settings, density, rows)
     size = torch.tensor([row.maskable_count(parsed.syrm) for row in rows])
     by_step = forwards_by_step(
         parsed, parsed.sampler(density), size, share["batch"], seed, seed, settings.base.block_size
@@ -81,15 +90,15 @@ def test_what_is_counted_ahead_is_what_training_counts(tmp_path, method, below, 
 def test_rows_a_step_cost_the_batch_by_the_mean_cost():
     """MIRROR below t = 1/2 takes one and a half forwards; a complement's second view is empty at k = P."""
     settings, _ = wanted("mirror", 20, 30, method_options={"mirror_below": 0.5})
-    assert rows_per_step("mirror", settings) == 20
+    assert rows_of_a_step("mirror", settings) == 20
     low = Tabulated([9.0, 1.0])  # nine tenths of t below 1/2: 1.9 forwards a row
-    assert rows_per_step("ppots+mirror", settings, low) == 16
-    assert rows_per_step("complement", settings, size=torch.tensor([2])) == 20
-    assert rows_per_step("complement", settings, size=torch.tensor([1])) == 30, "one token leaves nothing for a second"
+    assert rows_of_a_step("ppots+mirror", settings, low) == 16
+    assert rows_of_a_step("complement", settings, size=torch.tensor([2])) == 20
+    assert rows_of_a_step("complement", settings, size=torch.tensor([1])) == 30, "one token leaves nothing for a second"
     whole = settings.model_copy(update={"base": settings.base.model_copy(update={"micro_batch": 6})})
-    assert rows_per_step("mirror", whole) == 18, "a multiple of micro_batch"
+    assert rows_of_a_step("mirror", whole) == 18, "a multiple of micro_batch"
     with pytest.raises(UserError, match="multiple of the 4 views of 'partition4', found 30"):
-        rows_per_step("partition4", settings)
+        rows_of_a_step("partition4", settings)
 
 
 def test_the_schedule_spans_the_same_share_of_the_steps():
@@ -98,21 +107,21 @@ def test_the_schedule_spans_the_same_share_of_the_steps():
         "lr_scheduler_kwargs": {"num_decay_steps": 2, "min_lr_ratio": 0.1},
     }  # fmt: skip
     settings, rows = wanted("mirror", 22, 16, epochs=5, trainer=trainer)
-    share = run_share("mirror", 1, settings, None, rows)
+    share = share_of("mirror", settings, rows)
     assert standard_steps(settings.base, 22) == 10
     assert (share["batch"], share["steps"]) == (8, 7), "55 rows, 22 in three steps: 110 forwards less 2"
     assert share["trainer"]["warmup_steps"] == 2
     assert share["trainer"]["lr_scheduler_kwargs"] == {"num_decay_steps": 1, "min_lr_ratio": 0.1}
-    assert run_share("standard", 1, settings, None, rows)["trainer"] == trainer
+    assert share_of("standard", settings, rows)["trainer"] == trainer
     part, rows = wanted("mirror", 22, 16, epochs=5, trainer={"warmup_steps": 0.1})
-    assert run_share("mirror", 1, part, None, rows)["trainer"] == {"warmup_steps": 0.1}, "a share already"
+    assert share_of("mirror", part, rows)["trainer"] == {"warmup_steps": 0.1}, "a share already"
     assert rows_seen(7, 8, 22) == 52
 
 
 def test_equal_steps_leaves_rows_and_length_alone():
     settings, rows = wanted("mirror", 22, 15, epochs=5)
     settings = settings.model_copy(update={"equal": "steps"})
-    assert run_share("mirror", 1, settings, None, rows) == {"batch": 15}
+    assert share_of("mirror", settings, rows) == {"batch": 15}
 
 
 EXPERIMENTS = [name for name, text in shipped_recipes().items() if "\nmethods:" in text]

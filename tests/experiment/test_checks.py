@@ -11,7 +11,7 @@ from stabledllm.experiment import plan
 from stabledllm.experiment import run as experiment_run
 from stabledllm.experiment.run import run_experiment
 from tests.cli.runner import assert_refused, in_process
-from tests.experiment.test_jobs import BASE, quiet, settings
+from tests.fakes.study import BASE, quiet, settings
 
 SMALL = ("base.data.train_rows=24", "base.data.validation_rows=6", "base.data.test_rows=2", "base.batch=4")
 SMALL += ("base.steps=2", "base.eval_every=null", "seeds=[1]", "methods=[standard]", "out=x")

@@ -23,7 +23,7 @@ from stabledllm.experiment.claims import attempt, claimant, claimed, failure, fi
 from stabledllm.experiment.run import run_experiment
 from stabledllm.runtime.files import write_json
 from tests.cli.runner import ROOT, assert_refused, in_process
-from tests.experiment.test_jobs import BASE, quiet, settings
+from tests.fakes.study import BASE, quiet, settings
 
 
 def planned(tmp_path, n: int = 3) -> list:
@@ -46,6 +46,7 @@ def _take(runs, log) -> None:
         attempt(run, train)
 
 
+@pytest.mark.processes
 def test_processes_share_runs_and_none_is_done_twice(tmp_path):
     runs, log = planned(tmp_path, 12), tmp_path / "log"
     context = multiprocessing.get_context("fork")
@@ -62,6 +63,7 @@ def _hold(run) -> None:
     attempt(run, lambda _: time.sleep(60))
 
 
+@pytest.mark.processes
 def test_a_killed_process_leaves_its_run_to_others_at_once(tmp_path):
     (run,) = planned(tmp_path, 1)
     worker = multiprocessing.get_context("fork").Process(target=_hold, args=(run,))
@@ -128,6 +130,7 @@ def undisturbed(results: dict) -> dict:
     return kept
 
 
+@pytest.mark.processes
 def test_killed_again_and_again_it_ends_with_the_same_results(tmp_path):
     """SIGKILL of the whole experiment at growing delays, then once to the end."""
     recipe = tmp_path / "recipe.yaml"
@@ -190,6 +193,7 @@ def _die_at(run) -> None:
     attempt(run, lambda _: os._exit(9))
 
 
+@pytest.mark.processes
 def test_a_worker_that_dies_fails_its_run_only_and_one_that_never_starts_ends_the_experiment(tmp_path, monkeypatch):
     runs = planned(tmp_path, 3)
     context = multiprocessing.get_context("fork")

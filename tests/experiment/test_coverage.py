@@ -9,8 +9,8 @@ from stabledllm.experiment.power import power
 from stabledllm.experiment.spread import sd_interval, sd_ratio
 from stabledllm.experiment.summary import paired, t_interval
 from stabledllm.tasks.scoring import wilson_interval
-from tests.statistical.checks import assert_covers
-from tests.statistics import Z
+from tests.checks.moments import assert_covers
+from tests.checks.statistics import Z
 
 pytestmark = pytest.mark.statistical
 TRIALS = 400

@@ -20,8 +20,8 @@ from stabledllm.reports.run_tables import cost_table, runs_table
 from stabledllm.reports.tables import metrics_table
 from stabledllm.training.diverged import StepWatch
 from tests.cli.runner import in_process
-from tests.experiment.test_jobs import BASE, quiet, settings
 from tests.experiment.test_summary import entry, runs
+from tests.fakes.study import BASE, quiet, settings
 
 
 def lost(method: str, seeds: list[int]) -> list[dict]:

@@ -6,34 +6,25 @@ import json
 
 import pytest
 
-from stabledllm.config.settings import ExperimentSettings
 from stabledllm.errors import UserError
 from stabledllm.experiment.run import run_experiment
-from tests.training.helpers import make_trainer
-
-BASE = {
-    "data": {"train": "synthetic:easy", "train_rows": 24, "validation_rows": 6, "test_rows": 2},
-    "batch": 4,
-    "steps": 3,
-    "log_every": 1,
-    "decoding": {"length": 8, "steps": 4, "block": 4},
-}
+from tests.fakes.study import quiet, settings
+from tests.fakes.trainer import make_trainer
 
 
-def settings(out, **base) -> ExperimentSettings:
-    tree = {"base": BASE | base, "methods": ["standard", "mirror"], "seeds": [1, 2], "out": str(out)}
-    return ExperimentSettings.model_validate(tree)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folder of an experiment that ran in this process, and its results."""
+    folder = tmp_path_factory.mktemp("alone")
+    return folder, run_experiment(settings(folder), quiet)
 
 
-def quiet(_: str) -> None:
-    pass
-
-
-def test_two_jobs_give_the_same_runs_as_one(tmp_path):
-    alone = run_experiment(settings(tmp_path / "one"), quiet)
+@pytest.mark.processes
+def test_two_jobs_give_the_same_runs_as_one(alone, tmp_path):
+    _, one = alone
     beside = run_experiment(settings(tmp_path / "two"), quiet, jobs=2)
-    assert [(r["method"], r["seed"]) for r in beside["runs"]] == [(r["method"], r["seed"]) for r in alone["runs"]]
-    for mine, theirs in zip(beside["runs"], alone["runs"], strict=True):
+    assert [(r["method"], r["seed"]) for r in beside["runs"]] == [(r["method"], r["seed"]) for r in one["runs"]]
+    for mine, theirs in zip(beside["runs"], one["runs"], strict=True):
         # Another number of threads adds up in another order.
         assert mine["metrics"]["validation_nll"]["value"] == pytest.approx(
             theirs["metrics"]["validation_nll"]["value"], rel=1e-4
@@ -42,17 +33,17 @@ def test_two_jobs_give_the_same_runs_as_one(tmp_path):
     assert stored["status"] == {"finished": 4, "planned": 4}
 
 
-def test_a_plan_older_than_a_key_is_the_same_experiment(tmp_path):
-    wanted = settings(tmp_path)
-    first = run_experiment(wanted, quiet)
-    plan = json.loads((tmp_path / "experiment.json").read_text())
+def test_a_plan_older_than_a_key_is_the_same_experiment(alone):
+    folder, first = alone
+    plan = json.loads((folder / "experiment.json").read_text())
     del plan["settings"]["base"]["image_decoding"], plan["settings"]["base"]["data"]["image"]
-    (tmp_path / "experiment.json").write_text(json.dumps(plan))
-    assert run_experiment(wanted, quiet)["runs"] == first["runs"]
+    (folder / "experiment.json").write_text(json.dumps(plan))
+    assert run_experiment(settings(folder), quiet)["runs"] == first["runs"]
     with pytest.raises(UserError, match=r"expected base.steps=3 .* found base.steps=4"):
-        run_experiment(settings(tmp_path, steps=4), quiet)
+        run_experiment(settings(folder, steps=4), quiet)
 
 
+@pytest.mark.processes
 def test_a_run_that_fails_in_another_process_is_told(tmp_path):
     folder = tmp_path / "runs" / "standard" / "seed-1"
     folder.mkdir(parents=True)

@@ -12,8 +12,8 @@ from stabledllm.errors import UserError
 from stabledllm.experiment.power import power, sd_of_differences, seeds_from_runs, seeds_needed
 from stabledllm.experiment.statements import holm, sd_ratio_needed, statements
 from stabledllm.experiment.summary import summarise
+from tests.checks.statistics import assert_mean
 from tests.cli.runner import assert_refused, in_process
-from tests.statistics import assert_mean
 
 
 @pytest.mark.parametrize(("difference", "sd", "seeds"), [(1.0, 1.0, 5), (0.5, 1.0, 20), (2.0, 1.3, 3), (0.0, 1.0, 4)])

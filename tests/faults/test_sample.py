@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.cli.runner import ROOT
 
 SAMPLE = int(os.environ.get("FAULTS_SAMPLE", "0"))
 """Which faults; another number takes others."""
 
 
+@pytest.mark.processes
 def test_a_sample_of_faults():
     env = os.environ | {
         "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1",

@@ -17,11 +17,11 @@ from stabledllm.data.rows import TokenRow, collate
 from stabledllm.forward import elbo as likelihood
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.densities import Tabulated
+from tests.checks.moments import check_mean, check_variance
+from tests.checks.statistics import Z, assert_mean
 from tests.float64 import default_float64  # noqa: F401
 from tests.oracle import moments, objective_by_counts, step_variance, toy_row
 from tests.statistical.cases import FITTED, case
-from tests.statistical.checks import check_mean, check_variance
-from tests.statistics import Z, assert_mean
 
 pytestmark = pytest.mark.statistical
 MASK, SIZE, COPIES, EPS = -1, 4, 1600, 0.1

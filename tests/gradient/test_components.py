@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from stabledllm.gradient.counts import count_weights
 from stabledllm.gradient.predicted import (
     at_equal_compute,
     data_noise,
-    profiled_as,
+    profile_method,
     ratio_to,
     step_noise,
     uniform_for,
@@ -25,11 +26,12 @@ from stabledllm.lab import decompose as decomposing
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.streams import Key, Stream
-from tests.gradient.toy_gradients import ToyGradients
+from tests.checks.statistics import Z, assert_mean
+from tests.fakes.gradients import ToyGradients
 from tests.oracle import Setting, conditional, decomposition, moments, panels, toy_row
 from tests.statistical.cases import case
-from tests.statistics import Z, assert_mean
 
+pytestmark = pytest.mark.slow
 COUNTED = Method.parse("fixedcount")
 SMOOTH = Tabulated(torch.linspace(1.6, 0.6, 256, dtype=torch.float64), name="ppots")
 SIZES = {"rows": 24, "rates": 5, "masks": 2}
@@ -127,15 +129,23 @@ PREDICTED = [
 ]  # fmt: skip
 
 
+TWO_KINDS = ToyGradients([toy_row(6, 0), toy_row(5, 1)])
+
+
+@functools.cache
+def profile_of_two_kinds(method: Method, seed: int):
+    """Measured once for all methods that are predicted from it."""
+    return gradient_profile(TWO_KINDS, method, rows=60, rates=8, masks=2, seed=seed)
+
+
 @pytest.mark.parametrize("name", PREDICTED)
 def test_predicted_step_noise_is_that_of_drawn_steps(name):
-    method, n, meter = Method.parse(name), 8, ToyGradients([toy_row(6, 0), toy_row(5, 1)])
+    method, n, meter = Method.parse(name), 8, TWO_KINDS
     sampler = method.sampler(SMOOTH)
-    sizes = {"rows": 60, "rates": 8, "masks": 2}
     found = []
     for seed in range(4):
-        own = gradient_profile(meter, Method.parse(profiled_as(method)), **sizes, seed=seed)
-        plain = gradient_profile(meter, COUNTED, **sizes, seed=seed)
+        own = profile_of_two_kinds(profile_method(method), seed)
+        plain = profile_of_two_kinds(COUNTED, seed)
         noise = step_noise(own, method, uniform_for(own, sampler), n, method.views.count, plain)
         found.append(noise.estimate().value)
     found = np.array(found)
@@ -165,7 +175,7 @@ def test_predicted_noise_is_the_enumerated_one_whatever_the_density(name, option
     kinds = [toy_row(4, 0), toy_row(3, 1)]
     meter, method = ToyGradients(kinds), Method.parse(name, options)
     sizes = {"rows": 120, "rates": 4, "masks": 2, "seed": 1}
-    own = gradient_profile(meter, Method.parse(profiled_as(method), options), **sizes)
+    own = gradient_profile(meter, profile_method(method), **sizes)
     plain = own if own.method.name == "fixedcount" else gradient_profile(meter, COUNTED, **sizes)
     for shape, heights in SKEWED.items():
         setting = replace(case(name, options).setting, density=heights)

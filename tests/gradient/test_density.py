@@ -19,10 +19,10 @@ from stabledllm.noise.objective import Objective
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.record import FittedDensity, fit_density
 from stabledllm.training.density import refuse_other
-from tests.gradient.small import model, rows
-from tests.gradient.toy_gradients import ToyGradients
+from tests.checks.statistics import assert_mean
+from tests.fakes.gradients import ToyGradients
+from tests.fakes.tiny import model, rows
 from tests.oracle import Setting, conditional, panels, toy_row
-from tests.statistics import assert_mean
 
 KINDS = [toy_row(4, 0), toy_row(3, 1)]
 SETTINGS = {"standard": Setting(eps=0.1), "mirror": Setting(eps=0.1, views="mirror", count=2)}
@@ -80,7 +80,7 @@ def test_the_record_says_whose_second_moment_it_is(tmp_path):
     assert "E|gradient|²" in loaded.summary()
     assert loaded.sampler.density.equal(density.sampler.density)
     with pytest.raises(ValueError, match=r"expected a density fitted for 'ppots', found one for 'lowdisc\+ppots-grad"):
-        refuse_other(loaded, Method.parse("ppots"), Objective(), "p.json")
+        refuse_other(loaded, Method.parse("ppots"), "p.json")
 
 
 def test_the_proxy_is_judged_by_the_gradients_own_moment():
@@ -98,7 +98,7 @@ def test_the_proxy_is_judged_by_the_gradients_own_moment():
 def test_before_training_the_right_norm_is_probed(name, signal):
     loaded = LoadedModel(model(), ByteTokenizer(), "small")
     settings = PPOTSSettings(rows=6, rates=4, masks=2, starts=2, check_proxy=True)
-    found = probe_and_fit(loaded, rows(12), Method.parse(name), Objective(), settings, 0, 4, show_progress=False)
+    found = probe_and_fit(loaded, rows(12), Method.parse(name), settings, 0, 4, show_progress=False)
     assert found.signal == signal
     assert found.forward_passes > 0
     if signal == "output layer":
@@ -108,7 +108,7 @@ def test_before_training_the_right_norm_is_probed(name, signal):
 def test_a_density_of_another_objective_is_refused():
     loaded = LoadedModel(model(), ByteTokenizer(), "small")
     settings, method = PPOTSSettings(rows=4, rates=4, masks=2, starts=2), Method.parse("ppots")
-    found = probe_and_fit(loaded, rows(6), method, Objective(), settings, 0, 4, show_progress=False)
-    refuse_other(found, method, Objective("elbo"), "p.json")
+    found = probe_and_fit(loaded, rows(6), method, settings, 0, 4, show_progress=False)
+    refuse_other(found, Method.parse("ppots", objective=Objective("elbo")), "p.json")
     with pytest.raises(ValueError, match="expected a density fitted for objective"):
-        refuse_other(found, method, Objective("unweighted"), "p.json")
+        refuse_other(found, Method.parse("ppots", objective=Objective("unweighted")), "p.json")

@@ -13,9 +13,9 @@ from stabledllm.gradient.profile import gradient_profile
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.cells import cell_kernels
-from tests.gradient.toy_gradients import ToyGradients
+from tests.checks.statistics import Z
+from tests.fakes.gradients import ToyGradients
 from tests.oracle import Setting, conditional, decomposition, panels
-from tests.statistics import Z
 
 COUNTED = Setting(masker="fixedcount", eps=0.1)
 

@@ -11,7 +11,7 @@ from stabledllm.gradient.components import decompose_gradient
 from stabledllm.gradient.predicted import at_equal_compute, data_noise, step_noise, uniform_for
 from stabledllm.gradient.profile import gradient_profile
 from stabledllm.noise.methods import Method
-from tests.gradient.toy_gradients import ToyGradients
+from tests.fakes.gradients import ToyGradients
 from tests.oracle import Setting, conditional, panels, toy_row
 
 pytestmark = pytest.mark.statistical

@@ -23,7 +23,7 @@ from stabledllm.images.cache import cached_codes
 from stabledllm.images.cache_record import PartRecord, record_of
 from stabledllm.images.codes import Codes, open_codes
 from stabledllm.images.sources import fingerprint
-from tests.images.fakes import SIDE, Patches, encoded, pairs, picture, samples, shard
+from tests.fakes.images import SIDE, Patches, encoded, pairs, picture, samples, shard
 
 ROOT = Path(__file__).parents[2]
 
@@ -216,7 +216,7 @@ def test_a_kill_between_a_part_and_its_record(spec, tmp_path):
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from tests.images.fakes import Patches
+from tests.fakes.images import Patches
 from tests.images.test_cache import codes_of, content
 class Slow(Patches):
     def encode(self, pictures):
@@ -230,6 +230,7 @@ print(tokenizer.seen, len(codes))
 """
 
 
+@pytest.mark.processes
 def test_two_processes_make_it_once(spec, tmp_path):
     command = [sys.executable, "-c", SCRIPT, spec, str(tmp_path / "c")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stabledllm.data.rows import collate
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.forward.packing import Packing
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.maskers.fixed_count import count_masses
@@ -17,8 +17,8 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from stabledllm.variance.components import components, nested_losses
-from tests.images.small import CODES, MASK, TOKENS, WORDS, enumerated_moments, model, rows
-from tests.statistics import assert_mean, assert_variance
+from tests.checks.statistics import assert_mean, assert_variance
+from tests.fakes.mmada import CODES, MASK, TOKENS, WORDS, enumerated_moments, model, rows
 
 COSINE = Objective(weighting="cosine")
 SKEWED = Tabulated(torch.linspace(0.3, 2.0, 23))
@@ -35,7 +35,7 @@ def exact(network):
 
 
 def meter(network, data, objective=COSINE) -> LossMeter:
-    return LossMeter(network, data, objective, mask_id=MASK, pad_id=TOKENS.eos)
+    return LossMeter(MeteredModel(network, MASK, TOKENS.eos), data, objective)
 
 
 def losses(network, method: str, n: int, data, sampler=None, seed: int = 1) -> torch.Tensor:
@@ -168,7 +168,7 @@ def test_correlation_of_mirrored_views_is_the_enumerated_one(network):
     """Exactly 2 of 4 tokens: the second view is the complement of the first, so that Cov is known."""
     data = rows(1)
     bits = np.array(list(itertools.product((0, 1), repeat=4)), dtype=bool)
-    from tests.images.small import enumerated_losses
+    from tests.fakes.mmada import enumerated_losses
 
     values, _ = enumerated_losses(network, data[0])
     by_mask = {tuple(b): v for b, v in zip(bits[1:], values, strict=True)}

@@ -22,9 +22,9 @@ from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from tests.checks.statistics import Z
 from tests.cli.runner import ROOT
-from tests.models.hub_layout import write_qwen2
-from tests.statistics import Z
+from tests.fakes.hub_models import write_qwen2
 
 PACKAGE = "stabledllm.integrations.lm_eval"
 

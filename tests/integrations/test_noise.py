@@ -14,8 +14,9 @@ from stabledllm.integrations import Noise
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import MethodOptions
 from stabledllm.noise.objective import Objective
+from tests.fakes.tiny import rows
+from tests.fakes.trainer import DENSITY, make_trainer
 from tests.integrations.test_alpha import saved
-from tests.training.helpers import DENSITY, make_trainer, rows
 
 MASK = 256
 METHODS = ["standard", "ppots", "mirror", "strats+ppots+mirror", "lowdisc+fixedcount", "lowdisc+complement", "clipped",
@@ -25,7 +26,7 @@ METHODS = ["standard", "ppots", "mirror", "strats+ppots+mirror", "lowdisc+fixedc
 def own_step(tmp_path, method: str, objective: Objective) -> tuple[float, list[torch.Tensor]]:
     """Loss and gradient of the Trainer's first step on 8 rows."""
     trainer = make_trainer(tmp_path, method, objective=objective)
-    batch = collate(rows()[:8], 257) | {"place": torch.arange(8)}
+    batch = collate(rows(8), 257) | {"place": torch.arange(8)}
     trainer._fix_positions([batch], torch.device("cpu"))
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
@@ -41,7 +42,7 @@ def noise(method: str, objective: Objective) -> Noise:
 def test_the_step_is_the_trainers(tmp_path, method, objective):
     expected, gradients = own_step(tmp_path, method, objective)
     model = make_trainer(tmp_path, method, objective=objective).model
-    batch = collate(rows()[:8], 257)
+    batch = collate(rows(8), 257)
     taken = noise(method, objective).draw(
         batch["input_ids"], batch["maskable"], step=0, delimiter=batch["delimiter"] if "isad" in method else None
     )
@@ -59,7 +60,7 @@ def test_micro_batches_add_up_to_the_step(tmp_path, method, normalization):
     objective = Objective(normalization=normalization)
     expected, _ = own_step(tmp_path, method, objective)
     model = make_trainer(tmp_path, method).model
-    batch, total = collate(rows()[:8], 257), 0.0
+    batch, total = collate(rows(8), 257), 0.0
     for part in ([0, 1, 2], [3, 4, 5, 6, 7]):
         taken = noise(method, objective).draw(
             batch["input_ids"][part], batch["maskable"][part], step=0, positions=torch.tensor(part), step_rows=8,
@@ -139,6 +140,7 @@ def test_refusals(tmp_path, make, words):
         assert word in str(refused.value), refused.value
 
 
+@pytest.mark.processes
 def test_importing_it_loads_torch_only():
     code = (
         "import sys; from stabledllm import AlphaScheduler, Noise; Noise('mirror', mask_id=3); AlphaScheduler()\n"

@@ -17,9 +17,9 @@ from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import load_model
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.schedule import p_mask
+from tests.checks.statistics import Z, assert_mean
 from tests.cli.runner import ROOT, in_process
-from tests.gradient.small import model as small
-from tests.statistics import Z, assert_mean
+from tests.fakes.tiny import model as small
 
 PAGE = (ROOT / "docs" / "use_in_your_loop.md").read_text(encoding="utf-8")
 SHELL = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)

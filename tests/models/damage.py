@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_llama, write_mmada, write_qwen2
 from tests.models.families.test_masked_lm import write as write_masked_lm
-from tests.models.hub_layout import write_dream, write_llada, write_llada_moe, write_llama, write_mmada, write_qwen2
 
 
 def write_tiny(folder: Path) -> Path:

@@ -12,7 +12,7 @@ from stabledllm.errors import UserError
 from stabledllm.models import chat_template
 from stabledllm.models.chat_template import bounded
 from stabledllm.models.hf_tokenizer import HFTokenizer, load_tokenizer
-from tests.models.hub_layout import LLADA_SPECIAL, write_tokenizer
+from tests.fakes.hub_models import LLADA_SPECIAL, write_tokenizer
 
 NAMED = {"eos_token": "<|endoftext|>", "mask_token": "<|mdm_mask|>"}
 _FOR, _END = "{% for i in range(99999) %}", "{% endfor %}"

@@ -8,7 +8,7 @@ from stabledllm.data.rows import EncodingOptions, encode_examples
 from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.hf_tokenizer import HFTokenizer, load_tokenizer
-from tests.models.hub_layout import DREAM_SPECIAL, LLADA_SPECIAL, write_dream, write_llada, write_tokenizer
+from tests.fakes.hub_models import DREAM_SPECIAL, LLADA_SPECIAL, write_dream, write_llada, write_tokenizer
 
 TEXT = "def f(x):\n  return x ** 2  # né <|mdm_mask|> 日本"
 

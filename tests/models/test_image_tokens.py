@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from stabledllm.errors import UserError
 from stabledllm.models.image_tokens import ImageTokens
 from stabledllm.models.loading import load_model
-from tests.models.hub_layout import EMBEDDING_ROWS, LLADA_SPECIAL, write_mmada, write_tokenizer
+from tests.fakes.hub_models import EMBEDDING_ROWS, LLADA_SPECIAL, write_mmada, write_tokenizer
 
 NAMES = ["<|soi|>", "<|eoi|>", "<|t2i|>", "[iPAD]"]
 TEXT = 256 + len(LLADA_SPECIAL)

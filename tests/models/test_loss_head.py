@@ -160,7 +160,7 @@ def test_a_training_steps_gradient_is_the_plain_one(method):
     model, ids = tiny(), torch.randint(0, 250, (5, 12), generator=torch.Generator().manual_seed(1))
     maskable = torch.arange(12)[None].expand(5, -1) >= torch.tensor([[2], [4], [6], [8], [10]])
     rows, objective = Rows(torch.arange(5), 5, maskable, torch.arange(12)), Objective()
-    draw = Method.parse(method).draw(Key(3, 0), rows, Uniform(), objective)
+    draw = Method.parse(method, objective=objective).draw(Key(3, 0), rows, Uniform())
     noisy, mask, source = draw.noisy(ids, 256)
     row_weight = torch.tensor([1.0, 2.0, 0.0, 1.0, 0.5], dtype=torch.float64)
     found = []
@@ -187,7 +187,7 @@ def test_the_hint_of_a_training_step_is_in_proportion(monkeypatch):
     monkeypatch.setattr(loss_head, "_errors", lambda *args: calls.append(1) or true(*args))
     ids = torch.randint(0, 250, (4, 9), generator=torch.Generator().manual_seed(2))
     rows, objective = Rows(torch.arange(4), 4, torch.ones(4, 9, dtype=torch.bool), torch.arange(9)), Objective()
-    draw = Method.parse("mirror").draw(Key(3, 0), rows, Uniform(), objective)
+    draw = Method.parse("mirror", objective=objective).draw(Key(3, 0), rows, Uniform())
     noisy, mask, source = draw.noisy(ids, 256)
     weight = torch.tensor([1.0, 2.0, 0.0, 1.0], dtype=torch.float64)
     hint = nll_weights(draw.mask, draw.coefficient, draw.active, weight)

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from stabledllm import elbo
 from stabledllm.data.rows import TokenRow, collate
 from stabledllm.errors import UserError
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.forward.nll import forward_nll
 from stabledllm.loss import row_losses
 from stabledllm.models.alignment import padding_last
@@ -22,9 +22,9 @@ from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_mmada
 from tests.models.families.test_masked_lm import KINDS
 from tests.models.families.test_masked_lm import write as write_masked_lm
-from tests.models.hub_layout import write_dream, write_llada, write_llada_moe, write_mmada
 
 # An empty prompt: Dream predicts its first token at its own place, which must not be that of padding.
 ROWS = [TokenRow([5, 9, 11, 30, 31, 32, 40], 3), TokenRow([50, 8, 7], 0), TokenRow([4, 21, 22, 23, 24], 1)]
@@ -93,10 +93,10 @@ def test_measuring_is_elbos_value_and_packing_changes_nothing(model):
     """The paths of training and evaluation, which pad on the right or pack, on the masks of one draw."""
     batch = collate(ROWS, 0)
     rows = Rows(torch.arange(3), 3, batch["maskable"], torch.arange(batch["input_ids"].shape[1]))
-    draw = Method.parse("fixedcount").draw(Key(1, 0), rows, Uniform(), Objective())
+    draw = Method.parse("fixedcount").draw(Key(1, 0), rows, Uniform())
     mask_id = model.config.mask_token_id
     padded, _ = forward_nll(model, batch, draw, mask_id)
-    meter = LossMeter(model, ROWS, Objective(), mask_id=mask_id, pad_id=0, tokens_per_batch=8)
+    meter = LossMeter(MeteredModel(model, mask_id, 0), ROWS, Objective(), tokens_per_batch=8)
     losses = meter.losses(torch.arange(3), draw.t, Method.parse("fixedcount"), Key(1, 0), Uniform())
     expected = row_losses(padded, draw.mask, draw.coefficient, draw.active)
     torch.testing.assert_close(losses, expected.double(), rtol=1e-6, atol=1e-6)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from stabledllm.errors import UserError
 from stabledllm.models.hf_tokenizer import HFTokenizer, load_tokenizer
-from tests.models.hub_layout import DREAM_SPECIAL, LLADA_SPECIAL, write_dream, write_llada, write_tokenizer
+from tests.fakes.hub_models import DREAM_SPECIAL, LLADA_SPECIAL, write_dream, write_llada, write_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz<>/|[]_"
 

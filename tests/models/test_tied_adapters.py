@@ -10,8 +10,8 @@ import torch
 
 from stabledllm.models.adapters import LoRAOptions, add_lora, merged
 from stabledllm.models.loading import load_model
+from tests.fakes.hub_models import write_dream, write_llada, write_qwen2
 from tests.models.families.test_masked_lm import write as write_masked_lm
-from tests.models.hub_layout import write_dream, write_llada, write_qwen2
 
 TIED = {
     "llada": (write_llada, "weight_tying", "model.transformer.ff_out", "wte", "q_proj"),

@@ -20,7 +20,7 @@ from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.objective import Objective
 from stabledllm.training.run import train
-from tests.statistics import Z
+from tests.checks.statistics import Z
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_fine_tuning_with_standard_improves_the_nll_significantly(tiny, tmp_path
     train(settings, say=lambda _: None)
 
     def nll(loaded):
-        meter = LossMeter(loaded.model, rows, Objective(), mask_id=loaded.mask_id, pad_id=loaded.pad_id)
+        meter = LossMeter(loaded, rows, Objective())
         return row_nll(meter)
 
     gain = nll(tiny) - nll(load_model(str(tmp_path / "model")))

@@ -19,7 +19,7 @@ from stabledllm.noise.methods import Draw
 from stabledllm.noise.schedule import p_mask
 from stabledllm.noise.views import Mirror, MultiSample
 from stabledllm.tasks import numbers, scoring, synthetic
-from tests.data.checks import (
+from tests.checks.data import (
     TOKENIZER,
     check_end_token,
     check_hold_out,
@@ -28,8 +28,9 @@ from tests.data.checks import (
     check_synthetic_splits,
     check_syrm,
 )
-from tests.mutation.inject import noticed, wrap
-from tests.noise.checks import (
+from tests.checks.loss import check_dropped_nowhere
+from tests.checks.moments import check_case
+from tests.checks.noise import (
     check_density,
     check_isad_weights,
     check_mirror,
@@ -38,10 +39,9 @@ from tests.noise.checks import (
     check_weight_by_drawing,
     check_weight_integral,
 )
-from tests.objective_checks import check_dropped_nowhere
+from tests.checks.scoring import check_all_verdicts
+from tests.mutation.inject import noticed, wrap
 from tests.statistical.cases import FITTED, case
-from tests.statistical.checks import check_case
-from tests.tasks.checks import check_all_verdicts
 
 T = 30
 """Number of rates in the public code's grid."""

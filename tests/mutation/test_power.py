@@ -9,12 +9,12 @@ from stabledllm.noise.maskers import ISAD, Bernoulli, Complement, FixedCount, be
 from stabledllm.noise.methods import Method
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
 from stabledllm.noise.views import MultiSample, Partition, Single
+from tests.checks import moments
+from tests.checks.moments import check_case, check_step
+from tests.checks.noise import check_density, check_row_marginals, check_weight_by_drawing, check_weight_integral
 from tests.mutation.inject import noticed, scale, scale_coefficient, spread, wrap
-from tests.noise.checks import check_density, check_row_marginals, check_weight_by_drawing, check_weight_integral
 from tests.noise.test_sources import steps
-from tests.statistical import checks
 from tests.statistical.cases import FITTED, case
-from tests.statistical.checks import check_case, check_step
 
 pytestmark = pytest.mark.statistical
 off_by_2_percent = pytest.mark.parametrize("factor", [1.02, 0.98])
@@ -124,7 +124,7 @@ def test_draws_that_do_not_follow_the_density(monkeypatch):
 @pytest.mark.parametrize("factor", [1.1, 0.9])
 @pytest.mark.parametrize("text", ["standard", "mirror", "ppots+mirror", "fixedcount+mirror", "isad-exact", "clipped"])
 def test_variance_off_by_10_percent(text, factor, monkeypatch):
-    wrap(monkeypatch, checks, "sample", spread(factor))
+    wrap(monkeypatch, moments, "sample", spread(factor))
     noticed(check_case, case(text), match="variance of the loss")
 
 
@@ -133,7 +133,7 @@ def test_gradient_variance_off_by_10_percent(factor, monkeypatch):
     def gradient_only(samples: torch.Tensor, *_):
         return torch.cat((samples[:, :1], spread(factor)(samples[:, 1:])), dim=1)
 
-    wrap(monkeypatch, checks, "sample", gradient_only)
+    wrap(monkeypatch, moments, "sample", gradient_only)
     noticed(check_case, case("ppots+mirror"), match="trace of the gradient's covariance")
 
 

@@ -6,14 +6,14 @@ import torch
 
 from stabledllm.errors import UserError
 from stabledllm.loss import row_losses, token_losses
-from stabledllm.noise.blocks import Units, block_counts, block_ids, refuse_for_blocks
+from stabledllm.noise.blocks import Units, block_counts, block_ids
 from stabledllm.noise.densities import Tabulated, Uniform
+from stabledllm.noise.fits import check_blocks
 from stabledllm.noise.methods import Method, MethodOptions, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from tests.checks.statistics import assert_mean, assert_variance
 from tests.oracle import moments, toy_row
 from tests.statistical.cases import FITTED, UNBIASED
-from tests.statistics import assert_mean, assert_variance
 
 LENGTHS = (7, 2, 5, 1, 9, 4)
 PROMPT = 3
@@ -41,7 +41,7 @@ def units_of(rows: Rows, size: int, own: slice = slice(None)) -> Units:
 def draw(rows: Rows, size: int, text: str, own: slice = slice(None), step_index: int = 4):
     method = Method.parse(text, MethodOptions(mirror_below=0.6))
     sampler = method.sampler(Tabulated(FITTED))
-    return units_of(rows, size, own).draw(method, Key(3, step_index), sampler, Objective())
+    return units_of(rows, size, own).draw(method, Key(3, step_index), sampler)
 
 
 @pytest.mark.parametrize("text", METHODS)
@@ -49,7 +49,7 @@ def draw(rows: Rows, size: int, text: str, own: slice = slice(None), step_index:
 def test_one_block_per_row_is_the_ordinary_draw_bit_for_bit(text, size):
     rows = step()
     method = Method.parse(text, MethodOptions(mirror_below=0.6))
-    plain = method.draw(Key(3, 4), rows, method.sampler(Tabulated(FITTED)), Objective())
+    plain = method.draw(Key(3, 4), rows, method.sampler(Tabulated(FITTED)))
     blocks = draw(rows, size, text)
     for name in ("t", "weight", "active"):
         assert torch.equal(getattr(blocks, name), getattr(plain, name))
@@ -117,7 +117,7 @@ def test_row_loss_has_the_enumerated_mean_and_variance(case):
     delimiter = torch.zeros(7, dtype=torch.bool)
     delimiter[[1 + i for i in toys[0].delimiter] + [4 + i for i in toys[1].delimiter]] = True
     rows = Rows(torch.arange(n), n, maskable, torch.arange(7), delimiter.expand(n, -1))
-    drawn = Units.of(rows, 3, 2 * torch.arange(n), 2 * n).draw(case.method, Key(7, 0), case.sampler, case.objective)
+    drawn = Units.of(rows, 3, 2 * torch.arange(n), 2 * n).draw(case.method, Key(7, 0), case.sampler)
     nll = torch.zeros(drawn.mask.shape)
     for toy, places in zip(toys, ([1, 2, 3], [4, 5]), strict=True):
         state = (drawn.mask[..., places].long() << torch.arange(toy.size)).sum(-1)
@@ -130,7 +130,7 @@ def test_row_loss_has_the_enumerated_mean_and_variance(case):
 @pytest.mark.parametrize("text", ["syrm", "ema"])
 def test_what_has_no_meaning_in_blocks_is_refused(text):
     with pytest.raises(UserError, match=f"^method '{text}': '{text}' and block_size contradict: .*\\.$"):
-        refuse_for_blocks(Method.parse(text))
+        check_blocks(Method.parse(text))
 
 
 def test_every_unit_has_a_uniform_t():

@@ -8,10 +8,10 @@ from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from stabledllm.noise.views import ComplementPair
-from tests.noise.checks import check_weight_by_drawing, draw_at
+from tests.checks.moments import check_case
+from tests.checks.noise import check_weight_by_drawing, draw_at
 from tests.oracle import moments, toy_row
 from tests.statistical.cases import FITTED, case
-from tests.statistical.checks import check_case
 
 
 @pytest.mark.parametrize("t", [1e-9, 0.25, 0.6, 1.0])
@@ -27,9 +27,7 @@ def test_one_forward_where_nothing_is_left_for_the_second_view():
     """By the row's own P: 2 of 2 tokens at t = 0.6, 2 of 3 are not all."""
     maskable = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
     rows = Rows(torch.arange(2), 2, maskable, torch.arange(3))
-    draw = Method.parse("complement").draw_at(
-        torch.tensor([0.6, 0.6]).double(), Key(0, 0), rows, Uniform(), Objective()
-    )
+    draw = Method.parse("complement").draw_at(torch.tensor([0.6, 0.6]).double(), Key(0, 0), rows, Uniform())
     assert draw.active.tolist() == [[True, False], [True, True]]
     assert draw.noisy(torch.zeros(2, 3, dtype=torch.long), 9)[2].tolist() == [0, 1, 1]
 
@@ -46,7 +44,7 @@ def test_weights_written_out():
     """P = 2 under masses 1/4 and 3/4: k = 1 weighs 1 / (2 x 1/4) in both views, k = 2 weighs 1 / (2 x 3/4) in one."""
     rows = Rows(torch.arange(2), 2, torch.ones(2, 2).bool(), torch.arange(2))
     t = torch.tensor([0.5, 1.0], dtype=torch.float64)
-    draw = Method.parse("complement").draw_at(t, Key(0, 0), rows, Tabulated([0.5, 1.5]), Objective(eps=0.0))
+    draw = Method.parse("complement", objective=Objective(eps=0.0)).draw_at(t, Key(0, 0), rows, Tabulated([0.5, 1.5]))
     assert draw.weight.tolist() == pytest.approx([2.0, 2 / 3])
     # c_1 = 1, c_2 = 1/2 at eps = 0.
     assert draw.coefficient[0].sum(-1).tolist() == pytest.approx([2.0, 2.0])

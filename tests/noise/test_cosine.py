@@ -19,8 +19,8 @@ from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.schedule import largest_ratio, masked_count
 from stabledllm.noise.streams import Key
+from tests.checks.statistics import assert_mean, assert_variance
 from tests.oracle import all_masks, toy_row
-from tests.statistics import assert_mean, assert_variance
 
 COSINE = Objective(weighting="cosine")
 SKEWED = Tabulated(torch.linspace(0.2, 3.0, 37))
@@ -47,10 +47,10 @@ def published_mean(size: int) -> float:
 
 
 def draw(method: str, size: int, n: int, sampler=SKEWED, objective: Objective = COSINE):
-    parsed = Method.parse(method)
+    parsed = Method.parse(method, objective=objective)
     maskable = torch.ones(n, size, dtype=torch.bool)
     rows = Rows(torch.arange(n), n, maskable, torch.arange(size))
-    return parsed.draw(Key(7, 3), rows, sampler if parsed.needs_p else Uniform(), objective)
+    return parsed.draw(Key(7, 3), rows, sampler if parsed.needs_p else Uniform())
 
 
 def losses(drawn, size: int) -> torch.Tensor:
@@ -85,7 +85,7 @@ def test_every_density_has_the_published_mean(size, sampler):
     edges = largest_ratio(torch.arange(size + 1), torch.full((size + 1,), size), "cosine")
     middle = (edges[1:] + edges[:-1]) / 2
     rows = Rows(torch.arange(size), size, torch.ones(size, size, dtype=torch.bool), torch.arange(size))
-    drawn = Method().draw_at(middle, Key(0, 0), rows, sampler, COSINE)
+    drawn = Method.parse("standard", objective=COSINE).draw_at(middle, Key(0, 0), rows, sampler)
     assert drawn.mask.sum((1, 2)).tolist() == k.tolist()
     coefficient = drawn.coefficient.amax((1, 2))
     mass = torch.diff(sampler.cdf(edges))
@@ -140,7 +140,7 @@ def test_what_predicts_the_variance_knows_the_weights():
 @pytest.mark.parametrize("name", ["complement", "isad", "clipped", "ppots-gradient", "autoregressive"])
 def test_parts_of_the_bound_alone_are_refused(name):
     with pytest.raises(UserError, match="'cosine' contradict"):
-        Method.parse(name).under(COSINE)
+        Method.parse(name, objective=COSINE)
 
 
 def test_a_power_is_refused():

@@ -9,9 +9,9 @@ from scipy import special
 from stabledllm.errors import UserError
 from stabledllm.noise.maskers import ISAD, count_coefficients, fixed_count
 from stabledllm.noise.schedule import p_mask
-from tests.noise.checks import check_isad_weights, check_mirror, check_only_maskable, draw_at, mask_correlation
+from tests.checks.noise import check_isad_weights, check_mirror, check_only_maskable, draw_at, mask_correlation
+from tests.checks.statistics import assert_mean
 from tests.oracle import Setting, count_coefficient
-from tests.statistics import assert_mean
 
 
 def test_schedule():

@@ -7,10 +7,13 @@ import torch
 
 from stabledllm.errors import UserError
 from stabledllm.noise.densities import Tabulated, Uniform
-from stabledllm.noise.methods import PARTS, Method, MethodOptions, Rows
-from stabledllm.noise.objective import Objective
+from stabledllm.noise.maskers import Complement, FixedCount
+from stabledllm.noise.methods import Method, MethodOptions, Rows
+from stabledllm.noise.parts import PARTS
+from stabledllm.noise.sources import LowDiscrepancy
 from stabledllm.noise.streams import Key
-from tests.noise.checks import draw_at
+from stabledllm.noise.views import ComplementPair, MultiSample
+from tests.checks.noise import draw_at
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["mirror", "strats", "ppots"])))
@@ -27,8 +30,8 @@ def test_every_part_stands_alone_under_its_own_name(part):
 
 def test_parts_reach_their_slots():
     method = Method.parse("lowdisc+ppots+fixedcount+multisample3+syrm+ema")
-    assert (method.source.name, method.density, method.masker.name) == ("lowdisc", "ppots", "fixedcount")
-    assert (method.views.name, method.views.count, method.syrm, method.ema) == ("multisample", 3, True, True)
+    assert (method.source, method.signal, method.masker) == (LowDiscrepancy(), "loss", FixedCount())
+    assert (method.views, method.syrm, method.ema) == (MultiSample(3), True, True)
 
 
 def test_numbers_of_views():
@@ -39,7 +42,7 @@ def test_numbers_of_views():
 def test_complement_is_named_once_though_it_fills_two_slots():
     method = Method.parse("complement+ppots+lowdisc")
     assert method.name == "lowdisc+ppots+complement"
-    assert (method.masker.name, method.views.name) == ("complement", "complement")
+    assert (method.masker, method.views) == (Complement(), ComplementPair())
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,12 @@ def test_bad_options_are_refused_when_the_method_is_named(text, options, says):
         Method.parse(text, options)
 
 
+def test_options_of_parts_that_are_not_named_are_not_read():
+    bad = MethodOptions(strata=0, clip_low=0.8, clip_high=0.3, isad_delta=2.0, mirror_below=0.0)
+    for text in ("standard", "lowdisc+fixedcount+partition", "autoregressive"):
+        assert Method.parse(text, bad).name == text
+
+
 def test_ppots_needs_a_fitted_density():
     with pytest.raises(UserError, match="needs a fitted"):
         Method.parse("ppots").sampler()
@@ -124,15 +133,15 @@ def test_ppots_needs_a_fitted_density():
 def test_isad_needs_marked_rows():
     rows = Rows(torch.arange(2), 2, torch.ones(2, 3, dtype=torch.bool), torch.arange(3))
     with pytest.raises(UserError, match="delimiters"):
-        Method.parse("isad").draw(Key(0, 0), rows, Uniform(), Objective())
+        Method.parse("isad").draw(Key(0, 0), rows, Uniform())
 
 
 def test_flat_ppots_is_standard_bit_for_bit():
     rows = Rows(torch.arange(64), 64, torch.ones(64, 9, dtype=torch.bool), torch.arange(9))
     for text in ("standard", "mirror", "fixedcount"):
         plain, ppots = Method.parse(text), Method.parse(f"ppots+{text}".removesuffix("+standard"))
-        a = plain.draw(Key(1, 2), rows, Uniform(), Objective())
-        b = ppots.draw(Key(1, 2), rows, Tabulated([1.0] * 1024), Objective())
+        a = plain.draw(Key(1, 2), rows, Uniform())
+        b = ppots.draw(Key(1, 2), rows, Tabulated([1.0] * 1024))
         assert torch.equal(a.t, b.t)
         assert torch.equal(a.mask, b.mask)
         assert torch.allclose(a.coefficient, b.coefficient, rtol=1e-12)
@@ -151,5 +160,5 @@ def test_noisy_replaces_exactly_the_masked_tokens_of_the_active_views():
 def test_views_that_are_not_active_make_no_forward_row():
     method = Method.parse("mirror", MethodOptions(mirror_below=0.5))
     rows = Rows(torch.arange(2), 2, torch.ones(2, 4, dtype=torch.bool), torch.arange(4))
-    draw = method.draw_at(torch.tensor([0.4, 0.6]).double(), Key(0, 0), rows, Uniform(), Objective())
+    draw = method.draw_at(torch.tensor([0.4, 0.6]).double(), Key(0, 0), rows, Uniform())
     assert draw.noisy(torch.zeros(2, 4, dtype=torch.long), 9)[2].tolist() == [0, 0, 1]

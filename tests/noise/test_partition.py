@@ -10,10 +10,10 @@ from torch import Tensor
 from stabledllm.errors import UserError
 from stabledllm.noise.maskers.fixed_count import masked_count
 from stabledllm.noise.views import Mirror, Partition, Single
-from tests.noise.checks import draw_at
+from tests.checks.moments import check_case
+from tests.checks.noise import draw_at
 from tests.oracle import Setting, moments, toy_row
 from tests.statistical.cases import EPS, FITTED, Case, case
-from tests.statistical.checks import check_case
 
 GRID = 27720
 """Equally likely values of u, a multiple of every number up to 12: masses on it are exact."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stabledllm.errors import UserError
 from stabledllm.noise.densities import Clipped, Tabulated, Uniform
 from stabledllm.noise.streams import Key, Stream
-from tests.noise.checks import check_density, check_support, check_weight_by_drawing, check_weight_integral
+from tests.checks.noise import check_density, check_support, check_weight_by_drawing, check_weight_integral
 
 UNBIASED = [
     Uniform(),

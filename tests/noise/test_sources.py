@@ -7,7 +7,7 @@ from stabledllm.errors import UserError
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
 from stabledllm.noise.streams import Key
-from tests.noise.checks import check_row_marginals, check_strata
+from tests.checks.noise import check_row_marginals, check_strata
 
 CPU = torch.device("cpu")
 

@@ -8,10 +8,9 @@ from scipy import stats
 
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
-from tests.noise.checks import check_uniform
-from tests.statistics import TEST_FAILURE_RATE, assert_mean
+from tests.checks.noise import check_uniform
+from tests.checks.statistics import TEST_FAILURE_RATE, assert_mean
 
 KEY = Key(seed=2**63 + 12345, step=7)
 COMBINATIONS = (
@@ -38,7 +37,7 @@ def draw(text: str, position: torch.Tensor, n: int = 8, extra: int = 0):
     maskable, delimiter = (torch.nn.functional.pad(x[position], (0, extra)) for x in step_rows(n))
     method = Method.parse(text)
     rows = Rows(position, n, maskable, torch.arange(maskable.shape[1]), delimiter)
-    return method.draw(KEY, rows, method.sampler(Tabulated([2.0, 1.0, 1.5])), Objective())
+    return method.draw(KEY, rows, method.sampler(Tabulated([2.0, 1.0, 1.5])))
 
 
 @pytest.mark.parametrize("text", COMBINATIONS)

@@ -13,7 +13,7 @@ from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.views import Mirror
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
-from tests.statistics import Z
+from tests.checks.statistics import Z
 
 
 def one_view(t: torch.Tensor) -> torch.Tensor:

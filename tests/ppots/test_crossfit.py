@@ -10,8 +10,9 @@ from stabledllm.ppots.cells import cell_kernels
 from stabledllm.ppots.crossfit import cross_fitted, folds, variance_under, weighted_moment
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.record import fit_density
-from tests.ppots.fakes import Law, probed, profile_of
-from tests.statistics import Z, assert_mean
+from tests.checks.statistics import Z, assert_mean
+from tests.fakes.laws import Law
+from tests.fakes.profiles import probed, profile_of
 
 SMOOTH = FitOptions(family="tabulated", uniform_share=0.0)
 
@@ -21,6 +22,7 @@ def exponential(seed: int, *shape: int) -> torch.Tensor:
     return -torch.rand(shape, generator=generator, dtype=torch.float64).log()
 
 
+@pytest.mark.slow
 def test_pure_noise_flatters_in_sample_and_not_on_held_out_rows():
     """A flat second moment: no density can beat uniform, but every fit to noise seems to."""
     own, held = [], []

@@ -11,7 +11,8 @@ from stabledllm.errors import UserError
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.record import FittedDensity, fit_density
-from tests.ppots.fakes import Law, probed
+from tests.fakes.laws import Law
+from tests.fakes.profiles import probed
 
 
 @pytest.fixture(scope="module", params=["epr", "tabulated"])

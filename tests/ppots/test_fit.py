@@ -12,7 +12,6 @@ from scipy import stats
 from stabledllm.errors import UserError
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.sources import Stratified
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.cells import cell_kernels
@@ -22,8 +21,9 @@ from stabledllm.ppots.record import FittedDensity, fit_density
 from stabledllm.ppots.target import optimal_square
 from stabledllm.stats.pareto import pareto_k
 from stabledllm.variance.predicted import per_row_variance
-from tests.ppots.fakes import Law, probed, profile_of, profile_with_root
-from tests.statistics import TEST_FAILURE_RATE, Z, assert_mean
+from tests.checks.statistics import TEST_FAILURE_RATE, Z, assert_mean
+from tests.fakes.laws import Law
+from tests.fakes.profiles import probed, profile_of, profile_with_root
 
 STEEP = Law(tau2=0.2, h=lambda t: 0.5 + t**2, sd=lambda t: 0.2 + 6 * (1 - t) ** 8)
 MIDDLE = (torch.arange(70, dtype=torch.float64) + 0.5) / 70
@@ -78,8 +78,8 @@ def test_flat_losses_give_uniforms_t_and_weights_bit_for_bit():
     sampler = fit(profile_of(torch.full((6, 23, 3), 1 / 3)), "iid", FitOptions(family="tabulated")).sampler
     rows = Rows(torch.arange(257), 257, torch.ones(257, 4, dtype=torch.bool), torch.arange(4))
     for text, plain_text in (("ppots", "standard"), ("strats+ppots+mirror", "strats+mirror")):
-        flat = Method.parse(text).draw(Key(11, 7), rows, sampler, Objective())
-        plain = Method.parse(plain_text).draw(Key(11, 7), rows, Uniform(), Objective())
+        flat = Method.parse(text).draw(Key(11, 7), rows, sampler)
+        plain = Method.parse(plain_text).draw(Key(11, 7), rows, Uniform())
         assert torch.equal(flat.t, plain.t)
         assert torch.equal(flat.coefficient, plain.coefficient)
 
@@ -120,6 +120,7 @@ def test_a_good_fit_keeps_the_family_although_the_points_are_noisy():
     assert all(fit(probed(STEEP, rates=40, seed=s), "iid", FitOptions()).kind == "epr" for s in range(3))
 
 
+@pytest.mark.slow
 def test_predicted_variances_of_a_known_law():
     """Uniform: ∫ m dt - 1; fitted: (∫ sqrt m dt)² - 1, here with E l = 1."""
     law = Law(tau2=0.2, h=lambda t: 1 + 0 * t, sd=lambda t: 0.3 + 3 * t**2)
@@ -238,8 +239,8 @@ def test_flat_losses_are_uniform_for_every_source_at_any_level(text, level):
     assert sampler.density.eq(1).all()
     rows = Rows(torch.arange(257), 257, torch.ones(257, 4, dtype=torch.bool), torch.arange(4))
     plain_text = text.replace("+ppots", "").replace("ppots", "standard")
-    flat = method.draw(Key(11, 7), rows, sampler, Objective())
-    plain = Method.parse(plain_text).draw(Key(11, 7), rows, Uniform(), Objective())
+    flat = method.draw(Key(11, 7), rows, sampler)
+    plain = Method.parse(plain_text).draw(Key(11, 7), rows, Uniform())
     assert torch.equal(flat.t, plain.t)
     assert torch.equal(flat.coefficient, plain.coefficient)
     almost = fit(profile, method.source.name, FitOptions()).sampler.density
@@ -338,6 +339,7 @@ def test_good_fits_are_kept_by_every_guard():
         assert (density.record["kind"], density.fallback) == ("epr", None)
 
 
+@pytest.mark.slow
 def test_diagnostics_of_a_known_law():
     law = Law(tau2=0.2, h=lambda t: 1 + 0 * t, sd=lambda t: 0.3 + 3 * t**2)
     density = fit_density(probed(law, rows=200, rates=40, masks=10), "ppots", "iid")

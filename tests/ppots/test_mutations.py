@@ -17,8 +17,10 @@ from stabledllm.ppots import profile as profile_module
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.profile import probe
 from stabledllm.ppots.record import fit_density
-from tests.ppots.fakes import FakeMeter, Law, probed
-from tests.statistics import TEST_FAILURE_RATE, assert_mean
+from tests.checks.statistics import TEST_FAILURE_RATE, assert_mean
+from tests.fakes.laws import Law
+from tests.fakes.meters import FakeMeter
+from tests.fakes.profiles import probed
 
 LAW = Law(h=lambda t: 1 + 3 * t**4, sd=lambda t: 1 - 0.5 * t)
 
@@ -108,6 +110,7 @@ def check_the_density_is_a_function_of_the_seed() -> None:
     assert same, "two fits of one seed differ"  # no diff of records: pytest takes minutes for it where CI is set
 
 
+@pytest.mark.slow
 def test_4_a_density_that_differs_between_ranks_is_noticed(monkeypatch):
     check_the_density_is_a_function_of_the_seed()
 

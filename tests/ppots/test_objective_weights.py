@@ -11,9 +11,10 @@ from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.profile import probe
+from tests.fakes.laws import nodes
+from tests.fakes.meters import TableMeter
 from tests.oracle import Setting, moments, objective_by_quadrature, toy_row
 from tests.statistical.cases import EPS, FITTED
-from tests.variance.fakes import TableMeter, nodes
 
 POWERS = (0.0, 0.5, 1.0, 2.0)
 CELLS = 64

@@ -14,8 +14,9 @@ from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.profile import Profile, probe
 from stabledllm.ppots.record import fit_density
 from stabledllm.variance.predicted import per_row_variance
-from tests.ppots.fakes import FakeMeter, Law
-from tests.statistics import Z, assert_mean
+from tests.checks.statistics import Z, assert_mean
+from tests.fakes.laws import Law
+from tests.fakes.meters import FakeMeter
 
 CELLS = 4096
 T = (torch.arange(CELLS * 8, dtype=torch.float64) + 0.5) / (CELLS * 8)

@@ -10,15 +10,17 @@ import torch
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
-from stabledllm.noise.streams import Key, Stream
+from stabledllm.noise.streams import Key
 from stabledllm.ppots import profile as profile_module
 from stabledllm.ppots.profile import probe, rate_edges
 from stabledllm.ppots.target import optimal_square
-from tests.ppots.fakes import FakeMeter, Law, probed
-from tests.statistics import assert_mean, assert_variance
+from tests.checks.statistics import assert_mean, assert_variance
+from tests.fakes.laws import Law
+from tests.fakes.meters import FakeMeter
+from tests.fakes.profiles import probed
 
 
 @pytest.mark.parametrize("rates", [4, 12, 24, 70])
@@ -162,8 +164,8 @@ REPEATS = 400
 def repeated():
     """Profiles of many seeds, and the variance of x over the 1000 rows that every seed draws from."""
     law = Law(rho=-0.6)
-    x = 1 + law.tau2**0.5 * torch.special.ndtri(Key(99, 0).row_uniforms(Stream.DATA, torch.arange(1000)))
-    return law, float(x.var()), [probed(law, "mirror", rows=20, rates=2, masks=4, seed=s) for s in range(REPEATS)]
+    between = float(FakeMeter(law, 1000).x.var())
+    return law, between, [probed(law, "mirror", rows=20, rates=2, masks=4, seed=s) for s in range(REPEATS)]
 
 
 def test_reported_standard_errors_are_those_of_repeats(repeated):
@@ -235,7 +237,7 @@ class ContextModel(torch.nn.Module):
 
 def test_the_real_meter_gives_the_same_losses_cell_by_cell():
     rows = [TokenRow(list(range(i, i + 12 + i)), prompt_length=4) for i in range(6)]
-    meter = LossMeter(ContextModel(), rows, Objective(), mask_id=256, pad_id=257, tokens_per_batch=256)
+    meter = LossMeter(MeteredModel(ContextModel(), 256, 257), rows, Objective(), tokens_per_batch=256)
     method = Method.parse("mirror", MethodOptions(mirror_below=0.5))
     profile = probe(meter, method, rows=3, rates=4, masks=2, seed=5)
     assert profile.forward_passes == meter.forwards

@@ -10,7 +10,7 @@ from stabledllm.config import load_recipe
 from stabledllm.experiment.summary import summarise
 from stabledllm.reports.published import published, published_table
 from stabledllm.reports.tables import spread_table
-from tests.reports import made_up
+from tests.fakes import results as made_up
 from tests.reports.test_reports import page, put
 
 # Mean and sd as published (OpenScience, GSM8K, HiTab), by method.

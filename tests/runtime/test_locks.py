@@ -67,6 +67,7 @@ def holder():
         process.join()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_second_command_on_a_folder_is_told_who_is_at_it(tmp_path, holder, name):
     other = holder(writing, tmp_path / "out")
@@ -76,6 +77,7 @@ def test_a_second_command_on_a_folder_is_told_who_is_at_it(tmp_path, holder, nam
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", BESIDE)
 def test_a_second_command_on_a_file_or_new_folder_is_refused(tmp_path, holder, name):
     holder(writing_beside, tmp_path / "out")
@@ -84,6 +86,7 @@ def test_a_second_command_on_a_file_or_new_folder_is_refused(tmp_path, holder, n
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.processes
 def test_a_killed_holder_lets_go(tmp_path, holder):
     other = holder(writing, tmp_path / "out")
     with pytest.raises(UserError, match="no other command"), writing(tmp_path / "out", "eval"):
@@ -102,6 +105,7 @@ def test_a_command_within_a_command_writes_under_the_same_lock(tmp_path):
         pass
 
 
+@pytest.mark.processes
 def test_of_several_ranks_the_first_one_locks_for_all(tmp_path, holder, monkeypatch):
     holder(writing, tmp_path / "out")
     monkeypatch.setenv("RANK", "1")
@@ -131,6 +135,7 @@ def test_a_file_system_without_locks_is_a_sentence(tmp_path, monkeypatch, code):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.processes
 def test_who_waits_goes_on_when_the_other_one_is_done(tmp_path, holder):
     def hold(path, _):
         return waiting_for(path)
@@ -191,6 +196,7 @@ def test_a_full_disk_is_found_before_the_work(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.processes
 def test_only_what_dead_processes_left_is_swept(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -237,6 +243,7 @@ def test_what_is_saved_again_replaces_file_by_file(tmp_path):
     assert (tmp_path / "model" / "notes.txt").read_text() == "kept"
 
 
+@pytest.mark.processes
 def test_folders_by_number_are_not_taken_twice(tmp_path, holder):
     holder(writing_beside, tmp_path / "1")
     with free_folder(tmp_path, "generate") as (_, becomes):

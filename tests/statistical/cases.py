@@ -32,7 +32,7 @@ class Case:
 
     @property
     def method(self) -> Method:
-        return Method.parse(self.text, self.options)
+        return Method.parse(self.text, self.options, self.objective)
 
     @property
     def sampler(self) -> TSampler:

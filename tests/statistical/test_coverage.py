@@ -21,8 +21,8 @@ from stabledllm.variance.comparison import MethodResult, compare_methods
 from stabledllm.variance.components import NestedLosses, decompose, nested_losses, parts_of
 from stabledllm.variance.drawn import Measured, measure
 from stabledllm.variance.low_rates import LowRates
-from tests.statistical.checks import assert_covers
-from tests.variance.fakes import TokenMeter
+from tests.checks.moments import assert_covers
+from tests.fakes.meters import TokenMeter
 
 pytestmark = pytest.mark.statistical
 STANDARD = Method()

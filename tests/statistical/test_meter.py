@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stabledllm.data.rows import TokenRow, collate
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.loss import row_losses
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions, Rows
@@ -35,7 +35,7 @@ class ContextModel(torch.nn.Module):
 
 
 def meter(tokens: int = 4096) -> LossMeter:
-    return LossMeter(ContextModel(), ROWS, Objective(), mask_id=MASK, pad_id=PAD, tokens_per_batch=tokens)
+    return LossMeter(MeteredModel(ContextModel(), MASK, PAD), ROWS, Objective(), tokens_per_batch=tokens)
 
 
 def requests(n: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,7 +60,7 @@ def test_equals_the_row_losses_of_training():
         batch = collate([ROWS[row[i]]], PAD)
         index = torch.arange(batch["input_ids"].shape[1])
         noise = Rows(torch.tensor([i]), len(row), batch["maskable"], index, batch["delimiter"])
-        draw = method.draw_at(t[i : i + 1], KEY, noise, sampler, Objective())
+        draw = method.draw_at(t[i : i + 1], KEY, noise, sampler)
         noisy, mask, source = draw.noisy(batch["input_ids"], MASK)
         with torch.no_grad():
             nll = ContextModel()(noisy, batch["attention_mask"][source], mask, batch["input_ids"][source]).nll

@@ -8,9 +8,9 @@ import torch
 
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.streams import Key
+from tests.checks.moments import check_step, rows_of
 from tests.oracle import conditional, objective_by_quadrature, panels, step_variance, toy_row
 from tests.statistical.cases import case
-from tests.statistical.checks import check_step, rows_of
 
 pytestmark = pytest.mark.statistical
 
@@ -61,7 +61,7 @@ def test_the_lattice_through_the_inverse_cdf_by_quadrature(text, n):
     plain = replace(chosen.setting, density=(1.0,))
     u = torch.cat([source.uniforms(Offset(offset), n, torch.device("cpu")) for offset in u0])
     t = chosen.sampler.icdf(u)
-    weight = chosen.method.draw_at(t, Key(0, 0), rows_of(row, len(t)), chosen.sampler, chosen.objective).weight
+    weight = chosen.method.draw_at(t, Key(0, 0), rows_of(row, len(t)), chosen.sampler).weight
     w = weight.numpy()[:, None]
     mean, second = conditional(plain, row, t.numpy())
     mean, second = (x.reshape(len(u0), n, -1) for x in (mean * w, second * w**2))

@@ -2,9 +2,9 @@
 
 import pytest
 
+from tests.checks.moments import check_case, check_mean, sample, standard_mean
 from tests.oracle import moments, toy_row
 from tests.statistical.cases import BIASED, OTHER_OBJECTIVES, SMALL_EPS, UNBIASED, ZERO_EPS, case
-from tests.statistical.checks import check_case, check_mean, sample, standard_mean
 
 pytestmark = pytest.mark.statistical
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from stabledllm.stats.pareto import pareto_k
-from tests.statistics import Z
+from tests.checks.statistics import Z
 
 
 def drawn(k: float, n: int, seed: int) -> np.ndarray:

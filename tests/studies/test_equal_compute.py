@@ -25,8 +25,8 @@ import study  # noqa: E402
 def test_every_experiment_is_a_valid_recipe(name):
     recipe, overrides, seeds = study.EXPERIMENTS[name]
     settings = load_recipe(str(FOLDER / "recipes" / f"{recipe}.yaml"), overrides)
-    for method in settings.methods:
-        assert settings.base.batch % rows_per_step(method, settings) == 0
+    for name in settings.methods:
+        assert settings.base.batch % rows_per_step(Method.parse(name), settings) == 0
     assert seeds >= 3
     assert len(settings.seeds) >= seeds
 

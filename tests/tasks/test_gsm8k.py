@@ -12,7 +12,7 @@ from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.tasks import gsm8k
 from stabledllm.tasks.scoring import parse_answer, score_number
 from stabledllm.tasks.task import TaskOptions
-from tests.tasks.files import gsm8k_folder, gsm8k_row, real_gsm8k, write
+from tests.fakes.tasks import gsm8k_folder, gsm8k_row, real_gsm8k, write
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from stabledllm.tasks.hitab import TASK
 from stabledllm.tasks.hitab_table import table_of
 from stabledllm.tasks.registry import TASKS
 from stabledllm.tasks.task import TaskOptions
-from tests.tasks.files import write
+from tests.fakes.tasks import write
 
 
 def node(row: int, column: int, *children: dict) -> dict:

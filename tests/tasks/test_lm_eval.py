@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stabledllm.tasks.gsm8k import TASK
-from tests.tasks.files import real_gsm8k
+from tests.fakes.tasks import real_gsm8k
 
 STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")

@@ -11,7 +11,7 @@ from stabledllm.errors import UserError
 from stabledllm.tasks import latex
 from stabledllm.tasks.boxed import last_boxed
 from stabledllm.tasks.openscience import TASK, split_of
-from tests.tasks.files import openscience_row, write
+from tests.fakes.tasks import openscience_row, write
 
 SAME = [
     [

@@ -11,8 +11,8 @@ from stabledllm.data.overlap import likeness
 from stabledllm.data.rows import collate, encode_examples
 from stabledllm.errors import UserError
 from stabledllm.tasks.registry import TASKS
-from tests.data.checks import TOKENIZER, check_end_token, check_padding
-from tests.tasks.files import gsm8k_folder, gsm8k_row, question
+from tests.checks.data import TOKENIZER, check_end_token, check_padding
+from tests.fakes.tasks import gsm8k_folder, gsm8k_row, question
 
 LONG = " and so on" * 60
 

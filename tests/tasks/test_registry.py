@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stabledllm.errors import UserError
 from stabledllm.tasks.registry import TASKS, task_and_gold, task_named, task_of
 from stabledllm.tasks.task import TaskOptions
-from tests.data.checks import example
+from tests.checks.data import example
 
 GOLDS = {"hitab": [[7.0], ["a", "b"]], "openscience": ["B", "1/2", "kinetic energy"]}
 COMPLETIONS = st.one_of(
@@ -63,6 +63,7 @@ def test_a_synthetic_row_scores_its_own_answer():
             assert TASKS["synthetic"].score(row["messages"][-1]["content"], row["gold"]).correct is True
 
 
+@pytest.mark.processes
 def test_no_torch():
     code = (
         "import sys, stabledllm.tasks.rescore; print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"

@@ -6,7 +6,7 @@ import pytest
 
 from stabledllm.evaluation.accuracy import Share
 from tests.cli.runner import assert_refused, in_process
-from tests.tasks.files import write
+from tests.fakes.tasks import write
 
 ROWS = [
     {"completion": "so #### 1,234", "gold": "work\n#### 1234", "id": 7},

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stabledllm.tasks.scoring import parse_answer, score_number, wilson_interval
-from tests.tasks.checks import VERDICTS, check_gold_is_required, check_verdict
+from tests.checks.scoring import VERDICTS, check_gold_is_required, check_verdict
 
 
 @pytest.mark.parametrize(("completion", "gold", "verdict"), VERDICTS)

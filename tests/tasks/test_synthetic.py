@@ -6,7 +6,7 @@ import pytest
 
 from stabledllm.errors import UserError
 from stabledllm.tasks.synthetic import LARGEST, LEVELS, Difficulty, difficulty, example, examples, split_of
-from tests.data.checks import check_synthetic_splits
+from tests.checks.data import check_synthetic_splits
 
 LEVEL = Difficulty(2, 5, 30)
 

@@ -1,4 +1,4 @@
-"""One rank of the two-rank run: ``python -m tests.training.rank OUT METHOD`` under torch's environment variables."""
+"""One rank of the two-rank runs: ``python -m tests.training.rank OUT METHOD ...``, with torch's variables set."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from pathlib import Path
 
 import torch
 
-from tests.training.helpers import make_trainer
+from tests.fakes.trainer import make_trainer
 
 
-def main(out: Path, method: str) -> None:
-    trainer = make_trainer(out, method, micro=4, accumulation=1, ddp_backend="gloo")
-    trainer.train()
-    draws = [[step, position, t, masked] for (step, position), (t, masked) in trainer.recorded.draws.items()]
-    record = {"draws": draws, "losses": trainer.recorded.losses}
-    (out / f"rank{trainer.args.process_index}.json").write_text(json.dumps(record))
+def main(out: Path, methods: list[str]) -> None:
+    for method in methods:
+        trainer = make_trainer(out / method, method, micro=4, accumulation=1, ddp_backend="gloo")
+        trainer.train()
+        draws = [[step, position, t, masked] for (step, position), (t, masked) in trainer.recorded.draws.items()]
+        record = {"draws": draws, "losses": trainer.recorded.losses}
+        (out / method / f"rank{trainer.args.process_index}.json").write_text(json.dumps(record))
     # Left to the interpreter's exit, gloo's threads sometimes abort the process.
     torch.distributed.destroy_process_group()
     os._exit(0)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2:])

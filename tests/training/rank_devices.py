@@ -31,7 +31,7 @@ from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from stabledllm.training import run
-from tests.training.helpers import Recorded, RecordingTrainer
+from tests.fakes.trainer import Recorded, RecordingTrainer
 
 STEPS, ROWS, LENGTH = 6, 4, 9
 
@@ -137,7 +137,7 @@ def by_hand(ranks: int, rank: int) -> dict:
             token_index=torch.arange(LENGTH),
             delimiter=torch.zeros_like(maskable),
         )
-        draw = method.draw(Key(5, step), rows, Uniform(), objective)
+        draw = method.draw(Key(5, step), rows, Uniform())
         noisy, mask, source = draw.noisy(ids, 256)
         nll = model(noisy, torch.ones_like(noisy, dtype=torch.bool), selected=mask, targets=ids[source]).nll
         losses = row_losses(nll, draw.mask, draw.coefficient, draw.active)

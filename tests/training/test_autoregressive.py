@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from stabledllm.models.loading import load_model
 from tests.cli.runner import assert_refused, in_process
-from tests.models.hub_layout import write_llama, write_qwen2
-from tests.training.helpers import make_trainer, rows
+from tests.fakes.hub_models import write_llama, write_qwen2
+from tests.fakes.tiny import rows
+from tests.fakes.trainer import make_trainer
 
 SMALL = [
     "method=autoregressive", "batch=4", "steps=2", "save_every=1", "log_every=1", "data.train_rows=12",

@@ -11,8 +11,8 @@ import pytest
 
 from stabledllm.training import checkpoints
 from stabledllm.training.checkpoints import STAMP, last_whole, remove, rotate, stamp
-from tests.training.helpers import make_trainer
-from tests.training.small_run import small_run, train
+from tests.fakes.run import small_run, train
+from tests.fakes.trainer import make_trainer
 
 FILES = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", STAMP]
 

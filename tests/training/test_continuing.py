@@ -16,8 +16,8 @@ from transformers import TrainerCallback
 
 from stabledllm.errors import UserError
 from stabledllm.training import parts, run
-from tests.training.helpers import make_trainer
-from tests.training.small_run import small_run, train
+from tests.fakes.run import small_run, train
+from tests.fakes.trainer import make_trainer
 from tests.training.test_identity import as_before
 
 
@@ -88,6 +88,7 @@ def killed(settings: dict) -> None:
     train(settings)
 
 
+@pytest.mark.processes
 def test_killed_for_real_between_its_last_step_and_its_record(tmp_path):
     whole, settings = (small_run(tmp_path) | {"out": str(tmp_path / name)} for name in ("whole", "cut"))
     process = multiprocessing.get_context("fork").Process(target=killed, args=(settings,))

@@ -7,8 +7,8 @@ import torch
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.training.control_variate import EMAControlVariate, default_rate
-from tests.statistics import assert_mean
-from tests.training.helpers import make_trainer
+from tests.checks.statistics import assert_mean
+from tests.fakes.trainer import make_trainer
 
 SAMPLER = Tabulated(torch.linspace(2.0, 0.5, 32, dtype=torch.float64))
 

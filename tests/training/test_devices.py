@@ -106,6 +106,7 @@ def of_both(ranks: list[dict], name: str) -> tuple[dict, dict[str, float]]:
     return draws, {step: losses[0][step] + losses[1][step] for step in losses[0]}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_two_devices_train_as_one(runs, name):
     """Noise bit for bit; p(t), losses, weights and what the run reports, as far as sums in another order allow."""
@@ -128,6 +129,7 @@ def test_two_devices_train_as_one(runs, name):
     assert completions[0] == completions[1], "every rank runs the same forwards, or none waits for the first"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_two_devices_resume_to_the_same_bits(runs, name):
     folder, ranks, _ = runs
@@ -137,6 +139,7 @@ def test_two_devices_resume_to_the_same_bits(runs, name):
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_what_many_devices_saved_loads_on_one(runs, name):
     folder, _, _ = runs
@@ -149,6 +152,7 @@ def test_what_many_devices_saved_loads_on_one(runs, name):
     torch.testing.assert_close(ours, theirs, rtol=close, atol=close)
 
 
+@pytest.mark.processes
 def test_fully_sharded_steps_are_those_of_one_process(runs):
     """Model, head and objective under ``fully_shard``, with steps in which a rank has no masked token."""
     _, ranks, _ = runs

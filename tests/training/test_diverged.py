@@ -17,7 +17,7 @@ from stabledllm.training import finishing
 from stabledllm.training import run as training_run
 from stabledllm.training.diverged import StepWatch
 from tests.cli.runner import in_process
-from tests.training.helpers import make_trainer
+from tests.fakes.trainer import make_trainer
 
 SMALL = (
     "data.train_rows=24", "data.validation_rows=4", "data.test_rows=2", "decoding.length=8", "decoding.steps=4",

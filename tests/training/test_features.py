@@ -8,10 +8,10 @@ from transformers import TrainingArguments
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
-from stabledllm.experiment.validation import validate_run
+from stabledllm.experiment.validation import validate
 from stabledllm.models.loading import load_model
 from stabledllm.training.features import refuse_checkpointing
-from tests.models.hub_layout import write_dream, write_llada, write_mmada
+from tests.fakes.hub_models import write_dream, write_llada, write_mmada
 
 
 def settings(**trainer) -> TrainSettings:
@@ -30,7 +30,7 @@ def test_gradient_checkpointing_of_a_model_without_it(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "openai-gpt", "architectures": ["OpenAIGPTLMHeadModel"]}')
     run = settings(gradient_checkpointing=True).model_copy(update={"model": str(tmp_path), "method": "autoregressive"})
     with pytest.raises(UserError, match="expected a model that supports it"):
-        validate_run(run)
+        validate(run)
 
 
 def test_tiny_gives_the_same_gradients_with_checkpointing():

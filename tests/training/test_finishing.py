@@ -86,6 +86,7 @@ def test_stopped_while_decoding_it_is_only_decoded_further(tmp_path, monkeypatch
     assert texts[0] == texts[1]
 
 
+@pytest.mark.processes
 def test_killed_through_the_command_line(tmp_path, monkeypatch):
     whole = train(tmp_path / "whole", generate_batch=1)
     plan = {key: value for key, value in SETTINGS.items() if key != "generate_batch"}

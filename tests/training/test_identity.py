@@ -15,7 +15,7 @@ from stabledllm.errors import UserError
 from stabledllm.noise.methods import Method
 from stabledllm.training import run
 from stabledllm.training.identity import compare, identity_of
-from tests.training.small_run import merged, small_run, train, write_model, write_rows
+from tests.fakes.run import merged, small_run, train, write_model, write_rows
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import torch
 
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
-from tests.images import small
-from tests.training.helpers import make_trainer
-from tests.training.test_invariance import assert_same_trajectory
+from tests.checks.trajectory import assert_same_trajectory
+from tests.fakes import mmada as small
+from tests.fakes.trainer import make_trainer
 
 COSINE = Objective(weighting="cosine")
 DROPOUT = 0.4
@@ -29,7 +29,7 @@ def trainer(folder, method: str, micro: int, accumulation: int, **arguments):
         **arguments,
     )
     made.captions = {}
-    seen = made._without_some_captions
+    seen = made._shown
 
     def keep(key, inputs):
         out = seen(key, inputs)
@@ -40,7 +40,7 @@ def trainer(folder, method: str, micro: int, accumulation: int, **arguments):
                 made.captions[made.state.global_step, position] = [i for i, m in zip(ids, mask, strict=True) if m]
         return out
 
-    made._without_some_captions = keep
+    made._shown = keep
     return made
 
 

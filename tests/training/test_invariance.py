@@ -14,15 +14,8 @@ import torch
 
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.objective import Objective
-from tests.training.helpers import make_trainer
-
-
-def assert_same_trajectory(a: list[float], b: list[float]) -> None:
-    """Max deviation 1e-9 relative, and no one-sided drift: the mean residual is far smaller still."""
-    assert len(a) == len(b) == 20
-    residual = torch.tensor(a, dtype=torch.float64) / torch.tensor(b, dtype=torch.float64) - 1
-    assert residual.abs().max() < 1e-9
-    assert residual.mean().abs() < 1e-10
+from tests.checks.trajectory import assert_same_trajectory
+from tests.fakes.trainer import make_trainer
 
 
 def run(tmp_path, name: str, method: str, micro: int, accumulation: int, **kwargs):
@@ -82,10 +75,13 @@ def test_kill_and_resume_is_bit_identical(tmp_path, method):
     assert resumed.statistics.ema_state == whole.statistics.ema_state
 
 
-@pytest.mark.parametrize("method", ["strats+ppots+mirror", "adaptive"])
-def test_two_ranks_draw_and_lose_the_same(tmp_path, method):
-    """Two gloo processes x 4 rows against one process x 8; 22 rows, so a rank repeats rows that must weigh 0."""
-    whole = run(tmp_path, "whole", method, 8, 1)
+ON_TWO_RANKS = ["strats+ppots+mirror", "adaptive"]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> Path:
+    """What two gloo processes x 4 rows recorded; one launch runs every method: starting costs more than steps."""
+    folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -102,14 +98,22 @@ def test_two_ranks_draw_and_lose_the_same(tmp_path, method):
             "OMP_WAIT_POLICY": "PASSIVE",
             "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)]),
         }
-        command = [sys.executable, "-m", "tests.training.rank", str(tmp_path / "ranks"), method]
+        command = [sys.executable, "-m", "tests.training.rank", str(folder), *ON_TWO_RANKS]
         workers.append(subprocess.Popen(command, env=env, cwd=root, stderr=subprocess.PIPE, text=True))
     for worker in workers:
         _, errors = worker.communicate(timeout=240)
         assert worker.returncode == 0, errors[-2000:]
+    return folder
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("method", ON_TWO_RANKS)
+def test_two_ranks_draw_and_lose_the_same(two_ranks, tmp_path, method):
+    """Two processes against one process x 8; 22 rows, so a rank repeats rows that must weigh 0."""
+    whole = run(tmp_path, "whole", method, 8, 1)
     draws, losses = {}, [0.0] * 20
     for rank in range(2):
-        record = json.loads((tmp_path / "ranks" / f"rank{rank}.json").read_text())
+        record = json.loads((two_ranks / method / f"rank{rank}.json").read_text())
         for step, position, t, masked in record["draws"]:
             assert (step, position) not in draws, "no row is counted by both ranks"
             draws[step, position] = (t, tuple(map(tuple, masked)))

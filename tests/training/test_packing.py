@@ -12,11 +12,12 @@ from stabledllm.forward.nll import forward_nll
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from tests.checks.trajectory import assert_same_trajectory
 from tests.cli.runner import assert_refused, in_process
-from tests.training.helpers import make_trainer, rows
-from tests.training.test_invariance import assert_same_trajectory, run
+from tests.fakes.tiny import rows
+from tests.fakes.trainer import make_trainer
+from tests.training.test_invariance import run
 
 PACKED, GROUPED, ALONE = {"packing": True}, {"group_by_length": True}, {"views_per_forward": 1}
 
@@ -25,7 +26,7 @@ def varied() -> list:
     """Rows of clearly different length: the synthetic ones, each cut to a response of its own length."""
     return [
         replace(row, input_ids=row.input_ids[: row.prompt_length + 2 + 3 * i % (row.response_length - 1)], delimiter=[])
-        for i, row in enumerate(rows())
+        for i, row in enumerate(rows(22))
     ]
 
 
@@ -88,7 +89,7 @@ def test_packed_forwards_are_shorter_and_equal():
     attention = torch.arange(20)[None] < lengths[:, None]
     ids = torch.randint(0, 250, attention.shape)
     drawn = Rows(torch.arange(5), 5, attention & (torch.arange(20) > 0), torch.arange(20))
-    draw = Method.parse("mirror").draw(Key(1, 0), drawn, Uniform(), Objective())
+    draw = Method.parse("mirror").draw(Key(1, 0), drawn, Uniform())
     batch = {"input_ids": ids, "attention_mask": attention}
     plain, n = forward_nll(model, batch, draw, 256)
     packed, m = forward_nll(model, batch, draw, 256, packing=True)

@@ -14,8 +14,8 @@ from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import load_model
 from tests.cli.runner import assert_refused, in_process
-from tests.models.hub_layout import write_dream, write_llada, write_llada_moe, write_qwen2
-from tests.training.helpers import make_trainer
+from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_qwen2
+from tests.fakes.trainer import make_trainer
 
 WRITERS = {"llada": write_llada, "dream": write_dream, "llada-moe": write_llada_moe, "arm": write_qwen2}
 SMALL = [

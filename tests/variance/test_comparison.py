@@ -17,8 +17,9 @@ from stabledllm.variance import comparison
 from stabledllm.variance.comparison import MethodResult, compare_methods, mirror_condition
 from stabledllm.variance.components import decompose, nested_losses
 from stabledllm.variance.drawn import Measured, measure, step_rows
-from tests.statistics import Z
-from tests.variance.fakes import FakeMeter, Law
+from tests.checks.statistics import Z
+from tests.fakes.laws import Law, linear_law
+from tests.fakes.meters import FakeMeter
 
 STANDARD, MIRROR = Method.parse("standard"), Method.parse("mirror")
 
@@ -101,7 +102,7 @@ def test_interval_covers_the_truth_95_percent_of_the_time(variance, cost):
 @pytest.mark.parametrize(("name", "rho"), [("strats", 0.0), ("mirror", -0.9), ("multisample", 0.0)])
 def test_through_a_meter(name, rho):
     """The whole path: Standard and another method measured, C from a nested design, the true ratio covered."""
-    law, method = Law(rho=rho), Method.parse(name)
+    law, method = linear_law(rho=rho), Method.parse(name)
     meter, n, cost = FakeMeter(law), 8, method.views.count
     nested = nested_losses(meter, STANDARD, rows=150, rates=8, masks=2, seed=1)
     both = [
@@ -112,7 +113,7 @@ def test_through_a_meter(name, rho):
     row = compare_methods([both[0], both[1]], data)[1]["relative_to_standard"]
     variance = law.pattern * (1 + (cost - 1) * rho) / cost + law.rate + law.data
     if name == "strats":  # k = 3 strata of 8 rows: 2 points in each, 2 extra ones in 2 of the 3
-        between = law.h1**2 / 12 * (1 - 1 / 9)
+        between = law.h_variance * (1 - 1 / 9)
         variance += 2 * (1 - 2 / 3) / 8 * between * 3 / 2 - between
     truth = (cost * variance - law.data) / (law.pattern + law.rate)
     slack = (Z / 1.96 - 1) * (row["ci_high"] - row["ci_low"]) / 2
@@ -125,7 +126,7 @@ SLOPED = Tabulated([1.6, 1.2, 0.8, 0.4])
 @functools.cache
 def drawn(name: str, sampler=None, seeds: int = 120) -> list[Measured]:
     """A method's measured steps of 32 forwards, one for each seed."""
-    method, meter = Method.parse(name), FakeMeter(Law(rho=-0.5), 2000)
+    method, meter = Method.parse(name), FakeMeter(linear_law(rho=-0.5), 2000)
     rows = step_rows(method, 32)
     return [measure(meter, method, sampler or Uniform(), rows=rows, steps=20, seed=s) for s in range(seeds)]
 
@@ -166,11 +167,11 @@ def condition(law: Law, below: float = 1.0, measured: dict | None = None) -> dic
 @pytest.mark.parametrize(
     ("law", "pays", "verdict"),
     [
-        (Law(rho=-0.9, tau2=0.02, h1=0.3), True, "so it pays."),
-        (Law(rho=-0.2, tau2=0.5), False, "so it does not."),
-        (Law(rho=-0.3, tau2=0.01, h1=3.0), False, "so it does not."),
-        (Law(rho=0.5, tau2=0.5), False, "so it does not."),
-        (Law(rho=0.0, tau2=0.0, h1=0.0), None, "too close to tell."),
+        (linear_law(rho=-0.9, tau2=0.02, h1=0.3), True, "so it pays."),
+        (linear_law(rho=-0.2, tau2=0.5), False, "so it does not."),
+        (linear_law(rho=-0.3, tau2=0.01, h1=3.0), False, "so it does not."),
+        (linear_law(rho=0.5, tau2=0.5), False, "so it does not."),
+        (linear_law(rho=0.0, tau2=0.0, h1=0.0), None, "too close to tell."),
     ],
     ids=["pays", "weak", "mostly-B", "positive", "close"],
 )
@@ -186,10 +187,11 @@ def test_mirror_condition(law, pays, verdict):
     assert f"B + C = {found['B_plus_C']['value']:.3g}" in found["sentence"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("below", "pays"), [(0.25, True), (1.0, False)])
 def test_a_second_view_for_small_t_is_charged_what_it_costs(below, pays):
     """All mask noise is at small t: there two views pay, though |rho| A < B + C and two views of every row do not."""
-    law = Law(rho=-1.0, tau2=0.04, h0=1.0, h1=0.0, s0=0.0, s1=0.0)
+    law = linear_law(rho=-1.0, tau2=0.04, h0=1.0, h1=0.0, s0=0.0, s1=0.0)
     spiky = Spiky(law)
     nested = nested_losses(spiky, STANDARD, rows=800, rates=8, masks=3, seed=1)
     method = Method.parse("mirror", MethodOptions(mirror_below=below))
@@ -214,7 +216,7 @@ def test_a_second_view_for_small_t_is_charged_what_it_costs(below, pays):
 def test_the_sentence_on_mirror_prints_no_nan():
     """Where Standard's noise may be 0 its ratio has no interval: NaN in memory, null in the file."""
     entry = {"pays": None, "relative_to_standard": {"value": 0.9, "ci_low": math.nan, "ci_high": math.nan}}
-    found = condition(Law(), below=0.5, measured=entry)
+    found = condition(linear_law(), below=0.5, measured=entry)
     assert found["sentence"].endswith("no interval, too close to tell.")
     assert "nan" not in found["sentence"]
 

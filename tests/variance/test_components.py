@@ -10,8 +10,9 @@ import torch
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.profile import rate_edges
 from stabledllm.variance.components import by_length, components, decompose, decompose_autoregressive, nested_losses
-from tests.statistics import assert_mean
-from tests.variance.fakes import FakeMeter, Law, TableMeter
+from tests.checks.statistics import assert_mean
+from tests.fakes.laws import Law, linear_law
+from tests.fakes.meters import FakeMeter, TableMeter
 
 STANDARD = Method.parse("standard")
 
@@ -37,7 +38,7 @@ def law_parts(law: Law, rates: int | None = None) -> dict[str, float]:
 @pytest.mark.statistical
 @pytest.mark.parametrize(("rows", "rates", "masks"), [(2, 2, 2), (5, 3, 2), (3, 4, 3)])
 def test_iid_design_is_unbiased(rows, rates, masks):
-    law = Law()
+    law = linear_law()
     found = replicates(FakeMeter(law), rows=rows, rates=rates, masks=masks, design="iid")
     assert_components(found, law_parts(law))
 
@@ -45,14 +46,14 @@ def test_iid_design_is_unbiased(rows, rates, masks):
 @pytest.mark.statistical
 @pytest.mark.parametrize(("rows", "rates", "masks"), [(2, 2, 2), (4, 6, 2)])
 def test_cells_design_is_unbiased_up_to_the_variance_within_cells(rows, rates, masks):
-    law = Law()
+    law = linear_law()
     found = replicates(FakeMeter(law), rows=rows, rates=rates, masks=masks, design="cells")
     assert_components(found, law_parts(law, rates))
 
 
 def test_small_negative_estimates_are_reported_as_they_are():
     """No data noise and no rate noise: unbiased estimates of 0 are often negative and average to 0."""
-    law = Law(tau2=0.0, h1=0.0)
+    law = linear_law(tau2=0.0, h1=0.0)
     for design in ("iid", "cells"):
         found = replicates(FakeMeter(law), rows=3, rates=3, masks=2, design=design)
         assert_mean(found[:, 1], 0.0, "B")
@@ -97,7 +98,7 @@ def test_bernoulli_masks_iid_design_against_enumeration():
 @pytest.mark.statistical
 @pytest.mark.parametrize("design", ["iid", "cells"])
 def test_jackknife_error_is_near_the_true_one(design):
-    nested = nested_losses(FakeMeter(Law()), STANDARD, rows=12 * 250, rates=4, masks=2, seed=0, design=design)
+    nested = nested_losses(FakeMeter(linear_law()), STANDARD, rows=12 * 250, rates=4, masks=2, seed=0, design=design)
     found = [decompose(losses, nested.width) for losses in nested.losses.split(12)]
     for name in ("mask_pattern", "mask_rate", "data", "total", "mean"):
         values = torch.tensor([getattr(d, name).value for d in found])
@@ -106,7 +107,7 @@ def test_jackknife_error_is_near_the_true_one(design):
 
 
 def test_total_is_the_sum_and_mean_is_the_objective():
-    law = Law()
+    law = linear_law()
     for design in ("iid", "cells"):
         nested = nested_losses(FakeMeter(law), STANDARD, rows=200, rates=10, masks=4, seed=3, design=design)
         d = decompose(nested.losses, nested.width)
@@ -120,7 +121,7 @@ def test_total_is_the_sum_and_mean_is_the_objective():
 
 
 def test_rows_are_distinct_and_draws_reproducible():
-    meter = FakeMeter(Law(), 50)
+    meter = FakeMeter(linear_law(), 50)
     one, again, other = (nested_losses(meter, STANDARD, rows=80, rates=4, masks=2, seed=s) for s in (1, 1, 2))
     assert one.rows.sort().values.tolist() == list(range(50))
     assert torch.equal(one.losses, again.losses)
@@ -138,7 +139,7 @@ def test_autoregressive_losses_have_only_data_noise():
 
 
 def test_by_length_groups_rows():
-    law = Law()
+    law = linear_law()
     losses = nested_losses(FakeMeter(law), STANDARD, rows=9, rates=4, masks=2, seed=0, design="iid").losses
     tokens = torch.tensor([5, 1, 9, 2, 8, 3, 7, 4, 6])
     groups = by_length(losses, tokens)
@@ -152,7 +153,7 @@ def test_by_length_groups_rows():
 
 @pytest.mark.parametrize("rows", [2, 3, 4])
 def test_too_few_rows_have_no_error(rows):
-    nested = nested_losses(FakeMeter(Law()), STANDARD, rows=rows, rates=4, masks=2, seed=0)
+    nested = nested_losses(FakeMeter(linear_law()), STANDARD, rows=rows, rates=4, masks=2, seed=0)
     d = decompose(nested.losses, nested.width)
     assert math.isfinite(d.total.value)
     assert math.isnan(d.total.stderr) == (rows < 4)

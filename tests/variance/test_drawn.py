@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stabledllm.data.rows import TokenRow
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
@@ -14,10 +14,12 @@ from stabledllm.noise.objective import Objective
 from stabledllm.ppots.profile import probe, rate_edges
 from stabledllm.variance.drawn import Measured, measure, step_rows, variance_covariance
 from stabledllm.variance.predicted import per_row_variance
-from tests.statistics import Z, assert_mean, assert_variance
-from tests.variance.fakes import FakeMeter, Law, TableMeter, assert_agree, exact_profile
+from tests.checks.statistics import Z, assert_agree, assert_mean, assert_variance
+from tests.fakes.laws import linear_law
+from tests.fakes.meters import FakeMeter, TableMeter
+from tests.fakes.profiles import exact_profile
 
-LAW = Law()
+LAW = linear_law()
 HALVES = Tabulated([0.5, 1.5])
 
 
@@ -28,7 +30,7 @@ def tiny() -> LossMeter:
     model = TinyMDM(TinyMDMConfig(**shape, initializer_range=0.3)).double()
     generator = torch.Generator().manual_seed(1)
     rows = [TokenRow(torch.randint(0, 256, (9 + i % 4,), generator=generator).tolist(), 3) for i in range(60)]
-    return LossMeter(model, rows, Objective(eps=0.02), mask_id=256, pad_id=257, tokens_per_batch=16384)
+    return LossMeter(MeteredModel(model, 256, 257), rows, Objective(eps=0.02), tokens_per_batch=16384)
 
 
 def truth(source: str, n: int, sampler) -> float:
@@ -57,7 +59,7 @@ def test_sources_leave_different_variances():
     """The measurement can tell them apart: that of lowdisc or strats is not that of iid."""
     of = {
         name: measure(
-            FakeMeter(Law(s0=0.5, s1=0.0, tau2=0.05)), Method.parse(name), Uniform(), rows=16, steps=400, seed=1
+            FakeMeter(linear_law(s0=0.5, s1=0.0, tau2=0.05)), Method.parse(name), Uniform(), rows=16, steps=400, seed=1
         )
         for name in ("standard", "strats", "lowdisc")
     }
@@ -114,7 +116,7 @@ def test_measured_agrees_with_predicted_on_a_model(tiny, name, sampler):
 @pytest.mark.statistical
 @pytest.mark.parametrize(("rho", "name"), [(-0.8, "mirror"), (0.0, "multisample"), (0.6, "mirror")])
 def test_views_of_known_correlation(rho, name):
-    law = Law(rho=rho)
+    law = linear_law(rho=rho)
     expected = law.pattern * (1 + rho) / 2 + law.rate + law.data
     found = measure(FakeMeter(law), Method.parse(name), Uniform(), rows=10, steps=800, seed=1)
     variance = found.per_row_variance

@@ -15,13 +15,15 @@ from stabledllm.ppots.shared_noise import shared_noise
 from stabledllm.variance import components as nested
 from stabledllm.variance import predicted
 from stabledllm.variance.drawn import Measured, measure
-from tests.statistics import Z, assert_mean
-from tests.variance.fakes import FakeMeter, Law, TableMeter, exact_profile
+from tests.checks.statistics import Z, assert_mean
+from tests.fakes.laws import linear_law
+from tests.fakes.meters import FakeMeter, TableMeter
+from tests.fakes.profiles import exact_profile
 from tests.variance.test_predicted import removed_in_parts
 
-LAW = Law()
-SHARP = Law(s0=0.6, s1=-0.3)
-CALM = Law(tau2=0.01, h1=0.5, s0=0.2, s1=0.0)
+LAW = linear_law()
+SHARP = linear_law(s0=0.6, s1=-0.3)
+CALM = linear_law(tau2=0.01, h1=0.5, s0=0.2, s1=0.0)
 STANDARD = Method.parse("standard")
 
 
@@ -97,9 +99,9 @@ def guard_enumerated_profile(meter: TableMeter) -> None:
 
 
 def guard_removed_in_small_probes() -> None:
-    law, source = Law(tau2=0.5, h1=0.3), LowDiscrepancy()
+    law, source = linear_law(tau2=0.5, h1=0.3), LowDiscrepancy()
     profile = probe(FakeMeter(law), STANDARD, rows=8 * 160, rates=6, masks=2, seed=4)
-    assert_mean(removed_in_parts(profile, 8, source, Uniform(), 10), law.h1**2 / 12 * (1 - 1 / 10))
+    assert_mean(removed_in_parts(profile, 8, source, Uniform(), 10), law.h_variance * (1 - 1 / 10))
 
 
 @pytest.mark.statistical

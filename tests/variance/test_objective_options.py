@@ -9,6 +9,7 @@ import torch
 
 from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import row_nll
+from stabledllm.forward.blocks import UnitMeter
 from stabledllm.forward.elbo import elbo
 from stabledllm.forward.meter import LossMeter
 from stabledllm.gradient.density import norm_profile
@@ -19,14 +20,14 @@ from stabledllm.gradient.sketch import ProjectedGradients
 from stabledllm.gradient.steps import StepMeter
 from stabledllm.integrations.noise import Noise
 from stabledllm.noise.densities import Uniform
+from stabledllm.noise.fits import check_autoregressive
 from stabledllm.noise.methods import Method
-from stabledllm.noise.objective import Objective, refuse_for_autoregressive
-from stabledllm.ppots.blocks import UnitMeter
+from stabledllm.noise.objective import Objective
 from stabledllm.ppots.profile import probe
 from stabledllm.variance.components import decompose, nested_losses
 from stabledllm.variance.drawn import measure
 from tests.cli.runner import assert_refused, in_process
-from tests.gradient.small import IDS, model, rows
+from tests.fakes.tiny import metered, model, rows
 
 OPTIONS = {
     "weighting": Objective("unweighted"),
@@ -36,45 +37,49 @@ OPTIONS = {
 }
 DESIGN = {"rows": 5, "rates": 2, "masks": 2, "seed": 0}
 PROBE = DESIGN | {"rates": 4}
-STANDARD, COUNTED = Method(), Method.parse("fixedcount")
+
+
+def standard(objective: Objective) -> Method:
+    return Method.parse("standard", objective=objective)
 
 
 def of(kind, objective: Objective, **more):
-    return kind(model(8), rows(5), objective, **IDS, **more)
+    return kind(metered(model(8)), rows(5), objective, **more)
 
 
 def nested(objective):
-    found = decompose(nested_losses(of(LossMeter, objective), STANDARD, **DESIGN))
+    found = decompose(nested_losses(of(LossMeter, objective), standard(objective), **DESIGN))
     return found.total.value, found.data.value, found.mean.value
 
 
 def drawn(objective):
-    found = measure(of(LossMeter, objective), STANDARD, Uniform(), rows=4, steps=4, seed=0)
+    found = measure(of(LossMeter, objective), standard(objective), Uniform(), rows=4, steps=4, seed=0)
     return (found.per_row_variance.value,)
 
 
 def profiled(objective):
-    return probe(of(LossMeter, objective), STANDARD, **PROBE).second_moment().value.sum()
+    return probe(of(LossMeter, objective), standard(objective), **PROBE).second_moment().value.sum()
 
 
 def blocks(objective):
     units = of(UnitMeter, objective, block_size=4)
-    return probe(units, STANDARD, **PROBE).second_moment().value.sum()
+    return probe(units, standard(objective), **PROBE).second_moment().value.sum()
 
 
 def gradients(kind):
     def path(objective):
-        return gradient_profile(of(kind, objective), COUNTED, **DESIGN).gram.sum()
+        counted = Method.parse("fixedcount", objective=objective)
+        return gradient_profile(of(kind, objective), counted, **DESIGN).gram.sum()
 
     return path
 
 
 def head(objective):
-    return norm_profile(of(OutputLayerNorms, objective), STANDARD, **PROBE).second_moment().value.sum()
+    return norm_profile(of(OutputLayerNorms, objective), standard(objective), **PROBE).second_moment().value.sum()
 
 
 def steps(objective):
-    return (of(StepMeter, objective).measure(STANDARD, Uniform(), rows=4, steps=4, seed=0).variance().value,)
+    return (of(StepMeter, objective).measure(standard(objective), Uniform(), rows=4, steps=4, seed=0).variance().value,)
 
 
 def evaluated(objective):
@@ -111,9 +116,9 @@ def test_every_option_acts_on_every_path(path):
 
 @pytest.mark.parametrize("option", ["weighting", "power", "eps"])
 def test_an_autoregressive_model_refuses_what_weighs_mask_ratios(option):
-    refuse_for_autoregressive(Objective(normalization="token"))
+    check_autoregressive(Objective(normalization="token"))
     with pytest.raises(UserError, match="nothing but 'normalization'"):
-        refuse_for_autoregressive(OPTIONS[option])
+        check_autoregressive(OPTIONS[option])
 
 
 def test_an_elbo_has_its_eps():

@@ -15,10 +15,12 @@ from stabledllm.ppots.profile import probe, rate_edges
 from stabledllm.stats.estimate import Estimate
 from stabledllm.variance.components import decompose, nested_losses
 from stabledllm.variance.predicted import at_equal_compute, per_row_variance
-from tests.statistics import assert_mean, assert_variance
-from tests.variance.fakes import FakeMeter, Law, TableMeter, assert_agree, exact_profile
+from tests.checks.statistics import assert_agree, assert_mean, assert_variance
+from tests.fakes.laws import Law, linear_law
+from tests.fakes.meters import FakeMeter, TableMeter
+from tests.fakes.profiles import exact_profile
 
-LAW = Law()
+LAW = linear_law()
 EVERY = torch.arange(100)
 HALVES = Tabulated([0.5, 1.5])
 
@@ -54,7 +56,7 @@ def test_iid_under_another_density(sampler):
 def test_strata_remove_their_share_of_linear_g(n, strata):
     """h = h0 + h1 u: strata leave h1^2/12/k^2 within them, and n mod k extra points a simple random sample of them."""
     k = strata or math.ceil(n**0.5)
-    between = LAW.h1**2 / 12 * (1 - 1 / k**2)
+    between = LAW.h_variance * (1 - 1 / k**2)
     extra = n % k
     left = extra * (1 - extra / k) / n * between * k / (k - 1) if extra else 0.0
     removed = predicted(IID(), n) - predicted(Stratified(strata), n)
@@ -65,7 +67,7 @@ def test_strata_remove_their_share_of_linear_g(n, strata):
 def test_low_discrepancy_leaves_only_the_variance_of_its_offset(n):
     """The lattice's mean of u is its offset's: variance 1 / 12 n^2, so n Var is h1^2 / 12 n."""
     removed = predicted(IID(), n) - predicted(LowDiscrepancy(), n)
-    assert removed == pytest.approx(LAW.h1**2 / 12 * (1 - 1 / n), rel=0.015, abs=1e-9)
+    assert removed == pytest.approx(LAW.h_variance * (1 - 1 / n), rel=0.015, abs=1e-9)
 
 
 @pytest.mark.statistical
@@ -116,7 +118,7 @@ def test_bernoulli_probe_against_enumeration():
 )
 def test_what_a_source_removes_is_unbiased_in_small_probes(source, sampler):
     """8 rows, little B: the noise of the probe's own mean must not be taken for noise that the source removes."""
-    law, n, a = Law(tau2=0.5, h1=0.3), 10, 8
+    law, n, a = linear_law(tau2=0.5, h1=0.3), 10, 8
     profile = probe(FakeMeter(law), Method.parse("standard"), rows=a * 160, rates=6, masks=2, seed=4)
     exact = predicted(IID(), n, sampler, 6, law) - predicted(source, n, sampler, 6, law)
     assert_mean(removed_in_parts(profile, a, source, sampler, n), exact)
@@ -207,7 +209,7 @@ def test_many_identical_views_of_a_row_cannot_game_it(views):
 
 def test_identical_views_through_a_meter():
     """A correlation of 1 between the views is the same view twice."""
-    law = Law(rho=1.0)
+    law = linear_law(rho=1.0)
     two = probe(FakeMeter(law), Method.parse("mirror"), rows=50, rates=6, masks=3, seed=0)
     one = probe(FakeMeter(law), Method.parse("standard"), rows=50, rates=6, masks=3, seed=0)
     every = [(Uniform(), torch.arange(50))]

@@ -19,7 +19,7 @@ from stabledllm.ppots.profile import probe
 from stabledllm.variance.components import decompose, decompose_autoregressive, nested_losses
 from stabledllm.variance.drawn import measure
 from stabledllm.variance.predicted import per_row_variance
-from tests.variance.fakes import TokenMeter
+from tests.fakes.meters import TokenMeter
 
 pytestmark = pytest.mark.statistical
 SIZES = (1, 4, 20)

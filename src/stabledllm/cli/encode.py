@@ -24,10 +24,10 @@ def encode(
     """
     from stabledllm.config.recipe import apply_overrides, check
     from stabledllm.config.settings import ImageSettings
-    from stabledllm.data.images import are_pictures, dropped_note, image_tokenizer
+    from stabledllm.data.images import are_images, dropped_note, image_tokenizer
     from stabledllm.data.images import encode as run
 
-    if not are_pictures(data):
+    if not are_images(data):
         raise UserError(f"encode: expected pictures (scenes, text-to-image-2m, images:PATH), found '{data}'.")
     settings = check(apply_overrides({}, overrides or []), ImageSettings, "encode")
     if settings.tokenizer is None:

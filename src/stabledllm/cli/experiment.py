@@ -39,16 +39,18 @@ def run(
             f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train'."
         )
     from stabledllm.experiment.idle import idle_overrides
+    from stabledllm.experiment.planned import runs_of
     from stabledllm.experiment.run import run_experiment
-    from stabledllm.experiment.validation import check_run, runs_of
+    from stabledllm.experiment.validation import check_run
     from stabledllm.reports.printed import experiment_text
     from stabledllm.runtime.failures import working_on
     from stabledllm.training.arguments import training_arguments
 
-    for planned in runs_of(settings):
+    runs = runs_of(settings)
+    for planned in runs:
         check_run(planned)
-        training_arguments(planned)
-    say_all(idle_overrides(settings, overrides))
+        training_arguments(planned.settings)
+    say_all(idle_overrides(settings, runs, overrides))
     numbers = [number.strip() for number in devices.split(",")] if devices else []
     if devices and not all(numbers):
         raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")

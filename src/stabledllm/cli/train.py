@@ -24,12 +24,14 @@ def train(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
         )
     from stabledllm.experiment.idle import idle_overrides
+    from stabledllm.experiment.planned import runs_of
     from stabledllm.experiment.validation import check_run
     from stabledllm.runtime.launched import is_main_process
     from stabledllm.training.run import train as run
 
-    check_run(settings)
-    notes = idle_overrides(settings, overrides or [])
+    (planned,) = runs = runs_of(settings)
+    check_run(planned)
+    notes = idle_overrides(settings, runs, overrides or [])
     if is_main_process():
         say_all(notes)
     run(settings, say=say)

@@ -16,7 +16,6 @@ from stabledllm.data.ids import refuse_ids
 from stabledllm.data.spans import delimiter_pattern, mark_matches, syntax_pattern
 from stabledllm.data.token_rows import RowsBuilder, TokenRow, any_marked, maskable_counts_of
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.noise.maskers import ISAD
 from stabledllm.noise.methods import Method
 
 
@@ -142,13 +141,6 @@ def collate(rows: Sequence[TokenRow], pad_id: int, *, syrm: bool = False) -> dic
     return batch
 
 
-def require_marks(rows: Sequence[TokenRow], method: Method) -> None:
-    """Refuse a method whose marks are nowhere in the data: it would silently be another method.
-
-    Raises:
-        UserError: ISAD without any answer delimiter, or SyRM without any syntax token.
-    """
-    if isinstance(method.masker, ISAD) and not any_marked(rows, "delimiter"):
-        raise UserError(f"method '{method.name}': expected rows with data.delimiters in their responses, found none.")
-    if method.syrm and not any_marked(rows, "syntax"):
-        raise UserError(f"method '{method.name}': expected rows with data.syntax tokens in their prompts, found none.")
+def marks_in(rows: Sequence[TokenRow]) -> set[str]:
+    """The marks that some row has: ``delimiter``, ``syntax``."""
+    return {name for name in ("delimiter", "syntax") if any_marked(rows, name)}

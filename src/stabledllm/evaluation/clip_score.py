@@ -13,6 +13,7 @@ from stabledllm.errors import UserError
 from stabledllm.models.families.config_values import check_numbers
 from stabledllm.models.families.source import find_folder, read_config
 from stabledllm.models.families.weights import compare_known_weights, held_weights
+from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.soundness import check_finite
 from stabledllm.models.told import told
 
@@ -116,19 +117,19 @@ def _load(name: str) -> _Clip:
     folder = find_folder(name)
     if (found := read_config(folder).get("model_type")) != "clip":
         raise UserError(f"CLIP '{name}': expected model_type 'clip' in {folder / 'config.json'}, found {found!r}.")
-    what, safe = f"CLIP '{name}'", {"trust_remote_code": False, "local_files_only": True}
+    what = f"CLIP '{name}'"
     held = held_weights(folder, f"{what}: expected its files in {folder}, found what does not load")
     check_numbers(read_config(folder), str(folder / "config.json"), held.shapes)
     with told(f"{what}: expected its files in {folder}", "found what does not load"):
-        tokenizer = CLIPTokenizer.from_pretrained(folder, **safe)
-        pixels = CLIPImageProcessorPil.from_pretrained(folder, **safe)
-        config = CLIPConfig.from_pretrained(folder, **safe)
+        tokenizer = read_pretrained(CLIPTokenizer, folder)
+        pixels = read_pretrained(CLIPImageProcessorPil, folder)
+        config = read_pretrained(CLIPConfig, folder)
         with torch.device("meta"):
             empty = CLIPModel(config)
         shapes = {key: tuple(value.shape) for key, value in empty.state_dict().items()}
         compare_known_weights(held.shapes, what, shapes, empty.base_model_prefix)
-        model, info = CLIPModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safe
+        model, info = read_pretrained(
+            CLIPModel, folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     # Weights that older files hold besides (position_ids) are no harm; missing ones would be random.
     if missing := sorted(str(key) for key in info["missing_keys"]):

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from stabledllm.decoding import DecodingOptions, DecodingStats, generate
 from stabledllm.errors import UserError
 from stabledllm.evaluation.journal import Journal
-from stabledllm.models.loading import LoadedModel, evaluating
+from stabledllm.models.evaluating import evaluating
+from stabledllm.models.loading import LoadedModel
 
 
 def complete(

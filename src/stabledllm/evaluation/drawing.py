@@ -12,13 +12,15 @@ from stabledllm.config.settings import ImageSettings
 from stabledllm.data.image_rows import check_codebook, image_tokens_of
 from stabledllm.data.images import image_tokenizer, tokens_of
 from stabledllm.decoding import DecodingStats
-from stabledllm.decoding.images import PictureOptions, PicturePrompt, generate_pictures
+from stabledllm.decoding.images import ImageOptions, ImagePrompt, generate_images
 from stabledllm.errors import UserError
 from stabledllm.images.sheet import contact_sheet, save_png
-from stabledllm.models.loading import LoadedModel, evaluating
+from stabledllm.models.evaluating import evaluating
+from stabledllm.models.image_tokens import CAPTION_MARKS
+from stabledllm.models.loading import LoadedModel
 
 
-def prompt(loaded: LoadedModel, caption: str | None, image: ImageSettings) -> PicturePrompt:
+def prompt(loaded: LoadedModel, caption: str | None, image: ImageSettings) -> ImagePrompt:
     """A caption in the model's layout with every image token masked; None: without a caption.
 
     Raises:
@@ -26,14 +28,14 @@ def prompt(loaded: LoadedModel, caption: str | None, image: ImageSettings) -> Pi
     """
     tokens, n = image_tokens_of(loaded.tokenizer), tokens_of(image)
     text = [] if caption is None else _caption_ids(loaded, caption)
-    hidden = image.max_text - len(text) - 3
+    hidden = image.max_text - len(text) - CAPTION_MARKS
     if hidden < 0:
+        most = image.max_text - CAPTION_MARKS
         raise UserError(
-            f"caption '{caption}': expected at most {image.max_text - 3} tokens (data.image.max_text={image.max_text} "
+            f"caption '{caption}': expected at most {most} tokens (data.image.max_text={image.max_text} "
             f"with three special ones), found {len(text)}."
         )
-    ids = [tokens.ipad] * hidden + [tokens.t2i, tokens.bos, *text, tokens.eos, tokens.soi]
-    return PicturePrompt([*ids, *[loaded.mask_id] * n, tokens.eoi], hidden)
+    return ImagePrompt(tokens.row(text, [loaded.mask_id] * n, image.max_text), hidden)
 
 
 def _caption_ids(loaded: LoadedModel, caption: str) -> list[int]:
@@ -51,7 +53,7 @@ def draw_codes(
     loaded: LoadedModel,
     captions: Sequence[str],
     image: ImageSettings,
-    options: PictureOptions,
+    options: ImageOptions,
     batch: int,
     *,
     first: int = 0,
@@ -67,7 +69,7 @@ def draw_codes(
         for start in range(0, len(prompts), batch):
             here = prompts[start : start + batch]
             codes.append(
-                generate_pictures(
+                generate_images(
                     model,
                     here,
                     [bare] * len(here),
@@ -86,7 +88,7 @@ def draw_to_folder(
     loaded: LoadedModel,
     captions: Sequence[str],
     image: ImageSettings,
-    options: PictureOptions,
+    options: ImageOptions,
     folder: Path,
     stats: DecodingStats,
 ) -> list[Path]:

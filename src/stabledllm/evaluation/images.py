@@ -15,7 +15,7 @@ import torch
 from stabledllm.config.settings import ImageSettings
 from stabledllm.data.images import image_tokenizer
 from stabledllm.decoding import DecodingStats
-from stabledllm.decoding.images import PictureOptions
+from stabledllm.decoding.images import ImageOptions
 from stabledllm.errors import UserError
 from stabledllm.evaluation.accuracy import Share
 from stabledllm.evaluation.completing import decoded_into
@@ -50,7 +50,7 @@ def score_images(
     loaded: LoadedModel,
     examples: list[dict],
     image: ImageSettings,
-    options: PictureOptions,
+    options: ImageOptions,
     batch: int,
     journal: Journal,
     *,

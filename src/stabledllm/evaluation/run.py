@@ -16,7 +16,7 @@ from stabledllm.build import build_decoding, loading_options
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.bundle import answered, encode_split, limited
 from stabledllm.data.digests import content_digest
-from stabledllm.data.images import of_pictures, with_image_defaults
+from stabledllm.data.images import of_images, with_image_defaults
 from stabledllm.data.prompting import prompted
 from stabledllm.data.sources import load_examples, task_options
 from stabledllm.errors import UserError
@@ -27,7 +27,7 @@ from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.evaluation.untuned import difference, resolve, tuned_from
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.blocks import loss_meter
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.objective import Objective
 from stabledllm.runtime.files import read_json, write_json, write_jsonl
@@ -109,7 +109,7 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
     loaded.model.to(ranks.device).eval()
     metrics: dict = {}
     others: dict[str, str] = {}
-    if not of_pictures(examples) or "codes" in examples[0]:  # captions alone have no likelihood
+    if not of_images(examples) or "codes" in examples[0]:  # captions alone have no likelihood
         nll_journal = Journal(out / JOURNAL, "nll", identity, ranks)
         metrics["validation_nll"] = _nll(loaded, settings, nll_journal, examples, ranks, say).as_dict()
         others |= nll_journal.other_versions
@@ -161,7 +161,7 @@ def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
         # With the answers, which the digest of the examples has never had.
         "content": content_digest(examples),
     }
-    if of_pictures(examples):
+    if of_images(examples):
         return shared | decoded_by(settings, examples)
     parts = [[e.get(key) for key in ("messages", "input_ids", "text")] for e in examples]
     return shared | {"decoding": settings.decoding.model_dump(), "examples": digest_of(parts)}
@@ -218,14 +218,7 @@ def _nll(
     encoded = encode_split(examples, loaded.tokenizer, settings.data, "test", settings.rows)
     say(encoded.summary(settings.data.max_len))
     out, n = Path(settings.out), len(encoded.rows)
-    meter = LossMeter(
-        loaded.model,
-        encoded.rows,
-        Objective(),
-        mask_id=loaded.mask_id,
-        pad_id=loaded.pad_id,
-        block_size=getattr(loaded.model.config, "block_size", None),
-    )
+    meter = loss_meter(loaded, encoded.rows, Objective(), block_size=getattr(loaded.model.config, "block_size", None))
     with _bar(n, "nll", "row", ranks) as progress:
         rows = journal.collect(
             n, _NLL_RUN, lambda run: [{"nll": v} for v in row_nll(meter, settings.draws, run).tolist()], progress

@@ -10,13 +10,12 @@ from torch import Tensor
 from stabledllm.forward.meter import LossMeter
 from stabledllm.models.output import is_autoregressive
 from stabledllm.noise.methods import Method
+from stabledllm.noise.parts import AUTOREGRESSIVE
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.stats.estimate import Estimate
 
 NOISE_SEED = 20_251_118
 """The same for every checkpoint, run and method: differences between checkpoints are paired."""
-
-_METHOD, _NEXT_TOKEN = Method.parse("fixedcount"), Method.parse("autoregressive")
 
 
 def row_nll(meter: LossMeter, draws: int = 4, rows: range | None = None) -> Tensor:
@@ -31,17 +30,18 @@ def row_nll(meter: LossMeter, draws: int = 4, rows: range | None = None) -> Tens
         rows: only these of the meter's, each with the noise that it has among all.
     """
     rows = rows if rows is not None else range(len(meter.rows))
-    if is_autoregressive(meter.model):
+    name = AUTOREGRESSIVE if is_autoregressive(meter.model) else "fixedcount"
+    method = Method.parse(name, objective=meter.objective)
+    if method.autoregressive:
         chosen = torch.tensor(rows)
-        return meter.losses(chosen, torch.ones(len(chosen), dtype=torch.float64), _NEXT_TOKEN, Key(NOISE_SEED, 0))
-    n, blocks, start = len(rows), meter.max_blocks, rows.start * draws
+        return meter.losses(chosen, torch.ones(len(chosen), dtype=torch.float64), method, Key(NOISE_SEED, 0))
+    n, blocks, start = len(rows), meter.ratios_per_row, rows.start * draws
     key = Key(NOISE_SEED, 0)
     u = key.row_uniforms(Stream.RATE, start * blocks + torch.arange(n * draws * blocks)).view(n, draws, blocks)
     stratum = (torch.arange(draws)[:, None] + torch.arange(blocks)) % draws
-    t = ((stratum + u) / draws).view(n * draws, blocks)
-    t = t if meter.block_size else t[:, 0]
+    t = ((stratum + u) / draws).view(n * draws, blocks).squeeze(1)
     row = (start + torch.arange(n * draws)) // draws
-    return meter.losses(row, t, _METHOD, key, start=start).view(n, draws).mean(1)
+    return meter.losses(row, t, method, key, start=start).view(n, draws).mean(1)
 
 
 def mean_over_rows(values: Tensor, unit: str = "nats/token") -> Estimate:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from stabledllm.build import build_method
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.rows import TokenRow, maskable_sizes
 from stabledllm.errors import UserError
@@ -23,7 +22,7 @@ _LONG = torch.tensor([2**20])
 
 
 def run_share(
-    method: str, seed: int, settings: ExperimentSettings, sampler: TSampler | None, rows: Sequence[TokenRow]
+    method: Method, seed: int, settings: ExperimentSettings, sampler: TSampler | None, rows: Sequence[TokenRow]
 ) -> dict:
     """The settings of one run that ``equal`` decides: ``batch``, and with equal compute ``steps`` and ``trainer``.
 
@@ -34,12 +33,11 @@ def run_share(
     base = settings.base
     if settings.equal == "steps":
         return {"batch": base.batch}
-    parsed = build_method(method, base.method_options)
-    size = maskable_sizes(rows, parsed)
+    size = maskable_sizes(rows, method)
     batch = rows_per_step(method, settings, sampler, size)
     order_seed = seed if base.order_seed is None else base.order_seed
     spent = forwards_by_step(
-        parsed, parsed.sampler(sampler or Uniform()), size, batch, seed, order_seed, base.block_size
+        method, method.sampler(sampler or Uniform()), size, batch, seed, order_seed, base.block_size
     )
     standard = standard_steps(base, len(rows))
     steps = steps_nearest(rows_seen(standard, base.batch, len(rows)), spent)
@@ -47,7 +45,7 @@ def run_share(
 
 
 def rows_per_step(
-    method: str, settings: ExperimentSettings, sampler: TSampler | None = None, size: Tensor = _LONG
+    method: Method, settings: ExperimentSettings, sampler: TSampler | None = None, size: Tensor = _LONG
 ) -> int:
     """Rows of an optimizer step: with ``equal: compute`` the batch divided by the mean forwards of a row.
 
@@ -57,17 +55,17 @@ def rows_per_step(
     Raises:
         UserError: a batch that the views of a method do not divide, where every row uses all of them.
     """
-    base, parsed = settings.base, build_method(method, settings.base.method_options)
+    base = settings.base
     if settings.equal == "steps":
         return base.batch
-    if not _varies(parsed, size):
-        views = parsed.views.count
+    if not _varies(method, size):
+        views = method.views.count
         if base.batch % views:
             raise UserError(
-                f"key 'base.batch': expected a multiple of the {views} views of '{method}', found {base.batch}."
+                f"key 'base.batch': expected a multiple of the {views} views of '{method.name}', found {base.batch}."
             )
         return base.batch // views
-    cost = parsed.mean_forwards(parsed.sampler(sampler or Uniform()), size, base.block_size)
+    cost = method.mean_forwards(method.sampler(sampler or Uniform()), size, base.block_size)
     whole = base.micro_batch or 1
     return max(1, round(base.batch / cost / whole)) * whole
 

@@ -7,18 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stabledllm.build import build_decoding, build_method, build_model, set_form
-from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.build import build_decoding, build_model, set_form
+from stabledllm.config.settings import ExperimentSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
-from stabledllm.data.rows import require_marks
+from stabledllm.data.rows import marks_in
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import UserError
-from stabledllm.experiment.budget import rows_per_step
 from stabledllm.experiment.plan import refuse_other
+from stabledllm.experiment.planned import Planned, runs_of
 from stabledllm.experiment.validation import validate_run
 from stabledllm.lab.probe_and_fit import check_probe
 from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.fits import check_marks, check_model
+from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.training.arguments import training_arguments
 
@@ -27,8 +29,7 @@ from stabledllm.training.arguments import training_arguments
 class Checked:
     """What is loaded once the experiment is in order."""
 
-    methods: list[str]
-    """By the names that :class:`~stabledllm.noise.methods.Method` gives them."""
+    methods: list[Method]
     loaded: LoadedModel
     data: DataBundle
 
@@ -42,18 +43,17 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
     base = settings.base
     if base.p_of_t:
         raise UserError(f"key 'base.p_of_t': expected none, as an experiment fits its own, found '{base.p_of_t}'.")
-    methods = [build_method(name, base.method_options).name for name in settings.methods]
-    _refuse_repeated("methods", methods)
+    runs = runs_of(settings)
+    _refuse_repeated("methods", [run.method.name for run in runs])
     _refuse_repeated("seeds", settings.seeds)
-    runs = [base.model_copy(update={"method": name, "batch": rows_per_step(name, settings)}) for name in methods]
     for run in runs:
         validate_run(run)
-        training_arguments(run)
-        refuse_too_large(run, longest=1)
+        training_arguments(run.settings)
+        refuse_too_large(run.settings, longest=1)
     refuse_other(Path(settings.out), settings)
     loaded = build_model(base)
     for run in runs:
-        loaded.check_method(build_method(run.method, run.method_options))
+        check_model(run.method, loaded.name, loaded.autoregressive)
     if loaded.autoregressive:
         left_to_right(build_decoding(base.decoding))
     set_form(loaded, base)
@@ -61,7 +61,7 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
     for run in runs:
         _check_rows(run, data)
     refuse_other(Path(settings.out), settings, data)
-    return Checked(methods, loaded, data)
+    return Checked([run.method for run in runs], loaded, data)
 
 
 def _refuse_repeated(key: str, values: Sequence) -> None:
@@ -71,10 +71,10 @@ def _refuse_repeated(key: str, values: Sequence) -> None:
         raise UserError(f"key '{key}': expected each once, found {value} {count} times.")
 
 
-def _check_rows(run: TrainSettings, data: DataBundle) -> None:
-    method, longest = build_method(run.method, run.method_options), max(lengths_of(data.train))
-    refuse_too_large(run, longest=longest)
-    fitting_views(run, longest=longest)
-    require_marks(data.train, method)
-    if method.needs_p:
-        check_probe(method, len(data.train), run.ppots.rows, run.block_size)
+def _check_rows(run: Planned, data: DataBundle) -> None:
+    settings, longest = run.settings, max(lengths_of(data.train))
+    refuse_too_large(settings, longest=longest)
+    fitting_views(settings, longest=longest)
+    check_marks(run.method, marks_in(data.train))
+    if run.method.needs_p:
+        check_probe(run.method, len(data.train), settings.ppots.rows, settings.block_size)

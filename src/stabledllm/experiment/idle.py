@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from stabledllm.build import build_method
+from stabledllm.build import build_method, build_methods
 from stabledllm.config.settings import DecomposeSettings, EvalSettings, ExperimentSettings, TrainSettings
-from stabledllm.data.images import are_pictures
+from stabledllm.data.images import are_images
 from stabledllm.data.sources import own_splits
 from stabledllm.errors import UserError
-from stabledllm.experiment.validation import runs_of
+from stabledllm.experiment.planned import Planned
 from stabledllm.models.new import is_new
 from stabledllm.noise.methods import Method
+from stabledllm.noise.parts import PARTS
 
 Acts = Callable[[TrainSettings, Method], bool]
 Rules = dict[str, tuple[Acts, str]]
@@ -41,28 +42,32 @@ def _mentions(run: TrainSettings, kind: str) -> bool:
 
 
 def _text_is_decoded(run: TrainSettings, _: Method | None = None) -> bool:
-    return _tested(run) and not are_pictures(run.data.test or run.data.train)
+    return _tested(run) and not are_images(run.data.test or run.data.train)
 
 
 _DATA: Rules = {
-    "data.image.": (lambda run, _: are_pictures(run.data.train), "data of pictures"),
+    "data.image.": (lambda run, _: are_images(run.data.train), "data of pictures"),
     "data.text_fields": (lambda run, _: _mentions(run, "text"), "data.train=text:PATH"),
     "data.short_share": (lambda run, _: _mentions(run, "text"), "data.train=text:PATH"),
     "data.annotations": (lambda run, _: _mentions(run, "gsm8k"), "data of gsm8k"),
     "data.table": (lambda run, _: _mentions(run, "hitab"), "data of hitab"),
     "data.every_turn": (lambda run, _: _mentions(run, "jsonl"), "data of jsonl:PATH"),
-    "data.system_prompt": (lambda run, _: not are_pictures(run.data.train), "data of text"),
-    "data.few_shot": (lambda run, _: not are_pictures(run.data.train), "data of text"),
-    "data.delimiters": (lambda _, method: method.name.find("isad") >= 0, "a method with isad"),
-    "data.syntax": (lambda _, method: method.syrm, "a method with syrm"),
+    "data.system_prompt": (lambda run, _: not are_images(run.data.train), "data of text"),
+    "data.few_shot": (lambda run, _: not are_images(run.data.train), "data of text"),
+    "data.delimiters": (lambda _, method: "delimiter" in method.marks, "a method with isad"),
+    "data.syntax": (lambda _, method: "syntax" in method.marks, "a method with syrm"),
 }
+
+
+def _reads(option: str) -> Acts:
+    return lambda _, method: method.reads(option)
+
+
 _METHODS: Rules = {
-    "method_options.strata": (lambda _, method: method.source.name == "strats", "a method with strats"),
-    "method_options.clip_low": (lambda _, method: method.density == "clipped", "a method with clipped"),
-    "method_options.clip_high": (lambda _, method: method.density == "clipped", "a method with clipped"),
-    "method_options.isad_delta": (lambda _, method: "isad" in method.name, "a method with isad"),
-    "method_options.mirror_below": (lambda _, method: "mirror" in method.name, "a method with mirror"),
-    "method_options.ema_bins": (lambda _, method: method.ema, "a method with ema"),
+    f"method_options.{option}": (_reads(option), f"a method with {part.name}")
+    for part in reversed(PARTS.values())  # of several parts that read an option the first is named
+    for option in part.options
+} | {
     "init_seed": (lambda run, _: is_new(run.model), "a new model (model=new:...)"),
 }
 _PROBE: Rules = {
@@ -89,10 +94,10 @@ _RUN: Rules = {
     ),
     "decoding.": (_text_is_decoded, "test rows to decode (data.test)"),
     "image_decoding.": (
-        lambda run, _: _tested(run) and are_pictures(run.data.test or run.data.train),
+        lambda run, _: _tested(run) and are_images(run.data.test or run.data.train),
         "pictures to draw (data.test)",
     ),
-    "clip": (lambda run, _: _tested(run) and are_pictures(run.data.test or run.data.train), "pictures to draw"),
+    "clip": (lambda run, _: _tested(run) and are_images(run.data.test or run.data.train), "pictures to draw"),
     "generate_batch": (lambda run, _: _tested(run), "test rows to decode (data.test)"),
 }
 _SHARED = (
@@ -109,13 +114,14 @@ _NOT_MEASURED = ("data.validation", "data.validation_rows", "data.validation_sha
 _NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation")
 
 
-def idle_overrides(settings: TrainSettings | ExperimentSettings, overrides: Sequence[str]) -> list[str]:
+def idle_overrides(
+    settings: TrainSettings | ExperimentSettings, runs: Sequence[Planned], overrides: Sequence[str]
+) -> list[str]:
     """A sentence on each override of ``train`` or ``experiment`` that none of its runs will notice.
 
     Raises:
         UserError: one that something else decides.
     """
-    runs = [(run, build_method(run.method, run.method_options)) for run in runs_of(settings)]
     prefix = "base." if isinstance(settings, ExperimentSettings) else ""
     told = []
     for key in _keys(overrides):
@@ -124,14 +130,14 @@ def idle_overrides(settings: TrainSettings | ExperimentSettings, overrides: Sequ
         if prefix and key == "base.p_of_t":
             raise UserError(f"key '{key}': expected none, since an experiment fits one for each of its methods.")
         told += _told(key, key.removeprefix(prefix), runs, _RUN)
-        if f"{key}.".startswith("ppots.") and runs[0][0].p_of_t:
+        if f"{key}.".startswith("ppots.") and runs[0].settings.p_of_t:
             told.append(f"note: key '{key}' does nothing: nothing is probed where p_of_t is given")
     return told
 
 
 def idle_in_fit(settings: TrainSettings, overrides: Sequence[str]) -> list[str]:
     """The same of ``fit``, which trains and decodes nothing."""
-    runs = [(settings, build_method(settings.method, settings.method_options))]
+    runs = [Planned(settings, build_method(settings.method, settings))]
     rules = _unused(_NOT_FITTED, "a key that 'fit' uses") | _DATA | _METHODS | _PROBE
     return [told for key in _keys(overrides) for told in _told(key, key, runs, rules)]
 
@@ -140,7 +146,7 @@ def idle_in_decompose(settings: DecomposeSettings, overrides: Sequence[str]) -> 
     """The same of ``decompose`` and ``recommend``."""
     shared = {name: getattr(settings, name) for name in ("model", "init_seed", "data", "method_options", "objective")}
     run = TrainSettings().model_copy(update=shared)
-    runs = [(run, build_method(name, settings.method_options)) for name in ("standard", *settings.methods)]
+    runs = [Planned(run, method) for method in build_methods(settings)]
     rules = _unused(_NOT_MEASURED, "a key that 'decompose' uses") | _DATA | _METHODS
     if not settings.gradient:
         rules |= _unused(("grad.",), "--gradient beside it")
@@ -153,7 +159,7 @@ def idle_in_eval(settings: EvalSettings, overrides: Sequence[str]) -> list[str]:
     run = TrainSettings().model_copy(update={"data": data, "decoding": settings.decoding})
     rules = _unused(_NOT_EVALUATED, "a key that 'eval' uses") | _DATA
     rules |= {name: _RUN[name] for name in ("image_decoding.", "clip")}
-    return [told for key in _keys(overrides) for told in _told(key, key, [(run, Method())], rules)]
+    return [told for key in _keys(overrides) for told in _told(key, key, [Planned(run, Method())], rules)]
 
 
 def _unused(names: Sequence[str], needed: str) -> Rules:
@@ -164,7 +170,7 @@ def _keys(overrides: Sequence[str]) -> list[str]:
     return [override.partition("=")[0] for override in overrides]
 
 
-def _told(key: str, own: str, runs: list[tuple[TrainSettings, Method]], rules: Rules) -> list[str]:
+def _told(key: str, own: str, runs: Sequence[Planned], rules: Rules) -> list[str]:
     """What the first rule of a key has to say.
 
     Raises:
@@ -174,7 +180,7 @@ def _told(key: str, own: str, runs: list[tuple[TrainSettings, Method]], rules: R
     if name is None:
         return []
     acts, needed = rules[name]
-    if any(acts(run, method) for run, method in runs):
+    if any(acts(run.settings, run.method) for run in runs):
         return []
     if own.partition(".")[0] in _SHARED:
         return [f"note: key '{key}' does nothing here: it needs {needed}"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.errors import UserError
-from stabledllm.experiment.validation import runs_of, validate
+from stabledllm.experiment.planned import runs_of
+from stabledllm.experiment.validation import validate
 from stabledllm.models.shapes import Shape, shape_of
 from stabledllm.planning.advice import advise, gib, refusal
 from stabledllm.planning.memory import Layout, Memory, checkpointing, estimate, micro_batch, views_at_once
@@ -17,7 +18,7 @@ def plan(name: str, settings: TrainSettings | ExperimentSettings, layout: Layout
         UserError: an invalid recipe, a model of unknown shape, or more than ``limit`` bytes per device.
     """
     validate(settings)
-    runs = runs_of(settings)
+    runs = [run.settings for run in runs_of(settings)]
     shape = shape_of(runs[0].model)
     memory, run = max(((estimate(run, shape, layout), run) for run in runs), key=lambda pair: pair[0].total)
     if limit is not None and memory.needed > limit:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stabledllm.build import build_method, build_objective
+from stabledllm.build import build_objective
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle
 from stabledllm.data.images import with_image_defaults
@@ -26,9 +26,10 @@ from stabledllm.experiment.plan import claim
 from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.blocks import loss_meter
 from stabledllm.lab.fit import fitted_for, save_fit
 from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.ppots.record import FittedDensity, canonical
 from stabledllm.runtime.files import read_json, write_json
@@ -82,14 +83,14 @@ def run_experiment(
     with waiting_for(out / "setup.lock", say):  # of several processes the first makes what all need
         untuned, densities = _set_up(out, settings, checked, say)
     planned = [
-        _run_settings(settings, name, seed, densities[name], data)
+        _run_settings(settings, method, seed, densities[method.name], data)
         for seed in settings.seeds
-        for name in checked.methods
+        for method in checked.methods
     ]
     forget_failures([run for run in planned if is_free(run)])
 
     def ended() -> dict:
-        return collect(out, settings, untuned)
+        return collect(out, settings, [method.name for method in checked.methods], untuned)
 
     if jobs > 1 or devices:
         with Board(planned, say) as board:
@@ -128,9 +129,8 @@ def _one_by_one(
                 time.sleep(POLL)
 
 
-def collect(out: Path, settings: ExperimentSettings, untuned: dict | None) -> dict:
+def collect(out: Path, settings: ExperimentSettings, methods: list[str], untuned: dict | None) -> dict:
     """``results.json`` from the finished runs' own files."""
-    methods = [build_method(name, settings.base.method_options).name for name in settings.methods]
     records = [
         read_json(path, RUN_SCHEMA)
         for name in methods
@@ -172,7 +172,7 @@ def _set_up(
     new = claim(out, settings, checked.data, say)
     try:
         untuned = _untuned(out, settings.base, checked.loaded, checked.data, say)
-        return untuned, {name: _density(out, settings, name, checked, say) for name in checked.methods}
+        return untuned, {m.name: _density(out, settings, m, checked, say) for m in checked.methods}
     except UserError:
         for path in set(out.iterdir()) - before if new else ():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -185,10 +185,9 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
         return read_json(path)
     own = build_objective(base.objective)
     objectives = {"validation_nll": Objective()} | ({"validation_objective": own} if own.counts == "cosine" else {})
-    ids = {"mask_id": loaded.mask_id, "pad_id": loaded.pad_id}
     metrics = {
         name: validation_nll(
-            LossMeter(loaded.model, data.validation, objective, block_size=base.block_size, **ids), base.eval_draws
+            loss_meter(loaded, data.validation, objective, block_size=base.block_size), base.eval_draws
         ).as_dict()
         for name, objective in objectives.items()
     }
@@ -203,29 +202,32 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
 
 
 def _density(
-    out: Path, settings: ExperimentSettings, name: str, checked: Checked, say: Say
+    out: Path, settings: ExperimentSettings, method: Method, checked: Checked, say: Say
 ) -> tuple[Path, FittedDensity] | None:
     """p(t) of a method: a property of model, data and method, so it is fitted once for all seeds."""
     base = settings.base
-    method = build_method(name, base.method_options)
     if not method.needs_p:
         return None
-    path = out / f"p_of_t_{canonical(name).replace('+', '_')}.json"
+    path = out / f"p_of_t_{canonical(method.name).replace('+', '_')}.json"
     if not path.is_file():
-        own = base.model_copy(update={"seed": 0, "batch": rows_per_step(name, settings)})
+        own = base.model_copy(update={"seed": 0, "batch": rows_per_step(method, settings)})
         save_fit(fitted_for(own, method, checked.loaded, checked.data.train), path, say)
     return path, FittedDensity.load(path)
 
 
 def _run_settings(
-    settings: ExperimentSettings, name: str, seed: int, density: tuple[Path, FittedDensity] | None, data: DataBundle
+    settings: ExperimentSettings,
+    method: Method,
+    seed: int,
+    density: tuple[Path, FittedDensity] | None,
+    data: DataBundle,
 ) -> TrainSettings:
     path, fitted = density or (None, None)
     own = {
-        "method": name,
+        "method": method.name,
         "seed": seed,
-        "out": str(run_folder(Path(settings.out), name, seed)),
+        "out": str(run_folder(Path(settings.out), method.name, seed)),
         "p_of_t": str(path) if path else None,
     }
-    share = run_share(name, seed, settings, fitted.sampler if fitted else None, data.train)
+    share = run_share(method, seed, settings, fitted.sampler if fitted else None, data.train)
     return settings.base.model_copy(update=own | share)

@@ -15,7 +15,6 @@ from torch import Tensor
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
 from stabledllm.forward.elbo_arguments import (
-    check_eps,
     check_numbers,
     checked_id,
     checked_mask_id,
@@ -26,7 +25,6 @@ from stabledllm.forward.meter import filled_batches
 from stabledllm.loss import row_losses
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.philox import philox4x32
 from stabledllm.noise.schedule import EPS
 from stabledllm.noise.streams import Key
@@ -111,6 +109,14 @@ def elbo(
 
         loss = -F.logsigmoid(beta * (log_ratio(chosen) - log_ratio(rejected))).mean()
 
+    >>> from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+    >>> model = TinyMDM(TinyMDMConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2))
+    >>> ids = torch.randint(256, (2, 12))
+    >>> everywhere = torch.ones_like(ids, dtype=torch.bool)
+    >>> rows = {"input_ids": ids, "attention_mask": everywhere, "maskable": everywhere}
+    >>> elbo(model, rows, budget=4).value.shape
+    torch.Size([2])
+
     The model stays in the mode it is in; dropout would add noise that is not shared. Gradients keep the graph of all
     forwards alive: where that is too much, see :func:`elbo_parts`.
 
@@ -184,7 +190,6 @@ class _Plan:
     key: Key
     method: Method
     sampler: TSampler
-    objective: Objective
     tokens_per_batch: int
     mask_id: int
 
@@ -213,7 +218,7 @@ class _Plan:
             token_index=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0),
             delimiter=batch.get("delimiter"),
         )
-        draw = self.method.draw_at(self.t.flatten()[chunk], self.key, noise, self.sampler, self.objective)
+        draw = self.method.draw_at(self.t.flatten()[chunk], self.key, noise, self.sampler)
         noisy, mask, source = draw.noisy(batch["input_ids"], self.mask_id)
         targets = batch["input_ids"][source]
         nll = model(noisy, batch["attention_mask"][source], selected=mask, targets=targets).nll
@@ -223,9 +228,8 @@ class _Plan:
 def _plan(
     model, rows, method, budget, seed, step, density, replicates, eps, tokens_per_batch, mask_id, pad_id
 ) -> _Plan:
-    method = checked_method(method)
+    method = checked_method(method, eps)
     check_numbers(budget=budget, replicates=replicates, tokens_per_batch=tokens_per_batch, seed=seed, step=step)
-    check_eps(eps)
     views = method.views.count
     if budget % views:
         raise UserError(f"elbo: expected a budget divisible by the {views} views of '{method.name}', found {budget}.")
@@ -240,11 +244,11 @@ def _plan(
     sampler = method.sampler(density)
     call = _call_seed(seed, step)
     t = sampler.icdf(_uniforms(method, call, len(tensors["maskable"]), draws, groups)).to(device)
-    return _Plan(tensors, t, groups, Key(call, 0), method, sampler, Objective(eps=eps), tokens_per_batch, mask_id)
+    return _Plan(tensors, t, groups, Key(call, 0), method, sampler, tokens_per_batch, mask_id)
 
 
 def _replicates(method: Method, draws: int) -> int:
-    if method.source.name == "iid":
+    if method.source.independent:
         return draws
     return 2 if draws >= LEAST_DRAWS and draws % 2 == 0 else 1
 
@@ -255,7 +259,7 @@ def _uniforms(method: Method, call: int, rows: int, draws: int, groups: int) -> 
     Drawn on the CPU, the same on every device: many small draws would wait for an accelerator's launches.
     """
     # Independent points need no run of their own each.
-    runs = 1 if method.source.name == "iid" else groups
+    runs = 1 if method.source.independent else groups
     u = [method.source.uniforms(Key(call, run), draws // runs, torch.device("cpu")) for run in range(rows * runs)]
     return torch.cat(u).view(rows, draws)
 

@@ -8,36 +8,31 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-from stabledllm.data.rows import TokenRow, collate, require_marks
+from stabledllm.data.rows import TokenRow, collate, marks_in
 from stabledllm.errors import UserError
 from stabledllm.models.alignment import padding_last
 from stabledllm.models.output import is_autoregressive
+from stabledllm.noise.fits import check_elbo, check_marks
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 
 _LEAST = {"budget": 1, "replicates": 1, "tokens_per_batch": 1, "seed": None, "step": 0}
 _MASKS = ("attention_mask", "maskable", "delimiter")
 
 
-def checked_method(method: str | Method) -> Method:
-    """The method, if it estimates the bound and needs nothing but its arguments.
+def checked_method(method: str | Method, eps: float) -> Method:
+    """The method under the bound with that eps, if it estimates it and needs nothing but its arguments.
 
     Raises:
-        UserError: another kind of object, or a method that is biased, autoregressive or follows a training run.
+        UserError: another kind of object, a method that :func:`check_elbo` refuses, or no eps in [0, 1).
     """
     if not isinstance(method, str | Method):
         raise UserError(f"elbo: expected a method's name or a Method, found {type(method).__name__}.")
-    method = Method.parse(method) if isinstance(method, str) else method
-    if method.autoregressive:
-        raise UserError(f"elbo: expected a method that masks tokens, found '{method.name}', which estimates no bound.")
-    if not method.unbiased:
-        raise UserError(f"elbo: expected an unbiased method, found '{method.name}', which estimates another objective.")
-    if method.adaptive:
-        raise UserError(
-            f"elbo: expected a method whose density stands still, found '{method.name}', which learns it in training; "
-            f"a fitted one takes ppots and density."
-        )
-    if method.ema:
-        raise UserError(f"elbo: '{method.name}': ema steadies training's reported loss and does nothing here.")
+    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0.0 <= eps < 1.0:
+        raise UserError(f"elbo: eps: expected a number in [0, 1), found {eps!r}.")
+    name, options = (method, None) if isinstance(method, str) else (method.name, method.options)
+    method = Method.parse(name, options, Objective(eps=eps))
+    check_elbo(method)
     return method
 
 
@@ -54,16 +49,6 @@ def check_numbers(**numbers: int | None) -> None:
         if not _is_whole(value) or (least is not None and value < least):
             bound = "" if least is None else f" of at least {least}"
             raise UserError(f"elbo: {name}: expected a whole number{bound}, found {value!r}.")
-
-
-def check_eps(eps: float) -> None:
-    """The least masking probability is one.
-
-    Raises:
-        UserError: no number in [0, 1).
-    """
-    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0.0 <= eps < 1.0:
-        raise UserError(f"elbo: eps: expected a number in [0, 1), found {eps!r}.")
 
 
 def checked_id(name: str, value: int) -> int:
@@ -126,7 +111,7 @@ def _collated(rows: Sequence[TokenRow], method: Method, pad_id: int) -> dict[str
         )
     if not rows:
         raise UserError("elbo: expected at least one row, found none.")
-    require_marks(rows, method)
+    check_marks(method, marks_in(rows))
     return collate(rows, pad_id)
 
 

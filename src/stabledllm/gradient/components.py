@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.gradient.counts import counts_of
-from stabledllm.gradient.profile import COUNTED, GradientProfile
+from stabledllm.gradient.profile import GradientProfile
 from stabledllm.gradient.projected import estimate, projection_error
 from stabledllm.gradient.sketch import block_products
 from stabledllm.gradient.tail import tail_shape
@@ -131,7 +131,7 @@ def bernoulli_moments(profile: GradientProfile, sampler: TSampler, views: int) -
 
     ``∫ (E|g|² / views + (1 - 1 / views) |E_M g|²) w² p dt``; ``rate`` is ``∫ |E_M g|² dt`` at uniform t.
     """
-    if profile.method.name != "fixedcount":
+    if not profile.of_counts:
         raise ValueError(f"expected a profile of fixedcount, found {profile.method.name}")
     second, rate = [], []
     for i in range(len(profile.rows)):
@@ -179,7 +179,7 @@ def _kernel(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
     """``w² p`` at every point of row i, shape (n,); for counts averaged over the count's cell of t, exactly."""
     t, size = profile.t[i], profile.size[i]
     density = sampler.log_prob(t).exp()
-    if profile.method.masker.name in COUNTED:
+    if profile.method.masker.counted:
         density = size * count_mass(sampler, masked_count(t, size), size.expand(t.shape))
     return point_weight(sampler, profile, i) ** 2 * density
 

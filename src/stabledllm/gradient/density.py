@@ -18,7 +18,7 @@ from torch import Tensor
 from stabledllm.gradient.components import bernoulli_square, direct_square
 from stabledllm.gradient.counts import counts_of
 from stabledllm.gradient.output_layer import OutputLayerNorms
-from stabledllm.gradient.predicted import profiled_as
+from stabledllm.gradient.predicted import profile_method
 from stabledllm.gradient.profile import GradientProfile, gradient_profile, points_of
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.maskers import Bernoulli
@@ -33,12 +33,12 @@ def norm_profile(meter, method: Method, *, rows: int, rates: int, masks: int, se
     Args:
         meter: ``RowGradients`` or ``ProjectedGradients`` for the gradient itself, ``OutputLayerNorms`` for the proxy.
     """
-    measured = Method.parse(profiled_as(method) or method.name, method.options)
+    measured = profile_method(method) or method
     if isinstance(meter, OutputLayerNorms):
         points = _head_points(meter, measured, rows=rows, rates=rates, masks=masks, seed=seed)
     else:
         points = gradient_profile(meter, measured, rows=rows, rates=rates, masks=masks, seed=seed)
-    single = isinstance(method.masker, Bernoulli) and measured.name == "fixedcount"
+    single = isinstance(method.masker, Bernoulli) and points.of_counts
     edges = rate_edges(rates, meter.objective.eps) if single else points.edges
     second = torch.stack([(_bernoulli_cells if single else _cells)(points, i, edges) for i in range(len(points.rows))])
     middle = (edges[1:] + edges[:-1]) / 2

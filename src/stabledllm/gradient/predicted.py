@@ -26,9 +26,8 @@ from stabledllm.gradient.profile import GradientProfile
 from stabledllm.gradient.projected import estimate
 from stabledllm.gradient.sketch import by_block
 from stabledllm.noise.densities import TSampler, Uniform
-from stabledllm.noise.maskers import Bernoulli
+from stabledllm.noise.maskers import Bernoulli, FixedCount
 from stabledllm.noise.methods import Method
-from stabledllm.noise.views import Mirror, MultiSample, Partition, Single
 from stabledllm.ppots.shared_noise import shared_forms
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import ratio_record
@@ -36,15 +35,15 @@ from stabledllm.stats.intervals import ratio_record
 Judged = Sequence[tuple[TSampler, Tensor]]
 
 
-def profiled_as(method: Method) -> str | None:
-    """Method string of the profile that predicts a method: fixed counts serve all single Bernoulli and counted masks.
+def profile_method(method: Method) -> Method | None:
+    """The method whose profile predicts a method: fixed counts serve all single Bernoulli and counted masks.
 
     None where nothing predicts it: a biased masker, density or maskable set has another objective.
     """
     if not method.unbiased:
         return None
-    if type(method.views) in (Single, MultiSample) and isinstance(method.masker, Bernoulli):
-        return "fixedcount"
+    if method.views.independent and isinstance(method.masker, Bernoulli):
+        return Method.parse("fixedcount", method.options, method.objective)
     return method.masking
 
 
@@ -79,13 +78,13 @@ def step_noise(
     between the cells' middles: with counts and very few tokens, where it is a staircase, it is rough.
 
     Args:
-        profile: of :func:`profiled_as` this method. judged: densities and the rows each is judged on.
+        profile: of the :func:`profile_method` of this method. judged: densities and the rows each is judged on.
         plain: the profile of single fixed counts on the same rows. Where each view alone is a single masker's, only
             products of views are then taken from ``profile``: squares of single views, which have the heavy tail, are
             known far better from exact counts.
     """
     second = torch.full(profile.gram.shape[:2], torch.nan, dtype=torch.float64)
-    bernoulli = isinstance(method.masker, Bernoulli) and profile.method.name == "fixedcount"
+    bernoulli = isinstance(method.masker, Bernoulli) and profile.of_counts
     apart = plain is not None and profile.lone is not None and _marginals_are_single(method)
     for sampler, rows in judged:
         if bernoulli:
@@ -107,8 +106,8 @@ def step_noise(
 
 def _marginals_are_single(method: Method) -> bool:
     """Whether each of the views, by itself, is what the same masker draws for a single view."""
-    coupled = isinstance(method.views, Partition) or (isinstance(method.views, Mirror) and method.views.below >= 1)
-    return coupled and method.masker.name in ("", "fixedcount")
+    coupled = not method.views.independent and not method.views.switches
+    return coupled and isinstance(method.masker, Bernoulli | FixedCount)
 
 
 def _from_products(profile: GradientProfile, plain: GradientProfile, method: Method, sampler: TSampler) -> Tensor:
@@ -157,7 +156,7 @@ def _removed(
     profile: GradientProfile, method: Method, sampler: TSampler, step_rows: int, bernoulli: bool
 ) -> Callable[[Tensor], Tensor]:
     """What the source removes, by block of the projection, for any rows kept."""
-    if method.source.name == "iid":
+    if method.source.independent:
         return lambda keep: torch.zeros(1, dtype=torch.float64)
     middle = (profile.edges[1:] + profile.edges[:-1]) / 2
     _, form = shared_forms(middle, sampler, method.source, step_rows)

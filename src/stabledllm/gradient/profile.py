@@ -18,8 +18,6 @@ from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.profile import rate_edges
 
 _STEP = 0x64AD0
-COUNTED = ("fixedcount", "complement")
-"""Maskers whose masks depend on t through a count alone."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,11 @@ class GradientProfile:
     share: Tensor | None = None
     """What each row counts under the token mean, with which its gradients come, shape (a,); None where all count the
     same."""
+
+    @property
+    def of_counts(self) -> bool:
+        """Whether it is of single fixed counts, which stand for Bernoulli masks too."""
+        return self.method.name == "fixedcount"
 
     @property
     def width(self) -> Tensor:
@@ -155,7 +158,7 @@ def points_of(
     key = Key(seed, _STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
     size = torch.tensor([meter.rows[i].maskable_count(syrm=method.syrm) for i in chosen.tolist()])
-    counted = method.masker.name in COUNTED
+    counted = method.masker.counted
     least = max(meter.objective.eps, 1.0 / float(size.double().median())) if counted else meter.objective.eps
     edges = rate_edges(rates, least)
     if counted:  # below 1 / P every count is 1

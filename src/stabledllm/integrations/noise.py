@@ -15,6 +15,7 @@ from torch import Tensor
 from stabledllm.errors import UserError
 from stabledllm.loss import reduce_loss, row_losses
 from stabledllm.noise.densities import TSampler
+from stabledllm.noise.fits import check_own_loop
 from stabledllm.noise.methods import Draw, Method, MethodOptions, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
@@ -80,13 +81,9 @@ class Noise:
         options: MethodOptions | None = None,
         seed: int = 0,
     ):
-        self.method = Method.parse(method, options)
-        for part in ("adaptive", "ema", "syrm"):
-            if part in self.method.name.split("+"):
-                raise UserError(f"Noise: expected a method without '{part}', found '{self.method.name}'.")
-        if p_of_t is not None and not self.method.needs_p:
-            raise UserError(f"Noise: expected no p_of_t for '{self.method.name}', which draws t without one.")
-        self.mask_id, self.objective, self.seed = mask_id, objective or Objective(), seed
+        self.method = Method.parse(method, options, objective)
+        check_own_loop(self.method, p_of_t=p_of_t is not None)
+        self.mask_id, self.objective, self.seed = mask_id, self.method.objective, seed
         self.sampler = self.method.sampler(self._fitted(p_of_t))
 
     def draw(
@@ -123,7 +120,7 @@ class Noise:
         _refuse_masked(input_ids, maskable, self.mask_id)
         if (positions is None) != (step_rows is None):
             raise UserError("Noise: expected positions and step_rows together, found one of them.")
-        if self.method.name.startswith("isad") and delimiter is None:
+        if "delimiter" in self.method.marks and delimiter is None:
             raise UserError(f"Noise: method '{self.method.name}': expected 'delimiter', found none.")
         device = input_ids.device
         whole = positions is None
@@ -134,7 +131,7 @@ class Noise:
             token_index=torch.arange(input_ids.shape[1], device=device),
             delimiter=delimiter,
         )
-        draw = self.method.draw(Key(self.seed, step), rows, self.sampler, self.objective)
+        draw = self.method.draw(Key(self.seed, step), rows, self.sampler)
         noisy, mask, source = draw.noisy(input_ids, self.mask_id)
         row_weight = self.objective.row_weight(maskable)
         return NoisyRows(
@@ -164,7 +161,7 @@ class Noise:
         from stabledllm.ppots.record import FittedDensity, refuse_other  # scipy, only where a fit is read
 
         density = FittedDensity.load(Path(p_of_t).expanduser())
-        refuse_other(density, self.method, self.objective, str(p_of_t))
+        refuse_other(density, self.method, str(p_of_t))
         return density.sampler
 
 

@@ -13,8 +13,9 @@ from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import row_nll
 from stabledllm.forward.meter import LossMeter
 from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.fits import check_autoregressive
 from stabledllm.noise.methods import Method
-from stabledllm.noise.objective import refuse_for_autoregressive
+from stabledllm.noise.parts import AUTOREGRESSIVE
 from stabledllm.stats.shares import kept
 from stabledllm.variance.components import Decomposition, by_length, decompose_autoregressive
 
@@ -32,14 +33,13 @@ def measure_autoregressive(settings: DecomposeSettings, loaded: LoadedModel, row
             f"key 'gradient': expected a masked diffusion model, found '{settings.model}', an autoregressive one."
         )
     objective = build_objective(settings.objective)
-    refuse_for_autoregressive(objective)
+    check_autoregressive(objective)
     rows = rows[: settings.rows * settings.rates * settings.masks]
     with tqdm(total=len(rows), desc="decompose", unit="fwd") as bar:
-        meter = LossMeter(
-            loaded.model, rows, objective, mask_id=loaded.mask_id, pad_id=loaded.pad_id, progress=bar.update
-        )
+        meter = LossMeter(loaded, rows, objective, progress=bar.update)
         losses = row_nll(meter)
-    share = meter.shares(Method.parse("autoregressive")) if objective.normalization == "token" else None
+    method = Method.parse(AUTOREGRESSIVE, objective=objective)
+    share = meter.shares(method) if objective.normalization == "token" else None
 
     def parts(keep: Tensor) -> Decomposition:
         return decompose_autoregressive(losses[keep], kept(share, keep))

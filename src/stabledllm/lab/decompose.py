@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from stabledllm.build import build_method, build_objective, loading_options
+from stabledllm.build import build_method, build_methods, loading_options
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_rows
 from stabledllm.data.images import with_image_defaults
-from stabledllm.data.rows import TokenRow, maskable_sizes, require_marks
+from stabledllm.data.rows import TokenRow, marks_in, maskable_sizes
 from stabledllm.errors import UserError
 from stabledllm.forward.meter import LossMeter
 from stabledllm.lab.autoregressive import measure_autoregressive
@@ -24,8 +24,10 @@ from stabledllm.lab.probe_and_fit import probe_and_fit
 from stabledllm.lab.recommendation import is_comparable, recommend
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.densities import TSampler, Uniform
+from stabledllm.noise.fits import check_finite_variance, check_fixed, check_marks, check_model
 from stabledllm.noise.maskers import Masker
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.views import Views
 from stabledllm.ppots.cells import WeighsBy, weights_of
 from stabledllm.ppots.fit import FitOptions
@@ -37,9 +39,8 @@ from stabledllm.stats.estimate import Estimate
 from stabledllm.variance.comparison import MethodResult, compare_methods, mirror_condition
 from stabledllm.variance.components import by_length, decompose, nested_losses
 from stabledllm.variance.drawn import HEAVY_SHARE, measure, step_rows
-from stabledllm.variance.low_rates import LowRates, has_low_rates
+from stabledllm.variance.low_rates import LowRates
 from stabledllm.variance.predicted import per_row_variance
-from stabledllm.variance.some_masked import refuse_infinite_variance
 
 SCHEMA = "stabledllm/decomposition/1"
 _SHOWN = 256
@@ -49,24 +50,16 @@ _SHOWN = 256
 class _Laboratory:
     """The model, the data and the probes made so far."""
 
-    def __init__(self, settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], bar: tqdm):
+    def __init__(
+        self, settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], objective: Objective, bar: tqdm
+    ):
         self.settings, self.loaded, self.rows = settings, loaded, rows
-        self.meter = LossMeter(
-            loaded.model,
-            rows,
-            build_objective(settings.objective),
-            mask_id=loaded.mask_id,
-            pad_id=loaded.pad_id,
-            progress=bar.update,
-        )
+        self.meter = LossMeter(loaded, rows, objective, progress=bar.update)
         self._profiles: dict[tuple[Masker, Views, bool], Profile] = {}
         self.low: LowRates | None = None
         """What is known of Standard's losses at small t, once A, B and C were measured."""
         self.drawn: dict[str, tuple[TSampler, float]] = {}
         """The density and the forwards per row of every method measured so far."""
-
-    def method(self, name: str) -> Method:
-        return build_method(name, self.settings.method_options).under(self.meter.objective)
 
     def profile(self, method: Method) -> Profile:
         """The probe of a method's masker and views; source and density do not matter to it."""
@@ -107,7 +100,6 @@ class _Laboratory:
                 self.loaded,
                 self.rows,
                 method,
-                self.meter.objective,
                 self.settings.probe,
                 self.settings.seed,
                 self.fit_options(method).step_rows,
@@ -133,7 +125,7 @@ class _Laboratory:
         measured = measure(
             self.meter, method, sampler, rows=rows, steps=settings.steps, seed=settings.seed, low=self.low
         )
-        if self.low and has_low_rates(method) and self._seldom_seen(method, sampler, predicted):
+        if self.low and method.masker.independent and self._seldom_seen(method, sampler, predicted):
             predicted = replace(predicted, stderr=math.nan, ends=None)
         return MethodResult(method.name, method.unbiased, measured, predicted, cost)
 
@@ -150,21 +142,13 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     """
     started = time.perf_counter()
     settings = with_image_defaults(settings)
-    methods = [build_method(name, settings.method_options) for name in settings.methods]
-    objective = build_objective(settings.objective)
-    if "methods" not in settings.model_fields_set:  # of those that nobody asked for by name, what has a meaning here
-        methods = [method for method in methods if method.takes(objective)]
-    if settings.gradient and objective.counts == "cosine":
+    methods = build_methods(settings)
+    standard = methods[0]
+    if settings.gradient and standard.objective.counts == "cosine":
         raise UserError("decompose: --gradient and objective.weighting 'cosine' contradict; only the loss is measured.")
-    refuse_infinite_variance(Method(), objective, "decompose")
-    methods = [m.under(objective) for m in (Method(), *(m for m in methods if m.name != "standard"))]
+    check_finite_variance(standard, "decompose")
     for method in methods:
-        if method.adaptive:
-            near = method.name.replace("adaptive", "ppots")
-            raise UserError(
-                f"method '{method.name}': expected a density that is fixed, found one that follows training; "
-                f"it tends to that of '{near}'."
-            )
+        check_fixed(method)
     loaded = load_model(settings.model, **loading_options(settings))
     if size := getattr(loaded.model.config, "block_size", None):
         raise UserError(
@@ -206,10 +190,10 @@ def _measure_all(
 ) -> tuple[dict, int]:
     """Every part of a masked diffusion model's record, and the forward passes it took."""
     for method in methods:
-        loaded.check_method(method)
-        require_marks(rows, method)
+        check_model(method, loaded.name, loaded.autoregressive)
+        check_marks(method, marks_in(rows))
     with tqdm(total=_forwards(settings, methods, len(rows)), desc="decompose", unit="fwd") as bar:
-        lab = _Laboratory(settings, loaded, rows, bar)
+        lab = _Laboratory(settings, loaded, rows, methods[0].objective, bar)
         found = _measure(lab, methods, bar)
         if settings.gradient:
             found |= _measure_gradient(lab, loaded, methods, found, bar)
@@ -217,7 +201,7 @@ def _measure_all(
 
 
 def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
-    settings, standard, mirror = lab.settings, methods[0], lab.method("mirror")
+    settings, standard, mirror = lab.settings, methods[0], build_method("mirror", lab.settings)
     bar.set_postfix_str("A, B, C")
     nested = nested_losses(
         lab.meter,
@@ -271,9 +255,7 @@ def _measure(lab: _Laboratory, methods: list[Method], bar: tqdm) -> dict:
 def _measure_gradient(lab: _Laboratory, loaded: LoadedModel, methods: list[Method], found: dict, bar: tqdm) -> dict:
     """``gradient`` of the record, and the gradient's noise of every method beside its loss's."""
     bar.set_postfix_str("gradient: A, B, C")
-    gradients = GradientLaboratory(
-        lab.settings, loaded, lab.rows, build_objective(lab.settings.objective), lab.method, bar.update
-    )
+    gradients = GradientLaboratory(lab.settings, loaded, lab.rows, methods[0], bar.update)
     parts, floor = gradients.decomposition(), gradients.floor()
     bar.set_postfix_str("gradient: Adam's second moments")
     gradients.steps.precondition(rows=lab.settings.forwards, steps=lab.settings.grad.steps, seed=lab.settings.seed)
@@ -327,7 +309,7 @@ def _forwards(settings: DecomposeSettings, methods: list[Method], rows: int) -> 
         len(rate_edges(settings.rates, settings.objective.eps)) - 1 if settings.design == "cells" else settings.rates
     )
     nested = min(settings.rows, rows) * cells * settings.masks
-    mirror = build_method("mirror", settings.method_options).under(build_objective(settings.objective))
+    mirror = build_method("mirror", settings)
     views = {(m.masker, m.views, m.syrm): m.views for m in (*methods, mirror)}
     cells = [len(rate_edges(settings.probe.rates, settings.objective.eps, v.switches)) - 1 for v in views.values()]
     probed = min(settings.probe.rows, rows) * settings.probe.masks

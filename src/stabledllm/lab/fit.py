@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from stabledllm.build import build_method, build_model, build_objective, set_form
+from stabledllm.build import build_method, build_model, set_form
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import load_rows
-from stabledllm.data.rows import TokenRow, require_marks
-from stabledllm.errors import UserError
+from stabledllm.data.rows import TokenRow, marks_in
 from stabledllm.lab.probe_and_fit import probe_and_fit
 from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.fits import check_fitted, check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity
 
@@ -24,15 +24,14 @@ def run_fit(settings: TrainSettings, path: Path, say: Say) -> FittedDensity:
     Raises:
         UserError: a method without ppots, or a model or rows that do not suit it.
     """
-    method = build_method(settings.method, settings.method_options)
-    if not method.needs_p:
-        raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
+    method = build_method(settings.method, settings)
+    check_fitted(method)
     loaded = build_model(settings)
-    loaded.check_method(method)
+    check_model(method, loaded.name, loaded.autoregressive)
     set_form(loaded, settings)
     rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
     say(note)
-    require_marks(rows, method)
+    check_marks(method, marks_in(rows))
     density = fitted_for(settings, method, loaded, rows)
     save_fit(density, path, say)
     for line in _details(density.record):
@@ -42,16 +41,8 @@ def run_fit(settings: TrainSettings, path: Path, say: Say) -> FittedDensity:
 
 def fitted_for(settings: TrainSettings, method: Method, loaded: LoadedModel, rows: list[TokenRow]) -> FittedDensity:
     """The density p(t) of a run with these settings, probed on its training rows; nothing is written."""
-    return probe_and_fit(
-        loaded,
-        rows,
-        method,
-        build_objective(settings.objective),
-        settings.ppots,
-        settings.seed,
-        settings.batch,
-        block_size=settings.block_size,
-    )
+    size = settings.block_size
+    return probe_and_fit(loaded, rows, method, settings.ppots, settings.seed, settings.batch, block_size=size)
 
 
 def save_fit(density: FittedDensity, path: Path, say: Say) -> None:

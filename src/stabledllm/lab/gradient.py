@@ -14,7 +14,7 @@ from stabledllm.gradient.predicted import (
     at_equal_compute,
     data_noise,
     noise_scale,
-    profiled_as,
+    profile_method,
     ratio_to,
     step_noise,
     uniform_for,
@@ -41,39 +41,39 @@ class GradientLaboratory:
         settings: DecomposeSettings,
         loaded: LoadedModel,
         rows: list[TokenRow],
-        objective: Objective,
-        build: Callable[[str], Method],
+        standard: Method,
         progress: Callable[[int], None],
     ):
-        self.settings, self.wanted, self.build = settings, settings.grad, build
-        common = {"mask_id": loaded.mask_id, "pad_id": loaded.pad_id, "progress": progress}
-        chosen = {"parameters": self.wanted.parameters}
-        self.meter: GradientMeter = _gradient_meter(self.wanted.projection, loaded, rows, objective, common | chosen)
-        self.steps = StepMeter(loaded.model, rows, objective, clip=self.wanted.clip, **common, **chosen)
-        self._profiles: dict[str, GradientProfile] = {}
+        self.settings, self.wanted, objective = settings, settings.grad, standard.objective
+        self.standard = standard
+        self.counts = Method.parse("fixedcount", standard.options, objective)
+        common = {"progress": progress, "parameters": self.wanted.parameters}
+        self.meter: GradientMeter = _gradient_meter(self.wanted.projection, loaded, rows, objective, common)
+        self.steps = StepMeter(loaded, rows, objective, clip=self.wanted.clip, **common)
+        self._profiles: dict[Method, GradientProfile] = {}
         self._standard: StepGradients | None = None
 
-    def profile(self, name: str) -> GradientProfile:
+    def profile(self, method: Method) -> GradientProfile:
         """The profile of a masker and its views."""
-        if name not in self._profiles:
-            rows = self.wanted.rows if name == "fixedcount" else self.wanted.view_rows
-            self._profiles[name] = gradient_profile(
+        if method not in self._profiles:
+            rows = self.wanted.rows if method == self.counts else self.wanted.view_rows
+            self._profiles[method] = gradient_profile(
                 self.meter,
-                self.build(name),
+                method,
                 rows=rows,
                 rates=self.wanted.rates,
                 masks=self.wanted.masks,
                 seed=self.settings.seed,
             )
-        return self._profiles[name]
+        return self._profiles[method]
 
     def decomposition(self) -> GradientDecomposition:
         """A, B and C of Standard's gradient."""
-        return decompose_gradient(self.profile("fixedcount"))
+        return decompose_gradient(self.profile(self.counts))
 
     def floor(self) -> GradientFloor:
         """What no density of t can go below with one view a row."""
-        return gradient_floor(self.profile("fixedcount"))
+        return gradient_floor(self.profile(self.counts))
 
     def result(self, method: Method, sampler: TSampler, cost: float) -> dict:
         """The ``gradient`` of one method in ``decomposition.json``; Standard's must come first."""
@@ -99,14 +99,14 @@ class GradientLaboratory:
 
     def _predicted(self, method: Method, sampler: TSampler, rows: int, cost: float) -> dict:
         """Predicted noise and its ratio to Standard's, both of the same data rows."""
-        name = profiled_as(method)
-        if name is None:
+        profiled = profile_method(method)
+        if profiled is None:
             kept = ("predicted_variance", "variance_at_equal_compute", "relative_to_standard", "noise_scale")
             return dict.fromkeys(kept)
-        own, plain = self.profile(name), self.profile("fixedcount")
+        own, plain = self.profile(profiled), self.profile(self.counts)
         common = plain.first(len(own.rows)) if len(own.rows) < len(plain.rows) else plain
         noise = step_noise(own, method, uniform_for(own, sampler), rows, cost, common)
-        standard = step_noise(common, Method(), uniform_for(common), self.settings.forwards, 1.0)
+        standard = step_noise(common, self.standard, uniform_for(common), self.settings.forwards, 1.0)
         data = data_noise(common)
         ratio_found = {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
         return {
@@ -122,4 +122,4 @@ def _gradient_meter(
 ) -> GradientMeter:
     size = sum(p.numel() for p in chosen_parameters(loaded.model, arguments["parameters"]).values())
     exact = projection == "exact" or (projection == "auto" and size * 4 * _POINTS <= _EXACT_BYTES)
-    return (RowGradients if exact else ProjectedGradients)(loaded.model, rows, objective, **arguments)
+    return (RowGradients if exact else ProjectedGradients)(loaded, rows, objective, **arguments)

@@ -10,34 +10,33 @@ from tqdm import tqdm
 from stabledllm.config.settings import PPOTSSettings
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
+from stabledllm.forward.blocks import UnitMeter
 from stabledllm.forward.meter import LossMeter, Meter
 from stabledllm.gradient.density import norm_profile, proxy_quality
 from stabledllm.gradient.output_layer import OutputLayerNorms
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.fits import check_blocks, check_finite_variance
 from stabledllm.noise.methods import Method
-from stabledllm.noise.objective import Objective
-from stabledllm.ppots.blocks import UnitMeter
 from stabledllm.ppots.cells import WeighsBy, weights_of
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.profile import Profile, probe, rate_edges
 from stabledllm.ppots.record import FittedDensity, fit_density
-from stabledllm.variance.some_masked import refuse_infinite_variance
 
 
 def check_probe(method: Method, rows: int, probed: int, block_size: int | None) -> None:
-    """Refuse what no p can be fitted for.
+    """Whether a p can be fitted from so many rows.
 
     Args:
         rows: of the training data. probed: at most so many of them are.
 
     Raises:
-        UserError: too few rows, or blocks with a density fitted to gradients.
+        UserError: too few rows, or a method that has no meaning in blocks.
     """
-    if block_size and method.signal != "loss":
-        raise UserError(f"method '{method.name}': a density fitted to gradients and block_size contradict; use ppots.")
+    if block_size:
+        check_blocks(method)
     # Strata and lattices leave what varies over rows, and the cross-fit leaves one row out.
-    least = 2 if method.source.name == "iid" or method.signal != "loss" or block_size else 3
+    least = 2 if method.source.independent or method.signal != "loss" or block_size else 3
     if min(rows, probed) < least:
         raise UserError(
             f"ppots: expected at least {least} training rows to probe for method '{method.name}', found "
@@ -49,7 +48,6 @@ def probe_and_fit(
     loaded: LoadedModel,
     rows: list[TokenRow],
     method: Method,
-    objective: Objective,
     settings: PPOTSSettings,
     seed: int,
     step_rows: int,
@@ -62,9 +60,9 @@ def probe_and_fit(
     With ``block_size`` the units of block diffusion are probed in place of rows.
 
     Raises:
-        UserError: too few rows, or blocks with a density fitted to gradients.
+        UserError: too few rows, or a method that has no meaning in blocks.
     """
-    refuse_infinite_variance(method, objective, "ppots")
+    check_finite_variance(method, "ppots")
     check_probe(method, len(rows), settings.rows, block_size)
     count = min(settings.rows, len(rows))
     sizes = {"rows": count, "rates": settings.rates, "masks": settings.masks}
@@ -76,24 +74,15 @@ def probe_and_fit(
         step_rows=step_rows,
         strata=method.options.strata,
     )
-    cells = len(rate_edges(settings.rates, objective.eps, method.views.switches)) - 1
+    cells = len(rate_edges(settings.rates, method.objective.eps, method.views.switches)) - 1
     known = count * cells * settings.masks * method.views.count if method.signal == "loss" else None
     with tqdm(total=known, desc=f"probe {method.name}", unit="fwd", disable=not show_progress) as bar:
 
         def meter(kind: type[Meter]) -> Meter:
-            ids = {"mask_id": loaded.mask_id, "pad_id": loaded.pad_id}
-            return kind(loaded.model, rows, objective, progress=bar.update, **ids)
+            return kind(loaded, rows, method.objective, progress=bar.update)
 
         if block_size:
-            units = UnitMeter(
-                loaded.model,
-                rows,
-                objective,
-                block_size=block_size,
-                progress=bar.update,
-                mask_id=loaded.mask_id,
-                pad_id=loaded.pad_id,
-            )
+            units = UnitMeter(loaded, rows, method.objective, block_size=block_size, progress=bar.update)
             config = sizes | {"design": settings.design, "model": loaded.name, "block_size": block_size}
             profile = probe(units, method, **sizes, design=settings.design, seed=seed)
             options = replace(options, step_rows=round(step_rows * units.units_per_row))
@@ -108,7 +97,7 @@ def probe_and_fit(
             )
         else:
             density = _fit_to_norms(meter, method, sizes | {"seed": seed}, options, settings.check_proxy, loaded.name)
-        density.record["objective"] = asdict(objective)
+        density.record["objective"] = asdict(method.objective)
         return density
 
 

@@ -10,11 +10,13 @@ import yaml
 
 from stabledllm.config.settings import DataSettings, ObjectiveSettings
 from stabledllm.errors import UserError
-from stabledllm.noise.methods import SIGNALS
+from stabledllm.noise.parts import FOLLOWED, PARTS
 
 QUANTITIES = ("gradient", "loss")
-_PROBED = tuple(set(SIGNALS) - {"ppots"})
-"""Densities that cost a probe before training; that of ``ppots`` is reached without one by ``adaptive``."""
+_WITHOUT_PROBE = {fitted: follows for follows, fitted in FOLLOWED.items()}
+"""By each fitted density that is reached without a probe the one that follows training to it."""
+_PROBED = [part.name for part in PARTS.values() if part.fitted_to and part.name not in _WITHOUT_PROBE]
+"""Densities that cost a probe before training."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def is_comparable(record: dict) -> bool:
 
 def without_probe(method: str) -> str:
     """The method with ``adaptive`` in the place of ``ppots``."""
-    return "+".join("adaptive" if part == "ppots" else part for part in method.split("+"))
+    return "+".join(_WITHOUT_PROBE.get(part, part) for part in method.split("+"))
 
 
 def _standard(measured: Sequence[dict]) -> dict:
@@ -214,5 +216,5 @@ def _set(settings: dict, defaults: dict) -> dict:
 
 def _matters(name: str, value: object, method: str) -> bool:
     """Whether an option acts on this method and is set."""
-    part = {"strata": "strats", "mirror_below": "mirror", "isad_delta": "isad-exact", "ema_bins": "ema"}.get(name)
-    return part in method.split("+") and value not in (None, {"mirror_below": 1.0}.get(name))
+    reads = any(name in PARTS[part].options for part in method.split("+") if part in PARTS)
+    return reads and value not in (None, {"mirror_below": 1.0}.get(name))

@@ -20,6 +20,7 @@ from stabledllm.errors import UserError
 from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of
 from stabledllm.models.families.weights import shapes_in
 from stabledllm.models.loading import LoadedModel
+from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.told import told
 
 _SAFETENSORS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
@@ -112,7 +113,7 @@ def load_adapter(
     if (Path(named).expanduser() / ADAPTER_CONFIG).is_file():
         raise UserError(f"{what}: expected a base that is no adapter itself, found '{named}'; merge that one first.")
     with told(f"{what}: expected the config of an adapter in {folder / ADAPTER_CONFIG}"):
-        config = PeftConfig.from_pretrained(str(folder))
+        config = read_pretrained(PeftConfig, folder)
         _check_config(config, what, shapes)
     try:
         loaded = load_base(named)

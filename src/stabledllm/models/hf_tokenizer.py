@@ -20,6 +20,7 @@ from stabledllm.errors import UserError
 from stabledllm.models.chat_template import bounded, check_template, written
 from stabledllm.models.image_tokens import ImageTokens
 from stabledllm.models.named_tokens import check_named_tokens
+from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.special_text import SpecialText
 from stabledllm.models.told import told
 from stabledllm.runtime.files import read_json, write_json
@@ -261,10 +262,10 @@ def load_tokenizer(
 def _read(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """The files decide, not the class that the config names: Dream's exists in its remote code only."""
     if (folder / "tokenizer.json").is_file():
-        return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return read_pretrained(PreTrainedTokenizerFast, folder)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return Qwen2Tokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        return read_pretrained(Qwen2Tokenizer, folder)
+    return read_pretrained(AutoTokenizer, folder, trust_remote_code=trust_remote_code)
 
 
 def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:

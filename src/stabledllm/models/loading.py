@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from stabledllm.models.quantised import keep_differentiable, quantisation
 from stabledllm.models.shipped import shipped_folder
 from stabledllm.models.soundness import check_finite, check_runs
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig, check_byte_vocabulary
-from stabledllm.noise.methods import AUTOREGRESSIVE, Method
 from stabledllm.runtime.folders import whole_folder
 
 
@@ -54,17 +52,6 @@ class LoadedModel:
     @property
     def eos_id(self) -> int:
         return self.tokenizer.eos_token_id
-
-    def check_method(self, method: Method) -> None:
-        """Masks are for masked diffusion models, next-token prediction for autoregressive ones.
-
-        Raises:
-            UserError: the other way round.
-        """
-        if self.autoregressive != method.autoregressive:
-            kind = "an autoregressive model" if self.autoregressive else "a masked diffusion model"
-            wanted = f"method '{AUTOREGRESSIVE}'" if self.autoregressive else "a method that masks tokens"
-            raise UserError(f"model '{self.name}' is {kind}: expected {wanted}, found '{method.name}'.")
 
     def save(self, folder: str | Path) -> None:
         """Weights, config and tokenizer in the layout they came in; :func:`load_model` takes the folder."""
@@ -195,14 +182,3 @@ def model_folder(name: str, allow_pickle: bool = False) -> Path:
     if is_adapter(name):
         return Path(name).expanduser()
     return shipped_folder(name) or find_folder(name, allow_pickle=allow_pickle)
-
-
-@contextmanager
-def evaluating(model):
-    """Evaluation mode within, the former mode after."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield model
-    finally:
-        model.train(was_training)

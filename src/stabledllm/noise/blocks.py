@@ -16,31 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stabledllm.errors import UserError
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Method, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-
-
-def refuse_for_blocks(method: Method, *, packing: bool = False) -> None:
-    """Refuse what has no meaning in blocks.
-
-    Args:
-        packing: whether rows are laid end to end.
-
-    Raises:
-        UserError: ``syrm``, whose prompt tokens lie in no block; ``ema``, whose baseline is of whole rows at one t;
-            ``autoregressive``, which masks nothing; packed rows.
-    """
-    if packing:
-        raise UserError("key 'packing': packed rows and block_size contradict: a row in blocks is two copies.")
-    if method.syrm:
-        raise UserError(f"method '{method.name}': 'syrm' and block_size contradict: the prompt is in no block.")
-    if method.autoregressive:
-        raise UserError(f"method '{method.name}' and block_size contradict: an autoregressive model masks no blocks.")
-    if method.ema:
-        raise UserError(f"method '{method.name}': 'ema' and block_size contradict: its baseline takes one t per row.")
 
 
 def block_counts(maskable: Tensor, size: int) -> Tensor:
@@ -118,9 +96,9 @@ class Units:
         """Sums over the tokens of each unit of ``values``, shape (B, L); shape (U,)."""
         return (values[self.row].gather(1, self.place) * self.rows.maskable).sum(1)
 
-    def draw(self, method: Method, key: Key, sampler: TSampler, objective: Objective) -> BlockDraw:
+    def draw(self, method: Method, key: Key, sampler: TSampler) -> BlockDraw:
         """t of every unit and the masks, folded into rows."""
-        return self.fold(method.draw(key, self.rows, sampler, objective))
+        return self.fold(method.draw(key, self.rows, sampler))
 
     def fold(self, drawn: Draw) -> BlockDraw:
         """Units' draws as rows'. A view that some blocks of a row use and others do not masks nothing in the others;

@@ -1,65 +1,34 @@
-"""A method string names its parts: ``strats+ppots+mirror``. Source x density x masker x views.
+"""A method: source of u x density of t x masker x views, named by its parts (``strats+ppots+mirror``).
 
 Legend: B rows, K views, L positions.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from stabledllm.errors import UserError, did_you_mean
-from stabledllm.noise.densities import Clipped, TSampler, Uniform
-from stabledllm.noise.maskers import ISAD, Bernoulli, Complement, FixedCount, Masker, MaskInput, NextToken
-from stabledllm.noise.sources import IID, LowDiscrepancy, Source, Stratified
+from stabledllm.errors import UserError
+from stabledllm.noise.densities import TSampler, Uniform
+from stabledllm.noise.maskers import Bernoulli, FixedCount, Masker, MaskInput
+from stabledllm.noise.objective import Objective
+from stabledllm.noise.parts import (
+    AUTOREGRESSIVE,
+    DENSITY,
+    MASKER,
+    PARTS,
+    SOURCE,
+    STANDARD,
+    VIEWS,
+    MethodOptions,
+    Named,
+    read_parts,
+)
+from stabledllm.noise.sources import IID, Source
 from stabledllm.noise.streams import Key
-from stabledllm.noise.views import ComplementPair, Mirror, MultiSample, Partition, Single, Views
-
-if TYPE_CHECKING:  # objective itself imports the schedule from here
-    from stabledllm.noise.objective import Objective
-
-_SLOTS = {
-    "strats": ("source of u",),
-    "lowdisc": ("source of u",),
-    "ppots": ("density of t",),
-    "ppots-gradient": ("density of t",),
-    "ppots-head": ("density of t",),
-    "adaptive": ("density of t",),
-    "clipped": ("density of t",),
-    "fixedcount": ("masker",),
-    "complement": ("masker", "views"),
-    "isad": ("masker",),
-    "isad-exact": ("masker",),
-    "mirror": ("views",),
-    "multisample": ("views",),
-    "partition": ("views",),
-    "syrm": ("maskable set",),
-    "ema": ("reported loss",),
-}
-PARTS = tuple(_SLOTS)
-"""Every part, in canonical order; at most one per slot."""
-AUTOREGRESSIVE = "autoregressive"
-"""The method of autoregressive models; it stands alone."""
-SIGNALS = {"ppots": "loss", "ppots-gradient": "gradient", "ppots-head": "output layer"}
-"""Densities that are fitted before training, and what to."""
-_VIEWS = {"multisample": 2, "partition": 3}
-"""Parts that take a number of views, ``partition4``, and how many they have without one."""
-
-
-@dataclass(frozen=True)
-class MethodOptions:
-    """Settings of the parts; each has an effect only where its part is named."""
-
-    strata: int | None = None
-    clip_low: float = 0.3
-    clip_high: float = 0.8
-    isad_delta: float = 0.2
-    mirror_below: float = 1.0
-    ema_bins: int = 10
+from stabledllm.noise.views import Single, Views
 
 
 @dataclass(frozen=True)
@@ -111,108 +80,117 @@ class Draw:
 
 @dataclass(frozen=True)
 class Method:
-    """A combination of parts that draws t and masks. Build it with :meth:`parse`."""
+    """A combination of parts that draws t and masks for one objective. Build it with :meth:`parse`."""
 
-    name: str = "standard"
+    name: str = STANDARD
     source: Source = field(default_factory=IID)
-    density: str = "uniform"
+    density: TSampler = field(default_factory=Uniform)
+    """The density of t where none is fitted."""
     masker: Masker = field(default_factory=Bernoulli)
     views: Views = field(default_factory=Single)
-    syrm: bool = False
-    ema: bool = False
     options: MethodOptions = field(default_factory=MethodOptions)
+    objective: Objective = field(default_factory=Objective)
 
     @classmethod
-    def parse(cls, text: str, options: MethodOptions | None = None) -> Method:
-        """The method named by ``text``, for example ``standard`` or ``strats+ppots+mirror``.
+    def parse(cls, text: str, options: MethodOptions | None = None, objective: Objective | None = None) -> Method:
+        """The method named by ``text``, for example ``standard`` or ``strats+ppots+mirror``, under an objective.
+
+        MMaDA's ``cosine`` counts its masked tokens: independent masks become counted ones there.
+
+        >>> method = Method.parse("mirror+strats")
+        >>> method.name, method.views.count
+        ('strats+mirror', 2)
 
         Raises:
-            UserError: an unknown part, a part given twice, or two parts for one slot.
+            UserError: an unknown part, a part given twice, two parts for one slot, a bad option of a part that is
+                named, or a part that is defined for the bound's masks only under ``cosine``.
         """
-        options = options or MethodOptions()
-        if text.strip() == AUTOREGRESSIVE:
-            return cls(name=AUTOREGRESSIVE, masker=NextToken(), options=options)
-        chosen = _read_parts(text)
-        sources = {"strats": Stratified(options.strata), "lowdisc": LowDiscrepancy()}
-        maskers = {
-            "fixedcount": FixedCount(),
-            "complement": Complement(),
-            "isad": ISAD(options.isad_delta),
-            "isad-exact": ISAD(options.isad_delta, exact=True),
-        }
-        views, count = _split_number(chosen.get("views", ""))
-        couplings = {
-            "mirror": lambda: Mirror(options.mirror_below),
-            "multisample": lambda: MultiSample(count),
-            "partition": lambda: Partition(count),
-            "complement": ComplementPair,
+        options, objective = options or MethodOptions(), objective or Objective()
+        parts = read_parts(text)
+        name = "+".join(named.text for named in parts) or STANDARD
+        made = {
+            slot: build(options, named.views) for named in parts for slot, build in named.part.fills.items() if build
         }
         method = cls(
-            name="+".join(dict.fromkeys(chosen.values())) or "standard",
-            source=sources.get(chosen.get("source of u"), IID()),
-            density=chosen.get("density of t", "uniform"),
-            masker=maskers.get(chosen.get("masker"), Bernoulli()),
-            views=couplings.get(views, Single)(),
-            syrm="maskable set" in chosen,
-            ema="reported loss" in chosen,
+            name=name,
+            source=made.get(SOURCE, IID()),
+            density=made.get(DENSITY, Uniform()),
+            masker=made.get(MASKER, Bernoulli()),
+            views=made.get(VIEWS, Single()),
             options=options,
+            objective=objective,
         )
-        if method.density == "clipped":
-            Clipped(options.clip_low, options.clip_high)
-        return method
+        if not method.takes(objective):
+            *others, last = (part.name for part in PARTS.values() if not part.bound_only)
+            raise UserError(
+                f"method '{name}' and objective.weighting '{objective.weighting}' contradict: expected parts of "
+                f"{', '.join(others)} and {last}."
+            )
+        return method if objective.counts == "linear" else replace(method, masker=FixedCount(objective.counts))
 
     @property
-    def masking(self) -> str:
-        """The parts that say which tokens are masked given t, masker and views with their number, as a string."""
-        kept = [part for part in self.name.split("+") if {"masker", "views"} & set(_slots_of(part))]
-        return "+".join(kept) or "standard"
+    def parts(self) -> tuple[Named, ...]:
+        """Its parts in canonical order; none for Standard."""
+        return read_parts(self.name)
+
+    def has(self, name: str) -> bool:
+        """Whether a part of that name is among its parts."""
+        return any(named.part.name == name for named in self.parts)
+
+    def reads(self, option: str) -> bool:
+        """Whether one of its parts reads that option."""
+        return any(option in named.part.options for named in self.parts)
+
+    @property
+    def masking(self) -> Method:
+        """The method of those of its parts that say which tokens are masked given t: masker and views."""
+        names = [named.text for named in self.parts if {MASKER, VIEWS} & set(named.part.fills)]
+        return Method.parse("+".join(names) or STANDARD, self.options, self.objective)
+
+    @property
+    def signal(self) -> str | None:
+        """Whose second moment p is fitted to before training: that of the ``loss``, of the ``gradient`` or of the
+        ``output layer``'s gradient; None where no p is."""
+        return next((named.part.fitted_to for named in self.parts if named.part.fitted_to), None)
 
     @property
     def needs_p(self) -> bool:
         """Whether t is drawn from a fitted density."""
-        return self.density in SIGNALS
-
-    @property
-    def signal(self) -> str:
-        """Whose second moment p is fitted to: the loss's, the gradient's, or that of the output layer's gradient."""
-        return SIGNALS.get(self.density, "loss")
+        return self.signal is not None
 
     @property
     def adaptive(self) -> bool:
         """Whether the density of t follows the losses during training."""
-        return self.density == "adaptive"
+        return any(named.part.tends_to for named in self.parts)
+
+    @property
+    def marks(self) -> set[str]:
+        """The marks that its rows must have."""
+        return {named.part.marks for named in self.parts} - {None}
+
+    @property
+    def syrm(self) -> bool:
+        """Whether the prompt's syntax tokens may be masked too."""
+        return self.has("syrm")
+
+    @property
+    def ema(self) -> bool:
+        """Whether a baseline steadies the reported loss."""
+        return self.has("ema")
 
     @property
     def autoregressive(self) -> bool:
         """Whether it is next-token prediction, for autoregressive models only."""
-        return isinstance(self.masker, NextToken)
+        return self.has(AUTOREGRESSIVE)
 
     @property
     def unbiased(self) -> bool:
         """Whether the mean of the loss and its gradient are the standard objective's."""
-        return self.masker.unbiased and self.density != "clipped" and not self.syrm
+        return all(named.part.unbiased for named in self.parts)
 
     def takes(self, objective: Objective) -> bool:
         """Whether every part has a meaning under the objective."""
-        counted = isinstance(self.masker, Bernoulli | FixedCount)
-        return objective.counts == "linear" or (counted and self.density != "clipped" and self.signal == "loss")
-
-    def under(self, objective: Objective) -> Method:
-        """The same method with the masks that the objective asks for.
-
-        MMaDA's ``cosine`` counts its masked tokens, so that independent masks become counted ones there.
-
-        Raises:
-            UserError: ``cosine`` with a part that is defined for the bound's masks only.
-        """
-        if objective.counts == "linear":
-            return self
-        if not self.takes(objective):
-            raise UserError(
-                f"method '{self.name}' and objective.weighting 'cosine' contradict: expected parts of strats, lowdisc, "
-                f"ppots, adaptive, fixedcount, mirror, multisample, partition, syrm and ema."
-            )
-        return replace(self, masker=FixedCount(objective.counts))
+        return objective.counts == "linear" or not any(named.part.bound_only for named in self.parts)
 
     def mean_forwards(self, sampler: TSampler, size: Tensor, block_size: int | None = None) -> float:
         """Forwards that a row pays on average, exactly: what a meter counts; see the views."""
@@ -224,20 +202,16 @@ class Method:
         Raises:
             UserError: P-POTS without a fitted density.
         """
-        if self.density == "clipped":
-            return Clipped(self.options.clip_low, self.options.clip_high)
-        if not self.needs_p:
-            return fitted if self.adaptive and fitted else Uniform()
-        if fitted is None:
+        if self.needs_p and fitted is None:
             raise UserError(f"method '{self.name}': ppots needs a fitted p(t), found none; run 'stabledllm fit' first.")
-        return fitted
+        return fitted if fitted is not None and (self.needs_p or self.adaptive) else self.density
 
-    def draw(self, key: Key, rows: Rows, sampler: TSampler, objective: Objective) -> Draw:
+    def draw(self, key: Key, rows: Rows, sampler: TSampler) -> Draw:
         """t and masks of the given rows; a pure function of ``key`` and each row's position."""
         u = self.source.uniforms(key, rows.step_rows, rows.position.device)[rows.position]
-        return self.draw_at(sampler.icdf(u), key, rows, sampler, objective)
+        return self.draw_at(sampler.icdf(u), key, rows, sampler)
 
-    def draw_at(self, t: Tensor, key: Key, rows: Rows, sampler: TSampler, objective: Objective) -> Draw:
+    def draw_at(self, t: Tensor, key: Key, rows: Rows, sampler: TSampler) -> Draw:
         """Masks at given ratios; with ``Uniform()`` the weights are those of the unweighted t."""
         given = MaskInput(
             t=t,
@@ -245,49 +219,12 @@ class Method:
             views=self.views,
             maskable=rows.maskable,
             sampler=sampler,
-            eps=objective.eps,
-            power=objective.power or 0.0,
+            eps=self.objective.eps,
+            power=self.objective.power or 0.0,
             delimiter=rows.delimiter,
         )
-        mask, coefficient, weight = self.under(objective).masker(given)
+        mask, coefficient, weight = self.masker(given)
         active = self.views.active(t, rows.maskable.sum(1))
         return Draw(
             t=t, weight=weight, mask=mask, coefficient=coefficient, active=active, hides=not self.autoregressive
         )
-
-
-def _read_parts(text: str) -> dict[str, str]:
-    """The part chosen for each slot, in canonical order."""
-    names = [part.strip() for part in text.split("+")]
-    if names == ["standard"]:
-        return {}
-    chosen: dict[str, str] = {}
-    for name in names:
-        base, _ = _split_number(name)
-        if base in ("standard", AUTOREGRESSIVE):
-            raise UserError(f"method '{text}': '{base}' stands alone, found it combined with other parts.")
-        if base not in _SLOTS:
-            raise UserError(
-                f"method '{text}': unknown part '{name}'{did_you_mean(name, ('standard', AUTOREGRESSIVE, *PARTS))}."
-            )
-        for slot in _SLOTS[base]:
-            if slot in chosen:
-                raise UserError(f"method '{text}': '{chosen[slot]}' and '{name}' contradict: both choose the {slot}.")
-            chosen[slot] = name
-    if chosen.get("density of t") == "clipped" and chosen.get("masker") == "complement":
-        raise UserError(
-            f"method '{text}': 'clipped' and 'complement' contradict: the second view has 1 - t, outside the interval."
-        )
-    order = dict.fromkeys(slot for slots in _SLOTS.values() for slot in slots)
-    return {slot: chosen[slot] for slot in order if slot in chosen}
-
-
-def _slots_of(part: str) -> tuple[str, ...]:
-    return _SLOTS.get(_split_number(part)[0], ())
-
-
-def _split_number(name: str) -> tuple[str, int]:
-    """``partition4`` as ``("partition", 4)``; other names as they are, with the part's own number of views or 1."""
-    if (match := re.fullmatch(r"([a-z]+)(\d+)", name)) and match[1] in _VIEWS:
-        return match[1], int(match[2])
-    return name, _VIEWS.get(name, 1)

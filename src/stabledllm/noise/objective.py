@@ -75,16 +75,3 @@ class Objective:
         """Weight of rows of ``size`` maskable tokens over their mean weight, float64, shape of ``size``."""
         weight = size.double() if self.normalization == "token" else torch.ones(len(size), dtype=torch.float64)
         return weight / weight.mean()
-
-
-def refuse_for_autoregressive(objective: Objective) -> None:
-    """An autoregressive model masks nothing: what weighs mask ratios has no meaning there.
-
-    Raises:
-        UserError: a weighting, power or eps other than the default.
-    """
-    if objective != Objective(normalization=objective.normalization):
-        raise UserError(
-            f"key 'objective': expected nothing but 'normalization' for an autoregressive model, which has no mask "
-            f"ratio to weigh, found weighting={objective.weighting} and eps={objective.eps:g}."
-        )

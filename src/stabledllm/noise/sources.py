@@ -16,10 +16,35 @@ from stabledllm.noise.streams import Key, Stream
 
 
 @dataclass(frozen=True)
+class OverU:
+    """A vector-valued function h of u on a fine grid, cut into the cells that a source spreads its points over.
+
+    Legend: b entries of h.
+    """
+
+    variance: Tensor
+    """Cov_u h, shape (b, b)."""
+    cells: Tensor
+    """Mean of h in each cell less its mean over all, shape (cells, b)."""
+    offsets: Tensor
+    """Mean of h over the cells at each place within a cell less its mean over all, shape (places, b)."""
+
+
+@dataclass(frozen=True)
 class IID:
     """Independent uniforms, one per row."""
 
     name = "iid"
+    independent = True
+    """Whether the rows of a step are independent."""
+
+    def count(self, n: int) -> int:
+        """Cells of equal width that the points of a step of n rows are spread over."""
+        return n
+
+    def left_of(self, h: OverU, n: int) -> tuple[Tensor, Tensor]:
+        """``(left, removed)``: of Cov_u h, what is left in n Cov(step mean of h) and what is not; each (b, b)."""
+        return h.variance, torch.zeros_like(h.variance)
 
     def uniforms(self, key: Key, n: int, device: torch.device) -> Tensor:
         """u of all n rows of the step, float64, shape (n,)."""
@@ -39,6 +64,7 @@ class Stratified:
 
     strata: int | None = None
     name = "strats"
+    independent = False
 
     def __post_init__(self) -> None:
         if self.strata is not None and self.strata < 1:
@@ -47,6 +73,14 @@ class Stratified:
     def count(self, n: int) -> int:
         """Number of strata for a step of n rows."""
         return self.strata or math.ceil(math.sqrt(n))
+
+    def left_of(self, h: OverU, n: int) -> tuple[Tensor, Tensor]:
+        """What varies within strata is left, and the n mod k extra points as a simple random sample of strata."""
+        k = len(h.cells)
+        extra, squares = n % k, h.cells.T @ h.cells
+        among_extra = extra * (1 - extra / k) * squares / (k - 1) / n if extra else 0.0
+        removed = squares / k - among_extra
+        return h.variance - removed, removed
 
     def uniforms(self, key: Key, n: int, device: torch.device) -> Tensor:
         k = self.count(n)
@@ -64,6 +98,16 @@ class LowDiscrepancy:
     """The shifted lattice (u0 + i / n) mod 1 (VDM, arXiv:2107.00630), dealt to the rows at random."""
 
     name = "lowdisc"
+    independent = False
+
+    def count(self, n: int) -> int:
+        """Cells of the lattice, one per row."""
+        return n
+
+    def left_of(self, h: OverU, n: int) -> tuple[Tensor, Tensor]:
+        """n times the variance of the lattice's mean over its offset is left."""
+        left = n * h.offsets.T @ h.offsets / len(h.offsets)
+        return left, h.variance - left
 
     def uniforms(self, key: Key, n: int, device: torch.device) -> Tensor:
         offset, order = key.several((Stream.RATE, Stream.PERMUTATION), n, device)

@@ -21,7 +21,8 @@ class Single:
     """One view."""
 
     count = 1
-    name = ""
+    independent = True
+    """Whether a row's masks are independent of each other given t."""
 
     @property
     def switches(self) -> tuple[float, ...]:
@@ -99,7 +100,7 @@ class Mirror(Single):
 
     below: float = 1.0
     count = 2
-    name = "mirror"
+    independent = False
 
     def __post_init__(self) -> None:
         if not 0.0 < self.below <= 1.0:
@@ -128,7 +129,6 @@ class MultiSample(Single):
     """K independent masks at the same t (the paper's MultiSample-2 for K = 2)."""
 
     count: int = 2
-    name = "multisample"
 
     def __post_init__(self) -> None:
         if not 2 <= self.count <= 64:
@@ -154,7 +154,7 @@ class Partition(Single):
     """
 
     count: int = 3
-    name = "partition"
+    independent = False
 
     def __post_init__(self) -> None:
         if not 2 <= self.count <= 64:
@@ -181,7 +181,7 @@ class ComplementPair(Single):
     """
 
     count = 2
-    name = "complement"
+    independent = False
 
     def uniforms(self, key: Key, rows: Tensor, token_index: Tensor) -> Tensor:
         return super().uniforms(key, rows, token_index).expand(-1, self.count, -1)

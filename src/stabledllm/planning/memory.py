@@ -24,7 +24,6 @@ from stabledllm.build import build_method
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.models.shapes import Shape
-from stabledllm.noise.methods import AUTOREGRESSIVE
 from stabledllm.planning.activations import Forward, full_logits_bytes, head_bytes, kept_bytes, working_bytes
 
 Sharding = Literal["ddp", "fsdp2", "zero2", "zero2_offload", "zero3", "zero3_offload"]
@@ -110,9 +109,7 @@ def estimate(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
 
 def views_of(settings: TrainSettings) -> int:
     """Forward rows of a training row."""
-    if settings.method == AUTOREGRESSIVE:
-        return 1
-    return build_method(settings.method, settings.method_options).views.count
+    return build_method(settings.method, settings).views.count
 
 
 def views_at_once(settings: TrainSettings) -> int:

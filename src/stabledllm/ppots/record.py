@@ -11,7 +11,7 @@ from torch import Tensor
 from stabledllm.errors import UserError
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
-from stabledllm.noise.objective import Objective
+from stabledllm.noise.parts import FOLLOWED, PARTS, REPORTED
 from stabledllm.ppots.cells import WeighsBy
 from stabledllm.ppots.crossfit import (
     EXCESS_ALLOWED,
@@ -174,9 +174,7 @@ def fit_density(
     return FittedDensity(found.sampler, record, pairs)
 
 
-def refuse_other(
-    density: FittedDensity, method: Method, objective: Objective, path: str, block_size: int | None = None
-) -> None:
+def refuse_other(density: FittedDensity, method: Method, path: str, block_size: int | None = None) -> None:
     """A density fitted for another source, masker, views, objective or blocks is not the best: say so, do not use it.
 
     Raises:
@@ -187,7 +185,7 @@ def refuse_other(
         raise UserError(f"{path}: expected a density fitted for block_size={block_size}, found one for {fitted}.")
     if canonical(density.method) != canonical(method.name):
         raise UserError(f"{path}: expected a density fitted for '{method.name}', found one for '{density.method}'.")
-    wanted, found = asdict(objective), density.record.get("objective", {})
+    wanted, found = asdict(method.objective), density.record.get("objective", {})
     for key, value in found.items():
         if value != wanted[key]:
             raise UserError(f"{path}: expected a density fitted for objective.{key}={wanted[key]}, found {value}.")
@@ -195,7 +193,8 @@ def refuse_other(
 
 def canonical(name: str) -> str:
     """A method's name without the parts that do not change the best p; ``adaptive`` starts from that of ``ppots``."""
-    return "+".join("ppots" if part == "adaptive" else part for part in name.split("+") if part != "ema")
+    unheard = [part.name for part in PARTS.values() if REPORTED in part.fills]
+    return "+".join(FOLLOWED.get(text, text) for text in name.split("+") if text not in unheard)
 
 
 def profile_record(profile: Profile) -> dict:

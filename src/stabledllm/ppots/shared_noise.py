@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.noise.densities import TSampler
-from stabledllm.noise.sources import Source
+from stabledllm.noise.sources import OverU, Source
 
 _FINE = 64
 """Grid points of u per stratum, or per row of a lattice."""
@@ -32,13 +32,10 @@ def shared_forms(
 ) -> tuple[Tensor, Tensor]:
     """The same as quadratic forms in g, two symmetric matrices of shape (b, b).
 
-    iid leaves all of it. Strata leave what varies within them, and the n mod k extra points as a simple random
-    sample of strata; a lattice leaves n times the variance of its mean over its offset.
-
     Args:
         weighted: the forms are in h at rates t, linear between them, in the place of g.
     """
-    k = source.count(n) if source.name == "strats" else n
+    k = source.count(n)
     square, folded, means = 0.0, 0.0, []
     for first in range(0, k, _AT_ONCE):
         count = min(_AT_ONCE, k - first)
@@ -49,18 +46,7 @@ def shared_forms(
         folded = folded + h.sum(0) / k
         means.append(h.mean(1))
     mean = folded.mean(0)
-    total = square - torch.outer(mean, mean)
-    if source.name == "iid":
-        return total, torch.zeros_like(total)
-    if source.name == "lowdisc":
-        around = folded - mean
-        left = n * around.T @ around / _FINE
-        return left, total - left
-    among, extra = torch.cat(means) - mean, n % k
-    squares = among.T @ among
-    among_extra = extra * (1 - extra / k) * squares / (k - 1) / n if extra else 0.0
-    removed = squares / k - among_extra
-    return total - removed, removed
+    return source.left_of(OverU(square - torch.outer(mean, mean), torch.cat(means) - mean, folded - mean), n)
 
 
 def _hats(x: Tensor, xs: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ class Estimate:
 
     ``stderr`` is NaN where nothing honest can be said: ``n`` too small (fewer than 2 units), or a tail too heavy for
     so many draws; in JSON that is null.
+
+    >>> print(Estimate(value=0.4881, stderr=0.0182, n=400, unit="nats²"))
+    0.4881 ± 0.018 nats² (n=400)
     """
 
     value: float

@@ -20,6 +20,10 @@ def jackknife(statistic: Callable[[Tensor], float], rows: int, unit: str) -> Est
     Args:
         statistic: takes the indices of the rows to use, shape (kept,).
         rows: number of rows.
+
+    >>> x = torch.tensor([1.0, 2.0, 4.0, 5.0])
+    >>> print(jackknife(lambda keep: x[keep].mean(), 4, "nats"))
+    3 ± 0.91 nats (n=4)
     """
     (found,) = jackknives(lambda keep: (statistic(keep),), rows, (unit,))
     return found

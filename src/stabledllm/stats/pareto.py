@@ -13,6 +13,10 @@ def pareto_k(values: np.ndarray) -> float:
 
     Source: Zhang & Stephens (2009), with the tail length and the weak prior of Vehtari et al.
     (arXiv:1507.02646): the largest min(n / 5, 3 sqrt n) values, k pulled towards 1/2 by 10 pseudo-values.
+
+    >>> u = (np.arange(10_000) + 0.5) / 10_000
+    >>> round(pareto_k(u**-0.8), 1)
+    0.8
     """
     values = np.sort(np.asarray(values, dtype=np.float64))
     size = math.ceil(min(0.2 * len(values), 3 * math.sqrt(len(values))))

@@ -10,7 +10,12 @@ from torch import Tensor
 
 
 def token_mean(x: Tensor, share: Tensor | None) -> Tensor:
-    """m: the mean of x, which holds the shares, over that of the shares. Both of shape (a,)."""
+    """m: the mean of x, which holds the shares, over that of the shares. Both of shape (a,).
+
+    >>> import torch
+    >>> token_mean(torch.tensor([0.5, 3.0]), torch.tensor([0.5, 1.5]))
+    tensor(1.7500)
+    """
     return x.mean() if share is None else x.sum() / share.sum()
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from accelerate.state import PartialState
 from transformers import TrainingArguments
 
-from stabledllm.build import build_objective
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.rows import TokenRow
 from stabledllm.lab.fit import fitted_for, save_fit
@@ -39,7 +38,7 @@ def obtain_density(
             density = FittedDensity.load(checkpoint / DENSITY)
         elif settings.p_of_t:
             density = FittedDensity.load(Path(settings.p_of_t))
-            refuse_other(density, method, build_objective(settings.objective), settings.p_of_t, settings.block_size)
+            refuse_other(density, method, settings.p_of_t, settings.block_size)
         else:
             loaded.model.to(arguments.device)
             density = fitted_for(settings, method, loaded, rows)

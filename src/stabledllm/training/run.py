@@ -9,24 +9,24 @@ from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, build_objective, set_form
+from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, set_form
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
-from stabledllm.data.images import are_pictures, with_image_defaults
-from stabledllm.data.rows import maskable_sizes, require_marks
+from stabledllm.data.images import are_images, with_image_defaults
+from stabledllm.data.rows import marks_in, maskable_sizes
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged
 from stabledllm.models.loading import LoadedModel
-from stabledllm.noise.blocks import refuse_for_blocks
+from stabledllm.noise.fits import check_autoregressive, check_blocks, check_marks, check_model
 from stabledllm.noise.methods import Method
-from stabledllm.noise.objective import refuse_for_autoregressive
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.record import FittedDensity
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.locks import in_its_folder
 from stabledllm.runtime.saying import say as print_line
 from stabledllm.training.arguments import DEFAULTS, training_arguments
+from stabledllm.training.blocks import BlockTrainer
 from stabledllm.training.checkpoints import DENSITY, last_whole
 from stabledllm.training.control_variate import default_rate
 from stabledllm.training.density import obtain_density
@@ -69,10 +69,9 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     settings = with_image_defaults(settings)
     out = Path(settings.out)
     say = say if is_main_process() else _silent
-    method = build_method(settings.method, settings.method_options)
-    method.under(build_objective(settings.objective))
+    method = build_method(settings.method, settings)
     if settings.block_size:
-        refuse_for_blocks(method)
+        check_blocks(method)
     decoding = build_decoding(settings.decoding)  # what is needed only at the end is refused at the start
     identity = run_identity(settings, method)
     start, chosen = Start(), None
@@ -102,10 +101,10 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     _arguments(settings)  # what they refuse is refused before anything is loaded
     refuse_too_large(settings, longest=1)
     loaded = build_model(settings)
-    loaded.check_method(method)
+    check_model(method, loaded.name, loaded.autoregressive)
     if loaded.autoregressive:
         left_to_right(decoding)
-        refuse_for_autoregressive(build_objective(settings.objective))
+        check_autoregressive(method.objective)
     set_form(loaded, settings)
     if callable(data):
         data = data(loaded.tokenizer)
@@ -114,7 +113,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     laid_out = fitting_views(settings, longest=longest)
     if settings.views_per_forward == "auto":
         say(f"views of a row in one forward: {laid_out.views_per_forward or 'all'}")
-    trainer, density = build_trainer(laid_out, loaded, data, checkpoint.folder if checkpoint else None, say)
+    trainer, density = build_trainer(laid_out, method, loaded, data, checkpoint.folder if checkpoint else None, say)
     identity = with_content(identity, data.digests)
     trainer.begin(
         identity,
@@ -154,31 +153,29 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
 
 
 def _caption_dropout(settings: TrainSettings) -> float | None:
-    """Of a run on pictures; None for any other."""
-    return settings.data.image.caption_dropout if are_pictures(settings.data.train) else None
+    """Of a run on images; None for any other."""
+    return settings.data.image.caption_dropout if are_images(settings.data.train) else None
 
 
 def build_trainer(
-    settings: TrainSettings, loaded: LoadedModel, data: DataBundle, checkpoint: Path | None = None, say: Say = print
+    settings: TrainSettings, method: Method, loaded: LoadedModel, data: DataBundle, checkpoint: Path | None, say: Say
 ) -> tuple[MDMTrainer, FittedDensity | None]:
     """The Trainer of these settings and the density it draws t from."""
     out = Path(settings.out)
-    method = build_method(settings.method, settings.method_options)
-    require_marks(data.train, method)
+    check_marks(method, marks_in(data.train))
     arguments = _arguments(settings)
     refuse_checkpointing(loaded.model, loaded.name, arguments)
     out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p or (method.adaptive and settings.p_of_t):
         density = obtain_density(settings, method, loaded, data.train, arguments, checkpoint, say)
-    objective = build_objective(settings.objective)
     start = density.sampler if density else None
-    trainer = MDMTrainer(
+    kind = partial(BlockTrainer, block_size=settings.block_size) if settings.block_size else MDMTrainer
+    trainer = kind(
         model=loaded.model,
         args=arguments,
         method=method,
         sampler=method.sampler(start),
-        objective=objective,
         train_rows=data.train,
         eval_rows=data.validation,
         mask_id=loaded.mask_id,
@@ -187,10 +184,9 @@ def build_trainer(
         order_seed=settings.order_seed,
         eval_draws=settings.eval_draws,
         density_file=out / DENSITY if density else None,
-        adaptive=build_adaptive(settings.adaptive, method, objective.eps, start, maskable_sizes(data.train, method))
+        adaptive=build_adaptive(settings.adaptive, method, start, maskable_sizes(data.train, method))
         if method.adaptive
         else None,
-        block_size=settings.block_size,
         packing=settings.packing,
         group_by_length=settings.group_by_length,
         views_per_forward=settings.views_per_forward,

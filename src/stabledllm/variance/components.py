@@ -109,7 +109,7 @@ def nested_losses(
     chance = share = None
     if meter.objective.normalization == "token":
         share = meter.shares(method)[chosen]
-    if some_masked and type(method.masker) is Bernoulli and method.views.count == 1:
+    if some_masked and method.masker == Bernoulli() and method.views.count == 1:
         chance = chance_of_some(t, meter.sizes(method)[chosen][:, None], meter.objective.eps)
         method = replace(method, masker=SomeMasked())
     losses = meter.losses(chosen.repeat_interleave(rates * masks), t.flatten().repeat_interleave(masks), method, key)

@@ -21,7 +21,7 @@ from stabledllm.noise.streams import Key, Stream
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import of_sum, of_variance, with_ends
 from stabledllm.variance.components import UNIT
-from stabledllm.variance.low_rates import LowRates, has_low_rates, is_known_at_low_rates
+from stabledllm.variance.low_rates import LowRates, is_known_at_low_rates
 
 _MEASURE_STEP = 0xEA5E_0000
 HEAVY_SHARE = 0.02
@@ -141,7 +141,7 @@ def measure(
     cost = (meter.forwards - before) / len(index)
     share = meter.shares(method)[drawn] if meter.objective.normalization == "token" else None
     rest = {}
-    if low is not None and has_low_rates(method):
+    if low is not None and method.masker.independent:
         noise = low.noise(method, sampler)
         if is_known_at_low_rates(method):
             below = t < low.edge
@@ -151,4 +151,4 @@ def measure(
         else:
             rest = {"heavy_tail": noise.value > HEAVY_SHARE * float(losses.var())}
     share = None if share is None else share.view(steps, rows)
-    return Measured(losses.view(steps, rows), method.source.name == "iid", cost, share, **rest)
+    return Measured(losses.view(steps, rows), method.source.independent, cost, share, **rest)

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 
 from stabledllm.noise.densities import TSampler
-from stabledllm.noise.maskers import ISAD, Bernoulli
+from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.noise.schedule import p_mask
-from stabledllm.noise.views import MultiSample
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import of_positive
 from stabledllm.stats.jackknife import LEAST_ROWS, spread
@@ -132,20 +131,15 @@ def _mean_less_square(second: Tensor, mean: Tensor, weight: Tensor) -> Estimate:
     return Estimate(value=float(statistic(n, *sums)), stderr=error, n=n, unit=UNIT)
 
 
-def has_low_rates(method: Method) -> bool:
-    """Whether a method's masks may hide nothing."""
-    return isinstance(method.masker, Bernoulli | ISAD)
-
-
 def is_known_at_low_rates(method: Method) -> bool:
     """Whether :class:`LowRates` speaks for a method: its masks are those of Standard in every view."""
-    return type(method.masker) is Bernoulli and not method.syrm
+    return method.masker == Bernoulli() and not method.syrm
 
 
 def view_factor(method: Method, t: Tensor, eps: float) -> Tensor:
     """``(1 + (K - 1) rho) / K``: Var_M of the views' mean over that of one; shape of t."""
     views = method.views.active(t.flatten()).sum(1).view_as(t).double()
-    if isinstance(method.views, MultiSample):
+    if method.views.independent:
         return 1.0 / views
     p = p_mask(t, eps)
     fewer = (p * views).floor().clamp(max=views - 1)

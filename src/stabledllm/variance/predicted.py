@@ -73,7 +73,7 @@ def _removed_noise(
     It is a quadratic form in E_x0[h], h = g w, from pairs of different rows. Where rows have rates of their own, h is
     known as it is, and taken for linear between the pieces; on a grid g is, and the weight in between is exact.
     """
-    if source.name == "iid":
+    if source.independent:
         return lambda keep: 0.0
     weighted = profile.row_mean() * row_weights(profile, sampler, weighs_by)
     own = profile.rate is not None

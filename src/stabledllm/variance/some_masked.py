@@ -12,10 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stabledllm.errors import UserError
-from stabledllm.noise.maskers import ISAD, Bernoulli, MaskInput
-from stabledllm.noise.methods import Method
-from stabledllm.noise.objective import Objective
+from stabledllm.noise.maskers import Bernoulli, MaskInput
 from stabledllm.noise.schedule import p_mask
 
 
@@ -30,19 +27,6 @@ class SomeMasked(Bernoulli):
 def chance_of_some(t: Tensor, size: Tensor, eps: float) -> Tensor:
     """Probability ``1 - (1 - p_mask)^P`` that a Bernoulli mask hides something; the broadcast shape of both."""
     return -torch.expm1(size * torch.log1p(-p_mask(t, eps)))
-
-
-def refuse_infinite_variance(method: Method, objective: Objective, what: str) -> None:
-    """At eps = 0 the bound's weight 1 / t has no second moment under independent masks, whatever bounded p(t).
-
-    Raises:
-        UserError: such a method and objective.
-    """
-    if objective.eps == 0 and objective.power == 0 and isinstance(method.under(objective).masker, Bernoulli | ISAD):
-        raise UserError(
-            f"{what}: expected objective.eps above 0, found 0: the variance of method '{method.name}', whose masks are "
-            f"independent, is infinite there."
-        )
 
 
 def _with_a_low_one(given: MaskInput) -> Tensor:

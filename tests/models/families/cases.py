@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stabledllm.models.loading import load_model
+from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_mmada
 from tests.models.families.published import dream_logits, llada_logits, llada_moe_logits
-from tests.models.hub_layout import write_dream, write_llada, write_llada_moe, write_mmada
 
 
 @dataclass(frozen=True)

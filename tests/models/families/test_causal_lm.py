@@ -19,7 +19,7 @@ from stabledllm.data.rows import TokenRow, collate
 from stabledllm.decoding import DecodingOptions, DecodingStats, generate
 from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import row_nll
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.forward.nll import forward_nll
 from stabledllm.forward.packing import Packing
 from stabledllm.loss import nll_weights, reduce_loss, token_losses
@@ -30,7 +30,7 @@ from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from tests.models.hub_layout import write_llama, write_qwen2
+from tests.fakes.hub_models import write_llama, write_qwen2
 
 METHOD, PLAIN = Method.parse("autoregressive"), Objective()
 ROWS = [
@@ -55,15 +55,15 @@ def loaded(folder):
     return found
 
 
-def draw(batch: dict, objective: Objective = PLAIN):
+def draw(batch: dict):
     given = Rows(torch.arange(len(batch["maskable"])), len(batch["maskable"]), batch["maskable"], torch.arange(11))
-    return METHOD.draw(Key(3, 5), given, Uniform(), objective)
+    return METHOD.draw(Key(3, 5), given, Uniform())
 
 
 def loss_of(model, rows, objective: Objective = PLAIN, packing: bool = False):
     """The library's own path from rows to a step's loss."""
     batch = collate(rows, 0)
-    drawn = draw(batch, objective)
+    drawn = draw(batch)
     weight = objective.row_weight(batch["maskable"])
     hints = nll_weights(drawn.mask, drawn.coefficient, drawn.active, weight)
     nll, forwards = forward_nll(model, batch, drawn, None, weights=hints, packing=packing)
@@ -141,7 +141,7 @@ def test_the_first_token_of_a_text_carries_no_loss(loaded):
 
 
 def test_evaluation_is_exact_and_needs_one_forward_a_row(loaded):
-    meter = LossMeter(loaded.model, ROWS, Objective(), mask_id=None, pad_id=0)
+    meter = LossMeter(MeteredModel(loaded.model, None, 0), ROWS, Objective())
     values = row_nll(meter, draws=4)
     assert meter.forwards == len(ROWS)
     for row, value in zip(ROWS, values, strict=True):

@@ -9,8 +9,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from stabledllm.models.families.dream import DreamModel
 from stabledllm.models.families.llada import LLaDAModelLM
 from stabledllm.models.families.mmada import MMadaModelLM
+from tests.fakes.hub_models import write_dream, write_qwen2
 from tests.models.families.cases import CASES, config_of, load, random_ids, stored
-from tests.models.hub_layout import write_dream, write_qwen2
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -13,7 +13,7 @@ from stabledllm.models.families import attention
 from stabledllm.models.families.dream import DreamConfig
 from stabledllm.models.families.llada import LLaDAConfig
 from stabledllm.models.loading import load_model
-from tests.models.hub_layout import LLADA_SPECIAL, write_dream, write_llada, write_mmada, write_qwen2, write_tokenizer
+from tests.fakes.hub_models import LLADA_SPECIAL, write_dream, write_llada, write_mmada, write_qwen2, write_tokenizer
 
 
 def refused(folder, match: str, **kwargs) -> None:

@@ -12,6 +12,7 @@ from stabledllm.models.families.config_values import check_values
 from stabledllm.models.families.source import Source
 from stabledllm.models.families.weights import compare_weights
 from stabledllm.models.new import with_first_values
+from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.told import told
 
 
@@ -24,7 +25,7 @@ def load_native(kind: type[PreTrainedModel], source: Source) -> PreTrainedModel:
     """
     check_values(kind.config_class, source.config, str(source.config_file))
     with told(f"{source.what}: expected the config of a {source.model_type} in {source.config_file}"):
-        config = kind.config_class.from_pretrained(source.folder, trust_remote_code=False)
+        config = read_pretrained(kind.config_class, source.folder)
         _check_heads(config, source.name)
         if source.init_seed is not None:
             create = partial(kind._from_config, config, attn_implementation=source.attention)
@@ -35,14 +36,13 @@ def load_native(kind: type[PreTrainedModel], source: Source) -> PreTrainedModel:
     tied = set(kind._tied_weights_keys or ()) if getattr(config, "tie_word_embeddings", False) else set()
     compare_weights(source.held.shapes, source.what, expected, tied)
     with told(f"{source.what}: expected weights that can be read in {source.folder}"):
-        return kind.from_pretrained(
+        return read_pretrained(
+            kind,
             source.folder,
             config=config,
             dtype=source.dtype,
             attn_implementation=source.attention,
-            trust_remote_code=False,
             use_safetensors=not source.held.pickled,
-            local_files_only=True,
             **source.extra,
         )
 

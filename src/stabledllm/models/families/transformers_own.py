@@ -12,6 +12,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from stabledllm.models.families.source import Source, read_config
 from stabledllm.models.families.weights import compare_known_weights, of_more_layers, refuse_names
 from stabledllm.models.new import pattern_of, with_first_values
+from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.told import told
 
 
@@ -29,9 +30,7 @@ def load_transformers(interface: type, source: Source, back_end: str | None, *, 
             missing, of another shape or unexpected.
     """
     with told(f"{source.what}: expected one that transformers can load"):
-        config = AutoConfig.from_pretrained(
-            source.folder, trust_remote_code=source.trust_remote_code, local_files_only=True
-        )
+        config = read_pretrained(AutoConfig, source.folder, trust_remote_code=source.trust_remote_code)
         # transformers adds the back end to the configuration that it is given: each model has its own.
         create = partial(
             interface.from_config, attn_implementation=back_end, trust_remote_code=source.trust_remote_code
@@ -43,13 +42,13 @@ def load_transformers(interface: type, source: Source, back_end: str | None, *, 
                 empty = create(config)
             expected = {name: tuple(value.shape) for name, value in empty.state_dict().items()}
             compare_known_weights(source.held.shapes, source.what, expected, empty.base_model_prefix)
-        model, info = interface.from_pretrained(
+        model, info = read_pretrained(
+            interface,
             source.folder,
             dtype=source.dtype,
             attn_implementation=back_end,
             trust_remote_code=source.trust_remote_code,
             use_safetensors=not source.held.pickled,
-            local_files_only=True,
             output_loading_info=True,
             **source.extra,
         )

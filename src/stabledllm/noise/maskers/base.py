@@ -39,8 +39,10 @@ class Masker(Protocol):
     and the objective's weight; it does not hold the average over views.
     """
 
-    name: str
-    unbiased: bool
+    independent: bool
+    """Whether each token is masked by itself, so that a mask may hide nothing."""
+    counted: bool
+    """Whether masks depend on t through a count alone."""
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         """``(mask, coefficient, weight)``: shapes (B, K, L) bool, (B, K, L) and (B,) float64."""

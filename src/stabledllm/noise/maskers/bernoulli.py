@@ -15,8 +15,8 @@ from stabledllm.noise.schedule import p_mask
 class Bernoulli:
     """Token i is masked iff u_i < p_mask(t); the row loss is ``1/P sum CE_i / p_mask``, times 1/p(t)."""
 
-    name = ""
-    unbiased = True
+    independent = True
+    counted = False
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         probability = p_mask(given.t, given.eps)

@@ -25,8 +25,8 @@ class Complement:
     any density p of t, whose cells of width 1/P have the masses pi.
     """
 
-    name = "complement"
-    unbiased = True
+    independent = False
+    counted = True
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         size = given.maskable.sum(1)

@@ -103,8 +103,8 @@ class FixedCount:
     """
 
     counts: Counts = "linear"
-    name = "fixedcount"
-    unbiased = True
+    independent = False
+    counted = True
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         size = given.maskable.sum(1)

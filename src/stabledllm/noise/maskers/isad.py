@@ -31,18 +31,12 @@ class ISAD:
 
     delta: float = 0.2
     exact: bool = False
+    independent = True
+    counted = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.delta <= 1.0:
             raise UserError(f"isad: expected isad_delta in [0, 1], found {self.delta:g}.")
-
-    @property
-    def name(self) -> str:
-        return "isad-exact" if self.exact else "isad"
-
-    @property
-    def unbiased(self) -> bool:
-        return self.exact
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         if given.delimiter is None:

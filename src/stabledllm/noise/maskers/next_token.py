@@ -18,8 +18,8 @@ class NextToken:
     A row's first token has none before it: it carries no loss, and the mean is over the others.
     """
 
-    name: str = "autoregressive"
-    unbiased: bool = True
+    independent = False
+    counted = False
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         predicted = given.maskable.clone()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,9 +11,9 @@ from torch import Tensor
 from stabledllm import loss as loss_module
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key
+from tests.checks.statistics import Z, assert_mean, assert_variance
 from tests.oracle import Setting, ToyRow, moments, step_variance, toy_row
 from tests.statistical.cases import Case
-from tests.statistics import Z, assert_mean, assert_variance
 
 SAMPLES = 150_000
 LEAST_COVERAGE = 0.93
@@ -52,7 +54,7 @@ def features(row: ToyRow, draw: Draw) -> Tensor:
 
 def sample(case: Case, row: ToyRow, n: int = SAMPLES, seed: int = 7) -> Tensor:
     """n independent row losses and gradients drawn by ``Method.draw``, shape (n, F)."""
-    draw = case.method.draw(Key(seed, 0), rows_of(row, n), case.sampler, case.objective)
+    draw = case.method.draw(Key(seed, 0), rows_of(row, n), case.sampler)
     return features(row, draw)
 
 
@@ -86,7 +88,9 @@ def step_losses(method: Method, case: Case, row: ToyRow, n: int, steps: int) -> 
     """
     device = torch.device("cpu")
     u = torch.cat([method.source.uniforms(Key(3, step), n, device) for step in range(steps)])
-    draw = method.draw_at(case.sampler.icdf(u), Key(5, 0), rows_of(row, n * steps), case.sampler, case.objective)
+    draw = replace(method, objective=case.objective).draw_at(
+        case.sampler.icdf(u), Key(5, 0), rows_of(row, n * steps), case.sampler
+    )
     return features(row, draw).view(steps, n, -1).mean(1)
 
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-
 from stabledllm.config.settings import TrainSettings
-from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.training import run
+from tests.fakes import tiny
 
 
 def write_model(folder: Path, seed: int = 0) -> Path:
-    torch.manual_seed(seed)
-    config = TinyMDMConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
-    TinyMDM(config).save_pretrained(folder)
+    tiny.model(layers=1, seed=seed).float().save_pretrained(folder)
     return folder
 
 

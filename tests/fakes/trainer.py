@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,19 +11,17 @@ from transformers import PrinterCallback, TrainingArguments
 
 from stabledllm.build import build_adaptive
 from stabledllm.config.settings import AdaptiveSettings
-from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples
-from stabledllm.data.sources import load_examples
-from stabledllm.models.byte_tokenizer import ByteTokenizer
-from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from stabledllm.data.rows import TokenRow
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
+from stabledllm.training.blocks import InBlocks
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
+from tests.fakes import tiny
 
 DENSITY = Tabulated(torch.linspace(0.5, 2.0, 64, dtype=torch.float64), name="ppots")
-
-
+ROWS = 22
 _LAYOUT = ("packing", "group_by_length", "views_per_forward", "caption_dropout")
 
 
@@ -37,11 +36,6 @@ class Recorded:
     @property
     def losses(self) -> list[float]:
         return list(self.parts.values())
-
-
-def rows(n: int = 22) -> list[TokenRow]:
-    examples = load_examples("synthetic:easy", split="train", n=n, seed=0)
-    return encode_examples(examples, ByteTokenizer(), EncodingOptions(syntax="code")).rows
 
 
 class RecordingTrainer(MDMTrainer):
@@ -64,6 +58,10 @@ class RecordingTrainer(MDMTrainer):
         return loss
 
 
+class RecordingBlockTrainer(InBlocks, RecordingTrainer):
+    """The same in blocks."""
+
+
 def make_trainer(
     out: Path,
     method: str = "standard",
@@ -83,15 +81,13 @@ def make_trainer(
 ) -> RecordingTrainer:
     """A trainer of a small random float64 model on 22 rows, so that the last step of an epoch of 8 is short."""
     if model is None:
-        torch.manual_seed(0)
-        config = TinyMDMConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64)
-        model = TinyMDM(config).double()
-    chosen = Method.parse(method)
-    objective = objective or Objective()
-    follow = build_adaptive(AdaptiveSettings(every=3, half_life=5, rates=4), chosen, objective.eps)
-    data = train or rows()
+        model = tiny.model(32)
+    chosen = Method.parse(method, objective=objective)
+    follow = build_adaptive(AdaptiveSettings(every=3, half_life=5, rates=4), chosen)
+    data = train or tiny.rows(ROWS)
     layout = {k: arguments.pop(k) for k in _LAYOUT if k in arguments}
-    trainer = RecordingTrainer(
+    kind = partial(RecordingBlockTrainer, block_size=block_size) if block_size else RecordingTrainer
+    trainer = kind(
         model=model,
         args=TrainingArguments(
             output_dir=str(out),
@@ -111,7 +107,6 @@ def make_trainer(
         ),
         method=chosen,
         sampler=sampler or chosen.sampler(None if chosen.adaptive else DENSITY),
-        objective=objective,
         adaptive=follow if chosen.adaptive else None,
         train_rows=data,
         eval_rows=data[:6],
@@ -119,7 +114,6 @@ def make_trainer(
         pad_id=ids[1],
         noise_seed=noise_seed,
         order_seed=order_seed,
-        block_size=block_size,
         **layout,
         statistics=StepStatistics(4, 0.2, chosen.ema),
         identity={"method": chosen.name},

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import replace
+from types import SimpleNamespace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,81 +18,25 @@ from stabledllm.noise.methods import Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.schedule import p_mask
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.ppots.profile import Profile, rate_edges
-
-
-def nodes(low: float, high: float, count: int = 12) -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre points and weights on [low, high]."""
-    x, w = np.polynomial.legendre.leggauss(count)
-    half = (high - low) / 2
-    return torch.from_numpy(low + half * (x + 1)), torch.from_numpy(w * half)
-
-
-@dataclass(frozen=True)
-class Law:
-    """``l_k = x_i h(t) + sd(t) z_k``: x of mean 1 and variance ``tau2``, corr(z) ``rho``; h, sd linear."""
-
-    tau2: float = 0.25
-    h0: float = 1.0
-    h1: float = 2.0
-    s0: float = 1.5
-    s1: float = -1.0
-    rho: float = 0.0
-
-    def h(self, t: Tensor) -> Tensor:
-        return self.h0 + self.h1 * t
-
-    def sd(self, t: Tensor) -> Tensor:
-        return self.s0 + self.s1 * t
-
-    def second_moment(self, t: Tensor) -> Tensor:
-        return (1 + self.tau2) * self.h(t) ** 2 + self.sd(t) ** 2
-
-    def integral(self, f, low: float = 0.0, high: float = 1.0) -> float:
-        t, w = nodes(low, high)
-        return float(f(t) @ w)
-
-    @property
-    def mean(self) -> float:
-        return self.h0 + self.h1 / 2
-
-    @property
-    def pattern(self) -> float:
-        """A of one view."""
-        return self.s0**2 + self.s0 * self.s1 + self.s1**2 / 3
-
-    @property
-    def rate(self) -> float:
-        """B."""
-        return (1 + self.tau2) * self.h1**2 / 12
-
-    @property
-    def data(self) -> float:
-        """C."""
-        return self.tau2 * self.mean**2
-
-    @property
-    def total(self) -> float:
-        return self.pattern + self.rate + self.data
-
-    def within_cells(self, width: Tensor) -> float:
-        """``E sum w^2 Var_cell(g)``: what the cells design moves from B to C."""
-        return (1 + self.tau2) * self.h1**2 / 12 * float((width**4).sum())
+from tests.fakes.laws import Law, nodes
 
 
 class FakeMeter:
-    """As LossMeter, for a :class:`Law`; x has exactly the law's mean and (unbiased) variance over the data."""
+    """As LossMeter: losses are a pure function of (row, place, key); x has exactly the law's mean and variance."""
 
     def __init__(self, law: Law, n_rows: int = 20_000):
         self.law, self.forwards, self.objective = law, 0, Objective()
-        self.rows = range(n_rows)
-        z = torch.special.ndtri((torch.arange(n_rows, dtype=torch.float64) + 0.5) / n_rows)
-        self.x = 1 + law.tau2**0.5 * z / z.std()
+        kinds = [SimpleNamespace(response_length=10 + i) for i in range(7)]
+        self.rows = list(itertools.islice(itertools.cycle(kinds), n_rows))
+        self.x = torch.ones(n_rows, dtype=torch.float64)
+        if n_rows > 1:
+            z = torch.special.ndtri((torch.arange(n_rows, dtype=torch.float64) + 0.5) / n_rows)
+            self.x += law.tau2**0.5 * z / z.std()
 
     def view_losses(self, row, t, method, key: Key, sampler=None):
         count, index = method.views.count, torch.arange(len(row))
-        uniforms = [key.row_uniforms(Stream.MASK, index, view=k) for k in range(count)]
-        z = torch.special.ndtri(torch.stack(uniforms, 1))
+        u = torch.stack([key.row_uniforms(Stream.MASK, index, view=k) for k in range(count)], 1)
+        z = -torch.log1p(-u) - 1 if self.law.heavy else torch.special.ndtri(u)
         if count == 2:
             z[:, 1] = self.law.rho * z[:, 0] + (1 - self.law.rho**2) ** 0.5 * z[:, 1]
         used = method.views.active(t)
@@ -133,7 +77,7 @@ class TokenMeter:
     def view_losses(self, row, t, method, key, sampler=None):
         n = len(row)
         noise = Rows(torch.arange(n), n, self.maskable[row], torch.arange(self.maskable.shape[1]))
-        draw = method.draw_at(t, key, noise, sampler or Uniform(), self.objective)
+        draw = replace(method, objective=self.objective).draw_at(t, key, noise, sampler or Uniform())
         losses = (draw.coefficient * draw.mask * self.nll[row][:, None]).sum(-1) * self.share[row][:, None]
         self.forwards += int(draw.active.sum())
         return losses * draw.active, draw.active
@@ -177,7 +121,7 @@ class TableMeter:
             maskable=torch.ones(n, self.tokens, dtype=torch.bool),
             token_index=torch.arange(self.tokens),
         )
-        draw = method.draw_at(t, key, noise, sampler or Uniform(), self.objective)
+        draw = replace(method, objective=self.objective).draw_at(t, key, noise, sampler or Uniform())
         code = (draw.mask.long() << torch.arange(self.tokens)).sum(-1)
         losses = (draw.coefficient * draw.mask * self.table[row[:, None], code]).sum(-1)
         self.forwards += int(draw.active.sum())
@@ -214,23 +158,3 @@ class TableMeter:
             "second": float(second.mean()),
             "within_cells": float(spread.mean()),
         }
-
-
-def exact_profile(law: Law, rows: int = 100, rates: int = 20) -> Profile:
-    """A profile without sampling error: its moments over rows and masks are those of the law (one view)."""
-    edges = rate_edges(rates)
-    t = (edges[1:] + edges[:-1]) / 2
-    z = torch.special.ndtri((torch.arange(rows, dtype=torch.float64) + 0.5) / rows)
-    # Mean such that the pair estimate of (E x)^2 is 1 and the mean of x^2 is 1 + tau2.
-    x = (1 + law.tau2 / rows) ** 0.5 + law.tau2**0.5 * z / z.std()
-    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-    losses = (x[:, None] * law.h(t))[..., None] + law.sd(t)[:, None] * sign
-    shape = torch.ones(rows, len(t), 1, dtype=torch.bool)
-    cost = torch.ones(len(t), dtype=torch.float64)
-    return Profile(t, edges.diff(), losses[..., None], shape, cost, torch.arange(rows))
-
-
-def assert_agree(one, other, what: str = "", z: float = 4.26) -> None:
-    """Two independent estimates agree within their joint error."""
-    error = (one.stderr**2 + other.stderr**2) ** 0.5
-    assert abs(one.value - other.value) <= z * error, f"{what}: {one} against {other}"

@@ -12,8 +12,8 @@ from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.schedule import EPS
 from stabledllm.noise.streams import Key
+from tests.checks.statistics import TEST_FAILURE_RATE, assert_mean
 from tests.oracle import panels
-from tests.statistics import TEST_FAILURE_RATE, assert_mean
 
 DRAWS = 100_000
 
@@ -31,9 +31,9 @@ def rows(n: int, length: int, prompt: int = 0, padding: int = 0, delimiter: tupl
 def draw_at(text: str, t: float, n: int = DRAWS, length: int = 4, eps: float = 0.0, **kwargs) -> Draw:
     """n draws of a method's masks at one t."""
     at = torch.full((n,), t, dtype=torch.float64)
-    method = Method.parse(text)
+    method = Method.parse(text, objective=Objective(eps=eps))
     sampler = method.sampler(Tabulated([1.0]))
-    return method.draw_at(at, Key(11, 2), rows(n, length, **kwargs), sampler, Objective(eps=eps))
+    return method.draw_at(at, Key(11, 2), rows(n, length, **kwargs), sampler)
 
 
 def uniform_p_value(values: Tensor) -> float:
@@ -65,7 +65,7 @@ def check_weight_integral(sampler: TSampler) -> None:
 
 def check_weight_by_drawing(text: str, sampler: TSampler, length: int = 5) -> None:
     """The weights that a method hands out have mean 1 over its own draws."""
-    draw = Method.parse(text).draw(Key(4, 9), rows(DRAWS, length), sampler, Objective(eps=EPS))
+    draw = Method.parse(text, objective=Objective(eps=EPS)).draw(Key(4, 9), rows(DRAWS, length), sampler)
     if draw.weight.std() == 0:
         assert bool((draw.weight == 1).all()), f"{text}: constant weight {float(draw.weight[0]):.6g}"
     else:

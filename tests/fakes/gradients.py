@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -47,7 +48,7 @@ class ToyGradients(RowGradients):
                 token_index=torch.arange(toy.size),
                 delimiter=torch.isin(torch.arange(toy.size), torch.tensor(toy.delimiter)).expand(len(here), -1),
             )
-            draw = method.draw_at(t[here], key, rows, sampler or Uniform(), self.objective)
+            draw = replace(method, objective=self.objective).draw_at(t[here], key, rows, sampler or Uniform())
             table = torch.from_numpy(toy.table)
             code = (draw.mask * 2 ** torch.arange(toy.size)).sum(-1)
             share = draw.coefficient * draw.active[..., None] / draw.active.sum(1)[:, None, None]

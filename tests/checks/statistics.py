@@ -27,6 +27,12 @@ def assert_variance(values, expected: float, what: str = "variance") -> None:
     _assert_within(variance, expected, error, what)
 
 
+def assert_agree(one, other, what: str = "", z: float = Z) -> None:
+    """Two independent estimates agree within their joint error."""
+    error = (one.stderr**2 + other.stderr**2) ** 0.5
+    assert abs(one.value - other.value) <= z * error, f"{what}: {one} against {other}"
+
+
 def _assert_within(found: float, expected: float, error: float, what: str) -> None:
     away = (found - expected) / max(error, 1e-300)
     assert abs(found - expected) <= Z * error + 1e-12, f"{what}: {found:.6g} against {expected:.6g}, {away:.1f} SE"

@@ -12,7 +12,6 @@ from stabledllm.data.rows import EncodingOptions, TokenRow
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from stabledllm.tasks import synthetic
 
@@ -53,7 +52,7 @@ def check_syrm() -> None:
     """SyRM's syntax tokens of the prompt are masked in what the model sees, and carry a loss; its others are not."""
     batch = rows_module.collate([TokenRow([5] * 8, 5, syntax=[1, 3])] * 200, pad_id=0, syrm=True)
     noise = Rows(torch.arange(200), 200, batch["maskable"], torch.arange(8))
-    draw = Method.parse("syrm").draw_at(torch.full((200,), 0.5).double(), Key(0, 0), noise, Uniform(), Objective())
+    draw = Method.parse("syrm").draw_at(torch.full((200,), 0.5).double(), Key(0, 0), noise, Uniform())
     seen, mask, _ = draw.noisy(batch["input_ids"], 99)
     masked = (seen == 99).double().mean(0)
     assert masked[[0, 2, 4]].tolist() == [0.0] * 3

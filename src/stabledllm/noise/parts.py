@@ -1,0 +1,159 @@
+"""The table of a method's parts: what each name in a method string stands for.
+
+A new part is a row of :data:`PARTS` and its class; nothing else asks for a part by its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from stabledllm.errors import UserError, did_you_mean
+from stabledllm.noise.densities import Clipped
+from stabledllm.noise.maskers import ISAD, Complement, FixedCount, NextToken
+from stabledllm.noise.sources import LowDiscrepancy, Stratified
+from stabledllm.noise.views import ComplementPair, Mirror, MultiSample, Partition
+
+SOURCE, DENSITY, MASKER, VIEWS = "source of u", "density of t", "masker", "views"
+MASKABLE, REPORTED = "maskable set", "reported loss"
+SLOTS = (SOURCE, DENSITY, MASKER, VIEWS, MASKABLE, REPORTED)
+"""What parts choose, in the order of their names in a method's name; at most one part per slot."""
+STANDARD, AUTOREGRESSIVE = "standard", "autoregressive"
+"""The method without parts, and that of autoregressive models; each stands alone."""
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """Settings of the parts; each has an effect only where its part is named."""
+
+    strata: int | None = None
+    clip_low: float = 0.3
+    clip_high: float = 0.8
+    isad_delta: float = 0.2
+    mirror_below: float = 1.0
+    ema_bins: int = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One row of the table."""
+
+    name: str
+    fills: Mapping[str, Callable[[MethodOptions, int], object] | None]
+    """By slot what builds the object in it, from the options and the number of views; None where there is none."""
+    options: tuple[str, ...] = ()
+    """The options that it reads."""
+    number: int = 0
+    """Views that it has where its name ends in no number; 0 where it takes none."""
+    fitted_to: str | None = None
+    """Whose second moment its density is fitted to before training."""
+    tends_to: str | None = None
+    """The part whose fitted density it follows during training."""
+    marks: str | None = None
+    """The marks that rows must have for it, the name of a field of a row."""
+    unbiased: bool = True
+    """Whether the mean of the loss and of its gradient stay those of the standard objective."""
+    bound_only: bool = False
+    """Whether it is defined for the bound's masks only, and so not for the objective ``cosine``."""
+    contradicts: Mapping[str, str] = field(default_factory=dict)
+    """Parts of other slots that it cannot stand beside, and why."""
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part(AUTOREGRESSIVE, {MASKER: lambda *_: NextToken()}, bound_only=True),
+        Part("strats", {SOURCE: lambda options, _: Stratified(options.strata)}, options=("strata",)),
+        Part("lowdisc", {SOURCE: lambda *_: LowDiscrepancy()}),
+        Part("ppots", {DENSITY: None}, fitted_to="loss"),
+        Part("ppots-gradient", {DENSITY: None}, fitted_to="gradient", bound_only=True),
+        Part("ppots-head", {DENSITY: None}, fitted_to="output layer", bound_only=True),
+        Part("adaptive", {DENSITY: None}, tends_to="ppots"),
+        Part(
+            "clipped",
+            {DENSITY: lambda options, _: Clipped(options.clip_low, options.clip_high)},
+            options=("clip_low", "clip_high"),
+            unbiased=False,
+            bound_only=True,
+            contradicts={"complement": "the second view has 1 - t, outside the interval"},
+        ),
+        Part("fixedcount", {MASKER: lambda *_: FixedCount()}),
+        Part("complement", {MASKER: lambda *_: Complement(), VIEWS: lambda *_: ComplementPair()}, bound_only=True),
+        Part(
+            "isad",
+            {MASKER: lambda options, _: ISAD(options.isad_delta)},
+            options=("isad_delta",),
+            marks="delimiter",
+            unbiased=False,
+            bound_only=True,
+        ),
+        Part(
+            "isad-exact",
+            {MASKER: lambda options, _: ISAD(options.isad_delta, exact=True)},
+            options=("isad_delta",),
+            marks="delimiter",
+            bound_only=True,
+        ),
+        Part("mirror", {VIEWS: lambda options, _: Mirror(options.mirror_below)}, options=("mirror_below",)),
+        Part("multisample", {VIEWS: lambda _, views: MultiSample(views)}, number=2),
+        Part("partition", {VIEWS: lambda _, views: Partition(views)}, number=3),
+        Part("syrm", {MASKABLE: None}, marks="syntax", unbiased=False),
+        Part("ema", {REPORTED: None}, options=("ema_bins",)),
+    )
+}
+FOLLOWED = {part.name: part.tends_to for part in PARTS.values() if part.tends_to}
+"""By each density that follows the losses during training the fitted one that it tends to."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A part as a method string names it."""
+
+    text: str
+    """With its number, if any: ``partition4``."""
+    part: Part
+    views: int
+
+
+def find_part(text: str) -> Named | None:
+    """The part of that name, ``partition`` or ``partition4``; None for an unknown one."""
+    match = re.fullmatch(r"([a-z]+)(\d+)", text)
+    if match and (part := PARTS.get(match[1])) and part.number:
+        return Named(text, part, int(match[2]))
+    part = PARTS.get(text)
+    return part and Named(text, part, part.number or 1)
+
+
+@lru_cache(maxsize=1024)
+def read_parts(text: str) -> tuple[Named, ...]:
+    """The parts that a method string names, in canonical order; none for ``standard``.
+
+    Raises:
+        UserError: an unknown part, a part given twice, two parts for one slot, or two that contradict.
+    """
+    names = [name.strip() for name in text.split("+")]
+    if names == [STANDARD]:
+        return ()
+    if names == [AUTOREGRESSIVE]:
+        return (find_part(AUTOREGRESSIVE),)
+    chosen: dict[str, Named] = {}
+    for name in names:
+        if name in (STANDARD, AUTOREGRESSIVE):
+            raise UserError(f"method '{text}': '{name}' stands alone, found it combined with other parts.")
+        named = find_part(name)
+        if named is None:
+            raise UserError(f"method '{text}': unknown part '{name}'{did_you_mean(name, (STANDARD, *PARTS))}.")
+        for slot in named.part.fills:
+            if slot in chosen:
+                raise UserError(
+                    f"method '{text}': '{chosen[slot].text}' and '{name}' contradict: both choose the {slot}."
+                )
+            chosen[slot] = named
+    parts = tuple(dict.fromkeys(chosen[slot] for slot in SLOTS if slot in chosen))
+    for one in parts:
+        for other in parts:
+            if why := one.part.contradicts.get(other.part.name):
+                raise UserError(f"method '{text}': '{one.text}' and '{other.text}' contradict: {why}.")
+    return parts

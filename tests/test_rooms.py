@@ -1,0 +1,86 @@
+"""The house keeps its order: floors that import downwards only, and one place for what only one place may do."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src/stabledllm"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+BREAKS = {
+    "Every package knows only those on the floors below": ("models/told.py", "from stabledllm.training import run"),
+    "What is drawn, the loss and the statistics stand on the errors alone": ("noise/schedule.py", "import pydantic"),
+    "The loss imports nothing of ours": ("loss.py", "from stabledllm.errors import UserError"),
+    "The laboratory's mathematics knows no framework but torch": ("forward/nll.py", "import transformers"),
+    "Tasks need no torch": ("tasks/numbers.py", "import torch"),
+    "Reports format what is stored and compute nothing": ("reports/numbers.py", "import scipy"),
+}
+"""For each contract of pyproject.toml a line that breaks it, and where."""
+
+
+def broken_contracts(source: Path) -> set[str]:
+    """The contracts that import-linter calls broken in a tree of sources."""
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    done = subprocess.run(
+        [*command, "--no-cache", "--no-logo"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(source), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    verdicts = [line.rsplit(" ", 1) for line in done.stdout.splitlines() if line.endswith((" KEPT", " BROKEN"))]
+    assert len(verdicts) == len(BREAKS), done.stdout + done.stderr
+    assert (done.returncode == 0) == all(verdict == "KEPT" for _, verdict in verdicts)
+    return {name for name, verdict in verdicts if verdict == "BROKEN"}
+
+
+def test_no_package_imports_one_above_it():
+    assert broken_contracts(SOURCE.parent) == set()
+
+
+@pytest.mark.parametrize("contract", BREAKS)
+def test_a_contract_broken_on_purpose_fails(contract, tmp_path):
+    shutil.copytree(SOURCE, tmp_path / "stabledllm", ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    file, line = BREAKS[contract]
+    path = tmp_path / "stabledllm" / file
+    path.write_text(f"{path.read_text()}\n{line}\n")
+    assert contract in broken_contracts(tmp_path)
+
+
+def names_in(path: Path) -> set[str]:
+    """Every name and attribute that a file uses or imports."""
+    out = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name):
+            out.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            out.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            out.update(alias.name for alias in node.names)
+    return out
+
+
+def users_of(*names: str) -> set[str]:
+    """The files, relative to the sources, in which one of the names stands."""
+    return {path.relative_to(SOURCE).as_posix() for path in FILES if names_in(path) & set(names)}
+
+
+def test_only_training_knows_the_trainer():
+    users = users_of("Trainer", "TrainingArguments", "TrainerCallback", "TrainerState")
+    assert users
+    assert {name.split("/")[0] for name in users} == {"training"}
+
+
+def test_one_file_reads_what_was_pretrained():
+    assert users_of("from_pretrained") == {"models/pretrained.py"}
+
+
+def test_every_file_is_short():
+    long = {path.relative_to(SOURCE).as_posix(): n for path in FILES if (n := len(path.read_text().splitlines())) > 300}
+    assert long == {}
