@@ -46,8 +46,10 @@ def validate(
     """Check a recipe's keys, values and methods without loading a model."""
     from stabledllm.config import load_recipe
     from stabledllm.experiment.idle import idle_overrides
+    from stabledllm.experiment.planned import runs_of
     from stabledllm.experiment.validation import validate as check
 
     settings = load_recipe(recipe, overrides or [])
     description = check(settings)
-    say_all([*idle_overrides(settings, overrides or []), f"{recipe}: {description}, in order"])
+    say_all(idle_overrides(settings, runs_of(settings), overrides or []))
+    say(f"{recipe}: {description}, in order")
