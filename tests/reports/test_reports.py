@@ -165,7 +165,7 @@ def places(x, at=()):
 @pytest.mark.parametrize("value", [None, "x", {}], ids=repr)
 def test_any_value_replaced_is_shown_or_refused(tmp_path, monkeypatch, kind, value):
     """Whatever one value of a file is replaced by: a page, or a sentence that names the file."""
-    monkeypatch.setattr("stabledllm.reports.html.picture", lambda figure: None)
+    monkeypatch.setattr("stabledllm.reports.html.data_uri", lambda figure: None)
     if value is not None:  # figures are slow: drawn for null, which is a legal value; tables and words for all
         for name in figures.__all__:
             monkeypatch.setattr(figures, name, lambda data, *_: None)
@@ -330,10 +330,8 @@ def test_the_same_results_give_the_same_page(tmp_path):
     assert page(tmp_path) == page(tmp_path)
 
 
-_OURS = tuple(
-    f"stabledllm.{name}"
-    for name in ("errors", "plain_text", "secrets", "files", "locks", "failures", "folders", "launched")
-)
+_OURS = ("stabledllm.errors", "stabledllm.plain_text", "stabledllm.runtime.files", "stabledllm.runtime.locks")
+_OURS += ("stabledllm.runtime.secrets",)
 """What reports share with the rest: how text is shown and how files are written, which knows no torch."""
 
 

@@ -51,4 +51,5 @@ def validate(
 
     settings = load_recipe(recipe, overrides or [])
     description = check(settings)
-    say_all([*idle_overrides(settings, runs_of(settings), overrides or []), f"{recipe}: {description}, in order"])
+    say_all(idle_overrides(settings, runs_of(settings), overrides or []))
+    say(f"{recipe}: {description}, in order")

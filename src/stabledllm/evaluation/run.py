@@ -169,12 +169,15 @@ def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
 
 def refuse_unlike(out: Path, identity: dict, say: Say) -> None:
     """Refuse a folder whose finished evaluation is another one; say what an older one does not tell."""
-    if (out / RESULT).is_file():
-        saved = read_json(out / RESULT, SCHEMA).get("identity")
-        if not isinstance(saved, dict):
-            raise UserError(f"{out / RESULT}: expected an evaluation with its 'identity', found one without.")
-        if note := refuse_other(out, saved, identity):
-            say(note)
+    if (out / RESULT).is_file() and (note := refuse_other(out, _saved_identity(out), identity)):
+        say(note)
+
+
+def _saved_identity(folder: Path) -> dict:
+    saved = read_json(folder / RESULT, SCHEMA).get("identity")
+    if not isinstance(saved, dict):
+        raise UserError(f"{folder / RESULT}: expected an evaluation with its 'identity', found one without.")
+    return saved
 
 
 def _examples(settings: EvalSettings, say: Say) -> list[dict]:
@@ -196,10 +199,7 @@ def _beside(settings: EvalSettings, examples: list[dict], say: Say) -> tuple[Pat
         return None
     given = Path(settings.beside).expanduser()
     if settings.beside != "auto" and (given / RESULT).is_file():
-        saved = read_json(given / RESULT, SCHEMA).get("identity")
-        if not isinstance(saved, dict):
-            raise UserError(f"{given / RESULT}: expected an evaluation with its 'identity', found one without.")
-        common = _shared_identity(settings, examples)
+        saved, common = _saved_identity(given), _shared_identity(settings, examples)
         if note := refuse_other(given, {key: saved[key] for key in common if key in saved}, common):
             say(note)
         return given, None

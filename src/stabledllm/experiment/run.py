@@ -27,8 +27,7 @@ from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
 from stabledllm.forward.blocks import loss_meter
-from stabledllm.lab.fit import save_fit
-from stabledllm.lab.probe_and_fit import probe_and_fit
+from stabledllm.lab.fit import fitted_for, save_fit
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
@@ -211,16 +210,8 @@ def _density(
         return None
     path = out / f"p_of_t_{canonical(method.name).replace('+', '_')}.json"
     if not path.is_file():
-        density = probe_and_fit(
-            checked.loaded,
-            checked.data.train,
-            method,
-            base.ppots,
-            0,
-            rows_per_step(method, settings),
-            block_size=base.block_size,
-        )
-        save_fit(density, path, say)
+        own = base.model_copy(update={"seed": 0, "batch": rows_per_step(method, settings)})
+        save_fit(fitted_for(own, method, checked.loaded, checked.data.train), path, say)
     return path, FittedDensity.load(path)
 
 

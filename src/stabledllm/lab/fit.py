@@ -8,9 +8,11 @@ from pathlib import Path
 from stabledllm.build import build_method, build_model, set_form
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import load_rows
-from stabledllm.data.rows import marks_in
+from stabledllm.data.rows import TokenRow, marks_in
 from stabledllm.lab.probe_and_fit import probe_and_fit
+from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.fits import check_fitted, check_marks, check_model
+from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity
 
 Say = Callable[[str], None]
@@ -30,19 +32,17 @@ def run_fit(settings: TrainSettings, path: Path, say: Say) -> FittedDensity:
     rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
     say(note)
     check_marks(method, marks_in(rows))
-    density = probe_and_fit(
-        loaded,
-        rows,
-        method,
-        settings.ppots,
-        settings.seed,
-        settings.batch,
-        block_size=settings.block_size,
-    )
+    density = fitted_for(settings, method, loaded, rows)
     save_fit(density, path, say)
     for line in _details(density.record):
         say(line)
     return density
+
+
+def fitted_for(settings: TrainSettings, method: Method, loaded: LoadedModel, rows: list[TokenRow]) -> FittedDensity:
+    """The density p(t) of a run with these settings, probed on its training rows; nothing is written."""
+    size = settings.block_size
+    return probe_and_fit(loaded, rows, method, settings.ppots, settings.seed, settings.batch, block_size=size)
 
 
 def save_fit(density: FittedDensity, path: Path, say: Say) -> None:

@@ -10,8 +10,7 @@ from transformers import TrainingArguments
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.rows import TokenRow
-from stabledllm.lab.fit import save_fit
-from stabledllm.lab.probe_and_fit import probe_and_fit
+from stabledllm.lab.fit import fitted_for, save_fit
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity, refuse_other
@@ -42,15 +41,7 @@ def obtain_density(
             refuse_other(density, method, settings.p_of_t, settings.block_size)
         else:
             loaded.model.to(arguments.device)
-            density = probe_and_fit(
-                loaded,
-                rows,
-                method,
-                settings.ppots,
-                settings.seed,
-                settings.batch,
-                block_size=settings.block_size,
-            )
+            density = fitted_for(settings, method, loaded, rows)
             if will_shard(arguments):  # the whole model beside its shards would not fit
                 loaded.model.to("cpu")
         save_fit(density, path, say)
