@@ -14,7 +14,7 @@ _HOME = {
     "AlphaScheduler": "stabledllm.integrations",
     "Key": "stabledllm.noise.streams",
     "Method": "stabledllm.noise.methods",
-    "MethodOptions": "stabledllm.noise.methods",
+    "MethodOptions": "stabledllm.noise.parts",
     "RowELBO": "stabledllm.forward.elbo",
     "Rows": "stabledllm.noise.methods",
     "Noise": "stabledllm.integrations",

@@ -10,7 +10,7 @@ from scipy.optimize import check_grad
 from stabledllm.config import PPOTSSettings
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
@@ -169,7 +169,7 @@ def test_the_variance_under_a_density_is_unbiased():
 
 def test_the_real_meter_is_asked_at_each_rows_rates():
     rows = [TokenRow(list(range(i, i + 12 + i)), prompt_length=4) for i in range(6)]
-    meter = LossMeter(ContextModel(), rows, Objective(), mask_id=256, pad_id=257, tokens_per_batch=256)
+    meter = LossMeter(MeteredModel(ContextModel(), 256, 257), rows, Objective(), tokens_per_batch=256)
     profile = probe(meter, Method(), rows=3, rates=4, masks=2, seed=5, design="stratified")
     assert profile.forward_passes == meter.forwards
     row = profile.rows.repeat_interleave(2 * len(profile.t))

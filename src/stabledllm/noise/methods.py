@@ -97,6 +97,10 @@ class Method:
 
         MMaDA's ``cosine`` counts its masked tokens: independent masks become counted ones there.
 
+        >>> method = Method.parse("mirror+strats")
+        >>> method.name, method.views.count
+        ('strats+mirror', 2)
+
         Raises:
             UserError: an unknown part, a part given twice, two parts for one slot, a bad option of a part that is
                 named, or a part that is defined for the bound's masks only under ``cosine``.
