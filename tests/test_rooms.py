@@ -40,10 +40,12 @@ def broken_contracts(source: Path) -> set[str]:
     return {name for name, verdict in verdicts if verdict == "BROKEN"}
 
 
+@pytest.mark.processes
 def test_no_package_imports_one_above_it():
     assert broken_contracts(SOURCE.parent) == set()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("contract", BREAKS)
 def test_a_contract_broken_on_purpose_fails(contract, tmp_path):
     shutil.copytree(SOURCE, tmp_path / "stabledllm", ignore=shutil.ignore_patterns("assets", "__pycache__"))

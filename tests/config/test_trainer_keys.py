@@ -170,7 +170,6 @@ def _history(tmp_path, **arguments) -> tuple[list[float], list[dict]]:
     return trainer.recorded.losses, trainer.state.log_history
 
 
-@pytest.mark.slow
 def test_the_surprising_ones_act(tmp_path):
     losses, _ = _history(tmp_path)
     first, log = _history(tmp_path, eval_on_start=True)
