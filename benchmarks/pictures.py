@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from common import interleaved, save
 
-from stabledllm.data.image_rows import PictureRow
+from stabledllm.data.image_rows import ImageRow
 from stabledllm.data.rows import collate
-from stabledllm.decoding import PictureOptions, PicturePrompt, generate_pictures
+from stabledllm.decoding import ImageOptions, ImagePrompt, generate_images
 from stabledllm.forward.nll import forward_nll
 from stabledllm.loss import nll_weights, reduce_loss, row_losses
 from stabledllm.models.families.mmada import MMadaConfig, MMadaModelLM
@@ -51,19 +51,19 @@ def main() -> None:
     model = MMadaModelLM(MMadaConfig(new_vocab_size=VOCABULARY, vocab_size=VOCABULARY, mask_token_id=MASK, **SHAPE))
     rng, objective = np.random.default_rng(0), Objective(weighting="cosine")
     rows = [
-        PictureRow(tuple(rng.integers(0, 126000, length).tolist()), rng.integers(0, 8192, N), TOKENS, WIDTH)
+        ImageRow(tuple(rng.integers(0, 126000, length).tolist()), rng.integers(0, 8192, N), TOKENS, WIDTH)
         for length in rng.integers(12, 41, ROWS)
     ]
 
-    def prompts(chosen: list[PictureRow]) -> list[PicturePrompt]:
+    def prompts(chosen: list[ImageRow]) -> list[ImagePrompt]:
         given = [(row.input_ids[: row.prompt_length], row.hidden) for row in chosen]
-        return [PicturePrompt([*ids, *[MASK] * N, TOKENS.eoi], hidden) for ids, hidden in given]
+        return [ImagePrompt([*ids, *[MASK] * N, TOKENS.eoi], hidden) for ids, hidden in given]
 
     def draw(how) -> torch.Tensor:
         shown = rows[:CAPTIONS]
         bare = prompts([row.without_caption() for row in shown])
-        options = PictureOptions(steps=STEPS, guidance=3.5)
-        return generate_pictures(how, prompts(shown), bare, options, tokens=TOKENS, mask_id=MASK)
+        options = ImageOptions(steps=STEPS, guidance=3.5)
+        return generate_images(how, prompts(shown), bare, options, tokens=TOKENS, mask_id=MASK)
 
     def train(packing: bool) -> None:
         batch = collate(rows, TOKENS.eos)

@@ -123,15 +123,14 @@ def main() -> None:
     loaded.model.eval()
     examples = load_examples("synthetic:hard", split="train", n=TABLE_ROWS + POOL, seed=0)
     encoded = encode_examples(examples, loaded.tokenizer, EncodingOptions()).rows
-    special = {"mask_id": loaded.mask_id, "pad_id": loaded.pad_id}
     edges = rate_edges(70)
-    table = loss_table(LossMeter(loaded.model, encoded[:TABLE_ROWS], Objective(), **special), edges)
+    table = loss_table(LossMeter(loaded, encoded[:TABLE_ROWS], Objective()), edges)
     judge = Judge((table**2).mean((0, 2)), edges)
     uniform = float(judge.moment @ edges.diff()) / judge.best - 1
     print(f"uniform t: excess {uniform:.4f}; known losses:")
     known = summary(measured(TableMeter(table, edges), judge, KNOWN_SEEDS))
     print("the model itself:")
-    real = summary(measured(LossMeter(loaded.model, encoded[TABLE_ROWS:], Objective(), **special), judge, REAL_SEEDS))
+    real = summary(measured(LossMeter(loaded, encoded[TABLE_ROWS:], Objective()), judge, REAL_SEEDS))
     forwards = {n: d["rows"] * (len(rate_edges(d["rates"])) - 1) * d["masks"] for n, d in DESIGNS.items()}
     ratios = {"forwards / the paper's 15,750": forwards["default"] / PAPERS_FORWARDS}
     for label, found in (("known losses", known), ("the model itself", real)):

@@ -25,7 +25,7 @@ def main() -> None:
     loaded.model.eval()
     examples = load_examples("synthetic:hard", split="train", n=ROWS, seed=0)
     encoded = encode_examples(examples, loaded.tokenizer, EncodingOptions()).rows
-    meter = LossMeter(loaded.model, encoded, Objective(), mask_id=loaded.mask_id, pad_id=loaded.pad_id)
+    meter = LossMeter(loaded, encoded, Objective())
     profile = probe(meter, Method(), rows=ROWS, rates=RATES, masks=MASKS, seed=0)
     index = profile.rows.repeat_interleave(profile.forward_passes // ROWS)
     batches = []

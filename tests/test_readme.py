@@ -54,6 +54,7 @@ def test_every_shell_line_is_known():
     assert len(COMMANDS) == len(SHELL) - 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(folder, command):
     words = shlex.split(command)[1:]
@@ -64,6 +65,7 @@ def test_command(folder, command):
     assert result.returncode == 0, result.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_quickstart_at_reduced_size(tmp_path):
     assert "make quickstart QUICKSTART=--small" in README
     result = in_process("quickstart", "--small", "--out", "q", cwd=tmp_path)

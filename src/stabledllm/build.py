@@ -14,8 +14,10 @@ from stabledllm.config.settings import (
     ObjectiveSettings,
     TrainSettings,
 )
-from stabledllm.decoding import DecodingOptions, PictureOptions
+from stabledllm.data.images import are_images
+from stabledllm.decoding import DecodingOptions, ImageOptions
 from stabledllm.errors import UserError
+from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel, is_adapter, load_model
 from stabledllm.models.new import is_new
 from stabledllm.noise.densities import Tabulated
@@ -59,6 +61,31 @@ def build_model(settings: TrainSettings) -> LoadedModel:
     return add_lora(loaded, LoRAOptions(**settings.lora.model_dump()))
 
 
+def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
+    """Note ``block_size`` and how images are made in the model's config, for decoding and evaluation.
+
+    Raises:
+        UserError: a model that has no block form, one trained in other blocks, or decoding in other blocks.
+    """
+    _keep_block_size(loaded, settings.block_size, settings.decoding.block)
+    if are_images(settings.data.train):
+        keep_image_choices(loaded.model.config, settings.data.image.model_dump())
+
+
+def _keep_block_size(loaded: LoadedModel, size: int | None, decoding_block: int | None) -> None:
+    config = loaded.model.config
+    trained = getattr(config, "block_size", None)
+    if trained and trained != size:
+        raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
+    if not size:
+        return
+    if not hasattr(config, "block_size"):
+        raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
+    if decoding_block != size:
+        raise UserError(f"key 'decoding.block': expected block_size = {size}, found {decoding_block}.")
+    config.block_size = size
+
+
 def build_method(name: str, settings: TrainSettings | DecomposeSettings) -> Method:
     """The method of that name with the settings' options, under their objective."""
     options = MethodOptions(**settings.method_options.model_dump())
@@ -84,9 +111,9 @@ def build_decoding(settings: DecodingSettings) -> DecodingOptions:
     return DecodingOptions(**settings.model_dump())
 
 
-def build_image_decoding(settings: ImageDecodingSettings) -> PictureOptions:
-    """The options of drawing pictures."""
-    return PictureOptions(**settings.model_dump())
+def build_image_decoding(settings: ImageDecodingSettings) -> ImageOptions:
+    """The options of drawing images."""
+    return ImageOptions(**settings.model_dump())
 
 
 def build_adaptive(

@@ -30,14 +30,14 @@ VERDICTS = [
 
 def check_verdict(completion: str, gold: str, verdict: bool | None) -> None:
     """Equality by value; no answer is None, never correct."""
-    found = scoring.is_correct(completion, gold)
+    found = scoring.score_number(completion, gold).correct
     assert found is verdict, f"{completion!r} against {gold!r}: {found}, expected {verdict}"
 
 
 def check_gold_is_required() -> None:
     """A gold text without an answer is an error, not a match of nothing with nothing."""
     try:
-        found = scoring.is_correct("no answer", "no answer")
+        found = scoring.score_number("no answer", "no answer").correct
     except ValueError as error:
         if "gold answer" not in str(error):
             raise

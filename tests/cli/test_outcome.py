@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from stabledllm.cli import commands, stopping
+from stabledllm.cli import stopping
 from stabledllm.errors import UserError
-from stabledllm.runtime.failures import sentence
+from stabledllm.runtime.failures import sentence, working_on
 from stabledllm.runtime.files import naming, read_json, reading, write_jsonl, write_text
 from tests.cli.runner import ROOT, assert_refused
 from tests.cli.runner import in_process as call
@@ -32,7 +32,7 @@ def raising(error: BaseException):
 
 
 def ends_with(monkeypatch, tmp_path, error: BaseException):
-    monkeypatch.setattr(commands, "validate", raising(error))
+    monkeypatch.setattr("stabledllm.experiment.validation.validate", raising(error))
     return call("validate", "quickstart", cwd=tmp_path)
 
 
@@ -123,7 +123,7 @@ def test_interrupted_it_says_how_to_continue(monkeypatch, tmp_path):
     (tmp_path / "run" / "checkpoint-40" / "stabledllm.json").write_text("{}")
 
     def interrupt(settings, *_, **__):
-        with commands.working_on(settings.out):
+        with working_on(settings.out):
             raise KeyboardInterrupt
 
     monkeypatch.setattr("stabledllm.training.run.train", interrupt)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from stabledllm.cli import main as command_line
+from stabledllm.cli import printing
 from stabledllm.runtime.saying import SafeStream, lost_output, safe_streams, say
 from tests.cli.runner import ROOT
 
@@ -54,7 +54,7 @@ def test_a_stream_that_fails_is_done_without(error, monkeypatch):
     monkeypatch.setattr(sys, "stdout", stream)
     with safe_streams():
         for line in ("one", "two", "three"):
-            command_line._say(line)
+            printing.say(line)
         lost = lost_output()
     assert stream.getvalue().startswith("one")
     assert "three" not in stream.getvalue()

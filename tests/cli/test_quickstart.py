@@ -7,7 +7,7 @@ from copy import deepcopy
 
 import pytest
 
-from stabledllm.cli import quickstart
+from stabledllm.cli import quickstart_jobs as quickstart
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.errors import UserError
 

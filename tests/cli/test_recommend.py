@@ -11,6 +11,7 @@ from stabledllm.config.recipe import check
 from stabledllm.config.settings import TrainSettings
 from tests.cli.runner import assert_refused, in_process
 
+pytestmark = pytest.mark.slow
 SMALL = [
     "rows=6", "rates=4", "masks=2", "steps=5", "probe.rows=6", "probe.rates=4", "probe.starts=2", "grad.rows=8",
     "grad.view_rows=6", "grad.rates=3", "grad.steps=5", "forwards=8", "data.train_rows=40",

@@ -170,6 +170,7 @@ def _history(tmp_path, **arguments) -> tuple[list[float], list[dict]]:
     return trainer.recorded.losses, trainer.state.log_history
 
 
+@pytest.mark.slow
 def test_the_surprising_ones_act(tmp_path):
     losses, _ = _history(tmp_path)
     first, log = _history(tmp_path, eval_on_start=True)
@@ -189,6 +190,7 @@ def test_the_surprising_ones_act(tmp_path):
     assert _history(tmp_path, max_grad_norm=1e-3, optim="sgd")[0] != _history(tmp_path, optim="sgd")[0]
 
 
+@pytest.mark.slow
 def test_what_changes_no_number_changes_none(tmp_path):
     losses, _ = _history(tmp_path)
     for arguments in (

@@ -9,7 +9,7 @@ from stabledllm.config import load_recipe
 from stabledllm.config.settings import DataSettings, TrainSettings
 from stabledllm.config.twice import VIEWS
 from stabledllm.errors import UserError
-from stabledllm.noise.methods import _VIEWS
+from stabledllm.noise.parts import PARTS
 from tests.cli.runner import assert_refused, in_process
 
 TEXT = "data.system_prompt"
@@ -254,7 +254,7 @@ def test_settings_made_in_python_are_as_strict():
 
 
 def test_numbers_of_views_are_those_of_the_methods():
-    assert {name: f"{name}{count}" for name, count in _VIEWS.items()} == VIEWS
+    assert {name: f"{name}{part.number}" for name, part in PARTS.items() if part.number} == VIEWS
 
 
 def test_validate_and_train_agree_on_a_rate_as_text(recipe, tmp_path):

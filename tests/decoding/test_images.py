@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stabledllm.decoding import DecodingStats, PictureOptions, PicturePrompt, generate_pictures
+from stabledllm.decoding import DecodingStats, ImageOptions, ImagePrompt, generate_images
 from stabledllm.decoding.images import remasked, temperatures
 from stabledllm.errors import UserError
 from stabledllm.models.image_tokens import ImageTokens
@@ -19,9 +19,9 @@ TOKENS = ImageTokens(soi=262, eoi=263, t2i=264, ipad=265, bos=260, eos=256, firs
 """Rows 266 to 269 and 286 to 287 of the embedding are no image tokens."""
 
 
-def prompt(caption: str, width: int = WIDTH) -> PicturePrompt:
+def prompt(caption: str, width: int = WIDTH) -> ImagePrompt:
     row = [TOKENS.t2i, TOKENS.bos, *caption.encode(), TOKENS.eos, TOKENS.soi, *[MASK] * N, TOKENS.eoi]
-    return PicturePrompt([TOKENS.ipad] * (width - len(row)) + row, width - len(row))
+    return ImagePrompt([TOKENS.ipad] * (width - len(row)) + row, width - len(row))
 
 
 PROMPTS = [prompt(caption) for caption in ("red circle", "a", "two blue dots", "green")]
@@ -37,11 +37,11 @@ def model(tmp_path_factory):
 
 def decode(model, prompts, options, unconditional=None, **more) -> list[list[int]]:
     unconditional = EMPTY[: len(prompts)] if unconditional is None else unconditional
-    return generate_pictures(model, prompts, unconditional, options, tokens=TOKENS, mask_id=MASK, **more).tolist()
+    return generate_images(model, prompts, unconditional, options, tokens=TOKENS, mask_id=MASK, **more).tolist()
 
 
 @torch.no_grad()
-def row_logits(model, row: PicturePrompt, picture: list[int]) -> torch.Tensor:
+def row_logits(model, row: ImagePrompt, picture: list[int]) -> torch.Tensor:
     """Logits of all codes at all places of one row, shape (N, C)."""
     ids = torch.tensor([[*row.input_ids[: -N - 1], *picture, row.input_ids[-1]]])
     seen = torch.tensor([[place >= row.hidden for place in range(ids.shape[1])]])
@@ -62,7 +62,7 @@ def first_beyond(law: list[float], u: float) -> int:
     return len(law) - 1
 
 
-def reference(model, row, empty, options: PictureOptions, number: int, counts: list[int] | None = None) -> list[int]:
+def reference(model, row, empty, options: ImageOptions, number: int, counts: list[int] | None = None) -> list[int]:
     """``t2i_generate`` of one prompt, place by place; ``counts`` gets how many tokens it masks after each step."""
     picture, temperature = [MASK] * N, options.temperature
     drawn: dict[int, int] = {}
@@ -95,12 +95,12 @@ def reference(model, row, empty, options: PictureOptions, number: int, counts: l
 @pytest.mark.parametrize(
     "options",
     [
-        PictureOptions(steps=6, seed=3),
-        PictureOptions(steps=6, guidance=0.0, seed=3),
-        PictureOptions(steps=5, guidance=0.7, temperature=4.0),
-        PictureOptions(steps=5, guidance=0.0, temperature=0.0),
-        PictureOptions(steps=1, guidance=3.5),
-        PictureOptions(steps=18, guidance=0.0),
+        ImageOptions(steps=6, seed=3),
+        ImageOptions(steps=6, guidance=0.0, seed=3),
+        ImageOptions(steps=5, guidance=0.7, temperature=4.0),
+        ImageOptions(steps=5, guidance=0.0, temperature=0.0),
+        ImageOptions(steps=1, guidance=3.5),
+        ImageOptions(steps=18, guidance=0.0),
     ],
     ids=str,
 )
@@ -114,12 +114,12 @@ def test_equals_the_reference(model, options):
 
 @pytest.mark.parametrize("other", [{"guidance": 1.0}, {"temperature": 6.0}, {"seed": 1}, {"steps": 7}])
 def test_every_option_has_an_effect(model, other):
-    options = PictureOptions(steps=6)
+    options = ImageOptions(steps=6)
     assert decode(model, PROMPTS, options) != decode(model, PROMPTS, replace(options, **other))
 
 
 def test_the_unconditional_rows_are_those_given(model):
-    options = PictureOptions(steps=4)
+    options = ImageOptions(steps=4)
     other = [prompt("none")] * len(PROMPTS)
     expected = [reference(model, row, other[0], options, number) for number, row in enumerate(PROMPTS)]
     assert decode(model, PROMPTS, options, other) == expected
@@ -128,7 +128,7 @@ def test_the_unconditional_rows_are_those_given(model):
 
 @pytest.mark.parametrize("guidance", [0.0, 3.5])
 def test_any_split_into_batches_gives_the_same_pictures(model, guidance):
-    options = PictureOptions(steps=6, guidance=guidance)
+    options = ImageOptions(steps=6, guidance=guidance)
     whole = decode(model, PROMPTS, options, first=7)
     for size in (1, 3):
         starts = range(0, len(PROMPTS), size)
@@ -138,9 +138,9 @@ def test_any_split_into_batches_gives_the_same_pictures(model, guidance):
 
 
 def test_hidden_padding_changes_nothing(model):
-    options = PictureOptions(steps=6)
+    options = ImageOptions(steps=6)
     for i, row in enumerate(PROMPTS):
-        short = PicturePrompt(row.input_ids[row.hidden :], 0)
+        short = ImagePrompt(row.input_ids[row.hidden :], 0)
         empty = prompt("", len(short.input_ids))
         assert decode(model, [short], options, [empty], first=i) == decode(model, [row], options, first=i)
     # The same tokens, seen: another picture.
@@ -151,21 +151,21 @@ def test_hidden_padding_changes_nothing(model):
 def test_counts_of_masked_tokens_are_the_published_ones(model):
     for steps in (1, 2, 6, 18):
         counts: list[int] = []
-        reference(model, PROMPTS[0], EMPTY[0], PictureOptions(steps, guidance=0.0), 0, counts)
+        reference(model, PROMPTS[0], EMPTY[0], ImageOptions(steps, guidance=0.0), 0, counts)
         assert remasked(N, steps) == [*counts[:-1], 0]
     assert remasked(16, 3) == [13, 7, 0]  # 16 cos 60 degrees, in float32
     assert remasked(3, 5) == [2, 1, 1, 1, 0]
-    assert temperatures(PictureOptions(4, temperature=2.0)) == pytest.approx([1.5, 0.75, 0.1875, 0.0])
+    assert temperatures(ImageOptions(4, temperature=2.0)) == pytest.approx([1.5, 0.75, 0.1875, 0.0])
 
 
 def test_stats_and_masked_tokens_of_every_step(model):
     """Logits are computed at masked positions only: a step decides as many as the schedule says, and keeps them."""
-    options, shown = PictureOptions(steps=5), []
+    options, shown = ImageOptions(steps=5), []
     hook = model.register_forward_pre_hook(
         lambda _, args, kwargs: shown.append((args[0].clone(), kwargs["selected"].clone())), with_kwargs=True
     )
     stats = DecodingStats()
-    codes = generate_pictures(model, PROMPTS, EMPTY, options, tokens=TOKENS, mask_id=MASK, stats=stats)
+    codes = generate_images(model, PROMPTS, EMPTY, options, tokens=TOKENS, mask_id=MASK, stats=stats)
     hook.remove()
     masked = [N, *remasked(N, 5)[:-1]]
     rows = 2 * len(PROMPTS)
@@ -188,7 +188,7 @@ def test_stats_and_masked_tokens_of_every_step(model):
 
 def test_without_guidance_no_unconditional_row_is_read(model):
     stats = DecodingStats()
-    assert decode(model, PROMPTS, PictureOptions(steps=3, guidance=0.0), [], stats=stats)
+    assert decode(model, PROMPTS, ImageOptions(steps=3, guidance=0.0), [], stats=stats)
     assert stats.forward_rows == 3 * len(PROMPTS)
 
 
@@ -201,7 +201,7 @@ def test_equally_confident_tokens_keep_the_count():
             return type("Output", (), {"logits": torch.zeros(int(selected.sum()), 300)})
 
     seen: list[list[int]] = []
-    decode(Even(1, 1), PROMPTS[:1], PictureOptions(5, temperature=0.0))
+    decode(Even(1, 1), PROMPTS[:1], ImageOptions(5, temperature=0.0))
     assert seen == [list(range(count)) for count in [N, *remasked(N, 5)[:-1]]]
 
 
@@ -216,14 +216,14 @@ def test_equally_confident_tokens_keep_the_count():
 )
 def test_options_out_of_range_are_refused(wrong, said):
     with pytest.raises(UserError) as error:
-        PictureOptions(**wrong)
+        ImageOptions(**wrong)
     assert str(error.value) == said
 
 
 LONG = prompt("green", WIDTH + 1)
 FEWER = replace(PROMPTS[0], input_ids=[*PROMPTS[0].input_ids[:-2], 5, TOKENS.eoi])
 ELSEWHERE = replace(PROMPTS[0], input_ids=[MASK, *PROMPTS[0].input_ids[1:]])
-NONE = PicturePrompt([1, 2, 3], 0)
+NONE = ImagePrompt([1, 2, 3], 0)
 
 
 @pytest.mark.parametrize(
@@ -241,4 +241,4 @@ NONE = PicturePrompt([1, 2, 3], 0)
 )
 def test_rows_of_another_layout_are_refused(model, prompts, unconditional, said):
     with pytest.raises(UserError, match=said):
-        decode(model, prompts, PictureOptions(steps=2), unconditional)
+        decode(model, prompts, ImageOptions(steps=2), unconditional)

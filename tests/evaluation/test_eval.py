@@ -19,7 +19,7 @@ from stabledllm.evaluation import completing
 from stabledllm.evaluation.untuned import difference, tuned_from
 from stabledllm.models.adapters import LoRAOptions, add_lora
 from stabledllm.models.loading import load_model
-from stabledllm.tasks.scoring import is_correct
+from stabledllm.tasks.scoring import score_number
 from tests.cli.runner import ROOT, assert_refused, in_process
 
 # Drawn at random, so that a prompt's place must decide and nothing else.
@@ -142,7 +142,7 @@ def test_the_untuned_model_stands_beside_with_paired_differences(folder):
         [json.loads(line) for line in (folder / name / "completions.jsonl").read_text().splitlines()]
         for name in ("whole", "alone")
     )
-    right = [[is_correct(row["completion"], row["gold"]) is True for row in rows] for rows in (ours, theirs)]
+    right = [[score_number(row["completion"], row["gold"]).correct is True for row in rows] for rows in (ours, theirs)]
     found = record["difference"]["accuracy"]
     assert found["gained"] == sum(a and not b for a, b in zip(*right, strict=True))
     assert found["lost"] == sum(b and not a for a, b in zip(*right, strict=True))

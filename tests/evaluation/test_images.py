@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 
 from stabledllm.config.settings import EvalSettings, ImageSettings
-from stabledllm.data.images import image_tokenizer, settled_image
-from stabledllm.decoding import PictureOptions
+from stabledllm.data.images import image_tokenizer, image_with_defaults
+from stabledllm.decoding import ImageOptions
 from stabledllm.errors import UserError
-from stabledllm.evaluation import images as module
+from stabledllm.evaluation import drawing
 from stabledllm.evaluation.clip_score import ClipScore
-from stabledllm.evaluation.images import draw_codes, prompt, save_pictures, score_pictures
+from stabledllm.evaluation.drawing import draw_codes, prompt
+from stabledllm.evaluation.images import save_scored_images, score_images
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.run import evaluate
 from stabledllm.images.judge import judge
@@ -25,8 +26,8 @@ from stabledllm.runtime.files import write_json
 from tests.evaluation.test_clip_score import write_clip
 from tests.fakes.hub_models import write_mmada
 
-IMAGE = settled_image(ImageSettings(), "tiny-mmada")
-OPTIONS = PictureOptions(steps=3, guidance=1.0, temperature=1.0, seed=5)
+IMAGE = image_with_defaults(ImageSettings(), "tiny-mmada")
+OPTIONS = ImageOptions(steps=3, guidance=1.0, temperature=1.0, seed=5)
 CAPTIONS = [
     "a red circle above a blue square",
     "two green triangles",
@@ -46,7 +47,7 @@ def examples(captions=CAPTIONS) -> list[dict]:
 
 
 def scored(loaded, folder, **kwargs):
-    return score_pictures(loaded, examples(), IMAGE, OPTIONS, 2, Journal(folder, "generated", {}), **kwargs)
+    return score_images(loaded, examples(), IMAGE, OPTIONS, 2, Journal(folder, "generated", {}), **kwargs)
 
 
 def test_any_batch_draws_the_same_and_a_place_its_own(loaded):
@@ -54,18 +55,18 @@ def test_any_batch_draws_the_same_and_a_place_its_own(loaded):
     assert whole.equal(draw_codes(loaded, CAPTIONS, IMAGE, OPTIONS, 2))
     assert whole[2:4].equal(draw_codes(loaded, CAPTIONS[2:4], IMAGE, OPTIONS, 2, first=2))
     assert not whole[2:4].equal(draw_codes(loaded, CAPTIONS[2:4], IMAGE, OPTIONS, 2))
-    other = PictureOptions(steps=3, guidance=1.0, temperature=1.0, seed=6)
+    other = ImageOptions(steps=3, guidance=1.0, temperature=1.0, seed=6)
     assert not whole.equal(draw_codes(loaded, CAPTIONS, IMAGE, other, 5))
 
 
 def test_every_caption_gets_its_own_picture(loaded, tmp_path):
     codes = draw_codes(loaded, CAPTIONS, IMAGE, OPTIONS, 5)
-    np.testing.assert_array_equal(scored(loaded, tmp_path).pictures, image_tokenizer("tiny-vq").decode(codes))
+    np.testing.assert_array_equal(scored(loaded, tmp_path).images, image_tokenizer("tiny-vq").decode(codes))
 
 
 def test_a_kill_between_batches_changes_nothing(loaded, tmp_path, monkeypatch):
     whole = scored(loaded, tmp_path / "whole")
-    calls, true = [], module.generate_pictures
+    calls, true = [], drawing.generate_images
 
     def killed(*args, **kwargs):
         if len(calls) == 1:
@@ -73,12 +74,12 @@ def test_a_kill_between_batches_changes_nothing(loaded, tmp_path, monkeypatch):
         calls.append(kwargs["first"])
         return true(*args, **kwargs)
 
-    monkeypatch.setattr(module, "generate_pictures", killed)
+    monkeypatch.setattr(drawing, "generate_images", killed)
     with pytest.raises(KeyboardInterrupt):
         scored(loaded, tmp_path / "cut")
-    monkeypatch.setattr(module, "generate_pictures", true)
+    monkeypatch.setattr(drawing, "generate_images", true)
     again = scored(loaded, tmp_path / "cut")
-    np.testing.assert_array_equal(again.pictures, whole.pictures)
+    np.testing.assert_array_equal(again.images, whole.images)
     assert again.lines == whole.lines
     own = {"seconds", "tokens_per_second"}
     for result in (again, whole):
@@ -92,7 +93,7 @@ def test_every_picture_is_judged_by_its_own_caption(loaded, tmp_path, monkeypatc
     tokenizer = image_tokenizer("tiny-vq")
     shown = [*CAPTIONS[:3], "a red circle", CAPTIONS[4]]
     true = tokenizer.encode(np.stack([draw(Scene.parse(caption), 3) for caption in shown]))
-    monkeypatch.setattr(module, "generate_pictures", lambda *_, first, **__: true[first : first + 2][: 5 - first])
+    monkeypatch.setattr(drawing, "generate_images", lambda *_, first, **__: true[first : first + 2][: 5 - first])
     result = scored(loaded, tmp_path)
     assert [line["correct"] for line in result.lines] == [True, True, True, False, True]
     assert result.lines[3]["parts"] == {"colours": False, "counts": False, "shapes": False, "relation": True}
@@ -100,9 +101,9 @@ def test_every_picture_is_judged_by_its_own_caption(loaded, tmp_path, monkeypatc
     assert (accuracy["value"], accuracy["n"]) == (0.8, 5)
     assert accuracy["ci_low"] < 0.8 < accuracy["ci_high"]
     assert accuracy["parts"]["relation"]["value"] == 1.0
-    save_pictures(result, tmp_path)
+    save_scored_images(result, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "pictures.jsonl").read_text().splitlines()]
-    for line, caption, picture in zip(lines, CAPTIONS, result.pictures, strict=True):
+    for line, caption, picture in zip(lines, CAPTIONS, result.images, strict=True):
         assert line["caption"] == caption
         stored = np.asarray(Image.open(tmp_path / line["picture"]))
         np.testing.assert_array_equal(stored, picture)
@@ -113,7 +114,7 @@ def test_every_picture_is_judged_by_its_own_caption(loaded, tmp_path, monkeypatc
 def test_captions_of_no_scene_need_a_clip_model(loaded, tmp_path):
     journal = Journal(tmp_path, "generated", {})
     with pytest.raises(UserError, match="expected captions of scenes to judge, or 'clip' with a CLIP model"):
-        score_pictures(loaded, examples(["red blue"]), IMAGE, OPTIONS, 2, journal)
+        score_images(loaded, examples(["red blue"]), IMAGE, OPTIONS, 2, journal)
 
 
 @pytest.mark.parametrize(
@@ -171,11 +172,11 @@ def test_a_model_says_how_its_pictures_are_made(tmp_path):
     assert image_choices(str(own)) == {"tokenizer": "showlab/magvitv2", "side": 256, "max_text": 99}
     other = write_mmada(tmp_path / "other")
     with pytest.raises(UserError, match=r"key 'data.image.tokenizer': expected a value, since config.json of model"):
-        settled_image(ImageSettings(), str(other))
+        image_with_defaults(ImageSettings(), str(other))
     given = ImageSettings(tokenizer="tiny-vq", side=64, max_text=30)
-    assert settled_image(given, "tiny-mmada") == given
+    assert image_with_defaults(given, "tiny-mmada") == given
     with pytest.raises(UserError, match="expected a multiple of 4, by which 'tiny-vq' downsamples, found 30"):
-        settled_image(ImageSettings(side=30), "tiny-mmada")
+        image_with_defaults(ImageSettings(side=30), "tiny-mmada")
 
 
 def test_eval_of_captions_alone_and_of_pictures(tmp_path):

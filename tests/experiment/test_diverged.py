@@ -15,7 +15,9 @@ from stabledllm.experiment.run import run_experiment
 from stabledllm.experiment.spread import share_interval, values_of
 from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
-from stabledllm.reports import cost_table, metrics_table, runs_table, write_report
+from stabledllm.reports.html import write_report
+from stabledllm.reports.run_tables import cost_table, runs_table
+from stabledllm.reports.tables import metrics_table
 from stabledllm.training.diverged import StepWatch
 from tests.cli.runner import in_process
 from tests.experiment.test_summary import entry, runs

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import torch
 
-from stabledllm.data.image_rows import PictureRow
+from stabledllm.data.image_rows import ImageRow
 from stabledllm.models.families.mmada import MMadaConfig, MMadaModelLM
 from stabledllm.models.image_tokens import ImageTokens
 
@@ -31,18 +31,18 @@ def model(seed: int = 0, std: float = 0.3) -> MMadaModelLM:
     return found
 
 
-def rows(n: int, tokens: int = 4, width: int = 8, seed: int = 0) -> list[PictureRow]:
+def rows(n: int, tokens: int = 4, width: int = 8, seed: int = 0) -> list[ImageRow]:
     """Captions of 1 to 4 words, so that rows have unequal padding, and random codes."""
     rng = np.random.default_rng(seed)
     return [
-        PictureRow(
+        ImageRow(
             tuple(rng.integers(0, 10, 1 + i % 4).tolist()), rng.integers(0, CODES, tokens), TOKENS, width, f"row {i}"
         )
         for i in range(n)
     ]
 
 
-def enumerated_losses(network: MMadaModelLM, row: PictureRow) -> tuple[np.ndarray, np.ndarray]:
+def enumerated_losses(network: MMadaModelLM, row: ImageRow) -> tuple[np.ndarray, np.ndarray]:
     """Mean cross-entropy over the masked image tokens for each non-empty mask, written out plainly, and the counts.
 
     The row goes in without its padding, alone, with all logits.
@@ -71,7 +71,7 @@ def published_masses(tokens: int, points: int = 2_000_001) -> np.ndarray:
     return np.bincount(k, minlength=tokens + 1)[1:] / points
 
 
-def enumerated_moments(network: MMadaModelLM, data: list[PictureRow]) -> dict[str, np.ndarray]:
+def enumerated_moments(network: MMadaModelLM, data: list[ImageRow]) -> dict[str, np.ndarray]:
     """By row and count: ``g`` the mean and ``square`` the mean square of the loss; and the counts' masses ``pi``."""
     found: dict[str, list] = {"g": [], "square": []}
     tokens = len(data[0].codes)

@@ -6,10 +6,11 @@ import torch
 
 from stabledllm.data.rows import EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import load_examples
+from stabledllm.forward.meter import MeteredModel
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 
-IDS = {"mask_id": 256, "pad_id": 257}
+MASK, PAD = 256, 257
 
 
 def model(width: int = 16, layers: int = 2, seed: int = 0, **config) -> TinyMDM:
@@ -17,6 +18,11 @@ def model(width: int = 16, layers: int = 2, seed: int = 0, **config) -> TinyMDM:
     shape = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": 2}
     torch.manual_seed(seed)
     return TinyMDM(TinyMDMConfig(**shape | {"intermediate_size": 2 * width} | config)).double()
+
+
+def metered(network: TinyMDM) -> MeteredModel:
+    """A model of these token ids, as meters take it."""
+    return MeteredModel(network, MASK, PAD)
 
 
 def rows(n: int = 6) -> list[TokenRow]:

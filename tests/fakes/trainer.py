@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from stabledllm.data.rows import TokenRow
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
+from stabledllm.training.blocks import InBlocks
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
 from tests.fakes import tiny
@@ -56,6 +58,10 @@ class RecordingTrainer(MDMTrainer):
         return loss
 
 
+class RecordingBlockTrainer(InBlocks, RecordingTrainer):
+    """The same in blocks."""
+
+
 def make_trainer(
     out: Path,
     method: str = "standard",
@@ -80,7 +86,8 @@ def make_trainer(
     follow = build_adaptive(AdaptiveSettings(every=3, half_life=5, rates=4), chosen)
     data = train or tiny.rows(ROWS)
     layout = {k: arguments.pop(k) for k in _LAYOUT if k in arguments}
-    trainer = RecordingTrainer(
+    kind = partial(RecordingBlockTrainer, block_size=block_size) if block_size else RecordingTrainer
+    trainer = kind(
         model=model,
         args=TrainingArguments(
             output_dir=str(out),
@@ -107,7 +114,6 @@ def make_trainer(
         pad_id=ids[1],
         noise_seed=noise_seed,
         order_seed=order_seed,
-        block_size=block_size,
         **layout,
         statistics=StepStatistics(4, 0.2, chosen.ema),
         identity={"method": chosen.name},

@@ -33,7 +33,7 @@ class Ended:
 
 
 _IMPORTED = (
-    "peft", "transformers.models.auto.modeling_auto", "stabledllm.cli.commands", "stabledllm.cli.quickstart",
+    "peft", "transformers.models.auto.modeling_auto", "stabledllm.cli.main", "stabledllm.cli.quickstart_jobs",
     "stabledllm.data.images", "stabledllm.lab.decompose", "stabledllm.evaluation.run", "stabledllm.experiment.run",
     "stabledllm.images.encoding", "stabledllm.models.adapters", "stabledllm.reports.html", "stabledllm.training.run",
 )  # fmt: skip

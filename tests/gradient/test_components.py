@@ -31,6 +31,7 @@ from tests.fakes.gradients import ToyGradients
 from tests.oracle import Setting, conditional, decomposition, moments, panels, toy_row
 from tests.statistical.cases import case
 
+pytestmark = pytest.mark.slow
 COUNTED = Method.parse("fixedcount")
 SMOOTH = Tabulated(torch.linspace(1.6, 0.6, 256, dtype=torch.float64), name="ppots")
 SIZES = {"rows": 24, "rates": 5, "masks": 2}

@@ -14,7 +14,7 @@ from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from tests.fakes.tiny import IDS, model, rows
+from tests.fakes.tiny import metered, model, rows
 from tests.gradient.autograd import autograd
 
 DENSITY = Tabulated([2.0, 1.0, 0.5, 0.5])
@@ -33,7 +33,7 @@ def taken(meter: RowGradients, method: Method, sampler=None, start: int = 0) -> 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_equals_autograd(name, vectorised):
     net, data, method = model(), rows(), Method.parse(name)
-    meter = RowGradients(net, data, Objective(), **IDS, tokens_per_batch=200, vectorised=vectorised)
+    meter = RowGradients(metered(net), data, Objective(), tokens_per_batch=200, vectorised=vectorised)
     _, found = taken(meter, method, DENSITY)
     expected = [autograd(net, data, i, float(t), method, Key(3, 1), i, DENSITY) for i, t in enumerate(T)]
     assert torch.allclose(found, torch.stack(expected), rtol=1e-9, atol=1e-12)
@@ -42,16 +42,16 @@ def test_every_method_equals_autograd(name, vectorised):
 
 def test_draws_stand_at_their_positions_whatever_the_batches():
     net, data, method = model(), rows(), Method.parse("mirror")
-    whole = taken(RowGradients(net, data, Objective(), **IDS), method)
-    split = taken(RowGradients(net, data, Objective(), **IDS, tokens_per_batch=40), method)
+    whole = taken(RowGradients(metered(net), data, Objective()), method)
+    split = taken(RowGradients(metered(net), data, Objective(), tokens_per_batch=40), method)
     assert torch.allclose(whole[1], split[1], rtol=1e-9, atol=1e-13)
     assert torch.allclose(whole[0], split[0])
-    assert not torch.allclose(whole[1], taken(RowGradients(net, data, Objective(), **IDS), method, start=6)[1])
+    assert not torch.allclose(whole[1], taken(RowGradients(metered(net), data, Objective()), method, start=6)[1])
 
 
 def test_squares_of_single_views():
     net, data = model(), rows()
-    meter = RowGradients(net, data, Objective(), **IDS, tokens_per_batch=10_000)
+    meter = RowGradients(metered(net), data, Objective(), tokens_per_batch=10_000)
     _, both = taken(meter, Method.parse("mirror"))
     # One batch: the squares are of its evaluations in the order of their lengths.
     order = next(meter.gradients(torch.arange(len(T)), T, Method.parse("mirror"), Key(3, 1)))[0]
@@ -66,8 +66,8 @@ def test_squares_of_single_views():
 
 def test_a_subset_of_the_parameters():
     net, data = model(), rows()
-    everything = taken(RowGradients(net, data, Objective(), **IDS), Method())[1]
-    meter = RowGradients(net, data, Objective(), **IDS, parameters=["head.*", "blocks.1.ff*"])
+    everything = taken(RowGradients(metered(net), data, Objective()), Method())[1]
+    meter = RowGradients(metered(net), data, Objective(), parameters=["head.*", "blocks.1.ff*"])
     kept = [n.startswith(("head.", "blocks.1.ff")) for n, _ in net.named_parameters()]
     places = torch.cat([torch.full((p.numel(),), k) for p, k in zip(net.parameters(), kept, strict=True)])
     assert torch.allclose(taken(meter, Method())[1], everything[:, places])
@@ -97,7 +97,7 @@ def test_other_layers_and_shared_weights_fall_back_to_one_backward_a_row():
     odd.blocks[0].ff_out = Scaled(32, 16, bias=False).double()
     tied.head.weight = tied.embed.weight
     for net in (odd, tied):
-        meter = RowGradients(net, data, Objective(), **IDS)
+        meter = RowGradients(metered(net), data, Objective())
         assert meter.layers is None
         expected = [autograd(net, data, i, float(t), method, Key(3, 1), i, Uniform()) for i, t in enumerate(T)]
         assert torch.allclose(taken(meter, method)[1], torch.stack(expected), rtol=1e-9, atol=1e-12)
@@ -111,7 +111,7 @@ def test_a_weight_used_outside_its_layer_is_noticed():
         return plain(self, input_ids, attention_mask) * self.head.weight.mean()
 
     net.hidden_states = also_used.__get__(net)
-    meter = RowGradients(net, data, Objective(), **IDS)
+    meter = RowGradients(metered(net), data, Objective())
     assert meter.layers is not None, "its layers look as they should"
     found = taken(meter, method)[1]
     assert meter.layers is None
@@ -122,9 +122,9 @@ def test_a_weight_used_outside_its_layer_is_noticed():
 @pytest.mark.parametrize("name", METHODS)
 def test_the_output_layers_norm_in_closed_form(name):
     net, data, method = model(), rows(), Method.parse(name)
-    exact = RowGradients(net, data, Objective(), **IDS, parameters=["head.weight"])
+    exact = RowGradients(metered(net), data, Objective(), parameters=["head.weight"])
     _, gradients = taken(exact, method, DENSITY)
-    meter = OutputLayerNorms(net, data, Objective(), **IDS, tokens_per_batch=150)
+    meter = OutputLayerNorms(metered(net), data, Objective(), tokens_per_batch=150)
     squares, losses = torch.zeros(len(T), dtype=torch.float64), torch.zeros(len(T), dtype=torch.float64)
     for index, loss, square in meter.norms(torch.arange(len(T)), T, method, Key(3, 1), DENSITY):
         squares[index], losses[index] = square, loss
@@ -136,4 +136,4 @@ def test_a_model_without_output_embeddings_is_refused(monkeypatch):
     net = model()
     monkeypatch.setattr(net, "get_output_embeddings", lambda: None)
     with pytest.raises(UserError, match="expected a model with output embeddings, found TinyMDM"):
-        OutputLayerNorms(net, rows(), Objective(), **IDS)
+        OutputLayerNorms(metered(net), rows(), Objective())

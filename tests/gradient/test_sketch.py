@@ -11,7 +11,7 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from tests.checks.statistics import assert_mean
-from tests.fakes.tiny import IDS, model, rows
+from tests.fakes.tiny import metered, model, rows
 
 
 def test_inner_products_are_unbiased_and_as_noisy_as_theory_says():
@@ -87,12 +87,12 @@ def test_projected_during_backward_is_the_projection_of_the_exact_gradient():
     t = torch.tensor([0.9, 0.05, 0.4, 0.7], dtype=torch.float64)
     sketch = Sketch({n: p.numel() for n, p in net.named_parameters()}, places=64)
     exact = torch.zeros(4, sum(sketch.sizes.values()), dtype=torch.float64)
-    for index, _, g in RowGradients(net, data, Objective(), **IDS).gradients(torch.arange(4), t, method, Key(0, 0)):
+    for index, _, g in RowGradients(metered(net), data, Objective()).gradients(torch.arange(4), t, method, Key(0, 0)):
         exact[index] = g
     marker = torch.ones_like(net.head.weight)
     net.head.weight.grad = marker
     projected, losses = torch.zeros(4, 64), torch.zeros(4)
-    meter = ProjectedGradients(net, data, Objective(), **IDS, places=64, tokens_per_batch=60)
+    meter = ProjectedGradients(metered(net), data, Objective(), places=64, tokens_per_batch=60)
     for index, loss, s in meter.gradients(torch.arange(4), t, method, Key(0, 0)):
         projected[index], losses[index] = s, loss.float()
     assert torch.allclose(projected, sketch.of(exact).float(), rtol=1e-4, atol=1e-6)
@@ -103,6 +103,6 @@ def test_projected_during_backward_is_the_projection_of_the_exact_gradient():
 
 def test_a_subset_freezes_nothing_for_good():
     net, data = model(), rows()
-    meter = ProjectedGradients(net, data, Objective(), **IDS, places=64, parameters=["head.*"])
+    meter = ProjectedGradients(metered(net), data, Objective(), places=64, parameters=["head.*"])
     list(meter.gradients(torch.arange(2), torch.tensor([0.5, 0.9]).double(), Method(), Key(0, 0)))
     assert all(p.requires_grad for p in net.parameters())

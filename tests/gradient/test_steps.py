@@ -18,7 +18,7 @@ from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.stats.estimate import Estimate
 from tests.checks.statistics import assert_mean
-from tests.fakes.tiny import IDS, model, rows
+from tests.fakes.tiny import metered, model, rows
 from tests.mutation.inject import noticed
 
 DENSITY = Tabulated([2.0, 1.0, 0.5, 0.5])
@@ -28,7 +28,7 @@ def plain_steps(
     method: Method, sampler, net, data, n: int, steps: int, seed: int, first: int, token_mean: bool = False
 ) -> np.ndarray:
     """Step gradients as the mean of exact row gradients over the step's rows, or its tokens; (S, D)."""
-    meter, out = RowGradients(net, data, Objective(), **IDS), []
+    meter, out = RowGradients(metered(net), data, Objective()), []
     for s in range(steps):
         key = Key(seed, first + s)
         index = (key.row_uniforms(Stream.RESAMPLE, torch.arange(n)) * len(data)).long()
@@ -45,7 +45,7 @@ def plain_steps(
 def test_raw_clipped_and_update_equal_numpy(name):
     net, data, method = model(), rows(12), Method.parse(name)
     sampler, clip = method.sampler(DENSITY), 0.5
-    meter = StepMeter(net, data, Objective(), **IDS, tokens_per_batch=90, clip=clip)
+    meter = StepMeter(metered(net), data, Objective(), tokens_per_batch=90, clip=clip)
     meter.precondition(rows=4, steps=5, seed=2)
     found = meter.measure(method, sampler, rows=4, steps=6, seed=2)
 
@@ -71,7 +71,7 @@ def clipped(g: np.ndarray, clip: float) -> np.ndarray:
 
 def test_the_token_mean_weighs_rows_by_their_tokens():
     net, data, method = model(), rows(12), Method()
-    meter = StepMeter(net, data, Objective(normalization="token"), **IDS, tokens_per_batch=90)
+    meter = StepMeter(metered(net), data, Objective(normalization="token"), tokens_per_batch=90)
     found = meter.measure(method, method.sampler(), rows=5, steps=4, seed=1)
     of_tokens, of_rows = (
         plain_steps(method, method.sampler(), net, data, 5, 4, 1, step_gradients._STEP, token_mean)
@@ -84,8 +84,8 @@ def test_the_token_mean_weighs_rows_by_their_tokens():
 def test_a_subset_is_clipped_by_the_norm_of_all_parameters():
     net, data = model(), rows(12)
     sizes = {"rows": 4, "steps": 5, "seed": 2}
-    whole = StepMeter(net, data, Objective(), **IDS, clip=0.5).measure(Method(), Method().sampler(), **sizes)
-    part = StepMeter(net, data, Objective(), **IDS, clip=0.5, parameters=["blocks.0.ff_out.weight"])
+    whole = StepMeter(metered(net), data, Objective(), clip=0.5).measure(Method(), Method().sampler(), **sizes)
+    part = StepMeter(metered(net), data, Objective(), clip=0.5, parameters=["blocks.0.ff_out.weight"])
     found = part.measure(Method(), Method().sampler(), **sizes)
     shrunk = [(g["clipped"].diagonal() / g["raw"].diagonal()) for g in (whole.gram, found.gram)]
     assert torch.allclose(*shrunk, rtol=1e-4)
@@ -95,7 +95,7 @@ def test_a_subset_is_clipped_by_the_norm_of_all_parameters():
 def test_a_token_that_the_second_moments_have_not_seen_is_not_the_whole_update():
     """No coordinate of Adam's update exceeds 1 / sqrt(1 - beta2), be its second moment 0."""
     net, data = model(), rows(60)
-    meter = StepMeter(net, data, Objective(), **IDS, clip=1e9)
+    meter = StepMeter(metered(net), data, Objective(), clip=1e9)
     meter.precondition(rows=8, steps=6, seed=0)
     usual = meter.measure(Method(), Method().sampler(), rows=8, steps=6, seed=0)
     bound = 1 / (1 - ADAM_BETA2)
@@ -110,7 +110,7 @@ def test_a_token_that_the_second_moments_have_not_seen_is_not_the_whole_update()
 
 def test_second_moments_are_taken_from_an_optimizer():
     net, data = model(), rows(12)
-    meter = StepMeter(net, data, Objective(), **IDS)
+    meter = StepMeter(metered(net), data, Objective())
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.0)
     with pytest.raises(UserError, match=r"second moment of 'embed.weight', found none; was there a step"):
         meter.precondition_from(optimizer)
@@ -206,9 +206,9 @@ def test_the_ratio_to_oneself_is_one_and_errors_of_shared_steps_cancel():
 
 def test_where_gradients_do_not_fit_they_are_projected(monkeypatch):
     net, data = model(), rows(12)
-    whole = StepMeter(net, data, Objective(), **IDS).measure(Method(), Method().sampler(), rows=4, steps=5, seed=0)
+    whole = StepMeter(metered(net), data, Objective()).measure(Method(), Method().sampler(), rows=4, steps=5, seed=0)
     monkeypatch.setattr(step_gradients, "_BYTES", 0)
-    wide = StepMeter(net, data, Objective(), **IDS).measure(Method(), Method().sampler(), rows=4, steps=5, seed=0)
+    wide = StepMeter(metered(net), data, Objective()).measure(Method(), Method().sampler(), rows=4, steps=5, seed=0)
     # 8,192 places: products are off by about a hundredth of the norms.
     norms = whole.gram["raw"].diagonal().sqrt()
     assert ((wide.gram["raw"] - whole.gram["raw"]).abs() < 0.06 * torch.outer(norms, norms)).all()
@@ -216,7 +216,7 @@ def test_where_gradients_do_not_fit_they_are_projected(monkeypatch):
 
 
 def test_update_needs_second_moments_and_heavy_tails_are_told():
-    meter = StepMeter(model(), rows(12), Objective(), **IDS)
+    meter = StepMeter(metered(model()), rows(12), Objective())
     assert set(meter.measure(Method(), Method().sampler(), rows=2, steps=4, seed=0).gram) == {"raw", "clipped"}
     assert heavy_tail(0.9)
     assert not heavy_tail(0.2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stabledllm.data.rows import collate
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.forward.packing import Packing
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.maskers.fixed_count import count_masses
@@ -35,7 +35,7 @@ def exact(network):
 
 
 def meter(network, data, objective=COSINE) -> LossMeter:
-    return LossMeter(network, data, objective, mask_id=MASK, pad_id=TOKENS.eos)
+    return LossMeter(MeteredModel(network, MASK, TOKENS.eos), data, objective)
 
 
 def losses(network, method: str, n: int, data, sampler=None, seed: int = 1) -> torch.Tensor:

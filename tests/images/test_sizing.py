@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from stabledllm.errors import UserError
-from stabledllm.images.sizing import fit_picture
+from stabledllm.images.sizing import fit_image
 from tests.fakes.images import picture
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (40, 30), (33, 64), (16, 23)])
 def test_the_centre_is_kept_at_the_shorter_sides_scale(height, width):
     array = picture(1, height, width)
-    fitted = fit_picture(array, 16, "crop")
+    fitted = fit_image(array, 16, "crop")
     assert fitted.shape == (16, 16, 3)
     assert fitted.dtype == np.uint8
     scale = 16 / min(height, width)
@@ -26,7 +26,7 @@ def test_the_centre_is_kept_at_the_shorter_sides_scale(height, width):
 def test_a_picture_of_that_size_is_left_as_it_is():
     array = picture(1)
     for how in ("crop", "refuse"):
-        assert np.array_equal(fit_picture(array, 16, how), array)
+        assert np.array_equal(fit_image(array, 16, how), array)
 
 
 @pytest.mark.parametrize(
@@ -39,4 +39,4 @@ def test_a_picture_of_that_size_is_left_as_it_is():
 )
 def test_another_size_is_refused(size, how, sentence):
     with pytest.raises(UserError, match=sentence):
-        fit_picture(picture(1, *size), 16, how, "a.png")
+        fit_image(picture(1, *size), 16, how, "a.png")

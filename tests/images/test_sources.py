@@ -15,12 +15,12 @@ from PIL import Image
 from stabledllm.errors import UserError
 from stabledllm.images import hub, scenes, shards
 from stabledllm.images import image as decoding
-from stabledllm.images.sources import PICTURE_KINDS, fingerprint, own_splits, pictures
+from stabledllm.images.sources import IMAGE_KINDS, captioned_images, fingerprint, own_splits
 from tests.fakes.images import encoded, pairs, picture, samples, shard
 
 
 def all_of(spec: str, split: str = "train", rows: int | None = None, seed: int = 0) -> list:
-    return list(pictures(spec, split=split, rows=rows, seed=seed))
+    return list(captioned_images(spec, split=split, rows=rows, seed=seed))
 
 
 def refused(spec: str, sentence: str, split: str = "train") -> None:
@@ -167,7 +167,7 @@ def test_a_shard_is_streamed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tarfile.TarFile, "next", following)
     spec = f"text-to-image-2m:{path}"
-    first = next(pictures(spec, split="train", rows=None, seed=0))
+    first = next(captioned_images(spec, split="train", rows=None, seed=0))
     assert first.origin == "a.tar:0"
     assert read["bytes"] < 8000, "more than the first sample was read for the first picture"
     read.clear()
@@ -352,7 +352,7 @@ def test_own_splits(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     for spec in (f"images:{tmp_path}", f"captions:{tmp_path / 'a.txt'}", "codes:x"):
         assert own_splits(spec) == ()
-    assert set(PICTURE_KINDS) == {"scenes", "text-to-image-2m", "images", "captions", "codes"}
+    assert set(IMAGE_KINDS) == {"scenes", "text-to-image-2m", "images", "captions", "codes"}
 
 
 def test_a_fingerprint_changes_with_the_data_and_only_then(tmp_path):
@@ -427,7 +427,7 @@ class FakeHub:
 
 def test_the_hubs_shards_come_one_by_one(tmp_path, monkeypatch):
     there = FakeHub(tmp_path, monkeypatch, offline=False)
-    found = pictures("text-to-image-2m", split="train", rows=None, seed=0)
+    found = captioned_images("text-to-image-2m", split="train", rows=None, seed=0)
     assert next(found).origin == "data_000000.tar:0000"
     assert there.got == ["data_512_2M/data_000000.tar"], "a shard was fetched before it was needed"
     assert [each.caption for each in found] == [f"picture {i}" for i in range(1, 6)]

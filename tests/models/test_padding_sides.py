@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from stabledllm import elbo
 from stabledllm.data.rows import TokenRow, collate
 from stabledllm.errors import UserError
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.forward.nll import forward_nll
 from stabledllm.loss import row_losses
 from stabledllm.models.alignment import padding_last
@@ -96,7 +96,7 @@ def test_measuring_is_elbos_value_and_packing_changes_nothing(model):
     draw = Method.parse("fixedcount").draw(Key(1, 0), rows, Uniform())
     mask_id = model.config.mask_token_id
     padded, _ = forward_nll(model, batch, draw, mask_id)
-    meter = LossMeter(model, ROWS, Objective(), mask_id=mask_id, pad_id=0, tokens_per_batch=8)
+    meter = LossMeter(MeteredModel(model, mask_id, 0), ROWS, Objective(), tokens_per_batch=8)
     losses = meter.losses(torch.arange(3), draw.t, Method.parse("fixedcount"), Key(1, 0), Uniform())
     expected = row_losses(padded, draw.mask, draw.coefficient, draw.active)
     torch.testing.assert_close(losses, expected.double(), rtol=1e-6, atol=1e-6)

@@ -205,7 +205,11 @@ def test_11_answers_compared_as_text(monkeypatch):
 
 
 def test_11_nothing_equals_nothing(monkeypatch):
-    monkeypatch.setattr(scoring, "is_correct", lambda a, b: scoring.parse_answer(a) == scoring.parse_answer(b))
+    def compare(completion, gold):
+        answer, expected = scoring.parse_answer(completion), scoring.parse_answer(gold)
+        return scoring.Scored(answer, answer == expected)
+
+    monkeypatch.setattr(scoring, "score_number", compare)
     noticed(check_all_verdicts)
 
 

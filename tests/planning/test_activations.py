@@ -22,7 +22,6 @@ from stabledllm.planning.activations import (
     full_logits_bytes,
     head_bytes,
     kept_bytes,
-    step_bytes,
     working_bytes,
 )
 from tests.planning.live_bytes import LiveBytes
@@ -31,6 +30,11 @@ TOLERANCE = 0.15
 ROWS, LENGTH, WHOLE = 4, 64, 10**9
 SIZES = {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4}
 GROUPED = SIZES | {"num_key_value_heads": 2}
+
+
+def step_bytes(shape, run: Forward, **head: int) -> int:
+    """The peak above weights, gradients and optimizer."""
+    return kept_bytes(shape, run) + max(working_bytes(shape, run), head_bytes(shape, run, **head))
 
 
 def build(kind: str, layers: int, vocabulary: int):

@@ -22,6 +22,7 @@ def exponential(seed: int, *shape: int) -> torch.Tensor:
     return -torch.rand(shape, generator=generator, dtype=torch.float64).log()
 
 
+@pytest.mark.slow
 def test_pure_noise_flatters_in_sample_and_not_on_held_out_rows():
     """A flat second moment: no density can beat uniform, but every fit to noise seems to."""
     own, held = [], []

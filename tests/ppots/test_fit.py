@@ -120,6 +120,7 @@ def test_a_good_fit_keeps_the_family_although_the_points_are_noisy():
     assert all(fit(probed(STEEP, rates=40, seed=s), "iid", FitOptions()).kind == "epr" for s in range(3))
 
 
+@pytest.mark.slow
 def test_predicted_variances_of_a_known_law():
     """Uniform: ∫ m dt - 1; fitted: (∫ sqrt m dt)² - 1, here with E l = 1."""
     law = Law(tau2=0.2, h=lambda t: 1 + 0 * t, sd=lambda t: 0.3 + 3 * t**2)
@@ -338,6 +339,7 @@ def test_good_fits_are_kept_by_every_guard():
         assert (density.record["kind"], density.fallback) == ("epr", None)
 
 
+@pytest.mark.slow
 def test_diagnostics_of_a_known_law():
     law = Law(tau2=0.2, h=lambda t: 1 + 0 * t, sd=lambda t: 0.3 + 3 * t**2)
     density = fit_density(probed(law, rows=200, rates=40, masks=10), "ppots", "iid")

@@ -110,6 +110,7 @@ def check_the_density_is_a_function_of_the_seed() -> None:
     assert same, "two fits of one seed differ"  # no diff of records: pytest takes minutes for it where CI is set
 
 
+@pytest.mark.slow
 def test_4_a_density_that_differs_between_ranks_is_noticed(monkeypatch):
     check_the_density_is_a_function_of_the_seed()
 

@@ -10,7 +10,7 @@ import torch
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
@@ -237,7 +237,7 @@ class ContextModel(torch.nn.Module):
 
 def test_the_real_meter_gives_the_same_losses_cell_by_cell():
     rows = [TokenRow(list(range(i, i + 12 + i)), prompt_length=4) for i in range(6)]
-    meter = LossMeter(ContextModel(), rows, Objective(), mask_id=256, pad_id=257, tokens_per_batch=256)
+    meter = LossMeter(MeteredModel(ContextModel(), 256, 257), rows, Objective(), tokens_per_batch=256)
     method = Method.parse("mirror", MethodOptions(mirror_below=0.5))
     profile = probe(meter, method, rows=3, rates=4, masks=2, seed=5)
     assert profile.forward_passes == meter.forwards

@@ -10,7 +10,7 @@ from scipy.optimize import check_grad
 from stabledllm.config import PPOTSSettings
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
@@ -86,6 +86,7 @@ def check_between_rows() -> None:
         assert_mean(torch.stack([p.between_rows()[j] for p in profiles]), value, f"Var g in cell {j}")
 
 
+@pytest.mark.slow
 def test_spread_over_rows_is_not_the_slope_of_g(monkeypatch):
     check_between_rows()
     monkeypatch.setattr(profile_module, "_LEAST_FOR_TREND", 10**6)
@@ -98,6 +99,7 @@ def test_few_rows_still_have_a_spread():
     assert stratified(rows=4).between_rows().isfinite().all()
 
 
+@pytest.mark.slow
 def test_rates_are_uniform_in_their_cells_and_each_rows_own():
     profile = stratified(rows=8, rates=6)
     low, high = profile.edges[:-1], profile.edges[1:]
@@ -144,6 +146,7 @@ def test_too_small_a_probe_is_refused(bad, name):
         stratified(**bad)
 
 
+@pytest.mark.slow
 def test_the_variance_under_a_density_is_unbiased():
     """∫ E[l²] / p dt - (E l)² for p constant on the cells, in 4 wide cells."""
     law, edges = BENT, rate_edges(4)
@@ -166,7 +169,7 @@ def test_the_variance_under_a_density_is_unbiased():
 
 def test_the_real_meter_is_asked_at_each_rows_rates():
     rows = [TokenRow(list(range(i, i + 12 + i)), prompt_length=4) for i in range(6)]
-    meter = LossMeter(ContextModel(), rows, Objective(), mask_id=256, pad_id=257, tokens_per_batch=256)
+    meter = LossMeter(MeteredModel(ContextModel(), 256, 257), rows, Objective(), tokens_per_batch=256)
     profile = probe(meter, Method(), rows=3, rates=4, masks=2, seed=5, design="stratified")
     assert profile.forward_passes == meter.forwards
     row = profile.rows.repeat_interleave(2 * len(profile.t))

@@ -12,8 +12,10 @@ import pytest
 
 import stabledllm.reports
 from stabledllm.errors import UserError
-from stabledllm.reports import figures, save_decomposition_figures, save_fit_figure, tables, write_report
+from stabledllm.reports import figures, tables
 from stabledllm.reports import numbers as fmt
+from stabledllm.reports.html import write_report
+from stabledllm.reports.save import save_decomposition_figures, save_fit_figure
 from stabledllm.reports.stored import Stored
 from stabledllm.reports.style import colour, label
 from stabledllm.reports.summary import summarise
@@ -158,6 +160,7 @@ def places(x, at=()):
         yield from places(value, (*at, key))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decomposition", "p_of_t", "results"])
 @pytest.mark.parametrize("value", [None, "x", {}], ids=repr)
 def test_any_value_replaced_is_shown_or_refused(tmp_path, monkeypatch, kind, value):

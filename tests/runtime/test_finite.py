@@ -9,7 +9,7 @@ import torch
 
 from stabledllm.errors import NotFinite
 from stabledllm.forward.elbo import elbo, elbo_parts
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.gradient.output_layer import OutputLayerNorms
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.gradient.sketch import ProjectedGradients
@@ -67,7 +67,7 @@ def meter(kind, spoil=None, **kwargs):
     model = TinyMDM(TinyMDMConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=16))
     if spoil:
         model.register_forward_hook(spoil)
-    return kind(model, rows(6), Objective(), mask_id=256, pad_id=257, **kwargs)
+    return kind(MeteredModel(model, 256, 257), rows(6), Objective(), **kwargs)
 
 
 def measured(of) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stabledllm.data.rows import TokenRow, collate
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.loss import row_losses
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions, Rows
@@ -35,7 +35,7 @@ class ContextModel(torch.nn.Module):
 
 
 def meter(tokens: int = 4096) -> LossMeter:
-    return LossMeter(ContextModel(), ROWS, Objective(), mask_id=MASK, pad_id=PAD, tokens_per_batch=tokens)
+    return LossMeter(MeteredModel(ContextModel(), MASK, PAD), ROWS, Objective(), tokens_per_batch=tokens)
 
 
 def requests(n: int = 24) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from stabledllm.data.sources import load_examples, own_splits
 from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.tasks import gsm8k
-from stabledllm.tasks.scoring import is_correct, parse_answer
+from stabledllm.tasks.scoring import parse_answer, score_number
 from stabledllm.tasks.task import TaskOptions
 from tests.fakes.tasks import gsm8k_folder, gsm8k_row, real_gsm8k, write
 
@@ -24,7 +24,7 @@ def test_every_row_loads_and_every_gold_answer_scores_itself(test_file):
     rows = gsm8k.load(test_file)
     assert len(rows) == 1319
     for row in rows:
-        assert is_correct(row["response"], row["response"]) is True, row["origin"]
+        assert score_number(row["response"], row["response"]).correct is True, row["origin"]
     assert any("," in row["response"].rpartition("####")[2] for row in rows)
     assert {"," in (parse_answer(row["response"]) or ",") for row in rows} == {False}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stabledllm.tasks.scoring import is_correct, parse_answer, wilson_interval
+from stabledllm.tasks.scoring import parse_answer, score_number, wilson_interval
 from tests.checks.scoring import VERDICTS, check_gold_is_required, check_verdict
 
 
@@ -21,20 +21,20 @@ def test_gold_without_answer_is_an_error():
 
 @given(st.one_of(st.text(), st.text(alphabet="#0123456789.,-+$€ \n٣²eE"), st.text().map("#### ".__add__)))
 def test_any_completion_gets_a_verdict(completion):
-    assert is_correct(completion, "#### 72") in (True, False, None)
+    assert score_number(completion, "#### 72").correct in (True, False, None)
 
 
 @given(st.integers(-(10**12), 10**12), st.integers(0, 3))
 def test_every_way_to_write_an_integer_is_equal(value, zeros):
     written = f"{value:,}" + ("." + "0" * zeros if zeros else "")
-    assert is_correct(f"so #### {written}\n", f"#### {value}") is True
-    assert is_correct(f"#### {value + 1}", f"#### {value}") is False
+    assert score_number(f"so #### {written}\n", f"#### {value}").correct is True
+    assert score_number(f"#### {value + 1}", f"#### {value}").correct is False
 
 
 @given(st.text(alphabet="abc #.,"))
 def test_nothing_to_read_is_none(text):
     assert parse_answer(text) is None
-    assert is_correct(text, "#### 0") is None
+    assert score_number(text, "#### 0").correct is None
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 10), (10, 10), (3, 10), (500, 1319)])

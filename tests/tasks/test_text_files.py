@@ -9,13 +9,14 @@ import sys
 
 import pytest
 
-from stabledllm.config.settings import DataSettings, EvalSettings, TrainSettings, at_home
+from stabledllm.config.settings import DataSettings, EvalSettings, TrainSettings
+from stabledllm.config.settings.values import at_home
 from stabledllm.data.sources import load_examples
 from stabledllm.data.text import load_documents
 from stabledllm.errors import UserError
 from stabledllm.evaluation.run import _lines
 from stabledllm.images.folders import of_images
-from stabledllm.images.sources import pictures
+from stabledllm.images.sources import captioned_images
 from stabledllm.runtime.files import write_jsonl
 from stabledllm.tasks import text_files
 from stabledllm.tasks.files import read_jsonl
@@ -37,7 +38,7 @@ def test_nothing_but_a_newline_ends_a_row(tmp_path):
     assert [e["messages"][1]["content"] for e in load(tmp_path / "a.jsonl")] == [f"{i} {ODD}" for i in range(3)]
     assert _lines(tmp_path / "a.jsonl") == rows, "what an evaluation wrote is read back by the next"
     (tmp_path / "a.txt").write_bytes(f"{ODD}\n{ODD}\r\n".encode())
-    captions = [p.caption for p in pictures(f"captions:{tmp_path / 'a.txt'}", split="test", rows=None, seed=0)]
+    captions = [p.caption for p in captioned_images(f"captions:{tmp_path / 'a.txt'}", split="test", rows=None, seed=0)]
     assert captions == [ODD, ODD]
     assert [text for *_, text in lines(io.BytesIO(f"\ufeff{ODD}\r\nx\r".encode()), "f")] == [ODD, "x\r"]
 

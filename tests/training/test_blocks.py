@@ -10,14 +10,15 @@ from stabledllm.data.rows import TokenRow
 from stabledllm.decoding import DecodingOptions, generate
 from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import row_nll
+from stabledllm.forward.blocks import BlockMeter, UnitMeter
 from stabledllm.forward.elbo import elbo
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.ppots.blocks import UnitMeter
+from stabledllm.training.blocks import first_units
 from stabledllm.training.positions import step_rows
 from stabledllm.training.run import run_identity, train
 from tests.checks.trajectory import assert_same_trajectory
@@ -30,6 +31,7 @@ def run(tmp_path, name: str, method: str, micro: int, accumulation: int, **kwarg
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lowdisc+ppots+mirror", "adaptive+fixedcount"])
 def test_splitting_a_step_changes_nothing(tmp_path, method):
     whole = run(tmp_path, "8x1", method, 8, 1, block_size=6)
@@ -51,10 +53,8 @@ def test_one_block_per_row_draws_what_the_ordinary_form_draws(tmp_path):
 def test_units_of_a_step_are_numbered_over_ranks_without_repeats():
     """Two ranks, the second's last row a repeat of place 8."""
     places, units = torch.tensor([[8, 10], [9, 8]]), torch.tensor([[2, 3], [4, 2]])
-    weights = torch.ones(2, 2)
-    first = [step_rows(places, weights, rank, 8, units).first_unit.tolist() for rank in (0, 1)]
-    assert first == [[0, 6], [2, 0]]
-    assert step_rows(places, weights, 0, 8, units).step_units == 9
+    first, total = first_units(step_rows(places, torch.ones(2, 2), 8), units)
+    assert (first.tolist(), total) == ([[0, 6], [2, 0]], 9)
 
 
 class ByPosition(torch.nn.Module):
@@ -71,8 +71,8 @@ class ByPosition(torch.nn.Module):
 def test_the_row_loss_is_the_share_of_each_block_times_its_loss():
     """CE constant in a block: l_b is its CE at fixed counts and eps = 0 whatever is drawn, so the row loss is exact."""
     rows = [TokenRow(list(range(9)), 2), TokenRow(list(range(5)), 1), TokenRow(list(range(4)), 3)]
-    meter = LossMeter(ByPosition(), rows, Objective(eps=0.0), mask_id=99, pad_id=0, block_size=3)
-    assert meter.max_blocks == 3
+    meter = BlockMeter(MeteredModel(ByPosition(), 99, 0), rows, Objective(eps=0.0), block_size=3)
+    assert meter.ratios_per_row == 3
     expected = [(3 * 2 + 3 * 3 + 1 * 4) / 7, (3 * 2 + 1 * 3) / 4, 2.0]
     torch.testing.assert_close(row_nll(meter), torch.tensor(expected, dtype=torch.float64))
 
@@ -83,8 +83,8 @@ def test_evaluation_noise_with_one_block_per_row_is_the_ordinary_one():
             return type("Out", (), {"nll": ids.double().cumsum(1)[selected] + self.weight})
 
     rows = [TokenRow(list(range(9)), 2), TokenRow(list(range(5)), 1)]
-    ids = {"mask_id": 99, "pad_id": 0}
-    plain, blocks = (row_nll(LossMeter(Sure(), rows, Objective(), **ids, block_size=b)) for b in (None, 7))
+    given = MeteredModel(Sure(), 99, 0), rows, Objective()
+    plain, blocks = row_nll(LossMeter(*given)), row_nll(BlockMeter(*given, block_size=7))
     assert torch.equal(plain, blocks)
 
 
@@ -100,6 +100,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_a_small_run_learns_and_its_model_knows_its_blocks(tmp_path):
     settings = TrainSettings.model_validate(SMALL | {"out": str(tmp_path), "eval_every": 1})
     record = train(settings, say=lambda _: None)
@@ -147,10 +148,9 @@ def test_resuming_without_blocks_is_another_run():
 def test_units_measured_one_by_one_add_up_to_the_rows():
     """At t = 1 everything is masked and nothing random: the mean over units is that of the rows' losses."""
     rows = [TokenRow(list(range(11)), 2, [4, 9]), TokenRow(list(range(6)), 3), TokenRow(list(range(20, 25)), 4)]
-    ids = {"mask_id": 38, "pad_id": 39}
-    model, key, objective = block_model(), Key(0, 0), Objective()
-    whole = LossMeter(model, rows, objective, **ids, block_size=4)
-    units = UnitMeter(model, rows, objective, **ids, block_size=4)
+    given, key = (MeteredModel(block_model(), 38, 39), rows, Objective()), Key(0, 0)
+    whole = BlockMeter(*given, block_size=4)
+    units = UnitMeter(*given, block_size=4)
     assert len(units.rows) == 3 + 1 + 1
     assert [u.delimiter for u in units.rows] == [[4], [9], [], [], []]
     ones = torch.ones(5, dtype=torch.float64)

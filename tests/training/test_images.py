@@ -29,7 +29,7 @@ def trainer(folder, method: str, micro: int, accumulation: int, **arguments):
         **arguments,
     )
     made.captions = {}
-    seen = made._without_some_captions
+    seen = made._shown
 
     def keep(key, inputs):
         out = seen(key, inputs)
@@ -40,7 +40,7 @@ def trainer(folder, method: str, micro: int, accumulation: int, **arguments):
                 made.captions[made.state.global_step, position] = [i for i, m in zip(ids, mask, strict=True) if m]
         return out
 
-    made._without_some_captions = keep
+    made._shown = keep
     return made
 
 

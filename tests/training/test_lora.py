@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from stabledllm.build import build_model
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
+from stabledllm.forward.meter import MeteredModel
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.models.adapters import LoRAOptions, add_lora, merged
 from stabledllm.models.byte_tokenizer import ByteTokenizer
@@ -140,7 +141,7 @@ def test_losses_and_gradients_are_those_of_the_formula():
 def test_row_gradients_are_those_of_the_trained_parameters():
     def flat(vectorised: bool) -> torch.Tensor:
         model = adapted()
-        meter = RowGradients(model, rows(4), Objective(), mask_id=256, pad_id=257, vectorised=vectorised)
+        meter = RowGradients(MeteredModel(model, 256, 257), rows(4), Objective(), vectorised=vectorised)
         assert bool(meter.layers) == vectorised, "adapters are taken many rows at once"
         assert meter.size == sum(p.numel() for p in model.parameters() if p.requires_grad)
         index, t = torch.arange(4), torch.full((4,), 0.5, dtype=torch.float64)

@@ -7,36 +7,34 @@ import torch
 from stabledllm.training.positions import step_rows
 
 
-def of(places, rank, full, weights=None):
+def of(places, full, weights=None):
     places = torch.tensor(places)
     weights = torch.ones_like(places, dtype=torch.float64) if weights is None else torch.tensor(weights)
-    return step_rows(places, weights, rank, full)
+    return step_rows(places, weights, full)
 
 
 def test_a_full_step_on_two_ranks():
-    rank = of([[8, 9, 12, 13], [10, 11, 14, 15]], 1, 8)
-    assert rank.position.tolist() == [2, 3, 6, 7]
-    assert rank.counted.all()
-    assert (rank.step_rows, rank.step_weight) == (8, 8.0)
+    step = of([[8, 9, 12, 13], [10, 11, 14, 15]], 8)
+    assert step.position[1].tolist() == [2, 3, 6, 7]
+    assert step.counted.all()
+    assert (step.step_rows, step.step_weight) == (8, 8.0)
 
 
 def test_rows_repeated_from_the_epochs_start_weigh_nothing():
     """10 rows on 2 ranks x 4: the last step has two true rows, and six that only even out the ranks."""
-    first, second = (of([[8, 9, 0, 1], [2, 3, 4, 5]], rank, 8) for rank in (0, 1))
-    assert first.counted.tolist() == [True, True, False, False]
-    assert not second.counted.any()
-    assert first.step_rows == second.step_rows == 2
+    step = of([[8, 9, 0, 1], [2, 3, 4, 5]], 8)
+    assert step.counted.tolist() == [[True, True, False, False], [False] * 4]
+    assert step.step_rows == 2
 
 
 def test_rows_repeated_within_the_only_step_are_counted_once():
-    first, second = (of([[0, 1, 2], [0, 1, 2]], rank, 6) for rank in (0, 1))
-    assert first.counted.all()
-    assert not second.counted.any()
-    assert first.step_rows == 3
+    step = of([[0, 1, 2], [0, 1, 2]], 6)
+    assert step.counted.tolist() == [[True] * 3, [False] * 3]
+    assert step.step_rows == 3
 
 
 def test_the_weight_is_that_of_true_rows():
-    assert of([[4, 5], [0, 1]], 0, 4, [[3.0, 4.0], [100.0, 100.0]]).step_weight == 7.0
+    assert of([[4, 5], [0, 1]], 4, [[3.0, 4.0], [100.0, 100.0]]).step_weight == 7.0
 
 
 def test_draws_are_float64_whatever_the_default_dtype():

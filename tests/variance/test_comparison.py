@@ -187,6 +187,7 @@ def test_mirror_condition(law, pays, verdict):
     assert f"B + C = {found['B_plus_C']['value']:.3g}" in found["sentence"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("below", "pays"), [(0.25, True), (1.0, False)])
 def test_a_second_view_for_small_t_is_charged_what_it_costs(below, pays):
     """All mask noise is at small t: there two views pay, though |rho| A < B + C and two views of every row do not."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stabledllm.data.rows import TokenRow
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
@@ -30,7 +30,7 @@ def tiny() -> LossMeter:
     model = TinyMDM(TinyMDMConfig(**shape, initializer_range=0.3)).double()
     generator = torch.Generator().manual_seed(1)
     rows = [TokenRow(torch.randint(0, 256, (9 + i % 4,), generator=generator).tolist(), 3) for i in range(60)]
-    return LossMeter(model, rows, Objective(eps=0.02), mask_id=256, pad_id=257, tokens_per_batch=16384)
+    return LossMeter(MeteredModel(model, 256, 257), rows, Objective(eps=0.02), tokens_per_batch=16384)
 
 
 def truth(source: str, n: int, sampler) -> float:

@@ -9,6 +9,7 @@ import torch
 
 from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import row_nll
+from stabledllm.forward.blocks import UnitMeter
 from stabledllm.forward.elbo import elbo
 from stabledllm.forward.meter import LossMeter
 from stabledllm.gradient.density import norm_profile
@@ -22,12 +23,11 @@ from stabledllm.noise.densities import Uniform
 from stabledllm.noise.fits import check_autoregressive
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
-from stabledllm.ppots.blocks import UnitMeter
 from stabledllm.ppots.profile import probe
 from stabledllm.variance.components import decompose, nested_losses
 from stabledllm.variance.drawn import measure
 from tests.cli.runner import assert_refused, in_process
-from tests.fakes.tiny import IDS, model, rows
+from tests.fakes.tiny import metered, model, rows
 
 OPTIONS = {
     "weighting": Objective("unweighted"),
@@ -44,7 +44,7 @@ def standard(objective: Objective) -> Method:
 
 
 def of(kind, objective: Objective, **more):
-    return kind(model(8), rows(5), objective, **IDS, **more)
+    return kind(metered(model(8)), rows(5), objective, **more)
 
 
 def nested(objective):

@@ -73,3 +73,15 @@ def loading_of(
         "trust_remote_code": trust_remote_code,
         "allow_pickle": allow_pickle,
     }
+
+
+def load(model: str, loading: dict):
+    """The loaded model, with what :func:`loading_of` gives."""
+    from stabledllm.build import loading_options
+    from stabledllm.config.recipe import check
+    from stabledllm.config.settings import ModelSettings
+    from stabledllm.models.loading import load_model
+
+    settings = {"model": model} | {name: value for name, value in loading.items() if name != "base"}
+    options = loading_options(check(settings, ModelSettings, f"model '{model}'"))
+    return load_model(model, base=loading["base"], **options)

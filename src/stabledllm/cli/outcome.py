@@ -67,9 +67,9 @@ def _failed(error: BaseException) -> int:
         if is_main_process():
             _tell(how_to_continue(outputs[-1] if outputs else None))
         return exit_code(error)
-    told = sentence(error, outputs[0] if outputs else None)
-    if told is not None:
-        _tell(plain_text(told, longest=None))  # an error of the system's quotes a name as it is
+    said = sentence(error, outputs[0] if outputs else None)
+    if said is not None:
+        _tell(plain_text(said, longest=None))  # an error of the system's quotes a name as it is
         return getattr(error, "exit_code", 2)
     traceback.print_exception(error)
     _tell(

@@ -1,108 +1,32 @@
-"""The main job on a shipped model, from measuring to the report; resumable, as its parts are."""
+"""``stabledllm quickstart`` and ``quickstart-images``."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from stabledllm.cli import commands
-from stabledllm.runtime.files import copy, read_json
-from stabledllm.runtime.locks import writing
-from stabledllm.runtime.sameness import Differences, differences
+import typer
 
-Say = Callable[[str], None]
-_SMALL_LAB = {"rows": 8, "rates": 4, "masks": 2, "steps": 6, "probe": {"rows": 6, "rates": 6, "masks": 2}}
-_SMALL_PROBE = {"rows": 6, "rates": 6, "masks": 2, "starts": 3}
-_SMALL_RUNS = (
-    "base.steps=4", "base.eval_every=2", "base.save_every=2", "base.log_every=1", "base.data.validation_rows=8",
-    "base.data.test_rows=4", "base.data.train_rows=64",
-    *(f"base.ppots.{name}={value}" for name, value in _SMALL_PROBE.items()),
-)  # fmt: skip
+from stabledllm.cli.options import Small, path
 
 
-@dataclass(frozen=True)
-class Quickstart:
-    """One main job: what is measured, fitted and trained."""
+def quickstart(
+    out: Annotated[Path, typer.Option(parser=path, help="Folder for everything it makes.")] = Path("runs/quickstart"),
+    small: Small = False,
+) -> None:
+    """Decompose, fit, train four methods on two seeds, evaluate, report: minutes on 2 cores."""
+    from stabledllm.cli.quickstart_jobs import TEXT, run
 
-    recipe: str
-    """The shipped experiment."""
-    common: dict
-    """Settings that measuring, fitting and training share: model, data, objective."""
-    methods: Sequence[str]
-    """Measured."""
-    fitted: Sequence[str]
-    """Whose p(t) is fitted, with its picture, before the experiment takes it."""
-    lab: dict = field(default_factory=dict)
-    """Further settings of the measurement."""
-    small_runs: Sequence[str] = ()
-    """Overrides of the reduced experiment, beside the common ones."""
+    run(TEXT, out, small=small)
 
 
-TEXT = Quickstart(
-    recipe="quickstart",
-    common={"data": {"train": "synthetic:hard", "pad_response_to": 40}},
-    methods=("standard", "ppots", "mirror", "ppots+mirror", "strats", "fixedcount", "lowdisc+fixedcount", "clipped"),
-    fitted=("ppots", "ppots+mirror"),
-)
-IMAGES = Quickstart(
-    recipe="quickstart-images",
-    common={
-        "model": "tiny-mmada",
-        "data": {"train": "scenes", "image": {}},
-        "objective": {"weighting": "cosine"},
-    },
-    methods=("standard", "ppots", "mirror", "ppots+mirror", "strats", "lowdisc"),
-    fitted=("ppots+mirror",),
-    small_runs=("base.image_decoding.steps=3",),
-)
+def quickstart_images(
+    out: Annotated[Path, typer.Option(parser=path, help="Folder for everything it makes.")] = Path(
+        "runs/quickstart-images"
+    ),
+    small: Small = False,
+) -> None:
+    """The same for pictures: MMaDA's objective, Standard and P-POTS+MIRROR on two seeds, drawn and judged exactly."""
+    from stabledllm.cli.quickstart_jobs import IMAGES, run
 
-
-def quickstart(job: Quickstart, out: Path, *, small: bool, say: Say) -> None:
-    """Measure, fit, train, evaluate, report; what is there already is not done again."""
-    with writing(out, "quickstart"):
-        _quickstart(job, out, small=small, say=say)
-
-
-def _quickstart(job: Quickstart, out: Path, *, small: bool, say: Say) -> None:
-    from stabledllm.reports.html import write_report
-
-    started = time.perf_counter()
-    common = deepcopy(job.common)
-    if "image" in common["data"]:
-        common["data"]["image"]["cache"] = str(out / "codes")
-    say("1/4 where the noise comes from, and what each method does to it")
-    lab = {"methods": list(job.methods), "out": str(out / "decompose")} | (_SMALL_LAB if small else job.lab)
-    if not _is_there(out / "decompose" / "decomposition.json", deepcopy(common) | lab):
-        commands.decompose(deepcopy(common) | lab, [], say=say)
-    say("2/4 the densities p(t)")
-    for method in job.fitted:
-        folder = out / "fit" / method.replace("+", "_")
-        probe = _SMALL_PROBE if small else {"rows": 32, "rates": 24, "masks": 4}
-        if not _is_there(folder / "p_of_t.json", probe):
-            commands.fit(deepcopy(common) | {"method": method, "ppots": probe, "out": str(folder)}, [], say=say)
-        copy(folder / "p_of_t.json", out / "experiment" / f"p_of_t_{folder.name}.json")
-    say("3/4 training: methods x seeds, at equal compute")
-    overrides = ["out=" + str(out / "experiment"), *([*_SMALL_RUNS, *job.small_runs] if small else [])]
-    if "image" in common["data"]:
-        overrides.append(f"base.data.image.cache={out / 'codes'}")
-    commands.experiment(job.recipe, overrides, say=say, jobs=1, devices=None, wait=True)
-    say("4/4 the report")
-    say(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
-
-
-def _is_there(path: Path, wanted: dict) -> bool:
-    """Whether a part of the job is done already.
-
-    Raises:
-        UserError: it was done in another size: the first setting that differs.
-    """
-    if not path.is_file():
-        return False
-    saved = read_json(path).get("config", {})
-    found = differences(saved, wanted).differing
-    found.pop("out", None)  # the whole folder may have been moved
-    Differences(found, []).refuse(path, "a quickstart of the same size", "take another folder with --out")
-    return True
+    run(IMAGES, out, small=small)

@@ -71,14 +71,14 @@ def command() -> str:
 
 def what_is_kept(out: Path) -> str:
     """What of a command's work lies in its folder and is not done again; empty where nothing does."""
-    found = [
+    parts = [
         *_counted(len(list(out.glob("**/run.json"))), "finished run"),
         *_counted(len(list(out.glob("**/trained.json"))), "trained model"),
         *_last_checkpoint(out),
         *_counted(sum(_lines(path) - 1 for path in out.glob("**/*journal/*.jsonl")), "evaluated row"),
         *_counted(len([path for name in _RESULTS for path in out.glob(f"**/{name}")]), "result file"),
     ]
-    return " and ".join([", ".join(found[:-1]), found[-1]]) if len(found) > 1 else "".join(found)
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
 _RESULTS = ("decomposition.json", "p_of_t.json", "p_of_t_*.json", "untuned.json", "eval.json")

@@ -50,17 +50,17 @@ def _in_tree(tree: Any, path: tuple) -> tuple:
 
 def _place(tree: Any, path: tuple) -> str:
     """Where the last thing on the path that was written stands in its recipe; nothing for an override."""
-    found = ""
+    place = ""
     for part in path:
         if isinstance(tree, dict):
             key = next((key for key in tree if key == part), "")
-            found = key.place if isinstance(key, Written) else found
+            place = key.place if isinstance(key, Written) else place
             tree = tree[part]
         else:
             tree = tree[part]
         if isinstance(tree, Written):
-            found = "" if tree.typed else tree.place
-    return found
+            place = "" if tree.typed else tree.place
+    return place
 
 
 def _group(kind: type[BaseModel], path: tuple) -> type[BaseModel]:

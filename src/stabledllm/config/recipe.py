@@ -37,11 +37,11 @@ def shipped_launches() -> dict[str, str]:
 
 
 def _yaml_files(folder: str) -> dict[str, str]:
-    found = {}
+    texts = {}
     with as_file(files("stabledllm") / folder) as root:
         for path in sorted(root.rglob("*.yaml")):
-            found[path.relative_to(root).with_suffix("").as_posix()] = path.read_text(encoding="utf-8")
-    return found
+            texts[path.relative_to(root).with_suffix("").as_posix()] = path.read_text(encoding="utf-8")
+    return texts
 
 
 def find_recipe(name: str) -> str:

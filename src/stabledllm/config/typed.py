@@ -114,20 +114,20 @@ def _parsed(value: Written, arms: list[Any]) -> Any:
     There is no comment on a command line: there ``#`` is text.
     """
     try:
-        found = _with_hashes(read_written(str(value).replace("#", _HASH), value.place))
+        parsed = _with_hashes(read_written(str(value).replace("#", _HASH), value.place))
     except UserError as error:
         raise PydanticCustomError("as_meant", "{said}", {"said": str(error).rstrip(".")}) from None
-    if isinstance(found, Written):
+    if isinstance(parsed, Written):
         raise _expected(_in_words(arms, [], str(value)))
-    return found if isinstance(found, dict) and any(map(_is_group, arms)) else as_meant(found, Union[tuple(arms)])  # noqa: UP007
+    return parsed if isinstance(parsed, dict) and any(map(_is_group, arms)) else as_meant(parsed, Union[tuple(arms)])  # noqa: UP007
 
 
-def _with_hashes(found: Any) -> Any:
-    if isinstance(found, dict):
-        return {_with_hashes(key): _with_hashes(one) for key, one in found.items()}
-    if isinstance(found, list):
-        return [_with_hashes(one) for one in found]
-    return Written(found.replace(_HASH, "#"), found.place, quoted=found.quoted)
+def _with_hashes(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {_with_hashes(key): _with_hashes(one) for key, one in tree.items()}
+    if isinstance(tree, list):
+        return [_with_hashes(one) for one in tree]
+    return Written(tree.replace(_HASH, "#"), tree.place, quoted=tree.quoted)
 
 
 def _settled(value: Any) -> Any:
@@ -142,19 +142,19 @@ def _number(text: str, fraction: bool) -> int | float | None:
     if len(text) > _DIGITS:
         raise _expected(f"a number of at most {_DIGITS} characters")
     if re.fullmatch(r"0x[0-9a-fA-F]+|0o[0-7]+", text):
-        found = int(text, 0)
+        number = int(text, 0)
     elif not _NUMBER.fullmatch(text):
         return None
     else:
         bare = text.replace("_", "")
-        found = int(bare) if re.fullmatch(r"[-+]?\d+", bare) and not fraction else float(bare)
-    if isinstance(found, float) and not math.isfinite(found):
+        number = int(bare) if re.fullmatch(r"[-+]?\d+", bare) and not fraction else float(bare)
+    if isinstance(number, float) and not math.isfinite(number):
         return None
     if fraction:
-        return float(found) if found < _LARGEST or isinstance(found, float) else None
-    if not -_LARGEST < found < _LARGEST:
+        return float(number) if number < _LARGEST or isinstance(number, float) else None
+    if not -_LARGEST < number < _LARGEST:
         raise _expected("a whole number below 2^63")
-    return int(found) if found == int(found) else None
+    return int(number) if number == int(number) else None
 
 
 def _expected(what: str) -> PydanticCustomError:

@@ -123,12 +123,12 @@ class _Composer:
 
     def document(self) -> Any:
         """The value, if it is the only document."""
-        found = self._value(next(self.events))
+        value = self._value(next(self.events))
         next(self.events)
         after = next(self.events)
         if isinstance(after, yaml.DocumentStartEvent):
             raise self._refused(after, "expected one document, found another")
-        return found
+        return value
 
     def _refused(self, event: yaml.Event, sentence: str) -> UserError:
         return UserError(f"{self.what}, line {_line(event)}: {sentence}.")
@@ -168,16 +168,16 @@ class _Composer:
         return _copied(value)
 
     def _mapping(self) -> dict[Written, Any]:
-        found: dict[Written, Any] = {}
+        mapping: dict[Written, Any] = {}
         for event in iter(self._next, None):
             if not isinstance(event, yaml.ScalarEvent):
                 raise self._refused(event, "expected a name as a key, found a list, a mapping or an alias")
             key = self._value(event)
-            if key in found:
-                first = next(known for known in found if known == key).place.rpartition("line ")[2]
+            if key in mapping:
+                first = next(known for known in mapping if known == key).place.rpartition("line ")[2]
                 raise self._refused(event, f"expected each key once, found '{plain_text(key)}' again (line {first})")
-            found[key] = self._value(next(self.events))
-        return found
+            mapping[key] = self._value(next(self.events))
+        return mapping
 
 
 def _copied(value: Any) -> Any:

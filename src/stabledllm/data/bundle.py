@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.digests import content_digest
 from stabledllm.data.holding_out import hold_out, whole_dialogues
-from stabledllm.data.image_rows import encode_pictures
-from stabledllm.data.images import of_pictures
+from stabledllm.data.image_rows import encode_images
+from stabledllm.data.images import of_images
 from stabledllm.data.overlap import Others, content, digest, dropped_note, without
 from stabledllm.data.prompting import choose_shots, prompted
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
@@ -26,7 +26,7 @@ DELIMITERS = ("####",)
 
 @dataclass(frozen=True)
 class DataBundle:
-    """Encoded rows and test problems. ``test`` holds examples with ``messages``, or captions of pictures to draw; empty
+    """Encoded rows and test problems. ``test`` holds examples with ``messages``, or captions of images to draw; empty
     if there are none."""
 
     train: Sequence[TokenRow]
@@ -80,8 +80,8 @@ def _are_documents(examples: Examples) -> bool:
 
 def encode_split(examples: Examples, tokenizer, settings: DataSettings, split: str, limit: int | None) -> Encoded:
     """Rows, at most ``limit`` of them; only training rows of documents may be short."""
-    if of_pictures(examples):
-        return encode_pictures(examples, tokenizer, settings)
+    if of_images(examples):
+        return encode_images(examples, tokenizer, settings)
     if not _are_documents(examples):
         return encode_examples(examples, tokenizer, encoding_options(settings))
     short = settings.short_share if split == "train" else 0.0

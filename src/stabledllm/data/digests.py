@@ -13,7 +13,7 @@ _HELD = ("messages", "text", "prompt_length", "gold", "task", "caption")
 
 
 def content_digest(examples: Sequence[dict]) -> str:
-    """A digest of what examples hold, in their order; pictures count by their codes, which is what is trained on."""
+    """A digest of what examples hold, in their order; images count by their codes, which is what is trained on."""
     digest = hashlib.sha256()
     for example in examples:
         held = {key: example[key] for key in _HELD if key in example}

@@ -1,4 +1,4 @@
-"""Captions and pictures as rows, in MMaDA's layout: ``[iPAD]... <|t2i|> bos caption eos <|soi|> N tokens <|eoi|>``.
+"""Captions and images as rows, in MMaDA's layout: ``[iPAD]... <|t2i|> bos caption eos <|soi|> N tokens <|eoi|>``.
 
 The N image tokens are the maskable ones. The caption's part is padded on its left to one width, with tokens that nobody
 attends to. Source: MMaDA (arXiv:2505.15809), Show-o (arXiv:2408.12528).
@@ -19,12 +19,12 @@ from stabledllm.data.rows import Encoded
 from stabledllm.errors import UserError
 from stabledllm.images.codes import StoredCodes
 from stabledllm.images.tokenizer import ImageTokenizer
-from stabledllm.models.image_tokens import ImageTokens
+from stabledllm.models.image_tokens import CAPTION_MARKS, ImageTokens
 
 
 @dataclass(frozen=True)
-class PictureRow:
-    """One caption and its picture's codes, in the place of a :class:`~stabledllm.data.rows.TokenRow`.
+class ImageRow:
+    """One caption and its image's codes, in the place of a :class:`~stabledllm.data.rows.TokenRow`.
 
     Its ids are put together when they are asked for, so that many rows take little more memory than their codes.
     """
@@ -44,7 +44,7 @@ class PictureRow:
     @property
     def hidden(self) -> int:
         """Leading padding."""
-        return self.width - len(self.caption) - 3
+        return self.width - len(self.caption) - CAPTION_MARKS
 
     @property
     def prompt_length(self) -> int:
@@ -56,10 +56,8 @@ class PictureRow:
 
     @property
     def input_ids(self) -> list[int]:
-        tokens = self.tokens
-        text = [tokens.t2i, tokens.bos, *self.caption, tokens.eos]
-        image = tokens.ids(torch.from_numpy(np.asarray(self.codes).astype(np.int64))).tolist()
-        return [tokens.ipad] * self.hidden + text + [tokens.soi, *image, tokens.eoi]
+        image = self.tokens.ids(torch.from_numpy(np.asarray(self.codes).astype(np.int64))).tolist()
+        return self.tokens.row(self.caption, image, self.width)
 
     def __len__(self) -> int:
         return self.width + len(self.codes) + 2
@@ -68,16 +66,16 @@ class PictureRow:
         """P, the image's tokens."""
         return self.response_length
 
-    def without_caption(self) -> PictureRow:
-        """The same picture with an empty caption, as guidance needs it; the same length."""
+    def without_caption(self) -> ImageRow:
+        """The same image with an empty caption, as guidance needs it; the same length."""
         return replace(self, caption=())
 
 
-def encode_pictures(examples: Sequence[dict], tokenizer, settings: DataSettings) -> Encoded:
+def encode_images(examples: Sequence[dict], tokenizer, settings: DataSettings) -> Encoded:
     """Rows in MMaDA's layout; a caption that does not fit its part is dropped and counted, or refused: never cut.
 
     Raises:
-        UserError: a model without image tokens, another codebook, captions without pictures, or no row left.
+        UserError: a model without image tokens, another codebook, captions without images, or no row left.
     """
     tokens, image = image_tokens_of(tokenizer), settings.image
     expected = image_tokenizer(image.tokenizer)
@@ -93,7 +91,7 @@ def encode_pictures(examples: Sequence[dict], tokenizer, settings: DataSettings)
             raise UserError(f"{example['origin']}: expected a picture beside the caption, found the caption alone.")
         caption = tokenizer.encode(example["caption"])
         refuse_ids(caption, tokenizer, example["origin"])
-        row = PictureRow(tuple(caption), example["codes"], tokens, image.max_text, example["origin"])
+        row = ImageRow(tuple(caption), example["codes"], tokens, image.max_text, example["origin"])
         if row.hidden >= 0 and len(row) <= settings.max_len:
             rows.append(row)
         elif settings.over_length == "refuse":
@@ -108,9 +106,9 @@ def encode_pictures(examples: Sequence[dict], tokenizer, settings: DataSettings)
     return Encoded(rows, dropped)
 
 
-def _too_long(row: PictureRow, settings: DataSettings) -> str:
+def _too_long(row: ImageRow, settings: DataSettings) -> str:
     if row.hidden < 0:
-        most = settings.image.max_text - 3
+        most = settings.image.max_text - CAPTION_MARKS
         return (
             f"{row.origin}: expected a caption of at most {most} tokens (image.max_text={settings.image.max_text} with "
             f"three special ones), found {len(row.caption)}."
@@ -131,7 +129,7 @@ def image_tokens_of(tokenizer) -> ImageTokens:
 
 
 def check_codebook(tokens: ImageTokens, tokenizer: ImageTokenizer) -> None:
-    """Refuse a tokenizer of pictures whose codes are not those that the model knows."""
+    """Refuse a tokenizer of images whose codes are not those that the model knows."""
     if tokens.codebook_size != tokenizer.codebook_size:
         raise UserError(
             f"key 'data.image.tokenizer': expected a codebook of {tokens.codebook_size}, as the model's, found "

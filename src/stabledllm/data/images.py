@@ -1,7 +1,7 @@
-"""Captioned pictures as examples: which specifications are pictures, what they are made by, and their codes.
+"""Captioned images as examples: which specifications are images, what they are made by, and their codes.
 
-A model, its tokenizer of pictures and the width of its captions belong together: :func:`settled` fills in what the
-settings leave open.
+A model, its tokenizer of images and the width of its captions belong together: what the settings leave open,
+:func:`with_image_defaults` fills in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stabledllm.config.settings import ImageSettings
 from stabledllm.errors import UserError
 from stabledllm.images.cache import cached_codes
 from stabledllm.images.codes import Codes
-from stabledllm.images.sources import PICTURE_KINDS, parse, pictures
+from stabledllm.images.sources import IMAGE_KINDS, captioned_images, parse
 from stabledllm.images.tokenizer import ImageTokenizer, load_image_tokenizer
 from stabledllm.models.image_choices import image_choices
 
@@ -26,33 +26,33 @@ CAPTIONS_ONLY = "captions"
 Settings = TypeVar("Settings")
 
 
-def of_pictures(examples: Sequence[dict]) -> bool:
-    """Whether examples are captioned pictures, or captions to draw."""
+def of_images(examples: Sequence[dict]) -> bool:
+    """Whether examples are captioned images, or captions to draw."""
     return bool(examples) and "caption" in examples[0]
 
 
-def are_pictures(spec: str) -> bool:
-    """Whether a data specification names pictures or captions."""
-    return spec.partition(":")[0] in PICTURE_KINDS
+def are_images(spec: str) -> bool:
+    """Whether a data specification names images or captions."""
+    return spec.partition(":")[0] in IMAGE_KINDS
 
 
-def settled(settings: Settings) -> Settings:
-    """The same settings with what the model's pictures are made by, wherever they leave it open.
+def with_image_defaults(settings: Settings) -> Settings:
+    """The same settings, with the model's own image tokenizer, side and caption width where they leave them open.
 
-    Settings on data without pictures are left as they are.
+    Settings on data without images are left as they are.
 
     Raises:
         UserError: a model that does not say which tokenizer or which width, or a side that the tokenizer cannot divide.
     """
     data = settings.data
-    if not any(are_pictures(spec) for spec in (data.train, data.validation, data.test) if spec):
+    if not any(are_images(spec) for spec in (data.train, data.validation, data.test) if spec):
         return settings
-    image = settled_image(data.image, settings.model)
+    image = image_with_defaults(data.image, settings.model)
     return settings.model_copy(update={"data": data.model_copy(update={"image": image})})
 
 
-def settled_image(image: ImageSettings, model: str) -> ImageSettings:
-    """As :func:`settled`, of the group alone."""
+def image_with_defaults(image: ImageSettings, model: str) -> ImageSettings:
+    """The group ``data.image`` alone, filled in as :func:`with_image_defaults` does."""
     known = image_choices(model)
     open_ = {name: value for name, value in known.items() if getattr(image, name) is None}
     found = image.model_copy(update=open_)
@@ -69,13 +69,13 @@ def settled_image(image: ImageSettings, model: str) -> ImageSettings:
 
 @lru_cache(maxsize=4)
 def image_tokenizer(name: str) -> ImageTokenizer:
-    """The tokenizer of pictures, loaded once, on the accelerator where there is one."""
+    """The tokenizer of images, loaded once, on the accelerator where there is one."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     return load_image_tokenizer(name, device)
 
 
 def tokens_of(settings: ImageSettings) -> int:
-    """N, the image tokens of a picture, of settled settings.
+    """The number of image tokens N of an image, from settings without gaps.
 
     Raises:
         UserError: a side that the tokenizer cannot divide.
@@ -89,7 +89,7 @@ def tokens_of(settings: ImageSettings) -> int:
     return (side // tokenizer.downsampling) ** 2
 
 
-def load_pictures(
+def load_images(
     spec: str,
     *,
     split: str,
@@ -99,19 +99,19 @@ def load_pictures(
     codes: bool = True,
     note: Callable[[str], None] = lambda _: None,
 ) -> list[dict]:
-    """``{"caption", "origin", "codes"}`` of each picture; its codes come from the disk, where they are made once.
+    """``{"caption", "origin", "codes"}`` of each image; its codes come from the disk, where they are made once.
 
     Args:
-        n: pictures that are wanted; 0: whatever there is. codes: False for captions alone: no picture is read.
-        note: gets one line on the bad pictures that were dropped, if any.
+        n: images that are wanted; 0: whatever there is. codes: False for captions alone: no image is read.
+        note: gets one line on the bad images that were dropped, if any.
 
     Raises:
-        UserError: whatever is wrong with a picture, a caption, the cache or the tokenizer.
+        UserError: whatever is wrong with an image, a caption, the cache or the tokenizer.
     """
     kind, _ = parse(spec)
     if kind == CAPTIONS_ONLY or (not codes and kind != "codes"):
-        read = pictures(spec, split=split, rows=n or None, seed=seed)
-        return [{"caption": picture.caption, "origin": picture.origin} for picture in read]
+        read = captioned_images(spec, split=split, rows=n or None, seed=seed)
+        return [{"caption": image.caption, "origin": image.origin} for image in read]
     found = encode(spec, split=split, n=n, seed=seed, settings=settings)
     if told := dropped_note(found):
         note(f"{split}: {spec}: {told}")
@@ -119,7 +119,7 @@ def load_pictures(
 
 
 def encode(spec: str, *, split: str, n: int, seed: int, settings: ImageSettings) -> Codes:
-    """Codes of the first ``n`` pictures, or of all: from the disk, and what is not there yet is made and put there."""
+    """Codes of the first ``n`` images, or of all: from the disk, and what is not there yet is made and put there."""
     with tqdm(total=n or None, desc=f"codes of {spec} {split}", unit="picture", leave=False) as bar:
         return cached_codes(
             spec,
@@ -136,7 +136,7 @@ def encode(spec: str, *, split: str, n: int, seed: int, settings: ImageSettings)
 
 
 def dropped_note(found: Codes) -> str:
-    """How many bad pictures were left out, and why the first was; empty where none was."""
+    """How many bad images were left out, and why the first was; empty where none was."""
     if not found.dropped:
         return ""
     return f"dropped {len(found.dropped)} bad pictures (the first: {found.dropped[0].reason.rstrip('.')})"

@@ -11,7 +11,7 @@ from stabledllm.tasks.likeness import plain
 
 def content(example: dict) -> str:
     """What makes two examples the same for splitting: what stands before the last answer, the whole of a text or of
-    token ids without a prompt, or a picture's caption."""
+    token ids without a prompt, or an image's caption."""
     if "text" in example or "caption" in example:
         return example.get("text", example.get("caption"))
     if "messages" in example:
@@ -43,10 +43,10 @@ def asked(example: dict) -> bytes:
 
 
 def shown(example: dict) -> list[bytes]:
-    """Digests of all that a row shows: its question, those that its conversation answered before, and its picture."""
+    """Digests of all that a row shows: its question, those that its conversation answered before, and its image."""
     if "messages" not in example:
-        picture = [digest(f"picture {example['picture']}")] if "picture" in example else []
-        return [asked(example), *picture]
+        image = [digest(f"picture {example['picture']}")] if "picture" in example else []
+        return [asked(example), *image]
     turns = [plain(m["content"]) for m in example["messages"]]
     ends = [i for i, m in enumerate(example["messages"]) if m["role"] == "assistant" and 0 < i < len(turns) - 1]
     return [asked(example), *(digest("\n".join(turns[:i])) for i in ends)]

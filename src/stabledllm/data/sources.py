@@ -2,7 +2,7 @@
 ``text:PATH``.
 
 An example is ``{"messages": [...]}`` (ending with the assistant's turn) or ``{"input_ids", "prompt_length"}``, or a
-document, ``{"text"}``, or a picture, ``{"caption", "codes"}``; always with ``origin``: the file and line, or the index,
+document, ``{"text"}``, or an image, ``{"caption", "codes"}``; always with ``origin``: the file and line, or the index,
 that an error names. Those of a task carry its name as ``task`` and the data set's own answer field as ``gold``. Rows
 with the same ``dialogue``, ``table`` or ``picture`` are never parted.
 """
@@ -15,20 +15,19 @@ from functools import partial
 from pathlib import Path
 
 from stabledllm.config.settings import DataSettings, ImageSettings
-from stabledllm.data import images as pictures
-from stabledllm.data import text
+from stabledllm.data import images, text
 from stabledllm.data.holding_out import hold_out as hold_out
 from stabledllm.data.ids import ids_of
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.images.sources import PICTURE_KINDS
-from stabledllm.images.sources import own_splits as own_picture_splits
+from stabledllm.images.sources import IMAGE_KINDS
+from stabledllm.images.sources import own_splits as own_image_splits
 from stabledllm.tasks.examples import Examples, Mapped, Stored
 from stabledllm.tasks.files import text_field
 from stabledllm.tasks.registry import TASKS, task_of
 from stabledllm.tasks.task import TaskOptions
 from stabledllm.tasks.task import example as _pair
 
-KINDS = (*TASKS, "jsonl", text.KIND, *PICTURE_KINDS)
+KINDS = (*TASKS, "jsonl", text.KIND, *IMAGE_KINDS)
 
 
 def load_examples(
@@ -53,7 +52,7 @@ def load_examples(
         every_turn: one row per assistant turn of ``messages`` instead of the last turn only.
         options: of the task; n and seed replace its own.
         text_fields: keys of a .jsonl's line that make a document of ``text:PATH``.
-        image, codes, note: of pictures, see :func:`~stabledllm.data.images.load_pictures`.
+        image, codes, note: of images, see :func:`~stabledllm.data.images.load_images`.
 
     Raises:
         UserError: unknown kind, or whatever is wrong with the file, by line and key.
@@ -61,9 +60,9 @@ def load_examples(
     kind, colon, where = spec.partition(":")
     if kind not in KINDS:
         raise UserError(f"data '{spec}': unknown kind '{kind}'{did_you_mean(kind, KINDS)}.")
-    if pictures.are_pictures(spec):
+    if images.are_images(spec):
         _check_split(spec, split)
-        return pictures.load_pictures(
+        return images.load_images(
             spec, split=split, n=n, seed=seed, settings=image or ImageSettings(), codes=codes, note=note
         )
     if kind != "synthetic" and not where and (colon or kind in ("jsonl", text.KIND)):
@@ -90,8 +89,8 @@ def _check_split(spec: str, split: str) -> None:
 
 def own_splits(spec: str) -> tuple[str, ...]:
     """The splits that a specification keeps apart by itself; none for a file that is one split."""
-    if pictures.are_pictures(spec):
-        return own_picture_splits(spec)
+    if images.are_images(spec):
+        return own_image_splits(spec)
     task, where = task_of(spec), spec.partition(":")[2]
     if task is None or (where and not task.splits_files and not Path(where).expanduser().is_dir()):
         return ()

@@ -169,7 +169,7 @@ def any_marked(rows: Sequence, name: str) -> bool:
 
 
 def refuse_masked_rows(rows: Sequence, mask_id: int | None) -> None:
-    """Refuse rows that hold the mask token, however they were made; pictures' are put together without any.
+    """Refuse rows that hold the mask token, however they were made; images' are put together without any.
 
     Raises:
         UserError: by the row's origin, or its number where it has none.

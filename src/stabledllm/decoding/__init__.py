@@ -1,7 +1,7 @@
-"""Decoding: from a model and prompts to completions or pictures' codes. Knows no tokenizer and no scoring."""
+"""Decoding: from a model and prompts to completions or images' codes. Knows no tokenizer and no scoring."""
 
 from stabledllm.decoding.autoregressive import left_to_right
-from stabledllm.decoding.images import PictureOptions, PicturePrompt, generate_pictures
+from stabledllm.decoding.images import ImageOptions, ImagePrompt, generate_images
 from stabledllm.decoding.loop import DecodingStats, generate
 from stabledllm.decoding.options import CACHES, ORDERS, SCHEDULES, DecodingOptions
 
@@ -11,9 +11,9 @@ __all__ = [
     "SCHEDULES",
     "DecodingOptions",
     "DecodingStats",
-    "PictureOptions",
-    "PicturePrompt",
+    "ImageOptions",
+    "ImagePrompt",
     "generate",
-    "generate_pictures",
+    "generate_images",
     "left_to_right",
 ]

@@ -1,6 +1,6 @@
-"""Decoding of pictures from captions: MaskGIT (arXiv:2202.04200) as MMaDA does it (arXiv:2505.15809, ``t2i_generate``).
+"""Decoding of images from captions: MaskGIT (arXiv:2202.04200) as MMaDA does it (arXiv:2505.15809, ``t2i_generate``).
 
-Legend: B rows, L positions, N tokens of a picture, S masked positions, V vocabulary, C codebook.
+Legend: B rows, L positions, N tokens of an image, S masked positions, V vocabulary, C codebook.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from stabledllm.runtime.finite import require_finite
 
 
 @dataclass(frozen=True)
-class PictureOptions:
-    """How pictures are decoded; part of every result.
+class ImageOptions:
+    """How images are decoded; part of every result.
 
     Raises:
         UserError: a value out of range.
@@ -48,7 +48,7 @@ class PictureOptions:
 
 
 @dataclass(frozen=True)
-class PicturePrompt:
+class ImagePrompt:
     """One row, ``ipad ... t2i bos caption eos soi <N mask tokens> eoi``."""
 
     input_ids: list[int]
@@ -57,18 +57,18 @@ class PicturePrompt:
 
 
 @torch.no_grad()
-def generate_pictures(
+def generate_images(
     model,
-    prompts: Sequence[PicturePrompt],
-    unconditional: Sequence[PicturePrompt],
-    options: PictureOptions,
+    prompts: Sequence[ImagePrompt],
+    unconditional: Sequence[ImagePrompt],
+    options: ImageOptions,
     *,
     tokens: ImageTokens,
     mask_id: int,
     first: int = 0,
     stats: DecodingStats | None = None,
 ) -> Tensor:
-    """Codes of one picture a prompt, int64 in [0, C), shape (B, N); the same for any batch composition.
+    """Codes of one image a prompt, int64 in [0, C), shape (B, N); the same for any batch composition.
 
     A step draws a token for every masked position and masks the least confident again, as many as :func:`remasked`
     says; what was not masked again stays. Confidence is ``log p(token) + temperature * Gumbel noise``. Of equally
@@ -88,7 +88,7 @@ def generate_pictures(
     if guided and len(unconditional) != len(prompts):
         raise UserError(f"unconditional prompts: expected {len(prompts)}, found {len(unconditional)}.")
     rows = [*prompts, *(unconditional if guided else ())]
-    canvas = _Canvas(model, rows, _picture_length(rows, mask_id), guided, tokens, mask_id, stats)
+    canvas = _Canvas(model, rows, _image_length(rows, mask_id), guided, tokens, mask_id, stats)
     number = torch.arange(first, first + len(prompts), device=canvas.ids.device)
     schedule = zip(remasked(canvas.n, options.steps), temperatures(options), strict=True)
     for step, (count, temperature) in enumerate(schedule):
@@ -112,7 +112,7 @@ def remasked(n: int, steps: int) -> list[int]:
     return [*counts, 0]
 
 
-def temperatures(options: PictureOptions) -> list[float]:
+def temperatures(options: ImageOptions) -> list[float]:
     """The temperature of each step: the one before times ``1 - r``, r the share of steps done, 0 at the last.
 
     Published code multiplies the falling value again at each step, where MaskGIT multiplies the first one.
@@ -125,9 +125,9 @@ def temperatures(options: PictureOptions) -> list[float]:
 
 
 class _Canvas:
-    """The pictures so far, ``codes`` (B, N), -1 where masked, in the rows that the model sees."""
+    """The images so far, ``codes`` (B, N), -1 where masked, in the rows that the model sees."""
 
-    def __init__(self, model, rows: Sequence[PicturePrompt], n: int, guided: bool, tokens, mask_id: int, stats):
+    def __init__(self, model, rows: Sequence[ImagePrompt], n: int, guided: bool, tokens, mask_id: int, stats):
         device = next(model.parameters()).device
         self.model, self.n, self.tokens, self.mask_id, self.stats = model, n, tokens, mask_id, stats
         self.forms = 2 if guided else 1
@@ -169,7 +169,7 @@ def _step(canvas: _Canvas, key: Key, number: Tensor, guidance: float, count: int
     canvas.codes.scatter_(1, least, -1)
 
 
-def _picture_length(rows: Sequence[PicturePrompt], mask_id: int) -> int:
+def _image_length(rows: Sequence[ImagePrompt], mask_id: int) -> int:
     """N, the same in all rows; those of the prompts come first."""
     if not rows:
         raise UserError("picture prompts: expected at least one, found none.")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from stabledllm.decoding import DecodingOptions, DecodingStats, generate, left_to_right
+from stabledllm.decoding import DecodingOptions, DecodingStats, left_to_right
 from stabledllm.errors import UserError
-from stabledllm.models.loading import LoadedModel, evaluating
+from stabledllm.evaluation.completing import complete, complete_resumably
+from stabledllm.evaluation.journal import Journal
+from stabledllm.models.loading import LoadedModel
 from stabledllm.stats.estimate import Estimate
 from stabledllm.tasks.registry import task_and_gold
 from stabledllm.tasks.scoring import wilson_interval
@@ -43,11 +45,7 @@ class Share:
 class AccuracyResult:
     """Accuracy and what it was computed from."""
 
-    accuracy: Estimate
-    interval: tuple[float, float]
-    """95 % Wilson interval."""
-    no_answer: int
-    """Completions without an answer; they count as not correct, and are told apart from wrong ones."""
+    strict: Share
     flexible: Share
     """The same of the flexible extraction."""
     completions: list[dict]
@@ -59,52 +57,11 @@ class AccuracyResult:
 
     def as_dict(self) -> dict:
         """JSON form, without the completions."""
-        strict = Share(self.accuracy, self.interval, self.no_answer)
-        return strict.as_dict() | {
+        return self.strict.as_dict() | {
             "flexible": self.flexible.as_dict(),
             "decoding": asdict(self.decoding) | {"approximate": not self.exact},
             "decoding_stats": self.stats.as_dict(),
         }
-
-
-def complete(
-    loaded: LoadedModel,
-    conversations: list[list[dict]],
-    options: DecodingOptions,
-    batch: int,
-    progress: Callable[[int], None] = lambda _: None,
-    stats: DecodingStats | None = None,
-    first: int = 0,
-) -> list[str]:
-    """Completions of conversations that end with a user turn, through the model's chat template.
-
-    ``first`` is the place of the first conversation among all, for what is drawn at random.
-    """
-    texts = []
-    with evaluating(loaded.model) as model:
-        for start in range(0, len(conversations), batch):
-            run = enumerate(conversations[start : start + batch], first + start)
-            prompts = [_encoded(loaded, conversation, place) for place, conversation in run]
-            ids = generate(
-                model,
-                prompts,
-                options,
-                mask_id=loaded.mask_id,
-                eos_id=loaded.eos_id,
-                pad_id=loaded.pad_id,
-                first=first + start,
-                stats=stats,
-            )
-            texts += [loaded.tokenizer.decode(i) for i in ids]
-            progress(len(prompts))
-    return texts
-
-
-def _encoded(loaded: LoadedModel, conversation: list[dict], place: int) -> list[int]:
-    try:
-        return loaded.tokenizer.chat(conversation)
-    except UserError as error:
-        raise UserError(f"prompt {place + 1}: {error}") from None
 
 
 def has_answers(examples: list[dict]) -> bool:
@@ -118,11 +75,11 @@ def accuracy(
     options: DecodingOptions,
     batch: int = 32,
     progress: Callable[[int], None] = lambda _: None,
-    completer: Callable[..., list[str]] = complete,
+    journal: Journal | None = None,
 ) -> AccuracyResult:
     """Share of the examples whose completion gives the right answer, by the scorer of each example's task.
 
-    ``completer`` takes the place of :func:`complete`, such as one that continues after a kill.
+    With a ``journal`` a killed one continues.
 
     Raises:
         UserError: an example without an answer to compare with.
@@ -135,17 +92,18 @@ def accuracy(
     if loaded.autoregressive:
         options = left_to_right(options)
     stats = DecodingStats()
-    texts = completer(loaded, [e["messages"][:-1] for e in examples], options, batch, progress, stats)
+    conversations = [e["messages"][:-1] for e in examples]
+    if journal is None:
+        texts = complete(loaded, conversations, options, batch, progress, stats)
+    else:
+        texts = complete_resumably(loaded, conversations, options, batch, journal, progress, stats)
     golds = [task_and_gold(e) for e in examples]
     strict, flexible = (
         [task.score(t, gold, flexible=also) for t, (task, gold) in zip(texts, golds, strict=True)]
         for also in (False, True)
     )
-    share = Share.of([s.correct for s in strict])
     return AccuracyResult(
-        accuracy=share.accuracy,
-        interval=share.interval,
-        no_answer=share.no_answer,
+        strict=Share.of([s.correct for s in strict]),
         flexible=Share.of([s.correct for s in flexible]),
         completions=[
             {"origin": e["origin"], "completion": t, "gold": gold} | verdicts(s, f)

@@ -1,4 +1,4 @@
-"""CLIP score: how well a picture fits its caption, by torchmetrics (Hessel et al., arXiv:2104.08718)."""
+"""CLIP score: how well an image fits its caption, by torchmetrics (Hessel et al., arXiv:2104.08718)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from stabledllm.models.told import told
 
 
 class ClipScore:
-    """Scores as torchmetrics defines them, ``100 max(cos(picture, caption), 0)``, one a picture.
+    """Scores as torchmetrics defines them, ``100 max(cos(image, caption), 0)``, one an image.
 
     torchmetrics' own mean takes the maximum after averaging: the same wherever no cosine is negative.
 
     Captions beyond CLIP's length (77 tokens with both ends) are cut *before* their end token and counted in
     :attr:`truncated`. Left to itself torchmetrics cuts the end token off too, where CLIP reads a text's embedding; the
-    embedding is then read at the start token, and the score depends on no caption. Pictures are resized by PIL, as
+    embedding is then read at the start token, and the score depends on no caption. Images are resized by PIL, as
     when CLIP was published, whether or not torchvision is there.
 
     Args:
@@ -50,27 +50,26 @@ class ClipScore:
             return None
         return f"{self.truncated} captions were longer than the {self._clip.length} tokens of '{self.name}' and cut."
 
-    def score(self, pictures: Sequence[np.ndarray], captions: Sequence[str]) -> list[float]:
-        """One score in [0, 100] per picture, uint8, shape (S, S, 3).
+    def score(self, images: Sequence[np.ndarray], captions: Sequence[str]) -> list[float]:
+        """One score in [0, 100] per image, uint8, shape (S, S, 3).
 
         Raises:
-            UserError: another number of captions than of pictures, or an array of another kind.
+            UserError: another number of captions than of images, or an array of another kind.
         """
-        if len(pictures) != len(captions):
+        if len(images) != len(captions):
             raise UserError(
-                f"CLIP score: expected a caption for each of {len(pictures)} pictures, found {len(captions)}."
+                f"CLIP score: expected a caption for each of {len(images)} pictures, found {len(captions)}."
             )
         self.truncated += sum(self._clip.tokens(caption) > self._clip.length for caption in captions)
-        return [self._one(picture, caption) for picture, caption in zip(pictures, captions, strict=True)]
+        return [self._one(image, caption) for image, caption in zip(images, captions, strict=True)]
 
-    def _one(self, picture: np.ndarray, caption: str) -> float:
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+    def _one(self, image: np.ndarray, caption: str) -> float:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise UserError(
-                f"CLIP score: expected a picture of uint8, shape (S, S, 3), found {picture.dtype} of shape "
-                f"{picture.shape}."
+                f"CLIP score: expected a picture of uint8, shape (S, S, 3), found {image.dtype} of shape {image.shape}."
             )
-        # torchmetrics gives a mean over what it was shown, and computes where the pictures are.
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(self.device)
+        # torchmetrics gives a mean over what it was shown, and computes where the images are.
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(self.device)
         self._metric.reset()
         self._metric.update(pixels, caption)
         return float(self._metric.compute())

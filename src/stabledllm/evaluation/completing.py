@@ -1,46 +1,118 @@
-"""Completions that survive a kill: decoded batch by batch into a journal, shared by the ranks."""
+"""Completions of conversations, in one go or in a way that survives a kill; what ``generate`` and ``eval`` print."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 
-from stabledllm.decoding import DecodingOptions, DecodingStats
-from stabledllm.evaluation.accuracy import complete
+from stabledllm.decoding import DecodingOptions, DecodingStats, generate
+from stabledllm.errors import UserError
 from stabledllm.evaluation.journal import Journal
+from stabledllm.models.evaluating import evaluating
 from stabledllm.models.loading import LoadedModel
 
 
-class ResumableCompletion:
-    """In the place of :func:`~stabledllm.evaluation.accuracy.complete`, with the same results.
+def complete(
+    loaded: LoadedModel,
+    conversations: list[list[dict]],
+    options: DecodingOptions,
+    batch: int,
+    progress: Callable[[int], None] = lambda _: None,
+    stats: DecodingStats | None = None,
+    first: int = 0,
+) -> list[str]:
+    """Completions of conversations that end with a user turn, through the model's chat template.
+
+    ``first`` is the place of the first conversation among all, for what is drawn at random.
+    """
+    texts = []
+    with evaluating(loaded.model) as model:
+        for start in range(0, len(conversations), batch):
+            run = enumerate(conversations[start : start + batch], first + start)
+            prompts = [_encoded(loaded, conversation, place) for place, conversation in run]
+            ids = generate(
+                model,
+                prompts,
+                options,
+                mask_id=loaded.mask_id,
+                eos_id=loaded.eos_id,
+                pad_id=loaded.pad_id,
+                first=first + start,
+                stats=stats,
+            )
+            texts += [loaded.tokenizer.decode(i) for i in ids]
+            progress(len(prompts))
+    return texts
+
+
+def complete_resumably(
+    loaded: LoadedModel,
+    conversations: list[list[dict]],
+    options: DecodingOptions,
+    batch: int,
+    journal: Journal,
+    progress: Callable[[int], None] = lambda _: None,
+    stats: DecodingStats | None = None,
+) -> list[str]:
+    """The completions of :func:`complete`, decoded batch by batch into a journal, which the ranks share.
 
     What is drawn at random depends on a prompt's place among all, never on batches, ranks or a kill between them.
     Seconds and model calls are those of every start and device, added up.
     """
 
-    def __init__(self, journal: Journal):
-        self.journal = journal
+    def decode(run: range, own: DecodingStats) -> list[dict]:
+        prompts = [conversations[place] for place in run]
+        texts = complete(loaded, prompts, options, len(run), stats=own, first=run.start)
+        return [{"completion": text} for text in texts]
 
-    def __call__(
-        self,
-        loaded: LoadedModel,
-        conversations: list[list[dict]],
-        options: DecodingOptions,
-        batch: int,
-        progress: Callable[[int], None] = lambda _: None,
-        stats: DecodingStats | None = None,
-    ) -> list[str]:
-        def decode(run: range) -> list[dict]:
-            own = DecodingStats()
-            prompts = [conversations[place] for place in run]
-            texts = complete(loaded, prompts, options, len(run), stats=own, first=run.start)
-            rows: list[dict] = [{"completion": text} for text in texts]
-            rows[0]["stats"] = {field.name: getattr(own, field.name) for field in fields(own)}
-            return rows
+    rows = decoded_into(journal, len(conversations), batch, decode, progress, stats)
+    return [row["completion"] for row in rows]
 
-        rows = self.journal.collect(len(conversations), batch, decode, progress)
-        if stats is not None:
-            for row in rows:
-                for name, value in row.get("stats", {}).items():
-                    setattr(stats, name, getattr(stats, name) + value)
-        return [row["completion"] for row in rows]
+
+def decoded_into(
+    journal: Journal,
+    n: int,
+    batch: int,
+    decode: Callable[[range, DecodingStats], list[dict]],
+    progress: Callable[[int], None],
+    stats: DecodingStats | None,
+) -> list[dict]:
+    """The rows of a journal of decoded batches; each batch's first row holds what decoding it took.
+
+    Args:
+        decode: from a run of items to their rows; it counts in the stats that it is given.
+        stats: what all batches took is added to it.
+    """
+
+    def counted(run: range) -> list[dict]:
+        own = DecodingStats()
+        rows = decode(run, own)
+        rows[0]["stats"] = dict(vars(own))
+        return rows
+
+    rows = journal.collect(n, batch, counted, progress)
+    for row in rows if stats is not None else ():
+        for name, value in row.get("stats", {}).items():
+            setattr(stats, name, getattr(stats, name) + value)
+    return rows
+
+
+def refuse_unfit(prompts: list[str]) -> None:
+    """Refuse to generate for no prompt, an empty one, or one that is no UTF-8.
+
+    Raises:
+        UserError: the number of the first such prompt.
+    """
+    if not prompts:
+        raise UserError("generate: expected at least one prompt, found none.")
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt.strip():
+            raise UserError(f"generate: prompt {number}: expected some text, found an empty one.")
+        if any("\ud800" <= c <= "\udfff" for c in prompt):
+            raise UserError(f"generate: prompt {number}: expected UTF-8 text, found a byte that is not.")
+
+
+def _encoded(loaded: LoadedModel, conversation: list[dict], place: int) -> list[int]:
+    try:
+        return loaded.tokenizer.chat(conversation)
+    except UserError as error:
+        raise UserError(f"prompt {place + 1}: {error}") from None

@@ -1,4 +1,4 @@
-"""What a model generates for the test rows, and its scores: completions of problems, or pictures of captions."""
+"""What a model generates for the test rows, and its scores: completions of problems, or images of captions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from pathlib import Path
 
 from stabledllm.build import build_decoding, build_image_decoding
 from stabledllm.config.settings import EvalSettings, TrainSettings
-from stabledllm.data.images import image_tokenizer, of_pictures
+from stabledllm.data.images import image_tokenizer, of_images
 from stabledllm.evaluation.accuracy import AccuracyResult, accuracy, has_answers
-from stabledllm.evaluation.completing import ResumableCompletion
 from stabledllm.evaluation.identity import digest_of, fingerprint
-from stabledllm.evaluation.images import save_pictures, score_pictures
+from stabledllm.evaluation.images import save_scored_images, score_images
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.ranks import ALONE, Ranks
 from stabledllm.models.loading import LoadedModel
@@ -23,17 +22,17 @@ Settings = TrainSettings | EvalSettings
 
 def can_be_scored(examples: list[dict]) -> bool:
     """Whether the examples are captions to draw, or problems with an answer."""
-    return of_pictures(examples) or has_answers(examples)
+    return of_images(examples) or has_answers(examples)
 
 
 def journal_name(examples: list[dict]) -> str:
     """Of the journal in which what is generated survives a kill."""
-    return "pictures" if of_pictures(examples) else "completions"
+    return "pictures" if of_images(examples) else "completions"
 
 
 def decoded_by(settings: Settings, examples: list[dict]) -> dict:
     """What decides the results beside the model: decoding and examples."""
-    if of_pictures(examples):
+    if of_images(examples):
         image = settings.data.image
         return {
             "image_decoding": settings.image_decoding.model_dump(),
@@ -67,15 +66,14 @@ def score_generated(
     ``pictures/`` with ``pictures.jsonl`` and ``pictures.png``.
     """
     batch = settings.generate_batch
-    if of_pictures(examples):
+    if of_images(examples):
         options = build_image_decoding(settings.image_decoding)
         image, clip = settings.data.image, settings.clip
-        scores = score_pictures(loaded, examples, image, options, batch, journal, clip=clip, progress=progress)
+        scores = score_images(loaded, examples, image, options, batch, journal, clip=clip, progress=progress)
         if out is not None and ranks.rank == 0:
-            save_pictures(scores, out)
+            save_scored_images(scores, out)
         return scores.metrics, "; ".join(_told(name, metric) for name, metric in scores.metrics.items())
-    completer = ResumableCompletion(journal)
-    result = accuracy(loaded, examples, build_decoding(settings.decoding), batch, progress, completer)
+    result = accuracy(loaded, examples, build_decoding(settings.decoding), batch, progress, journal)
     if out is not None and ranks.rank == 0:
         write_jsonl(out / COMPLETIONS, result.completions)
     return {"accuracy": result.as_dict()}, f"{_told_of_completions(result)}{_speed(result, ranks)}"
@@ -90,10 +88,10 @@ def _told(name: str, metric: dict) -> str:
 
 
 def _told_of_completions(result: AccuracyResult) -> str:
-    low, high = result.interval
+    share, (low, high) = result.strict.accuracy, result.strict.interval
     return (
-        f"accuracy {result.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}, n={result.accuracy.n}, "
-        f"no answer in {result.no_answer})"
+        f"accuracy {share.value:.3f} (95 % {low:.3f} to {high:.3f}, n={share.n}, "
+        f"no answer in {result.strict.no_answer})"
     )
 
 

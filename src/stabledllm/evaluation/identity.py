@@ -38,10 +38,10 @@ def fingerprint(name: str, base: str | None = None, *, code: bool = False, weigh
     digest = hashlib.sha256()
     folder = model_folder(name)
     patterns = [*_DECIDING, *(["*.py"] if code else [])]
-    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    files = {path for pattern in patterns for path in folder.glob(pattern)}
     if not weights:
-        found -= {path for pattern in _WEIGHTS for path in folder.glob(pattern)}
-    for path in sorted(found):
+        files -= {path for pattern in _WEIGHTS for path in folder.glob(pattern)}
+    for path in sorted(files):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         _feed(digest, path)
     if is_adapter(name):
@@ -65,9 +65,9 @@ def refuse_other(where: Path, saved: dict, wanted: dict) -> str | None:
         UserError: naming the first key that differs.
     """
     # As they come back from a file: a tuple is a list, and what looks like a secret was hidden.
-    found = differences(hidden(saved), hidden(json.loads(json.dumps(wanted))), {"model": "weights"})
-    found.refuse(where, "the evaluation that is there,", "write this one to another folder")
-    return found.told(where)
+    compared = differences(hidden(saved), hidden(json.loads(json.dumps(wanted))), {"model": "weights"})
+    compared.refuse(where, "the evaluation that is there,", "write this one to another folder")
+    return compared.told(where)
 
 
 def _feed(digest, path: Path) -> None:

@@ -61,8 +61,8 @@ class Journal:
             self._append(run, work(run))
             progress(len(run))
         self.ranks.agree(None)  # every rank's share is on disk
-        found = self.ranks.agree(self._read())
-        return [found[place] for place in range(n)]
+        results = self.ranks.agree(self._read())
+        return [results[place] for place in range(n)]
 
     def remove(self) -> None:
         """Delete the folder, with what other kinds of work wrote there."""
@@ -101,14 +101,14 @@ class Journal:
 
     def _read(self) -> dict[int, dict]:
         """What is on disk, of all ranks, by place."""
-        found: dict[int, dict] = {}
+        results: dict[int, dict] = {}
         for path in sorted(self.folder.glob(f"{self.name}-*.jsonl")):
             lines = _whole_lines(path.read_bytes()).removesuffix(b"\n").split(b"\n")
             for number, line in enumerate(lines if lines != [b""] else [], 1):
                 try:
                     record = json.loads(line)
                     if number > 1:
-                        found.setdefault(int(record["place"]), record)
+                        results.setdefault(int(record["place"]), record)
                 except (ValueError, KeyError, TypeError):
                     raise UserError(
                         f"{path}:{number}: expected a JSON object with 'place', found something broken; delete the "
@@ -121,7 +121,7 @@ class Journal:
                         raise UserError(f"{path}: expected an 'identity' in its first line, found none.")
                     refuse_other(self.folder, record["identity"], self.identity)
                     self._compare_versions(record.get("versions"))
-        return found
+        return results
 
 
 def _whole_lines(content: bytes) -> bytes:

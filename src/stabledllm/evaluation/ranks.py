@@ -89,8 +89,8 @@ ALONE = Ranks()
 @contextmanager
 def whole_models() -> Iterator[None]:
     """Within, a model loads whole on every rank whatever the launch configuration says of sharding its training."""
-    kept = {name: os.environ.pop(name) for name in _SHARDING if name in os.environ}
+    sharding = {name: os.environ.pop(name) for name in _SHARDING if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(kept)
+        os.environ.update(sharding)

@@ -16,7 +16,7 @@ from stabledllm.build import build_decoding, loading_options
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.bundle import answered, encode_split, limited
 from stabledllm.data.digests import content_digest
-from stabledllm.data.images import of_pictures, settled
+from stabledllm.data.images import of_images, with_image_defaults
 from stabledllm.data.prompting import prompted
 from stabledllm.data.sources import load_examples, task_options
 from stabledllm.errors import UserError
@@ -27,7 +27,7 @@ from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.evaluation.untuned import difference, resolve, tuned_from
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.blocks import loss_meter
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.objective import Objective
 from stabledllm.runtime.files import read_json, write_json, write_jsonl
@@ -65,7 +65,7 @@ def evaluate(settings: EvalSettings, say: Say = print_line) -> dict:
 def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
     out = Path(settings.out)
     build_decoding(settings.decoding)
-    settings = settled(settings.model_copy(update={"model": resolve(settings.model)}))
+    settings = with_image_defaults(settings.model_copy(update={"model": resolve(settings.model)}))
     examples = _examples(settings, say)
     identity = identity_of(settings, examples)
     refuse_unlike(out, identity, say)
@@ -109,7 +109,7 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
     loaded.model.to(ranks.device).eval()
     metrics: dict = {}
     others: dict[str, str] = {}
-    if not of_pictures(examples) or "codes" in examples[0]:  # captions alone have no likelihood
+    if not of_images(examples) or "codes" in examples[0]:  # captions alone have no likelihood
         nll_journal = Journal(out / JOURNAL, "nll", identity, ranks)
         metrics["validation_nll"] = _nll(loaded, settings, nll_journal, examples, ranks, say).as_dict()
         others |= nll_journal.other_versions
@@ -118,10 +118,10 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
             say(f"note: {batches} batches for {ranks.count} devices: some wait; a smaller --batch gives each its share")
         journal = Journal(out / JOURNAL, journal_name(examples), identity, ranks)
         with _bar(len(examples), "generate", "problem", ranks) as progress:
-            scored, told = score_generated(loaded, examples, settings, journal, out, ranks=ranks, progress=progress)
+            scored, sentence = score_generated(loaded, examples, settings, journal, out, ranks=ranks, progress=progress)
         metrics |= scored
         others |= journal.other_versions
-        say(told)
+        say(sentence)
     if others:
         packages = ", ".join(f"{name} {version}" for name, version in others.items())
         say(f"note: {out} was begun with other packages ({packages}): last digits may differ")
@@ -161,7 +161,7 @@ def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
         # With the answers, which the digest of the examples has never had.
         "content": content_digest(examples),
     }
-    if of_pictures(examples):
+    if of_images(examples):
         return shared | decoded_by(settings, examples)
     parts = [[e.get(key) for key in ("messages", "input_ids", "text")] for e in examples]
     return shared | {"decoding": settings.decoding.model_dump(), "examples": digest_of(parts)}
@@ -173,8 +173,8 @@ def refuse_unlike(out: Path, identity: dict, say: Say) -> None:
         saved = read_json(out / RESULT, SCHEMA).get("identity")
         if not isinstance(saved, dict):
             raise UserError(f"{out / RESULT}: expected an evaluation with its 'identity', found one without.")
-        if told := refuse_other(out, saved, identity):
-            say(told)
+        if note := refuse_other(out, saved, identity):
+            say(note)
 
 
 def _examples(settings: EvalSettings, say: Say) -> list[dict]:
@@ -183,8 +183,8 @@ def _examples(settings: EvalSettings, say: Say) -> list[dict]:
     spec = data.test or data.train
     fields = data.text_fields
     kind = {"options": options, "text_fields": fields, "image": data.image, "note": say}
-    found = load_examples(spec, split="test", n=settings.rows, seed=data.seed, **kind)
-    scored, notes = answered(found, spec)
+    examples = load_examples(spec, split="test", n=settings.rows, seed=data.seed, **kind)
+    scored, notes = answered(examples, spec)
     for note in notes:
         say(note)
     return list(prompted(limited(scored, settings.rows), data))
@@ -200,8 +200,8 @@ def _beside(settings: EvalSettings, examples: list[dict], say: Say) -> tuple[Pat
         if not isinstance(saved, dict):
             raise UserError(f"{given / RESULT}: expected an evaluation with its 'identity', found one without.")
         common = _shared_identity(settings, examples)
-        if told := refuse_other(given, {key: saved[key] for key in common if key in saved}, common):
-            say(told)
+        if note := refuse_other(given, {key: saved[key] for key in common if key in saved}, common):
+            say(note)
         return given, None
     name = tuned_from(settings.model, settings.base) if settings.beside == "auto" else resolve(settings.beside)
     if name is None:
@@ -218,19 +218,12 @@ def _nll(
     encoded = encode_split(examples, loaded.tokenizer, settings.data, "test", settings.rows)
     say(encoded.summary(settings.data.max_len))
     out, n = Path(settings.out), len(encoded.rows)
-    meter = LossMeter(
-        loaded.model,
-        encoded.rows,
-        Objective(),
-        mask_id=loaded.mask_id,
-        pad_id=loaded.pad_id,
-        block_size=getattr(loaded.model.config, "block_size", None),
-    )
+    meter = loss_meter(loaded, encoded.rows, Objective(), block_size=getattr(loaded.model.config, "block_size", None))
     with _bar(n, "nll", "row", ranks) as progress:
-        found = journal.collect(
+        rows = journal.collect(
             n, _NLL_RUN, lambda run: [{"nll": v} for v in row_nll(meter, settings.draws, run).tolist()], progress
         )
-    values = [row["nll"] for row in found]
+    values = [row["nll"] for row in rows]
     if ranks.rank == 0:
         pairs = zip(encoded.rows, values, strict=True)
         write_jsonl(out / NLLS, [{"origin": row.origin, "nll": value} for row, value in pairs])
@@ -264,11 +257,11 @@ def _differences(ours: Path, theirs: Path) -> dict:
         ("accuracy", LINES, "correct", "share"),
         ("clip_score", LINES, "clip_score", "CLIP score"),
     )
-    found = {}
+    out = {}
     for name, file, key, unit in kinds:
         if (ours / file).is_file() and key in (mine := _lines(ours / file))[0]:
-            found[name] = difference(mine, _lines(theirs / file), key, unit)
-    return found
+            out[name] = difference(mine, _lines(theirs / file), key, unit)
+    return out
 
 
 def _lines(path: Path) -> list[dict]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
 
 from stabledllm.errors import UserError
+from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.adapter_base import base_of
 from stabledllm.models.loading import is_adapter, model_folder
 from stabledllm.models.new import is_new
 from stabledllm.runtime.files import read_json
-from stabledllm.stats.estimate import Estimate
 
 # What a run leaves beside its final model and in each checkpoint; "model" in it is what training started from.
 _STAMP = "stabledllm.json"
@@ -36,21 +35,21 @@ def tuned_from(name: str, base: str | None = None) -> str | None:
     """
     folder = Path(name).expanduser()
     if is_adapter(name):
-        found = base or base_of(folder)
+        source = base or base_of(folder)
     elif (folder / _STAMP).is_file():
-        found = read_json(folder / _STAMP).get("model")
+        source = read_json(folder / _STAMP).get("model")
     else:
         return None
-    if not found or is_new(found):  # random weights are nothing to stand beside
+    if not source or is_new(source):  # random weights are nothing to stand beside
         return None
     try:
-        model_folder(found)
+        model_folder(source)
     except UserError as error:
         raise UserError(
-            f"model '{name}': expected the model '{found}' that it was tuned from, to evaluate it beside ({error}); "
+            f"model '{name}': expected the model '{source}' that it was tuned from, to evaluate it beside ({error}); "
             f"name it with --beside, or --beside none."
         ) from None
-    return found
+    return source
 
 
 def difference(ours: list[dict], theirs: list[dict], key: str, unit: str) -> dict:
@@ -67,10 +66,7 @@ def difference(ours: list[dict], theirs: list[dict], key: str, unit: str) -> dic
     verdicts = key == "correct"
     a, b = ([float(row[key] is True) if verdicts else row[key] for row in rows] for rows in (ours, theirs))
     each = torch.tensor(a, dtype=torch.float64) - torch.tensor(b, dtype=torch.float64)
-    n = len(each)
-    estimate = Estimate(
-        value=float(each.mean()), stderr=float(each.std()) / n**0.5 if n > 1 else math.nan, n=n, unit=unit
-    )
+    estimate = mean_over_rows(each, unit)
     low, high = estimate.interval()
     out = estimate.as_dict() | {"ci_low": low, "ci_high": high}
     if verdicts:

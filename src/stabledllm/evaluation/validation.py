@@ -35,12 +35,11 @@ def row_nll(meter: LossMeter, draws: int = 4, rows: range | None = None) -> Tens
     if method.autoregressive:
         chosen = torch.tensor(rows)
         return meter.losses(chosen, torch.ones(len(chosen), dtype=torch.float64), method, Key(NOISE_SEED, 0))
-    n, blocks, start = len(rows), meter.max_blocks, rows.start * draws
+    n, blocks, start = len(rows), meter.ratios_per_row, rows.start * draws
     key = Key(NOISE_SEED, 0)
     u = key.row_uniforms(Stream.RATE, start * blocks + torch.arange(n * draws * blocks)).view(n, draws, blocks)
     stratum = (torch.arange(draws)[:, None] + torch.arange(blocks)) % draws
-    t = ((stratum + u) / draws).view(n * draws, blocks)
-    t = t if meter.block_size else t[:, 0]
+    t = ((stratum + u) / draws).view(n * draws, blocks).squeeze(1)
     row = (start + torch.arange(n * draws)) // draws
     return meter.losses(row, t, method, key, start=start).view(n, draws).mean(1)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stabledllm.build import build_decoding, build_model
+from stabledllm.build import build_decoding, build_model, set_form
 from stabledllm.config.settings import ExperimentSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.rows import marks_in
@@ -22,7 +22,7 @@ from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.fits import check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
-from stabledllm.training.run import set_form, training_arguments
+from stabledllm.training.arguments import training_arguments
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from stabledllm.build import build_method, build_methods
 from stabledllm.config.settings import DecomposeSettings, EvalSettings, ExperimentSettings, TrainSettings
-from stabledllm.data.images import are_pictures
+from stabledllm.data.images import are_images
 from stabledllm.data.sources import own_splits
 from stabledllm.errors import UserError
 from stabledllm.experiment.planned import Planned
@@ -42,18 +42,18 @@ def _mentions(run: TrainSettings, kind: str) -> bool:
 
 
 def _text_is_decoded(run: TrainSettings, _: Method | None = None) -> bool:
-    return _tested(run) and not are_pictures(run.data.test or run.data.train)
+    return _tested(run) and not are_images(run.data.test or run.data.train)
 
 
 _DATA: Rules = {
-    "data.image.": (lambda run, _: are_pictures(run.data.train), "data of pictures"),
+    "data.image.": (lambda run, _: are_images(run.data.train), "data of pictures"),
     "data.text_fields": (lambda run, _: _mentions(run, "text"), "data.train=text:PATH"),
     "data.short_share": (lambda run, _: _mentions(run, "text"), "data.train=text:PATH"),
     "data.annotations": (lambda run, _: _mentions(run, "gsm8k"), "data of gsm8k"),
     "data.table": (lambda run, _: _mentions(run, "hitab"), "data of hitab"),
     "data.every_turn": (lambda run, _: _mentions(run, "jsonl"), "data of jsonl:PATH"),
-    "data.system_prompt": (lambda run, _: not are_pictures(run.data.train), "data of text"),
-    "data.few_shot": (lambda run, _: not are_pictures(run.data.train), "data of text"),
+    "data.system_prompt": (lambda run, _: not are_images(run.data.train), "data of text"),
+    "data.few_shot": (lambda run, _: not are_images(run.data.train), "data of text"),
     "data.delimiters": (lambda _, method: "delimiter" in method.marks, "a method with isad"),
     "data.syntax": (lambda _, method: "syntax" in method.marks, "a method with syrm"),
 }
@@ -94,10 +94,10 @@ _RUN: Rules = {
     ),
     "decoding.": (_text_is_decoded, "test rows to decode (data.test)"),
     "image_decoding.": (
-        lambda run, _: _tested(run) and are_pictures(run.data.test or run.data.train),
+        lambda run, _: _tested(run) and are_images(run.data.test or run.data.train),
         "pictures to draw (data.test)",
     ),
-    "clip": (lambda run, _: _tested(run) and are_pictures(run.data.test or run.data.train), "pictures to draw"),
+    "clip": (lambda run, _: _tested(run) and are_images(run.data.test or run.data.train), "pictures to draw"),
     "generate_batch": (lambda run, _: _tested(run), "test rows to decode (data.test)"),
 }
 _SHARED = (

@@ -22,13 +22,13 @@ def _cost(equal: str, runs: Sequence[dict]) -> str:
     forwards, steps = ({m: [r[key] for r in of] for m, of in _by_method(runs)} for key in ("forward_passes", "steps"))
     if not forwards:
         return f"{wanted}; no run has finished yet."
-    told = [wanted]
+    parts = [wanted]
     if equal == "steps":
-        told.append(f"counted steps per run: {_listed(steps)}")
-    told.append(f"counted forward passes per run: {_listed(forwards)}")
+        parts.append(f"counted steps per run: {_listed(steps)}")
+    parts.append(f"counted forward passes per run: {_listed(forwards)}")
     if equal == "compute" and len(every := {f for found in forwards.values() for f in found}) > 1:
-        told.append(_difference(forwards, steps, every))
-    return "; ".join(told) + "."
+        parts.append(_difference(forwards, steps, every))
+    return "; ".join(parts) + "."
 
 
 def _difference(forwards: dict[str, list[int]], steps: dict[str, list[int]], every: set[int]) -> str:
@@ -52,27 +52,27 @@ def _listed(counts: dict[str, list[int]]) -> str:
     return ", ".join(f"{name} {_span(found)}" for name, found in counts.items())
 
 
-def _span(found: Sequence[int]) -> str:
-    low, high = min(found), max(found)
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _probes(runs: Sequence[dict]) -> list[str]:
     probes = {name: {r["probe_forward_passes"] for r in of} for name, of in _by_method(runs)}
-    told = ", ".join(f"{name} {_span(list(found))}" for name, found in probes.items() if any(found))
-    if not told:
+    spent = ", ".join(f"{name} {_span(list(found))}" for name, found in probes.items() if any(found))
+    if not spent:
         return []
-    return [f"On top of that, P-POTS's probe, once a method and shared by its seeds, took forward passes: {told}."]
+    return [f"On top of that, P-POTS's probe, once a method and shared by its seeds, took forward passes: {spent}."]
 
 
 def _versions(runs: Sequence[dict]) -> list[str]:
     """Packages that runs of one experiment were made with different versions of."""
-    found: dict[str, list[str]] = {}
+    versions: dict[str, list[str]] = {}
     for run in runs:
         for package, version in (run.get("versions") or {}).items():
-            found.setdefault(package, []).append(version)
-    told = [f"{p} {' and '.join(dict.fromkeys(v))}" for p, v in found.items() if len(set(v)) > 1]
-    return [f"The runs were not all made with the same packages: {', '.join(told)}."] if told else []
+            versions.setdefault(package, []).append(version)
+    differing = [f"{p} {' and '.join(dict.fromkeys(v))}" for p, v in versions.items() if len(set(v)) > 1]
+    return [f"The runs were not all made with the same packages: {', '.join(differing)}."] if differing else []
 
 
 def _by_method(runs: Sequence[dict]) -> list[tuple[str, list[dict]]]:

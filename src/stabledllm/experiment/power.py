@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from statistics import stdev
 
 from scipy import stats
 
 from stabledllm.errors import UserError
-from stabledllm.experiment.spread import sd_interval
+from stabledllm.experiment.spread import paired_differences, sd_interval
 
 ALPHA, POWER = 0.05, 0.8
 MOST = 100_000
 """Seeds beyond which no number is looked for."""
+_TOO_MANY = "over 100,000"
 
 
 def sd_of_differences(sd: float, correlation: float = 0.0) -> float:
@@ -71,9 +72,43 @@ def seeds_from_runs(
 
     ``seeds_low`` and ``seeds_high`` follow from the 95 % interval of the sd, which is wide for few seeds.
     """
-    found = [values[seed] - standard[seed] for seed in values if seed in standard]
-    if len(found) < 2:
+    differences = paired_differences(values, standard)
+    if len(differences) < 2:
         return None
-    ends = zip(("seeds", "seeds_low", "seeds_high"), (stdev(found), *sd_interval(found)), strict=True)
-    needed = {name: seeds_needed(difference, sd, wanted=wanted, methods=methods) for name, sd in ends}
-    return needed | {"n": len(found), "sd": stdev(found)}
+    sd = stdev(differences)
+    ends = zip(("seeds", "seeds_low", "seeds_high"), (sd, *sd_interval(differences)), strict=True)
+    needed = {name: seeds_needed(difference, end, wanted=wanted, methods=methods) for name, end in ends}
+    return needed | {"n": len(differences), "sd": sd}
+
+
+def describe_seeds(difference: float, sd: float, correlation: float, *, wanted: float, methods: int) -> str:
+    """A line on the seeds needed where the sd of either method and their correlation are known.
+
+    Raises:
+        UserError: a correlation that is none, or as for :func:`seeds_needed`.
+    """
+    if not -1 <= correlation <= 1:
+        raise UserError(f"power: expected a correlation in [-1, 1], found {correlation:g}.")
+    spread = sd_of_differences(sd, correlation)
+    seeds = seeds_needed(difference, spread, wanted=wanted, methods=methods)
+    return f"{seeds or _TOO_MANY} seeds (differences of sd {spread:.3g}, {wanted:.0%} power, 5 % two-sided)"
+
+
+def describe_seeds_by_method(
+    values: Mapping[str, Mapping[int, float]], difference: float, *, wanted: float, methods: int | None
+) -> Iterator[str]:
+    """A line on the seeds that each method needs beside Standard.
+
+    Args:
+        values: seed to value of each method, Standard's among them. methods: compared at once; all others without it.
+    """
+    count = methods or len(values) - 1
+    for name, own in values.items():
+        if name == "standard":
+            continue
+        if needed := seeds_from_runs(own, values["standard"], difference, wanted=wanted, methods=count):
+            low, many, high = (needed[key] or _TOO_MANY for key in ("seeds_low", "seeds", "seeds_high"))
+            yield (
+                f"{name}: {many} seeds ({low} to {high}, as its sd {needed['sd']:.3g} is known from {needed['n']} "
+                f"seeds only; {wanted:.0%} power, {count} methods compared)"
+            )

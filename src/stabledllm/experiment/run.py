@@ -12,7 +12,7 @@ from tqdm import tqdm
 from stabledllm.build import build_objective
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle
-from stabledllm.data.images import settled
+from stabledllm.data.images import with_image_defaults
 from stabledllm.errors import UserError
 from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.journal import Journal
@@ -26,7 +26,8 @@ from stabledllm.experiment.plan import claim
 from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.blocks import loss_meter
+from stabledllm.lab.fit import save_fit
 from stabledllm.lab.probe_and_fit import probe_and_fit
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
@@ -73,7 +74,7 @@ def run_experiment(
     """
     if jobs < 1:
         raise UserError(f"experiment: expected at least 1 job, found {jobs}.")
-    settings = settings.model_copy(update={"base": settled(settings.base)})
+    settings = settings.model_copy(update={"base": with_image_defaults(settings.base)})
     out = Path(settings.out)
     remove_empty(writable_folder(out))
     for place in (out, out / UNTUNED):  # the runs' folders are swept by those who do them
@@ -185,10 +186,9 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
         return read_json(path)
     own = build_objective(base.objective)
     objectives = {"validation_nll": Objective()} | ({"validation_objective": own} if own.counts == "cosine" else {})
-    ids = {"mask_id": loaded.mask_id, "pad_id": loaded.pad_id}
     metrics = {
         name: validation_nll(
-            LossMeter(loaded.model, data.validation, objective, block_size=base.block_size, **ids), base.eval_draws
+            loss_meter(loaded, data.validation, objective, block_size=base.block_size), base.eval_draws
         ).as_dict()
         for name, objective in objectives.items()
     }
@@ -220,10 +220,7 @@ def _density(
             rows_per_step(method, settings),
             block_size=base.block_size,
         )
-        density.save(path)
-        say(density.summary())
-        for note in density.notes:
-            say(f"note: {note}")
+        save_fit(density, path, say)
     return path, FittedDensity.load(path)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import correlation, stdev
 
 from scipy import stats
@@ -11,9 +11,14 @@ from scipy import stats
 
 def values_of(runs: Sequence[dict], method: str, metric: str) -> dict[int, float]:
     """Seed to value of the runs that have one: a diverged run has no metrics, and null is no value."""
-    found = {run["seed"]: (run.get("metrics") or {}).get(metric) for run in runs if run["method"] == method}
-    values = {seed: estimate.get("value") for seed, estimate in found.items() if isinstance(estimate, dict)}
+    estimates = {run["seed"]: (run.get("metrics") or {}).get(metric) for run in runs if run["method"] == method}
+    values = {seed: estimate.get("value") for seed, estimate in estimates.items() if isinstance(estimate, dict)}
     return {seed: float(v) for seed, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
+
+
+def paired_differences(values: Mapping[int, float], standard: Mapping[int, float]) -> list[float]:
+    """The method's value minus Standard's, for every seed that both have."""
+    return [values[seed] - standard[seed] for seed in values if seed in standard]
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from statistics import stdev
 
 from scipy import stats
 
-from stabledllm.experiment.spread import share_interval, values_of
+from stabledllm.experiment.spread import paired_differences, share_interval, values_of
 
 NAMES = {"validation_nll": "validation NLL", "clip_score": "CLIP score"}
 
@@ -38,22 +38,17 @@ def statements(runs: Sequence[dict], summary: Sequence[dict]) -> list[str]:
     for metric in dict.fromkeys(entry["metric"] for entry in summary):
         name = NAMES.get(metric, metric.replace("_", " "))
         standard = values_of(runs, "standard", metric)
-        found = {
-            entry["method"]: [
-                v - standard[s] for s, v in values_of(runs, entry["method"], metric).items() if s in standard
-            ]
-            for entry in summary
-            if entry["metric"] == metric and entry["method"] != "standard"
-        }
-        found = {method: differences for method, differences in found.items() if len(differences) > 1}
-        if not found:
+        methods = [e["method"] for e in summary if e["metric"] == metric and e["method"] != "standard"]
+        every = [paired_differences(values_of(runs, method, metric), standard) for method in methods]
+        compared = [differences for differences in every if len(differences) > 1]
+        if not compared:
             continue
-        counts = {len(differences) for differences in found.values()}
+        counts = {len(differences) for differences in compared}
         fewest, most = min(counts), max(counts)
         seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
-        least = [_least_seen(differences, len(found)) for differences in found.values()]
+        least = [_least_seen(differences, len(compared)) for differences in compared]
         spread = f"{min(least):.2g}" if len(least) == 1 else f"{min(least):.2g} to {max(least):.2g}, by method,"
-        many = f", {len(found)} methods compared" if len(found) > 1 else ""
+        many = f", {len(compared)} methods compared" if len(compared) > 1 else ""
         out.append(
             f"In {name}, with {seeds} seeds{many}: a mean difference from Standard below {spread} cannot be told from "
             f"0, and a ratio of sds below {sd_ratio_needed(fewest):.2g} cannot be told from 1 (5 %, two-sided)."
@@ -65,13 +60,13 @@ def _diverged(runs: Sequence[dict]) -> list[str]:
     """How many runs of each method diverged, and what that does to every other figure; nothing where none did."""
     if not any(run.get("status") == "diverged" for run in runs):
         return []
-    told = []
+    counts = []
     for method in dict.fromkeys(run["method"] for run in runs):
         mine = [run.get("status") == "diverged" for run in runs if run["method"] == method]
         low, high = share_interval(sum(mine), len(mine))
-        told.append(f"{method} {sum(mine)} of {len(mine)} (95 % {low:.0%} to {high:.0%})")
+        counts.append(f"{method} {sum(mine)} of {len(mine)} (95 % {low:.0%} to {high:.0%})")
     return [
-        f"Runs that diverged: {', '.join(told)}. They have no metrics: means, sds and tests are of the other runs "
+        f"Runs that diverged: {', '.join(counts)}. They have no metrics: means, sds and tests are of the other runs "
         f"alone, so that a method that lost its worst runs looks better there than it is."
     ]
 

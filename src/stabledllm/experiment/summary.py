@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from scipy import stats
 
-from stabledllm.experiment.spread import sd_interval, sd_ratio, share_interval, values_of
+from stabledllm.experiment.spread import paired_differences, sd_interval, sd_ratio, share_interval, values_of
 from stabledllm.experiment.statements import holm
 
 HIGHER_IS_BETTER = {"accuracy": True, "clip_score": True, "validation_nll": False, "validation_objective": False}
@@ -78,7 +78,7 @@ def t_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 def paired(values: dict[int, float], standard: dict[int, float]) -> dict | None:
     """Difference from Standard over common seeds with a 95 % interval and a paired t test's p-value."""
-    differences = [values[seed] - standard[seed] for seed in values if seed in standard]
+    differences = paired_differences(values, standard)
     if not differences:
         return None
     low, high = t_interval(differences)

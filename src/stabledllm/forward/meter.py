@@ -6,8 +6,9 @@ Legend: n requested evaluations, K views.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,45 +16,58 @@ from torch import Tensor
 from stabledllm.data.rows import TokenRow, collate, maskable_sizes
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.forward.nll import forward_nll
-from stabledllm.noise.blocks import Units, block_ids
+from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from stabledllm.runtime.finite import require_finite
 
+if TYPE_CHECKING:
+    from stabledllm.models.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class MeteredModel:
+    """A model and its token ids: what a meter needs of a ``LoadedModel``, for those who hold no such thing."""
+
+    model: Callable
+    """Called as ``model(noisy_ids, attention_mask, selected=mask, targets=ids).nll``."""
+    mask_id: int | None
+    pad_id: int
+
 
 class Meter:
     """Rows under given noise, in batches of near-equal length; counts its forward rows in ``forwards``.
 
     Args:
-        model: called as ``model(noisy_ids, attention_mask, selected=mask, targets=ids).nll``.
+        loaded: the model and its token ids.
         rows: the data.
         tokens_per_batch: padded tokens in one forward.
         progress: called with the number of forward rows just done.
         objective: under its token mean a row counts by :meth:`shares`, in losses and gradients alike.
-        block_size: response tokens of a block: losses are those of block diffusion, sum_b (P_b / P) l_b; t is then of
-            shape (n,), one for all blocks of a row, or (n, ``max_blocks``).
     """
 
     takes_whole_steps = False
     """Whether rows are weighed by whoever puts steps together, as training does, and not here."""
+    ratios_per_row = 1
+    """Mask ratios that an evaluation of a row takes."""
+    row_copies = 1
+    """Times that a row's tokens go through the model in one view."""
+    form_names: tuple[str, ...] = ()
+    """Tensors of a batch that the model takes by name, besides the tokens and their attention mask."""
 
     def __init__(
         self,
-        model,
+        loaded: LoadedModel | MeteredModel,
         rows: Sequence[TokenRow],
         objective: Objective,
         *,
-        mask_id: int,
-        pad_id: int,
         tokens_per_batch: int = 4096,
         progress: Callable[[int], None] | None = None,
-        block_size: int | None = None,
     ):
-        self.block_size = block_size
-        self.model, self.rows, self.objective = model, rows, objective
-        self.mask_id, self.pad_id = mask_id, pad_id
+        self.model, self.mask_id, self.pad_id = loaded.model, loaded.mask_id, loaded.pad_id
+        self.rows, self.objective = rows, objective
         self.tokens_per_batch, self.progress = tokens_per_batch, progress
         self.forwards = 0
         self._sizes: dict[bool, Tensor] = {}
@@ -78,17 +92,9 @@ class Meter:
         """Tokens of each row."""
         return torch.tensor(lengths_of(self.rows))
 
-    @cached_property
-    def max_blocks(self) -> int:
-        """Blocks of the longest response; 1 where the whole response is one unit."""
-        if not self.block_size:
-            return 1
-        return max(-(-row.response_length // self.block_size) for row in self.rows)
-
     def chunks(self, row: Tensor, views: int) -> list[Tensor]:
         """Indices of evaluations, of near-equal length, in batches of at most ``tokens_per_batch``."""
-        copies = 2 if self.block_size else 1  # the clean row beside the noisy one
-        return filled_batches(self.lengths[row], views * copies, self.tokens_per_batch)
+        return filled_batches(self.lengths[row], views * self.row_copies, self.tokens_per_batch)
 
     def draw(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
@@ -101,21 +107,17 @@ class Meter:
         batch = {name: value.to(device) for name, value in batch.items()}
         noise = Rows(
             position=start + chunk.to(device),
-            step_rows=len(row),
+            step_rows=start + len(row),
             maskable=batch["maskable"],
             token_index=torch.arange(batch["input_ids"].shape[1], device=device),
             delimiter=batch["delimiter"],
         )
-        t = t[chunk].to(device)
-        if not self.block_size:
-            return batch, self._shared(method.draw_at(t, key, noise, sampler), row[chunk], method)
-        batch["block_ids"] = block_ids(batch["maskable"], batch["attention_mask"], self.block_size)
-        most = self.max_blocks
-        units = Units.of(noise, self.block_size, noise.position * most, (start + len(row)) * most)
-        block = units.rows.position - noise.position[units.row] * most
-        own = t[units.row] if t.dim() == 1 else t[units.row, block]
-        drawn = units.fold(method.draw_at(own, key, units.rows, sampler))
-        return batch, self._shared(drawn, row[chunk], method)
+        draw = self.noise_at(t[chunk].to(device), method, key, noise, sampler)
+        return batch, self._shared(draw, row[chunk], method)
+
+    def noise_at(self, t: Tensor, method: Method, key: Key, noise: Rows, sampler: TSampler) -> Draw:
+        """The noise of rows at given mask ratios."""
+        return method.draw_at(t, key, noise, sampler)
 
     def _shared(self, draw: Draw, row: Tensor, method: Method) -> Draw:
         """The draw with each row's coefficients times its share."""
@@ -126,7 +128,7 @@ class Meter:
 
     def cross_entropies(self, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         """Cross-entropies at the masked positions of the active views, row-major, shape (M,); one forward."""
-        form = {"block_ids": batch["block_ids"]} if "block_ids" in batch else None
+        form = {name: batch[name] for name in self.form_names}
         nll, forwards = forward_nll(self.model, batch, draw, self.mask_id, form=form)
         self.forwards += forwards
         if self.progress:
@@ -169,13 +171,11 @@ class LossMeter(Meter):
         Raises:
             NotFinite: a loss that is NaN or infinite.
         """
-        was_training = self.model.training
-        self.model.eval()
         losses = torch.zeros(len(row), method.views.count, dtype=torch.float64)
         used = torch.zeros(len(row), method.views.count, dtype=torch.bool)
-        for chunk in self.chunks(row, method.views.count):
-            losses[chunk], used[chunk] = self._one_batch(row, t, method, key, sampler or Uniform(), chunk, start)
-        self.model.train(was_training)
+        with evaluating(self.model):
+            for chunk in self.chunks(row, method.views.count):
+                losses[chunk], used[chunk] = self._one_batch(row, t, method, key, sampler or Uniform(), chunk, start)
         self.require_finite(losses, row)
         return losses, used
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from stabledllm.errors import UserError
 from stabledllm.forward.meter import Meter
 from stabledllm.loss import row_losses
+from stabledllm.models.evaluating import evaluating
 from stabledllm.models.loss_head import whole_logits
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Draw, Method
@@ -44,17 +45,13 @@ class OutputLayerNorms(Meter):
 
         Views are averaged as in the row loss. Evaluation i draws its masks at position ``start + i`` of ``key``.
         """
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with evaluating(self.model):
             for chunk in self.chunks(row, method.views.count):
                 batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk, start)
                 losses, squares = self._batch(batch, draw)
                 self.require_finite(losses, row[chunk])
                 self.require_finite(squares, row[chunk], "squared norms of the output layer's gradients")
                 yield chunk, losses, squares
-        finally:
-            self.model.train(was_training)
 
     def _batch(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor]:
         kept: list[tuple[Tensor, Tensor]] = []

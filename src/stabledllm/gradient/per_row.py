@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from stabledllm.forward.meter import Meter
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.loss import row_losses
+from stabledllm.models.evaluating import evaluating
 from stabledllm.models.loss_head import OutputLayer, whole_logits
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Draw, Method
@@ -68,9 +69,7 @@ class RowGradients(Meter):
         Args:
             row: index of the row of each evaluation, shape (n,). t: its mask ratio, float64, shape (n,).
         """
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with evaluating(self.model):
             for chunk in self.chunks(row, method.views.count):
                 batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk, start)
                 if self.layers and not self._checked:
@@ -79,8 +78,6 @@ class RowGradients(Meter):
                 self.require_finite(losses, row[chunk])
                 self.require_finite(torch.linalg.vector_norm(gradients, dim=1), row[chunk], "gradient norms")
                 yield chunk, losses.detach().double().cpu(), gradients
-        finally:
-            self.model.train(was_training)
 
     def _check(self, batch: dict[str, Tensor], draw: Draw) -> None:
         """Go one by one from here on if a weighted sum of row gradients is not autograd's gradient of that sum."""

@@ -23,6 +23,7 @@ from stabledllm.forward.meter import Meter
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.loss import row_losses
+from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Draw, Method
 from stabledllm.noise.philox import philox4x32
@@ -132,25 +133,23 @@ class ProjectedGradients(Meter):
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """As :meth:`RowGradients.gradients`, with sketches of shape (m, k) in the place of gradients."""
-        was_training = self.model.training
-        self.model.eval()
         frozen = [p for p in self.model.parameters() if p.requires_grad and not any(p is q for q in self._wanted())]
         for p in frozen:
             p.requires_grad_(False)
         try:
-            for chunk in self.chunks(row, method.views.count):
-                batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk, start)
-                losses = torch.zeros(len(chunk), dtype=torch.float64)
-                out = torch.zeros(len(chunk), self.size, device=draw.t.device)
-                for i in range(len(chunk)):
-                    losses[i] = self._project(batch, draw, i, out[i : i + 1])
-                self.require_finite(losses, row[chunk])
-                self.require_finite(out, row[chunk], "gradients")
-                yield chunk, losses, out
+            with evaluating(self.model):
+                for chunk in self.chunks(row, method.views.count):
+                    batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk, start)
+                    losses = torch.zeros(len(chunk), dtype=torch.float64)
+                    out = torch.zeros(len(chunk), self.size, device=draw.t.device)
+                    for i in range(len(chunk)):
+                        losses[i] = self._project(batch, draw, i, out[i : i + 1])
+                    self.require_finite(losses, row[chunk])
+                    self.require_finite(out, row[chunk], "gradients")
+                    yield chunk, losses, out
         finally:
             for p in frozen:
                 p.requires_grad_(True)
-            self.model.train(was_training)
 
     def _wanted(self) -> list[torch.nn.Parameter]:
         return list(self.parameters.values())

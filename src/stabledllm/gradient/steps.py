@@ -25,6 +25,7 @@ from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.gradient.projected import projection_error
 from stabledllm.gradient.sketch import Sketch, block_products
 from stabledllm.loss import reduce_loss, row_losses
+from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
@@ -264,15 +265,13 @@ class StepMeter(Meter):
         t = sampler.icdf(method.source.uniforms(key, rows, torch.device("cpu")))
         whole = collate([self.rows[i] for i in drawn.tolist()], self.pad_id, syrm=method.syrm)
         weight = self.objective.row_weight(whole["maskable"])
-        was_training = self.model.training
-        self.model.eval()
-        for chunk in self.chunks(drawn, method.views.count):
-            batch, draw = self.draw(drawn, t, method, key, sampler, chunk)
-            losses = row_losses(self.cross_entropies(batch, draw), draw.mask, draw.coefficient, draw.active)
-            self.require_finite(losses, drawn[chunk])
-            if losses.requires_grad:
-                reduce_loss(losses, weight[chunk].to(losses.device), float(weight.sum())).backward()
-        self.model.train(was_training)
+        with evaluating(self.model):
+            for chunk in self.chunks(drawn, method.views.count):
+                batch, draw = self.draw(drawn, t, method, key, sampler, chunk)
+                losses = row_losses(self.cross_entropies(batch, draw), draw.mask, draw.coefficient, draw.active)
+                self.require_finite(losses, drawn[chunk])
+                if losses.requires_grad:
+                    reduce_loss(losses, weight[chunk].to(losses.device), float(weight.sum())).backward()
         for p in self.parameters.values():
             if p.grad is None:
                 p.grad = torch.zeros_like(p)

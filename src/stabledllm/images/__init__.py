@@ -1,1 +1,1 @@
-"""Captions and pictures drawn from them, and a judge of pictures: the embedded text-to-image task."""
+"""Captions and images drawn from them, and a judge of images: the embedded text-to-image task."""

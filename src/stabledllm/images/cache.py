@@ -1,4 +1,4 @@
-"""Pictures become codes once: what is encoded is on disk, and is neither decoded nor encoded again."""
+"""Images become codes once: what is encoded is on disk, and is neither decoded nor encoded again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stabledllm.images.codes import Codes, captions_file, codes_file, missing_pa
 from stabledllm.images.encoding import Encoder
 from stabledllm.images.image import Source
 from stabledllm.images.sizing import Fit
-from stabledllm.images.sources import check_split, no_pictures, parse, source_of
+from stabledllm.images.sources import check_split, no_images, parse, source_of
 from stabledllm.runtime.folders import sweep, writable_folder
 from stabledllm.runtime.locks import waiting_for
 
@@ -38,24 +38,24 @@ def cached_codes(
     batch: int = 32,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Codes:
-    """The codes of the first ``rows`` pictures of ``spec``, or of all; fewer where it has fewer.
+    """The codes of the first ``rows`` images of ``spec``, or of all; fewer where it has fewer.
 
     They lie in a folder of their own in ``folder``, named by all that decides them. What is there is read; only what
-    is missing is made, by one process while others that want it wait. Where nothing is missing, no picture and no
+    is missing is made, by one process while others that want it wait. Where nothing is missing, no image and no
     caption of the source is read.
 
     Args:
-        spec: of pictures; of ``codes:FOLDER`` those are given that are there.
-        split, seed: act where they do for :func:`stabledllm.images.sources.pictures`.
-        side: of the pictures in pixels; ``fit`` says what becomes of those of another size.
-        on_bad: what a picture or caption that is amiss does: ends it, with all that precedes it on disk, or is left
+        spec: of images; of ``codes:FOLDER`` those are given that are there.
+        split, seed: act where they do for :func:`stabledllm.images.sources.captioned_images`.
+        side: of the images in pixels; ``fit`` says what becomes of those of another size.
+        on_bad: what an image or caption that is amiss does: ends it, with all that precedes it on disk, or is left
             out and recorded.
-        part: pictures of a file on disk.
-        batch: pictures encoded at once.
-        progress: called with the number of pictures just done, first with those on disk.
+        part: images of a file on disk.
+        batch: images encoded at once.
+        progress: called with the number of images just done, first with those on disk.
 
     Raises:
-        UserError: what is amiss with the source, a picture or the cache, by file.
+        UserError: what is amiss with the source, an image or the cache, by file.
     """
     kind, where = parse(spec)
     if kind == "codes":
@@ -147,7 +147,7 @@ def _on_disk(home: Path, planned: Record) -> Record:
 
 
 def _refuse_dropped(record: Record, rows: int | None, on_bad: str) -> None:
-    """A cache that was made without its bad pictures says so to one who refuses them."""
+    """A cache that was made without its bad images says so to one who refuses them."""
     if on_bad == "refuse":
         for each in record.dropped:
             if rows is None or each.row < rows:
@@ -157,6 +157,6 @@ def _refuse_dropped(record: Record, rows: int | None, on_bad: str) -> None:
 def _refuse_empty(record: Record, spec: str, source: Source, split: str) -> None:
     if not record.rows:
         if not record.dropped:
-            raise no_pictures(spec, source, split)
+            raise no_images(spec, source, split)
         why = record.dropped[0].reason.rstrip(".")
         raise UserError(f"data '{spec}': expected at least one good picture, found none (the first: {why}).")

@@ -13,7 +13,7 @@ SCHEMA = "stabledllm/codes/1"
 
 @dataclass(frozen=True)
 class Dropped:
-    """A picture that was left out; it stands before the picture of code row ``row``."""
+    """An image that was left out; it stands before the image of code row ``row``."""
 
     origin: str
     reason: str
@@ -45,7 +45,7 @@ class Record:
     parts: tuple[PartRecord, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     complete: bool = False
-    """The source has no further pictures."""
+    """The source has no further images."""
 
     @property
     def rows(self) -> int:

@@ -1,8 +1,8 @@
-"""Codes of pictures on disk, read row by row: what :mod:`stabledllm.images.cache` writes.
+"""Codes of images on disk, read row by row: what :mod:`stabledllm.images.cache` writes.
 
 A folder holds parts, ``part-00000.npy`` (codes, (n, N), the smallest unsigned type that holds the codebook) and
 ``part-00000.jsonl`` (their captions and origins), and ``cache.json``, which says what they are and their checksums.
-Legend: n pictures of a part, N codes of a picture.
+Legend: n images of a part, N codes of an image.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ class StoredCodes:
 
 @dataclass(frozen=True)
 class Codes:
-    """Pictures as codes, with their captions, in the order of their source."""
+    """Images as codes, with their captions, in the order of their source."""
 
     captions: list[str]
     origins: list[str]
     digests: list[str]
-    """Of each picture's codes: equal where two captions are of one picture."""
+    """Of each image's codes: equal where two captions are of one image."""
     codes: CodeRows
     side: int
     codebook_size: int
@@ -95,10 +95,10 @@ class Codes:
 
 
 def open_codes(folder: Path, tokenizer: ImageTokenizer | None = None, rows: int | None = None) -> Codes:
-    """The first ``rows`` of a cache's pictures, or all; fewer where it has fewer. All that is used is verified.
+    """The first ``rows`` of a cache's images, or all; fewer where it has fewer. All that is used is verified.
 
     Raises:
-        UserError: no cache, one that is broken or has no pictures, or one of another tokenizer.
+        UserError: no cache, one that is broken or has no images, or one of another tokenizer.
     """
     record = record_of(folder)
     if tokenizer is not None and record.tokenizer_fingerprint != tokenizer.fingerprint:

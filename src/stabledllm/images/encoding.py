@@ -1,6 +1,6 @@
-"""Encoding a source's pictures onto the end of a cache.
+"""Encoding a source's images onto the end of a cache.
 
-Pictures are cut into batches at the multiples of the batch size, wherever a run starts: a killed run and one that was
+Images are cut into batches at the multiples of the batch size, wherever a run starts: a killed run and one that was
 left alone encode the same batches, so that their codes are the same bits.
 """
 
@@ -22,15 +22,15 @@ import numpy as np
 from stabledllm.errors import UserError
 from stabledllm.images.cache_record import Dropped, PartRecord, Record
 from stabledllm.images.codes import captions_file, code_dtype, codes_file, outside, read_part
-from stabledllm.images.image import Flaw, Picture
-from stabledllm.images.sizing import fit_picture
+from stabledllm.images.image import CaptionedImage, Flaw
+from stabledllm.images.sizing import fit_image
 from stabledllm.runtime.files import write_bytes
 
 if TYPE_CHECKING:
     from stabledllm.images.tokenizer import ImageTokenizer
 
 _THREADS = min(8, os.cpu_count() or 1)
-"""That decode pictures; Pillow lets them run side by side."""
+"""That decode images; Pillow lets them run side by side."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _State:
     """
 
     record: Record
-    waiting: tuple[tuple[Picture, np.ndarray], ...] = ()
+    waiting: tuple[tuple[CaptionedImage, np.ndarray], ...] = ()
 
     @property
     def rows(self) -> int:
@@ -52,9 +52,9 @@ class Encoder:
 
     Args:
         folder: of the cache; ``record`` is what lies there.
-        drop: leave a bad picture out and record it; otherwise it ends the run, after what precedes it is on disk.
+        drop: leave a bad image out and record it; otherwise it ends the run, after what precedes it is on disk.
         part: rows of a part, and ``batch`` of what the tokenizer gets at once.
-        progress: called with the number of pictures just done.
+        progress: called with the number of images just done.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class Encoder:
         self.drop, self.part, self.batch, self.progress = drop, part, batch, progress
         self._state, self._dropped = _State(record), list(record.dropped)
 
-    def run(self, items: Iterator[Picture | Flaw], rows: int | None) -> None:
-        """Bring the cache to ``rows`` pictures, or to the end of the source.
+    def run(self, items: Iterator[CaptionedImage | Flaw], rows: int | None) -> None:
+        """Bring the cache to ``rows`` images, or to the end of the source.
 
         However it ends, short of the process being killed outright, all that was encoded is on disk.
 
         Raises:
-            UserError: a bad picture or source, a cache that is not of this source, a code outside the codebook.
+            UserError: a bad image or source, a cache that is not of this source, a code outside the codebook.
         """
         fresh = _after(items, self.folder, self._state.record)
         try:
@@ -86,11 +86,11 @@ class Encoder:
                 while rows is None or self._state.rows < rows:
                     size = self.batch - self._state.rows % self.batch
                     size = size if rows is None else min(size, rows - self._state.rows)
-                    pictures, error = self._prepare(fresh, size, pool)
-                    self._encode(pictures)
+                    images, error = self._prepare(fresh, size, pool)
+                    self._encode(images)
                     if error:
                         raise error
-                    if len(pictures) < size:
+                    if len(images) < size:
                         self._state = replace(self._state, record=replace(self._state.record, complete=True))
                         return
                     while len(self._state.waiting) >= self.part:
@@ -101,10 +101,10 @@ class Encoder:
             self._write_record()
 
     def _prepare(
-        self, fresh: Iterator[Picture | Flaw], size: int, pool: ThreadPoolExecutor
-    ) -> tuple[list[tuple[Picture, np.ndarray]], UserError | None]:
-        """The next ``size`` good pictures, and the error that keeps them from being as many; fewer at the end."""
-        good: list[tuple[Picture, np.ndarray]] = []
+        self, fresh: Iterator[CaptionedImage | Flaw], size: int, pool: ThreadPoolExecutor
+    ) -> tuple[list[tuple[CaptionedImage, np.ndarray]], UserError | None]:
+        """The next ``size`` good images, and the error that keeps them from being as many; fewer at the end."""
+        good: list[tuple[CaptionedImage, np.ndarray]] = []
         error = None
         while len(good) < size and not error:
             taken, error = _take(fresh, size - len(good))
@@ -119,29 +119,29 @@ class Encoder:
                     return good, result
         return good, error
 
-    def _decode(self, item: Picture | Flaw) -> np.ndarray | UserError:
+    def _decode(self, item: CaptionedImage | Flaw) -> np.ndarray | UserError:
         record = self._state.record
         try:
             if isinstance(item, Flaw):
                 raise UserError(item.reason)
-            return fit_picture(item.read(), record.side, record.fit, item.origin)
+            return fit_image(item.read(), record.side, record.fit, item.origin)
         except UserError as error:
             return error
 
-    def _encode(self, pictures: list[tuple[Picture, np.ndarray]]) -> None:
-        if not pictures:
+    def _encode(self, images: list[tuple[CaptionedImage, np.ndarray]]) -> None:
+        if not images:
             return
         record = self._state.record
-        codes = self.tokenizer.encode(np.stack([array for _, array in pictures])).cpu().numpy()
-        name, wanted = f"tokenizer '{record.tokenizer}'", (len(pictures), record.tokens)
+        codes = self.tokenizer.encode(np.stack([array for _, array in images])).cpu().numpy()
+        name, wanted = f"tokenizer '{record.tokenizer}'", (len(images), record.tokens)
         if codes.shape != wanted:
             raise UserError(f"{name}: expected codes of shape {wanted}, found {codes.shape}.")
         if wrong := outside(codes, record.codebook_size):
-            origin = pictures[wrong[0]][0].origin
+            origin = images[wrong[0]][0].origin
             raise UserError(f"{name}: {origin}: expected codes in [0, {record.codebook_size}), found {wrong[1]}.")
-        rows = zip((picture for picture, _ in pictures), codes.astype(code_dtype(record.codebook_size)), strict=True)
+        rows = zip((image for image, _ in images), codes.astype(code_dtype(record.codebook_size)), strict=True)
         self._state = replace(self._state, waiting=(*self._state.waiting, *rows))
-        self.progress(len(pictures))
+        self.progress(len(images))
 
     def _write_part(self) -> None:
         """The first of the waiting rows, their two files and then the record."""
@@ -149,7 +149,7 @@ class Encoder:
         rows, rest = waiting[: self.part], waiting[self.part :]
         array = io.BytesIO()
         np.save(array, np.stack([codes for _, codes in rows]))
-        lines = [json.dumps({"origin": picture.origin, "caption": picture.caption}) + "\n" for picture, _ in rows]
+        lines = [json.dumps({"origin": image.origin, "caption": image.caption}) + "\n" for image, _ in rows]
         codes, captions, number = array.getvalue(), "".join(lines).encode(), len(record.parts)
         write_bytes(codes_file(self.folder, number), codes)
         write_bytes(captions_file(self.folder, number), captions)
@@ -161,7 +161,7 @@ class Encoder:
         replace(self._state.record, dropped=tuple(self._dropped)).write(self.folder)
 
 
-def _after(items: Iterator[Picture | Flaw], folder: Path, record: Record) -> Iterator[Picture | Flaw]:
+def _after(items: Iterator[CaptionedImage | Flaw], folder: Path, record: Record) -> Iterator[CaptionedImage | Flaw]:
     """What the source has after the rows on disk, which are verified, and compared with what it has in their place."""
     left_out = {each.origin for each in record.dropped}
     items = (item for item in items if item.origin not in left_out)
@@ -180,7 +180,7 @@ def _after(items: Iterator[Picture | Flaw], folder: Path, record: Record) -> Ite
     yield from items
 
 
-def _take(items: Iterator[Picture | Flaw], n: int) -> tuple[list[Picture | Flaw], UserError | None]:
+def _take(items: Iterator[CaptionedImage | Flaw], n: int) -> tuple[list[CaptionedImage | Flaw], UserError | None]:
     """The next n, and the error at which the source ended."""
     taken = []
     try:

@@ -1,4 +1,4 @@
-"""Pictures with captions in local files: a .jsonl, a folder of pairs, a folder with metadata.jsonl; captions alone."""
+"""Images with captions in local files: a .jsonl, a folder of pairs, a folder with metadata.jsonl; captions alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from stabledllm.errors import UserError
-from stabledllm.images.image import SUFFIXES, Flaw, Picture, Source, caption_text, read_file
+from stabledllm.images.image import SUFFIXES, CaptionedImage, Flaw, Source, caption_text, read_file
 from stabledllm.tasks.files import read_jsonl, text_field
 from stabledllm.tasks.text_files import files_below, has_ending, lines, open_binary, read_bytes
 
@@ -41,23 +41,23 @@ class _OneSplit:
 
 @dataclass
 class Listed(_OneSplit):
-    """A .jsonl whose lines name a picture, relative to it, and its caption.
+    """A .jsonl whose lines name an image, relative to it, and its caption.
 
     Raises (from ``items``):
         UserError: a file that is no JSON lines.
     """
 
     path: Path
-    picture_key: str
+    image_key: str
     caption_key: str
 
-    def items(self, split: str, seed: int) -> Iterator[Picture | Flaw]:
+    def items(self, split: str, seed: int) -> Iterator[CaptionedImage | Flaw]:
         named = set()
         for where, record in read_jsonl(self.path):
             origin = f"{self.path.name}:{where.rpartition(':')[2]}"
             named.add(self._file(record))
             try:
-                yield self._picture(record, origin, where)
+                yield self._image(record, origin, where)
             except UserError as error:
                 yield Flaw(origin, str(error))
         if self.path.name == _METADATA:
@@ -73,19 +73,19 @@ class Listed(_OneSplit):
         return digest.hexdigest()
 
     def _file(self, record: dict) -> Path | None:
-        name = record.get(self.picture_key)
+        name = record.get(self.image_key)
         return self.path.parent / name if isinstance(name, str) and name else None
 
-    def _picture(self, record: dict, origin: str, where: str) -> Picture:
-        keys = (self.picture_key, self.caption_key)
+    def _image(self, record: dict, origin: str, where: str) -> CaptionedImage:
+        keys = (self.image_key, self.caption_key)
         if missing := [key for key in keys if key not in record]:
             raise UserError(f"{where}: expected keys '{keys[0]}' and '{keys[1]}', found no '{missing[0]}'.")
         caption = text_field(record, self.caption_key, where).strip()
-        text_field(record, self.picture_key, where)
+        text_field(record, self.image_key, where)
         file = self._file(record)
         if not file.is_file():
             raise UserError(f"{where}: expected the picture {file}, found no such file.")
-        return Picture(caption, origin, lambda: read_file(file))
+        return CaptionedImage(caption, origin, lambda: read_file(file))
 
 
 @dataclass
@@ -94,17 +94,17 @@ class Pairs(_OneSplit):
 
     folder: Path
 
-    def items(self, split: str, seed: int) -> Iterator[Picture | Flaw]:
+    def items(self, split: str, seed: int) -> Iterator[CaptionedImage | Flaw]:
         by_name: dict[str, list[str]] = {}
         files = _files(self.folder, (*SUFFIXES, ".txt"))
         for name in files:
             by_name.setdefault(name.rpartition(".")[0], []).append(name)
         for names in by_name.values():
             captions = [name for name in names if name.lower().endswith(".txt")]
-            pictures = [name for name in names if name not in captions]
-            origin = (pictures or captions)[0]
+            images = [name for name in names if name not in captions]
+            origin = (images or captions)[0]
             try:
-                yield self._picture(origin, pictures, captions, files)
+                yield self._image(origin, images, captions, files)
             except UserError as error:
                 yield Flaw(origin, str(error))
 
@@ -116,20 +116,20 @@ class Pairs(_OneSplit):
                 digest.update(read_bytes(file))
         return digest.hexdigest()
 
-    def _picture(self, origin: str, pictures: list[str], captions: list[str], files: dict[str, Path]) -> Picture:
+    def _image(self, origin: str, images: list[str], captions: list[str], files: dict[str, Path]) -> CaptionedImage:
         file = files[origin]
         if not captions:
             raise UserError(f"{file}: expected {file.stem}.txt with its caption beside it, found none.")
-        if not pictures:
+        if not images:
             raise UserError(f"{file}: expected {file.stem}.jpg, .jpeg, .png or .webp beside it, found none.")
-        if len(pictures) > 1:
-            raise UserError(f"{file.parent / file.stem}: expected one picture, found {', '.join(pictures)}.")
+        if len(images) > 1:
+            raise UserError(f"{file.parent / file.stem}: expected one picture, found {', '.join(images)}.")
         caption = caption_text(read_bytes(files[captions[0]]), str(files[captions[0]]))
-        return Picture(caption, origin, lambda: read_file(file))
+        return CaptionedImage(caption, origin, lambda: read_file(file))
 
 
 class Captions(_OneSplit):
-    """Captions without pictures, for evaluation: a .txt with one a line, or a .jsonl with "caption"."""
+    """Captions without images, for evaluation: a .txt with one a line, or a .jsonl with "caption"."""
 
     def __init__(self, path: Path):
         if not has_ending(path, ".txt", ".jsonl") or not path.is_file():
@@ -137,11 +137,11 @@ class Captions(_OneSplit):
             raise UserError(f"{path}: expected a .txt with one caption a line, or a .jsonl, found {found}.")
         self.path = path
 
-    def items(self, split: str, seed: int) -> Iterator[Picture | Flaw]:
+    def items(self, split: str, seed: int) -> Iterator[CaptionedImage | Flaw]:
         for where, line in self._lines():
             origin = f"{self.path.name}:{where.rpartition(':')[2]}"
             try:
-                yield Picture(_caption(line, where), origin, lambda where=where: _without_picture(where))
+                yield CaptionedImage(_caption(line, where), origin, lambda where=where: _without_image(where))
             except UserError as error:
                 yield Flaw(origin, str(error))
 
@@ -163,7 +163,7 @@ def _caption(line: str | dict, where: str) -> str:
     return text_field(line, "caption", where).strip()
 
 
-def _without_picture(where: str) -> NoReturn:
+def _without_image(where: str) -> NoReturn:
     raise UserError(f"{where}: expected a picture, found a caption alone, which only evaluation takes.")
 
 

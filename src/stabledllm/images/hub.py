@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from stabledllm.errors import UserError
-from stabledllm.images.image import Flaw, Picture
+from stabledllm.images.image import CaptionedImage, Flaw
 from stabledllm.images.shards import of_split
 
 REPOSITORY = "jackyhate/text-to-image-2M"
@@ -19,12 +19,12 @@ _SHARD = "data_{:06d}.tar"
 
 
 class HubShards:
-    """The data set's pictures of 512 pixels, at the newest revision, or offline at that of the hub's cache."""
+    """The data set's images of 512 pixels, at the newest revision, or offline at that of the hub's cache."""
 
     splits = ("train", "validation", "test")
     seeded = False
 
-    def items(self, split: str, seed: int) -> Iterator[Picture | Flaw]:
+    def items(self, split: str, seed: int) -> Iterator[CaptionedImage | Flaw]:
         return of_split(_shards(), split)
 
     def fingerprint(self) -> str:

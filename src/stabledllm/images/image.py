@@ -1,4 +1,4 @@
-"""A picture and its caption as a source gives them, and how a picture's bytes become an array."""
+"""An image and its caption as a source gives them, and how an image's bytes become an array."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _BACKGROUND = "white"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A caption and a picture that is decoded when ``read`` is called, and not before."""
+class CaptionedImage:
+    """A caption and an image that is decoded when ``read`` is called, and not before."""
 
     caption: str
     origin: str
     """Unique within its source and the same wherever the source lies: ``FILE``, ``FILE:LINE``, ``SHARD:KEY``,
     ``scenes SPLIT row I``; paths are relative to the source."""
     read: Callable[[], np.ndarray]
-    """uint8 RGB, shape (H, W, 3); raises UserError where the picture is broken."""
+    """uint8 RGB, shape (H, W, 3); raises UserError where the image is broken."""
 
 
 @dataclass(frozen=True)
 class Flaw:
-    """What a source has in a picture's place where the caption or the picture is amiss."""
+    """What a source has in an image's place where the caption or the image is amiss."""
 
     origin: str
     reason: str
@@ -43,15 +43,15 @@ class Flaw:
 
 
 class Source(Protocol):
-    """Pictures of one kind in one place."""
+    """Images of one kind in one place."""
 
     splits: tuple[str, ...]
     """That it keeps apart by itself; none for data that are one split."""
     seeded: bool
-    """Whether a seed changes the pictures."""
+    """Whether a seed changes the images."""
 
-    def items(self, split: str, seed: int) -> Iterator[Picture | Flaw]:
-        """All pictures of a split, in an order that never changes.
+    def items(self, split: str, seed: int) -> Iterator[CaptionedImage | Flaw]:
+        """All images of a split, in an order that never changes.
 
         Raises:
             UserError: what keeps the rest of the source from being read.
@@ -59,16 +59,16 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Hex; changes when the data change. No picture is read for it."""
+        """Hex; changes when the data change. No image is read for it."""
         ...
 
     def rows(self, split: str) -> int | None:
-        """How many pictures of a split are wanted where nobody says; None for all there are."""
+        """How many images of a split are wanted where nobody says; None for all there are."""
         ...
 
 
 def read_file(path: Path, where: str | None = None, offset: int = 0, size: int = -1) -> np.ndarray:
-    """The picture in a file, or in ``size`` bytes of it; as :func:`decode`."""
+    """The image in a file, or in ``size`` bytes of it; as :func:`decode`."""
     where = where or str(path)
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Whether a picture shows what its caption says: colours, shapes, counts and the relation, read off its pixels."""
+"""Whether an image shows what its caption says: colours, shapes, counts and the relation, read off its pixels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Object:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What of a caption a picture shows; each part is judged by itself."""
+    """What of a caption an image shows; each part is judged by itself."""
 
     colours: bool
     """The caption's colours and no others."""
@@ -50,16 +50,16 @@ class Verdict:
         return self.colours and self.counts and self.shapes and self.relation
 
 
-def read(picture: np.ndarray) -> list[Object]:
-    """The objects of a picture, uint8, shape (S, S, 3): connected pixels nearest to one colour of the palette.
+def read(image: np.ndarray) -> list[Object]:
+    """The objects of an image, uint8, shape (S, S, 3): connected pixels nearest to one colour of the palette.
 
     Raises:
         UserError: an array of another kind.
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise UserError(f"picture: expected uint8 of shape (S, S, 3), found {picture.dtype} of shape {picture.shape}.")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise UserError(f"picture: expected uint8 of shape (S, S, 3), found {image.dtype} of shape {image.shape}.")
     palette = np.array(list(_PALETTE.values()), dtype=float)
-    nearest = ((picture[:, :, None].astype(float) - palette) ** 2).sum(-1).argmin(-1)
+    nearest = ((image[:, :, None].astype(float) - palette) ** 2).sum(-1).argmin(-1)
     found = []
     for index, colour in enumerate(_PALETTE):
         if colour == "background":
@@ -73,9 +73,9 @@ def read(picture: np.ndarray) -> list[Object]:
     return found
 
 
-def judge(picture: np.ndarray, wanted: Scene) -> Verdict:
-    """What of the scene the picture shows."""
-    objects = read(picture)
+def judge(image: np.ndarray, wanted: Scene) -> Verdict:
+    """What of the scene the image shows."""
+    objects = read(image)
     groups = [group for group in (wanted.first, wanted.second) if group]
     mine = [[o for o in objects if o.colour == group.colour] for group in groups]
     return Verdict(

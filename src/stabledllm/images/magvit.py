@@ -1,7 +1,7 @@
 """MAGVIT-v2's image tokenizer as Show-o and MMaDA use it: a convolutional encoder, look-up-free codes, a decoder.
 
 Parameters carry the names of the hub's ``showlab/magvitv2``. Sources: arXiv:2310.05737 (look-up-free quantisation),
-``showlab/Show-o`` (sizes). Legend: B pictures, C channels, S side in pixels, Z bits of a code, G side of the code grid.
+``showlab/Show-o`` (sizes). Legend: B images, C channels, S side in pixels, Z bits of a code, G side of the code grid.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Small pictures drawn from captions such as "three red circles above a blue square". NumPy only.
+"""Small images drawn from captions such as "three red circles above a blue square". NumPy only.
 
 Deterministic from (seed, split, index). A caption's split is a hash of its text, so that no caption of one split stands
-in another. Legend: S side of the picture in pixels.
+in another. Legend: S side of the image in pixels.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ def scene(split: str, seed: int, index: int, level: str = "hard") -> Scene:
 
 
 def draw(wanted: Scene, seed: int) -> np.ndarray:
-    """A picture of the scene, uint8, shape (S, S, 3); the seed moves its objects by a pixel."""
+    """An image of the scene, uint8, shape (S, S, 3); the seed moves its objects by a pixel."""
     rng = random.Random(f"draw/{seed}/{wanted}")
-    picture = np.full((SIDE, SIDE, 3), BACKGROUND, np.uint8)
+    image = np.full((SIDE, SIDE, 3), BACKGROUND, np.uint8)
     near, far = SIDE // 4, SIDE - SIDE // 4
     places = {
         None: (SIDE // 2, None, False),
@@ -123,11 +123,11 @@ def draw(wanted: Scene, seed: int) -> np.ndarray:
         for i in range(group.count):
             along = round((i + 0.5) * gap)
             y, x = (along, across) if upright else (across, along)
-            _stamp(picture, group, y + rng.choice((-1, 0)), x + rng.choice((-1, 0)))
-    return picture
+            _stamp(image, group, y + rng.choice((-1, 0)), x + rng.choice((-1, 0)))
+    return image
 
 
-def _stamp(picture: np.ndarray, group: Group, y: int, x: int) -> None:
+def _stamp(image: np.ndarray, group: Group, y: int, x: int) -> None:
     """One object, its centre at the corner between pixels (y - 1, x - 1) and (y, x)."""
     rows, columns = np.mgrid[:SIDE, :SIDE]
     down, right = rows - y + 0.5, columns - x + 0.5
@@ -136,4 +136,4 @@ def _stamp(picture: np.ndarray, group: Group, y: int, x: int) -> None:
         "square": (abs(down) < _RADIUS) & (abs(right) < _RADIUS),
         "triangle": (abs(down) < _RADIUS) & (abs(right) <= (down + _RADIUS) / 2),
     }
-    picture[inside[group.shape]] = COLOURS[group.colour]
+    image[inside[group.shape]] = COLOURS[group.colour]

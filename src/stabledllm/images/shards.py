@@ -1,6 +1,6 @@
 """text-to-image-2M in WebDataset shards: tar archives where ``KEY.jpg`` and ``KEY.json`` lie one after the other.
 
-A shard is walked header by header; only captions are read on the way, and a picture's bytes when it is asked for.
+A shard is walked header by header; only captions are read on the way, and an image's bytes when it is asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from stabledllm.errors import UserError
-from stabledllm.images.image import SUFFIXES, Flaw, Picture, caption_text, read_file
+from stabledllm.images.image import SUFFIXES, CaptionedImage, Flaw, caption_text, read_file
 from stabledllm.tasks.files import parse_object, text_field
 from stabledllm.tasks.text_files import decoded, files_below
 
@@ -39,7 +39,7 @@ class Shards:
     def __init__(self, path: Path):
         self.paths = _tars(path)
 
-    def items(self, split: str, seed: int) -> Iterator[Picture | Flaw]:
+    def items(self, split: str, seed: int) -> Iterator[CaptionedImage | Flaw]:
         return of_split(self.paths.items(), split)
 
     def fingerprint(self) -> str:
@@ -50,8 +50,8 @@ class Shards:
         return None
 
 
-def of_split(shards: Iterable[tuple[str, Path]], split: str) -> Iterator[Picture | Flaw]:
-    """The pictures of a split in shards ``(name, file)``. What has no caption counts with every split."""
+def of_split(shards: Iterable[tuple[str, Path]], split: str) -> Iterator[CaptionedImage | Flaw]:
+    """The images of a split in shards ``(name, file)``. What has no caption counts with every split."""
     for name, path in shards:
         for item in read_shard(name, path):
             if isinstance(item, Flaw) or split_of(item.caption) == split:
@@ -63,12 +63,12 @@ class _Sample:
     """The members of one key that are of use."""
 
     key: str
-    pictures: list[tarfile.TarInfo] = field(default_factory=list)
+    images: list[tarfile.TarInfo] = field(default_factory=list)
     captions: dict[str, bytes] = field(default_factory=dict)
     """By suffix, ``.json`` and ``.txt``."""
 
 
-def read_shard(name: str, path: Path) -> Iterator[Picture | Flaw]:
+def read_shard(name: str, path: Path) -> Iterator[CaptionedImage | Flaw]:
     """What a shard holds, in its order; memory does not grow with the shard, but for the keys.
 
     A member's key is its name up to the first dot of its last part, as WebDataset has it.
@@ -82,7 +82,7 @@ def read_shard(name: str, path: Path) -> Iterator[Picture | Flaw]:
         for member, content in members:
             suffix = _key(member)[1]
             if content is None:
-                sample.pictures.append(member)
+                sample.images.append(member)
             else:
                 sample.captions[suffix] = content
         yield _repeated(name, path, key) if key in seen else _item(name, path, sample)
@@ -90,7 +90,7 @@ def read_shard(name: str, path: Path) -> Iterator[Picture | Flaw]:
 
 
 def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
-    """Pictures, with None, and captions with their content."""
+    """Images, with None, and captions with their content."""
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
@@ -126,22 +126,22 @@ def _key(member: tarfile.TarInfo) -> tuple[str, str]:
     return (folder + slash + stem).removeprefix("./"), (dot + suffix).lower()
 
 
-def _item(name: str, path: Path, sample: _Sample) -> Picture | Flaw:
+def _item(name: str, path: Path, sample: _Sample) -> CaptionedImage | Flaw:
     origin, where = f"{name}:{sample.key}", f"{path}:{sample.key}"
     try:
-        if len(sample.pictures) > 1:
-            found = ", ".join(PurePosixPath(member.name).name for member in sample.pictures)
+        if len(sample.images) > 1:
+            found = ", ".join(PurePosixPath(member.name).name for member in sample.images)
             raise UserError(f"{where}: expected one picture, found {found}.")
         if not sample.captions:
             raise UserError(f"{where}: expected a .json or .txt with the caption beside the picture, found none.")
-        if not sample.pictures:
+        if not sample.images:
             raise UserError(f"{where}: expected a picture ({', '.join(SUFFIXES)}) beside the caption, found none.")
         caption = _caption(sample.captions, where)
     except UserError as error:
         return Flaw(origin, str(error))
-    member = sample.pictures[0]
+    member = sample.images[0]
     offset, size, of = member.offset_data, member.size, f"{path}:{member.name}"
-    return Picture(caption, origin, lambda: read_file(path, of, offset, size))
+    return CaptionedImage(caption, origin, lambda: read_file(path, of, offset, size))
 
 
 def _caption(captions: dict[str, bytes], where: str) -> str:

@@ -1,6 +1,6 @@
-"""Contact sheets: pictures in a grid with their captions, and whether each is right; PNG files.
+"""Contact sheets: images in a grid with their captions, and whether each is right; PNG files.
 
-Legend: S side of a picture in pixels.
+Legend: S side of an image in pixels.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from stabledllm.errors import UserError
 from stabledllm.runtime.files import write_bytes
 
 _CELL = 160
-"""Pixels that a picture's side has at least, enlarged by a whole factor."""
+"""Pixels that an image's side has at least, enlarged by a whole factor."""
 _MARGIN, _FRAME, _LINES = 14, 4, 6
 _PAPER, _INK, _EDGE = (250, 250, 250), (40, 40, 40), (205, 205, 205)
 _RIGHT, _WRONG = (34, 139, 60), (200, 40, 40)
 
 
 def contact_sheet(
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     captions: Sequence[str],
     *,
     columns: int | None = None,
     marks: Sequence[bool | None] | None = None,
     scale: int | None = None,
 ) -> Image.Image:
-    """The pictures from left to right and from top to bottom, every pixel a whole square of ``scale`` pixels.
+    """The images from left to right and from top to bottom, every pixel a whole square of ``scale`` pixels.
 
     Captions stand beneath, on at most 6 lines.
 
     Args:
-        pictures: uint8, shape (S, S, 3), all of one side.
+        images: uint8, shape (S, S, 3), all of one side.
         columns: about as many as rows by default.
         marks: right (green frame, tick), wrong (red frame, cross) or None (neither).
         scale: by default the least with which a side has 160 pixels.
 
     Raises:
-        UserError: no picture, one of another kind or size, or other numbers of captions or marks.
+        UserError: no image, one of another kind or size, or other numbers of captions or marks.
     """
-    n, side = len(pictures), _side(pictures)
+    n, side = len(images), _side(images)
     marks = [None] * n if marks is None else marks
     for name, values in (("captions", captions), ("marks", marks)):
         if len(values) != n:
@@ -62,48 +62,46 @@ def contact_sheet(
     ]
     tops, height = _layout(texts, columns, cell, font)
     sheet = Image.new("RGB", (_MARGIN + columns * (cell + _MARGIN), height), _PAPER)
-    for place, (picture, text, mark) in enumerate(zip(pictures, texts, marks, strict=True)):
+    for place, (image, text, mark) in enumerate(zip(images, texts, marks, strict=True)):
         corner = (_MARGIN + place % columns * (cell + _MARGIN), tops[place // columns])
-        sheet.paste(Image.fromarray(picture).resize((cell, cell), Image.Resampling.NEAREST), corner)
+        sheet.paste(Image.fromarray(image).resize((cell, cell), Image.Resampling.NEAREST), corner)
         _annotate(ImageDraw.Draw(sheet), corner, cell, text, mark, font)
     return sheet
 
 
-def save_png(path: str | Path, picture: Image.Image | np.ndarray) -> None:
+def save_png(path: str | Path, image: Image.Image | np.ndarray) -> None:
     """Write a PNG file under a temporary name, flush to disk, rename: a kill leaves the old file or the new one.
 
     Raises:
-        UserError: an array that is no picture.
+        UserError: an array that is no image.
     """
     path = Path(path)
-    if isinstance(picture, np.ndarray):
-        _check(picture, str(path))
-        picture = Image.fromarray(picture)
+    if isinstance(image, np.ndarray):
+        _check(image, str(path))
+        image = Image.fromarray(image)
     content = io.BytesIO()
-    picture.save(content, format="PNG")
+    image.save(content, format="PNG")
     write_bytes(path, content.getvalue())
 
 
-def _side(pictures: Sequence[np.ndarray]) -> int:
-    if not len(pictures):
+def _side(images: Sequence[np.ndarray]) -> int:
+    if not len(images):
         raise UserError("contact sheet: expected at least one picture, found none.")
-    for place, picture in enumerate(pictures):
-        _check(picture, f"contact sheet: picture {place}")
-        if picture.shape != (len(pictures[0]), len(pictures[0]), 3):
-            side = len(pictures[0])
-            raise UserError(
-                f"contact sheet: picture {place}: expected shape ({side}, {side}, 3), found {picture.shape}."
-            )
-    return len(pictures[0])
+    for place, image in enumerate(images):
+        _check(image, f"contact sheet: picture {place}")
+        if image.shape != (len(images[0]), len(images[0]), 3):
+            side = len(images[0])
+            raise UserError(f"contact sheet: picture {place}: expected shape ({side}, {side}, 3), found {image.shape}.")
+    return len(images[0])
 
 
-def _check(picture: np.ndarray, where: str) -> None:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise UserError(f"{where}: expected uint8 of shape (S, S, 3), found {picture.dtype} of shape {picture.shape}.")
+def _check(image: np.ndarray, where: str) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(f"{where}: expected uint8 of shape (S, S, 3), found {image.dtype} of shape {image.shape}.")
 
 
 def _layout(texts: list[list[str]], columns: int, cell: int, font) -> tuple[list[int], int]:
-    """The upper edge of the pictures of each row of the grid, and the sheet's height."""
+    """The upper edge of the images of each row of the grid, and the sheet's height."""
     tops, y = [], _MARGIN
     for start in range(0, len(texts), columns):
         tops.append(y)
@@ -131,7 +129,7 @@ def _wrapped(text: str, font, width: int) -> list[str]:
 
 
 def _annotate(pen: ImageDraw.ImageDraw, corner: tuple[int, int], cell: int, text: list[str], mark, font) -> None:
-    """Frame around the picture, tick or cross and caption beneath."""
+    """Frame around the image, tick or cross and caption beneath."""
     x, y = corner
     thickness = 1 if mark is None else _FRAME
     colour = _EDGE if mark is None else _RIGHT if mark else _WRONG

@@ -1,4 +1,4 @@
-"""A picture brought to the side that codes are made at."""
+"""An image brought to the side that codes are made at."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from stabledllm.errors import UserError
 Fit = Literal["crop", "refuse"]
 
 
-def fit_picture(picture: np.ndarray, side: int, how: Fit, where: str = "picture") -> np.ndarray:
-    """The picture as uint8 (side, side, 3).
+def fit_image(image: np.ndarray, side: int, how: Fit, where: str = "picture") -> np.ndarray:
+    """The image as uint8 (side, side, 3).
 
     Args:
-        picture: uint8, shape (H, W, 3).
+        image: uint8, shape (H, W, 3).
         how: ``crop`` scales the shorter side to ``side`` (bicubic) and cuts out the centre, as MMaDA prepares
-            pictures, but never enlarges; ``refuse`` takes a picture of that size only.
-        where: names the picture in an error.
+            images, but never enlarges; ``refuse`` takes an image of that size only.
+        where: names the image in an error.
 
     Raises:
-        UserError: a picture of another size, or one that is too small to crop.
+        UserError: an image of another size, or one that is too small to crop.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if (height, width) == (side, side):
-        return picture
+        return image
     found = f"found {width} x {height}"
     if how == "refuse":
         raise UserError(f"{where}: expected a picture of {side} x {side} pixels, {found}.")
@@ -34,6 +34,6 @@ def fit_picture(picture: np.ndarray, side: int, how: Fit, where: str = "picture"
         raise UserError(f"{where}: expected a picture of at least {side} x {side} pixels, {found}.")
     # Rounded as torchvision rounds: down for the longer side, to the nearest for the margins.
     height, width = (int(side * length / min(height, width)) for length in (height, width))
-    scaled = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+    scaled = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
     top, left = round((height - side) / 2), round((width - side) / 2)
     return scaled[top : top + side, left : left + side].copy()

@@ -1,7 +1,7 @@
-"""From a specification of pictures to pictures: ``scenes[:LEVEL]``, ``text-to-image-2m[:PATH]``, ``images:PATH`` or
+"""From a specification of images to images: ``scenes[:LEVEL]``, ``text-to-image-2m[:PATH]``, ``images:PATH`` or
 ``captions:PATH``. The order never changes, and nothing is decoded before it is asked for.
 
-A fifth kind, ``codes:FOLDER``, has codes and captions but no pictures (:mod:`stabledllm.images.cache`).
+A fifth kind, ``codes:FOLDER``, has codes and captions but no images (:mod:`stabledllm.images.cache`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.images import folders, hub, scenes, shards
 from stabledllm.images.cache_record import record_of
-from stabledllm.images.image import Flaw, Picture, Source
+from stabledllm.images.image import CaptionedImage, Flaw, Source
 
-PICTURE_KINDS = ("scenes", "text-to-image-2m", "images", "captions", "codes")
+IMAGE_KINDS = ("scenes", "text-to-image-2m", "images", "captions", "codes")
 _WITHOUT_PATH = ("scenes", "text-to-image-2m")
 
 
 class Scenes:
-    """The embedded task's pictures, drawn anew for every seed; there is no end to them. ``level``: see
+    """The embedded task's images, drawn anew for every seed; there is no end to them. ``level``: see
     :data:`stabledllm.images.scenes.LEVELS`."""
 
     def __init__(self, level: str):
@@ -31,7 +31,7 @@ class Scenes:
     splits = ("train", "validation", "test")
     seeded = True
 
-    def items(self, split: str, seed: int) -> Iterator[Picture]:
+    def items(self, split: str, seed: int) -> Iterator[CaptionedImage]:
         return (_scene(split, seed, i, self.level) for i in itertools.count())
 
     def fingerprint(self) -> str:
@@ -45,15 +45,15 @@ class Scenes:
         return {"train": 4000, "validation": 256, "test": 128}[split]
 
 
-def pictures(spec: str, *, split: str, rows: int | None, seed: int) -> Iterator[Picture]:
-    """The first ``rows`` pictures that ``spec`` names, or all (of ``scenes``, which have no end: 4000, 256 or 128).
+def captioned_images(spec: str, *, split: str, rows: int | None, seed: int) -> Iterator[CaptionedImage]:
+    """The first ``rows`` images that ``spec`` names, or all (of ``scenes``, which have no end: 4000, 256 or 128).
 
     Args:
         split: acts where the specification has splits of its own (:func:`own_splits`).
         seed: acts for ``scenes``.
 
     Raises:
-        UserError: an unknown kind or split; a picture or caption that is amiss, by file, line or member; no pictures.
+        UserError: an unknown kind or split; an image or caption that is amiss, by file, line or member; no images.
     """
     source = source_of(spec)
     check_split(spec, source, split)
@@ -65,7 +65,7 @@ def pictures(spec: str, *, split: str, rows: int | None, seed: int) -> Iterator[
         found = True
         yield item
     if not found:
-        raise no_pictures(spec, source, split)
+        raise no_images(spec, source, split)
 
 
 def own_splits(spec: str) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def own_splits(spec: str) -> tuple[str, ...]:
 
 
 def fingerprint(spec: str) -> str:
-    """Hex; changes when the data change: names and sizes of pictures or shards, and the text of captions' files.
+    """Hex; changes when the data change: names and sizes of images or shards, and the text of captions' files.
 
     Raises:
         UserError: there are no such data.
@@ -108,8 +108,8 @@ def source_of(spec: str) -> Source:
 def parse(spec: str) -> tuple[str, str]:
     """``(kind, path)`` of a specification; the path is empty where there is none."""
     kind, colon, where = spec.partition(":")
-    if kind not in PICTURE_KINDS:
-        raise UserError(f"data '{spec}': unknown kind of pictures '{kind}'{did_you_mean(kind, PICTURE_KINDS)}.")
+    if kind not in IMAGE_KINDS:
+        raise UserError(f"data '{spec}': unknown kind of pictures '{kind}'{did_you_mean(kind, IMAGE_KINDS)}.")
     if not where and (colon or kind not in _WITHOUT_PATH):
         raise UserError(f"data '{spec}': expected {kind}:PATH with local files, found no path.")
     return kind, where
@@ -125,12 +125,12 @@ def check_split(spec: str, source: Source, split: str) -> None:
         raise UserError(f"data '{spec}': expected a split of {', '.join(source.splits)}, found '{split}'.")
 
 
-def no_pictures(spec: str, source: Source, split: str) -> UserError:
+def no_images(spec: str, source: Source, split: str) -> UserError:
     """What is said where a source has nothing."""
     of = f" of split '{split}'" if source.splits else ""
     return UserError(f"data '{spec}': expected at least one picture{of}, found none.")
 
 
-def _scene(split: str, seed: int, i: int, level: str) -> Picture:
+def _scene(split: str, seed: int, i: int, level: str) -> CaptionedImage:
     scene = scenes.scene(split, seed, i, level)
-    return Picture(str(scene), f"scenes {split} row {i}", lambda: scenes.draw(scene, seed + i))
+    return CaptionedImage(str(scene), f"scenes {split} row {i}", lambda: scenes.draw(scene, seed + i))

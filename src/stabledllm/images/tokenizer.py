@@ -1,6 +1,6 @@
-"""Pictures to codes and back, by MAGVIT-v2's weights: the shipped ``tiny-vq``, a local folder's or the hub's.
+"""Images to codes and back, by MAGVIT-v2's weights: the shipped ``tiny-vq``, a local folder's or the hub's.
 
-Legend: B pictures, S side in pixels, N codes of a picture, (S / downsampling)^2, row by row.
+Legend: B images, S side in pixels, N codes of an image, (S / downsampling)^2, row by row.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from stabledllm.models.told import told
 BUILT_IN = "tiny-vq"
 _SAFETENSORS, _PICKLE = "model.safetensors", "pytorch_model.bin"
 _PIXELS = 2**20
-"""Pixels decoded at a time: 16 pictures of side 256, half a GB for each activation at the published sizes."""
+"""Pixels decoded at a time: 16 images of side 256, half a GB for each activation at the published sizes."""
 
 
 class ImageTokenizer:
-    """Deterministic, in float32: a picture's codes are the same whatever stands beside it in a batch.
+    """Deterministic, in float32: an image's codes are the same whatever stands beside it in a batch.
 
     ``fingerprint``: 16 hex digits of the sizes and weights, the same for either kind of file. ``side``: the side in
     pixels that the weights were trained for; others work if ``downsampling`` divides them.
@@ -47,32 +47,32 @@ class ImageTokenizer:
         self.side = model.config.resolution
         self._model = model.eval().requires_grad_(False)
 
-    def encode(self, pictures: np.ndarray) -> Tensor:
-        """Codes on the CPU, int64, shape (B, N), of uint8 pictures, shape (B, S, S, 3) or one of (S, S, 3).
+    def encode(self, images: np.ndarray) -> Tensor:
+        """Codes on the CPU, int64, shape (B, N), of uint8 images, shape (B, S, S, 3) or one of (S, S, 3).
 
         Raises:
             UserError: another kind of array, no square, or a side that ``downsampling`` does not divide.
         """
-        self._check_pictures(pictures)
-        pixels_BSS3 = torch.from_numpy(np.ascontiguousarray(pictures)).reshape(-1, *pictures.shape[-3:])
+        self._check_images(images)
+        pixels_BSS3 = torch.from_numpy(np.ascontiguousarray(images)).reshape(-1, *images.shape[-3:])
         # One at a time: a kernel may round otherwise for another batch size, and a code hangs on the sign of a sum.
         return self._chunks(self._codes, pixels_BSS3, 1)
 
     def decode(self, codes: Tensor) -> np.ndarray:
-        """Pictures, uint8, shape (B, S, S, 3), of whole codes, shape (B, N), N a square number.
+        """Images, uint8, shape (B, S, S, 3), of whole codes, shape (B, N), N a square number.
 
         Raises:
             UserError: another kind of tensor, a number of codes that is no square, or a code outside the codebook.
         """
         self._check_codes(codes)
         pixels = codes.shape[1] * self.downsampling**2
-        return self._chunks(self._pictures, codes.long(), max(1, _PIXELS // pixels)).numpy()
+        return self._chunks(self._images, codes.long(), max(1, _PIXELS // pixels)).numpy()
 
-    def _codes(self, pictures_BSS3: Tensor) -> Tensor:
-        pixels_B3SS = pictures_BSS3.permute(0, 3, 1, 2).float() / 127.5 - 1
+    def _codes(self, images_BSS3: Tensor) -> Tensor:
+        pixels_B3SS = images_BSS3.permute(0, 3, 1, 2).float() / 127.5 - 1
         return self._model.quantize.codes(self._model.encoder(pixels_B3SS))
 
-    def _pictures(self, codes_BN: Tensor) -> Tensor:
+    def _images(self, codes_BN: Tensor) -> Tensor:
         pixels_B3SS = self._model.decoder(self._model.quantize.bits(codes_BN)).clamp(-1, 1)
         return ((pixels_B3SS + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
@@ -83,10 +83,10 @@ class ImageTokenizer:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             return torch.cat([function(part.to(device)).cpu() for part in rows.split(chunk)])
 
-    def _check_pictures(self, pictures: np.ndarray) -> None:
-        shape = pictures.shape
-        if pictures.dtype != np.uint8 or len(shape) not in (3, 4) or shape[-1] != 3:
-            found = f"{pictures.dtype} of shape {shape}"
+    def _check_images(self, images: np.ndarray) -> None:
+        shape = images.shape
+        if images.dtype != np.uint8 or len(shape) not in (3, 4) or shape[-1] != 3:
+            found = f"{images.dtype} of shape {shape}"
             raise UserError(f"picture: expected uint8 of shape (S, S, 3) or (B, S, S, 3), found {found}.")
         height, width = shape[-3:-1]
         if height != width:

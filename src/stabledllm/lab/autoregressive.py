@@ -36,9 +36,7 @@ def measure_autoregressive(settings: DecomposeSettings, loaded: LoadedModel, row
     check_autoregressive(objective)
     rows = rows[: settings.rows * settings.rates * settings.masks]
     with tqdm(total=len(rows), desc="decompose", unit="fwd") as bar:
-        meter = LossMeter(
-            loaded.model, rows, objective, mask_id=loaded.mask_id, pad_id=loaded.pad_id, progress=bar.update
-        )
+        meter = LossMeter(loaded, rows, objective, progress=bar.update)
         losses = row_nll(meter)
     method = Method.parse(AUTOREGRESSIVE, objective=objective)
     share = meter.shares(method) if objective.normalization == "token" else None

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from stabledllm.build import build_method, build_methods, loading_options
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_rows
-from stabledllm.data.images import settled
+from stabledllm.data.images import with_image_defaults
 from stabledllm.data.rows import TokenRow, marks_in, maskable_sizes
 from stabledllm.errors import UserError
 from stabledllm.forward.meter import LossMeter
@@ -54,14 +54,7 @@ class _Laboratory:
         self, settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], objective: Objective, bar: tqdm
     ):
         self.settings, self.loaded, self.rows = settings, loaded, rows
-        self.meter = LossMeter(
-            loaded.model,
-            rows,
-            objective,
-            mask_id=loaded.mask_id,
-            pad_id=loaded.pad_id,
-            progress=bar.update,
-        )
+        self.meter = LossMeter(loaded, rows, objective, progress=bar.update)
         self._profiles: dict[tuple[Masker, Views, bool], Profile] = {}
         self.low: LowRates | None = None
         """What is known of Standard's losses at small t, once A, B and C were measured."""
@@ -148,7 +141,7 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
         UserError: bad data, an unknown method, or too few rows to measure anything.
     """
     started = time.perf_counter()
-    settings = settled(settings)
+    settings = with_image_defaults(settings)
     methods = build_methods(settings)
     standard = methods[0]
     if settings.gradient and standard.objective.counts == "cosine":

@@ -47,10 +47,9 @@ class GradientLaboratory:
         self.settings, self.wanted, objective = settings, settings.grad, standard.objective
         self.standard = standard
         self.counts = Method.parse("fixedcount", standard.options, objective)
-        common = {"mask_id": loaded.mask_id, "pad_id": loaded.pad_id, "progress": progress}
-        chosen = {"parameters": self.wanted.parameters}
-        self.meter: GradientMeter = _gradient_meter(self.wanted.projection, loaded, rows, objective, common | chosen)
-        self.steps = StepMeter(loaded.model, rows, objective, clip=self.wanted.clip, **common, **chosen)
+        common = {"progress": progress, "parameters": self.wanted.parameters}
+        self.meter: GradientMeter = _gradient_meter(self.wanted.projection, loaded, rows, objective, common)
+        self.steps = StepMeter(loaded, rows, objective, clip=self.wanted.clip, **common)
         self._profiles: dict[Method, GradientProfile] = {}
         self._standard: StepGradients | None = None
 
@@ -123,4 +122,4 @@ def _gradient_meter(
 ) -> GradientMeter:
     size = sum(p.numel() for p in chosen_parameters(loaded.model, arguments["parameters"]).values())
     exact = projection == "exact" or (projection == "auto" and size * 4 * _POINTS <= _EXACT_BYTES)
-    return (RowGradients if exact else ProjectedGradients)(loaded.model, rows, objective, **arguments)
+    return (RowGradients if exact else ProjectedGradients)(loaded, rows, objective, **arguments)

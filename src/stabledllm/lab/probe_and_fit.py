@@ -10,6 +10,7 @@ from tqdm import tqdm
 from stabledllm.config.settings import PPOTSSettings
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
+from stabledllm.forward.blocks import UnitMeter
 from stabledllm.forward.meter import LossMeter, Meter
 from stabledllm.gradient.density import norm_profile, proxy_quality
 from stabledllm.gradient.output_layer import OutputLayerNorms
@@ -17,7 +18,6 @@ from stabledllm.gradient.per_row import RowGradients
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.fits import check_blocks, check_finite_variance
 from stabledllm.noise.methods import Method
-from stabledllm.ppots.blocks import UnitMeter
 from stabledllm.ppots.cells import WeighsBy, weights_of
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.profile import Profile, probe, rate_edges
@@ -79,19 +79,10 @@ def probe_and_fit(
     with tqdm(total=known, desc=f"probe {method.name}", unit="fwd", disable=not show_progress) as bar:
 
         def meter(kind: type[Meter]) -> Meter:
-            ids = {"mask_id": loaded.mask_id, "pad_id": loaded.pad_id}
-            return kind(loaded.model, rows, method.objective, progress=bar.update, **ids)
+            return kind(loaded, rows, method.objective, progress=bar.update)
 
         if block_size:
-            units = UnitMeter(
-                loaded.model,
-                rows,
-                method.objective,
-                block_size=block_size,
-                progress=bar.update,
-                mask_id=loaded.mask_id,
-                pad_id=loaded.pad_id,
-            )
+            units = UnitMeter(loaded, rows, method.objective, block_size=block_size, progress=bar.update)
             config = sizes | {"design": settings.design, "model": loaded.name, "block_size": block_size}
             profile = probe(units, method, **sizes, design=settings.design, seed=seed)
             options = replace(options, step_rows=round(step_rows * units.units_per_row))

@@ -1,4 +1,4 @@
-"""How a model's pictures are made, known from its config.json: what it was trained with, or what MMaDA publishes."""
+"""How a model's images are made, known from its config.json: what it was trained with, or what MMaDA publishes."""
 
 from __future__ import annotations
 

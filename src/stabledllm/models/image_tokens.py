@@ -1,10 +1,11 @@
-"""Where a picture's tokens stand in a text model's vocabulary (MMaDA, arXiv:2505.15809).
+"""Where an image's tokens stand in a text model's vocabulary (MMaDA, arXiv:2505.15809).
 
-Legend: N tokens of a picture.
+Legend: N tokens of an image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,11 +18,15 @@ _PUBLISHED = {"soi": 126084, "eoi": 126085, "t2i": 126088, "ipad": 126093}
 """MMaDA's, among the tokens that LLaDA's tokenizer reserves and does not name."""
 
 
+CAPTION_MARKS = 3
+"""Tokens that stand with a caption in a row: t2i, bos and eos."""
+
+
 @dataclass(frozen=True)
 class ImageTokens:
-    """Token ids. A picture's code c is the token ``first + c``.
+    """Token ids. An image's code c is the token ``first + c``.
 
-    A row of a caption with its picture is ``ipad ... t2i bos caption eos soi picture eoi``.
+    A row of a caption with its image is ``ipad ... t2i bos caption eos soi image eoi``.
     """
 
     soi: int
@@ -57,6 +62,15 @@ class ImageTokens:
                 f"found {config.embedding_rows} rows."
             )
         return cls(**_marks(tokenizer, name), **ends, first=first, codebook_size=size)
+
+    def row(self, caption: Sequence[int], image: Sequence[int], width: int) -> list[int]:
+        """Ids of a row; the caption with its marks is padded on its left to ``width``.
+
+        Args:
+            caption: ids of the text alone. image: token ids.
+        """
+        text = [self.t2i, self.bos, *caption, self.eos]
+        return [self.ipad] * (width - len(text)) + text + [self.soi, *image, self.eoi]
 
     def ids(self, codes: Tensor) -> Tensor:
         """Token ids of codes; shape kept.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -183,14 +182,3 @@ def model_folder(name: str, allow_pickle: bool = False) -> Path:
     if is_adapter(name):
         return Path(name).expanduser()
     return shipped_folder(name) or find_folder(name, allow_pickle=allow_pickle)
-
-
-@contextmanager
-def evaluating(model):
-    """Evaluation mode within, the former mode after."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield model
-    finally:
-        model.train(was_training)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from stabledllm.errors import UserError
+from stabledllm.models.evaluating import evaluating
 from stabledllm.models.told import told
 
 _TOKENS = 4
@@ -39,14 +40,10 @@ def check_runs(model: nn.Module, what: str) -> None:
     """
     if any(map(_elsewhere, model.parameters())):
         return
-    device, was_training = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
     ids = torch.arange(_TOKENS, device=device)[None]
-    model.eval()
-    try:
-        with told(f"{what}: expected a model that a short row goes through"):
-            logits = model(ids, torch.ones_like(ids), selected=torch.ones_like(ids, dtype=torch.bool)).logits
-    finally:
-        model.train(was_training)
+    with evaluating(model), told(f"{what}: expected a model that a short row goes through"):
+        logits = model(ids, torch.ones_like(ids), selected=torch.ones_like(ids, dtype=torch.bool)).logits
     if not bool(logits.isfinite().all()):
         raise UserError(f"{what}: expected finite logits of a short row, found NaN or infinity; see its config.json.")
 

@@ -127,8 +127,3 @@ def head_bytes(shape: Shape, run: Forward, *, positions: int | None = None, chun
 def full_logits_bytes(shape: Shape, run: Forward) -> int:
     """The same for a head that makes all logits of all rows."""
     return head_bytes(shape, run, chunk=run.tokens)
-
-
-def step_bytes(shape: Shape, run: Forward, **head: int) -> int:
-    """The peak above weights, gradients and optimizer."""
-    return kept_bytes(shape, run) + max(working_bytes(shape, run), head_bytes(shape, run, **head))

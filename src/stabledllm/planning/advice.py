@@ -33,11 +33,11 @@ def parse_memory(text: str) -> float:
     Raises:
         UserError: anything else.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|GB|MiB|MB|)\s*", text, re.IGNORECASE)
-    if not found or not float(found[1]):
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|GB|MiB|MB|)\s*", text, re.IGNORECASE)
+    if not match or not float(match[1]):
         raise UserError(f"plan: expected a memory such as 80GiB, found '{text}'.")
-    unit = {"": GIB, "gib": GIB, "gb": 1e9, "mib": 2**20, "mb": 1e6}[found[2].lower()]
-    return float(found[1]) * unit
+    unit = {"": GIB, "gib": GIB, "gb": 1e9, "mib": 2**20, "mb": 1e6}[match[2].lower()]
+    return float(match[1]) * unit
 
 
 def refusal(memory: Memory, limit: float, what: str) -> str:
@@ -120,11 +120,11 @@ def _fewer_activations(start: Change, *, views: bool = True) -> Iterator[Change]
 
 def advise(settings: TrainSettings, shape: Shape, layout: Layout, limit: float) -> str:
     """``; it fits with ...``, or what else there is to say."""
-    found = cheapest_changes(settings, shape, layout, limit)
-    if not found:
+    changes = cheapest_changes(settings, shape, layout, limit)
+    if not changes:
         return "; nothing makes it fit but more devices with sharding fsdp2, or shorter rows (data.max_len)"
-    hosts = [f" and {gib(memory.host)} of main memory" if memory.host else "" for _, memory in found]
-    ways = [f"{c.words} ({gib(m.needed)}{host})" for (c, m), host in zip(found, hosts, strict=True)]
+    hosts = [f" and {gib(memory.host)} of main memory" if memory.host else "" for _, memory in changes]
+    ways = [f"{c.words} ({gib(m.needed)}{host})" for (c, m), host in zip(changes, hosts, strict=True)]
     return f"; it fits with {', or with '.join(ways)}"
 
 

@@ -87,13 +87,13 @@ def _decomposition(data: dict | None) -> dict | None:
     return {
         "arm": data.get("kind") == "arm",
         "components": tables.components_table(data),
-        "components_figure": picture(figures.components(data)),
-        "curves": picture(figures.curves(data)),
-        "densities": picture(figures.densities(data)),
+        "components_figure": data_uri(figures.components(data)),
+        "curves": data_uri(figures.curves(data)),
+        "densities": data_uri(figures.densities(data)),
         "methods": tables.equal_compute_table(data, label) if data.get("methods") else None,
-        "methods_figure": picture(figures.equal_compute(data)),
+        "methods_figure": data_uri(figures.equal_compute(data)),
         "gradient": tables.gradient_table(data, label) if noise_of(data, "gradient") else None,
-        "gradient_figure": picture(figures.equal_compute(data, "gradient")),
+        "gradient_figure": data_uri(figures.equal_compute(data, "gradient")),
         "recommendation": data.get("recommendation"),
         "mirror": (data.get("mirror") or {}).get("sentence"),
         "notes": data.get("notes") or [],
@@ -105,7 +105,7 @@ def _fit(data: dict) -> dict:
     return {
         "title": label(data["method"]) + (f", t drawn by {source}" if source else ""),
         "fallback": data["diagnostics"].get("fallback"),
-        "figure": picture(figures.fit(data)),
+        "figure": data_uri(figures.fit(data)),
         "has_points": array(data["profile"].get("target")) is not None,
         "table": tables.fit_table(data),
     }
@@ -119,9 +119,9 @@ def _experiment(stored: Stored) -> dict | None:
     return {
         "finished": finished,
         "planned": planned,
-        "loss": picture(figures.loss_curves(results)),
-        "evaluation": picture(figures.eval_curves(results)),
-        "final": picture(figures.final_metrics(results)),
+        "loss": data_uri(figures.loss_curves(results)),
+        "evaluation": data_uri(figures.eval_curves(results)),
+        "final": data_uri(figures.final_metrics(results)),
         "metrics": [t for m in run_metrics(results) for t in _of_metric(results, m)],
         "cost": run_tables.cost_table(results, label) if results["runs"] else None,
         "runs": run_tables.runs_table(results, label) if results["runs"] else None,
@@ -158,7 +158,7 @@ def unbroken(sentence: str) -> str:
     return sentence.replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0")
 
 
-def picture(figure: Figure | None) -> str | None:
+def data_uri(figure: Figure | None) -> str | None:
     """The figure as a data URI (SVG), or None."""
     if figure is None:
         return None

@@ -1,4 +1,4 @@
-"""Drawn pictures of an experiment, side by side: every method under the same training seed and the same noise."""
+"""Drawn images of an experiment, side by side: every method under the same training seed and the same noise."""
 
 from __future__ import annotations
 
@@ -20,59 +20,59 @@ from stabledllm.reports.style import label
 LINES = "pictures.jsonl"
 _CAPTIONS, _SIDE, _NAME = 12, 256, 1000
 _BYTES, _PIXELS = 50_000_000, 64_000_000
-"""Of a stored picture at most."""
+"""Of a stored image at most."""
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, zlib.error, struct.error)
 _BROKEN += (TypeError, Image.DecompressionBombError)
-"""What PIL raises about files that are no pictures."""
+"""What PIL raises about files that are no images."""
 
 
 def side_by_side(folder: Path, results: dict) -> list[dict]:
-    """One table a seed: captions down, the untuned model and the methods across; empty where no pictures are stored.
+    """One table a seed: captions down, the untuned model and the methods across; empty where no images are stored.
 
     Args:
         folder: of the experiment, where ``runs/METHOD/seed-N/pictures.jsonl`` and ``untuned/pictures.jsonl`` are.
 
     Raises:
-        UserError: a stored picture that is missing or broken.
+        UserError: a stored image that is missing or broken.
     """
     methods, tables = run_methods(results), []
     for seed in dict.fromkeys(run["seed"] for run in results["runs"]):
         places = {"untuned model": folder / "untuned"}
         places |= {label(method): folder / "runs" / method / f"seed-{seed}" for method in methods}
-        found = {name: place for name, place in places.items() if (place / LINES).is_file()}
-        if not found.keys() - {"untuned model"}:
+        drawn = {name: place for name, place in places.items() if (place / LINES).is_file()}
+        if not drawn.keys() - {"untuned model"}:
             continue
-        columns = [_read(place, folder) for place in found.values()]
+        columns = [_read(place, folder) for place in drawn.values()]
         captions = [line["caption"] for line in columns[0][:_CAPTIONS]]
-        for place, lines in zip(found.values(), columns, strict=True):
+        for place, lines in zip(drawn.values(), columns, strict=True):
             if len(lines) < len(captions):
                 raise UserError(f"{place / LINES}: expected {len(captions)} pictures or more, found {len(lines)}.")
         rows = [
             {"caption": caption, "cells": [_cell(lines[i]) for lines in columns]} for i, caption in enumerate(captions)
         ]
-        tables.append({"seed": seed, "columns": list(found), "rows": rows})
+        tables.append({"seed": seed, "columns": list(drawn), "rows": rows})
     return tables
 
 
 def _read(place: Path, folder: Path) -> list[dict]:
-    """The lines of a run, with the place of each picture's file; nothing outside the experiment's folder is read."""
+    """The lines of a run, with the place of each image's file; nothing outside the experiment's folder is read."""
     path = place / LINES
     if not _below(path, folder):
         raise UserError(f"{path}: expected a file below {folder}, found a way out of it.")
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        pictures = [(str(line["caption"]), line["picture"]) for line in lines]
-        if not all(isinstance(picture, str) for _, picture in pictures):
+        images = [(str(line["caption"]), line["picture"]) for line in lines]
+        if not all(isinstance(image, str) for _, image in images):
             raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: expected lines with 'caption' and 'picture', found something broken.") from None
-    for number_of_line, (_, picture) in enumerate(pictures, 1):
-        if len(picture) > _NAME or not _below(place / picture, place):
-            found = plain_text(picture)
+    for number_of_line, (_, image) in enumerate(images, 1):
+        if len(image) > _NAME or not _below(place / image, place):
+            found = plain_text(image)
             raise UserError(f"{path}:{number_of_line}: expected a picture below {place}, found '{found}'.")
     return [
-        line | {"picture": place / picture, "caption": caption}
-        for line, (caption, picture) in zip(lines, pictures, strict=True)
+        line | {"picture": place / image, "caption": caption}
+        for line, (caption, image) in zip(lines, images, strict=True)
     ]
 
 
@@ -91,7 +91,7 @@ def _cell(line: dict) -> dict:
 
 
 def _thumbnail(path: Path) -> str:
-    """The picture as a data URI, at most 256 pixels wide; the page enlarges small ones.
+    """The image as a data URI, at most 256 pixels wide; the page enlarges small ones.
 
     What goes into the page was decoded as PNG or JPEG and encoded anew: no other file's bytes can be in it.
     """

@@ -74,9 +74,9 @@ def read(path: Path, kind: str) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected JSON, found {str(error).splitlines()[0]}.") from None
     expected = f"stabledllm/{kind}/1"
-    found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-    if found != expected:
-        raise UserError(f"{path}: expected schema {expected!r}, found {found!r}.")
+    schema = data.get("schema") if isinstance(data, dict) else type(data).__name__
+    if schema != expected:
+        raise UserError(f"{path}: expected schema {expected!r}, found {schema!r}.")
     check_shape(path, data, SHAPES[kind])
     return data
 
@@ -122,9 +122,9 @@ def noise_of(data: dict, quantity: str) -> dict[str, dict]:
     methods = data.get("methods") or []
     if quantity == "loss":
         return {m["method"]: m for m in methods}
-    kept = ("method", "unbiased", "views")
+    shared = ("method", "unbiased", "views")
     return {
-        m["method"]: m["gradient"] | {key: m[key] for key in kept if key in m} for m in methods if m.get("gradient")
+        m["method"]: m["gradient"] | {key: m[key] for key in shared if key in m} for m in methods if m.get("gradient")
     }
 
 

@@ -13,7 +13,7 @@ def last_boxed(text: str) -> str | None:
     ``\{`` and ``\}`` are characters, not braces. Time is linear in the text's length.
     """
     starts = {match.end() for match in _BOX.finditer(text)}
-    found, open_braces, at = None, [], 0
+    content, open_braces, at = None, [], 0
     while at < len(text):
         if text[at] == "\\" and text[at + 1 : at + 2] in ("{", "}", "\\"):
             at += 1
@@ -23,6 +23,6 @@ def last_boxed(text: str) -> str | None:
             start = open_braces.pop()
             # A box inside a box closes first; the outer one is the answer.
             if start in starts and text[start:at].strip():
-                found = text[start:at]
+                content = text[start:at]
         at += 1
-    return found and found.strip()
+    return content and content.strip()

@@ -134,12 +134,12 @@ class Mapped(_Sequence):
 
 def made(records: Iterable[tuple[str, dict]], make: Make, limit: int | None = None) -> list[dict]:
     """The examples of records that lie in no file of JSON lines, such as a hub's."""
-    found: list[dict] = []
+    examples: list[dict] = []
     for origin, record in records:
-        found += make(record, origin)
-        if limit is not None and len(found) >= limit:
+        examples += make(record, origin)
+        if limit is not None and len(examples) >= limit:
             break
-    return found
+    return examples
 
 
 def picked(examples: Examples, places: Iterable[int]) -> Examples:

@@ -29,13 +29,13 @@ def read_jsonl(path: Path, *, halves: bool = False) -> Iterator[tuple[str, dict]
 
 def read_places(path: Path, *, halves: bool = False) -> Iterator[tuple[int, int, dict]]:
     """As :func:`read_jsonl`, with the offset of each line in the file and its number."""
-    found = False
+    any_row = False
     with open_binary(path) as file:
         for offset, number, line in lines(file, str(path)):
             if line.strip():
-                found = True
+                any_row = True
                 yield offset, number, parse_object(line, f"{path}:{number}", halves=halves)
-    if not found:
+    if not any_row:
         raise UserError(f"{path}: expected at least one row, found an empty file.")
 
 
@@ -82,8 +82,8 @@ class _Unfit(Exception):
 
 def _checked(pairs: list[tuple[str, Any]], *, halves: bool = False) -> dict:
     """An object of its pairs. Objects within it are checked before it is."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise _Unfit(f"expected every key once, found {twice!r} twice.")
@@ -91,7 +91,7 @@ def _checked(pairs: list[tuple[str, Any]], *, halves: bool = False) -> dict:
         _check_value(value, key, halves)
         if not halves and _HALF.search(key):
             raise _Unfit("expected Unicode text for keys, found half of a surrogate pair.")
-    return found
+    return record
 
 
 def _checked_but_halves(pairs: list[tuple[str, Any]]) -> dict:

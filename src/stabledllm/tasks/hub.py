@@ -15,11 +15,11 @@ def hub_rows(task: str, repository: str, split: str, *, config: str | None = Non
         UserError: ``datasets`` is not installed, or the hub cannot be read (offline, no such data set).
     """
     what = f"{repository} {split}"
-    found = (
+    unreadable = (
         f"data '{task}': expected {task}:PATH with local files, or {what} to be readable (HF_HUB_OFFLINE=0 allows a "
         f"download), found neither"
     )
-    return _rows(task, what, found, repository, split=split, **({"name": config} if config else {}))
+    return _rows(task, what, unreadable, repository, split=split, **({"name": config} if config else {}))
 
 
 def parquet_rows(task: str, path: Path) -> Iterator[tuple[str, dict]]:

@@ -33,14 +33,14 @@ def written(match: re.Match) -> str:
 
 def last_number(text: str) -> str | None:
     """The last number of a text in normal form. A minus directly after a digit, letter or bracket is no sign."""
-    found = None
-    for found in _NUMBER.finditer(text):  # noqa: B007
+    last = None
+    for last in _NUMBER.finditer(text):  # noqa: B007
         pass
-    if found is None:
+    if last is None:
         return None
-    before = text[: found.start()].rstrip(" ")[-1:]
-    number = written(found)
-    return number.removeprefix("-") if found["sign"] and (before.isalnum() or before in (")", "]", "%")) else number
+    before = text[: last.start()].rstrip(" ")[-1:]
+    number = written(last)
+    return number.removeprefix("-") if last["sign"] and (before.isalnum() or before in (")", "]", "%")) else number
 
 
 def value(number: str) -> Fraction | None:

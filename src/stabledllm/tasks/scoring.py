@@ -17,10 +17,10 @@ _BARE = re.compile(r"\s*" + numbers.NUMBER + r"\s*(?:\\?%)?\.?\s*")
 
 def parse_answer(text: str) -> str | None:
     """The last number after ``####`` in normal form (no separators, no plus); None where there is none."""
-    found = None
-    for found in _MARKED.finditer(text):  # noqa: B007
+    last = None
+    for last in _MARKED.finditer(text):  # noqa: B007
         pass
-    return found and numbers.written(found)
+    return last and numbers.written(last)
 
 
 def parse_gold(gold: Any) -> str:
@@ -47,11 +47,6 @@ def score_number(completion: str, gold: Any, *, flexible: bool = False) -> Score
     expected = parse_gold(gold)
     given = numbers.last_number(completion) if flexible else parse_answer(completion)
     return Scored(given, None if given is None else numbers.same(given, expected))
-
-
-def is_correct(completion: str, gold: str) -> bool | None:
-    """The strict verdict of :func:`score_number` alone; None if the completion gives no answer."""
-    return score_number(completion, gold).correct
 
 
 def wilson_interval(correct: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:

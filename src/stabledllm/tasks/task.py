@@ -87,5 +87,5 @@ def example(prompt: str, response: str, origin: str, gold: Any = None) -> dict:
     Without ``gold`` the key is left out: the row can be trained on, not scored.
     """
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-    found = {"messages": messages, "origin": origin}
-    return found if gold is None else found | {"gold": gold}
+    row = {"messages": messages, "origin": origin}
+    return row if gold is None else row | {"gold": gold}

@@ -103,7 +103,7 @@ def files_below(folder: Path, endings: Sequence[str]) -> list[Path]:
     Raises:
         UserError: a folder that cannot be read, or a link with one of the endings that leads nowhere.
     """
-    found, seen = [], set()
+    files, seen = [], set()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_unreadable):
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in seen:
@@ -115,8 +115,8 @@ def files_below(folder: Path, endings: Sequence[str]) -> list[Path]:
             if path.is_symlink() and not path.exists():
                 raise UserError(f"{path}: expected a file, found a link that leads nowhere.")
             if path.is_file():
-                found.append(path)
-    return sorted(found)
+                files.append(path)
+    return sorted(files)
 
 
 def has_ending(path: Path, *endings: str) -> bool:

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.rows import TokenRow
+from stabledllm.lab.fit import save_fit
 from stabledllm.lab.probe_and_fit import probe_and_fit
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
@@ -52,9 +53,6 @@ def obtain_density(
             )
             if will_shard(arguments):  # the whole model beside its shards would not fit
                 loaded.model.to("cpu")
-        density.save(path)
-        say(density.summary())
-        for note in density.notes:
-            say(f"note: {note}")
+        save_fit(density, path, say)
     state.wait_for_everyone()
     return FittedDensity.load(path)

@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 from stabledllm.build import build_method
 from stabledllm.config.settings import TrainSettings
-from stabledllm.data.images import are_pictures, image_tokenizer
+from stabledllm.data.images import are_images, image_tokenizer
 from stabledllm.data.sources import own_splits
 from stabledllm.errors import UserError
 from stabledllm.evaluation.identity import digest_of, fingerprint
@@ -55,15 +55,15 @@ def identity_of(settings: TrainSettings, method: Method, defaults: dict[str, Any
         defaults: of TrainingArguments, where ours differ from transformers'.
 
     Raises:
-        UserError: a model, a tokenizer of pictures or a density that is not there.
+        UserError: a model, a tokenizer of images or a density that is not there.
     """
     return _as_read(_settings_alone(settings, method, defaults) | _behind_names(settings))
 
 
 def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str, Any]) -> dict:
     dump = settings.model_dump()
-    pictures = are_pictures(settings.data.train)
-    drawn = are_pictures(settings.data.test or settings.data.train)
+    images = are_images(settings.data.train)
+    drawn = are_images(settings.data.test or settings.data.train)
     tested = settings.data.test is not None or "test" in own_splits(settings.data.train)
     found = {
         # The first to be told where several differ.
@@ -74,15 +74,15 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
         "p_of_t": None,  # its content counts
         "init_seed": (settings.init_seed or 0) if is_new(settings.model) else None,
         "epochs": settings.epochs if settings.steps is None else None,
-        "caption_dropout": settings.data.image.caption_dropout if pictures else None,
-        "image_tokenizer": settings.data.image.tokenizer if pictures else None,
+        "caption_dropout": settings.data.image.caption_dropout if images else None,
+        "image_tokenizer": settings.data.image.tokenizer if images else None,
         "decoding": dump["decoding"] if tested and not drawn else None,
         "image_decoding": dump["image_decoding"] if drawn else None,
         "clip": settings.clip if drawn else None,
         "trainer": trainer_in_force(settings, defaults),
     }
     found["data"] = {key: value for key, value in dump["data"].items() if key != "image"}
-    found["data"]["image"] = _image(dump["data"]["image"]) if pictures else None
+    found["data"]["image"] = _image(dump["data"]["image"]) if images else None
     return found
 
 
@@ -119,13 +119,13 @@ def _number(value: Any) -> Any:
 def _behind_names(settings: TrainSettings) -> dict:
     """Digests of what lies behind the names of files and models."""
     density = FittedDensity.load(Path(settings.p_of_t).expanduser()) if settings.p_of_t else None
-    pictures, drawn = (are_pictures(spec) for spec in (settings.data.train, settings.data.test or settings.data.train))
+    images, drawn = (are_images(spec) for spec in (settings.data.train, settings.data.test or settings.data.train))
     return {
         "weights": fingerprint(
             pattern_of(settings.model), code=settings.trust_remote_code, weights=not is_new(settings.model)
         ),
         "density": digest_of(density.record["density"]) if density else None,
-        "image_tokenizer_weights": image_tokenizer(settings.data.image.tokenizer).fingerprint if pictures else None,
+        "image_tokenizer_weights": image_tokenizer(settings.data.image.tokenizer).fingerprint if images else None,
         "clip_weights": fingerprint(settings.clip) if settings.clip and drawn else None,
     }
 

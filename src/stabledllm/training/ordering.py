@@ -60,7 +60,7 @@ class RowDataset(Dataset):
 class RowCollator:
     """Pads rows into a batch and carries their places along; draws nothing.
 
-    With ``captions`` the rows of pictures come without their captions as well, ``bare_input_ids`` and
+    With ``captions`` the rows of images come without their captions as well, ``bare_input_ids`` and
     ``bare_attention_mask``: which of the two is trained on is decided where the positions are fixed.
     """
 

@@ -1,4 +1,7 @@
-"""Positions of a step's rows, fixed where the step's batches are gathered over all ranks."""
+"""Positions of a step's rows, fixed where the step's batches are gathered over all ranks.
+
+Legend: n rows of each rank.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +13,25 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StepRows:
-    """One rank's view of a step. n local rows."""
+    """The rows of a step as all ranks hold them."""
 
     position: Tensor
-    """Position in the step's global batch, int64, shape (n,); 0 for repeats."""
+    """Position in the step's global batch, int64, shape (ranks, n); 0 for repeats."""
     counted: Tensor
-    """False for rows repeated only to even out the ranks, bool, shape (n,)."""
+    """False for rows repeated only to even out the ranks, bool, shape (ranks, n)."""
     step_rows: int
     """True rows in the whole step."""
     step_weight: float
     """Sum of the row weights over the whole step."""
-    first_unit: Tensor
-    """Units in the step before the row's own, int64, shape (n,); ``position`` where a row is one unit."""
-    step_units: int
-    """Units in the whole step; ``step_rows`` where a row is one unit."""
 
 
-def step_rows(places: Tensor, weights: Tensor, rank: int, full_step: int, units: Tensor | None = None) -> StepRows:
+def step_rows(places: Tensor, weights: Tensor, full_step: int) -> StepRows:
     """Each true row of the step is counted once, whatever ranks and micro-batches it came through.
 
     Args:
         places: place in the epoch's order of every row that any rank holds, shape (ranks, n).
-        weights: row weights, shape (ranks, n). rank: whose rows are wanted.
+        weights: row weights, shape (ranks, n).
         full_step: rows in a full step: the step that starts at a multiple of it is the current one.
-        units: units (blocks) of each row, shape (ranks, n); without it a row is one unit.
     """
     start = int(places.max()) // full_step * full_step
     flat = places.flatten()
@@ -42,16 +40,9 @@ def step_rows(places: Tensor, weights: Tensor, rank: int, full_step: int, units:
     first[order[1:]] = flat[order[1:]] != flat[order[:-1]]
     counted = first & (flat >= start)
     position = torch.where(counted, flat - start, 0)
-    n = int(counted.sum())
-    each = torch.ones(n, dtype=torch.int64, device=flat.device)
-    if units is not None:
-        each[position[counted]] = units.flatten()[counted]
-    first_unit = torch.where(counted, (each.cumsum(0) - each)[position], 0)
     return StepRows(
-        position=position.view_as(places)[rank],
-        counted=counted.view_as(places)[rank],
-        step_rows=n,
+        position=position.view_as(places),
+        counted=counted.view_as(places),
+        step_rows=int(counted.sum()),
         step_weight=float(weights.flatten()[counted].double().sum()),
-        first_unit=first_unit.view_as(places)[rank],
-        step_units=int(each.sum()),
     )

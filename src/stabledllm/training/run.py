@@ -9,15 +9,14 @@ from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from stabledllm.build import build_adaptive, build_decoding, build_method, build_model
+from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, set_form
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
-from stabledllm.data.images import are_pictures, settled
+from stabledllm.data.images import are_images, with_image_defaults
 from stabledllm.data.rows import marks_in, maskable_sizes
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.decoding import left_to_right
-from stabledllm.errors import Diverged, UserError
-from stabledllm.models.image_choices import keep_image_choices
+from stabledllm.errors import Diverged
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.fits import check_autoregressive, check_blocks, check_marks, check_model
 from stabledllm.noise.methods import Method
@@ -27,6 +26,7 @@ from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.locks import in_its_folder
 from stabledllm.runtime.saying import say as print_line
 from stabledllm.training.arguments import DEFAULTS, training_arguments
+from stabledllm.training.blocks import BlockTrainer
 from stabledllm.training.checkpoints import DENSITY, last_whole
 from stabledllm.training.control_variate import default_rate
 from stabledllm.training.density import obtain_density
@@ -66,7 +66,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
         UserError: bad settings or data, or a folder that holds a run with another identity.
         Diverged: the run's numbers are no longer finite, or those of the run that is there were; ``run.json`` says so.
     """
-    settings = settled(settings)
+    settings = with_image_defaults(settings)
     out = Path(settings.out)
     say = say if is_main_process() else _silent
     method = build_method(settings.method, settings)
@@ -153,28 +153,8 @@ def run_identity(settings: TrainSettings, method: Method) -> dict:
 
 
 def _caption_dropout(settings: TrainSettings) -> float | None:
-    """Of a run on pictures; None for any other."""
-    return settings.data.image.caption_dropout if are_pictures(settings.data.train) else None
-
-
-def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
-    """Note ``block_size`` and how pictures are made in the model's config, for decoding and evaluation.
-
-    Raises:
-        UserError: a model that has no block form, one trained in other blocks, or decoding in other blocks.
-    """
-    size, trained = settings.block_size, getattr(loaded.model.config, "block_size", None)
-    if trained and trained != size:
-        raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
-    if are_pictures(settings.data.train):
-        keep_image_choices(loaded.model.config, settings.data.image.model_dump())
-    if not size:
-        return
-    if not hasattr(loaded.model.config, "block_size"):
-        raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
-    if settings.decoding.block != size:
-        raise UserError(f"key 'decoding.block': expected block_size = {size}, found {settings.decoding.block}.")
-    loaded.model.config.block_size = size
+    """Of a run on images; None for any other."""
+    return settings.data.image.caption_dropout if are_images(settings.data.train) else None
 
 
 def build_trainer(
@@ -190,7 +170,8 @@ def build_trainer(
     if method.needs_p or (method.adaptive and settings.p_of_t):
         density = obtain_density(settings, method, loaded, data.train, arguments, checkpoint, say)
     start = density.sampler if density else None
-    trainer = MDMTrainer(
+    kind = partial(BlockTrainer, block_size=settings.block_size) if settings.block_size else MDMTrainer
+    trainer = kind(
         model=loaded.model,
         args=arguments,
         method=method,
@@ -206,7 +187,6 @@ def build_trainer(
         adaptive=build_adaptive(settings.adaptive, method, start, maskable_sizes(data.train, method))
         if method.adaptive
         else None,
-        block_size=settings.block_size,
         packing=settings.packing,
         group_by_length=settings.group_by_length,
         views_per_forward=settings.views_per_forward,

@@ -17,13 +17,11 @@ from stabledllm.data.rows import TokenRow
 from stabledllm.data.token_rows import lengths_of, refuse_masked_rows
 from stabledllm.errors import NotFinite, UserError
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.forward.nll import forward_nll, only, view_groups
 from stabledllm.loss import nll_weights, reduce_loss, token_losses
 from stabledllm.models.output import MDMOutput
-from stabledllm.noise.blocks import Units, block_counts, block_ids
 from stabledllm.noise.densities import TSampler
-from stabledllm.noise.fits import check_blocks
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
@@ -32,7 +30,7 @@ from stabledllm.stats.estimate import Estimate
 from stabledllm.training.devices import told_in_a_sentence
 from stabledllm.training.diverged import StepWatch
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
-from stabledllm.training.positions import step_rows
+from stabledllm.training.positions import StepRows, step_rows
 from stabledllm.training.resuming import ResumingTrainer
 from stabledllm.training.statistics import StepStatistics
 
@@ -72,14 +70,15 @@ class MDMTrainer(ResumingTrainer):
         density_file: the saved p(t), copied into every checkpoint.
         adaptive: the density of a method with ``adaptive``; its state is in every checkpoint.
         identity: what a resumed run must have in common with this one.
-        block_size: response tokens of a block (block diffusion); None for whole responses. The evaluation loss is
-            then that of the block form too.
         packing: rows of a micro-batch go through the model end to end, without padding. group_by_length: the rows of
             each optimizer step are dealt to its micro-batches by length. Neither changes which rows a step has, nor
             any t or mask.
         views_per_forward: views of a row in one forward and backward; without it all. Less memory, the same result.
-        caption_dropout: of rows of pictures: probability that a step sees a row without its caption.
+        caption_dropout: of rows of images: probability that a step sees a row without its caption.
     """
+
+    form_names: tuple[str, ...] = ()
+    """Tensors of a micro-batch that the model takes by name, besides the tokens and their attention mask."""
 
     def __init__(
         self,
@@ -97,7 +96,6 @@ class MDMTrainer(ResumingTrainer):
         density_file: Path | None = None,
         adaptive: AdaptiveDensity | None = None,
         identity: dict | None = None,
-        block_size: int | None = None,
         packing: bool = False,
         group_by_length: bool = False,
         views_per_forward: int | None = None,
@@ -106,10 +104,8 @@ class MDMTrainer(ResumingTrainer):
     ):
         for rows in (train_rows, eval_rows):
             refuse_masked_rows(rows, mask_id)
-        if block_size:
-            check_blocks(method, packing=packing)
         self.packing, self.group_by_length, self.views_per_forward = packing, group_by_length, views_per_forward
-        self.block_size, self.caption_dropout = block_size, caption_dropout
+        self.caption_dropout = caption_dropout
         self.method, self.sampler, self.objective = method, sampler, method.objective
         self.mask_id, self.pad_id, self.noise_seed = mask_id, pad_id, noise_seed
         self.order_seed = noise_seed if order_seed is None else order_seed
@@ -154,33 +150,31 @@ class MDMTrainer(ResumingTrainer):
             self._fix_positions(batches, device)
         return batches, len(batches) or None
 
-    def _fix_positions(self, batches: list[dict], device: torch.device) -> None:
-        place = torch.cat([b["place"] for b in batches]).to(device)
-        weight = torch.cat([self.objective.row_weight(b["maskable"]) for b in batches]).to(device)
-        ranks, units = self.args.world_size, None
-        if self.block_size:
-            counts = torch.cat([block_counts(b["maskable"], self.block_size) for b in batches]).to(device)
-            units = self.accelerator.gather(counts).view(ranks, -1)
-        step = step_rows(
-            self.accelerator.gather(place).view(ranks, -1),
-            self.accelerator.gather(weight).view(ranks, -1),
-            self.args.process_index,
-            self.full_step,
-            units,
-        )
-        weight = weight * step.counted
-        start = 0
+    def _fix_positions(self, batches: list[dict], device: torch.device) -> StepRows:
+        places = self._of_all_ranks([b["place"] for b in batches], device)
+        weights = self._of_all_ranks([self.objective.row_weight(b["maskable"]) for b in batches], device)
+        step = step_rows(places, weights, self.full_step)
+        columns = {"position": step.position, "counted": step.counted, "row_weight": weights * step.counted}
+        self._deal(batches, columns)
         for batch in batches:
-            own = slice(start, start + len(batch["place"]))
-            start = own.stop
-            batch |= {"position": step.position[own], "counted": step.counted[own], "row_weight": weight[own]}
             batch |= {"step_rows": step.step_rows, "step_weight": step.step_weight}
-            batch |= {"first_unit": step.first_unit[own], "step_units": step.step_units}
+        return step
+
+    def _of_all_ranks(self, parts: list[Tensor], device: torch.device) -> Tensor:
+        """One value for each row of a step, by micro-batch, from every rank; shape (ranks, n)."""
+        return self.accelerator.gather(torch.cat(parts).to(device)).view(self.args.world_size, -1)
+
+    def _deal(self, batches: list[dict], columns: dict[str, Tensor]) -> None:
+        """Put values of all ranks' rows, shape (ranks, n), into this rank's micro-batches."""
+        sizes = [len(batch["place"]) for batch in batches]
+        for name, values in columns.items():
+            for batch, part in zip(batches, values[self.args.process_index].split(sizes), strict=True):
+                batch[name] = part
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This micro-batch's part of the step's mean loss."""
         key = Key(self.noise_seed, self.state.global_step)
-        inputs = self._without_some_captions(key, inputs)
+        inputs = self._shown(key, inputs)
         ids, maskable = inputs["input_ids"], inputs["maskable"]
         rows = Rows(
             position=inputs["position"],
@@ -189,13 +183,7 @@ class MDMTrainer(ResumingTrainer):
             token_index=torch.arange(ids.shape[1], device=ids.device),
             delimiter=inputs["delimiter"],
         )
-        form = {}
-        if self.block_size:
-            units = Units.of(rows, self.block_size, inputs["first_unit"], inputs["step_units"])
-            draw = units.draw(self.method, key, self.sampler)
-            form["block_ids"] = block_ids(maskable, inputs["attention_mask"], self.block_size)
-        else:
-            draw = self.method.draw(key, rows, self.sampler)
+        draw = self._draw(key, rows, inputs)
         losses, loss, out, forwards = [], 0.0, None, 0
         groups = view_groups(draw.active.shape[1], self.views_per_forward)
         for views in groups:
@@ -203,7 +191,7 @@ class MDMTrainer(ResumingTrainer):
             # All but the last part go backward at once, so that only one part's activations are held; ranks talk to
             # each other only in the last.
             with nullcontext() if last else self.accelerator.no_sync(model):
-                part, out, n = self._part(model, inputs, draw, views, form)
+                part, out, n = self._part(model, inputs, draw, views)
                 mean = reduce_loss(part.sum(dim=(1, 2)), inputs["row_weight"], inputs["step_weight"])
                 # Data-parallel wrappers average gradients over ranks; parts of one mean must be summed.
                 mean = mean * self.args.world_size
@@ -214,26 +202,28 @@ class MDMTrainer(ResumingTrainer):
             loss, forwards = loss + mean, forwards + n
         tokens = sum(losses)
         self.watch.loss(tokens, loss)
-        if self.block_size:
-            own = units.per_unit(tokens.sum(1))
-            weight = inputs["row_weight"][units.row]
-            self.statistics.add(draw.drawn, units.rows, inputs["counted"][units.row], own, forwards, weight)
-        else:
-            losses = tokens.sum(dim=(1, 2))
-            self.statistics.add(draw, rows, inputs["counted"], losses, forwards, inputs["row_weight"])
+        self._count(draw, rows, inputs, tokens, forwards)
         return (loss, out) if return_outputs else loss
 
-    def _without_some_captions(self, key: Key, inputs: dict) -> dict:
-        """The rows with the captions of a share ``caption_dropout`` of them left out, drawn by their positions."""
+    def _draw(self, key: Key, rows: Rows, inputs: dict) -> Draw:
+        """The noise of a micro-batch."""
+        return self.method.draw(key, rows, self.sampler)
+
+    def _count(self, draw: Draw, rows: Rows, inputs: dict, tokens: Tensor, forwards: int) -> None:
+        """Hand a micro-batch's draw and its tokens' loss contributions, (B, K, L), to the statistics."""
+        losses = tokens.sum(dim=(1, 2))
+        self.statistics.add(draw, rows, inputs["counted"], losses, forwards, inputs["row_weight"])
+
+    def _shown(self, key: Key, inputs: dict) -> dict:
+        """The rows as the model is shown them: without the captions of a share ``caption_dropout`` of them, drawn by
+        their positions."""
         if not self.caption_dropout:
             return inputs
         bare = key.row_uniforms(Stream.CAPTION, inputs["position"]) < self.caption_dropout
         names = ("input_ids", "attention_mask")
         return inputs | {name: torch.where(bare[:, None], inputs[f"bare_{name}"], inputs[name]) for name in names}
 
-    def _part(
-        self, model, inputs: dict, draw: Draw, views: range, form: dict[str, Tensor]
-    ) -> tuple[Tensor, MDMOutput, int]:
+    def _part(self, model, inputs: dict, draw: Draw, views: range) -> tuple[Tensor, MDMOutput, int]:
         """Loss contributions of some views' tokens (B, K, L), what the model gave, and the forward rows."""
         active = only(draw.active, views)
         weights = nll_weights(draw.mask & active[..., None], draw.coefficient, draw.active, inputs["row_weight"])
@@ -243,7 +233,7 @@ class MDMTrainer(ResumingTrainer):
             replace(draw, active=active),
             self.mask_id,
             weights=weights,
-            form=form,
+            form={name: inputs[name] for name in self.form_names},
             packing=self.packing,
         )
         return token_losses(nll, draw.mask & active[..., None], draw.coefficient, draw.active), MDMOutput(nll=nll), n
@@ -262,16 +252,12 @@ class MDMTrainer(ResumingTrainer):
             logs |= self.statistics.flush()
         super().log(logs, start_time)
 
-    def evaluation_meter(self, objective: Objective | None = None) -> LossMeter:
-        """Measures the validation rows, under the standard objective unless told otherwise."""
-        return LossMeter(
-            self.accelerator.unwrap_model(self.model),
-            self.eval_rows,
-            objective or Objective(),
-            mask_id=self.mask_id,
-            pad_id=self.pad_id,
-            block_size=self.block_size,
-        )
+    def evaluation_meter(self, objective: Objective) -> LossMeter:
+        """Measures the validation rows under an objective."""
+        return LossMeter(self._metered(), self.eval_rows, objective)
+
+    def _metered(self) -> MeteredModel:
+        return MeteredModel(self.accelerator.unwrap_model(self.model), self.mask_id, self.pad_id)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """The standard objective on the validation rows with fixed noise: ``eval_loss`` and its standard error.
@@ -288,6 +274,6 @@ class MDMTrainer(ResumingTrainer):
         """The evaluation loss of the model as it is, or another objective's; ``Diverged`` where it is not finite."""
         values = None
         with suppress(NotFinite):
-            values = row_nll(self.evaluation_meter(objective), self.eval_draws)
+            values = row_nll(self.evaluation_meter(objective or Objective()), self.eval_draws)
         self.watch.require(self.state.global_step, {"the evaluation loss was not finite": values is not None})
         return mean_over_rows(values)

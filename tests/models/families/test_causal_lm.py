@@ -19,7 +19,7 @@ from stabledllm.data.rows import TokenRow, collate
 from stabledllm.decoding import DecodingOptions, DecodingStats, generate
 from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import row_nll
-from stabledllm.forward.meter import LossMeter
+from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.forward.nll import forward_nll
 from stabledllm.forward.packing import Packing
 from stabledllm.loss import nll_weights, reduce_loss, token_losses
@@ -141,7 +141,7 @@ def test_the_first_token_of_a_text_carries_no_loss(loaded):
 
 
 def test_evaluation_is_exact_and_needs_one_forward_a_row(loaded):
-    meter = LossMeter(loaded.model, ROWS, Objective(), mask_id=None, pad_id=0)
+    meter = LossMeter(MeteredModel(loaded.model, None, 0), ROWS, Objective())
     values = row_nll(meter, draws=4)
     assert meter.forwards == len(ROWS)
     for row, value in zip(ROWS, values, strict=True):

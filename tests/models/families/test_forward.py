@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from stabledllm.data.rows import TokenRow
+from stabledllm.forward.meter import MeteredModel
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.models.families.llada_moe import LLaDAMoEModelLM
 from stabledllm.noise.methods import Method
@@ -128,6 +129,7 @@ def test_every_parameter_gets_a_gradient(model):
     model.zero_grad()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_body_compiles_to_one_graph(model):
     """With padding and with packing; the head's selection is what needs a graph of its own."""
@@ -149,7 +151,7 @@ def test_row_gradients_layer_by_layer_are_those_row_by_row(model):
     rows = [TokenRow(random_ids(1, 12 + i, seed=i)[0].clamp(max=255).tolist(), 4) for i in range(3)]
     t, found = torch.tensor([0.3, 0.6, 0.9], dtype=torch.float64), []
     for fast in (True, False):
-        meter = RowGradients(model, rows, Objective(), mask_id=model.config.mask_token_id, pad_id=256, vectorised=fast)
+        meter = RowGradients(MeteredModel(model, model.config.mask_token_id, 256), rows, Objective(), vectorised=fast)
         ((_, _, gradients),) = meter.gradients(torch.arange(3), t, Method(), Key(0, 0))
         assert (meter.layers is not None) == (fast and not isinstance(model, LLaDAMoEModelLM))
         found.append(gradients.clone())

@@ -12,6 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from stabledllm.errors import UserError
 from stabledllm.models.alignment import padding_last
+from stabledllm.models.evaluating import evaluating
 from stabledllm.models.families.attention import attention_arguments
 from stabledllm.models.families.prediction import predict, predictors
 from stabledllm.models.families.source import Source
@@ -122,16 +123,14 @@ class CausalLMForward:
 @torch.no_grad()
 def _plain_head(model: PreTrainedModel) -> bool:
     """Whether the body's hidden states through the output layer are the logits, tried on one short row."""
-    head, was_training = model.get_output_embeddings(), model.training
+    head = model.get_output_embeddings()
     if head is None:
         return False
     ids = torch.arange(5, device=next(model.parameters()).device)[None] % model.config.vocab_size
-    model.eval()
     try:
-        logits = model(ids, use_cache=False).logits.float()
-        own = head(model.base_model(input_ids=ids, use_cache=False)[0]).float()
+        with evaluating(model):
+            logits = model(ids, use_cache=False).logits.float()
+            own = head(model.base_model(input_ids=ids, use_cache=False)[0]).float()
     except (RuntimeError, TypeError):
         return False
-    finally:
-        model.train(was_training)
     return own.shape == logits.shape and torch.allclose(own, logits, rtol=1e-3, atol=1e-3)

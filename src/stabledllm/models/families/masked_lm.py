@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 
 from stabledllm.errors import UserError
 from stabledllm.models.alignment import padding_last
+from stabledllm.models.evaluating import evaluating
 from stabledllm.models.families.source import Source
 from stabledllm.models.families.transformers_own import load_transformers
 from stabledllm.models.loss_head import widened
@@ -147,17 +148,16 @@ def _keep(output, selected: Tensor):
 @torch.no_grad()
 def _selects_early(model: PreTrainedModel) -> bool:
     """Whether the head works position by position, tried on one short row: then it need not see the others."""
-    was_training, device = model.training, next(model.parameters()).device
+    device = next(model.parameters()).device
     ids = torch.arange(5, device=device)[None] % model.config.vocab_size
     selected = torch.tensor([[True, False, True, True, False]], device=device)
-    model.eval()
     try:
-        all_logits = model(ids, torch.ones_like(ids)).logits[selected].float()
-        model.selects_early = True
-        few = model(ids, torch.ones_like(ids), selected).logits
+        with evaluating(model):
+            all_logits = model(ids, torch.ones_like(ids)).logits[selected].float()
+            model.selects_early = True
+            few = model(ids, torch.ones_like(ids), selected).logits
     except (RuntimeError, TypeError, AttributeError, IndexError, KeyError, StopIteration):
         return False
     finally:
         model.selects_early = False
-        model.train(was_training)
     return few.shape == all_logits.shape and torch.allclose(few, all_logits, rtol=1e-3, atol=1e-3)

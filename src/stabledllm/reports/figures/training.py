@@ -23,19 +23,19 @@ def eval_curves(results: dict) -> Figure | None:
 
 
 def _panels(results: dict, key: str, ylabel: str, smooth: bool, line: float = np.nan) -> Figure | None:
-    found = {m: _seeds(results, m, key, smooth) for m in run_methods(results)}
-    found = {m: s for m, s in found.items() if s is not None}
-    if not found:
+    curves = {m: _seeds(results, m, key, smooth) for m in run_methods(results)}
+    curves = {m: s for m, s in curves.items() if s is not None}
+    if not curves:
         return None
-    columns = min(4, len(found))
-    rows = -(-len(found) // columns)
+    columns = min(4, len(curves))
+    rows = -(-len(curves) // columns)
     figure = new_figure(9.6, 1.1 + 2.05 * rows + (0.7 if rows == 1 else 0))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes, (method, (steps, seeds, window)) in zip(grid.flat, found.items(), strict=False):
+    for axes, (method, (steps, seeds, window)) in zip(grid.flat, curves.items(), strict=False):
         axes.set_title(label(method), fontsize=9.5)
-        if method != "standard" and "standard" in found:
+        if method != "standard" and "standard" in curves:
             axes.plot(
-                found["standard"][0], _mean(found["standard"][1]), color=MUTED, linewidth=1.1, label="Standard's mean"
+                curves["standard"][0], _mean(curves["standard"][1]), color=MUTED, linewidth=1.1, label="Standard's mean"
             )
         marker = "o" if len(steps) < 40 and not smooth else None
         axes.fill_between(steps, *_ends(seeds), color=colour(method), alpha=0.2, linewidth=0)
@@ -55,8 +55,8 @@ def _panels(results: dict, key: str, ylabel: str, smooth: bool, line: float = np
             )
         axes.locator_params(nbins=4)
     for i, axes in enumerate(grid.flat):
-        axes.set_visible(i < len(found))
-        axes.tick_params(labelbottom=i + columns >= len(found))
+        axes.set_visible(i < len(curves))
+        axes.tick_params(labelbottom=i + columns >= len(curves))
     figure.supylabel(ylabel, fontsize=9.5)
     figure.supxlabel("optimizer step", fontsize=9.5)
     handles = {t: h for ax in grid.flat for h, t in zip(*ax.get_legend_handles_labels(), strict=True)}

@@ -1,0 +1,85 @@
+"""``stabledllm eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stabledllm.cli.options import (
+    AllowPickle,
+    Attention,
+    Base,
+    Data,
+    Decoding,
+    Dtype,
+    EndToken,
+    Family,
+    TrustRemoteCode,
+    loading_of,
+)
+from stabledllm.cli.printing import say, say_all
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Option(help="'tiny', a folder (of a model, an adapter or a run), or a name on the hub.")
+    ] = "tiny",
+    data: Data = "synthetic",
+    out: Annotated[Path, typer.Option(help="Folder for eval.json and what was generated.")] = Path("runs/eval"),
+    beside: Annotated[
+        str,
+        typer.Option(
+            help="The untuned model, or the folder of its evaluation; auto: an adapter's base, a run's start; none."
+        ),
+    ] = "auto",
+    rows: Annotated[int, typer.Option(min=1, help="At most this many problems.")] = 128,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts decoded together on a device.")] = 32,
+    max_len: Annotated[int, typer.Option(min=2, help="Longest row of the evaluation loss.")] = 1024,
+    length: Annotated[int, typer.Option(help="New tokens.")] = 64,
+    steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
+    block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
+    decoding: Decoding = None,
+    pad_response_to: Annotated[
+        int, typer.Option(min=1, help="As in training: end tokens supervised up to a multiple.")
+    ] = 1,
+    base: Base = None,
+    family: Family = "auto",
+    dtype: Dtype = "float32",
+    attention: Attention = "sdpa",
+    end_token: EndToken = None,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """NLL (standard objective, fixed noise) and accuracy of a model on test rows, beside the untuned model's.
+
+    Run again to continue a killed evaluation; on several devices under accelerate launch. --set takes settings of the
+    data too (data.system_prompt, data.few_shot, ...), and for pictures image_decoding.steps, clip=MODEL,
+    data.image.tokenizer, ...
+    """
+    from stabledllm.config.recipe import apply_overrides, check
+    from stabledllm.config.settings import DecodingSettings, EvalSettings
+    from stabledllm.evaluation.run import evaluate as run
+    from stabledllm.experiment.idle import idle_in_eval
+    from stabledllm.runtime.launched import is_main_process
+
+    # --set means keys of the decoding, but for those that name another group.
+    others = [one for one in decoding or [] if one.startswith(("data.", "image_decoding.", "clip="))]
+    tree = {"length": length, "steps": steps, "block": block}
+    tree = apply_overrides(tree, [one for one in decoding or [] if one not in others])
+    checked = check(tree, DecodingSettings, "decoding")
+    tree = {
+        "model": model,
+        "data": {"train": data, "max_len": max_len, "pad_response_to": pad_response_to},
+        "out": str(out),
+        "beside": beside,
+        "rows": rows,
+        "generate_batch": batch,
+        "decoding": checked.model_dump(),
+    } | loading_of(base, family, dtype, attention, end_token, trust_remote_code, allow_pickle)
+    settings = check(apply_overrides(tree, others), EvalSettings, "eval")
+    notes = idle_in_eval(settings, others)
+    if is_main_process():
+        say_all(notes)
+    run(settings, say)

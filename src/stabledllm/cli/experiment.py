@@ -1,0 +1,61 @@
+"""``stabledllm experiment``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stabledllm.cli.options import Overrides
+from stabledllm.cli.printing import say, say_all
+from stabledllm.errors import UserError
+
+
+def experiment(
+    recipe: Annotated[str, typer.Argument(help="A shipped experiment (see 'ls') or a YAML file.")],
+    overrides: Overrides = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Runs at the same time, with equal shares of the threads; 1, or one a device."),
+    ] = None,
+    devices: Annotated[str | None, typer.Option(help="Accelerators for the jobs, such as 0,1,2,3.")] = None,
+    wait: Annotated[bool, typer.Option(help="In the end for runs that other processes are at.")] = True,
+) -> None:
+    """Methods x seeds; run again, or on several machines at once, to continue: no run is repeated or done twice."""
+    run(recipe, overrides or [], jobs, devices, wait)
+
+
+def run(
+    recipe: str, overrides: Sequence[str], jobs: int | None = None, devices: str | None = None, wait: bool = True
+) -> None:
+    """Check every run, do them all, print the tables, and write ``results.json``."""
+    from stabledllm.config import TrainSettings, load_recipe
+
+    settings = load_recipe(recipe, overrides)
+    if isinstance(settings, TrainSettings):
+        raise UserError(
+            f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train'."
+        )
+    from stabledllm.experiment.idle import idle_overrides
+    from stabledllm.experiment.planned import runs_of
+    from stabledllm.experiment.run import run_experiment
+    from stabledllm.experiment.validation import check_run
+    from stabledllm.reports.printed import experiment_text
+    from stabledllm.runtime.failures import working_on
+    from stabledllm.training.arguments import training_arguments
+
+    runs = runs_of(settings)
+    for planned in runs:
+        check_run(planned)
+        training_arguments(planned.settings)
+    say_all(idle_overrides(settings, runs, overrides))
+    numbers = [number.strip() for number in devices.split(",")] if devices else []
+    if devices and not all(numbers):
+        raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")
+    count = jobs if jobs is not None else max(1, len(numbers))
+    with working_on(settings.out):
+        results = run_experiment(settings, say, count, devices=numbers, wait=wait)
+    say_all(experiment_text(results))
+    say(f"wrote {Path(settings.out) / 'results.json'}")

@@ -1,0 +1,122 @@
+"""``stabledllm generate``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stabledllm.cli.options import (
+    AllowPickle,
+    Attention,
+    Base,
+    Decoding,
+    Dtype,
+    EndToken,
+    Family,
+    TrustRemoteCode,
+    load,
+    loading_of,
+    path,
+    prompts_of,
+)
+from stabledllm.cli.printing import say_all
+from stabledllm.errors import UserError
+from stabledllm.plain_text import plain_text
+
+
+def generate(
+    prompt: Annotated[
+        list[str], typer.Argument(help="One or more prompts, or - to read them from standard input, one a line.")
+    ],
+    image: Annotated[
+        bool, typer.Option("--image", help="Draw a picture of each prompt, with a model of MMaDA's family.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="'tiny' by default, with --image 'tiny-mmada'; a folder (model or adapter, with --image a run), or a "
+            "name on the hub."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=path, help="With --image: new folder; runs/pictures/1, 2, ... without.")
+    ] = None,
+    length: Annotated[int, typer.Option(help="New tokens.")] = 64,
+    steps: Annotated[int | None, typer.Option(help="Model calls in all; 64, or 18 for pictures.")] = None,
+    block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
+    decoding: Decoding = None,
+    base: Base = None,
+    family: Family = "auto",
+    dtype: Dtype = "float32",
+    attention: Attention = "sdpa",
+    end_token: EndToken = None,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Completions of prompts, through the model's chat template; greedy low-confidence unless told otherwise.
+
+    With --image a PNG of each prompt and a contact sheet of all; --set takes guidance, temperature, seed, and
+    data.image.tokenizer, data.image.side, data.image.max_text.
+    """
+    loading = loading_of(base, family, dtype, attention, end_token, trust_remote_code, allow_pickle)
+    prompts = prompts_of(prompt)
+    if image:
+        tree = {} if steps is None else {"steps": steps}
+        _draw(prompts, model or "tiny-mmada", tree, decoding or [], out, loading)
+        return
+    if out is not None:
+        raise UserError("generate: expected --image beside --out, found none; completions are printed.")
+    tree = {"length": length, "steps": 64 if steps is None else steps, "block": block}
+    _complete(prompts, model or "tiny", tree, decoding or [], loading)
+
+
+def _complete(prompts: list[str], model: str, tree: dict, overrides: list[str], loading: dict) -> None:
+    """Print each prompt with its completion, and on standard error what it took."""
+    from stabledllm.build import build_decoding
+    from stabledllm.config.recipe import apply_overrides, check
+    from stabledllm.config.settings import DecodingSettings
+    from stabledllm.decoding import DecodingStats
+    from stabledllm.evaluation.completing import complete, refuse_unfit
+
+    options = build_decoding(check(apply_overrides(tree, overrides), DecodingSettings, "decoding"))
+    refuse_unfit(prompts)
+    loaded = load(model, loading)
+    stats, conversations = DecodingStats(), [[{"role": "user", "content": p}] for p in prompts]
+    for prompt, text in zip(prompts, complete(loaded, conversations, options, 32, stats=stats), strict=True):
+        # A model or a file of prompts may hold escape sequences; a terminal would obey them.
+        print(plain_text(f"{prompt}\n{text}\n", longest=None, keep="\n\t"), flush=True)
+    exact = options.exact_for(getattr(loaded.model.config, "block_size", None))
+    print(
+        f"{stats.model_calls} model calls, {stats.tokens} tokens, {stats.tokens_per_second:.3g} tokens/s"
+        f"{'' if exact else ' (approximate decoding)'}",
+        file=sys.stderr,
+    )
+
+
+def _draw(captions: list[str], model: str, tree: dict, overrides: list[str], out: Path | None, loading: dict) -> None:
+    """Write a PNG for every caption and a contact sheet of them into a new folder, and print their paths."""
+    from stabledllm.build import build_image_decoding
+    from stabledllm.cli.new_folders import free_folder, new_folder
+    from stabledllm.config.recipe import apply_overrides, check
+    from stabledllm.config.settings import DataSettings, ImageDecodingSettings
+    from stabledllm.data.images import image_with_defaults
+    from stabledllm.decoding import DecodingStats
+    from stabledllm.evaluation.completing import refuse_unfit
+    from stabledllm.evaluation.drawing import draw_to_folder
+    from stabledllm.evaluation.untuned import resolve
+
+    refuse_unfit(captions)
+    of_data = [override for override in overrides if override.startswith("data.image.")]
+    own = [override for override in overrides if override not in of_data]
+    options = build_image_decoding(check(apply_overrides(tree, own), ImageDecodingSettings, "image decoding"))
+    image = check(apply_overrides({"data": {}}, of_data)["data"], DataSettings, "generate").image
+    model, stats = resolve(model), DecodingStats()
+    image = image_with_defaults(image, model)
+    place = free_folder(Path("runs", "pictures"), "generate") if out is None else new_folder(out, "generate")
+    with place as (folder, becomes):
+        paths = draw_to_folder(load(model, loading), captions, image, options, folder, stats)
+    say_all(str(becomes / path.name) for path in paths)
+    print(f"{stats.model_calls} model calls, {stats.seconds:.3g} s", file=sys.stderr)

@@ -1,0 +1,23 @@
+"""Settings of the libraries that the commands use, for a program that works offline and prints its own lines."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Switch off network, advice and progress bars of the libraries; call it before they are imported."""
+    # A bar in a log file is a line every few seconds, not sixteen a second.
+    if sys.stderr is None or not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "5")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # advice meant for other programs
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft's call
+    # Of configs that it merely reads.
+    warnings.filterwarnings("ignore", message=".*rope_scaling.*", category=FutureWarning)
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)

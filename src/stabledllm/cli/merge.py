@@ -1,0 +1,39 @@
+"""``stabledllm merge``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stabledllm.cli.options import Base, path
+from stabledllm.cli.printing import say
+from stabledllm.errors import UserError
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def merge(
+    adapter: Annotated[str, typer.Argument(help="A folder with an adapter, such as a LoRA run's out/model.")],
+    out: Annotated[Path, typer.Option(parser=path, help="Folder for the merged model.")],
+    base: Base = None,
+    dtype: Annotated[str, typer.Option(help="Of the written weights: float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Add an adapter to its base's weights and write the whole model, in the base's own layout."""
+    import torch
+
+    from stabledllm.cli.new_folders import new_folder
+    from stabledllm.models.adapters import merged
+    from stabledllm.models.loading import load_model
+    from stabledllm.models.soundness import check_finite
+
+    if dtype not in _DTYPES:
+        raise UserError(f"merge: expected --dtype {', '.join(_DTYPES)}, found '{dtype}'.")
+    with new_folder(out, "merge") as (folder, _):
+        # Added in float32 whatever is written, so that it is rounded once.
+        whole = merged(load_model(adapter, base=base))
+        whole.model.to(getattr(torch, dtype))
+        check_finite(whole.model, f"merge '{adapter}' in {dtype}")
+        whole.save(folder)
+    say(f"wrote {out}")

@@ -1,0 +1,106 @@
+"""The main job on a shipped model, from measuring to the report; resumable, as its parts are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+from stabledllm.cli import decompose, experiment, fit
+from stabledllm.cli.printing import say
+from stabledllm.runtime.files import copy, read_json
+from stabledllm.runtime.locks import writing
+from stabledllm.runtime.sameness import Differences, differences
+
+_SMALL_LAB = {"rows": 8, "rates": 4, "masks": 2, "steps": 6, "probe": {"rows": 6, "rates": 6, "masks": 2}}
+_SMALL_PROBE = {"rows": 6, "rates": 6, "masks": 2, "starts": 3}
+_SMALL_RUNS = (
+    "base.steps=4", "base.eval_every=2", "base.save_every=2", "base.log_every=1", "base.data.validation_rows=8",
+    "base.data.test_rows=4", "base.data.train_rows=64",
+    *(f"base.ppots.{name}={value}" for name, value in _SMALL_PROBE.items()),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """One main job: what is measured, fitted and trained."""
+
+    recipe: str
+    """The shipped experiment."""
+    common: dict
+    """Settings that measuring, fitting and training share: model, data, objective."""
+    methods: Sequence[str]
+    """Measured."""
+    fitted: Sequence[str]
+    """Whose p(t) is fitted, with its picture, before the experiment takes it."""
+    small_runs: Sequence[str] = ()
+    """Overrides of the reduced experiment, beside the common ones."""
+
+
+TEXT = Quickstart(
+    recipe="quickstart",
+    common={"data": {"train": "synthetic:hard", "pad_response_to": 40}},
+    methods=("standard", "ppots", "mirror", "ppots+mirror", "strats", "fixedcount", "lowdisc+fixedcount", "clipped"),
+    fitted=("ppots", "ppots+mirror"),
+)
+IMAGES = Quickstart(
+    recipe="quickstart-images",
+    common={
+        "model": "tiny-mmada",
+        "data": {"train": "scenes", "image": {}},
+        "objective": {"weighting": "cosine"},
+    },
+    methods=("standard", "ppots", "mirror", "ppots+mirror", "strats", "lowdisc"),
+    fitted=("ppots+mirror",),
+    small_runs=("base.image_decoding.steps=3",),
+)
+
+
+def run(job: Quickstart, out: Path, *, small: bool) -> None:
+    """Measure, fit, train, evaluate, report; what is there already is not done again."""
+    with writing(out, "quickstart"):
+        _run(job, out, small=small)
+
+
+def _run(job: Quickstart, out: Path, *, small: bool) -> None:
+    from stabledllm.reports.html import write_report
+
+    started = time.perf_counter()
+    common = deepcopy(job.common)
+    if "image" in common["data"]:
+        common["data"]["image"]["cache"] = str(out / "codes")
+    say("1/4 where the noise comes from, and what each method does to it")
+    lab = {"methods": list(job.methods), "out": str(out / "decompose")} | (_SMALL_LAB if small else {})
+    if not _is_there(out / "decompose" / "decomposition.json", deepcopy(common) | lab):
+        decompose.run(deepcopy(common) | lab, [])
+    say("2/4 the densities p(t)")
+    for method in job.fitted:
+        folder = out / "fit" / method.replace("+", "_")
+        probe = _SMALL_PROBE if small else {"rows": 32, "rates": 24, "masks": 4}
+        if not _is_there(folder / "p_of_t.json", probe):
+            fit.run(deepcopy(common) | {"method": method, "ppots": probe, "out": str(folder)}, [])
+        copy(folder / "p_of_t.json", out / "experiment" / f"p_of_t_{folder.name}.json")
+    say("3/4 training: methods x seeds, at equal compute")
+    overrides = ["out=" + str(out / "experiment"), *([*_SMALL_RUNS, *job.small_runs] if small else [])]
+    if "image" in common["data"]:
+        overrides.append(f"base.data.image.cache={out / 'codes'}")
+    experiment.run(job.recipe, overrides)
+    say("4/4 the report")
+    say(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
+
+
+def _is_there(path: Path, wanted: dict) -> bool:
+    """Whether a part of the job is done already.
+
+    Raises:
+        UserError: it was done in another size: the first setting that differs.
+    """
+    if not path.is_file():
+        return False
+    saved = read_json(path).get("config", {})
+    differing = differences(saved, wanted).differing
+    differing.pop("out", None)  # the whole folder may have been moved
+    Differences(differing, []).refuse(path, "a quickstart of the same size", "take another folder with --out")
+    return True

@@ -1,0 +1,20 @@
+"""``stabledllm report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stabledllm.cli.options import path
+from stabledllm.cli.printing import say
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(parser=path, help="A folder with results of the other commands.")],
+) -> None:
+    """One self-contained report.html from what is in a folder."""
+    from stabledllm.reports.html import write_report
+
+    say(f"report: {write_report(folder)}")

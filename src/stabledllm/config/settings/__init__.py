@@ -1,0 +1,26 @@
+"""Every setting of a recipe, with its default and its meaning. Builders turn them into plain arguments."""
+
+from stabledllm.config.settings.data import DataSettings, ImageSettings
+from stabledllm.config.settings.decompose import DecomposeSettings, GradientSettings
+from stabledllm.config.settings.evaluation import DecodingSettings, EvalSettings, ImageDecodingSettings
+from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
+from stabledllm.config.settings.model import LoRASettings, ModelSettings
+from stabledllm.config.settings.training import ExperimentSettings, TrainSettings
+
+__all__ = [
+    "AdaptiveSettings",
+    "DataSettings",
+    "DecodingSettings",
+    "DecomposeSettings",
+    "EvalSettings",
+    "ExperimentSettings",
+    "GradientSettings",
+    "ImageDecodingSettings",
+    "ImageSettings",
+    "LoRASettings",
+    "MethodSettings",
+    "ModelSettings",
+    "ObjectiveSettings",
+    "PPOTSSettings",
+    "TrainSettings",
+]

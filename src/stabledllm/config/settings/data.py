@@ -1,0 +1,81 @@
+"""The data of a run: where rows come from, and how text and images become rows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from stabledllm.config.settings.values import MOST, PathText, Seed
+from stabledllm.config.typed import Strict
+
+
+class ImageSettings(Strict):
+    """How captioned pictures become rows; acts where the data are pictures.
+
+    ``tokenizer``, ``side`` and ``max_text`` are the model's unless given: what it was trained with, or MMaDA's.
+    """
+
+    tokenizer: PathText | None = None
+    """Turns pictures into codes and back: ``tiny-vq`` (shipped), a local folder, or a name on the hub
+    (``showlab/magvitv2``)."""
+    side: int | None = Field(None, ge=1, le=MOST)
+    """Side of the pictures in pixels; the tokenizer's own where the model says none."""
+    fit: Literal["crop", "refuse"] = "crop"
+    """Pictures of another size: shorter side resized to ``side`` and the middle kept, as MMaDA does (smaller ones are
+    bad pictures), or each of them bad."""
+    on_bad: Literal["refuse", "drop"] = "refuse"
+    """A bad picture (corrupt, without a caption, of a wrong size) ends the work, or is dropped and counted."""
+    max_text: int | None = Field(None, ge=3, le=MOST)
+    """Positions of the caption's part of a row, padding and three special tokens included."""
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    """Probability that a row is trained on without its caption, for guidance; drawn anew in every step."""
+    cache: PathText = "runs/codes"
+    """Folder of the codes made so far."""
+
+
+class DataSettings(Strict):
+    """Where rows come from and how they are encoded."""
+
+    train: PathText = "synthetic:hard"
+    """``synthetic``, ``synthetic:LEVEL``, ``TASK:PATH``, ``TASK`` (its data set on the hub) or ``jsonl:PATH``; see
+    ``docs/tasks.md`` for the tasks. ``text:PATH`` to pre-train on. Pictures: ``scenes``, ``text-to-image-2m[:PATH]``,
+    ``images:PATH``, ``codes:FOLDER``, see ``docs/images.md``."""
+    validation: PathText | None = None
+    """Rows of the evaluation loss; without it, a share of ``train`` is held out by content."""
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    """Share of ``train`` held out where ``validation`` is not given and the task has no splits."""
+    test: PathText | None = None
+    """Rows whose completions are scored; without it the test split of ``train``, where it has one."""
+    train_rows: int | None = Field(None, ge=1)
+    """At most this many training rows (the synthetic task makes 4,000 by default)."""
+    validation_rows: int | None = Field(256, ge=2)
+    """At most this many rows in the evaluation loss."""
+    test_rows: int | None = Field(128, ge=1)
+    """At most this many test problems."""
+    max_len: int = Field(1024, ge=2, le=MOST)
+    """Longest row in tokens; longer rows are counted and dropped, or refused: never cut."""
+    over_length: Literal["drop", "refuse"] = "drop"
+    delimiters: list[str] | None = None
+    """Answer delimiters for ISAD, matched on the tokenised response; without them those of ``train``'s task."""
+    syntax: Literal["html", "markdown", "code"] | None = "code"
+    """Which prompt tokens are syntax for SyRM."""
+    pad_response_to: int = Field(1, ge=1, le=MOST)
+    """Fill responses with supervised end tokens to a multiple of this; 1 supervises one end token."""
+    text_fields: list[str] = Field(["text"], min_length=1)
+    """Of ``text:PATH.jsonl``: the keys of a line that make its document, in this order."""
+    short_share: float = Field(0.01, ge=0, le=1)
+    """Of ``text:PATH``: share of the training rows that are of a random length, as in LLaDA's pre-training."""
+    every_turn: bool = False
+    """One row per assistant turn of ``messages`` instead of the last turn only."""
+    system_prompt: str | None = None
+    """Stands before every conversation, in training and evaluation."""
+    few_shot: int = Field(0, ge=0, le=MOST)
+    """Worked examples from the training split before every question, in training and evaluation; never itself."""
+    annotations: Literal["keep", "remove"] = "keep"
+    """GSM8K's calculator annotations ``<<48/2=24>>`` in the responses."""
+    table: Literal["markdown", "html"] = "markdown"
+    """How HiTab's tables are written."""
+    seed: Seed = 0
+    """Seed of the synthetic task, the held-out share and the choice of worked examples; not of the training order."""
+    image: ImageSettings = ImageSettings()

@@ -1,0 +1,76 @@
+"""What ``stabledllm decompose`` and ``recommend`` measure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from stabledllm.config.settings.data import DataSettings
+from stabledllm.config.settings.method import MethodSettings, ObjectiveSettings, PPOTSSettings
+from stabledllm.config.settings.model import ModelSettings
+from stabledllm.config.settings.values import MOST, PathText, Seed
+from stabledllm.config.typed import Strict
+
+
+class GradientSettings(Strict):
+    """How the gradient's noise is measured."""
+
+    rows: int = Field(384, ge=4, le=MOST)
+    """Rows behind A, B, C and every single-view method."""
+    view_rows: int = Field(16, ge=4, le=MOST)
+    """Rows behind each method of several views or with a masker of its own."""
+    rates: int = Field(4, ge=2, le=MOST)
+    """Equal cells of t; the lowest is split further."""
+    masks: int = Field(2, ge=2, le=MOST)
+    """Masks per row and cell; up to three times as many where t is small."""
+    steps: int = Field(16, ge=4, le=MOST)
+    """Training steps drawn for each method: raw, clipped, and as Adam's update."""
+    clip: float = Field(1.0, gt=0)
+    """Norm to which the optimizer's gradients are clipped."""
+    parameters: list[str] | None = None
+    """Patterns of the parameters whose gradient is meant, such as ``head.*``; without it all that are trained."""
+    projection: Literal["auto", "exact", "sketch"] = "auto"
+    """``exact`` gradients or a seeded random projection of them; ``auto`` projects where they do not fit."""
+
+
+class DecomposeSettings(ModelSettings):
+    """``stabledllm decompose``: how much is drawn for each part of the answer."""
+
+    data: DataSettings = DataSettings()
+    method_options: MethodSettings = MethodSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    rows: int = Field(48, ge=2, le=MOST)
+    """Rows of the nested design."""
+    rates: int = Field(12, ge=2, le=MOST)
+    """Rates per row of the nested design."""
+    masks: int = Field(3, ge=2, le=MOST)
+    """Masks per rate of the nested design."""
+    design: Literal["cells", "iid"] = "cells"
+    """``cells``: one rate in each cell of t, which tames the tail near t = 0; ``iid``: the plain nested design."""
+    probe: PPOTSSettings = PPOTSSettings(rows=24, rates=16, masks=3)
+    """The probe behind g(t), v(t), rho(t), p(t) and the predicted variances."""
+    methods: list[str] = [
+        "standard",
+        "ppots",
+        "mirror",
+        "ppots+mirror",
+        "multisample",
+        "strats",
+        "fixedcount",
+        "lowdisc+fixedcount",
+        "lowdisc+ppots+fixedcount",
+        "lowdisc+ppots-head+fixedcount",
+        "lowdisc+complement",
+        "clipped",
+    ]
+    """Methods to compare; Standard is always among them."""
+    forwards: int = Field(32, ge=2, le=MOST)
+    """Forward passes of a training step: what methods are given equally."""
+    steps: int = Field(48, ge=4, le=MOST)
+    """Training steps drawn to measure each method's variance."""
+    gradient: bool = False
+    """Measure the gradient's noise as well."""
+    grad: GradientSettings = GradientSettings()
+    seed: Seed = 0
+    out: PathText = "runs/decompose"

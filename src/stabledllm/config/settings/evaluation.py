@@ -1,0 +1,76 @@
+"""How completions are decoded, how images are drawn, and what ``stabledllm eval`` measures."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from stabledllm.config.settings.data import DataSettings
+from stabledllm.config.settings.model import ModelSettings
+from stabledllm.config.settings.values import MOST, PathText, Seed
+from stabledllm.config.typed import Strict
+
+
+class DecodingSettings(Strict):
+    """LLaDA's low-confidence decoding, greedy, unless told otherwise; part of every result."""
+
+    length: int = Field(128, ge=1, le=MOST)
+    """New tokens."""
+    steps: int = Field(128, ge=1, le=MOST)
+    """Model calls in all."""
+    block: int = Field(32, ge=1, le=MOST)
+    """Tokens of a semi-autoregressive block; ``length`` for none, as Dream decodes."""
+    order: Literal["confidence", "margin", "entropy", "random"] = "confidence"
+    """Which masked positions are decided first."""
+    schedule: Literal["even", "dream", "origin"] = "even"
+    """How many each step decides: as many (LLaDA), Dream's share of those left, or each with that probability."""
+    temperature: float = Field(0.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Tokens are chosen among the most probable that hold this share."""
+    guidance: float = Field(0.0, ge=0)
+    """Classifier-free guidance; doubles the forward rows."""
+    threshold: float | None = Field(None, gt=0, le=1)
+    """Decide every token surer than this at once. Approximate: fewer model calls, other completions."""
+    cache: Literal["none", "prefix", "dual"] = "none"
+    """Keep keys and values within a block: of all before it, or of all around it. Approximate, but ``prefix`` for
+    models trained in blocks."""
+    seed: Seed = 0
+    """Of what is drawn at random while decoding."""
+
+
+class ImageDecodingSettings(Strict):
+    """How pictures are drawn: MaskGIT's decoding as MMaDA does it; part of every result."""
+
+    steps: int = Field(18, ge=1, le=MOST)
+    """Model calls."""
+    guidance: float = Field(3.5, ge=0)
+    """Classifier-free guidance; doubles the forward rows."""
+    temperature: float = Field(1.0, ge=0)
+    """Of the noise in which tokens are kept; it falls with the steps."""
+    seed: Seed = 0
+    """The same for every model and training seed, so that their pictures are paired."""
+
+
+class EvalSettings(ModelSettings):
+    """``stabledllm eval``: one model on test rows, and what it was tuned from beside it."""
+
+    base: PathText | None = None
+    """Of an adapter: its base model, where it is not where it was."""
+    beside: PathText = "auto"
+    """The untuned model: its name, or the folder of its evaluation; ``auto``: an adapter's base, or the model that a
+    run started from; ``none``."""
+    data: DataSettings = DataSettings()
+    """The rows are those of ``data.test``, without it of ``data.train``: their test split, where they have splits."""
+    rows: int = Field(128, ge=1, le=MOST)
+    """At most this many problems."""
+    draws: int = Field(4, ge=1, le=MOST)
+    """Masked copies of each row in the NLL."""
+    decoding: DecodingSettings = DecodingSettings(length=64, steps=64, block=8)
+    image_decoding: ImageDecodingSettings = ImageDecodingSettings()
+    clip: PathText | None = None
+    """Scores drawn pictures: a CLIP model's folder or name on the hub."""
+    generate_batch: int = Field(32, ge=1, le=MOST)
+    """Prompts decoded together; no result depends on it."""
+    out: PathText = "runs/eval"

@@ -1,0 +1,67 @@
+"""The method, the objective, and the density p(t) that a method may fit."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from stabledllm.config.settings.values import MOST
+from stabledllm.config.typed import Strict
+
+
+class MethodSettings(Strict):
+    """Settings of the parts of a method; each acts only where its part is named."""
+
+    strata: int | None = Field(None, ge=1, le=MOST)
+    clip_low: float = 0.3
+    clip_high: float = 0.8
+    isad_delta: float = 0.2
+    mirror_below: float = 1.0
+    ema_bins: int = Field(10, ge=2, le=MOST)
+
+
+class ObjectiveSettings(Strict):
+    """What is minimised."""
+
+    weighting: Literal["elbo", "unweighted", "power", "cosine"] = "elbo"
+    """Masked tokens weigh p_mask^(a - 1): a = 0 for ``elbo``, 1 for ``unweighted``, ``power`` for ``power``.
+    ``cosine``: MMaDA's for images, the mean over round(P cos(pi u / 2)) masked tokens."""
+    power: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """a >= 0 of weighting ``power``; needed there and nowhere else."""
+    normalization: Literal["row", "token"] = "row"
+    eps: float = Field(1e-3, ge=0, lt=1)
+
+
+class PPOTSSettings(Strict):
+    """The probe and the fit of p(t).
+
+    The paper's probe is a grid of 15 rows x 70 rates x 15 masks, 15,750 forwards. Many rows with few masks find p* at
+    least as exactly with a fifth of them (``benchmarks/probe_error.py``).
+    """
+
+    design: Literal["grid", "stratified"] = "stratified"
+    """``stratified``: each row at rates of its own, one per cell of t; ``grid``: all rows at the cells' midpoints."""
+    rows: int = Field(112, ge=2, le=MOST)
+    rates: int = Field(8, ge=4, le=MOST)
+    """Equal cells of t; the lowest is split further (into 7 of them for 8, so that there are 14 cells)."""
+    masks: int = Field(2, ge=2, le=MOST)
+    starts: int = Field(20, ge=1, le=MOST)
+    family: Literal["epr", "tabulated"] = "epr"
+    uniform_share: float = Field(0.05, ge=0, le=1)
+    """Defensive mixture: bounds every weight by 1 / uniform_share."""
+    check_proxy: bool = False
+    """For ``ppots-head``: measure the whole gradient as well, and record how well the output layer stands for it."""
+
+
+class AdaptiveSettings(Strict):
+    """P-POTS that follows the training losses (methods with ``adaptive``)."""
+
+    every: int = Field(25, ge=1, le=MOST)
+    """Optimizer steps between refits of p(t)."""
+    half_life: float = Field(100.0, gt=0)
+    """Optimizer steps after which a loss counts half."""
+    rates: int = Field(12, ge=2, le=MOST)
+    """Equal cells of t whose second moments are kept; the lowest is split further."""
+    uniform_share: float = Field(0.05, ge=0, le=1)
+    """Defensive mixture: bounds every weight by 1 / uniform_share."""

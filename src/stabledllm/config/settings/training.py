@@ -1,0 +1,107 @@
+"""A training run, and an experiment of many."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PlainSerializer, field_validator
+
+from stabledllm.config.settings.data import DataSettings
+from stabledllm.config.settings.evaluation import DecodingSettings, ImageDecodingSettings
+from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
+from stabledllm.config.settings.model import LoRASettings, ModelSettings
+from stabledllm.config.settings.values import MOST, Name, PathText, Seed
+from stabledllm.config.trainer_keys import TrainerSettings
+from stabledllm.config.twice import refuse_equal_methods, refuse_equal_seeds
+from stabledllm.config.typed import Strict
+
+GivenTrainerSettings = Annotated[
+    TrainerSettings,
+    AfterValidator(lambda checked: checked.model_dump(exclude_unset=True)),
+    PlainSerializer(lambda given: given),
+]
+"""Checked as :class:`TrainerSettings`, kept as a dictionary of what was given."""
+
+
+class TrainSettings(ModelSettings):
+    """One training run."""
+
+    lora: LoRASettings | None = None
+    """Train adapters instead of the weights."""
+    quantised: Literal["4bit", "8bit"] | None = None
+    """Hold the frozen base in so many bits (bitsandbytes); with ``lora``, or for a ``model`` that is an adapter."""
+    packing: bool = False
+    """Lay the rows of a micro-batch end to end, without padding; no t or mask changes."""
+    group_by_length: bool = False
+    """Deal the rows of an optimizer step to its micro-batches by length; no t or mask changes."""
+    views_per_forward: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Views of a row (MIRROR's two) in one forward and backward; without it all. Less memory, the same result.
+    ``auto``: as many as the memory estimate says fit the device."""
+    data: DataSettings = DataSettings()
+    method: Name = "standard"
+    method_options: MethodSettings = MethodSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    ppots: PPOTSSettings = PPOTSSettings()
+    adaptive: AdaptiveSettings = AdaptiveSettings()
+    p_of_t: PathText | None = None
+    """A density fitted before (``stabledllm fit``); without it P-POTS probes before training, ``adaptive`` starts
+    from uniform t."""
+    block_size: int | None = Field(None, ge=1, le=MOST)
+    """Block diffusion: response tokens of a block, each with a t and a maskable set of its own, predicted from the
+    clean blocks before it; without it the whole response is one."""
+    batch: int = Field(32, ge=1)
+    """Rows per optimizer step, over all devices and accumulation."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Rows per device and forward; must divide ``batch``. Without it the whole share of the device."""
+    steps: int | None = Field(None, ge=1, le=10**9)
+    """Optimizer steps; without it ``epochs`` counts."""
+    epochs: float = Field(5.0, gt=0)
+    eval_every: int | None = Field(None, ge=1)
+    """Steps between evaluation losses; without it only at the end."""
+    eval_draws: int = Field(4, ge=1, le=MOST)
+    """Masked copies of each validation row in the evaluation loss."""
+    save_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints, the last one at the end; without it there are none, and a killed run begins anew."""
+    log_every: int = Field(10, ge=1)
+    trainer: GivenTrainerSettings = {}  # type: ignore[assignment]
+    """Anything else that transformers' TrainingArguments take, by their names."""
+    decoding: DecodingSettings = DecodingSettings()
+    image_decoding: ImageDecodingSettings = ImageDecodingSettings()
+    clip: PathText | None = None
+    """Scores drawn pictures: a CLIP model's folder or name on the hub; without it only the scenes' own judge does."""
+    generate_batch: int = Field(32, ge=1, le=MOST)
+    """Prompts decoded together."""
+    seed: Seed = 42
+    """Of the noise and the order of the training rows."""
+    order_seed: Seed | None = None
+    """Of the order of the training rows alone; without it ``seed``. Fixed, it leaves only the noise to vary."""
+    allow_changed: list[str] = []
+    """Keys under which the run in ``out`` goes on from its last checkpoint with another value than so far, such as
+    ``steps`` or ``trainer.learning_rate``; any other difference is refused."""
+    out: PathText = "runs/train"
+
+
+class ExperimentSettings(Strict):
+    """Methods x seeds, each an own training run."""
+
+    base: TrainSettings = TrainSettings()
+    """The run that every method and seed varies."""
+    methods: list[str] = Field(["standard", "ppots", "mirror", "ppots+mirror"], min_length=1)
+    seeds: list[Seed] = Field([42, 731, 20231], min_length=1)
+    equal: Literal["compute", "steps"] = "compute"
+    """``compute``: Standard's forward passes for every method to within one step, under ``epochs`` too: rows a step by
+    the method's mean cost (half for 2 views), steps by what it will draw. ``steps``: the same rows and steps, as in the
+    paper, whatever they cost."""
+    baselines: list[str] = ["standard", "clipped"]
+    """Methods whose best run a method's worst run is compared with."""
+    out: PathText = "runs/experiment"
+
+    @field_validator("methods", "baselines")
+    @classmethod
+    def _methods_once(cls, methods: list[str]) -> list[str]:
+        return refuse_equal_methods(methods)
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_once(cls, seeds: list[int]) -> list[int]:
+        return refuse_equal_seeds(seeds)

@@ -1,0 +1,137 @@
+"""The rows of masked diffusion models that are being decoded, and one step of deciding tokens.
+
+Legend: B rows, L positions, Q positions that are computed, S masked positions of the current block, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stabledllm.decoding.choice import choose
+from stabledllm.decoding.options import DecodingOptions
+from stabledllm.decoding.schedules import counts, nothing
+from stabledllm.models.key_value_cache import KeyValueCache
+from stabledllm.noise.streams import Key, Stream
+
+
+class State:
+    """The rows that are still being decoded, and all of them as far as they are decided (``done``)."""
+
+    def __init__(self, model, prompts, options: DecodingOptions, mask_id: int, pad_id: int, first: int, stats):
+        device = next(model.parameters()).device
+        self.model, self.options, self.mask_id, self.stats = model, options, mask_id, stats
+        self.shift = int(getattr(model.config, "shift_logits", False))
+        self.cache = None if options.cache == "none" else KeyValueCache()
+        self.cached_block = -1
+        starts = torch.tensor([len(p) for p in prompts], device=device)
+        width = int(starts.max()) + options.length
+        self.done = torch.full((len(prompts), width), pad_id, device=device)
+        for row, prompt in enumerate(prompts):
+            self.done[row, : len(prompt)] = torch.tensor(prompt, device=device)
+            self.done[row, len(prompt) : len(prompt) + options.length] = mask_id
+        self.live = torch.arange(len(prompts), device=device)
+        self.ids = self.done.clone()
+        self.number = first + self.live
+        self.place = torch.arange(width, device=device)[None] - starts[:, None]
+        """Index of each position in the completion; negative in the prompt, shape (B, L)."""
+
+    def step(self, block: int, step: int) -> None:
+        """Decide this step's share of the block in every live row."""
+        options = self.options
+        start = block * options.block
+        masked = (self.ids == self.mask_id) & (self.place >= start) & (self.place < start + options.block)
+        left = masked.sum(1)
+        if nothing(options, step, left):
+            return
+        key = Key(options.seed, block * (options.steps // options.blocks) + step)
+        score = torch.full(self.ids.shape, -torch.inf, dtype=torch.float64, device=self.ids.device)
+        order = torch.empty(0)
+        if options.order == "random":
+            order = key.token_uniforms(Stream.DECODING_ORDER, self.number, self.place.clamp(min=0))
+        number = counts(options, step, left, order, masked)
+        drawn = torch.empty(0, device=self.ids.device)
+        if options.temperature > 0:
+            drawn = key.token_uniforms(Stream.DECODING, self.number, self.place.clamp(min=0))[masked]
+        token, sure = choose(self._logits(masked, block), options, drawn)
+        # origin decides the positions with the smallest uniforms, random order likewise.
+        score[masked] = -order[masked] if options.order == "random" else sure.double()
+        if options.threshold is not None:
+            number = torch.maximum(number, (score > options.threshold).sum(1))
+        best = score.argsort(dim=1, descending=True, stable=True)
+        rank = torch.empty_like(best).scatter_(1, best, torch.arange(best.shape[1], device=best.device).expand_as(best))
+        decided = masked & (rank < number[:, None])
+        self.ids[decided] = token[decided[masked]]
+
+    def _logits(self, masked: Tensor, block: int) -> Tensor:
+        """Guided logits at the masked positions, the mask token's at -inf, shape (S, V)."""
+        ids, attention, selected = self.ids, self.place < self.options.length, masked
+        form = self.form(attention)
+        if self.cache is not None:
+            self.cache.positions = self._computed(block)
+        if self.options.guidance > 0:
+            unconditional = ids.masked_fill(self.place < 0, self.mask_id)
+            ids, attention, selected = (
+                torch.cat(pair) for pair in ((ids, unconditional), (attention, attention), (masked, masked))
+            )
+            form = {name: torch.cat((value, value)) for name, value in form.items()}
+            if self.cache is not None and self.cache.positions is not None:
+                self.cache.positions = self.cache.positions.repeat(2, 1)
+        if self.cache is not None:
+            form["cache"] = self.cache
+        logits = self.model(ids, attention, selected=selected, **form).logits
+        self.stats.model_calls += 1
+        self.stats.forward_rows += len(ids)
+        whole = self.cache is None or self.cache.positions is None
+        self.stats.forward_positions += ids.numel() if whole else self.cache.positions.numel()
+        self.stats.logit_positions += len(logits)
+        if self.options.guidance > 0:
+            conditional, unconditional = logits.chunk(2)
+            logits = unconditional + (1 + self.options.guidance) * (conditional - unconditional)
+        logits[:, self.mask_id] = -torch.inf
+        return logits
+
+    def form(self, attention: Tensor) -> dict[str, Tensor]:
+        """What the model takes by name besides the rows and their attention mask, each (B, L)."""
+        return {}
+
+    def _computed(self, block: int) -> Tensor | None:
+        """The positions that go through the model, (B, Q), in every row as many; None for all."""
+        first, self.cached_block = block != self.cached_block, block
+        span = self.first_span(block) if first else self.later_span(block)
+        if span is None:
+            return None
+        place = torch.arange(*span, device=self.ids.device)
+        # An empty prompt's first token is predicted at its own place.
+        return (place[None] - self.place[:, :1]).clamp(min=0)
+
+    def first_span(self, block: int) -> tuple[int, int] | None:
+        """The places, from start to end, that a block's first call computes; None for all."""
+        return None
+
+    def later_span(self, block: int) -> tuple[int, int]:
+        """The places, from start to end, that a block's later calls compute."""
+        # The position before a token may predict it.
+        start = block * self.options.block - self.shift
+        return start, self.options.length if self.options.cache == "prefix" else (block + 1) * self.options.block
+
+    def retire(self, eos_id: int) -> None:
+        """Take out the rows in which an end token is decided with everything before it."""
+        if not len(self.live):
+            return
+        answer = self.place >= 0
+        here = torch.arange(self.ids.shape[1], device=self.ids.device)
+        beyond = self.ids.shape[1]
+        end = torch.where((self.ids == eos_id) & answer, here, beyond).amin(1)
+        undecided = torch.where((self.ids == self.mask_id) & answer, here, beyond).amin(1)
+        # Padding may be the end token too; it stands behind the answer, where nothing is left to decide.
+        finished = end < undecided
+        self.done[self.live, : self.ids.shape[1]] = self.ids
+        if bool(finished.any()):
+            kept = ~finished
+            # The longest row may have left: nothing is computed for columns that only it had.
+            width = int((self.place[kept] < self.options.length).any(0).sum())
+            self.live, self.number = self.live[kept], self.number[kept]
+            if self.cache is not None:
+                self.cache.keep(kept.repeat(2) if self.options.guidance > 0 else kept, width)
+            self.ids, self.place = self.ids[kept, :width], self.place[kept, :width]

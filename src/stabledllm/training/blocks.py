@@ -1,0 +1,80 @@
+"""Training by block diffusion: a mixin for :class:`MDMTrainer` with everything that blocks change.
+
+Legend: B rows, K views, L positions; a unit is a (row, block) pair.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stabledllm.forward.blocks import BlockMeter
+from stabledllm.noise.blocks import BlockDraw, Units, block_counts, block_ids
+from stabledllm.noise.fits import check_blocks
+from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.objective import Objective
+from stabledllm.noise.streams import Key
+from stabledllm.training.positions import StepRows
+from stabledllm.training.trainer import MDMTrainer
+
+
+def first_units(step: StepRows, counts: Tensor) -> tuple[Tensor, int]:
+    """Units of the step before each row's own, int64, shape (ranks, n); and units of the whole step.
+
+    Args:
+        counts: units of each row that any rank holds, int64, shape (ranks, n).
+    """
+    each = torch.ones(step.step_rows, dtype=torch.int64, device=counts.device)
+    each[step.position[step.counted]] = counts[step.counted]
+    before = each.cumsum(0) - each
+    return torch.where(step.counted, before[step.position], 0), int(each.sum())
+
+
+class InBlocks:
+    """Makes the units of a step, not its rows, what is drawn and counted; the evaluation loss is of blocks too.
+
+    Args:
+        block_size: response tokens of a block. The rest as of :class:`MDMTrainer`.
+
+    Raises:
+        UserError: a method or a layout that has no meaning in blocks.
+    """
+
+    form_names = ("block_ids",)
+
+    def __init__(self, *, block_size: int, method: Method, packing: bool = False, **kwargs):
+        check_blocks(method, packing=packing)
+        self.block_size = block_size
+        super().__init__(method=method, packing=packing, **kwargs)
+
+    def _fix_positions(self, batches: list[dict], device: torch.device) -> StepRows:
+        step = super()._fix_positions(batches, device)
+        counts = self._of_all_ranks([block_counts(b["maskable"], self.block_size) for b in batches], device)
+        first, total = first_units(step, counts)
+        self._deal(batches, {"first_unit": first})
+        for batch in batches:
+            batch["step_units"] = total
+        return step
+
+    def _shown(self, key: Key, inputs: dict) -> dict:
+        inputs = super()._shown(key, inputs)
+        ids = block_ids(inputs["maskable"], inputs["attention_mask"], self.block_size)
+        return inputs | {"block_ids": ids}
+
+    def _draw(self, key: Key, rows: Rows, inputs: dict) -> BlockDraw:
+        units = Units.of(rows, self.block_size, inputs["first_unit"], inputs["step_units"])
+        return units.draw(self.method, key, self.sampler)
+
+    def _count(self, draw: BlockDraw, rows: Rows, inputs: dict, tokens: Tensor, forwards: int) -> None:
+        """Hand the units' draws and what they add to their rows' losses to the statistics."""
+        units, losses = draw.units, draw.units.per_unit(tokens.sum(1))
+        counted, weight = (inputs[name][units.row] for name in ("counted", "row_weight"))
+        self.statistics.add(draw.drawn, units.rows, counted, losses, forwards, weight)
+
+    def evaluation_meter(self, objective: Objective) -> BlockMeter:
+        """Measures the validation rows in blocks."""
+        return BlockMeter(self._metered(), self.eval_rows, objective, block_size=self.block_size)
+
+
+class BlockTrainer(InBlocks, MDMTrainer):
+    """Trains a masked diffusion model by block diffusion."""

@@ -1,0 +1,100 @@
+"""One default of each value: a recipe, the library's own options and the command line give the same without a word."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+
+from stabledllm.build import build_decoding, build_image_decoding, build_objective, loading_options
+from stabledllm.cli.decompose import decompose
+from stabledllm.cli.eval import evaluate
+from stabledllm.cli.generate import generate
+from stabledllm.config import settings as groups
+from stabledllm.config.typed import Strict
+from stabledllm.data.rows import EncodingOptions
+from stabledllm.models.adapters import LoRAOptions
+from stabledllm.models.loading import load_model
+from stabledllm.noise.methods import MethodOptions
+from stabledllm.ppots.adaptive import AdaptiveOptions
+from stabledllm.ppots.fit import FitOptions
+from stabledllm.tasks.task import TaskOptions
+
+WHOLE = [
+    (groups.MethodSettings, MethodOptions),
+    (groups.ObjectiveSettings, type(build_objective(groups.ObjectiveSettings()))),
+    (groups.AdaptiveSettings, AdaptiveOptions),
+    (groups.DecodingSettings, type(build_decoding(groups.DecodingSettings()))),
+    (groups.ImageDecodingSettings, type(build_image_decoding(groups.ImageDecodingSettings()))),
+    (groups.LoRASettings, LoRAOptions),
+]
+"""Groups of settings that become an options object as they are."""
+PARTS = [
+    (groups.PPOTSSettings, FitOptions, {"starts", "family", "uniform_share"}),
+    (groups.DataSettings, TaskOptions, {"annotations", "table", "seed"}),
+    # Without a word a recipe takes the task's delimiters and marks code; who encodes rows alone says what to mark.
+    (groups.DataSettings, EncodingOptions, {"max_len", "over_length", "pad_response_to"}),
+]
+"""Groups of which some settings become fields of an options object."""
+
+
+def defaults_of(kind: type) -> dict:
+    """Name to default of the settings of a group or the fields of a dataclass; lists as tuples."""
+    if not issubclass(kind, Strict):
+        return {field.name: field.default for field in dataclasses.fields(kind)}
+    return {name: tuple(one) if isinstance(one, list) else one for name, one in kind().model_dump().items()}
+
+
+def defaults_of_call(function) -> dict:
+    return {name: one.default for name, one in inspect.signature(function).parameters.items()}
+
+
+def in_common(options: dict, settings: dict) -> tuple[dict, dict]:
+    names = options.keys() & settings.keys()
+    given = {name: str(options[name]) if isinstance(options[name], Path) else options[name] for name in names}
+    return given, {name: settings[name] for name in names}
+
+
+@pytest.mark.parametrize(("settings", "options"), WHOLE, ids=lambda kind: kind.__name__)
+def test_settings_and_options_have_the_same_names_and_defaults(settings, options):
+    assert defaults_of(settings) == defaults_of(options)
+
+
+@pytest.mark.parametrize(("settings", "options", "names"), PARTS)
+def test_shared_settings_have_the_defaults_of_the_options(settings, options, names):
+    ours, theirs = defaults_of(settings), defaults_of(options)
+    assert {name: ours[name] for name in names} == {name: theirs[name] for name in names}
+
+
+def test_every_group_is_compared_or_meant_for_a_command():
+    compared = {settings for settings, *_ in [*WHOLE, *PARTS]}
+    used_by_name = {groups.ModelSettings, groups.ImageSettings, groups.GradientSettings}
+    commands = {groups.TrainSettings, groups.ExperimentSettings, groups.DecomposeSettings, groups.EvalSettings}
+    assert {getattr(groups, name) for name in groups.__all__} == compared | used_by_name | commands
+
+
+def test_a_model_is_loaded_as_by_default():
+    ours, theirs = loading_options(groups.ModelSettings()), defaults_of_call(load_model)
+    assert ours == {name: theirs[name] for name in ours}
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "named"),
+    [
+        (decompose, groups.DecomposeSettings(), {"model", "out", "gradient", "seed"}),
+        (evaluate, groups.EvalSettings(), {"model", "out", "beside", "rows", "base", "family", "dtype", "attention"}),
+        (evaluate, groups.EvalSettings().data, {"max_len", "pad_response_to"}),
+        (evaluate, groups.EvalSettings().decoding, {"length", "steps", "block"}),
+        (generate, groups.ModelSettings(), {"family", "dtype", "attention", "end_token", "trust_remote_code"}),
+    ],
+)
+def test_options_of_a_command_have_the_defaults_of_its_settings(command, settings, named):
+    not_the_setting = {"methods", "decoding", "data"}  # written in another way, or the data beside their settings
+    options = {name: value for name, value in defaults_of_call(command).items() if name not in not_the_setting}
+    if command is generate:
+        del options["model"]  # depends on --image
+    given, expected = in_common(options, settings.model_dump())
+    assert given == expected
+    assert named <= given.keys()
