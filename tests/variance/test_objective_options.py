@@ -114,6 +114,11 @@ def test_every_option_acts_on_every_path(path):
         assert not torch.isclose(found, plain, rtol=1e-6).any(), option
 
 
+def test_a_method_of_another_objective_is_not_measured():
+    with pytest.raises(ValueError, match="expected a method under"):
+        probe(of(LossMeter, OPTIONS["eps"]), standard(Objective()), **PROBE)
+
+
 @pytest.mark.parametrize("option", ["weighting", "power", "eps"])
 def test_an_autoregressive_model_refuses_what_weighs_mask_ratios(option):
     check_autoregressive(Objective(normalization="token"))
