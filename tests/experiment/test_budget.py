@@ -20,7 +20,7 @@ from stabledllm.noise.methods import Method, MethodOptions
 from tests.cli.runner import ROOT
 from tests.fakes.study import BASE, quiet
 from tests.fakes.tiny import rows as real_rows
-from tests.fakes.trainer import DENSITY, make_trainer
+from tests.fakes.trainer import DENSITY, ROWS, make_trainer
 
 METHODS = ("standard", "mirror", "multisample3", "partition4", "complement", "lowdisc+complement", "ppots+mirror")
 METHODS += ("strats+mirror", "autoregressive", "syrm+mirror", "adaptive+complement", "ema+ppots")
@@ -78,10 +78,10 @@ def test_what_is_counted_ahead_is_what_training_counts(tmp_path, method, below, 
     """Step by step, on 22 rows in batches of 8, so that the last step of an epoch is short."""
     options = MethodOptions(mirror_below=below)
     parsed = Method.parse(method, options)
-    monkeypatch.setattr(Method, "parse", classmethod(lambda cls, text, _=None: parsed))
+    monkeypatch.setattr(Method, "parse", classmethod(lambda cls, *_, **__: parsed))
     trainer = make_trainer(tmp_path, method, micro=4, accumulation=2, steps=7, block_size=block_size, order_seed=5)
     trainer.train()
-    size = torch.tensor([row.maskable_count() for row in real_rows()])
+    size = torch.tensor([row.maskable_count() for row in real_rows(ROWS)])
     ahead = forwards_by_step(parsed, parsed.sampler(DENSITY), size, 8, 11, 5, block_size)
     counted = [h["forward_passes"] for h in trainer.state.log_history if "forward_passes" in h]
     assert [next(ahead) for _ in range(7)] == [b - a for a, b in zip([0, *counted], counted, strict=False)]
