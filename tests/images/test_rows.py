@@ -40,7 +40,7 @@ def meter(network, data, objective=COSINE) -> LossMeter:
 
 def losses(network, method: str, n: int, data, sampler=None, seed: int = 1) -> torch.Tensor:
     """n draws of each row's loss, shape (rows, n)."""
-    parsed = Method.parse(method)
+    parsed = Method.parse(method, objective=COSINE)
     sampler = sampler or Uniform()
     u = torch.rand(len(data) * n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     row = torch.arange(len(data)).repeat_interleave(n)
@@ -141,7 +141,15 @@ def test_a_b_and_c_are_the_enumerated_ones(network):
     }
     found = []
     for seed in range(replicates):
-        nested = nested_losses(meter(network, data), Method(), rows=each, rates=3, masks=2, seed=seed, design="iid")
+        nested = nested_losses(
+            meter(network, data),
+            Method.parse("standard", objective=COSINE),
+            rows=each,
+            rates=3,
+            masks=2,
+            seed=seed,
+            design="iid",
+        )
         found.append(torch.stack(components(nested.losses, nested.width)))
     table = torch.stack(found)
     for k, name in enumerate("ABC"):
@@ -153,7 +161,7 @@ def test_mirrored_masks_of_a_picture_are_exact_counts_that_overlap_as_little_as_
     row = torch.zeros(400, dtype=torch.int64)
     t = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
     m = meter(network, data)
-    batch, draw = m.draw(row, t, Method.parse("mirror"), Key(0, 0), Uniform(), torch.arange(400))
+    batch, draw = m.draw(row, t, Method.parse("mirror", objective=COSINE), Key(0, 0), Uniform(), torch.arange(400))
     k = draw.mask.sum(-1)
     assert (k[:, 0] == k[:, 1]).all()
     assert k.min() == 1
@@ -175,7 +183,7 @@ def test_correlation_of_mirrored_views_is_the_enumerated_one(network):
     pairs = np.array([(by_mask[tuple(b)], by_mask[tuple(~b)]) for b in bits if b.sum() == 2])
     expected = float((pairs[:, 0] * pairs[:, 1]).mean())
     row, t = torch.zeros(2000, dtype=torch.int64), torch.full((2000,), 0.33, dtype=torch.float64)
-    views, used = meter(network, data).view_losses(row, t, Method.parse("mirror"), Key(3, 0))
+    views, used = meter(network, data).view_losses(row, t, Method.parse("mirror", objective=COSINE), Key(3, 0))
     assert used.all()
     assert_mean(views[:, 0] * views[:, 1], expected, "product of the views")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stabledllm.noise.blocks import Units, block_counts
+from stabledllm.noise.blocks import Units, block_counts, mean_forwards_in_blocks
 from stabledllm.noise.densities import Tabulated, TSampler
 from stabledllm.noise.methods import Method, MethodOptions, Rows
 from stabledllm.noise.objective import Objective
@@ -76,7 +76,7 @@ def test_blocks_share_the_forward_of_a_view(name, below, block):
     units = Units.of(rows, block, counts.cumsum(0) - counts, int(counts.sum()))
     sampler = method.sampler(SKEWED)
     draw = units.draw(method, Key(3, 1), sampler)
-    charged = method.mean_forwards(sampler, sizes, block)
+    charged = mean_forwards_in_blocks(method.views, sampler, sizes, block)
     each = draw.active.sum(1).double()
     if float(each.std()) == 0:
         assert charged == pytest.approx(float(each.mean()))

@@ -12,6 +12,7 @@ from torch import Tensor
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.rows import TokenRow, maskable_sizes
 from stabledllm.errors import UserError
+from stabledllm.noise.blocks import mean_forwards_in_blocks
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key
@@ -65,7 +66,11 @@ def rows_per_step(
                 f"key 'base.batch': expected a multiple of the {views} views of '{method.name}', found {base.batch}."
             )
         return base.batch // views
-    cost = method.mean_forwards(method.sampler(sampler or Uniform()), size, base.block_size)
+    density = method.sampler(sampler or Uniform())
+    if base.block_size:
+        cost = mean_forwards_in_blocks(method.views, density, size, base.block_size)
+    else:
+        cost = method.mean_forwards(density, size)
     whole = base.micro_batch or 1
     return max(1, round(base.batch / cost / whole)) * whole
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key
+from stabledllm.noise.views import Views
 
 
 def block_counts(maskable: Tensor, size: int) -> Tensor:
@@ -32,6 +33,20 @@ def block_ids(maskable: Tensor, attention_mask: Tensor, size: int) -> Tensor:
     A token that is not maskable belongs to the block of the last maskable one before it.
     """
     return ((maskable.cumsum(1) + size - 1) // size).masked_fill(~attention_mask.bool(), -1)
+
+
+def mean_forwards_in_blocks(views: Views, sampler: TSampler, size: Tensor, block_size: int) -> float:
+    """Forwards that a row in blocks pays on average: one for each view that any of its blocks uses.
+
+    Exact for iid t; under other sources the t of a row's blocks are taken for independent.
+
+    Args:
+        size: maskable tokens P of each row of the data, shape (B,).
+    """
+    whole, rest = size // block_size, size % block_size
+    unused = (1 - sampler.cdf(views.reach(torch.full_like(size, block_size)))) ** whole[:, None]
+    last = 1 - sampler.cdf(views.reach(rest.clamp(min=1)))
+    return float((1 - unused * torch.where(rest[:, None] > 0, last, 1.0)).sum(1).mean())
 
 
 @dataclass(frozen=True)

@@ -192,9 +192,9 @@ class Method:
         """Whether every part has a meaning under the objective."""
         return objective.counts == "linear" or not any(named.part.bound_only for named in self.parts)
 
-    def mean_forwards(self, sampler: TSampler, size: Tensor, block_size: int | None = None) -> float:
+    def mean_forwards(self, sampler: TSampler, size: Tensor) -> float:
         """Forwards that a row pays on average, exactly: what a meter counts; see the views."""
-        return self.views.mean_forwards(sampler, size, block_size)
+        return self.views.mean_forwards(sampler, size)
 
     def sampler(self, fitted: TSampler | None = None) -> TSampler:
         """The density of t: ``fitted`` for P-POTS, for ``adaptive`` the one it starts from, else the name's own.

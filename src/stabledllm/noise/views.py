@@ -70,7 +70,7 @@ class Single:
         used = [self.active(flat, size.new_full(flat.shape, p)).sum(1) * n for p, n in _counted(size)]
         return (sum(used).double() / len(size)).view_as(t)
 
-    def mean_forwards(self, sampler: TSampler, size: Tensor, block_size: int | None = None) -> float:
+    def mean_forwards(self, sampler: TSampler, size: Tensor) -> float:
         """Forwards that a row pays on average, exactly.
 
         Less than the number of views where a view is left out above some t (``mirror_below``), or where nothing is
@@ -78,15 +78,8 @@ class Single:
 
         Args:
             sampler: the density t is drawn from. size: maskable tokens P of each row of the data, shape (B,).
-            block_size: block diffusion: a row pays for a view that any of its blocks uses, each block at a t of its
-                own; for sources other than iid these are taken for independent.
         """
-        if not block_size:
-            return float(sampler.cdf(self.reach(size)).sum(1).mean())
-        whole, rest = size // block_size, size % block_size
-        unused = (1 - sampler.cdf(self.reach(torch.full_like(size, block_size)))) ** whole[:, None]
-        last = 1 - sampler.cdf(self.reach(rest.clamp(min=1)))
-        return float((1 - unused * torch.where(rest[:, None] > 0, last, 1.0)).sum(1).mean())
+        return float(sampler.cdf(self.reach(size)).sum(1).mean())
 
 
 @dataclass(frozen=True)
