@@ -1,4 +1,4 @@
-"""From a tree of what was written to typed settings, or one sentence about the first thing wrong in it."""
+"""Turns the tree that a recipe holds into typed settings, or refuses the first thing wrong in it in one sentence."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def check(tree: dict, kind: type[Settings], what: str) -> Settings:
-    """The typed settings of a tree.
+    """The typed settings that a tree of keys holds.
 
     Raises:
-        UserError: where it was written, the key, what was expected and what was found.
+        UserError: says where the value was written, its key, what was expected and what was found.
     """
     try:
         return kind.model_validate(tree)
@@ -32,14 +32,14 @@ def check(tree: dict, kind: type[Settings], what: str) -> Settings:
         if group is TrainerSettings:
             raise UserError(f"{where}: key '{plain_text(key)}': {refusal(name)}.")
         raise UserError(f"{where}: unknown key '{plain_text(key)}'{did_you_mean(name, group.model_fields)}.")
-    said = _expected(first["msg"])
-    if "found" not in said:
-        said += f", found {_shown(first['input'], key)}"
-    raise UserError(f"{where}: key '{plain_text(key)}': {said}.")
+    expectation = _expected(first["msg"])
+    if "found" not in expectation:
+        expectation += f", found {_shown(first['input'], key)}"
+    raise UserError(f"{where}: key '{plain_text(key)}': {expectation}.")
 
 
 def _in_tree(tree: Any, path: tuple) -> tuple:
-    """The part of an error's path that leads to a value; the rest names the arm of a union that did not take it."""
+    """The part of an error's path that leads to a value; what follows it names a type of a union."""
     for depth, part in enumerate(path):
         try:
             tree = tree[part]
@@ -49,7 +49,7 @@ def _in_tree(tree: Any, path: tuple) -> tuple:
 
 
 def _place(tree: Any, path: tuple) -> str:
-    """Where the last thing on the path that was written stands in its recipe; nothing for an override."""
+    """The file and line of the last written value on the path; empty for an override."""
     place = ""
     for part in path:
         if isinstance(tree, dict):
@@ -82,7 +82,7 @@ def _expected(message: str) -> str:
 
 
 def _shown(value: Any, key: str) -> str:
-    """What was found, in a few words: long values are cut, secrets hidden."""
+    """The value in a few words: long ones are cut, secrets hidden."""
     if isinstance(value, Written):
         value = None if value.null and not value.typed else str(value)
     if isinstance(value, dict | list):

@@ -27,12 +27,12 @@ _MOST_PARENTS, _MOST_DOTS = 30, 20
 
 @cache
 def shipped_recipes() -> dict[str, str]:
-    """Name to text of every recipe in the package, sub-folders included (``table1/gsm8k``)."""
+    """The text of every recipe in the package by its name, with its sub-folder (``table1/gsm8k``)."""
     return _yaml_files("recipes")
 
 
 def shipped_launches() -> dict[str, str]:
-    """Name to text of every configuration of ``accelerate launch`` in the package (``accelerate/fsdp2``)."""
+    """The text of every configuration of ``accelerate launch`` in the package by its name (``accelerate/fsdp2``)."""
     return {f"accelerate/{name}": text for name, text in _yaml_files("launch").items()}
 
 
@@ -45,7 +45,7 @@ def _yaml_files(folder: str) -> dict[str, str]:
 
 
 def find_recipe(name: str) -> str:
-    """Text of a recipe: a file, or the name of a shipped one (``lora`` for ``parts/lora``).
+    """The text of a recipe, given as a file or by the name of a shipped one (``lora`` for ``parts/lora``).
 
     Raises:
         UserError: neither exists.
@@ -65,17 +65,17 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> TrainSettings | Exp
 
 
 def resolve(name: str) -> dict:
-    """The keys of a recipe with those of its parents and parts; nothing is checked beyond that."""
+    """The keys of a recipe with those of its parents and parts as plain values; neither keys nor values are checked."""
     return settle(_tree(name))
 
 
 def _tree(name: str) -> dict:
-    """The same as it was written, for the settings to read."""
+    """The keys of a recipe with those of its parents and parts, every value as text for the settings to read."""
     parts = [name] if _exists(name) else name.split("+")
     tree: dict = {}
-    known: dict[str, dict] = {}
+    trees: dict[str, dict] = {}
     for part in parts:
-        merge(tree, _read(part, None, (), known))
+        merge(tree, _read(part, None, (), trees))
     return tree
 
 
@@ -95,31 +95,32 @@ def _read(name: str, beside: Path | None, chain: tuple[str, ...], read: dict[str
     """The resolved tree of one recipe.
 
     Args:
-        beside: folder of the file that names it. chain: who asks. read: what was read before; each file is read once.
+        beside: folder of the file that names the recipe. chain: the recipes that led to it, outermost first.
+        read: the trees read so far by name, so that each file is read once.
     """
     try:
         text, home = _find(name, beside)
     except UserError as error:
         raise UserError(f"recipe '{chain[-1]}': extends: {error}") if chain else error from None
-    known = str(home) if home else _shipped(name)
-    if known in chain:
-        raise UserError(f"recipe '{chain[0]}': extends goes in a circle: {' -> '.join((*chain, known))}.")
+    identity = str(home) if home else _shipped(name)
+    if identity in chain:
+        raise UserError(f"recipe '{chain[0]}': extends goes in a circle: {' -> '.join((*chain, identity))}.")
     if len(chain) > _MOST_PARENTS:
         raise UserError(f"recipe '{chain[0]}': extends: expected at most {_MOST_PARENTS} recipes in a row, found more.")
-    if known not in read:
+    if identity not in read:
         tree = read_written(text, f"recipe '{plain_text(name)}'")
         if not isinstance(tree, dict):
             found = "list" if isinstance(tree, list) else "nothing" if tree.null else "a value"
             raise UserError(f"recipe '{plain_text(name)}', line 1: expected keys and values, found {found}.")
-        folder, chain = home.parent if home else None, (*chain, known)
+        folder, chain = home.parent if home else None, (*chain, identity)
         if isinstance(tree.get("base"), dict):
             tree["base"] = _extend(tree["base"], folder, chain, read)
-        read[known] = _extend(tree, folder, chain, read)
-    return read[known]
+        read[identity] = _extend(tree, folder, chain, read)
+    return read[identity]
 
 
 def _extend(tree: dict, folder: Path | None, chain: tuple[str, ...], read: dict[str, dict]) -> dict:
-    """The tree laid over the parents it names."""
+    """The tree laid over the parents that its ``extends`` names."""
     parents = settle(tree.pop("extends", []))
     parents = [parents] if isinstance(parents, str) else parents
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
@@ -143,13 +144,13 @@ def _is_file(path: Path) -> bool:
 
 
 def _shipped(name: str) -> str | None:
-    """The full name of a shipped recipe or part."""
+    """The full name of a shipped recipe or part, or None."""
     bare = name.removesuffix(".yaml")
     return next((known for known in (bare, f"parts/{bare}") if known in shipped_recipes()), None)
 
 
 def _find(name: str, beside: Path | None) -> tuple[str, Path | None]:
-    """Text of a recipe and its file, or None for a shipped one."""
+    """The text of a recipe, and its file (None for a shipped one)."""
     for path in (beside / name if beside else None, Path(name)):
         if path and _is_file(path):
             return _text_of(path.expanduser(), name), path.expanduser().resolve()

@@ -2,7 +2,7 @@
 
 Every field of the installed version is in one of three tables: :class:`TrainerSettings` (honoured), :data:`OURS`
 (a key of the recipe decides it) and :data:`REFUSED` (it would have no effect here, or break what the run promises). A
-field that no table knows, of a version that is newer than this page, is refused as well: nobody has seen that it acts.
+field that is in no table, from a newer version of transformers, is refused as well: nobody has checked that it acts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Names = str | list[str]
 
 
 class TrainerSettings(Strict):
-    """The fields that act, by transformers' names; those that are not given keep transformers' own defaults."""
+    """The fields that have an effect, by transformers' names; a field that is not given keeps transformers' default."""
 
     learning_rate: NotNegative = 5e-5
     lr_scheduler_type: Scheduler = "linear"
@@ -167,5 +167,5 @@ def refusal(name: str) -> str:
         return f"set by the recipe's own keys; write {OURS[name]} instead"
     if name in REFUSED:
         return f"expected none, since {REFUSED[name]}"
-    known = (*TrainerSettings.model_fields, *OURS, *REFUSED)
-    return f"unknown to TrainingArguments, or not known here to have an effect{did_you_mean(name, known, most=8)}"
+    every_name = (*TrainerSettings.model_fields, *OURS, *REFUSED)
+    return f"unknown to TrainingArguments, or not known here to have an effect{did_you_mean(name, every_name, most=8)}"

@@ -1,4 +1,4 @@
-"""``trainer`` keys that act only beside another key: alone they would be taken and forgotten."""
+"""Refuses ``trainer`` keys that act only beside another key, where that other key is missing."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ RULES: dict[str, tuple[Callable[[TrainSettings], bool], str]] = {
     "torch_compile_mode": (_may_compile, "trainer.torch_compile=true beside it"),
     "warmup_steps": (_warms_up, "an lr_scheduler_type that warms up, such as constant_with_warmup"),
 }
-"""Whether the key acts under these settings, and what it needs to."""
+"""For each key: whether it acts under these settings, and what it needs for that."""
 
 
 def refuse_idle(settings: TrainSettings) -> None:
     """Refuse the ``trainer`` keys that would have no effect here.
 
     Raises:
-        UserError: the first of them, with what to write beside it.
+        UserError: names the first of them and what to write beside it.
     """
     given = settings.trainer
     for name, (acts, needed) in RULES.items():

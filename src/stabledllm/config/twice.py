@@ -1,4 +1,4 @@
-"""What stands twice in a list would be run once and counted twice."""
+"""Refuses lists that name one method or seed twice: its run would be made once and counted twice."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TypeVar
 from pydantic_core import PydanticCustomError
 
 VIEWS = {"multisample": "multisample2", "partition": "partition3"}
-"""Parts that have a number of views without saying it."""
+"""Parts whose name leaves out their number of views, with the name that states it."""
 T = TypeVar("T")
 
 
 def refuse_equal_methods(methods: list[str]) -> list[str]:
-    """The methods, if no two are one method in two spellings (``a+b`` is ``b+a``).
+    """The methods, if no two of them are the same one in two spellings (``a+b`` is ``b+a``).
 
     Raises:
         PydanticCustomError: naming the first two.
@@ -22,7 +22,7 @@ def refuse_equal_methods(methods: list[str]) -> list[str]:
 
 
 def refuse_equal_seeds(seeds: list[int]) -> list[int]:
-    """The seeds, if each stands once.
+    """The seeds, if each is named once.
 
     Raises:
         PydanticCustomError: naming the first that does not.
@@ -34,8 +34,8 @@ def _refuse_equal(values: list[T], same: Callable[[T], Hashable]) -> list[T]:
     first: dict[Hashable, T] = {}
     for value in values:
         if (key := same(value)) in first:
-            said = _both(first[key], value)
-            raise PydanticCustomError("twice", "expected each one once, found {said}", {"said": said})
+            both = _both(first[key], value)
+            raise PydanticCustomError("twice", "expected each one once, found {said}", {"said": both})
         first[key] = value
     return values
 

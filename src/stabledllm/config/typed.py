@@ -1,6 +1,6 @@
-"""A value as its key means it: text as typed, numbers in every usual form, ``true`` or ``false``, ``null``.
+"""Reads a value by the type of its key: text as typed, numbers in every usual form, ``true`` or ``false``, ``null``.
 
-The same for a recipe and for an override. Whole numbers may be written ``1e3`` or ``1_000``; ``010`` is ten; ``yes``,
+A recipe and an override are read alike. Whole numbers may be written ``1e3`` or ``1_000``; ``010`` is ten; ``yes``,
 ``on`` and ``1`` are no booleans; ``null`` is None where a key may be left out, and text elsewhere.
 """
 
@@ -19,18 +19,18 @@ from stabledllm.errors import UserError, did_you_mean
 
 _NUMBER = re.compile(r"[-+]?(\.\d[\d_]*|\d[\d_]*(\.[\d_]*)?)([eE][-+]?\d+)?", re.ASCII)
 _DIGITS = 400
-"""Characters of a number at most."""
+"""Most characters of a number."""
 _LARGEST = 2**63
 _NAME = 240
-"""Bytes of a file's name, with room for the ending of its temporary copy."""
+"""Most bytes of a file's name, which leaves room for the ending of its temporary copy."""
 _HASH = "\ue023"
-"""In the place of ``#`` while YAML reads what was typed."""
+"""Stands for ``#`` while YAML reads what was typed, since YAML would begin a comment there."""
 _LISTED = 8
-"""Names at most that a refusal lists before it names the nearest."""
+"""Most names that a refusal lists; beyond that it gives the nearest only."""
 
 
 class Strict(BaseModel):
-    """A group of settings: no unknown key, no value of another kind, every number finite."""
+    """A group of settings that takes no unknown key, no value of another kind and no number that is not finite."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, strict=True, allow_inf_nan=False)
 
@@ -41,7 +41,7 @@ class Strict(BaseModel):
 
 
 def as_meant(value: Any, annotation: Any) -> Any:
-    """What was written for a key of this type; anything else than :class:`Written` stays what it is.
+    """The value that was written for a key of this type; anything but :class:`Written` stays as it is.
 
     Raises:
         PydanticCustomError: it cannot be read as that type.
@@ -65,7 +65,7 @@ def as_name(text: str) -> str:
     """The text, if a file or folder could be called so.
 
     Raises:
-        PydanticCustomError: a null character, or a part that no file system takes.
+        PydanticCustomError: a null character, or a part that is too long for a file system.
     """
     if "\0" in text or any(len(part.encode()) > _NAME for part in text.split("/")):
         raise _expected(f"a name without null characters and of at most {_NAME} bytes between slashes")
@@ -73,7 +73,7 @@ def as_name(text: str) -> str:
 
 
 def _arms(annotation: Any) -> list[Any]:
-    """The types that a union allows, without what Annotated adds to them."""
+    """The types that a union allows, without the extras of Annotated."""
     if get_origin(annotation) is Annotated:
         return _arms(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -109,9 +109,9 @@ def _is_group(arm: Any) -> bool:
 
 
 def _parsed(value: Written, arms: list[Any]) -> Any:
-    """A list or a mapping of the command line; the groups of settings read theirs themselves.
+    """The list or mapping that was typed on the command line; a group of settings reads its own values later.
 
-    There is no comment on a command line: there ``#`` is text.
+    A command line has no comments: there ``#`` is text.
     """
     try:
         parsed = _with_hashes(read_written(str(value).replace("#", _HASH), value.place))
@@ -138,7 +138,7 @@ def _settled(value: Any) -> Any:
 
 
 def _number(text: str, fraction: bool) -> int | float | None:
-    """The finite number, whole unless ``fraction``; None for what is none."""
+    """The finite number that a text spells, whole unless ``fraction``; None where it spells none."""
     if len(text) > _DIGITS:
         raise _expected(f"a number of at most {_DIGITS} characters")
     if re.fullmatch(r"0x[0-9a-fA-F]+|0o[0-7]+", text):

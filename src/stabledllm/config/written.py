@@ -1,8 +1,8 @@
-"""YAML as it was written: every scalar stays text, with its place, until the key that it belongs to is known.
+"""Reads YAML without interpreting it: every scalar stays text, with its place, until its key says what it should be.
 
 So a text key gets its text as typed, and a number is read alike from a recipe and from the command line; see
-:mod:`stabledllm.config.typed`. What YAML can do to a reader is refused: tags, several documents, keys given twice, and
-documents that are deep or that grow when they are read.
+:mod:`stabledllm.config.typed`. YAML that could harm its reader is refused: tags, several documents, keys given twice,
+and documents that are nested too deeply or that grow too large when aliases are written out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
 
 MOST_TEXT, MOST_DEPTH, MOST_NODES = 1_000_000, 40, 20_000
-"""Characters of a document, levels of nesting, and values with every alias written out."""
+"""Limits: characters of a document, levels of nesting, and values with every alias written out."""
 _NULLS = ("null", "Null", "NULL", "~", "")
 _TRUE, _FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -26,29 +26,32 @@ _BASES = {"0o": 8, "0x": 16}
 
 
 class Written(str):
-    """A scalar as text: ``place`` says where it stands, ``quoted`` that it is text whatever it looks like, ``typed``
-    that it is an override's, which no YAML was needed to read."""
+    """A scalar of YAML or of an override, as text.
+
+    ``place``: its file and line. ``quoted``: it is text whatever it looks like. ``typed``: it comes from an override,
+    which was not read as YAML.
+    """
 
     place: str
     quoted: bool
     typed: bool
 
     def __new__(cls, text: str, place: str = "", *, quoted: bool = False, typed: bool = False):
-        made = super().__new__(cls, text)
-        made.place, made.quoted, made.typed = place, quoted, typed
-        return made
+        scalar = super().__new__(cls, text)
+        scalar.place, scalar.quoted, scalar.typed = place, quoted, typed
+        return scalar
 
     @property
     def null(self) -> bool:
-        """Whether it is YAML's null."""
+        """Whether the text is YAML's null."""
         return not self.quoted and str(self) in _NULLS
 
 
 def read_written(text: str, what: str) -> Any:
-    """The document as dicts and lists of :class:`Written`; the keys are too.
+    """The document as dicts and lists of :class:`Written`; its keys are :class:`Written` as well.
 
     Raises:
-        UserError: anything that is no plain YAML document, with its line.
+        UserError: the text is no plain YAML document; names the line.
     """
     text = text.removeprefix("\ufeff")
     if len(text) > MOST_TEXT:
@@ -60,8 +63,8 @@ def read_written(text: str, what: str) -> Any:
                 return _Composer(events, what).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        said = plain_text(error.problem or error.context or "something else")
-        raise UserError(f"{what}, line {mark.line + 1 if mark else 1}: expected YAML, {_in_words(said)}.") from None
+        problem = plain_text(error.problem or error.context or "something else")
+        raise UserError(f"{what}, line {mark.line + 1 if mark else 1}: expected YAML, {_in_words(problem)}.") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UserError(f"{what}, line {line}: expected YAML, found a control character.") from None
@@ -69,7 +72,7 @@ def read_written(text: str, what: str) -> Any:
 
 
 def settle(value: Any) -> Any:
-    """The values that YAML 1.2's core schema gives for what was written, where no key says what it should be.
+    """The written values as YAML 1.2's core schema reads them, for places where no key says what they should be.
 
     Raises:
         ValueError: a whole number of too many digits.
@@ -99,7 +102,7 @@ def _in_words(problem: str) -> str:
 
 
 def _counted(events: Iterator[yaml.Event], what: str) -> Iterator[yaml.Event]:
-    """The events, as long as they are not nested too deeply: what reads them may then call itself."""
+    """The events, refused where they are nested too deeply, so that their reader can recurse safely."""
     depth = 0
     for event in events:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -119,7 +122,7 @@ class _Composer:
         self.events, self.what = events, what
         self.anchors: dict[str, tuple[Any, int]] = {}
         self.nodes = 0
-        """Values so far, with every alias written out."""
+        """Number of values so far, with every alias written out."""
 
     def document(self) -> Any:
         """The value, if it is the only document."""
@@ -174,14 +177,14 @@ class _Composer:
                 raise self._refused(event, "expected a name as a key, found a list, a mapping or an alias")
             key = self._value(event)
             if key in mapping:
-                first = next(known for known in mapping if known == key).place.rpartition("line ")[2]
+                first = next(earlier for earlier in mapping if earlier == key).place.rpartition("line ")[2]
                 raise self._refused(event, f"expected each key once, found '{plain_text(key)}' again (line {first})")
             mapping[key] = self._value(next(self.events))
         return mapping
 
 
 def _copied(value: Any) -> Any:
-    """What an alias stands for, on its own: what is laid over one copy leaves the others as they are."""
+    """A copy of the value that an alias stands for, so that overriding one copy leaves the others as they are."""
     if isinstance(value, dict):
         return {key: _copied(one) for key, one in value.items()}
     return [_copied(one) for one in value] if isinstance(value, list) else value

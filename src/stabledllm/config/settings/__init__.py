@@ -1,4 +1,4 @@
-"""Every setting of a recipe, with its default and its meaning. Builders turn them into plain arguments."""
+"""Every setting of a recipe, with its default and its meaning; :mod:`stabledllm.build` makes objects of them."""
 
 from stabledllm.config.settings.data import DataSettings, ImageSettings
 from stabledllm.config.settings.decompose import DecomposeSettings, GradientSettings

@@ -11,21 +11,21 @@ from stabledllm.config.typed import Strict
 
 
 class ImageSettings(Strict):
-    """How captioned pictures become rows; acts where the data are pictures.
+    """How captioned images become rows; read only where the data are images.
 
-    ``tokenizer``, ``side`` and ``max_text`` are the model's unless given: what it was trained with, or MMaDA's.
+    ``tokenizer``, ``side`` and ``max_text`` default to those the model was trained with, else to MMaDA's.
     """
 
     tokenizer: PathText | None = None
-    """Turns pictures into codes and back: ``tiny-vq`` (shipped), a local folder, or a name on the hub
+    """Turns images into codes and back: ``tiny-vq`` (shipped), a local folder, or a name on the hub
     (``showlab/magvitv2``)."""
     side: int | None = Field(None, ge=1, le=MOST)
-    """Side of the pictures in pixels; the tokenizer's own where the model says none."""
+    """Side of the images in pixels; the tokenizer's own where the model says none."""
     fit: Literal["crop", "refuse"] = "crop"
-    """Pictures of another size: shorter side resized to ``side`` and the middle kept, as MMaDA does (smaller ones are
-    bad pictures), or each of them bad."""
+    """Images of another size: ``crop`` resizes the shorter side to ``side`` and keeps the middle, as MMaDA does
+    (smaller images are bad); ``refuse`` takes each of them for bad."""
     on_bad: Literal["refuse", "drop"] = "refuse"
-    """A bad picture (corrupt, without a caption, of a wrong size) ends the work, or is dropped and counted."""
+    """A bad image (corrupt, without a caption, of a wrong size) ends the work, or is dropped and counted."""
     max_text: int | None = Field(None, ge=3, le=MOST)
     """Positions of the caption's part of a row, padding and three special tokens included."""
     caption_dropout: float = Field(0.1, ge=0, le=1)
@@ -39,7 +39,7 @@ class DataSettings(Strict):
 
     train: PathText = "synthetic:hard"
     """``synthetic``, ``synthetic:LEVEL``, ``TASK:PATH``, ``TASK`` (its data set on the hub) or ``jsonl:PATH``; see
-    ``docs/tasks.md`` for the tasks. ``text:PATH`` to pre-train on. Pictures: ``scenes``, ``text-to-image-2m[:PATH]``,
+    ``docs/tasks.md`` for the tasks. ``text:PATH`` to pre-train on. Images: ``scenes``, ``text-to-image-2m[:PATH]``,
     ``images:PATH``, ``codes:FOLDER``, see ``docs/images.md``."""
     validation: PathText | None = None
     """Rows of the evaluation loss; without it, a share of ``train`` is held out by content."""
@@ -63,17 +63,17 @@ class DataSettings(Strict):
     pad_response_to: int = Field(1, ge=1, le=MOST)
     """Fill responses with supervised end tokens to a multiple of this; 1 supervises one end token."""
     text_fields: list[str] = Field(["text"], min_length=1)
-    """Of ``text:PATH.jsonl``: the keys of a line that make its document, in this order."""
+    """For ``text:PATH.jsonl``: the keys of a line that make its document, in this order."""
     short_share: float = Field(0.01, ge=0, le=1)
-    """Of ``text:PATH``: share of the training rows that are of a random length, as in LLaDA's pre-training."""
+    """For ``text:PATH``: share of the training rows that get a random length, as in LLaDA's pre-training."""
     every_turn: bool = False
     """One row per assistant turn of ``messages`` instead of the last turn only."""
     system_prompt: str | None = None
     """Stands before every conversation, in training and evaluation."""
     few_shot: int = Field(0, ge=0, le=MOST)
-    """Worked examples from the training split before every question, in training and evaluation; never itself."""
+    """Worked examples from the training split before each question, in training and evaluation; never that question."""
     annotations: Literal["keep", "remove"] = "keep"
-    """GSM8K's calculator annotations ``<<48/2=24>>`` in the responses."""
+    """Whether responses keep GSM8K's calculator annotations such as ``<<48/2=24>>``."""
     table: Literal["markdown", "html"] = "markdown"
     """How HiTab's tables are written."""
     seed: Seed = 0

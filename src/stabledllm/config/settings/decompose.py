@@ -14,12 +14,12 @@ from stabledllm.config.typed import Strict
 
 
 class GradientSettings(Strict):
-    """How the gradient's noise is measured."""
+    """How the noise of the gradient is measured."""
 
     rows: int = Field(384, ge=4, le=MOST)
-    """Rows behind A, B, C and every single-view method."""
+    """Rows that A, B, C and every single-view method are measured on."""
     view_rows: int = Field(16, ge=4, le=MOST)
-    """Rows behind each method of several views or with a masker of its own."""
+    """Rows that each method of several views, or with a masker of its own, is measured on."""
     rates: int = Field(4, ge=2, le=MOST)
     """Equal cells of t; the lowest is split further."""
     masks: int = Field(2, ge=2, le=MOST)
@@ -29,13 +29,13 @@ class GradientSettings(Strict):
     clip: float = Field(1.0, gt=0)
     """Norm to which the optimizer's gradients are clipped."""
     parameters: list[str] | None = None
-    """Patterns of the parameters whose gradient is meant, such as ``head.*``; without it all that are trained."""
+    """Patterns of the parameters whose gradient is measured, such as ``head.*``; without it all trained ones."""
     projection: Literal["auto", "exact", "sketch"] = "auto"
-    """``exact`` gradients or a seeded random projection of them; ``auto`` projects where they do not fit."""
+    """``exact``: whole gradients; ``sketch``: a seeded random projection; ``auto``: projected where they do not fit."""
 
 
 class DecomposeSettings(ModelSettings):
-    """``stabledllm decompose``: how much is drawn for each part of the answer."""
+    """Settings of ``stabledllm decompose``: how much is drawn for each part of the answer."""
 
     data: DataSettings = DataSettings()
     method_options: MethodSettings = MethodSettings()
@@ -43,11 +43,11 @@ class DecomposeSettings(ModelSettings):
     rows: int = Field(48, ge=2, le=MOST)
     """Rows of the nested design."""
     rates: int = Field(12, ge=2, le=MOST)
-    """Rates per row of the nested design."""
+    """Mask ratios per row of the nested design."""
     masks: int = Field(3, ge=2, le=MOST)
-    """Masks per rate of the nested design."""
+    """Masks per mask ratio of the nested design."""
     design: Literal["cells", "iid"] = "cells"
-    """``cells``: one rate in each cell of t, which tames the tail near t = 0; ``iid``: the plain nested design."""
+    """``cells``: one ratio in each cell of t, which tames the tail near t = 0; ``iid``: the plain nested design."""
     probe: PPOTSSettings = PPOTSSettings(rows=24, rates=16, masks=3)
     """The probe behind g(t), v(t), rho(t), p(t) and the predicted variances."""
     methods: list[str] = [
@@ -66,7 +66,7 @@ class DecomposeSettings(ModelSettings):
     ]
     """Methods to compare; Standard is always among them."""
     forwards: int = Field(32, ge=2, le=MOST)
-    """Forward passes of a training step: what methods are given equally."""
+    """Forward passes of a training step; the same number for every method."""
     steps: int = Field(48, ge=4, le=MOST)
     """Training steps drawn to measure each method's variance."""
     gradient: bool = False

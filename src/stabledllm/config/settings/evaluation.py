@@ -13,7 +13,7 @@ from stabledllm.config.typed import Strict
 
 
 class DecodingSettings(Strict):
-    """LLaDA's low-confidence decoding, greedy, unless told otherwise; part of every result."""
+    """How completions are decoded; part of every result. The defaults are LLaDA's low-confidence decoding, greedy."""
 
     length: int = Field(128, ge=1, le=MOST)
     """New tokens."""
@@ -24,7 +24,8 @@ class DecodingSettings(Strict):
     order: Literal["confidence", "margin", "entropy", "random"] = "confidence"
     """Which masked positions are decided first."""
     schedule: Literal["even", "dream", "origin"] = "even"
-    """How many each step decides: as many (LLaDA), Dream's share of those left, or each with that probability."""
+    """How many tokens a step decides: ``even``: the same number (LLaDA); ``dream``: Dream's share of those left;
+    ``origin``: each with that share as its probability."""
     temperature: float = Field(0.0, ge=0)
     """0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
@@ -32,37 +33,37 @@ class DecodingSettings(Strict):
     guidance: float = Field(0.0, ge=0)
     """Classifier-free guidance; doubles the forward rows."""
     threshold: float | None = Field(None, gt=0, le=1)
-    """Decide every token surer than this at once. Approximate: fewer model calls, other completions."""
+    """Decide at once every token whose probability is above this. Approximate: fewer model calls, other completions."""
     cache: Literal["none", "prefix", "dual"] = "none"
-    """Keep keys and values within a block: of all before it, or of all around it. Approximate, but ``prefix`` for
-    models trained in blocks."""
+    """Keep keys and values while a block is decoded: ``prefix``: of all before it; ``dual``: of all around it.
+    Approximate, except ``prefix`` for models trained in blocks."""
     seed: Seed = 0
-    """Of what is drawn at random while decoding."""
+    """Seed of what is drawn at random while decoding."""
 
 
 class ImageDecodingSettings(Strict):
-    """How pictures are drawn: MaskGIT's decoding as MMaDA does it; part of every result."""
+    """How images are drawn: MaskGIT's decoding as MMaDA does it; part of every result."""
 
     steps: int = Field(18, ge=1, le=MOST)
     """Model calls."""
     guidance: float = Field(3.5, ge=0)
     """Classifier-free guidance; doubles the forward rows."""
     temperature: float = Field(1.0, ge=0)
-    """Of the noise in which tokens are kept; it falls with the steps."""
+    """Scale of the noise added to the confidences by which tokens are kept; it falls with the steps."""
     seed: Seed = 0
-    """The same for every model and training seed, so that their pictures are paired."""
+    """Seed of the drawing; the same for every model and training seed, so that their images are paired."""
 
 
 class EvalSettings(ModelSettings):
-    """``stabledllm eval``: one model on test rows, and what it was tuned from beside it."""
+    """Settings of ``stabledllm eval``: one model on test rows, beside the model it was tuned from."""
 
     base: PathText | None = None
-    """Of an adapter: its base model, where it is not where it was."""
+    """The base model of an adapter, where it has moved since the adapter was saved."""
     beside: PathText = "auto"
     """The untuned model: its name, or the folder of its evaluation; ``auto``: an adapter's base, or the model that a
     run started from; ``none``."""
     data: DataSettings = DataSettings()
-    """The rows are those of ``data.test``, without it of ``data.train``: their test split, where they have splits."""
+    """The rows come from ``data.test``, or without it from ``data.train``: from the test split, where there is one."""
     rows: int = Field(128, ge=1, le=MOST)
     """At most this many problems."""
     draws: int = Field(4, ge=1, le=MOST)
@@ -70,7 +71,7 @@ class EvalSettings(ModelSettings):
     decoding: DecodingSettings = DecodingSettings(length=64, steps=64, block=8)
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
     clip: PathText | None = None
-    """Scores drawn pictures: a CLIP model's folder or name on the hub."""
+    """Scores drawn images: a CLIP model's folder or name on the hub."""
     generate_batch: int = Field(32, ge=1, le=MOST)
     """Prompts decoded together; no result depends on it."""
     out: PathText = "runs/eval"

@@ -11,7 +11,7 @@ from stabledllm.config.typed import Strict
 
 
 class MethodSettings(Strict):
-    """Settings of the parts of a method; each acts only where its part is named."""
+    """Options of the parts of a method; each acts only where its part is named."""
 
     strata: int | None = Field(None, ge=1, le=MOST)
     clip_low: float = 0.3
@@ -22,13 +22,13 @@ class MethodSettings(Strict):
 
 
 class ObjectiveSettings(Strict):
-    """What is minimised."""
+    """The objective that training minimises."""
 
     weighting: Literal["elbo", "unweighted", "power", "cosine"] = "elbo"
     """Masked tokens weigh p_mask^(a - 1): a = 0 for ``elbo``, 1 for ``unweighted``, ``power`` for ``power``.
-    ``cosine``: MMaDA's for images, the mean over round(P cos(pi u / 2)) masked tokens."""
+    ``cosine``: MMaDA's objective for images, the mean over round(P cos(pi u / 2)) masked tokens."""
     power: float | None = Field(None, ge=0, allow_inf_nan=False)
-    """a >= 0 of weighting ``power``; needed there and nowhere else."""
+    """The exponent a >= 0 of weighting ``power``; needed there and allowed nowhere else."""
     normalization: Literal["row", "token"] = "row"
     eps: float = Field(1e-3, ge=0, lt=1)
 
@@ -41,7 +41,8 @@ class PPOTSSettings(Strict):
     """
 
     design: Literal["grid", "stratified"] = "stratified"
-    """``stratified``: each row at rates of its own, one per cell of t; ``grid``: all rows at the cells' midpoints."""
+    """``stratified``: each row at mask ratios of its own, one per cell of t; ``grid``: all rows at the cells'
+    midpoints."""
     rows: int = Field(112, ge=2, le=MOST)
     rates: int = Field(8, ge=4, le=MOST)
     """Equal cells of t; the lowest is split further (into 7 of them for 8, so that there are 14 cells)."""
@@ -55,7 +56,7 @@ class PPOTSSettings(Strict):
 
 
 class AdaptiveSettings(Strict):
-    """P-POTS that follows the training losses (methods with ``adaptive``)."""
+    """How p(t) follows the training losses, for methods with ``adaptive``."""
 
     every: int = Field(25, ge=1, le=MOST)
     """Optimizer steps between refits of p(t)."""

@@ -17,13 +17,13 @@ class LoRASettings(Strict):
     alpha: float = Field(32.0, gt=0)
     """What the adapters add is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Of the adapters' inputs. Drawn by torch: with it, a step's result depends on how it is split over devices."""
+    """Dropout of the adapters' inputs. Drawn by torch: a step's result then depends on how it is split over devices."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     """Names of the adapted layers, or their ends; ``all-linear``: every linear layer but the output layer."""
     modules_to_save: list[str] = []
     """Modules trained whole and saved with the adapter, such as the output layer."""
     seed: Seed = 0
-    """Of the adapters' first values; the same for every seed of an experiment, as a base's weights are."""
+    """Seed of the adapters' first values; the same for every seed of an experiment, as a base's weights are."""
 
 
 class ModelSettings(Strict):
@@ -33,11 +33,11 @@ class ModelSettings(Strict):
     """``tiny``, a local folder, or a name on the hub; random weights: ``new:tiny``, ``new:FOLDER`` (config.json and
     tokenizer)."""
     init_seed: Seed | None = None
-    """Of a new model's weights, 0 unless given; the same for every seed of an experiment."""
+    """Seed of a new model's weights, 0 unless given; the same for every seed of an experiment."""
     family: Name = "auto"
     """``llada``, ``dream``, ``mmada``, ``mlm``, ``arm``; ``auto``: what the model's config.json says."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights; mixed precision over float32 weights is ``trainer.bf16``."""
+    """Precision of the weights; mixed precision over float32 weights is ``trainer.bf16``."""
     attention: Name = "sdpa"
     """Back end: ``sdpa``, ``eager`` or ``flash_attention_2``."""
     end_token: Name | None = None

@@ -20,7 +20,7 @@ GivenTrainerSettings = Annotated[
     AfterValidator(lambda checked: checked.model_dump(exclude_unset=True)),
     PlainSerializer(lambda given: given),
 ]
-"""Checked as :class:`TrainerSettings`, kept as a dictionary of what was given."""
+"""A dictionary of the keys that were given, checked as :class:`TrainerSettings`."""
 
 
 class TrainSettings(ModelSettings):
@@ -29,11 +29,12 @@ class TrainSettings(ModelSettings):
     lora: LoRASettings | None = None
     """Train adapters instead of the weights."""
     quantised: Literal["4bit", "8bit"] | None = None
-    """Hold the frozen base in so many bits (bitsandbytes); with ``lora``, or for a ``model`` that is an adapter."""
+    """Bits that each weight of the frozen base is held in (bitsandbytes); with ``lora``, or where ``model`` is an
+    adapter."""
     packing: bool = False
-    """Lay the rows of a micro-batch end to end, without padding; no t or mask changes."""
+    """Lay the rows of a micro-batch end to end, without padding; changes no t and no mask."""
     group_by_length: bool = False
-    """Deal the rows of an optimizer step to its micro-batches by length; no t or mask changes."""
+    """Deal the rows of an optimizer step to its micro-batches by length; changes no t and no mask."""
     views_per_forward: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     """Views of a row (MIRROR's two) in one forward and backward; without it all. Less memory, the same result.
     ``auto``: as many as the memory estimate says fit the device."""
@@ -47,8 +48,8 @@ class TrainSettings(ModelSettings):
     """A density fitted before (``stabledllm fit``); without it P-POTS probes before training, ``adaptive`` starts
     from uniform t."""
     block_size: int | None = Field(None, ge=1, le=MOST)
-    """Block diffusion: response tokens of a block, each with a t and a maskable set of its own, predicted from the
-    clean blocks before it; without it the whole response is one."""
+    """Block diffusion: response tokens per block. Each block has its own t and maskable set and is predicted from the
+    clean blocks before it; without it the whole response is one block."""
     batch: int = Field(32, ge=1)
     """Rows per optimizer step, over all devices and accumulation."""
     micro_batch: int | None = Field(None, ge=1)
@@ -64,34 +65,34 @@ class TrainSettings(ModelSettings):
     """Steps between checkpoints, the last one at the end; without it there are none, and a killed run begins anew."""
     log_every: int = Field(10, ge=1)
     trainer: GivenTrainerSettings = {}  # type: ignore[assignment]
-    """Anything else that transformers' TrainingArguments take, by their names."""
+    """Other fields of transformers' TrainingArguments, by their names."""
     decoding: DecodingSettings = DecodingSettings()
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
     clip: PathText | None = None
-    """Scores drawn pictures: a CLIP model's folder or name on the hub; without it only the scenes' own judge does."""
+    """Scores drawn images: a CLIP model's folder or name on the hub; without it only scenes are scored."""
     generate_batch: int = Field(32, ge=1, le=MOST)
     """Prompts decoded together."""
     seed: Seed = 42
-    """Of the noise and the order of the training rows."""
+    """Seed of the noise and of the order of the training rows."""
     order_seed: Seed | None = None
-    """Of the order of the training rows alone; without it ``seed``. Fixed, it leaves only the noise to vary."""
+    """Seed of the order of the training rows alone; without it ``seed``. If it is fixed, only the noise varies."""
     allow_changed: list[str] = []
-    """Keys under which the run in ``out`` goes on from its last checkpoint with another value than so far, such as
-    ``steps`` or ``trainer.learning_rate``; any other difference is refused."""
+    """Keys, such as ``steps`` or ``trainer.learning_rate``, that may have another value when the run in ``out`` goes on
+    from its last checkpoint; any other difference is refused."""
     out: PathText = "runs/train"
 
 
 class ExperimentSettings(Strict):
-    """Methods x seeds, each an own training run."""
+    """One training run for every method and seed."""
 
     base: TrainSettings = TrainSettings()
     """The run that every method and seed varies."""
     methods: list[str] = Field(["standard", "ppots", "mirror", "ppots+mirror"], min_length=1)
     seeds: list[Seed] = Field([42, 731, 20231], min_length=1)
     equal: Literal["compute", "steps"] = "compute"
-    """``compute``: Standard's forward passes for every method to within one step, under ``epochs`` too: rows a step by
-    the method's mean cost (half for 2 views), steps by what it will draw. ``steps``: the same rows and steps, as in the
-    paper, whatever they cost."""
+    """``compute``: every method makes Standard's forward passes to within one step, under ``epochs`` too: its rows per
+    step follow from its mean cost (half for 2 views), its steps from what it will draw. ``steps``: the same rows and
+    steps, as in the paper, whatever they cost."""
     baselines: list[str] = ["standard", "clipped"]
     """Methods whose best run a method's worst run is compared with."""
     out: PathText = "runs/experiment"

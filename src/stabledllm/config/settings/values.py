@@ -10,15 +10,15 @@ from pydantic import AfterValidator, Field
 from stabledllm.config.typed import as_name
 
 MOST = 1_000_000
-"""Of rows, steps, draws and the like where more could only be a slip of the pen."""
+"""Largest number of rows, steps, draws and the like; a larger one can only be a slip of the pen."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What every library that draws accepts."""
+"""A seed that every library that draws random numbers accepts."""
 Name = Annotated[str, Field(min_length=1), AfterValidator(as_name)]
-"""Of a folder, a model, a method: text, but never none."""
+"""The name of a folder, a model or a method: text that is not empty."""
 
 
 def at_home(path: str) -> str:
-    """A path, or KIND:PATH, with the user's home folder in the place of a leading ``~``."""
+    """A path or KIND:PATH whose leading ``~`` is replaced by the user's home folder."""
     kind, colon, where = path.partition(":")
     if where.startswith("~"):
         return kind + colon + os.path.expanduser(where)
