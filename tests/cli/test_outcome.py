@@ -135,11 +135,11 @@ def test_interrupted_it_says_how_to_continue(monkeypatch, tmp_path):
 
 
 def test_what_is_kept_of_each_kind(tmp_path):
-    assert stopping.what_is_kept(tmp_path) == ""
+    assert stopping.work_in(tmp_path) == ""
     for name in ("runs/a/run.json", "runs/b/checkpoint-2/stabledllm.json", "runs/c/checkpoint-4/stabledllm.json"):
         write_text(tmp_path / name, "{}\n")
     write_text(tmp_path / "journal" / "completions-0.jsonl", "{}\n{}\n{}\n")
-    assert stopping.what_is_kept(tmp_path) == "1 finished run, 2 begun runs and 2 evaluated rows"
+    assert stopping.work_in(tmp_path) == "1 finished run, 2 begun runs and 2 evaluated rows"
     assert "start anew: " in stopping.how_to_continue(None)
 
 

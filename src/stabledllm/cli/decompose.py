@@ -29,7 +29,7 @@ def decompose(
 
 
 def settings_tree(model: str, data: str, out: Path, methods: str | None, gradient: bool, seed: int) -> dict:
-    """The options as keys of :class:`~stabledllm.config.settings.DecomposeSettings`."""
+    """The command's options as a tree of keys of :class:`~stabledllm.config.settings.DecomposeSettings`."""
     tree = {"model": model, "data": {"train": data}, "out": str(out), "seed": seed, "gradient": gradient}
     return tree | ({"methods": [name.strip() for name in methods.split(",")]} if methods else {})
 

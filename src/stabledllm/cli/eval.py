@@ -64,10 +64,10 @@ def evaluate(
     from stabledllm.experiment.idle import idle_in_eval
     from stabledllm.runtime.launched import is_main_process
 
-    # --set means keys of the decoding, but for those that name another group.
-    others = [one for one in decoding or [] if one.startswith(("data.", "image_decoding.", "clip="))]
+    # --set takes keys of the decoding, except those that name another group.
+    others = [override for override in decoding or [] if override.startswith(("data.", "image_decoding.", "clip="))]
     tree = {"length": length, "steps": steps, "block": block}
-    tree = apply_overrides(tree, [one for one in decoding or [] if one not in others])
+    tree = apply_overrides(tree, [override for override in decoding or [] if override not in others])
     checked = check(tree, DecodingSettings, "decoding")
     tree = {
         "model": model,

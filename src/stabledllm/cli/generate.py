@@ -74,7 +74,7 @@ def generate(
 
 
 def _complete(prompts: list[str], model: str, tree: dict, overrides: list[str], loading: dict) -> None:
-    """Print each prompt with its completion, and on standard error what it took."""
+    """Print each prompt with its completion, and the cost of decoding on standard error."""
     from stabledllm.build import build_decoding
     from stabledllm.config.recipe import apply_overrides, check
     from stabledllm.config.settings import DecodingSettings
@@ -86,7 +86,7 @@ def _complete(prompts: list[str], model: str, tree: dict, overrides: list[str], 
     loaded = load(model, loading)
     stats, conversations = DecodingStats(), [[{"role": "user", "content": p}] for p in prompts]
     for prompt, text in zip(prompts, complete(loaded, conversations, options, 32, stats=stats), strict=True):
-        # A model or a file of prompts may hold escape sequences; a terminal would obey them.
+        # A completion or a prompt may hold escape sequences, which a terminal would obey.
         print(plain_text(f"{prompt}\n{text}\n", longest=None, keep="\n\t"), flush=True)
     exact = options.exact_for(getattr(loaded.model.config, "block_size", None))
     print(
@@ -109,10 +109,12 @@ def _draw(captions: list[str], model: str, tree: dict, overrides: list[str], out
     from stabledllm.evaluation.untuned import resolve
 
     refuse_unfit(captions)
-    of_data = [override for override in overrides if override.startswith("data.image.")]
-    own = [override for override in overrides if override not in of_data]
-    options = build_image_decoding(check(apply_overrides(tree, own), ImageDecodingSettings, "image decoding"))
-    image = check(apply_overrides({"data": {}}, of_data)["data"], DataSettings, "generate").image
+    data_overrides = [override for override in overrides if override.startswith("data.image.")]
+    decoding_overrides = [override for override in overrides if override not in data_overrides]
+    options = build_image_decoding(
+        check(apply_overrides(tree, decoding_overrides), ImageDecodingSettings, "image decoding")
+    )
+    image = check(apply_overrides({"data": {}}, data_overrides)["data"], DataSettings, "generate").image
     model, stats = resolve(model), DecodingStats()
     image = image_with_defaults(image, model)
     place = free_folder(Path("runs", "pictures"), "generate") if out is None else new_folder(out, "generate")

@@ -1,4 +1,4 @@
-"""Settings of the libraries that the commands use, for a program that works offline and prints its own lines."""
+"""Sets up the libraries that the commands use for a program that works offline and prints its own lines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Switch off network, advice and progress bars of the libraries; call it before they are imported."""
-    # A bar in a log file is a line every few seconds, not sixteen a second.
+    """Switch off the libraries' network, advice and progress bars; call this before they are imported."""
+    # In a log file a progress bar writes a line at every update: one in 5 seconds is enough.
     if sys.stderr is None or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "5")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,6 +18,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # advice meant for other programs
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft's call
-    # Of configs that it merely reads.
+    # transformers warns about configs that it merely reads.
     warnings.filterwarnings("ignore", message=".*rope_scaling.*", category=FutureWarning)
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)

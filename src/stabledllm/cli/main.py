@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and how they end. Nothing heavy is imported before a command runs."""
+"""The command line with its commands. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _COMMANDS = {
     "validate": validate,
     "plan": plan,
 }
-"""In the order of ``--help``."""
+"""Every command by its name, in the order of ``--help``."""
 for _name, _command in _COMMANDS.items():
     app.command(_name)(carried(_command))
 
@@ -66,7 +66,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
 
 
 def main() -> None:
-    """Run the command line; what went wrong is one sentence on standard error, see :mod:`stabledllm.cli.outcome`."""
+    """Run the command line; an error is one sentence on standard error, see :mod:`stabledllm.cli.outcome`."""
     quiet_libraries()
     raise SystemExit(ended(app))
 

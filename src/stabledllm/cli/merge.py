@@ -31,7 +31,7 @@ def merge(
     if dtype not in _DTYPES:
         raise UserError(f"merge: expected --dtype {', '.join(_DTYPES)}, found '{dtype}'.")
     with new_folder(out, "merge") as (folder, _):
-        # Added in float32 whatever is written, so that it is rounded once.
+        # The sum is made in float32 whatever dtype is written, so that it is rounded once.
         whole = merged(load_model(adapter, base=base))
         whole.model.to(getattr(torch, dtype))
         check_finite(whole.model, f"merge '{adapter}' in {dtype}")

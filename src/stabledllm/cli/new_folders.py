@@ -1,4 +1,4 @@
-"""Folders that a command makes at once: they are there with all that belongs in them, or not at all."""
+"""New folders that appear with all their files or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stabledllm.runtime.locks import is_busy_beside, writing_beside
 
 @contextmanager
 def new_folder(out: Path, command: str) -> Iterator[tuple[Path, Path]]:
-    """Within, the folder to write in and ``out``, which it becomes.
+    """Yields the folder to write in, and ``out``, the name that it gets at the end.
 
     Raises:
         UserError: ``out`` has something in it, or cannot be replaced or written.
@@ -31,7 +31,7 @@ def new_folder(out: Path, command: str) -> Iterator[tuple[Path, Path]]:
 
 
 def free_folder(home: Path, command: str) -> AbstractContextManager[tuple[Path, Path]]:
-    """As :func:`new_folder`, for the first of ``home``/1, 2, ... that neither is there nor being made."""
+    """The same as :func:`new_folder`, for the first of ``home``/1, 2, ... that does not exist and is not being made."""
     places = (home / str(number) for number in itertools.count(1))
     return new_folder(next(place for place in places if not place.exists() and not is_busy_beside(place)), command)
 

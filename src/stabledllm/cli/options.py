@@ -10,7 +10,7 @@ import typer
 
 
 def path(text: str | Path) -> Path:
-    """A path as it is typed; a leading ``~`` that the shell left (``--out=~/x``) is the user's home folder."""
+    """The typed path; a leading ``~`` that the shell did not expand (``--out=~/x``) becomes the user's home folder."""
     return Path(text).expanduser()
 
 
@@ -44,10 +44,10 @@ Small = Annotated[bool, typer.Option("--small", help="A reduced run of half a mi
 
 
 def prompts_of(typed: list[str]) -> list[str]:
-    """The prompts, or those on standard input, one a line, where ``-`` stands in their place.
+    """The typed prompts, or, where ``-`` was typed, the lines of standard input.
 
     Raises:
-        UserError: standard input that is no UTF-8.
+        UserError: standard input is not UTF-8.
     """
     from stabledllm.tasks.text_files import lines
 
@@ -63,7 +63,7 @@ def loading_of(
     trust_remote_code: bool,
     allow_pickle: bool,
 ) -> dict:
-    """How a model is loaded, as settings."""
+    """The options that say how a model is loaded, by the names of its settings."""
     return {
         "base": base,
         "family": family,
@@ -76,7 +76,7 @@ def loading_of(
 
 
 def load(model: str, loading: dict):
-    """The loaded model, with what :func:`loading_of` gives."""
+    """The model, loaded with the options that :func:`loading_of` returned."""
     from stabledllm.build import loading_options
     from stabledllm.config.recipe import check
     from stabledllm.config.settings import ModelSettings

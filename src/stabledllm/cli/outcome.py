@@ -1,7 +1,7 @@
 """How a command ends: the sentence on standard error and the exit code.
 
-0: done. 1: a mistake of this library. 2: bad input, a damaged file, or a machine that does not do as asked; 3: a run
-that diverged (its error says so, as ``exit_code``). 128 + N: ended by signal N; 130 by Ctrl-C.
+0: done. 1: a mistake of this library. 2: bad input, a damaged file, or a machine that does not do as asked. 3: a run
+that diverged (the error's ``exit_code``). 128 + N: ended by signal N, so 130 by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from stabledllm.runtime.saying import lost_output, safe_streams
 
 
 class _Carried(Exception):
-    """An error on its way through typer, which has answers of its own to some that lose what they say."""
+    """Carries an error through typer, which would replace some errors' messages with its own."""
 
 
 def carried(command: Callable) -> Callable:
-    """A command whose interrupts and system errors reach :func:`ended` as they were raised."""
+    """The command, wrapped so that its interrupts and system errors reach :func:`ended` as they were raised."""
 
     @functools.wraps(command)
     def run(*args, **kwargs):
@@ -39,12 +39,12 @@ def carried(command: Callable) -> Callable:
 
 
 def ended(app: typer.Typer) -> int:
-    """Run the command line to its end, whichever it is, and return the exit code."""
+    """Run the command line, print the sentence of an error, and return the exit code."""
     with safe_streams(), stoppable():
         code = _run(app)
         lost = lost_output()
         if lost and code == 0:
-            _tell(lost)
+            _print_error(lost)
             code = 2
         return code
 
@@ -65,24 +65,24 @@ def _failed(error: BaseException) -> int:
     outputs = outputs_of(error)
     if isinstance(error, KeyboardInterrupt):
         if is_main_process():
-            _tell(how_to_continue(outputs[-1] if outputs else None))
+            _print_error(how_to_continue(outputs[-1] if outputs else None))
         return exit_code(error)
-    said = sentence(error, outputs[0] if outputs else None)
-    if said is not None:
-        _tell(plain_text(said, longest=None))  # an error of the system's quotes a name as it is
+    message = sentence(error, outputs[0] if outputs else None)
+    if message is not None:
+        _print_error(plain_text(message, longest=None))  # an error of the system quotes file names as they are
         return getattr(error, "exit_code", 2)
     traceback.print_exception(error)
-    _tell(
+    _print_error(
         f"this is a mistake of stabledllm {__version__}, not of its input; please report it with the lines above and "
         f"the command."
     )
     return 1
 
 
-def _tell(line: str) -> None:
+def _print_error(line: str) -> None:
     from tqdm import tqdm
 
-    for bar in list(getattr(tqdm, "_instances", ())):  # the sentence has a line of its own, and the last one
+    for bar in list(getattr(tqdm, "_instances", ())):  # else a bar would share the line of the sentence, or follow it
         bar.close()
     sys.stderr.write(f"stabledllm: {line}\n")
     sys.stderr.flush()

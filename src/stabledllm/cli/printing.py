@@ -1,4 +1,4 @@
-"""Lines on standard output, beside progress bars."""
+"""Prints lines on standard output without breaking progress bars."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stabledllm.plain_text import plain_text
 
 
 def say(line: str) -> None:
-    """Print a line above the progress bars; escape sequences in it are spelt out."""
+    """Print a line above the progress bars; its escape sequences are spelt out."""
     from tqdm import tqdm
 
     tqdm.write(plain_text(line, longest=None, keep="\n\t"), file=sys.stdout)

@@ -1,4 +1,4 @@
-"""The main job on a shipped model, from measuring to the report; resumable, as its parts are."""
+"""The quickstarts: everything from measuring to the report, on a shipped model; each can be resumed."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _SMALL_RUNS = (
 
 @dataclass(frozen=True)
 class Quickstart:
-    """One main job: what is measured, fitted and trained."""
+    """One quickstart: what it measures, fits and trains."""
 
     recipe: str
-    """The shipped experiment."""
+    """Name of the shipped experiment."""
     common: dict
-    """Settings that measuring, fitting and training share: model, data, objective."""
+    """Settings that all parts share: model, data, objective."""
     methods: Sequence[str]
-    """Measured."""
+    """Methods that are measured."""
     fitted: Sequence[str]
-    """Whose p(t) is fitted, with its picture, before the experiment takes it."""
+    """Methods whose p(t) is fitted and drawn before the experiment uses it."""
     small_runs: Sequence[str] = ()
-    """Overrides of the reduced experiment, beside the common ones."""
+    """Further overrides of the experiment in the reduced run."""
 
 
 TEXT = Quickstart(
@@ -59,7 +59,7 @@ IMAGES = Quickstart(
 
 
 def run(job: Quickstart, out: Path, *, small: bool) -> None:
-    """Measure, fit, train, evaluate, report; what is there already is not done again."""
+    """Measure, fit, train, evaluate and report; parts that are done already are not repeated."""
     with writing(out, "quickstart"):
         _run(job, out, small=small)
 
@@ -91,16 +91,16 @@ def _run(job: Quickstart, out: Path, *, small: bool) -> None:
     say(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
 
 
-def _is_there(path: Path, wanted: dict) -> bool:
+def _is_there(path: Path, settings: dict) -> bool:
     """Whether a part of the job is done already.
 
     Raises:
-        UserError: it was done in another size: the first setting that differs.
+        UserError: it was done with other settings; names the first that differs.
     """
     if not path.is_file():
         return False
     saved = read_json(path).get("config", {})
-    differing = differences(saved, wanted).differing
+    differing = differences(saved, settings).differing
     differing.pop("out", None)  # the whole folder may have been moved
     Differences(differing, []).refuse(path, "a quickstart of the same size", "take another folder with --out")
     return True

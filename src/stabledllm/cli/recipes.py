@@ -1,4 +1,4 @@
-"""``stabledllm ls``, ``cp`` and ``validate``: recipes without running them."""
+"""``stabledllm ls``, ``cp`` and ``validate``: recipes are listed, copied and checked, not run."""
 
 from __future__ import annotations
 

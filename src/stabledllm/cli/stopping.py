@@ -1,4 +1,4 @@
-"""Commands that are interrupted: by Ctrl-C, or by a signal that asks a process to end."""
+"""Interrupted commands: signals become an exception, and a sentence says how to continue."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ASKING = ("SIGTERM", "SIGHUP")
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked this process to end."""
+    """Raised when a signal asks this process to end."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -26,7 +26,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within, a signal that would end the process raises :class:`Stopped`, so that it can say how to continue."""
+    """While this context is open, a signal that would end the process raises :class:`Stopped` instead."""
     before = {}
     for name in _ASKING:
         number = getattr(signal, name, None)
@@ -47,20 +47,20 @@ def _stop(number: int, _frame: object) -> None:
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """As shells have it: 128 and the signal's number."""
+    """The exit code that shells expect: 128 plus the signal's number."""
     return 128 + getattr(error, "number", signal.SIGINT)
 
 
 def how_to_continue(out: Path | None) -> str:
-    """What an interrupted command kept in its folder, and the command that goes on from there."""
-    kept = what_is_kept(out) if out is not None else ""
+    """The sentence on what an interrupted command left in its folder and which command continues it."""
+    work = work_in(out) if out is not None else ""
     again = "launch the same again" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "run the same command again"
-    goal = f"{kept} is kept in {out}; {again} to continue" if kept else f"nothing is kept; {again} to start anew"
-    return f"interrupted; {goal}: {command()}"
+    state = f"{work} is kept in {out}; {again} to continue" if work else f"nothing is kept; {again} to start anew"
+    return f"interrupted; {state}: {command()}"
 
 
 def command() -> str:
-    """This process's command line, to be pasted; without secrets."""
+    """This process's command line, ready to be pasted, with secrets hidden."""
     name = Path(sys.argv[0]).name
     if name == "__main__.py":
         program = ["python", "-m", "stabledllm"]
@@ -69,8 +69,8 @@ def command() -> str:
     return shlex.join([*program, *map(without_secrets, sys.argv[1:])])
 
 
-def what_is_kept(out: Path) -> str:
-    """What of a command's work lies in its folder and is not done again; empty where nothing does."""
+def work_in(out: Path) -> str:
+    """The work in a command's folder that will not be repeated, in words; empty where there is none."""
     parts = [
         *_counted(len(list(out.glob("**/run.json"))), "finished run"),
         *_counted(len(list(out.glob("**/trained.json"))), "trained model"),
