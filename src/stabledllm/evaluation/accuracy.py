@@ -18,12 +18,13 @@ from stabledllm.tasks.task import verdicts
 
 @dataclass(frozen=True)
 class Share:
-    """How many of n verdicts are correct; None (no answer found) counts as not correct, and apart from wrong."""
+    """The share of verdicts that are correct; None (no answer found) counts as not correct, and is counted apart too."""
 
     accuracy: Estimate
     interval: tuple[float, float]
     """95 % Wilson interval."""
     no_answer: int
+    """Verdicts that are None."""
 
     @classmethod
     def of(cls, verdicts: Sequence[bool | None]) -> Share:
@@ -43,17 +44,18 @@ class Share:
 
 @dataclass(frozen=True)
 class AccuracyResult:
-    """Accuracy and what it was computed from."""
+    """The accuracy of completions, with the completions it was computed from."""
 
     strict: Share
+    """By the strict extraction of the answer."""
     flexible: Share
-    """The same of the flexible extraction."""
+    """By the flexible extraction."""
     completions: list[dict]
     decoding: DecodingOptions
     exact: bool
     """Whether the decoding is exact for this model."""
     stats: DecodingStats
-    """Model calls, tokens per second: what decoding took."""
+    """The cost of decoding: model calls, tokens, seconds."""
 
     def as_dict(self) -> dict:
         """JSON form, without the completions."""
@@ -65,7 +67,7 @@ class AccuracyResult:
 
 
 def has_answers(examples: list[dict]) -> bool:
-    """Whether every example has an answer of its task to be scored against."""
+    """Whether there are examples and each has an answer of its task to be scored against."""
     return bool(examples) and all(task_and_gold(e) for e in examples)
 
 
@@ -79,7 +81,7 @@ def accuracy(
 ) -> AccuracyResult:
     """Share of the examples whose completion gives the right answer, by the scorer of each example's task.
 
-    With a ``journal`` a killed one continues.
+    With a ``journal`` a killed evaluation continues.
 
     Raises:
         UserError: an example without an answer to compare with.
@@ -99,8 +101,8 @@ def accuracy(
         texts = complete_resumably(loaded, conversations, options, batch, journal, progress, stats)
     golds = [task_and_gold(e) for e in examples]
     strict, flexible = (
-        [task.score(t, gold, flexible=also) for t, (task, gold) in zip(texts, golds, strict=True)]
-        for also in (False, True)
+        [task.score(t, gold, flexible=is_flexible) for t, (task, gold) in zip(texts, golds, strict=True)]
+        for is_flexible in (False, True)
     )
     return AccuracyResult(
         strict=Share.of([s.correct for s in strict]),

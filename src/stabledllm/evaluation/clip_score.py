@@ -1,4 +1,4 @@
-"""CLIP score: how well an image fits its caption, by torchmetrics (Hessel et al., arXiv:2104.08718)."""
+"""The CLIP score, which says how well an image fits its caption, by torchmetrics (Hessel et al., arXiv:2104.08718)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from stabledllm.models.told import told
 
 
 class ClipScore:
-    """Scores as torchmetrics defines them, ``100 max(cos(image, caption), 0)``, one an image.
+    """Computes one score per image as torchmetrics defines it, ``100 max(cos(image, caption), 0)``.
 
     torchmetrics' own mean takes the maximum after averaging: the same wherever no cosine is negative.
 
     Captions beyond CLIP's length (77 tokens with both ends) are cut *before* their end token and counted in
-    :attr:`truncated`. Left to itself torchmetrics cuts the end token off too, where CLIP reads a text's embedding; the
-    embedding is then read at the start token, and the score depends on no caption. Images are resized by PIL, as
-    when CLIP was published, whether or not torchvision is there.
+    :attr:`truncated`. torchmetrics alone would cut off the end token too, at which CLIP reads a text's embedding; the
+    embedding would then be read at the start token, and the score would not depend on the caption. Images are resized
+    by PIL, as when CLIP was published, whether or not torchvision is installed.
 
     Args:
         name: a local folder in the hub's layout, or a hub's OWNER/NAME, such as ``openai/clip-vit-large-patch14``.
 
     Raises:
-        UserError: no torchmetrics, no such folder, or one that holds no whole CLIP.
+        UserError: torchmetrics is not installed, or the folder is missing or holds no complete CLIP.
     """
 
     def __init__(self, name: str, device: str | torch.device = "cpu"):
@@ -45,16 +45,19 @@ class ClipScore:
 
     @property
     def note(self) -> str | None:
-        """A sentence for those who read the scores; None where no caption was cut."""
+        """A sentence on the captions that were cut, for the reader of the scores; None where none was."""
         if not self.truncated:
             return None
         return f"{self.truncated} captions were longer than the {self._clip.length} tokens of '{self.name}' and cut."
 
     def score(self, images: Sequence[np.ndarray], captions: Sequence[str]) -> list[float]:
-        """One score in [0, 100] per image, uint8, shape (S, S, 3).
+        """One score in [0, 100] per image.
+
+        Args:
+            images: uint8, each of shape (S, S, 3).
 
         Raises:
-            UserError: another number of captions than of images, or an array of another kind.
+            UserError: the numbers of captions and images differ, or an array is of another kind.
         """
         if len(images) != len(captions):
             raise UserError(
@@ -68,7 +71,7 @@ class ClipScore:
             raise UserError(
                 f"CLIP score: expected a picture of uint8, shape (S, S, 3), found {image.dtype} of shape {image.shape}."
             )
-        # torchmetrics gives a mean over what it was shown, and computes where the images are.
+        # torchmetrics returns the mean over all images since the reset, and computes on the images' device.
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(self.device)
         self._metric.reset()
         self._metric.update(pixels, caption)
@@ -76,7 +79,7 @@ class ClipScore:
 
 
 class _Clip(nn.Module):
-    """CLIP as torchmetrics takes it: embeddings are tensors (transformers 5 gives them inside of objects)."""
+    """CLIP in the form that torchmetrics expects: embeddings are tensors, which transformers 5 wraps in objects."""
 
     def __init__(self, model: nn.Module, processor: Callable):
         super().__init__()
@@ -90,12 +93,12 @@ class _Clip(nn.Module):
         return self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
 
     def process(self, **inputs) -> dict:
-        """The processor's inputs of the model; texts are cut to its length with their end token kept."""
+        """The model's inputs from the processor; texts are cut to the model's length and keep their end token."""
         cut = {"truncation": True, "max_length": self.length} if "text" in inputs else {}
         return self._processor(**inputs, **cut)
 
     def tokens(self, caption: str) -> int:
-        """Of the whole caption, with both ends."""
+        """Number of tokens of the whole caption, with both ends."""
         return len(self._processor.tokenizer(caption, verbose=False)["input_ids"])
 
 
@@ -115,11 +118,11 @@ def _load(name: str) -> _Clip:
     if "/" not in name and not Path(name).is_dir():
         raise UserError(f"CLIP '{name}': expected a local folder or a hub's OWNER/NAME, found neither.")
     folder = find_folder(name)
-    if (found := read_config(folder).get("model_type")) != "clip":
-        raise UserError(f"CLIP '{name}': expected model_type 'clip' in {folder / 'config.json'}, found {found!r}.")
+    if (model_type := read_config(folder).get("model_type")) != "clip":
+        raise UserError(f"CLIP '{name}': expected model_type 'clip' in {folder / 'config.json'}, found {model_type!r}.")
     what = f"CLIP '{name}'"
-    held = held_weights(folder, f"{what}: expected its files in {folder}, found what does not load")
-    check_numbers(read_config(folder), str(folder / "config.json"), held.shapes)
+    stored = held_weights(folder, f"{what}: expected its files in {folder}, found what does not load")
+    check_numbers(read_config(folder), str(folder / "config.json"), stored.shapes)
     with told(f"{what}: expected its files in {folder}", "found what does not load"):
         tokenizer = read_pretrained(CLIPTokenizer, folder)
         pixels = read_pretrained(CLIPImageProcessorPil, folder)
@@ -127,11 +130,11 @@ def _load(name: str) -> _Clip:
         with torch.device("meta"):
             empty = CLIPModel(config)
         shapes = {key: tuple(value.shape) for key, value in empty.state_dict().items()}
-        compare_known_weights(held.shapes, what, shapes, empty.base_model_prefix)
+        compare_known_weights(stored.shapes, what, shapes, empty.base_model_prefix)
         model, info = read_pretrained(
             CLIPModel, folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-    # Weights that older files hold besides (position_ids) are no harm; missing ones would be random.
+    # Further weights of older files (position_ids) do no harm; missing ones would be random.
     if missing := sorted(str(key) for key in info["missing_keys"]):
         raise UserError(f"{what}: expected every weight in {folder}, found no {missing[0]}.")
     check_finite(model, what)

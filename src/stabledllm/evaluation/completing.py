@@ -1,4 +1,4 @@
-"""Completions of conversations, in one go or in a way that survives a kill; what ``generate`` and ``eval`` print."""
+"""Completions of conversations, as ``generate`` prints and ``eval`` scores them; optionally surviving a kill."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def complete(
 ) -> list[str]:
     """Completions of conversations that end with a user turn, through the model's chat template.
 
-    ``first`` is the place of the first conversation among all, for what is drawn at random.
+    Args:
+        first: number of the first conversation among all, on which what is drawn at random depends.
     """
     texts = []
     with evaluating(loaded.model) as model:
@@ -55,8 +56,8 @@ def complete_resumably(
 ) -> list[str]:
     """The completions of :func:`complete`, decoded batch by batch into a journal, which the ranks share.
 
-    What is drawn at random depends on a prompt's place among all, never on batches, ranks or a kill between them.
-    Seconds and model calls are those of every start and device, added up.
+    What is drawn at random depends on a prompt's number among all, never on batches, ranks or a kill between them.
+    Seconds and model calls are added up over all devices and over every start of a killed evaluation.
     """
 
     def decode(run: range, own: DecodingStats) -> list[dict]:
@@ -76,11 +77,11 @@ def decoded_into(
     progress: Callable[[int], None],
     stats: DecodingStats | None,
 ) -> list[dict]:
-    """The rows of a journal of decoded batches; each batch's first row holds what decoding it took.
+    """The rows of a journal of decoded batches; the first row of each batch holds the cost of decoding it.
 
     Args:
-        decode: from a run of items to their rows; it counts in the stats that it is given.
-        stats: what all batches took is added to it.
+        decode: returns the rows of a range of items and counts its cost in the stats that it is given.
+        stats: the cost of all batches is added to it.
     """
 
     def counted(run: range) -> list[dict]:
@@ -97,10 +98,10 @@ def decoded_into(
 
 
 def refuse_unfit(prompts: list[str]) -> None:
-    """Refuse to generate for no prompt, an empty one, or one that is no UTF-8.
+    """Refuse to generate where there is no prompt, or one that is empty or not UTF-8.
 
     Raises:
-        UserError: the number of the first such prompt.
+        UserError: names the first such prompt by its number.
     """
     if not prompts:
         raise UserError("generate: expected at least one prompt, found none.")

@@ -21,10 +21,10 @@ from stabledllm.models.loading import LoadedModel
 
 
 def prompt(loaded: LoadedModel, caption: str | None, image: ImageSettings) -> ImagePrompt:
-    """A caption in the model's layout with every image token masked; None: without a caption.
+    """A row in the model's layout with every image token masked, with a caption or (None) without one.
 
     Raises:
-        UserError: an empty caption, one with words that the tokenizer does not know, or one that does not fit.
+        UserError: the caption is empty, has words that the tokenizer does not know, or is too long.
     """
     tokens, n = image_tokens_of(loaded.tokenizer), tokens_of(image)
     text = [] if caption is None else _caption_ids(loaded, caption)
@@ -60,19 +60,19 @@ def draw_codes(
     progress: Callable[[int], None] = lambda _: None,
     stats: DecodingStats | None = None,
 ) -> torch.Tensor:
-    """Codes (B, N) of an image for each caption; what is drawn depends on a caption's place ``first + i`` alone."""
+    """Codes of one image per caption, shape (B, N); the random numbers of caption i depend on ``first + i`` alone."""
     tokens = image_tokens_of(loaded.tokenizer)
     check_codebook(tokens, image_tokenizer(image.tokenizer))
     prompts, bare = [prompt(loaded, caption, image) for caption in captions], prompt(loaded, None, image)
     codes = []
     with evaluating(loaded.model) as model:
         for start in range(0, len(prompts), batch):
-            here = prompts[start : start + batch]
+            batch_prompts = prompts[start : start + batch]
             codes.append(
                 generate_images(
                     model,
-                    here,
-                    [bare] * len(here),
+                    batch_prompts,
+                    [bare] * len(batch_prompts),
                     options,
                     tokens=tokens,
                     mask_id=loaded.mask_id,
@@ -80,7 +80,7 @@ def draw_codes(
                     stats=stats,
                 ).cpu()
             )
-            progress(len(here))
+            progress(len(batch_prompts))
     return torch.cat(codes)
 
 
@@ -92,7 +92,7 @@ def draw_to_folder(
     folder: Path,
     stats: DecodingStats,
 ) -> list[Path]:
-    """Draw an image for each caption, write a PNG of each and a contact sheet of all, and return their paths."""
+    """Draw an image for each caption, write each as a PNG and all on a contact sheet, and return the paths."""
     with tqdm(total=len(captions), desc="draw", unit="picture") as bar:
         codes = draw_codes(loaded, captions, image, options, 16, progress=bar.update, stats=stats)
     images = image_tokenizer(image.tokenizer).decode(codes)

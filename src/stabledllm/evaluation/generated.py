@@ -1,4 +1,4 @@
-"""What a model generates for the test rows, and its scores: completions of problems, or images of captions."""
+"""Generates for the test rows and scores the result: completions of problems, or images of captions."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def can_be_scored(examples: list[dict]) -> bool:
 
 
 def journal_name(examples: list[dict]) -> str:
-    """Of the journal in which what is generated survives a kill."""
+    """Name of the journal that keeps what is generated across a kill."""
     return "pictures" if of_images(examples) else "completions"
 
 
 def decoded_by(settings: Settings, examples: list[dict]) -> dict:
-    """What decides the results beside the model: decoding and examples."""
+    """Everything but the model that decides the results: the decoding and the examples."""
     if of_images(examples):
         image = settings.data.image
         return {
@@ -60,7 +60,7 @@ def score_generated(
     ranks: Ranks = ALONE,
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[dict[str, dict], str]:
-    """The metrics, and one line on them; the first rank writes what was generated into ``out``.
+    """Generate, and return the metrics and one line on them; the first rank writes what was generated into ``out``.
 
     Problems give ``accuracy`` and ``completions.jsonl``; captions ``accuracy`` (scenes) or ``clip_score``, and
     ``pictures/`` with ``pictures.jsonl`` and ``pictures.png``.
@@ -72,14 +72,14 @@ def score_generated(
         scores = score_images(loaded, examples, image, options, batch, journal, clip=clip, progress=progress)
         if out is not None and ranks.rank == 0:
             save_scored_images(scores, out)
-        return scores.metrics, "; ".join(_told(name, metric) for name, metric in scores.metrics.items())
+        return scores.metrics, "; ".join(_metric_line(name, metric) for name, metric in scores.metrics.items())
     result = accuracy(loaded, examples, build_decoding(settings.decoding), batch, progress, journal)
     if out is not None and ranks.rank == 0:
         write_jsonl(out / COMPLETIONS, result.completions)
-    return {"accuracy": result.as_dict()}, f"{_told_of_completions(result)}{_speed(result, ranks)}"
+    return {"accuracy": result.as_dict()}, f"{_accuracy_line(result)}{_speed(result, ranks)}"
 
 
-def _told(name: str, metric: dict) -> str:
+def _metric_line(name: str, metric: dict) -> str:
     low, high = metric["ci_low"], metric["ci_high"]
     line = f"{name.replace('_', ' ')} {metric['value']:.3f} (95 % {low:.3f} to {high:.3f}, n={metric['n']}"
     parts = {part: share["value"] for part, share in metric.get("parts", {}).items()}
@@ -87,7 +87,7 @@ def _told(name: str, metric: dict) -> str:
     return f"{line}; {metric['note']}" if metric.get("note") else line
 
 
-def _told_of_completions(result: AccuracyResult) -> str:
+def _accuracy_line(result: AccuracyResult) -> str:
     share, (low, high) = result.strict.accuracy, result.strict.interval
     return (
         f"accuracy {share.value:.3f} (95 % {low:.3f} to {high:.3f}, n={share.n}, "

@@ -1,4 +1,4 @@
-"""What decides the results of an evaluation, so that those of another one are never taken for it."""
+"""Identities of evaluations: what decides their results, so that one is never taken for another."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _WHOLE, _PIECE, _PIECES = 32 << 20, 1 << 16, 256
 
 
 def fingerprint(name: str, base: str | None = None, *, code: bool = False, weights: bool = True) -> str:
-    """A digest of a model's files, and of its base's for an adapter; the same wherever they lie.
+    """A digest of a model's files, with those of an adapter's base; it does not depend on where they lie.
 
     Args:
         code: count the code that lies beside the weights as well, for models that are loaded with it.
         weights: False for a model whose weights are not read, since it gets new ones.
 
-    Files above 32 MiB count by their size and 256 pieces of 64 KiB spread over them: training moves every weight, so
-    that two checkpoints differ in any piece, and an 8B model takes no minute to read.
+    A file above 32 MiB counts by its size and 256 pieces of 64 KiB, spread evenly: training moves every weight, so that
+    two checkpoints differ in any piece, and an 8B model is read in less than a minute.
 
     Raises:
         UserError: no such model.
@@ -56,15 +56,15 @@ def digest_of(value: Any) -> str:
 
 
 def refuse_other(where: Path, saved: dict, wanted: dict) -> str | None:
-    """Raise unless two identities agree; the same ``weights`` are the same under another ``model``'s name.
+    """Raise unless two identities agree; equal ``weights`` agree whatever the name of the ``model``.
 
     Returns:
-        a sentence on what an older evaluation does not say, so that it could not be compared.
+        a sentence on keys that an older evaluation did not record and that were not compared, or None.
 
     Raises:
-        UserError: naming the first key that differs.
+        UserError: names the first key that differs.
     """
-    # As they come back from a file: a tuple is a list, and what looks like a secret was hidden.
+    # Both as they come back from a file, where a tuple is a list and what looks like a secret is hidden.
     compared = differences(hidden(saved), hidden(json.loads(json.dumps(wanted))), {"model": "weights"})
     compared.refuse(where, "the evaluation that is there,", "write this one to another folder")
     return compared.told(where)

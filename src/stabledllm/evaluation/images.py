@@ -1,6 +1,6 @@
-"""Scores of the images drawn for captions, in a way that survives a kill.
+"""Draws images for captions and scores them, surviving a kill.
 
-Small scenes are judged exactly; any image can be scored by CLIP.
+Images of scenes are judged exactly; any image can be scored by CLIP.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ImageScores:
     images: np.ndarray
     """uint8, shape (B, S, S, 3)."""
     lines: list[dict]
-    """One object an image: origin, caption, file, and its scores."""
+    """One object per image: origin, caption, file, and its scores."""
     metrics: dict[str, dict]
     """``accuracy`` where all captions are of scenes, ``clip_score`` where a CLIP model was named."""
 
@@ -57,10 +57,10 @@ def score_images(
     clip: str | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> ImageScores:
-    """Draw an image for every caption and score it; batches that a journal holds are not drawn again.
+    """Draw an image for every caption and score it; batches that the journal holds are not drawn again.
 
     Raises:
-        UserError: captions that are no scenes, with no CLIP model to score them.
+        UserError: the captions do not all describe scenes, and there is no CLIP model to score them.
     """
     captions = [example["caption"] for example in examples]
     scenes = _scenes(captions)
@@ -88,7 +88,7 @@ def score_images(
 
 
 def _scenes(captions: Sequence[str]) -> list[Scene] | None:
-    """The scenes that the captions say; None where any says no scene."""
+    """The scenes that the captions describe; None where any caption describes none."""
     try:
         return [Scene.parse(caption) for caption in captions]
     except UserError:
@@ -96,7 +96,7 @@ def _scenes(captions: Sequence[str]) -> list[Scene] | None:
 
 
 def _judge(images: np.ndarray, scenes: Sequence[Scene], lines: list[dict]) -> dict:
-    """Share of the images that show exactly their caption, and of those that are right in each part."""
+    """The share of images that show exactly their caption, and for each part the share that is right in it."""
     verdicts = [judge(image, scene) for image, scene in zip(images, scenes, strict=True)]
     for line, verdict in zip(lines, verdicts, strict=True):
         line |= {"correct": verdict.correct, "parts": asdict(verdict)}
@@ -105,7 +105,7 @@ def _judge(images: np.ndarray, scenes: Sequence[Scene], lines: list[dict]) -> di
 
 
 def _clip(images: np.ndarray, captions: list[str], lines: list[dict], name: str, device: torch.device) -> dict:
-    """Mean CLIP score with its standard error and 95 % interval over the images."""
+    """The mean CLIP score over the images, with its standard error and 95 % interval."""
     from stabledllm.evaluation.clip_score import ClipScore
 
     clip = ClipScore(name, device)
@@ -120,8 +120,7 @@ def _clip(images: np.ndarray, captions: list[str], lines: list[dict], name: str,
 
 
 def save_scored_images(scores: ImageScores, out: Path) -> None:
-    """Write ``pictures/`` with a PNG for every caption, ``pictures.png`` with the first of them, and, at the end,
-    ``pictures.jsonl``."""
+    """Write every image as a PNG into ``pictures/``, the first ones on ``pictures.png``, and last ``pictures.jsonl``."""
     for image, line in zip(scores.images, scores.lines, strict=True):
         save_png(out / line["picture"], image)
     shown = scores.lines[:_ON_SHEET]

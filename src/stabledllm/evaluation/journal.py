@@ -1,7 +1,7 @@
-"""Work on numbered items that survives a kill: what is done is on disk, and is never done again.
+"""Journals of work on numbered items: finished items are on disk, so that a killed process need not repeat them.
 
-A journal is a folder of JSON lines, one file per rank. A file opens with what decides its results; then each line is
-one item, ``{"place": its number, ...}``.
+A journal is a folder of JSON lines, one file per rank. The first line of a file holds what decides its results; each
+further line is one item, ``{"place": its number, ...}``.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Journal:
     """The results of one kind of work in a folder.
 
     Args:
-        name: of the kind; journals of several kinds share a folder.
-        identity: what decides the results; a journal with another one is refused.
+        name: of the kind of work; journals of several kinds may share a folder.
+        identity: what decides the results; a journal with another identity is refused.
     """
 
     def __init__(self, folder: Path, name: str, identity: dict, ranks: Ranks = ALONE):
         self.folder, self.name, self.identity, self.ranks = folder, name, identity, ranks
         self.other_versions: dict[str, str] = {}
-        """Packages that other versions of did a part of the work, with those versions."""
+        """Packages of which another version did a part of the work, with that version."""
 
     @property
     def path(self) -> Path:
@@ -41,18 +41,18 @@ class Journal:
         return self.folder / f"{self.name}-{self.ranks.rank}.jsonl"
 
     def collect(self, n: int, size: int, work: Work, progress: Callable[[int], None] = lambda _: None) -> list[dict]:
-        """The results of items 0 to n - 1, in order, on every rank; only those not on disk are worked on.
+        """The results of items 0 to n - 1, in order, on every rank; only items that are not on disk are worked on.
 
-        Items go in runs of ``size``, each written and flushed to disk when it is done, and dealt to the ranks in turn.
-        The runs are the same on any number of ranks, which may change between a kill and the next start; so are the
-        batches that they become, to the last bit. A rank's file whose last line a kill cut off is repaired.
+        Items are grouped in runs of ``size``, which are dealt to the ranks in turn; each is written and flushed to disk
+        when it is done. The runs are the same on any number of ranks, which may change between a kill and the next
+        start, so that every batch is the same to the last bit. A last line that a kill cut off is removed.
 
         Args:
-            work: from a run of items to their results, JSON objects.
-            progress: called with the number of items just done, first with those found on disk.
+            work: returns the results of a run of items, as JSON objects.
+            progress: called with the number of items just done, first with the number of those on disk.
 
         Raises:
-            UserError: a journal of another identity, or one that was tampered with.
+            UserError: the journal has another identity, or was tampered with.
         """
         self._repair()
         done = self.ranks.agree(set(self._read()))
@@ -65,7 +65,7 @@ class Journal:
         return [results[place] for place in range(n)]
 
     def remove(self) -> None:
-        """Delete the folder, with what other kinds of work wrote there."""
+        """Delete the folder, including what other kinds of work wrote there."""
         if self.ranks.rank == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.ranks.agree(None)
@@ -77,8 +77,8 @@ class Journal:
         lines = [{"place": place, **result} for place, result in zip(run, results, strict=True)]
         if not self.path.is_file():
             lines.insert(0, {"schema": SCHEMA, "identity": hidden(self.identity), "versions": versions()})
-        # Opened anew each time: on a network file system others see it once it is closed. One write: a kill falls
-        # before or after it.
+        # Opened anew each time, since on a network file system others see a file once it is closed; in one write, so
+        # that a kill falls before or after it.
         with self.path.open("ab") as file:
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
             file.flush()
@@ -90,7 +90,7 @@ class Journal:
             self.other_versions |= {name: then[name] for name in then if then[name] != now.get(name)}
 
     def _repair(self) -> None:
-        """Cut off what a kill left half-written at the end of this rank's file."""
+        """Cut off the half-written line that a kill left at the end of this rank's file."""
         if not self.path.is_file():
             return
         whole = _whole_lines(self.path.read_bytes())
@@ -100,7 +100,7 @@ class Journal:
             os.truncate(self.path, len(whole))
 
     def _read(self) -> dict[int, dict]:
-        """What is on disk, of all ranks, by place."""
+        """The results of all ranks on disk, by item number."""
         results: dict[int, dict] = {}
         for path in sorted(self.folder.glob(f"{self.name}-*.jsonl")):
             lines = _whole_lines(path.read_bytes()).removesuffix(b"\n").split(b"\n")
@@ -125,7 +125,7 @@ class Journal:
 
 
 def _whole_lines(content: bytes) -> bytes:
-    """What was written up to the last whole line: one without its end, or that is no JSON, was cut off by a kill."""
+    """The content up to the last whole line: a kill may have cut off the last one, so that it has no end or is no JSON."""
     content = content[: content.rfind(b"\n") + 1]
     last = content[content.rfind(b"\n", 0, -1) + 1 :]
     try:
@@ -136,7 +136,8 @@ def _whole_lines(content: bytes) -> bytes:
 
 
 def _missing(done: set[int], n: int, size: int) -> Iterator[range]:
-    """Runs of items not done yet, within the same bounds whatever is done: a batch is cut alike after a kill."""
+    """Runs of items that are not done; they never cross a multiple of ``size``, so that batches are cut alike after a
+    kill."""
     for start in range(0, n, size):
         first = None
         for place in range(start, min(start + size, n) + 1):

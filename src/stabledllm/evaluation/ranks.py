@@ -1,4 +1,4 @@
-"""Which share of the work is this process's, when several evaluate together (``accelerate launch``, ``torchrun``)."""
+"""Divides the work among processes that evaluate together (``accelerate launch``, ``torchrun``)."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from stabledllm.errors import UserError
 from stabledllm.runtime.lone_process import refuse_lone_process
 
 T = TypeVar("T")
-# A rank waits for the slowest share: decoding is long, and no time after which a healthy one must have answered.
+# A rank waits for the slowest one: decoding may take long, so that no shorter wait proves a rank dead.
 _PATIENCE = timedelta(days=7)
 _SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that evaluate together; the default is one alone."""
+    """The place of this process among those that evaluate together; by default it is alone."""
 
     rank: int = 0
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     together: bool = False
-    """Every rank does all of the work alike, since its model lies in shards; only the first one writes."""
+    """Whether every rank does all of the work, since the model is sharded over them; only the first one then writes."""
 
     @classmethod
     def launched(cls, cpu: bool = False) -> Ranks:
-        """As the launcher's environment says; joins the process group where there is one to join.
+        """The ranks that the launcher's environment names; joins their process group where there is one.
 
         Args:
-            cpu: leave accelerators alone.
+            cpu: use no accelerator.
 
         Raises:
-            UserError: ranks that do not see each other: each would evaluate everything.
+            UserError: the ranks do not see each other, so that each would evaluate everything.
         """
         refuse_lone_process()
         several = int(os.environ.get("WORLD_SIZE", "1"))
@@ -51,24 +51,24 @@ class Ranks:
 
     @property
     def writes(self) -> bool:
-        """Whether what this process does is kept."""
+        """Whether this process writes the results of its work."""
         return not self.together or self.rank == 0
 
     @property
     def shares(self) -> int:
-        """Into how many shares the work falls."""
+        """Number of shares that the work is divided into."""
         return 1 if self.together else self.count
 
     def share(self, work: Sequence[T]) -> Sequence[T]:
-        """This process's part of a list that is the same on every rank."""
+        """This process's share of a list that is the same on every rank."""
         return work if self.together else work[self.rank :: self.count]
 
     def acting_together(self) -> Ranks:
-        """The same ranks with a model in shards."""
+        """The same ranks, for a model that is sharded over them."""
         return replace(self, together=True)
 
     def agree(self, value: T) -> T:
-        """The first rank's value, on every rank; none goes on before all have come here."""
+        """The first rank's value, on every rank; no rank continues before all have called this."""
         if self.count == 1:
             return value
         box = [value]
@@ -88,7 +88,7 @@ ALONE = Ranks()
 
 @contextmanager
 def whole_models() -> Iterator[None]:
-    """Within, a model loads whole on every rank whatever the launch configuration says of sharding its training."""
+    """While this context is open, models load whole on every rank, even if the launch configuration shards training."""
     sharding = {name: os.environ.pop(name) for name in _SHARDING if name in os.environ}
     try:
         yield

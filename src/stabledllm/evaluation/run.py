@@ -1,4 +1,4 @@
-"""``stabledllm eval``: NLL and accuracy of a model on test rows, the untuned model's beside them, in ``eval.json``.
+"""``stabledllm eval``: writes a model's NLL and accuracy on test rows, beside the untuned model's, to ``eval.json``.
 
 A killed evaluation continues, on any number of ranks; a finished one is not repeated.
 """
@@ -40,19 +40,19 @@ from stabledllm.tasks.files import read_jsonl
 SCHEMA = "stabledllm/eval/1"
 RESULT, NLLS, JOURNAL, UNTUNED = "eval.json", "nll.jsonl", "journal", "untuned"
 _NLL_RUN = 8
-"""Rows whose NLL is measured between two writes; their masked copies fill a forward pass."""
+"""Rows whose NLL is measured between two writes to the journal; their views fill a forward pass."""
 _WITHOUT_EFFECT = {"validation", "validation_share", "train_rows", "validation_rows", "test_rows", "every_turn"}
 _WITHOUT_EFFECT |= {"delimiters", "syntax", "image"}
-"""Keys of the data that no evaluation looks at; of ``image`` what matters is said beside the decoding."""
+"""Keys of the data that do not affect an evaluation; the parts of ``image`` that do stand beside the decoding."""
 Say = Callable[[str], None]
 
 
 @in_its_folder("eval")
 def evaluate(settings: EvalSettings, say: Say = print_line) -> dict:
-    """Evaluate, or continue a killed evaluation, and return what ``eval.json`` holds, on every rank.
+    """Evaluate, or continue a killed evaluation, and return the content of ``eval.json``, on every rank.
 
     Raises:
-        UserError: bad settings, model or data, or a folder that holds another evaluation.
+        UserError: the settings, the model or the data are bad, or the folder holds another evaluation.
     """
     with whole_models():
         ranks = Ranks.launched()
@@ -69,7 +69,7 @@ def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
     examples = _examples(settings, say)
     identity = identity_of(settings, examples)
     refuse_unlike(out, identity, say)
-    # What is needed only at the end is refused at the start.
+    # What is needed only at the end is checked at the start, before the long work.
     beside = _beside(settings, examples, say)
     was_there = (out / RESULT).is_file()
     record = measure(settings, identity, examples, ranks, say)
@@ -85,10 +85,10 @@ def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
         theirs = read_json(where / RESULT, SCHEMA)
     record = record | {"untuned": _untuned(theirs, where, out), "difference": _differences(out, where)}
     for name, value in record["difference"].items():
-        told = f", {value['gained']} gained, {value['lost']} lost" if "gained" in value else ""
+        changes = f", {value['gained']} gained, {value['lost']} lost" if "gained" in value else ""
         say(
             f"{name} minus the untuned model's: {value['value']:+.4g} (95 % {value['ci_low']:+.3g} to "
-            f"{value['ci_high']:+.3g}, paired{told})"
+            f"{value['ci_high']:+.3g}, paired{changes})"
         )
     if ranks.rank == 0:
         write_json(out / RESULT, record)
@@ -98,12 +98,14 @@ def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
 
 @in_its_folder("eval")
 def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks: Ranks, say: Say) -> dict:
-    """One model's NLL and accuracy; from ``eval.json`` where they are there already."""
+    """One model's record with its NLL and accuracy; read from ``eval.json`` where it is finished already."""
     out = Path(settings.out)
     if (out / RESULT).is_file():
         say(f"{out}: already evaluated")
         record = read_json(out / RESULT, SCHEMA)
-        Journal(out / JOURNAL, "", {}, ranks).remove()  # left by a kill; and all have read before one writes again
+        Journal(
+            out / JOURNAL, "", {}, ranks
+        ).remove()  # a kill left it; this also lets all ranks read before one writes
         return record
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
     loaded.model.to(ranks.device).eval()
@@ -145,20 +147,20 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
 
 
 def identity_of(settings: EvalSettings, examples: list[dict]) -> dict:
-    """What decides an evaluation's results: not where the model lies, nor batches and devices."""
+    """Everything that decides an evaluation's results; the model's folder, batches and devices do not."""
     loading = {name: getattr(settings, name) for name in ("family", "dtype", "attention", "end_token")}
     weights = {"model": settings.model, "weights": fingerprint(settings.model, settings.base)}
     return weights | loading | _shared_identity(settings, examples)
 
 
 def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
-    """What two evaluations that are compared must have in common."""
+    """The part of the identity that two evaluations must share to be compared."""
     data = settings.data.model_dump()
     shared = {
         "data": {name: value for name, value in data.items() if name not in _WITHOUT_EFFECT},
         "rows": settings.rows,
         "draws": settings.draws,
-        # With the answers, which the digest of the examples has never had.
+        # This digest covers the answers too, which that of the examples never did.
         "content": content_digest(examples),
     }
     if of_images(examples):
@@ -168,7 +170,7 @@ def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
 
 
 def refuse_unlike(out: Path, identity: dict, say: Say) -> None:
-    """Refuse a folder whose finished evaluation is another one; say what an older one does not tell."""
+    """Refuse a folder whose finished evaluation is another one; print a note on what an older one did not record."""
     if (out / RESULT).is_file() and (note := refuse_other(out, _saved_identity(out), identity)):
         say(note)
 
@@ -181,7 +183,7 @@ def _saved_identity(folder: Path) -> dict:
 
 
 def _examples(settings: EvalSettings, say: Say) -> list[dict]:
-    """The tested rows as the model is shown them."""
+    """The test examples with the prompts that the model is shown."""
     data, options = settings.data, task_options(settings.data)
     spec = data.test or data.train
     fields = data.text_fields
@@ -194,7 +196,7 @@ def _examples(settings: EvalSettings, say: Say) -> list[dict]:
 
 
 def _beside(settings: EvalSettings, examples: list[dict], say: Say) -> tuple[Path, EvalSettings | None] | None:
-    """Where the untuned model's evaluation is or will be, and its settings where it may have to be made."""
+    """The folder of the untuned model's evaluation, with its settings unless it is given as finished; None for none."""
     if settings.beside == "none":
         return None
     given = Path(settings.beside).expanduser()
@@ -234,12 +236,12 @@ def _nll(
 
 @contextmanager
 def _bar(total: int, what: str, unit: str, ranks: Ranks) -> Iterator[Callable[[int], None]]:
-    """The first rank's bar of all ranks' work, taking the others to be as far as it is itself."""
+    """A progress bar for the work of all ranks, shown by the first, which takes the others to be as far as itself."""
     counts: list[int] = []
     with tqdm(total=total, desc=what, unit=unit, disable=ranks.rank > 0) as bar:
 
         def progress(done: int) -> None:
-            counts.append(done if not counts else done * ranks.shares)  # first comes what was on disk
+            counts.append(done if not counts else done * ranks.shares)  # the first count is of what was on disk
             bar.update(min(counts[-1], total - bar.n))
 
         yield progress
@@ -269,4 +271,4 @@ def _lines(path: Path) -> list[dict]:
 
 
 def _silent(_: str) -> None:
-    """What ranks other than the first say."""
+    """Print nothing: for ranks other than the first."""

@@ -1,4 +1,4 @@
-"""The model that another one was tuned from, and how far tuning has moved it: differences paired by example."""
+"""The model that another one was tuned from, and the differences between the two, paired by example."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MODEL = "model"
 
 
 def resolve(name: str) -> str:
-    """A model's name; for a run's folder that of the model in it."""
+    """The name of a model; for the folder of a run, the path of the model in it."""
     folder = Path(name).expanduser()
     inside = folder / _MODEL
     is_model = (folder / "config.json").is_file() or is_adapter(name)
@@ -27,11 +27,12 @@ def resolve(name: str) -> str:
 
 
 def tuned_from(name: str, base: str | None = None) -> str | None:
-    """The untuned model of an adapter (its base) or of what a run saved (its record); None for any other model, and
-    for one that was trained from scratch.
+    """The model that an adapter (its base) or a run's model (by its record) was tuned from, or None.
+
+    None for any other model and for one that was trained from scratch.
 
     Raises:
-        UserError: it is known by name and not to be found under it.
+        UserError: its name is known, but there is no model under that name.
     """
     folder = Path(name).expanduser()
     if is_adapter(name):
@@ -40,7 +41,7 @@ def tuned_from(name: str, base: str | None = None) -> str | None:
         source = read_json(folder / _STAMP).get("model")
     else:
         return None
-    if not source or is_new(source):  # random weights are nothing to stand beside
+    if not source or is_new(source):  # random weights are no model to compare with
         return None
     try:
         model_folder(source)
@@ -53,13 +54,13 @@ def tuned_from(name: str, base: str | None = None) -> str | None:
 
 
 def difference(ours: list[dict], theirs: list[dict], key: str, unit: str) -> dict:
-    """Mean of ours minus theirs over the examples of two lists, paired by ``origin``, with its standard error.
+    """The mean of ours minus theirs over the examples of two lists, paired by ``origin``, with its standard error.
 
-    Numbers count as they are; of verdicts (true, false, null for no answer) only true counts 1, and how many examples
-    were ``gained`` and ``lost`` stands beside the difference.
+    Numbers are compared as they are. Of verdicts (true, false, null for no answer) true counts 1 and the others 0, and
+    the result also holds how many examples were ``gained`` and ``lost``.
 
     Raises:
-        UserError: lists of other examples.
+        UserError: the two lists are of different examples.
     """
     if [row["origin"] for row in ours] != [row["origin"] for row in theirs]:
         raise UserError("beside: expected the untuned model's results on the same examples, found others.")

@@ -15,19 +15,19 @@ from stabledllm.noise.streams import Key, Stream
 from stabledllm.stats.estimate import Estimate
 
 NOISE_SEED = 20_251_118
-"""The same for every checkpoint, run and method: differences between checkpoints are paired."""
+"""The same for every checkpoint, run and method, so that differences between them are paired."""
 
 
 def row_nll(meter: LossMeter, draws: int = 4, rows: range | None = None) -> Tensor:
-    """Bound on the NLL per response token of each row, in nats; unbiased, float64, shape (rows,).
+    """An unbiased estimate of the bound on each row's NLL per response token, in nats, float64, shape (rows,).
 
-    Each row gets ``draws`` ratios, one in each of as many equal strata, and exactly counted masks: the
-    standard objective with less noise. The noise depends on the row's index alone. In block diffusion every block has
-    ratios of its own, in other strata than its neighbours' of the same copy. An autoregressive model's NLL is exact
-    and takes one forward.
+    Each row gets ``draws`` mask ratios, one in each of as many equal strata, and masks of an exact count: the standard
+    objective with less noise. The noise depends on the row's index alone. In block diffusion every block has mask
+    ratios of its own, in other strata than its neighbours' in the same view. An autoregressive model's NLL is exact and
+    takes one forward.
 
     Args:
-        rows: only these of the meter's, each with the noise that it has among all.
+        rows: the rows of the meter to measure, each with the noise that it has among all; without it all.
     """
     rows = rows if rows is not None else range(len(meter.rows))
     name = AUTOREGRESSIVE if is_autoregressive(meter.model) else "fixedcount"
@@ -45,12 +45,12 @@ def row_nll(meter: LossMeter, draws: int = 4, rows: range | None = None) -> Tens
 
 
 def mean_over_rows(values: Tensor, unit: str = "nats/token") -> Estimate:
-    """Mean over rows; the standard error is over rows (NaN for a single one)."""
+    """The mean over rows with its standard error over rows (NaN for a single row)."""
     n = len(values)
     stderr = float(values.std() / n**0.5) if n > 1 else math.nan
     return Estimate(value=float(values.mean()), stderr=stderr, n=n, unit=unit)
 
 
 def validation_nll(meter: LossMeter, draws: int = 4) -> Estimate:
-    """Mean of :func:`row_nll` with its standard error over rows."""
+    """The mean of :func:`row_nll` with its standard error over rows."""
     return mean_over_rows(row_nll(meter, draws))

@@ -67,7 +67,7 @@ class EvalSettings(ModelSettings):
     rows: int = Field(128, ge=1, le=MOST)
     """At most this many problems."""
     draws: int = Field(4, ge=1, le=MOST)
-    """Masked copies of each row in the NLL."""
+    """Views of each row in the NLL."""
     decoding: DecodingSettings = DecodingSettings(length=64, steps=64, block=8)
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
     clip: PathText | None = None

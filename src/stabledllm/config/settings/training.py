@@ -60,7 +60,7 @@ class TrainSettings(ModelSettings):
     eval_every: int | None = Field(None, ge=1)
     """Steps between evaluation losses; without it only at the end."""
     eval_draws: int = Field(4, ge=1, le=MOST)
-    """Masked copies of each validation row in the evaluation loss."""
+    """Views of each validation row in the evaluation loss."""
     save_every: int | None = Field(None, ge=1)
     """Steps between checkpoints, the last one at the end; without it there are none, and a killed run begins anew."""
     log_every: int = Field(10, ge=1)
