@@ -226,16 +226,16 @@ def test_other_packages_and_devices_are_said_and_recorded(finished, monkeypatch)
 )
 def test_phrases_of_what_is_another_one(before, now, expected):
     same = {"versions": {"torch": "2"}, "device": "cpu (x86_64, 2 threads)", "devices": 1}
-    assert parts.told(same | before, same | now) == expected
+    assert parts.changes_between(same | before, same | now) == expected
 
 
 def test_parts_join_where_nothing_changed():
     one = {"config": {"a": {"b": 1}, "out": "x"}, "versions": {}, "device": "cpu", "devices": 1}
-    first = parts.until([], one, 3, 2.0)
-    assert parts.until(first, one | {"config": {"a": {"b": 1}, "out": "y"}}, 5, 1.0)[0]["steps"] == [1, 5]
-    assert parts.until(first, one, 5, 1.0)[0]["seconds"] == 3.0
-    second = parts.until(first, one | {"config": {"a": {"b": 2}, "out": "x"}}, 5, 1.0)
+    first = parts.parts_until([], one, 3, 2.0)
+    assert parts.parts_until(first, one | {"config": {"a": {"b": 1}, "out": "y"}}, 5, 1.0)[0]["steps"] == [1, 5]
+    assert parts.parts_until(first, one, 5, 1.0)[0]["seconds"] == 3.0
+    second = parts.parts_until(first, one | {"config": {"a": {"b": 2}, "out": "x"}}, 5, 1.0)
     assert [part["steps"] for part in second] == [[1, 3], [4, 5]]
     assert [part["changed"] for part in parts.published(second)] == [{"a.b": 1}, {}]
-    assert parts.until(second, one, 5, 1.0) == second, "no step, no part"
+    assert parts.parts_until(second, one, 5, 1.0) == second, "no step, no part"
     assert parts.published([parts.unknown_part(4)])[0]["changed"] is None

@@ -18,7 +18,7 @@ from stabledllm.tasks.task import verdicts
 
 @dataclass(frozen=True)
 class Share:
-    """The share of verdicts that are correct; None (no answer found) counts as not correct, and is counted apart too."""
+    """The share of verdicts that are correct; None (no answer found) counts as not correct and is counted apart too."""
 
     accuracy: Estimate
     interval: tuple[float, float]

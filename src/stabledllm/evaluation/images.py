@@ -120,7 +120,7 @@ def _clip(images: np.ndarray, captions: list[str], lines: list[dict], name: str,
 
 
 def save_scored_images(scores: ImageScores, out: Path) -> None:
-    """Write every image as a PNG into ``pictures/``, the first ones on ``pictures.png``, and last ``pictures.jsonl``."""
+    """Write every image as a PNG to ``pictures/``, the first ones on ``pictures.png``, and last ``pictures.jsonl``."""
     for image, line in zip(scores.images, scores.lines, strict=True):
         save_png(out / line["picture"], image)
     shown = scores.lines[:_ON_SHEET]

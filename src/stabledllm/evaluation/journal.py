@@ -125,7 +125,7 @@ class Journal:
 
 
 def _whole_lines(content: bytes) -> bytes:
-    """The content up to the last whole line: a kill may have cut off the last one, so that it has no end or is no JSON."""
+    """The content up to the last whole line; a kill may have left a last line that has no end or is no JSON."""
     content = content[: content.rfind(b"\n") + 1]
     last = content[content.rfind(b"\n", 0, -1) + 1 :]
     try:

@@ -1,4 +1,4 @@
-"""transformers' TrainingArguments from a run's settings; whatever they would ignore is refused here."""
+"""Makes transformers' TrainingArguments from a run's settings and refuses whatever they would ignore."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.config.trainer_rules import refuse_idle
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.runtime.lone_process import refuse_lone_process
-from stabledllm.training.devices import told_in_a_sentence
+from stabledllm.training.devices import as_user_error
 from stabledllm.training.trainer import MDMTrainer
 
 # What differs from TrainingArguments' defaults: the paper's recipe, no logging back end unless asked for, and no search
@@ -24,17 +24,17 @@ DEFAULTS = {"learning_rate": 5e-5, "weight_decay": 0.1, "lr_scheduler_type": "li
 DEFAULTS |= {"ddp_find_unused_parameters": False}
 _OF_SOME_OPTIMIZERS = ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "optim_target_modules")
 _PROJECTED = ("galore", "apollo")
-"""Optimizers of some modules only."""
+"""Beginnings of the names of optimizers that act on some modules only."""
 
 
 def training_arguments(settings: TrainSettings, *, without_device: bool = False) -> TrainingArguments:
-    """transformers' arguments; ``settings.trainer`` overrides what is not fixed by our own keys.
+    """The TrainingArguments of a run; ``settings.trainer`` overrides what our own keys do not fix.
 
     Args:
-        without_device: only to check them: bf16 is accepted on a machine that has no device for it.
+        without_device: only check them, so that bf16 is accepted on a machine without a device for it.
 
     Raises:
-        UserError: a value that is refused or would have no effect, a batch that does not divide, or one process where
+        UserError: a value is refused or would have no effect, the batch does not divide, or there is one process where
             several were asked for.
     """
     refuse_idle(settings)
@@ -55,11 +55,11 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
         "remove_unused_columns": False,
         "logging_nan_inf_filter": False,
     }
-    # Without it transformers overlooks that it is one of several processes where there is no accelerator.
+    # Without it transformers does not see, where there is no accelerator, that this is one of several processes.
     place = {"use_cpu": True} if not torch.accelerator.is_available() else {}
-    kept = {name: settings.trainer[name] for name in ("use_cpu", "ddp_backend") if name in settings.trainer}
-    with told_in_a_sentence("launch configuration"):
-        ranks = TrainingArguments(output_dir=settings.out, report_to="none", **(place | kept)).world_size
+    device_keys = {name: settings.trainer[name] for name in ("use_cpu", "ddp_backend") if name in settings.trainer}
+    with as_user_error("launch configuration"):
+        ranks = TrainingArguments(output_dir=settings.out, report_to="none", **(place | device_keys)).world_size
     micro = settings.micro_batch or settings.batch // ranks
     if not micro or settings.batch % (micro * ranks):
         raise UserError(
@@ -72,7 +72,7 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
     pinned = {"dataloader_pin_memory": torch.cuda.is_available()}
     device = {"use_cpu": True} if without_device else {}
     trainer = _renamed(settings.trainer)
-    with told_in_a_sentence("key 'trainer'"):
+    with as_user_error("key 'trainer'"):
         arguments = TrainingArguments(**(DEFAULTS | pinned | place | trainer | ours | sizes | device))
         if not without_device:
             MDMTrainer.get_optimizer_cls_and_kwargs(arguments)
@@ -90,14 +90,14 @@ def _refuse_newer(trainer: dict[str, Any]) -> None:
 
 
 def _renamed(trainer: dict[str, Any]) -> dict[str, Any]:
-    """``gradient_checkpointing`` under the name that this version of transformers has for it."""
+    """The keys, with ``gradient_checkpointing`` under the name that this version of transformers has for it."""
     old, new, known = "gradient_checkpointing", "activation_checkpointing", TrainingArguments.__dataclass_fields__
     rename = {name: name.replace(old, new) for name in trainer if name.replace(old, new) in known}
     return {rename.get(name, name): value for name, value in trainer.items()}
 
 
 def _check_optimizer(trainer: dict[str, Any], arguments: TrainingArguments) -> None:
-    """Each optimizer takes some of the keys that are meant for it, and transformers drops the others without a word."""
+    """Refuse keys that the optimizer does not use, which transformers would drop silently."""
     optim = arguments.optim.value
     for name in _OF_SOME_OPTIMIZERS:
         given, default = trainer.get(name), TrainingArguments.__dataclass_fields__[name].default
@@ -108,10 +108,10 @@ def _check_optimizer(trainer: dict[str, Any], arguments: TrainingArguments) -> N
         try:
             idle = name != "optim_target_modules" and _optimizer(arguments) == _optimizer(without)
         except (ImportError, RuntimeError):
-            return  # an optimizer that is not installed here, which is told where it is needed
+            return  # the optimizer is not installed here; that is reported where it is needed
         except (ValueError, TypeError, AttributeError) as error:
-            said = " ".join(str(error).split())
-            raise UserError(f"key 'trainer.{name}': expected what '{optim}' takes, found '{given}' ({said}).") from None
+            text = " ".join(str(error).split())
+            raise UserError(f"key 'trainer.{name}': expected what '{optim}' takes, found '{given}' ({text}).") from None
         if idle or (name == "optim_target_modules" and not optim.startswith(_PROJECTED)):
             raise UserError(f"key 'trainer.{name}': expected none, since '{optim}' does not use it, found '{given}'.")
 
@@ -121,14 +121,14 @@ def _optimizer(arguments: TrainingArguments) -> tuple:
 
 
 def _check_schedule(settings: TrainSettings, arguments: TrainingArguments) -> None:
-    """A schedule is made once for no model, so that its options are refused before one is loaded."""
+    """Refuse a schedule's wrong options before a model is loaded, by making the schedule for a dummy optimizer."""
     kind, options = arguments.lr_scheduler_type.value, arguments.lr_scheduler_kwargs or {}
     steps = settings.steps or 1000
     warm = arguments.get_warmup_steps(steps)
     if kind == "warmup_stable_decay" and settings.steps is not None:
         decay = options.get("num_decay_steps")
         if not isinstance(decay, int) or isinstance(decay, bool) or decay < 0 or warm + decay > steps:
-            # transformers takes a warm-up and a decay that do not fit, and then never reaches the rate asked for.
+            # transformers accepts a warm-up and a decay that do not fit, and then never reaches the given rate.
             raise UserError(
                 f"key 'trainer.lr_scheduler_kwargs.num_decay_steps': expected a decay that fits the run's {steps} "
                 f"steps behind {warm} of warm-up, found {decay}."
@@ -137,22 +137,22 @@ def _check_schedule(settings: TrainSettings, arguments: TrainingArguments) -> No
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = get_scheduler(
+            scheduler = get_scheduler(
                 arguments.lr_scheduler_type, optimizer, warm, steps, scheduler_specific_kwargs=dict(options)
             )
-            rates = made.get_last_lr() if hasattr(made, "get_last_lr") else []
+            rates = scheduler.get_last_lr() if hasattr(scheduler, "get_last_lr") else []
     except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"key 'trainer.lr_scheduler_kwargs': expected options of '{kind}', found {said}.") from None
+        text = " ".join(str(error).split())
+        raise UserError(f"key 'trainer.lr_scheduler_kwargs': expected options of '{kind}', found {text}.") from None
     if any(isinstance(rate, complex) or not math.isfinite(rate) for rate in rates):
         raise UserError(f"key 'trainer.lr_scheduler_kwargs': expected finite learning rates, found {rates[0]}.")
 
 
 def _check_reporting(arguments: TrainingArguments) -> None:
-    here = get_available_reporting_integrations() if arguments.report_to else []
+    available = get_available_reporting_integrations() if arguments.report_to else []
     for name in arguments.report_to:
-        if name not in here:
-            known = ", ".join(["none", *here])
+        if name not in available:
+            choices = ", ".join(["none", *available])
             raise UserError(
-                f"key 'trainer.report_to': expected a back end that is installed ({known}), found '{name}'."
+                f"key 'trainer.report_to': expected a back end that is installed ({choices}), found '{name}'."
             )

@@ -19,10 +19,10 @@ from stabledllm.training.trainer import MDMTrainer
 
 
 def first_units(step: StepRows, counts: Tensor) -> tuple[Tensor, int]:
-    """Units of the step before each row's own, int64, shape (ranks, n); and units of the whole step.
+    """The number of the step's units before each row's own, int64, shape (ranks, n), and that of all its units.
 
     Args:
-        counts: units of each row that any rank holds, int64, shape (ranks, n).
+        counts: number of units of each row that any rank holds, int64, shape (ranks, n).
     """
     each = torch.ones(step.step_rows, dtype=torch.int64, device=counts.device)
     each[step.position[step.counted]] = counts[step.counted]
@@ -31,13 +31,13 @@ def first_units(step: StepRows, counts: Tensor) -> tuple[Tensor, int]:
 
 
 class InBlocks:
-    """Makes the units of a step, not its rows, what is drawn and counted; the evaluation loss is of blocks too.
+    """A mixin that draws and counts the units of a step instead of its rows, and evaluates in blocks as well.
 
     Args:
-        block_size: response tokens of a block. The rest as of :class:`MDMTrainer`.
+        block_size: response tokens of a block. The other arguments are those of :class:`MDMTrainer`.
 
     Raises:
-        UserError: a method or a layout that has no meaning in blocks.
+        UserError: the method or the layout has no meaning in blocks.
     """
 
     form_names = ("block_ids",)
@@ -66,13 +66,13 @@ class InBlocks:
         return units.draw(self.method, key, self.sampler)
 
     def _count(self, draw: BlockDraw, rows: Rows, inputs: dict, tokens: Tensor, forwards: int) -> None:
-        """Hand the units' draws and what they add to their rows' losses to the statistics."""
+        """Hand the units' draws, with what each unit adds to its row's loss, to the statistics."""
         units, losses = draw.units, draw.units.per_unit(tokens.sum(1))
         counted, weight = (inputs[name][units.row] for name in ("counted", "row_weight"))
         self.statistics.add(draw.drawn, units.rows, counted, losses, forwards, weight)
 
     def evaluation_meter(self, objective: Objective) -> BlockMeter:
-        """Measures the validation rows in blocks."""
+        """The meter of the validation rows in blocks, under an objective."""
         return BlockMeter(self._metered(), self.eval_rows, objective, block_size=self.block_size)
 
 

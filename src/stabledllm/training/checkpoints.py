@@ -1,7 +1,7 @@
-"""What this library adds to a checkpoint: the method, its density, and a record of all its files, which comes last.
+"""What this library adds to a checkpoint: the method, its density and, written last, a record of all its files.
 
-A checkpoint without its record was cut off while it was saved or deleted; one whose files are not as recorded was
-damaged. Neither is resumed from: the newest whole one is.
+A checkpoint without its record was cut off while it was saved or deleted; one whose files differ from its record was
+damaged. Neither is resumed from; a run resumes from its newest whole checkpoint.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from transformers import TrainerState
 from stabledllm.errors import UserError
 from stabledllm.runtime.files import read_json, write_json
 from stabledllm.training.parts import are_sound
-from stabledllm.training.wholeness import STATE, flaw, listed, missing_for_resuming, unreadable
+from stabledllm.training.wholeness import STATE, files_of, first_difference, first_unreadable, missing_for_resuming
 
 STAMP = "stabledllm.json"
 DENSITY = "p_of_t.json"
 SCHEMA = "stabledllm/checkpoint/1"
 _OWN = ("schema", "files", "parts")
-"""Keys of the record beside those of the identity."""
+"""Keys of the record that are not part of the identity."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole one: where it lies, of which run it is, and how its steps were made."""
+    """A whole checkpoint: its folder, the identity of its run, and how its steps were made."""
 
     folder: Path
     identity: dict
@@ -40,16 +40,16 @@ class Checkpoint:
 
 
 def stamp(folder: Path, identity: dict, density: Path | None, parts: list[dict] | None = None) -> None:
-    """Record a folder's files with their sizes and hashes: written last, it says that the folder is whole."""
+    """Record a folder's files with their sizes and hashes; written last, the record says that the folder is whole."""
     if density is not None and density.resolve() != (folder / DENSITY).resolve():
         shutil.copyfile(density, folder / DENSITY)
     write_json(
-        folder / STAMP, {"schema": SCHEMA, **identity, "parts": parts or [], "files": listed(folder, apart=STAMP)}
+        folder / STAMP, {"schema": SCHEMA, **identity, "parts": parts or [], "files": files_of(folder, apart=STAMP)}
     )
 
 
 def last_whole(out: Path, say: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, or None; ``say`` gets a sentence on each newer one that is not whole."""
+    """The newest whole checkpoint of a run, or None; each newer one that is not whole is reported to ``say``."""
     for folder in reversed(_in_order(out)):
         try:
             return read(folder)
@@ -59,56 +59,56 @@ def last_whole(out: Path, say: Callable[[str], None] = lambda _: None) -> Checkp
 
 
 def read(folder: Path) -> Checkpoint:
-    """A checkpoint, verified.
+    """The checkpoint in a folder, verified.
 
     Raises:
-        UserError: it is not whole; which file, what was expected and what was found.
+        UserError: it is not whole; names the file, what was expected and what was found.
     """
     saved = _record(folder)
-    found = flaw(folder, saved["files"]) if "files" in saved else unreadable(folder)
-    if (found := found or missing_for_resuming(folder)) is not None:
-        raise UserError(f"{folder}: {found}.")
+    problem = first_difference(folder, saved["files"]) if "files" in saved else first_unreadable(folder)
+    if (problem := problem or missing_for_resuming(folder)) is not None:
+        raise UserError(f"{folder}: {problem}.")
     _check_state(folder)
     identity = {key: value for key, value in saved.items() if key not in _OWN}
     return Checkpoint(folder, identity, saved.get("parts", []))
 
 
 def damage(folder: Path) -> str | None:
-    """What of a saved model is not as its record says; None where it is whole, or too old to have such a record."""
+    """A sentence on the first file of a saved model that differs from its record; None where none does."""
     try:
         saved = _record(folder)
     except UserError as error:
         return str(error)
-    found = flaw(folder, saved.get("files", {}))
-    return None if found is None else f"{folder}: {found}."
+    problem = first_difference(folder, saved.get("files", {}))
+    return None if problem is None else f"{folder}: {problem}."
 
 
 def remove(folder: Path) -> None:
-    """Delete a checkpoint, its record first: what a kill leaves of it is never taken for a whole one."""
+    """Delete a checkpoint, its record first, so that what a kill leaves is never taken for a whole one."""
     if folder.is_dir():
         (folder / STAMP).unlink(missing_ok=True)
         shutil.rmtree(folder)
 
 
 def rotate(out: Path, limit: int | None, keep: list[Path]) -> None:
-    """Delete the oldest checkpoints but ``limit``, never one of ``keep``; those without a record go first."""
+    """Delete the oldest checkpoints down to ``limit``, never one of ``keep``; those without a record go first."""
     if not limit or limit < 0:
         return
-    kept = {folder.resolve() for folder in keep}
-    found = sorted(_in_order(out), key=lambda folder: (folder / STAMP).is_file())
-    spare = [folder for folder in found if folder.resolve() not in kept]
-    for folder in spare[: max(0, len(found) - max(limit, len(kept)))]:
+    protected = {folder.resolve() for folder in keep}
+    checkpoints = sorted(_in_order(out), key=lambda folder: (folder / STAMP).is_file())
+    spare = [folder for folder in checkpoints if folder.resolve() not in protected]
+    for folder in spare[: max(0, len(checkpoints) - max(limit, len(protected)))]:
         remove(folder)
 
 
 def step_of(folder: Path) -> int:
-    """The step of ``checkpoint-STEP``."""
+    """The step of a folder named ``checkpoint-STEP``."""
     return int(folder.name.split("-")[1])
 
 
 def _in_order(out: Path) -> list[Path]:
-    found = [path for path in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()]
-    return sorted(found, key=step_of)
+    paths = [path for path in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()]
+    return sorted(paths, key=step_of)
 
 
 def _record(folder: Path) -> dict:
@@ -126,7 +126,7 @@ def _record(folder: Path) -> dict:
 
 
 def _check_state(folder: Path) -> None:
-    """What the Trainer reads first, which says where to go on."""
+    """Check the file that the Trainer reads first, which says at which step to go on."""
     try:
         step = TrainerState.load_from_json(str(folder / STATE)).global_step
     except (TypeError, ValueError, KeyError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""EMA: a per-bin control variate for the *reported* loss. The gradient is provably unchanged.
+"""EMA: a control variate by bin of t for the *reported* loss. The gradient is provably unchanged.
 
 Source: arXiv:2511.18159 (EMA), in the form of docs/mathematics.md#what-changes-the-objective-or-only-the-report.
 """
@@ -15,7 +15,9 @@ from stabledllm.noise.densities import TSampler
 
 @dataclass
 class EMAControlVariate:
-    """``l/p - c b_j(t) + c sum_j pi_j b_j`` with b and c from earlier steps only: its mean is that of l/p.
+    """Computes the adjusted loss ``l/p - c b_j(t) + c sum_j pi_j b_j``; its mean is that of l/p.
+
+    That holds since b and c come from earlier steps only.
 
     b_j is an exponential moving average of l/p in bin j of t; c is the regression coefficient
     Cov(l/p, b_j) / Var(b_j), from moments that are forgotten at the same rate. No gradient flows
@@ -30,7 +32,7 @@ class EMAControlVariate:
     mean: list[float] = field(default_factory=list)
     seen: list[bool] = field(default_factory=list)
     moments: list[float] = field(default_factory=lambda: [0.0] * 5)
-    """Forgetting sums of 1, l, b, l b and b b."""
+    """Exponentially forgetting sums of 1, l, b, l b and b b."""
 
     def __post_init__(self) -> None:
         if self.bins < 2 or not 0.0 < self.rate <= 1.0:
@@ -53,11 +55,11 @@ class EMAControlVariate:
         return weighted_loss.detach() - self.coefficient * (baseline[self._bin(t)] - share @ baseline)
 
     def update(self, weighted_loss: Tensor, t: Tensor) -> None:
-        """Learn from one step's rows, after they were adjusted; row order matters, so pass them by position."""
+        """Learn from one step's rows after they were adjusted; their order matters, so pass them by position."""
         baseline = torch.tensor(self.mean, dtype=torch.float64)
         values, index = weighted_loss.detach().double().cpu(), self._bin(t).cpu()
-        known = torch.tensor(self.seen)[index]
-        l, b = values[known], baseline[index[known]]
+        has_baseline = torch.tensor(self.seen)[index]
+        l, b = values[has_baseline], baseline[index[has_baseline]]
         if len(l):
             new = (torch.ones_like(l), l, b, l * b, b * b)
             self.moments = [(1 - self.rate) * m + float(x.sum()) for m, x in zip(self.moments, new, strict=True)]
@@ -70,8 +72,8 @@ class EMAControlVariate:
 
 
 def default_rate(bins: int, train_rows: int) -> float:
-    """The paper's rule, bins x (batch / rate) = 0.1 x the training set, for averages updated row by row.
+    """The rate by the paper's rule, bins x (batch / rate) = 0.1 x the training set, for averages updated row by row.
 
-    The rule keeps 0.1 N / bins rows in memory, so 0.1 N / bins**2 in each bin; kept within [0.01, 0.5].
+    The rule remembers 0.1 N / bins rows, so 0.1 N / bins**2 in each bin; the rate is kept within [0.01, 0.5].
     """
     return min(0.5, max(0.01, bins**2 / (0.1 * train_rows)))

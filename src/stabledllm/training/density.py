@@ -1,4 +1,4 @@
-"""The density that a run draws t from: given, resumed, or probed and fitted before training."""
+"""Obtains the density that a run draws t from: given, resumed, or probed and fitted before training."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def obtain_density(
     checkpoint: Path | None,
     say: Callable[[str], None],
 ) -> FittedDensity:
-    """The run's p(t), always the one that lies in the run's folder: rank 0 makes it, every rank reads it.
+    """The run's p(t): rank 0 puts it into the run's folder, and every rank reads it from there.
 
-    A resumed run takes the checkpoint's. ``settings.p_of_t`` names one fitted before, for the same method.
+    A resumed run takes the checkpoint's. ``settings.p_of_t`` names one that was fitted before for the same method.
     """
     path = Path(settings.out) / DENSITY
     state = PartialState()

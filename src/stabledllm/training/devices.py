@@ -1,4 +1,4 @@
-"""What a run on many devices needs beside the Trainer: whole models from shards, and ranks that stay in step."""
+"""What a run on many devices needs beside the Trainer: saving whole models from shards, and ranks that agree."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from stabledllm.errors import UserError
 
 
 @contextmanager
-def told_in_a_sentence(what: str) -> Iterator[None]:
-    """Turn what transformers and accelerate raise about settings or missing packages into a :class:`UserError`."""
+def as_user_error(what: str) -> Iterator[None]:
+    """Turn errors of transformers and accelerate about settings or missing packages into a :class:`UserError`."""
     try:
         yield
     except UserError:
@@ -28,10 +28,11 @@ def told_in_a_sentence(what: str) -> Iterator[None]:
 
 
 def refuse_silent_changes(arguments: TrainingArguments) -> None:
-    """accelerate drops sharding on CPUs without a word, transformers float16, and both ranks that they do not see.
+    """Refuse settings that would be dropped silently: by accelerate sharding on CPUs, by transformers float16 on CPUs,
+    and by both ranks that they do not see.
 
     Raises:
-        UserError: FSDP, DeepSpeed or float16 without an accelerator; ranks that would train on their own.
+        UserError: FSDP, DeepSpeed or float16 without an accelerator, or ranks that would each train alone.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.world_size != launched:
@@ -48,28 +49,28 @@ def _asked(what: str) -> bool:
 
 
 def will_shard(arguments: TrainingArguments) -> bool:
-    """Whether the Trainer splits the model's weights over the ranks, so that it should not wait on a GPU whole."""
+    """Whether the Trainer will shard the weights over the ranks, so that the whole model should not stay on a GPU."""
     return _asked("FSDP") or getattr(arguments, "deepspeed_plugin", None) is not None
 
 
 def is_sharded(trainer: Trainer) -> bool:
-    """Whether every forward pass gathers weights from all ranks (FSDP, ZeRO-3): then all must run the same ones."""
+    """Whether a forward pass gathers weights from all ranks (FSDP, ZeRO-3), so that all must run the same passes."""
     plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
     return trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
 
 
 def save_whole(trainer: Trainer, folder: Path) -> None:
-    """Write the model in its own layout from however many shards; every rank must call it."""
+    """Write the whole model in its own layout, whatever it is sharded over; every rank must call this."""
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(folder))
 
 
 class AgreeingModel:
-    """A sharded model that every rank calls alike: its logits are rank 0's, so that no rank decodes otherwise.
+    """Wraps a sharded model so that every rank gets rank 0's logits and decodes the same.
 
-    What is decoded decides how many forward passes follow; ranks that differed in a last bit would wait for each
-    other for ever.
+    What is decoded decides how many forward passes follow: ranks that differed in a last bit would wait for each other
+    forever.
     """
 
     def __init__(self, model: torch.nn.Module):

@@ -1,7 +1,7 @@
-"""A run whose numbers are no longer finite ends at that step, and says so: in a sentence, its record, its exit code.
+"""Ends a run at the step at which its numbers are no longer finite, and says so in a sentence, record and exit code.
 
-The loss and the gradient are judged before the optimizer's step, so that the weights stay those of the last good step;
-weights and optimizer state after it. Ranks come to one answer, so that none waits for another that has left.
+The loss and the gradient are checked before the optimizer's step, so that the weights stay those of the last good step;
+weights and optimizer state are checked after it. All ranks agree, so that none waits for another that has left.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from stabledllm.training.checkpoints import stamp
 from stabledllm.training.devices import save_whole
 
 DIVERGED = "diverged"
-"""The ``status`` of a record; that of any other is ``finished``, or missing in older ones."""
+"""The ``status`` of a diverged run's record; any other has ``finished``, or none in older ones."""
 
 
 class StepWatch:
-    """What of the step that is being made was not finite."""
+    """Checks whether the numbers of the current step are finite."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
@@ -33,16 +33,16 @@ class StepWatch:
         self._norm: float | None = None
 
     def loss(self, rows: Tensor, mean: Tensor) -> None:
-        """Row losses of a micro-batch, and its part of the step's loss as it goes backward."""
+        """Note a micro-batch's row losses and the part of the step's loss that its backward pass starts from."""
         self._losses.append(rows.detach().isfinite().all() & mean.detach().isfinite())
 
     def gradient(self, norm: Tensor | float | None) -> None:
-        """The step's gradient norm, before it is clipped."""
+        """Note the step's gradient norm before clipping."""
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         self._norm = None if norm is None else float(norm)
 
     def before_step(self) -> None:
-        """Raise unless the loss and the gradient of the step to come are finite.
+        """Raise unless the loss and the gradient of the coming step are finite.
 
         Raises:
             Diverged: on every rank.
@@ -55,7 +55,7 @@ class StepWatch:
 
     def _gradient_is_finite(self) -> bool:
         if getattr(self.trainer.accelerator, "scaler", None) is not None:
-            return True  # float16: where it overflows, the loss scale skips the step and falls
+            return True  # float16: after an overflow the loss scaler skips the step and lowers its scale
         if self._norm is not None:
             return math.isfinite(self._norm)
         return all_finite(p.grad for p in self.trainer.model.parameters() if p.grad is not None)
@@ -79,18 +79,18 @@ class StepWatch:
         )
 
     def weights_are_finite(self) -> bool:
-        """Of the weights that are trained, as far as this rank holds them."""
+        """Whether the trained weights are finite, as far as this rank holds them."""
         return all_finite(p for p in self.trainer.model.parameters() if p.requires_grad)
 
     def require(self, step: int, finite: dict[str, bool]) -> None:
-        """Raise what any rank found first.
+        """Raise the first of the conditions that is false on any rank.
 
         Raises:
             Diverged: on every rank.
         """
         bad = torch.tensor([[float(not good) for good in finite.values()]], device=self.trainer.args.device)
-        found = self.trainer.accelerator.gather(bad).sum(0).tolist()
-        for what, count in zip(finite, found, strict=True):
+        bad_ranks = self.trainer.accelerator.gather(bad).sum(0).tolist()
+        for what, count in zip(finite, bad_ranks, strict=True):
             if count:
                 raise Diverged(what, step)
 
@@ -98,38 +98,38 @@ class StepWatch:
 def end_diverged(
     out: Path, run: str, record: dict, error: Diverged, *, checkpoint: Path | None, model: bool
 ) -> Diverged:
-    """Write a diverged run's record, that of a finished one without metrics, and return what is to be raised.
+    """Write a diverged run's record, which has no metrics, and return the exception to raise.
 
     Args:
-        run: name of the record, as of a finished run: a diverged run is over.
+        run: name of the record's file, the same as for a finished run, since a diverged run is over.
         checkpoint: the last one, whose numbers are finite. model: whether finite weights were saved.
     """
-    kept = {"checkpoint": checkpoint.name if checkpoint else None, "model": "model" if model else None}
-    told = {"step": error.step, "what": error.what, **kept}
-    record = record | {"status": DIVERGED, "metrics": {}, "diverged": told}
+    saved = {"checkpoint": checkpoint.name if checkpoint else None, "model": "model" if model else None}
+    end = {"step": error.step, "what": error.what, **saved}
+    record = record | {"status": DIVERGED, "metrics": {}, "diverged": end}
     if is_main_process():
         write_json(out / run, record)
-    return Diverged(error.what, error.step, sentence(out, told))
+    return Diverged(error.what, error.step, sentence(out, end))
 
 
-def sentence(out: Path, told: dict) -> str:
-    """How the run in a folder ended, what is left of it, and what may help."""
-    left = f"its last finite checkpoint is {told['checkpoint']}" if told["checkpoint"] else "it had no checkpoint yet"
-    if told["model"]:
-        left += f", and {told['model']}/ holds the last finite weights"
+def sentence(out: Path, end: dict) -> str:
+    """The sentence on how the run in a folder ended, what is left of it, and what may help."""
+    left = f"its last finite checkpoint is {end['checkpoint']}" if end["checkpoint"] else "it had no checkpoint yet"
+    if end["model"]:
+        left += f", and {end['model']}/ holds the last finite weights"
     on = " To go on from there with a lower rate, give it and allow_changed=[trainer.learning_rate]."
     return (
-        f"{out}: diverged at step {told['step']}: {told['what']}; {left}.{on if told['checkpoint'] else ''} To start "
+        f"{out}: diverged at step {end['step']}: {end['what']}; {left}.{on if end['checkpoint'] else ''} To start "
         f"anew, take another 'out', and a lower trainer.learning_rate, a longer warm-up or a smaller "
         f"trainer.max_grad_norm."
     )
 
 
 def save_if_finite(trainer, folder: Path, identity: dict) -> bool:
-    """Save the model where every rank's weights are finite; whether it was.
+    """Save the model if every rank's weights are finite, and return whether it was saved.
 
     Args:
-        trainer: whose ``watch`` is a :class:`StepWatch`.
+        trainer: a Trainer whose ``watch`` is a :class:`StepWatch`.
     """
     try:
         trainer.watch.require(trainer.state.global_step, {"weights": trainer.watch.weights_are_finite()})
@@ -142,15 +142,15 @@ def save_if_finite(trainer, folder: Path, identity: dict) -> bool:
 
 
 def refuse_to_repeat(out: Path, record: dict) -> None:
-    """Pass silently, unless the run in a folder diverged: it would do so again.
+    """Refuse to repeat a run that diverged, since it would diverge again.
 
     Raises:
-        Diverged: as it ended.
+        Diverged: with the sentence that the run ended with.
     """
-    if told := diverged(record):
-        raise Diverged(told["what"], told["step"], sentence(out, told))
+    if end := diverged(record):
+        raise Diverged(end["what"], end["step"], sentence(out, end))
 
 
 def diverged(record: dict) -> dict | None:
-    """Where and why the run of a record diverged; None for one that did not."""
+    """The part of a run's record that says where and why it diverged; None for a run that did not."""
     return record["diverged"] if record.get("status") == DIVERGED else None

@@ -1,4 +1,4 @@
-"""What an ``out`` holds of an earlier start, and how the run that is wanted goes on from it."""
+"""Finds what an earlier start left in ``out``, and decides how the requested run goes on from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stabledllm.errors import UserError, did_you_mean
 from stabledllm.runtime.files import read_json
 from stabledllm.runtime.sameness import Differences
 from stabledllm.training.checkpoints import Checkpoint, damage, last_whole
-from stabledllm.training.identity import compare, of_record
+from stabledllm.training.identity import compare, identity_of_record
 
 RUN, TRAINED, MODEL = "run.json", "trained.json", "model"
 SCHEMA = "stabledllm/run/1"
@@ -20,16 +20,16 @@ _MAY_CHANGE = (
     "steps", "epochs", "batch", "seed", "order_seed", "data", "packing", "group_by_length", "attention", "trainer",
     *_OF_THE_EVALUATION,
 )  # fmt: skip
-"""What a run can go on under another value of; all else is in its weights, its density or its counters."""
+"""Keys whose value may change on the way; all others have shaped the run's weights, density or counters already."""
 _NEVER = ("trainer.optim", "trainer.optim_args", "trainer.optim_target_modules", "trainer.deepspeed")
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins: at nothing, at a checkpoint, at its evaluation (``trained``), or not at all (``finished``).
+    """The point at which a run begins: step 0, a checkpoint, its evaluation (``trained``), or the end (``finished``).
 
-    ``changed``: its steps go on under other settings than those so far.
+    ``changed``: its coming steps have other settings than those so far.
     """
 
     finished: dict | None = None
@@ -39,30 +39,30 @@ class Start:
 
 
 def is_begun(out: Path) -> bool:
-    """Whether there is anything that a run could be taken for or go on from."""
+    """Whether the folder holds anything of an earlier start."""
     return (out / RUN).is_file() or (out / TRAINED).is_file() or any(out.glob("checkpoint-*"))
 
 
 def find_start(out: Path, identity: dict, allowed: Sequence[str], defaults: dict[str, Any], say: Say) -> Start:
-    """How a run goes on from what is in ``out``.
+    """The start of a run, given what is in ``out``.
 
     Args:
-        identity: of the wanted run, with the content of its data.
+        identity: of the requested run, with the content of its data.
         allowed: keys that may have another value than so far (``allow_changed``). defaults: of TrainingArguments.
 
     Raises:
-        UserError: the first key in which the run that is there is another one; or nothing whole to go on from.
+        UserError: names the first key in which the run that is there differs; or there is no whole checkpoint.
     """
     refuse_unchangeable(allowed)
     for name in (RUN, TRAINED):
         if not (out / name).is_file():
             continue
         record = _record(out / name)
-        found = compare(of_record(record, defaults), identity)
-        if changed := _allowed(found, out, "the run that is there", allowed):
+        compared = compare(identity_of_record(record, defaults), identity)
+        if changed := _allowed(compared, out, "the run that is there", allowed):
             why = f"its {changed[0]} is another now"
             return _at_checkpoint(out, identity, allowed, say, why, changed)
-        _tell(found, out / name, say)
+        _say_unknown(compared, out / name, say)
         if name == RUN:
             return Start(finished=record)
         if (broken := damage(out / MODEL)) is not None:
@@ -73,7 +73,7 @@ def find_start(out: Path, identity: dict, allowed: Sequence[str], defaults: dict
 
 
 def leave_behind(out: Path) -> None:
-    """Set aside what was said of a run that now goes on: its record stays under its number of steps."""
+    """Set aside the records of a run that now goes on: ``run.json`` becomes ``run-STEPS.json``."""
     if (out / RUN).is_file():
         steps = read_json(out / RUN, SCHEMA).get("steps")
         (out / RUN).replace(out / f"run-{steps}.json")
@@ -84,7 +84,7 @@ def refuse_unchangeable(allowed: Sequence[str]) -> None:
     """Refuse keys that no run can change on its way.
 
     Raises:
-        UserError: by the key.
+        UserError: names the first such key.
     """
     for key in allowed:
         if key.partition(".")[0] not in _MAY_CHANGE or key in _NEVER:
@@ -95,10 +95,10 @@ def refuse_unchangeable(allowed: Sequence[str]) -> None:
 
 
 def _record(path: Path) -> dict:
-    """What ``run.json`` or ``trained.json`` says.
+    """The content of ``run.json`` or ``trained.json``.
 
     Raises:
-        UserError: one that does not say what its run was.
+        UserError: it does not say what its run was.
     """
     record = read_json(path, SCHEMA)
     for key in ("identity", "config", "metrics", "versions"):
@@ -110,10 +110,11 @@ def _record(path: Path) -> dict:
 def _at_checkpoint(
     out: Path, identity: dict, allowed: Sequence[str], say: Say, why: str | None = None, known: Sequence[str] = ()
 ) -> Start:
-    """From the newest whole checkpoint.
+    """The start from the newest whole checkpoint, or from step 0 where there is none.
 
     Args:
-        why: one is needed. known: keys that differ from the run's record, of which an older checkpoint says nothing.
+        why: the reason why a checkpoint is needed, if it is.
+        known: keys that differ from the run's record, which an older checkpoint may not hold.
     """
     checkpoint = last_whole(out, say)
     if checkpoint is None:
@@ -124,16 +125,18 @@ def _at_checkpoint(
             )
         say(f"{out}: no whole checkpoint is there; the run begins anew")
         return Start()
-    found = compare(checkpoint.identity, identity)
-    changed = {*known, *_allowed(found, checkpoint.folder, "to resume", allowed)}
-    _tell(found, checkpoint.folder, say)
+    compared = compare(checkpoint.identity, identity)
+    changed = {*known, *_allowed(compared, checkpoint.folder, "to resume", allowed)}
+    _say_unknown(compared, checkpoint.folder, say)
     of_steps = [key for key in changed if not _is_under(key, _OF_THE_EVALUATION)]
     return Start(checkpoint=checkpoint, changed=bool(of_steps))
 
 
-def _allowed(found: Differences, where: Path, what: str, allowed: Sequence[str]) -> list[str]:
-    """The keys that differ, if all of them may."""
-    refused = {key: values for key, values in found.differing.items() if not _is_under(key, allowed) or key in _NEVER}
+def _allowed(compared: Differences, where: Path, what: str, allowed: Sequence[str]) -> list[str]:
+    """The keys that differ; raises UserError unless all of them are allowed to."""
+    refused = {
+        key: values for key, values in compared.differing.items() if not _is_under(key, allowed) or key in _NEVER
+    }
     if refused:
         may = all(_is_under(key, _MAY_CHANGE) and key not in _NEVER for key in refused)
         of_data = [key for key in refused if key.startswith("data.")]
@@ -141,13 +144,13 @@ def _allowed(found: Differences, where: Path, what: str, allowed: Sequence[str])
         every = ", ".join(dict.fromkeys([*allowed, *names]))
         how = f", or allow_changed=[{every}] to go on from there" if may else ""
         Differences(refused, []).refuse(where, what, f"take another 'out' for another run{how}")
-    return list(found.differing)
+    return list(compared.differing)
 
 
 def _is_under(key: str, names: Sequence[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
-def _tell(found: Differences, where: Path, say: Say) -> None:
-    if told := found.told(where):
-        say(told)
+def _say_unknown(compared: Differences, where: Path, say: Say) -> None:
+    if note := compared.told(where):
+        say(note)

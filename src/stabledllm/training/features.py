@@ -1,4 +1,4 @@
-"""What of transformers' features a run can have, known before it starts."""
+"""Checks, before a run starts, that its model supports the features of transformers that it asks for."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from stabledllm.errors import UserError
 
 
 def refuse_checkpointing(model: nn.Module | type, name: str, arguments: TrainingArguments) -> None:
-    """Not every model of transformers, nor any with code of its own, can compute its activations a second time.
+    """Refuse gradient checkpointing for a model that cannot compute its activations a second time.
 
     Args:
         model: the model or its class.
 
     Raises:
-        UserError: gradient checkpointing of a model that lacks it.
+        UserError: gradient checkpointing is asked for and the model does not support it.
     """
     if _asked(arguments) and not getattr(model, "supports_gradient_checkpointing", True):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The end of a training run: the model is saved, then evaluated in a way that survives a kill, then ``run.json``."""
+"""Ends a training run: saves the model, evaluates it in a way that survives a kill, and writes ``run.json``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stabledllm.training.trainer import MDMTrainer
 
 JOURNAL = "journal"
 _OF_THE_END = ("out", "allow_changed", "data", "eval_draws", "decoding", "image_decoding", "clip", "generate_batch")
-"""Settings that act after the last step too."""
+"""Settings that still act after the last step."""
 Say = Callable[[str], None]
 
 
@@ -41,21 +41,23 @@ def finish(
 ) -> dict:
     """Save the model, then evaluate it; ``run.json`` comes last, so that its presence means a finished run.
 
-    What was known before completions are decoded is in ``trained.json``: a run killed from there on is not repeated.
+    ``trained.json`` holds what is known before completions are decoded; a run killed after that is not trained again.
     """
     out = Path(settings.out)
     nll = trainer.validation()
     say(f"validation NLL {nll}")
     metrics = {"validation_nll": nll.as_dict()}
     if (objective := build_objective(settings.objective)).counts == "cosine":
-        own = trainer.validation(objective)
-        say(f"validation loss of MMaDA's objective {own}")
-        metrics["validation_objective"] = own.as_dict()
+        own_loss = trainer.validation(objective)
+        say(f"validation loss of MMaDA's objective {own_loss}")
+        metrics["validation_objective"] = own_loss.as_dict()
     if trainer.is_world_process_zero():
-        (out / MODEL / STAMP).unlink(missing_ok=True)  # of an earlier model, which is whole no more from here on
+        (out / MODEL / STAMP).unlink(
+            missing_ok=True
+        )  # the record of an earlier model, which is about to be overwritten
     save_whole(trainer, out / MODEL)
     sharded, ranks = is_sharded(trainer), Ranks.launched(cpu=trainer.args.device.type == "cpu")
-    _journal(settings, identity, data.test, ranks).remove()  # of a run that was here before
+    _journal(settings, identity, data.test, ranks).remove()  # of an earlier run in this folder
     record = run_record(settings, trainer, data, density, identity) | {"metrics": metrics}
     if ranks.rank == 0:
         stamp(out / MODEL, identity, trainer.density_file)
@@ -72,7 +74,7 @@ def run_record(
     density: FittedDensity | None,
     identity: dict,
 ) -> dict:
-    """What is known of a run when its training has ended, before it is evaluated."""
+    """The record of a run whose training has ended, without its metrics."""
     parts = trainer.parts
     return {
         "schema": SCHEMA,
@@ -98,9 +100,9 @@ def run_record(
 def evaluate_saved(
     settings: TrainSettings, data: DataBundle | Callable[..., DataBundle], record: dict, say: Say
 ) -> dict:
-    """The rest of a run that was killed after its training: the model in its folder is evaluated, whole on each rank.
+    """Finish a run that was killed after its training: evaluate the model in its folder, whole on each rank.
 
-    Decoded by the weights as they were saved, in the dtype of the recipe's ``dtype``.
+    It decodes with the weights as they were saved, in the recipe's ``dtype``.
     """
     if (now := versions()) != record["versions"]:
         say(f"note: {settings.out} was trained with other packages; its evaluation is made with those that are here")
@@ -108,7 +110,7 @@ def evaluate_saved(
     with whole_models():
         ranks = Ranks.launched(cpu=bool(settings.trainer.get("use_cpu")))
         folder = str(Path(settings.out) / MODEL)
-        # What started as a new model has weights now.
+        # A model that was new at the start has saved weights now.
         loading = loading_options(settings) | {"init_seed": None}
         loaded = load_model(folder, quantised=settings.quantised, **loading)
         if not settings.quantised:
@@ -121,16 +123,16 @@ def evaluate_saved(
 def _evaluate(
     settings: TrainSettings, loaded: LoadedModel, data: DataBundle, record: dict, ranks: Ranks, say: Say
 ) -> dict:
-    """Generate for the test rows into the journal, then write ``run.json``; ranks but the first return nothing."""
+    """Generate for the test rows into the journal, then write ``run.json``; ranks but the first return {}."""
     out, metrics = Path(settings.out), dict(record["metrics"])
     journal = _journal(settings, record["identity"], data.test, ranks)
     if can_be_scored(data.test):
         try:
-            scored, told = score_generated(loaded, data.test, settings, journal, out, ranks=ranks)
+            scored, sentence = score_generated(loaded, data.test, settings, journal, out, ranks=ranks)
         except NotFinite as error:
             raise Diverged(f"what the trained model decodes is not finite ({error})", record["steps"]) from None
         metrics |= scored
-        say(told)
+        say(sentence)
     if ranks.rank > 0:
         return {}
     record = record | {"metrics": metrics}
@@ -141,30 +143,30 @@ def _evaluate(
 
 
 def remove_leftovers(out: Path) -> None:
-    """Delete what only an unfinished run needs; a kill right after ``run.json`` leaves it behind."""
+    """Delete what only an unfinished run needs, which a kill right after ``run.json`` leaves behind."""
     (out / TRAINED).unlink(missing_ok=True)
     shutil.rmtree(out / JOURNAL, ignore_errors=True)
 
 
 def _config(settings: TrainSettings, parts: list[dict]) -> dict:
-    """The settings that the last steps were made under, and the evaluation: none that a resumed run did not use."""
+    """The settings of the last steps and, for keys that act after them, those of the evaluation."""
     now = settings.model_dump()
     last = parts[-1]["config"] if parts else None
     return now if last is None else last | {key: now[key] for key in _OF_THE_END}
 
 
 def _journal(settings: TrainSettings, identity: dict, test: list[dict], ranks: Ranks) -> Journal:
-    decoded = {"run": identity} | decoded_by(settings, test)
-    return Journal(Path(settings.out) / JOURNAL, journal_name(test), decoded, ranks)
+    journal_identity = {"run": identity} | decoded_by(settings, test)
+    return Journal(Path(settings.out) / JOURNAL, journal_name(test), journal_identity, ranks)
 
 
 def _history(log: list[dict]) -> list[dict]:
-    """The training log under the names of results.json."""
-    kept = ("step", "loss", "grad_norm", "learning_rate", "ess", "masked_share", "loss_ema", "forward_passes")
+    """The training log with the names that results.json uses."""
+    names = ("step", "loss", "grad_norm", "learning_rate", "ess", "masked_share", "loss_ema", "forward_passes")
     entries: dict[int, dict] = {}
     for line in log:
         entry = entries.setdefault(line["step"], {"step": line["step"]})
-        entry |= {k: line[k] for k in kept if k in line}
+        entry |= {k: line[k] for k in names if k in line}
         if "eval_loss" in line:
             entry |= {"eval_nll": line["eval_loss"], "eval_nll_stderr": line["eval_loss_stderr"]}
     return [entry for entry in entries.values() if len(entry) > 1]

@@ -1,7 +1,7 @@
-"""What a run is: everything that decides its numbers, so that another run is never taken for it.
+"""The identity of a run: everything that decides its numbers, so that another run is never taken for it.
 
-Every setting counts unless it is named here as one that changes no number; so does what lies behind a name: the
-content of the data, the model's weights, a fitted density. The split over devices does not count.
+Every setting is part of it unless it is named here as one that changes no number. So is what lies behind a name: the
+content of the data, the model's weights, a fitted density. The split over devices is not.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ FREE = {
     "out", "allow_changed", "micro_batch", "views_per_forward", "generate_batch", "log_every", "save_every",
     "eval_every", "allow_pickle", "trainer",
 }  # fmt: skip
-"""Settings that change no number: where things lie, how a step is split, what is told and kept on the way."""
+"""Settings that change no number: where files lie, how a step is split, what is logged and saved on the way."""
 _UNORDERED = ("target_modules", "modules_to_save")
-"""Lists of ``lora`` whose order says nothing."""
+"""Lists of ``lora`` whose order has no effect."""
 _FREE_TRAINER = (
     "logging_", "log_", "disable_tqdm", "report_to", "run_name", "project", "trackio_", "eval_", "include_",
     "per_device_", "prediction_loss_only", "batch_eval_metrics", "save_", "enable_jit_checkpoint", "push_to_hub",
@@ -41,21 +41,21 @@ _FREE_TRAINER = (
     "gradient_checkpointing", "activation_checkpointing", "average_tokens_across_devices", "output_dir", "label_names",
     "resume_from_checkpoint",
 )  # fmt: skip
-"""Beginnings of TrainingArguments' names that change no number."""
+"""Beginnings of the names of TrainingArguments that change no number."""
 _OWN_TRAINER = {
     "seed", "max_steps", "num_train_epochs", "gradient_accumulation_steps", "remove_unused_columns", "logging_steps",
 }  # fmt: skip
-"""TrainingArguments that are set by keys of ours, which stand in the identity themselves."""
+"""TrainingArguments that keys of ours set; those keys are in the identity themselves."""
 
 
 def identity_of(settings: TrainSettings, method: Method, defaults: dict[str, Any]) -> dict:
-    """The identity of a run, as JSON holds it; ``data.content`` is added by :func:`with_content`.
+    """The identity of a run in the form that JSON gives back; :func:`with_content` adds ``data.content``.
 
     Args:
-        defaults: of TrainingArguments, where ours differ from transformers'.
+        defaults: our defaults of TrainingArguments, where they differ from transformers'.
 
     Raises:
-        UserError: a model, a tokenizer of images or a density that is not there.
+        UserError: a model, an image tokenizer or a density is missing.
     """
     return _as_read(_settings_alone(settings, method, defaults) | _behind_names(settings))
 
@@ -63,37 +63,39 @@ def identity_of(settings: TrainSettings, method: Method, defaults: dict[str, Any
 def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str, Any]) -> dict:
     dump = settings.model_dump()
     images = are_images(settings.data.train)
-    drawn = are_images(settings.data.test or settings.data.train)
-    tested = settings.data.test is not None or "test" in own_splits(settings.data.train)
-    found = {
-        # The first to be told where several differ.
+    draws_images = are_images(settings.data.test or settings.data.train)
+    has_test = settings.data.test is not None or "test" in own_splits(settings.data.train)
+    identity = {
+        # First, so that a refusal names it where several keys differ.
         "method": method.name,
         **{key: value for key, value in dump.items() if key not in FREE},
         "adaptive": dump["adaptive"] if method.adaptive else None,
         "ppots": dump["ppots"] if method.needs_p and not settings.p_of_t else None,
-        "p_of_t": None,  # its content counts
+        "p_of_t": None,  # the digest of its content counts instead
         "init_seed": (settings.init_seed or 0) if is_new(settings.model) else None,
         "epochs": settings.epochs if settings.steps is None else None,
         "caption_dropout": settings.data.image.caption_dropout if images else None,
         "image_tokenizer": settings.data.image.tokenizer if images else None,
-        "decoding": dump["decoding"] if tested and not drawn else None,
-        "image_decoding": dump["image_decoding"] if drawn else None,
-        "clip": settings.clip if drawn else None,
+        "decoding": dump["decoding"] if has_test and not draws_images else None,
+        "image_decoding": dump["image_decoding"] if draws_images else None,
+        "clip": settings.clip if draws_images else None,
         "trainer": trainer_in_force(settings, defaults),
     }
-    found["data"] = {key: value for key, value in dump["data"].items() if key != "image"}
-    found["data"]["image"] = _image(dump["data"]["image"]) if images else None
-    return found
+    identity["data"] = {key: value for key, value in dump["data"].items() if key != "image"}
+    identity["data"]["image"] = _image(dump["data"]["image"]) if images else None
+    return identity
 
 
 def _image(image: dict) -> dict:
-    apart = ("cache", "caption_dropout", "tokenizer")  # two stand by themselves
+    apart = ("cache", "caption_dropout", "tokenizer")  # the first has no effect; the other two have keys of their own
     return {key: value for key, value in image.items() if key not in apart}
 
 
 def trainer_in_force(settings: TrainSettings, defaults: dict[str, Any]) -> dict:
-    """The Trainer's values that decide a number, given or not: a default written out is no difference, and another
-    version's default is one."""
+    """The values of all TrainingArguments that decide a number, given or default.
+
+    So a default that is written out makes no difference, and another default in another version does.
+    """
     fields = TrainingArguments.__dataclass_fields__
     values = {
         name: field.default if field.default is not MISSING else field.default_factory()
@@ -109,7 +111,7 @@ def trainer_in_force(settings: TrainSettings, defaults: dict[str, Any]) -> dict:
 
 
 def _number(value: Any) -> Any:
-    """Text that spells a number: older recipes' ``1e-3``, which TrainingArguments took for one."""
+    """The number that a text spells, such as ``1e-3`` of older recipes, which TrainingArguments read as a number."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -117,7 +119,7 @@ def _number(value: Any) -> Any:
 
 
 def _behind_names(settings: TrainSettings) -> dict:
-    """Digests of what lies behind the names of files and models."""
+    """Digests of the files that settings refer to by name: models, tokenizers and a density."""
     density = FittedDensity.load(Path(settings.p_of_t).expanduser()) if settings.p_of_t else None
     images, drawn = (are_images(spec) for spec in (settings.data.train, settings.data.test or settings.data.train))
     return {
@@ -131,26 +133,26 @@ def _behind_names(settings: TrainSettings) -> dict:
 
 
 def with_content(identity: dict, digests: dict[str, str]) -> dict:
-    """The identity with what the data hold, as :class:`~stabledllm.data.bundle.Chosen` says."""
+    """The identity with the digests of the data's content, from :class:`~stabledllm.data.bundle.Chosen`."""
     return identity | {"data": identity["data"] | ({"content": digests} if digests else {})}
 
 
-def of_record(record: dict, defaults: dict[str, Any]) -> dict:
-    """The identity in a ``run.json``; what one older than the data's content does not say, by the settings in it."""
+def identity_of_record(record: dict, defaults: dict[str, Any]) -> dict:
+    """The identity in a ``run.json``; an older one, without the data's content, is completed from its settings."""
     saved = record["identity"]
     if not isinstance(saved.get("data"), str):
         return saved
     try:
         trainer = {name: _number(value) for name, value in record["config"]["trainer"].items()}
         settings = TrainSettings.model_validate(record["config"] | {"trainer": trainer})
-        told = _settings_alone(settings, build_method(settings.method, settings), defaults)
+        completed = _settings_alone(settings, build_method(settings.method, settings), defaults)
     except (KeyError, ValueError, AttributeError, UserError):  # settings of another version
         return saved
-    return _as_read(told) | {key: value for key, value in saved.items() if key not in ("data", "dtype")}
+    return _as_read(completed) | {key: value for key, value in saved.items() if key not in ("data", "dtype")}
 
 
 def compare(saved: dict, wanted: dict) -> Differences:
-    """In what two runs differ; the same data or weights are the same under another name."""
+    """The differences between two identities; equal data or weights under another name are none."""
     named = {f"data.{split}": f"data.content.{split}" for split in ("train", "validation", "test")}
     named["data.validation_share"] = "data.content.validation"
     named |= {"model": "weights", "image_tokenizer": "image_tokenizer_weights", "clip": "clip_weights"}
@@ -158,7 +160,7 @@ def compare(saved: dict, wanted: dict) -> Differences:
 
 
 def _in_todays_form(saved: dict) -> dict:
-    """Runs older than the data's content in the identity named their training data alone."""
+    """The identity with ``data`` as an object: runs older than the data's content only named their training data."""
     if not isinstance(saved.get("data"), str):
         return saved
     return saved | {"data": {"train": saved["data"]}, "dtype": saved.get("dtype") or "float32"}
@@ -176,5 +178,5 @@ def _sorted(identity: dict) -> dict:
 
 
 def _as_read(value: Any) -> Any:
-    """As it comes back from a file of ours: tuples are lists, what is not finite is null, and secrets are hidden."""
+    """The value as our files give it back: tuples are lists, what is not finite is null, and secrets are hidden."""
     return json.loads(json.dumps(hidden(value), default=str), parse_constant=lambda _: None)

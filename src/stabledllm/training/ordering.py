@@ -13,17 +13,16 @@ from stabledllm.noise.streams import Key, Stream
 
 
 class EpochOrder(Sampler):
-    """Yields ``(row, place)``: ``place`` is the row's place in the epoch's order.
+    """Yields ``(row, place)`` for every row of an epoch, where ``place`` is the row's place in the epoch's order.
 
-    The place travels with the row, so that a row that a sharded loader repeats to even out ranks is
-    recognised wherever it ends up. The epoch is read off the optimizer step, so a resumed run
-    continues the same order.
+    The place travels with the row, so that a row that a sharded loader repeats to even out the ranks is recognised on
+    whichever rank it ends. The epoch follows from the optimizer step, so that a resumed run continues the same order.
 
     Args:
         rows: number of training rows. step_rows: rows in a full optimizer step.
         step: returns the number of optimizer steps done.
-        lengths: of every row; with them the rows of one step come longest first, so that its micro-batches hold rows
-            of near-equal length. Which rows a step has, and each one's place, do not change.
+        lengths: length of every row; with them the rows of one step come longest first, so that its micro-batches hold
+            rows of near-equal length. Which rows a step has, and the place of each, do not change.
     """
 
     def __init__(
@@ -60,8 +59,8 @@ class RowDataset(Dataset):
 class RowCollator:
     """Pads rows into a batch and carries their places along; draws nothing.
 
-    With ``captions`` the rows of images come without their captions as well, ``bare_input_ids`` and
-    ``bare_attention_mask``: which of the two is trained on is decided where the positions are fixed.
+    With ``captions`` the batch also holds the rows of images without their captions, as ``bare_input_ids`` and
+    ``bare_attention_mask``; which of the two a step sees is drawn later, by the row's position in the step.
     """
 
     def __init__(self, pad_id: int, *, syrm: bool = False, captions: bool = False):

@@ -1,4 +1,4 @@
-"""How the steps of a run were made: one part for each stretch of steps under the same settings, versions and device."""
+"""Records how the steps of a run were made: one part per stretch with the same settings, versions and device."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _OF_A_PART = ("config", "versions", "device", "devices")
 
 
 def new_part(config: dict, device: str, devices: int) -> dict:
-    """What the coming steps are made with. ``config``: all settings; ``device`` in words; how many of them."""
+    """The part of the coming steps: all settings, the versions, the device in words, the number of devices."""
     return {"config": config, "versions": versions(), "device": device, "devices": devices}
 
 
-def until(parts: list[dict], part: dict, step: int, seconds: float) -> list[dict]:
-    """The parts of a run at ``step``: those before, and ``part`` since, which took ``seconds``.
+def parts_until(parts: list[dict], part: dict, step: int, seconds: float) -> list[dict]:
+    """The parts of a run at ``step``: the earlier ones, and ``part`` for the steps since, which took ``seconds``.
 
-    A part that goes on as the one before it is one with it.
+    A part that is made like the one before it is merged with it.
     """
     first = parts[-1]["steps"][1] + 1 if parts else 1
     if step < first:
@@ -30,13 +30,16 @@ def until(parts: list[dict], part: dict, step: int, seconds: float) -> list[dict
 
 
 def unknown_part(step: int) -> dict:
-    """The steps of a checkpoint that does not say how they were made."""
+    """The part with the steps of a checkpoint that does not say how they were made."""
     return dict.fromkeys(_OF_A_PART) | {"steps": [1, step], "seconds": 0.0}
 
 
 def published(parts: list[dict]) -> list[dict]:
-    """For ``run.json``: of each part its steps, versions and devices, and the settings in which it differs from the
-    last, whose settings are the run's ``config``."""
+    """The parts in the form of ``run.json``.
+
+    Each has its steps, versions and devices, and the settings in which it differs from the last part, whose settings
+    are the run's ``config``.
+    """
     last = _flat(parts[-1]["config"] or {}) if parts else {}
     return [
         {key: part[key] for key in ("steps", "versions", "device", "devices")}
@@ -46,7 +49,7 @@ def published(parts: list[dict]) -> list[dict]:
 
 
 def are_sound(parts: Any) -> bool:
-    """Whether this is what :func:`until` gave, read back from a file."""
+    """Whether a value read from a file has the form of what :func:`parts_until` returns."""
     kinds = {"config": dict | None, "versions": dict | None, "device": str | None, "devices": int | None}
     return isinstance(parts, list) and all(
         isinstance(part, dict)
@@ -58,17 +61,17 @@ def are_sound(parts: Any) -> bool:
     )
 
 
-def told(before: dict, now: dict) -> list[str]:
-    """A phrase for each version, device or number of devices that is another one than before."""
+def changes_between(before: dict, now: dict) -> list[str]:
+    """A phrase for each version, device or number of devices that differs between two parts."""
     if before.get("versions") is None:
         return []
     old, new = before["versions"], now["versions"]
-    found = [f"{name} {old.get(name)} -> {new.get(name)}" for name in new if old.get(name) != new[name]]
+    changes = [f"{name} {old.get(name)} -> {new.get(name)}" for name in new if old.get(name) != new[name]]
     if _kind(before["device"]) != _kind(now["device"]):
-        found.append(f"device {before['device']} -> {now['device']}")
+        changes.append(f"device {before['device']} -> {now['device']}")
     if before["devices"] != now["devices"]:
-        found.append(f"{before['devices']} -> {now['devices']} devices")
-    return found
+        changes.append(f"{before['devices']} -> {now['devices']} devices")
+    return changes
 
 
 def _kind(device: str) -> str:

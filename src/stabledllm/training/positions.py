@@ -1,4 +1,4 @@
-"""Positions of a step's rows, fixed where the step's batches are gathered over all ranks.
+"""Fixes the positions of a step's rows, from the places of the rows of all ranks.
 
 Legend: n rows of each rank.
 """
@@ -13,20 +13,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StepRows:
-    """The rows of a step as all ranks hold them."""
+    """The rows of one step on all ranks."""
 
     position: Tensor
     """Position in the step's global batch, int64, shape (ranks, n); 0 for repeats."""
     counted: Tensor
     """False for rows repeated only to even out the ranks, bool, shape (ranks, n)."""
     step_rows: int
-    """True rows in the whole step."""
+    """Rows in the whole step, without repeats."""
     step_weight: float
     """Sum of the row weights over the whole step."""
 
 
 def step_rows(places: Tensor, weights: Tensor, full_step: int) -> StepRows:
-    """Each true row of the step is counted once, whatever ranks and micro-batches it came through.
+    """The positions of a step's rows; each row counts once, whatever ranks and micro-batches hold it.
 
     Args:
         places: place in the epoch's order of every row that any rank holds, shape (ranks, n).

@@ -1,4 +1,4 @@
-"""How far a run is: a bar with the last logged figures, and a file for those who watch many runs."""
+"""Shows how far a run is: a bar with the last logged figures, and a file for a program that watches many runs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stabledllm.runtime.files import write_json
 
 PROGRESS = "progress.json"
 EVERY = 2.0
-"""Seconds at least between writings of that file."""
+"""Least seconds between two writes of that file."""
 
 
 class StepBar(TrainerCallback):
-    """Optimizer steps done; in place of the Trainer's own bar, which prints a dictionary at every log."""
+    """A bar of the optimizer steps done. It replaces the Trainer's bar, which prints a dictionary at every log."""
 
     def __init__(self, label: str):
         self.label, self.bar = label, None
@@ -44,7 +44,7 @@ class StepBar(TrainerCallback):
 
 
 class ProgressFile(TrainerCallback):
-    """Writes ``step``, ``steps``, the last ``loss`` and when (``started``, ``updated``, seconds since the epoch)."""
+    """Writes ``step``, ``steps``, the last ``loss``, ``started`` and ``updated`` (in seconds since the epoch)."""
 
     def __init__(self, path: Path):
         self.path, self.loss, self.first, self.started, self.updated = path, None, 0, 0.0, 0.0

@@ -1,4 +1,4 @@
-"""A Trainer whose checkpoints are whole or not there, and whose resumed runs end as if they had not been killed."""
+"""A Trainer whose checkpoints are whole or absent, and whose resumed runs end as if they had not been killed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from transformers.trainer_pt_utils import nested_gather
 from stabledllm.errors import UserError
 from stabledllm.runtime.provenance import device_name
 from stabledllm.training.checkpoints import Checkpoint, remove, rotate, stamp
-from stabledllm.training.parts import new_part, told, unknown_part, until
+from stabledllm.training.parts import changes_between, new_part, parts_until, unknown_part
 
 
 class ResumingTrainer(Trainer):
-    """Saves checkpoints with a record of their files and takes no step beyond the end of a run."""
+    """A Trainer that saves checkpoints with a record of their files and takes no step beyond the end of a run."""
 
     identity: dict
-    """What a resumed run must have in common with this one."""
+    """The identity, which a resumed run must share with this one."""
     density_file: Path | None
     """The saved p(t), copied into every checkpoint."""
 
@@ -43,37 +43,39 @@ class ResumingTrainer(Trainer):
         changed: bool = False,
         at_start: Callable[[], None] = lambda: None,
     ) -> None:
-        """What the coming steps belong to.
+        """Set the identity and the settings of the coming steps; call it before training.
 
         Args:
-            config: all settings. checkpoint: what the run is resumed from.
-            changed: its steps go on under other settings than those before the checkpoint.
-            at_start: called when all is in order, before the first step.
+            config: all settings. checkpoint: the one that the run is resumed from.
+            changed: the coming steps have other settings than those before the checkpoint.
+            at_start: called after all checks, before the first step.
         """
         self.identity, self._changed, self._at_start = identity, changed, at_start
         self._part_now = self._new_part(config)
         if checkpoint:
-            self._is_older = not checkpoint.parts  # and does not say under which settings it was made
+            self._is_older = not checkpoint.parts  # older ones do not say under which settings they were made
             self._parts_before = checkpoint.parts or [unknown_part(checkpoint.step)]
 
     def changes_since(self, checkpoint: Checkpoint | None) -> list[str]:
-        """A phrase for each package and device that is another one than when the checkpoint was made."""
-        return told(self._parts_before[-1], self._part_now) if checkpoint else []
+        """A phrase for each package or device that has changed since the checkpoint was made."""
+        return changes_between(self._parts_before[-1], self._part_now) if checkpoint else []
 
     @property
     def parts(self) -> list[dict]:
-        """How the steps so far were made."""
-        return until(self._parts_before, self._part_now, self.state.global_step, time.perf_counter() - self._started)
+        """The parts of the steps so far, which say how they were made."""
+        return parts_until(
+            self._parts_before, self._part_now, self.state.global_step, time.perf_counter() - self._started
+        )
 
     def _new_part(self, config: dict) -> dict:
         return new_part(config, device_name(self.args.device), self.args.world_size)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """As transformers does, but nothing old is deleted before the new one is whole and recorded as such."""
+        """Save as transformers does, but delete nothing old before the new checkpoint is whole and recorded as such."""
         out = Path(self._get_output_dir(trial=trial))
         folder, limit = out / f"checkpoint-{self.state.global_step}", self.args.save_total_limit
         if self.is_world_process_zero():
-            remove(folder)  # one that was cut off or damaged: nothing of it may be taken for the new one
+            remove(folder)  # a cut-off or damaged one, whose files must not mix with the new ones
         self.accelerator.wait_for_everyone()
         self._note_what_is_not_logged()
         self.args.save_total_limit = None
@@ -88,22 +90,22 @@ class ResumingTrainer(Trainer):
             rotate(out, limit, [folder, *([Path(best)] if best else [])])
 
     def _note_what_is_not_logged(self) -> None:
-        """The losses since the last line of the log go into the checkpoint, and into the next line of a resumed run."""
-        if (losses := getattr(self, "_tr_loss", None)) is not None:  # a local of transformers' older loops
+        """Save the losses since the last line of the log in the checkpoint, for the next line of a resumed run."""
+        if (losses := getattr(self, "_tr_loss", None)) is not None:  # a local variable in older transformers
             loss = nested_gather(losses, self.args.parallel_mode).mean().item()
             self.statistics.not_logged = {"loss": loss, "since": self._globalstep_last_logged}
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """A step's micro-batches; none where a resumed run had ended, so that it takes no step more."""
+        """A step's micro-batches; none where the resumed run had ended already, so that it takes no further step."""
         if self._ended:
             self.control.should_training_stop = True
             return [], None
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _load_optimizer_and_scheduler(self, checkpoint) -> None:
-        """A checkpoint's state; where the run goes on under other settings, they hold from the first step on.
+        """Load a checkpoint's state; where the settings have changed, the new ones hold from the first step on.
 
-        So it is where they may be others, as an older checkpoint does not say; the same settings give the same bits.
+        An older checkpoint does not say whether they have, so it is treated alike: equal settings give equal bits.
         """
         can_change = isinstance(self.lr_scheduler, LambdaLR) and not self.is_deepspeed_enabled
         if checkpoint is None or not (self._changed or (self._is_older and can_change)):
@@ -114,20 +116,20 @@ class ResumingTrainer(Trainer):
                 f"key 'allow_changed': expected a schedule that is a function of the step, and no DeepSpeed, found "
                 f"'{self.args.lr_scheduler_type}'; start anew in another 'out'."
             )
-        wanted = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        new_groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         super()._load_optimizer_and_scheduler(checkpoint)
         schedule = self.lr_scheduler
-        schedule.base_lrs = [group["initial_lr"] for group in wanted]
+        schedule.base_lrs = [group["initial_lr"] for group in new_groups]
         schedule._last_lr = [
             rate * factor(schedule.last_epoch)
             for rate, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
         ]
-        for group, own, rate in zip(self.optimizer.param_groups, wanted, schedule._last_lr, strict=True):
-            group |= own | {"lr": rate}
+        for group, new_group, rate in zip(self.optimizer.param_groups, new_groups, schedule._last_lr, strict=True):
+            group |= new_group | {"lr": rate}
 
 
 class _AtStart(TrainerCallback):
-    """What a resumed Trainer has to know once its checkpoint is loaded, before the first step."""
+    """Corrects a resumed Trainer's state after its checkpoint is loaded and before the first step."""
 
     def __init__(self, trainer: ResumingTrainer):
         self.trainer = trainer
@@ -135,7 +137,7 @@ class _AtStart(TrainerCallback):
     def on_train_begin(self, args, state, control, **_):
         trainer = self.trainer
         trainer._started = time.perf_counter()
-        state.compute_steps(args, state.max_steps)  # transformers takes how often to log and save from the checkpoint
+        state.compute_steps(args, state.max_steps)  # transformers would log and save as often as the checkpoint says
         if state.global_step > state.max_steps:
             raise UserError(
                 f"steps: expected at least the {state.global_step} that are done in {args.output_dir}, found "
@@ -151,7 +153,7 @@ class _AtStart(TrainerCallback):
             or (_had_stopped(state) and not trainer._changed and not trainer._is_older)
         )
         if trainer._ended:
-            # As they were when the checkpoint was saved: it would be saved and evaluated again.
+            # The checkpoint restores the flags of the moment it was saved: it would be saved and evaluated again.
             control.should_save = control.should_evaluate = control.should_log = False
         pending = trainer.statistics.not_logged
         if pending and state.global_step > 0 and getattr(trainer, "_tr_loss", None) is not None:

@@ -1,4 +1,4 @@
-"""One training run from its settings: data, density, training, evaluation, ``run.json``."""
+"""Makes one training run from its settings: data, density, training, evaluation, ``run.json``."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ from stabledllm.training.trainer import MDMTrainer
 
 Say = Callable[[str], None]
 ReadData = Callable[[Any], DataBundle]
-"""Gives the data for a tokenizer, for those who keep them over several runs."""
+"""Returns the data for a tokenizer; lets the caller keep the data over several runs."""
 
 
 @in_its_folder("train")
 def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None, say: Say = print_line) -> dict:
-    """Train, or continue a killed run, and return what ``run.json`` holds.
+    """Train, or continue a killed run, and return the content of ``run.json``.
 
     A finished run in the same folder is returned as it is. A killed run continues from its last whole checkpoint with
     the same bits as if it had not been killed. With ``allow_changed`` either goes on under other settings.
 
     Raises:
-        UserError: bad settings or data, or a folder that holds a run with another identity.
-        Diverged: the run's numbers are no longer finite, or those of the run that is there were; ``run.json`` says so.
+        UserError: the settings or data are bad, or the folder holds a run with another identity.
+        Diverged: the run's numbers are no longer finite, or the run that is there diverged; ``run.json`` says so.
     """
     settings = with_image_defaults(settings)
     out = Path(settings.out)
@@ -72,7 +72,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     method = build_method(settings.method, settings)
     if settings.block_size:
         check_blocks(method)
-    decoding = build_decoding(settings.decoding)  # what is needed only at the end is refused at the start
+    decoding = build_decoding(settings.decoding)  # needed only at the end, but checked before the long work
     identity = run_identity(settings, method)
     start, chosen = Start(), None
     refuse_unchangeable(settings.allow_changed)
@@ -98,7 +98,7 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     checkpoint = start.checkpoint
     if checkpoint:
         say(f"resuming from {checkpoint.folder}")
-    _arguments(settings)  # what they refuse is refused before anything is loaded
+    _arguments(settings)  # refuses what does not fit this machine before anything is loaded
     refuse_too_large(settings, longest=1)
     loaded = build_model(settings)
     check_model(method, loaded.name, loaded.autoregressive)
@@ -140,27 +140,27 @@ def _ended_diverged(out: Path, record: dict, error: Diverged, *, model: bool) ->
 
 
 def _silent(_: str) -> None:
-    """What ranks other than the first say."""
+    """Print nothing: for ranks other than the first."""
 
 
 def _nothing() -> None:
-    """What ranks other than the first do."""
+    """Do nothing: for ranks other than the first."""
 
 
 def run_identity(settings: TrainSettings, method: Method) -> dict:
-    """What decides which numbers are drawn and what is minimised; the split over devices is not in it."""
+    """The identity of a run without the content of its data; the split over devices is not part of it."""
     return identity_of(settings, method, DEFAULTS)
 
 
 def _caption_dropout(settings: TrainSettings) -> float | None:
-    """Of a run on images; None for any other."""
+    """The probability of caption dropout for a run on images; None for any other."""
     return settings.data.image.caption_dropout if are_images(settings.data.train) else None
 
 
 def build_trainer(
     settings: TrainSettings, method: Method, loaded: LoadedModel, data: DataBundle, checkpoint: Path | None, say: Say
 ) -> tuple[MDMTrainer, FittedDensity | None]:
-    """The Trainer of these settings and the density it draws t from."""
+    """The Trainer for these settings, and the fitted density that it draws t from (None where none is fitted)."""
     out = Path(settings.out)
     check_marks(method, marks_in(data.train))
     arguments = _arguments(settings)
@@ -207,7 +207,7 @@ def build_trainer(
 
 
 def _arguments(settings: TrainSettings) -> TrainingArguments:
-    """transformers' arguments, if they will be what they say on this machine."""
+    """The TrainingArguments, refused where this machine would silently run something else."""
     arguments = training_arguments(settings)
     refuse_silent_changes(arguments)
     return arguments

@@ -1,9 +1,8 @@
-"""What a step logs beside the loss: weights, masked share, and EMA's adjusted loss.
+"""Collects what is logged beside the loss: sample size, masked share, forward passes, and EMA's adjusted loss.
 
-Logged at every logging step, over the steps since the last: ``ess`` (relative effective sample size
-of the importance weights, in (0, 1]), ``masked_share`` (of the maskable tokens, over used views),
-``forward_passes`` (rows forwarded since the run began) and, with EMA, ``loss_ema`` and
-``loss_ema_coefficient``.
+Logged at every logging step, over the steps since the last one: ``ess`` (relative effective sample size of the
+importance weights, in (0, 1]), ``masked_share`` (share of the maskable tokens that is masked, over used views),
+``forward_passes`` (forwards since the run began) and, with EMA, ``loss_ema`` and ``loss_ema_coefficient``.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ class StepStatistics(TrainerCallback, ExportableState):
         self.forward_passes = 0
         self.window = [0.0] * 5
         self.not_logged: dict | None = None
-        """Of the last checkpoint: ``loss``, the sum of the steps' losses ``since`` the step that was logged last."""
+        """From the last checkpoint: ``loss``, the sum of the steps' losses ``since`` the step that was logged last."""
         self.ema_state: dict = {}
         self.adaptive: AdaptiveDensity | None = None
-        """The density that follows the losses collected here; the Trainer sets it."""
+        """The density that follows the losses collected here, set by :meth:`follow`."""
         self.adaptive_state: dict | None = None
         self._rows: list[Tensor] = []
 
     def state(self) -> dict:
-        """For the Trainer: what recreates this object at a checkpoint."""
+        """The state from which the Trainer recreates this object at a checkpoint."""
         return {
             "args": {"bins": self.bins, "rate": self.rate, "ema": self.ema},
             "attributes": {
@@ -51,7 +50,7 @@ class StepStatistics(TrainerCallback, ExportableState):
         }
 
     def follow(self, adaptive: AdaptiveDensity) -> TSampler:
-        """Let a density follow the losses, from the checkpoint's state where there is one; the density in force."""
+        """Let a density follow the losses, from the checkpoint's state where there is one, and return its sampler."""
         if self.adaptive_state:
             adaptive.load(self.adaptive_state)
         self.adaptive = adaptive
@@ -60,10 +59,10 @@ class StepStatistics(TrainerCallback, ExportableState):
     def add(
         self, draw: Draw, rows: Rows, counted: Tensor, losses: Tensor, forwards: int, row_weight: Tensor | None = None
     ) -> None:
-        """One micro-batch of this rank: its rows, or in blocks its units with what they add to their rows' losses.
+        """Add one micro-batch of this rank: its rows, or in blocks its units with what they add to their rows' losses.
 
         Args:
-            row_weight: of each row (or unit's row) in the step's mean; without it all count the same.
+            row_weight: weight of each row (or unit's row) in the step's mean; without it all are equal.
         """
         masked = (draw.mask & draw.active[..., None]).sum(dim=(1, 2)).double()
         views = draw.active.sum(1)
@@ -77,7 +76,7 @@ class StepStatistics(TrainerCallback, ExportableState):
         """Merge the ranks' rows of the step that just ended; every rank ends with the same state.
 
         Returns:
-            the density of the next step: another one after an adaptive density was refitted.
+            the sampler of the next step; it changes when an adaptive density is refitted.
         """
         table = gather(torch.cat(self._rows)).cpu()
         self._rows = []
@@ -86,7 +85,7 @@ class StepStatistics(TrainerCallback, ExportableState):
         _, _, t, weight, loss, masked, maskable, row_weight, _ = table[table[:, 0].argsort()].unbind(1)
         sums = (torch.ones_like(t), weight, weight**2, masked, maskable)
         self.window = [w + float(x.sum()) for w, x in zip(self.window, sums, strict=True)]
-        if self.ema:  # of the step's own mean, which is what is reported
+        if self.ema:  # EMA adjusts the terms of the step's mean, since that is what is reported
             self._finish_ema(loss * (row_weight / row_weight.mean()), t, sampler)
         # p follows the second moment of what a row adds to the step; a factor that all steps share does not matter.
         if self.adaptive and self.adaptive.update(t, weight, loss * row_weight):
@@ -94,31 +93,31 @@ class StepStatistics(TrainerCallback, ExportableState):
         return sampler
 
     def _finish_ema(self, loss: Tensor, t: Tensor, sampler: TSampler) -> None:
-        done = self.ema_state
-        baseline = EMAControlVariate(self.bins, self.rate, **done.get("baseline", {}))
+        state = self.ema_state
+        baseline = EMAControlVariate(self.bins, self.rate, **state.get("baseline", {}))
         adjusted = baseline.adjust(loss, t, sampler)
         coefficient = baseline.coefficient
         baseline.update(loss, t)
         self.ema_state = {
             "baseline": {"mean": baseline.mean, "seen": baseline.seen, "moments": baseline.moments},
             "coefficient": coefficient,
-            "sum": done.get("sum", 0.0) + float(adjusted.mean()),
-            "steps": done.get("steps", 0) + 1,
+            "sum": state.get("sum", 0.0) + float(adjusted.mean()),
+            "steps": state.get("steps", 0) + 1,
         }
 
     def flush(self) -> dict[str, float]:
-        """The figures since the last flush, for the log."""
+        """The figures for the log, over the steps since the last flush."""
         n, weight, square, masked, maskable = self.window
         if not n:
             return {}
-        out = {
+        figures = {
             "ess": weight**2 / (n * square),
             "masked_share": masked / maskable,
             "forward_passes": self.forward_passes,
         }
         self.window = [0.0] * 5
         if self.ema and self.ema_state.get("steps"):
-            out["loss_ema"] = self.ema_state["sum"] / self.ema_state["steps"]
-            out["loss_ema_coefficient"] = self.ema_state["coefficient"]
+            figures["loss_ema"] = self.ema_state["sum"] / self.ema_state["steps"]
+            figures["loss_ema_coefficient"] = self.ema_state["coefficient"]
             self.ema_state |= {"sum": 0.0, "steps": 0}
-        return out
+        return figures

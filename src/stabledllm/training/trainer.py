@@ -1,6 +1,6 @@
 """MDMTrainer: transformers' Trainer with this library's noise, objective and evaluation loss.
 
-No formula stands here: t, masks and coefficients come from ``noise``, the mean from ``objective``.
+No formula stands here: t, masks and coefficients come from ``noise``, the mean from ``loss``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.adaptive import AdaptiveDensity
 from stabledllm.stats.estimate import Estimate
-from stabledllm.training.devices import told_in_a_sentence
+from stabledllm.training.devices import as_user_error
 from stabledllm.training.diverged import StepWatch
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
 from stabledllm.training.positions import StepRows, step_rows
@@ -36,13 +36,13 @@ from stabledllm.training.statistics import StepStatistics
 
 
 class _StepEnd(TrainerCallback):
-    """Merges the statistics of a step when it ends."""
+    """Checks a step for finite numbers, and merges its statistics over the ranks when it ends."""
 
     def __init__(self, trainer: MDMTrainer):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **_):
-        # By now a resumed Trainer has the checkpoint's statistics.
+        # Only now does a resumed Trainer have the checkpoint's statistics.
         trainer = self.trainer
         if trainer.adaptive:
             trainer.sampler = trainer.statistics.follow(trainer.adaptive)
@@ -64,17 +64,17 @@ class MDMTrainer(ResumingTrainer):
     that is not finite ends the run (``Diverged``). Evaluation is always the standard objective with fixed noise.
 
     Args:
-        method: what is drawn, for the objective that is minimised. sampler: its density of t.
+        method: draws the noise, under the objective that is minimised. sampler: its density of t.
         train_rows, eval_rows: encoded rows. mask_id, pad_id: token ids.
-        noise_seed: of the noise. order_seed: of the order of the rows; without it ``noise_seed``.
+        noise_seed: seed of the noise. order_seed: seed of the order of the rows; without it ``noise_seed``.
         density_file: the saved p(t), copied into every checkpoint.
         adaptive: the density of a method with ``adaptive``; its state is in every checkpoint.
-        identity: what a resumed run must have in common with this one.
+        identity: the run's identity, which a resumed run must share.
         packing: rows of a micro-batch go through the model end to end, without padding. group_by_length: the rows of
             each optimizer step are dealt to its micro-batches by length. Neither changes which rows a step has, nor
             any t or mask.
         views_per_forward: views of a row in one forward and backward; without it all. Less memory, the same result.
-        caption_dropout: of rows of images: probability that a step sees a row without its caption.
+        caption_dropout: for rows of images, the probability that a step sees a row without its caption.
     """
 
     form_names: tuple[str, ...] = ()
@@ -112,7 +112,7 @@ class MDMTrainer(ResumingTrainer):
         self.eval_rows, self.eval_draws = eval_rows, eval_draws
         self.density_file, self.adaptive, self.identity = density_file, adaptive, identity or {}
         kwargs["args"].remove_unused_columns = False
-        with told_in_a_sentence("key 'trainer'"):
+        with as_user_error("key 'trainer'"):
             super().__init__(
                 train_dataset=RowDataset(train_rows),
                 eval_dataset=RowDataset(eval_rows),
@@ -130,7 +130,7 @@ class MDMTrainer(ResumingTrainer):
 
     @property
     def statistics(self) -> StepStatistics:
-        """The collector; looked up, since a resumed Trainer replaces it by the checkpoint's."""
+        """The collector of statistics; looked up each time, since a resumed Trainer replaces it by the checkpoint's."""
         return next(c for c in self.callback_handler.callbacks if isinstance(c, StepStatistics))
 
     @property
@@ -161,11 +161,11 @@ class MDMTrainer(ResumingTrainer):
         return step
 
     def _of_all_ranks(self, parts: list[Tensor], device: torch.device) -> Tensor:
-        """One value for each row of a step, by micro-batch, from every rank; shape (ranks, n)."""
+        """Values of this rank's rows, by micro-batch, gathered with those of every rank; shape (ranks, n)."""
         return self.accelerator.gather(torch.cat(parts).to(device)).view(self.args.world_size, -1)
 
     def _deal(self, batches: list[dict], columns: dict[str, Tensor]) -> None:
-        """Put values of all ranks' rows, shape (ranks, n), into this rank's micro-batches."""
+        """Put this rank's part of values of all ranks' rows, shape (ranks, n), into its micro-batches."""
         sizes = [len(batch["place"]) for batch in batches]
         for name, values in columns.items():
             for batch, part in zip(batches, values[self.args.process_index].split(sizes), strict=True):
@@ -188,10 +188,10 @@ class MDMTrainer(ResumingTrainer):
         groups = view_groups(draw.active.shape[1], self.views_per_forward)
         for views in groups:
             last = views is groups[-1]
-            # All but the last part go backward at once, so that only one part's activations are held; ranks talk to
-            # each other only in the last.
+            # Each part but the last runs its backward pass at once, so that only one part's activations are held; ranks
+            # exchange gradients only in the last.
             with nullcontext() if last else self.accelerator.no_sync(model):
-                part, out, n = self._part(model, inputs, draw, views)
+                part, out, n_forwards = self._part(model, inputs, draw, views)
                 mean = reduce_loss(part.sum(dim=(1, 2)), inputs["row_weight"], inputs["step_weight"])
                 # Data-parallel wrappers average gradients over ranks; parts of one mean must be summed.
                 mean = mean * self.args.world_size
@@ -199,7 +199,7 @@ class MDMTrainer(ResumingTrainer):
                     self.accelerator.backward(mean)
                     mean = mean.detach()
             losses.append(part.detach())
-            loss, forwards = loss + mean, forwards + n
+            loss, forwards = loss + mean, forwards + n_forwards
         tokens = sum(losses)
         self.watch.loss(tokens, loss)
         self._count(draw, rows, inputs, tokens, forwards)
@@ -215,8 +215,8 @@ class MDMTrainer(ResumingTrainer):
         self.statistics.add(draw, rows, inputs["counted"], losses, forwards, inputs["row_weight"])
 
     def _shown(self, key: Key, inputs: dict) -> dict:
-        """The rows as the model is shown them: without the captions of a share ``caption_dropout`` of them, drawn by
-        their positions."""
+        """The micro-batch as the model sees it: rows lose their caption with probability ``caption_dropout``, drawn by
+        position."""
         if not self.caption_dropout:
             return inputs
         bare = key.row_uniforms(Stream.CAPTION, inputs["position"]) < self.caption_dropout
@@ -224,7 +224,7 @@ class MDMTrainer(ResumingTrainer):
         return inputs | {name: torch.where(bare[:, None], inputs[f"bare_{name}"], inputs[name]) for name in names}
 
     def _part(self, model, inputs: dict, draw: Draw, views: range) -> tuple[Tensor, MDMOutput, int]:
-        """Loss contributions of some views' tokens (B, K, L), what the model gave, and the forward rows."""
+        """Loss contributions of the tokens of some views (B, K, L), the model's output, and the number of forwards."""
         active = only(draw.active, views)
         weights = nll_weights(draw.mask & active[..., None], draw.coefficient, draw.active, inputs["row_weight"])
         nll, n = forward_nll(
@@ -244,7 +244,7 @@ class MDMTrainer(ResumingTrainer):
         return norm
 
     def gather_rows(self, table: Tensor) -> Tensor:
-        """A table of the rows (units, in blocks) of every rank, each filled up with rows of zeros, counted nowhere."""
+        """The tables of all ranks' rows (units, in blocks); shorter ones get rows of zeros, which count nowhere."""
         return self.accelerator.gather(self.accelerator.pad_across_processes(table, dim=0))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -253,7 +253,7 @@ class MDMTrainer(ResumingTrainer):
         super().log(logs, start_time)
 
     def evaluation_meter(self, objective: Objective) -> LossMeter:
-        """Measures the validation rows under an objective."""
+        """The meter of the validation rows under an objective."""
         return LossMeter(self._metered(), self.eval_rows, objective)
 
     def _metered(self) -> MeteredModel:
@@ -271,7 +271,7 @@ class MDMTrainer(ResumingTrainer):
         return metrics
 
     def validation(self, objective: Objective | None = None) -> Estimate:
-        """The evaluation loss of the model as it is, or another objective's; ``Diverged`` where it is not finite."""
+        """The model's evaluation loss, or that under another objective; raises ``Diverged`` where it is not finite."""
         values = None
         with suppress(NotFinite):
             values = row_nll(self.evaluation_meter(objective or Objective()), self.eval_draws)

@@ -1,4 +1,4 @@
-"""Whether a folder that was written file by file is whole: what its record lists is there, byte for byte."""
+"""Checks that a folder that was written file by file is whole: every file that its record lists is there unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from stabledllm.runtime.folders import is_leftover
 
 _BROKEN = (SafetensorError, zipfile.BadZipFile, ValueError, LookupError, TypeError, AttributeError, OSError, EOFError)
-"""What the readers of these files raise on a broken one."""
+"""Exceptions that the readers of these files raise on a broken one."""
 
 STATE, SCHEDULER = "trainer_state.json", "scheduler.pt"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "*_fsdp_*", "global_step*", "*/adapter_model.*")
@@ -20,22 +20,22 @@ _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
 _RANDOM = ("rng_state*.pth",)
 
 
-def listed(folder: Path, apart: str) -> dict[str, dict]:
-    """``{name: {"size", "sha256"}}`` of every file below a folder but ``apart``, the record itself.
+def files_of(folder: Path, apart: str) -> dict[str, dict]:
+    """``{name: {"size", "sha256"}}`` for every file below a folder but ``apart``, the record itself.
 
-    What killed writers left is not part of it: it may be swept at any time.
+    Files that killed writers left are not listed, since they may be swept at any time.
     """
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != apart)
-    files = sorted(path for path in found if not is_leftover(path))
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != apart)
+    files = sorted(path for path in paths if not is_leftover(path))
     return {
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files
     }
 
 
-def flaw(folder: Path, files: dict) -> str | None:
-    """The first thing in which a folder is not as its record lists it: file, expected, found; None where it is whole.
+def first_difference(folder: Path, files: dict) -> str | None:
+    """The first difference of a folder from its record: the file, expected, found; None where it is whole.
 
-    Sizes are looked at before anything is read.
+    All sizes are compared before any content is read.
     """
     for name, expected in files.items():
         path = folder / name
@@ -54,7 +54,7 @@ def flaw(folder: Path, files: dict) -> str | None:
 
 
 def missing_for_resuming(folder: Path) -> str | None:
-    """What a checkpoint lacks of all that a run needs to go on with the same bits; None where nothing is missing."""
+    """The first file that a checkpoint lacks for a run to go on with the same bits; None where none is missing."""
     for name, what in ((STATE, "the Trainer's state"), (SCHEDULER, "the schedule of the learning rate")):
         if not (folder / name).is_file() and not (name == SCHEDULER and any(folder.glob("global_step*"))):
             return f"{name}: expected {what}, found nothing"
@@ -64,10 +64,10 @@ def missing_for_resuming(folder: Path) -> str | None:
     return None
 
 
-def unreadable(folder: Path) -> str | None:
-    """The first file that cannot be read as what its name says, where no hashes were recorded.
+def first_unreadable(folder: Path) -> str | None:
+    """The first file that cannot be read in the format of its name, or None; for folders without recorded hashes.
 
-    A ``.pt`` holds checksums of its own; of weights only the header and the size can be checked.
+    A ``.pt`` file holds checksums of its own; of safetensors only the header and the size can be checked.
     """
     for path in sorted(folder.rglob("*")):
         try:
