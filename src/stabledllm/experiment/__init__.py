@@ -1,1 +1,1 @@
-"""Methods x seeds: the runs, their statistics over seeds, ``results.json``."""
+"""Experiments: a run for every method and seed, statistics over seeds, and ``results.json``."""

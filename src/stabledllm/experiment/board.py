@@ -1,4 +1,4 @@
-"""The state of every run of an experiment, off the runs' folders: a live table, or a line now and then in a file."""
+"""Shows the state of every run of an experiment, as read from the runs' folders: as a live table or as lines."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from stabledllm.training.progress import PROGRESS
 
 _ORDER = ("running", "failed", "diverged", "waiting", "finished")
 OVER = ("finished", "diverged")
-"""What a run that is not done again may be."""
+"""The kinds of runs that are not repeated."""
 EVERY = 60.0
-"""Seconds between lines where nobody looks on."""
+"""Seconds between lines where the output is no terminal."""
 
 
 @dataclass(frozen=True)
 class State:
-    """One run as its folder shows it."""
+    """The state of one run, as its folder shows it."""
 
     run: TrainSettings
     kind: str
@@ -44,24 +44,24 @@ class State:
     @classmethod
     def of(cls, run: TrainSettings) -> State:
         if finished(run):
-            found = divergence(run)
-            return cls(run, "diverged", error=found) if found else cls(run, "finished")
+            error = divergence(run)
+            return cls(run, "diverged", error=error) if error else cls(run, "finished")
         if (error := failure(run)) is not None:
             return cls(run, "failed", error=error)
         if claimant(run) is None:
             return cls(run, "waiting")
         try:
-            found = json.loads((Path(run.out) / PROGRESS).read_text(encoding="utf-8"))
+            progress = json.loads((Path(run.out) / PROGRESS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return cls(run, "running")
-        done = found["step"] - found["first_step"]
-        pace = (found["updated"] - found["started"]) / done if done > 0 else None
-        left = pace * (found["steps"] - found["step"]) if pace is not None else None
-        return cls(run, "running", found["step"], found["steps"], found.get("loss"), left)
+        done = progress["step"] - progress["first_step"]
+        pace = (progress["updated"] - progress["started"]) / done if done > 0 else None
+        left = pace * (progress["steps"] - progress["step"]) if pace is not None else None
+        return cls(run, "running", progress["step"], progress["steps"], progress.get("loss"), left)
 
 
 class Board:
-    """Shows the runs: a table that is drawn again in a terminal, else a line for every change and every minute."""
+    """Shows the runs: in a terminal as a table that is redrawn, else as a line for every change and every minute."""
 
     def __init__(self, planned: list[TrainSettings], say: Callable[[str], None], console: Console | None = None):
         self.planned, self.say = planned, say
@@ -80,12 +80,11 @@ class Board:
             self.live.stop()
 
     def update(self) -> list[State]:
-        """Read the folders and show what is new."""
+        """Read the folders, show what has changed, and return the state of every run."""
         before = [self.states.get(run.out) for run in self.planned]
-        # What is over stays so: its record, which may be long, is read once.
+        # A run that is over stays so: its record, which may be long, is read once.
         states = [
-            known if known and known.kind in OVER else State.of(run)
-            for known, run in zip(before, self.planned, strict=True)
+            old if old and old.kind in OVER else State.of(run) for old, run in zip(before, self.planned, strict=True)
         ]
         if self.live:
             self.live.update(self.table(states), refresh=True)
@@ -95,7 +94,7 @@ class Board:
         return states
 
     def table(self, states: list[State]) -> Table:
-        """Running runs first, then failed and waiting ones; what does not fit the screen is counted."""
+        """The table of the runs: running ones first, then failed and waiting ones; those off the screen are counted."""
         counts = Counter(state.kind for state in states)
         title = f"{sum(counts[kind] for kind in OVER)} of {len(states)} runs finished"
         table = Table(title=title, title_justify="left", expand=False)
@@ -121,7 +120,7 @@ class Board:
 
 
 def cells(state: State) -> tuple[str, ...]:
-    """One run's line of the table."""
+    """The cells of one run in the table."""
     left = "" if state.seconds_left is None else time.strftime("%H:%M:%S", time.gmtime(state.seconds_left))
     loss = "" if state.loss is None else f"{state.loss:.3g}"
     steps = f"{state.step}/{state.steps}" if state.steps else ""

@@ -1,4 +1,4 @@
-"""Rows a step and steps of every method, so that all make the training forwards of Standard to within one step."""
+"""Chooses each method's rows per step and steps, so that all make Standard's training forwards to within one step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stabledllm.noise.streams import Key
 from stabledllm.training.ordering import EpochOrder
 
 _LONG = torch.tensor([2**20])
-"""Maskable tokens of a response where the rows are not known yet."""
+"""Maskable tokens of a response, assumed while the rows are not known."""
 
 
 def run_share(
@@ -27,9 +27,9 @@ def run_share(
 ) -> dict:
     """The settings of one run that ``equal`` decides: ``batch``, and with equal compute ``steps`` and ``trainer``.
 
-    A run takes the rows a step that cost the batch in forwards, by the method's mean cost, and the steps whose forwards
-    come nearest to those of Standard. These are counted from what the run will draw, which is known before it; of an
-    adaptive density, which is not, from the uniform one that it starts from.
+    A step has as many rows as cost the batch in forwards, by the method's mean cost; the steps are as many as bring the
+    forwards nearest to Standard's. The forwards are counted from the draws that the run will make, which are known in
+    advance; for an adaptive density, which is not, from the uniform one that it starts from.
     """
     base = settings.base
     if settings.equal == "steps":
@@ -48,13 +48,13 @@ def run_share(
 def rows_per_step(
     method: Method, settings: ExperimentSettings, sampler: TSampler | None = None, size: Tensor = _LONG
 ) -> int:
-    """Rows of an optimizer step: with ``equal: compute`` the batch divided by the mean forwards of a row.
+    """Rows of an optimizer step; with ``equal: compute`` the batch divided by the mean forwards of a row.
 
     Args:
         sampler: the fitted density of t; uniform without it. size: maskable tokens P of each row; long without it.
 
     Raises:
-        UserError: a batch that the views of a method do not divide, where every row uses all of them.
+        UserError: every row uses all views of the method, and their number does not divide the batch.
     """
     base = settings.base
     if settings.equal == "steps":
@@ -76,12 +76,12 @@ def rows_per_step(
 
 
 def standard_steps(base: TrainSettings, rows: int) -> int:
-    """Optimizer steps of a run with one view a row: ``steps``, or what transformers makes of ``epochs``."""
+    """Optimizer steps of a run with one view per row: ``steps``, or what transformers computes from ``epochs``."""
     return base.steps or math.ceil(base.epochs * math.ceil(rows / base.batch))
 
 
 def rows_seen(steps: int, batch: int, rows: int) -> int:
-    """Rows of so many steps; the last step of an epoch has what is left of it."""
+    """Rows seen in a number of steps; the last step of an epoch has only the rows that are left."""
     epochs, rest = divmod(steps, math.ceil(rows / batch))
     return epochs * rows + min(rest * batch, rows)
 
@@ -95,7 +95,7 @@ def forwards_by_step(
     order_seed: int,
     block_size: int | None = None,
 ) -> Iterator[int]:
-    """Forward rows of step 0, 1, ... of a run, from the draws that training makes, without end.
+    """Yields the forwards of steps 0, 1, ... of a run, from the draws that training will make, without end.
 
     Args:
         size: maskable tokens P of each row, shape (rows,).
@@ -112,7 +112,7 @@ def forwards_by_step(
 
 
 def steps_nearest(budget: int, forwards: Iterator[int]) -> int:
-    """The number of steps, at least 1, whose forwards add up to what is nearest to the budget."""
+    """The number of steps, at least 1, whose total forwards are nearest to the budget."""
     spent, steps = next(forwards), 1
     while spent < budget:
         more = next(forwards)
@@ -123,12 +123,12 @@ def steps_nearest(budget: int, forwards: Iterator[int]) -> int:
 
 
 def _varies(method: Method, size: Tensor) -> bool:
-    """Whether rows use as many views as their t and P say, rather than all."""
+    """Whether the number of views that a row uses depends on its t and P; else it uses all."""
     return bool((method.views.reach(size) < 1).any())
 
 
 def _forwards(method: Method, sampler: TSampler, size: Tensor, key: Key, block_size: int | None) -> int:
-    """Views that the rows of a step use; of a row in blocks, those that any of its blocks uses."""
+    """The number of views that the rows of a step use; in blocks, a row uses the views that any of its blocks uses."""
     units = [
         (i, min(block_size or p, p - at)) for i, p in enumerate(size.tolist()) for at in range(0, p, block_size or p)
     ]
@@ -139,7 +139,7 @@ def _forwards(method: Method, sampler: TSampler, size: Tensor, key: Key, block_s
 
 
 def _stretched(trainer: dict, share: float) -> dict:
-    """Warm-up and decay that are given in steps, over the same share of another number of steps."""
+    """The trainer keys with warm-up and decay, where given in steps, scaled to the same share of the new steps."""
 
     def scaled(keys: dict, *names: str) -> dict:
         given = {name: keys[name] for name in names if isinstance(keys.get(name), int | float) and keys[name] >= 1}

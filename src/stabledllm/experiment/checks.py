@@ -1,4 +1,4 @@
-"""Everything that an experiment could be refused for, checked before its folder is touched."""
+"""Checks everything that an experiment could be refused for before its folder is touched."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from stabledllm.training.arguments import training_arguments
 
 @dataclass(frozen=True)
 class Checked:
-    """What is loaded once the experiment is in order."""
+    """The methods, the model and the data of an experiment that has passed its checks."""
 
     methods: list[Method]
     loaded: LoadedModel
@@ -38,7 +38,7 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
     """Check every method with the settings, the model and the data of its runs; nothing is written.
 
     Raises:
-        UserError: the first thing wrong, or a folder that holds another experiment.
+        UserError: names the first thing wrong; the folder may hold another experiment.
     """
     base = settings.base
     if base.p_of_t:
@@ -65,7 +65,7 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
 
 
 def _refuse_repeated(key: str, values: Sequence) -> None:
-    """The same run twice would count twice in every mean."""
+    """Refuse a value that is given twice: its run would count twice in every mean."""
     value, count = Counter(values).most_common(1)[0]
     if count > 1:
         raise UserError(f"key '{key}': expected each once, found {value} {count} times.")

@@ -1,6 +1,6 @@
-"""Who does which run: any number of processes, on any machines that share the folder, and never two at one.
+"""Divides runs among any number of processes, on any machines that share the folder; never two work on one run.
 
-A run is done by whoever holds the lock of its folder (:mod:`stabledllm.runtime.locks`).
+A run is done by the process that holds the lock of its folder (:mod:`stabledllm.runtime.locks`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ FAILED, RUN = "failed.json", "run.json"
 
 
 def finished(run: TrainSettings) -> bool:
-    """Whether a run's ``run.json`` is there, which is written last; a diverged run is finished."""
+    """Whether a run's ``run.json``, which is written last, is there; a diverged run counts as finished."""
     return (Path(run.out) / RUN).is_file()
 
 
 def divergence(run: TrainSettings) -> str | None:
-    """How a finished run diverged, or None."""
-    told = diverged(read_json(Path(run.out) / RUN)) if finished(run) else None
-    return f"at step {told['step']}: {told['what']}" if told else None
+    """The step and the reason at which a finished run diverged, or None."""
+    end = diverged(read_json(Path(run.out) / RUN)) if finished(run) else None
+    return f"at step {end['step']}: {end['what']}" if end else None
 
 
 def is_free(run: TrainSettings) -> bool:
@@ -37,26 +37,26 @@ def is_free(run: TrainSettings) -> bool:
 
 
 def failure(run: TrainSettings) -> str | None:
-    """The sentence of a run that failed, or None."""
+    """The error of a run that failed, or None."""
     path = Path(run.out) / FAILED
     return read_json(path)["error"] if path.is_file() else None
 
 
 def record_failure(run: TrainSettings, error: str, details: str = "") -> None:
-    """Note that a run failed; it is tried again when the experiment is started again."""
+    """Write that a run failed; it is tried again when the experiment is started again."""
     write_json(Path(run.out) / FAILED, {"error": error, "details": details, "host": socket.gethostname()})
 
 
 def forget_failures(planned: list[TrainSettings]) -> None:
-    """Let failed runs be tried again."""
+    """Delete the records of failures, so that the runs are tried again."""
     for run in planned:
         (Path(run.out) / FAILED).unlink(missing_ok=True)
 
 
 def attempt(run: TrainSettings, train: Callable[[TrainSettings], object]) -> bool:
-    """Train a run unless it is finished, has failed, or is another's; whether it was this process's to do.
+    """Train a run unless it is finished, has failed or is claimed elsewhere; return whether this process tried it.
 
-    What goes wrong is recorded in the run's folder and stops nobody else.
+    An error is recorded in the run's folder and stops no other run.
     """
     if finished(run) or failure(run) is not None:
         return False
@@ -65,21 +65,21 @@ def attempt(run: TrainSettings, train: Callable[[TrainSettings], object]) -> boo
             return False
         try:
             train(run)
-        except Diverged:  # its record is there: it is finished
+        except Diverged:  # its record is written: it counts as finished
             pass
         except UserError as error:
             record_failure(run, str(error))
-        except Exception as error:  # a run's own mistake, or its machine's: the others go on
+        except Exception as error:  # a bug or a fault of the machine: the other runs go on
             record_failure(run, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", traceback.format_exc())
     return True
 
 
 def was_at(run: TrainSettings, pid: int | None) -> bool:
     """Whether a process of this machine, dead or alive, was the last to claim an unfinished run."""
-    found = locks.claim_of(Path(run.out) / CLAIM)
-    return found is not None and (found.get("host"), found.get("pid")) == (socket.gethostname(), pid)
+    claim = locks.claim_of(Path(run.out) / CLAIM)
+    return claim is not None and (claim.get("host"), claim.get("pid")) == (socket.gethostname(), pid)
 
 
 def claimant(run: TrainSettings) -> dict | None:
-    """Who says to be at a run; None where nobody does, or a process of this machine that is no more."""
+    """The claim on a run; None where there is none, or its process on this machine has ended."""
     return locks.claimant(Path(run.out))

@@ -1,8 +1,8 @@
-"""Keys that act only beside others: one that is typed for a command in which it does nothing is refused or told of.
+"""Finds typed keys that do nothing in the command they are typed for: a note tells of them, or they are refused.
 
-Told of, where it belongs to a group that is meant to be shared by many commands (the probe's, a method's, the data's):
-a script may give the same ones to every method. Refused, where something else decides it. A recipe may hold such keys
-without a word, since it serves many methods and data.
+A note is enough for the groups of keys that many commands share (the probe's, a method's, the data's), since a script
+may give the same ones to every method. A key that something else decides is refused. A recipe may hold idle keys
+silently, since it serves many methods and data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stabledllm.noise.parts import PARTS
 
 Acts = Callable[[TrainSettings, Method], bool]
 Rules = dict[str, tuple[Acts, str]]
-"""A key, or with a dot at its end a group of them: whether it acts in a run, and what it needs to."""
+"""For a key, or a group of keys (with a dot at its end): whether it acts in a run, and what it needs for that."""
 
 
 def _kind(spec: str | None) -> str:
@@ -65,7 +65,7 @@ def _reads(option: str) -> Acts:
 
 _METHODS: Rules = {
     f"method_options.{option}": (_reads(option), f"a method with {part.name}")
-    for part in reversed(PARTS.values())  # of several parts that read an option the first is named
+    for part in reversed(PARTS.values())  # where several parts read an option, the first is named
     for option in part.options
 } | {
     "init_seed": (lambda run, _: is_new(run.model), "a new model (model=new:...)"),
@@ -117,49 +117,49 @@ _NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation")
 def idle_overrides(
     settings: TrainSettings | ExperimentSettings, runs: Sequence[Planned], overrides: Sequence[str]
 ) -> list[str]:
-    """A sentence on each override of ``train`` or ``experiment`` that none of its runs will notice.
+    """A note on each override of ``train`` or ``experiment`` that has no effect on any of its runs.
 
     Raises:
-        UserError: one that something else decides.
+        UserError: something else decides the key of an override.
     """
     prefix = "base." if isinstance(settings, ExperimentSettings) else ""
-    told = []
+    all_notes = []
     for key in _keys(overrides):
         if prefix and key in _EXPERIMENT:
             raise UserError(f"key '{key}': expected {_EXPERIMENT[key]}, which decides it in an experiment.")
         if prefix and key == "base.p_of_t":
             raise UserError(f"key '{key}': expected none, since an experiment fits one for each of its methods.")
-        told += _told(key, key.removeprefix(prefix), runs, _RUN)
+        all_notes += _notes_on(key, key.removeprefix(prefix), runs, _RUN)
         if f"{key}.".startswith("ppots.") and runs[0].settings.p_of_t:
-            told.append(f"note: key '{key}' does nothing: nothing is probed where p_of_t is given")
-    return told
+            all_notes.append(f"note: key '{key}' does nothing: nothing is probed where p_of_t is given")
+    return all_notes
 
 
 def idle_in_fit(settings: TrainSettings, overrides: Sequence[str]) -> list[str]:
-    """The same of ``fit``, which trains and decodes nothing."""
+    """The same as :func:`idle_overrides` for ``fit``, which trains and decodes nothing."""
     runs = [Planned(settings, build_method(settings.method, settings))]
     rules = _unused(_NOT_FITTED, "a key that 'fit' uses") | _DATA | _METHODS | _PROBE
-    return [told for key in _keys(overrides) for told in _told(key, key, runs, rules)]
+    return [note for key in _keys(overrides) for note in _notes_on(key, key, runs, rules)]
 
 
 def idle_in_decompose(settings: DecomposeSettings, overrides: Sequence[str]) -> list[str]:
-    """The same of ``decompose`` and ``recommend``."""
+    """The same as :func:`idle_overrides` for ``decompose`` and ``recommend``."""
     shared = {name: getattr(settings, name) for name in ("model", "init_seed", "data", "method_options", "objective")}
     run = TrainSettings().model_copy(update=shared)
     runs = [Planned(run, method) for method in build_methods(settings)]
     rules = _unused(_NOT_MEASURED, "a key that 'decompose' uses") | _DATA | _METHODS
     if not settings.gradient:
         rules |= _unused(("grad.",), "--gradient beside it")
-    return [told for key in _keys(overrides) for told in _told(key, key, runs, rules)]
+    return [note for key in _keys(overrides) for note in _notes_on(key, key, runs, rules)]
 
 
 def idle_in_eval(settings: EvalSettings, overrides: Sequence[str]) -> list[str]:
-    """The same of ``eval``, whose rows are those of ``--rows``."""
+    """The same as :func:`idle_overrides` for ``eval``, whose number of rows is ``--rows``."""
     data = settings.data.model_copy(update={"test": settings.data.test or settings.data.train})
     run = TrainSettings().model_copy(update={"data": data, "decoding": settings.decoding})
     rules = _unused(_NOT_EVALUATED, "a key that 'eval' uses") | _DATA
     rules |= {name: _RUN[name] for name in ("image_decoding.", "clip")}
-    return [told for key in _keys(overrides) for told in _told(key, key, [Planned(run, Method())], rules)]
+    return [note for key in _keys(overrides) for note in _notes_on(key, key, [Planned(run, Method())], rules)]
 
 
 def _unused(names: Sequence[str], needed: str) -> Rules:
@@ -170,11 +170,11 @@ def _keys(overrides: Sequence[str]) -> list[str]:
     return [override.partition("=")[0] for override in overrides]
 
 
-def _told(key: str, own: str, runs: Sequence[Planned], rules: Rules) -> list[str]:
-    """What the first rule of a key has to say.
+def _notes_on(key: str, own: str, runs: Sequence[Planned], rules: Rules) -> list[str]:
+    """The note on a key by the first rule for it, in a list that is empty where the key acts.
 
     Raises:
-        UserError: it is no key to be shared.
+        UserError: the key does nothing and is not one that commands share.
     """
     name = next((name for name in rules if f"{own}.".startswith(name) and (own == name or name.endswith("."))), None)
     if name is None:

@@ -1,4 +1,4 @@
-"""What ``stabledllm plan`` prints."""
+"""The text that ``stabledllm plan`` prints."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from stabledllm.planning.memory import Layout, Memory, checkpointing, estimate, 
 
 
 def plan(name: str, settings: TrainSettings | ExperimentSettings, layout: Layout, limit: float | None) -> str:
-    """The estimate of a recipe, checked first; of an experiment, that of the method that needs most.
+    """The memory estimate of a recipe, which is checked first; for an experiment, of the method that needs most.
 
     Raises:
-        UserError: an invalid recipe, a model of unknown shape, or more than ``limit`` bytes per device.
+        UserError: the recipe is invalid, its model's shape is unknown, or it needs more than ``limit`` per device.
     """
     validate(settings)
     runs = [run.settings for run in runs_of(settings)]

@@ -1,11 +1,11 @@
-"""What the runs of an experiment cost, in sentences; every number in them is one that was counted."""
+"""Sentences on what the runs of an experiment cost; every number in them was counted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean
 
-_WANTED = {
+_DESIGNS = {
     "compute": "Equal compute: every method was to train with Standard's forward passes, to within one optimizer step",
     "steps": "Equal steps: every method was to take the same rows and optimizer steps, whatever they cost",
 }
@@ -18,26 +18,28 @@ def notes(equal: str, runs: Sequence[dict]) -> list[str]:
 
 
 def _cost(equal: str, runs: Sequence[dict]) -> str:
-    wanted = _WANTED[equal]
-    forwards, steps = ({m: [r[key] for r in of] for m, of in _by_method(runs)} for key in ("forward_passes", "steps"))
+    design = _DESIGNS[equal]
+    forwards, steps = (
+        {m: [r[key] for r in own_runs] for m, own_runs in _by_method(runs)} for key in ("forward_passes", "steps")
+    )
     if not forwards:
-        return f"{wanted}; no run has finished yet."
-    parts = [wanted]
+        return f"{design}; no run has finished yet."
+    parts = [design]
     if equal == "steps":
         parts.append(f"counted steps per run: {_listed(steps)}")
     parts.append(f"counted forward passes per run: {_listed(forwards)}")
-    if equal == "compute" and len(every := {f for found in forwards.values() for f in found}) > 1:
+    if equal == "compute" and len(every := {f for values in forwards.values() for f in values}) > 1:
         parts.append(_difference(forwards, steps, every))
     return "; ".join(parts) + "."
 
 
 def _difference(forwards: dict[str, list[int]], steps: dict[str, list[int]], every: set[int]) -> str:
-    """How far from Standard's the farthest run is, and whether that is within one of its or of Standard's steps."""
+    """A clause on the run whose forwards are farthest from Standard's, and whether it is within one step of them."""
     of = "standard" if "standard" in forwards else next(iter(forwards))
     reference = mean(forwards[of])
     step = reference / mean(steps[of])
     name, far, own = max(
-        ((m, f, f / s) for m, found in forwards.items() for f, s in zip(found, steps[m], strict=True)),
+        ((m, f, f / s) for m, counts in forwards.items() for f, s in zip(counts, steps[m], strict=True)),
         key=lambda run: abs(run[1] - reference),
     )
     within = "within" if abs(far - reference) <= max(step, own) else "more than"
@@ -45,11 +47,11 @@ def _difference(forwards: dict[str, list[int]], steps: dict[str, list[int]], eve
 
 
 def _listed(counts: dict[str, list[int]]) -> str:
-    """``3,840 in every run``, or method by method."""
-    every = {count for found in counts.values() for count in found}
+    """The counts in words: ``3,840 in every run``, or method by method."""
+    every = {count for values in counts.values() for count in values}
     if len(every) == 1:
         return f"{every.pop():,} in every run"
-    return ", ".join(f"{name} {_span(found)}" for name, found in counts.items())
+    return ", ".join(f"{name} {_span(values)}" for name, values in counts.items())
 
 
 def _span(counts: Sequence[int]) -> str:
@@ -58,15 +60,15 @@ def _span(counts: Sequence[int]) -> str:
 
 
 def _probes(runs: Sequence[dict]) -> list[str]:
-    probes = {name: {r["probe_forward_passes"] for r in of} for name, of in _by_method(runs)}
-    spent = ", ".join(f"{name} {_span(list(found))}" for name, found in probes.items() if any(found))
+    probes = {name: {r["probe_forward_passes"] for r in own_runs} for name, own_runs in _by_method(runs)}
+    spent = ", ".join(f"{name} {_span(list(values))}" for name, values in probes.items() if any(values))
     if not spent:
         return []
     return [f"On top of that, P-POTS's probe, once a method and shared by its seeds, took forward passes: {spent}."]
 
 
 def _versions(runs: Sequence[dict]) -> list[str]:
-    """Packages that runs of one experiment were made with different versions of."""
+    """A sentence on the packages of which the runs had different versions, in a list that is empty for none."""
     versions: dict[str, list[str]] = {}
     for run in runs:
         for package, version in (run.get("versions") or {}).items():

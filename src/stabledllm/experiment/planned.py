@@ -1,4 +1,4 @@
-"""The runs of a recipe, each with its method: built here once, for all who check, count or start them."""
+"""The runs of a recipe, each with its method, built once for everything that checks, counts or starts them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from stabledllm.noise.methods import Method
 
 @dataclass(frozen=True)
 class Planned:
-    """One training run that is to be made."""
+    """One training run that is to be made: its settings and its method."""
 
     settings: TrainSettings
     method: Method
 
 
 def runs_of(settings: TrainSettings | ExperimentSettings) -> list[Planned]:
-    """The run of a training recipe, or one of every method of an experiment.
+    """The run of a training recipe, or one run of every method of an experiment.
 
     Raises:
-        UserError: a method that is unknown, or whose views do not divide the batch.
+        UserError: a method is unknown, or its views do not divide the batch.
     """
     if isinstance(settings, TrainSettings):
         return [Planned(settings, build_method(settings.method, settings))]

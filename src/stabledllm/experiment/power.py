@@ -1,4 +1,7 @@
-"""How many seeds show a difference: the power of the paired t test over seeds, from the noncentral t. Normal theory."""
+"""How many seeds show a difference: the power of the paired t test over seeds, from the noncentral t.
+
+All values are taken to be normal.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,17 @@ from stabledllm.experiment.spread import paired_differences, sd_interval
 
 ALPHA, POWER = 0.05, 0.8
 MOST = 100_000
-"""Seeds beyond which no number is looked for."""
+"""Largest number of seeds that is searched."""
 _TOO_MANY = "over 100,000"
 
 
 def sd_of_differences(sd: float, correlation: float = 0.0) -> float:
-    """Of the difference of two methods under the same seed, each of the given sd."""
+    """The sd of the difference of two methods under the same seed, where each has the given sd."""
     return sd * math.sqrt(2 * (1 - correlation))
 
 
 def power(difference: float, sd: float, seeds: int, *, alpha: float = ALPHA) -> float:
-    """Probability that a two-sided paired t test at level ``alpha`` finds a true difference of means.
+    """The probability that a two-sided paired t test at level ``alpha`` finds a true difference of means.
 
     Args:
         sd: of the paired differences, in the unit of ``difference``. seeds: at least 2.
@@ -41,10 +44,11 @@ def seeds_needed(
     """The least number of seeds with at least the ``wanted`` power; None beyond :data:`MOST`.
 
     Args:
-        methods: compared with Standard at once: each at level ``alpha / methods``, Holm's strictest step.
+        methods: number of methods compared with Standard at once, each at level ``alpha / methods``, Holm's strictest
+            step.
 
     Raises:
-        UserError: a difference of 0, or values out of range.
+        UserError: the difference is 0, or a value is out of range.
     """
     if not difference or not math.isfinite(difference) or not (sd >= 0 and math.isfinite(sd)):
         raise UserError(f"power: expected a difference other than 0 and an sd of at least 0, found {difference}, {sd}.")
@@ -68,7 +72,7 @@ def seeds_needed(
 def seeds_from_runs(
     values: Mapping[int, float], standard: Mapping[int, float], difference: float, *, wanted: float, methods: int
 ) -> dict | None:
-    """Seeds needed if differences keep varying as over the common seeds; None for fewer than 2 of them.
+    """The seeds needed if differences vary as they do over the common seeds; None for fewer than 2 of those.
 
     ``seeds_low`` and ``seeds_high`` follow from the 95 % interval of the sd, which is wide for few seeds.
     """
@@ -82,10 +86,10 @@ def seeds_from_runs(
 
 
 def describe_seeds(difference: float, sd: float, correlation: float, *, wanted: float, methods: int) -> str:
-    """A line on the seeds needed where the sd of either method and their correlation are known.
+    """A line on the seeds needed, given the sd of both methods and their correlation.
 
     Raises:
-        UserError: a correlation that is none, or as for :func:`seeds_needed`.
+        UserError: the correlation is not in [-1, 1], or the same as for :func:`seeds_needed`.
     """
     if not -1 <= correlation <= 1:
         raise UserError(f"power: expected a correlation in [-1, 1], found {correlation:g}.")
@@ -97,10 +101,11 @@ def describe_seeds(difference: float, sd: float, correlation: float, *, wanted: 
 def describe_seeds_by_method(
     values: Mapping[str, Mapping[int, float]], difference: float, *, wanted: float, methods: int | None
 ) -> Iterator[str]:
-    """A line on the seeds that each method needs beside Standard.
+    """Yields a line for each method on the seeds that it needs to differ from Standard.
 
     Args:
-        values: seed to value of each method, Standard's among them. methods: compared at once; all others without it.
+        values: for each method, Standard included, its value by seed.
+        methods: number of methods compared at once; without it all but Standard.
     """
     count = methods or len(values) - 1
     for name, own in values.items():

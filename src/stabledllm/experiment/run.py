@@ -1,4 +1,4 @@
-"""The runs of an experiment: each in its own folder, resumable after a kill, finished ones never repeated."""
+"""Makes the runs of an experiment, each in its own folder, resumable after a kill and never repeated."""
 
 from __future__ import annotations
 
@@ -56,31 +56,31 @@ def run_experiment(
     devices: Sequence[str] = (),
     wait: bool = True,
 ) -> dict:
-    """Run what is not finished yet and write ``results.json`` after every run.
+    """Make the runs that are not finished, write ``results.json`` after each, and return its content.
 
-    Any number of processes, on any machines that share the folder, may call it at the same time: each run is done by
+    Any number of processes, on any machines that share the folder, may call this at the same time: each run is done by
     one of them, and by another if that one is killed. A run that fails does not stop the others; one that diverges is
-    finished, and counted.
+    finished, and counted as diverged.
 
     Args:
-        jobs: runs at the same time, each in a process of its own; 1 trains in this one.
+        jobs: number of runs at the same time, each in a process of its own; 1 trains in this process.
         devices: accelerators by number, dealt to the jobs.
-        wait: in the end for runs that other processes are at.
+        wait: whether to wait at the end for runs that other processes are making.
 
     Raises:
-        UserError: bad settings, a folder that holds an experiment with other settings, or, after all others, runs that
-            failed.
+        UserError: the settings are bad, the folder holds another experiment, or, once all others have ended, some runs
+            have failed.
     """
     if jobs < 1:
         raise UserError(f"experiment: expected at least 1 job, found {jobs}.")
     settings = settings.model_copy(update={"base": with_image_defaults(settings.base)})
     out = Path(settings.out)
     remove_empty(writable_folder(out))
-    for place in (out, out / UNTUNED):  # the runs' folders are swept by those who do them
+    for place in (out, out / UNTUNED):  # each run's folder is swept by the process that makes it
         sweep(place)
     checked = check_experiment(settings, say)
     data = checked.data
-    with waiting_for(out / "setup.lock", say):  # of several processes the first makes what all need
+    with waiting_for(out / "setup.lock", say):  # the first of several processes makes what all need
         untuned, densities = _set_up(out, settings, checked, say)
     planned = [
         _run_settings(settings, method, seed, densities[method.name], data)
@@ -110,7 +110,7 @@ def run_experiment(
 def _one_by_one(
     planned: list[TrainSettings], data: DataBundle, wait: bool, ended: Callable[[], object], say: Say
 ) -> None:
-    """Every run that is free, in this process; then those that come free while others are at them."""
+    """Make every free run in this process, then the runs that become free because their process was killed."""
     left = list(planned)
     with tqdm(total=len(planned), desc="experiment", unit="run") as bar:
         while left:
@@ -118,8 +118,8 @@ def _one_by_one(
                 bar.set_postfix_str(f"{run.method}, seed {run.seed}")
                 attempt(run, lambda settings: train(settings, data=data, say=say))
                 if finished(run) or failure(run) is not None:
-                    if found := divergence(run):
-                        say(f"{run.method}, seed {run.seed}: diverged {found}")
+                    if end := divergence(run):
+                        say(f"{run.method}, seed {run.seed}: diverged {end}")
                     left.remove(run)
                     bar.update()
                     ended()
@@ -130,7 +130,7 @@ def _one_by_one(
 
 
 def collect(out: Path, settings: ExperimentSettings, methods: list[str], untuned: dict | None) -> dict:
-    """``results.json`` from the finished runs' own files."""
+    """Write ``results.json`` from the finished runs' own files, and return its content."""
     records = [
         read_json(path, RUN_SCHEMA)
         for name in methods
@@ -157,16 +157,16 @@ def collect(out: Path, settings: ExperimentSettings, methods: list[str], untuned
 
 
 def run_folder(out: Path, method: str, seed: int) -> Path:
-    """Where one run lives."""
+    """The folder of one run."""
     return out / "runs" / method / f"seed-{seed}"
 
 
 def _set_up(
     out: Path, settings: ExperimentSettings, checked: Checked, say: Say
 ) -> tuple[dict, dict[str, tuple[Path, FittedDensity] | None]]:
-    """The untuned model's evaluation, and p(t) of every method that needs one; with the plan that says whose they are.
+    """Claim the folder, evaluate the untuned model, and fit p(t) for every method that needs one.
 
-    Where that fails, what was written here goes, so that the corrected command may begin.
+    If that fails, everything it wrote is deleted, so that the corrected command can start afresh.
     """
     before = set(out.iterdir())
     new = claim(out, settings, checked.data, say)
@@ -192,8 +192,8 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
         for name, objective in objectives.items()
     }
     if can_be_scored(data.test):
-        decoded = {"model": base.model} | decoded_by(base, data.test)
-        journal = Journal(out / "untuned_journal", journal_name(data.test), decoded)
+        identity = {"model": base.model} | decoded_by(base, data.test)
+        journal = Journal(out / "untuned_journal", journal_name(data.test), identity)
         metrics |= score_generated(loaded, data.test, base, journal, out / UNTUNED)[0]
     say("untuned: " + ", ".join(f"{name} {value['value']:.4f}" for name, value in metrics.items()))
     write_json(path, {"metrics": metrics})
@@ -204,7 +204,7 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
 def _density(
     out: Path, settings: ExperimentSettings, method: Method, checked: Checked, say: Say
 ) -> tuple[Path, FittedDensity] | None:
-    """p(t) of a method: a property of model, data and method, so it is fitted once for all seeds."""
+    """The p(t) of a method, fitted once for all seeds, since it depends on model, data and method only."""
     base = settings.base
     if not method.needs_p:
         return None

@@ -1,4 +1,4 @@
-"""The runs' values over seeds and their spread, with the interval that the number of seeds allows. Normal theory."""
+"""The runs' values over seeds and their spread, with intervals under the assumption that values are normal."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from scipy import stats
 
 
 def values_of(runs: Sequence[dict], method: str, metric: str) -> dict[int, float]:
-    """Seed to value of the runs that have one: a diverged run has no metrics, and null is no value."""
+    """A method's values of a metric by seed; runs without a finite value, such as diverged ones, are left out."""
     estimates = {run["seed"]: (run.get("metrics") or {}).get(metric) for run in runs if run["method"] == method}
     values = {seed: estimate.get("value") for seed, estimate in estimates.items() if isinstance(estimate, dict)}
     return {seed: float(v) for seed, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
 
 
 def paired_differences(values: Mapping[int, float], standard: Mapping[int, float]) -> list[float]:
-    """The method's value minus Standard's, for every seed that both have."""
+    """The method's value minus Standard's for every seed that both have."""
     return [values[seed] - standard[seed] for seed in values if seed in standard]
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share of n independent runs, exact (Clopper and Pearson, 1934)."""
+    """The exact 95 % interval of a share of n independent runs (Clopper and Pearson, 1934)."""
     low = float(stats.beta.ppf(0.025, count, n - count + 1)) if count else 0.0
     high = float(stats.beta.ppf(0.975, count + 1, n - count)) if count < n else 1.0
     return low, high
 
 
 def sd_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """95 % interval of a standard deviation, from chi-square; (None, None) for fewer than 2 values."""
+    """The 95 % interval of a standard deviation, from chi-square; (None, None) for fewer than 2 values."""
     n = len(values)
     if n < 2:
         return None, None
@@ -38,9 +38,9 @@ def sd_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def sd_ratio(values: dict[int, float], standard: dict[int, float]) -> dict | None:
-    """sd over common seeds divided by Standard's, with a 95 % interval; None for fewer than 3 common seeds.
+    """The sd over common seeds divided by Standard's, with a 95 % interval; None for fewer than 3 common seeds.
 
-    Seeds are shared, so the two are correlated: the interval inverts the Pitman-Morgan test (Pitman 1939,
+    The two share seeds and are correlated, so the interval inverts the Pitman-Morgan test (Pitman 1939,
     Morgan 1939), exact for a bivariate normal pair and equal to the F interval up to order 1/n without correlation.
     """
     seeds = [seed for seed in values if seed in standard]

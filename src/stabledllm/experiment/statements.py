@@ -1,4 +1,4 @@
-"""What so few seeds can and cannot show, in sentences; every number is computed from the runs. Normal theory."""
+"""Sentences on what so few seeds can and cannot show, computed from the runs; values are taken to be normal."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ NAMES = {"validation_nll": "validation NLL", "clip_score": "CLIP score"}
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p values of several comparisons, each adjusted so that the chance of any false one stays at its level.
+    """The p values of several comparisons, adjusted so that the chance of any false finding stays at the level.
 
-    Source: Holm (1979). None stays None and counts for nothing.
+    Source: Holm (1979). None stays None and is not counted as a comparison.
     """
     order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     out: list[float | None] = [None] * len(p_values)
@@ -28,12 +28,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def sd_ratio_needed(seeds: int, level: float = 0.05) -> float:
-    """The ratio of two independent sds, each over so many seeds, below which a two-sided F test keeps 1."""
+    """The smallest ratio of two independent sds that a two-sided F test tells from 1, each sd over ``seeds`` seeds."""
     return math.sqrt(float(stats.f.ppf(1 - level / 2, seeds - 1, seeds - 1)))
 
 
 def statements(runs: Sequence[dict], summary: Sequence[dict]) -> list[str]:
-    """Which runs diverged; for each metric, which differences and which ratios of sds could have been seen at all."""
+    """Sentences on which runs diverged and, for each metric, on the least differences and ratios of sds that show."""
     out = _diverged(runs)
     for metric in dict.fromkeys(entry["metric"] for entry in summary):
         name = NAMES.get(metric, metric.replace("_", " "))
@@ -57,7 +57,7 @@ def statements(runs: Sequence[dict], summary: Sequence[dict]) -> list[str]:
 
 
 def _diverged(runs: Sequence[dict]) -> list[str]:
-    """How many runs of each method diverged, and what that does to every other figure; nothing where none did."""
+    """A sentence on how many runs of each method diverged and what that does to the figures; none where none did."""
     if not any(run.get("status") == "diverged" for run in runs):
         return []
     counts = []
@@ -72,6 +72,6 @@ def _diverged(runs: Sequence[dict]) -> list[str]:
 
 
 def _least_seen(differences: list[float], methods: int) -> float:
-    """The mean difference at which Holm's strictest step rejects, given how the differences vary."""
+    """The least mean difference that Holm's strictest step rejects, given how the differences vary."""
     n = len(differences)
     return float(stats.t.ppf(1 - 0.025 / methods, n - 1)) * stdev(differences) / math.sqrt(n)

@@ -1,4 +1,4 @@
-"""Statistics over seeds. With n seeds the intervals are Student's, and they are wide for small n."""
+"""Statistics over seeds; the intervals are Student's, which are wide for few seeds."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ HIGHER_IS_BETTER = {"accuracy": True, "clip_score": True, "validation_nll": Fals
 
 
 def summarise(runs: Sequence[dict], baselines: Sequence[str]) -> list[dict]:
-    """The ``summary`` of ``results.json``: one entry a method and metric.
+    """The ``summary`` of ``results.json``: one entry per method and metric.
 
-    ``sd_ci_low`` and ``sd_ci_high`` are one for the sd, ``sd_versus_standard`` is the ratio of sds with its own.
-    ``ci_low`` and ``ci_high`` are a 95 % interval for the mean over seeds; ``versus_standard`` is the paired
-    difference (method minus Standard) over the seeds that both finished, with a paired t test; ``p_holm`` is its
-    p value corrected for the number of methods compared. Null where fewer than 2 seeds allow no statement.
+    ``ci_low`` and ``ci_high`` are a 95 % interval for the mean over seeds, ``sd_ci_low`` and ``sd_ci_high`` one for the
+    sd; ``sd_versus_standard`` is the ratio of sds with its own interval. ``versus_standard`` is the paired difference
+    (method minus Standard) over the seeds that both finished, with a paired t test; ``p_holm`` is its p value corrected
+    for the number of methods compared. Values are null where there are fewer than 2 seeds.
 
-    All of these are of the ``n`` runs that have the metric. ``n_diverged`` of the method's runs diverged and have none;
-    ``diverged_share`` is their share of all with its 95 % interval. No method of which a run diverged has a worst run
-    that beats anything.
+    All of these are computed from the ``n`` runs that have the metric. ``n_diverged`` of the method's runs diverged and
+    do not have it; ``diverged_share`` is their share of all runs with its 95 % interval. Where a run of a method
+    diverged, its worst run beats nothing.
     """
     methods = list(dict.fromkeys(run["method"] for run in runs))
     metrics = [m for m in HIGHER_IS_BETTER if any(values_of(runs, method, m) for method in methods)]
@@ -37,7 +37,7 @@ def summarise(runs: Sequence[dict], baselines: Sequence[str]) -> list[dict]:
 
 
 def diverged_share(runs: Sequence[dict], method: str) -> tuple[int, dict]:
-    """How many of a method's runs diverged, and their share of all of them with its 95 % interval."""
+    """The number of a method's runs that diverged, and their share of its runs with its 95 % interval."""
     mine = [run for run in runs if run["method"] == method]
     count = sum(run.get("status") == "diverged" for run in mine)
     low, high = share_interval(count, len(mine))
@@ -69,7 +69,7 @@ def _entry(runs: Sequence[dict], method: str, metric: str, baselines: Sequence[s
 
 
 def t_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """95 % Student interval for a mean; (None, None) for fewer than 2 values."""
+    """The 95 % Student interval of a mean; (None, None) for fewer than 2 values."""
     if len(values) < 2:
         return None, None
     half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
@@ -77,7 +77,7 @@ def t_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def paired(values: dict[int, float], standard: dict[int, float]) -> dict | None:
-    """Difference from Standard over common seeds with a 95 % interval and a paired t test's p-value."""
+    """The difference from Standard over common seeds, with a 95 % interval and the p value of a paired t test."""
     differences = paired_differences(values, standard)
     if not differences:
         return None

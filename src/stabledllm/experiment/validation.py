@@ -1,4 +1,4 @@
-"""Every check of a recipe that needs neither weights nor data nor a device."""
+"""Checks of a recipe that need neither weights nor data nor a device."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from stabledllm.training.features import refuse_checkpointing
 
 
 def validate(settings: TrainSettings | ExperimentSettings) -> str:
-    """What the recipe is, in a few words.
+    """Check a recipe, and return a few words on what it is.
 
     Raises:
-        UserError: the first thing wrong with it.
+        UserError: names the first thing wrong with it.
     """
     for run in runs_of(settings):
         validate_run(run)
@@ -36,7 +36,7 @@ def validate_run(run: Planned) -> None:
     """Check one run as :func:`check_run` does, its batch and its trainer keys, on a machine without a device.
 
     Raises:
-        UserError: the first thing wrong.
+        UserError: names the first thing wrong.
     """
     check_run(run)
     settings = run.settings
@@ -46,10 +46,10 @@ def validate_run(run: Planned) -> None:
 
 
 def check_run(run: Planned) -> None:
-    """Check one run's method, objective, decoding, data and family; joins no process group, so any rank may call it.
+    """Check one run's method, objective, decoding, data and family; any rank may call it, as it joins no process group.
 
     Raises:
-        UserError: the first thing wrong.
+        UserError: names the first thing wrong.
     """
     settings, method = run.settings, run.method
     shape = known_shape(settings.model)

@@ -1,4 +1,4 @@
-"""Runs side by side in processes of their own; the numbers of a run do not depend on how many there are."""
+"""Makes runs in several processes at once; the numbers of a run do not depend on how many there are."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from stabledllm.experiment.claims import attempt, failure, finished, is_free, re
 from stabledllm.training.run import train
 
 POLL = 0.5
-"""Seconds between looks at the workers and their runs."""
+"""Seconds between two checks of the workers and their runs."""
 _loaded: dict[str, DataBundle] = {}
-"""The data of this process; every run of an experiment has the same."""
+"""The data that this process has loaded, since all runs of an experiment share them."""
 
 
 def train_all(
@@ -34,17 +34,17 @@ def train_all(
     wait: bool = True,
     ended: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train what is neither finished nor another's, ``jobs`` at a time; a worker that dies fails its run only.
+    """Train the runs that are neither finished nor claimed, ``jobs`` at a time; a worker that dies fails its run only.
 
     Args:
         devices: accelerators, dealt to the workers; without them each gets an equal share of the threads.
-        wait: for runs that other processes are at, so that all are finished or failed in the end.
+        wait: whether to wait for runs that other processes are making, until all have finished or failed.
         ended: called whenever a run has ended.
     """
     workers: dict[int, BaseProcess] = {}
     try:
         _train_all(planned, jobs, board, workers, devices=devices, wait=wait, ended=ended)
-    except BaseException:  # none of them outlives the one who started them and would wait for them
+    except BaseException:  # no worker may outlive this process, which started them and would wait for them
         for worker in workers.values():
             worker.terminate()
         raise
@@ -68,7 +68,7 @@ def _train_all(
         if len(over) > done:
             done = len(over)
             ended()
-        _bury(workers, planned)
+        _record_dead_workers(workers, planned)
         if len(over) == len(planned):
             break
         idle = [slot for slot in range(jobs) if slot not in workers]
@@ -93,19 +93,19 @@ def _start(planned: list[TrainSettings], slot: int, threads: int, devices: Seque
 
 
 def _work(planned: list[TrainSettings], parent: int) -> None:
-    """Take runs that are free until there are none, or nobody is left who asked for them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of them; who started them ends them
+    """Make free runs until there are none left, or the parent process has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every worker, but the parent ends them
     for run in planned:
         if os.getppid() != parent:
             return
         attempt(run, train_here)
 
 
-def _bury(workers: dict[int, BaseProcess], planned: list[TrainSettings]) -> None:
-    """Note which run a worker died at.
+def _record_dead_workers(workers: dict[int, BaseProcess], planned: list[TrainSettings]) -> None:
+    """Record the run that a dead worker was making as failed.
 
     Raises:
-        UserError: it died before it took one: the next would die as well.
+        UserError: the worker died before it took a run, so that the next one would die as well.
     """
     for slot, worker in list(workers.items()):
         if worker.is_alive():
@@ -122,7 +122,7 @@ def _bury(workers: dict[int, BaseProcess], planned: list[TrainSettings]) -> None
 
 
 def train_here(settings: TrainSettings) -> None:
-    """One run in this process, whose data are read once for all of an experiment's runs."""
+    """Make one run in this process, which reads the data once for all runs of an experiment."""
     key = f"{settings.data.model_dump_json()} {settings.model} {settings.end_token}"
 
     def data(tokenizer) -> DataBundle:
@@ -135,7 +135,7 @@ def train_here(settings: TrainSettings) -> None:
 
 @contextmanager
 def _environment(values: dict[str, str]):
-    """Variables that child processes inherit while they are started."""
+    """While this context is open, the environment has these variables, for child processes to inherit."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
