@@ -1,1 +1,1 @@
-"""What can be known of a run before anything is loaded: whether its settings agree, and whether it fits."""
+"""Estimates a run's memory before anything is loaded, and says whether it fits a device."""

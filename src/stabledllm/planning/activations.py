@@ -1,7 +1,7 @@
-"""Bytes that a training step keeps for its backward pass, from the model's shape alone.
+"""Computes the bytes that a training step keeps for its backward pass, from the model's shape alone.
 
-Counted tensor by tensor for the blocks that the library's families share (RMSNorm, rotary attention through SDPA, gated
-MLP), as transformers' modules save them; ``tests/planning`` compares it with what a run really holds.
+They are counted tensor by tensor, as transformers' modules save them, for the blocks that the library's families share
+(RMSNorm, rotary attention through SDPA, gated MLP); ``tests/planning`` compares them with what a run really holds.
 Legend: D width, F hidden width, Q and K widths of all query and key heads, V vocabulary.
 """
 
@@ -16,48 +16,48 @@ from stabledllm.models.shapes import Shape
 _GATES = {"gate", "up", "gate_up"}
 """Linear layers that read the second norm's output."""
 _DROPOUT_BYTES = 4
-"""What dropout keeps of each number: its noise in float32 on a CPU, less on CUDA."""
+"""Bytes that dropout keeps for each number: its noise in float32 on a CPU, less on CUDA."""
 _LOGIT_BYTES = 8
-"""The log-softmax of a logit and its gradient, in float32; the logit itself comes to that."""
+"""Bytes for each logit besides the logit itself: its log-softmax and its gradient, in float32."""
 
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward and backward of one device."""
+    """One forward and backward pass of one device."""
 
     rows: int
-    """Rows of the forward, views included."""
+    """Forwards of the pass: rows times their views."""
     length: int
-    """Tokens of each, padding included."""
+    """Tokens of each row, padding included."""
     compute: Literal["float32", "bfloat16", "autocast"] = "float32"
     """``autocast``: float32 weights and residual stream, bfloat16 products."""
     checkpointing: bool = False
-    """Each block keeps its input only and is run again in the backward pass."""
+    """Whether each block keeps only its input and is run again in the backward pass."""
     adapters: dict[str, tuple[int, int]] | None = None
-    """Linear layers with LoRA, by :meth:`Shape.targets`; None trains every weight."""
+    """The linear layers with LoRA, from :meth:`Shape.targets`; None where every weight is trained."""
     rank: int = 0
     dropout: bool = False
     cast: int = 4
-    """Bytes of a number of the adapters' input: peft casts it to the adapters' float32, autocast to bfloat16."""
+    """Bytes per number of the adapters' input, which peft casts to the adapters' float32 and autocast to bfloat16."""
 
     @property
     def tokens(self) -> int:
-        """Tokens of the forward."""
+        """Tokens of the pass."""
         return self.rows * self.length
 
     @property
     def wide(self) -> int:
-        """Bytes of a number of the residual stream."""
+        """Bytes per number of the residual stream."""
         return 2 if self.compute == "bfloat16" else 4
 
     @property
     def narrow(self) -> int:
-        """Bytes of a number that a linear layer reads and writes."""
+        """Bytes per number that a linear layer reads and writes."""
         return 4 if self.compute == "float32" else 2
 
 
 def block_bytes(shape: Shape, run: Forward) -> int:
-    """What one block keeps per token."""
+    """Bytes that one block keeps per token."""
     D, F, Q, K, b = shape.width, shape.hidden, shape.query_width, shape.kv_width, run.narrow
     full = run.adapters is None
     # A norm keeps its input in float32 and, for its own weight's gradient, the normalised input.
@@ -72,20 +72,20 @@ def block_bytes(shape: Shape, run: Forward) -> int:
 
 
 def _linear_inputs(shape: Shape, run: Forward) -> int:
-    """What the linear layers keep to get their weights' gradients, beyond the attention output counted already."""
+    """Bytes per token that linear layers keep for their weights' gradients, besides the attention output."""
     D, F, b = shape.width, shape.hidden, run.narrow
     if run.adapters is not None:
         sizes = {role: size for role, (size, _) in run.adapters.items()}
         if run.dropout:
-            kept = (run.cast + _DROPOUT_BYTES) * sum(sizes.values())
+            inputs = (run.cast + _DROPOUT_BYTES) * sum(sizes.values())
         elif run.compute == "float32":  # nothing to cast: readers of one tensor share it
             shared = D * bool(sizes.keys() & {"qkv", "q", "k", "v"}) + D * bool(
                 sizes.keys() & {"gate", "up", "gate_up"}
             )
-            kept = b * (shared + F * ("down" in sizes))
+            inputs = b * (shared + F * ("down" in sizes))
         else:
-            kept = run.cast * sum(sizes.values())
-        return kept + 4 * run.rank * len(sizes)
+            inputs = run.cast * sum(sizes.values())
+        return inputs + 4 * run.rank * len(sizes)
     if run.compute == "autocast":
         readers = len(shape.linear_layers()) - 2  # autocast casts the norm's output anew for each of its readers
         return b * (readers * D + F)
@@ -93,25 +93,25 @@ def _linear_inputs(shape: Shape, run: Forward) -> int:
 
 
 def kept_bytes(shape: Shape, run: Forward) -> int:
-    """What all blocks keep between the forward and the backward pass."""
+    """Bytes that all blocks keep between the forward and the backward pass."""
     per_token = run.wide * shape.width if run.checkpointing else block_bytes(shape, run)
     ends = 2 * run.wide * shape.width + 4 * shape.width  # the last norm
     return run.tokens * (shape.layers * per_token + ends)
 
 
 def working_bytes(shape: Shape, run: Forward) -> int:
-    """What is needed beside that while one block's backward pass runs: its gradients, and itself if run again."""
+    """Bytes needed besides while one block's backward pass runs: its gradients, and its activations if recomputed."""
     adapted = run.compute != "float32" and bool((run.adapters or {}).keys() & (_GATES | {"down"}))
     cast = run.cast if adapted else 0
     mlp = (run.narrow + cast) * (shape.hidden + shape.width)
     if run.checkpointing:
         return run.tokens * (block_bytes(shape, run) + mlp)
-    # At the end of the forward the last norm's backward computes in float32.
+    # The backward pass of the last norm, which comes first, computes in float32.
     return run.tokens * max(mlp, (12 + run.narrow) * shape.width)
 
 
 def head_bytes(shape: Shape, run: Forward, *, positions: int | None = None, chunk: int | None = None) -> int:
-    """The loss head's own memory: hidden states at the masked positions, one chunk of logits, its weight's gradient.
+    """Bytes of the loss head: hidden states at the masked positions, one chunk of logits, its weight's gradient.
 
     Args:
         positions: positions that carry loss; every token without it.
@@ -125,5 +125,5 @@ def head_bytes(shape: Shape, run: Forward, *, positions: int | None = None, chun
 
 
 def full_logits_bytes(shape: Shape, run: Forward) -> int:
-    """The same for a head that makes all logits of all rows."""
+    """The same as :func:`head_bytes` for a head that makes all logits of all rows at once."""
     return head_bytes(shape, run, chunk=run.tokens)

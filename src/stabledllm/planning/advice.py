@@ -1,4 +1,4 @@
-"""Whether a run fits a device, and the cheapest change that makes it fit."""
+"""Says whether a run fits a device, and which cheapest change makes it fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stabledllm.planning.memory import GIB, Layout, Memory, checkpointing, estim
 
 @dataclass(frozen=True)
 class Change:
-    """One thing to do differently, in the words of the command line."""
+    """One change to a run, in the words of the command line, with the settings and layout that result."""
 
     words: str
     settings: TrainSettings
@@ -23,12 +23,12 @@ class Change:
 
 
 def gib(size: float) -> str:
-    """``12.3 GiB``."""
+    """A number of bytes in words, such as ``12.3 GiB``."""
     return f"{size / GIB:.1f} GiB"
 
 
 def parse_memory(text: str) -> float:
-    """Bytes of ``80GiB``, ``80GB`` or ``80`` (GiB).
+    """The number of bytes that ``80GiB``, ``80GB`` or ``80`` (GiB) stands for.
 
     Raises:
         UserError: anything else.
@@ -41,7 +41,7 @@ def parse_memory(text: str) -> float:
 
 
 def refusal(memory: Memory, limit: float, what: str) -> str:
-    """The estimate in one clause."""
+    """The clause that says what a run needs, by parts, and how much memory there is."""
     parts = {
         "weights": memory.weights,
         "gradients": memory.gradients,
@@ -58,34 +58,37 @@ def refusal(memory: Memory, limit: float, what: str) -> str:
 def cheapest_changes(
     settings: TrainSettings, shape: Shape, layout: Layout, limit: float
 ) -> list[tuple[Change, Memory]]:
-    """The first change, in order of cost, after which the run fits: of those that train the same, and of adapters.
+    """The cheapest change that trains the same, and the cheapest with adapters, after which the run fits.
 
-    Either may be missing. The words of a change name all that it takes.
+    Either may be missing. The words of a change name everything that has to be done.
     """
-    found = []
+    cheapest = []
     for changes in (_same_training(settings, layout), _adapters(settings, layout)):
         fitting = ((change, estimate(change.settings, shape, change.layout)) for change in changes)
         first = next((pair for pair in fitting if pair[1].needed <= limit), None)
-        found += [first] if first else []
-    return found
+        cheapest += [first] if first else []
+    return cheapest
 
 
 def _same_training(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
-    """What leaves every number as it is: activations recomputed, fewer rows at a time, state divided over the same
-    devices, state in the host's memory; alone or together, the cheaper ones first."""
-    here = Change("", settings, layout)
-    yield from _fewer_activations(here)
+    """Yields changes that leave every number as it is, alone and together, the cheaper ones first.
+
+    They are: recomputed activations, fewer rows at a time, state divided over the same devices, and state in the host's
+    memory.
+    """
+    unchanged = Change("", settings, layout)
+    yield from _fewer_activations(unchanged)
     divided = ["fsdp2"] if layout.devices > 1 else []
     for sharding in (*divided, "zero2_offload", "zero3_offload"):
         if sharding != layout.sharding:
             moved = replace(layout, sharding=sharding)
             yield Change(f"sharding {sharding}", settings, moved)
-            if smaller := list(_fewer_activations(replace(here, layout=moved))):
+            if smaller := list(_fewer_activations(replace(unchanged, layout=moved))):
                 yield replace(smaller[-1], words=f"{smaller[-1].words} sharding {sharding}")
 
 
 def _adapters(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
-    """LoRA, then LoRA on a 4-bit base, which bitsandbytes does not shard."""
+    """Yields LoRA with fewer and fewer activations, then LoRA on a 4-bit base, which bitsandbytes cannot shard."""
     if settings.lora:
         return
     adapters = LoRASettings(**resolve("lora")["lora"])
@@ -100,7 +103,7 @@ def _adapters(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
 
 
 def _fewer_activations(start: Change, *, views: bool = True) -> Iterator[Change]:
-    """Recomputing activations, then fewer rows at a time, then one view of a row, each on top of the one before."""
+    """Yields recomputed activations, then fewer rows at a time, then one view at a time; each includes those before."""
     settings, words = start.settings, []
     if not checkpointing(settings):
         words.append("trainer.gradient_checkpointing=true")
@@ -119,7 +122,7 @@ def _fewer_activations(start: Change, *, views: bool = True) -> Iterator[Change]
 
 
 def advise(settings: TrainSettings, shape: Shape, layout: Layout, limit: float) -> str:
-    """``; it fits with ...``, or what else there is to say."""
+    """The clause that says with which changes a run fits (``; it fits with ...``), or that none makes it fit."""
     changes = cheapest_changes(settings, shape, layout, limit)
     if not changes:
         return "; nothing makes it fit but more devices with sharding fsdp2, or shorter rows (data.max_len)"
@@ -132,7 +135,7 @@ def check_fits(settings: TrainSettings, shape: Shape, layout: Layout, device_mem
     """Refuse a run that would surely run out of memory.
 
     Raises:
-        UserError: the estimate in one sentence, and the cheapest change that fits.
+        UserError: gives the estimate in one sentence, and the cheapest change that fits.
     """
     memory = estimate(settings, shape, layout)
     if memory.total > device_memory:

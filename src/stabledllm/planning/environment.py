@@ -1,4 +1,4 @@
-"""How this process was launched, as far as its memory depends on it."""
+"""Reads how this process was launched, as far as its memory depends on it, and refuses runs that do not fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stabledllm.runtime.files import read_json
 
 
 def device_memory() -> float | None:
-    """Bytes of this process's accelerator, or None on a CPU."""
+    """The memory of this process's accelerator in bytes, or None on a CPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -25,7 +25,7 @@ def device_memory() -> float | None:
 
 
 def launched_layout(trainer: Mapping, environment: Mapping[str, str], longest: int) -> Layout:
-    """Devices and sharding by what ``accelerate launch`` sets, or ``trainer.deepspeed``."""
+    """The devices and the sharding that the variables of ``accelerate launch`` or ``trainer.deepspeed`` say."""
     return Layout(int(environment.get("WORLD_SIZE", 1)), _sharding(trainer, environment), longest)
 
 
@@ -59,9 +59,9 @@ def _sharding(trainer: Mapping, environment: Mapping[str, str]) -> Sharding:
 
 
 def fitting_views(settings: TrainSettings, longest: int) -> TrainSettings:
-    """The settings with a number in the place of ``views_per_forward: auto``: the most views of a row that fit.
+    """The settings with ``views_per_forward: auto`` replaced by the most views of a row that fit.
 
-    All of them on a CPU, where the model's shape is not known, and under DeepSpeed, which takes them together only.
+    All views are taken on a CPU, where the model's shape is not known, and under DeepSpeed, which cannot split them.
     """
     if settings.views_per_forward != "auto":
         return settings
@@ -80,10 +80,10 @@ def fitting_views(settings: TrainSettings, longest: int) -> TrainSettings:
 def refuse_too_large(settings: TrainSettings, longest: int) -> None:
     """Refuse a run that cannot fit this process's accelerator with rows of at most ``longest`` tokens.
 
-    Says nothing on a CPU, or about a model whose shape is not known before it is loaded.
+    Does nothing on a CPU, or for a model whose shape is not known before it is loaded.
 
     Raises:
-        UserError: the estimate in one sentence, and the cheapest change that fits.
+        UserError: gives the estimate in one sentence, and the cheapest change that fits.
     """
     memory, shape = device_memory(), known_shape(settings.model)
     if memory and shape and not settings.trainer.get("use_cpu"):

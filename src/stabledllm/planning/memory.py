@@ -1,17 +1,17 @@
-"""Memory of a training run per device, before anything is loaded.
+"""Estimates the memory of a training run per device, before anything is loaded.
 
-Bytes of weights, gradients and optimizer follow from the parameter count and from who keeps what; activations from
-:mod:`stabledllm.planning.activations`. AdamW keeps two moments of its master weights' precision.
+The bytes of weights, gradients and optimizer follow from the parameter count and the sharding, those of activations
+from :mod:`stabledllm.planning.activations`. AdamW keeps two moments in the precision of its master weights.
 
-Sharding, with n devices (w: bytes of a loaded weight):
+Each sharding keeps, with n devices and w bytes per loaded weight:
 
-- ``ddp``: everything on every device, at w; two devices or more keep a second copy of the gradients for the reduction.
+- ``ddp``: everything on every device, at w. With two or more devices, a second copy of the gradients for the reduction.
   With bf16 autocast over float32 weights, a bfloat16 copy of them lives through the step.
-- ``fsdp2``: everything at 1/n, in float32 under mixed precision, as accelerate loads it; beside it two blocks and the
+- ``fsdp2``: 1/n of everything, in float32 under mixed precision, as accelerate loads it; besides, two blocks and the
   root (embedding and output layer) whole.
-- ``zero2``: weights in bfloat16 whole; gradients, float32 master weights and moments at 1/n.
-- ``zero2_offload``: the same with all but the weights in the host's memory.
-- ``zero3``: bfloat16 weights at 1/n as well; ``zero3_offload``: all of it in the host's memory.
+- ``zero2``: whole weights in bfloat16; 1/n of the gradients, float32 master weights and moments.
+- ``zero2_offload``: the same, with everything but the weights in the host's memory.
+- ``zero3``: 1/n of the bfloat16 weights as well. ``zero3_offload``: all of it in the host's memory.
 """
 
 from __future__ import annotations
@@ -30,53 +30,53 @@ Sharding = Literal["ddp", "fsdp2", "zero2", "zero2_offload", "zero3", "zero3_off
 SHARDINGS: tuple[str, ...] = get_args(Sharding)
 GIB = 2**30
 QUANTISED = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
-"""Bytes of a quantised weight; NF4 with its doubly quantised scales, one for every 64 weights."""
+"""Bytes per quantised weight; for NF4 with its doubly quantised scales, one for every 64 weights."""
 _BUCKET = 5e8
-"""Numbers in DeepSpeed's reduction bucket; it has one for reducing and one for gathering."""
+"""Numbers in one of DeepSpeed's buckets; it has one for reducing and one for gathering."""
 _LIVE = 1e9
-"""Weights that ZeRO-3 keeps gathered at most."""
+"""Most weights that ZeRO-3 keeps gathered."""
 _CONTEXT = GIB
-"""The device's own context and libraries."""
+"""Bytes of the device's context and libraries."""
 _FRAGMENTED = 0.05
 """Share of the memory that the allocator cannot use."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes per device; ``host`` is the main memory of all devices together."""
+    """The estimated bytes per device; ``host`` is main memory, for all devices together."""
 
     weights: float
     gradients: float
     optimizer: float
     gathered: float
-    """Reduction buckets, and what sharded weights are gathered into."""
+    """Reduction buckets, and buffers that sharded weights are gathered into."""
     activations: float
     loss_head: float
-    """What the loss head needs beyond a block's backward pass."""
+    """What the loss head needs beyond the peak of a block's backward pass."""
     all_logits: float
-    """What it would need more if it made all logits; not in the total."""
+    """What the loss head would need in addition if it made all logits at once; not in the total."""
     host: float = 0.0
 
     @property
     def total(self) -> float:
-        """What the run allocates at its peak."""
+        """Bytes that the run allocates at its peak."""
         parts = ("weights", "gradients", "optimizer", "gathered", "activations", "loss_head")
         return sum(getattr(self, name) for name in parts)
 
     @property
     def reserve(self) -> float:
-        """What cannot be used beside it."""
+        """Bytes of the device that the run cannot use: the context and fragmented memory."""
         return _CONTEXT + _FRAGMENTED * self.total
 
     @property
     def needed(self) -> float:
-        """The least memory of a device that the run surely fits."""
+        """The smallest memory of a device that the run surely fits."""
         return self.total + self.reserve
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a run is laid out: how many devices, how its state is divided, and its longest row."""
+    """The devices of a run, how its state is divided over them, and its longest row."""
 
     devices: int = 1
     sharding: Sharding = "ddp"
@@ -91,29 +91,29 @@ class Layout:
 
 
 def estimate(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
-    """The memory of a run.
+    """The memory that a run needs.
 
     Raises:
-        UserError: a batch that does not divide over the devices.
+        UserError: the batch does not divide over the devices.
     """
     run = _forward(settings, shape, layout)
-    kept, working, head = kept_bytes(shape, run), working_bytes(shape, run), head_bytes(shape, run)
+    activations, working, head = kept_bytes(shape, run), working_bytes(shape, run), head_bytes(shape, run)
     states = _states(settings, shape, layout)
     return dataclasses.replace(
         states,
-        activations=kept + working,
+        activations=activations + working,
         loss_head=max(0, head - working),
         all_logits=full_logits_bytes(shape, run) - head,
     )
 
 
 def views_of(settings: TrainSettings) -> int:
-    """Forward rows of a training row."""
+    """The number of forwards of a training row, one for each of its views."""
     return build_method(settings.method, settings).views.count
 
 
 def views_at_once(settings: TrainSettings) -> int:
-    """Forward rows of a training row that are held at a time; for ``auto`` one, the fewest it may come to."""
+    """The number of views of a row in memory at a time; for ``auto`` 1, the fewest it may choose."""
     given = settings.views_per_forward
     return min(views_of(settings), 1 if given == "auto" else given or views_of(settings))
 
@@ -163,7 +163,7 @@ def _sharded(layout: Layout) -> bool:
 
 
 def _states(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
-    """Weights, gradients and optimizer, by the table at the head of this module."""
+    """The memory of weights, gradients and optimizer, by the list at the head of this module."""
     n, kind = layout.devices, layout.sharding
     w = 2 if settings.dtype == "bfloat16" else 4
     trained, frozen = float(shape.parameters), 0.0
@@ -194,7 +194,7 @@ def _states(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
         )
     if kind == "fsdp2":
         own = 4 if _mixed(settings) else w
-        gradients = 0 if settings.lora else block + root  # of what is gathered, before it is reduced
+        gradients = 0 if settings.lora else block + root  # of the gathered weights, before they are reduced
         return dataclasses.replace(
             blank,
             weights=(frozen_bytes + own * trained) / n,
@@ -204,7 +204,7 @@ def _states(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
         )
     whole = kind.startswith("zero2")
     bottom = frozen_bytes + deepspeed * trained
-    # The gradient's own precision until the step, then float32 for the optimizer.
+    # Gradients are held in their own precision until the step, then in float32 for the optimizer.
     gradients, optimizer = (deepspeed + 4) * trained, master * trained
     weights = bottom if whole else bottom / n
     gathered = buckets if whole else buckets + live
