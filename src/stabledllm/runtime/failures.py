@@ -1,4 +1,4 @@
-"""What the machine or a damaged file does, in a sentence; whatever is left is a mistake of this library's own."""
+"""Turns failures of files and of the machine into sentences; any other error is a mistake of this library."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SYSTEM = {
     errno.ENOTEMPTY: "expected an empty folder, found files in it",
     errno.EINVAL: "expected a name or content that the file system takes, found one that it does not",
 }
-"""What an error of the operating system means for a path."""
+"""For each error number of the operating system, what it means for a path."""
 _BROKEN = {
     "SafetensorError": "safetensors",
     "BadZipFile": "a zip archive",
@@ -38,23 +38,23 @@ _BROKEN = {
     "DecompressionBombError": "a picture of at most 178 million pixels",
     "TemplateError": "a chat template that works",
 }
-"""What readers of other libraries raise, by name as none of them is imported here, and what they look for."""
+"""Errors of other libraries' readers, by name since none of them is imported here, with what the reader expected."""
 _TORCH_FILES = ("PytorchStreamReader", "PytorchStreamWriter", "inline_container")
-"""In torch's RuntimeErrors about files; all others may be mistakes of ours."""
+"""Words in torch's RuntimeErrors about files; any other RuntimeError may be a mistake of ours."""
 
 
 def sentence(error: BaseException, path: object = None) -> str | None:
-    """What went wrong, for input, files and machines; None for what can only be a mistake in this library.
+    """The sentence on an error of the input, a file or the machine; None for a mistake in this library.
 
     Args:
-        path: what was being read or written, where the error itself names nothing.
+        path: the file that was being read or written, for errors that do not name it.
     """
     if isinstance(error, UserError | Diverged):
         return str(error)
     names = {kind.__qualname__ for kind in type(error).__mro__}
     where = f"{path}: " if path is not None else ""
-    if found := names & _BROKEN.keys():
-        return _of_reader(error, _BROKEN[found.pop()], where)
+    if reader_names := names & _BROKEN.keys():
+        return _of_reader(error, _BROKEN[reader_names.pop()], where)
     if isinstance(error, OSError):
         return _of_system(error, where)
     if isinstance(error, UnicodeDecodeError):
@@ -72,7 +72,7 @@ def sentence(error: BaseException, path: object = None) -> str | None:
 
 @contextmanager
 def working_on(out: str | Path) -> Iterator[None]:
-    """Within, what is raised remembers the output that was being made, see :func:`outputs_of`."""
+    """While this context is open, an error that is raised remembers the output being made, see :func:`outputs_of`."""
     try:
         yield
     except BaseException as error:
@@ -81,21 +81,21 @@ def working_on(out: str | Path) -> Iterator[None]:
 
 
 def outputs_of(error: BaseException) -> list[Path]:
-    """The outputs being made when an error was raised, the innermost first."""
+    """The outputs that were being made when an error was raised, the innermost first."""
     return getattr(error, "stabledllm_outputs", [])
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether it is that no room was left, told by the system or by the text of safetensors and torch."""
+    """Whether an error means that the disk is full, by its number or by the text of safetensors and torch."""
     text = str(error)
     marks = ("No space left on device", "File too large", "os error 28", "os error 27", "unexpected pos")
     return getattr(error, "errno", None) in _FULL or any(mark in text for mark in marks)
 
 
-def _of_reader(error: BaseException, wanted: str, where: str) -> str:
+def _of_reader(error: BaseException, expected: str, where: str) -> str:
     if is_full_disk(error):
         return _full(where)
-    return f"{where}expected {wanted}, found something broken ({_one_line(error)})."
+    return f"{where}expected {expected}, found something broken ({_one_line(error)})."
 
 
 def _of_system(error: OSError, where: str) -> str:
@@ -103,7 +103,7 @@ def _of_system(error: OSError, where: str) -> str:
         where = f"{_shown(error.filename)}: "
     if is_full_disk(error):
         return _full(where)
-    if error.errno is None:  # transformers and the hub's: a sentence already
+    if error.errno is None:  # errors of transformers and the hub are sentences already
         return f"{where}{_one_line(error) or type(error).__name__}"
     meaning = _SYSTEM.get(error.errno, "expected the file system to do as asked, found that it does not")
     return f"{where}{meaning} ({error.strerror or type(error).__name__})."

@@ -1,4 +1,4 @@
-"""Writing files so that a killed program leaves the old one or the new one, never half of one."""
+"""Writes files so that a killed program leaves the old file or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ from stabledllm.runtime.secrets import hidden
 
 
 def write_text(path: Path, text: str) -> None:
-    """As :func:`write_bytes`, in UTF-8; half a character, which UTF-8 has not, as its escape in JSON."""
+    """Write a text in UTF-8, whole or not at all; a lone surrogate, which UTF-8 lacks, becomes its JSON escape."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """As :func:`writing`, of what is in memory."""
+    """Write bytes to a file as :func:`writing` does, whole or not at all."""
     with writing(path) as file:
         file.write(content)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write bytes to: of a temporary name beside ``path``, flushed to disk and renamed at the end, or removed
-    where something went wrong; a failure names ``path``."""
+    """Yields a file to write bytes to, which becomes ``path`` at the end.
+
+    It has a temporary name beside ``path`` and is flushed to disk before it is renamed; if something goes wrong it is
+    removed. An error names ``path``.
+    """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(path)
@@ -53,18 +56,18 @@ def copy(source: Path, path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """As :func:`write_text`; NaN and infinity become null, and secrets are hidden."""
+    """Write a value as JSON, whole or not at all; NaN and infinity become null, and secrets are hidden."""
     write_text(path, json.dumps(_plain(hidden(value)), indent=1, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """One JSON object a line, as :func:`write_text`."""
+    """Write one JSON object per line, whole or not at all."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Within, what the file system refuses names ``path``, not a temporary name or nothing."""
+    """While this context is open, errors of the file system name ``path`` instead of a temporary name or nothing."""
     try:
         yield
     except OSError as error:
@@ -76,26 +79,26 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Within, what readers of any kind of file raise becomes a sentence that names ``path``.
+    """While this context is open, errors of the readers of any kind of file become a sentence that names ``path``.
 
     Raises:
-        UserError: in their place.
+        UserError: in place of such an error.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if (told := sentence(error, path)) is None:
+        if (message := sentence(error, path)) is None:
             raise
-        raise UserError(told) from None
+        raise UserError(message) from None
 
 
 def read_json(path: Path, schema: str | None = None) -> dict:
     """The object in a JSON file.
 
     Raises:
-        UserError: missing file, broken JSON, or another schema than asked.
+        UserError: the file is missing, is no JSON object, or has another schema than ``schema``.
     """
     with reading(path):
         if not path.is_file():
@@ -104,9 +107,9 @@ def read_json(path: Path, schema: str | None = None) -> dict:
             value = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: expected JSON, found something broken ({error}).") from None
-    found = value.get("schema") if isinstance(value, dict) else None
-    if schema and found != schema:
-        raise UserError(f"{path}: expected schema '{schema}', found {found!r}.")
+    own_schema = value.get("schema") if isinstance(value, dict) else None
+    if schema and own_schema != schema:
+        raise UserError(f"{path}: expected schema '{schema}', found {own_schema!r}.")
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}.")
     return value

@@ -1,4 +1,4 @@
-"""Whether numbers are finite; whoever makes a figure of them asks here first."""
+"""Checks that numbers are finite, before any figure is made of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from stabledllm.errors import NotFinite
 
 
 def require_finite(values: Tensor, what: str) -> None:
-    """Pass silently, or refuse.
+    """Refuse values that are not all finite.
 
     Args:
-        what: for the sentence, such as ``the losses of 'tiny' on train.jsonl:3``.
+        what: names the values in the sentence, such as ``the losses of 'tiny' on train.jsonl:3``.
 
     Raises:
-        NotFinite: naming the first value that is NaN or infinite, and how many there are.
+        NotFinite: names the first value that is NaN or infinite, and how many there are.
     """
     values = values.detach()
     bad = ~torch.isfinite(values)
@@ -30,9 +30,9 @@ def require_finite(values: Tensor, what: str) -> None:
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every floating-point value of many tensors is finite; one pass over them, no copy.
+    """Whether every floating-point value of many tensors is finite, in one pass and without a copy.
 
-    Of a tensor that is split over ranks the whole is meant where the tensor knows it, else this rank's part.
+    A tensor that is sharded over ranks counts as a whole if it can gather itself, else by this rank's part.
     """
     floats = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
     if not floats:

@@ -1,4 +1,4 @@
-"""Folders that are written: checked before the work, swept of what killed commands left, or whole at once."""
+"""Prepares folders for writing: checks them, sweeps what killed commands left, and makes whole folders at once."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)\.tmp", re.DOTALL)
 _OF_SAFETENSORS = re.compile(r"\.tmp\w{6}")
 _STAMP = "stabledllm.json"
 _FOREIGN = 24 * 3600.0
-"""Seconds after which what another machine left is taken for dead: it writes for seconds, and cannot be asked."""
+"""Seconds after which another machine's temporary file is taken for dead: writing takes seconds, and that machine's
+processes cannot be looked up."""
 _PROBE = b"0" * 4096
 
 
 def temporary_beside(path: Path) -> Path:
-    """The hidden name under which this process writes what becomes ``path``."""
+    """The hidden name under which this process writes the file or folder that becomes ``path``."""
     return path.with_name(f".{_cut(path.name)}.{_host()}.{os.getpid()}.tmp")
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a name is one of :func:`temporary_beside`, of whichever process."""
+    """Whether a name was made by :func:`temporary_beside`, in any process."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a name is one under which we or safetensors write what then gets its own."""
+    """Whether a name is a temporary one, of this library or of safetensors."""
     return is_temporary(path) or _OF_SAFETENSORS.fullmatch(path.name) is not None
 
 
 def sweep(folder: Path, *, below: bool = False) -> None:
-    """Remove the temporary files and folders in ``folder`` whose process is no more.
+    """Remove the temporary files and folders in ``folder`` whose process has ended.
 
     Args:
-        below: in its folders too, but for those that are stamped: a stamp lists what is in them. Of a folder that only
-            this process writes to, as what safetensors leaves behind says of no process that it is alive.
+        below: also sweep the folders in it, except stamped ones, whose stamp lists their files. Only for a folder that
+            no other process writes to, since the temporary names of safetensors do not say whether theirs is alive.
     """
     for path in _listed(folder):
         if below and path.is_dir() and not (path / _STAMP).exists():
             sweep(path)
-            for left in filter(lambda found: _OF_SAFETENSORS.fullmatch(found.name), _listed(path)):
-                left.unlink(missing_ok=True)
+            for leftover in filter(lambda inner: _OF_SAFETENSORS.fullmatch(inner.name), _listed(path)):
+                leftover.unlink(missing_ok=True)
         if not is_temporary(path):
             continue
         with suppress(OSError):
@@ -57,13 +58,13 @@ def sweep(folder: Path, *, below: bool = False) -> None:
 
 
 def writable_folder(path: str | Path) -> list[Path]:
-    """Make a folder where there is none, and write and remove a small file in it; the folders made, innermost first.
+    """Make a folder if it is missing, check that it can be written to, and return the folders made, innermost first.
 
-    Called before the work, whose end would be too late to learn it.
+    It writes and removes a small file. Call it before the work, at whose end it would be too late to learn this.
 
     Raises:
-        UserError: a file, no permission, a read-only file system, a full disk, a name that is too long, links that
-            lead in a circle.
+        UserError: it is a file, cannot be written (permission, read-only file system, full disk), has too long a name,
+            or is reached by links that lead in a circle.
     """
     path = Path(path)
     if is_there(path) and not path.is_dir():
@@ -90,10 +91,10 @@ def writable_folder(path: str | Path) -> list[Path]:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is something under a name.
+    """Whether a file or folder of that name exists.
 
     Raises:
-        UserError: a name that the file system does not take, or that leads nowhere.
+        UserError: the file system does not take the name, or it is a link to nothing.
     """
     try:
         path.stat()
@@ -102,13 +103,13 @@ def is_there(path: Path) -> bool:
             raise UserError(f"{path}: expected a file or folder, found a link to nothing.") from None
         return False
     except (OSError, ValueError) as error:
-        told = sentence(error, path) or f"{path!r}: expected a name, found one that the file system does not take."
-        raise UserError(told) from None
+        message = sentence(error, path) or f"{path!r}: expected a name, found one that the file system does not take."
+        raise UserError(message) from None
     return True
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Remove those folders that are empty, in this order."""
+    """Remove those of the folders that are empty, in the given order."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
@@ -116,9 +117,9 @@ def remove_empty(folders: list[Path]) -> None:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` to write in, which becomes ``out`` when all is in it and vanishes where that fails.
+    """Yields a folder beside ``out`` to write in, which becomes ``out`` at the end, or is removed on an error.
 
-    Where ``out`` holds files already, each new one replaces its namesake.
+    Where ``out`` holds files already, each new file replaces the one of the same name.
     """
     out = Path(out)
     temporary = temporary_beside(out.resolve())
@@ -151,7 +152,7 @@ def _is_dead(path: Path) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine is running under that number."""
+    """Whether a process with that number is running on this machine."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -173,5 +174,5 @@ def _host() -> str:
 
 
 def _cut(name: str) -> str:
-    """So short that a temporary name is a name wherever the name itself is."""
+    """The name cut so short that the temporary name made of it is not too long for a file system."""
     return name.encode()[:120].decode(errors="ignore")

@@ -1,8 +1,8 @@
-"""One command at a time writes to an output; a second one is told who is at it.
+"""Locks outputs, so that one command at a time writes to each; a second one is refused and told which one writes.
 
-An output is written by whoever holds its lock. The operating system lets go of a lock when its process ends, however it
-ends, so that what a killed command wrote to is free at once. Over several machines the output must be on a file system
-whose locks hold across them (NFS 4, Lustre with flock).
+Only the process that holds an output's lock writes to it. The operating system releases a lock when its process ends,
+however it ends, so that the output of a killed command is free at once. For use from several machines the output must
+be on a file system whose locks hold across them (NFS 4, Lustre with flock).
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ _POLL = 0.1
 """Seconds between two tries for a lock that is waited for."""
 LOCK, CLAIM = "run.lock", "claim.json"
 _held: set[tuple[int, Path]] = set()
-"""Of this process: a command that another one calls, as experiment does train, writes under its caller's lock."""
+"""Outputs locked by this process: a command that another calls, as experiment does train, uses its caller's lock."""
 
 
 @contextmanager
 def writing(folder: str | Path, command: str) -> Iterator[None]:
-    """Within, this process alone writes in ``folder``, which can be written and is free of what killed commands left.
+    """While this context is open, this process alone writes in ``folder``.
 
-    Of several ranks the first one takes the lock for all. A folder made for it goes again where nothing was written.
+    The folder is writable and swept of what killed commands left. The first of several ranks takes the lock for all. A
+    folder that was made here is removed again if nothing was written to it.
 
     Raises:
-        UserError: another command is at it, or it cannot be written or locked.
+        UserError: another command is writing to it, or it cannot be written or locked.
     """
     folder = Path(folder)
     if not is_main_process() or _is_ours(folder):
@@ -61,7 +62,7 @@ def writing(folder: str | Path, command: str) -> Iterator[None]:
 
 
 def in_its_folder(command: str) -> Callable[[Callable], Callable]:
-    """Decorates what takes settings with ``out`` first: it runs under the lock of that folder, see :func:`writing`."""
+    """Decorates a function of settings with ``out``, so that it runs under that folder's lock, see :func:`writing`."""
 
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
@@ -76,12 +77,12 @@ def in_its_folder(command: str) -> Callable[[Callable], Callable]:
 
 @contextmanager
 def writing_beside(out: str | Path, command: str, *, folder: bool = False) -> Iterator[None]:
-    """As :func:`writing`, for an output that comes to be at once under its name, a file or a whole folder.
+    """The same as :func:`writing`, for an output that is written whole: a file or a folder that appears at once.
 
-    Its lock lies beside it and goes when the output is there.
+    The lock lies beside the output and is removed at the end.
 
     Raises:
-        UserError: as for :func:`writing`; a folder where a file is to be.
+        UserError: as for :func:`writing`; or there is a folder where a file is to be written.
     """
     if is_there(Path(out)) and Path(out).is_dir() and not folder:
         raise UserError(f"{out}: expected a file to write, found a folder.")
@@ -105,15 +106,15 @@ def is_busy_beside(out: Path) -> bool:
     lock, _ = _beside(out)
     if not lock.exists():
         return False
-    held = _acquired(lock, out)
-    if held is not None:
-        held.release()
-    return held is None
+    acquired = _acquired(lock, out)
+    if acquired is not None:
+        acquired.release()
+    return acquired is None
 
 
 @contextmanager
 def claimed(folder: Path, command: str = "train") -> Iterator[bool]:
-    """Within, whether this process holds the folder's lock; without waiting for it."""
+    """Try for the folder's lock without waiting, and yield whether this process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / LOCK, folder / CLAIM, command, folder) as mine:
         if mine:
@@ -123,10 +124,12 @@ def claimed(folder: Path, command: str = "train") -> Iterator[bool]:
 
 @contextmanager
 def waiting_for(path: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Within, this process holds the lock at ``path``, for which it waits: it uses what the other one makes.
+    """Wait for the lock at ``path`` and hold it while this context is open.
+
+    It is for work that one process does and all others wait to use.
 
     Raises:
-        UserError: a file system without locks.
+        UserError: the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = _acquired(path, path.parent)
@@ -152,32 +155,32 @@ def is_free(folder: Path) -> bool:
 
 
 def claim_of(path: Path) -> dict | None:
-    """What a claim says: host, pid, when it started, and the command; None where there is none that can be read."""
+    """The content of a claim file: host, pid, time of start, and command; None where it is missing or broken."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        claim = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return claim if isinstance(claim, dict) else None
 
 
 def claimant(folder: Path) -> dict | None:
-    """Who says to be at a folder; None where nobody does, or a process of this machine that is no more."""
-    found = claim_of(folder / CLAIM)
-    if found is None or found.get("host") != socket.gethostname():
-        return found
-    pid = found.get("pid")
-    return found if isinstance(pid, int) and is_alive(pid) else None
+    """The claim on a folder; None where there is none, or its process on this machine has ended."""
+    claim = claim_of(folder / CLAIM)
+    if claim is None or claim.get("host") != socket.gethostname():
+        return claim
+    pid = claim.get("pid")
+    return claim if isinstance(pid, int) and is_alive(pid) else None
 
 
 def busy(out: Path, claim: Path | None = None) -> str:
-    """The sentence of the one that comes second."""
-    found = claim_of(claim or out / CLAIM) or {}
-    who = f"'{found['command']}'" if "command" in found else "another command"
-    since = found.get("started")
-    told = [f"process {found['pid']} on {found['host']}"] if {"pid", "host"} <= found.keys() else []
+    """The sentence that refuses a second command, with the process that is writing to the output."""
+    holder = claim_of(claim or out / CLAIM) or {}
+    who = f"'{holder['command']}'" if "command" in holder else "another command"
+    since = holder.get("started")
+    details = [f"process {holder['pid']} on {holder['host']}"] if {"pid", "host"} <= holder.keys() else []
     if isinstance(since, int | float):
-        told.append(f"since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(since))}")
-    at = f" ({', '.join(told)})" if told else ""
+        details.append(f"since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(since))}")
+    at = f" ({', '.join(details)})" if details else ""
     return (
         f"{out}: expected an output that no other command is writing, found {who} at it{at}; wait until it has ended, "
         f"or write elsewhere."
@@ -185,7 +188,7 @@ def busy(out: Path, claim: Path | None = None) -> str:
 
 
 def _beside(out: str | Path) -> tuple[Path, Path]:
-    """The lock and the claim of an output that lie beside it."""
+    """The paths of the lock and the claim that lie beside an output."""
     whole = Path(os.path.realpath(out))
     name = whole.name.encode()[:120].decode(errors="ignore")
     return whole.with_name(f".{name}.lock"), whole.with_name(f".{name}.claim.json")
@@ -216,10 +219,10 @@ def _locked(path: Path, claim: Path, command: str, out: Path) -> Iterator[bool]:
 
 
 def _acquired(path: Path, out: Path) -> FileLock | None:
-    """The lock, taken; None where another holds it.
+    """The lock at ``path``, acquired; None where another process holds it.
 
     Raises:
-        UserError: a file system without locks.
+        UserError: the file system has no locks.
     """
     lock = FileLock(path)
     try:
@@ -234,7 +237,7 @@ def _acquired(path: Path, out: Path) -> FileLock | None:
         if error.errno in _LOCKLESS:
             raise _lockless(out) from None
         raise
-    if isinstance(lock, SoftFileLock):  # what filelock takes in its place outlives a kill
+    if isinstance(lock, SoftFileLock):  # filelock's substitute for a real lock would outlive a kill
         lock.release()
         raise _lockless(out)
     return lock

@@ -1,4 +1,4 @@
-"""One process where several were asked for: ``accelerate launch`` starts it silently, and it would do everything."""
+"""Refuses a process that ``accelerate launch`` silently started alone where several were asked for."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from stabledllm.errors import UserError
 
 
 def refuse_lone_process() -> None:
-    """``accelerate launch`` starts one process on CPUs, or without ``--multi_gpu``, however many it was asked for.
+    """Refuse to run alone where ``accelerate launch`` was asked for several processes.
+
+    On CPUs, or without ``--multi_gpu``, it starts one process however many were asked for.
 
     Raises:
-        UserError: it was asked for several and this is the only one.
+        UserError: several processes were asked for and this is the only one.
     """
     asked = asked_of_launcher()
     if asked > 1 and "WORLD_SIZE" not in os.environ:
@@ -25,9 +27,9 @@ def refuse_lone_process() -> None:
 
 
 def asked_of_launcher() -> int:
-    """``num_processes`` of the ``accelerate launch`` that started this process; 1 where none did, or it says none.
+    """``num_processes`` of the ``accelerate launch`` that started this process; 1 where none did or it names none.
 
-    No variable of the environment holds the number, so it is read from the launcher's own command line.
+    No variable of the environment holds the number, so it is read from the launcher's command line.
     """
     if "ACCELERATE_MIXED_PRECISION" not in os.environ:
         return 1

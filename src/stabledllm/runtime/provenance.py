@@ -1,4 +1,4 @@
-"""Which code, versions and device a result came from."""
+"""The versions and the device that a result came from."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _PACKAGES = ("stabledllm", "torch", "transformers", "accelerate", "numpy", "scip
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that affect numbers."""
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return by_package
 
 
 def device_name(device: torch.device | str = "cpu") -> str:

@@ -1,4 +1,4 @@
-"""Whether two identities agree: in what they differ, key by key, and what an older one does not tell."""
+"""Compares two identities: the keys in which they differ, and those that an older one does not have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from stabledllm.errors import UserError
 
 @dataclass(frozen=True)
 class Differences:
-    """``differing``: ``{key: (saved, wanted)}``. ``unknown``: keys that one of the two does not have."""
+    """The differences between a saved and a wanted identity.
+
+    ``differing``: ``{key: (saved, wanted)}``. ``unknown``: keys that one of the two does not have.
+    """
 
     differing: dict[str, tuple[Any, Any]]
     unknown: list[str]
@@ -20,10 +23,10 @@ class Differences:
         """Raise unless nothing differs.
 
         Args:
-            what: is expected at ``where``. instead: what to do.
+            what: what is expected at ``where``. instead: what the user can do.
 
         Raises:
-            UserError: with the first key that differs, both its values, and the names of the others.
+            UserError: names the first key that differs, both its values, and the other keys.
         """
         if not self.differing:
             return
@@ -32,7 +35,7 @@ class Differences:
         raise UserError(f"{where}: expected {what} with {key}={saved!r}, found {key}={wanted!r}{also}; {instead}.")
 
     def told(self, where: object) -> str | None:
-        """A sentence on what could not be compared, if anything."""
+        """A sentence on the keys that could not be compared; None where all were."""
         if not self.unknown:
             return None
         groups = ", ".join(dict.fromkeys(key.partition(".")[0] for key in self.unknown))
@@ -40,10 +43,11 @@ class Differences:
 
 
 def differences(saved: dict, wanted: dict, named: Mapping[str, str] | None = None) -> Differences:
-    """Compare two identities, nested as they are, in the order of ``wanted``.
+    """The differences between two nested identities, in the order of ``wanted``.
 
     Args:
-        named: keys that are mere names, with the key of what is behind them: another name of the same is no difference.
+        named: keys that are mere names, with the key of the content they name: where the contents are equal, another
+            name is no difference.
     """
     named = named or {}
     differing: dict[str, tuple[Any, Any]] = {}

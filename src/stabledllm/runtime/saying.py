@@ -1,4 +1,4 @@
-"""Printing that never loses work: what a terminal cannot show is spelt out, and one that is gone is done without."""
+"""Printing that never fails: characters that a terminal cannot show are spelt out, and a closed stream is ignored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SPELT = {"±": "+/-", "×": "x", "²": "^2", "–": "-", "…": "...", "‖": "
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """What a stream prints for characters that its encoding has not."""
+    """The text that stands in for characters that a stream's encoding lacks, and the place after them."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
@@ -25,9 +25,9 @@ codecs.register_error("stabledllm.spell", _spell)
 
 
 class SafeStream:
-    """A text stream that takes everything; the first failure is kept, and nothing is written after it.
+    """A text stream whose writes never fail: it keeps the first failure and writes nothing after it.
 
-    All but :meth:`write` and :meth:`flush` is the stream's own.
+    All attributes but :meth:`write` and :meth:`flush` are those of the wrapped stream.
     """
 
     def __init__(self, stream: TextIO | None):
@@ -45,7 +45,7 @@ class SafeStream:
         return len(text)
 
     def _spelt(self, text: str) -> str:
-        """The text with what the stream's encoding has not in other characters."""
+        """The text with characters that the stream's encoding lacks spelt in others."""
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         try:
             text.encode(encoding)
@@ -73,7 +73,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """Within, standard output and error are :class:`SafeStream`; standard input that was closed is empty."""
+    """While this context is open, output and error are :class:`SafeStream`, and a closed standard input is empty."""
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
     before = sys.stdout, sys.stderr
@@ -89,7 +89,7 @@ def safe_streams() -> Iterator[None]:
 
 
 def lost_output() -> str | None:
-    """Why standard output did not take everything, where that is not what its reader chose."""
+    """A sentence on why standard output failed; None where it did not, or where its reader closed the pipe."""
     sys.stdout.flush()
     failure = getattr(sys.stdout, "failure", None)
     if failure is None or getattr(failure, "errno", None) == errno.EPIPE:
@@ -98,7 +98,7 @@ def lost_output() -> str | None:
 
 
 def _abandon(stream: SafeStream) -> None:
-    """What is left in the stream's buffer goes nowhere, so that Python's own last flush does not fail on it."""
+    """Send the rest of a stream's buffer to the null device, so that Python's last flush does not fail on it."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -1,4 +1,4 @@
-"""Secrets are kept out of what is written and shown: tokens, keys and passwords among settings, logins in addresses."""
+"""Hides secrets in everything that is written and shown: tokens, keys and passwords in settings, logins in URLs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TEXT_TOKENS = {
     "stop", "begin", "class", "special", "next", "first", "last", "prefix", "suffix", "middle", "system", "user",
     "assistant", "delimiter",
 }  # fmt: skip
-"""What stands before ``_token`` in the names of tokens of text, which are no secrets."""
+"""Words before ``_token`` in names of text tokens such as ``eos_token``, which are no secrets."""
 _SHAPES = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|sk-[\w-]{16,}"
     r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+|[Bb]earer +[\w.~+/=-]{8,})"
@@ -22,15 +22,15 @@ _ASSIGNED = re.compile(r"(?<![\w-])([A-Za-z][\w-]{1,60})=([^\s,;&\"'}]+)")
 
 
 def hidden(value: Any, name: str = "") -> Any:
-    """The value with ``(hidden)`` in the place of every secret, down to the last mapping and list.
+    """The value with ``(hidden)`` in the place of every secret, at every level of its mappings and lists.
 
     Args:
-        name: the key it stands under; one such as ``hub_token``, ``api_key`` or ``password`` hides any text.
+        name: key of the value; under one such as ``hub_token``, ``api_key`` or ``password`` any text is hidden.
     """
     if isinstance(value, dict):
-        return {key: hidden(one, str(key)) for key, one in value.items()}
+        return {key: hidden(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [hidden(one, name) for one in value]
+        return [hidden(inner, name) for inner in value]
     if not isinstance(value, str) or not value:
         return value
     return HIDDEN if is_secret(name) else without_secrets(value)
@@ -48,16 +48,16 @@ def is_secret(name: str) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """A text with the tokens, logins and assignments (``API_KEY=...``) in it hidden."""
+    """The text with its tokens, logins and assignments of secrets (``API_KEY=...``) hidden."""
     text = _SHAPES.sub(HIDDEN, _LOGIN.sub(f"{HIDDEN}@", text))
     return _ASSIGNED.sub(_without_assigned, text)
 
 
-def _without_assigned(found: re.Match) -> str:
-    name, value = found.groups()
+def _without_assigned(match: re.Match) -> str:
+    name, value = match.groups()
     return f"{name}={HIDDEN if _assigned_secret(name) else _ASSIGNED.sub(_without_assigned, value)}"
 
 
 def _assigned_secret(name: str) -> bool:
-    # KEY=VALUE is how settings are explained.
+    # KEY=VALUE is how help texts write settings; it assigns no secret.
     return name.lower() != "key" and is_secret(name)
