@@ -1,1 +1,1 @@
-"""Stored results as figures, tables and one self-contained page; nothing is estimated here."""
+"""Formats stored results as figures, tables and one self-contained page; nothing is estimated here."""

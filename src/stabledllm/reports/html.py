@@ -1,4 +1,4 @@
-"""One self-contained page from whatever results a folder holds; nothing half-written, nothing loaded from elsewhere."""
+"""Makes one self-contained page from the results in a folder; it is written whole and loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ NAME = "report.html"
 
 
 def write_report(folder: Path) -> Path:
-    """Write ``report.html`` into the folder from the results in it or in decompose/, fit/ and experiment/.
+    """Write ``report.html`` into the folder, from the results in it or in decompose/, fit/ and experiment/.
 
     Raises:
-        UserError: nothing to report on, or a file that is broken or has another schema.
+        UserError: there is nothing to report on, or a file is broken or has another schema.
     """
     stored = gather(Path(folder))
     path = stored.folder / NAME
@@ -54,12 +54,12 @@ def _environment() -> Environment:
 
 
 def _shown(value: object) -> object:
-    """Text of the results without control characters, which no page should hold."""
+    """The value as the page shows it: text without control characters, which no page should hold."""
     return plain_text(value, longest=None, keep="\n\t") if type(value) is str else value
 
 
 def render(stored: Stored) -> str:
-    """The page's text."""
+    """The HTML of the page."""
     environment = _environment()
     css, _, _ = environment.loader.get_source(environment, "report.css")
     return environment.get_template("report.html.j2").render(
@@ -137,7 +137,7 @@ def _of_metric(results: dict, metric: str) -> list[tables.Table]:
 
 
 def _provenance(stored: Stored) -> list[dict]:
-    """Per file what it was made with."""
+    """For each file, the settings, versions and facts that it was made with."""
     kinds = [stored.decomposition, *stored.fits, stored.results]
     loaded = [data for data in kinds if data is not None]
     return [_origin(stored, path, data) for path, data in zip(stored.files, loaded, strict=True)]
@@ -159,7 +159,7 @@ def unbroken(sentence: str) -> str:
 
 
 def data_uri(figure: Figure | None) -> str | None:
-    """The figure as a data URI (SVG), or None."""
+    """The figure as a data URI (SVG); None for no figure."""
     if figure is None:
         return None
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Drawn images of an experiment, side by side: every method under the same training seed and the same noise."""
+"""Tables of an experiment's drawn images: the methods side by side, under the same training seed and noise."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from stabledllm.reports.style import label
 LINES = "pictures.jsonl"
 _CAPTIONS, _SIDE, _NAME = 12, 256, 1000
 _BYTES, _PIXELS = 50_000_000, 64_000_000
-"""Of a stored image at most."""
+"""Most bytes and pixels of a stored image."""
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, zlib.error, struct.error)
 _BROKEN += (TypeError, Image.DecompressionBombError)
-"""What PIL raises about files that are no images."""
+"""Exceptions that PIL raises on files that are no images."""
 
 
 def side_by_side(folder: Path, results: dict) -> list[dict]:
-    """One table a seed: captions down, the untuned model and the methods across; empty where no images are stored.
+    """One table per seed: a row per caption, a column for the untuned model and each method; empty without images.
 
     Args:
-        folder: of the experiment, where ``runs/METHOD/seed-N/pictures.jsonl`` and ``untuned/pictures.jsonl`` are.
+        folder: the experiment's, where ``runs/METHOD/seed-N/pictures.jsonl`` and ``untuned/pictures.jsonl`` are.
 
     Raises:
-        UserError: a stored image that is missing or broken.
+        UserError: a stored image is missing or broken.
     """
     methods, tables = run_methods(results), []
     for seed in dict.fromkeys(run["seed"] for run in results["runs"]):
@@ -55,7 +55,7 @@ def side_by_side(folder: Path, results: dict) -> list[dict]:
 
 
 def _read(place: Path, folder: Path) -> list[dict]:
-    """The lines of a run, with the place of each image's file; nothing outside the experiment's folder is read."""
+    """The lines of a run, with the path of each image; nothing outside the experiment's folder is read."""
     path = place / LINES
     if not _below(path, folder):
         raise UserError(f"{path}: expected a file below {folder}, found a way out of it.")
@@ -77,7 +77,7 @@ def _read(place: Path, folder: Path) -> list[dict]:
 
 
 def _below(path: Path, folder: Path) -> bool:
-    """Whether a path stays in a folder, its links followed."""
+    """Whether a path lies in a folder after its links are followed."""
     try:
         return path.resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError):  # too long, a null byte, links in a circle
@@ -93,7 +93,7 @@ def _cell(line: dict) -> dict:
 def _thumbnail(path: Path) -> str:
     """The image as a data URI, at most 256 pixels wide; the page enlarges small ones.
 
-    What goes into the page was decoded as PNG or JPEG and encoded anew: no other file's bytes can be in it.
+    The image is decoded as PNG or JPEG and encoded anew, so that the page cannot contain the bytes of any other file.
     """
     try:
         if not path.is_file():  # a device or a pipe would never end
@@ -108,6 +108,6 @@ def _thumbnail(path: Path) -> str:
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "PNG")
     except _BROKEN as error:
-        said = " ".join(str(error).replace(str(path), "it").split())
-        raise UserError(f"{path}: expected a stored picture, PNG or JPEG, found {said}.") from None
+        problem = " ".join(str(error).replace(str(path), "it").split())
+        raise UserError(f"{path}: expected a stored picture, PNG or JPEG, found {problem}.") from None
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Numbers as text, with as many digits as their error supports; what is not known is an en dash."""
+"""Writes numbers as text, with as many digits as their error supports; an unknown one is an en dash."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from stabledllm.reports.stored import number, stderr, value
 
 NONE = "–"
 _FAR = 1e3
-"""Upper ends this many times what is below them are printed with digits of their own."""
+"""Where an interval's upper end is this many times larger than value and lower end, each gets digits of its own."""
 
 
 def estimate(est: object, unit: bool = False) -> str:
-    """``0.488 ± 0.018``: the error with two digits, the value to the same place; or ``0.49, 0.31 to 0.82``, where the
-    95 % interval is not 1.96 errors to either side."""
+    """An Estimate as text: ``0.488 ± 0.018``, the error with two digits and the value to the same place.
+
+    ``0.49, 0.31 to 0.82`` where a 95 % interval is stored, since it is not 1.96 errors to either side.
+    """
     v, s = value(est), stderr(est)
     tail = f" {est['unit']}" if unit and isinstance(est, dict) and est.get("unit") and not math.isnan(v) else ""
     low, high = (number(est.get(end)) if isinstance(est, dict) else math.nan for end in ("ci_low", "ci_high"))
     if math.isfinite(v + low + high) and low < high:
-        if abs(high) > _FAR * max(abs(v), abs(low)):  # one number of places shows no two of them
+        if abs(high) > _FAR * max(abs(v), abs(low)):  # no common number of decimals suits all of them
             return f"{plain(v)}, {plain(low)} to {plain(high)}{tail}"
         exponent = _exponent(v, (high - low) / 2)
         scaled = [x / 10.0**exponent for x in (v, low, high)]
@@ -35,7 +37,7 @@ def estimate(est: object, unit: bool = False) -> str:
 
 
 def _exponent(v: float, s: float) -> int:
-    """0 where plain decimals read well."""
+    """The power of ten to take out of a value and its error; 0 where plain decimals read well."""
     size = max(abs(v), s)
     return 0 if 1e-3 <= size < 1e5 else math.floor(math.log10(size))
 
@@ -45,7 +47,7 @@ def _places(s: float) -> int:
 
 
 def plain(v: object, digits: int = 3) -> str:
-    """A number to ``digits`` significant digits, without an exponent where it reads well."""
+    """A number with ``digits`` significant digits, without an exponent where it reads well so."""
     v = number(v)
     if math.isnan(v):
         return NONE
@@ -60,7 +62,7 @@ def plain(v: object, digits: int = 3) -> str:
 
 
 def interval(low: object, high: object, digits: int | None = None) -> str:
-    """``0.55 to 0.70``; the two ends to the same place."""
+    """An interval as text, ``0.55 to 0.70``, with both ends to the same decimal place."""
     low, high = number(low), number(high)
     if math.isnan(low) or math.isnan(high):
         return NONE
@@ -69,7 +71,7 @@ def interval(low: object, high: object, digits: int | None = None) -> str:
 
 
 def with_interval(v: object, low: object, high: object, sign: bool = False) -> str:
-    """``0.63, 0.57 to 0.69``: all three to the same place; the value alone where there is no interval."""
+    """A value with its interval, ``0.63, 0.57 to 0.69``, all to the same place; the value alone without an interval."""
     span = interval(low, high)
     if span == NONE:
         return signed(v) if sign else plain(v)
@@ -78,19 +80,19 @@ def with_interval(v: object, low: object, high: object, sign: bool = False) -> s
 
 
 def fixed(v: object, places: int) -> str:
-    """A number to a given decimal place."""
+    """A number with a given number of decimals."""
     v = number(v)
     return NONE if math.isnan(v) else f"{v:.{places}f}"
 
 
 def places_for(low: float, high: float) -> int:
-    """Decimals that show the width of an interval with two digits."""
+    """The number of decimals that shows the width of an interval with two digits."""
     width = abs(high - low) / 2
     return 3 if not math.isfinite(width) or width == 0 else min(max(1 - math.floor(math.log10(width)), 0), 6)
 
 
 def signed(v: object, digits: int | None = None) -> str:
-    """A difference with its sign."""
+    """A difference as text with its sign."""
     v = number(v)
     if math.isnan(v):
         return NONE
@@ -98,7 +100,7 @@ def signed(v: object, digits: int | None = None) -> str:
 
 
 def p_value(p: object) -> str:
-    """``0.03``, or ``< 0.001``."""
+    """A p value as text: ``0.03`` or ``< 0.001``."""
     p = number(p)
     if math.isnan(p):
         return NONE
@@ -106,25 +108,25 @@ def p_value(p: object) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """``55 %`` of a positive whole."""
+    """The share of a positive whole as text: ``55 %``."""
     if not whole > 0 or math.isnan(part):
         return NONE
     return f"{100 * part / whole:.0f} %"
 
 
 def yes_no(v: object) -> str:
-    """``yes``, ``no`` or not known."""
+    """``yes``, ``no`` or the dash for what is not known."""
     return {True: "yes", False: "no"}.get(v, NONE) if isinstance(v, bool) else NONE
 
 
 def count(n: object) -> str:
-    """``12 345``: thousands apart."""
+    """A whole number as text with thousands apart: ``12 345``."""
     n = number(n)
     return NONE if math.isnan(n) else f"{n:,.0f}".replace(",", "\u202f")
 
 
 def duration(seconds: object) -> str:
-    """``41 s``, ``12 min`` or ``3.4 h``."""
+    """A time as text: ``41 s``, ``12 min`` or ``3.4 h``."""
     s = number(seconds)
     if math.isnan(s):
         return NONE

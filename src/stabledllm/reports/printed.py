@@ -1,4 +1,4 @@
-"""The texts that ``decompose`` and ``experiment`` print of their results."""
+"""The texts on their results that ``decompose`` and ``experiment`` print."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _METRICS = ("validation_nll", "validation_objective", "accuracy", "clip_score")
 
 
 def decomposition_text(record: dict) -> Iterator[str]:
-    """The tables of a decomposition.json, whether MIRROR pays, and the notes."""
+    """Yields the tables of a decomposition.json, the sentence on whether MIRROR pays, and the notes."""
     yield f"{components_table(record)}\n"
     if record["methods"]:
         yield f"{equal_compute_table(record)}\n"
@@ -28,7 +28,7 @@ def decomposition_text(record: dict) -> Iterator[str]:
 
 
 def experiment_text(results: dict) -> Iterator[str]:
-    """The tables of a results.json, what can be said of the methods, and the notes."""
+    """Yields the tables of a results.json, the statements on the methods, and the notes."""
     measured = {entry["metric"] for entry in results["summary"]}
     for metric in _METRICS:
         if metric in measured:

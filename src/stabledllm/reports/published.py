@@ -1,4 +1,4 @@
-"""The paper's accuracies beside one's own, for experiments on its tasks."""
+"""The table of the paper's results beside one's own, for experiments on its tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def published() -> dict:
 
 
 def published_table(results: dict, name: Name = str) -> Table | None:
-    """Mean and sd of both; None unless the experiment is on one of the paper's tasks and has its metric."""
+    """The table of means and sds of both; None unless the experiment has one of the paper's tasks and its metric."""
     base = (results.get("config") or {}).get("base") or {}
     task = str((base.get("data") or {}).get("train")).partition(":")[0]
     paper = published()
@@ -32,8 +32,8 @@ def published_table(results: dict, name: Name = str) -> Table | None:
     for method in dict.fromkeys((*theirs, *run_methods(results))):
         s, values = summary_of(results, method, metric), theirs.get(method)
         cells = (fmt.fixed(mean(values), 2), fmt.fixed(stdev(values), 2)) if values else (fmt.NONE, fmt.NONE)
-        here = (_scaled(s.get("mean"), scale), _scaled(s.get("sd"), scale), str(s.get("n") or 0))
-        rows.append((name(method), *cells, *here))
+        own_cells = (_scaled(s.get("mean"), scale), _scaled(s.get("sd"), scale), str(s.get("n") or 0))
+        rows.append((name(method), *cells, *own_cells))
     columns = ("method", "paper: mean", "paper: sd", "here: mean", "here: sd", "here: seeds")
     source = paper["clip_source" if metric == "clip_score" else "source"]
     note = (

@@ -1,4 +1,4 @@
-"""The runs of an experiment as tables: what they cost, and every one by itself."""
+"""Tables of an experiment's runs: what they cost, and every run by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stabledllm.reports.tables import DIVERGED, Name, Table, seeds_of
 
 
 def cost_table(results: dict, name: Name = str) -> Table:
-    """Forward passes and time of each method's runs, lowest to highest; of those that went on to their end."""
+    """The table of steps, forward passes and time of each method's runs, lowest to highest, without diverged runs."""
     rows = []
     for method in run_methods(results):
         mine = [r for r in results["runs"] if r["method"] == method]
@@ -35,7 +35,7 @@ def _span(runs: list[dict], key: str, show: Callable[[object], str]) -> str:
 
 
 def runs_table(results: dict, name: Name = str) -> Table:
-    """Every finished run: its metrics, steps, forward passes and time."""
+    """The table of every finished run with its metrics, steps, forward passes and time."""
     metrics = run_metrics(results)
     order = {m: i for i, m in enumerate(run_methods(results))}
     rows = [
@@ -55,6 +55,6 @@ def runs_table(results: dict, name: Name = str) -> Table:
 
 
 def _steps_of(run: dict) -> str:
-    """The run's steps, and where it diverged."""
+    """The run's number of steps, with the step at which it diverged."""
     step, steps = diverged_at(run), fmt.count(run.get("steps"))
     return steps if step is None else f"{steps}, {DIVERGED} at {fmt.count(step)}"

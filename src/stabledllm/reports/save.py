@@ -1,4 +1,4 @@
-"""Figures of the commands as PNG files, each written whole or not at all."""
+"""Writes the commands' figures as PNG files, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stabledllm.runtime.files import write_bytes
 
 
 def save_decomposition_figures(data: dict, folder: Path) -> list[Path]:
-    """The figures that a decomposition.json supports, as PNG files in the folder."""
+    """Write the figures that a decomposition.json supports as PNG files into the folder, and return their paths."""
     drawn = {
         "decomposition": figures.components(data),
         "curves": figures.curves(data),
@@ -24,7 +24,7 @@ def save_decomposition_figures(data: dict, folder: Path) -> list[Path]:
 
 
 def save_fit_figure(data: dict, path: Path) -> Path:
-    """The figure of a p_of_t.json as a PNG file."""
+    """Write the figure of a p_of_t.json as a PNG file, and return its path."""
     return _save(figures.fit(data), Path(path))
 
 

@@ -1,7 +1,7 @@
-"""What a stored file must look like before it is drawn: the first place that does not is named, in one sentence.
+"""Checks the shape of a stored file before it is drawn, and names the first place with another shape in one sentence.
 
-Any value may be null or missing unless it is ``Needed``; keys that no shape names are let through. Numbers are not
-checked one by one: one that is no number is shown as not known.
+Any value may be null or missing unless it is ``Needed``; keys that no shape names are ignored. Numbers in lists are not
+checked: a value that is no number is shown as unknown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stabledllm.errors import UserError
 
 @dataclass(frozen=True)
 class Needed:
-    """A value that may be neither missing nor null."""
+    """The shape of a value that may be neither missing nor null."""
 
     shape: object
 
@@ -78,16 +78,16 @@ SHAPES = {
         ),
     },
 }
-"""Per kind of file the places that the report reads."""
+"""For each kind of file, the shape of the places that the report reads."""
 
 _WORDS = {dict: "an object", list: "a list", str: "text", NUMBER: "a number", int | str: "a number or text"}
 
 
 def check_shape(path: Path, value: object, shape: object, place: str = "") -> None:
-    """Pass silently, or refuse the file.
+    """Refuse a file with a value of another shape.
 
     Raises:
-        UserError: the file, the place in it (``runs[0].method``), what was expected and what was found.
+        UserError: names the file, the place in it (``runs[0].method``), what was expected and what was found.
     """
     needed = isinstance(shape, Needed)
     if value is None and not needed:

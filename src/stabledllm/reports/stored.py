@@ -1,4 +1,4 @@
-"""Stored results, read or refused with one sentence that names the file; values that are null become NaN."""
+"""Reads stored results, or refuses them in one sentence that names the file; null values become NaN."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUBFOLDERS = ("", "decompose", "fit", "experiment")
 
 @dataclass(frozen=True)
 class Stored:
-    """What was found below a folder."""
+    """The results that a folder holds."""
 
     folder: Path
     decomposition: dict | None = None
@@ -29,10 +29,10 @@ class Stored:
 
 
 def gather(folder: Path) -> Stored:
-    """Everything stored in the folder or its subfolders decompose/, fit/ and experiment/.
+    """The results in the folder and in its subfolders decompose/, fit/ and experiment/.
 
     Raises:
-        UserError: no folder, nothing in it, or a file that is broken or has another schema.
+        UserError: there is no folder or nothing in it, or a file is broken or has another schema.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -64,10 +64,10 @@ def _first(places: list[Path], name: str) -> Path | None:
 
 
 def read(path: Path, kind: str) -> dict:
-    """One file of a kind (``decomposition``, ``p_of_t``, ``results``), its schema and shape checked.
+    """The content of a file of a kind (``decomposition``, ``p_of_t``, ``results``), with schema and shape checked.
 
     Raises:
-        UserError: unreadable, not JSON, another schema, or a value missing or of another type.
+        UserError: it is unreadable, no JSON, has another schema, or a value is missing or of another type.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -89,12 +89,12 @@ def number(value: object) -> float:
 
 
 def value(estimate: object) -> float:
-    """The value of an Estimate (or a plain number), NaN where there is none."""
+    """The value of a stored Estimate (or a plain number), NaN where there is none."""
     return number(estimate.get("value")) if isinstance(estimate, dict) else number(estimate)
 
 
 def stderr(estimate: object) -> float:
-    """The standard error of an Estimate, NaN where there is none."""
+    """The standard error of a stored Estimate, NaN where there is none."""
     return number(estimate.get("stderr")) if isinstance(estimate, dict) else math.nan
 
 
@@ -112,13 +112,13 @@ def diverged_at(run: dict) -> float | None:
 
 
 def standard_first(methods: list[str]) -> list[str]:
-    """Distinct methods, Standard first, the others in the order in which they are stored."""
+    """The distinct methods, Standard first, the others in the order in which they are stored."""
     distinct = list(dict.fromkeys(methods))
     return sorted(distinct, key=lambda m: m != "standard")
 
 
 def noise_of(data: dict, quantity: str) -> dict[str, dict]:
-    """Method to what a decomposition holds of its noise: of the ``loss``, or of the ``gradient`` where measured."""
+    """For each method, a decomposition's entry on its noise: in the ``loss``, or in the ``gradient`` where measured."""
     methods = data.get("methods") or []
     if quantity == "loss":
         return {m["method"]: m for m in methods}
@@ -147,7 +147,7 @@ def summary_of(results: dict, method: str, metric: str) -> dict:
 
 
 def finished_planned(results: dict) -> tuple[int, int | None]:
-    """Runs finished (those in the file where the status does not say) and runs planned."""
+    """The numbers of finished runs (of the runs in the file where no status is stored) and of planned runs."""
     status = results.get("status") or {}
     finished = status.get("finished")
     return len(results["runs"]) if finished is None else finished, status.get("planned")

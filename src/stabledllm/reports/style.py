@@ -1,4 +1,4 @@
-"""One look for every figure: the same colour for the same thing, on screen, in print and for colour-blind eyes."""
+"""The look of every figure: one colour for one thing, fit for the screen, for print and for colour-blind readers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ _RC = {
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """The figure function under this style, leaving the caller's matplotlib settings as they were."""
+    """Decorates a function that draws a figure to use this style; the caller's matplotlib settings are restored."""
 
     @functools.wraps(draw)
     def wrapped(*args, **kwargs) -> Figure:
@@ -109,17 +109,17 @@ def save(figure: Figure, target, kind: str) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure (inches) whose parts are laid out without overlap."""
+    """An empty figure, of a size in inches, whose parts are laid out without overlap."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def colour(method: str) -> str:
-    """The method's colour: always the same for the same method string."""
+    """The colour of a method, always the same for the same method string."""
     return _METHODS.get(method) or _OTHERS[zlib.crc32(method.encode()) % len(_OTHERS)]
 
 
 def label(method: str) -> str:
-    """The method string as it is written for readers: ``ppots+mirror`` is ``P-POTS + MIRROR``."""
+    """The method's name for readers: ``P-POTS + MIRROR`` for ``ppots+mirror``."""
     return " + ".join(_part_label(part) for part in method.split("+"))
 
 
@@ -129,5 +129,5 @@ def _part_label(part: str) -> str:
 
 
 def metric_label(metric: str) -> str:
-    """The metric's name with its unit."""
+    """The metric's name for readers, with its unit."""
     return METRIC_LABELS.get(metric, metric.replace("_", " "))

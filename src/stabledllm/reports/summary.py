@@ -1,4 +1,4 @@
-"""The stored numbers in plain words: what is known, what is not, and results that came out negative."""
+"""Says the stored results in plain sentences: what is known, what is not, and what came out negative."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _METRICS = {"validation_nll": "validation NLL", "clip_score": "CLIP score"}
 
 
 def summarise(stored: Stored) -> list[tuple[str, list[str]]]:
-    """Headings with sentences, in the order of the questions that users ask."""
+    """The headings of the summary with their sentences, in the order of the questions that users ask."""
     parts = []
     if stored.decomposition:
         parts.append(("Where the noise comes from", components(stored.decomposition)))
@@ -35,7 +35,7 @@ def summarise(stored: Stored) -> list[tuple[str, list[str]]]:
 
 
 def components(data: dict) -> list[str]:
-    """The share of each component, largest first, and those that cannot be told from zero."""
+    """Sentences on the share of each component, largest first, and on those that cannot be told from zero."""
     out = _shares(data["loss"], "loss")
     if data.get("kind") == "arm":
         out.append("An autoregressive model masks nothing at random, so all of its noise is data noise.")
@@ -48,16 +48,16 @@ def components(data: dict) -> list[str]:
     return out
 
 
-def _known(parts: dict) -> list[str]:
+def _known_components(parts: dict) -> list[str]:
     return sorted((k for k in COMPONENTS if not math.isnan(value(parts.get(k)))), key=lambda k: -value(parts[k]))
 
 
 def _largest(parts: dict) -> str | None:
-    return next(iter(_known(parts)), None)
+    return next(iter(_known_components(parts)), None)
 
 
 def _shares(parts: dict, what: str) -> list[str]:
-    known, total = _known(parts), value(parts.get("total"))
+    known, total = _known_components(parts), value(parts.get("total"))
     if not known:
         return [f"No component of the {what}'s variance is stored."]
     shares = [f"{_NAMES[k]} {fmt.percent(value(parts[k]), total)} {_bracketed(fmt.estimate(parts[k]))}" for k in known]
@@ -69,7 +69,7 @@ def _shares(parts: dict, what: str) -> list[str]:
 
 
 def _may_be_zero(part: dict) -> bool:
-    """By its stored interval, else by two standard errors."""
+    """Whether a component cannot be told from zero, by its stored interval, else by two standard errors."""
     low, high = number(part.get("ci_low")), number(part.get("ci_high"))
     return abs(value(part)) < 2 * stderr(part) if math.isnan(low + high) else low <= 0 <= high
 
@@ -79,13 +79,13 @@ def _bracketed(text: str) -> str:
 
 
 def methods(data: dict) -> list[str]:
-    """Of the loss and, where it was measured, of the gradient: :func:`noise_sentences`."""
+    """The sentences of :func:`noise_sentences` for the loss and, where it was measured, for the gradient."""
     out = noise_sentences(data, "loss")
     return out + [f"Gradient. {s}" for s in noise_sentences(data, "gradient")] if noise_of(data, "gradient") else out
 
 
 def noise_sentences(data: dict, quantity: str) -> list[str]:
-    """Which methods' stored interval excludes 1, on which side, and which have another objective."""
+    """Sentences on which methods' stored interval excludes 1, on which side, and which have another objective."""
     less, more, unclear, unknown = [], [], [], []
     for m in noise_of(data, quantity).values():
         if m["method"] == "standard" or m.get("unbiased") is False:
@@ -113,7 +113,7 @@ def noise_sentences(data: dict, quantity: str) -> list[str]:
 
 
 def training(results: dict) -> list[str]:
-    """Progress, then per metric which methods differ from Standard, and how training compares with no training."""
+    """Sentences on progress, then per metric on which methods differ from Standard and from the untuned model."""
     finished, planned = finished_planned(results)
     if not results["runs"]:
         of = f" of {planned}" if planned else ""
@@ -160,10 +160,10 @@ def _compared(compared: dict[str, dict], metric: str, name: str) -> list[str]:
     if not groups:
         return [f"In {name}, no method differs significantly from Standard{over}."]
     out = [
-        f"In {name}{over}, {side} Standard: {_list([_difference(m, compared[m], len(found)) for m in found])}."
-        for side, found in sorted(groups.items())
+        f"In {name}{over}, {side} Standard: {_list([_difference(m, compared[m], len(group)) for m in group])}."
+        for side, group in sorted(groups.items())
     ]
-    rest = len(compared) - sum(len(found) for found in groups.values())
+    rest = len(compared) - sum(len(group) for group in groups.values())
     if rest:
         others = "The other method does" if rest == 1 else f"The other {rest} methods do"
         out.append(f"{others} not differ significantly from Standard in {name}.")
@@ -171,7 +171,7 @@ def _compared(compared: dict[str, dict], metric: str, name: str) -> list[str]:
 
 
 def _difference(method: str, summary: dict, listed: int) -> str:
-    """The difference from Standard, with its interval and p value in lists short enough to read."""
+    """A method's difference from Standard as text; with interval and p value if few methods are listed."""
     versus = summary["versus_standard"]
     d, low, high = (versus.get(k) for k in ("difference", "ci_low", "ci_high"))
     if listed > 4:
@@ -186,7 +186,10 @@ def _p(p: object) -> str:
 
 
 def _significant(versus: dict) -> bool:
-    """By the stored p value, corrected for the number of methods (below 0.05); by the interval where there is none."""
+    """Whether a difference is significant by its stored p value, corrected for the number of methods (below 0.05).
+
+    Where there is no p value, by its interval.
+    """
     p = number(versus.get("p_holm", versus.get("p_value")))
     if not math.isnan(p):
         return p < 0.05
@@ -194,7 +197,7 @@ def _significant(versus: dict) -> bool:
 
 
 def _against_untuned(results: dict, metric: str, name: str) -> list[str]:
-    """Methods whose mean is worse than the model that was not trained at all."""
+    """A sentence on the methods whose mean is worse than the untuned model's value, if there are any."""
     untuned = ((results.get("untuned") or {}).get("metrics") or {}).get(metric)
     lower = LOWER_IS_BETTER.get(metric)
     if math.isnan(value(untuned)) or lower is None:

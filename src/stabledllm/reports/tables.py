@@ -1,4 +1,4 @@
-"""Stored results as tables: one structure, printed in a terminal or set in HTML."""
+"""Tables of stored results, in one structure that is printed in a terminal or set in HTML."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Name = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of text; the first column is read as the row's name."""
+    """A table: columns and rows of text, where the first column holds the rows' names."""
 
     title: str
     columns: tuple[str, ...]
@@ -32,7 +32,7 @@ class Table:
     note: str = ""
 
     def text(self) -> str:
-        """The table in plain text, columns aligned."""
+        """The table as plain text with aligned columns."""
         lines = [self.columns, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         out = [
@@ -47,7 +47,7 @@ class Table:
 
 
 def components_table(data: dict) -> Table:
-    """A, B, C and the total with their share of the total; the gradient's beside the loss's where stored."""
+    """The table of A, B, C and the total with their shares of it; the gradient's beside the loss's where stored."""
     parts = [("loss", data["loss"])]
     if isinstance(data.get("gradient"), dict):
         parts.append(("gradient", data["gradient"]))
@@ -71,7 +71,7 @@ def _unit(parts: dict) -> str:
 
 
 def equal_compute_table(data: dict, name: Name = str) -> Table:
-    """The methods with their views, variance of one row's loss, and noise at equal compute."""
+    """The table of methods with their views, the variance of one row's loss, and the noise at equal compute."""
     by_name = noise_of(data, "loss")
     rows = []
     for key in standard_first(list(by_name)):
@@ -106,7 +106,7 @@ def equal_compute_table(data: dict, name: Name = str) -> Table:
 
 
 def gradient_table(data: dict, name: Name = str) -> Table:
-    """The methods' gradient noise at equal compute: raw, clipped and as Adam's update; and their noise scale."""
+    """The table of the methods' gradient noise at equal compute (raw, clipped, as Adam's update) and noise scales."""
     by_name = noise_of(data, "gradient")
     rows = []
     for key in standard_first(list(by_name)):
@@ -146,13 +146,13 @@ def _ratio(part: dict | None) -> str:
 
 DIVERGED = "diverged"
 _SEEDS = 6
-"""Seeds whose values fit a page beside what is computed from them."""
+"""Most seeds whose values fit on a page beside the statistics of them."""
 
 
 def metrics_table(results: dict, metric: str, name: Name = str) -> Table:
-    """Methods x seeds for one metric, with the stored summary and the untuned model in the last row.
+    """The table of methods x seeds for one metric, with the stored summary, and the untuned model in the last row.
 
-    Beyond :data:`_SEEDS` seeds their number stands in place of their values, which the table of all runs has.
+    With more than :data:`_SEEDS` seeds their number replaces their values, which the table of all runs holds.
     """
     seeds = sorted({r["seed"] for r in results["runs"]}, key=str if _mixed(results) else None)
     seeds = seeds if len(seeds) <= _SEEDS else []
@@ -175,7 +175,7 @@ def metrics_table(results: dict, metric: str, name: Name = str) -> Table:
 
 
 def spread_table(results: dict, metric: str, name: Name = str) -> Table | None:
-    """How much each method varies over seeds: sd with its interval, and its ratio to Standard's; None below 2 seeds."""
+    """The table of each method's sd over seeds, with its interval and its ratio to Standard's; None below 2 seeds."""
     places, rows = _decimals(results, metric) + 1, []
     for method in run_methods(results):
         s = summary_of(results, method, metric)
@@ -228,19 +228,19 @@ def _metric_row(results: dict, method: str, metric: str, seeds: list, places: in
 
 
 def seeds_of(seeds: int, lost: int) -> str:
-    """How many, and how many of them diverged: ``20``, or ``20 (2 diverged)``."""
+    """The number of seeds, with how many of them diverged, as text: ``20`` or ``20 (2 diverged)``."""
     return f"{seeds} ({lost} {DIVERGED})" if lost else str(seeds)
 
 
 def _decimals(results: dict, metric: str) -> int:
-    """Three decimals, four where the runs lie within 0.02 of each other."""
+    """The number of decimals for a metric: 3, or 4 where the runs lie within 0.02 of each other."""
     values = [value((r.get("metrics") or {}).get(metric)) for r in results["runs"]]
     values = [v for v in values if not math.isnan(v)]
     return 4 if len(values) > 1 and max(values) - min(values) < 0.02 else 3
 
 
 def fit_table(data: dict) -> Table:
-    """How good a fitted p(t) is, one diagnostic a row with what it means."""
+    """The table on how good a fitted p(t) is, with one diagnostic per row and what it means."""
     d = data["diagnostics"]
     threshold = number(d.get("kl_threshold"))
     limit = "" if math.isnan(threshold) else f"; above {fmt.plain(threshold)} p is tabulated instead"

@@ -1,4 +1,4 @@
-"""A, B and C as stacked bars, negative estimates drawn below zero rather than hidden."""
+"""The figure of A, B and C as stacked bars; negative estimates are drawn below zero rather than hidden."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from stabledllm.reports.style import COMPONENT_LABELS, COMPONENTS, INK, new_figu
 
 @styled
 def components(data: dict) -> Figure | None:
-    """Loss variance by component, over all rows and by response length; the gradient's beside it where stored.
+    """The variance of the loss by component, over all rows and by response length; with the gradient's where stored.
 
-    Error bars are one standard error of each component, drawn at the end of its own segment.
+    Error bars are one standard error of each component, drawn at the end of its segment.
     """
     lengths = [b for b in data.get("by_length") or [] if _known(b)]
-    if len(lengths) == 1:  # all responses are of one length: the bar of all rows says it
+    if len(lengths) == 1:  # all responses have one length: the bar of all rows shows it
         lengths = []
     gradient = data.get("gradient") if _known(data.get("gradient")) else None
     if not _known(data["loss"]):

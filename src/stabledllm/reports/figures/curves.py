@@ -1,4 +1,4 @@
-"""g(t), v(t) and rho(t) of the loss, with bands of two standard errors."""
+"""The figure of g(t), v(t) and rho(t) of the loss, with bands of two standard errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from stabledllm.reports.style import G_COLOUR, INK, MUTED, V_COLOUR, VIEWS_COLOU
 
 @styled
 def curves(data: dict) -> Figure | None:
-    """Mean loss g, mask-pattern variance v (one view, and the mean of MIRROR's two), and the views' correlation."""
+    """The mean loss g, the mask-pattern variance v (of one view and of the mean of MIRROR's two), and the views'
+    correlation."""
     c = data.get("curves")
     if (
         not isinstance(c, dict)
@@ -47,7 +48,7 @@ def curves(data: dict) -> Figure | None:
 
 
 def band(axes: Axes, stored: dict, key: str, colour: str, label: str | None = None) -> None:
-    """A stored curve over its ``t`` with a band of two standard errors; nothing where it is not stored."""
+    """Draw a stored curve over its ``t`` with a band of two standard errors; nothing where it is not stored."""
     t, y, s = array(stored.get("t")), array(stored.get(key)), array(stored.get(f"{key}_stderr"))
     if t is None or y is None or len(y) != len(t):
         return
@@ -60,7 +61,7 @@ def band(axes: Axes, stored: dict, key: str, colour: str, label: str | None = No
 def bulk_limits(axes: Axes, t: np.ndarray | None, y: np.ndarray | None) -> None:
     """Scale the axis to the values at t >= 0.05: towards t = 0 a variance grows like 1 / t.
 
-    Called for several curves, the largest scale wins.
+    If it is called for several curves, the largest scale is used.
     """
     if t is None or y is None or len(t) != len(y) or not np.isfinite(y[t >= 0.05]).any():
         return
@@ -73,7 +74,7 @@ def bulk_limits(axes: Axes, t: np.ndarray | None, y: np.ndarray | None) -> None:
 
 
 def rate_axis(axes: Axes) -> None:
-    """The axis of t, which says where :func:`bulk_limits` left values off the scale."""
+    """Label the axis of t, with a remark where :func:`bulk_limits` left values off the scale."""
     off = "\nvalues at t < 0.05 may lie above the axis" if hasattr(axes, "_bulk_top") else ""
     axes.set_xlabel("mask rate t" + off)
     axes.set_xlim(0, 1)

@@ -1,4 +1,4 @@
-"""The density of t that each method draws from, against the uniform one."""
+"""The figure of the density of t that each method draws from, beside the uniform one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _DASHES = ("-", "--", ":", "-.")
 
 @styled
 def densities(data: dict) -> Figure | None:
-    """p(t) of every method with a density of its own."""
+    """The density p(t) of every method that has one of its own."""
     stored = [(d, array(d.get("t")), array(d.get("p"))) for d in data.get("densities") or []]
-    found = [(d, t, p) for d, t, p in stored if t is not None and p is not None and len(t) == len(p)]
-    if not found:
+    curves = [(d, t, p) for d, t, p in stored if t is not None and p is not None and len(t) == len(p)]
+    if not curves:
         return None
     figure = new_figure(9.6, 3.3)
     axes = figure.subplots()
     axes.axhline(1, color=MUTED, linewidth=1.2, label="uniform (Standard)")
-    for i, (d, t, p) in enumerate(found):
+    for i, (d, t, p) in enumerate(curves):
         source = f" ({d['source']})" if d.get("source") not in (None, "iid") else ""
         axes.plot(t, p, _DASHES[i % 4], color=colour(d["method"]), label=label(d["method"]) + source)
     axes.set_xlim(0, 1)

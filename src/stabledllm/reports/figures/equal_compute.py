@@ -1,4 +1,4 @@
-"""Every method's noise at equal compute as a multiple of Standard's, measured and predicted."""
+"""The figure of every method's noise at equal compute as a multiple of Standard's, measured and predicted."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ _KINDS = {
     "loss": ("measured", "predicted from the decomposition"),
     "gradient": ("predicted", "from drawn steps, noise over signal"),
 }
-"""What the dots and the triangles are."""
+"""For each quantity, what the dots and what the triangles show."""
 
 
 @styled
 def equal_compute(data: dict, quantity: str = "loss") -> Figure | None:
-    """Dots with stored intervals, the predicted ratio, a line at Standard; hollow where the objective is another.
+    """Each method's ratio to Standard: a dot with its stored interval, hollow where the method has another objective.
+
+    A triangle is a second ratio, see :data:`_KINDS`; a line marks Standard.
 
     Args:
-        quantity: whose noise, ``loss`` or ``gradient``; None is returned where it was not measured.
+        quantity: whose noise, ``loss`` or ``gradient``. None is returned where it was not measured.
     """
     by_name = noise_of(data, quantity)
     if not by_name:

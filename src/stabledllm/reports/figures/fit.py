@@ -1,4 +1,4 @@
-"""A fitted p(t) beside the measured points it must follow."""
+"""The figure of a fitted p(t) with the measured points it was fitted to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stabledllm.reports.style import G_COLOUR, MUTED, V_COLOUR, VIEWS_COLOUR, co
 
 @styled
 def fit(data: dict) -> Figure:
-    """Points, fitted density and the uniform line; beside them g and v of the same probe."""
+    """The points, the fitted density and the uniform one; beside them g and v from the same probe."""
     figure = new_figure(9.6, 3.5)
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     method = data["method"]
@@ -49,7 +49,7 @@ def fit(data: dict) -> Figure:
 
 
 def _points(axes: Axes, data: dict) -> None:
-    """The points that p was fitted to, stored as a density, with one standard error each."""
+    """Draw the points that p was fitted to, which are stored as a density, with one standard error each."""
     profile = data["profile"]
     t, points, error = (array(profile.get(key)) for key in ("t", "target", "target_stderr"))
     if t is None or points is None or len(points) != len(t):

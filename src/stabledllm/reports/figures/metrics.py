@@ -1,4 +1,4 @@
-"""Final metrics: every seed as a dot, the stored mean with its interval, and the untuned model's line."""
+"""The figure of final metrics: a dot per seed, the stored mean with its interval, and the untuned model's line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stabledllm.reports.style import INK, MUTED, colour, label, metric_label, ne
 
 @styled
 def final_metrics(results: dict) -> Figure | None:
-    """One panel per metric, methods from top to bottom."""
+    """The final metrics, with one panel per metric and the methods from top to bottom."""
     methods, metrics = run_methods(results), run_metrics(results)
     if not methods or not metrics:
         return None
@@ -69,7 +69,7 @@ def _far(untuned: float, seen: list[float]) -> bool:
 
 
 def _cut(axes: Axes, seen: list[float], intervals: list[tuple[float, float, float, str]]) -> None:
-    """Keep the dots readable where few seeds make an interval huge: it ends in an arrow at the edge."""
+    """Cut huge intervals of few seeds at the edge, where they end in an arrow, so that the dots stay readable."""
     if not seen:
         return
     margin = 0.3 * (max(seen) - min(seen)) or 0.1 * abs(seen[0]) or 0.1

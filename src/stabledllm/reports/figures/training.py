@@ -1,4 +1,4 @@
-"""Training curves, one small panel per method, each against Standard."""
+"""Figures of training curves, with one small panel per method, each beside Standard's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from stabledllm.reports.style import MUTED, colour, label, new_figure, styled
 
 @styled
 def loss_curves(results: dict) -> Figure | None:
-    """The logged loss, a moving average, mean over seeds and the band from the lowest to the highest seed."""
+    """The moving average of the logged loss: its mean over seeds, and the band from the lowest to the highest seed."""
     return _panels(results, "loss", "logged training loss (nats)", smooth=True)
 
 
 @styled
 def eval_curves(results: dict) -> Figure | None:
-    """Validation NLL during training, where it was logged, with the untuned model's line."""
+    """The validation NLL during training, where it was logged, with the untuned model's line."""
     untuned = value(((results.get("untuned") or {}).get("metrics") or {}).get("validation_nll"))
     return _panels(results, "eval_nll", "validation NLL (nats per token)", smooth=False, line=untuned)
 
@@ -66,7 +66,7 @@ def _panels(results: dict, key: str, ylabel: str, smooth: bool, line: float = np
 
 
 def _seeds(results: dict, method: str, key: str, smooth: bool) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """Steps, values (seeds x steps, NaN where a seed has none) and the points averaged over."""
+    """Steps, values (seeds x steps, NaN where a seed has none) and the number of points averaged over; or None."""
     logs = []
     for run in results["runs"]:
         if run["method"] == method and diverged_at(run) is None:
@@ -81,14 +81,14 @@ def _seeds(results: dict, method: str, key: str, smooth: bool) -> tuple[np.ndarr
 
 
 def _moving(row: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving average that skips missing points and shortens at the ends."""
+    """The centred moving average, which skips missing points and is shorter at the ends."""
     if window == 1:
         return row
-    known = ~np.isnan(row)
+    is_known = ~np.isnan(row)
     kernel = np.ones(window)
-    total = np.convolve(np.where(known, row, 0), kernel, "same")
-    points = np.convolve(known, kernel, "same")
-    return np.divide(total, points, out=np.full(len(row), np.nan), where=known)
+    total = np.convolve(np.where(is_known, row, 0), kernel, "same")
+    points = np.convolve(is_known, kernel, "same")
+    return np.divide(total, points, out=np.full(len(row), np.nan), where=is_known)
 
 
 def _mean(seeds: np.ndarray) -> np.ndarray:
