@@ -1,4 +1,4 @@
-"""From settings to the plain objects that the library works with."""
+"""Builds the library's plain objects from settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
 
 
 def loading_options(settings: ModelSettings) -> dict:
-    """What :func:`~stabledllm.models.loading.load_model` takes beside the model's name."""
+    """The arguments of :func:`~stabledllm.models.loading.load_model` besides the model's name."""
     return {
         "dtype": getattr(torch, settings.dtype),
         "family": settings.family,
@@ -44,7 +44,7 @@ def build_model(settings: TrainSettings) -> LoadedModel:
     """The model that a run trains: the whole of it, fresh adapters on it, or an adapter to be trained further.
 
     Raises:
-        UserError: a model that does not load, or quantised weights that would have to be trained.
+        UserError: the model does not load, or its quantised weights would have to be trained.
     """
     if settings.quantised and not settings.lora and not is_adapter(settings.model):
         raise UserError(
@@ -62,10 +62,10 @@ def build_model(settings: TrainSettings) -> LoadedModel:
 
 
 def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
-    """Note ``block_size`` and how images are made in the model's config, for decoding and evaluation.
+    """Write ``block_size`` and the choices on images into the model's config, for decoding and evaluation.
 
     Raises:
-        UserError: a model that has no block form, one trained in other blocks, or decoding in other blocks.
+        UserError: the model has no block form, was trained in other blocks, or is to be decoded in other blocks.
     """
     _keep_block_size(loaded, settings.block_size, settings.decoding.block)
     if are_images(settings.data.train):
@@ -93,7 +93,7 @@ def build_method(name: str, settings: TrainSettings | DecomposeSettings) -> Meth
 
 
 def build_methods(settings: DecomposeSettings) -> list[Method]:
-    """The methods to measure, Standard first; of those that nobody asked for by name, what the objective has."""
+    """The methods to measure, Standard first; of the default list, only those that the objective can take."""
     names, objective = settings.methods, build_objective(settings.objective)
     if "methods" not in settings.model_fields_set:
         names = [name for name in names if Method.parse(name).takes(objective)]
@@ -102,24 +102,28 @@ def build_methods(settings: DecomposeSettings) -> list[Method]:
 
 
 def build_objective(settings: ObjectiveSettings) -> Objective:
-    """The objective."""
+    """The objective of these settings."""
     return Objective(**settings.model_dump())
 
 
 def build_decoding(settings: DecodingSettings) -> DecodingOptions:
-    """The decoding options."""
+    """The decoding options of these settings."""
     return DecodingOptions(**settings.model_dump())
 
 
 def build_image_decoding(settings: ImageDecodingSettings) -> ImageOptions:
-    """The options of drawing images."""
+    """The options for drawing images of these settings."""
     return ImageOptions(**settings.model_dump())
 
 
 def build_adaptive(
     settings: AdaptiveSettings, method: Method, start: Tabulated | None = None, size: Tensor | None = None
 ) -> AdaptiveDensity:
-    """The density of a method with ``adaptive``; ``size``: maskable tokens of each row."""
+    """The adaptive density of a method with ``adaptive``.
+
+    Args:
+        start: the density that it starts from; uniform without it. size: maskable tokens of each row.
+    """
     options = AdaptiveOptions(**settings.model_dump())
 
     def cost(t: Tensor) -> Tensor:

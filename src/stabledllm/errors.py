@@ -1,4 +1,4 @@
-"""The one exception that the command line shows as a sentence instead of a traceback."""
+"""The exceptions that the command line shows as a sentence instead of a traceback."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from stabledllm.plain_text import plain_text
 
 
 class UserError(ValueError):
-    """Bad input, told in one sentence: which file, row or key, what was expected, what was found.
+    """Bad input, in one sentence: which file, row or key, what was expected, and what was found.
 
-    What it quotes is made fit for a terminal here, whoever wrote it.
+    Control characters in the sentence, which may quote foreign text, are spelt out, so that a terminal can show it.
     """
 
     def __init__(self, sentence: object = ""):
@@ -19,7 +19,7 @@ class UserError(ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int | None = None) -> str:
-    """`` (did you mean 'x'?)`` for the nearest known name, or the list of known names if there are at most ``most``."""
+    """A hint such as `` (did you mean 'x'?)`` with the nearest known name, else the known names if at most ``most``."""
     known = list(known)
     near = difflib.get_close_matches(name[:200], known, n=1)
     if near:
@@ -28,11 +28,11 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int | None = None) ->
 
 
 class NotFinite(UserError):
-    """A loss, a probability or a score that is NaN or infinite: no figure is made of it."""
+    """A loss, a probability or a score is NaN or infinite, so that no figure can be made of it."""
 
 
 class Diverged(Exception):
-    """A training run that ended because its numbers are no longer finite; exit code 3 on the command line.
+    """A training run has ended because its numbers are no longer finite; exit code 3 on the command line.
 
     Args:
         what: what was not finite, with its verb. step: the optimizer step, counted from 1.

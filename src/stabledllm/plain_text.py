@@ -1,4 +1,4 @@
-"""Text of others made fit to be shown: no terminal obeys it, no line is broken by it, and no secret stands in it."""
+"""Makes foreign text safe to show: it can neither control a terminal nor break a line."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import unicodedata
 
 _LONGEST = 300
 _HARMLESS = "\xad\u200c\u200d\u200e\u200f\u061c\u2060\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2"
-"""Of the invisible formatting: the soft hyphen, joiners, the marks with which Arabic, Hebrew and Syriac are written."""
+"""Invisible formatting that is harmless: the soft hyphen, joiners, and marks of Arabic, Hebrew and Syriac."""
 
 
 def plain_text(text: object, *, longest: int | None = _LONGEST, keep: str = "") -> str:
-    """The text in one line, its control characters spelled out (``\\x1b``), cut in the middle where it is too long.
+    """The text in one line, with control characters spelled out (``\\x1b``), cut in the middle where it is too long.
 
-    Control characters are all of Unicode's that act on a terminal or a page instead of being seen: escape sequences,
-    those that turn the direction of writing, and lone surrogates, which no file can hold.
+    Control characters are all characters of Unicode that act on a terminal or a page instead of being seen: escape
+    sequences, those that turn the direction of writing, and lone surrogates, which no file can hold.
 
     Args:
-        longest: characters that are shown at most; None for all of them.
-        keep: control characters that stay, such as ``"\\n\\t"`` of a completion that is printed as it is.
+        longest: most characters to show; None for all of them.
+        keep: control characters that stay, such as ``"\\n\\t"`` for a completion that is printed as it is.
     """
     text = str(text)
     if longest is not None and len(text) > longest:
