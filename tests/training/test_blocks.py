@@ -18,9 +18,11 @@ from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from stabledllm.training.arguments import DEFAULTS
 from stabledllm.training.blocks import first_units
+from stabledllm.training.identity import identity_of
 from stabledllm.training.positions import step_rows
-from stabledllm.training.run import run_identity, train
+from stabledllm.training.run import train
 from tests.checks.trajectory import assert_same_trajectory
 from tests.fakes.trainer import make_trainer
 
@@ -140,7 +142,8 @@ def test_what_does_not_go_together_is_one_sentence(tmp_path, change, says):
 
 def test_resuming_without_blocks_is_another_run():
     settings = TrainSettings.model_validate(SMALL)
-    identities = [run_identity(s, Method()) for s in (settings, settings.model_copy(update={"block_size": None}))]
+    changed = settings.model_copy(update={"block_size": None})
+    identities = [identity_of(s, Method(), DEFAULTS) for s in (settings, changed)]
     assert identities[0] != identities[1]
     assert set(identities[0]) == set(identities[1])  # every key is compared
 

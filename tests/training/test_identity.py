@@ -14,6 +14,7 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.noise.methods import Method
 from stabledllm.training import run
+from stabledllm.training.arguments import DEFAULTS
 from stabledllm.training.identity import compare, identity_of
 from tests.fakes.run import merged, small_run, train, write_model, write_rows
 
@@ -236,7 +237,7 @@ def test_keys_that_a_run_cannot_change_are_refused_by_name(done):
 def test_every_setting_is_in_the_identity_or_named_as_free(tmp_path):
     """A setting that is new to the library counts until somebody says that it decides nothing."""
     settings = TrainSettings.model_validate(small_run(tmp_path))
-    identity = run.run_identity(settings, Method())
+    identity = identity_of(settings, Method(), DEFAULTS)
     dump = settings.model_dump()
     free = {"out", "allow_changed", "micro_batch", "views_per_forward", "generate_batch", "log_every", "save_every"}
     assert set(dump) - set(identity) == free | {"eval_every", "allow_pickle"}
@@ -257,9 +258,8 @@ def test_what_lies_behind_a_name_counts(tmp_path, what):
         settings |= {"method": "ppots", "p_of_t": str(path)}
 
     def identity() -> dict:
-        return run.run_identity(
-            TrainSettings.model_validate(settings), Method.parse(settings.get("method", "standard"))
-        )
+        method = Method.parse(settings.get("method", "standard"))
+        return identity_of(TrainSettings.model_validate(settings), method, DEFAULTS)
 
     before = identity()
     if what == "density":

@@ -146,7 +146,7 @@ def _is_file(path: Path) -> bool:
 def _shipped(name: str) -> str | None:
     """The full name of a shipped recipe or part, or None."""
     bare = name.removesuffix(".yaml")
-    return next((known for known in (bare, f"parts/{bare}") if known in shipped_recipes()), None)
+    return next((full_name for full_name in (bare, f"parts/{bare}") if full_name in shipped_recipes()), None)
 
 
 def _find(name: str, beside: Path | None) -> tuple[str, Path | None]:
@@ -155,8 +155,8 @@ def _find(name: str, beside: Path | None) -> tuple[str, Path | None]:
         if path and _is_file(path):
             return _text_of(path.expanduser(), name), path.expanduser().resolve()
     shipped = shipped_recipes()
-    if known := _shipped(name):
-        return shipped[known], None
+    if full_name := _shipped(name):
+        return shipped[full_name], None
     name = plain_text(name)
     raise UserError(
         f"recipe '{name}': expected a file or a shipped recipe, found neither{did_you_mean(name, shipped)}."

@@ -1,4 +1,4 @@
-"""What ``trainer.NAME`` may be: which of transformers' TrainingArguments are honoured, their types and ranges.
+"""The keys ``trainer.NAME``: which of transformers' TrainingArguments are honoured, with their types and ranges.
 
 Every field of the installed version is in one of three tables: :class:`TrainerSettings` (honoured), :data:`OURS`
 (a key of the recipe decides it) and :data:`REFUSED` (it would have no effect here, or break what the run promises). A
@@ -162,7 +162,7 @@ REFUSED = {
 
 
 def refusal(name: str) -> str:
-    """What is wrong with ``trainer.NAME``, and what to write instead."""
+    """The clause that says what is wrong with ``trainer.NAME`` and what to write instead."""
     if name in OURS:
         return f"set by the recipe's own keys; write {OURS[name]} instead"
     if name in REFUSED:

@@ -28,6 +28,7 @@ class Share:
 
     @classmethod
     def of(cls, verdicts: Sequence[bool | None]) -> Share:
+        """The share of these verdicts, of which there is at least one."""
         n, correct = len(verdicts), sum(v is True for v in verdicts)
         share = correct / n
         return cls(

@@ -34,6 +34,7 @@ from stabledllm.runtime.files import read_json, write_json, write_jsonl
 from stabledllm.runtime.locks import in_its_folder
 from stabledllm.runtime.provenance import device_name, versions
 from stabledllm.runtime.saying import say as print_line
+from stabledllm.runtime.saying import silent
 from stabledllm.stats.estimate import Estimate
 from stabledllm.tasks.files import read_jsonl
 
@@ -56,7 +57,7 @@ def evaluate(settings: EvalSettings, say: Say = print_line) -> dict:
     """
     with whole_models():
         ranks = Ranks.launched()
-        say = say if ranks.rank == 0 else _silent
+        say = say if ranks.rank == 0 else silent
         record = _evaluate(settings, ranks, say)
         ranks.leave()
         return record
@@ -268,7 +269,3 @@ def _differences(ours: Path, theirs: Path) -> dict:
 
 def _lines(path: Path) -> list[dict]:
     return [record for _, record in read_jsonl(path)]
-
-
-def _silent(_: str) -> None:
-    """Print nothing: for ranks other than the first."""

@@ -39,10 +39,12 @@ class State:
 
     @property
     def name(self) -> str:
+        """The run's name for readers: its method and seed."""
         return f"{self.run.method}, seed {self.run.seed}"
 
     @classmethod
     def of(cls, run: TrainSettings) -> State:
+        """The state of a run, read from its folder."""
         if finished(run):
             error = divergence(run)
             return cls(run, "diverged", error=error) if error else cls(run, "finished")

@@ -38,7 +38,7 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
     """Check every method with the settings, the model and the data of its runs; nothing is written.
 
     Raises:
-        UserError: names the first thing wrong; the folder may hold another experiment.
+        UserError: names the first thing wrong, such as a folder that holds another experiment.
     """
     base = settings.base
     if base.p_of_t:

@@ -40,16 +40,7 @@ def _lines(
         f"{run.dtype} weights, {recomputed}",
         "",
     ]
-    table = {
-        "weights": memory.weights,
-        "gradients": memory.gradients,
-        "optimizer": memory.optimizer,
-        "buffers": memory.gathered,
-        "activations": memory.activations,
-        "loss head": memory.loss_head,
-        "reserve": memory.reserve,
-        "needed per device": memory.needed,
-    }
+    table = memory.parts | {"needed per device": memory.needed}
     lines += [f"  {what:18s}{gib(size):>12s}" for what, size in table.items()]
     if memory.host:
         lines.append(f"  {'main memory':18s}{gib(memory.host):>12s}")

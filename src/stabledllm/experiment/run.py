@@ -38,7 +38,7 @@ from stabledllm.runtime.locks import waiting_for
 from stabledllm.runtime.provenance import device_name, versions
 from stabledllm.runtime.saying import say as print_line
 from stabledllm.training.diverged import diverged
-from stabledllm.training.run import SCHEMA as RUN_SCHEMA
+from stabledllm.training.earlier import SCHEMA as RUN_SCHEMA
 from stabledllm.training.run import train
 
 SCHEMA = "stabledllm/results/1"

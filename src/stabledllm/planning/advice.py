@@ -42,16 +42,7 @@ def parse_memory(text: str) -> float:
 
 def refusal(memory: Memory, limit: float, what: str) -> str:
     """The clause that says what a run needs, by parts, and how much memory there is."""
-    parts = {
-        "weights": memory.weights,
-        "gradients": memory.gradients,
-        "optimizer": memory.optimizer,
-        "buffers": memory.gathered,
-        "activations": memory.activations,
-        "loss head": memory.loss_head,
-        "reserve": memory.reserve,
-    }
-    listed = ", ".join(f"{name} {gib(size)}" for name, size in parts.items() if size >= 0.05 * GIB)
+    listed = ", ".join(f"{name} {gib(size)}" for name, size in memory.parts.items() if size >= 0.05 * GIB)
     return f"{what} needs about {gib(memory.needed)} per device ({listed}), found {gib(limit)}"
 
 

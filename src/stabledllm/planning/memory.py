@@ -58,6 +58,19 @@ class Memory:
     host: float = 0.0
 
     @property
+    def parts(self) -> dict[str, float]:
+        """Bytes of each part by its name for readers; their sum is :attr:`needed`."""
+        return {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "optimizer": self.optimizer,
+            "buffers": self.gathered,
+            "activations": self.activations,
+            "loss head": self.loss_head,
+            "reserve": self.reserve,
+        }
+
+    @property
     def total(self) -> float:
         """Bytes that the run allocates at its peak."""
         parts = ("weights", "gradients", "optimizer", "gathered", "activations", "loss_head")

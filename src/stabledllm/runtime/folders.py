@@ -25,7 +25,7 @@ _PROBE = b"0" * 4096
 
 def temporary_beside(path: Path) -> Path:
     """The hidden name under which this process writes the file or folder that becomes ``path``."""
-    return path.with_name(f".{_cut(path.name)}.{_host()}.{os.getpid()}.tmp")
+    return path.with_name(f".{short_name(path.name)}.{_host()}.{os.getpid()}.tmp")
 
 
 def is_temporary(path: Path) -> bool:
@@ -173,6 +173,6 @@ def _host() -> str:
     return re.sub(r"[^\w-]", "-", socket.gethostname())[:63]
 
 
-def _cut(name: str) -> str:
+def short_name(name: str) -> str:
     """The name cut so short that the temporary name made of it is not too long for a file system."""
     return name.encode()[:120].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""Which of several launched processes this is, known from the launcher's environment alone."""
+"""Tells which of several launched processes this is, from the launcher's environment alone."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from filelock import FileLock, SoftFileLock, Timeout
 from stabledllm.errors import UserError
 from stabledllm.runtime.failures import working_on
 from stabledllm.runtime.files import write_json
-from stabledllm.runtime.folders import is_alive, is_there, remove_empty, sweep, writable_folder
+from stabledllm.runtime.folders import is_alive, is_there, remove_empty, short_name, sweep, writable_folder
 from stabledllm.runtime.launched import is_main_process
 
 _LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -190,7 +190,7 @@ def busy(out: Path, claim: Path | None = None) -> str:
 def _beside(out: str | Path) -> tuple[Path, Path]:
     """The paths of the lock and the claim that lie beside an output."""
     whole = Path(os.path.realpath(out))
-    name = whole.name.encode()[:120].decode(errors="ignore")
+    name = short_name(whole.name)
     return whole.with_name(f".{name}.lock"), whole.with_name(f".{name}.claim.json")
 
 

@@ -35,6 +35,7 @@ class SafeStream:
         self.failure: Exception | None = None
 
     def write(self, text: str) -> int:
+        """Write the text unless an earlier write failed, and return its length."""
         if not isinstance(text, str):
             raise TypeError(f"expected text, found {type(text).__name__}")
         if self.failure is None:
@@ -54,6 +55,7 @@ class SafeStream:
         return text
 
     def flush(self) -> None:
+        """Flush the wrapped stream unless an earlier write failed."""
         if self.failure is None:
             try:
                 self._stream.flush()
@@ -69,6 +71,10 @@ def say(line: str) -> None:
     stream = SafeStream(sys.stdout)
     stream.write(f"{line}\n")
     stream.flush()
+
+
+def silent(_: str) -> None:
+    """Print nothing: for ranks other than the first."""
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from transformers.integrations import get_available_reporting_integrations
 from stabledllm.config.settings import TrainSettings
 from stabledllm.config.trainer_rules import refuse_idle
 from stabledllm.errors import UserError, did_you_mean
+from stabledllm.planning.memory import micro_batch
 from stabledllm.runtime.lone_process import refuse_lone_process
 from stabledllm.training.devices import as_user_error
 from stabledllm.training.trainer import MDMTrainer
@@ -60,11 +61,7 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
     device_keys = {name: settings.trainer[name] for name in ("use_cpu", "ddp_backend") if name in settings.trainer}
     with as_user_error("launch configuration"):
         ranks = TrainingArguments(output_dir=settings.out, report_to="none", **(place | device_keys)).world_size
-    micro = settings.micro_batch or settings.batch // ranks
-    if not micro or settings.batch % (micro * ranks):
-        raise UserError(
-            f"key 'batch': expected a multiple of micro_batch x devices = {micro} x {ranks}, found {settings.batch}."
-        )
+    micro = micro_batch(settings, ranks)
     sizes = {
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": settings.batch // (micro * ranks),
@@ -83,16 +80,16 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
 
 
 def _refuse_newer(trainer: dict[str, Any]) -> None:
-    known = TrainingArguments.__dataclass_fields__
+    fields = TrainingArguments.__dataclass_fields__
     for name in _renamed(trainer):
-        if name not in known:
-            raise UserError(f"key 'trainer.{name}': unknown to TrainingArguments{did_you_mean(name, known, most=8)}.")
+        if name not in fields:
+            raise UserError(f"key 'trainer.{name}': unknown to TrainingArguments{did_you_mean(name, fields, most=8)}.")
 
 
 def _renamed(trainer: dict[str, Any]) -> dict[str, Any]:
     """The keys, with ``gradient_checkpointing`` under the name that this version of transformers has for it."""
-    old, new, known = "gradient_checkpointing", "activation_checkpointing", TrainingArguments.__dataclass_fields__
-    rename = {name: name.replace(old, new) for name in trainer if name.replace(old, new) in known}
+    old, new, fields = "gradient_checkpointing", "activation_checkpointing", TrainingArguments.__dataclass_fields__
+    rename = {name: name.replace(old, new) for name in trainer if name.replace(old, new) in fields}
     return {rename.get(name, name): value for name, value in trainer.items()}
 
 

@@ -36,6 +36,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
+        """The number of optimizer steps done."""
         return step_of(self.folder)
 
 

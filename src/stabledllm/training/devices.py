@@ -1,4 +1,4 @@
-"""What a run on many devices needs beside the Trainer: saving whole models from shards, and ranks that agree."""
+"""Helpers of runs on many devices: checks of the launch, saving whole models from shards, and ranks that agree."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def as_user_error(what: str) -> Iterator[None]:
 
 
 def refuse_silent_changes(arguments: TrainingArguments) -> None:
-    """Refuse settings that would be dropped silently: by accelerate sharding on CPUs, by transformers float16 on CPUs,
-    and by both ranks that they do not see.
+    """Refuse settings that would silently have no effect.
+
+    accelerate drops sharding on CPUs, transformers drops float16 there, and both ignore ranks that they do not see.
 
     Raises:
         UserError: FSDP, DeepSpeed or float16 without an accelerator, or ranks that would each train alone.

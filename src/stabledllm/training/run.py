@@ -25,6 +25,7 @@ from stabledllm.ppots.record import FittedDensity
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.locks import in_its_folder
 from stabledllm.runtime.saying import say as print_line
+from stabledllm.runtime.saying import silent
 from stabledllm.training.arguments import DEFAULTS, training_arguments
 from stabledllm.training.blocks import BlockTrainer
 from stabledllm.training.checkpoints import DENSITY, last_whole
@@ -42,7 +43,6 @@ from stabledllm.training.earlier import (
     leave_behind,
     refuse_unchangeable,
 )
-from stabledllm.training.earlier import SCHEMA as SCHEMA
 from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
 from stabledllm.training.identity import identity_of, with_content
@@ -68,12 +68,12 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     """
     settings = with_image_defaults(settings)
     out = Path(settings.out)
-    say = say if is_main_process() else _silent
+    say = say if is_main_process() else silent
     method = build_method(settings.method, settings)
     if settings.block_size:
         check_blocks(method)
     decoding = build_decoding(settings.decoding)  # needed only at the end, but checked before the long work
-    identity = run_identity(settings, method)
+    identity = identity_of(settings, method, DEFAULTS)
     start, chosen = Start(), None
     refuse_unchangeable(settings.allow_changed)
     if is_begun(out):
@@ -139,17 +139,8 @@ def _ended_diverged(out: Path, record: dict, error: Diverged, *, model: bool) ->
     return ended
 
 
-def _silent(_: str) -> None:
-    """Print nothing: for ranks other than the first."""
-
-
 def _nothing() -> None:
     """Do nothing: for ranks other than the first."""
-
-
-def run_identity(settings: TrainSettings, method: Method) -> dict:
-    """The identity of a run without the content of its data; the split over devices is not part of it."""
-    return identity_of(settings, method, DEFAULTS)
 
 
 def _caption_dropout(settings: TrainSettings) -> float | None:

@@ -248,6 +248,7 @@ class MDMTrainer(ResumingTrainer):
         return self.accelerator.gather(self.accelerator.pad_across_processes(table, dim=0))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the step statistics beside a training loss."""
         if "loss" in logs:
             logs |= self.statistics.flush()
         super().log(logs, start_time)

@@ -56,6 +56,7 @@ class DataSettings(Strict):
     max_len: int = Field(1024, ge=2, le=MOST)
     """Longest row in tokens; longer rows are counted and dropped, or refused: never cut."""
     over_length: Literal["drop", "refuse"] = "drop"
+    """Rows longer than ``max_len`` are dropped and counted, or refused."""
     delimiters: list[str] | None = None
     """Answer delimiters for ISAD, matched on the tokenised response; without them those of ``train``'s task."""
     syntax: Literal["html", "markdown", "code"] | None = "code"

@@ -1,4 +1,4 @@
-"""What ``stabledllm decompose`` and ``recommend`` measure."""
+"""Settings of ``stabledllm decompose`` and ``recommend``."""
 
 from __future__ import annotations
 
@@ -73,4 +73,6 @@ class DecomposeSettings(ModelSettings):
     """Measure the gradient's noise as well."""
     grad: GradientSettings = GradientSettings()
     seed: Seed = 0
+    """Seed of everything that is drawn."""
     out: PathText = "runs/decompose"
+    """Folder of ``decomposition.json`` and its figures."""

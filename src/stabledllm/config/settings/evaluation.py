@@ -75,3 +75,4 @@ class EvalSettings(ModelSettings):
     generate_batch: int = Field(32, ge=1, le=MOST)
     """Prompts decoded together; no result depends on it."""
     out: PathText = "runs/eval"
+    """Folder of ``eval.json`` and what was generated."""

@@ -14,11 +14,17 @@ class MethodSettings(Strict):
     """Options of the parts of a method; each acts only where its part is named."""
 
     strata: int | None = Field(None, ge=1, le=MOST)
+    """Strata of ``strats``; without it the square root of the step's rows, rounded up."""
     clip_low: float = 0.3
+    """Lowest mask ratio of ``clipped``."""
     clip_high: float = 0.8
+    """Highest mask ratio of ``clipped``."""
     isad_delta: float = 0.2
+    """What ``isad`` adds to the mask probability of answer delimiters."""
     mirror_below: float = 1.0
+    """Mask ratio from which ``mirror`` leaves out its second view."""
     ema_bins: int = Field(10, ge=2, le=MOST)
+    """Equal bins of t, in each of which ``ema`` averages the loss."""
 
 
 class ObjectiveSettings(Strict):
@@ -30,7 +36,9 @@ class ObjectiveSettings(Strict):
     power: float | None = Field(None, ge=0, allow_inf_nan=False)
     """The exponent a >= 0 of weighting ``power``; needed there and allowed nowhere else."""
     normalization: Literal["row", "token"] = "row"
+    """Mean over the step's rows, as in the paper, or over its maskable tokens."""
     eps: float = Field(1e-3, ge=0, lt=1)
+    """Least masking probability: p_mask = (1 - eps) t + eps."""
 
 
 class PPOTSSettings(Strict):
@@ -44,11 +52,15 @@ class PPOTSSettings(Strict):
     """``stratified``: each row at mask ratios of its own, one per cell of t; ``grid``: all rows at the cells'
     midpoints."""
     rows: int = Field(112, ge=2, le=MOST)
+    """Rows of the probe."""
     rates: int = Field(8, ge=4, le=MOST)
     """Equal cells of t; the lowest is split further (into 7 of them for 8, so that there are 14 cells)."""
     masks: int = Field(2, ge=2, le=MOST)
+    """Masks per row and cell."""
     starts: int = Field(20, ge=1, le=MOST)
+    """Starting points of the fit of the EPR curve."""
     family: Literal["epr", "tabulated"] = "epr"
+    """``epr``: the paper's curve, or the smoothed points where it does not fit; ``tabulated``: the smoothed points."""
     uniform_share: float = Field(0.05, ge=0, le=1)
     """Defensive mixture: bounds every weight by 1 / uniform_share."""
     check_proxy: bool = False

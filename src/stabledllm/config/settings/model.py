@@ -14,8 +14,9 @@ class LoRASettings(Strict):
     """Low-rank adapters beside frozen weights; the run saves the adapter alone."""
 
     rank: int = Field(16, ge=1, le=MOST)
+    """Rank of the adapters' matrices."""
     alpha: float = Field(32.0, gt=0)
-    """What the adapters add is scaled by alpha / rank."""
+    """The adapters' output is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout of the adapters' inputs. Drawn by torch: a step's result then depends on how it is split over devices."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"

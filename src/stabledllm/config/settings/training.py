@@ -40,6 +40,7 @@ class TrainSettings(ModelSettings):
     ``auto``: as many as the memory estimate says fit the device."""
     data: DataSettings = DataSettings()
     method: Name = "standard"
+    """Parts of the method, joined by ``+``, such as ``ppots+mirror``."""
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     ppots: PPOTSSettings = PPOTSSettings()
@@ -57,6 +58,7 @@ class TrainSettings(ModelSettings):
     steps: int | None = Field(None, ge=1, le=10**9)
     """Optimizer steps; without it ``epochs`` counts."""
     epochs: float = Field(5.0, gt=0)
+    """Passes over the training rows, where ``steps`` is not given."""
     eval_every: int | None = Field(None, ge=1)
     """Steps between evaluation losses; without it only at the end."""
     eval_draws: int = Field(4, ge=1, le=MOST)
@@ -64,6 +66,7 @@ class TrainSettings(ModelSettings):
     save_every: int | None = Field(None, ge=1)
     """Steps between checkpoints, the last one at the end; without it there are none, and a killed run begins anew."""
     log_every: int = Field(10, ge=1)
+    """Steps between lines of the training log."""
     trainer: GivenTrainerSettings = {}  # type: ignore[assignment]
     """Other fields of transformers' TrainingArguments, by their names."""
     decoding: DecodingSettings = DecodingSettings()
@@ -80,6 +83,7 @@ class TrainSettings(ModelSettings):
     """Keys, such as ``steps`` or ``trainer.learning_rate``, that may have another value when the run in ``out`` goes on
     from its last checkpoint; any other difference is refused."""
     out: PathText = "runs/train"
+    """Folder of the run."""
 
 
 class ExperimentSettings(Strict):
@@ -88,7 +92,9 @@ class ExperimentSettings(Strict):
     base: TrainSettings = TrainSettings()
     """The run that every method and seed varies."""
     methods: list[str] = Field(["standard", "ppots", "mirror", "ppots+mirror"], min_length=1)
+    """Methods to compare; each is run with every seed."""
     seeds: list[Seed] = Field([42, 731, 20231], min_length=1)
+    """Seeds of the runs, the same for every method."""
     equal: Literal["compute", "steps"] = "compute"
     """``compute``: every method makes Standard's forward passes to within one step, under ``epochs`` too: its rows per
     step follow from its mean cost (half for 2 views), its steps from what it will draw. ``steps``: the same rows and
@@ -96,6 +102,7 @@ class ExperimentSettings(Strict):
     baselines: list[str] = ["standard", "clipped"]
     """Methods whose best run a method's worst run is compared with."""
     out: PathText = "runs/experiment"
+    """Folder of the experiment and its runs."""
 
     @field_validator("methods", "baselines")
     @classmethod

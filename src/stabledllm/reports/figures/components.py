@@ -75,5 +75,5 @@ def _length(entry: dict) -> str:
 
 
 def _unit(parts: dict, default: str) -> str:
-    known = [parts[k].get("unit") for k in COMPONENTS if isinstance(parts.get(k), dict)]
-    return next((u for u in known if u), default)
+    units = [parts[k].get("unit") for k in COMPONENTS if isinstance(parts.get(k), dict)]
+    return next((unit for unit in units if unit), default)
