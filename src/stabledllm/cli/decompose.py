@@ -1,4 +1,4 @@
-"""``stabledllm decompose``."""
+"""The command ``stabledllm decompose``."""
 
 from __future__ import annotations
 

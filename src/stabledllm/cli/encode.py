@@ -1,4 +1,4 @@
-"""``stabledllm encode``."""
+"""The command ``stabledllm encode``."""
 
 from __future__ import annotations
 

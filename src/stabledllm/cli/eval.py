@@ -1,4 +1,4 @@
-"""``stabledllm eval``."""
+"""The command ``stabledllm eval``."""
 
 from __future__ import annotations
 

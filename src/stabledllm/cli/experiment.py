@@ -1,4 +1,4 @@
-"""``stabledllm experiment``."""
+"""The command ``stabledllm experiment``."""
 
 from __future__ import annotations
 

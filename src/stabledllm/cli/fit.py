@@ -1,4 +1,4 @@
-"""``stabledllm fit``."""
+"""The command ``stabledllm fit``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stabledllm generate``."""
+"""The command ``stabledllm generate``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stabledllm merge``."""
+"""The command ``stabledllm merge``."""
 
 from __future__ import annotations
 

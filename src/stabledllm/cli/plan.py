@@ -1,4 +1,4 @@
-"""``stabledllm plan``."""
+"""The command ``stabledllm plan``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stabledllm power``."""
+"""The command ``stabledllm power``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stabledllm quickstart`` and ``quickstart-images``."""
+"""The commands ``stabledllm quickstart`` and ``quickstart-images``."""
 
 from __future__ import annotations
 

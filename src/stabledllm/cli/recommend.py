@@ -1,4 +1,4 @@
-"""``stabledllm recommend``."""
+"""The command ``stabledllm recommend``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stabledllm report``."""
+"""The command ``stabledllm report``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stabledllm rescore``."""
+"""The command ``stabledllm rescore``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stabledllm train``."""
+"""The command ``stabledllm train``."""
 
 from __future__ import annotations
 

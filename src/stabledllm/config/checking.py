@@ -64,7 +64,7 @@ def _place(tree: Any, path: tuple) -> str:
 
 
 def _group(kind: type[BaseModel], path: tuple) -> type[BaseModel]:
-    """The group of settings at a path."""
+    """The class of the group of settings at a path."""
     for part in path:
         annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
         # An optional group of settings is a union of them and None.

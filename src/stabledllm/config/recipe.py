@@ -1,8 +1,8 @@
-"""Finding, combining and overriding recipes.
+"""Finds, combines and overrides recipes.
 
-A recipe may build on others: ``extends: NAME`` or a list of names, whose keys it takes over and overrides, and
-``NAME+PART`` on the command line, which lays one recipe over another. Mappings are merged key by key, anything else
-replaces what was there; the later one wins.
+A recipe may build on others: by ``extends: NAME`` or a list of names, whose keys it takes over and overrides, and by
+``NAME+PART`` on the command line, which lays one recipe over another. Mappings are merged key by key; any other value
+replaces the earlier one.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> TrainSettings | Exp
     """The settings of a recipe; one with ``methods`` is an experiment.
 
     Raises:
-        UserError: broken YAML, an unknown key, a value of the wrong kind, a malformed override, or a parent that is
-            missing or the recipe's own child.
+        UserError: the YAML is broken, a key is unknown, a value is of the wrong kind, an override is malformed, or a
+            parent is missing or the recipe's own child.
     """
     tree = apply_overrides(_tree(name), overrides)
     return check(tree, ExperimentSettings if "methods" in tree or "base" in tree else TrainSettings, f"recipe '{name}'")
@@ -80,13 +80,16 @@ def _tree(name: str) -> dict:
 
 
 def merge(tree: dict, over: dict) -> dict:
-    """Lay ``over`` on ``tree``, in place: mappings key by key, anything else replaced; ``over`` stays as it is."""
+    """Merge ``over`` into ``tree``, in place, and return it: mappings key by key, other values replaced.
+
+    ``over`` stays as it is.
+    """
     for key, value in over.items():
         if isinstance(value, dict):
             below = tree.get(key)
             tree[key] = merge(below if isinstance(below, dict) else {}, value)
         else:
-            tree.pop(key, None)  # with it the place where the old one was written
+            tree.pop(key, None)  # the old key also carries the place where it was written
             tree[key] = value
     return tree
 
@@ -178,7 +181,7 @@ def apply_overrides(tree: dict, overrides: Sequence[str]) -> dict:
     """Set ``dotted.key=value`` in the tree, in place, and return it.
 
     Raises:
-        UserError: an override without '=', or below a key that holds a value.
+        UserError: an override has no '=', or its key lies below one that holds a value.
     """
     for override in overrides:
         _set(tree, override)

@@ -1,4 +1,4 @@
-"""Exact-match accuracy of greedy completions, with a binomial interval."""
+"""The exact-match accuracy of completions, with a binomial interval."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Share:
         )
 
     def as_dict(self) -> dict:
-        """JSON form."""
+        """The JSON form."""
         low, high = self.interval
         return self.accuracy.as_dict() | {"ci_low": low, "ci_high": high, "no_answer": self.no_answer}
 
@@ -59,7 +59,7 @@ class AccuracyResult:
     """The cost of decoding: model calls, tokens, seconds."""
 
     def as_dict(self) -> dict:
-        """JSON form, without the completions."""
+        """The JSON form, without the completions."""
         return self.strict.as_dict() | {
             "flexible": self.flexible.as_dict(),
             "decoding": asdict(self.decoding) | {"approximate": not self.exact},

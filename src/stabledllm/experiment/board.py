@@ -30,7 +30,7 @@ class State:
 
     run: TrainSettings
     kind: str
-    """``finished``, ``diverged``, ``running``, ``failed`` or ``waiting``."""
+    """One of ``finished``, ``diverged``, ``running``, ``failed`` and ``waiting``."""
     step: int = 0
     steps: int = 0
     loss: float | None = None

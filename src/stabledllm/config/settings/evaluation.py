@@ -27,11 +27,11 @@ class DecodingSettings(Strict):
     """How many tokens a step decides: ``even``: the same number (LLaDA); ``dream``: Dream's share of those left;
     ``origin``: each with that share as its probability."""
     temperature: float = Field(0.0, ge=0)
-    """0 is greedy."""
+    """Temperature at which tokens are drawn; 0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Tokens are chosen among the most probable that hold this share."""
+    """Tokens are chosen among the most probable ones that together have this probability."""
     guidance: float = Field(0.0, ge=0)
-    """Classifier-free guidance; doubles the forward rows."""
+    """Strength of classifier-free guidance, which doubles the forwards; 0 for none."""
     threshold: float | None = Field(None, gt=0, le=1)
     """Decide at once every token whose probability is above this. Approximate: fewer model calls, other completions."""
     cache: Literal["none", "prefix", "dual"] = "none"
@@ -47,7 +47,7 @@ class ImageDecodingSettings(Strict):
     steps: int = Field(18, ge=1, le=MOST)
     """Model calls."""
     guidance: float = Field(3.5, ge=0)
-    """Classifier-free guidance; doubles the forward rows."""
+    """Strength of classifier-free guidance, which doubles the forwards; 0 for none."""
     temperature: float = Field(1.0, ge=0)
     """Scale of the noise added to the confidences by which tokens are kept; it falls with the steps."""
     seed: Seed = 0

@@ -46,8 +46,8 @@ class TrainSettings(ModelSettings):
     ppots: PPOTSSettings = PPOTSSettings()
     adaptive: AdaptiveSettings = AdaptiveSettings()
     p_of_t: PathText | None = None
-    """A density fitted before (``stabledllm fit``); without it P-POTS probes before training, ``adaptive`` starts
-    from uniform t."""
+    """File of a density fitted before (``stabledllm fit``); without it P-POTS probes before training, and ``adaptive``
+    starts from uniform t."""
     block_size: int | None = Field(None, ge=1, le=MOST)
     """Block diffusion: response tokens per block. Each block has its own t and maskable set and is predicted from the
     clean blocks before it; without it the whole response is one block."""
