@@ -8,6 +8,7 @@ from stabledllm.config import load_recipe
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.experiment.idle import _EXPERIMENT, _NOT_FITTED, _RUN, idle_overrides
+from stabledllm.experiment.planned import runs_of
 from tests.cli.runner import assert_refused, in_process
 
 HERE = {
@@ -47,15 +48,16 @@ def test_a_key_without_effect_is_refused_or_told_of(recipe, override):
     key, settings = override.partition("=")[0], load_recipe(recipe, [override])
     if key in REFUSED:
         with pytest.raises(UserError, match=f"key '{key}'"):
-            idle_overrides(settings, [override])
+            idle_overrides(settings, runs_of(settings), [override])
         return
-    (said,) = idle_overrides(settings, [override])
+    (said,) = idle_overrides(settings, runs_of(settings), [override])
     assert said.startswith(f"note: key '{key}' does nothing here: it needs ")
 
 
 @pytest.mark.parametrize(("recipe", "overrides"), [(name, one) for name, these in ACTS.items() for one in these])
 def test_a_key_that_acts_is_taken(recipe, overrides):
-    assert idle_overrides(load_recipe(recipe, overrides), overrides) == []
+    settings = load_recipe(recipe, overrides)
+    assert idle_overrides(settings, runs_of(settings), overrides) == []
 
 
 def test_each_rule_refuses_somewhere():
