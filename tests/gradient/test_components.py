@@ -14,7 +14,7 @@ from stabledllm.gradient.counts import count_weights
 from stabledllm.gradient.predicted import (
     at_equal_compute,
     data_noise,
-    profiled_as,
+    profile_method,
     ratio_to,
     step_noise,
     uniform_for,
@@ -114,7 +114,7 @@ def drawn(method: Method, sampler, n: int, steps: int, meter: ToyGradients) -> t
     key, rows = Key(99, 1), n * steps
     index = (key.row_uniforms(Stream.RESAMPLE, torch.arange(rows)) * len(meter.rows)).long()
     u = torch.cat([method.source.uniforms(Key(5, s), n, torch.device("cpu")) for s in range(steps)])
-    ((_, _, g),) = meter.gradients(index, sampler.icdf(u), method, Key(7, 7), sampler)
+    ((_, _, g, _),) = meter.gradients(index, sampler.icdf(u), method, Key(7, 7), sampler)
     step = g.view(20, steps // 20, n, -1).mean(2)
     each = n * step.var(1).sum(-1)
     return float(each.mean()), float(each.std()) / 20**0.5
@@ -134,7 +134,7 @@ def test_predicted_step_noise_is_that_of_drawn_steps(name):
     sizes = {"rows": 60, "rates": 8, "masks": 2}
     found = []
     for seed in range(4):
-        own = gradient_profile(meter, Method.parse(profiled_as(method)), **sizes, seed=seed)
+        own = gradient_profile(meter, Method.parse(profile_method(method)), **sizes, seed=seed)
         plain = gradient_profile(meter, COUNTED, **sizes, seed=seed)
         noise = step_noise(own, method, uniform_for(own, sampler), n, method.views.count, plain)
         found.append(noise.estimate().value)
@@ -165,7 +165,7 @@ def test_predicted_noise_is_the_enumerated_one_whatever_the_density(name, option
     kinds = [toy_row(4, 0), toy_row(3, 1)]
     meter, method = ToyGradients(kinds), Method.parse(name, options)
     sizes = {"rows": 120, "rates": 4, "masks": 2, "seed": 1}
-    own = gradient_profile(meter, Method.parse(profiled_as(method), options), **sizes)
+    own = gradient_profile(meter, Method.parse(profile_method(method), options), **sizes)
     plain = own if own.method.name == "fixedcount" else gradient_profile(meter, COUNTED, **sizes)
     for shape, heights in SKEWED.items():
         setting = replace(case(name, options).setting, density=heights)
@@ -183,9 +183,9 @@ def test_single_views_from_counts_are_less_noisy_than_drawn_pairs():
     for seed in range(25):
         own = gradient_profile(meter, mirror, **SIZES, seed=seed)
         plain = gradient_profile(meter, COUNTED, **SIZES, seed=seed)
-        judged = uniform_for(own)
-        apart.append(step_noise(own, mirror, judged, 8, 2.0, plain).estimate().value)
-        whole.append(step_noise(own, mirror, judged, 8, 2.0).estimate().value)
+        crossfit = uniform_for(own)
+        apart.append(step_noise(own, mirror, crossfit, 8, 2.0, plain).estimate().value)
+        whole.append(step_noise(own, mirror, crossfit, 8, 2.0).estimate().value)
     assert np.std(apart) < 0.9 * np.std(whole), (np.std(apart), np.std(whole))
 
 

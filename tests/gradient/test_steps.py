@@ -34,7 +34,7 @@ def plain_steps(
         index = (key.row_uniforms(Stream.RESAMPLE, torch.arange(n)) * len(data)).long()
         t = sampler.icdf(method.source.uniforms(key, n, torch.device("cpu")))
         found = torch.zeros(n, meter.size, dtype=torch.float64)
-        for at, _, g in meter.gradients(index, t, method, key, sampler):
+        for at, _, g, _ in meter.gradients(index, t, method, key, sampler):
             found[at] = g
         weight = np.array([data[i].response_length if token_mean else 1 for i in index.tolist()])
         out.append(np.average(found.numpy(), axis=0, weights=weight))

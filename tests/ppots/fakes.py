@@ -69,8 +69,7 @@ def profile_of(losses_abc: Tensor) -> Profile:
     """A one-view profile on equal cells with the given losses, shape (a, b, c)."""
     a, b, _ = losses_abc.shape
     return Profile(
-        t=(torch.arange(b, dtype=torch.float64) + 0.5) / b,
-        width=torch.full((b,), 1 / b, dtype=torch.float64),
+        edges=torch.arange(b + 1, dtype=torch.float64) / b,
         view_losses=losses_abc.double()[..., None],
         used=torch.ones(a, b, 1, dtype=torch.bool),
         cost=torch.ones(b, dtype=torch.float64),

@@ -227,7 +227,8 @@ def exact_profile(law: Law, rows: int = 100, rates: int = 20) -> Profile:
     losses = (x[:, None] * law.h(t))[..., None] + law.sd(t)[:, None] * sign
     shape = torch.ones(rows, len(t), 1, dtype=torch.bool)
     cost = torch.ones(len(t), dtype=torch.float64)
-    return Profile(t, edges.diff(), losses[..., None], shape, cost, torch.arange(rows))
+    views = losses[..., None]
+    return Profile(edges=edges, view_losses=views, used=shape, cost=cost, rows=torch.arange(rows))
 
 
 def assert_agree(one, other, what: str = "", z: float = 4.26) -> None:

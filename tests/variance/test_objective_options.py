@@ -54,12 +54,12 @@ def drawn(objective):
 
 
 def profiled(objective):
-    return probe(of(LossMeter, objective), STANDARD, **PROBE).second_moment().value.sum()
+    return probe(of(LossMeter, objective), STANDARD, **PROBE).moments.curve().value.sum()
 
 
 def blocks(objective):
     units = of(UnitMeter, objective, block_size=4)
-    return probe(units, STANDARD, **PROBE).second_moment().value.sum()
+    return probe(units, STANDARD, **PROBE).moments.curve().value.sum()
 
 
 def gradients(kind):
@@ -70,7 +70,7 @@ def gradients(kind):
 
 
 def head(objective):
-    return norm_profile(of(OutputLayerNorms, objective), STANDARD, **PROBE).second_moment().value.sum()
+    return norm_profile(of(OutputLayerNorms, objective), STANDARD, **PROBE).moments.curve().value.sum()
 
 
 def steps(objective):

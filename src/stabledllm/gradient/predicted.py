@@ -5,7 +5,7 @@ Legend: a rows, b cells, n points of a row, k places of a sketch, Q blocks of co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,14 +29,13 @@ from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.noise.views import Mirror, MultiSample, Partition, Single
+from stabledllm.ppots.crossfit import CrossFit
 from stabledllm.ppots.shared_noise import shared_forms
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import ratio_record
 
-Judged = Sequence[tuple[TSampler, Tensor]]
 
-
-def profiled_as(method: Method) -> str | None:
+def profile_method(method: Method) -> str | None:
     """Method string of the profile that predicts a method: fixed counts serve all single Bernoulli and counted masks.
 
     None where nothing predicts it: a biased masker, density or maskable set has another objective.
@@ -67,7 +66,7 @@ class StepNoise:
 def step_noise(
     profile: GradientProfile,
     method: Method,
-    judged: Judged,
+    crossfit: CrossFit,
     step_rows: int,
     cost: float,
     plain: GradientProfile | None = None,
@@ -79,7 +78,7 @@ def step_noise(
     between the cells' middles: with counts and very few tokens, where it is a staircase, it is rough.
 
     Args:
-        profile: of :func:`profiled_as` this method. judged: densities and the rows each is judged on.
+        profile: of :func:`profile_method` this method. crossfit: densities and the rows on which each counts.
         plain: the profile of single fixed counts on the same rows. Where each view alone is a single masker's, only
             products of views are then taken from ``profile``: squares of single views, which have the heavy tail, are
             known far better from exact counts.
@@ -87,7 +86,7 @@ def step_noise(
     second = torch.full(profile.gram.shape[:2], torch.nan, dtype=torch.float64)
     bernoulli = isinstance(method.masker, Bernoulli) and profile.method.name == "fixedcount"
     apart = plain is not None and profile.lone is not None and _marginals_are_single(method)
-    for sampler, rows in judged:
+    for sampler, rows in crossfit:
         if bernoulli:
             found = bernoulli_moments(profile, sampler, method.views.count).second
         elif apart:
@@ -96,7 +95,7 @@ def step_noise(
             found = direct_moments(profile, sampler).second
         second[:, rows] = found[:, rows]
     pairs = PairMean(plain if apart else profile)
-    removed = [(_removed(profile, method, sampler, step_rows, bernoulli), len(rows)) for sampler, rows in judged]
+    removed = [(_removed(profile, method, sampler, step_rows, bernoulli), len(rows)) for sampler, rows in crossfit]
 
     def per_row(keep: Tensor) -> Tensor:
         gone = sum(form(keep) * rows for form, rows in removed) / sum(rows for _, rows in removed)
@@ -196,6 +195,6 @@ def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: 
     return mean * scale * profile.size[i] * profile.point_width / profile.width[:, None]
 
 
-def uniform_for(profile: GradientProfile, sampler: TSampler | None = None) -> Judged:
-    """Every row judged by one density, uniform unless given: nothing was fitted on them."""
+def uniform_for(profile: GradientProfile, sampler: TSampler | None = None) -> CrossFit:
+    """One density for every row, uniform unless given: nothing was fitted to them."""
     return [(sampler or Uniform(), torch.arange(len(profile.rows)))]

@@ -28,6 +28,7 @@ from stabledllm.noise.maskers import Masker
 from stabledllm.noise.methods import Method
 from stabledllm.noise.views import Views
 from stabledllm.ppots.cells import WeighsBy, weights_of
+from stabledllm.ppots.crossfit import CrossFit
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.profile import Profile, probe, rate_edges
 from stabledllm.ppots.record import FittedDensity, fit_density, profile_record
@@ -123,13 +124,13 @@ class _Laboratory:
         """Predicted (cross-fitted) and measured variance of one method."""
         settings, profile = self.settings, self.profile(method)
         sampler = method.sampler(density.sampler if density else None)
-        judged: list[tuple[TSampler, torch.Tensor]] = [(sampler, torch.arange(len(profile.rows)))]
+        crossfit: CrossFit = [(sampler, torch.arange(len(profile.rows)))]
         if density and method.signal == "loss":
-            judged = density.judged
+            crossfit = density.crossfit
         cost = self.cost(method, sampler)
         self.drawn[method.name] = sampler, cost
         rows = step_rows(method, settings.forwards, cost)
-        predicted = per_row_variance(profile, method.source, judged, rows, self._weights(method, profile))
+        predicted = per_row_variance(profile.moments, method.source, crossfit, rows, self._weights(method, profile))
         measured = measure(
             self.meter, method, sampler, rows=rows, steps=settings.steps, seed=settings.seed, low=self.low
         )

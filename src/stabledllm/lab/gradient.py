@@ -14,7 +14,7 @@ from stabledllm.gradient.predicted import (
     at_equal_compute,
     data_noise,
     noise_scale,
-    profiled_as,
+    profile_method,
     ratio_to,
     step_noise,
     uniform_for,
@@ -99,7 +99,7 @@ class GradientLaboratory:
 
     def _predicted(self, method: Method, sampler: TSampler, rows: int, cost: float) -> dict:
         """Predicted noise and its ratio to Standard's, both of the same data rows."""
-        name = profiled_as(method)
+        name = profile_method(method)
         if name is None:
             kept = ("predicted_variance", "variance_at_equal_compute", "relative_to_standard", "noise_scale")
             return dict.fromkeys(kept)

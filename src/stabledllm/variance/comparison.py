@@ -118,8 +118,8 @@ def mirror_condition(
         measured: its entry among the compared methods, where it is one of them. With a second view for some t only
             the sentence follows the ratio that is printed there.
     """
-    gain = _mean_over_rows((views.row_view_noise() - cost * views.row_noise()) @ views.width)
-    rho = _mean_over_rows(-views.row_view_covariance().nan_to_num() @ views.width)
+    gain = _mean_over_rows((views.view_noise() - cost * views.moments.noise) @ views.width)
+    rho = _mean_over_rows(-views.view_covariance().nan_to_num() @ views.width)
     rest = jackknife(lambda keep: float(sum(parts_of(nested, keep)[1:])), len(nested.losses), UNIT)
     rest = replace(rest, ends=of_sum([with_ends(found.mask_rate), with_ends(found.data)]))
     low, high = of_sum([with_ends(gain), negated(with_ends(rest), cost - 1)])
