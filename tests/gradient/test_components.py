@@ -25,6 +25,7 @@ from stabledllm.lab import decompose as decomposing
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.streams import Key, Stream
+from stabledllm.stats.intervals import Ratio
 from tests.gradient.toy_gradients import ToyGradients
 from tests.oracle import Setting, conditional, decomposition, moments, panels, toy_row
 from tests.statistical.cases import case
@@ -197,14 +198,14 @@ def test_standard_at_equal_compute_is_a_plus_b_and_ratios_are_paired(many):
     assert at_equal_compute(standard, data).value == pytest.approx(parts.mask.value)
     assert at_equal_compute(standard, data).stderr == pytest.approx(parts.mask.stderr)
     itself = ratio_to(standard, standard, data)
-    assert itself == {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+    assert itself == Ratio(1.0, 1.0, 1.0)
     double = step_noise(profile, Method.parse("multisample"), uniform_for(profile), 16, 2.0)
     ratio = ratio_to(double, standard, data)
     # 2 (A / 2 + B + C) - C over A + B.
     a, b, c = parts.mask_pattern.value, parts.mask_rate.value, parts.data.value
-    assert ratio["value"] == pytest.approx((a + 2 * b + c) / (a + b))
-    apart = (at_equal_compute(double, data).stderr ** 2 + (ratio["value"] * parts.mask.stderr) ** 2) ** 0.5
-    assert 0 < ratio["ci_high"] - ratio["value"] < 0.6 * 1.96 * apart / parts.mask.value
+    assert ratio.value == pytest.approx((a + 2 * b + c) / (a + b))
+    apart = (at_equal_compute(double, data).stderr ** 2 + (ratio.value * parts.mask.stderr) ** 2) ** 0.5
+    assert 0 < ratio.ci_high - ratio.value < 0.6 * 1.96 * apart / parts.mask.value
 
 
 def test_moments_of_standard_agree_both_ways():

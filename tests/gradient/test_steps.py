@@ -17,6 +17,7 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.stats.estimate import Estimate
+from stabledllm.stats.intervals import Ratio
 from tests.gradient.small import IDS, model, rows
 from tests.mutation.inject import noticed
 from tests.statistics import assert_mean
@@ -166,7 +167,7 @@ def test_without_signal_there_is_no_ratio():
     none = StepGradients({"raw": g @ g.T}, 4, 1.0, 0.0)
     assert none.mean_square().value < 0
     assert np.isnan(none.noise_to_signal().value)
-    assert np.isnan(ratio(none, made_up(0), "raw")["value"])
+    assert np.isnan(ratio(none, made_up(0), "raw").value)
 
 
 def check_variance_of_vectors() -> None:
@@ -196,12 +197,12 @@ def test_estimates_are_unbiased_and_their_errors_honest():
 
 def test_the_ratio_to_oneself_is_one_and_errors_of_shared_steps_cancel():
     one = made_up(0)
-    assert ratio(one, one, "raw") == {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+    assert ratio(one, one, "raw") == Ratio(1.0, 1.0, 1.0)
     scaled = StepGradients({"raw": one.gram["raw"] * 9}, 4, 1.0, 0.0)
-    assert ratio(scaled, one, "raw")["value"] == pytest.approx(1.0), "noise over signal has no unit"
+    assert ratio(scaled, one, "raw").value == pytest.approx(1.0), "noise over signal has no unit"
     noisier = ratio(made_up(1, scale=2.0), one, "raw")
-    assert noisier["value"] == pytest.approx(4.0, rel=0.5)
-    assert noisier["ci_low"] < 4 < noisier["ci_high"]
+    assert noisier.value == pytest.approx(4.0, rel=0.5)
+    assert noisier.ci_low < 4 < noisier.ci_high
 
 
 def test_where_gradients_do_not_fit_they_are_projected(monkeypatch):

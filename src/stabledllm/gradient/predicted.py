@@ -32,7 +32,7 @@ from stabledllm.noise.views import Mirror, MultiSample, Partition, Single
 from stabledllm.ppots.crossfit import CrossFit
 from stabledllm.ppots.shared_noise import shared_forms
 from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import ratio_record
+from stabledllm.stats.intervals import Ratio, of_estimated_ratio
 
 
 def profile_method(method: Method) -> str | None:
@@ -132,24 +132,19 @@ def at_equal_compute(noise: StepNoise, data: Callable[[Tensor], Tensor]) -> Esti
     return as_positive(found)
 
 
-def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Tensor]) -> dict:
+def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Tensor]) -> Ratio:
     """Noise at equal compute over Standard's with a 95 % interval: joint jackknife over the rows that both share."""
 
     def ratio(own: float, plain: float, c: float) -> float:
         return ratio_of(noise.cost * own - c, standard.cost * plain - c)
 
-    found = estimate(
+    estimated = estimate(
         lambda keep: [noise.per_row(keep), standard.per_row(keep), data(keep)],
         min(noise.rows, standard.rows),
         "",
         ratio,
     )
-    return ratio_record(found)
-
-
-def noise_scale(noise: StepNoise, mean_square: Callable[[Tensor], Tensor]) -> Estimate:
-    """n tr Var / |G|² in rows: the simple noise scale of McCandlish et al., arXiv:1812.06162."""
-    return estimate(lambda keep: [noise.per_row(keep), mean_square(keep)], noise.rows, "rows", ratio_of)
+    return of_estimated_ratio(estimated)
 
 
 def _removed(

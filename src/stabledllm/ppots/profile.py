@@ -21,6 +21,7 @@ from stabledllm.noise.schedule import EPS, p_mask
 from stabledllm.noise.sources import LowDiscrepancy
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.moments import Cells, Curve, LossMoments
+from stabledllm.stats import jackknife
 
 _PROBE_STEP = 0x9B0BE
 """Step number of the probe's draws: far from any training step, so that no draw is used twice."""
@@ -178,8 +179,6 @@ def _refuse_not_finite(losses: Tensor, row: Tensor, t: Tensor) -> None:
 
 
 def _ratio_curve(numerator: Tensor, denominator: Tensor) -> Curve:
-    n = len(numerator)
     top, bottom = numerator.sum(0), denominator.sum(0)
     left_out = (top - numerator) / (bottom - denominator)
-    spread = ((left_out - left_out.mean(0)) ** 2).sum(0) * (n - 1) / n
-    return Curve(top / bottom, spread.sqrt())
+    return Curve(top / bottom, jackknife.variance(left_out).sqrt())
