@@ -1,6 +1,6 @@
 """P-POTS on the gradient: p* is proportional to the root of E|grad l|² / kappa, by cell of t.
 
-For a single Bernoulli view the second moment comes from exact counts (``variance/counts.py``). The target is that of
+For a single Bernoulli view the second moment comes from exact counts (``gradient/counts.py``). The target is that of
 iid t for every source: what strata and lattices remove of the gradient is small beside it, and its share is not known
 from norms alone.
 
