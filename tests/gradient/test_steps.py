@@ -71,8 +71,8 @@ def clipped(g: np.ndarray, clip: float) -> np.ndarray:
 
 
 def test_the_token_mean_weighs_rows_by_their_tokens():
-    net, data, method = model(), rows(12), Method()
-    meter = StepMeter(metered(net), data, Objective(normalization="token"), tokens_per_batch=90)
+    net, data, method = model(), rows(12), Method(objective=Objective(normalization="token"))
+    meter = StepMeter(metered(net), data, method.objective, tokens_per_batch=90)
     found = meter.measure(method, method.sampler(), rows=5, steps=4, seed=1)
     of_tokens, of_rows = (
         plain_steps(method, method.sampler(), net, data, 5, 4, 1, step_gradients._STEP, token_mean)
