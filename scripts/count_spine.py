@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[1] / "src" / "stabledllm"
 SPINE = ("noise", "loss.py", "ppots", "variance", "stats")
 EXCLUDED = {
     "noise/blocks.py": "block diffusion's units",
-    "ppots/blocks.py": "the same units in the probe",
     "ppots/adaptive.py": "an option of training: p(t) refitted from its losses",
     "ppots/record.py": "the file format of a fitted density",
     "variance/comparison.py": "rows and sentences of decomposition.json, from figures that the others worked out",

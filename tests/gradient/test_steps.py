@@ -30,6 +30,7 @@ def plain_steps(
 ) -> np.ndarray:
     """Step gradients as the mean of exact row gradients over the step's rows, or its tokens; (S, D)."""
     meter, out = RowGradients(metered(net), data, Objective()), []
+    method = replace(method, objective=meter.objective)  # the mean over tokens is taken below
     for s in range(steps):
         key = Key(seed, first + s)
         index = (key.row_uniforms(Stream.RESAMPLE, torch.arange(n)) * len(data)).long()
