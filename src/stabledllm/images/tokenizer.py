@@ -24,7 +24,7 @@ from stabledllm.models.families.config_values import check_numbers
 from stabledllm.models.families.source import find_folder, read_config
 from stabledllm.models.families.weights import compare_weights
 from stabledllm.models.soundness import check_finite
-from stabledllm.models.told import told
+from stabledllm.models.told import as_user_error
 
 BUILT_IN = "tiny-vq"
 _SAFETENSORS, _PICKLE = "model.safetensors", "pytorch_model.bin"
@@ -123,7 +123,7 @@ def load_image_tokenizer(name: str, device: str | torch.device = "cpu") -> Image
     config, state = MagvitConfig.parse(keys, where), _read_weights(folder, what)
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     check_numbers(keys, where, shapes)
-    with told(f"{where}: expected sizes of which a model can be made"), torch.device("meta"):
+    with as_user_error(f"{where}: expected sizes of which a model can be made"), torch.device("meta"):
         model = Magvit(config)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     optional = {key for key in expected if key.startswith("quantize.")}

@@ -1,6 +1,6 @@
-"""Which family a checkpoint belongs to, and what loads it. A new family is one entry of :data:`FAMILIES`.
+"""The model families, and how a checkpoint's family is found. A new family is one entry of :data:`FAMILIES`.
 
-The native families are known by the ``model_type`` of their config.json, the others by their architecture's name.
+The native families are recognised by the ``model_type`` of their config.json, the others by their architecture's name.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from stabledllm.models.families.source import Source
 
 @dataclass(frozen=True)
 class Family:
-    """``accepts`` says from a checkpoint's config whether it is of this family; ``load`` gives the model.
+    """A model family: ``accepts`` tells from a checkpoint's config whether it belongs to it; ``load`` loads the model.
 
-    ``on_request`` accepts further checkpoints, where the user names the family.
+    ``on_request`` accepts further checkpoints if the user names the family.
     """
 
     accepts: Callable[[Source], bool]
