@@ -17,7 +17,6 @@ from pathlib import Path
 
 from stabledllm.config.settings import DataSettings, ImageSettings
 from stabledllm.data import images, text
-from stabledllm.data.holding_out import hold_out as hold_out
 from stabledllm.data.ids import ids_of
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.images.sources import IMAGE_KINDS

@@ -94,9 +94,6 @@ class TokenRows(Sequence[TokenRow]):
 
     __hash__ = None
 
-    def __add__(self, other: Sequence[TokenRow]) -> TokenRows:
-        return RowsBuilder([*self, *other]).rows()
-
     @property
     def lengths(self) -> np.ndarray:
         """The number of tokens of each row, int64."""

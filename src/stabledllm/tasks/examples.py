@@ -33,9 +33,6 @@ class _Sequence(Sequence):
 
     __hash__ = None
 
-    def __add__(self, other: Examples) -> list[dict]:
-        return [*self, *other]
-
 
 class Stored(_Sequence):
     """The examples of a file of JSON lines, read from the file on each access.

@@ -47,9 +47,3 @@ def _examples(without_annotations: bool, record: dict, origin: str) -> list[dict
 
 
 TASK = GSM8K()
-
-
-def load(path: Path) -> list[dict]:
-    """Load ``{"prompt", "response", "origin"}`` of each line of a file, the answer exactly as in the file."""
-    rows = TASK.load(str(path), "train", TaskOptions())
-    return [{"prompt": r["messages"][0]["content"], "response": r["gold"], "origin": r["origin"]} for r in rows]
