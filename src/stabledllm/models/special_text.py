@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from stabledllm.errors import UserError
 
 _MARK = "\ue000"
-"""A private-use character of Unicode; it is appended to special tokens' names as often as the text does not have it."""
+"""A private-use character of Unicode, repeated until a text does not contain it, then put after each special token."""
 
 
 class SpecialText:
