@@ -49,7 +49,7 @@ def predict(
 def predictors(hidden_NLD: Tensor, segment_ids: Tensor | None, attention_mask: Tensor | None = None) -> Tensor:
     """The position whose hidden state predicts each position under shifted logits, shape (N, L).
 
-    The first token of a row or segment predicts itself: before it is only padding or another segment.
+    The first token of a row or segment has its own: before it is only padding or another segment.
     """
     own = torch.arange(hidden_NLD.shape[1], device=hidden_NLD.device).expand(hidden_NLD.shape[:2])
     first = own == 0
