@@ -15,7 +15,7 @@ from stabledllm.models.families.source import find_folder, read_config
 from stabledllm.models.families.weights import compare_known_weights, held_weights
 from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.soundness import check_finite
-from stabledllm.models.told import told
+from stabledllm.models.told import as_user_error
 
 
 class ClipScore:
@@ -120,7 +120,7 @@ def _load(name: str) -> _Clip:
     what = f"CLIP '{name}'"
     held = held_weights(folder, f"{what}: expected its files in {folder}, found what does not load")
     check_numbers(read_config(folder), str(folder / "config.json"), held.shapes)
-    with told(f"{what}: expected its files in {folder}", "found what does not load"):
+    with as_user_error(f"{what}: expected its files in {folder}", "found what does not load"):
         tokenizer = read_pretrained(CLIPTokenizer, folder)
         pixels = read_pretrained(CLIPImageProcessorPil, folder)
         config = read_pretrained(CLIPConfig, folder)

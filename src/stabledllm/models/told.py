@@ -1,4 +1,4 @@
-"""What other libraries raise over a user's files, told in a sentence."""
+"""Turning the exceptions that other libraries raise over a user's files into :class:`UserError`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from stabledllm.errors import UserError
 
 
 @contextmanager
-def told(expected: str, found: str = "found") -> Iterator[None]:
-    """Within, whatever is raised becomes ``{expected}, {found}: {reason}``; a sentence of our own stays as it is.
+def as_user_error(expected: str, found: str = "found") -> Iterator[None]:
+    """A context in which any exception becomes ``{expected}, {found}: {reason}``; a :class:`UserError` stays as it is.
 
-    For calls that read a model's files: transformers, peft, tokenizers and jinja each raise exceptions of any kind
-    over a damaged one. Never for computations of our own, whose bugs must show.
+    It is for calls that read a model's files: transformers, peft, tokenizers and jinja raise exceptions of any kind
+    over a damaged one. It is not for this library's own computations, whose bugs must show.
 
     Raises:
-        UserError: in the place of any other exception.
+        UserError: in place of any other exception.
     """
     try:
         yield
