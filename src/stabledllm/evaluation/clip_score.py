@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from stabledllm.errors import UserError
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.families.config_values import check_numbers
 from stabledllm.models.families.source import find_folder, read_config
 from stabledllm.models.families.weights import compare_known_weights, held_weights
 from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.soundness import check_finite
-from stabledllm.models.told import as_user_error
 
 
 class ClipScore:

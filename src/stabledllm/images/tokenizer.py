@@ -20,11 +20,11 @@ from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.images.magvit import Magvit, MagvitConfig, Quantizer
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.families.config_values import check_numbers
 from stabledllm.models.families.source import find_folder, read_config
 from stabledllm.models.families.weights import compare_weights
 from stabledllm.models.soundness import check_finite
-from stabledllm.models.told import as_user_error
 
 BUILT_IN = "tiny-vq"
 _SAFETENSORS, _PICKLE = "model.safetensors", "pytorch_model.bin"

@@ -18,10 +18,10 @@ from torch import nn
 
 from stabledllm.errors import UserError
 from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.families.weights import shapes_in
 from stabledllm.models.loading import LoadedModel
 from stabledllm.models.pretrained import read_pretrained
-from stabledllm.models.told import as_user_error
 
 _SAFETENSORS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 

@@ -12,7 +12,7 @@ from jinja2 import Environment
 from transformers import PreTrainedTokenizerBase
 
 from stabledllm.errors import UserError
-from stabledllm.models.told import as_user_error
+from stabledllm.models.as_user_error import as_user_error
 
 _STEPS = 1_000_000
 """Lines of a template that one conversation may take; a turn takes some dozens."""

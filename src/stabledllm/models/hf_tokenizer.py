@@ -17,12 +17,12 @@ from transformers import (
 )
 
 from stabledllm.errors import UserError
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.chat_template import bounded, check_template, render_short
 from stabledllm.models.image_tokens import ImageTokens
 from stabledllm.models.named_tokens import check_named_tokens
 from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.special_text import SpecialText
-from stabledllm.models.told import as_user_error
 from stabledllm.runtime.files import read_json, write_json
 
 # Files beside the weights that belong to the model; copied unchanged, so that the original code finds them.

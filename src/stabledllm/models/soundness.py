@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from stabledllm.errors import UserError
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.evaluating import evaluating
-from stabledllm.models.told import as_user_error
 
 _TOKENS = 4
 

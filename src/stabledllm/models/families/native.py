@@ -8,12 +8,12 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from stabledllm.errors import UserError
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.families.config_values import check_values
 from stabledllm.models.families.source import Source
 from stabledllm.models.families.weights import compare_weights
 from stabledllm.models.new import with_first_values
 from stabledllm.models.pretrained import read_pretrained
-from stabledllm.models.told import as_user_error
 
 
 def load_native(kind: type[PreTrainedModel], source: Source) -> PreTrainedModel:

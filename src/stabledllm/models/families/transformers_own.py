@@ -9,11 +9,11 @@ import torch
 import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.families.source import Source, read_config
 from stabledllm.models.families.weights import compare_known_weights, of_more_layers, refuse_names
 from stabledllm.models.new import pattern_of, with_first_values
 from stabledllm.models.pretrained import read_pretrained
-from stabledllm.models.told import as_user_error
 
 
 def load_transformers(interface: type, source: Source, back_end: str | None, *, strict: bool) -> PreTrainedModel:

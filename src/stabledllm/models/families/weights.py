@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 
 from stabledllm.errors import UserError
-from stabledllm.models.told import as_user_error
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.runtime.files import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
