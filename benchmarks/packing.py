@@ -25,6 +25,7 @@ from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from stabledllm.tasks import gsm8k
+from stabledllm.tasks.task import TaskOptions
 
 VOCABULARY, MASK, PAD = 8192, 8191, 8190
 SHAPE = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 768}
@@ -39,11 +40,11 @@ def tokens(text: str) -> list[int]:
 def main(path: Path) -> None:
     torch.manual_seed(0)
     model = TinyMDM(TinyMDMConfig(vocab_size=VOCABULARY, mask_token_id=MASK, **SHAPE))
-    examples = gsm8k.load(path)
+    examples = gsm8k.TASK.load(str(path), "train", TaskOptions())
     chosen = torch.randperm(len(examples), generator=torch.Generator().manual_seed(1))[: STEPS * ROWS].tolist()
     rows = []
     for i in chosen:
-        prompt, response = tokens(examples[i]["prompt"]), tokens(examples[i]["response"])
+        prompt, response = (tokens(turn["content"]) for turn in examples[i]["messages"])
         rows.append(TokenRow([*prompt, *response, PAD], len(prompt)))
     useful, objective = sum(len(row) for row in rows), Objective()
 

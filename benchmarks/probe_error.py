@@ -88,7 +88,9 @@ def measured(meter, judge: Judge, seeds: int) -> dict[str, Tensor]:
     out = {}
     for name, design in DESIGNS.items():
         profiles = (probe(meter, Method(), seed=seed, **design) for seed in range(seeds))
-        out[name] = torch.tensor([judge.errors(fit(p, "iid", OPTIONS).sampler) for p in profiles], dtype=torch.float64)
+        out[name] = torch.tensor(
+            [judge.errors(fit(p.moments, "iid", OPTIONS).sampler) for p in profiles], dtype=torch.float64
+        )
         print(f"  {name}: excess {out[name][:, 0].mean():.4f}, KL {out[name][:, 1].mean():.5f}", flush=True)
     return out
 

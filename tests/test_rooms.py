@@ -2,9 +2,11 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ SOURCE = ROOT / "src/stabledllm"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 BREAKS = {
-    "Every package knows only those on the floors below": ("models/told.py", "from stabledllm.training import run"),
+    "Every package knows only those on the floors below": ("models/new.py", "from stabledllm.training import run"),
     "What is drawn, the loss and the statistics stand on the errors alone": ("noise/schedule.py", "import pydantic"),
     "The loss imports nothing of ours": ("loss.py", "from stabledllm.errors import UserError"),
     "The laboratory's mathematics knows no framework but torch": ("forward/nll.py", "import transformers"),
@@ -53,6 +55,36 @@ def test_a_contract_broken_on_purpose_fails(contract, tmp_path):
     path = tmp_path / "stabledllm" / file
     path.write_text(f"{path.read_text()}\n{line}\n")
     assert contract in broken_contracts(tmp_path)
+
+
+def walks() -> list[list[str]]:
+    """The files of each walk that CONTRIBUTING describes, in their order."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    parts = re.findall(r"(?m)^From `stabledllm \w+` to .*:\n\n((?:\d\. .*\n?)+)", text)
+    return [re.findall(r"(?m)^\d\. `([\w/]+\.py)`", part) for part in parts]
+
+
+def imported_by(file: str) -> set[str]:
+    """The files of the sources that a file imports, at its top or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse((SOURCE / file).read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stabledllm"):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {f"{name.removeprefix('stabledllm.').replace('.', '/')}.py" for name in names}
+
+
+def test_the_walks_lead_downwards():
+    """Every stop is imported by a stop before it, and stands on the same floor as the stop before it or below."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    floors = [re.split(r" \| ", layer) for layer in settings["contracts"][0]["layers"]]
+    floor = {room: number for number, rooms in enumerate(floors) for room in rooms}
+    assert len(walks()) == 3
+    for walk in walks():
+        assert 2 <= len(walk) <= 6
+        heights = [floor[file.split("/")[0].removesuffix(".py")] for file in walk]
+        assert heights == sorted(heights), walk
+        for number, file in enumerate(walk[1:], 1):
+            assert any(file in imported_by(earlier) for earlier in walk[:number]), f"nobody before it imports {file}"
 
 
 def names_in(path: Path) -> set[str]:

@@ -6,8 +6,8 @@ import itertools
 
 import torch
 
+from stabledllm.data import holding_out
 from stabledllm.data import rows as rows_module
-from stabledllm.data import sources
 from stabledllm.data.rows import EncodingOptions, TokenRow
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.noise.densities import Uniform
@@ -74,7 +74,7 @@ def check_synthetic_splits() -> None:
 def check_hold_out() -> None:
     """Identical prompts never part, and every row is on exactly one side."""
     examples = [example(f"question {i % 40}", f"answer {i}", f"f:{i}") for i in range(120)]
-    train, held = sources.hold_out(examples, 0.3, seed=1)
-    assert sorted(e["origin"] for e in train + held) == sorted(e["origin"] for e in examples)
+    train, held = holding_out.hold_out(examples, 0.3, seed=1)
+    assert sorted(e["origin"] for e in (*train, *held)) == sorted(e["origin"] for e in examples)
     shared = {e["messages"][0]["content"] for e in train} & {e["messages"][0]["content"] for e in held}
     assert not shared, f"{len(shared)} prompts are on both sides"

@@ -6,8 +6,9 @@ import pytest
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.bundle import load_bundle
+from stabledllm.data.holding_out import hold_out
 from stabledllm.data.overlap import likeness
-from stabledllm.data.sources import hold_out, load_examples
+from stabledllm.data.sources import load_examples
 from stabledllm.errors import UserError
 from stabledllm.tasks.likeness import plain
 from tests.checks.data import TOKENIZER, example
@@ -55,7 +56,7 @@ def test_near_duplicates_of_test_rows_are_dropped_from_training_and_counted(tmp_
     folder = gsm8k_folder(tmp_path, train=[*train, gsm8k_row(105, NEAR), gsm8k_row(103)])
     found = bundle(f"gsm8k:{folder}", validation_share=0.25)
     assert len(found.train) + len(found.validation) == 40
-    origins = {row.origin.rpartition(":")[2] for row in found.train + found.validation}
+    origins = {row.origin.rpartition(":")[2] for row in (*found.train, *found.validation)}
     assert not origins & {"41", "42"}
     (note,) = [note for note in found.notes if "dropped 2 rows found in test" in note]
     assert "train.jsonl:41 like" in note

@@ -38,7 +38,7 @@ def test_training_and_evaluation_see_the_same_prompt(settings):
     assert bundle.test == alone
     shots = bundle.test[0]["messages"][:-2]
     start = TOKENIZER.chat(shots)[:-1]  # without the mark that opens the assistant's turn
-    same = [row for row in bundle.train + bundle.validation if row.input_ids[: len(start)] == start]
+    same = [row for row in (*bundle.train, *bundle.validation) if row.input_ids[: len(start)] == start]
     # All but the rows that are worked examples themselves.
     assert len(bundle.train) + len(bundle.validation) - len(same) <= settings.few_shot
     assert len(same) > 30

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from stabledllm.data.sources import hold_out, load_examples, own_splits
+from stabledllm.data.holding_out import hold_out
+from stabledllm.data.sources import load_examples, own_splits
 from stabledllm.errors import UserError
 from tests.checks.data import check_hold_out, example
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import torch
 
-from stabledllm.gradient.per_row import RowGradients
+from stabledllm.gradient.per_row import GradientBatch, RowGradients
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Rows
 from stabledllm.noise.objective import Objective
@@ -34,7 +34,7 @@ class ToyGradients(RowGradients):
         self.parameters = {"theta": torch.zeros(self.size)}
 
     def gradients(self, row, t, method, key, sampler=None, start=0):
-        self.view_squares = torch.zeros(len(row), dtype=torch.float64)
+        view_squares = torch.zeros(len(row), dtype=torch.float64)
         losses, gradients = torch.zeros(len(row), dtype=torch.float64), torch.zeros(len(row), self.size).double()
         kind = row % len(self.kinds)
         for k, toy in enumerate(self.kinds):
@@ -53,8 +53,8 @@ class ToyGradients(RowGradients):
             code = (draw.mask * 2 ** torch.arange(toy.size)).sum(-1)
             share = draw.coefficient * draw.active[..., None] / draw.active.sum(1)[:, None, None]
             views = torch.einsum("bkp,bkpf->bkf", share, table[code])
-            self.view_squares[here] = (views[..., 1:] ** 2).sum((1, 2)) * self.shares(method)[row[here]] ** 2
+            view_squares[here] = (views[..., 1:] ** 2).sum((1, 2)) * self.shares(method)[row[here]] ** 2
             each = views.sum(1) * self.shares(method)[row[here], None]
             losses[here], gradients[here] = each[:, 0], each[:, 1:]
             self.forwards += int(draw.active.sum())
-        yield torch.arange(len(row)), losses, gradients
+        yield GradientBatch(torch.arange(len(row)), losses, gradients, view_squares)

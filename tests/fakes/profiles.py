@@ -22,8 +22,7 @@ def profile_of(losses_abc: Tensor) -> Profile:
     """A one-view profile on equal cells with the given losses, shape (a, b, c)."""
     a, b, _ = losses_abc.shape
     return Profile(
-        t=(torch.arange(b, dtype=torch.float64) + 0.5) / b,
-        width=torch.full((b,), 1 / b, dtype=torch.float64),
+        edges=torch.arange(b + 1, dtype=torch.float64) / b,
         view_losses=losses_abc.double()[..., None],
         used=torch.ones(a, b, 1, dtype=torch.bool),
         cost=torch.ones(b, dtype=torch.float64),
@@ -49,4 +48,5 @@ def exact_profile(law: Law, rows: int = 100, rates: int = 20) -> Profile:
     losses = (x[:, None] * law.h(t))[..., None] + law.sd(t)[:, None] * sign
     shape = torch.ones(rows, len(t), 1, dtype=torch.bool)
     cost = torch.ones(len(t), dtype=torch.float64)
-    return Profile(t, edges.diff(), losses[..., None], shape, cost, torch.arange(rows))
+    views = losses[..., None]
+    return Profile(edges=edges, view_losses=views, used=shape, cost=cost, rows=torch.arange(rows))

@@ -26,6 +26,7 @@ from stabledllm.lab import decompose as decomposing
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.streams import Key, Stream
+from stabledllm.stats.intervals import Ratio
 from tests.checks.statistics import Z, assert_mean
 from tests.fakes.gradients import ToyGradients
 from tests.oracle import Setting, conditional, decomposition, moments, panels, toy_row
@@ -116,7 +117,7 @@ def drawn(method: Method, sampler, n: int, steps: int, meter: ToyGradients) -> t
     key, rows = Key(99, 1), n * steps
     index = (key.row_uniforms(Stream.RESAMPLE, torch.arange(rows)) * len(meter.rows)).long()
     u = torch.cat([method.source.uniforms(Key(5, s), n, torch.device("cpu")) for s in range(steps)])
-    ((_, _, g),) = meter.gradients(index, sampler.icdf(u), method, Key(7, 7), sampler)
+    ((_, _, g, _),) = meter.gradients(index, sampler.icdf(u), method, Key(7, 7), sampler)
     step = g.view(20, steps // 20, n, -1).mean(2)
     each = n * step.var(1).sum(-1)
     return float(each.mean()), float(each.std()) / 20**0.5
@@ -193,9 +194,9 @@ def test_single_views_from_counts_are_less_noisy_than_drawn_pairs():
     for seed in range(25):
         own = gradient_profile(meter, mirror, **SIZES, seed=seed)
         plain = gradient_profile(meter, COUNTED, **SIZES, seed=seed)
-        judged = uniform_for(own)
-        apart.append(step_noise(own, mirror, judged, 8, 2.0, plain).estimate().value)
-        whole.append(step_noise(own, mirror, judged, 8, 2.0).estimate().value)
+        crossfit = uniform_for(own)
+        apart.append(step_noise(own, mirror, crossfit, 8, 2.0, plain).estimate().value)
+        whole.append(step_noise(own, mirror, crossfit, 8, 2.0).estimate().value)
     assert np.std(apart) < 0.9 * np.std(whole), (np.std(apart), np.std(whole))
 
 
@@ -207,14 +208,14 @@ def test_standard_at_equal_compute_is_a_plus_b_and_ratios_are_paired(many):
     assert at_equal_compute(standard, data).value == pytest.approx(parts.mask.value)
     assert at_equal_compute(standard, data).stderr == pytest.approx(parts.mask.stderr)
     itself = ratio_to(standard, standard, data)
-    assert itself == {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+    assert itself == Ratio(1.0, 1.0, 1.0)
     double = step_noise(profile, Method.parse("multisample"), uniform_for(profile), 16, 2.0)
     ratio = ratio_to(double, standard, data)
     # 2 (A / 2 + B + C) - C over A + B.
     a, b, c = parts.mask_pattern.value, parts.mask_rate.value, parts.data.value
-    assert ratio["value"] == pytest.approx((a + 2 * b + c) / (a + b))
-    apart = (at_equal_compute(double, data).stderr ** 2 + (ratio["value"] * parts.mask.stderr) ** 2) ** 0.5
-    assert 0 < ratio["ci_high"] - ratio["value"] < 0.6 * 1.96 * apart / parts.mask.value
+    assert ratio.value == pytest.approx((a + 2 * b + c) / (a + b))
+    apart = (at_equal_compute(double, data).stderr ** 2 + (ratio.value * parts.mask.stderr) ** 2) ** 0.5
+    assert 0 < ratio.ci_high - ratio.value < 0.6 * 1.96 * apart / parts.mask.value
 
 
 def test_moments_of_standard_agree_both_ways():

@@ -24,7 +24,7 @@ METHODS = ["standard", "fixedcount", "mirror", "complement", "multisample3", "sy
 
 def taken(meter: RowGradients, method: Method, sampler=None, start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     losses, out = torch.zeros(len(T), dtype=torch.float64), torch.zeros(len(T), meter.size, dtype=torch.float64)
-    for index, loss, gradients in meter.gradients(torch.arange(len(T)), T, method, Key(3, 1), sampler, start):
+    for index, loss, gradients, _ in meter.gradients(torch.arange(len(T)), T, method, Key(3, 1), sampler, start):
         losses[index], out[index] = loss, gradients
     return losses, out
 
@@ -54,8 +54,8 @@ def test_squares_of_single_views():
     meter = RowGradients(metered(net), data, Objective(), tokens_per_batch=10_000)
     _, both = taken(meter, Method.parse("mirror"))
     # One batch: the squares are of its evaluations in the order of their lengths.
-    order = next(meter.gradients(torch.arange(len(T)), T, Method.parse("mirror"), Key(3, 1)))[0]
-    squares = torch.zeros(len(T), dtype=torch.float64).index_copy_(0, order, meter.view_squares.double())
+    batch = next(meter.gradients(torch.arange(len(T)), T, Method.parse("mirror"), Key(3, 1)))
+    squares = torch.zeros(len(T), dtype=torch.float64).index_copy_(0, batch.index, batch.view_squares.double())
     single = Method.parse("standard")  # MIRROR's first view, half of it
     first = torch.stack(
         [autograd(net, data, i, float(t), single, Key(3, 1), i, Uniform()) / 2 for i, t in enumerate(T)]

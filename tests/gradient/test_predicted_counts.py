@@ -37,11 +37,13 @@ def losses_of_counts(masker) -> Tensor:
 
 def exact_profile(masker) -> Profile:
     """A probe without sampling error; its cells end where counts do."""
-    t = (torch.arange(RATES, dtype=torch.float64) + 0.5) / RATES
+    edges = torch.arange(RATES + 1, dtype=torch.float64) / RATES
+    t = (edges[1:] + edges[:-1]) / 2
     losses = losses_of_counts(masker)[:, (t * TOKENS).long()]
     used = torch.ones(ROWS, RATES, 1, dtype=torch.bool)
     ones = torch.ones(RATES, dtype=torch.float64)
-    return Profile(t, ones / RATES, losses[..., None] / TOKENS, used, ones, torch.arange(ROWS))
+    views = losses[..., None] / TOKENS
+    return Profile(edges=edges, view_losses=views, used=used, cost=ones, rows=torch.arange(ROWS))
 
 
 def masses(masker, sampler) -> tuple[Tensor, Tensor]:
@@ -69,7 +71,7 @@ def exact_iid(masker, sampler) -> float:
 def predicted(masker, sampler, source=None, n: int = 9, corrected: bool = True) -> float:
     weighs_by = (lambda density, row: masker.weighs_by(density, TOKENS)) if corrected else None
     every = [(sampler, torch.arange(ROWS))]
-    return per_row_variance(exact_profile(masker), source or IID(), every, n, weighs_by).value
+    return per_row_variance(exact_profile(masker).moments, source or IID(), every, n, weighs_by).value
 
 
 @pytest.mark.parametrize("masker", [FixedCount(), Complement()], ids=lambda m: type(m).__name__)

@@ -87,13 +87,15 @@ def test_projected_during_backward_is_the_projection_of_the_exact_gradient():
     t = torch.tensor([0.9, 0.05, 0.4, 0.7], dtype=torch.float64)
     sketch = Sketch({n: p.numel() for n, p in net.named_parameters()}, places=64)
     exact = torch.zeros(4, sum(sketch.sizes.values()), dtype=torch.float64)
-    for index, _, g in RowGradients(metered(net), data, Objective()).gradients(torch.arange(4), t, method, Key(0, 0)):
+    for index, _, g, _ in RowGradients(metered(net), data, Objective()).gradients(
+        torch.arange(4), t, method, Key(0, 0)
+    ):
         exact[index] = g
     marker = torch.ones_like(net.head.weight)
     net.head.weight.grad = marker
     projected, losses = torch.zeros(4, 64), torch.zeros(4)
     meter = ProjectedGradients(metered(net), data, Objective(), places=64, tokens_per_batch=60)
-    for index, loss, s in meter.gradients(torch.arange(4), t, method, Key(0, 0)):
+    for index, loss, s, _ in meter.gradients(torch.arange(4), t, method, Key(0, 0)):
         projected[index], losses[index] = s, loss.float()
     assert torch.allclose(projected, sketch.of(exact).float(), rtol=1e-4, atol=1e-6)
     assert (losses > 0).all()

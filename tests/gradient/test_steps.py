@@ -17,6 +17,7 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.stats.estimate import Estimate
+from stabledllm.stats.intervals import Ratio
 from tests.checks.statistics import assert_mean
 from tests.fakes.tiny import metered, model, rows
 from tests.mutation.inject import noticed
@@ -29,12 +30,13 @@ def plain_steps(
 ) -> np.ndarray:
     """Step gradients as the mean of exact row gradients over the step's rows, or its tokens; (S, D)."""
     meter, out = RowGradients(metered(net), data, Objective()), []
+    method = replace(method, objective=meter.objective)  # the mean over tokens is taken below
     for s in range(steps):
         key = Key(seed, first + s)
         index = (key.row_uniforms(Stream.RESAMPLE, torch.arange(n)) * len(data)).long()
         t = sampler.icdf(method.source.uniforms(key, n, torch.device("cpu")))
         found = torch.zeros(n, meter.size, dtype=torch.float64)
-        for at, _, g in meter.gradients(index, t, method, key, sampler):
+        for at, _, g, _ in meter.gradients(index, t, method, key, sampler):
             found[at] = g
         weight = np.array([data[i].response_length if token_mean else 1 for i in index.tolist()])
         out.append(np.average(found.numpy(), axis=0, weights=weight))
@@ -70,8 +72,8 @@ def clipped(g: np.ndarray, clip: float) -> np.ndarray:
 
 
 def test_the_token_mean_weighs_rows_by_their_tokens():
-    net, data, method = model(), rows(12), Method()
-    meter = StepMeter(metered(net), data, Objective(normalization="token"), tokens_per_batch=90)
+    net, data, method = model(), rows(12), Method(objective=Objective(normalization="token"))
+    meter = StepMeter(metered(net), data, method.objective, tokens_per_batch=90)
     found = meter.measure(method, method.sampler(), rows=5, steps=4, seed=1)
     of_tokens, of_rows = (
         plain_steps(method, method.sampler(), net, data, 5, 4, 1, step_gradients._STEP, token_mean)
@@ -166,7 +168,7 @@ def test_without_signal_there_is_no_ratio():
     none = StepGradients({"raw": g @ g.T}, 4, 1.0, 0.0)
     assert none.mean_square().value < 0
     assert np.isnan(none.noise_to_signal().value)
-    assert np.isnan(ratio(none, made_up(0), "raw")["value"])
+    assert np.isnan(ratio(none, made_up(0), "raw").value)
 
 
 def check_variance_of_vectors() -> None:
@@ -196,12 +198,12 @@ def test_estimates_are_unbiased_and_their_errors_honest():
 
 def test_the_ratio_to_oneself_is_one_and_errors_of_shared_steps_cancel():
     one = made_up(0)
-    assert ratio(one, one, "raw") == {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+    assert ratio(one, one, "raw") == Ratio(1.0, 1.0, 1.0)
     scaled = StepGradients({"raw": one.gram["raw"] * 9}, 4, 1.0, 0.0)
-    assert ratio(scaled, one, "raw")["value"] == pytest.approx(1.0), "noise over signal has no unit"
+    assert ratio(scaled, one, "raw").value == pytest.approx(1.0), "noise over signal has no unit"
     noisier = ratio(made_up(1, scale=2.0), one, "raw")
-    assert noisier["value"] == pytest.approx(4.0, rel=0.5)
-    assert noisier["ci_low"] < 4 < noisier["ci_high"]
+    assert noisier.value == pytest.approx(4.0, rel=0.5)
+    assert noisier.ci_low < 4 < noisier.ci_high
 
 
 def test_where_gradients_do_not_fit_they_are_projected(monkeypatch):

@@ -28,10 +28,12 @@ def test_pure_noise_flatters_in_sample_and_not_on_held_out_rows():
     own, held = [], []
     for seed in range(60):
         profile = profile_of(exponential(seed, 12, 20, 2))
-        uniform = weighted_moment(profile, [(Tabulated([1.0]), torch.arange(12))])
-        mine = weighted_moment(profile, [(fit(profile, "iid", SMOOTH).sampler, torch.arange(12))])
+        uniform = weighted_moment(profile.moments, [(Tabulated([1.0]), torch.arange(12))])
+        mine = weighted_moment(profile.moments, [(fit(profile.moments, "iid", SMOOTH).sampler, torch.arange(12))])
         own.append(float((mine - uniform).mean()))
-        held.append(float((weighted_moment(profile, cross_fitted(profile, "iid", SMOOTH)) - uniform).mean()))
+        held.append(
+            float((weighted_moment(profile.moments, cross_fitted(profile.moments, "iid", SMOOTH)) - uniform).mean())
+        )
     own, held = torch.tensor(own), torch.tensor(held)
     assert own.mean() < -Z * own.std() * 60**-0.5
     assert held.mean() > 0
@@ -44,8 +46,8 @@ def test_prediction_for_a_given_density_is_unbiased():
     for seed in range(200):
         profile = probed(law, rows=4, rates=64, masks=2, seed=seed)
         every = [(p, torch.arange(4))]
-        first.append(float(weighted_moment(profile, every).mean()))
-        variances.append(variance_under(profile, every).value)
+        first.append(float(weighted_moment(profile.moments, every).mean()))
+        variances.append(variance_under(profile.moments, every).value)
     kernel, _ = cell_kernels(p, profile.edges)
     second = float(profile.width @ (law.second_moment(profile.t) * kernel))
     mean = float(profile.width @ law.h(profile.t))
@@ -56,11 +58,11 @@ def test_prediction_for_a_given_density_is_unbiased():
 
 
 @pytest.mark.parametrize("source", ["iid", "strats", "lowdisc"])
-def test_a_rows_value_does_not_move_the_density_that_judges_it(source):
+def test_a_rows_value_does_not_move_the_density_that_counts_on_it(source):
     losses = exponential(0, 10, 12, 3)
     changed = losses.clone()
     changed[4, 3] += 5.0
-    before, after = (cross_fitted(profile_of(x), source, SMOOTH) for x in (losses, changed))
+    before, after = (cross_fitted(profile_of(x).moments, source, SMOOTH) for x in (losses, changed))
     for (p, rows), (q, same) in zip(before, after, strict=True):
         assert torch.equal(rows, same)
         assert torch.equal(p.density, q.density) == (4 in rows.tolist())
@@ -74,15 +76,15 @@ def test_folds_hold_each_row_once(rows, count):
     assert all(len(f) for f in found)
 
 
-def test_the_judge_weights_cells_by_their_width():
+def test_cells_weigh_by_their_width():
     """Losses of 1 everywhere: ∫ 1/p dt, exactly, on cells that are not equal."""
     profile = probed(Law(tau2=0.0, h=lambda t: 1 + 0 * t, sd=lambda t: 0 * t), rows=4, rates=6, masks=2)
     assert profile.width.min() < 0.1 * profile.width.max()
     p = Tabulated(1 + 9 * torch.arange(64) / 64)
-    found = weighted_moment(profile, [(p, torch.arange(4))])
+    found = weighted_moment(profile.moments, [(p, torch.arange(4))])
     exact = (1 / p.density).mean()
     torch.testing.assert_close(found, exact.expand(4), rtol=1e-9, atol=0)
-    assert variance_under(profile, [(p, torch.arange(4))]).value == pytest.approx(float(exact - 1), rel=1e-9)
+    assert variance_under(profile.moments, [(p, torch.arange(4))]).value == pytest.approx(float(exact - 1), rel=1e-9)
 
 
 def test_folds_of_one_row_are_fitted_without_a_warning(recwarn):

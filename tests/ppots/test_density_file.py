@@ -123,17 +123,17 @@ def check_refused(path, text: str, words: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def judged(source: str, fitted: float, uniform: float) -> FittedDensity:
+def held_out(source: str, fitted: float, uniform: float) -> FittedDensity:
     density = fit_density(probed(Law(), rows=3, rates=4, masks=2), "ppots", source, FitOptions(family="tabulated"))
     density.record["diagnostics"] |= {"variance_fitted": {"value": fitted}, "variance_uniform": {"value": uniform}}
     return density
 
 
-def test_a_fit_that_is_judged_worse_than_uniform_says_so():
-    assert judged("iid", 4.0, 5.0).notes == []
-    assert judged("iid", 5.2, 5.0).notes == []  # within what a judge cannot tell
-    (note,) = judged("iid", 14670.0, 1092.0).notes
+def test_a_fit_that_is_worse_than_uniform_on_held_out_rows_says_so():
+    assert held_out("iid", 4.0, 5.0).notes == []
+    assert held_out("iid", 5.2, 5.0).notes == []  # within what held-out rows cannot tell
+    (note,) = held_out("iid", 14670.0, 1092.0).notes
     assert "1.467e+04 nats² where uniform t has 1092" in note
     assert "leave ppots out" in note
-    # The judge's variance is that of iid t: of a lattice's density it says nothing.
-    assert judged("lowdisc", 14670.0, 1092.0).notes == []
+    # The held-out variance is that of iid t: of a lattice's density it says nothing.
+    assert held_out("lowdisc", 14670.0, 1092.0).notes == []

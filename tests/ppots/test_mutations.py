@@ -26,7 +26,7 @@ LAW = Law(h=lambda t: 1 + 3 * t**4, sd=lambda t: 1 - 0.5 * t)
 
 
 def fitted() -> Tabulated:
-    return fit(probed(LAW, rates=30), "iid", FitOptions()).sampler
+    return fit(probed(LAW, rates=30).moments, "iid", FitOptions()).sampler
 
 
 # 2. "EPR" fits nothing; the raw grid is used.
@@ -50,7 +50,7 @@ def test_2_the_raw_grid_is_noticed():
 
 
 def check_the_data_reaches_the_density() -> None:
-    rising, falling = (fit(probed(Law(tau2=0.0, h=h)), "iid", FitOptions()).sampler for h in (up, down))
+    rising, falling = (fit(probed(Law(tau2=0.0, h=h)).moments, "iid", FitOptions()).sampler for h in (up, down))
     assert rising.density[-1] > rising.density[0]
     assert falling.density[-1] < falling.density[0]
 
@@ -143,7 +143,7 @@ def test_4_the_probes_noise_is_no_training_steps():
 # 5. Losses clamped at 10 while the density is fitted.
 def check_the_tail_reaches_the_density() -> None:
     heavy = Law(tau2=0.0, h=lambda t: 2 + 0 * t, sd=lambda t: 20 * t**4, heavy=True)
-    sampler = fit(probed(heavy, rows=30, rates=20, masks=20), "iid", FitOptions(uniform_share=0.0)).sampler
+    sampler = fit(probed(heavy, rows=30, rates=20, masks=20).moments, "iid", FitOptions(uniform_share=0.0)).sampler
     t = torch.tensor([0.3, 0.95], dtype=torch.float64)
     low, high = heavy.second_moment(t).sqrt()
     p = sampler.log_prob(t).exp()

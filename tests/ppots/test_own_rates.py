@@ -68,11 +68,11 @@ def test_second_moments_are_unbiased(probed):
     law, profiles = probed
     p, every = best_for(law), torch.arange(60)
     exact = second_under(law, p)
-    found = torch.stack([weighted_moment(f, [(p, every)]).mean() for f in profiles])
+    found = torch.stack([weighted_moment(f.moments, [(p, every)]).mean() for f in profiles])
     assert_mean(found, exact, "second moment")
     assert abs(float(found.mean()) / exact - 1) < 0.03
     if law.h is SHAPES["spike at 1"]:
-        averages = [f.row_second_moment().mean(0) @ (cell_kernels(p, f.edges)[0] * f.width) for f in profiles]
+        averages = [f.moments.moment.mean(0) @ (cell_kernels(p, f.edges)[0] * f.width) for f in profiles]
         assert float(torch.stack(averages).mean()) > 1.5 * exact, "products of two averages over a cell are far off"
 
 
@@ -82,7 +82,7 @@ def test_variances_of_steps_are_judged_without_bias(probed, source):
     law, profiles = probed
     p, every = best_for(law), torch.arange(60)
     exact = left_by(law, p, source.name)
-    found = [per_row_variance(f, source, [(p, every)], STEP) for f in profiles]
+    found = [per_row_variance(f.moments, source, [(p, every)], STEP) for f in profiles]
     values = torch.tensor([e.value for e in found], dtype=torch.float64)
     z = (values - exact) / torch.tensor([e.stderr for e in found], dtype=torch.float64)
     rough = 0.0 if source.name == "iid" else 0.02 * exact  # straight lines between the pieces of a cell

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -55,11 +56,11 @@ def test_rows_means_and_variances_are_right_and_an_error_would_show(large):
     for j, t in enumerate(profile.t):
         noise = law.sd(t) ** 2
         found = {
-            "g": (profile.row_mean()[:, j], law.h(t)),
-            "v": (profile.row_view_noise()[:, j], noise),
-            "v of the views' mean": (profile.row_noise()[:, j], noise * (1 + law.rho) / 2),
-            "covariance": (profile.row_view_covariance()[:, j], noise * law.rho),
-            "second moment": (profile.row_second_moment()[:, j], law.second_moment(t, 2)),
+            "g": (profile.moments.mean[:, j], law.h(t)),
+            "v": (profile.view_noise()[:, j], noise),
+            "v of the views' mean": (profile.moments.noise[:, j], noise * (1 + law.rho) / 2),
+            "covariance": (profile.view_covariance()[:, j], noise * law.rho),
+            "second moment": (profile.moments.moment[:, j], law.second_moment(t, 2)),
         }
         for name, (values, exact) in found.items():
             assert_mean(values, float(exact), name)
@@ -73,7 +74,7 @@ def test_var_g_is_unbiased():
     for seed in range(150):
         profile = probed(law, rows=12, rates=4, masks=2, seed=seed)
         t = profile.t
-        values.append(profile.between_rows())
+        values.append(profile.moments.between_rows())
     for j in range(len(t)):
         assert_mean(torch.stack(values)[:, j], float(0.3 * law.h(t[j]) ** 2), "Var_x0 g")
 
@@ -84,12 +85,19 @@ def test_rho_is_measured(rho):
     assert ((curve.value - rho).abs() <= 4.3 * curve.stderr + 1e-9).all()
 
 
+def curves_of(profile) -> dict:
+    return profile.curves() | {"second_moment": profile.moments.curve()}
+
+
 def test_standard_errors_are_those_of_leaving_each_row_out():
     profile = probed(Law(rho=-0.4), "mirror", rows=7)
-    for name in ("g", "v", "v_views", "second_moment", "rho"):
-        left_out = torch.stack([getattr(profile.select(torch.arange(7) != i), name)().value for i in range(7)])
+
+    others = [torch.arange(7) != i for i in range(7)]
+    fewer = [replace(profile, view_losses=profile.view_losses[o], used=profile.used[o]) for o in others]
+    for name, curve in curves_of(profile).items():
+        left_out = torch.stack([curves_of(some)[name].value for some in fewer])
         by_hand = (6 / 7 * ((left_out - left_out.mean(0)) ** 2).sum(0)).sqrt()
-        torch.testing.assert_close(getattr(profile, name)().stderr, by_hand)
+        torch.testing.assert_close(curve.stderr, by_hand)
 
 
 def test_views_left_out_cost_and_count_nothing():
@@ -97,11 +105,11 @@ def test_views_left_out_cost_and_count_nothing():
     profile = probe(meter, method, rows=300, rates=4, masks=8, seed=0)
     assert profile.forward_passes == meter.forwards
     assert profile.cost.tolist() == [2.0 if t < 0.5 else 1.0 for t in profile.t]
-    assert profile.row_view_covariance()[:, -1].isnan().all()
+    assert profile.view_covariance()[:, -1].isnan().all()
     for j, t in enumerate(profile.t):
-        assert_mean(profile.row_mean()[:, j], float(meter.law.h(t)), "g")
+        assert_mean(profile.moments.mean[:, j], float(meter.law.h(t)), "g")
         views = 2 if t < 0.5 else 1
-        assert_mean(profile.row_second_moment()[:, j], float(meter.law.second_moment(t, views)), "second moment")
+        assert_mean(profile.moments.moment[:, j], float(meter.law.second_moment(t, views)), "second moment")
 
 
 def check_probe_is_a_function_of_the_seed() -> None:
@@ -133,7 +141,7 @@ HEAVY = Law(tau2=0.1, h=lambda t: 2 + 0 * t, sd=lambda t: 4 - 3 * t, heavy=True)
 def check_second_moment(meter) -> None:
     profile = probe(meter, Method(), rows=400, rates=4, masks=10, seed=0)
     for j, t in enumerate(profile.t):
-        assert_mean(profile.row_second_moment()[:, j], float(HEAVY.second_moment(t)), "second moment")
+        assert_mean(profile.moments.moment[:, j], float(HEAVY.second_moment(t)), "second moment")
 
 
 def test_mistake_5_clamped_losses_are_noticed():
@@ -171,13 +179,13 @@ def repeated():
 def test_reported_standard_errors_are_those_of_repeats(repeated):
     law, _, profiles = repeated
     for name in ("g", "v", "v_views", "second_moment"):
-        curves = [getattr(p, name)() for p in profiles]
+        curves = [curves_of(p)[name] for p in profiles]
         spread = torch.stack([c.value for c in curves]).std(0)
         told = torch.stack([c.stderr for c in curves]).square().mean(0).sqrt()
         torch.testing.assert_close(told, spread, rtol=0.15, atol=0)
     for j, t in enumerate(profiles[0].t):
         noise = float(law.sd(t) ** 2 * (1 + law.rho) / 2)
-        found = torch.stack([p.v_views().value[j] for p in profiles])
+        found = torch.stack([p.curves()["v_views"].value[j] for p in profiles])
         assert_variance(found, 2 * noise**2 / 3 / 20, "variance of v")
 
 
@@ -186,7 +194,7 @@ def test_moments_of_other_sources_and_the_variant_have_the_right_mean(repeated, 
     law, between, profiles = repeated
     for j, t in enumerate(profiles[0].t):
         noise, h2 = float(law.sd(t) ** 2 * (1 + law.rho) / 2), float(law.h(t) ** 2)
-        squares = torch.stack([optimal_square(p, source) for p in profiles])[:, j] * 2
+        squares = torch.stack([optimal_square(p.moments, source) for p in profiles])[:, j] * 2
         assert_mean(squares, noise + between * h2, source)
         with pytest.raises(AssertionError):
             assert_mean(1.1 * squares, noise + between * h2, source)
@@ -194,8 +202,8 @@ def test_moments_of_other_sources_and_the_variant_have_the_right_mean(repeated, 
 
 def test_the_averaged_views_follow_from_one_views_noise_and_rho():
     profile = probed(Law(rho=-0.5), "mirror", rows=40, rates=5, masks=40)
-    both = profile.row_view_noise().mean(0) * (1 + profile.rho().value) / 2
-    torch.testing.assert_close(both, profile.v_views().value)
+    both = profile.view_noise().mean(0) * (1 + profile.rho().value) / 2
+    torch.testing.assert_close(both, profile.curves()["v_views"].value)
     assert probed(Law()).rho() is None
 
 
@@ -244,4 +252,4 @@ def test_the_real_meter_gives_the_same_losses_cell_by_cell():
     row = profile.rows.repeat_interleave(2 * len(profile.t))
     t = profile.t.repeat_interleave(2).repeat(3)
     again = meter.losses(row, t, method, Key(5, profile_module._PROBE_STEP))
-    torch.testing.assert_close(profile.row_losses.flatten(), again, rtol=1e-12, atol=0)
+    torch.testing.assert_close(profile.values.flatten(), again, rtol=1e-12, atol=0)

@@ -15,6 +15,7 @@ from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
 from stabledllm.ppots import epr
+from stabledllm.ppots import moments as moments_module
 from stabledllm.ppots import profile as profile_module
 from stabledllm.ppots.crossfit import folds, variance_under
 from stabledllm.ppots.epr import fit_epr
@@ -46,11 +47,11 @@ def average(f, edges: torch.Tensor) -> list[float]:
 def check_cell_averages(design: str) -> None:
     law, profile = BENT, stratified(BENT, "mirror", design, rows=900, rates=2, masks=6)
     found = {
-        "g": (profile.row_mean(), law.h),
-        "v": (profile.row_view_noise(), lambda t: law.sd(t) ** 2),
-        "v of the views' mean": (profile.row_noise(), lambda t: law.sd(t) ** 2 * (1 + law.rho) / 2),
-        "covariance": (profile.row_view_covariance(), lambda t: law.sd(t) ** 2 * law.rho),
-        "second moment": (profile.row_second_moment(), lambda t: law.second_moment(t, 2)),
+        "g": (profile.moments.mean, law.h),
+        "v": (profile.view_noise(), lambda t: law.sd(t) ** 2),
+        "v of the views' mean": (profile.moments.noise, lambda t: law.sd(t) ** 2 * (1 + law.rho) / 2),
+        "covariance": (profile.view_covariance(), lambda t: law.sd(t) ** 2 * law.rho),
+        "second moment": (profile.moments.moment, lambda t: law.second_moment(t, 2)),
     }
     for name, (values, f) in found.items():
         for j, exact in enumerate(average(f, profile.edges)):
@@ -83,20 +84,20 @@ def check_between_rows() -> None:
     profiles = [stratified(steep, rows=30, rates=2, seed=s) for s in range(150)]
     exact = average(lambda t: steep.tau2 * steep.h(t) ** 2, profiles[0].edges)
     for j, value in enumerate(exact):
-        assert_mean(torch.stack([p.between_rows()[j] for p in profiles]), value, f"Var g in cell {j}")
+        assert_mean(torch.stack([p.moments.between_rows()[j] for p in profiles]), value, f"Var g in cell {j}")
 
 
 @pytest.mark.slow
 def test_spread_over_rows_is_not_the_slope_of_g(monkeypatch):
     check_between_rows()
-    monkeypatch.setattr(profile_module, "_LEAST_FOR_TREND", 10**6)
+    monkeypatch.setattr(moments_module, "_LEAST_FOR_TREND", 10**6)
     with pytest.raises(AssertionError, match="Var g"):
         check_between_rows()
 
 
 def test_few_rows_still_have_a_spread():
-    assert stratified(rows=3).between_rows().isfinite().all()
-    assert stratified(rows=4).between_rows().isfinite().all()
+    assert stratified(rows=3).moments.between_rows().isfinite().all()
+    assert stratified(rows=4).moments.between_rows().isfinite().all()
 
 
 @pytest.mark.slow
@@ -126,8 +127,8 @@ def test_reproducible_from_the_seed():
 def test_fewer_rows_keep_their_rates():
     profile = stratified(rows=6)
     keep = torch.tensor([4, 1])
-    torch.testing.assert_close(profile.select(keep).rate, profile.rate[keep])
-    assert stratified(design="grid").select(keep).rate is None
+    torch.testing.assert_close(profile.moments.select(keep).rate, profile.rate[keep])
+    assert stratified(design="grid").moments.select(keep).rate is None
 
 
 @pytest.mark.parametrize("below", [0.3, 0.5])
@@ -160,7 +161,7 @@ def test_the_variance_under_a_density_is_unbiased():
     def found(design):
         everyone = torch.arange(60)
         profiles = (stratified(rows=60, seed=s, design=design) for s in range(100))
-        return torch.tensor([variance_under(f, [(p, everyone)]).value for f in profiles], dtype=torch.float64)
+        return torch.tensor([variance_under(f.moments, [(p, everyone)]).value for f in profiles], dtype=torch.float64)
 
     assert_mean(found("stratified"), second - mean**2)
     with pytest.raises(AssertionError):
@@ -176,7 +177,7 @@ def test_the_real_meter_is_asked_at_each_rows_rates():
     again = meter.losses(
         row, profile.rate.flatten().repeat_interleave(2), Method(), profile_module.Key(5, profile_module._PROBE_STEP)
     )
-    torch.testing.assert_close(profile.row_losses.flatten(), again, rtol=1e-12, atol=0)
+    torch.testing.assert_close(profile.values.flatten(), again, rtol=1e-12, atol=0)
 
 
 # The fit.
@@ -233,7 +234,7 @@ def test_a_known_optimum_is_found_from_a_stratified_probe(source):
     law = Law(tau2=0.2, h=lambda t: 0.2 + 2 * t, sd=lambda t: 2 - 1.5 * t)
     t = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
     square = law.second_moment(t) if source == "iid" else law.sd(t) ** 2 + law.tau2 * law.h(t) ** 2
-    p = fit(stratified(law, rows=400, rates=8), source, FitOptions(uniform_share=0.0, starts=8)).sampler
+    p = fit(stratified(law, rows=400, rates=8).moments, source, FitOptions(uniform_share=0.0, starts=8)).sampler
     excess = float((square / p.density).mean() / square.sqrt().mean() ** 2) - 1
     assert excess < 0.01
     flat = float(square.mean() / square.sqrt().mean() ** 2) - 1
@@ -252,4 +253,4 @@ def test_every_fold_of_the_smallest_default_use_can_be_fitted():
     for fold in folds(5):
         keep = torch.ones(5, dtype=torch.bool)
         keep[fold] = False
-        assert fit(profile.select(keep), "lowdisc", FitOptions(starts=2)).sampler.density.isfinite().all()
+        assert fit(profile.moments.select(keep), "lowdisc", FitOptions(starts=2)).sampler.density.isfinite().all()

@@ -21,12 +21,12 @@ def test_file():
 
 
 def test_every_row_loads_and_every_gold_answer_scores_itself(test_file):
-    rows = gsm8k.load(test_file)
+    rows = gsm8k.TASK.load(str(test_file), "test", TaskOptions())
     assert len(rows) == 1319
     for row in rows:
-        assert score_number(row["response"], row["response"]).correct is True, row["origin"]
-    assert any("," in row["response"].rpartition("####")[2] for row in rows)
-    assert {"," in (parse_answer(row["response"]) or ",") for row in rows} == {False}
+        assert score_number(row["gold"], row["gold"]).correct is True, row["origin"]
+    assert any("," in row["gold"].rpartition("####")[2] for row in rows)
+    assert {"," in (parse_answer(row["gold"]) or ",") for row in rows} == {False}
 
 
 def test_encodes_whole(test_file):

@@ -42,9 +42,9 @@ def test_4_p_of_t_probed_on_held_out_and_over_length_rows(settings):
 
 def test_7_over_length_rows_truncated_silently(settings):
     found = load_bundle(settings, TOKENIZER)
-    for row in found.train + found.validation:
+    for row in (*found.train, *found.validation):
         assert TOKENIZER.decode(row.input_ids[row.prompt_length :]).rpartition("####")[2].strip().isdigit()
-    assert not any(row.origin.endswith(":41") for row in found.train + found.validation)
+    assert not any(row.origin.endswith(":41") for row in (*found.train, *found.validation))
     assert any("dropped 1 longer than max_len=300" in note and ":41" in note for note in found.notes)
 
 
@@ -78,7 +78,7 @@ def test_10_training_rows_taken_from_the_test_range(settings):
     found = load_bundle(settings, TOKENIZER)
     tested = {likeness(e) for e in found.test}
     assert len(tested) == 10
-    for row in found.train + found.validation:
+    for row in (*found.train, *found.validation):
         prompt = TOKENIZER.decode(row.input_ids[: row.prompt_length])
         assert likeness({"messages": [{"role": "user", "content": prompt}, {}]}) not in tested
     assert any("dropped 2 rows found in test" in note for note in found.notes)

@@ -35,7 +35,7 @@ def tiny() -> LossMeter:
 
 def truth(source: str, n: int, sampler) -> float:
     profile = exact_profile(LAW, rates=40)
-    return per_row_variance(profile, Method.parse(source).source, [(sampler, torch.arange(100))], n).value
+    return per_row_variance(profile.moments, Method.parse(source).source, [(sampler, torch.arange(100))], n).value
 
 
 @pytest.mark.statistical
@@ -107,7 +107,7 @@ def test_measured_agrees_with_predicted_on_a_model(tiny, name, sampler):
     profile = probe(tiny, method, rows=60, rates=24, masks=2, seed=5)
     every = [(sampler, torch.arange(len(profile.rows)))]
     found = measure(tiny, method, sampler, rows=8, steps=200, seed=6)
-    expected = per_row_variance(profile, method.source, every, 8)
+    expected = per_row_variance(profile.moments, method.source, every, 8)
     assert_agree(found.per_row_variance, expected, name)
     assert found.cost == pytest.approx(method.mean_forwards(sampler, torch.tensor([9])))
     assert found.per_row_variance.value > 0
@@ -123,7 +123,7 @@ def test_views_of_known_correlation(rho, name):
     assert abs(variance.value - expected) <= Z * variance.stderr
     assert variance.stderr < 0.03 * expected
     profile = probe(FakeMeter(law), Method.parse(name), rows=300, rates=20, masks=4, seed=2)
-    guess = per_row_variance(profile, Method.parse(name).source, [(Uniform(), torch.arange(300))], 10)
+    guess = per_row_variance(profile.moments, Method.parse(name).source, [(Uniform(), torch.arange(300))], 10)
     assert_agree(variance, guess)
 
 

@@ -56,14 +56,16 @@ def guard_components(part: int, factor: float = 1.0) -> None:
 def guard_predicted(density: Tabulated, factor: float = 1.0) -> None:
     """The predicted variance of a profile without sampling error is exact."""
     exact = LAW.integral(LAW.second_moment, 0, 0.5) / 0.5 + LAW.integral(LAW.second_moment, 0.5, 1) / 1.5 - LAW.mean**2
-    found = predicted.per_row_variance(exact_profile(LAW), IID(), [(density, torch.arange(100))], 8)
+    found = predicted.per_row_variance(exact_profile(LAW).moments, IID(), [(density, torch.arange(100))], 8)
     assert found.value * factor == pytest.approx(exact, rel=0.005)
 
 
 def guard_strata(error: float = 0.0) -> None:
     """What strata remove, known exactly for a linear g, with a relative error in the mutant."""
     arguments = [(Density(), torch.arange(100))]
-    iid, left = (predicted.per_row_variance(exact_profile(LAW), s, arguments, 8).value for s in (IID(), Stratified(2)))
+    iid, left = (
+        predicted.per_row_variance(exact_profile(LAW).moments, s, arguments, 8).value for s in (IID(), Stratified(2))
+    )
     # The variance between the means of g w over each stratum of u.
     t = Density().icdf((torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000)
     means = (LAW.h(t) * Density().weight(t)).view(2, -1).mean(1)
@@ -95,7 +97,7 @@ def guard_enumerated_profile(meter: TableMeter) -> None:
     profile: Profile = probe(meter, STANDARD, rows=4000, rates=6, masks=4, seed=0)
     exact = meter.moments(profile.t)[1].mean(0)
     for cell in range(3, 7):
-        assert_mean(profile.row_second_moment()[:, cell], float(exact[cell]), f"t = {float(profile.t[cell]):.3g}")
+        assert_mean(profile.moments.moment[:, cell], float(exact[cell]), f"t = {float(profile.t[cell]):.3g}")
 
 
 def guard_removed_in_small_probes() -> None:
@@ -156,9 +158,9 @@ def test_losses_clamped_at_10_are_found(guard):
 def test_plugging_in_the_probes_mean_is_found(monkeypatch):
     """It takes the mean's own noise for noise that the source removes."""
 
-    def plugged_in(profile, pieces, sampler, source, n, weighs_by):
-        mean = profile.row_mean()
-        return lambda keep: shared_noise(mean[keep].mean(0), profile.t, sampler, source, n)[1]
+    def plugged_in(losses, pieces, sampler, source, n, weighs_by):
+        mean = losses.mean
+        return lambda keep: shared_noise(mean[keep].mean(0), losses.t, sampler, source, n)[1]
 
     guard_removed_in_small_probes()
     monkeypatch.setattr(predicted, "_removed_noise", plugged_in)

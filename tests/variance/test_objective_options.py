@@ -58,12 +58,12 @@ def drawn(objective):
 
 
 def profiled(objective):
-    return probe(of(LossMeter, objective), standard(objective), **PROBE).second_moment().value.sum()
+    return probe(of(LossMeter, objective), standard(objective), **PROBE).moments.curve().value.sum()
 
 
 def blocks(objective):
     units = of(UnitMeter, objective, block_size=4)
-    return probe(units, standard(objective), **PROBE).second_moment().value.sum()
+    return probe(units, standard(objective), **PROBE).moments.curve().value.sum()
 
 
 def gradients(kind):
@@ -75,7 +75,7 @@ def gradients(kind):
 
 
 def head(objective):
-    return norm_profile(of(OutputLayerNorms, objective), standard(objective), **PROBE).second_moment().value.sum()
+    return norm_profile(of(OutputLayerNorms, objective), standard(objective), **PROBE).moments.curve().value.sum()
 
 
 def steps(objective):

@@ -26,7 +26,7 @@ HALVES = Tabulated([0.5, 1.5])
 
 
 def predicted(source, n: int, sampler=None, rates: int = 20, law: Law = LAW) -> float:
-    return per_row_variance(exact_profile(law, rates=rates), source, [(sampler or Uniform(), EVERY)], n).value
+    return per_row_variance(exact_profile(law, rates=rates).moments, source, [(sampler or Uniform(), EVERY)], n).value
 
 
 def exact_iid(sampler) -> float:
@@ -104,7 +104,7 @@ def test_bernoulli_probe_against_enumeration():
     meter = TableMeter(3)
     exact = meter.exact(rate_edges(20))
     profile = probe(meter, Method.parse("standard"), rows=1500, rates=40, masks=4, seed=2)
-    found = per_row_variance(profile, IID(), [(Uniform(), torch.arange(1500))], 8)
+    found = per_row_variance(profile.moments, IID(), [(Uniform(), torch.arange(1500))], 8)
     truth = exact["second"] - exact["mean"] ** 2
     assert found.stderr < 0.04 * truth
     # A midpoint misses about 4 % of the 1/p tail in each octave.
@@ -126,9 +126,9 @@ def test_what_a_source_removes_is_unbiased_in_small_probes(source, sampler):
 
 def removed_in_parts(profile, rows: int, source, sampler, n: int) -> torch.Tensor:
     """What the source removes, estimated from each ``rows`` rows of the profile alone."""
-    judged = [(sampler, torch.arange(rows))]
-    parts = [profile.select(keep) for keep in torch.arange(len(profile.rows)).split(rows)]
-    found = [[per_row_variance(p, s, judged, n).value for s in (IID(), source)] for p in parts]
+    crossfit = [(sampler, torch.arange(rows))]
+    parts = [profile.moments.select(keep) for keep in torch.arange(len(profile.rows)).split(rows)]
+    found = [[per_row_variance(p, s, crossfit, n).value for s in (IID(), source)] for p in parts]
     return -torch.tensor(found, dtype=torch.float64).diff(dim=1).flatten()
 
 
@@ -138,7 +138,7 @@ def test_error_is_near_the_true_one():
     profile = probe(FakeMeter(LAW), Method.parse("standard"), rows=16 * 60, rates=6, masks=2, seed=1)
     for source in (IID(), Stratified(), LowDiscrepancy()):
         found = [
-            per_row_variance(profile.select(keep), source, [(Uniform(), torch.arange(16))], 8)
+            per_row_variance(profile.moments.select(keep), source, [(Uniform(), torch.arange(16))], 8)
             for keep in torch.arange(16 * 60).split(16)
         ]
         values = torch.tensor([f.value for f in found])
@@ -146,16 +146,16 @@ def test_error_is_near_the_true_one():
         assert 0.7 < float(claimed / values.std()) < 1.4, source.name
 
 
-def test_cross_fitted_densities_judge_only_their_own_rows():
+def test_cross_fitted_densities_count_on_their_own_rows_only():
     """Rows of each fold weigh in by their number: equal densities in folds are one density."""
     profile = exact_profile(LAW)
     folds = [(HALVES, EVERY[:30]), (HALVES, EVERY[30:])]
     for source in (IID(), Stratified(4), LowDiscrepancy()):
-        one = per_row_variance(profile, source, [(HALVES, EVERY)], 8)
-        two = per_row_variance(profile, source, folds, 8)
+        one = per_row_variance(profile.moments, source, [(HALVES, EVERY)], 8)
+        two = per_row_variance(profile.moments, source, folds, 8)
         assert two.value == pytest.approx(one.value)
         assert two.stderr == pytest.approx(one.stderr)
-    mixed = per_row_variance(profile, IID(), [(HALVES, EVERY[::2]), (Uniform(), EVERY[1::2])], 8)
+    mixed = per_row_variance(profile.moments, IID(), [(HALVES, EVERY[::2]), (Uniform(), EVERY[1::2])], 8)
     low, high = sorted((exact_iid(HALVES), exact_iid(Uniform())))
     assert low < mixed.value < high
 
@@ -189,7 +189,7 @@ def test_estimated_standard_at_equal_compute_is_a_plus_b():
     nested = nested_losses(meter, standard, rows=150, rates=10, masks=4, seed=3)
     profile = probe(meter, standard, rows=150, rates=10, masks=4, seed=4)
     found = at_equal_compute(
-        per_row_variance(profile, IID(), [(Uniform(), torch.arange(150))], 8),
+        per_row_variance(profile.moments, IID(), [(Uniform(), torch.arange(150))], 8),
         1.0,
         decompose(nested.losses, nested.width).data,
     )
@@ -213,5 +213,5 @@ def test_identical_views_through_a_meter():
     two = probe(FakeMeter(law), Method.parse("mirror"), rows=50, rates=6, masks=3, seed=0)
     one = probe(FakeMeter(law), Method.parse("standard"), rows=50, rates=6, masks=3, seed=0)
     every = [(Uniform(), torch.arange(50))]
-    a, b = (per_row_variance(p, IID(), every, 8).value for p in (two, one))
+    a, b = (per_row_variance(p.moments, IID(), every, 8).value for p in (two, one))
     assert a == pytest.approx(b)

@@ -58,13 +58,15 @@ def test_measured_and_predicted_variances_are_those_of_the_steps(name, sampler):
     rows_mean = measure(meter("row"), method, density, rows=N, steps=400, seed=1).per_row_variance.value
     assert abs(rows_mean / truth - 1) > 0.15, "or the two means are one"
     profile = probe(meter(), method, rows=600, rates=6, masks=2, seed=2, design="stratified")
-    judged = [(density, torch.arange(600))]
+    crossfit = [(density, torch.arange(600))]
     size = meter().size
     weighs = lambda p, row: method.masker.weighs_by(p, int(size[profile.rows[row]]))  # noqa: E731
-    predicted = per_row_variance(profile, method.source, judged, N, weighs)
+    predicted = per_row_variance(profile.moments, method.source, crossfit, N, weighs)
     assert predicted.value == pytest.approx(truth, rel=0.25)
     if name == "standard":
-        assert variance_under(profile, [(Tabulated([1.0]), torch.arange(600))]).value == pytest.approx(truth, rel=0.25)
+        assert variance_under(profile.moments, [(Tabulated([1.0]), torch.arange(600))]).value == pytest.approx(
+            truth, rel=0.25
+        )
 
 
 def test_components_add_up_to_the_variance_of_a_step():

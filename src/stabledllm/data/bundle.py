@@ -21,25 +21,27 @@ from stabledllm.tasks.registry import task_and_gold, task_of
 
 _KIND = {"train": "training", "validation": "validation"}
 DELIMITERS = ("####",)
-"""Of data that belong to no task."""
+"""The answer delimiters of data that belong to no task."""
 
 
 @dataclass(frozen=True)
 class DataBundle:
-    """Encoded rows and test problems. ``test`` holds examples with ``messages``, or captions of images to draw; empty
-    if there are none."""
+    """The data of a run: encoded rows and test problems.
+
+    ``test`` holds examples with ``messages``, or captions of images to draw; it is empty if there are none.
+    """
 
     train: Sequence[TokenRow]
     validation: Sequence[TokenRow]
     test: list[dict]
     notes: list[str]
     digests: dict[str, str] = field(default_factory=dict)
-    """Of each split's content (:class:`Chosen`); empty where the rows were put together by hand."""
+    """Digests of the splits' content (:class:`Chosen`); empty where the rows were put together by hand."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The examples of each split as a run uses them, before any token; ``digests`` say what they hold."""
+    """The examples of each split as a run uses them, before they are tokenized; ``digests`` identify their content."""
 
     splits: dict[str, list[dict]]
     notes: list[str]
@@ -47,7 +49,7 @@ class Chosen:
 
 
 def encoding_options(settings: DataSettings) -> EncodingOptions:
-    """The plain arguments of the encoder."""
+    """The encoder's options, from the settings."""
     task = task_of(settings.train)
     own = task.delimiters if task else DELIMITERS
     return EncodingOptions(
@@ -62,7 +64,7 @@ def encoding_options(settings: DataSettings) -> EncodingOptions:
 def load_rows(
     spec: str, tokenizer, settings: DataSettings, split: str, limit: int | None
 ) -> tuple[Sequence[TokenRow], str]:
-    """Rows of one specification and a sentence on how many were dropped."""
+    """The rows of one specification, and a sentence that says how many were dropped."""
     notes: list[str] = []
     examples = limited(_load(spec, split, limit, settings, note=notes.append), limit)
     encoded = encode_split(prompted(examples, settings, choose_shots(settings)), tokenizer, settings, split, limit)
@@ -70,7 +72,7 @@ def load_rows(
 
 
 def limited(examples: Examples, rows: int | None) -> Examples:
-    """At most so many rows, in whole dialogues; documents are counted once they are packed."""
+    """The first ``rows`` examples at most, in whole dialogues; documents are counted later, when they are packed."""
     return examples if _are_documents(examples) else whole_dialogues(examples, rows)
 
 
@@ -79,7 +81,7 @@ def _are_documents(examples: Examples) -> bool:
 
 
 def encode_split(examples: Examples, tokenizer, settings: DataSettings, split: str, limit: int | None) -> Encoded:
-    """Rows, at most ``limit`` of them; only training rows of documents may be short."""
+    """Encode examples as at most ``limit`` rows; only training rows of documents may be short."""
     if of_images(examples):
         return encode_images(examples, tokenizer, settings)
     if not _are_documents(examples):
@@ -90,10 +92,10 @@ def encode_split(examples: Examples, tokenizer, settings: DataSettings, split: s
 
 
 def choose(settings: DataSettings) -> Chosen:
-    """The examples of a run, with what was kept and dropped; no tokenizer is needed.
+    """Choose the examples of a run and note what was kept and dropped; no tokenizer is needed.
 
-    No question of one split stands in another: rows of ``train`` that are like one of ``validation`` or ``test``, and
-    rows of ``validation`` like one of ``test``, are dropped and counted.
+    No question is in two splits: rows of ``train`` that are like one of ``validation`` or ``test``, and rows of
+    ``validation`` that are like one of ``test``, are dropped and counted.
 
     Raises:
         UserError: bad data, or rows that stand word for word in two files given for different splits.
@@ -113,13 +115,13 @@ def choose(settings: DataSettings) -> Chosen:
 def load_bundle(
     settings: DataSettings, tokenizer, say: Callable[[str], None] = lambda _: None, chosen: Chosen | None = None
 ) -> DataBundle:
-    """Everything a run needs; ``say`` gets one line on all that was kept and dropped.
+    """Load the data of a run; ``say`` gets one line on each split's kept and dropped rows.
 
     Args:
-        chosen: what :func:`choose` gave, where it was called already.
+        chosen: the result of :func:`choose`, if it was called already.
 
     Raises:
-        UserError: as :func:`choose`, or rows that do not fit.
+        UserError: the same as :func:`choose`, or rows that do not fit.
     """
     chosen = chosen or choose(settings)
     rows, notes = {}, list(chosen.notes)
@@ -157,54 +159,54 @@ def _load(
 
 
 def _splits(settings: DataSettings) -> tuple[dict[str, Examples], list[str]]:
-    """``train``, ``validation`` and ``test`` without overlap, and what was dropped for it."""
+    """The splits ``train``, ``validation`` and ``test`` without overlap, and notes on what was dropped for that."""
     own = own_splits(settings.train)
     validation = settings.validation or (settings.train if "validation" in own else None)
     test = settings.test or (settings.train if "test" in own else None)
-    found: dict[str, Examples] = {"test": [], "validation": [], "train": []}
+    splits: dict[str, Examples] = {"test": [], "validation": [], "train": []}
     notes: list[str] = []
     if test:
-        found["test"], notes = answered(_load(test, "test", settings.test_rows, settings, codes=False), test)
+        splits["test"], notes = answered(_load(test, "test", settings.test_rows, settings, codes=False), test)
     if validation:
-        found["validation"] = _load(validation, "validation", settings.validation_rows, settings, note=notes.append)
-    wanted = settings.train_rows
-    if wanted and not validation:
-        # Enough that, of those that are not held out, as many are left as are wanted.
-        wanted = int(1.1 * wanted / (1 - settings.validation_share)) + 100
-    found["train"] = _load(settings.train, "train", wanted, settings, note=notes.append)
+        splits["validation"] = _load(validation, "validation", settings.validation_rows, settings, note=notes.append)
+    train_rows = settings.train_rows
+    if train_rows and not validation:
+        # Enough rows that, after holding some out, train_rows are left.
+        train_rows = int(1.1 * train_rows / (1 - settings.validation_share)) + 100
+    splits["train"] = _load(settings.train, "train", train_rows, settings, note=notes.append)
     given = {"test": settings.test is not None, "validation": settings.validation is not None}
     for split, others in (("train", ("validation", "test")), ("validation", ("test",))):
         for other in others:
             if given[other]:
-                _refuse_equal(found[split], found[other], split, other)
-            found[split], dropped = without(found[split], Others(found[other]))
+                _refuse_equal(splits[split], splits[other], split, other)
+            splits[split], dropped = without(splits[split], Others(splits[other]))
             if dropped:
                 notes.append(dropped_note(split, other, dropped))
     if not validation:
-        found["train"], found["validation"] = hold_out(found["train"], settings.validation_share, settings.seed)
+        splits["train"], splits["validation"] = hold_out(splits["train"], settings.validation_share, settings.seed)
     for split in ("train", "validation"):
-        if not found[split]:
+        if not splits[split]:
             raise UserError(f"data.{split}: expected rows that are in no other split, found none.")
-    return found, notes
+    return splits, notes
 
 
 def answered(examples: Examples, spec: str) -> tuple[Examples, list[str]]:
-    """A task's test rows that can be scored, and how many cannot; other rows as they are."""
+    """A task's test rows that have an answer to score against, and a note on the others; other data is unchanged."""
     if task_of(spec) is None:
         return examples, []
-    kept = [place for place, example in enumerate(examples) if task_and_gold(example)]
-    if len(kept) == len(examples):
+    answered_places = [place for place, example in enumerate(examples) if task_and_gold(example)]
+    if len(answered_places) == len(examples):
         return examples, []
     first = next(e["origin"] for e in examples if not task_and_gold(e))
-    return picked(examples, kept), [
-        f"test: dropped {len(examples) - len(kept)} without an answer to score against ({first}, ...)"
+    return picked(examples, answered_places), [
+        f"test: dropped {len(examples) - len(answered_places)} without an answer to score against ({first}, ...)"
     ]
 
 
 def _refuse_equal(examples: Examples, others: Examples, split: str, other: str) -> None:
-    known = {digest(content(example)): example["origin"] for example in examples}
+    origins = {digest(content(example)): example["origin"] for example in examples}
     for example in others:
-        if (same := known.get(digest(content(example)))) is not None:
+        if (same := origins.get(digest(content(example)))) is not None:
             raise UserError(
                 f"{example['origin']}: expected {other} rows that are not in the {_KIND[split]} data, "
                 f"found the prompt of {same}."

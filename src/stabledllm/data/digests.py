@@ -1,4 +1,4 @@
-"""What data hold, in few characters: two runs on the same rows have the same digest, wherever the rows lie."""
+"""Digests of data: two runs on the same rows have the same digest, wherever the rows are stored."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_HELD = ("messages", "text", "prompt_length", "gold", "task", "caption")
-"""What of an example decides a number; ``origin`` only says where it stood."""
+_CONTENT = ("messages", "text", "prompt_length", "gold", "task", "caption")
+"""The keys of an example that change a run's numbers; ``origin`` only says where the example was read."""
 
 
 def content_digest(examples: Sequence[dict]) -> str:
-    """A digest of what examples hold, in their order; images count by their codes, which is what is trained on."""
+    """The digest of examples' content, in their order; images count by their codes, which is what is trained on."""
     digest = hashlib.sha256()
     for example in examples:
-        held = {key: example[key] for key in _HELD if key in example}
-        digest.update(json.dumps(held, sort_keys=True, default=str).encode())
+        values = {key: example[key] for key in _CONTENT if key in example}
+        digest.update(json.dumps(values, sort_keys=True, default=str).encode())
         for key in ("input_ids", "codes"):
             if key in example:
                 digest.update(np.asarray(example[key]).astype(np.int64).tobytes())

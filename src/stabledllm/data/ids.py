@@ -1,4 +1,4 @@
-"""Token ids that no row may hold: outside the vocabulary, the mask token, padding."""
+"""Checks for token ids that no row may hold: ids outside the vocabulary, the mask token, padding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def ids_of(value: Any, origin: str) -> list[int]:
     """The list of token ids that a row of a file holds.
 
     Raises:
-        UserError: something else, or a number that can be no id, by its place.
+        UserError: a value that is no list, or a number that can be no id; the message gives its place.
     """
     if not isinstance(value, list):
         raise UserError(f"{origin}: expected a list of token ids under 'input_ids', found {type(value).__name__}.")
@@ -32,23 +32,23 @@ def ids_of(value: Any, origin: str) -> list[int]:
 
 
 def refuse_ids(ids: Sequence[int], tokenizer, origin: str) -> None:
-    """Refuse a row, or a prompt, that holds an id which has no place in it.
+    """Refuse a row or a prompt that holds an id which does not belong there.
 
-    The mask token would be a target that the model is never to write, or look like a position to fill. A token that
-    only ever fills rows up would be trained on; where it ends texts as well, it is one of them.
+    The mask token would be a target that the model must never write, or look like a position to fill. A token that
+    only pads rows would be trained on; one that also ends texts is allowed.
 
     Raises:
-        UserError: by the row, the id and its place.
+        UserError: naming the row, the id and its place.
     """
     if not len(ids):
         return
-    found = np.asarray(ids)
-    lowest, highest = int(found.min()), int(found.max())
+    array = np.asarray(ids)
+    lowest, highest = int(array.min()), int(array.max())
     if lowest < 0 or highest >= tokenizer.vocab_size:
         wrong = lowest if lowest < 0 else highest
         raise UserError(f"{origin}: expected token ids below {tokenizer.vocab_size}, found {wrong}.")
     for name, token in (("mask", tokenizer.mask_token_id), ("padding", tokenizer.padding_id)):
-        if token is not None and (at := np.flatnonzero(found == token)).size:
+        if token is not None and (at := np.flatnonzero(array == token)).size:
             hint = " (where it ends texts, say so with end_token)" if name == "padding" else ""
             raise UserError(
                 f"{origin}: expected no {name} token within the row, found its id {token} at place {int(at[0])}{hint}."

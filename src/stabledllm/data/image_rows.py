@@ -1,6 +1,6 @@
 """Captions and images as rows, in MMaDA's layout: ``[iPAD]... <|t2i|> bos caption eos <|soi|> N tokens <|eoi|>``.
 
-The N image tokens are the maskable ones. The caption's part is padded on its left to one width, with tokens that nobody
+Only the N image tokens are maskable. The caption's part is padded on its left to one width, with tokens that nothing
 attends to. Source: MMaDA (arXiv:2505.15809), Show-o (arXiv:2408.12528).
 """
 
@@ -24,9 +24,9 @@ from stabledllm.models.image_tokens import CAPTION_MARKS, ImageTokens
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One caption and its image's codes, in the place of a :class:`~stabledllm.data.rows.TokenRow`.
+    """A row of one caption and its image's codes, used like a :class:`~stabledllm.data.rows.TokenRow`.
 
-    Its ids are put together when they are asked for, so that many rows take little more memory than their codes.
+    Its ids are made on request, so that many rows take little more memory than their codes.
     """
 
     caption: tuple[int, ...]
@@ -43,7 +43,7 @@ class ImageRow:
 
     @property
     def hidden(self) -> int:
-        """Leading padding."""
+        """The number of leading padding tokens."""
         return self.width - len(self.caption) - CAPTION_MARKS
 
     @property
@@ -63,16 +63,18 @@ class ImageRow:
         return self.width + len(self.codes) + 2
 
     def maskable_count(self, syrm: bool = False) -> int:
-        """P, the image's tokens."""
+        """P, the number of the image's tokens."""
         return self.response_length
 
     def without_caption(self) -> ImageRow:
-        """The same image with an empty caption, as guidance needs it; the same length."""
+        """The row of the same image with an empty caption, for guidance; its length is the same."""
         return replace(self, caption=())
 
 
 def encode_images(examples: Sequence[dict], tokenizer, settings: DataSettings) -> Encoded:
-    """Rows in MMaDA's layout; a caption that does not fit its part is dropped and counted, or refused: never cut.
+    """Encode examples as rows in MMaDA's layout; a caption that does not fit is dropped and counted, or refused.
+
+    No caption is ever cut.
 
     Raises:
         UserError: a model without image tokens, another codebook, captions without images, or no row left.
@@ -129,7 +131,7 @@ def image_tokens_of(tokenizer) -> ImageTokens:
 
 
 def check_codebook(tokens: ImageTokens, tokenizer: ImageTokenizer) -> None:
-    """Refuse a tokenizer of images whose codes are not those that the model knows."""
+    """Refuse an image tokenizer whose codebook is not of the model's size."""
     if tokens.codebook_size != tokenizer.codebook_size:
         raise UserError(
             f"key 'data.image.tokenizer': expected a codebook of {tokens.codebook_size}, as the model's, found "

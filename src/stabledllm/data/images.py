@@ -1,7 +1,7 @@
-"""Captioned images as examples: which specifications are images, what they are made by, and their codes.
+"""Captioned images as examples: which specifications name images, their tokenizer, and their codes.
 
-A model, its tokenizer of images and the width of its captions belong together: what the settings leave open,
-:func:`with_image_defaults` fills in.
+A model, its image tokenizer and the width of its captions belong together: :func:`with_image_defaults` fills in what
+the settings leave open.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def are_images(spec: str) -> bool:
 
 
 def with_image_defaults(settings: Settings) -> Settings:
-    """The same settings, with the model's own image tokenizer, side and caption width where they leave them open.
+    """The settings with the model's own image tokenizer, side and caption width where they leave these open.
 
-    Settings on data without images are left as they are.
+    Settings for data without images are returned unchanged.
 
     Raises:
-        UserError: a model that does not say which tokenizer or which width, or a side that the tokenizer cannot divide.
+        UserError: a model whose config names no tokenizer or no width, or a side that the tokenizer cannot divide.
     """
     data = settings.data
     if not any(are_images(spec) for spec in (data.train, data.validation, data.test) if spec):
@@ -52,30 +52,30 @@ def with_image_defaults(settings: Settings) -> Settings:
 
 
 def image_with_defaults(image: ImageSettings, model: str) -> ImageSettings:
-    """The group ``data.image`` alone, filled in as :func:`with_image_defaults` does."""
-    known = image_choices(model)
-    open_ = {name: value for name, value in known.items() if getattr(image, name) is None}
-    found = image.model_copy(update=open_)
+    """The group ``data.image``, filled in as :func:`with_image_defaults` does."""
+    choices = image_choices(model)
+    missing = {name: value for name, value in choices.items() if getattr(image, name) is None}
+    filled = image.model_copy(update=missing)
     for name in ("tokenizer", "max_text"):
-        if getattr(found, name) is None:
+        if getattr(filled, name) is None:
             raise UserError(
                 f"key 'data.image.{name}': expected a value, since config.json of model '{model}' has none, found none."
             )
-    if found.side is None:
-        found = found.model_copy(update={"side": image_tokenizer(found.tokenizer).side})
-    tokens_of(found)
-    return found
+    if filled.side is None:
+        filled = filled.model_copy(update={"side": image_tokenizer(filled.tokenizer).side})
+    tokens_of(filled)
+    return filled
 
 
 @lru_cache(maxsize=4)
 def image_tokenizer(name: str) -> ImageTokenizer:
-    """The tokenizer of images, loaded once, on the accelerator where there is one."""
+    """The image tokenizer of that name, loaded once, on the accelerator if there is one."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     return load_image_tokenizer(name, device)
 
 
 def tokens_of(settings: ImageSettings) -> int:
-    """The number of image tokens N of an image, from settings without gaps.
+    """The number of tokens N of an image, from settings in which nothing is left open.
 
     Raises:
         UserError: a side that the tokenizer cannot divide.
@@ -99,27 +99,27 @@ def load_images(
     codes: bool = True,
     note: Callable[[str], None] = lambda _: None,
 ) -> list[dict]:
-    """``{"caption", "origin", "codes"}`` of each image; its codes come from the disk, where they are made once.
+    """Load ``{"caption", "origin", "codes"}`` of each image; codes are made once and then read from the disk.
 
     Args:
-        n: images that are wanted; 0: whatever there is. codes: False for captions alone: no image is read.
+        n: the number of images; 0: all there are. codes: False for captions alone: no image is read.
         note: gets one line on the bad images that were dropped, if any.
 
     Raises:
-        UserError: whatever is wrong with an image, a caption, the cache or the tokenizer.
+        UserError: anything wrong with an image, a caption, the cache or the tokenizer.
     """
     kind, _ = parse(spec)
     if kind == CAPTIONS_ONLY or (not codes and kind != "codes"):
-        read = captioned_images(spec, split=split, rows=n or None, seed=seed)
-        return [{"caption": image.caption, "origin": image.origin} for image in read]
-    found = encode(spec, split=split, n=n, seed=seed, settings=settings)
-    if told := dropped_note(found):
-        note(f"{split}: {spec}: {told}")
-    return _examples(found, codes)
+        images = captioned_images(spec, split=split, rows=n or None, seed=seed)
+        return [{"caption": image.caption, "origin": image.origin} for image in images]
+    encoded = encode(spec, split=split, n=n, seed=seed, settings=settings)
+    if dropped := dropped_note(encoded):
+        note(f"{split}: {spec}: {dropped}")
+    return _examples(encoded, codes)
 
 
 def encode(spec: str, *, split: str, n: int, seed: int, settings: ImageSettings) -> Codes:
-    """Codes of the first ``n`` images, or of all: from the disk, and what is not there yet is made and put there."""
+    """Codes of the first ``n`` images, or of all, read from the disk; missing ones are made and stored there."""
     with tqdm(total=n or None, desc=f"codes of {spec} {split}", unit="picture", leave=False) as bar:
         return cached_codes(
             spec,
@@ -135,16 +135,17 @@ def encode(spec: str, *, split: str, n: int, seed: int, settings: ImageSettings)
         )
 
 
-def dropped_note(found: Codes) -> str:
-    """How many bad images were left out, and why the first was; empty where none was."""
-    if not found.dropped:
+def dropped_note(encoded: Codes) -> str:
+    """A note on how many bad images were left out, and why the first was; empty where none was."""
+    if not encoded.dropped:
         return ""
-    return f"dropped {len(found.dropped)} bad pictures (the first: {found.dropped[0].reason.rstrip('.')})"
+    return f"dropped {len(encoded.dropped)} bad pictures (the first: {encoded.dropped[0].reason.rstrip('.')})"
 
 
-def _examples(found: Codes, codes: bool) -> list[dict]:
-    out = [{"caption": text, "origin": origin} for text, origin in zip(found.captions, found.origins, strict=True)]
+def _examples(encoded: Codes, codes: bool) -> list[dict]:
+    pairs = zip(encoded.captions, encoded.origins, strict=True)
+    out = [{"caption": caption, "origin": origin} for caption, origin in pairs]
     if not codes:
         return out
-    same = zip(out, found.digests, strict=True)
-    return [example | {"codes": found.codes.later(i), "picture": d} for i, (example, d) in enumerate(same)]
+    with_digests = zip(out, encoded.digests, strict=True)
+    return [example | {"codes": encoded.codes.later(i), "picture": d} for i, (example, d) in enumerate(with_digests)]

@@ -1,4 +1,4 @@
-"""What makes two rows the same question, exactly and nearly, and keeping the splits apart by it."""
+"""Telling whether two rows ask the same question, exactly or nearly, so that no question is in two splits."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from stabledllm.tasks.likeness import plain
 
 
 def content(example: dict) -> str:
-    """What makes two examples the same for splitting: what stands before the last answer, the whole of a text or of
-    token ids without a prompt, or an image's caption."""
+    """The part of an example that is compared exactly between splits.
+
+    It is what stands before the last answer, the whole of a text or of token ids without a prompt, or an image's
+    caption.
+    """
     if "text" in example or "caption" in example:
         return example.get("text", example.get("caption"))
     if "messages" in example:
         return repr([(m["role"], m["content"]) for m in example["messages"][:-1]])
-    # Where nothing is asked, as in pre-training on ids, the row itself is what it shows.
+    # Where there is no prompt, as in pre-training on ids, the row itself is compared.
     return repr(example["input_ids"][: example["prompt_length"] or None])
 
 
 def likeness(example: dict) -> str:
-    """The question without what does not change it: case, spacing, punctuation, thousands commas. Digits stay.
+    """The question without case, spacing, punctuation and thousands commas, for comparing it nearly. Digits stay.
 
     Rows of token ids are alike where their prompts are equal.
     """
@@ -33,7 +36,7 @@ def likeness(example: dict) -> str:
 
 
 def digest(text: str) -> bytes:
-    """Stands for a text in little memory."""
+    """A hash that stands for a text in little memory."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
@@ -43,7 +46,7 @@ def asked(example: dict) -> bytes:
 
 
 def shown(example: dict) -> list[bytes]:
-    """Digests of all that a row shows: its question, those that its conversation answered before, and its image."""
+    """Digests of a row's question, of the earlier questions of its conversation, and of its image."""
     if "messages" not in example:
         image = [digest(f"picture {example['picture']}")] if "picture" in example else []
         return [asked(example), *image]
@@ -53,7 +56,7 @@ def shown(example: dict) -> list[bytes]:
 
 
 class Others:
-    """The questions of other rows, by their digests, with the origin of one row of each."""
+    """The questions of other rows, as digests, each with the origin of one row that has it."""
 
     def __init__(self, examples: Examples):
         self._asked: dict[bytes, str] = {}
@@ -67,32 +70,32 @@ class Others:
                     self._asked.setdefault(each, example["origin"])
 
     def like(self, example: dict) -> str | None:
-        """The origin of a row whose question this one shows, or that shows this one's question; None: there is none."""
+        """The origin of a row whose question this one contains, or that contains this one's; None if there is none."""
         own, *more = shown(example)
         return self._shown.get(own) or next((self._asked[each] for each in more if each in self._asked), None)
 
 
 def without(examples: Examples, others: Others) -> tuple[Examples, list[str]]:
-    """``(kept, dropped)``: the examples unlike any of the others, and what the dropped ones are like, by origin.
+    """Drop the examples that are like one of the others; returns the rest, and one line on each dropped example.
 
-    Of the rows of one ``dialogue`` all are dropped where one is.
+    If one row of a ``dialogue`` is dropped, all are.
     """
-    found = [others.like(example) for example in examples]
-    if not any(found):
+    matches = [others.like(example) for example in examples]
+    if not any(matches):
         return examples, []
-    lost = {e["dialogue"]: like for e, like in zip(examples, found, strict=True) if like and "dialogue" in e}
-    kept, dropped = [], []
-    for place, (example, like) in enumerate(zip(examples, found, strict=True)):
-        like = like or lost.get(example.get("dialogue"))
+    dialogues = {e["dialogue"]: like for e, like in zip(examples, matches, strict=True) if like and "dialogue" in e}
+    unlike, dropped = [], []
+    for place, (example, like) in enumerate(zip(examples, matches, strict=True)):
+        like = like or dialogues.get(example.get("dialogue"))
         if like is None:
-            kept.append(place)
+            unlike.append(place)
         else:
             dropped.append(f"{example['origin']} like {like}")
-    return picked(examples, kept), dropped
+    return picked(examples, unlike), dropped
 
 
 def dropped_note(split: str, others: str, dropped: Sequence[str]) -> str:
-    """One line on the rows that :func:`without` dropped, naming the first."""
+    """One line on the rows that :func:`without` dropped, which names the first two."""
     first = "; ".join(dropped[:2]) + ("; ..." if len(dropped) > 2 else "")
     rows = "1 row" if len(dropped) == 1 else f"{len(dropped)} rows"
     return f"{split}: dropped {rows} found in {others} as well, whatever their case, spacing and punctuation ({first})"

@@ -1,4 +1,4 @@
-"""What stands before a question: a system prompt and worked examples, the same in training and evaluation."""
+"""The text before a question: a system prompt and worked examples, the same in training and evaluation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _POOL = 256
 def prompted(examples: Examples, settings: DataSettings, shots: Sequence[dict] | None = None) -> Examples:
     """The examples with the system prompt and ``few_shot`` worked examples before the question.
 
-    Every row gets the same worked examples in the same order, except that none is shown itself: it gets one in
-    reserve in its own place.
+    Every row gets the same worked examples in the same order; only where one of them is the row itself, a reserve
+    takes its place.
 
     Args:
-        shots: what :func:`choose_shots` gave; without it (tested rows by themselves) they come from the training split
-            of ``settings.train``.
+        shots: the result of :func:`choose_shots`; None (for test rows alone): chosen from the training split of
+            ``settings.train``.
 
     Raises:
         UserError: rows of token ids, a second system prompt, or no training split to choose from.
@@ -37,17 +37,17 @@ def prompted(examples: Examples, settings: DataSettings, shots: Sequence[dict] |
                 f"'{settings.train}'; give a folder or a task with splits."
             )
         shots = choose_shots(settings, examples)
-    found = Mapped(examples, lambda example: _prompted(example, settings, shots))
-    for _ in found:
-        pass  # what cannot be prompted is refused at the beginning
-    return found
+    with_prompts = Mapped(examples, lambda example: _prompted(example, settings, shots))
+    for _ in with_prompts:
+        pass  # an example that cannot be prompted is refused now, not in the middle of a run
+    return with_prompts
 
 
 def choose_shots(settings: DataSettings, apart_from: Sequence[dict] = ()) -> list[dict]:
-    """``few_shot`` rows of the training split and one in reserve, by a hash of their text; none without few_shot.
+    """Choose ``few_shot`` rows of the training split and a reserve by a hash of their text; none without few_shot.
 
     Args:
-        apart_from: rows (of the test split) that are no worked examples, nor is anything like them.
+        apart_from: rows (of the test split); no worked example is like one of them.
 
     Raises:
         UserError: too few different rows.

@@ -1,4 +1,4 @@
-"""From examples to token rows, and from rows to batches: what training and measuring work on.
+"""Encoding examples as token rows, and collating rows into batches, for training and measuring.
 
 Legend: B rows, L positions.
 """
@@ -20,16 +20,16 @@ from stabledllm.noise.methods import Method
 
 
 def maskable_sizes(rows: Sequence[TokenRow], method: Method) -> Tensor:
-    """P of each row under a method, int64, shape (rows,)."""
+    """The number P of maskable tokens of each row under a method, int64, shape (rows,)."""
     return torch.tensor(maskable_counts_of(rows, syrm=method.syrm))
 
 
 @dataclass(frozen=True)
 class EncodingOptions:
-    """How examples become rows.
+    """The options of encoding examples as rows.
 
     The response ends with one supervised end token. With ``pad_response_to`` every response is
-    filled up with supervised end tokens to a multiple of that length, as some peers do.
+    padded with supervised end tokens to a multiple of that length, as some other projects do.
     """
 
     max_len: int = 1024
@@ -40,15 +40,15 @@ class EncodingOptions:
 
     def __post_init__(self) -> None:
         if self.over_length not in ("drop", "refuse"):
-            known = did_you_mean(self.over_length, ("drop", "refuse"))
-            raise UserError(f"data.over_length: unknown '{self.over_length}'{known}.")
+            hint = did_you_mean(self.over_length, ("drop", "refuse"))
+            raise UserError(f"data.over_length: unknown '{self.over_length}'{hint}.")
         if self.max_len < 2 or self.pad_response_to < 1:
             raise UserError("data: expected max_len of at least 2 and pad_response_to of at least 1.")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The rows kept and the origins of those dropped for their length."""
+    """Encoded rows, and the origins of those that were dropped for their length."""
 
     rows: Sequence[TokenRow]
     dropped: list[str]
@@ -124,8 +124,8 @@ def _marked(pattern: re.Pattern | None, tokenizer, ids: list[int], offset: int) 
 def collate(rows: Sequence[TokenRow], pad_id: int, *, syrm: bool = False) -> dict[str, Tensor]:
     """Right-padded tensors, each (B, L): ``input_ids``, and bool ``attention_mask``, ``maskable``, ``delimiter``.
 
-    Padding is never maskable, nor are a row's hidden tokens attended to. With ``syrm`` the prompt's syntax tokens are
-    maskable too.
+    Padding is never maskable, and a row's hidden tokens are never attended to. With ``syrm`` the prompt's syntax tokens
+    are maskable too.
     """
     shape = (len(rows), max(len(r) for r in rows))
     batch = {"input_ids": torch.full(shape, pad_id)}

@@ -1,10 +1,11 @@
-"""From a data specification to examples: a task (``gsm8k``, ``gsm8k:PATH``, ``synthetic:LEVEL``), ``jsonl:PATH`` or
-``text:PATH``.
+"""Loading the examples that a data specification names.
+
+A specification is a task (``gsm8k``, ``gsm8k:PATH``, ``synthetic:LEVEL``), ``jsonl:PATH``, ``text:PATH`` or images.
 
 An example is ``{"messages": [...]}`` (ending with the assistant's turn) or ``{"input_ids", "prompt_length"}``, or a
 document, ``{"text"}``, or an image, ``{"caption", "codes"}``; always with ``origin``: the file and line, or the index,
 that an error names. Those of a task carry its name as ``task`` and the data set's own answer field as ``gold``. Rows
-with the same ``dialogue``, ``table`` or ``picture`` are never parted.
+with the same ``dialogue``, ``table`` or ``picture`` always stay in one split.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pathlib import Path
 
 from stabledllm.config.settings import DataSettings, ImageSettings
 from stabledllm.data import images, text
-from stabledllm.data.holding_out import hold_out as hold_out
 from stabledllm.data.ids import ids_of
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.images.sources import IMAGE_KINDS
@@ -43,19 +43,19 @@ def load_examples(
     codes: bool = True,
     note: Callable[[str], None] = lambda _: None,
 ) -> Examples:
-    """The examples that ``spec`` names.
+    """Load the examples that ``spec`` names.
 
     Args:
         spec: ``synthetic`` or ``synthetic:LEVEL``; ``TASK:PATH``, or ``TASK`` for the hub; ``jsonl:PATH``.
-        split: acts where the specification has splits of its own (:func:`own_splits`).
-        n: rows that are wanted: what the synthetic task makes, where a task may stop reading; 0: whatever there is.
+        split: has an effect where the specification has splits of its own (:func:`own_splits`).
+        n: the number of rows: the synthetic task makes so many, a task may stop reading there; 0: all there are.
         every_turn: one row per assistant turn of ``messages`` instead of the last turn only.
-        options: of the task; n and seed replace its own.
+        options: options of the task; n and seed replace those in it.
         text_fields: keys of a .jsonl's line that make a document of ``text:PATH``.
-        image, codes, note: of images, see :func:`~stabledllm.data.images.load_images`.
+        image, codes, note: for images, see :func:`~stabledllm.data.images.load_images`.
 
     Raises:
-        UserError: unknown kind, or whatever is wrong with the file, by line and key.
+        UserError: an unknown kind, or anything wrong with the file, with its line and key.
     """
     kind, colon, where = spec.partition(":")
     if kind not in KINDS:
@@ -82,13 +82,13 @@ def _of_task(name: str, example: dict) -> dict:
 
 
 def _check_split(spec: str, split: str) -> None:
-    known = own_splits(spec)
-    if known and split not in known:
-        raise UserError(f"data '{spec}': expected a split of {', '.join(known)}, found '{split}'.")
+    splits = own_splits(spec)
+    if splits and split not in splits:
+        raise UserError(f"data '{spec}': expected a split of {', '.join(splits)}, found '{split}'.")
 
 
 def own_splits(spec: str) -> tuple[str, ...]:
-    """The splits that a specification keeps apart by itself; none for a file that is one split."""
+    """The splits that a specification has by itself; none for a file that is one split."""
     if images.are_images(spec):
         return own_image_splits(spec)
     task, where = task_of(spec), spec.partition(":")[2]
@@ -98,7 +98,7 @@ def own_splits(spec: str) -> tuple[str, ...]:
 
 
 def task_options(settings: DataSettings) -> TaskOptions:
-    """The plain arguments of a task."""
+    """The options of a task, from the settings."""
     return TaskOptions(annotations=settings.annotations, table=settings.table)
 
 

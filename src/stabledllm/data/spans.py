@@ -1,4 +1,4 @@
-"""Which tokens of a text are answer delimiters (ISAD) or syntax (SyRM), matched on the tokenised text."""
+"""Finding the tokens of a text that are answer delimiters (ISAD) or syntax (SyRM), by matching the tokenised text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def mark_matches(pieces: Sequence[str], pattern: re.Pattern) -> list[bool]:
 
 
 def delimiter_pattern(delimiters: Sequence[str]) -> re.Pattern:
-    """Matches any of the given strings literally, the longest where several start at one place.
+    """A pattern that matches any of the given strings literally, the longest where several start at one place.
 
     Raises:
         UserError: an empty string, which would match everywhere and hide the others.
@@ -44,7 +44,7 @@ def delimiter_pattern(delimiters: Sequence[str]) -> re.Pattern:
 
 
 def syntax_pattern(name: str) -> re.Pattern:
-    """The named set of :data:`SYNTAX`."""
+    """The pattern of a named set of :data:`SYNTAX`."""
     if name not in SYNTAX:
         raise UserError(f"data.syntax: unknown set '{name}'{did_you_mean(name, SYNTAX)}.")
     return re.compile(SYNTAX[name], re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Plain text for pre-training: documents end to end in rows of one length, every token maskable.
+"""Plain text for pre-training: documents packed end to end into rows of one length, every token maskable.
 
 Source: LLaDA's pre-training (arXiv:2502.09992, section 2.2 and appendix B.1): full rows, 1 % of them of random length.
 """
@@ -22,10 +22,10 @@ KIND = "text"
 
 
 def load_documents(path: Path, fields: Sequence[str]) -> Examples:
-    """``{"text", "origin"}`` for each document: a .txt file, each .txt file below a folder, or each line of a .jsonl.
+    """Load ``{"text", "origin"}`` of each document: a .txt file, each .txt file of a folder, or each line of a .jsonl.
 
     Args:
-        fields: of a .jsonl's line, joined by line breaks.
+        fields: the keys of a .jsonl's line whose texts are joined by line breaks.
 
     Raises:
         UserError: nothing there, another kind of file, or an empty or broken document.
@@ -45,10 +45,10 @@ def load_documents(path: Path, fields: Sequence[str]) -> Examples:
 
 
 def _documents(files: list[Path]) -> Examples:
-    found = Mapped(files, _document)
-    for _ in found:
-        pass  # what is wrong with a file is said at the beginning
-    return found
+    documents = Mapped(files, _document)
+    for _ in documents:
+        pass  # a bad file is refused now, not in the middle of a run
+    return documents
 
 
 def _document(file: Path) -> dict:
@@ -60,11 +60,11 @@ def _joined(fields: Sequence[str], record: dict, origin: str) -> list[dict]:
 
 
 def pack_documents(documents: Examples, tokenizer, *, length: int, short_share: float = 0.0, seed: int = 0) -> Encoded:
-    """Rows that hold the documents' tokens end to end, an end token after each; no token is lost or repeated.
+    """Pack the documents' tokens end to end into rows, an end token after each; no token is lost or repeated.
 
-    Documents are dealt in an order drawn from ``seed``, cut wherever a row is full, and see each other within a row,
-    as is usual in pre-training. A ``short_share`` of the rows, drawn from ``seed``, has a length uniform on 1 to
-    ``length`` in place of ``length``; the last row holds what is left.
+    Documents come in an order drawn from ``seed``, are cut wherever a row is full, and attend to each other within a
+    row, as is usual in pre-training. A ``short_share`` of the rows, drawn from ``seed``, has a length uniform on 1 to
+    ``length`` instead of ``length``; the last row holds what is left.
 
     Raises:
         UserError: no documents, or one whose tokens no row may hold.
@@ -82,7 +82,7 @@ def pack_documents(documents: Examples, tokenizer, *, length: int, short_share: 
         waiting += [*ids, tokenizer.eos_token_id]
         start = 0
         while start < len(waiting):
-            # A row's length is drawn when its first token is there.
+            # A row's length is drawn when its first token is placed.
             if size is None:
                 size = rng.randint(1, length) if rng.random() < short_share else length
             if start + size > len(waiting):

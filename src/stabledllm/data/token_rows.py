@@ -1,4 +1,4 @@
-"""One row of tokens, and very many of them in flat arrays: five bytes a token where Python's integers take fifty."""
+"""Rows of tokens, one by one and in flat arrays, which take five bytes per token where Python's integers take fifty."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class TokenRow:
     """Indices of prompt tokens that are syntax (SyRM)."""
     origin: str = ""
     hidden: int = 0
-    """Leading tokens that nobody attends to (MMaDA's padding of captions)."""
+    """Number of leading tokens that nothing attends to (MMaDA's padding of captions)."""
     tail: int = 0
-    """Closing tokens that are given, like the prompt (the end of an image)."""
+    """Number of last tokens that are given, like the prompt (the end of an image)."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -35,13 +35,13 @@ class TokenRow:
         return len(self.input_ids) - self.prompt_length - self.tail
 
     def maskable_count(self, syrm: bool = False) -> int:
-        """P, as :func:`~stabledllm.data.rows.collate` marks them."""
+        """P, the number of tokens that :func:`~stabledllm.data.rows.collate` marks as maskable."""
         return self.response_length + (len(self.syntax) if syrm else 0)
 
 
 @dataclass(frozen=True)
 class _Ragged:
-    """Lists of numbers (or of bytes) of unequal length, end to end. ``ends``: where each begins, and the last ends."""
+    """Lists of numbers (or bytes) of unequal length, end to end. ``ends``: where each begins, and the last one ends."""
 
     values: np.ndarray
     ends: np.ndarray
@@ -55,9 +55,9 @@ class _Ragged:
 
 
 class TokenRows(Sequence[TokenRow]):
-    """Rows that lie in a few flat arrays; a :class:`TokenRow` is made whenever one is asked for.
+    """Rows stored in a few flat arrays; a :class:`TokenRow` is made whenever one is asked for.
 
-    Made by :class:`RowsBuilder`. ``order``: which of the rows in the arrays, where it is not all of them in turn.
+    It is made by :class:`RowsBuilder`. ``order``: indices of its rows in the arrays; None for all of them in turn.
     """
 
     def __init__(
@@ -94,25 +94,22 @@ class TokenRows(Sequence[TokenRow]):
 
     __hash__ = None
 
-    def __add__(self, other: Sequence[TokenRow]) -> TokenRows:
-        return RowsBuilder([*self, *other]).rows()
-
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row, int64."""
+        """The number of tokens of each row, int64."""
         return self._ids.lengths[self._order]
 
     def maskable_counts(self, syrm: bool = False) -> np.ndarray:
-        """P of each row, int64, as :meth:`TokenRow.maskable_count`."""
+        """P of each row, int64, the same as :meth:`TokenRow.maskable_count`."""
         prompt, _, tail = self._counts[self._order].astype(np.int64).T
         return self.lengths - prompt - tail + (self._syntax.lengths[self._order] if syrm else 0)
 
     def holding(self, token: int) -> int | None:
-        """The first row that holds a token; None: no row does."""
+        """The index of the first row that holds a token; None if no row does."""
         at = np.flatnonzero(self._ids.values == token)
         rows = np.unique(np.searchsorted(self._ids.ends, at, side="right") - 1)
-        found = np.flatnonzero(np.isin(self._order, rows))
-        return int(found[0]) if found.size else None
+        places = np.flatnonzero(np.isin(self._order, rows))
+        return int(places[0]) if places.size else None
 
     def any_marked(self, name: str) -> bool:
         """Whether any row has tokens marked ``delimiter`` or ``syntax``."""
@@ -121,7 +118,7 @@ class TokenRows(Sequence[TokenRow]):
 
 
 class RowsBuilder:
-    """Takes rows one at a time and lays them down in flat arrays."""
+    """A builder that takes rows one at a time and stores them in flat arrays."""
 
     def __init__(self, rows: Sequence[TokenRow] = ()):
         self._flat = {"input_ids": array("i"), "delimiter": array("i"), "syntax": array("i"), "origin": bytearray()}
@@ -134,7 +131,7 @@ class RowsBuilder:
         return len(self._counts) // 3
 
     def add(self, row: TokenRow) -> None:
-        """Lay down one more row."""
+        """Store one more row."""
         for name, flat in self._flat.items():
             part = getattr(row, name)
             flat.extend(part.encode() if name == "origin" else part)
@@ -152,7 +149,7 @@ class RowsBuilder:
 
 
 def lengths_of(rows: Sequence) -> list[int]:
-    """Tokens of each row, without making the rows."""
+    """The number of tokens of each row, without making the rows."""
     return rows.lengths.tolist() if isinstance(rows, TokenRows) else [len(row) for row in rows]
 
 
@@ -169,18 +166,18 @@ def any_marked(rows: Sequence, name: str) -> bool:
 
 
 def refuse_masked_rows(rows: Sequence, mask_id: int | None) -> None:
-    """Refuse rows that hold the mask token, however they were made; images' are put together without any.
+    """Refuse rows that hold the mask token, however they were made; rows of images never do.
 
     Raises:
-        UserError: by the row's origin, or its number where it has none.
+        UserError: naming the row's origin, or its number where it has none.
     """
     if mask_id is None:
         return
     if isinstance(rows, TokenRows):
-        found = rows.holding(mask_id)
+        bad_row = rows.holding(mask_id)
     else:
         plain = ((i, row) for i, row in enumerate(rows) if isinstance(row, TokenRow))
-        found = next((i for i, row in plain if mask_id in row.input_ids), None)
-    if found is not None:
-        where = rows[found].origin or f"row {found}"
+        bad_row = next((i for i, row in plain if mask_id in row.input_ids), None)
+    if bad_row is not None:
+        where = rows[bad_row].origin or f"row {bad_row}"
         raise UserError(f"{where}: expected no mask token within the row, found its id {mask_id}.")

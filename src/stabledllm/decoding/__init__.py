@@ -1,4 +1,4 @@
-"""Decoding: from a model and prompts to completions or images' codes. Knows no tokenizer and no scoring."""
+"""Decoding: from a model and prompts to completions or codes of images; without a tokenizer and without scoring."""
 
 from stabledllm.decoding.autoregressive import left_to_right
 from stabledllm.decoding.images import ImageOptions, ImagePrompt, generate_images

@@ -16,19 +16,20 @@ from stabledllm.decoding.options import DecodingOptions
 from stabledllm.errors import UserError
 from stabledllm.noise.streams import Key, Stream
 
-_MEANINGLESS = ("order", "schedule", "guidance", "threshold", "cache")
+_DIFFUSION_ONLY = ("order", "schedule", "guidance", "threshold", "cache")
 
 
 def left_to_right(options: DecodingOptions) -> DecodingOptions:
-    """What of the options acts on an autoregressive model: length, temperature, top_p and seed; a token a model call.
+    """The options as they act on an autoregressive model, which decodes one token per model call.
 
-    ``steps`` and ``block`` become ``length``, so that a record of the result says what was done.
+    Length, temperature, top_p and seed are kept; ``steps`` and ``block`` become ``length``, so that a record of the
+    result says what was done.
 
     Raises:
         UserError: an option that only masked diffusion models have.
     """
     plain = DecodingOptions()
-    for name in _MEANINGLESS:
+    for name in _DIFFUSION_ONLY:
         if getattr(options, name) != getattr(plain, name):
             raise UserError(
                 f"decoding.{name}: expected a masked diffusion model, found an autoregressive one, which decodes from "
@@ -51,7 +52,7 @@ def continue_prompts(
     """Completions up to their end token, at most ``options.length`` long; a row that has ended leaves the batch.
 
     Prompts are padded on the left and keep positions 0, 1, 2, ...; the draws of a row depend on its place among the
-    prompts alone, so that batches change no completion but by rounding.
+    prompts alone, so that batches change a completion at most by rounding.
     """
     options = left_to_right(options)
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""Decoding of models trained by block diffusion: a token sees the prompt and the blocks up to its own."""
+"""Decoding of models trained by block diffusion: a token attends to the prompt and to the blocks up to its own."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from stabledllm.errors import UserError
 
 
 class BlockState(State):
-    """Rows of a model trained in blocks.
+    """The rows that a model trained in blocks is decoding.
 
     Raises:
-        UserError: other blocks than the model was trained with, or a cache of what it does not see.
+        UserError: blocks of a size that the model was not trained with, or a cache of later blocks.
     """
 
     def __init__(self, model, prompts, options: DecodingOptions, *rest):
@@ -30,13 +30,13 @@ class BlockState(State):
         super().__init__(model, prompts, options, *rest)
 
     def form(self, attention: Tensor) -> dict[str, Tensor]:
-        # Blocks still to come are seen by nobody before them: they need not be taken away.
+        # No earlier token attends to later blocks, so these need not be taken away.
         return {"block_ids": (self.place // self.options.block + 1).clamp(min=0).masked_fill(~attention, -1)}
 
     def first_span(self, block: int) -> tuple[int, int] | None:
         if block == 0:
             return None
-        # What is kept of the block before is of its masked state; of the blocks before that nothing has changed.
+        # The cache of the previous block is of its masked state; the blocks before that have not changed.
         return (block - 1) * self.options.block, (block + 1) * self.options.block
 
     def later_span(self, block: int) -> tuple[int, int]:

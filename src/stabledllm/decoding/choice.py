@@ -1,4 +1,4 @@
-"""From logits to a token and to how sure of it the model is.
+"""Choosing a token from logits, and scoring how sure the model is of it.
 
 Legend: S masked positions, V vocabulary.
 """
@@ -13,9 +13,9 @@ from stabledllm.runtime.finite import require_finite
 
 
 def choose(logits: Tensor, options: DecodingOptions, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens (S,) and scores (S,), the higher the earlier decided; without those of order ``random``.
+    """Tokens (S,) and scores (S,); the higher the score, the earlier a token is decided (not in order ``random``).
 
-    Dream scores tempered and cut probabilities, LLaDA the plain ones (``schedule`` tells them apart).
+    Dream scores probabilities after temperature and top_p, LLaDA those before (``schedule`` tells them apart).
 
     Args:
         logits: shape (S, V), -inf for tokens never chosen. uniforms: shape (S,), used where tokens are drawn.
@@ -34,7 +34,9 @@ def choose(logits: Tensor, options: DecodingOptions, uniforms: Tensor) -> tuple[
 
 
 def draw(law: Tensor, uniforms: Tensor) -> Tensor:
-    """A token of each row's law, never one of probability 0, by the inverse of its distribution; shape (S,).
+    """One token drawn from each row of probabilities by inverting their cumulative sum; shape (S,).
+
+    A token of probability 0 is never drawn.
 
     Args:
         law: probabilities, shape (S, V). uniforms: in (0, 1), shape (S,).
@@ -54,7 +56,7 @@ def _score(law: Tensor, token: Tensor, order: str) -> Tensor:
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """-inf for all but the fewest most probable tokens that hold ``top_p`` (Holtzman et al., arXiv:1904.09751)."""
+    """The logits, -inf for all but the fewest tokens that hold ``top_p`` (Holtzman et al., arXiv:1904.09751)."""
     ordered, index = logits.sort(dim=-1, descending=True)
     before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
     before[:, 0] = 0.0

@@ -23,21 +23,21 @@ from stabledllm.runtime.finite import require_finite
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How images are decoded; part of every result.
+    """The options of decoding images; part of every result.
 
     Raises:
         UserError: a value out of range.
     """
 
     steps: int = 18
-    """Model calls; once a single token is masked, further ones draw it anew."""
+    """Number of model calls; once a single token is left masked, further calls draw it again."""
     guidance: float = 3.5
     """Classifier-free: logits are ``(1 + guidance) conditional - guidance unconditional``; twice the forward rows."""
     temperature: float = 1.0
-    """Of the noise in the order of deciding, falling to 0 over the steps, see :func:`temperatures`; tokens are drawn
-    from the plain softmax."""
+    """Temperature of the noise in the order of deciding, falling to 0 over the steps, see :func:`temperatures`; tokens
+    are drawn from the plain softmax."""
     seed: int = 0
-    """Of all that is drawn at random; a row's draws depend on its place among the prompts, not on batches."""
+    """Seed of everything drawn at random; a row's draws depend on its place among the prompts, not on batches."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -49,11 +49,11 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """One row, ``ipad ... t2i bos caption eos soi <N mask tokens> eoi``."""
+    """The row of an image to decode, ``ipad ... t2i bos caption eos soi <N mask tokens> eoi``."""
 
     input_ids: list[int]
     hidden: int
-    """The first tokens, to which nobody attends."""
+    """Number of first tokens, to which nothing attends."""
 
 
 @torch.no_grad()
@@ -68,16 +68,16 @@ def generate_images(
     first: int = 0,
     stats: DecodingStats | None = None,
 ) -> Tensor:
-    """Codes of one image a prompt, int64 in [0, C), shape (B, N); the same for any batch composition.
+    """Codes of one image per prompt, int64 in [0, C), shape (B, N); the same for any batch composition.
 
-    A step draws a token for every masked position and masks the least confident again, as many as :func:`remasked`
-    says; what was not masked again stays. Confidence is ``log p(token) + temperature * Gumbel noise``. Of equally
+    A step draws a token for every masked position and masks the least confident ones again, as many as
+    :func:`remasked` says; the others stay. Confidence is ``log p(token) + temperature * Gumbel noise``. Of equally
     confident tokens the earlier ones are masked, so that the count is exact (published: none of those at the limit).
 
     Args:
         unconditional: a row for each prompt, with no caption; read only with guidance.
-        first: place of the first prompt among all that are decoded, for what is drawn at random.
-        stats: what it took is added here.
+        first: place of the first prompt among all that are decoded, for the random draws.
+        stats: the counts and the time of this call are added here.
 
     Raises:
         UserError: no prompt, or rows that are not of one length with the same number of mask tokens before the last.
@@ -99,10 +99,10 @@ def generate_images(
 
 
 def remasked(n: int, steps: int) -> list[int]:
-    """How many of n tokens are masked after each step: ``floor(n cos(pi/2 r))``, r the share of steps done.
+    """The number of n tokens that are masked after each step: ``floor(n cos(pi/2 r))``, r the share of steps done.
 
-    At least 1 and at most one fewer than before; 0 after the last step. The cosine is rounded to float32 as published,
-    which gives ``n/2 - 1`` at r = 2/3.
+    It is at least 1 and at most one fewer than before; 0 after the last step. The cosine is rounded to float32 as
+    published, which gives ``n/2 - 1`` at r = 2/3.
     """
     left, counts = n, []
     for step in range(steps - 1):
@@ -115,7 +115,7 @@ def remasked(n: int, steps: int) -> list[int]:
 def temperatures(options: ImageOptions) -> list[float]:
     """The temperature of each step: the one before times ``1 - r``, r the share of steps done, 0 at the last.
 
-    Published code multiplies the falling value again at each step, where MaskGIT multiplies the first one.
+    The published code multiplies the falling value at each step, where MaskGIT multiplies the first one.
     """
     now, out = options.temperature, []
     for step in range(options.steps):
@@ -125,7 +125,7 @@ def temperatures(options: ImageOptions) -> list[float]:
 
 
 class _Canvas:
-    """The images so far, ``codes`` (B, N), -1 where masked, in the rows that the model sees."""
+    """The images being decoded: their ``codes`` (B, N), -1 where masked, and the rows that the model gets."""
 
     def __init__(self, model, rows: Sequence[ImagePrompt], n: int, guided: bool, tokens, mask_id: int, stats):
         device = next(model.parameters()).device
@@ -138,11 +138,11 @@ class _Canvas:
 
     def logits(self, guidance: float) -> Tensor:
         """Guided logits of the codes at the masked positions, shape (S, C), in row-major order."""
-        masked, here = self.codes < 0, slice(-self.n - 1, -1)
-        shown = torch.where(masked, self.mask_id, self.codes + self.tokens.first)
-        self.ids[:, here] = shown.repeat(self.forms, 1)
+        masked, image = self.codes < 0, slice(-self.n - 1, -1)
+        image_ids = torch.where(masked, self.mask_id, self.codes + self.tokens.first)
+        self.ids[:, image] = image_ids.repeat(self.forms, 1)
         selected = torch.zeros_like(self.ids, dtype=torch.bool)
-        selected[:, here] = masked.repeat(self.forms, 1)
+        selected[:, image] = masked.repeat(self.forms, 1)
         logits = self.model(self.ids, self.attention, selected=selected).logits
         self.stats.model_calls += 1
         self.stats.forward_rows += len(self.ids)
@@ -170,7 +170,7 @@ def _step(canvas: _Canvas, key: Key, number: Tensor, guidance: float, count: int
 
 
 def _image_length(rows: Sequence[ImagePrompt], mask_id: int) -> int:
-    """N, the same in all rows; those of the prompts come first."""
+    """N, the number of image tokens, which must be the same in all rows; those of the prompts come first."""
     if not rows:
         raise UserError("picture prompts: expected at least one, found none.")
     width, n = len(rows[0].input_ids), list(rows[0].input_ids).count(mask_id)

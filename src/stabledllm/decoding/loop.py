@@ -21,17 +21,17 @@ from stabledllm.models.output import is_autoregressive
 
 @dataclass
 class DecodingStats:
-    """What decoding took, added up over calls of :func:`generate`."""
+    """Counts and time of decoding, added up over calls of :func:`generate`."""
 
     model_calls: int = 0
     forward_rows: int = 0
-    """Rows that went through the model, with those of guidance."""
+    """Rows that went through the model, including those of guidance."""
     forward_positions: int = 0
-    """Positions of these rows that went through it, with padding: all without a cache."""
+    """Positions of these rows that went through it, including padding; without a cache all of them."""
     logit_positions: int = 0
     """Positions at which logits were computed."""
     tokens: int = 0
-    """Tokens of the completions, without end tokens and what would stand behind them."""
+    """Tokens of the completions, without end tokens and what would follow them."""
     seconds: float = 0.0
 
     @property
@@ -39,7 +39,7 @@ class DecodingStats:
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def as_dict(self) -> dict:
-        """JSON form."""
+        """The statistics as JSON values."""
         return {**self.__dict__, "tokens_per_second": self.tokens_per_second}
 
 
@@ -57,24 +57,24 @@ def generate(
 ) -> list[list[int]]:
     """Completions, each cut before its end token; the same for any batch composition.
 
-    Prompts of unequal length are padded on the right *behind* the generated region's place, so every
+    Prompts of unequal length are padded on the right, *behind* the generated tokens, so every
     row keeps its own positions 0, 1, 2, ...: padding moves no position. A row in which an end token has been
     decided with everything before it is finished and leaves the batch: what would follow is cut off anyway.
     Logits are computed only at the masked positions of the current block. A model trained in blocks
-    (``config.block_size``) sees the prompt and the blocks up to the current one, as in training. An autoregressive
-    model decodes from left to right, see :mod:`~stabledllm.decoding.autoregressive`.
+    (``config.block_size``) attends to the prompt and the blocks up to the current one, as in training. An
+    autoregressive model decodes from left to right, see :mod:`~stabledllm.decoding.autoregressive`.
     With ``options.cache`` only the positions that it names go through the model after a block's first call.
 
     Args:
-        first: place of the first prompt among all that are decoded, for what is drawn at random.
-        stats: what it took is added here.
+        first: place of the first prompt among all that are decoded, for the random draws.
+        stats: the counts and the time of this call are added here.
 
     Returns:
         One list of token ids per prompt, at most ``options.length`` long.
 
     Raises:
-        UserError: other blocks than the model was trained with, a cache that the model cannot take, or a prompt that
-            holds the mask token.
+        UserError: blocks of a size that the model was not trained with, a cache that the model cannot take, or a
+            prompt that holds the mask token.
     """
     began = time.perf_counter()
     stats = stats if stats is not None else DecodingStats()
@@ -94,7 +94,7 @@ def generate(
 
 
 def _refuse_masked(prompts: Sequence[Sequence[int]], mask_id: int | None, first: int) -> None:
-    """Refuse a prompt in which a token looks like a position to fill."""
+    """Refuse a prompt with a mask token, which would look like a position to fill."""
     for place, prompt in enumerate(prompts, first + 1):
         if mask_id in prompt:
             raise UserError(f"prompt {place}: expected no mask token, found its id {mask_id}.")

@@ -1,4 +1,4 @@
-"""How completions are decoded. The settings are part of every result."""
+"""The options of decoding completions. They are part of every result."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CACHES = ("none", "prefix", "dual")
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """``length`` new tokens in blocks of ``block``, ``steps`` model calls in all.
+    """The options of decoding ``length`` new tokens in blocks of ``block`` with ``steps`` model calls in all.
 
-    Published algorithms by these names (with one block, ``block == length``, for Dream's):
+    Published algorithms in terms of these options (Dream's with one block, ``block == length``):
 
     ========================  ===================================================
     LLaDA, low_confidence     order ``confidence``, schedule ``even``
@@ -34,26 +34,26 @@ class DecodingOptions:
     steps: int = 128
     block: int = 32
     order: str = "confidence"
-    """Which masked positions are decided first: where the chosen token is most probable, leads the second by most,
-    where the entropy is least, or at random."""
+    """Which masked positions are decided first: those whose chosen token is most probable, or leads the second by most,
+    those of least entropy, or random ones."""
     schedule: str = "even"
-    """``even``: as many tokens every step; ``dream``: ``floor(n (1 - s/t))`` of the n left, t from 1 to 1e-3;
+    """``even``: equally many tokens in every step; ``dream``: ``floor(n (1 - s/t))`` of the n left, t from 1 to 1e-3;
     ``origin``: each of them with probability ``1 - s/t``."""
     temperature: float = 0.0
     """0 is greedy; above it tokens are drawn from ``softmax(logits / temperature)``."""
     top_p: float = 1.0
-    """Tokens are chosen among the most probable that hold this share."""
+    """Tokens are chosen among the most probable ones that together reach this probability."""
     guidance: float = 0.0
     """Classifier-free: logits are ``(1 + guidance) conditional - guidance unconditional``, the prompt masked in the
     latter; twice the forward rows."""
     threshold: float | None = None
-    """Decide every token surer than this at once, besides the schedule's: fewer model calls. Approximate."""
+    """Also decide every token with more than this probability at once, for fewer model calls. Approximate."""
     cache: str = "none"
-    """Keys and values kept within a block: ``prefix``, of all before it; ``dual``, of all around it (Fast-dLLM,
-    arXiv:2505.22618). They are computed anew at each block's start. Approximate, but for models trained in blocks,
-    where no token sees a later block and ``prefix`` is exact."""
+    """Keys and values cached within a block: ``prefix``, of all before it; ``dual``, of all around it (Fast-dLLM,
+    arXiv:2505.22618). They are computed again at each block's start. Approximate, except for models trained in blocks,
+    where no token attends to a later block and ``prefix`` is exact."""
     seed: int = 0
-    """Of the tokens and orders drawn at random; a row's draws depend on its place among the prompts, not on batches."""
+    """Seed of the random tokens and orders; a row's draws depend on its place among the prompts, not on batches."""
 
     def __post_init__(self) -> None:
         if min(self.length, self.steps, self.block) < 1:
@@ -62,9 +62,9 @@ class DecodingOptions:
             raise UserError(f"decoding: block {self.block} does not divide length {self.length}.")
         if self.steps % (self.length // self.block):
             raise UserError(f"decoding: steps {self.steps} do not divide over {self.length // self.block} blocks.")
-        for name, known in (("order", ORDERS), ("schedule", SCHEDULES), ("cache", CACHES)):
-            if (value := getattr(self, name)) not in known:
-                raise UserError(f"decoding.{name}: unknown '{value}'{did_you_mean(value, known)}.")
+        for name, choices in (("order", ORDERS), ("schedule", SCHEDULES), ("cache", CACHES)):
+            if (value := getattr(self, name)) not in choices:
+                raise UserError(f"decoding.{name}: unknown '{value}'{did_you_mean(value, choices)}.")
         if self.schedule == "origin" and self.order != "random":
             raise UserError(f"decoding.order: schedule 'origin' takes order 'random', found '{self.order}'.")
         if self.temperature < 0 or self.guidance < 0:
@@ -83,9 +83,9 @@ class DecodingOptions:
 
     @property
     def exact(self) -> bool:
-        """Whether it is a published algorithm as published, not a faster approximation, whatever the model."""
+        """Whether this is a published algorithm, not a faster approximation, whatever the model."""
         return self.exact_for(None)
 
     def exact_for(self, block_size: int | None) -> bool:
-        """The same for a model trained in blocks of ``block_size``, None for one that was not."""
+        """The same as :attr:`exact` for a model trained in blocks of ``block_size``; None if it was not."""
         return self.threshold is None and (self.cache == "none" or block_size is not None)

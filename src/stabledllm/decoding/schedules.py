@@ -1,4 +1,4 @@
-"""How many of the masked tokens of each row a step decides.
+"""The number of masked tokens that each step decides in each row.
 
 Legend: B rows.
 """
@@ -15,12 +15,12 @@ _LAST = 1e-3
 
 
 def per_step(block: int, steps: int) -> list[int]:
-    """As even as can be, the larger ones first (LLaDA, arXiv:2502.09992)."""
+    """The number of tokens per step, as even as possible, larger ones first (LLaDA, arXiv:2502.09992)."""
     return [block // steps + (i < block % steps) for i in range(steps)]
 
 
-def share_kept(steps: int, step: int) -> float:
-    """s/t of Dream's schedule: t falls evenly from 1 to 1e-3; the last step decides what is left."""
+def share_still_masked(steps: int, step: int) -> float:
+    """The share s/t that stays masked in Dream's schedule: t falls evenly from 1 to 1e-3; 0 in the last step."""
     if step == steps - 1:
         return 0.0
     t, s = (1 - (1 - _LAST) * i / steps for i in (step, step + 1))
@@ -28,22 +28,22 @@ def share_kept(steps: int, step: int) -> float:
 
 
 def counts(options: DecodingOptions, step: int, left: Tensor, uniforms: Tensor, masked: Tensor) -> Tensor:
-    """How many tokens each row decides in this step of its block, int64, shape (B,).
+    """The number of tokens that each row decides in this step of its block, int64, shape (B,).
 
     Args:
-        step: 0-based, within the block. left: masked tokens of the block, shape (B,).
-        uniforms: one for each position, shape (B, L); masked: bool, shape (B, L). Used by ``origin`` only.
+        step: index of the step within the block, from 0. left: number of masked tokens of the block, shape (B,).
+        uniforms: one for each position, shape (B, L). masked: bool, shape (B, L). Both are used by ``origin`` only.
     """
     steps = options.steps // options.blocks
     if options.schedule == "even":
         return left.clamp(max=per_step(options.block, steps)[step])
-    kept = share_kept(steps, step)
+    still_masked = share_still_masked(steps, step)
     if options.schedule == "origin":
-        return ((uniforms < 1 - kept) & masked).sum(1)
-    return (left.double() * (1 - kept)).floor().long()
+        return ((uniforms < 1 - still_masked) & masked).sum(1)
+    return (left.double() * (1 - still_masked)).floor().long()
 
 
-def nothing(options: DecodingOptions, step: int, left: Tensor) -> bool:
+def decides_nothing(options: DecodingOptions, step: int, left: Tensor) -> bool:
     """Whether the step certainly decides nothing, so that the model need not be called."""
     if not len(left) or not bool((left > 0).any()):
         return True

@@ -1,4 +1,4 @@
-"""The rows of masked diffusion models that are being decoded, and one step of deciding tokens.
+"""The rows that a masked diffusion model is decoding, and one step of deciding tokens.
 
 Legend: B rows, L positions, Q positions that are computed, S masked positions of the current block, V vocabulary.
 """
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from stabledllm.decoding.choice import choose
 from stabledllm.decoding.options import DecodingOptions
-from stabledllm.decoding.schedules import counts, nothing
+from stabledllm.decoding.schedules import counts, decides_nothing
 from stabledllm.models.key_value_cache import KeyValueCache
 from stabledllm.noise.streams import Key, Stream
 
 
 class State:
-    """The rows that are still being decoded, and all of them as far as they are decided (``done``)."""
+    """The rows that are still being decoded, and all rows as far as they are decided (``done``)."""
 
     def __init__(self, model, prompts, options: DecodingOptions, mask_id: int, pad_id: int, first: int, stats):
         device = next(model.parameters()).device
@@ -42,7 +42,7 @@ class State:
         start = block * options.block
         masked = (self.ids == self.mask_id) & (self.place >= start) & (self.place < start + options.block)
         left = masked.sum(1)
-        if nothing(options, step, left):
+        if decides_nothing(options, step, left):
             return
         key = Key(options.seed, block * (options.steps // options.blocks) + step)
         score = torch.full(self.ids.shape, -torch.inf, dtype=torch.float64, device=self.ids.device)
@@ -54,7 +54,7 @@ class State:
         if options.temperature > 0:
             drawn = key.token_uniforms(Stream.DECODING, self.number, self.place.clamp(min=0))[masked]
         token, sure = choose(self._logits(masked, block), options, drawn)
-        # origin decides the positions with the smallest uniforms, random order likewise.
+        # The smallest uniforms are decided first, in random order as by schedule origin.
         score[masked] = -order[masked] if options.order == "random" else sure.double()
         if options.threshold is not None:
             number = torch.maximum(number, (score > options.threshold).sum(1))
@@ -92,11 +92,11 @@ class State:
         return logits
 
     def form(self, attention: Tensor) -> dict[str, Tensor]:
-        """What the model takes by name besides the rows and their attention mask, each (B, L)."""
+        """Further keyword arguments of the model besides the rows and their attention mask, each (B, L)."""
         return {}
 
     def _computed(self, block: int) -> Tensor | None:
-        """The positions that go through the model, (B, Q), in every row as many; None for all."""
+        """The positions that go through the model, (B, Q), equally many in every row; None for all."""
         first, self.cached_block = block != self.cached_block, block
         span = self.first_span(block) if first else self.later_span(block)
         if span is None:
@@ -116,22 +116,22 @@ class State:
         return start, self.options.length if self.options.cache == "prefix" else (block + 1) * self.options.block
 
     def retire(self, eos_id: int) -> None:
-        """Take out the rows in which an end token is decided with everything before it."""
+        """Remove the rows in which an end token and everything before it are decided."""
         if not len(self.live):
             return
         answer = self.place >= 0
-        here = torch.arange(self.ids.shape[1], device=self.ids.device)
+        position = torch.arange(self.ids.shape[1], device=self.ids.device)
         beyond = self.ids.shape[1]
-        end = torch.where((self.ids == eos_id) & answer, here, beyond).amin(1)
-        undecided = torch.where((self.ids == self.mask_id) & answer, here, beyond).amin(1)
-        # Padding may be the end token too; it stands behind the answer, where nothing is left to decide.
+        end = torch.where((self.ids == eos_id) & answer, position, beyond).amin(1)
+        undecided = torch.where((self.ids == self.mask_id) & answer, position, beyond).amin(1)
+        # Padding may be the end token too; it comes after the answer, where nothing is left to decide.
         finished = end < undecided
         self.done[self.live, : self.ids.shape[1]] = self.ids
         if bool(finished.any()):
-            kept = ~finished
-            # The longest row may have left: nothing is computed for columns that only it had.
-            width = int((self.place[kept] < self.options.length).any(0).sum())
-            self.live, self.number = self.live[kept], self.number[kept]
+            unfinished = ~finished
+            # The longest row may have left; columns that only it had are dropped.
+            width = int((self.place[unfinished] < self.options.length).any(0).sum())
+            self.live, self.number = self.live[unfinished], self.number[unfinished]
             if self.cache is not None:
-                self.cache.keep(kept.repeat(2) if self.options.guidance > 0 else kept, width)
-            self.ids, self.place = self.ids[kept, :width], self.place[kept, :width]
+                self.cache.keep(unfinished.repeat(2) if self.options.guidance > 0 else unfinished, width)
+            self.ids, self.place = self.ids[unfinished, :width], self.place[unfinished, :width]

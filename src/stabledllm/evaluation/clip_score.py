@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from stabledllm.errors import UserError
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.families.config_values import check_numbers
 from stabledllm.models.families.source import find_folder, read_config
 from stabledllm.models.families.weights import compare_known_weights, held_weights
 from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.soundness import check_finite
-from stabledllm.models.told import told
 
 
 class ClipScore:
@@ -123,7 +123,7 @@ def _load(name: str) -> _Clip:
     what = f"CLIP '{name}'"
     stored = held_weights(folder, f"{what}: expected its files in {folder}, found what does not load")
     check_numbers(read_config(folder), str(folder / "config.json"), stored.shapes)
-    with told(f"{what}: expected its files in {folder}", "found what does not load"):
+    with as_user_error(f"{what}: expected its files in {folder}", "found what does not load"):
         tokenizer = read_pretrained(CLIPTokenizer, folder)
         pixels = read_pretrained(CLIPImageProcessorPil, folder)
         config = read_pretrained(CLIPConfig, folder)

@@ -8,6 +8,9 @@ from statistics import correlation, stdev
 
 from scipy import stats
 
+from stabledllm.stats.estimate import student
+from stabledllm.stats.intervals import Ratio
+
 
 def values_of(runs: Sequence[dict], method: str, metric: str) -> dict[int, float]:
     """A method's values of a metric by seed; runs without a finite value, such as diverged ones, are left out."""
@@ -51,6 +54,6 @@ def sd_ratio(values: dict[int, float], standard: dict[int, float]) -> dict | Non
     if not stdev(mine) or not stdev(theirs):
         return None
     ratio, r = stdev(mine) / stdev(theirs), correlation(mine, theirs)
-    k = 1 + 2 * (1 - r**2) * float(stats.t.ppf(0.975, n - 2)) ** 2 / (n - 2)
+    k = 1 + 2 * (1 - r**2) * student(n - 2) ** 2 / (n - 2)
     widen = math.sqrt(k + math.sqrt(k**2 - 1))
-    return {"value": ratio, "ci_low": ratio / widen, "ci_high": ratio * widen}
+    return Ratio(ratio, ratio / widen, ratio * widen).as_dict()

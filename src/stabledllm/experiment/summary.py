@@ -10,6 +10,7 @@ from scipy import stats
 
 from stabledllm.experiment.spread import paired_differences, sd_interval, sd_ratio, share_interval, values_of
 from stabledllm.experiment.statements import holm
+from stabledllm.stats.estimate import student
 
 HIGHER_IS_BETTER = {"accuracy": True, "clip_score": True, "validation_nll": False, "validation_objective": False}
 
@@ -72,7 +73,7 @@ def t_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     """The 95 % Student interval of a mean; (None, None) for fewer than 2 values."""
     if len(values) < 2:
         return None, None
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    half = student(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return mean(values) - half, mean(values) + half
 
 

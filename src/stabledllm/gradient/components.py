@@ -9,6 +9,7 @@ Legend: a rows, b cells, n points of a row, Q blocks of coordinates.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -100,15 +101,23 @@ def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
     estimates = {name: estimate(lambda keep, part=part: [part(keep)], rows, UNIT) for name, part in parts.items()}
     for name in ("mask_pattern", "mask", "total"):
         estimates[name] = as_positive(estimates[name])
-    scale = estimate(lambda keep: [parts["total"](keep), pairs(keep)], rows, "rows", ratio_of)
     total = parts["total"](torch.arange(rows))
     return GradientDecomposition(
         **estimates,
-        noise_scale=scale,
+        noise_scale=noise_scale(parts["total"], pairs, rows),
         pareto_k=tail_shape(profile),
         rows_pareto_k=pareto_k(found.second.mean(0).numpy()),
         sketch_error=projection_error([total]) / abs(float(total.mean())),
     )
+
+
+def noise_scale(variance: Callable[[Tensor], Tensor], mean_square: Callable[[Tensor], Tensor], rows: int) -> Estimate:
+    """The simple noise scale tr Var / |G|² in rows, of McCandlish et al., arXiv:1812.06162.
+
+    Args:
+        variance, mean_square: take the rows kept, give tr Var of one row's gradient and |G|² by block, shape (Q,).
+    """
+    return estimate(lambda keep: [variance(keep), mean_square(keep)], rows, "rows", ratio_of)
 
 
 def as_positive(found: Estimate) -> Estimate:

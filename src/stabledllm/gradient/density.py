@@ -1,6 +1,6 @@
 """P-POTS on the gradient: p* is proportional to the root of E|grad l|² / kappa, by cell of t.
 
-For a single Bernoulli view the second moment comes from exact counts (``variance/counts.py``). The target is that of
+For a single Bernoulli view the second moment comes from exact counts (``gradient/counts.py``). The target is that of
 iid t for every source: what strata and lattices remove of the gradient is small beside it, and its share is not known
 from norms alone.
 
@@ -24,39 +24,13 @@ from stabledllm.noise.densities import TSampler
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.cells import WeighsBy
-from stabledllm.ppots.profile import Profile, rate_edges
-
-
-def norm_profile(meter, method: Method, *, rows: int, rates: int, masks: int, seed: int) -> Profile:
-    """The gradient norm in the place of the loss: a profile whose second moment is ``E|grad l|²`` at unit weight.
-
-    Args:
-        meter: ``RowGradients`` or ``ProjectedGradients`` for the gradient itself, ``OutputLayerNorms`` for the proxy.
-    """
-    measured = profile_method(method) or method
-    if isinstance(meter, OutputLayerNorms):
-        points = _head_points(meter, measured, rows=rows, rates=rates, masks=masks, seed=seed)
-    else:
-        points = gradient_profile(meter, measured, rows=rows, rates=rates, masks=masks, seed=seed)
-    single = isinstance(method.masker, Bernoulli) and points.of_counts
-    edges = rate_edges(rates, meter.objective.eps) if single else points.edges
-    second = torch.stack([(_bernoulli_cells if single else _cells)(points, i, edges) for i in range(len(points.rows))])
-    middle = (edges[1:] + edges[:-1]) / 2
-    return NormProfile(
-        t=middle,
-        width=edges.diff(),
-        view_losses=second.clamp(min=0).sqrt()[..., None, None],
-        used=torch.ones(len(second), len(middle), 1, dtype=torch.bool),
-        cost=method.views.cost(middle, points.size),
-        rows=points.rows,
-        points=points,
-        single=single,
-    )
+from stabledllm.ppots.moments import Curve, SecondMoments
+from stabledllm.ppots.profile import rate_edges
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormProfile(Profile):
-    """Squared norms by cell to fit p to, and the points they came from to judge it by."""
+class NormMoments(SecondMoments):
+    """Squared norms by cell to fit p to, and the points they came from."""
 
     points: GradientProfile
     single: bool
@@ -67,10 +41,48 @@ class NormProfile(Profile):
         square = bernoulli_square if self.single else direct_square
         return torch.stack([square(self.points, sampler, i).mean() for i in rows.tolist()])
 
-    def select(self, keep: Tensor) -> Profile:
+    def select(self, keep: Tensor) -> SecondMoments:
         """Fewer rows, to fit to: their cells alone."""
-        cells = Profile(self.t, self.width, self.view_losses, self.used, self.cost, self.rows)
-        return cells.select(keep)
+        return SecondMoments(edges=self.edges, moment=self.moment[keep], cost=self.cost)
+
+
+@dataclass(frozen=True)
+class NormProfile:
+    """Gradient norms by row and cell of t, at unit importance weight."""
+
+    signal: str
+    moments: NormMoments
+    norm: Tensor
+    """Root of the second moment of each row, shape (a, b)."""
+    forward_passes: int
+
+    @property
+    def values(self) -> Tensor:
+        return self.norm[..., None]
+
+    def curves(self) -> dict[str, Curve | None]:
+        """Nothing: of norms only the second moment is known."""
+        return dict.fromkeys(("g", "v", "v_views", "rho"))
+
+
+def norm_profile(meter, method: Method, *, rows: int, rates: int, masks: int, seed: int) -> NormProfile:
+    """The norm of the row loss's gradient over cells of t.
+
+    Args:
+        meter: ``RowGradients`` or ``ProjectedGradients`` for the gradient itself, ``OutputLayerNorms`` for the proxy.
+    """
+    measured = profile_method(method) or method
+    proxy = isinstance(meter, OutputLayerNorms)
+    points = (_head_points if proxy else gradient_profile)(
+        meter, measured, rows=rows, rates=rates, masks=masks, seed=seed
+    )
+    single = isinstance(method.masker, Bernoulli) and points.of_counts
+    edges = rate_edges(rates, meter.objective.eps) if single else points.edges
+    square = torch.stack([(_bernoulli_cells if single else _cells)(points, i, edges) for i in range(len(points.rows))])
+    norm, middle = square.clamp(min=0).sqrt(), (edges[1:] + edges[:-1]) / 2
+    cost = method.views.cost(middle, points.size)
+    moments = NormMoments(edges=edges, moment=norm**2, cost=cost, points=points, single=single)
+    return NormProfile("output layer" if proxy else "gradient", moments, norm, points.forwards)
 
 
 def _head_points(
@@ -131,13 +143,15 @@ class ProxyQuality:
         return dict(self.__dict__)
 
 
-def proxy_quality(exact: Profile, exact_density: TSampler, proxy: Profile, proxy_density: TSampler) -> ProxyQuality:
+def proxy_quality(
+    exact: SecondMoments, exact_density: TSampler, proxy: SecondMoments, proxy_density: TSampler
+) -> ProxyQuality:
     """Compare the proxy's curve and density with the gradient's own."""
-    curves = [p.second_moment().value.sqrt().numpy() for p in (exact, proxy)]
+    curves = [moments.curve().value.sqrt().numpy() for moments in (exact, proxy)]
     correlation = np.cov(*curves, aweights=exact.width.numpy())
 
     def cost(density: TSampler) -> float:
-        return float(exact.integrated(density, torch.arange(len(exact.rows))).mean())
+        return float(exact.integrated(density, torch.arange(exact.rows)).mean())
 
     return ProxyQuality(
         correlation=float(correlation[0, 1] / (correlation[0, 0] * correlation[1, 1]) ** 0.5),

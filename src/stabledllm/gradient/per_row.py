@@ -11,6 +11,7 @@ Legend: n requested evaluations, m evaluations of a batch, N forward rows, L pos
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,20 @@ from stabledllm.noise.streams import Key
 _LAYERS = (nn.Linear, OutputLayer, nn.Embedding, nn.RMSNorm, nn.LayerNorm)
 
 
+class GradientBatch(NamedTuple):
+    """Gradients of the m evaluations of one batch; they are overwritten by the next batch."""
+
+    index: Tensor
+    """Which evaluations they are, shape (m,)."""
+    losses: Tensor
+    """In nats, float64, shape (m,)."""
+    gradients: Tensor
+    """Flat gradients in the parameters' dtype, shape (m, D), or their projections."""
+    view_squares: Tensor | None = None
+    """Sum over an evaluation's views of the squared norm of each view's part of the gradient, shape (m,); None where
+    views were not taken apart."""
+
+
 class RowGradients(Meter):
     """Gradients of single row losses (views averaged, times the importance weight where a sampler is given).
 
@@ -37,8 +52,6 @@ class RowGradients(Meter):
 
     Attributes:
         size: number of coordinates D of what :meth:`gradients` gives.
-        view_squares: sum over the views of the last batch's evaluations of the squared norm of each view's part of
-            the gradient, shape (m,); None where views were not taken apart.
     """
 
     def __init__(
@@ -53,18 +66,16 @@ class RowGradients(Meter):
         self.parameters = chosen_parameters(self.model, parameters)
         self.size = sum(p.numel() for p in self.parameters.values())
         self.layers = _layers_of(self.model, self.parameters) if vectorised else None
-        self.view_squares: Tensor | None = None
         self._checked = False
         self._buffer: Tensor | None = None
 
     def gradients(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Batch by batch: indices of evaluations (m,), their losses in nats, float64 (m,), and gradients (m, D).
+    ) -> Iterator[GradientBatch]:
+        """Gradients of n evaluations, batch by batch.
 
         Evaluation i draws its masks at position ``start + i`` of ``key``: the result does not depend on batching.
-        Gradients are in the parameters' dtype, each flattened in the order of :attr:`parameters`. They are
-        overwritten by the next batch.
+        Gradients are flattened in the order of :attr:`parameters`.
 
         Args:
             row: index of the row of each evaluation, shape (n,). t: its mask ratio, float64, shape (n,).
@@ -74,15 +85,15 @@ class RowGradients(Meter):
                 batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk, start)
                 if self.layers and not self._checked:
                     self._check(batch, draw)
-                losses, gradients = self._all(batch, draw) if self.layers else self._one_by_one(batch, draw)
+                losses, gradients, squares = (self._all if self.layers else self._one_by_one)(batch, draw)
                 self.require_finite(losses, row[chunk])
                 self.require_finite(torch.linalg.vector_norm(gradients, dim=1), row[chunk], "gradient norms")
-                yield chunk, losses.detach().double().cpu(), gradients
+                yield GradientBatch(chunk, losses.detach().double().cpu(), gradients, squares)
 
     def _check(self, batch: dict[str, Tensor], draw: Draw) -> None:
         """Go one by one from here on if a weighted sum of row gradients is not autograd's gradient of that sum."""
         self._checked, before = True, self.forwards
-        losses, gradients = self._all(batch, draw)
+        losses, gradients, _ = self._all(batch, draw)
         weight = torch.linspace(0.5, 1.5, len(losses), dtype=gradients.dtype, device=gradients.device)
         found, again = weight @ gradients, self._losses(batch, draw)
         self.forwards = before
@@ -105,8 +116,7 @@ class RowGradients(Meter):
     def _losses(self, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         return row_losses(self.cross_entropies(batch, draw), draw.mask, draw.coefficient, draw.active)
 
-    def _one_by_one(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor]:
-        self.view_squares = None
+    def _one_by_one(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor, None]:
         wanted, losses, out = list(self.parameters.values()), [], []
         for i in range(len(draw.t)):
             one = {name: value[i : i + 1] for name, value in batch.items()}
@@ -119,9 +129,9 @@ class RowGradients(Meter):
             found = torch.autograd.grad(loss, wanted, allow_unused=True)
             out.append(torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
                                   for p, g in zip(wanted, found, strict=True)]))  # fmt: skip
-        return torch.stack(losses), torch.stack(out)
+        return torch.stack(losses), torch.stack(out), None
 
-    def _all(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor]:
+    def _all(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
         kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
         def keep(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
@@ -151,10 +161,10 @@ class RowGradients(Meter):
                 if place is not None:
                     gradients[:, place] = value.flatten(1)
         squares = torch.linalg.vector_norm(gradients, dim=1) ** 2
-        self.view_squares = squares.new_zeros(len(losses)).index_add_(0, source, squares).cpu()
-        if len(source) == len(losses):
-            return losses, gradients
-        return losses, gradients.new_zeros(len(losses), self.size).index_add_(0, source, gradients)
+        squares = squares.new_zeros(len(losses)).index_add_(0, source, squares).cpu()
+        if len(source) > len(losses):  # several views of a row
+            gradients = gradients.new_zeros(len(losses), self.size).index_add_(0, source, gradients)
+        return losses, gradients, squares
 
 
 def _layers_of(model: nn.Module, parameters: dict[str, nn.Parameter]) -> list[nn.Module] | None:

@@ -5,7 +5,7 @@ Legend: a rows, b cells, n points of a row, k places of a sketch, Q blocks of co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,11 +28,10 @@ from stabledllm.gradient.sketch import by_block
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.maskers import Bernoulli, FixedCount
 from stabledllm.noise.methods import Method
+from stabledllm.ppots.crossfit import CrossFit
 from stabledllm.ppots.shared_noise import shared_forms
 from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import ratio_record
-
-Judged = Sequence[tuple[TSampler, Tensor]]
+from stabledllm.stats.intervals import Ratio, of_estimated_ratio
 
 
 def profile_method(method: Method) -> Method | None:
@@ -66,7 +65,7 @@ class StepNoise:
 def step_noise(
     profile: GradientProfile,
     method: Method,
-    judged: Judged,
+    crossfit: CrossFit,
     step_rows: int,
     cost: float,
     plain: GradientProfile | None = None,
@@ -78,7 +77,7 @@ def step_noise(
     between the cells' middles: with counts and very few tokens, where it is a staircase, it is rough.
 
     Args:
-        profile: of the :func:`profile_method` of this method. judged: densities and the rows each is judged on.
+        profile: of the :func:`profile_method` of this method. crossfit: densities and the rows on which each counts.
         plain: the profile of single fixed counts on the same rows. Where each view alone is a single masker's, only
             products of views are then taken from ``profile``: squares of single views, which have the heavy tail, are
             known far better from exact counts.
@@ -86,7 +85,7 @@ def step_noise(
     second = torch.full(profile.gram.shape[:2], torch.nan, dtype=torch.float64)
     bernoulli = isinstance(method.masker, Bernoulli) and profile.of_counts
     apart = plain is not None and profile.lone is not None and _marginals_are_single(method)
-    for sampler, rows in judged:
+    for sampler, rows in crossfit:
         if bernoulli:
             found = bernoulli_moments(profile, sampler, method.views.count).second
         elif apart:
@@ -95,7 +94,7 @@ def step_noise(
             found = direct_moments(profile, sampler).second
         second[:, rows] = found[:, rows]
     pairs = PairMean(plain if apart else profile)
-    removed = [(_removed(profile, method, sampler, step_rows, bernoulli), len(rows)) for sampler, rows in judged]
+    removed = [(_removed(profile, method, sampler, step_rows, bernoulli), len(rows)) for sampler, rows in crossfit]
 
     def per_row(keep: Tensor) -> Tensor:
         gone = sum(form(keep) * rows for form, rows in removed) / sum(rows for _, rows in removed)
@@ -132,24 +131,19 @@ def at_equal_compute(noise: StepNoise, data: Callable[[Tensor], Tensor]) -> Esti
     return as_positive(found)
 
 
-def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Tensor]) -> dict:
+def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Tensor]) -> Ratio:
     """Noise at equal compute over Standard's with a 95 % interval: joint jackknife over the rows that both share."""
 
     def ratio(own: float, plain: float, c: float) -> float:
         return ratio_of(noise.cost * own - c, standard.cost * plain - c)
 
-    found = estimate(
+    estimated = estimate(
         lambda keep: [noise.per_row(keep), standard.per_row(keep), data(keep)],
         min(noise.rows, standard.rows),
         "",
         ratio,
     )
-    return ratio_record(found)
-
-
-def noise_scale(noise: StepNoise, mean_square: Callable[[Tensor], Tensor]) -> Estimate:
-    """n tr Var / |G|² in rows: the simple noise scale of McCandlish et al., arXiv:1812.06162."""
-    return estimate(lambda keep: [noise.per_row(keep), mean_square(keep)], noise.rows, "rows", ratio_of)
+    return of_estimated_ratio(estimated)
 
 
 def _removed(
@@ -195,6 +189,6 @@ def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: 
     return mean * scale * profile.size[i] * profile.point_width / profile.width[:, None]
 
 
-def uniform_for(profile: GradientProfile, sampler: TSampler | None = None) -> Judged:
-    """Every row judged by one density, uniform unless given: nothing was fitted on them."""
+def uniform_for(profile: GradientProfile, sampler: TSampler | None = None) -> CrossFit:
+    """One density for every row, uniform unless given: nothing was fitted to them."""
     return [(sampler or Uniform(), torch.arange(len(profile.rows)))]

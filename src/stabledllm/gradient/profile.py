@@ -113,19 +113,19 @@ def gradient_profile(
     exact = isinstance(meter, RowGradients)
     sketch = Sketch({name: p.numel() for name, p in meter.parameters.items()}) if exact else None
     weight = (edges.diff() / cell.bincount())[cell]
-    lones: list[Tensor] = []
-    grams, sketches, squares, total = [], [], [], None
+    grams, sketches, squares, lones, total = [], [], [], [], None
     losses, before = torch.zeros(a, n, dtype=torch.float64), meter.forwards
     for i, row in enumerate(chosen.tolist()):
         gradients, lone = None, torch.zeros(n, dtype=torch.float64)
-        where = torch.full((n,), row)
-        for index, loss, found in meter.gradients(where, t[i], method, key, start=i * n):
+        for batch in meter.gradients(torch.full((n,), row), t[i], method, key, start=i * n):
             if gradients is None:
-                gradients = found.new_empty(n, found.shape[1])
-            gradients[index.to(found.device)] = found
-            losses[i, index] = loss
-            if exact and meter.view_squares is not None:
-                lone[index] = meter.view_squares.double()
+                gradients = batch.gradients.new_empty(n, batch.gradients.shape[1])
+            gradients[batch.index.to(gradients.device)] = batch.gradients
+            losses[i, batch.index] = batch.losses
+            if batch.view_squares is None:
+                lone = None
+            else:
+                lone[batch.index] = batch.view_squares.double()
         lones.append(lone)
         h = weight.to(gradients) @ gradients
         total = h if total is None else total + h
@@ -139,7 +139,7 @@ def gradient_profile(
         t=t,
         gram=torch.stack(grams, dim=1),
         sketch=torch.stack(sketches),
-        lone=torch.stack(lones) if exact and meter.view_squares is not None else None,
+        lone=None if lones[0] is None else torch.stack(lones),
         mean_square=torch.stack(squares, dim=1),
         losses=losses,
         size=size,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from stabledllm.forward.meter import Meter
 from stabledllm.gradient.parameters import chosen_parameters
-from stabledllm.gradient.per_row import RowGradients
+from stabledllm.gradient.per_row import GradientBatch, RowGradients
 from stabledllm.loss import row_losses
 from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler, Uniform
@@ -131,7 +131,7 @@ class ProjectedGradients(Meter):
 
     def gradients(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    ) -> Iterator[GradientBatch]:
         """As :meth:`RowGradients.gradients`, with sketches of shape (m, k) in the place of gradients."""
         frozen = [p for p in self.model.parameters() if p.requires_grad and not any(p is q for q in self._wanted())]
         for p in frozen:
@@ -146,7 +146,7 @@ class ProjectedGradients(Meter):
                         losses[i] = self._project(batch, draw, i, out[i : i + 1])
                     self.require_finite(losses, row[chunk])
                     self.require_finite(out, row[chunk], "gradients")
-                    yield chunk, losses, out
+                    yield GradientBatch(chunk, losses, out)
         finally:
             for p in frozen:
                 p.requires_grad_(True)

@@ -31,8 +31,8 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.runtime.finite import require_finite
 from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import ratio_record
-from stabledllm.stats.jackknife import LEAST_ROWS, jackknife, spread
+from stabledllm.stats.intervals import Ratio, of_estimated_ratio
+from stabledllm.stats.jackknife import jackknife, leave_one_out, spread
 from stabledllm.stats.pareto import pareto_k
 from stabledllm.variance.predicted import at_equal_compute
 
@@ -114,7 +114,7 @@ class StepGradients:
             **{t: self._part(t) for t in self.gram},
         }
 
-    def _part(self, transform: str) -> dict:
+    def _part(self, transform: str) -> Ratio:
         k = self.pareto_k(transform)
         return {
             "variance": self.variance(transform).as_dict(),
@@ -132,13 +132,12 @@ class StepGradients:
 
     def _estimate(self, statistic: Callable[[Tensor], float], transform: str, unit: str) -> Estimate:
         k = self.gram[transform]
-        n = len(k)
-        stderr = spread(_left_out(statistic, k)) if n >= LEAST_ROWS else float("nan")
-        stderr = math.hypot(stderr, projection_error([self.by_block(transform)], statistic))
-        return Estimate(value=statistic(k), stderr=stderr, n=n, unit=unit)
+        of_steps = jackknife(lambda keep: statistic(k[keep][:, keep]), len(k), unit)
+        of_blocks = projection_error([self.by_block(transform)], statistic)
+        return replace(of_steps, stderr=math.hypot(of_steps.stderr, of_blocks))
 
 
-def ratio(one: StepGradients, other: StepGradients, transform: str) -> dict:
+def ratio(one: StepGradients, other: StepGradients, transform: str) -> Ratio:
     """tr Var(step) / |mean|² over the other's, with a 95 % interval: joint jackknife over steps.
 
     Step s has the same data rows and random numbers in both (as many as both have rows), so they are left out together.
@@ -152,7 +151,7 @@ def ratio(one: StepGradients, other: StepGradients, transform: str) -> dict:
         [taken.by_block(transform) for taken in (one, other)],
         lambda mine, its: _noise_to_signal(mine) / _noise_to_signal(its),
     )
-    return ratio_record(Estimate(value=value, stderr=math.hypot(spread(left_out), projection), n=steps))
+    return of_estimated_ratio(Estimate(value=value, stderr=math.hypot(spread(left_out), projection), n=steps))
 
 
 def _variance(k: Tensor) -> float:
@@ -171,8 +170,7 @@ def _noise_to_signal(k: Tensor) -> float:
 
 
 def _left_out(statistic: Callable[[Tensor], float], k: Tensor) -> Tensor:
-    index = torch.arange(len(k))
-    return torch.tensor([statistic(k[index != i][:, index != i]) for i in range(len(k))], dtype=torch.float64)
+    return torch.tensor(leave_one_out(lambda keep: statistic(k[keep][:, keep]), len(k)), dtype=torch.float64)
 
 
 class StepMeter(Meter):

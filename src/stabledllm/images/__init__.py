@@ -1,1 +1,1 @@
-"""Captions and images drawn from them, and a judge of images: the embedded text-to-image task."""
+"""Captioned images and their sources, the image tokenizer and its codes on disk, and the built-in task of scenes."""

@@ -1,4 +1,4 @@
-"""Images become codes once: what is encoded is on disk, and is neither decoded nor encoded again."""
+"""A cache of images' codes on disk, so that every image is decoded and encoded only once."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ def cached_codes(
 ) -> Codes:
     """The codes of the first ``rows`` images of ``spec``, or of all; fewer where it has fewer.
 
-    They lie in a folder of their own in ``folder``, named by all that decides them. What is there is read; only what
-    is missing is made, by one process while others that want it wait. Where nothing is missing, no image and no
-    caption of the source is read.
+    They are stored in a folder of their own in ``folder``, named by everything that determines the codes. Stored codes
+    are read; only missing ones are made, by one process while others that need them wait. Where nothing is missing,
+    no image and no caption of the source is read.
 
     Args:
-        spec: of images; of ``codes:FOLDER`` those are given that are there.
-        split, seed: act where they do for :func:`stabledllm.images.sources.captioned_images`.
-        side: of the images in pixels; ``fit`` says what becomes of those of another size.
-        on_bad: what an image or caption that is amiss does: ends it, with all that precedes it on disk, or is left
-            out and recorded.
-        part: images of a file on disk.
-        batch: images encoded at once.
+        spec: names the images; for ``codes:FOLDER`` the codes in the folder are returned.
+        split, seed: have an effect where they do for :func:`stabledllm.images.sources.captioned_images`.
+        side: side of the images in pixels; ``fit`` says what happens to images of another size.
+        on_bad: ``refuse``: a bad image or caption ends the run, with all before it on disk; ``drop``: it is left out
+            and recorded.
+        part: number of images of a file on disk.
+        batch: number of images encoded at once.
         progress: called with the number of images just done, first with those on disk.
 
     Raises:
-        UserError: what is amiss with the source, an image or the cache, by file.
+        UserError: anything wrong with the source, an image or the cache; the message names the file.
     """
     kind, where = parse(spec)
     if kind == "codes":
@@ -88,7 +88,7 @@ def cached_codes(
 def _planned(
     spec: str, source: Source, tokenizer: ImageTokenizer, split: str, seed: int, side: int, fit: str
 ) -> Record:
-    """The record of the cache before there is anything in it."""
+    """The record of a cache that is still empty."""
     if side % tokenizer.downsampling:
         raise UserError(
             f"tokenizer '{tokenizer.name}': expected a side that {tokenizer.downsampling} divides, found {side}."
@@ -110,7 +110,7 @@ def _planned(
 
 
 def _identity(record: Record) -> dict:
-    """All that decides the codes; where the source lies and what the tokenizer is called do not."""
+    """Everything that determines the codes; the source's path and the tokenizer's name do not."""
     kind = record.source["spec"].partition(":")[0]
     source = record.source | {"spec": kind}
     return {"source": source, "tokenizer": record.tokenizer_fingerprint, "side": record.side, "fit": record.fit}
@@ -123,31 +123,31 @@ def _name(record: Record) -> str:
 
 
 def _on_disk(home: Path, planned: Record) -> Record:
-    """What is there; parts that were deleted from the end are made anew.
+    """The record of the codes on disk; parts that were deleted from the end are left out, to be made again.
 
     Raises:
-        UserError: something else than planned, or a part that is missing before others.
+        UserError: other codes than planned, or a missing part that has others after it.
     """
     if not (home / "cache.json").is_file():
         return planned
     record = record_of(home)
     if _identity(record) != _identity(planned):
         raise UserError(f"{home}: expected the codes of '{planned.source['spec']}' as now wanted, found others.")
-    here = [
+    present = [
         codes_file(home, number).is_file() and captions_file(home, number).is_file()
         for number in range(len(record.parts))
     ]
-    if all(here):
+    if all(present):
         return record
-    first = here.index(False)
-    if any(here[first:]):
+    first = present.index(False)
+    if any(present[first:]):
         raise missing_part(home, first)
-    kept = replace(record, parts=record.parts[:first], complete=False)
-    return replace(kept, dropped=tuple(each for each in record.dropped if each.row < kept.rows))
+    shortened = replace(record, parts=record.parts[:first], complete=False)
+    return replace(shortened, dropped=tuple(each for each in record.dropped if each.row < shortened.rows))
 
 
 def _refuse_dropped(record: Record, rows: int | None, on_bad: str) -> None:
-    """A cache that was made without its bad images says so to one who refuses them."""
+    """Raise the error of an image that the cache was made without, for a user who refuses bad images."""
     if on_bad == "refuse":
         for each in record.dropped:
             if rows is None or each.row < rows:

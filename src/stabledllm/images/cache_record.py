@@ -1,4 +1,4 @@
-"""``cache.json``: what a cache of codes is of, its parts and their checksums, and what was left out."""
+"""The file ``cache.json`` of a cache of codes: what they are of, the parts with checksums, and the dropped images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMA = "stabledllm/codes/1"
 
 @dataclass(frozen=True)
 class Dropped:
-    """An image that was left out; it stands before the image of code row ``row``."""
+    """A bad image that was left out; in the source it comes before the image of code row ``row``."""
 
     origin: str
     reason: str
@@ -22,7 +22,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class PartRecord:
-    """Rows of a part, and the SHA-256 of its two files."""
+    """The number of rows of a part, and the SHA-256 of its two files."""
 
     rows: int
     codes: str
@@ -31,21 +31,21 @@ class PartRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """What ``cache.json`` says."""
+    """The content of ``cache.json``."""
 
     tokenizer: str
     tokenizer_fingerprint: str
     codebook_size: int
     side: int
     tokens: int
-    """N."""
+    """The number N of codes of an image."""
     fit: str
     source: dict
     """Its specification, fingerprint, split and seed; null where one has no effect."""
     parts: tuple[PartRecord, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     complete: bool = False
-    """The source has no further images."""
+    """Whether all images of the source are encoded."""
 
     @property
     def rows(self) -> int:
@@ -56,10 +56,10 @@ class Record:
 
 
 def record_of(folder: Path) -> Record:
-    """What a cache says of itself.
+    """Read the record of a cache.
 
     Raises:
-        UserError: no cache, or a ``cache.json`` that is broken.
+        UserError: no cache, or a broken ``cache.json``.
     """
     path = folder / "cache.json"
     value = read_json(path, SCHEMA)

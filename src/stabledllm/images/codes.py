@@ -1,4 +1,4 @@
-"""Codes of images on disk, read row by row: what :mod:`stabledllm.images.cache` writes.
+"""Reading codes of images from disk, row by row, as :mod:`stabledllm.images.cache` writes them.
 
 A folder holds parts, ``part-00000.npy`` (codes, (n, N), the smallest unsigned type that holds the codebook) and
 ``part-00000.jsonl`` (their captions and origins), and ``cache.json``, which says what they are and their checksums.
@@ -34,7 +34,7 @@ class Part:
 
 
 class CodeRows(Sequence):
-    """Codes by row, int64 of shape (N,), each read from disk when it is asked for."""
+    """The codes of images by row, int64 of shape (N,), each read from disk on access."""
 
     def __init__(self, files: list[Path], rows: list[int], n: int, tokens: int, dtype: np.dtype):
         self._files, self._n, self._tokens, self._dtype = files, n, tokens, dtype
@@ -44,7 +44,7 @@ class CodeRows(Sequence):
         return self._n
 
     def later(self, i: int) -> StoredCodes:
-        """Row i, not read yet."""
+        """Row i, to be read from disk later."""
         return StoredCodes(self, i, self._tokens)
 
     def __getitem__(self, i: int) -> np.ndarray:
@@ -53,14 +53,14 @@ class CodeRows(Sequence):
         i %= len(self)
         part = int(np.searchsorted(self._ends, i, side="right"))
         size = self._tokens * self._dtype.itemsize
-        # Kept open, or mapped, a big cache would have more parts than a process may have files.
+        # Files are opened for each read: a big cache has more parts than a process may have open files.
         with self._files[part].open("rb") as file:
             file.seek(int(i - self._ends[part]) * size, io.SEEK_END)
             return np.frombuffer(file.read(size), self._dtype).astype(np.int64)
 
 
 class StoredCodes:
-    """One row of :class:`CodeRows`, read from disk whenever it is made an array of."""
+    """One row of :class:`CodeRows`, read from disk whenever it is turned into an array."""
 
     def __init__(self, rows: CodeRows, i: int, tokens: int):
         self._rows, self._i, self._tokens = rows, i, tokens
@@ -69,18 +69,18 @@ class StoredCodes:
         return self._tokens
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        found = self._rows[self._i]
-        return found if dtype is None else found.astype(dtype)
+        codes = self._rows[self._i]
+        return codes if dtype is None else codes.astype(dtype)
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Images as codes, with their captions, in the order of their source."""
+    """The codes and captions of images, in the order of their source."""
 
     captions: list[str]
     origins: list[str]
     digests: list[str]
-    """Of each image's codes: equal where two captions are of one image."""
+    """The digest of each image's codes, equal where two captions are of one image."""
     codes: CodeRows
     side: int
     codebook_size: int
@@ -88,14 +88,14 @@ class Codes:
     tokenizer_fingerprint: str
     dropped: list[Dropped]
     folder: Path
-    """Where they lie."""
+    """The folder of the cache."""
 
     def __len__(self) -> int:
         return len(self.captions)
 
 
 def open_codes(folder: Path, tokenizer: ImageTokenizer | None = None, rows: int | None = None) -> Codes:
-    """The first ``rows`` of a cache's images, or all; fewer where it has fewer. All that is used is verified.
+    """The first ``rows`` images of a cache, or all; fewer where it has fewer. Every part that is read is verified.
 
     Raises:
         UserError: no cache, one that is broken or has no images, or one of another tokenizer.
@@ -138,32 +138,32 @@ def open_codes(folder: Path, tokenizer: ImageTokenizer | None = None, rows: int 
 
 
 def read_part(folder: Path, number: int, record: Record) -> Part:
-    """A part, verified against its checksums.
+    """Read a part and verify it against its checksums.
 
     Raises:
-        UserError: a file that is missing or altered, or a code outside the codebook, by its row.
+        UserError: a file that is missing or altered, or a code outside the codebook; the message names the row.
     """
-    told = record.parts[number]
+    part = record.parts[number]
     if not (codes_file(folder, number).is_file() and captions_file(folder, number).is_file()):
         raise missing_part(folder, number)
-    codes = _codes_of(codes_file(folder, number), told, record)
-    content = _verified(captions_file(folder, number), told.captions)
+    codes = _codes_of(codes_file(folder, number), part, record)
+    content = _verified(captions_file(folder, number), part.captions)
     lines = [json.loads(line) for line in content.removesuffix(b"\n").split(b"\n")]
     return Part([line["caption"] for line in lines], [line["origin"] for line in lines], codes)
 
 
 def codes_file(folder: Path, number: int) -> Path:
-    """``part-NUMBER.npy``."""
+    """The path of a part's codes, ``part-NUMBER.npy``."""
     return folder / f"part-{number:05d}.npy"
 
 
 def captions_file(folder: Path, number: int) -> Path:
-    """``part-NUMBER.jsonl``."""
+    """The path of a part's captions, ``part-NUMBER.jsonl``."""
     return folder / f"part-{number:05d}.jsonl"
 
 
 def missing_part(folder: Path, number: int) -> UserError:
-    """What is said where a file of a part is not there."""
+    """The error about a missing file of a part."""
     files = codes_file(folder, number), captions_file(folder, number)
     file = next(file for file in files if not file.is_file())
     return UserError(
@@ -177,20 +177,20 @@ def code_dtype(codebook_size: int) -> np.dtype:
 
 
 def outside(codes: np.ndarray, codebook_size: int) -> tuple[int, int] | None:
-    """``(row, code)`` of the first code that is not in [0, codebook_size); codes of shape (n, N)."""
+    """The ``(row, code)`` of the first code that is not in [0, codebook_size), or None; codes of shape (n, N)."""
     wrong = np.argwhere((codes < 0) | (codes >= codebook_size))
     return (int(wrong[0, 0]), int(codes[tuple(wrong[0])])) if len(wrong) else None
 
 
-def _codes_of(path: Path, told: PartRecord, record: Record) -> np.ndarray:
-    content = _verified(path, told.codes)
+def _codes_of(path: Path, part: PartRecord, record: Record) -> np.ndarray:
+    content = _verified(path, part.codes)
     try:
         codes = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: expected an array of codes, found something broken ({error}).") from None
-    wanted, dtype = (told.rows, record.tokens), code_dtype(record.codebook_size)
-    if codes.shape != wanted or codes.dtype != dtype:
-        raise UserError(f"{path}: expected {dtype} of shape {wanted}, found {codes.dtype} of shape {codes.shape}.")
+    shape, dtype = (part.rows, record.tokens), code_dtype(record.codebook_size)
+    if codes.shape != shape or codes.dtype != dtype:
+        raise UserError(f"{path}: expected {dtype} of shape {shape}, found {codes.dtype} of shape {codes.shape}.")
     if wrong := outside(codes, record.codebook_size):
         raise UserError(f"{path}: row {wrong[0]}: expected codes in [0, {record.codebook_size}), found {wrong[1]}.")
     return codes
@@ -207,6 +207,6 @@ def _verified(path: Path, checksum: str) -> bytes:
 
 
 def _parts_of(record: Record, n: int) -> int:
-    """How many parts hold the first n rows."""
+    """The number of parts that hold the first n rows."""
     ends = np.cumsum([part.rows for part in record.parts])
     return int(np.searchsorted(ends, n)) + 1

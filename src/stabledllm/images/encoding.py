@@ -1,7 +1,7 @@
-"""Encoding a source's images onto the end of a cache.
+"""Encoding a source's images and appending them to a cache.
 
-Images are cut into batches at the multiples of the batch size, wherever a run starts: a killed run and one that was
-left alone encode the same batches, so that their codes are the same bits.
+Batches begin at multiples of the batch size, wherever a run starts: a run that was killed and one that was not encode
+the same batches, so that their codes are equal bit by bit.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from stabledllm.images.tokenizer import ImageTokenizer
 
 _THREADS = min(8, os.cpu_count() or 1)
-"""That decode images; Pillow lets them run side by side."""
+"""Number of threads that decode images; Pillow lets them run in parallel."""
 
 
 @dataclass(frozen=True)
 class _State:
-    """Of a run: what is on disk, and what is encoded but not yet there. Replaced in one step, so that an interrupt at
-    any moment neither loses nor doubles a row.
+    """The state of a run: what is on disk, and what is encoded but not yet written.
+
+    It is replaced in one step, so that an interrupt at any moment neither loses nor doubles a row.
     """
 
     record: Record
@@ -48,12 +49,12 @@ class _State:
 
 
 class Encoder:
-    """Encodes what a cache lacks.
+    """An encoder of the images that a cache lacks.
 
     Args:
-        folder: of the cache; ``record`` is what lies there.
-        drop: leave a bad image out and record it; otherwise it ends the run, after what precedes it is on disk.
-        part: rows of a part, and ``batch`` of what the tokenizer gets at once.
+        folder: the folder of the cache; ``record`` is its record on disk.
+        drop: leave a bad image out and record it; otherwise it ends the run, after all before it is on disk.
+        part: number of rows of a part; ``batch``: number of images that the tokenizer gets at once.
         progress: called with the number of images just done.
     """
 
@@ -73,9 +74,9 @@ class Encoder:
         self._state, self._dropped = _State(record), list(record.dropped)
 
     def run(self, items: Iterator[CaptionedImage | Flaw], rows: int | None) -> None:
-        """Bring the cache to ``rows`` images, or to the end of the source.
+        """Encode images until the cache has ``rows`` of them, or to the end of the source.
 
-        However it ends, short of the process being killed outright, all that was encoded is on disk.
+        However it ends, unless the process is killed outright, everything that was encoded is on disk.
 
         Raises:
             UserError: a bad image or source, a cache that is not of this source, a code outside the codebook.
@@ -103,14 +104,14 @@ class Encoder:
     def _prepare(
         self, fresh: Iterator[CaptionedImage | Flaw], size: int, pool: ThreadPoolExecutor
     ) -> tuple[list[tuple[CaptionedImage, np.ndarray]], UserError | None]:
-        """The next ``size`` good images, and the error that keeps them from being as many; fewer at the end."""
+        """The next ``size`` good images, and the error if one kept them from being so many; fewer at the end."""
         good: list[tuple[CaptionedImage, np.ndarray]] = []
         error = None
         while len(good) < size and not error:
-            taken, error = _take(fresh, size - len(good))
-            if not taken:
+            items, error = _take(fresh, size - len(good))
+            if not items:
                 break
-            for item, result in zip(taken, pool.map(self._decode, taken), strict=True):
+            for item, result in zip(items, pool.map(self._decode, items), strict=True):
                 if isinstance(result, np.ndarray):
                     good.append((item, result))
                 elif self.drop:
@@ -133,9 +134,9 @@ class Encoder:
             return
         record = self._state.record
         codes = self.tokenizer.encode(np.stack([array for _, array in images])).cpu().numpy()
-        name, wanted = f"tokenizer '{record.tokenizer}'", (len(images), record.tokens)
-        if codes.shape != wanted:
-            raise UserError(f"{name}: expected codes of shape {wanted}, found {codes.shape}.")
+        name, shape = f"tokenizer '{record.tokenizer}'", (len(images), record.tokens)
+        if codes.shape != shape:
+            raise UserError(f"{name}: expected codes of shape {shape}, found {codes.shape}.")
         if wrong := outside(codes, record.codebook_size):
             origin = images[wrong[0]][0].origin
             raise UserError(f"{name}: {origin}: expected codes in [0, {record.codebook_size}), found {wrong[1]}.")
@@ -144,7 +145,7 @@ class Encoder:
         self.progress(len(images))
 
     def _write_part(self) -> None:
-        """The first of the waiting rows, their two files and then the record."""
+        """Write the first waiting rows: the two files of a part, and then the record."""
         record, waiting = self._state.record, self._state.waiting
         rows, rest = waiting[: self.part], waiting[self.part :]
         array = io.BytesIO()
@@ -162,7 +163,7 @@ class Encoder:
 
 
 def _after(items: Iterator[CaptionedImage | Flaw], folder: Path, record: Record) -> Iterator[CaptionedImage | Flaw]:
-    """What the source has after the rows on disk, which are verified, and compared with what it has in their place."""
+    """The items of the source after the rows on disk, which are verified and compared with the source's first items."""
     left_out = {each.origin for each in record.dropped}
     items = (item for item in items if item.origin not in left_out)
     row = 0
@@ -181,10 +182,10 @@ def _after(items: Iterator[CaptionedImage | Flaw], folder: Path, record: Record)
 
 
 def _take(items: Iterator[CaptionedImage | Flaw], n: int) -> tuple[list[CaptionedImage | Flaw], UserError | None]:
-    """The next n, and the error at which the source ended."""
-    taken = []
+    """The next n items, and the error at which the source ended, if it did."""
+    following = []
     try:
-        taken.extend(itertools.islice(items, n))
+        following.extend(itertools.islice(items, n))
     except UserError as error:
-        return taken, error
-    return taken, None
+        return following, error
+    return following, None

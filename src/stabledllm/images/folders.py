@@ -18,10 +18,10 @@ _METADATA = "metadata.jsonl"
 
 
 def of_images(path: Path) -> Source:
-    """The source that ``images:PATH`` names, by what lies there.
+    """The source that ``images:PATH`` names; its kind depends on the files there.
 
     Raises:
-        UserError: nothing does, or another file than .jsonl.
+        UserError: nothing is there, or a file that is no .jsonl.
     """
     if path.is_dir():
         return Listed(path / _METADATA, "file_name", "text") if (path / _METADATA).is_file() else Pairs(path)
@@ -41,10 +41,10 @@ class _OneSplit:
 
 @dataclass
 class Listed(_OneSplit):
-    """A .jsonl whose lines name an image, relative to it, and its caption.
+    """A source of images that the lines of a .jsonl name, relative to it, with their captions.
 
     Raises (from ``items``):
-        UserError: a file that is no JSON lines.
+        UserError: a file that does not hold JSON lines.
     """
 
     path: Path
@@ -90,7 +90,7 @@ class Listed(_OneSplit):
 
 @dataclass
 class Pairs(_OneSplit):
-    """A folder, searched to its depth, of ``NAME.jpg|jpeg|png|webp`` and ``NAME.txt`` with the caption."""
+    """A source of the pairs ``NAME.jpg|jpeg|png|webp`` and ``NAME.txt``, the caption, in a folder and those below."""
 
     folder: Path
 
@@ -129,7 +129,7 @@ class Pairs(_OneSplit):
 
 
 class Captions(_OneSplit):
-    """Captions without images, for evaluation: a .txt with one a line, or a .jsonl with "caption"."""
+    """A source of captions without images, for evaluation: the lines of a .txt, or "caption" in those of a .jsonl."""
 
     def __init__(self, path: Path):
         if not has_ending(path, ".txt", ".jsonl") or not path.is_file():
@@ -168,6 +168,6 @@ def _without_image(where: str) -> NoReturn:
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """By their names relative to the folder, in the order of these; hidden ones are left out."""
+    """Files by their names relative to the folder, sorted by name; hidden ones are left out."""
     found = {path.relative_to(folder).as_posix(): path for path in files_below(folder, suffixes)}
     return {name: found[name] for name in sorted(found) if not name.startswith(".") and "/." not in name}

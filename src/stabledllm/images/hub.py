@@ -1,4 +1,4 @@
-"""text-to-image-2M from the hub, one shard at a time and each only when it is needed."""
+"""The data set text-to-image-2M on the hub; each shard is downloaded only when it is needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHARD = "data_{:06d}.tar"
 
 
 class HubShards:
-    """The data set's images of 512 pixels, at the newest revision, or offline at that of the hub's cache."""
+    """A source of the data set's images of 512 pixels, at the newest revision, or offline at the hub cache's."""
 
     splits = ("train", "validation", "test")
     seeded = False
@@ -47,7 +47,7 @@ def _shards() -> Iterator[tuple[str, Path]]:
 
 
 def _revision() -> str:
-    """The commit; its README is what the hub's cache is asked for when there is no network."""
+    """The commit of the data set; without a network the hub's cache is asked for the commit's README."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -57,8 +57,10 @@ def _revision() -> str:
 
 
 def _names(revision: str) -> Iterator[str]:
-    """The shards in their order; where the hub cannot list them they are counted up, and the first that is not there
-    is an error, so that a part of the data is never taken for the whole.
+    """The shards in their order.
+
+    Where the hub cannot list them, their numbers are counted up; the first that does not exist is then an error, so
+    that a part of the data is never taken for the whole.
     """
     from huggingface_hub import HfApi
 

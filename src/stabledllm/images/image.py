@@ -1,4 +1,4 @@
-"""An image and its caption as a source gives them, and how an image's bytes become an array."""
+"""Captioned images as a source gives them, and decoding of an image's bytes into an array."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from stabledllm.tasks.text_files import decoded
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _DEEP = "I;16"
-"""How the names of modes with 16 bits of grey begin."""
+"""The beginning of the names of Pillow's modes with 16 bits of grey."""
 _BACKGROUND = "white"
 
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """A caption and an image that is decoded when ``read`` is called, and not before."""
+    """A caption and its image, which is decoded only when ``read`` is called."""
 
     caption: str
     origin: str
@@ -35,18 +35,18 @@ class CaptionedImage:
 
 @dataclass(frozen=True)
 class Flaw:
-    """What a source has in an image's place where the caption or the image is amiss."""
+    """A bad image or caption, which a source gives in place of a :class:`CaptionedImage`."""
 
     origin: str
     reason: str
-    """The sentence of the error."""
+    """The message of the error."""
 
 
 class Source(Protocol):
-    """Images of one kind in one place."""
+    """A source of captioned images of one kind, in one place."""
 
     splits: tuple[str, ...]
-    """That it keeps apart by itself; none for data that are one split."""
+    """The splits that the source itself has; none for data that are one split."""
     seeded: bool
     """Whether a seed changes the images."""
 
@@ -54,21 +54,21 @@ class Source(Protocol):
         """All images of a split, in an order that never changes.
 
         Raises:
-            UserError: what keeps the rest of the source from being read.
+            UserError: anything that keeps the rest of the source from being read.
         """
         ...
 
     def fingerprint(self) -> str:
-        """Hex; changes when the data change. No image is read for it."""
+        """A hexadecimal digest that changes when the data change. No image is read for it."""
         ...
 
     def rows(self, split: str) -> int | None:
-        """How many images of a split are wanted where nobody says; None for all there are."""
+        """The default number of images of a split; None for all there are."""
         ...
 
 
 def read_file(path: Path, where: str | None = None, offset: int = 0, size: int = -1) -> np.ndarray:
-    """The image in a file, or in ``size`` bytes of it; as :func:`decode`."""
+    """The image in a file, or in ``size`` bytes of it from ``offset``, decoded by :func:`decode`."""
     where = where or str(path)
     try:
         with path.open("rb") as file:
@@ -80,7 +80,7 @@ def read_file(path: Path, where: str | None = None, offset: int = 0, size: int =
 
 
 def decode(data: bytes, where: str) -> np.ndarray:
-    """uint8 RGB of shape (H, W, 3), turned as its EXIF says; what is transparent is laid on white.
+    """Decode an image to uint8 RGB of shape (H, W, 3), turned as its EXIF says; transparent parts are put on white.
 
     Raises:
         UserError: no JPEG, PNG or WebP, one that is cut short, or one too large to be safe to decode.
@@ -88,15 +88,15 @@ def decode(data: bytes, where: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             return np.array(_rgb(ImageOps.exif_transpose(image)))
-    except Exception as error:  # of many types, one for each way in which a file can be broken
+    except Exception as error:  # each way in which a file can be broken has its own type
         raise UserError(f"{where}: expected a JPEG, PNG or WebP picture, found {_reason(error, data)}.") from None
 
 
 def caption_text(content: bytes, where: str) -> str:
-    """The caption that a text file holds, without white space around it.
+    """The caption in a text file, without white space around it.
 
     Raises:
-        UserError: it is empty, or no UTF-8.
+        UserError: it is empty or not UTF-8.
     """
     caption = decoded(content, where, what="a caption in UTF-8").strip()
     if not caption:
@@ -105,7 +105,7 @@ def caption_text(content: bytes, where: str) -> str:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(_DEEP):  # conversion would cut off at 255 what lies in [0, 65535]
+    if image.mode.startswith(_DEEP):  # conversion would clip values in [0, 65535] at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""Whether an image shows what its caption says: colours, shapes, counts and the relation, read off its pixels."""
+"""Judging whether an image of a scene shows its caption: colours, shapes, counts and the relation, from its pixels."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from stabledllm.errors import UserError
 from stabledllm.images.scenes import BACKGROUND, COLOURS, Group, Scene
 
 _LEAST = 9
-"""Pixels of an object; smaller spots are taken for blur."""
+"""Least number of pixels of an object; smaller spots count as blur."""
 _APART = 6.0
-"""Pixels between centres from which one lies beside the other; drawn ones are 14 to 18 apart."""
+"""Pixels between two centres beyond which one is beside the other; drawn ones are 14 to 18 apart."""
 _PALETTE = {"background": BACKGROUND} | COLOURS
 _SIDES = range(6, 11)
-"""Pixels of a bounding box's sides; drawn ones have 8. What is larger or smaller is a blot and has no shape."""
-# Share of its bounding box that a shape fills, as scenes are drawn: 1, 52/64 and 32/56.
+"""Sides in pixels of an object's bounding box; drawn ones have 8. Larger or smaller spots are blots without a shape."""
+# Thresholds between the shares of their bounding boxes that drawn shapes fill: 1, 52/64 and 32/56.
 _SQUARE, _CIRCLE = 0.92, 0.68
 
 
 @dataclass(frozen=True)
 class Object:
-    """One spot of one colour; its centre in pixels."""
+    """An object in an image: a spot of one colour, with its centre in pixels."""
 
     colour: str
     shape: str
@@ -34,16 +34,16 @@ class Object:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What of a caption an image shows; each part is judged by itself."""
+    """The verdict on an image: which parts of its caption it shows, each judged by itself."""
 
     colours: bool
-    """The caption's colours and no others."""
+    """It has the caption's colours and no others."""
     counts: bool
-    """As many objects of each colour."""
+    """It has as many objects of each colour as the caption says."""
     shapes: bool
-    """No object of another shape than its colour's."""
+    """Every object has the shape that the caption gives its colour."""
     relation: bool
-    """Every object of the first group on its side of every object of the second; true where there is one group."""
+    """Every object of the first group is on its side of every object of the second; true if there is one group."""
 
     @property
     def correct(self) -> bool:
@@ -54,13 +54,13 @@ def read(image: np.ndarray) -> list[Object]:
     """The objects of an image, uint8, shape (S, S, 3): connected pixels nearest to one colour of the palette.
 
     Raises:
-        UserError: an array of another kind.
+        UserError: an array of another dtype or shape.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise UserError(f"picture: expected uint8 of shape (S, S, 3), found {image.dtype} of shape {image.shape}.")
     palette = np.array(list(_PALETTE.values()), dtype=float)
     nearest = ((image[:, :, None].astype(float) - palette) ** 2).sum(-1).argmin(-1)
-    found = []
+    objects = []
     for index, colour in enumerate(_PALETTE):
         if colour == "background":
             continue
@@ -69,25 +69,25 @@ def read(image: np.ndarray) -> list[Object]:
             spot = spots[box] == number
             if spot.sum() >= _LEAST:
                 y, x = np.argwhere(spot).mean(0) + np.array([box[0].start, box[1].start])
-                found.append(Object(colour, _shape(spot), float(y), float(x)))
-    return found
+                objects.append(Object(colour, _shape(spot), float(y), float(x)))
+    return objects
 
 
-def judge(image: np.ndarray, wanted: Scene) -> Verdict:
-    """What of the scene the image shows."""
+def judge(image: np.ndarray, scene: Scene) -> Verdict:
+    """Judge which parts of a scene an image shows."""
     objects = read(image)
-    groups = [group for group in (wanted.first, wanted.second) if group]
-    mine = [[o for o in objects if o.colour == group.colour] for group in groups]
+    groups = [group for group in (scene.first, scene.second) if group]
+    by_group = [[o for o in objects if o.colour == group.colour] for group in groups]
     return Verdict(
         colours={o.colour for o in objects} == {group.colour for group in groups},
-        counts=all(len(found) == group.count for found, group in zip(mine, groups, strict=True)),
-        shapes=all(bool(found) and _of_shape(found, group) for found, group in zip(mine, groups, strict=True)),
-        relation=wanted.relation is None or _on_side(*mine, wanted.relation),
+        counts=all(len(same) == group.count for same, group in zip(by_group, groups, strict=True)),
+        shapes=all(bool(same) and _of_shape(same, group) for same, group in zip(by_group, groups, strict=True)),
+        relation=scene.relation is None or _on_side(*by_group, scene.relation),
     )
 
 
-def _of_shape(found: list[Object], group: Group) -> bool:
-    return all(o.shape == group.shape for o in found)
+def _of_shape(objects: list[Object], group: Group) -> bool:
+    return all(o.shape == group.shape for o in objects)
 
 
 def _on_side(first: list[Object], second: list[Object], relation: str) -> bool:

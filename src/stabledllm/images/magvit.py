@@ -20,7 +20,7 @@ _EPS = 1e-6
 
 @dataclass(frozen=True)
 class MagvitConfig:
-    """Sizes; the defaults are the published ones, whose ``config.json`` on the hub states none of them."""
+    """The sizes of a model; the defaults are those of the published one, whose ``config.json`` gives none of them."""
 
     ch: int = 128
     encoder_ch_mult: tuple[int, ...] = (1, 2, 2, 4, 4)
@@ -46,7 +46,7 @@ class MagvitConfig:
 
     @classmethod
     def parse(cls, given: dict[str, Any], where: str) -> MagvitConfig:
-        """The keys of a ``config.json`` that are sizes; others, such as the hub's own, are not read.
+        """The sizes in a ``config.json``; its other keys, such as the hub's own, are not read.
 
         Raises:
             UserError: a size of another type, lists of unlike length, or channels that the groups do not divide.
@@ -84,7 +84,7 @@ def _size(where: str, key: str, value: Any, default: Any) -> Any:
 
 
 class Residual(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))); a 1 x 1 convolution of x where the channels change."""
+    """A residual block, x + conv(silu(norm(conv(silu(norm(x)))))); x is convolved (1 x 1) if the channels change."""
 
     def __init__(self, inner: int, outer: int, groups: int):
         super().__init__()
@@ -102,7 +102,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head over all places of the grid, added to its input."""
+    """Attention of one head among all places of the grid, added to its input."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -117,7 +117,7 @@ class Attention(nn.Module):
 
 
 class Middle(nn.Module):
-    """The coarsest resolution's extra blocks."""
+    """The extra blocks of the coarsest resolution."""
 
     def __init__(self, channels: int, config: MagvitConfig):
         super().__init__()
@@ -130,7 +130,7 @@ class Middle(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves the side; padded right and below only."""
+    """A convolution that halves the side; its input is padded on the right and below only."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -141,7 +141,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles the side: every pixel four times, then a convolution."""
+    """A layer that doubles the side: every pixel is repeated four times, then convolved."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -152,7 +152,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, then the way to the next one, if there is one."""
+    """The residual blocks of one resolution, then the layer to the next resolution, if there is one."""
 
     def __init__(self, inner: int, outer: int, blocks: int, groups: int, resample: str | None):
         super().__init__()
@@ -168,7 +168,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pixels in [-1, 1], (B, 3, S, S), to one real number for each bit, (B, Z, G, G)."""
+    """The encoder, from pixels in [-1, 1], (B, 3, S, S), to one real number for each bit, (B, Z, G, G)."""
 
     def __init__(self, config: MagvitConfig):
         super().__init__()
@@ -193,7 +193,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Bits as -1 and 1, (B, Z, G, G), to pixels around [-1, 1], (B, 3, S, S)."""
+    """The decoder, from bits as -1 and 1, (B, Z, G, G), to pixels around [-1, 1], (B, 3, S, S)."""
 
     def __init__(self, config: MagvitConfig):
         super().__init__()
@@ -202,7 +202,7 @@ class Decoder(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.z_channels, config.z_channels, 1)
         self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], config)
-        # Counted from the finest resolution, as the encoder's are, and run from the coarsest.
+        # Numbered from the finest resolution, as the encoder's levels are, but run from the coarsest.
         self.up = nn.ModuleList(
             Level(inner, outer, blocks[i], config.norm_groups, "upsample" if i else None)
             for i, (outer, inner) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True))
@@ -218,7 +218,7 @@ class Decoder(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """Look-up-free: bit k of a code says whether channel k is above 0, the first channel being the highest bit."""
+    """The look-up-free quantizer: a code's bit k says whether channel k is above 0; the first channel's is highest."""
 
     def __init__(self, bits: int):
         super().__init__()
@@ -231,13 +231,13 @@ class Quantizer(nn.Module):
         return ((z_BZGG.flatten(2).transpose(1, 2) > 0) * self.power_vals).sum(-1)
 
     def bits(self, codes_BN: Tensor) -> Tensor:
-        """Channels of -1 and 1 for codes of a square grid, shape (B, Z, G, G)."""
+        """The bits of a square grid of codes as -1 and 1, shape (B, Z, G, G)."""
         side = round(codes_BN.shape[1] ** 0.5)
         return self.embedding[codes_BN].transpose(1, 2).unflatten(2, (side, side))
 
 
 class Magvit(nn.Module):
-    """Encoder, quantizer and decoder under the hub's names."""
+    """The whole tokenizer model: encoder, quantizer and decoder under the hub's names."""
 
     def __init__(self, config: MagvitConfig):
         super().__init__()

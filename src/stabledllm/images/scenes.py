@@ -1,7 +1,7 @@
 """Small images drawn from captions such as "three red circles above a blue square". NumPy only.
 
-Deterministic from (seed, split, index). A caption's split is a hash of its text, so that no caption of one split stands
-in another. Legend: S side of the image in pixels.
+A scene is a function of (seed, split, index). A caption's split is a hash of its text, so that no caption is in two
+splits. Legend: S side of the image in pixels.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ RELATIONS = ("above", "below", "left of", "right of")
 _RADIUS = 4
 """Half of an object's side."""
 LEVELS = {"easy": 2, "hard": 3}
-"""Most objects of a group."""
+"""The most objects of a group, by level."""
 _SPLIT_OF_BUCKET = ("test", "validation") + ("train",) * 8
 
 
 @dataclass(frozen=True)
 class Group:
-    """``count`` objects (1 to 3) of one colour and shape."""
+    """A group of ``count`` objects (1 to 3) of one colour and shape."""
 
     count: int
     colour: str
@@ -42,7 +42,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Scene:
-    """One group, or two and where the first lies from the second; ``str`` gives the caption."""
+    """A scene of one group, or of two and the relation of the first to the second; ``str`` gives the caption."""
 
     first: Group
     relation: str | None = None
@@ -56,21 +56,21 @@ class Scene:
         """The scene of a caption.
 
         Raises:
-            UserError: a caption that says no such scene.
+            UserError: a caption that describes no such scene.
         """
         group = rf"({'|'.join(COUNTS)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})(s?)"
         match = re.fullmatch(rf"{group}(?: ({'|'.join(RELATIONS)}) {group})?", caption.strip())
         if match:
-            found = match.groups()
-            first, second = (_group(found[i : i + 4]) for i in (0, 5))
-            scene = cls(first, found[4], second)
+            words = match.groups()
+            first, second = (_group(words[i : i + 4]) for i in (0, 5))
+            scene = cls(first, words[4], second)
             if str(scene) == caption.strip():
                 return scene
         raise UserError(f"caption '{caption}': expected one such as 'three red circles above a blue square'.")
 
 
-def _group(found: tuple[str | None, ...]) -> Group | None:
-    count, colour, shape, _ = found
+def _group(words: tuple[str | None, ...]) -> Group | None:
+    count, colour, shape, _ = words
     return Group(COUNTS.index(count) + 1, colour, shape) if count else None
 
 
@@ -80,7 +80,7 @@ def split_of(caption: str) -> str:
 
 
 def most_objects(level: str) -> int:
-    """Most objects of a group on a level.
+    """The most objects of a group on a level.
 
     Raises:
         UserError: no such level.
@@ -91,7 +91,7 @@ def most_objects(level: str) -> int:
 
 
 def scene(split: str, seed: int, index: int, level: str = "hard") -> Scene:
-    """Scene ``index`` of a split; the two groups of a scene differ in their colours."""
+    """The scene of number ``index`` in a split; the two groups of a scene differ in colour."""
     most = most_objects(level)
     rng = random.Random(f"scene/{seed}/{split}/{index}")
     while True:
@@ -103,9 +103,9 @@ def scene(split: str, seed: int, index: int, level: str = "hard") -> Scene:
             return drawn
 
 
-def draw(wanted: Scene, seed: int) -> np.ndarray:
+def draw(scene: Scene, seed: int) -> np.ndarray:
     """An image of the scene, uint8, shape (S, S, 3); the seed moves its objects by a pixel."""
-    rng = random.Random(f"draw/{seed}/{wanted}")
+    rng = random.Random(f"draw/{seed}/{scene}")
     image = np.full((SIDE, SIDE, 3), BACKGROUND, np.uint8)
     near, far = SIDE // 4, SIDE - SIDE // 4
     places = {
@@ -115,8 +115,8 @@ def draw(wanted: Scene, seed: int) -> np.ndarray:
         "left of": (near, far, True),
         "right of": (far, near, True),
     }
-    here, there, upright = places[wanted.relation]
-    for group, across in ((wanted.first, here), (wanted.second, there)):
+    first, second, upright = places[scene.relation]
+    for group, across in ((scene.first, first), (scene.second, second)):
         if group is None:
             continue
         gap = SIDE / group.count
@@ -128,7 +128,7 @@ def draw(wanted: Scene, seed: int) -> np.ndarray:
 
 
 def _stamp(image: np.ndarray, group: Group, y: int, x: int) -> None:
-    """One object, its centre at the corner between pixels (y - 1, x - 1) and (y, x)."""
+    """Draw one object, its centre at the corner between pixels (y - 1, x - 1) and (y, x)."""
     rows, columns = np.mgrid[:SIDE, :SIDE]
     down, right = rows - y + 0.5, columns - x + 0.5
     inside = {

@@ -1,6 +1,6 @@
-"""text-to-image-2M in WebDataset shards: tar archives where ``KEY.jpg`` and ``KEY.json`` lie one after the other.
+"""text-to-image-2M in WebDataset shards: tar archives in which ``KEY.jpg`` and ``KEY.json`` follow each other.
 
-A shard is walked header by header; only captions are read on the way, and an image's bytes when it is asked for.
+A shard is read header by header; only captions are read on the way, and an image's bytes when it is asked for.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _SPLIT_OF_BUCKET = {0: "test", 1: "validation"}
 
 
 def split_of(caption: str) -> str:
-    """The split a caption belongs to, by its text alone: one of a thousand is for test, one for validation."""
+    """The split a caption belongs to, by its text alone: of a thousand, one is for test and one for validation."""
     bucket = int.from_bytes(hashlib.sha256(caption.encode()).digest()[:8], "big") % _BUCKETS
     return _SPLIT_OF_BUCKET.get(bucket, "train")
 
 
 class Shards:
-    """A .tar, or a folder with some, in the order of their names."""
+    """A source of the images in a .tar, or in the .tar files of a folder in the order of their names."""
 
     splits = ("train", "validation", "test")
     seeded = False
@@ -51,7 +51,7 @@ class Shards:
 
 
 def of_split(shards: Iterable[tuple[str, Path]], split: str) -> Iterator[CaptionedImage | Flaw]:
-    """The images of a split in shards ``(name, file)``. What has no caption counts with every split."""
+    """The images of a split in shards ``(name, file)``. An image without a caption belongs to every split."""
     for name, path in shards:
         for item in read_shard(name, path):
             if isinstance(item, Flaw) or split_of(item.caption) == split:
@@ -60,18 +60,18 @@ def of_split(shards: Iterable[tuple[str, Path]], split: str) -> Iterator[Caption
 
 @dataclass
 class _Sample:
-    """The members of one key that are of use."""
+    """The images and captions of one key."""
 
     key: str
     images: list[tarfile.TarInfo] = field(default_factory=list)
     captions: dict[str, bytes] = field(default_factory=dict)
-    """By suffix, ``.json`` and ``.txt``."""
+    """Contents by suffix, ``.json`` and ``.txt``."""
 
 
 def read_shard(name: str, path: Path) -> Iterator[CaptionedImage | Flaw]:
-    """What a shard holds, in its order; memory does not grow with the shard, but for the keys.
+    """The images of a shard, in its order; memory does not grow with the shard, except for the keys.
 
-    A member's key is its name up to the first dot of its last part, as WebDataset has it.
+    A member's key is its name up to the first dot of its last part, as in WebDataset.
 
     Raises:
         UserError: no tar archive, or one that ends too early.
@@ -90,11 +90,11 @@ def read_shard(name: str, path: Path) -> Iterator[CaptionedImage | Flaw]:
 
 
 def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
-    """Images, with None, and captions with their content."""
+    """The members of a shard that are images, with None, or captions, with their content."""
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # tarfile keeps all that it has seen
+                tar.members.clear()  # tarfile would hold every member in memory
                 suffix = _key(member)[1]
                 if member.isfile() and suffix in SUFFIXES:
                     yield member, None
@@ -113,14 +113,14 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """tarfile takes a header that is cut off or overwritten for the end of the archive; the end is a block of zeros."""
+    """Check that the archive ends in a block of zeros; tarfile also takes a broken header for the end."""
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(_BLOCK) != bytes(_BLOCK):
         raise tarfile.ReadError(f"no member and no end of the archive at byte {tar.offset}")
 
 
 def _key(member: tarfile.TarInfo) -> tuple[str, str]:
-    """``(key, suffix)``; the suffix in small letters."""
+    """The ``(key, suffix)`` of a member; the suffix is in lower case."""
     folder, slash, last = member.name.rpartition("/")
     stem, dot, suffix = last.partition(".")
     return (folder + slash + stem).removeprefix("./"), (dot + suffix).lower()
@@ -145,7 +145,7 @@ def _item(name: str, path: Path, sample: _Sample) -> CaptionedImage | Flaw:
 
 
 def _caption(captions: dict[str, bytes], where: str) -> str:
-    """ "prompt" of the .json; where there is none, the .txt."""
+    """The caption: "prompt" in the .json or, if there is no .json, the .txt."""
     record = parse_object(decoded(captions[".json"], f"{where}.json"), f"{where}.json") if ".json" in captions else {}
     if "prompt" in record or ".txt" not in captions:
         if "prompt" not in record:
@@ -162,12 +162,12 @@ def _repeated(name: str, path: Path, key: str) -> Flaw:
 
 
 def _tars(path: Path) -> dict[str, Path]:
-    """By their names relative to ``path``."""
+    """The .tar files by their names relative to ``path``."""
     if path.is_file():
         return {path.name: path}
     if not path.is_dir():
         raise UserError(f"{path}: expected a .tar or a folder with some, found nothing.")
-    found = {tar.relative_to(path).as_posix(): tar for tar in files_below(path, [".tar"])}
-    if not found:
+    tars = {tar.relative_to(path).as_posix(): tar for tar in files_below(path, [".tar"])}
+    if not tars:
         raise UserError(f"{path}: expected .tar files in this folder or below it, found none.")
-    return dict(sorted(found.items()))
+    return dict(sorted(tars.items()))

@@ -1,4 +1,4 @@
-"""Contact sheets: images in a grid with their captions, and whether each is right; PNG files.
+"""Contact sheets: images in a grid with their captions, marked right or wrong; and writing of PNG files.
 
 Legend: S side of an image in pixels.
 """
@@ -17,7 +17,7 @@ from stabledllm.errors import UserError
 from stabledllm.runtime.files import write_bytes
 
 _CELL = 160
-"""Pixels that an image's side has at least, enlarged by a whole factor."""
+"""Least number of pixels of an image's side, after enlarging by a whole factor."""
 _MARGIN, _FRAME, _LINES = 14, 4, 6
 _PAPER, _INK, _EDGE = (250, 250, 250), (40, 40, 40), (205, 205, 205)
 _RIGHT, _WRONG = (34, 139, 60), (200, 40, 40)
@@ -31,18 +31,18 @@ def contact_sheet(
     marks: Sequence[bool | None] | None = None,
     scale: int | None = None,
 ) -> Image.Image:
-    """The images from left to right and from top to bottom, every pixel a whole square of ``scale`` pixels.
+    """A sheet of images from left to right and top to bottom, every pixel enlarged to ``scale`` x ``scale`` pixels.
 
-    Captions stand beneath, on at most 6 lines.
+    Captions stand below the images, on at most 6 lines.
 
     Args:
         images: uint8, shape (S, S, 3), all of one side.
-        columns: about as many as rows by default.
-        marks: right (green frame, tick), wrong (red frame, cross) or None (neither).
-        scale: by default the least with which a side has 160 pixels.
+        columns: number of columns; by default about as many as rows.
+        marks: True (green frame, tick), False (red frame, cross) or None (neither) for each image.
+        scale: by default the smallest with which a side has at least 160 pixels.
 
     Raises:
-        UserError: no image, one of another kind or size, or other numbers of captions or marks.
+        UserError: no image, one of another dtype or size, or a wrong number of captions or marks.
     """
     n, side = len(images), _side(images)
     marks = [None] * n if marks is None else marks
@@ -129,7 +129,7 @@ def _wrapped(text: str, font, width: int) -> list[str]:
 
 
 def _annotate(pen: ImageDraw.ImageDraw, corner: tuple[int, int], cell: int, text: list[str], mark, font) -> None:
-    """Frame around the image, tick or cross and caption beneath."""
+    """Draw the frame around an image, and the tick or cross and the caption below it."""
     x, y = corner
     thickness = 1 if mark is None else _FRAME
     colour = _EDGE if mark is None else _RIGHT if mark else _WRONG

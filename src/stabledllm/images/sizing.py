@@ -1,4 +1,4 @@
-"""An image brought to the side that codes are made at."""
+"""Cropping and scaling an image to the side at which codes are made."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Fit = Literal["crop", "refuse"]
 
 
 def fit_image(image: np.ndarray, side: int, how: Fit, where: str = "picture") -> np.ndarray:
-    """The image as uint8 (side, side, 3).
+    """The image at the given side, uint8 (side, side, 3).
 
     Args:
         image: uint8, shape (H, W, 3).
         how: ``crop`` scales the shorter side to ``side`` (bicubic) and cuts out the centre, as MMaDA prepares
-            images, but never enlarges; ``refuse`` takes an image of that size only.
+            images, but never enlarges; ``refuse`` accepts only an image of that size.
         where: names the image in an error.
 
     Raises:
@@ -32,7 +32,7 @@ def fit_image(image: np.ndarray, side: int, how: Fit, where: str = "picture") ->
         raise UserError(f"{where}: expected a picture of {side} x {side} pixels, {found}.")
     if min(height, width) < side:
         raise UserError(f"{where}: expected a picture of at least {side} x {side} pixels, {found}.")
-    # Rounded as torchvision rounds: down for the longer side, to the nearest for the margins.
+    # Rounded as in torchvision: down for the longer side, to the nearest for the margins.
     height, width = (int(side * length / min(height, width)) for length in (height, width))
     scaled = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
     top, left = round((height - side) / 2), round((width - side) / 2)

@@ -1,7 +1,8 @@
-"""From a specification of images to images: ``scenes[:LEVEL]``, ``text-to-image-2m[:PATH]``, ``images:PATH`` or
-``captions:PATH``. The order never changes, and nothing is decoded before it is asked for.
+"""The images that a specification names.
 
-A fifth kind, ``codes:FOLDER``, has codes and captions but no images (:mod:`stabledllm.images.cache`).
+It is ``scenes[:LEVEL]``, ``text-to-image-2m[:PATH]``, ``images:PATH`` or ``captions:PATH``. The order never changes,
+and nothing is decoded before it is asked for. A fifth kind, ``codes:FOLDER``, has codes and captions but no images
+(:mod:`stabledllm.images.cache`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ _WITHOUT_PATH = ("scenes", "text-to-image-2m")
 
 
 class Scenes:
-    """The embedded task's images, drawn anew for every seed; there is no end to them. ``level``: see
-    :data:`stabledllm.images.scenes.LEVELS`."""
+    """A source of endlessly many drawn scenes, other ones for every seed.
+
+    Args:
+        level: one of :data:`stabledllm.images.scenes.LEVELS`.
+    """
 
     def __init__(self, level: str):
         scenes.most_objects(level)
@@ -49,33 +53,33 @@ def captioned_images(spec: str, *, split: str, rows: int | None, seed: int) -> I
     """The first ``rows`` images that ``spec`` names, or all (of ``scenes``, which have no end: 4000, 256 or 128).
 
     Args:
-        split: acts where the specification has splits of its own (:func:`own_splits`).
-        seed: acts for ``scenes``.
+        split: has an effect where the specification has splits of its own (:func:`own_splits`).
+        seed: has an effect for ``scenes`` only.
 
     Raises:
-        UserError: an unknown kind or split; an image or caption that is amiss, by file, line or member; no images.
+        UserError: an unknown kind or split; a bad image or caption, with its file, line or member; no images.
     """
     source = source_of(spec)
     check_split(spec, source, split)
-    wanted = rows or source.rows(split)
-    found = False
-    for item in itertools.islice(source.items(split, seed), wanted):
+    limit = rows or source.rows(split)
+    any_image = False
+    for item in itertools.islice(source.items(split, seed), limit):
         if isinstance(item, Flaw):
             raise UserError(item.reason)
-        found = True
+        any_image = True
         yield item
-    if not found:
+    if not any_image:
         raise no_images(spec, source, split)
 
 
 def own_splits(spec: str) -> tuple[str, ...]:
-    """The splits that a specification keeps apart by itself; none for data that are one split."""
+    """The splits that a specification has by itself; none for data that are one split."""
     kind, _ = parse(spec)
     return () if kind == "codes" else source_of(spec).splits
 
 
 def fingerprint(spec: str) -> str:
-    """Hex; changes when the data change: names and sizes of images or shards, and the text of captions' files.
+    """A hexadecimal digest of the data: names and sizes of images or shards, and the text of files with captions.
 
     Raises:
         UserError: there are no such data.
@@ -87,10 +91,10 @@ def fingerprint(spec: str) -> str:
 
 
 def source_of(spec: str) -> Source:
-    """What a specification names; ``codes:FOLDER`` is none.
+    """The source that a specification names; ``codes:FOLDER`` has none.
 
     Raises:
-        UserError: unknown kind, or a path that is missing or not what the kind takes.
+        UserError: an unknown kind, or a path that is missing or does not fit the kind.
     """
     kind, where = parse(spec)
     path = Path(where).expanduser()
@@ -106,7 +110,7 @@ def source_of(spec: str) -> Source:
 
 
 def parse(spec: str) -> tuple[str, str]:
-    """``(kind, path)`` of a specification; the path is empty where there is none."""
+    """The ``(kind, path)`` of a specification; the path is empty where there is none."""
     kind, colon, where = spec.partition(":")
     if kind not in IMAGE_KINDS:
         raise UserError(f"data '{spec}': unknown kind of pictures '{kind}'{did_you_mean(kind, IMAGE_KINDS)}.")
@@ -119,14 +123,14 @@ def check_split(spec: str, source: Source, split: str) -> None:
     """Refuse a split that the source does not have.
 
     Raises:
-        UserError: by its name.
+        UserError: naming the split.
     """
     if source.splits and split not in source.splits:
         raise UserError(f"data '{spec}': expected a split of {', '.join(source.splits)}, found '{split}'.")
 
 
 def no_images(spec: str, source: Source, split: str) -> UserError:
-    """What is said where a source has nothing."""
+    """The error about a source without images."""
     of = f" of split '{split}'" if source.splits else ""
     return UserError(f"data '{spec}': expected at least one picture{of}, found none.")
 

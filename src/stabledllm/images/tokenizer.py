@@ -1,4 +1,4 @@
-"""Images to codes and back, by MAGVIT-v2's weights: the shipped ``tiny-vq``, a local folder's or the hub's.
+"""The image tokenizer, from images to codes and back, with MAGVIT-v2's weights: shipped, in a local folder or the hub.
 
 Legend: B images, S side in pixels, N codes of an image, (S / downsampling)^2, row by row.
 """
@@ -20,20 +20,20 @@ from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.images.magvit import Magvit, MagvitConfig, Quantizer
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.families.config_values import check_numbers
 from stabledllm.models.families.source import find_folder, read_config
 from stabledllm.models.families.weights import compare_weights
 from stabledllm.models.soundness import check_finite
-from stabledllm.models.told import told
 
 BUILT_IN = "tiny-vq"
 _SAFETENSORS, _PICKLE = "model.safetensors", "pytorch_model.bin"
 _PIXELS = 2**20
-"""Pixels decoded at a time: 16 images of side 256, half a GB for each activation at the published sizes."""
+"""Number of pixels decoded at a time: 16 images of side 256, half a GB for each activation at the published sizes."""
 
 
 class ImageTokenizer:
-    """Deterministic, in float32: an image's codes are the same whatever stands beside it in a batch.
+    """A deterministic image tokenizer in float32: an image's codes do not depend on the rest of its batch.
 
     ``fingerprint``: 16 hex digits of the sizes and weights, the same for either kind of file. ``side``: the side in
     pixels that the weights were trained for; others work if ``downsampling`` divides them.
@@ -51,18 +51,19 @@ class ImageTokenizer:
         """Codes on the CPU, int64, shape (B, N), of uint8 images, shape (B, S, S, 3) or one of (S, S, 3).
 
         Raises:
-            UserError: another kind of array, no square, or a side that ``downsampling`` does not divide.
+            UserError: an array of another dtype or shape, no square, or a side that ``downsampling`` does not divide.
         """
         self._check_images(images)
         pixels_BSS3 = torch.from_numpy(np.ascontiguousarray(images)).reshape(-1, *images.shape[-3:])
-        # One at a time: a kernel may round otherwise for another batch size, and a code hangs on the sign of a sum.
+        # One at a time: kernels may round differently at other batch sizes, and a code depends on the sign of a sum.
         return self._chunks(self._codes, pixels_BSS3, 1)
 
     def decode(self, codes: Tensor) -> np.ndarray:
-        """Images, uint8, shape (B, S, S, 3), of whole codes, shape (B, N), N a square number.
+        """The images of codes: uint8, shape (B, S, S, 3), from whole numbers, shape (B, N), N a square number.
 
         Raises:
-            UserError: another kind of tensor, a number of codes that is no square, or a code outside the codebook.
+            UserError: a tensor of another dtype or shape, a number of codes that is no square, or a code outside the
+                codebook.
         """
         self._check_codes(codes)
         pixels = codes.shape[1] * self.downsampling**2
@@ -79,7 +80,7 @@ class ImageTokenizer:
     @torch.no_grad()
     def _chunks(self, function: Callable[[Tensor], Tensor], rows: Tensor, chunk: int) -> Tensor:
         device = self._model.quantize.power_vals.device
-        # cuDNN's usual shortcuts (TF32, whichever kernel is the fastest today) would flip bits now and then.
+        # cuDNN's usual shortcuts (TF32, whichever kernel is fastest in a run) would flip bits now and then.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             return torch.cat([function(part.to(device)).cpu() for part in rows.split(chunk)])
 
@@ -113,7 +114,7 @@ def load_image_tokenizer(name: str, device: str | torch.device = "cpu") -> Image
     """The tokenizer of that name: ``tiny-vq``, a local folder or the hub's OWNER/NAME (``showlab/magvitv2``).
 
     Raises:
-        UserError: no such name, a size in ``config.json`` that cannot be, no weights, or weights of other sizes.
+        UserError: no such name, an impossible size in ``config.json``, no weights, or weights of other sizes.
     """
     what = f"image tokenizer '{name}'"
     folder = Path(str(files("stabledllm") / "assets" / BUILT_IN))
@@ -123,7 +124,7 @@ def load_image_tokenizer(name: str, device: str | torch.device = "cpu") -> Image
     config, state = MagvitConfig.parse(keys, where), _read_weights(folder, what)
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     check_numbers(keys, where, shapes)
-    with told(f"{where}: expected sizes of which a model can be made"), torch.device("meta"):
+    with as_user_error(f"{where}: expected sizes of which a model can be made"), torch.device("meta"):
         model = Magvit(config)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     optional = {key for key in expected if key.startswith("quantize.")}
@@ -137,7 +138,7 @@ def load_image_tokenizer(name: str, device: str | torch.device = "cpu") -> Image
 
 
 def _read_weights(folder: Path, what: str) -> dict[str, Tensor]:
-    """The tensors of either file. MMaDA's tokenizer is published as a pickle only, which is read as plain tensors."""
+    """The tensors in a folder's file. MMaDA's tokenizer is published as a pickle only, read as plain tensors."""
     path = next((folder / name for name in (_SAFETENSORS, _PICKLE) if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"{what}: expected {_SAFETENSORS} or {_PICKLE} in {folder}, found neither.")
@@ -145,7 +146,7 @@ def _read_weights(folder: Path, what: str) -> dict[str, Tensor]:
         if path.name == _SAFETENSORS:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each kind of damage has a type of its own
+    except Exception as error:  # each kind of damage has its own type
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{what}: expected weights in {path.name}, found a broken file ({reason}).") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -154,7 +155,7 @@ def _read_weights(folder: Path, what: str) -> dict[str, Tensor]:
 
 
 def _check_buffers(state: dict[str, Tensor], buffers: dict[str, Tensor], what: str) -> None:
-    """The order of the bits is the architecture's own; a file may state it, but no other."""
+    """Check that the buffers in a file, if any, have the architecture's own order of bits."""
     for key, value in buffers.items():
         if key in state and not torch.equal(state[key].double(), value.double()):
             raise UserError(f"{what}: expected {key} to put the first channel's bit highest, found other values.")

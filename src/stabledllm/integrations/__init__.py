@@ -1,6 +1,6 @@
-"""This library's noise in somebody else's training loop; ``docs/use_in_your_loop.md`` shows the lines to change.
+"""This library's noise in another training loop; ``docs/use_in_your_loop.md`` shows the lines to change.
 
-``Noise``: for a loop that draws t and a mask itself. ``AlphaScheduler``: for a trainer that asks a scheduler for
+``Noise`` is for a loop that draws t and a mask itself, ``AlphaScheduler`` for a trainer that asks a scheduler for
 ``alpha(i)``. Neither holds a formula of its own, and importing them loads torch only.
 """
 

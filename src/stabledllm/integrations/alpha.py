@@ -21,19 +21,19 @@ Number = float | Tensor
 
 
 class AlphaScheduler:
-    """``alpha(i)``, ``alpha_derivative(i)`` and ``weight(i)`` for i in [0, 1], of any unbiased density of t.
+    """A noise schedule with ``alpha(i)``, ``alpha_derivative(i)`` and ``weight(i)`` from any unbiased density of t.
 
-    The mean of the weighted loss is the same for every density: that of ``Uniform()``, which is the linear schedule.
-    Least variance is had from the density that ``stabledllm fit --method ppots`` writes.
+    i is in [0, 1]. The mean of the weighted loss is the same for every density: that of ``Uniform()``, the linear
+    schedule. The density that ``stabledllm fit --method ppots`` writes gives the least variance.
 
     Args:
         p_of_t: a saved ``p_of_t.json``, a ``TSampler``, or None for uniform t.
         time_epsilon: the trainer's own; it draws u from [time_epsilon, 1] and must mask at least that share.
-            ``p_mask(t)`` then is this library's, with the same eps. 0 gives ``alpha(u) = 1 - F^-1(u)`` as it stands.
+            ``p_mask(t)`` is then this library's, with the same eps. 0 gives exactly ``alpha(u) = 1 - F^-1(u)``.
 
     Raises:
-        UserError: a density that is biased (clipped), or that was fitted for other noise than one independent mask
-            a row, which is all that such a trainer draws.
+        UserError: a density that is biased (clipped), or that was fitted for noise other than one independent mask
+            per row, which is all that such a trainer draws.
     """
 
     def __init__(self, p_of_t: str | Path | TSampler | None = None, time_epsilon: float = EPS):
@@ -45,20 +45,20 @@ class AlphaScheduler:
         return self.alpha(i)
 
     def alpha(self, i: Number) -> Number:
-        """Probability that a token is left as it is; falls from 1 at i = 0 to 0 at i = 1."""
+        """The probability that a token is not masked; it falls from 1 at i = 0 to 0 at i = 1."""
         return _like(i, 1.0 - self._ratio(i)[0])
 
     def alpha_derivative(self, i: Number) -> Number:
-        """d alpha / d i, which is -1 / p(t), or -1 below ``time_epsilon``, where the schedule is linear."""
+        """The derivative d alpha / d i: -1 / p(t), or -1 below ``time_epsilon``, where the schedule is linear."""
         return _like(i, -self._ratio(i)[1])
 
     def weight(self, i: Number) -> Number:
-        """``-alpha'(i) / (1 - alpha(i))``, what a masked token's cross-entropy is multiplied by."""
+        """The factor ``-alpha'(i) / (1 - alpha(i))`` of a masked token's cross-entropy."""
         masked, slope = self._ratio(i)
         return _like(i, slope / masked)
 
     def reverse_mask_prob(self, s: Number, t: Number) -> Number:
-        """Probability that a token masked at t is still masked at s < t."""
+        """The probability that a token masked at t is still masked at s < t."""
         return (1 - self.alpha(s)) / (1 - self.alpha(t))
 
     def _ratio(self, i: Number) -> tuple[Tensor, Tensor]:
@@ -67,7 +67,7 @@ class AlphaScheduler:
         if not bool(((u >= 0) & (u <= 1)).all()):
             raise UserError(f"AlphaScheduler: expected i in [0, 1], found {i}.")
         eps = self.time_epsilon
-        # [eps, 1] holds the whole density; the trainer never comes below it.
+        # The interval [eps, 1] holds the whole density; the trainer never draws below it.
         t = self.sampler.icdf(((u - eps) / (1 - eps)).clamp(0.0, 1.0))
         below = u < eps
         slope = torch.where(below, torch.ones_like(u), self.sampler.weight(t))
@@ -75,7 +75,7 @@ class AlphaScheduler:
 
 
 def _like(i: Number, value: Tensor) -> Number:
-    """A float for a float; else a tensor of i's own floating type."""
+    """The value as a float if i is one, else as a tensor of i's floating type."""
     if not isinstance(i, Tensor):
         return float(value)
     return value.to(i.dtype if i.is_floating_point() else torch.float32)

@@ -1,4 +1,4 @@
-"""Any of this library's methods in a loop of one's own: noisy rows out, one scalar back.
+"""Any of this library's methods in your own training loop: it returns noisy rows, and a scalar loss from the outputs.
 
 Legend: B rows, N rows of the forward (views flattened in), L positions, V vocabulary, M masked positions.
 """
@@ -23,10 +23,10 @@ from stabledllm.noise.streams import Key
 
 @dataclass(frozen=True)
 class NoisyRows:
-    """What goes into the model and what makes its output a loss."""
+    """The noisy rows that go into the model, with all that turns its outputs into a loss."""
 
     input_ids: Tensor
-    """With mask tokens, shape (N, L)."""
+    """Token ids with mask tokens, shape (N, L)."""
     mask: Tensor
     """Which positions are masked, bool, shape (N, L)."""
     source: Tensor
@@ -42,24 +42,24 @@ class NoisyRows:
         """The scalar to call ``backward`` on.
 
         Args:
-            logits: shape (N, L, V), or (M, V) at the masked positions only, row-major. Logits that predict the *next*
-                token are the caller's to shift.
+            logits: shape (N, L, V), or (M, V) at the masked positions only, row-major. The caller must shift logits
+                that predict the *next* token.
         """
         chosen = logits[self.mask] if logits.dim() == 3 else logits
         wide = chosen if chosen.dtype == torch.float64 else chosen.float()
         return self.loss_of(F.cross_entropy(wide, self.targets[self.mask], reduction="none"))
 
     def loss_of(self, nll: Tensor) -> Tensor:
-        """The same from cross-entropies at the masked positions, in nats, row-major, shape (M,)."""
+        """The same as :meth:`loss`, from cross-entropies at the masked positions, in nats, row-major, shape (M,)."""
         losses = row_losses(nll, self.draw.mask, self.draw.coefficient, self.draw.active)
         return reduce_loss(losses, self.row_weight, self.step_weight)
 
 
 class Noise:
-    """Draws t and masks for a training loop; the loss of a step is what this library's own Trainer computes.
+    """The noise of a training loop: it draws t and masks, and gives the same loss as this library's own Trainer.
 
     Everything drawn is a function of (seed, step, position of the row in the step): however a step's rows are split
-    over micro-batches and ranks, the noise is the same, and a resumed run repeats nothing.
+    over micro-batches and ranks, the noise is the same, and a resumed run repeats no draws.
 
     Args:
         method: any method without ``adaptive``, ``ema`` or ``syrm``, which need the Trainer or the tokenizer.
@@ -67,8 +67,8 @@ class Noise:
         objective: what is minimised. options: settings of the method's parts. seed: of everything drawn.
 
     Raises:
-        UserError: a method that has no meaning here, a density that is missing, that is another method's or that the
-            method does not use.
+        UserError: a method that cannot be used here, or a density that is missing, is another method's or is not used
+            by the method.
     """
 
     def __init__(
@@ -105,14 +105,13 @@ class Noise:
             step: optimizer step.
             positions: position of each row in the whole step, over ranks and accumulation, shape (B,); without it
                 this micro-batch is the whole step.
-            step_rows: rows of the whole step; needed with ``positions``. The losses of its micro-batches add up to
-                its mean; a wrapper that *averages* gradients over ranks wants them times the number of ranks.
+            step_rows: number of rows of the whole step; needed with ``positions``. The losses of its micro-batches add
+                up to its mean; where a wrapper *averages* gradients over ranks, multiply them by the number of ranks.
             step_weight: sum of P over the whole step's rows; needed with ``positions`` for the token mean.
             delimiter: answer delimiters, bool, shape (B, L); for isad.
 
         Raises:
-            UserError: a row without maskable tokens, one with the mask token, or an argument without the one that goes
-                with it.
+            UserError: a row without maskable tokens, one with the mask token, or one of two arguments that go together.
         """
         if not bool(maskable.any(1).all()):
             empty = int((~maskable.any(1)).nonzero()[0])

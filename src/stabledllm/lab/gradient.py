@@ -6,14 +6,13 @@ from collections.abc import Callable
 
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.rows import TokenRow
-from stabledllm.gradient.components import GradientDecomposition, PairMean, decompose_gradient
+from stabledllm.gradient.components import GradientDecomposition, PairMean, decompose_gradient, noise_scale
 from stabledllm.gradient.floor import GradientFloor, gradient_floor
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.gradient.predicted import (
     at_equal_compute,
     data_noise,
-    noise_scale,
     profile_method,
     ratio_to,
     step_noise,
@@ -26,6 +25,7 @@ from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
+from stabledllm.stats.intervals import Ratio
 from stabledllm.variance.drawn import step_rows
 
 _EXACT_BYTES = 2**29
@@ -84,10 +84,10 @@ class GradientLaboratory:
         k = measured.pareto_k()
         return self._predicted(method, sampler, rows, cost) | {
             "measured_variance": measured.per_row_variance().as_dict(),
-            "measured_relative_to_standard": ratio(measured, self._standard, "raw"),
+            "measured_relative_to_standard": ratio(measured, self._standard, "raw").as_dict(),
             **{
                 kind: {
-                    "relative_to_standard": ratio(measured, self._standard, kind),
+                    "relative_to_standard": ratio(measured, self._standard, kind).as_dict(),
                     "noise_to_signal": measured.noise_to_signal(kind).as_dict(),
                 }
                 for kind in ("clipped", "update")
@@ -108,12 +108,12 @@ class GradientLaboratory:
         noise = step_noise(own, method, uniform_for(own, sampler), rows, cost, common)
         standard = step_noise(common, self.standard, uniform_for(common), self.settings.forwards, 1.0)
         data = data_noise(common)
-        ratio_found = {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+        relative = Ratio(1.0, 1.0, 1.0) if method.name == "standard" else ratio_to(noise, standard, data)
         return {
             "predicted_variance": noise.estimate().as_dict(),
             "variance_at_equal_compute": at_equal_compute(noise, data).as_dict(),
-            "relative_to_standard": ratio_found if method.name == "standard" else ratio_to(noise, standard, data),
-            "noise_scale": noise_scale(noise, PairMean(common)).as_dict(),
+            "relative_to_standard": relative.as_dict(),
+            "noise_scale": noise_scale(noise.per_row, PairMean(common), noise.rows).as_dict(),
         }
 
 

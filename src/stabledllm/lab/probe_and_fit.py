@@ -12,7 +12,7 @@ from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
 from stabledllm.forward.blocks import UnitMeter
 from stabledllm.forward.meter import LossMeter, Meter
-from stabledllm.gradient.density import norm_profile, proxy_quality
+from stabledllm.gradient.density import NormProfile, norm_profile, proxy_quality
 from stabledllm.gradient.output_layer import OutputLayerNorms
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.models.loading import LoadedModel
@@ -115,17 +115,14 @@ def _fit_to_norms(
 ) -> FittedDensity:
     """p for the norm of the gradient or of the output layer's; the latter compared with the former where asked."""
 
-    def fitted(kind: type[Meter], signal: str) -> tuple[Profile, FittedDensity]:
-        taken = meter(kind)
-        profile = norm_profile(taken, method, **sizes)
-        density = fit_density(profile, method.name, method.source.name, options, sizes | {"model": model}, signal)
-        density.record["forward_passes"] = taken.forwards
-        return profile, density
+    def fitted(kind: type[Meter]) -> tuple[NormProfile, FittedDensity]:
+        profile = norm_profile(meter(kind), method, **sizes)
+        return profile, fit_density(profile, method.name, method.source.name, options, sizes | {"model": model})
 
     if method.signal == "gradient":
-        return fitted(RowGradients, "gradient")[1]
-    profile, density = fitted(OutputLayerNorms, "output layer")
+        return fitted(RowGradients)[1]
+    profile, density = fitted(OutputLayerNorms)
     if check_proxy:
-        exact, own = fitted(RowGradients, "gradient")
-        density.record["proxy"] = proxy_quality(exact, own.sampler, profile, density.sampler).as_dict()
+        exact, own = fitted(RowGradients)
+        density.record["proxy"] = proxy_quality(exact.moments, own.sampler, profile.moments, density.sampler).as_dict()
     return density

@@ -11,6 +11,7 @@ import yaml
 from stabledllm.config.settings import DataSettings, ObjectiveSettings
 from stabledllm.errors import UserError
 from stabledllm.noise.parts import FOLLOWED, PARTS
+from stabledllm.stats.intervals import Ratio
 
 QUANTITIES = ("gradient", "loss")
 _WITHOUT_PROBE = {fitted: follows for follows, fitted in FOLLOWED.items()}
@@ -73,19 +74,19 @@ def recommend(record: dict, quantity: str | None = None) -> Recommendation:
             f"found {len(measured)} method(s); run 'stabledllm decompose{' --gradient' * (quantity == 'gradient')}'."
         )
     others = [m for m in measured if m["method"] != "standard"]
-    best = min(others, key=lambda m: _ratio(m, quantity)["value"])
-    bound = _ratio(best, quantity)["ci_high"]
-    sure = [m for m in others if _ratio(m, quantity)["ci_high"] < 1 and _ratio(m, quantity)["value"] <= bound]
+    best = min(others, key=lambda m: _ratio(m, quantity).value)
+    bound = _ratio(best, quantity).ci_high
+    sure = [m for m in others if _ratio(m, quantity).ci_high < 1 and _ratio(m, quantity).value <= bound]
     chosen = min(sure, key=lambda m: _simplicity(m, quantity)) if sure else _standard(measured)
     forwards = record["config"]["forwards"]
-    found, named = _ratio(chosen, quantity), without_probe(chosen["method"])
+    ratio, named = _ratio(chosen, quantity), without_probe(chosen["method"])
     return Recommendation(
         method=named,
         measured_as=chosen["method"],
         views=chosen["views"],
-        ratio=found["value"],
-        ci_low=found["ci_low"],
-        ci_high=found["ci_high"],
+        ratio=ratio.value,
+        ci_low=ratio.ci_low,
+        ci_high=ratio.ci_high,
         significant=bool(sure),
         quantity=quantity,
         best=best["method"],
@@ -109,26 +110,26 @@ def _standard(measured: Sequence[dict]) -> dict:
     return next(m for m in measured if m["method"] == "standard")
 
 
-def _ratio(entry: dict, quantity: str) -> dict | None:
+def _ratio(entry: dict, quantity: str) -> Ratio | None:
     """Noise at equal compute over Standard's; None where it has no interval, and so says nothing."""
     part = entry if quantity == "loss" else entry.get("gradient") or {}
-    found = part.get("relative_to_standard")
+    stored = part.get("relative_to_standard") or {}
     # In a file what is not known is null, in a record that was just made it is NaN.
-    ends = [math.nan if v is None else v for v in (found or {}).values()]
-    return found if ends and all(math.isfinite(end) for end in ends) else None
+    ratio = Ratio(*(stored.get(name, math.nan) for name in ("value", "ci_low", "ci_high")))
+    return ratio if None not in stored.values() and ratio.is_known else None
 
 
 def _simplicity(entry: dict, quantity: str) -> tuple:
     probed = any(part in _PROBED for part in entry["method"].split("+"))
     predicted = (entry.get("predicted_at_equal_compute") or {}).get("value")
-    free = _ratio(entry, quantity)["value"] if predicted is None else predicted
+    free = _ratio(entry, quantity).value if predicted is None else predicted
     return probed, entry["views"], free
 
 
 def _sentences(record: dict, chosen: dict, best: dict, sure: bool, quantity: str, forwards: int) -> list[str]:
     def ratio(entry: dict) -> str:
         r = _ratio(entry, quantity)
-        return f"{r['value']:.2g} ({r['ci_low']:.2g} to {r['ci_high']:.2g})"
+        return f"{r.value:.2g} ({r.ci_low:.2g} to {r.ci_high:.2g})"
 
     said = []
     if not sure:
@@ -155,7 +156,7 @@ def _sentences(record: dict, chosen: dict, best: dict, sure: bool, quantity: str
 
 def _best_for(record: dict, quantity: str) -> str | None:
     known = [m for m in record["methods"] if m["unbiased"] and m["method"] != "standard" and _ratio(m, quantity)]
-    return min(known, key=lambda m: _ratio(m, quantity)["value"])["method"] if known else None
+    return min(known, key=lambda m: _ratio(m, quantity).value)["method"] if known else None
 
 
 def _noise_scale(record: dict, chosen: dict) -> str | None:
@@ -174,13 +175,13 @@ def _mirror(record: dict, quantity: str) -> str:
     found = _ratio(entry, quantity) if entry else None
     if not found:
         return record["mirror"]["sentence"]
-    span = f"{found['value']:.2g} ({found['ci_low']:.2g} to {found['ci_high']:.2g})"
+    span = f"{found.value:.2g} ({found.ci_low:.2g} to {found.ci_high:.2g})"
     because = ", because |rho| A {} B + C"
     if entry["views"] != 2:  # a second view for some t only: the ratio at its own cost says all
         span, because = f"at {entry['views']:.3g} forwards a row {span}", ""
-    if found["ci_low"] > 1:
+    if found.ci_low > 1:
         return f"MIRROR alone does not pay here, {span} of Standard's {quantity} noise{because.format('<')}."
-    if found["ci_high"] < 1:
+    if found.ci_high < 1:
         return f"MIRROR alone pays here, {span} of Standard's {quantity} noise{because.format('>')}."
     return f"Whether MIRROR alone pays is too close to tell: {span} of Standard's {quantity} noise."
 

@@ -1,4 +1,4 @@
-"""Which model an adapter's folder was trained on; loads no framework."""
+"""The base model that an adapter's folder names; loads no framework."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def base_of(folder: Path) -> str | None:
 
 
 def named_base(folder: Path) -> str:
-    """As :func:`base_of`.
+    """The same as :func:`base_of`, but a base must be named.
 
     Raises:
-        UserError: also where none is named.
+        UserError: also where no base is named.
     """
     base = base_of(folder)
     if not base:

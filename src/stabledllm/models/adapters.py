@@ -1,6 +1,6 @@
 """Low-rank adapters (Hu et al., arXiv:2106.09685) beside a frozen base, through peft: made, loaded, merged.
 
-An adapter's folder holds the adapter alone and names its base; everything that takes a model's name takes it.
+An adapter's folder holds the adapter alone and names its base; it can stand wherever a model's name is expected.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch import nn
 
 from stabledllm.errors import UserError
 from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.families.weights import shapes_in
 from stabledllm.models.loading import LoadedModel
 from stabledllm.models.pretrained import read_pretrained
-from stabledllm.models.told import told
 
 _SAFETENSORS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 
 
 @dataclass(frozen=True)
 class LoRAOptions:
-    """W + (alpha / rank) B A in the place of each target's W; A random from ``seed``, B zero, W frozen.
+    """The settings of a LoRA adapter: W + (alpha / rank) B A replaces W; A random from ``seed``, B zero, W frozen.
 
-    ``target_modules``: names (or their ends), or ``all-linear``: every linear layer but the output layer.
+    ``target_modules``: names (or ends of names), or ``all-linear``: every linear layer but the output layer.
     ``modules_to_save``: modules trained whole, such as the output layer; copies of them are in the adapter.
     """
 
@@ -43,17 +43,17 @@ class LoRAOptions:
 
 
 class AdaptedModel(PeftModel):
-    """A base with its adapter. Called as the base is; saving writes the adapter alone, and never asks a hub."""
+    """A base model with its adapter. It is called as the base is; saving writes the adapter alone and asks no hub."""
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
         super().save_pretrained(save_directory, **(kwargs | {"save_embedding_layers": False}))
 
     def create_or_update_model_card(self, output_dir: str) -> None:
-        """None: peft's is a form to be filled in."""
+        """Write no model card: peft's is a form to be filled in."""
 
 
 def add_lora(loaded: LoadedModel, options: LoRAOptions) -> LoadedModel:
-    """The model with fresh adapters, which alone are trained; its outputs are the base's until they are.
+    """Add new adapters to a model; they alone are trained, and until then the outputs are the base's.
 
     Raises:
         UserError: a model that is adapted already, names that match no module, or the output layer as a target.
@@ -64,8 +64,8 @@ def add_lora(loaded: LoadedModel, options: LoRAOptions) -> LoadedModel:
             f"leave 'lora' out to train it further."
         )
     names = [name for name, _ in loaded.model.named_modules()]
-    wanted = options.target_modules
-    for key, given in (("target_modules", wanted), ("modules_to_save", options.modules_to_save)):
+    targets = options.target_modules
+    for key, given in (("target_modules", targets), ("modules_to_save", options.modules_to_save)):
         for end in () if isinstance(given, str) else given:
             if not any(name == end or name.endswith(f".{end}") for name in names):
                 raise UserError(f"key 'lora.{key}': expected names of the model's modules, found '{end}'.")
@@ -73,9 +73,9 @@ def add_lora(loaded: LoadedModel, options: LoRAOptions) -> LoadedModel:
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules=wanted if isinstance(wanted, str) else list(wanted),
+        target_modules=targets if isinstance(targets, str) else list(targets),
         modules_to_save=list(options.modules_to_save) or None,
-        base_model_name_or_path=_lasting(loaded.name),
+        base_model_name_or_path=_absolute_name(loaded.name),
     )
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
@@ -84,7 +84,7 @@ def add_lora(loaded: LoadedModel, options: LoRAOptions) -> LoadedModel:
         except ValueError as error:
             raise UserError(f"key 'lora': expected targets that peft can adapt, found: {error}") from None
     _untie(model)
-    # The loss takes the output layer's weight itself, never its call: an adapter beside it would have no effect.
+    # The loss uses the output layer's weight and never calls the layer: an adapter beside it would have no effect.
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         raise UserError(
             "key 'lora.target_modules': expected layers before the output layer, found the output layer; train it "
@@ -96,32 +96,32 @@ def add_lora(loaded: LoadedModel, options: LoRAOptions) -> LoadedModel:
 def load_adapter(
     name: str, load_base: Callable[[str], LoadedModel], base: str | None = None, allow_pickle: bool = False
 ) -> LoadedModel:
-    """The adapter of a folder on the base that it names, or on ``base``; its parameters can be trained further.
+    """Load the adapter in a folder onto the base that it names, or onto ``base``; it can be trained further.
 
     Args:
         load_base: loads a model by its name. allow_pickle: read PyTorch's own file where there is no other.
 
     Raises:
-        UserError: no weights, a base that is missing, an adapter too or another one, a config that asks for more than
-            the weights, or weights that do not fit the base.
+        UserError: no weights, a base that is missing or itself an adapter, a config that asks for more than the
+            weights, or weights that do not fit the base.
     """
     folder, what = Path(name).expanduser(), f"adapter '{name}'"
-    shapes = _held(folder, what, allow_pickle)
+    shapes = _shapes_of_weights(folder, what, allow_pickle)
     named = base or base_of(folder)
     if not named:
         raise UserError(f"{what}: expected a base model in {ADAPTER_CONFIG}, found none; name it with --base.")
     if (Path(named).expanduser() / ADAPTER_CONFIG).is_file():
         raise UserError(f"{what}: expected a base that is no adapter itself, found '{named}'; merge that one first.")
-    with told(f"{what}: expected the config of an adapter in {folder / ADAPTER_CONFIG}"):
+    with as_user_error(f"{what}: expected the config of an adapter in {folder / ADAPTER_CONFIG}"):
         config = read_pretrained(PeftConfig, folder)
         _check_config(config, what, shapes)
     try:
         loaded = load_base(named)
     except UserError as error:
         raise UserError(f"{what}: its base does not load ({error}); name another with --base.") from None
-    # Adapters trained elsewhere may name a task, whose wrapper has a forward of its own; ours is the base's.
-    config.task_type, config.inference_mode, config.base_model_name_or_path = None, False, _lasting(named)
-    with told(f"{what}: expected one that fits its base '{named}'"):
+    # Adapters trained elsewhere may name a task, whose wrapper has its own forward; here the base's is used.
+    config.task_type, config.inference_mode, config.base_model_name_or_path = None, False, _absolute_name(named)
+    with as_user_error(f"{what}: expected one that fits its base '{named}'"):
         weights = load_peft_weights(str(folder), device="cpu")
         with torch.random.fork_rng():
             model = AdaptedModel(loaded.model, config)
@@ -134,7 +134,7 @@ def load_adapter(
     return LoadedModel(model, loaded.tokenizer, name)
 
 
-def _held(folder: Path, what: str, allow_pickle: bool) -> dict[str, tuple[int, ...]]:
+def _shapes_of_weights(folder: Path, what: str, allow_pickle: bool) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights in the adapter's file."""
     for file, pickled in ((_SAFETENSORS, False), (_PICKLED, True)):
         if not (folder / file).is_file():
@@ -148,7 +148,7 @@ def _held(folder: Path, what: str, allow_pickle: bool) -> dict[str, tuple[int, .
 
 
 def _check_config(config: PeftConfig, what: str, shapes: dict[str, tuple[int, ...]]) -> None:
-    """No code from elsewhere, and no rank that the weights do not have: matrices of it would be made first."""
+    """Refuse foreign code, and a rank that the weights do not have: matrices of that rank would be made first."""
     if getattr(config, "megatron_config", None) is not None:
         raise UserError(f"{what}: expected no megatron_config in {ADAPTER_CONFIG}, found one.")
     largest = max((size for shape in shapes.values() for size in shape), default=0)
@@ -177,9 +177,9 @@ def merged(loaded: LoadedModel) -> LoadedModel:
 
 
 def _untie(model: PeftModel) -> None:
-    """Where an adapter changes the embedding or the output layer alone, the two are one weight no longer.
+    """Untie the embedding and the output layer where an adapter changes only one of them.
 
-    The config must say so, or what is saved would be read as tied; and an embedding's adapter must not be added to
+    The config must say so, or the saved model would be read as tied; and an embedding's adapter must not be added to
     the output layer when it is merged.
     """
     base = model.get_base_model()
@@ -188,14 +188,14 @@ def _untie(model: PeftModel) -> None:
     if not changed or not getattr(base.config, "tie_word_embeddings", False):
         return
     if not isinstance(head, AuxiliaryTrainingWrapper):
-        # A bias is tied with the weight (BERT's), and one of the two would be left out of what is saved.
+        # BERT ties a bias along with the weight, and one of the two would be left out of the saved model.
         for name in ("weight", "bias") if isinstance(embedding, BaseTunerLayer) else ("bias",):
             if (shared := getattr(head, name, None)) is not None:
                 setattr(head, name, nn.Parameter(shared.detach().clone(), requires_grad=False))
     base.config.tie_word_embeddings = False
 
 
-def _lasting(name: str) -> str:
-    """The name under which the base is found from any folder: a local one by its whole path."""
+def _absolute_name(name: str) -> str:
+    """The name under which the base is found from any folder: the absolute path of a local one."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else name

@@ -1,7 +1,7 @@
-"""Rows moved to the front of their tensors, so that positions count from a row's first token wherever its padding is.
+"""Moving rows to the front of their tensors, so that positions count from a row's first token.
 
-Models with absolute positions (BERT) and those that predict from the token before (Dream, autoregressive ones) give
-another value for a row that starts behind padding.
+Models with absolute positions (BERT) and those that predict from the token before (Dream, autoregressive ones) would
+otherwise give another value for a row that starts after padding.
 
 Legend: N rows, L positions.
 """
@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 def padding_last(attention_mask: Tensor) -> Tensor | None:
-    """The order of positions that puts each row's real tokens first, as they are ordered; int64, shape (N, L).
+    """The order of positions that puts each row's real tokens first, in their own order; int64, shape (N, L).
 
-    None where they are first already, and in a compiled graph, which a look at the values would break: what is
-    compiled is training, whose rows are padded on the right.
+    None where they are first already, and in a compiled graph, which reading the values would break: only training is
+    compiled, and its rows are padded on the right.
 
     Args:
         attention_mask: False at padding, shape (N, L).

@@ -1,6 +1,6 @@
-"""Who attends to whom, as boolean masks that SDPA and transformers' 4D ``attention_mask`` take.
+"""Boolean attention masks of block diffusion, for SDPA and for transformers' 4D ``attention_mask``.
 
-Legend: N rows of the forward, L positions. Every query attends to something: padding to padding.
+Legend: N rows of the forward, L positions. Every query attends to something; padding attends to padding.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def block_causal_mask(block_ids: Tensor, segment_ids: Tensor | None = None) -> Tensor:
-    """A token attends to its own block and to all blocks before it: a single copy of each row, as in decoding.
+    """The mask by which a token attends to its own block and earlier ones, for one copy of each row, as in decoding.
 
     Args:
         block_ids: int64, shape (N, L); 0, 1, 2, ..., not decreasing, and -1 for padding, which nothing attends to.
-        segment_ids: of packed rows, shape (N, L); blocks count from 0 in each segment.
+        segment_ids: the segments of packed rows, shape (N, L); blocks count from 0 in each segment.
 
     Returns:
         bool, shape (N, 1, L, L), [n, 0, query, key].
@@ -25,7 +25,7 @@ def block_causal_mask(block_ids: Tensor, segment_ids: Tensor | None = None) -> T
 
 
 def block_diffusion_mask(block_ids: Tensor, segment_ids: Tensor | None = None) -> Tensor:
-    """All blocks of ``[noisy row | clean row]`` in one forward (BD3-LM, arXiv:2503.09573, section 3.3).
+    """The mask of ``[noisy row | clean row]``, all blocks in one forward (BD3-LM, arXiv:2503.09573, section 3.3).
 
     Noisy block b attends to noisy block b and to the clean blocks before b; clean block b to the clean blocks up to
     b. Both halves have the same position ids. Arguments as in :func:`block_causal_mask`.

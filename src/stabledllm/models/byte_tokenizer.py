@@ -8,7 +8,7 @@ MASK, EOS, USER, ASSISTANT, SYSTEM = 256, 257, 258, 259, 260
 
 
 class ByteTokenizer:
-    """Every text has exactly one encoding; ``decode(encode(text)) == text``.
+    """A tokenizer of UTF-8 bytes. Every text has exactly one encoding; ``decode(encode(text)) == text``.
 
     The chat template is ``<user> text <assistant>``, with ``<system> text`` before it where given.
     """
@@ -29,11 +29,11 @@ class ByteTokenizer:
         return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
 
     def piece(self, token: int) -> str:
-        """The text of one token for matching: one character a byte, nothing for special tokens."""
+        """The text of one token for matching: one character per byte, nothing for special tokens."""
         return chr(token) if token < 256 else ""
 
     def matchable(self, text: str) -> str:
-        """A text as its tokens' pieces spell it, so that it is found in them whatever its alphabet."""
+        """The text as its tokens' pieces spell it, so that a search in them finds it whatever its alphabet."""
         return "".join(self.piece(token) for token in self.encode(text))
 
     def chat(self, messages: Sequence[dict]) -> list[int]:
@@ -47,4 +47,4 @@ class ByteTokenizer:
         return [*ids, ASSISTANT]
 
     def save_pretrained(self, folder: object) -> None:
-        """Nothing: the library itself holds this tokenizer."""
+        """Write nothing: this tokenizer is part of the library."""

@@ -1,4 +1,4 @@
-"""A checkpoint's chat template is a stranger's program: it runs in transformers' sandbox, and here within bounds."""
+"""Running a checkpoint's chat template, an untrusted program, in transformers' sandbox and within further bounds."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from jinja2 import Environment
 from transformers import PreTrainedTokenizerBase
 
 from stabledllm.errors import UserError
-from stabledllm.models.told import told
+from stabledllm.models.as_user_error import as_user_error
 
 _STEPS = 1_000_000
 """Lines of a template that one conversation may take; a turn takes some dozens."""
 _SECONDS = 20.0
 _BYTES = 2**28
-"""Of memory that a template may ask for where it is first tried."""
+"""Memory that a template may ask for when it is first tried."""
 _CHARACTERS = 1_000_000
-"""Of a template, and of what it writes for a conversation of a few words."""
+"""The most characters of a template, and of what it writes for a conversation of a few words."""
 _FILENAME = "<template>"
 _QUESTION = [{"role": "user", "content": "question"}]
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, what: str) -> None:
-    """The tokenizer's template, if it has one, can be read, ends, and takes a question.
+    """Check that the tokenizer's template, if it has one, can be read, ends, and accepts a question.
 
     Raises:
-        UserError: it cannot, does not, or writes without measure.
+        UserError: it cannot be read, does not end, refuses the question, or writes too much.
     """
     template = tokenizer.chat_template
     if template is None:
@@ -38,18 +38,20 @@ def check_template(tokenizer: PreTrainedTokenizerBase, what: str) -> None:
     for text in texts:
         if not isinstance(text, str) or not 0 < len(text) <= _CHARACTERS:
             raise UserError(f"{what}: expected a chat template of 1 to {_CHARACTERS} characters, found another.")
-        with told(f"{what}: expected a chat template that can be read"):
-            # The one operation whose single step can take hours; jinja would take it while it reads.
+        with as_user_error(f"{what}: expected a chat template that can be read"):
+            # A power is the one operation whose single step can take hours; jinja would compute it while it parses.
             if any(kind == "operator" and token == "**" for _, kind, token in Environment().lex(text)):
                 raise UserError(f"{what}: expected a chat template without powers (**), found one.")
-    written(tokenizer, _QUESTION, what, ready=True)
+    render_short(tokenizer, _QUESTION, what, ready=True)
 
 
-def written(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], what: str, *, ready: bool = False) -> str:
-    """The text of a short conversation; ``ready`` for the assistant's answer.
+def render_short(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], what: str, *, ready: bool = False
+) -> str:
+    """The text of a short conversation; ``ready``: up to where the assistant's answer begins.
 
     Raises:
-        UserError: a template that fails, does not end or writes without measure.
+        UserError: a template that fails, does not end or writes too much.
     """
     with bounded(what), _little_memory():
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ready)
@@ -60,10 +62,10 @@ def written(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], what: 
 
 @contextmanager
 def bounded(what: str) -> Iterator[None]:
-    """Within, a chat template may take a million lines and 20 seconds, and what it raises is told in a sentence.
+    """A context in which a chat template may run a million lines and 20 seconds.
 
     Raises:
-        UserError: it took more, or raised.
+        UserError: it took more, or raised any other exception.
     """
     steps, end, before = 0, time.monotonic() + _SECONDS, sys.gettrace()
 
@@ -74,7 +76,7 @@ def bounded(what: str) -> Iterator[None]:
             raise UserError(f"{what}: expected a chat template that ends, found one that runs on at step {steps:,}.")
         return line
 
-    with told(f"{what}: expected a conversation that its chat template takes"):
+    with as_user_error(f"{what}: expected a conversation that its chat template takes"):
         sys.settrace(lambda frame, event, _: line if frame.f_code.co_filename == _FILENAME else None)
         try:
             yield
@@ -84,7 +86,7 @@ def bounded(what: str) -> Iterator[None]:
 
 @contextmanager
 def _little_memory() -> Iterator[None]:
-    """Within, memory grows by 256 MiB at most, where the system can be told so: one multiplication can ask for all."""
+    """A context in which memory grows by at most 256 MiB (on Linux): one multiplication could ask for all of it."""
     if not sys.platform.startswith("linux"):
         yield
         return

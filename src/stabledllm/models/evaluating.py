@@ -1,4 +1,4 @@
-"""A model in evaluation mode for as long as something is measured."""
+"""A context in which a model is in evaluation mode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Puts a model into evaluation mode; afterwards every module is in the mode in which it was."""
+    """Put a model into evaluation mode; afterwards every module is back in its earlier mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""A vocabulary that stays as the checkpoint has it."""
+"""A mixin for models whose vocabulary cannot be resized."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from stabledllm.errors import UserError
 
 
 class FixedVocabulary:
-    """Mixed into a model whose config and tokenizer state the embedding's rows in keys that transformers does not know.
+    """A mixin for models whose config and tokenizer give the embedding's rows in keys that transformers does not know.
 
-    Resized by transformers alone, such a model would be saved with a config that does not fit its weights.
+    If transformers resized such a model, it would be saved with a config that does not fit its weights.
     """
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *_: object, **__: object) -> nn.Module:
-        """The embedding as it is.
+        """Return the embedding unchanged.
 
         Raises:
-            UserError: another number of rows than it has.
+            UserError: a number of rows that it does not have.
         """
         embedding = self.get_input_embeddings()
         if new_num_tokens not in (None, embedding.num_embeddings):

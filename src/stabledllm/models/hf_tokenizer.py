@@ -1,4 +1,4 @@
-"""A checkpoint's own tokenizer behind the members of :class:`~stabledllm.models.byte_tokenizer.ByteTokenizer`."""
+"""A checkpoint's own tokenizer with the interface of :class:`~stabledllm.models.byte_tokenizer.ByteTokenizer`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from transformers import (
 )
 
 from stabledllm.errors import UserError
-from stabledllm.models.chat_template import bounded, check_template, written
+from stabledllm.models.as_user_error import as_user_error
+from stabledllm.models.chat_template import bounded, check_template, render_short
 from stabledllm.models.image_tokens import ImageTokens
 from stabledllm.models.named_tokens import check_named_tokens
 from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.special_text import SpecialText
-from stabledllm.models.told import told
 from stabledllm.runtime.files import read_json, write_json
 
-# What lies beside the weights and belongs to the model; copied as it is, so that the original code finds it.
+# Files beside the weights that belong to the model; copied unchanged, so that the original code finds them.
 _COMPANIONS = (
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
     "*.model", "*.jinja", "chat_template.json", "generation_config.json",
@@ -36,15 +36,15 @@ _MARKER = "ANSWER"
 
 
 class HFTokenizer:
-    """Texts to ids and back, conversations through the model's chat template.
+    """A tokenizer that turns texts into ids and back, and conversations into ids through the model's chat template.
 
-    The names of special tokens in texts and conversations are text: data cannot write a mask or an end token.
+    The names of special tokens in texts and conversations are read as text: data cannot write a mask or an end token.
 
     Args:
         tokenizer: transformers' tokenizer.
         vocab_size: rows of the model's embedding; every id is below it.
-        mask_token_id: of the model's config; the tokenizer's own where that names none.
-        end_token: the token that ends a response; without it the one that the chat template writes after an
+        mask_token_id: the one in the model's config; None for the tokenizer's own.
+        end_token: the token that ends a response; None for the one that the chat template writes after an
             assistant's turn (LLaDA ``<|eot_id|>``, Dream and Qwen ``<|im_end|>``), else the tokenizer's eos token.
         folder: the checkpoint, whose files :meth:`save_pretrained` copies.
 
@@ -82,7 +82,7 @@ class HFTokenizer:
         self.eos_token_id = self._end()
         pad = tokenizer.pad_token_id
         self.pad_token_id = self.eos_token_id if pad is None else pad
-        # What marks, ends or fills up is no text either where the tokenizer's files do not call it special.
+        # Mask, end and padding tokens are not text, even where the tokenizer's files do not call them special.
         named = {self.eos_token_id, self.pad_token_id} & tokenizer.added_tokens_decoder.keys()
         self._special |= named | ({self.mask_token_id} - {None})
         self._unwritable = self._special - {tokenizer.unk_token_id}
@@ -90,17 +90,17 @@ class HFTokenizer:
 
     @property
     def padding_id(self) -> int | None:
-        """The token that fills rows up and stands in none; None where it ends texts as well."""
+        """The token that only pads rows; None where the padding token ends texts as well."""
         ends = {self.eos_token_id, self._tokenizer.eos_token_id, self._tokenizer.sep_token_id}
         return None if self.pad_token_id in ends else self.pad_token_id
 
     def take_image_config(self, config: PretrainedConfig) -> None:
-        """Be told the configuration of a model with image tokens, which :attr:`image_tokens` needs."""
+        """Set the configuration of a model with image tokens, which :attr:`image_tokens` needs."""
         self._image_config = config
 
     @property
     def image_tokens(self) -> ImageTokens | None:
-        """The special ids around images and where image tokens begin; None where the model has none.
+        """The special tokens around images and the first image token; None where the model has none.
 
         Raises:
             UserError: a model that should have them without the special tokens or the codebook's size.
@@ -119,7 +119,7 @@ class HFTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without special tokens: a special token's name in it is text."""
         ids = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        # Where the vocabulary itself holds their names, transformers still finds them.
+        # transformers still finds the special tokens whose names are in the vocabulary itself.
         return ids if self._unwritable.isdisjoint(ids) else self._special_text.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -127,7 +127,7 @@ class HFTokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def piece(self, token: int) -> str:
-        """The text of one token for matching: one character a byte where the vocabulary is of bytes."""
+        """The text of one token for matching; in a vocabulary of bytes, one character per byte."""
         if token in self._special:
             return ""
         piece = self._tokenizer.convert_ids_to_tokens(token) or ""
@@ -136,7 +136,7 @@ class HFTokenizer:
         return piece.replace("\u2581", " ").removeprefix("##")
 
     def matchable(self, text: str) -> str:
-        """A text as its tokens' pieces spell it."""
+        """The text as its tokens' pieces spell it."""
         if self._bytes is not None:
             return _latin(text)
         return "".join(self.piece(token) for token in self.encode(text))
@@ -156,7 +156,7 @@ class HFTokenizer:
         return self._read(self._render(messages))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Everything that lies beside the weights, copied as it was published."""
+        """Copy the published files that lie beside the weights, unchanged."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if self._end_token is not None:
@@ -184,29 +184,29 @@ class HFTokenizer:
 
     def _mask(self, configured: int | None, needed: bool) -> int | None:
         own = self._tokenizer.mask_token_id
-        found = own if configured is None else configured
-        if found is None and needed:
+        mask = own if configured is None else configured
+        if mask is None and needed:
             raise UserError(
                 f"model '{self._name}': expected mask_token_id in config.json or a mask token in the tokenizer, "
                 f"found neither."
             )
-        if found is not None and (type(found) is not int or not 0 <= found < self.vocab_size):
+        if mask is not None and (type(mask) is not int or not 0 <= mask < self.vocab_size):
             raise UserError(
                 f"model '{self._name}': expected mask_token_id to be a token below the embedding's {self.vocab_size} "
-                f"rows, found {found!r}."
+                f"rows, found {mask!r}."
             )
-        if own is not None and own != found:
+        if own is not None and own != mask:
             raise UserError(
-                f"model '{self._name}': expected the tokenizer's mask token {own} in config.json, found {found}."
+                f"model '{self._name}': expected the tokenizer's mask token {own} in config.json, found {mask}."
             )
-        return found
+        return mask
 
     def _end(self) -> int:
         if self._end_token is not None:
-            found = self._tokenizer.get_vocab().get(self._end_token)
-            if found is None:
+            end = self._tokenizer.get_vocab().get(self._end_token)
+            if end is None:
                 raise UserError(f"end_token: expected a token of the model '{self._name}', found {self._end_token!r}.")
-            return found
+            return end
         closing = self._closing_token()
         if closing is not None:
             return closing
@@ -220,7 +220,7 @@ class HFTokenizer:
         if self._tokenizer.chat_template is None:
             return None
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _MARKER}]
-        text = written(self._tokenizer, turns, f"model '{self._name}'")
+        text = render_short(self._tokenizer, turns, f"model '{self._name}'")
         tail = self._tokenizer.encode(text.rpartition(_MARKER)[2], add_special_tokens=False)
         return tail[0] if tail and tail[0] in self._special else None
 
@@ -235,14 +235,14 @@ def load_tokenizer(
     trust_remote_code: bool = False,
     needs_mask: bool = True,
 ) -> HFTokenizer:
-    """The tokenizer that lies in a checkpoint's folder; its own code runs only with ``trust_remote_code``.
+    """Load the tokenizer in a checkpoint's folder; its own code runs only with ``trust_remote_code``.
 
     Raises:
         UserError: no tokenizer, or one that does not fit the model.
     """
     if end_token is None and (folder / _CHOICES).is_file():
         end_token = read_json(folder / _CHOICES).get("end_token")
-    with told(f"model '{name}': expected a tokenizer in {folder}", "found none that loads"):
+    with as_user_error(f"model '{name}': expected a tokenizer in {folder}", "found none that loads"):
         with warnings.catch_warnings():
             # transformers reads the model's config too, and comments on keys that only its own models have.
             warnings.simplefilter("ignore", FutureWarning)
@@ -260,7 +260,7 @@ def load_tokenizer(
 
 
 def _read(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """The files decide, not the class that the config names: Dream's exists in its remote code only."""
+    """transformers' tokenizer. The files decide its class, not the config: Dream's names one in remote code."""
     if (folder / "tokenizer.json").is_file():
         return read_pretrained(PreTrainedTokenizerFast, folder)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -274,7 +274,7 @@ def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _byte_alphabet() -> dict[str, str]:
-    """The characters that byte-level vocabularies write for bytes (Radford et al., 2019), to the bytes' own."""
+    """A map from byte-level vocabularies' characters for bytes (Radford et al., 2019) to the bytes' own characters."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = (b for b in range(256) if b not in plain)
     return {chr(b): chr(b) for b in plain} | {chr(256 + n): chr(b) for n, b in enumerate(others)}

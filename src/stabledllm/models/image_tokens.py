@@ -1,4 +1,4 @@
-"""Where an image's tokens stand in a text model's vocabulary (MMaDA, arXiv:2505.15809).
+"""The image tokens in a text model's vocabulary (MMaDA, arXiv:2505.15809).
 
 Legend: N tokens of an image.
 """
@@ -15,16 +15,16 @@ from stabledllm.errors import UserError
 
 _NAMES = {"soi": "<|soi|>", "eoi": "<|eoi|>", "t2i": "<|t2i|>", "ipad": "[iPAD]"}
 _PUBLISHED = {"soi": 126084, "eoi": 126085, "t2i": 126088, "ipad": 126093}
-"""MMaDA's, among the tokens that LLaDA's tokenizer reserves and does not name."""
+"""MMaDA's ids, among the tokens that LLaDA's tokenizer reserves and does not name."""
 
 
 CAPTION_MARKS = 3
-"""Tokens that stand with a caption in a row: t2i, bos and eos."""
+"""Number of tokens around a caption in a row: t2i, bos and eos."""
 
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """Token ids. An image's code c is the token ``first + c``.
+    """The ids of a model's image tokens. An image's code c is the token ``first + c``.
 
     A row of a caption with its image is ``ipad ... t2i bos caption eos soi image eoi``.
     """
@@ -36,14 +36,14 @@ class ImageTokens:
     bos: int
     eos: int
     first: int
-    """Of code 0: the number of tokens of the text tokenizer."""
+    """The token of code 0: the number of tokens of the text tokenizer."""
     codebook_size: int
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, name: str) -> ImageTokens:
         """The image tokens of a model and its tokenizer.
 
-        The marks are the tokens of those names; where the tokenizer has not all of them, MMaDA's published ids.
+        The marks are looked up by name; where the tokenizer lacks one of the names, they are MMaDA's published ids.
 
         Raises:
             UserError: no codebook_size in the config, no marks, bos or eos in the tokenizer, or an embedding too small.
@@ -64,10 +64,10 @@ class ImageTokens:
         return cls(**_marks(tokenizer, name), **ends, first=first, codebook_size=size)
 
     def row(self, caption: Sequence[int], image: Sequence[int], width: int) -> list[int]:
-        """Ids of a row; the caption with its marks is padded on its left to ``width``.
+        """Token ids of a row; the caption with its marks is padded on its left to ``width``.
 
         Args:
-            caption: ids of the text alone. image: token ids.
+            caption: token ids of the text alone. image: token ids, not codes.
         """
         text = [self.t2i, self.bos, *caption, self.eos]
         return [self.ipad] * (width - len(text)) + text + [self.soi, *image, self.eoi]

@@ -15,20 +15,20 @@ class KeyValueCache:
     """Each layer's keys and values at all L positions of a batch, (N, H, L, D).
 
     A forward with the cache computes ``positions`` alone, replaces their keys and values and attends to all. The
-    first one must compute all. With all positions it is the forward without a cache; with fewer, the others' keys
-    and values stand as they were last computed, which is exact only where these cannot have changed.
+    first forward must compute all positions. Computing all gives the same as no cache; computing fewer leaves the
+    other keys and values as last computed, which is exact only where these cannot have changed.
     """
 
     def __init__(self):
         self.positions: Tensor | None = None
-        """Computed by the next forward, int64, (N, Q), in every row as many; None for all."""
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        """The positions that the next forward computes, int64, (N, Q), as many in every row; None for all."""
+        self._stored: dict[int, tuple[Tensor, Tensor]] = {}
 
     def enter(self, input_ids: Tensor, position_ids: Tensor, segment_ids: Tensor | None, back_end: str):
         """Ids and position ids of the computed positions, each (N, Q), from those of all, (N, L).
 
         Raises:
-            UserError: packed rows, or flash attention, which here takes as many queries as keys.
+            UserError: packed rows, or flash attention, which needs as many queries as keys here.
         """
         if segment_ids is not None:
             raise UserError("decoding.cache: expected rows that are not packed, found segments.")
@@ -37,19 +37,19 @@ class KeyValueCache:
         return self.computed(input_ids), self.computed(position_ids.expand_as(input_ids))
 
     def computed(self, value_NL: Tensor) -> Tensor:
-        """What belongs to the computed positions, (N, Q, ...), of something for all, (N, L, ...)."""
+        """The entries of the computed positions, (N, Q, ...), in a tensor of all positions, (N, L, ...)."""
         if self.positions is None:
             return value_NL
         return value_NL[torch.arange(len(value_NL), device=value_NL.device)[:, None], self.positions]
 
     def queries(self, allowed: Tensor | None) -> Tensor | None:
-        """The computed positions' rows, (N, 1, Q, L), of who sees whom, (N, 1, L, L); others have one row for all."""
+        """The computed positions' rows, (N, 1, Q, L), of an attention mask, (N, 1, L or 1, L); one row serves all."""
         if allowed is None or allowed.shape[2] == 1:
             return allowed
         return self.computed(allowed[:, 0])[:, None]
 
     def spread(self, hidden_NQD: Tensor, length: int) -> Tensor:
-        """Hidden states at their places among all, (N, L, D); NaN where none was computed."""
+        """Hidden states put at their positions among all, (N, L, D); NaN where none was computed."""
         if self.positions is None:
             return hidden_NQD
         n, _, width = hidden_NQD.shape
@@ -57,14 +57,14 @@ class KeyValueCache:
         return hidden_NQD.new_full((n, length, width), torch.nan).scatter_(1, index, hidden_NQD)
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
-        """Take the computed positions' keys and values of a layer and give back all; called by the layers."""
+        """Store a layer's keys and values at the computed positions and return those at all; called by the layers."""
         if self.positions is not None:
             index = self.positions[:, None, :, None].expand_as(keys)
-            kept = self._kept[layer]
-            keys, values = (old.scatter_(2, index, new) for old, new in zip(kept, (keys, values), strict=True))
-        self._kept[layer] = keys, values
+            stored = self._stored[layer]
+            keys, values = (old.scatter_(2, index, new) for old, new in zip(stored, (keys, values), strict=True))
+        self._stored[layer] = keys, values
         return keys, values
 
     def keep(self, rows: Tensor, width: int) -> None:
-        """Only these rows, bool (N,), and their first positions."""
-        self._kept = {layer: (k[rows, :, :width], v[rows, :, :width]) for layer, (k, v) in self._kept.items()}
+        """Keep only these rows, bool (N,), and their first ``width`` positions."""
+        self._stored = {layer: (k[rows, :, :width], v[rows, :, :width]) for layer, (k, v) in self._stored.items()}

@@ -1,4 +1,4 @@
-"""From a model's name to the model, its tokenizer and its special tokens."""
+"""Loading of a model by its name, with its tokenizer and its special tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from stabledllm.runtime.folders import whole_folder
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in float32 (or as asked) with what is needed to feed it."""
+    """A model in float32 (or another dtype, if asked), with its tokenizer and its name."""
 
     model: PreTrainedModel
     tokenizer: ByteTokenizer | HFTokenizer
@@ -54,7 +54,7 @@ class LoadedModel:
         return self.tokenizer.eos_token_id
 
     def save(self, folder: str | Path) -> None:
-        """Weights, config and tokenizer in the layout they came in; :func:`load_model` takes the folder."""
+        """Write weights, config and tokenizer in the layout they came in; :func:`load_model` reads the folder."""
         with whole_folder(Path(folder)) as new:
             self.model.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
@@ -73,23 +73,23 @@ def load_model(
     init_seed: int | None = None,
     allow_pickle: bool = False,
 ) -> LoadedModel:
-    """``tiny`` or ``tiny-mmada`` (shipped, no network), a local folder, or a name on the hub, in the hub's own layout;
-    or an adapter.
+    """Load a model, or an adapter on its base, by its name.
 
-    ``new:`` before the first two: a model of that shape with random weights and the same tokenizer.
+    The name is ``tiny`` or ``tiny-mmada`` (shipped, no network), a local folder, or a name on the hub, in the hub's
+    own layout. ``new:`` before a shipped name or a folder: random weights of that shape, and the same tokenizer.
 
     Args:
         family: one of :data:`~stabledllm.models.families.registry.FAMILIES`, or ``auto``: what config.json says.
         attention: back end, see :data:`~stabledllm.models.families.attention.BACK_ENDS`.
         end_token: ends a response, see :class:`~stabledllm.models.hf_tokenizer.HFTokenizer`.
         trust_remote_code: run code that lies beside the weights, for models of no native family.
-        base: of an adapter, in the place of the base that it names.
-        quantised: ``4bit`` or ``8bit``: the weights of the linear layers, held so by bitsandbytes.
-        init_seed: of a new model's weights, 0 by default.
+        base: the model to put an adapter on, instead of the base that it names.
+        quantised: ``4bit`` or ``8bit``: bitsandbytes holds the weights of the linear layers in so many bits.
+        init_seed: the seed of a new model's weights, 0 by default.
         allow_pickle: read weights from PyTorch's own files where there are no safetensors, as plain tensors only.
 
     Raises:
-        UserError: no such model, another family, a value of its config that cannot be, a missing, unexpected,
+        UserError: no such model, another family, an impossible value in its config, a missing, unexpected,
             mis-shaped or non-finite weight, a tokenizer that does not fit, no mask token, or an attention back end
             that is not installed.
     """
@@ -102,7 +102,7 @@ def load_model(
         from stabledllm.models.adapters import load_adapter
 
         adapted = load_adapter(
-            name, lambda found: load_model(found, dtype, quantised=quantised, **loading), base, allow_pickle
+            name, lambda base_name: load_model(base_name, dtype, quantised=quantised, **loading), base, allow_pickle
         )
         check_finite(adapted.model, f"adapter '{name}'")
         check_runs(adapted.model, f"adapter '{name}'")
@@ -153,7 +153,7 @@ def _with_tokenizer(model: PreTrainedModel, source: Source, end_token: str | Non
 
 
 def _refuse_choices(source: Source, family: str, end_token: str | None) -> None:
-    """The reference model has one form."""
+    """Refuse options that the reference model does not have."""
     for key, value, only in (("family", family, "auto"), ("attention", source.attention, "sdpa")):
         if value != only:
             raise UserError(f"{source.what}: expected {key} '{only}' for the reference model, found '{value}'.")
@@ -174,7 +174,7 @@ def is_adapter(name: str) -> bool:
 
 
 def model_folder(name: str, allow_pickle: bool = False) -> Path:
-    """Where the files of a model or an adapter of that name lie.
+    """The folder with the files of the model or adapter of that name.
 
     Raises:
         UserError: no such model.

@@ -22,21 +22,21 @@ from torch import Tensor, nn
 from torch.utils._triton import has_triton
 
 CHUNK_BYTES = 2**28
-"""Of float32 logits that are held at once. Every chunk reads and writes the whole weight's gradient: not too few."""
+"""Bytes of float32 logits held at once. Not too few: every chunk reads and writes the whole weight's gradient."""
 _PROPORTIONAL = 1e-4
-"""Largest part by which true factors may leave the proportion of the weights handed in; float32 rounding is 1e-7."""
+"""Largest relative deviation of the true factors from proportionality to the given weights; float32 rounds by 1e-7."""
 _WHOLE = ContextVar("whole logits", default=False)
 
 
 def chunk_of(vocabulary: int) -> int:
-    """Tokens whose logits are held at once."""
+    """The number of tokens whose logits are held at once."""
     return max(1, CHUNK_BYTES // (4 * vocabulary))
 
 
 class OutputLayer(nn.Linear):
     """``nn.Linear`` that with ``targets`` gives cross-entropies (S,) in nats in place of logits.
 
-    It is called as a module, so that what gathers sharded weights around a module's call (FSDP2, ZeRO-3) does so
+    It is called as a module, so that FSDP2 and ZeRO-3, which gather sharded weights around a module's call, do so
     here. Weights, names and the form without targets are those of ``nn.Linear``.
     """
 
@@ -48,7 +48,7 @@ class OutputLayer(nn.Linear):
 
 @contextmanager
 def whole_logits() -> Iterator[None]:
-    """Within, :func:`head_nll` makes the logits as the head's output, for those who hook the head to see them."""
+    """A context in which :func:`head_nll` makes all logits as the head's output, so that hooks on the head see them."""
     token = _WHOLE.set(True)
     try:
         yield
@@ -59,8 +59,8 @@ def whole_logits() -> Iterator[None]:
 def head_nll(head: nn.Module, hidden_SD: Tensor, targets_S: Tensor, weights_S: Tensor | None = None) -> Tensor:
     """Cross-entropies (S,) through a model's output layer, whatever kind of layer it is.
 
-    An :class:`OutputLayer` takes chunks; so does a plain linear layer. Others (an adapter around the head, several
-    layers) give their logits at the S positions first.
+    An :class:`OutputLayer` works in chunks, as does a plain linear layer. Others (an adapter around the head, several
+    layers) give all logits of the S positions first.
     """
     if not _WHOLE.get():
         if isinstance(head, OutputLayer):
@@ -71,7 +71,7 @@ def head_nll(head: nn.Module, hidden_SD: Tensor, targets_S: Tensor, weights_S: T
 
 
 def widened(logits: Tensor) -> Tensor:
-    """In float32, or in float64 where they are."""
+    """The logits in float32, or in float64 if that is their dtype."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -92,8 +92,8 @@ def cross_entropies(
     result is empty and still carries (zero) gradients.
 
     Args:
-        weights_S: what each cross-entropy will be multiplied by in the loss, up to a common factor. Changes no result:
-            it spares backward a second pass over the logits where the weight's gradient is wanted.
+        weights_S: the loss's weight of each cross-entropy, up to a common factor. They change no result: they
+            spare backward a second pass over the logits where the weight's gradient is wanted.
         chunk: tokens at once; by default as many as :data:`CHUNK_BYTES` allows.
     """
     if torch.is_autocast_enabled(hidden_SD.device.type):
@@ -112,14 +112,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         nll = hidden.new_empty(len(hidden), dtype=wide)
         ctx.hidden_grad = torch.empty_like(hidden) if of_hidden else None
-        known = weights is not None
-        ctx.weight_grad = weight.new_zeros(weight.shape, dtype=wide) if of_weight and known else None
-        ctx.bias_grad = weight.new_zeros(len(weight), dtype=wide) if of_bias and known else None
+        weighted = weights is not None
+        ctx.weight_grad = weight.new_zeros(weight.shape, dtype=wide) if of_weight and weighted else None
+        ctx.bias_grad = weight.new_zeros(len(weight), dtype=wide) if of_bias and weighted else None
         for part in _chunks(len(hidden), chunk):
             nll[part], error = _errors(hidden[part], weight, bias, targets[part], any(ctx.needs_input_grad))
             if of_hidden:
                 ctx.hidden_grad[part] = error.to(hidden.dtype) @ weight
-            if (of_weight or of_bias) and known:
+            if (of_weight or of_bias) and weighted:
                 _accumulate(ctx, error.mul_(weights[part, None].to(wide)), hidden[part])
         ctx.save_for_backward(hidden, weight, bias, targets, weights)
         ctx.chunk = chunk
@@ -130,9 +130,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad):
         hidden, weight, bias, targets, weights = ctx.saved_tensors
         of_hidden, of_weight, of_bias = ctx.needs_input_grad[:3]
-        found = [None, None, None]
+        grads = [None, None, None]
         if of_hidden:
-            found[0] = ctx.hidden_grad * grad[:, None].to(hidden.dtype)
+            grads[0] = ctx.hidden_grad * grad[:, None].to(hidden.dtype)
         if of_weight or of_bias:
             factor = _factor(grad, weights) if ctx.weight_grad is not None or ctx.bias_grad is not None else None
             if factor is None:
@@ -142,12 +142,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     _, error = _errors(hidden[part], weight, bias, targets[part], True)
                     _accumulate(ctx, error.mul_(grad[part, None]), hidden[part])
                 factor = 1.0
-            # Handed over and not kept: a second backward through the same graph computes its logits again.
+            # Given away, not stored: a second backward through the same graph computes its logits again.
             for i, name in ((1, "weight_grad"), (2, "bias_grad")):
-                if (made := getattr(ctx, name)) is not None:
-                    found[i] = made.mul_(factor).to(weight.dtype)
+                if (total := getattr(ctx, name)) is not None:
+                    grads[i] = total.mul_(factor).to(weight.dtype)
                     setattr(ctx, name, None)
-        return *found, None, None, None
+        return *grads, None, None, None
 
 
 def _chunks(size: int, chunk: int) -> list[slice]:
@@ -155,11 +155,11 @@ def _chunks(size: int, chunk: int) -> list[slice]:
 
 
 def _errors(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, wanted: bool
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, with_errors: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Cross-entropies of a chunk, and softmax less one-hot in the place of its logits where wanted."""
+    """Cross-entropies of a chunk and, if asked, softmax minus one-hot, in the memory of its logits."""
     finish = _fused() if hidden.is_cuda and has_triton() else _finish
-    return finish(F.linear(hidden, weight, bias), targets, wanted)
+    return finish(F.linear(hidden, weight, bias), targets, with_errors)
 
 
 @lru_cache
@@ -169,14 +169,14 @@ def _fused():
     return torch.compile(_finish, dynamic=True)
 
 
-def _finish(logits: Tensor, targets: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+def _finish(logits: Tensor, targets: Tensor, with_errors: bool) -> tuple[Tensor, Tensor | None]:
     # One exponential serves both, in the logits' own memory.
     logits = widened(logits)
     logits = logits.sub_(logits.amax(-1, keepdim=True))
     of_target = logits.gather(1, targets[:, None])[:, 0]
     total = logits.exp_().sum(-1)
     nll = total.log() - of_target
-    if not wanted:
+    if not with_errors:
         return nll, None
     error = logits.div_(total[:, None])
     error[torch.arange(len(error), device=error.device), targets] -= 1.0
@@ -195,7 +195,7 @@ def _accumulate(ctx, error: Tensor, hidden: Tensor) -> None:
 
 
 def _factor(grad: Tensor, weights: Tensor) -> Tensor | float | None:
-    """c with ``grad = c weights``, or None where there is none."""
+    """The c with ``grad = c weights``, or None where there is none."""
     weights = weights.to(grad.dtype)
     square = weights @ weights
     if not len(grad) or not bool(grad.any()):

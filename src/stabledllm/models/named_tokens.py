@@ -10,13 +10,13 @@ from stabledllm.errors import UserError
 from stabledllm.runtime.files import read_json
 
 _NAMES = ("bos_token", "eos_token", "mask_token", "sep_token", "cls_token")
-"""Those that a row is made of; any token can pad."""
+"""The special tokens that rows contain; padding is left out, as any token can pad."""
 
 
 def check_named_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path, what: str) -> None:
-    """Every special token stands in the tokenizer's files.
+    """Check that every special token is in the tokenizer's files.
 
-    transformers would give a new id to one that does not: a row of the embedding that was never trained.
+    transformers would give a new id to one that is not: a row of the embedding that was never trained.
 
     Raises:
         UserError: naming the first that is missing.
@@ -25,17 +25,17 @@ def check_named_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path, what: s
     if not named or not (folder / "tokenizer.json").is_file():
         return
     stored = read_json(folder / "tokenizer.json")
-    known = {added["content"] for added in stored.get("added_tokens") or ()} | _vocabulary(stored["model"])
+    vocabulary = {added["content"] for added in stored.get("added_tokens") or ()} | _vocabulary(stored["model"])
     if (config := folder / "tokenizer_config.json").is_file():
-        known |= {added["content"] for added in (read_json(config).get("added_tokens_decoder") or {}).values()}
+        vocabulary |= {added["content"] for added in (read_json(config).get("added_tokens_decoder") or {}).values()}
     if (added := folder / "added_tokens.json").is_file():
-        known |= set(read_json(added))
+        vocabulary |= set(read_json(added))
     for name, token in named.items():
-        if token not in known:
+        if token not in vocabulary:
             raise UserError(f"{what}: expected {name} in the vocabulary of its tokenizer, found no {token!r} there.")
 
 
 def _vocabulary(model: dict) -> set[str]:
-    """Tokens by their names, or in Unigram's list of pairs."""
+    """The tokens of a model's vocabulary, which is a map by name or Unigram's list of pairs."""
     vocabulary = model.get("vocab") or ()
     return set(vocabulary) if isinstance(vocabulary, dict) else {piece for piece, _ in vocabulary}

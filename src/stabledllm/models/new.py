@@ -16,30 +16,30 @@ def is_new(name: str) -> bool:
 
 
 def pattern_of(name: str) -> str:
-    """The model whose shape and tokenizer a model has: what stands behind ``new:``, or the name itself."""
+    """The model whose shape and tokenizer a name asks for: the part after ``new:``, or the name itself."""
     return name.removeprefix(_PREFIX)
 
 
 def with_first_values(create: Callable, seed: int, dtype, what: str):
-    """A model whose family draws its own first values, in float32 and from ``seed`` alone, then held in ``dtype``.
+    """Make a model with its family's random first weights, drawn in float32 from ``seed``, then cast to ``dtype``.
 
     The caller's random state is left as it was.
 
     Args:
-        what: begins the sentence.
+        what: begins the error message.
 
     Raises:
         UserError: more weights than this machine's memory holds.
     """
-    import torch  # here, as names are also looked at where no framework is loaded
+    import torch  # here, as the rest of this file also serves where no framework is loaded
 
     with torch.device("meta"):
-        wanted = 4 * sum(parameter.numel() for parameter in create().parameters())
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if wanted > there:
+        needed = 4 * sum(parameter.numel() for parameter in create().parameters())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
         raise UserError(
-            f"{what}: expected a new model that fits the {there / 2**30:,.0f} GiB of memory in float32, found one of "
-            f"{wanted / 2**30:,.0f} GiB in its config.json."
+            f"{what}: expected a new model that fits the {memory / 2**30:,.0f} GiB of memory in float32, found one of "
+            f"{needed / 2**30:,.0f} GiB in its config.json."
         )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What a masked diffusion model's forward gives."""
+"""The output of a model's forward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.modeling_outputs import ModelOutput
 
 @dataclass
 class MDMOutput(ModelOutput):
-    """``nll``: cross-entropies in nats at the selected positions, shape (S,); else ``logits``."""
+    """A forward's output: ``nll``, cross-entropies in nats at the selected positions, shape (S,); else ``logits``."""
 
     nll: Tensor | None = None
     logits: Tensor | None = None

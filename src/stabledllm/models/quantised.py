@@ -12,7 +12,7 @@ from stabledllm.errors import UserError
 
 
 def quantisation(bits: str | None, dtype: torch.dtype) -> dict:
-    """What ``from_pretrained`` takes to hold the linear layers' weights in ``4bit`` (NF4) or ``8bit``; {} for None.
+    """Arguments of ``from_pretrained`` that hold the linear layers' weights in ``4bit`` (NF4) or ``8bit``; {} for None.
 
     The output layer and the embedding stay as they are; ``dtype`` is what products are computed in.
 

@@ -1,7 +1,7 @@
-"""The shape of a model without its weights: what parameter counts and memory follow from.
+"""The shape of a model without its weights, from which parameter counts and memory follow.
 
-It is read off a local folder's ``config.json``, or, for the models of the shipped recipes, off the table below, so that
-nothing is downloaded. Loads no framework.
+It is read from a local folder's ``config.json`` or, for the models of the shipped recipes, from the table below, so
+that nothing is downloaded. Loads no framework.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stabledllm.models.shipped import shipped_folder
 from stabledllm.runtime.files import read_json
 
 CAUSAL = {"llama", "qwen2", "qwen3", "mistral"}
-"""Model types of autoregressive models; ``Dream`` and ``llada`` are the same blocks without the causal mask."""
+"""Model types of autoregressive models; ``Dream`` and ``llada`` have the same blocks without the causal mask."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Shape:
             if role not in every:
                 raise UserError(
                     f"key 'lora.target_modules': no linear layer '{name}' in a {self.model_type}"
-                    f"{did_you_mean(name, [known for known, role in _ROLES.items() if role in every])}."
+                    f"{did_you_mean(name, [layer for layer, role in _ROLES.items() if role in every])}."
                 )
             chosen[role] = every[role]
         return chosen
@@ -207,22 +207,22 @@ def read_shape(config: Mapping, where: str) -> Shape:
     elif kind in CAUSAL or kind in ("Dream", "dream", "stabledllm_tiny"):
         names = _LLAMA_NAMES
     else:
-        known = ", ".join(sorted({"llada", "mmada", "Dream", "stabledllm_tiny", *CAUSAL}))
-        raise UserError(f"{where}: expected model_type in {known}, found {kind!r}.")
+        types = ", ".join(sorted({"llada", "mmada", "Dream", "stabledllm_tiny", *CAUSAL}))
+        raise UserError(f"{where}: expected model_type in {types}, found {kind!r}.")
     missing = [name for field, name in names.items() if field not in _OPTIONAL and name not in config]
     if missing:
         raise UserError(f"{where}: expected the key '{missing[0]}' of a {kind}, found none.")
-    found = {field: config[name] for field, name in names.items() if config.get(name) is not None}
-    for name in (*(names[field] for field in found if field != "tied"), "embedding_size", "new_vocab_size"):
+    sizes = {field: config[name] for field, name in names.items() if config.get(name) is not None}
+    for name in (*(names[field] for field in sizes if field != "tied"), "embedding_size", "new_vocab_size"):
         value = config.get(name)
         if value is not None and (type(value) is not int or value < 1):
             raise UserError(f"{where}: {name}: expected a whole number of at least 1, found {value!r}.")
-    found["kv_heads"] = found.get("kv_heads", found["heads"])
+    sizes["kv_heads"] = sizes.get("kv_heads", sizes["heads"])
     # LLaDA's embedding may be padded beyond the vocabulary; MMaDA's holds the image tokens as well.
-    found["vocabulary"] = config.get("embedding_size") or config.get("new_vocab_size") or found["vocabulary"]
+    sizes["vocabulary"] = config.get("embedding_size") or config.get("new_vocab_size") or sizes["vocabulary"]
     return Shape(
         kind,
-        **found,
+        **sizes,
         qkv_bias=bool(config.get("include_qkv_bias") or config.get("attention_bias") or kind in _BIASED),
         head_norms=kind == "qwen3",
         fused=kind == "stabledllm_tiny",

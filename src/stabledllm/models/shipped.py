@@ -6,9 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 
 SHIPPED = ("tiny", "tiny-mmada")
-"""The reference model of text, and one of MMaDA's family that draws small scenes."""
+"""The reference model, for text, and a model of MMaDA's family that draws small scenes."""
 
 
 def shipped_folder(name: str) -> Path | None:
-    """Where a shipped model lies; None for any other name."""
+    """The folder of a shipped model; None for any other name."""
     return Path(str(files("stabledllm") / "assets" / name)) if name in SHIPPED else None

@@ -1,10 +1,10 @@
-"""Special tokens' names in data are text: conversations and texts whose words spell ``<|eot_id|>`` or ``[MASK]``.
+"""Reading data in which words spell special tokens, such as ``<|eot_id|>`` or ``[MASK]``: there they are only text.
 
-A chat template writes names of special tokens, and the data may hold the same names. Which is which is seen by
-comparing two renderings: one of the conversation as it is, and one in which every such name in the data was made
-harmless by another character. Only names that stand in both were written by the template. The tokenizer then reads the
-whole text at once, so that everything else is cut as ever, but its special tokens have other names, which occur nowhere
-in the text and are put where the template wrote the old ones.
+A chat template writes names of special tokens, and the data may hold the same names. They are told apart by comparing
+two renderings: one of the conversation as it is, and one in which every such name in the data is changed in one
+character. Only names that stand in both were written by the template. The tokenizer then reads the whole text at once,
+so that everything else is tokenized as usual, but its special tokens have other names, which occur nowhere in the text
+and are put where the template wrote the old ones.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from transformers import PreTrainedTokenizerBase
 from stabledllm.errors import UserError
 
 _MARK = "\ue000"
-"""Of Unicode's private use; put behind a special token's name as often as it takes to occur nowhere."""
+"""A private-use character of Unicode, repeated until a text does not contain it, then put after each special token."""
 
 
 class SpecialText:
-    """Reads texts in which some special tokens are written on purpose and others are only named.
+    """A reader of texts in which some special tokens are written on purpose and others are only named.
 
     Args:
         tokenizer: transformers' tokenizer. special: ids of the tokens that data cannot write.
@@ -41,14 +41,14 @@ class SpecialText:
         return self._pattern.findall(text)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text none of whose words are special tokens."""
+        """Ids of a text in which no word counts as a special token."""
         return self._read(text, [])
 
     def chat(self, messages: Sequence[dict], render: Callable[[Sequence[dict]], str]) -> list[int]:
         """Ids of a rendered conversation, in which only the template's own special tokens are tokens.
 
         Raises:
-            UserError: a template that does something else with the messages than writing them down.
+            UserError: a template that does more with the messages than write them down.
         """
         text = render(messages)
         harmless = render([message | {"content": self._harmless(message["content"])} for message in messages])
@@ -96,7 +96,7 @@ def _other(character: str) -> str:
 
 
 def _renamed(backend: Tokenizer, names: dict[str, int], mark: str) -> Tokenizer:
-    """The same tokenizer, the special tokens' names followed by ``mark``; ids stay."""
+    """The same tokenizer with ``mark`` after the special tokens' names; the ids stay."""
     parts = json.loads(backend.to_str())
     model = parts["model"]
     for token in parts["added_tokens"]:
@@ -108,13 +108,13 @@ def _renamed(backend: Tokenizer, names: dict[str, int], mark: str) -> Tokenizer:
         model["vocab"] = [[name + mark if name in names else name, score] for name, score in model["vocab"]]
     if model.get("unk_token") in names:
         model["unk_token"] += mark
-    # What it refers to by name is not needed: nothing is put around the text, and no length is filled up.
+    # These parts name tokens and are not needed: nothing is put around the text, and nothing is padded.
     parts |= {"post_processor": None, "truncation": None, "padding": None}
-    found = Tokenizer.from_str(json.dumps(parts))
+    renamed = Tokenizer.from_str(json.dumps(parts))
     for name, i in names.items():
-        if found.token_to_id(name + mark) != i:
+        if renamed.token_to_id(name + mark) != i:
             raise UserError(
                 f"expected a text without {name!r}, since the model's tokenizer cannot be read with another name for "
                 f"that token, found one."
             )
-    return found
+    return renamed

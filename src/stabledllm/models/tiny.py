@@ -57,7 +57,7 @@ class TinyMDMConfig(PretrainedConfig):
 
 
 def check_byte_vocabulary(config: TinyMDMConfig, what: str) -> None:
-    """The embedding holds every id of the byte tokenizer, and the mask token is none that texts are made of.
+    """Check that the embedding holds every id of the byte tokenizer, and that the mask token is the tokenizer's.
 
     Raises:
         UserError: a smaller vocabulary, or another token for the mask.
@@ -70,14 +70,14 @@ def check_byte_vocabulary(config: TinyMDMConfig, what: str) -> None:
 
 
 def rotate(x_NHLD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al., arXiv:2104.09864), half-split layout as in Llama."""
+    """Apply the rotary position embedding (Su et al., arXiv:2104.09864), in the half-split layout of Llama."""
     half = x_NHLD.shape[-1] // 2
     rotated = torch.cat((-x_NHLD[..., half:], x_NHLD[..., :half]), dim=-1)
     return x_NHLD * cos_LD + rotated * sin_LD
 
 
 class Block(GradientCheckpointingLayer):
-    """Pre-norm attention without a causal mask, then a gated MLP."""
+    """A layer: pre-norm attention without a causal mask, then a gated MLP."""
 
     def __init__(self, config: TinyMDMConfig, index: int):
         super().__init__()
@@ -107,20 +107,20 @@ class Block(GradientCheckpointingLayer):
 
 
 class TinyMDM(FixedVocabulary, PreTrainedModel):
-    """Predicts every token of a row from the whole, partly masked row.
+    """The reference model, which predicts every token of a row from the whole, partly masked row.
 
     ``forward(input_ids, attention_mask, selected, targets)`` returns the cross-entropies (nats,
     float32 or wider) of ``targets`` at the ``selected`` positions only, in row-major order, so that
-    no logits are made where no loss is carried; ``nll_weights`` (S,), what each will be multiplied by up to a common
-    factor, spares the backward work and changes no result. Without ``selected`` it returns all logits.
+    no logits are made where no loss is carried; ``nll_weights`` (S,), the loss's weight of each up to a common factor,
+    spare the backward pass some work and change no result. Without ``selected`` it returns all logits.
 
-    ``segment_ids`` and ``position_ids`` (N, L) are those of packed rows: a token attends to its own segment, whose
-    positions start anew.
+    ``segment_ids`` and ``position_ids`` (N, L) are for packed rows: a token attends to its own segment, whose
+    positions start at 0 again.
 
     ``block_ids`` (N, L), 0 for the prompt, 1, 2, ... for blocks and -1 for padding, asks for block diffusion in place
     of full attention and of ``attention_mask``. With ``targets`` every block of the noisy row sees the clean blocks
-    before it (``targets`` is the clean row; the forward is over 2L tokens); without them the row is its own past:
-    a token attends to its block and to those before it.
+    before it (``targets`` is the clean row; the forward is over 2L tokens); without them a token attends to its own
+    block of the row and to the blocks before it.
 
     ``cache``: only its positions are computed, see :class:`~stabledllm.models.key_value_cache.KeyValueCache`.
     """

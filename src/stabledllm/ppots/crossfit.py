@@ -1,4 +1,4 @@
-"""What a density is worth, judged on rows it was not fitted on."""
+"""What a density is worth on rows that it was not fitted to."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from stabledllm.noise.densities import Tabulated, TSampler
-from stabledllm.ppots.cells import WeighsBy, row_weights
+from stabledllm.ppots.cells import WeighsBy
 from stabledllm.ppots.fit import FitOptions, fit
+from stabledllm.ppots.moments import LossMoments, SecondMoments
 from stabledllm.ppots.pieces import Pieces
-from stabledllm.ppots.profile import Profile
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.jackknife import jackknife
 from stabledllm.stats.pareto import pareto_k
 from stabledllm.stats.shares import kept, spread_change
 
-Judged = Sequence[tuple[TSampler, Tensor]]
-"""Densities and the rows each is judged on: with cross-fitting, rows it was not fitted on."""
+CrossFit = Sequence[tuple[TSampler, Tensor]]
+"""Densities, each with the rows on which it counts: rows that it was not fitted to."""
 
 EXCESS_ALLOWED = 0.05
 """Share of the second moment that EPR may cost more than the tabulated density."""
@@ -29,64 +29,71 @@ def folds(rows: int, count: int = 5) -> list[Tensor]:
     return list(torch.arange(rows).tensor_split(min(count, rows)))
 
 
-def cross_fitted(profile: Profile, source: str, options: FitOptions, count: int = 5) -> list[tuple[Tabulated, Tensor]]:
-    """``(density, rows)`` pairs: each density was fitted on the rows of the other folds only."""
-    everything = torch.ones(len(profile.rows), dtype=torch.bool)
+def cross_fitted(
+    moments: SecondMoments, source: str, options: FitOptions, count: int = 5
+) -> list[tuple[Tabulated, Tensor]]:
+    """``(density, rows)`` pairs: each density was fitted to the rows of the other folds only."""
     pairs = []
-    for fold in folds(len(profile.rows), count):
-        others = everything.clone()
+    for fold in folds(moments.rows, count):
+        others = torch.ones(moments.rows, dtype=torch.bool)
         others[fold] = False
-        pairs.append((fit(profile.select(others), source, options).sampler, fold))
+        pairs.append((fit(moments.select(others), source, options).sampler, fold))
     return pairs
 
 
-def weighted_moment(profile: Profile, pairs: Judged, weighs_by: WeighsBy | None = None) -> Tensor:
-    """∫ E_M[l²] w² p dt of each row, under the density it is judged by; shape (a,)."""
-    out = torch.full((len(profile.rows),), torch.nan, dtype=torch.float64)
-    for sampler, rows in pairs:
-        out[rows] = profile.integrated(sampler, rows, weighs_by)
+def weighted_moment(moments: SecondMoments, crossfit: CrossFit, weighs_by: WeighsBy | None = None) -> Tensor:
+    """∫ E_M[l²] w² p dt of each row, under the density that counts on it; shape (a,)."""
+    out = torch.full((moments.rows,), torch.nan, dtype=torch.float64)
+    for sampler, rows in crossfit:
+        out[rows] = moments.integrated(sampler, rows, weighs_by)
     return out
 
 
-def variance_under(profile: Profile, pairs: Judged, weighs_by: WeighsBy | None = None) -> Estimate:
+def variance_under(losses: LossMoments, crossfit: CrossFit, weighs_by: WeighsBy | None = None) -> Estimate:
     """``∫ E[g² + v] w² p dt - (E l)²`` in nats², for iid t; jackknife over rows. (E l)² is from pairs of rows."""
-    second, square = weighted_moment(profile, pairs, weighs_by), Pieces.cut(profile).mean_square(profile.row_mean())
-    plain = profile.row_mean() @ profile.width
+    second, square = weighted_moment(losses, crossfit, weighs_by), Pieces.cut(losses).mean_square(losses.mean)
+    plain = losses.mean @ losses.width
 
     def value(keep: Tensor) -> float:
-        data = spread_change(plain[keep], kept(profile.share, keep))
+        data = spread_change(plain[keep], kept(losses.share, keep))
         return float(second[keep].mean()) - square(keep) + data
 
-    return jackknife(value, len(second), "nats²")
+    return jackknife(value, losses.rows, "nats²")
 
 
-def second_moment_under(profile: Profile, pairs: Judged, weighs_by: WeighsBy | None = None) -> Estimate:
-    """``∫ E|grad l|² w² p dt`` of a profile of gradient norms, for iid t; jackknife over rows."""
-    first = weighted_moment(profile, pairs, weighs_by)
-    return jackknife(lambda keep: float(first[keep].mean()), len(first), "(nats/param)²")
+def second_moment_under(norms: SecondMoments, crossfit: CrossFit, weighs_by: WeighsBy | None = None) -> Estimate:
+    """``∫ E|grad l|² w² p dt`` of gradient norms, for iid t; jackknife over rows."""
+    second = weighted_moment(norms, crossfit, weighs_by)
+    return jackknife(lambda keep: float(second[keep].mean()), norms.rows, "(nats/param)²")
 
 
-def dearer_than(profile: Profile, pairs: Judged, others: Judged, weighs_by: WeighsBy | None = None) -> float | None:
+def dearer_than(
+    moments: SecondMoments, crossfit: CrossFit, others: CrossFit, weighs_by: WeighsBy | None = None
+) -> float | None:
     """How far ``∫ E_M[l²] w² p dt`` times the mean cost lies above that of ``others``, as a share; None where that is
     within :data:`EXCESS_ALLOWED` or two paired standard errors over rows."""
-    values, plain = (weighted_moment(profile, p, weighs_by) * _mean_cost(profile, p) for p in (pairs, others))
+    values, plain = (weighted_moment(moments, p, weighs_by) * _mean_cost(moments, p) for p in (crossfit, others))
     excess = values - plain
     share, error = float(excess.mean() / plain.mean()), float(excess.std()) / len(excess) ** 0.5
     return share if share > EXCESS_ALLOWED and float(excess.mean()) > 2 * error else None
 
 
-def _mean_cost(profile: Profile, pairs: Judged) -> Tensor:
-    out = torch.full((len(profile.rows),), torch.nan, dtype=torch.float64)
-    for sampler, rows in pairs:
-        out[rows] = sampler.cdf(profile.edges).diff() @ profile.cost
+def _mean_cost(moments: SecondMoments, crossfit: CrossFit) -> Tensor:
+    out = torch.full((moments.rows,), torch.nan, dtype=torch.float64)
+    for sampler, rows in crossfit:
+        out[rows] = sampler.cdf(moments.edges).diff() @ moments.cost
     return out
 
 
-def tail_shape(profile: Profile, sampler: TSampler, weighs_by: WeighsBy | None = None) -> float:
-    """Pareto-k of the weighted loss under t ~ p: the probe's losses resampled systematically by the density."""
-    losses = profile.row_losses * row_weights(profile, sampler, weighs_by)[..., None]
-    mass = sampler.log_prob(profile.rates).exp() * profile.width
-    values, share = losses.transpose(0, 1).flatten(), mass.T.repeat_interleave(losses.shape[2], dim=1).flatten()
+def tail_shape(values: Tensor, moments: SecondMoments, sampler: TSampler, weighs_by: WeighsBy | None = None) -> float:
+    """Pareto-k of the weighted loss under t ~ p: the probe's losses resampled systematically by the density.
+
+    Args:
+        values: losses, or norms, behind the moments, shape (a, b, c).
+    """
+    weighted = values * moments.weights(sampler, weighs_by)[..., None]
+    mass = sampler.log_prob(moments.rates).exp() * moments.width
+    flat, share = weighted.transpose(0, 1).flatten(), mass.T.repeat_interleave(values.shape[2], dim=1).flatten()
     upper = share.cumsum(0)
-    position = (torch.arange(len(values), dtype=torch.float64) + 0.5) / len(values) * upper[-1]
-    return pareto_k(values[torch.searchsorted(upper, position).clamp(max=len(values) - 1)].numpy())
+    position = (torch.arange(len(flat), dtype=torch.float64) + 0.5) / len(flat) * upper[-1]
+    return pareto_k(flat[torch.searchsorted(upper, position).clamp(max=len(flat) - 1)].numpy())

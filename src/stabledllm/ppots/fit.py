@@ -1,4 +1,4 @@
-"""From a profile to a density: EPR where it fits, the points themselves where it does not."""
+"""From second moments to a density: EPR where it fits, the points themselves where it does not."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.sources import LowDiscrepancy, Stratified
-from stabledllm.ppots.cells import CELLS, row_kernels
+from stabledllm.ppots.cells import CELLS
 from stabledllm.ppots.epr import EPRFit, fit_epr, log_density, theta_of
-from stabledllm.ppots.profile import Profile
+from stabledllm.ppots.moments import LossMoments, SecondMoments
 from stabledllm.ppots.shared_noise import shared_noise
 from stabledllm.ppots.target import Moment, optimal_square
 
@@ -57,19 +57,19 @@ class Fit:
         return "epr" if self.epr and not self.fallback else "tabulated"
 
 
-def fit(profile: Profile, source: str, options: FitOptions) -> Fit:
+def fit(moments: SecondMoments, source: str, options: FitOptions) -> Fit:
     """p over all of [0, 1], with the exact inverse CDF of the density that gives the weight.
 
     EPR is fitted by KL; if its KL from the points exceeds :data:`KL_THRESHOLD` by more than the points'
     sampling error explains, or no start converged, the density is the smoothed points, linear between rates
     and flat beyond the outermost, and ``fallback`` says so.
     """
-    t, (nodes, share) = profile.t.numpy(), profile.nodes()
-    points = _target(profile, source, options).sqrt().numpy()
+    t, (nodes, share) = moments.t.numpy(), moments.nodes()
+    points = _target(moments, source, options).sqrt().numpy()
     epr, fallback = None, None
-    threshold = KL_THRESHOLD + _sampling_kl(profile, points)
+    threshold = KL_THRESHOLD + _sampling_kl(moments, points)
     if options.family == "epr":
-        width = profile.width.numpy()
+        width = moments.width.numpy()
         epr = fit_epr(nodes, width, points, share=share, starts=options.starts, seed=options.seed)
         if not epr.kl <= threshold:
             fallback = (
@@ -88,32 +88,33 @@ def fit(profile: Profile, source: str, options: FitOptions) -> Fit:
     return Fit(sampler.mix_uniform(options.uniform_share), epr, fallback, threshold, points)
 
 
-def _target(profile: Profile, source: str, options: FitOptions) -> Tensor:
+def _target(moments: SecondMoments, source: str, options: FitOptions) -> Tensor:
     """The square to fit for a source: with few strata part of (E g)² must stay in, as much as predicts least noise.
 
     The limit of fine strata leaves it out; a p made for that limit can be several times worse than uniform
     where ceil(sqrt n) strata are coarse and g is large. The share is chosen by the predicted variance of a step.
     """
     if source == "iid" or options.moment != "second_moment":
-        return optimal_square(profile, source, options.moment)
+        return optimal_square(moments, source, options.moment)
     kind = Stratified(options.strata) if source == "strats" else LowDiscrepancy()
-    noise_of_row, between, g = profile.row_noise(), profile.between_rows(), profile.row_mean().mean(0)
+    losses: LossMoments = moments
+    between, g = losses.between_rows(), losses.mean.mean(0)
 
     def noise(square: Tensor) -> float:
-        table = Tabulated(interpolated(profile.t.numpy(), square.sqrt().numpy())).mix_uniform(options.uniform_share)
-        weight = row_kernels(profile, table)[0]
-        own = (noise_of_row * weight).mean(0) + between * weight.mean(0)
-        return float(profile.width @ own) + shared_noise(g, profile.t, table, kind, options.step_rows)[0]
+        table = Tabulated(interpolated(losses.t.numpy(), square.sqrt().numpy())).mix_uniform(options.uniform_share)
+        weight = losses.kernels(table)[0]
+        own = (losses.noise * weight).mean(0) + between * weight.mean(0)
+        return float(losses.width @ own) + shared_noise(g, losses.t, table, kind, options.step_rows)[0]
 
-    return min((optimal_square(profile, source, shared=share) for share in SHARED), key=noise)
+    return min((optimal_square(losses, source, shared=share) for share in SHARED), key=noise)
 
 
-def _sampling_kl(profile: Profile, points: np.ndarray) -> float:
+def _sampling_kl(moments: SecondMoments, points: np.ndarray) -> float:
     """KL(points || truth) that sampling error alone gives: half the mean variance of their logarithm."""
-    moment = profile.second_moment()
+    moment = moments.curve()
     # A cell in which every draw was 0 says nothing about itself: its error is taken as large as itself.
     relative = (moment.stderr / moment.value).nan_to_num(1.0).numpy() / 2
-    share = profile.width.numpy() * points
+    share = moments.width.numpy() * points
     share = share / share.sum()
     # A factor common to all rates is normalised away; rows move all rates together, so this is an upper bound.
     return float(share @ relative**2) / 2

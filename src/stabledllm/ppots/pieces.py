@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stabledllm.ppots.profile import Profile
+from stabledllm.ppots.moments import SecondMoments
 
 _CUTS = (4, 2, 1)
 _LEAST = 4
@@ -35,15 +35,15 @@ class Pieces:
     """Piece of each row's value in each cell, int64, shape (a, b)."""
 
     @classmethod
-    def cut(cls, profile: Profile) -> Pieces:
+    def cut(cls, moments: SecondMoments) -> Pieces:
         """As fine as leaves some rows in every piece; the cells themselves on a grid."""
-        share, cells = (profile.rates - profile.edges[:-1]) / profile.width, len(profile.width)
-        for cuts in _CUTS if profile.rate is not None else (1,):
+        share, cells = (moments.rates - moments.edges[:-1]) / moments.width, len(moments.width)
+        for cuts in _CUTS if moments.rate is not None else (1,):
             of = (share * cuts).long().clamp(0, cuts - 1) + torch.arange(cells) * cuts
             if cuts == 1 or int(of.flatten().bincount(minlength=cells * cuts).min()) >= _LEAST:
                 break
-        width = (profile.width / cuts).repeat_interleave(cuts)
-        start = profile.edges[:-1].repeat_interleave(cuts) + width * torch.arange(cuts).repeat(cells)
+        width = (moments.width / cuts).repeat_interleave(cuts)
+        start = moments.edges[:-1].repeat_interleave(cuts) + width * torch.arange(cuts).repeat(cells)
         return cls(start + width / 2, width, of)
 
     def quadratic(self, values: Tensor, form: Tensor) -> Callable[[Tensor], float]:

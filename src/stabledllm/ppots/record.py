@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from stabledllm.ppots.crossfit import (
     variance_under,
 )
 from stabledllm.ppots.fit import Fit, FitOptions, fit
-from stabledllm.ppots.profile import Curve, Profile
+from stabledllm.ppots.moments import Curve, LossMoments, SecondMoments
 from stabledllm.runtime.files import read_json, write_json
 
 SCHEMA = "stabledllm/p_of_t/1"
@@ -37,8 +38,8 @@ class FittedDensity:
 
     sampler: Tabulated
     record: dict
-    judged: list[tuple[Tabulated, Tensor]] | None = field(default=None, compare=False, repr=False)
-    """Densities of the cross-fit with the probed rows each is judged on; not saved."""
+    crossfit: list[tuple[Tabulated, Tensor]] | None = field(default=None, compare=False, repr=False)
+    """Densities of the cross-fit with the probed rows that each was not fitted to; not saved."""
 
     @property
     def method(self) -> str:
@@ -57,7 +58,7 @@ class FittedDensity:
 
     @property
     def notes(self) -> list[str]:
-        """What a user must know of the fit: why EPR is not used, and whether uniform t is judged to be as good."""
+        """What a user must know of the fit: why EPR is not used, and whether uniform t is as good on held-out rows."""
         doubt = self._doubt() if self.signal == "loss" and self.record.get("source") == "iid" else None
         return [note for note in (self.fallback, doubt) if note]
 
@@ -113,65 +114,78 @@ class FittedDensity:
         return self.record.get("signal", "loss")
 
 
+class ProbeProfile(Protocol):
+    """What a probe measured, of losses or of gradient norms."""
+
+    signal: str
+    """Whose second moment it is: "loss", "gradient" or "output layer"."""
+    moments: SecondMoments
+    values: Tensor
+    """Losses or norms at unit importance weight, shape (a, b, c)."""
+    forward_passes: int
+
+    def curves(self) -> dict[str, Curve | None]:
+        """What else is known over t, beside the second moment."""
+        ...
+
+
 def fit_density(
-    profile: Profile,
+    profile: ProbeProfile,
     method: str,
     source: str,
     options: FitOptions | None = None,
     config: dict | None = None,
-    signal: str = "loss",
     weighs_by: WeighsBy | None = None,
 ) -> FittedDensity:
-    """Fit p for a method's own source, masker and views, with diagnostics judged on held-out rows.
+    """Fit p for a method's own source, masker and views, with diagnostics on held-out rows.
 
-    With another ``signal`` the profile holds gradient norms; p is then that of iid t, and what is judged is the second
-    moment itself.
+    To gradient norms p is fitted as for iid t, and what the diagnostics give is the second moment itself.
 
     For iid t an EPR fit whose second moment on held-out rows is clearly above the tabulated density's is not used.
 
     Args:
         weighs_by: of the method's masker, where a row's weight is not 1 / p(t) itself.
     """
-    options = options or FitOptions()
-    drawn, source = source, source if signal == "loss" else "iid"
-    judge = variance_under if signal == "loss" else second_moment_under
-    found = fit(profile, source, options)
-    pairs = cross_fitted(profile, source, options)
-    if source == "iid" and found.kind == "epr":
-        plain = replace(options, family="tabulated")
-        plain_pairs = cross_fitted(profile, source, plain)
-        if excess := dearer_than(profile, pairs, plain_pairs, weighs_by):
+    options, moments = options or FitOptions(), profile.moments
+    of_losses = isinstance(moments, LossMoments)
+    fitted_source, noise_under = (source, variance_under) if of_losses else ("iid", second_moment_under)
+    fitted = fit(moments, fitted_source, options)
+    crossfit = cross_fitted(moments, fitted_source, options)
+    if fitted_source == "iid" and fitted.kind == "epr":
+        tabulated = replace(options, family="tabulated")
+        tabulated_crossfit = cross_fitted(moments, fitted_source, tabulated)
+        if excess := dearer_than(moments, crossfit, tabulated_crossfit, weighs_by):
             fallback = (
                 f"EPR's second moment on held-out rows is {excess:.0%} above that of the smoothed points; "
                 f"p(t) is tabulated from them instead."
             )
-            found = replace(found, sampler=fit(profile, source, plain).sampler, fallback=fallback)
-            pairs = plain_pairs
-    every_row = [(Tabulated([1.0]), fold) for fold in folds(len(profile.rows))]
+            sampler = fit(moments, fitted_source, tabulated).sampler
+            fitted, crossfit = replace(fitted, sampler=sampler, fallback=fallback), tabulated_crossfit
+    uniform = [(Tabulated([1.0]), fold) for fold in folds(moments.rows)]
     record = {
         "schema": SCHEMA,
         "method": method,
-        "source": drawn,
-        "signal": signal,
-        "kind": found.kind,
-        "parameters": found.epr.parameters if found.epr else None,
-        "density": found.sampler.density.tolist(),
+        "source": source,
+        "signal": profile.signal,
+        "kind": fitted.kind,
+        "parameters": fitted.epr.parameters if fitted.epr else None,
+        "density": fitted.sampler.density.tolist(),
         "uniform_share": options.uniform_share,
         "diagnostics": {
-            "kl": found.epr.kl if found.epr else None,
-            "kl_threshold": found.kl_threshold,
-            "start_kls": found.epr.start_kls if found.epr else None,
-            "relative_ess": found.sampler.relative_ess(),
-            "pareto_k": tail_shape(profile, found.sampler, weighs_by),
-            "variance_uniform": judge(profile, every_row, weighs_by).as_dict(),
-            "variance_fitted": judge(profile, pairs, weighs_by).as_dict(),
-            "fallback": found.fallback,
+            "kl": fitted.epr.kl if fitted.epr else None,
+            "kl_threshold": fitted.kl_threshold,
+            "start_kls": fitted.epr.start_kls if fitted.epr else None,
+            "relative_ess": fitted.sampler.relative_ess(),
+            "pareto_k": tail_shape(profile.values, moments, fitted.sampler, weighs_by),
+            "variance_uniform": noise_under(moments, uniform, weighs_by).as_dict(),
+            "variance_fitted": noise_under(moments, crossfit, weighs_by).as_dict(),
+            "fallback": fitted.fallback,
         },
-        "profile": profile_record(profile) | _points(profile, found),
+        "profile": profile_record(profile) | _points(moments, fitted),
         "forward_passes": profile.forward_passes,
         "config": asdict(options) | (config or {}),
     }
-    return FittedDensity(found.sampler, record, pairs)
+    return FittedDensity(fitted.sampler, record, crossfit)
 
 
 def refuse_other(density: FittedDensity, method: Method, path: str, block_size: int | None = None) -> None:
@@ -197,25 +211,20 @@ def canonical(name: str) -> str:
     return "+".join(FOLLOWED.get(text, text) for text in name.split("+") if text not in unheard)
 
 
-def profile_record(profile: Profile) -> dict:
+def profile_record(profile: ProbeProfile) -> dict:
     """The profile's curves with their standard errors, as lists over t."""
-    curves: dict[str, Curve | None] = dict.fromkeys(("g", "v", "v_views", "rho"))
-    curves["second_moment"] = profile.second_moment()
-    if profile.view_losses.shape[2] > 1:  # norms come as one value a cell: nothing but the second moment is known
-        curves |= {"g": profile.g(), "v": profile.v(), "v_views": profile.v_views(), "rho": profile.rho()}
-    out: dict[str, list | None] = {"t": profile.t.tolist()}
-    seen, draws = profile.draws_that_hide(), profile.view_losses[:, 0, :, 0].numel()
+    out: dict[str, list | None] = {"t": profile.moments.t.tolist()}
+    seen, draws = (profile.values != 0).sum((0, 2)), profile.values[:, 0].numel()
     known = (seen >= LEAST_SEEN) | (seen == draws)
-    for name, curve in curves.items():
+    for name, curve in (profile.curves() | {"second_moment": profile.moments.curve()}).items():
         out[name] = curve.value.tolist() if curve else None
         out[f"{name}_stderr"] = torch.where(known, curve.stderr, torch.nan).tolist() if curve else None
     return out
 
 
-def _points(profile: Profile, found: Fit) -> dict:
+def _points(moments: SecondMoments, fitted: Fit) -> dict:
     """The points p was fitted to, as a density over the cells, with the relative error of the second moment."""
-    points = torch.from_numpy(found.points)
-    points = points / (profile.width @ points)
-    moment = profile.second_moment()
-    error = points * (moment.stderr / moment.value / 2).nan_to_num(1.0)
-    return {"width": profile.width.tolist(), "target": points.tolist(), "target_stderr": error.tolist()}
+    points, width, curve = torch.from_numpy(fitted.points), moments.width, moments.curve()
+    points = points / (width @ points)
+    error = points * (curve.stderr / curve.value / 2).nan_to_num(1.0)
+    return {"width": width.tolist(), "target": points.tolist(), "target_stderr": error.tolist()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 from stabledllm.stats.estimate import Estimate, student
 
@@ -85,8 +86,31 @@ _MOST = 1e3
 """Ratios beyond this are no longer looked for: nothing is said then."""
 
 
-def of_ratio(value: float, ends_of_difference: Callable[[float], Ends]) -> dict:
-    """``{"value", "ci_low", "ci_high"}`` of a ratio of two noises, neither of which can be negative.
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of two noises, neither of which can be negative, with its 95 % interval; NaN where it is not known."""
+
+    value: float
+    ci_low: float = math.nan
+    ci_high: float = math.nan
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it has a value and an interval."""
+        return all(math.isfinite(x) for x in (self.value, self.ci_low, self.ci_high))
+
+    @property
+    def below_one(self) -> bool | None:
+        """Whether it is surely below 1, or surely above it; None where the interval holds 1 or there is none."""
+        return True if self.ci_high < 1 else False if self.ci_low > 1 else None
+
+    def as_dict(self) -> dict:
+        """JSON form."""
+        return asdict(self)
+
+
+def of_ratio(value: float, ends_of_difference: Callable[[float], Ends]) -> Ratio:
+    """The ratio ``top / bottom`` of two noises.
 
     The interval holds every r at which ``top - r bottom`` may be 0 (Fieller's idea); there is none where it has no
     end, as where the bottom may be 0 itself. An estimate below 0 is given out as 0, the nearest that can be.
@@ -99,18 +123,17 @@ def of_ratio(value: float, ends_of_difference: Callable[[float], Ends]) -> dict:
     {'value': 0.5, 'ci_low': 0.3, 'ci_high': 0.7}
     """
     if not math.isfinite(value):
-        return {"value": math.nan, "ci_low": math.nan, "ci_high": math.nan}
+        return Ratio(math.nan)
     start = max(value, 0.0)
-    unknown = {"value": start, "ci_low": math.nan, "ci_high": math.nan}
     if math.isnan(sum(ends_of_difference(start))):
-        return unknown
+        return Ratio(start)
     low = 0.0 if ends_of_difference(0.0)[0] <= 0 else _root(lambda r: ends_of_difference(r)[0], 0.0, start)
     high = max(1.0, 2 * start)
     while ends_of_difference(high)[1] > 0:
         high *= 2
         if high > _MOST:
-            return unknown
-    return {"value": start, "ci_low": low, "ci_high": _root(lambda r: ends_of_difference(r)[1], start, high)}
+            return Ratio(start)
+    return Ratio(start, low, _root(lambda r: ends_of_difference(r)[1], start, high))
 
 
 def _root(f: Callable[[float], float], low: float, high: float) -> float:
@@ -121,18 +144,15 @@ def _root(f: Callable[[float], float], low: float, high: float) -> float:
     return (low + high) / 2
 
 
-def ratio_record(found: Estimate) -> dict:
-    """``{"value", "ci_low", "ci_high"}`` of a ratio of positive quantities estimated as a whole, as by a jackknife.
+def of_estimated_ratio(estimate: Estimate) -> Ratio:
+    """A ratio of positive quantities that was estimated as a whole, as by a jackknife.
 
     The wider of Student's interval and that on the scale of logarithms, and nothing below 0.
     """
-    if not math.isfinite(found.value):
-        return {"value": math.nan, "ci_low": math.nan, "ci_high": math.nan}
-    value = max(found.value, 0.0)
-    ends = widest(found.interval(), of_positive(found.value, found.stderr, found.n - 1))
-    known = math.isfinite(found.stderr) and found.value > 0
-    return {
-        "value": value,
-        "ci_low": max(ends[0], 0.0) if known else math.nan,
-        "ci_high": ends[1] if known else math.nan,
-    }
+    if not math.isfinite(estimate.value):
+        return Ratio(math.nan)
+    value = max(estimate.value, 0.0)
+    if not (math.isfinite(estimate.stderr) and estimate.value > 0):
+        return Ratio(value)
+    low, high = widest(estimate.interval(), of_positive(estimate.value, estimate.stderr, estimate.n - 1))
+    return Ratio(value, max(low, 0.0), high)

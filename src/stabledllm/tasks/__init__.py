@@ -1,1 +1,1 @@
-"""Tasks: examples, prompts and scores. No torch, no tokenizers."""
+"""Tasks: examples, prompts and scores. They need no torch and no tokenizer."""

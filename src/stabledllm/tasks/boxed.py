@@ -1,4 +1,4 @@
-r"""The content of ``\boxed{...}``, whatever braces it holds."""
+r"""Finding the content of ``\boxed{...}``, whatever braces it holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def last_boxed(text: str) -> str | None:
             open_braces.append(at + 1)
         elif text[at] == "}" and open_braces:
             start = open_braces.pop()
-            # A box inside a box closes first; the outer one is the answer.
+            # The inner of two nested boxes closes first; the outer one is the answer.
             if start in starts and text[start:at].strip():
                 content = text[start:at]
         at += 1

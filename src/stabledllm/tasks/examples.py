@@ -1,4 +1,4 @@
-"""Many examples in little memory: their text stays in its file and is read again whenever one is asked for."""
+"""Sequences of many examples in little memory: their text stays in its file and is read again on each access."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Make = Callable[[dict, str], Sequence[dict]]
 
 
 class _Sequence(Sequence):
-    """What the sequences of this module share: slices and comparison."""
+    """The base class of this module's sequences, with slices and comparison."""
 
     def __getitem__(self, place):
         if isinstance(place, slice):
@@ -33,19 +33,16 @@ class _Sequence(Sequence):
 
     __hash__ = None
 
-    def __add__(self, other: Examples) -> list[dict]:
-        return [*self, *other]
-
 
 class Stored(_Sequence):
-    """The examples of a file of JSON lines.
+    """The examples of a file of JSON lines, read from the file on each access.
 
     Args:
-        make: the examples of a line's object; its second argument is ``file:line``.
-        limit: examples to stop at.
+        make: makes the examples of a line from its object and its ``file:line``.
+        limit: number of examples at which reading stops.
 
     Raises:
-        UserError: whatever is wrong with the file or with a row of it; all are read once at the beginning.
+        UserError: anything wrong with the file or a row of it; all rows are read once at the beginning.
     """
 
     def __init__(self, path: Path, make: Make, limit: int | None = None):
@@ -58,7 +55,7 @@ class Stored(_Sequence):
                 self._which.append(which)
             if limit is not None and len(self) >= limit:
                 break
-        self._state = self._found()
+        self._state = self._file_state()
 
     def __len__(self) -> int:
         return len(self._which)
@@ -79,17 +76,17 @@ class Stored(_Sequence):
         return self._make(record, origin)[self._which[place]]
 
     def _open(self) -> BinaryIO:
-        if not self._path.is_file() or self._found() != self._state:
+        if not self._path.is_file() or self._file_state() != self._state:
             raise UserError(f"{self._path}: expected a file that stays as it is while it is in use, found it changed.")
         return self._path.open("rb")
 
-    def _found(self) -> tuple[int, int]:
+    def _file_state(self) -> tuple[int, int]:
         status = self._path.stat()
         return status.st_size, status.st_mtime_ns
 
 
 class Picked(_Sequence):
-    """Some of other examples, in an order of their own."""
+    """Some of another sequence's examples, in an order of their own."""
 
     def __init__(self, base: Examples, places: Sequence[int]):
         self._base, self._places = base, places
@@ -105,19 +102,19 @@ class Picked(_Sequence):
         if any(a >= b for a, b in pairwise(places)):
             yield from (self._base[place] for place in places)
             return
-        # A file is read from its beginning to its end.
+        # In increasing order a file is read once, from its beginning to its end.
         waiting = iter(places)
-        wanted = next(waiting, None)
+        following = next(waiting, None)
         for place, example in enumerate(self._base):
-            if wanted is None:
+            if following is None:
                 return
-            if place == wanted:
+            if place == following:
                 yield example
-                wanted = next(waiting, None)
+                following = next(waiting, None)
 
 
 class Mapped(_Sequence):
-    """Other examples, each changed when it is asked for."""
+    """The examples of another sequence, each changed on access."""
 
     def __init__(self, base: Sequence, change: Callable[..., dict]):
         self._base, self._change = base, change
@@ -133,7 +130,7 @@ class Mapped(_Sequence):
 
 
 def made(records: Iterable[tuple[str, dict]], make: Make, limit: int | None = None) -> list[dict]:
-    """The examples of records that lie in no file of JSON lines, such as a hub's."""
+    """Make the examples of records that do not come from a file of JSON lines, such as the hub's."""
     examples: list[dict] = []
     for origin, record in records:
         examples += make(record, origin)

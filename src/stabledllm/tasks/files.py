@@ -16,10 +16,10 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 def read_jsonl(path: Path, *, halves: bool = False) -> Iterator[tuple[str, dict]]:
-    """``(origin, object)`` per non-blank line; ``origin`` is ``file:line``. The file is never in memory as a whole.
+    """Read ``(origin, object)`` of each non-blank line; ``origin`` is ``file:line``. The file is never whole in memory.
 
     Args:
-        halves: take texts that hold half of a surrogate pair, which JSON can write and UTF-8 cannot.
+        halves: accept texts that hold half of a surrogate pair, which JSON can write and UTF-8 cannot.
 
     Raises:
         UserError: missing or empty file, or a line that is not a JSON object with plain keys and values.
@@ -28,7 +28,7 @@ def read_jsonl(path: Path, *, halves: bool = False) -> Iterator[tuple[str, dict]
 
 
 def read_places(path: Path, *, halves: bool = False) -> Iterator[tuple[int, int, dict]]:
-    """As :func:`read_jsonl`, with the offset of each line in the file and its number."""
+    """The same as :func:`read_jsonl`, but with ``(offset, line number, object)`` of each line."""
     any_row = False
     with open_binary(path) as file:
         for offset, number, line in lines(file, str(path)):
@@ -40,10 +40,10 @@ def read_places(path: Path, *, halves: bool = False) -> Iterator[tuple[int, int,
 
 
 def split_file(folder: Path, split: str, extension: str = "jsonl") -> Path:
-    """``SPLIT.jsonl`` in a folder, whatever the case of its ending.
+    """The path of ``SPLIT.jsonl`` in a folder, whatever the case of its name.
 
     Raises:
-        UserError: it is not there.
+        UserError: there is no such file.
     """
     path = folder / f"{split}.{extension}"
     names = sorted(file.name for file in folder.iterdir())
@@ -58,7 +58,7 @@ def parse_object(line: str | bytes, origin: str, *, halves: bool = False) -> dic
     """The JSON object that a line holds.
 
     Raises:
-        UserError: something else, a key that stands twice in an object, NaN or infinity, or half of a surrogate pair.
+        UserError: no JSON object, a key that is twice in an object, NaN or infinity, or half of a surrogate pair.
     """
     check = _checked_but_halves if halves else _checked
     try:
@@ -77,11 +77,11 @@ def parse_object(line: str | bytes, origin: str, *, halves: bool = False) -> dic
 
 
 class _Unfit(Exception):
-    """JSON that can be parsed and is no row; the sentence lacks its origin."""
+    """Raised for JSON that can be parsed but is no valid row; its message lacks the origin."""
 
 
 def _checked(pairs: list[tuple[str, Any]], *, halves: bool = False) -> dict:
-    """An object of its pairs. Objects within it are checked before it is."""
+    """Make an object of its pairs and check them. Objects inside it were checked before."""
     record = dict(pairs)
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -115,7 +115,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def text_field(record: dict, key: str, origin: str) -> str:
-    """A non-empty string field.
+    """Read a field that must be a non-empty string.
 
     Raises:
         UserError: if it is missing, not a string, blank, or not encodable as UTF-8.

@@ -1,6 +1,6 @@
 """GSM8K (Cobbe et al., arXiv:2110.14168), from the hub or local files in the data set's own format.
 
-One JSON object a line: ``{"question": ..., "answer": "... <<48/2=24>>24 ...\\n#### 72"}``.
+One JSON object per line: ``{"question": ..., "answer": "... <<48/2=24>>24 ...\\n#### 72"}``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
 class GSM8K:
-    """Final answers after ``####``, compared by value; flexible: the last number of the completion."""
+    """The task GSM8K: final answers after ``####``, compared by value; flexible: the completion's last number."""
 
     name = "gsm8k"
     splits = ("train", "test")
@@ -28,7 +28,7 @@ class GSM8K:
     delimiters = ("####",)
 
     def load(self, where: str | None, split: str, options: TaskOptions) -> Examples:
-        """Every row; ``gold`` is the ``answer`` as it stands in the file, whatever ``annotations`` says."""
+        """Load every row; ``gold`` is the ``answer`` exactly as in the file, whatever ``annotations`` says."""
         make = partial(_examples, options.annotations == "remove")
         if where is None:
             return made(hub_rows(self.name, "openai/gsm8k", split, config="main"), make)
@@ -36,7 +36,7 @@ class GSM8K:
         return Stored(split_file(path, split) if path.is_dir() else path, make)
 
     def score(self, completion: str, gold: Any, *, flexible: bool = False) -> Scored:
-        """``gold``: an ``answer`` that ends in ``#### NUMBER``, or the number itself."""
+        """Score a completion; ``gold`` is an ``answer`` that ends in ``#### NUMBER``, or the number itself."""
         return scoring.score_number(completion, gold, flexible=flexible)
 
 
@@ -47,9 +47,3 @@ def _examples(without_annotations: bool, record: dict, origin: str) -> list[dict
 
 
 TASK = GSM8K()
-
-
-def load(path: Path) -> list[dict]:
-    """``{"prompt", "response", "origin"}`` per line of a file, the answer as it stands there."""
-    rows = TASK.load(str(path), "train", TaskOptions())
-    return [{"prompt": r["messages"][0]["content"], "response": r["gold"], "origin": r["origin"]} for r in rows]

@@ -19,12 +19,12 @@ from stabledllm.tasks.task import Scored, TaskOptions, example
 
 _FILES = {"train": "train_samples", "validation": "dev_samples", "test": "test_samples"}
 _TABLES = ("tables/raw", "tables/tables/raw", "raw", "tables")
-"""Where the archive's tables lie once it is unzipped in the folder, or beside the file."""
+"""Folders that hold the tables once the archive is unzipped, in the task's folder or beside its file."""
 _ASK = 'Give the answer on the last line as "Answer: VALUE"; separate several values by vertical bars.'
 
 
 class HiTab:
-    """Answers behind ``Answer:``, compared by the official rule; flexible: also without it, and with units."""
+    """The task HiTab: answers after ``Answer:``, by the official rule; flexible: also without it, and with units."""
 
     name = "hitab"
     splits = ("train", "validation", "test")
@@ -32,7 +32,7 @@ class HiTab:
     delimiters = ("Answer:",)
 
     def load(self, where: str | None, split: str, options: TaskOptions) -> Examples:
-        """Every row, with its table as ``options.table`` says; ``gold`` is the ``answer`` of the file, a list."""
+        """Load every row, with its table as ``options.table`` says; ``gold`` is the ``answer`` of the file, a list."""
         if where is None:
             raise UserError(
                 "data 'hitab': expected hitab:FOLDER, the 'data' folder of the HiTab repository with its tables.zip "
@@ -56,15 +56,15 @@ class HiTab:
         return example(prompt, f"Answer: {written(answer)}", origin, answer) | {"table": table}
 
     def score(self, completion: str, gold: Any, *, flexible: bool = False) -> Scored:
-        """``gold``: the file's ``answer``, a list of numbers or texts."""
+        """Score a completion; ``gold`` is the file's ``answer``, a list of numbers or texts."""
         return score_answer(completion, gold, flexible=flexible)
 
 
 def prompt_of(table: HierarchicalTable, question: str, form: str) -> str:
-    """Title, table and question, and how to answer."""
+    """The prompt: title, table and question, and how to answer."""
     title = [table.title] if table.title else []
-    shown = table.html() if form == "html" else table.markdown()
-    return "\n\n".join([*title, shown, f"Question: {question}", _ASK])
+    text = table.html() if form == "html" else table.markdown()
+    return "\n\n".join([*title, text, f"Question: {question}", _ASK])
 
 
 def _tables(folder: Path, file: Path) -> Path:

@@ -1,4 +1,4 @@
-"""HiTab's answers compared as the data set's own evaluation does: numbers to 1e-5, texts in lower case, lists in order.
+"""Scoring of HiTab's answers as in the data set's own evaluation: numbers to 1e-5, texts in lower case, ordered lists.
 
 The official rule (``hmt_score`` of the HiTab repository): a text is a number if it is one without its thousands commas,
 a closing ``%`` or ``)`` and an opening ``(``; other texts are compared without diacritics, kinds of quotes and dashes,
@@ -18,10 +18,10 @@ from stabledllm.tasks.task import Scored
 
 TOLERANCE = 1e-5
 SEPARATOR = " | "
-"""Between the values of a list: commas and "and" stand inside HiTab's answers."""
+"""Separates the values of a list, as HiTab's answers themselves contain commas and "and"."""
 _LONGEST = 1000
-"""Characters of an answer that are looked at; HiTab's longest is a quarter of that."""
-_SAID = re.compile(r"answer\s*:", re.IGNORECASE)
+"""Number of characters of an answer that are read; HiTab's longest answer has a quarter of that."""
+_MARKER = re.compile(r"answer\s*:", re.IGNORECASE)
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _QUOTES = {"[\u2018\u2019\u00b4`]": "'", "[\u201c\u201d]": '"'}
 _MARKS = re.compile(r"(?:(?<=.)\[[^\]]*\]|^\[\d+\]|[\u2022\u2666\u2020\u2021*#+])+$")
@@ -32,10 +32,12 @@ _UNIT = re.compile(r"[^\d,.eE+()-]*([-+]?[\d,]*\.?\d+)[^\d]*")
 
 
 def score_answer(completion: str, gold: Any, *, flexible: bool = False) -> Scored:
-    """Strict: what stands behind the last ``Answer:`` of the completion, by the official comparison. Values are
-    separated by ``|``; a JSON list, ``;``, commas and "and" count where they give as many values as expected.
+    """Score a completion by the official comparison.
 
-    Flexible: without it the last line counts, too, and currency signs and units beside a number do not.
+    Strict: the answer is the text after the last ``Answer:`` of the completion. Values are separated by ``|``; a JSON
+    list, ``;``, commas and "and" also separate them where they give as many values as expected.
+
+    Flexible: without ``Answer:`` the last line is the answer, and currency signs and units beside a number are ignored.
 
     Args:
         gold: a number, a text, or a list of them (or its JSON).
@@ -44,11 +46,11 @@ def score_answer(completion: str, gold: Any, *, flexible: bool = False) -> Score
         UserError: a gold without an answer.
     """
     expected = gold_values(gold)
-    said = _said(completion) if not flexible else _said(completion) or _last_line(completion)
-    said = said[:_LONGEST]
-    if not said:
+    answer = _after_marker(completion) if not flexible else _after_marker(completion) or _last_line(completion)
+    answer = answer[:_LONGEST]
+    if not answer:
         return Scored(None, None)
-    readings = _readings(said, len(expected))
+    readings = _readings(answer, len(expected))
     right = next((r for r in readings if _same(r, expected, flexible)), None)
     parsed = right or readings[0]
     return Scored(parsed[0] if len(parsed) == 1 else parsed, right is not None)
@@ -58,19 +60,19 @@ def gold_values(gold: Any) -> list[float | str]:
     """The values of a gold answer.
 
     Raises:
-        UserError: none, or something that is neither a number nor a text.
+        UserError: no value, or one that is neither a number nor a text.
     """
     if isinstance(gold, str):
         gold = _json_list(gold) or [gold]
     values = gold if isinstance(gold, list) else [gold]
-    known = [v for v in values if isinstance(v, str | int | float) and not isinstance(v, bool) and str(v).strip()]
-    if not values or len(known) < len(values):
+    usable = [v for v in values if isinstance(v, str | int | float) and not isinstance(v, bool) and str(v).strip()]
+    if not values or len(usable) < len(values):
         raise UserError(f"expected a HiTab answer (numbers or texts), found {gold!r}.")
-    return [_comparable(v) for v in known]
+    return [_comparable(v) for v in usable]
 
 
 def written(values: Any) -> str:
-    """A gold answer as a response gives it: whole numbers without decimals, values separated by ``|``."""
+    """A gold answer as text for a response: whole numbers without decimals, values separated by ``|``."""
     return SEPARATOR.join(_written(v) for v in (values if isinstance(values, list) else [values]))
 
 
@@ -80,9 +82,9 @@ def _written(value: Any) -> str:
     return str(value).replace("|", "/")
 
 
-def _said(completion: str) -> str:
-    """What stands behind the last ``Answer:``, on its line or else on the next that is not empty, undecorated."""
-    marks = list(_SAID.finditer(completion))
+def _after_marker(completion: str) -> str:
+    """The text after the last ``Answer:``, on its line or else the next that is not empty, without decoration."""
+    marks = list(_MARKER.finditer(completion))
     if not marks:
         return ""
     line = completion[marks[-1].end() :].lstrip(_DECORATION + "\n")
@@ -99,41 +101,41 @@ def _split(text: str, separator: str) -> list[str]:
     return [part for part in parts if part] or [text.strip()]
 
 
-def _readings(said: str, count: int) -> list[list[str]]:
-    """Ways to read the values, the plainest first; separators other than ``|`` only where they give ``count``."""
-    found = [_split(said, "|")]
-    if (values := _json_list(said)) is not None:
-        found.append([str(v) for v in values])
+def _readings(answer: str, count: int) -> list[list[str]]:
+    """The ways to read an answer's values, plainest first; separators other than ``|`` only if they give ``count``."""
+    readings = [_split(answer, "|")]
+    if (values := _json_list(answer)) is not None:
+        readings.append([str(v) for v in values])
     for pattern in (r";", r",(?!\d{3}(?:\D|$))", r",(?!\d{3}(?:\D|$))(?:\s*and\b)?|\band\b"):
-        parts = [part.strip(_DECORATION) for part in re.split(pattern, said)]
+        parts = [part.strip(_DECORATION) for part in re.split(pattern, answer)]
         parts = [part for part in parts if part]
         if count > 1 and len(parts) == count:
-            found.append(parts)
-    return found
+            readings.append(parts)
+    return readings
 
 
 def _json_list(text: str) -> list | None:
     if not text.lstrip().startswith("["):
         return None
     try:
-        found = json.loads(text)
+        values = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    plain = isinstance(found, list) and found and all(isinstance(v, str | int | float) for v in found)
-    return found if plain else None
+    plain = isinstance(values, list) and values and all(isinstance(v, str | int | float) for v in values)
+    return values if plain else None
 
 
 def _same(parts: list[str], expected: list[float | str], flexible: bool) -> bool:
     if len(parts) != len(expected):
         return False
     pairs = list(zip(parts, expected, strict=True))
-    # Only where a number is expected may a text be read as one: "1,000 and above" is a row's name.
+    # A text is read as a number only where one is expected: "1,000 and above" is the name of a row.
     bare = [_bare(p) if flexible and isinstance(e, float) else p for p, e in pairs]
     return all(_equal(_comparable(p), e) for p, (_, e) in zip(bare, pairs, strict=True))
 
 
 def _bare(part: str) -> str:
-    """The number of a text that holds one number and a unit or currency beside it; else the text."""
+    """The number in a text that holds one number with a unit or currency; otherwise the text."""
     part = part.strip(_DECORATION).rstrip(".")
     match = _UNIT.fullmatch(part)
     return match[1] if match and not isinstance(_comparable(part), float) else part
@@ -146,7 +148,7 @@ def _equal(given: float | str, expected: float | str) -> bool:
 
 
 def _comparable(value: Any) -> float | str:
-    """The official normal form of one value."""
+    """The normal form of one value by the official rule."""
     if not isinstance(value, str):
         try:
             return float(value)
@@ -156,14 +158,14 @@ def _comparable(value: Any) -> float | str:
     bare = text[1:] if text[:1] == "(" else text
     bare = bare[:-1] if bare[-1:] in ("%", ")") else bare
     try:
-        found = float(bare.replace(",", ""))
+        number = float(bare.replace(",", ""))
     except ValueError:
         return _normal(text)
-    return found if math.isfinite(found) else _normal(text)  # "nan" and "infinity" are words here
+    return number if math.isfinite(number) else _normal(text)  # "nan" and "infinity" are words here
 
 
 def _normal(text: str) -> str:
-    """WikiTableQuestions' normal form of a text, which HiTab's evaluation shares."""
+    """The normal form of a text in WikiTableQuestions, which HiTab's evaluation uses too."""
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if unicodedata.category(c) != "Mn")
     for pattern, plain in _QUOTES.items():
         text = re.sub(pattern, plain, text)

@@ -1,4 +1,4 @@
-"""HiTab's tables in text: the official JSON as Markdown or as HTML, with merged cells and the headers' hierarchy.
+"""HiTab's tables as text: the official JSON as Markdown or HTML, with merged cells and the hierarchy of headers.
 
 Official format (``tables/raw/ID.json``): ``texts``, a matrix in which only the top left cell of a merged region has
 text; ``merged_regions``; ``top_header_rows_num`` and ``left_header_columns_num``; ``top_root`` and ``left_root``, the
@@ -16,12 +16,12 @@ from stabledllm.tasks.files import parse_object
 from stabledllm.tasks.text_files import read_text
 
 _LEVEL = "- "
-"""Stands before a row's header once for each row that it is under; the source shows it by indentation."""
+"""Written before a row's header once for each level of the hierarchy above it; the source indents the header."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A merged region, clipped to the table; ends are included."""
+    """A merged region of cells, clipped to the table; its ends are included."""
 
     top: int
     left: int
@@ -31,7 +31,7 @@ class Span:
 
 @dataclass(frozen=True)
 class HierarchicalTable:
-    """A rectangular table. ``depth``: how many rows each row is under, by the tree of the left headers."""
+    """A rectangular table. ``depth``: each row's depth in the tree of the left headers."""
 
     title: str
     texts: tuple[tuple[str, ...], ...]
@@ -41,9 +41,9 @@ class HierarchicalTable:
     depth: dict[int, int]
 
     def markdown(self) -> str:
-        """One header line, each column's header texts from the top down joined by `` > ``; then a line a row.
+        """The table as Markdown: one header line, each column's headers joined by `` > `` from the top, then the rows.
 
-        Markdown has no merged cells: the text of one stands in each of its places. ``|`` is escaped.
+        Markdown has no merged cells: the text of a merged cell is repeated in each of its places. ``|`` is escaped.
         """
         full = self._filled()
         names = [_path(row[c] for row in full[: self.header_rows]) for c in range(len(full[0]))]
@@ -51,7 +51,7 @@ class HierarchicalTable:
         return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
     def html(self) -> str:
-        """A ``table`` with ``rowspan`` and ``colspan``, header cells as ``th``, no attributes beside them."""
+        """The table as HTML, header cells as ``th``, with no attributes but ``rowspan`` and ``colspan``."""
         at = {(s.top, s.left): s for s in self.spans}
         covered = {(r, c) for s in self.spans for r in range(s.top, s.bottom + 1) for c in range(s.left, s.right + 1)}
         rows, texts = [], self._indented(self.texts)
@@ -75,7 +75,7 @@ class HierarchicalTable:
         return full
 
     def _indented(self, matrix) -> list[list[str]]:
-        """The first cell of each row behind its level in the hierarchy."""
+        """The matrix with a mark of its level in the hierarchy before the first cell of each row."""
         rows = [list(row) for row in matrix]
         if self.header_columns == 1:  # with more columns the hierarchy is in the columns themselves
             for r, depth in self.depth.items():
@@ -85,10 +85,10 @@ class HierarchicalTable:
 
 
 def read_table(path: Path, needed_by: str) -> HierarchicalTable:
-    """The table in an official JSON file.
+    """Read the table in an official JSON file.
 
     Args:
-        needed_by: the row that names it, for errors.
+        needed_by: the row that names the table, for errors.
 
     Raises:
         UserError: no such file, broken JSON, or no matrix of texts.
@@ -123,21 +123,21 @@ def table_of(raw: object, origin: str) -> HierarchicalTable:
 
 
 def _cell(value: object) -> str:
-    """One line of text."""
+    """The text of a cell, on one line."""
     return "" if value is None else " ".join(str(value).split())
 
 
 def _count(raw: dict, key: str, default: int, most: int, origin: str) -> int:
-    found = raw.get(key, default)
-    if type(found) is not int or not 0 <= found <= most:
-        raise UserError(f"{origin}: expected '{key}' from 0 to {most}, found {found!r}.")
-    return found
+    count = raw.get(key, default)
+    if type(count) is not int or not 0 <= count <= most:
+        raise UserError(f"{origin}: expected '{key}' from 0 to {most}, found {count!r}.")
+    return count
 
 
 def _spans(regions: object, rows: int, columns: int, origin: str) -> tuple[Span, ...]:
-    """Regions of more than one cell, clipped to the table; of two that overlap the first counts."""
+    """The merged regions of more than one cell, clipped to the table; if two overlap, the first counts."""
     out: list[Span] = []
-    taken: set[tuple[int, int]] = set()
+    covered: set[tuple[int, int]] = set()
     for region in regions or []:
         try:
             ends = [int(region[key]) for key in ("first_row", "first_column", "last_row", "last_column")]
@@ -148,14 +148,14 @@ def _spans(regions: object, rows: int, columns: int, origin: str) -> tuple[Span,
             ) from None
         span = Span(max(ends[0], 0), max(ends[1], 0), min(ends[2], rows - 1), min(ends[3], columns - 1))
         places = {(r, c) for r in range(span.top, span.bottom + 1) for c in range(span.left, span.right + 1)}
-        if len(places) > 1 and not places & taken:
-            taken |= places
+        if len(places) > 1 and not places & covered:
+            covered |= places
             out.append(span)
     return tuple(out)
 
 
 def _depths(root: object) -> dict[int, int]:
-    """Levels below the tree's virtual root, by row; of a row with several header cells the first."""
+    """The depth of each row below the tree's virtual root; the least one for a row with several header cells."""
     out: dict[int, int] = {}
     waiting = [(node, 0) for node in _children(root)]
     while waiting:
@@ -168,12 +168,12 @@ def _depths(root: object) -> dict[int, int]:
 
 
 def _children(node: object) -> list[dict]:
-    found = node.get("children") if isinstance(node, dict) else None
-    return [child for child in found if isinstance(child, dict)] if isinstance(found, list) else []
+    children = node.get("children") if isinstance(node, dict) else None
+    return [child for child in children if isinstance(child, dict)] if isinstance(children, list) else []
 
 
 def _path(texts) -> str:
-    """Header texts from the top down, without empty ones and repetitions."""
+    """The header texts from the top down, joined, without empty ones and repetitions."""
     return " > ".join(dict.fromkeys(text for text in texts if text))
 
 

@@ -9,7 +9,7 @@ from stabledllm.errors import UserError
 
 
 def hub_rows(task: str, repository: str, split: str, *, config: str | None = None) -> Iterator[tuple[str, dict]]:
-    """``(origin, row)`` in the data set's order, one at a time; ``origin`` is ``repository split row i``.
+    """The ``(origin, row)`` of a hub's split, one at a time, in order; ``origin`` is ``repository split row i``.
 
     Raises:
         UserError: ``datasets`` is not installed, or the hub cannot be read (offline, no such data set).
@@ -23,11 +23,11 @@ def hub_rows(task: str, repository: str, split: str, *, config: str | None = Non
 
 
 def parquet_rows(task: str, path: Path) -> Iterator[tuple[str, dict]]:
-    """As :func:`hub_rows`, of a local Parquet file."""
+    """The same as :func:`hub_rows`, for a local Parquet file."""
     if not path.is_file():
         raise UserError(f"{path}: expected a file, found nothing.")
-    found = f"{path}: expected a Parquet file, found something broken"
-    return _rows(task, str(path), found, "parquet", data_files=str(path), split="train")
+    unreadable = f"{path}: expected a Parquet file, found something broken"
+    return _rows(task, str(path), unreadable, "parquet", data_files=str(path), split="train")
 
 
 def _rows(task: str, what: str, unreadable: str, *args, **kwargs) -> Iterator[tuple[str, dict]]:
@@ -40,7 +40,7 @@ def _rows(task: str, what: str, unreadable: str, *args, **kwargs) -> Iterator[tu
         ) from None
     try:
         rows = datasets.load_dataset(*args, **kwargs, **_no_foreign_code(datasets))
-    except Exception as error:  # offline, no such repository, a broken cache: each library has its own types for these
+    except Exception as error:  # offline, no such repository, a broken cache: each has its own type, by library
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise UserError(f"{unreadable} ({reason}).") from None
     for number, row in enumerate(rows):
@@ -48,6 +48,6 @@ def _rows(task: str, what: str, unreadable: str, *args, **kwargs) -> Iterator[tu
 
 
 def _no_foreign_code(datasets) -> dict:
-    """What keeps ``load_dataset`` from running a data set's own script or asking whether to; since 4 there are none."""
+    """Arguments that keep ``load_dataset`` from running a data set's script or asking to; none since version 4."""
     major = str(getattr(datasets, "__version__", "4")).partition(".")[0]
     return {"trust_remote_code": False} if major.isdigit() and int(major) < 4 else {}

@@ -1,8 +1,8 @@
-r"""A normal form of short answers written in LaTeX, so that spellings of one answer become one string.
+r"""The normal form of short answers written in LaTeX, by which different spellings of an answer become one string.
 
 ``\dfrac{1}{2}``, ``\frac12`` and ``1/2`` agree; so do ``90^\circ`` and ``90°``, ``\text{ m/s}`` and ``m/s``,
 ``\left( x \right)`` and ``(x)``, ``3\times10^{5}`` and ``300000``.
-Nothing is evaluated but numbers and simple fractions.
+Only numbers and simple fractions are evaluated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import unicodedata
 from stabledllm.tasks import numbers
 
 _LONGEST = 2000
-"""Characters up to which an answer is normalised; no answer of a data set is longer."""
+"""Number of characters of an answer that are normalised; no answer of a data set is longer."""
 _FONT = re.compile(
     r"\\(?:text|mathrm|mathbf|mathit|mathsf|textbf|textit|textrm|textsf|mbox|hbox|operatorname|boldsymbol|bm|emph|ce"
     r"|boxed|fbox)\*?\s*\{"
@@ -31,14 +31,14 @@ _THOUSANDS = re.compile(r"[^\d,]*\d{1,3}(?:,\d{3})+(?!\d)[^,]*")
 _POWER_OF_TEN = re.compile(r"(.+?)\*10\^\{?([-+]?\d{1,6})\}?")
 _SAME = {"×": "*", "·": "*", "⋅": "*", "\u2212": "-", "–": "-", "∞": "\\infty ", "√": "\\sqrt "}
 _GREEK = {chr(i): f" {unicodedata.name(chr(i)).split()[3].casefold()} " for i in range(0x3B1, 0x3CA) if i != 0x3C2}
-# 1\frac{1}{2} is one and a half, not eleven halves: an invisible plus stands where the space was.
+# 1\frac{1}{2} is one and a half, not eleven halves: an invisible plus replaces the space.
 _PLUS = "\u2064"
 _MIXED = re.compile(r"(?<=\d)\s*(?=\\frac)|(?<=\d)\s+(?=\d)")
 _COMMANDS = {"\\times": "*", "\\cdot": "*", "\\div": "/", "\\leq": "<=", "\\le": "<=", "\\geq": ">=", "\\ge": ">="}
 
 
 def normal(answer: str) -> str:
-    """The normal form; the empty string where nothing is left. Never raises."""
+    """The normal form of an answer; the empty string if nothing is left of it. It never raises an error."""
     text = unicodedata.normalize("NFC", answer[:_LONGEST]).strip()
     for sign, plain in (_SAME | _GREEK).items():
         text = text.replace(sign, plain)
@@ -62,7 +62,7 @@ def normal(answer: str) -> str:
 
 
 def equal(a: str, b: str) -> bool:
-    """Whether two normal forms are the same answer: letter by letter, or numbers and fractions by value."""
+    """Whether two normal forms are the same answer: equal letter by letter, or numbers or fractions of equal value."""
     if a == b:
         return bool(a)
     x, y = number(a), number(b)
@@ -70,7 +70,7 @@ def equal(a: str, b: str) -> bool:
 
 
 def number(text: str) -> str | None:
-    """A normal form as a number in the form of :mod:`~stabledllm.tasks.numbers`; None where it is none."""
+    """A normal form as a number in the form of :mod:`~stabledllm.tasks.numbers`; None if it is no number."""
     power = _POWER_OF_TEN.fullmatch(text)
     if power:
         text = f"{power[1]}e{power[2]}"
@@ -82,7 +82,8 @@ def number(text: str) -> str | None:
 
 
 def _fractions(text: str) -> str:
-    r"""``\frac{a}{b}`` and ``\frac ab`` as ``a/b``, brackets around what is more than one word; inner ones first."""
+    r"""The text with ``\frac{a}{b}`` and ``\frac ab`` as ``a/b``; parts of more than one word get brackets."""
+    # From the last to the first, so that inner fractions are replaced before outer ones.
     for at in reversed([m.end() for m in re.finditer(r"\\frac(?![a-zA-Z])", text)]):
         top, after = _argument(text, at)
         bottom, end = _argument(text, after)
@@ -97,8 +98,8 @@ def _argument(text: str, at: int) -> tuple[str | None, int]:
     if text[at : at + 1] == "{":
         end = _closing(text, at)
         return (None, at) if end is None else (text[at + 1 : end], end + 1)
-    found = re.compile(r"\\[a-zA-Z]+|[^\s{}\\]").match(text, at)
-    return (found[0], found.end()) if found else (None, at)
+    match = re.compile(r"\\[a-zA-Z]+|[^\s{}\\]").match(text, at)
+    return (match[0], match.end()) if match else (None, at)
 
 
 def _bracketed(text: str) -> str:
@@ -107,7 +108,7 @@ def _bracketed(text: str) -> str:
 
 
 def _without_groups(text: str, command: re.Pattern) -> str:
-    r"""``\text{...}`` as its content, whatever braces that holds."""
+    r"""The text with each ``\text{...}`` replaced by its content, whatever braces that holds."""
     while match := command.search(text):
         end = _closing(text, match.end() - 1)
         inner = text[match.end() : end]
@@ -120,7 +121,7 @@ def _one_group(text: str) -> bool:
 
 
 def _closing(text: str, at: int) -> int | None:
-    """Where the brace at ``at`` closes."""
+    """The place at which the brace at ``at`` closes; None if it does not."""
     depth = 0
     for i in range(at, len(text)):
         depth += (text[i] == "{") - (text[i] == "}")

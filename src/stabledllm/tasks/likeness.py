@@ -1,4 +1,4 @@
-"""A text without what does not change a question: case, spacing, punctuation outside of numbers."""
+"""The plain form of a text, without case, spacing and punctuation, for comparing questions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ _PUNCTUATION = re.compile(r"(?![-./*:%^](?=\d))[^\w\s+<>=|$€£¥~√²³°]|_"
 
 
 def plain(text: str) -> str:
-    """The words, numbers and symbols, in lower case, one space between them; thousands commas removed."""
+    """The words, numbers and symbols of a text, in lower case, one space between them, without thousands commas."""
     text = _THOUSANDS.sub("", unicodedata.normalize("NFC", text).casefold())
     return " ".join(_PUNCTUATION.sub(" ", text).split())

@@ -1,6 +1,6 @@
-"""Numbers in text, whole and by value: ``1,234`` = ``1234`` = ``1234.0`` = ``1.234e3``; ``1/2`` = ``0.5``.
+"""Reading numbers in text and comparing their values: ``1,234`` = ``1234.0`` = ``1.234e3`` and ``1/2`` = ``0.5``.
 
-A number is never read in part: separators, decimals, exponent, fraction and sign belong to it.
+A number is always read as a whole: separators, decimals, exponent, fraction and sign belong to it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ NUMBER = (
     rf"(?P<sign>{_SIGN}?)\s?(?:{_CURRENCY}\s*)?(?P<inner>{_SIGN}?)"
     rf"(?P<digits>(?:\d+\s+\d+|{_PLAIN})/\d+(?![\d.,]*/)|{_PLAIN})"
 )
-"""Sign, currency and digits, in this order or the sign after the currency; what follows (units, %) is not part."""
+"""Sign, currency and digits, in this order or the sign after the currency; what follows (units, %) is left out."""
 
 _NUMBER = re.compile(NUMBER)
 _LONGEST = 1000
-"""Digits, and powers of ten, up to which a number's value is computed: none is longer in any data set."""
+"""Most digits, and highest power of ten, of numbers whose value is computed; no data set has longer ones."""
 
 
 def written(match: re.Match) -> str:
-    """A match of :data:`NUMBER` in normal form: sign, digits, no separators."""
+    """The normal form of a match of :data:`NUMBER`: sign and digits without separators."""
     minus = (match["sign"] + match["inner"]).replace("\u2212", "-").count("-") % 2
     digits = re.sub(_SEPARATOR, "", match["digits"])
     return ("-" if minus else "") + re.sub(r"\s+", " ", digits)
 
 
 def last_number(text: str) -> str | None:
-    """The last number of a text in normal form. A minus directly after a digit, letter or bracket is no sign."""
+    """The last number of a text in normal form, or None. A minus right after a digit, letter or bracket is no sign."""
     last = None
     for last in _NUMBER.finditer(text):  # noqa: B007
         pass
@@ -44,7 +44,7 @@ def last_number(text: str) -> str | None:
 
 
 def value(number: str) -> Fraction | None:
-    """The exact value of a number in normal form; None for none, for x/0, and for thousands of digits."""
+    """The exact value of a number in normal form; None for another text, for x/0, and for very many digits."""
     if len(number) > _LONGEST:
         return None
     sign, digits = (-1, number[1:]) if number.startswith("-") else (1, number)
@@ -61,6 +61,6 @@ def value(number: str) -> Fraction | None:
 
 
 def same(a: str, b: str) -> bool:
-    """Whether two numbers in normal form are equal: by value, or letter by letter where that is out of reach."""
+    """Whether two numbers in normal form are equal by value, or letter by letter if a value cannot be computed."""
     x, y = value(a), value(b)
     return a == b if x is None or y is None else x == y

@@ -1,9 +1,9 @@
 r"""OpenScienceReasoning-2 (nvidia), from the hub or local files in the data set's own format.
 
-A row is ``{"input": question, "output": reasoning that ends in \boxed{ANSWER}}``, with ``expected_answer`` where the
-file has it. Questions are multiple choice (the answer is a letter) or free (a number, a formula, a few words).
+A row is ``{"input": question, "output": reasoning that ends in \boxed{ANSWER}}``, and in some files also
+``expected_answer``. Questions are multiple choice (the answer is a letter) or free (a number, a formula, a few words).
 
-The data set has no splits: a row's is a hash of its question, one row in six for the test, as in the paper (5,000 rows
+The data set has no splits: a hash of its question puts one row in six into the test split, as in the paper (5,000 rows
 and 1,000 others). A folder with ``train.jsonl`` and ``test.jsonl`` is read as it is.
 """
 
@@ -28,24 +28,24 @@ from stabledllm.tasks.text_files import has_ending
 TEST_SHARE = 6
 """One question in so many is in the test split."""
 _LONGEST = 500
-"""Characters of an answer that are looked at for the letter of a choice."""
+"""Number of characters of an answer in which the letter of a choice is looked for."""
 _GOLD = ("expected_answer", "answer")
 _LETTER = re.compile(
     r"\s*(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|option|choice)?\s*(?:is)?\s*[:=]?\s*"
     r"[(\[{]?\s*([A-Za-z])\s*(?:[)\]}.:]+(?:\s*\S.*)?|\s+(?:\(|[-–—]\s).*)?\s*",
     re.IGNORECASE | re.DOTALL,
 )
-# In running text "A" and "I" are words too.
-_SAID_LETTER = re.compile(r"\(?\s*([B-HJ-Z]|[AI](?!\s+[a-z]))\s*\)?(?![\w'’]).*", re.DOTALL)
-_SAID = re.compile(r"\b(?:answer|option|choice)\b\W{0,6}(?:is\b|:|=)[\s:*_`]*([^\n]+)", re.IGNORECASE)
+# In running text "A" and "I" are also words.
+_LETTER_IN_TEXT = re.compile(r"\(?\s*([B-HJ-Z]|[AI](?!\s+[a-z]))\s*\)?(?![\w'’]).*", re.DOTALL)
+_ANSWER_IS = re.compile(r"\b(?:answer|option|choice)\b\W{0,6}(?:is\b|:|=)[\s:*_`]*([^\n]+)", re.IGNORECASE)
 _ALONE = re.compile(r"[\s*_`]*(\(?[A-Z]\)?[.:)]?|[-+\u2212]?[\d.,/]*\d)[\s*_`.]*")
 
 
 class OpenScience:
-    r"""The last ``\boxed{...}``, in a normal form of LaTeX; choices by letter.
+    r"""The task OpenScience: the answer is the last ``\boxed{...}``, in a normal form of LaTeX; choices by letter.
 
-    Flexible: without a box, what stands after the last "answer is" or "answer:", or a last line that is but a letter or
-    a number.
+    Flexible: without a box, the answer is the text after the last "answer is" or "answer:", or a last line that is only
+    a letter or a number.
     """
 
     name = "openscience"
@@ -54,7 +54,7 @@ class OpenScience:
     delimiters = ("\\boxed{",)
 
     def load(self, where: str | None, split: str, options: TaskOptions) -> Examples:
-        """Rows of the split, the first ``options.rows`` of it; rows without any answer have no ``gold``."""
+        """Load the first ``options.rows`` rows of the split, or all; rows without an answer have no ``gold``."""
         if where is None:
             rows = hub_rows(self.name, "nvidia/OpenScienceReasoning-2", "train")
             return made(rows, partial(_examples, split), options.rows)
@@ -67,11 +67,11 @@ class OpenScience:
         return Stored(path, make, options.rows)
 
     def score(self, completion: str, gold: Any, *, flexible: bool = False) -> Scored:
-        r"""``gold``: ``expected_answer``, or a text that holds it in ``\boxed{}``."""
+        r"""Score a completion; ``gold`` is ``expected_answer``, or a text that holds it in ``\boxed{}``."""
         expected = parse_gold(gold)
         given, pattern = last_boxed(completion), _LETTER
         if given is None and flexible:
-            given, pattern = _loose(completion), _SAID_LETTER
+            given, pattern = _loose(completion), _LETTER_IN_TEXT
         choice = len(expected) == 1 and expected.isupper()
         letter = pattern.fullmatch(bare) if choice and (bare := _unwrapped(given)) else None
         parsed = letter[1].upper() if letter else latex.normal(given or "")
@@ -79,7 +79,7 @@ class OpenScience:
 
 
 def _examples(split: str | None, record: dict, origin: str) -> list[dict]:
-    """The row as an example; none where it is not of the ``split``. None: the file is one split."""
+    """The row as an example, or none if it is not in ``split``; a ``split`` of None takes every row."""
     question, output = text_field(record, "input", origin), text_field(record, "output", origin)
     if split is not None and split_of(question) != split:
         return []
@@ -87,7 +87,7 @@ def _examples(split: str | None, record: dict, origin: str) -> list[dict]:
 
 
 def split_of(question: str) -> str:
-    """The split of a question, by its words and numbers alone: spellings of one question never part."""
+    """The split of a question, by its words and numbers alone: all spellings of a question are in one split."""
     digest = hashlib.sha256(plain(question).encode()).digest()
     return "test" if int.from_bytes(digest[:8], "big") % TEST_SHARE == 0 else "train"
 
@@ -96,17 +96,17 @@ def parse_gold(gold: Any) -> str:
     """The answer of a gold field in normal form; a multiple choice is its letter.
 
     Raises:
-        UserError: it holds none.
+        UserError: the field holds no answer.
     """
     text = str(gold) if isinstance(gold, int | float) and not isinstance(gold, bool) else gold
     if isinstance(text, str):
         boxed = last_boxed(text)
         answer = text if boxed is None else boxed
         letter = re.fullmatch(r"\s*\(?([A-Z])(?:\)|[.:)]+(?:\s.*)?)?\s*", _unwrapped(answer), re.DOTALL)
-        # A whole worked text is no answer of its own.
-        found = letter[1] if letter else latex.normal(answer) if boxed is not None or len(answer) <= _LONGEST else ""
-        if found:
-            return found
+        # A long text without a box is a worked solution, not an answer.
+        parsed = letter[1] if letter else latex.normal(answer) if boxed is not None or len(answer) <= _LONGEST else ""
+        if parsed:
+            return parsed
     found = repr(gold) if len(repr(gold)) <= 60 else f"'...{repr(gold)[-57:]}"
     raise UserError(f"expected a gold answer, or a text with one in '\\boxed{{}}', found {found}.")
 
@@ -119,15 +119,15 @@ def _gold(record: dict, output: str) -> Any:
 
 
 def _unwrapped(answer: str | None) -> str:
-    r"""An answer without fonts, math marks and braces: ``\textbf{(B)}`` is ``(B)``."""
+    r"""The answer without fonts, math marks and braces: ``\textbf{(B)}`` becomes ``(B)``."""
     text = re.sub(r"\\[a-zA-Z]+\s*\{|\\[()\[\],;! ]|[{}$*_`]", " ", answer or "")
     return text[:_LONGEST].strip()
 
 
 def _loose(completion: str) -> str | None:
-    said = _SAID.findall(completion)
-    if said:
-        return said[-1].strip().rstrip(".*_`")
+    answers = _ANSWER_IS.findall(completion)
+    if answers:
+        return answers[-1].strip().rstrip(".*_`")
     lines = completion.strip().splitlines()
     alone = _ALONE.fullmatch(lines[-1]) if lines else None
     return alone and alone[1]

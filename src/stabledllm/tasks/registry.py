@@ -1,4 +1,4 @@
-"""The tasks by name."""
+"""The registry of tasks by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def task_named(name: str) -> Task:
     """The task of that name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such task.
     """
     if name not in TASKS:
         raise UserError(f"task '{name}': expected a known task, found none{did_you_mean(name, TASKS)}.")
@@ -23,14 +23,14 @@ def task_named(name: str) -> Task:
 
 
 def task_of(spec: str) -> Task | None:
-    """The task of a data specification (``gsm8k:PATH``); None for ``jsonl:PATH``, whose rows decide."""
+    """The task of a data specification (``gsm8k:PATH``); None for ``jsonl:PATH``, whose rows name their tasks."""
     return TASKS.get(spec.partition(":")[0])
 
 
 def task_and_gold(example: dict) -> tuple[Task, Any] | None:
-    """Which task scores an example, and against what; None where it holds no answer.
+    """The task that scores an example, and the gold answer; None if the example holds no answer.
 
-    An example of no task (``jsonl``) is scored as GSM8K where its response gives ``#### NUMBER``.
+    An example without a task (``jsonl``) is scored as GSM8K if its response holds ``#### NUMBER``.
     """
     if "messages" not in example or ("task" in example and "gold" not in example):
         return None

@@ -15,30 +15,30 @@ from stabledllm.tasks.task import Task, verdicts
 
 
 def rescore(task: str, source: Path, out: Path) -> str:
-    """Write each row of ``source`` to ``out`` with ``parsed``, ``correct`` and the flexible ones; say how many.
+    """Write each row of ``source`` to ``out`` with its scores, strict and flexible; returns a summary line.
 
-    Rows go through one at a time: memory does not grow with the file.
+    Rows are handled one at a time: memory does not grow with the file.
 
-    A row has ``completion`` and ``gold``, the data set's own answer field; whatever else it holds is kept. ``out`` is
-    written whole or not at all.
+    A row has ``completion`` and ``gold``, the data set's own answer field; its other keys are kept. ``out`` is written
+    whole or not at all.
 
     Raises:
-        UserError: an unknown task, a bad row by file and line, or ``out`` being ``source``.
+        UserError: an unknown task, a bad row (naming file and line), or ``out`` being ``source``.
     """
     scorer = task_named(task)
     if out.exists() and source.exists() and out.samefile(source):
         raise UserError(f"rescore: expected --out to be another file than {source}, found the same one.")
     if out.is_dir():
         raise UserError(f"{out}: expected a file to write, found a folder.")
-    counted = {"correct": Counter(), "flexible_correct": Counter()}
+    counters = {"correct": Counter(), "flexible_correct": Counter()}
     with writing(out) as file:
         for origin, row in read_jsonl(source, halves=True):
             scored = row | _scored(scorer, row, origin)
             file.write(_line(scored).encode())
-            for key, counts in counted.items():
+            for key, counts in counters.items():
                 counts[scored[key]] += 1
-    return f"{task}: {counted['correct'].total()} rows; " + "; ".join(
-        f"{name} {_told(counted[key])}" for name, key in (("strict", "correct"), ("flexible", "flexible_correct"))
+    return f"{task}: {counters['correct'].total()} rows; " + "; ".join(
+        f"{name} {_summary(counters[key])}" for name, key in (("strict", "correct"), ("flexible", "flexible_correct"))
     )
 
 
@@ -60,11 +60,11 @@ def _field(row: dict, key: str, origin: str) -> object:
 
 def _line(row: dict) -> str:
     text = json.dumps(row, ensure_ascii=False)
-    # Half of a surrogate pair, which JSON can hold and UTF-8 cannot, is written as an escape again.
+    # Half of a surrogate pair, which UTF-8 cannot hold, is written as a JSON escape again.
     return (text if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text) else json.dumps(row)) + "\n"
 
 
-def _told(counts: Counter) -> str:
+def _summary(counts: Counter) -> str:
     correct, wrong, none = counts[True], counts[False], counts[None]
     low, high = wilson_interval(correct, counts.total())
     return (

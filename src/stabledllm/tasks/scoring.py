@@ -1,4 +1,4 @@
-"""Exact match on the number after ``####``, compared by value, and the interval of a share."""
+"""Scoring by the number after ``####``, compared by value, and the confidence interval of a share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from stabledllm.errors import UserError
 from stabledllm.tasks import numbers
 from stabledllm.tasks.task import Scored
 
-# Between the marker and the number: space, bold or code marks, an opening bracket of LaTeX.
+# Between the marker and the number there may be space, bold or code marks and an opening LaTeX bracket.
 _MARKED = re.compile(r"####(?:[\s*_`~≈=]|\\[(\[]|\\boxed\{|\\text\{)*" + numbers.NUMBER)
 _BARE = re.compile(r"\s*" + numbers.NUMBER + r"\s*(?:\\?%)?\.?\s*")
 
 
 def parse_answer(text: str) -> str | None:
-    """The last number after ``####`` in normal form (no separators, no plus); None where there is none."""
+    """The last number after ``####`` in normal form (no separators, no plus); None if there is none."""
     last = None
     for last in _MARKED.finditer(text):  # noqa: B007
         pass
@@ -24,10 +24,10 @@ def parse_answer(text: str) -> str | None:
 
 
 def parse_gold(gold: Any) -> str:
-    """The number of a gold answer: after ``####``, or the whole of a text or JSON number.
+    """The number of a gold answer: the one after ``####``, or the whole answer if it is a number.
 
     Raises:
-        UserError: it holds none.
+        UserError: the answer holds no number.
     """
     text = str(gold) if isinstance(gold, int | float) and not isinstance(gold, bool) else gold
     if isinstance(text, str):
@@ -39,7 +39,7 @@ def parse_gold(gold: Any) -> str:
 
 
 def score_number(completion: str, gold: Any, *, flexible: bool = False) -> Scored:
-    """GSM8K's rule: the last number after ``####``, or with ``flexible`` the last number anywhere.
+    """Score a completion by its last number after ``####`` (GSM8K's rule), or if ``flexible`` by its last number.
 
     Raises:
         UserError: a gold answer without a number.
@@ -50,13 +50,13 @@ def score_number(completion: str, gold: Any, *, flexible: bool = False) -> Score
 
 
 def wilson_interval(correct: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Binomial interval for a proportion (Wilson, 1927), 95 % by default; NaN for n = 0."""
+    """The confidence interval of a proportion (Wilson, 1927), 95 % by default; NaN for n = 0."""
     if n == 0:
         return math.nan, math.nan
     share, spread = correct / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    # The exact ends at 0 and n correct; rounding must not leave the observed share outside.
+    # At 0 and n correct the ends are exact: rounding must not leave the observed share outside.
     return (0.0 if correct == 0 else centre - half), (1.0 if correct == n else centre + half)
 
 

@@ -4,7 +4,7 @@
                      12-3=9
                      #### 9
 
-Deterministic from (seed, split, index). A problem's split is a hash of its text, so train,
+A problem is a function of (seed, split, index). Its split is a hash of its text, so train,
 validation and test are disjoint whatever their seeds and difficulties.
 """
 
@@ -23,14 +23,14 @@ from stabledllm.tasks.task import example as as_example
 Split = Literal["train", "validation", "test"]
 _SPLIT_OF_BUCKET = ("test", "validation") + ("train",) * 8
 ROWS = {"train": 4000, "validation": 256, "test": 128}
-"""Made of each split unless told otherwise."""
+"""The default number of rows of each split."""
 LARGEST = 99
 """Every intermediate value lies in [0, LARGEST]."""
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """Number of steps (drawn uniformly) and the largest operand."""
+    """The difficulty of problems: the range of the number of steps (drawn uniformly) and the largest operand."""
 
     min_steps: int
     max_steps: int
@@ -41,7 +41,7 @@ class Difficulty:
             raise UserError(
                 f"synthetic: expected 1 <= min_steps <= max_steps <= 40, found {self.min_steps} and {self.max_steps}."
             )
-        # Up to here every value leaves room for every operand, on one side or the other.
+        # Up to this limit every operand can be added to or subtracted from every value.
         if not 1 <= self.max_operand <= (LARGEST + 1) // 2:
             most = (LARGEST + 1) // 2
             raise UserError(f"synthetic: expected max_operand in [1, {most}], found {self.max_operand}.")
@@ -51,7 +51,7 @@ LEVELS = {"easy": Difficulty(1, 3), "hard": Difficulty(1, 3, 19)}
 
 
 def difficulty(name: str) -> Difficulty:
-    """A named level, or ``MIN-MAX`` or ``MIN-MAX/OPERAND`` such as ``5-8/20``."""
+    """The difficulty of a named level, or of ``MIN-MAX`` or ``MIN-MAX/OPERAND`` such as ``5-8/20``."""
     if name in LEVELS:
         return LEVELS[name]
     try:
@@ -80,12 +80,12 @@ def _problem(rng: random.Random, level: Difficulty) -> tuple[str, str]:
 
 
 def split_of(prompt: str) -> Split:
-    """The split a problem belongs to, by its text alone."""
+    """The split that a problem belongs to, by its text alone."""
     return _SPLIT_OF_BUCKET[hashlib.sha256(prompt.encode()).digest()[0] % 10]
 
 
 def example(split: Split, seed: int, index: int, level: Difficulty) -> dict:
-    """Example ``index`` of a split: ``{"prompt", "response"}``."""
+    """The example of number ``index`` in a split: ``{"prompt", "response"}``."""
     rng = random.Random(f"{seed}/{split}/{index}")
     while True:
         prompt, response = _problem(rng, level)
@@ -99,7 +99,7 @@ def examples(split: Split, n: int, seed: int = 0, level: Difficulty = LEVELS["ha
 
 
 class Synthetic:
-    """Scored as GSM8K is: the number after ``####``."""
+    """The synthetic task; it is scored as GSM8K is, by the number after ``####``."""
 
     name = "synthetic"
     splits = ("train", "validation", "test")
@@ -107,7 +107,7 @@ class Synthetic:
     delimiters = ("####",)
 
     def load(self, where: str | None, split: str, options: TaskOptions) -> list[dict]:
-        """``options.rows`` examples of level ``where``, the same whatever else is asked for."""
+        """Make ``options.rows`` examples of level ``where``; example i is the same however many are made."""
         spec, level = f"synthetic:{where}" if where else "synthetic", difficulty(where or "hard")
         rows = examples(split, options.rows or ROWS[split], options.seed, level)
         return [
@@ -115,7 +115,7 @@ class Synthetic:
         ]
 
     def score(self, completion: str, gold: Any, *, flexible: bool = False) -> Scored:
-        """``gold``: the worked answer, or the number itself."""
+        """Score a completion; ``gold`` is the worked answer, or the number itself."""
         return scoring.score_number(completion, gold, flexible=flexible)
 
 

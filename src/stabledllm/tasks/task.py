@@ -1,6 +1,6 @@
-"""What a task is: where its examples come from, and how a completion is scored against a gold answer.
+"""The interface of a task, which loads examples and scores completions against gold answers.
 
-A task knows its data set's own format and its own answers, and nothing of tokens, models or torch.
+A task knows its data set's own format and answers, and nothing of tokens, models or torch.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import Any, Literal, Protocol
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What the settings under ``data`` pass on; each acts in the tasks that it names."""
+    """The options of tasks, from the settings under ``data``; each has an effect in the tasks that it names."""
 
     annotations: Literal["keep", "remove"] = "keep"
     """GSM8K's calculator annotations ``<<48/2=24>>`` in the responses."""
     table: Literal["markdown", "html"] = "markdown"
     """How HiTab's tables are written into the prompt."""
     rows: int | None = None
-    """Rows that are wanted of the split: what the synthetic task makes, where OpenScience may stop reading."""
+    """Number of rows of the split: the synthetic task makes so many, OpenScience may stop reading there."""
     seed: int = 0
-    """Of the synthetic task."""
+    """Seed of the synthetic task."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What was read from a completion and whether it is right. No answer found is apart from wrong."""
+    """The answer read from a completion and whether it is right. A missing answer is not the same as a wrong one."""
 
     parsed: str | list[str] | None
-    """The answer in normal form; None: none was found."""
+    """The answer in normal form; None if there is none."""
     correct: bool | None
     """None exactly where ``parsed`` is None."""
 
 
 def verdicts(strict: Scored, flexible: Scored) -> dict:
-    """The two scores of a completion as they stand in a file."""
+    """The two scores of a completion under the keys that they have in a file."""
     return {
         "parsed": strict.parsed,
         "correct": strict.correct,
@@ -45,35 +45,35 @@ def verdicts(strict: Scored, flexible: Scored) -> dict:
 
 
 class Task(Protocol):
-    """One data set; each module of a task holds one as ``TASK``."""
+    """A task: one data set and its scoring. Each module of a task holds one as ``TASK``."""
 
     name: str
-    """What a specification calls it: ``name`` (the hub) or ``name:PATH``."""
+    """The name in a specification: ``name`` (the hub) or ``name:PATH``."""
     splits: tuple[str, ...]
-    """Of ``train``, ``validation``, ``test``: what the hub's data set or a folder keeps apart by itself."""
+    """Those of ``train``, ``validation``, ``test`` that the hub's data set or a folder has by itself."""
     splits_files: bool
-    """Whether a single file holds every split too (parted by a hash of each row's text); else it is one split."""
+    """Whether a single file holds every split too (by a hash of each row's text); else it is one split."""
     delimiters: tuple[str, ...]
     """Strings before an answer, which ISAD masks more often: the default of ``data.delimiters``."""
 
     def load(self, where: str | None, split: str, options: TaskOptions) -> Sequence[dict]:
-        """Examples in the data set's order, as :func:`example` makes them.
+        """Load the examples in the data set's order, as :func:`example` makes them.
 
         Args:
             where: a local file or folder in the data set's own format; None: the hub.
-            split: one of ``splits``; a single file without splits is read whole whatever it says.
+            split: one of ``splits``; a single file without splits is read whole, whatever the split.
 
         Raises:
-            UserError: whatever is wrong with the file, by line and key; no hub; a split that is not there.
+            UserError: anything wrong with the file, with its line and key; no hub; a split that does not exist.
         """
         ...
 
     def score(self, completion: str, gold: Any, *, flexible: bool = False) -> Scored:
-        """Score one completion. No completion whatever raises.
+        """Score one completion; no completion can make it raise an error.
 
         Args:
-            gold: the data set's own answer field, as :meth:`load` gives it or as a user's file does.
-            flexible: read the answer from places other than the one that the task asks for, too.
+            gold: the data set's own answer field, from :meth:`load` or from a user's file.
+            flexible: also read the answer from places other than the one that the task asks for.
 
         Raises:
             UserError: a gold without an answer ("expected ..., found ..."), whatever the completion.
@@ -82,9 +82,9 @@ class Task(Protocol):
 
 
 def example(prompt: str, response: str, origin: str, gold: Any = None) -> dict:
-    """``{"messages", "origin", "gold"}``: a user's turn, the assistant's, ``file:line``, the answer field.
+    """Make an example ``{"messages", "origin", "gold"}``: both turns, ``file:line``, and the answer field.
 
-    Without ``gold`` the key is left out: the row can be trained on, not scored.
+    Without ``gold`` the key is left out: the row can be trained on, but not scored.
     """
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
     row = {"messages": messages, "origin": origin}

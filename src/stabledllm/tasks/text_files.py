@@ -1,4 +1,4 @@
-"""Text files as they lie on people's disks: lines, byte order marks, and folders with links and endings in capitals."""
+"""Reading text files as users have them: lines, byte order marks, and folders with links and endings in capitals."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import BinaryIO
 from stabledllm.errors import UserError
 
 LONGEST_LINE = 1 << 28
-"""Bytes; a longer line is no row of data."""
+"""Number of bytes beyond which a line is no row of data."""
 _OTHER_MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 
 
 def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, int, str]]:
-    r"""``(offset, number, text)`` of every line; lines end with ``\n`` or ``\r\n`` and with nothing else.
+    r"""The ``(offset, number, text)`` of every line; lines end with ``\n`` or ``\r\n`` and with nothing else.
 
-    What other programs take for the end of a line (U+2028, U+0085, a form feed, ``\r`` alone) is content. A byte
-    order mark at the beginning is left out.
+    Characters that other programs take for the end of a line (U+2028, U+0085, a form feed, ``\r`` alone) are content.
+    A byte order mark at the beginning is left out.
 
     Args:
-        file: opened in binary. name: for errors.
+        file: opened in binary mode. name: the file's name, for errors.
 
     Raises:
-        UserError: no UTF-8, a NUL byte, or a line that is too long, by its number.
+        UserError: bytes that are not UTF-8, a NUL byte, or a line that is too long; the message names the line.
     """
     offset, number = 0, 0
     while line := file.readline(LONGEST_LINE + 1):
@@ -39,14 +39,14 @@ def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, int, str]]:
 
 
 def decoded(content: bytes, name: str, line: int | None = None, what: str = "UTF-8 text") -> str:
-    """UTF-8 as text, without a byte order mark at its beginning.
+    """Decode UTF-8, without a byte order mark at its beginning.
 
     Args:
-        name: of the file, for errors. line: which of its lines the content is; None: the whole of it.
-        what: is expected.
+        name: the file's name, for errors. line: number of the line that the content is; None for the whole file.
+        what: what error messages say was expected.
 
     Raises:
-        UserError: other bytes.
+        UserError: bytes that are not UTF-8.
     """
     where = "" if line is None else f" in line {line}"
     for mark, encoding in _OTHER_MARKS.items():
@@ -61,16 +61,16 @@ def decoded(content: bytes, name: str, line: int | None = None, what: str = "UTF
 
 
 def read_text(path: Path) -> str:
-    r"""A whole file as text, ``\r\n`` as ``\n``.
+    r"""Read a whole file as text, with ``\r\n`` as ``\n``.
 
     Raises:
-        UserError: it cannot be read, or is no UTF-8.
+        UserError: it cannot be read, or is not UTF-8.
     """
     return decoded(read_bytes(path), str(path)).replace("\r\n", "\n")
 
 
 def read_bytes(path: Path) -> bytes:
-    """A whole file.
+    """Read the bytes of a whole file.
 
     Raises:
         UserError: it cannot be read.
@@ -82,10 +82,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """A file opened for reading bytes.
+    """Open a file for reading bytes.
 
     Raises:
-        UserError: it is not there, is a folder, or cannot be read.
+        UserError: it does not exist, is a folder, or cannot be read.
     """
     if not path.is_file():
         raise UserError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}.")
@@ -96,7 +96,7 @@ def open_binary(path: Path) -> BinaryIO:
 
 
 def files_below(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """The files of a folder and of those below it that have one of the endings, in small letters or capitals; sorted.
+    """The files with one of the endings, in lower or upper case, in a folder and those below it; sorted.
 
     Links to files and folders are followed, and no folder is entered twice.
 
@@ -120,7 +120,7 @@ def files_below(folder: Path, endings: Sequence[str]) -> list[Path]:
 
 
 def has_ending(path: Path, *endings: str) -> bool:
-    """Whether a file's name ends so, in small letters or capitals."""
+    """Whether a file's name has one of the endings, in lower or upper case."""
     return path.suffix.lower() in endings
 
 

@@ -16,7 +16,7 @@ from stabledllm.config.trainer_rules import refuse_idle
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.planning.memory import micro_batch
 from stabledllm.runtime.lone_process import refuse_lone_process
-from stabledllm.training.devices import as_user_error
+from stabledllm.training.devices import refuse_unrunnable
 from stabledllm.training.trainer import MDMTrainer
 
 # What differs from TrainingArguments' defaults: the paper's recipe, no logging back end unless asked for, and no search
@@ -59,7 +59,7 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
     # Without it transformers does not see, where there is no accelerator, that this is one of several processes.
     place = {"use_cpu": True} if not torch.accelerator.is_available() else {}
     device_keys = {name: settings.trainer[name] for name in ("use_cpu", "ddp_backend") if name in settings.trainer}
-    with as_user_error("launch configuration"):
+    with refuse_unrunnable("launch configuration"):
         ranks = TrainingArguments(output_dir=settings.out, report_to="none", **(place | device_keys)).world_size
     micro = micro_batch(settings, ranks)
     sizes = {
@@ -69,7 +69,7 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
     pinned = {"dataloader_pin_memory": torch.cuda.is_available()}
     device = {"use_cpu": True} if without_device else {}
     trainer = _renamed(settings.trainer)
-    with as_user_error("key 'trainer'"):
+    with refuse_unrunnable("key 'trainer'"):
         arguments = TrainingArguments(**(DEFAULTS | pinned | place | trainer | ours | sizes | device))
         if not without_device:
             MDMTrainer.get_optimizer_cls_and_kwargs(arguments)

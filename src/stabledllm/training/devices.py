@@ -16,7 +16,7 @@ from stabledllm.errors import UserError
 
 
 @contextmanager
-def as_user_error(what: str) -> Iterator[None]:
+def refuse_unrunnable(what: str) -> Iterator[None]:
     """Turn errors of transformers and accelerate about settings or missing packages into a :class:`UserError`."""
     try:
         yield

@@ -27,7 +27,7 @@ from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.adaptive import AdaptiveDensity
 from stabledllm.stats.estimate import Estimate
-from stabledllm.training.devices import as_user_error
+from stabledllm.training.devices import refuse_unrunnable
 from stabledllm.training.diverged import StepWatch
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
 from stabledllm.training.positions import StepRows, step_rows
@@ -112,7 +112,7 @@ class MDMTrainer(ResumingTrainer):
         self.eval_rows, self.eval_draws = eval_rows, eval_draws
         self.density_file, self.adaptive, self.identity = density_file, adaptive, identity or {}
         kwargs["args"].remove_unused_columns = False
-        with as_user_error("key 'trainer'"):
+        with refuse_unrunnable("key 'trainer'"):
             super().__init__(
                 train_dataset=RowDataset(train_rows),
                 eval_dataset=RowDataset(eval_rows),

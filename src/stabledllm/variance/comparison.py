@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stabledllm.ppots.profile import Profile
 from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import Ends, negated, of_ratio, of_sum, scaled, with_ends
+from stabledllm.stats.intervals import Ends, Ratio, negated, of_ratio, of_sum, scaled, with_ends
 from stabledllm.stats.jackknife import jackknife
 from stabledllm.variance.components import UNIT, Decomposition, NestedLosses, parts_of
 from stabledllm.variance.drawn import Measured, variance_covariance
@@ -43,9 +43,8 @@ def _row(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> 
     measured = result.measured.per_row_variance
     noise = at_equal_compute(measured, result.cost, data_noise)
     predicted = at_equal_compute(result.predicted, result.cost, data_noise) if result.predicted else None
-    ratio = {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
-    if result.method != "standard":
-        ratio = _ratio(result, standard, data_noise)
+    is_standard = result.method == "standard"
+    ratio = Ratio(1.0, 1.0, 1.0) if is_standard else _ratio(result, standard, data_noise)
     return {
         "method": result.method,
         "views": result.cost,
@@ -56,17 +55,12 @@ def _row(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> 
         "heavy_tail": result.measured.heavy_tail,
         "variance_at_equal_compute": noise.as_dict(),
         "predicted_at_equal_compute": predicted.as_dict() if predicted else None,
-        "relative_to_standard": ratio,
-        "pays": verdict(ratio),
+        "relative_to_standard": ratio.as_dict(),
+        "pays": ratio.below_one,
     }
 
 
-def verdict(ratio: dict) -> bool | None:
-    """Whether a noise is below Standard's, by its interval; None where that holds 1 or there is none."""
-    return True if ratio["ci_high"] < 1 else False if ratio["ci_low"] > 1 else None
-
-
-def _ratio(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> dict:
+def _ratio(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> Ratio:
     """Ratio of two noises at equal compute, with a 95 % interval.
 
     ``top - r bottom`` is ``cost V - r cost' V' - (1 - r) C``: both hold the same estimate of C, which drops out at
@@ -118,15 +112,15 @@ def mirror_condition(
         measured: its entry among the compared methods, where it is one of them. With a second view for some t only
             the sentence follows the ratio that is printed there.
     """
-    gain = _mean_over_rows((views.row_view_noise() - cost * views.row_noise()) @ views.width)
-    rho = _mean_over_rows(-views.row_view_covariance().nan_to_num() @ views.width)
+    gain = _mean_over_rows((views.view_noise() - cost * views.moments.noise) @ views.width)
+    rho = _mean_over_rows(-views.view_covariance().nan_to_num() @ views.width)
     rest = jackknife(lambda keep: float(sum(parts_of(nested, keep)[1:])), len(nested.losses), UNIT)
     rest = replace(rest, ends=of_sum([with_ends(found.mask_rate), with_ends(found.data)]))
     low, high = of_sum([with_ends(gain), negated(with_ends(rest), cost - 1)])
     pays = True if low > 0 else False if high < 0 else None
     said = _condition(cost, gain, rest)
     if cost != 2 and measured:
-        pays, said = measured["pays"], _measured(cost, measured["relative_to_standard"])
+        pays, said = measured["pays"], _measured(cost, Ratio(**measured["relative_to_standard"]))
     verdict = {True: "so it pays", False: "so it does not", None: "too close to tell"}[pays]
     return {
         "rho": rho.value / -found.mask_pattern.value if found.mask_pattern.value else math.nan,
@@ -153,18 +147,16 @@ def _condition(cost: float, gain: Estimate, rest: Estimate) -> str:
     )
 
 
-def _measured(cost: float, ratio: dict) -> str:
+def _measured(cost: float, ratio: Ratio) -> str:
     """The ratio that was measured, as it is printed beside the method."""
-    value, low, high = (ratio[name] for name in ("value", "ci_low", "ci_high"))
-    if math.isnan(value + low + high):
+    if not ratio.is_known:
         return (
             f"MIRROR with a second view for some t only costs {cost:.3g} forwards a row; these draws give its ratio to "
             f"Standard's noise no interval"
         )
-    bounds = f"{low:.2g} to {high:.2g}"
     return (
         f"MIRROR with a second view for some t only costs {cost:.3g} forwards a row; its noise at equal compute is "
-        f"{value:.2g} ({bounds}) of Standard's"
+        f"{ratio.value:.2g} ({ratio.ci_low:.2g} to {ratio.ci_high:.2g}) of Standard's"
     )
 
 

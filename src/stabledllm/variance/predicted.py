@@ -13,10 +13,10 @@ from torch import Tensor
 
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.sources import Source
-from stabledllm.ppots.cells import WeighsBy, row_kernels, row_weights
-from stabledllm.ppots.crossfit import Judged, weighted_moment
+from stabledllm.ppots.cells import WeighsBy
+from stabledllm.ppots.crossfit import CrossFit, weighted_moment
+from stabledllm.ppots.moments import LossMoments
 from stabledllm.ppots.pieces import Pieces
-from stabledllm.ppots.profile import Profile
 from stabledllm.ppots.shared_noise import shared_forms
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import negated, of_sum, of_variance, scaled, with_ends
@@ -26,9 +26,9 @@ from stabledllm.variance.components import UNIT
 
 
 def per_row_variance(
-    profile: Profile,
+    losses: LossMoments,
     source: Source,
-    judged: Judged,
+    crossfit: CrossFit,
     step_rows: int,
     weighs_by: WeighsBy | None = None,
 ) -> Estimate:
@@ -45,28 +45,28 @@ def per_row_variance(
         weighs_by: where rows are not weighed by 1 / p(t) itself: fixed counts pay 1 / (P pi_k), p averaged over the
             count's cell, which depends on the row's P.
     """
-    second = weighted_moment(profile, judged, weighs_by)
-    pieces, mean = Pieces.cut(profile), profile.row_mean().clone()
-    for sampler, rows in judged:
+    second = weighted_moment(losses, crossfit, weighs_by)
+    pieces, mean = Pieces.cut(losses), losses.mean.clone()
+    for sampler, rows in crossfit:
         if not sampler.unbiased:  # an unbiased weight leaves the mean as it is, exactly
-            mean[rows] *= row_kernels(profile, sampler, weighs_by)[1][rows]
+            mean[rows] *= losses.kernels(sampler, weighs_by)[1][rows]
     square = pieces.mean_square(mean)
     removed = [
-        (_removed_noise(profile, pieces, sampler, source, step_rows, weighs_by), rows) for sampler, rows in judged
+        (_removed_noise(losses, pieces, sampler, source, step_rows, weighs_by), rows) for sampler, rows in crossfit
     ]
 
     def value(keep: Tensor) -> float:
         gone = sum(int(torch.isin(rows, keep).sum()) * removed_from(keep) for removed_from, rows in removed)
-        data = spread_change(plain_mean[keep], kept(profile.share, keep))
+        data = spread_change(plain_mean[keep], kept(losses.share, keep))
         return float(second[keep].mean()) - square(keep) - gone / len(keep) + data
 
-    plain_mean = profile.row_mean() @ profile.width
-    found = jackknife(value, len(profile.rows), UNIT)
-    return replace(found, ends=of_variance(found.value, found.stderr, len(profile.rows) - 1))
+    plain_mean = losses.mean @ losses.width
+    variance = jackknife(value, losses.rows, UNIT)
+    return replace(variance, ends=of_variance(variance.value, variance.stderr, losses.rows - 1))
 
 
 def _removed_noise(
-    profile: Profile, pieces: Pieces, sampler: TSampler, source: Source, step_rows: int, weighs_by: WeighsBy | None
+    losses: LossMoments, pieces: Pieces, sampler: TSampler, source: Source, step_rows: int, weighs_by: WeighsBy | None
 ) -> Callable[[Tensor], float]:
     """Takes rows, gives what the source removes of Var_u h, without the bias from the noise of the rows' mean.
 
@@ -75,10 +75,10 @@ def _removed_noise(
     """
     if source.independent:
         return lambda keep: 0.0
-    weighted = profile.row_mean() * row_weights(profile, sampler, weighs_by)
-    own = profile.rate is not None
+    weighted = losses.mean * losses.weights(sampler, weighs_by)
+    own = losses.rate is not None
     form = shared_forms(pieces.middle, sampler, source, step_rows, weighted=own)[1]
-    return pieces.quadratic(weighted if own else weighted / sampler.weight(profile.rates), form)
+    return pieces.quadratic(weighted if own else weighted / sampler.weight(losses.rates), form)
 
 
 def at_equal_compute(per_row: Estimate, cost: float, data_noise: Estimate) -> Estimate:

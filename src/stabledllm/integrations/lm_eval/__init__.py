@@ -1,7 +1,7 @@
 """``lm_eval --model stabledllm``: lm-evaluation-harness's tasks on this library's models (extra ``lm-eval``).
 
-Releases that look for plugins find the class through this package's entry point; for those that do not,
-``python -m stabledllm.integrations.lm_eval`` takes the place of ``lm_eval`` and all of its arguments.
+Releases of the harness that look for plugins find the class through this package's entry point; with others,
+``python -m stabledllm.integrations.lm_eval`` replaces ``lm_eval`` and takes all of its arguments.
 """
 
 from __future__ import annotations

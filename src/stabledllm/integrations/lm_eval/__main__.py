@@ -1,4 +1,4 @@
-"""``lm_eval``'s own command line, with ``--model stabledllm`` known to it."""
+"""``lm_eval``'s own command line, to which ``--model stabledllm`` is added."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from stabledllm.errors import UserError
 
 
 def main() -> None:
-    """Bad input of ours is one sentence on standard error and exit code 2."""
+    """Run the harness; bad input to this library becomes one sentence on standard error and exit code 2."""
     try:
         from lm_eval.__main__ import cli_evaluate
 

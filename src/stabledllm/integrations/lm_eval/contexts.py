@@ -1,4 +1,4 @@
-"""From the harness's strings to token ids: conversations stay conversations until the tokenizer sees them."""
+"""Encoding the harness's strings: conversations stay conversations until the tokenizer gets them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _KEY = "stabledllm_chat"
 
 
 def write_chat(messages: list[dict]) -> str:
-    """A conversation as the text that the harness carries about; its words can never pass for special tokens."""
+    """A conversation as text that the harness can carry; its words can never be taken for special tokens."""
     return json.dumps({_KEY: [{"role": m["role"], "content": m["content"]} for m in messages]}, ensure_ascii=False)
 
 
 def read_chat(context: str) -> list[dict] | None:
-    """The conversation of :func:`write_chat`; None for any other text.
+    """The conversation that :func:`write_chat` wrote; None for any other text.
 
     Raises:
         UserError: text after the conversation, which the harness never puts there.
@@ -29,7 +29,7 @@ def read_chat(context: str) -> list[dict] | None:
 
 
 def encode_context(tokenizer, context: str) -> list[int]:
-    """Ids of a prompt: a conversation through the model's chat template, other text as it is.
+    """The ids of a prompt: a conversation goes through the model's chat template, other text is encoded as it is.
 
     A conversation that ends with an assistant's turn is to be continued within it (the harness's ``gen_prefix``).
     """
@@ -42,11 +42,11 @@ def encode_context(tokenizer, context: str) -> list[int]:
 
 
 def encode_pair(tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Ids of a prompt and of what is to follow it.
+    """The ids of a prompt and of its continuation.
 
-    Plain text is encoded as one, blanks between the two counted to the continuation, and split where the prompt's own
-    ids end: tokens across the border belong to the continuation. Where the prompt's ids are no beginning of the whole's
-    each is encoded by itself.
+    Plain text is encoded as a whole and split where the prompt's own ids end; blanks between the two count to the
+    continuation, and so do tokens across the border. Where the whole does not begin with the prompt's ids, each part
+    is encoded by itself.
 
     Raises:
         UserError: a continuation without tokens.

@@ -1,4 +1,4 @@
-"""What lm-evaluation-harness asks of a model, answered by a masked diffusion model. Knows nothing of the harness."""
+"""The methods that lm-evaluation-harness asks of a model, for a masked diffusion model; imports no harness."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ METHOD = "strats+fixedcount"
 
 
 class HarnessModel:
-    """``--model stabledllm --model_args pretrained=MODEL,...``.
+    """The model of ``--model stabledllm --model_args pretrained=MODEL,...``.
 
-    Log-likelihoods are estimates of a lower bound (a masked diffusion model has no other): ``draws`` masked copies of
-    the continuation, exactly counted masks at stratified ratios, their standard errors from ``replicates`` independent
-    groups. The noise is a function of ``likelihood_seed`` and of the two texts alone: neither order, batches, devices
-    nor ``--limit`` change a number.
+    Log-likelihoods are estimates of a lower bound, the only one that a masked diffusion model has: from ``draws``
+    masked copies of the continuation, exactly counted masks at stratified ratios, with standard errors from
+    ``replicates`` independent groups. The noise is a function of ``likelihood_seed`` and the two texts alone: order,
+    batches, devices and ``--limit`` change no number.
 
     Args:
         pretrained: ``tiny``, a folder (of a model or an adapter), or a name on the hub. base, family, dtype, attention,
             end_token, trust_remote_code, allow_pickle: as for ``stabledllm eval``.
-        length: new tokens; without it what the task asks for (256 where it does not).
+        length: number of new tokens; None for what the task asks for (256 where it does not).
         tokens_per_step: tokens decided by a model call; 1 is the most exact.
-        draws: forward passes for a log-likelihood. replicates: into how many groups they fall, for the standard error.
-        greedy: find out whether greedy decoding gives the continuation, at as many further model calls as it has
+        draws: forward passes for a log-likelihood. replicates: groups of them, for the standard error.
+        greedy: find out whether greedy decoding gives the continuation, at one further model call for each of its
             tokens; false: report that it does not.
         likelihood_out: a file for each log-likelihood with its standard error, JSON lines.
         batch_size: prompts decoded together.
@@ -110,15 +110,15 @@ class HarnessModel:
         self.stats = DecodingStats()
         self._rows: list[dict] = []
 
-    # What is asked
+    # Requests of the harness
 
     def generate_until(self, requests: Sequence, disable_tqdm: bool = False) -> list[str]:
         """A completion for each request's ``(context, generation_kwargs)``, cut at its ``until`` strings."""
         texts: list[str] = []
-        # Draws at random depend on a prompt's place; every rank numbers its own.
+        # Random draws depend on a prompt's number; each rank has numbers of its own.
         offset = self._ranks.rank << 24
         with tqdm(total=len(requests), desc="generate_until", disable=disable_tqdm or self.rank > 0) as bar:
-            for run in _alike(requests, self._batch):
+            for run in _same_arguments(requests, self._batch):
                 options, most, until = decoding(
                     self._decoding, self._tokens_per_step, self._length, requests[run.start].args[1]
                 )
@@ -144,9 +144,9 @@ class HarnessModel:
         return out
 
     def loglikelihood_rolling(self, requests: Sequence, disable_tqdm: bool = False) -> list[float]:
-        """The bound of whole texts, all of their tokens at once: no window, and nothing left out.
+        """The bound of each whole text, all of its tokens at once: no window, and nothing left out.
 
-        Perplexities of it are upper bounds, not comparable with an autoregressive model's exact ones.
+        Perplexities from it are upper bounds, not comparable with an autoregressive model's exact ones.
         """
         out = []
         for request in tqdm(requests, desc="loglikelihood_rolling", disable=disable_tqdm or self.rank > 0):
@@ -164,13 +164,13 @@ class HarnessModel:
         step = int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1
         row = TokenRow([*prompt, *continuation], len(prompt))
         with torch.no_grad():
-            found = elbo(
+            bound = elbo(
                 self._loaded.model, [row], METHOD, self._draws, seed=self._seed, step=step, eps=0.0,
                 replicates=self._replicates, mask_id=self._loaded.mask_id, pad_id=self._loaded.pad_id,
             )  # fmt: skip
-        return Estimate(value=float(found.value), stderr=float(found.stderr), n=self._replicates, unit="nats")
+        return Estimate(value=float(bound.value), stderr=float(bound.stderr), n=self._replicates, unit="nats")
 
-    # How it is answered
+    # Answers to the requests
 
     def _complete(self, prompts: list[list[int]], options: DecodingOptions, first: int = 0) -> list[list[int]]:
         loaded = self._loaded
@@ -186,7 +186,7 @@ class HarnessModel:
         self._rows.append(named | {"value": estimate.value, "stderr": estimate.stderr} | more)
 
     def _report(self, asked: int) -> None:
-        """Say the mean standard error of the last ``asked``; write all so far where the user asked for it."""
+        """Print the mean standard error of the last ``asked`` estimates; write all so far if the user asked for it."""
         if asked:
             self._say(
                 f"{asked} log-likelihoods from {self._draws} draws each, standard error "
@@ -201,27 +201,27 @@ class HarnessModel:
         if self.rank == 0:
             tqdm.write(f"stabledllm: {line}", file=sys.stderr)
 
-    # What the harness reads off a model
+    # Properties that the harness reads
 
     def apply_chat_template(self, chat_history: list[dict], add_generation_prompt: bool = True) -> str:
-        """The conversation as text; a last turn of the assistant's is to be continued."""
+        """The conversation as text; if the assistant's turn is the last, it is to be continued."""
         if add_generation_prompt == (chat_history[-1]["role"] == "assistant"):
             raise UserError("lm_eval: expected a conversation that ends with a user's turn, or one to be continued.")
         return write_chat(chat_history)
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """Which template is applied; the harness keeps it with its results."""
+        """The name of the template that is applied; the harness stores it with its results."""
         if isinstance(chat_template, str):
             raise UserError(f"lm_eval: expected the model's own chat template, found the name '{chat_template}'.")
         return f"{self._loaded.name}'s own" if chat_template else ""
 
     @property
     def tokenizer_name(self) -> str:
-        """For the names of the harness's caches."""
+        """The model's name as the harness uses it in the names of its caches."""
         return self._loaded.name.replace("/", "__")
 
     def get_model_info(self) -> dict:
-        """What the results say of the model."""
+        """The description of the model in the harness's results."""
         return {
             "pretrained": self._loaded.name,
             "decoding": DecodingSettings.model_validate(self._decoding).model_dump(exclude={"length", "steps"})
@@ -237,26 +237,26 @@ class HarnessModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device that the model is on."""
         return self._device
 
     @property
     def batch_size(self) -> int:
-        """Prompts decoded together."""
+        """The number of prompts decoded together."""
         return self._batch
 
     @property
     def rank(self) -> int:
-        """Of this process; the harness gives each its share of the requests."""
+        """The rank of this process; the harness gives each rank its share of the requests."""
         return self._ranks.rank
 
     @property
     def world_size(self) -> int:
-        """Processes."""
+        """The number of processes."""
         return self._ranks.count
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Every rank's tensor, one after the other."""
+        """The tensors of all ranks, one after the other."""
         if self.world_size == 1:
             return tensor
         parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
@@ -264,12 +264,12 @@ class HarnessModel:
         return torch.stack(parts) if tensor.dim() == 0 else torch.cat(parts)
 
     def gather_object(self, obj, dst: int = 0) -> list | None:
-        """Every rank's object on rank ``dst``, None on the others."""
+        """The objects of all ranks on rank ``dst``, None on the others."""
         if self.world_size == 1:
             return [obj]
-        found = [None] * self.world_size if self.rank == dst else None
-        torch.distributed.gather_object(obj, found, dst=dst)
-        return found
+        objects = [None] * self.world_size if self.rank == dst else None
+        torch.distributed.gather_object(obj, objects, dst=dst)
+        return objects
 
     def barrier(self) -> None:
         """Wait for every rank."""
@@ -277,19 +277,21 @@ class HarnessModel:
 
 
 def _device(asked: str | None, ranks: Ranks) -> torch.device:
-    """The device asked for; the launcher's own where there are several ranks, or where the machine has none such: the
-    harness asks for ``cuda:0`` whoever calls it."""
+    """The device asked for, or the launcher's own if there are several ranks or the machine has no such device.
+
+    The harness always asks for ``cuda:0``.
+    """
     if asked is None or ranks.count > 1:
         return ranks.device
-    wanted, here = torch.device(asked), torch.accelerator.current_accelerator()
-    if wanted.type != "cpu" and (here is None or here.type != wanted.type):
-        _LOG.warning(f"no {wanted.type} device on this machine: evaluating on {ranks.device}")
+    device, accelerator = torch.device(asked), torch.accelerator.current_accelerator()
+    if device.type != "cpu" and (accelerator is None or accelerator.type != device.type):
+        _LOG.warning(f"no {device.type} device on this machine: evaluating on {ranks.device}")
         return ranks.device
-    return wanted
+    return device
 
 
-def _alike(requests: Sequence, batch: int) -> Iterator[range]:
-    """Runs of at most ``batch`` requests with the same generation arguments, in order."""
+def _same_arguments(requests: Sequence, batch: int) -> Iterator[range]:
+    """The ranges of at most ``batch`` successive requests with the same generation arguments, in order."""
     start = 0
     for i in range(1, len(requests) + 1):
         if i == len(requests) or i - start == batch or requests[i].args[1] != requests[start].args[1]:

@@ -1,4 +1,4 @@
-"""Decoding options from ``--model_args`` and from a task's ``generation_kwargs``; none is dropped without a word."""
+"""Decoding options from ``--model_args`` and from a task's ``generation_kwargs``; none is dropped silently."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from stabledllm.decoding import DecodingOptions
 from stabledllm.errors import UserError
 
 LENGTH = 256
-"""New tokens where a task names no number, as in the harness's own models."""
+"""Number of new tokens where a task gives none, as in the harness's own models."""
 _LENGTHS = ("max_gen_toks", "max_new_tokens")
-# Without sampling these decide nothing; with num_beams=1 there is no search to leave out.
+# Without sampling these have no effect.
 _OF_SAMPLING = ("temperature", "top_p", "top_k")
 
 
 def decoding(
     given: dict, tokens_per_step: int, length: int | None, request: dict
 ) -> tuple[DecodingOptions, int, list[str]]:
-    """Options, the most tokens that are kept, and the strings at which the text is cut.
+    """The options, the largest number of tokens to keep, and the strings at which the text is cut.
 
     Args:
         given: the user's decoding settings, without length and steps.
         tokens_per_step: tokens decided by a model call.
-        length: the user's number of new tokens; without it the task's, rounded up to whole blocks.
-        request: a task's generation_kwargs. ``do_sample`` draws at its temperature, 1 where it names none; the user's
-            settings hold otherwise.
+        length: the user's number of new tokens; None for the task's, rounded up to whole blocks.
+        request: a task's generation_kwargs. ``do_sample`` draws at its temperature, 1 where it gives none; without it
+            the user's settings hold.
 
     Raises:
-        UserError: a generation argument that this library has nothing for, or settings that contradict.
+        UserError: a generation argument that this library does not support, or settings that contradict each other.
     """
     request = dict(request)
     until = request.pop("until", None) or []

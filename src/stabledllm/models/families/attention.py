@@ -1,4 +1,4 @@
-"""Who attends to whom, in the form that each attention back end takes.
+"""Which tokens attend to which, in the form that each attention back end takes.
 
 Legend: N rows, L positions.
 """
@@ -15,7 +15,7 @@ BACK_ENDS = ("sdpa", "eager", "flash_attention_2")
 
 
 def check_back_end(name: str) -> str:
-    """The name of an attention back end that can run here.
+    """Return the name of an attention back end that can run on this machine.
 
     Raises:
         UserError: an unknown back end, or one that is not installed.
@@ -43,12 +43,12 @@ def attention_arguments(
     Args:
         attention_mask: False at padding (on the right), shape (N, L); None: no padding.
         segment_ids: equal for tokens of one packed row, shape (N, L); None: each row is one segment.
-        dtype: of the hidden states.
-        causal: nor to any token behind it; for packed rows, whose back ends do not do it by themselves.
+        dtype: the dtype of the hidden states.
+        causal: also forbid attention to later tokens; needed for packed rows, where the back ends do not do so.
     """
     if attention_mask is not None:
         attention_mask = attention_mask.bool()
-        # Without a mask the kernels are faster; the look at its values would break a compiled graph.
+        # The kernels are faster without a mask; reading its values would break a compiled graph.
         if not torch.compiler.is_compiling() and bool(attention_mask.all()):
             attention_mask = None
     if attention_mask is None and segment_ids is None:
@@ -70,20 +70,20 @@ def _allowed(attention_mask: Tensor | None, segment_ids: Tensor | None) -> Tenso
         return attention_mask[:, None, None, :]
     allowed = segment_ids[:, :, None] == segment_ids[:, None, :]
     if attention_mask is not None:
-        # Padding sees itself, so that no softmax is over nothing.
+        # Padding attends to itself, so that no softmax is taken over an empty set.
         itself = torch.eye(segment_ids.shape[1], dtype=torch.bool, device=segment_ids.device)
         allowed = (allowed & attention_mask[:, None, :]) | itself
     return allowed[:, None]
 
 
 def _sequence_bounds(attention_mask: Tensor | None, segment_ids: Tensor | None) -> dict:
-    """The batch as one flat sequence of segments; the padding behind a segment is a segment of its own."""
-    shown = attention_mask if segment_ids is None else segment_ids
-    starts = torch.ones_like(shown, dtype=torch.bool)
-    starts[:, 1:] = shown[:, 1:] != shown[:, :-1]
+    """Arguments for the batch as one flat sequence of segments; padding after a segment is a segment of its own."""
+    labels = attention_mask if segment_ids is None else segment_ids
+    starts = torch.ones_like(labels, dtype=torch.bool)
+    starts[:, 1:] = labels[:, 1:] != labels[:, :-1]
     if segment_ids is not None and attention_mask is not None:
         starts[:, 1:] |= attention_mask[:, 1:] != attention_mask[:, :-1]
-    total = torch.tensor([shown.numel()], device=shown.device)
+    total = torch.tensor([labels.numel()], device=labels.device)
     bounds = torch.cat((starts.flatten().nonzero().flatten(), total)).to(torch.int32)
     longest = int(bounds.diff().max())
     return {

@@ -1,4 +1,4 @@
-"""What every native family shares: the forward of a masked diffusion model.
+"""The base class of the native families: the forward of a masked diffusion model.
 
 Legend: N rows, L positions, D width, V vocabulary, S selected positions.
 """
@@ -18,12 +18,12 @@ from stabledllm.models.output import MDMOutput
 
 
 class MaskedDiffusionModel(FixedVocabulary, PreTrainedModel):
-    """Predicts every token of a row from the whole, partly masked row.
+    """A model that predicts every token of a row from the whole, partly masked row.
 
     A padded row gives what it gives alone, and a packed row what its segments give alone. The parameters carry the
     hub's names, so that checkpoints, adapters and optimizer states need no translation.
 
-    A family sets ``layers``, ``final_norm`` and the input and output embeddings, and says in its configuration
+    A family defines ``layers``, ``final_norm`` and the input and output embeddings; its configuration has
     ``head_dim``, ``rope_theta`` and ``shift_logits``.
     """
 
@@ -73,8 +73,10 @@ class MaskedDiffusionModel(FixedVocabulary, PreTrainedModel):
         cache: KeyValueCache | None = None,
         **_: object,
     ) -> MDMOutput:
-        """``nll`` (S,) at the ``selected`` positions with ``targets``, ``logits`` (S, V) there without, else all
-        logits (N, L, V); row-major order, nats, float32 or wider.
+        """The outputs of the model, in row-major order.
+
+        With ``selected`` and ``targets`` they are ``nll`` (S,), the cross-entropies at the selected positions in nats;
+        with ``selected`` alone ``logits`` (S, V) there, both float32 or wider; with neither all ``logits`` (N, L, V).
 
         Args:
             attention_mask: False at padding, (N, L).

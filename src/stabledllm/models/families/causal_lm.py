@@ -24,15 +24,15 @@ from stabledllm.models.output import MDMOutput
 def is_causal_lm(source: Source) -> bool:
     """Whether the architecture is one of transformers' own causal language models.
 
-    One with code of its own is not taken for autoregressive: diffusion models hide behind such names (LLaDA, SDAR).
+    A model with code of its own does not count: diffusion models (LLaDA, SDAR) use such names too.
     """
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(source.model_type)
+    registered = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(source.model_type)
     names = source.config.get("architectures") or []
-    return not source.config.get("auto_map") and known is not None and known in names
+    return not source.config.get("auto_map") and registered is not None and registered in names
 
 
 def load_causal_lm(source: Source) -> PreTrainedModel:
-    """The model with its own layout and weights, and the common forward beside its own.
+    """Load the model in its own layout and add the common forward to its own.
 
     Raises:
         UserError: a back end that the model lacks, or weights that are missing, unexpected or of another shape.
@@ -41,20 +41,21 @@ def load_causal_lm(source: Source) -> PreTrainedModel:
 
 
 def adapt(model: PreTrainedModel) -> PreTrainedModel:
-    """The same object with the common forward; its class keeps its name, so that it is saved as it was."""
+    """Give a model the common forward and return it; its class keeps its name, so that it is saved as it was."""
     kind = type(model)
     model.__class__ = type(kind.__name__, (CausalLMForward, kind), {"__module__": kind.__module__})
     model.plain_head = _plain_head(model)
     head = model.get_output_embeddings()
     if model.plain_head and type(head) is nn.Linear:
-        head.__class__ = OutputLayer  # the same layer that can give cross-entropies in chunks, inside its own call
+        head.__class__ = OutputLayer  # the same layer, but its call can also give cross-entropies in chunks
     return model
 
 
 class CausalLMForward:
-    """Mixed into a causal LM's class; without ``selected`` the model's own forward is left as it is.
+    """A mixin that adds the common forward to a causal LM; without ``selected`` the model's own forward runs.
 
-    ``plain_head``: logits are the output layer of the body's hidden states and nothing else (no scale, no cap).
+    ``plain_head``: the output layer turns the body's hidden states into logits and nothing else does (no scale, no
+    cap).
     """
 
     accepts_loss_kwargs = False
@@ -73,10 +74,10 @@ class CausalLMForward:
         nll_weights: Tensor | None = None,
         **own: object,
     ) -> MDMOutput:
-        """As :meth:`~stabledllm.models.families.base.MaskedDiffusionModel.forward`: what is selected at position i is
-        predicted by the hidden state at i - 1, from the tokens before it alone.
+        """The same as :meth:`~stabledllm.models.families.base.MaskedDiffusionModel.forward`, but autoregressive.
 
-        Rows with padding before them are moved to the front; no token sees what is behind it, so no mask is needed.
+        The token at position i is predicted by the hidden state at i - 1, from the tokens before it alone. Rows that
+        are padded on the left are moved to the front; as no token attends to later ones, no mask is needed.
 
         Raises:
             UserError: packed rows for a model whose attention is not full.
@@ -122,7 +123,7 @@ class CausalLMForward:
 
 @torch.no_grad()
 def _plain_head(model: PreTrainedModel) -> bool:
-    """Whether the body's hidden states through the output layer are the logits, tried on one short row."""
+    """Whether the output layer alone turns the body's hidden states into the logits, tested on one short row."""
     head = model.get_output_embeddings()
     if head is None:
         return False

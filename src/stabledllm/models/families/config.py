@@ -19,8 +19,8 @@ class HubConfig(PretrainedConfig):
 
     The original code can therefore load what this library saves, whatever transformers version it was written for.
 
-    ``required`` names the keys that would change the mathematics, with the only values that are implemented, the
-    first of them for a file that lacks the key and for a new model.
+    ``required`` maps each key that would change the mathematics to the only values that are implemented. The first of
+    them is used where a file lacks the key, and for a new model.
 
     Raises:
         UserError: a key of ``required`` with another value.
@@ -35,7 +35,7 @@ class HubConfig(PretrainedConfig):
                 shown = " or ".join(str(value) for value in allowed)
                 raise UserError(f"config.json: {key}: expected {shown}, found {config_dict[key]!r}.")
         read = copy.deepcopy({key: value for key, value in config_dict.items() if key not in _OURS})
-        # What can have one value only is no setting: it stays in what was read, and nowhere else.
+        # A required key is no setting: it is kept with the values that were read, and is no attribute.
         settings = {key: value for key, value in config_dict.items() if key not in cls.required}
         loaded = super().from_dict(settings, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -54,5 +54,5 @@ class HubConfig(PretrainedConfig):
         if read is None:
             return {key: allowed[0] for key, allowed in self.required.items()} | written
         restored = written | copy.deepcopy(read)
-        # The one key of the file that a model may change its mind about: see adapters.untie.
+        # The only key of the file that may change after loading: see models.adapters._untie.
         return restored | {key: getattr(self, key) for key in _TIED if key in restored}

@@ -1,6 +1,6 @@
-"""The values of a ``config.json``, looked at before anything is built from them.
+"""Checks of the values of a ``config.json`` before anything is built from them.
 
-A wrong type or sign would surface in some layer's arithmetic, and a million layers would be built for hours.
+Without them a wrong type or sign would fail deep inside a layer, and a million layers would be built for hours.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, get_type_hints
 from stabledllm.errors import UserError
 
 _REPEATED = re.compile(r"(^|_)(n|num|number)_.*|.*(layers?|blocks?|experts|heads|depth)$")
-"""Keys that say how often something is built."""
+"""Keys that say how many of something are built."""
 _AMOUNTS = re.compile(r".*(vocab|embeddings|positions|ctx|tokens|params|buckets|size|dim|width|embd|inner|seed).*")
-"""Keys of that look that say how large something is, which costs no time to build."""
+"""Keys that match this too but say how large something is, which costs no time to build."""
 _BOUNDS = {
     re.compile(r".*(dropout|dropout_prob|pdrop|drop_rate)$"): (lambda value: 0 <= value < 1, "in [0, 1)"),
     re.compile(r".*(_eps|_epsilon)$"): (lambda value: 0 < value < 1, "in (0, 1)"),
     re.compile(r"rope_theta"): (lambda value: 0 < value < math.inf, "above 0"),
 }
-"""Numbers that have these bounds in every architecture; outside of them training fails, or all logits are alike."""
+"""Bounds that hold in every architecture; outside of them training fails, or all logits are equal."""
 _MOST_OF_A_NEW_MODEL = 1000
 _MOST_OF_ANYTHING = 2**31 - 1
 _DEEPEST = 30
@@ -30,10 +30,10 @@ _BACK_ENDS = (None, "sdpa", "eager", "flash_attention_2")
 
 
 def check_form(config: Mapping[str, Any], where: str) -> None:
-    """What every family's files have alike: the keys that choose code, and no files or code beyond the folder's own.
+    """Check what all families have in common: the keys that choose code, and that nothing outside the folder is loaded.
 
     Raises:
-        UserError: a key of another kind, nesting without end, or a key that would load something else.
+        UserError: a key of the wrong type, values nested too deep, or a key that would load something else.
     """
     if _depth(config) > _DEEPEST:
         raise UserError(f"{where}: expected values nested at most {_DEEPEST} deep, found deeper ones.")
@@ -54,14 +54,15 @@ def check_form(config: Mapping[str, Any], where: str) -> None:
 
 
 def check_numbers(config: Mapping[str, Any], where: str, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
-    """No number of layers, heads or experts beyond what the weights could hold, before a layer is built; and none
-    out of the bounds that it has everywhere.
+    """Check the numbers of a config before a layer is built from them.
+
+    Counts of layers, heads and experts must not exceed what the weights could hold, and others keep their bounds.
 
     Args:
-        shapes: of the weights in the files; None for a new model.
+        shapes: the shapes of the weights in the files; None for a new model.
 
     Raises:
-        UserError: a number that is no whole number, is negative, or is too large.
+        UserError: a value that is no number where one must be, is negative, or is out of its bounds.
     """
     most, held = _MOST_OF_A_NEW_MODEL, "a new model"
     if shapes is not None:
@@ -83,22 +84,22 @@ def check_numbers(config: Mapping[str, Any], where: str, shapes: Mapping[str, tu
 
 
 def check_values(kind: type, config: Mapping[str, Any], where: str) -> None:
-    """Every value is of the type that a configuration's class declares for its key, and of its sign.
+    """Check that every value has the type and the sign that a configuration's class declares for its key.
 
     Sizes are at least 1, token ids at least 0, other numbers finite and above 0 (a deviation may be 0).
 
     Raises:
         UserError: naming the first key with another value.
     """
-    known = kind.attribute_map if isinstance(getattr(kind, "attribute_map", None), dict) else {}
+    aliases = kind.attribute_map if isinstance(getattr(kind, "attribute_map", None), dict) else {}
     for key, hint, parameter in _declared(kind):
-        for name in (key, *(alias for alias, own in known.items() if own == key)):
-            if name in config and (wanted := _mismatch(name, hint, config[name], parameter.default)):
-                raise UserError(f"{where}: {name}: expected {wanted}, found {_short(config[name])}.")
+        for name in (key, *(alias for alias, own in aliases.items() if own == key)):
+            if name in config and (expected := _mismatch(name, hint, config[name], parameter.default)):
+                raise UserError(f"{where}: {name}: expected {expected}, found {_short(config[name])}.")
 
 
 def _declared(kind: type) -> Iterator[tuple[str, Any, inspect.Parameter]]:
-    """The typed keys of a configuration's class and of those that it extends, as far as they are this library's."""
+    """The typed keys of a configuration's class and of those of its base classes that are this library's."""
     for part in kind.__mro__:
         if "model_type" in vars(part) and part.__module__.startswith(__name__.partition(".")[0]):
             hints = get_type_hints(part.__init__)
@@ -108,7 +109,7 @@ def _declared(kind: type) -> Iterator[tuple[str, Any, inspect.Parameter]]:
 
 
 def _mismatch(key: str, hint: Any, value: Any, default: Any) -> str | None:
-    """What was expected in the place of a value; None where it will do."""
+    """A description of the values that are allowed for a key; None where the value is one of them."""
     kinds = set(getattr(hint, "__args__", ())) if not hasattr(hint, "__origin__") else set()
     kinds = kinds or {hint}
     if value is None:
@@ -132,7 +133,7 @@ def _mismatch(key: str, hint: Any, value: Any, default: Any) -> str | None:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every plain value with the key that it stands under, in lists the list's."""
+    """Every plain value with its key; a value in a list has the list's key."""
     if isinstance(value, Mapping):
         for name, part in value.items():
             yield from _leaves(part, str(name))
@@ -144,7 +145,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _depth(value: Any) -> int:
-    """How deep values are nested; no deeper than is allowed is looked."""
+    """How deep values are nested; counting stops one level beyond what is allowed."""
     level, depth = [value], 0
     while level and depth <= _DEEPEST:
         level = [

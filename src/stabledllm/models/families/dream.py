@@ -9,7 +9,7 @@ from stabledllm.models.families.qwen_layout import QwenLayout
 
 
 class DreamConfig(HubConfig):
-    """The keys of ``Dream-org/Dream-v0-*``. ``mask_token_id`` None: absent from the file."""
+    """A configuration with the keys of ``Dream-org/Dream-v0-*``; ``mask_token_id`` is None where the file lacks it."""
 
     model_type = "Dream"
     required = {
@@ -21,7 +21,7 @@ class DreamConfig(HubConfig):
         "use_mrope": (False, None),
     }
     shift_logits = True
-    # What Qwen2's modules ask of a configuration, at the only values that are implemented.
+    # Attributes that Qwen2's modules read from a configuration, at the only values that are implemented.
     hidden_act = "silu"
     attention_dropout = 0.0
     sliding_window = None
@@ -72,7 +72,7 @@ class DreamConfig(HubConfig):
 
 
 class DreamModel(QwenLayout):
-    """``model.{embed_tokens, layers.N, norm}`` and ``lm_head``, as Qwen2."""
+    """A Dream model; its weights are ``model.{embed_tokens, layers.N, norm}`` and ``lm_head``, as in Qwen2."""
 
     config_class = DreamConfig
     _no_split_modules = ["Qwen2DecoderLayer"]

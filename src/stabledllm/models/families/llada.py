@@ -17,7 +17,7 @@ from stabledllm.models.loss_head import OutputLayer
 
 
 class LLaDAConfig(HubConfig):
-    """The keys of ``GSAI-ML/LLaDA-8B-*``. ``mask_token_id`` None: absent from the file."""
+    """A configuration with the keys of ``GSAI-ML/LLaDA-8B-*``; ``mask_token_id`` is None where the file lacks it."""
 
     model_type = "llada"
     attribute_map = {
@@ -98,12 +98,12 @@ class LLaDAConfig(HubConfig):
 
     @property
     def embedding_rows(self) -> int:
-        """Rows of the embedding and of the head: ``vocab_size`` and padding."""
+        """The number of rows of the embedding and of the head: ``vocab_size`` plus padding."""
         return self.embedding_size or self.vocab_size
 
 
 class LLaDABlock(GradientCheckpointingLayer):
-    """Pre-norm attention among all positions, then a gated MLP; rotations in float32 as published."""
+    """A layer: pre-norm attention among all positions, then a gated MLP; rotations in float32 as published."""
 
     is_causal = False
     attention_dropout = 0.0
@@ -148,7 +148,7 @@ class LLaDABlock(GradientCheckpointingLayer):
 
 
 class LLaDAModelLM(MaskedDiffusionModel):
-    """``model.transformer.{wte, blocks.N, ln_f, ff_out}``; tied weights: without ``ff_out``."""
+    """A LLaDA model; weights are ``model.transformer.{wte, blocks.N, ln_f, ff_out}``, without ``ff_out`` if tied."""
 
     config_class = LLaDAConfig
     base_model_prefix = "model"

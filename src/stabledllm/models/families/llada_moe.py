@@ -1,4 +1,4 @@
-"""LLaDA-MoE (arXiv:2509.24389): norms on every query and key head, and experts in the place of the MLP.
+"""LLaDA-MoE (arXiv:2509.24389): norms on every query and key head, and experts in place of the MLP.
 
 Legend: N rows, L positions, D width, T = N x L tokens, E experts, K experts of a token.
 """
@@ -15,9 +15,10 @@ from stabledllm.models.families.qwen_layout import QwenLayout
 
 
 class LLaDAMoEConfig(HubConfig):
-    """The keys of ``inclusionAI/LLaDA-MoE-7B-A1B-*``, whose files say ``llada`` or ``lladamoe`` for ``model_type``.
+    """A configuration with the keys of ``inclusionAI/LLaDA-MoE-7B-A1B-*``.
 
-    ``mask_token_id`` None: absent from the file.
+    The published files have ``llada`` or ``lladamoe`` as ``model_type``. ``mask_token_id`` is None where the file
+    lacks it.
     """
 
     model_type = "lladamoe"
@@ -34,7 +35,7 @@ class LLaDAMoEConfig(HubConfig):
         "routed_scaling_factor": (1, None),
     }
     shift_logits = False
-    # What Qwen3's attention asks of a configuration, at the only values that are implemented.
+    # Attributes that Qwen3's attention reads from a configuration, at the only values that are implemented.
     attention_bias = False
     attention_dropout = 0.0
     sliding_window = None
@@ -95,7 +96,7 @@ class LLaDAMoEConfig(HubConfig):
 
 
 class GatedMLP(nn.Module):
-    """``down(silu(gate x) * up x)``: a dense layer's, an expert's or the shared expert's."""
+    """The MLP ``down(silu(gate x) * up x)`` of a dense layer, of an expert or of the shared expert."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -108,13 +109,13 @@ class GatedMLP(nn.Module):
 
 
 class Experts(nn.Module):
-    """Each token's K most probable experts, weighted by their probabilities as they are: these need not sum to 1.
+    """A mixture of experts: each token's K most probable ones, weighted by probabilities that need not sum to 1.
 
-    The probabilities are float32. Every expert runs, if on no token: on all ranks all weights have gradients.
+    The probabilities are float32. Every expert runs, even on no token, so that all weights have gradients on all ranks.
     """
 
     mixes_rows = True
-    """An expert sees the tokens of many rows in one list: its gradients do not come row by row."""
+    """An expert gets the tokens of many rows in one list, so its gradients do not come row by row."""
 
     def __init__(self, config: LLaDAMoEConfig):
         super().__init__()
@@ -140,7 +141,7 @@ class Experts(nn.Module):
 
 
 class LLaDAMoELayer(GradientCheckpointingLayer):
-    """Pre-norm attention among all positions, then the experts (beside a shared one, where there is), or one MLP."""
+    """A layer: pre-norm attention among all positions, then the experts (and a shared one, if any) or one MLP."""
 
     def __init__(self, config: LLaDAMoEConfig, index: int):
         super().__init__()
@@ -162,9 +163,10 @@ class LLaDAMoELayer(GradientCheckpointingLayer):
 
 
 class LLaDAMoEModelLM(QwenLayout):
-    """``model.{embed_tokens, layers.N, norm}`` and ``lm_head``; experts by number, ``layers.N.mlp.experts.E``.
+    """A LLaDA-MoE model; its weights are ``model.{embed_tokens, layers.N, norm}`` and ``lm_head``.
 
-    No auxiliary loss balances the experts, as in the published fine-tuning default (``output_router_logits`` false).
+    The experts are numbered, ``layers.N.mlp.experts.E``. No auxiliary loss balances them, as in the published
+    fine-tuning default (``output_router_logits`` false).
     """
 
     config_class = LLaDAMoEConfig

@@ -37,19 +37,19 @@ def has_own_code(source: Source) -> bool:
 
 
 def _own_code(source: Source) -> str | None:
-    known = source.config.get("auto_map") or {}
-    return next((name for name in _INTERFACES if name in known), None)
+    auto_map = source.config.get("auto_map") or {}
+    return next((name for name in _INTERFACES if name in auto_map), None)
 
 
 def load_masked_lm(source: Source) -> PreTrainedModel:
-    """The model with its own layout and weights; only its forward is ours.
+    """Load the model with its own layout and weights; only its forward is replaced.
 
-    A model with code of its own is taken to be bidirectional with unshifted logits, as this library cannot look
-    into it; that code runs only with ``trust_remote_code``.
+    A model with code of its own is assumed to be bidirectional with unshifted logits, as this library cannot inspect
+    it; that code runs only with ``trust_remote_code``.
 
     Raises:
-        UserError: code that the user has not said to trust, a back end that is not there, or weights that are
-            missing or unexpected.
+        UserError: code that the user does not trust, a back end that is not available, or weights that are missing
+            or unexpected.
     """
     own = _own_code(source)
     if source.init_seed is not None and not is_masked_lm(source):
@@ -58,23 +58,23 @@ def load_masked_lm(source: Source) -> PreTrainedModel:
         raise UserError(
             f"{source.what}: expected trust_remote_code=true for a model that comes with code of its own, found false."
         )
-    # Left open, transformers takes sdpa where the model can, which not every model's own code can.
+    # If none is named, transformers takes sdpa where the model supports it, which not every model's own code does.
     back_end = None if source.attention == "sdpa" else source.attention
-    # Heads that a masked LM does not use may lie beside it, such as BERT's for the next sentence.
+    # The files may hold heads that a masked LM does not use, such as BERT's for the next sentence.
     adapted = adapt(load_transformers(_INTERFACES[own or "AutoModelForMaskedLM"], source, back_end, strict=False))
     adapted.selects_early = _selects_early(adapted)
     return adapted
 
 
 def adapt(model: PreTrainedModel) -> PreTrainedModel:
-    """The same object with the common forward; its class keeps its name, so that it is saved as it was."""
+    """Give a model the common forward and return it; its class keeps its name, so that it is saved as it was."""
     kind = type(model)
     model.__class__ = type(kind.__name__, (MaskedLMForward, kind), {"__module__": kind.__module__})
     return model
 
 
 class MaskedLMForward:
-    """Mixed into a model's class. ``selects_early``: the head sees the selected positions only."""
+    """A mixin that gives a masked LM the common forward. ``selects_early``: the head runs at ``selected`` only."""
 
     accepts_loss_kwargs = False
     selects_early = False
@@ -92,7 +92,7 @@ class MaskedLMForward:
         cache: object | None = None,
         **_: object,
     ) -> MDMOutput:
-        """As :meth:`~stabledllm.models.families.base.MaskedDiffusionModel.forward`.
+        """The same as :meth:`~stabledllm.models.families.base.MaskedDiffusionModel.forward`.
 
         Raises:
             UserError: packed rows, a key/value cache, or rows longer than the model's positions.
@@ -114,7 +114,7 @@ class MaskedLMForward:
             return MDMOutput(logits=super().forward(input_ids=input_ids, attention_mask=mask).logits)
         selected = selected.bool()
         if self.selects_early:
-            hook = self.base_model.register_forward_hook(lambda _, __, output: _keep(output, selected))
+            hook = self.base_model.register_forward_hook(lambda _, __, output: _only_selected(output, selected))
             try:
                 logits = super().forward(input_ids=input_ids, attention_mask=mask).logits[0]
             finally:
@@ -128,7 +128,7 @@ class MaskedLMForward:
 
 
 def _positions(model: PreTrainedModel) -> int | None:
-    """Tokens of the longest row: RoBERTa's table of positions begins with those of padding, which no token has."""
+    """The length of the longest row; RoBERTa's table of positions begins with padding's, which no token has."""
     limit = getattr(model.config, "max_position_embeddings", None)
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     before = getattr(table, "padding_idx", None)
@@ -139,7 +139,7 @@ def _moved_back(logits_NLV: Tensor, order_NL: Tensor) -> Tensor:
     return logits_NLV.gather(1, order_NL.argsort(1)[..., None].expand_as(logits_NLV))
 
 
-def _keep(output, selected: Tensor):
+def _only_selected(output, selected: Tensor):
     """The body's output with the selected positions as one row, (1, S, D)."""
     output[next(iter(output))] = output[0][selected][None]
     return output
@@ -147,7 +147,7 @@ def _keep(output, selected: Tensor):
 
 @torch.no_grad()
 def _selects_early(model: PreTrainedModel) -> bool:
-    """Whether the head works position by position, tried on one short row: then it need not see the others."""
+    """Whether the head works position by position, tested on one short row; it may then run at selected ones only."""
     device = next(model.parameters()).device
     ids = torch.arange(5, device=device)[None] % model.config.vocab_size
     selected = torch.tensor([[True, False, True, True, False]], device=device)

@@ -1,4 +1,4 @@
-"""MMaDA (arXiv:2505.15809): LLaDA with the image tokens' rows behind the text's; its text side."""
+"""The text side of MMaDA (arXiv:2505.15809): LLaDA, with the rows of image tokens after those of text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from stabledllm.models.families.llada import LLaDAConfig, LLaDAModelLM
 
 
 class MMadaConfig(LLaDAConfig):
-    """The keys of ``Gen-Verse/MMaDA-8B-*``: LLaDA's, and ``new_vocab_size``, the rows with the image tokens."""
+    """A configuration with the keys of ``Gen-Verse/MMaDA-8B-*``: LLaDA's and ``new_vocab_size``, with image tokens."""
 
     model_type = "mmada"
 
@@ -20,6 +20,6 @@ class MMadaConfig(LLaDAConfig):
 
 
 class MMadaModelLM(LLaDAModelLM):
-    """LLaDA's layout."""
+    """An MMaDA model, in LLaDA's layout."""
 
     config_class = MMadaConfig

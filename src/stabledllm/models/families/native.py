@@ -1,4 +1,4 @@
-"""Loading a native family: its files are checked first, then read straight into place."""
+"""Loading of native families: the files are checked first, then read straight into place."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from stabledllm.errors import UserError
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.families.config_values import check_values
 from stabledllm.models.families.source import Source
 from stabledllm.models.families.weights import compare_weights
 from stabledllm.models.new import with_first_values
 from stabledllm.models.pretrained import read_pretrained
-from stabledllm.models.told import told
 
 
 def load_native(kind: type[PreTrainedModel], source: Source) -> PreTrainedModel:
-    """The model of a family's class, new or of the hub; one copy of the weights is held, in ``source.dtype``.
+    """Load a model of a family's class or make a new one; memory holds one copy of the weights, in ``source.dtype``.
 
     Raises:
-        UserError: a value of the config that is not implemented or cannot be, or weights that are not those of the
+        UserError: a value of the config that is impossible or not implemented, or weights that are not those of the
             config.
     """
     check_values(kind.config_class, source.config, str(source.config_file))
-    with told(f"{source.what}: expected the config of a {source.model_type} in {source.config_file}"):
+    with as_user_error(f"{source.what}: expected the config of a {source.model_type} in {source.config_file}"):
         config = read_pretrained(kind.config_class, source.folder)
         _check_heads(config, source.name)
         if source.init_seed is not None:
@@ -35,7 +35,7 @@ def load_native(kind: type[PreTrainedModel], source: Source) -> PreTrainedModel:
     expected = {name: tuple(value.shape) for name, value in empty.state_dict().items()}
     tied = set(kind._tied_weights_keys or ()) if getattr(config, "tie_word_embeddings", False) else set()
     compare_weights(source.held.shapes, source.what, expected, tied)
-    with told(f"{source.what}: expected weights that can be read in {source.folder}"):
+    with as_user_error(f"{source.what}: expected weights that can be read in {source.folder}"):
         return read_pretrained(
             kind,
             source.folder,

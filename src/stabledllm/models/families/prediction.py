@@ -28,7 +28,7 @@ def predict(
     Args:
         selected, targets: (N, L). Without ``selected``: all logits, (N, L, V).
         shift: position i is predicted by the hidden state at i - 1, the first of a row or segment by its own.
-        nll_weights: what each cross-entropy will be multiplied by up to one factor, (S,); changes no value.
+        nll_weights: the loss's weight of each cross-entropy, up to a common factor, (S,); changes no result.
     """
     if selected is None:
         if shift:
@@ -49,7 +49,7 @@ def predict(
 def predictors(hidden_NLD: Tensor, segment_ids: Tensor | None, attention_mask: Tensor | None = None) -> Tensor:
     """The position whose hidden state predicts each position under shifted logits, shape (N, L).
 
-    The first token of a row has none before it but padding, which must not speak for it.
+    The first token of a row or segment has its own: before it is only padding or another segment.
     """
     own = torch.arange(hidden_NLD.shape[1], device=hidden_NLD.device).expand(hidden_NLD.shape[:2])
     first = own == 0

@@ -12,10 +12,10 @@ from stabledllm.models.loss_head import OutputLayer
 
 
 class QwenLayout(MaskedDiffusionModel):
-    """A model of those names, from its kind of layer and of norm.
+    """A model whose weights have these names, made of a family's layers and norms.
 
     Args:
-        layer: makes the layer of a number. norm: makes a norm of a width.
+        layer: makes a layer from the config and its index. norm: makes a norm from its width and ``eps``.
     """
 
     base_model_prefix = "model"

@@ -1,6 +1,6 @@
-"""Which family a checkpoint belongs to, and what loads it. A new family is one entry of :data:`FAMILIES`.
+"""The model families, and how a checkpoint's family is found. A new family is one entry of :data:`FAMILIES`.
 
-The native families are known by the ``model_type`` of their config.json, the others by their architecture's name.
+The native families are recognised by the ``model_type`` of their config.json, the others by their architecture's name.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from stabledllm.models.families.source import Source
 
 @dataclass(frozen=True)
 class Family:
-    """``accepts`` says from a checkpoint's config whether it is of this family; ``load`` gives the model.
+    """A model family: ``accepts`` tells from a checkpoint's config whether it belongs to it; ``load`` loads the model.
 
-    ``on_request`` accepts further checkpoints, where the user names the family.
+    ``on_request`` accepts further checkpoints if the user names the family.
     """
 
     accepts: Callable[[Source], bool]
@@ -62,25 +62,25 @@ FAMILIES: dict[str, Family] = {
 _REFUSED = {"llada2_moe": "LLaDA 2 (experts, blocks)"}
 
 
-def find_family(source: Source, wanted: str = "auto") -> Family:
+def find_family(source: Source, name: str = "auto") -> Family:
     """The family asked for, or with ``auto`` the first that accepts the checkpoint.
 
     Raises:
         UserError: an unknown name, or a checkpoint of another family or of none.
     """
-    if wanted != "auto" and wanted not in FAMILIES:
-        raise UserError(f"family: unknown '{wanted}'{did_you_mean(wanted, ['auto', *FAMILIES])}.")
+    if name != "auto" and name not in FAMILIES:
+        raise UserError(f"family: unknown '{name}'{did_you_mean(name, ['auto', *FAMILIES])}.")
     if source.model_type in _REFUSED:
         raise UserError(
             f"model '{source.name}': expected one of the families {', '.join(FAMILIES)}, "
             f"found {_REFUSED[source.model_type]}, which is not implemented."
         )
     accepting = [name for name, family in FAMILIES.items() if family.accepts(source)]
-    if wanted == "auto" and accepting:
+    if name == "auto" and accepting:
         return FAMILIES[accepting[0]]
-    if wanted in accepting or (wanted != "auto" and FAMILIES[wanted].on_request(source)):
-        return FAMILIES[wanted]
-    expected = f"family '{wanted}'" if wanted != "auto" else f"one of the families {', '.join(FAMILIES)}"
+    if name in accepting or (name != "auto" and FAMILIES[name].on_request(source)):
+        return FAMILIES[name]
+    expected = f"family '{name}'" if name != "auto" else f"one of the families {', '.join(FAMILIES)}"
     found = f"one of '{accepting[0]}'" if accepting else "another model"
     how = "; a bidirectional one with code of its own loads as family mlm" if has_own_code(source) else ""
     architecture = (source.config.get("architectures") or ["unnamed"])[0]

@@ -25,8 +25,8 @@ _PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
 class Source:
     """Where a model lies, what its config.json says, and how the user wants it.
 
-    ``extra`` goes to ``from_pretrained`` (a quantisation, a device map). ``init_seed``: a new model, whose weights are
-    random and whose files are not read; else ``held`` says what weights these hold.
+    ``extra`` goes to ``from_pretrained`` (a quantisation, a device map). ``init_seed`` is set for a new model, whose
+    weights are random and not read from files; else ``held`` lists the weights in the files.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Source:
 
     @property
     def what(self) -> str:
-        """How a sentence about it begins."""
+        """The words that begin an error message about this model."""
         return f"model '{self.name}'"
 
     @property
     def config_file(self) -> Path:
-        """Where its config stands."""
+        """The path of the model's config.json."""
         return self.folder / "config.json"
 
     @property
@@ -61,14 +61,14 @@ def find_folder(
     more: tuple[str, ...] = (),
     allow_pickle: bool = False,
 ) -> Path:
-    """The local folder of that name, else the hub's snapshot of it.
+    """The local folder of that name, or else the hub's snapshot of it.
 
     Args:
-        kind, built_in: what the sentence calls it, and the names that ship. more: patterns of files to fetch besides
-            the usual ones. allow_pickle: among them PyTorch's own files.
+        kind: what error messages call it. built_in: the names that ship, for error messages. more: patterns of files
+            to fetch besides the usual ones. allow_pickle: fetch PyTorch's own files too.
 
     Raises:
-        UserError: neither; the sentence says how to get the files where the hub was not reachable.
+        UserError: neither exists; the message says how to get the files where the hub was not reachable.
     """
     what, folder = f"{kind} '{name}'", Path(name).expanduser()
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Loading a model whose layout is transformers' own, or that of code beside its weights."""
+"""Loading of models whose layout is defined by transformers, or by code beside the weights."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import torch
 import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.families.source import Source, read_config
 from stabledllm.models.families.weights import compare_known_weights, of_more_layers, refuse_names
 from stabledllm.models.new import pattern_of, with_first_values
 from stabledllm.models.pretrained import read_pretrained
-from stabledllm.models.told import told
 
 
 def load_transformers(interface: type, source: Source, back_end: str | None, *, strict: bool) -> PreTrainedModel:
-    """The model behind one of transformers' ``AutoModel`` interfaces, new or with the weights of its files.
+    """Load a model through one of transformers' ``AutoModel`` interfaces, or make a new one.
 
-    Code beside the weights runs only with ``source.trust_remote_code``, and nobody is asked.
+    Code beside the weights runs only with ``source.trust_remote_code``; there is no prompt.
 
     Args:
-        back_end: of attention; None leaves it to transformers. strict: no weight of the files may be left over;
-            else none of a further layer.
+        back_end: the attention back end; None leaves the choice to transformers. strict: refuse every weight of the
+            files that the model does not use; else only those of layers beyond the config's.
 
     Raises:
-        UserError: a config of which no model can be made, a back end that the model lacks, or weights that are
+        UserError: a config from which no model can be made, a back end that the model lacks, or weights that are
             missing, of another shape or unexpected.
     """
-    with told(f"{source.what}: expected one that transformers can load"):
+    with as_user_error(f"{source.what}: expected one that transformers can load"):
         config = read_pretrained(AutoConfig, source.folder, trust_remote_code=source.trust_remote_code)
-        # transformers adds the back end to the configuration that it is given: each model has its own.
+        # transformers writes the back end into the configuration that it is given, so each model gets one of its own.
         create = partial(
             interface.from_config, attn_implementation=back_end, trust_remote_code=source.trust_remote_code
         )
@@ -61,7 +61,7 @@ def load_transformers(interface: type, source: Source, back_end: str | None, *, 
 
 
 def own_class(model: str) -> type | None:
-    """transformers' class of the model in a local folder; None for any other, and for code beside the weights."""
+    """transformers' class for the model in a local folder; None for any other model, or one with code of its own."""
     folder = Path(pattern_of(model)).expanduser()
     if not (folder / "config.json").is_file():
         return None
@@ -71,5 +71,5 @@ def own_class(model: str) -> type | None:
 
 
 def _comparable(config: PretrainedConfig) -> bool:
-    """Whether files hold the weights that the model has: not packed ones, nor those of foreign code."""
+    """Whether the files hold the weights as the model has them: packed ones and those of foreign code differ."""
     return getattr(config, "quantization_config", None) is None and not getattr(config, "auto_map", None)

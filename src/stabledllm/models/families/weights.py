@@ -1,4 +1,4 @@
-"""What a checkpoint's files hold, compared with what the model expects, before any weight is read.
+"""The weights in a checkpoint's files, compared with those that the model expects before any is read.
 
 Only the headers of the safetensors files are read: a wrong checkpoint is refused in a moment, whatever its size.
 """
@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 
 from stabledllm.errors import UserError
-from stabledllm.models.told import told
+from stabledllm.models.as_user_error import as_user_error
 from stabledllm.runtime.files import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -23,7 +23,7 @@ PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _NUMBER = re.compile(r"\d+")
 _FEW = 10**6
 _MANY = 16
-"""Times as many numbers as the files hold: what tied and shared weights and fused layers never come near."""
+"""How many times more numbers than its files a model may have; tied, shared and fused weights never come near that."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def held_weights(folder: Path, what: str, allow_pickle: bool = False) -> HeldWei
     """The weights that a model's folder holds; every file is there and whole.
 
     Args:
-        what: opens the sentence. allow_pickle: also read PyTorch's own files, as plain tensors and nothing else.
+        what: begins the error messages. allow_pickle: also read PyTorch's own files, as plain tensors and nothing else.
 
     Raises:
         UserError: no weights, a shard that is missing, broken or outside of the folder, or pickled files only.
@@ -70,7 +70,7 @@ def shapes_in(file: Path, what: str) -> dict[str, tuple[int, ...]]:
 def compare_weights(
     found: Mapping[str, tuple[int, ...]], what: str, expected: Mapping[str, tuple[int, ...]], optional: set[str]
 ) -> None:
-    """Every expected weight is there in its shape, and no other.
+    """Check that the files hold every expected weight in its shape, and no other.
 
     Args:
         expected: name to shape. optional: names that may be absent, such as the second of two tied weights.
@@ -87,13 +87,13 @@ def compare_weights(
 def compare_known_weights(
     found: Mapping[str, tuple[int, ...]], what: str, expected: Mapping[str, tuple[int, ...]], prefix: str
 ) -> None:
-    """The shapes of the weights that a model of transformers and the files name alike, and how many numbers there are.
+    """Check the shapes of the weights that a transformers model and its files name alike, and their total size.
 
-    transformers renames and fuses weights as it reads them, so that it must say itself which ones are missing; but it
-    would first make those of another shape, however large.
+    transformers renames and fuses weights as it reads them, so only it can tell which ones are missing; but it would
+    first allocate those of another shape, however large.
 
     Args:
-        prefix: of the model's body, which files may leave out or add.
+        prefix: the name of the model's body, which the files may leave out or add.
 
     Raises:
         UserError: a weight of another shape, or a model far larger than its files.
@@ -101,13 +101,13 @@ def compare_known_weights(
     names = {key: (key, f"{prefix}.{key}", key.removeprefix(f"{prefix}.")) for key in found}
     same = {key: next((name for name in forms if name in expected), None) for key, forms in names.items()}
     _compare_shapes({name: found[key] for key, name in same.items() if name}, what, expected)
-    wanted, held = (sum(prod(shape) for shape in shapes.values()) for shapes in (expected, found))
-    if wanted > _MANY * held + _FEW:
-        raise UserError(f"{what}: expected the {wanted:,} numbers of its config in its weights, found {held:,}.")
+    needed, held = (sum(prod(shape) for shape in shapes.values()) for shapes in (expected, found))
+    if needed > _MANY * held + _FEW:
+        raise UserError(f"{what}: expected the {needed:,} numbers of its config in its weights, found {held:,}.")
 
 
 def of_more_layers(unexpected: Iterable[str], expected: Iterable[str]) -> set[str]:
-    """Those of the unexpected weights that are named as expected ones are, but for their numbers.
+    """The unexpected weights whose names differ from expected ones only in their numbers: further layers or experts.
 
     A head that the model does not use may lie beside its weights; layers or experts beyond its config may not.
     """
@@ -116,7 +116,7 @@ def of_more_layers(unexpected: Iterable[str], expected: Iterable[str]) -> set[st
 
 
 def refuse_names(what: str, kind: str, names: Iterable[str]) -> None:
-    """Raise where weights are missing or unexpected.
+    """Raise an error if any weights are missing or unexpected.
 
     Raises:
         UserError: naming the first.
@@ -137,13 +137,13 @@ def _compare_shapes(found: Mapping[str, tuple], what: str, expected: Mapping[str
 
 
 def _header(file: Path, what: str) -> dict[str, tuple[int, ...]]:
-    told_so = told(f"{what}: expected safetensors in {file.name}", "found a broken file")
-    with told_so, safe_open(file, "pt") as opened:
+    as_sentence = as_user_error(f"{what}: expected safetensors in {file.name}", "found a broken file")
+    with as_sentence, safe_open(file, "pt") as opened:
         return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
 
 
 def _pickled_shapes(file: Path, what: str) -> dict[str, tuple[int, ...]]:
-    with told(f"{what}: expected plain tensors in {file.name}", "found a broken or another file"):
+    with as_user_error(f"{what}: expected plain tensors in {file.name}", "found a broken or another file"):
         state = torch.load(file, map_location="meta", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise UserError(f"{what}: expected weights by their names in {file.name}, found something else.")

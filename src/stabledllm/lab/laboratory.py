@@ -1,0 +1,117 @@
+"""The model and data of one decomposition, with every probe, density and step drawn of them so far."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from tqdm import tqdm
+
+from stabledllm.config.settings import DecomposeSettings
+from stabledllm.data.rows import TokenRow, maskable_sizes
+from stabledllm.forward.meter import LossMeter
+from stabledllm.lab.probe_and_fit import probe_and_fit
+from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.densities import TSampler, Uniform
+from stabledllm.noise.maskers import Masker
+from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
+from stabledllm.noise.views import Views
+from stabledllm.ppots.cells import WeighsBy, weights_of
+from stabledllm.ppots.crossfit import CrossFit
+from stabledllm.ppots.fit import FitOptions
+from stabledllm.ppots.profile import Profile, probe
+from stabledllm.ppots.record import FittedDensity, fit_density
+from stabledllm.stats.estimate import Estimate
+from stabledllm.variance.comparison import MethodResult
+from stabledllm.variance.drawn import HEAVY_SHARE, measure, step_rows
+from stabledllm.variance.low_rates import LowRates
+from stabledllm.variance.predicted import per_row_variance
+
+
+class Laboratory:
+    """The model, the data and the probes made so far."""
+
+    def __init__(
+        self, settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], objective: Objective, bar: tqdm
+    ):
+        self.settings, self.loaded, self.rows = settings, loaded, rows
+        self.meter = LossMeter(loaded, rows, objective, progress=bar.update)
+        self._profiles: dict[tuple[Masker, Views, bool], Profile] = {}
+        self.low: LowRates | None = None
+        """What is known of Standard's losses at small t, once A, B and C were measured."""
+        self.drawn: dict[str, tuple[TSampler, float]] = {}
+        """The density and the forwards per row of every method measured so far."""
+
+    def profile(self, method: Method) -> Profile:
+        """The probe of a method's masker and views; source and density do not matter to it."""
+        key = (method.masker, method.views, method.syrm)
+        if key not in self._profiles:
+            wanted = self.settings.probe
+            self._profiles[key] = probe(
+                self.meter,
+                method,
+                rows=wanted.rows,
+                rates=wanted.rates,
+                masks=wanted.masks,
+                seed=self.settings.seed,
+                design=wanted.design,
+            )
+        return self._profiles[key]
+
+    def fit_options(self, method: Method) -> FitOptions:
+        """The plain arguments of the fit."""
+        wanted = self.settings.probe
+        return FitOptions(
+            starts=wanted.starts,
+            family=wanted.family,
+            uniform_share=wanted.uniform_share,
+            seed=self.settings.seed,
+            step_rows=step_rows(method, self.settings.forwards, self.cost(method, Uniform())),
+            strata=method.options.strata,
+        )
+
+    def cost(self, method: Method, sampler: TSampler) -> float:
+        """Forwards that a row of the data pays on average."""
+        return method.mean_forwards(sampler, maskable_sizes(self.rows, method))
+
+    def density(self, method: Method) -> FittedDensity:
+        """p fitted for the method's own source, masker and views."""
+        if method.signal != "loss":
+            return probe_and_fit(
+                self.loaded,
+                self.rows,
+                method,
+                self.settings.probe,
+                self.settings.seed,
+                self.fit_options(method).step_rows,
+                show_progress=False,
+            )
+        profile, options = self.profile(method), self.fit_options(method)
+        return fit_density(profile, method.name, method.source.name, options, weighs_by=self._weights(method, profile))
+
+    def _weights(self, method: Method, profile: Profile) -> WeighsBy:
+        return weights_of(method, [self.rows[i] for i in profile.rows.tolist()])
+
+    def result(self, method: Method, density: FittedDensity | None) -> MethodResult:
+        """Predicted (cross-fitted) and measured variance of one method."""
+        settings, profile = self.settings, self.profile(method)
+        sampler = method.sampler(density.sampler if density else None)
+        crossfit: CrossFit = [(sampler, torch.arange(len(profile.rows)))]
+        if density and method.signal == "loss":
+            crossfit = density.crossfit
+        cost = self.cost(method, sampler)
+        self.drawn[method.name] = sampler, cost
+        rows = step_rows(method, settings.forwards, cost)
+        predicted = per_row_variance(profile.moments, method.source, crossfit, rows, self._weights(method, profile))
+        measured = measure(
+            self.meter, method, sampler, rows=rows, steps=settings.steps, seed=settings.seed, low=self.low
+        )
+        if self.low and method.masker.independent and self._seldom_seen(method, sampler, predicted):
+            predicted = replace(predicted, stderr=math.nan, ends=None)
+        return MethodResult(method.name, method.unbiased, measured, predicted, cost)
+
+    def _seldom_seen(self, method: Method, sampler: TSampler, predicted: Estimate) -> bool:
+        """Whether much of a variance is from rates at which the probe's masks hide next to nothing."""
+        return self.low.noise(method, sampler).value > HEAVY_SHARE * predicted.value
