@@ -83,7 +83,7 @@ def interpreter(version: str) -> str | None:
 
 @pytest.mark.parametrize("version", OTHERS)
 def test_on_another_python(version, wheel, tmp_path):
-    """Every file compiles there; the trainer runs where that Python has a torch, else at least what needs none imports."""
+    """Every file compiles there; the trainer runs where that Python has a torch, else what needs none imports."""
     python = interpreter(version)
     if python is None:
         pytest.skip(f"no Python {version} here")
