@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = ("transformers", "datasets", "matplotlib")
+HEAVY = ("transformers", "datasets", "matplotlib", "pydantic", "typer", "scipy", "sympy")
 
 
 @pytest.mark.processes
@@ -16,6 +16,7 @@ HEAVY = ("transformers", "datasets", "matplotlib")
         ("import stabledllm", False),
         ("from stabledllm import Method; Method.parse('mirror')", True),
         ("from stabledllm.noise.objective import Objective; import stabledllm", True),
+        ("from stabledllm import *; import stabledllm.ppots.record, stabledllm.gradient.components", True),
     ],
 )
 def test_import_loads_nothing_heavy(statement, torch):

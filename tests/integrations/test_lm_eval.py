@@ -10,7 +10,6 @@ import importlib
 import itertools
 import json
 import sys
-import tomllib
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -108,6 +107,7 @@ def make(harness, folder):
 
 def test_it_is_registered_and_named_by_the_entry_point(harness):
     assert issubclass(harness["stabledllm"], LM)
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     module, _, name = project["entry-points"]["lm_eval.models"]["stabledllm"].partition(":")
     assert getattr(importlib.import_module(module), name) is harness["stabledllm"]

@@ -19,6 +19,7 @@ from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.schedule import p_mask
 from tests.checks.statistics import Z, assert_mean
 from tests.cli.runner import ROOT, in_process
+from tests.fakes.dllm import MDLMTrainer
 from tests.fakes.tiny import model as small
 
 PAGE = (ROOT / "docs" / "use_in_your_loop.md").read_text(encoding="utf-8")
@@ -26,22 +27,6 @@ SHELL = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 MASK = 256
 SMALL_PROBE = ["ppots.rows=8", "ppots.rates=6", "ppots.masks=2", "ppots.starts=3", "data.train_rows=32"]
-
-
-class MDLMTrainer:
-    """What the page needs of dllm's: u from [eps, 1], masks and weights by the scheduler, mean over sequences."""
-
-    def __init__(self, model, args, scheduler):
-        self.model, self.args, self.scheduler = model, args, scheduler
-
-    def row_losses(self, input_ids, maskable):
-        eps = self.args.time_epsilon
-        u = eps + (1 - eps) * torch.rand(len(input_ids))
-        masked = (torch.rand(input_ids.shape) < 1 - self.scheduler.alpha(u)[:, None]) & maskable
-        weight = -self.scheduler.alpha_derivative(u) / (1 - self.scheduler.alpha(u))
-        logits = self.model(torch.where(masked, MASK, input_ids)).logits
-        nll = F.cross_entropy(logits.transpose(1, 2), input_ids, reduction="none") * masked
-        return weight * nll.sum(1) / maskable.sum(1)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stabledllm.loss import nll_weights, reduce_loss, row_losses
-from stabledllm.models.loss_head import OutputLayer, cross_entropies, head_nll, whole_logits
+from stabledllm.models.chunked_nll import cross_entropies
+from stabledllm.models.loss_head import OutputLayer, head_nll, whole_logits
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
@@ -180,11 +181,11 @@ def test_a_training_steps_gradient_is_the_plain_one(method):
 
 def test_the_hint_of_a_training_step_is_in_proportion(monkeypatch):
     """Backward must not need a second pass over the logits."""
-    from stabledllm.models import loss_head
+    from stabledllm.models import chunked_nll
 
     model, calls = tiny(), []
-    true = loss_head._errors
-    monkeypatch.setattr(loss_head, "_errors", lambda *args: calls.append(1) or true(*args))
+    true = chunked_nll._errors
+    monkeypatch.setattr(chunked_nll, "_errors", lambda *args: calls.append(1) or true(*args))
     ids = torch.randint(0, 250, (4, 9), generator=torch.Generator().manual_seed(2))
     rows, objective = Rows(torch.arange(4), 4, torch.ones(4, 9, dtype=torch.bool), torch.arange(9)), Objective()
     draw = Method.parse("mirror", objective=objective).draw(Key(3, 0), rows, Uniform())

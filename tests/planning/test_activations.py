@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from stabledllm.models.loss_head import chunk_of
+from stabledllm.models.chunked_nll import chunk_of
 from stabledllm.models.shapes import PUBLISHED, read_shape
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.planning.activations import (

@@ -114,7 +114,7 @@ def test_the_gradient_that_the_search_is_given_is_the_objectives(monkeypatch):
         seen.append(check_grad(lambda x: objective(x)[0], lambda x: objective(x)[1], start))
         return OptimizeResult(x=start, fun=0.0, success=True)
 
-    monkeypatch.setattr(epr, "minimize", spy)
+    monkeypatch.setattr("scipy.optimize.minimize", spy)
     fit_epr(UNEVEN_T, UNEVEN_WIDTH, density("cup", UNEVEN_T), starts=10)
     assert len(seen) == 10
     assert max(seen) < 1e-5

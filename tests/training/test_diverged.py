@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from stabledllm.errors import Diverged, NotFinite
-from stabledllm.runtime.finite import all_finite, require_finite
+from stabledllm.runtime.finite import require_finite
 from stabledllm.training import finishing
 from stabledllm.training import run as training_run
-from stabledllm.training.diverged import StepWatch
+from stabledllm.training.diverged import StepWatch, all_finite
 from tests.cli.runner import in_process
 from tests.fakes.trainer import make_trainer
 

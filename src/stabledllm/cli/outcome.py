@@ -14,6 +14,7 @@ from collections.abc import Callable
 import typer
 
 from stabledllm import __version__
+from stabledllm.cli.extra import require_extra
 from stabledllm.cli.stopping import exit_code, how_to_continue, stoppable
 from stabledllm.plain_text import plain_text
 from stabledllm.runtime.failures import outputs_of, sentence
@@ -30,6 +31,7 @@ def carried(command: Callable) -> Callable:
 
     @functools.wraps(command)
     def run(*args, **kwargs):
+        require_extra()
         try:
             return command(*args, **kwargs)
         except (KeyboardInterrupt, EOFError, OSError) as error:

@@ -16,7 +16,7 @@ from stabledllm.decoding.blocks import BlockState
 from stabledllm.decoding.options import DecodingOptions
 from stabledllm.decoding.state import State
 from stabledllm.errors import UserError
-from stabledllm.models.output import is_autoregressive
+from stabledllm.models.kind import is_autoregressive
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.forward.meter import LossMeter
-from stabledllm.models.output import is_autoregressive
+from stabledllm.models.kind import is_autoregressive
 from stabledllm.noise.methods import Method
 from stabledllm.noise.parts import AUTOREGRESSIVE
 from stabledllm.noise.streams import Key, Stream

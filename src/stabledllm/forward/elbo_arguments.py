@@ -11,7 +11,7 @@ from torch import Tensor
 from stabledllm.data.rows import TokenRow, collate, marks_in
 from stabledllm.errors import UserError
 from stabledllm.models.alignment import padding_last
-from stabledllm.models.output import is_autoregressive
+from stabledllm.models.kind import is_autoregressive
 from stabledllm.noise.fits import check_elbo, check_marks
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,13 +22,10 @@ from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from stabledllm.runtime.finite import require_finite
 
-if TYPE_CHECKING:
-    from stabledllm.models.loading import LoadedModel
-
 
 @dataclass(frozen=True)
 class MeteredModel:
-    """A model and its token ids: what a meter needs of a ``LoadedModel``, for those who hold no such thing."""
+    """A model and its token ids: all that a meter needs; a ``LoadedModel``, which has the same names, does as well."""
 
     model: Callable
     """Called as ``model(noisy_ids, attention_mask, selected=mask, targets=ids).nll``."""
@@ -59,7 +55,7 @@ class Meter:
 
     def __init__(
         self,
-        loaded: LoadedModel | MeteredModel,
+        loaded: MeteredModel,
         rows: Sequence[TokenRow],
         objective: Objective,
         *,

@@ -19,8 +19,8 @@ from stabledllm.models.families.registry import find_family
 from stabledllm.models.families.source import Source, find_folder, read_config
 from stabledllm.models.families.weights import held_weights
 from stabledllm.models.hf_tokenizer import HFTokenizer, load_tokenizer
+from stabledllm.models.kind import is_autoregressive
 from stabledllm.models.new import is_new, pattern_of
-from stabledllm.models.output import is_autoregressive
 from stabledllm.models.quantised import keep_differentiable, quantisation
 from stabledllm.models.shipped import shipped_folder
 from stabledllm.models.soundness import check_finite, check_runs

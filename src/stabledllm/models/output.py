@@ -14,8 +14,3 @@ class MDMOutput(ModelOutput):
 
     nll: Tensor | None = None
     logits: Tensor | None = None
-
-
-def is_autoregressive(model) -> bool:
-    """Whether a model predicts each token from those before it alone, and not a masked one from its whole row."""
-    return bool(getattr(model, "autoregressive", False))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from stabledllm.models.loss_head import chunk_of
+from stabledllm.models.chunked_nll import chunk_of
 from stabledllm.models.shapes import Shape
 
 _GATES = {"gate", "up", "gate_up"}

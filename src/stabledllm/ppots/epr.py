@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 NAMES = ("a", "b", "A", "kappa", "r", "q", "m")
 # log a, log b, log A, log kappa, r, q, m. The fit is of a shape: a common factor of a, b and A² is free.
@@ -71,6 +70,8 @@ def fit_epr(
         log_norm = top + np.log(width @ np.exp(log_p - top))
         model = width * np.exp(log_p - log_norm)
         return entropy - float(target @ log_p) + log_norm, (model - target) @ jacobian / 2
+
+    from scipy.optimize import minimize  # a third of a second, only where a density is fitted
 
     results = [
         minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=_OPTIONS)

@@ -55,6 +55,8 @@ def sentence(error: BaseException, path: object = None) -> str | None:
     where = f"{path}: " if path is not None else ""
     if reader_names := names & _BROKEN.keys():
         return _of_reader(error, _BROKEN[reader_names.pop()], where)
+    if isinstance(error, ModuleNotFoundError) and error.name not in (None, "stabledllm") and "." not in error.name:
+        return f"{where}expected the package '{error.name}', found it not installed; pip install it."
     if isinstance(error, OSError):
         return _of_system(error, where)
     if isinstance(error, UnicodeDecodeError):

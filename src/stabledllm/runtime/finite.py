@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from stabledllm.errors import NotFinite
 
@@ -27,16 +23,3 @@ def require_finite(values: Tensor, what: str) -> None:
         raise NotFinite(
             f"{what}: expected finite numbers, found {float(values[bad][0])} ({int(bad.sum())} of {values.numel()})."
         )
-
-
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every floating-point value of many tensors is finite, in one pass and without a copy.
-
-    A tensor that is sharded over ranks counts as a whole if it can gather itself, else by this rank's part.
-    """
-    floats = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
-    if not floats:
-        return True
-    largest = get_total_norm(floats, norm_type=math.inf)
-    largest = largest.full_tensor() if hasattr(largest, "full_tensor") else largest
-    return bool(torch.isfinite(largest))

@@ -7,15 +7,16 @@ weights and optimizer state are checked after it. All ranks agree, so that none 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from transformers import Trainer
 
 from stabledllm.errors import Diverged
 from stabledllm.runtime.files import write_json
-from stabledllm.runtime.finite import all_finite
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.training.checkpoints import stamp
 from stabledllm.training.devices import save_whole
@@ -154,3 +155,16 @@ def refuse_to_repeat(out: Path, record: dict) -> None:
 def diverged(record: dict) -> dict | None:
     """The part of a run's record that says where and why it diverged; None for a run that did not."""
     return record["diverged"] if record.get("status") == DIVERGED else None
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every floating-point value of many tensors is finite; one pass over them, no copy.
+
+    Of a tensor that is split over ranks the whole is meant where the tensor knows it, else this rank's part.
+    """
+    floats = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
+    if not floats:
+        return True
+    largest = get_total_norm(floats, norm_type=math.inf)
+    largest = largest.full_tensor() if hasattr(largest, "full_tensor") else largest
+    return bool(torch.isfinite(largest))
