@@ -15,7 +15,7 @@ from stabledllm.ppots.pieces import Pieces
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.jackknife import jackknife
 from stabledllm.stats.pareto import pareto_k
-from stabledllm.stats.shares import kept, spread_change
+from stabledllm.stats.shares import shares_of, spread_change
 
 CrossFit = Sequence[tuple[TSampler, Tensor]]
 """Densities, each with the rows on which it counts: rows that it was not fitted to."""
@@ -55,7 +55,7 @@ def variance_under(losses: LossMoments, crossfit: CrossFit, weighs_by: WeighsBy 
     plain = losses.mean @ losses.width
 
     def value(keep: Tensor) -> float:
-        data = spread_change(plain[keep], kept(losses.share, keep))
+        data = spread_change(plain[keep], shares_of(losses.share, keep))
         return float(second[keep].mean()) - square(keep) + data
 
     return jackknife(value, losses.rows, "nats²")

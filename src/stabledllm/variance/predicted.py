@@ -19,9 +19,9 @@ from stabledllm.ppots.moments import LossMoments
 from stabledllm.ppots.pieces import Pieces
 from stabledllm.ppots.shared_noise import shared_forms
 from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import negated, of_sum, of_variance, scaled, with_ends
+from stabledllm.stats.intervals import of_sum, of_variance, scaled, with_ends
 from stabledllm.stats.jackknife import jackknife
-from stabledllm.stats.shares import kept, spread_change
+from stabledllm.stats.shares import shares_of, spread_change
 from stabledllm.variance.components import UNIT
 
 
@@ -57,7 +57,7 @@ def per_row_variance(
 
     def value(keep: Tensor) -> float:
         gone = sum(int(torch.isin(rows, keep).sum()) * removed_from(keep) for removed_from, rows in removed)
-        data = spread_change(plain_mean[keep], kept(losses.share, keep))
+        data = spread_change(plain_mean[keep], shares_of(losses.share, keep))
         return float(second[keep].mean()) - square(keep) - gone / len(keep) + data
 
     plain_mean = losses.mean @ losses.width
@@ -89,5 +89,5 @@ def at_equal_compute(per_row: Estimate, cost: float, data_noise: Estimate) -> Es
     """
     value = cost * per_row.value - data_noise.value
     stderr = ((cost * per_row.stderr) ** 2 + data_noise.stderr**2) ** 0.5
-    ends = of_sum([scaled(with_ends(per_row), cost), negated(with_ends(data_noise))])
+    ends = of_sum([scaled(with_ends(per_row), cost), scaled(with_ends(data_noise), -1.0)])
     return Estimate(value=value, stderr=stderr, n=per_row.n, unit=UNIT, ends=ends)
