@@ -16,7 +16,7 @@ from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.fits import check_autoregressive
 from stabledllm.noise.methods import Method
 from stabledllm.noise.parts import AUTOREGRESSIVE
-from stabledllm.stats.shares import kept
+from stabledllm.stats.shares import shares_of
 from stabledllm.variance.components import Decomposition, by_length, decompose_autoregressive
 
 
@@ -42,7 +42,7 @@ def measure_autoregressive(settings: DecomposeSettings, loaded: LoadedModel, row
     share = meter.shares(method) if objective.normalization == "token" else None
 
     def parts(keep: Tensor) -> Decomposition:
-        return decompose_autoregressive(losses[keep], kept(share, keep))
+        return decompose_autoregressive(losses[keep], shares_of(share, keep))
 
     tokens = torch.tensor([row.response_length for row in rows])
     entries = {

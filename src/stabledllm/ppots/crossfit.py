@@ -15,7 +15,7 @@ from stabledllm.ppots.pieces import Pieces
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.jackknife import jackknife
 from stabledllm.stats.pareto import pareto_k
-from stabledllm.stats.shares import kept, spread_change
+from stabledllm.stats.shares import shares_of, spread_change
 
 CrossFit = Sequence[tuple[TSampler, Tensor]]
 """Pairs of a density and the rows that it is applied to: rows that it was not fitted to."""
@@ -96,7 +96,7 @@ def variance_under(
     square = Pieces.cut(losses).mean_square(mean)
 
     def value(keep: Tensor) -> float:
-        data = spread_change(plain[keep], kept(losses.share, keep))
+        data = spread_change(plain[keep], shares_of(losses.share, keep))
         return float(second[keep].mean()) - square(keep) - removed(keep) + data
 
     return jackknife(value, losses.rows, "nats²")

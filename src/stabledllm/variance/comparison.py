@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stabledllm.ppots.profile import Profile
 from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import Ends, Ratio, negated, of_ratio, of_sum, scaled, with_ends
+from stabledllm.stats.intervals import Ends, Ratio, of_ratio, of_sum, scaled, with_ends
 from stabledllm.stats.jackknife import jackknife
 from stabledllm.variance.components import UNIT, Decomposition, NestedLosses, components
 from stabledllm.variance.drawn import Measured, variance_covariance
@@ -82,7 +82,7 @@ def _ratio(result: MethodResult, standard: MethodResult, data_noise: Estimate) -
     top, bottom = ((r.cost, r.measured.per_row_variance) for r in (result, standard))
     one, other = (scaled(with_ends(v), cost) for cost, v in (top, bottom))
     data = with_ends(data_noise)
-    level, ends = other[0] - data_noise.value, of_sum([other, negated(data)])
+    level, ends = other[0] - data_noise.value, of_sum([other, scaled(data, -1.0)])
     value = (one[0] - data_noise.value) / level if level > 0 else math.nan
     if not ends[0] > 0:  # Standard's noise may be 0: it is no measure of another's
         value = math.nan
@@ -94,7 +94,7 @@ def _ratio(result: MethodResult, standard: MethodResult, data_noise: Estimate) -
     def difference(r: float) -> Ends:
         centre = -(1 - r) * data[0]
         rest = centre, (centre - half[0], centre + half[1])
-        return _of_difference(one, negated(other, r), min(max(shared, -1.0), 1.0), rest)
+        return _of_difference(one, scaled(other, -r), min(max(shared, -1.0), 1.0), rest)
 
     return of_ratio(value, difference)
 
@@ -138,7 +138,7 @@ def mirror_condition(
     rho = _mean_over_rows(-views.view_covariance().nan_to_num() @ views.width)
     rest = jackknife(lambda keep: float(sum(components(nested.select(keep))[1:])), len(nested.losses), UNIT)
     rest = replace(rest, ends=of_sum([with_ends(parts.mask_rate), with_ends(parts.data)]))
-    low, high = of_sum([with_ends(gain), negated(with_ends(rest), cost - 1)])
+    low, high = of_sum([with_ends(gain), scaled(with_ends(rest), 1 - cost)])
     pays = True if low > 0 else False if high < 0 else None
     sentence = _condition(cost, gain, rest)
     if cost != 2 and measured:

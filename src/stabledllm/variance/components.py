@@ -32,7 +32,7 @@ from stabledllm.ppots.profile import rate_edges
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import of_positive, of_sum, of_variance, widest, with_ends
 from stabledllm.stats.jackknife import jackknife, jackknives
-from stabledllm.stats.shares import kept, spread_change, token_mean
+from stabledllm.stats.shares import shares_of, spread_change, token_mean
 from stabledllm.variance.some_masked import SomeMasked, chance_of_some
 
 _NESTED_STEP = 0xDEC0
@@ -241,11 +241,11 @@ def decompose_autoregressive(losses: Tensor, share: Tensor | None = None) -> Dec
     nothing = Estimate(value=0.0, stderr=0.0, n=len(losses), unit=UNIT)
 
     def spread(keep: Tensor) -> float:
-        return float(losses[keep].var()) + spread_change(losses[keep], kept(share, keep))
+        return float(losses[keep].var()) + spread_change(losses[keep], shares_of(share, keep))
 
     data = jackknife(spread, len(losses), UNIT)
     data = replace(data, ends=of_variance(data.value, data.stderr, len(losses) - 1))
-    mean = jackknife(lambda keep: float(token_mean(losses[keep], kept(share, keep))), len(losses), "nats/token")
+    mean = jackknife(lambda keep: float(token_mean(losses[keep], shares_of(share, keep))), len(losses), "nats/token")
     return Decomposition(mask_pattern=nothing, mask_rate=nothing, data=data, total=data, mean=mean)
 
 

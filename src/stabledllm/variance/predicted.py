@@ -19,7 +19,7 @@ from stabledllm.ppots.moments import LossMoments
 from stabledllm.ppots.pieces import Pieces
 from stabledllm.ppots.shared_noise import shared_forms
 from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import negated, of_sum, of_variance, scaled, with_ends
+from stabledllm.stats.intervals import of_sum, of_variance, scaled, with_ends
 from stabledllm.variance.components import UNIT
 
 
@@ -91,5 +91,5 @@ def at_equal_compute(per_row: Estimate, cost: float, data_noise: Estimate) -> Es
     """
     value = cost * per_row.value - data_noise.value
     stderr = ((cost * per_row.stderr) ** 2 + data_noise.stderr**2) ** 0.5
-    ends = of_sum([scaled(with_ends(per_row), cost), negated(with_ends(data_noise))])
+    ends = of_sum([scaled(with_ends(per_row), cost), scaled(with_ends(data_noise), -1.0)])
     return Estimate(value=value, stderr=stderr, n=per_row.n, unit=UNIT, ends=ends)
