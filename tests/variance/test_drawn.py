@@ -102,7 +102,7 @@ def test_real_masks_have_the_enumerated_mean(name):
     ids=lambda v: v if isinstance(v, str) else v.name,
 )
 def test_measured_agrees_with_predicted_on_a_model(tiny, name, sampler):
-    method = Method.parse(name)
+    method = Method.parse(name, objective=tiny.objective)
     # Many rates: fixedcount's loss is a step function of t.
     profile = probe(tiny, method, rows=60, rates=24, masks=2, seed=5)
     every = [(sampler, torch.arange(len(profile.rows)))]

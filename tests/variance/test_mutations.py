@@ -173,9 +173,9 @@ def test_a_library_that_forgets_a_correction_is_found(monkeypatch):
     """B without ``- A / c``, and the variance of dependent rows taken as if they were independent."""
     right = nested.components
 
-    def uncorrected(losses, width=None):
-        a, b, c = right(losses, width)
-        return a, b + a / losses.shape[2], c
+    def uncorrected(drawn):
+        a, b, c = right(drawn)
+        return a, b + a / drawn.losses.shape[2], c
 
     monkeypatch.setattr(nested, "components", uncorrected)
     with pytest.raises(AssertionError):
