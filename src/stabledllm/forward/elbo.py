@@ -153,9 +153,9 @@ def elbo(
     for contribution, used in plan.run(model):
         groups = contribution if groups is None else groups + contribution
         forwards += used
-    # A group holds 1 / R of the mean over its own draws.
-    replicates = groups.detach() * plan.groups
-    error = replicates.std(1) / plan.groups**0.5 if plan.groups > 1 else torch.full_like(replicates[:, 0], math.nan)
+    # A group holds 1 / R of the mean of its own replicate.
+    means = groups.detach() * plan.groups
+    error = means.std(1) / plan.groups**0.5 if plan.groups > 1 else torch.full_like(means[:, 0], math.nan)
     tokens = plan.tensors["maskable"].sum(1)
     return RowELBO(groups.sum(1), error, tokens, plan.t.shape[1], plan.groups, forwards)
 

@@ -74,7 +74,7 @@ class Laboratory:
 
     def cost(self, method: Method, sampler: TSampler) -> float:
         """Forwards that a row of the data pays on average."""
-        return method.mean_forwards(sampler, maskable_sizes(self.rows, method))
+        return method.views.mean_forwards(sampler, maskable_sizes(self.rows, method))
 
     def density(self, method: Method) -> FittedDensity:
         """p fitted for the method's own source, masker and views."""
