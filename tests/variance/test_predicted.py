@@ -191,7 +191,7 @@ def test_estimated_standard_at_equal_compute_is_a_plus_b():
     found = at_equal_compute(
         per_row_variance(profile.moments, IID(), [(Uniform(), torch.arange(150))], 8),
         1.0,
-        decompose(nested.losses, nested.width).data,
+        decompose(nested).data,
     )
     assert_agree(found, Estimate(value=LAW.pattern + LAW.rate, stderr=0.0, n=1))
 

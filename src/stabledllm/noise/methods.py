@@ -207,7 +207,6 @@ class Method:
         """Whether every part is defined for the objective."""
         return objective.counts == "linear" or not any(named.part.bound_only for named in self.parts)
 
-
     def sampler(self, fitted: TSampler | None = None) -> TSampler:
         """The sampler of t: the ``fitted`` one for P-POTS and as the start of ``adaptive``, else the method's own.
 
