@@ -159,7 +159,7 @@ def condition(law: Law, below: float = 1.0, measured: dict | None = None) -> dic
     nested = nested_losses(FakeMeter(law), STANDARD, rows=200, rates=8, masks=3, seed=1)
     method = Method.parse("mirror", MethodOptions(mirror_below=below))
     profile = probe(FakeMeter(law), method, rows=200, rates=12, masks=4, seed=2)
-    cost = method.mean_forwards(Uniform(), torch.tensor([10]))
+    cost = method.views.mean_forwards(Uniform(), torch.tensor([10]))
     return mirror_condition(profile, cost, nested, decompose(nested), measured)
 
 
@@ -196,7 +196,7 @@ def test_a_second_view_for_small_t_is_charged_what_it_costs(below, pays):
     nested = nested_losses(spiky, STANDARD, rows=800, rates=8, masks=3, seed=1)
     method = Method.parse("mirror", MethodOptions(mirror_below=below))
     profile = probe(spiky, method, rows=800, rates=16, masks=4, seed=2)
-    cost = method.mean_forwards(Uniform(), torch.tensor([10]))
+    cost = method.views.mean_forwards(Uniform(), torch.tensor([10]))
     parts = decompose(nested)
     found = mirror_condition(profile, cost, nested, parts)
     # A = ∫ sd² = 0.25 * 0.12 = 0.03, all gone with two views; C = 0.04, B = 0.

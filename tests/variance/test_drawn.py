@@ -109,7 +109,7 @@ def test_measured_agrees_with_predicted_on_a_model(tiny, name, sampler):
     found = measure(tiny, method, sampler, rows=8, steps=200, seed=6)
     expected = per_row_variance(profile.moments, method.source, every, 8)
     assert_agree(found.per_row_variance, expected, name)
-    assert found.cost == pytest.approx(method.mean_forwards(sampler, torch.tensor([9])))
+    assert found.cost == pytest.approx(method.views.mean_forwards(sampler, torch.tensor([9])))
     assert found.per_row_variance.value > 0
 
 

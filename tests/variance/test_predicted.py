@@ -170,7 +170,7 @@ def test_mean_forwards_of_a_row():
         ("mirror", 0.5, Clipped(0.3, 0.8), 1.4),
     ):
         method = Method.parse(text, MethodOptions(mirror_below=below))
-        assert method.mean_forwards(sampler, torch.tensor([8])) == pytest.approx(expected, rel=1e-9)
+        assert method.views.mean_forwards(sampler, torch.tensor([8])) == pytest.approx(expected, rel=1e-9)
 
 
 def test_standard_at_equal_compute_is_a_plus_b():

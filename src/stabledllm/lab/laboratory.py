@@ -74,7 +74,7 @@ class Laboratory:
 
     def cost(self, method: Method, sampler: TSampler) -> float:
         """Mean number of forwards of a row of the data."""
-        return method.mean_forwards(sampler, maskable_sizes(self.rows, method))
+        return method.views.mean_forwards(sampler, maskable_sizes(self.rows, method))
 
     def density(self, method: Method) -> FittedDensity:
         """The density fitted for the method's own source, masker and views."""

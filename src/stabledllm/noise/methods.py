@@ -207,10 +207,6 @@ class Method:
         """Whether every part is defined for the objective."""
         return objective.counts == "linear" or not any(named.part.bound_only for named in self.parts)
 
-    def mean_forwards(self, sampler: TSampler, size: Tensor) -> float:
-        """The exact mean number of forwards of a row, as a meter counts them; see :meth:`Single.mean_forwards`."""
-        return self.views.mean_forwards(sampler, size)
-
     def sampler(self, fitted: TSampler | None = None) -> TSampler:
         """The sampler of t: the ``fitted`` one for P-POTS and as the start of ``adaptive``, else the method's own.
 

@@ -45,9 +45,9 @@ class Key:
     seed: int
     step: int
 
-    def row_uniforms(self, stream: Stream, rows: Tensor) -> Tensor:
+    def row_uniforms(self, stream: Stream, rows: Tensor, view: int = 0) -> Tensor:
         """One float64 uniform in (0, 1) per row position, with 52 random bits; shape of ``rows``."""
-        return _to_uniform(self._words(stream, torch.zeros_like(rows), rows))
+        return _to_uniform(self._words(stream, torch.zeros_like(rows), rows, view))
 
     def several(self, streams: tuple[Stream, ...], n: int, device: torch.device) -> Tensor:
         """The :meth:`row_uniforms` of several streams at positions 0 to n - 1 in one call, shape (streams, n)."""
@@ -76,7 +76,7 @@ class Key:
         """A uniformly random permutation of ``range(n)``, shape (n,)."""
         return self.row_uniforms(stream, torch.arange(n, device=device)).argsort(stable=True)
 
-    def _words(self, stream: Stream, c0: Tensor, rows: Tensor, view: int = 0) -> Tensor:
+    def _words(self, stream: Stream, c0: Tensor, rows: Tensor, view: int) -> Tensor:
         step = torch.tensor(self.step, device=rows.device)
         return philox4x32(c0, rows, step, torch.tensor(int(stream) | view << 8, device=rows.device), self.seed)
 
