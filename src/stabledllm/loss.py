@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def row_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor) -> Tensor:
-    """Importance-weighted loss of each row in nats, its views averaged; 0 where nothing was masked.
+    """Importance-weighted loss of each row in nats, the mean over its active views, shape (B,); 0 if nothing is masked.
 
     Args:
         nll: cross-entropies at the masked positions of the active views, row-major, shape (M,).
@@ -24,9 +24,9 @@ def row_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor) -
 
 
 def token_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor) -> Tensor:
-    """What each token of each view adds to :func:`row_losses`, shape (B, K, L); float32 or wider, whatever ``nll`` is.
+    """The share of :func:`row_losses` that each token of each view contributes, shape (B, K, L).
 
-    Half precision has 8 or 11 bits, which a sum over a row's tokens would lose.
+    It is float32 or wider whatever ``nll`` is: half precision has 8 or 11 bits, too few for a sum over a row's tokens.
 
     >>> mask, active = torch.tensor([[[True, True, False]]]), torch.tensor([[True]])
     >>> token_losses(torch.tensor([1.0, 3.0]), mask, torch.full((1, 1, 3), 0.5), active)
@@ -40,21 +40,25 @@ def token_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor)
 
 
 def nll_weights(mask: Tensor, coefficient: Tensor, active: Tensor, row_weight: Tensor) -> Tensor:
-    """What each cross-entropy is multiplied by in ``reduce_loss(row_losses(...))``, but for the step's weight; (M,).
+    """The factor of each cross-entropy in ``reduce_loss(row_losses(...))``, without the step's weight; shape (M,).
 
     Args:
         row_weight: shape (B,); the others as in :func:`row_losses`.
+
+    >>> mask, active = torch.tensor([[[True, True, False]]]), torch.tensor([[True]])
+    >>> nll_weights(mask, torch.full((1, 1, 3), 0.5), active, torch.tensor([2.0]))
+    tensor([1., 1.])
     """
     share = coefficient / active.sum(1)[:, None, None] * row_weight[:, None, None]
     return share[mask & active[..., None]]
 
 
 def reduce_loss(loss: Tensor, row_weight: Tensor, step_weight: Tensor | float) -> Tensor:
-    """This micro-batch's part of the mean over the whole optimizer step's rows.
+    """One micro-batch's part of the mean loss over all rows of the optimizer step: ``sum_b w_b l_b / step_weight``.
 
-    Parts add up over micro-batches and ranks: ``sum_b w_b l_b / step_weight``, where ``step_weight`` is
-    the sum of the weights over the whole step. A row of weight 0 (a repeat that only evens out
-    ranks) counts nowhere; a row with nothing masked counts as 0.
+    ``step_weight`` is the sum of the row weights over the whole step, so that the parts of all micro-batches and ranks
+    add up to the mean. A row of weight 0 (a repeat that only evens out ranks) is left out of the mean; a row in which
+    nothing is masked counts with loss 0.
 
     >>> loss, weight = torch.tensor([2.0, 0.0, 4.0, 6.0]), torch.ones(4)
     >>> sum(reduce_loss(loss[part], weight[part], weight.sum()) for part in (slice(3), slice(3, 4)))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.ppots.profile import Profile, probe, rate_edges
+from stabledllm.variance.components import NestedLosses
 from tests.fakes.laws import Law
 from tests.fakes.meters import FakeMeter
 
@@ -28,6 +29,11 @@ def profile_of(losses_abc: Tensor) -> Profile:
         cost=torch.ones(b, dtype=torch.float64),
         rows=torch.arange(a),
     )
+
+
+def nested_of(losses_abc: Tensor, width: Tensor | None = None) -> NestedLosses:
+    """Nested losses made up, shape (a, b, c), in the iid design or in cells of the given widths."""
+    return NestedLosses(losses_abc, torch.arange(len(losses_abc)), width)
 
 
 def profile_with_root(root: Tensor, rows: int = 8, masks: int = 4, noise: float = 0.0) -> Profile:

@@ -150,7 +150,7 @@ def test_a_b_and_c_are_the_enumerated_ones(network):
             seed=seed,
             design="iid",
         )
-        found.append(torch.stack(components(nested.losses, nested.width)))
+        found.append(torch.stack(components(nested)))
     table = torch.stack(found)
     for k, name in enumerate("ABC"):
         assert_mean(table[:, k], expected[name], name)

@@ -47,7 +47,7 @@ def test_charged_is_counted(name, below):
         method = Method.parse(name, options, objective)
         sampler = method.sampler(SKEWED)
         for size in (1, 2, 3, 7):
-            charged = method.mean_forwards(sampler, torch.tensor([size]))
+            charged = method.views.mean_forwards(sampler, torch.tensor([size]))
             assert charged == pytest.approx(counted(method, sampler, size), abs=1.01 / RATES), (
                 objective,
                 size,
@@ -57,8 +57,8 @@ def test_charged_is_counted(name, below):
 def test_rows_of_several_lengths_are_charged_their_mean():
     """1 + P(k < P): 1, 3/2 and 7/4 forwards for 1, 2 and 4 tokens under uniform t."""
     method = Method.parse("complement")
-    assert method.mean_forwards(method.sampler(), torch.tensor([1, 2, 4])) == pytest.approx((1 + 1.5 + 1.75) / 3)
-    assert method.mean_forwards(Tabulated([1.5, 0.5]), torch.tensor([2])) == pytest.approx(1.75)
+    assert method.views.mean_forwards(method.sampler(), torch.tensor([1, 2, 4])) == pytest.approx((1 + 1.5 + 1.75) / 3)
+    assert method.views.mean_forwards(Tabulated([1.5, 0.5]), torch.tensor([2])) == pytest.approx(1.75)
     t = torch.tensor([0.4, 0.6, 0.9], dtype=torch.float64)
     assert method.views.cost(t, torch.tensor([1, 2, 4])).tolist() == pytest.approx([5 / 3, 4 / 3, 1.0])
 

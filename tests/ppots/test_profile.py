@@ -224,12 +224,6 @@ def test_too_small_a_probe_is_refused(bad, name):
         probe(FakeMeter(Law(), 1), Method(), rows=5, rates=4, masks=2, seed=0)
 
 
-@pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_a_loss_that_is_not_finite_names_its_row(value):
-    with pytest.raises(UserError, match=r"found \d+ that are not; the first is of row \d+ at t=0\.9"):
-        probed(Law(h=lambda t: torch.where(t > 0.9, value, t)))
-
-
 class ContextModel(torch.nn.Module):
     """Cross-entropies that depend on the target and on how much of its row is masked."""
 

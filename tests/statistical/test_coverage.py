@@ -18,7 +18,7 @@ from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import of_positive
 from stabledllm.stats.jackknife import jackknife
 from stabledllm.variance.comparison import MethodResult, compare_methods
-from stabledllm.variance.components import NestedLosses, decompose, nested_losses, parts_of
+from stabledllm.variance.components import NestedLosses, components, decompose, nested_losses
 from stabledllm.variance.drawn import Measured, measure
 from stabledllm.variance.low_rates import LowRates
 from tests.checks.moments import assert_covers
@@ -77,7 +77,7 @@ def test_intervals_of_masks_drawn_as_they_come_are_found_to_miss():
 
     def naive(nested: NestedLosses):
         found = decompose(nested)
-        errors = jackknife(lambda keep: float(parts_of(nested, keep)[0]), len(nested.losses), "")
+        errors = jackknife(lambda keep: float(components(nested.select(keep))[0]), len(nested.losses), "")
         return replace(found, mask_pattern=Estimate(**_plain(errors)))
 
     hits = covered(TokenMeter((4,), 12 * 80), 12, 80, naive, some_masked=False)["mask_pattern"]

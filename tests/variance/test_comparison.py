@@ -109,7 +109,7 @@ def test_through_a_meter(name, rho):
         MethodResult(which.name, True, measure(meter, which, Uniform(), rows=n, steps=400, seed=s), None, k)
         for s, which, k in ((2, STANDARD, 1.0), (3, method, float(cost)))
     ]
-    data = decompose(nested.losses, nested.width).data
+    data = decompose(nested).data
     row = compare_methods([both[0], both[1]], data)[1]["relative_to_standard"]
     variance = law.pattern * (1 + (cost - 1) * rho) / cost + law.rate + law.data
     if name == "strats":  # k = 3 strata of 8 rows: 2 points in each, 2 extra ones in 2 of the 3
@@ -159,8 +159,8 @@ def condition(law: Law, below: float = 1.0, measured: dict | None = None) -> dic
     nested = nested_losses(FakeMeter(law), STANDARD, rows=200, rates=8, masks=3, seed=1)
     method = Method.parse("mirror", MethodOptions(mirror_below=below))
     profile = probe(FakeMeter(law), method, rows=200, rates=12, masks=4, seed=2)
-    cost = method.mean_forwards(Uniform(), torch.tensor([10]))
-    return mirror_condition(profile, cost, nested, decompose(nested.losses, nested.width), measured)
+    cost = method.views.mean_forwards(Uniform(), torch.tensor([10]))
+    return mirror_condition(profile, cost, nested, decompose(nested), measured)
 
 
 @pytest.mark.statistical
@@ -196,8 +196,8 @@ def test_a_second_view_for_small_t_is_charged_what_it_costs(below, pays):
     nested = nested_losses(spiky, STANDARD, rows=800, rates=8, masks=3, seed=1)
     method = Method.parse("mirror", MethodOptions(mirror_below=below))
     profile = probe(spiky, method, rows=800, rates=16, masks=4, seed=2)
-    cost = method.mean_forwards(Uniform(), torch.tensor([10]))
-    parts = decompose(nested.losses, nested.width)
+    cost = method.views.mean_forwards(Uniform(), torch.tensor([10]))
+    parts = decompose(nested)
     found = mirror_condition(profile, cost, nested, parts)
     # A = ∫ sd² = 0.25 * 0.12 = 0.03, all gone with two views; C = 0.04, B = 0.
     assert parts.mask_pattern.value == pytest.approx(0.03, rel=0.2)

@@ -9,10 +9,18 @@ import torch
 
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.profile import rate_edges
-from stabledllm.variance.components import by_length, components, decompose, decompose_autoregressive, nested_losses
+from stabledllm.variance.components import (
+    Decomposition,
+    by_length,
+    components,
+    decompose,
+    decompose_autoregressive,
+    nested_losses,
+)
 from tests.checks.statistics import assert_mean
 from tests.fakes.laws import Law, linear_law
 from tests.fakes.meters import FakeMeter, TableMeter
+from tests.fakes.profiles import nested_of
 
 STANDARD = Method.parse("standard")
 
@@ -21,7 +29,7 @@ def replicates(meter, rows: int, seed: int = 0, count: int = 4000, **design) -> 
     """A, B, C of many nested designs of ``rows`` rows, shape (replicates, 3): disjoint parts of one large design."""
     nested = nested_losses(meter, STANDARD, rows=rows * count, seed=seed, **design)
     parts = [p for p in nested.losses.split(rows) if len(p) == rows]
-    return torch.stack([torch.stack(components(p, nested.width)) for p in parts])
+    return torch.stack([torch.stack(components(nested_of(p, nested.width))) for p in parts])
 
 
 def assert_components(found: torch.Tensor, exact: dict[str, float]) -> None:
@@ -65,11 +73,11 @@ def test_small_negative_estimates_are_reported_as_they_are():
 def test_components_by_hand():
     losses = torch.tensor([[[1.0, 3.0], [5.0, 5.0]], [[0.0, 2.0], [2.0, 6.0]]], dtype=torch.float64)
     # Cell means 2, 5; 1, 4. Cell variances 2, 0; 2, 8.
-    a, b, c = components(losses)
+    a, b, c = components(nested_of(losses))
     assert a == pytest.approx(3.0)
     assert b == pytest.approx(4.5 - 3.0 / 2)
     assert c == pytest.approx(0.5 - 4.5 / 2)
-    a, b, c = components(losses, torch.tensor([0.25, 0.75], dtype=torch.float64))
+    a, b, c = components(nested_of(losses, torch.tensor([0.25, 0.75], dtype=torch.float64)))
     error = [2 * 0.0625 / 2, (2 * 0.0625 + 8 * 0.5625) / 2]
     second = [0.25 * (4 - 1) + 0.75 * 25, 0.25 * (1 - 1) + 0.75 * (16 - 4)]
     of_row = [4.25, 3.25]
@@ -99,7 +107,7 @@ def test_bernoulli_masks_iid_design_against_enumeration():
 @pytest.mark.parametrize("design", ["iid", "cells"])
 def test_jackknife_error_is_near_the_true_one(design):
     nested = nested_losses(FakeMeter(linear_law()), STANDARD, rows=12 * 250, rates=4, masks=2, seed=0, design=design)
-    found = [decompose(losses, nested.width) for losses in nested.losses.split(12)]
+    found = [decompose(nested_of(losses, nested.width)) for losses in nested.losses.split(12)]
     for name in ("mask_pattern", "mask_rate", "data", "total", "mean"):
         values = torch.tensor([getattr(d, name).value for d in found])
         claimed = torch.tensor([getattr(d, name).stderr for d in found]).square().mean() ** 0.5
@@ -110,7 +118,7 @@ def test_total_is_the_sum_and_mean_is_the_objective():
     law = linear_law()
     for design in ("iid", "cells"):
         nested = nested_losses(FakeMeter(law), STANDARD, rows=200, rates=10, masks=4, seed=3, design=design)
-        d = decompose(nested.losses, nested.width)
+        d = decompose(nested)
         assert d.total.value == pytest.approx(d.mask_pattern.value + d.mask_rate.value + d.data.value)
         assert abs(d.mean.value - law.mean) < 4.26 * d.mean.stderr
         assert abs(d.total.value - law.total) < 4.26 * d.total.stderr
@@ -140,21 +148,25 @@ def test_autoregressive_losses_have_only_data_noise():
 
 def test_by_length_groups_rows():
     law = linear_law()
-    losses = nested_losses(FakeMeter(law), STANDARD, rows=9, rates=4, masks=2, seed=0, design="iid").losses
+    nested = nested_losses(FakeMeter(law), STANDARD, rows=9, rates=4, masks=2, seed=0, design="iid")
+
+    def parts(rows: torch.Tensor) -> Decomposition:
+        return decompose(nested.select(rows))
+
     tokens = torch.tensor([5, 1, 9, 2, 8, 3, 7, 4, 6])
-    groups = by_length(losses, tokens)
+    groups = by_length(tokens, parts)
     assert [g["tokens"] for g in groups] == [[1, 3], [4, 6], [7, 9]]
     assert [g["n"] for g in groups] == [3, 3, 3]
-    short = decompose(losses[tokens <= 3])
+    short = parts(tokens <= 3)
     assert groups[0]["data"]["value"] == short.data.value
     assert groups[0]["mask_rate"]["value"] == short.mask_rate.value
-    assert [g["n"] for g in by_length(losses, torch.full((9,), 7))] == [9]
+    assert [g["n"] for g in by_length(torch.full((9,), 7), parts)] == [9]
 
 
 @pytest.mark.parametrize("rows", [2, 3, 4])
 def test_too_few_rows_have_no_error(rows):
     nested = nested_losses(FakeMeter(linear_law()), STANDARD, rows=rows, rates=4, masks=2, seed=0)
-    d = decompose(nested.losses, nested.width)
+    d = decompose(nested)
     assert math.isfinite(d.total.value)
     assert math.isnan(d.total.stderr) == (rows < 4)
     assert (d.as_dict()["total"]["stderr"] is None) == (rows < 4)

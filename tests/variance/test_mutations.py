@@ -11,14 +11,14 @@ from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
 from stabledllm.ppots.profile import Profile, probe, rate_edges
-from stabledllm.ppots.shared_noise import shared_noise
+from stabledllm.ppots.shared_noise import shared_forms
 from stabledllm.variance import components as nested
 from stabledllm.variance import predicted
 from stabledllm.variance.drawn import Measured, measure
 from tests.checks.statistics import Z, assert_mean
 from tests.fakes.laws import linear_law
 from tests.fakes.meters import FakeMeter, TableMeter
-from tests.fakes.profiles import exact_profile
+from tests.fakes.profiles import exact_profile, nested_of
 from tests.variance.test_predicted import removed_in_parts
 
 LAW = linear_law()
@@ -49,7 +49,7 @@ class Clamped(TableMeter):
 def guard_components(part: int, factor: float = 1.0) -> None:
     """A, B or C of a known law (part 0, 1, 2), times ``factor`` in the mutant."""
     drawn = nested.nested_losses(FakeMeter(SHARP), STANDARD, rows=8 * 2500, rates=5, masks=2, seed=0, design="iid")
-    found = torch.stack([nested.components(losses)[part] for losses in drawn.losses.split(8)])
+    found = torch.stack([nested.components(nested_of(losses))[part] for losses in drawn.losses.split(8)])
     assert_mean(found * factor, (SHARP.pattern, SHARP.rate, SHARP.data)[part])
 
 
@@ -87,7 +87,7 @@ def guard_enumerated_mean_and_variance(meter: TableMeter) -> None:
     """Losses of real masks near t = 0 reach hundreds of nats: mean and total variance by enumeration."""
     exact = meter.exact(rate_edges(6))
     drawn = nested.nested_losses(meter, STANDARD, rows=4000, rates=6, masks=4, seed=0)
-    parts = [(losses, nested.components(losses, drawn.width)) for losses in drawn.losses.split(4)]
+    parts = [(losses, nested.components(nested_of(losses, drawn.width))) for losses in drawn.losses.split(4)]
     assert_mean(torch.stack([losses.mean(-1).mean(0) @ drawn.width for losses, _ in parts]), exact["mean"], "mean")
     assert_mean(torch.stack([sum(abc) for _, abc in parts]), exact["A"] + exact["B"] + exact["C"], "total")
 
@@ -160,7 +160,8 @@ def test_plugging_in_the_probes_mean_is_found(monkeypatch):
 
     def plugged_in(losses, pieces, sampler, source, n, weighs_by):
         mean = losses.mean
-        return lambda keep: shared_noise(mean[keep].mean(0), losses.t, sampler, source, n)[1]
+        form = shared_forms(losses.t, sampler, source, n)[1]
+        return lambda keep: float(mean[keep].mean(0) @ form @ mean[keep].mean(0))
 
     guard_removed_in_small_probes()
     monkeypatch.setattr(predicted, "_removed_noise", plugged_in)
@@ -172,9 +173,9 @@ def test_a_library_that_forgets_a_correction_is_found(monkeypatch):
     """B without ``- A / c``, and the variance of dependent rows taken as if they were independent."""
     right = nested.components
 
-    def uncorrected(losses, width=None):
-        a, b, c = right(losses, width)
-        return a, b + a / losses.shape[2], c
+    def uncorrected(drawn):
+        a, b, c = right(drawn)
+        return a, b + a / drawn.losses.shape[2], c
 
     monkeypatch.setattr(nested, "components", uncorrected)
     with pytest.raises(AssertionError):

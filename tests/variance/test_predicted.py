@@ -170,7 +170,7 @@ def test_mean_forwards_of_a_row():
         ("mirror", 0.5, Clipped(0.3, 0.8), 1.4),
     ):
         method = Method.parse(text, MethodOptions(mirror_below=below))
-        assert method.mean_forwards(sampler, torch.tensor([8])) == pytest.approx(expected, rel=1e-9)
+        assert method.views.mean_forwards(sampler, torch.tensor([8])) == pytest.approx(expected, rel=1e-9)
 
 
 def test_standard_at_equal_compute_is_a_plus_b():
@@ -191,7 +191,7 @@ def test_estimated_standard_at_equal_compute_is_a_plus_b():
     found = at_equal_compute(
         per_row_variance(profile.moments, IID(), [(Uniform(), torch.arange(150))], 8),
         1.0,
-        decompose(nested.losses, nested.width).data,
+        decompose(nested).data,
     )
     assert_agree(found, Estimate(value=LAW.pattern + LAW.rate, stderr=0.0, n=1))
 

@@ -70,7 +70,7 @@ def rows_per_step(
     if base.block_size:
         cost = mean_forwards_in_blocks(method.views, density, size, base.block_size)
     else:
-        cost = method.mean_forwards(density, size)
+        cost = method.views.mean_forwards(density, size)
     whole = base.micro_batch or 1
     return max(1, round(base.batch / cost / whole)) * whole
 

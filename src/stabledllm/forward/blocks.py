@@ -1,6 +1,6 @@
-"""Losses of block diffusion: of whole rows, and of one block at a time.
+"""Meters for block diffusion: of the losses of whole rows, and of single blocks.
 
-Block diffusion's own mathematics stands in ``noise/blocks.py``; a unit is a (row, block) pair.
+The noise of block diffusion is in ``noise/blocks.py``; a unit is one block of one row.
 
 Legend: n requested evaluations, P tokens of a row's response, P_b of one of its blocks.
 """
@@ -22,19 +22,19 @@ from stabledllm.noise.streams import Key
 
 
 def loss_meter(loaded, rows: Sequence[TokenRow], objective, *, block_size: int | None, **kwargs) -> LossMeter:
-    """A :class:`LossMeter`, or with ``block_size`` a :class:`BlockMeter`."""
+    """A :class:`LossMeter`, or with a ``block_size`` a :class:`BlockMeter`."""
     if block_size is None:
         return LossMeter(loaded, rows, objective, **kwargs)
     return BlockMeter(loaded, rows, objective, block_size=block_size, **kwargs)
 
 
 class BlockMeter(LossMeter):
-    """Measures the rows' losses under block diffusion, ``sum_b (P_b / P) l_b``.
+    """A meter of the row losses of block diffusion, ``sum_b (P_b / P) l_b``.
 
-    t is of shape (n,), one for all blocks of a row, or (n, ``ratios_per_row``).
+    t has shape (n,), one for all blocks of a row, or (n, ``ratios_per_row``).
 
     Args:
-        block_size: response tokens of a block. The rest as of :class:`LossMeter`.
+        block_size: response tokens of a block. The rest is as for :class:`LossMeter`.
     """
 
     row_copies = 2  # the clean row beside the noisy one
@@ -46,7 +46,7 @@ class BlockMeter(LossMeter):
 
     @cached_property
     def ratios_per_row(self) -> int:
-        """Blocks of the longest response: each has a mask ratio of its own."""
+        """The number of blocks of the longest response; each block has a mask ratio of its own."""
         return max(-(-row.response_length // self.block_size) for row in self.rows)
 
     def draw(
@@ -57,24 +57,25 @@ class BlockMeter(LossMeter):
         return batch, draw
 
     def noise_at(self, t: Tensor, method: Method, key: Key, noise: Rows, sampler: TSampler) -> BlockDraw:
-        most = self.ratios_per_row
-        units = Units.of(noise, self.block_size, noise.position * most, noise.step_rows * most)
-        block = units.rows.position - noise.position[units.row] * most
-        own = t[units.row] if t.dim() == 1 else t[units.row, block]
-        return units.fold(method.draw_at(own, key, units.rows, sampler))
+        blocks = self.ratios_per_row
+        units = Units.of(noise, self.block_size, noise.position * blocks, noise.step_rows * blocks)
+        block = units.rows.position - noise.position[units.row] * blocks
+        unit_t = t[units.row] if t.dim() == 1 else t[units.row, block]
+        return units.fold(method.draw_at(unit_t, key, units.rows, sampler))
 
 
 class UnitMeter(LossMeter):
-    """Measures one block at a time: its rows are units, so that profile and fit need not know of blocks.
+    """A meter of the losses of single blocks: its rows are units, so that profile and fit need not know of blocks.
 
     A step's loss is ``1/n sum_rows sum_b (P_b / P) l_b / p``: the mean over its units of ``m (P_b / P) l_b / p``, m the
-    mean number of blocks of a row. With every block's t drawn from one p, the step's variance is thus that of ordinary
-    rows with these losses, and p* is fitted to their second moment over units. "Row" i is a unit, cut off after its
-    block, which alone is maskable, and its loss is ``m (P_b / P) l_b``; the mean over all units is the mean of the
-    rows' losses. Under the token mean it is ``P_b l_b`` over the units' mean P_b, the unit's own share.
+    mean number of blocks of a row. As every block's t is drawn from one p, the step's variance is that of ordinary
+    rows with these losses, and p* is fitted to their second moment over units. "Row" i is a unit: the row cut off
+    after the block, of which only the block is maskable. Its loss is ``m (P_b / P) l_b``, so that the mean over all
+    units is the mean of the row losses. Under the token mean it is ``P_b l_b`` divided by the mean P_b of the units:
+    the share of a unit, like that of a row.
 
     Args:
-        block_size: response tokens of a block. The rest as of :class:`LossMeter`.
+        block_size: response tokens of a block. The rest is as for :class:`LossMeter`.
     """
 
     form_names = ("block_ids",)
@@ -91,7 +92,7 @@ class UnitMeter(LossMeter):
         super().__init__(loaded, units, objective, **kwargs)
         self.block_size, self.prompts = block_size, torch.tensor(prompts)
         self.units_per_row = len(units) / len(rows)
-        self.of_row = torch.tensor(shares, dtype=torch.float64) * self.units_per_row
+        self.weights = torch.tensor(shares, dtype=torch.float64) * self.units_per_row
 
     def draw(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
@@ -104,7 +105,7 @@ class UnitMeter(LossMeter):
         return batch, draw
 
     def _one_batch(self, row, t, method, key, sampler, chunk, start=0) -> tuple[Tensor, Tensor]:
-        losses, used = super()._one_batch(row, t, method, key, sampler, chunk, start)
-        if self.objective.normalization == "token":  # weighed by the draw, a unit being a row of its own
-            return losses, used
-        return losses * self.of_row[row[chunk]][:, None], used
+        losses, active = super()._one_batch(row, t, method, key, sampler, chunk, start)
+        if self.objective.normalization == "token":  # the draw holds the share, as each unit is a row of its own
+            return losses, active
+        return losses * self.weights[row[chunk]][:, None], active

@@ -1,4 +1,4 @@
-"""The variance-reduced ELBO of given rows: differentiable, with its standard error, from a budget of forwards.
+"""The variance-reduced, differentiable ELBO of given rows with its standard error, from a budget of forwards.
 
 Legend: B rows, L positions, K views, D draws of t per row, R replicates, E evaluations of one forward pass.
 """
@@ -32,45 +32,54 @@ from stabledllm.runtime.finite import require_finite
 from stabledllm.stats.estimate import Estimate, student
 
 LEAST_DRAWS = 4
-"""Draws from which a source that is not iid gives half of them to a second replicate, for a standard error."""
+"""The least number of draws that a source other than iid splits into two replicates, for a standard error."""
 
 
 @dataclass(frozen=True)
 class RowELBO:
-    """Unbiased estimates of the rows' ELBO: a lower bound of ``log p(response | prompt)``, whole rows, in nats.
+    """Unbiased estimates of the ELBO of whole rows in nats, a lower bound of ``log p(response | prompt)``.
 
     ``per_token()`` is the same per response token; its ``value`` is minus the row loss that training minimises.
+
+    >>> value, stderr, tokens = torch.tensor([-6.0, -8.0]), torch.tensor([3.0, 4.0]), torch.tensor([2, 4])
+    >>> bound = RowELBO(value, stderr, tokens, draws=8, replicates=2, forwards=16)
+    >>> print(bound.mean)
+    -7 ± 2.5 nats (n=2)
+    >>> bound.per_token().value
+    tensor([-3., -2.])
     """
 
     value: Tensor
     """Shape (B,), with the gradient of the model's parameters."""
     stderr: Tensor
-    """Standard error of each value, from the noise alone, shape (B,), detached. From R - 1 degrees of freedom, so
-    coarse for one row (its square is unbiased); NaN where R = 1."""
+    """Standard error of each value, from the noise alone, shape (B,), detached.
+
+    It has R - 1 degrees of freedom, so that it is coarse for one row (its square is unbiased); NaN where R = 1.
+    """
     tokens: Tensor
     """Response tokens P of each row, shape (B,)."""
     draws: int
-    """Mask ratios drawn per row."""
+    """Number D of mask ratios drawn per row."""
     replicates: int
-    """Independent groups they fall into."""
+    """Number R of independent groups that the draws of a row fall into."""
     forwards: int
-    """Forward rows used, over all rows."""
+    """Number of forward rows, over all rows."""
     unit: str = "nats"
 
     @property
     def mean(self) -> Estimate:
-        """Mean over these rows; its error is that of the noise, given the rows (they are not taken for a sample)."""
+        """The mean over these rows; its error is that of the noise alone, the rows being fixed and not a sample."""
         error = float(self.stderr.square().sum().sqrt()) / len(self.stderr)
         value, freedom = float(self.value.detach().mean()), len(self.stderr) * (self.replicates - 1)
         return Estimate(value=value, stderr=error, n=len(self.stderr), unit=self.unit, freedom=freedom)
 
     def interval(self) -> tuple[Tensor, Tensor]:
-        """95 % intervals of the rows, each of shape (B,): Student's with R - 1 degrees of freedom, wide for few."""
+        """The ends of each row's 95 % interval, two of shape (B,): Student's with R - 1 degrees of freedom."""
         half = student(self.replicates - 1) * self.stderr
         return self.value.detach() - half, self.value.detach() + half
 
     def per_token(self) -> RowELBO:
-        """Values and errors divided by P, in nats per response token."""
+        """The same estimates divided by P, in nats per response token."""
         return replace(
             self, value=self.value / self.tokens, stderr=self.stderr / self.tokens, unit="nats per response token"
         )
@@ -91,16 +100,18 @@ def elbo(
     mask_id: int | None = None,
     pad_id: int | None = None,
 ) -> RowELBO:
-    """Unbiased ELBO of each row, and its gradient, from ``budget`` forward rows per row; its noise is a pure function
-    of (seed, step, index of the row, index of the draw).
+    """Unbiased, differentiable estimates of the ELBO of each row, from ``budget`` forward rows per row.
 
-    The D = budget / K mask ratios of one row come from the method's source *within the row*: D lattice points or
-    strata over the row's own draws, so that 8 forwards of ``lowdisc+fixedcount`` are far less noisy than 8 iid ones.
-    Points of one lattice are dependent and show no standard error; so D falls into R independent replicates, and the
-    error is that of their mean. R is D for iid t; else 2 from 4 draws on (if D is even), and 1, hence NaN, below.
+    The noise is a pure function of (seed, step, index of the row, index of the draw).
 
-    Two models under one seed and step see the same ratios and masks: the noise that they share drops out of their
-    difference. In a training loop count ``step`` up, or every step sees the same noise::
+    The D = budget / K mask ratios of one row come from the method's source *within the row*: the points of a lattice or
+    of strata are shared out among the row's own D draws, so that 8 forwards of ``lowdisc+fixedcount`` are far less
+    noisy than 8 iid ones. Points of one lattice depend on each other and give no standard error. So the D draws are
+    split into R independent replicates, and the error is that of their mean. R is D for iid t; else it is 2 for an even
+    D of at least 4, and 1 (error NaN) otherwise.
+
+    Two models under one seed and step get the same mask ratios and masks: the noise that they share cancels in their
+    difference. In a training loop increase ``step``, or every step gets the same noise::
 
         def log_ratio(rows):
             with torch.no_grad():
@@ -117,8 +128,8 @@ def elbo(
     >>> elbo(model, rows, budget=4).value.shape
     torch.Size([2])
 
-    The model stays in the mode it is in; dropout would add noise that is not shared. Gradients keep the graph of all
-    forwards alive: where that is too much, see :func:`elbo_parts`.
+    The model's mode is not changed; dropout would add noise that is not shared. Gradients keep the graphs of all
+    forwards in memory: if that is too much, use :func:`elbo_parts`.
 
     Args:
         model: called as ``model(noisy_ids, attention_mask, selected=mask, targets=ids).nll``, cross-entropies at the
@@ -130,21 +141,21 @@ def elbo(
         eps: least masking probability of the objective, in [0, 1). With ``fixedcount`` 0 is the exact bound.
         tokens_per_batch: padded tokens in one forward.
         mask_id: default ``model.config.mask_token_id``.
-        pad_id: fills short token rows, hidden by the attention mask; default the mask id.
+        pad_id: fills short token rows and is hidden by the attention mask; default the mask id.
 
     Raises:
         UserError: an autoregressive model or method, one that is biased or learns as it is used (``adaptive``,
-            ``ema``), a budget that the views or the replicates do not divide, a number that is none, a row without
-            response tokens, or no mask id.
+            ``ema``), a budget that the views or the replicates do not divide, an argument that is no number, a row
+            without response tokens, or no mask id.
     """
     plan = _plan(model, rows, method, budget, seed, step, density, replicates, eps, tokens_per_batch, mask_id, pad_id)
     groups, forwards = None, 0
     for contribution, used in plan.run(model):
         groups = contribution if groups is None else groups + contribution
         forwards += used
-    # Each group holds its share of the mean over all draws.
-    each = groups.detach() * plan.groups
-    error = each.std(1) / plan.groups**0.5 if plan.groups > 1 else torch.full_like(each[:, 0], math.nan)
+    # A group holds 1 / R of the mean of its own replicate.
+    means = groups.detach() * plan.groups
+    error = means.std(1) / plan.groups**0.5 if plan.groups > 1 else torch.full_like(means[:, 0], math.nan)
     tokens = plan.tensors["maskable"].sum(1)
     return RowELBO(groups.sum(1), error, tokens, plan.t.shape[1], plan.groups, forwards)
 
@@ -164,16 +175,22 @@ def elbo_parts(
     mask_id: int | None = None,
     pad_id: int | None = None,
 ) -> Iterator[Tensor]:
-    """Parts of shape (B,), one per forward pass, that add up to the ``value`` of :func:`elbo` under the same arguments.
+    """The parts of the ``value`` of :func:`elbo` under the same arguments, shape (B,), one for each forward pass.
 
-    With a backward after each part only one forward's graph is alive. As the noise is a function of seed and step, a
-    loss that is not linear in the values takes two passes::
+    With a backward after each part only one forward's graph is in memory. As the noise is a function of seed and step,
+    a loss that is not linear in the values takes two passes::
 
         with torch.no_grad():
             value = elbo(policy, rows, seed=seed, step=step).value
         slope = torch.func.grad(loss)(value)
         for part in elbo_parts(policy, rows, seed=seed, step=step):
             (slope * part).sum().backward()
+
+    >>> from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+    >>> model = TinyMDM(TinyMDMConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2))
+    >>> rows = [TokenRow([1, 2, 3, 4], prompt_length=1)]
+    >>> torch.allclose(sum(elbo_parts(model, rows, tokens_per_batch=8)), elbo(model, rows).value)
+    True
     """
     plan = _plan(model, rows, method, budget, seed, step, density, replicates, eps, tokens_per_batch, mask_id, pad_id)
     return (contribution.sum(1) for contribution, _ in plan.run(model))
@@ -181,11 +198,11 @@ def elbo_parts(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything drawn or fixed before the first forward."""
+    """Everything that is drawn or fixed before the first forward pass of one call."""
 
     tensors: dict[str, Tensor]
     t: Tensor
-    """Mask ratios, shape (B, D), the draws of one replicate together."""
+    """Mask ratios, shape (B, D), the draws of one replicate next to each other."""
     groups: int
     key: Key
     method: Method
@@ -194,7 +211,7 @@ class _Plan:
     mask_id: int
 
     def run(self, model) -> Iterator[tuple[Tensor, int]]:
-        """Per forward pass: its contribution to each replicate's share of the ELBO, shape (B, R), and its rows."""
+        """Yield, per forward pass, its contribution to each replicate's share of the ELBO, (B, R), and its rows."""
         b, draws = self.t.shape
         length = self.tensors["attention_mask"].sum(1).repeat_interleave(draws)
         for chunk in filled_batches(length, self.method.views.count, self.tokens_per_batch):
@@ -207,7 +224,7 @@ class _Plan:
             yield zero.index_add(0, (row * self.groups + group).to(loss.device), share).view(b, self.groups), forwards
 
     def _losses(self, model, chunk: Tensor, row: Tensor) -> tuple[Tensor, int]:
-        """Row losses of the evaluations of one forward, shape (E,), and its forward rows."""
+        """The row losses of the evaluations of one forward pass, shape (E,), and its forward rows."""
         batch = {name: value[row] for name, value in self.tensors.items()}
         used = batch["attention_mask"].any(0)
         batch = {name: value[:, used] for name, value in batch.items()}
@@ -248,24 +265,25 @@ def _plan(
 
 
 def _replicates(method: Method, draws: int) -> int:
+    """The default number of replicates."""
     if method.source.independent:
         return draws
     return 2 if draws >= LEAST_DRAWS and draws % 2 == 0 else 1
 
 
 def _uniforms(method: Method, call: int, rows: int, draws: int, groups: int) -> Tensor:
-    """u of every draw, shape (B, D): one run of the source per row and replicate, each with a key of its own.
+    """The u of every draw, shape (B, D): one run of the source per row and replicate, each with a key of its own.
 
-    Drawn on the CPU, the same on every device: many small draws would wait for an accelerator's launches.
+    They are drawn on the CPU, which gives the same bits: launching many small draws on an accelerator takes longer.
     """
-    # Independent points need no run of their own each.
+    # Points that are independent anyway need no separate runs.
     runs = 1 if method.source.independent else groups
     u = [method.source.uniforms(Key(call, run), draws // runs, torch.device("cpu")) for run in range(rows * runs)]
     return torch.cat(u).view(rows, draws)
 
 
 def _call_seed(seed: int, step: int) -> int:
-    """A seed of 64 bits for one call: the rows and replicates of the call take the place of optimizer steps."""
+    """A 64-bit seed for one call; in its keys, the numbers of rows and replicates take the place of the step."""
     zero = torch.zeros((), dtype=torch.int64)
     low, high = philox4x32(zero, zero, torch.tensor(step), zero, seed)[:2].tolist()
     return high << 32 | low

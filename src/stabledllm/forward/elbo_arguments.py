@@ -1,4 +1,4 @@
-"""What :func:`stabledllm.elbo` is given, checked before the first forward."""
+"""Checks of the arguments of :func:`stabledllm.elbo`, made before the first forward."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _MASKS = ("attention_mask", "maskable", "delimiter")
 
 
 def checked_method(method: str | Method, eps: float) -> Method:
-    """The method under the bound with that eps, if it estimates it and needs nothing but its arguments.
+    """The method, parsed under the bound with that eps; refused unless it can estimate the bound outside of training.
 
     Raises:
-        UserError: another kind of object, a method that :func:`check_elbo` refuses, or no eps in [0, 1).
+        UserError: another kind of object, a method that :func:`check_elbo` refuses, or an eps outside [0, 1).
     """
     if not isinstance(method, str | Method):
         raise UserError(f"elbo: expected a method's name or a Method, found {type(method).__name__}.")
@@ -37,10 +37,10 @@ def checked_method(method: str | Method, eps: float) -> Method:
 
 
 def check_numbers(**numbers: int | None) -> None:
-    """Whole numbers, each at least its least value; ``replicates`` may be None.
+    """Refuse arguments that are not whole numbers or are too small; ``replicates`` may be None.
 
     Raises:
-        UserError: another kind of value, or a smaller one.
+        UserError: such an argument.
     """
     for name, value in numbers.items():
         if value is None and name == "replicates":
@@ -52,7 +52,7 @@ def check_numbers(**numbers: int | None) -> None:
 
 
 def checked_id(name: str, value: int) -> int:
-    """A token id.
+    """The value, refused unless it is a whole number.
 
     Raises:
         UserError: another kind of value.
@@ -63,30 +63,30 @@ def checked_id(name: str, value: int) -> int:
 
 
 def checked_mask_id(model, given: int | None) -> int:
-    """The mask token: the one given, else that of the model's config.
+    """The id of the mask token: the one given, else that of the model's config.
 
     Raises:
-        UserError: neither, one outside the model's vocabulary, or a model whose rows are no masked responses.
+        UserError: neither, one outside the model's vocabulary, or a model that is autoregressive or trained in blocks.
     """
     config = getattr(model, "config", None)
     if is_autoregressive(model):
         raise UserError("elbo: expected a masked diffusion model, found an autoregressive one.")
     if size := getattr(config, "block_size", None):
         raise UserError(f"elbo: expected a model of whole responses, found one trained in blocks of {size}.")
-    found = getattr(config, "mask_token_id", None) if given is None else given
-    if found is None:
+    mask_id = getattr(config, "mask_token_id", None) if given is None else given
+    if mask_id is None:
         raise UserError("elbo: expected mask_id or model.config.mask_token_id, found neither.")
-    found = checked_id("mask_id", found)
-    rows = getattr(config, "embedding_rows", getattr(config, "vocab_size", None))
-    if _is_whole(rows) and not 0 <= found < rows:
-        raise UserError(f"elbo: mask_id: expected one of the model's {rows} tokens, found {found}.")
-    return found
+    mask_id = checked_id("mask_id", mask_id)
+    tokens = getattr(config, "embedding_rows", getattr(config, "vocab_size", None))
+    if _is_whole(tokens) and not 0 <= mask_id < tokens:
+        raise UserError(f"elbo: mask_id: expected one of the model's {tokens} tokens, found {mask_id}.")
+    return mask_id
 
 
 def checked_rows(
     rows: Sequence[TokenRow] | Mapping[str, Tensor], method: Method, pad_id: int, mask_id: int
 ) -> dict[str, Tensor]:
-    """The rows as tensors of shape (B, L), without padding before them.
+    """The rows as tensors of shape (B, L), with all padding on the right.
 
     Raises:
         UserError: no rows, tensors that are missing or of another kind or shape, a row without response tokens, or one
@@ -124,7 +124,7 @@ def _tensors(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise UserError(
             f"elbo: expected 'input_ids' of whole numbers, shape (B, L), found {ids.dtype} of shape {tuple(ids.shape)}."
         )
-    kept = {"input_ids": ids.long()}
+    tensors = {"input_ids": ids.long()}
     for name in _MASKS:
         if rows.get(name) is None:
             continue
@@ -133,12 +133,12 @@ def _tensors(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise UserError(f"elbo: expected '{name}' of the shape (B, L) of 'input_ids', found {tuple(value.shape)}.")
         if value.dtype != torch.bool and bool(((value != 0) & (value != 1)).any()):
             raise UserError(f"elbo: expected '{name}' to be bool, or 0 and 1, found other values ({value.dtype}).")
-        kept[name] = value.bool()
+        tensors[name] = value.bool()
     if not len(ids):
         raise UserError("elbo: expected at least one row, found none.")
-    if bool((kept["maskable"] & ~kept["attention_mask"]).any()):
+    if bool((tensors["maskable"] & ~tensors["attention_mask"]).any()):
         raise UserError("elbo: expected maskable tokens within the attention mask, found padding among them.")
-    return kept
+    return tensors
 
 
 def _is_whole(value: object) -> bool:

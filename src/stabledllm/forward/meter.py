@@ -1,4 +1,4 @@
-"""Row losses of a model under given noise, in batches that fill the device.
+"""Meters: they measure the row losses of a model under given noise, in batches that fill the device.
 
 Legend: n requested evaluations, K views.
 """
@@ -34,7 +34,9 @@ class MeteredModel:
 
 
 class Meter:
-    """Rows under given noise, in batches of near-equal length; counts its forward rows in ``forwards``.
+    """The base of meters: sends rows with given noise through a model, in batches of rows of similar length.
+
+    An evaluation is one row at one mask ratio. ``forwards`` counts the forward rows so far.
 
     Args:
         loaded: the model and its token ids.
@@ -45,11 +47,11 @@ class Meter:
     """
 
     takes_whole_steps = False
-    """Whether rows are weighed by whoever puts steps together, as training does, and not here."""
+    """Whether the code that combines rows into steps weighs them, as in training, so that the meter must not."""
     ratios_per_row = 1
-    """Mask ratios that an evaluation of a row takes."""
+    """Number of mask ratios that an evaluation of a row takes."""
     row_copies = 1
-    """Times that a row's tokens go through the model in one view."""
+    """Number of times that a row's tokens go through the model in one view."""
     form_names: tuple[str, ...] = ()
     """Tensors of a batch that the model takes by name, besides the tokens and their attention mask."""
 
@@ -69,33 +71,34 @@ class Meter:
         self._sizes: dict[bool, Tensor] = {}
 
     def sizes(self, method: Method) -> Tensor:
-        """Tokens P of every row of the data that the method may mask, int64, shape (rows,)."""
+        """The number P of tokens that the method may mask, for every row of the data, int64, shape (rows,)."""
         if method.syrm not in self._sizes:
             self._sizes[method.syrm] = maskable_sizes(self.rows, method)
         return self._sizes[method.syrm]
 
     def shares(self, method: Method) -> Tensor:
-        """What every row of the data counts in a step's mean, the mean row 1: P / E[P] under the token mean.
+        """The weight of every row of the data in a step's mean, divided by the mean weight: P / E[P] or 1.
 
-        A step's token mean is ``sum P l / sum P``; to first order in 1 / n that is the mean of ``(P / E[P]) (l - m)``
-        plus m, its expectation, and this is what is measured: losses and gradients come times the share, and m times
-        the share is taken off where a spread over rows is worked out (``shares.py``).
+        It is P / E[P] under the token mean. A step's token mean is ``sum P l / sum P``, to first order in 1 / n the
+        mean of ``(P / E[P]) (l - m)`` plus m, its expectation. That is what is measured: losses and gradients are
+        multiplied by the share, and m times the share is subtracted where a spread over rows is computed
+        (``stats/shares.py``).
         """
         return self.objective.row_share(self.sizes(method))
 
     @cached_property
     def lengths(self) -> Tensor:
-        """Tokens of each row."""
+        """The number of tokens of each row."""
         return torch.tensor(lengths_of(self.rows))
 
     def chunks(self, row: Tensor, views: int) -> list[Tensor]:
-        """Indices of evaluations, of near-equal length, in batches of at most ``tokens_per_batch``."""
+        """The indices of evaluations in batches of similar row length, of at most ``tokens_per_batch`` tokens each."""
         return filled_batches(self.lengths[row], views * self.row_copies, self.tokens_per_batch)
 
     def draw(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
     ) -> tuple[dict[str, Tensor], Draw]:
-        """Rows of the evaluations in ``chunk``, collated, and their noise; i draws at position ``start + i``."""
+        """The collated rows of the evaluations in ``chunk``, and their noise; i draws at position ``start + i``."""
         if method.objective != self.objective:
             raise ValueError(f"expected a method under {self.objective}, found one under {method.objective}")
         device = next(self.model.parameters()).device
@@ -109,21 +112,21 @@ class Meter:
             delimiter=batch["delimiter"],
         )
         draw = self.noise_at(t[chunk].to(device), method, key, noise, sampler)
-        return batch, self._shared(draw, row[chunk], method)
+        return batch, self._times_share(draw, row[chunk], method)
 
     def noise_at(self, t: Tensor, method: Method, key: Key, noise: Rows, sampler: TSampler) -> Draw:
-        """The noise of rows at given mask ratios."""
+        """Draw the noise of rows at given mask ratios."""
         return method.draw_at(t, key, noise, sampler)
 
-    def _shared(self, draw: Draw, row: Tensor, method: Method) -> Draw:
-        """The draw with each row's coefficients times its share."""
+    def _times_share(self, draw: Draw, row: Tensor, method: Method) -> Draw:
+        """The draw with the coefficients of each row multiplied by its share."""
         if self.objective.normalization == "row" or self.takes_whole_steps:
             return draw
         share = self.shares(method)[row].to(draw.coefficient)
         return replace(draw, coefficient=draw.coefficient * share[:, None, None])
 
     def cross_entropies(self, batch: dict[str, Tensor], draw: Draw) -> Tensor:
-        """Cross-entropies at the masked positions of the active views, row-major, shape (M,); one forward."""
+        """The cross-entropies at the masked positions of the active views, row-major, shape (M,), in one forward."""
         form = {name: batch[name] for name in self.form_names}
         nll, forwards = forward_nll(self.model, batch, draw, self.mask_id, form=form)
         self.forwards += forwards
@@ -132,13 +135,13 @@ class Meter:
         return nll
 
     def require_finite(self, values: Tensor, row: Tensor, what: str = "losses") -> None:
-        """Pass what was measured of evaluations, shape (n, ...), or refuse it: no figure is made of NaN or infinity.
+        """Refuse NaN and infinity among what was measured of evaluations, shape (n, ...).
 
         Args:
             row: index of the row of each evaluation, shape (n,).
 
         Raises:
-            NotFinite: naming the model and the first row.
+            NotFinite: it names the model and the first such row.
         """
         bad = (~values.detach().isfinite()).flatten(1).any(1) if values.dim() > 1 else ~values.detach().isfinite()
         if bool(bad.any()):
@@ -147,13 +150,21 @@ class Meter:
 
 
 class LossMeter(Meter):
-    """Measures losses without gradients."""
+    """A meter of losses, without gradients.
+
+    >>> from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+    >>> model = TinyMDM(TinyMDMConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2))
+    >>> loaded = MeteredModel(model, mask_id=model.config.mask_token_id, pad_id=0)
+    >>> meter = LossMeter(loaded, [TokenRow([1, 2, 3, 4], prompt_length=1)], Objective())
+    >>> meter.losses(torch.tensor([0, 0]), torch.tensor([0.5, 1.0]).double(), Method(), Key(0, 0)).shape
+    torch.Size([2])
+    """
 
     @torch.no_grad()
     def view_losses(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None, start: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """The loss of each view alone and which views are used; a row's loss is the mean over its used views.
+        """The loss of each view alone, and which views are active; a row's loss is the mean over its active views.
 
         Evaluation i draws its masks at position ``start + i`` of ``key``: the result does not depend on batching.
 
@@ -162,25 +173,25 @@ class LossMeter(Meter):
             sampler: density whose weight multiplies the losses; without it they are the plain l(x0, t, M).
 
         Returns:
-            losses in nats, float64, shape (n, K), 0 for unused views; used, bool, shape (n, K).
+            losses in nats, float64, shape (n, K), 0 for inactive views; active, bool, shape (n, K).
 
         Raises:
             NotFinite: a loss that is NaN or infinite.
         """
         losses = torch.zeros(len(row), method.views.count, dtype=torch.float64)
-        used = torch.zeros(len(row), method.views.count, dtype=torch.bool)
+        active = torch.zeros(len(row), method.views.count, dtype=torch.bool)
         with evaluating(self.model):
             for chunk in self.chunks(row, method.views.count):
-                losses[chunk], used[chunk] = self._one_batch(row, t, method, key, sampler or Uniform(), chunk, start)
+                losses[chunk], active[chunk] = self._one_batch(row, t, method, key, sampler or Uniform(), chunk, start)
         self.require_finite(losses, row)
-        return losses, used
+        return losses, active
 
     def losses(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None, start: int = 0
     ) -> Tensor:
-        """Row losses, the used views averaged; float64, shape (n,)."""
-        views, used = self.view_losses(row, t, method, key, sampler, start)
-        return views.sum(1) / used.sum(1)
+        """The row losses, each the mean over its active views; float64, shape (n,)."""
+        losses, active = self.view_losses(row, t, method, key, sampler, start)
+        return losses.sum(1) / active.sum(1)
 
     def _one_batch(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
@@ -188,14 +199,22 @@ class LossMeter(Meter):
         batch, draw = self.draw(row, t, method, key, sampler, chunk, start)
         nll = self.cross_entropies(batch, draw).double()
         used = draw.mask & draw.active[..., None]
-        each = torch.zeros(draw.mask.shape, dtype=torch.float64, device=nll.device)
-        each = each.masked_scatter(used, nll * draw.coefficient[used]).sum(-1)
-        return each.cpu(), draw.active.cpu()
+        tokens = torch.zeros(draw.mask.shape, dtype=torch.float64, device=nll.device)
+        losses = tokens.masked_scatter(used, nll * draw.coefficient[used]).sum(-1)
+        return losses.cpu(), draw.active.cpu()
 
 
 def filled_batches(length: Tensor, views: int, tokens: int) -> list[Tensor]:
-    """Indices of evaluations of the given row lengths, shape (n,), longest first, in batches of at most ``tokens``
-    padded tokens over their views; never empty, so that a row longer than that goes alone."""
+    """The indices of evaluations, longest row first, in batches of at most ``tokens`` padded tokens over all views.
+
+    No batch is empty: a row that is longer than ``tokens`` makes a batch of its own.
+
+    Args:
+        length: row length of each evaluation, shape (n,).
+
+    >>> filled_batches(torch.tensor([3, 5, 2, 9]), views=1, tokens=6)
+    [tensor([3]), tensor([1]), tensor([0, 2])]
+    """
     order, chunks, start = length.argsort(stable=True, descending=True), [], 0
     while start < len(order):
         size = max(1, tokens // (views * int(length[order[start]])))

@@ -1,4 +1,4 @@
-"""The one place in which a draw goes through a model: packed or padded, all views together or some of them.
+"""The forward pass of one draw of noise through a model: rows packed or padded, all views at once or some of them.
 
 Legend: B rows, K views, L positions, N forward rows, S masked positions.
 """
@@ -24,14 +24,14 @@ def forward_nll(
     form: Mapping[str, Tensor] | None = None,
     packing: bool = False,
 ) -> tuple[Tensor, int]:
-    """Cross-entropies in nats at the masked positions of the active views, row-major, shape (S,); and N.
+    """The cross-entropies in nats at the masked positions of the active views, row-major, shape (S,); and N.
 
-    The same values however the rows are laid out.
+    The values are the same with and without packing.
 
     Args:
-        batch: ``input_ids`` and ``attention_mask``, each (B, L). form: further arguments of the forward, (B, L).
-        weights: what each will be multiplied by in the loss, up to one factor, shape (S,); a hint for the loss head.
-        packing: lay the rows end to end in bins about as long as the longest of them.
+        batch: ``input_ids`` and ``attention_mask``, each (B, L). form: further arguments of the model, (B, L).
+        weights: the factor of each cross-entropy in the loss, up to a common one, shape (S,); a hint for the loss head.
+        packing: lay the rows end to end in bins about as long as the longest row.
     """
     noisy, mask, source = draw.noisy(batch["input_ids"], mask_id)
     attention, targets = batch["attention_mask"][source], batch["input_ids"][source]
@@ -56,13 +56,21 @@ def forward_nll(
 
 
 def view_groups(views: int, at_once: int | None) -> list[range]:
-    """The views of each forward: all, or ``at_once`` at a time."""
+    """The views of each forward pass: all of them, or ``at_once`` at a time.
+
+    >>> view_groups(3, at_once=2)
+    [range(0, 2), range(2, 3)]
+    """
     step = at_once or views
     return [range(start, min(start + step, views)) for start in range(0, views, step)]
 
 
 def only(active: Tensor, views: range) -> Tensor:
-    """The active views among those of one forward, bool, shape (B, K)."""
+    """``active`` with every view outside ``views`` switched off, bool, shape (B, K).
+
+    >>> only(torch.tensor([[True, True, False]]), range(1, 3))
+    tensor([[False,  True, False]])
+    """
     chosen = torch.zeros(active.shape[1], dtype=torch.bool, device=active.device)
     chosen[views.start : views.stop] = True
     return active & chosen

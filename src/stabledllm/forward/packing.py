@@ -1,6 +1,7 @@
-"""Rows of unequal length laid end to end in bins, so that no forward pass is spent on padding.
+"""Packing: rows of unequal length are laid end to end in bins, so that no forward pass is spent on padding.
 
-Only the forward sees bins: the noise is drawn before, on the rows as they are, and results are put back in their order.
+Only the forward pass works on bins: the noise is drawn before on the rows themselves, and results are put back in row
+order.
 
 Legend: N forward rows, L positions, M bins, C positions of a bin, S selected positions.
 """
@@ -15,13 +16,17 @@ import torch
 from torch import Tensor
 
 LONGEST = 1.5
-"""A bin is at most about this many times as long as the longest row: attention's cost grows with it."""
+"""The most, roughly, that a bin is longer than the longest row; the cost of attention grows with it."""
 
 
 def balanced_bins(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows in bins with the least padding: of the bins' even fillings the best, or every row in a bin of its own.
+    """The rows of each bin, in the packing that needs the fewest positions, padding included; deterministic.
 
-    For each number of bins, rows go longest first into the emptiest one (Graham, 1969). The same every time.
+    Candidates are one bin per row and, for each possible number of bins, the packing that puts rows, longest first,
+    into the emptiest bin (Graham, 1969).
+
+    >>> balanced_bins([5, 3, 2])
+    [[0], [1, 2]]
     """
     best, least = [[i] for i in range(len(lengths))], len(lengths) * max(lengths, default=0)
     if not least:
@@ -43,12 +48,18 @@ def balanced_bins(lengths: Sequence[int]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Packing:
-    """Where every real token of (N, L) rows lies in (M, C) bins."""
+    """A map from the tokens of rows, shape (N, L), to their places in bins, shape (M, C).
+
+    >>> bins = Packing.of(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]]).bool())
+    >>> bins.pack(torch.tensor([[11, 12, 13], [21, 0, 0], [31, 32, 0]]), padding=0)
+    tensor([[11, 12, 13],
+            [31, 32, 21]])
+    """
 
     place: Tensor
     """Index in the flattened rows of each bin position, int64, shape (M, C); 0 at padding."""
     real: Tensor
-    """False at the bins' own padding, bool, shape (M, C)."""
+    """False at the padding of bins, bool, shape (M, C)."""
     segment_ids: Tensor
     """Number of the row within its bin, int64, shape (M, C)."""
     position_ids: Tensor
@@ -56,10 +67,10 @@ class Packing:
 
     @classmethod
     def of(cls, attention_mask: Tensor) -> Packing:
-        """Pack rows without their padding, on either side; ``attention_mask`` is False at it, shape (N, L)."""
+        """Pack the real tokens of rows; ``attention_mask``, shape (N, L), is False at padding, on either side."""
         lengths = attention_mask.sum(1).tolist()
         bins = balanced_bins(lengths)
-        # Without any row there are no bins, and the model still runs, as the other ranks' do.
+        # Without rows there are no bins, but the model still runs, since those of the other ranks do.
         width = max((sum(lengths[row] for row in rows) for rows in bins), default=1)
         shape, device = (len(bins), width), attention_mask.device
         place, segment, position = (torch.zeros(shape, dtype=torch.int64) for _ in range(3))
@@ -68,21 +79,21 @@ class Packing:
         for b, rows in enumerate(bins):
             start = 0
             for number, row in enumerate(rows):
-                here = slice(start, start + lengths[row])
-                own = torch.arange(lengths[row])
-                place[b, here], position[b, here] = row * attention_mask.shape[1] + left[row] + own, own
-                segment[b, here], real[b, here] = number, True
-                start = here.stop
+                span = slice(start, start + lengths[row])
+                index = torch.arange(lengths[row])
+                place[b, span], position[b, span] = row * attention_mask.shape[1] + left[row] + index, index
+                segment[b, span], real[b, span] = number, True
+                start = span.stop
         return cls(place.to(device), real.to(device), segment.to(device), position.to(device))
 
     def pack(self, rows: Tensor, padding: int | bool) -> Tensor:
-        """(N, L) values in the bins' places, ``padding`` where there are none, shape (M, C)."""
+        """The values of rows, shape (N, L), at their places in the bins, shape (M, C); ``padding`` elsewhere."""
         return rows.flatten()[self.place].masked_fill(~self.real, padding)
 
     def row_major(self, selected: Tensor) -> Tensor:
-        """For the selected positions in the bins' order, their ranks in the rows' own order, int64, shape (S,).
+        """The rank in row order of each selected position, these taken in the order of the bins; int64, shape (S,).
 
         Args:
-            selected: in the bins, bool, shape (M, C).
+            selected: positions in the bins, bool, shape (M, C).
         """
         return self.place[selected].argsort().argsort()

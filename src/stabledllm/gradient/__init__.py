@@ -1,1 +1,1 @@
-"""Gradients of single rows: exact, or as seeded random projections."""
+"""The noise of the gradient: its parts A, B and C, and its size under each method, from gradients of single rows."""

@@ -1,4 +1,4 @@
-"""A, B and C of the gradient, and what each method makes of them, from profiles of inner products.
+"""A, B and C of the gradient, and a row's second moments under each method, from profiles of inner products.
 
 All are traces of covariances, in (nats/param)², and unbiased: a squared mean is always a mean of products of
 different points or different rows. Source: docs/mathematics.md#of-the-gradient, arXiv:2511.18159, arXiv:1812.06162.
@@ -30,7 +30,7 @@ from stabledllm.stats.shares import vector_spread_change
 
 UNIT = "(nats/param)²"
 HEAVY = 0.7
-"""Pareto-k from which a mean's error is not to be trusted (Vehtari et al., arXiv:1507.02646)."""
+"""Pareto-k from which the error of a mean cannot be trusted (Vehtari et al., arXiv:1507.02646)."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,27 @@ class GradientDecomposition:
     data: Estimate
     total: Estimate
     mask: Estimate
-    """A + B, all that masking adds."""
+    """A + B, all the noise that masking adds."""
     mean_square: Estimate
     """Squared norm of the mean gradient."""
     noise_scale: Estimate
     """tr Var / |G|² in rows: the simple noise scale of McCandlish et al., arXiv:1812.06162."""
     pareto_k: float
-    """Shape of the tail of the squared gradient norm under iid t and Bernoulli masks."""
+    """Pareto-k of the squared gradient norm under iid t and Bernoulli masks."""
     rows_pareto_k: float
-    """The same of the rows' own means, which is what is left when t and counts are measured cell by cell."""
+    """Pareto-k of the rows' mean squared norms: the tail that remains when t and counts are measured cell by cell."""
     sketch_error: float
-    """What projection adds to the relative error of the total; 0 for exact gradients."""
+    """Relative error of the total that comes from projection; 0 for exact gradients."""
 
     @property
     def heavy_tail(self) -> bool:
-        return not self.pareto_k < HEAVY
+        """Whether the tail over t and masks is too heavy for the error of a mean of draws."""
+        return heavy_tail(self.pareto_k)
 
     @property
     def heavy_rows(self) -> bool:
-        """Whether a few rows decide, so that no figure of so many rows has an error to be trusted."""
-        return not self.rows_pareto_k < HEAVY
+        """Whether a few rows decide the figures, so that no error from so many rows can be trusted."""
+        return heavy_tail(self.rows_pareto_k)
 
     def as_dict(self) -> dict:
         """JSON form."""
@@ -71,14 +72,19 @@ class GradientDecomposition:
         return parts | tail | {"sketch_error": self.sketch_error}
 
 
+def heavy_tail(k: float) -> bool:
+    """Whether a Pareto-k is too large for the error of the mean to be trusted, or unknown (NaN)."""
+    return not k < HEAVY
+
+
 @dataclass(frozen=True)
 class RowMoments:
-    """Per row, by block, shape (Q, a): what a method makes of the gradient of one row's loss."""
+    """Moments of the gradient of each row's loss under a method, by block, of shape (Q, a)."""
 
     second: Tensor
     """E |g|² under the method's density and views."""
     rate: Tensor | None = None
-    """∫ |E_M g|² dt, where it was measured."""
+    """∫ |E_M g|² dt, or None where it was not measured."""
 
 
 def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
@@ -87,14 +93,14 @@ def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
     Raises:
         ValueError: a profile of another masker or of several views.
     """
-    found = bernoulli_moments(profile, Uniform(), 1)
+    moments = bernoulli_moments(profile, Uniform(), 1)
     own, pairs = row_mean_square(profile), PairMean(profile)
     parts = {
-        "mask_pattern": lambda keep: (found.second - found.rate)[:, keep].mean(1),
-        "mask_rate": lambda keep: (found.rate - own)[:, keep].mean(1),
+        "mask_pattern": lambda keep: (moments.second - moments.rate)[:, keep].mean(1),
+        "mask_rate": lambda keep: (moments.rate - own)[:, keep].mean(1),
         "data": lambda keep: own[:, keep].mean(1) - pairs(keep) + pairs.spread_change(keep),
-        "total": lambda keep: found.second[:, keep].mean(1) - pairs(keep) + pairs.spread_change(keep),
-        "mask": lambda keep: (found.second - own)[:, keep].mean(1),
+        "total": lambda keep: moments.second[:, keep].mean(1) - pairs(keep) + pairs.spread_change(keep),
+        "mask": lambda keep: (moments.second - own)[:, keep].mean(1),
         "mean_square": pairs,
     }
     rows = len(profile.rows)
@@ -106,7 +112,7 @@ def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
         **estimates,
         noise_scale=noise_scale(parts["total"], pairs, rows),
         pareto_k=tail_shape(profile),
-        rows_pareto_k=pareto_k(found.second.mean(0).numpy()),
+        rows_pareto_k=pareto_k(moments.second.mean(0).numpy()),
         sketch_error=projection_error([total]) / abs(float(total.mean())),
     )
 
@@ -115,18 +121,20 @@ def noise_scale(variance: Callable[[Tensor], Tensor], mean_square: Callable[[Ten
     """The simple noise scale tr Var / |G|² in rows, of McCandlish et al., arXiv:1812.06162.
 
     Args:
-        variance, mean_square: take the rows kept, give tr Var of one row's gradient and |G|² by block, shape (Q,).
+        variance, mean_square: functions of the rows to use: tr Var of one row's gradient and |G|² by block, shape (Q,).
     """
     return estimate(lambda keep: [variance(keep), mean_square(keep)], rows, "rows", ratio_of)
 
 
-def as_positive(found: Estimate) -> Estimate:
-    """With the interval of what cannot be negative, where the estimate is not."""
-    return replace(found, ends=of_positive(found.value, found.stderr, found.n - 1)) if found.value > 0 else found
+def as_positive(estimated: Estimate) -> Estimate:
+    """The estimate of a quantity that cannot be negative, with the interval for those where it is above 0."""
+    if not estimated.value > 0:
+        return estimated
+    return replace(estimated, ends=of_positive(estimated.value, estimated.stderr, estimated.n - 1))
 
 
 def ratio_of(one: float, other: float) -> float:
-    """A ratio with 0 allowed below it."""
+    """The ratio of two numbers; NaN where the second is 0."""
     return one / other if other else math.nan
 
 
@@ -136,9 +144,9 @@ def row_mean_square(profile: GradientProfile) -> Tensor:
 
 
 def bernoulli_moments(profile: GradientProfile, sampler: TSampler, views: int) -> RowMoments:
-    """Moments under Bernoulli masks, ``views`` independent ones averaged, and a density of t; from fixed counts.
+    """Moments under a density of t and the mean of ``views`` independent Bernoulli masks, from fixed counts.
 
-    ``∫ (E|g|² / views + (1 - 1 / views) |E_M g|²) w² p dt``; ``rate`` is ``∫ |E_M g|² dt`` at uniform t.
+    ``second`` is ``∫ (E|g|² / views + (1 - 1 / views) |E_M g|²) w² p dt``, ``rate`` is ``∫ |E_M g|² dt`` at uniform t.
     """
     if not profile.of_counts:
         raise ValueError(f"expected a profile of fixedcount, found {profile.method.name}")
@@ -170,7 +178,7 @@ def _density(sampler: TSampler, t: Tensor) -> Tensor:
 
 
 def direct_moments(profile: GradientProfile, sampler: TSampler) -> RowMoments:
-    """Moments of the profile's own masker and views under a density of t, at each point's rate and its row's weight."""
+    """Moments under a density of t and the profile's own masker and views, from the points' rates and rows' weights."""
     return RowMoments(torch.stack([direct_square(profile, sampler, i) for i in range(len(profile.rows))], 1))
 
 
@@ -185,7 +193,7 @@ def point_weight(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
 
 
 def _kernel(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
-    """``w² p`` at every point of row i, shape (n,); for counts averaged over the count's cell of t, exactly."""
+    """``w² p`` at every point of row i, shape (n,); for counts its exact mean over the count's cell of t."""
     t, size = profile.t[i], profile.size[i]
     density = sampler.log_prob(t).exp()
     if profile.method.masker.counted:
@@ -194,7 +202,7 @@ def _kernel(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
 
 
 class PairMean:
-    """|E g|² over rows, from pairs of different rows, by block, for any set of rows kept."""
+    """|E g|², the square of the mean gradient over all rows or all but one, from pairs of different rows, by block."""
 
     def __init__(self, profile: GradientProfile):
         self.share = profile.share
@@ -202,32 +210,32 @@ class PairMean:
         self.total, self.rows = profile.mean_square[:, -1], len(profile.rows)
         h = torch.einsum("ank,n->ak", profile.sketch.double(), profile.point_width)
         cross = block_products(h, h.sum(0, keepdim=True))[..., 0] - block_products(h, h).diagonal(dim1=1, dim2=2)
-        # h_i · Σ h by projection, each row's own square as it is known: it is what leaving a row out needs.
+        # h_i · Σ h by projection, but with each row's own square as measured: leaving a row out subtracts that.
         self.cross = (cross if len(self.total) > 1 else cross.mean(0, keepdim=True)) + self.own
 
     def __call__(self, keep: Tensor) -> Tensor:
-        gone, n = self._left_out(keep), len(keep)
-        square = self.total - 2 * self.cross[:, gone].sum(1) + self.own[:, gone].sum(1)
+        left_out, n = self._left_out(keep), len(keep)
+        square = self.total - 2 * self.cross[:, left_out].sum(1) + self.own[:, left_out].sum(1)
         return (square - self.own[:, keep].sum(1)) / (n * (n - 1))
 
     def spread_change(self, keep: Tensor) -> Tensor:
-        """What the token mean changes of the spread of the rows' mean gradients, by block (``shares.py``).
+        """The change of the spread of the rows' mean gradients under the token mean, by block (``stats/shares.py``).
 
-        The products of the row left out with the others are known only by their sum: they are dealt out evenly, an
-        error of the order of one row's part in one row's part.
+        Of the products of the row left out with the others only the sum is known, and it is divided evenly among them:
+        an error of the order of 1 / a of one row's part.
         """
         if self.share is None:
             return torch.zeros(len(self.total), dtype=torch.float64)
-        gone = self._left_out(keep)
-        lost = (self.cross - self.own)[:, gone].sum(1, keepdim=True) / max(self.rows - 1, 1)
-        cross = self.cross[:, keep] - lost
-        total = self.total - 2 * self.cross[:, gone].sum(1) + self.own[:, gone].sum(1)
+        left_out = self._left_out(keep)
+        product = (self.cross - self.own)[:, left_out].sum(1, keepdim=True) / max(self.rows - 1, 1)
+        cross = self.cross[:, keep] - product
+        total = self.total - 2 * self.cross[:, left_out].sum(1) + self.own[:, left_out].sum(1)
         return vector_spread_change(cross, self.own[:, keep], total, self.share[keep])
 
     def _left_out(self, keep: Tensor) -> Tensor:
-        left_out = torch.ones(self.rows, dtype=torch.bool)
-        left_out[keep] = False
-        gone = left_out.nonzero()[:, 0]
-        if len(gone) > 1:
+        unused = torch.ones(self.rows, dtype=torch.bool)
+        unused[keep] = False
+        left_out = unused.nonzero()[:, 0]
+        if len(left_out) > 1:
             raise ValueError("expected at most one row to be left out")
-        return gone
+        return left_out

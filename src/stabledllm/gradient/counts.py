@@ -1,8 +1,8 @@
 """Bernoulli masks as an exact mixture over counts: given its count, a Bernoulli mask is a uniformly random subset.
 
-So what is measured with exact counts gives every moment under Bernoulli masks, for any density of t, by weights that
-are known exactly. At small t, where nearly all Bernoulli draws mask nothing and one in a thousand decides the
-variance, this is far less noisy than drawing them.
+Gradients that were measured with fixed counts therefore give every moment under Bernoulli masks, for any density of t,
+by weights that are known exactly. At small t, where nearly all Bernoulli draws mask nothing and one in a thousand
+decides the variance, this is far less noisy than drawing them.
 
 Legend: P maskable tokens, k = 1..P counts, f points of a fine grid of t.
 """
@@ -24,45 +24,43 @@ _FINE = 4096
 
 @dataclass(frozen=True)
 class CountWeights:
-    """Weights of masked sums ``G_M = sum_M grad CE_i`` of a row with P maskable tokens. All float64."""
+    """Weights by count of the masked sums ``G_M = sum_M grad CE_i`` of a row with P maskable tokens; all float64."""
 
     t: Tensor
     """Midpoints of the fine grid, shape (f,)."""
     step: Tensor
     """Widths of its cells, shape (f,)."""
     mean: Tensor
-    """Of E_{|M|=k} G_M in the mean row gradient at t, shape (P, f)."""
+    """Weight of E_{|M|=k} G_M in the mean row gradient at t, shape (P, f)."""
     square: Tensor
-    """Of E_{|M|=k} |G_M|^2 in the second moment at t, shape (P, f)."""
+    """Weight of E_{|M|=k} |G_M|^2 in the second moment at t, shape (P, f)."""
 
     @property
     def bytes(self) -> int:
-        """Memory that they take."""
+        """Memory of all the weights."""
         return self.mean.nbytes + self.square.nbytes + self.t.nbytes + self.step.nbytes
 
 
-_KEPT = 2**27
-"""Bytes of weights that are kept: those of a response of 500 tokens take 2**25, and data has many lengths."""
+_CACHED = 2**27
+"""Size of the cache in bytes: the weights of a response of 500 tokens take 2**25, and data has many lengths."""
 _cache: OrderedDict[tuple, CountWeights] = OrderedDict()
 
 
 def count_weights(size: int, eps: float, power: float) -> CountWeights:
-    """Binomial probabilities of the counts times the row loss's ``p^(power - 1) / P``, and times its square.
+    """Binomial probabilities of the counts times the row loss's ``p^(power - 1) / P``, and times the square of that.
 
-    Those last asked for are kept, :data:`_KEPT` bytes of them.
+    The latest ones are cached, up to :data:`_CACHED` bytes.
     """
     key = size, eps, power
-    found = _cache.pop(key, None)
-    if found is None:
-        found = _count_weights(size, eps, power)
-    _cache[key] = found
-    while sum(w.bytes for w in _cache.values()) > _KEPT:
+    weights = _cache.pop(key, None) or _count_weights(size, eps, power)
+    _cache[key] = weights
+    while sum(w.bytes for w in _cache.values()) > _CACHED:
         _cache.popitem(last=False)
-    return found
+    return weights
 
 
 def _count_weights(size: int, eps: float, power: float) -> CountWeights:
-    # Equal cells (those in which densities are tabulated), the lowest of them split further where p_mask is steep.
+    # The equal cells in which densities are tabulated; the lowest are split further, since p_mask is steep there.
     edges = torch.arange(_FINE + 1, dtype=torch.float64) / _FINE
     lowest = edges[16] * torch.arange(1, 256, dtype=torch.float64) / 256
     edges = torch.cat((edges, lowest)).unique()
@@ -77,7 +75,7 @@ def _count_weights(size: int, eps: float, power: float) -> CountWeights:
 
 
 def counts_of(profile: GradientProfile, i: int) -> tuple[CountWeights, Tensor, Tensor]:
-    """Weights for row i, the count less 1 of each point, and 1 / c_k, which makes a point's gradient that of G_M."""
+    """Weights for row i, the count less 1 of each point, and 1 / c_k, by which a point's gradient becomes G_M."""
     size = int(profile.size[i])
     count = masked_count(profile.t[i], profile.size[i]) - 1
     scale = 1.0 / count_coefficients(size, profile.eps, profile.power)[count]

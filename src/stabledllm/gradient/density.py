@@ -1,8 +1,8 @@
-"""P-POTS on the gradient: p* is proportional to the root of E|grad l|² / kappa, by cell of t.
+"""P-POTS on the gradient: second moments E|grad l|² by cell of t, to which p is fitted.
 
-For a single Bernoulli view the second moment comes from exact counts (``gradient/counts.py``). The target is that of
-iid t for every source: what strata and lattices remove of the gradient is small beside it, and its share is not known
-from norms alone.
+The best p is proportional to the root of E|grad l|² / kappa. For a single Bernoulli view the second moment comes from
+fixed counts (``gradient/counts.py``). The target is that of iid t for every source: the part of the gradient that
+strata and lattices remove is small beside it, and norms alone do not tell it.
 
 Legend: a rows, b cells, n points of a row.
 """
@@ -30,7 +30,7 @@ from stabledllm.ppots.profile import rate_edges
 
 @dataclass(frozen=True, kw_only=True)
 class NormMoments(SecondMoments):
-    """Squared norms by cell to fit p to, and the points they came from."""
+    """Second moments of gradient norms by cell, with the points that they were computed from."""
 
     points: GradientProfile
     single: bool
@@ -42,7 +42,7 @@ class NormMoments(SecondMoments):
         return torch.stack([square(self.points, sampler, i).mean() for i in rows.tolist()])
 
     def select(self, keep: Tensor) -> SecondMoments:
-        """Fewer rows, to fit to: their cells alone."""
+        """The moments by cell of some of the rows, which is all that a fit needs."""
         return SecondMoments(edges=self.edges, moment=self.moment[keep], cost=self.cost)
 
 
@@ -53,20 +53,21 @@ class NormProfile:
     signal: str
     moments: NormMoments
     norm: Tensor
-    """Root of the second moment of each row, shape (a, b)."""
+    """Root of the second moment by row and cell, shape (a, b)."""
     forward_passes: int
 
     @property
     def values(self) -> Tensor:
+        """The norms in the shape of a profile's values, (a, b, 1)."""
         return self.norm[..., None]
 
     def curves(self) -> dict[str, Curve | None]:
-        """Nothing: of norms only the second moment is known."""
+        """No curve: of norms only the second moment is measured."""
         return dict.fromkeys(("g", "v", "v_views", "rho"))
 
 
 def norm_profile(meter, method: Method, *, rows: int, rates: int, masks: int, seed: int) -> NormProfile:
-    """The norm of the row loss's gradient over cells of t.
+    """Measure the norm of the row loss's gradient by row and cell of t.
 
     Args:
         meter: ``RowGradients`` or ``ProjectedGradients`` for the gradient itself, ``OutputLayerNorms`` for the proxy.
@@ -88,7 +89,7 @@ def norm_profile(meter, method: Method, *, rows: int, rates: int, masks: int, se
 def _head_points(
     meter: OutputLayerNorms, method: Method, *, rows: int, rates: int, masks: int, seed: int
 ) -> GradientProfile:
-    """Squared norms as a profile without inner products of different points."""
+    """A profile of the output layer's squared norms, without inner products of different points."""
     key, chosen, size, edges, cell, t = points_of(meter, method, rows=rows, rates=rates, masks=masks, seed=seed)
     a, n = t.shape
     losses, squares = torch.zeros(a * n, dtype=torch.float64), torch.zeros(a * n, dtype=torch.float64)
@@ -120,7 +121,7 @@ def _cells(points: GradientProfile, i: int, edges: Tensor) -> Tensor:
 
 
 def _bernoulli_cells(points: GradientProfile, i: int, edges: Tensor) -> Tensor:
-    """The same under Bernoulli masks, from fixed counts."""
+    """Mean squared norm of row i in each cell under Bernoulli masks, from fixed counts, shape (b,)."""
     weights, count, scale = counts_of(points, i)
     share = points.point_width * points.size[i] * scale**2 * points.squares().mean(0)[i]
     cell = (torch.searchsorted(edges, weights.t) - 1).clamp(0, len(edges) - 2)
@@ -131,10 +132,10 @@ def _bernoulli_cells(points: GradientProfile, i: int, edges: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ProxyQuality:
-    """How well the output layer stands for the whole gradient, both measured on the same draws."""
+    """How well the output layer represents the whole gradient, both measured on the same draws."""
 
     correlation: float
-    """Over t, of the two roots of the second moment, cells weighted by their width."""
+    """Correlation over t of the roots of the two second moments, cells weighted by their width."""
     excess: float
     """Share by which the gradient's second moment under the proxy's p exceeds that under its own p."""
 

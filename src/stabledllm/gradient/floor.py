@@ -29,12 +29,12 @@ class GradientFloor:
     """Least noise at equal compute over Standard's, for densities that are constant within the profile's cells."""
 
     shared: Estimate
-    """One density for all rows, iid: what P-POTS on the gradient with fixed counts aims at."""
+    """One density for all rows, iid: the target of P-POTS on the gradient with fixed counts."""
     lowdisc: Estimate
     """One density for all rows, with low discrepancy over a long step."""
     own: Estimate
-    """A density for every row, known beforehand, iid: no method here has that. Somewhat low, since the root of a
-    noisy squared norm is low on average."""
+    """A density of its own for every row, known beforehand, iid; no method here has that. The estimate is somewhat low,
+    since the root of a noisy squared norm is low on average."""
 
     def as_dict(self) -> dict:
         """JSON form."""
@@ -54,42 +54,41 @@ def gradient_floor(profile: GradientProfile) -> GradientFloor:
     mean_of_cells, mean_of_rows = _MeanOfRows(profile, cells), PairMean(profile)
 
     def over_standard(parts: Callable[[Tensor], list[Tensor]], noise: Callable[..., Tensor]) -> Estimate:
-        """``noise`` of the parts' means over blocks, over that of Standard."""
+        """The noise that ``noise`` computes from the parts' means over blocks, over that of Standard."""
 
         def every_part(keep: Tensor) -> list[Tensor]:
             return [(standard - own_square)[:, keep].mean(1), *parts(keep)]
 
         return estimate(every_part, len(profile.rows), "of Standard's", lambda plain, *rest: noise(*rest) / plain)
 
-    def at_least(keep: Tensor) -> list[Tensor]:
+    def means(keep: Tensor) -> list[Tensor]:
         return [own_square[:, keep].mean(1), square[:, keep].mean(1)]
 
     def shared(own: Tensor, cell: Tensor) -> Tensor:
         return (cell.sqrt() @ width) ** 2 - own
 
-    def with_lattice(keep: Tensor) -> list[Tensor]:
+    def means_with_lattice(keep: Tensor) -> list[Tensor]:
         data = own_square[:, keep].mean(1) - mean_of_rows(keep)
         return [data, square[:, keep].mean(1), mean_of_cells(keep)]
 
     def lowdisc(data: Tensor, cell: Tensor, mean: Tensor) -> Tensor:
         return ((cell - mean).clamp(min=0).sqrt() @ width) ** 2 - data
 
-    def of_rows(keep: Tensor) -> list[Tensor]:
+    def by_row(keep: Tensor) -> list[Tensor]:
         return [own_square[:, keep], square[:, keep]]
 
     def each_its_own(own: Tensor, cell: Tensor) -> Tensor:
         return ((cell.sqrt() @ width) ** 2 - own).mean()
 
     return GradientFloor(
-        shared=over_standard(at_least, shared),
-        lowdisc=over_standard(with_lattice, lowdisc),
-        own=over_standard(of_rows, each_its_own),
+        shared=over_standard(means, shared),
+        lowdisc=over_standard(means_with_lattice, lowdisc),
+        own=over_standard(by_row, each_its_own),
     )
 
 
 class _MeanOfRows:
-    """|E_i g_i|² in each cell from pairs of different rows, by block of the projection, shape (Q, b), for all rows or
-    all but one."""
+    """|E_i g_i|² in each cell, for all rows or all but one, from pairs of different rows; by block, shape (Q, b)."""
 
     def __init__(self, profile: GradientProfile, cells: Tensor):
         each = torch.einsum("ank,nb->abk", profile.sketch, cells.to(profile.sketch.dtype))
@@ -98,6 +97,6 @@ class _MeanOfRows:
         self.squares = self.each.square().sum(-1, dtype=torch.float64)
 
     def __call__(self, keep: Tensor) -> Tensor:
-        gone, n = sorted(set(range(self.rows)) - set(keep.tolist())), len(keep)
-        total = self.total - self.each[:, gone].double().sum(1)
+        left_out, n = sorted(set(range(self.rows)) - set(keep.tolist())), len(keep)
+        total = self.total - self.each[:, left_out].double().sum(1)
         return (total.square().sum(-1) - self.squares[:, keep].sum(1)) / (n * (n - 1))

@@ -1,8 +1,8 @@
-"""Squared norm of the output layer's gradient, row by row, from the forward pass alone.
+"""The squared norm of the output layer's gradient, row by row, from the forward pass alone.
 
 The gradient of ``sum_i c_i CE_i`` with respect to the head's weight is ``sum_i c_i e_i h_i'``, e the softmax less the
 one-hot target and h the hidden state, so that its squared norm is ``sum_ij c_i c_j <e_i, e_j> <h_i, h_j>`` over the
-masked positions: no backward, and no V x D matrix.
+masked positions. That takes no backward pass and no V x D matrix.
 
 Legend: m evaluations of a batch, S masked positions, V vocabulary, D width.
 """
@@ -25,7 +25,7 @@ from stabledllm.noise.streams import Key
 
 
 class OutputLayerNorms(Meter):
-    """Losses and squared norms of single rows, one forward each.
+    """A meter of losses and of squared norms of the output layer's gradient, one forward a row.
 
     Raises:
         UserError: a model that does not name its output layer (``get_output_embeddings``).
@@ -41,9 +41,10 @@ class OutputLayerNorms(Meter):
     def norms(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Batch by batch: indices of evaluations (m,), their losses in nats (m,) and squared norms (m,), float64.
+        """Measure the losses and squared norms of n evaluations, batch by batch.
 
-        Views are averaged as in the row loss. Evaluation i draws its masks at position ``start + i`` of ``key``.
+        Yields indices of evaluations, their losses in nats and their squared norms, float64, each of shape (m,). Views
+        are averaged as in the row loss. Evaluation i draws its masks at position ``start + i`` of ``key``.
         """
         with evaluating(self.model):
             for chunk in self.chunks(row, method.views.count):
@@ -54,16 +55,16 @@ class OutputLayerNorms(Meter):
                 yield chunk, losses, squares
 
     def _batch(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor]:
-        kept: list[tuple[Tensor, Tensor]] = []
-        hook = self.head.register_forward_hook(lambda _, inputs, output: kept.append((inputs[0], output)))
+        calls: list[tuple[Tensor, Tensor]] = []
+        hook = self.head.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output)))
         try:
             with whole_logits():
                 nll = self.cross_entropies(batch, draw)
         finally:
             hook.remove()
-        ((hidden, logits),) = kept
+        ((hidden, logits),) = calls
         selected = draw.mask[draw.active]
-        if hidden.dim() == 3:  # a head that was run at every position
+        if hidden.dim() == 3:  # the head was run at every position
             hidden, logits = hidden[selected], logits[selected]
         used = draw.mask & draw.active[..., None]
         share = (draw.coefficient / draw.active.sum(1)[:, None, None])[used]
@@ -71,13 +72,13 @@ class OutputLayerNorms(Meter):
         losses = row_losses(nll, draw.mask, draw.coefficient, draw.active)
         counts = used.sum((1, 2)).tolist()
         parts = (x.split(counts) for x in (logits, targets, hidden, share))
-        # Row by row: the softmax errors of one row are as large as its logits, and no others are held.
+        # Row by row, so that only one row's softmax errors, which are as large as its logits, are in memory.
         squares = [_square(*part) for part in zip(*parts, strict=True)]
         return losses.double().cpu(), torch.stack(squares).double().cpu()
 
 
 def _square(logits: Tensor, targets: Tensor, hidden: Tensor, share: Tensor) -> Tensor:
-    """Of one row, its used views together; in float32, or in float64 where the model is."""
+    """Squared norm of one row, its used views together; in float32, or in float64 where the model is."""
     wide = logits.dtype if logits.dtype == torch.float64 else torch.float32
     error, hidden, share = logits.to(wide).softmax(-1), hidden.to(wide), share.to(wide)
     error[torch.arange(len(error), device=error.device), targets] -= 1.0

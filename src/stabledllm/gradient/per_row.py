@@ -1,9 +1,9 @@
-"""The exact gradient of every row's loss, many rows in one forward and backward.
+"""The exact gradients of single rows' losses, many rows in one forward and backward.
 
 A batch's rows do not interact, so one backward of the sum of their losses gives every layer's output gradients row
-by row; with the layer's inputs, kept on the way forward, they are the gradients of its weights (Goodfellow,
-arXiv:1510.01799). Models with other layers that hold parameters take one backward a row, with the same result; so do
-those whose first batch, weighted at random, does not give autograd's gradient (a weight used outside its layer).
+by row; with the layer's inputs, stored in the forward pass, they give the gradients of its weights (Goodfellow,
+arXiv:1510.01799). Models with parameters in other kinds of layer take one backward a row, with the same result; so do
+those whose first batch, with unequal weights, does not give autograd's gradient (a weight used outside its layer).
 
 Legend: n requested evaluations, m evaluations of a batch, N forward rows, L positions, S selected positions.
 """
@@ -30,28 +30,28 @@ _LAYERS = (nn.Linear, OutputLayer, nn.Embedding, nn.RMSNorm, nn.LayerNorm)
 
 
 class GradientBatch(NamedTuple):
-    """Gradients of the m evaluations of one batch; they are overwritten by the next batch."""
+    """The gradients of the m evaluations of one batch; the next batch overwrites them."""
 
     index: Tensor
-    """Which evaluations they are, shape (m,)."""
+    """Index of each evaluation, shape (m,)."""
     losses: Tensor
     """In nats, float64, shape (m,)."""
     gradients: Tensor
     """Flat gradients in the parameters' dtype, shape (m, D), or their projections."""
     view_squares: Tensor | None = None
     """Sum over an evaluation's views of the squared norm of each view's part of the gradient, shape (m,); None where
-    views were not taken apart."""
+    the parts are not known."""
 
 
 class RowGradients(Meter):
-    """Gradients of single row losses (views averaged, times the importance weight where a sampler is given).
+    """A meter of the gradients of single row losses: views averaged, times the importance weight of a sampler if given.
 
     Args:
         parameters: patterns of parameter names; None takes all that are trainable.
-        vectorised: False takes one backward an evaluation whatever the layers.
+        vectorised: whether many rows may share a backward; False takes one an evaluation, whatever the layers.
 
     Attributes:
-        size: number of coordinates D of what :meth:`gradients` gives.
+        size: number of coordinates D of the gradients.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class RowGradients(Meter):
     def gradients(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None, start: int = 0
     ) -> Iterator[GradientBatch]:
-        """Gradients of n evaluations, batch by batch.
+        """Compute the gradients of n evaluations, batch by batch.
 
         Evaluation i draws its masks at position ``start + i`` of ``key``: the result does not depend on batching.
         Gradients are flattened in the order of :attr:`parameters`.
@@ -91,23 +91,20 @@ class RowGradients(Meter):
                 yield GradientBatch(chunk, losses.detach().double().cpu(), gradients, squares)
 
     def _check(self, batch: dict[str, Tensor], draw: Draw) -> None:
-        """Go one by one from here on if a weighted sum of row gradients is not autograd's gradient of that sum."""
+        """Take one backward a row from now on if a weighted sum of row gradients is not autograd's for that sum."""
         self._checked, before = True, self.forwards
         losses, gradients, _ = self._all(batch, draw)
         weight = torch.linspace(0.5, 1.5, len(losses), dtype=gradients.dtype, device=gradients.device)
-        found, again = weight @ gradients, self._losses(batch, draw)
+        summed, again = weight @ gradients, self._losses(batch, draw)
         self.forwards = before
         if not again.requires_grad:
             return
-        wanted = list(self.parameters.values())
-        exact = torch.autograd.grad((again * weight).sum(), wanted, allow_unused=True)
-        exact = torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
-                           for p, g in zip(wanted, exact, strict=True)])  # fmt: skip
-        if float((found - exact).norm()) > 1e-3 * float(exact.norm()):
+        exact = self._flat_gradient((again * weight).sum())
+        if float((summed - exact).norm()) > 1e-3 * float(exact.norm()):
             self.layers = None
 
     def _zeros(self, rows: int) -> Tensor:
-        """Zeros of shape (rows, D) in memory that is used again: touching new pages costs as much as the backward."""
+        """Zeros of shape (rows, D) in memory that all batches use: new pages cost as much time as the backward."""
         if self._buffer is None or len(self._buffer) < rows:
             like = next(iter(self.parameters.values()))
             self._buffer = torch.empty(rows, self.size, dtype=like.dtype, device=like.device)
@@ -117,43 +114,46 @@ class RowGradients(Meter):
         return row_losses(self.cross_entropies(batch, draw), draw.mask, draw.coefficient, draw.active)
 
     def _one_by_one(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor, None]:
-        wanted, losses, out = list(self.parameters.values()), [], []
+        losses, gradients = [], []
         for i in range(len(draw.t)):
             one = {name: value[i : i + 1] for name, value in batch.items()}
             part = draw.row(i)
             (loss,) = self._losses(one, part)
             losses.append(loss.detach())
-            if not loss.requires_grad:  # nothing was masked
-                out.append(torch.zeros(self.size, dtype=wanted[0].dtype, device=loss.device))
-                continue
-            found = torch.autograd.grad(loss, wanted, allow_unused=True)
-            out.append(torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
-                                  for p, g in zip(wanted, found, strict=True)]))  # fmt: skip
-        return torch.stack(losses), torch.stack(out), None
+            gradients.append(self._flat_gradient(loss))
+        return torch.stack(losses), torch.stack(gradients), None
+
+    def _flat_gradient(self, loss: Tensor) -> Tensor:
+        """The gradient of a loss by autograd, shape (D,); zeros where nothing was masked."""
+        parameters = list(self.parameters.values())
+        if not loss.requires_grad:
+            return torch.zeros(self.size, dtype=parameters[0].dtype, device=loss.device)
+        by_parameter = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return torch.cat([gradient.flatten() for gradient in by_parameter])
 
     def _all(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
-        kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        calls: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-        def keep(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-            if layer in kept:
+        def record(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+            if layer in calls:
                 raise RuntimeError(f"{type(layer).__name__} is called twice in one forward")
-            kept[layer] = (inputs[0].detach(), output)
+            calls[layer] = (inputs[0].detach(), output)
 
-        hooks = [layer.register_forward_hook(keep) for layer in self.layers]
+        hooks = [layer.register_forward_hook(record) for layer in self.layers]
         try:
             with whole_logits():
                 losses = self._losses(batch, draw)
         finally:
             for hook in hooks:
                 hook.remove()
-        used = [layer for layer in self.layers if layer in kept]
-        outputs = torch.autograd.grad(losses.sum(), [kept[layer][1] for layer in used])
+        used = [layer for layer in self.layers if layer in calls]
+        outputs = torch.autograd.grad(losses.sum(), [calls[layer][1] for layer in used])
         source = draw.active.nonzero()[:, 0]
         selected = draw.mask[draw.active]
         places = _places(self.parameters)
         gradients = self._zeros(len(source))
         for layer, of_output in zip(used, outputs, strict=True):
-            x = kept[layer][0]
+            x = calls[layer][0]
             if x.dim() == (1 if isinstance(layer, nn.Embedding) else 2):  # selected positions only, as in the head
                 x, of_output = (_by_row(value, selected) for value in (x, of_output))
             for name, value in _weight_gradients(layer, x, of_output).items():
@@ -178,12 +178,12 @@ def _layers_of(model: nn.Module, parameters: dict[str, nn.Parameter]) -> list[nn
 
 
 def _is_rms_norm(layer: nn.Module) -> bool:
-    """transformers writes a root-mean-square norm of its own for every family."""
+    """Whether it is a root-mean-square norm of transformers, which has a class of its own for every family."""
     return type(layer).__name__.endswith("RMSNorm") and hasattr(layer, "variance_epsilon")
 
 
 def _places(parameters: dict[str, nn.Parameter]) -> dict[nn.Parameter, slice]:
-    """Where each parameter's gradient lies in the flat one."""
+    """The place of each parameter's gradient in the flat one."""
     out, start = {}, 0
     for parameter in parameters.values():
         out[parameter] = slice(start, start + parameter.numel())
@@ -207,16 +207,15 @@ def _weight_gradients(layer: nn.Module, x: Tensor, of_output: Tensor) -> dict[st
             out[:, layer.padding_idx] = 0
         return {"weight": out}
     if isinstance(layer, nn.Linear):
-        found = {"weight": of_output.flatten(1, -2).transpose(1, 2) @ x.flatten(1, -2)}
-    elif isinstance(layer, nn.RMSNorm):
-        scaled = F.rms_norm(x, layer.normalized_shape, None, layer.eps)
-        found = {"weight": (of_output * scaled).flatten(1, -2).sum(1)}
-    elif _is_rms_norm(layer):
-        scaled = F.rms_norm(x, x.shape[-1:], None, layer.variance_epsilon)
-        found = {"weight": (of_output * scaled).flatten(1, -2).sum(1)}
+        out = {"weight": of_output.flatten(1, -2).transpose(1, 2) @ x.flatten(1, -2)}
     else:
-        scaled = F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
-        found = {"weight": (of_output * scaled).flatten(1, -2).sum(1)}
+        if isinstance(layer, nn.RMSNorm):
+            scaled = F.rms_norm(x, layer.normalized_shape, None, layer.eps)
+        elif _is_rms_norm(layer):
+            scaled = F.rms_norm(x, x.shape[-1:], None, layer.variance_epsilon)
+        else:
+            scaled = F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
+        out = {"weight": (of_output * scaled).flatten(1, -2).sum(1)}
     if getattr(layer, "bias", None) is not None:
-        found["bias"] = of_output.flatten(1, -2).sum(1)
-    return found
+        out["bias"] = of_output.flatten(1, -2).sum(1)
+    return out

@@ -1,4 +1,4 @@
-"""What profiles of inner products say about the variance of a training step's gradient, for any source and density.
+"""The variance of a training step's gradient as predicted from profiles of inner products, for any source and density.
 
 Legend: a rows, b cells, n points of a row, k places of a sketch, Q blocks of coordinates, F forwards of a step.
 """
@@ -35,9 +35,9 @@ from stabledllm.stats.intervals import Ratio, of_estimated_ratio
 
 
 def profile_method(method: Method) -> Method | None:
-    """The method whose profile predicts a method: fixed counts serve all single Bernoulli and counted masks.
+    """The method whose profile predicts a method: that of fixed counts for all single Bernoulli and counted masks.
 
-    None where nothing predicts it: a biased masker, density or maskable set has another objective.
+    None where no profile predicts it: a biased masker, density or maskable set has another objective.
     """
     if not method.unbiased:
         return None
@@ -48,17 +48,17 @@ def profile_method(method: Method) -> Method | None:
 
 @dataclass(frozen=True)
 class StepNoise:
-    """n tr Var(step gradient) of a method, for any rows kept; by block of coordinates."""
+    """A method's predicted n tr Var(step gradient), as a function of the rows to use, by block of coordinates."""
 
     method: Method
     cost: float
     """Forwards per row."""
     rows: int
     per_row: Callable[[Tensor], Tensor]
-    """Takes the rows kept (all, or all but one), gives shape (Q,)."""
+    """Takes the rows to use (all, or all but one), gives shape (Q,)."""
 
     def estimate(self) -> Estimate:
-        """n tr Var(step gradient): jackknife over rows, and the projection's own error."""
+        """n tr Var(step gradient), with the error of the rows, by the jackknife, and of the projection."""
         return as_positive(estimate(lambda keep: [self.per_row(keep)], self.rows, UNIT))
 
 
@@ -72,45 +72,45 @@ def step_noise(
 ) -> StepNoise:
     """Predicted noise of a step of ``step_rows`` iid rows.
 
-    ``E|g|² - |E g|²``, less what the source of u removes of the noise that all rows share: a quadratic form in the
-    rows' mean gradient over t, from pairs of different rows. That last part takes the mean gradient for linear
-    between the cells' middles: with counts and very few tokens, where it is a staircase, it is rough.
+    It is ``E|g|² - |E g|²``, less the part of the noise shared by all rows that the source of u removes: a quadratic
+    form in the rows' mean gradient over t, from pairs of different rows. This last part takes the mean gradient to be
+    linear between the cells' middles; with counts and very few tokens, where it is a staircase, that is rough.
 
     Args:
-        profile: of the :func:`profile_method` of this method. crossfit: densities and the rows on which each counts.
-        plain: the profile of single fixed counts on the same rows. Where each view alone is a single masker's, only
-            products of views are then taken from ``profile``: squares of single views, which have the heavy tail, are
-            known far better from exact counts.
+        profile: of the :func:`profile_method` of this method. crossfit: densities, each with the rows it is applied to.
+        plain: the profile of single fixed counts on the same rows. Where each view alone has the law of a single
+            masker, only products of views are then taken from ``profile``: the squares of single views, which have the
+            heavy tail, are known far better from fixed counts.
     """
     second = torch.full(profile.gram.shape[:2], torch.nan, dtype=torch.float64)
     bernoulli = isinstance(method.masker, Bernoulli) and profile.of_counts
     apart = plain is not None and profile.lone is not None and _marginals_are_single(method)
     for sampler, rows in crossfit:
         if bernoulli:
-            found = bernoulli_moments(profile, sampler, method.views.count).second
+            square = bernoulli_moments(profile, sampler, method.views.count).second
         elif apart:
-            found = _from_products(profile, plain, method, sampler)
+            square = _from_products(profile, plain, method, sampler)
         else:
-            found = direct_moments(profile, sampler).second
-        second[:, rows] = found[:, rows]
+            square = direct_moments(profile, sampler).second
+        second[:, rows] = square[:, rows]
     pairs = PairMean(plain if apart else profile)
     removed = [(_removed(profile, method, sampler, step_rows, bernoulli), len(rows)) for sampler, rows in crossfit]
 
     def per_row(keep: Tensor) -> Tensor:
-        gone = sum(form(keep) * rows for form, rows in removed) / sum(rows for _, rows in removed)
-        return second[:, keep].mean(1) - pairs(keep) - gone + pairs.spread_change(keep)
+        shared = sum(form(keep) * rows for form, rows in removed) / sum(rows for _, rows in removed)
+        return second[:, keep].mean(1) - pairs(keep) - shared + pairs.spread_change(keep)
 
     return StepNoise(method, cost, len(profile.rows), per_row)
 
 
 def _marginals_are_single(method: Method) -> bool:
-    """Whether each of the views, by itself, is what the same masker draws for a single view."""
+    """Whether each view, by itself, has the law of the same masker's single view."""
     coupled = not method.views.independent and not method.views.switches
     return coupled and isinstance(method.masker, Bernoulli | FixedCount)
 
 
 def _from_products(profile: GradientProfile, plain: GradientProfile, method: Method, sampler: TSampler) -> Tensor:
-    """E|g|² of the averaged views, (1, a): 1/K of a single view's, from exact counts, plus products of views."""
+    """E|g|² of the mean of K views, (1, a): 1/K of that of a single view, from fixed counts, plus products of views."""
     bernoulli = isinstance(method.masker, Bernoulli)
     alone = bernoulli_moments(plain, sampler, 1) if bernoulli else direct_moments(plain, sampler)
     products = replace(profile, gram=torch.diag_embed(profile.squares() - profile.lone))
@@ -118,21 +118,20 @@ def _from_products(profile: GradientProfile, plain: GradientProfile, method: Met
 
 
 def data_noise(profile: GradientProfile) -> Callable[[Tensor], Tensor]:
-    """C of the gradient, for any rows kept."""
+    """C of the gradient, as a function of the rows to use."""
     own, pairs = row_mean_square(profile), PairMean(profile)
     return lambda keep: own[:, keep].mean(1) - pairs(keep) + pairs.spread_change(keep)
 
 
 def at_equal_compute(noise: StepNoise, data: Callable[[Tensor], Tensor]) -> Estimate:
-    """``F Var(step of F forwards) - C``; for Standard A + B."""
-    found = estimate(
-        lambda keep: [noise.per_row(keep), data(keep)], noise.rows, UNIT, lambda own, c: noise.cost * own - c
+    """Noise at equal compute, ``F Var(step of F forwards) - C``; for Standard it is A + B."""
+    return as_positive(
+        estimate(lambda keep: [noise.per_row(keep), data(keep)], noise.rows, UNIT, lambda own, c: noise.cost * own - c)
     )
-    return as_positive(found)
 
 
 def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Tensor]) -> Ratio:
-    """Noise at equal compute over Standard's with a 95 % interval: joint jackknife over the rows that both share."""
+    """Noise at equal compute over Standard's, with a 95 % interval by a joint jackknife over the rows of both."""
 
     def ratio(own: float, plain: float, c: float) -> float:
         return ratio_of(noise.cost * own - c, standard.cost * plain - c)
@@ -149,7 +148,7 @@ def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Ten
 def _removed(
     profile: GradientProfile, method: Method, sampler: TSampler, step_rows: int, bernoulli: bool
 ) -> Callable[[Tensor], Tensor]:
-    """What the source removes, by block of the projection, for any rows kept."""
+    """The noise that the source removes, as a function of the rows to use, by block of the projection."""
     if method.source.independent:
         return lambda keep: torch.zeros(1, dtype=torch.float64)
     middle = (profile.edges[1:] + profile.edges[:-1]) / 2
@@ -162,9 +161,9 @@ def _removed(
     cross = torch.stack([part.sum(0) @ part.transpose(-1, -2) for part in parts])
 
     def value(keep: Tensor) -> Tensor:
-        gone = torch.ones(len(profile.rows), dtype=torch.bool)
-        gone[keep] = False
-        i = gone.nonzero()[:, 0]
+        unused = torch.ones(len(profile.rows), dtype=torch.bool)
+        unused[keep] = False
+        i = unused.nonzero()[:, 0]
         both = cross[:, i].sum(1)
         square = total - both - both.transpose(-1, -2) + own[:, i].sum(1)
         pairs = (square - own[:, keep].sum(1)) / (len(keep) * (len(keep) - 1))
@@ -176,7 +175,7 @@ def _removed(
 def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: bool) -> Tensor:
     """Weights of row i's points in its mean gradient over each cell of t, shape (b, n).
 
-    Where the masker does not weigh by 1 / p(t) itself, the points are scaled so that 1 / p(t) on top gives its weight.
+    Where the masker's weight is not 1 / p(t) itself, the points are scaled so that 1 / p(t) times them gives it.
     """
     b = len(profile.width)
     if not bernoulli:
@@ -190,5 +189,5 @@ def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: 
 
 
 def uniform_for(profile: GradientProfile, sampler: TSampler | None = None) -> CrossFit:
-    """One density for every row, uniform unless given: nothing was fitted to them."""
+    """One density for every row, uniform unless given, as pairs of a density and rows."""
     return [(sampler or Uniform(), torch.arange(len(profile.rows)))]

@@ -1,4 +1,4 @@
-"""Gradients of chosen rows at random rates within cells of t: what every gradient figure is worked out from.
+"""Gradients of chosen rows at random rates within cells of t, from which all figures of the gradient follow.
 
 Legend: a rows, b cells, n points of a row, k places of a sketch, Q blocks of coordinates.
 """
@@ -22,7 +22,7 @@ _STEP = 0x64AD0
 
 @dataclass(frozen=True)
 class GradientProfile:
-    """Inner products of gradients at unit importance weight. Nothing is clamped or dropped."""
+    """Inner products of row gradients at unit importance weight; nothing is clamped or dropped."""
 
     method: Method
     edges: Tensor
@@ -32,12 +32,12 @@ class GradientProfile:
     t: Tensor
     """Rate of each point, uniform in its cell, float64, shape (a, n)."""
     gram: Tensor
-    """Inner products of a row's points, float64, shape (Q, a, n, n); Q is 1 for exact gradients, else the blocks of a
-    projection, each unbiased by itself."""
+    """Inner products of a row's points, float64, shape (Q, a, n, n); Q is 1 for exact gradients, else the number of
+    blocks of a projection, each unbiased by itself."""
     sketch: Tensor
     """Projections of the points, shape (a, n, k), always of BLOCKS blocks."""
     lone: Tensor | None
-    """Part of each point's squared norm that its views have alone, without their products, float64, shape (a, n)."""
+    """Each point's squared norm without the products of its views, float64, shape (a, n); None where not measured."""
     mean_square: Tensor
     """Squared norm of the sum of the mean gradients h_i of the first 1, 2, ..., a rows, by block, float64, (Q, a)."""
     losses: Tensor
@@ -49,18 +49,19 @@ class GradientProfile:
     eps: float
     power: float
     forwards: int
-    """Forward-backward rows that it took."""
+    """Number of rows that went forward and backward for it."""
     share: Tensor | None = None
-    """What each row counts under the token mean, with which its gradients come, shape (a,); None where all count the
+    """Share of each row in the token mean, already a factor of its gradients, shape (a,); None where all rows count the
     same."""
 
     @property
     def of_counts(self) -> bool:
-        """Whether it is of single fixed counts, which stand for Bernoulli masks too."""
+        """Whether its masks are single fixed counts, from which figures under Bernoulli masks follow too."""
         return self.method.name == "fixedcount"
 
     @property
     def width(self) -> Tensor:
+        """Width of each cell, shape (b,)."""
         return self.edges.diff()
 
     @property
@@ -70,18 +71,18 @@ class GradientProfile:
 
     @property
     def pair_weight(self) -> Tensor:
-        """Weights of products of two points, (n, n), that estimate a product of two means over t without bias.
+        """Weights (n, n) of the products of two points by which a product of two means over t is unbiased.
 
-        A point is never paired with itself: the pairs of different masks of its cell stand in.
+        A point is never paired with itself: the pairs of different points of its cell count for more instead.
         """
         plain = torch.outer(self.point_width, self.point_width)
         count = self.cell.bincount()[self.cell].double()
         same = self.cell[:, None] == self.cell
-        lone = torch.where(same, plain * (count / (count - 1)), plain)
-        return lone - torch.diag(lone.diagonal())
+        weight = torch.where(same, plain * (count / (count - 1)), plain)
+        return weight - torch.diag(weight.diagonal())
 
     def first(self, rows: int) -> GradientProfile:
-        """The same of the first rows only."""
+        """The profile of the first rows only."""
         return replace(
             self,
             t=self.t[:rows],
@@ -103,9 +104,9 @@ class GradientProfile:
 def gradient_profile(
     meter: GradientMeter, method: Method, *, rows: int, rates: int, masks: int, seed: int
 ) -> GradientProfile:
-    """Gradients of ``rows`` distinct rows, at least ``masks`` in each cell of t, each at a rate of its own in the cell.
+    """Measure gradients of ``rows`` distinct rows, at least ``masks`` a row in each cell of t, at rates of their own.
 
-    Rows are the same for every method of a seed. For counts the lowest cell ends where a single token is masked;
+    Rows are the same for every method of a seed. With counts the lowest cell ends where a single token is masked;
     otherwise cells get finer down to where p_mask is near its least value (``rate_edges``).
     """
     key, chosen, size, edges, cell, t = points_of(meter, method, rows=rows, rates=rates, masks=masks, seed=seed)
@@ -154,7 +155,7 @@ def gradient_profile(
 def points_of(
     meter: Meter, method: Method, *, rows: int, rates: int, masks: int, seed: int
 ) -> tuple[Key, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Where to measure: key of the draws, rows (a,), their P (a,), edges (b + 1,), cells of points (n,), t (a, n)."""
+    """The points to measure: key of the draws, rows (a,), P of rows (a,), edges (b + 1,), cells (n,) and t (a, n)."""
     key = Key(seed, _STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
     size = torch.tensor([meter.rows[i].maskable_count(syrm=method.syrm) for i in chosen.tolist()])
@@ -171,10 +172,10 @@ def points_of(
 
 
 def masks_per_cell(edges: Tensor, masks: int) -> Tensor:
-    """Masks in each cell, int64, shape (b,): ``masks`` where t is large, up to three times as many where it is small.
+    """Number of masks in each cell, int64, shape (b,): ``masks`` where t is large, up to three times that where small.
 
-    The squared norm's spread grows like t^-3/2 (a coefficient of 1/t, from few and therefore unlike tokens), and the
-    least error for a given number of points has them in proportion to each cell's spread.
+    The spread of the squared norm grows like t^-3/2 (a coefficient of 1/t, from few and therefore unlike tokens), and
+    for a given number of points the error is least where they are in proportion to each cell's spread.
     """
     middle = (edges[1:] + edges[:-1]) / 2
     spread = edges.diff() / middle**1.5

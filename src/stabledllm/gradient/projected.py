@@ -1,4 +1,4 @@
-"""Errors of figures that were worked out from projected gradients: that of the rows, and the projection's own.
+"""Errors of figures from projected gradients: that of the choice of rows, and that of the projection.
 
 Legend: a rows, Q blocks of a projection (1 for exact gradients).
 """
@@ -15,18 +15,18 @@ from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.jackknife import jackknife, leave_one_out, spread
 
 Parts = Callable[[Tensor], Sequence[Tensor]]
-"""Takes the rows kept (all, or all but one), gives quantities by block: (Q, ...), or (1, ...) where they are exact."""
+"""A function of the rows to use (all, or all but one): quantities by block, (Q, ...), or (1, ...) where exact."""
 
 
 def estimate(parts: Parts, rows: int, unit: str, combine: Callable[..., float | Tensor] = float) -> Estimate:
-    """``combine`` of the means over blocks: jackknife errors over rows and over blocks, in quadrature."""
+    """Estimate ``combine`` of the means over blocks; the errors of rows and of blocks add up in quadrature."""
     of_rows = jackknife(lambda keep: _of_means(parts(keep), combine), rows, unit)
     of_blocks = projection_error(parts(torch.arange(rows)), combine)
     return replace(of_rows, stderr=(of_rows.stderr**2 + of_blocks**2) ** 0.5)
 
 
 def projection_error(parts: Sequence[Tensor], combine: Callable[..., float | Tensor] = float) -> float:
-    """Standard error over the blocks: they are independent and alike, so that leaving each out tells it; 0 for one."""
+    """Standard error of the projection, by a jackknife over its independent blocks; 0 for a single block."""
     blocks = max(len(part) for part in parts)
     if blocks == 1:
         return 0.0

@@ -1,13 +1,14 @@
-"""A seeded random projection of gradients: inner products without bias, at a few thousand coordinates.
+"""A seeded random projection of gradients to a few thousand coordinates, with unbiased inner products.
 
 The k places are Q blocks of L. The gradient is cut into pieces of L coordinates; coordinate j of a piece gets a random
-sign, the piece is turned by a random number of places, and is added to every block with a random sign of its own for
-the block. Products of coordinates of two pieces have mean 0 over the blocks' signs, so that each block's inner product
-is unbiased by itself, and given the rest the blocks are independent: the standard error of their mean is the
+sign, the piece is rotated by a random number of places, and it is added to every block with a random sign for the piece
+and the block. Products of coordinates of two pieces have mean 0 over the blocks' signs, so that each block's inner
+product is unbiased by itself, and given the rest the blocks are independent: the standard error of their mean is the
 projection's true error, whatever the gradient looks like (few huge coordinates, equal ones, periods). The coordinates'
-signs and the turns spread collisions as hashing would: two coordinates of different pieces meet with probability 1 / L.
+signs and the rotations spread collisions as hashing would: two coordinates of different pieces meet with probability
+1 / L.
 
-Everything drawn is a pure function of (seed, parameter, coordinate) by Philox.
+All random numbers are a pure function of (seed, parameter, coordinate) by Philox.
 
 Legend: m gradients, D coordinates, G pieces, L coordinates of a piece, Q blocks, k = Q L places.
 """
@@ -15,6 +16,7 @@ Legend: m gradients, D coordinates, G pieces, L coordinates of a piece, Q blocks
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,15 +33,15 @@ from stabledllm.noise.streams import Key
 
 PLACES = 8192
 BLOCKS = 16
-"""Blocks of a projection: enough that their spread tells its error to a fifth."""
-_KEPT = 2**28
-"""What is drawn for models up to this many coordinates is kept; for larger ones it is drawn again every time."""
+"""Number of blocks of a projection: their spread gives its error to within a fifth."""
+_CACHED = 2**28
+"""Random numbers are cached for models of up to this many coordinates, and drawn again every time for larger ones."""
 _AT_ONCE = 2**24
-"""Coordinates projected at once: bounds the memory beside the gradient."""
+"""Number of coordinates projected at once; bounds the memory beside the gradient."""
 
 
 class Sketch:
-    """Projects gradients of named parameters, one after another.
+    """A random projection of gradients, applied to one named parameter after another.
 
     Args:
         sizes: number of coordinates of each parameter, by name, in the order of the flat gradient.
@@ -52,7 +54,7 @@ class Sketch:
         self.sizes, self.places, self.seed = sizes, places, seed
         self.length = places // BLOCKS
         self._index = {name: i for i, name in enumerate(sizes)}
-        self._kept: dict[tuple[str, int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
+        self._cache: dict[tuple[str, int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
 
     def add(self, out: Tensor, name: str, gradients: Tensor) -> None:
         """Add the projection of one parameter's gradients to ``out``, in place.
@@ -69,7 +71,7 @@ class Sketch:
             out += added.flatten(1) / BLOCKS**0.5
 
     def of(self, flat: Tensor) -> Tensor:
-        """Projections of whole flat gradients, (m, D) to (m, k)."""
+        """The projections, (m, k), of whole flat gradients, (m, D)."""
         out, start = flat.new_zeros(len(flat), self.places), 0
         for name, size in self.sizes.items():
             self.add(out, name, flat[:, start : start + size])
@@ -77,20 +79,23 @@ class Sketch:
         return out
 
     def _drawn(self, name: str, start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Signs of ``count`` coordinates from ``start`` on, float32; the turned order of their pieces' places, (G L,);
-        and the pieces' signs in each block, float32, (Q, G)."""
-        if (name, start, device) in self._kept:
-            return self._kept[name, start, device]
+        """The random numbers of ``count`` coordinates from ``start`` on.
+
+        Their signs, float32; the order of their pieces' rotated places, (G L,); and the pieces' signs in each block,
+        float32, (Q, G).
+        """
+        if (name, start, device) in self._cache:
+            return self._cache[name, start, device]
         groups = -(-count // self.length)
-        # Counters tell a parameter's coordinates (lanes of 128) and pieces apart by their third word.
+        # The counter's third word differs for a parameter's coordinates (lanes of 128) and for its pieces.
         bits = _bits(self._words(name, start // 128, -(-count // 128) + 1, 0, device)).flatten()
         signs = (2 * bits[start % 128 :][:count] - 1).float()
         words = self._words(name, start // self.length, groups, 1, device)
         place = (torch.arange(self.length, device=device) + words[:, :1]) % self.length
         order = (place + torch.arange(groups, device=device)[:, None] * self.length).flatten()
         of_block = (2 * _bits(words[:, 1])[:, :BLOCKS].T - 1).float()
-        if sum(self.sizes.values()) <= _KEPT:
-            self._kept[name, start, device] = signs, order, of_block
+        if sum(self.sizes.values()) <= _CACHED:
+            self._cache[name, start, device] = signs, order, of_block
         return signs, order, of_block
 
     def _words(self, name: str, first: int, count: int, kind: int, device: torch.device) -> Tensor:
@@ -110,15 +115,15 @@ def by_block(vectors: Tensor) -> Tensor:
 
 
 def block_products(one: Tensor, other: Tensor) -> Tensor:
-    """Inner products of projections, (m, k) and (n, k), by block, (Q, m, n), float64: their mean is the estimate."""
+    """Inner products of projections, (m, k) and (n, k), by block, float64, (Q, m, n); their mean is the estimate."""
     return (by_block(one) @ by_block(other).transpose(1, 2)).double()
 
 
 class ProjectedGradients(Meter):
-    """:class:`RowGradients` for models whose gradients do not fit many times: their sketches, one backward a row.
+    """A meter like :class:`RowGradients`, of projections: for models of which memory cannot hold many gradients.
 
-    Each parameter's gradient is projected and freed as soon as backward has made it, so that no second full
-    gradient, and not even a first one, is held at once.
+    It takes one backward a row. Each parameter's gradient is projected and freed as soon as backward has made it, so
+    that not even one full gradient is in memory at once.
     """
 
     def __init__(
@@ -132,8 +137,9 @@ class ProjectedGradients(Meter):
     def gradients(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None, start: int = 0
     ) -> Iterator[GradientBatch]:
-        """As :meth:`RowGradients.gradients`, with sketches of shape (m, k) in the place of gradients."""
-        frozen = [p for p in self.model.parameters() if p.requires_grad and not any(p is q for q in self._wanted())]
+        """Like :meth:`RowGradients.gradients`, with projections of shape (m, k) in the place of gradients."""
+        measured = set(self.parameters.values())
+        frozen = [p for p in self.model.parameters() if p.requires_grad and p not in measured]
         for p in frozen:
             p.requires_grad_(False)
         try:
@@ -151,24 +157,19 @@ class ProjectedGradients(Meter):
             for p in frozen:
                 p.requires_grad_(True)
 
-    def _wanted(self) -> list[torch.nn.Parameter]:
-        return list(self.parameters.values())
-
     def _project(self, batch: dict[str, Tensor], draw: Draw, i: int, out: Tensor) -> float:
-        """Loss of evaluation i; its gradient is added to ``out`` during backward."""
+        """Add the projected gradient of evaluation i to ``out`` during backward; returns its loss."""
         one = {name: value[i : i + 1] for name, value in batch.items()}
         part = draw.row(i)
 
-        def taker(name: str):
-            def take(parameter: torch.nn.Parameter) -> None:
-                self.sketch.add(out, name, parameter.grad.reshape(1, -1).float())
-                parameter.grad = None
+        def project(parameter: torch.nn.Parameter, name: str) -> None:
+            self.sketch.add(out, name, parameter.grad.reshape(1, -1).float())
+            parameter.grad = None
 
-            return take
-
-        hooks = [p.register_post_accumulate_grad_hook(taker(name)) for name, p in self.parameters.items()]
-        kept = {p: p.grad for p in self._wanted()}
-        for p in kept:
+        parameters = self.parameters.items()
+        hooks = [p.register_post_accumulate_grad_hook(partial(project, name=name)) for name, p in parameters]
+        earlier = {p: p.grad for p in self.parameters.values()}
+        for p in earlier:
             p.grad = None
         try:
             loss = row_losses(self.cross_entropies(one, part), part.mask, part.coefficient, part.active).sum()
@@ -177,7 +178,7 @@ class ProjectedGradients(Meter):
         finally:
             for hook in hooks:
                 hook.remove()
-            for p, grad in kept.items():
+            for p, grad in earlier.items():
                 p.grad = grad
         return float(loss.detach())
 

@@ -1,9 +1,9 @@
-"""The noise of training steps' gradients as the optimizer sees it: raw, clipped, and as Adam's update, by drawing them.
+"""The noise of training steps' gradients, raw, clipped and as Adam's update, measured on steps that are drawn.
 
 Every figure comes from inner products of whole step gradients, so that a squared mean is a mean over pairs of
 different steps. ``update`` is the clipped gradient g over ``sqrt(beta2 v + (1 - beta2) g²)``, v the second moment so
-far: as in Adam the step's own square counts, so that no coordinate exceeds ``1 / sqrt(1 - beta2)``. With v alone a
-token that v has not seen would be divided by Adam's eps, and be all of the variance.
+far: as in Adam the step's own square counts, so that no coordinate exceeds ``1 / sqrt(1 - beta2)``. With v alone, the
+gradient of a token that v has not seen would be divided by Adam's eps, and would be all of the variance.
 
 Legend: S steps, n rows of a step, D coordinates (k of a sketch).
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from stabledllm.data.rows import collate
 from stabledllm.errors import UserError
 from stabledllm.forward.meter import Meter
-from stabledllm.gradient.components import HEAVY, UNIT, as_positive
+from stabledllm.gradient.components import UNIT, as_positive, heavy_tail
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.gradient.projected import projection_error
 from stabledllm.gradient.sketch import Sketch, block_products
@@ -38,8 +38,9 @@ from stabledllm.variance.predicted import at_equal_compute
 
 _STEP = 0x57E9_0000
 _STANDARD = 0x57E9_8000
-"""First step number of the draws that Adam's second moments are taken from: never those that are measured."""
+"""First step number of the draws for Adam's second moments, which are never among the measured ones."""
 _BYTES = 2**31
+"""Step gradients are held exactly up to this size in all, and projected beyond it."""
 ADAM_EPS, ADAM_BETA2 = 1e-8, 0.999
 """The defaults of torch and of the Trainer."""
 TRANSFORMS = ("raw", "clipped", "update")
@@ -54,9 +55,9 @@ class StepGradients:
     rows: int
     cost: float
     clipped_share: float
-    """Share of steps whose norm exceeded the clip."""
+    """Share of the steps whose gradient norm was above the clip."""
     blocks: dict[str, Tensor] = field(default_factory=dict)
-    """The same inner products by block of a projection, (Q, S, S), each unbiased by itself; empty for exact ones."""
+    """The inner products by block of a projection, (Q, S, S), each unbiased by itself; empty where they are exact."""
 
     def by_block(self, transform: str) -> Tensor:
         """Inner products by block of the projection, (Q, S, S); Q is 1 where they are exact."""
@@ -87,8 +88,10 @@ class StepGradients:
         return replace(at_equal_compute(self.per_row_variance(), self.cost, data_noise), unit=UNIT)
 
     def clipping_cosine(self) -> Estimate:
-        """Cosine of the mean clipped and the mean raw gradient, 1 where clipping turns it nowhere; from pairs of
-        different steps, so that it may exceed 1 by chance."""
+        """Cosine of the mean clipped and the mean raw gradient, 1 where clipping leaves its direction as it is.
+
+        It is from pairs of different steps, so that it may exceed 1 by chance.
+        """
         raw, clipped = (self.gram[t].diagonal() for t in ("raw", "clipped"))
         factor = torch.where(raw > 0, (clipped / raw).sqrt(), 1.0)
 
@@ -97,13 +100,13 @@ class StepGradients:
             squares = _mean_square(k), _mean_square(f[:, None] * k * f)
             return _mean_square(k * f) / (squares[0] * squares[1]) ** 0.5 if min(squares) > 0 else math.nan
 
-        found = jackknife(cosine, len(factor), "")
+        estimated = jackknife(cosine, len(factor), "")
         every = torch.arange(len(factor))
         error = projection_error([self.by_block("raw")], lambda k: cosine(every, k))
-        return replace(found, stderr=math.hypot(found.stderr, error))
+        return replace(estimated, stderr=math.hypot(estimated.stderr, error))
 
     def as_dict(self) -> dict:
-        """JSON form; ``heavy_tail`` marks the transforms whose errors are not to be trusted."""
+        """JSON form; ``heavy_tail`` marks the transforms whose errors cannot be trusted."""
         return {
             "rows": self.rows,
             "steps": len(self.gram["raw"]),
@@ -114,7 +117,7 @@ class StepGradients:
             **{t: self._part(t) for t in self.gram},
         }
 
-    def _part(self, transform: str) -> Ratio:
+    def _part(self, transform: str) -> dict:
         k = self.pareto_k(transform)
         return {
             "variance": self.variance(transform).as_dict(),
@@ -125,7 +128,7 @@ class StepGradients:
         }
 
     def pareto_k(self, transform: str = "raw") -> float:
-        """Shape of the tail of the steps' squared deviations; NaN for too few steps."""
+        """Pareto-k of the steps' squared deviations; NaN for too few steps."""
         k = self.gram[transform]
         deviations = k.diagonal() - 2 * k.mean(1) + k.mean()
         return pareto_k(deviations.clamp(min=0).numpy())
@@ -138,9 +141,10 @@ class StepGradients:
 
 
 def ratio(one: StepGradients, other: StepGradients, transform: str) -> Ratio:
-    """tr Var(step) / |mean|² over the other's, with a 95 % interval: joint jackknife over steps.
+    """One method's tr Var(step) / |mean|² over another's, with a 95 % interval by a joint jackknife over steps.
 
-    Step s has the same data rows and random numbers in both (as many as both have rows), so they are left out together.
+    Step s has the same data rows and random numbers in both, for as many rows as both have, so that both are left out
+    together.
     NaN where too few steps were drawn for an estimate of |mean|² above 0.
     """
     a, b = one.gram[transform], other.gram[transform]
@@ -148,8 +152,8 @@ def ratio(one: StepGradients, other: StepGradients, transform: str) -> Ratio:
     value = _noise_to_signal(a) / _noise_to_signal(b)
     left_out = _left_out(_noise_to_signal, a[:steps, :steps]) / _left_out(_noise_to_signal, b[:steps, :steps])
     projection = projection_error(
-        [taken.by_block(transform) for taken in (one, other)],
-        lambda mine, its: _noise_to_signal(mine) / _noise_to_signal(its),
+        [gradients.by_block(transform) for gradients in (one, other)],
+        lambda top, bottom: _noise_to_signal(top) / _noise_to_signal(bottom),
     )
     return of_estimated_ratio(Estimate(value=value, stderr=math.hypot(spread(left_out), projection), n=steps))
 
@@ -174,7 +178,7 @@ def _left_out(statistic: Callable[[Tensor], float], k: Tensor) -> Tensor:
 
 
 class StepMeter(Meter):
-    """Draws training steps and takes their gradients by ordinary backward passes.
+    """A meter of whole training steps: it draws them and takes their gradients by ordinary backward passes.
 
     Args:
         parameters: patterns of parameter names; None takes all that are trainable.
@@ -192,8 +196,9 @@ class StepMeter(Meter):
         self.second_moment: dict[str, Tensor] | None = None
 
     def precondition(self, *, rows: int, steps: int, seed: int) -> None:
-        """Adam's second moments: the mean square of Standard's clipped step gradients, on draws of their own."""
-        method, total = Method(), {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        """Set Adam's second moments to the mean square of Standard's clipped step gradients, on draws of their own."""
+        method = Method(objective=self.objective)
+        total = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         for s in range(steps):
             norm = self._step(method, method.sampler(), rows, seed, _STANDARD + s)
             for name, p in self.parameters.items():
@@ -202,34 +207,34 @@ class StepMeter(Meter):
         self._clear()
 
     def precondition_from(self, optimizer: torch.optim.Optimizer) -> None:
-        """Adam's second moments as an optimizer holds them, its correction for the first steps undone.
+        """Set Adam's second moments to those of an optimizer, divided by its correction for the first steps.
 
         Raises:
             UserError: a parameter that it does not train, or no second moments yet.
         """
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-        found = {}
+        second_moment = {}
         for name, p in self.parameters.items():
             state = optimizer.state.get(p, {}) if id(p) in groups else {}
             if "exp_avg_sq" not in state:
                 raise UserError(f"optimizer: expected Adam's second moment of '{name}', found none; was there a step?")
-            found[name] = state["exp_avg_sq"] / (1 - groups[id(p)]["betas"][1] ** int(state["step"]))
-        self.second_moment = found
+            second_moment[name] = state["exp_avg_sq"] / (1 - groups[id(p)]["betas"][1] ** int(state["step"]))
+        self.second_moment = second_moment
 
     def measure(self, method: Method, sampler: TSampler, *, rows: int, steps: int, seed: int) -> StepGradients:
-        """``steps`` steps of ``rows`` iid data rows each, as training would draw them.
+        """Draw ``steps`` steps of ``rows`` iid data rows each, as training would, and take their gradients.
 
         ``update`` needs :meth:`precondition` or :meth:`precondition_from`.
         """
-        wanted = [t for t in TRANSFORMS if t != "update" or self.second_moment is not None]
-        wide = sum(self.sizes.values()) * 4 * steps * len(wanted) > _BYTES
+        transforms = [t for t in TRANSFORMS if t != "update" or self.second_moment is not None]
+        wide = sum(self.sizes.values()) * 4 * steps * len(transforms) > _BYTES
         sketch = Sketch(self.sizes) if wide else None
-        vectors: dict[str, list[Tensor]] = {t: [] for t in wanted}
+        vectors: dict[str, list[Tensor]] = {t: [] for t in transforms}
         clipped, before = 0, self.forwards
         for s in range(steps):
             norm = self._step(method, sampler, rows, seed, _STEP + s)
             clipped += norm > self.clip
-            for t in wanted:
+            for t in transforms:
                 vectors[t].append(self._vector(t, norm, sketch))
         self._clear()
         stacked = {t: torch.stack(v) for t, v in vectors.items()}
@@ -280,8 +285,3 @@ class StepMeter(Meter):
     def _clear(self) -> None:
         for p in self.model.parameters():
             p.grad = None
-
-
-def heavy_tail(k: float) -> bool:
-    """Whether a tail is too heavy for its mean's error to be trusted."""
-    return not k < HEAVY

@@ -1,4 +1,4 @@
-"""How heavy the tail of the squared gradient norm is: 1/t with one or two masked tokens."""
+"""The tail of the squared gradient norm, which is heavy where one or two tokens are masked and the loss is 1/t."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _DRAWS = 20_000
 def tail_shape(profile: GradientProfile) -> float:
     """Pareto-k of |g|² for iid uniform t and Bernoulli masks, from measured counts.
 
-    Each point stands for the draws of its count; their rates are the quantiles of t given that count. The weighted
-    values are resampled systematically, as many as a long training run would draw.
+    Each point stands for all draws of its count, at the quantiles of t given that count. The weighted values are
+    resampled systematically, as many as a long training run would draw.
     """
     values, masses = [torch.zeros(1, dtype=torch.float64)], [torch.zeros(1, dtype=torch.float64)]
     squares = profile.squares().mean(0)
@@ -25,14 +25,14 @@ def tail_shape(profile: GradientProfile) -> float:
         weights, count, scale = counts_of(profile, i)
         share = profile.point_width * profile.size[i]
         for k in count.unique().tolist():
-            here = count == k
-            # Of the weights' definition: binomial mass = mean² / square, coefficient = square / mean.
+            of_k = count == k
+            # By the weights' definition binomial mass = mean² / square and coefficient = square / mean.
             mass = (weights.mean[k] ** 2 / weights.square[k].clamp(min=1e-300)) * weights.step
             rate = _quantiles(mass)
             coefficient = (weights.square[k] / weights.mean[k].clamp(min=1e-300))[rate] ** 2
-            values.append(torch.outer((squares[i] * scale**2)[here], coefficient).flatten())
-            masses.append((share[here] * mass.sum() / _QUANTILES).repeat_interleave(_QUANTILES))
-        # What is left of the probability masks nothing.
+            values.append(torch.outer((squares[i] * scale**2)[of_k], coefficient).flatten())
+            masses.append((share[of_k] * mass.sum() / _QUANTILES).repeat_interleave(_QUANTILES))
+        # The rest of the probability is that of masking nothing.
         masses[0] += 1.0 - sum(m.sum() for m in masses[-len(count.unique()) :])
     value, mass = torch.cat(values), torch.cat(masses).clamp(min=0)
     position = (torch.arange(_DRAWS, dtype=torch.float64) + 0.5) / _DRAWS
@@ -41,6 +41,6 @@ def tail_shape(profile: GradientProfile) -> float:
 
 
 def _quantiles(mass: Tensor) -> Tensor:
-    """Indices of the midpoints of equal shares of a mass."""
+    """Indices of the midpoints of equal shares of a mass, shape (f,)."""
     position = (torch.arange(_QUANTILES, dtype=torch.float64) + 0.5) / _QUANTILES
     return torch.searchsorted(mass.cumsum(0) / mass.sum(), position).clamp(max=len(mass) - 1)

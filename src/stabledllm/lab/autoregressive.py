@@ -1,4 +1,4 @@
-"""The decomposition of an autoregressive model's loss: nothing is masked, so that all of its variance is C."""
+"""The decomposition of an autoregressive model's loss: no token is masked, so that all of its variance is C."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.fits import check_autoregressive
 from stabledllm.noise.methods import Method
 from stabledllm.noise.parts import AUTOREGRESSIVE
-from stabledllm.stats.shares import kept
+from stabledllm.stats.shares import shares_of
 from stabledllm.variance.components import Decomposition, by_length, decompose_autoregressive
 
 
 def measure_autoregressive(settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow]) -> tuple[dict, int]:
-    """What differs in ``decomposition.json`` from a masked diffusion model's, and the forward passes it took.
+    """The entries of ``decomposition.json`` for an autoregressive model, and the number of forward passes they took.
 
-    As many rows as a masked diffusion model would take forward passes for its A, B and C; each row's loss is exact.
+    As many rows are measured as a masked diffusion model's A, B and C take forward passes; each row's loss is exact.
 
     Raises:
         UserError: ``gradient``, which is measured for masked diffusion models only.
@@ -42,18 +42,18 @@ def measure_autoregressive(settings: DecomposeSettings, loaded: LoadedModel, row
     share = meter.shares(method) if objective.normalization == "token" else None
 
     def parts(keep: Tensor) -> Decomposition:
-        return decompose_autoregressive(losses[keep], kept(share, keep))
+        return decompose_autoregressive(losses[keep], shares_of(share, keep))
 
     tokens = torch.tensor([row.response_length for row in rows])
-    found = {
+    entries = {
         "kind": "arm",
         "loss": parts(torch.arange(len(losses))).as_dict(),
         "gradient": None,
         "curves": None,
         "densities": [],
-        "by_length": by_length(losses[:, None, None], tokens, parts=parts),
+        "by_length": by_length(tokens, parts),
         "mirror": None,
         "methods": [],
         "notes": ["An autoregressive model masks nothing: it has no mask noise to lower, and no methods to compare."],
     }
-    return found, meter.forwards
+    return entries, meter.forwards

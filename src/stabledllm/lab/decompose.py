@@ -1,4 +1,4 @@
-"""The whole measurement behind ``stabledllm decompose``: A, B, C, curves over t, and every method at equal compute."""
+"""The measurement that ``stabledllm decompose`` runs: A, B, C, curves over t, and every method at equal compute."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from stabledllm.variance.low_rates import LowRates
 
 SCHEMA = "stabledllm/decomposition/1"
 _SHOWN = 256
-"""Points at which densities are recorded for the pictures."""
+"""Number of points at which densities are recorded for the figures."""
 
 
 def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = print) -> dict:
@@ -64,9 +64,9 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
             f"data '{settings.data.train}': expected at least 4 rows to measure variances, found {len(rows)}."
         )
     if loaded.autoregressive:
-        found, forwards = measure_autoregressive(settings, loaded, rows)
+        measured, forwards = measure_autoregressive(settings, loaded, rows)
     else:
-        found, forwards = _measure_all(settings, loaded, rows, methods)
+        measured, forwards = _measure_all(settings, loaded, rows, methods)
     device = next(loaded.model.parameters()).device
     record = {
         "schema": SCHEMA,
@@ -79,8 +79,8 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
         "seed": settings.seed,
         "seconds": time.perf_counter() - started,
         "forward_passes": forwards,
-        **found,
-        "notes": [note, *found["notes"]],
+        **measured,
+        "notes": [note, *measured["notes"]],
     }
     if is_comparable(record):
         record["recommendation"] = recommend(record).as_dict()
@@ -91,19 +91,20 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
 def _measure_all(
     settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], methods: list[Method]
 ) -> tuple[dict, int]:
-    """Every part of a masked diffusion model's record, and the forward passes it took."""
+    """The entries of the record for a masked diffusion model, and the number of forward passes they took."""
     for method in methods:
         check_model(method, loaded.name, loaded.autoregressive)
         check_marks(method, marks_in(rows))
     with tqdm(total=_forwards(settings, methods, len(rows)), desc="decompose", unit="fwd") as bar:
         lab = Laboratory(settings, loaded, rows, methods[0].objective, bar)
-        found = _measure(lab, methods, bar)
+        entries = _measure(lab, methods, bar)
         if settings.gradient:
-            found |= _measure_gradient(lab, loaded, methods, found, bar)
-    return found, lab.meter.forwards
+            entries |= _measure_gradient(lab, loaded, methods, entries, bar)
+    return entries, lab.meter.forwards
 
 
 def _measure(lab: Laboratory, methods: list[Method], bar: tqdm) -> dict:
+    """The entries of the record that are about the loss."""
     settings, standard, mirror = lab.settings, methods[0], build_method("mirror", lab.settings)
     bar.set_postfix_str("A, B, C")
     nested = nested_losses(
@@ -148,25 +149,25 @@ def _measure(lab: Laboratory, methods: list[Method], bar: tqdm) -> dict:
             "rho_stderr": curves["rho_stderr"],
         },
         "densities": densities,
-        "by_length": by_length(nested, tokens),
+        "by_length": by_length(tokens, lambda rows: decompose(nested.select(rows))),
         "mirror": mirror_condition(both, lab.cost(mirror, Uniform()), nested, parts, alone),
         "methods": entries,
         "notes": notes,
     }
 
 
-def _measure_gradient(lab: Laboratory, loaded: LoadedModel, methods: list[Method], found: dict, bar: tqdm) -> dict:
-    """``gradient`` of the record, and the gradient's noise of every method beside its loss's."""
+def _measure_gradient(lab: Laboratory, loaded: LoadedModel, methods: list[Method], measured: dict, bar: tqdm) -> dict:
+    """The entries of the record with the gradient's noise, that of every method beside its loss's in ``measured``."""
     bar.set_postfix_str("gradient: A, B, C")
     gradients = GradientLaboratory(lab.settings, loaded, lab.rows, methods[0], bar.update)
     parts, floor = gradients.decomposition(), gradients.floor()
     bar.set_postfix_str("gradient: Adam's second moments")
     gradients.steps.precondition(rows=lab.settings.forwards, steps=lab.settings.grad.steps, seed=lab.settings.seed)
     entries = []
-    for method, entry in zip(methods, found["methods"], strict=True):
+    for method, entry in zip(methods, measured["methods"], strict=True):
         bar.set_postfix_str(f"gradient: {method.name}")
         entries.append(entry | {"gradient": gradients.result(method, *lab.drawn[method.name])})
-    notes = list(found["notes"])
+    notes = list(measured["notes"])
     notes.append(
         f"The floor of one counted view a row: no density of t brings the gradient's noise at equal compute below "
         f"{floor.shared.value:.3g} ± {floor.shared.stderr:.2g} of Standard's ({floor.lowdisc.value:.3g} with low "
@@ -184,7 +185,7 @@ def _measure_gradient(lab: Laboratory, loaded: LoadedModel, methods: list[Method
 
 
 def _rows_note(shape: float) -> str:
-    """What the spread of the rows' own gradients does to the errors, by its Pareto-k; NaN for too few rows."""
+    """The note on how a few rows' gradients affect the errors, by their Pareto-k, NaN for too few rows."""
     if math.isnan(shape):
         return (
             "Whether a few rows decide A of the gradient cannot be told from so few (no Pareto-k): its error may be "
@@ -197,6 +198,7 @@ def _rows_note(shape: float) -> str:
 
 
 def _shown(density: FittedDensity) -> dict:
+    """The entry of ``densities`` for one method: p at :data:`_SHOWN` points."""
     t = (torch.arange(_SHOWN, dtype=torch.float64) + 0.5) / _SHOWN
     return {
         "method": density.method,
@@ -207,7 +209,7 @@ def _shown(density: FittedDensity) -> dict:
 
 
 def _forwards(settings: DecomposeSettings, methods: list[Method], rows: int) -> int:
-    """Forwards that will be made, for the progress bar."""
+    """Number of forwards that the measurement will take, for the progress bar."""
     cells = (
         len(rate_edges(settings.rates, settings.objective.eps)) - 1 if settings.design == "cells" else settings.rates
     )

@@ -1,4 +1,4 @@
-"""What ``stabledllm fit`` measures, and how every fit of p(t) is saved and told of."""
+"""The run of ``stabledllm fit``, and how every fit of p(t) is saved and printed."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def run_fit(settings: TrainSettings, path: Path, say: Say) -> FittedDensity:
 
 
 def fitted_for(settings: TrainSettings, method: Method, loaded: LoadedModel, rows: list[TokenRow]) -> FittedDensity:
-    """The density p(t) of a run with these settings, probed on its training rows; nothing is written."""
+    """The density p(t) for a run with these settings, probed on its training rows; nothing is written."""
     size = settings.block_size
     return probe_and_fit(loaded, rows, method, settings.ppots, settings.seed, settings.batch, block_size=size)
 
 
 def save_fit(density: FittedDensity, path: Path, say: Say) -> None:
-    """Write a fit and say what is known of it."""
+    """Write a fit, and print its summary and its notes."""
     density.save(path)
     say(density.summary())
     for note in density.notes:
@@ -54,7 +54,7 @@ def save_fit(density: FittedDensity, path: Path, say: Say) -> None:
 
 
 def _details(record: dict) -> Iterator[str]:
-    """The quality of the output layer as a proxy, where it was checked, and EPR's parameters."""
+    """Lines to print: the quality of the output layer as a proxy, where it was checked, and EPR's parameters."""
     if proxy := record.get("proxy"):
         yield (
             f"the output layer for the whole gradient: correlation over t {proxy['correlation']:.3f}, second moment "

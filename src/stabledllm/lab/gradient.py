@@ -1,4 +1,4 @@
-"""The gradient's part of ``stabledllm decompose``: A, B, C, and every method predicted and measured."""
+"""The gradient's part of ``stabledllm decompose``: A, B and C, and every method's noise, predicted and measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections.abc import Callable
 
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.rows import TokenRow
-from stabledllm.gradient.components import GradientDecomposition, PairMean, decompose_gradient, noise_scale
+from stabledllm.gradient.components import (
+    GradientDecomposition,
+    PairMean,
+    decompose_gradient,
+    heavy_tail,
+    noise_scale,
+)
 from stabledllm.gradient.floor import GradientFloor, gradient_floor
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.gradient.per_row import RowGradients
@@ -20,7 +26,7 @@ from stabledllm.gradient.predicted import (
 )
 from stabledllm.gradient.profile import GradientProfile, gradient_profile
 from stabledllm.gradient.sketch import GradientMeter, ProjectedGradients
-from stabledllm.gradient.steps import StepGradients, StepMeter, heavy_tail, ratio
+from stabledllm.gradient.steps import StepGradients, StepMeter, ratio
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
@@ -29,12 +35,13 @@ from stabledllm.stats.intervals import Ratio
 from stabledllm.variance.drawn import step_rows
 
 _EXACT_BYTES = 2**29
-"""A row's exact gradients may take this much memory; more are projected."""
+"""Most memory that a row's exact gradients may take; larger ones are projected."""
 _POINTS = 48
+"""About as many gradients of a row are in memory at once."""
 
 
 class GradientLaboratory:
-    """Profiles made so far and the steps drawn so far of one model and data set."""
+    """The gradient's measurements of one model and data set; profiles are measured once and kept."""
 
     def __init__(
         self,
@@ -44,25 +51,25 @@ class GradientLaboratory:
         standard: Method,
         progress: Callable[[int], None],
     ):
-        self.settings, self.wanted, objective = settings, settings.grad, standard.objective
+        self.settings, self.grad, objective = settings, settings.grad, standard.objective
         self.standard = standard
         self.counts = Method.parse("fixedcount", standard.options, objective)
-        common = {"progress": progress, "parameters": self.wanted.parameters}
-        self.meter: GradientMeter = _gradient_meter(self.wanted.projection, loaded, rows, objective, common)
-        self.steps = StepMeter(loaded, rows, objective, clip=self.wanted.clip, **common)
+        common = {"progress": progress, "parameters": self.grad.parameters}
+        self.meter: GradientMeter = _gradient_meter(self.grad.projection, loaded, rows, objective, common)
+        self.steps = StepMeter(loaded, rows, objective, clip=self.grad.clip, **common)
         self._profiles: dict[Method, GradientProfile] = {}
         self._standard: StepGradients | None = None
 
     def profile(self, method: Method) -> GradientProfile:
-        """The profile of a masker and its views."""
+        """The profile of a method's masker and views, measured at the first call."""
         if method not in self._profiles:
-            rows = self.wanted.rows if method == self.counts else self.wanted.view_rows
+            rows = self.grad.rows if method == self.counts else self.grad.view_rows
             self._profiles[method] = gradient_profile(
                 self.meter,
                 method,
                 rows=rows,
-                rates=self.wanted.rates,
-                masks=self.wanted.masks,
+                rates=self.grad.rates,
+                masks=self.grad.masks,
                 seed=self.settings.seed,
             )
         return self._profiles[method]
@@ -72,13 +79,13 @@ class GradientLaboratory:
         return decompose_gradient(self.profile(self.counts))
 
     def floor(self) -> GradientFloor:
-        """What no density of t can go below with one view a row."""
+        """The least noise that any density of t can reach with one view a row."""
         return gradient_floor(self.profile(self.counts))
 
     def result(self, method: Method, sampler: TSampler, cost: float) -> dict:
-        """The ``gradient`` of one method in ``decomposition.json``; Standard's must come first."""
+        """The entry ``gradient`` of one method in ``decomposition.json``; that of Standard must be measured first."""
         rows = step_rows(method, self.settings.forwards, cost)
-        measured = self.steps.measure(method, sampler, rows=rows, steps=self.wanted.steps, seed=self.settings.seed)
+        measured = self.steps.measure(method, sampler, rows=rows, steps=self.grad.steps, seed=self.settings.seed)
         if self._standard is None:
             self._standard = measured
         k = measured.pareto_k()
@@ -98,11 +105,11 @@ class GradientLaboratory:
         }
 
     def _predicted(self, method: Method, sampler: TSampler, rows: int, cost: float) -> dict:
-        """Predicted noise and its ratio to Standard's, both of the same data rows."""
+        """Predicted noise and its ratio to Standard's, both from the same data rows."""
         profiled = profile_method(method)
         if profiled is None:
-            kept = ("predicted_variance", "variance_at_equal_compute", "relative_to_standard", "noise_scale")
-            return dict.fromkeys(kept)
+            names = ("predicted_variance", "variance_at_equal_compute", "relative_to_standard", "noise_scale")
+            return dict.fromkeys(names)
         own, plain = self.profile(profiled), self.profile(self.counts)
         common = plain.first(len(own.rows)) if len(own.rows) < len(plain.rows) else plain
         noise = step_noise(own, method, uniform_for(own, sampler), rows, cost, common)
@@ -120,6 +127,7 @@ class GradientLaboratory:
 def _gradient_meter(
     projection: str, loaded: LoadedModel, rows: list[TokenRow], objective: Objective, arguments: dict
 ) -> GradientMeter:
+    """A meter of exact gradients, or of projections: as asked for, or by their size."""
     size = sum(p.numel() for p in chosen_parameters(loaded.model, arguments["parameters"]).values())
     exact = projection == "exact" or (projection == "auto" and size * 4 * _POINTS <= _EXACT_BYTES)
     return (RowGradients if exact else ProjectedGradients)(loaded, rows, objective, **arguments)

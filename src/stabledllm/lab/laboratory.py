@@ -1,4 +1,4 @@
-"""The model and data of one decomposition, with every probe, density and step drawn of them so far."""
+"""The measurements of one decomposition: probes, densities and drawn steps of one model and data set."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from stabledllm.variance.predicted import per_row_variance
 
 
 class Laboratory:
-    """The model, the data and the probes made so far."""
+    """The measurements of one model and data set; each probe is measured once and kept."""
 
     def __init__(
         self, settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], objective: Objective, bar: tqdm
@@ -40,44 +40,44 @@ class Laboratory:
         self.meter = LossMeter(loaded, rows, objective, progress=bar.update)
         self._profiles: dict[tuple[Masker, Views, bool], Profile] = {}
         self.low: LowRates | None = None
-        """What is known of Standard's losses at small t, once A, B and C were measured."""
+        """Standard's losses at small t, once A, B and C were measured."""
         self.drawn: dict[str, tuple[TSampler, float]] = {}
-        """The density and the forwards per row of every method measured so far."""
+        """The density and the forwards per row of each measured method, by its name."""
 
     def profile(self, method: Method) -> Profile:
-        """The probe of a method's masker and views; source and density do not matter to it."""
+        """The probe of a method's masker and views, measured at the first call, whatever the source and the density."""
         key = (method.masker, method.views, method.syrm)
         if key not in self._profiles:
-            wanted = self.settings.probe
+            sizes = self.settings.probe
             self._profiles[key] = probe(
                 self.meter,
                 method,
-                rows=wanted.rows,
-                rates=wanted.rates,
-                masks=wanted.masks,
+                rows=sizes.rows,
+                rates=sizes.rates,
+                masks=sizes.masks,
                 seed=self.settings.seed,
-                design=wanted.design,
+                design=sizes.design,
             )
         return self._profiles[key]
 
     def fit_options(self, method: Method) -> FitOptions:
-        """The plain arguments of the fit."""
-        wanted = self.settings.probe
+        """The options of the fit for a method."""
+        probe = self.settings.probe
         return FitOptions(
-            starts=wanted.starts,
-            family=wanted.family,
-            uniform_share=wanted.uniform_share,
+            starts=probe.starts,
+            family=probe.family,
+            uniform_share=probe.uniform_share,
             seed=self.settings.seed,
             step_rows=step_rows(method, self.settings.forwards, self.cost(method, Uniform())),
             strata=method.options.strata,
         )
 
     def cost(self, method: Method, sampler: TSampler) -> float:
-        """Forwards that a row of the data pays on average."""
-        return method.mean_forwards(sampler, maskable_sizes(self.rows, method))
+        """Mean number of forwards of a row of the data."""
+        return method.views.mean_forwards(sampler, maskable_sizes(self.rows, method))
 
     def density(self, method: Method) -> FittedDensity:
-        """p fitted for the method's own source, masker and views."""
+        """The density fitted for the method's own source, masker and views."""
         if method.signal != "loss":
             return probe_and_fit(
                 self.loaded,
@@ -113,5 +113,5 @@ class Laboratory:
         return MethodResult(method.name, method.unbiased, measured, predicted, cost)
 
     def _seldom_seen(self, method: Method, sampler: TSampler, predicted: Estimate) -> bool:
-        """Whether much of a variance is from rates at which the probe's masks hide next to nothing."""
+        """Whether much of a variance comes from rates at which the probe's masks hardly ever hide a token."""
         return self.low.noise(method, sampler).value > HEAVY_SHARE * predicted.value

@@ -1,4 +1,4 @@
-"""A probe of the training rows and the density fitted to it, whatever p is fitted to: losses, gradients, blocks."""
+"""The probe of the training rows and the fit of p(t) to it: to losses, to gradient norms, or in blocks."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from stabledllm.ppots.record import FittedDensity, fit_density
 
 
 def check_probe(method: Method, rows: int, probed: int, block_size: int | None) -> None:
-    """Whether a p can be fitted from so many rows.
+    """Refuse to fit p to too few rows, or to a method that has no meaning in blocks.
 
     Args:
-        rows: of the training data. probed: at most so many of them are.
+        rows: number of training rows. probed: most of them that are probed.
 
     Raises:
         UserError: too few rows, or a method that has no meaning in blocks.
     """
     if block_size:
         check_blocks(method)
-    # Strata and lattices leave what varies over rows, and the cross-fit leaves one row out.
+    # Under strata and lattices the variance over rows must be known, and the cross-fit leaves one row out.
     least = 2 if method.source.independent or method.signal != "loss" or block_size else 3
     if min(rows, probed) < least:
         raise UserError(
@@ -55,9 +55,9 @@ def probe_and_fit(
     show_progress: bool = True,
     block_size: int | None = None,
 ) -> FittedDensity:
-    """Probe the training rows and fit p for the method's own source, masker and views, in steps of ``step_rows``.
+    """Probe the training rows and fit p for the method's own source, masker and views, for steps of ``step_rows`` rows.
 
-    With ``block_size`` the units of block diffusion are probed in place of rows.
+    With ``block_size`` the units of block diffusion are probed instead of rows.
 
     Raises:
         UserError: too few rows, or a method that has no meaning in blocks.
@@ -75,8 +75,8 @@ def probe_and_fit(
         strata=method.options.strata,
     )
     cells = len(rate_edges(settings.rates, method.objective.eps, method.views.switches)) - 1
-    known = count * cells * settings.masks * method.views.count if method.signal == "loss" else None
-    with tqdm(total=known, desc=f"probe {method.name}", unit="fwd", disable=not show_progress) as bar:
+    total = count * cells * settings.masks * method.views.count if method.signal == "loss" else None
+    with tqdm(total=total, desc=f"probe {method.name}", unit="fwd", disable=not show_progress) as bar:
 
         def meter(kind: type[Meter]) -> Meter:
             return kind(loaded, rows, method.objective, progress=bar.update)
@@ -91,9 +91,9 @@ def probe_and_fit(
             )
         elif method.signal == "loss":
             config = sizes | {"design": settings.design, "model": loaded.name}
-            profile = probe(taken := meter(LossMeter), method, **sizes, design=settings.design, seed=seed)
+            profile = probe(losses := meter(LossMeter), method, **sizes, design=settings.design, seed=seed)
             density = fit_density(
-                profile, method.name, method.source.name, options, config, weighs_by=_weights(method, taken, profile)
+                profile, method.name, method.source.name, options, config, weighs_by=_weights(method, losses, profile)
             )
         else:
             density = _fit_to_norms(meter, method, sizes | {"seed": seed}, options, settings.check_proxy, loaded.name)
@@ -113,7 +113,7 @@ def _fit_to_norms(
     check_proxy: bool,
     model: str,
 ) -> FittedDensity:
-    """p for the norm of the gradient or of the output layer's; the latter compared with the former where asked."""
+    """Fit p to the norm of the gradient, or of the output layer's, and compare the latter with the former if asked."""
 
     def fitted(kind: type[Meter]) -> tuple[NormProfile, FittedDensity]:
         profile = norm_profile(meter(kind), method, **sizes)

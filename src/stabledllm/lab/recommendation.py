@@ -1,4 +1,4 @@
-"""Which method to train with, from measured noise at equal compute, and the recipe lines that say so."""
+"""The recommendation of a method from measured noise at equal compute, with the recipe lines for it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from stabledllm.stats.intervals import Ratio
 
 QUANTITIES = ("gradient", "loss")
 _WITHOUT_PROBE = {fitted: follows for follows, fitted in FOLLOWED.items()}
-"""By each fitted density that is reached without a probe the one that follows training to it."""
+"""For each fitted density that training can reach without a probe, the part that follows it."""
 _PROBED = [part.name for part in PARTS.values() if part.fitted_to and part.name not in _WITHOUT_PROBE]
-"""Densities that cost a probe before training."""
+"""Names of the parts whose density costs a probe before training."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to train with. ``significant`` is False where no method is surely less noisy than Standard."""
+    """The method to train with, and why. ``significant`` is False where none is surely less noisy than Standard."""
 
     method: str
     measured_as: str
-    """The method that was measured: with ``ppots`` where ``method`` has ``adaptive``."""
+    """The method that was measured, which has ``ppots`` where ``method`` has ``adaptive``."""
     views: float
     ratio: float
     """Its noise at equal compute over Standard's, with a 95 % interval."""
@@ -34,9 +34,9 @@ class Recommendation:
     ci_high: float
     significant: bool
     quantity: str
-    """What was compared: ``gradient`` or ``loss``."""
+    """The quantity whose noise was compared: ``gradient`` or ``loss``."""
     best: str
-    """The method of least noise; it differs from ``method`` where a simpler one is not surely noisier."""
+    """The method with the least noise, not ``method`` where a simpler one is not surely noisier."""
     sentences: tuple[str, ...]
     recipe: str
 
@@ -46,12 +46,12 @@ class Recommendation:
 
 
 def recommend(record: dict, quantity: str | None = None) -> Recommendation:
-    """The simplest unbiased method whose noise is not surely above the least, and surely below Standard's.
+    """Recommend the simplest unbiased method whose noise is surely below Standard's and not surely above the least.
 
-    Simplest: no probe before training, then fewer views; among those, the least predicted noise of the loss, since
-    sources of t and counts cost nothing. ``ppots`` is named as ``adaptive``: it reaches that density without a probe.
-    "Not surely above": its ratio lies within the interval of the best one's. A biased method trains another objective
-    and is never named.
+    Simplest means no probe before training, then fewer views, and among those the least predicted noise of the loss,
+    since sources of t and counts cost nothing. ``ppots`` is named as ``adaptive``, which reaches that density without a
+    probe. "Not surely above" means that its ratio lies within the interval of the best one's. A biased method trains
+    another objective and is never named.
 
     Args:
         record: ``decomposition.json``. quantity: ``gradient`` (the default where it was measured) or ``loss``.
@@ -96,9 +96,9 @@ def recommend(record: dict, quantity: str | None = None) -> Recommendation:
 
 
 def is_comparable(record: dict) -> bool:
-    """Whether some unbiased method's noise has an interval to compare it with Standard's by, and so can be named."""
-    known = [m["method"] for m in record["methods"] if m["unbiased"] and any(_ratio(m, q) for q in QUANTITIES)]
-    return "standard" in known and len(known) > 1
+    """Whether the noise of Standard and of another unbiased method has an interval, so that one can be recommended."""
+    comparable = [m["method"] for m in record["methods"] if m["unbiased"] and any(_ratio(m, q) for q in QUANTITIES)]
+    return "standard" in comparable and len(comparable) > 1
 
 
 def without_probe(method: str) -> str:
@@ -111,10 +111,10 @@ def _standard(measured: Sequence[dict]) -> dict:
 
 
 def _ratio(entry: dict, quantity: str) -> Ratio | None:
-    """Noise at equal compute over Standard's; None where it has no interval, and so says nothing."""
+    """Noise at equal compute over Standard's; None where it has no interval."""
     part = entry if quantity == "loss" else entry.get("gradient") or {}
     stored = part.get("relative_to_standard") or {}
-    # In a file what is not known is null, in a record that was just made it is NaN.
+    # An unknown value is null in a file, and NaN in a record that was just made.
     ratio = Ratio(*(stored.get(name, math.nan) for name in ("value", "ci_low", "ci_high")))
     return ratio if None not in stored.values() and ratio.is_known else None
 
@@ -131,32 +131,34 @@ def _sentences(record: dict, chosen: dict, best: dict, sure: bool, quantity: str
         r = _ratio(entry, quantity)
         return f"{r.value:.2g} ({r.ci_low:.2g} to {r.ci_high:.2g})"
 
-    said = []
+    lines = []
     if not sure:
-        said.append(
+        lines.append(
             f"No method helps significantly: the least {quantity} noise at equal compute is {best['method']}'s, "
             f"{ratio(best)} of Standard's. Stay with standard, or measure with more rows."
         )
     else:
-        said.append(
+        lines.append(
             f"At your batch of {forwards} forward passes, {chosen['method']} needs {ratio(chosen)} of the compute of "
             f"standard for the same {quantity} noise."
         )
         if (named := without_probe(chosen["method"])) != chosen["method"]:
-            said.append(f"{named} reaches the same p(t) from the losses of training itself, without a probe.")
+            lines.append(f"{named} reaches the same p(t) from the losses of training itself, without a probe.")
         if best is not chosen:
-            said.append(f"{best['method']} measured least, {ratio(best)}, which is not surely less; it is less simple.")
-    if (said_scale := _noise_scale(record, chosen)) and sure:
-        said.append(said_scale)
-    said += [_mirror(record, quantity)] if record.get("mirror") else []
+            lines.append(
+                f"{best['method']} measured least, {ratio(best)}, which is not surely less; it is less simple."
+            )
+    if (noise_scale := _noise_scale(record, chosen)) and sure:
+        lines.append(noise_scale)
+    lines += [_mirror(record, quantity)] if record.get("mirror") else []
     if quantity == "gradient" and (other := _best_for(record, "loss")) and other != best["method"]:
-        said.append(f"The loss's noise disagrees: by it {other} would be best. The gradient is what training follows.")
-    return said
+        lines.append(f"The loss's noise disagrees: by it {other} would be best. The gradient is what training follows.")
+    return lines
 
 
 def _best_for(record: dict, quantity: str) -> str | None:
-    known = [m for m in record["methods"] if m["unbiased"] and m["method"] != "standard" and _ratio(m, quantity)]
-    return min(known, key=lambda m: _ratio(m, quantity).value)["method"] if known else None
+    others = [m for m in record["methods"] if m["unbiased"] and m["method"] != "standard" and _ratio(m, quantity)]
+    return min(others, key=lambda m: _ratio(m, quantity).value)["method"] if others else None
 
 
 def _noise_scale(record: dict, chosen: dict) -> str | None:
@@ -170,24 +172,24 @@ def _noise_scale(record: dict, chosen: dict) -> str | None:
 
 
 def _mirror(record: dict, quantity: str) -> str:
-    """Whether MIRROR alone pays, and why."""
+    """The sentence that says whether MIRROR alone pays, and why."""
     entry = next((m for m in record["methods"] if m["method"] == "mirror"), None)
-    found = _ratio(entry, quantity) if entry else None
-    if not found:
+    ratio = _ratio(entry, quantity) if entry else None
+    if not ratio:
         return record["mirror"]["sentence"]
-    span = f"{found.value:.2g} ({found.ci_low:.2g} to {found.ci_high:.2g})"
+    span = f"{ratio.value:.2g} ({ratio.ci_low:.2g} to {ratio.ci_high:.2g})"
     because = ", because |rho| A {} B + C"
     if entry["views"] != 2:  # a second view for some t only: the ratio at its own cost says all
         span, because = f"at {entry['views']:.3g} forwards a row {span}", ""
-    if found.ci_low > 1:
+    if ratio.ci_low > 1:
         return f"MIRROR alone does not pay here, {span} of Standard's {quantity} noise{because.format('<')}."
-    if found.ci_high < 1:
+    if ratio.ci_high < 1:
         return f"MIRROR alone pays here, {span} of Standard's {quantity} noise{because.format('>')}."
     return f"Whether MIRROR alone pays is too close to tell: {span} of Standard's {quantity} noise."
 
 
 def recipe_lines(record: dict, method: str, views: float, forwards: int) -> str:
-    """YAML for ``stabledllm train``: the method and the rows that cost ``forwards`` forward passes a step."""
+    """YAML for ``stabledllm train``: the method, and the rows of a step that cost ``forwards`` forward passes."""
     config = record["config"]
     data = {"train": record["data"]} | _set(config.get("data") or {}, DataSettings().model_dump())
     tree = {"model": record["model"], "data": data}
@@ -204,7 +206,7 @@ def recipe_lines(record: dict, method: str, views: float, forwards: int) -> str:
 
 
 def _set(settings: dict, defaults: dict) -> dict:
-    """What of the settings is not as by default."""
+    """The settings that differ from their defaults."""
     out = {}
     for name, value in settings.items():
         default = defaults.get(name)
@@ -216,6 +218,6 @@ def _set(settings: dict, defaults: dict) -> dict:
 
 
 def _matters(name: str, value: object, method: str) -> bool:
-    """Whether an option acts on this method and is set."""
+    """Whether an option is set and has an effect on this method."""
     reads = any(name in PARTS[part].options for part in method.split("+") if part in PARTS)
     return reads and value not in (None, {"mirror_below": 1.0}.get(name))

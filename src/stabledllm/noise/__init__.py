@@ -1,8 +1,7 @@
-"""What is drawn at random: where u comes from, which density t has, which tokens are masked.
+"""The forward process: everything that training draws at random, which is mask ratios and masks.
 
-Torch only (a real power of the objective takes scipy as well). Every draw is a pure function of
-(seed, optimizer step, row's position in the step's global batch, token index in the unpadded row,
-stream).
+It needs torch only (a real power of the objective needs scipy too). Every draw is a pure function of (seed, optimizer
+step, row's position in the step's global batch, token index in the unpadded row, stream).
 """
 
 from stabledllm.noise.methods import Method

@@ -1,10 +1,10 @@
-"""Block diffusion: every block of a row's response is a unit with a t, a maskable set and a position of its own.
+"""The noise of block diffusion, in which every block of a row's response has a mask ratio of its own.
 
 Source: BD3-LM (arXiv:2503.09573): block b is predicted from the clean blocks before it and from its own
 unmasked tokens.
 The row loss is ``sum_b (P_b / P) l_b``, l_b the row loss (docs/mathematics.md#conventions) on the P_b tokens of
-block b: the bound on the NLL per response token that decoding block by block has. A unit is a row to samplers,
-maskers and views.
+block b: the bound on the NLL per response token under decoding block by block. A unit is one block of one row; to
+samplers, maskers and views it is a row, with its own t, maskable tokens and position.
 
 Legend: B rows, L positions, S tokens of a block, U units (row, block) of a micro-batch, K views.
 """
@@ -23,25 +23,36 @@ from stabledllm.noise.views import Views
 
 
 def block_counts(maskable: Tensor, size: int) -> Tensor:
-    """Blocks of ``size`` maskable tokens (the last may be shorter) of each row, int64, shape (B,)."""
+    """The number of blocks of ``size`` maskable tokens (the last may be shorter) in each row, int64, shape (B,).
+
+    >>> block_counts(torch.tensor([[False, True, True, True]]), size=2)
+    tensor([2])
+    """
     return (maskable.sum(1) + size - 1) // size
 
 
 def block_ids(maskable: Tensor, attention_mask: Tensor, size: int) -> Tensor:
-    """0 for the prompt, 1, 2, ... for the blocks, -1 for padding; int64, shape (B, L).
+    """The block of each token: 0 for the prompt, 1, 2, ... for the blocks, -1 for padding; int64, shape (B, L).
 
     A token that is not maskable belongs to the block of the last maskable one before it.
+
+    >>> block_ids(torch.tensor([[0, 1, 1, 1, 0]]), torch.tensor([[1, 1, 1, 1, 0]]), size=2)
+    tensor([[ 0,  1,  1,  2, -1]])
     """
     return ((maskable.cumsum(1) + size - 1) // size).masked_fill(~attention_mask.bool(), -1)
 
 
 def mean_forwards_in_blocks(views: Views, sampler: TSampler, size: Tensor, block_size: int) -> float:
-    """Forwards that a row in blocks pays on average: one for each view that any of its blocks uses.
+    """The mean number of forwards of a row in blocks: one for each view that is active in any of its blocks.
 
-    Exact for iid t; under other sources the t of a row's blocks are taken for independent.
+    Exact for iid t; under other sources it treats the t of a row's blocks as independent.
 
     Args:
         size: maskable tokens P of each row of the data, shape (B,).
+
+    >>> from stabledllm.noise.methods import Method, Uniform
+    >>> mean_forwards_in_blocks(Method.parse("mirror").views, Uniform(), torch.tensor([6]), block_size=2)
+    2.0
     """
     whole, rest = size // block_size, size % block_size
     unused = (1 - sampler.cdf(views.reach(torch.full_like(size, block_size)))) ** whole[:, None]
@@ -53,19 +64,29 @@ def mean_forwards_in_blocks(views: Views, sampler: TSampler, size: Tensor, block
 class BlockDraw(Draw):
     """The noise of a micro-batch in blocks, folded into rows: view k of a row holds view k of each of its blocks.
 
-    ``t`` and ``weight`` are of units, shape (U,); the rest is of rows. ``coefficient`` already holds P_b / P.
+    ``t`` and ``weight`` belong to units, shape (U,), and the other tensors to rows. ``coefficient`` includes P_b / P.
+
+    >>> one_row = Rows(torch.tensor([0]), 1, torch.ones(1, 4, dtype=torch.bool), torch.arange(4))
+    >>> draw = Units.of(one_row, 2, torch.tensor([0]), 2).draw(Method(), Key(0, 0), Method().sampler())
+    >>> draw.t.shape, draw.mask.shape
+    (torch.Size([2]), torch.Size([1, 1, 4]))
     """
 
     units: Units
     drawn: Draw
-    """The same noise of the units as rows of their own."""
+    """The same noise before folding, in which each unit is a row."""
 
 
 @dataclass(frozen=True)
 class Units:
-    """The units of a micro-batch, row by row, as the noise sees them.
+    """The units of a micro-batch, row by row, in the form that the noise is drawn for.
 
-    Build them with :meth:`of`; with one block per row every number drawn is that of the rows themselves.
+    Build them with :meth:`of`. With one block per row every number drawn is the same as for the rows themselves.
+
+    >>> one_row = Rows(torch.tensor([0]), 1, torch.tensor([[False, True, True, True]]), torch.arange(4))
+    >>> units = Units.of(one_row, size=2, first=torch.tensor([0]), step_units=2)
+    >>> units.share  # blocks of two and of one of the three tokens
+    tensor([0.6667, 0.3333], dtype=torch.float64)
     """
 
     rows: Rows
@@ -73,7 +94,7 @@ class Units:
     row: Tensor
     """Row of each unit, shape (U,)."""
     place: Tensor
-    """Position in the row of each of the unit's tokens, shape (U, S); means nothing where not maskable."""
+    """Position in the row of each token of a unit, shape (U, S); meaningless where not maskable."""
     shape: tuple[int, int]
     """(B, L)."""
 
@@ -82,9 +103,9 @@ class Units:
         """The units of ``rows`` in blocks of ``size`` maskable tokens.
 
         Args:
-            first: units of the step before each row's first, shape (B,): the step's n points then lie on its units,
-                without gaps, and a lattice or strata span them as they span rows.
-            step_units: units of the whole step.
+            first: number of units of the step before each row's first unit, shape (B,). The units of a step are thus
+                numbered without gaps, and a lattice or strata span them as they span rows.
+            step_units: number of units of the whole step.
         """
         counts, tokens = block_counts(rows.maskable, size), rows.maskable.sum(1)
         width = min(size, int(tokens.max()))
@@ -96,28 +117,31 @@ class Units:
         place = order[row].gather(1, ordinal.clamp(max=order.shape[1] - 1))
         index = rows.token_index if rows.token_index.dim() == 2 else rows.token_index.expand(rows.maskable.shape)
         delimiter = None if rows.delimiter is None else rows.delimiter[row].gather(1, place) & maskable
-        # A row repeated only to even out ranks has no place of its own, and may be longer than the step.
+        # A row that is repeated only to even out ranks has no position of its own, and its units may exceed the step's.
         position = (first[row] + block).clamp(max=step_units - 1)
         units = Rows(position, step_units, maskable, index[row].gather(1, place), delimiter)
         return cls(units, row, place, tuple(rows.maskable.shape))
 
     @property
     def share(self) -> Tensor:
-        """P_b / P of each unit, float64, shape (U,)."""
+        """The share P_b / P of each unit in its row's tokens, float64, shape (U,)."""
         tokens = self.rows.maskable.sum(1).double()
         return tokens / tokens.new_zeros(self.shape[0]).index_add_(0, self.row, tokens)[self.row]
 
     def per_unit(self, values: Tensor) -> Tensor:
-        """Sums over the tokens of each unit of ``values``, shape (B, L); shape (U,)."""
+        """The sum of ``values``, shape (B, L), over the maskable tokens of each unit, shape (U,)."""
         return (values[self.row].gather(1, self.place) * self.rows.maskable).sum(1)
 
     def draw(self, method: Method, key: Key, sampler: TSampler) -> BlockDraw:
-        """t of every unit and the masks, folded into rows."""
+        """Draw the t and the masks of every unit, and fold them into rows."""
         return self.fold(method.draw(key, self.rows, sampler))
 
     def fold(self, drawn: Draw) -> BlockDraw:
-        """Units' draws as rows'. A view that some blocks of a row use and others do not masks nothing in the others;
-        each block's loss is the mean over the views that it uses itself."""
+        """Turn the noise of units into that of their rows.
+
+        A view that is active in some blocks of a row masks nothing in the others; each block's loss is the mean over
+        the views that are active in that block.
+        """
         row_active = torch.zeros(self.shape[0], drawn.active.shape[1], device=drawn.t.device).double()
         row_active = row_active.index_add_(0, self.row, drawn.active.double()) > 0
         views = row_active.sum(1).double()[self.row] / drawn.active.sum(1)
@@ -133,7 +157,7 @@ class Units:
         )
 
     def _spread(self, values: Tensor) -> Tensor:
-        """From (U, K, S) to (B, K, L), 0 outside the blocks."""
+        """The values of units, shape (U, K, S), at their places in the rows, shape (B, K, L); 0 outside the blocks."""
         rows, length = self.shape
         spread = values.new_zeros(rows, length, values.shape[1])
         real = self.rows.maskable

@@ -1,4 +1,4 @@
-"""Densities of the mask ratio t, each with its inverse CDF, log density and importance weight."""
+"""Samplers: densities of the mask ratio t, each with its inverse CDF, log density and importance weight."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stabledllm.errors import UserError
 
 
 class TSampler(Protocol):
-    """A density p on t whose sampler, density and weight agree.
+    """An object that draws the mask ratio t from a density p and knows that density and its importance weight.
 
     ``t = icdf(u)`` for uniform u has density ``exp(log_prob(t))``. For an unbiased sampler
     ``weight(t) = 1 / p(t)`` and E[weight] = 1 over all of [0, 1], so the objective's mean is unchanged.
@@ -22,27 +22,32 @@ class TSampler(Protocol):
 
     name: str
     unbiased: bool
+    """Whether weighting by ``weight`` keeps the objective's mean."""
 
     def icdf(self, u: Tensor) -> Tensor:
-        """t for uniform u in [0, 1); same shape, float64."""
+        """The mask ratios t of uniform u in [0, 1); same shape, float64."""
         ...
 
     def cdf(self, t: Tensor) -> Tensor:
-        """Probability of [0, t]; same shape, float64."""
+        """The probability of [0, t]; same shape, float64."""
         ...
 
     def log_prob(self, t: Tensor) -> Tensor:
-        """Natural logarithm of the density at t; minus infinity outside the support."""
+        """The natural logarithm of the density at t; minus infinity outside the support."""
         ...
 
     def weight(self, t: Tensor) -> Tensor:
-        """Importance weight of a row drawn at t."""
+        """The importance weight of a row drawn at t."""
         ...
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """The uniform density on [0, 1]; every weight is 1."""
+    """The uniform density on [0, 1]; every weight is 1.
+
+    >>> Uniform().icdf(torch.tensor([0.25, 0.5]))
+    tensor([0.2500, 0.5000])
+    """
 
     name = "uniform"
     unbiased = True
@@ -63,12 +68,15 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Clipped:
-    """U[low, high] with weight 1. Biased: ratios outside the interval are never trained.
+    """The uniform density on [low, high], with weight 1: biased, since ratios outside the interval are never trained.
 
     The paper's interval is not published; [0.3, 0.8] is dFactory's.
 
     Raises:
         UserError: unless 0 <= low < high <= 1.
+
+    >>> Clipped(0.25, 0.75).icdf(torch.tensor([0.0, 0.5]))
+    tensor([0.2500, 0.5000])
     """
 
     low: float = 0.3
@@ -97,19 +105,23 @@ class Clipped:
 
 
 class Tabulated:
-    """Piecewise constant density; its CDF, inverse CDF and weight are exact for that same density.
+    """A piecewise constant density, whose CDF, inverse CDF and weight are exact.
 
-    E[weight] = 1 for any positive table, because the weight is the reciprocal of the density that
-    is drawn from, not of the curve the table came from.
+    E[weight] = 1 for any positive table, because the weight is the reciprocal of the very density that t is drawn
+    from, not of the curve that the table was made from.
 
     Args:
-        values: positive, unnormalised density on ``len(values)`` equal cells. With a power of two of
-            equal values, ``icdf`` is the identity bit for bit.
-        normalized: the values are already a density: take them as they are, so that a saved table is
+        values: positive, unnormalised density on ``len(values)`` equal cells. If the values are equal and their number
+            is a power of two, ``icdf`` is the identity bit for bit.
+        normalized: whether the values are a density already; they are then used as they are, so that a saved table is
             restored bit for bit.
 
     Raises:
         ValueError: if a value is not positive and finite.
+
+    >>> sampler = Tabulated([3.0, 1.0])  # three quarters of the draws lie below t = 1/2
+    >>> sampler.icdf(torch.tensor([0.75])), sampler.weight(torch.tensor([0.75]))
+    (tensor([0.5000], dtype=torch.float64), tensor([2.], dtype=torch.float64))
     """
 
     unbiased = True
@@ -133,13 +145,13 @@ class Tabulated:
         return len(self.density)
 
     def mix_uniform(self, share: float) -> Tabulated:
-        """Defensive mixture ``share + (1 - share) p``: no weight exceeds ``1 / share``."""
+        """The defensive mixture ``share + (1 - share) p``, of which no weight exceeds ``1 / share``."""
         if not 0.0 <= share <= 1.0:
             raise ValueError(f"uniform share must be in [0, 1], got {share}.")
         return Tabulated(share + (1.0 - share) * self.density, name=self.name)
 
     def cell(self, t: Tensor) -> Tensor:
-        """Index of the cell that holds t."""
+        """The index of the cell that holds t."""
         return (t * len(self)).long().clamp(0, len(self) - 1)
 
     def icdf(self, u: Tensor) -> Tensor:
@@ -147,13 +159,13 @@ class Tabulated:
         j = torch.searchsorted(upper, u.double(), right=True).clamp(max=len(self) - 1)
         inside = ((u - lower[j]) * len(self) / density[j]).clamp(0.0, 1.0)
         t = (j + inside) / len(self)
-        # Rounding must not push t over its cell's edge: its weight would be its neighbour's.
+        # Rounding must not push t over its cell's edge: it would get the weight of the next cell.
         return torch.minimum(t, torch.nextafter((j.double() + 1.0) / len(self), torch.zeros_like(t)))
 
     def cdf(self, t: Tensor) -> Tensor:
         lower, density, t = self._lower.to(t.device), self.density.to(t.device), t.double()
         j = self.cell(t)
-        # j is an integer: divided as it is, it would be rounded to the default dtype.
+        # Dividing the integer j itself would round to the default dtype.
         return (lower[j] + (t.clamp(0, 1) - j.double() / len(self)) * density[j]).clamp(0.0, 1.0)
 
     def log_prob(self, t: Tensor) -> Tensor:
@@ -164,5 +176,5 @@ class Tabulated:
         return 1.0 / self.density.to(t.device)[self.cell(t)]
 
     def relative_ess(self) -> float:
-        """Relative effective sample size of the weights, ``1 / ∫ 1/p dt`` in (0, 1]."""
+        """The relative effective sample size of the weights, ``1 / ∫ 1/p dt`` in (0, 1]."""
         return 1.0 / float((1.0 / self.density).mean())

@@ -1,6 +1,6 @@
-"""Whether a method fits what it is asked to train or measure: every refusal, one sentence each.
+"""Checks that a method fits the model, the data and the command; each refusal is one sentence.
 
-What is known of models and data comes in as plain values, so that this knows neither.
+Facts about models and data are passed in as plain values, so that this file imports neither.
 """
 
 from __future__ import annotations
@@ -13,26 +13,35 @@ from stabledllm.noise.objective import Objective
 from stabledllm.noise.parts import AUTOREGRESSIVE, FOLLOWED
 
 _MARKED = {"delimiter": "data.delimiters in their responses", "syntax": "data.syntax tokens in their prompts"}
-"""What rows hold that have the marks."""
+"""How the refusal describes rows with each kind of marks."""
 
 
 def check_model(method: Method, model: str, autoregressive: bool) -> None:
-    """Masks are for masked diffusion models, next-token prediction for autoregressive ones.
+    """Refuse masks for an autoregressive model, and next-token prediction for a masked diffusion model.
 
     Raises:
-        UserError: the other way round.
+        UserError: such a pair.
+
+    >>> check_model(Method.parse("standard"), "gpt2", autoregressive=True)
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: model 'gpt2' is an autoregressive model: expected method 'autoregressive', ...
     """
     if autoregressive != method.autoregressive:
         kind = "an autoregressive model" if autoregressive else "a masked diffusion model"
-        wanted = f"method '{AUTOREGRESSIVE}'" if autoregressive else "a method that masks tokens"
-        raise UserError(f"model '{model}' is {kind}: expected {wanted}, found '{method.name}'.")
+        expected = f"method '{AUTOREGRESSIVE}'" if autoregressive else "a method that masks tokens"
+        raise UserError(f"model '{model}' is {kind}: expected {expected}, found '{method.name}'.")
 
 
 def check_autoregressive(objective: Objective) -> None:
-    """An autoregressive model masks nothing: what weighs mask ratios has no meaning there.
+    """Refuse settings that weigh mask ratios for an autoregressive model, which masks nothing.
 
     Raises:
         UserError: a weighting, power or eps other than the default.
+
+    >>> check_autoregressive(Objective(normalization="token"))
+    >>> check_autoregressive(Objective("unweighted"))
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: key 'objective': expected nothing but 'normalization' for an autoregressive model, ...
     """
     if objective != Objective(normalization=objective.normalization):
         raise UserError(
@@ -42,27 +51,35 @@ def check_autoregressive(objective: Objective) -> None:
 
 
 def check_marks(method: Method, marks: Collection[str]) -> None:
-    """A method whose marks are nowhere in the data would silently be another method.
+    """Refuse a method whose marks no row of the data has: it would silently be another method.
 
     Args:
         marks: those that some row has, ``delimiter`` or ``syntax``.
 
     Raises:
         UserError: ISAD without any answer delimiter, or SyRM without any syntax token.
+
+    >>> check_marks(Method.parse("isad"), {"syntax"})
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: method 'isad': expected rows with data.delimiters in their responses, found none.
     """
     for name in sorted(method.marks.difference(marks)):
         raise UserError(f"method '{method.name}': expected rows with {_MARKED[name]}, found none.")
 
 
 def check_blocks(method: Method, *, packing: bool = False) -> None:
-    """Whether a method has a meaning in blocks.
+    """Refuse a method that has no meaning in block diffusion.
 
     Args:
         packing: whether rows are laid end to end.
 
     Raises:
-        UserError: ``syrm``, whose prompt tokens lie in no block; ``ema``, whose baseline is of whole rows at one t;
+        UserError: ``syrm``, whose prompt tokens lie in no block; ``ema``, whose baseline takes one t per row;
             ``autoregressive``, which masks nothing; a density fitted to gradients; packed rows.
+
+    >>> check_blocks(Method.parse("syrm"))
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: method 'syrm': 'syrm' and block_size contradict: the prompt is in no block.
     """
     if packing:
         raise UserError("key 'packing': packed rows and block_size contradict: a row in blocks is two copies.")
@@ -77,13 +94,17 @@ def check_blocks(method: Method, *, packing: bool = False) -> None:
 
 
 def check_finite_variance(method: Method, what: str) -> None:
-    """At eps = 0 the bound's weight 1 / t has no second moment under independent masks, whatever bounded p(t).
+    """Refuse independent masks at eps = 0: the bound's weight 1 / t then has no second moment, for any bounded p(t).
 
     Args:
         what: the command that measures the variance.
 
     Raises:
         UserError: such a method.
+
+    >>> check_finite_variance(Method.parse("standard", objective=Objective(eps=0.0)), "fit")
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: fit: expected objective.eps above 0, found 0: the variance of method 'standard', ...
     """
     if method.masker.independent and method.objective.eps == 0 and method.objective.power == 0:
         raise UserError(
@@ -93,44 +114,60 @@ def check_finite_variance(method: Method, what: str) -> None:
 
 
 def check_fixed(method: Method) -> None:
-    """A variance is that of a density that stands still.
+    """Refuse a method whose density follows training: a variance is measured under a density that is fixed.
 
     Raises:
-        UserError: a method whose density follows training.
+        UserError: such a method.
+
+    >>> check_fixed(Method.parse("adaptive+mirror"))
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: method 'adaptive+mirror': ...; it tends to that of 'ppots+mirror'.
     """
     if method.adaptive:
-        alike = "+".join(FOLLOWED.get(named.text, named.text) for named in method.parts)
+        limit = "+".join(FOLLOWED.get(named.text, named.text) for named in method.parts)
         raise UserError(
             f"method '{method.name}': expected a density that is fixed, found one that follows training; "
-            f"it tends to that of '{alike}'."
+            f"it tends to that of '{limit}'."
         )
 
 
 def check_fitted(method: Method) -> None:
-    """A p(t) can be fitted for the methods that need one.
+    """Refuse to fit a p(t) for a method that needs none.
 
     Raises:
-        UserError: another method.
+        UserError: such a method.
+
+    >>> check_fitted(Method.parse("standard"))
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: fit: expected a method with 'ppots', found 'standard'.
     """
     if not method.needs_p:
         raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
 
 
 def check_p_of_t(method: Method) -> None:
-    """A fitted p(t) may be given to a method that draws from it, or starts from it.
+    """Refuse a fitted p(t) for a method that neither draws t from it nor starts from it.
 
     Raises:
-        UserError: another method.
+        UserError: such a method.
+
+    >>> check_p_of_t(Method.parse("standard"))
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: key 'p_of_t': expected a method with ppots or adaptive, found 'standard'.
     """
     if not (method.needs_p or method.adaptive):
         raise UserError(f"key 'p_of_t': expected a method with ppots or adaptive, found '{method.name}'.")
 
 
 def check_elbo(method: Method) -> None:
-    """Whether a method estimates the bound from its arguments alone.
+    """Refuse a method that cannot estimate the bound outside of training.
 
     Raises:
         UserError: a method that is autoregressive or biased, follows a training run, or has a part without effect.
+
+    >>> check_elbo(Method.parse("clipped"))
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: elbo: expected an unbiased method, found 'clipped', which estimates another objective.
     """
     if method.autoregressive:
         raise UserError(f"elbo: expected a method that masks tokens, found '{method.name}', which estimates no bound.")
@@ -146,13 +183,17 @@ def check_elbo(method: Method) -> None:
 
 
 def check_own_loop(method: Method, *, p_of_t: bool) -> None:
-    """Whether a method works in a training loop of one's own.
+    """Refuse a method that does not work in the user's own training loop.
 
     Args:
         p_of_t: whether a fitted density is given.
 
     Raises:
         UserError: a part that needs the Trainer or the tokenizer, or a density that the method does not use.
+
+    >>> check_own_loop(Method.parse("ema"), p_of_t=False)
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: Noise: expected a method without 'ema', found 'ema'.
     """
     for part in ("adaptive", "ema", "syrm"):
         if method.has(part):

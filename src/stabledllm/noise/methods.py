@@ -1,4 +1,4 @@
-"""A method: source of u x density of t x masker x views, named by its parts (``strats+ppots+mirror``).
+"""Methods: a source of u, a density of t, a masker and views, named by their parts (``strats+ppots+mirror``).
 
 Legend: B rows, K views, L positions.
 """
@@ -33,22 +33,35 @@ from stabledllm.noise.views import Single, Views
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one micro-batch, as the noise sees them."""
+    """The rows of one micro-batch: all that the noise depends on.
+
+    >>> maskable = torch.tensor([[False, True, True, True]])  # one row with a prompt of one token
+    >>> rows = Rows(torch.tensor([0]), 1, maskable, token_index=torch.arange(4))
+    >>> Method.parse("fixedcount").draw(Key(0, 0), rows, Uniform()).mask.shape
+    torch.Size([1, 1, 4])
+    """
 
     position: Tensor
     """Position of each row in the step's global batch, int64, shape (B,)."""
     step_rows: int
-    """Number of true rows in the whole step, over all ranks and accumulation."""
+    """Number of rows in the whole step, over all ranks and accumulation, without repeats that even out ranks."""
     maskable: Tensor
-    """Bool, shape (B, L)."""
+    """Tokens that may be masked, bool, shape (B, L)."""
     token_index: Tensor
     """Index of each token in its unpadded row, shape (L,) or (B, L)."""
     delimiter: Tensor | None = None
+    """Answer delimiters, bool, shape (B, L); only ISAD reads it."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of the noise of a micro-batch."""
+    """One draw of the noise of a micro-batch: mask ratios, masks, coefficients and weights.
+
+    >>> one = torch.ones(1)
+    >>> draw = Draw(one, one, torch.tensor([[[False, True]]]), torch.ones(1, 1, 2), torch.tensor([[True]]))
+    >>> draw.noisy(torch.tensor([[7, 8]]), mask_token_id=0)[0]
+    tensor([[7, 0]])
+    """
 
     t: Tensor
     """Mask ratios, float64, shape (B,)."""
@@ -57,21 +70,21 @@ class Draw:
     mask: Tensor
     """Bool, shape (B, K, L)."""
     coefficient: Tensor
-    """What each masked token's CE is multiplied by before the average over views, (B, K, L)."""
+    """The factor of each masked token's CE before the average over views, (B, K, L)."""
     active: Tensor
-    """Views that are used, bool, shape (B, K)."""
+    """Whether each view goes through the model, bool, shape (B, K)."""
     hides: bool = field(default=True, kw_only=True)
-    """Whether what carries loss is hidden from the model, as all but next-token prediction does."""
+    """Whether the tokens that have a loss are hidden from the model; False for next-token prediction only."""
 
     def row(self, i: int) -> Draw:
-        """The noise of one row alone."""
+        """The noise of row i alone."""
         return replace(self, **{k: v[i : i + 1] for k, v in vars(self).items() if isinstance(v, Tensor)})
 
     def noisy(self, input_ids: Tensor, mask_token_id: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Flatten the active views into forward rows.
+        """Turn the active views into the N rows of a forward.
 
         Returns:
-            noisy ids (N, L), their masks (N, L), and the row each came from (N,).
+            the noisy ids (N, L), their masks (N, L), and the index of the row that each came from (N,).
         """
         source = self.active.nonzero()[:, 0]
         mask, ids = self.mask[self.active], input_ids[source]
@@ -85,7 +98,7 @@ class Method:
     name: str = STANDARD
     source: Source = field(default_factory=IID)
     density: TSampler = field(default_factory=Uniform)
-    """The density of t where none is fitted."""
+    """The density of t if none is fitted."""
     masker: Masker = field(default_factory=Bernoulli)
     views: Views = field(default_factory=Single)
     options: MethodOptions = field(default_factory=MethodOptions)
@@ -95,7 +108,7 @@ class Method:
     def parse(cls, text: str, options: MethodOptions | None = None, objective: Objective | None = None) -> Method:
         """The method named by ``text``, for example ``standard`` or ``strats+ppots+mirror``, under an objective.
 
-        MMaDA's ``cosine`` counts its masked tokens: independent masks become counted ones there.
+        MMaDA's ``cosine`` is an objective of fixed counts: it always takes the fixed-count masker.
 
         >>> method = Method.parse("mirror+strats")
         >>> method.name, method.views.count
@@ -103,20 +116,20 @@ class Method:
 
         Raises:
             UserError: an unknown part, a part given twice, two parts for one slot, a bad option of a part that is
-                named, or a part that is defined for the bound's masks only under ``cosine``.
+                named, or, under ``cosine``, a part that is defined for the bound's masks only.
         """
         options, objective = options or MethodOptions(), objective or Objective()
         parts = read_parts(text)
         name = "+".join(named.text for named in parts) or STANDARD
-        made = {
+        filled = {
             slot: build(options, named.views) for named in parts for slot, build in named.part.fills.items() if build
         }
         method = cls(
             name=name,
-            source=made.get(SOURCE, IID()),
-            density=made.get(DENSITY, Uniform()),
-            masker=made.get(MASKER, Bernoulli()),
-            views=made.get(VIEWS, Single()),
+            source=filled.get(SOURCE, IID()),
+            density=filled.get(DENSITY, Uniform()),
+            masker=filled.get(MASKER, Bernoulli()),
+            views=filled.get(VIEWS, Single()),
             options=options,
             objective=objective,
         )
@@ -130,27 +143,29 @@ class Method:
 
     @property
     def parts(self) -> tuple[Named, ...]:
-        """Its parts in canonical order; none for Standard."""
+        """The parts in canonical order; none for ``standard``."""
         return read_parts(self.name)
 
     def has(self, name: str) -> bool:
-        """Whether a part of that name is among its parts."""
+        """Whether the method has the part of that name."""
         return any(named.part.name == name for named in self.parts)
 
     def reads(self, option: str) -> bool:
-        """Whether one of its parts reads that option."""
+        """Whether one of the parts reads that option."""
         return any(option in named.part.options for named in self.parts)
 
     @property
     def masking(self) -> Method:
-        """The method of those of its parts that say which tokens are masked given t: masker and views."""
+        """The method that keeps only the parts that decide which tokens are masked given t: masker and views."""
         names = [named.text for named in self.parts if {MASKER, VIEWS} & set(named.part.fills)]
         return Method.parse("+".join(names) or STANDARD, self.options, self.objective)
 
     @property
     def signal(self) -> str | None:
-        """Whose second moment p is fitted to before training: that of the ``loss``, of the ``gradient`` or of the
-        ``output layer``'s gradient; None where no p is."""
+        """The quantity whose second moment p is fitted to before training; None where no p is fitted.
+
+        One of ``loss``, ``gradient`` and ``output layer`` (the gradient of the output layer alone).
+        """
         return next((named.part.fitted_to for named in self.parts if named.part.fitted_to), None)
 
     @property
@@ -165,7 +180,7 @@ class Method:
 
     @property
     def marks(self) -> set[str]:
-        """The marks that its rows must have."""
+        """The marks that rows must have for this method."""
         return {named.part.marks for named in self.parts} - {None}
 
     @property
@@ -189,15 +204,11 @@ class Method:
         return all(named.part.unbiased for named in self.parts)
 
     def takes(self, objective: Objective) -> bool:
-        """Whether every part has a meaning under the objective."""
+        """Whether every part is defined for the objective."""
         return objective.counts == "linear" or not any(named.part.bound_only for named in self.parts)
 
-    def mean_forwards(self, sampler: TSampler, size: Tensor) -> float:
-        """Forwards that a row pays on average, exactly: what a meter counts; see the views."""
-        return self.views.mean_forwards(sampler, size)
-
     def sampler(self, fitted: TSampler | None = None) -> TSampler:
-        """The density of t: ``fitted`` for P-POTS, for ``adaptive`` the one it starts from, else the name's own.
+        """The sampler of t: the ``fitted`` one for P-POTS and as the start of ``adaptive``, else the method's own.
 
         Raises:
             UserError: P-POTS without a fitted density.
@@ -207,12 +218,12 @@ class Method:
         return fitted if fitted is not None and (self.needs_p or self.adaptive) else self.density
 
     def draw(self, key: Key, rows: Rows, sampler: TSampler) -> Draw:
-        """t and masks of the given rows; a pure function of ``key`` and each row's position."""
+        """Draw t and the masks of the given rows; a pure function of ``key`` and each row's position."""
         u = self.source.uniforms(key, rows.step_rows, rows.position.device)[rows.position]
         return self.draw_at(sampler.icdf(u), key, rows, sampler)
 
     def draw_at(self, t: Tensor, key: Key, rows: Rows, sampler: TSampler) -> Draw:
-        """Masks at given ratios; with ``Uniform()`` the weights are those of the unweighted t."""
+        """Draw the masks of the given rows at given t, with the weights of t drawn from ``sampler``."""
         given = MaskInput(
             t=t,
             uniforms=self.views.uniforms(key, rows.position, rows.token_index),

@@ -1,4 +1,4 @@
-"""What is minimised, apart from how noisily it is estimated."""
+"""The objective: the quantity that training minimises, whatever method estimates it."""
 
 from __future__ import annotations
 
@@ -13,37 +13,44 @@ from stabledllm.errors import UserError, did_you_mean
 from stabledllm.noise.schedule import EPS, Counts
 
 WEIGHTINGS = {"elbo": 0.0, "unweighted": 1.0, "power": None, "cosine": None}
-"""The power a that each stands for; ``power`` is told its own, ``cosine`` has none."""
+"""The power a of each weighting; that of ``power`` is a setting, and ``cosine`` has none."""
 NORMALIZATIONS = ("row", "token")
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised, apart from how noisily it is estimated.
+    """The expected loss that is minimised: a weighting of mask ratios and a mean over rows or tokens.
 
     ``elbo``: ``E_t E_M[1/P sum_M CE / p_mask]``, the bound on the response's NLL per token.
     ``unweighted``: the same without 1 / p_mask; another objective, not less noise.
     ``power``: ``E_t E_M[1/P sum_M CE p_mask**(a - 1)]`` for a real a = ``power`` >= 0; a = 0 is ``elbo`` and
-    a = 1 ``unweighted``. Between them high mask ratios weigh more than in the bound, beyond 1 more still.
+    a = 1 ``unweighted``. The larger a is, the more high mask ratios weigh.
     ``cosine``: MMaDA's for images, ``E_k E_{|M|=k}[1/k sum_M CE]``: the mean over exactly k = max(1,
-    round(P cos(pi u / 2))) masked tokens, u = 1 - t uniform (arXiv:2505.15809); ``eps`` plays no part.
+    round(P cos(pi u / 2))) masked tokens, u = 1 - t uniform (arXiv:2505.15809); ``eps`` has no effect.
     ``normalization``: mean over the step's rows (the paper's), or over its maskable tokens.
+
+    Raises:
+        UserError: an unknown weighting or normalization, or a power that the weighting does not take.
+
+    >>> Objective("unweighted").power
+    1.0
+    >>> Objective(normalization="token").row_share(torch.tensor([1, 3]))
+    tensor([0.5000, 1.5000], dtype=torch.float64)
     """
 
     weighting: Literal["elbo", "unweighted", "power", "cosine"] = "elbo"
     normalization: Literal["row", "token"] = "row"
     eps: float = EPS
     power: float | None = None
-    """The exponent a of the extra factor p_mask**a; given for ``power`` only, None for ``cosine``, filled in for the
-    others."""
+    """The exponent a of the extra factor p_mask**a: given for ``power`` only, None for ``cosine``, else filled in."""
 
     def __post_init__(self) -> None:
         if self.weighting not in WEIGHTINGS:
-            known = did_you_mean(self.weighting, WEIGHTINGS)
-            raise UserError(f"objective.weighting: unknown '{self.weighting}'{known}.")
+            hint = did_you_mean(self.weighting, WEIGHTINGS)
+            raise UserError(f"objective.weighting: unknown '{self.weighting}'{hint}.")
         if self.normalization not in NORMALIZATIONS:
-            known = did_you_mean(self.normalization, NORMALIZATIONS)
-            raise UserError(f"objective.normalization: unknown '{self.normalization}'{known}.")
+            hint = did_you_mean(self.normalization, NORMALIZATIONS)
+            raise UserError(f"objective.normalization: unknown '{self.normalization}'{hint}.")
         own = WEIGHTINGS[self.weighting]
         if self.weighting == "cosine":
             if self.power is not None:
@@ -62,16 +69,16 @@ class Objective:
 
     @property
     def counts(self) -> Counts:
-        """How the number of masked tokens follows from t."""
+        """The rule by which the number of masked tokens follows from t."""
         return "cosine" if self.weighting == "cosine" else "linear"
 
     def row_weight(self, maskable: Tensor) -> Tensor:
-        """Weight of each row in the step's mean: 1, or P for the token mean; shape (B,)."""
+        """The weight of each row in the step's mean: 1, or P for the token mean; float64, shape (B,)."""
         if self.normalization == "token":
             return maskable.sum(1).double()
         return torch.ones(len(maskable), dtype=torch.float64, device=maskable.device)
 
     def row_share(self, size: Tensor) -> Tensor:
-        """Weight of rows of ``size`` maskable tokens over their mean weight, float64, shape of ``size``."""
+        """The weight of rows of ``size`` maskable tokens divided by their mean weight, float64, shape of ``size``."""
         weight = size.double() if self.normalization == "token" else torch.ones(len(size), dtype=torch.float64)
         return weight / weight.mean()

@@ -1,6 +1,6 @@
-"""The table of a method's parts: what each name in a method string stands for.
+"""The table of the parts that a method can have, by their names in a method string.
 
-A new part is a row of :data:`PARTS` and its class; nothing else asks for a part by its name.
+A new part is a row of :data:`PARTS` and its class; no other code looks for a part by its name.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from stabledllm.noise.views import ComplementPair, Mirror, MultiSample, Partitio
 SOURCE, DENSITY, MASKER, VIEWS = "source of u", "density of t", "masker", "views"
 MASKABLE, REPORTED = "maskable set", "reported loss"
 SLOTS = (SOURCE, DENSITY, MASKER, VIEWS, MASKABLE, REPORTED)
-"""What parts choose, in the order of their names in a method's name; at most one part per slot."""
+"""The choices that parts make, in the order of the parts in a method's name; at most one part per slot."""
 STANDARD, AUTOREGRESSIVE = "standard", "autoregressive"
-"""The method without parts, and that of autoregressive models; each stands alone."""
+"""The method without parts and that of autoregressive models; neither combines with parts."""
 
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Settings of the parts; each has an effect only where its part is named."""
+    """The options of the parts; each has an effect only if its part is in the method.
+
+    >>> MethodOptions(clip_low=0.2).clip_high
+    0.8
+    """
 
     strata: int | None = None
     clip_low: float = 0.3
@@ -38,27 +42,31 @@ class MethodOptions:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One row of the table."""
+    """One row of the table: a part, the slots that it fills and what it needs.
+
+    >>> PARTS["isad"].marks, PARTS["isad"].unbiased
+    ('delimiter', False)
+    """
 
     name: str
     fills: Mapping[str, Callable[[MethodOptions, int], object] | None]
-    """By slot what builds the object in it, from the options and the number of views; None where there is none."""
+    """Its slots, each with a function from the options and the number of views to the object in the slot, or None."""
     options: tuple[str, ...] = ()
     """The options that it reads."""
     number: int = 0
-    """Views that it has where its name ends in no number; 0 where it takes none."""
+    """The number of views where its name ends in no number; 0 if its name takes no number."""
     fitted_to: str | None = None
-    """Whose second moment its density is fitted to before training."""
+    """The quantity whose second moment its density is fitted to before training."""
     tends_to: str | None = None
     """The part whose fitted density it follows during training."""
     marks: str | None = None
-    """The marks that rows must have for it, the name of a field of a row."""
+    """The marks that rows must have for it, as the name of a field of a row."""
     unbiased: bool = True
     """Whether the mean of the loss and of its gradient stay those of the standard objective."""
     bound_only: bool = False
     """Whether it is defined for the bound's masks only, and so not for the objective ``cosine``."""
     contradicts: Mapping[str, str] = field(default_factory=dict)
-    """Parts of other slots that it cannot stand beside, and why."""
+    """Parts of other slots that it cannot be combined with, and why."""
 
 
 PARTS = {
@@ -104,21 +112,29 @@ PARTS = {
     )
 }
 FOLLOWED = {part.name: part.tends_to for part in PARTS.values() if part.tends_to}
-"""By each density that follows the losses during training the fitted one that it tends to."""
+"""The densities that follow the losses during training, each with the fitted density that it tends to."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """A part as a method string names it."""
+    """A part as it is named in a method string.
+
+    >>> Named("partition4", PARTS["partition"], views=4) == find_part("partition4")
+    True
+    """
 
     text: str
-    """With its number, if any: ``partition4``."""
+    """The name with its number, if any: ``partition4``."""
     part: Part
     views: int
 
 
 def find_part(text: str) -> Named | None:
-    """The part of that name, ``partition`` or ``partition4``; None for an unknown one."""
+    """The part of that name, for example ``partition`` or ``partition4``; None for an unknown name.
+
+    >>> find_part("partition").views, find_part("mirror2")
+    (3, None)
+    """
     match = re.fullmatch(r"([a-z]+)(\d+)", text)
     if match and (part := PARTS.get(match[1])) and part.number:
         return Named(text, part, int(match[2]))
@@ -132,6 +148,9 @@ def read_parts(text: str) -> tuple[Named, ...]:
 
     Raises:
         UserError: an unknown part, a part given twice, two parts for one slot, or two that contradict.
+
+    >>> [named.text for named in read_parts("mirror+ppots+strats")]
+    ['strats', 'ppots', 'mirror']
     """
     names = [name.strip() for name in text.split("+")]
     if names == [STANDARD]:

@@ -18,19 +18,23 @@ _ROUNDS = 10
 
 
 def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: int) -> Tensor:
-    """Four 32-bit words per counter, as int64 in [0, 2**32), stacked in a new last dimension.
+    """The four 32-bit random words of each counter, as int64 in [0, 2**32), stacked in a new last dimension.
 
     Args:
         c0, c1, c2, c3: int64 counters in [0, 2**32), broadcastable to one shape.
         seed: 64-bit key; its low and high words are the two key words.
+
+    >>> zero = torch.tensor(0)
+    >>> [f"{word:08x}" for word in philox4x32(zero, zero, zero, zero, seed=0).tolist()]  # Random123's known answer
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
     """
     x0, x1, x2, x3 = torch.broadcast_tensors(c0, c1, c2, c3)
     even, odd = torch.stack((x0, x2)), torch.stack((x1, x3))
     multipliers, round_keys = _constants(seed, x0.device)
     shape = (2,) + (1,) * x0.dim()
     for r in range(_ROUNDS):
-        # A product may wrap past 2**63; its low 64 bits are still the unsigned ones. The pair swaps places every
-        # round: (x0, x2) becomes (x2, x0) and back, so that only the odd words are flipped.
+        # A product may wrap past 2**63; its low 64 bits are still those of the unsigned product. The pair swaps places
+        # every round: (x0, x2) becomes (x2, x0) and back, so that only the odd words are flipped.
         product = even * multipliers[r & 1].view(shape)
         even = ((product >> 32) & _MASK) ^ (odd.flip(0) ^ round_keys[r].view(shape))
         odd = product & _MASK
@@ -39,7 +43,7 @@ def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: int) -> Ten
 
 @lru_cache(maxsize=64)
 def _constants(seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Multipliers of even and odd rounds, shape (2, 2), and the rounds' keys in the order of the pair, (10, 2)."""
+    """The multipliers of even and odd rounds, shape (2, 2), and the rounds' keys in the pair's order, (10, 2)."""
     keys, k0, k1 = [], seed & _MASK, (seed >> 32) & _MASK
     for r in range(_ROUNDS):
         keys.append((k1, k0) if r % 2 == 0 else (k0, k1))

@@ -1,6 +1,7 @@
-"""Where u comes from. The n points always span the whole optimizer step (ranks x accumulation x rows).
+"""Sources: where the uniforms u behind the mask ratios of one optimizer step come from.
 
-Every source gives each row a marginally uniform u; they differ only in the joint law.
+The n points of a source always span the whole step (ranks x accumulation x rows). Every source gives each row a
+marginally uniform u; sources differ only in the joint law of the rows.
 """
 
 from __future__ import annotations
@@ -17,49 +18,64 @@ from stabledllm.noise.streams import Key, Stream
 
 @dataclass(frozen=True)
 class OverU:
-    """A vector-valued function h of u on a fine grid, cut into the cells that a source spreads its points over.
+    """Moments of a vector-valued function h of u over the cells that a source spreads its points over.
 
     Legend: b entries of h.
+
+    For h(u) = u in cells of two places, tabulated at 1/8, 3/8, 5/8 and 7/8:
+
+    >>> halves, quarters = torch.tensor([[-0.25], [0.25]]), torch.tensor([[-0.125], [0.125]])
+    >>> h = OverU(torch.tensor([[0.078125]]), cells=halves, offsets=quarters)
+    >>> LowDiscrepancy().left_of(h, n=2)  # the noise of a step's mean that a lattice of two points leaves and removes
+    (tensor([[0.0312]]), tensor([[0.0469]]))
     """
 
     variance: Tensor
     """Cov_u h, shape (b, b)."""
     cells: Tensor
-    """Mean of h in each cell less its mean over all, shape (cells, b)."""
+    """Mean of h in each cell minus the overall mean, shape (cells, b)."""
     offsets: Tensor
-    """Mean of h over the cells at each place within a cell less its mean over all, shape (places, b)."""
+    """Mean of h over the cells, at each place within a cell, minus the overall mean, shape (places, b)."""
 
 
 @dataclass(frozen=True)
 class IID:
-    """Independent uniforms, one per row."""
+    """Independent uniforms, one per row.
+
+    >>> IID().uniforms(Key(0, 0), 4, torch.device("cpu")).shape
+    torch.Size([4])
+    """
 
     name = "iid"
     independent = True
     """Whether the rows of a step are independent."""
 
     def count(self, n: int) -> int:
-        """Cells of equal width that the points of a step of n rows are spread over."""
+        """The number of cells of equal width that the points of a step of n rows are spread over."""
         return n
 
     def left_of(self, h: OverU, n: int) -> tuple[Tensor, Tensor]:
-        """``(left, removed)``: of Cov_u h, what is left in n Cov(step mean of h) and what is not; each (b, b)."""
+        """``(left, removed)``: the part of Cov_u h that is left in n Cov(step mean of h), and the rest; each (b, b)."""
         return h.variance, torch.zeros_like(h.variance)
 
     def uniforms(self, key: Key, n: int, device: torch.device) -> Tensor:
-        """u of all n rows of the step, float64, shape (n,)."""
+        """The u of all n rows of the step, float64, shape (n,)."""
         return key.row_uniforms(Stream.RATE, torch.arange(n, device=device))
 
 
 @dataclass(frozen=True)
 class Stratified:
-    """StraTS: floor(n / k) points per stratum, the rest in distinct random strata, randomly permuted.
+    """StraTS: floor(n / k) points in each of k strata, the rest in distinct random strata, dealt to the rows at random.
 
-    The permutation makes each row's u uniform; dealing strata round-robin would not (arXiv:2511.18159,
+    The random order makes each row's u uniform; dealing strata round-robin would not (arXiv:2511.18159,
     StraTS; k defaults to ceil(sqrt(n))).
 
     Raises:
         UserError: for fewer than one stratum.
+
+    >>> u = Stratified(strata=2).uniforms(Key(0, 0), 6, torch.device("cpu"))
+    >>> int((u < 0.5).sum())
+    3
     """
 
     strata: int | None = None
@@ -71,11 +87,11 @@ class Stratified:
             raise UserError(f"strats: expected at least 1 stratum, found strata={self.strata}.")
 
     def count(self, n: int) -> int:
-        """Number of strata for a step of n rows."""
+        """The number of strata for a step of n rows."""
         return self.strata or math.ceil(math.sqrt(n))
 
     def left_of(self, h: OverU, n: int) -> tuple[Tensor, Tensor]:
-        """What varies within strata is left, and the n mod k extra points as a simple random sample of strata."""
+        """Left are the variance within strata and that of the n mod k extra points, a simple sample of strata."""
         k = len(h.cells)
         extra, squares = n % k, h.cells.T @ h.cells
         among_extra = extra * (1 - extra / k) * squares / (k - 1) / n if extra else 0.0
@@ -95,17 +111,22 @@ class Stratified:
 
 @dataclass(frozen=True)
 class LowDiscrepancy:
-    """The shifted lattice (u0 + i / n) mod 1 (VDM, arXiv:2107.00630), dealt to the rows at random."""
+    """The randomly shifted lattice (u0 + i / n) mod 1 (VDM, arXiv:2107.00630), dealt to the rows at random.
+
+    >>> u = LowDiscrepancy().uniforms(Key(0, 0), 4, torch.device("cpu"))
+    >>> u.sort().values.diff()
+    tensor([0.2500, 0.2500, 0.2500], dtype=torch.float64)
+    """
 
     name = "lowdisc"
     independent = False
 
     def count(self, n: int) -> int:
-        """Cells of the lattice, one per row."""
+        """The number of cells of the lattice, one per row."""
         return n
 
     def left_of(self, h: OverU, n: int) -> tuple[Tensor, Tensor]:
-        """n times the variance of the lattice's mean over its offset is left."""
+        """Left is n times the covariance of the lattice's mean over its random offset."""
         left = n * h.offsets.T @ h.offsets / len(h.offsets)
         return left, h.variance - left
 

@@ -1,4 +1,4 @@
-"""Named random streams: an extra draw in one never shifts another.
+"""Named random streams, independent of each other: an extra draw in one never changes the numbers of another.
 
 The Philox counter is (block of tokens, row position, optimizer step, stream | view << 8); nothing
 depends on ranks, micro-batches or the order of calls.
@@ -16,7 +16,11 @@ from stabledllm.noise.philox import philox4x32
 
 
 class Stream(IntEnum):
-    """What a number is drawn for."""
+    """The purposes that numbers are drawn for.
+
+    >>> Stream(4).name
+    'MASK'
+    """
 
     RATE = 1  # u of each row, or the common offset of a low-discrepancy step
     STRATUM = 2  # which strata get the remaining points
@@ -31,7 +35,12 @@ class Stream(IntEnum):
 
 @dataclass(frozen=True)
 class Key:
-    """Where a draw stands: ``seed`` (64 bits) and optimizer ``step``."""
+    """The seed (64 bits) and the optimizer step that a draw is a function of.
+
+    >>> key = Key(seed=0, step=3)
+    >>> key.row_uniforms(Stream.RATE, torch.tensor([5])) == key.row_uniforms(Stream.RATE, torch.arange(8))[5]
+    tensor([True])
+    """
 
     seed: int
     step: int
@@ -41,7 +50,7 @@ class Key:
         return _to_uniform(self._words(stream, torch.zeros_like(rows), rows, view))
 
     def several(self, streams: tuple[Stream, ...], n: int, device: torch.device) -> Tensor:
-        """:meth:`row_uniforms` of several streams at positions 0 to n - 1 in one call, shape (streams, n)."""
+        """The :meth:`row_uniforms` of several streams at positions 0 to n - 1 in one call, shape (streams, n)."""
         rows = torch.arange(n, device=device)
         kinds = torch.tensor([int(s) for s in streams], device=device)[:, None]
         step = torch.tensor(self.step, device=device)
@@ -73,7 +82,7 @@ class Key:
 
 
 def _to_uniform(words: Tensor) -> Tensor:
-    """Two of the four words as a float64 in (0, 1)."""
-    # (k + 1/2) / 2**53 would round for large k: 52 bits and a half keep it exact and never 0 or 1.
+    """The uniform float64 in (0, 1) made of two of the four words."""
+    # (k + 1/2) / 2**53 would round for large k; with 52 bits it is exact and never 0 or 1.
     bits = (words[..., 0] << 20) | (words[..., 1] >> 12)
     return (bits.to(torch.float64) + 0.5) * 2.0**-52

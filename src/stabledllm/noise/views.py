@@ -1,4 +1,6 @@
-"""Which uniforms the K views of a row use: the coupling between views, never their marginals.
+"""The views of a row: how the uniforms behind its K masks depend on each other.
+
+Only the joint law of the views differs; each view alone has the same law as the single view.
 
 Legend: B rows, K views, L positions, P maskable tokens of a row.
 """
@@ -18,15 +20,20 @@ from stabledllm.noise.streams import Key, Stream
 
 @dataclass(frozen=True)
 class Single:
-    """One view."""
+    """One view per row, and the base of the other couplings.
+
+    >>> Single().active(torch.tensor([0.2, 0.9])).tolist()
+    [[True], [True]]
+    """
 
     count = 1
+    """The number of views K."""
     independent = True
     """Whether a row's masks are independent of each other given t."""
 
     @property
     def switches(self) -> tuple[float, ...]:
-        """Ratios in (0, 1) at which the number of used views changes."""
+        """The mask ratios in (0, 1) at which the number of active views changes."""
         return ()
 
     def uniforms(self, key: Key, rows: Tensor, token_index: Tensor) -> Tensor:
@@ -34,9 +41,9 @@ class Single:
         return key.token_uniforms(Stream.MASK, rows, token_index)[:, None]
 
     def ranks(self, uniforms: Tensor, maskable: Tensor) -> Tensor:
-        """Place of each maskable token in its view's random order, int64 from 0 to P - 1, shape (B, K, L).
+        """The rank of each maskable token in its view's random order, int64 from 0 to P - 1, shape (B, K, L).
 
-        A fixed count masks the first k. Places of tokens that are not maskable mean nothing.
+        A fixed count masks the first k. Ranks of tokens that are not maskable mean nothing.
         """
         keyed = uniforms.masked_fill(~maskable[:, None], 2.0)
         order = keyed.argsort(dim=-1, stable=True)
@@ -44,37 +51,39 @@ class Single:
         return torch.empty_like(order).scatter_(-1, order, places)
 
     def active(self, t: Tensor, size: Tensor | None = None) -> Tensor:
-        """Which views of each row are used, bool, shape (B, K).
+        """Whether each view of each row goes through the model, bool, shape (B, K).
 
         Args:
-            size: number P of maskable tokens of each row, shape (B,). Only ``complement`` reads it; without it
-                the answer is what some row at t may use.
+            size: number P of maskable tokens of each row, shape (B,). Only ``complement`` reads it; without it a view
+                is active if it is for a row of any length.
         """
         return torch.ones(len(t), self.count, dtype=torch.bool, device=t.device)
 
     def reach(self, size: Tensor) -> Tensor:
-        """The ratio up to which a row of ``size`` = P maskable tokens uses each view, 1 where always; float64, (B, K).
+        """The mask ratio up to which each view of rows of ``size`` = P maskable tokens is active; float64, (B, K).
 
-        What :meth:`active` says of single t, as bounds: expected forwards follow from them exactly.
+        It is 1 for a view that is always active. Expected forwards follow from it exactly.
         """
         return torch.ones(len(size), self.count, dtype=torch.float64, device=size.device)
 
     def cost(self, t: Tensor, size: Tensor | None = None) -> Tensor:
-        """Forwards that a row at t pays, the mean over rows of ``size`` = P tokens, (B,); float64, shape of t, (b,).
+        """Forwards of a row at each t, the mean over rows of ``size`` = P maskable tokens; float64, shape of t.
 
-        Without sizes the most that some row at t pays.
+        Args:
+            size: int64, shape (B,); without it the result is the most that a row of any length takes.
         """
-        if size is None:
-            return self.active(t.flatten()).sum(1).double().view_as(t)
         flat = t.flatten()
-        used = [self.active(flat, size.new_full(flat.shape, p)).sum(1) * n for p, n in _counted(size)]
-        return (sum(used).double() / len(size)).view_as(t)
+        if size is None:
+            return self.active(flat).sum(1).double().view_as(t)
+        sizes, rows = size.unique(return_counts=True)
+        forwards = [self.active(flat, p.expand_as(flat)).sum(1) * n for p, n in zip(sizes, rows, strict=True)]
+        return (sum(forwards).double() / len(size)).view_as(t)
 
     def mean_forwards(self, sampler: TSampler, size: Tensor) -> float:
-        """Forwards that a row pays on average, exactly.
+        """The exact mean number of forwards of a row.
 
-        Less than the number of views where a view is left out above some t (``mirror_below``), or where nothing is
-        left for it to mask (``complement``). A view that masks nothing by chance is a forward all the same.
+        It is less than the number of views where a view is left out above some t (``mirror_below``) or where nothing
+        is left for it to mask (``complement``). A view that masks nothing by chance is a forward all the same.
 
         Args:
             sampler: the density t is drawn from. size: maskable tokens P of each row of the data, shape (B,).
@@ -84,11 +93,17 @@ class Single:
 
 @dataclass(frozen=True)
 class Mirror(Single):
-    """MIRROR: the same u read from both ends, so masks are complementary at p_mask = 1/2.
+    """MIRROR: two views that use u and 1 - u, so that their masks are complementary at p_mask = 1/2.
 
     Both views have the right marginal; corr(m1, m2) = -p / (1 - p) for p <= 1/2 and -(1 - p) / p
     above. With ``below`` the second view is left out for t >= below (the first then counts alone),
     which changes neither the mean of the loss nor the importance weight.
+
+    Raises:
+        UserError: for ``below`` outside (0, 1].
+
+    >>> Mirror(below=0.5).active(torch.tensor([0.2, 0.9])).tolist()
+    [[True, True], [True, False]]
     """
 
     below: float = 1.0
@@ -112,14 +127,21 @@ class Mirror(Single):
         return torch.stack((torch.ones_like(second), second), dim=1)
 
     def reach(self, size: Tensor) -> Tensor:
-        out = super().reach(size)
-        out[:, 1] = self.below
-        return out
+        reach = super().reach(size)
+        reach[:, 1] = self.below
+        return reach
 
 
 @dataclass(frozen=True)
 class MultiSample(Single):
-    """K independent masks at the same t (the paper's MultiSample-2 for K = 2)."""
+    """K independent masks at the same t (the paper's MultiSample-2 for K = 2).
+
+    Raises:
+        UserError: for fewer than 2 or more than 64 views.
+
+    >>> MultiSample(3).active(torch.tensor([0.5])).tolist()
+    [[True, True, True]]
+    """
 
     count: int = 2
 
@@ -137,13 +159,17 @@ class Partition(Single):
     """K masks at the same t that overlap as little as K masks can: MIRROR's generalisation to K > 2.
 
     Every view has the right marginal. The masks are disjoint while K p_mask <= 1, cover the response as soon
-    as K p_mask >= 1, and part it exactly at p_mask = 1/K, because view j reads u turned by j / K: token i is masked
-    iff u_i lies in an arc of length p_mask that begins at -j / K (mod 1). Under fixed counts the same holds of ranks:
-    view j masks k in a row, cyclically, of one random order, and the starts are P / K apart up to rounding.
-    For K = 2 the joint law is MIRROR's.
+    as K p_mask >= 1, and partition it exactly at p_mask = 1/K, because view j uses u shifted by j / K (mod 1): token i
+    is masked iff u_i lies in an arc of length p_mask that begins at -j / K (mod 1). Under fixed counts the same holds
+    of ranks: view j masks k tokens that follow each other cyclically in one random order, and the views start P / K
+    apart up to rounding. For K = 2 the joint law is MIRROR's.
 
     Raises:
         UserError: for fewer than 2 or more than 64 views.
+
+    >>> u = Partition(4).uniforms(Key(0, 0), torch.tensor([0]), torch.arange(2))  # shape (1, 4, 2)
+    >>> (u < 0.25).sum(dim=1).tolist()  # of the views at p_mask = 1/4, one masks each token
+    [[1, 1]]
     """
 
     count: int = 3
@@ -155,22 +181,25 @@ class Partition(Single):
 
     def uniforms(self, key: Key, rows: Tensor, token_index: Tensor) -> Tensor:
         u = key.token_uniforms(Stream.MASK, rows, token_index)
-        turn = torch.arange(self.count, dtype=torch.float64, device=u.device) / self.count
+        shift = torch.arange(self.count, dtype=torch.float64, device=u.device) / self.count
         # A token's u is an odd multiple of 2**-33, so that no rounding moves it across an edge of a view's arc.
-        return (u[:, None] + turn[:, None]) % 1.0
+        return (u[:, None] + shift[:, None]) % 1.0
 
     def ranks(self, uniforms: Tensor, maskable: Tensor) -> Tensor:
         size = maskable.sum(1)[:, None, None]
-        # floor(j P / K): the gaps between starts, around the circle too, are floor(P / K) or ceil(P / K).
-        turn = torch.arange(self.count, device=size.device)[:, None] * size // self.count
-        return (super().ranks(uniforms[:, :1], maskable) + turn) % size
+        # With floor(j P / K) the gaps between starts, also around the circle, are floor(P / K) or ceil(P / K).
+        shift = torch.arange(self.count, device=size.device)[:, None] * size // self.count
+        return (super().ranks(uniforms[:, :1], maskable) + shift) % size
 
 
 @dataclass(frozen=True)
 class ComplementPair(Single):
-    """The k first tokens of one random order and the P - k others; only for the masker of the same name.
+    """The two views of ``complement``: the first k tokens of one random order, and the other P - k.
 
-    At k = P nothing is left for the second view, which is then not used.
+    At k = P nothing is left for the second view, which is then not active.
+
+    >>> ComplementPair().active(torch.tensor([0.5, 1.0]), size=torch.tensor([4, 4])).tolist()
+    [[True, True], [True, False]]
     """
 
     count = 2
@@ -180,21 +209,15 @@ class ComplementPair(Single):
         return super().uniforms(key, rows, token_index).expand(-1, self.count, -1)
 
     def active(self, t: Tensor, size: Tensor | None = None) -> Tensor:
-        every = super().active(t)
+        active = super().active(t)
         if size is not None:
-            every[:, 1] = masked_count(t, size) < size
-        return every
+            active[:, 1] = masked_count(t, size) < size
+        return active
 
     def reach(self, size: Tensor) -> Tensor:
-        out = super().reach(size)
-        out[:, 1] = (size - 1).double() / size
-        return out
-
-
-def _counted(size: Tensor) -> list[tuple[int, int]]:
-    """Each number of tokens with how many rows have it."""
-    values, counts = size.unique(return_counts=True)
-    return list(zip(values.tolist(), counts.tolist(), strict=True))
+        reach = super().reach(size)
+        reach[:, 1] = (size - 1).double() / size
+        return reach
 
 
 Views = Single | Mirror | MultiSample | Partition | ComplementPair

@@ -1,1 +1,1 @@
-"""P-POTS: probe the loss over t, fit p(t), draw t from it (arXiv:2511.18159)."""
+"""P-POTS: probe the loss at mask ratios t, fit a density p(t) to it, draw t from p (arXiv:2511.18159)."""

@@ -1,9 +1,9 @@
-"""Adaptive P-POTS: p(t) follows the losses that training computes anyway, with no forward pass of its own.
+"""Adaptive P-POTS: p(t) is refitted during training from the losses of training itself, without extra forwards.
 
-The paper's p is fitted once, on the untrained model; as training moves g and v, it goes stale (its first stated
-limitation). Here every optimizer step's row losses refresh the second moments in cells of t, older steps are
-forgotten exponentially, and p is refitted every few steps. p of a step depends on earlier steps only, so that the
-weighted loss stays unbiased given the past.
+The paper fits p once, on the untrained model; training then changes g and v, and p goes stale (the first limitation
+that the paper states). Here the row losses of every optimizer step update the second moments in cells of t, older
+steps are forgotten exponentially, and p is refitted every few steps. The p of a step depends on earlier steps only, so
+that the weighted loss stays unbiased given the past.
 
 Legend: b cells, n rows of a step.
 """
@@ -22,26 +22,30 @@ from stabledllm.ppots.fit import interpolated
 from stabledllm.ppots.profile import rate_edges
 
 _SHOWN = 64
-"""Points of t at which the history keeps p."""
+"""Number of points of t at which the history records p."""
 _PER_OCTAVE = 2**16
+"""Second moments are rounded to this fraction of a factor of 2 before p is fitted to them."""
 _PRIOR = 8.0
-"""Draws that a cell's neighbourhood counts for, beside the cell's own."""
+"""Number of draws that the average of the neighbouring cells counts for, against the draws of the cell itself."""
 
 
 @dataclass(frozen=True)
 class AdaptiveOptions:
-    """How fast p follows.
+    """How often p is refitted and how fast old losses are forgotten.
 
     Raises:
         UserError: a value out of range.
+
+    >>> AdaptiveOptions(half_life=50).every
+    25
     """
 
     every: int = 25
     """Optimizer steps between refits."""
     half_life: float = 100.0
-    """Optimizer steps after which a loss counts half."""
+    """Number of optimizer steps after which a loss counts half."""
     rates: int = 12
-    """Equal cells of t; the lowest is split further."""
+    """Number of equal cells of t; the lowest is split further."""
     uniform_share: float = 0.05
 
     def __post_init__(self) -> None:
@@ -53,14 +57,20 @@ class AdaptiveOptions:
 
 
 class AdaptiveDensity:
-    """Second moments by cell of t, and the density they make best. Deterministic: the same rows give the same bits.
+    """A density of t that is refitted to the losses of training. Deterministic: the same rows give the same bits.
 
     Args:
-        shared_noise: whether the source leaves the noise that all rows share (iid t). Strata and lattices average it
-            out, and what is left is ``E v + Var_x0 g``: the variance of the losses within a cell
+        shared_noise: whether the source keeps the noise that all rows share (iid t does). Strata and lattices average
+            it out; p is then fitted to what remains, ``E v + Var_x0 g``, the variance of the losses within a cell
             (docs/mathematics.md#the-best-density-of-t).
         cost: forwards that a row pays at t.
-        start: density in force until the first refit, and the shape that cells without losses keep.
+        start: the density until the first refit; its shape also fills cells without losses. Uniform by default.
+
+    >>> p = AdaptiveDensity(AdaptiveOptions(every=1), shared_noise=True, cost=torch.ones_like, eps=0.001)
+    >>> p.update(torch.tensor([0.2, 0.9]), torch.ones(2), torch.tensor([1.0, 3.0]))
+    True
+    >>> p.sampler().name
+    'adaptive'
     """
 
     def __init__(
@@ -77,27 +87,27 @@ class AdaptiveDensity:
         self.middle = (self.edges[1:] + self.edges[:-1]) / 2
         self.cost = cost(self.middle)
         self.sums = torch.zeros(4, len(self.middle), dtype=torch.float64)
-        """Forgotten sums of w, w², w l and w l² of each cell, w the importance weight and l the plain loss."""
+        """Exponentially forgotten sums of w, w², w l and w l² by cell, w the importance weight, l the plain loss."""
         self.steps = 0
         self.density: list[float] | None = None
         self.history: list[dict] = []
 
     def sampler(self) -> TSampler:
-        """The density in force."""
+        """The density to draw from now."""
         if self.density is not None:
             return Tabulated(self.density, name="adaptive", normalized=True)
         return self.start or Uniform()
 
     def update(self, t: Tensor, weight: Tensor, loss: Tensor) -> bool:
-        """Take in the rows of one optimizer step; True where p was refitted after it.
+        """Add the rows of one optimizer step and refit p when it is due; returns whether it was.
 
         Args:
             t: mask ratios. weight: importance weights. loss: weighted row losses, views averaged. Each of shape (n,).
         """
         plain = loss / weight
-        kept = plain.isfinite()
-        cell = (torch.searchsorted(self.edges, t[kept].double()) - 1).clamp(0, len(self.middle) - 1)
-        w, l = weight[kept].double(), plain[kept].double()
+        finite = plain.isfinite()
+        cell = (torch.searchsorted(self.edges, t[finite].double()) - 1).clamp(0, len(self.middle) - 1)
+        w, l = weight[finite].double(), plain[finite].double()
         self.sums *= 0.5 ** (1.0 / self.options.half_life)
         self.sums.index_add_(1, cell, torch.stack((w, w**2, w * l, w * l**2)))
         self.steps += 1
@@ -107,10 +117,10 @@ class AdaptiveDensity:
         return due
 
     def moments(self) -> Tensor:
-        """What p is proportional to the root of, times the forwards: by cell, shape (b,).
+        """Second moments of the loss by cell, shape (b,): p is proportional to the root of these over the forwards.
 
-        Weighted by 1 / p within a cell, so that they are averages over t whatever p it was drawn from. A cell's
-        neighbours count for a few draws.
+        Losses count by 1 / p within a cell, so that the moments are averages over t, whatever p it was drawn from. The
+        average of the neighbouring cells counts like a few draws.
         """
         w, square, first, second = self.sums
         seen = w > 0
@@ -120,7 +130,7 @@ class AdaptiveDensity:
             moment = (moment - mean**2) * torch.where(draws > 1, draws / (draws - 1).clamp(min=1e-9), 0.0)
             draws = (draws - 1).clamp(min=0)
         shape = torch.ones_like(moment)
-        if self.start is not None:  # m = p² kappa is what would make the start the best
+        if self.start is not None:  # the start is the best density where m = p² kappa
             shape = (self.start.cdf(self.edges).diff() / self.edges.diff()) ** 2 * self.cost
         relative = moment / shape
         near = torch.exp(-torch.abs(torch.arange(len(w))[:, None] - torch.arange(len(w))).double())
@@ -131,8 +141,8 @@ class AdaptiveDensity:
         square = self.moments() / self.cost
         if not float(square.max()) > 0:
             return
-        # Losses of another split over devices differ in their last bits; rounded to a fraction of an octave, what is
-        # drawn from does not.
+        # Losses differ in their last bits when rows are split over devices in another way; rounded to a fraction of an
+        # octave, the density does not.
         octaves = (torch.maximum(square, 1e-4 * square.max()).log2() * _PER_OCTAVE).round() / _PER_OCTAVE
         points = torch.exp2(octaves / 2)
         table = Tabulated(interpolated(self.middle.numpy(), points.numpy()), name="adaptive")
@@ -142,7 +152,7 @@ class AdaptiveDensity:
         self.history.append({"step": self.steps, "p": fitted.log_prob(at).exp().tolist()})
 
     def state(self) -> dict:
-        """Everything that a resumed run needs to go on with the same bits; plain lists and numbers."""
+        """The state that a resumed run needs to continue with the same bits, as lists and numbers."""
         return {
             "sums": self.sums.tolist(),
             "steps": self.steps,
@@ -152,6 +162,6 @@ class AdaptiveDensity:
         }
 
     def load(self, state: dict) -> None:
-        """Take up a :meth:`state`."""
+        """Restore what :meth:`state` returned."""
         self.sums = torch.tensor(state["sums"], dtype=torch.float64)
         self.steps, self.density, self.history = state["steps"], state["density"], list(state["history"])

@@ -1,4 +1,4 @@
-"""The 7-parameter EPR family and its fit.
+"""The EPR family of densities, with seven parameters, and its fit to points.
 
     p(t) ∝ sqrt(a t^r + b (1-t)^q + A² exp(2 kappa t^m)),  a, b, A, kappa > 0,  r, q >= 0,  m > 1
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NAMES = ("a", "b", "A", "kappa", "r", "q", "m")
-# log a, log b, log A, log kappa, r, q, m. The fit is of a shape: a common factor of a, b and A² is free.
+# Of log a, log b, log A, log kappa, r, q and m. Only the shape is fitted: a common factor of a, b and A² is free.
 _BOUNDS = ((-20, 20), (-20, 20), (-20, 10), (-12, 3.5), (0, 80), (0, 80), (1 + 1e-6, 80))
 
 _OPTIONS = {"maxiter": 2000, "ftol": 1e-14}
@@ -20,7 +20,11 @@ _OPTIONS = {"maxiter": 2000, "ftol": 1e-14}
 
 @dataclass(frozen=True)
 class EPRFit:
-    """The best of many starts."""
+    """The best fit of EPR that was reached from several random starts.
+
+    >>> EPRFit(dict.fromkeys(NAMES, 1.0), kl=0.01, start_kls=[0.02, 0.01], converged=True).kl
+    0.01
+    """
 
     parameters: dict[str, float]
     kl: float
@@ -32,7 +36,15 @@ class EPRFit:
 
 
 def log_density(theta: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Unnormalised log p at t in (0, 1), shape (G,); stable for any parameters within the bounds."""
+    """The unnormalised log p at t in (0, 1), shape (G,); stable for any parameters within the bounds.
+
+    Args:
+        theta: a point of the search space, as :func:`theta_of` gives it.
+
+    >>> flat = {"a": 1.0, "b": 1.0, "A": 1.0, "kappa": 1e-5, "r": 0.0, "q": 0.0, "m": 2.0}
+    >>> log_density(theta_of(flat), np.array([0.2, 0.8])).round(4)  # log of the root of 1 + 1 + 1
+    array([0.5493, 0.5493])
+    """
     return _log_square(theta, t)[0] / 2
 
 
@@ -47,19 +59,22 @@ def fit_epr(
 ) -> EPRFit:
     """Minimise KL(points || EPR) over the seven parameters by L-BFGS-B from ``starts`` random starts.
 
-    A point that is the root of a cell's *average* square is compared with the root of EPR's average square over the
-    cell, not with its value at the midpoint nor with its average: the root is concave, and only so is the KL 0 at the
-    true parameters for cells of any width. These are also the weights of the best density constant on each cell.
+    Each point is the root of a cell's *average* square, so it is compared with the root of EPR's average square over
+    that cell, not with EPR's value at the midpoint, nor with its average: the root is concave, and in this way only is
+    the KL 0 at the true parameters, however wide the cells. The best density that is constant on each cell is this too.
 
     Args:
         t: nodes of cells of (0, 1), shape (G, Q), or their midpoints, (G,). width: of the cells, (G,).
         points: positive, unnormalised, (G,). share: weights of the nodes, adding up to 1, (Q,); equal by default.
+
+    >>> t = (np.arange(20) + 0.5) / 20
+    >>> bool(fit_epr(t, np.full(20, 0.05), np.sqrt(1 + t**2), starts=3).kl < 1e-6)
+    True
     """
     nodes = t.reshape(len(t), -1)
     log_share = np.log(np.full(nodes.shape[1], 1 / nodes.shape[1]) if share is None else share)
     target = width * points / (width @ points)
     entropy = float(target @ np.log(target / width))
-    random = np.random.default_rng(seed)
     # A rise at t = 1 narrower than the last cell would fit one point and nothing else.
     bounds = (*_BOUNDS[:-1], (_BOUNDS[-1][0], max(2.0, 1 / float(width[-1]))))
 
@@ -75,7 +90,7 @@ def fit_epr(
 
     results = [
         minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=_OPTIONS)
-        for start in _starts(random, starts)
+        for start in _starts(np.random.default_rng(seed), starts)
     ]
     best = min(results, key=lambda r: r.fun)
     converged = any(r.success for r in results if r.fun <= best.fun + 1e-6)
@@ -83,13 +98,21 @@ def fit_epr(
 
 
 def parameters(theta: np.ndarray) -> dict[str, float]:
-    """The named parameters of a point of the search space."""
+    """The parameters, by name, at a point of the search space: the inverse of :func:`theta_of`.
+
+    >>> parameters(np.zeros(7))["A"]
+    1.0
+    """
     values = [*np.exp(theta[:4]), *theta[4:]]
     return dict(zip(NAMES, (float(v) for v in values), strict=True))
 
 
 def theta_of(parameters: dict[str, float]) -> np.ndarray:
-    """The point of the search space with these parameters."""
+    """The point of the search space that has these parameters: logarithms of a, b, A and kappa, then r, q and m.
+
+    >>> float(theta_of(dict.fromkeys(NAMES, 1.0))[0])
+    0.0
+    """
     values = [parameters[name] for name in NAMES]
     return np.array([*np.log(values[:4]), *values[4:]])
 
@@ -101,7 +124,7 @@ def _starts(random: np.random.Generator, n: int) -> np.ndarray:
 
 
 def _log_cell_square(theta: np.ndarray, nodes: np.ndarray, log_share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """log of the square of p averaged over each cell's nodes, and its Jacobian, shapes (G,) and (G, 7)."""
+    """log of the mean of p² over each cell's nodes, and its Jacobian with respect to theta, shapes (G,) and (G, 7)."""
     log_square, jacobian = _log_square(theta, nodes.ravel())
     terms = log_square.reshape(nodes.shape) + log_share
     top = terms.max(1, keepdims=True)
@@ -111,7 +134,7 @@ def _log_cell_square(theta: np.ndarray, nodes: np.ndarray, log_share: np.ndarray
 
 
 def _log_square(theta: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """log of the square of p and its Jacobian with respect to theta, shapes (G,) and (G, 7)."""
+    """log of p² at t and its Jacobian with respect to theta, shapes (G,) and (G, 7)."""
     log_a, log_b, log_amplitude, log_kappa, r, q, m = theta
     log_t, log_s = np.log(t), np.log1p(-t)
     bump = 2 * np.exp(log_kappa + m * log_t)

@@ -1,4 +1,4 @@
-"""From second moments to a density: EPR where it fits, the points themselves where it does not."""
+"""The fit of p(t) to second moments: EPR where it fits well, else the points themselves, smoothed."""
 
 from __future__ import annotations
 
@@ -15,34 +15,39 @@ from stabledllm.ppots.cells import CELLS
 from stabledllm.ppots.epr import EPRFit, fit_epr, log_density, theta_of
 from stabledllm.ppots.moments import LossMoments, SecondMoments
 from stabledllm.ppots.shared_noise import shared_noise
-from stabledllm.ppots.target import Moment, optimal_square
+from stabledllm.ppots.target import optimal_square
 
 KL_THRESHOLD = 0.02
-"""In nats, beyond what the points' own sampling error explains. Where p* is known exactly, KL = 0.02 costs about
-4 % of the second moment: past that EPR is not used."""
-
-
+"""Largest KL of EPR from the points, in nats, beyond what their sampling error explains. Where p* is known exactly, a
+KL of 0.02 costs about 4 % of the second moment."""
 SHARED = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Shares of (E g)² tried where u is not iid."""
+"""The shares of (E g)² that are tried where u is not iid."""
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How p is fitted. ``uniform_share`` bounds every weight by its reciprocal."""
+    """The settings of a fit. ``uniform_share`` bounds every importance weight by its reciprocal.
+
+    >>> FitOptions(family="tabulated").uniform_share
+    0.05
+    """
 
     starts: int = 20
     family: Literal["epr", "tabulated"] = "epr"
     uniform_share: float = 0.05
-    moment: Moment = "second_moment"
     seed: int = 0
     step_rows: int = 32
-    """Rows of a training step: how finely strata or a lattice divide t."""
+    """Rows of a training step, which decide how finely strata or a lattice divide t."""
     strata: int | None = None
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The sampler, what it came from, and why EPR was not used where it was not."""
+    """A fitted density, with the points it was fitted to and, where EPR was not used, the reason.
+
+    >>> Fit(Tabulated([1.0]), epr=None, fallback=None, kl_threshold=0.02, points=np.ones(2)).kind
+    'tabulated'
+    """
 
     sampler: Tabulated
     epr: EPRFit | None
@@ -50,19 +55,25 @@ class Fit:
     kl_threshold: float
     """:data:`KL_THRESHOLD` plus the KL that sampling error alone gives the points."""
     points: np.ndarray
-    """What p was fitted to, unnormalised, shape (b,)."""
+    """The unnormalised values that p was fitted to, shape (b,)."""
 
     @property
     def kind(self) -> str:
+        """The form of the density: "epr" or "tabulated"."""
         return "epr" if self.epr and not self.fallback else "tabulated"
 
 
 def fit(moments: SecondMoments, source: str, options: FitOptions) -> Fit:
-    """p over all of [0, 1], with the exact inverse CDF of the density that gives the weight.
+    """Fit p over all of [0, 1]; t is drawn by the exact inverse CDF of the same density that gives the weight.
 
-    EPR is fitted by KL; if its KL from the points exceeds :data:`KL_THRESHOLD` by more than the points'
-    sampling error explains, or no start converged, the density is the smoothed points, linear between rates
-    and flat beyond the outermost, and ``fallback`` says so.
+    EPR is fitted by KL. If its KL from the points exceeds :data:`KL_THRESHOLD` by more than the points' sampling error
+    explains, or no start converged, the density is the smoothed points, linear between rates and flat beyond the
+    outermost, and ``fallback`` says so.
+
+    >>> moments = SecondMoments(edges=torch.linspace(0, 1, 4).double(), moment=torch.ones(4, 3).double(),
+    ...                         cost=torch.ones(3).double())
+    >>> fit(moments, "iid", FitOptions(family="tabulated")).sampler.weight(torch.tensor([0.1, 0.9]))
+    tensor([1., 1.], dtype=torch.float64)
     """
     t, (nodes, share) = moments.t.numpy(), moments.nodes()
     points = _target(moments, source, options).sqrt().numpy()
@@ -89,13 +100,14 @@ def fit(moments: SecondMoments, source: str, options: FitOptions) -> Fit:
 
 
 def _target(moments: SecondMoments, source: str, options: FitOptions) -> Tensor:
-    """The square to fit for a source: with few strata part of (E g)² must stay in, as much as predicts least noise.
+    """The square of p to fit for a source of u, shape (b,).
 
-    The limit of fine strata leaves it out; a p made for that limit can be several times worse than uniform
-    where ceil(sqrt n) strata are coarse and g is large. The share is chosen by the predicted variance of a step.
+    Fine strata take (E g)² out altogether, but a p made for that limit can be several times worse than uniform t where
+    ceil(sqrt n) strata are coarse and g is large: then a share of (E g)² must stay in. It is the share with the least
+    predicted variance of a step.
     """
-    if source == "iid" or options.moment != "second_moment":
-        return optimal_square(moments, source, options.moment)
+    if source == "iid":
+        return optimal_square(moments, source)
     kind = Stratified(options.strata) if source == "strats" else LowDiscrepancy()
     losses: LossMoments = moments
     between, g = losses.between_rows(), losses.mean.mean(0)
@@ -104,15 +116,15 @@ def _target(moments: SecondMoments, source: str, options: FitOptions) -> Tensor:
         table = Tabulated(interpolated(losses.t.numpy(), square.sqrt().numpy())).mix_uniform(options.uniform_share)
         weight = losses.kernels(table)[0]
         own = (losses.noise * weight).mean(0) + between * weight.mean(0)
-        return float(losses.width @ own) + shared_noise(g, losses.t, table, kind, options.step_rows)[0]
+        return float(losses.width @ own) + shared_noise(g, losses.t, table, kind, options.step_rows)
 
     return min((optimal_square(losses, source, shared=share) for share in SHARED), key=noise)
 
 
 def _sampling_kl(moments: SecondMoments, points: np.ndarray) -> float:
-    """KL(points || truth) that sampling error alone gives: half the mean variance of their logarithm."""
+    """The KL(points || truth) that comes from sampling error alone: half the mean variance of the points' logarithm."""
     moment = moments.curve()
-    # A cell in which every draw was 0 says nothing about itself: its error is taken as large as itself.
+    # Where every draw of a cell was 0 nothing is known of its error: it is taken to be as large as the value.
     relative = (moment.stderr / moment.value).nan_to_num(1.0).numpy() / 2
     share = moments.width.numpy() * points
     share = share / share.sum()
@@ -120,19 +132,29 @@ def _sampling_kl(moments: SecondMoments, points: np.ndarray) -> float:
     return float(share @ relative**2) / 2
 
 
-def epr_sampler(parameters: dict[str, float], low: float = 0.0, high: float = 1.0, cells: int = CELLS) -> Tabulated:
-    """The EPR density, normalised numerically on ``cells`` equal cells of [0, 1].
+def epr_sampler(parameters: dict[str, float], low: float, high: float) -> Tabulated:
+    """The EPR density, normalised numerically on equal cells of [0, 1].
 
     Beyond the outermost rates probed, ``low`` and ``high``, it is held constant: nothing was measured there, and
-    an exponential of t^m extrapolated past its last point can be anything.
+    an exponential of t^m can take any value beyond the last point that it was fitted to.
+
+    >>> flat = {"a": 1.0, "b": 1.0, "A": 1.0, "kappa": 1e-5, "r": 0.0, "q": 0.0, "m": 2.0}
+    >>> epr_sampler(flat, 0.0, 1.0).weight(torch.tensor([0.1, 0.9])).round(decimals=3)
+    tensor([1., 1.], dtype=torch.float64)
     """
-    middle = np.clip((np.arange(cells) + 0.5) / cells, low, high)
+    middle = np.clip((np.arange(CELLS) + 0.5) / CELLS, low, high)
     log_p = log_density(theta_of(parameters), np.clip(middle, 1e-12, 1 - 1e-12))
     return Tabulated(torch.from_numpy(np.maximum(np.exp(log_p - log_p.max()), 1e-12)), name="ppots")
 
 
 def interpolated(t: np.ndarray, points: np.ndarray) -> torch.Tensor:
-    """Points smoothed by a (1, 2, 1) / 4 kernel over neighbouring cells and interpolated; equal ones stay equal."""
+    """The points, smoothed over neighbouring cells by the kernel (1, 2, 1) / 4, at the middles of :data:`CELLS` cells.
+
+    Between the rates t they are interpolated linearly; equal points stay equal.
+
+    >>> interpolated(np.array([0.25, 0.75]), np.array([1.0, 5.0]))[[0, -1]]  # 3/4 of the own point
+    tensor([2., 4.], dtype=torch.float64)
+    """
     padded = np.pad(points, 1, mode="edge")
     smooth = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
     middle = (np.arange(CELLS) + 0.5) / CELLS

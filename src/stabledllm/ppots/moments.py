@@ -1,4 +1,4 @@
-"""What p(t) is fitted to: mean squares by row and cell of t, whether of losses or of gradients.
+"""The second moments that p(t) is fitted to: mean squares of losses or of gradient norms, by row and cell of t.
 
 Legend: a rows, b cells, c masks per row and cell, Q nodes of a cell.
 """
@@ -16,21 +16,25 @@ from stabledllm.noise.densities import TSampler
 from stabledllm.ppots.cells import WeighsBy, cell_kernels
 
 _NODES = 4
-"""Gauss-Legendre nodes per cell: exact for polynomials of degree 7."""
+"""Number of Gauss-Legendre nodes per cell, which are exact for polynomials of degree 7."""
 _LEAST_FOR_TREND = 4
-"""Rows from which a straight line is taken out of g within a cell before its spread over rows is measured."""
+"""Least number of rows from which the straight line of g over a cell is subtracted before its spread is taken."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity at every rate, with its jackknife standard error over rows; each of shape (b,)."""
+    """A quantity over the cells of t, with its jackknife standard error over rows; each of shape (b,).
+
+    >>> Curve.mean(torch.tensor([[1.0, 2.0], [3.0, 2.0]])).stderr
+    tensor([1., 0.])
+    """
 
     value: Tensor
     stderr: Tensor
 
     @classmethod
     def mean(cls, rows: Tensor) -> Curve:
-        """The mean over rows, (a, b); its jackknife is the usual standard error, NaN for one row, as a fold may be."""
+        """The mean of values (a, b) over rows; its error is the usual standard error, NaN for a single row."""
         if len(rows) < 2:
             return cls(rows.mean(0), torch.full_like(rows[0], math.nan))
         return cls(rows.mean(0), rows.std(0) / len(rows) ** 0.5)
@@ -38,10 +42,14 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """The cells of [0, 1] in which something was measured."""
+    """A division of [0, 1] into cells of t.
+
+    >>> Cells(edges=torch.tensor([0.0, 0.5, 1.0])).t
+    tensor([0.2500, 0.7500])
+    """
 
     edges: Tensor
-    """Shape (b + 1,)."""
+    """Edges of the cells, shape (b + 1,)."""
 
     @property
     def t(self) -> Tensor:
@@ -50,23 +58,30 @@ class Cells:
 
     @property
     def width(self) -> Tensor:
-        """Widths, which add up to 1: ``width @ f(t)`` is the integral of f; shape (b,)."""
+        """Width of each cell, shape (b,); they add up to 1, so that ``width @ f(t)`` is the integral of f."""
         return self.edges.diff()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SecondMoments(Cells):
-    """Mean squares of a row's loss, or of its gradient's norm, over masks, at unit importance weight."""
+    """Mean squares over masks of each row's loss, or of its gradient's norm, by cell, at unit importance weight.
+
+    >>> edges, cost = torch.tensor([0.0, 0.5, 1.0]).double(), torch.ones(2).double()
+    >>> moments = SecondMoments(edges=edges, cost=cost, moment=torch.tensor([[1.0, 3.0], [3.0, 5.0]]).double())
+    >>> moments.curve().value, moments.select(torch.tensor([0])).rows
+    (tensor([2., 4.], dtype=torch.float64), 1)
+    """
 
     moment: Tensor
     """E_M of the square, shape (a, b)."""
     cost: Tensor
     """Forwards that a row pays in each cell, shape (b,)."""
     rate: Tensor | None = None
-    """Where in its cell each row was measured, shape (a, b); None at the midpoints."""
+    """Rate of each row in each cell, shape (a, b); None where all are the midpoints."""
 
     @property
     def rows(self) -> int:
+        """Number of rows."""
         return len(self.moment)
 
     @property
@@ -75,16 +90,16 @@ class SecondMoments(Cells):
         return self.t.expand(self.rows, -1) if self.rate is None else self.rate
 
     def curve(self) -> Curve:
-        """Mean over rows, E_{x0} E_M of the square."""
+        """E_{x0} E_M of the square, the mean over rows."""
         return Curve.mean(self.moment)
 
     def select(self, keep: Tensor) -> SecondMoments:
-        """The same of fewer rows (indices or a bool mask over a)."""
+        """The moments of some of the rows (indices, or a bool mask over a)."""
         rate = None if self.rate is None else self.rate[keep]
         return replace(self, moment=self.moment[keep], rate=rate)
 
     def nodes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rates (b, Q) and weights (Q,) whose weighted mean of a function of t is what the cell's values stand for."""
+        """Rates (b, Q) and weights (Q,): a cell's moment stands for the weighted mean of the square at its rates."""
         if self.rate is None:
             return self.t.numpy()[:, None], np.ones(1)
         x, w = np.polynomial.legendre.leggauss(_NODES)
@@ -97,39 +112,47 @@ class SecondMoments(Cells):
         return torch.stack([weighs_by(sampler, row).weight(rate) for row, rate in enumerate(self.rates)])
 
     def kernels(self, sampler: TSampler, weighs_by: WeighsBy | None = None) -> tuple[Tensor, Tensor]:
-        """``w² p`` and ``w p`` by which a row's moments in a cell of t are multiplied, each of shape (a, b), float64.
+        """The factors ``w² p`` and ``w p`` of each row's moments in each cell of t, each of shape (a, b), float64.
 
-        Stratified, at each row's own rate: their product with what was measured there is then unbiased for the integral
-        over the cell, however both bend within it. A product of two averages over a cell is not. On a grid, where
-        losses are known at midpoints only, the kernels' means over the cell.
+        Where rows have rates of their own, the factors are those at that rate: their product with what was measured
+        there is unbiased for the integral over the cell, whatever the shape of both within it, as a product of two
+        averages over the cell is not. On a grid, where losses are known at midpoints only, they are means over the
+        cell.
 
         Args:
-            weighs_by: where rows are not weighed by 1 / p(t) itself: fixed counts pay 1 / (P pi_k).
+            weighs_by: needed where a row's weight is not 1 / p(t) itself; with fixed counts it is 1 / (P pi_k).
         """
         if self.rate is not None:
             density, weight = sampler.log_prob(self.rate).exp(), self.weights(sampler, weighs_by)
             return weight**2 * density, weight * density
         by_row = [weighs_by(sampler, row) if weighs_by else sampler for row in range(self.rows)]
-        known = {id(by): cell_kernels(sampler, self.edges, by) for by in by_row}
-        return tuple(torch.stack([known[id(by)][k] for by in by_row]) for k in (0, 1))
+        kernels = {id(by): cell_kernels(sampler, self.edges, by) for by in by_row}  # rows of equal length share one
+        return tuple(torch.stack([kernels[id(by)][k] for by in by_row]) for k in (0, 1))
 
     def integrated(self, sampler: TSampler, rows: Tensor, weighs_by: WeighsBy | None = None) -> Tensor:
-        """``∫ E_M[l²] w² p dt`` of some rows, the second moments of their weighted losses; shape of ``rows``."""
+        """``∫ E_M[l²] w² p dt`` of some rows, the second moment of each row's weighted loss; shape of ``rows``."""
         return ((self.moment * self.kernels(sampler, weighs_by)[0]) @ self.width)[rows]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossMoments(SecondMoments):
-    """Second moments of losses, split into mean and noise: what sources that share noise among rows are fitted by."""
+    """Second moments of losses with their parts, mean and noise: sources other than iid need these parts for the fit.
+
+    >>> g = torch.tensor([[1.0], [2.0], [3.0]])
+    >>> losses = LossMoments(edges=torch.tensor([0.0, 1.0]), moment=g**2 + 0.5, cost=torch.ones(1), mean=g,
+    ...                      noise=torch.full((3, 1), 0.5), masks=2)
+    >>> losses.between_rows()  # Var(1, 2, 3) less the noise of means of two
+    tensor([0.7500])
+    """
 
     mean: Tensor
-    """Cell means, unbiased for g(x0, t), shape (a, b)."""
+    """Mean loss over masks, unbiased for g(x0, t), shape (a, b)."""
     noise: Tensor
     """Unbiased Var_M of the view-averaged loss, shape (a, b)."""
     masks: int
-    """Draws c behind each mean."""
+    """Number of masks c behind each mean."""
     share: Tensor | None = None
-    """What each row counts under the token mean, shape (a,); None where all count the same."""
+    """Share of each row in the token mean, shape (a,); None where all rows count the same."""
 
     def select(self, keep: Tensor) -> LossMoments:
         share = None if self.share is None else self.share[keep]
@@ -138,8 +161,8 @@ class LossMoments(SecondMoments):
     def between_rows(self) -> Tensor:
         """Unbiased Var_{x0} g(x0, t), shape (b,); may be slightly negative.
 
-        Where rows have rates of their own, g differs between them for that reason too: its straight line over the
-        cell is taken out first, so that only the mean curve's bend within a cell is left in.
+        Where rows have rates of their own, g differs between them for that reason too: the straight line through the
+        values of a cell is subtracted first, so that of the mean curve only its bend within the cell remains.
         """
         noise = self.noise.mean(0) / self.masks
         if self.rate is None or self.rows < _LEAST_FOR_TREND:

@@ -1,4 +1,4 @@
-"""Products of two means over rows, from pairs of different rows, by piece of t.
+"""Squares of means over rows without bias, from pairs of different rows, by piece of t.
 
 Legend: a rows, b cells, s pieces.
 """
@@ -15,28 +15,32 @@ from stabledllm.ppots.moments import SecondMoments
 
 _CUTS = (4, 2, 1)
 _LEAST = 4
-"""Rows whose values a piece holds at least: with one left out there are still pairs."""
+"""Least number of rows with a value in a piece: with one of them left out there are still pairs."""
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """The probe's cells, cut finer where rows have rates of their own in them.
+    """The probe's cells of t, cut finer where each row has a rate of its own in a cell.
 
-    The rates of a cell's rows are a lattice, so that two rows are further apart than independent ones: a product of
-    two rows' values is too small for the square of their mean over the cell by its variance within the cell over
-    a - 1. Among the values of one piece what varies is many times less.
+    The rates of a cell's rows are a lattice, so that two rows are further apart than independent ones, and the mean
+    product of two rows' values is below the square of their mean over the cell, by the variance within the cell over
+    a - 1. Within one piece the values vary many times less.
+
+    >>> moments = SecondMoments(edges=torch.tensor([0.0, 0.5, 1.0]), moment=torch.ones(4, 2), cost=torch.ones(2))
+    >>> Pieces.cut(moments).middle  # on a grid the pieces are the cells
+    tensor([0.2500, 0.7500])
     """
 
     middle: Tensor
-    """Shape (s,)."""
+    """Middle of each piece, shape (s,)."""
     width: Tensor
-    """Shape (s,)."""
+    """Width of each piece, shape (s,)."""
     of: Tensor
     """Piece of each row's value in each cell, int64, shape (a, b)."""
 
     @classmethod
     def cut(cls, moments: SecondMoments) -> Pieces:
-        """As fine as leaves some rows in every piece; the cells themselves on a grid."""
+        """The finest pieces that still hold some rows each; on a grid the cells themselves."""
         share, cells = (moments.rates - moments.edges[:-1]) / moments.width, len(moments.width)
         for cuts in _CUTS if moments.rate is not None else (1,):
             of = (share * cuts).long().clamp(0, cuts - 1) + torch.arange(cells) * cuts
@@ -47,16 +51,16 @@ class Pieces:
         return cls(start + width / 2, width, of)
 
     def quadratic(self, values: Tensor, form: Tensor) -> Callable[[Tensor], float]:
-        """Takes the rows kept, gives ``g' form g`` for the mean g over rows of ``values``, (a, b), piece by piece."""
-        there = torch.zeros(len(values), len(self.middle), dtype=torch.float64).scatter_(1, self.of, 1.0)
-        value = torch.zeros_like(there).scatter_(1, self.of, values)
+        """A function of the rows to use: ``g' form g``, g the mean over those rows of ``values``, (a, b), by piece."""
+        has = torch.zeros(len(values), len(self.middle), dtype=torch.float64).scatter_(1, self.of, 1.0)
+        value = torch.zeros_like(has).scatter_(1, self.of, values)
 
         def from_pairs(keep: Tensor) -> float:
-            product, count = (torch.outer(x.sum(0), x.sum(0)) - x.T @ x for x in (value[keep], there[keep]))
+            product, count = (torch.outer(x.sum(0), x.sum(0)) - x.T @ x for x in (value[keep], has[keep]))
             return float((form * product / count).sum())
 
         return from_pairs
 
     def mean_square(self, values: Tensor) -> Callable[[Tensor], float]:
-        """Takes the rows kept, gives the square of ``E ∫ g dt``, g the mean over rows of ``values``."""
+        """A function of the rows to use: the square of ``∫ g dt``, g the mean over those rows of ``values``."""
         return self.quadratic(values, torch.outer(self.width, self.width))

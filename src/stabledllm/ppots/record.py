@@ -1,4 +1,4 @@
-"""A fitted density with what it came from, as ``p_of_t.json``."""
+"""A fitted density with its record: the fit on held-out rows, and the file ``p_of_t.json``."""
 
 from __future__ import annotations
 
@@ -29,42 +29,45 @@ from stabledllm.runtime.files import read_json, write_json
 
 SCHEMA = "stabledllm/p_of_t/1"
 LEAST_SEEN = 10
-"""Draws of a cell in which something was masked, from which its curves have an error: of fewer, one decides."""
+"""Least number of draws of a cell with a masked token for its curves to have an error: among fewer, one decides."""
 
 
 @dataclass(frozen=True)
 class FittedDensity:
-    """p(t) and its record; saved and loaded so that a resumed run draws the same t bit for bit."""
+    """A fitted p(t) and its record; a run that loads the file again draws the same t, bit for bit.
+
+    >>> FittedDensity(Tabulated([1.0]), {"method": "ppots", "forward_passes": 480}).forward_passes
+    480
+    """
 
     sampler: Tabulated
     record: dict
     crossfit: list[tuple[Tabulated, Tensor]] | None = field(default=None, compare=False, repr=False)
-    """Densities of the cross-fit with the probed rows that each was not fitted to; not saved."""
+    """The densities of the cross-fit, each with the probed rows that it was not fitted to; not saved."""
 
     @property
     def method(self) -> str:
-        """The method whose source, masker and views it was fitted for."""
+        """Name of the method whose source, masker and views p was fitted for."""
         return self.record["method"]
 
     @property
     def forward_passes(self) -> int:
-        """Forwards that the probe took."""
+        """Number of forwards that the probe took."""
         return self.record["forward_passes"]
 
     @property
     def fallback(self) -> str | None:
-        """Why EPR is not used, or None."""
+        """The reason why EPR is not used, or None."""
         return self.record["diagnostics"]["fallback"]
 
     @property
     def notes(self) -> list[str]:
-        """What a user must know of the fit: why EPR is not used, and whether uniform t is as good on held-out rows."""
+        """Warnings about the fit: that EPR is not used, and that uniform t has less variance on held-out rows."""
         doubt = self._doubt() if self.signal == "loss" and self.record.get("source") == "iid" else None
         return [note for note in (self.fallback, doubt) if note]
 
     def _doubt(self) -> str | None:
-        d = self.record["diagnostics"]
-        fitted, uniform = d["variance_fitted"]["value"], d["variance_uniform"]["value"]
+        fitted, uniform = (self.record["diagnostics"][f"variance_{name}"]["value"] for name in ("fitted", "uniform"))
         if not fitted > (1 + EXCESS_ALLOWED) * uniform:
             return None
         return (
@@ -90,7 +93,7 @@ class FittedDensity:
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"{path}: expected a density of positive values under 'density', found {error}.") from None
         try:
-            # All that is read from the record later, so that a broken one is told now.
+            # Everything that is read from the record later, so that a broken one is refused here.
             _ = loaded.summary(), loaded.notes, int(loaded.forward_passes), loaded.method.split("+")
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: expected a fitted density's record, found it broken ({error!r}).") from None
@@ -110,22 +113,22 @@ class FittedDensity:
 
     @property
     def signal(self) -> str:
-        """Whose second moment it was fitted to."""
+        """The quantity whose second moment p was fitted to: "loss", "gradient" or "output layer"."""
         return self.record.get("signal", "loss")
 
 
 class ProbeProfile(Protocol):
-    """What a probe measured, of losses or of gradient norms."""
+    """The result of a probe, of losses or of gradient norms."""
 
     signal: str
-    """Whose second moment it is: "loss", "gradient" or "output layer"."""
+    """The quantity that was measured: "loss", "gradient" or "output layer"."""
     moments: SecondMoments
     values: Tensor
     """Losses or norms at unit importance weight, shape (a, b, c)."""
     forward_passes: int
 
     def curves(self) -> dict[str, Curve | None]:
-        """What else is known over t, beside the second moment."""
+        """The curves over t beside the second moment, None for those that were not measured."""
         ...
 
 
@@ -139,12 +142,18 @@ def fit_density(
 ) -> FittedDensity:
     """Fit p for a method's own source, masker and views, with diagnostics on held-out rows.
 
-    To gradient norms p is fitted as for iid t, and what the diagnostics give is the second moment itself.
-
-    For iid t an EPR fit whose second moment on held-out rows is clearly above the tabulated density's is not used.
+    To gradient norms p is fitted as for iid t, whatever the source, and the diagnostics hold second moments in place of
+    variances. For iid t EPR is not used where its second moment on held-out rows is clearly above that of the tabulated
+    density.
 
     Args:
-        weighs_by: of the method's masker, where a row's weight is not 1 / p(t) itself.
+        weighs_by: needed where a row's weight is not 1 / p(t) itself (:func:`weights_of`).
+
+    >>> from stabledllm.ppots.profile import Profile
+    >>> flat = Profile(edges=torch.linspace(0, 1, 4).double(), view_losses=torch.ones(4, 3, 2, 1).double(),
+    ...                used=torch.ones(4, 3, 1, dtype=torch.bool), cost=torch.ones(3).double(), rows=torch.arange(4))
+    >>> fit_density(flat, "ppots", "iid", FitOptions(family="tabulated")).sampler.weight(torch.tensor([0.1, 0.9]))
+    tensor([1., 1.], dtype=torch.float64)
     """
     options, moments = options or FitOptions(), profile.moments
     of_losses = isinstance(moments, LossMoments)
@@ -183,47 +192,62 @@ def fit_density(
         },
         "profile": profile_record(profile) | _points(moments, fitted),
         "forward_passes": profile.forward_passes,
-        "config": asdict(options) | (config or {}),
+        "config": {"moment": "second_moment"} | asdict(options) | (config or {}),
     }
     return FittedDensity(fitted.sampler, record, crossfit)
 
 
 def refuse_other(density: FittedDensity, method: Method, path: str, block_size: int | None = None) -> None:
-    """A density fitted for another source, masker, views, objective or blocks is not the best: say so, do not use it.
+    """Refuse a density that was fitted for another source, masker, views, objective or blocks: it is not the best here.
 
     Raises:
         UserError: naming the first that differs.
+
+    >>> refuse_other(FittedDensity(Tabulated([1.0]), {"method": "ppots"}), Method.parse("strats+ppots"), "p_of_t.json")
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: p_of_t.json: expected a density fitted for 'strats+ppots', found one for 'ppots'.
     """
     fitted = density.record.get("config", {}).get("block_size")
     if fitted != block_size:
         raise UserError(f"{path}: expected a density fitted for block_size={block_size}, found one for {fitted}.")
     if canonical(density.method) != canonical(method.name):
         raise UserError(f"{path}: expected a density fitted for '{method.name}', found one for '{density.method}'.")
-    wanted, found = asdict(method.objective), density.record.get("objective", {})
-    for key, value in found.items():
-        if value != wanted[key]:
-            raise UserError(f"{path}: expected a density fitted for objective.{key}={wanted[key]}, found {value}.")
+    objective = asdict(method.objective)
+    for key, value in density.record.get("objective", {}).items():
+        if value != objective[key]:
+            raise UserError(f"{path}: expected a density fitted for objective.{key}={objective[key]}, found {value}.")
 
 
 def canonical(name: str) -> str:
-    """A method's name without the parts that do not change the best p; ``adaptive`` starts from that of ``ppots``."""
-    unheard = [part.name for part in PARTS.values() if REPORTED in part.fills]
-    return "+".join(FOLLOWED.get(text, text) for text in name.split("+") if text not in unheard)
+    """A method's name without the parts that do not change the best p, and with ``ppots`` in the place of ``adaptive``.
+
+    >>> canonical("lowdisc+adaptive+ema")
+    'lowdisc+ppots'
+    """
+    reported = [part.name for part in PARTS.values() if REPORTED in part.fills]
+    return "+".join(FOLLOWED.get(part, part) for part in name.split("+") if part not in reported)
 
 
 def profile_record(profile: ProbeProfile) -> dict:
-    """The profile's curves with their standard errors, as lists over t."""
+    """The curves of a profile with their standard errors, as lists over t for JSON.
+
+    >>> from stabledllm.ppots.profile import Profile
+    >>> flat = Profile(edges=torch.linspace(0, 1, 4).double(), view_losses=torch.ones(4, 3, 2, 1).double(),
+    ...                used=torch.ones(4, 3, 1, dtype=torch.bool), cost=torch.ones(3).double(), rows=torch.arange(4))
+    >>> profile_record(flat)["g"]
+    [1.0, 1.0, 1.0]
+    """
     out: dict[str, list | None] = {"t": profile.moments.t.tolist()}
     seen, draws = (profile.values != 0).sum((0, 2)), profile.values[:, 0].numel()
-    known = (seen >= LEAST_SEEN) | (seen == draws)
+    enough = (seen >= LEAST_SEEN) | (seen == draws)
     for name, curve in (profile.curves() | {"second_moment": profile.moments.curve()}).items():
         out[name] = curve.value.tolist() if curve else None
-        out[f"{name}_stderr"] = torch.where(known, curve.stderr, torch.nan).tolist() if curve else None
+        out[f"{name}_stderr"] = torch.where(enough, curve.stderr, torch.nan).tolist() if curve else None
     return out
 
 
 def _points(moments: SecondMoments, fitted: Fit) -> dict:
-    """The points p was fitted to, as a density over the cells, with the relative error of the second moment."""
+    """The points that p was fitted to, scaled to a density, with errors from those of the second moment."""
     points, width, curve = torch.from_numpy(fitted.points), moments.width, moments.curve()
     points = points / (width @ points)
     error = points * (curve.stderr / curve.value / 2).nan_to_num(1.0)

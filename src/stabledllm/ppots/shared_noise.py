@@ -1,4 +1,4 @@
-"""How much of the noise that all rows share a source of u leaves in a step.
+"""The noise that all rows of a step share through u: how much of it a source leaves, and how much it removes.
 
 Legend: b rates, U points of a fine grid of u, n rows of a step, k strata.
 """
@@ -14,33 +14,44 @@ from stabledllm.noise.sources import OverU, Source
 _FINE = 64
 """Grid points of u per stratum, or per row of a lattice."""
 _AT_ONCE = 2**10
-"""Strata, or rows of a lattice, worked out at a time: bounds the memory."""
+"""Number of strata, or rows of a lattice, computed at once; bounds the memory."""
 
 
-def shared_noise(g: Tensor, t: Tensor, sampler: TSampler, source: Source, n: int) -> tuple[float, float]:
-    """``(left, removed)``: of Var_u h(u), h(u) = g(t) w(t) at t = icdf(u), what the source leaves of n Var(step mean).
+def shared_noise(g: Tensor, t: Tensor, sampler: TSampler, source: Source, n: int) -> float:
+    """The part of n Var(step mean) that the source leaves of Var_u h(u), where h(u) = g(t) w(t) at t = icdf(u).
 
     Args:
         g: mean loss over rows at rates t, both of shape (b,); linear between them.
+
+    >>> from stabledllm.noise.densities import Uniform
+    >>> from stabledllm.noise.sources import IID
+    >>> g = torch.tensor([0.0, 1.0]).double()
+    >>> round(shared_noise(g, g, Uniform(), IID(), 8), 3)  # Var(u) = 1/12
+    0.083
     """
-    left, removed = shared_forms(t, sampler, source, n)
-    return float(g @ left @ g), float(g @ removed @ g)
+    return float(g @ shared_forms(t, sampler, source, n)[0] @ g)
 
 
 def shared_forms(
     t: Tensor, sampler: TSampler, source: Source, n: int, *, weighted: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The same as quadratic forms in g, two symmetric matrices of shape (b, b).
+    """What the source leaves and what it removes, as quadratic forms in g: symmetric matrices of shape (b, b).
 
     Args:
-        weighted: the forms are in h at rates t, linear between them, in the place of g.
+        weighted: whether the forms are in h at rates t, linear between them, instead of in g.
+
+    >>> from stabledllm.noise.densities import Uniform
+    >>> from stabledllm.noise.sources import IID
+    >>> shared_forms(torch.tensor([0.0, 1.0]).double(), Uniform(), IID(), 8)[1]  # iid u removes nothing
+    tensor([[0., 0.],
+            [0., 0.]], dtype=torch.float64)
     """
     k = source.count(n)
     square, folded, means = 0.0, 0.0, []
     for first in range(0, k, _AT_ONCE):
         count = min(_AT_ONCE, k - first)
-        at = sampler.icdf((torch.arange(count * _FINE, dtype=torch.float64) + 0.5 + first * _FINE) / (k * _FINE))
-        h = _hats(at, t) if weighted else _hats(at, t) * sampler.weight(at)[:, None]
+        rate = sampler.icdf((torch.arange(count * _FINE, dtype=torch.float64) + 0.5 + first * _FINE) / (k * _FINE))
+        h = _hats(rate, t) if weighted else _hats(rate, t) * sampler.weight(rate)[:, None]
         h = h.view(count, _FINE, -1)
         square = square + h.flatten(0, 1).T @ h.flatten(0, 1) / (k * _FINE)
         folded = folded + h.sum(0) / k
@@ -50,7 +61,7 @@ def shared_forms(
 
 
 def _hats(x: Tensor, xs: Tensor) -> Tensor:
-    """Weights of the values at xs in the curve at x that is linear between them and flat beyond; shape (U, b)."""
+    """Weights of the values at xs in the curve through them at x, linear between xs and flat beyond; shape (U, b)."""
     right = torch.searchsorted(xs, x).clamp(1, len(xs) - 1)
     share = ((x - xs[right - 1]) / (xs[right] - xs[right - 1])).clamp(0, 1)
     place, out = torch.arange(len(x)), torch.zeros(len(x), len(xs), dtype=torch.float64)

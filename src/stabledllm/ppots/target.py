@@ -1,41 +1,36 @@
-"""The square of the best density of t, by cell."""
+"""The square of the density of t with the least variance, by cell of t."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from stabledllm.ppots.moments import LossMoments, SecondMoments
 
-Moment = Literal["second_moment", "mean_squared"]
 _FLOOR = 1e-4
-"""Least share of the largest value: an unbiased estimate may be 0 or negative where p must be positive."""
+"""Least value, as a share of the largest: an unbiased estimate may be 0 or negative where p must be positive."""
 
 
-def optimal_square(
-    moments: SecondMoments, source: str = "iid", moment: Moment = "second_moment", shared: float = 0.0
-) -> Tensor:
+def optimal_square(moments: SecondMoments, source: str = "iid", shared: float = 0.0) -> Tensor:
     """m(t) / kappa(t) by cell, shape (b,): the best p is proportional to its root.
 
-    For iid u, m = E[g² + v]; with strata or low discrepancy the part of g that all rows share is averaged
-    out by the source, and m = E[v] + Var_{x0} g (docs/mathematics.md#the-best-density-of-t), plus ``shared``
-    times (E g)² where the source is too coarse to average all of it out. kappa is the number of forwards.
-    ``mean_squared`` is the public code's (E g)² + E v, which leaves out Var_{x0} g: a named variant only.
+    For iid u, m = E[g² + v]. Strata and low discrepancy average out the part of g that all rows share, and
+    m = E[v] + Var_{x0} g (docs/mathematics.md#the-best-density-of-t), plus ``shared`` times (E g)² where the source is
+    too coarse to average all of it out. kappa is the number of forwards.
 
     Args:
-        moments: of losses, for all but iid u and ``second_moment``.
+        moments: for sources other than iid those of losses, :class:`LossMoments`.
+
+    >>> moments = SecondMoments(edges=torch.tensor([0.0, 0.5, 1.0]), moment=torch.tensor([[1.0, 8.0], [1.0, 10.0]]),
+    ...                         cost=torch.ones(2))
+    >>> optimal_square(moments)
+    tensor([1., 9.])
     """
-    whole = source == "iid" and moment == "second_moment"
-    m = (moments.moment.mean(0) if whole else _split(moments, moment, shared)) / moments.cost
-    # Flat losses under strata leave nothing to fit: any p is as good, so uniform.
+    if source == "iid":
+        m = moments.moment.mean(0)
+    else:
+        losses: LossMoments = moments
+        m = losses.noise.mean(0) + losses.between_rows() + shared * losses.mean.mean(0) ** 2
+    m = m / moments.cost
+    # Flat losses under strata leave nothing to fit: every p is as good as uniform.
     return torch.ones_like(m) if m.max() <= 0 else torch.maximum(m, _FLOOR * m.max())
-
-
-def _split(losses: LossMoments, moment: Moment, shared: float) -> Tensor:
-    """m where the square of the mean over rows does not count in full."""
-    mean_square, noise = losses.mean.mean(0) ** 2, losses.noise.mean(0)
-    if moment == "mean_squared":
-        return mean_square + noise
-    return noise + losses.between_rows() + shared * mean_square

@@ -1,4 +1,4 @@
-"""A number never leaves this library without its error."""
+"""The type of every estimated number: a value with its standard error."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """An estimated number with its standard error, the number of independent units, and its unit.
+    """An estimated number with its standard error, the number ``n`` of independent observations, and its unit.
 
-    ``stderr`` is NaN where nothing honest can be said: ``n`` too small (fewer than 2 units), or a tail too heavy for
-    so many draws; in JSON that is null.
+    ``stderr`` is NaN where no error can be given: fewer than 2 observations, or a tail too heavy for so many draws. In
+    JSON NaN is null.
 
     >>> print(Estimate(value=0.4881, stderr=0.0182, n=400, unit="nats²"))
     0.4881 ± 0.018 nats² (n=400)
@@ -22,13 +22,15 @@ class Estimate:
     n: int
     unit: str = ""
     freedom: float | None = None
-    """Degrees of freedom of ``stderr``; without it n - 1."""
+    """Degrees of freedom of ``stderr``; None means n - 1."""
     ends: tuple[float, float] | None = None
-    """A 95 % interval of another form, such as chi-square's for a variance; without it Student's."""
+    """A 95 % interval of another form, such as chi-square's for a variance; None means Student's."""
 
     def as_dict(self) -> dict:
-        """The JSON form ``{"value", "stderr", "n", "unit"}``, NaN as null; with ``ci_low`` and ``ci_high`` where the
-        95 % interval is not ``value ± 1.96 stderr``."""
+        """The JSON form, ``{"value", "stderr", "n", "unit"}`` with NaN as null.
+
+        ``ci_low`` and ``ci_high`` are added where the 95 % interval is not ``value ± 1.96 stderr``.
+        """
         out = {"value": self.value, "stderr": self.stderr, "n": self.n, "unit": self.unit}
         ends, plain = self.interval(), 1.96 * self.stderr
         if math.isfinite(plain) and any(abs(abs(end - self.value) - plain) > 0.02 * plain for end in ends):
@@ -36,7 +38,7 @@ class Estimate:
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in out.items()}
 
     def interval(self) -> tuple[float, float]:
-        """95 % interval: ``ends`` where they are given, else Student's; NaN where there is no error."""
+        """The 95 % interval: ``ends`` where they are given, else Student's; NaN where there is no error."""
         if self.ends is not None:
             return self.ends
         if not math.isfinite(self.stderr):
@@ -50,7 +52,11 @@ class Estimate:
 
 
 def student(freedom: float) -> float:
-    """97.5 % quantile of Student's t: standard errors on either side of a 95 % interval."""
+    """The 97.5 % quantile of Student's t: half the width of a 95 % interval, in standard errors.
+
+    >>> round(student(9), 3)
+    2.262
+    """
     from scipy import stats  # here, as importing the package loads torch only
 
     return float(stats.t.ppf(0.975, freedom)) if freedom > 0 else math.inf

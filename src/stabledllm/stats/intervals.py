@@ -1,7 +1,8 @@
-"""95 % intervals of quantities that cannot be negative, of sums and of ratios, from intervals of their parts.
+"""95 % intervals of variances and other quantities that cannot be negative, of sums and of ratios.
 
-Student's interval around a variance of few draws covers far less than it says: a sample without the largest values has
-both too small a variance and too small an error. Coverage of all of these is measured in ``tests/statistical``.
+Student's interval around a variance that was estimated from few draws covers the truth far less often than 95 %: a
+sample that misses the largest values has too small a variance and too small an error at once. The coverage of all
+these intervals is measured in ``tests/statistical``.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from dataclasses import asdict, dataclass
 from stabledllm.stats.estimate import Estimate, student
 
 Ends = tuple[float, float]
+"""The lower and the upper end of an interval."""
 UNKNOWN: Ends = (math.nan, math.nan)
 _LEAST_FREEDOM = 0.5
 
 
 def of_positive(value: float, stderr: float, freedom: float) -> Ends:
-    """Of a mean of positive values: Student's on the scale of logarithms, which follows their skew.
+    """The interval of a mean of positive values: Student's on the scale of logarithms, which allows for their skew.
 
     >>> [round(end, 2) for end in of_positive(2.0, 0.5, 9)]
     [1.14, 3.52]
@@ -30,9 +32,10 @@ def of_positive(value: float, stderr: float, freedom: float) -> Ends:
 
 
 def of_variance(value: float, stderr: float, freedom: float) -> Ends:
-    """Of a variance: chi-square's with the degrees of freedom that its error speaks for, but at most those given.
+    """The chi-square interval of a variance, with the degrees of freedom that its error implies, at most ``freedom``.
 
-    Unknown below half a degree, where the upper end would be a million times the estimate: one draw decides it all.
+    It is unknown below half a degree of freedom, where the upper end would be a million times the estimate because a
+    single draw makes up nearly all of it.
 
     >>> [round(end, 2) for end in of_variance(1.0, 0.2, 99)]
     [0.7, 1.55]
@@ -48,7 +51,9 @@ def of_variance(value: float, stderr: float, freedom: float) -> Ends:
 
 
 def of_sum(parts: Sequence[tuple[float, Ends]]) -> Ends:
-    """Of a sum of independent estimates ``(value, ends)`` (Zou and Donner, 2008); a deviation to each side apart.
+    """The interval of a sum of independent estimates ``(value, ends)``, each side computed by itself.
+
+    Source: Zou and Donner (2008).
 
     >>> of_sum([(1.0, (0.5, 1.5)), (2.0, (2.0, 2.0))])
     (2.5, 3.5)
@@ -59,36 +64,46 @@ def of_sum(parts: Sequence[tuple[float, Ends]]) -> Ends:
     return total - low, total + high
 
 
-def widest(*found: Ends) -> Ends:
-    """From the least low to the greatest high of those that are known."""
-    known = [ends for ends in found if not math.isnan(ends[0] + ends[1])]
+def widest(*intervals: Ends) -> Ends:
+    """The smallest interval that holds all those that are known.
+
+    >>> widest((0.5, 2.0), UNKNOWN, (1.0, 3.0))
+    (0.5, 3.0)
+    """
+    known = [ends for ends in intervals if not math.isnan(sum(ends))]
     return (min(low for low, _ in known), max(high for _, high in known)) if known else UNKNOWN
 
 
-def negated(part: tuple[float, Ends], by: float = 1.0) -> tuple[float, Ends]:
-    """``-by`` times an estimate, by >= 0."""
-    value, (low, high) = part
-    return -by * value, (-by * high, -by * low)
-
-
 def scaled(part: tuple[float, Ends], by: float) -> tuple[float, Ends]:
-    """``by`` times an estimate, for either sign."""
+    """``by`` times an estimate ``(value, ends)``; a negative factor swaps the ends.
+
+    >>> scaled((1.0, (0.5, 2.0)), -2.0)
+    (-2.0, (-4.0, -1.0))
+    """
     value, (low, high) = part
-    return (by * value, (by * low, by * high)) if by >= 0 else negated(part, -by)
+    return by * value, (by * low, by * high) if by >= 0 else (by * high, by * low)
 
 
 def with_ends(estimate: Estimate) -> tuple[float, Ends]:
-    """An estimate as a part of :func:`of_sum`."""
+    """The pair ``(value, ends)`` that :func:`of_sum` and :func:`scaled` take.
+
+    >>> with_ends(Estimate(value=2.0, stderr=0.5, n=9, ends=(1.0, 4.0)))
+    (2.0, (1.0, 4.0))
+    """
     return estimate.value, estimate.interval()
 
 
 _MOST = 1e3
-"""Ratios beyond this are no longer looked for: nothing is said then."""
+"""The largest upper end that is searched for; beyond it the interval is unknown."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of two noises, neither of which can be negative, with its 95 % interval; NaN where it is not known."""
+    """A ratio of two quantities that cannot be negative, with its 95 % interval; NaN where it is not known.
+
+    >>> Ratio(0.5, 0.3, 0.7).below_one
+    True
+    """
 
     value: float
     ci_low: float = math.nan
@@ -96,30 +111,31 @@ class Ratio:
 
     @property
     def is_known(self) -> bool:
-        """Whether it has a value and an interval."""
+        """Whether it has both a value and an interval."""
         return all(math.isfinite(x) for x in (self.value, self.ci_low, self.ci_high))
 
     @property
     def below_one(self) -> bool | None:
-        """Whether it is surely below 1, or surely above it; None where the interval holds 1 or there is none."""
+        """True if the whole interval lies below 1, False if above it, None if it holds 1 or is not known."""
         return True if self.ci_high < 1 else False if self.ci_low > 1 else None
 
     def as_dict(self) -> dict:
-        """JSON form."""
+        """The JSON form."""
         return asdict(self)
 
 
 def of_ratio(value: float, ends_of_difference: Callable[[float], Ends]) -> Ratio:
-    """The ratio ``top / bottom`` of two noises.
+    """The ratio ``top / bottom`` of two quantities that cannot be negative, with Fieller's interval.
 
-    The interval holds every r at which ``top - r bottom`` may be 0 (Fieller's idea); there is none where it has no
-    end, as where the bottom may be 0 itself. An estimate below 0 is given out as 0, the nearest that can be.
+    The interval holds every r at which ``top - r bottom`` may be 0. It is unknown where it has no upper end, as where
+    ``bottom`` may be 0. A negative estimate is reported as 0, the nearest possible value.
 
     Args:
-        ends_of_difference: interval of ``top - r bottom`` for a given r.
+        value: the estimate of the ratio.
+        ends_of_difference: the interval of ``top - r bottom`` for a given r.
 
     >>> ratio = of_ratio(0.5, lambda r: (1 - 2 * r - 0.4, 1 - 2 * r + 0.4))
-    >>> {name: round(end, 2) for name, end in ratio.items()}
+    >>> {name: round(end, 2) for name, end in ratio.as_dict().items()}
     {'value': 0.5, 'ci_low': 0.3, 'ci_high': 0.7}
     """
     if not math.isfinite(value):
@@ -137,7 +153,7 @@ def of_ratio(value: float, ends_of_difference: Callable[[float], Ends]) -> Ratio
 
 
 def _root(f: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function that is positive at ``low`` and not at ``high`` changes sign."""
+    """The point between ``low``, where ``f`` is positive, and ``high``, where it is not, at which it changes sign."""
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if f(middle) > 0 else (low, middle)
@@ -145,9 +161,13 @@ def _root(f: Callable[[float], float], low: float, high: float) -> float:
 
 
 def of_estimated_ratio(estimate: Estimate) -> Ratio:
-    """A ratio of positive quantities that was estimated as a whole, as by a jackknife.
+    """The ratio of two positive quantities that was estimated as one number, for example by a jackknife.
 
-    The wider of Student's interval and that on the scale of logarithms, and nothing below 0.
+    Its interval covers both Student's and the one on the scale of logarithms, cut off at 0.
+
+    >>> ratio = of_estimated_ratio(Estimate(value=2.0, stderr=0.5, n=10))
+    >>> {name: round(end, 2) for name, end in ratio.as_dict().items()}
+    {'value': 2.0, 'ci_low': 0.87, 'ci_high': 3.52}
     """
     if not math.isfinite(estimate.value):
         return Ratio(math.nan)

@@ -1,4 +1,4 @@
-"""Delete-one-row jackknife: rows are the independent units of every estimate here."""
+"""The delete-one jackknife over rows, the independent observations of every estimate here."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from stabledllm.stats.estimate import Estimate
 
 T = TypeVar("T")
 LEAST_ROWS = 4
-"""With fewer rows the error is NaN, not a number."""
+"""With fewer rows the standard error is NaN."""
 
 
 def jackknife(statistic: Callable[[Tensor], float], rows: int, unit: str) -> Estimate:
-    """The statistic on all rows with its jackknife standard error.
+    """The value of the statistic on all rows, with its jackknife standard error.
 
     Args:
-        statistic: takes the indices of the rows to use, shape (kept,).
+        statistic: takes the indices of the rows to use, a vector.
         rows: number of rows.
 
     >>> x = torch.tensor([1.0, 2.0, 4.0, 5.0])
@@ -34,27 +34,44 @@ def jackknife(statistic: Callable[[Tensor], float], rows: int, unit: str) -> Est
 def jackknives(
     statistics: Callable[[Tensor], Sequence[float]], rows: int, units: Sequence[str]
 ) -> tuple[Estimate, ...]:
-    """The same of several statistics that are worked out together."""
+    """The same as :func:`jackknife`, for several statistics that are computed together.
+
+    >>> x = torch.tensor([1.0, 2.0, 4.0, 5.0])
+    >>> [estimate.value for estimate in jackknives(lambda keep: (x[keep].mean(), x[keep].max()), 4, ("nats", "nats"))]
+    [3.0, 5.0]
+    """
     values = [float(v) for v in statistics(torch.arange(rows))]
     errors = [math.nan] * len(values)
     if rows >= LEAST_ROWS:
-        each = leave_one_out(lambda keep: [float(v) for v in statistics(keep)], rows)
-        errors = [spread(of_one) for of_one in torch.tensor(each, dtype=torch.float64).T]
+        left_out = leave_one_out(lambda keep: [float(v) for v in statistics(keep)], rows)
+        errors = [spread(column) for column in torch.tensor(left_out, dtype=torch.float64).T]
     return tuple(Estimate(value=v, stderr=e, n=rows, unit=u) for v, e, u in zip(values, errors, units, strict=True))
 
 
 def leave_one_out(statistic: Callable[[Tensor], T], rows: int) -> list[T]:
-    """The statistic without each row in turn."""
+    """The values of the statistic with each row left out in turn.
+
+    >>> leave_one_out(lambda keep: keep.tolist(), 3)
+    [[1, 2], [0, 2], [0, 1]]
+    """
     index = torch.arange(rows)
     return [statistic(index[index != i]) for i in range(rows)]
 
 
 def variance(left_out: Tensor) -> Tensor:
-    """Squared standard errors from leave-one-out values, over the first dimension."""
+    """The jackknife variance (squared standard error) from leave-one-out values, whose first dimension is the rows.
+
+    >>> variance(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    tensor(3.7500)
+    """
     n = len(left_out)
     return ((left_out - left_out.mean(0)) ** 2).sum(0) * (n - 1) / n
 
 
 def spread(left_out: Tensor) -> float:
-    """Standard error from the leave-one-out values, shape (rows,)."""
+    """The jackknife standard error from leave-one-out values, shape (rows,).
+
+    >>> spread(torch.tensor([-1.0, 1.0]))
+    1.0
+    """
     return float(variance(left_out)) ** 0.5

@@ -1,4 +1,4 @@
-"""Pareto-k: how heavy the upper tail of importance-weighted losses is."""
+"""Pareto-k, a measure of how heavy the upper tail of importance-weighted losses is."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import numpy as np
 
 
 def pareto_k(values: np.ndarray) -> float:
-    """Shape k of a generalised Pareto fitted to the upper tail; above 0.5 the variance may not exist, above 0.7
-    an average cannot be trusted. NaN with fewer than 5 tail values.
+    """The shape k of a generalised Pareto distribution fitted to the upper tail.
 
-    Source: Zhang & Stephens (2009), with the tail length and the weak prior of Vehtari et al.
-    (arXiv:1507.02646): the largest min(n / 5, 3 sqrt n) values, k pulled towards 1/2 by 10 pseudo-values.
+    Above 0.5 the variance may not exist; above 0.7 an average cannot be trusted. NaN with fewer than 5 tail values.
+
+    Source: Zhang & Stephens (2009), with the tail length and the weak prior of Vehtari et al. (arXiv:1507.02646): the
+    tail is the largest min(n / 5, 3 sqrt n) values, and k is shrunk towards 1/2 as by 10 pseudo-observations.
 
     >>> u = (np.arange(10_000) + 0.5) / 10_000
     >>> round(pareto_k(u**-0.8), 1)

@@ -1,1 +1,1 @@
-"""Where the noise of the loss comes from, and what each method does to it (arXiv:2511.18159)."""
+"""The noise of the loss: its parts A, B and C, and its size under each method (arXiv:2511.18159)."""

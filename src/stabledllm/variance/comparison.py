@@ -9,22 +9,28 @@ from torch import Tensor
 
 from stabledllm.ppots.profile import Profile
 from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import Ends, Ratio, negated, of_ratio, of_sum, scaled, with_ends
+from stabledllm.stats.intervals import Ends, Ratio, of_ratio, of_sum, scaled, with_ends
 from stabledllm.stats.jackknife import jackknife
-from stabledllm.variance.components import UNIT, Decomposition, NestedLosses, parts_of
+from stabledllm.variance.components import UNIT, Decomposition, NestedLosses, components
 from stabledllm.variance.drawn import Measured, variance_covariance
 from stabledllm.variance.predicted import at_equal_compute
 
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What was found of one method."""
+    """The measured and the predicted variance of one method.
+
+    >>> import torch
+    >>> drawn = Measured(torch.tensor([[1.0, 3.0], [3.0, 1.0]]), independent_rows=True, cost=1.0)
+    >>> MethodResult("standard", unbiased=True, measured=drawn, predicted=None, cost=1.0).measured.mean.value
+    2.0
+    """
 
     method: str
     unbiased: bool
     measured: Measured
     predicted: Estimate | None
-    """Predicted n Var(step loss)."""
+    """Predicted n Var(step loss), where it was predicted."""
     cost: float
     """Forwards per row."""
 
@@ -35,6 +41,13 @@ def compare_methods(results: list[MethodResult], data_noise: Estimate) -> list[d
     Args:
         results: the first must be ``standard``.
         data_noise: C of Standard.
+
+    >>> import torch
+    >>> drawn = Measured(torch.tensor([[1.0, 3.0], [3.0, 1.0]]), independent_rows=True, cost=1.0)
+    >>> standard = MethodResult("standard", unbiased=True, measured=drawn, predicted=None, cost=1.0)
+    >>> (row,) = compare_methods([standard], Estimate(value=1 / 3, stderr=0.0, n=4))
+    >>> round(row["variance_at_equal_compute"]["value"], 6), row["relative_to_standard"]["value"]  # 4 / 3 - 1 / 3
+    (1.0, 1.0)
     """
     return [_row(r, results[0], data_noise) for r in results]
 
@@ -61,15 +74,15 @@ def _row(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> 
 
 
 def _ratio(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> Ratio:
-    """Ratio of two noises at equal compute, with a 95 % interval.
+    """The ratio of a method's noise at equal compute to Standard's, with a 95 % interval.
 
-    ``top - r bottom`` is ``cost V - r cost' V' - (1 - r) C``: both hold the same estimate of C, which drops out at
-    r = 1, and the draws of V and V' are shared.
+    ``top - r bottom`` is ``cost V - r cost' V' - (1 - r) C``: both hold the same estimate of C, which cancels at
+    r = 1, and V and V' share their draws.
     """
     top, bottom = ((r.cost, r.measured.per_row_variance) for r in (result, standard))
     one, other = (scaled(with_ends(v), cost) for cost, v in (top, bottom))
     data = with_ends(data_noise)
-    level, ends = other[0] - data_noise.value, of_sum([other, negated(data)])
+    level, ends = other[0] - data_noise.value, of_sum([other, scaled(data, -1.0)])
     value = (one[0] - data_noise.value) / level if level > 0 else math.nan
     if not ends[0] > 0:  # Standard's noise may be 0: it is no measure of another's
         value = math.nan
@@ -81,7 +94,7 @@ def _ratio(result: MethodResult, standard: MethodResult, data_noise: Estimate) -
     def difference(r: float) -> Ends:
         centre = -(1 - r) * data[0]
         rest = centre, (centre - half[0], centre + half[1])
-        return _of_difference(one, negated(other, r), min(max(shared, -1.0), 1.0), rest)
+        return _of_difference(one, scaled(other, -r), min(max(shared, -1.0), 1.0), rest)
 
     return of_ratio(value, difference)
 
@@ -89,7 +102,7 @@ def _ratio(result: MethodResult, standard: MethodResult, data_noise: Estimate) -
 def _of_difference(
     one: tuple[float, Ends], less: tuple[float, Ends], correlation: float, rest: tuple[float, Ends]
 ) -> Ends:
-    """Interval of ``one + less + rest``, where ``less`` is minus what ``one`` goes along with."""
+    """Interval of ``one + less + rest``, where ``-less`` is correlated with ``one``, and ``rest`` is independent."""
     out = []
     for side, sign in ((0, -1), (1, 1)):
         a, b, c = (abs(ends[side] - value) for value, ends in (one, less, rest))
@@ -99,41 +112,50 @@ def _of_difference(
 
 
 def mirror_condition(
-    views: Profile, cost: float, nested: NestedLosses, found: Decomposition, measured: dict | None = None
+    views: Profile, cost: float, nested: NestedLosses, parts: Decomposition, measured: dict | None = None
 ) -> dict:
-    """MIRROR against as many more rows of one view at equal compute, by what decides it at uniform t.
+    """Whether MIRROR beats more rows of one view at equal compute and uniform t, with the figures that decide it.
 
-    At c forwards a row it leaves A' of A, and ``c (A' + B + C) - C < A + B`` where ``A - c A' > (c - 1) (B + C)``: for
-    two views of every row, c = 2 and A' = A (1 + rho) / 2, that is ``|rho| A > B + C``.
+    At c forwards a row MIRROR leaves A' of A, and ``c (A' + B + C) - C < A + B`` where ``A - c A' > (c - 1) (B + C)``:
+    with two views of every row, c = 2 and A' = A (1 + rho) / 2, this is ``|rho| A > B + C``.
 
     Args:
         views: the probe of MIRROR's two views. cost: forwards that a row pays on average at uniform t.
-        nested: the nested design's losses. found: their decomposition.
-        measured: its entry among the compared methods, where it is one of them. With a second view for some t only
-            the sentence follows the ratio that is printed there.
+        nested: the nested design's losses. parts: their decomposition.
+        measured: the entry of MIRROR among the compared methods, where it is one of them. Where only some t have a
+            second view, the sentence follows the ratio in that entry.
+
+    >>> import torch
+    >>> from stabledllm.variance.components import decompose
+    >>> losses = torch.tensor([[1.0, 3.0], [3.0, 1.0]]).expand(4, 1, 2, 2).double()  # two views of opposite noise
+    >>> probed = Profile(edges=torch.tensor([0.0, 1.0]).double(), view_losses=losses, cost=torch.full((1,), 2.0),
+    ...                  used=torch.ones(4, 1, 2, dtype=torch.bool), rows=torch.arange(4))
+    >>> nested = NestedLosses(losses[..., 0], torch.arange(4), width=torch.ones(1).double())
+    >>> mirror_condition(probed, 2.0, nested, decompose(nested))["rho"]
+    -1.0
     """
     gain = _mean_over_rows((views.view_noise() - cost * views.moments.noise) @ views.width)
     rho = _mean_over_rows(-views.view_covariance().nan_to_num() @ views.width)
-    rest = jackknife(lambda keep: float(sum(parts_of(nested, keep)[1:])), len(nested.losses), UNIT)
-    rest = replace(rest, ends=of_sum([with_ends(found.mask_rate), with_ends(found.data)]))
-    low, high = of_sum([with_ends(gain), negated(with_ends(rest), cost - 1)])
+    rest = jackknife(lambda keep: float(sum(components(nested.select(keep))[1:])), len(nested.losses), UNIT)
+    rest = replace(rest, ends=of_sum([with_ends(parts.mask_rate), with_ends(parts.data)]))
+    low, high = of_sum([with_ends(gain), scaled(with_ends(rest), 1 - cost)])
     pays = True if low > 0 else False if high < 0 else None
-    said = _condition(cost, gain, rest)
+    sentence = _condition(cost, gain, rest)
     if cost != 2 and measured:
-        pays, said = measured["pays"], _measured(cost, Ratio(**measured["relative_to_standard"]))
+        pays, sentence = measured["pays"], _measured(cost, Ratio(**measured["relative_to_standard"]))
     verdict = {True: "so it pays", False: "so it does not", None: "too close to tell"}[pays]
     return {
-        "rho": rho.value / -found.mask_pattern.value if found.mask_pattern.value else math.nan,
+        "rho": rho.value / -parts.mask_pattern.value if parts.mask_pattern.value else math.nan,
         "rho_A": rho.as_dict(),
         "B_plus_C": rest.as_dict(),
         "cost": cost,
         "pays": pays,
-        "sentence": f"{said}, {verdict}.",
+        "sentence": f"{sentence}, {verdict}.",
     }
 
 
 def _condition(cost: float, gain: Estimate, rest: Estimate) -> str:
-    """The condition with its two sides."""
+    """The condition in words, with the values of its two sides."""
     if cost == 2:
         return (
             f"At uniform t, MIRROR beats twice the rows at equal compute only if |rho| A > B + C: here |rho| A = "
@@ -148,7 +170,7 @@ def _condition(cost: float, gain: Estimate, rest: Estimate) -> str:
 
 
 def _measured(cost: float, ratio: Ratio) -> str:
-    """The ratio that was measured, as it is printed beside the method."""
+    """The measured ratio in words, with the figures that are printed beside the method."""
     if not ratio.is_known:
         return (
             f"MIRROR with a second view for some t only costs {cost:.3g} forwards a row; these draws give its ratio to "

@@ -1,16 +1,17 @@
-"""A, B and C of the loss: a rows x b rates per row x c masks per cell.
+"""A, B and C of the loss, from nested draws: a rows, b rates of each row, c masks at each rate.
 
-Two designs. ``iid``: rates are iid uniform per row; all three estimators are unbiased, but a single rate near 0
-can dominate A (the loss is 1/t with few masked tokens). ``cells``, the default: one uniform rate in each cell of
-:func:`rate_edges`, weighted by the cell's width, which tames that tail; unbiased for A, and for B and C up to
-the variance of g within single cells. With ``some_masked`` independent masks are drawn given that they hide a token at
-all (``variance/some_masked.py``): otherwise a few draws near t = 0 decide A, and it has no error to be trusted.
+A is the mask-pattern noise E Var_M[l], B the mask-rate noise E Var_t[g], C the data noise Var_x0[E_t g]; they add up to
+Var(l), by the law of total variance. Source: arXiv:2511.18159 and docs/mathematics.md#decomposition.
 
-Under the token mean losses come times their row's share, and C and the total are those of the step's token mean
-(``shares.py``).
+There are two designs. ``iid`` draws the rates of a row iid and uniform; all three estimators are unbiased, but a single
+rate near 0 can dominate A (the loss is 1/t with few masked tokens). ``cells``, the default, draws one uniform rate in
+each cell of :func:`rate_edges` and weighs it by the cell's width, which tames that tail; it is unbiased for A, and
+biased for B and C only by the variance of g within single cells. With ``some_masked`` independent masks are drawn given
+that they hide a token (``variance/some_masked.py``): otherwise a few draws near t = 0 decide A, and its error cannot be
+trusted.
 
-A is mask-pattern noise E Var_M[l], B mask-rate noise E Var_t[g], C data noise Var_x0[E_t g]; they add up to
-Var(l) (law of total variance). Source: arXiv:2511.18159 and docs/mathematics.md#decomposition.
+Under the token mean each loss is multiplied by its row's share, and C and the total are those of the step's token mean
+(``stats/shares.py``).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,19 +32,24 @@ from stabledllm.ppots.profile import rate_edges
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import of_positive, of_sum, of_variance, widest, with_ends
 from stabledllm.stats.jackknife import jackknife, jackknives
-from stabledllm.stats.shares import kept, spread_change, token_mean
+from stabledllm.stats.shares import shares_of, spread_change, token_mean
 from stabledllm.variance.some_masked import SomeMasked, chance_of_some
 
 _NESTED_STEP = 0xDEC0
 UNIT = "nats²"
 LEAST_SEEN = 10
-"""Draws of a cell in which something was masked, from which they speak for it: of fewer, one decides."""
+"""Least number of draws of a cell with a masked token for A to have an error: among fewer, one decides."""
 _MOST_OF_ONE = 0.1
+"""Share of A from which a single rate is said to decide it."""
 
 
 @dataclass(frozen=True)
 class Decomposition:
-    """The parts of Var(l), each with its standard error. Small negative estimates are reported as they are."""
+    """The parts of Var(l), each with its standard error. Small negative estimates are reported as they are.
+
+    >>> decompose_autoregressive(torch.tensor([1.0, 3.0])).as_dict()["data"]["value"]
+    2.0
+    """
 
     mask_pattern: Estimate
     mask_rate: Estimate
@@ -51,33 +58,56 @@ class Decomposition:
     mean: Estimate
 
     def as_dict(self) -> dict:
-        """The JSON form of ``decomposition.json``."""
+        """The JSON form, as in ``decomposition.json``."""
         return {name: getattr(self, name).as_dict() for name in asdict(self)}
 
 
 @dataclass(frozen=True)
 class NestedLosses:
-    """Losses in nats, float64, shape (a, b, c); row indices, shape (a,); cell widths, shape (b,), or None for iid."""
+    """Losses of a nested design: rows, rates of each row, masks at each rate.
+
+    >>> nested = NestedLosses(torch.tensor([[[1.0, 3.0]], [[5.0, 5.0]]]).double(), torch.arange(2), width=None)
+    >>> nested.row_means, nested.cell_moments[1].flatten()
+    (tensor([2., 5.], dtype=torch.float64), tensor([2., 0.], dtype=torch.float64))
+    """
 
     losses: Tensor
+    """In nats, float64, shape (a, b, c)."""
     rows: Tensor
+    """Index of each row in the data, shape (a,)."""
     width: Tensor | None
+    """Widths of the cells of t, shape (b,); None for iid rates."""
     chance: Tensor | None = None
-    """Probability that a mask hides anything, shape (a, b), where losses were drawn given that it does."""
+    """Probability that a mask hides a token, shape (a, b), where losses were drawn given that it does."""
     share: Tensor | None = None
-    """What each row counts under the token mean, shape (a,); None where all count the same."""
+    """Share of each row in the token mean, shape (a,); None where all rows count the same."""
     t: Tensor | None = None
     """Rates, shape (a, b)."""
 
     def select(self, keep: Tensor) -> NestedLosses:
-        """The same of fewer rows."""
-        chance, t = (None if x is None else x[keep] for x in (self.chance, self.t))
-        losses, rows, share = self.losses[keep], self.rows[keep], kept(self.share, keep)
-        return replace(self, losses=losses, rows=rows, chance=chance, share=share, t=t)
+        """The losses of some of the rows."""
+        values = {name: getattr(self, name) for name in ("losses", "rows", "chance", "share", "t")}
+        return replace(self, **{name: None if x is None else x[keep] for name, x in values.items()})
+
+    @cached_property
+    def cell_moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """g, v and the variance of the estimate of g by row and rate, all unbiased, each of shape (a, b)."""
+        mean, spread, c = self.losses.mean(-1), self.losses.var(-1), self.losses.shape[-1]
+        if self.chance is None:
+            return mean, spread, spread / c
+        # g = q E[l | hidden] and E l^2 = q E[l^2 | hidden]; the square of g without that of the mean's noise.
+        error = self.chance**2 * spread / c
+        g = self.chance * mean
+        return g, self.chance * (self.losses**2).mean(-1) - g**2 + error, error
+
+    @property
+    def row_means(self) -> Tensor:
+        """Mean loss of each row over t, shape (a,)."""
+        return self.cell_moments[0] @ self.weight
 
     @property
     def weight(self) -> Tensor:
-        """What each rate counts in a mean over t, shape (b,)."""
+        """Weight of each rate in a mean over t, shape (b,)."""
         b = self.losses.shape[1]
         return torch.full((b,), 1.0 / b, dtype=torch.float64) if self.width is None else self.width
 
@@ -93,10 +123,18 @@ def nested_losses(
     design: str = "cells",
     some_masked: bool = False,
 ) -> NestedLosses:
-    """Losses of ``rows`` distinct rows under uniform t, by one of the two designs.
+    """Measure the losses of ``rows`` distinct rows under uniform t, by one of the two designs.
 
     Args:
-        some_masked: draw the masks given that they hide something, where the method's are independent.
+        some_masked: whether independent masks of single views are drawn given that they hide a token.
+
+    >>> from stabledllm.noise.objective import Objective
+    >>> class Constant:  # a meter of five rows, whose losses are 1
+    ...     rows, objective = range(5), Objective()
+    ...     def losses(self, row, t, method, key):
+    ...         return torch.ones(len(row))
+    >>> nested_losses(Constant(), Method(), rows=3, rates=4, masks=2, seed=0, design="iid").losses.shape
+    torch.Size([3, 4, 2])
     """
     key = Key(seed, _NESTED_STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
@@ -116,139 +154,122 @@ def nested_losses(
     return NestedLosses(losses.view(a, rates, masks), chosen, width, chance, share, t)
 
 
-def cell_moments(losses: Tensor, chance: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every row and rate g, v and the variance of the estimate of g, all unbiased, each of shape (a, b)."""
-    mean, spread, c = losses.mean(-1), losses.var(-1), losses.shape[-1]
-    if chance is None:
-        return mean, spread, spread / c
-    # g = q E[l | hidden] and E l^2 = q E[l^2 | hidden]; the square of g without that of the mean's noise.
-    error = chance**2 * spread / c
-    cell = chance * mean
-    return cell, chance * (losses**2).mean(-1) - cell**2 + error, error
+def components(nested: NestedLosses) -> tuple[Tensor, Tensor, Tensor]:
+    """A, B and C of nested losses, unbiased; nothing is clamped.
 
+    With m, v and e the mean g, the noise v and the variance of the estimate of g by row and rate (v = s², e = s²/c),
+    and S²_i the variance over the rates of row i. iid: mean v; mean_i S²_i - mean e; Var_i(m_i.) - mean_i S²_i / b.
+    Cells of width w: sum w v; sum w (m² - e) - ((sum w m)² - sum w² e); Var_i(sum w m) - mean_i sum w² e.
 
-def components(
-    losses: Tensor, width: Tensor | None = None, chance: Tensor | None = None, share: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A, B and C from losses of shape (a, b, c); nothing is clamped.
-
-    With g, v and the variance e of the estimate of g of each row and rate (:func:`cell_moments`; v = s² and e = s²/c).
-    iid: mean v; mean_i S²_i - mean e; Var_i(m_i.) - mean_i S²_i / b. Cells of width w: sum w v;
-    sum w (m² - e) - ((sum w m)² - sum w² e); Var_i(sum w m) - mean_i sum w² e.
-    Arguments as of :class:`NestedLosses`.
+    >>> components(NestedLosses(torch.tensor([1.0, 3.0])[:, None, None].expand(2, 2, 2), torch.arange(2), width=None))
+    (tensor(0.), tensor(0.), tensor(2.))
     """
-    b = losses.shape[1]
-    cell, noise, error = cell_moments(losses, chance)
+    width, (g, noise, error) = nested.width, nested.cell_moments
     if width is None:
-        of_row, within_row = cell.mean(1), cell.var(1).mean()
-        data = of_row.var() + spread_change(of_row, share) - within_row / b
+        row_means, within_row = g.mean(1), g.var(1).mean()
+        data = row_means.var() + spread_change(row_means, nested.share) - within_row / g.shape[1]
         return noise.mean(), within_row - error.mean(), data
-    of_row, own = cell @ width, error @ width**2
-    second = (cell**2 - error) @ width
-    data = of_row.var() + spread_change(of_row, share) - own.mean()
-    return (noise @ width).mean(), (second - of_row**2 + own).mean(), data
+    row_means, row_error = g @ width, error @ width**2
+    second = (g**2 - error) @ width
+    data = row_means.var() + spread_change(row_means, nested.share) - row_error.mean()
+    return (noise @ width).mean(), (second - row_means**2 + row_error).mean(), data
 
 
-def parts_of(nested: NestedLosses, keep: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`components` of all rows or some."""
-    found = nested if keep is None else nested.select(keep)
-    return components(found.losses, found.width, found.chance, found.share)
-
-
-def decompose(losses: Tensor | NestedLosses, width: Tensor | None = None) -> Decomposition:
+def decompose(nested: NestedLosses) -> Decomposition:
     """A, B, C, their sum and the mean loss, with jackknife standard errors over rows.
 
-    Where few draws decide (fewer than :data:`LEAST_SEEN` of a cell have a masked token, or one rate makes up a tenth
-    of A), neither A nor the total has an error. Intervals: of A, which cannot be negative, on the scale of logarithms;
-    of B Student's; of C chi-square's for the rows' means, less their noise; of the total the wider one of the sum's and
-    that on the scale of logarithms. Degrees of freedom are those of the effective number of rows: of rows of unlike
-    length a few have most of A.
+    Where few draws decide (fewer than :data:`LEAST_SEEN` draws of a cell have a masked token, or one rate makes up a
+    tenth of A), neither A nor the total has an error. The interval of A, which cannot be negative, is Student's on the
+    scale of logarithms; that of B Student's; that of C chi-square's for the rows' means, less their noise; that of the
+    total the wider one of the sum's and one on the scale of logarithms. Degrees of freedom follow from the effective
+    number of rows, since among rows of unlike length a few have most of A.
+
+    >>> nested = NestedLosses(torch.tensor([1.0, 3.0]).expand(2, 2, 2).mT.double(), torch.arange(2), width=None)
+    >>> decompose(nested).mask_pattern.value, decompose(nested).mask_rate.value
+    (0.0, 2.0)
     """
-    nested = losses if isinstance(losses, NestedLosses) else NestedLosses(losses, torch.arange(len(losses)), width)
     rows = len(nested.losses)
 
     def parts(keep: Tensor) -> tuple[Tensor, ...]:
         some = nested.select(keep)
-        found = parts_of(some)
-        return *found, sum(found), _mean(some)
+        a_b_c = components(some)
+        return *a_b_c, sum(a_b_c), token_mean(some.row_means, some.share)
 
     a, b, c, total, mean = jackknives(parts, rows, (*[UNIT] * 4, "nats/token"))
     if _few_decide(nested):
         a, total = (replace(x, stderr=math.nan) for x in (a, total))
-    cell, noise, _ = cell_moments(nested.losses, nested.chance)
+    g, noise, _ = nested.cell_moments
     freedom = _effective_rows(noise @ nested.weight) - 1
     a = replace(a, ends=of_positive(a.value, a.stderr, freedom))
-    b = replace(b, freedom=_effective_rows(cell**2 @ nested.weight) - 1)
-    of_means = _spread_of_rows(nested) - c.value
-    c = replace(c, ends=tuple(end - of_means for end in of_variance(c.value + of_means, c.stderr, rows - 1)))
+    b = replace(b, freedom=_effective_rows(g**2 @ nested.weight) - 1)
+    means = nested.row_means
+    noise_of_means = float(means.var()) + spread_change(means, nested.share) - c.value
+    ends = of_variance(c.value + noise_of_means, c.stderr, rows - 1)
+    c = replace(c, ends=tuple(end - noise_of_means for end in ends))
     sums = of_sum([with_ends(x) for x in (a, b, c)])
     total = replace(total, ends=widest(sums, of_positive(total.value, total.stderr, freedom)))
     return Decomposition(mask_pattern=a, mask_rate=b, data=c, total=total, mean=mean)
 
 
 def _effective_rows(each: Tensor) -> float:
-    """As how many equal rows these are, by what each adds, (a,): where a few have most of it, few speak for the sum.
+    """The number of equal rows whose sum would vary as the sum of these values, (a,), does: few where a few are large.
 
-    At least 2: of one row there is no error.
+    At least 2, since one row has no error.
     """
     square = float((each**2).sum())
     return max(2.0, float(each.sum()) ** 2 / square) if square else float(len(each))
 
 
 def _few_decide(nested: NestedLosses) -> bool:
-    """Whether A rests on a few draws, and what others would have added is not known."""
+    """Whether a few draws decide A, so that the part of those that were not drawn is unknown."""
     if nested.width is None:
-        noise = cell_moments(nested.losses, nested.chance)[1]
+        noise = nested.cell_moments[1]
         return nested.chance is not None and float(noise.max()) > _MOST_OF_ONE * float(noise.sum())
     seen, draws = (nested.losses != 0).sum((0, 2)), nested.losses[:, 0].numel()
     return nested.chance is None and bool(((seen < LEAST_SEEN) & (seen < draws)).any())
 
 
-def _spread_of_rows(nested: NestedLosses) -> float:
-    """Variance over rows of their means over t, the noise of those means included: C and a noise."""
-    of_row = cell_moments(nested.losses, nested.chance)[0] @ nested.weight
-    return float(of_row.var()) + spread_change(of_row, nested.share)
-
-
-def _mean(nested: NestedLosses) -> Tensor:
-    return token_mean(cell_moments(nested.losses, nested.chance)[0] @ nested.weight, nested.share)
-
-
 def decompose_autoregressive(losses: Tensor, share: Tensor | None = None) -> Decomposition:
-    """An autoregressive loss has no mask: all of its variance over rows is C. ``losses`` has shape (a,)."""
+    """The decomposition of an autoregressive model's loss: without masks all of its variance over rows is C.
+
+    Args:
+        losses: of each row, shape (a,). share: of each row in the token mean, shape (a,).
+
+    >>> decompose_autoregressive(torch.tensor([1.0, 3.0])).data.value
+    2.0
+    """
     nothing = Estimate(value=0.0, stderr=0.0, n=len(losses), unit=UNIT)
 
     def spread(keep: Tensor) -> float:
-        return float(losses[keep].var()) + spread_change(losses[keep], kept(share, keep))
+        return float(losses[keep].var()) + spread_change(losses[keep], shares_of(share, keep))
 
     data = jackknife(spread, len(losses), UNIT)
     data = replace(data, ends=of_variance(data.value, data.stderr, len(losses) - 1))
-    mean = jackknife(lambda keep: float(token_mean(losses[keep], kept(share, keep))), len(losses), "nats/token")
+    mean = jackknife(lambda keep: float(token_mean(losses[keep], shares_of(share, keep))), len(losses), "nats/token")
     return Decomposition(mask_pattern=nothing, mask_rate=nothing, data=data, total=data, mean=mean)
 
 
-def by_length(
-    losses: Tensor | NestedLosses,
-    tokens: Tensor,
-    width: Tensor | None = None,
-    groups: int = 3,
-    parts: Callable[[Tensor], Decomposition] | None = None,
-) -> list[dict]:
-    """A, B and C of rows grouped by response length into groups of near-equal size.
+def by_length(tokens: Tensor, parts: Callable[[Tensor], Decomposition], groups: int = 3) -> list[dict]:
+    """A, B and C of rows grouped by response length into groups of near-equal size, for JSON.
 
     Rows of equal length stay together, so there are fewer groups where lengths repeat.
 
     Args:
-        parts: takes a bool mask of a group's rows and gives their components; without it :func:`decompose`.
+        tokens: response length of each row, shape (a,).
+        parts: takes a bool mask of a group's rows and gives their decomposition.
+
+    >>> losses = torch.tensor([1.0, 3.0, 5.0, 5.0])
+    >>> groups = by_length(torch.tensor([2, 2, 9, 9]), lambda rows: decompose_autoregressive(losses[rows]))
+    >>> [(group["tokens"], group["data"]["value"]) for group in groups]
+    [([2, 2], 2.0), ([9, 9], 0.0)]
     """
-    nested = losses if isinstance(losses, NestedLosses) else NestedLosses(losses, torch.arange(len(losses)), width)
     edges = torch.quantile(tokens.double(), torch.linspace(0, 1, groups + 1, dtype=torch.float64)[1:-1])
     group = torch.bucketize(tokens.double(), edges)
     out = []
     for g in group.unique().tolist():
         mine = group == g
         if int(mine.sum()) >= 2:
-            found = (parts(mine) if parts else decompose(nested.select(mine))).as_dict()
+            found = parts(mine).as_dict()
             lengths = tokens[mine]
             out.append(
                 {"tokens": [int(lengths.min()), int(lengths.max())], "n": int(mine.sum())}

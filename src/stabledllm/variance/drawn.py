@@ -1,7 +1,7 @@
-"""The variance of training steps, by really drawing them.
+"""The variance of training steps, measured on steps that are drawn as in training.
 
-Where most masks at small t hide nothing, the rows drawn there are replaced by their mean and their variance comes from
-the nested design (``variance/low_rates.py``): a few draws would decide it otherwise.
+Where most masks at small t hide nothing, rows drawn there are replaced by their mean, and their variance is taken from
+the nested design (``variance/low_rates.py``): otherwise a few draws would decide it.
 
 Legend: S steps, n rows of a step.
 """
@@ -20,66 +20,71 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import of_sum, of_variance, with_ends
+from stabledllm.stats.shares import token_mean
 from stabledllm.variance.components import UNIT
 from stabledllm.variance.low_rates import LowRates, is_known_at_low_rates
 
 _MEASURE_STEP = 0xEA5E_0000
 HEAVY_SHARE = 0.02
-"""Share of a variance from draws that are hardly ever seen, from which its error is not to be trusted."""
+"""Share of a variance that rarely seen draws may make up before its error is no longer trusted."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses of drawn steps, and what they say."""
+    """The losses of drawn steps, with their mean and variance.
+
+    >>> drawn = Measured(torch.tensor([[0.0, 0.0], [0.0, 4.0]]), independent_rows=True, cost=1.0)
+    >>> drawn.mean.value, drawn.per_row_variance.value
+    (1.0, 4.0)
+    """
 
     row_losses: Tensor
     """Importance-weighted row losses, float64, shape (S, n)."""
     independent_rows: bool
-    """Whether rows of one step are independent (iid u)."""
+    """Whether the rows of a step are independent, as with iid u."""
     cost: float
-    """Forwards per row, as they were."""
+    """Forwards per row, as counted."""
     share: Tensor | None = None
-    """What each row counts under the token mean, shape (S, n); None where all count the same."""
+    """Share of each row in the token mean, shape (S, n); None where all rows count the same."""
     low: Estimate | None = None
-    """Variance that rows of small t add, where they are replaced by their mean in ``row_losses``."""
+    """Variance of the rows of small t, where ``row_losses`` holds their mean in their place."""
     low_error: float = 0.0
-    """Standard error that replacing them gives the mean."""
+    """Standard error of the mean that comes from replacing them."""
     heavy_tail: bool = False
-    """Whether a few draws decide the variance, so that it has no error to be trusted."""
+    """Whether a few draws decide the variance, so that its error cannot be trusted."""
 
     @property
     def deviations(self) -> Tensor:
-        """Row losses less their share of the mean, shape (S, n)."""
-        if self.share is None:
-            return self.row_losses - self.row_losses.mean()
-        return self.row_losses - self.share * (self.row_losses.sum() / self.share.sum())
+        """Row losses less the mean times their share, shape (S, n)."""
+        mean = token_mean(self.row_losses, self.share)
+        return self.row_losses - (mean if self.share is None else self.share * mean)
 
     @property
     def mean(self) -> Estimate:
         """Mean row loss, or the token mean; the error is over steps."""
-        steps, value = self.deviations.mean(1), self.row_losses.mean()
-        if self.share is not None:
-            value = self.row_losses.sum() / self.share.sum()
+        steps = self.deviations.mean(1)
         error = (float(steps.var()) / len(steps) + self.low_error**2) ** 0.5
-        return Estimate(value=float(value), stderr=error, n=len(steps), unit="nats/token")
+        return Estimate(
+            value=float(token_mean(self.row_losses, self.share)), stderr=error, n=len(steps), unit="nats/token"
+        )
 
     @property
     def squares(self) -> Tensor:
-        """Squared deviations whose mean is (up to n - 1) the per-row variance: of rows, (S, n), or of steps, (S, 1)."""
+        """Squared deviations, of rows (S, n) or of steps (S, 1): their sum over their number less 1 is the variance."""
         values = self.deviations if self.independent_rows else self.deviations.mean(1, keepdim=True)
         scale = 1 if self.independent_rows else self.row_losses.shape[1]
         return (values - values.mean()) ** 2 * scale
 
     @property
     def per_row_variance(self) -> Estimate:
-        """n Var(step loss) in nats²; where rows are independent, from all rows, which is far more precise.
+        """n Var(step loss) in nats²; where rows are independent it is taken over all rows, which is far more precise.
 
-        The standard error is from the fourth moment, the interval chi-square's.
+        The standard error is from the fourth moment, and the interval is chi-square's.
         """
         squares = self.squares.flatten()
         count = len(squares)
         value, error = float(squares.sum()) / (count - 1), float(squares.std()) / count**0.5
-        if not self.independent_rows:  # of few steps the fourth moment is not known; of normal ones it would be this
+        if not self.independent_rows:  # few steps do not show the fourth moment: at least that of a normal law
             error = max(error, value * (2 / (count - 1)) ** 0.5)
         ends = of_variance(value, error, count - 1)
         if self.low is not None:
@@ -91,11 +96,16 @@ class Measured:
 
 
 def variance_covariance(one: Measured, other: Measured) -> float:
-    """Covariance of two methods' per-row variances, in nats⁴: :func:`measure` shares draws between methods of one seed.
+    """Covariance of the per-row variances of two methods, in nats⁴, from the draws that :func:`measure` gives both.
 
-    Evaluation i has the same data row and mask draws in every method, place r of step s the same u (iid). Independent
-    rows are matched both ways; steps of equal size step by step. For unequal sizes that are not both of independent
-    rows it is left at 0, which widens the interval. The estimate averages 0 where nothing was shared.
+    Under one seed evaluation i has the same data row and mask draws in every method, and place r of step s the same u
+    (iid). Independent rows are matched in both ways, steps of equal size step by step. For steps of unequal size whose
+    rows are not independent in both methods it is set to 0, which widens the interval. Where nothing was shared the
+    estimate is 0 on average.
+
+    >>> drawn = Measured(torch.tensor([[0.0, 0.0], [0.0, 4.0]]), independent_rows=True, cost=1.0)
+    >>> variance_covariance(drawn, drawn)  # the squares 1, 1, 1, 9 have the variance 12: that of their mean is 12 / 4
+    3.0
     """
     a, b = (m.squares - m.squares.mean() for m in (one, other))
     steps = min(len(a), len(b))
@@ -105,14 +115,18 @@ def variance_covariance(one: Measured, other: Measured) -> float:
         return float(by_step) / (len(a) * len(b)) if same_size else 0.0
     rows = min(a.numel(), b.numel())
     shared = (a.flatten()[:rows] * b.flatten()[:rows]).sum()
-    if not same_size:  # The first step's places are its evaluations, already counted.
+    if not same_size:  # in the first step place and evaluation are the same, and counted above
         places = min(a.shape[1], b.shape[1])
         shared = shared + (a[1:steps, :places] * b[1:steps, :places]).sum()
     return float(shared) / (a.numel() * b.numel())
 
 
 def step_rows(method: Method, forwards: int, cost: float | None = None) -> int:
-    """Rows of a step that costs ``forwards`` forward passes."""
+    """Number of rows of a step that costs ``forwards`` forwards.
+
+    >>> step_rows(Method.parse("mirror"), forwards=32)
+    16
+    """
     return max(1, round(forwards / (cost or method.views.count)))
 
 
@@ -129,7 +143,16 @@ def measure(
     """Draw ``steps`` training steps of ``rows`` iid data rows each, as training would, and take their losses.
 
     Args:
-        low: what is known of Standard's losses at small t, where drawn steps alone do not see their variance.
+        low: Standard's losses at small t, where drawn steps alone do not show their variance.
+
+    >>> from stabledllm.noise.densities import Uniform
+    >>> from stabledllm.noise.objective import Objective
+    >>> class Constant:  # a meter of five rows, whose losses are 1
+    ...     rows, objective, forwards = range(5), Objective(), 0
+    ...     def losses(self, row, t, method, key, sampler):
+    ...         return torch.ones(len(row))
+    >>> print(measure(Constant(), Method(), Uniform(), rows=8, steps=4, seed=0).mean)
+    1 ± 0 nats/token (n=4)
     """
     index = torch.arange(rows * steps)
     drawn = (Key(seed, _MEASURE_STEP).row_uniforms(Stream.RESAMPLE, index) * len(meter.rows)).long()

@@ -1,8 +1,7 @@
 """Independent masks given that they hide at least one token.
 
-At small t nearly every draw hides nothing and one in a thousand decides the variance: a sample seldom sees it, and its
-error is too small for the same reason. Drawn given that something is hidden, and weighed by the known chance of that,
-every draw tells something.
+At small t nearly every draw hides nothing, and one in a thousand decides the variance: a sample seldom contains it, and
+its error is too small for the same reason. Here every draw hides a token, and the known chance of that is its weight.
 """
 
 from __future__ import annotations
@@ -18,22 +17,33 @@ from stabledllm.noise.schedule import p_mask
 
 @dataclass(frozen=True)
 class SomeMasked(Bernoulli):
-    """Bernoulli masks of one view, given that one token at least is masked."""
+    """Bernoulli masks of a single view, given that at least one token is masked.
+
+    >>> from stabledllm.noise.densities import Uniform
+    >>> u, maskable = torch.tensor([[[0.7, 0.9]]]).double(), torch.ones(1, 2, dtype=torch.bool)
+    >>> given = MaskInput(torch.tensor([0.01]).double(), u, None, maskable, Uniform(), eps=0.0, power=0.0)
+    >>> SomeMasked()(given)[0]
+    tensor([[[ True, False]]])
+    """
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         return super().__call__(replace(given, uniforms=_with_a_low_one(given)))
 
 
 def chance_of_some(t: Tensor, size: Tensor, eps: float) -> Tensor:
-    """Probability ``1 - (1 - p_mask)^P`` that a Bernoulli mask hides something; the broadcast shape of both."""
+    """Probability ``1 - (1 - p_mask)^P`` that a Bernoulli mask hides a token, in the broadcast shape of t and size.
+
+    >>> chance_of_some(torch.tensor(0.5), torch.tensor(2), eps=0.0)
+    tensor(0.7500)
+    """
     return -torch.expm1(size * torch.log1p(-p_mask(t, eps)))
 
 
 def _with_a_low_one(given: MaskInput) -> Tensor:
-    """Uniforms whose least over the row's maskable tokens is below p_mask, otherwise distributed as before.
+    """Uniforms of which the least over a row's maskable tokens is below p_mask, and which are otherwise as before.
 
-    The least of P uniforms has the distribution function 1 - (1 - u)^P, and given it the others are uniform above it:
-    the least is moved to the same quantile of its law below p_mask, the others keep their places between it and 1.
+    The least of P uniforms has the distribution function 1 - (1 - u)^P, and given it the others are uniform above it.
+    The least is moved to the same quantile of its law below p_mask; the others keep their places between it and 1.
     """
     u, size = given.uniforms, given.maskable.sum(1)
     outside = ~given.maskable[:, None]

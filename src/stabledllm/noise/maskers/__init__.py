@@ -1,4 +1,4 @@
-"""Which tokens are masked given t, and the coefficient of each masked token's cross-entropy."""
+"""Maskers: rules that say which tokens are masked given t, and the coefficient of each masked token's cross-entropy."""
 
 from stabledllm.noise.maskers.base import Masker, MaskInput
 from stabledllm.noise.maskers.bernoulli import Bernoulli

@@ -1,9 +1,9 @@
-"""What a masker gets and what it must give back."""
+"""The input and the base class of maskers."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
@@ -13,41 +13,49 @@ from stabledllm.noise.views import Views
 
 @dataclass(frozen=True)
 class MaskInput:
-    """One step's rows as a masker sees them. B rows, K views, L positions."""
+    """The rows of a micro-batch as a masker sees them. B rows, K views, L positions.
+
+    >>> from stabledllm.noise.maskers.fixed_count import FixedCount
+    >>> from stabledllm.noise.methods import Single, Uniform, torch
+    >>> t, u, maskable = torch.tensor([0.5]), torch.tensor([[[0.4, 0.1, 0.9, 0.2]]]), torch.ones(1, 4, dtype=torch.bool)
+    >>> given = MaskInput(t, u, Single(), maskable, Uniform(), eps=0.0, power=0.0)
+    >>> FixedCount()(given)[0].tolist()
+    [[[False, True, False, True]]]
+    """
 
     t: Tensor
-    """Mask ratio, float64, shape (B,)."""
+    """Mask ratios, float64, shape (B,)."""
     uniforms: Tensor
-    """Shape (B, K, L), float64."""
+    """Float64, shape (B, K, L)."""
     views: Views
-    """The coupling that the uniforms come from; a fixed count asks it for ranks."""
+    """The coupling that the uniforms come from; a fixed count takes ranks from it."""
     maskable: Tensor
     """The P tokens of each row that may be masked, bool, shape (B, L)."""
     sampler: TSampler
-    """The density t was drawn from."""
+    """The density that t was drawn from."""
     eps: float
     power: float
-    """a in the weight p_mask**(a - 1): 0 for the ELBO, 1 for the unweighted objective."""
+    """The exponent a in the weight p_mask**(a - 1): 0 for the ELBO, 1 for the unweighted objective."""
     delimiter: Tensor | None = None
     """Answer delimiters, bool, shape (B, L); only ISAD reads it."""
 
 
-class Masker(Protocol):
-    """Masks tokens so that ``sum(coefficient * CE)`` estimates the row's objective.
+class Masker(ABC):
+    """A rule that masks tokens so that ``sum(coefficient * CE)`` estimates the row's objective.
 
-    ``coefficient`` is 0 where nothing is masked and already holds 1/P, the importance weight of t
-    and the objective's weight; it does not hold the average over views.
+    ``coefficient`` is 0 where nothing is masked. It holds 1/P, the importance weight of t and the
+    objective's weight, but not the average over views.
     """
 
-    independent: bool
-    """Whether each token is masked by itself, so that a mask may hide nothing."""
-    counted: bool
-    """Whether masks depend on t through a count alone."""
+    independent = False
+    """Whether each token is masked independently of the others, so that a mask may be empty."""
+    counted = False
+    """Whether masks depend on t only through the number of masked tokens."""
 
+    @abstractmethod
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         """``(mask, coefficient, weight)``: shapes (B, K, L) bool, (B, K, L) and (B,) float64."""
-        ...
 
     def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
-        """The density whose reciprocal is the weight of a row of ``size`` maskable tokens, t drawn from ``sampler``."""
-        ...
+        """The density q such that a row of ``size`` maskable tokens, t drawn from ``sampler``, has the weight 1 / q."""
+        return sampler

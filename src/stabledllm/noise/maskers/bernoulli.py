@@ -1,4 +1,4 @@
-"""Independent masks with probability p_mask(t): the standard forward process."""
+"""The standard forward process: each token is masked independently with probability p_mask(t)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stabledllm.noise.densities import TSampler
-from stabledllm.noise.maskers.base import MaskInput
+from stabledllm.noise.maskers.base import Masker, MaskInput
 from stabledllm.noise.schedule import p_mask
 
 
 @dataclass(frozen=True)
-class Bernoulli:
-    """Token i is masked iff u_i < p_mask(t); the row loss is ``1/P sum CE_i / p_mask``, times 1/p(t)."""
+class Bernoulli(Masker):
+    """Masks token i iff u_i < p_mask(t); the row loss is ``1/P sum CE_i / p_mask``, times 1/p(t).
+
+    >>> from stabledllm.noise.methods import Key, Method, Rows, Uniform, torch
+    >>> rows = Rows(torch.tensor([0]), 1, torch.ones(1, 4, dtype=torch.bool), torch.arange(4))
+    >>> draw = Method.parse("standard").draw_at(torch.tensor([1.0]), Key(0, 0), rows, Uniform())
+    >>> draw.coefficient  # every token is masked: CE / P
+    tensor([[[0.2500, 0.2500, 0.2500, 0.2500]]])
+    """
 
     independent = True
-    counted = False
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         probability = p_mask(given.t, given.eps)
@@ -24,6 +29,3 @@ class Bernoulli:
         weight = given.sampler.weight(given.t)
         each = weight * probability ** (given.power - 1) / given.maskable.sum(1)
         return mask, mask * each[:, None, None], weight
-
-    def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
-        return sampler

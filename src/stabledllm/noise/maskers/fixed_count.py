@@ -1,7 +1,7 @@
-"""Exactly k of the P maskable tokens: the noise of the count removed for free.
+"""The fixed-count masker: exactly k of the P maskable tokens, so that the noise of the count costs nothing to remove.
 
-Source: arXiv:2409.02908 and LLaDA's likelihood evaluation; with eps > 0 the weights below make it
-the Bernoulli objective exactly (docs/mathematics.md#the-oracle).
+Source: arXiv:2409.02908 and LLaDA's likelihood evaluation; with eps > 0 the weights below make the objective exactly
+that of Bernoulli masks (docs/mathematics.md#the-oracle).
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ import torch
 from torch import Tensor
 
 from stabledllm.noise.densities import Tabulated, TSampler, Uniform
-from stabledllm.noise.maskers.base import MaskInput
+from stabledllm.noise.maskers.base import Masker, MaskInput
 from stabledllm.noise.schedule import Counts, largest_ratio, masked_count
 
-_FINE = 4096
+_GRID_CELLS = 4096
 
 
 @lru_cache(maxsize=2048)
 def count_coefficients(size: int, eps: float, power: float) -> Tensor:
-    """c_k for k = 1..P, so that ``E_t[p^(a-1) sum_M CE] = sum_k c_k mean_{|M|=k} sum_M CE``.
+    """The c_k, k = 1..P, for which ``E_t[p^(a-1) sum_M CE] = sum_k c_k mean_{|M|=k} sum_M CE``.
 
     With p uniform on [eps, 1]: ``c_k = C(P,k) B(k+a, P-k+1) (1 - I_eps(k+a, P-k+1)) / (1 - eps)`` for any real
     a >= 0; for the ELBO (a = 0) that is omega_k / k.
 
     Returns:
         float64, shape (P,).
+
+    >>> count_coefficients(4, eps=0.0, power=0.0)  # 1 / k
+    tensor([1.0000, 0.5000, 0.3333, 0.2500], dtype=torch.float64)
     """
     k = torch.arange(1, size + 1, dtype=torch.float64)
     total = float(size + power)
@@ -44,7 +47,7 @@ def count_coefficients(size: int, eps: float, power: float) -> Tensor:
 
 
 def _above_eps(size: int, eps: float, power: float) -> Tensor:
-    """1 - I_eps(k + a, P - k + 1) for k = 1..P: the mass of a beta distribution above eps; shape (P,)."""
+    """The mass ``1 - I_eps(k + a, P - k + 1)`` of a beta distribution above eps, for k = 1..P; shape (P,)."""
     from scipy import special  # here, as importing the package loads torch only
 
     k = torch.arange(1, size + 1, dtype=torch.float64).numpy()
@@ -52,7 +55,7 @@ def _above_eps(size: int, eps: float, power: float) -> Tensor:
 
 
 def _above_eps_binomial(size: int, eps: float, power: int) -> Tensor:
-    """The same for an integer a, where it is a binomial distribution function."""
+    """The same as :func:`_above_eps` for an integer a, where it is a binomial distribution function."""
     total = float(size + power)
     hits = torch.arange(int(total) + 1, dtype=torch.float64)
     log_pmf = (
@@ -67,43 +70,58 @@ def _above_eps_binomial(size: int, eps: float, power: int) -> Tensor:
 
 
 def coefficients_of(counts: Tensor, size: Tensor, given: MaskInput) -> Tensor:
-    """:func:`count_coefficients` of each row's counts.
+    """The :func:`count_coefficients` c_k of each row's own counts k, float64, shape of ``counts``.
 
     Args:
         counts: int64, shape (B,) or (B, K), each in [1, P]. size: P of each row, shape (B,).
+        given: the input of the masker, for the objective's eps and power.
+
+    >>> from types import SimpleNamespace
+    >>> coefficients_of(torch.tensor([1, 4]), torch.tensor([2, 8]), SimpleNamespace(eps=0.0, power=0.0))
+    tensor([1.0000, 0.2500], dtype=torch.float64)
     """
     c = torch.empty(counts.shape, dtype=torch.float64, device=counts.device)
-    for rows_size in size.unique().tolist():
-        here = size == rows_size
-        c[here] = count_coefficients(rows_size, given.eps, given.power).to(c.device)[counts[here] - 1]
+    for one_size in size.unique().tolist():
+        rows = size == one_size
+        c[rows] = count_coefficients(one_size, given.eps, given.power).to(c.device)[counts[rows] - 1]
     return c
 
 
 def count_mass(sampler: TSampler, counts: Tensor, size: Tensor, schedule: Counts = "linear") -> Tensor:
-    """pi_k: probability that the masked count of the schedule is the given one; float64, shape of ``counts``."""
+    """The probability pi_k that k tokens are masked, for each given k; float64, shape of ``counts``.
+
+    >>> count_mass(Tabulated([3.0, 1.0]), torch.tensor([1, 2]), torch.tensor(2))
+    tensor([0.7500, 0.2500], dtype=torch.float64)
+    """
     return sampler.cdf(largest_ratio(counts, size, schedule)) - sampler.cdf(largest_ratio(counts - 1, size, schedule))
 
 
 def count_masses(sampler: TSampler, size: int, schedule: Counts = "linear") -> Tensor:
-    """pi_k for k = 1..P, float64, shape (P,)."""
+    """The :func:`count_mass` pi_k of all counts k = 1..P, float64, shape (P,).
+
+    >>> count_masses(Uniform(), 4)
+    tensor([0.2500, 0.2500, 0.2500, 0.2500], dtype=torch.float64)
+    """
     return count_mass(sampler, torch.arange(1, size + 1), torch.tensor(size), schedule)
 
 
 @dataclass(frozen=True)
-class FixedCount:
-    """k = ceil(t P) tokens, those with the k smallest uniforms.
+class FixedCount(Masker):
+    """Masks k = ceil(t P) tokens: those with the k smallest uniforms.
 
-    Under a density p of t the count has the mass pi_k of its cell ((k-1)/P, k/P], and the row loss is
-    ``c_k / (P pi_k) sum CE_i``: unbiased for any p. Mirrored uniforms give the k largest instead, partition views
-    the k from another place of the same order on.
+    Under a density p of t the probability of k is the mass pi_k of its cell ((k-1)/P, k/P], and the row loss is
+    ``c_k / (P pi_k) sum CE_i``: unbiased for any p. Mirrored uniforms give the tokens with the k largest instead;
+    views of a partition give k tokens from different places of the same order.
 
     With ``counts`` ``cosine`` the objective is MMaDA's for images, ``E_k[1/k sum_M CE]`` with k = round(P sin(pi t/2))
-    under uniform t. Its cells of t are of unequal width pi_k^uniform, and under a density p of t the row loss is
-    ``pi_k^uniform / pi_k`` times as much: the same objective for any p.
+    under uniform t. The cells of t have unequal widths pi_k^uniform, and under a density p of t the row loss is
+    ``pi_k^uniform / pi_k`` times as large: the same objective for any p.
+
+    >>> FixedCount().weighs_by(Tabulated([3.0, 1.0]), size=1).density  # the one count is certain
+    tensor([1.], dtype=torch.float64)
     """
 
     counts: Counts = "linear"
-    independent = False
     counted = True
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,20 +134,21 @@ class FixedCount:
         return mask, mask * (c_k * weight)[:, None, None], weight
 
     def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
-        """``sampler`` made flat on the cells of the counts: a fixed count pays 1 / (P pi_k), not 1 / p(t).
+        """``sampler`` made flat on each count's cell, since the weight of a fixed count is 1 / (P pi_k), not 1 / p(t).
 
-        A cosine's cells do not fit a grid of equal cells: there it is right but for the grid's cells on their edges.
+        The unequal cells of ``cosine`` do not fit a grid of equal cells: that density is exact except in the grid's
+        cells that hold an edge.
         """
         if not sampler.unbiased:
             return sampler
         if self.counts == "linear":
             return Tabulated(count_masses(sampler, size), name=sampler.name)
-        t = (torch.arange(_FINE, dtype=torch.float64) + 0.5) / _FINE
+        t = (torch.arange(_GRID_CELLS, dtype=torch.float64) + 0.5) / _GRID_CELLS
         density = count_masses(sampler, size, self.counts) / count_masses(Uniform(), size, self.counts)
         return Tabulated(density[masked_count(t, torch.tensor(size), self.counts) - 1], name=sampler.name)
 
     def _weight(self, given: MaskInput, k: Tensor, size: Tensor) -> Tensor:
-        """``1 / (P pi_k)``, or the mass of the count under uniform t over that under the sampler; E[weight] = 1."""
+        """``1 / (P pi_k)``, or for ``cosine`` ``pi_k^uniform / pi_k``; E[weight] = 1."""
         if not given.sampler.unbiased:
             return given.sampler.weight(given.t)
         if self.counts == "linear":

@@ -8,31 +8,35 @@ import torch
 from torch import Tensor
 
 from stabledllm.errors import UserError
-from stabledllm.noise.densities import TSampler
-from stabledllm.noise.maskers.base import MaskInput
+from stabledllm.noise.maskers.base import Masker, MaskInput
 from stabledllm.noise.schedule import p_mask
 
 _CEILING = 0.95
-"""isad-exact leaves 1 - q at least 0.05, so that a delimiter left unmasked weighs at most 20."""
+"""The highest raised probability q of isad-exact, so that a delimiter left unmasked weighs at most 1 / 0.05 = 20."""
 
 
 @dataclass(frozen=True)
-class ISAD:
-    """Delimiters are masked with ``min(1, p_mask + delta)``, other tokens with p_mask.
+class ISAD(Masker):
+    """Masks delimiters with probability ``min(1, p_mask + delta)`` and other tokens with p_mask.
 
-    As published each token's CE is divided by its own probability. That keeps every token's expected
-    weight at 1 but changes the law of its context, so it is biased and says so. With ``exact`` the
-    probability is ``min(p + delta, max(p, 0.95))`` and the standard row loss is multiplied by the
-    likelihood ratio P_t(M) / Q_t(M): the objective is kept.
+    As published, each token's CE is divided by its own probability. Every token's expected weight is then 1, but the
+    law of its context changes, so the method is biased and marked so. With ``exact`` the probability of a delimiter is
+    ``min(p + delta, max(p, 0.95))`` and the standard row loss is multiplied by the likelihood ratio P_t(M) / Q_t(M),
+    which keeps the objective.
 
     Raises:
         UserError: for delta outside [0, 1], or rows without delimiter marks.
+
+    >>> from stabledllm.noise.methods import Key, Method, Rows, Uniform
+    >>> all_four = torch.ones(1, 4, dtype=torch.bool)
+    >>> rows = Rows(torch.tensor([0]), 1, all_four, torch.arange(4), delimiter=all_four)
+    >>> Method.parse("isad").draw_at(torch.tensor([0.8]), Key(0, 0), rows, Uniform()).mask.all()  # 0.8 + 0.2
+    tensor(True)
     """
 
     delta: float = 0.2
     exact: bool = False
     independent = True
-    counted = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.delta <= 1.0:
@@ -52,13 +56,10 @@ class ISAD:
         ratio = self._likelihood_ratio(mask, p, q)
         return mask, mask * share * ratio * (p ** (given.power - 1))[:, None], weight
 
-    def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
-        return sampler
-
     @staticmethod
     def _likelihood_ratio(mask: Tensor, p: Tensor, q: Tensor) -> Tensor:
-        """P_t(M) / Q_t(M) per view, shape (B, K, 1)."""
+        """The likelihood ratio P_t(M) / Q_t(M) of each view's mask, shape (B, K, 1)."""
         masked = (p / q).log()[:, None]
-        # At p = q = 1 nothing is left unmasked; the ratio of the unmasked is then never read.
+        # At p = q = 1 every token is masked, and the ratio 0 / 0 of unmasked tokens is never used.
         unmasked = torch.where(p == q, 0.0, ((1 - p) / (1 - q)).log())[:, None]
         return torch.where(mask, masked, unmasked).sum(-1, keepdim=True).exp()

@@ -1,4 +1,4 @@
-"""Next-token prediction in the masker's place: every response token carries loss and none is hidden."""
+"""Next-token prediction as a masker: every response token has a loss and none is hidden."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stabledllm.noise.densities import TSampler
-from stabledllm.noise.maskers.base import MaskInput
+from stabledllm.noise.maskers.base import Masker, MaskInput
 
 
 @dataclass(frozen=True)
-class NextToken:
+class NextToken(Masker):
     """The mean cross-entropy of the maskable tokens, each predicted from those before it; nothing is random.
 
-    A row's first token has none before it: it carries no loss, and the mean is over the others.
-    """
+    A row's first token has none before it: it has no loss, and the mean is over the others.
 
-    independent = False
-    counted = False
+    >>> from stabledllm.noise.methods import Key, Method, Rows, Uniform
+    >>> rows = Rows(torch.tensor([0]), 1, torch.ones(1, 3, dtype=torch.bool), torch.arange(3))
+    >>> Method.parse("autoregressive").draw_at(torch.tensor([0.5]), Key(0, 0), rows, Uniform()).coefficient
+    tensor([[[0.0000, 0.5000, 0.5000]]], dtype=torch.float64)
+    """
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
         predicted = given.maskable.clone()
         predicted[:, 0] = False
         coefficient = predicted.double() / predicted.sum(1, keepdim=True).clamp(min=1)
         return predicted[:, None], coefficient[:, None], torch.ones_like(given.t)
-
-    def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
-        return sampler
