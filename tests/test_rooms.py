@@ -118,3 +118,8 @@ def test_one_file_reads_what_was_pretrained():
 def test_every_file_is_short():
     long = {path.relative_to(SOURCE).as_posix(): n for path in FILES if (n := len(path.read_text().splitlines())) > 300}
     assert long == {}
+
+
+def test_the_spine_does_not_grow():
+    script = ROOT / "scripts/count_spine.py"
+    assert subprocess.run([sys.executable, script], capture_output=True).returncode == 0
