@@ -68,6 +68,22 @@ def test_recommend_from_a_stored_record_says_the_same(measured):
     assert_refused(by_loss, "another unbiased method with an interval of the loss's noise")
 
 
+@pytest.mark.parametrize("objective", ["normalization=token", "weighting=unweighted"])
+def test_the_gradient_is_measured_under_the_objective_that_is_asked_for(measured, objective, tmp_path):
+    result = in_process(
+        "decompose", "--gradient", *SMALL, f"objective.{objective}", "--methods", "mirror", "--out", "out", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    asked, default = (
+        json.loads((folder / "out" / "decomposition.json").read_text()) for folder in (tmp_path, measured[0])
+    )
+    for name in ("mask_pattern", "total"):
+        assert asked["gradient"][name]["value"] != pytest.approx(default["gradient"][name]["value"], rel=0.01)
+    updates = [{m["method"]: m["gradient"]["update"] for m in record["methods"]} for record in (asked, default)]
+    assert updates[0]["standard"] != updates[1]["standard"]
+    assert updates[0]["mirror"] != updates[1]["mirror"]
+
+
 def test_refusals(measured):
     folder, _ = measured
     assert_refused(in_process("recommend", "--by", "luck", cwd=folder), "gradient or loss")
