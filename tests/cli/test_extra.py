@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from stabledllm.cli import extra
@@ -36,6 +38,12 @@ def test_a_command_without_it_is_refused_and_its_help_is_not(need, words, needs,
     needs.append(need)
     assert_refused(in_process("ls", cwd=tmp_path), *words)
     assert in_process("ls", "--help", cwd=tmp_path).returncode == 0
+
+
+def test_it_is_said_where_the_package_of_the_bars_is_missing_too(needs, tmp_path, monkeypatch):
+    needs.append('no-such-package>=1; extra == "train"')
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert_refused(in_process("ls", cwd=tmp_path), "expected no-such-package for")
 
 
 def test_only_a_package_of_others_that_is_missing_is_no_mistake_of_ours():

@@ -82,9 +82,9 @@ def _failed(error: BaseException) -> int:
 
 
 def _print_error(line: str) -> None:
-    from tqdm import tqdm
-
-    for bar in list(getattr(tqdm, "_instances", ())):  # else a bar would share the line of the sentence, or follow it
+    # Looked up, not imported: there is no bar without it, and it may be what is missing.
+    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    for bar in list(getattr(bars, "_instances", ())):  # else a bar would share the line of the sentence, or follow it
         bar.close()
     sys.stderr.write(f"stabledllm: {line}\n")
     sys.stderr.flush()

@@ -104,9 +104,8 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
     if (out / RESULT).is_file():
         say(f"{out}: already evaluated")
         record = read_json(out / RESULT, SCHEMA)
-        Journal(
-            out / JOURNAL, "", {}, ranks
-        ).remove()  # a kill left it; this also lets all ranks read before one writes
+        # A kill may have left a journal; removing it also lets all ranks read before one writes.
+        Journal(out / JOURNAL, "", {}, ranks).remove()
         return record
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
     loaded.model.to(ranks.device).eval()
