@@ -1,4 +1,4 @@
-"""The examples in docstrings of the core run and print what they say; no public function or class of it lacks one."""
+"""The examples in docstrings of the core run and print what they say; those packages that must have them lack none."""
 
 from __future__ import annotations
 

@@ -45,6 +45,7 @@ def test_the_file_has_the_keys_of_its_schema(fitted, tmp_path):
     assert len(stored["density"]) == 4096
     diagnostics = "kl kl_threshold relative_ess pareto_k variance_uniform variance_fitted fallback"
     assert set(diagnostics.split()) <= set(stored["diagnostics"])
+    assert list(stored["config"]) == ["starts", "family", "uniform_share", "moment", "seed", "step_rows", "strata"]
     curves = ["second_moment", "g", "v", "v_views", "rho"]
     assert {"t", "width", "target", *curves, *(f"{c}_stderr" for c in curves)} <= set(stored["profile"])
     profile = stored["profile"]

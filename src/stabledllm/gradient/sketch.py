@@ -126,12 +126,10 @@ class ProjectedGradients(Meter):
     that not even one full gradient is in memory at once.
     """
 
-    def __init__(
-        self, *args, parameters: Sequence[str] | None = None, places: int = PLACES, sketch_seed: int = 0, **kwargs
-    ):
+    def __init__(self, *args, parameters: Sequence[str] | None = None, places: int = PLACES, **kwargs):
         super().__init__(*args, **kwargs)
         self.parameters = chosen_parameters(self.model, parameters)
-        self.sketch = Sketch({name: p.numel() for name, p in self.parameters.items()}, places, sketch_seed)
+        self.sketch = Sketch({name: p.numel() for name, p in self.parameters.items()}, places)
         self.size = places
 
     def gradients(

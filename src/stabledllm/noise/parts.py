@@ -1,6 +1,7 @@
 """The table of the parts that a method can have, by their names in a method string.
 
-A new part is a row of :data:`PARTS` and its class; no other code looks for a part by its name.
+A new part is a row of :data:`PARTS` and its class. Other code asks a method for what its parts need, not for their
+names; only ``syrm`` and ``ema``, which act in the data and in the Trainer, are asked for by name.
 """
 
 from __future__ import annotations

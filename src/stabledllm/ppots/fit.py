@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -35,6 +35,8 @@ class FitOptions:
     starts: int = 20
     family: Literal["epr", "tabulated"] = "epr"
     uniform_share: float = 0.05
+    moment: str = field(default="second_moment", init=False)
+    """The moment that p is fitted to, recorded in its file: older files could name another."""
     seed: int = 0
     step_rows: int = 32
     """Rows of a training step, which decide how finely strata or a lattice divide t."""

@@ -192,7 +192,7 @@ def fit_density(
         },
         "profile": profile_record(profile) | _points(moments, fitted),
         "forward_passes": profile.forward_passes,
-        "config": {"moment": "second_moment"} | asdict(options) | (config or {}),
+        "config": asdict(options) | (config or {}),
     }
     return FittedDensity(fitted.sampler, record, crossfit)
 

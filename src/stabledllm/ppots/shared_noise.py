@@ -35,7 +35,7 @@ def shared_noise(g: Tensor, t: Tensor, sampler: TSampler, source: Source, n: int
 def shared_forms(
     t: Tensor, sampler: TSampler, source: Source, n: int, *, weighted: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """What the source leaves and what it removes, as quadratic forms in g: symmetric matrices of shape (b, b).
+    """The parts of Var_u h that the source leaves and removes, as quadratic forms in g: symmetric, of shape (b, b).
 
     Args:
         weighted: whether the forms are in h at rates t, linear between them, instead of in g.

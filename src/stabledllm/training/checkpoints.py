@@ -1,4 +1,4 @@
-"""What this library adds to a checkpoint: the method, its density and, written last, a record of all its files.
+"""The files that this library adds to a checkpoint: the method, its density and, written last, a record of all files.
 
 A checkpoint without its record was cut off while it was saved or deleted; one whose files differ from its record was
 damaged. Neither is resumed from; a run resumes from its newest whole checkpoint.

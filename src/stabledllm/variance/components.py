@@ -269,10 +269,10 @@ def by_length(tokens: Tensor, parts: Callable[[Tensor], Decomposition], groups: 
     for g in group.unique().tolist():
         mine = group == g
         if int(mine.sum()) >= 2:
-            found = parts(mine).as_dict()
+            of_group = parts(mine).as_dict()
             lengths = tokens[mine]
             out.append(
                 {"tokens": [int(lengths.min()), int(lengths.max())], "n": int(mine.sum())}
-                | {name: found[name] for name in ("mask_pattern", "mask_rate", "data")}
+                | {name: of_group[name] for name in ("mask_pattern", "mask_rate", "data")}
             )
     return out

@@ -16,7 +16,8 @@ class MaskInput:
     """The rows of a micro-batch as a masker sees them. B rows, K views, L positions.
 
     >>> from stabledllm.noise.maskers.fixed_count import FixedCount
-    >>> from stabledllm.noise.methods import Single, Uniform, torch
+    >>> import torch
+    >>> from stabledllm.noise.methods import Single, Uniform
     >>> t, u, maskable = torch.tensor([0.5]), torch.tensor([[[0.4, 0.1, 0.9, 0.2]]]), torch.ones(1, 4, dtype=torch.bool)
     >>> given = MaskInput(t, u, Single(), maskable, Uniform(), eps=0.0, power=0.0)
     >>> FixedCount()(given)[0].tolist()

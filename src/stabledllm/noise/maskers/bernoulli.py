@@ -14,7 +14,8 @@ from stabledllm.noise.schedule import p_mask
 class Bernoulli(Masker):
     """Masks token i iff u_i < p_mask(t); the row loss is ``1/P sum CE_i / p_mask``, times 1/p(t).
 
-    >>> from stabledllm.noise.methods import Key, Method, Rows, Uniform, torch
+    >>> import torch
+    >>> from stabledllm.noise.methods import Key, Method, Rows, Uniform
     >>> rows = Rows(torch.tensor([0]), 1, torch.ones(1, 4, dtype=torch.bool), torch.arange(4))
     >>> draw = Method.parse("standard").draw_at(torch.tensor([1.0]), Key(0, 0), rows, Uniform())
     >>> draw.coefficient  # every token is masked: CE / P
