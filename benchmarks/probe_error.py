@@ -23,6 +23,7 @@ from stabledllm.models.loading import load_model
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
+from stabledllm.noise.sources import IID
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.cells import CELLS, cell_kernels
 from stabledllm.ppots.fit import FitOptions, fit
@@ -89,7 +90,7 @@ def measured(meter, judge: Judge, seeds: int) -> dict[str, Tensor]:
     for name, design in DESIGNS.items():
         profiles = (probe(meter, Method(), seed=seed, **design) for seed in range(seeds))
         out[name] = torch.tensor(
-            [judge.errors(fit(p.moments, "iid", OPTIONS).sampler) for p in profiles], dtype=torch.float64
+            [judge.errors(fit(p.moments, IID(), OPTIONS).sampler) for p in profiles], dtype=torch.float64
         )
         print(f"  {name}: excess {out[name][:, 0].mean():.4f}, KL {out[name][:, 1].mean():.5f}", flush=True)
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,8 @@ from stabledllm.data.rows import TokenRow, collate
 from stabledllm.forward import elbo as likelihood
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.densities import Tabulated
+from stabledllm.noise.objective import Objective
+from stabledllm.noise.views import MultiSample
 from tests.checks.moments import check_mean, check_variance
 from tests.checks.statistics import Z, assert_mean
 from tests.float64 import default_float64  # noqa: F401
@@ -432,3 +435,14 @@ def test_tensors_of_other_shapes_and_masked_padding_are_refused(model):
 def test_the_name_is_the_function():
     assert stabledllm.elbo is likelihood.elbo
     assert callable(stabledllm.elbo_parts)
+
+
+def test_a_method_object_is_used_as_it_is(model):
+    built = replace(Method.parse("fixedcount"), views=MultiSample(2))  # made by hand: its name does not say so
+    of_built, of_name, of_other = (
+        elbo(model, ROWS, method, budget=2, seed=1).value for method in (built, "fixedcount+multisample", "fixedcount")
+    )
+    assert torch.equal(of_built, of_name)
+    assert not torch.equal(of_built, of_other)
+    with pytest.raises(UserError, match="under weighting 'cosine'"):
+        elbo(model, ROWS, Method.parse("fixedcount", objective=Objective("cosine")), budget=2, seed=1)

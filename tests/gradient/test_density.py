@@ -50,7 +50,7 @@ def test_second_moments_by_cell_equal_enumeration(name):
 
 def test_the_fitted_density_has_nearly_the_least_gradient_noise():
     profile = norm_profile(ToyGradients(KINDS, eps=0.01), Method(), rows=200, rates=12, masks=2, seed=1)
-    density = fit_density(profile, "ppots-gradient", "iid", FitOptions(starts=4)).sampler
+    density = fit_density(profile, Method.parse("ppots-gradient"), FitOptions(starts=4)).sampler
     setting = Setting(eps=0.01)
 
     def moment(sampler) -> float:
@@ -71,7 +71,7 @@ def test_the_fitted_density_has_nearly_the_least_gradient_noise():
 
 def test_the_record_says_whose_second_moment_it_is(tmp_path):
     profile = norm_profile(ToyGradients(KINDS), Method(), rows=20, rates=4, masks=2, seed=1)
-    density = fit_density(profile, "lowdisc+ppots-gradient", "lowdisc", FitOptions(starts=3))
+    density = fit_density(profile, Method.parse("lowdisc+ppots-gradient"), FitOptions(starts=3))
     assert density.record["source"] == "lowdisc"
     assert density.record["diagnostics"]["variance_fitted"]["unit"] == "(nats/param)²"
     assert density.record["profile"]["v"] is None, "norms say nothing about v"

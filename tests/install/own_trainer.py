@@ -71,7 +71,8 @@ def compared(model: nn.Module, block: str) -> dict[str, float]:
     ids = torch.randint(MASK, (16, LENGTH))
     rows = [TokenRow(row.tolist(), PROMPT) for row in ids]
     meter = LossMeter(MeteredModel(Selected(model), MASK, 0), rows, Objective())
-    density = fit_density(probe(meter, Method.parse("ppots"), rows=16, rates=10, masks=4, seed=0), "ppots", "iid")
+    method = Method.parse("ppots")
+    density = fit_density(probe(meter, method, rows=16, rates=10, masks=4, seed=0), method)
     density.record["objective"] = asdict(Objective())
     density.save(Path("fit/p_of_t.json"))
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from stabledllm.noise.densities import Tabulated
+from stabledllm.noise.methods import Method
+from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
 from stabledllm.ppots.cells import cell_kernels
 from stabledllm.ppots.crossfit import cross_fitted, folds, variance_under, weighted_moment
 from stabledllm.ppots.fit import FitOptions, fit
@@ -29,10 +31,10 @@ def test_pure_noise_flatters_in_sample_and_not_on_held_out_rows():
     for seed in range(60):
         profile = profile_of(exponential(seed, 12, 20, 2))
         uniform = weighted_moment(profile.moments, [(Tabulated([1.0]), torch.arange(12))])
-        mine = weighted_moment(profile.moments, [(fit(profile.moments, "iid", SMOOTH).sampler, torch.arange(12))])
+        mine = weighted_moment(profile.moments, [(fit(profile.moments, IID(), SMOOTH).sampler, torch.arange(12))])
         own.append(float((mine - uniform).mean()))
         held.append(
-            float((weighted_moment(profile.moments, cross_fitted(profile.moments, "iid", SMOOTH)) - uniform).mean())
+            float((weighted_moment(profile.moments, cross_fitted(profile.moments, IID(), SMOOTH)) - uniform).mean())
         )
     own, held = torch.tensor(own), torch.tensor(held)
     assert own.mean() < -Z * own.std() * 60**-0.5
@@ -57,7 +59,7 @@ def test_prediction_for_a_given_density_is_unbiased():
         assert_mean(1.1 * torch.tensor(first), second, "second moment")
 
 
-@pytest.mark.parametrize("source", ["iid", "strats", "lowdisc"])
+@pytest.mark.parametrize("source", [IID(), Stratified(), LowDiscrepancy()], ids=lambda source: source.name)
 def test_a_rows_value_does_not_move_the_density_that_counts_on_it(source):
     losses = exponential(0, 10, 12, 3)
     changed = losses.clone()
@@ -89,6 +91,6 @@ def test_cells_weigh_by_their_width():
 
 def test_folds_of_one_row_are_fitted_without_a_warning(recwarn):
     """Of two rows each density comes from the other one, which has no spread."""
-    density = fit_density(probed(Law(), rows=2), "ppots", "iid", FitOptions(starts=2))
+    density = fit_density(probed(Law(), rows=2), Method.parse("ppots"), FitOptions(starts=2))
     assert density.record["diagnostics"]["variance_fitted"]["stderr"] is None
     assert not [str(w.message) for w in recwarn if "degrees of freedom" in str(w.message)]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stabledllm.errors import UserError
+from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.record import FittedDensity, fit_density
@@ -18,7 +19,7 @@ from tests.fakes.profiles import probed
 @pytest.fixture(scope="module", params=["epr", "tabulated"])
 def fitted(request):
     profile = probed(Law(sd=lambda t: 0.3 + 3 * t**2), "mirror", rows=8, rates=11, masks=4)
-    return fit_density(profile, "ppots+mirror", "iid", FitOptions(family=request.param))
+    return fit_density(profile, Method.parse("ppots+mirror"), FitOptions(family=request.param))
 
 
 def test_loading_gives_the_same_draws_and_weights_bit_for_bit(fitted, tmp_path):
@@ -55,7 +56,7 @@ def test_the_file_has_the_keys_of_its_schema(fitted, tmp_path):
 
 
 def test_a_number_that_is_none_is_null(tmp_path):
-    fitted = fit_density(probed(Law(), rows=3, rates=4, masks=2), "ppots", "iid", FitOptions(family="tabulated"))
+    fitted = fit_density(probed(Law(), rows=3, rates=4, masks=2), Method.parse("ppots"), FitOptions(family="tabulated"))
     fitted.save(tmp_path / "p.json")
     stored = json.loads((tmp_path / "p.json").read_text())
     assert stored["profile"]["rho"] is None
@@ -124,17 +125,17 @@ def check_refused(path, text: str, words: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def held_out(source: str, fitted: float, uniform: float) -> FittedDensity:
-    density = fit_density(probed(Law(), rows=3, rates=4, masks=2), "ppots", source, FitOptions(family="tabulated"))
+def held_out(method: str, fitted: float, uniform: float) -> FittedDensity:
+    density = fit_density(probed(Law(), rows=3, rates=4, masks=2), Method.parse(method), FitOptions(family="tabulated"))
     density.record["diagnostics"] |= {"variance_fitted": {"value": fitted}, "variance_uniform": {"value": uniform}}
     return density
 
 
 def test_a_fit_that_is_worse_than_uniform_on_held_out_rows_says_so():
-    assert held_out("iid", 4.0, 5.0).notes == []
-    assert held_out("iid", 5.2, 5.0).notes == []  # within what held-out rows cannot tell
-    (note,) = held_out("iid", 14670.0, 1092.0).notes
+    assert held_out("ppots", 4.0, 5.0).notes == []
+    assert held_out("ppots", 5.2, 5.0).notes == []  # within what held-out rows cannot tell
+    (note,) = held_out("ppots", 14670.0, 1092.0).notes
     assert "1.467e+04 nats² where uniform t has 1092" in note
     assert "leave ppots out" in note
     # The held-out variance is that of iid t: of a lattice's density it says nothing.
-    assert held_out("lowdisc", 14670.0, 1092.0).notes == []
+    assert held_out("lowdisc+ppots", 14670.0, 1092.0).notes == []

@@ -12,7 +12,7 @@ from scipy import stats
 from stabledllm.errors import UserError
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions, Rows
-from stabledllm.noise.sources import Stratified
+from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.cells import cell_kernels
 from stabledllm.ppots.crossfit import cross_fitted, dearer_than, variance_under, weighted_moment
@@ -35,7 +35,7 @@ def draws(sampler, n=100_000, step=0):
 
 @pytest.fixture(scope="module", params=["epr", "tabulated"])
 def fitted(request):
-    return fit(probed(STEEP, rates=40).moments, "iid", FitOptions(family=request.param))
+    return fit(probed(STEEP, rates=40).moments, IID(), FitOptions(family=request.param))
 
 
 def check_sampler(sampler) -> None:
@@ -60,7 +60,7 @@ def test_mistakes_2_and_3_a_raw_grid_and_a_cut_support_are_noticed():
         def icdf(self, u):
             return 1 / 30 + (1 - 2 / 30) * super().icdf(u)
 
-    points = optimal_square(probed(STEEP, rates=40).moments, "iid").sqrt()
+    points = optimal_square(probed(STEEP, rates=40).moments, IID()).sqrt()
     for broken in (RawGrid(points), Inner(points)):
         with pytest.raises(AssertionError):
             check_sampler(broken)
@@ -69,13 +69,13 @@ def test_mistakes_2_and_3_a_raw_grid_and_a_cut_support_are_noticed():
 def test_the_uniform_share_bounds_every_weight():
     profile = profile_with_root(torch.exp(torch.linspace(0, 25, 40)))
     for share in (0.02, 0.05, 0.5):
-        sampler = fit(profile.moments, "iid", FitOptions(family="tabulated", uniform_share=share)).sampler
+        sampler = fit(profile.moments, IID(), FitOptions(family="tabulated", uniform_share=share)).sampler
         assert (1 / sampler.density).max() <= 1 / share * (1 + 1e-12)
-    assert fit(profile.moments, "iid", FitOptions(family="tabulated", uniform_share=1.0)).sampler.density.eq(1).all()
+    assert fit(profile.moments, IID(), FitOptions(family="tabulated", uniform_share=1.0)).sampler.density.eq(1).all()
 
 
 def test_flat_losses_give_uniforms_t_and_weights_bit_for_bit():
-    sampler = fit(profile_of(torch.full((6, 23, 3), 1 / 3)).moments, "iid", FitOptions(family="tabulated")).sampler
+    sampler = fit(profile_of(torch.full((6, 23, 3), 1 / 3)).moments, IID(), FitOptions(family="tabulated")).sampler
     rows = Rows(torch.arange(257), 257, torch.ones(257, 4, dtype=torch.bool), torch.arange(4))
     for text, plain_text in (("ppots", "standard"), ("strats+ppots+mirror", "strats+mirror")):
         flat = Method.parse(text).draw(Key(11, 7), rows, sampler)
@@ -90,14 +90,14 @@ def test_both_families_find_the_root_of_the_second_moment():
     truth = truth / truth.mean()
     for family, tolerance in (("epr", 1e-5), ("tabulated", 2e-3)):
         options = FitOptions(family=family, uniform_share=0.0)
-        density = fit(profile_with_root(0.5 + 2 * MIDDLE**3).moments, "iid", options).sampler.density
+        density = fit(profile_with_root(0.5 + 2 * MIDDLE**3).moments, IID(), options).sampler.density
         assert (truth * (truth / density).log()).mean() < tolerance
 
 
 def test_p_is_refitted_for_the_source_and_the_cost():
     profile = probed(Law(tau2=0.0, h=lambda t: 1 + 9 * t, sd=lambda t: 1 + 0 * t), rows=30, rates=30, masks=20)
     options = FitOptions(uniform_share=0.0, step_rows=512)
-    iid, fine = (fit(profile.moments, s, options).sampler.density for s in ("iid", "lowdisc"))
+    iid, fine = (fit(profile.moments, s, options).sampler.density for s in (IID(), LowDiscrepancy()))
     assert iid[-1] / iid[0] > 4, "iid follows g"
     assert 0.7 < fine[-1] / fine[0] < 1.4, "a fine lattice removes g: only v counts"
     half = probed(STEEP, "mirror", rates=40, options=MethodOptions(mirror_below=0.5))
@@ -107,22 +107,22 @@ def test_p_is_refitted_for_the_source_and_the_cost():
 
 def test_double_bump_falls_back_and_says_so():
     root = 0.05 + torch.exp(-(((MIDDLE - 0.3) / 0.05) ** 2)) + torch.exp(-(((MIDDLE - 0.75) / 0.05) ** 2))
-    found = fit(profile_with_root(root, noise=0.02).moments, "iid", FitOptions())
+    found = fit(profile_with_root(root, noise=0.02).moments, IID(), FitOptions())
     assert found.kind == "tabulated"
     assert "EPR does not fit" in found.fallback
-    density = fit_density(profile_with_root(root, noise=0.02), "ppots", "iid")
+    density = fit_density(profile_with_root(root, noise=0.02), Method.parse("ppots"))
     assert density.fallback == found.fallback
 
 
 def test_a_good_fit_keeps_the_family_although_the_points_are_noisy():
-    assert all(fit(probed(STEEP, rates=40, seed=s).moments, "iid", FitOptions()).kind == "epr" for s in range(3))
+    assert all(fit(probed(STEEP, rates=40, seed=s).moments, IID(), FitOptions()).kind == "epr" for s in range(3))
 
 
 @pytest.mark.slow
 def test_predicted_variances_of_a_known_law():
     """Uniform: ∫ m dt - 1; fitted: (∫ sqrt m dt)² - 1, here with E l = 1."""
     law = Law(tau2=0.2, h=lambda t: 1 + 0 * t, sd=lambda t: 0.3 + 3 * t**2)
-    d = fit_density(probed(law, rows=200, rates=40, masks=10), "ppots", "iid").record["diagnostics"]
+    d = fit_density(probed(law, rows=200, rates=40, masks=10), Method.parse("ppots")).record["diagnostics"]
     t = (torch.arange(10_000) + 0.5) / 10_000
     m = law.second_moment(t)
     for name, second in (("variance_uniform", m.mean()), ("variance_fitted", m.sqrt().mean() ** 2)):
@@ -139,18 +139,18 @@ def test_cross_fitting_does_not_flatter():
         every = [(Tabulated([1.0]), torch.arange(10))]
         plain = variance_under(profile.moments, every).value
         own.append(
-            variance_under(profile.moments, [(fit(profile.moments, "iid", options).sampler, torch.arange(10))]).value
+            variance_under(profile.moments, [(fit(profile.moments, IID(), options).sampler, torch.arange(10))]).value
             - plain
         )
-        held.append(variance_under(profile.moments, cross_fitted(profile.moments, "iid", options)).value - plain)
+        held.append(variance_under(profile.moments, cross_fitted(profile.moments, IID(), options)).value - plain)
     assert max(own) < 0
     assert torch.tensor(held).mean() > 0
-    folds = [rows for _, rows in cross_fitted(profile.moments, "iid", options)]
+    folds = [rows for _, rows in cross_fitted(profile.moments, IID(), options)]
     assert torch.cat(folds).tolist() == list(range(10))
 
 
 def test_mean_weight_of_a_cell_is_exact_also_when_cells_do_not_nest():
-    sampler = fit(probed(STEEP, rates=40).moments, "iid", FitOptions()).sampler
+    sampler = fit(probed(STEEP, rates=40).moments, IID(), FitOptions()).sampler
     for rates in (30, 32):
         edges = torch.arange(rates + 1, dtype=torch.float64) / rates
         square, plain = cell_kernels(sampler, edges)
@@ -173,7 +173,7 @@ def test_pareto_k_of_light_and_of_short_tails():
 
 
 def test_save_and_load_restore_the_density_bit_for_bit(tmp_path):
-    density = fit_density(probed(STEEP, "mirror", rates=20), "ppots+mirror", "iid", config={"why": "test"})
+    density = fit_density(probed(STEEP, "mirror", rates=20), Method.parse("ppots+mirror"), config={"why": "test"})
     density.save(tmp_path / "p.json")
     again = FittedDensity.load(tmp_path / "p.json")
     assert torch.equal(again.sampler.density, density.sampler.density)
@@ -188,7 +188,7 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path):
     path = tmp_path / "p.json"
     with pytest.raises(UserError, match="found nothing"):
         FittedDensity.load(path)
-    good = fit_density(probed(STEEP, rates=8, masks=2), "ppots", "iid").record
+    good = fit_density(probed(STEEP, rates=8, masks=2), Method.parse("ppots")).record
     for bad, words in (
         ("{", "something broken"),
         (json.dumps({"schema": "other"}), "expected schema"),
@@ -208,9 +208,9 @@ def test_coarse_strata_do_not_get_the_p_of_fine_ones():
 
     def noise(shared: float | None) -> float:
         if shared is None:
-            sampler = fit(profile.moments, "strats", FitOptions(step_rows=32)).sampler
+            sampler = fit(profile.moments, Stratified(), FitOptions(step_rows=32)).sampler
         else:
-            points = optimal_square(profile.moments, "strats", shared=shared).sqrt().numpy()
+            points = optimal_square(profile.moments, Stratified(), shared=shared).sqrt().numpy()
             sampler = Tabulated(interpolated(profile.t.numpy(), points)).mix_uniform(0.05)
         return per_row_variance(profile.moments, source, [(sampler, every)], 32).value
 
@@ -236,7 +236,7 @@ def test_draws_fill_the_cells_as_the_density_says(fitted):
 def test_flat_losses_are_uniform_for_every_source_at_any_level(text, level):
     method = Method.parse(text)
     profile = profile_of(torch.full((6, 23, 3), level))
-    sampler = fit(profile.moments, method.source.name, FitOptions(family="tabulated")).sampler
+    sampler = fit(profile.moments, method.source, FitOptions(family="tabulated")).sampler
     assert sampler.density.eq(1).all()
     rows = Rows(torch.arange(257), 257, torch.ones(257, 4, dtype=torch.bool), torch.arange(4))
     plain_text = text.replace("+ppots", "").replace("ppots", "standard")
@@ -244,14 +244,14 @@ def test_flat_losses_are_uniform_for_every_source_at_any_level(text, level):
     plain = Method.parse(plain_text).draw(Key(11, 7), rows, Uniform())
     assert torch.equal(flat.t, plain.t)
     assert torch.equal(flat.coefficient, plain.coefficient)
-    almost = fit(profile.moments, method.source.name, FitOptions()).sampler.density
+    almost = fit(profile.moments, method.source, FitOptions()).sampler.density
     torch.testing.assert_close(almost, torch.ones_like(almost), atol=1e-3, rtol=0)
 
 
 def test_losses_of_zero_leave_uniform_and_nan_is_not_taken_for_it():
     profile = profile_of(torch.zeros(6, 12, 3))
     assert optimal_square(profile.moments).eq(1).all()
-    assert optimal_square(profile.moments, "strats").eq(1).all()
+    assert optimal_square(profile.moments, Stratified()).eq(1).all()
     assert optimal_square(profile_of(torch.full((6, 12, 3), torch.nan)).moments).isnan().all()
 
 
@@ -270,7 +270,7 @@ def test_half_the_cost_makes_p_larger_by_the_root_of_two():
     both = probed(law, "mirror", rows=40, rates=20, masks=20)
     half = probed(law, "mirror", rows=40, rates=20, masks=20, options=MethodOptions(mirror_below=0.5))
     one, other = (
-        fit(p.moments, "iid", FitOptions(family="tabulated", uniform_share=0.0)).sampler for p in (both, half)
+        fit(p.moments, IID(), FitOptions(family="tabulated", uniform_share=0.0)).sampler for p in (both, half)
     )
     t = torch.tensor([0.25, 0.75], dtype=torch.float64)
     ratio = [float(s.weight(t)[0] / s.weight(t)[1]) for s in (one, other)]
@@ -282,7 +282,7 @@ def test_views_that_cancel_change_p():
     law = Law(tau2=0.0, rho=-1.0, h=lambda t: 1 + t, sd=lambda t: 8 * (1 - t))
     options = FitOptions(uniform_share=0.0)
     single, mirror = (
-        fit(probed(law, m, rows=30).moments, "iid", options).sampler.density for m in ("standard", "mirror")
+        fit(probed(law, m, rows=30).moments, IID(), options).sampler.density for m in ("standard", "mirror")
     )
     assert single[0] > 2 * single[-1], "one view's noise is large near 0"
     assert mirror[0] < 0.7 * mirror[-1], "two cancel it: g alone is left"
@@ -294,24 +294,24 @@ def double_bump(noise: float = 0.02):
 
 
 def test_a_fallback_is_told_and_a_family_asked_for_is_none():
-    density = fit_density(double_bump(), "ppots", "iid")
+    density = fit_density(double_bump(), Method.parse("ppots"))
     d = density.record["diagnostics"]
     assert density.record["kind"] == "tabulated"
     assert d["kl"] > d["kl_threshold"]
     assert "tabulated" in density.summary()
     assert "\n" not in density.fallback
-    asked = fit_density(double_bump(), "ppots", "iid", FitOptions(family="tabulated"))
+    asked = fit_density(double_bump(), Method.parse("ppots"), FitOptions(family="tabulated"))
     assert (asked.record["kind"], asked.fallback) == ("tabulated", None)
     assert torch.equal(asked.sampler.density, density.sampler.density)
 
 
 def test_a_fit_costlier_than_the_tabulated_one_is_not_used_whatever_its_kl(monkeypatch):
     monkeypatch.setattr("stabledllm.ppots.fit.KL_THRESHOLD", 10.0)
-    assert fit(double_bump().moments, "iid", FitOptions()).kind == "epr", "the threshold lets it pass"
-    density = fit_density(double_bump(), "ppots", "iid")
+    assert fit(double_bump().moments, IID(), FitOptions()).kind == "epr", "the threshold lets it pass"
+    density = fit_density(double_bump(), Method.parse("ppots"))
     assert density.record["kind"] == "tabulated"
     assert "second moment on held-out rows" in density.fallback
-    asked = fit_density(double_bump(), "ppots", "iid", FitOptions(family="tabulated"))
+    asked = fit_density(double_bump(), Method.parse("ppots"), FitOptions(family="tabulated"))
     assert torch.equal(asked.sampler.density, density.sampler.density)
     variance = "variance_fitted"
     assert density.record["diagnostics"][variance] == asked.record["diagnostics"][variance], "judged as what is used"
@@ -320,7 +320,7 @@ def test_a_fit_costlier_than_the_tabulated_one_is_not_used_whatever_its_kl(monke
 def test_dearer_than_counts_the_cost():
     profile = probed(STEEP, "mirror", rates=20, options=MethodOptions(mirror_below=0.5))
     every = torch.arange(len(profile.rows))
-    good = [(fit(profile.moments, "iid", FitOptions()).sampler, every)]
+    good = [(fit(profile.moments, IID(), FitOptions()).sampler, every)]
     low = [(Tabulated([1.9, 0.1]), every)]
     assert dearer_than(profile.moments, good, good) is None
     assert dearer_than(profile.moments, good, low) is None
@@ -335,21 +335,21 @@ def test_dearer_than_counts_the_cost():
 def test_a_fit_without_convergence_falls_back(monkeypatch):
     monkeypatch.setattr("stabledllm.ppots.epr._OPTIONS", {"maxiter": 1})
     monkeypatch.setattr("stabledllm.ppots.fit.KL_THRESHOLD", 10.0)
-    found = fit(profile_with_root(1 + MIDDLE).moments, "iid", FitOptions())
+    found = fit(profile_with_root(1 + MIDDLE).moments, IID(), FitOptions())
     assert found.kind == "tabulated"
     assert "none of 20 starts converged" in found.fallback
 
 
 def test_good_fits_are_kept_by_every_guard():
     for seed in range(3):
-        density = fit_density(probed(STEEP, rates=40, seed=seed), "ppots", "iid")
+        density = fit_density(probed(STEEP, rates=40, seed=seed), Method.parse("ppots"))
         assert (density.record["kind"], density.fallback) == ("epr", None)
 
 
 @pytest.mark.slow
 def test_diagnostics_of_a_known_law():
     law = Law(tau2=0.2, h=lambda t: 1 + 0 * t, sd=lambda t: 0.3 + 3 * t**2)
-    density = fit_density(probed(law, rows=200, rates=40, masks=10), "ppots", "iid")
+    density = fit_density(probed(law, rows=200, rates=40, masks=10), Method.parse("ppots"))
     d = density.record["diagnostics"]
     m = law.second_moment((torch.arange(10_000) + 0.5) / 10_000)
     assert d["relative_ess"] == pytest.approx(float(1 / (m.sqrt().mean() * (1 / m.sqrt()).mean())), rel=0.1)

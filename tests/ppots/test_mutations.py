@@ -11,6 +11,7 @@ from scipy import stats
 
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
+from stabledllm.noise.sources import IID
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots import fit as fit_module
 from stabledllm.ppots import profile as profile_module
@@ -26,7 +27,7 @@ LAW = Law(h=lambda t: 1 + 3 * t**4, sd=lambda t: 1 - 0.5 * t)
 
 
 def fitted() -> Tabulated:
-    return fit(probed(LAW, rates=30).moments, "iid", FitOptions()).sampler
+    return fit(probed(LAW, rates=30).moments, IID(), FitOptions()).sampler
 
 
 # 2. "EPR" fits nothing; the raw grid is used.
@@ -50,7 +51,7 @@ def test_2_the_raw_grid_is_noticed():
 
 
 def check_the_data_reaches_the_density() -> None:
-    rising, falling = (fit(probed(Law(tau2=0.0, h=h)).moments, "iid", FitOptions()).sampler for h in (up, down))
+    rising, falling = (fit(probed(Law(tau2=0.0, h=h)).moments, IID(), FitOptions()).sampler for h in (up, down))
     assert rising.density[-1] > rising.density[0]
     assert falling.density[-1] < falling.density[0]
 
@@ -105,7 +106,7 @@ def check_the_density_is_a_function_of_the_seed() -> None:
     found = []
     for framework_seed in (0, 1):
         torch.manual_seed(framework_seed)
-        found.append(fit_density(probed(LAW, rows=5, rates=6, masks=3, seed=3), "ppots", "iid").record)
+        found.append(fit_density(probed(LAW, rows=5, rates=6, masks=3, seed=3), Method.parse("ppots")).record)
     same = found[0] == found[1]
     assert same, "two fits of one seed differ"  # no diff of records: pytest takes minutes for it where CI is set
 
@@ -143,7 +144,7 @@ def test_4_the_probes_noise_is_no_training_steps():
 # 5. Losses clamped at 10 while the density is fitted.
 def check_the_tail_reaches_the_density() -> None:
     heavy = Law(tau2=0.0, h=lambda t: 2 + 0 * t, sd=lambda t: 20 * t**4, heavy=True)
-    sampler = fit(probed(heavy, rows=30, rates=20, masks=20).moments, "iid", FitOptions(uniform_share=0.0)).sampler
+    sampler = fit(probed(heavy, rows=30, rates=20, masks=20).moments, IID(), FitOptions(uniform_share=0.0)).sampler
     t = torch.tensor([0.3, 0.95], dtype=torch.float64)
     low, high = heavy.second_moment(t).sqrt()
     p = sampler.log_prob(t).exp()

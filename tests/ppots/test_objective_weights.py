@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
+from stabledllm.noise.sources import IID
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.profile import probe
 from tests.fakes.laws import nodes
@@ -27,7 +28,7 @@ def meter(power: float) -> TableMeter:
 def fitted(power: float) -> Tabulated:
     """p as the probe and the fit find it, from enough masks to leave no noise to speak of."""
     profile = probe(meter(power), Method.parse("standard"), rows=8, rates=32, masks=400, seed=1)
-    return fit(profile.moments, "iid", FitOptions(family="tabulated", uniform_share=0.0)).sampler
+    return fit(profile.moments, IID(), FitOptions(family="tabulated", uniform_share=0.0)).sampler
 
 
 def second_moment(power: float) -> tuple[Tensor, Tensor]:

@@ -95,7 +95,7 @@ def test_variances_of_steps_are_judged_without_bias(probed, source):
 def test_epr_near_the_floor_is_not_given_up_for_a_worse_table(seed):
     law = law_of("spike at 1")
     profile = probe(FakeMeter(law), Method(), rows=100, rates=12, masks=2, seed=seed, design="stratified")
-    density = fit_density(profile, "ppots", "iid", FitOptions(starts=4))
+    density = fit_density(profile, Method.parse("ppots"), FitOptions(starts=4))
     floor = float(law.second_moment(T).sqrt().mean()) ** 2
     assert density.record["kind"] == "epr", density.fallback
     assert second_under(law, density.sampler) < 1.05 * floor

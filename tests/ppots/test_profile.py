@@ -14,6 +14,7 @@ from stabledllm.errors import UserError
 from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
+from stabledllm.noise.sources import LowDiscrepancy, Stratified
 from stabledllm.noise.streams import Key
 from stabledllm.ppots import profile as profile_module
 from stabledllm.ppots.profile import probe, rate_edges
@@ -189,15 +190,15 @@ def test_reported_standard_errors_are_those_of_repeats(repeated):
         assert_variance(found, 2 * noise**2 / 3 / 20, "variance of v")
 
 
-@pytest.mark.parametrize("source", ["strats", "lowdisc"])
+@pytest.mark.parametrize("source", [Stratified(), LowDiscrepancy()], ids=lambda source: source.name)
 def test_moments_of_other_sources_and_the_variant_have_the_right_mean(repeated, source):
     law, between, profiles = repeated
     for j, t in enumerate(profiles[0].t):
         noise, h2 = float(law.sd(t) ** 2 * (1 + law.rho) / 2), float(law.h(t) ** 2)
         squares = torch.stack([optimal_square(p.moments, source) for p in profiles])[:, j] * 2
-        assert_mean(squares, noise + between * h2, source)
+        assert_mean(squares, noise + between * h2, source.name)
         with pytest.raises(AssertionError):
-            assert_mean(1.1 * squares, noise + between * h2, source)
+            assert_mean(1.1 * squares, noise + between * h2, source.name)
 
 
 def test_the_averaged_views_follow_from_one_views_noise_and_rho():

@@ -14,6 +14,7 @@ from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
+from stabledllm.noise.sources import IID, LowDiscrepancy
 from stabledllm.ppots import epr
 from stabledllm.ppots import moments as moments_module
 from stabledllm.ppots import profile as profile_module
@@ -228,12 +229,12 @@ def test_one_node_per_cell_is_the_grids_fit():
     assert fit_epr(t, width, points, starts=3) == fit_epr(t[:, None], width, points, share=np.ones(1), starts=3)
 
 
-@pytest.mark.parametrize("source", ["iid", "lowdisc"])
+@pytest.mark.parametrize("source", [IID(), LowDiscrepancy()], ids=lambda source: source.name)
 def test_a_known_optimum_is_found_from_a_stratified_probe(source):
     """p* of the law: the root of its second moment, or of E v + Var g where the source averages g out."""
     law = Law(tau2=0.2, h=lambda t: 0.2 + 2 * t, sd=lambda t: 2 - 1.5 * t)
     t = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
-    square = law.second_moment(t) if source == "iid" else law.sd(t) ** 2 + law.tau2 * law.h(t) ** 2
+    square = law.second_moment(t) if source.independent else law.sd(t) ** 2 + law.tau2 * law.h(t) ** 2
     p = fit(stratified(law, rows=400, rates=8).moments, source, FitOptions(uniform_share=0.0, starts=8)).sampler
     excess = float((square / p.density).mean() / square.sqrt().mean() ** 2) - 1
     assert excess < 0.01
@@ -253,4 +254,6 @@ def test_every_fold_of_the_smallest_default_use_can_be_fitted():
     for fold in folds(5):
         keep = torch.ones(5, dtype=torch.bool)
         keep[fold] = False
-        assert fit(profile.moments.select(keep), "lowdisc", FitOptions(starts=2)).sampler.density.isfinite().all()
+        assert (
+            fit(profile.moments.select(keep), LowDiscrepancy(), FitOptions(starts=2)).sampler.density.isfinite().all()
+        )

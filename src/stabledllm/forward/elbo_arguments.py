@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 
 import torch
@@ -21,17 +22,25 @@ _MASKS = ("attention_mask", "maskable", "delimiter")
 
 
 def checked_method(method: str | Method, eps: float) -> Method:
-    """The method, parsed under the bound with that eps; refused unless it can estimate the bound outside of training.
+    """The method under the bound with that eps, its parts as they are; refused unless it can estimate that bound.
 
     Raises:
-        UserError: another kind of object, a method that :func:`check_elbo` refuses, or an eps outside [0, 1).
+        UserError: another kind of object, a method that :func:`check_elbo` refuses, one bound to other masks, or an
+            eps outside [0, 1).
     """
     if not isinstance(method, str | Method):
         raise UserError(f"elbo: expected a method's name or a Method, found {type(method).__name__}.")
     if isinstance(eps, bool) or not isinstance(eps, Real) or not 0.0 <= eps < 1.0:
         raise UserError(f"elbo: eps: expected a number in [0, 1), found {eps!r}.")
-    name, options = (method, None) if isinstance(method, str) else (method.name, method.options)
-    method = Method.parse(name, options, Objective(eps=eps))
+    objective = Objective(eps=eps)
+    if isinstance(method, str):
+        method = Method.parse(method, objective=objective)
+    elif method.objective.counts != objective.counts:
+        raise UserError(
+            f"elbo: expected a method of the bound, found '{method.name}' under weighting "
+            f"'{method.objective.weighting}'."
+        )
+    method = replace(method, objective=objective)
     check_elbo(method)
     return method
 

@@ -69,7 +69,6 @@ class Laboratory:
             uniform_share=probe.uniform_share,
             seed=self.settings.seed,
             step_rows=step_rows(method, self.settings.forwards, self.cost(method, Uniform())),
-            strata=method.options.strata,
         )
 
     def cost(self, method: Method, sampler: TSampler) -> float:
@@ -89,7 +88,7 @@ class Laboratory:
                 show_progress=False,
             )
         profile, options = self.profile(method), self.fit_options(method)
-        return fit_density(profile, method.name, method.source.name, options, weighs_by=self._weights(method, profile))
+        return fit_density(profile, method, options, weighs_by=self._weights(method, profile))
 
     def _weights(self, method: Method, profile: Profile) -> WeighsBy:
         return weights_of(method, [self.rows[i] for i in profile.rows.tolist()])

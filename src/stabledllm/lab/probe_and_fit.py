@@ -72,7 +72,6 @@ def probe_and_fit(
         uniform_share=settings.uniform_share,
         seed=seed,
         step_rows=step_rows,
-        strata=method.options.strata,
     )
     cells = len(rate_edges(settings.rates, method.objective.eps, method.views.switches)) - 1
     total = count * cells * settings.masks * method.views.count if method.signal == "loss" else None
@@ -86,15 +85,11 @@ def probe_and_fit(
             config = sizes | {"design": settings.design, "model": loaded.name, "block_size": block_size}
             profile = probe(units, method, **sizes, design=settings.design, seed=seed)
             options = replace(options, step_rows=round(step_rows * units.units_per_row))
-            density = fit_density(
-                profile, method.name, method.source.name, options, config, weighs_by=_weights(method, units, profile)
-            )
+            density = fit_density(profile, method, options, config, weighs_by=_weights(method, units, profile))
         elif method.signal == "loss":
             config = sizes | {"design": settings.design, "model": loaded.name}
             profile = probe(losses := meter(LossMeter), method, **sizes, design=settings.design, seed=seed)
-            density = fit_density(
-                profile, method.name, method.source.name, options, config, weighs_by=_weights(method, losses, profile)
-            )
+            density = fit_density(profile, method, options, config, weighs_by=_weights(method, losses, profile))
         else:
             density = _fit_to_norms(meter, method, sizes | {"seed": seed}, options, settings.check_proxy, loaded.name)
         density.record["objective"] = asdict(method.objective)
@@ -117,7 +112,7 @@ def _fit_to_norms(
 
     def fitted(kind: type[Meter]) -> tuple[NormProfile, FittedDensity]:
         profile = norm_profile(meter(kind), method, **sizes)
-        return profile, fit_density(profile, method.name, method.source.name, options, sizes | {"model": model})
+        return profile, fit_density(profile, method, options, sizes | {"model": model})
 
     if method.signal == "gradient":
         return fitted(RowGradients)[1]

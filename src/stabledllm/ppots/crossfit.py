@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.noise.densities import Tabulated, TSampler
+from stabledllm.noise.sources import Source
 from stabledllm.ppots.cells import WeighsBy
 from stabledllm.ppots.fit import FitOptions, fit
 from stabledllm.ppots.moments import LossMoments, SecondMoments
@@ -34,13 +35,14 @@ def folds(rows: int, count: int = 5) -> list[Tensor]:
 
 
 def cross_fitted(
-    moments: SecondMoments, source: str, options: FitOptions, count: int = 5
+    moments: SecondMoments, source: Source, options: FitOptions, count: int = 5
 ) -> list[tuple[Tabulated, Tensor]]:
     """The densities fitted to all folds but one, each with the rows of the fold left out.
 
     >>> moments = SecondMoments(edges=torch.linspace(0, 1, 3).double(), moment=torch.ones(4, 2).double(),
     ...                         cost=torch.ones(2).double())
-    >>> [rows.tolist() for _, rows in cross_fitted(moments, "iid", FitOptions(family="tabulated"), count=2)]
+    >>> from stabledllm.noise.sources import IID
+    >>> [rows.tolist() for _, rows in cross_fitted(moments, IID(), FitOptions(family="tabulated"), count=2)]
     [[0, 1], [2, 3]]
     """
     pairs = []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.noise.densities import Tabulated
-from stabledllm.noise.sources import LowDiscrepancy, Stratified
+from stabledllm.noise.sources import Source
 from stabledllm.ppots.cells import CELLS
 from stabledllm.ppots.epr import EPRFit, fit_epr, log_density, theta_of
 from stabledllm.ppots.moments import LossMoments, SecondMoments
@@ -40,7 +40,6 @@ class FitOptions:
     seed: int = 0
     step_rows: int = 32
     """Rows of a training step, which decide how finely strata or a lattice divide t."""
-    strata: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,16 +64,17 @@ class Fit:
         return "epr" if self.epr and not self.fallback else "tabulated"
 
 
-def fit(moments: SecondMoments, source: str, options: FitOptions) -> Fit:
+def fit(moments: SecondMoments, source: Source, options: FitOptions) -> Fit:
     """Fit p over all of [0, 1]; t is drawn by the exact inverse CDF of the same density that gives the weight.
 
     EPR is fitted by KL. If its KL from the points exceeds :data:`KL_THRESHOLD` by more than the points' sampling error
     explains, or no start converged, the density is the smoothed points, linear between rates and flat beyond the
     outermost, and ``fallback`` says so.
 
+    >>> from stabledllm.noise.sources import IID
     >>> moments = SecondMoments(edges=torch.linspace(0, 1, 4).double(), moment=torch.ones(4, 3).double(),
     ...                         cost=torch.ones(3).double())
-    >>> fit(moments, "iid", FitOptions(family="tabulated")).sampler.weight(torch.tensor([0.1, 0.9]))
+    >>> fit(moments, IID(), FitOptions(family="tabulated")).sampler.weight(torch.tensor([0.1, 0.9]))
     tensor([1., 1.], dtype=torch.float64)
     """
     t, (nodes, share) = moments.t.numpy(), moments.nodes()
@@ -101,16 +101,15 @@ def fit(moments: SecondMoments, source: str, options: FitOptions) -> Fit:
     return Fit(sampler.mix_uniform(options.uniform_share), epr, fallback, threshold, points)
 
 
-def _target(moments: SecondMoments, source: str, options: FitOptions) -> Tensor:
+def _target(moments: SecondMoments, source: Source, options: FitOptions) -> Tensor:
     """The square of p to fit for a source of u, shape (b,).
 
     Fine strata take (E g)² out altogether, but a p made for that limit can be several times worse than uniform t where
     ceil(sqrt n) strata are coarse and g is large: then a share of (E g)² must stay in. It is the share with the least
     predicted variance of a step.
     """
-    if source == "iid":
-        return optimal_square(moments, source)
-    kind = Stratified(options.strata) if source == "strats" else LowDiscrepancy()
+    if source.independent:
+        return optimal_square(moments)
     losses: LossMoments = moments
     between, g = losses.between_rows(), losses.mean.mean(0)
 
@@ -118,7 +117,7 @@ def _target(moments: SecondMoments, source: str, options: FitOptions) -> Tensor:
         table = Tabulated(interpolated(losses.t.numpy(), square.sqrt().numpy())).mix_uniform(options.uniform_share)
         weight = losses.kernels(table)[0]
         own = (losses.noise * weight).mean(0) + between * weight.mean(0)
-        return float(losses.width @ own) + shared_noise(g, losses.t, table, kind, options.step_rows)
+        return float(losses.width @ own) + shared_noise(g, losses.t, table, source, options.step_rows)
 
     return min((optimal_square(losses, source, shared=share) for share in SHARED), key=noise)
 

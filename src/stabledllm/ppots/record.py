@@ -13,6 +13,7 @@ from stabledllm.errors import UserError
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
 from stabledllm.noise.parts import FOLLOWED, PARTS, REPORTED
+from stabledllm.noise.sources import IID
 from stabledllm.ppots.cells import WeighsBy
 from stabledllm.ppots.crossfit import (
     EXCESS_ALLOWED,
@@ -63,7 +64,7 @@ class FittedDensity:
     @property
     def notes(self) -> list[str]:
         """Warnings about the fit: that EPR is not used, and that uniform t has less variance on held-out rows."""
-        doubt = self._doubt() if self.signal == "loss" and self.record.get("source") == "iid" else None
+        doubt = self._doubt() if self.signal == "loss" and self.record.get("source") == IID.name else None
         return [note for note in (self.fallback, doubt) if note]
 
     def _doubt(self) -> str | None:
@@ -134,8 +135,7 @@ class ProbeProfile(Protocol):
 
 def fit_density(
     profile: ProbeProfile,
-    method: str,
-    source: str,
+    method: Method,
     options: FitOptions | None = None,
     config: dict | None = None,
     weighs_by: WeighsBy | None = None,
@@ -152,15 +152,16 @@ def fit_density(
     >>> from stabledllm.ppots.profile import Profile
     >>> flat = Profile(edges=torch.linspace(0, 1, 4).double(), view_losses=torch.ones(4, 3, 2, 1).double(),
     ...                used=torch.ones(4, 3, 1, dtype=torch.bool), cost=torch.ones(3).double(), rows=torch.arange(4))
-    >>> fit_density(flat, "ppots", "iid", FitOptions(family="tabulated")).sampler.weight(torch.tensor([0.1, 0.9]))
+    >>> density = fit_density(flat, Method.parse("ppots"), FitOptions(family="tabulated"))
+    >>> density.sampler.weight(torch.tensor([0.1, 0.9]))
     tensor([1., 1.], dtype=torch.float64)
     """
     options, moments = options or FitOptions(), profile.moments
     of_losses = isinstance(moments, LossMoments)
-    fitted_source, noise_under = (source, variance_under) if of_losses else ("iid", second_moment_under)
+    fitted_source, noise_under = (method.source, variance_under) if of_losses else (IID(), second_moment_under)
     fitted = fit(moments, fitted_source, options)
     crossfit = cross_fitted(moments, fitted_source, options)
-    if fitted_source == "iid" and fitted.kind == "epr":
+    if fitted_source.independent and fitted.kind == "epr":
         tabulated = replace(options, family="tabulated")
         tabulated_crossfit = cross_fitted(moments, fitted_source, tabulated)
         if excess := dearer_than(moments, crossfit, tabulated_crossfit, weighs_by):
@@ -173,8 +174,8 @@ def fit_density(
     uniform = [(Tabulated([1.0]), fold) for fold in folds(moments.rows)]
     record = {
         "schema": SCHEMA,
-        "method": method,
-        "source": source,
+        "method": method.name,
+        "source": method.source.name,
         "signal": profile.signal,
         "kind": fitted.kind,
         "parameters": fitted.epr.parameters if fitted.epr else None,
@@ -192,7 +193,7 @@ def fit_density(
         },
         "profile": profile_record(profile) | _points(moments, fitted),
         "forward_passes": profile.forward_passes,
-        "config": asdict(options) | (config or {}),
+        "config": asdict(options) | {"strata": getattr(method.source, "strata", None)} | (config or {}),
     }
     return FittedDensity(fitted.sampler, record, crossfit)
 

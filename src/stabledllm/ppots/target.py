@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stabledllm.noise.sources import Source
 from stabledllm.ppots.moments import LossMoments, SecondMoments
 
 _FLOOR = 1e-4
 """Least value, as a share of the largest: an unbiased estimate may be 0 or negative where p must be positive."""
 
 
-def optimal_square(moments: SecondMoments, source: str = "iid", shared: float = 0.0) -> Tensor:
+def optimal_square(moments: SecondMoments, source: Source | None = None, shared: float = 0.0) -> Tensor:
     """m(t) / kappa(t) by cell, shape (b,): the best p is proportional to its root.
 
     For iid u, m = E[g² + v]. Strata and low discrepancy average out the part of g that all rows share, and
@@ -19,14 +20,14 @@ def optimal_square(moments: SecondMoments, source: str = "iid", shared: float = 
     too coarse to average all of it out. kappa is the number of forwards.
 
     Args:
-        moments: for sources other than iid those of losses, :class:`LossMoments`.
+        source: of u; iid by default. moments: for sources other than iid those of losses, :class:`LossMoments`.
 
     >>> moments = SecondMoments(edges=torch.tensor([0.0, 0.5, 1.0]), moment=torch.tensor([[1.0, 8.0], [1.0, 10.0]]),
     ...                         cost=torch.ones(2))
     >>> optimal_square(moments)
     tensor([1., 9.])
     """
-    if source == "iid":
+    if source is None or source.independent:
         m = moments.moment.mean(0)
     else:
         losses: LossMoments = moments
