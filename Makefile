@@ -31,7 +31,7 @@ test-statistical: $(VENV)/.installed-dev
 
 # The wheel in fresh environments, beside the versions that other trainers pin: needs a package registry, under a minute.
 test-install: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/install
+	$(BIN)/python -m pytest tests/install -rs
 
 # A fault at every file-system event of every command, and damaged stored files: an hour. FAULTS="train merge --every 5".
 faults: $(VENV)/.installed-dev

@@ -33,7 +33,7 @@ def beside(wheel, tmp_path_factory):
     """An environment of dllm's time with the wheel in it, and what was installed before and after that."""
     environment = Environment(tmp_path_factory.mktemp("beside") / "venv")
     environment.link("torch", "numpy", "scipy")
-    environment.install(*OLDER)
+    environment.fetch(*OLDER)
     before = environment.freeze()
     environment.install(wheel)
     return environment, before, environment.freeze()
