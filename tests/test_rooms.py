@@ -120,6 +120,7 @@ def test_every_file_is_short():
     assert long == {}
 
 
+@pytest.mark.processes
 def test_the_spine_does_not_grow():
     script = ROOT / "scripts/count_spine.py"
     assert subprocess.run([sys.executable, script], capture_output=True).returncode == 0
