@@ -29,7 +29,7 @@ def main() -> None:
     profile = probe(meter, Method(), rows=ROWS, rates=RATES, masks=MASKS, seed=0)
     index = profile.rows.repeat_interleave(profile.forward_passes // ROWS)
     batches = []
-    for chunk in meter._chunks(index, 1):
+    for chunk in meter.chunks(index, 1):
         batch = collate([encoded[i] for i in index[chunk].tolist()], loaded.pad_id)
         selected = batch["maskable"] & (torch.rand(batch["maskable"].shape) < 0.5)
         batches.append((batch["input_ids"], batch["attention_mask"], selected))
