@@ -17,7 +17,7 @@ from stabledllm.lab.own.model import OwnModel
 from stabledllm.models.evaluating import evaluating
 
 _SAME = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""How far two logits may lie apart that should be equal, by their type, over 1 plus the largest one; else 0.05."""
+"""How far cross-entropies that should be equal may lie apart, over 1 plus the largest, by the logits' type; or 0.05."""
 
 
 @torch.no_grad()
@@ -32,28 +32,34 @@ def check_own_model(model: OwnModel, rows: Sequence[TokenRow], mask_id: int, pad
     """
     lengths = lengths_of(rows)
     chosen = [rows[lengths.index(size)] for size in dict.fromkeys((min(lengths), max(lengths)))]
-    batch = collate(chosen, pad_id)
     device = next(model.parameters()).device
-    ids = torch.where(batch["maskable"], mask_id, batch["input_ids"]).to(device)
-    mask = batch["attention_mask"].to(device)
+    batch = {name: value.to(device) for name, value in collate(chosen, pad_id).items()}
+    ids = torch.where(batch["maskable"], mask_id, batch["input_ids"])
+
+    def losses(count: int, length: int) -> Tensor:
+        """The cross-entropies of the first rows at all of their masked tokens, the rows cut to a length."""
+        mask, selected, targets = (batch[name][:count, :length] for name in ("attention_mask", "maskable", "input_ids"))
+        return model(ids[:count, :length], mask, selected=selected, targets=targets).nll
+
     with evaluating(model):
-        logits = _first(model, ids, mask)
+        logits = _first(model, ids, batch["attention_mask"])
         _check_vocabulary(logits, rows)
-        real = logits[mask]
-        if not bool(real.isfinite().all()):
-            raise UserError("model_fn: expected finite logits, found NaN or infinity on masked rows.")
-        if not _equal(model.logits(ids, mask)[mask], real):
+        whole = losses(len(chosen), max(lengths))
+        if not bool(whole.isfinite().all()):
+            raise UserError("model_fn: expected finite cross-entropies, found NaN or infinity on masked rows.")
+        allowed = _SAME.get(logits.dtype, 0.05) * (1 + float(whole.abs().max()))
+        if not _equal(losses(len(chosen), max(lengths)), whole, allowed):
             raise UserError(
                 "model_fn: expected the same logits for the same ids, found others at the second call; is dropout on? "
                 "Put the model into evaluation mode with model.eval()."
             )
-        short = len(chosen[0])
-        if len(chosen) > 1 and not _equal(model.logits(ids[:1, :short], mask[:1, :short]), logits[:1, :short]):
+        alone = losses(1, min(lengths))
+        if len(chosen) > 1 and not _equal(alone, whole[: len(alone)], allowed):
             raise UserError(
                 "model_fn: expected logits that do not depend on the padding beside a row, found that they do; use the "
                 "attention_mask (False at padding), or pass rows of one length."
             )
-        return _direction(model, ids[-1:], mask[-1:], logits[-1:], mask_id)
+        return _direction(model, ids[-1:], batch["attention_mask"][-1:], logits[-1:])
 
 
 def _first(model: OwnModel, ids: Tensor, mask: Tensor) -> Tensor:
@@ -79,13 +85,11 @@ def _check_vocabulary(logits: Tensor, rows: Sequence[TokenRow]) -> None:
             )
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    wide = other.double()
-    allowed = _SAME.get(other.dtype, 0.05) * (1 + float(wide.abs().max()))
-    return float((one.double() - wide).abs().max()) <= allowed
+def _equal(one: Tensor, other: Tensor, allowed: float) -> bool:
+    return float((one - other).abs().max()) <= allowed
 
 
-def _direction(model: OwnModel, ids: Tensor, mask: Tensor, logits: Tensor, mask_id: int) -> list[str]:
+def _direction(model: OwnModel, ids: Tensor, mask: Tensor, logits: Tensor) -> list[str]:
     """A sentence where a change of the last token is seen nowhere before it, and one of the first is seen after it."""
     if ids.shape[1] < 2:
         return []
@@ -93,7 +97,7 @@ def _direction(model: OwnModel, ids: Tensor, mask: Tensor, logits: Tensor, mask_
     def seen(place: int) -> Tensor:
         changed = ids.clone()
         changed[0, place] = 0 if ids[0, place] != 0 else 1
-        return (model.logits(changed, mask) - logits).abs().amax(-1)[0] > 0
+        return (model.logits(changed, mask) != logits).any(-1)[0]
 
     if bool(seen(ids.shape[1] - 1)[:-1].any()) or not bool(seen(0)[1:].any()):
         return []

@@ -60,8 +60,8 @@ class Lab:
 
     Args:
         model_fn: a module or function, called as ``model_fn(input_ids, attention_mask)`` with int64 ids and a bool mask
-            (False at padding), each (N, L); it gives logits (N, L, V) or an object with ``.logits``. Rows are padded on
-            the right.
+            (False at padding), each (N, L), by those names where it has them; it gives logits (N, L, V) or an object
+            with ``.logits``. Rows are padded on the right.
         rows: a sequence of token rows, pairs ``(ids, prompt_length)`` or dictionaries with ``input_ids`` and
             ``prompt_length`` or ``labels``; or a tensor (B, L) beside ``prompt_length``.
         mask_id: the mask token. pad_id: fills short rows where the attention mask is False; default 0.
@@ -188,7 +188,7 @@ class Lab:
         if parsed.signal == "gradient" or probing.check_proxy:
             self.model.measure_gradient_of(parameters)
         total = probe_forwards(parsed, probing, len(self.rows))
-        with shown(f"probe {parsed.name}", total, self._tell) as progress:
+        with shown(f"probe {parsed.name}", total, self._tell) as progress, self.model.kept_gradients():
             density = probe_and_fit(
                 self._metered,
                 self.rows,
@@ -254,10 +254,11 @@ class Lab:
         check_methods(methods, gradient)
         if len(self.rows) < LEAST_ROWS:
             raise UserError(f"rows: expected at least {LEAST_ROWS} to measure variances, found {len(self.rows)}.")
+        parameters = options.grad.parameters if parameters is None else parameters
         patterns = self.model.measure_gradient_of(parameters) if gradient else None
         key = (replace(options, grad=GradientOptions()), tuple(method.name for method in methods))
         total = None if key in self._kept else planned_forwards(options, methods, len(self.rows))
-        with shown("decompose", total, self._tell) as progress:
+        with shown("decompose", total, self._tell) as progress, self.model.kept_gradients():
             if key not in self._kept:
                 lab = Laboratory(options, self._metered, self.rows, self.objective, progress, self.tokens_per_batch)
                 self._kept[key] = lab, measure_losses(lab, methods)
@@ -271,7 +272,7 @@ class Lab:
             model=self.name,
             data=self.data_name,
             config=config_of(lab.options, methods, gradient),
-            seed=self.seed,
+            seed=options.seed,
             device=self._device,
             seconds=time.perf_counter() - started,
             forwards=lab.meter.forwards,
