@@ -27,6 +27,8 @@ class Result:
     """The JSON form, as the command line stores it; in files NaN is null."""
 
     file_name = "record.json"
+    drawn = True
+    """Whether there are pictures of it."""
 
     def lines(self) -> Iterator[str]:
         """The lines that are printed."""
@@ -42,7 +44,7 @@ class Result:
 
     def pictures(self) -> Iterator[object]:
         """The matplotlib figures that a notebook shows; None where there is nothing to draw."""
-        yield from ()
+        raise NotImplementedError
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write the files that the command line writes, and return their paths.
@@ -51,13 +53,15 @@ class Result:
         """
         path = Path(folder).expanduser() / self.file_name
         write_json(path, self.record)
+        if not self.drawn:
+            return [path]
         if find_spec("matplotlib") is None:
             warnings.warn(f"wrote {path} alone: {_NO_PICTURES}.", stacklevel=2)
             return [path]
         return [path, *self._save_pictures(path)]
 
     def _save_pictures(self, path: Path) -> list[Path]:
-        return []
+        raise NotImplementedError
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -65,6 +69,8 @@ class Result:
     def _repr_html_(self) -> str:
         parts = [table_html(table) for table in self.tables()]
         parts += [paragraph(sentence) for sentence in self.sentences()]
+        if not self.drawn:
+            return "".join(parts)
         if find_spec("matplotlib") is None:
             return "".join([*parts, paragraph(f"No picture here: {_NO_PICTURES}.")])
         from stabledllm.reports.style import data_uri
@@ -172,6 +178,7 @@ class ELBOResult(Result):
     """The values as tensors, in nats; ``bound.per_token()`` is per response token."""
 
     file_name = "elbo.json"
+    drawn = False
 
     @classmethod
     def of(cls, bound: RowELBO, head: dict, notes: list[str]) -> ELBOResult:
