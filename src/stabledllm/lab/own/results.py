@@ -19,9 +19,9 @@ from stabledllm.runtime.files import write_json
 _NO_PICTURES = "pictures need matplotlib, which is not installed: pip install matplotlib"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """A record of a measurement. ``str()`` is what the command line prints, a notebook shows tables and a picture."""
+    """A record of a measurement; printed it is what the command line prints, a notebook shows tables and a picture."""
 
     record: dict
     """The JSON form, as the command line stores it; in files NaN is null."""
@@ -66,6 +66,9 @@ class Result:
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         parts = [table_html(table) for table in self.tables()]
         parts += [paragraph(sentence) for sentence in self.sentences()]
@@ -79,7 +82,7 @@ class Result:
         return "".join([*parts, *(f'<img src="{uri}" style="max-width:100%">' for uri in drawn)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Decomposition(Result):
     """A, B and C, the curves over t and every method's noise: ``decomposition.json``."""
 
@@ -111,7 +114,7 @@ class Decomposition(Result):
         return save_decomposition_figures(self.record, path.parent)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recommended(Decomposition):
     """A decomposition with the method to train with, and the lines that plug it into one's own loop."""
 
@@ -135,7 +138,7 @@ class Recommended(Decomposition):
         yield from self.recipe.splitlines()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FitResult(Result):
     """A fitted p(t): ``p_of_t.json``, which ``Noise``, ``AlphaScheduler`` and ``stabledllm train`` read."""
 
@@ -170,7 +173,7 @@ class FitResult(Result):
         return [save_fit_figure(self.record, path.with_suffix(".png"))]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ELBOResult(Result):
     """The bound on the log-likelihood of the rows, each with its error: ``elbo.json``."""
 
