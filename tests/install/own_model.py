@@ -1,6 +1,6 @@
 """``Lab`` on models of one's own in an environment of their own; ``test_wheel.py`` runs it there.
 
-Runs the page's lines on dllm, on a model of plain torch and, where transformers and peft are installed, on one of theirs,
+Runs the page's lines on dllm, on a model of plain torch and, where transformers and peft are installed, one of theirs,
 and every other measurement. Ends with one line of JSON. Argument: ``docs/your_own_model.md``.
 """
 
@@ -61,7 +61,7 @@ def measured(model: nn.Module, blocks: list[str]) -> dict:
         saved = recommended.save("lab")
     found["saved"] = [path.name for path in saved]
     found["warned"] = [str(one.message) for one in told]
-    found["html"] = recommended._repr_html_()
+    found["said"] = "No picture here" in recommended._repr_html_()
     found["gradient"] = recommended.record["gradient"]["total"]["value"]
     return found
 
