@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = ("transformers", "datasets", "matplotlib", "pydantic", "typer", "scipy", "sympy", "tqdm", "yaml", "jinja2")
+HEAVY = ("transformers", "datasets", "matplotlib", "pydantic", "typer", "scipy", "sympy", "yaml", "jinja2")
 
 
 @pytest.mark.processes
