@@ -164,6 +164,11 @@ class Lab:
         if by not in (None, *QUANTITIES):
             raise UserError(f"recommend: expected by={' or '.join(map(repr, QUANTITIES))}, found {by!r}.")
         record = self._decomposition(methods, options, gradient=by != "loss", parameters=parameters)
+        if not is_comparable(record):
+            raise UserError(
+                "recommend: expected Standard and another unbiased method whose noise has an interval, found too few; "
+                "name more methods, or measure more rows (rows=, probe={'rows': ...}, grad={'rows': ...})."
+            )
         return Recommended(record | {"recommendation": self._choice(record, by)})
 
     def fit(
