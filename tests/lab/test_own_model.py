@@ -238,6 +238,17 @@ def test_wrong_calls(call, told):
         call(lab(Looped()))
 
 
+def test_a_model_that_was_trained_meanwhile_is_measured_again():
+    model = Looped()
+    here = lab(model)
+    first = here.decompose(methods=[], **SMALL).record["loss"]
+    with torch.no_grad():
+        model.head.weight.mul_(2)
+    again = here.decompose_gradient(methods=[], grad=GRAD, **SMALL).record["loss"]
+    assert again == lab(model).decompose(methods=[], **SMALL).record["loss"]
+    assert again != first
+
+
 def test_fewer_than_four_rows():
     with pytest.raises(UserError, match="expected at least 4 to measure variances, found 3"):
         lab(Looped(), rows(3)).decompose()

@@ -20,8 +20,33 @@ _SAME = {torch.float64: 1e-6, torch.float32: 1e-3}
 """How far cross-entropies that should be equal may lie apart, over 1 plus the largest, by the logits' type; or 0.05."""
 
 
+class ShortRows:
+    """The shortest and the longest row, all of their maskable tokens masked: what a model is tried on."""
+
+    def __init__(self, model: OwnModel, rows: Sequence[TokenRow], mask_id: int, pad_id: int):
+        lengths = lengths_of(rows)
+        self.lengths = list(dict.fromkeys((min(lengths), max(lengths))))
+        device = next(model.parameters()).device
+        batch = collate([rows[lengths.index(size)] for size in self.lengths], pad_id)
+        self.batch = {name: value.to(device) for name, value in batch.items()}
+        self.ids = torch.where(self.batch["maskable"], mask_id, self.batch["input_ids"])
+        self.model = model
+
+    @torch.no_grad()
+    def losses(self, count: int = 2, length: int | None = None) -> Tensor:
+        """The cross-entropies of the first rows, cut to a length, at their masked tokens."""
+        names = "attention_mask", "maskable", "input_ids"
+        mask, selected, targets = (self.batch[name][:count, :length] for name in names)
+        with evaluating(self.model):
+            return self.model(self.ids[:count, :length], mask, selected=selected, targets=targets).nll
+
+    def state(self) -> tuple[float, ...]:
+        """Numbers that are others once the model has been trained further."""
+        return tuple(self.losses().tolist())
+
+
 @torch.no_grad()
-def check_own_model(model: OwnModel, rows: Sequence[TokenRow], mask_id: int, pad_id: int) -> list[str]:
+def check_own_model(short: ShortRows, rows: Sequence[TokenRow]) -> list[str]:
     """Check shape, vocabulary, finite logits, that nothing is drawn at random, and that padding is not seen.
 
     Returns:
@@ -30,36 +55,27 @@ def check_own_model(model: OwnModel, rows: Sequence[TokenRow], mask_id: int, pad
     Raises:
         UserError: one of the checks failed, in one sentence.
     """
-    lengths = lengths_of(rows)
-    chosen = [rows[lengths.index(size)] for size in dict.fromkeys((min(lengths), max(lengths)))]
-    device = next(model.parameters()).device
-    batch = {name: value.to(device) for name, value in collate(chosen, pad_id).items()}
-    ids = torch.where(batch["maskable"], mask_id, batch["input_ids"])
-
-    def losses(count: int, length: int) -> Tensor:
-        """The cross-entropies of the first rows at all of their masked tokens, the rows cut to a length."""
-        mask, selected, targets = (batch[name][:count, :length] for name in ("attention_mask", "maskable", "input_ids"))
-        return model(ids[:count, :length], mask, selected=selected, targets=targets).nll
-
+    model, ids, mask = short.model, short.ids, short.batch["attention_mask"]
     with evaluating(model):
-        logits = _first(model, ids, batch["attention_mask"])
-        _check_vocabulary(logits, rows)
-        whole = losses(len(chosen), max(lengths))
-        if not bool(whole.isfinite().all()):
-            raise UserError("model_fn: expected finite cross-entropies, found NaN or infinity on masked rows.")
-        allowed = _SAME.get(logits.dtype, 0.05) * (1 + float(whole.abs().max()))
-        if not _equal(losses(len(chosen), max(lengths)), whole, allowed):
-            raise UserError(
-                "model_fn: expected the same logits for the same ids, found others at the second call; is dropout on? "
-                "Put the model into evaluation mode with model.eval()."
-            )
-        alone = losses(1, min(lengths))
-        if len(chosen) > 1 and not _equal(alone, whole[: len(alone)], allowed):
-            raise UserError(
-                "model_fn: expected logits that do not depend on the padding beside a row, found that they do; use the "
-                "attention_mask (False at padding), or pass rows of one length."
-            )
-        return _direction(model, ids[-1:], batch["attention_mask"][-1:], logits[-1:])
+        logits = _first(model, ids, mask)
+    _check_vocabulary(logits, rows)
+    whole = short.losses()
+    if not bool(whole.isfinite().all()):
+        raise UserError("model_fn: expected finite cross-entropies, found NaN or infinity on masked rows.")
+    allowed = _SAME.get(logits.dtype, 0.05) * (1 + float(whole.abs().max()))
+    if not _equal(short.losses(), whole, allowed):
+        raise UserError(
+            "model_fn: expected the same logits for the same ids, found others at the second call; is dropout on? "
+            "Put the model into evaluation mode with model.eval()."
+        )
+    alone = short.losses(1, short.lengths[0])
+    if len(short.lengths) > 1 and not _equal(alone, whole[: len(alone)], allowed):
+        raise UserError(
+            "model_fn: expected logits that do not depend on the padding beside a row, found that they do; use the "
+            "attention_mask (False at padding), or pass rows of one length."
+        )
+    with evaluating(model):
+        return _direction(model, ids[-1:], mask[-1:], logits[-1:])
 
 
 def _first(model: OwnModel, ids: Tensor, mask: Tensor) -> Tensor:

@@ -28,9 +28,9 @@ from stabledllm.lab.measure.options import GradientOptions, ProbeOptions
 from stabledllm.lab.measure.probe_and_fit import probe_and_fit, probe_forwards
 from stabledllm.lab.measure.progress import Tell
 from stabledllm.lab.measure.recommendation import QUANTITIES, choose, is_comparable
-from stabledllm.lab.own.checks import check_own_model
+from stabledllm.lab.own.checks import ShortRows, check_own_model
 from stabledllm.lab.own.given import changed, config_of, decompose_options, methods_to_measure, need_head
-from stabledllm.lab.own.model import ModelFn, OwnModel, Parameters
+from stabledllm.lab.own.model import ModelFn, OwnModel, Parameters, name_of
 from stabledllm.lab.own.paste import lines_to_paste
 from stabledllm.lab.own.progress import shown
 from stabledllm.lab.own.results import Decomposition, ELBOResult, FitResult, Recommended
@@ -115,10 +115,11 @@ class Lab:
         self.model = OwnModel(model_fn, shift=shift, head=head, device=device)
         self.objective, self.method_options = objective or Objective(), method_options or MethodOptions()
         self.seed, self.batch, self.tokens_per_batch = seed, batch, tokens_per_batch
-        self.name, self.data_name = name or _name_of(model_fn), data_name
+        self.name, self.data_name = name or name_of(model_fn), data_name
         self._tell = progress
         self._metered = MeteredModel(self.model, mask_id, pad_id, self.name)
-        self.notes = check_own_model(self.model, self.rows, mask_id, pad_id)
+        self._short = ShortRows(self.model, self.rows, mask_id, pad_id)
+        self.notes = check_own_model(self._short, self.rows)
         self._kept: dict[tuple, tuple[Laboratory, dict]] = {}
 
     def decompose(self, *, methods: Sequence[str] | None = None, **options: Any) -> Decomposition:
@@ -139,7 +140,7 @@ class Lab:
     ) -> Decomposition:
         """The same with the gradient's noise beside the loss's: ``stabledllm decompose --gradient``.
 
-        A loss measured before under the same options is not measured again.
+        A loss that was measured last, under the same options and of the same weights, is not measured again.
 
         Args:
             parameters: those whose gradient is measured: parameters, or of a module names, beginnings of names
@@ -261,12 +262,12 @@ class Lab:
             raise UserError(f"rows: expected at least {LEAST_ROWS} to measure variances, found {len(self.rows)}.")
         parameters = options.grad.parameters if parameters is None else parameters
         patterns = self.model.measure_gradient_of(parameters) if gradient else None
-        key = (replace(options, grad=GradientOptions()), tuple(method.name for method in methods))
+        key = (replace(options, grad=GradientOptions()), *(method.name for method in methods), self._short.state())
         total = None if key in self._kept else planned_forwards(options, methods, len(self.rows))
         with shown("decompose", total, self._tell) as progress, self.model.kept_gradients():
             if key not in self._kept:
                 lab = Laboratory(options, self._metered, self.rows, self.objective, progress, self.tokens_per_batch)
-                self._kept[key] = lab, measure_losses(lab, methods)
+                self._kept = {key: (lab, measure_losses(lab, methods))}
             lab, entries = self._kept[key]
             lab.progress, lab.options = progress, replace(options, grad=replace(options.grad, parameters=patterns))
             if gradient:
@@ -295,9 +296,3 @@ class Lab:
             )
 
         return choose(record, by, lambda name: name, lines).as_dict()
-
-
-def _name_of(model_fn: ModelFn) -> str:
-    if isinstance(model_fn, nn.Module):
-        return type(model_fn).__name__
-    return getattr(model_fn, "__name__", type(model_fn).__name__)

@@ -154,6 +154,13 @@ class OwnModel(nn.Module):
             )
 
 
+def name_of(model_fn: ModelFn) -> str:
+    """What records call a model: the name of its class, or of the function."""
+    if isinstance(model_fn, nn.Module):
+        return type(model_fn).__name__
+    return getattr(model_fn, "__name__", type(model_fn).__name__)
+
+
 def _takes_names(model_fn: ModelFn) -> bool:
     """Whether the arguments are ``input_ids`` and ``attention_mask`` by name; their order then does not matter.
 
