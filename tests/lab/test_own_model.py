@@ -101,9 +101,11 @@ def test_logits_that_exclude_the_mask_token_are_taken():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"mask_id": None}, "mask_id: expected a whole number of at least 0, found None."),
+        ({"mask_id": None}, "mask_id: expected a whole number from 0 to 2147483647, found None."),
+        ({"tokens_per_batch": 0}, "tokens_per_batch: expected a whole number from 1 to 2147483647, found 0."),
+        ({"seed": -1}, "seed: expected a whole number from 0 to 4294967295, found -1."),
         ({"mask_id": 99}, "found that it fails: IndexError"),
-        ({"batch": 0}, "batch: expected a whole number of at least 1, found 0."),
+        ({"batch": 0}, "batch: expected a whole number from 1 to 1000000, found 0."),
         ({"head": "heads"}, "head: expected a module of the model or its name, found 'heads' (did you mean 'head'?)."),
     ],
 )
@@ -168,6 +170,15 @@ def test_parameters_by_name_beginning_pattern_and_themselves():
     assert parts(function, model.parameters()) == pytest.approx(parts(model, None), rel=1e-9)
 
 
+def test_p_is_fitted_to_the_gradient_of_the_parameters_named():
+    here, probe = lab(Looped()), {"rows": 6, "rates": 4, "family": "tabulated"}
+    of_all, of_block = (here.fit("ppots-gradient", parameters=p, **probe).record for p in (None, "block"))
+    assert of_block["density"] != of_all["density"]
+    assert here.fit("ppots-gradient", parameters=["block.*"], **probe).record["density"] == of_block["density"]
+    with pytest.raises(UserError, match="fit: expected no parameters for 'ppots'"):
+        here.fit("ppots", parameters="block", **probe)
+
+
 @pytest.mark.parametrize(
     ("parameters", "told"),
     [
@@ -229,6 +240,10 @@ def test_gradients_and_the_head_s_norms_are_autograd_s_whatever_the_layers(shift
         (lambda lab: lab.decompose(methods=["isad"]), "expected rows with data.delimiters"),
         (lambda lab: lab.fit("standard"), "fit: expected a method with 'ppots', found 'standard'."),
         (lambda lab: lab.fit(bath=2), "fit: unknown option 'bath'"),
+        (lambda lab: lab.fit(batch=0), "batch: expected a whole number from 1 to 1000000, found 0."),
+        (lambda lab: lab.decompose(grad=GRAD), "expected no grad and no parameters where the gradient is not measured"),
+        (lambda lab: lab.recommend("loss", parameters="block"), "expected no grad and no parameters"),
+        (lambda lab: lab.decompose(forwards=1), "forwards: expected a whole number from 2 to 1000000, found 1."),
         (lambda lab: lab.recommend("lost"), "recommend: expected by='gradient' or 'loss', found 'lost'."),
         (lambda lab: lab.elbo("clipped"), "elbo: expected an unbiased method"),
     ],

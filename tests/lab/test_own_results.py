@@ -138,7 +138,7 @@ def test_the_recommendation_s_lines_run():
     objective, options = Objective("power", power=0.5, eps=0.01), MethodOptions(strata=3)
     here = lab(objective=objective, method_options=options)
     for name in ("strats+ppots", "fixedcount", "standard"):
-        lines = lines_to_paste(Method.parse(name, options, objective), MASK, objective, options, 4)
+        lines = lines_to_paste(Method.parse(name, options, objective), MASK, 4)
         names = {"lab": here}
         exec(lines, names)
         noise: Noise = names["noise"]

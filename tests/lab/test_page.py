@@ -85,8 +85,8 @@ def test_llada(tmp_path):
 @pytest.mark.statistical
 def test_nemo(tmp_path):
     names = run(
-        SPREAD, NEMO, cwd=tmp_path, model=stacks.HFModel().eval(), rows=ROWS, input_ids=IDS[:48],
-        loss_mask=MASKABLE[:48].long(), MDLMStrategy=stacks.MDLMStrategy, Recipe=stacks.Recipe,
+        SPREAD, NEMO, cwd=tmp_path, model=stacks.HFModel().eval(), rows=ROWS, input_ids=IDS[:32],
+        loss_mask=MASKABLE[:32].long(), MDLMStrategy=stacks.MDLMStrategy, Recipe=stacks.Recipe,
     )  # fmt: skip
     assert_less_noise(names, 0.8)
 

@@ -29,7 +29,15 @@ from stabledllm.lab.measure.probe_and_fit import probe_and_fit, probe_forwards
 from stabledllm.lab.measure.progress import Tell
 from stabledllm.lab.measure.recommendation import QUANTITIES, choose, is_comparable
 from stabledllm.lab.own.checks import ShortRows, check_own_model
-from stabledllm.lab.own.given import changed, config_of, decompose_options, methods_to_measure, need_head
+from stabledllm.lab.own.given import (
+    Names,
+    changed,
+    check_numbers,
+    config_of,
+    decompose_options,
+    methods_to_measure,
+    need_head,
+)
 from stabledllm.lab.own.model import ModelFn, OwnModel, Parameters, name_of
 from stabledllm.lab.own.paste import lines_to_paste
 from stabledllm.lab.own.progress import shown
@@ -108,9 +116,7 @@ class Lab:
             raise UserError(
                 f"model_fn: expected a function of (input_ids, attention_mask), found {type(model_fn).__name__}."
             )
-        for what, value, least in (("mask_id", mask_id, 0), ("pad_id", pad_id, 0), ("batch", batch, 1)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"{what}: expected a whole number of at least {least}, found {value!r}.")
+        check_numbers(mask_id=mask_id, pad_id=pad_id, seed=seed, batch=batch, tokens_per_batch=tokens_per_batch)
         self.rows = own_rows(rows, mask_id, prompt_length)
         self.model = OwnModel(model_fn, shift=shift, head=head, device=device)
         self.objective, self.method_options = objective or Objective(), method_options or MethodOptions()
@@ -122,7 +128,7 @@ class Lab:
         self.notes = check_own_model(self._short, self.rows)
         self._kept: dict[tuple, tuple[Laboratory, dict]] = {}
 
-    def decompose(self, *, methods: Sequence[str] | None = None, **options: Any) -> Decomposition:
+    def decompose(self, *, methods: Names = None, **options: Any) -> Decomposition:
         """Where the noise of the loss comes from, and what each method does to it: ``stabledllm decompose``.
 
         Args:
@@ -136,7 +142,7 @@ class Lab:
         return Decomposition(self._decomposition(methods, options, gradient=False))
 
     def decompose_gradient(
-        self, parameters: Parameters = None, *, methods: Sequence[str] | None = None, **options: Any
+        self, parameters: Parameters = None, *, methods: Names = None, **options: Any
     ) -> Decomposition:
         """The same with the gradient's noise beside the loss's: ``stabledllm decompose --gradient``.
 
@@ -150,12 +156,7 @@ class Lab:
         return Decomposition(self._decomposition(methods, options, gradient=True, parameters=parameters))
 
     def recommend(
-        self,
-        by: str | None = None,
-        *,
-        parameters: Parameters = None,
-        methods: Sequence[str] | None = None,
-        **options: Any,
+        self, by: str | None = None, *, parameters: Parameters = None, methods: Names = None, **options: Any
     ) -> Recommended:
         """What to train with: the simplest method that is surely less noisy at equal compute, ``stabledllm recommend``.
 
@@ -178,7 +179,7 @@ class Lab:
         """Probe the rows and fit p(t) for a method's source, masker and views: ``stabledllm fit``.
 
         Args:
-            parameters: of a function, those whose gradient ``ppots-gradient`` measures.
+            parameters: those whose gradient ``ppots-gradient`` is fitted to, as for :meth:`decompose_gradient`.
             batch: rows of a training step, which decide how finely strata or a lattice divide t.
             options: ``rows``, ``rates``, ``masks``, ``design``, ``starts``, ``family``, ``uniform_share``,
                 ``check_proxy``: the settings ``ppots`` of a recipe.
@@ -191,8 +192,12 @@ class Lab:
         probing = changed(ProbeOptions(), options, "fit")
         if parsed.signal == "output layer":
             need_head(self.model, method)
-        if parsed.signal == "gradient" or probing.check_proxy:
-            self.model.measure_gradient_of(parameters)
+        of_gradient = parsed.signal == "gradient" or (parsed.signal == "output layer" and probing.check_proxy)
+        if parameters is not None and not of_gradient:
+            raise UserError(f"fit: expected no parameters for '{parsed.name}', which probes no gradient of them.")
+        patterns = self.model.measure_gradient_of(parameters) if of_gradient else None
+        batch = self.batch if batch is None else batch
+        check_numbers(batch=batch)
         total = probe_forwards(parsed, probing, len(self.rows))
         with shown(f"probe {parsed.name}", total, self._tell) as progress, self.model.kept_gradients():
             density = probe_and_fit(
@@ -201,9 +206,10 @@ class Lab:
                 parsed,
                 probing,
                 self.seed,
-                batch or self.batch,
+                batch,
                 progress=progress,
                 tokens_per_batch=self.tokens_per_batch,
+                parameters=patterns,
             )
         return FitResult(density.record, density)
 
@@ -217,6 +223,8 @@ class Lab:
         replicates: int | None = None,
     ) -> ELBOResult:
         """The bound on each row's log-likelihood from ``budget`` forward passes a row: :func:`stabledllm.elbo`.
+
+        It is the bound whatever the objective, of which it takes ``eps`` alone.
 
         Args:
             density: the fitted p(t) of a method with ppots, ``lab.fit(method).sampler``.
@@ -251,10 +259,10 @@ class Lab:
         check_marks(method, marks_in(self.rows))
         return method
 
-    def _decomposition(
-        self, names: Sequence[str] | None, given: dict, *, gradient: bool, parameters: Parameters = None
-    ) -> dict:
+    def _decomposition(self, names: Names, given: dict, *, gradient: bool, parameters: Parameters = None) -> dict:
         started = time.perf_counter()
+        if not gradient and ("grad" in given or parameters is not None):
+            raise UserError("decompose: expected no grad and no parameters where the gradient is not measured.")
         options = decompose_options(given, self.seed, self.batch)
         methods, notes = methods_to_measure(names, self._method, self.model, self.objective)
         check_methods(methods, gradient)
@@ -290,9 +298,6 @@ class Lab:
 
     def _choice(self, record: dict, by: str | None) -> dict:
         def lines(record: dict, method: str, views: float, forwards: int) -> str:
-            rows = max(1, round(forwards / views))
-            return lines_to_paste(
-                self._method(method), self._metered.mask_id, self.objective, self.method_options, rows
-            )
+            return lines_to_paste(self._method(method), self._metered.mask_id, max(1, round(forwards / views)))
 
         return choose(record, by, lambda name: name, lines).as_dict()

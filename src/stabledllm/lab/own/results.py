@@ -11,7 +11,7 @@ from pathlib import Path
 from stabledllm.forward.elbo import RowELBO
 from stabledllm.noise.densities import Tabulated
 from stabledllm.ppots.record import FittedDensity
-from stabledllm.reports.cells import paragraph, table_html
+from stabledllm.reports.cells import lines_of_code, paragraph, table_html
 from stabledllm.reports.printed import decomposition_text, fit_details
 from stabledllm.reports.tables import Table, components_table, equal_compute_table, fit_table, gradient_table
 from stabledllm.runtime.files import write_json
@@ -135,7 +135,9 @@ class Recommended(Decomposition):
 
     def sentences(self) -> Iterator[str]:
         yield from self.record["recommendation"]["sentences"]
-        yield from self.recipe.splitlines()
+
+    def _repr_html_(self) -> str:
+        return super()._repr_html_() + lines_of_code(self.recipe)
 
 
 @dataclass(frozen=True, repr=False)
