@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from stabledllm.data.rows import marks_in
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.errors import UserError
-from stabledllm.forward.elbo import elbo
 from stabledllm.forward.meter import MeteredModel
 from stabledllm.lab.measure.decompose import (
     LEAST_ROWS,
@@ -28,6 +27,7 @@ from stabledllm.lab.measure.options import GradientOptions, ProbeOptions
 from stabledllm.lab.measure.probe_and_fit import probe_and_fit, probe_forwards
 from stabledllm.lab.measure.progress import Tell
 from stabledllm.lab.measure.recommendation import QUANTITIES, choose, is_comparable
+from stabledllm.lab.own.bound import measure_bound
 from stabledllm.lab.own.checks import ShortRows, check_own_model
 from stabledllm.lab.own.given import (
     Names,
@@ -43,13 +43,11 @@ from stabledllm.lab.own.paste import lines_to_paste
 from stabledllm.lab.own.progress import shown
 from stabledllm.lab.own.results import Decomposition, ELBOResult, FitResult, Recommended
 from stabledllm.lab.own.rows import own_rows
-from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.fits import check_fitted, check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.parts import MethodOptions
-from stabledllm.runtime.provenance import device_name, versions
 
 
 class Lab:
@@ -229,25 +227,12 @@ class Lab:
         Args:
             density: the fitted p(t) of a method with ppots, ``lab.fit(method).sampler``.
         """
-        started = time.perf_counter()
-        more = {"tokens_per_batch": self.tokens_per_batch} if self.tokens_per_batch else {}
-        with torch.no_grad(), evaluating(self.model):
-            bound = elbo(
-                self.model, self.rows, method, budget, seed=self.seed, step=step, density=density,
-                replicates=replicates, eps=self.objective.eps, mask_id=self._metered.mask_id,
-                pad_id=self._metered.pad_id, **more,
-            )  # fmt: skip
-        head = {
-            "model": self.name,
-            "data": self.data_name,
-            "method": method,
-            "config": {"budget": budget, "step": step, "replicates": bound.replicates, "eps": self.objective.eps},
-            "versions": versions(),
-            "device": device_name(self._device),
-            "seed": self.seed,
-            "seconds": time.perf_counter() - started,
-        }
-        return ELBOResult.of(bound, head, self.notes)
+        bound, record = measure_bound(
+            self._metered, self.rows, method, budget, seed=self.seed, step=step, eps=self.objective.eps,
+            density=density, replicates=replicates, tokens_per_batch=self.tokens_per_batch, data=self.data_name,
+            notes=self.notes,
+        )  # fmt: skip
+        return ELBOResult(record, bound)
 
     @property
     def _device(self) -> torch.device:

@@ -185,20 +185,6 @@ class ELBOResult(Result):
     file_name = "elbo.json"
     drawn = False
 
-    @classmethod
-    def of(cls, bound: RowELBO, head: dict, notes: list[str]) -> ELBOResult:
-        """The result of a bound; ``head`` says where it came from."""
-        each = zip(bound.value.tolist(), bound.stderr.tolist(), bound.tokens.tolist(), strict=True)
-        record = {"schema": "stabledllm/elbo/1"} | head
-        record |= {
-            "forward_passes": bound.forwards,
-            "mean": bound.mean.as_dict(),
-            "mean_per_token": bound.per_token().mean.as_dict(),
-            "rows": [{"value": value, "stderr": error, "tokens": tokens} for value, error, tokens in each],
-            "notes": list(notes),
-        }
-        return cls(record, bound)
-
     def lines(self) -> Iterator[str]:
         yield f"{next(self.tables())}"
 
