@@ -50,7 +50,7 @@ class AutomodelNoise:
         super().setup_extra(recipe)
         if self.normalization_mode != "supervised":
             raise UserError(
-                f"AutomodelNoise: expected a strategy normalised by supervised tokens, found '{self.normalization_mode}'."
+                f"AutomodelNoise: expected a strategy normalised by 'supervised', found '{self.normalization_mode}'."
             )
         # The recipe's mean is over the supervised tokens of the step.
         objective = Objective(normalization="token", eps=recipe.dllm_eps)

@@ -1,4 +1,4 @@
-"""A collator around the user's own that returns noisy rows, labels and the weights of their cross-entropies in the step.
+"""A collator around the user's own that returns noisy rows, labels and the tokens' weights in the step.
 
 The lines to change in a loop of one's own with ``DataLoader(..., num_workers=0)``::
 
@@ -21,6 +21,7 @@ from torch.utils.data import get_worker_info
 
 from stabledllm.errors import UserError
 from stabledllm.integrations.noise import Noise
+from stabledllm.integrations.step import step_positions
 
 
 def noisy_batch(batch: dict, noise: Noise, step: int, positions: Tensor, step_rows: int) -> dict:

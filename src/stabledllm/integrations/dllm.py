@@ -27,7 +27,7 @@ from stabledllm.noise.methods import MethodOptions
 from stabledllm.noise.objective import Objective
 
 WEIGHTINGS = {"scheduler": "elbo", "uniform": "unweighted"}
-"""dllm's ``loss_weight_type`` and the objective's weighting that is the same. Any schedule's own weight is the bound."""
+"""dllm's ``loss_weight_type`` and the objective's weighting that is the same. A schedule's own weight is the bound."""
 NORMALIZATIONS = {"token": "token", "sequence": "row", "batch": "token"}
 """dllm's ``loss_norm_type`` and how the objective weighs rows; ``batch`` is the sum over a row's tokens, by rows."""
 

@@ -72,8 +72,8 @@ class DreamNoise:
             )
         if time_reweighting != "original" and not isinstance(self.noise.sampler, Uniform):
             raise UserError(
-                f"DreamNoise: time_reweighting '{time_reweighting}' does not weigh by 1 / t, which holds the importance "
-                f"weight: expected 'original' for '{method}'."
+                f"DreamNoise: time_reweighting '{time_reweighting}' does not weigh by 1 / t, the importance weight: "
+                f"expected 'original' for '{method}'."
             )
         self.strided, self._pending = strided, []
 

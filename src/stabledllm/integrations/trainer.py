@@ -1,4 +1,4 @@
-"""What every plug point into a transformers Trainer shares: it learns the step's rows where the Trainer gathers them."""
+"""What plug points into a transformers Trainer share: they learn the step's rows where the Trainer gathers them."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class StepRows:
         """
         if POSITION not in inputs:
             raise UserError(
-                f"{type(self).__name__}.compute_loss: expected a batch of the training loop, which knows the place of its "
-                "rows in the step, found another; outside of that loop use Noise.draw."
+                f"{type(self).__name__}.compute_loss: expected a batch of the training loop, which knows its place in the "
+                "step, found another; outside of that loop use Noise.draw."
             )
         return StepPlace(inputs.pop(POSITION).to(inputs["input_ids"].device), inputs.pop(STEP_ROWS))
 
