@@ -51,7 +51,7 @@ class Loop:
 class MDLMTrainer(Loop):
     """dllm's: t iid uniform on [eps, 1], Bernoulli masks, weight 1 / t, three ways to normalise a micro-batch."""
 
-    def __init__(self, args, scheduler=None):
+    def __init__(self, args, scheduler=None, model=None):
         super().__init__(args)
         self.scheduler, self.time_epsilon = scheduler, args.time_epsilon
         self.loss_weight_type, self.loss_norm_type = args.loss_weight_type, args.loss_norm_type
@@ -81,7 +81,7 @@ class MDLMTrainer(Loop):
 
 
 class BD3LMTrainer(MDLMTrainer):
-    def __init__(self, args, scheduler=None):
+    def __init__(self, args, scheduler=None, model=None):
         super().__init__(args, scheduler)
         self.block_size = args.block_size
 

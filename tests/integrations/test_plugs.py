@@ -201,7 +201,7 @@ def test_automodel_loss_is_the_steps_token_mean(method, accumulation):
         method, mask_id=MASK, p_of_t=fitted(method), seed=7, objective=Objective(normalization="token", eps=0.1)
     )
     taken = noise.draw(batch["input_ids"], batch["loss_mask"].bool(), 4)
-    assert total == pytest.approx(float(taken.loss(model(taken.input_ids).logits)), rel=1e-6)
+    assert total == pytest.approx(float(taken.loss(model(taken.input_ids).logits).detach()), rel=1e-6)
 
 
 def test_automodel_p_mask_is_the_mask_probability_times_the_density():
@@ -232,7 +232,7 @@ def test_automodels_own_strategy_and_loss():
         num_diffusion_tokens=tokens,
     )  # fmt: skip
     taken = strategy.noise.draw(batch["_clean_input_ids"], batch["loss_mask"].bool(), 4)
-    expected = float(taken.loss(model(taken.input_ids).logits))
+    expected = float(taken.loss(model(taken.input_ids).logits).detach())
     assert float(out.total_loss) == pytest.approx(expected, rel=1e-5)
     assert (
         strategy.prepare_batch(batch, batch["_noisy_input_ids"], None, None)["input_ids"] is batch["_noisy_input_ids"]
@@ -268,7 +268,7 @@ def test_dream_has_the_token_mean_and_one_step_however_it_is_split(method):
     taken = Noise(method, mask_id=MASK, p_of_t=fitted(method), seed=2, objective=objective).draw(
         batch["input_ids"], maskable, 0
     )
-    assert float(loss) == pytest.approx(float(taken.loss(model(taken.input_ids).logits)), rel=1e-6)
+    assert float(loss) == pytest.approx(float(taken.loss(model(taken.input_ids).logits).detach()), rel=1e-6)
 
 
 def test_dream_masks_the_closing_end_tokens_together():
@@ -297,7 +297,7 @@ def test_the_collators_weights_add_up_to_the_steps_mean(method, key):
         given[key] = (given.pop("labels") != -100).long()
     noise = Noise(method, mask_id=MASK, p_of_t=fitted(method), seed=5)
     taken = noise.draw(batch["input_ids"], batch["labels"] != -100, 3)
-    expected = float(taken.loss(model(taken.input_ids).logits))
+    expected = float(taken.loss(model(taken.input_ids).logits).detach())
     for split in splits():
         total = 0.0
         for rank, micro_batches in enumerate(split):
@@ -308,7 +308,7 @@ def test_the_collators_weights_add_up_to_the_steps_mean(method, key):
             collator.start(3)
             for rows in micro_batches:
                 noisy = collator(rows)
-                total += float(weighted_loss(model(noisy["input_ids"]).logits, noisy))
+                total += float(weighted_loss(model(noisy["input_ids"]).logits, noisy).detach())
         assert total == pytest.approx(expected, rel=1e-6)
 
 
@@ -320,7 +320,7 @@ def test_sft_noise_is_a_part_of_the_step():
     trainer = Trainer(SimpleNamespace(world_size=1), noise=noise)
     losses = in_step(trainer, model, [part(batch, rows) for rows in torch.arange(8).split(3)], 6)
     taken = noise.draw(batch["input_ids"], batch["labels"] != -100, 6)
-    assert float(sum(losses)) == pytest.approx(float(taken.loss(model(taken.input_ids).logits)), rel=1e-6)
+    assert float(sum(losses)) == pytest.approx(float(taken.loss(model(taken.input_ids).logits).detach()), rel=1e-6)
 
 
 # -- refusals -------------------------------------------------------------------------------------------------------

@@ -49,8 +49,8 @@ class StepRows:
         """
         if POSITION not in inputs:
             raise UserError(
-                f"{type(self).__name__}.compute_loss: expected a batch of the training loop, which knows its place in the "
-                "step, found another; outside of that loop use Noise.draw."
+                f"{type(self).__name__}.compute_loss: expected a batch of the training loop, which knows its "
+                "place in the step, found another; outside of that loop use Noise.draw."
             )
         return StepPlace(inputs.pop(POSITION).to(inputs["input_ids"].device), inputs.pop(STEP_ROWS))
 
