@@ -41,7 +41,7 @@ class Meter:
 class Loop:
     """The part of transformers' Trainer that a mixin meets."""
 
-    def __init__(self, args):
+    def __init__(self, args, model=None):
         self.args, self.state = args, SimpleNamespace(global_step=0)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
