@@ -312,6 +312,19 @@ def test_the_collators_weights_add_up_to_the_steps_mean(method, key):
         assert total == pytest.approx(expected, rel=1e-6)
 
 
+def test_around_trls_own_collator():
+    """The real package, where it is installed."""
+    theirs = pytest.importorskip("trl.trainer.sft_trainer").DataCollatorForLanguageModeling
+    rows = [{"input_ids": [1, 2, 3, 4], "labels": [-100, 2, 3, 4]}, {"input_ids": [5, 6], "labels": [-100, 6]}]
+    noise = Noise("lowdisc+mirror", mask_id=MASK)
+    noisy = NoisyCollator(theirs(pad_token_id=0), noise, rows=2)(rows)
+    taken = noise.draw(theirs(pad_token_id=0)(rows)["input_ids"], torch.tensor([[0, 1, 1, 1], [0, 1, 0, 0]]).bool(), 0)
+    assert torch.equal(noisy["input_ids"], taken.input_ids)
+    assert noisy["attention_mask"].sum(1).tolist() == [4, 4, 2, 2]
+    with pytest.raises(UserError, match="padding_free=False"):
+        NoisyCollator(theirs(pad_token_id=0, padding_free=True), noise, rows=2)(rows)
+
+
 def test_sft_noise_is_a_part_of_the_step():
     class Trainer(SFTNoise, plugs.Loop):
         pass
