@@ -233,7 +233,7 @@ def test_automodels_own_strategy_and_loss():
     )  # fmt: skip
     taken = strategy.noise.draw(batch["_clean_input_ids"], batch["loss_mask"].bool(), 4)
     expected = float(taken.loss(model(taken.input_ids).logits).detach())
-    assert float(out.total_loss) == pytest.approx(expected, rel=1e-5)
+    assert float(out.total_loss.detach()) == pytest.approx(expected, rel=1e-5)
     assert (
         strategy.prepare_batch(batch, batch["_noisy_input_ids"], None, None)["input_ids"] is batch["_noisy_input_ids"]
     )
@@ -372,6 +372,7 @@ def collated(batch, noise=None, rows=8):
         (lambda: dllm(method="adaptive"), ["without 'adaptive'"]),
         (lambda: dllm().compute_loss(Guess(), batch_of()), ["batch of the training loop", "Noise.draw"]),
         (lambda: type("T", (DllmNoise, plugs.MDLMTrainer), {})(dllm().args, scheduler=object()), ["no scheduler"]),
+        (lambda: type("T", (DllmNoise, plugs.MDLMTrainer), {})(dllm().args, object()), ["no scheduler"]),
         (lambda: dllm(method="ppots+mirrored"), ["unknown part 'mirrored'"]),
         (lambda: automodel("ema"), ["without 'ema'"]),
         (lambda: automodel(base=ByNoise), ["supervised", "noise"]),

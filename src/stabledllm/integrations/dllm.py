@@ -59,7 +59,7 @@ class DllmNoise(StepRows):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        if kwargs.get("scheduler") is not None:
+        if kwargs.get("scheduler", args[1] if len(args) > 1 else None) is not None:
             raise UserError(
                 "DllmNoise: expected no scheduler, as the method draws t, found one; P-POTS is method='ppots'."
             )
