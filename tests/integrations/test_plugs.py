@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import stabledllm.integrations.collator as collator_module
+import stabledllm.integrations.step as step_module
 from stabledllm.errors import UserError
 from stabledllm.integrations import (
     AutomodelNoise,
@@ -214,6 +217,20 @@ def test_automodel_p_mask_is_the_mask_probability_times_the_density():
     torch.testing.assert_close(batch["_p_mask"][batch["_noise_mask"]].double(), expected[rows], rtol=1e-5, atol=0)
 
 
+def test_automodel_draws_one_step_over_two_ranks(monkeypatch):
+    """Its sampler deals row by row."""
+    batch, (alone, recipe) = supervised(batch_of()), automodel("lowdisc+ppots")
+    whole = part(batch, slice(None))
+    alone.pre_step(recipe, [whole])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    for rank in range(2):
+        strategy, recipe = automodel("lowdisc+ppots", rank=rank, ranks=2)
+        halves = [part(batch, rows) for rows in torch.arange(8)[rank::2].chunk(2)]
+        strategy.pre_step(recipe, halves)
+        for name in ("_noisy_input_ids", "_p_mask"):
+            assert torch.equal(torch.cat([half[name] for half in halves]), whole[name][rank::2])
+
+
 def test_automodel_validates_as_published():
     strategy, recipe = automodel("mirror")
     recipe.model_parts[0].eval()
@@ -263,7 +280,7 @@ def test_dream_has_the_token_mean_and_one_step_however_it_is_split(method):
         assert all(torch.equal(a, b) for a, b in zip(dream_step(noise, batch, split), (noisy, t, mask), strict=True))
     maskable = batch["labels"] != -100
     nll = F.cross_entropy(model(noisy).logits.transpose(1, 2), batch["input_ids"], reduction="none")
-    loss = (nll * mask / t[:, None]).sum() / maskable.sum()
+    loss = (nll.detach() * mask / t[:, None]).sum() / maskable.sum()
     objective = Objective(normalization="token", eps=0.1)
     taken = Noise(method, mask_id=MASK, p_of_t=fitted(method), seed=2, objective=objective).draw(
         batch["input_ids"], maskable, 0
@@ -336,6 +353,12 @@ def test_sft_noise_is_a_part_of_the_step():
     assert float(sum(losses)) == pytest.approx(float(taken.loss(model(taken.input_ids).logits).detach()), rel=1e-6)
 
 
+def test_the_examples_in_docstrings_hold():
+    for module in (step_module, collator_module):
+        assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(step_module).attempted == 2
+
+
 # -- refusals -------------------------------------------------------------------------------------------------------
 
 
@@ -356,6 +379,12 @@ def from_worker():
     return list(torch.utils.data.DataLoader(range(8), batch_size=2, num_workers=1, collate_fn=collator))
 
 
+class NoMask(plugs.MDLMTrainer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.processing_class.mask_token_id = None
+
+
 class ByNoise(plugs.MDLMStrategy):
     normalization_mode = "noise"
 
@@ -368,6 +397,7 @@ def collated(batch, noise=None, rows=8):
     ("make", "words"),
     [
         (lambda: dllm(loss_weight_type="cart"), ["loss_weight_type", "scheduler, uniform", "'cart'"]),
+        (lambda: dllm(NoMask), ["mask token"]),
         (lambda: dllm(loss_norm_type="row"), ["loss_norm_type", "'row'"]),
         (lambda: dllm(method="adaptive"), ["without 'adaptive'"]),
         (lambda: dllm().compute_loss(Guess(), batch_of()), ["batch of the training loop", "Noise.draw"]),

@@ -63,6 +63,8 @@ class DllmNoise(StepRows):
             raise UserError(
                 "DllmNoise: expected no scheduler, as the method draws t, found one; P-POTS is method='ppots'."
             )
+        if self.processing_class.mask_token_id is None:
+            raise UserError("DllmNoise: expected a tokenizer with a mask token, found mask_token_id None.")
         objective = Objective(
             weighting=_known(WEIGHTINGS, "loss_weight_type", self.loss_weight_type),
             normalization=_known(NORMALIZATIONS, "loss_norm_type", self.loss_norm_type),
