@@ -8,7 +8,7 @@ STUDY ?=
 FAULTS ?=
 TEST_JOBS ?= auto
 
-.PHONY: quickstart quickstart-images test test-fast test-statistical test-install faults lint bench study clean
+.PHONY: quickstart quickstart-images test test-fast test-statistical test-install faults lint docs bench study clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
@@ -42,6 +42,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests scripts benchmarks studies
 	$(BIN)/lint-imports --no-logo --no-cache
 
+# The site, into site/: a broken link or anchor, and a page outside the navigation, are errors.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "the site: site/index.html"
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/noise_cost.py
 	$(BIN)/python benchmarks/adaptive_cost.py
@@ -69,5 +74,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,dev]"
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) runs build dist site
