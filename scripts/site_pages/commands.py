@@ -9,8 +9,8 @@ from stabledllm.cli.main import app
 
 INTRODUCTION = """# Commands
 
-What `stabledllm COMMAND --help` says. `[KEY=VALUE]...` are [keys of the recipe](keys.md). Every command ends with 0 when
-all is done, else with one sentence; the codes and sentences are explained among the [failures](failures.md).
+What `stabledllm COMMAND --help` says. `[KEY=VALUE]...` are [keys of the recipe](keys.md). Every command ends with 0
+when all is done, else with one sentence; the codes and sentences are explained among the [failures](failures.md).
 """
 
 

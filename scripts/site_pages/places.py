@@ -52,7 +52,7 @@ def home_of(place: str) -> str:
 
 
 def named_file(name: str, home: str) -> str | None:
-    """The file that `` `noise/views.py` `` on a page means: below its folder, the repository, the sources or the tests."""
+    """The file that `` `noise/views.py` `` on a page means: below its folder, the sources or the tests."""
     for folder in (home, "", "src", "src/stabledllm", "tests"):
         path = posixpath.normpath(posixpath.join(folder, name))
         if not path.startswith("..") and (ROOT / path).is_file():
