@@ -31,6 +31,8 @@ class MeteredModel:
     """Called as ``model(noisy_ids, attention_mask, selected=mask, targets=ids).nll``."""
     mask_id: int | None
     pad_id: int
+    name: str = "model"
+    """What records call it."""
 
 
 class Meter:
