@@ -38,8 +38,8 @@ faults: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.faults $(FAULTS)
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check src tests scripts benchmarks studies
-	$(BIN)/ruff format --check src tests scripts benchmarks studies
+	$(BIN)/ruff check src tests scripts benchmarks studies notebooks
+	$(BIN)/ruff format --check src tests scripts benchmarks studies notebooks
 	$(BIN)/lint-imports --no-logo --no-cache
 
 # The site, into site/: a broken link or anchor, and a page outside the navigation, are errors.

@@ -7,7 +7,7 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
-from site_pages import api, commands, keys, recipes
+from site_pages import api, commands, keys, notebooks, recipes
 from site_pages.places import MOVED, ROOT, SOURCE, place_of, rewrite
 
 MADE = {
@@ -31,6 +31,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             _add(files, config, place_of(repository), abs_src_path=str(path))
     for place, made in MADE.items():
         _add(files, config, place, content=made())
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        _add(files, config, f"notebooks/{path.stem}.md", content=notebooks.page(path))
     for package in api.PACKAGES:
         _add(files, config, f"api/{package}.md", content=api.page_of(package))
     for path in sorted(_named_sources(files)):

@@ -15,11 +15,21 @@ PACKAGES = {
     "ppots": "From losses to p(t)",
     "variance": "A, B, C and every method's noise, of the loss",
     "gradient": "The same of the gradient",
+    "lab.own": "The laboratory on a model and rows of one's own",
+    "lab.measure": "What the laboratory measures, and how much of it",
     "integrations": "The parts for loops of others",
     "errors": "Refusals in one sentence",
 }
 """The packages with a page, and what each is for."""
-FIRST = {"noise": "methods", "forward": "elbo", "ppots": "target", "variance": "components", "integrations": "noise"}
+FIRST = {
+    "noise": "methods",
+    "forward": "elbo",
+    "ppots": "target",
+    "variance": "components",
+    "lab.own": "lab",
+    "lab.measure": "decompose",
+    "integrations": "noise",
+}
 """The module that a reader wants first; the others follow by name."""
 APART = ("stabledllm.integrations.lm_eval",)
 """Below those packages, but plug-ins of others' programs: nobody imports them."""

@@ -1,4 +1,4 @@
-"""Docstrings as Markdown: the roles of Sphinx become links, and examples become blocks of code."""
+"""Docstrings as Markdown: roles become links, examples blocks of code, and every argument gets a line of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import griffe
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):`~?([\w.]+)`")
 EXAMPLE = re.compile(r"(?m)^>>> .*(?:\n.+)*")
 PAGE = re.compile(r"(?<![\w/])docs/(\w+)\.md(#[\w-]+)?")
+ARGUMENTS = re.compile(r"(?m)^Args:\n(?:^    .*\n?)+")
 LITERAL = re.compile(r"(?m)::$")
 
 
@@ -30,9 +31,24 @@ def _rewrite(thing: griffe.Object) -> None:
 
 def readable(text: str, thing: griffe.Object) -> str:
     """The docstring of ``thing`` as Markdown."""
+    if isinstance(thing, griffe.Function | griffe.Class) and (names := [p.name for p in thing.parameters]):
+        text = ARGUMENTS.sub(lambda block: _each_alone(block[0], names), text)
     text = PAGE.sub(r"[\1](../\1.md\2)", text)
     text = ROLE.sub(lambda role: _link(role[1], thing), text)
     return LITERAL.sub(":", EXAMPLE.sub(lambda block: f"```pycon\n{block[0]}\n```", text))
+
+
+def _each_alone(block: str, names: list[str]) -> str:
+    """A section of arguments in which ``a, b: text. c: text`` is three entries."""
+    known = "|".join(sorted(names, key=len, reverse=True))
+    block = re.sub(rf"(?<=\.) (?=(?:{known})(?:, (?:{known}))*: )", "\n    ", block)
+    return re.sub(rf"(?m)^    ((?:(?:{known}), )+)({known}): ", _shared, block)
+
+
+def _shared(entry: re.Match[str]) -> str:
+    """``a, b: `` as one entry that refers to the other, and the other."""
+    others = entry[1].removesuffix(", ").split(", ")
+    return "".join(f"    {name}: as `{entry[2]}`.\n" for name in others) + f"    {entry[2]}: "
 
 
 def _link(name: str, thing: griffe.Object) -> str:

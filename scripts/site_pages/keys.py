@@ -76,4 +76,4 @@ def _meaning(key: str | None, model: type[BaseModel], loaded: griffe.Module) -> 
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "\\|") or "as in transformers' TrainingArguments"
