@@ -20,9 +20,20 @@ def _cell(cell: dict) -> list[str]:
     if cell["cell_type"] == "markdown":
         title, *rest = source.split("\n\n", 1)
         return [title, *rest] if source.startswith("# ") else [source]
-    outputs = "".join(_output(output) for output in cell["outputs"])
+    outputs = "".join(_output(output) for output in _joined(cell["outputs"]))
     shown = [f'<div class="cell-output">{outputs}</div>'] if outputs else []
     return [f"```python\n{source}\n```", *shown]
+
+
+def _joined(outputs: list[dict]) -> list[dict]:
+    """The outputs, with what was printed in a row as one."""
+    joined: list[dict] = []
+    for output in outputs:
+        if joined and output["output_type"] == joined[-1]["output_type"] == "stream":
+            joined[-1] = output | {"text": _text(joined[-1]["text"]) + _text(output["text"])}
+        else:
+            joined.append(output)
+    return joined
 
 
 def _output(output: dict) -> str:

@@ -16,6 +16,8 @@ from scripts.site_pages import api, keys, notebooks, recipes
 from scripts.site_pages.docstrings import readable
 from scripts.site_pages.places import MOVED, place_of, rewrite
 
+from tests.docs.test_links import PAGES
+
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "mkdocs.yml")
 STUDY = "studies/images"
@@ -83,6 +85,25 @@ def test_public_names_lead_to_a_page() -> None:
     homes = re.findall(r"\]\[([\w.]+)\.\w+\]", api.front_page())
     assert len(homes) >= 14
     assert set(homes) <= shown
+
+
+def refused_markup(text: str) -> list[str]:
+    """The lines that the site shows otherwise than a plain viewer: lists without a blank line, or too little indented."""
+    plain = re.sub(r"(?ms)^ *```.*?^ *```$", "", text)
+    lazy = r"^(?!\s|[-*] |\d+\. |#|\||<!--).+\n(?:[-*]|\d+\.) .+$"
+    return re.findall(rf"(?m){lazy}|^\n {{1,3}}\S.*$|^ {{1,3}}\|.*$", plain)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages_read_alike_in_a_plain_viewer_and_in_the_site(page: Path) -> None:
+    assert not refused_markup(page.read_text(encoding="utf-8"))
+
+
+def test_markup_that_reads_unlike_is_noticed() -> None:
+    assert not refused_markup("A\n\n- b\n  c\n\n    d\n\n    | e |\n")
+    assert refused_markup("A:\n- b\n") == ["A:\n- b"]
+    assert refused_markup("- b\n\n  c\n") == ["\n  c"]
+    assert refused_markup("- b\n  | c |\n") == ["  | c |"]
 
 
 @pytest.mark.parametrize(
