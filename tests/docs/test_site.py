@@ -88,7 +88,7 @@ def test_public_names_lead_to_a_page() -> None:
 
 
 def refused_markup(text: str) -> list[str]:
-    """The lines that the site shows otherwise than a plain viewer: lists without a blank line, or too little indented."""
+    """The lines that the site shows otherwise than a plain viewer: lists with no blank line, or indented too little."""
     plain = re.sub(r"(?ms)^ *```.*?^ *```$", "", text)
     lazy = r"^(?!\s|[-*] |\d+\. |#|\||<!--).+\n(?:[-*]|\d+\.) .+$"
     return re.findall(rf"(?m){lazy}|^\n {{1,3}}\S.*$|^ {{1,3}}\|.*$", plain)
