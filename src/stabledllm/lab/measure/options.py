@@ -19,7 +19,7 @@ MOST = 1_000_000
 
 def whole(default: int, least: int, most: int = MOST) -> Any:
     """A field that takes whole numbers from ``least`` to ``most``."""
-    return field(default=default, metadata={"check": lambda name, value: _check_whole(name, value, least, most)})
+    return field(default=default, metadata={"check": lambda name, value: check_whole(name, value, least, most)})
 
 
 def real(default: float, low: float, high: float, what: str) -> Any:
@@ -32,7 +32,12 @@ def one_of(default: str, *others: str) -> Any:
     return field(default=default, metadata={"check": lambda name, value: _check_word(name, value, (default, *others))})
 
 
-def _check_whole(name: str, value: object, least: int, most: int) -> None:
+def check_whole(name: str, value: object, least: int, most: int = MOST) -> None:
+    """Refuse a value that is no whole number from ``least`` to ``most``.
+
+    Raises:
+        UserError: naming it.
+    """
     if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
         raise UserError(f"{name}: expected a whole number from {least} to {most}, found {value!r}.")
 

@@ -61,10 +61,14 @@ def probe_and_fit(
     progress: Progress | None = None,
     block_size: int | None = None,
     tokens_per_batch: int | None = None,
+    parameters: Sequence[str] | None = None,
 ) -> FittedDensity:
     """Probe the training rows and fit p for the method's own source, masker and views, for steps of ``step_rows`` rows.
 
     With ``block_size`` the units of block diffusion are probed instead of rows.
+
+    Args:
+        parameters: patterns of those whose gradient ``ppots-gradient`` is fitted to; None takes all that are trained.
 
     Raises:
         UserError: too few rows, or a method that has no meaning in blocks.
@@ -84,7 +88,8 @@ def probe_and_fit(
     common |= {"tokens_per_batch": tokens_per_batch} if tokens_per_batch else {}
 
     def meter(kind: type[Meter]) -> Meter:
-        return kind(loaded, rows, method.objective, **common)
+        chosen = {"parameters": parameters} if kind is RowGradients else {}
+        return kind(loaded, rows, method.objective, **common, **chosen)
 
     if block_size:
         units = UnitMeter(loaded, rows, method.objective, block_size=block_size, **common)

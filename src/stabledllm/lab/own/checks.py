@@ -17,11 +17,36 @@ from stabledllm.lab.own.model import OwnModel
 from stabledllm.models.evaluating import evaluating
 
 _SAME = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""How far two logits may lie apart that should be equal, by their type, over 1 plus the largest one; else 0.05."""
+"""How far cross-entropies that should be equal may lie apart, over 1 plus the largest, by the logits' type; or 0.05."""
+
+
+class ShortRows:
+    """The shortest and the longest row, all of their maskable tokens masked: what a model is tried on."""
+
+    def __init__(self, model: OwnModel, rows: Sequence[TokenRow], mask_id: int, pad_id: int):
+        lengths = lengths_of(rows)
+        self.lengths = list(dict.fromkeys((min(lengths), max(lengths))))
+        device = next(model.parameters()).device
+        batch = collate([rows[lengths.index(size)] for size in self.lengths], pad_id)
+        self.batch = {name: value.to(device) for name, value in batch.items()}
+        self.ids = torch.where(self.batch["maskable"], mask_id, self.batch["input_ids"])
+        self.model = model
+
+    @torch.no_grad()
+    def losses(self, count: int = 2, length: int | None = None) -> Tensor:
+        """The cross-entropies of the first rows, cut to a length, at their masked tokens."""
+        names = "attention_mask", "maskable", "input_ids"
+        mask, selected, targets = (self.batch[name][:count, :length] for name in names)
+        with evaluating(self.model):
+            return self.model(self.ids[:count, :length], mask, selected=selected, targets=targets).nll
+
+    def state(self) -> tuple[float, ...]:
+        """Numbers that are others once the model has been trained further."""
+        return tuple(self.losses().tolist())
 
 
 @torch.no_grad()
-def check_own_model(model: OwnModel, rows: Sequence[TokenRow], mask_id: int, pad_id: int) -> list[str]:
+def check_own_model(short: ShortRows, rows: Sequence[TokenRow]) -> list[str]:
     """Check shape, vocabulary, finite logits, that nothing is drawn at random, and that padding is not seen.
 
     Returns:
@@ -30,30 +55,27 @@ def check_own_model(model: OwnModel, rows: Sequence[TokenRow], mask_id: int, pad
     Raises:
         UserError: one of the checks failed, in one sentence.
     """
-    lengths = lengths_of(rows)
-    chosen = [rows[lengths.index(size)] for size in dict.fromkeys((min(lengths), max(lengths)))]
-    batch = collate(chosen, pad_id)
-    device = next(model.parameters()).device
-    ids = torch.where(batch["maskable"], mask_id, batch["input_ids"]).to(device)
-    mask = batch["attention_mask"].to(device)
+    model, ids, mask = short.model, short.ids, short.batch["attention_mask"]
     with evaluating(model):
         logits = _first(model, ids, mask)
-        _check_vocabulary(logits, rows)
-        real = logits[mask]
-        if not bool(real.isfinite().all()):
-            raise UserError("model_fn: expected finite logits, found NaN or infinity on masked rows.")
-        if not _equal(model.logits(ids, mask)[mask], real):
-            raise UserError(
-                "model_fn: expected the same logits for the same ids, found others at the second call; is dropout on? "
-                "Put the model into evaluation mode with model.eval()."
-            )
-        short = len(chosen[0])
-        if len(chosen) > 1 and not _equal(model.logits(ids[:1, :short], mask[:1, :short]), logits[:1, :short]):
-            raise UserError(
-                "model_fn: expected logits that do not depend on the padding beside a row, found that they do; use the "
-                "attention_mask (False at padding), or pass rows of one length."
-            )
-        return _direction(model, ids[-1:], mask[-1:], logits[-1:], mask_id)
+    _check_vocabulary(logits, rows)
+    whole = short.losses()
+    if not bool(whole.isfinite().all()):
+        raise UserError("model_fn: expected finite cross-entropies, found NaN or infinity on masked rows.")
+    allowed = _SAME.get(logits.dtype, 0.05) * (1 + float(whole.abs().max()))
+    if not _equal(short.losses(), whole, allowed):
+        raise UserError(
+            "model_fn: expected the same logits for the same ids, found others at the second call; is dropout on? "
+            "Put the model into evaluation mode with model.eval()."
+        )
+    alone = short.losses(1, short.lengths[0])
+    if len(short.lengths) > 1 and not _equal(alone, whole[: len(alone)], allowed):
+        raise UserError(
+            "model_fn: expected logits that do not depend on the padding beside a row, found that they do; use the "
+            "attention_mask (False at padding), or pass rows of one length."
+        )
+    with evaluating(model):
+        return _direction(model, ids[-1:], mask[-1:], logits[-1:])
 
 
 def _first(model: OwnModel, ids: Tensor, mask: Tensor) -> Tensor:
@@ -79,13 +101,11 @@ def _check_vocabulary(logits: Tensor, rows: Sequence[TokenRow]) -> None:
             )
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    wide = other.double()
-    allowed = _SAME.get(other.dtype, 0.05) * (1 + float(wide.abs().max()))
-    return float((one.double() - wide).abs().max()) <= allowed
+def _equal(one: Tensor, other: Tensor, allowed: float) -> bool:
+    return float((one - other).abs().max()) <= allowed
 
 
-def _direction(model: OwnModel, ids: Tensor, mask: Tensor, logits: Tensor, mask_id: int) -> list[str]:
+def _direction(model: OwnModel, ids: Tensor, mask: Tensor, logits: Tensor) -> list[str]:
     """A sentence where a change of the last token is seen nowhere before it, and one of the first is seen after it."""
     if ids.shape[1] < 2:
         return []
@@ -93,7 +113,7 @@ def _direction(model: OwnModel, ids: Tensor, mask: Tensor, logits: Tensor, mask_
     def seen(place: int) -> Tensor:
         changed = ids.clone()
         changed[0, place] = 0 if ids[0, place] != 0 else 1
-        return (model.logits(changed, mask) - logits).abs().amax(-1)[0] > 0
+        return (model.logits(changed, mask) != logits).any(-1)[0]
 
     if bool(seen(ids.shape[1] - 1)[:-1].any()) or not bool(seen(0)[1:].any()):
         return []

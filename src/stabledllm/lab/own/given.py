@@ -7,11 +7,34 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from stabledllm.errors import UserError
-from stabledllm.lab.measure.options import DEFAULT_METHODS, DecomposeOptions, refuse_unknown
+from stabledllm.lab.measure.options import DEFAULT_METHODS, MOST, DecomposeOptions, check_whole, refuse_unknown
 from stabledllm.lab.own.model import OwnModel
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.parts import STANDARD
+
+Names = Sequence[str] | str | None
+"""Names of methods, also in one text with commas between them; None takes the default list."""
+_LARGEST_ID = 2**31 - 1
+_BOUNDS = {
+    "mask_id": (0, _LARGEST_ID),
+    "pad_id": (0, _LARGEST_ID),
+    "seed": (0, 2**32 - 1),
+    "batch": (1, MOST),
+    "tokens_per_batch": (1, _LARGEST_ID),
+}
+
+
+def check_numbers(**numbers: int | None) -> None:
+    """Refuse arguments of a Lab that are no whole numbers in their bounds; ``tokens_per_batch`` may be None.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name, value in numbers.items():
+        if value is not None or name != "tokens_per_batch":
+            least, most = _BOUNDS[name]
+            check_whole(name, value, least, most)
 
 
 def changed(plain: Any, given: Any, where: str) -> Any:
@@ -31,10 +54,10 @@ def changed(plain: Any, given: Any, where: str) -> Any:
 def decompose_options(given: dict, seed: int, batch: int) -> DecomposeOptions:
     """The options of a decomposition, for training steps of ``batch`` forward passes."""
     refuse_unknown(DecomposeOptions, list(given), "decompose")
-    plain = DecomposeOptions(seed=seed, forwards=max(2, batch))
+    plain = DecomposeOptions()
     nested = {name: getattr(plain, name) for name in ("probe", "grad")}
     made = {name: changed(nested[name], value, name) for name, value in given.items() if name in nested}
-    return replace(plain, **given | made)
+    return DecomposeOptions(**{"seed": seed, "forwards": batch} | given | made)
 
 
 def config_of(options: DecomposeOptions, methods: Sequence[Method], gradient: bool) -> dict:
@@ -48,7 +71,7 @@ def config_of(options: DecomposeOptions, methods: Sequence[Method], gradient: bo
 
 
 def methods_to_measure(
-    names: Sequence[str] | None, parse: Callable[[str], Method], model: OwnModel, objective: Objective
+    names: Names, parse: Callable[[str], Method], model: OwnModel, objective: Objective
 ) -> tuple[list[Method], list[str]]:
     """The methods, Standard first, and notes on those of the default list that are left out.
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from stabledllm.data.rows import marks_in
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.errors import UserError
-from stabledllm.forward.elbo import elbo
 from stabledllm.forward.meter import MeteredModel
 from stabledllm.lab.measure.decompose import (
     LEAST_ROWS,
@@ -28,20 +27,27 @@ from stabledllm.lab.measure.options import GradientOptions, ProbeOptions
 from stabledllm.lab.measure.probe_and_fit import probe_and_fit, probe_forwards
 from stabledllm.lab.measure.progress import Tell
 from stabledllm.lab.measure.recommendation import QUANTITIES, choose, is_comparable
-from stabledllm.lab.own.checks import check_own_model
-from stabledllm.lab.own.given import changed, config_of, decompose_options, methods_to_measure, need_head
-from stabledllm.lab.own.model import ModelFn, OwnModel, Parameters
+from stabledllm.lab.own.bound import measure_bound
+from stabledllm.lab.own.checks import ShortRows, check_own_model
+from stabledllm.lab.own.given import (
+    Names,
+    changed,
+    check_numbers,
+    config_of,
+    decompose_options,
+    methods_to_measure,
+    need_head,
+)
+from stabledllm.lab.own.model import ModelFn, OwnModel, Parameters, name_of
 from stabledllm.lab.own.paste import lines_to_paste
 from stabledllm.lab.own.progress import shown
 from stabledllm.lab.own.results import Decomposition, ELBOResult, FitResult, Recommended
 from stabledllm.lab.own.rows import own_rows
-from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.fits import check_fitted, check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.parts import MethodOptions
-from stabledllm.runtime.provenance import device_name, versions
 
 
 class Lab:
@@ -60,8 +66,8 @@ class Lab:
 
     Args:
         model_fn: a module or function, called as ``model_fn(input_ids, attention_mask)`` with int64 ids and a bool mask
-            (False at padding), each (N, L); it gives logits (N, L, V) or an object with ``.logits``. Rows are padded on
-            the right.
+            (False at padding), each (N, L), by those names where it has them; it gives logits (N, L, V) or an object
+            with ``.logits``. Rows are padded on the right.
         rows: a sequence of token rows, pairs ``(ids, prompt_length)`` or dictionaries with ``input_ids`` and
             ``prompt_length`` or ``labels``; or a tensor (B, L) beside ``prompt_length``.
         mask_id: the mask token. pad_id: fills short rows where the attention mask is False; default 0.
@@ -108,20 +114,19 @@ class Lab:
             raise UserError(
                 f"model_fn: expected a function of (input_ids, attention_mask), found {type(model_fn).__name__}."
             )
-        for what, value, least in (("mask_id", mask_id, 0), ("pad_id", pad_id, 0), ("batch", batch, 1)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"{what}: expected a whole number of at least {least}, found {value!r}.")
+        check_numbers(mask_id=mask_id, pad_id=pad_id, seed=seed, batch=batch, tokens_per_batch=tokens_per_batch)
         self.rows = own_rows(rows, mask_id, prompt_length)
         self.model = OwnModel(model_fn, shift=shift, head=head, device=device)
         self.objective, self.method_options = objective or Objective(), method_options or MethodOptions()
         self.seed, self.batch, self.tokens_per_batch = seed, batch, tokens_per_batch
-        self.name, self.data_name = name or _name_of(model_fn), data_name
+        self.name, self.data_name = name or name_of(model_fn), data_name
         self._tell = progress
         self._metered = MeteredModel(self.model, mask_id, pad_id, self.name)
-        self.notes = check_own_model(self.model, self.rows, mask_id, pad_id)
+        self._short = ShortRows(self.model, self.rows, mask_id, pad_id)
+        self.notes = check_own_model(self._short, self.rows)
         self._kept: dict[tuple, tuple[Laboratory, dict]] = {}
 
-    def decompose(self, *, methods: Sequence[str] | None = None, **options: Any) -> Decomposition:
+    def decompose(self, *, methods: Names = None, **options: Any) -> Decomposition:
         """Where the noise of the loss comes from, and what each method does to it: ``stabledllm decompose``.
 
         Args:
@@ -135,11 +140,11 @@ class Lab:
         return Decomposition(self._decomposition(methods, options, gradient=False))
 
     def decompose_gradient(
-        self, parameters: Parameters = None, *, methods: Sequence[str] | None = None, **options: Any
+        self, parameters: Parameters = None, *, methods: Names = None, **options: Any
     ) -> Decomposition:
         """The same with the gradient's noise beside the loss's: ``stabledllm decompose --gradient``.
 
-        A loss measured before under the same options is not measured again.
+        A loss that was measured last, under the same options and of the same weights, is not measured again.
 
         Args:
             parameters: those whose gradient is measured: parameters, or of a module names, beginnings of names
@@ -149,12 +154,7 @@ class Lab:
         return Decomposition(self._decomposition(methods, options, gradient=True, parameters=parameters))
 
     def recommend(
-        self,
-        by: str | None = None,
-        *,
-        parameters: Parameters = None,
-        methods: Sequence[str] | None = None,
-        **options: Any,
+        self, by: str | None = None, *, parameters: Parameters = None, methods: Names = None, **options: Any
     ) -> Recommended:
         """What to train with: the simplest method that is surely less noisy at equal compute, ``stabledllm recommend``.
 
@@ -164,6 +164,11 @@ class Lab:
         if by not in (None, *QUANTITIES):
             raise UserError(f"recommend: expected by={' or '.join(map(repr, QUANTITIES))}, found {by!r}.")
         record = self._decomposition(methods, options, gradient=by != "loss", parameters=parameters)
+        if not is_comparable(record):
+            raise UserError(
+                "recommend: expected Standard and another unbiased method whose noise has an interval, found too few; "
+                "name more methods, or measure more rows (rows=, probe={'rows': ...}, grad={'rows': ...})."
+            )
         return Recommended(record | {"recommendation": self._choice(record, by)})
 
     def fit(
@@ -172,7 +177,7 @@ class Lab:
         """Probe the rows and fit p(t) for a method's source, masker and views: ``stabledllm fit``.
 
         Args:
-            parameters: of a function, those whose gradient ``ppots-gradient`` measures.
+            parameters: those whose gradient ``ppots-gradient`` is fitted to, as for :meth:`decompose_gradient`.
             batch: rows of a training step, which decide how finely strata or a lattice divide t.
             options: ``rows``, ``rates``, ``masks``, ``design``, ``starts``, ``family``, ``uniform_share``,
                 ``check_proxy``: the settings ``ppots`` of a recipe.
@@ -185,19 +190,24 @@ class Lab:
         probing = changed(ProbeOptions(), options, "fit")
         if parsed.signal == "output layer":
             need_head(self.model, method)
-        if parsed.signal == "gradient" or probing.check_proxy:
-            self.model.measure_gradient_of(parameters)
+        of_gradient = parsed.signal == "gradient" or (parsed.signal == "output layer" and probing.check_proxy)
+        if parameters is not None and not of_gradient:
+            raise UserError(f"fit: expected no parameters for '{parsed.name}', which probes no gradient of them.")
+        patterns = self.model.measure_gradient_of(parameters) if of_gradient else None
+        batch = self.batch if batch is None else batch
+        check_numbers(batch=batch)
         total = probe_forwards(parsed, probing, len(self.rows))
-        with shown(f"probe {parsed.name}", total, self._tell) as progress:
+        with shown(f"probe {parsed.name}", total, self._tell) as progress, self.model.kept_gradients():
             density = probe_and_fit(
                 self._metered,
                 self.rows,
                 parsed,
                 probing,
                 self.seed,
-                batch or self.batch,
+                batch,
                 progress=progress,
                 tokens_per_batch=self.tokens_per_batch,
+                parameters=patterns,
             )
         return FitResult(density.record, density)
 
@@ -212,28 +222,17 @@ class Lab:
     ) -> ELBOResult:
         """The bound on each row's log-likelihood from ``budget`` forward passes a row: :func:`stabledllm.elbo`.
 
+        It is the bound whatever the objective, of which it takes ``eps`` alone.
+
         Args:
             density: the fitted p(t) of a method with ppots, ``lab.fit(method).sampler``.
         """
-        started = time.perf_counter()
-        more = {"tokens_per_batch": self.tokens_per_batch} if self.tokens_per_batch else {}
-        with torch.no_grad(), evaluating(self.model):
-            bound = elbo(
-                self.model, self.rows, method, budget, seed=self.seed, step=step, density=density,
-                replicates=replicates, eps=self.objective.eps, mask_id=self._metered.mask_id,
-                pad_id=self._metered.pad_id, **more,
-            )  # fmt: skip
-        head = {
-            "model": self.name,
-            "data": self.data_name,
-            "method": method,
-            "config": {"budget": budget, "step": step, "replicates": bound.replicates, "eps": self.objective.eps},
-            "versions": versions(),
-            "device": device_name(self._device),
-            "seed": self.seed,
-            "seconds": time.perf_counter() - started,
-        }
-        return ELBOResult.of(bound, head, self.notes)
+        bound, record = measure_bound(
+            self._metered, self.rows, method, budget, seed=self.seed, step=step, eps=self.objective.eps,
+            density=density, replicates=replicates, tokens_per_batch=self.tokens_per_batch, data=self.data_name,
+            notes=self.notes,
+        )  # fmt: skip
+        return ELBOResult(record, bound)
 
     @property
     def _device(self) -> torch.device:
@@ -245,22 +244,23 @@ class Lab:
         check_marks(method, marks_in(self.rows))
         return method
 
-    def _decomposition(
-        self, names: Sequence[str] | None, given: dict, *, gradient: bool, parameters: Parameters = None
-    ) -> dict:
+    def _decomposition(self, names: Names, given: dict, *, gradient: bool, parameters: Parameters = None) -> dict:
         started = time.perf_counter()
+        if not gradient and ("grad" in given or parameters is not None):
+            raise UserError("decompose: expected no grad and no parameters where the gradient is not measured.")
         options = decompose_options(given, self.seed, self.batch)
         methods, notes = methods_to_measure(names, self._method, self.model, self.objective)
         check_methods(methods, gradient)
         if len(self.rows) < LEAST_ROWS:
             raise UserError(f"rows: expected at least {LEAST_ROWS} to measure variances, found {len(self.rows)}.")
+        parameters = options.grad.parameters if parameters is None else parameters
         patterns = self.model.measure_gradient_of(parameters) if gradient else None
-        key = (replace(options, grad=GradientOptions()), tuple(method.name for method in methods))
+        key = (replace(options, grad=GradientOptions()), *(method.name for method in methods), self._short.state())
         total = None if key in self._kept else planned_forwards(options, methods, len(self.rows))
-        with shown("decompose", total, self._tell) as progress:
+        with shown("decompose", total, self._tell) as progress, self.model.kept_gradients():
             if key not in self._kept:
                 lab = Laboratory(options, self._metered, self.rows, self.objective, progress, self.tokens_per_batch)
-                self._kept[key] = lab, measure_losses(lab, methods)
+                self._kept = {key: (lab, measure_losses(lab, methods))}
             lab, entries = self._kept[key]
             lab.progress, lab.options = progress, replace(options, grad=replace(options.grad, parameters=patterns))
             if gradient:
@@ -271,7 +271,7 @@ class Lab:
             model=self.name,
             data=self.data_name,
             config=config_of(lab.options, methods, gradient),
-            seed=self.seed,
+            seed=options.seed,
             device=self._device,
             seconds=time.perf_counter() - started,
             forwards=lab.meter.forwards,
@@ -283,15 +283,6 @@ class Lab:
 
     def _choice(self, record: dict, by: str | None) -> dict:
         def lines(record: dict, method: str, views: float, forwards: int) -> str:
-            rows = max(1, round(forwards / views))
-            return lines_to_paste(
-                self._method(method), self._metered.mask_id, self.objective, self.method_options, rows
-            )
+            return lines_to_paste(self._method(method), self._metered.mask_id, max(1, round(forwards / views)))
 
         return choose(record, by, lambda name: name, lines).as_dict()
-
-
-def _name_of(model_fn: ModelFn) -> str:
-    if isinstance(model_fn, nn.Module):
-        return type(model_fn).__name__
-    return getattr(model_fn, "__name__", type(model_fn).__name__)

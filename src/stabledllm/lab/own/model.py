@@ -5,7 +5,9 @@ Legend: N rows, L positions, S selected positions, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from types import SimpleNamespace
 
@@ -18,6 +20,9 @@ from stabledllm.models.loss_head import widened
 
 ModelFn = Callable[[Tensor, Tensor], object]
 """Called as ``model_fn(input_ids, attention_mask)``, int64 and bool, (N, L); gives logits (N, L, V) or ``.logits``."""
+_NAMES = "input_ids", "attention_mask"
+_WRAPPED = ("module", "_orig_mod", "base_model", "model")
+"""Where wrappers (data-parallel ones, compiled ones, peft) hold the model whose arguments they hand on."""
 Parameters = Iterable[str] | Iterable[Tensor] | str | None
 
 
@@ -44,6 +49,7 @@ class OwnModel(nn.Module):
         super().__init__()
         self.model_fn, self.shift = model_fn, shift
         self.is_module = isinstance(model_fn, nn.Module)
+        self.by_name = _takes_names(model_fn)
         self.head = [_head_of(model_fn, head)]  # in a list, or it would be registered a second time
         self._given: dict[str, Tensor] = {}
         if device is None:
@@ -70,7 +76,10 @@ class OwnModel(nn.Module):
         Raises:
             UserError: something else came out.
         """
-        out = self.model_fn(input_ids, attention_mask)
+        if self.by_name:
+            out = self.model_fn(input_ids=input_ids, attention_mask=attention_mask)
+        else:
+            out = self.model_fn(input_ids, attention_mask)
         logits = out if isinstance(out, Tensor) else getattr(out, "logits", None)
         if not isinstance(logits, Tensor):
             raise UserError(
@@ -83,6 +92,16 @@ class OwnModel(nn.Module):
                 f"{input_ids.shape[1]}, V), found {tuple(logits.shape)}."
             )
         return logits
+
+    @contextmanager
+    def kept_gradients(self) -> Iterator[None]:
+        """A context after which every parameter's ``.grad`` is what it was."""
+        before = [(p, p.grad) for p in self.parameters()]
+        try:
+            yield
+        finally:
+            for p, grad in before:
+                p.grad = grad
 
     def outputs_at(self, values: Tensor, selected: Tensor) -> Tensor:
         """Of the values at all positions, (N, L, ...), those that predict the selected ones, (S, ...), row-major."""
@@ -133,6 +152,32 @@ class OwnModel(nn.Module):
                 "parameters: expected the tensors whose gradient is measured, since model_fn is no module, found none; "
                 "pass parameters=model.parameters()."
             )
+
+
+def name_of(model_fn: ModelFn) -> str:
+    """What records call a model: the name of its class, or of the function."""
+    if isinstance(model_fn, nn.Module):
+        return type(model_fn).__name__
+    return getattr(model_fn, "__name__", type(model_fn).__name__)
+
+
+def _takes_names(model_fn: ModelFn) -> bool:
+    """Whether the arguments are ``input_ids`` and ``attention_mask`` by name; their order then does not matter.
+
+    LLaDA's second argument, for one, is ``inputs_embeds``.
+    """
+    while True:
+        try:
+            taken = inspect.signature(model_fn.forward if isinstance(model_fn, nn.Module) else model_fn).parameters
+        except (TypeError, ValueError):  # a callable of C has no signature
+            return False
+        if set(_NAMES) <= set(taken):
+            return True
+        hands_on = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+        inner = [m for name in _WRAPPED if isinstance(m := getattr(model_fn, name, None), nn.Module)]
+        if not hands_on or not inner:
+            return False
+        model_fn = inner[0]
 
 
 def _head_of(model_fn: ModelFn, head: nn.Module | str | None) -> nn.Module | None:

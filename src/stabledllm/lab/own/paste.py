@@ -10,22 +10,23 @@ from stabledllm.noise.objective import Objective
 from stabledllm.noise.parts import MethodOptions
 
 
-def lines_to_paste(method: Method, mask_id: int, objective: Objective, options: MethodOptions, rows: int) -> str:
+def lines_to_paste(method: Method, mask_id: int, rows: int) -> str:
     """Lines that fit p(t) where the method needs one, and make its ``Noise``, for steps of ``rows`` rows.
 
-    >>> print(lines_to_paste(Method.parse("lowdisc+ppots"), 9, Objective(), MethodOptions(), 32))
+    >>> print(lines_to_paste(Method.parse("lowdisc+ppots"), 9, 32))
     from stabledllm import Noise
     fitted = lab.fit('lowdisc+ppots', batch=32)
     noise = Noise('lowdisc+ppots', mask_id=9, p_of_t=fitted.sampler)  # 32 rows a step
     """
     names, lines, more = ["Noise"], [], ""
+    objective = method.objective
     if objective != Objective():
         names.append("Objective")
         given = {name: getattr(objective, name) for name in ("weighting", "normalization", "eps")}
         if objective.weighting == "power":
             given["power"] = objective.power
         more += f", objective=Objective({_changed(given, Objective)})"
-    if changed := set_options(vars(options), method.name):
+    if changed := set_options(vars(method.options), method.name):
         names.append("MethodOptions")
         more += f", options=MethodOptions({_changed(changed, MethodOptions)})"
     if method.needs_p:

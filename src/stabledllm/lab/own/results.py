@@ -11,7 +11,7 @@ from pathlib import Path
 from stabledllm.forward.elbo import RowELBO
 from stabledllm.noise.densities import Tabulated
 from stabledllm.ppots.record import FittedDensity
-from stabledllm.reports.cells import paragraph, table_html
+from stabledllm.reports.cells import lines_of_code, paragraph, table_html
 from stabledllm.reports.printed import decomposition_text, fit_details
 from stabledllm.reports.tables import Table, components_table, equal_compute_table, fit_table, gradient_table
 from stabledllm.runtime.files import write_json
@@ -19,14 +19,16 @@ from stabledllm.runtime.files import write_json
 _NO_PICTURES = "pictures need matplotlib, which is not installed: pip install matplotlib"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """A record of a measurement. ``str()`` is what the command line prints, a notebook shows tables and a picture."""
+    """A record of a measurement; printed it is what the command line prints, a notebook shows tables and a picture."""
 
     record: dict
     """The JSON form, as the command line stores it; in files NaN is null."""
 
     file_name = "record.json"
+    drawn = True
+    """Whether there are pictures of it."""
 
     def lines(self) -> Iterator[str]:
         """The lines that are printed."""
@@ -42,7 +44,7 @@ class Result:
 
     def pictures(self) -> Iterator[object]:
         """The matplotlib figures that a notebook shows; None where there is nothing to draw."""
-        yield from ()
+        raise NotImplementedError
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write the files that the command line writes, and return their paths.
@@ -51,20 +53,27 @@ class Result:
         """
         path = Path(folder).expanduser() / self.file_name
         write_json(path, self.record)
+        if not self.drawn:
+            return [path]
         if find_spec("matplotlib") is None:
             warnings.warn(f"wrote {path} alone: {_NO_PICTURES}.", stacklevel=2)
             return [path]
         return [path, *self._save_pictures(path)]
 
     def _save_pictures(self, path: Path) -> list[Path]:
-        return []
+        raise NotImplementedError
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         parts = [table_html(table) for table in self.tables()]
         parts += [paragraph(sentence) for sentence in self.sentences()]
+        if not self.drawn:
+            return "".join(parts)
         if find_spec("matplotlib") is None:
             return "".join([*parts, paragraph(f"No picture here: {_NO_PICTURES}.")])
         from stabledllm.reports.style import data_uri
@@ -73,7 +82,7 @@ class Result:
         return "".join([*parts, *(f'<img src="{uri}" style="max-width:100%">' for uri in drawn)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Decomposition(Result):
     """A, B and C, the curves over t and every method's noise: ``decomposition.json``."""
 
@@ -105,7 +114,7 @@ class Decomposition(Result):
         return save_decomposition_figures(self.record, path.parent)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recommended(Decomposition):
     """A decomposition with the method to train with, and the lines that plug it into one's own loop."""
 
@@ -126,10 +135,12 @@ class Recommended(Decomposition):
 
     def sentences(self) -> Iterator[str]:
         yield from self.record["recommendation"]["sentences"]
-        yield from self.recipe.splitlines()
+
+    def _repr_html_(self) -> str:
+        return super()._repr_html_() + lines_of_code(self.recipe)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FitResult(Result):
     """A fitted p(t): ``p_of_t.json``, which ``Noise``, ``AlphaScheduler`` and ``stabledllm train`` read."""
 
@@ -164,7 +175,7 @@ class FitResult(Result):
         return [save_fit_figure(self.record, path.with_suffix(".png"))]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ELBOResult(Result):
     """The bound on the log-likelihood of the rows, each with its error: ``elbo.json``."""
 
@@ -172,20 +183,7 @@ class ELBOResult(Result):
     """The values as tensors, in nats; ``bound.per_token()`` is per response token."""
 
     file_name = "elbo.json"
-
-    @classmethod
-    def of(cls, bound: RowELBO, head: dict, notes: list[str]) -> ELBOResult:
-        """The result of a bound; ``head`` says where it came from."""
-        each = zip(bound.value.tolist(), bound.stderr.tolist(), bound.tokens.tolist(), strict=True)
-        record = {"schema": "stabledllm/elbo/1"} | head
-        record |= {
-            "forward_passes": bound.forwards,
-            "mean": bound.mean.as_dict(),
-            "mean_per_token": bound.per_token().mean.as_dict(),
-            "rows": [{"value": value, "stderr": error, "tokens": tokens} for value, error, tokens in each],
-            "notes": list(notes),
-        }
-        return cls(record, bound)
+    drawn = False
 
     def lines(self) -> Iterator[str]:
         yield f"{next(self.tables())}"
