@@ -171,7 +171,8 @@ class LossMeter(Meter):
         Evaluation i draws its masks at position ``start + i`` of ``key``: the result does not depend on batching.
 
         Args:
-            row: index of the row of each evaluation, shape (n,). t: its mask ratio, float64, shape (n,).
+            row: index of the row of each evaluation, shape (n,).
+            t: its mask ratio, float64, shape (n,).
             sampler: density whose weight multiplies the losses; without it they are the plain l(x0, t, M).
 
         Returns:

@@ -79,7 +79,8 @@ class RowGradients(Meter):
         Gradients are flattened in the order of :attr:`parameters`.
 
         Args:
-            row: index of the row of each evaluation, shape (n,). t: its mask ratio, float64, shape (n,).
+            row: index of the row of each evaluation, shape (n,).
+            t: its mask ratio, float64, shape (n,).
         """
         with evaluating(self.model):
             for chunk in self.chunks(row, method.views.count):

@@ -72,8 +72,11 @@ class Noise:
 
     Args:
         method: any method without ``adaptive``, ``ema`` or ``syrm``, which need the Trainer or the tokenizer.
-        mask_id: the mask token. p_of_t: the saved density of a method with ppots, or a ``TSampler``.
-        objective: what is minimised. options: settings of the method's parts. seed: of everything drawn.
+        mask_id: the mask token.
+        p_of_t: the saved density of a method with ppots, or a ``TSampler``.
+        objective: what is minimised.
+        options: settings of the method's parts.
+        seed: of everything drawn.
 
     Raises:
         UserError: a method that cannot be used here, or a density that is missing, is another method's or is not used
