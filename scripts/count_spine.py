@@ -27,7 +27,7 @@ EXCLUDED = {
     "ppots/record.py": "the file format of a fitted density",
     "variance/comparison.py": "rows and sentences of decomposition.json, from figures that the others worked out",
 }
-LIMIT, AIM = 1700, 1500
+LIMIT, AIM = 1663, 1500
 _LAYOUT = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
 }  # fmt: skip

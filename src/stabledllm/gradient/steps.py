@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from stabledllm.data.rows import collate
-from stabledllm.errors import UserError
 from stabledllm.forward.meter import Meter
 from stabledllm.gradient.components import UNIT, as_positive, heavy_tail
 from stabledllm.gradient.parameters import chosen_parameters
@@ -206,25 +205,10 @@ class StepMeter(Meter):
         self.second_moment = total
         self._clear()
 
-    def precondition_from(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set Adam's second moments to those of an optimizer, divided by its correction for the first steps.
-
-        Raises:
-            UserError: a parameter that it does not train, or no second moments yet.
-        """
-        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-        second_moment = {}
-        for name, p in self.parameters.items():
-            state = optimizer.state.get(p, {}) if id(p) in groups else {}
-            if "exp_avg_sq" not in state:
-                raise UserError(f"optimizer: expected Adam's second moment of '{name}', found none; was there a step?")
-            second_moment[name] = state["exp_avg_sq"] / (1 - groups[id(p)]["betas"][1] ** int(state["step"]))
-        self.second_moment = second_moment
-
     def measure(self, method: Method, sampler: TSampler, *, rows: int, steps: int, seed: int) -> StepGradients:
         """Draw ``steps`` steps of ``rows`` iid data rows each, as training would, and take their gradients.
 
-        ``update`` needs :meth:`precondition` or :meth:`precondition_from`.
+        ``update`` needs :meth:`precondition`.
         """
         transforms = [t for t in TRANSFORMS if t != "update" or self.second_moment is not None]
         wide = sum(self.sizes.values()) * 4 * steps * len(transforms) > _BYTES

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,61 +12,43 @@ from torch import Tensor
 from stabledllm.errors import UserError
 
 
-class TSampler(Protocol):
-    """An object that draws the mask ratio t from a density p and knows that density and its importance weight.
-
-    ``t = icdf(u)`` for uniform u has density ``exp(log_prob(t))``. For an unbiased sampler
-    ``weight(t) = 1 / p(t)`` and E[weight] = 1 over all of [0, 1], so the objective's mean is unchanged.
-    """
-
-    name: str
-    unbiased: bool
-    """Whether weighting by ``weight`` keeps the objective's mean."""
-
-    def icdf(self, u: Tensor) -> Tensor:
-        """The mask ratios t of uniform u in [0, 1); same shape, float64."""
-        ...
-
-    def cdf(self, t: Tensor) -> Tensor:
-        """The probability of [0, t]; same shape, float64."""
-        ...
-
-    def log_prob(self, t: Tensor) -> Tensor:
-        """The natural logarithm of the density at t; minus infinity outside the support."""
-        ...
-
-    def weight(self, t: Tensor) -> Tensor:
-        """The importance weight of a row drawn at t."""
-        ...
-
-
 @dataclass(frozen=True)
 class Uniform:
-    """The uniform density on [0, 1]; every weight is 1.
+    """The uniform density on [0, 1], in which every weight is 1, and the pattern of the other samplers.
+
+    ``t = icdf(u)`` for uniform u has density ``exp(log_prob(t))``. For an unbiased sampler ``weight(t) = 1 / p(t)`` and
+    E[weight] = 1 over all of [0, 1], so the objective's mean is unchanged.
 
     >>> Uniform().icdf(torch.tensor([0.25, 0.5]))
     tensor([0.2500, 0.5000])
     """
 
+    low = 0.0
+    high = 1.0
     name = "uniform"
     unbiased = True
+    """Whether weighting by ``weight`` keeps the objective's mean."""
 
     def icdf(self, u: Tensor) -> Tensor:
-        return u
+        """The mask ratios t of uniform u in [0, 1); same shape."""
+        return self.low + (self.high - self.low) * u
 
     def cdf(self, t: Tensor) -> Tensor:
-        return t.clamp(0.0, 1.0)
+        """The probability of [0, t]; same shape."""
+        return ((t - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
 
     def log_prob(self, t: Tensor) -> Tensor:
-        inside = (t >= 0) & (t <= 1)
-        return torch.where(inside, 0.0, -torch.inf).to(t.dtype)
+        """The natural logarithm of the density at t; minus infinity outside the support."""
+        inside = (t >= self.low) & (t <= self.high)
+        return torch.where(inside, -math.log(self.high - self.low), -torch.inf).to(t.dtype)
 
     def weight(self, t: Tensor) -> Tensor:
+        """The importance weight of a row drawn at t."""
         return torch.ones_like(t)
 
 
 @dataclass(frozen=True)
-class Clipped:
+class Clipped(Uniform):
     """The uniform density on [low, high], with weight 1: biased, since ratios outside the interval are never trained.
 
     The paper's interval is not published; [0.3, 0.8] is dFactory's.
@@ -89,19 +70,6 @@ class Clipped:
             raise UserError(
                 f"clipped: expected an interval 0 <= low < high <= 1, found low={self.low:g}, high={self.high:g}."
             )
-
-    def icdf(self, u: Tensor) -> Tensor:
-        return self.low + (self.high - self.low) * u
-
-    def cdf(self, t: Tensor) -> Tensor:
-        return ((t - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
-
-    def log_prob(self, t: Tensor) -> Tensor:
-        inside = (t >= self.low) & (t <= self.high)
-        return torch.where(inside, -math.log(self.high - self.low), -torch.inf).to(t.dtype)
-
-    def weight(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
 
 
 class Tabulated:
@@ -178,3 +146,7 @@ class Tabulated:
     def relative_ess(self) -> float:
         """The relative effective sample size of the weights, ``1 / ∫ 1/p dt`` in (0, 1]."""
         return 1.0 / float((1.0 / self.density).mean())
+
+
+TSampler = Uniform | Clipped | Tabulated
+"""An object that draws the mask ratio t from a density p and knows that density and its importance weight."""
