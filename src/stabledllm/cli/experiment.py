@@ -17,9 +17,9 @@ def experiment(
     recipe: Annotated[str, typer.Argument(help="A shipped experiment (see 'ls') or a YAML file.")],
     overrides: Overrides = None,
     jobs: Annotated[
-        int | None,
-        typer.Option(help="Runs at the same time, with equal shares of the threads; 1, or one a device."),
-    ] = None,
+        str,
+        typer.Option(help="Runs at the same time; auto: one a GPU, or one a CPU thread where memory allows it."),
+    ] = "auto",
     devices: Annotated[str | None, typer.Option(help="Accelerators for the jobs, such as 0,1,2,3.")] = None,
     wait: Annotated[bool, typer.Option(help="In the end for runs that other processes are at.")] = True,
 ) -> None:
@@ -28,7 +28,7 @@ def experiment(
 
 
 def run(
-    recipe: str, overrides: Sequence[str], jobs: int | None = None, devices: str | None = None, wait: bool = True
+    recipe: str, overrides: Sequence[str], jobs: str = "auto", devices: str | None = None, wait: bool = True
 ) -> None:
     """Check every run, do them all, print the tables, and write ``results.json``."""
     from stabledllm.config import TrainSettings, load_recipe
@@ -41,6 +41,7 @@ def run(
     from stabledllm.experiment.idle import idle_overrides
     from stabledllm.experiment.planned import runs_of
     from stabledllm.experiment.run import run_experiment
+    from stabledllm.experiment.side_by_side import side_by_side
     from stabledllm.experiment.validation import check_run
     from stabledllm.reports.printed import experiment_text
     from stabledllm.runtime.failures import working_on
@@ -54,8 +55,10 @@ def run(
     numbers = [number.strip() for number in devices.split(",")] if devices else []
     if devices and not all(numbers):
         raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")
-    count = jobs if jobs is not None else max(1, len(numbers))
+    beside = side_by_side([run.settings for run in runs], len(runs) * len(settings.seeds), jobs, numbers)
+    if beside.jobs > 1:
+        say(beside.sentence())
     with working_on(settings.out):
-        results = run_experiment(settings, say, count, devices=numbers, wait=wait)
+        results = run_experiment(settings, say, beside.jobs, devices=beside.devices, wait=wait)
     say_all(experiment_text(results))
     say(f"wrote {Path(settings.out) / 'results.json'}")
