@@ -75,7 +75,8 @@ class MDLMTrainer(Loop):
         nll = F.cross_entropy(outputs.logits.transpose(1, 2), ids, reduction="none") * masked
         if self.loss_weight_type == "scheduler":
             nll = nll / t[:, None]
-        norms = {"token": maskable.sum(), "batch": len(ids), "sequence": maskable.sum(1, keepdim=True) * len(ids)}
+        size = maskable.sum(1, keepdim=True)
+        norms = {"token": size.sum().clamp_min(1), "batch": len(ids), "sequence": size.clamp_min(1) * len(ids)}
         loss = (nll / norms[self.loss_norm_type]).sum()
         return (loss, outputs) if return_outputs else loss
 

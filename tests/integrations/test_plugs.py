@@ -141,6 +141,21 @@ def test_dllm_draws_one_step_whatever_its_micro_batches(method, split):
     assert torch.equal(attention, batch["attention_mask"][whole.source])
 
 
+@pytest.mark.statistical
+@pytest.mark.parametrize("norm", ["token", "sequence", "batch"])
+def test_dllm_counts_a_row_without_labels_as_0(norm):
+    """A prompt that was cut leaves such rows; dllm's mean is over them too, and training goes on."""
+    trainer, model, batch = dllm(method="lowdisc+fixedcount", loss_norm_type=norm), Guess(), batch_of()
+    batch["labels"][[1, 6]] = -100
+    torch.manual_seed(0)
+    published = torch.stack([plugs.MDLMTrainer.compute_loss(trainer, model, batch).detach() for _ in range(400)])
+    ours = torch.stack([in_step(trainer, model, [dict(batch)], step)[0].detach() for step in range(400)])
+    assert abs(published.mean() - ours.mean()) <= Z * ((published.var() + ours.var()) / 400) ** 0.5
+    batch["labels"][:] = -100
+    (loss,) = in_step(trainer, model, [dict(batch)], 0)
+    assert float(loss.detach()) == 0
+
+
 def test_dllm_in_blocks_shows_noisy_and_clean_under_the_attention_of_blocks():
     trainer, batch, model = dllm(plugs.BD3LMTrainer, "mirror"), batch_of(4, length=6), Guess()
     (loss,) = in_step(trainer, model, [dict(batch)], 1)
@@ -331,6 +346,15 @@ def test_the_collators_weights_add_up_to_the_steps_mean(method, key):
         assert total == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_smaller_last_batch_that_is_the_step_is_a_mean_over_its_own_rows():
+    batch, model, noise = batch_of(3), Guess(), Noise("lowdisc+mirror", mask_id=MASK)
+    noisy = NoisyCollator(lambda _: dict(batch), noise, rows=8)(None)
+    taken = noise.draw(batch["input_ids"], batch["labels"] != -100, 0)
+    assert float(weighted_loss(model(noisy["input_ids"]).logits, noisy).detach()) == pytest.approx(
+        float(taken.loss(model(taken.input_ids).logits).detach()), rel=1e-6
+    )
+
+
 def test_around_trls_own_collator():
     """The real package, where it is installed."""
     theirs = pytest.importorskip("trl.trainer.sft_trainer").DataCollatorForLanguageModeling
@@ -417,6 +441,7 @@ def collated(batch, noise=None, rows=8):
         (q_sample, ["DreamNoise.start"]),
         (lambda: q_sample(started([3])), ["3 rows", "found 2"]),
         (lambda: q_sample(started([2]), t=torch.ones(2)), ["no min, max, t or t_mask"]),
+        (lambda: started([1]).q_sample(torch.tensor([[1, MASK]]), torch.ones(1, 2).bool(), MASK), ["mask token 9"]),
         (lambda: started([2]).start(1, [2]), ["1 more times"]),
         (lambda: collated({"input_ids": torch.zeros(1, 2).long()}), ["labels or completion_mask", "input_ids"]),
         (lambda: collated({"input_ids": torch.zeros(1, 2).long(), "position_ids": 0}), ["padding_free=False"]),

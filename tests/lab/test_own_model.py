@@ -70,6 +70,7 @@ def ignores_padding(ids, mask):
         (lambda ids, mask: torch.full((*ids.shape, MASK), torch.nan), "expected finite cross-entropies"),
         (lambda ids, mask: torch.rand(*ids.shape, MASK), "found others at the second call; is dropout on?"),
         (nn.Embedding(3, 3), "found that it fails: TypeError"),
+        (lambda ids, mask: torch.ones(*ids.shape, MASK).long(), "logits that are floating-point numbers, found int64."),
     ],
 )
 def test_a_model_that_does_not_do_what_is_assumed_is_refused(model, told):
@@ -105,6 +106,8 @@ def test_logits_that_exclude_the_mask_token_are_taken():
         ({"tokens_per_batch": 0}, "tokens_per_batch: expected a whole number from 1 to 2147483647, found 0."),
         ({"seed": -1}, "seed: expected a whole number from 0 to 4294967295, found -1."),
         ({"mask_id": 99}, "found that it fails: IndexError"),
+        ({"objective": "token"}, "objective: expected stabledllm.Objective(...), found 'token'."),
+        ({"method_options": {}}, "method_options: expected stabledllm.MethodOptions(...), found {}."),
         ({"batch": 0}, "batch: expected a whole number from 1 to 1000000, found 0."),
         ({"head": "heads"}, "head: expected a module of the model or its name, found 'heads' (did you mean 'head'?)."),
     ],
@@ -144,6 +147,31 @@ def test_arguments_are_given_by_name_where_they_have_these_names():
         assert torch.equal(lab(model).elbo(budget=2).bound.value, plain)
 
 
+def test_a_mask_that_stands_elsewhere_among_the_arguments_is_given_by_name():
+    """Ids under a name of their own come first; what may be given by place alone is."""
+    model = Looped()
+
+    def positions_second(tokens, positions=None, attention_mask=None):
+        assert positions is None
+        assert attention_mask.dtype == torch.bool
+        return model(tokens)
+
+    def by_place(input_ids, attention_mask, /):
+        assert attention_mask.dtype == torch.bool
+        return model(input_ids)
+
+    plain = lab(model).elbo(budget=2).bound.value
+    for function in (positions_second, by_place, lambda ids, *, attention_mask: model(ids)):
+        assert torch.equal(lab(function).elbo(budget=2).bound.value, plain)
+
+
+def test_a_prompt_s_id_beyond_the_embeddings_is_refused_with_its_row():
+    data = rows()
+    data[5] = (torch.tensor([1, 99, *range(7)]), 3)
+    with pytest.raises(UserError, match="row 5: expected ids that the model has embeddings for, found 99"):
+        lab(Looped(), data)
+
+
 def test_mode_and_gradients_are_the_caller_s_afterwards():
     model = Looped(dropout=0.5).train()
     model.block.bias.grad = torch.ones(8, dtype=torch.float64)
@@ -162,7 +190,7 @@ def parts(model, parameters):
 def test_parameters_by_name_beginning_pattern_and_themselves():
     model = Looped()
     by_name = parts(model, ["block.weight", "block.bias"])
-    for same in ("block", "block.*", list(model.block.parameters())):
+    for same in ("block", "block.*", list(model.block.parameters()), model.block):
         assert parts(model, same) == by_name
     assert parts(model, None) != by_name
     function = lambda ids, mask: model(ids).logits  # noqa: E731
@@ -185,6 +213,7 @@ def test_p_is_fitted_to_the_gradient_of_the_parameters_named():
         ("blok", "parameters: no trained parameter matches 'blok' (known: embedding.weight, block.weight,"),
         ([nn.Parameter(torch.zeros(2))], "expected trained parameters of the model, found a tensor of shape (2,)"),
         ([5], "parameters: expected parameters or their names, found int."),
+        (5, "parameters: expected parameters or their names, found int."),
         ([], "parameters: expected at least one parameter, found none."),
     ],
 )
@@ -198,6 +227,26 @@ def test_a_function_must_be_given_its_parameters():
     for given in (None, ["block"], [torch.zeros(2)]):
         with pytest.raises(UserError, match="since model_fn is no module"):
             function.decompose_gradient(given, **SMALL)
+
+
+def test_a_gradient_that_reaches_no_parameter_is_said():
+    model = Looped()
+    function = lambda ids, mask: model(ids).logits  # noqa: E731
+    for wrong, given in ((torch.no_grad()(function), model.parameters()), (function, Looped().parameters())):
+        with pytest.raises(UserError, match="found that no gradient reaches them"):
+            lab(wrong).decompose_gradient(given, **SMALL)
+    for off in (torch.no_grad(), torch.inference_mode()):
+        with off, pytest.raises(UserError, match="expected a call outside of"):
+            lab(model).fit("ppots-gradient")
+
+
+def test_rows_of_one_token_have_a_gradient():
+    found = lab(Looped(), [(ids[:1], 0) for ids, _ in rows()]).decompose_gradient(
+        methods=["fixedcount"], grad=GRAD, **SMALL
+    )
+    parts = found.record["gradient"]
+    assert parts["mask_pattern"]["value"] >= 0
+    assert parts["data"]["value"] > 0
 
 
 def test_without_a_head_its_method_is_left_out_and_said_or_refused():
@@ -237,6 +286,7 @@ def test_gradients_and_the_head_s_norms_are_autograd_s_whatever_the_layers(shift
         (lambda lab: lab.decompose(probe=3), "probe: expected a dictionary of options, found int."),
         (lambda lab: lab.decompose(methods=["stratz"]), "unknown part 'stratz' (did you mean 'strats'?)."),
         (lambda lab: lab.decompose(methods=["adaptive"]), "expected a density that is fixed"),
+        (lambda lab: lab.decompose(methods=[3]), "methods: expected names of methods, found 3."),
         (lambda lab: lab.decompose(methods=["isad"]), "expected rows with data.delimiters"),
         (lambda lab: lab.fit("standard"), "fit: expected a method with 'ppots', found 'standard'."),
         (lambda lab: lab.fit(bath=2), "fit: unknown option 'bath'"),

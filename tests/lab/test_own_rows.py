@@ -68,6 +68,10 @@ GOOD = (IDS[0], 1)
         (([4, -5], 1), "row 1: expected ids from 0 to 2**31 - 1, found -5."),
         (([], 0), "row 1: expected at least one token, found none."),
         ((torch.zeros(2, 3).long(), 1), "row 1: expected ids of one dimension, whole numbers, found int64 (2, 3)."),
+        (
+            (np.array([4, 5, 6], dtype=object), 1),
+            "row 1: expected ids of one dimension, whole numbers, found object (3,).",
+        ),
         ((torch.zeros(3), 1), "row 1: expected ids of one dimension, whole numbers, found float32 (3,)."),
         (5, "row 1: expected a TokenRow, a pair (ids, prompt_length), or a dictionary"),
         (("text", 1), "row 1: expected a TokenRow, a pair"),
@@ -102,3 +106,21 @@ def test_a_wrong_row_is_refused_with_its_index(wrong, told):
 def test_what_is_no_sequence_of_rows_is_refused(rows, prompt_length, told):
     with pytest.raises(UserError, match=re.escape(told)):
         own_rows(rows, MASK, prompt_length)
+
+
+class MapStyle(torch.utils.data.Dataset):
+    """A data set of torch as most are written: it has a length and items, and no end by itself."""
+
+    def __len__(self):
+        return len(IDS)
+
+    def __getitem__(self, i):
+        return {"input_ids": torch.tensor(IDS[i % len(IDS)]), "prompt_length": 1}
+
+
+def test_a_data_set_of_torch_and_views_of_arrays_are_taken():
+    plain = own_rows([(ids, 1) for ids in IDS], MASK)
+    assert own_rows(MapStyle(), MASK) == plain
+    assert own_rows([(np.array(ids, dtype=np.uint16)[::-1][::-1], 1) for ids in IDS], MASK) == plain
+    turned = own_rows([(np.array(ids[::-1])[::-1], 1) for ids in IDS], MASK)  # a negative stride
+    assert turned == plain

@@ -163,7 +163,8 @@ def points_of(
     least = max(meter.objective.eps, 1.0 / float(size.double().median())) if counted else meter.objective.eps
     edges = rate_edges(rates, least)
     if counted:  # below 1 / P every count is 1
-        edges = torch.cat((edges[:1], edges[edges > 1.0 / float(size.max())]))
+        inner = edges[1:-1]
+        edges = torch.cat((edges[:1], inner[inner > 1.0 / float(size.max())], edges[-1:]))
     cell = torch.arange(len(edges) - 1).repeat_interleave(masks_per_cell(edges, masks))
     a, n = len(chosen), len(cell)
     u = key.row_uniforms(Stream.RATE, torch.arange(a * n)).view(a, n)

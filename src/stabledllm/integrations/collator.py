@@ -83,7 +83,9 @@ class NoisyCollator:
 
     Args:
         collator: the user's own. noise: what is drawn. accumulation: micro-batches of a step on this rank.
-        rows: rows of a micro-batch. rank, ranks: those of torch.distributed without them, if it is initialised.
+        rows: rows of a micro-batch. A smaller one, at an epoch's end, gives the mean over its own rows where it is the
+            whole step; in a step of several every row still counts 1 / (rows of a full step).
+        rank, ranks: those of torch.distributed without them, if it is initialised.
         strided: how the sampler deals rows to ranks, as in :func:`~stabledllm.integrations.step_positions`.
 
     Raises:
@@ -115,9 +117,9 @@ class NoisyCollator:
         held = len(batch["input_ids"])
         if held > self.rows:
             raise UserError(f"NoisyCollator: expected at most rows={self.rows} rows in a micro-batch, found {held}.")
-        positions, step_rows = step_positions(
-            [self.rows] * self.accumulation, rank=self.rank, ranks=self.ranks, strided=self.strided
-        )
+        alone = self.accumulation == self.ranks == 1  # the batch is the step, the smaller last one of an epoch too
+        sizes = [held] if alone else [self.rows] * self.accumulation
+        positions, step_rows = step_positions(sizes, rank=self.rank, ranks=self.ranks, strided=self.strided)
         noisy = noisy_batch(batch, self.noise, step, positions[micro_batch][:held], step_rows)
         self._calls += 1
         return noisy

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.integrations.noise import Noise, NoisyRows
-from stabledllm.integrations.trainer import StepRows
+from stabledllm.integrations.trainer import StepPlace, StepRows
 from stabledllm.loss import reduce_loss, token_losses
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import MethodOptions
@@ -38,7 +38,8 @@ class DllmNoise(StepRows):
     t comes from the method's source, spread over the whole optimizer step: all ranks and accumulation. Micro-batches
     are normalised as dllm does (``loss_norm_type``), so that the mean of every micro-batch's loss and gradient is
     dllm's own, for every unbiased method. ``right_shift_logits``, ``time_epsilon``, ``loss_weight_type`` and dllm's
-    metrics keep their meaning, ``args.seed`` is the noise's seed, and evaluation stays dllm's.
+    metrics keep their meaning, ``args.seed`` is the noise's seed, and evaluation stays dllm's. A row without labels (a
+    prompt that was cut) counts as 0, as there.
 
     Args:
         method: any method of :class:`~stabledllm.integrations.Noise`; every view is a forward.
@@ -81,11 +82,15 @@ class DllmNoise(StepRows):
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         place = self.take_place(inputs)
         inputs = self._preprocess_inputs(inputs)
-        ids, maskable = inputs["input_ids"], inputs["labels"] != -100
+        trained = (inputs["labels"] != -100).any(1)
+        if not bool(trained.any()):
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        ids, maskable = inputs["input_ids"][trained], inputs["labels"][trained] != -100
         size = maskable.sum(1)
-        divisor = float(size.sum()) if self.loss_norm_type == "token" else float(len(ids))
-        taken = self.draw_rows(ids, maskable, place, divisor)
+        divisor = float(size.sum()) if self.loss_norm_type == "token" else float(len(trained))
+        taken = self.draw_rows(ids, maskable, StepPlace(place.position[trained], place.step_rows), divisor)
         attention = inputs.get("attention_mask")
+        attention = None if attention is None else attention[trained]
         outputs = self._postprocess_outputs(
             self._forward(model, taken, None if attention is None else attention[taken.source])
         )

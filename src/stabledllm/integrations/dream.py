@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.errors import UserError
-from stabledllm.integrations.noise import Noise
+from stabledllm.integrations.noise import Noise, refuse_masked
 from stabledllm.integrations.step import step_positions
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import MethodOptions
@@ -99,7 +99,8 @@ class DreamNoise:
             eos_token_id: if given, the end tokens that close a row are masked all or none, as one token.
 
         Raises:
-            UserError: a call that ``start`` did not announce, or a min, max, t or t_mask of one's own.
+            UserError: a call that ``start`` did not announce, a min, max, t or t_mask of one's own, or a row that holds
+                the mask token.
         """
         if (min, max) != (0.0, 1.0) or t is not None or t_mask is not None:
             raise UserError("q_sample: expected no min, max, t or t_mask, as the method draws them, found one.")
@@ -109,6 +110,7 @@ class DreamNoise:
         if len(position) != len(input_ids):
             raise UserError(f"q_sample: expected {len(position)} rows, as start was told, found {len(input_ids)}.")
         maskable = maskable_mask.bool()
+        refuse_masked(input_ids, maskable, mask_token_id)
         closing = _closing(input_ids, maskable, eos_token_id)
         units = maskable & ~(closing & (closing.cumsum(1) > 1))
         taken = self.noise.draw(

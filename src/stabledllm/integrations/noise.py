@@ -128,7 +128,7 @@ class Noise:
         if not bool(maskable.any(1).all()):
             empty = int((~maskable.any(1)).nonzero()[0])
             raise UserError(f"Noise: row {empty} of the batch: expected at least one maskable token, found none.")
-        _refuse_masked(input_ids, maskable, self.mask_id)
+        refuse_masked(input_ids, maskable, self.mask_id)
         if (positions is None) != (step_rows is None):
             raise UserError("Noise: expected positions and step_rows together, found one of them.")
         if "delimiter" in self.method.marks and delimiter is None:
@@ -176,7 +176,7 @@ class Noise:
         return density.sampler
 
 
-def _refuse_masked(input_ids: Tensor, maskable: Tensor, mask_id: int) -> None:
+def refuse_masked(input_ids: Tensor, maskable: Tensor, mask_id: int) -> None:
     """Refuse rows that hold the mask token before their padding: it would be a target, or look masked."""
     within = maskable.flip(1).cummax(1).values.flip(1)
     wrong = ((input_ids == mask_id) & within).any(1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from stabledllm.data.rows import collate
 from stabledllm.data.token_rows import TokenRow, lengths_of
 from stabledllm.errors import UserError
+from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.lab.own.model import OwnModel
 from stabledllm.models.evaluating import evaluating
 
@@ -32,7 +33,6 @@ class ShortRows:
         self.ids = torch.where(self.batch["maskable"], mask_id, self.batch["input_ids"])
         self.model = model
 
-    @torch.no_grad()
     def losses(self, count: int = 2, length: int | None = None) -> Tensor:
         """The cross-entropies of the first rows, cut to a length, at their masked tokens."""
         names = "attention_mask", "maskable", "input_ids"
@@ -42,7 +42,8 @@ class ShortRows:
 
     def state(self) -> tuple[float, ...]:
         """Numbers that are others once the model has been trained further."""
-        return tuple(self.losses().tolist())
+        with torch.no_grad():
+            return tuple(self.losses().tolist())
 
 
 @torch.no_grad()
@@ -58,7 +59,8 @@ def check_own_model(short: ShortRows, rows: Sequence[TokenRow]) -> list[str]:
     model, ids, mask = short.model, short.ids, short.batch["attention_mask"]
     with evaluating(model):
         logits = _first(model, ids, mask)
-    _check_vocabulary(logits, rows)
+        _check_vocabulary(logits, rows)
+        _check_largest(short, rows)
     whole = short.losses()
     if not bool(whole.isfinite().all()):
         raise UserError("model_fn: expected finite cross-entropies, found NaN or infinity on masked rows.")
@@ -99,6 +101,46 @@ def _check_vocabulary(logits: Tensor, rows: Sequence[TokenRow]) -> None:
             raise UserError(
                 f"row {i}: expected ids below {logits.shape[-1]}, as many as there are logits, found {largest}."
             )
+
+
+def _check_largest(short: ShortRows, rows: Sequence[TokenRow]) -> None:
+    """Refuse a row whose ids, the prompt's too, are more than the model has embeddings for: it is tried on the largest.
+
+    Raises:
+        UserError: naming the row.
+    """
+    place, row = max(enumerate(rows), key=lambda numbered: max(numbered[1].input_ids))
+    ids = short.ids.new_tensor([row.input_ids])
+    try:
+        short.model.logits(ids, torch.ones_like(ids, dtype=torch.bool))
+    except IndexError as error:
+        raise UserError(
+            f"row {place}: expected ids that the model has embeddings for, found {max(row.input_ids)}, at which it "
+            f"fails: {error}"
+        ) from error
+
+
+def check_gradient(short: ShortRows, patterns: Sequence[str] | None) -> None:
+    """Check that the losses depend on the parameters whose gradient is to be measured; one short backward.
+
+    Args:
+        patterns: of their names, as ``chosen_parameters`` takes them.
+
+    Raises:
+        UserError: no gradient reaches any of them.
+    """
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+        raise UserError("gradient: expected a call outside of torch.no_grad() and inference_mode(), found it inside.")
+    parameters = list(chosen_parameters(short.model, patterns).values())
+    loss = short.losses().sum()
+    if loss.requires_grad:
+        reached = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if any(gradient is not None and bool(gradient.any()) for gradient in reached):
+            return
+    raise UserError(
+        "model_fn: expected losses that depend on the parameters whose gradient is measured, found that no gradient "
+        "reaches them; is it under torch.no_grad(), or are they another model's?"
+    )
 
 
 def _equal(one: Tensor, other: Tensor, allowed: float) -> bool:

@@ -37,6 +37,17 @@ def check_numbers(**numbers: int | None) -> None:
             check_whole(name, value, least, most)
 
 
+def check_kinds(**given: tuple[object, type]) -> None:
+    """Refuse arguments of a Lab that are neither None nor of their kind.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name, (value, kind) in given.items():
+        if value is not None and not isinstance(value, kind):
+            raise UserError(f"{name}: expected stabledllm.{kind.__name__}(...), found {value!r}.")
+
+
 def changed(plain: Any, given: Any, where: str) -> Any:
     """Options with some changed: by a dictionary, or by an object of the same kind that takes their place.
 
@@ -90,6 +101,8 @@ def methods_to_measure(
         notes = [f"{name}: left out, as the model names no output layer; give Lab its head." for name in left_out]
     elif isinstance(names, str):
         names = [name.strip() for name in names.split(",")]
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise UserError(f"methods: expected names of methods, found {wrong[0]!r}.")
     methods = list(map(parse, [STANDARD, *names]))
     for method in methods:
         if method.signal == "output layer":

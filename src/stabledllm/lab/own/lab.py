@@ -28,10 +28,11 @@ from stabledllm.lab.measure.probe_and_fit import probe_and_fit, probe_forwards
 from stabledllm.lab.measure.progress import Tell
 from stabledllm.lab.measure.recommendation import QUANTITIES, choose, is_comparable
 from stabledllm.lab.own.bound import measure_bound
-from stabledllm.lab.own.checks import ShortRows, check_own_model
+from stabledllm.lab.own.checks import ShortRows, check_gradient, check_own_model
 from stabledllm.lab.own.given import (
     Names,
     changed,
+    check_kinds,
     check_numbers,
     config_of,
     decompose_options,
@@ -115,6 +116,7 @@ class Lab:
                 f"model_fn: expected a function of (input_ids, attention_mask), found {type(model_fn).__name__}."
             )
         check_numbers(mask_id=mask_id, pad_id=pad_id, seed=seed, batch=batch, tokens_per_batch=tokens_per_batch)
+        check_kinds(objective=(objective, Objective), method_options=(method_options, MethodOptions))
         self.rows = own_rows(rows, mask_id, prompt_length)
         self.model = OwnModel(model_fn, shift=shift, head=head, device=device)
         self.objective, self.method_options = objective or Objective(), method_options or MethodOptions()
@@ -147,8 +149,8 @@ class Lab:
         A loss that was measured last, under the same options and of the same weights, is not measured again.
 
         Args:
-            parameters: those whose gradient is measured: parameters, or of a module names, beginnings of names
-                (``"layers.3"``) or patterns (``"*.weight"``); None takes all that require a gradient.
+            parameters: those whose gradient is measured: parameters, a module that holds them, or of a module names,
+                beginnings of names (``"layers.3"``) or patterns (``"*.weight"``); None takes all that are trained.
             options: further ``grad``, a dictionary of ``rows``, ``view_rows``, ``rates``, ``masks``, ``steps``, ...
         """
         return Decomposition(self._decomposition(methods, options, gradient=True, parameters=parameters))
@@ -193,7 +195,7 @@ class Lab:
         of_gradient = parsed.signal == "gradient" or (parsed.signal == "output layer" and probing.check_proxy)
         if parameters is not None and not of_gradient:
             raise UserError(f"fit: expected no parameters for '{parsed.name}', which probes no gradient of them.")
-        patterns = self.model.measure_gradient_of(parameters) if of_gradient else None
+        patterns = self._gradient_of(parameters) if of_gradient else None
         batch = self.batch if batch is None else batch
         check_numbers(batch=batch)
         total = probe_forwards(parsed, probing, len(self.rows))
@@ -238,6 +240,11 @@ class Lab:
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def _gradient_of(self, parameters: Parameters) -> list[str] | None:
+        patterns = self.model.measure_gradient_of(parameters)
+        check_gradient(self._short, patterns)
+        return patterns
+
     def _method(self, name: str) -> Method:
         method = Method.parse(name, self.method_options, self.objective)
         check_model(method, self.name, autoregressive=False)
@@ -254,7 +261,7 @@ class Lab:
         if len(self.rows) < LEAST_ROWS:
             raise UserError(f"rows: expected at least {LEAST_ROWS} to measure variances, found {len(self.rows)}.")
         parameters = options.grad.parameters if parameters is None else parameters
-        patterns = self.model.measure_gradient_of(parameters) if gradient else None
+        patterns = self._gradient_of(parameters) if gradient else None
         key = (replace(options, grad=GradientOptions()), *(method.name for method in methods), self._short.state())
         total = None if key in self._kept else planned_forwards(options, methods, len(self.rows))
         with shown("decompose", total, self._tell) as progress, self.model.kept_gradients():

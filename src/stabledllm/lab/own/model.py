@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from inspect import Parameter
 from types import SimpleNamespace
 
 import torch
@@ -23,7 +24,7 @@ ModelFn = Callable[[Tensor, Tensor], object]
 _NAMES = "input_ids", "attention_mask"
 _WRAPPED = ("module", "_orig_mod", "base_model", "model")
 """Where wrappers (data-parallel ones, compiled ones, peft) hold the model whose arguments they hand on."""
-Parameters = Iterable[str] | Iterable[Tensor] | str | None
+Parameters = Iterable[str] | Iterable[Tensor] | nn.Module | Tensor | str | None
 
 
 class OwnModel(nn.Module):
@@ -49,7 +50,7 @@ class OwnModel(nn.Module):
         super().__init__()
         self.model_fn, self.shift = model_fn, shift
         self.is_module = isinstance(model_fn, nn.Module)
-        self.by_name = _takes_names(model_fn)
+        self.named = _names_taken(model_fn)
         self.head = [_head_of(model_fn, head)]  # in a list, or it would be registered a second time
         self._given: dict[str, Tensor] = {}
         if device is None:
@@ -76,10 +77,9 @@ class OwnModel(nn.Module):
         Raises:
             UserError: something else came out.
         """
-        if self.by_name:
-            out = self.model_fn(input_ids=input_ids, attention_mask=attention_mask)
-        else:
-            out = self.model_fn(input_ids, attention_mask)
+        given = dict(zip(_NAMES, (input_ids, attention_mask), strict=True))
+        by_place = [value for name, value in given.items() if name not in self.named]
+        out = self.model_fn(*by_place, **{name: given[name] for name in self.named})
         logits = out if isinstance(out, Tensor) else getattr(out, "logits", None)
         if not isinstance(logits, Tensor):
             raise UserError(
@@ -91,6 +91,9 @@ class OwnModel(nn.Module):
                 f"model_fn: expected logits of shape (rows, length, vocabulary) = ({input_ids.shape[0]}, "
                 f"{input_ids.shape[1]}, V), found {tuple(logits.shape)}."
             )
+        if not logits.is_floating_point():
+            kind = str(logits.dtype).removeprefix("torch.")
+            raise UserError(f"model_fn: expected logits that are floating-point numbers, found {kind}.")
         return logits
 
     @contextmanager
@@ -117,15 +120,13 @@ class OwnModel(nn.Module):
         """Patterns, as ``chosen_parameters`` takes them, of the parameters that are named or given.
 
         Args:
-            parameters: parameters themselves, or of a module names, beginnings of names (``layers.3``) or patterns
-                (``layers.*.weight``); None takes all that require a gradient.
+            parameters: parameters themselves, a module that holds them, or of a module names, beginnings of names
+                (``layers.3``) or patterns (``layers.*.weight``); None takes all that require a gradient.
 
         Raises:
             UserError: parameters that are not the model's or require no gradient, or none of a function.
         """
-        if isinstance(parameters, str):
-            parameters = [parameters]
-        given = None if parameters is None else list(parameters)
+        given = _list_of(parameters)
         if not self.is_module:
             return self._of_function(given)
         if given is None:
@@ -161,22 +162,40 @@ def name_of(model_fn: ModelFn) -> str:
     return getattr(model_fn, "__name__", type(model_fn).__name__)
 
 
-def _takes_names(model_fn: ModelFn) -> bool:
-    """Whether the arguments are ``input_ids`` and ``attention_mask`` by name; their order then does not matter.
+def _list_of(parameters: object) -> list | None:
+    """What was given as parameters, one by one; None stays None.
 
-    LLaDA's second argument, for one, is ``inputs_embeds``.
+    Raises:
+        UserError: neither parameters nor names.
+    """
+    if parameters is None:
+        return None
+    if isinstance(parameters, nn.Module):
+        return list(parameters.parameters())
+    if isinstance(parameters, str | Tensor):
+        return [parameters]
+    if not isinstance(parameters, Iterable):
+        raise UserError(f"parameters: expected parameters or their names, found {type(parameters).__name__}.")
+    return list(parameters)
+
+
+def _names_taken(model_fn: ModelFn) -> tuple[str, ...]:
+    """Which of ``input_ids`` and ``attention_mask`` are given by name: those that it has, for the order may be another.
+
+    LLaDA's second argument, for one, is ``inputs_embeds``. Ids under another name come first.
     """
     while True:
         try:
             taken = inspect.signature(model_fn.forward if isinstance(model_fn, nn.Module) else model_fn).parameters
         except (TypeError, ValueError):  # a callable of C has no signature
-            return False
-        if set(_NAMES) <= set(taken):
-            return True
+            return ()
+        named = tuple(name for name in _NAMES if name in taken and taken[name].kind is not Parameter.POSITIONAL_ONLY)
+        if "attention_mask" in named:
+            return named
         hands_on = any(one.kind is one.VAR_KEYWORD for one in taken.values())
         inner = [m for name in _WRAPPED if isinstance(m := getattr(model_fn, name, None), nn.Module)]
         if not hands_on or not inner:
-            return False
+            return ()
         model_fn = inner[0]
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from stabledllm.data.token_rows import RowsBuilder, TokenRow, TokenRows
@@ -23,8 +22,9 @@ def own_rows(rows: object, mask_id: int, prompt_length: int | Tensor | Sequence[
     """The rows, each checked.
 
     Args:
-        rows: a tensor (B, L) beside ``prompt_length`` (one number or one per row), or a sequence whose items are token
-            rows, pairs ``(ids, prompt_length)`` or dictionaries with ``input_ids`` and ``prompt_length`` or ``labels``.
+        rows: a tensor (B, L) beside ``prompt_length`` (one number or one per row), or a sequence or data set whose
+            items are token rows, pairs ``(ids, prompt_length)`` or dictionaries with ``input_ids`` and
+            ``prompt_length`` or ``labels``.
             An ``attention_mask`` in a dictionary says where its padding is.
 
     Raises:
@@ -36,6 +36,8 @@ def own_rows(rows: object, mask_id: int, prompt_length: int | Tensor | Sequence[
     Traceback (most recent call last):
     stabledllm.errors.UserError: row 0: expected a prompt_length from 0 to 2, found 3: no token is left to mask.
     """
+    if hasattr(rows, "__getitem__") and hasattr(rows, "__len__") and not isinstance(rows, Iterable | str):
+        rows = [rows[i] for i in range(len(rows))]  # a torch Dataset may have these two alone, and no last index
     if isinstance(rows, TokenRow | Mapping | str | bytes) or not isinstance(rows, Iterable):
         raise UserError(f"rows: expected a sequence of rows, found {type(rows).__name__}; each is {_FORMS}.")
     built = RowsBuilder()
@@ -141,15 +143,13 @@ def _ids_of(value: Any, i: int) -> list[int]:
 def _numbers(value: Any, i: int, what: str) -> list[int]:
     """A flat list of whole numbers."""
     if isinstance(value, Tensor | np.ndarray):
-        array = torch.as_tensor(value)
-        if array.dim() == 2 and len(array) == 1:
-            array = array[0]
-        if array.dim() != 1 or array.is_floating_point():
-            kind = str(array.dtype).removeprefix("torch.")
+        array = value[0] if value.ndim == 2 and len(value) == 1 else value
+        kind = str(array.dtype).removeprefix("torch.")
+        if array.ndim != 1 or not kind.startswith(("int", "uint", "bool")):
             raise UserError(
                 f"row {i}: expected {what} of one dimension, whole numbers, found {kind} {tuple(array.shape)}."
             )
-        return array.tolist()
+        return [int(one) for one in array.tolist()]
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise UserError(f"row {i}: expected a list or tensor of {what}, found {_said(value)}.")
     for place, one in enumerate(value):
