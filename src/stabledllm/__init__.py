@@ -24,11 +24,19 @@ _HOME = {
     "elbo_parts": "stabledllm.forward.elbo",
     "reduce_loss": "stabledllm.loss",
     "row_losses": "stabledllm.loss",
+    "train": "stabledllm.training.run",
 }
-__all__ = ["__version__", *_HOME]
+_OF_THE_EXTRA = ("train",)
+"""Names that need more than the core, which ``import *`` therefore leaves out."""
+__all__ = ["__version__", *(name for name in _HOME if name not in _OF_THE_EXTRA)]
 
 
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module 'stabledllm' has no attribute '{name}'")
-    return getattr(import_module(_HOME[name]), name)
+    try:
+        return getattr(import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        if name not in _OF_THE_EXTRA:
+            raise
+        raise ImportError(f"stabledllm.{name} needs {error.name}; pip install 'stabledllm[train]'") from None

@@ -122,7 +122,7 @@ def test_what_is_no_clip_is_refused(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="CLIP 'nothing': expected a local folder or a hub's OWNER/NAME"):
         ClipScore("nothing")
-    with pytest.raises(UserError, match="model 'no-one/clip': expected a local folder or a copy in the hub's cache"):
+    with pytest.raises(UserError, match="CLIP 'no-one/clip': expected a local folder or a copy in the hub's cache"):
         ClipScore("no-one/clip")
     (tmp_path / "config.json").write_text('{"model_type": "llada"}')
     with pytest.raises(UserError, match=r"expected model_type 'clip' in .*, found 'llada'"):

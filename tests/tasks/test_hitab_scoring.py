@@ -107,6 +107,66 @@ def test_lists_are_compared_in_order_and_by_number_of_values():
     assert score_answer("Answer: 1,000 and 2,500", [1000, 2500], flexible=True).correct is True
 
 
+NAMES, NUMBERS = ["health care", "mining", "oil and gas"], [23.9, -28.5]
+FORMS = [
+    # completion, gold, strict, flexible
+    ("Answer: ['health care', 'mining', 'oil and gas']", NAMES, True, True),
+    ("Answer: ('health care', 'mining', 'oil and gas')", NAMES, True, True),
+    ("Answer: 'health care', 'mining', 'oil and gas'", NAMES, True, True),
+    ("Answer: [health care, mining, oil and gas]", NAMES, True, True),
+    ("**Answer:** `['health care', \"mining\", 'oil and gas']`", NAMES, True, True),
+    ("Answer: [\n  'health care',\n  'mining',\n  'oil and gas'\n]\n\nDone.", NAMES, True, True),
+    ('Answer: [\n  "health care",\n  "mining",\n  "oil and gas"\n]', NAMES, True, True),
+    ("Answer:\nHealth care\nMining\nOil and gas\n", NAMES, True, True),
+    ("Answer: Health care\nMining\nOil and gas", NAMES, True, True),
+    ("Answer:\n\n- health care\n- mining\n- oil and gas\n\nThese lead.", NAMES, True, True),
+    ("Answer:\n* **health care**\n* mining,\n* and oil and gas", NAMES, True, True),
+    ("Answer:\n\u2022 health care\n\u2022 mining\n\u2022 oil and gas", NAMES, True, True),
+    ("Answer: \u2022 health care \u2022 mining \u2022 oil and gas", NAMES, True, True),
+    ("Answer:\n1. health care\n2. mining\n3. oil and gas", NAMES, True, True),
+    ("Answer:\n\n- health care\n\n- mining\n\n\n- oil and gas\n\nThese lead.", NAMES, True, True),
+    ("Answer:\n1) 23.9\n2) -28.5", NUMBERS, True, True),
+    ("Answer:\n- 23.9\n- -28.5", NUMBERS, True, True),
+    ("Answer: 23.9\n-28.5", NUMBERS, True, True),
+    ("Answer: ['23.9', '-28.5%']", NUMBERS, True, True),
+    ("Answer: 23.9 and -28.5", NUMBERS, True, True),
+    ("Answer: 23.9, and -28.5", NUMBERS, True, True),
+    ("Answer: health care, mining, and agriculture", ["health care", "mining", "agriculture"], True, True),
+    ("Answer:\n- 42", [42], True, True),
+    ("Answer: ['health care']", ["health care"], True, True),
+    ("Answer: - - health care", ["health care"], True, True),
+    ("Answer: -42", [-42], True, True),
+    # Right values that strict does not look for.
+    ("Answer: these three:\n- health care\n- mining\n- oil and gas", NAMES, False, True),
+    ("They are:\n- health care\n- mining\n- oil and gas", NAMES, None, True),
+    ("So we find\n\nhealth care\nmining\noil and gas\n", NAMES, None, True),
+    ("['health care', 'mining', 'oil and gas']", NAMES, None, True),
+    ("Answer:\n- $23.9 billion\n- -28.5 points", NUMBERS, False, True),
+    # Wrong in both.
+    ("Answer: ['mining', 'health care', 'oil and gas']", NAMES, False, False),
+    ("Answer: ['health care', 'mining']", NAMES, False, False),
+    ("Answer:\n- health care\n- mining\n- oil and gas\n- agriculture", NAMES, False, False),
+    ("Answer: health care\n\nmining\n\noil and gas", NAMES, False, False),
+    ("Answer: 23.9\n28.5", NUMBERS, False, False),
+    ("Answer: ['health care', 'mining']", ["health care"], False, False),
+    ("Answer: mining\nhealth care", ["health care"], False, False),
+    ("Answer: 42 and 43", [42], False, False),
+    ("Answer: - 42", [-42], False, False),
+]
+
+
+@pytest.mark.parametrize(("completion", "gold", "strict", "flexible"), FORMS)
+def test_the_forms_in_which_models_write_several_values(completion, gold, strict, flexible):
+    assert score_answer(completion, gold).correct is strict
+    assert score_answer(completion, gold, flexible=True).correct is flexible
+
+
+def test_the_values_as_they_were_read_are_told():
+    assert score_answer("Answer:\n- health care\n- mining\n- oil and gas", NAMES).parsed == NAMES
+    assert score_answer("Answer: ['23.9', '-28.5']", NUMBERS).parsed == ["23.9", "-28.5"]
+    assert score_answer("Answer: - 42", [42]).parsed == "42"
+
+
 def test_a_row_whose_name_begins_with_a_number_is_a_text():
     for flexible in (False, True):
         assert score_answer("Answer: 1,000 and above", ["1,000 and above"], flexible=flexible).correct is True
@@ -161,7 +221,9 @@ def test_the_real_answers_in_many_spellings():
             assert score_answer("Answer: " + written(gold[::-1]), gold).correct is (gold == gold[::-1])
 
 
-@given(st.one_of(st.text(), st.text().map("Answer: ".__add__), st.text(alphabet='Answer:|[]"0123456789.,%$()-; \n')))
+@given(
+    st.one_of(st.text(), st.text().map("Answer: ".__add__), st.text(alphabet="Answer:|[]\"'\\0123456789.,%$()-; \n"))
+)
 def test_never_an_exception_whatever_the_completion(completion):
     for gold in ([7.0], ["a", "b"], "text"):
         for flexible in (False, True):

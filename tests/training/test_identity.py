@@ -115,7 +115,7 @@ FREE = [
     {"trainer": {"save_total_limit": 2}}, {"trainer": {"run_name": "mine"}},
     {"trainer": {"gradient_checkpointing": False}}, {"trainer": {"learning_rate": 5e-5}},
     {"trainer": {"weight_decay": 0.1}}, {"epochs": 7}, {"ppots": {"rows": 9}}, {"adaptive": {"every": 9}},
-    {"allow_pickle": True}, {"decoding": {"length": 64}},
+    {"allow_pickle": True}, {"callbacks": ["gone.Callback"]}, {"decoding": {"length": 64}},
     {"image_decoding": {"steps": 9}}, {"clip": "none"}, {"data": {"image": {"cache": "elsewhere"}}},
 ]  # fmt: skip
 
@@ -240,7 +240,7 @@ def test_every_setting_is_in_the_identity_or_named_as_free(tmp_path):
     identity = identity_of(settings, Method(), DEFAULTS)
     dump = settings.model_dump()
     free = {"out", "allow_changed", "micro_batch", "views_per_forward", "generate_batch", "log_every", "save_every"}
-    assert set(dump) - set(identity) == free | {"eval_every", "allow_pickle"}
+    assert set(dump) - set(identity) == free | {"eval_every", "allow_pickle", "callbacks"}
     assert set(dump["data"]) - set(identity["data"]) == set()
 
 

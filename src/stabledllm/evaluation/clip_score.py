@@ -117,7 +117,7 @@ def _load(name: str) -> _Clip:
 
     if "/" not in name and not Path(name).is_dir():
         raise UserError(f"CLIP '{name}': expected a local folder or a hub's OWNER/NAME, found neither.")
-    folder = find_folder(name)
+    folder = find_folder(name, "CLIP", ())
     if (model_type := read_config(folder).get("model_type")) != "clip":
         raise UserError(f"CLIP '{name}': expected model_type 'clip' in {folder / 'config.json'}, found {model_type!r}.")
     what = f"CLIP '{name}'"

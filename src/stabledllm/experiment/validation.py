@@ -15,6 +15,7 @@ from stabledllm.models.families.transformers_own import own_class
 from stabledllm.models.shapes import known_shape
 from stabledllm.noise.fits import check_blocks, check_model, check_p_of_t
 from stabledllm.training.arguments import training_arguments
+from stabledllm.training.callbacks import named_callbacks
 from stabledllm.training.earlier import refuse_unchangeable
 from stabledllm.training.features import refuse_checkpointing
 
@@ -46,7 +47,7 @@ def validate_run(run: Planned) -> None:
 
 
 def check_run(run: Planned) -> None:
-    """Check one run's method, objective, decoding, data and family; any rank may call it, as it joins no process group.
+    """Check one run's method, objective, decoding, data, family and callbacks. It joins no process group.
 
     Raises:
         UserError: names the first thing wrong.
@@ -74,3 +75,4 @@ def check_run(run: Planned) -> None:
     if settings.lora and shape:
         shape.targets(settings.lora.target_modules)
     refuse_unchangeable(settings.allow_changed)
+    named_callbacks(settings.callbacks)

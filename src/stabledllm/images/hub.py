@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +11,7 @@ from typing import NoReturn
 from stabledllm.errors import UserError
 from stabledllm.images.image import CaptionedImage, Flaw
 from stabledllm.images.shards import of_split
+from stabledllm.runtime.offline import how_to_reach
 
 REPOSITORY = "jackyhate/text-to-image-2M"
 _FOLDER = "data_512_2M"
@@ -72,8 +72,7 @@ def _names(revision: str) -> Iterator[str]:
 
 
 def _refuse(what: str, error: Exception) -> NoReturn:
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    how = "HF_HUB_OFFLINE=0 allows the download" if offline else f"the hub said: {_short(error)}"
+    how = how_to_reach(f"the hub said: {_short(error)}")
     raise UserError(
         f"data 'text-to-image-2m': expected text-to-image-2m:PATH with local shards, or {what} of {REPOSITORY} in the "
         f"hub's cache, found neither, and {how}."

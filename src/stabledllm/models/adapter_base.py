@@ -1,4 +1,4 @@
-"""The base model that an adapter's folder names; loads no framework."""
+"""The base model that an adapter's folder names, and the class it is loaded with; loads no framework."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from stabledllm.errors import UserError
 from stabledllm.runtime.files import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
+INTERFACES = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
+"""transformers' interfaces that a language model with code of its own may name, the most telling first."""
 
 
 def base_of(folder: Path) -> str | None:
@@ -43,6 +45,20 @@ def named_base(folder: Path) -> str:
     if not base:
         raise UserError(f"{folder / ADAPTER_CONFIG}: expected base_model_name_or_path, found none.")
     return base
+
+
+def class_for_peft(base: object) -> dict[str, str] | None:
+    """The class, in peft's terms, with which ``AutoPeftModel`` loads this base without this library.
+
+    That is transformers' own class, or the interface behind which the base has code of its own. None for a base that
+    this library alone knows: peft imports no class from here.
+    """
+    kind = type(base)
+    if kind.__module__.partition(".")[0] == "transformers":
+        return {"base_model_class": kind.__name__, "parent_library": kind.__module__}
+    own = getattr(getattr(base, "config", None), "auto_map", None) or {}
+    interface = next((name for name in INTERFACES if name in own), None)
+    return {"base_model_class": interface, "parent_library": "transformers"} if interface else None
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -5,6 +5,7 @@ An adapter's folder holds the adapter alone and names its base; it can stand whe
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,11 +18,12 @@ from peft.utils import AuxiliaryTrainingWrapper, load_peft_weights
 from torch import nn
 
 from stabledllm.errors import UserError
-from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of
+from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of, class_for_peft
 from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.families.weights import shapes_in
 from stabledllm.models.loading import LoadedModel
 from stabledllm.models.pretrained import read_pretrained
+from stabledllm.runtime.files import read_json, write_text
 
 _SAFETENSORS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 
@@ -45,8 +47,14 @@ class LoRAOptions:
 class AdaptedModel(PeftModel):
     """A base model with its adapter. It is called as the base is; saving writes the adapter alone and asks no hub."""
 
-    def save_pretrained(self, save_directory: str, **kwargs) -> None:
-        super().save_pretrained(save_directory, **(kwargs | {"save_embedding_layers": False}))
+    def save_pretrained(self, save_directory: str, is_main_process: bool = True, **kwargs) -> None:
+        """Write the adapter; its config names the class that plain peft loads the base with, where there is one."""
+        only_ours = {"save_embedding_layers": False, "is_main_process": is_main_process}
+        super().save_pretrained(save_directory, **(kwargs | only_ours))
+        path = Path(save_directory) / ADAPTER_CONFIG
+        if is_main_process:
+            config = read_json(path) | {"auto_mapping": class_for_peft(self.get_base_model())}
+            write_text(path, json.dumps(config, indent=2, sort_keys=True))
 
     def create_or_update_model_card(self, output_dir: str) -> None:
         """Write no model card: peft's is a form to be filled in."""

@@ -7,37 +7,34 @@ footnote marks, closing parentheses and case; a list of one is its element.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import unicodedata
 from typing import Any
 
 from stabledllm.errors import UserError
+from stabledllm.tasks.hitab_answers import json_list, plain_value, readings
 from stabledllm.tasks.task import Scored
 
 TOLERANCE = 1e-5
 SEPARATOR = " | "
 """Separates the values of a list, as HiTab's answers themselves contain commas and "and"."""
-_LONGEST = 1000
-"""Number of characters of an answer that are read; HiTab's longest answer has a quarter of that."""
-_MARKER = re.compile(r"answer\s*:", re.IGNORECASE)
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _QUOTES = {"[\u2018\u2019\u00b4`]": "'", "[\u201c\u201d]": '"'}
 _MARKS = re.compile(r"(?:(?<=.)\[[^\]]*\]|^\[\d+\]|[\u2022\u2666\u2020\u2021*#+])+$")
 _DETAILS = re.compile(r"(?<=.)(?: \([^)]*\))+$")
 _QUOTED = re.compile(r'"([^"]*)"')
-_DECORATION = " \t*_`"
 _UNIT = re.compile(r"[^\d,.eE+()-]*([-+]?[\d,]*\.?\d+)[^\d]*")
 
 
 def score_answer(completion: str, gold: Any, *, flexible: bool = False) -> Scored:
     """Score a completion by the official comparison.
 
-    Strict: the answer is the text after the last ``Answer:`` of the completion. Values are separated by ``|``; a JSON
-    list, ``;``, commas and "and" also separate them where they give as many values as expected.
+    Strict: the answer stands behind the last ``Answer:`` of the completion, in one of the forms of
+    :func:`~stabledllm.tasks.hitab_answers.readings`.
 
-    Flexible: without ``Answer:`` the last line is the answer, and currency signs and units beside a number are ignored.
+    Flexible: without ``Answer:`` the last lines are the answer, lines before a list's items are passed over, and
+    currency signs and units beside a number are ignored.
 
     Args:
         gold: a number, a text, or a list of them (or its JSON).
@@ -46,13 +43,11 @@ def score_answer(completion: str, gold: Any, *, flexible: bool = False) -> Score
         UserError: a gold without an answer.
     """
     expected = gold_values(gold)
-    answer = _after_marker(completion) if not flexible else _after_marker(completion) or _last_line(completion)
-    answer = answer[:_LONGEST]
-    if not answer:
+    ways = readings(completion, len(expected), flexible=flexible)
+    if not ways:
         return Scored(None, None)
-    readings = _readings(answer, len(expected))
-    right = next((r for r in readings if _same(r, expected, flexible)), None)
-    parsed = right or readings[0]
+    right = next((way for way in ways if _same(way, expected, flexible)), None)
+    parsed = right or ways[0]
     return Scored(parsed[0] if len(parsed) == 1 else parsed, right is not None)
 
 
@@ -63,7 +58,7 @@ def gold_values(gold: Any) -> list[float | str]:
         UserError: no value, or one that is neither a number nor a text.
     """
     if isinstance(gold, str):
-        gold = _json_list(gold) or [gold]
+        gold = json_list(gold) or [gold]
     values = gold if isinstance(gold, list) else [gold]
     usable = [v for v in values if isinstance(v, str | int | float) and not isinstance(v, bool) and str(v).strip()]
     if not values or len(usable) < len(values):
@@ -82,49 +77,6 @@ def _written(value: Any) -> str:
     return str(value).replace("|", "/")
 
 
-def _after_marker(completion: str) -> str:
-    """The text after the last ``Answer:``, on its line or else the next that is not empty, without decoration."""
-    marks = list(_MARKER.finditer(completion))
-    if not marks:
-        return ""
-    line = completion[marks[-1].end() :].lstrip(_DECORATION + "\n")
-    return line.split("\n", 1)[0].strip(_DECORATION)
-
-
-def _last_line(completion: str) -> str:
-    lines = [line.strip(_DECORATION) for line in completion.splitlines()]
-    return next((line for line in reversed(lines) if line), "")
-
-
-def _split(text: str, separator: str) -> list[str]:
-    parts = [part.strip(_DECORATION) for part in text.split(separator)]
-    return [part for part in parts if part] or [text.strip()]
-
-
-def _readings(answer: str, count: int) -> list[list[str]]:
-    """The ways to read an answer's values, plainest first; separators other than ``|`` only if they give ``count``."""
-    readings = [_split(answer, "|")]
-    if (values := _json_list(answer)) is not None:
-        readings.append([str(v) for v in values])
-    for pattern in (r";", r",(?!\d{3}(?:\D|$))", r",(?!\d{3}(?:\D|$))(?:\s*and\b)?|\band\b"):
-        parts = [part.strip(_DECORATION) for part in re.split(pattern, answer)]
-        parts = [part for part in parts if part]
-        if count > 1 and len(parts) == count:
-            readings.append(parts)
-    return readings
-
-
-def _json_list(text: str) -> list | None:
-    if not text.lstrip().startswith("["):
-        return None
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    plain = isinstance(values, list) and values and all(isinstance(v, str | int | float) for v in values)
-    return values if plain else None
-
-
 def _same(parts: list[str], expected: list[float | str], flexible: bool) -> bool:
     if len(parts) != len(expected):
         return False
@@ -136,7 +88,7 @@ def _same(parts: list[str], expected: list[float | str], flexible: bool) -> bool
 
 def _bare(part: str) -> str:
     """The number in a text that holds one number with a unit or currency; otherwise the text."""
-    part = part.strip(_DECORATION).rstrip(".")
+    part = plain_value(part).rstrip(".")
     match = _UNIT.fullmatch(part)
     return match[1] if match and not isinstance(_comparable(part), float) else part
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stabledllm.errors import UserError
+from stabledllm.runtime.offline import how_to_reach
 
 
 def hub_rows(task: str, repository: str, split: str, *, config: str | None = None) -> Iterator[tuple[str, dict]]:
@@ -16,8 +17,8 @@ def hub_rows(task: str, repository: str, split: str, *, config: str | None = Non
     """
     what = f"{repository} {split}"
     unreadable = (
-        f"data '{task}': expected {task}:PATH with local files, or {what} to be readable (HF_HUB_OFFLINE=0 allows a "
-        f"download), found neither"
+        f"data '{task}': expected {task}:PATH with local files, or {what} in the hub's cache, found neither, and "
+        f"{how_to_reach('the hub could not be read')}"
     )
     return _rows(task, what, unreadable, repository, split=split, **({"name": config} if config else {}))
 

@@ -23,9 +23,8 @@ class StepBar(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_):
         if state.is_world_process_zero:
-            self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc=self.label, unit="step", leave=False, delay=1
-            )
+            # Shown at once: a first step may take minutes, and who sees nothing takes the run for one that hangs.
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, unit="step", leave=False)
 
     def on_step_end(self, args, state, control, **_):
         if self.bar is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import nested_gather
 
 from stabledllm.errors import UserError
@@ -137,6 +138,9 @@ class _AtStart(TrainerCallback):
     def on_train_begin(self, args, state, control, **_):
         trainer = self.trainer
         trainer._started = time.perf_counter()
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, ExportableState):  # transformers saves only those that the checkpoint had
+                state.stateful_callbacks.setdefault(type(callback).__name__, {})
         state.compute_steps(args, state.max_steps)  # transformers would log and save as often as the checkpoint says
         if state.global_step > state.max_steps:
             raise UserError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, set_form
@@ -29,6 +29,7 @@ from stabledllm.runtime.saying import say as print_line
 from stabledllm.runtime.saying import silent
 from stabledllm.training.arguments import DEFAULTS, training_arguments
 from stabledllm.training.blocks import BlockTrainer
+from stabledllm.training.callbacks import all_callbacks, names_of
 from stabledllm.training.checkpoints import DENSITY, last_whole
 from stabledllm.training.control_variate import default_rate
 from stabledllm.training.density import obtain_density
@@ -57,14 +58,25 @@ ReadData = Callable[[Any], DataBundle]
 
 
 @in_its_folder("train")
-def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None, say: Say = print_line) -> dict:
+def train(
+    settings: TrainSettings,
+    *,
+    data: DataBundle | ReadData | None = None,
+    callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
+    say: Say = print_line,
+) -> dict:
     """Train, or continue a killed run, and return the content of ``run.json``.
 
     A finished run in the same folder is returned as it is. A killed run continues from its last whole checkpoint with
     the same bits as if it had not been killed. With ``allow_changed`` either goes on under other settings.
 
+    Args:
+        data: the rows, instead of those that the settings name. callbacks: the user's own, after those that the
+            settings name; no draw depends on them, and a resumed run may have others.
+        say: takes the lines that tell of the run.
+
     Raises:
-        UserError: the settings or data are bad, or the folder holds a run with another identity.
+        UserError: the settings, data or callbacks are bad, or the folder holds a run with another identity.
         Diverged: the run's numbers are no longer finite, or the run that is there diverged; ``run.json`` says so.
     """
     settings = with_image_defaults(settings)
@@ -100,6 +112,8 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     if checkpoint:
         say(f"resuming from {checkpoint.folder}")
     _arguments(settings)  # refuses what does not fit this machine before anything is loaded
+    own = all_callbacks(settings.callbacks, callbacks)
+    settings = settings.model_copy(update={"callbacks": names_of(own)})  # the record names the given ones too
     refuse_too_large(settings, longest=1)
     loaded = build_model(settings)
     check_model(method, loaded.name, loaded.autoregressive)
@@ -114,7 +128,9 @@ def train(settings: TrainSettings, *, data: DataBundle | ReadData | None = None,
     laid_out = fitting_views(settings, longest=longest)
     if settings.views_per_forward == "auto":
         say(f"views of a row in one forward: {laid_out.views_per_forward or 'all'}")
-    trainer, density = build_trainer(laid_out, method, loaded, data, checkpoint.folder if checkpoint else None, say)
+    trainer, density = build_trainer(
+        laid_out, method, loaded, data, checkpoint.folder if checkpoint else None, say, own
+    )
     identity = with_content(identity, data.digests)
     trainer.begin(
         identity,
@@ -150,7 +166,13 @@ def _caption_dropout(settings: TrainSettings) -> float | None:
 
 
 def build_trainer(
-    settings: TrainSettings, method: Method, loaded: LoadedModel, data: DataBundle, checkpoint: Path | None, say: Say
+    settings: TrainSettings,
+    method: Method,
+    loaded: LoadedModel,
+    data: DataBundle,
+    checkpoint: Path | None,
+    say: Say,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[MDMTrainer, FittedDensity | None]:
     """The Trainer for these settings, and the fitted density that it draws t from (None where none is fitted)."""
     out = Path(settings.out)
@@ -195,6 +217,9 @@ def build_trainer(
     if not settings.trainer.get("disable_tqdm"):
         trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
     trainer.add_callback(ProgressFile(out / PROGRESS))
+    for callback in callbacks:  # last, so that they see a step as the others leave it
+        trainer.add_callback(callback)
+        callback.on_init_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
     return trainer, density
 
 

@@ -69,6 +69,9 @@ class TrainSettings(ModelSettings):
     """Steps between lines of the training log."""
     trainer: GivenTrainerSettings = {}  # type: ignore[assignment]
     """Other fields of transformers' TrainingArguments, by their names."""
+    callbacks: list[Name] = []
+    """Dotted names of your own classes of transformers' TrainerCallback, in a module of the working directory or an
+    installed one, such as ``my_callbacks.SaveSamples``; each is made without arguments."""
     decoding: DecodingSettings = DecodingSettings()
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
     clip: PathText | None = None

@@ -13,7 +13,8 @@ try:
     from lm_eval.api.registry import register_model
 except ImportError:
     raise UserError(
-        "integrations.lm_eval: expected lm-evaluation-harness, found none; pip install 'stabledllm[lm-eval]'."
+        "integrations.lm_eval: expected lm-evaluation-harness, found none; pip install 'stabledllm[lm-eval]', then "
+        "python -m stabledllm.integrations.lm_eval --model stabledllm --model_args pretrained=MODEL --tasks TASKS."
     ) from None
 
 from stabledllm.integrations.lm_eval.model import HarnessModel

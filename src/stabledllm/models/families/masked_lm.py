@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from stabledllm.errors import UserError
+from stabledllm.models.adapter_base import INTERFACES
 from stabledllm.models.alignment import padding_last
 from stabledllm.models.evaluating import evaluating
 from stabledllm.models.families.source import Source
 from stabledllm.models.families.transformers_own import load_transformers
 from stabledllm.models.loss_head import widened
 from stabledllm.models.output import MDMOutput
-
-_INTERFACES = {
-    "AutoModelForMaskedLM": AutoModelForMaskedLM,
-    "AutoModelForCausalLM": AutoModelForCausalLM,
-    "AutoModel": AutoModel,
-}
 
 
 def is_masked_lm(source: Source) -> bool:
@@ -38,7 +34,7 @@ def has_own_code(source: Source) -> bool:
 
 def _own_code(source: Source) -> str | None:
     auto_map = source.config.get("auto_map") or {}
-    return next((name for name in _INTERFACES if name in auto_map), None)
+    return next((name for name in INTERFACES if name in auto_map), None)
 
 
 def load_masked_lm(source: Source) -> PreTrainedModel:
@@ -61,7 +57,9 @@ def load_masked_lm(source: Source) -> PreTrainedModel:
     # If none is named, transformers takes sdpa where the model supports it, which not every model's own code does.
     back_end = None if source.attention == "sdpa" else source.attention
     # The files may hold heads that a masked LM does not use, such as BERT's for the next sentence.
-    adapted = adapt(load_transformers(_INTERFACES[own or "AutoModelForMaskedLM"], source, back_end, strict=False))
+    adapted = adapt(
+        load_transformers(getattr(transformers, own or "AutoModelForMaskedLM"), source, back_end, strict=False)
+    )
     adapted.selects_early = _selects_early(adapted)
     return adapted
 

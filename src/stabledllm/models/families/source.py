@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from stabledllm.models.families.config_values import check_form
 from stabledllm.models.families.weights import HeldWeights
 from stabledllm.models.shipped import SHIPPED
 from stabledllm.runtime.files import read_json
+from stabledllm.runtime.offline import how_to_reach
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _PICKLES = ("*.bin", "*.bin.index.json")
@@ -73,8 +73,8 @@ def find_folder(
     what, folder = f"{kind} '{name}'", Path(name).expanduser()
     if not folder.is_dir():
         if not _HUB_NAME.fullmatch(name):
-            known = ", ".join(f"'{own}'" for own in built_in)
-            raise UserError(f"{what}: expected {known}, a local folder or a hub's OWNER/NAME, found no such thing.")
+            known = "".join(f"'{own}', " for own in built_in)
+            raise UserError(f"{what}: expected {known}a local folder or a hub's OWNER/NAME, found no such thing.")
         folder = _snapshot(name, what, [*_PATTERNS, *more, *(_PICKLES if allow_pickle else ())])
     if not (folder / "config.json").is_file():
         raise UserError(f"{what}: expected {folder / 'config.json'}, found no such file.")
@@ -102,8 +102,7 @@ def _snapshot(name: str, what: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError):
-        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-        how = "HF_HUB_OFFLINE=0 allows the download" if offline else "the hub could not be reached"
+        how = how_to_reach("the hub could not be reached")
         raise UserError(
             f"{what}: expected a local folder or a copy in the hub's cache, found neither, and {how}."
         ) from None
