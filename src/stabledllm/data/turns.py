@@ -51,6 +51,8 @@ def _turn(message: dict, origin: str) -> dict:
         return turn | {"content": "", "tool_calls": [_called(content, origin)]}
     if isinstance(content, list):
         return turn | _joined(content, origin)
+    if turn.get("tool_calls"):
+        turn["tool_calls"] = [_called(call, origin) for call in _list(turn["tool_calls"], origin)]
     may_be_empty = ROLES[role] == "system" or turn.get("tool_calls")
     if content is None and may_be_empty:
         content = ""
@@ -59,12 +61,24 @@ def _turn(message: dict, origin: str) -> dict:
     return turn | {"content": content}
 
 
+def _list(value: Any, origin: str) -> list:
+    calls = as_json(value, origin, "'tool_calls'")
+    if not isinstance(calls, list):
+        raise UserError(f"{origin}: expected a list under 'tool_calls', found {type(calls).__name__}.")
+    return calls
+
+
 def _called(value: Any, origin: str) -> dict:
-    """The tool call that a sharegpt turn from ``function_call`` holds as JSON."""
+    """A tool call as chat templates take it, whether it is written as OpenAI's, bare, or as JSON text."""
     call = as_json(value, origin, "a tool call")
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        raise UserError(f"{origin}: expected a tool call with 'name' and 'arguments', found {type(call).__name__}.")
-    return {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}}
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise UserError(f"{origin}: expected a tool call with 'name' and 'arguments', found something else.")
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str) and arguments.lstrip().startswith("{"):
+        arguments = as_json(arguments, origin, "'arguments' of a tool call")
+    called = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    return called | ({"id": call["id"]} if "id" in call else {})
 
 
 def as_json(value: Any, origin: str, what: str) -> Any:
