@@ -1,4 +1,4 @@
-"""Reading examples from files in any of the known containers and formats, in order, never whole in memory.
+"""Reading examples from files or the hub, in any of the known formats, in order, never whole in memory.
 
 This is what everything that stores or tokenises rows stands on: iterate a :class:`Reading` for ``(origin, example)``.
 """
@@ -6,14 +6,16 @@ This is what everything that stores or tokenises rows stands on: iterate a :clas
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from stabledllm.data.containers import ENDINGS, Origin, rows_in
+from stabledllm.data.containers import ENDINGS, Origin, Rows, rows_in, without_nulls
+from stabledllm.data.folders import by_splits, data_files
 from stabledllm.data.formats import TEXT, FormatOptions, examples_of
 from stabledllm.errors import UserError
-from stabledllm.tasks.text_files import files_below
+from stabledllm.tasks.hub import named_rows
 
 
 class FileState(NamedTuple):
@@ -24,61 +26,103 @@ class FileState(NamedTuple):
     mtime_ns: int
 
 
+class Files:
+    """A source of rows: a file, or all files of a folder in the order of their paths.
+
+    Args:
+        path: a file, or a folder with files of :data:`~stabledllm.data.containers.ENDINGS`.
+        as_lines: a file without a known ending is JSON lines. split: the part of a folder whose files are named after
+            splits (:func:`~stabledllm.data.folders.splits_in`); the whole of other folders.
+
+    Raises:
+        UserError: no such file, or no file in the folder.
+    """
+
+    def __init__(self, path: Path, *, as_lines: bool = False, split: str | None = None):
+        self.name, self.as_lines = str(path), as_lines
+        self.paths = files_of(path, split)
+
+    def rows(self) -> Rows:
+        """The rows, from the first on."""
+        for path in self.paths:
+            yield from rows_in(path, as_lines=self.as_lines)
+
+
+class HubData:
+    """A source of rows: a split of a data set on the hub; ``subset`` is the hub's name of a configuration."""
+
+    def __init__(self, repository: str, split: str, subset: str | None = None):
+        self.name, self.paths, self._rows = named_rows(repository, split, subset)
+        self._again = partial(named_rows, repository, split, subset)
+
+    def rows(self) -> Rows:
+        """The rows, from the first on."""
+        for number, record in enumerate(self._again()[2]):
+            yield Origin(self.name, number), without_nulls(record)
+
+
 class Reading:
-    """The examples of a file, or of all files of a folder in the order of their paths.
+    """The examples of a source of rows.
 
     Each iteration reads from the beginning and yields ``(origin, example)``. An example is a plain dict that JSON can
     write (see :mod:`stabledllm.data.sources`); a row of which several answers are trained makes several, one after the
     other, with the same origin.
 
     Args:
-        path: a file, or a folder with files of :data:`~stabledllm.data.containers.ENDINGS`.
-        options: how rows become examples. as_lines: a file without a known ending is JSON lines.
+        source: :class:`Files` or :class:`HubData`. options: how rows become examples.
 
     Raises:
-        UserError: no such file, or no file in the folder; on iteration, anything wrong with a file or a row.
+        UserError: on iteration, anything wrong with a file or a row.
     """
 
-    def __init__(self, path: Path, options: FormatOptions | None = None, *, as_lines: bool = False):
-        self.path, self.options, self._as_lines = path, options or FormatOptions(), as_lines
-        self.paths: Sequence[Path] = files_of(path)
+    def __init__(self, source: Files | HubData, options: FormatOptions | None = None):
+        self.source, self.options = source, options or FormatOptions()
         self.counts: Counter[str] = Counter()
-        """Rows read so far in the newest iteration, by the name of their format."""
+        """Rows made into examples since the newest iteration began, by the name of their format."""
 
     def __iter__(self) -> Iterator[tuple[Origin, dict]]:
-        self.counts = counts = Counter()
-        for path in self.paths:
-            for origin, record in rows_in(path, as_lines=self._as_lines):
-                form, examples = examples_of(record, str(origin), self.options)
-                if not counts[form.name]:
-                    self._refuse_mixed(form.name, counts, origin, record)
-                counts[form.name] += 1
-                for example in examples:
-                    yield origin, example
+        self.counts = Counter()
+        for origin, record in self.source.rows():
+            for example in self.made(record, str(origin)):
+                yield origin, example
+
+    def made(self, record: dict, origin: str) -> list[dict]:
+        """The examples of one row.
+
+        Raises:
+            UserError: a row that cannot be read, or a document among rows that are none.
+        """
+        form, examples = examples_of(record, origin, self.options)
+        if form.name not in self.counts:
+            self._refuse_mixed(form.name, record, origin)
+        self.counts[form.name] += 1
+        return examples
 
     def files(self) -> list[FileState]:
         """The files in the order in which they are read, with their sizes and times."""
-        states = ((path, path.stat()) for path in self.paths)
+        states = ((path, path.stat()) for path in self.source.paths)
         return [FileState(str(path), state.st_size, state.st_mtime_ns) for path, state in states]
 
     def said(self) -> str:
-        """A sentence on what was read in the newest iteration: how many rows, in which formats, from where."""
+        """A sentence on what was read since the newest iteration began: how many rows, in which formats, from where."""
         kinds = ", ".join(f"{rows} {'row' if rows == 1 else 'rows'} as {name}" for name, rows in self.counts.items())
-        of = "" if len(self.paths) == 1 else f" ({len(self.paths)} files)"
-        return f"read {kinds or 'nothing'} from {self.path}{of}"
+        files = len(self.source.paths)
+        return f"read {kinds or 'nothing'} from {self.source.name}" + (f" ({files} files)" if files > 1 else "")
 
-    @staticmethod
-    def _refuse_mixed(name: str, counts: Counter, origin: Origin, record: dict) -> None:
-        others = [other for other in counts if (other == TEXT) != (name == TEXT) and counts[other]]
-        if others:
+    def _refuse_mixed(self, name: str, record: dict, origin: str) -> None:
+        other = next((other for other in self.counts if (other == TEXT) != (name == TEXT)), None)
+        if other:
             raise UserError(
-                f"{origin}: expected a row as {others[0]}, like those before it, since documents and answers are "
-                f"trained apart, found keys {sorted(record)}, which is {name}."
+                f"{origin}: expected a row as {other}, like those before it, since documents and answers are trained "
+                f"apart, found keys {sorted(record)}, which is {name}."
             )
 
 
-def files_of(path: Path) -> list[Path]:
-    """The files that a path names: itself, or all files with a known ending in a folder and below it, sorted.
+def files_of(path: Path, split: str | None = None) -> list[Path]:
+    """The files that a path names: itself, or those with a known ending in a folder and below it, sorted.
+
+    Args:
+        split: only these of a folder whose files are named after splits.
 
     Raises:
         UserError: nothing there, or a folder without such files.
@@ -87,7 +131,8 @@ def files_of(path: Path) -> list[Path]:
         if not path.is_file():
             raise UserError(f"{path}: expected a file or a folder, found nothing.")
         return [path]
-    files = files_below(path, ENDINGS)
+    files = data_files(path)
     if not files:
         raise UserError(f"{path}: expected files that end in {', '.join(ENDINGS)} in this folder, found none.")
-    return files
+    by_split = by_splits(path, files)
+    return by_split.get(split, []) if by_split and split else files
