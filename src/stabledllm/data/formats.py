@@ -9,7 +9,7 @@ from typing import Any
 from stabledllm.data.id_rows import from_ids
 from stabledllm.data.turns import as_json, trained_turns, turns_of
 from stabledllm.data.unknown_rows import refuse_preference, refuse_unknown
-from stabledllm.errors import UserError
+from stabledllm.errors import UserError, did_you_mean
 from stabledllm.tasks.files import text_field
 
 
@@ -24,6 +24,14 @@ class FormatOptions:
     columns: dict[str, str] = field(default_factory=dict)
     every_turn: bool = False
     text_fields: Sequence[str] = ("text",)
+
+    def __post_init__(self) -> None:
+        if unknown := next((key for key in self.columns if key not in COLUMNS), None):
+            hint = did_you_mean(unknown, COLUMNS)
+            raise UserError(
+                f"data.columns: expected a key of a format, such as {{prompt: YOUR_KEY, completion: YOUR_KEY}}, found "
+                f"'{unknown}'{hint}."
+            )
 
 
 @dataclass(frozen=True)
@@ -174,3 +182,10 @@ _ALL = (
 )
 FORMATS = {form.name: form for form in _ALL}
 """The formats by name, in the order in which a row's keys are looked at."""
+COLUMNS = tuple(
+    dict.fromkeys(
+        [key for form in _ALL for names in form.keys for key in names]
+        + ["input", "history", *_SYSTEM, "tools", "prompt_length", "labels", "attention_mask"]
+    )
+)
+"""The keys that formats have."""

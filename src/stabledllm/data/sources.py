@@ -30,7 +30,7 @@ from stabledllm.tasks.examples import Examples, Mapped, Spooled, Stored
 from stabledllm.tasks.registry import TASKS, task_of
 from stabledllm.tasks.task import TaskOptions
 
-_HUB, _LINES = "hub", "jsonl"
+_HUB, _LINES, _FILE = "hub", "jsonl", "file"
 KINDS = (*TASKS, _LINES, *FORMATS, _HUB, *IMAGE_KINDS)
 
 
@@ -94,7 +94,7 @@ def load_examples(
 
 
 def kind_of(spec: str) -> tuple[str, str]:
-    """The kind of a specification and what it names; a path without a kind is of kind ``file``.
+    """The kind of a specification and what it names; a bare path is of kind ``file``.
 
     Raises:
         UserError: an unknown kind.
@@ -104,9 +104,16 @@ def kind_of(spec: str) -> tuple[str, str]:
         return kind, where
     path = Path(spec).expanduser()
     if path.exists() or (":" not in spec and (ending_of(spec) or "/" in spec)):
-        return "file", spec
-    hint = did_you_mean(kind, KINDS) or "; data of your own are named by a path"
-    raise UserError(f"data '{spec}': unknown kind '{kind}'{hint}.")
+        return _FILE, spec
+    raise UserError(
+        f"data '{spec}': expected a known kind or the path of a file or folder, found the unknown kind "
+        f"'{kind}'{did_you_mean(kind, KINDS)}."
+    )
+
+
+def is_own(spec: str) -> bool:
+    """Whether a specification names data in a known format: a file, a folder, or a data set of the hub."""
+    return kind_of(spec)[0] in (_FILE, _LINES, _HUB, *FORMATS)
 
 
 def source_of(spec: str, split: str, settings: DataSettings) -> Files | HubData:
@@ -120,7 +127,7 @@ def source_of(spec: str, split: str, settings: DataSettings) -> Files | HubData:
         repository, _, named = where.partition(":")
         own = settings.split if split == "train" else None
         return HubData(repository, named or own or split, settings.subset)
-    return Files(Path(where).expanduser(), as_lines=kind != "file", split=split)
+    return Files(Path(where).expanduser(), as_lines=kind != _FILE, split=split)
 
 
 def _held(reading: Reading) -> Examples:

@@ -101,7 +101,7 @@ def _joined(parts: Sequence, origin: str) -> dict:
     for part in parts:
         if isinstance(part, str):
             part = {"type": "text", "text": part}
-        kind = part.get("type", "text" if isinstance(part, dict) and "text" in part else None) if part else None
+        kind = part.get("type", "text" if "text" in part else None) if isinstance(part, dict) else type(part).__name__
         if kind != "text":
             raise UserError(
                 f"{origin}: expected content parts of type 'text', since these rows hold no images or sounds, "
