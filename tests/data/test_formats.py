@@ -143,7 +143,12 @@ def test_every_format_is_told_by_its_keys_and_said(name, load, tmp_path):
     examples = load(row, notes=notes)
     assert [e["messages"] for e in examples] == wanted
     assert {e.get("dialogue") for e in examples} == ({examples[0]["origin"]} if len(wanted) > 1 else {None})
-    assert notes == [f"read 1 row as {form} from {tmp_path / 'rows.jsonl'}"]
+    (said,) = notes
+    assert said.partition(";")[0] == f"read 1 row as {form} from {tmp_path / 'rows.jsonl'}"
+    several = len(wanted) == 1 and any(m["role"] == "assistant" for m in wanted[0][:-1])
+    assert ("of 1 with several answers the last alone is trained" in said) == (
+        several and "flags" not in name and "weights" not in name
+    )
     assert load(row, spec=f"{form}:{{}}") == examples, "named by a prefix"
     assert load(row, format=form) == examples, "named by a setting"
     encoded = encode_examples(examples, ByteTokenizer(), EncodingOptions())

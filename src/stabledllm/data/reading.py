@@ -14,6 +14,7 @@ from typing import NamedTuple
 from stabledllm.data.containers import ENDINGS, Origin, Rows, rows_in, without_nulls
 from stabledllm.data.folders import by_splits, data_files
 from stabledllm.data.formats import TEXT, FormatOptions, examples_of
+from stabledllm.data.turns import has_earlier_answers
 from stabledllm.errors import UserError
 from stabledllm.tasks.hub import named_rows
 
@@ -79,9 +80,11 @@ class Reading:
         self.source, self.options = source, options or FormatOptions()
         self.counts: Counter[str] = Counter()
         """Rows made into examples since the newest iteration began, by the name of their format."""
+        self.earlier = 0
+        """How many of them have earlier answers, of which nothing is trained."""
 
     def __iter__(self) -> Iterator[tuple[Origin, dict]]:
-        self.counts = Counter()
+        self.counts, self.earlier = Counter(), 0
         for origin, record in self.source.rows():
             for example in self.made(record, str(origin)):
                 yield origin, example
@@ -96,6 +99,7 @@ class Reading:
         if form.name not in self.counts:
             self._refuse_mixed(form.name, record, origin)
         self.counts[form.name] += 1
+        self.earlier += len(examples) == 1 and has_earlier_answers(examples[0].get("messages", ()))
         return examples
 
     def files(self) -> list[FileState]:
@@ -107,7 +111,10 @@ class Reading:
         """A sentence on what was read since the newest iteration began: how many rows, in which formats, from where."""
         kinds = ", ".join(f"{rows} {'row' if rows == 1 else 'rows'} as {name}" for name, rows in self.counts.items())
         files = len(self.source.paths)
-        return f"read {kinds or 'nothing'} from {self.source.name}" + (f" ({files} files)" if files > 1 else "")
+        said = f"read {kinds or 'nothing'} from {self.source.name}" + (f" ({files} files)" if files > 1 else "")
+        if not self.earlier:
+            return said
+        return f"{said}; of {self.earlier} with several answers the last alone is trained (all: data.every_turn=true)"
 
     def _refuse_mixed(self, name: str, record: dict, origin: str) -> None:
         other = next((other for other in self.counts if (other == TEXT) != (name == TEXT)), None)

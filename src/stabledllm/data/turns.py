@@ -169,3 +169,9 @@ def trained_turns(turns: Sequence[dict], origin: str, *, every_turn: bool, given
     if not answers or answers[0] == 0:
         raise UserError(f"{origin}: expected an assistant turn after another turn, found none.")
     return answers
+
+
+def has_earlier_answers(turns: Sequence[dict]) -> bool:
+    """Whether assistant turns stand before the last one, and no flag says which turns are trained."""
+    flagged = any(turn.get(key) is not None for turn in turns for key in _FLAGS)
+    return not flagged and any(turn["role"] == "assistant" for turn in turns[:-1])
