@@ -104,17 +104,16 @@ def _encode(
         fill = -(len(response) + 1) % options.pad_response_to
         ids = [*ids, *response, *[tokenizer.eos_token_id] * (1 + fill)]
     refuse_ids(ids, tokenizer, example["origin"])
-    # What is given at the beginning of a response, or ends it, is none of it.
-    prompt, tail, given = _trimmed(prompt, len(ids), given)
     apart = set(given)
+    while prompt in apart:  # what is given at the beginning of a response is none of it
+        prompt += 1
     return TokenRow(
         ids,
         prompt,
-        delimiter=[i for i in _marked(delimiter, tokenizer, ids[prompt : len(ids) - tail], prompt) if i not in apart],
+        delimiter=[i for i in _marked(delimiter, tokenizer, ids[prompt:], prompt) if i not in apart],
         syntax=_marked(syntax, tokenizer, ids[:prompt], 0),
         origin=example["origin"],
-        tail=tail,
-        given=given,
+        given=[place for place in given if place >= prompt],
     )
 
 
@@ -144,16 +143,6 @@ def _encode_parts(message: dict, tokenizer) -> tuple[list[int], list[int]]:
             "otherwise; let the parts end where words do."
         )
     return ids, untrained
-
-
-def _trimmed(prompt: int, length: int, given: Sequence[int]) -> tuple[int, int, list[int]]:
-    """The prompt's length, the tail's, and what is given between them."""
-    apart, end = set(given), length
-    while prompt in apart:
-        prompt += 1
-    while end - 1 in apart:
-        end -= 1
-    return prompt, length - end, [place for place in given if prompt <= place < end]
 
 
 def _marked(pattern: re.Pattern | None, tokenizer, ids: list[int], offset: int) -> list[int]:
