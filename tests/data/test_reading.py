@@ -109,7 +109,9 @@ def test_a_folder_with_splits_is_never_read_as_one(tmp_path, wanted):
     (tmp_path / "data" / "test-00000-of-00001.jsonl").write_bytes(as_lines(ROWS[4:]))
     assert own_splits(str(tmp_path)) == own_splits(f"alpaca:{tmp_path}") == ("train", "test")
     assert contents(load(tmp_path)) == wanted[:4]
-    assert contents(load(tmp_path, split="test")) == wanted[4:]
+    notes: list[str] = []
+    assert contents(load(tmp_path, notes, split="test")) == wanted[4:]
+    assert notes == [f"read 1 row as alpaca from {tmp_path} (test)"]
     with pytest.raises(UserError, match="expected a split of train, test, found 'validation'"):
         load(tmp_path, split="validation")
     (tmp_path / "data" / "more.jsonl").write_bytes(as_lines(ROWS))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stabledllm.data.containers import ENDINGS, Origin, Rows, rows_in, without_nulls
-from stabledllm.data.folders import by_splits, data_files
+from stabledllm.data.folders import by_splits, data_files, splits_in
 from stabledllm.data.formats import TEXT, FormatOptions, examples_of
 from stabledllm.data.turns import has_earlier_answers
 from stabledllm.errors import UserError
@@ -40,8 +40,8 @@ class Files:
     """
 
     def __init__(self, path: Path, *, as_lines: bool = False, split: str | None = None):
-        self.name, self.as_lines = str(path), as_lines
-        self.paths = files_of(path, split)
+        self.as_lines, self.paths = as_lines, files_of(path, split)
+        self.name = f"{path} ({split})" if split and split in splits_in(path) else str(path)
 
     def rows(self) -> Rows:
         """The rows, from the first on."""
