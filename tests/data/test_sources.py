@@ -71,7 +71,7 @@ BAD = {
     "response not text": ([GOOD, {"prompt": "p", "response": 3}], "", "'response', found int"),
     "messages not a list": ([GOOD, {"messages": "x"}], "", "'messages'"),
     "messages empty": ([GOOD, {"messages": []}], "", "assistant turn"),
-    "unknown role": ([GOOD, {"messages": [{"role": "tool", "content": "x"}]}], "", "found 'tool'"),
+    "unknown role": ([GOOD, {"messages": [{"role": "tol", "content": "x"}]}], "", "found 'tol' (did you mean 'tool'?)"),
     "role missing": ([GOOD, {"messages": [{"content": "x"}]}], "", "found None"),
     "role not text": ([GOOD, {"messages": [{"role": ["user"], "content": "x"}]}], "", "found ['user']"),
     "content missing": ([GOOD, {"messages": [{"role": "user"}]}], "", "'content'"),
@@ -118,7 +118,7 @@ def test_empty_file(content, load):
 
 
 def test_missing_file_folder_and_other_bytes(tmp_path):
-    for path, says in ((tmp_path / "none.jsonl", "found nothing"), (tmp_path, "found a folder")):
+    for path, says in ((tmp_path / "none.jsonl", "found nothing"), (tmp_path, "in this folder, found none")):
         with pytest.raises(UserError, match=says):
             load_examples(f"jsonl:{path}", split="train", n=0, seed=0)
     (tmp_path / "latin.jsonl").write_bytes('{"prompt": "é", "response": "r"}'.encode("latin-1"))

@@ -19,6 +19,7 @@ HERE = {
         "data.text_fields=[a]", "data.short_share=0.1", "data.annotations=remove", "data.table=html",
         "data.every_turn=true", "data.delimiters=[x]", "data.syntax=html", "image_decoding.steps=3", "clip=x",
         "decoding.seed=3", "data.validation_share=0.2",
+        "data.format=alpaca", "data.columns={prompt: Q}", "data.split=x", "data.subset=x",
     ],
     "sft-scenes": ["data.system_prompt=x", "data.few_shot=1", "decoding.length=8"],
     "pretrain/text": ["decoding.length=8", "image_decoding.steps=3", "generate_batch=3", "data.test_rows=3"],
@@ -34,7 +35,8 @@ ACTS = {
         ["method=strats+ema", "method_options.ema_bins=5"], ["model=new:tiny", "init_seed=3"],
         ["steps=null", "epochs=2"], ["method=mirror", "views_per_forward=1"], ["data.test_rows=3"],
         ["decoding.length=64", "decoding.steps=64"], ["generate_batch=3"], ["data.few_shot=1"],
-        ["decoding.temperature=0.5", "decoding.seed=3"],
+        ["decoding.temperature=0.5", "decoding.seed=3"], ["data.train=x.jsonl", "data.format=alpaca"],
+        ["data.train=alpaca:x", "data.every_turn=true"], ["data.train=hub:a/b", "data.split=x", "data.subset=y"],
     ],
     "quickstart": [["base.ppots.rows=5"], ["base.steps=3"], ["base.method_options.mirror_below=0.5"]],
 }  # fmt: skip

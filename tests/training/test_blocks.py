@@ -222,3 +222,10 @@ def test_decoding_shows_a_block_its_past_alone():
 def test_decoding_in_other_blocks_is_refused():
     with pytest.raises(UserError, match=r"^decoding: expected block 4, .* found 8\.$"):
         generate(block_model(), [[1]], DecodingOptions(8, 8, 8), mask_id=38, eos_id=39, pad_id=39)
+
+
+def test_an_answer_that_is_trained_in_parts_has_no_blocks():
+    rows = [TokenRow(list(range(9)), 2, origin="f:1"), TokenRow(list(range(9)), 2, origin="f:2", given=[4])]
+    for kind in (BlockMeter, UnitMeter):
+        with pytest.raises(UserError, match=r"f:2: expected an answer that is trained as a whole under block_size"):
+            kind(MeteredModel(ByPosition(), 99, 0), rows, Objective(eps=0.0), block_size=3)

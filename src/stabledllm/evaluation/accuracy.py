@@ -95,11 +95,11 @@ def accuracy(
     if loaded.autoregressive:
         options = left_to_right(options)
     stats = DecodingStats()
-    conversations = [e["messages"][:-1] for e in examples]
+    conversations, tools = [e["messages"][:-1] for e in examples], [e.get("tools", ()) for e in examples]
     if journal is None:
-        texts = complete(loaded, conversations, options, batch, progress, stats)
+        texts = complete(loaded, conversations, options, batch, progress, stats, tools=tools)
     else:
-        texts = complete_resumably(loaded, conversations, options, batch, journal, progress, stats)
+        texts = complete_resumably(loaded, conversations, options, batch, journal, progress, stats, tools=tools)
     golds = [task_and_gold(e) for e in examples]
     strict, flexible = (
         [task.score(t, gold, flexible=is_flexible) for t, (task, gold) in zip(texts, golds, strict=True)]

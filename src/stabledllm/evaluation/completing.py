@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from stabledllm.decoding import DecodingOptions, DecodingStats, generate
 from stabledllm.errors import UserError
@@ -19,17 +19,20 @@ def complete(
     progress: Callable[[int], None] = lambda _: None,
     stats: DecodingStats | None = None,
     first: int = 0,
+    tools: Sequence[Sequence[dict]] | None = None,
 ) -> list[str]:
     """Completions of conversations that end with a user turn, through the model's chat template.
 
     Args:
         first: number of the first conversation among all, on which what is drawn at random depends.
+        tools: definitions of the tools of each conversation.
     """
     texts = []
     with evaluating(loaded.model) as model:
         for start in range(0, len(conversations), batch):
             run = enumerate(conversations[start : start + batch], first + start)
-            prompts = [_encoded(loaded, conversation, place) for place, conversation in run]
+            shown = tools[start : start + batch] if tools else [()] * len(conversations[start : start + batch])
+            prompts = [_encoded(loaded, each, place, own) for (place, each), own in zip(run, shown, strict=True)]
             ids = generate(
                 model,
                 prompts,
@@ -53,6 +56,7 @@ def complete_resumably(
     journal: Journal,
     progress: Callable[[int], None] = lambda _: None,
     stats: DecodingStats | None = None,
+    tools: Sequence[Sequence[dict]] | None = None,
 ) -> list[str]:
     """The completions of :func:`complete`, decoded batch by batch into a journal, which the ranks share.
 
@@ -62,7 +66,8 @@ def complete_resumably(
 
     def decode(run: range, own: DecodingStats) -> list[dict]:
         prompts = [conversations[place] for place in run]
-        texts = complete(loaded, prompts, options, len(run), stats=own, first=run.start)
+        shown = [tools[place] for place in run] if tools else None
+        texts = complete(loaded, prompts, options, len(run), stats=own, first=run.start, tools=shown)
         return [{"completion": text} for text in texts]
 
     rows = decoded_into(journal, len(conversations), batch, decode, progress, stats)
@@ -112,8 +117,8 @@ def refuse_unfit(prompts: list[str]) -> None:
             raise UserError(f"generate: prompt {number}: expected UTF-8 text, found a byte that is not.")
 
 
-def _encoded(loaded: LoadedModel, conversation: list[dict], place: int) -> list[int]:
+def _encoded(loaded: LoadedModel, conversation: list[dict], place: int, tools: Sequence[dict]) -> list[int]:
     try:
-        return loaded.tokenizer.chat(conversation)
+        return loaded.tokenizer.chat(conversation, tools) if tools else loaded.tokenizer.chat(conversation)
     except UserError as error:
         raise UserError(f"prompt {place + 1}: {error}") from None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from stabledllm.build import build_method, build_methods
 from stabledllm.config.settings import DecomposeSettings, EvalSettings, ExperimentSettings, TrainSettings
 from stabledllm.data.images import are_images
-from stabledllm.data.sources import own_splits
+from stabledllm.data.sources import is_own, own_splits
 from stabledllm.errors import UserError
 from stabledllm.experiment.planned import Planned
 from stabledllm.models.new import is_new
@@ -41,17 +41,30 @@ def _mentions(run: TrainSettings, kind: str) -> bool:
     return kind in map(_kind, (run.data.train, run.data.validation, run.data.test))
 
 
+def _own_data(run: TrainSettings) -> bool:
+    specs = (run.data.train, run.data.validation, run.data.test)
+    return any(is_own(spec) for spec in specs if spec)
+
+
+def _reads_hub(run: TrainSettings) -> bool:
+    return _mentions(run, "hub")
+
+
 def _text_is_decoded(run: TrainSettings, _: Method | None = None) -> bool:
     return _tested(run) and not are_images(run.data.test or run.data.train)
 
 
 _DATA: Rules = {
     "data.image.": (lambda run, _: are_images(run.data.train), "data of pictures"),
-    "data.text_fields": (lambda run, _: _mentions(run, "text"), "data.train=text:PATH"),
-    "data.short_share": (lambda run, _: _mentions(run, "text"), "data.train=text:PATH"),
+    "data.text_fields": (lambda run, _: _own_data(run), "data.train=text:PATH"),
+    "data.short_share": (lambda run, _: _own_data(run), "data.train=text:PATH"),
+    "data.format": (lambda run, _: _own_data(run), "data of your own (data.train=PATH)"),
+    "data.columns": (lambda run, _: _own_data(run), "data of your own (data.train=PATH)"),
+    "data.split": (lambda run, _: _reads_hub(run), "data.train=hub:OWNER/NAME"),
+    "data.subset": (lambda run, _: _reads_hub(run), "data.train=hub:OWNER/NAME"),
     "data.annotations": (lambda run, _: _mentions(run, "gsm8k"), "data of gsm8k"),
     "data.table": (lambda run, _: _mentions(run, "hitab"), "data of hitab"),
-    "data.every_turn": (lambda run, _: _mentions(run, "jsonl"), "data of jsonl:PATH"),
+    "data.every_turn": (lambda run, _: _own_data(run), "data of your own (data.train=PATH)"),
     "data.system_prompt": (lambda run, _: not are_images(run.data.train), "data of text"),
     "data.few_shot": (lambda run, _: not are_images(run.data.train), "data of text"),
     "data.delimiters": (lambda _, method: "delimiter" in method.marks, "a method with isad"),
