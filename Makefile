@@ -8,7 +8,7 @@ STUDY ?=
 FAULTS ?=
 TEST_JOBS ?= auto
 
-.PHONY: quickstart quickstart-images test test-fast test-statistical test-install faults lint bench study clean
+.PHONY: quickstart quickstart-images test test-fast test-statistical test-install faults lint docs bench study clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
@@ -38,9 +38,14 @@ faults: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.faults $(FAULTS)
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check src tests scripts benchmarks studies
-	$(BIN)/ruff format --check src tests scripts benchmarks studies
+	$(BIN)/ruff check src tests scripts benchmarks studies notebooks
+	$(BIN)/ruff format --check src tests scripts benchmarks studies notebooks
 	$(BIN)/lint-imports --no-logo --no-cache
+
+# The site, into site/: a broken link or anchor, and a page outside the navigation, are errors.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "the site: site/index.html"
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/noise_cost.py
@@ -69,5 +74,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,dev]"
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) runs build dist site

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = ("transformers", "datasets", "matplotlib", "pydantic", "typer", "scipy", "sympy")
+HEAVY = ("transformers", "datasets", "matplotlib", "pydantic", "typer", "scipy", "sympy", "yaml", "jinja2")
 
 
 @pytest.mark.processes
@@ -16,6 +16,11 @@ HEAVY = ("transformers", "datasets", "matplotlib", "pydantic", "typer", "scipy",
         ("import stabledllm", False),
         ("from stabledllm import Method; Method.parse('mirror')", True),
         ("from stabledllm.noise.objective import Objective; import stabledllm", True),
+        (
+            "from stabledllm import Lab; Lab(lambda ids, mask: (ids + 0.0)[..., None].expand(-1, -1, 9),"
+            " [([1, 2], 1)] * 4, mask_id=8)",
+            True,
+        ),
         ("from stabledllm import *; import stabledllm.ppots.record, stabledllm.gradient.components", True),
     ],
 )

@@ -13,6 +13,7 @@ _HOME = {
     "UserError": "stabledllm.errors",
     "AlphaScheduler": "stabledllm.integrations",
     "Key": "stabledllm.noise.streams",
+    "Lab": "stabledllm.lab.own.lab",
     "Method": "stabledllm.noise.methods",
     "MethodOptions": "stabledllm.noise.parts",
     "RowELBO": "stabledllm.forward.elbo",

@@ -14,7 +14,9 @@ def row_losses(nll: Tensor, mask: Tensor, coefficient: Tensor, active: Tensor) -
 
     Args:
         nll: cross-entropies at the masked positions of the active views, row-major, shape (M,).
-        mask, coefficient: shape (B, K, L). active: bool, shape (B, K).
+        mask: the masked tokens of each view, bool, shape (B, K, L).
+        coefficient: the factor of each masked token's cross-entropy, shape (B, K, L).
+        active: whether each view went through the model, bool, shape (B, K).
 
     >>> mask, active = torch.tensor([[[True, True, False]]]), torch.tensor([[True]])
     >>> row_losses(torch.tensor([1.0, 3.0]), mask, torch.full((1, 1, 3), 0.5), active)

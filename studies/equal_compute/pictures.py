@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from stabledllm.reports.style import INK, MUTED, colour, label, new_figure, styled
+from stabledllm.reports.labels import label
+from stabledllm.reports.style import INK, MUTED, colour, new_figure, styled
 
 MEASURES = {"loss": "loss", "gradient": "gradient", "clipped": "clipped gradient", "update": "Adam's update"}
 

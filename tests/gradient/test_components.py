@@ -22,7 +22,7 @@ from stabledllm.gradient.predicted import (
 )
 from stabledllm.gradient.profile import gradient_profile, masks_per_cell
 from stabledllm.gradient.sketch import BLOCKS
-from stabledllm.lab import decompose as decomposing
+from stabledllm.lab.measure import decompose as decomposing
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.streams import Key, Stream

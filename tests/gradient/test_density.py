@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from stabledllm.config.settings import PPOTSSettings
 from stabledllm.gradient.density import norm_profile, proxy_quality
-from stabledllm.lab.probe_and_fit import probe_and_fit
+from stabledllm.lab.measure.options import ProbeOptions
+from stabledllm.lab.measure.probe_and_fit import probe_and_fit
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.densities import Tabulated, Uniform
@@ -98,8 +98,8 @@ def test_the_proxys_density_is_weighed_by_the_gradients_own_moment():
 @pytest.mark.parametrize(("name", "signal"), [("ppots-gradient", "gradient"), ("ppots-head+mirror", "output layer")])
 def test_before_training_the_right_norm_is_probed(name, signal):
     loaded = LoadedModel(model(), ByteTokenizer(), "small")
-    settings = PPOTSSettings(rows=6, rates=4, masks=2, starts=2, check_proxy=True)
-    found = probe_and_fit(loaded, rows(12), Method.parse(name), settings, 0, 4, show_progress=False)
+    settings = ProbeOptions(rows=6, rates=4, masks=2, starts=2, check_proxy=True)
+    found = probe_and_fit(loaded, rows(12), Method.parse(name), settings, 0, 4)
     assert found.signal == signal
     assert found.forward_passes > 0
     if signal == "output layer":
@@ -108,8 +108,8 @@ def test_before_training_the_right_norm_is_probed(name, signal):
 
 def test_a_density_of_another_objective_is_refused():
     loaded = LoadedModel(model(), ByteTokenizer(), "small")
-    settings, method = PPOTSSettings(rows=4, rates=4, masks=2, starts=2), Method.parse("ppots")
-    found = probe_and_fit(loaded, rows(6), method, settings, 0, 4, show_progress=False)
+    settings, method = ProbeOptions(rows=4, rates=4, masks=2, starts=2), Method.parse("ppots")
+    found = probe_and_fit(loaded, rows(6), method, settings, 0, 4)
     refuse_other(found, Method.parse("ppots", objective=Objective("elbo")), "p.json")
     with pytest.raises(ValueError, match="expected a density fitted for objective"):
         refuse_other(found, Method.parse("ppots", objective=Objective("unweighted")), "p.json")

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.processes
 OLDER = ("transformers==4.57.0", "peft==0.17.1", "accelerate==1.11.0")
 """dllm's pins, and what peft of that time takes."""
 OWN_TRAINER, PAGE = ROOT / "tests/install/own_trainer.py", ROOT / "docs/use_in_your_loop.md"
+OWN_MODEL, MODEL_PAGE = ROOT / "tests/install/own_model.py", ROOT / "docs/your_own_model.md"
 DRAWS = 40 * 256
 OTHERS = [f"3.{minor}" for minor in range(10, 16) if minor != sys.version_info.minor]
 
@@ -63,6 +64,25 @@ def test_nothing_moves_but_this_package(beside):
 
 def test_ones_own_trainer_has_less_noise_there(beside):
     assert set(check_own_trainer(beside[0])) == {"plain", "older"}
+
+
+def test_ones_own_model_is_measured_there(beside):
+    """The page's lines on dllm, and every measurement, with no package that only the extra brings."""
+    environment, *_ = beside
+    done = environment.run("python", OWN_MODEL, MODEL_PAGE, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["from"].startswith(str(environment.folder))
+    assert set(told["loaded"]) & {"transformers", "peft", "pydantic", "typer", "matplotlib", "yaml", "rich"} == set()
+    assert set(told["found"]) == {"plain", "older"}
+    for found in told["found"].values():
+        (before, before_variance), (after, after_variance) = found["before"], found["after"]
+        assert abs(after - before) < Z * ((before_variance + after_variance) / 400) ** 0.5
+        assert after_variance < 0.85 * before_variance
+        assert found["gradient"] > 0
+        assert found["saved"] == ["decomposition.json"]
+        assert "pictures need matplotlib" in found["warned"][0]
+        assert found["said"]
 
 
 def test_the_command_line_says_which_extra_it_wants(beside):

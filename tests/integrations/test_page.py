@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.schedule import p_mask
 from tests.checks.statistics import Z, assert_mean
 from tests.cli.runner import ROOT, in_process
+from tests.fakes import plugs
 from tests.fakes.dllm import MDLMTrainer
 from tests.fakes.tiny import model as small
 
@@ -38,12 +40,24 @@ def page(tmp_path_factory):
             result = in_process(*shlex.split(line)[1:], *SMALL_PROBE, cwd=folder)
             assert result.returncode == 0, result.stderr[-2000:]
     trained = load_model("tiny").model
-    names = {"mask_id": MASK, "model": trained, "args": SimpleNamespace(time_epsilon=1e-3), "MDLMTrainer": MDLMTrainer}
+    args = SimpleNamespace(
+        time_epsilon=1e-3, loss_weight_type="scheduler", loss_norm_type="sequence", right_shift_logits=False, seed=1,
+        block_size=4, world_size=1,
+    )  # fmt: skip
+    names = {
+        "mask_id": MASK, "model": trained, "args": args, "MDLMTrainer": MDLMTrainer, "collator": dict,
+        "BD3LMTrainer": plugs.BD3LMTrainer, "SFTTrainer": plugs.Loop,
+    }  # fmt: skip
+    strategy = SimpleNamespace(DLLM_STRATEGIES={}, MDLMStrategy=plugs.MDLMStrategy)
     here = os.getcwd()
     os.chdir(folder)
     try:
-        for block in PYTHON:
-            exec(block, names)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("", ".recipes", ".recipes.dllm"):
+                patch.setitem(sys.modules, f"nemo_automodel{name}", SimpleNamespace())
+            patch.setitem(sys.modules, "nemo_automodel.recipes.dllm.strategy", strategy)
+            for block in PYTHON:
+                exec(block, names)
     finally:
         os.chdir(here)
     return names
@@ -128,11 +142,27 @@ def test_micro_batches_and_ranks_add_up_to_one_step(page):
         torch.testing.assert_close(p.grad / 2, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.statistical
+def test_the_collators_block_and_dreams_have_the_mean_of_the_bound(page):
+    model, (ids, maskable) = page["model"], one_row(8)
+    rows = {"input_ids": ids, "completion_mask": maskable}
+    assert_mean(means(lambda _: page["collated_loss"](model, rows), 60), objective(model))
+    # Logits moved one place ahead predict the next token, as Dream's do.
+    ahead = lambda noisy: SimpleNamespace(logits=model(noisy).logits.roll(-1, 1))  # noqa: E731
+    assert_mean(means(lambda step: page["dream_step"](ahead, [(ids, maskable)], step), 60), objective(model))
+
+
+def test_the_blocks_for_trainers_are_the_plug_points(page):
+    assert page["DLLM_STRATEGIES"] == {"less_noise": page["LessNoise"]}
+    assert page["less_noise"].noise.method.name == "lowdisc+fixedcount"
+    assert page["masked"].noise.method.name == "lowdisc+mirror"
+
+
 def test_shifted_logits(page):
     logits = torch.arange(6.0).view(1, 3, 2)
     assert page["shifted"](logits).tolist() == [[[0, 1], [0, 1], [2, 3]]]
 
 
 def test_every_block_of_the_page_is_run():
-    assert len(PYTHON) == PAGE.count("```python") == 8
+    assert len(PYTHON) == PAGE.count("```python") == 13
     assert PAGE.count("```") == 2 * (len(PYTHON) + len(SHELL))

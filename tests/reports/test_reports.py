@@ -15,9 +15,10 @@ from stabledllm.errors import UserError
 from stabledllm.reports import figures, tables
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.html import write_report
+from stabledllm.reports.labels import label
 from stabledllm.reports.save import save_decomposition_figures, save_fit_figure
 from stabledllm.reports.stored import Stored
-from stabledllm.reports.style import colour, label
+from stabledllm.reports.style import colour
 from stabledllm.reports.summary import summarise
 from tests.fakes import results as made_up
 from tests.fakes.results import METHODS, est, put

@@ -11,12 +11,15 @@ from stabledllm.cli.options import (
     AllowPickle,
     Attention,
     Base,
+    Block,
     Data,
     Decoding,
     Dtype,
     EndToken,
     Family,
+    Length,
     TrustRemoteCode,
+    decoding_of,
     loading_of,
 )
 from stabledllm.cli.printing import say, say_all
@@ -37,9 +40,11 @@ def evaluate(
     rows: Annotated[int, typer.Option(min=1, help="At most this many problems.")] = 128,
     batch: Annotated[int, typer.Option(min=1, help="Prompts decoded together on a device.")] = 32,
     max_len: Annotated[int, typer.Option(min=2, help="Longest row of the evaluation loss.")] = 1024,
-    length: Annotated[int, typer.Option(help="New tokens.")] = 64,
-    steps: Annotated[int, typer.Option(help="Model calls in all.")] = 64,
-    block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
+    length: Length = 64,
+    steps: Annotated[
+        int | None, typer.Option(help="Model calls in all; 64, or the nearest that the blocks share evenly.")
+    ] = None,
+    block: Block = None,
     decoding: Decoding = None,
     pad_response_to: Annotated[
         int, typer.Option(min=1, help="As in training: end tokens supervised up to a multiple.")
@@ -59,16 +64,16 @@ def evaluate(
     data.image.tokenizer, ...
     """
     from stabledllm.config.recipe import apply_overrides, check
-    from stabledllm.config.settings import DecodingSettings, EvalSettings
+    from stabledllm.config.settings import EvalSettings
     from stabledllm.evaluation.run import evaluate as run
+    from stabledllm.evaluation.untuned import resolve
     from stabledllm.experiment.idle import idle_in_eval
     from stabledllm.runtime.launched import is_main_process
 
     # --set takes keys of the decoding, except those that name another group.
     others = [override for override in decoding or [] if override.startswith(("data.", "image_decoding.", "clip="))]
-    tree = {"length": length, "steps": steps, "block": block}
-    tree = apply_overrides(tree, [override for override in decoding or [] if override not in others])
-    checked = check(tree, DecodingSettings, "decoding")
+    of_decoding = [override for override in decoding or [] if override not in others]
+    checked = decoding_of(resolve(model), length, steps, block, of_decoding)
     tree = {
         "model": model,
         "data": {"train": data, "max_len": max_len, "pad_response_to": pad_response_to},
@@ -76,7 +81,7 @@ def evaluate(
         "beside": beside,
         "rows": rows,
         "generate_batch": batch,
-        "decoding": checked.model_dump(),
+        "decoding": checked,
     } | loading_of(base, family, dtype, attention, end_token, trust_remote_code, allow_pickle)
     settings = check(apply_overrides(tree, others), EvalSettings, "eval")
     notes = idle_in_eval(settings, others)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,19 +12,26 @@ from stabledllm.cli.options import (
     AllowPickle,
     Attention,
     Base,
+    Block,
     Decoding,
     Dtype,
     EndToken,
     Family,
+    Length,
     TrustRemoteCode,
+    decoding_of,
     load,
     loading_of,
     path,
     prompts_of,
+    without_effect,
 )
 from stabledllm.cli.printing import say_all
 from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
+
+if TYPE_CHECKING:
+    from stabledllm.config.settings import ShortDecodingSettings
 
 
 def generate(
@@ -44,9 +51,12 @@ def generate(
     out: Annotated[
         Path | None, typer.Option(parser=path, help="With --image: new folder; runs/pictures/1, 2, ... without.")
     ] = None,
-    length: Annotated[int, typer.Option(help="New tokens.")] = 64,
-    steps: Annotated[int | None, typer.Option(help="Model calls in all; 64, or 18 for pictures.")] = None,
-    block: Annotated[int, typer.Option(help="Tokens of a semi-autoregressive block.")] = 8,
+    length: Length = 64,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Model calls in all; 64, or the nearest that the blocks share evenly; 18 for pictures."),
+    ] = None,
+    block: Block = None,
     decoding: Decoding = None,
     base: Base = None,
     family: Family = "auto",
@@ -69,21 +79,21 @@ def generate(
         return
     if out is not None:
         raise UserError("generate: expected --image beside --out, found none; completions are printed.")
-    tree = {"length": length, "steps": 64 if steps is None else steps, "block": block}
-    _complete(prompts, model or "tiny", tree, decoding or [], loading)
+    model = model or "tiny"
+    _complete(prompts, model, decoding_of(model, length, steps, block, decoding or []), loading)
 
 
-def _complete(prompts: list[str], model: str, tree: dict, overrides: list[str], loading: dict) -> None:
+def _complete(prompts: list[str], model: str, settings: ShortDecodingSettings, loading: dict) -> None:
     """Print each prompt with its completion, and the cost of decoding on standard error."""
     from stabledllm.build import build_decoding
-    from stabledllm.config.recipe import apply_overrides, check
-    from stabledllm.config.settings import DecodingSettings
     from stabledllm.decoding import DecodingStats
     from stabledllm.evaluation.completing import complete, refuse_unfit
 
-    options = build_decoding(check(apply_overrides(tree, overrides), DecodingSettings, "decoding"))
+    options = build_decoding(settings)
     refuse_unfit(prompts)
     loaded = load(model, loading)
+    for note in without_effect(settings, loaded.autoregressive):
+        print(note, file=sys.stderr)
     stats, conversations = DecodingStats(), [[{"role": "user", "content": p}] for p in prompts]
     for prompt, text in zip(prompts, complete(loaded, conversations, options, 32, stats=stats), strict=True):
         # A completion or a prompt may hold escape sequences, which a terminal would obey.

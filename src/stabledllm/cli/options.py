@@ -29,6 +29,10 @@ TrustRemoteCode = Annotated[
 AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="Read weights from PyTorch's .bin files where there are no safetensors.")
 ]
+Length = Annotated[int, typer.Option(help="New tokens.")]
+Block = Annotated[
+    int | None, typer.Option(help="Tokens of a semi-autoregressive block; 8, or the length's divisor nearest to it.")
+]
 Decoding = Annotated[
     list[str] | None,
     typer.Option(
@@ -52,6 +56,31 @@ def prompts_of(typed: list[str]) -> list[str]:
     from stabledllm.tasks.text_files import lines
 
     return [line for _, _, line in lines(sys.stdin.buffer, "standard input")] if typed == ["-"] else typed
+
+
+def decoding_of(model: str, length: int, steps: int | None, block: int | None, overrides: list[str]):
+    """The settings of decoding: what is not given follows the length, and the blocks that the model was trained in.
+
+    Raises:
+        UserError: a key or value that cannot be.
+    """
+    from stabledllm.build import build_decoding
+    from stabledllm.config.recipe import apply_overrides, check
+    from stabledllm.config.settings import ShortDecodingSettings
+    from stabledllm.models.loading import trained_block
+
+    given = {name: value for name, value in (("steps", steps), ("block", block)) if value is not None}
+    settings = check(apply_overrides({"length": length} | given, overrides), ShortDecodingSettings, "decoding")
+    settings = settings.in_blocks_of(trained_block(model))
+    build_decoding(settings)
+    return settings
+
+
+def without_effect(settings, autoregressive: bool) -> list[str]:
+    """A note on given steps and block where the model is autoregressive, which has neither."""
+    given = sorted({"steps", "block"} & settings.model_fields_set) if autoregressive else []
+    names = " and ".join(f"--{name}" for name in given)
+    return [f"note: {names} without effect: an autoregressive model decodes one token a call"] if given else []
 
 
 def loading_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.errors import UserError, did_you_mean
 
 ORDERS = ("confidence", "margin", "entropy", "random")
@@ -56,12 +57,7 @@ class DecodingOptions:
     """Seed of the random tokens and orders; a row's draws depend on its place among the prompts, not on batches."""
 
     def __post_init__(self) -> None:
-        if min(self.length, self.steps, self.block) < 1:
-            raise UserError("decoding: length, steps and block must be at least 1.")
-        if self.length % self.block:
-            raise UserError(f"decoding: block {self.block} does not divide length {self.length}.")
-        if self.steps % (self.length // self.block):
-            raise UserError(f"decoding: steps {self.steps} do not divide over {self.length // self.block} blocks.")
+        refuse_unfit(self.length, self.steps, self.block)
         for name, choices in (("order", ORDERS), ("schedule", SCHEDULES), ("cache", CACHES)):
             if (value := getattr(self, name)) not in choices:
                 raise UserError(f"decoding.{name}: unknown '{value}'{did_you_mean(value, choices)}.")

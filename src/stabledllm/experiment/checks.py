@@ -17,7 +17,7 @@ from stabledllm.errors import UserError
 from stabledllm.experiment.plan import refuse_other
 from stabledllm.experiment.planned import Planned, runs_of
 from stabledllm.experiment.validation import validate_run
-from stabledllm.lab.probe_and_fit import check_probe
+from stabledllm.lab.measure.probe_and_fit import check_probe
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.fits import check_marks, check_model
 from stabledllm.noise.methods import Method

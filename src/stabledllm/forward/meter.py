@@ -31,6 +31,8 @@ class MeteredModel:
     """Called as ``model(noisy_ids, attention_mask, selected=mask, targets=ids).nll``."""
     mask_id: int | None
     pad_id: int
+    name: str = "model"
+    """What records call it."""
 
 
 class Meter:
@@ -169,7 +171,8 @@ class LossMeter(Meter):
         Evaluation i draws its masks at position ``start + i`` of ``key``: the result does not depend on batching.
 
         Args:
-            row: index of the row of each evaluation, shape (n,). t: its mask ratio, float64, shape (n,).
+            row: index of the row of each evaluation, shape (n,).
+            t: its mask ratio, float64, shape (n,).
             sampler: density whose weight multiplies the losses; without it they are the plain l(x0, t, M).
 
         Returns:

@@ -29,7 +29,8 @@ def forward_nll(
     The values are the same with and without packing.
 
     Args:
-        batch: ``input_ids`` and ``attention_mask``, each (B, L). form: further arguments of the model, (B, L).
+        batch: ``input_ids`` and ``attention_mask``, each (B, L).
+        form: further arguments of the model, (B, L).
         weights: the factor of each cross-entropy in the loss, up to a common one, shape (S,); a hint for the loss head.
         packing: lay the rows end to end in bins about as long as the longest row.
     """

@@ -121,7 +121,8 @@ def noise_scale(variance: Callable[[Tensor], Tensor], mean_square: Callable[[Ten
     """The simple noise scale tr Var / |G|² in rows, of McCandlish et al., arXiv:1812.06162.
 
     Args:
-        variance, mean_square: functions of the rows to use: tr Var of one row's gradient and |G|² by block, shape (Q,).
+        variance: tr Var of one row's gradient by block, shape (Q,), as a function of the rows to use.
+        mean_square: |G|² by block, shape (Q,), likewise.
     """
     return estimate(lambda keep: [variance(keep), mean_square(keep)], rows, "rows", ratio_of)
 

@@ -65,7 +65,8 @@ class OutputLayerNorms(Meter):
         ((hidden, logits),) = calls
         selected = draw.mask[draw.active]
         if hidden.dim() == 3:  # the head was run at every position
-            hidden, logits = hidden[selected], logits[selected]
+            at = getattr(self.model, "outputs_at", _outputs_at)
+            hidden, logits = at(hidden, selected), at(logits, selected)
         used = draw.mask & draw.active[..., None]
         share = (draw.coefficient / draw.active.sum(1)[:, None, None])[used]
         targets = batch["input_ids"][draw.active.nonzero()[:, 0]][selected]
@@ -75,6 +76,11 @@ class OutputLayerNorms(Meter):
         # Row by row, so that only one row's softmax errors, which are as large as its logits, are in memory.
         squares = [_square(*part) for part in zip(*parts, strict=True)]
         return losses.double().cpu(), torch.stack(squares).double().cpu()
+
+
+def _outputs_at(values: Tensor, selected: Tensor) -> Tensor:
+    """The values at the selected positions; a model whose outputs are shifted has a function of its own."""
+    return values[selected]
 
 
 def _square(logits: Tensor, targets: Tensor, hidden: Tensor, share: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 A batch's rows do not interact, so one backward of the sum of their losses gives every layer's output gradients row
 by row; with the layer's inputs, stored in the forward pass, they give the gradients of its weights (Goodfellow,
 arXiv:1510.01799). Models with parameters in other kinds of layer take one backward a row, with the same result; so do
-those whose first batch, with unequal weights, does not give autograd's gradient (a weight used outside its layer).
+those whose first batch, with unequal weights, does not give autograd's gradient (a weight used outside its layer), and
+those whose layers cannot be recorded (one that is called twice).
 
 Legend: n requested evaluations, m evaluations of a batch, N forward rows, L positions, S selected positions.
 """
@@ -78,7 +79,8 @@ class RowGradients(Meter):
         Gradients are flattened in the order of :attr:`parameters`.
 
         Args:
-            row: index of the row of each evaluation, shape (n,). t: its mask ratio, float64, shape (n,).
+            row: index of the row of each evaluation, shape (n,).
+            t: its mask ratio, float64, shape (n,).
         """
         with evaluating(self.model):
             for chunk in self.chunks(row, method.views.count):
@@ -91,9 +93,16 @@ class RowGradients(Meter):
                 yield GradientBatch(chunk, losses.detach().double().cpu(), gradients, squares)
 
     def _check(self, batch: dict[str, Tensor], draw: Draw) -> None:
-        """Take one backward a row from now on if a weighted sum of row gradients is not autograd's for that sum."""
+        """Take one backward a row from now on if a weighted sum of row gradients is not autograd's for that sum.
+
+        So too where a layer cannot be recorded: one that is called twice, by keyword, or with the rows laid end to end.
+        """
         self._checked, before = True, self.forwards
-        losses, gradients, _ = self._all(batch, draw)
+        try:
+            losses, gradients, _ = self._all(batch, draw)
+        except (RuntimeError, IndexError, ValueError):
+            self.layers, self.forwards = None, before  # a fault of the model itself comes again, row by row
+            return
         weight = torch.linspace(0.5, 1.5, len(losses), dtype=gradients.dtype, device=gradients.device)
         summed, again = weight @ gradients, self._losses(batch, draw)
         self.forwards = before

@@ -77,7 +77,8 @@ def step_noise(
     linear between the cells' middles; with counts and very few tokens, where it is a staircase, that is rough.
 
     Args:
-        profile: of the :func:`profile_method` of this method. crossfit: densities, each with the rows it is applied to.
+        profile: of the :func:`profile_method` of this method.
+        crossfit: densities, each with the rows it is applied to.
         plain: the profile of single fixed counts on the same rows. Where each view alone has the law of a single
             masker, only products of views are then taken from ``profile``: the squares of single views, which have the
             heavy tail, are known far better from fixed counts.

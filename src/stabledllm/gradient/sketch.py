@@ -60,7 +60,8 @@ class Sketch:
         """Add the projection of one parameter's gradients to ``out``, in place.
 
         Args:
-            out: shape (m, k), block by block. gradients: shape (m, size of the parameter).
+            out: shape (m, k), block by block.
+            gradients: shape (m, size of the parameter).
         """
         step = max(1, _AT_ONCE // self.length) * self.length
         for start in range(0, gradients.shape[1], step):

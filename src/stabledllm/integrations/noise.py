@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stabledllm.errors import UserError
-from stabledllm.loss import reduce_loss, row_losses
+from stabledllm.loss import nll_weights, reduce_loss, row_losses
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.fits import check_own_loop
 from stabledllm.noise.methods import Draw, Method, MethodOptions, Rows
@@ -54,6 +54,15 @@ class NoisyRows:
         losses = row_losses(nll, self.draw.mask, self.draw.coefficient, self.draw.active)
         return reduce_loss(losses, self.row_weight, self.step_weight)
 
+    def token_weights(self) -> Tensor:
+        """The factor of each token's cross-entropy in :meth:`loss`, 0 where it is not masked; float64, shape (N, L).
+
+        For a trainer that takes weights, or probabilities to divide by, instead of a loss.
+        """
+        factors = nll_weights(self.draw.mask, self.draw.coefficient, self.draw.active, self.row_weight)
+        weights = torch.zeros(self.mask.shape, dtype=torch.float64, device=self.mask.device)
+        return weights.masked_scatter(self.mask, factors.double() / self.step_weight)
+
 
 class Noise:
     """The noise of a training loop: it draws t and masks, and gives the same loss as this library's own Trainer.
@@ -63,8 +72,11 @@ class Noise:
 
     Args:
         method: any method without ``adaptive``, ``ema`` or ``syrm``, which need the Trainer or the tokenizer.
-        mask_id: the mask token. p_of_t: the saved density of a method with ppots, or a ``TSampler``.
-        objective: what is minimised. options: settings of the method's parts. seed: of everything drawn.
+        mask_id: the mask token.
+        p_of_t: the saved density of a method with ppots, or a ``TSampler``.
+        objective: what is minimised.
+        options: settings of the method's parts.
+        seed: of everything drawn.
 
     Raises:
         UserError: a method that cannot be used here, or a density that is missing, is another method's or is not used

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from stabledllm.build import build_objective
 from stabledllm.config.settings import DecomposeSettings
@@ -12,6 +11,7 @@ from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import row_nll
 from stabledllm.forward.meter import LossMeter
+from stabledllm.lab.bar import progress_bar
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.fits import check_autoregressive
 from stabledllm.noise.methods import Method
@@ -35,8 +35,8 @@ def measure_autoregressive(settings: DecomposeSettings, loaded: LoadedModel, row
     objective = build_objective(settings.objective)
     check_autoregressive(objective)
     rows = rows[: settings.rows * settings.rates * settings.masks]
-    with tqdm(total=len(rows), desc="decompose", unit="fwd") as bar:
-        meter = LossMeter(loaded, rows, objective, progress=bar.update)
+    with progress_bar("decompose", len(rows)) as progress:
+        meter = LossMeter(loaded, rows, objective, progress=progress.update)
         losses = row_nll(meter)
     method = Method.parse(AUTOREGRESSIVE, objective=objective)
     share = meter.shares(method) if objective.normalization == "token" else None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from stabledllm.build import build_method, build_model, set_form
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import load_rows
 from stabledllm.data.rows import TokenRow, marks_in
-from stabledllm.lab.probe_and_fit import probe_and_fit
+from stabledllm.lab.bar import progress_bar
+from stabledllm.lab.from_settings import build_probing
+from stabledllm.lab.measure.probe_and_fit import probe_and_fit, probe_forwards
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.fits import check_fitted, check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity
+from stabledllm.reports.printed import fit_details
 
 Say = Callable[[str], None]
 
@@ -34,15 +37,18 @@ def run_fit(settings: TrainSettings, path: Path, say: Say) -> FittedDensity:
     check_marks(method, marks_in(rows))
     density = fitted_for(settings, method, loaded, rows)
     save_fit(density, path, say)
-    for line in _details(density.record):
+    for line in fit_details(density.record):
         say(line)
     return density
 
 
 def fitted_for(settings: TrainSettings, method: Method, loaded: LoadedModel, rows: list[TokenRow]) -> FittedDensity:
     """The density p(t) for a run with these settings, probed on its training rows; nothing is written."""
-    size = settings.block_size
-    return probe_and_fit(loaded, rows, method, settings.ppots, settings.seed, settings.batch, block_size=size)
+    options, size = build_probing(settings.ppots), settings.block_size
+    with progress_bar(f"probe {method.name}", probe_forwards(method, options, len(rows))) as progress:
+        return probe_and_fit(
+            loaded, rows, method, options, settings.seed, settings.batch, block_size=size, progress=progress
+        )
 
 
 def save_fit(density: FittedDensity, path: Path, say: Say) -> None:
@@ -51,14 +57,3 @@ def save_fit(density: FittedDensity, path: Path, say: Say) -> None:
     say(density.summary())
     for note in density.notes:
         say(f"note: {note}")
-
-
-def _details(record: dict) -> Iterator[str]:
-    """Lines to print: the quality of the output layer as a proxy, where it was checked, and EPR's parameters."""
-    if proxy := record.get("proxy"):
-        yield (
-            f"the output layer for the whole gradient: correlation over t {proxy['correlation']:.3f}, second moment "
-            f"{proxy['excess']:+.1%} against p fitted to the gradient itself"
-        )
-    if parameters := record["parameters"]:
-        yield "EPR: " + ", ".join(f"{name} = {value:.4g}" for name, value in parameters.items())

@@ -1,191 +1,32 @@
-"""The recommendation of a method from measured noise at equal compute, with the recipe lines for it."""
+"""The recommendation of a method for ``stabledllm train``, with the lines of its recipe."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import yaml
 
 from stabledllm.config.settings import DataSettings, ObjectiveSettings
-from stabledllm.errors import UserError
-from stabledllm.noise.parts import FOLLOWED, PARTS
-from stabledllm.stats.intervals import Ratio
+from stabledllm.lab.measure.recommendation import (
+    PROBED,
+    QUANTITIES,
+    Recommendation,
+    choose,
+    is_comparable,
+    set_options,
+    without_probe,
+)
 
-QUANTITIES = ("gradient", "loss")
-_WITHOUT_PROBE = {fitted: follows for follows, fitted in FOLLOWED.items()}
-"""For each fitted density that training can reach without a probe, the part that follows it."""
-_PROBED = [part.name for part in PARTS.values() if part.fitted_to and part.name not in _WITHOUT_PROBE]
-"""Names of the parts whose density costs a probe before training."""
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """The method to train with, and why. ``significant`` is False where none is surely less noisy than Standard."""
-
-    method: str
-    measured_as: str
-    """The method that was measured, which has ``ppots`` where ``method`` has ``adaptive``."""
-    views: float
-    ratio: float
-    """Its noise at equal compute over Standard's, with a 95 % interval."""
-    ci_low: float
-    ci_high: float
-    significant: bool
-    quantity: str
-    """The quantity whose noise was compared: ``gradient`` or ``loss``."""
-    best: str
-    """The method with the least noise, not ``method`` where a simpler one is not surely noisier."""
-    sentences: tuple[str, ...]
-    recipe: str
-
-    def as_dict(self) -> dict:
-        """JSON form."""
-        return self.__dict__ | {"sentences": list(self.sentences)}
+__all__ = ["QUANTITIES", "Recommendation", "is_comparable", "recommend"]
 
 
 def recommend(record: dict, quantity: str | None = None) -> Recommendation:
-    """Recommend the simplest unbiased method whose noise is surely below Standard's and not surely above the least.
+    """The method to train with, as :func:`~stabledllm.lab.measure.recommendation.choose` chooses it.
 
-    Simplest means no probe before training, then fewer views, and among those the least predicted noise of the loss,
-    since sources of t and counts cost nothing. ``ppots`` is named as ``adaptive``, which reaches that density without a
-    probe. "Not surely above" means that its ratio lies within the interval of the best one's. A biased method trains
-    another objective and is never named.
+    ``ppots`` is named as ``adaptive``, which reaches that density without a probe.
 
     Args:
         record: ``decomposition.json``. quantity: ``gradient`` (the default where it was measured) or ``loss``.
-
-    Raises:
-        UserError: the record holds no measurement of that quantity, or no Standard; or an autoregressive model's.
     """
-    if record.get("kind") == "arm":
-        raise UserError(
-            "recommend: expected a masked diffusion model's decomposition, found an autoregressive model's, which has "
-            "no mask noise to lower."
-        )
-    measured = [m for m in record["methods"] if m["unbiased"] and _ratio(m, quantity or "gradient")]
-    if quantity is None and len(measured) < 2:
-        return recommend(record, "loss")
-    quantity = quantity or "gradient"
-    if len(measured) < 2 or not any(m["method"] == "standard" for m in measured):
-        raise UserError(
-            f"recommend: expected Standard and another unbiased method with an interval of the {quantity}'s noise, "
-            f"found {len(measured)} method(s); run 'stabledllm decompose{' --gradient' * (quantity == 'gradient')}'."
-        )
-    others = [m for m in measured if m["method"] != "standard"]
-    best = min(others, key=lambda m: _ratio(m, quantity).value)
-    bound = _ratio(best, quantity).ci_high
-    sure = [m for m in others if _ratio(m, quantity).ci_high < 1 and _ratio(m, quantity).value <= bound]
-    chosen = min(sure, key=lambda m: _simplicity(m, quantity)) if sure else _standard(measured)
-    forwards = record["config"]["forwards"]
-    ratio, named = _ratio(chosen, quantity), without_probe(chosen["method"])
-    return Recommendation(
-        method=named,
-        measured_as=chosen["method"],
-        views=chosen["views"],
-        ratio=ratio.value,
-        ci_low=ratio.ci_low,
-        ci_high=ratio.ci_high,
-        significant=bool(sure),
-        quantity=quantity,
-        best=best["method"],
-        sentences=tuple(_sentences(record, chosen, best, bool(sure), quantity, forwards)),
-        recipe=recipe_lines(record, named, chosen["views"], forwards),
-    )
-
-
-def is_comparable(record: dict) -> bool:
-    """Whether the noise of Standard and of another unbiased method has an interval, so that one can be recommended."""
-    comparable = [m["method"] for m in record["methods"] if m["unbiased"] and any(_ratio(m, q) for q in QUANTITIES)]
-    return "standard" in comparable and len(comparable) > 1
-
-
-def without_probe(method: str) -> str:
-    """The method with ``adaptive`` in the place of ``ppots``."""
-    return "+".join(_WITHOUT_PROBE.get(part, part) for part in method.split("+"))
-
-
-def _standard(measured: Sequence[dict]) -> dict:
-    return next(m for m in measured if m["method"] == "standard")
-
-
-def _ratio(entry: dict, quantity: str) -> Ratio | None:
-    """Noise at equal compute over Standard's; None where it has no interval."""
-    part = entry if quantity == "loss" else entry.get("gradient") or {}
-    stored = part.get("relative_to_standard") or {}
-    # An unknown value is null in a file, and NaN in a record that was just made.
-    ratio = Ratio(*(stored.get(name, math.nan) for name in ("value", "ci_low", "ci_high")))
-    return ratio if None not in stored.values() and ratio.is_known else None
-
-
-def _simplicity(entry: dict, quantity: str) -> tuple:
-    probed = any(part in _PROBED for part in entry["method"].split("+"))
-    predicted = (entry.get("predicted_at_equal_compute") or {}).get("value")
-    free = _ratio(entry, quantity).value if predicted is None else predicted
-    return probed, entry["views"], free
-
-
-def _sentences(record: dict, chosen: dict, best: dict, sure: bool, quantity: str, forwards: int) -> list[str]:
-    def ratio(entry: dict) -> str:
-        r = _ratio(entry, quantity)
-        return f"{r.value:.2g} ({r.ci_low:.2g} to {r.ci_high:.2g})"
-
-    lines = []
-    if not sure:
-        lines.append(
-            f"No method helps significantly: the least {quantity} noise at equal compute is {best['method']}'s, "
-            f"{ratio(best)} of Standard's. Stay with standard, or measure with more rows."
-        )
-    else:
-        lines.append(
-            f"At your batch of {forwards} forward passes, {chosen['method']} needs {ratio(chosen)} of the compute of "
-            f"standard for the same {quantity} noise."
-        )
-        if (named := without_probe(chosen["method"])) != chosen["method"]:
-            lines.append(f"{named} reaches the same p(t) from the losses of training itself, without a probe.")
-        if best is not chosen:
-            lines.append(
-                f"{best['method']} measured least, {ratio(best)}, which is not surely less; it is less simple."
-            )
-    if (noise_scale := _noise_scale(record, chosen)) and sure:
-        lines.append(noise_scale)
-    lines += [_mirror(record, quantity)] if record.get("mirror") else []
-    if quantity == "gradient" and (other := _best_for(record, "loss")) and other != best["method"]:
-        lines.append(f"The loss's noise disagrees: by it {other} would be best. The gradient is what training follows.")
-    return lines
-
-
-def _best_for(record: dict, quantity: str) -> str | None:
-    others = [m for m in record["methods"] if m["unbiased"] and m["method"] != "standard" and _ratio(m, quantity)]
-    return min(others, key=lambda m: _ratio(m, quantity).value)["method"] if others else None
-
-
-def _noise_scale(record: dict, chosen: dict) -> str | None:
-    scales = [((m.get("gradient") or {}).get("noise_scale") or {}).get("value") for m in (record["methods"][0], chosen)]
-    if None in scales or chosen["method"] == "standard":
-        return None
-    return (
-        f"Its gradient noise scale is {scales[1] * chosen['views']:.3g} forward passes, standard's {scales[0]:.3g}: "
-        f"that is the batch beyond which more of it brings little."
-    )
-
-
-def _mirror(record: dict, quantity: str) -> str:
-    """The sentence that says whether MIRROR alone pays, and why."""
-    entry = next((m for m in record["methods"] if m["method"] == "mirror"), None)
-    ratio = _ratio(entry, quantity) if entry else None
-    if not ratio:
-        return record["mirror"]["sentence"]
-    span = f"{ratio.value:.2g} ({ratio.ci_low:.2g} to {ratio.ci_high:.2g})"
-    because = ", because |rho| A {} B + C"
-    if entry["views"] != 2:  # a second view for some t only: the ratio at its own cost says all
-        span, because = f"at {entry['views']:.3g} forwards a row {span}", ""
-    if ratio.ci_low > 1:
-        return f"MIRROR alone does not pay here, {span} of Standard's {quantity} noise{because.format('<')}."
-    if ratio.ci_high < 1:
-        return f"MIRROR alone pays here, {span} of Standard's {quantity} noise{because.format('>')}."
-    return f"Whether MIRROR alone pays is too close to tell: {span} of Standard's {quantity} noise."
+    return choose(record, quantity, without_probe, recipe_lines)
 
 
 def recipe_lines(record: dict, method: str, views: float, forwards: int) -> str:
@@ -197,9 +38,9 @@ def recipe_lines(record: dict, method: str, views: float, forwards: int) -> str:
         tree["objective"] = objective
     lines = [*yaml.safe_dump(tree, sort_keys=False).splitlines(), f"method: {method}"]
     lines.append(f"batch: {max(1, round(forwards / views))}")
-    if options := {k: v for k, v in record["config"]["method_options"].items() if _matters(k, v, method)}:
+    if options := set_options(record["config"]["method_options"], method):
         lines += ["method_options:", *(f"  {name}: {value}" for name, value in options.items())]
-    if any(part in _PROBED for part in method.split("+")):
+    if any(part in PROBED for part in method.split("+")):
         probe = record["config"]["probe"]
         lines.append("ppots: {" + ", ".join(f"{name}: {probe[name]}" for name in ("rows", "rates", "masks")) + "}")
     return "\n".join(lines)
@@ -215,9 +56,3 @@ def _set(settings: dict, defaults: dict) -> dict:
         if value != default:
             out[name] = value
     return out
-
-
-def _matters(name: str, value: object, method: str) -> bool:
-    """Whether an option is set and has an effect on this method."""
-    reads = any(name in PARTS[part].options for part in method.split("+") if part in PARTS)
-    return reads and value not in (None, {"mirror_below": 1.0}.get(name))

@@ -21,7 +21,10 @@ def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: int) -> Ten
     """The four 32-bit random words of each counter, as int64 in [0, 2**32), stacked in a new last dimension.
 
     Args:
-        c0, c1, c2, c3: int64 counters in [0, 2**32), broadcastable to one shape.
+        c0: int64 counters in [0, 2**32), broadcastable to one shape with the other three.
+        c1: likewise.
+        c2: likewise.
+        c3: likewise.
         seed: 64-bit key; its low and high words are the two key words.
 
     >>> zero = torch.tensor(0)

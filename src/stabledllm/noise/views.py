@@ -86,7 +86,8 @@ class Single:
         is left for it to mask (``complement``). A view that masks nothing by chance is a forward all the same.
 
         Args:
-            sampler: the density t is drawn from. size: maskable tokens P of each row of the data, shape (B,).
+            sampler: the density t is drawn from.
+            size: maskable tokens P of each row of the data, shape (B,).
         """
         return float(sampler.cdf(self.reach(size)).sum(1).mean())
 

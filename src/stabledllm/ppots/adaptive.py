@@ -102,7 +102,9 @@ class AdaptiveDensity:
         """Add the rows of one optimizer step and refit p when it is due; returns whether it was.
 
         Args:
-            t: mask ratios. weight: importance weights. loss: weighted row losses, views averaged. Each of shape (n,).
+            t: mask ratios, shape (n,).
+            weight: importance weights, shape (n,).
+            loss: weighted row losses, views averaged, shape (n,).
         """
         plain = loss / weight
         finite = plain.isfinite()

@@ -64,8 +64,10 @@ def fit_epr(
     the KL 0 at the true parameters, however wide the cells. The best density that is constant on each cell is this too.
 
     Args:
-        t: nodes of cells of (0, 1), shape (G, Q), or their midpoints, (G,). width: of the cells, (G,).
-        points: positive, unnormalised, (G,). share: weights of the nodes, adding up to 1, (Q,); equal by default.
+        t: nodes of cells of (0, 1), shape (G, Q), or their midpoints, (G,).
+        width: of the cells, (G,).
+        points: positive, unnormalised, (G,).
+        share: weights of the nodes, adding up to 1, (Q,); equal by default.
 
     >>> t = (np.arange(20) + 0.5) / 20
     >>> bool(fit_epr(t, np.full(20, 0.05), np.sqrt(1 + t**2), starts=3).kl < 1e-6)

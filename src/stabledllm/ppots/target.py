@@ -20,7 +20,8 @@ def optimal_square(moments: SecondMoments, source: Source | None = None, shared:
     too coarse to average all of it out. kappa is the number of forwards.
 
     Args:
-        source: of u; iid by default. moments: for sources other than iid those of losses, :class:`LossMoments`.
+        source: of u; iid by default.
+        moments: for sources other than iid those of losses, :class:`LossMoments`.
 
     >>> moments = SecondMoments(edges=torch.tensor([0.0, 0.5, 1.0]), moment=torch.tensor([[1.0, 8.0], [1.0, 10.0]]),
     ...                         cost=torch.ones(2))

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import io
 import json
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from stabledllm.plain_text import plain_text
-from stabledllm.reports import figures, run_tables, style, tables
+from stabledllm.reports import figures, run_tables, tables
 from stabledllm.reports.images import side_by_side
+from stabledllm.reports.labels import label
 from stabledllm.reports.published import published_table
 from stabledllm.reports.stored import Stored, array, finished_planned, gather, noise_of, run_metrics
-from stabledllm.reports.style import label
+from stabledllm.reports.style import data_uri
 from stabledllm.reports.summary import summarise
 from stabledllm.runtime.files import write_text
 from stabledllm.runtime.locks import writing_beside
@@ -156,12 +154,3 @@ def _origin(stored: Stored, path: Path, data: dict) -> dict:
 def unbroken(sentence: str) -> str:
     """The sentence with no line break inside ``37 %`` or ``0.49 ± 0.02``."""
     return sentence.replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0")
-
-
-def data_uri(figure: Figure | None) -> str | None:
-    """The figure as a data URI (SVG); None for no figure."""
-    if figure is None:
-        return None
-    buffer = io.BytesIO()
-    style.save(figure, buffer, "svg")
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

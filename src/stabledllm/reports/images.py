@@ -14,8 +14,8 @@ from PIL import Image
 
 from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
+from stabledllm.reports.labels import label
 from stabledllm.reports.stored import number, run_methods
-from stabledllm.reports.style import label
 
 LINES = "pictures.jsonl"
 _CAPTIONS, _SIDE, _NAME = 12, 256, 1000

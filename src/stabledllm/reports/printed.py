@@ -1,4 +1,4 @@
-"""The texts on their results that ``decompose`` and ``experiment`` print."""
+"""The texts on their results that ``decompose``, ``fit`` and ``experiment`` print."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ def decomposition_text(record: dict) -> Iterator[str]:
     if record["mirror"]:
         yield record["mirror"]["sentence"]
     yield from record["notes"][1:]
+
+
+def fit_details(record: dict) -> Iterator[str]:
+    """Yields a p_of_t.json's quality of the output layer as a proxy, where it was checked, and EPR's parameters."""
+    if proxy := record.get("proxy"):
+        yield (
+            f"the output layer for the whole gradient: correlation over t {proxy['correlation']:.3f}, second moment "
+            f"{proxy['excess']:+.1%} against p fitted to the gradient itself"
+        )
+    if parameters := record["parameters"]:
+        yield "EPR: " + ", ".join(f"{name} = {value:.4g}" for name, value in parameters.items())
 
 
 def experiment_text(results: dict) -> Iterator[str]:

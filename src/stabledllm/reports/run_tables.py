@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 
 from stabledllm.reports import numbers as fmt
+from stabledllm.reports.labels import metric_label
 from stabledllm.reports.stored import diverged_at, number, run_methods, run_metrics
-from stabledllm.reports.style import metric_label
 from stabledllm.reports.tables import DIVERGED, Name, Table, seeds_of
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import io
 import zlib
 from collections.abc import Callable
 
@@ -11,8 +13,6 @@ from matplotlib.figure import Figure
 
 COMPONENTS = {"mask_pattern": "#0072B2", "mask_rate": "#E69F00", "data": "#8A8F98"}
 """A, B and C, in the order in which they are stacked."""
-
-COMPONENT_LABELS = {"mask_pattern": "A  mask pattern", "mask_rate": "B  mask rate", "data": "C  data"}
 
 INK, MUTED, GRID = "#22262B", "#667080", "#E3E6EA"
 G_COLOUR, V_COLOUR, VIEWS_COLOUR = "#117733", "#0072B2", "#CC6677"
@@ -33,34 +33,6 @@ _METHODS = {
     "fixedcount": "#D55E00",
 }
 _OTHERS = ("#56B4E9", "#A0522D", "#6B8E23", "#9467BD", "#5F6B7A", "#C44E52")
-
-_PARTS = {
-    "standard": "Standard",
-    "ppots": "P-POTS",
-    "ppots-gradient": "P-POTS on the gradient",
-    "ppots-head": "P-POTS on the head's gradient",
-    "adaptive": "Adaptive",
-    "mirror": "MIRROR",
-    "multisample": "MultiSample",
-    "partition": "Partition",
-    "strats": "StraTS",
-    "lowdisc": "LowDisc",
-    "clipped": "Clipped",
-    "isad": "ISAD",
-    "isad-exact": "ISAD-exact",
-    "syrm": "SyRM",
-    "ema": "EMA",
-    "fixedcount": "FixedCount",
-    "complement": "Complement",
-}
-
-METRIC_LABELS = {
-    "validation_nll": "Validation NLL (nats per token)",
-    "validation_objective": "Trained objective (nats per token)",
-    "accuracy": "Accuracy",
-    "clip_score": "CLIP score",
-}
-LOWER_IS_BETTER = {"validation_nll": True, "validation_objective": True, "accuracy": False, "clip_score": False}
 
 _RC = {
     "font.family": "DejaVu Sans",
@@ -118,16 +90,10 @@ def colour(method: str) -> str:
     return _METHODS.get(method) or _OTHERS[zlib.crc32(method.encode()) % len(_OTHERS)]
 
 
-def label(method: str) -> str:
-    """The method's name for readers: ``P-POTS + MIRROR`` for ``ppots+mirror``."""
-    return " + ".join(_part_label(part) for part in method.split("+"))
-
-
-def _part_label(part: str) -> str:
-    name = part.rstrip("0123456789")
-    return f"{_PARTS[name]}-{part.removeprefix(name)}" if name != part and name in _PARTS else _PARTS.get(part, part)
-
-
-def metric_label(metric: str) -> str:
-    """The metric's name for readers, with its unit."""
-    return METRIC_LABELS.get(metric, metric.replace("_", " "))
+def data_uri(figure: Figure | None) -> str | None:
+    """The figure as a data URI (SVG); None for no figure."""
+    if figure is None:
+        return None
+    buffer = io.BytesIO()
+    save(figure, buffer, "svg")
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from stabledllm.reports import numbers as fmt
+from stabledllm.reports.labels import COMPONENT_LABELS, LOWER_IS_BETTER, label
 from stabledllm.reports.stored import (
     Stored,
     finished_planned,
@@ -16,7 +17,6 @@ from stabledllm.reports.stored import (
     summary_of,
     value,
 )
-from stabledllm.reports.style import COMPONENTS, LOWER_IS_BETTER, label
 
 _NAMES = {"mask_pattern": "which tokens are masked (A)", "mask_rate": "the mask rate (B)", "data": "the data (C)"}
 _METRICS = {"validation_nll": "validation NLL", "clip_score": "CLIP score"}
@@ -49,7 +49,7 @@ def components(data: dict) -> list[str]:
 
 
 def _known_components(parts: dict) -> list[str]:
-    return sorted((k for k in COMPONENTS if not math.isnan(value(parts.get(k)))), key=lambda k: -value(parts[k]))
+    return sorted((k for k in COMPONENT_LABELS if not math.isnan(value(parts.get(k)))), key=lambda k: -value(parts[k]))
 
 
 def _largest(parts: dict) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stabledllm.reports import numbers as fmt
+from stabledllm.reports.labels import COMPONENT_LABELS, metric_label
 from stabledllm.reports.stored import (
     diverged_at,
     noise_of,
@@ -17,7 +18,6 @@ from stabledllm.reports.stored import (
     summary_of,
     value,
 )
-from stabledllm.reports.style import COMPONENT_LABELS, COMPONENTS, metric_label
 
 Name = Callable[[str], str]
 
@@ -53,7 +53,7 @@ def components_table(data: dict) -> Table:
         parts.append(("gradient", data["gradient"]))
     columns = [c for name, p in parts for c in (f"{name}, {_unit(p)}", "% of total")]
     rows = []
-    for key in (*COMPONENTS, "total"):
+    for key in (*COMPONENT_LABELS, "total"):
         cells = [c for _, p in parts for c in _cells(p, key)]
         if any(c != fmt.NONE for c in cells):
             rows.append((COMPONENT_LABELS.get(key, "total"), *cells))

@@ -50,7 +50,9 @@ def vector_spread_change(cross: Tensor, own: Tensor, total: Tensor, share: Tenso
 
     Args:
         cross: products of each row's vector with the sum of all, shape (Q, a), its own square among them.
-        own: squares of the rows' vectors, (Q, a). total: square of their sum, (Q,). share: shape (a,).
+        own: squares of the rows' vectors, (Q, a).
+        total: square of their sum, (Q,).
+        share: shape (a,).
 
     >>> import torch
     >>> x = torch.tensor([0.5, 1.5])  # rows that count the same

@@ -120,8 +120,10 @@ def mirror_condition(
     with two views of every row, c = 2 and A' = A (1 + rho) / 2, this is ``|rho| A > B + C``.
 
     Args:
-        views: the probe of MIRROR's two views. cost: forwards that a row pays on average at uniform t.
-        nested: the nested design's losses. parts: their decomposition.
+        views: the probe of MIRROR's two views.
+        cost: forwards that a row pays on average at uniform t.
+        nested: the nested design's losses.
+        parts: their decomposition.
         measured: the entry of MIRROR among the compared methods, where it is one of them. Where only some t have a
             second view, the sentence follows the ratio in that entry.
 

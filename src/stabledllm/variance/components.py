@@ -233,7 +233,8 @@ def decompose_autoregressive(losses: Tensor, share: Tensor | None = None) -> Dec
     """The decomposition of an autoregressive model's loss: without masks all of its variance over rows is C.
 
     Args:
-        losses: of each row, shape (a,). share: of each row in the token mean, shape (a,).
+        losses: of each row, shape (a,).
+        share: of each row in the token mean, shape (a,).
 
     >>> decompose_autoregressive(torch.tensor([1.0, 3.0])).data.value
     2.0

@@ -2,7 +2,12 @@
 
 from stabledllm.config.settings.data import DataSettings, ImageSettings
 from stabledllm.config.settings.decompose import DecomposeSettings, GradientSettings
-from stabledllm.config.settings.evaluation import DecodingSettings, EvalSettings, ImageDecodingSettings
+from stabledllm.config.settings.evaluation import (
+    DecodingSettings,
+    EvalSettings,
+    ImageDecodingSettings,
+    ShortDecodingSettings,
+)
 from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
 from stabledllm.config.settings.model import LoRASettings, ModelSettings
 from stabledllm.config.settings.training import ExperimentSettings, TrainSettings
@@ -22,5 +27,6 @@ __all__ = [
     "ModelSettings",
     "ObjectiveSettings",
     "PPOTSSettings",
+    "ShortDecodingSettings",
     "TrainSettings",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from stabledllm.config.decoding_fit import fitting_block, fitting_steps
 from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.model import ModelSettings
 from stabledllm.config.settings.values import MOST, PathText, Seed
@@ -15,12 +16,16 @@ from stabledllm.config.typed import Strict
 class DecodingSettings(Strict):
     """How completions are decoded; part of every result. The defaults are LLaDA's low-confidence decoding, greedy."""
 
+    usual_steps: ClassVar[int] = 128
+    usual_block: ClassVar[int] = 32
+
     length: int = Field(128, ge=1, le=MOST)
     """New tokens."""
-    steps: int = Field(128, ge=1, le=MOST)
-    """Model calls in all."""
-    block: int = Field(32, ge=1, le=MOST)
-    """Tokens of a semi-autoregressive block; ``length`` for none, as Dream decodes."""
+    steps: int | None = Field(None, ge=1, le=MOST)
+    """Model calls in all; unless given 128, or the nearest number that the blocks share evenly."""
+    block: int | None = Field(None, ge=1, le=MOST)
+    """Tokens of a semi-autoregressive block, ``length`` for none, as Dream decodes; unless given ``block_size``, or 32,
+    or the divisor of ``length`` that is nearest to it."""
     order: Literal["confidence", "margin", "entropy", "random"] = "confidence"
     """Which masked positions are decided first."""
     schedule: Literal["even", "dream", "origin"] = "even"
@@ -39,6 +44,38 @@ class DecodingSettings(Strict):
     Approximate, except ``prefix`` for models trained in blocks."""
     seed: Seed = 0
     """Seed of what is drawn at random while decoding."""
+
+    @model_validator(mode="after")
+    def _fitted(self) -> DecodingSettings:
+        given = {name for name in ("steps", "block") if getattr(self, name) is not None}
+        if "block" not in given:
+            self.block = fitting_block(self.length, self.usual_block)
+        if "steps" not in given:
+            whole = self.length % self.block == 0  # else it is refused where the options are built
+            self.steps = fitting_steps(self.length, self.block, self.usual_steps) if whole else self.usual_steps
+        self.model_fields_set.difference_update({"steps", "block"} - given)
+        return self
+
+    def in_blocks_of(self, size: int | None) -> DecodingSettings:
+        """These settings for a model trained in blocks of ``size`` (None: in none); a given ``block`` stays."""
+        if not size or "block" in self.model_fields_set:
+            return self
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self).model_validate(given | {"block": size})
+
+
+class ShortDecodingSettings(DecodingSettings):
+    """The same with the defaults of ``generate`` and ``eval``: 64 tokens in blocks of 8."""
+
+    usual_steps: ClassVar[int] = 64
+    usual_block: ClassVar[int] = 8
+
+    length: int = Field(64, ge=1, le=MOST)
+    """New tokens."""
+    steps: int | None = Field(None, ge=1, le=MOST)
+    """Model calls in all; unless given 64, or the nearest number that the blocks share evenly."""
+    block: int | None = Field(None, ge=1, le=MOST)
+    """Tokens of a semi-autoregressive block; unless given 8, or the divisor of ``length`` that is nearest to it."""
 
 
 class ImageDecodingSettings(Strict):
@@ -68,7 +105,7 @@ class EvalSettings(ModelSettings):
     """At most this many problems."""
     draws: int = Field(4, ge=1, le=MOST)
     """Views of each row in the NLL."""
-    decoding: DecodingSettings = DecodingSettings(length=64, steps=64, block=8)
+    decoding: ShortDecodingSettings = ShortDecodingSettings()
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
     clip: PathText | None = None
     """Scores drawn images: a CLIP model's folder or name on the hub."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PlainSerializer, field_validator
+from pydantic import AfterValidator, Field, PlainSerializer, field_validator, model_validator
 
 from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.evaluation import DecodingSettings, ImageDecodingSettings
@@ -84,6 +84,13 @@ class TrainSettings(ModelSettings):
     from its last checkpoint; any other difference is refused."""
     out: PathText = "runs/train"
     """Folder of the run."""
+
+    @model_validator(mode="after")
+    def _decoded_as_trained(self) -> TrainSettings:
+        given = "decoding" in self.model_fields_set
+        self.decoding = self.decoding.in_blocks_of(self.block_size)
+        self.model_fields_set.difference_update(set() if given else {"decoding"})
+        return self
 
 
 class ExperimentSettings(Strict):

@@ -73,7 +73,8 @@ def coefficients_of(counts: Tensor, size: Tensor, given: MaskInput) -> Tensor:
     """The :func:`count_coefficients` c_k of each row's own counts k, float64, shape of ``counts``.
 
     Args:
-        counts: int64, shape (B,) or (B, K), each in [1, P]. size: P of each row, shape (B,).
+        counts: int64, shape (B,) or (B, K), each in [1, P].
+        size: P of each row, shape (B,).
         given: the input of the masker, for the objective's eps and power.
 
     >>> from types import SimpleNamespace

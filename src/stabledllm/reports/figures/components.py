@@ -7,8 +7,9 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stabledllm.reports.labels import COMPONENT_LABELS
 from stabledllm.reports.stored import stderr, value
-from stabledllm.reports.style import COMPONENT_LABELS, COMPONENTS, INK, new_figure, styled
+from stabledllm.reports.style import COMPONENTS, INK, new_figure, styled
 
 
 @styled

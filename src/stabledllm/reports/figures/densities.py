@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from stabledllm.reports.labels import label
 from stabledllm.reports.stored import array
-from stabledllm.reports.style import MUTED, colour, label, new_figure, styled
+from stabledllm.reports.style import MUTED, colour, new_figure, styled
 
 _DASHES = ("-", "--", ":", "-.")
 

@@ -7,9 +7,10 @@ import math
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from stabledllm.reports.labels import label
 from stabledllm.reports.numbers import with_interval
 from stabledllm.reports.stored import noise_of, number, standard_first, value
-from stabledllm.reports.style import GRID, INK, MUTED, colour, label, new_figure, styled
+from stabledllm.reports.style import GRID, INK, MUTED, colour, new_figure, styled
 
 _KINDS = {
     "loss": ("measured", "predicted from the decomposition"),

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stabledllm.reports.figures.curves import band, bulk_limits, rate_axis
+from stabledllm.reports.labels import label
 from stabledllm.reports.stored import array, number
-from stabledllm.reports.style import G_COLOUR, MUTED, V_COLOUR, VIEWS_COLOUR, colour, label, new_figure, styled
+from stabledllm.reports.style import G_COLOUR, MUTED, V_COLOUR, VIEWS_COLOUR, colour, new_figure, styled
 
 
 @styled

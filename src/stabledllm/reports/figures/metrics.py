@@ -7,8 +7,9 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stabledllm.reports.labels import label, metric_label
 from stabledllm.reports.stored import number, run_methods, run_metrics, summary_of, value
-from stabledllm.reports.style import INK, MUTED, colour, label, metric_label, new_figure, styled
+from stabledllm.reports.style import INK, MUTED, colour, new_figure, styled
 
 
 @styled

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from stabledllm.reports.labels import label
 from stabledllm.reports.stored import diverged_at, number, run_methods, value
-from stabledllm.reports.style import MUTED, colour, label, new_figure, styled
+from stabledllm.reports.style import MUTED, colour, new_figure, styled
 
 
 @styled

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
-from tqdm import tqdm
-
-from stabledllm.config.settings import PPOTSSettings
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
 from stabledllm.forward.blocks import UnitMeter
-from stabledllm.forward.meter import LossMeter, Meter
+from stabledllm.forward.meter import LossMeter, Meter, MeteredModel
 from stabledllm.gradient.density import NormProfile, norm_profile, proxy_quality
 from stabledllm.gradient.output_layer import OutputLayerNorms
 from stabledllm.gradient.per_row import RowGradients
-from stabledllm.models.loading import LoadedModel
+from stabledllm.lab.measure.options import ProbeOptions
+from stabledllm.lab.measure.progress import Progress
 from stabledllm.noise.fits import check_blocks, check_finite_variance
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.cells import WeighsBy, weights_of
@@ -44,56 +42,68 @@ def check_probe(method: Method, rows: int, probed: int, block_size: int | None) 
         )
 
 
+def probe_forwards(method: Method, options: ProbeOptions, rows: int) -> int | None:
+    """The forward passes that a probe of losses takes; None where gradients are probed, which take none of them."""
+    if method.signal != "loss":
+        return None
+    cells = len(rate_edges(options.rates, method.objective.eps, method.views.switches)) - 1
+    return min(options.rows, rows) * cells * options.masks * method.views.count
+
+
 def probe_and_fit(
-    loaded: LoadedModel,
-    rows: list[TokenRow],
+    loaded: MeteredModel,
+    rows: Sequence[TokenRow],
     method: Method,
-    settings: PPOTSSettings,
+    probing: ProbeOptions,
     seed: int,
     step_rows: int,
     *,
-    show_progress: bool = True,
+    progress: Progress | None = None,
     block_size: int | None = None,
+    tokens_per_batch: int | None = None,
+    parameters: Sequence[str] | None = None,
 ) -> FittedDensity:
     """Probe the training rows and fit p for the method's own source, masker and views, for steps of ``step_rows`` rows.
 
     With ``block_size`` the units of block diffusion are probed instead of rows.
 
+    Args:
+        parameters: patterns of those whose gradient ``ppots-gradient`` is fitted to; None takes all that are trained.
+
     Raises:
         UserError: too few rows, or a method that has no meaning in blocks.
     """
     check_finite_variance(method, "ppots")
-    check_probe(method, len(rows), settings.rows, block_size)
-    count = min(settings.rows, len(rows))
-    sizes = {"rows": count, "rates": settings.rates, "masks": settings.masks}
+    check_probe(method, len(rows), probing.rows, block_size)
+    sizes = {"rows": min(probing.rows, len(rows)), "rates": probing.rates, "masks": probing.masks}
+    config = sizes | {"design": probing.design, "model": loaded.name}
     options = FitOptions(
-        starts=settings.starts,
-        family=settings.family,
-        uniform_share=settings.uniform_share,
+        starts=probing.starts,
+        family=probing.family,
+        uniform_share=probing.uniform_share,
         seed=seed,
         step_rows=step_rows,
     )
-    cells = len(rate_edges(settings.rates, method.objective.eps, method.views.switches)) - 1
-    total = count * cells * settings.masks * method.views.count if method.signal == "loss" else None
-    with tqdm(total=total, desc=f"probe {method.name}", unit="fwd", disable=not show_progress) as bar:
+    common = {"progress": progress.update if progress else None}
+    common |= {"tokens_per_batch": tokens_per_batch} if tokens_per_batch else {}
 
-        def meter(kind: type[Meter]) -> Meter:
-            return kind(loaded, rows, method.objective, progress=bar.update)
+    def meter(kind: type[Meter]) -> Meter:
+        chosen = {"parameters": parameters} if kind is RowGradients else {}
+        return kind(loaded, rows, method.objective, **common, **chosen)
 
-        if block_size:
-            units = UnitMeter(loaded, rows, method.objective, block_size=block_size, progress=bar.update)
-            config = sizes | {"design": settings.design, "model": loaded.name, "block_size": block_size}
-            profile = probe(units, method, **sizes, design=settings.design, seed=seed)
-            options = replace(options, step_rows=round(step_rows * units.units_per_row))
-            density = fit_density(profile, method, options, config, weighs_by=_weights(method, units, profile))
-        elif method.signal == "loss":
-            config = sizes | {"design": settings.design, "model": loaded.name}
-            profile = probe(losses := meter(LossMeter), method, **sizes, design=settings.design, seed=seed)
-            density = fit_density(profile, method, options, config, weighs_by=_weights(method, losses, profile))
-        else:
-            density = _fit_to_norms(meter, method, sizes | {"seed": seed}, options, settings.check_proxy, loaded.name)
-        density.record["objective"] = asdict(method.objective)
-        return density
+    if block_size:
+        units = UnitMeter(loaded, rows, method.objective, block_size=block_size, **common)
+        profile = probe(units, method, **sizes, design=probing.design, seed=seed)
+        options = replace(options, step_rows=round(step_rows * units.units_per_row))
+        config["block_size"] = block_size
+        density = fit_density(profile, method, options, config, weighs_by=_weights(method, units, profile))
+    elif method.signal == "loss":
+        profile = probe(losses := meter(LossMeter), method, **sizes, design=probing.design, seed=seed)
+        density = fit_density(profile, method, options, config, weighs_by=_weights(method, losses, profile))
+    else:
+        density = _fit_to_norms(meter, method, sizes | {"seed": seed}, options, probing.check_proxy, loaded.name)
+    density.record["objective"] = asdict(method.objective)
+    return density
 
 
 def _weights(method: Method, meter: Meter, profile: Profile) -> WeighsBy:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from tqdm import tqdm
 
-from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.rows import TokenRow, maskable_sizes
-from stabledllm.forward.meter import LossMeter
-from stabledllm.lab.probe_and_fit import probe_and_fit
-from stabledllm.models.loading import LoadedModel
+from stabledllm.forward.meter import LossMeter, MeteredModel
+from stabledllm.lab.measure.options import DecomposeOptions
+from stabledllm.lab.measure.probe_and_fit import probe_and_fit
+from stabledllm.lab.measure.progress import Progress
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.maskers import Masker
 from stabledllm.noise.methods import Method
@@ -34,41 +34,52 @@ class Laboratory:
     """The measurements of one model and data set; each probe is measured once and kept."""
 
     def __init__(
-        self, settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], objective: Objective, bar: tqdm
+        self,
+        options: DecomposeOptions,
+        loaded: MeteredModel,
+        rows: Sequence[TokenRow],
+        objective: Objective,
+        progress: Progress,
+        tokens_per_batch: int | None = None,
     ):
-        self.settings, self.loaded, self.rows = settings, loaded, rows
-        self.meter = LossMeter(loaded, rows, objective, progress=bar.update)
+        self.options, self.loaded, self.rows, self.progress = options, loaded, rows, progress
+        self.sized = {"tokens_per_batch": tokens_per_batch} if tokens_per_batch else {}
+        """What every meter is told of the memory there is."""
+        self.meter = LossMeter(loaded, rows, objective, progress=self._update, **self.sized)
         self._profiles: dict[tuple[Masker, Views, bool], Profile] = {}
         self.low: LowRates | None = None
         """Standard's losses at small t, once A, B and C were measured."""
         self.drawn: dict[str, tuple[TSampler, float]] = {}
         """The density and the forwards per row of each measured method, by its name."""
 
+    def _update(self, forwards: int) -> None:
+        self.progress.update(forwards)
+
     def profile(self, method: Method) -> Profile:
         """The probe of a method's masker and views, measured at the first call, whatever the source and the density."""
         key = (method.masker, method.views, method.syrm)
         if key not in self._profiles:
-            sizes = self.settings.probe
+            sizes = self.options.probe
             self._profiles[key] = probe(
                 self.meter,
                 method,
                 rows=sizes.rows,
                 rates=sizes.rates,
                 masks=sizes.masks,
-                seed=self.settings.seed,
+                seed=self.options.seed,
                 design=sizes.design,
             )
         return self._profiles[key]
 
     def fit_options(self, method: Method) -> FitOptions:
         """The options of the fit for a method."""
-        probe = self.settings.probe
+        probe = self.options.probe
         return FitOptions(
             starts=probe.starts,
             family=probe.family,
             uniform_share=probe.uniform_share,
-            seed=self.settings.seed,
-            step_rows=step_rows(method, self.settings.forwards, self.cost(method, Uniform())),
+            seed=self.options.seed,
+            step_rows=step_rows(method, self.options.forwards, self.cost(method, Uniform())),
         )
 
     def cost(self, method: Method, sampler: TSampler) -> float:
@@ -82,10 +93,10 @@ class Laboratory:
                 self.loaded,
                 self.rows,
                 method,
-                self.settings.probe,
-                self.settings.seed,
+                self.options.probe,
+                self.options.seed,
                 self.fit_options(method).step_rows,
-                show_progress=False,
+                tokens_per_batch=self.sized.get("tokens_per_batch"),
             )
         profile, options = self.profile(method), self.fit_options(method)
         return fit_density(profile, method, options, weighs_by=self._weights(method, profile))
@@ -95,18 +106,16 @@ class Laboratory:
 
     def result(self, method: Method, density: FittedDensity | None) -> MethodResult:
         """Predicted (cross-fitted) and measured variance of one method."""
-        settings, profile = self.settings, self.profile(method)
+        options, profile = self.options, self.profile(method)
         sampler = method.sampler(density.sampler if density else None)
         crossfit: CrossFit = [(sampler, torch.arange(len(profile.rows)))]
         if density and method.signal == "loss":
             crossfit = density.crossfit
         cost = self.cost(method, sampler)
         self.drawn[method.name] = sampler, cost
-        rows = step_rows(method, settings.forwards, cost)
+        rows = step_rows(method, options.forwards, cost)
         predicted = per_row_variance(profile.moments, method.source, crossfit, rows, self._weights(method, profile))
-        measured = measure(
-            self.meter, method, sampler, rows=rows, steps=settings.steps, seed=settings.seed, low=self.low
-        )
+        measured = measure(self.meter, method, sampler, rows=rows, steps=options.steps, seed=options.seed, low=self.low)
         if self.low and method.masker.independent and self._seldom_seen(method, sampler, predicted):
             predicted = replace(predicted, stderr=math.nan, ends=None)
         return MethodResult(method.name, method.unbiased, measured, predicted, cost)

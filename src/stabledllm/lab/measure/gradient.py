@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.rows import TokenRow
+from stabledllm.forward.meter import MeteredModel
 from stabledllm.gradient.components import (
     GradientDecomposition,
     PairMean,
@@ -27,7 +27,7 @@ from stabledllm.gradient.predicted import (
 from stabledllm.gradient.profile import GradientProfile, gradient_profile
 from stabledllm.gradient.sketch import GradientMeter, ProjectedGradients
 from stabledllm.gradient.steps import StepGradients, StepMeter, ratio
-from stabledllm.models.loading import LoadedModel
+from stabledllm.lab.measure.options import DecomposeOptions
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
@@ -45,16 +45,17 @@ class GradientLaboratory:
 
     def __init__(
         self,
-        settings: DecomposeSettings,
-        loaded: LoadedModel,
-        rows: list[TokenRow],
+        options: DecomposeOptions,
+        loaded: MeteredModel,
+        rows: Sequence[TokenRow],
         standard: Method,
         progress: Callable[[int], None],
+        sized: Mapping[str, int] | None = None,
     ):
-        self.settings, self.grad, objective = settings, settings.grad, standard.objective
+        self.options, self.grad, objective = options, options.grad, standard.objective
         self.standard = standard
         self.counts = Method.parse("fixedcount", standard.options, objective)
-        common = {"progress": progress, "parameters": self.grad.parameters}
+        common = {"progress": progress, "parameters": self.grad.parameters, **(sized or {})}
         self.meter: GradientMeter = _gradient_meter(self.grad.projection, loaded, rows, objective, common)
         self.steps = StepMeter(loaded, rows, objective, clip=self.grad.clip, **common)
         self._profiles: dict[Method, GradientProfile] = {}
@@ -70,7 +71,7 @@ class GradientLaboratory:
                 rows=rows,
                 rates=self.grad.rates,
                 masks=self.grad.masks,
-                seed=self.settings.seed,
+                seed=self.options.seed,
             )
         return self._profiles[method]
 
@@ -84,8 +85,8 @@ class GradientLaboratory:
 
     def result(self, method: Method, sampler: TSampler, cost: float) -> dict:
         """The entry ``gradient`` of one method in ``decomposition.json``; that of Standard must be measured first."""
-        rows = step_rows(method, self.settings.forwards, cost)
-        measured = self.steps.measure(method, sampler, rows=rows, steps=self.grad.steps, seed=self.settings.seed)
+        rows = step_rows(method, self.options.forwards, cost)
+        measured = self.steps.measure(method, sampler, rows=rows, steps=self.grad.steps, seed=self.options.seed)
         if self._standard is None:
             self._standard = measured
         k = measured.pareto_k()
@@ -113,7 +114,7 @@ class GradientLaboratory:
         own, plain = self.profile(profiled), self.profile(self.counts)
         common = plain.first(len(own.rows)) if len(own.rows) < len(plain.rows) else plain
         noise = step_noise(own, method, uniform_for(own, sampler), rows, cost, common)
-        standard = step_noise(common, self.standard, uniform_for(common), self.settings.forwards, 1.0)
+        standard = step_noise(common, self.standard, uniform_for(common), self.options.forwards, 1.0)
         data = data_noise(common)
         relative = Ratio(1.0, 1.0, 1.0) if method.name == "standard" else ratio_to(noise, standard, data)
         return {
@@ -125,7 +126,7 @@ class GradientLaboratory:
 
 
 def _gradient_meter(
-    projection: str, loaded: LoadedModel, rows: list[TokenRow], objective: Objective, arguments: dict
+    projection: str, loaded: MeteredModel, rows: Sequence[TokenRow], objective: Objective, arguments: dict
 ) -> GradientMeter:
     """A meter of exact gradients, or of projections: as asked for, or by their size."""
     size = sum(p.numel() for p in chosen_parameters(loaded.model, arguments["parameters"]).values())

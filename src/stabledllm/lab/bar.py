@@ -1,0 +1,29 @@
+"""A progress bar of tqdm for a measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from stabledllm.lab.measure.progress import Progress
+
+
+class _Bar(Progress):
+    def __init__(self, bar: tqdm):
+        super().__init__(bar.desc, bar.total)
+        self.bar = bar
+
+    def update(self, forwards: int) -> None:
+        self.bar.update(forwards)
+
+    def stage(self, name: str) -> None:
+        self.bar.set_postfix_str(name)
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None) -> Iterator[Progress]:
+    """A bar on standard error that counts forward passes, with the stage behind it."""
+    with tqdm(total=total, desc=what, unit="fwd") as bar:
+        yield _Bar(bar)

@@ -1,0 +1,190 @@
+"""The entries of ``decomposition.json``: A, B, C, curves over t, and every method at equal compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from stabledllm.errors import UserError
+from stabledllm.lab.measure.gradient import GradientLaboratory
+from stabledllm.lab.measure.laboratory import Laboratory
+from stabledllm.lab.measure.options import DecomposeOptions
+from stabledllm.noise.densities import Uniform
+from stabledllm.noise.fits import check_finite_variance, check_fixed
+from stabledllm.noise.methods import Method
+from stabledllm.ppots.profile import rate_edges
+from stabledllm.ppots.record import FittedDensity, profile_record
+from stabledllm.runtime.provenance import device_name, versions
+from stabledllm.variance.comparison import compare_methods, mirror_condition
+from stabledllm.variance.components import by_length, decompose, nested_losses
+from stabledllm.variance.low_rates import LowRates
+
+SCHEMA = "stabledllm/decomposition/1"
+LEAST_ROWS = 4
+"""Least number of rows of which a variance is measured."""
+_SHOWN = 256
+"""Number of points at which densities are recorded for the figures."""
+
+
+def check_methods(methods: Sequence[Method], gradient: bool) -> None:
+    """Refuse methods that no variance can be measured of; the first is Standard.
+
+    Raises:
+        UserError: an infinite variance, a density that follows training, or the gradient of MMaDA's ``cosine``.
+    """
+    standard = methods[0]
+    if gradient and standard.objective.counts == "cosine":
+        raise UserError("decompose: --gradient and objective.weighting 'cosine' contradict; only the loss is measured.")
+    check_finite_variance(standard, "decompose")
+    for method in methods:
+        check_fixed(method)
+
+
+def record_of(
+    entries: dict, *, model: str, data: str, config: dict, seed: int, device: torch.device | str, seconds: float,
+    forwards: int, note: str,
+) -> dict:  # fmt: skip
+    """The record of a decomposition from what was measured, with where it came from.
+
+    Args:
+        note: what is said of the rows, first among the notes.
+    """
+    return {
+        "schema": SCHEMA,
+        "model": model,
+        "data": data,
+        "kind": "mdm",
+        "config": config,
+        "versions": versions(),
+        "device": device_name(device),
+        "seed": seed,
+        "seconds": seconds,
+        "forward_passes": forwards,
+        **entries,
+        "notes": [note, *entries["notes"]],
+    }
+
+
+def measure_losses(lab: Laboratory, methods: Sequence[Method]) -> dict:
+    """The entries of the record that are about the loss; the first method is Standard."""
+    options, standard, progress = lab.options, methods[0], lab.progress
+    mirror = _mirror(standard)
+    progress.stage("A, B, C")
+    nested = nested_losses(
+        lab.meter,
+        standard,
+        rows=options.rows,
+        rates=options.rates,
+        masks=options.masks,
+        seed=options.seed,
+        design=options.design,
+        some_masked=True,
+    )
+    parts = decompose(nested)
+    lab.low = LowRates.of(nested, lab.meter.sizes(standard)[nested.rows], lab.meter.objective.eps)
+    tokens = torch.tensor([lab.rows[i].response_length for i in nested.rows.tolist()])
+    both = lab.profile(mirror)
+    progress.stage("probe")
+    curves, plain = profile_record(both), profile_record(lab.profile(standard))
+    results, densities, notes = [], [], []
+    for method in methods:
+        progress.stage(method.name)
+        density = lab.density(method) if method.needs_p else None
+        if density:
+            densities.append(_shown(density))
+            notes += [f"{method.name}: {note}" for note in density.notes]
+        results.append(lab.result(method, density))
+    entries = compare_methods(results, parts.data)
+    alone = next((entry for entry in entries if entry["method"] == "mirror"), None)
+    if heavy := [r.method for r in results if r.measured.heavy_tail]:
+        notes.append(
+            f"{', '.join(heavy)}: a few draws at small t decide the loss's variance, so that its error is not known."
+        )
+    return {
+        "loss": parts.as_dict(),
+        "gradient": None,
+        "curves": {
+            "t": plain["t"],
+            **{name: plain[name] for name in ("g", "g_stderr", "v", "v_stderr")},
+            "v_mirror": curves["v_views"],
+            "v_mirror_stderr": curves["v_views_stderr"],
+            "rho": curves["rho"],
+            "rho_stderr": curves["rho_stderr"],
+        },
+        "densities": densities,
+        "by_length": by_length(tokens, lambda rows: decompose(nested.select(rows))),
+        "mirror": mirror_condition(both, lab.cost(mirror, Uniform()), nested, parts, alone),
+        "methods": entries,
+        "notes": notes,
+    }
+
+
+def measure_gradients(lab: Laboratory, methods: Sequence[Method], measured: dict) -> dict:
+    """The entries of the record with the gradient's noise, that of every method beside its loss's in ``measured``."""
+    options, progress = lab.options, lab.progress
+    progress.stage("gradient: A, B, C")
+    gradients = GradientLaboratory(options, lab.loaded, lab.rows, methods[0], progress.update, lab.sized)
+    parts, floor = gradients.decomposition(), gradients.floor()
+    progress.stage("gradient: Adam's second moments")
+    gradients.steps.precondition(rows=options.forwards, steps=options.grad.steps, seed=options.seed)
+    entries = []
+    for method, entry in zip(methods, measured["methods"], strict=True):
+        progress.stage(f"gradient: {method.name}")
+        entries.append(entry | {"gradient": gradients.result(method, *lab.drawn[method.name])})
+    notes = list(measured["notes"])
+    notes.append(
+        f"The floor of one counted view a row: no density of t brings the gradient's noise at equal compute below "
+        f"{floor.shared.value:.3g} ± {floor.shared.stderr:.2g} of Standard's ({floor.lowdisc.value:.3g} with low "
+        f"discrepancy); a density for every row, known beforehand, would reach {floor.own.value:.3g}."
+    )
+    if parts.heavy_tail:
+        notes.append(
+            f"The squared gradient norm has a heavy tail under Standard's iid t (Pareto-k {parts.pareto_k:.2f}): "
+            f"A, B and C were measured count by count; drawn steps miss the tail, and their errors are too small."
+        )
+    if parts.heavy_rows:
+        notes.append(_rows_note(parts.rows_pareto_k))
+    record = parts.as_dict() | {"floor": floor.as_dict()}
+    return {"gradient": record, "methods": entries, "notes": notes}
+
+
+def _rows_note(shape: float) -> str:
+    """The note on how a few rows' gradients affect the errors, by their Pareto-k, NaN for too few rows."""
+    if math.isnan(shape):
+        return (
+            "Whether a few rows decide A of the gradient cannot be told from so few (no Pareto-k): its error may be "
+            "too small; measure more rows, with grad.rows."
+        )
+    return (
+        f"So have the rows themselves (Pareto-k {shape:.2f}): a few rows decide A, and its error is too small. Ratios "
+        f"of methods, taken on the same rows, suffer less."
+    )
+
+
+def _shown(density: FittedDensity) -> dict:
+    """The entry of ``densities`` for one method: p at :data:`_SHOWN` points."""
+    t = (torch.arange(_SHOWN, dtype=torch.float64) + 0.5) / _SHOWN
+    return {
+        "method": density.method,
+        "source": density.record["source"],
+        "t": t.tolist(),
+        "p": density.sampler.log_prob(t).exp().tolist(),
+    }
+
+
+def planned_forwards(options: DecomposeOptions, methods: Sequence[Method], rows: int) -> int:
+    """Number of forwards that the losses of ``rows`` rows will take."""
+    eps = methods[0].objective.eps
+    cells = len(rate_edges(options.rates, eps)) - 1 if options.design == "cells" else options.rates
+    nested = min(options.rows, rows) * cells * options.masks
+    views = {(m.masker, m.views, m.syrm): m.views for m in (*methods, _mirror(methods[0]))}
+    cells = [len(rate_edges(options.probe.rates, eps, v.switches)) - 1 for v in views.values()]
+    probed = min(options.probe.rows, rows) * options.probe.masks
+    probed *= sum(v.count * b for v, b in zip(views.values(), cells, strict=True))
+    return nested + probed + options.steps * options.forwards * len(methods)
+
+
+def _mirror(standard: Method) -> Method:
+    return Method.parse("mirror", standard.options, standard.objective)

@@ -1,0 +1,205 @@
+"""The recommendation of a method from measured noise at equal compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from stabledllm.errors import UserError
+from stabledllm.noise.parts import FOLLOWED, PARTS
+from stabledllm.stats.intervals import Ratio
+
+QUANTITIES = ("gradient", "loss")
+_WITHOUT_PROBE = {fitted: follows for follows, fitted in FOLLOWED.items()}
+"""For each fitted density that training can reach without a probe, the part that follows it."""
+PROBED = [part.name for part in PARTS.values() if part.fitted_to and part.name not in _WITHOUT_PROBE]
+"""Names of the parts whose density costs a probe before training."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The method to train with, and why. ``significant`` is False where none is surely less noisy than Standard."""
+
+    method: str
+    measured_as: str
+    """The method that was measured, which has ``ppots`` where ``method`` has ``adaptive``."""
+    views: float
+    ratio: float
+    """Its noise at equal compute over Standard's, with a 95 % interval."""
+    ci_low: float
+    ci_high: float
+    significant: bool
+    quantity: str
+    """The quantity whose noise was compared: ``gradient`` or ``loss``."""
+    best: str
+    """The method with the least noise, not ``method`` where a simpler one is not surely noisier."""
+    sentences: tuple[str, ...]
+    recipe: str
+
+    def as_dict(self) -> dict:
+        """JSON form."""
+        return self.__dict__ | {"sentences": list(self.sentences)}
+
+
+def choose(
+    record: dict,
+    quantity: str | None,
+    named: Callable[[str], str],
+    lines: Callable[[dict, str, float, int], str],
+) -> Recommendation:
+    """Recommend the simplest unbiased method whose noise is surely below Standard's and not surely above the least.
+
+    Simplest means no probe before training, then fewer views, and among those the least predicted noise of the loss,
+    since sources of t and counts cost nothing. ``ppots`` counts as free: ``adaptive`` reaches that density without a
+    probe. "Not surely above" means that its ratio lies within the interval of the best one's. A biased method trains
+    another objective and is never named.
+
+    Args:
+        record: ``decomposition.json``. quantity: ``gradient`` (the default where it was measured) or ``loss``.
+        named: what the measured method is called where it is to be used.
+        lines: from the record, that name, its views and the step's forward passes to the lines to paste.
+
+    Raises:
+        UserError: the record holds no measurement of that quantity, or no Standard; or an autoregressive model's.
+    """
+    if record.get("kind") == "arm":
+        raise UserError(
+            "recommend: expected a masked diffusion model's decomposition, found an autoregressive model's, which has "
+            "no mask noise to lower."
+        )
+    measured = [m for m in record["methods"] if m["unbiased"] and _ratio(m, quantity or "gradient")]
+    if quantity is None and len(measured) < 2:
+        return choose(record, "loss", named, lines)
+    quantity = quantity or "gradient"
+    if len(measured) < 2 or not any(m["method"] == "standard" for m in measured):
+        raise UserError(
+            f"recommend: expected Standard and another unbiased method with an interval of the {quantity}'s noise, "
+            f"found {len(measured)} method(s); run 'stabledllm decompose{' --gradient' * (quantity == 'gradient')}'."
+        )
+    others = [m for m in measured if m["method"] != "standard"]
+    best = min(others, key=lambda m: _ratio(m, quantity).value)
+    bound = _ratio(best, quantity).ci_high
+    sure = [m for m in others if _ratio(m, quantity).ci_high < 1 and _ratio(m, quantity).value <= bound]
+    chosen = min(sure, key=lambda m: _simplicity(m, quantity)) if sure else _standard(measured)
+    forwards = record["config"]["forwards"]
+    ratio, name = _ratio(chosen, quantity), named(chosen["method"])
+    return Recommendation(
+        method=name,
+        measured_as=chosen["method"],
+        views=chosen["views"],
+        ratio=ratio.value,
+        ci_low=ratio.ci_low,
+        ci_high=ratio.ci_high,
+        significant=bool(sure),
+        quantity=quantity,
+        best=best["method"],
+        sentences=tuple(_sentences(record, chosen, name, best, bool(sure), quantity, forwards)),
+        recipe=lines(record, name, chosen["views"], forwards),
+    )
+
+
+def is_comparable(record: dict) -> bool:
+    """Whether the noise of Standard and of another unbiased method has an interval, so that one can be recommended."""
+    comparable = [m["method"] for m in record["methods"] if m["unbiased"] and any(_ratio(m, q) for q in QUANTITIES)]
+    return "standard" in comparable and len(comparable) > 1
+
+
+def without_probe(method: str) -> str:
+    """The method with ``adaptive`` in the place of ``ppots``."""
+    return "+".join(_WITHOUT_PROBE.get(part, part) for part in method.split("+"))
+
+
+def _standard(measured: Sequence[dict]) -> dict:
+    return next(m for m in measured if m["method"] == "standard")
+
+
+def _ratio(entry: dict, quantity: str) -> Ratio | None:
+    """Noise at equal compute over Standard's; None where it has no interval."""
+    part = entry if quantity == "loss" else entry.get("gradient") or {}
+    stored = part.get("relative_to_standard") or {}
+    # An unknown value is null in a file, and NaN in a record that was just made.
+    ratio = Ratio(*(stored.get(name, math.nan) for name in ("value", "ci_low", "ci_high")))
+    return ratio if None not in stored.values() and ratio.is_known else None
+
+
+def _simplicity(entry: dict, quantity: str) -> tuple:
+    probed = any(part in PROBED for part in entry["method"].split("+"))
+    predicted = (entry.get("predicted_at_equal_compute") or {}).get("value")
+    free = _ratio(entry, quantity).value if predicted is None else predicted
+    return probed, entry["views"], free
+
+
+def _sentences(
+    record: dict, chosen: dict, name: str, best: dict, sure: bool, quantity: str, forwards: int
+) -> list[str]:
+    def ratio(entry: dict) -> str:
+        r = _ratio(entry, quantity)
+        return f"{r.value:.2g} ({r.ci_low:.2g} to {r.ci_high:.2g})"
+
+    lines = []
+    if not sure:
+        lines.append(
+            f"No method helps significantly: the least {quantity} noise at equal compute is {best['method']}'s, "
+            f"{ratio(best)} of Standard's. Stay with standard, or measure with more rows."
+        )
+    else:
+        lines.append(
+            f"At your batch of {forwards} forward passes, {chosen['method']} needs {ratio(chosen)} of the compute of "
+            f"standard for the same {quantity} noise."
+        )
+        if name != chosen["method"]:
+            lines.append(f"{name} reaches the same p(t) from the losses of training itself, without a probe.")
+        if best is not chosen:
+            lines.append(
+                f"{best['method']} measured least, {ratio(best)}, which is not surely less; it is less simple."
+            )
+    if (noise_scale := _noise_scale(record, chosen)) and sure:
+        lines.append(noise_scale)
+    lines += [_mirror(record, quantity)] if record.get("mirror") else []
+    if quantity == "gradient" and (other := _best_for(record, "loss")) and other != best["method"]:
+        lines.append(f"The loss's noise disagrees: by it {other} would be best. The gradient is what training follows.")
+    return lines
+
+
+def _best_for(record: dict, quantity: str) -> str | None:
+    others = [m for m in record["methods"] if m["unbiased"] and m["method"] != "standard" and _ratio(m, quantity)]
+    return min(others, key=lambda m: _ratio(m, quantity).value)["method"] if others else None
+
+
+def _noise_scale(record: dict, chosen: dict) -> str | None:
+    scales = [((m.get("gradient") or {}).get("noise_scale") or {}).get("value") for m in (record["methods"][0], chosen)]
+    if None in scales or chosen["method"] == "standard":
+        return None
+    return (
+        f"Its gradient noise scale is {scales[1] * chosen['views']:.3g} forward passes, standard's {scales[0]:.3g}: "
+        f"that is the batch beyond which more of it brings little."
+    )
+
+
+def _mirror(record: dict, quantity: str) -> str:
+    """The sentence that says whether MIRROR alone pays, and why."""
+    entry = next((m for m in record["methods"] if m["method"] == "mirror"), None)
+    ratio = _ratio(entry, quantity) if entry else None
+    if not ratio:
+        return record["mirror"]["sentence"]
+    span = f"{ratio.value:.2g} ({ratio.ci_low:.2g} to {ratio.ci_high:.2g})"
+    because = ", because |rho| A {} B + C"
+    if entry["views"] != 2:  # a second view for some t only: the ratio at its own cost says all
+        span, because = f"at {entry['views']:.3g} forwards a row {span}", ""
+    if ratio.ci_low > 1:
+        return f"MIRROR alone does not pay here, {span} of Standard's {quantity} noise{because.format('<')}."
+    if ratio.ci_high < 1:
+        return f"MIRROR alone pays here, {span} of Standard's {quantity} noise{because.format('>')}."
+    return f"Whether MIRROR alone pays is too close to tell: {span} of Standard's {quantity} noise."
+
+
+def set_options(options: dict, method: str) -> dict:
+    """The options of methods that are set and have an effect on this one."""
+    return {name: value for name, value in options.items() if _matters(name, value, method)}
+
+
+def _matters(name: str, value: object, method: str) -> bool:
+    """Whether an option is set and has an effect on this method."""
+    reads = any(name in PARTS[part].options for part in method.split("+") if part in PARTS)
+    return reads and value not in (None, {"mirror_below": 1.0}.get(name))

@@ -1,0 +1,73 @@
+"""Steps and block follow the length unless given; a given value that cannot be is refused with the nearest that can."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stabledllm.build import build_decoding
+from stabledllm.config.decoding_fit import fitting_block, fitting_steps
+from stabledllm.config.recipe import load_recipe
+from stabledllm.config.settings import DecodingSettings, EvalSettings, ShortDecodingSettings, TrainSettings
+from stabledllm.errors import UserError
+
+KINDS = pytest.mark.parametrize("kind", [DecodingSettings, ShortDecodingSettings])
+
+
+@KINDS
+@given(length=st.integers(1, 3000))
+def test_every_length_can_be_decoded(kind, length):
+    options = build_decoding(kind(length=length))
+    assert options.length == length
+    assert options.steps <= max(length, kind.usual_steps)
+
+
+@KINDS
+def test_lengths_that_worked_before_keep_their_steps_and_block(kind):
+    for length in range(1, 3000):
+        before = length % kind.usual_block == 0 and kind.usual_steps % (length // kind.usual_block) == 0
+        if before:
+            settings = kind(length=length)
+            assert (settings.steps, settings.block) == (kind.usual_steps, kind.usual_block), length
+
+
+@pytest.mark.parametrize(
+    ("length", "block", "steps"), [(120, 8, 60), (100, 10, 60), (40, 8, 40), (127, 127, 64), (2, 2, 64), (1024, 8, 128)]
+)
+def test_what_is_not_given_is_the_nearest_that_fits(length, block, steps):
+    assert fitting_block(length, 8) == block
+    assert fitting_steps(length, block, 64) == steps
+
+
+def test_what_is_given_stays():
+    assert DecodingSettings(length=120, steps=15, block=8).steps == 15
+    assert DecodingSettings(length=120, block=8).steps == 120
+    assert EvalSettings().decoding.model_dump() == ShortDecodingSettings(length=64, steps=64, block=8).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"length": 100, "block": 8}, "block 5 or 10 does, and so it does a length of 96 or 104"),
+        ({"length": 4, "block": 8}, "block 4 does, and so it does a length of 8"),
+        ({"length": 120, "block": 8, "steps": 64}, "steps 60 or 75 do"),
+        ({"length": 120, "block": 8, "steps": 3}, "steps 15 do"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_the_nearest_that_can(values, words):
+    with pytest.raises(UserError, match=words):
+        build_decoding(DecodingSettings(**values))
+
+
+def test_a_recipe_may_leave_them_out_or_take_them_back():
+    typed = ["decoding.length=120", "decoding.steps=null", "decoding.block=null"]
+    decoding = load_recipe("sft-synthetic", typed).decoding
+    assert (decoding.length, decoding.steps, decoding.block) == (120, 128, 30)
+
+
+def test_a_run_in_blocks_is_decoded_in_them_unless_told_otherwise():
+    assert TrainSettings(block_size=4).decoding.block == 4
+    assert TrainSettings(block_size=4, decoding=DecodingSettings(length=12)).decoding.steps == 12
+    assert TrainSettings(block_size=4, decoding=DecodingSettings(block=8)).decoding.block == 8
+    assert "decoding" not in TrainSettings(block_size=4).model_fields_set
