@@ -151,6 +151,7 @@ def _load(
         seed=settings.seed,
         every_turn=settings.every_turn,
         options=task_options(settings),
+        settings=settings,
         text_fields=settings.text_fields,
         image=settings.image,
         codes=codes,
@@ -166,7 +167,9 @@ def _splits(settings: DataSettings) -> tuple[dict[str, Examples], list[str]]:
     splits: dict[str, Examples] = {"test": [], "validation": [], "train": []}
     notes: list[str] = []
     if test:
-        splits["test"], notes = answered(_load(test, "test", settings.test_rows, settings, codes=False), test)
+        examples = _load(test, "test", settings.test_rows, settings, codes=False, note=notes.append)
+        splits["test"], more = answered(examples, test)
+        notes += more
     if validation:
         splits["validation"] = _load(validation, "validation", settings.validation_rows, settings, note=notes.append)
     train_rows = settings.train_rows

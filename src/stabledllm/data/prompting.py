@@ -55,7 +55,10 @@ def choose_shots(settings: DataSettings, apart_from: Sequence[dict] = ()) -> lis
     if not settings.few_shot:
         return []
     options = task_options(settings)
-    pool = list(load_examples(settings.train, split="train", n=_POOL, seed=settings.seed, options=options)[:_POOL])
+    examples = load_examples(
+        settings.train, split="train", n=_POOL, seed=settings.seed, options=options, settings=settings
+    )
+    pool = list(examples[:_POOL])
     refused = {likeness(example) for example in apart_from}
     unlike = {likeness(example): example for example in reversed(pool)}
     order = sorted(

@@ -15,7 +15,9 @@ from torch import Tensor
 from stabledllm.data.ids import refuse_ids
 from stabledllm.data.spans import delimiter_pattern, mark_matches, syntax_pattern
 from stabledllm.data.token_rows import RowsBuilder, TokenRow, any_marked, maskable_counts_of
+from stabledllm.data.turns import PARTS
 from stabledllm.errors import UserError, did_you_mean
+from stabledllm.models.plain_turns import has_more
 from stabledllm.noise.methods import Method
 
 
@@ -89,29 +91,69 @@ def _encode(
     example: dict, tokenizer, options: EncodingOptions, delimiter: re.Pattern | None, syntax: re.Pattern | None
 ) -> TokenRow:
     if "input_ids" in example:
-        ids, prompt = list(example["input_ids"]), example["prompt_length"]
+        ids, prompt, given = list(example["input_ids"]), example["prompt_length"], example.get("given", [])
     else:
         try:
-            ids, response = _encode_turns(example["messages"], tokenizer)
+            ids, response, untrained = _encode_turns(example, tokenizer)
         except UserError as error:
             raise UserError(f"{example['origin']}: {error}") from None
         prompt = len(ids)
         if not response:
             raise UserError(f"{example['origin']}: expected a response of at least one token, found an empty one.")
+        given = [prompt + place for place in untrained]
         fill = -(len(response) + 1) % options.pad_response_to
         ids = [*ids, *response, *[tokenizer.eos_token_id] * (1 + fill)]
     refuse_ids(ids, tokenizer, example["origin"])
+    # What is given at the beginning of a response, or ends it, is none of it.
+    prompt, tail, given = _trimmed(prompt, len(ids), given)
+    apart = set(given)
     return TokenRow(
         ids,
         prompt,
-        delimiter=_marked(delimiter, tokenizer, ids[prompt:], prompt),
+        delimiter=[i for i in _marked(delimiter, tokenizer, ids[prompt : len(ids) - tail], prompt) if i not in apart],
         syntax=_marked(syntax, tokenizer, ids[:prompt], 0),
         origin=example["origin"],
+        tail=tail,
+        given=given,
     )
 
 
-def _encode_turns(messages: Sequence[dict], tokenizer) -> tuple[list[int], list[int]]:
-    return tokenizer.chat(messages[:-1]), tokenizer.encode(messages[-1]["content"])
+def _encode_turns(example: dict, tokenizer) -> tuple[list[int], list[int], list[int]]:
+    """The ids of the prompt and of the answer, and the places in the answer that are not trained."""
+    messages, tools = example["messages"], example.get("tools", ())
+    more = {"tools": tools} if tools else {}
+    prompt, last = tokenizer.chat(messages[:-1], **more), messages[-1]
+    if PARTS in last:
+        return prompt, *_encode_parts(last, tokenizer)
+    answer = tokenizer.answer(messages, **more) if has_more(last) else tokenizer.encode(last["content"])
+    return prompt, answer, []
+
+
+def _encode_parts(message: dict, tokenizer) -> tuple[list[int], list[int]]:
+    """The ids of an answer's parts, each encoded by itself, so that no token stands in two of them."""
+    if has_more(message):
+        raise UserError("expected parts of an answer's text to be left out of training, found tool calls beside them.")
+    ids, untrained = [], []
+    for text, trained in message[PARTS]:
+        part = tokenizer.encode(text)
+        untrained += [] if trained else range(len(ids), len(ids) + len(part))
+        ids += part
+    if tokenizer.decode(ids) != tokenizer.decode(tokenizer.encode(message["content"])):
+        raise UserError(
+            "expected an answer whose parts can be encoded one by one, found one that the tokenizer then spells "
+            "otherwise; let the parts end where words do."
+        )
+    return ids, untrained
+
+
+def _trimmed(prompt: int, length: int, given: Sequence[int]) -> tuple[int, int, list[int]]:
+    """The prompt's length, the tail's, and what is given between them."""
+    apart, end = set(given), length
+    while prompt in apart:
+        prompt += 1
+    while end - 1 in apart:
+        end -= 1
+    return prompt, length - end, [place for place in given if prompt <= place < end]
 
 
 def _marked(pattern: re.Pattern | None, tokenizer, ids: list[int], offset: int) -> list[int]:
@@ -135,6 +177,7 @@ def collate(rows: Sequence[TokenRow], pad_id: int, *, syrm: bool = False) -> dic
         batch["input_ids"][i, : len(row)] = torch.as_tensor(row.input_ids)
         batch["attention_mask"][i, row.hidden : len(row)] = True
         batch["maskable"][i, row.prompt_length : len(row) - row.tail] = True
+        batch["maskable"][i, getattr(row, "given", [])] = False
         batch["delimiter"][i, row.delimiter] = True
         if syrm:
             batch["maskable"][i, row.syntax] = True

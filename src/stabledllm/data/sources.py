@@ -1,11 +1,13 @@
 """Loading the examples that a data specification names.
 
-A specification is a task (``gsm8k``, ``gsm8k:PATH``, ``synthetic:LEVEL``), ``jsonl:PATH``, ``text:PATH`` or images.
+A specification is a task (``gsm8k``, ``gsm8k:PATH``, ``synthetic:LEVEL``), a file or folder of a known format
+(``PATH``, ``jsonl:PATH``, ``sharegpt:PATH``), ``hub:OWNER/NAME``, ``text:PATH`` or images.
 
-An example is ``{"messages": [...]}`` (ending with the assistant's turn) or ``{"input_ids", "prompt_length"}``, or a
-document, ``{"text"}``, or an image, ``{"caption", "codes"}``; always with ``origin``: the file and line, or the index,
-that an error names. Those of a task carry its name as ``task`` and the data set's own answer field as ``gold``. Rows
-with the same ``dialogue``, ``table`` or ``picture`` always stay in one split.
+An example is ``{"messages": [...]}`` (ending with the assistant's turn; with ``tools`` where there are some), or
+``{"input_ids", "prompt_length"}`` (with the places that are ``given`` behind the prompt), or a document, ``{"text"}``,
+or an image, ``{"caption", "codes"}``; always with ``origin``: the file and line, or the index, that an error names.
+Those of a task carry its name as ``task`` and the data set's own answer field as ``gold``. Rows with the same
+``dialogue``, ``table`` or ``picture`` always stay in one split.
 """
 
 from __future__ import annotations
@@ -17,17 +19,19 @@ from pathlib import Path
 
 from stabledllm.config.settings import DataSettings, ImageSettings
 from stabledllm.data import images, text
-from stabledllm.data.ids import ids_of
+from stabledllm.data.containers import ending_of
+from stabledllm.data.folders import splits_in
+from stabledllm.data.formats import FORMATS, FormatOptions
+from stabledllm.data.reading import Files, HubData, Reading
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.images.sources import IMAGE_KINDS
 from stabledllm.images.sources import own_splits as own_image_splits
-from stabledllm.tasks.examples import Examples, Mapped, Stored
-from stabledllm.tasks.files import text_field
+from stabledllm.tasks.examples import Examples, Mapped, Spooled, Stored
 from stabledllm.tasks.registry import TASKS, task_of
 from stabledllm.tasks.task import TaskOptions
-from stabledllm.tasks.task import example as _pair
 
-KINDS = (*TASKS, "jsonl", text.KIND, *IMAGE_KINDS)
+_HUB, _LINES = "hub", "jsonl"
+KINDS = (*TASKS, _LINES, *FORMATS, _HUB, *IMAGE_KINDS)
 
 
 def load_examples(
@@ -38,6 +42,7 @@ def load_examples(
     seed: int,
     every_turn: bool = False,
     options: TaskOptions | None = None,
+    settings: DataSettings | None = None,
     text_fields: Sequence[str] = ("text",),
     image: ImageSettings | None = None,
     codes: bool = True,
@@ -46,35 +51,87 @@ def load_examples(
     """Load the examples that ``spec`` names.
 
     Args:
-        spec: ``synthetic`` or ``synthetic:LEVEL``; ``TASK:PATH``, or ``TASK`` for the hub; ``jsonl:PATH``.
+        spec: ``synthetic`` or ``synthetic:LEVEL``; ``TASK:PATH``, or ``TASK`` for the hub; ``PATH``, ``jsonl:PATH`` or
+            ``FORMAT:PATH``; ``hub:OWNER/NAME`` or ``hub:OWNER/NAME:SPLIT``.
         split: has an effect where the specification has splits of its own (:func:`own_splits`).
         n: the number of rows: the synthetic task makes so many, a task may stop reading there; 0: all there are.
         every_turn: one row per assistant turn of ``messages`` instead of the last turn only.
         options: options of the task; n and seed replace those in it.
+        settings: the format, the columns, and the hub's split and subset, as far as they are given.
         text_fields: keys of a .jsonl's line that make a document of ``text:PATH``.
-        image, codes, note: for images, see :func:`~stabledllm.data.images.load_images`.
+        image, codes: for images, see :func:`~stabledllm.data.images.load_images`.
+        note: gets a sentence on what was read, and how.
 
     Raises:
         UserError: an unknown kind, or anything wrong with the file, with its line and key.
     """
-    kind, colon, where = spec.partition(":")
-    if kind not in KINDS:
-        raise UserError(f"data '{spec}': unknown kind '{kind}'{did_you_mean(kind, KINDS)}.")
+    kind, where = kind_of(spec)
     if images.are_images(spec):
         _check_split(spec, split)
         return images.load_images(
             spec, split=split, n=n, seed=seed, settings=image or ImageSettings(), codes=codes, note=note
         )
-    if kind != "synthetic" and not where and (colon or kind in ("jsonl", text.KIND)):
+    if kind not in TASKS and not where:
+        what = "OWNER/NAME" if kind == _HUB else "PATH with a local file"
+        raise UserError(f"data '{spec}': expected {kind}:{what}, found no {'name' if kind == _HUB else 'path'}.")
+    if kind in TASKS and spec == f"{kind}:" and kind != "synthetic":
         raise UserError(f"data '{spec}': expected {kind}:PATH with a local file, found no path.")
     if task := task_of(spec):
         options = replace(options or TaskOptions(), rows=n or None, seed=seed)
         _check_split(spec, split)
         return Mapped(task.load(where or None, split, options), partial(_of_task, task.name))
-    path = Path(where).expanduser()
-    if kind == text.KIND:
+    settings = settings or DataSettings()
+    if kind == text.KIND and text.is_plain(path := Path(where).expanduser()):
         return text.load_documents(path, text_fields)
-    return Stored(path, partial(_from_record, every_turn=every_turn))
+    _check_split(spec, split)
+    named = kind if kind in FORMATS else settings.format
+    reading = Reading(
+        source_of(spec, split, settings), FormatOptions(named, settings.columns or {}, every_turn, tuple(text_fields))
+    )
+    examples = _held(reading)
+    note(reading.said())
+    return examples
+
+
+def kind_of(spec: str) -> tuple[str, str]:
+    """The kind of a specification and what it names; a path without a kind is of kind ``file``.
+
+    Raises:
+        UserError: an unknown kind.
+    """
+    kind, _, where = spec.partition(":")
+    if kind in KINDS:
+        return kind, where
+    path = Path(spec).expanduser()
+    if path.exists() or (":" not in spec and (ending_of(spec) or "/" in spec)):
+        return "file", spec
+    hint = did_you_mean(kind, KINDS) or "; data of your own are named by a path"
+    raise UserError(f"data '{spec}': unknown kind '{kind}'{hint}.")
+
+
+def source_of(spec: str, split: str, settings: DataSettings) -> Files | HubData:
+    """Where the rows of a specification of files or of the hub are read from.
+
+    Args:
+        split: what the rows are used for: train, validation or test.
+    """
+    kind, where = kind_of(spec)
+    if kind == _HUB:
+        repository, _, named = where.partition(":")
+        own = settings.split if split == "train" else None
+        return HubData(repository, named or own or split, settings.subset)
+    return Files(Path(where).expanduser(), as_lines=kind != "file", split=split)
+
+
+def _held(reading: Reading) -> Examples:
+    """The examples, readable in any order: from their file where that is JSON lines, else from a temporary one."""
+    source = reading.source
+    plain = isinstance(source, Files) and len(source.paths) == 1
+    if plain and ending_of(source.paths[0]) in ("", ".jsonl", ".ndjson"):
+        if not ending_of(source.paths[0]) and not source.as_lines:
+            next(source.rows())  # which refuses it
+        return Stored(source.paths[0], reading.made)
+    return Spooled(example for _, example in reading)
 
 
 def _of_task(name: str, example: dict) -> dict:
@@ -92,7 +149,11 @@ def own_splits(spec: str) -> tuple[str, ...]:
     if images.are_images(spec):
         return own_image_splits(spec)
     task, where = task_of(spec), spec.partition(":")[2]
-    if task is None or (where and not task.splits_files and not Path(where).expanduser().is_dir()):
+    if task is None:
+        kind = spec.partition(":")[0]
+        path = where if kind in (_LINES, *FORMATS) else spec
+        return () if kind == _HUB or not path else splits_in(Path(path).expanduser())
+    if where and not task.splits_files and not Path(where).expanduser().is_dir():
         return ()
     return task.splits
 
@@ -100,40 +161,3 @@ def own_splits(spec: str) -> tuple[str, ...]:
 def task_options(settings: DataSettings) -> TaskOptions:
     """The options of a task, from the settings."""
     return TaskOptions(annotations=settings.annotations, table=settings.table)
-
-
-def _from_record(record: dict, origin: str, every_turn: bool) -> list[dict]:
-    if "messages" in record:
-        return _from_messages(record["messages"], origin, every_turn)
-    if "input_ids" in record:
-        return [_from_ids(record, origin)]
-    if "prompt" in record or "response" in record:
-        return [_pair(text_field(record, "prompt", origin), text_field(record, "response", origin), origin)]
-    raise UserError(
-        f"{origin}: expected 'messages', 'prompt' and 'response', or 'input_ids' and 'prompt_length', "
-        f"found keys {sorted(record)}."
-    )
-
-
-def _from_messages(messages: object, origin: str, every_turn: bool) -> list[dict]:
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise UserError(f"{origin}: expected a list of objects under 'messages', found something else.")
-    for message in messages:
-        if message.get("role") not in ("system", "user", "assistant"):
-            raise UserError(f"{origin}: expected role system, user or assistant, found {message.get('role')!r}.")
-        text_field(message, "content", origin)
-    turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-    if not turns or turns[0] == 0:
-        raise UserError(f"{origin}: expected an assistant turn after another turn in 'messages', found none.")
-    if not every_turn or len(turns) == 1:
-        return [{"messages": messages[: turns[-1] + 1], "origin": origin}]
-    return [{"messages": messages[: i + 1], "origin": origin, "dialogue": origin} for i in turns]
-
-
-def _from_ids(record: dict, origin: str) -> dict:
-    ids, prompt = ids_of(record["input_ids"], origin), record.get("prompt_length")
-    if type(prompt) is not int or not 0 <= prompt <= len(ids):
-        raise UserError(f"{origin}: expected 'prompt_length' in [0, {len(ids)}], found {prompt!r}.")
-    if prompt == len(ids):
-        raise UserError(f"{origin}: expected at least one response token, found none after the prompt.")
-    return {"input_ids": ids, "prompt_length": prompt, "origin": origin}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from stabledllm.data.containers import ENDINGS, ending_of
 from stabledllm.data.ids import refuse_ids
 from stabledllm.data.rows import Encoded
 from stabledllm.data.token_rows import RowsBuilder, TokenRow
@@ -42,6 +43,13 @@ def load_documents(path: Path, fields: Sequence[str]) -> Examples:
     if has_ending(path, ".jsonl"):
         return Stored(path, partial(_joined, fields))
     raise UserError(f"{path}: expected a .txt or .jsonl file or a folder of .txt files, found '{path.suffix}'.")
+
+
+def is_plain(path: Path) -> bool:
+    """Whether :func:`load_documents` reads a path: .txt files, JSON lines, or what is not there, to be refused."""
+    if path.is_dir():
+        return bool(files_below(path, [".txt"])) or not files_below(path, ENDINGS)
+    return not path.is_file() or has_ending(path, ".txt", ".jsonl") or not ending_of(path)
 
 
 def _documents(files: list[Path]) -> Examples:

@@ -26,13 +26,16 @@ class TokenRow:
     """Number of leading tokens that nothing attends to (MMaDA's padding of captions)."""
     tail: int = 0
     """Number of last tokens that are given, like the prompt (the end of an image)."""
+    given: list[int] = field(default_factory=list)
+    """Indices of tokens within the response that are given, like the prompt (parts of it that are not trained)."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     @property
     def response_length(self) -> int:
-        return len(self.input_ids) - self.prompt_length - self.tail
+        """The number of tokens that are trained."""
+        return len(self.input_ids) - self.prompt_length - self.tail - len(self.given)
 
     def maskable_count(self, syrm: bool = False) -> int:
         """P, the number of tokens that :func:`~stabledllm.data.rows.collate` marks as maskable."""
@@ -61,10 +64,16 @@ class TokenRows(Sequence[TokenRow]):
     """
 
     def __init__(
-        self, input_ids: _Ragged, delimiter: _Ragged, syntax: _Ragged, origin: _Ragged, counts: np.ndarray,
-        order: np.ndarray | None = None,
+        self, input_ids: _Ragged, delimiter: _Ragged, syntax: _Ragged, given: _Ragged, origin: _Ragged,
+        counts: np.ndarray, order: np.ndarray | None = None,
     ):  # fmt: skip
-        self._ids, self._delimiter, self._syntax, self._origin = input_ids, delimiter, syntax, origin
+        self._ids, self._delimiter, self._syntax, self._given, self._origin = (
+            input_ids,
+            delimiter,
+            syntax,
+            given,
+            origin,
+        )
         self._counts = counts  # prompt_length, hidden and tail, shape (rows, 3)
         self._order = np.arange(len(counts)) if order is None else order
 
@@ -73,7 +82,7 @@ class TokenRows(Sequence[TokenRow]):
 
     def __getitem__(self, place):
         if isinstance(place, slice):
-            parts = self._ids, self._delimiter, self._syntax, self._origin, self._counts
+            parts = self._ids, self._delimiter, self._syntax, self._given, self._origin, self._counts
             return TokenRows(*parts, self._order[place])
         i = self._order[place]
         prompt, hidden, tail = self._counts[i].tolist()
@@ -85,6 +94,7 @@ class TokenRows(Sequence[TokenRow]):
             self._origin[i].tobytes().decode(),
             hidden,
             tail,
+            self._given[i].tolist(),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -102,7 +112,8 @@ class TokenRows(Sequence[TokenRow]):
     def maskable_counts(self, syrm: bool = False) -> np.ndarray:
         """P of each row, int64, the same as :meth:`TokenRow.maskable_count`."""
         prompt, _, tail = self._counts[self._order].astype(np.int64).T
-        return self.lengths - prompt - tail + (self._syntax.lengths[self._order] if syrm else 0)
+        trained = self.lengths - prompt - tail - self._given.lengths[self._order]
+        return trained + (self._syntax.lengths[self._order] if syrm else 0)
 
     def holding(self, token: int) -> int | None:
         """The index of the first row that holds a token; None if no row does."""
@@ -112,8 +123,8 @@ class TokenRows(Sequence[TokenRow]):
         return int(places[0]) if places.size else None
 
     def any_marked(self, name: str) -> bool:
-        """Whether any row has tokens marked ``delimiter`` or ``syntax``."""
-        marks = {"delimiter": self._delimiter, "syntax": self._syntax}[name]
+        """Whether any row has tokens marked ``delimiter``, ``syntax`` or ``given``."""
+        marks = {"delimiter": self._delimiter, "syntax": self._syntax, "given": self._given}[name]
         return bool(marks.lengths[self._order].any())
 
 
@@ -121,7 +132,9 @@ class RowsBuilder:
     """A builder that takes rows one at a time and stores them in flat arrays."""
 
     def __init__(self, rows: Sequence[TokenRow] = ()):
-        self._flat = {"input_ids": array("i"), "delimiter": array("i"), "syntax": array("i"), "origin": bytearray()}
+        self._flat = {name: array("i") for name in ("input_ids", "delimiter", "syntax", "given")} | {
+            "origin": bytearray()
+        }
         self._ends = {name: array("q", [0]) for name in self._flat}
         self._counts = array("i")
         for row in rows:
@@ -161,8 +174,22 @@ def maskable_counts_of(rows: Sequence, *, syrm: bool) -> list[int]:
 
 
 def any_marked(rows: Sequence, name: str) -> bool:
-    """Whether any row has tokens marked ``delimiter`` or ``syntax``."""
-    return rows.any_marked(name) if isinstance(rows, TokenRows) else any(getattr(row, name) for row in rows)
+    """Whether any row has tokens marked ``delimiter``, ``syntax`` or ``given``; rows of images have none given."""
+    return rows.any_marked(name) if isinstance(rows, TokenRows) else any(getattr(row, name, None) for row in rows)
+
+
+def refuse_given(rows: Sequence) -> None:
+    """Refuse rows with given tokens within their response, which have no place in a form of blocks.
+
+    Raises:
+        UserError: there is one; the message names its origin.
+    """
+    if any_marked(rows, "given"):
+        row = next(row for row in rows if getattr(row, "given", None))
+        raise UserError(
+            f"{row.origin or 'a row'}: expected an answer that is trained as a whole under block_size, found one with "
+            f"parts that are not trained."
+        )
 
 
 def refuse_masked_rows(rows: Sequence, mask_id: int | None) -> None:

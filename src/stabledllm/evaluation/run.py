@@ -187,7 +187,7 @@ def _examples(settings: EvalSettings, say: Say) -> list[dict]:
     data, options = settings.data, task_options(settings.data)
     spec = data.test or data.train
     fields = data.text_fields
-    kind = {"options": options, "text_fields": fields, "image": data.image, "note": say}
+    kind = {"options": options, "settings": data, "text_fields": fields, "image": data.image, "note": say}
     examples = load_examples(spec, split="test", n=settings.rows, seed=data.seed, **kind)
     scored, notes = answered(examples, spec)
     for note in notes:

@@ -81,6 +81,8 @@ def digest(data: DataBundle) -> str:
         ids = np.asarray(row.input_ids, dtype=np.int64)
         hasher.update(f"{len(ids)} {row.prompt_length} {row.tail} {row.hidden}\n".encode())
         hasher.update(ids.tobytes())
+        if given := getattr(row, "given", None):
+            hasher.update(f"given {given}\n".encode())
     for example in data.test:
         content = {key: example[key] for key in ("messages", "caption", "gold", "task") if key in example}
         hasher.update(json.dumps(content, sort_keys=True, default=str).encode())

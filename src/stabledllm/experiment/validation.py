@@ -7,9 +7,9 @@ from pathlib import Path
 from stabledllm.build import build_decoding, build_image_decoding
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.rows import EncodingOptions
-from stabledllm.data.sources import KINDS
+from stabledllm.data.sources import kind_of
 from stabledllm.data.spans import delimiter_pattern
-from stabledllm.errors import UserError, did_you_mean
+from stabledllm.errors import UserError
 from stabledllm.experiment.planned import Planned, runs_of
 from stabledllm.models.families.transformers_own import own_class
 from stabledllm.models.shapes import known_shape
@@ -64,9 +64,8 @@ def check_run(run: Planned) -> None:
     build_image_decoding(settings.image_decoding)
     data = settings.data
     for spec in (data.train, data.validation, data.test):
-        kind = (spec or KINDS[0]).partition(":")[0]
-        if kind not in KINDS:
-            raise UserError(f"data '{spec}': unknown kind '{kind}'{did_you_mean(kind, KINDS)}.")
+        if spec:
+            kind_of(spec)
     EncodingOptions(max_len=data.max_len, over_length=data.over_length, pad_response_to=data.pad_response_to)
     delimiter_pattern(data.delimiters or [])
     if settings.quantised and not settings.lora and not (Path(settings.model) / "adapter_config.json").is_file():

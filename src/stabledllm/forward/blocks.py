@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.data.rows import TokenRow
+from stabledllm.data.token_rows import refuse_given
 from stabledllm.forward.meter import LossMeter
 from stabledllm.noise.blocks import BlockDraw, Units, block_ids
 from stabledllm.noise.densities import TSampler
@@ -42,6 +43,7 @@ class BlockMeter(LossMeter):
 
     def __init__(self, *args, block_size: int, **kwargs):
         super().__init__(*args, **kwargs)
+        refuse_given(self.rows)
         self.block_size = block_size
 
     @cached_property
@@ -81,6 +83,7 @@ class UnitMeter(LossMeter):
     form_names = ("block_ids",)
 
     def __init__(self, loaded, rows: Sequence[TokenRow], objective, *, block_size: int, **kwargs):
+        refuse_given(rows)
         units, prompts, shares = [], [], []
         for row in rows:
             for start in range(row.prompt_length, len(row), block_size):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-MASK, EOS, USER, ASSISTANT, SYSTEM = 256, 257, 258, 259, 260
+from stabledllm.models.plain_turns import answer_text, as_plain
+
+MASK, EOS, USER, ASSISTANT, SYSTEM, TOOL = 256, 257, 258, 259, 260, 261
 
 
 class ByteTokenizer:
     """A tokenizer of UTF-8 bytes. Every text has exactly one encoding; ``decode(encode(text)) == text``.
 
-    The chat template is ``<user> text <assistant>``, with ``<system> text`` before it where given.
+    The chat template is ``<user> text <assistant>``, with ``<system> text`` before it where given, and ``<tool> text``
+    for what a tool returned.
     """
 
     vocab_size = 264
@@ -36,15 +39,19 @@ class ByteTokenizer:
         """The text as its tokens' pieces spell it, so that a search in them finds it whatever its alphabet."""
         return "".join(self.piece(token) for token in self.encode(text))
 
-    def chat(self, messages: Sequence[dict]) -> list[int]:
-        """Ids of a conversation that ends with a user turn, ready for the assistant's answer."""
-        roles = {"user": USER, "assistant": ASSISTANT, "system": SYSTEM}
+    def chat(self, messages: Sequence[dict], tools: Sequence[dict] = ()) -> list[int]:
+        """Ids of a conversation that ends with another's turn, ready for the assistant's answer."""
+        roles = {"user": USER, "assistant": ASSISTANT, "system": SYSTEM, "tool": TOOL}
         ids: list[int] = []
-        for message in messages:
+        for message in as_plain(messages, tools):
             ids += [roles[message["role"]], *self.encode(message["content"])]
             if message["role"] == "assistant":
                 ids.append(EOS)
         return [*ids, ASSISTANT]
+
+    def answer(self, messages: Sequence[dict], tools: Sequence[dict] = ()) -> list[int]:
+        """Ids of the last message of a conversation, the assistant's, without an end token."""
+        return self.encode(answer_text(messages[-1]))
 
     def save_pretrained(self, folder: object) -> None:
         """Write nothing: this tokenizer is part of the library."""

@@ -18,7 +18,8 @@ from transformers import (
 
 from stabledllm.errors import UserError
 from stabledllm.models.as_user_error import as_user_error
-from stabledllm.models.chat_template import bounded, check_template, render_short
+from stabledllm.models.chat_template import check_template, render_short
+from stabledllm.models.conversations import Conversations
 from stabledllm.models.image_tokens import ImageTokens
 from stabledllm.models.named_tokens import check_named_tokens
 from stabledllm.models.pretrained import read_pretrained
@@ -87,6 +88,7 @@ class HFTokenizer:
         self._special |= named | ({self.mask_token_id} - {None})
         self._unwritable = self._special - {tokenizer.unk_token_id}
         self._special_text = SpecialText(tokenizer, self._special)
+        self._conversations = Conversations(tokenizer, self._special_text, self.encode, name)
 
     @property
     def padding_id(self) -> int | None:
@@ -141,19 +143,21 @@ class HFTokenizer:
             return _latin(text)
         return "".join(self.piece(token) for token in self.encode(text))
 
-    def chat(self, messages: Sequence[dict]) -> list[int]:
-        """Ids of a conversation that ends with a user turn, ready for the assistant's answer.
+    def chat(self, messages: Sequence[dict], tools: Sequence[dict] = ()) -> list[int]:
+        """Ids of a conversation that ends with another's turn, ready for the assistant's answer.
 
         Raises:
-            UserError: a conversation that the chat template refuses.
+            UserError: a conversation that the chat template refuses, or writes without its tools or tool calls.
         """
-        messages = [{"role": m["role"], "content": m["content"]} for m in messages]
-        if self._tokenizer.chat_template is None:
-            lines = [f"{m['role'].capitalize()}: {m['content']}\n" for m in messages]
-            return self.encode("".join(lines) + "Assistant: ")
-        if any(self._special_text.names(m["content"]) for m in messages):
-            return self._special_text.chat(messages, self._render)
-        return self._read(self._render(messages))
+        return self._conversations.before_answer(messages, tools)
+
+    def answer(self, messages: Sequence[dict], tools: Sequence[dict] = ()) -> list[int]:
+        """Ids of the last message of a conversation, the assistant's, without an end token.
+
+        Raises:
+            UserError: a chat template that does not write its tool calls or reasoning after what :meth:`chat` gives.
+        """
+        return self._conversations.answer(messages, tools, self.eos_token_id)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Copy the published files that lie beside the weights, unchanged."""
@@ -165,14 +169,6 @@ class HFTokenizer:
             for file in sorted(self._folder.glob(pattern)):
                 if file.resolve() != (folder / file.name).resolve():
                     shutil.copyfile(file, folder / file.name)
-
-    def _render(self, messages: Sequence[dict]) -> str:
-        """The conversation as the chat template writes it, up to where the assistant's answer begins."""
-        with bounded(f"model '{self._name}'"):
-            return self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-
-    def _read(self, rendered: str) -> list[int]:
-        return self._tokenizer.encode(rendered, add_special_tokens=False)
 
     def _check_sizes(self) -> None:
         largest = max(self._tokenizer.get_vocab().values(), default=0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -83,6 +86,33 @@ class Stored(_Sequence):
     def _file_state(self) -> tuple[int, int]:
         status = self._path.stat()
         return status.st_size, status.st_mtime_ns
+
+
+class Spooled(_Sequence):
+    """Examples from where they can only be read in order: they are read once, into a temporary file without a name.
+
+    Args:
+        examples: what JSON can write.
+    """
+
+    def __init__(self, examples: Iterable[dict]):
+        self._file, self._ends = tempfile.TemporaryFile(), array("q", [0])  # noqa: SIM115
+        for example in examples:
+            content = json.dumps(example, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            self._file.write(content)
+            self._ends.append(self._ends[-1] + len(content))
+        self._file.flush()
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def _at(self, place: int) -> dict:
+        start, end = self._ends[place], self._ends[place + 1]
+        # Without a position of its own, so that processes that share the file do not disturb each other.
+        return json.loads(os.pread(self._file.fileno(), end - start, start))
+
+    def __iter__(self) -> Iterator[dict]:
+        return map(self._at, range(len(self)))
 
 
 class Picked(_Sequence):

@@ -63,7 +63,7 @@ def parse_object(line: str | bytes, origin: str, *, halves: bool = False) -> dic
     check = _checked_but_halves if halves else _checked
     try:
         record = json.loads(line, object_pairs_hook=check, parse_constant=_refuse_constant)
-    except _Unfit as error:
+    except UnfitJson as error:
         raise UserError(f"{origin}: {error}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{origin}: expected a JSON object, found broken JSON ({error.msg}).") from None
@@ -76,7 +76,7 @@ def parse_object(line: str | bytes, origin: str, *, halves: bool = False) -> dic
     return record
 
 
-class _Unfit(Exception):
+class UnfitJson(Exception):
     """Raised for JSON that can be parsed but is no valid row; its message lacks the origin."""
 
 
@@ -86,11 +86,11 @@ def _checked(pairs: list[tuple[str, Any]], *, halves: bool = False) -> dict:
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise _Unfit(f"expected every key once, found {twice!r} twice.")
+        raise UnfitJson(f"expected every key once, found {twice!r} twice.")
     for key, value in pairs:
         _check_value(value, key, halves)
         if not halves and _HALF.search(key):
-            raise _Unfit("expected Unicode text for keys, found half of a surrogate pair.")
+            raise UnfitJson("expected Unicode text for keys, found half of a surrogate pair.")
     return record
 
 
@@ -101,17 +101,17 @@ def _checked_but_halves(pairs: list[tuple[str, Any]]) -> dict:
 def _check_value(value: Any, key: str, halves: bool) -> None:
     if isinstance(value, str):
         if not halves and not value.isascii() and _HALF.search(value):
-            raise _Unfit(f"expected Unicode text under '{key}', found half of a surrogate pair.")
+            raise UnfitJson(f"expected Unicode text under '{key}', found half of a surrogate pair.")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise _Unfit(f"expected finite numbers, found one beyond every float under '{key}'.")
+            raise UnfitJson(f"expected finite numbers, found one beyond every float under '{key}'.")
     elif isinstance(value, list) and set(map(type, value)) - {int, bool, dict, type(None)}:
         for each in value:
             _check_value(each, key, halves)
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise _Unfit(f"expected finite numbers, found {name.lower()}.")
+    raise UnfitJson(f"expected finite numbers, found {name.lower()}.")
 
 
 def text_field(record: dict, key: str, origin: str) -> str:
@@ -129,3 +129,7 @@ def text_field(record: dict, key: str, origin: str) -> str:
     if _HALF.search(value):
         raise UserError(f"{origin}: expected Unicode text under '{key}', found half of a surrogate pair.")
     return value
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_checked, parse_constant=_refuse_constant)
+"""Reads JSON values within a longer text under the rules of :func:`parse_object`; raises :class:`UnfitJson`."""

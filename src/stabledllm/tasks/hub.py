@@ -22,6 +22,23 @@ def hub_rows(task: str, repository: str, split: str, *, config: str | None = Non
     return _rows(task, what, unreadable, repository, split=split, **({"name": config} if config else {}))
 
 
+def named_rows(repository: str, split: str, subset: str | None = None) -> tuple[str, list[Path], Iterator[dict]]:
+    """Any data set's ``(name for messages, files it is read from, rows)``.
+
+    Raises:
+        UserError: ``datasets`` is not installed, or the data set has no such split or cannot be read.
+    """
+    what = f"{repository} {split}"
+    unreadable = (
+        f"data 'hub:{repository}': expected its split '{split}' (data.split) in the hub's cache, or a hub to load it "
+        f"from (HF_HUB_OFFLINE=0 allows a download), found neither"
+    )
+    lacking = f"data 'hub:{repository}': expected the package 'datasets' to read it"
+    rows = _loaded(lacking, unreadable, repository, split=split, **({"name": subset} if subset else {}))
+    files = [Path(file["filename"]) for file in getattr(rows, "cache_files", [])]
+    return what, files, (dict(row) for row in rows)
+
+
 def parquet_rows(task: str, path: Path) -> Iterator[tuple[str, dict]]:
     """The same as :func:`hub_rows`, for a local Parquet file."""
     if not path.is_file():
@@ -31,20 +48,23 @@ def parquet_rows(task: str, path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _rows(task: str, what: str, unreadable: str, *args, **kwargs) -> Iterator[tuple[str, dict]]:
+    lacking = f"data '{task}': expected {task}:PATH with local JSON lines, or the package 'datasets' to read {what}"
+    for number, row in enumerate(_loaded(lacking, unreadable, *args, **kwargs)):
+        yield f"{what} row {number}", dict(row)
+
+
+def _loaded(lacking: str, unreadable: str, *args, **kwargs):
+    """The data set; the arguments begin the errors where the package or the data are not there."""
     try:
         import datasets
     except ImportError:
-        raise UserError(
-            f"data '{task}': expected {task}:PATH with local JSON lines, or the package 'datasets' to read {what}, "
-            f"found neither; pip install 'stabledllm[hub]'."
-        ) from None
+        found = "found neither" if ", or " in lacking else "found none"
+        raise UserError(f"{lacking}, {found}; pip install 'stabledllm[hub]'.") from None
     try:
-        rows = datasets.load_dataset(*args, **kwargs, **_no_foreign_code(datasets))
+        return datasets.load_dataset(*args, **kwargs, **_no_foreign_code(datasets))
     except Exception as error:  # offline, no such repository, a broken cache: each has its own type, by library
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise UserError(f"{unreadable} ({reason}).") from None
-    for number, row in enumerate(rows):
-        yield f"{what} row {number}", dict(row)
 
 
 def _no_foreign_code(datasets) -> dict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stabledllm.data.token_rows import refuse_given
 from stabledllm.forward.blocks import BlockMeter
 from stabledllm.noise.blocks import BlockDraw, Units, block_counts, block_ids
 from stabledllm.noise.fits import check_blocks
@@ -44,6 +45,8 @@ class InBlocks:
 
     def __init__(self, *, block_size: int, method: Method, packing: bool = False, **kwargs):
         check_blocks(method, packing=packing)
+        for rows in (kwargs["train_rows"], kwargs["eval_rows"]):
+            refuse_given(rows)
         self.block_size = block_size
         super().__init__(method=method, packing=packing, **kwargs)
 

@@ -9,6 +9,12 @@ from pydantic import Field
 from stabledllm.config.settings.values import MOST, PathText, Seed
 from stabledllm.config.typed import Strict
 
+FormatName = Literal[
+    "messages", "sharegpt", "ids", "alpaca", "prompt-response", "prompt-completion", "question-answer",
+    "query-response", "input-output", "text",
+]  # fmt: skip
+"""The names of :data:`stabledllm.data.formats.FORMATS`; a test holds the two together."""
+
 
 class ImageSettings(Strict):
     """How captioned images become rows; read only where the data are images.
@@ -38,9 +44,18 @@ class DataSettings(Strict):
     """Where rows come from and how they are encoded."""
 
     train: PathText = "synthetic:hard"
-    """``synthetic``, ``synthetic:LEVEL``, ``TASK:PATH``, ``TASK`` (its data set on the hub) or ``jsonl:PATH``; see
-    ``docs/tasks.md`` for the tasks. ``text:PATH`` to pre-train on. Images: ``scenes``, ``text-to-image-2m[:PATH]``,
-    ``images:PATH``, ``codes:FOLDER``, see ``docs/images.md``."""
+    """``synthetic``, ``synthetic:LEVEL``, ``TASK:PATH`` or ``TASK`` (its data set on the hub), see ``docs/tasks.md``.
+    Your own: a file or folder, ``FORMAT:PATH`` or ``hub:OWNER/NAME``, see ``docs/data.md``; ``text:PATH`` to pre-train
+    on. Images: ``scenes``, ``text-to-image-2m[:PATH]``, ``images:PATH``, ``codes:FOLDER``, see ``docs/images.md``."""
+    format: FormatName | None = None
+    """The format of every row of your own data (``sharegpt``, ``alpaca``, ...); without it each row's keys tell it."""
+    columns: dict[str, str] | None = None
+    """For keys of a format, your own names of them: ``{prompt: question, completion: solution}``."""
+    split: str | None = None
+    """For ``hub:OWNER/NAME``: the hub's name of the split to train on; ``train`` without it. Elsewhere:
+    ``data.validation=hub:OWNER/NAME:SPLIT``."""
+    subset: str | None = None
+    """For ``hub:OWNER/NAME``: the hub's name of the subset (configuration), where there are several."""
     validation: PathText | None = None
     """Rows of the evaluation loss; without it, a share of ``train`` is held out by content."""
     validation_share: float = Field(0.1, gt=0, lt=1)
@@ -68,7 +83,7 @@ class DataSettings(Strict):
     short_share: float = Field(0.01, ge=0, le=1)
     """For ``text:PATH``: share of the training rows that get a random length, as in LLaDA's pre-training."""
     every_turn: bool = False
-    """One row per assistant turn of ``messages`` instead of the last turn only."""
+    """One row per assistant turn of a conversation instead of the last turn only; turns with flags need none of it."""
     system_prompt: str | None = None
     """Stands before every conversation, in training and evaluation."""
     few_shot: int = Field(0, ge=0, le=MOST)
