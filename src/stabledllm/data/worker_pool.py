@@ -61,8 +61,8 @@ def mapped(
             yield from _in_order(pool, parts, 2 * workers)
         except BrokenProcessPool:
             raise UserError(
-                "data: expected the processes that tokenise rows to run to their end, found one that ended before (out of "
-                "memory, or for a script without `if __name__ == '__main__':`); data.workers=1 does without them."
+                "data: expected the processes that tokenise rows to run to their end, found one that ended before (out "
+                "of memory, or for lack of `if __name__ == '__main__':` in a script); data.workers=1 does without them."
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
