@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from stabledllm.config.settings import DataSettings
+from stabledllm.data.chosen import Chosen
 from stabledllm.data.digests import content_digest
 from stabledllm.data.holding_out import hold_out, whole_dialogues
 from stabledllm.data.image_rows import encode_images
 from stabledllm.data.images import of_images
 from stabledllm.data.overlap import Others, content, digest, dropped_note, without
 from stabledllm.data.prompting import choose_shots, prompted
+from stabledllm.data.row_cache import Encoding, RowCache, cache_of
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import load_examples, own_splits, task_options
-from stabledllm.data.text import pack_documents
+from stabledllm.data.text import are_documents, pack_documents
 from stabledllm.errors import UserError
 from stabledllm.tasks.examples import Examples, picked
 from stabledllm.tasks.registry import task_and_gold, task_of
@@ -39,15 +41,6 @@ class DataBundle:
     """Digests of the splits' content (:class:`Chosen`); empty where the rows were put together by hand."""
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The examples of each split as a run uses them, before they are tokenized; ``digests`` identify their content."""
-
-    splits: dict[str, list[dict]]
-    notes: list[str]
-    digests: dict[str, str]
-
-
 def encoding_options(settings: DataSettings) -> EncodingOptions:
     """The encoder's options, from the settings."""
     task = task_of(settings.train)
@@ -65,33 +58,62 @@ def load_rows(
     spec: str, tokenizer, settings: DataSettings, split: str, limit: int | None
 ) -> tuple[Sequence[TokenRow], str]:
     """The rows of one specification, and a sentence that says how many were dropped."""
-    notes: list[str] = []
-    examples = limited(_load(spec, split, limit, settings, note=notes.append), limit)
-    encoded = encode_split(prompted(examples, settings, choose_shots(settings)), tokenizer, settings, split, limit)
-    return encoded.rows, "; ".join([f"{split}: {spec}: {encoded.summary(settings.max_len)}", *notes])
+    cache, name = _cache(settings), f"rows-{split}"
+
+    def choose_rows() -> Chosen:
+        notes: list[str] = []
+        examples = limited(_load(spec, split, limit, settings, note=notes.append), limit)
+        return Chosen([], notes, {}, lambda: {name: prompted(examples, settings, choose_shots(settings))})
+
+    if cache and (spec != settings.train or limit != settings.train_rows):
+        cache = None  # its name says which rows of which data it holds: those that the settings ask for
+    chosen = cache.chosen(name, choose_rows) if cache else choose_rows()
+    encoded = _encoded(chosen, name, split, tokenizer, settings, limit, cache)
+    return encoded.rows, "; ".join([f"{split}: {spec}: {encoded.summary(settings.max_len)}", *chosen.notes])
 
 
 def limited(examples: Examples, rows: int | None) -> Examples:
     """The first ``rows`` examples at most, in whole dialogues; documents are counted later, when they are packed."""
-    return examples if _are_documents(examples) else whole_dialogues(examples, rows)
-
-
-def _are_documents(examples: Examples) -> bool:
-    return bool(examples) and "text" in examples[0]
+    return examples if are_documents(examples) else whole_dialogues(examples, rows)
 
 
 def encode_split(examples: Examples, tokenizer, settings: DataSettings, split: str, limit: int | None) -> Encoded:
     """Encode examples as at most ``limit`` rows; only training rows of documents may be short."""
     if of_images(examples):
         return encode_images(examples, tokenizer, settings)
-    if not _are_documents(examples):
+    if not are_documents(examples):
         return encode_examples(examples, tokenizer, encoding_options(settings))
     short = settings.short_share if split == "train" else 0.0
     packed = pack_documents(examples, tokenizer, length=settings.max_len, short_share=short, seed=settings.seed)
     return replace(packed, rows=packed.rows[:limit])
 
 
-def choose(settings: DataSettings) -> Chosen:
+def _encoded(
+    chosen: Chosen,
+    name: str,
+    split: str,
+    tokenizer,
+    settings: DataSettings,
+    limit: int | None,
+    cache: RowCache | None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Encoded:
+    """The rows of the examples called ``name``, from the cache where there is one that knows the tokenizer."""
+    if cache is None or getattr(tokenizer, "identity", None) is None:
+        return encode_split(chosen.splits[name], tokenizer, settings, split, limit)
+    short = settings.short_share if split == "train" else 0.0
+    encoding = Encoding(encoding_options(settings), settings.max_len, short, settings.seed, limit)
+    return cache.rows(name, tokenizer, lambda: chosen.splits[name], encoding, say)
+
+
+def _cache(settings: DataSettings) -> RowCache | None:
+    def load(spec: str, split: str) -> Examples:
+        return _load(spec, split, getattr(settings, f"{split}_rows"), settings, codes=False)
+
+    return cache_of(settings, load)
+
+
+def choose(settings: DataSettings, say: Callable[[str], None] = lambda _: None) -> Chosen:
     """Choose the examples of a run and note what was kept and dropped; no tokenizer is needed.
 
     No question is in two splits: rows of ``train`` that are like one of ``validation`` or ``test``, and rows of
@@ -100,6 +122,11 @@ def choose(settings: DataSettings) -> Chosen:
     Raises:
         UserError: bad data, or rows that stand word for word in two files given for different splits.
     """
+    cache = _cache(settings)
+    return cache.chosen("choice", lambda: _choose(settings), say) if cache else _choose(settings)
+
+
+def _choose(settings: DataSettings) -> Chosen:
     splits, notes = _splits(settings)
     shots = choose_shots(settings, splits["test"])
     splits["validation"], dropped = without(splits["validation"], Others(shots))
@@ -109,7 +136,8 @@ def choose(settings: DataSettings) -> Chosen:
         name: prompted(limited(rows, getattr(settings, f"{name}_rows")), settings, shots)
         for name, rows in splits.items()
     }
-    return Chosen(chosen, notes, {name: content_digest(rows) for name, rows in chosen.items()})
+    digests = {name: content_digest(rows) for name, rows in chosen.items()}
+    return Chosen(list(chosen["test"]), notes, digests, lambda: chosen)
 
 
 def load_bundle(
@@ -123,16 +151,16 @@ def load_bundle(
     Raises:
         UserError: the same as :func:`choose`, or rows that do not fit.
     """
-    chosen = chosen or choose(settings)
+    chosen, cache = chosen or choose(settings, say), _cache(settings)
     rows, notes = {}, list(chosen.notes)
     for split in ("train", "validation"):
         limit = getattr(settings, f"{split}_rows")
-        encoded = encode_split(chosen.splits[split], tokenizer, settings, split, limit)
+        encoded = _encoded(chosen, split, split, tokenizer, settings, limit, cache, say)
         rows[split] = encoded.rows
         notes.append(f"{split}: {encoded.summary(settings.max_len)}")
     for note in notes:
         say(note)
-    return DataBundle(rows["train"], rows["validation"], list(chosen.splits["test"]), notes, chosen.digests)
+    return DataBundle(rows["train"], rows["validation"], chosen.test, notes, chosen.digests)
 
 
 def _load(

@@ -6,7 +6,7 @@ Legend: B rows, L positions.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +70,23 @@ def encode_examples(examples: Sequence[dict], tokenizer, options: EncodingOption
         UserError: a response without tokens, an id that no row may hold, a row longer than ``max_len`` when that is
             refused, or no row left.
     """
+    encoded = encode_part(examples, tokenizer, options)
+    refuse_none(encoded, options)
+    return encoded
+
+
+def refuse_none(encoded: Encoded, options: EncodingOptions) -> None:
+    """Refuse data of which no row is left.
+
+    Raises:
+        UserError: there is no row.
+    """
+    if not len(encoded.rows):
+        raise UserError(f"data: expected at least one row of at most max_len={options.max_len} tokens, found none.")
+
+
+def encode_part(examples: Iterable[dict], tokenizer, options: EncodingOptions) -> Encoded:
+    """The same as :func:`encode_examples` for a part of the examples, of which no row need be left."""
     delimiters = [tokenizer.matchable(text) for text in options.delimiters]
     delimiter = delimiter_pattern(delimiters) if delimiters else None
     syntax = syntax_pattern(options.syntax) if options.syntax else None
@@ -82,8 +99,6 @@ def encode_examples(examples: Sequence[dict], tokenizer, options: EncodingOption
             raise UserError(f"{row.origin}: expected at most max_len={options.max_len} tokens, found {len(row)}.")
         else:
             dropped.append(row.origin)
-    if not rows:
-        raise UserError(f"data: expected at least one row of at most max_len={options.max_len} tokens, found none.")
     return Encoded(rows.rows(), dropped)
 
 

@@ -6,7 +6,7 @@ Source: LLaDA's pre-training (arXiv:2502.09992, section 2.2 and appendix B.1): f
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -52,6 +52,11 @@ def is_plain(path: Path) -> bool:
     return not path.is_file() or has_ending(path, ".txt", ".jsonl") or not ending_of(path)
 
 
+def are_documents(examples: Examples) -> bool:
+    """Whether examples are documents, which are packed."""
+    return bool(examples) and "text" in examples[0]
+
+
 def _documents(files: list[Path]) -> Examples:
     documents = Mapped(files, _document)
     for _ in documents:
@@ -77,17 +82,48 @@ def pack_documents(documents: Examples, tokenizer, *, length: int, short_share: 
     Raises:
         UserError: no documents, or one whose tokens no row may hold.
     """
+    places = packing_order(documents, seed)
+    encoded = (encode_documents([documents[place]], tokenizer)[0] for place in places)
+    rows = packed(encoded, length=length, short_share=short_share, seed=seed, documents=len(places))
+    return Encoded(RowsBuilder(rows).rows(), [])
+
+
+def packing_order(documents: Examples, seed: int) -> list[int]:
+    """The places of the documents in the order in which they are packed.
+
+    Raises:
+        UserError: no documents.
+    """
     if not documents:
         raise UserError("data: expected at least one document, found none.")
-    rng = random.Random(f"pack/{seed}")
     order = list(range(len(documents)))
-    rng.shuffle(order)
-    rows, waiting, size = RowsBuilder(), [], None
-    for place in order:
-        document = documents[place]
+    random.Random(f"pack/{seed}").shuffle(order)
+    return order
+
+
+def encode_documents(documents: Sequence[dict], tokenizer) -> list[list[int]]:
+    """The ids of each document, with an end token behind them.
+
+    Raises:
+        UserError: an id that no row may hold.
+    """
+    encoded = []
+    for document in documents:
         ids = tokenizer.encode(document["text"])
-        refuse_ids(ids, tokenizer, document.get("origin", f"document {place}"))
-        waiting += [*ids, tokenizer.eos_token_id]
+        refuse_ids(ids, tokenizer, document.get("origin", "a document"))
+        encoded.append([*ids, tokenizer.eos_token_id])
+    return encoded
+
+
+def packed(
+    encoded: Iterable[Sequence[int]], *, length: int, short_share: float, seed: int, documents: int
+) -> Iterator[TokenRow]:
+    """The rows that documents' ids make, see :func:`pack_documents`."""
+    rng = random.Random(f"pack/{seed}")
+    rng.shuffle(list(range(documents)))  # the lengths are drawn behind the order
+    rows, waiting, size = 0, [], None
+    for ids in encoded:
+        waiting += ids
         start = 0
         while start < len(waiting):
             # A row's length is drawn when its first token is placed.
@@ -95,9 +131,8 @@ def pack_documents(documents: Examples, tokenizer, *, length: int, short_share: 
                 size = rng.randint(1, length) if rng.random() < short_share else length
             if start + size > len(waiting):
                 break
-            rows.add(TokenRow(waiting[start : start + size], 0, origin=f"text row {len(rows)}"))
-            start, size = start + size, None
+            yield TokenRow(waiting[start : start + size], 0, origin=f"text row {rows}")
+            start, size, rows = start + size, None, rows + 1
         waiting = waiting[start:]
     if waiting:
-        rows.add(TokenRow(waiting, 0, origin=f"text row {len(rows)}"))
-    return Encoded(rows.rows(), [])
+        yield TokenRow(waiting, 0, origin=f"text row {rows}")

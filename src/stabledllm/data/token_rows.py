@@ -42,8 +42,14 @@ class TokenRow:
         return self.response_length + (len(self.syntax) if syrm else 0)
 
 
+COLUMNS = ("input_ids", "delimiter", "syntax", "given", "origin")
+"""The lists of a row, in the order in which they are stored."""
+_BLOCK = 1 << 22
+"""Numbers searched at once, so that a search in a memory map never holds all of it."""
+
+
 @dataclass(frozen=True)
-class _Ragged:
+class Ragged:
     """Lists of numbers (or bytes) of unequal length, end to end. ``ends``: where each begins, and the last one ends."""
 
     values: np.ndarray
@@ -60,21 +66,15 @@ class _Ragged:
 class TokenRows(Sequence[TokenRow]):
     """Rows stored in a few flat arrays; a :class:`TokenRow` is made whenever one is asked for.
 
-    It is made by :class:`RowsBuilder`. ``order``: indices of its rows in the arrays; None for all of them in turn.
+    It is made by :class:`RowsBuilder`.
+
+    Args:
+        columns: the lists of all rows, by the names in :data:`COLUMNS`. counts: prompt_length, hidden and tail, shape
+            (rows, 3). order: indices of its rows in the arrays; None for all of them in turn.
     """
 
-    def __init__(
-        self, input_ids: _Ragged, delimiter: _Ragged, syntax: _Ragged, given: _Ragged, origin: _Ragged,
-        counts: np.ndarray, order: np.ndarray | None = None,
-    ):  # fmt: skip
-        self._ids, self._delimiter, self._syntax, self._given, self._origin = (
-            input_ids,
-            delimiter,
-            syntax,
-            given,
-            origin,
-        )
-        self._counts = counts  # prompt_length, hidden and tail, shape (rows, 3)
+    def __init__(self, columns: dict[str, Ragged], counts: np.ndarray, order: np.ndarray | None = None):
+        self.columns, self.counts = columns, counts
         self._order = np.arange(len(counts)) if order is None else order
 
     def __len__(self) -> int:
@@ -82,20 +82,16 @@ class TokenRows(Sequence[TokenRow]):
 
     def __getitem__(self, place):
         if isinstance(place, slice):
-            parts = self._ids, self._delimiter, self._syntax, self._given, self._origin, self._counts
-            return TokenRows(*parts, self._order[place])
+            return self.in_order(self._order[place])
         i = self._order[place]
-        prompt, hidden, tail = self._counts[i].tolist()
-        return TokenRow(
-            self._ids[i].tolist(),
-            prompt,
-            self._delimiter[i].tolist(),
-            self._syntax[i].tolist(),
-            self._origin[i].tobytes().decode(),
-            hidden,
-            tail,
-            self._given[i].tolist(),
-        )
+        prompt, hidden, tail = self.counts[i].tolist()
+        origin = self.columns["origin"][i].tobytes().decode()
+        lists = {name: self.columns[name][i].tolist() for name in COLUMNS if name != "origin"}
+        return TokenRow(**lists, prompt_length=prompt, origin=origin, hidden=hidden, tail=tail)
+
+    def in_order(self, order: np.ndarray) -> TokenRows:
+        """Other rows of the same arrays, by their indices in them."""
+        return TokenRows(self.columns, self.counts, order)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
@@ -107,34 +103,32 @@ class TokenRows(Sequence[TokenRow]):
     @property
     def lengths(self) -> np.ndarray:
         """The number of tokens of each row, int64."""
-        return self._ids.lengths[self._order]
+        return self.columns["input_ids"].lengths[self._order]
 
     def maskable_counts(self, syrm: bool = False) -> np.ndarray:
         """P of each row, int64, the same as :meth:`TokenRow.maskable_count`."""
-        prompt, _, tail = self._counts[self._order].astype(np.int64).T
-        trained = self.lengths - prompt - tail - self._given.lengths[self._order]
-        return trained + (self._syntax.lengths[self._order] if syrm else 0)
+        prompt, _, tail = self.counts[self._order].astype(np.int64).T
+        trained = self.lengths - prompt - tail - self.columns["given"].lengths[self._order]
+        return trained + (self.columns["syntax"].lengths[self._order] if syrm else 0)
 
     def holding(self, token: int) -> int | None:
         """The index of the first row that holds a token; None if no row does."""
-        at = np.flatnonzero(self._ids.values == token)
-        rows = np.unique(np.searchsorted(self._ids.ends, at, side="right") - 1)
-        places = np.flatnonzero(np.isin(self._order, rows))
+        ids = self.columns["input_ids"]
+        blocks = (np.flatnonzero(ids.values[i : i + _BLOCK] == token) + i for i in range(0, len(ids.values), _BLOCK))
+        rows = [np.unique(np.searchsorted(ids.ends, at, side="right") - 1) for at in blocks if at.size]
+        places = np.flatnonzero(np.isin(self._order, np.concatenate(rows))) if rows else np.empty(0)
         return int(places[0]) if places.size else None
 
     def any_marked(self, name: str) -> bool:
         """Whether any row has tokens marked ``delimiter``, ``syntax`` or ``given``."""
-        marks = {"delimiter": self._delimiter, "syntax": self._syntax, "given": self._given}[name]
-        return bool(marks.lengths[self._order].any())
+        return bool(self.columns[name].lengths[self._order].any())
 
 
 class RowsBuilder:
     """A builder that takes rows one at a time and stores them in flat arrays."""
 
     def __init__(self, rows: Sequence[TokenRow] = ()):
-        self._flat = {name: array("i") for name in ("input_ids", "delimiter", "syntax", "given")} | {
-            "origin": bytearray()
-        }
+        self._flat = {name: bytearray() if name == "origin" else array("i") for name in COLUMNS}
         self._ends = {name: array("q", [0]) for name in self._flat}
         self._counts = array("i")
         for row in rows:
@@ -154,11 +148,11 @@ class RowsBuilder:
     def rows(self) -> TokenRows:
         """All rows so far; none can be added after that."""
         kinds = {"origin": np.uint8}
-        parts = (
-            _Ragged(np.frombuffer(flat, kinds.get(name, np.int32)), np.frombuffer(self._ends[name], np.int64))
+        columns = {
+            name: Ragged(np.frombuffer(flat, kinds.get(name, np.int32)), np.frombuffer(self._ends[name], np.int64))
             for name, flat in self._flat.items()
-        )
-        return TokenRows(*parts, np.frombuffer(self._counts, np.int32).reshape(-1, 3))
+        }
+        return TokenRows(columns, np.frombuffer(self._counts, np.int32).reshape(-1, 3))
 
 
 def lengths_of(rows: Sequence) -> list[int]:

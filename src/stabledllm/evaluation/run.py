@@ -15,6 +15,7 @@ from tqdm import tqdm
 from stabledllm.build import build_decoding, loading_options
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.bundle import answered, encode_split, limited
+from stabledllm.data.data_key import WITHOUT_EFFECT
 from stabledllm.data.digests import content_digest
 from stabledllm.data.images import of_images, with_image_defaults
 from stabledllm.data.prompting import prompted
@@ -43,7 +44,7 @@ RESULT, NLLS, JOURNAL, UNTUNED = "eval.json", "nll.jsonl", "journal", "untuned"
 _NLL_RUN = 8
 """Rows whose NLL is measured between two writes to the journal; their views fill a forward pass."""
 _WITHOUT_EFFECT = {"validation", "validation_share", "train_rows", "validation_rows", "test_rows", "every_turn"}
-_WITHOUT_EFFECT |= {"delimiters", "syntax", "image"}
+_WITHOUT_EFFECT |= {"delimiters", "syntax", "image", *WITHOUT_EFFECT}
 """Keys of the data that do not affect an evaluation; the parts of ``image`` that do stand beside the decoding."""
 Say = Callable[[str], None]
 

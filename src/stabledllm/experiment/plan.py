@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from stabledllm.config.recipe import check
 from stabledllm.config.settings import ExperimentSettings
 from stabledllm.data.bundle import DataBundle
+from stabledllm.data.data_key import WITHOUT_EFFECT
 from stabledllm.errors import UserError
 from stabledllm.runtime.files import read_json, write_json
 from stabledllm.runtime.provenance import versions
@@ -77,7 +79,7 @@ def claim(out: Path, settings: ExperimentSettings, data: DataBundle, say: Callab
 def digest(data: DataBundle) -> str:
     """A digest of the rows that are trained on, evaluated and tested."""
     hasher = hashlib.sha256()
-    for row in [*data.train, *data.validation]:
+    for row in chain(data.train, data.validation):
         ids = np.asarray(row.input_ids, dtype=np.int64)
         hasher.update(f"{len(ids)} {row.prompt_length} {row.tail} {row.hidden}\n".encode())
         hasher.update(ids.tobytes())
@@ -93,6 +95,7 @@ def _deciding(settings: ExperimentSettings) -> dict:
     """The settings that decide the results of each run by itself, in the form in which our files hold them."""
     tree, base = settings.model_dump(mode="json", exclude=set(FREE)), settings.base
     run_keys = {key: value for key, value in tree["base"].items() if key not in FREE_OF_A_RUN}
+    run_keys["data"] = {key: value for key, value in run_keys["data"].items() if key not in WITHOUT_EFFECT}
     return hidden(tree | {"base": run_keys | {"trainer": trainer_in_force(base, DEFAULTS)}})
 
 

@@ -22,6 +22,8 @@ class ByteTokenizer:
     pad_token_id = EOS
     image_tokens = None
     padding_id = None
+    identity = "bytes"
+    """What decides the ids that a text gets."""
 
     def encode(self, text: str) -> list[int]:
         """UTF-8 bytes of the text, without special tokens."""

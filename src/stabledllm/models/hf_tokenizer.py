@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from transformers import (
@@ -24,6 +25,7 @@ from stabledllm.models.image_tokens import ImageTokens
 from stabledllm.models.named_tokens import check_named_tokens
 from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.special_text import SpecialText
+from stabledllm.models.tokenizer_identity import identity_of
 from stabledllm.runtime.files import read_json, write_json
 
 # Files beside the weights that belong to the model; copied unchanged, so that the original code finds them.
@@ -95,6 +97,12 @@ class HFTokenizer:
         """The token that only pads rows; None where the padding token ends texts as well."""
         ends = {self.eos_token_id, self._tokenizer.eos_token_id, self._tokenizer.sep_token_id}
         return None if self.pad_token_id in ends else self.pad_token_id
+
+    @cached_property
+    def identity(self) -> str | None:
+        """A digest of all that decides the ids that a text gets; None where its code is not known."""
+        choices = [self.vocab_size, self.mask_token_id, self.eos_token_id, self.pad_token_id, self.padding_id]
+        return identity_of(self._tokenizer, choices)
 
     def take_image_config(self, config: PretrainedConfig) -> None:
         """Set the configuration of a model with image tokens, which :attr:`image_tokens` needs."""

@@ -74,7 +74,8 @@ class Key:
 
     def permutation(self, stream: Stream, n: int, device: torch.device) -> Tensor:
         """A uniformly random permutation of ``range(n)``, shape (n,)."""
-        return self.row_uniforms(stream, torch.arange(n, device=device)).argsort(stable=True)
+        parts = torch.arange(n, device=device).split(1 << 18)  # the generator's own tensors take ten times a part
+        return torch.cat([self.row_uniforms(stream, part) for part in parts]).argsort(stable=True)
 
     def _words(self, stream: Stream, c0: Tensor, rows: Tensor, view: int) -> Tensor:
         step = torch.tensor(self.step, device=rows.device)

@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from stabledllm.build import build_method
 from stabledllm.config.settings import TrainSettings
+from stabledllm.data.data_key import WITHOUT_EFFECT
 from stabledllm.data.images import are_images, image_tokenizer
 from stabledllm.data.sources import own_splits
 from stabledllm.errors import UserError
@@ -31,6 +32,8 @@ FREE = {
 }  # fmt: skip
 """Settings that change no number: where files lie, how a step is split, what is logged and saved on the way.
 Callbacks too: noise, order and loss do not depend on them."""
+_FREE_DATA = {"image", *WITHOUT_EFFECT}
+"""Settings of the data that are no part of it; ``image`` has a place of its own."""
 _UNORDERED = ("target_modules", "modules_to_save")
 """Lists of ``lora`` whose order has no effect."""
 _FREE_TRAINER = (
@@ -82,7 +85,7 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
         "clip": settings.clip if draws_images else None,
         "trainer": trainer_in_force(settings, defaults),
     }
-    identity["data"] = {key: value for key, value in dump["data"].items() if key != "image"}
+    identity["data"] = {key: value for key, value in dump["data"].items() if key not in _FREE_DATA}
     identity["data"]["image"] = _image(dump["data"]["image"]) if images else None
     return identity
 

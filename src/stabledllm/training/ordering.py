@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from stabledllm.data.rows import TokenRow, collate
@@ -36,11 +37,13 @@ class EpochOrder(Sampler):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.step() // math.ceil(self.rows / self.step_rows)
         order = Key(self.seed, epoch).permutation(Stream.DATA, self.rows, torch.device("cpu"))
-        tickets = [(row, place) for place, row in enumerate(order.tolist())]
-        if self.lengths is not None:
-            steps = [tickets[i : i + self.step_rows] for i in range(0, self.rows, self.step_rows)]
-            tickets = [t for step in steps for t in sorted(step, key=lambda t: (-self.lengths[t[0]], t[1]))]
-        return iter(tickets)
+        return self._tickets(order)
+
+    def _tickets(self, order: Tensor) -> Iterator[tuple[int, int]]:
+        """The tickets of one step after another, so that millions of rows never are as many Python objects at once."""
+        for start in range(0, self.rows, self.step_rows):
+            step = [(row, start + i) for i, row in enumerate(order[start : start + self.step_rows].tolist())]
+            yield from step if self.lengths is None else sorted(step, key=lambda t: (-self.lengths[t[0]], t[1]))
 
 
 class RowDataset(Dataset):

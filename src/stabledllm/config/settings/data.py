@@ -94,4 +94,9 @@ class DataSettings(Strict):
     """How HiTab's tables are written."""
     seed: Seed = 0
     """Seed of the synthetic task, the held-out share and the choice of worked examples; not of the training order."""
+    cache: PathText | None = None
+    """Folder of the tokenised rows, see ``docs/tokenised_rows.md``; without it ``STABLEDLLM_CACHE`` or the user's cache
+    folder, and only data of 32 MiB or more are stored there. Data that are made, and images, never are."""
+    workers: int | None = Field(None, ge=1, le=1024)
+    """Processes that tokenise rows for the cache; without it one per processor, at most 8."""
     image: ImageSettings = ImageSettings()
