@@ -55,7 +55,7 @@ class Part:
     options: tuple[str, ...] = ()
     """The options that it reads."""
     number: int = 0
-    """The number of views where its name ends in no number; 0 if its name takes no number, so that its views are two."""
+    """The number of views where its name ends in no number; 0 if its name takes none; its views are then two."""
     fitted_to: str | None = None
     """The quantity whose second moment its density is fitted to before training."""
     tends_to: str | None = None
@@ -99,7 +99,6 @@ PARTS = {
         Part(
             "complement",
             {MASKER: _of("maskers.Complement"), VIEWS: _of("views.ComplementPair")},
-            pair=True,
             bound_only=True,
         ),
         Part(
