@@ -161,10 +161,14 @@ REFUSED = {
 """Fields that nothing here can honour, and why."""
 
 
-def refusal(name: str) -> str:
-    """The clause that says what is wrong with ``trainer.NAME`` and what to write instead."""
+def refusal(name: str, base: str = "") -> str:
+    """The clause that says what is wrong with ``trainer.NAME`` and what to write instead.
+
+    Args:
+        base: what stands before the keys of a run, ``base.`` in an experiment.
+    """
     if name in OURS:
-        return f"set by the recipe's own keys; write {OURS[name]} instead"
+        return f"set by the recipe's own keys; write {base}{OURS[name]} instead"
     if name in REFUSED:
         return f"expected none, since {REFUSED[name]}"
     every_name = (*TrainerSettings.model_fields, *OURS, *REFUSED)
