@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from stabledllm.plain_text import plain_text
 
@@ -16,6 +17,51 @@ class UserError(ValueError):
 
     def __init__(self, sentence: object = ""):
         super().__init__(plain_text(sentence, longest=None))
+
+
+class Mistakes(UserError):
+    """Everything that is wrong with an input, told at once.
+
+    Args:
+        sentences: one for each mistake. A single one reads like any other :class:`UserError`, several as a list.
+    """
+
+    def __init__(self, sentences: Iterable[str]):
+        self.sentences = list(dict.fromkeys(plain_text(sentence, longest=None) for sentence in sentences))
+        listed = "".join(f"\n  {number}. {sentence}" for number, sentence in enumerate(self.sentences, 1))
+        several = f"{len(self.sentences)} mistakes; nothing was loaded or written:{listed}"
+        ValueError.__init__(self, self.sentences[0] if len(self.sentences) == 1 else several)
+
+
+class Gathered:
+    """Gathers the mistakes that several checks find, so that they are told at once.
+
+    >>> gathered = Gathered()
+    >>> with gathered.check():
+    ...     raise UserError("key 'a': expected 1, found 2.")
+    >>> gathered.sentences
+    ["key 'a': expected 1, found 2."]
+    """
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def add(self, sentence: str) -> None:
+        """One more mistake."""
+        self.sentences.append(sentence)
+
+    @contextmanager
+    def check(self) -> Iterator[None]:
+        """A :class:`UserError` that is raised while this context is open is gathered, and ends the context alone."""
+        try:
+            yield
+        except UserError as error:
+            self.sentences += error.sentences if isinstance(error, Mistakes) else [str(error)]
+
+    def refuse(self) -> None:
+        """Raise :class:`Mistakes` if there are any."""
+        if self.sentences:
+            raise Mistakes(self.sentences)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int | None = None) -> str:

@@ -43,11 +43,11 @@ def settled_or_refused(name: str, overrides: list[str]) -> None:
         for run in runs_of(load_recipe(name, overrides))[:2]:
             check_run(run)
     except UserError as error:
-        said = str(error)
-        assert said
-        assert "\n" not in said
-        assert "\x1b" not in said
-        assert len(said) < 2000
+        for said in getattr(error, "sentences", [str(error)]):
+            assert said
+            assert "\n" not in said
+            assert "\x1b" not in said
+            assert len(said) < 2000
 
 
 def mutated(text: str, seed: int) -> bytes:

@@ -1,6 +1,8 @@
 """Method strings: any order is understood, nonsense is refused in one sentence."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from stabledllm.errors import UserError
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.maskers import Complement, FixedCount
 from stabledllm.noise.methods import Method, MethodOptions, Rows
-from stabledllm.noise.parts import PARTS
+from stabledllm.noise.parts import AUTOREGRESSIVE, PARTS
 from stabledllm.noise.sources import LowDiscrepancy
 from stabledllm.noise.streams import Key
 from stabledllm.noise.views import ComplementPair, MultiSample
@@ -162,3 +164,16 @@ def test_views_that_are_not_active_make_no_forward_row():
     rows = Rows(torch.arange(2), 2, torch.ones(2, 4, dtype=torch.bool), torch.arange(4))
     draw = method.draw_at(torch.tensor([0.4, 0.6]).double(), Key(0, 0), rows, Uniform())
     assert draw.noisy(torch.zeros(2, 4, dtype=torch.long), 9)[2].tolist() == [0, 0, 1]
+
+
+def test_names_say_as_many_views_as_methods_make():
+    for text in ("standard", *PARTS, "partition5", "multisample4+isad"):
+        if text != AUTOREGRESSIVE:
+            method = Method.parse(text)
+            assert max([1, *(named.views for named in method.parts)]) == method.views.count, text
+
+
+@pytest.mark.processes
+def test_names_are_read_without_torch():
+    code = "import sys, stabledllm.noise.fits, stabledllm.noise.weightings; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

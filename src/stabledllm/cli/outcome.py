@@ -16,6 +16,7 @@ import typer
 from stabledllm import __version__
 from stabledllm.cli.extra import require_extra
 from stabledllm.cli.stopping import exit_code, how_to_continue, stoppable
+from stabledllm.errors import Mistakes
 from stabledllm.plain_text import plain_text
 from stabledllm.runtime.failures import outputs_of, sentence
 from stabledllm.runtime.launched import is_main_process
@@ -71,7 +72,8 @@ def _failed(error: BaseException) -> int:
         return exit_code(error)
     message = sentence(error, outputs[0] if outputs else None)
     if message is not None:
-        _print_error(plain_text(message, longest=None))  # an error of the system quotes file names as they are
+        # An error of the system quotes file names as they are; several mistakes stand in lines of their own.
+        _print_error(plain_text(message, longest=None, keep="\n" if isinstance(error, Mistakes) else ""))
         return getattr(error, "exit_code", 2)
     traceback.print_exception(error)
     _print_error(

@@ -1,41 +1,93 @@
-"""Turns the tree that a recipe holds into typed settings, or refuses the first thing wrong in it in one sentence."""
+"""Turns the tree that a recipe holds into typed settings, or tells everything wrong with its keys and values."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from stabledllm.config.trainer_keys import TrainerSettings, refusal
+from stabledllm.config.instead import instead_of_key, instead_of_value
 from stabledllm.config.written import Written
-from stabledllm.errors import UserError, did_you_mean
+from stabledllm.errors import Mistakes
 from stabledllm.plain_text import plain_text
 from stabledllm.runtime.secrets import hidden
 
 Settings = TypeVar("Settings", bound=BaseModel)
+_MOST_MENDED = 20
+"""Most rounds in which keys with a mistake are left out, so that what remains can be read."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a tree of keys holds: its settings, and a sentence on everything wrong with it.
+
+    ``settings`` has the defaults in place of what was wrong; it is None where nothing could be read. ``wrong``: the
+    dotted keys that were wrong.
+    """
+
+    settings: BaseModel | None
+    sentences: list[str]
+    wrong: list[str]
 
 
 def check(tree: dict, kind: type[Settings], what: str) -> Settings:
     """The typed settings that a tree of keys holds.
 
     Raises:
-        UserError: says where the value was written, its key, what was expected and what was found.
+        Mistakes: of every mistake where the value was written, its key, what was expected and what was found.
     """
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    path = _in_tree(tree, first["loc"])
+    read = read_settings(tree, kind, what)
+    if read.sentences:
+        raise Mistakes(read.sentences)
+    return read.settings
+
+
+def read_settings(tree: dict, kind: type[BaseModel], what: str) -> Read:
+    """The settings that a tree holds, and what is wrong with it.
+
+    Args:
+        what: the words that begin a sentence on a value that stands in no file.
+    """
+    sentences, wrong = [], []
+    for _ in range(_MOST_MENDED):
+        try:
+            return Read(kind.model_validate(tree), sentences, wrong)
+        except ValidationError as error:
+            found: dict[tuple, dict] = {}
+            for each in error.errors(include_url=False):
+                found.setdefault(_in_tree(tree, each["loc"]), each)  # the first of a union's arms speaks for all
+        order = list(tree)  # mistakes are told in the order of the recipe, not of our fields
+        for path, each in sorted(found.items(), key=lambda one: order.index(one[0][0]) if one[0] else -1):
+            sentences.append(_sentence(tree, path, each, kind, what))
+            wrong.append(".".join(map(str, path)))
+        if () in found:
+            break
+        for path in found:
+            tree = _without(tree, path)
+    return Read(None, sentences, wrong)
+
+
+def _sentence(tree: dict, path: tuple, error: dict, kind: type[BaseModel], what: str) -> str:
     key, where = ".".join(map(str, path)), _place(tree, path) or what
-    if first["type"] == "extra_forbidden":
-        name, group = str(path[-1]), _group(kind, path[:-1])
-        if group is TrainerSettings:
-            raise UserError(f"{where}: key '{plain_text(key)}': {refusal(name)}.")
-        raise UserError(f"{where}: unknown key '{plain_text(key)}'{did_you_mean(name, group.model_fields)}.")
-    expectation = _expected(first["msg"])
+    shown = f"{where}: key '{plain_text(key)}'"
+    if error["type"] == "extra_forbidden":
+        clause = instead_of_key(path, kind, _group(kind, path[:-1]))
+        return f"{where}: unknown key '{plain_text(key)}'{clause}." if clause[:1] != ":" else f"{shown}{clause}."
+    expectation = _expected(error["msg"])
     if "found" not in expectation:
-        expectation += f", found {_shown(first['input'], key)}"
-    raise UserError(f"{where}: key '{plain_text(key)}': {expectation}.")
+        expectation += f", found {_shown(error['input'], key)}"
+    hint = instead_of_value(key, error["input"], _annotation(kind, path))
+    return f"{shown}: {expectation}{hint}."
+
+
+def _without(tree: dict, path: Sequence) -> dict:
+    """A copy of the tree without the key at the path; a list that holds a mistake goes as a whole."""
+    first, *rest = path
+    if rest and isinstance(tree.get(first), dict):
+        return tree | {first: _without(tree[first], rest)}
+    return {key: value for key, value in tree.items() if key != first}
 
 
 def _in_tree(tree: Any, path: tuple) -> tuple:
@@ -70,6 +122,12 @@ def _group(kind: type[BaseModel], path: tuple) -> type[BaseModel]:
         # An optional group of settings is a union of them and None.
         kind = next((k for k in (annotation, *get_args(annotation)) if hasattr(k, "model_fields")), kind)
     return kind
+
+
+def _annotation(kind: type[BaseModel], path: tuple) -> Any:
+    """The type of the value at a path; None for a place within a list or a mapping."""
+    group = _group(kind, path[:-1]) if path else kind
+    return group.model_fields[path[-1]].annotation if path and path[-1] in group.model_fields else None
 
 
 def _expected(message: str) -> str:

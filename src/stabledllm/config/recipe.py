@@ -13,14 +13,15 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from stabledllm.config.checking import check
+from stabledllm.config.checking import Read, check, read_settings
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.config.written import Written, read_written, settle
-from stabledllm.errors import UserError, did_you_mean
+from stabledllm.errors import Gathered, Mistakes, UserError, did_you_mean
 from stabledllm.plain_text import plain_text
 
 __all__ = [
-    "apply_overrides", "check", "find_recipe", "load_recipe", "merge", "resolve", "shipped_launches", "shipped_recipes",
+    "apply_overrides", "check", "find_recipe", "load_recipe", "merge", "read_recipe", "resolve",
+    "shipped_launches", "shipped_recipes",
 ]  # fmt: skip
 _MOST_PARENTS, _MOST_DOTS = 30, 20
 
@@ -54,14 +55,50 @@ def find_recipe(name: str) -> str:
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> TrainSettings | ExperimentSettings:
-    """The settings of a recipe; one with ``methods`` is an experiment.
+    """The settings of a recipe; one with ``methods`` or ``base`` is an experiment.
 
     Raises:
-        UserError: the YAML is broken, a key is unknown, a value is of the wrong kind, an override is malformed, or a
-            parent is missing or the recipe's own child.
+        UserError: the YAML is broken, or a parent is missing or the recipe's own child.
+        Mistakes: every key that is unknown, value that is of the wrong kind, and override that is malformed.
     """
-    tree = apply_overrides(_tree(name), overrides)
-    return check(tree, ExperimentSettings if "methods" in tree or "base" in tree else TrainSettings, f"recipe '{name}'")
+    read = read_recipe(name, overrides)
+    if read.sentences:
+        raise Mistakes(read.sentences)
+    return read.settings
+
+
+def read_recipe(name: str, overrides: Sequence[str] = ()) -> Read:
+    """The settings of a recipe, and what is wrong with its keys, values and overrides.
+
+    Raises:
+        UserError: the YAML is broken, or a parent is missing or the recipe's own child.
+    """
+    tree, gathered, what = _tree(name), Gathered(), f"recipe '{plain_text(name)}'"
+    kind = ExperimentSettings if "methods" in tree or "base" in tree else TrainSettings
+    for override in overrides:
+        with gathered.check():
+            if kind is TrainSettings and override.startswith("base."):
+                meant = plain_text(override.partition("=")[0].removeprefix("base."))
+                raise UserError(f"override 'base.{meant}': expected a key of one training run; write {meant}.")
+            _set(tree, override)
+    if kind is ExperimentSettings:
+        tree = _under_base(tree, what, gathered)
+    read = read_settings(tree, kind, what)
+    return Read(read.settings, [*gathered.sentences, *read.sentences], read.wrong)
+
+
+def _under_base(tree: dict, what: str, gathered: Gathered) -> dict:
+    """The tree of an experiment with the keys of a run that stand beside ``base`` put into it, and told of."""
+    beside = [key for key in tree if key in TrainSettings.model_fields and key not in ExperimentSettings.model_fields]
+    base = tree.get("base", {})
+    if not beside or not isinstance(base, dict):
+        return tree
+    gathered.add(
+        f"{what}: keys {', '.join(beside)}: expected under 'base:', the run that an experiment varies; write "
+        f"base.{beside[0]}{' and so on' if len(beside) > 1 else ''}."
+    )
+    moved = merge({key: tree[key] for key in beside}, base)
+    return {key: value for key, value in tree.items() if key not in beside} | {"base": moved}
 
 
 def resolve(name: str) -> dict:
@@ -181,11 +218,25 @@ def apply_overrides(tree: dict, overrides: Sequence[str]) -> dict:
     """Set ``dotted.key=value`` in the tree, in place, and return it.
 
     Raises:
-        UserError: an override has no '=', or its key lies below one that holds a value.
+        Mistakes: an override has no '=', or its key lies below one that holds a value.
     """
+    gathered = Gathered()
     for override in overrides:
-        _set(tree, override)
+        with gathered.check():
+            _set(tree, override)
+    gathered.refuse()
     return tree
+
+
+def _meant(override: str) -> str:
+    """The clause on what to write instead of an override that is none."""
+    bare = override.strip().lstrip("-")
+    key, colon, value = bare.partition(":")
+    if override.startswith("-") and bare:
+        return f"; write {bare.partition('=')[0]}=VALUE, without dashes"
+    if colon and key.replace(".", "").replace("_", "").isalnum() and not value.startswith(("/", "\\")):
+        return f"; write {key}={plain_text(value.strip())}"
+    return f"; write {plain_text(bare)}=VALUE" if bare.replace(".", "").replace("_", "").isalnum() else ""
 
 
 def _set(tree: dict, override: str) -> None:
@@ -194,7 +245,7 @@ def _set(tree: dict, override: str) -> None:
     *path, last = parts = key.split(".")
     if not equals or not all(parts):
         found = "a name that is empty" if equals else "no '='"
-        raise UserError(f"override '{shown}': expected key=value, found {found}.")
+        raise UserError(f"override '{shown}': expected key=value, found {found}{_meant(override)}.")
     if len(parts) > _MOST_DOTS:
         raise UserError(f"override '{shown}': expected at most {_MOST_DOTS} names in a key, found {len(parts)}.")
     node: Any = tree

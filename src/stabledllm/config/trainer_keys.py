@@ -11,22 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from stabledllm.config.trainer_table import FIELDS, OPTIMIZERS, SCHEDULES
 from stabledllm.config.typed import Strict
 from stabledllm.errors import did_you_mean
 
-Optimizer = Literal[
-    "adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adafactor", "adamw_anyprecision",
-    "adamw_torch_4bit", "adamw_torch_8bit", "ademamix", "sgd", "adagrad", "adamw_bnb_8bit", "adamw_8bit",
-    "ademamix_8bit", "lion_8bit", "lion_32bit", "paged_adamw_32bit", "paged_adamw_8bit", "paged_ademamix_32bit",
-    "paged_ademamix_8bit", "paged_lion_32bit", "paged_lion_8bit", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit",
-    "rmsprop_bnb_32bit", "galore_adamw", "galore_adamw_8bit", "galore_adafactor", "galore_adamw_layerwise",
-    "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise", "lomo", "adalomo", "grokadamw", "schedule_free_radam",
-    "schedule_free_adamw", "schedule_free_sgd", "apollo_adamw", "apollo_adamw_layerwise", "stable_adamw",
-]  # fmt: skip
-Scheduler = Literal[
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
-    "reduce_lr_on_plateau", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay", "greedy",
-]  # fmt: skip
+Optimizer = Literal[tuple(OPTIMIZERS)]
+Scheduler = Literal[tuple(SCHEDULES)]
 Level = Literal["debug", "info", "warning", "error", "critical", "passive"]
 NotNegative = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -161,11 +151,15 @@ REFUSED = {
 """Fields that nothing here can honour, and why."""
 
 
-def refusal(name: str) -> str:
-    """The clause that says what is wrong with ``trainer.NAME`` and what to write instead."""
+def refusal(name: str, base: str = "") -> str:
+    """The clause that says what is wrong with ``trainer.NAME`` and what to write instead.
+
+    Args:
+        base: what stands before the keys of a run, ``base.`` in an experiment.
+    """
     if name in OURS:
-        return f"set by the recipe's own keys; write {OURS[name]} instead"
+        return f"set by the recipe's own keys; write {base}{OURS[name]} instead"
     if name in REFUSED:
         return f"expected none, since {REFUSED[name]}"
-    every_name = (*TrainerSettings.model_fields, *OURS, *REFUSED)
+    every_name = dict.fromkeys((*TrainerSettings.model_fields, *OURS, *REFUSED, *FIELDS))
     return f"unknown to TrainingArguments, or not known here to have an effect{did_you_mean(name, every_name, most=8)}"

@@ -1,11 +1,16 @@
-"""Refuses ``trainer`` keys that act only beside another key, where that other key is missing."""
+"""Refuses ``trainer`` keys that would do nothing, or that transformers would refuse, before it is imported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from stabledllm.config.settings import TrainSettings
-from stabledllm.errors import UserError
+from stabledllm.config.trainer_keys import TrainerSettings
+from stabledllm.config.trainer_table import OPTIMIZERS, REPORTERS, SCHEDULES
+from stabledllm.errors import Mistakes, did_you_mean
 
 _OLD, _NEW = "gradient_checkpointing", "activation_checkpointing"
 _WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
@@ -48,15 +53,65 @@ RULES: dict[str, tuple[Callable[[TrainSettings], bool], str]] = {
 
 
 def refuse_idle(settings: TrainSettings) -> None:
-    """Refuse the ``trainer`` keys that would have no effect here.
+    """Refuse the ``trainer`` keys that would have no effect here, or that transformers would refuse.
 
     Raises:
-        UserError: names the first of them and what to write beside it.
+        Mistakes: names each of them and what to write.
     """
+    if sentences := [*_alone(settings), *_of_table(settings.trainer)]:
+        raise Mistakes(sentences)
+
+
+def _alone(settings: TrainSettings) -> Iterator[str]:
     given = settings.trainer
     for name, (acts, needed) in RULES.items():
         if given.get(name) and not acts(settings):
-            raise UserError(f"key 'trainer.{name}': expected {needed}, found none.")
+            yield f"key 'trainer.{name}': expected {needed}, found none."
     for tail in ("", "_kwargs"):
         if given.get(_OLD + tail) is not None and given.get(_NEW + tail) is not None:
-            raise UserError(f"key 'trainer.{_OLD}{tail}': expected one of its two names, found both.")
+            yield f"key 'trainer.{_OLD}{tail}': expected one of its two names, found both."
+    if given.get("bf16") and given.get("fp16"):
+        yield "key 'trainer.fp16': expected one kind of mixed precision, found trainer.bf16 as well; leave one out."
+
+
+def _of_table(given: dict[str, Any]) -> Iterator[str]:
+    """What the table of TrainingArguments says of these keys, as far as it needs no package."""
+    optim = given.get("optim", TrainerSettings.model_fields["optim"].default)
+    used = OPTIMIZERS.get(optim)
+    for name in ("adam_beta1", "adam_beta2", "adam_epsilon"):
+        default = TrainerSettings.model_fields[name].default
+        if used is not None and name not in used and given.get(name, default) != default:
+            yield f"key 'trainer.{name}': expected none, since '{optim}' does not use it, found '{given[name]}'."
+    kind = given.get("lr_scheduler_type", TrainerSettings.model_fields["lr_scheduler_type"].default)
+    options, schedule = given.get("lr_scheduler_kwargs") or {}, SCHEDULES[kind]
+    key = f"key 'trainer.lr_scheduler_kwargs': expected options of '{kind}'"
+    for name in options:
+        if name not in schedule["options"] and "*" not in schedule["options"]:
+            known = did_you_mean(str(name), schedule["options"]) if schedule["options"] else ", which has none"
+            yield f"{key}, found '{name}'{known}."
+    for name in schedule["needs"]:
+        if name not in options:
+            yield f"key 'trainer.lr_scheduler_kwargs.{name}': expected a value, as '{kind}' needs one, found none."
+    reports = given.get("report_to")
+    for name in [reports] if isinstance(reports, str) else reports or []:
+        modules = _MODULES.get(name, (name,))
+        if name in ("none", "all"):
+            continue
+        if name not in REPORTERS:
+            near = did_you_mean(name, ["none", *REPORTERS])
+            yield f"key 'trainer.report_to': expected a back end, found '{name}'{near}."
+        elif not any(find_spec(module) for module in modules):
+            yield (
+                f"key 'trainer.report_to': expected a back end that is installed, found '{name}', which is not; pip "
+                f"install {modules[0]}, or write none."
+            )
+    config = given.get("deepspeed")
+    if isinstance(config, str) and not Path(config).expanduser().is_file() and not config.lstrip().startswith("{"):
+        yield f"key 'trainer.deepspeed': expected a file, found nothing at '{config}'."
+
+
+_MODULES = {
+    "tensorboard": ("tensorboard", "tensorboardX"), "azure_ml": ("azureml",), "flyte": ("flytekit",),
+    "kubeflow": ("kubeflow",),
+}  # fmt: skip
+"""Packages of the back ends that are not called like them."""

@@ -46,7 +46,7 @@ def as_meant(value: Any, annotation: Any) -> Any:
     Raises:
         PydanticCustomError: it cannot be read as that type.
     """
-    arms = _arms(annotation)
+    arms = arms_of(annotation)
     if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
         raise _expected("text that is UTF-8")
     if isinstance(value, Written):
@@ -72,12 +72,12 @@ def as_name(text: str) -> str:
     return text
 
 
-def _arms(annotation: Any) -> list[Any]:
+def arms_of(annotation: Any) -> list[Any]:
     """The types that a union allows, without the extras of Annotated."""
     if get_origin(annotation) is Annotated:
-        return _arms(get_args(annotation)[0])
+        return arms_of(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return [arm for one in get_args(annotation) for arm in _arms(one)]
+        return [arm for one in get_args(annotation) for arm in arms_of(one)]
     return [annotation]
 
 

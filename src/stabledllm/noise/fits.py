@@ -1,28 +1,31 @@
 """Checks that a method fits the model, the data and the command; each refusal is one sentence.
 
-Facts about models and data are passed in as plain values, so that this file imports neither.
+Facts about models and data are passed in as plain values, so that this file imports neither, and no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from stabledllm.errors import UserError
-from stabledllm.noise.methods import Method
-from stabledllm.noise.objective import Objective
-from stabledllm.noise.parts import AUTOREGRESSIVE, FOLLOWED
+from stabledllm.noise.parts import AUTOREGRESSIVE, FOLLOWED, OfParts
+
+if TYPE_CHECKING:
+    from stabledllm.noise.methods import Method
+    from stabledllm.noise.objective import Objective
 
 _MARKED = {"delimiter": "data.delimiters in their responses", "syntax": "data.syntax tokens in their prompts"}
 """How the refusal describes rows with each kind of marks."""
 
 
-def check_model(method: Method, model: str, autoregressive: bool) -> None:
+def check_model(method: OfParts, model: str, autoregressive: bool) -> None:
     """Refuse masks for an autoregressive model, and next-token prediction for a masked diffusion model.
 
     Raises:
         UserError: such a pair.
 
-    >>> check_model(Method.parse("standard"), "gpt2", autoregressive=True)
+    >>> check_model(OfParts("standard"), "gpt2", autoregressive=True)
     Traceback (most recent call last):
     stabledllm.errors.UserError: model 'gpt2' is an autoregressive model: expected method 'autoregressive', ...
     """
@@ -38,19 +41,20 @@ def check_autoregressive(objective: Objective) -> None:
     Raises:
         UserError: a weighting, power or eps other than the default.
 
+    >>> from stabledllm.noise.objective import Objective
     >>> check_autoregressive(Objective(normalization="token"))
     >>> check_autoregressive(Objective("unweighted"))
     Traceback (most recent call last):
     stabledllm.errors.UserError: key 'objective': expected nothing but 'normalization' for an autoregressive model, ...
     """
-    if objective != Objective(normalization=objective.normalization):
+    if objective != type(objective)(normalization=objective.normalization):
         raise UserError(
             f"key 'objective': expected nothing but 'normalization' for an autoregressive model, which has no mask "
             f"ratio to weigh, found weighting={objective.weighting} and eps={objective.eps:g}."
         )
 
 
-def check_marks(method: Method, marks: Collection[str]) -> None:
+def check_marks(method: OfParts, marks: Collection[str]) -> None:
     """Refuse a method whose marks no row of the data has: it would silently be another method.
 
     Args:
@@ -59,7 +63,7 @@ def check_marks(method: Method, marks: Collection[str]) -> None:
     Raises:
         UserError: ISAD without any answer delimiter, or SyRM without any syntax token.
 
-    >>> check_marks(Method.parse("isad"), {"syntax"})
+    >>> check_marks(OfParts("isad"), {"syntax"})
     Traceback (most recent call last):
     stabledllm.errors.UserError: method 'isad': expected rows with data.delimiters in their responses, found none.
     """
@@ -67,7 +71,7 @@ def check_marks(method: Method, marks: Collection[str]) -> None:
         raise UserError(f"method '{method.name}': expected rows with {_MARKED[name]}, found none.")
 
 
-def check_blocks(method: Method, *, packing: bool = False) -> None:
+def check_blocks(method: OfParts, *, packing: bool = False) -> None:
     """Refuse a method that has no meaning in block diffusion.
 
     Args:
@@ -77,7 +81,7 @@ def check_blocks(method: Method, *, packing: bool = False) -> None:
         UserError: ``syrm``, whose prompt tokens lie in no block; ``ema``, whose baseline takes one t per row;
             ``autoregressive``, which masks nothing; a density fitted to gradients; packed rows.
 
-    >>> check_blocks(Method.parse("syrm"))
+    >>> check_blocks(OfParts("syrm"))
     Traceback (most recent call last):
     stabledllm.errors.UserError: method 'syrm': 'syrm' and block_size contradict: the prompt is in no block.
     """
@@ -102,6 +106,8 @@ def check_finite_variance(method: Method, what: str) -> None:
     Raises:
         UserError: such a method.
 
+    >>> from stabledllm.noise.methods import Method
+    >>> from stabledllm.noise.objective import Objective
     >>> check_finite_variance(Method.parse("standard", objective=Objective(eps=0.0)), "fit")
     Traceback (most recent call last):
     stabledllm.errors.UserError: fit: expected objective.eps above 0, found 0: the variance of method 'standard', ...
@@ -113,13 +119,13 @@ def check_finite_variance(method: Method, what: str) -> None:
         )
 
 
-def check_fixed(method: Method) -> None:
+def check_fixed(method: OfParts) -> None:
     """Refuse a method whose density follows training: a variance is measured under a density that is fixed.
 
     Raises:
         UserError: such a method.
 
-    >>> check_fixed(Method.parse("adaptive+mirror"))
+    >>> check_fixed(OfParts("adaptive+mirror"))
     Traceback (most recent call last):
     stabledllm.errors.UserError: method 'adaptive+mirror': ...; it tends to that of 'ppots+mirror'.
     """
@@ -131,13 +137,13 @@ def check_fixed(method: Method) -> None:
         )
 
 
-def check_fitted(method: Method) -> None:
+def check_fitted(method: OfParts) -> None:
     """Refuse to fit a p(t) for a method that needs none.
 
     Raises:
         UserError: such a method.
 
-    >>> check_fitted(Method.parse("standard"))
+    >>> check_fitted(OfParts("standard"))
     Traceback (most recent call last):
     stabledllm.errors.UserError: fit: expected a method with 'ppots', found 'standard'.
     """
@@ -145,13 +151,13 @@ def check_fitted(method: Method) -> None:
         raise UserError(f"fit: expected a method with 'ppots', found '{method.name}'.")
 
 
-def check_p_of_t(method: Method) -> None:
+def check_p_of_t(method: OfParts) -> None:
     """Refuse a fitted p(t) for a method that neither draws t from it nor starts from it.
 
     Raises:
         UserError: such a method.
 
-    >>> check_p_of_t(Method.parse("standard"))
+    >>> check_p_of_t(OfParts("standard"))
     Traceback (most recent call last):
     stabledllm.errors.UserError: key 'p_of_t': expected a method with ppots or adaptive, found 'standard'.
     """
@@ -159,13 +165,13 @@ def check_p_of_t(method: Method) -> None:
         raise UserError(f"key 'p_of_t': expected a method with ppots or adaptive, found '{method.name}'.")
 
 
-def check_elbo(method: Method) -> None:
+def check_elbo(method: OfParts) -> None:
     """Refuse a method that cannot estimate the bound outside of training.
 
     Raises:
         UserError: a method that is autoregressive or biased, follows a training run, or has a part without effect.
 
-    >>> check_elbo(Method.parse("clipped"))
+    >>> check_elbo(OfParts("clipped"))
     Traceback (most recent call last):
     stabledllm.errors.UserError: elbo: expected an unbiased method, found 'clipped', which estimates another objective.
     """
@@ -182,7 +188,7 @@ def check_elbo(method: Method) -> None:
         raise UserError(f"elbo: '{method.name}': ema steadies training's reported loss and does nothing here.")
 
 
-def check_own_loop(method: Method, *, p_of_t: bool) -> None:
+def check_own_loop(method: OfParts, *, p_of_t: bool) -> None:
     """Refuse a method that does not work in the user's own training loop.
 
     Args:
@@ -191,7 +197,7 @@ def check_own_loop(method: Method, *, p_of_t: bool) -> None:
     Raises:
         UserError: a part that needs the Trainer or the tokenizer, or a density that the method does not use.
 
-    >>> check_own_loop(Method.parse("ema"), p_of_t=False)
+    >>> check_own_loop(OfParts("ema"), p_of_t=False)
     Traceback (most recent call last):
     stabledllm.errors.UserError: Noise: expected a method without 'ema', found 'ema'.
     """

@@ -15,7 +15,6 @@ from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.maskers import Bernoulli, FixedCount, Masker, MaskInput
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.parts import (
-    AUTOREGRESSIVE,
     DENSITY,
     MASKER,
     PARTS,
@@ -23,7 +22,7 @@ from stabledllm.noise.parts import (
     STANDARD,
     VIEWS,
     MethodOptions,
-    Named,
+    OfParts,
     read_parts,
 )
 from stabledllm.noise.sources import IID, Source
@@ -92,10 +91,9 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(OfParts):
     """A combination of parts that draws t and masks for one objective. Build it with :meth:`parse`."""
 
-    name: str = STANDARD
     source: Source = field(default_factory=IID)
     density: TSampler = field(default_factory=Uniform)
     """The density of t if none is fitted."""
@@ -142,66 +140,10 @@ class Method:
         return method if objective.counts == "linear" else replace(method, masker=FixedCount(objective.counts))
 
     @property
-    def parts(self) -> tuple[Named, ...]:
-        """The parts in canonical order; none for ``standard``."""
-        return read_parts(self.name)
-
-    def has(self, name: str) -> bool:
-        """Whether the method has the part of that name."""
-        return any(named.part.name == name for named in self.parts)
-
-    def reads(self, option: str) -> bool:
-        """Whether one of the parts reads that option."""
-        return any(option in named.part.options for named in self.parts)
-
-    @property
     def masking(self) -> Method:
         """The method that keeps only the parts that decide which tokens are masked given t: masker and views."""
         names = [named.text for named in self.parts if {MASKER, VIEWS} & set(named.part.fills)]
         return Method.parse("+".join(names) or STANDARD, self.options, self.objective)
-
-    @property
-    def signal(self) -> str | None:
-        """The quantity whose second moment p is fitted to before training; None where no p is fitted.
-
-        One of ``loss``, ``gradient`` and ``output layer`` (the gradient of the output layer alone).
-        """
-        return next((named.part.fitted_to for named in self.parts if named.part.fitted_to), None)
-
-    @property
-    def needs_p(self) -> bool:
-        """Whether t is drawn from a fitted density."""
-        return self.signal is not None
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether the density of t follows the losses during training."""
-        return any(named.part.tends_to for named in self.parts)
-
-    @property
-    def marks(self) -> set[str]:
-        """The marks that rows must have for this method."""
-        return {named.part.marks for named in self.parts} - {None}
-
-    @property
-    def syrm(self) -> bool:
-        """Whether the prompt's syntax tokens may be masked too."""
-        return self.has("syrm")
-
-    @property
-    def ema(self) -> bool:
-        """Whether a baseline steadies the reported loss."""
-        return self.has("ema")
-
-    @property
-    def autoregressive(self) -> bool:
-        """Whether it is next-token prediction, for autoregressive models only."""
-        return self.has(AUTOREGRESSIVE)
-
-    @property
-    def unbiased(self) -> bool:
-        """Whether the mean of the loss and its gradient are the standard objective's."""
-        return all(named.part.unbiased for named in self.parts)
 
     def takes(self, objective: Objective) -> bool:
         """Whether every part is defined for the objective."""

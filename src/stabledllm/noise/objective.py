@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,9 +10,8 @@ from torch import Tensor
 
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.noise.schedule import EPS, Counts
+from stabledllm.noise.weightings import WEIGHTINGS, power_of
 
-WEIGHTINGS = {"elbo": 0.0, "unweighted": 1.0, "power": None, "cosine": None}
-"""The power a of each weighting; that of ``power`` is a setting, and ``cosine`` has none."""
 NORMALIZATIONS = ("row", "token")
 
 
@@ -45,27 +43,10 @@ class Objective:
     """The exponent a of the extra factor p_mask**a: given for ``power`` only, None for ``cosine``, else filled in."""
 
     def __post_init__(self) -> None:
-        if self.weighting not in WEIGHTINGS:
-            hint = did_you_mean(self.weighting, WEIGHTINGS)
-            raise UserError(f"objective.weighting: unknown '{self.weighting}'{hint}.")
-        if self.normalization not in NORMALIZATIONS:
-            hint = did_you_mean(self.normalization, NORMALIZATIONS)
-            raise UserError(f"objective.normalization: unknown '{self.normalization}'{hint}.")
-        own = WEIGHTINGS[self.weighting]
-        if self.weighting == "cosine":
-            if self.power is not None:
-                raise UserError(f"objective.power: expected none for weighting 'cosine', found {self.power:g}.")
-            return
-        if own is None and (self.power is None or not 0.0 <= self.power < math.inf):
-            raise UserError(
-                f"objective.power: expected a number of at least 0 for weighting 'power', found {self.power}."
-            )
-        if own is not None and self.power not in (None, own):
-            raise UserError(
-                f"objective.power: expected none for weighting '{self.weighting}', found {self.power:g}; "
-                f"a power of one's own takes weighting 'power'."
-            )
-        object.__setattr__(self, "power", float(self.power if own is None else own))
+        for key, known in (("weighting", WEIGHTINGS), ("normalization", NORMALIZATIONS)):
+            if (value := getattr(self, key)) not in known:
+                raise UserError(f"objective.{key}: unknown '{value}'{did_you_mean(value, known)}.")
+        object.__setattr__(self, "power", power_of(self.weighting, self.power))
 
     @property
     def counts(self) -> Counts:
@@ -74,9 +55,8 @@ class Objective:
 
     def row_weight(self, maskable: Tensor) -> Tensor:
         """The weight of each row in the step's mean: 1, or P for the token mean; float64, shape (B,)."""
-        if self.normalization == "token":
-            return maskable.sum(1).double()
-        return torch.ones(len(maskable), dtype=torch.float64, device=maskable.device)
+        size = maskable.sum(1).double()
+        return size if self.normalization == "token" else torch.ones_like(size)
 
     def row_share(self, size: Tensor) -> Tensor:
         """The weight of rows of ``size`` maskable tokens divided by their mean weight, float64, shape of ``size``."""

@@ -2,6 +2,8 @@
 
 A new part is a row of :data:`PARTS` and its class. Other code asks a method for what its parts need, not for their
 names; only ``syrm`` and ``ema``, which act in the data and in the Trainer, are asked for by name.
+
+This file loads no torch: a part's class is imported when the part is built.
 """
 
 from __future__ import annotations
@@ -10,12 +12,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import permutations
+from pkgutil import resolve_name
 
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.noise.densities import Clipped
-from stabledllm.noise.maskers import ISAD, Complement, FixedCount, NextToken
-from stabledllm.noise.sources import LowDiscrepancy, Stratified
-from stabledllm.noise.views import ComplementPair, Mirror, MultiSample, Partition
 
 SOURCE, DENSITY, MASKER, VIEWS = "source of u", "density of t", "masker", "views"
 MASKABLE, REPORTED = "maskable set", "reported loss"
@@ -55,7 +55,7 @@ class Part:
     options: tuple[str, ...] = ()
     """The options that it reads."""
     number: int = 0
-    """The number of views where its name ends in no number; 0 if its name takes no number."""
+    """The number of views where its name ends in no number; 0 if its name takes none; its views are then two."""
     fitted_to: str | None = None
     """The quantity whose second moment its density is fitted to before training."""
     tends_to: str | None = None
@@ -70,29 +70,40 @@ class Part:
     """Parts of other slots that it cannot be combined with, and why."""
 
 
+def _of(path: str, *names: str, **more: object) -> Callable[[MethodOptions, int], object]:
+    """Builds a class of this package from the options of these names; ``views`` is the number of views."""
+    return lambda options, views: resolve_name(f"stabledllm.noise.{path}")(
+        *(views if name == "views" else getattr(options, name) for name in names), **more
+    )
+
+
 PARTS = {
     part.name: part
     for part in (
-        Part(AUTOREGRESSIVE, {MASKER: lambda *_: NextToken()}, bound_only=True),
-        Part("strats", {SOURCE: lambda options, _: Stratified(options.strata)}, options=("strata",)),
-        Part("lowdisc", {SOURCE: lambda *_: LowDiscrepancy()}),
+        Part(AUTOREGRESSIVE, {MASKER: _of("maskers.NextToken")}, bound_only=True),
+        Part("strats", {SOURCE: _of("sources.Stratified", "strata")}, options=("strata",)),
+        Part("lowdisc", {SOURCE: _of("sources.LowDiscrepancy")}),
         Part("ppots", {DENSITY: None}, fitted_to="loss"),
         Part("ppots-gradient", {DENSITY: None}, fitted_to="gradient", bound_only=True),
         Part("ppots-head", {DENSITY: None}, fitted_to="output layer", bound_only=True),
         Part("adaptive", {DENSITY: None}, tends_to="ppots"),
         Part(
             "clipped",
-            {DENSITY: lambda options, _: Clipped(options.clip_low, options.clip_high)},
+            {DENSITY: _of("densities.Clipped", "clip_low", "clip_high")},
             options=("clip_low", "clip_high"),
             unbiased=False,
             bound_only=True,
             contradicts={"complement": "the second view has 1 - t, outside the interval"},
         ),
-        Part("fixedcount", {MASKER: lambda *_: FixedCount()}),
-        Part("complement", {MASKER: lambda *_: Complement(), VIEWS: lambda *_: ComplementPair()}, bound_only=True),
+        Part("fixedcount", {MASKER: _of("maskers.FixedCount")}),
+        Part(
+            "complement",
+            {MASKER: _of("maskers.Complement"), VIEWS: _of("views.ComplementPair")},
+            bound_only=True,
+        ),
         Part(
             "isad",
-            {MASKER: lambda options, _: ISAD(options.isad_delta)},
+            {MASKER: _of("maskers.ISAD", "isad_delta")},
             options=("isad_delta",),
             marks="delimiter",
             unbiased=False,
@@ -100,14 +111,14 @@ PARTS = {
         ),
         Part(
             "isad-exact",
-            {MASKER: lambda options, _: ISAD(options.isad_delta, exact=True)},
+            {MASKER: _of("maskers.ISAD", "isad_delta", exact=True)},
             options=("isad_delta",),
             marks="delimiter",
             bound_only=True,
         ),
-        Part("mirror", {VIEWS: lambda options, _: Mirror(options.mirror_below)}, options=("mirror_below",)),
-        Part("multisample", {VIEWS: lambda _, views: MultiSample(views)}, number=2),
-        Part("partition", {VIEWS: lambda _, views: Partition(views)}, number=3),
+        Part("mirror", {VIEWS: _of("views.Mirror", "mirror_below")}, options=("mirror_below",)),
+        Part("multisample", {VIEWS: _of("views.MultiSample", "views")}, number=2),
+        Part("partition", {VIEWS: _of("views.Partition", "views")}, number=3),
         Part("syrm", {MASKABLE: None}, marks="syntax", unbiased=False),
         Part("ema", {REPORTED: None}, options=("ema_bins",)),
     )
@@ -128,6 +139,7 @@ class Named:
     """The name with its number, if any: ``partition4``."""
     part: Part
     views: int
+    """The views of a row that it makes at most; 1 where it leaves them as they are."""
 
 
 def find_part(text: str) -> Named | None:
@@ -139,8 +151,7 @@ def find_part(text: str) -> Named | None:
     match = re.fullmatch(r"([a-z]+)(\d+)", text)
     if match and (part := PARTS.get(match[1])) and part.number:
         return Named(text, part, int(match[2]))
-    part = PARTS.get(text)
-    return part and Named(text, part, part.number or 1)
+    return (part := PARTS.get(text)) and Named(text, part, part.number or 1 + (VIEWS in part.fills))
 
 
 @lru_cache(maxsize=1024)
@@ -154,10 +165,8 @@ def read_parts(text: str) -> tuple[Named, ...]:
     ['strats', 'ppots', 'mirror']
     """
     names = [name.strip() for name in text.split("+")]
-    if names == [STANDARD]:
-        return ()
-    if names == [AUTOREGRESSIVE]:
-        return (find_part(AUTOREGRESSIVE),)
+    if names in ([STANDARD], [AUTOREGRESSIVE]):
+        return tuple(filter(None, map(find_part, names)))
     chosen: dict[str, Named] = {}
     for name in names:
         if name in (STANDARD, AUTOREGRESSIVE):
@@ -172,8 +181,75 @@ def read_parts(text: str) -> tuple[Named, ...]:
                 )
             chosen[slot] = named
     parts = tuple(dict.fromkeys(chosen[slot] for slot in SLOTS if slot in chosen))
-    for one in parts:
-        for other in parts:
-            if why := one.part.contradicts.get(other.part.name):
-                raise UserError(f"method '{text}': '{one.text}' and '{other.text}' contradict: {why}.")
+    for one, other in permutations(parts, 2):
+        if why := one.part.contradicts.get(other.part.name):
+            raise UserError(f"method '{text}': '{one.text}' and '{other.text}' contradict: {why}.")
     return parts
+
+
+@dataclass(frozen=True)
+class OfParts:
+    """What the parts of a method decide, known from its name alone.
+
+    >>> OfParts("strats+ppots+mirror").signal
+    'loss'
+    """
+
+    name: str = STANDARD
+    """The parts in canonical order, joined by ``+``."""
+
+    @property
+    def parts(self) -> tuple[Named, ...]:
+        """The parts in canonical order; none for ``standard``."""
+        return read_parts(self.name)
+
+    def has(self, name: str) -> bool:
+        """Whether the method has the part of that name."""
+        return any(named.part.name == name for named in self.parts)
+
+    def reads(self, option: str) -> bool:
+        """Whether one of the parts reads that option."""
+        return any(option in named.part.options for named in self.parts)
+
+    @property
+    def signal(self) -> str | None:
+        """The quantity whose second moment p is fitted to before training; None where no p is fitted.
+
+        One of ``loss``, ``gradient`` and ``output layer`` (the gradient of the output layer alone).
+        """
+        return next((named.part.fitted_to for named in self.parts if named.part.fitted_to), None)
+
+    @property
+    def needs_p(self) -> bool:
+        """Whether t is drawn from a fitted density."""
+        return self.signal is not None
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the density of t follows the losses during training."""
+        return any(named.part.tends_to for named in self.parts)
+
+    @property
+    def marks(self) -> set[str]:
+        """The marks that rows must have for this method."""
+        return {named.part.marks for named in self.parts} - {None}
+
+    @property
+    def syrm(self) -> bool:
+        """Whether the prompt's syntax tokens may be masked too."""
+        return self.has("syrm")
+
+    @property
+    def ema(self) -> bool:
+        """Whether a baseline steadies the reported loss."""
+        return self.has("ema")
+
+    @property
+    def autoregressive(self) -> bool:
+        """Whether it is next-token prediction, for autoregressive models only."""
+        return self.has(AUTOREGRESSIVE)
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the mean of the loss and its gradient are the standard objective's."""
+        return all(named.part.unbiased for named in self.parts)
