@@ -41,6 +41,10 @@ def _mentions(run: TrainSettings, kind: str) -> bool:
     return kind in map(_kind, (run.data.train, run.data.validation, run.data.test))
 
 
+def _reads_files(run: TrainSettings) -> bool:
+    return _kind(run.data.train) != "synthetic" and not are_images(run.data.train)
+
+
 def _text_is_decoded(run: TrainSettings, _: Method | None = None) -> bool:
     return _tested(run) and not are_images(run.data.test or run.data.train)
 
@@ -49,6 +53,8 @@ _DATA: Rules = {
     "data.image.": (lambda run, _: are_images(run.data.train), "data of pictures"),
     "data.text_fields": (lambda run, _: _mentions(run, "text"), "data.train=text:PATH"),
     "data.short_share": (lambda run, _: _mentions(run, "text"), "data.train=text:PATH"),
+    "data.cache": (lambda run, _: _reads_files(run), "data in files"),
+    "data.workers": (lambda run, _: _reads_files(run), "data in files"),
     "data.annotations": (lambda run, _: _mentions(run, "gsm8k"), "data of gsm8k"),
     "data.table": (lambda run, _: _mentions(run, "hitab"), "data of hitab"),
     "data.every_turn": (lambda run, _: _mentions(run, "jsonl"), "data of jsonl:PATH"),
