@@ -17,6 +17,7 @@ HERE = {
         "method_options.clip_low=0.2", "method_options.isad_delta=0.1", "method_options.mirror_below=0.5",
         "method_options.ema_bins=5", "init_seed=3", "epochs=2", "views_per_forward=1", "data.image.side=8",
         "data.text_fields=[a]", "data.short_share=0.1", "data.annotations=remove", "data.table=html",
+        "data.cache=x", "data.workers=2",
         "data.every_turn=true", "data.delimiters=[x]", "data.syntax=html", "image_decoding.steps=3", "clip=x",
         "decoding.seed=3", "data.validation_share=0.2",
         "data.format=alpaca", "data.columns={prompt: Q}", "data.split=x", "data.subset=x",

@@ -50,6 +50,10 @@ def _reads_hub(run: TrainSettings) -> bool:
     return _mentions(run, "hub")
 
 
+def _reads_files(run: TrainSettings) -> bool:
+    return _kind(run.data.train) != "synthetic" and not are_images(run.data.train)
+
+
 def _text_is_decoded(run: TrainSettings, _: Method | None = None) -> bool:
     return _tested(run) and not are_images(run.data.test or run.data.train)
 
@@ -62,6 +66,8 @@ _DATA: Rules = {
     "data.columns": (lambda run, _: _own_data(run), "data of your own (data.train=PATH)"),
     "data.split": (lambda run, _: _reads_hub(run), "data.train=hub:OWNER/NAME"),
     "data.subset": (lambda run, _: _reads_hub(run), "data.train=hub:OWNER/NAME"),
+    "data.cache": (lambda run, _: _reads_files(run), "data in files"),
+    "data.workers": (lambda run, _: _reads_files(run), "data in files"),
     "data.annotations": (lambda run, _: _mentions(run, "gsm8k"), "data of gsm8k"),
     "data.table": (lambda run, _: _mentions(run, "hitab"), "data of hitab"),
     "data.every_turn": (lambda run, _: _own_data(run), "data of your own (data.train=PATH)"),
