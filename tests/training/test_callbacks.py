@@ -169,8 +169,7 @@ def test_refusals_come_before_anything_is_loaded(module):
 @pytest.mark.parametrize(
     "given",
     [print, 3, transformers.ProgressCallback, StepBar("x"), object()],
-    ids=str,
-    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+    ids=["function", "number", "class", "bar", "object"],
 )
 def test_what_is_no_callback_of_the_users_own_is_refused_from_python(given):
     with pytest.raises(UserError, match=r"callbacks: expected a (transformers\.TrainerCallback|class of your own)"):
