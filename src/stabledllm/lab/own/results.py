@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,7 +21,7 @@ _NO_PICTURES = "pictures need matplotlib, which is not installed: pip install ma
 
 
 @dataclass(frozen=True, repr=False)
-class Result:
+class Result(ABC):
     """A record of a measurement; printed it is what the command line prints, a notebook shows tables and a picture."""
 
     record: dict
@@ -30,13 +31,13 @@ class Result:
     drawn = True
     """Whether there are pictures of it."""
 
+    @abstractmethod
     def lines(self) -> Iterator[str]:
         """The lines that are printed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tables(self) -> Iterator[Table]:
         """The tables that a notebook shows."""
-        raise NotImplementedError
 
     def sentences(self) -> Iterator[str]:
         """What a notebook shows below the tables."""
@@ -44,7 +45,7 @@ class Result:
 
     def pictures(self) -> Iterator[object]:
         """The matplotlib figures that a notebook shows; None where there is nothing to draw."""
-        raise NotImplementedError
+        yield from ()
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write the files that the command line writes, and return their paths.
@@ -61,7 +62,8 @@ class Result:
         return [path, *self._save_pictures(path)]
 
     def _save_pictures(self, path: Path) -> list[Path]:
-        raise NotImplementedError
+        """Save the pictures that the command line saves, beside the record, and return their paths."""
+        return []
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
