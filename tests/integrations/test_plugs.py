@@ -224,6 +224,35 @@ def test_automodel_loss_is_the_steps_token_mean(method, accumulation):
     assert total == pytest.approx(float(taken.loss(model(taken.input_ids).logits).detach()), rel=1e-6)
 
 
+def with_cut_rows(batch: dict, rows) -> dict:
+    """The batch, in which these rows have nothing to train on, as where a prompt fills the whole row."""
+    labels = batch["labels"].clone()
+    labels[rows] = -100
+    return batch | {"labels": labels}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_automodel_counts_a_row_without_supervised_tokens_as_0(method):
+    """Row 2 of a micro-batch, and all rows of another: the rest of the step is as without them."""
+    (strategy, recipe), model = automodel(method), Guess()
+    batch = supervised(with_cut_rows(batch_of(), [2, 6, 7]))
+    batches = [part(batch, rows) for rows in (slice(0, 6), slice(6, 8))]
+    _, tokens = strategy.pre_step(recipe, batches)
+    assert tokens == int(batch["loss_mask"].sum())
+    assert not batches[1]["_noise_mask"].any()
+    assert torch.equal(batches[1]["_noisy_input_ids"], batch["input_ids"][6:])
+    rows = torch.tensor([0, 1, 3, 4, 5])
+    taken = strategy.noise.draw(
+        batch["input_ids"][rows], batch["loss_mask"][rows].bool(), 4, positions=rows, step_rows=8, step_weight=1.0
+    )
+    assert torch.equal(batches[0]["_noisy_input_ids"], taken.input_ids)
+    assert torch.equal(batches[0]["loss_mask"], batch["loss_mask"][rows][taken.source])
+    logits = model(taken.input_ids).logits
+    nll = F.cross_entropy(logits.transpose(1, 2), taken.targets, reduction="none").detach()
+    found = float((nll * batches[0]["_noise_mask"] / batches[0]["_p_mask"]).sum())
+    assert found == pytest.approx(float(taken.loss(logits).detach()), rel=1e-6)
+
+
 def test_automodel_p_mask_is_the_mask_probability_times_the_density():
     strategy, recipe = automodel("ppots")
     batch = supervised(batch_of())
@@ -344,6 +373,28 @@ def test_the_collators_weights_add_up_to_the_steps_mean(method, key):
                 noisy = collator(rows)
                 total += float(weighted_loss(model(noisy["input_ids"]).logits, noisy).detach())
         assert total == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_collator_counts_a_row_without_labels_as_0(method):
+    batch, model = with_cut_rows(batch_of(), [1, 4]), Guess()
+    noise = Noise(method, mask_id=MASK, p_of_t=fitted(method), seed=5)
+    noisy = NoisyCollator(lambda _: dict(batch), noise, rows=8)(None)
+    rows = torch.tensor([0, 2, 3, 5, 6, 7])
+    taken = noise.draw(batch["input_ids"][rows], batch["labels"][rows] != -100, 0, positions=rows, step_rows=8)
+    assert torch.equal(noisy["input_ids"], taken.input_ids)
+    assert float(weighted_loss(model(noisy["input_ids"]).logits, noisy).detach()) == pytest.approx(
+        float(taken.loss(model(taken.input_ids).logits).detach()), rel=1e-6
+    )
+
+
+def test_a_batch_with_nothing_to_train_on_has_a_loss_of_0_and_its_backward():
+    batch, model = with_cut_rows(batch_of(2), [0, 1]), Guess()
+    noisy = NoisyCollator(lambda _: dict(batch), Noise("lowdisc+mirror", mask_id=MASK), rows=2)(None)
+    loss = weighted_loss(model(noisy["input_ids"]).logits, noisy)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not model.table.grad.any()
 
 
 def test_a_smaller_last_batch_that_is_the_step_is_a_mean_over_its_own_rows():

@@ -17,6 +17,7 @@ from torch import Tensor
 from stabledllm.errors import UserError
 from stabledllm.integrations.noise import Noise
 from stabledllm.integrations.step import step_positions
+from stabledllm.integrations.weighted import of_rows, weighted_rows
 from stabledllm.noise.objective import Objective
 
 
@@ -26,14 +27,15 @@ class AutomodelNoise:
     The recipe corrupts row by row, each with a generator of its own, so that t cannot be spread over a step there; this
     draws in ``pre_step``, which has all of the step's micro-batches. Its loss divides each cross-entropy by ``p_mask``
     and their sum by the supervised tokens of the whole step: ``p_mask`` here is the mask probability times p(t), or in
-    general the inverse of the token's weight. A method of several views hands on as many rows.
+    general the inverse of the token's weight. A method of several views hands on as many rows; a row without supervised
+    tokens counts as 0, as there, and is left out.
 
     The draws are a function of (``noise_seed``, step, position of the row in the step), the latter as the recipe's own
     sampler deals rows to data-parallel ranks. Validation keeps the recipe's noise.
 
     Raises:
         UserError: in ``setup_extra`` a method that cannot be used here or whose density is missing or another's, or a
-            strategy that divides by another number; in ``pre_step`` a row without supervised tokens.
+            strategy that divides by another number.
     """
 
     def create_loss_fn(self, dllm_cfg):
@@ -77,14 +79,10 @@ class AutomodelNoise:
     def _corrupt(self, batch: dict, step: int, position: Tensor, step_rows: int) -> int:
         """Put the noise of one micro-batch into it; the number of masked tokens."""
         ids = batch["input_ids"]
-        taken = self.noise.draw(
-            ids, batch["loss_mask"].bool(), step, positions=position.to(ids.device), step_rows=step_rows,
-            step_weight=1.0,  # the recipe divides by the supervised tokens
-        )  # fmt: skip
-        weights = taken.token_weights().float()
-        for name, value in batch.items():
-            if isinstance(value, Tensor) and value.dim() and len(value) == len(ids):
-                batch[name] = value[taken.source]
+        # The recipe divides by the supervised tokens, so that the weight of the step is 1 here.
+        taken = weighted_rows(self.noise, ids, batch["loss_mask"].bool(), step, position, step_rows, step_weight=1.0)
+        weights = taken.weights.float()
+        batch.update(of_rows(batch, taken.source, len(ids)))
         batch["_noisy_input_ids"], batch["_noise_mask"] = taken.input_ids, taken.mask
         batch["_p_mask"] = torch.where(taken.mask, 1.0 / weights, 1.0)
         batch["_clean_input_ids"] = taken.targets

@@ -22,13 +22,15 @@ from torch.utils.data import get_worker_info
 from stabledllm.errors import UserError
 from stabledllm.integrations.noise import Noise
 from stabledllm.integrations.step import step_positions
+from stabledllm.integrations.weighted import of_rows, weighted_rows
 
 
 def noisy_batch(batch: dict, noise: Noise, step: int, positions: Tensor, step_rows: int) -> dict:
     """A collated batch with its noise: noisy ``input_ids``, ``labels`` and ``loss_weights``, every view a row.
 
     The tokens that may be masked are those with a label other than -100, or, in a batch without labels, those with
-    ``completion_mask`` 1. The weighted cross-entropies of a step's micro-batches add up to the step's mean.
+    ``completion_mask`` 1. The weighted cross-entropies of a step's micro-batches add up to the step's mean, in which a
+    row without such tokens (its completion was cut off) counts as 0.
 
     Args:
         batch: tensors of B rows: ``input_ids``, and ``labels`` or ``completion_mask``; others are repeated for views.
@@ -49,15 +51,11 @@ def noisy_batch(batch: dict, noise: Noise, step: int, positions: Tensor, step_ro
         maskable = batch["completion_mask"].bool()
     else:
         raise UserError(f"NoisyCollator: expected labels or completion_mask in the batch, found {', '.join(batch)}.")
-    taken = noise.draw(ids, maskable, step, positions=positions.to(ids.device), step_rows=step_rows)
-    repeated = {
-        name: value[taken.source] if isinstance(value, Tensor) and value.dim() and len(value) == len(ids) else value
-        for name, value in batch.items()
-    }
-    return repeated | {
+    taken = weighted_rows(noise, ids, maskable, step, positions, step_rows)
+    return of_rows(batch, taken.source, len(ids)) | {
         "input_ids": taken.input_ids,
         "labels": torch.where(taken.mask, taken.targets, -100),
-        "loss_weights": taken.token_weights().float(),
+        "loss_weights": taken.weights.float(),
     }
 
 
