@@ -122,6 +122,9 @@ def test_progress_is_told_to_the_caller():
     here.decompose(methods=["fixedcount"], **SMALL)
     assert told[-1][0] == told[-1][1]
     assert {what for _, _, what in told} >= {"decompose: A, B, C", "decompose: probe", "decompose: fixedcount"}
+    told.clear()
+    bound = here.elbo("mirror", budget=4).bound
+    assert told[-1] == (bound.forwards, bound.forwards, "elbo mirror")
 
 
 def test_a_bar_where_tqdm_is_installed(capfd, monkeypatch):

@@ -6,7 +6,7 @@ Legend: B rows, L positions, K views, D draws of t per row, R replicates, E eval
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -99,6 +99,7 @@ def elbo(
     tokens_per_batch: int = 4096,
     mask_id: int | None = None,
     pad_id: int | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> RowELBO:
     """Unbiased, differentiable estimates of the ELBO of each row, from ``budget`` forward rows per row.
 
@@ -142,6 +143,7 @@ def elbo(
         tokens_per_batch: padded tokens in one forward.
         mask_id: default ``model.config.mask_token_id``.
         pad_id: fills short token rows and is hidden by the attention mask; default the mask id.
+        progress: called with the forward rows of each forward pass, once it is done.
 
     Raises:
         UserError: an autoregressive model or method, one that is biased or learns as it is used (``adaptive``,
@@ -153,6 +155,8 @@ def elbo(
     for contribution, used in plan.run(model):
         groups = contribution if groups is None else groups + contribution
         forwards += used
+        if progress:
+            progress(used)
     # A group holds 1 / R of the mean of its own replicate.
     means = groups.detach() * plan.groups
     error = means.std(1) / plan.groups**0.5 if plan.groups > 1 else torch.full_like(means[:, 0], math.nan)

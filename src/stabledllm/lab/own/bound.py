@@ -10,6 +10,8 @@ import torch
 from stabledllm.data.token_rows import TokenRow
 from stabledllm.forward.elbo import RowELBO, elbo
 from stabledllm.forward.meter import MeteredModel
+from stabledllm.lab.measure.progress import Tell
+from stabledllm.lab.own.progress import shown
 from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
 from stabledllm.runtime.provenance import device_name, versions
@@ -31,18 +33,20 @@ def measure_bound(
     tokens_per_batch: int | None,
     data: str,
     notes: Sequence[str],
+    tell: Tell | bool | None,
 ) -> tuple[RowELBO, dict]:
     """The bound of every row as :func:`stabledllm.elbo` estimates it, without gradients, and its record.
 
     Args:
-        data: what the record calls the rows. notes: what it says of the model.
+        data: what the record calls the rows. notes: what it says of the model. tell: what shows the progress.
     """
     started = time.perf_counter()
     more = {"tokens_per_batch": tokens_per_batch} if tokens_per_batch else {}
-    with torch.no_grad(), evaluating(metered.model):
+    total = budget * len(rows) if type(budget) is int else None  # another kind is refused by elbo
+    with torch.no_grad(), evaluating(metered.model), shown(f"elbo {method}", total, tell) as progress:
         bound = elbo(
             metered.model, rows, method, budget, seed=seed, step=step, density=density, replicates=replicates, eps=eps,
-            mask_id=metered.mask_id, pad_id=metered.pad_id, **more,
+            mask_id=metered.mask_id, pad_id=metered.pad_id, progress=progress.update, **more,
         )  # fmt: skip
     each = zip(bound.value.tolist(), bound.stderr.tolist(), bound.tokens.tolist(), strict=True)
     return bound, {

@@ -232,7 +232,7 @@ class Lab:
         bound, record = measure_bound(
             self._metered, self.rows, method, budget, seed=self.seed, step=step, eps=self.objective.eps,
             density=density, replicates=replicates, tokens_per_batch=self.tokens_per_batch, data=self.data_name,
-            notes=self.notes,
+            notes=self.notes, tell=self._tell,
         )  # fmt: skip
         return ELBOResult(record, bound)
 
