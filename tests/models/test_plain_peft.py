@@ -9,13 +9,12 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from stabledllm.models.adapters import LoRAOptions, add_lora
 from stabledllm.models.loading import LoadedModel, load_model
 from tests.fakes.hub_models import write_dream, write_llada, write_mmada, write_qwen2
-from tests.models.families.test_masked_lm import OWN_CODE
 from tests.models.families.test_masked_lm import write as write_masked_lm
+from tests.models.families.test_masked_lm import write_own
 
 IDS = torch.arange(5, 23).view(2, 9)
 PLAIN_PEFT = """
@@ -40,18 +39,6 @@ def adapted(base, target: str, family: str = "auto") -> LoadedModel:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     return added
-
-
-def write_own(folder):
-    """A masked LM with code of its own beside its weights."""
-    write_masked_lm(folder, "bert")
-    (folder / "modeling_own.py").write_text(OWN_CODE)
-    own = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForMaskedLM": "modeling_own.Own"}
-    (folder / "config.json").write_text(json.dumps({"model_type": "own", "architectures": ["Own"], "auto_map": own}))
-    torch.manual_seed(0)
-    weights = {"embed.weight": torch.randn(64, 8), "head.weight": torch.randn(64, 8), "head.bias": torch.randn(64)}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 @pytest.mark.processes

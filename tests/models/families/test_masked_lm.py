@@ -105,11 +105,8 @@ class Own(PreTrainedModel):
 """
 
 
-@pytest.mark.filterwarnings("ignore:.*no chat template")
-def test_code_of_its_own_runs_only_where_it_is_trusted(tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
-    monkeypatch.syspath_prepend(str(tmp_path / "cache"))
-    folder = tmp_path / "own"
+def write_own(folder):
+    """A masked LM with code of its own beside its weights."""
     write(folder, "bert")
     (folder / "modeling_own.py").write_text(OWN_CODE)
     own = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForMaskedLM": "modeling_own.Own"}
@@ -117,6 +114,15 @@ def test_code_of_its_own_runs_only_where_it_is_trusted(tmp_path, monkeypatch):
     torch.manual_seed(0)
     weights = {"embed.weight": torch.randn(64, 8), "head.weight": torch.randn(64, 8), "head.bias": torch.randn(64)}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return weights
+
+
+@pytest.mark.filterwarnings("ignore:.*no chat template")
+def test_code_of_its_own_runs_only_where_it_is_trusted(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path / "cache"))
+    folder = tmp_path / "own"
+    weights = write_own(folder)
     with pytest.raises(UserError, match="a bidirectional one with code of its own loads as family mlm"):
         load_model(str(folder), trust_remote_code=True)
     with pytest.raises(UserError, match="expected trust_remote_code=true"):
