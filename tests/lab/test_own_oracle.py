@@ -38,6 +38,13 @@ def test_the_parts_of_the_loss_and_of_the_gradient_are_those_of_enumeration():
 
 
 @pytest.mark.statistical
+def test_the_bound_takes_the_objective_s_eps():
+    found = lab(TableModel(), 6).elbo("standard", budget=4)
+    assert found.record["config"]["eps"] == EPS
+    other = Lab(TableModel(), table_rows(6), mask_id=MASK, objective=Objective(eps=0.5), batch=4, progress=False)
+    assert not torch.equal(other.elbo("standard", budget=4).bound.value, found.bound.value)
+
+
 def test_each_row_s_bound_is_within_its_error():
     found = lab(TableModel(), 6).elbo("fixedcount", budget=128)
     for i, row in enumerate(found.record["rows"]):
