@@ -37,16 +37,16 @@ def test_a_number_is_taken_as_it_is(runs):
     assert side_by_side(runs, 4, "9", ["0"]) == SideBySide(9, ("0",))
 
 
-@pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5", ""])
-def test_another_word_is_refused(runs, jobs):
+@pytest.mark.parametrize("word", ["0", "-1", "two", "1.5", ""])
+def test_another_word_is_refused(runs, word):
     with pytest.raises(UserError, match="expected --jobs auto or a number of at least 1, found"):
-        side_by_side(runs, 4, jobs, [])
+        side_by_side(runs, 4, word, [])
 
 
-@pytest.mark.parametrize(("threads", "count", "jobs"), [(1, 4, 1), (2, 4, 2), (6, 4, 4), (6, 100, 6)])
-def test_one_run_a_thread_and_no_more_than_there_are(monkeypatch, runs, threads, count, jobs):
+@pytest.mark.parametrize(("threads", "count", "expected"), [(1, 4, 1), (2, 4, 2), (6, 4, 4), (6, 100, 6)])
+def test_one_run_a_thread_and_no_more_than_there_are(monkeypatch, runs, threads, count, expected):
     _machine(monkeypatch, threads)
-    assert side_by_side(runs, count, "auto", []) == SideBySide(jobs)
+    assert side_by_side(runs, count, "auto", []) == SideBySide(expected)
 
 
 def test_no_more_than_memory_holds(monkeypatch, runs):

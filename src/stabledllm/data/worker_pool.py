@@ -49,14 +49,15 @@ def mapped(
     """
     if workers > 1 and multiprocessing.current_process().daemon:
         workers = 1  # such a process may start none of its own
-    pickled = _pickled(function) if workers > 1 else None
-    if workers > 1 and pickled is None:
+    alone = workers == 1
+    if not alone and not _can_be_sent(function):
+        alone = True
         say("data: rows are tokenised in one process, since this tokenizer cannot be sent to others")
-    if pickled is None:
+    if alone:
         yield from ((part, function(part)) for part in parts)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _begin, (pickled,)) as pool:
+    with ProcessPoolExecutor(workers, context, _begin, (function,)) as pool:
         try:
             yield from _in_order(pool, parts, 2 * workers)
         except BrokenProcessPool:
@@ -79,19 +80,20 @@ def _in_order(pool: ProcessPoolExecutor, parts: Iterable[list], most: int) -> It
         yield part, future.result()
 
 
-def _pickled(function: Callable) -> bytes | None:
+def _can_be_sent(function: Callable) -> bool:
     try:
-        return pickle.dumps(function)
+        pickle.dumps(function)
     except (pickle.PicklingError, TypeError, AttributeError):
-        return None
+        return False
+    return True
 
 
-def _begin(pickled: bytes) -> None:
+def _begin(function: Callable[[list], Any]) -> None:
     """Prepare a process: Ctrl-C is its parent's to answer, and it ends when the parent does, however that ended."""
     global _function
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _function = pickle.loads(pickled)
+    _function = function
 
 
 def _end_with_parent() -> None:
