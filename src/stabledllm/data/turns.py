@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.tasks.files import text_field
+from stabledllm.tasks.files import DECODER, parsed, text_field
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -85,14 +84,11 @@ def as_json(value: Any, origin: str, what: str) -> Any:
     """The value, read if it is JSON text.
 
     Raises:
-        UserError: text that is no JSON.
+        UserError: text that is no JSON, or none that rows may hold.
     """
     if not isinstance(value, str):
         return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise UserError(f"{origin}: expected {what} as JSON, found text that is not.") from None
+    return parsed(DECODER.decode, value, origin=origin, what=f"{what} as JSON")
 
 
 def _joined(parts: Sequence, origin: str) -> dict:
