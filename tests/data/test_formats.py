@@ -65,6 +65,31 @@ GOOD = {
         [[turn("user", ASK), turn("assistant", "", tool_calls=[{"id": "1", **CALL}]),
           turn("tool", "true", tool_call_id="1"), turn("assistant", REPLY)]],
     ),
+    "a tool call beside content parts": (
+        {"messages": [turn("user", ASK), turn("assistant", [{"type": "text", "text": "I look."}], tool_calls=[
+            {"name": "is_prime", "arguments": '{"n": 11}'}])]},
+        "messages", [[turn("user", ASK), turn("assistant", "I look.", tool_calls=[CALL])]],
+    ),
+    "empty texts beside calls": (
+        {"messages": [turn("user", ASK), turn("assistant", [], tool_calls=json.dumps([CALL])), turn("tool", ""),
+                      turn("assistant", "\n", tool_calls=[CALL])]},
+        "messages",
+        [[turn("user", ASK), turn("assistant", "", tool_calls=[CALL]), turn("tool", ""),
+          turn("assistant", "", tool_calls=[CALL])]],
+    ),
+    "OpenAI's older function calls": (
+        {"messages": [turn("user", ASK),
+                      turn("assistant", None, function_call={"name": "is_prime", "arguments": '{"n": 11}'}),
+                      turn("function", "true", name="is_prime"), turn("assistant", REPLY)]},
+        "messages",
+        [[turn("user", ASK), turn("assistant", "", tool_calls=[CALL]), turn("tool", "true", name="is_prime"),
+          turn("assistant", REPLY)]],
+    ),
+    "flags of parts that leave a turn out": (
+        {"messages": [turn("user", "Hi."), turn("assistant", [{"type": "text", "text": "Hello.", "train": False}]),
+                      *PAIR]},
+        "messages", [[turn("user", "Hi."), turn("assistant", "Hello.", train=False), *PAIR]],
+    ),
     "sharegpt": (
         {"conversations": [{"from": "human", "value": ASK}, {"from": "gpt", "value": REPLY}], "system": SYSTEM},
         "sharegpt", [[turn("system", SYSTEM), *PAIR]],
@@ -164,6 +189,13 @@ def test_every_turn_of_sharegpt_and_alpaca(load):
         assert [len(e["messages"]) for e in load(row, every_turn=True)] == [3, 5]
 
 
+def test_a_greeting_is_no_answer(load):
+    row = GOOD["sharegpt that begins with a greeting"][0]
+    assert load(row, every_turn=True) == load(row)
+    flagged = {"messages": [turn("assistant", "Hello."), *PAIR, turn("user", "?"), turn("assistant", "!", train=False)]}
+    assert [len(e["messages"]) for e in load(flagged)] == [3]
+
+
 def test_foreign_columns_are_renamed(load):
     (example,) = load({"Q": ASK, "A": REPLY, "prompt": "other"}, columns={"prompt": "Q", "completion": "A"})
     assert example["messages"] == PAIR
@@ -236,6 +268,17 @@ BAD = {
     "no answer": ({"conversations": [{"from": "human", "value": ASK}]}, "an assistant turn after another"),
     "all flags off": ({"messages": [PAIR[0], turn("assistant", REPLY, train=False)]}, "all of them flagged not to"),
     "a trained question": ({"messages": [turn("user", ASK, train=True), PAIR[1]]}, "found a flag on a user turn"),
+    "all parts off": ({"messages": [PAIR[0], turn("assistant", [{"type": "text", "text": REPLY, "train": False},
+                                                                {"type": "text", "text": " "}])]},
+                      "all of them flagged not to"),
+    "a trained part of a question": ({"messages": [turn("user", [{"type": "text", "text": ASK, "train": True}]),
+                                                   PAIR[1]]}, "found a flag on a user turn"),
+    "a trained greeting": ({"messages": [turn("assistant", "Hi.", train=True), *PAIR]}, "after another turn"),
+    "a greeting alone": ({"conversations": [{"from": "gpt", "value": "Hi."}]}, "after another turn"),
+    "reasoning that is no text": ({"messages": [PAIR[0], turn("assistant", REPLY, reasoning_content=3)]},
+                                  "text under 'reasoning_content', found int"),
+    "content that is no text": ({"messages": [PAIR[0], turn("tool", 3), PAIR[1]]}, "text under 'content', found int"),
+    "tools that define nothing": ({"messages": PAIR, "tools": [{"function": 3}]}, "found other objects in it"),
     "an odd flag": ({"messages": [PAIR[0], turn("assistant", REPLY, train="no")]}, "true or false, found 'no'"),
     "an odd weight": ({"messages": [PAIR[0], turn("assistant", REPLY, weight=0.5)]}, "weight of 0 or 1, found 0.5"),
     "flags that disagree": ({"messages": [PAIR[0], turn("assistant", REPLY, weight=1, train=False)]}, "to agree"),
@@ -246,7 +289,7 @@ BAD = {
     "tools with no number": ({"messages": PAIR, "tools": '[{"x": NaN}]'}, "expected finite numbers, found nan"),
     "a tool call without a name": ({"messages": [turn("assistant", "", tool_calls=[{"function": {}}])]}, "with 'name'"),
     "tool calls that are none": ({"messages": [turn("assistant", "", tool_calls=3)]}, "a list under 'tool_calls'"),
-    "tools that are none": ({"messages": PAIR, "tools": "[1]"}, "a list of objects under 'tools'"),
+    "tools that are none": ({"messages": PAIR, "tools": "[1]"}, "under 'tools', found other objects in it"),
     "empty value": ({"conversations": [{"from": "human", "value": " "}]}, "non-empty 'value'"),
     "history": ({"instruction": ASK, "output": REPLY, "history": ["Hi."]}, "[question, answer] under 'history'"),
     "output is a number": ({"instruction": ASK, "output": 3}, "under 'output', found int"),

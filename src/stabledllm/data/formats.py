@@ -82,11 +82,9 @@ def _renamed(record: dict, columns: dict[str, str], origin: str) -> dict:
 
 def _conversation(prompt: list[dict], answers: list[dict], record: dict, origin: str, options: FormatOptions):
     """The examples of a conversation. Turns of ``prompt`` are never trained; with it, all answers are."""
-    system = [] if prompt else _system(record, answers, origin)
-    if prompt:
-        prompt = [*_system(record, prompt, origin), *prompt]
-    turns = [*prompt, *system, *answers]
-    trained = trained_turns(turns, origin, every_turn=options.every_turn, given=len(prompt))
+    before = [*_system(record, prompt or answers, origin), *prompt]
+    turns = [*before, *answers]
+    trained = trained_turns(turns, origin, every_turn=options.every_turn, given=len(before) if prompt else 0)
     extra = {"origin": origin} | _tools(record, origin)
     if len(trained) > 1:
         extra["dialogue"] = origin
@@ -107,9 +105,14 @@ def _system(record: dict, turns: list[dict], origin: str) -> list[dict]:
 
 def _tools(record: dict, origin: str) -> dict:
     tools = as_json(record["tools"], origin, "'tools'") if record.get("tools") else None
-    if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        raise UserError(f"{origin}: expected a list of objects under 'tools', found {type(tools).__name__}.")
+    if tools and not (isinstance(tools, list) and all(map(_is_tool, tools))):
+        found = "other objects in it" if isinstance(tools, list) else type(tools).__name__
+        raise UserError(f"{origin}: expected a list of objects that define a function under 'tools', found {found}.")
     return {"tools": tools} if tools else {}
+
+
+def _is_tool(tool: Any) -> bool:
+    return isinstance(tool, dict) and isinstance(tool.get("function", tool), dict)
 
 
 def _from_turns(*keys: str) -> Callable[[dict, str, FormatOptions], list[dict]]:
