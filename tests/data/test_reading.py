@@ -6,6 +6,8 @@ import gzip
 import json
 import sys
 import types
+from datetime import datetime
+from pathlib import Path
 
 import pyarrow
 import pytest
@@ -19,6 +21,7 @@ from stabledllm.data.reading import Files, Reading
 from stabledllm.data.sources import kind_of, load_examples, own_splits
 from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
+from stabledllm.runtime.failures import sentence
 
 ROWS = [{"instruction": f"Add {i} and 2.", "input": "", "output": f"It is {i + 2}: ≈é\u2028."} for i in range(5)]
 
@@ -89,6 +92,24 @@ def test_parquet_with_conversations_and_the_nulls_of_a_table(tmp_path):
     assert [[m["content"] for m in e["messages"]] for e in examples] == [["a", "b"], ["s", "c", "d"]]
     assert examples[1]["origin"] == f"{path} row 1"
     assert contents(load(f"sharegpt:{path}")) == contents(examples)
+
+
+def test_a_time_in_a_table_is_text(tmp_path):
+    rows = [
+        {"messages": [{"role": role, "content": "a", "at": datetime(2026, 1, 2)} for role in ("user", "assistant")]}
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    assert [m["at"] for m in load(tmp_path / "rows.parquet")[0]["messages"]] == ["2026-01-02 00:00:00"] * 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+    (tmp_path / "list.json").write_text(json.dumps(ROWS))
+    with pytest.raises(OSError, match="No space left") as caught:
+        load(tmp_path / "list.json")
+    assert sentence(caught.value, "run").startswith(f"{tmp_path}: expected room on the disk, found none")
 
 
 def test_a_folder_is_read_in_the_order_of_its_files(tmp_path, wanted):
