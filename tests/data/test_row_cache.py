@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data import bundle as bundle_module
-from stabledllm.data import row_cache, worker_pool
+from stabledllm.data import row_cache, row_store, worker_pool
 from stabledllm.data.bundle import choose, load_bundle, load_rows
 from stabledllm.data.row_store import StoredRows, sound_parts
 from stabledllm.data.rows import maskable_sizes
@@ -115,7 +117,9 @@ def test_fit_and_decompose_read_the_cache(tmp_path, monkeypatch):
     settings = settings_of(f"jsonl:{conversations(tmp_path / 'd.jsonl')}")
     plain = load_rows(settings.train, TOKENIZER, settings, "train", None)
     kept = cached(settings, tmp_path / "c")
-    assert load_rows(settings.train, TOKENIZER, kept, "train", None) == plain
+    said: list[str] = []
+    assert load_rows(settings.train, TOKENIZER, kept, "train", None, said.append) == plain
+    assert "rows-train: tokenised into" in said[0]
     refuse_reading(monkeypatch)
     assert load_rows(settings.train, TOKENIZER, kept, "train", None) == plain
 
@@ -193,6 +197,61 @@ def test_whatever_decides_the_rows_is_in_the_key(tmp_path, monkeypatch, change):
         monkeypatch.setattr("stabledllm.data.data_key._code_digest", lambda: "another version")
     load_bundle(settings, tokenizer)
     assert len(set(tmp_path.glob("c/rows/*/train-*")) - stores) == 1
+
+
+def test_a_file_that_changes_between_choice_and_rows_poisons_nothing(tmp_path):
+    path = tmp_path / "d.jsonl.gz"
+
+    def write(word: str) -> None:
+        rows = ({"prompt": f"What is {word} {i}?", "response": f"#### {i}"} for i in range(120))
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+
+    write("old")
+    settings = cached(settings_of(str(path)), tmp_path / "c")
+    chosen = choose(settings)
+    write("new")
+    with pytest.raises(UserError, match=r"d\.jsonl\.gz: expected a file that stays as it is"):
+        load_bundle(settings, TOKENIZER, chosen=chosen)
+    plain = load_bundle(settings_of(str(path)), TOKENIZER)
+    assert load_bundle(settings, TOKENIZER).train == plain.train
+
+
+def test_the_tables_beside_a_file_of_hitab_are_in_the_key(tmp_path):
+    (tmp_path / "tables" / "raw").mkdir(parents=True)
+    file, table = tmp_path / "train_samples.jsonl", tmp_path / "tables" / "raw" / "1.json"
+    file.write_text("{}\n")
+    table.write_text("{}")
+    settings = settings_of(f"hitab:{file}", cache=str(tmp_path / "c"))
+    assert [state.path for state in row_cache.cache_of(settings, None).files] == [str(table), str(file)]
+
+
+def test_whole_rows_are_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    path = conversations(tmp_path / "d.jsonl")
+    settings = cached(settings_of(f"jsonl:{path}"), tmp_path / "c")
+    sound = load_bundle(settings, TOKENIZER)
+
+    def refuse(folder):
+        raise UserError(f"{folder}: expected a file system that can be written, found one that is read-only.")
+
+    monkeypatch.setattr(row_cache, "writable_folder", refuse)
+    assert load_bundle(settings, TOKENIZER) == sound
+    with pytest.raises(UserError, match=r"found one that is read-only\. .*data\.cache=FOLDER names another"):
+        load_bundle(settings.model_copy(update={"max_len": 60}), TOKENIZER)
+
+
+def test_rows_in_use_outlive_the_repair_and_the_end_of_their_store(tmp_path):
+    settings = cached(settings_of(f"jsonl:{conversations(tmp_path / 'd.jsonl')}"), tmp_path / "c")
+    rows = load_bundle(settings, TOKENIZER).train
+    sound, (home,) = list(rows), tmp_path.glob("c/rows/*/train-*")
+    lines = (home / "parts.jsonl").read_bytes().splitlines(keepends=True)
+    (home / "parts.jsonl").write_bytes(b"".join([lines[0], b"0" + lines[1][1:], *lines[2:]]))
+    with row_store.StoreWriter(home, "uint16") as store:
+        assert len(store.parts) == 1
+    assert list(rows) == sound, "whoever reads them is not cut off"
+    shutil.rmtree(home)
+    assert list(rows[3:9]) == sound[3:9]
+    with pytest.raises(UserError, match=r"expected a store of tokenised rows, found it gone; start again"):
+        pickle.loads(pickle.dumps(rows))
 
 
 def test_a_file_that_changes_meanwhile_is_refused_and_nothing_completed(tmp_path, monkeypatch):
@@ -273,6 +332,7 @@ def test_one_start_makes_the_rows_while_another_waits_and_says_so(tmp_path):
     kept, said = cached(settings, tmp_path / "c"), []
     load_bundle(kept, TOKENIZER)
     (home,) = tmp_path.glob("c/rows/*")
+    (home / "choice.json").unlink()
     with ThreadPoolExecutor(1) as other:
         with waiting_for(home / "rows.lock"):
             found = other.submit(load_bundle, kept, TOKENIZER, said.append)
