@@ -119,6 +119,10 @@ GOOD = {
         {"instruction": "Name a prime", "input": "above 10.", "output": REPLY}, "alpaca",
         [[turn("user", "Name a prime\nabove 10."), turn("assistant", REPLY)]],
     ),
+    "Dolly": (
+        {"instruction": "Name a prime", "context": "above 10.", "response": REPLY, "category": "open_qa"}, "alpaca",
+        [[turn("user", "Name a prime\nabove 10."), turn("assistant", REPLY)]],
+    ),
     "alpaca with system and history": (
         {"instruction": ASK, "output": REPLY, "system": SYSTEM, "history": [["Hi.", "Hello."]]},
         "alpaca", [[turn("system", SYSTEM), *LONGER]],
@@ -172,7 +176,7 @@ def test_every_format_is_told_by_its_keys_and_said(name, load, tmp_path):
     assert said.partition(";")[0] == f"read 1 row as {form} from {tmp_path / 'rows.jsonl'}"
     several = len(wanted) == 1 and any(m["role"] == "assistant" for m in wanted[0][:-1])
     assert ("of 1 with several answers the last alone is trained" in said) == (
-        several and "flags" not in name and "weights" not in name
+        several and "flags" not in name and "weights" not in name and "TRL" not in name
     )
     assert load(row, spec=f"{form}:{{}}") == examples, "named by a prefix"
     assert load(row, format=form) == examples, "named by a setting"
@@ -216,6 +220,23 @@ def test_formats_of_answers_may_be_mixed_and_are_counted(load, tmp_path):
     rows = load(GOOD["alpaca"][0], GOOD["sharegpt"][0], GOOD["alpaca"][0], notes=notes)
     assert len(rows) == 3
     assert notes == [f"read 2 rows as alpaca, 1 row as sharegpt from {tmp_path / 'rows.jsonl'}"]
+
+
+def test_keys_that_are_not_read_are_said(load, tmp_path):
+    notes: list[str] = []
+    load(GOOD["Dolly"][0], GOOD["OpenOrca"][0], {"Q": ASK} | LABELS, notes=notes)
+    assert notes[0].endswith(f"from {tmp_path / 'rows.jsonl'}; keys that are not read: Q, category, id")
+    columns = {"question": "Q", "answer": "A"}
+    load({"Q": ASK, "A": REPLY, **{f"k{i}": 1 for i in range(9)}}, columns=columns, notes=notes)
+    assert notes[1].endswith("; keys that are not read: k0, k1, k2, k3, k4, k5, k6, k7, ...")
+
+
+def test_what_every_turn_does_not_change_is_not_said_of_it(load):
+    row, notes = GOOD["TRL's messages after others"][0], []
+    assert load(row, every_turn=True) == load(row, notes=notes)
+    greeting = GOOD["sharegpt that begins with a greeting"][0]
+    load(greeting, every_turn=True, notes=notes)
+    assert not any("several answers" in note for note in notes)
 
 
 LABELS = {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, 6, -100, 8, -100]}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stabledllm.data.id_rows import from_ids
+from stabledllm.data.id_rows import BESIDE_IDS, from_ids
 from stabledllm.data.turns import as_json, trained_turns, turns_of
 from stabledllm.data.unknown_rows import refuse_preference, refuse_unknown
 from stabledllm.errors import UserError, did_you_mean
@@ -41,6 +41,13 @@ class Format:
     name: str
     keys: tuple[tuple[str, ...], ...]
     make: Callable[[dict, str, FormatOptions], list[dict]]
+    more: tuple[str, ...] = ()
+    """Keys that it reads where they are there."""
+
+    @property
+    def reads(self) -> set[str]:
+        """All keys that it may read."""
+        return {*self.more, *(key for names in self.keys for key in names)}
 
     def fits(self, record: dict) -> bool:
         """Whether a row has the keys of this format."""
@@ -143,8 +150,8 @@ def _side(record: dict, key: str, role: str, origin: str) -> list[dict]:
 
 def _from_alpaca(record: dict, origin: str, options: FormatOptions) -> list[dict]:
     question = text_field(record, "instruction", origin)
-    if record.get("input") not in (None, ""):
-        question += "\n" + text_field(record, "input", origin)
+    if key := next((key for key in _INPUTS if record.get(key) not in (None, "")), None):
+        question += "\n" + text_field(record, key, origin)
     answer = "output" if "output" in record or "response" not in record else "response"
     turns = [*_history(record.get("history") or [], origin), {"role": "user", "content": question}]
     answered = [{"role": "assistant", "content": text_field(record, answer, origin)}]
@@ -166,16 +173,19 @@ def _from_text(record: dict, origin: str, options: FormatOptions) -> list[dict]:
 
 
 def _pair(name: str, asks: Sequence[str], answers: Sequence[str]) -> Format:
-    return Format(name, (tuple(asks), tuple(answers)), _from_pair(asks, answers))
+    return Format(name, (tuple(asks), tuple(answers)), _from_pair(asks, answers), _BESIDE)
 
 
 _SYSTEM = ("system", "system_prompt")
+_BESIDE = (*_SYSTEM, "tools")
+_INPUTS = ("input", "context")
+"""Alpaca's key of what an instruction is about, and Dolly's."""
 TEXT = "text"
 _ALL = (
-    Format("messages", (("messages",),), _from_turns("messages")),
-    Format("sharegpt", (("conversations", "conversation"),), _from_turns("conversations", "conversation")),
-    Format("ids", (("input_ids",),), lambda record, origin, options: [from_ids(record, origin)]),
-    Format("alpaca", (("instruction",), ("output", "response")), _from_alpaca),
+    Format("messages", (("messages",),), _from_turns("messages"), _BESIDE),
+    Format("sharegpt", (("conversations", "conversation"),), _from_turns("conversations", "conversation"), _BESIDE),
+    Format("ids", (("input_ids",),), lambda record, origin, options: [from_ids(record, origin)], BESIDE_IDS),
+    Format("alpaca", (("instruction",), ("output", "response")), _from_alpaca, (*_INPUTS, "history", *_BESIDE)),
     _pair("prompt-response", ["prompt"], ["response"]),
     _pair("prompt-completion", ["prompt"], ["completion"]),
     _pair("question-answer", ["question"], ["answer", "response"]),
@@ -185,10 +195,5 @@ _ALL = (
 )
 FORMATS = {form.name: form for form in _ALL}
 """The formats by name, in the order in which a row's keys are looked at."""
-COLUMNS = tuple(
-    dict.fromkeys(
-        [key for form in _ALL for names in form.keys for key in names]
-        + ["input", "history", *_SYSTEM, "tools", "prompt_length", "labels", "attention_mask"]
-    )
-)
+COLUMNS = tuple(sorted({key for form in _ALL for key in form.reads}))
 """The keys that formats have."""
