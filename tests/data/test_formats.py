@@ -174,7 +174,7 @@ def test_every_format_is_told_by_its_keys_and_said(name, load, tmp_path):
     assert {e.get("dialogue") for e in examples} == ({examples[0]["origin"]} if len(wanted) > 1 else {None})
     (said,) = notes
     assert said.partition(";")[0] == f"read 1 row as {form} from {tmp_path / 'rows.jsonl'}"
-    several = len(wanted) == 1 and any(m["role"] == "assistant" for m in wanted[0][:-1])
+    several = len(wanted) == 1 and any(m["role"] == "assistant" for m in wanted[0][1:-1])
     assert ("of 1 with several answers the last alone is trained" in said) == (
         several and "flags" not in name and "weights" not in name and "TRL" not in name
     )
@@ -278,8 +278,9 @@ BAD = {
                     'data.format=prompt-completion "data.columns={prompt: prompt, completion: chosen}"'),
     "preferences of dialogues": ({"chosen": PAIR, "rejected": PAIR}, '"data.columns={messages: chosen}"'),
     "preferences beside messages": ({"messages": PAIR, "chosen": "a", "rejected": "b"}, "or data.format=messages"),
-    "good and bad answers": ({"prompt": ASK, "completion": REPLY, "label": False}, "'label' of true or false"),
-    "steps": ({"prompt": ASK, "completions": ["a"], "labels": [True]}, "found one of preferences ('completions')"),
+    "good and bad answers": ({"prompt": ASK, "completion": REPLY, "label": False}, "'label' of true or false); "
+                             "to train on the good answers alone: leave out the rows whose 'label' is false"),
+    "steps": ({"prompt": ASK, "completions": ["a"], "labels": [True]}, "found one of preferences ('completions')."),
     "a prompt alone": ({"prompt": PAIR[:1], "data_source": "gsm8k"}, "'completion' or 'response', found nothing"),
     "a picture": ({"messages": [turn("user", [{"type": "image_url", "image_url": {}}]), PAIR[1]]},
                   "since these rows hold no images or sounds, found 'image_url'"),

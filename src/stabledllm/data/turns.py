@@ -187,6 +187,6 @@ def trained_turns(turns: Sequence[dict], origin: str, *, every_turn: bool, given
 
 
 def has_earlier_answers(turns: Sequence[dict]) -> bool:
-    """Whether assistant turns stand before the last one, and no flag says which turns are trained."""
+    """Whether answers stand before the last one, and no flag says which turns are trained."""
     flagged = any(turn.get(key) is not None for turn in turns for key in _FLAGS)
-    return not flagged and any(turn["role"] == "assistant" for turn in turns[:-1])
+    return not flagged and any(turn["role"] == "assistant" for turn in turns[1:-1])
