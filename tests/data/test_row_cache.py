@@ -20,6 +20,7 @@ from stabledllm.config.settings import DataSettings
 from stabledllm.data import bundle as bundle_module
 from stabledllm.data import row_cache, row_store, worker_pool
 from stabledllm.data.bundle import choose, load_bundle, load_rows
+from stabledllm.data.chosen import Chosen
 from stabledllm.data.row_store import StoredRows, sound_parts
 from stabledllm.data.rows import maskable_sizes
 from stabledllm.data.token_rows import lengths_of
@@ -216,6 +217,21 @@ def test_a_file_that_changes_between_choice_and_rows_poisons_nothing(tmp_path):
     assert load_bundle(settings, TOKENIZER).train == plain.train
 
 
+def test_a_file_that_changes_while_it_is_chosen_from_is_refused(tmp_path, monkeypatch):
+    path = conversations(tmp_path / "d.jsonl")
+    choose_now = bundle_module._choose
+
+    def meddled(settings):
+        chosen = choose_now(settings)
+        os.utime(path, ns=(1, 1))
+        return chosen
+
+    monkeypatch.setattr(bundle_module, "_choose", meddled)
+    with pytest.raises(UserError, match=r"d\.jsonl: expected a file that stays as it is"):
+        choose(cached(settings_of(f"jsonl:{path}"), tmp_path / "c"))
+    assert not list(tmp_path.glob("c/rows/*/choice.json"))
+
+
 def test_the_tables_beside_a_file_of_hitab_are_in_the_key(tmp_path):
     (tmp_path / "tables" / "raw").mkdir(parents=True)
     file, table = tmp_path / "train_samples.jsonl", tmp_path / "tables" / "raw" / "1.json"
@@ -276,11 +292,12 @@ def test_where_rows_stay_in_memory(tmp_path, monkeypatch):
     nameless = type("Nameless", (ByteTokenizer,), {"identity": None})()
     for settings, tokenizer in (
         (settings_of(f"jsonl:{path}"), TOKENIZER),
-        (settings_of("synthetic:easy", cache=str(tmp_path / "own")), TOKENIZER),
+        (settings_of("synthetic:easy", train_rows=50, cache=str(tmp_path / "own")), TOKENIZER),
         (settings_of(f"jsonl:{path}", cache=str(tmp_path / "own")), nameless),
     ):
         assert not isinstance(load_bundle(settings, tokenizer).train, StoredRows)
     assert not list(tmp_path.glob("own/rows/*/train-*"))
+    assert row_cache.cache_of(settings_of(f"jsonl:{path}", test="scenes", cache=str(tmp_path)), None) is None
     monkeypatch.setattr(row_cache, "IN_MEMORY", path.stat().st_size)
     assert isinstance(load_bundle(settings_of(f"jsonl:{path}"), TOKENIZER).train, StoredRows)
     assert list(tmp_path.glob("own/rows/*/train-*"))
@@ -292,6 +309,22 @@ def test_test_data_without_a_file_count_by_content(tmp_path):
     assert load_bundle(settings, TOKENIZER).test == load_bundle(settings, TOKENIZER).test != []
     load_bundle(settings.model_copy(update={"test_rows": 6}), TOKENIZER)
     assert len(list(tmp_path.glob("c/rows/*"))) == 2
+
+
+def test_a_choice_that_json_does_not_give_back_is_not_stored(tmp_path):
+    cache = row_cache.RowCache(tmp_path / "rows" / "key", (), 1)
+    chosen = Chosen([{"gold": (1, 2)}], [], {}, dict)
+    for _ in range(2):
+        assert cache.chosen("choice", lambda: chosen).test == [{"gold": (1, 2)}]
+    assert not list(tmp_path.rglob("choice.json"))
+
+
+def test_ids_of_a_large_vocabulary_take_four_bytes(tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps({"input_ids": [i, 69_999], "prompt_length": 1}) + "\n" for i in range(40)))
+    wide = type("Wide", (ByteTokenizer,), {"identity": "wide", "vocab_size": 70_000})()
+    rows = load_bundle(cached(settings_of(f"jsonl:{path}"), tmp_path / "c"), wide).train
+    assert {row.input_ids[1] for row in rows} == {69_999}
 
 
 def test_a_row_that_cannot_be_encoded_is_named(tmp_path):
@@ -327,20 +360,23 @@ def test_a_function_that_cannot_be_pickled_runs_here_and_says_so():
     assert "cannot be sent" in said[0]
 
 
-def test_one_start_makes_the_rows_while_another_waits_and_says_so(tmp_path):
+def test_one_start_makes_the_rows_while_another_waits_and_says_so(tmp_path, monkeypatch):
     settings = settings_of(f"jsonl:{conversations(tmp_path / 'd.jsonl')}")
     kept, said = cached(settings, tmp_path / "c"), []
-    load_bundle(kept, TOKENIZER)
+    plain = load_bundle(kept, TOKENIZER).train
     (home,) = tmp_path.glob("c/rows/*")
-    (home / "choice.json").unlink()
+    choice, stored = home / "choice.json", (home / "choice.json").read_bytes()
+    choice.unlink()
     with ThreadPoolExecutor(1) as other:
+        refuse_reading(monkeypatch)
         with waiting_for(home / "rows.lock"):
             found = other.submit(load_bundle, kept, TOKENIZER, said.append)
             while not said:
                 time.sleep(0.01)
             assert "waiting for another process" in said[0]
             assert not found.done()
-        assert found.result().train == load_bundle(settings, TOKENIZER).train
+            choice.write_bytes(stored)
+        assert found.result().train == plain
 
 
 @pytest.mark.processes
