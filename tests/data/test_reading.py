@@ -16,6 +16,7 @@ from pyarrow import parquet
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.bundle import load_bundle
+from stabledllm.data.data_key import stored_files
 from stabledllm.data.formats import FormatOptions
 from stabledllm.data.reading import Files, Reading
 from stabledllm.data.sources import kind_of, load_examples, own_splits
@@ -295,6 +296,8 @@ def test_a_hub_data_set_with_split_subset_and_columns(hub):
     assert examples[2]["origin"] == "me/set train_sft row 2"
     assert notes == ["read 3 rows as question-answer from me/set train_sft"]
     assert hub.calls[0] == (("me/set",), {"split": "train_sft", "name": "en"})
+    (file,) = stored_files("hub:me/set", "train", DataSettings(split="train_sft"))
+    assert file.name == "part.arrow", "by whose content tokenised rows are known"
     named = load_examples("hub:me/set:train_sft", split="test", n=0, seed=0, settings=DataSettings(columns=columns))
     assert named == examples
 

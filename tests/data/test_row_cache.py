@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -13,12 +14,13 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data import bundle as bundle_module
-from stabledllm.data import row_cache, row_store, worker_pool
+from stabledllm.data import data_key, row_cache, row_store, worker_pool
 from stabledllm.data.bundle import choose, load_bundle, load_rows
 from stabledllm.data.chosen import Chosen
 from stabledllm.data.row_store import StoredRows, sound_parts
@@ -29,6 +31,7 @@ from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import load_model
 from stabledllm.models.tokenizer_identity import identity_of
 from stabledllm.noise.methods import Method
+from stabledllm.runtime.folders import temporary_beside
 from stabledllm.runtime.locks import waiting_for
 from tests.fakes.hub_models import write_dream
 
@@ -121,6 +124,10 @@ def test_fit_and_decompose_read_the_cache(tmp_path, monkeypatch):
     said: list[str] = []
     assert load_rows(settings.train, TOKENIZER, kept, "train", None, said.append) == plain
     assert "rows-train: tokenised into" in said[0]
+    other = f"jsonl:{ids(tmp_path / 'other.jsonl')}"
+    assert load_rows(other, TOKENIZER, kept, "train", None) == load_rows(other, TOKENIZER, settings, "train", None)
+    few = load_rows(settings.train, TOKENIZER, kept, "train", 20)
+    assert few == load_rows(settings.train, TOKENIZER, settings, "train", 20)
     refuse_reading(monkeypatch)
     assert load_rows(settings.train, TOKENIZER, kept, "train", None) == plain
 
@@ -174,10 +181,13 @@ def test_an_interrupted_start_is_continued(tmp_path, monkeypatch, make):
     (home,) = tmp_path.glob("c/rows/*/train-*")
     with (home / "input_ids.values").open("ab") as file:
         file.write(b"half a part")  # what a kill in the middle of one leaves
+    leftover = temporary_beside(home / "counts")  # of a repair that was killed
+    leftover.write_bytes(b"")
     said, before = [], (home / "input_ids.values").stat().st_ino
     assert load_bundle(kept, TOKENIZER, said.append).train == plain
     assert "are whole; the rest is tokenised" in said[0]
     assert (home / "input_ids.values").stat().st_ino == before
+    assert not leftover.exists()
 
 
 @pytest.mark.parametrize("change", ["file", "setting", "tokenizer", "code"])
@@ -198,6 +208,15 @@ def test_whatever_decides_the_rows_is_in_the_key(tmp_path, monkeypatch, change):
         monkeypatch.setattr("stabledllm.data.data_key._code_digest", lambda: "another version")
     load_bundle(settings, tokenizer)
     assert len(set(tmp_path.glob("c/rows/*/train-*")) - stores) == 1
+
+
+@pytest.mark.parametrize("package", ["data", "tasks", "models", "noise"])
+def test_the_code_that_makes_rows_is_in_the_key(tmp_path, monkeypatch, package):
+    (tmp_path / package / "below").mkdir(parents=True)
+    monkeypatch.setattr("stabledllm.__file__", str(tmp_path / "__init__.py"))
+    before = data_key._code_digest.__wrapped__()
+    (tmp_path / package / "below" / "code.py").write_text("1")
+    assert data_key._code_digest.__wrapped__() != before
 
 
 def test_a_file_that_changes_between_choice_and_rows_poisons_nothing(tmp_path):
@@ -255,14 +274,17 @@ def test_whole_rows_are_read_where_nothing_can_be_written(tmp_path, monkeypatch)
         load_bundle(settings.model_copy(update={"max_len": 60}), TOKENIZER)
 
 
-def test_rows_in_use_outlive_the_repair_and_the_end_of_their_store(tmp_path):
+@pytest.mark.parametrize("damage", ["flipped", "gone"])
+def test_rows_in_use_outlive_the_repair_and_the_end_of_their_store(tmp_path, damage):
     settings = cached(settings_of(f"jsonl:{conversations(tmp_path / 'd.jsonl')}"), tmp_path / "c")
     rows = load_bundle(settings, TOKENIZER).train
     sound, (home,) = list(rows), tmp_path.glob("c/rows/*/train-*")
     lines = (home / "parts.jsonl").read_bytes().splitlines(keepends=True)
     (home / "parts.jsonl").write_bytes(b"".join([lines[0], b"0" + lines[1][1:], *lines[2:]]))
+    if damage == "gone":
+        (home / "parts.jsonl").unlink()
     with row_store.StoreWriter(home, "uint16") as store:
-        assert len(store.parts) == 1
+        assert len(store.parts) == (0 if damage == "gone" else 1)
     assert list(rows) == sound, "whoever reads them is not cut off"
     shutil.rmtree(home)
     assert list(rows[3:9]) == sound[3:9]
@@ -346,7 +368,12 @@ def test_a_checkpoints_tokenizer_is_known_by_all_that_decides_ids_and_goes_to_pr
     assert copy.chat(messages[:1]) == tokenizer.chat(messages[:1])
     assert copy.identity == tokenizer.identity == load_model(str(folder)).tokenizer.identity
     backend = tokenizer._tokenizer
-    assert identity_of(backend, [1]) != identity_of(backend, [2])
+    known = {identity_of(backend, [1]), identity_of(backend, [2])}
+    backend.sep_token = backend.eos_token
+    known.add(identity_of(backend, [1]))
+    backend.add_tokens(["a whole word"])
+    known.add(identity_of(backend, [1]))
+    assert len(known) == 4
     backend.chat_template += " "
     assert identity_of(backend, [1]) != identity_of(copy._tokenizer, [1])
     backend.__class__ = type("Foreign", (type(backend),), {"__module__": "theirs"})
@@ -358,6 +385,12 @@ def test_a_function_that_cannot_be_pickled_runs_here_and_says_so():
     parts = list(worker_pool.mapped(lambda part: sum(part), worker_pool.in_parts(range(5), 2), 2, said.append))
     assert parts == [([0, 1], 1), ([2, 3], 5), ([4], 4)]
     assert "cannot be sent" in said[0]
+
+
+def test_a_process_that_may_start_none_tokenises_by_itself(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "current_process", lambda: SimpleNamespace(daemon=True))
+    monkeypatch.setattr(worker_pool, "ProcessPoolExecutor", None)
+    assert list(worker_pool.mapped(sum, [[1, 2]], 2)) == [([1, 2], 3)]
 
 
 def test_one_start_makes_the_rows_while_another_waits_and_says_so(tmp_path, monkeypatch):
@@ -412,6 +445,8 @@ def test_workers_end_with_a_killed_parent_and_errors_come_in_order(tmp_path):
         raise AssertionError("a worker outlived its parent")
     with pytest.raises(UserError, match="row 2"):
         list(worker_pool.mapped(_refuse_two, worker_pool.in_parts(range(6), 1), 2))
+    with pytest.raises(UserError, match="to run to their end, found one that ended before"):
+        list(worker_pool.mapped(os._exit, [1, 2], 2))
 
 
 def _refuse_two(part: list) -> list:

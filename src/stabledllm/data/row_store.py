@@ -79,7 +79,7 @@ class StoredRows(TokenRows):
 
 
 class StoreWriter:
-    """Appends parts to a store, after those that are sound already.
+    """Appends parts to a store that is not complete, after those that are sound already.
 
     Args:
         folder: of the store; made where it is missing. ids: type of the token ids, uint16 or uint32.
@@ -88,7 +88,7 @@ class StoreWriter:
     def __init__(self, folder: Path, ids: np.dtype):
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._ids = folder, np.dtype(ids)
-        self.parts = [part._replace(last=False) for part in sound_parts(folder)]
+        self.parts = sound_parts(folder)
         sweep(folder)
         self._cut()
         self._files = ExitStack()
@@ -190,7 +190,7 @@ def _lines(folder: Path) -> Iterator[Part]:
     with file:
         for line in file:
             checksum, _, text = line.rstrip(b"\n").partition(b" ")
-            if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text):
+            if checksum != b"%08x" % zlib.crc32(text):
                 return
             yield Part(**json.loads(text))
 
