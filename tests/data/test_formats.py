@@ -130,6 +130,15 @@ GOOD = {
     "TRL's strings": ({"prompt": ASK, "completion": REPLY}, "prompt-completion", [PAIR]),
     "TRL's messages": ({"prompt": PAIR[:1], "completion": PAIR[1:]}, "prompt-completion", [PAIR]),
     "TRL's messages after others": ({"prompt": LONGER[:3], "completion": LONGER[3:]}, "prompt-completion", [LONGER]),
+    "TRL's messages with a system key, of which no answer of the prompt is trained": (
+        {"system": SYSTEM, "prompt": PAIR, "completion": [turn("user", "Thanks."), turn("assistant", "Bye.")]},
+        "prompt-completion",
+        [[turn("system", SYSTEM), *PAIR, turn("user", "Thanks."), turn("assistant", "Bye.")]],
+    ),
+    "sharegpt with the same system turn twice": (
+        {"conversations": [turn("system", SYSTEM), *PAIR], "system": SYSTEM}, "sharegpt",
+        [[turn("system", SYSTEM), *PAIR]],
+    ),
     "TRL's completion with a tool": (
         {"prompt": PAIR[:1], "completion": [turn("assistant", "", tool_calls=[CALL]), turn("tool", "true"), PAIR[1]]},
         "prompt-completion",
@@ -265,6 +274,23 @@ def test_parts_of_an_answer_that_are_not_trained(load):
     ).rows
     assert row.given == [], "what is given first belongs to the prompt"
     assert ByteTokenizer().decode(row.input_ids[row.prompt_length :]) == "Right."
+
+
+def test_parts_that_cannot_be_left_out_exactly_are_refused(load):
+    parts = [{"type": "text", "text": "Hm. ", "train": False}, {"type": "text", "text": "Right."}]
+
+    class Spaced(ByteTokenizer):
+        def encode(self, text):
+            return super().encode(f" {text}")
+
+    def encode(tokenizer, **more):
+        rows = load({"messages": [turn("user", ASK), turn("assistant", parts, **more)]})
+        return encode_examples(rows, tokenizer, EncodingOptions())
+
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: .* that the tokenizer then spells otherwise"):
+        encode(Spaced())
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: .* found tool calls beside them"):
+        encode(ByteTokenizer(), tool_calls=[CALL])
 
 
 KNOWN = "expected keys of a known format (messages; conversations/conversation; input_ids; instruction and output"
