@@ -343,6 +343,7 @@ BAD = {
     "output is a number": ({"instruction": ASK, "output": 3}, "under 'output', found int"),
     "labels too short": ({"input_ids": [1, 2], "labels": [1]}, "as many 'labels' as 'input_ids', 2, found 1"),
     "other labels": ({"input_ids": [1, 2], "labels": [-100, 3]}, "found 3 at place 1"),
+    "a label that is no id": ({"input_ids": [1, 2], "labels": [-100, 2.0]}, "found 2.0 at place 1"),
     "nothing labelled": ({"input_ids": [1, 2], "labels": [-100, -100]}, "only labels of -100"),
     "padding": ({"input_ids": [1, 2], "labels": [-100, 2], "attention_mask": [0, 1]}, "stored without padding"),
 }  # fmt: skip

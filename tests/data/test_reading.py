@@ -95,6 +95,16 @@ def test_parquet_with_conversations_and_the_nulls_of_a_table(tmp_path):
     assert contents(load(f"sharegpt:{path}")) == contents(examples)
 
 
+def test_json_lines_that_begin_with_a_key_data_are_no_list(tmp_path):
+    (tmp_path / "lines.json").write_bytes(as_lines([ROWS[0] | {"data": [{"prompt": "a", "response": "b"}]}, ROWS[1]]))
+    assert [e["messages"][0]["content"] for e in load(tmp_path / "lines.json")] == ["Add 0 and 2.", "Add 1 and 2."]
+
+
+def test_a_long_cell_is_read(tmp_path):
+    (tmp_path / "long.csv").write_text(f"prompt,response\na,{'b' * 200_000}\n")
+    assert len(load(tmp_path / "long.csv")[0]["messages"][1]["content"]) == 200_000
+
+
 def test_a_time_in_a_table_is_text(tmp_path):
     rows = [
         {"messages": [{"role": role, "content": "a", "at": datetime(2026, 1, 2)} for role in ("user", "assistant")]}
