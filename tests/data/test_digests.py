@@ -33,6 +33,8 @@ def test_where_they_stood_and_how_numbers_are_held_does_not_count():
         (1, {"text": "A document"}),
         (2, {"input_ids": [1, 2, 4]}),
         (2, {"prompt_length": 2}),
+        (0, {"tools": [{"name": "add"}]}),
+        (2, {"given": [2]}),
         (3, {"caption": "a square"}),
         (3, {"codes": np.array([1, 2, 4])}),
     ],

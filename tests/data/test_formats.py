@@ -65,6 +65,31 @@ GOOD = {
         [[turn("user", ASK), turn("assistant", "", tool_calls=[{"id": "1", **CALL}]),
           turn("tool", "true", tool_call_id="1"), turn("assistant", REPLY)]],
     ),
+    "a tool call beside content parts": (
+        {"messages": [turn("user", ASK), turn("assistant", [{"type": "text", "text": "I look."}], tool_calls=[
+            {"name": "is_prime", "arguments": '{"n": 11}'}])]},
+        "messages", [[turn("user", ASK), turn("assistant", "I look.", tool_calls=[CALL])]],
+    ),
+    "empty texts beside calls": (
+        {"messages": [turn("user", ASK), turn("assistant", [], tool_calls=json.dumps([CALL])), turn("tool", ""),
+                      turn("assistant", "\n", tool_calls=[CALL])]},
+        "messages",
+        [[turn("user", ASK), turn("assistant", "", tool_calls=[CALL]), turn("tool", ""),
+          turn("assistant", "", tool_calls=[CALL])]],
+    ),
+    "OpenAI's older function calls": (
+        {"messages": [turn("user", ASK),
+                      turn("assistant", None, function_call={"name": "is_prime", "arguments": '{"n": 11}'}),
+                      turn("function", "true", name="is_prime"), turn("assistant", REPLY)]},
+        "messages",
+        [[turn("user", ASK), turn("assistant", "", tool_calls=[CALL]), turn("tool", "true", name="is_prime"),
+          turn("assistant", REPLY)]],
+    ),
+    "flags of parts that leave a turn out": (
+        {"messages": [turn("user", "Hi."), turn("assistant", [{"type": "text", "text": "Hello.", "train": False}]),
+                      *PAIR]},
+        "messages", [[turn("user", "Hi."), turn("assistant", "Hello.", train=False), *PAIR]],
+    ),
     "sharegpt": (
         {"conversations": [{"from": "human", "value": ASK}, {"from": "gpt", "value": REPLY}], "system": SYSTEM},
         "sharegpt", [[turn("system", SYSTEM), *PAIR]],
@@ -94,6 +119,10 @@ GOOD = {
         {"instruction": "Name a prime", "input": "above 10.", "output": REPLY}, "alpaca",
         [[turn("user", "Name a prime\nabove 10."), turn("assistant", REPLY)]],
     ),
+    "Dolly": (
+        {"instruction": "Name a prime", "context": "above 10.", "response": REPLY, "category": "open_qa"}, "alpaca",
+        [[turn("user", "Name a prime\nabove 10."), turn("assistant", REPLY)]],
+    ),
     "alpaca with system and history": (
         {"instruction": ASK, "output": REPLY, "system": SYSTEM, "history": [["Hi.", "Hello."]]},
         "alpaca", [[turn("system", SYSTEM), *LONGER]],
@@ -101,6 +130,15 @@ GOOD = {
     "TRL's strings": ({"prompt": ASK, "completion": REPLY}, "prompt-completion", [PAIR]),
     "TRL's messages": ({"prompt": PAIR[:1], "completion": PAIR[1:]}, "prompt-completion", [PAIR]),
     "TRL's messages after others": ({"prompt": LONGER[:3], "completion": LONGER[3:]}, "prompt-completion", [LONGER]),
+    "TRL's messages with a system key, of which no answer of the prompt is trained": (
+        {"system": SYSTEM, "prompt": PAIR, "completion": [turn("user", "Thanks."), turn("assistant", "Bye.")]},
+        "prompt-completion",
+        [[turn("system", SYSTEM), *PAIR, turn("user", "Thanks."), turn("assistant", "Bye.")]],
+    ),
+    "sharegpt with the same system turn twice": (
+        {"conversations": [turn("system", SYSTEM), *PAIR], "system": SYSTEM}, "sharegpt",
+        [[turn("system", SYSTEM), *PAIR]],
+    ),
     "TRL's completion with a tool": (
         {"prompt": PAIR[:1], "completion": [turn("assistant", "", tool_calls=[CALL]), turn("tool", "true"), PAIR[1]]},
         "prompt-completion",
@@ -145,9 +183,9 @@ def test_every_format_is_told_by_its_keys_and_said(name, load, tmp_path):
     assert {e.get("dialogue") for e in examples} == ({examples[0]["origin"]} if len(wanted) > 1 else {None})
     (said,) = notes
     assert said.partition(";")[0] == f"read 1 row as {form} from {tmp_path / 'rows.jsonl'}"
-    several = len(wanted) == 1 and any(m["role"] == "assistant" for m in wanted[0][:-1])
+    several = len(wanted) == 1 and any(m["role"] == "assistant" for m in wanted[0][1:-1])
     assert ("of 1 with several answers the last alone is trained" in said) == (
-        several and "flags" not in name and "weights" not in name
+        several and "flags" not in name and "weights" not in name and "TRL" not in name
     )
     assert load(row, spec=f"{form}:{{}}") == examples, "named by a prefix"
     assert load(row, format=form) == examples, "named by a setting"
@@ -162,6 +200,13 @@ def test_the_names_in_the_settings_are_those_of_the_formats():
 def test_every_turn_of_sharegpt_and_alpaca(load):
     for row in (GOOD["alpaca with system and history"][0], {"messages": [turn("system", SYSTEM), *LONGER]}):
         assert [len(e["messages"]) for e in load(row, every_turn=True)] == [3, 5]
+
+
+def test_a_greeting_is_no_answer(load):
+    row = GOOD["sharegpt that begins with a greeting"][0]
+    assert load(row, every_turn=True) == load(row)
+    flagged = {"messages": [turn("assistant", "Hello."), *PAIR, turn("user", "?"), turn("assistant", "!", train=False)]}
+    assert [len(e["messages"]) for e in load(flagged)] == [3]
 
 
 def test_foreign_columns_are_renamed(load):
@@ -184,6 +229,23 @@ def test_formats_of_answers_may_be_mixed_and_are_counted(load, tmp_path):
     rows = load(GOOD["alpaca"][0], GOOD["sharegpt"][0], GOOD["alpaca"][0], notes=notes)
     assert len(rows) == 3
     assert notes == [f"read 2 rows as alpaca, 1 row as sharegpt from {tmp_path / 'rows.jsonl'}"]
+
+
+def test_keys_that_are_not_read_are_said(load, tmp_path):
+    notes: list[str] = []
+    load(GOOD["Dolly"][0], GOOD["OpenOrca"][0], {"Q": ASK} | LABELS, notes=notes)
+    assert notes[0].endswith(f"from {tmp_path / 'rows.jsonl'}; keys that are not read: Q, category, id")
+    columns = {"question": "Q", "answer": "A"}
+    load({"Q": ASK, "A": REPLY, **{f"k{i}": 1 for i in range(9)}}, columns=columns, notes=notes)
+    assert notes[1].endswith("; keys that are not read: k0, k1, k2, k3, k4, k5, k6, k7, ...")
+
+
+def test_what_every_turn_does_not_change_is_not_said_of_it(load):
+    row, notes = GOOD["TRL's messages after others"][0], []
+    assert load(row, every_turn=True) == load(row, notes=notes)
+    greeting = GOOD["sharegpt that begins with a greeting"][0]
+    load(greeting, every_turn=True, notes=notes)
+    assert not any("several answers" in note for note in notes)
 
 
 LABELS = {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, 6, -100, 8, -100]}
@@ -214,6 +276,23 @@ def test_parts_of_an_answer_that_are_not_trained(load):
     assert ByteTokenizer().decode(row.input_ids[row.prompt_length :]) == "Right."
 
 
+def test_parts_that_cannot_be_left_out_exactly_are_refused(load):
+    parts = [{"type": "text", "text": "Hm. ", "train": False}, {"type": "text", "text": "Right."}]
+
+    class Spaced(ByteTokenizer):
+        def encode(self, text):
+            return super().encode(f" {text}")
+
+    def encode(tokenizer, **more):
+        rows = load({"messages": [turn("user", ASK), turn("assistant", parts, **more)]})
+        return encode_examples(rows, tokenizer, EncodingOptions())
+
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: .* that the tokenizer then spells otherwise"):
+        encode(Spaced())
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: .* found tool calls beside them"):
+        encode(ByteTokenizer(), tool_calls=[CALL])
+
+
 KNOWN = "expected keys of a known format (messages; conversations/conversation; input_ids; instruction and output"
 # name: (row, what is said)
 BAD = {
@@ -225,8 +304,9 @@ BAD = {
                     'data.format=prompt-completion "data.columns={prompt: prompt, completion: chosen}"'),
     "preferences of dialogues": ({"chosen": PAIR, "rejected": PAIR}, '"data.columns={messages: chosen}"'),
     "preferences beside messages": ({"messages": PAIR, "chosen": "a", "rejected": "b"}, "or data.format=messages"),
-    "good and bad answers": ({"prompt": ASK, "completion": REPLY, "label": False}, "'label' of true or false"),
-    "steps": ({"prompt": ASK, "completions": ["a"], "labels": [True]}, "found one of preferences ('completions')"),
+    "good and bad answers": ({"prompt": ASK, "completion": REPLY, "label": False}, "'label' of true or false); "
+                             "to train on the good answers alone: leave out the rows whose 'label' is false"),
+    "steps": ({"prompt": ASK, "completions": ["a"], "labels": [True]}, "found one of preferences ('completions')."),
     "a prompt alone": ({"prompt": PAIR[:1], "data_source": "gsm8k"}, "'completion' or 'response', found nothing"),
     "a picture": ({"messages": [turn("user", [{"type": "image_url", "image_url": {}}]), PAIR[1]]},
                   "since these rows hold no images or sounds, found 'image_url'"),
@@ -236,19 +316,34 @@ BAD = {
     "no answer": ({"conversations": [{"from": "human", "value": ASK}]}, "an assistant turn after another"),
     "all flags off": ({"messages": [PAIR[0], turn("assistant", REPLY, train=False)]}, "all of them flagged not to"),
     "a trained question": ({"messages": [turn("user", ASK, train=True), PAIR[1]]}, "found a flag on a user turn"),
+    "all parts off": ({"messages": [PAIR[0], turn("assistant", [{"type": "text", "text": REPLY, "train": False},
+                                                                {"type": "text", "text": " "}])]},
+                      "all of them flagged not to"),
+    "a trained part of a question": ({"messages": [turn("user", [{"type": "text", "text": ASK, "train": True}]),
+                                                   PAIR[1]]}, "found a flag on a user turn"),
+    "a trained greeting": ({"messages": [turn("assistant", "Hi.", train=True), *PAIR]}, "after another turn"),
+    "a greeting alone": ({"conversations": [{"from": "gpt", "value": "Hi."}]}, "after another turn"),
+    "reasoning that is no text": ({"messages": [PAIR[0], turn("assistant", REPLY, reasoning_content=3)]},
+                                  "text under 'reasoning_content', found int"),
+    "content that is no text": ({"messages": [PAIR[0], turn("tool", 3), PAIR[1]]}, "text under 'content', found int"),
+    "tools that define nothing": ({"messages": PAIR, "tools": [{"function": 3}]}, "found other objects in it"),
     "an odd flag": ({"messages": [PAIR[0], turn("assistant", REPLY, train="no")]}, "true or false, found 'no'"),
     "an odd weight": ({"messages": [PAIR[0], turn("assistant", REPLY, weight=0.5)]}, "weight of 0 or 1, found 0.5"),
     "flags that disagree": ({"messages": [PAIR[0], turn("assistant", REPLY, weight=1, train=False)]}, "to agree"),
     "two system turns": ({"conversations": [turn("system", "Other."), *PAIR], "system": SYSTEM}, "one system turn"),
     "a broken tool call": ({"conversations": [{"from": "function_call", "value": "f(11)"}]}, "tool call as JSON"),
+    "a tool call nested too deeply": ({"conversations": [{"from": "function_call", "value": "[" * 100_000}]},
+                                      "expected a tool call as JSON, found one nested too deeply"),
+    "tools with no number": ({"messages": PAIR, "tools": '[{"x": NaN}]'}, "expected finite numbers, found nan"),
     "a tool call without a name": ({"messages": [turn("assistant", "", tool_calls=[{"function": {}}])]}, "with 'name'"),
     "tool calls that are none": ({"messages": [turn("assistant", "", tool_calls=3)]}, "a list under 'tool_calls'"),
-    "tools that are none": ({"messages": PAIR, "tools": "[1]"}, "a list of objects under 'tools'"),
+    "tools that are none": ({"messages": PAIR, "tools": "[1]"}, "under 'tools', found other objects in it"),
     "empty value": ({"conversations": [{"from": "human", "value": " "}]}, "non-empty 'value'"),
     "history": ({"instruction": ASK, "output": REPLY, "history": ["Hi."]}, "[question, answer] under 'history'"),
     "output is a number": ({"instruction": ASK, "output": 3}, "under 'output', found int"),
     "labels too short": ({"input_ids": [1, 2], "labels": [1]}, "as many 'labels' as 'input_ids', 2, found 1"),
     "other labels": ({"input_ids": [1, 2], "labels": [-100, 3]}, "found 3 at place 1"),
+    "a label that is no id": ({"input_ids": [1, 2], "labels": [-100, 2.0]}, "found 2.0 at place 1"),
     "nothing labelled": ({"input_ids": [1, 2], "labels": [-100, -100]}, "only labels of -100"),
     "padding": ({"input_ids": [1, 2], "labels": [-100, 2], "attention_mask": [0, 1]}, "stored without padding"),
 }  # fmt: skip

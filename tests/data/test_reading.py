@@ -6,6 +6,8 @@ import gzip
 import json
 import sys
 import types
+from datetime import datetime
+from pathlib import Path
 
 import pyarrow
 import pytest
@@ -14,11 +16,13 @@ from pyarrow import parquet
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.bundle import load_bundle
+from stabledllm.data.data_key import stored_files
 from stabledllm.data.formats import FormatOptions
 from stabledllm.data.reading import Files, Reading
 from stabledllm.data.sources import kind_of, load_examples, own_splits
 from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
+from stabledllm.runtime.failures import sentence
 
 ROWS = [{"instruction": f"Add {i} and 2.", "input": "", "output": f"It is {i + 2}: ≈é\u2028."} for i in range(5)]
 
@@ -89,6 +93,34 @@ def test_parquet_with_conversations_and_the_nulls_of_a_table(tmp_path):
     assert [[m["content"] for m in e["messages"]] for e in examples] == [["a", "b"], ["s", "c", "d"]]
     assert examples[1]["origin"] == f"{path} row 1"
     assert contents(load(f"sharegpt:{path}")) == contents(examples)
+
+
+def test_json_lines_that_begin_with_a_key_data_are_no_list(tmp_path):
+    (tmp_path / "lines.json").write_bytes(as_lines([ROWS[0] | {"data": [{"prompt": "a", "response": "b"}]}, ROWS[1]]))
+    assert [e["messages"][0]["content"] for e in load(tmp_path / "lines.json")] == ["Add 0 and 2.", "Add 1 and 2."]
+
+
+def test_a_long_cell_is_read(tmp_path):
+    (tmp_path / "long.csv").write_text(f"prompt,response\na,{'b' * 200_000}\n")
+    assert len(load(tmp_path / "long.csv")[0]["messages"][1]["content"]) == 200_000
+
+
+def test_a_time_in_a_table_is_text(tmp_path):
+    rows = [
+        {"messages": [{"role": role, "content": "a", "at": datetime(2026, 1, 2)} for role in ("user", "assistant")]}
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    assert [m["at"] for m in load(tmp_path / "rows.parquet")[0]["messages"]] == ["2026-01-02 00:00:00"] * 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+    (tmp_path / "list.json").write_text(json.dumps(ROWS))
+    with pytest.raises(OSError, match="No space left") as caught:
+        load(tmp_path / "list.json")
+    assert sentence(caught.value, "run").startswith(f"{tmp_path}: expected room on the disk, found none")
 
 
 def test_a_folder_is_read_in_the_order_of_its_files(tmp_path, wanted):
@@ -185,7 +217,14 @@ BROKEN = {
     "quote.csv": (b'prompt,response\n"a,b\n', "expected CSV, found a broken line"),
     "object.json": (b'{\n "prompt": "a"\n}', "found one object with keys ['prompt']"),
     "text.json": (b"hello", "found a file that begins with 'hello'"),
-    "cut.json": (b'[{"prompt": "a", "response": "b"}, {"prom', "row 1: expected JSON, found broken JSON"),
+    "cut.json": (b'[{"prompt": "a", "response": "b"}, {"prom', "row 1: expected a JSON object, found broken JSON"),
+    "later.json": (
+        b'[{"prompt": "a", "response": "b"},\n{"prom',
+        "found broken JSON (Unterminated string starting at, line 2)",
+    ),
+    "deep.json": (b'[{"prompt": ' + b"[" * 200_000, "row 0: expected a JSON object, found one nested too deeply"),
+    "long.json": (b'[{"prompt": ' + b"1" * 5000 + b"}]", "row 0: expected a JSON object, found a number too long"),
+    "nan.json": (b'[{"prompt": NaN}]', "row 0: expected finite numbers, found nan"),
     "open.json": (b'[{"prompt": "a", "response": "b"}', "row 0: expected ',' or ']' after it, found the end of the"),
     "more.json": (b'[{"prompt": "a", "response": "b"}] x', "expected nothing after the list, found 'x'"),
     "numbers.json": (b"[1, 2]", "row 0: expected a JSON object, found int"),
@@ -267,6 +306,8 @@ def test_a_hub_data_set_with_split_subset_and_columns(hub):
     assert examples[2]["origin"] == "me/set train_sft row 2"
     assert notes == ["read 3 rows as question-answer from me/set train_sft"]
     assert hub.calls[0] == (("me/set",), {"split": "train_sft", "name": "en"})
+    (file,) = stored_files("hub:me/set", "train", DataSettings(split="train_sft"))
+    assert file.name == "part.arrow", "by whose content tokenised rows are known"
     named = load_examples("hub:me/set:train_sft", split="test", n=0, seed=0, settings=DataSettings(columns=columns))
     assert named == examples
 

@@ -69,6 +69,25 @@ def test_a_template_that_leaves_them_out_is_refused(tmp_path, messages, more, sa
         row_of(load(tmp_path, PLAIN), messages, **more)
 
 
+def test_a_template_that_begins_an_answer_otherwise_than_it_writes_it_is_refused(tmp_path):
+    opened = WITH_TOOLS.replace("assistant:{% endif %}", "assistant:<think>{% endif %}")
+    with pytest.raises(UserError, match=r"^f:1: model 'm': expected a chat template that .*reasoning as an answer"):
+        row_of(load(tmp_path, opened), [*ASKED, CALLING])
+
+
+def test_a_call_ends_with_one_end_token(tmp_path):
+    tokenizer = load(tmp_path, WITH_TOOLS)
+    ids = tokenizer.answer([*ASKED, CALLING])
+    assert tokenizer.eos_token_id not in ids, "the end token is added to every answer alike"
+
+
+def test_special_names_beside_a_call_are_refused(tmp_path):
+    asked = [{"role": "user", "content": "What is <|eot_id|>?"}]
+    tokenizer = load(tmp_path, WITH_TOOLS)
+    with pytest.raises(UserError, match=r"names no special token, found '<\|eot_id\|>'"):
+        tokenizer.answer([*asked, CALLING])
+
+
 def test_tools_that_name_a_special_token_are_refused(tmp_path):
     tools = [{"function": {"name": "add", "description": "<|eot_id|>"}}]
     with pytest.raises(UserError, match=r"^f:1: expected a conversation with tools.*found '<\|eot_id\|>'"):

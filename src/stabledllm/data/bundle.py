@@ -55,9 +55,14 @@ def encoding_options(settings: DataSettings) -> EncodingOptions:
 
 
 def load_rows(
-    spec: str, tokenizer, settings: DataSettings, split: str, limit: int | None
+    spec: str,
+    tokenizer,
+    settings: DataSettings,
+    split: str,
+    limit: int | None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Sequence[TokenRow], str]:
-    """The rows of one specification, and a sentence that says how many were dropped."""
+    """The rows of one specification, and a sentence that says how many were dropped; ``say`` tells of the cache."""
     cache, name = _cache(settings), f"rows-{split}"
 
     def choose_rows() -> Chosen:
@@ -67,8 +72,8 @@ def load_rows(
 
     if cache and (spec != settings.train or limit != settings.train_rows):
         cache = None  # its name says which rows of which data it holds: those that the settings ask for
-    chosen = cache.chosen(name, choose_rows) if cache else choose_rows()
-    encoded = _encoded(chosen, name, split, tokenizer, settings, limit, cache)
+    chosen = cache.chosen(name, choose_rows, say) if cache else choose_rows()
+    encoded = _encoded(chosen, name, split, tokenizer, settings, limit, say)
     return encoded.rows, "; ".join([f"{split}: {spec}: {encoded.summary(settings.max_len)}", *chosen.notes])
 
 
@@ -95,15 +100,14 @@ def _encoded(
     tokenizer,
     settings: DataSettings,
     limit: int | None,
-    cache: RowCache | None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Encoded:
     """The rows of the examples called ``name``, from the cache where there is one that knows the tokenizer."""
-    if cache is None or getattr(tokenizer, "identity", None) is None:
+    if chosen.cache is None or getattr(tokenizer, "identity", None) is None:
         return encode_split(chosen.splits[name], tokenizer, settings, split, limit)
     short = settings.short_share if split == "train" else 0.0
     encoding = Encoding(encoding_options(settings), settings.max_len, short, settings.seed, limit)
-    return cache.rows(name, tokenizer, lambda: chosen.splits[name], encoding, say)
+    return chosen.cache.rows(name, tokenizer, lambda: chosen.splits[name], encoding, say)
 
 
 def _cache(settings: DataSettings) -> RowCache | None:
@@ -151,11 +155,11 @@ def load_bundle(
     Raises:
         UserError: the same as :func:`choose`, or rows that do not fit.
     """
-    chosen, cache = chosen or choose(settings, say), _cache(settings)
+    chosen = chosen or choose(settings, say)
     rows, notes = {}, list(chosen.notes)
     for split in ("train", "validation"):
         limit = getattr(settings, f"{split}_rows")
-        encoded = _encoded(chosen, split, split, tokenizer, settings, limit, cache, say)
+        encoded = _encoded(chosen, split, split, tokenizer, settings, limit, say)
         rows[split] = encoded.rows
         notes.append(f"{split}: {encoded.summary(settings.max_len)}")
     for note in notes:

@@ -18,6 +18,7 @@ from stabledllm.tasks.text_files import lines
 PLAIN = (".jsonl", ".ndjson", ".json", ".csv")
 ENDINGS = (*PLAIN, *(plain + packed for plain in PLAIN for packed in COMPRESSIONS), ".parquet")
 """The endings of files that can be read, in lower case."""
+_OF_JSON = (str, int, float, type(None))
 _BATCH = 256
 """Rows of a Parquet file that are in memory at once."""
 
@@ -131,7 +132,12 @@ def _parquet_rows(path: Path) -> Rows:
 
 
 def without_nulls(value: Any) -> Any:
-    """The value without keys that hold null: in a table every row has every key of every other row."""
+    """The value without keys that hold null, since in a table every row has every key of every other row.
+
+    What JSON cannot write, such as a time, is text.
+    """
     if isinstance(value, dict):
         return {key: without_nulls(each) for key, each in value.items() if each is not None}
-    return [without_nulls(each) for each in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [without_nulls(each) for each in value]
+    return value if isinstance(value, _OF_JSON) else str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ from stabledllm.data.images import are_images
 from stabledllm.data.reading import FileState
 from stabledllm.data.sources import kind_of, source_of
 from stabledllm.tasks.examples import Examples
+from stabledllm.tasks.registry import TASKS
 from stabledllm.tasks.text_files import files_below
 
 WITHOUT_EFFECT = {"cache", "workers"}
@@ -35,7 +37,10 @@ def stored_files(spec: str, split: str, settings: DataSettings) -> list[Path] | 
     path = Path(where).expanduser()
     if path.is_dir():
         return sorted({*files_below(path, ENDINGS), *files_below(path, [".txt"])}) or None
-    return [path] if path.is_file() else None
+    if not path.is_file():
+        return None
+    beside = [path.parent / name for name in TASKS[kind].beside] if kind in TASKS else []
+    return sorted({path, *(file for folder in beside if folder.is_dir() for file in files_below(folder, ENDINGS))})
 
 
 def state_of(path: Path) -> FileState:
@@ -85,6 +90,7 @@ def _code_digest() -> str:
     for package in _DECIDING_CODE:
         for path in sorted((home / package).rglob("*.py")):
             digest.update(path.read_bytes())
+    digest.update(f"Unicode {unicodedata.unidata_version}\n".encode())  # Python's: which questions are alike
     for name in _LIBRARIES:
         try:
             digest.update(f"{name} {version(name)}\n".encode())

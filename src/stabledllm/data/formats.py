@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stabledllm.data.id_rows import from_ids
+from stabledllm.data.id_rows import BESIDE_IDS, from_ids
 from stabledllm.data.turns import as_json, trained_turns, turns_of
 from stabledllm.data.unknown_rows import refuse_preference, refuse_unknown
 from stabledllm.errors import UserError, did_you_mean
@@ -41,6 +41,13 @@ class Format:
     name: str
     keys: tuple[tuple[str, ...], ...]
     make: Callable[[dict, str, FormatOptions], list[dict]]
+    more: tuple[str, ...] = ()
+    """Keys that it reads where they are there."""
+
+    @property
+    def reads(self) -> set[str]:
+        """All keys that it may read."""
+        return {*self.more, *(key for names in self.keys for key in names)}
 
     def fits(self, record: dict) -> bool:
         """Whether a row has the keys of this format."""
@@ -82,11 +89,9 @@ def _renamed(record: dict, columns: dict[str, str], origin: str) -> dict:
 
 def _conversation(prompt: list[dict], answers: list[dict], record: dict, origin: str, options: FormatOptions):
     """The examples of a conversation. Turns of ``prompt`` are never trained; with it, all answers are."""
-    system = [] if prompt else _system(record, answers, origin)
-    if prompt:
-        prompt = [*_system(record, prompt, origin), *prompt]
-    turns = [*prompt, *system, *answers]
-    trained = trained_turns(turns, origin, every_turn=options.every_turn, given=len(prompt))
+    before = [*_system(record, prompt or answers, origin), *prompt]
+    turns = [*before, *answers]
+    trained = trained_turns(turns, origin, every_turn=options.every_turn, given=len(before) if prompt else 0)
     extra = {"origin": origin} | _tools(record, origin)
     if len(trained) > 1:
         extra["dialogue"] = origin
@@ -107,9 +112,14 @@ def _system(record: dict, turns: list[dict], origin: str) -> list[dict]:
 
 def _tools(record: dict, origin: str) -> dict:
     tools = as_json(record["tools"], origin, "'tools'") if record.get("tools") else None
-    if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        raise UserError(f"{origin}: expected a list of objects under 'tools', found {type(tools).__name__}.")
+    if tools and not (isinstance(tools, list) and all(map(_is_tool, tools))):
+        found = "other objects in it" if isinstance(tools, list) else type(tools).__name__
+        raise UserError(f"{origin}: expected a list of objects that define a function under 'tools', found {found}.")
     return {"tools": tools} if tools else {}
+
+
+def _is_tool(tool: Any) -> bool:
+    return isinstance(tool, dict) and isinstance(tool.get("function", tool), dict)
 
 
 def _from_turns(*keys: str) -> Callable[[dict, str, FormatOptions], list[dict]]:
@@ -140,8 +150,8 @@ def _side(record: dict, key: str, role: str, origin: str) -> list[dict]:
 
 def _from_alpaca(record: dict, origin: str, options: FormatOptions) -> list[dict]:
     question = text_field(record, "instruction", origin)
-    if record.get("input") not in (None, ""):
-        question += "\n" + text_field(record, "input", origin)
+    if key := next((key for key in _INPUTS if record.get(key) not in (None, "")), None):
+        question += "\n" + text_field(record, key, origin)
     answer = "output" if "output" in record or "response" not in record else "response"
     turns = [*_history(record.get("history") or [], origin), {"role": "user", "content": question}]
     answered = [{"role": "assistant", "content": text_field(record, answer, origin)}]
@@ -163,16 +173,19 @@ def _from_text(record: dict, origin: str, options: FormatOptions) -> list[dict]:
 
 
 def _pair(name: str, asks: Sequence[str], answers: Sequence[str]) -> Format:
-    return Format(name, (tuple(asks), tuple(answers)), _from_pair(asks, answers))
+    return Format(name, (tuple(asks), tuple(answers)), _from_pair(asks, answers), _BESIDE)
 
 
 _SYSTEM = ("system", "system_prompt")
+_BESIDE = (*_SYSTEM, "tools")
+_INPUTS = ("input", "context")
+"""Alpaca's key of what an instruction is about, and Dolly's."""
 TEXT = "text"
 _ALL = (
-    Format("messages", (("messages",),), _from_turns("messages")),
-    Format("sharegpt", (("conversations", "conversation"),), _from_turns("conversations", "conversation")),
-    Format("ids", (("input_ids",),), lambda record, origin, options: [from_ids(record, origin)]),
-    Format("alpaca", (("instruction",), ("output", "response")), _from_alpaca),
+    Format("messages", (("messages",),), _from_turns("messages"), _BESIDE),
+    Format("sharegpt", (("conversations", "conversation"),), _from_turns("conversations", "conversation"), _BESIDE),
+    Format("ids", (("input_ids",),), lambda record, origin, options: [from_ids(record, origin)], BESIDE_IDS),
+    Format("alpaca", (("instruction",), ("output", "response")), _from_alpaca, (*_INPUTS, "history", *_BESIDE)),
     _pair("prompt-response", ["prompt"], ["response"]),
     _pair("prompt-completion", ["prompt"], ["completion"]),
     _pair("question-answer", ["question"], ["answer", "response"]),
@@ -182,10 +195,5 @@ _ALL = (
 )
 FORMATS = {form.name: form for form in _ALL}
 """The formats by name, in the order in which a row's keys are looked at."""
-COLUMNS = tuple(
-    dict.fromkeys(
-        [key for form in _ALL for names in form.keys for key in names]
-        + ["input", "history", *_SYSTEM, "tools", "prompt_length", "labels", "attention_mask"]
-    )
-)
+COLUMNS = tuple(sorted({key for form in _ALL for key in form.reads}))
 """The keys that formats have."""

@@ -7,6 +7,8 @@ from stabledllm.errors import UserError
 
 _NOT_TRAINED = -100
 _LENGTHS = ("prompt_length", "prompt_lengths")
+BESIDE_IDS = (*_LENGTHS, "labels", "attention_mask")
+"""The keys that are read beside ``input_ids``."""
 
 
 def from_ids(record: dict, origin: str) -> dict:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from stabledllm.errors import UserError
-from stabledllm.tasks.files import DECODER, UnfitJson, parse_object
+from stabledllm.tasks.files import DECODER, as_object, parse_object, parsed
 from stabledllm.tasks.text_files import decoded
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -37,7 +36,7 @@ def _object_rows(text: str, start: int, name: str) -> Iterator[tuple[int, bool, 
     first, end = _value(text, start, name)
     if "data" in first and isinstance(first["data"], list) and _skip(text, end) == len(text):
         for index, record in enumerate(first["data"]):
-            yield index, False, _as_object(record, f"{name} row {index}")
+            yield index, False, as_object(record, f"{name} row {index}")
         return
     if "\n" in text[start:end]:
         raise UserError(f"{name}: {_EXPECTED}, found one object with keys {sorted(first)}.")
@@ -58,7 +57,7 @@ def _list_rows(text: str, start: int, name: str) -> Iterator[tuple[int, bool, di
         index, place = -1, place + 1
     while index >= 0:
         value, place = _value(text, place, f"{name} row {index}")
-        yield index, False, _as_object(value, f"{name} row {index}")
+        yield index, False, value
         place = _skip(text, place)
         mark, place, index = text[place : place + 1], _skip(text, place + 1), index + 1
         if mark == "]":
@@ -70,24 +69,10 @@ def _list_rows(text: str, start: int, name: str) -> Iterator[tuple[int, bool, di
         raise UserError(f"{name}: expected nothing after the list, found {text[place : place + 10]!r}.")
 
 
-def _value(text: str, start: int, origin: str):
-    """The value that begins at a place of the text, and where it ends."""
-    try:
-        return DECODER.raw_decode(text, start)
-    except UnfitJson as error:
-        raise UserError(f"{origin}: {error}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{origin}: expected JSON, found broken JSON ({error.msg}, line {error.lineno}).") from None
-    except RecursionError:
-        raise UserError(f"{origin}: expected JSON, found it nested too deeply to read.") from None
-    except ValueError:
-        raise UserError(f"{origin}: expected JSON, found a number too long to read.") from None
-
-
-def _as_object(value: object, origin: str) -> dict:
-    if not isinstance(value, dict):
-        raise UserError(f"{origin}: expected a JSON object, found {type(value).__name__}.")
-    return value
+def _value(text: str, start: int, origin: str) -> tuple[dict, int]:
+    """The object that begins at a place of the text, and where it ends."""
+    value, end = parsed(DECODER.raw_decode, text, start, origin=origin)
+    return as_object(value, origin), end
 
 
 def _skip(text: str, place: int) -> int:

@@ -18,6 +18,9 @@ from stabledllm.data.turns import has_earlier_answers
 from stabledllm.errors import UserError
 from stabledllm.tasks.hub import named_rows
 
+_SHOWN = 8
+"""Keys that a sentence names."""
+
 
 class FileState(NamedTuple):
     """What tells whether a file is still the same, without reading it."""
@@ -81,10 +84,12 @@ class Reading:
         self.counts: Counter[str] = Counter()
         """Rows made into examples since the newest iteration began, by the name of their format."""
         self.earlier = 0
-        """How many of them have earlier answers, of which nothing is trained."""
+        """How many of them have earlier answers that are trained under ``every_turn`` alone."""
+        self.unread: set[str] = set()
+        """Keys of them that their formats do not read; documents have any."""
 
     def __iter__(self) -> Iterator[tuple[Origin, dict]]:
-        self.counts, self.earlier = Counter(), 0
+        self.counts, self.earlier, self.unread = Counter(), 0, set()
         for origin, record in self.source.rows():
             for example in self.made(record, str(origin)):
                 yield origin, example
@@ -99,7 +104,10 @@ class Reading:
         if form.name not in self.counts:
             self._refuse_mixed(form.name, record, origin)
         self.counts[form.name] += 1
-        self.earlier += len(examples) == 1 and has_earlier_answers(examples[0].get("messages", ()))
+        if form.name != TEXT:
+            self.unread |= record.keys() - form.reads - set(self.options.columns.values())
+        if len(examples) == 1 and not self.options.every_turn and not isinstance(record.get("prompt"), list):
+            self.earlier += has_earlier_answers(examples[0].get("messages", ()))
         return examples
 
     def files(self) -> list[FileState]:
@@ -112,9 +120,12 @@ class Reading:
         kinds = ", ".join(f"{rows} {'row' if rows == 1 else 'rows'} as {name}" for name, rows in self.counts.items())
         files = len(self.source.paths)
         said = f"read {kinds or 'nothing'} from {self.source.name}" + (f" ({files} files)" if files > 1 else "")
-        if not self.earlier:
-            return said
-        return f"{said}; of {self.earlier} with several answers the last alone is trained (all: data.every_turn=true)"
+        if self.unread:
+            keys = sorted(self.unread)
+            said += f"; keys that are not read: {', '.join(keys[:_SHOWN])}" + (", ..." if keys[_SHOWN:] else "")
+        if self.earlier:
+            said += f"; of {self.earlier} with several answers the last alone is trained (all: data.every_turn=true)"
+        return said
 
     def _refuse_mixed(self, name: str, record: dict, origin: str) -> None:
         other = next((other for other in self.counts if (other == TEXT) != (name == TEXT)), None)

@@ -6,7 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -67,43 +67,49 @@ class RowCache:
         One process chooses, others wait. Nothing is stored of test rows that JSON does not give back as they are.
 
         Raises:
-            UserError: one of ``choose``, or a file that changed meanwhile.
+            UserError: one of ``choose``, a folder that cannot be written, or a file that changed meanwhile.
         """
         path = self.folder / f"{name}.json"
-        with self._alone(say):
-            stored = _read(path)
-            if stored is None:
-                found = choose()
-                self.refuse_changed()
-                values = {"test": found.test, "notes": found.notes, "digests": found.digests}
-                if json.loads(json.dumps(values, default=str)) == values:
-                    _write(path, values)
-                return found
-        return Chosen(**stored, read=lambda: choose().splits)
+        stored = _read(path)
+        if stored is None:
+            with self._alone(say):
+                stored = _read(path)  # made while this process waited
+                if stored is None:
+                    return self._choose(path, choose)
+        return Chosen(**stored, read=lambda: choose().splits, cache=self)
+
+    def _choose(self, path: Path, choose: Callable[[], Chosen]) -> Chosen:
+        found = choose()
+        self.refuse_changed()
+        values = {"test": found.test, "notes": found.notes, "digests": found.digests}
+        if json.loads(json.dumps(values, default=str)) == values:
+            _write(path, values)
+        return replace(found, cache=self)
 
     def rows(
         self, name: str, tokenizer, examples: Callable[[], Examples], encoding: Encoding, say: Say = lambda _: None
     ) -> Encoded:
         """The encoded examples, under a name, from the disk; what is missing or damaged there is made first.
 
-        One process makes them, others wait. After a kill the parts that are whole are kept.
+        One process makes them, others wait; to read them no lock is taken and nothing is written. After a kill the
+        parts that are whole are kept.
 
         Args:
             examples: called where rows are missing. tokenizer: one with an ``identity``.
 
         Raises:
-            UserError: an example that cannot be encoded, no row left, or a file that changed meanwhile.
+            UserError: an example that cannot be encoded, no row left, a folder that cannot be written, or a file that
+                changed meanwhile.
         """
         home = self.folder / f"{name}-{tokenizer.identity[:16]}"
-        with self._alone(say):
-            parts = sound_parts(home)
-            if not is_complete(parts):
-                if parts:
-                    say(f"{name}: {sum(part.rows for part in parts)} rows in {home} are whole; the rest is tokenised")
-                parts = self._make(home, name, tokenizer, examples(), encoding, say)
-                say(f"{name}: tokenised into {home} ({size_of(home) / 1e6:,.0f} MB)")
-            else:
-                say(f"{name}: tokenised before, in {home}")
+        parts = sound_parts(home)
+        if is_complete(parts):
+            say(f"{name}: tokenised before, in {home}")
+        else:
+            with self._alone(say):
+                parts = sound_parts(home)  # perhaps all, made while this process waited
+                if not is_complete(parts):
+                    parts = self._make(home, name, tokenizer, examples(), encoding, parts, say)
         encoded = Encoded(StoredRows(home), [origin for part in parts for origin in part.dropped])
         refuse_none(encoded, encoding.options)
         return encoded
@@ -119,7 +125,11 @@ class RowCache:
             if not path.is_file() or state_of(path) != state:
                 raise UserError(f"{path}: expected a file that stays as it is while it is in use, found it changed.")
 
-    def _make(self, home: Path, name: str, tokenizer, examples: Examples, encoding: Encoding, say: Say) -> list:
+    def _make(
+        self, home: Path, name: str, tokenizer, examples: Examples, encoding: Encoding, sound: list, say: Say
+    ) -> list:
+        if sound:
+            say(f"{name}: {sum(part.rows for part in sound)} rows in {home} are whole; the rest is tokenised")
         ids = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
         with StoreWriter(home, ids) as store, tqdm(total=len(examples), desc=f"tokenise {name}", unit="row") as bar:
             workers = self.workers if len(examples) > PART else 1
@@ -128,10 +138,14 @@ class RowCache:
                 store.append(rows, count, dropped)
             self.refuse_changed()
             store.append(RowsBuilder().rows(), 0, [], last=True)
+        say(f"{name}: tokenised into {home} ({size_of(home) / 1e6:,.0f} MB)")
         return store.parts
 
     def _alone(self, say: Say):
-        writable_folder(self.folder.parent)
+        try:
+            writable_folder(self.folder.parent)
+        except UserError as error:
+            raise UserError(f"{error} Tokenised rows are stored there; data.cache=FOLDER names another.") from None
         self.folder.mkdir(exist_ok=True)
         return waiting_for(self.folder / "rows.lock", say)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -20,8 +21,11 @@ import numpy as np
 
 from stabledllm.data.token_rows import COLUMNS, Ragged, TokenRows
 from stabledllm.errors import UserError
+from stabledllm.runtime.files import write_bytes
+from stabledllm.runtime.folders import sweep, temporary_beside
 
 _PARTS, _COUNTS = "parts.jsonl", "counts"
+_AGAIN = "start again, and it is made again."
 _TYPES = {"origin": np.uint8}
 _FILES = (_COUNTS, *(f"{name}.{kind}" for name in COLUMNS for kind in ("values", "ends")))
 
@@ -49,10 +53,12 @@ class StoredRows(TokenRows):
 
     def __init__(self, folder: Path, order: np.ndarray | None = None):
         parts = list(_lines(folder))
+        if not parts:
+            raise UserError(f"{folder}: expected a store of tokenised rows, found it gone; {_AGAIN}")
         sizes = Counter()
         for part in parts:
             sizes.update({name: size for name, (size, _) in part.files.items()})
-        types = _TYPES | ({"input_ids": np.dtype(parts[0].ids)} if parts else {})
+        types = _TYPES | {"input_ids": np.dtype(parts[0].ids)}
         columns = {
             name: Ragged(
                 _mapped(folder / f"{name}.values", types.get(name, np.int32), sizes),
@@ -61,17 +67,19 @@ class StoredRows(TokenRows):
             for name in COLUMNS
         }
         super().__init__(columns, _mapped(folder / _COUNTS, np.int32, sizes).reshape(-1, 3), order)
-        self._folder, self._given_order = folder, order
+        self._place, self._given_order = folder.absolute(), order
 
     def __reduce__(self):
-        return StoredRows, (self._folder, self._given_order)
+        return StoredRows, (self._place, self._given_order)
 
     def in_order(self, order: np.ndarray) -> StoredRows:
-        return StoredRows(self._folder, order)
+        rows = StoredRows.__new__(StoredRows)  # on the same maps: the files may be gone by now
+        rows.__dict__.update(self.__dict__, _order=order, _given_order=order)
+        return rows
 
 
 class StoreWriter:
-    """Appends parts to a store, after those that are sound already.
+    """Appends parts to a store that is not complete, after those that are sound already.
 
     Args:
         folder: of the store; made where it is missing. ids: type of the token ids, uint16 or uint32.
@@ -80,7 +88,8 @@ class StoreWriter:
     def __init__(self, folder: Path, ids: np.dtype):
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._ids = folder, np.dtype(ids)
-        self.parts = [part._replace(last=False) for part in sound_parts(folder)]
+        self.parts = sound_parts(folder)
+        sweep(folder)
         self._cut()
         self._files = ExitStack()
         self._open = {name: self._files.enter_context((folder / name).open("ab")) for name in (*_FILES, _PARTS)}
@@ -115,13 +124,29 @@ class StoreWriter:
         self._open[_PARTS].flush()
 
     def _cut(self) -> None:
-        """Cut everything behind the sound parts off, so that the next part follows them."""
-        sizes = {name: sum(part.files[name][0] for part in self.parts) for name in _FILES}
-        lines = b"".join(map(_line, self.parts))
-        for name, size in sizes.items():
-            with (self._folder / name).open("ab") as file:
-                file.truncate(size)
-        (self._folder / _PARTS).write_bytes(lines)
+        """Cut everything behind the sound parts off, so that the next part follows them.
+
+        A store that was complete may be in use. It is cut as a copy that takes its place: a process that maps the files
+        would read zeros behind a cut.
+        """
+        in_use = self._was_complete()
+        for name in _FILES:
+            path, size = self._folder / name, sum(part.files[name][0] for part in self.parts)
+            if in_use and path.exists():
+                copy = temporary_beside(path)
+                shutil.copyfile(path, copy)
+                os.truncate(copy, size)
+                copy.replace(path)
+            else:
+                with path.open("ab") as file:
+                    file.truncate(size)
+        write_bytes(self._folder / _PARTS, b"".join(map(_line, self.parts)))
+
+    def _was_complete(self) -> bool:
+        try:
+            return b'"last": true' in (self._folder / _PARTS).read_bytes()
+        except FileNotFoundError:
+            return True  # it stands there from the first part on
 
 
 def sound_parts(folder: Path) -> list[Part]:
@@ -165,7 +190,7 @@ def _lines(folder: Path) -> Iterator[Part]:
     with file:
         for line in file:
             checksum, _, text = line.rstrip(b"\n").partition(b" ")
-            if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text):
+            if checksum != b"%08x" % zlib.crc32(text):
                 return
             yield Part(**json.loads(text))
 
@@ -180,5 +205,5 @@ def _mapped(path: Path, kind: Any, sizes: Counter) -> np.ndarray:
     except (OSError, ValueError):
         raise UserError(
             f"{path}: expected a file of the cache of tokenised rows of at least {sizes[path.name]} bytes, found it "
-            f"gone or shorter; start again, and it is made again."
+            f"gone or shorter; {_AGAIN}"
         ) from None

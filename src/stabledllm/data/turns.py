@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.tasks.files import text_field
+from stabledllm.tasks.files import DECODER, parsed, text_field
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -25,10 +24,11 @@ _FLAGS = ("train", "weight")
 def turns_of(value: Any, key: str, origin: str) -> list[dict]:
     """The messages of a conversation with ``role`` system, user, assistant or tool and text under ``content``.
 
-    Tool calls stay under ``tool_calls``, as do flags and every other key; a system turn without text is left out.
+    Tool calls stay under ``tool_calls``, as do flags and every other key; a system turn without text is left out. What
+    a tool returns, or is said beside a call, may be empty.
 
     Raises:
-        UserError: no list of messages, an unknown role, content that is no text, or flags that are none.
+        UserError: no list of messages, an unknown role, content or reasoning that is no text, or flags that are none.
     """
     if not isinstance(value, list) or not all(isinstance(m, dict) for m in value):
         raise UserError(f"{origin}: expected a list of objects under '{key}', found something else.")
@@ -49,16 +49,19 @@ def _turn(message: dict, origin: str) -> dict:
     turn = {key: each for key, each in message.items() if key not in (named, held)} | {"role": ROLES[role]}
     if role == "function_call":
         return turn | {"content": "", "tool_calls": [_called(content, origin)]}
-    if isinstance(content, list):
-        return turn | _joined(content, origin)
+    if called := turn.pop("function_call", None):  # OpenAI's older name for one call
+        turn.setdefault("tool_calls", [called])
     if turn.get("tool_calls"):
         turn["tool_calls"] = [_called(call, origin) for call in _list(turn["tool_calls"], origin)]
-    may_be_empty = ROLES[role] == "system" or turn.get("tool_calls")
-    if content is None and may_be_empty:
-        content = ""
-    if not (may_be_empty and content == ""):
-        content = text_field({held: content}, held, origin)
-    return turn | {"content": content}
+    if turn.get("reasoning_content"):
+        text_field(turn, "reasoning_content", origin)
+    if isinstance(content, list):
+        content, more = _joined(content, turn["role"], origin)
+        turn |= more
+    may_be_empty = turn["role"] in ("system", "tool") or turn.get("tool_calls")
+    if may_be_empty and (content is None or (isinstance(content, str) and not content.strip())):
+        return turn | {"content": ""}
+    return turn | {"content": text_field({held: content}, held, origin)}
 
 
 def _list(value: Any, origin: str) -> list:
@@ -85,34 +88,44 @@ def as_json(value: Any, origin: str, what: str) -> Any:
     """The value, read if it is JSON text.
 
     Raises:
-        UserError: text that is no JSON.
+        UserError: text that is no JSON, or none that rows may hold.
     """
     if not isinstance(value, str):
         return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise UserError(f"{origin}: expected {what} as JSON, found text that is not.") from None
+    return parsed(DECODER.decode, value, origin=origin, what=f"{what} as JSON")
 
 
-def _joined(parts: Sequence, origin: str) -> dict:
-    """The texts of content parts as one, and the parts themselves where some are not trained."""
-    texts: list[tuple[str, bool]] = []
-    for part in parts:
-        if isinstance(part, str):
-            part = {"type": "text", "text": part}
-        kind = part.get("type", "text" if "text" in part else None) if isinstance(part, dict) else type(part).__name__
-        if kind != "text":
-            raise UserError(
-                f"{origin}: expected content parts of type 'text', since these rows hold no images or sounds, "
-                f"found {kind!r}."
-            )
-        text = part.get("text")
-        if not isinstance(text, str):
-            raise UserError(f"{origin}: expected text under 'text' of a content part, found {type(text).__name__}.")
-        texts.append((text, flag_of(part, origin) is not False))
-    content = {"content": text_field({"content": "".join(text for text, _ in texts)}, "content", origin)}
-    return content if all(trained for _, trained in texts) else content | {PARTS: [list(each) for each in texts]}
+def _joined(parts: Sequence, role: str, origin: str) -> tuple[str, dict]:
+    """The texts of content parts as one, and what their flags say of the turn.
+
+    That is :data:`PARTS` where some of an answer is not trained; and a flag of the turn where nothing of it is, or
+    where a part of another role's turn is to be.
+    """
+    texts = [_text_of(part, origin) for part in parts]
+    flags = [flag_of(part, origin) if isinstance(part, dict) else None for part in parts]
+    trained = [flag is not False for flag in flags]
+    more = {}
+    if role != "assistant":
+        more = {"train": True} if any(flags) else {}
+    elif not all(trained):
+        some = any(text.strip() for text, on in zip(texts, trained, strict=True) if on)
+        more = {PARTS: [list(each) for each in zip(texts, trained, strict=True)]} if some else {"train": False}
+    return "".join(texts), more
+
+
+def _text_of(part: Any, origin: str) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type", "text" if "text" in part else None) if isinstance(part, dict) else type(part).__name__
+    if kind != "text":
+        raise UserError(
+            f"{origin}: expected content parts of type 'text', since these rows hold no images or sounds, "
+            f"found {kind!r}."
+        )
+    if not isinstance(part.get("text"), str):
+        found = type(part.get("text")).__name__
+        raise UserError(f"{origin}: expected text under 'text' of a content part, found {found}.")
+    return part["text"]
 
 
 def flag_of(message: dict, origin: str) -> bool | None:
@@ -156,6 +169,8 @@ def trained_turns(turns: Sequence[dict], origin: str, *, every_turn: bool, given
                 f"{origin}: expected only assistant turns to be trained, found a flag on a {turn['role']} turn."
             )
     answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant" and i >= given]
+    if answers and answers[0] == 0 and not flags[0]:
+        answers = answers[1:]  # a greeting, which answers nothing
     flagged = any(flag is not None for flag in flags)
     if flagged:
         wanted = [i for i in answers if flags[i] is not False]
@@ -172,6 +187,6 @@ def trained_turns(turns: Sequence[dict], origin: str, *, every_turn: bool, given
 
 
 def has_earlier_answers(turns: Sequence[dict]) -> bool:
-    """Whether assistant turns stand before the last one, and no flag says which turns are trained."""
+    """Whether answers stand before the last one, and no flag says which turns are trained."""
     flagged = any(turn.get(key) is not None for turn in turns for key in _FLAGS)
-    return not flagged and any(turn["role"] == "assistant" for turn in turns[:-1])
+    return not flagged and any(turn["role"] == "assistant" for turn in turns[1:-1])

@@ -19,7 +19,7 @@ def refuse_preference(record: dict, origin: str, other: str | None) -> None:
     Raises:
         UserError: it is one.
     """
-    columns, found = "", None
+    columns, found, reads = "", None, []
     if "chosen" in record and isinstance(record["chosen"], list) and len(record["chosen"]) > 1:
         found, columns = "'chosen' and 'rejected'", '"data.columns={messages: chosen}" data.format=messages'
     elif "chosen" in record or "rejected" in record:
@@ -32,8 +32,10 @@ def refuse_preference(record: dict, origin: str, other: str | None) -> None:
         found = "'completions'"
     if found is None:
         return
-    reads = [columns] if columns and "chosen" in record else []
-    reads += [f"data.format={other}"] if other else []
+    if "chosen" in record:
+        reads = [columns, *([f"data.format={other}"] if other else [])]
+    elif "label" in record:
+        reads = ["leave out the rows whose 'label' is false, and that key"]
     hint = f"; to train on the good answers alone: {' or '.join(reads)}" if reads else ""
     raise UserError(f"{origin}: expected a row with an answer to train on, found one of preferences ({found}){hint}.")
 

@@ -46,7 +46,8 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
         raise UserError(
             f"model '{settings.model}': expected one of whole responses, found one trained in blocks of {size}."
         )
-    rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
+    data = settings.data
+    rows, note = load_rows(data.train, loaded.tokenizer, data, "train", data.train_rows, say)
     say(note)
     if len(rows) < LEAST_ROWS:
         raise UserError(

@@ -32,7 +32,8 @@ def run_fit(settings: TrainSettings, path: Path, say: Say) -> FittedDensity:
     loaded = build_model(settings)
     check_model(method, loaded.name, loaded.autoregressive)
     set_form(loaded, settings)
-    rows, note = load_rows(settings.data.train, loaded.tokenizer, settings.data, "train", settings.data.train_rows)
+    data = settings.data
+    rows, note = load_rows(data.train, loaded.tokenizer, data, "train", data.train_rows, say)
     say(note)
     check_marks(method, marks_in(rows))
     density = fitted_for(settings, method, loaded, rows)

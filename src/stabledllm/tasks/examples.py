@@ -99,9 +99,17 @@ class Spooled(_Sequence):
         self._file, self._ends = tempfile.TemporaryFile(), array("q", [0])  # noqa: SIM115
         for example in examples:
             content = json.dumps(example, ensure_ascii=False).encode("utf-8", "surrogatepass")
-            self._file.write(content)
+            self._store(self._file.write, content)
             self._ends.append(self._ends[-1] + len(content))
-        self._file.flush()
+        self._store(self._file.flush)
+
+    @staticmethod
+    def _store(write: Callable, *content: bytes) -> None:
+        try:
+            write(*content)
+        except OSError as error:
+            error.filename = tempfile.gettempdir()  # the file has no name that an error could tell
+            raise
 
     def __len__(self) -> int:
         return len(self._ends) - 1

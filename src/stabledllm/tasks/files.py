@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,26 +54,46 @@ def split_file(folder: Path, split: str, extension: str = "jsonl") -> Path:
     return path
 
 
-def parse_object(line: str | bytes, origin: str, *, halves: bool = False) -> dict:
+def parse_object(line: str, origin: str, *, halves: bool = False) -> dict:
     """The JSON object that a line holds.
 
     Raises:
         UserError: no JSON object, a key that is twice in an object, NaN or infinity, or half of a surrogate pair.
     """
-    check = _checked_but_halves if halves else _checked
+    return as_object(parsed((_HALVES_TOO if halves else DECODER).decode, line, origin=origin), origin)
+
+
+def parsed(read: Callable[..., Any], *args: Any, origin: str, what: str = "a JSON object") -> Any:
+    """What a method of :data:`DECODER` reads, with its refusals in one sentence.
+
+    Args:
+        read: ``decode`` for a whole text, ``raw_decode`` for a value within one. what: what was expected, in errors.
+
+    Raises:
+        UserError: broken JSON, or one of the refusals of :func:`parse_object`.
+    """
     try:
-        record = json.loads(line, object_pairs_hook=check, parse_constant=_refuse_constant)
+        return read(*args)
     except UnfitJson as error:
         raise UserError(f"{origin}: {error}") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{origin}: expected a JSON object, found broken JSON ({error.msg}).") from None
+        where = f", line {error.lineno}" if error.lineno > 1 else ""
+        raise UserError(f"{origin}: expected {what}, found broken JSON ({error.msg}{where}).") from None
     except RecursionError:
-        raise UserError(f"{origin}: expected a JSON object, found one nested too deeply to read.") from None
+        raise UserError(f"{origin}: expected {what}, found one nested too deeply to read.") from None
     except ValueError:
-        raise UserError(f"{origin}: expected a JSON object, found a number too long to read.") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{origin}: expected a JSON object, found {type(record).__name__}.")
-    return record
+        raise UserError(f"{origin}: expected {what}, found a number too long to read.") from None
+
+
+def as_object(value: Any, origin: str) -> dict:
+    """The value, if it is an object.
+
+    Raises:
+        UserError: another kind of value.
+    """
+    if not isinstance(value, dict):
+        raise UserError(f"{origin}: expected a JSON object, found {type(value).__name__}.")
+    return value
 
 
 class UnfitJson(Exception):
@@ -132,4 +152,5 @@ def text_field(record: dict, key: str, origin: str) -> str:
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_checked, parse_constant=_refuse_constant)
-"""Reads JSON values within a longer text under the rules of :func:`parse_object`; raises :class:`UnfitJson`."""
+"""Reads JSON under the rules of :func:`parse_object`, see :func:`parsed`; raises :class:`UnfitJson`."""
+_HALVES_TOO = json.JSONDecoder(object_pairs_hook=_checked_but_halves, parse_constant=_refuse_constant)

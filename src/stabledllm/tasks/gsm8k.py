@@ -25,6 +25,7 @@ class GSM8K:
     name = "gsm8k"
     splits = ("train", "test")
     splits_files = False
+    beside = ()
     delimiters = ("####",)
 
     def load(self, where: str | None, split: str, options: TaskOptions) -> Examples:

@@ -29,6 +29,7 @@ class HiTab:
     name = "hitab"
     splits = ("train", "validation", "test")
     splits_files = False
+    beside = _TABLES
     delimiters = ("Answer:",)
 
     def load(self, where: str | None, split: str, options: TaskOptions) -> Examples:

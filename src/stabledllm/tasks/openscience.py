@@ -51,6 +51,7 @@ class OpenScience:
     name = "openscience"
     splits = ("train", "test")
     splits_files = True
+    beside = ()
     delimiters = ("\\boxed{",)
 
     def load(self, where: str | None, split: str, options: TaskOptions) -> Examples:

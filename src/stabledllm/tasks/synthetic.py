@@ -104,6 +104,7 @@ class Synthetic:
     name = "synthetic"
     splits = ("train", "validation", "test")
     splits_files = True
+    beside = ()
     delimiters = ("####",)
 
     def load(self, where: str | None, split: str, options: TaskOptions) -> list[dict]:

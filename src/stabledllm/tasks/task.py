@@ -53,6 +53,8 @@ class Task(Protocol):
     """Those of ``train``, ``validation``, ``test`` that the hub's data set or a folder has by itself."""
     splits_files: bool
     """Whether a single file holds every split too (by a hash of each row's text); else it is one split."""
+    beside: tuple[str, ...]
+    """Folders beside a single file that are read as well."""
     delimiters: tuple[str, ...]
     """Strings before an answer, which ISAD masks more often: the default of ``data.delimiters``."""
 

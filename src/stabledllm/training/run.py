@@ -91,7 +91,7 @@ def train(
     refuse_unchangeable(settings.allow_changed)
     if is_begun(out):
         if not isinstance(data, DataBundle):
-            chosen = choose(settings.data)
+            chosen = choose(settings.data, say)
         digests = chosen.digests if chosen else data.digests
         start = find_start(out, with_content(identity, digests), settings.allow_changed, DEFAULTS, say)
     if start.finished:
