@@ -19,10 +19,26 @@ def alone(tmp_path_factory):
     return folder, run_experiment(settings(folder), quiet)
 
 
+CALLBACKS = """
+from transformers import TrainerCallback
+
+class Marks(TrainerCallback):
+    def on_train_end(self, args, state, control, **_):
+        open(args.output_dir + "/marked.txt", "w").write(str(state.global_step))
+"""
+
+
 @pytest.mark.processes
-def test_two_jobs_give_the_same_runs_as_one(alone, tmp_path):
+def test_two_jobs_give_the_same_runs_as_one(alone, tmp_path, monkeypatch):
+    """With callbacks of the working directory, which every worker imports and which change no run."""
     _, one = alone
-    beside = run_experiment(settings(tmp_path / "two"), quiet, jobs=2)
+    (tmp_path / "callbacks_of_jobs.py").write_text(CALLBACKS)
+    monkeypatch.chdir(tmp_path)
+    two = settings(tmp_path / "two")
+    two = two.model_copy(update={"base": two.base.model_copy(update={"callbacks": ["callbacks_of_jobs.Marks"]})})
+    beside = run_experiment(two, quiet, jobs=2)
+    marked = [path.read_text() for path in (tmp_path / "two").rglob("marked.txt")]
+    assert marked == [str(two.base.steps)] * 4
     assert [(r["method"], r["seed"]) for r in beside["runs"]] == [(r["method"], r["seed"]) for r in one["runs"]]
     for mine, theirs in zip(beside["runs"], one["runs"], strict=True):
         # Another number of threads adds up in another order.
