@@ -53,6 +53,12 @@ TOLD = [
     ("trainer.dataloader_prefetch_factor=2", "expected trainer.dataloader_num_workers of at least 1 beside it"),
     ("trainer.deepspeed=zero.json", "expected a file, found nothing at 'zero.json'."),
     ("trainer.optim=sgd trainer.adam_beta1=0.5", "expected none, since 'sgd' does not use it, found '0.5'."),
+    ("trainer.lr_scheduler_kwargs.num_cycle=2", "expected options of 'linear', found 'num_cycle', which has none."),
+    ("trainer.lr_scheduler_type=cosine trainer.lr_scheduler_kwargs.num_cycle=2", "(did you mean 'num_cycles'?)."),
+    (
+        "trainer.lr_scheduler_type=warmup_stable_decay",
+        "num_decay_steps': expected a value, as 'warmup_stable_decay' needs",
+    ),
     ("trainer.bf16=true trainer.fp16=true", "found trainer.bf16 as well; leave one out."),
     # values
     ("trainer.learning_rate=fast", "expected a finite number, found 'fast'."),
@@ -142,6 +148,29 @@ def test_a_value_that_is_wrong_gives_no_second_mistake_by_its_default(here):
     assert "key 'lora'" in told
     (told,) = sentences("sft-synthetic", "decoding.length=many", "decoding.block=7")
     assert "key 'decoding.length'" in told
+
+
+def test_an_experiments_values_that_are_wrong_give_no_second_mistake_either(here):
+    (told,) = sentences("quickstart", "base.lora=yes", "base.quantised=4bit")
+    assert "key 'base.lora'" in told
+
+
+def test_one_value_is_one_mistake_whatever_kinds_it_might_have_had(here):
+    recipe = here / "mine.yaml"
+    recipe.write_text("extends: sft-synthetic\nlora:\n  target_modules: {a: b}\n")
+    (told,) = sentences(str(recipe))
+    assert "line 3: key 'lora.target_modules': expected 'all-linear'" in told
+
+
+def test_a_back_end_that_is_not_installed_is_told(here, monkeypatch):
+    monkeypatch.setattr("stabledllm.config.trainer_rules.find_spec", lambda name: None)
+    (told,) = sentences("sft-synthetic", "trainer.report_to=[tensorboard,none]")
+    assert told.endswith("found 'tensorboard', which is not; pip install tensorboard, or write none.")
+
+
+def test_a_schedule_of_torchs_takes_its_options(here):
+    overrides = ["trainer.lr_scheduler_type=reduce_lr_on_plateau", "trainer.lr_scheduler_kwargs.factor=0.5"]
+    assert load_checked("sft-synthetic", [*overrides, "eval_every=2"]).trainer["lr_scheduler_kwargs"] == {"factor": 0.5}
 
 
 def test_a_files_lines_are_named_and_an_experiments_runs_are_checked(here):

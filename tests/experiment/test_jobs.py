@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from stabledllm.errors import UserError
+from stabledllm.experiment.plan import _deciding, digest
 from stabledllm.experiment.run import run_experiment
 from tests.fakes.study import quiet, settings
 from tests.fakes.trainer import make_trainer
@@ -85,3 +87,14 @@ def test_the_order_seed_fixes_the_rows_and_leaves_the_noise_to_vary(tmp_path):
     assert first[0] != other[0]
     assert first[1] == other[1], "the noise is a function of its own seed alone"
     assert all(t != second[1][at] for at, t in first[1].items())
+
+
+def test_rows_that_are_given_and_where_they_are_stored(tmp_path):
+    """Given tokens of an answer make other rows; the folder of the tokenised rows makes no other experiment."""
+    row = SimpleNamespace(input_ids=[1, 2, 3], prompt_length=1, tail=0, hidden=0)
+    given = SimpleNamespace(**vars(row), given=[2])
+    plain, other = (digest(SimpleNamespace(train=[one], validation=[], test=[])) for one in (row, given))
+    assert plain != other
+    one = settings(tmp_path)
+    data = one.base.data.model_copy(update={"cache": "elsewhere", "workers": 2})
+    assert _deciding(one) == _deciding(one.model_copy(update={"base": one.base.model_copy(update={"data": data})}))

@@ -16,7 +16,7 @@ import stabledllm
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.training import run
-from stabledllm.training.callbacks import given_callbacks, named_callbacks
+from stabledllm.training.callbacks import all_callbacks, failing_by_name, given_callbacks, named_callbacks
 from stabledllm.training.progress import StepBar
 from tests.cli.runner import assert_refused, in_process
 from tests.fakes.run import small_run, train
@@ -183,6 +183,17 @@ def test_an_error_elsewhere_is_not_told_as_a_callbacks(tmp_path, monkeypatch):
     monkeypatch.setattr(run.MDMTrainer, "compute_loss", fails)
     with pytest.raises(RuntimeError, match="not theirs"):
         from_python(small_run(tmp_path), Counts())
+
+
+def test_a_function_that_merely_holds_a_callback_is_not_told_as_its_call():
+    held = Counts()
+    with pytest.raises(RuntimeError, match="not theirs"), failing_by_name([held]):
+        raise RuntimeError(f"not theirs, {held.steps}")
+
+
+def test_one_that_is_named_and_given_is_refused(module):
+    with pytest.raises(UserError, match="each class once"):
+        all_callbacks(["my_own_callbacks.Writes"], named_callbacks(["my_own_callbacks.Writes"]))
 
 
 def test_a_callbacks_own_sentence_stays(tmp_path):
