@@ -110,8 +110,7 @@ def _imported(name: str) -> Any:
     if not _DOTTED.fullmatch(name):
         raise UserError(f"key 'callbacks': expected dotted names of classes, {_EXAMPLE}, found '{name}'.")
     module, _, attribute = name.rpartition(".")
-    root = name.partition(".")[0]
-    if root in _SET_UP_ELSEWHERE or root in sys.stdlib_module_names:
+    if name.partition(".")[0] in sys.stdlib_module_names:
         raise UserError(f"key 'callbacks': expected a class of your own, {_EXAMPLE}, found '{name}'.")
     try:
         with _working_directory_first():
