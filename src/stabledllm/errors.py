@@ -64,13 +64,18 @@ class Gathered:
             raise Mistakes(self.sentences)
 
 
+_TELLING = 4
+"""Fewest letters of a name that tell which longer one was meant."""
+
+
 def did_you_mean(name: str, known: Iterable[str], *, most: int | None = None) -> str:
     """A hint such as `` (did you mean 'x'?)`` with the nearest known name, else the known names if at most ``most``."""
     known = list(known)
-    near = difflib.get_close_matches(name[:200], known, n=1)
+    begun = [one for one in known if len(name) >= _TELLING and one.startswith(name)]
+    near = begun or difflib.get_close_matches(name[:200], known, n=1)
     if near:
         return f" (did you mean '{near[0]}'?)"
-    return f" (known: {', '.join(known)})" if most is None or len(known) <= most else ""
+    return f" (known: {', '.join(known)})" if known and (most is None or len(known) <= most) else ""
 
 
 class NotFinite(UserError):

@@ -22,13 +22,16 @@ def stabledllm(*arguments: str, cwd: Path, timeout: float = 240, **kwargs) -> su
 
 
 def assert_refused(result: subprocess.CompletedProcess, *words: str) -> None:
-    """Exit code 2 and one sentence on standard error that holds the words; no traceback."""
+    """Exit code 2 and one sentence on standard error, or a numbered list, that holds the words; no traceback."""
     assert result.returncode == 2, result.stderr[-2000:]
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("stabledllm: "), result.stderr[-2000:]
+    lines = result.stderr.strip().splitlines()
+    begun = max((i for i, line in enumerate(lines) if line.startswith("stabledllm: ")), default=None)
+    assert begun is not None, result.stderr[-2000:]
     assert "Traceback" not in result.stderr
+    told, *listed = lines[begun:]
+    assert [line.split(". ")[0] for line in listed] == [f"  {i}" for i in range(1, len(listed) + 1)], lines[begun:]
     for word in words:
-        assert word in last, last
+        assert word in "\n".join([told, *listed]), lines[begun:]
 
 
 def in_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stabledllm.build import build_decoding
+from stabledllm.cli.options import decoding_of
 from stabledllm.config.decoding_fit import fitting_block, fitting_steps
 from stabledllm.config.recipe import load_recipe
 from stabledllm.config.settings import DecodingSettings, EvalSettings, ShortDecodingSettings, TrainSettings
@@ -71,3 +74,20 @@ def test_a_run_in_blocks_is_decoded_in_them_unless_told_otherwise():
     assert TrainSettings(block_size=4, decoding=DecodingSettings(length=12)).decoding.steps == 12
     assert TrainSettings(block_size=4, decoding=DecodingSettings(block=8)).decoding.block == 8
     assert "decoding" not in TrainSettings(block_size=4).model_fields_set
+
+
+def test_generate_decodes_in_the_blocks_that_the_model_was_trained_in(tmp_path):
+    def write(name: str, file: str, content: dict) -> str:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(json.dumps(content))
+        return str(tmp_path / name)
+
+    base = write("base", "config.json", {"block_size": 4})
+    adapter = write("adapter", "adapter_config.json", {"base_model_name_or_path": base})
+    moved = write("moved", "adapter_config.json", {"base_model_name_or_path": str(tmp_path / "gone")})
+    assert decoding_of(base, 64, None, None, []).block == 4
+    assert decoding_of(adapter, 64, None, None, []).block == 4
+    assert decoding_of(moved, 64, None, None, []).block == 8
+    assert decoding_of(moved, 64, None, None, [], base=base).block == 4
+    assert decoding_of(base, 64, None, 16, []).block == 16
+    assert decoding_of(write("none", "config.json", {"block_size": "4"}), 64, None, None, []).block == 8

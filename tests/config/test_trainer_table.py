@@ -33,3 +33,9 @@ def test_optimizers_that_are_installed_use_what_it_says():
 
 def test_every_field_of_it_is_placed():
     assert set(trainer_table.FIELDS) == {*TrainerSettings.model_fields, *OURS, *REFUSED}
+
+
+def test_it_was_made_with_the_version_that_is_pinned():
+    """So that an old table cannot hide behind the skip above where the pinned versions are tested."""
+    pins = (script.TABLE.parents[3] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert f"transformers=={STORED['transformers']}" in pins, "run scripts/make_trainer_table.py"

@@ -18,8 +18,9 @@ from stabledllm.config.settings import DataSettings
 from stabledllm.data.bundle import load_bundle
 from stabledllm.data.data_key import stored_files
 from stabledllm.data.formats import FormatOptions
+from stabledllm.data.kinds import kind_of
 from stabledllm.data.reading import Files, Reading
-from stabledllm.data.sources import kind_of, load_examples, own_splits
+from stabledllm.data.sources import load_examples, own_splits
 from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.runtime.failures import sentence

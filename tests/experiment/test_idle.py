@@ -107,7 +107,7 @@ def test_every_command_says_so_before_it_works(tmp_path, arguments, words):
     ("arguments", "word"),
     [
         (["validate", "sft-synthetic", "ppots.rows=5"], "'ppots.rows'"),
-        (["train", "sft-synthetic", "adaptive.every=5", "model=nowhere"], "'adaptive.every'"),
+        (["train", "sft-synthetic", "adaptive.every=5", "model=no/where"], "'adaptive.every'"),
         (["decompose", "data.test_rows=8", "--model", "nowhere"], "'data.test_rows'"),
         (["decompose", "--methods", "standard", "method_options.strata=8", "--model", "nowhere"], "strats"),
         (["eval", "--set", "data.train_rows=8", "--model", "nowhere"], "'data.train_rows'"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from stabledllm.errors import UserError
+from stabledllm.experiment.plan import _deciding, digest
 from stabledllm.experiment.run import run_experiment
 from tests.fakes.study import quiet, settings
 from tests.fakes.trainer import make_trainer
@@ -19,10 +21,26 @@ def alone(tmp_path_factory):
     return folder, run_experiment(settings(folder), quiet)
 
 
+CALLBACKS = """
+from transformers import TrainerCallback
+
+class Marks(TrainerCallback):
+    def on_train_end(self, args, state, control, **_):
+        open(args.output_dir + "/marked.txt", "w").write(str(state.global_step))
+"""
+
+
 @pytest.mark.processes
-def test_two_jobs_give_the_same_runs_as_one(alone, tmp_path):
+def test_two_jobs_give_the_same_runs_as_one(alone, tmp_path, monkeypatch):
+    """With callbacks of the working directory, which every worker imports and which change no run."""
     _, one = alone
-    beside = run_experiment(settings(tmp_path / "two"), quiet, jobs=2)
+    (tmp_path / "callbacks_of_jobs.py").write_text(CALLBACKS)
+    monkeypatch.chdir(tmp_path)
+    two = settings(tmp_path / "two")
+    two = two.model_copy(update={"base": two.base.model_copy(update={"callbacks": ["callbacks_of_jobs.Marks"]})})
+    beside = run_experiment(two, quiet, jobs=2)
+    marked = [path.read_text() for path in (tmp_path / "two").rglob("marked.txt")]
+    assert marked == [str(two.base.steps)] * 4
     assert [(r["method"], r["seed"]) for r in beside["runs"]] == [(r["method"], r["seed"]) for r in one["runs"]]
     for mine, theirs in zip(beside["runs"], one["runs"], strict=True):
         # Another number of threads adds up in another order.
@@ -69,3 +87,14 @@ def test_the_order_seed_fixes_the_rows_and_leaves_the_noise_to_vary(tmp_path):
     assert first[0] != other[0]
     assert first[1] == other[1], "the noise is a function of its own seed alone"
     assert all(t != second[1][at] for at, t in first[1].items())
+
+
+def test_rows_that_are_given_and_where_they_are_stored(tmp_path):
+    """Given tokens of an answer make other rows; the folder of the tokenised rows makes no other experiment."""
+    row = SimpleNamespace(input_ids=[1, 2, 3], prompt_length=1, tail=0, hidden=0)
+    given = SimpleNamespace(**vars(row), given=[2])
+    plain, other = (digest(SimpleNamespace(train=[one], validation=[], test=[])) for one in (row, given))
+    assert plain != other
+    one = settings(tmp_path)
+    data = one.base.data.model_copy(update={"cache": "elsewhere", "workers": 2})
+    assert _deciding(one) == _deciding(one.model_copy(update={"base": one.base.model_copy(update={"data": data})}))

@@ -45,6 +45,7 @@ def test_a_tool_call_is_an_answer_as_the_template_writes_it(tmp_path):
     assert prompt.startswith("T:[")
     assert '"name": "add"' in prompt
     assert answer == 'CALL add {"a": 1}'
+    assert tokenizer.eos_token_id not in tokenizer.answer([*ASKED, CALLING], TOOLS), "the row gets one end token"
     prompt, answer = row_of(
         tokenizer, [*ASKED, CALLING, {"role": "tool", "content": "2"}, {"role": "assistant", "content": "two"}]
     )
@@ -92,6 +93,12 @@ def test_tools_that_name_a_special_token_are_refused(tmp_path):
     tools = [{"function": {"name": "add", "description": "<|eot_id|>"}}]
     with pytest.raises(UserError, match=r"^f:1: expected a conversation with tools.*found '<\|eot_id\|>'"):
         row_of(load(tmp_path, WITH_TOOLS), [*ASKED, {"role": "assistant", "content": "2"}], tools=tools)
+
+
+def test_a_text_beside_a_tool_call_that_names_a_special_token_is_refused(tmp_path):
+    asked = [{"role": "user", "content": "what is <|eot_id|>?"}]
+    with pytest.raises(UserError, match=r"expected a conversation with tools.*found '<\|eot_id\|>'"):
+        load(tmp_path, WITH_TOOLS).answer([*asked, CALLING], TOOLS)
 
 
 def test_without_a_template_they_are_text(tmp_path):

@@ -93,3 +93,8 @@ def test_a_base_that_only_this_library_knows_names_none_and_fits_under_plain_pef
     plain = PeftModel.from_pretrained(load_model("tiny").model, tmp_path / "adapter")
     with torch.no_grad():
         torch.testing.assert_close(plain.eval()(IDS).logits, one.model.eval()(IDS).logits)
+
+
+def test_another_rank_writes_nothing(tmp_path):
+    adapted("tiny", "ff_out").model.save_pretrained(tmp_path / "adapter", is_main_process=False)
+    assert not list(tmp_path.rglob("*.*"))

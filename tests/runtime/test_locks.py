@@ -11,12 +11,15 @@ import socket
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from stabledllm.cli.new_folders import free_folder, new_folder
+from stabledllm.data import sources
 from stabledllm.errors import UserError
+from stabledllm.models import loading
 from stabledllm.runtime import locks
 from stabledllm.runtime.folders import temporary_beside, whole_folder, writable_folder
 from stabledllm.runtime.locks import CLAIM, LOCK, waiting_for, writing, writing_beside
@@ -171,11 +174,23 @@ def _nowhere(tmp_path: Path) -> str:
     return "dangling"
 
 
+def _forbid_work(monkeypatch) -> None:
+    """Loading a model or data fails the test, under every name that a module has for it.
+
+    The modules are imported first: one that is imported later would keep the replacement for the tests that follow.
+    """
+    for module in ("build", "data.bundle", "evaluation.run", "lab.decompose", "training.finishing"):
+        import_module(f"stabledllm.{module}")
+    for work in (loading.load_model, sources.load_examples):
+        for name, module in list(sys.modules.items()):
+            if name.startswith("stabledllm") and getattr(module, work.__name__, None) is work:
+                monkeypatch.setattr(module, work.__name__, lambda *_, **__: pytest.fail("worked before the check"))
+
+
 @pytest.mark.parametrize("place", [_long, _loop, _file, _below_a_file, _nowhere])
 @pytest.mark.parametrize("name", [*COMMANDS, *BESIDE, "experiment"])
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, place, name):
-    for work in ("stabledllm.models.loading.load_model", "stabledllm.data.sources.load_examples"):
-        monkeypatch.setattr(work, lambda *_, **__: pytest.fail("worked before the check"))
+    _forbid_work(monkeypatch)
     out, arguments = place(tmp_path), COMMANDS | BESIDE | {"experiment": ("experiment", "quickstart", "out={}")}
     if (name in ("rescore", "cp") and place is _file) or (place is _nowhere and name in BESIDE):
         pytest.skip("a file may be there, or come to be")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stabledllm.errors import UserError
+from stabledllm.tasks.hitab_answers import readings
 from stabledllm.tasks.hitab_scoring import gold_values, score_answer, written
 
 
@@ -229,3 +230,9 @@ def test_never_an_exception_whatever_the_completion(completion):
         for flexible in (False, True):
             found = score_answer(completion, gold, flexible=flexible)
             assert (found.parsed is None) == (found.correct is None)
+
+
+def test_other_forms_count_only_with_the_number_expected_and_long_answers_are_cut():
+    assert readings("Answer: 1, 2 and 3", 4)[1:] == []
+    assert ["1", "2", "3"] in readings("Answer: 1, 2 and 3", 3)
+    assert all(len(part) <= 1000 for way in readings("Answer: " + "9" * 5000, 1) for part in way)

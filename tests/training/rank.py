@@ -8,16 +8,30 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers import TrainerCallback
 
+from stabledllm.training.callbacks import add_to
 from tests.fakes.trainer import make_trainer
+
+
+class Sees(TrainerCallback):
+    """A callback of the user's own, which every rank calls."""
+
+    def __init__(self):
+        self.steps: list[int] = []
+
+    def on_step_end(self, args, state, control, **_):
+        self.steps.append(state.global_step)
 
 
 def main(out: Path, methods: list[str]) -> None:
     for method in methods:
         trainer = make_trainer(out / method, method, micro=4, accumulation=1, ddp_backend="gloo")
+        sees = Sees()
+        add_to(trainer, [sees])
         trainer.train()
         draws = [[step, position, t, masked] for (step, position), (t, masked) in trainer.recorded.draws.items()]
-        record = {"draws": draws, "losses": trainer.recorded.losses}
+        record = {"draws": draws, "losses": trainer.recorded.losses, "seen": sees.steps}
         (out / method / f"rank{trainer.args.process_index}.json").write_text(json.dumps(record))
     # Left to the interpreter's exit, gloo's threads sometimes abort the process.
     torch.distributed.destroy_process_group()

@@ -89,7 +89,8 @@ def test_train_resume_generate_evaluate(tmp_path, write, lora):
         "1+1"
     )
     small = ["--rows", "3", "--length", "8", "--steps", "8", "--out", "eval"]
-    run("eval", "--model", "run/model", *small, cwd=tmp_path)
+    said = run("eval", "--model", "run/model", *small, cwd=tmp_path)
+    assert "note: --steps without effect: an autoregressive model decodes one token a call" in said
     nll = json.loads((tmp_path / "eval" / "eval.json").read_text())["metrics"]["validation_nll"]
     assert nll["n"] == 3
     assert nll["value"] > 0

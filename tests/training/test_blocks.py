@@ -229,3 +229,9 @@ def test_an_answer_that_is_trained_in_parts_has_no_blocks():
     for kind in (BlockMeter, UnitMeter):
         with pytest.raises(UserError, match=r"f:2: expected an answer that is trained as a whole under block_size"):
             kind(MeteredModel(ByPosition(), 99, 0), rows, Objective(eps=0.0), block_size=3)
+
+
+def test_a_run_in_blocks_refuses_it_before_the_first_step(tmp_path):
+    rows = [TokenRow(list(range(9)), 2, origin="f:1", given=[4]), TokenRow(list(range(9)), 2)] * 2
+    with pytest.raises(UserError, match=r"f:1: expected an answer that is trained as a whole under block_size"):
+        make_trainer(tmp_path, block_size=3, train=rows)

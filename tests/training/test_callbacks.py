@@ -16,7 +16,7 @@ import stabledllm
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.training import run
-from stabledllm.training.callbacks import given_callbacks, named_callbacks
+from stabledllm.training.callbacks import all_callbacks, failing_by_name, given_callbacks, named_callbacks
 from stabledllm.training.progress import StepBar
 from tests.cli.runner import assert_refused, in_process
 from tests.fakes.run import small_run, train
@@ -34,6 +34,21 @@ class Writes(TrainerCallback):
 class Takes(TrainerCallback):
     def __init__(self, folder):
         self.folder = folder
+
+class Fails(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == 2:
+            self.write()
+    def write(self):
+        raise KeyError("samples")
+
+class FailsAtOnce(TrainerCallback):
+    def on_init_end(self, args, state, control, **_):
+        open("/nowhere/at/all", "w")
+
+class TakesTooLittle(TrainerCallback):
+    def on_step_end(self, args, state, control):
+        pass
 
 def function():
     pass
@@ -131,6 +146,63 @@ def test_a_run_goes_on_with_a_callback_and_its_state(tmp_path, before):
     assert (out / "counted.txt").read_text() == ("4" if before else "2")
     assert "Counts" in json.loads((out / "checkpoint-4" / "trainer_state.json").read_text())["stateful_callbacks"]
     assert weights(out) == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Fails", ["'my_own_callbacks.Fails' failed in write, my_own_callbacks.py, line 20 (KeyError: 'samples')"]),
+        ("FailsAtOnce", ["FailsAtOnce' failed in on_init_end, my_own_callbacks.py, line 24 (FileNotFoundError:"]),
+        ("TakesTooLittle", ["'my_own_callbacks.TakesTooLittle' failed (TypeError:", "unexpected keyword argument"]),
+    ],
+)
+def test_an_error_inside_a_callback_is_told_as_its_own(module, name, words):
+    recipe = module / "mine.yaml"
+    recipe.write_text(json.dumps(small_run(module / "failing") | {"callbacks": [f"my_own_callbacks.{name}"]}))
+    result = in_process("train", str(recipe), cwd=module)
+    assert_refused(result, "callbacks: ", *words)
+    assert "mistake of stabledllm" not in result.stderr
+
+
+def test_a_callback_that_failed_hinders_no_run_that_goes_on_without_it(module):
+    whole = train(small_run(module / "whole"))[0]
+    settings = small_run(module / "failing")
+    with pytest.raises(UserError, match="Fails' failed"):
+        train(settings, callbacks=["my_own_callbacks.Fails"], save_every=1)
+    record, said = train(settings, save_every=1)
+    assert any(line.startswith("resuming from") for line in said)
+    assert record["metrics"] == whole["metrics"]
+
+
+def test_an_error_elsewhere_is_not_told_as_a_callbacks(tmp_path, monkeypatch):
+    """transformers holds callbacks in variables of its own loop too, where it saves their states."""
+
+    def fails(*_, **__):
+        raise RuntimeError("not theirs")
+
+    monkeypatch.setattr(run.MDMTrainer, "compute_loss", fails)
+    with pytest.raises(RuntimeError, match="not theirs"):
+        from_python(small_run(tmp_path), Counts())
+
+
+def test_a_function_that_merely_holds_a_callback_is_not_told_as_its_call():
+    held = Counts()
+    with pytest.raises(RuntimeError, match="not theirs"), failing_by_name([held]):
+        raise RuntimeError(f"not theirs, {held.steps}")
+
+
+def test_one_that_is_named_and_given_is_refused(module):
+    with pytest.raises(UserError, match="each class once"):
+        all_callbacks(["my_own_callbacks.Writes"], named_callbacks(["my_own_callbacks.Writes"]))
+
+
+def test_a_callbacks_own_sentence_stays(tmp_path):
+    class Refuses(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            raise UserError("samples: expected room for them, found none.")
+
+    with pytest.raises(UserError, match=r"^samples: expected room for them, found none\.$"):
+        from_python(small_run(tmp_path), Refuses)
 
 
 @pytest.mark.parametrize(

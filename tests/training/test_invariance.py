@@ -118,5 +118,6 @@ def test_two_ranks_draw_and_lose_the_same(two_ranks, tmp_path, method):
             assert (step, position) not in draws, "no row is counted by both ranks"
             draws[step, position] = (t, tuple(map(tuple, masked)))
         losses = [a + b for a, b in zip(losses, record["losses"], strict=True)]
+        assert record["seen"] == list(range(1, 21)), "callbacks see every step on every rank"
     assert draws == whole.recorded.draws
     assert_same_trajectory(losses, whole.recorded.losses)

@@ -73,7 +73,7 @@ def evaluate(
     # --set takes keys of the decoding, except those that name another group.
     others = [override for override in decoding or [] if override.startswith(("data.", "image_decoding.", "clip="))]
     of_decoding = [override for override in decoding or [] if override not in others]
-    checked = decoding_of(resolve(model), length, steps, block, of_decoding)
+    checked = decoding_of(resolve(model), length, steps, block, of_decoding, base)
     tree = {
         "model": model,
         "data": {"train": data, "max_len": max_len, "pad_response_to": pad_response_to},

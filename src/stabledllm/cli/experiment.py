@@ -31,12 +31,15 @@ def run(
     recipe: str, overrides: Sequence[str], jobs: str = "auto", devices: str | None = None, wait: bool = True
 ) -> None:
     """Check every run, do them all, print the tables, and write ``results.json``."""
-    from stabledllm.config import TrainSettings, load_recipe
+    from stabledllm.config import TrainSettings
+    from stabledllm.experiment.at_once import check_jobs, load_checked
 
-    settings = load_recipe(recipe, overrides)
+    check_jobs(jobs)
+    settings = load_checked(recipe, overrides)
     if isinstance(settings, TrainSettings):
         raise UserError(
-            f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train'."
+            f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train', or write "
+            f"a YAML of 'base: {{extends: {recipe}}}' and 'methods: [...]'."
         )
     from stabledllm.experiment.idle import idle_overrides
     from stabledllm.experiment.planned import runs_of

@@ -24,7 +24,6 @@ from stabledllm.cli.options import (
     loading_of,
     path,
     prompts_of,
-    without_effect,
 )
 from stabledllm.cli.printing import say_all
 from stabledllm.errors import UserError
@@ -80,19 +79,19 @@ def generate(
     if out is not None:
         raise UserError("generate: expected --image beside --out, found none; completions are printed.")
     model = model or "tiny"
-    _complete(prompts, model, decoding_of(model, length, steps, block, decoding or []), loading)
+    _complete(prompts, model, decoding_of(model, length, steps, block, decoding or [], base), loading)
 
 
 def _complete(prompts: list[str], model: str, settings: ShortDecodingSettings, loading: dict) -> None:
     """Print each prompt with its completion, and the cost of decoding on standard error."""
     from stabledllm.build import build_decoding
     from stabledllm.decoding import DecodingStats
-    from stabledllm.evaluation.completing import complete, refuse_unfit
+    from stabledllm.evaluation.completing import complete, refuse_unfit, without_effect
 
     options = build_decoding(settings)
     refuse_unfit(prompts)
     loaded = load(model, loading)
-    for note in without_effect(settings, loaded.autoregressive):
+    for note in without_effect(settings, loaded):
         print(note, file=sys.stderr)
     stats, conversations = DecodingStats(), [[{"role": "user", "content": p}] for p in prompts]
     for prompt, text in zip(prompts, complete(loaded, conversations, options, 32, stats=stats), strict=True):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from stabledllm.config.settings import ShortDecodingSettings
 
 
 def path(text: str | Path) -> Path:
@@ -58,8 +61,13 @@ def prompts_of(typed: list[str]) -> list[str]:
     return [line for _, _, line in lines(sys.stdin.buffer, "standard input")] if typed == ["-"] else typed
 
 
-def decoding_of(model: str, length: int, steps: int | None, block: int | None, overrides: list[str]):
+def decoding_of(
+    model: str, length: int, steps: int | None, block: int | None, overrides: list[str], base: str | None = None
+) -> ShortDecodingSettings:
     """The settings of decoding: what is not given follows the length, and the blocks that the model was trained in.
+
+    Args:
+        base: the base model of an adapter, where it has moved.
 
     Raises:
         UserError: a key or value that cannot be.
@@ -71,16 +79,9 @@ def decoding_of(model: str, length: int, steps: int | None, block: int | None, o
 
     given = {name: value for name, value in (("steps", steps), ("block", block)) if value is not None}
     settings = check(apply_overrides({"length": length} | given, overrides), ShortDecodingSettings, "decoding")
-    settings = settings.in_blocks_of(trained_block(model))
+    settings = settings.in_blocks_of(trained_block(base or model))
     build_decoding(settings)
     return settings
-
-
-def without_effect(settings, autoregressive: bool) -> list[str]:
-    """A note on given steps and block where the model is autoregressive, which has neither."""
-    given = sorted({"steps", "block"} & settings.model_fields_set) if autoregressive else []
-    names = " and ".join(f"--{name}" for name in given)
-    return [f"note: {names} without effect: an autoregressive model decodes one token a call"] if given else []
 
 
 def loading_of(

@@ -43,13 +43,14 @@ def cp(
 def validate(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")], overrides: Overrides = None
 ) -> None:
-    """Check a recipe's keys, values and methods without loading a model."""
-    from stabledllm.config import load_recipe
+    """Check a recipe's keys, values, methods, names and files without loading a model."""
+    from stabledllm.experiment.at_once import load_checked
+
+    settings = load_checked(recipe, overrides or [])
     from stabledllm.experiment.idle import idle_overrides
     from stabledllm.experiment.planned import runs_of
     from stabledllm.experiment.validation import validate as check
 
-    settings = load_recipe(recipe, overrides or [])
     description = check(settings)
     say_all(idle_overrides(settings, runs_of(settings), overrides or []))
     say(f"{recipe}: {description}, in order")

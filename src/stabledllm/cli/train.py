@@ -16,9 +16,10 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train one model; run again to continue a killed run. Exit code 3: it diverged, see run.json."""
-    from stabledllm.config import ExperimentSettings, load_recipe
+    from stabledllm.config import ExperimentSettings
+    from stabledllm.experiment.at_once import load_checked
 
-    settings = load_recipe(recipe, overrides or [])
+    settings = load_checked(recipe, overrides or [])
     if isinstance(settings, ExperimentSettings):
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."

@@ -135,6 +135,7 @@ def _expected(message: str) -> str:
     message = message.replace("expected greater", "expected a number greater").replace(
         "expected less", "expected a number less"
     )
+    message = message.replace("String should have", "expected text of")
     message = message.replace("a dictionary or instance of", "keys and values of")
     return message[0].lower() + message[1:]
 

@@ -13,6 +13,7 @@ from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.config.trainer_keys import OURS, TrainerSettings, refusal
 from stabledllm.config.typed import arms_of
 from stabledllm.config.written import Written
+from stabledllm.plain_text import plain_text
 
 ELSEWHERE = {
     "lr": "trainer.learning_rate",
@@ -138,6 +139,8 @@ def instead_of_value(key: str, value: Any, annotation: Any) -> str:
     text, arms = str(value) if isinstance(value, str | int) else "", arms_of(annotation)
     if isinstance(value, Written) and any(get_origin(arm) is list for arm in arms) and text[:1] not in ("", "["):
         return f"; write {key}=[{', '.join(one.strip() for one in text.split(','))}]"
+    if any("train" in getattr(arm, "model_fields", ()) for arm in arms) and text:
+        return f"; write {key}.train={plain_text(text)}"
     if key.endswith("lora") and text in ("true", "True", "1", "yes", "on"):
         return f"; write {key}.rank=16, or RECIPE+lora"
     if NoneType in arms and text in _NONE:

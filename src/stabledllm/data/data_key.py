@@ -14,8 +14,9 @@ import stabledllm
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.containers import ENDINGS
 from stabledllm.data.images import are_images
+from stabledllm.data.kinds import kind_of
 from stabledllm.data.reading import FileState
-from stabledllm.data.sources import kind_of, source_of
+from stabledllm.data.sources import source_of
 from stabledllm.tasks.examples import Examples
 from stabledllm.tasks.registry import TASKS
 from stabledllm.tasks.text_files import files_below

@@ -22,16 +22,13 @@ from stabledllm.data import images, text
 from stabledllm.data.containers import ending_of
 from stabledllm.data.folders import splits_in
 from stabledllm.data.formats import FORMATS, FormatOptions
+from stabledllm.data.kinds import FILE, HUB, LINES, kind_of
 from stabledllm.data.reading import Files, HubData, Reading
-from stabledllm.errors import UserError, did_you_mean
-from stabledllm.images.sources import IMAGE_KINDS
+from stabledllm.errors import UserError
 from stabledllm.images.sources import own_splits as own_image_splits
 from stabledllm.tasks.examples import Examples, Mapped, Spooled, Stored
 from stabledllm.tasks.registry import TASKS, task_of
 from stabledllm.tasks.task import TaskOptions
-
-_HUB, _LINES, _FILE = "hub", "jsonl", "file"
-KINDS = (*TASKS, _LINES, *FORMATS, _HUB, *IMAGE_KINDS)
 
 
 def load_examples(
@@ -72,8 +69,8 @@ def load_examples(
             spec, split=split, n=n, seed=seed, settings=image or ImageSettings(), codes=codes, note=note
         )
     if kind not in TASKS and not where:
-        what = "OWNER/NAME" if kind == _HUB else "PATH with a local file"
-        raise UserError(f"data '{spec}': expected {kind}:{what}, found no {'name' if kind == _HUB else 'path'}.")
+        what = "OWNER/NAME" if kind == HUB else "PATH with a local file"
+        raise UserError(f"data '{spec}': expected {kind}:{what}, found no {'name' if kind == HUB else 'path'}.")
     if kind in TASKS and spec == f"{kind}:" and kind != "synthetic":
         raise UserError(f"data '{spec}': expected {kind}:PATH with a local file, found no path.")
     if task := task_of(spec):
@@ -93,29 +90,6 @@ def load_examples(
     return examples
 
 
-def kind_of(spec: str) -> tuple[str, str]:
-    """The kind of a specification and what it names; a bare path is of kind ``file``.
-
-    Raises:
-        UserError: an unknown kind.
-    """
-    kind, _, where = spec.partition(":")
-    if kind in KINDS:
-        return kind, where
-    path = Path(spec).expanduser()
-    if path.exists() or (":" not in spec and (ending_of(spec) or "/" in spec)):
-        return _FILE, spec
-    raise UserError(
-        f"data '{spec}': expected a known kind or the path of a file or folder, found the unknown kind "
-        f"'{kind}'{did_you_mean(kind, KINDS)}."
-    )
-
-
-def is_own(spec: str) -> bool:
-    """Whether a specification names data in a known format: a file, a folder, or a data set of the hub."""
-    return kind_of(spec)[0] in (_FILE, _LINES, _HUB, *FORMATS)
-
-
 def source_of(spec: str, split: str, settings: DataSettings) -> Files | HubData:
     """Where the rows of a specification of files or of the hub are read from.
 
@@ -123,11 +97,11 @@ def source_of(spec: str, split: str, settings: DataSettings) -> Files | HubData:
         split: what the rows are used for: train, validation or test.
     """
     kind, where = kind_of(spec)
-    if kind == _HUB:
+    if kind == HUB:
         repository, _, named = where.partition(":")
         own = settings.split if split == "train" else None
         return HubData(repository, named or own or split, settings.subset)
-    return Files(Path(where).expanduser(), as_lines=kind != _FILE, split=split)
+    return Files(Path(where).expanduser(), as_lines=kind != FILE, split=split)
 
 
 def _held(reading: Reading) -> Examples:
@@ -158,8 +132,8 @@ def own_splits(spec: str) -> tuple[str, ...]:
     task, where = task_of(spec), spec.partition(":")[2]
     if task is None:
         kind = spec.partition(":")[0]
-        path = where if kind in (_LINES, *FORMATS) else spec
-        return () if kind == _HUB or not path else splits_in(Path(path).expanduser())
+        path = where if kind in (LINES, *FORMATS) else spec
+        return () if kind == HUB or not path else splits_in(Path(path).expanduser())
     if where and not task.splits_files and not Path(where).expanduser().is_dir():
         return ()
     return task.splits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from stabledllm.config.settings import ShortDecodingSettings
 from stabledllm.decoding import DecodingOptions, DecodingStats, generate
 from stabledllm.errors import UserError
 from stabledllm.evaluation.journal import Journal
@@ -100,6 +101,13 @@ def decoded_into(
         for name, value in row.get("stats", {}).items():
             setattr(stats, name, getattr(stats, name) + value)
     return rows
+
+
+def without_effect(settings: ShortDecodingSettings, loaded: LoadedModel) -> list[str]:
+    """A note on given steps and block where the model is autoregressive, which has neither."""
+    given = sorted({"steps", "block"} & settings.model_fields_set) if loaded.autoregressive else []
+    names = " and ".join(f"--{name}" for name in given)
+    return [f"note: {names} without effect: an autoregressive model decodes one token a call"] if given else []
 
 
 def refuse_unfit(prompts: list[str]) -> None:

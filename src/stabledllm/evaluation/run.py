@@ -21,6 +21,7 @@ from stabledllm.data.images import of_images, with_image_defaults
 from stabledllm.data.prompting import prompted
 from stabledllm.data.sources import load_examples, task_options
 from stabledllm.errors import UserError
+from stabledllm.evaluation.completing import without_effect
 from stabledllm.evaluation.generated import COMPLETIONS, can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.identity import digest_of, fingerprint, refuse_other
 from stabledllm.evaluation.images import LINES
@@ -117,6 +118,8 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
         metrics["validation_nll"] = _nll(loaded, settings, nll_journal, examples, ranks, say).as_dict()
         others |= nll_journal.other_versions
     if can_be_scored(examples):
+        for note in without_effect(settings.decoding, loaded):
+            say(note)
         if (batches := -(-len(examples) // settings.generate_batch)) < ranks.count:
             say(f"note: {batches} batches for {ranks.count} devices: some wait; a smaller --batch gives each its share")
         journal = Journal(out / JOURNAL, journal_name(examples), identity, ranks)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from stabledllm.build import build_method, build_methods
 from stabledllm.config.settings import DecomposeSettings, EvalSettings, ExperimentSettings, TrainSettings
 from stabledllm.data.images import are_images
-from stabledllm.data.sources import is_own, own_splits
+from stabledllm.data.kinds import is_own
+from stabledllm.data.sources import own_splits
 from stabledllm.errors import UserError
 from stabledllm.experiment.planned import Planned
 from stabledllm.models.new import is_new

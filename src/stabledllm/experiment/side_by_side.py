@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from stabledllm.config.settings import TrainSettings
-from stabledllm.errors import UserError
+from stabledllm.experiment.at_once import check_jobs
 from stabledllm.models.shapes import known_shape
 from stabledllm.planning.memory import Layout, estimate
 
@@ -45,8 +45,7 @@ def side_by_side(runs: Sequence[TrainSettings], count: int, jobs: str, devices: 
         UserError: ``jobs`` is neither ``auto`` nor a whole number of at least 1.
     """
     if jobs != "auto":
-        if not jobs.isdecimal() or int(jobs) < 1:
-            raise UserError(f"experiment: expected --jobs auto or a number of at least 1, found '{jobs}'.")
+        check_jobs(jobs)
         return SideBySide(int(jobs), tuple(devices))
     on_cpu = any(run.trainer.get("use_cpu") for run in runs)
     gpus = 0 if on_cpu else torch.cuda.device_count()

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from stabledllm.build import build_decoding, build_image_decoding
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.rows import EncodingOptions
-from stabledllm.data.sources import kind_of
 from stabledllm.data.spans import delimiter_pattern
-from stabledllm.errors import UserError
+from stabledllm.experiment.at_once import refuse_contradictions
 from stabledllm.experiment.planned import Planned, runs_of
 from stabledllm.models.families.transformers_own import own_class
-from stabledllm.models.shapes import known_shape
-from stabledllm.noise.fits import check_blocks, check_model, check_p_of_t
 from stabledllm.training.arguments import training_arguments
 from stabledllm.training.callbacks import named_callbacks
 from stabledllm.training.earlier import refuse_unchangeable
@@ -52,26 +47,11 @@ def check_run(run: Planned) -> None:
     Raises:
         UserError: names the first thing wrong.
     """
-    settings, method = run.settings, run.method
-    shape = known_shape(settings.model)
-    causal = shape.causal if shape else settings.family == "arm" if settings.family != "auto" else None
-    if causal is not None:
-        check_model(method, settings.model, causal)
-    if settings.p_of_t:
-        check_p_of_t(method)
-    if settings.block_size:
-        check_blocks(method, packing=settings.packing)
+    settings, data = run.settings, run.settings.data
+    refuse_contradictions(settings, run.method)
     build_decoding(settings.decoding)
     build_image_decoding(settings.image_decoding)
-    data = settings.data
-    for spec in (data.train, data.validation, data.test):
-        if spec:
-            kind_of(spec)
     EncodingOptions(max_len=data.max_len, over_length=data.over_length, pad_response_to=data.pad_response_to)
     delimiter_pattern(data.delimiters or [])
-    if settings.quantised and not settings.lora and not (Path(settings.model) / "adapter_config.json").is_file():
-        raise UserError(f"key 'quantised': expected 'lora' beside it, found a run that trains all of {settings.model}.")
-    if settings.lora and shape:
-        shape.targets(settings.lora.target_modules)
     refuse_unchangeable(settings.allow_changed)
     named_callbacks(settings.callbacks)

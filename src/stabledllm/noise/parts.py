@@ -173,12 +173,12 @@ def read_parts(text: str) -> tuple[Named, ...]:
             raise UserError(f"method '{text}': '{name}' stands alone, found it combined with other parts.")
         named = find_part(name)
         if named is None:
-            raise UserError(f"method '{text}': unknown part '{name}'{did_you_mean(name, (STANDARD, *PARTS))}.")
+            joined = re.sub(r"[\s,;/|&]+", "+", name)
+            meant = f"; write {joined}" if joined != name else did_you_mean(name, (STANDARD, *PARTS))
+            raise UserError(f"method '{text}': unknown part '{name}'{meant}.")
         for slot in named.part.fills:
-            if slot in chosen:
-                raise UserError(
-                    f"method '{text}': '{chosen[slot].text}' and '{name}' contradict: both choose the {slot}."
-                )
+            if other := chosen.get(slot):
+                raise UserError(f"method '{text}': '{other.text}' and '{name}' contradict: both choose the {slot}.")
             chosen[slot] = named
     parts = tuple(dict.fromkeys(chosen[slot] for slot in SLOTS if slot in chosen))
     for one, other in permutations(parts, 2):

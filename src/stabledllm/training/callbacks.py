@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import CallbackHandler
 
-from stabledllm.errors import UserError
+from stabledllm.errors import Diverged, UserError
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _EXAMPLE = "such as my_callbacks.SaveSamples"
@@ -53,21 +56,69 @@ def all_callbacks(names: Sequence[str], given: Sequence[Any]) -> list[TrainerCal
     return _distinct([*named_callbacks(names), *given_callbacks(given)])
 
 
+@contextmanager
+def failing_by_name(callbacks: Sequence[TrainerCallback]) -> Iterator[None]:
+    """While this context is open, an error that one of these callbacks raises is told as that callback's.
+
+    Raises:
+        UserError: which callback failed, where, and with what; its cause is the callback's own error.
+    """
+    try:
+        yield
+    except (UserError, Diverged):  # sentences already
+        raise
+    except Exception as error:
+        if not (failed := _failed(error, callbacks)):
+            raise
+        shown = f"'{names_of([failed])[0]}' failed{_place_in(error, failed)} ({_one_line(error)})"
+        raise UserError(f"callbacks: {shown}; mend it or leave it out, and run the same again.") from error
+
+
+def add_to(trainer: Trainer, callbacks: Sequence[TrainerCallback]) -> None:
+    """Add the callbacks behind those of the trainer, and tell them that it is made."""
+    for callback in callbacks:
+        trainer.add_callback(callback)
+        callback.on_init_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
+
+
+_CALLING = (CallbackHandler.call_event.__code__, add_to.__code__)
+"""The functions that call callbacks, one after the other, and hold the one that is called in a variable."""
+
+
+def _failed(error: BaseException, callbacks: Sequence[TrainerCallback]) -> TrainerCallback | None:
+    """The callback that was being called when an error was raised; None if the error came from elsewhere."""
+    calling = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code in _CALLING]
+    held = [value for frame in calling for value in frame.f_locals.values()]
+    return next((one for value in held for one in callbacks if value is one), None)
+
+
+def _place_in(error: BaseException, callback: TrainerCallback) -> str:
+    """The last line of the callback's own module that the error came through, in words; empty where none was reached.
+
+    A method that does not take what transformers gives it fails before its first line.
+    """
+    file = getattr(sys.modules.get(type(callback).__module__), "__file__", None)
+    lines = [line for line in traceback.extract_tb(error.__traceback__) if line.filename == file]
+    return f" in {lines[-1].name}, {Path(file).name}, line {lines[-1].lineno}" if lines else ""
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
+
+
 def _imported(name: str) -> Any:
     if not _DOTTED.fullmatch(name):
         raise UserError(f"key 'callbacks': expected dotted names of classes, {_EXAMPLE}, found '{name}'.")
     module, _, attribute = name.rpartition(".")
-    root = name.partition(".")[0]
-    if root in _SET_UP_ELSEWHERE or root in sys.stdlib_module_names:
+    if name.partition(".")[0] in sys.stdlib_module_names:
         raise UserError(f"key 'callbacks': expected a class of your own, {_EXAMPLE}, found '{name}'.")
     try:
         with _working_directory_first():
             found = import_module(module)
     except Exception as error:  # whatever the user's module raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
         raise UserError(
             f"key 'callbacks': expected '{name}' in a module of the working directory or an installed one, found that "
-            f"'{module}' does not import ({reason})."
+            f"'{module}' does not import ({_one_line(error)})."
         ) from None
     if not hasattr(found, attribute):
         raise UserError(f"key 'callbacks': expected a class '{attribute}' in {found.__name__}, found none.")
@@ -102,8 +153,7 @@ def _made(one: Any, refusal: str) -> TrainerCallback:
     try:
         return one()
     except Exception as error:  # whatever the user's class raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
-        raise UserError(refusal.format("a class that is made without arguments") + f" ({reason}).") from None
+        raise UserError(refusal.format("a class that is made without arguments") + f" ({_one_line(error)}).") from None
 
 
 def _distinct(callbacks: list[TrainerCallback]) -> list[TrainerCallback]:

@@ -29,7 +29,7 @@ from stabledllm.runtime.saying import say as print_line
 from stabledllm.runtime.saying import silent
 from stabledllm.training.arguments import DEFAULTS, training_arguments
 from stabledllm.training.blocks import BlockTrainer
-from stabledllm.training.callbacks import all_callbacks, names_of
+from stabledllm.training.callbacks import add_to, all_callbacks, failing_by_name, names_of
 from stabledllm.training.checkpoints import DENSITY, last_whole
 from stabledllm.training.control_variate import default_rate
 from stabledllm.training.density import obtain_density
@@ -128,9 +128,10 @@ def train(
     laid_out = fitting_views(settings, longest=longest)
     if settings.views_per_forward == "auto":
         say(f"views of a row in one forward: {laid_out.views_per_forward or 'all'}")
-    trainer, density = build_trainer(
-        laid_out, method, loaded, data, checkpoint.folder if checkpoint else None, say, own
-    )
+    with failing_by_name(own):
+        trainer, density = build_trainer(
+            laid_out, method, loaded, data, checkpoint.folder if checkpoint else None, say, own
+        )
     identity = with_content(identity, data.digests)
     trainer.begin(
         identity,
@@ -142,7 +143,8 @@ def train(
     if changes := trainer.changes_since(checkpoint):
         say(f"note: {checkpoint.folder} was made with other means ({'; '.join(changes)}): last digits may differ")
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+        with failing_by_name(own):
+            trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
         return finish(settings, trainer, loaded, data, density, identity, say)
     except Diverged as error:
         record = run_record(settings, trainer, data, density, identity)
@@ -217,9 +219,7 @@ def build_trainer(
     if not settings.trainer.get("disable_tqdm"):
         trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
     trainer.add_callback(ProgressFile(out / PROGRESS))
-    for callback in callbacks:  # last, so that they see a step as the others leave it
-        trainer.add_callback(callback)
-        callback.on_init_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    add_to(trainer, callbacks)  # last, so that they see a step as the others leave it
     return trainer, density
 
 

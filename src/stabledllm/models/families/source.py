@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ import torch
 from stabledllm.errors import UserError
 from stabledllm.models.families.config_values import check_form
 from stabledllm.models.families.weights import HeldWeights
-from stabledllm.models.shipped import SHIPPED
+from stabledllm.models.shipped import SHIPPED, check_name
 from stabledllm.runtime.files import read_json
 from stabledllm.runtime.offline import how_to_reach
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _PICKLES = ("*.bin", "*.bin.index.json")
 _PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
 
@@ -72,9 +70,7 @@ def find_folder(
     """
     what, folder = f"{kind} '{name}'", Path(name).expanduser()
     if not folder.is_dir():
-        if not _HUB_NAME.fullmatch(name):
-            known = "".join(f"'{own}', " for own in built_in)
-            raise UserError(f"{what}: expected {known}a local folder or a hub's OWNER/NAME, found no such thing.")
+        check_name(name, kind, built_in)
         folder = _snapshot(name, what, [*_PATTERNS, *more, *(_PICKLES if allow_pickle else ())])
     if not (folder / "config.json").is_file():
         raise UserError(f"{what}: expected {folder / 'config.json'}, found no such file.")

@@ -1,0 +1,55 @@
+"""What a data specification begins with: a task, a format, ``hub``, a kind of images, or a path. Loads no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stabledllm.data.containers import ending_of
+from stabledllm.data.formats import FORMATS
+from stabledllm.errors import UserError, did_you_mean
+from stabledllm.images.sources import IMAGE_KINDS
+from stabledllm.tasks.registry import TASKS
+
+HUB, LINES, FILE = "hub", "jsonl", "file"
+KINDS = (*TASKS, LINES, *FORMATS, HUB, *IMAGE_KINDS)
+
+
+def kind_of(spec: str) -> tuple[str, str]:
+    """The kind of a specification and what it names; a bare path is of kind ``file``.
+
+    Raises:
+        UserError: an unknown kind.
+    """
+    kind, _, where = spec.partition(":")
+    if kind in KINDS:
+        return kind, where
+    path = Path(spec).expanduser()
+    if path.exists() or (":" not in spec and (ending_of(spec) or "/" in spec)):
+        return FILE, spec
+    raise UserError(
+        f"data '{spec}': expected a known kind or the path of a file or folder, found the unknown kind "
+        f"'{kind}'{did_you_mean(kind, KINDS)}."
+    )
+
+
+def is_own(spec: str) -> bool:
+    """Whether a specification names data in a known format: a file, a folder, or a data set of the hub."""
+    return kind_of(spec)[0] in (FILE, LINES, HUB, *FORMATS)
+
+
+def check_is_there(spec: str) -> None:
+    """Refuse a specification of a local file or folder that is not there, with the nearest name beside it.
+
+    Raises:
+        UserError: an unknown kind, or no such path.
+    """
+    kind, where = kind_of(spec)
+    if not where or kind in (HUB, "synthetic", *IMAGE_KINDS):
+        return
+    path = Path(where).expanduser()
+    if not path.exists():
+        beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+        raise UserError(
+            f"data '{spec}': expected a file or folder, found nothing at '{path}'"
+            f"{did_you_mean(path.name, beside, most=0)}."
+        )
