@@ -244,3 +244,13 @@ def test_torch_is_not_loaded_for_it(tmp_path, arguments):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stderr.startswith("stabledllm: "), done.stderr[-2000:]
+
+
+def test_a_finished_run_is_said_though_its_model_is_gone_and_a_new_one_is_refused(tmp_path):
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "run.json").write_text("{}")
+    given = [f"model={tmp_path / 'gone'}", f"out={tmp_path / 'done'}"]
+    assert load_checked("sft-synthetic", given, repeated=True).model == str(tmp_path / "gone")
+    for there, repeated in ((given, False), ([given[0], f"out={tmp_path / 'new'}"], True)):
+        with pytest.raises(UserError, match="gone"):
+            load_checked("sft-synthetic", there, repeated=repeated)

@@ -19,7 +19,7 @@ def train(
     from stabledllm.config import ExperimentSettings
     from stabledllm.experiment.at_once import load_checked
 
-    settings = load_checked(recipe, overrides or [])
+    settings = load_checked(recipe, overrides or [], repeated=True)
     if isinstance(settings, ExperimentSettings):
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."

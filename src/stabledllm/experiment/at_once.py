@@ -26,8 +26,13 @@ Checks = Iterator[tuple[str, Callable[[], None]]]
 """Checks, each with the keys that it reads, separated by blanks; a group stands for all its keys."""
 
 
-def load_checked(name: str, overrides: Sequence[str] = ()) -> TrainSettings | ExperimentSettings:
+def load_checked(
+    name: str, overrides: Sequence[str] = (), *, repeated: bool = False
+) -> TrainSettings | ExperimentSettings:
     """The settings of a recipe that is to be run here.
+
+    Args:
+        repeated: whether a finished run in its folder is only to be said, for which its model need not be there.
 
     Raises:
         UserError: no such recipe, or broken YAML.
@@ -37,7 +42,7 @@ def load_checked(name: str, overrides: Sequence[str] = ()) -> TrainSettings | Ex
     gathered.sentences += read.sentences
     if read.settings is not None:
         wrong = {key.removeprefix("base.") for key in read.wrong}
-        for keys, check in _of_recipe(read.settings):
+        for keys, check in _of_recipe(read.settings, repeated):
             # A value that was wrong has been replaced by its default, which is nobody's mistake.
             if not any(_touches(key, one) for key in keys.split() for one in wrong):
                 with gathered.check():
@@ -63,14 +68,15 @@ def _touches(key: str, wrong: str) -> bool:
     return f"{wrong}.".startswith(f"{key}.") or f"{key}.".startswith(f"{wrong}.")
 
 
-def _of_recipe(settings: TrainSettings | ExperimentSettings) -> Checks:
+def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> Checks:
     of_one = isinstance(settings, TrainSettings)
     run, methods = (settings, [settings.method]) if of_one else (settings.base, settings.methods)
     for name in methods:
         yield from _of_method(run, name)
     yield from _of_run(run)
     yield "trainer eval_every save_every", partial(refuse_idle, run)
-    yield "model", partial(_check_model_name, run.model)
+    if not (repeated and (Path(run.out) / "run.json").is_file()):
+        yield "model", partial(_check_model_name, run.model)
     for key in ("train", "validation", "test"):
         if spec := getattr(run.data, key):
             yield f"data.{key}", partial(check_is_there, spec)
