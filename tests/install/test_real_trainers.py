@@ -16,9 +16,9 @@ def test_automodels_strategy_and_trls_collator(tmp_path):
     environment.link("torch", "numpy", "scipy", "transformers", "accelerate", "pytest", "pytest-timeout", "hypothesis")
     environment.fetch("trl==1.16.0")
     environment.fetch("--no-deps", "nemo-automodel==0.7.0")
+    tests, which = ROOT / "tests/integrations/test_plugs.py", "automodels_own or trls_own"
     done = environment.run(
-        "python", "-m", "pytest", "-rs", ROOT / "tests/integrations/test_plugs.py", "-k", "automodels_own or trls_own", "--rootdir", ROOT,
-        PYTHONPATH=f"{ROOT / 'src'}:{ROOT}",
-    )  # fmt: skip
+        "python", "-m", "pytest", "-rs", tests, "-k", which, "--rootdir", ROOT, PYTHONPATH=f"{ROOT / 'src'}:{ROOT}"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
