@@ -36,15 +36,15 @@ def settings_tree(model: str, data: str, out: Path, methods: str | None, gradien
 
 def run(tree: dict, overrides: Sequence[str]) -> Path:
     """Measure, print the tables, write ``decomposition.json`` and the figures, and return their folder."""
-    from stabledllm.config.recipe import apply_overrides, check
-    from stabledllm.config.settings import DecomposeSettings
+    from stabledllm.experiment.commands_at_once import check_command
+
+    settings = check_command("decompose", tree, overrides)
     from stabledllm.experiment.idle import idle_in_decompose
     from stabledllm.lab.decompose import run_decompose
     from stabledllm.reports.printed import decomposition_text
     from stabledllm.reports.save import save_decomposition_figures
     from stabledllm.runtime.locks import writing
 
-    settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
     say_all(idle_in_decompose(settings, overrides))
     out = Path(settings.out)
     with writing(settings.out, "decompose"):

@@ -75,7 +75,7 @@ def decoding_of(
     from stabledllm.build import build_decoding
     from stabledllm.config.recipe import apply_overrides, check
     from stabledllm.config.settings import ShortDecodingSettings
-    from stabledllm.models.loading import trained_block
+    from stabledllm.models.names import trained_block
 
     given = {name: value for name, value in (("steps", steps), ("block", block)) if value is not None}
     settings = check(apply_overrides({"length": length} | given, overrides), ShortDecodingSettings, "decoding")
