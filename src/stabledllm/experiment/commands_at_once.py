@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel
 
@@ -30,6 +31,9 @@ from stabledllm.noise.weightings import power_of
 from stabledllm.planning.layout import Layout, parse_memory
 from stabledllm.tasks.registry import task_named
 
+Decodes = TypeVar("Decodes", EvalSettings, GenerateSettings)
+QUANTITIES = ("gradient", "loss")
+"""Whose noise may decide: :data:`stabledllm.lab.measure.recommendation.QUANTITIES`; a test holds the two together."""
 NEITHER = ("auto", "none")
 """What ``--beside`` may say besides a model or the folder of an evaluation."""
 
@@ -77,6 +81,58 @@ def check_plan(
     layout = partial(Layout, devices, sharding, longest)
     limit = partial(parse_memory, memory) if memory else lambda: None
     return load_checked(recipe, overrides, reads_data=False, also=[limit, layout]), layout(), limit()
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Refuse to generate where there is no prompt, or one that is empty or not UTF-8.
+
+    Raises:
+        UserError: names the first such prompt by its number.
+    """
+    if not prompts:
+        raise UserError("generate: expected at least one prompt, found none.")
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt.strip():
+            raise UserError(f"generate: prompt {number}: expected some text, found an empty one.")
+        if any("\ud800" <= c <= "\udfff" for c in prompt):
+            raise UserError(f"generate: prompt {number}: expected UTF-8 text, found a byte that is not.")
+
+
+def refuse_quantity(by: str | None) -> None:
+    """Refuse ``recommend --by`` with another quantity than the two that are measured.
+
+    Raises:
+        UserError: names them.
+    """
+    if by is not None and by not in QUANTITIES:
+        raise UserError(
+            f"recommend: expected --by {' or '.join(QUANTITIES)}, found '{by}'{did_you_mean(by, QUANTITIES, most=0)}."
+        )
+
+
+def check_stored(stored: Path, by: str | None, overrides: Sequence[str]) -> None:
+    """Refuse a stored decomposition that is not there, and options that have no effect beside it.
+
+    Raises:
+        Mistakes: all that is wrong.
+    """
+    gathered = Gathered()
+    with gathered.check():
+        refuse_quantity(by)
+    if overrides:
+        gathered.add(f"recommend: expected no settings beside --from, found '{overrides[0]}'.")
+    if not (stored / "decomposition.json" if stored.is_dir() else stored).is_file():
+        gathered.add(
+            f"recommend: expected --from decomposition.json or its folder, found "
+            f"{'none in' if stored.is_dir() else 'nothing at'} '{stored}'; 'stabledllm decompose' writes it."
+        )
+    gathered.refuse()
+
+
+def in_trained_blocks(settings: Decodes) -> Decodes:
+    """The settings with the decoding in the blocks that the model was trained in, where no block was given."""
+    block = trained_block(settings.base or settings.model)
+    return settings.model_copy(update={"decoding": settings.decoding.in_blocks_of(block)})
 
 
 def _of_fit(settings: TrainSettings) -> Checks:
@@ -137,7 +193,7 @@ COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks]]] = {
 
 
 def _check_decoding(settings: EvalSettings | GenerateSettings) -> None:
-    decoding = settings.decoding.in_blocks_of(trained_block(settings.base or settings.model))
+    decoding = in_trained_blocks(settings).decoding
     refuse_unfit(decoding.length, decoding.steps, decoding.block)
 
 

@@ -25,12 +25,17 @@ def is_adapter(name: str) -> bool:
 
 
 def trained_block(name: str) -> int | None:
-    """The block size that the model in a local folder was trained with; None without one, and for any other name."""
+    """The block size that the model in a local folder, or in a run's, was trained with.
+
+    None without one, and for any other name.
+    """
     folder = Path(name).expanduser()
     if is_adapter(name):
         base = base_of(folder)
         return trained_block(base) if base else None
     path = folder / CONFIG
+    if not path.is_file() and _holds_model(folder / _OF_A_RUN):
+        return trained_block(str(folder / _OF_A_RUN))
     size = read_json(path).get("block_size") if path.is_file() else None
     return size if type(size) is int and size > 0 else None
 
