@@ -18,7 +18,7 @@ from stabledllm.config.trainer_rules import refuse_idle
 from stabledllm.data.first_row import check_data
 from stabledllm.data.kinds import kind_of
 from stabledllm.errors import Gathered, UserError
-from stabledllm.experiment.needed import check_needed
+from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.names import check_model_name, is_adapter
 from stabledllm.models.shapes import known_shape
@@ -28,6 +28,7 @@ from stabledllm.noise.weightings import power_of
 
 Checks = Iterator[tuple[str, Callable[[], object]]]
 """Checks, each with the keys that it reads, separated by blanks; a group stands for all its keys."""
+DECODED, WEIGHED = "decoding.length decoding.steps decoding.block", "objective.weighting objective.power"
 SPLITS = ("train", "validation", "test")
 
 
@@ -100,7 +101,10 @@ def _of_recipe(name: str, settings: TrainSettings | ExperimentSettings, repeated
     if not (repeated and (Path(run.out) / "run.json").is_file()):
         yield from of_model(run)
     if reads_data:
-        yield "data.train", partial(check_needed, name, run)
+        yield "data.train data.train_rows batch", partial(check_needed, name, run)
+        yield "data trainer", partial(check_evaluated, run)
+        if not of_one:
+            yield "data", partial(check_comparable, settings)
         yield from of_data(run.data)
 
 
@@ -140,8 +144,11 @@ def of_data(data: DataSettings, splits: Sequence[str] = SPLITS) -> Checks:
 
 def _of_run(run: TrainSettings) -> Checks:
     objective, decoding, lora = run.objective, run.decoding, run.lora
-    yield "objective", partial(power_of, objective.weighting, objective.power)
-    yield "decoding block_size", partial(refuse_unfit, decoding.length, decoding.steps, decoding.block)
+    yield WEIGHED, partial(power_of, objective.weighting, objective.power)
+    yield (
+        f"{DECODED} block_size",
+        partial(refuse_unfit, decoding.length, decoding.steps, decoding.block),
+    )
     for split in SPLITS:
         if spec := getattr(run.data, split):
             yield f"data.{split}", partial(kind_of, spec)

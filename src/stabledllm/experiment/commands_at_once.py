@@ -22,7 +22,7 @@ from stabledllm.config.settings import (
     TrainSettings,
 )
 from stabledllm.errors import Gathered, UserError, did_you_mean
-from stabledllm.experiment.at_once import Checks, gather, load_checked, of_data, of_method, of_model
+from stabledllm.experiment.at_once import DECODED, WEIGHED, Checks, gather, load_checked, of_data, of_method, of_model
 from stabledllm.models.adapter_base import ADAPTER_CONFIG
 from stabledllm.models.names import check_model_name, is_adapter, trained_block
 from stabledllm.noise.fits import check_fitted, check_fixed
@@ -138,7 +138,10 @@ def in_trained_blocks(settings: Decodes) -> Decodes:
 def _of_fit(settings: TrainSettings) -> Checks:
     yield from of_method(settings, settings.method)
     yield "method", partial(check_fitted, OfParts(settings.method))
-    yield "objective", partial(power_of, settings.objective.weighting, settings.objective.power)
+    yield (
+        WEIGHED,
+        partial(power_of, settings.objective.weighting, settings.objective.power),
+    )
     yield from of_model(settings)
     yield from of_data(settings.data, ["train"])
 
@@ -149,7 +152,10 @@ def _of_decompose(settings: DecomposeSettings) -> Checks:
     for name in settings.methods if "methods" in settings.model_fields_set else []:
         yield from of_method(run, name)
         yield "methods", partial(check_fixed, OfParts(name))
-    yield "objective", partial(power_of, settings.objective.weighting, settings.objective.power)
+    yield (
+        WEIGHED,
+        partial(power_of, settings.objective.weighting, settings.objective.power),
+    )
     yield from of_model(settings)
     yield from of_data(settings.data, ["train"])
 
@@ -158,14 +164,14 @@ def _of_eval(settings: EvalSettings) -> Checks:
     yield from of_model(settings, settings.base)
     yield "beside", partial(_check_beside, settings.beside)
     yield from of_data(settings.data, ["test"] if settings.data.test else ["train"])
-    yield "decoding model", partial(_check_decoding, settings)
+    yield f"{DECODED} model", partial(_check_decoding, settings)
     if settings.clip:
         yield "clip", partial(check_model_name, settings.clip)
 
 
 def _of_generate(settings: GenerateSettings) -> Checks:
     yield from of_model(settings, settings.base)
-    yield "decoding model", partial(_check_decoding, settings)
+    yield f"{DECODED} model", partial(_check_decoding, settings)
 
 
 def _of_merge(settings: MergeSettings) -> Checks:

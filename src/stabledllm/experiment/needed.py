@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from stabledllm.config.recipe import shipped_recipes
-from stabledllm.config.settings import TrainSettings
+from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.data.splits import has_test, has_validation, refuse_few_rows
 from stabledllm.errors import UserError
 
 _PARTS = "parts/"
+NOTHING_TO_COMPARE = (
+    "expected rows to compare methods on, found none: data.validation_share=0 holds none out; give it a share, or "
+    "data.validation, or data.test with answers to score."
+)
 
 
 def check_needed(name: str, run: TrainSettings) -> None:
@@ -26,20 +31,32 @@ def check_needed(name: str, run: TrainSettings) -> None:
             f"recipe '{name}': expected data.train, the rows to train on, found none; write data.train=PATH (your own "
             f"file), or data.train=synthetic for the synthetic task."
         )
-    refuse_few_rows(run, run.data.train_rows)
+    if run.data.train_rows is not None:
+        refuse_few_rows(run.batch, run.data.train_rows)
 
 
-def refuse_few_rows(run: TrainSettings, rows: int | None) -> None:
-    """Refuse a step of more rows than there are to train on.
-
-    Args:
-        rows: how many there are; None where that is not known.
+def check_evaluated(run: TrainSettings) -> None:
+    """Refuse keys that need validation rows where there are none.
 
     Raises:
-        UserError: says which batch works.
+        UserError: names the key.
     """
-    if rows is not None and run.batch > rows:
-        raise UserError(
-            f"key 'batch': expected at most as many rows per step as there are to train on, {rows}, found {run.batch}; "
-            f"write batch={rows} or less, or give more rows."
-        )
+    if has_validation(run.data):
+        return
+    for name in ("eval_on_start", "eval_delay"):
+        if run.trainer.get(name):
+            raise UserError(
+                f"key 'trainer.{name}': expected validation rows, found none, since data.validation_share=0 trains on "
+                f"every row; leave it out, or give data.validation."
+            )
+
+
+def check_comparable(experiment: ExperimentSettings) -> None:
+    """Refuse an experiment without any rows that its methods could be compared on.
+
+    Raises:
+        UserError: says what would give some.
+    """
+    data = experiment.base.data
+    if not has_validation(data) and not has_test(data):
+        raise UserError(f"key 'base.data.validation_share': {NOTHING_TO_COMPARE}")
