@@ -41,7 +41,7 @@ def test_missing_file(tmp_path):
         tmp_path,
         decompose(tmp_path, "gsm8k:nowhere.jsonl"),
         "nowhere.jsonl",
-        "expected a file or folder, found nothing",
+        "expected a file or folder",
     )
 
 

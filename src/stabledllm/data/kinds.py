@@ -28,8 +28,16 @@ def kind_of(spec: str) -> tuple[str, str]:
         return FILE, spec
     raise UserError(
         f"data '{spec}': expected a known kind or the path of a file or folder, found the unknown kind "
-        f"'{kind}'{did_you_mean(kind, KINDS)}."
+        f"'{kind}'{_meant(spec, kind)}."
     )
+
+
+def _meant(spec: str, kind: str) -> str:
+    """The clause on what to write instead of an unknown kind: a file's whole name, nothing at all, or a known kind."""
+    if kind.lower() in ("none", "no", "false", "off", "never", "0"):
+        return "; write null to go without"
+    files = sorted(entry.name for entry in Path().iterdir() if entry.name.partition(".")[0] == spec)
+    return f"; write {files[0]}" if files and spec else did_you_mean(kind, KINDS)
 
 
 def is_own(spec: str) -> bool:
