@@ -7,6 +7,7 @@ replaces the earlier one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import as_file, files
@@ -237,7 +238,7 @@ def _meant(override: str) -> str:
     bare = override.strip().lstrip("-")
     key, colon, value = bare.partition(":")
     if override.startswith("-") and bare:
-        return f"; write {bare.partition('=')[0]}=VALUE, without dashes"
+        return f"; write {re.split('[= ]', bare)[0]}=VALUE, without dashes"
     if colon and key.replace(".", "").replace("_", "").isalnum() and not value.startswith(("/", "\\")):
         return f"; write {key}={plain_text(value.strip())}"
     return f"; write {plain_text(bare)}=VALUE" if bare.replace(".", "").replace("_", "").isalnum() else ""
@@ -250,6 +251,11 @@ def _set(tree: dict, override: str) -> None:
     if not equals or not all(parts):
         found = "a name that is empty" if equals else "no '='"
         raise UserError(f"override '{shown}': expected key=value, found {found}{_meant(override)}.")
+    if key != key.strip(" -"):
+        bare = plain_text(key.strip(" -"))
+        raise UserError(
+            f"override '{shown}': expected KEY=VALUE without dashes and blanks, found some; write {bare}=VALUE."
+        )
     if len(parts) > _MOST_DOTS:
         raise UserError(f"override '{shown}': expected at most {_MOST_DOTS} names in a key, found {len(parts)}.")
     node: Any = tree

@@ -22,11 +22,14 @@ from stabledllm.config.settings import (
     TrainSettings,
 )
 from stabledllm.errors import Gathered, UserError, did_you_mean
-from stabledllm.experiment.at_once import DECODED, WEIGHED, Checks, gather, load_checked, of_data, of_method, of_model
+from stabledllm.experiment.at_once import load_checked, of_data, of_typed
+from stabledllm.experiment.check_list import DECODED, WEIGHED, Checks, gather
+from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
+from stabledllm.experiment.run_checks import check_clip, of_method, of_model
 from stabledllm.models.adapter_base import ADAPTER_CONFIG
 from stabledllm.models.names import check_model_name, is_adapter, trained_block
 from stabledllm.noise.fits import check_fitted, check_fixed
-from stabledllm.noise.parts import OfParts
+from stabledllm.noise.parts import STANDARD, OfParts
 from stabledllm.noise.weightings import power_of
 from stabledllm.planning.layout import Layout, parse_memory
 from stabledllm.tasks.registry import task_named
@@ -56,7 +59,14 @@ def check_command(
       1. fit: unknown key 'metod' (did you mean 'method'?); write method.
       ...
     """
-    kind, checks = COMMANDS[command]
+    kind, checks_of, refuse_idle = COMMANDS[command]
+
+    def checks(settings: BaseModel) -> Checks:
+        yield from checks_of(settings)
+        if refuse_idle:
+            methods = getattr(settings, "methods", None) or [getattr(settings, "method", STANDARD)]
+            yield from of_typed(overrides, methods, lambda override: refuse_idle(settings, [override]))
+
     gathered = Gathered()
     for check in also:
         with gathered.check():
@@ -166,7 +176,7 @@ def _of_eval(settings: EvalSettings) -> Checks:
     yield from of_data(settings.data, ["test"] if settings.data.test else ["train"])
     yield f"{DECODED} model", partial(_check_decoding, settings)
     if settings.clip:
-        yield "clip", partial(check_model_name, settings.clip)
+        yield "clip", partial(check_clip, settings.clip)
 
 
 def _of_generate(settings: GenerateSettings) -> Checks:
@@ -186,16 +196,16 @@ def _of_rescore(settings: RescoreSettings) -> Checks:
     yield "out", partial(_check_file, Path(settings.out))
 
 
-COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks]]] = {
-    "fit": (TrainSettings, _of_fit),
-    "decompose": (DecomposeSettings, _of_decompose),
-    "recommend": (DecomposeSettings, _of_decompose),
-    "eval": (EvalSettings, _of_eval),
-    "generate": (GenerateSettings, _of_generate),
-    "merge": (MergeSettings, _of_merge),
-    "rescore": (RescoreSettings, _of_rescore),
+COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks], Callable[..., object] | None]] = {
+    "fit": (TrainSettings, _of_fit, idle_in_fit),
+    "decompose": (DecomposeSettings, _of_decompose, idle_in_decompose),
+    "recommend": (DecomposeSettings, _of_decompose, idle_in_decompose),
+    "eval": (EvalSettings, _of_eval, idle_in_eval),
+    "generate": (GenerateSettings, _of_generate, None),
+    "merge": (MergeSettings, _of_merge, None),
+    "rescore": (RescoreSettings, _of_rescore, None),
 }
-"""For each command its settings and their checks."""
+"""For each command its settings, their checks, and what refuses a typed key that does nothing in it."""
 
 
 def _check_decoding(settings: EvalSettings | GenerateSettings) -> None:

@@ -65,6 +65,8 @@ def check_model_name(name: str) -> None:
         raise UserError(
             f"model '{name}': expected a folder, found nothing there{did_you_mean(name, _beside(path), most=0)}."
         )
+    elif name.endswith("/") and name.strip("/"):
+        raise UserError(f"model '{name}': expected a name or a folder that is there; write {name.rstrip('/')}.")
     else:
         check_name(name, near=[*SHIPPED, *PUBLISHED, *_beside(path)])
 
@@ -89,6 +91,8 @@ def _is_missing_here(name: str) -> bool:
     Of two levels it is one where OWNER is a folder here, and the hub's copies on this machine have no such model.
     """
     owner, *below = name.split("/")
+    if below == [""]:
+        return False
     if not below or owner in ("", ".", "..", "~") or len(below) > 1:
         return bool(below)
     if name in PUBLISHED or not (Path(owner).is_dir() and is_offline()):

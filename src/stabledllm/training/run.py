@@ -11,6 +11,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, set_form
+from stabledllm.config.changeable import refuse_unchangeable
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.images import are_images, with_image_defaults
@@ -44,7 +45,6 @@ from stabledllm.training.earlier import (
     find_start,
     is_begun,
     leave_behind,
-    refuse_unchangeable,
 )
 from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record

@@ -11,7 +11,8 @@ from functools import partial
 
 from transformers import PreTrainedModel
 
-from stabledllm.errors import UserError, did_you_mean
+from stabledllm.errors import UserError
+from stabledllm.models.choices import check_family
 from stabledllm.models.families.causal_lm import is_causal_lm, load_causal_lm
 from stabledllm.models.families.dream import DreamModel
 from stabledllm.models.families.llada import LLaDAModelLM
@@ -69,8 +70,7 @@ def find_family(source: Source, name: str = "auto") -> Family:
     Raises:
         UserError: an unknown name, or a checkpoint of another family or of none.
     """
-    if name != "auto" and name not in FAMILIES:
-        raise UserError(f"family: unknown '{name}'{did_you_mean(name, ['auto', *FAMILIES])}.")
+    check_family(name)
     if source.model_type in _REFUSED:
         raise UserError(
             f"model '{source.name}': expected one of the families {', '.join(FAMILIES)}, "
