@@ -69,11 +69,12 @@ _TELLING = 4
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that is meant, whatever its case: one that begins so, or one that is written much alike."""
+    """The known name that is meant, whatever its case: one that begins so, is written much alike, or begins it."""
     alike = {one.lower(): one for one in reversed(list(known))}
     name = name[:200].lower()
     begun = [one for one in reversed(alike) if len(name) >= _TELLING and one.startswith(name)]
     near = begun or difflib.get_close_matches(name, alike, n=1, cutoff=cutoff)
+    near = near or sorted((one for one in alike if len(one) >= _TELLING and name.startswith(one)), key=len)[-1:]
     return alike[near[0]] if near else None
 
 

@@ -76,7 +76,7 @@ TOLD = [
     ("lora=true", "found 'true'; write lora.rank=16, or RECIPE+lora."),
     ("lora.target_modules=q_proj,v_proj", "write lora.target_modules=[q_proj, v_proj]."),
     ("callbacks=my.Callback", "write callbacks=[my.Callback]."),
-    ("out=", "key 'out': expected text of at least 1 character, found ''."),
+    ("out=", "expected text of at least 1 character, found ''; leave the key out for its default."),
     # methods, objective, decoding and what they need
     ("method=lowdisc,fixedcount", "unknown part 'lowdisc,fixedcount'; write lowdisc+fixedcount."),
     ("method=ppotz", "unknown part 'ppotz' (did you mean 'ppots'?)."),

@@ -178,10 +178,12 @@ def instead_of_value(key: str, value: Any, annotation: Any) -> str:
         return f"; write {key}.{name}={plain_text(value)}" + (", or RECIPE+lora" if name == "rank" else "")
     if groups := [arm for arm in arms if hasattr(arm, "model_fields")]:
         names = [*groups[0].model_fields]
-        more = ", ..." if names[_LISTED:] else ""
+        more = f" and {len(names) - _LISTED} more" if names[_LISTED:] else ""
         return f"; write {key}.NAME=VALUE, where NAME is one of {', '.join(names[:_LISTED])}{more}"
     if any(get_origin(arm) is dict for arm in arms) and text:
         return f'; write "{key}={{{_pairs(text)}}}"'
+    if key.endswith("dtype") and (near := _DTYPES.get(text)):
+        return f"; write {near if '=' in near else f'{key}={near}'}"
     if meant := _SYNONYMS.get(key.rpartition(".")[2], {}).get(text.lower()):
         return f"; write {meant}"
     names = [name for arm in arms if get_origin(arm) is Literal for name in get_args(arm) if isinstance(name, str)]
@@ -202,8 +204,8 @@ def instead_of_value(key: str, value: Any, annotation: Any) -> str:
         return f"; write {key}={float(text[:-1]) / 100:g}"
     if bool in arms and text in ("yes", "on", "1", "no", "off", "0"):
         return f"; write {key}={'true' if text in ('yes', 'on', '1') else 'false'}"
-    if key.endswith("dtype") and (near := _DTYPES.get(text)):
-        return f"; write {near if near.startswith('trainer.') else f'{key}={near}'}"
+    if text in ("", "null") and NoneType not in arms:
+        return "; leave the key out for its default"
     return ""
 
 
@@ -251,6 +253,7 @@ def _as_number(text: str, fraction: bool) -> str | None:
 _DTYPES = {
     "bf16": "bfloat16", "torch.bfloat16": "bfloat16", "fp32": "float32", "32": "float32", "torch.float32": "float32",
     "float": "float32", "fp16": "trainer.fp16=true", "float16": "trainer.fp16=true", "half": "trainer.fp16=true",
+    "int8": "quantised=8bit", "8bit": "quantised=8bit", "4bit": "quantised=4bit", "auto": "bfloat16",
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from stabledllm.errors import Gathered, UserError, did_you_mean
 from stabledllm.experiment.at_once import load_checked, of_data, of_typed
 from stabledllm.experiment.check_list import DECODED, WEIGHED, Checks, gather
 from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
-from stabledllm.experiment.run_checks import check_clip, of_method, of_model
+from stabledllm.experiment.run_checks import check_clip, is_known, of_method, of_model
 from stabledllm.models.adapter_base import ADAPTER_CONFIG
 from stabledllm.models.names import check_model_name, is_adapter, trained_block
 from stabledllm.noise.fits import check_fitted, check_fixed
@@ -147,7 +147,8 @@ def in_trained_blocks(settings: Decodes) -> Decodes:
 
 def _of_fit(settings: TrainSettings) -> Checks:
     yield from of_method(settings, settings.method)
-    yield "method", partial(check_fitted, OfParts(settings.method))
+    if is_known(settings.method):
+        yield "method", partial(check_fitted, OfParts(settings.method))
     yield (
         WEIGHED,
         partial(power_of, settings.objective.weighting, settings.objective.power),
@@ -161,7 +162,8 @@ def _of_decompose(settings: DecomposeSettings) -> Checks:
     # The methods that are compared by default are left out where the model or the objective cannot take them.
     for name in settings.methods if "methods" in settings.model_fields_set else []:
         yield from of_method(run, name)
-        yield "methods", partial(check_fixed, OfParts(name))
+        if is_known(name):
+            yield "methods", partial(check_fixed, OfParts(name))
     yield (
         WEIGHED,
         partial(power_of, settings.objective.weighting, settings.objective.power),

@@ -31,6 +31,8 @@ def of_method(run: TrainSettings, name: str) -> Checks:
     """The checks of a method for a run's model, density and blocks."""
     method = OfParts(name)
     yield "method methods", partial(_check_parts, method)
+    if not is_known(name):
+        return
     yield "method_options", partial(_check_options, run, method)
     shape = known_shape(run.model)
     causal = shape.causal if shape else run.family == "arm" if run.family != "auto" else None

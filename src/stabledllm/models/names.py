@@ -61,12 +61,12 @@ def check_model_name(name: str) -> None:
     elif path.exists():
         beside = f"; write {path.parent}" if _holds_model(path.parent) else ""
         raise UserError(f"model '{name}': expected a folder or a name, found a file{beside}.")
+    elif name.endswith("/") and name.count("/") < 3 and not name.startswith((".", "/", "~")):
+        raise UserError(f"model '{name}': expected a name or a folder that is there; write {name.rstrip('/')}.")
     elif _is_missing_here(name):
         raise UserError(
             f"model '{name}': expected a folder, found nothing there{did_you_mean(name, _beside(path), most=0)}."
         )
-    elif name.endswith("/") and name.strip("/"):
-        raise UserError(f"model '{name}': expected a name or a folder that is there; write {name.rstrip('/')}.")
     else:
         check_name(name, near=[*SHIPPED, *PUBLISHED, *_beside(path)])
 
@@ -91,8 +91,6 @@ def _is_missing_here(name: str) -> bool:
     Of two levels it is one where OWNER is a folder here, and the hub's copies on this machine have no such model.
     """
     owner, *below = name.split("/")
-    if below == [""]:
-        return False
     if not below or owner in ("", ".", "..", "~") or len(below) > 1:
         return bool(below)
     if name in PUBLISHED or not (Path(owner).is_dir() and is_offline()):
