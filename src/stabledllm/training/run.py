@@ -125,8 +125,8 @@ def _train(
         say(f"{out}: already finished")
         return start.finished
     if data is None:
-        tell = silent if screen.block else say  # the block holds the notes on the data
-        data = partial(load_bundle, settings.data, say=say, chosen=chosen, tell=tell)
+        # The notes on the data stand in the block, and in run.json.
+        data = partial(load_bundle, settings.data, say=say, chosen=chosen, tell=silent)
     if start.trained:
         say(f"{out}: already trained; its evaluation continues")
         try:
