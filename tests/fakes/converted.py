@@ -65,10 +65,11 @@ def write_a2d(
     seed: int = 0,
     std: float = 0.1,
     config: dict | None = None,
+    mask: str = MASK,
 ) -> Path:
-    """``dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1`` in small: no mask id in config.json, the mask in the tokenizer alone.
+    """``dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1`` in small: the mask token is in the tokenizer's files alone.
 
-    As on the hub, the mask token stands in special_tokens_map.json, and an output layer is stored beside a tied one.
+    As on the hub, special_tokens_map.json names it, and an output layer is stored beside a tied embedding.
     """
     ORIGINALS[original](folder, shards=shards, seed=seed, std=std, config=config)
     keys = json.loads((folder / "config.json").read_text())
@@ -79,8 +80,8 @@ def write_a2d(
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     keys.pop("mask_token_id", None)
     _write_config(folder, keys)
-    add_mask(folder, MASK)
-    (folder / "special_tokens_map.json").write_text(json.dumps({"mask_token": {"content": MASK}}))
+    add_mask(folder, mask)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"mask_token": {"content": mask}}))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Configurations of converted autoregressive models, in the keys of dllm's A2D checkpoints: the original's, and a few more.
+"""Configurations of converted autoregressive models, in the keys of dllm's A2D checkpoints: the original's and a few.
 
 config.json keeps the form that transformers 4 wrote, since dllm reads it with transformers 4: ``rope_theta`` and
 ``rope_scaling``, where transformers 5 writes ``rope_parameters``. Both are read.
@@ -16,7 +16,7 @@ FULL = "full_attention"
 
 
 class A2DConfig(HubConfig):
-    """What the three configurations share: the keys of Llama, Qwen2 and Qwen3, by the names that transformers gives them.
+    """What the three configurations share: the keys of Llama, Qwen2 and Qwen3, by transformers' names.
 
     Args:
         shift_logits: position i is predicted by the hidden state at i - 1, as in the original; False where a file

@@ -1,4 +1,4 @@
-"""Attention that grows from causal to full over the first steps of training (DiffuLLaMA, arXiv:2410.17891, section 3.2).
+"""Attention that grows from causal to full over the first steps of training (DiffuLLaMA, arXiv:2410.17891).
 
 Legend: N rows, L positions.
 """
