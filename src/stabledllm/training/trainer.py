@@ -28,6 +28,7 @@ from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.adaptive import AdaptiveDensity
 from stabledllm.runtime.showing import bar
 from stabledllm.stats.estimate import Estimate
+from stabledllm.training.annealing import annealing_of
 from stabledllm.training.devices import refuse_unrunnable
 from stabledllm.training.diverged import StepWatch
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
@@ -128,6 +129,8 @@ class MDMTrainer(ResumingTrainer):
         self.watch = StepWatch(self)
         self.add_callback(statistics)
         self.add_callback(_StepEnd(self))
+        if annealing := annealing_of(kwargs["model"], noise_seed):
+            self.add_callback(annealing)
 
     @property
     def statistics(self) -> StepStatistics:
