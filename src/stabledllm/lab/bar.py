@@ -11,8 +11,8 @@ from stabledllm.lab.measure.progress import Progress
 
 
 class _Bar(Progress):
-    def __init__(self, bar: tqdm):
-        super().__init__(bar.desc, bar.total)
+    def __init__(self, what: str, total: int | None, bar: tqdm):
+        super().__init__(what, total)
         self.bar = bar
 
     def update(self, forwards: int) -> None:
@@ -26,4 +26,4 @@ class _Bar(Progress):
 def progress_bar(what: str, total: int | None) -> Iterator[Progress]:
     """A bar on standard error that counts forward passes, with the stage behind it."""
     with tqdm(total=total, desc=what, unit="fwd") as bar:
-        yield _Bar(bar)
+        yield _Bar(what, total, bar)  # a bar that TQDM_DISABLE switched off knows neither
