@@ -10,6 +10,7 @@ import yaml
 from stabledllm.config.recipe import check
 from stabledllm.config.settings import TrainSettings
 from tests.cli.runner import assert_refused, in_process
+from tests.fakes.run import write_model
 
 pytestmark = pytest.mark.slow
 SMALL = [
@@ -22,7 +23,8 @@ METHODS = "ppots-head,mirror,lowdisc+fixedcount,clipped"
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recommend")
-    result = in_process("recommend", *SMALL, "--methods", METHODS, "--out", "out", cwd=folder)
+    write_model(folder / "base")
+    result = in_process("recommend", *SMALL, "--model", "base", "--methods", METHODS, "--out", "out", cwd=folder)
     assert result.returncode == 0, result.stderr[-3000:]
     return folder, result.stdout
 
@@ -70,9 +72,8 @@ def test_recommend_from_a_stored_record_says_the_same(measured):
 
 @pytest.mark.parametrize("objective", ["normalization=token", "weighting=unweighted"])
 def test_the_gradient_is_measured_under_the_objective_that_is_asked_for(measured, objective, tmp_path):
-    result = in_process(
-        "decompose", "--gradient", *SMALL, f"objective.{objective}", "--methods", "mirror", "--out", "out", cwd=tmp_path
-    )
+    asking = ["--gradient", *SMALL, f"objective.{objective}", "--model", str(measured[0] / "base")]
+    result = in_process("decompose", *asking, "--methods", "mirror", "--out", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     asked, default = (
         json.loads((folder / "out" / "decomposition.json").read_text()) for folder in (tmp_path, measured[0])
