@@ -22,7 +22,7 @@ Model = Annotated[
     str, typer.Option(help="'tiny' or 'tiny-mmada' (shipped), a folder (model or adapter), or a name on the hub.")
 ]
 Base = Annotated[str | None, typer.Option(help="Of an adapter: its base model, where it is not where it was.")]
-Family = Annotated[str, typer.Option(help="llada, dream, mmada or mlm; auto: what the model's config.json says.")]
+Family = Annotated[str, typer.Option(help="llada, dream, mmada, a2d or mlm; auto: what the model's config.json says.")]
 Dtype = Annotated[str, typer.Option(help="Of the weights: float32 or bfloat16.")]
 Attention = Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2.")]
 EndToken = Annotated[str | None, typer.Option(help="Ends a response, instead of the chat template's own.")]
