@@ -136,6 +136,12 @@ class HFTokenizer:
         """The text of the ids; special tokens are left out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def special_name(self, token: int) -> str | None:
+        """The name of a special token, such as ``<|eot_id|>``; None for a token of text."""
+        if token in self._special or token >= len(self._tokenizer):
+            return self._tokenizer.convert_ids_to_tokens(token) or f"<{token}>"
+        return None
+
     def piece(self, token: int) -> str:
         """The text of one token for matching; in a vocabulary of bytes, one character per byte."""
         if token in self._special:

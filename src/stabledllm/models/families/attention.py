@@ -10,8 +10,7 @@ from torch import Tensor
 from transformers.utils import is_flash_attn_2_available
 
 from stabledllm.errors import UserError
-
-BACK_ENDS = ("sdpa", "eager", "flash_attention_2")
+from stabledllm.models.choices import check_attention
 
 
 def check_back_end(name: str) -> str:
@@ -20,8 +19,7 @@ def check_back_end(name: str) -> str:
     Raises:
         UserError: an unknown back end, or one that is not installed.
     """
-    if name not in BACK_ENDS:
-        raise UserError(f"attention: expected one of {', '.join(BACK_ENDS)}, found {name!r}.")
+    check_attention(name)
     if name == "flash_attention_2" and not is_flash_attn_2_available():
         raise UserError(
             "attention 'flash_attention_2': expected the package flash-attn and a CUDA device, found it not installed; "
