@@ -47,11 +47,13 @@ def convert(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Make a masked diffusion model of an autoregressive one, to train with all that is here and with dllm."""
-    from stabledllm.cli.new_folders import new_folder
-    from stabledllm.models.conversion.convert import ConversionOptions
-    from stabledllm.models.conversion.convert import convert as convert_model
+    from stabledllm.models.conversion.options import ConversionOptions
 
     options = ConversionOptions(shift, mask_token, mask_embedding, anneal_steps, layers, dtype)
+    options.check()  # before torch is loaded
+    from stabledllm.cli.new_folders import new_folder
+    from stabledllm.models.conversion.convert import convert as convert_model
+
     with new_folder(out, "convert") as (folder, _):
         convert_model(model, folder, options, allow_pickle=allow_pickle, say=say)
     say(f"wrote {out}")
