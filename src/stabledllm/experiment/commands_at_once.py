@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from stabledllm.config.checking import read_settings
 from stabledllm.config.decoding_fit import refuse_unfit
-from stabledllm.config.recipe import apply_overrides
+from stabledllm.config.recipe import apply_overrides, merge
 from stabledllm.config.settings import (
     DecomposeSettings,
     EvalSettings,
@@ -32,6 +32,7 @@ from stabledllm.noise.fits import check_fitted, check_fixed
 from stabledllm.noise.parts import STANDARD, OfParts
 from stabledllm.noise.weightings import power_of
 from stabledllm.planning.layout import Layout, parse_memory
+from stabledllm.runtime.nearby import nearby
 from stabledllm.tasks.registry import task_named
 
 Decodes = TypeVar("Decodes", EvalSettings, GenerateSettings)
@@ -71,6 +72,7 @@ def check_command(
     for check in also:
         with gathered.check():
             check()
+    tree = merge({}, tree)  # the caller's stays as it is
     with gathered.check():
         apply_overrides(tree, overrides)
     read = read_settings(tree, kind, command)
@@ -229,11 +231,8 @@ def _check_adapter(name: str) -> None:
 
 def _check_rows(path: Path) -> None:
     if not path.is_file():
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(
-            f"{path}: expected a file of rows, found {'a folder' if path.is_dir() else 'nothing'}"
-            f"{did_you_mean(path.name, sorted(beside), most=0)}."
-        )
+        found, near = ("a folder", "") if path.is_dir() else ("nothing", nearby(path))
+        raise UserError(f"{path}: expected a file of rows, found {found}{near}.")
 
 
 def _check_file(path: Path) -> None:
