@@ -159,6 +159,9 @@ def instead_of_nothing(key: str) -> str:
     name = key.removeprefix("base.")
     if name in _NEEDED:
         return f"; write {_NEEDED[name].replace('KEY', key)}"
+    above, _, last = key.rpartition(".")
+    if ":" in last:  # YAML's {a:b} is a key without a value
+        return f'; write "{above}={{{_pairs(last)}}}", with a blank behind the colon'
     return f"; write {key}=VALUE, or leave the key out for its default"
 
 

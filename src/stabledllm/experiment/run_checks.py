@@ -40,8 +40,7 @@ def of_method(run: TrainSettings, name: str) -> Checks:
     if causal is not None:
         yield "method methods model family", partial(check_model, method, run.model, causal)
     if run.p_of_t:
-        yield "method methods p_of_t", partial(check_p_of_t, method)
-        yield "p_of_t", partial(_check_file, "p_of_t", run.p_of_t)
+        yield "method methods p_of_t", partial(_check_density, method, run.p_of_t)
     if run.block_size:
         yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
 
@@ -154,13 +153,14 @@ def _check_base(model: str, base: str) -> None:
     check_model_name(base)
 
 
-def _check_file(key: str, name: str) -> None:
+def _check_density(method: OfParts, name: str) -> None:
+    check_p_of_t(method)
     path = Path(name).expanduser()
     if not path.is_file():
         found = f"the folder '{name}'" if path.is_dir() else f"nothing at '{name}'"
-        inside = f"; write {key}={path / 'p_of_t.json'}" if (path / "p_of_t.json").is_file() else ""
+        inside = f"; write p_of_t={path / 'p_of_t.json'}" if (path / "p_of_t.json").is_file() else ""
         near = inside or nearby(path, [".json"])
-        raise UserError(f"key '{key}': expected a file that 'stabledllm fit' wrote, found {found}{near}.")
+        raise UserError(f"key 'p_of_t': expected a file that 'stabledllm fit' wrote, found {found}{near}.")
 
 
 def check_clip(name: str) -> None:
