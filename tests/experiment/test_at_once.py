@@ -39,7 +39,7 @@ TOLD = [
     ("lora.rnk=8", "(did you mean 'rank'?); write lora.rank."),
     ("objective.weight=elbo", "write objective.weighting."),
     ("methods=[ppots]", "an experiment has it: write a YAML of 'base: {extends: THIS_RECIPE}'"),
-    ("colour=red", "docs/settings.md has every key."),
+    ("xyzzy=1", "docs/settings.md has every key."),
     ("lora.zzz=1", "its keys are rank, alpha, "),
     # keys of the Trainer
     ("trainer.logging_steps=5", "set by the recipe's own keys; write log_every instead."),
