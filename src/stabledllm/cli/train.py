@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import Overrides
-from stabledllm.cli.printing import say, say_all
+from stabledllm.cli.printing import say, say_all, show
 from stabledllm.errors import UserError
 
 
@@ -24,15 +24,19 @@ def train(
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
         )
-    from stabledllm.experiment.idle import idle_overrides
-    from stabledllm.experiment.planned import runs_of
-    from stabledllm.experiment.validation import check_run
-    from stabledllm.runtime.launched import is_main_process
-    from stabledllm.training.run import train as run
+    from stabledllm.runtime.showing import busy
+
+    with busy("loading torch and transformers"):
+        from stabledllm.experiment.idle import idle_overrides
+        from stabledllm.experiment.planned import runs_of
+        from stabledllm.experiment.validation import check_run
+        from stabledllm.runtime.launched import is_main_process
+        from stabledllm.training.run import train as run
+        from stabledllm.training.screen import Screen
 
     (planned,) = runs = runs_of(settings)
     check_run(planned)
     notes = idle_overrides(settings, runs, overrides or [])
     if is_main_process():
         say_all(notes)
-    run(settings, say=say)
+    run(settings, say=say, screen=Screen(show=show))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stabledllm.errors import UserError, did_you_mean
 
-FAMILY_NAMES = ("auto", "llada", "llada-moe", "dream", "mmada", "mlm", "arm")
+FAMILY_NAMES = ("auto", "llada", "llada-moe", "dream", "mmada", "a2d", "mlm", "arm")
 """The keys of :data:`~stabledllm.models.families.registry.FAMILIES`, a test says, and ``auto``."""
 BACK_ENDS = ("sdpa", "eager", "flash_attention_2")
 _FAMILY_OF = {

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from stabledllm.data.rows import TokenRow
 from stabledllm.data.token_rows import lengths_of, refuse_masked_rows
 from stabledllm.errors import NotFinite, UserError
-from stabledllm.evaluation.validation import mean_over_rows, row_nll
+from stabledllm.evaluation.validation import mean_over_rows, row_forwards, row_nll
 from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.forward.nll import forward_nll, only, view_groups
 from stabledllm.loss import nll_weights, reduce_loss, token_losses
@@ -26,7 +26,9 @@ from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.adaptive import AdaptiveDensity
+from stabledllm.runtime.showing import bar
 from stabledllm.stats.estimate import Estimate
+from stabledllm.training.annealing import annealing_of
 from stabledllm.training.devices import refuse_unrunnable
 from stabledllm.training.diverged import StepWatch
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
@@ -105,7 +107,7 @@ class MDMTrainer(ResumingTrainer):
         for rows in (train_rows, eval_rows):
             refuse_masked_rows(rows, mask_id)
         self.packing, self.group_by_length, self.views_per_forward = packing, group_by_length, views_per_forward
-        self.caption_dropout = caption_dropout
+        self.caption_dropout, self._tokens = caption_dropout, torch.zeros((), dtype=torch.long)
         self.method, self.sampler, self.objective = method, sampler, method.objective
         self.mask_id, self.pad_id, self.noise_seed = mask_id, pad_id, noise_seed
         self.order_seed = noise_seed if order_seed is None else order_seed
@@ -127,6 +129,8 @@ class MDMTrainer(ResumingTrainer):
         self.watch = StepWatch(self)
         self.add_callback(statistics)
         self.add_callback(_StepEnd(self))
+        if annealing := annealing_of(kwargs["model"], noise_seed):
+            self.add_callback(annealing)
 
     @property
     def statistics(self) -> StepStatistics:
@@ -154,6 +158,8 @@ class MDMTrainer(ResumingTrainer):
         places = self._of_all_ranks([b["place"] for b in batches], device)
         weights = self._of_all_ranks([self.objective.row_weight(b["maskable"]) for b in batches], device)
         step = step_rows(places, weights, self.full_step)
+        lengths = self._of_all_ranks([b["attention_mask"].sum(1) for b in batches], device)
+        self._tokens = self._tokens + (lengths * step.counted).sum()  # still on the device, so that no step waits
         columns = {"position": step.position, "counted": step.counted, "row_weight": weights * step.counted}
         self._deal(batches, columns)
         for batch in batches:
@@ -277,12 +283,27 @@ class MDMTrainer(ResumingTrainer):
         Raises:
             UserError: there are no validation rows. Diverged: it is not finite.
         """
+        return mean_over_rows(self.finite_nll_of_rows(objective))
+
+    def finite_nll_of_rows(self, objective: Objective | None = None) -> Tensor:
+        """The evaluation loss of each held-out row, (rows,); raises as :meth:`validation` does."""
         if not len(self.eval_rows):
             raise UserError(
                 "evaluation: expected validation rows (data.validation, or data.validation_share above 0), found none."
             )
-        values = None
-        with suppress(NotFinite):
-            values = row_nll(self.evaluation_meter(objective or Objective()), self.eval_draws)
+        values = self.nll_of_rows(objective)
         self.watch.require(self.state.global_step, {"the evaluation loss was not finite": values is not None})
-        return mean_over_rows(values)
+        return values
+
+    def nll_of_rows(self, objective: Objective | None = None) -> Tensor | None:
+        """The evaluation loss of each held-out row, (rows,), with a bar; None where one is not finite."""
+        meter = self.evaluation_meter(objective or Objective())
+        with bar(row_forwards(meter, self.eval_draws), "validation NLL", "forward") as shown, suppress(NotFinite):
+            meter.progress = shown.update
+            return row_nll(meter, self.eval_draws)
+        return None
+
+    def tokens_since_asked(self) -> int:
+        """Tokens of all ranks' rows in the steps since the last call: prompts too, padding not, each row once."""
+        tokens, self._tokens = int(self._tokens), torch.zeros((), dtype=torch.long)
+        return tokens

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from stabledllm.errors import UserError
 from stabledllm.models.choices import check_family
+from stabledllm.models.families.a2d_loading import is_a2d, load_a2d
 from stabledllm.models.families.causal_lm import is_causal_lm, load_causal_lm
 from stabledllm.models.families.dream import DreamModel
 from stabledllm.models.families.llada import LLaDAModelLM
@@ -57,6 +58,7 @@ FAMILIES: dict[str, Family] = {
     "llada-moe": _loading(LLaDAMoEModelLM, lambda source: source.model_type in _LLADA and _has_experts(source)),
     "dream": _native(DreamModel),
     "mmada": _native(MMadaModelLM),
+    "a2d": Family(is_a2d, load_a2d),
     "mlm": Family(is_masked_lm, load_masked_lm, on_request=has_own_code),
     "arm": Family(is_causal_lm, load_causal_lm),
 }
