@@ -26,6 +26,7 @@ GIVEN = {
     "recommend": {"data": {"train": "synthetic"}},
     "eval": {"data": {"train": "synthetic"}},
     "generate": {},
+    "convert": {"model": "owner/name", "out": "out"},
     "merge": {"adapter": "adapter", "out": "out"},
     "rescore": {"rows": "rows.jsonl", "task": "gsm8k", "out": "out.jsonl"},
 }
@@ -69,6 +70,10 @@ TOLD = [
     ("generate", {"decoding": {"length": 7, "block": 4}}, (), "block 1 or 7 does"),
     ("generate", {"attention": "flash"}, (), "(did you mean 'flash_attention_2'?)."),
     ("generate", {}, ["decoding.top_k=3"], "(did you mean 'top_p'?); write decoding.top_p."),
+    ("convert", {"model": "model.guf"}, (), "(did you mean 'model.gguf'?)."),
+    ("convert", {"model": "modle.gguf"}, (), "expected a file, found nothing (did you mean 'model.gguf'?)."),
+    ("convert", {"dtype": "bf16"}, (), "write dtype=bfloat16."),
+    ("convert", {"mask_embedding": "average"}, (), "expected 'kept' or 'mean'"),
     ("merge", {"adapter": "tiny"}, (), "merge: expected a folder with adapter_config.json, as a LoRA run's, found the"),
     ("merge", {"base": "tny"}, (), "(did you mean 'tiny'?)."),
     ("merge", {"dtype": "half"}, (), "found 'half'; write dtype=float16."),
@@ -89,6 +94,7 @@ def here(tmp_path, monkeypatch):
     """A working directory with rows and an adapter."""
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "1+1=?", "response": "2"}) + "\n")
     (tmp_path / "qa.csv").write_text("Q,A\n1+1=?,2\n")
+    (tmp_path / "model.gguf").touch()
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "tiny"}))
     monkeypatch.chdir(tmp_path)

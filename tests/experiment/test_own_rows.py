@@ -103,8 +103,8 @@ def test_load_says_what_is_in_the_rows(folder):
         "dropped 1 longer than max_len=64",
         "rows: 24 to train on, 0 to evaluate on, 0 to test; tokens of a training row: ",
         "first row: mine.jsonl:1",
-        "prompt:   0+1=?",
-        "response: #### 1",
+        "  prompt    <user>0+1=?<assistant>",
+        "  response  #### 1<eos>",
         "in order",
     ):
         assert words in result.stdout, words

@@ -13,6 +13,7 @@ from stabledllm.config.checking import read_settings
 from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.recipe import apply_overrides, merge
 from stabledllm.config.settings import (
+    ConvertSettings,
     DecomposeSettings,
     EvalSettings,
     ExperimentSettings,
@@ -45,7 +46,8 @@ NEITHER = ("auto", "none")
 def check_command(
     command: str, tree: dict, overrides: Sequence[str] = (), *, also: Sequence[Callable[[], object]] = ()
 ) -> BaseModel:
-    """The settings of a command: ``fit``, ``decompose``, ``recommend``, ``eval``, ``generate``, ``merge``, ``rescore``.
+    """The settings of a command: ``fit``, ``decompose``, ``recommend``, ``eval``, ``generate``,
+    ``convert``, ``merge``, ``rescore``.
 
     Args:
         tree: the command's options as a tree of keys of its settings. overrides: what was typed as KEY=VALUE.
@@ -188,6 +190,14 @@ def _of_generate(settings: GenerateSettings) -> Checks:
     yield f"{DECODED} model", partial(_check_decoding, settings)
 
 
+def _of_convert(settings: ConvertSettings) -> Checks:
+    path = Path(settings.model)
+    if settings.model.lower().endswith(".gguf"):
+        yield "model", partial(_check_gguf, path)
+    elif not path.is_dir():  # whether a folder's model can be converted, its config says
+        yield "model", partial(check_model_name, settings.model)
+
+
 def _of_merge(settings: MergeSettings) -> Checks:
     yield "adapter", partial(_check_adapter, settings.adapter)
     if settings.base:
@@ -206,6 +216,7 @@ COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks], Callable[..., 
     "recommend": (DecomposeSettings, _of_decompose, idle_in_decompose),
     "eval": (EvalSettings, _of_eval, idle_in_eval),
     "generate": (GenerateSettings, _of_generate, None),
+    "convert": (ConvertSettings, _of_convert, None),
     "merge": (MergeSettings, _of_merge, None),
     "rescore": (RescoreSettings, _of_rescore, None),
 }
@@ -227,6 +238,11 @@ def _check_adapter(name: str) -> None:
         return
     check_model_name(name)
     raise UserError(f"merge: expected a folder with {ADAPTER_CONFIG}, as a LoRA run's, found the model '{name}'.")
+
+
+def _check_gguf(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, found nothing{nearby(path, ['.gguf', '.GGUF'])}.")
 
 
 def _check_rows(path: Path) -> None:

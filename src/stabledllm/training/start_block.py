@@ -92,7 +92,11 @@ class StartBlock:
 
     def notes(self) -> list[str]:
         """The notes on the data that say more than the number of rows: what was dropped and why, how it was read."""
-        return [note for note in self.data.notes if not note.endswith(f"none longer than {self._longest}")]
+        return [
+            note
+            for note in self.data.notes
+            if not (note.endswith(f"none longer than {self._longest}") or "data.validation_share=" in note)
+        ]
 
     @property
     def _longest(self) -> str:
