@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import Base, path
-from stabledllm.cli.printing import say
+from stabledllm.cli.printing import answer
 from stabledllm.errors import UserError
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -36,4 +36,4 @@ def merge(
         whole.model.to(getattr(torch, dtype))
         check_finite(whole.model, f"merge '{adapter}' in {dtype}")
         whole.save(folder)
-    say(f"wrote {out}")
+    answer(f"wrote {out}")

@@ -5,6 +5,7 @@ from stabledllm.config.settings.decompose import DecomposeSettings, GradientSett
 from stabledllm.config.settings.evaluation import (
     DecodingSettings,
     EvalSettings,
+    GenerateSettings,
     ImageDecodingSettings,
     ShortDecodingSettings,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "DecomposeSettings",
     "EvalSettings",
     "ExperimentSettings",
+    "GenerateSettings",
     "GradientSettings",
     "ImageDecodingSettings",
     "ImageSettings",
