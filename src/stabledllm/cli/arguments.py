@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stabledllm.cli.grammar import GRAMMARS, Grammar
-from stabledllm.errors import Gathered, UserError
+from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
-from stabledllm.runtime.secrets import hidden
+
+OWN_ROWS = "sft"
+"""The recipe of one's own rows."""
 
 
 @dataclass(frozen=True)
 class Typed:
-    """What was typed: the recipe, if one was named, and the settings as ``KEY=VALUE``, each key once."""
+    """What was typed: the recipe, if one was named, and the settings as ``KEY=VALUE``."""
 
     command: str
     recipe: str | None
@@ -58,7 +60,7 @@ def read_arguments(
         config: the recipe of ``--config``. more: settings of the option ``--set``, before those in ``words``.
 
     Raises:
-        Mistakes: two recipes, or a key that is given two values.
+        UserError: two recipes.
     """
     recipes, overrides = [config] if config else [], []
     for word in words or []:
@@ -66,13 +68,11 @@ def read_arguments(
             overrides.append(word)
         elif word not in recipes:
             recipes.append(word)
-    gathered = Gathered()
     if len(recipes) > 1:
         found = " and ".join(f"'{plain_text(recipe)}'" for recipe in recipes)
-        gathered.add(f"{command}: expected one recipe, in the first place or after --config, found {found}.")
-    overrides = _once([*(more or []), *overrides], GRAMMARS[command], gathered)
-    gathered.refuse()
-    return Typed(command, recipes[0] if recipes else None, overrides)
+        raise UserError(f"{command}: expected one recipe, in the first place or after --config, found {found}.")
+    full = [_in_full(override, GRAMMARS[command]) for override in (*(more or []), *overrides)]
+    return Typed(command, recipes[0] if recipes else None, full)
 
 
 def is_setting(word: str) -> bool:
@@ -80,33 +80,28 @@ def is_setting(word: str) -> bool:
     return "=" in word and not Path(word).is_file()
 
 
-def recipe_of(typed: Typed) -> str:
-    """The recipe that was named.
+def recipe_of(typed: Typed, own_rows: bool = True) -> str:
+    """The recipe that was named, or that of one's own rows where only settings were typed.
+
+    Args:
+        own_rows: whether the command may take that one.
 
     Raises:
-        UserError: none was.
+        UserError: none was named, and nothing else was typed.
     """
-    if typed.recipe is None:
+    if typed.recipe is None and not (own_rows and typed.overrides):
+        own = " Without one: model=MODEL data.train=FILE." if own_rows else ""
         raise UserError(
             f"{typed.command}: expected a recipe in the first place, found none; 'stabledllm ls' lists the shipped "
-            f"ones, and a YAML file of your own is one too."
+            f"ones, and a YAML file of your own is one too.{own}"
         )
-    return typed.recipe
+    return typed.recipe or OWN_ROWS
 
 
-def _once(overrides: Sequence[str], grammar: Grammar, gathered: Gathered) -> list[str]:
-    """The settings under their keys' full names, each once; two values of one key are a mistake."""
-    values: dict[str, str] = {}
-    kept = []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if equals and (key not in grammar.keys or grammar.keys[key].is_group):
-            short = grammar.short_for(key) if not value.startswith("{") and value != "null" else None
-            key = short or key
-        if key in values and values[key] != value:
-            both = " and ".join(f"'{plain_text(hidden(one, key))}'" for one in (values[key], value))
-            gathered.add(f"key '{plain_text(key)}': expected one value, found {both}.")
-        elif key not in values:
-            kept.append(f"{key}{equals}{value}")
-        values[key] = value
-    return kept
+def _in_full(override: str, grammar: Grammar) -> str:
+    """The setting under its key's full name, where it was typed under a short one."""
+    key, equals, value = override.partition("=")
+    is_value = equals and not value.startswith("{") and value != "null"
+    if is_value and (key not in grammar.keys or grammar.keys[key].is_group):
+        key = grammar.short_for(key) or key
+    return f"{key}{equals}{value}"

@@ -20,6 +20,7 @@ from stabledllm.cli.help import write_settings
 from stabledllm.cli.printing import remark
 from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
+from stabledllm.runtime.device import asked, refuse_missing
 from stabledllm.runtime.launched import is_main_process
 
 WORDS = "stabledllm.words"
@@ -58,7 +59,12 @@ class Command(TyperCommand):
         return read
 
     def invoke(self, ctx):
-        """Run the command, after the notes on options that were read as a key of another name."""
+        """Run the command, after the notes on options that were read as a key of another name.
+
+        Raises:
+            UserError: ``--device`` names one that this machine does not have.
+        """
+        refuse_missing(asked())
         if is_main_process():
             for note in ctx.meta.get("stabledllm.notes", ()):
                 remark(note)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stabledllm.cli.arguments import read_arguments
@@ -16,16 +16,27 @@ def decompose(words: Arguments = None, config: Config = None, dry_run: DryRun = 
     run(typed.tree(say), typed.overrides, dry_run=dry_run)
 
 
-def run(tree: dict, overrides: Sequence[str], *, dry_run: bool = False) -> Path:
-    """Measure, print the tables, write ``decomposition.json`` and the figures, and return their folder."""
-    from stabledllm.config.recipe import apply_overrides, check
-    from stabledllm.config.settings import DecomposeSettings
+def run(
+    tree: dict,
+    overrides: Sequence[str],
+    command: str = "decompose",
+    also: Sequence[Callable[[], object]] = (),
+    *,
+    dry_run: bool = False,
+) -> Path:
+    """Measure, print the tables, write ``decomposition.json`` and the figures, and return their folder.
 
-    settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
-    out = Path(settings.out)
+    Args:
+        command: whose settings they are. also: checks of its own options, told with what is wrong with them.
+        dry_run: say what would be done, and do none of it.
+    """
+    from stabledllm.experiment.commands_at_once import check_command
+
+    settings = check_command(command, tree, overrides, also=also)
     from stabledllm.experiment.idle import idle_in_decompose
 
     say_all(idle_in_decompose(settings, overrides))
+    out = Path(settings.out)
     if dry_run:
         from stabledllm.cli.dry_run import of_decompose
 

@@ -6,6 +6,8 @@ Everything here follows from the settings, from names and sizes of files, and fr
 from __future__ import annotations
 
 import os
+import shutil
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -37,13 +39,14 @@ from stabledllm.runtime.device import asked
 _MANY = 10**9
 """More rows than any data have, where their number is not known before they are read."""
 _BYTES = {"float32": 4, "bfloat16": 2}
+_INDENT = 12
 
 
 def of_train(run: TrainSettings) -> Iterator[str]:
     """Yields what a training run would do."""
     method = build_method(run.method, run)
     yield _BEGINNING
-    yield _line("load", _model(run))
+    yield _line("load", _model(run, training=True))
     yield from _rows_of_training(run.data)
     if method.needs_p and not run.p_of_t:
         yield _line("probe", f"p(t) of {run.method}: {_probed(method, run)}")
@@ -62,10 +65,10 @@ def of_experiment(settings: ExperimentSettings, runs: Sequence[Planned], beside:
     """Yields what an experiment would do."""
     base, seeds = settings.base, settings.seeds
     yield _BEGINNING
-    yield _line("load", _model(base))
+    yield _line("load", _model(base, training=True))
     yield from _rows_of_training(base.data)
     yield _line("train", f"{len(runs)} methods x {len(seeds)} seeds = {len(runs) * len(seeds)} runs, at equal "
-                f"{settings.equal}; {beside.sentence()}")  # fmt: skip
+                f"{settings.equal}{'; ' + beside.sentence() if beside.jobs > 1 else ''}")  # fmt: skip
     for planned in runs:
         probed = f"; p(t) once: {_probed(planned.method, base)}" if planned.method.needs_p else ""
         yield _line("", f"{planned.settings.method}: {planned.settings.batch} rows a step{probed}")
@@ -87,7 +90,7 @@ def of_decompose(settings: DecomposeSettings) -> Iterator[str]:
         yield _line(
             "", f"and backward passes for the gradient: {grad.rows} rows, and {grad.steps} steps of each method"
         )
-    yield _line("write", f"{_folder(settings.out)}: decomposition.json and its figures")
+    yield _line("write", f"{_folder(settings.out, replaced=True)}: decomposition.json and its figures")
     yield _weights(settings)
 
 
@@ -98,7 +101,7 @@ def of_fit(settings: TrainSettings) -> Iterator[str]:
     yield _line("load", _model(settings))
     yield _line("rows", _source(settings.data.train))
     yield _line("probe", f"{settings.method}: {_probed(method, settings)}")
-    yield _line("write", f"{_folder(settings.out)}: p_of_t.json and its figure")
+    yield _line("write", f"{_folder(settings.out, replaced=True)}: p_of_t.json and its figure")
     yield _weights(settings)
 
 
@@ -110,8 +113,11 @@ def of_eval(settings: EvalSettings) -> Iterator[str]:
     if settings.beside != "none":
         yield _line("", f"and the untuned model beside it ({settings.beside})")
     yield _line("rows", f"at most {settings.rows} of {_source(data)}")
-    yield _line("evaluate", f"NLL: {settings.rows * settings.draws:,} forward passes ({settings.draws} views of a row)")
-    yield _line("", f"completions of {decoding.length} tokens in {decoding.steps} model calls for each "
+    yield _line(
+        "evaluate",
+        f"NLL: at most {settings.rows * settings.draws:,} forward passes ({_counted(settings.draws, 'view')} of a row)",
+    )
+    yield _line("", f"completions of {decoding.length} tokens in {decoding.steps} model calls for every "
                 f"{settings.generate_batch} rows")  # fmt: skip
     yield _line("write", f"{_folder(settings.out)}: eval.json, nll.jsonl, completions.jsonl")
     yield _weights(settings)
@@ -122,27 +128,37 @@ def of_generate(settings: GenerateSettings, prompts: Sequence[str], *, image: bo
     yield _BEGINNING
     yield _line("load", _model(settings))
     if image:
-        yield _line("draw", f"{len(prompts)} pictures in {settings.image_decoding.steps} model calls each")
+        yield _line("draw", f"{_counted(len(prompts), 'picture')} in {settings.image_decoding.steps} model calls each")
         yield _line("write", f"{settings.out or 'runs/pictures/N'}: a PNG of each and a contact sheet")
     else:
         decoding = settings.decoding
-        yield _line("complete", f"{len(prompts)} prompts, {decoding.length} tokens each, in {decoding.steps} model "
-                    f"calls for each 32 prompts")  # fmt: skip
+        yield _line("complete", f"{_counted(len(prompts), 'prompt')}, {decoding.length} tokens each, in {decoding.steps} model "
+                    f"calls for every 32 prompts")  # fmt: skip
         yield _line("write", "nothing: completions are printed")
     yield _weights(settings)
 
 
-_BEGINNING = "in order; a dry run, so nothing was loaded or written. This would happen:"
+_BEGINNING = "All in order. This is a dry run: nothing was loaded or written. It would:"
 
 
 def _line(what: str, text: str) -> str:
-    return f"  {what:9s} {text}"
+    """A line of the list, broken between words where it is longer than the terminal is wide."""
+    width = max(_INDENT + 20, shutil.get_terminal_size((1000, 24)).columns)
+    return textwrap.fill(f"  {what:9s} {text}", width, subsequent_indent=" " * _INDENT, break_on_hyphens=False)
 
 
-def _model(settings: ModelSettings) -> str:
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
+
+
+def _size(size: float) -> str:
+    return gib(size) if size >= 0.1 * 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def _model(settings: ModelSettings, *, training: bool = False) -> str:
     shape, lora = known_shape(settings.model), getattr(settings, "lora", None)
     size = f"{shape.parameters:,} parameters" if shape else "its size is known once it is loaded"
-    if shape and isinstance(settings, TrainSettings):
+    if shape and training:
         trained = shape.lora_parameters(lora.rank, lora.target_modules) if lora else shape.parameters
         size += f", {trained:,} trained"
     return f"model {settings.model}: {size}; {settings.dtype}, on {asked() or 'the device that is there'}"
@@ -179,12 +195,18 @@ def _steps(run: TrainSettings, method: Method) -> str:
     return f"{run.steps:,} steps of {each} by {run.method}: {'at most ' * (views > 1)}{forwards:,} forward passes"
 
 
-def _folder(out: str) -> str:
+def _folder(out: str, *, replaced: bool = False) -> str:
+    """A folder of results in words.
+
+    Args:
+        replaced: whether the command writes over results that are there, instead of going on from them.
+    """
     folder = Path(out)
     if not folder.exists():
         return f"{out} (new)"
     work = work_in(folder)
-    return f"{out} (there already, with {work}, which would not be repeated)" if work else f"{out} (there already)"
+    kept = "would be written over" if replaced else "would not be repeated"
+    return f"{out} (there already, with {work}, which {kept})" if work else f"{out} (there already)"
 
 
 def _memory(runs: Sequence[TrainSettings]) -> Iterator[str]:
@@ -202,5 +224,5 @@ def _memory(runs: Sequence[TrainSettings]) -> Iterator[str]:
 
 def _weights(settings: ModelSettings) -> str:
     shape = known_shape(settings.model)
-    size = gib(shape.parameters * _BYTES[settings.dtype]) if shape else "not known before the model is loaded"
+    size = _size(shape.parameters * _BYTES[settings.dtype]) if shape else "not known before the model is loaded"
     return _line("memory", f"{size} for the weights, and what one batch needs" if shape else size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stabledllm.cli.arguments import read_arguments
-from stabledllm.cli.options import Arguments, Config, DryRun, Set, fitted, full_names
+from stabledllm.cli.options import Arguments, Config, DryRun, Set, full_names
 from stabledllm.cli.printing import answer, answer_all, is_quiet, say, say_all
 
 
@@ -12,18 +12,14 @@ def evaluate(words: Arguments = None, config: Config = None, set_: Set = None, d
 
     Run again to continue a killed evaluation; on several devices under accelerate launch.
     """
-    from stabledllm.config.recipe import apply_overrides, check
-    from stabledllm.config.settings import EvalSettings
+    from stabledllm.experiment.commands_at_once import check_command, in_trained_blocks
 
     typed = read_arguments("eval", words, config, full_names(set_))
-    settings = check(apply_overrides(typed.tree(say), typed.overrides), EvalSettings, "eval")
+    settings = in_trained_blocks(check_command("eval", typed.tree(say), typed.overrides))
     from stabledllm.evaluation.run import evaluate as run
-    from stabledllm.evaluation.untuned import resolve
     from stabledllm.experiment.idle import idle_in_eval
     from stabledllm.runtime.launched import is_main_process
 
-    decoding = fitted(settings.decoding, settings.base or resolve(settings.model))
-    settings = settings.model_copy(update={"decoding": decoding})
     notes = idle_in_eval(settings, typed.overrides)
     if is_main_process():
         say_all(notes)

@@ -18,10 +18,9 @@ def fit(words: Arguments = None, config: Config = None, dry_run: DryRun = False)
 
 def run(tree: dict, overrides: Sequence[str], *, dry_run: bool = False) -> None:
     """Probe, fit, and write ``p_of_t.json`` with its figure."""
-    from stabledllm.config.recipe import apply_overrides, check
-    from stabledllm.config.settings import TrainSettings
+    from stabledllm.experiment.commands_at_once import check_command
 
-    settings = check(apply_overrides(tree, overrides), TrainSettings, "fit")
+    settings = check_command("fit", tree, overrides)
     from stabledllm.data.images import with_image_defaults
     from stabledllm.experiment.idle import idle_in_fit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from stabledllm.cli.completion import complete_setting
 from stabledllm.cli.grammar import GRAMMARS
-from stabledllm.cli.options import Config, DryRun, Set, fitted, full_names, prompts_of
+from stabledllm.cli.options import Config, DryRun, Set, full_names, prompts_of
 from stabledllm.cli.printing import answer_all, remark
 from stabledllm.cli.prompts import read_prompted, seen_as_images
 from stabledllm.errors import UserError
@@ -48,27 +49,18 @@ def generate(
 
     With --image a PNG of each prompt and a contact sheet of all, with a model of MMaDA's family.
     """
-    from stabledllm.config.recipe import apply_overrides, check
-    from stabledllm.config.settings import GenerateSettings
+    from stabledllm.experiment.commands_at_once import check_command, check_prompts, in_trained_blocks
 
     words = words or []
-    literal = ctx.meta.get("stabledllm.literal", 0)
-    typed, prompts = read_prompted(
-        words[: len(words) - literal], words[len(words) - literal :], config, full_names(set_)
-    )
+    settled = len(words) - ctx.meta.get("stabledllm.literal", 0)
+    typed, prompts = read_prompted(words[:settled], words[settled:], config, full_names(set_))
     overrides = seen_as_images(typed.overrides) if image else typed.overrides
-    settings = check(apply_overrides(typed.tree(remark), overrides), GenerateSettings, "generate")
-    _refuse_idle(overrides, image)
-    prompts = prompts_of(prompts)
-    if not prompts:
-        raise UserError('generate: expected a prompt, found none; write stabledllm generate "7+15-3=?".')
+    prompts, tree = prompts_of(prompts), typed.tree(remark)
     if image:
-        settings = _for_images(settings)
-    else:
-        from stabledllm.evaluation.untuned import resolve
-
-        model = settings.base or resolve(settings.model)
-        settings = settings.model_copy(update={"decoding": fitted(settings.decoding, model)})
+        tree = {"model": "tiny-mmada"} | tree
+    also = [partial(check_prompts, prompts), partial(_refuse_idle, overrides, image)]
+    settings = check_command("generate", tree, overrides, also=also)
+    settings = _for_images(settings) if image else in_trained_blocks(settings)
     if dry_run:
         from stabledllm.cli.dry_run import of_generate
 
@@ -89,11 +81,11 @@ def _refuse_idle(overrides: list[str], image: bool) -> None:
 
 
 def _for_images(settings: GenerateSettings) -> GenerateSettings:
-    """The settings with the model that draws, and with what it was trained with where nothing else is given."""
+    """The settings with what the model was trained with where nothing else is given."""
     from stabledllm.data.images import image_with_defaults
     from stabledllm.evaluation.untuned import resolve
 
-    model = resolve(settings.model if "model" in settings.model_fields_set else "tiny-mmada")
+    model = resolve(settings.model)
     image = image_with_defaults(settings.data.image, model)
     return settings.model_copy(update={"model": model, "data": settings.data.model_copy(update={"image": image})})
 
@@ -112,10 +104,9 @@ def _complete(settings: GenerateSettings, prompts: list[str]) -> None:
     """Print each prompt with its completion, and the cost of decoding on standard error."""
     from stabledllm.build import build_decoding
     from stabledllm.decoding import DecodingStats
-    from stabledllm.evaluation.completing import complete, refuse_unfit, without_effect
+    from stabledllm.evaluation.completing import complete, without_effect
 
     options = build_decoding(settings.decoding)
-    refuse_unfit(prompts)
     loaded = _load(settings)
     for note in without_effect(settings.decoding, loaded):
         remark(note)
@@ -135,10 +126,8 @@ def _draw(settings: GenerateSettings, captions: list[str]) -> None:
     from stabledllm.build import build_image_decoding
     from stabledllm.cli.new_folders import free_folder, new_folder
     from stabledllm.decoding import DecodingStats
-    from stabledllm.evaluation.completing import refuse_unfit
     from stabledllm.evaluation.drawing import draw_to_folder
 
-    refuse_unfit(captions)
     options, stats = build_image_decoding(settings.image_decoding), DecodingStats()
     out = Path(settings.out) if settings.out else None
     place = free_folder(Path("runs", "pictures"), "generate") if out is None else new_folder(out, "generate")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from stabledllm.cli.completion import complete_setting, recipes
 from stabledllm.cli.grammar import GRAMMARS
-
-if TYPE_CHECKING:
-    from stabledllm.config.settings import ShortDecodingSettings
 
 
 def path(text: str | Path) -> Path:
@@ -82,20 +79,3 @@ def prompts_of(typed: list[str]) -> list[str]:
     from stabledllm.tasks.text_files import lines
 
     return [line for _, _, line in lines(sys.stdin.buffer, "standard input")] if typed == ["-"] else typed
-
-
-def fitted(decoding: ShortDecodingSettings, model: str) -> ShortDecodingSettings:
-    """The settings of decoding in the blocks that the model was trained in, where no block is given.
-
-    Args:
-        model: the model, or the base of an adapter, where it has moved.
-
-    Raises:
-        UserError: numbers that cannot be decoded with.
-    """
-    from stabledllm.build import build_decoding
-    from stabledllm.models.loading import trained_block
-
-    decoding = decoding.in_blocks_of(trained_block(model))
-    build_decoding(decoding)
-    return decoding

@@ -24,10 +24,9 @@ def plan(
     """Memory of a recipe per device, without loading anything; exit code 2 where it does not fit."""
     typed = read_arguments("plan", words, config)
     recipe = recipe_of(typed)
-    from stabledllm.config import load_recipe
-    from stabledllm.experiment.memory_report import plan as report
-    from stabledllm.planning.advice import parse_memory
-    from stabledllm.planning.memory import Layout
+    from stabledllm.experiment.commands_at_once import check_plan
 
-    limit = parse_memory(memory) if memory else None
-    answer(report(recipe, load_recipe(recipe, typed.overrides), Layout(devices, sharding, longest), limit))
+    settings, layout, limit = check_plan(recipe, typed.overrides, memory, devices, sharding, longest)
+    from stabledllm.experiment.memory_report import plan as report
+
+    answer(report(recipe, settings, layout, limit))

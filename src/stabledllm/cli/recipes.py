@@ -10,7 +10,7 @@ import typer
 from stabledllm.cli.arguments import read_arguments, recipe_of
 from stabledllm.cli.completion import recipes as recipe_names
 from stabledllm.cli.options import Arguments, Config, path
-from stabledllm.cli.printing import answer, say_all
+from stabledllm.cli.printing import answer, answer_all, say_all
 from stabledllm.errors import UserError
 
 
@@ -49,8 +49,14 @@ def cp(
     answer(str(copy))
 
 
-def validate(words: Arguments = None, config: Config = None) -> None:
-    """Check a recipe's keys, values, methods, names and files without loading a model."""
+def validate(
+    words: Arguments = None,
+    config: Config = None,
+    load: Annotated[
+        bool, typer.Option("--load", help="Open config, tokenizer and data too, and say what is in them; no weights.")
+    ] = False,
+) -> None:
+    """Check a recipe's keys, values, methods, names, files and columns without loading a model."""
     from stabledllm.experiment.at_once import load_checked
 
     typed = read_arguments("validate", words, config)
@@ -62,4 +68,8 @@ def validate(words: Arguments = None, config: Config = None) -> None:
 
     description = check(settings)
     say_all(idle_overrides(settings, runs_of(settings), typed.overrides))
+    if load:
+        from stabledllm.experiment.opened import open_all
+
+        answer_all(open_all(settings))
     answer(f"{recipe}: {description}, in order")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,6 @@ from stabledllm.cli import decompose
 from stabledllm.cli.arguments import read_arguments
 from stabledllm.cli.options import Arguments, Config, DryRun, path
 from stabledllm.cli.printing import answer, say
-from stabledllm.errors import UserError
 
 
 def recommend(
@@ -30,20 +30,19 @@ def recommend(
 
     forwards=32 is the batch in forward passes.
     """
+    from stabledllm.experiment.commands_at_once import check_stored, refuse_quantity
+
     typed = read_arguments("recommend", words, config)
-    from stabledllm.lab.recommendation import QUANTITIES
+    if stored is None:
+        also = [partial(refuse_quantity, by)]
+        stored = decompose.run(typed.tree(say), typed.overrides, "recommend", also, dry_run=dry_run)
+        if dry_run:
+            return
+    else:
+        check_stored(stored, by, [*([typed.recipe] if typed.recipe else []), *typed.overrides])
     from stabledllm.lab.recommendation import recommend as choose
     from stabledllm.reports.stored import read
 
-    if by is not None and by not in QUANTITIES:
-        raise UserError(f"recommend: expected --by {' or '.join(QUANTITIES)}, found '{by}'.")
-    if stored is None:
-        stored = decompose.run(typed.tree(say), typed.overrides, dry_run=dry_run)
-        if dry_run:
-            return
-    elif typed.recipe or typed.overrides:
-        found = typed.recipe or typed.overrides[0]
-        raise UserError(f"recommend: expected no settings beside --from, found '{found}'.")
     choice = choose(read(stored / "decomposition.json" if stored.is_dir() else stored, "decomposition"), by)
     answer("\n" + "\n".join(choice.sentences))
     answer(f"\n# stabledllm train recipe.yaml\n{choice.recipe}")

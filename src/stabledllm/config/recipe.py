@@ -15,6 +15,7 @@ from typing import Any
 
 from stabledllm.config.checking import Read, check, read_settings
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.config.twice import Once
 from stabledllm.config.written import Written, read_written, settle
 from stabledllm.errors import Gathered, Mistakes, UserError, did_you_mean
 from stabledllm.plain_text import plain_text
@@ -75,8 +76,10 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Read:
     """
     tree, gathered, what = tree_of(name), Gathered(), f"recipe '{plain_text(name)}'"
     kind = ExperimentSettings if "methods" in tree or "base" in tree else TrainSettings
+    once = Once()
     for override in overrides:
         with gathered.check():
+            once.check(override)
             if kind is TrainSettings and override.startswith("base."):
                 meant = plain_text(override.partition("=")[0].removeprefix("base."))
                 raise UserError(f"override 'base.{meant}': expected a key of one training run; write {meant}.")
@@ -222,11 +225,12 @@ def apply_overrides(tree: dict, overrides: Sequence[str]) -> dict:
     """Set ``dotted.key=value`` in the tree, in place, and return it.
 
     Raises:
-        Mistakes: an override has no '=', or its key lies below one that holds a value.
+        Mistakes: an override has no '=', gives a key again, or its key lies below one that holds a value.
     """
-    gathered = Gathered()
+    gathered, once = Gathered(), Once()
     for override in overrides:
         with gathered.check():
+            once.check(override)
             _set(tree, override)
     gathered.refuse()
     return tree

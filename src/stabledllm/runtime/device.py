@@ -61,7 +61,7 @@ def on_cpu() -> bool:
     wanted = asked()
     if wanted in (None, "cpu"):
         return wanted == "cpu" or not torch.accelerator.is_available()
-    _refuse_missing(wanted)
+    refuse_missing(wanted)
     return False
 
 
@@ -73,14 +73,21 @@ def place(model: torch.nn.Module) -> None:
     """
     wanted = asked()
     if wanted is not None and next(model.parameters()).device.type != wanted:
-        _refuse_missing(wanted)
+        refuse_missing(wanted)
         model.to(wanted)
 
 
-def _refuse_missing(wanted: str) -> None:
+def refuse_missing(wanted: str | None) -> None:
+    """Refuse a kind of device that this machine does not have.
+
+    Raises:
+        UserError: names what there is.
+    """
+    if wanted in (None, "cpu"):
+        return
     import torch
 
     there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if wanted != "cpu" and (there is None or there.type != wanted):
+    if there is None or there.type != wanted:
         found = f"'{there.type}'" if there is not None else "a CPU alone"
         raise UserError(f"option '--device': expected '{wanted}' on this machine, found {found}.")

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from stabledllm.config.decoding_fit import fitting_block, fitting_steps
-from stabledllm.config.settings.data import DataSettings, ImageSettings
+from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.model import ModelSettings
 from stabledllm.config.settings.values import MOST, PathText, Seed
 from stabledllm.config.typed import Strict
@@ -113,21 +113,3 @@ class EvalSettings(ModelSettings):
     """Prompts decoded together; no result depends on it."""
     out: PathText = "runs/eval"
     """Folder of ``eval.json`` and what was generated."""
-
-
-class GeneratedData(Strict):
-    """What ``stabledllm generate --image`` reads of the settings of data."""
-
-    image: ImageSettings = ImageSettings()
-
-
-class GenerateSettings(ModelSettings):
-    """Settings of ``stabledllm generate``: a model, and how it completes or draws what it is prompted with."""
-
-    base: PathText | None = None
-    """The base model of an adapter, where it has moved since the adapter was saved."""
-    decoding: ShortDecodingSettings = ShortDecodingSettings()
-    image_decoding: ImageDecodingSettings = ImageDecodingSettings()
-    data: GeneratedData = GeneratedData()
-    out: PathText | None = None
-    """With ``--image``: new folder; ``runs/pictures/1``, 2, ... without."""
