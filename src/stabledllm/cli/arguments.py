@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stabledllm.cli.grammar import GRAMMARS, Grammar
+from stabledllm.cli.printing import say
 from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
 
@@ -30,11 +31,11 @@ class Typed:
         """The table of the command's keys."""
         return GRAMMARS[self.command]
 
-    def tree(self, say=None) -> dict:
+    def tree(self, tell: Callable[[str], None]) -> dict:
         """The command's presets with the keys that it takes of the recipe; the overrides are not in it.
 
         Args:
-            say: takes the line that tells which keys are taken of the recipe of a training run.
+            tell: takes the line that says which keys are taken of the recipe of a training run.
 
         Raises:
             UserError: no such recipe, or broken YAML.
@@ -46,8 +47,8 @@ class Typed:
         if self.recipe is None:
             return tree
         taken, note = borrowed(self.recipe, self.grammar.kind, self.grammar.borrows or ())
-        if note and say is not None:
-            say(note)
+        if note:
+            tell(note)
         return merge(tree, taken)
 
 
@@ -95,6 +96,8 @@ def recipe_of(typed: Typed, own_rows: bool = True) -> str:
             f"{typed.command}: expected a recipe in the first place, found none; 'stabledllm ls' lists the shipped "
             f"ones, and a YAML file of your own is one too.{own}"
         )
+    if typed.recipe is None:
+        say(f"note: without a recipe, '{OWN_ROWS}' is taken: that of your own rows")
     return typed.recipe or OWN_ROWS
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typer.core import TyperCommand, TyperGroup
 
 from stabledllm.cli.common import OPTIONS, apply_common
-from stabledllm.cli.completion import complete_setting
+from stabledllm.cli.completion import Offered, complete_setting
 from stabledllm.cli.dashes import without_dashes
 from stabledllm.cli.grammar import GRAMMARS, Grammar
 from stabledllm.cli.help import write_settings
@@ -101,7 +101,8 @@ class Command(TyperCommand):
 
     def shell_complete(self, ctx, incomplete: str) -> list:
         """What may follow ``--``: the command's own options and those of its settings."""
-        own = super().shell_complete(ctx, incomplete)
+        common = [name for name, one in OPTIONS.items() if not one.commands or self.name in one.commands]
+        own = [*super().shell_complete(ctx, incomplete), *(Offered(n) for n in common if n.startswith(incomplete))]
         if self.grammar is None:
             return own
         return own + complete_setting(self.grammar, ctx.meta.get(WORDS, []), incomplete)

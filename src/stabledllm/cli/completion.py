@@ -1,13 +1,17 @@
-"""What the shell may complete: recipes, keys, and the values of choices, switches and methods. Imports no torch."""
+"""What the shell may complete: recipes, keys, and the values of choices, switches, methods and models.
+
+Typer writes the shells' scripts (``stabledllm --install-completion``) and asks here. Imports no torch.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from stabledllm.cli.grammar import Grammar
 from stabledllm.config.key_table import Key
+from stabledllm.runtime.device import NAMES
 
 _METHODS = ("method", "methods", "baselines")
 
@@ -27,27 +31,15 @@ def complete_setting(grammar: Grammar, words: Sequence[str], incomplete: str) ->
     Args:
         words: those before it. bash breaks words at ``=``, so that ``method=pp`` arrives as three.
     """
-    words = list(words)
-    if incomplete == "=":
-        words, incomplete = [*words, "="], ""
-    key = _awaiting(grammar, words)
-    if key is not None:
-        return _offer(values(key), incomplete, "")
+    words = [*words, "="] if _is_at_equals() else list(words)
+    if words[-1:] == ["--device"]:
+        return [Offered(name) for name in NAMES if name.startswith(incomplete)]
+    if (key := _awaiting(grammar, words)) is not None:
+        return _values(key, incomplete, "")
     name, equals, begun = incomplete.partition("=")
     if equals and (key := _key(grammar, name)):
-        return _offer(values(key), begun, f"{name}=")
-    dashes = "--" if incomplete.startswith("-") else ""
-    shown = [*(name for name in grammar.short), *(["data"] if grammar.short_for("data") else [])] if dashes else []
-    after = "" if dashes else "="
-    return [
-        *(Offered(f"--{name}") for name in dict.fromkeys(shown) if f"--{name}".startswith(incomplete)),
-        *(
-            Offered(f"{dashes}{key.name}{after}", key.meaning)
-            for key in grammar.keys.values()
-            if f"{dashes}{key.name}".startswith(incomplete.replace("-", "_") if not dashes else incomplete)
-            and not key.is_group
-        ),
-    ]
+        return _values(key, begun, f"{name}=")
+    return _options(grammar, incomplete) if incomplete.startswith("-") else _keys(grammar, incomplete)
 
 
 def recipes() -> list[str]:
@@ -57,18 +49,46 @@ def recipes() -> list[str]:
     return list(shipped_recipes())
 
 
-def values(key: Key) -> Iterator[str]:
+def named_values(key: Key) -> Iterator[str]:
     """The values that a key may have, as far as they have names; for methods, every part."""
     yield from key.choices
-    if key.name.rpartition(".")[2] in _METHODS:
-        from stabledllm.noise.parts import PARTS
+    name = key.name.rpartition(".")[2]
+    if name in _METHODS:
+        from stabledllm.noise.parts import PARTS, STANDARD
 
-        yield "standard"
-        yield from (name for name in PARTS if name != "standard")
-    if key.name.rpartition(".")[2] == "model":
+        yield from dict.fromkeys((STANDARD, *PARTS))
+    if name == "model":
         from stabledllm.models.shapes import PUBLISHED
 
         yield from ("tiny", "tiny-mmada", *PUBLISHED)
+
+
+def _options(grammar: Grammar, incomplete: str) -> list[Offered]:
+    """The options of settings that begin as typed, with dashes or underscores."""
+    short = [name for name in ("data", *grammar.short) if grammar.short_for(name)]
+    long = [key.name for key in grammar.keys.values() if not key.is_group]
+    begun = incomplete[2:].replace("-", "_")
+    return [
+        Offered(f"--{name}", grammar.keys[grammar.short_for(name) or name].meaning)
+        for name in dict.fromkeys((*short, *long))
+        if name.startswith(begun)
+    ]
+
+
+def _keys(grammar: Grammar, incomplete: str) -> list[Offered]:
+    """The keys that begin as typed; of a single one its values too, so that no shell ends the word at ``KEY=``."""
+    found = [key for key in grammar.keys.values() if key.name.startswith(incomplete) and not key.is_group]
+    if len(found) != 1:
+        return [Offered(f"{key.name}=", key.meaning) for key in found]
+    (key,) = found
+    values = list(named_values(key))
+    return [Offered(f"{key.name}={value}", key.meaning) for value in (values if len(values) > 1 else ["", key.takes])]
+
+
+def _is_at_equals() -> bool:
+    """Whether bash asks for what follows ``KEY=``, which click passes on as an empty word."""
+    words, place = os.environ.get("COMP_WORDS", "").split(), os.environ.get("COMP_CWORD", "")
+    return place.isdecimal() and words[int(place) : int(place) + 1] == ["="]
 
 
 def _awaiting(grammar: Grammar, words: list[str]) -> Key | None:
@@ -92,8 +112,14 @@ def _key(grammar: Grammar, name: str) -> Key | None:
     return grammar.key(bare)
 
 
-def _offer(found: Iterable[str], begun: str, before: str) -> list[Offered]:
-    """The values that begin as typed; of a list or a method of parts, the last one."""
+def _values(key: Key, begun: str, before: str) -> list[Offered]:
+    """The values that begin as typed; of a list or a method of parts, what may come next."""
     done = max(begun.rfind(mark) for mark in "+,[") + 1
     kept, last = begun[:done], begun[done:]
-    return [Offered(f"{before}{kept}{value}") for value in found if value.startswith(last)]
+    joined = kept[-1:] == "+"  # neither a part that is there already, nor a method that stands alone
+    left_out = {"standard", "autoregressive", *kept.rpartition(",")[2].strip("[").split("+")} if joined else set()
+    return [
+        Offered(f"{before}{kept}{value}")
+        for value in named_values(key)
+        if value.startswith(last) and value not in left_out
+    ]

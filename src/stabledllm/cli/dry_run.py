@@ -113,10 +113,8 @@ def of_eval(settings: EvalSettings) -> Iterator[str]:
     if settings.beside != "none":
         yield _line("", f"and the untuned model beside it ({settings.beside})")
     yield _line("rows", f"at most {settings.rows} of {_source(data)}")
-    yield _line(
-        "evaluate",
-        f"NLL: at most {settings.rows * settings.draws:,} forward passes ({_counted(settings.draws, 'view')} of a row)",
-    )
+    forwards, views = settings.rows * settings.draws, _counted(settings.draws, "view")
+    yield _line("evaluate", f"NLL: at most {forwards:,} forward passes ({views} of a row)")
     yield _line("", f"completions of {decoding.length} tokens in {decoding.steps} model calls for every "
                 f"{settings.generate_batch} rows")  # fmt: skip
     yield _line("write", f"{_folder(settings.out)}: eval.json, nll.jsonl, completions.jsonl")
@@ -132,8 +130,8 @@ def of_generate(settings: GenerateSettings, prompts: Sequence[str], *, image: bo
         yield _line("write", f"{settings.out or 'runs/pictures/N'}: a PNG of each and a contact sheet")
     else:
         decoding = settings.decoding
-        yield _line("complete", f"{_counted(len(prompts), 'prompt')}, {decoding.length} tokens each, in {decoding.steps} model "
-                    f"calls for every 32 prompts")  # fmt: skip
+        many = _counted(len(prompts), "prompt")
+        yield _line("complete", f"{many}, {decoding.length} tokens each, in {decoding.steps} model calls for every 32")
         yield _line("write", "nothing: completions are printed")
     yield _weights(settings)
 
