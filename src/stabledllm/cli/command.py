@@ -147,7 +147,9 @@ class _refusing:
         if error is None or not hasattr(error, "format_message") or kind.__name__ == "NoArgsIsHelpError":
             return
         message = " ".join(error.format_message().split()).rstrip(".")
-        message = re.sub(r" (?:Did you mean|\(Possible options:) ('?--[\w-]+'?)[?)]$", r" (did you mean \1?)", message)
+        message = re.sub(
+            r" (?:Did you mean|\(Possible options:) '?(--[\w-]+)'?[?)]$", r" (did you mean '\1'?)", message
+        )
         what = f"{self.command}: " if self.command else ""
         help_of = f"stabledllm {self.command} --help" if self.command else "stabledllm --help"
         raise UserError(f"{what}{message[:1].lower()}{message[1:]}; '{help_of}' lists its options.") from None

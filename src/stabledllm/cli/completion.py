@@ -65,12 +65,11 @@ def named_values(key: Key) -> Iterator[str]:
 
 def _options(grammar: Grammar, incomplete: str) -> list[Offered]:
     """The options of settings that begin as typed, with dashes or underscores."""
-    short = [name for name in ("data", *grammar.short) if grammar.short_for(name)]
     long = [key.name for key in grammar.keys.values() if not key.is_group]
     begun = incomplete[2:].replace("-", "_")
     return [
         Offered(f"--{name}", grammar.keys[grammar.short_for(name) or name].meaning)
-        for name in dict.fromkeys((*short, *long))
+        for name in dict.fromkeys((*grammar.shorts, *long))
         if name.startswith(begun)
     ]
 

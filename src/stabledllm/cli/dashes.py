@@ -104,7 +104,7 @@ def instead(typed: str, grammar: Grammar, own: Collection[str]) -> str:
     """The clause on what to write instead of an option that no command or key has."""
     from stabledllm.config.instead import instead_of_key
 
-    names = [*own, *(f"--{name}" for name in (*grammar.keys, *grammar.short))]
+    names = [*own, *(f"--{name}" for name in (*grammar.keys, *grammar.shorts))]
     spelt = {name.replace("-", "_"): name for name in names}
     near = difflib.get_close_matches(f"__{typed}"[:200], spelt, n=1, cutoff=0.75)
     if near:

@@ -77,10 +77,14 @@ class Grammar:
         above = (".".join(parts[:size]) for size in range(len(parts) - 1, 0, -1))
         return next((self.keys[one] for one in above if one in self.keys and self.keys[one].holds_any), None)
 
+    @property
+    def shorts(self) -> dict[str, str]:
+        """The short names that this command reads, with their keys."""
+        return {name: key for name, key in (_OF_DATA | dict(self.short)).items() if key in self.keys}
+
     def short_for(self, name: str) -> str | None:
         """The key that a short name of this command stands for."""
-        meant = self.short.get(name) or _OF_DATA.get(name)
-        return meant if meant in self.keys else None
+        return self.shorts.get(name)
 
     def of_others(self, name: str) -> str | None:
         """The key that an option of another program stands for: of one of ours, or of transformers' arguments."""

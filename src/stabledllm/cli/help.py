@@ -33,12 +33,12 @@ def sections(grammar: Grammar) -> list[tuple[str, list[tuple[str, str]]]]:
         if key.name in first or below_trainer or (key.is_group and not _is_open(key)):
             continue
         groups.setdefault(_title(key), []).append(row(key, grammar))
-    return list(groups.items())
+    return [(title, rows) for title, rows in groups.items() if rows]
 
 
 def row(key: Key, grammar: Grammar) -> tuple[str, str]:
     """One key's line: how it is typed, and its meaning in a sentence with the default."""
-    short = next((name for name in ("data", *grammar.short) if grammar.short_for(name) == key.name), None)
+    short = next((name for name, meant in grammar.shorts.items() if meant == key.name), None)
     names = f"--{short}, --{key.name}" if short else f"--{key.name}"
     default = grammar.default(key)
     meaning = re.split(r"(?<=\.) ", key.meaning, maxsplit=1)[0].rstrip(".")

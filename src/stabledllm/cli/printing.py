@@ -14,13 +14,18 @@ _NO_BARS = "TQDM_DISABLE"
 
 class _State:
     quiet = False
+    hides_bars = False
+    """Whether the variable is ours, and not the user's own."""
 
 
 def be_quiet(quiet: bool = True) -> None:
     """Print only what :func:`answer` is given from here on, and show no bars."""
+    if quiet and _NO_BARS not in os.environ:
+        os.environ[_NO_BARS], _State.hides_bars = "1", True
+    elif not quiet and _State.hides_bars:
+        os.environ.pop(_NO_BARS, None)
+        _State.hides_bars = False
     _State.quiet = quiet
-    if quiet:
-        os.environ[_NO_BARS] = "1"
 
 
 def is_quiet() -> bool:

@@ -32,7 +32,7 @@ def read_prompted(
         key = word.partition("=")[0]
         known = "=" in word and (grammar.key(key) is not None or grammar.short_for(key) is not None)
         (settings if known else prompts).append(word)
-        names = [*grammar.keys, *grammar.short]
+        names = [*grammar.keys, *grammar.shorts]
         if (
             not known
             and _LIKE_A_KEY.fullmatch(word)
