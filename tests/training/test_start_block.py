@@ -11,12 +11,13 @@ import pytest
 from rich.console import Console
 
 from stabledllm.build import build_method, build_model, set_form
-from stabledllm.config.parts_in_words import DOES, in_words
+from stabledllm.config.parts_in_words import DOES, OBJECTIVES, in_words
 from stabledllm.config.recipe import load_recipe
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import load_bundle
 from stabledllm.data.images import with_image_defaults
 from stabledllm.noise.parts import PARTS, STANDARD
+from stabledllm.noise.weightings import WEIGHTINGS
 from stabledllm.training import run
 from stabledllm.training.arguments import training_arguments
 from stabledllm.training.screen import QUIET, Screen, plain
@@ -94,7 +95,9 @@ def test_blocks_and_another_objective(tmp_path):
     said = rows_of(block)["method"]
     assert "another objective than Standard's" in said
     assert "In blocks of 8 tokens, each with its own t." in said
-    assert "Under objective.weighting=unweighted." in said
+    assert rows_of(block)["objective"].startswith(
+        "unweighted: every masked token weighs the same; the mean over the rows"
+    )
     assert rows_of(block)["device"].endswith("weights in float32, computed in bfloat16")
 
 
@@ -139,6 +142,7 @@ def _columns(line: str) -> int:
 
 def test_every_part_of_a_method_is_said_in_words():
     assert set(DOES) == {STANDARD, *PARTS}
+    assert set(OBJECTIVES) == set(WEIGHTINGS)
     for name in DOES:
         sentence = in_words([name], unbiased=True)
         assert sentence == f"{DOES[name]}."

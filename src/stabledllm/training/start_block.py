@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainingArguments
 
-from stabledllm.config.parts_in_words import in_words
+from stabledllm.config.parts_in_words import OBJECTIVES, in_words
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle
 from stabledllm.data.sources import own_splits
@@ -57,6 +57,8 @@ class StartBlock:
             yield "", Text(plain_text(note))
         yield from self.first_row()
         yield "method", Text(self.method_in_words())
+        if not self.method.autoregressive:
+            yield "objective", Text(self.objective())
         yield "steps", Text(self.steps())
         yield "device", Text(self.device())
         yield "folder", Text(plain_text(Path(self.settings.out)))
@@ -109,14 +111,21 @@ class StartBlock:
             yield "", Text(f"no prompt: the whole row is {RESPONSE}", style=STYLES[RESPONSE])
 
     def method_in_words(self) -> str:
-        """The method's name and what it does, with blocks and another objective if there are any."""
-        method, objective = self.method, self.settings.objective
+        """The method's name and what it does, with blocks if there are any."""
+        method = self.method
         text = f"{method.name}: {in_words([named.part.name for named in method.parts], unbiased=method.unbiased)}"
         if self.settings.block_size:
             text += f" In blocks of {self.settings.block_size} tokens, each with its own t."
-        if objective.weighting != "elbo":
-            text += f" Under objective.weighting={objective.weighting}."
         return text
+
+    def objective(self) -> str:
+        """What is minimised, and over what its mean is taken."""
+        objective = self.settings.objective
+        power = f" (a = {objective.power:g})" if objective.power is not None else ""
+        return (
+            f"{objective.weighting}{power}: {OBJECTIVES[objective.weighting]}; the mean over the "
+            f"{'rows' if objective.normalization == 'row' else 'tokens'} of a step"
+        )
 
     def steps(self) -> str:
         """How many steps of how many rows, and what part of the data they are."""
