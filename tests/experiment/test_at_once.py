@@ -76,7 +76,7 @@ TOLD = [
     ("lora=true", "found 'true'; write lora.rank=16, or RECIPE+lora."),
     ("lora.target_modules=q_proj,v_proj", "write lora.target_modules=[q_proj, v_proj]."),
     ("callbacks=my.Callback", "write callbacks=[my.Callback]."),
-    ("out=", "key 'out': expected text of at least 1 character, found ''."),
+    ("out=", "expected text of at least 1 character, found ''; leave the key out for its default."),
     # methods, objective, decoding and what they need
     ("method=lowdisc,fixedcount", "unknown part 'lowdisc,fixedcount'; write lowdisc+fixedcount."),
     ("method=ppotz", "unknown part 'ppotz' (did you mean 'ppots'?)."),
@@ -91,7 +91,7 @@ TOLD = [
     ("lora.target_modules=[q_porj]", "no linear layer 'q_porj'"),
     # models and files
     ("model=tny", "found no such thing (did you mean 'tiny'?)."),
-    ("model=new:./nothere", "model './nothere': expected 'tiny'"),
+    ("model=new:./nothere", "model './nothere': expected a folder, found nothing there."),
     ("data.train=jsonl:trian.jsonl", "found nothing at 'trian.jsonl' (did you mean 'train.jsonl'?)."),
     ("data.validation=gsm8k:MISSING", "data 'gsm8k:MISSING': expected a file or folder, found nothing at 'MISSING'."),
     ("data.test=gsm9k", "found the unknown kind 'gsm9k' (did you mean 'gsm8k'?)."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -34,17 +34,23 @@ def settings_tree(model: str, data: str, out: Path, methods: str | None, gradien
     return tree | ({"methods": [name.strip() for name in methods.split(",")]} if methods else {})
 
 
-def run(tree: dict, overrides: Sequence[str]) -> Path:
-    """Measure, print the tables, write ``decomposition.json`` and the figures, and return their folder."""
-    from stabledllm.config.recipe import apply_overrides, check
-    from stabledllm.config.settings import DecomposeSettings
+def run(
+    tree: dict, overrides: Sequence[str], command: str = "decompose", also: Sequence[Callable[[], object]] = ()
+) -> Path:
+    """Measure, print the tables, write ``decomposition.json`` and the figures, and return their folder.
+
+    Args:
+        command: whose settings they are. also: checks of its own options, told with what is wrong with them.
+    """
+    from stabledllm.experiment.commands_at_once import check_command
+
+    settings = check_command(command, tree, overrides, also=also)
     from stabledllm.experiment.idle import idle_in_decompose
     from stabledllm.lab.decompose import run_decompose
     from stabledllm.reports.printed import decomposition_text
     from stabledllm.reports.save import save_decomposition_figures
     from stabledllm.runtime.locks import writing
 
-    settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
     say_all(idle_in_decompose(settings, overrides))
     out = Path(settings.out)
     with writing(settings.out, "decompose"):

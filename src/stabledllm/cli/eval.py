@@ -19,8 +19,9 @@ from stabledllm.cli.options import (
     Family,
     Length,
     TrustRemoteCode,
-    decoding_of,
+    decoding_tree,
     loading_of,
+    of_group,
 )
 from stabledllm.cli.printing import say, say_all
 
@@ -63,17 +64,11 @@ def evaluate(
     data too (data.system_prompt, data.few_shot, ...), and for pictures image_decoding.steps, clip=MODEL,
     data.image.tokenizer, ...
     """
-    from stabledllm.config.recipe import apply_overrides, check
-    from stabledllm.config.settings import EvalSettings
-    from stabledllm.evaluation.run import evaluate as run
-    from stabledllm.evaluation.untuned import resolve
-    from stabledllm.experiment.idle import idle_in_eval
-    from stabledllm.runtime.launched import is_main_process
+    from stabledllm.experiment.commands_at_once import check_command, in_trained_blocks
 
     # --set takes keys of the decoding, except those that name another group.
     others = [override for override in decoding or [] if override.startswith(("data.", "image_decoding.", "clip="))]
-    of_decoding = [override for override in decoding or [] if override not in others]
-    checked = decoding_of(resolve(model), length, steps, block, of_decoding, base)
+    of_decoding = [of_group("decoding", override) for override in decoding or [] if override not in others]
     tree = {
         "model": model,
         "data": {"train": data, "max_len": max_len, "pad_response_to": pad_response_to},
@@ -81,9 +76,13 @@ def evaluate(
         "beside": beside,
         "rows": rows,
         "generate_batch": batch,
-        "decoding": checked,
+        "decoding": decoding_tree(length, steps, block),
     } | loading_of(base, family, dtype, attention, end_token, trust_remote_code, allow_pickle)
-    settings = check(apply_overrides(tree, others), EvalSettings, "eval")
+    settings = in_trained_blocks(check_command("eval", tree, [*of_decoding, *others]))
+    from stabledllm.evaluation.run import evaluate as run
+    from stabledllm.experiment.idle import idle_in_eval
+    from stabledllm.runtime.launched import is_main_process
+
     notes = idle_in_eval(settings, others)
     if is_main_process():
         say_all(notes)

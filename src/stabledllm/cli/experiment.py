@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -32,10 +33,9 @@ def run(
 ) -> None:
     """Check every run, do them all, print the tables, and write ``results.json``."""
     from stabledllm.config import TrainSettings
-    from stabledllm.experiment.at_once import check_jobs, load_checked
+    from stabledllm.experiment.at_once import check_devices, check_jobs, load_checked
 
-    check_jobs(jobs)
-    settings = load_checked(recipe, overrides)
+    settings = load_checked(recipe, overrides, also=[partial(check_jobs, jobs), partial(check_devices, devices)])
     if isinstance(settings, TrainSettings):
         raise UserError(
             f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train', or write "
@@ -55,9 +55,7 @@ def run(
         check_run(planned)
         training_arguments(planned.settings)
     say_all(idle_overrides(settings, runs, overrides))
-    numbers = [number.strip() for number in devices.split(",")] if devices else []
-    if devices and not all(numbers):
-        raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")
+    numbers = check_devices(devices)
     beside = side_by_side([run.settings for run in runs], len(runs) * len(settings.seeds), jobs, numbers)
     if beside.jobs > 1:
         say(beside.sentence())

@@ -29,15 +29,16 @@ def fit(
 
 def run(tree: dict, overrides: Sequence[str]) -> None:
     """Probe, fit, and write ``p_of_t.json`` with its figure."""
-    from stabledllm.config.recipe import apply_overrides, check
-    from stabledllm.config.settings import TrainSettings
+    from stabledllm.experiment.commands_at_once import check_command
+
+    settings = check_command("fit", tree, overrides)
     from stabledllm.data.images import with_image_defaults
     from stabledllm.experiment.idle import idle_in_fit
     from stabledllm.lab.fit import run_fit
     from stabledllm.reports.save import save_fit_figure
     from stabledllm.runtime.locks import writing
 
-    settings = with_image_defaults(check(apply_overrides(tree, overrides), TrainSettings, "fit"))
+    settings = with_image_defaults(settings)
     say_all(idle_in_fit(settings, overrides))
     path = Path(settings.out) / "p_of_t.json"
     with writing(settings.out, "fit"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +20,10 @@ from stabledllm.cli.options import (
     Family,
     Length,
     TrustRemoteCode,
-    decoding_of,
+    decoding_tree,
     load,
     loading_of,
+    of_group,
     path,
     prompts_of,
 )
@@ -30,7 +32,7 @@ from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
 
 if TYPE_CHECKING:
-    from stabledllm.config.settings import ShortDecodingSettings
+    from stabledllm.config.settings import GenerateSettings, ShortDecodingSettings
 
 
 def generate(
@@ -72,24 +74,35 @@ def generate(
     """
     loading = loading_of(base, family, dtype, attention, end_token, trust_remote_code, allow_pickle)
     prompts = prompts_of(prompt)
+    from stabledllm.experiment.commands_at_once import check_command, check_prompts, in_trained_blocks
+
+    model = model or ("tiny-mmada" if image else "tiny")
+    group = "image_decoding" if image else "decoding"
+    chosen = ({} if steps is None else {"steps": steps}) if image else decoding_tree(length, steps, block)
+    settings = check_command(
+        "generate",
+        {"model": model, group: chosen} | loading,
+        [one if image and one.startswith("data.image.") else of_group(group, one) for one in decoding or []],
+        also=[partial(check_prompts, prompts), partial(_refuse_out, out, image)],
+    )
     if image:
-        tree = {} if steps is None else {"steps": steps}
-        _draw(prompts, model or "tiny-mmada", tree, decoding or [], out, loading)
-        return
-    if out is not None:
+        _draw(prompts, settings, out, loading)
+    else:
+        _complete(prompts, model, in_trained_blocks(settings).decoding, loading)
+
+
+def _refuse_out(out: Path | None, image: bool) -> None:
+    if out is not None and not image:
         raise UserError("generate: expected --image beside --out, found none; completions are printed.")
-    model = model or "tiny"
-    _complete(prompts, model, decoding_of(model, length, steps, block, decoding or [], base), loading)
 
 
 def _complete(prompts: list[str], model: str, settings: ShortDecodingSettings, loading: dict) -> None:
     """Print each prompt with its completion, and the cost of decoding on standard error."""
     from stabledllm.build import build_decoding
     from stabledllm.decoding import DecodingStats
-    from stabledllm.evaluation.completing import complete, refuse_unfit, without_effect
+    from stabledllm.evaluation.completing import complete, without_effect
 
     options = build_decoding(settings)
-    refuse_unfit(prompts)
     loaded = load(model, loading)
     for note in without_effect(settings, loaded):
         print(note, file=sys.stderr)
@@ -105,27 +118,18 @@ def _complete(prompts: list[str], model: str, settings: ShortDecodingSettings, l
     )
 
 
-def _draw(captions: list[str], model: str, tree: dict, overrides: list[str], out: Path | None, loading: dict) -> None:
+def _draw(captions: list[str], settings: GenerateSettings, out: Path | None, loading: dict) -> None:
     """Write a PNG for every caption and a contact sheet of them into a new folder, and print their paths."""
     from stabledllm.build import build_image_decoding
     from stabledllm.cli.new_folders import free_folder, new_folder
-    from stabledllm.config.recipe import apply_overrides, check
-    from stabledllm.config.settings import DataSettings, ImageDecodingSettings
     from stabledllm.data.images import image_with_defaults
     from stabledllm.decoding import DecodingStats
-    from stabledllm.evaluation.completing import refuse_unfit
     from stabledllm.evaluation.drawing import draw_to_folder
     from stabledllm.evaluation.untuned import resolve
 
-    refuse_unfit(captions)
-    data_overrides = [override for override in overrides if override.startswith("data.image.")]
-    decoding_overrides = [override for override in overrides if override not in data_overrides]
-    options = build_image_decoding(
-        check(apply_overrides(tree, decoding_overrides), ImageDecodingSettings, "image decoding")
-    )
-    image = check(apply_overrides({"data": {}}, data_overrides)["data"], DataSettings, "generate").image
-    model, stats = resolve(model), DecodingStats()
-    image = image_with_defaults(image, model)
+    options = build_image_decoding(settings.image_decoding)
+    model, stats = resolve(settings.model), DecodingStats()
+    image = image_with_defaults(settings.data.image, model)
     place = free_folder(Path("runs", "pictures"), "generate") if out is None else new_folder(out, "generate")
     with place as (folder, becomes):
         paths = draw_to_folder(load(model, loading), captions, image, options, folder, stats)

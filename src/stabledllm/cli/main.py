@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stabledllm import __version__
+from stabledllm.cli.convert import convert
 from stabledllm.cli.decompose import decompose
 from stabledllm.cli.encode import encode
 from stabledllm.cli.eval import evaluate
@@ -47,6 +48,7 @@ _COMMANDS = {
     "power": power,
     "rescore": rescore,
     "merge": merge,
+    "convert": convert,
     "report": report,
     "ls": ls,
     "cp": cp,

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from stabledllm.config.settings import ShortDecodingSettings
 
 
 def path(text: str | Path) -> Path:
@@ -61,27 +58,16 @@ def prompts_of(typed: list[str]) -> list[str]:
     return [line for _, _, line in lines(sys.stdin.buffer, "standard input")] if typed == ["-"] else typed
 
 
-def decoding_of(
-    model: str, length: int, steps: int | None, block: int | None, overrides: list[str], base: str | None = None
-) -> ShortDecodingSettings:
-    """The settings of decoding: what is not given follows the length, and the blocks that the model was trained in.
+def decoding_tree(length: int, steps: int | None, block: int | None) -> dict:
+    """The options of decoding as keys of its settings; what is not given follows from the length."""
+    return {"length": length} | {
+        name: value for name, value in (("steps", steps), ("block", block)) if value is not None
+    }
 
-    Args:
-        base: the base model of an adapter, where it has moved.
 
-    Raises:
-        UserError: a key or value that cannot be.
-    """
-    from stabledllm.build import build_decoding
-    from stabledllm.config.recipe import apply_overrides, check
-    from stabledllm.config.settings import ShortDecodingSettings
-    from stabledllm.models.loading import trained_block
-
-    given = {name: value for name, value in (("steps", steps), ("block", block)) if value is not None}
-    settings = check(apply_overrides({"length": length} | given, overrides), ShortDecodingSettings, "decoding")
-    settings = settings.in_blocks_of(trained_block(base or model))
-    build_decoding(settings)
-    return settings
+def of_group(group: str, override: str) -> str:
+    """An override of ``--set``, whose keys may be written without the group that they stand in."""
+    return override if override.startswith(f"{group}.") else f"{group}.{override}"
 
 
 def loading_of(

@@ -21,10 +21,9 @@ def plan(
     ] = None,
 ) -> None:
     """Memory of a recipe per device, without loading anything; exit code 2 where it does not fit."""
-    from stabledllm.config import load_recipe
-    from stabledllm.experiment.memory_report import plan as report
-    from stabledllm.planning.advice import parse_memory
-    from stabledllm.planning.memory import Layout
+    from stabledllm.experiment.commands_at_once import check_plan
 
-    limit = parse_memory(memory) if memory else None
-    say(report(recipe, load_recipe(recipe, overrides or []), Layout(devices, sharding, longest), limit))
+    settings, layout, limit = check_plan(recipe, overrides or [], memory, devices, sharding, longest)
+    from stabledllm.experiment.memory_report import plan as report
+
+    say(report(recipe, settings, layout, limit))

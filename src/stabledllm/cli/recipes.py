@@ -41,9 +41,13 @@ def cp(
 
 
 def validate(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")], overrides: Overrides = None
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
+    overrides: Overrides = None,
+    load: Annotated[
+        bool, typer.Option("--load", help="Open config, tokenizer and data too, and say what is in them; no weights.")
+    ] = False,
 ) -> None:
-    """Check a recipe's keys, values, methods, names and files without loading a model."""
+    """Check a recipe's keys, values, methods, names, files and columns without loading a model."""
     from stabledllm.experiment.at_once import load_checked
 
     settings = load_checked(recipe, overrides or [])
@@ -53,4 +57,8 @@ def validate(
 
     description = check(settings)
     say_all(idle_overrides(settings, runs_of(settings), overrides or []))
+    if load:
+        from stabledllm.experiment.opened import open_all
+
+        say_all(open_all(settings))
     say(f"{recipe}: {description}, in order")

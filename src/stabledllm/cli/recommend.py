@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,6 @@ import typer
 from stabledllm.cli import decompose
 from stabledllm.cli.options import Data, Model, Overrides, path
 from stabledllm.cli.printing import say
-from stabledllm.errors import UserError
 
 
 def recommend(
@@ -32,17 +32,16 @@ def recommend(
 
     Further settings as KEY=VALUE, as for decompose; forwards=32 is the batch in forward passes.
     """
-    from stabledllm.lab.recommendation import QUANTITIES
+    from stabledllm.experiment.commands_at_once import check_stored, refuse_quantity
+
+    if stored is None:
+        tree = decompose.settings_tree(model, data, out, methods, True, seed)
+        stored = decompose.run(tree, overrides or [], "recommend", also=[partial(refuse_quantity, by)])
+    else:
+        check_stored(stored, by, overrides or [])
     from stabledllm.lab.recommendation import recommend as choose
     from stabledllm.reports.stored import read
 
-    if by is not None and by not in QUANTITIES:
-        raise UserError(f"recommend: expected --by {' or '.join(QUANTITIES)}, found '{by}'.")
-    if stored is None:
-        tree = decompose.settings_tree(model, data, out, methods, True, seed)
-        stored = decompose.run(tree, overrides or [])
-    elif overrides:
-        raise UserError(f"recommend: expected no settings beside --from, found '{overrides[0]}'.")
     choice = choose(read(stored / "decomposition.json" if stored.is_dir() else stored, "decomposition"), by)
     say("\n" + "\n".join(choice.sentences))
     say(f"\n# stabledllm train recipe.yaml\n{choice.recipe}")

@@ -19,6 +19,9 @@ def rescore(
     ],
 ) -> None:
     """Score completions again without the model; 'gold' is the data set's own answer field."""
+    from stabledllm.experiment.commands_at_once import check_command
+
+    check_command("rescore", {"rows": str(rows), "task": task, "out": str(out)})
     from stabledllm.runtime.locks import writing_beside
     from stabledllm.tasks.rescore import rescore as run
 

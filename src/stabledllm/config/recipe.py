@@ -7,6 +7,7 @@ replaces the earlier one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import as_file, files
@@ -15,6 +16,7 @@ from typing import Any
 
 from stabledllm.config.checking import Read, check, read_settings
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.config.twice import Once
 from stabledllm.config.written import Written, read_written, settle
 from stabledllm.errors import Gathered, Mistakes, UserError, did_you_mean
 from stabledllm.plain_text import plain_text
@@ -75,8 +77,10 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Read:
     """
     tree, gathered, what = _tree(name), Gathered(), f"recipe '{plain_text(name)}'"
     kind = ExperimentSettings if "methods" in tree or "base" in tree else TrainSettings
+    once = Once()
     for override in overrides:
         with gathered.check():
+            once.check(override)
             if kind is TrainSettings and override.startswith("base."):
                 meant = plain_text(override.partition("=")[0].removeprefix("base."))
                 raise UserError(f"override 'base.{meant}': expected a key of one training run; write {meant}.")
@@ -218,11 +222,12 @@ def apply_overrides(tree: dict, overrides: Sequence[str]) -> dict:
     """Set ``dotted.key=value`` in the tree, in place, and return it.
 
     Raises:
-        Mistakes: an override has no '=', or its key lies below one that holds a value.
+        Mistakes: an override has no '=', gives a key again, or its key lies below one that holds a value.
     """
-    gathered = Gathered()
+    gathered, once = Gathered(), Once()
     for override in overrides:
         with gathered.check():
+            once.check(override)
             _set(tree, override)
     gathered.refuse()
     return tree
@@ -233,7 +238,7 @@ def _meant(override: str) -> str:
     bare = override.strip().lstrip("-")
     key, colon, value = bare.partition(":")
     if override.startswith("-") and bare:
-        return f"; write {bare.partition('=')[0]}=VALUE, without dashes"
+        return f"; write {re.split('[= ]', bare)[0]}=VALUE, without dashes"
     if colon and key.replace(".", "").replace("_", "").isalnum() and not value.startswith(("/", "\\")):
         return f"; write {key}={plain_text(value.strip())}"
     return f"; write {plain_text(bare)}=VALUE" if bare.replace(".", "").replace("_", "").isalnum() else ""
@@ -246,6 +251,11 @@ def _set(tree: dict, override: str) -> None:
     if not equals or not all(parts):
         found = "a name that is empty" if equals else "no '='"
         raise UserError(f"override '{shown}': expected key=value, found {found}{_meant(override)}.")
+    if key != key.strip(" -"):
+        bare = plain_text(key.strip(" -"))
+        raise UserError(
+            f"override '{shown}': expected KEY=VALUE without dashes and blanks, found some; write {bare}=VALUE."
+        )
     if len(parts) > _MOST_DOTS:
         raise UserError(f"override '{shown}': expected at most {_MOST_DOTS} names in a key, found {len(parts)}.")
     node: Any = tree

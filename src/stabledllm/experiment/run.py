@@ -187,7 +187,7 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
     own = build_objective(base.objective)
     objectives = {"validation_nll": Objective()} | ({"validation_objective": own} if own.counts == "cosine" else {})
     metrics = {}
-    for name, objective in objectives.items():
+    for name, objective in objectives.items() if len(data.validation) else ():
         meter = loss_meter(loaded, data.validation, objective, block_size=base.block_size)
         with bar(row_forwards(meter, base.eval_draws), "untuned model", "forward") as shown:
             meter.progress = shown.update

@@ -256,7 +256,7 @@ def load_tokenizer(
         with warnings.catch_warnings():
             # transformers reads the model's config too, and comments on keys that only its own models have.
             warnings.simplefilter("ignore", FutureWarning)
-            tokenizer = _read(folder, trust_remote_code)
+            tokenizer = read_tokenizer(folder, trust_remote_code)
         check_named_tokens(tokenizer, folder, f"model '{name}'")
         return HFTokenizer(
             tokenizer,
@@ -269,7 +269,7 @@ def load_tokenizer(
         )
 
 
-def _read(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def read_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """transformers' tokenizer. The files decide its class, not the config: Dream's names one in remote code."""
     if (folder / "tokenizer.json").is_file():
         return read_pretrained(PreTrainedTokenizerFast, folder)

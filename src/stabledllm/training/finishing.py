@@ -48,7 +48,7 @@ def finish(
     ``trained.json`` holds what is known before completions are decoded; a run killed after that is not trained again.
     """
     out = Path(settings.out)
-    found = _evaluation_losses(settings, trainer, say) if len(data.validation) else {"metrics": {}}
+    metrics, beside = _evaluation_losses(settings, trainer, data, say) if len(data.validation) else ({}, {})
     if trainer.is_world_process_zero():
         (out / MODEL / STAMP).unlink(
             missing_ok=True
@@ -57,7 +57,7 @@ def finish(
         save_whole(trainer, out / MODEL)
     sharded, ranks = is_sharded(trainer), Ranks.launched(cpu=trainer.args.device.type == "cpu")
     _journal(settings, identity, data.test, ranks).remove()  # of an earlier run in this folder
-    record = run_record(settings, trainer, data, density, identity) | found
+    record = run_record(settings, trainer, data, density, identity) | {"metrics": metrics, **beside}
     if ranks.rank == 0:
         with busy(f"checking the model in {out / MODEL}"):
             stamp(out / MODEL, identity, trainer.density_file)
@@ -67,11 +67,13 @@ def finish(
     return _evaluate(settings, loaded, data, record, ranks, say)
 
 
-def _evaluation_losses(settings: TrainSettings, trainer: MDMTrainer, say: Say) -> dict:
-    """What the record holds of the held-out rows: ``metrics``, and beside them the untuned model where it is known."""
+def _evaluation_losses(settings: TrainSettings, trainer: MDMTrainer, data: DataBundle, say: Say) -> tuple[dict, dict]:
+    """The metrics of the trained model, and what stands beside them of the untuned one."""
     values = trainer.finite_nll_of_rows()
-    nll = mean_over_rows(values)
-    beside = beside_untuned(Path(settings.out), trainer.eval_rows, values, settings.eval_draws)
+    nll, beside = (
+        mean_over_rows(values),
+        beside_untuned(Path(settings.out), data.validation, values, settings.eval_draws),
+    )
     for line in side_by_side(nll, beside):
         say(line)
     metrics = {"validation_nll": nll.as_dict()}
@@ -79,7 +81,7 @@ def _evaluation_losses(settings: TrainSettings, trainer: MDMTrainer, say: Say) -
         own_loss = trainer.validation(objective)
         say(f"validation loss of MMaDA's objective {own_loss}")
         metrics["validation_objective"] = own_loss.as_dict()
-    return {"metrics": metrics, **(beside or {})}
+    return metrics, beside or {}
 
 
 def run_record(

@@ -12,10 +12,12 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, set_form
+from stabledllm.config.changeable import refuse_unchangeable
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.images import are_images, with_image_defaults
 from stabledllm.data.rows import marks_in, maskable_sizes
+from stabledllm.data.splits import refuse_few_rows
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged
@@ -46,7 +48,6 @@ from stabledllm.training.earlier import (
     find_start,
     is_begun,
     leave_behind,
-    refuse_unchangeable,
 )
 from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
@@ -148,6 +149,7 @@ def _train(
     set_form(loaded, settings)
     if callable(data):
         data = data(loaded.tokenizer)
+    refuse_few_rows(settings.batch, len(data.train))
     longest = max(lengths_of(data.train))
     refuse_too_large(settings, longest=longest)
     laid_out = fitting_views(settings, longest=longest)
@@ -223,7 +225,8 @@ def build_trainer(
     """
     out = Path(settings.out)
     check_marks(method, marks_in(data.train))
-    arguments = _arguments(settings)
+    # Without validation rows there is nothing to evaluate on, whatever eval_every says.
+    arguments = _arguments(settings if len(data.validation) else settings.model_copy(update={"eval_every": None}))
     refuse_checkpointing(loaded.model, loaded.name, arguments)
     out.mkdir(parents=True, exist_ok=True)
     density = None

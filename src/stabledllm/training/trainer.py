@@ -28,6 +28,7 @@ from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.adaptive import AdaptiveDensity
 from stabledllm.runtime.showing import bar
 from stabledllm.stats.estimate import Estimate
+from stabledllm.training.annealing import annealing_of
 from stabledllm.training.devices import refuse_unrunnable
 from stabledllm.training.diverged import StepWatch
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
@@ -128,6 +129,8 @@ class MDMTrainer(ResumingTrainer):
         self.watch = StepWatch(self)
         self.add_callback(statistics)
         self.add_callback(_StepEnd(self))
+        if annealing := annealing_of(kwargs["model"], noise_seed):
+            self.add_callback(annealing)
 
     @property
     def statistics(self) -> StepStatistics:
@@ -275,11 +278,19 @@ class MDMTrainer(ResumingTrainer):
         return metrics
 
     def validation(self, objective: Objective | None = None) -> Estimate:
-        """The model's evaluation loss, or that under another objective; raises ``Diverged`` where it is not finite."""
+        """The model's evaluation loss, or that under another objective.
+
+        Raises:
+            UserError: there are no validation rows. Diverged: it is not finite.
+        """
         return mean_over_rows(self.finite_nll_of_rows(objective))
 
     def finite_nll_of_rows(self, objective: Objective | None = None) -> Tensor:
-        """The evaluation loss of each held-out row, (rows,); raises ``Diverged`` where one is not finite."""
+        """The evaluation loss of each held-out row, (rows,); raises as :meth:`validation` does."""
+        if not len(self.eval_rows):
+            raise UserError(
+                "evaluation: expected validation rows (data.validation, or data.validation_share above 0), found none."
+            )
         values = self.nll_of_rows(objective)
         self.watch.require(self.state.global_step, {"the evaluation loss was not finite": values is not None})
         return values

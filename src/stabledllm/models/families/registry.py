@@ -11,7 +11,9 @@ from functools import partial
 
 from transformers import PreTrainedModel
 
-from stabledllm.errors import UserError, did_you_mean
+from stabledllm.errors import UserError
+from stabledllm.models.choices import check_family
+from stabledllm.models.families.a2d_loading import is_a2d, load_a2d
 from stabledllm.models.families.causal_lm import is_causal_lm, load_causal_lm
 from stabledllm.models.families.dream import DreamModel
 from stabledllm.models.families.llada import LLaDAModelLM
@@ -26,20 +28,21 @@ from stabledllm.models.families.source import Source
 class Family:
     """A model family: ``accepts`` tells from a checkpoint's config whether it belongs to it; ``load`` loads the model.
 
-    ``on_request`` accepts further checkpoints if the user names the family.
+    ``on_request`` accepts further checkpoints if the user names the family. ``kind``: a native family's class.
     """
 
     accepts: Callable[[Source], bool]
     load: Callable[[Source], PreTrainedModel]
     on_request: Callable[[Source], bool] = lambda _: False
+    kind: type[PreTrainedModel] | None = None
 
 
 def _native(kind: type) -> Family:
-    return Family(lambda source: source.model_type == kind.config_class.model_type, _loads(kind))
+    return _loading(kind, lambda source: source.model_type == kind.config_class.model_type)
 
 
-def _loads(kind: type) -> Callable[[Source], PreTrainedModel]:
-    return partial(load_native, kind)
+def _loading(kind: type, accepts: Callable[[Source], bool]) -> Family:
+    return Family(accepts, partial(load_native, kind), kind=kind)
 
 
 def _has_experts(source: Source) -> bool:
@@ -51,10 +54,11 @@ _LLADA = ("llada", "lladamoe", "llada_moe")
 
 # In the order in which they are asked.
 FAMILIES: dict[str, Family] = {
-    "llada": Family(lambda source: source.model_type == "llada" and not _has_experts(source), _loads(LLaDAModelLM)),
-    "llada-moe": Family(lambda source: source.model_type in _LLADA and _has_experts(source), _loads(LLaDAMoEModelLM)),
+    "llada": _loading(LLaDAModelLM, lambda source: source.model_type == "llada" and not _has_experts(source)),
+    "llada-moe": _loading(LLaDAMoEModelLM, lambda source: source.model_type in _LLADA and _has_experts(source)),
     "dream": _native(DreamModel),
     "mmada": _native(MMadaModelLM),
+    "a2d": Family(is_a2d, load_a2d),
     "mlm": Family(is_masked_lm, load_masked_lm, on_request=has_own_code),
     "arm": Family(is_causal_lm, load_causal_lm),
 }
@@ -68,8 +72,7 @@ def find_family(source: Source, name: str = "auto") -> Family:
     Raises:
         UserError: an unknown name, or a checkpoint of another family or of none.
     """
-    if name != "auto" and name not in FAMILIES:
-        raise UserError(f"family: unknown '{name}'{did_you_mean(name, ['auto', *FAMILIES])}.")
+    check_family(name)
     if source.model_type in _REFUSED:
         raise UserError(
             f"model '{source.name}': expected one of the families {', '.join(FAMILIES)}, "

@@ -1,0 +1,48 @@
+"""What the commands take that neither train nor measure: ``generate``, ``merge`` and ``rescore``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stabledllm.config.settings.data import DataSettings
+from stabledllm.config.settings.evaluation import ImageDecodingSettings, ShortDecodingSettings
+from stabledllm.config.settings.model import ModelSettings
+from stabledllm.config.settings.values import Name, PathText
+from stabledllm.config.typed import Strict
+
+
+class GenerateSettings(ModelSettings):
+    """Settings of ``stabledllm generate``."""
+
+    base: PathText | None = None
+    """The base model of an adapter, where it has moved since the adapter was saved."""
+    decoding: ShortDecodingSettings = ShortDecodingSettings()
+    image_decoding: ImageDecodingSettings = ImageDecodingSettings()
+    data: DataSettings = DataSettings()
+    """For pictures: ``data.image``, where the model does not say it."""
+    out: PathText | None = None
+    """For pictures: the new folder that they are written into."""
+
+
+class MergeSettings(Strict):
+    """Settings of ``stabledllm merge``."""
+
+    adapter: PathText
+    """The folder of an adapter, such as a LoRA run's ``out/model``."""
+    base: PathText | None = None
+    """Its base model, where it is not where it was."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the written weights; they are added in float32 in any case."""
+    out: PathText
+    """Folder for the merged model."""
+
+
+class RescoreSettings(Strict):
+    """Settings of ``stabledllm rescore``."""
+
+    rows: PathText
+    """File of JSON lines with ``completion`` and ``gold``."""
+    task: Name
+    """Whose scorer: gsm8k, hitab, openscience or synthetic."""
+    out: PathText
+    """File for the rows with their scores."""
