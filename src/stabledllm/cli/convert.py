@@ -47,13 +47,15 @@ def convert(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Make a masked diffusion model of an autoregressive one, to train with all that is here and with dllm."""
+    from stabledllm.experiment.commands_at_once import check_command
+
+    given = {"dtype": dtype, "mask_embedding": mask_embedding, "anneal_steps": anneal_steps, "layers": layers}
+    check_command("convert", {"model": model, "out": str(out)} | given)
+    from stabledllm.cli.new_folders import new_folder
+    from stabledllm.models.conversion.convert import convert as convert_model
     from stabledllm.models.conversion.options import ConversionOptions
 
     options = ConversionOptions(shift, mask_token, mask_embedding, anneal_steps, layers, dtype)
-    options.check()  # before torch is loaded
-    from stabledllm.cli.new_folders import new_folder
-    from stabledllm.models.conversion.convert import convert as convert_model
-
     with new_folder(out, "convert") as (folder, _):
         convert_model(model, folder, options, allow_pickle=allow_pickle, say=say)
     say(f"wrote {out}")

@@ -80,7 +80,7 @@ def _sentence(tree: dict, path: tuple, error: dict, kind: type[BaseModel], what:
     expectation = _expected(error["msg"])
     if "found" not in expectation:
         expectation += f", found {_shown(error['input'], key)}"
-    hint = instead_of_value(key, error["input"], _annotation(kind, path))
+    hint = instead_of_value(key, error["input"], _annotation(kind, path), kind)
     return f"{shown}: {expectation}{hint}."
 
 
@@ -146,6 +146,9 @@ def _expected(message: str) -> str:
         "expected less", "expected a number less"
     )
     message = message.replace("String should have", "expected text of")
+    message = message.replace(
+        "List should have at least 1 item after validation, not 0", "expected a list of at least 1"
+    )
     message = message.replace("a dictionary or instance of", "keys and values of")
     return message[0].lower() + message[1:]
 
@@ -155,7 +158,7 @@ def _shown(value: Any, key: str) -> str:
     if isinstance(value, Written):
         value = None if value.null and not value.typed else str(value)
     if isinstance(value, dict | list):
-        return "keys and values" if isinstance(value, dict) else "a list"
+        return "keys and values" if isinstance(value, dict) else "a list" if value else "an empty list"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**50:
         return "a number of more than 50 digits"
     value = hidden(value, key)

@@ -16,9 +16,9 @@ SPLITS = ("train", "validation", "test")
 def gather(gathered: Gathered, read: Read, checks_of: Callable[..., Checks]) -> None:
     """Gather what was wrong with settings as they were read, and what the checks of the others find."""
     gathered.sentences += read.sentences
-    if read.settings is None:
-        return
     wrong = {key.removeprefix("base.") for key in read.wrong}
+    if read.settings is None or "base" in wrong:
+        return
     for keys, check in checks_of(read.settings):
         # A value that was wrong has been replaced by its default, which is nobody's mistake.
         if not any(_touches(key, one) for key in keys.split() for one in wrong):

@@ -11,8 +11,9 @@ from pydantic import BaseModel
 
 from stabledllm.config.checking import read_settings
 from stabledllm.config.decoding_fit import refuse_unfit
-from stabledllm.config.recipe import apply_overrides
+from stabledllm.config.recipe import apply_overrides, merge
 from stabledllm.config.settings import (
+    ConvertSettings,
     DecomposeSettings,
     EvalSettings,
     ExperimentSettings,
@@ -32,6 +33,7 @@ from stabledllm.noise.fits import check_fitted, check_fixed
 from stabledllm.noise.parts import STANDARD, OfParts
 from stabledllm.noise.weightings import power_of
 from stabledllm.planning.layout import Layout, parse_memory
+from stabledllm.runtime.nearby import nearby
 from stabledllm.tasks.registry import task_named
 
 Decodes = TypeVar("Decodes", EvalSettings, GenerateSettings)
@@ -44,7 +46,8 @@ NEITHER = ("auto", "none")
 def check_command(
     command: str, tree: dict, overrides: Sequence[str] = (), *, also: Sequence[Callable[[], object]] = ()
 ) -> BaseModel:
-    """The settings of a command: ``fit``, ``decompose``, ``recommend``, ``eval``, ``generate``, ``merge``, ``rescore``.
+    """The settings of a command: ``fit``, ``decompose``, ``recommend``, ``eval``, ``generate``,
+    ``convert``, ``merge``, ``rescore``.
 
     Args:
         tree: the command's options as a tree of keys of its settings. overrides: what was typed as KEY=VALUE.
@@ -71,6 +74,7 @@ def check_command(
     for check in also:
         with gathered.check():
             check()
+    tree = merge({}, tree)  # the caller's stays as it is
     with gathered.check():
         apply_overrides(tree, overrides)
     read = read_settings(tree, kind, command)
@@ -186,6 +190,14 @@ def _of_generate(settings: GenerateSettings) -> Checks:
     yield f"{DECODED} model", partial(_check_decoding, settings)
 
 
+def _of_convert(settings: ConvertSettings) -> Checks:
+    path = Path(settings.model)
+    if settings.model.lower().endswith(".gguf"):
+        yield "model", partial(_check_gguf, path)
+    elif not path.is_dir():  # whether a folder's model can be converted, its config says
+        yield "model", partial(check_model_name, settings.model)
+
+
 def _of_merge(settings: MergeSettings) -> Checks:
     yield "adapter", partial(_check_adapter, settings.adapter)
     if settings.base:
@@ -204,6 +216,7 @@ COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks], Callable[..., 
     "recommend": (DecomposeSettings, _of_decompose, idle_in_decompose),
     "eval": (EvalSettings, _of_eval, idle_in_eval),
     "generate": (GenerateSettings, _of_generate, None),
+    "convert": (ConvertSettings, _of_convert, None),
     "merge": (MergeSettings, _of_merge, None),
     "rescore": (RescoreSettings, _of_rescore, None),
 }
@@ -227,13 +240,15 @@ def _check_adapter(name: str) -> None:
     raise UserError(f"merge: expected a folder with {ADAPTER_CONFIG}, as a LoRA run's, found the model '{name}'.")
 
 
+def _check_gguf(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, found nothing{nearby(path, ['.gguf', '.GGUF'])}.")
+
+
 def _check_rows(path: Path) -> None:
     if not path.is_file():
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(
-            f"{path}: expected a file of rows, found {'a folder' if path.is_dir() else 'nothing'}"
-            f"{did_you_mean(path.name, sorted(beside), most=0)}."
-        )
+        found, near = ("a folder", "") if path.is_dir() else ("nothing", nearby(path))
+        raise UserError(f"{path}: expected a file of rows, found {found}{near}.")
 
 
 def _check_file(path: Path) -> None:

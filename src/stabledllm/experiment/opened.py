@@ -16,9 +16,10 @@ from stabledllm.experiment.planned import Planned, runs_of
 from stabledllm.models.opening import Opened, open_model
 from stabledllm.noise.fits import check_marks, check_model
 from stabledllm.plain_text import plain_text
+from stabledllm.training.first_row import parts_of
 
 _SHOWN = 200
-"""Characters of a row's prompt, and of its response, that are shown."""
+"""Characters of a caption that are shown."""
 
 
 def open_all(settings: TrainSettings | ExperimentSettings) -> Iterator[str]:
@@ -73,11 +74,6 @@ def _rows(runs: list[Planned], data: DataBundle, opened: Opened) -> Iterator[str
     steps = settings.steps or -(-len(data.train) // settings.batch) * settings.epochs
     yield f"steps: {steps:,.0f} of {settings.batch:,} rows"
     row = data.train[0]
-    ids, start = list(row.input_ids), row.prompt_length
     yield f"first row: {plain_text(row.origin)}"
-    yield f"  prompt:   {_text(ids[:start], opened)}"
-    yield f"  response: {_text(ids[start:], opened)}"
-
-
-def _text(ids: list[int], opened: Opened) -> str:
-    return plain_text(opened.tokenizer.decode(ids), longest=_SHOWN) if ids else "(none)"
+    for part in parts_of(row, opened.tokenizer):
+        yield f"  {part.kind:9s} {part.text.plain}"
