@@ -11,8 +11,9 @@ from pydantic import BaseModel
 
 from stabledllm.config.checking import read_settings
 from stabledllm.config.decoding_fit import refuse_unfit
-from stabledllm.config.recipe import apply_overrides
+from stabledllm.config.recipe import apply_overrides, merge
 from stabledllm.config.settings import (
+    ConvertSettings,
     DecomposeSettings,
     EvalSettings,
     ExperimentSettings,
@@ -22,13 +23,17 @@ from stabledllm.config.settings import (
     TrainSettings,
 )
 from stabledllm.errors import Gathered, UserError, did_you_mean
-from stabledllm.experiment.at_once import DECODED, WEIGHED, Checks, gather, load_checked, of_data, of_method, of_model
+from stabledllm.experiment.at_once import load_checked, of_data, of_typed
+from stabledllm.experiment.check_list import DECODED, WEIGHED, Checks, gather
+from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
+from stabledllm.experiment.run_checks import check_clip, is_known, of_method, of_model
 from stabledllm.models.adapter_base import ADAPTER_CONFIG
 from stabledllm.models.names import check_model_name, is_adapter, trained_block
 from stabledllm.noise.fits import check_fitted, check_fixed
-from stabledllm.noise.parts import OfParts
+from stabledllm.noise.parts import STANDARD, OfParts
 from stabledllm.noise.weightings import power_of
 from stabledllm.planning.layout import Layout, parse_memory
+from stabledllm.runtime.nearby import nearby
 from stabledllm.tasks.registry import task_named
 
 Decodes = TypeVar("Decodes", EvalSettings, GenerateSettings)
@@ -41,7 +46,8 @@ NEITHER = ("auto", "none")
 def check_command(
     command: str, tree: dict, overrides: Sequence[str] = (), *, also: Sequence[Callable[[], object]] = ()
 ) -> BaseModel:
-    """The settings of a command: ``fit``, ``decompose``, ``recommend``, ``eval``, ``generate``, ``merge``, ``rescore``.
+    """The settings of a command: ``fit``, ``decompose``, ``recommend``, ``eval``, ``generate``,
+    ``convert``, ``merge``, ``rescore``.
 
     Args:
         tree: the command's options as a tree of keys of its settings. overrides: what was typed as KEY=VALUE.
@@ -56,11 +62,19 @@ def check_command(
       1. fit: unknown key 'metod' (did you mean 'method'?); write method.
       ...
     """
-    kind, checks = COMMANDS[command]
+    kind, checks_of, refuse_idle = COMMANDS[command]
+
+    def checks(settings: BaseModel) -> Checks:
+        yield from checks_of(settings)
+        if refuse_idle:
+            methods = getattr(settings, "methods", None) or [getattr(settings, "method", STANDARD)]
+            yield from of_typed(overrides, methods, lambda override: refuse_idle(settings, [override]))
+
     gathered = Gathered()
     for check in also:
         with gathered.check():
             check()
+    tree = merge({}, tree)  # the caller's stays as it is
     with gathered.check():
         apply_overrides(tree, overrides)
     read = read_settings(tree, kind, command)
@@ -137,7 +151,8 @@ def in_trained_blocks(settings: Decodes) -> Decodes:
 
 def _of_fit(settings: TrainSettings) -> Checks:
     yield from of_method(settings, settings.method)
-    yield "method", partial(check_fitted, OfParts(settings.method))
+    if is_known(settings.method):
+        yield "method", partial(check_fitted, OfParts(settings.method))
     yield (
         WEIGHED,
         partial(power_of, settings.objective.weighting, settings.objective.power),
@@ -151,7 +166,8 @@ def _of_decompose(settings: DecomposeSettings) -> Checks:
     # The methods that are compared by default are left out where the model or the objective cannot take them.
     for name in settings.methods if "methods" in settings.model_fields_set else []:
         yield from of_method(run, name)
-        yield "methods", partial(check_fixed, OfParts(name))
+        if is_known(name):
+            yield "methods", partial(check_fixed, OfParts(name))
     yield (
         WEIGHED,
         partial(power_of, settings.objective.weighting, settings.objective.power),
@@ -166,12 +182,20 @@ def _of_eval(settings: EvalSettings) -> Checks:
     yield from of_data(settings.data, ["test"] if settings.data.test else ["train"])
     yield f"{DECODED} model", partial(_check_decoding, settings)
     if settings.clip:
-        yield "clip", partial(check_model_name, settings.clip)
+        yield "clip", partial(check_clip, settings.clip)
 
 
 def _of_generate(settings: GenerateSettings) -> Checks:
     yield from of_model(settings, settings.base)
     yield f"{DECODED} model", partial(_check_decoding, settings)
+
+
+def _of_convert(settings: ConvertSettings) -> Checks:
+    path = Path(settings.model)
+    if settings.model.lower().endswith(".gguf"):
+        yield "model", partial(_check_gguf, path)
+    elif not path.is_dir():  # whether a folder's model can be converted, its config says
+        yield "model", partial(check_model_name, settings.model)
 
 
 def _of_merge(settings: MergeSettings) -> Checks:
@@ -186,16 +210,17 @@ def _of_rescore(settings: RescoreSettings) -> Checks:
     yield "out", partial(_check_file, Path(settings.out))
 
 
-COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks]]] = {
-    "fit": (TrainSettings, _of_fit),
-    "decompose": (DecomposeSettings, _of_decompose),
-    "recommend": (DecomposeSettings, _of_decompose),
-    "eval": (EvalSettings, _of_eval),
-    "generate": (GenerateSettings, _of_generate),
-    "merge": (MergeSettings, _of_merge),
-    "rescore": (RescoreSettings, _of_rescore),
+COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks], Callable[..., object] | None]] = {
+    "fit": (TrainSettings, _of_fit, idle_in_fit),
+    "decompose": (DecomposeSettings, _of_decompose, idle_in_decompose),
+    "recommend": (DecomposeSettings, _of_decompose, idle_in_decompose),
+    "eval": (EvalSettings, _of_eval, idle_in_eval),
+    "generate": (GenerateSettings, _of_generate, None),
+    "convert": (ConvertSettings, _of_convert, None),
+    "merge": (MergeSettings, _of_merge, None),
+    "rescore": (RescoreSettings, _of_rescore, None),
 }
-"""For each command its settings and their checks."""
+"""For each command its settings, their checks, and what refuses a typed key that does nothing in it."""
 
 
 def _check_decoding(settings: EvalSettings | GenerateSettings) -> None:
@@ -215,13 +240,15 @@ def _check_adapter(name: str) -> None:
     raise UserError(f"merge: expected a folder with {ADAPTER_CONFIG}, as a LoRA run's, found the model '{name}'.")
 
 
+def _check_gguf(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, found nothing{nearby(path, ['.gguf', '.GGUF'])}.")
+
+
 def _check_rows(path: Path) -> None:
     if not path.is_file():
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(
-            f"{path}: expected a file of rows, found {'a folder' if path.is_dir() else 'nothing'}"
-            f"{did_you_mean(path.name, sorted(beside), most=0)}."
-        )
+        found, near = ("a folder", "") if path.is_dir() else ("nothing", nearby(path))
+        raise UserError(f"{path}: expected a file of rows, found {found}{near}.")
 
 
 def _check_file(path: Path) -> None:
