@@ -21,8 +21,8 @@ def without_dashes(
 ) -> tuple[list[str], list[str]]:
     """The words with every ``--KEY VALUE`` as ``KEY=VALUE``, and a note on each name that is another program's.
 
-    Options of the command itself stay as they are, and so does everything after ``--``. Of an option that is repeated the
-    last value counts, as on any command line.
+    Options of the command itself stay as they are, and so does everything after ``--``. Of an option that is repeated
+    the last value counts, as on any command line.
 
     Args:
         own: the command's own options. valued: those of them that a value follows.
