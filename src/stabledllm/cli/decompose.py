@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from stabledllm.cli.options import Data, Model, Overrides
+from stabledllm.cli.options import Data, Model, Overrides, settings_from
 from stabledllm.cli.printing import say, say_all
 
 
 def decompose(
     overrides: Overrides = None,
     model: Model = "tiny",
-    data: Data = "synthetic",
+    data: Data = None,
     out: Annotated[Path, typer.Option(help="Folder for decomposition.json and pictures.")] = Path("runs/decompose"),
     methods: Annotated[str | None, typer.Option(help="Methods to compare, separated by commas.")] = None,
     gradient: Annotated[bool, typer.Option("--gradient", help="The gradient's noise as well as the loss's.")] = False,
@@ -28,15 +28,16 @@ def decompose(
     run(settings_tree(model, data, out, methods, gradient, seed), overrides or [])
 
 
-def settings_tree(model: str, data: str, out: Path, methods: str | None, gradient: bool, seed: int) -> dict:
+def settings_tree(model: str, data: str | None, out: Path, methods: str | None, gradient: bool, seed: int) -> dict:
     """The command's options as a tree of keys of :class:`~stabledllm.config.settings.DecomposeSettings`."""
-    tree = {"model": model, "data": {"train": data}, "out": str(out), "seed": seed, "gradient": gradient}
+    tree = {"model": model, "data": {"train": data} if data else {}, "out": str(out), "seed": seed}
+    tree["gradient"] = gradient
     return tree | ({"methods": [name.strip() for name in methods.split(",")]} if methods else {})
 
 
 def run(tree: dict, overrides: Sequence[str]) -> Path:
     """Measure, print the tables, write ``decomposition.json`` and the figures, and return their folder."""
-    from stabledllm.config.recipe import apply_overrides, check
+    from stabledllm.config.recipe import apply_overrides
     from stabledllm.config.settings import DecomposeSettings
     from stabledllm.experiment.idle import idle_in_decompose
     from stabledllm.lab.decompose import run_decompose
@@ -44,8 +45,8 @@ def run(tree: dict, overrides: Sequence[str]) -> Path:
     from stabledllm.reports.save import save_decomposition_figures
     from stabledllm.runtime.locks import writing
 
-    settings = check(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
-    say_all(idle_in_decompose(settings, overrides))
+    settings, told = settings_from(apply_overrides(tree, overrides), DecomposeSettings, "decompose")
+    say_all([*told, *idle_in_decompose(settings, overrides)])
     out = Path(settings.out)
     with writing(settings.out, "decompose"):
         record = run_decompose(settings, say)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import (
+    LOADING,
     AllowPickle,
     Attention,
     Base,
@@ -19,17 +20,23 @@ from stabledllm.cli.options import (
     Family,
     Length,
     TrustRemoteCode,
-    decoding_of,
-    loading_of,
+    fitted_decoding,
+    given,
+    settings_from,
 )
 from stabledllm.cli.printing import say, say_all
 
 
 def evaluate(
+    context: typer.Context,
     model: Annotated[
-        str, typer.Option(help="'tiny', a folder (of a model, an adapter or a run), or a name on the hub.")
+        str,
+        typer.Option(
+            help="'tiny', a folder (of a model, an adapter, or a run, with whose data and settings it then is), or a "
+            "name on the hub."
+        ),
     ] = "tiny",
-    data: Data = "synthetic",
+    data: Data = None,
     out: Annotated[Path, typer.Option(help="Folder for eval.json and what was generated.")] = Path("runs/eval"),
     beside: Annotated[
         str,
@@ -59,32 +66,33 @@ def evaluate(
 ) -> None:
     """NLL (standard objective, fixed noise) and accuracy of a model on test rows, beside the untuned model's.
 
-    Run again to continue a killed evaluation; on several devices under accelerate launch. --set takes settings of the
-    data too (data.system_prompt, data.few_shot, ...), and for pictures image_decoding.steps, clip=MODEL,
+    With the folder of a run and no --data: the rows that it held out, and so its own final numbers. Run again to
+    continue a killed evaluation; on several devices under accelerate launch. --set takes settings of the data too
+    (data.system_prompt, data.few_shot, ...), held_out=true, and for pictures image_decoding.steps, clip=MODEL,
     data.image.tokenizer, ...
     """
-    from stabledllm.config.recipe import apply_overrides, check
+    from stabledllm.config.recipe import apply_overrides
     from stabledllm.config.settings import EvalSettings
     from stabledllm.evaluation.run import evaluate as run
-    from stabledllm.evaluation.untuned import resolve
     from stabledllm.experiment.idle import idle_in_eval
     from stabledllm.runtime.launched import is_main_process
 
-    # --set takes keys of the decoding, except those that name another group.
-    others = [override for override in decoding or [] if override.startswith(("data.", "image_decoding.", "clip="))]
-    of_decoding = [override for override in decoding or [] if override not in others]
-    checked = decoding_of(resolve(model), length, steps, block, of_decoding, base)
     tree = {
         "model": model,
-        "data": {"train": data, "max_len": max_len, "pad_response_to": pad_response_to},
+        "data": given(context, "max_len", "pad_response_to") | ({"train": data} if data else {}),
         "out": str(out),
         "beside": beside,
-        "rows": rows,
-        "generate_batch": batch,
-        "decoding": checked,
-    } | loading_of(base, family, dtype, attention, end_token, trust_remote_code, allow_pickle)
-    settings = check(apply_overrides(tree, others), EvalSettings, "eval")
-    notes = idle_in_eval(settings, others)
+        "decoding": given(context, "length", "steps", "block"),
+        **given(context, "rows", *LOADING),
+    }
+    if given(context, "batch"):
+        tree["generate_batch"] = batch
+    # --set takes keys of the decoding, except those that name another group.
+    others = ("data.", "image_decoding.", "objective.", "clip=", "held_out=", "draws=")
+    overrides = [each if each.startswith(others) else f"decoding.{each}" for each in decoding or []]
+    settings, told = settings_from(apply_overrides(tree, overrides), EvalSettings, "eval")
+    settings = fitted_decoding(settings)
+    notes = idle_in_eval(settings, [each for each in overrides if each.startswith(others)])
     if is_main_process():
-        say_all(notes)
+        say_all([*told, *notes])
     run(settings, say)

@@ -35,7 +35,7 @@ def run(
     from stabledllm.experiment.at_once import check_jobs, load_checked
 
     check_jobs(jobs)
-    settings = load_checked(recipe, overrides)
+    settings = load_checked(recipe, overrides, say=say)
     if isinstance(settings, TrainSettings):
         raise UserError(
             f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train', or write "

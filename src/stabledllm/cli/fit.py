@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stabledllm.cli.options import Data, Model, Overrides
+from stabledllm.cli.options import Data, Model, Overrides, settings_from
 from stabledllm.cli.printing import say, say_all
 
 
@@ -16,7 +16,7 @@ def fit(
     overrides: Overrides = None,
     method: Annotated[str, typer.Option(help="Method with ppots whose p(t) is fitted.")] = "ppots",
     model: Model = "tiny",
-    data: Data = "synthetic",
+    data: Data = None,
     out: Annotated[Path, typer.Option(help="Folder for p_of_t.json and its picture.")] = Path("runs/fit"),
     seed: Annotated[int, typer.Option(help="Of the probe and the fit's starts.")] = 0,
 ) -> None:
@@ -24,12 +24,13 @@ def fit(
 
     Further settings as KEY=VALUE: ppots.design, ppots.rows, ppots.rates, ppots.masks, ppots.starts, data.max_len, ...
     """
-    run({"model": model, "data": {"train": data}, "method": method, "out": str(out), "seed": seed}, overrides or [])
+    tree = {"model": model, "data": {"train": data} if data else {}, "method": method, "out": str(out), "seed": seed}
+    run(tree, overrides or [])
 
 
 def run(tree: dict, overrides: Sequence[str]) -> None:
     """Probe, fit, and write ``p_of_t.json`` with its figure."""
-    from stabledllm.config.recipe import apply_overrides, check
+    from stabledllm.config.recipe import apply_overrides
     from stabledllm.config.settings import TrainSettings
     from stabledllm.data.images import with_image_defaults
     from stabledllm.experiment.idle import idle_in_fit
@@ -37,8 +38,9 @@ def run(tree: dict, overrides: Sequence[str]) -> None:
     from stabledllm.reports.save import save_fit_figure
     from stabledllm.runtime.locks import writing
 
-    settings = with_image_defaults(check(apply_overrides(tree, overrides), TrainSettings, "fit"))
-    say_all(idle_in_fit(settings, overrides))
+    settings, told = settings_from(apply_overrides(tree, overrides), TrainSettings, "fit")
+    settings = with_image_defaults(settings)
+    say_all([*told, *idle_in_fit(settings, overrides)])
     path = Path(settings.out) / "p_of_t.json"
     with writing(settings.out, "fit"):
         density = run_fit(settings, path, say)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
-    from stabledllm.config.settings import ShortDecodingSettings
+    from stabledllm.config.settings import ModelSettings
+
+Settings = TypeVar("Settings", bound="ModelSettings")
 
 
 def path(text: str | Path) -> Path:
@@ -19,7 +20,11 @@ def path(text: str | Path) -> Path:
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
 Model = Annotated[
-    str, typer.Option(help="'tiny' or 'tiny-mmada' (shipped), a folder (model or adapter), or a name on the hub.")
+    str,
+    typer.Option(
+        help="'tiny' or 'tiny-mmada' (shipped), a folder (of a model, an adapter, or a run, with whose data and "
+        "settings it then is), or a name on the hub."
+    ),
 ]
 Base = Annotated[str | None, typer.Option(help="Of an adapter: its base model, where it is not where it was.")]
 Family = Annotated[str, typer.Option(help="llada, dream, mmada or mlm; auto: what the model's config.json says.")]
@@ -45,73 +50,60 @@ Decoding = Annotated[
     ),
 ]
 Data = Annotated[
-    str, typer.Option(help="synthetic[:LEVEL], a task or TASK:PATH, jsonl:PATH, or pictures (scenes, ...).")
+    str | None,
+    typer.Option(
+        help="synthetic[:LEVEL], a task or TASK:PATH, jsonl:PATH, or pictures (scenes, ...). Without it a run's own, "
+        "else synthetic."
+    ),
 ]
 Small = Annotated[bool, typer.Option("--small", help="A reduced run of half a minute, for a first try and tests.")]
 
 
-def prompts_of(typed: list[str]) -> list[str]:
-    """The typed prompts, or, where ``-`` was typed, the lines of standard input.
+def given(context: typer.Context, *names: str) -> dict[str, Any]:
+    """The values of those of the named options that were typed, not those that are left at their defaults."""
+    # By name, since newer releases of typer have an enumeration of their own in place of click's.
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def settings_from(tree: dict, kind: type[Settings], what: str) -> tuple[Settings, list[str]]:
+    """The settings of a command from its given keys, beneath which a run's lie where its folder is the model.
+
+    Returns:
+        the settings, and lines to print on what came from the run.
 
     Raises:
-        UserError: standard input is not UTF-8.
+        UserError: a key or value that cannot be, or a run without a model.
     """
-    from stabledllm.tasks.text_files import lines
+    from stabledllm.config.from_run import with_run
+    from stabledllm.config.recipe import check
 
-    return [line for _, _, line in lines(sys.stdin.buffer, "standard input")] if typed == ["-"] else typed
+    tree, told = with_run(tree, kind)
+    tree.setdefault("data", {}).setdefault("train", "synthetic")
+    return check(tree, kind, what), told
 
 
-def decoding_of(
-    model: str, length: int, steps: int | None, block: int | None, overrides: list[str], base: str | None = None
-) -> ShortDecodingSettings:
-    """The settings of decoding: what is not given follows the length, and the blocks that the model was trained in.
-
-    Args:
-        base: the base model of an adapter, where it has moved.
+def fitted_decoding(settings: Settings) -> Settings:
+    """The settings of ``generate`` or ``eval`` with the decoding in the blocks that the model was trained in.
 
     Raises:
-        UserError: a key or value that cannot be.
+        UserError: length, steps and block that do not fit.
     """
     from stabledllm.build import build_decoding
-    from stabledllm.config.recipe import apply_overrides, check
-    from stabledllm.config.settings import ShortDecodingSettings
     from stabledllm.models.loading import trained_block
 
-    given = {name: value for name, value in (("steps", steps), ("block", block)) if value is not None}
-    settings = check(apply_overrides({"length": length} | given, overrides), ShortDecodingSettings, "decoding")
-    settings = settings.in_blocks_of(trained_block(base or model))
-    build_decoding(settings)
-    return settings
+    decoding = settings.decoding.in_blocks_of(trained_block(settings.base or settings.model))
+    build_decoding(decoding)
+    return settings.model_copy(update={"decoding": decoding})
 
 
-def loading_of(
-    base: str | None,
-    family: str,
-    dtype: str,
-    attention: str,
-    end_token: str | None,
-    trust_remote_code: bool,
-    allow_pickle: bool,
-) -> dict:
-    """The options that say how a model is loaded, by the names of its settings."""
-    return {
-        "base": base,
-        "family": family,
-        "dtype": dtype,
-        "attention": attention,
-        "end_token": end_token,
-        "trust_remote_code": trust_remote_code,
-        "allow_pickle": allow_pickle,
-    }
+LOADING = ("base", "family", "dtype", "attention", "end_token", "trust_remote_code", "allow_pickle")
+"""The options that say how a model is loaded, by the names of their settings."""
 
 
-def load(model: str, loading: dict):
-    """The model, loaded with the options that :func:`loading_of` returned."""
+def load(settings: ModelSettings):
+    """The model of these settings, on the base that they may name."""
     from stabledllm.build import loading_options
-    from stabledllm.config.recipe import check
-    from stabledllm.config.settings import ModelSettings
     from stabledllm.models.loading import load_model
 
-    settings = {"model": model} | {name: value for name, value in loading.items() if name != "base"}
-    options = loading_options(check(settings, ModelSettings, f"model '{model}'"))
-    return load_model(model, base=loading["base"], **options)
+    return load_model(settings.model, base=settings.base, **loading_options(settings))

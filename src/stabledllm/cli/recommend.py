@@ -23,7 +23,7 @@ def recommend(
         str | None, typer.Option(help="Whose noise decides: gradient or loss; the gradient's where it is measured.")
     ] = None,
     model: Model = "tiny",
-    data: Data = "synthetic",
+    data: Data = None,
     out: Annotated[Path, typer.Option(help="Folder for decomposition.json and pictures.")] = Path("runs/recommend"),
     methods: Annotated[str | None, typer.Option(help="Methods to choose from, separated by commas.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,

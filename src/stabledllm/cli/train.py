@@ -19,7 +19,8 @@ def train(
     from stabledllm.config import ExperimentSettings
     from stabledllm.experiment.at_once import load_checked
 
-    settings = load_checked(recipe, overrides or [], repeated=True)
+    told: list[str] = []
+    settings = load_checked(recipe, overrides or [], repeated=True, say=told.append)
     if isinstance(settings, ExperimentSettings):
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
@@ -34,5 +35,5 @@ def train(
     check_run(planned)
     notes = idle_overrides(settings, runs, overrides or [])
     if is_main_process():
-        say_all(notes)
+        say_all([*told, *notes])
     run(settings, say=say)

@@ -158,13 +158,19 @@ def load_bundle(
     chosen = chosen or choose(settings, say)
     rows, notes = {}, list(chosen.notes)
     for split in ("train", "validation"):
-        limit = getattr(settings, f"{split}_rows")
-        encoded = _encoded(chosen, split, split, tokenizer, settings, limit, say)
+        encoded = encode_chosen(chosen, split, tokenizer, settings, say)
         rows[split] = encoded.rows
         notes.append(f"{split}: {encoded.summary(settings.max_len)}")
     for note in notes:
         say(note)
     return DataBundle(rows["train"], rows["validation"], chosen.test, notes, chosen.digests)
+
+
+def encode_chosen(
+    chosen: Chosen, split: str, tokenizer, settings: DataSettings, say: Callable[[str], None] = lambda _: None
+) -> Encoded:
+    """The rows of one split of what :func:`choose` chose, ``train`` or ``validation``, as a run has them."""
+    return _encoded(chosen, split, split, tokenizer, settings, getattr(settings, f"{split}_rows"), say)
 
 
 def _load(

@@ -27,12 +27,13 @@ Checks = Iterator[tuple[str, Callable[[], None]]]
 
 
 def load_checked(
-    name: str, overrides: Sequence[str] = (), *, repeated: bool = False
+    name: str, overrides: Sequence[str] = (), *, repeated: bool = False, say: Callable[[str], None] = lambda _: None
 ) -> TrainSettings | ExperimentSettings:
     """The settings of a recipe that is to be run here.
 
     Args:
         repeated: whether a finished run in its folder is only to be said, for which its model need not be there.
+        say: gets a line on the settings that come from the run whose folder is the model.
 
     Raises:
         UserError: no such recipe, or broken YAML.
@@ -48,6 +49,8 @@ def load_checked(
                 with gathered.check():
                     check()
     gathered.refuse()
+    for line in read.told:
+        say(line)
     return read.settings
 
 

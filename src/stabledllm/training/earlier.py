@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stabledllm.config.run_folder import MODEL, RUN, SCHEMA, TRAINED
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.runtime.files import read_json
 from stabledllm.runtime.sameness import Differences
 from stabledllm.training.checkpoints import Checkpoint, damage, last_whole
 from stabledllm.training.identity import compare, identity_of_record
 
-RUN, TRAINED, MODEL = "run.json", "trained.json", "model"
-SCHEMA = "stabledllm/run/1"
+__all__ = [
+    "MODEL", "RUN", "SCHEMA", "TRAINED", "Start", "find_start", "is_begun", "leave_behind", "refuse_unchangeable",
+]  # fmt: skip
 _OF_THE_EVALUATION = ("eval_draws", "decoding", "image_decoding", "clip", "clip_weights")
 _MAY_CHANGE = (
     "steps", "epochs", "batch", "seed", "order_seed", "data", "packing", "group_by_length", "attention", "trainer",

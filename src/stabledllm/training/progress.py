@@ -10,7 +10,6 @@ from transformers import TrainerCallback
 
 from stabledllm.runtime.files import write_json
 
-PROGRESS = "progress.json"
 EVERY = 2.0
 """Least seconds between two writes of that file."""
 

@@ -11,6 +11,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, set_form
+from stabledllm.config.run_folder import PROGRESS
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.images import are_images, with_image_defaults
@@ -48,7 +49,7 @@ from stabledllm.training.earlier import (
 from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
 from stabledllm.training.identity import identity_of, with_content
-from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
+from stabledllm.training.progress import ProgressFile, StepBar
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
 

@@ -1,5 +1,6 @@
 """Every setting of a recipe, with its default and its meaning; :mod:`stabledllm.build` makes objects of them."""
 
+from stabledllm.config.settings.commands import GenerateSettings
 from stabledllm.config.settings.data import DataSettings, ImageSettings
 from stabledllm.config.settings.decompose import DecomposeSettings, GradientSettings
 from stabledllm.config.settings.evaluation import (
@@ -19,6 +20,7 @@ __all__ = [
     "DecomposeSettings",
     "EvalSettings",
     "ExperimentSettings",
+    "GenerateSettings",
     "GradientSettings",
     "ImageDecodingSettings",
     "ImageSettings",
