@@ -66,7 +66,7 @@ def generate(
             "--image: new folder; runs/pictures/1, 2, ... without.",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Prompts decoded together.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts decoded together; 16 pictures.")] = 32,
     length: Length = 64,
     steps: Annotated[
         int | None,
@@ -153,6 +153,7 @@ def _draw(captions: list[str], settings: GenerateSettings) -> None:
     out = settings.out and Path(settings.out)
     place = new_folder(out, "generate") if out else free_folder(Path("runs", "pictures"), "generate")
     with place as (folder, becomes):
-        paths = draw_to_folder(load(settings), captions, image, options, folder, stats)
+        batch = {"batch": settings.generate_batch} if "generate_batch" in settings.model_fields_set else {}
+        paths = draw_to_folder(load(settings), captions, image, options, folder, stats, **batch)
     say_all(str(becomes / path.name) for path in paths)
     print(f"{stats.model_calls} model calls, {stats.seconds:.3g} s", file=sys.stderr)

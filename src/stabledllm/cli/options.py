@@ -90,9 +90,10 @@ def fitted_decoding(settings: Settings) -> Settings:
         UserError: length, steps and block that do not fit.
     """
     from stabledllm.build import build_decoding
+    from stabledllm.config.run_folder import model_in
     from stabledllm.models.loading import trained_block
 
-    decoding = settings.decoding.in_blocks_of(trained_block(settings.base or settings.model))
+    decoding = settings.decoding.in_blocks_of(trained_block(model_in(settings.base or settings.model)))
     build_decoding(decoding)
     return settings.model_copy(update={"decoding": decoding})
 

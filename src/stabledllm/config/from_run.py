@@ -12,14 +12,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from stabledllm.config.decoding_fit import refuse_unfit
-from stabledllm.config.run_folder import Run, run_of
+from stabledllm.config.run_folder import Run, run_behind, run_of
 from stabledllm.config.settings import DataSettings, EvalSettings, GenerateSettings, ModelSettings
 from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
 
 _TAKEN = (
     "family", "dtype", "attention", "end_token", "data", "objective", "block_size", "decoding", "image_decoding",
-    "clip", "generate_batch",
+    "clip",
 )  # fmt: skip
 """Keys that come with a run. ``trust_remote_code`` and ``allow_pickle`` never do: a record must not be able to run
 code, so that whoever wants them says so."""
@@ -28,6 +28,7 @@ _OF_THE_ROWS = (
 )  # fmt: skip
 """Keys of the data that mean nothing for other rows than the run's own."""
 _WITHOUT_EFFECT = ("cache", "workers")
+_NOTHING = "the model; its run had the default settings"
 _OF_PROMPTS = ("system_prompt", "format", "columns", "image")
 """Keys of the data that ``generate`` reads."""
 
@@ -42,19 +43,20 @@ def with_run(tree: dict, kind: type[ModelSettings]) -> tuple[dict, list[str]]:
         tree: given keys alone, none of them a default. kind: the settings that the tree is to be read as.
 
     Returns:
-        the tree, with the path of the model for the folder of the run, and lines to tell the user; the tree itself and
-        no line where the model is no run.
+        the tree, with the path of the model for the folder of the run, and lines to tell the user. Where the model is
+        no run, the tree itself; for ``RUN/model`` with a line on what the run's folder would bring.
 
     Raises:
         UserError: a run that has not ended or left no model.
     """
-    run = run_of(str(tree["model"])) if "model" in tree else None
+    name = str(tree.get("model", ""))
+    run = run_of(name)
     if run is None:
-        return tree, []
+        return tree, _told_of_the_model_alone(name, tree, kind)
     if kind is EvalSettings and _shots(run, tree):
         tree = _with_tested_rows(tree)
     below = _below(run, tree, kind)
-    told = [_told(run, below, tree), *run.notes]
+    told = [f"from {run.name}: {_told(run, below, tree)}", *run.notes]
     return _over(below, tree) | {"model": str(run.model)}, told
 
 
@@ -173,9 +175,9 @@ def _over(below: dict, given: dict) -> dict:
 
 
 def _told(run: Run, below: dict, tree: dict) -> str:
-    """The line that tells what comes from the run."""
+    """The words that tell what comes from the run."""
     if not run.config:
-        return f"from {run.name}: the model alone, since the run's settings were not kept with it"
+        return "the model alone, since the run's settings were not kept with it"
     said = []
     data = {key: value for key, value in below.get("data", {}).items() if key not in _group(tree, "data")}
     if spec := data.pop("train", None):
@@ -190,7 +192,15 @@ def _told(run: Run, below: dict, tree: dict) -> str:
     rest = {key: value for key, value in data.items() if key not in _OF_THE_ROWS}
     others = {key: value for key, value in below.items() if key not in ("data", "decoding", "held_out", "rows")}
     said += [f"{key}={_shown(value)}" for key, value in _flat({"data": rest} | others) if not _is_given(tree, key)]
-    return plain_text(f"from {run.name}: {', '.join(said) or 'the model; it has the default settings'}", longest=None)
+    return plain_text(", ".join(said) or _NOTHING, longest=None)
+
+
+def _told_of_the_model_alone(name: str, tree: dict, kind: type[ModelSettings]) -> list[str]:
+    run = run_behind(name)
+    if run is None or not run.config:
+        return []
+    would = _told(run, _below(run, tree, kind), tree)
+    return [f"note: {name} is the model alone; {run.name} would bring {would}"] if would != _NOTHING else []
 
 
 def _decoding_told(decoding: dict) -> str:
