@@ -89,7 +89,7 @@ def evaluate(
         tree["generate_batch"] = batch
     # --set takes keys of the decoding, except those that name another group.
     others = ("data.", "image_decoding.", "objective.", "clip=", "held_out=", "draws=")
-    overrides = [each if each.startswith(others) else f"decoding.{each}" for each in decoding or []]
+    overrides = [each if each.startswith((*others, "decoding.")) else f"decoding.{each}" for each in decoding or []]
     settings, told = settings_from(apply_overrides(tree, overrides), EvalSettings, "eval")
     settings = fitted_decoding(settings)
     notes = idle_in_eval(settings, [each for each in overrides if each.startswith(others)])

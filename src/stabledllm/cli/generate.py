@@ -98,7 +98,8 @@ def generate(
         tree["generate_batch"] = batch
     if out is not None:
         tree["out"] = str(out)
-    overrides = [each if each.startswith("data.") else f"{group}.{each}" for each in decoding or []]
+    named = ("data.", "decoding.", "image_decoding.")
+    overrides = [each if each.startswith(named) else f"{group}.{each}" for each in decoding or []]
     settings, told = settings_from(apply_overrides(tree, overrides), GenerateSettings, "generate")
     for line in told:  # beside the completions, which may be read by another program
         print(line, file=sys.stderr)
