@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stabledllm.build import build_decoding
-from stabledllm.cli.options import fitted_decoding
 from stabledllm.config.decoding_fit import fitting_block, fitting_steps
 from stabledllm.config.recipe import load_recipe
 from stabledllm.config.settings import (
@@ -20,6 +19,7 @@ from stabledllm.config.settings import (
     TrainSettings,
 )
 from stabledllm.errors import UserError
+from stabledllm.experiment.commands_at_once import in_trained_blocks
 
 KINDS = pytest.mark.parametrize("kind", [DecodingSettings, ShortDecodingSettings])
 
@@ -92,12 +92,18 @@ def test_generate_decodes_in_the_blocks_that_the_model_was_trained_in(tmp_path):
     adapter = write("adapter", "adapter_config.json", {"base_model_name_or_path": base})
     moved = write("moved", "adapter_config.json", {"base_model_name_or_path": str(tmp_path / "gone")})
 
-    def block(model: str, base: str | None = None, **decoding: int) -> int:
-        return fitted_decoding(GenerateSettings(model=model, base=base, decoding=decoding)).decoding.block
+    def block_of(model: str, base: str | None = None, **given: int) -> int:
+        return in_trained_blocks(
+            GenerateSettings(model=model, base=base, decoding={"length": 64} | given)
+        ).decoding.block
 
-    assert block(base) == 4
-    assert block(adapter) == 4
-    assert block(moved) == 8
-    assert block(moved, base=base) == 4
-    assert block(base, block=16) == 16
-    assert block(write("none", "config.json", {"block_size": "4"})) == 8
+    assert block_of(base) == 4
+    assert block_of(adapter) == 4
+    assert block_of(moved) == 8
+    assert block_of(moved, base) == 4
+    assert block_of(base, block=16) == 16
+    assert block_of(write("none", "config.json", {"block_size": "4"})) == 8
+    run = tmp_path / "run"
+    run.mkdir()
+    (tmp_path / "base").rename(run / "model")
+    assert block_of(str(run)) == 4, "the model in a run's folder"

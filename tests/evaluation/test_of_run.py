@@ -6,10 +6,9 @@ import json
 
 import pytest
 
-from stabledllm.cli.options import fitted_decoding, settings_from
-from stabledllm.config.settings import EvalSettings
 from stabledllm.errors import UserError
 from stabledllm.evaluation.run import evaluate
+from stabledllm.experiment.commands_at_once import check_command, in_trained_blocks
 from tests.fakes.runs import train_briefly, write_checkpoint, write_questions, write_run
 
 SYNTHETIC = {"train": "synthetic:easy", "train_rows": 12, "validation_rows": 8, "test_rows": 3}
@@ -28,9 +27,8 @@ RECIPES = {
 def evaluated(out, told: list | None = None, **given) -> dict:
     """``eval.json`` as the command makes it of the given keys."""
     said: list[str] = [] if told is None else told
-    settings, lines = settings_from(given | {"out": str(out)}, EvalSettings, "eval")
-    said += lines
-    return evaluate(fitted_decoding(settings), said.append)
+    settings = check_command("eval", given | {"out": str(out)}, tell=said.append)
+    return evaluate(in_trained_blocks(settings), said.append)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -104,7 +102,7 @@ def test_rows_that_were_trained_on_are_counted_exactly(own, tmp_path):
 
 
 def test_rows_of_the_run_before_count_as_well(own, tmp_path):
-    data = {"train": write_questions(tmp_path / "more.jsonl", 6, first=50), "validation_share": 0.4}
+    data = {"train": write_questions(tmp_path / "more.jsonl", 12, first=50), "validation_share": 0.3}
     train_briefly(tmp_path / "second", model=str(own / "run" / "model"), data=data)
     told: list[str] = []
     evaluated(
@@ -133,7 +131,7 @@ def test_the_runs_own_rows_that_are_gone_or_changed(own, tmp_path, monkeypatch):
     evaluated(tmp_path / "eval", told, model=str(tmp_path / "run"), beside="none")
     assert f"note: the validation rows are others now than when {tmp_path / 'run'} was trained" in told
     (tmp_path / "t.jsonl").unlink()
-    with pytest.raises(UserError, match=r"found nothing; these are the rows of .*run: name others with --data\."):
+    with pytest.raises(UserError, match=r"found nothing .*; these are the rows of .*run: name others with --data\."):
         evaluated(tmp_path / "again", model=str(tmp_path / "run"), beside="none")
 
 

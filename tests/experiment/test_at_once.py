@@ -91,7 +91,7 @@ TOLD = [
     ("lora.target_modules=[q_porj]", "no linear layer 'q_porj'"),
     # models and files
     ("model=tny", "found no such thing (did you mean 'tiny'?)."),
-    ("model=new:./nothere", "model './nothere': expected 'tiny'"),
+    ("model=new:./nothere", "model './nothere': expected a folder, found nothing there."),
     ("data.train=jsonl:trian.jsonl", "found nothing at 'trian.jsonl' (did you mean 'train.jsonl'?)."),
     ("data.validation=gsm8k:MISSING", "data 'gsm8k:MISSING': expected a file or folder, found nothing at 'MISSING'."),
     ("data.test=gsm9k", "found the unknown kind 'gsm9k' (did you mean 'gsm8k'?)."),

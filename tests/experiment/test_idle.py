@@ -108,11 +108,11 @@ def test_every_command_says_so_before_it_works(tmp_path, arguments, words):
     [
         (["validate", "sft-synthetic", "ppots.rows=5"], "'ppots.rows'"),
         (["train", "sft-synthetic", "adaptive.every=5", "model=no/where"], "'adaptive.every'"),
-        (["decompose", "data.test_rows=8", "--model", "nowhere"], "'data.test_rows'"),
-        (["decompose", "--methods", "standard", "method_options.strata=8", "--model", "nowhere"], "strats"),
-        (["eval", "--set", "data.train_rows=8", "--model", "nowhere"], "'data.train_rows'"),
-        (["eval", "--set", "data.table=html", "--model", "nowhere"], "hitab"),
-        (["fit", "data.validation_rows=8", "--model", "nowhere"], "'data.validation_rows'"),
+        (["decompose", "data.test_rows=8", "--model", "no/where"], "'data.test_rows'"),
+        (["decompose", "--methods", "standard", "method_options.strata=8", "--model", "no/where"], "strats"),
+        (["eval", "--set", "data.train_rows=8", "--model", "no/where"], "'data.train_rows'"),
+        (["eval", "--set", "data.table=html", "--model", "no/where"], "hitab"),
+        (["fit", "data.validation_rows=8", "--model", "no/where"], "'data.validation_rows'"),
     ],
 )
 def test_every_command_tells_before_it_works(tmp_path, arguments, word):

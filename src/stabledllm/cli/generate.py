@@ -2,116 +2,105 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stabledllm.cli.options import (
-    LOADING,
-    AllowPickle,
-    Attention,
-    Base,
-    Block,
-    Decoding,
-    Dtype,
-    EndToken,
-    Family,
-    Length,
-    TrustRemoteCode,
-    fitted_decoding,
-    given,
-    load,
-    path,
-    settings_from,
-)
-from stabledllm.cli.printing import say, say_all
-from stabledllm.cli.prompts import read_prompts
-from stabledllm.plain_text import plain_text
+from stabledllm.cli.completion import complete_setting
+from stabledllm.cli.grammar import GRAMMARS
+from stabledllm.cli.options import Config, DryRun, Set, full_names
+from stabledllm.cli.printing import answer, answer_all, remark
+from stabledllm.cli.prompt_files import read_prompts
+from stabledllm.cli.prompts import read_prompted, seen_as_images
+from stabledllm.errors import UserError
 
 if TYPE_CHECKING:
     from stabledllm.config.settings import GenerateSettings
     from stabledllm.data.prompts import Prompt
+    from stabledllm.models.loading import LoadedModel
+
+
+def _complete_keys(ctx: typer.Context, incomplete: str) -> list[str]:
+    words = ctx.meta.get("stabledllm.words", [])
+    return [one.value for one in complete_setting(GRAMMARS["generate"], words, incomplete)] if incomplete else []
 
 
 def generate(
-    context: typer.Context,
-    prompt: Annotated[
+    ctx: typer.Context,
+    words: Annotated[
         list[str] | None,
-        typer.Argument(help="One or more prompts, or - to read them from standard input, one a line."),
-    ] = None,
-    file: Annotated[
-        str | None,
-        typer.Option(
-            help="File of prompts: text, one a line, or JSON lines (prompt, question, instruction, messages, ...), "
-            "JSON, CSV, Parquet; - for standard input."
+        typer.Argument(
+            metavar="PROMPT... [KEY=VALUE]...",
+            help="One or more prompts, or - to read them from standard input, one a line. What follows -- is a prompt "
+            "even if it begins like a setting.",
+            autocompletion=_complete_keys,
         ),
     ] = None,
     image: Annotated[
-        bool, typer.Option("--image", help="Draw a picture of each prompt, with a model of MMaDA's family.")
+        bool,
+        typer.Option("--image", help="Draw a picture of each prompt; the model is then 'tiny-mmada' unless given."),
     ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="'tiny' by default, with --image 'tiny-mmada'; a folder (of a model, an adapter, or a run, whose "
-            "settings come with it), or a name on the hub."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path,
-            help="File of JSON lines for the completions, instead of printing them; run again to continue. With "
-            "--image: new folder; runs/pictures/1, 2, ... without.",
-        ),
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Prompts decoded together; 16 pictures.")] = 32,
-    length: Length = 64,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Model calls in all; 64, or the nearest that the blocks share evenly; 18 for pictures."),
-    ] = None,
-    block: Block = None,
-    decoding: Decoding = None,
-    base: Base = None,
-    family: Family = "auto",
-    dtype: Dtype = "float32",
-    attention: Attention = "sdpa",
-    end_token: EndToken = None,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle: AllowPickle = False,
+    config: Config = None,
+    set_: Set = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Completions of prompts, through the model's chat template; greedy low-confidence unless told otherwise.
 
-    With --image a PNG of each prompt and a contact sheet of all; --set takes guidance, temperature, seed, and
-    data.image.tokenizer, data.image.side, data.image.max_text. For text also data.system_prompt, data.columns, ...
+    With --image a PNG of each prompt and a contact sheet of all, with a model of MMaDA's family.
     """
-    from stabledllm.config.recipe import apply_overrides
-    from stabledllm.config.settings import GenerateSettings
-    from stabledllm.evaluation.completing import refuse_unfit
+    from stabledllm.experiment.commands_at_once import check_command, check_prompts, check_typed, in_trained_blocks
 
-    tree = {"model": model or ("tiny-mmada" if image else "tiny"), **given(context, *LOADING)}
-    group = "image_decoding" if image else "decoding"
-    tree[group] = given(context, *(["steps"] if image else ["length", "steps", "block"]))
-    if "batch" in given(context, "batch"):
-        tree["generate_batch"] = batch
-    if out is not None:
-        tree["out"] = str(out)
-    named = ("data.", "decoding.", "image_decoding.")
-    overrides = [each if each.startswith(named) else f"{group}.{each}" for each in decoding or []]
-    settings, told = settings_from(apply_overrides(tree, overrides), GenerateSettings, "generate")
-    for line in told:  # beside the completions, which may be read by another program
-        print(line, file=sys.stderr)
-    prompts = read_prompts(prompt or [], file, settings.data)
-    refuse_unfit([each.text for each in prompts])
-    if image:
-        _draw([each.text for each in prompts], settings)
+    words = words or []
+    settled = len(words) - ctx.meta.get("stabledllm.literal", 0)
+    typed, typed_prompts = read_prompted(words[:settled], words[settled:], config, full_names(set_))
+    overrides = seen_as_images(typed.overrides) if image else typed.overrides
+    tree = ({"model": "tiny-mmada"} if image else {}) | typed.tree(remark)
+    file = next((one.removeprefix("file=") for one in reversed(overrides) if one.startswith("file=")), None)
+    also = [partial(check_typed, typed_prompts, file), partial(_refuse_idle, overrides, image)]
+    settings = check_command("generate", tree, overrides, also=also, tell=remark)
+    prompts = read_prompts(typed_prompts, settings.file, settings.data)
+    check_prompts([prompt.text for prompt in prompts])
+    settings = _for_images(settings) if image else in_trained_blocks(settings)
+    if dry_run:
+        from stabledllm.cli.dry_run import of_generate
+
+        answer_all(of_generate(settings, prompts, image=image))
+    elif image:
+        _draw(settings, [prompt.text for prompt in prompts])
     else:
-        _complete(prompts, fitted_decoding(settings))
+        _complete(settings, prompts)
 
 
-def _complete(prompts: list[Prompt], settings: GenerateSettings) -> None:
+def _refuse_idle(overrides: list[str], image: bool) -> None:
+    """Refuse keys that act with ``--image`` alone, and those that act without it alone."""
+    groups = ("decoding",) if image else ("image_decoding", "data.image")
+    for key in (override.partition("=")[0] for override in overrides):
+        if f"{key}.".startswith(tuple(f"{group}." for group in groups)):
+            expected = "none beside --image, which decodes by image_decoding" if image else "--image beside it"
+            raise UserError(f"key '{key}': expected {expected}, so that it would do nothing.")
+
+
+def _for_images(settings: GenerateSettings) -> GenerateSettings:
+    """The settings with what the model was trained with where nothing else is given."""
+    from stabledllm.data.images import image_with_defaults
+
+    image = image_with_defaults(settings.data.image, settings.model)
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"image": image})})
+
+
+def _load(settings: GenerateSettings) -> LoadedModel:
+    from stabledllm.build import loading_options
+    from stabledllm.models.loading import load_model
+    from stabledllm.runtime.device import place
+
+    loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
+    place(loaded.model)
+    return loaded
+
+
+def _complete(settings: GenerateSettings, prompts: list[Prompt]) -> None:
     """Print each prompt with its completion, or write them to a file; the cost of decoding goes to standard error."""
     from stabledllm.build import build_decoding
     from stabledllm.decoding import DecodingStats
@@ -122,39 +111,35 @@ def _complete(prompts: list[Prompt], settings: GenerateSettings) -> None:
     options, stats = build_decoding(settings.decoding), DecodingStats()
     if settings.out is not None:
         refuse_written(Path(settings.out))
-    loaded = load(settings)
+    loaded = _load(settings)
     for note in without_effect(settings.decoding, loaded):
-        print(note, file=sys.stderr)
+        remark(note)
     if settings.out is None:
-        for each, text in completions(loaded, prompts, settings, options, stats):
-            # A completion or a prompt may hold escape sequences, which a terminal would obey.
-            say(plain_text(f"{each.text}\n{text}\n", longest=None, keep="\n\t"))
+        for prompt, text in completions(loaded, prompts, settings, options, stats):
+            answer(f"{prompt.text}\n{text}\n")
     else:
         with writing_beside(settings.out, "generate"):
             write_completions(loaded, prompts, settings, options, stats)
-        say(f"wrote {len(prompts)} completions to {settings.out}")
+        answer(f"wrote {len(prompts)} completions to {settings.out}")
     exact = options.exact_for(getattr(loaded.model.config, "block_size", None))
-    print(
+    remark(
         f"{stats.model_calls} model calls, {stats.tokens} tokens, {stats.tokens_per_second:.3g} tokens/s"
-        f"{'' if exact else ' (approximate decoding)'}",
-        file=sys.stderr,
+        f"{'' if exact else ' (approximate decoding)'}"
     )
 
 
-def _draw(captions: list[str], settings: GenerateSettings) -> None:
+def _draw(settings: GenerateSettings, captions: list[str]) -> None:
     """Write a PNG for every caption and a contact sheet of them into a new folder, and print their paths."""
     from stabledllm.build import build_image_decoding
     from stabledllm.cli.new_folders import free_folder, new_folder
-    from stabledllm.data.images import image_with_defaults
     from stabledllm.decoding import DecodingStats
     from stabledllm.evaluation.drawing import draw_to_folder
 
     options, stats = build_image_decoding(settings.image_decoding), DecodingStats()
-    image = image_with_defaults(settings.data.image, settings.model)
-    out = settings.out and Path(settings.out)
-    place = new_folder(out, "generate") if out else free_folder(Path("runs", "pictures"), "generate")
+    out = Path(settings.out) if settings.out else None
+    place = free_folder(Path("runs", "pictures"), "generate") if out is None else new_folder(out, "generate")
     with place as (folder, becomes):
         batch = {"batch": settings.generate_batch} if "generate_batch" in settings.model_fields_set else {}
-        paths = draw_to_folder(load(settings), captions, image, options, folder, stats, **batch)
-    say_all(str(becomes / path.name) for path in paths)
-    print(f"{stats.model_calls} model calls, {stats.seconds:.3g} s", file=sys.stderr)
+        paths = draw_to_folder(_load(settings), captions, settings.data.image, options, folder, stats, **batch)
+    answer_all(str(becomes / path.name) for path in paths)
+    remark(f"{stats.model_calls} model calls, {stats.seconds:.3g} s")

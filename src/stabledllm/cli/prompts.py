@@ -1,73 +1,53 @@
-"""Reads the prompts of ``generate``: typed, from standard input, or from a file; a file's name is no prompt."""
+"""Tells prompts from settings among the words of ``stabledllm generate``: a prompt may hold ``=``."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+import difflib
+import re
+from collections.abc import Sequence
 
-import typer
-
+from stabledllm.cli.arguments import Typed, read_arguments
+from stabledllm.cli.grammar import GRAMMARS
 from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
 
-if TYPE_CHECKING:
-    from stabledllm.config.settings import DataSettings
-    from stabledllm.data.prompts import Prompt
+_LIKE_A_KEY = re.compile(r"[a-z][a-z_]*(\.[a-z_]+)*=\S*")
 
 
-def read_prompts(typed: list[str], file: str | None, settings: DataSettings) -> list[Prompt]:
-    """The prompts that a command line asks for, in its order.
-
-    Where a prompt is the name of a file, a person at a terminal is asked which of the two is meant.
+def read_prompted(
+    words: Sequence[str], literal: Sequence[str], config: str | None, more: Sequence[str]
+) -> tuple[Typed, list[str]]:
+    """The settings and the prompts: a word is a setting if it begins with a key of ``generate`` and ``=``.
 
     Args:
-        typed: prompts as they are, or ``-`` alone for the lines of standard input. file: a file of prompts.
+        literal: words that are prompts whatever they look like. config: the recipe of ``--config``. more: the settings
+            of ``--set``.
 
     Raises:
-        UserError: no prompts, both kinds, a prompt that is the name of a file where nobody can be asked, or anything
-            wrong with the file.
+        UserError: a word that looks like a setting whose key is misspelt.
     """
-    from stabledllm.data.prompts import STDIN, prompts_in, typed_prompt
-    from stabledllm.tasks.text_files import lines
-
-    if file is not None:
-        if typed:
-            raise UserError(f"generate: expected prompts or --file {file}, found both.")
-        return prompts_in(file, settings)
-    if not typed:
-        raise UserError(
-            "generate: expected a prompt, --file FILE, or - for the lines of standard input, found none of them."
-        )
-    if typed == [STDIN]:
-        typed = [line for _, _, line in lines(sys.stdin.buffer, "standard input")]
-        return [typed_prompt(text, number) for number, text in enumerate(typed, 1)]
-    return list(_meant(typed, settings))
-
-
-def _meant(typed: list[str], settings: DataSettings) -> Iterator[Prompt]:
-    from stabledllm.data.prompts import prompts_in, typed_prompt
-
-    for number, text in enumerate(typed, 1):
-        if _is_file(text) and _is_file_meant(text):
-            yield from prompts_in(text, settings)
-        else:
-            yield typed_prompt(text, number)
+    grammar = GRAMMARS["generate"]
+    settings, prompts = [], []
+    for word in words:
+        key = word.partition("=")[0]
+        known = "=" in word and (grammar.key(key) is not None or grammar.short_for(key) is not None)
+        (settings if known else prompts).append(word)
+        names = [*grammar.keys, *grammar.shorts]
+        if (
+            not known
+            and _LIKE_A_KEY.fullmatch(word)
+            and (near := difflib.get_close_matches(key, names, n=1, cutoff=0.75))
+        ):
+            raise UserError(
+                f"generate: unknown key '{plain_text(key)}' (did you mean '{near[0]}'?); write -- before it if it is a "
+                f"prompt."
+            )
+    return read_arguments("generate", settings, config, more), [*prompts, *literal]
 
 
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).expanduser().is_file()
-    except (OSError, ValueError, RuntimeError):  # too long for a name, a null byte, the home of nobody
-        return False
+def seen_as_images(overrides: Sequence[str]) -> list[str]:
+    """The settings with those of decoding that drawing has as well, such as ``steps``, as those of drawing."""
+    from stabledllm.config.settings import ImageDecodingSettings
 
-
-def _is_file_meant(name: str) -> bool:
-    shown = plain_text(name)
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UserError(
-            f"generate: prompt '{shown}': expected a prompt, found the name of a file; write --file {shown} to read "
-            f"prompts from it, or pipe the words into 'generate -' to complete them."
-        )
-    return typer.confirm(f"'{shown}' is a file. Read the prompts from it?", default=True, err=True)
+    shared = tuple(f"decoding.{name}=" for name in ImageDecodingSettings.model_fields)
+    return [f"image_{override}" if override.startswith(shared) else override for override in overrides]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import path
-from stabledllm.cli.printing import say
+from stabledllm.cli.printing import answer
 
 
 def report(
@@ -17,4 +17,4 @@ def report(
     """One self-contained report.html from what is in a folder."""
     from stabledllm.reports.html import write_report
 
-    say(f"report: {write_report(folder)}")
+    answer(f"report: {write_report(folder)}")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from stabledllm.config.instead import instead_of_key, instead_of_value
+from stabledllm.config.instead import instead_of_key, instead_of_nothing, instead_of_value
 from stabledllm.config.written import Written
 from stabledllm.errors import Mistakes
 from stabledllm.plain_text import plain_text
@@ -76,6 +76,8 @@ def _sentence(tree: dict, path: tuple, error: dict, kind: type[BaseModel], what:
     if error["type"] == "extra_forbidden":
         clause = instead_of_key(path, kind, _group(kind, path[:-1]))
         return f"{where}: unknown key '{plain_text(key)}'{clause}." if clause[:1] != ":" else f"{shown}{clause}."
+    if (value := error["input"]) is None or (isinstance(value, Written) and value.null and not value.typed):
+        return f"{shown}: expected a value, found none{instead_of_nothing(key)}."
     expectation = _expected(error["msg"])
     if "found" not in expectation:
         expectation += f", found {_shown(error['input'], key)}"

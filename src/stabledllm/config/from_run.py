@@ -65,6 +65,17 @@ def data_of(run: Run) -> DataSettings:
     return DataSettings.model_validate(_known(run.config.get("data"), DataSettings))
 
 
+def naming_run(error: UserError, model: str, data: DataSettings) -> UserError:
+    """An error about data that came with a run, with the run named, so that whoever named no data knows whose they are.
+
+    Other errors are returned as they are.
+    """
+    run = run_behind(model)
+    if run is None or not run.config or data_of(run).train != data.train:
+        return error
+    return UserError(f"{str(error).rstrip('.')}; these are the rows of {run.name}: name others with --data.")
+
+
 def _below(run: Run, tree: dict, kind: type[ModelSettings]) -> dict:
     """What the run says on the keys of ``kind``, without what the given keys make meaningless."""
     below = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from types import NoneType
 from typing import Any, get_args, get_origin
@@ -134,15 +135,36 @@ def instead_of_key(path: tuple, kind: type[BaseModel], group: type[BaseModel]) -
     return f"; {listed}"
 
 
+def instead_of_nothing(key: str) -> str:
+    """The clause on a key without a value that needs one."""
+    name = key.removeprefix("base.")
+    if name in _NEEDED:
+        return f"; write {_NEEDED[name].replace('KEY', key)}"
+    return f"; write {key}=VALUE, or leave the key out for its default"
+
+
+_NEEDED = {
+    "model": "KEY=tiny (shipped), KEY=FOLDER or KEY=OWNER/NAME (on the hub)",
+    "data.train": "KEY=PATH (your own file or folder), or KEY=synthetic for the synthetic task",
+    "data.validation_share": "KEY=0 to train on every row",
+}
+"""Keys that a recipe may leave open, with what to write."""
+
+
 def instead_of_value(key: str, value: Any, annotation: Any) -> str:
     """The clause on a value of the wrong kind: what to write instead; empty where the expectation says it all."""
-    text, arms = str(value) if isinstance(value, str | int) else "", arms_of(annotation)
+    text, arms = str(value) if isinstance(value, str | int | float) else "", arms_of(annotation)
     if isinstance(value, Written) and any(get_origin(arm) is list for arm in arms) and text[:1] not in ("", "["):
         return f"; write {key}=[{', '.join(one.strip() for one in text.split(','))}]"
     if any("train" in getattr(arm, "model_fields", ()) for arm in arms) and text:
         return f"; write {key}.train={plain_text(text)}"
     if key.endswith("lora") and text in ("true", "True", "1", "yes", "on"):
         return f"; write {key}.rank=16, or RECIPE+lora"
+    share, rows = key.endswith("validation_share"), key.endswith("validation_rows")
+    if (share and text in ("null", *_NONE)) or (rows and text == "0"):
+        return f"; write {key.removesuffix('_rows').removesuffix('_share')}_share=0 to train on every row"
+    if float in arms and "share" in key and re.fullmatch(r"[1-9]\d?(\.\d+)?", text):
+        return f"; write {key}={float(text) / 100:g} for {float(text):g} %"
     if NoneType in arms and text in _NONE:
         return f"; write {key}=null to go without"
     if float in arms and text.endswith("%") and text[:-1].replace(".", "", 1).isdigit():

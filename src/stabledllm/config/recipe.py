@@ -16,13 +16,14 @@ from typing import Any
 from stabledllm.config.checking import Read, check, read_settings
 from stabledllm.config.from_run import with_run
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.config.twice import Once
 from stabledllm.config.written import Written, read_written, settle
 from stabledllm.errors import Gathered, Mistakes, UserError, did_you_mean
 from stabledllm.plain_text import plain_text
 
 __all__ = [
     "apply_overrides", "check", "find_recipe", "load_recipe", "merge", "read_recipe", "resolve",
-    "shipped_launches", "shipped_recipes",
+    "shipped_launches", "shipped_recipes", "tree_of",
 ]  # fmt: skip
 _MOST_PARENTS, _MOST_DOTS = 30, 20
 
@@ -74,10 +75,12 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Read:
     Raises:
         UserError: the YAML is broken, or a parent is missing or the recipe's own child.
     """
-    tree, gathered, what = _tree(name), Gathered(), f"recipe '{plain_text(name)}'"
+    tree, gathered, what = tree_of(name), Gathered(), f"recipe '{plain_text(name)}'"
     kind = ExperimentSettings if "methods" in tree or "base" in tree else TrainSettings
+    once = Once()
     for override in overrides:
         with gathered.check():
+            once.check(override)
             if kind is TrainSettings and override.startswith("base."):
                 meant = plain_text(override.partition("=")[0].removeprefix("base."))
                 raise UserError(f"override 'base.{meant}': expected a key of one training run; write {meant}.")
@@ -117,11 +120,15 @@ def _under_base(tree: dict, what: str, gathered: Gathered) -> dict:
 
 def resolve(name: str) -> dict:
     """The keys of a recipe with those of its parents and parts as plain values; neither keys nor values are checked."""
-    return settle(_tree(name))
+    return settle(tree_of(name))
 
 
-def _tree(name: str) -> dict:
-    """The keys of a recipe with those of its parents and parts, every value as text for the settings to read."""
+def tree_of(name: str) -> dict:
+    """The keys of a recipe with those of its parents and parts, every value as text for the settings to read.
+
+    Raises:
+        UserError: no such recipe, or broken YAML.
+    """
     parts = [name] if _exists(name) else name.split("+")
     tree: dict = {}
     trees: dict[str, dict] = {}
@@ -232,11 +239,12 @@ def apply_overrides(tree: dict, overrides: Sequence[str]) -> dict:
     """Set ``dotted.key=value`` in the tree, in place, and return it.
 
     Raises:
-        Mistakes: an override has no '=', or its key lies below one that holds a value.
+        Mistakes: an override has no '=', gives a key again, or its key lies below one that holds a value.
     """
-    gathered = Gathered()
+    gathered, once = Gathered(), Once()
     for override in overrides:
         with gathered.check():
+            once.check(override)
             _set(tree, override)
     gathered.refuse()
     return tree

@@ -67,6 +67,14 @@ def run_of(name: str) -> Run | None:
     return Run(folder, folder / MODEL) if is_whole else None
 
 
+def is_of_run(name: str) -> bool:
+    """Whether a model's name is the folder of a run, whatever its state, or of a checkpoint in one."""
+    try:
+        return run_of(name) is not None
+    except UserError:
+        return True
+
+
 def run_behind(model: str) -> Run | None:
     """The run that made a model, given as :func:`run_of` takes it or as ``RUN/model``; None where none is known."""
     folder = _folder(model)

@@ -15,7 +15,8 @@ from stabledllm.data.overlap import Others, content, digest, dropped_note, witho
 from stabledllm.data.prompting import choose_shots, prompted
 from stabledllm.data.row_cache import Encoding, RowCache, cache_of
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
-from stabledllm.data.sources import load_examples, own_splits, task_options
+from stabledllm.data.sources import load_examples, task_options
+from stabledllm.data.splits import has_validation, own_splits
 from stabledllm.data.text import are_documents, pack_documents
 from stabledllm.errors import UserError
 from stabledllm.tasks.examples import Examples, picked
@@ -156,8 +157,8 @@ def load_bundle(
         UserError: the same as :func:`choose`, or rows that do not fit.
     """
     chosen = chosen or choose(settings, say)
-    rows, notes = {}, list(chosen.notes)
-    for split in ("train", "validation"):
+    rows, notes = {"validation": []}, list(chosen.notes)
+    for split in _trained_and_evaluated(settings):
         encoded = encode_chosen(chosen, split, tokenizer, settings, say)
         rows[split] = encoded.rows
         notes.append(f"{split}: {encoded.summary(settings.max_len)}")
@@ -224,11 +225,29 @@ def _splits(settings: DataSettings) -> tuple[dict[str, Examples], list[str]]:
             if dropped:
                 notes.append(dropped_note(split, other, dropped))
     if not validation:
-        splits["train"], splits["validation"] = hold_out(splits["train"], settings.validation_share, settings.seed)
-    for split in ("train", "validation"):
+        splits["train"], splits["validation"], note = _held_out(splits["train"], settings)
+        notes.append(note)
+    for split in _trained_and_evaluated(settings):
         if not splits[split]:
             raise UserError(f"data.{split}: expected rows that are in no other split, found none.")
     return splits, notes
+
+
+def _held_out(examples: Examples, settings: DataSettings) -> tuple[Examples, Examples, str]:
+    """Training and validation rows out of one set of rows, and a note on how many of them were held out."""
+    if not settings.validation_share:
+        return examples, [], "validation: none; data.validation_share=0 trains on every row"
+    train, validation = hold_out(examples, settings.validation_share, settings.seed)
+    held = (
+        f"validation: {len(validation)} of {len(examples)} rows held out of training "
+        f"(data.validation_share={settings.validation_share:g}; 0 trains on every row)"
+    )
+    return train, validation, held
+
+
+def _trained_and_evaluated(settings: DataSettings) -> tuple[str, ...]:
+    """The splits that become rows of tokens."""
+    return ("train", "validation") if has_validation(settings) else ("train",)
 
 
 def answered(examples: Examples, spec: str) -> tuple[Examples, list[str]]:

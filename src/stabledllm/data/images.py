@@ -18,7 +18,8 @@ from stabledllm.config.settings import ImageSettings
 from stabledllm.errors import UserError
 from stabledllm.images.cache import cached_codes
 from stabledllm.images.codes import Codes
-from stabledllm.images.sources import IMAGE_KINDS, captioned_images, parse
+from stabledllm.images.kinds import are_images
+from stabledllm.images.sources import captioned_images, parse
 from stabledllm.images.tokenizer import ImageTokenizer, load_image_tokenizer
 from stabledllm.models.image_choices import image_choices
 
@@ -29,11 +30,6 @@ Settings = TypeVar("Settings")
 def of_images(examples: Sequence[dict]) -> bool:
     """Whether examples are captioned images, or captions to draw."""
     return bool(examples) and "caption" in examples[0]
-
-
-def are_images(spec: str) -> bool:
-    """Whether a data specification names images or captions."""
-    return spec.partition(":")[0] in IMAGE_KINDS
 
 
 def with_image_defaults(settings: Settings) -> Settings:

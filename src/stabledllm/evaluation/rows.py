@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stabledllm.config.from_run import naming_run
 from stabledllm.config.run_folder import run_behind
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.bundle import answered, choose, encode_chosen, encode_split, limited
@@ -14,6 +15,7 @@ from stabledllm.data.images import of_images
 from stabledllm.data.prompting import prompted
 from stabledllm.data.rows import Encoded
 from stabledllm.data.sources import load_examples, task_options
+from stabledllm.data.splits import has_validation
 from stabledllm.errors import UserError
 from stabledllm.evaluation.identity import digest_of
 from stabledllm.evaluation.trained_rows import count_trained_on
@@ -73,22 +75,22 @@ def _held_out(settings: EvalSettings, say: Say) -> EvaluatedRows:
     try:
         chosen = choose(data, say)
     except UserError as error:
-        if run is None:
-            raise
-        told = str(error).rstrip(".")
-        raise UserError(f"{told}; these are the rows of {run.name}: name others with --data.") from None
+        raise naming_run(error, settings.model, data) from None
     for note in chosen.notes:
         say(note)
-    content = {name: chosen.digests[name] for name in ("validation", "test")}
+    content = {name: chosen.digests[name] for name in ("validation", "test") if name in chosen.digests}
     if run is not None and (others := [n for n in content if n in run.content and content[n] != run.content[n]]):
         say(f"note: the {' and '.join(others)} rows are others now than when {run.name} was trained")
     test = chosen.test[:most]
+    if not has_validation(data) and not test:
+        whose = f"{run.name}, which was trained on all of its rows" if run else "'held_out', which has none here"
+        raise UserError(f"data: expected rows that were held out of {whose}, found none; name some with --data.")
 
     def encode(tokenizer) -> Encoded:
         encoded = encode_chosen(chosen, "validation", tokenizer, data, say)
         return replace(encoded, rows=encoded.rows[:most]) if most else encoded
 
-    return EvaluatedRows(test, encode, content, _parts(test), {})
+    return EvaluatedRows(test, encode if has_validation(data) else None, content, _parts(test), {})
 
 
 def _parts(examples: list[dict]) -> str:

@@ -35,8 +35,8 @@ from stabledllm.noise.objective import Objective
 from stabledllm.runtime.files import read_json, write_json, write_jsonl
 from stabledllm.runtime.locks import in_its_folder
 from stabledllm.runtime.provenance import device_name, versions
+from stabledllm.runtime.saying import bars_are_off, silent
 from stabledllm.runtime.saying import say as print_line
-from stabledllm.runtime.saying import silent
 from stabledllm.tasks.files import read_jsonl
 
 SCHEMA = "stabledllm/eval/1"
@@ -247,7 +247,7 @@ def _row_losses(
 def _bar(total: int, what: str, unit: str, ranks: Ranks) -> Iterator[Callable[[int], None]]:
     """A progress bar for the work of all ranks, shown by the first, which takes the others to be as far as itself."""
     counts: list[int] = []
-    with tqdm(total=total, desc=what, unit=unit, disable=ranks.rank > 0) as bar:
+    with tqdm(total=total, desc=what, unit=unit, disable=ranks.rank > 0 or bars_are_off()) as bar:
 
         def progress(done: int) -> None:
             counts.append(done if not counts else done * ranks.shares)  # the first count is of what was on disk

@@ -11,9 +11,12 @@ from stabledllm.build import build_decoding, build_model, set_form
 from stabledllm.config.settings import ExperimentSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.rows import marks_in
+from stabledllm.data.splits import refuse_few_rows
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import UserError
+from stabledllm.evaluation.generated import can_be_scored
+from stabledllm.experiment.needed import NOTHING_TO_COMPARE
 from stabledllm.experiment.plan import refuse_other
 from stabledllm.experiment.planned import Planned, runs_of
 from stabledllm.experiment.validation import validate_run
@@ -58,6 +61,8 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
         left_to_right(build_decoding(base.decoding))
     set_form(loaded, base)
     data = load_bundle(base.data, loaded.tokenizer, say)
+    if not len(data.validation) and not can_be_scored(data.test):
+        raise UserError(f"experiment: {NOTHING_TO_COMPARE}")
     for run in runs:
         _check_rows(run, data)
     refuse_other(Path(settings.out), settings, data)
@@ -73,6 +78,7 @@ def _refuse_repeated(key: str, values: Sequence) -> None:
 
 def _check_rows(run: Planned, data: DataBundle) -> None:
     settings, longest = run.settings, max(lengths_of(data.train))
+    refuse_few_rows(settings.batch, len(data.train))
     refuse_too_large(settings, longest=longest)
     fitting_views(settings, longest=longest)
     check_marks(run.method, marks_in(data.train))

@@ -13,7 +13,7 @@ from stabledllm.build import build_method, build_methods
 from stabledllm.config.settings import DecomposeSettings, EvalSettings, ExperimentSettings, TrainSettings
 from stabledllm.data.images import are_images
 from stabledllm.data.kinds import is_own
-from stabledllm.data.sources import own_splits
+from stabledllm.data.splits import has_test, has_validation, is_held_out
 from stabledllm.errors import UserError
 from stabledllm.experiment.planned import Planned
 from stabledllm.models.new import is_new
@@ -27,10 +27,6 @@ Rules = dict[str, tuple[Acts, str]]
 
 def _kind(spec: str | None) -> str:
     return (spec or "").partition(":")[0]
-
-
-def _tested(run: TrainSettings) -> bool:
-    return run.data.test is not None or "test" in own_splits(run.data.train)
 
 
 def _draws_tokens(run: TrainSettings) -> bool:
@@ -56,7 +52,7 @@ def _reads_files(run: TrainSettings) -> bool:
 
 
 def _text_is_decoded(run: TrainSettings, _: Method | None = None) -> bool:
-    return _tested(run) and not are_images(run.data.test or run.data.train)
+    return has_test(run.data) and not are_images(run.data.test or run.data.train)
 
 
 _DATA: Rules = {
@@ -95,6 +91,10 @@ _PROBE: Rules = {
     "ppots.design": (lambda _, method: method.needs_p and method.signal == "loss", "a method with ppots"),
     "ppots.": (lambda _, method: method.needs_p, "a method with ppots"),
 }
+_EVALUATED = (
+    lambda run, _: has_validation(run.data),
+    "rows to evaluate on (data.validation, or data.validation_share above 0)",
+)
 _RUN: Rules = {
     **_DATA,
     **_METHODS,
@@ -103,10 +103,13 @@ _RUN: Rules = {
     "epochs": (lambda run, _: run.steps is None, "steps=null beside it, since steps are set and decide"),
     "views_per_forward": (lambda _, method: method.views.count > 1, "a method of several views"),
     "data.validation_share": (
-        lambda run, _: run.data.validation is None and "validation" not in own_splits(run.data.train),
+        lambda run, _: is_held_out(run.data),
         "data without a validation split of their own",
     ),
-    "data.test_rows": (lambda run, _: _tested(run), "data with test rows (data.test)"),
+    "data.validation_rows": _EVALUATED,
+    "eval_every": _EVALUATED,
+    "eval_draws": _EVALUATED,
+    "data.test_rows": (lambda run, _: has_test(run.data), "data with test rows (data.test)"),
     "decoding.block": (lambda run, _: bool(run.block_size) or _text_is_decoded(run), "test rows to decode (data.test)"),
     "decoding.seed": (
         lambda run, _: _text_is_decoded(run) and _draws_tokens(run),
@@ -114,15 +117,15 @@ _RUN: Rules = {
     ),
     "decoding.": (_text_is_decoded, "test rows to decode (data.test)"),
     "image_decoding.": (
-        lambda run, _: _tested(run) and are_images(run.data.test or run.data.train),
+        lambda run, _: has_test(run.data) and are_images(run.data.test or run.data.train),
         "pictures to draw (data.test)",
     ),
-    "clip": (lambda run, _: _tested(run) and are_images(run.data.test or run.data.train), "pictures to draw"),
-    "generate_batch": (lambda run, _: _tested(run), "test rows to decode (data.test)"),
+    "clip": (lambda run, _: has_test(run.data) and are_images(run.data.test or run.data.train), "pictures to draw"),
+    "generate_batch": (lambda run, _: has_test(run.data), "test rows to decode (data.test)"),
 }
 _SHARED = (
     "ppots", "adaptive", "method_options", "data", "decoding", "image_decoding", "clip", "generate_batch",
-    "views_per_forward",
+    "views_per_forward", "eval_every", "eval_draws",
 )  # fmt: skip
 _EXPERIMENT = {"base.method": "methods", "base.seed": "seeds", "base.out": "out"}
 _NOT_FITTED = (

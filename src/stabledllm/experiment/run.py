@@ -190,6 +190,7 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
             loss_meter(loaded, data.validation, objective, block_size=base.block_size), base.eval_draws
         ).as_dict()
         for name, objective in objectives.items()
+        if len(data.validation)
     }
     if can_be_scored(data.test):
         identity = {"model": base.model} | decoded_by(base, data.test)

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from stabledllm.config.run_folder import model_in
 from stabledllm.errors import UserError
-from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.families.attention import check_back_end
 from stabledllm.models.families.config_values import check_numbers
@@ -21,12 +20,12 @@ from stabledllm.models.families.source import Source, find_folder, read_config
 from stabledllm.models.families.weights import held_weights
 from stabledllm.models.hf_tokenizer import HFTokenizer, load_tokenizer
 from stabledllm.models.kind import is_autoregressive
+from stabledllm.models.names import is_adapter
 from stabledllm.models.new import is_new, pattern_of
 from stabledllm.models.quantised import keep_differentiable, quantisation
 from stabledllm.models.shipped import shipped_folder
 from stabledllm.models.soundness import check_finite, check_runs
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig, check_byte_vocabulary
-from stabledllm.runtime.files import read_json
 from stabledllm.runtime.folders import whole_folder
 
 
@@ -170,22 +169,6 @@ def _load_tiny(source: Source) -> LoadedModel:
     check_byte_vocabulary(model.config, source.what)
     keep_differentiable(model)
     return LoadedModel(model, ByteTokenizer(), source.name)
-
-
-def trained_block(name: str) -> int | None:
-    """The block size that the model in a local folder was trained with; None without one, and for any other name."""
-    folder = Path(name).expanduser()
-    if is_adapter(name):
-        base = base_of(folder)
-        return trained_block(base) if base else None
-    path = folder / "config.json"
-    size = read_json(path).get("block_size") if path.is_file() else None
-    return size if type(size) is int and size > 0 else None
-
-
-def is_adapter(name: str) -> bool:
-    """Whether a model's name is the folder of an adapter."""
-    return (Path(name).expanduser() / ADAPTER_CONFIG).is_file()
 
 
 def model_folder(name: str, allow_pickle: bool = False) -> Path:

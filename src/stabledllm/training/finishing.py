@@ -44,13 +44,7 @@ def finish(
     ``trained.json`` holds what is known before completions are decoded; a run killed after that is not trained again.
     """
     out = Path(settings.out)
-    nll = trainer.validation()
-    say(f"validation NLL {nll}")
-    metrics = {"validation_nll": nll.as_dict()}
-    if (objective := build_objective(settings.objective)).counts == "cosine":
-        own_loss = trainer.validation(objective)
-        say(f"validation loss of MMaDA's objective {own_loss}")
-        metrics["validation_objective"] = own_loss.as_dict()
+    metrics = _evaluation_losses(settings, trainer, say) if len(data.validation) else {}
     if trainer.is_world_process_zero():
         (out / MODEL / STAMP).unlink(
             missing_ok=True
@@ -65,6 +59,17 @@ def finish(
     if sharded:
         loaded, ranks = replace(loaded, model=AgreeingModel(loaded.model)), ranks.acting_together()
     return _evaluate(settings, loaded, data, record, ranks, say)
+
+
+def _evaluation_losses(settings: TrainSettings, trainer: MDMTrainer, say: Say) -> dict:
+    nll = trainer.validation()
+    say(f"validation NLL {nll}")
+    metrics = {"validation_nll": nll.as_dict()}
+    if (objective := build_objective(settings.objective)).counts == "cosine":
+        own_loss = trainer.validation(objective)
+        say(f"validation loss of MMaDA's objective {own_loss}")
+        metrics["validation_objective"] = own_loss.as_dict()
+    return metrics
 
 
 def run_record(

@@ -16,6 +16,7 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.images import are_images, with_image_defaults
 from stabledllm.data.rows import marks_in, maskable_sizes
+from stabledllm.data.splits import refuse_few_rows
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged
@@ -124,6 +125,7 @@ def train(
     set_form(loaded, settings)
     if callable(data):
         data = data(loaded.tokenizer)
+    refuse_few_rows(settings.batch, len(data.train))
     longest = max(lengths_of(data.train))
     refuse_too_large(settings, longest=longest)
     laid_out = fitting_views(settings, longest=longest)
@@ -180,7 +182,8 @@ def build_trainer(
     """The Trainer for these settings, and the fitted density that it draws t from (None where none is fitted)."""
     out = Path(settings.out)
     check_marks(method, marks_in(data.train))
-    arguments = _arguments(settings)
+    # Without validation rows there is nothing to evaluate on, whatever eval_every says.
+    arguments = _arguments(settings if len(data.validation) else settings.model_copy(update={"eval_every": None}))
     refuse_checkpointing(loaded.model, loaded.name, arguments)
     out.mkdir(parents=True, exist_ok=True)
     density = None

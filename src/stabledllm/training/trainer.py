@@ -272,7 +272,15 @@ class MDMTrainer(ResumingTrainer):
         return metrics
 
     def validation(self, objective: Objective | None = None) -> Estimate:
-        """The model's evaluation loss, or that under another objective; raises ``Diverged`` where it is not finite."""
+        """The model's evaluation loss, or that under another objective.
+
+        Raises:
+            UserError: there are no validation rows. Diverged: it is not finite.
+        """
+        if not len(self.eval_rows):
+            raise UserError(
+                "evaluation: expected validation rows (data.validation, or data.validation_share above 0), found none."
+            )
         values = None
         with suppress(NotFinite):
             values = row_nll(self.evaluation_meter(objective or Objective()), self.eval_draws)

@@ -1,6 +1,6 @@
 """Every setting of a recipe, with its default and its meaning; :mod:`stabledllm.build` makes objects of them."""
 
-from stabledllm.config.settings.commands import GenerateSettings
+from stabledllm.config.settings.commands import GenerateSettings, MergeSettings, RescoreSettings
 from stabledllm.config.settings.data import DataSettings, ImageSettings
 from stabledllm.config.settings.decompose import DecomposeSettings, GradientSettings
 from stabledllm.config.settings.evaluation import (
@@ -25,10 +25,12 @@ __all__ = [
     "ImageDecodingSettings",
     "ImageSettings",
     "LoRASettings",
+    "MergeSettings",
     "MethodSettings",
     "ModelSettings",
     "ObjectiveSettings",
     "PPOTSSettings",
+    "RescoreSettings",
     "ShortDecodingSettings",
     "TrainSettings",
 ]

@@ -1,13 +1,16 @@
-"""What the commands take that neither train nor measure: ``generate``."""
+"""What the commands take that neither train nor measure: ``generate``, ``merge`` and ``rescore``."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field
 
 from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.evaluation import ImageDecodingSettings, ShortDecodingSettings
 from stabledllm.config.settings.model import ModelSettings
-from stabledllm.config.settings.values import MOST, PathText
+from stabledllm.config.settings.values import MOST, Name, PathText
+from stabledllm.config.typed import Strict
 
 
 class GenerateSettings(ModelSettings):
@@ -25,4 +28,29 @@ class GenerateSettings(ModelSettings):
     file: PathText | None = None
     """File of prompts: one a line, or rows of JSON lines, JSON, CSV or Parquet; ``-`` for standard input."""
     out: PathText | None = None
-    """File of JSON lines for the completions; for pictures the new folder that they are written into."""
+    """File of JSON lines for the completions, instead of printing them; for pictures the new folder that they are
+    written into."""
+
+
+class MergeSettings(Strict):
+    """Settings of ``stabledllm merge``."""
+
+    adapter: PathText
+    """The folder of an adapter, such as a LoRA run's ``out/model``."""
+    base: PathText | None = None
+    """Its base model, where it is not where it was."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the written weights; they are added in float32 in any case."""
+    out: PathText
+    """Folder for the merged model."""
+
+
+class RescoreSettings(Strict):
+    """Settings of ``stabledllm rescore``."""
+
+    rows: PathText
+    """File of JSON lines with ``completion`` and ``gold``."""
+    task: Name
+    """Whose scorer: gsm8k, hitab, openscience or synthetic."""
+    out: PathText
+    """File for the rows with their scores."""

@@ -26,20 +26,21 @@ from stabledllm.models.families.source import Source
 class Family:
     """A model family: ``accepts`` tells from a checkpoint's config whether it belongs to it; ``load`` loads the model.
 
-    ``on_request`` accepts further checkpoints if the user names the family.
+    ``on_request`` accepts further checkpoints if the user names the family. ``kind``: a native family's class.
     """
 
     accepts: Callable[[Source], bool]
     load: Callable[[Source], PreTrainedModel]
     on_request: Callable[[Source], bool] = lambda _: False
+    kind: type[PreTrainedModel] | None = None
 
 
 def _native(kind: type) -> Family:
-    return Family(lambda source: source.model_type == kind.config_class.model_type, _loads(kind))
+    return _loading(kind, lambda source: source.model_type == kind.config_class.model_type)
 
 
-def _loads(kind: type) -> Callable[[Source], PreTrainedModel]:
-    return partial(load_native, kind)
+def _loading(kind: type, accepts: Callable[[Source], bool]) -> Family:
+    return Family(accepts, partial(load_native, kind), kind=kind)
 
 
 def _has_experts(source: Source) -> bool:
@@ -51,8 +52,8 @@ _LLADA = ("llada", "lladamoe", "llada_moe")
 
 # In the order in which they are asked.
 FAMILIES: dict[str, Family] = {
-    "llada": Family(lambda source: source.model_type == "llada" and not _has_experts(source), _loads(LLaDAModelLM)),
-    "llada-moe": Family(lambda source: source.model_type in _LLADA and _has_experts(source), _loads(LLaDAMoEModelLM)),
+    "llada": _loading(LLaDAModelLM, lambda source: source.model_type == "llada" and not _has_experts(source)),
+    "llada-moe": _loading(LLaDAMoEModelLM, lambda source: source.model_type in _LLADA and _has_experts(source)),
     "dream": _native(DreamModel),
     "mmada": _native(MMadaModelLM),
     "mlm": Family(is_masked_lm, load_masked_lm, on_request=has_own_code),

@@ -1,0 +1,288 @@
+"""Every mistake in what a command without a recipe is given, told in one list before torch is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from stabledllm.config.checking import read_settings
+from stabledllm.config.decoding_fit import refuse_unfit
+from stabledllm.config.from_run import naming_run, with_run
+from stabledllm.config.recipe import apply_overrides
+from stabledllm.config.run_folder import model_in
+from stabledllm.config.settings import (
+    DecomposeSettings,
+    EvalSettings,
+    ExperimentSettings,
+    GenerateSettings,
+    MergeSettings,
+    ModelSettings,
+    RescoreSettings,
+    TrainSettings,
+)
+from stabledllm.errors import Gathered, UserError, did_you_mean
+from stabledllm.experiment.at_once import (
+    DECODED,
+    SPLITS,
+    WEIGHED,
+    Checks,
+    gather,
+    load_checked,
+    of_data,
+    of_method,
+    of_model,
+)
+from stabledllm.models.adapter_base import ADAPTER_CONFIG
+from stabledllm.models.names import check_model_name, is_adapter, trained_block
+from stabledllm.noise.fits import check_fitted, check_fixed
+from stabledllm.noise.parts import OfParts
+from stabledllm.noise.weightings import power_of
+from stabledllm.planning.layout import Layout, parse_memory
+from stabledllm.tasks.registry import task_named
+
+Decodes = TypeVar("Decodes", EvalSettings, GenerateSettings)
+QUANTITIES = ("gradient", "loss")
+"""Whose noise may decide: :data:`stabledllm.lab.measure.recommendation.QUANTITIES`; a test holds the two together."""
+NEITHER = ("auto", "none")
+"""What ``--beside`` may say besides a model or the folder of an evaluation."""
+
+
+def check_command(
+    command: str,
+    tree: dict,
+    overrides: Sequence[str] = (),
+    *,
+    also: Sequence[Callable[[], object]] = (),
+    tell: Callable[[str], None] = lambda _: None,
+) -> BaseModel:
+    """The settings of a command: ``fit``, ``decompose``, ``recommend``, ``eval``, ``generate``, ``merge``, ``rescore``.
+
+    Args:
+        tree: the command's options as a tree of keys of its settings. overrides: what was typed as KEY=VALUE.
+        also: checks of options that are no settings, told in the same list.
+        tell: takes a line on what comes with the run whose folder is the model.
+
+    Raises:
+        Mistakes: all that is wrong with keys, values, methods, model names, files and columns, with what to write.
+
+    >>> check_command("fit", {"model": "tny"}, ["metod=ppots", "data.train=jsonl:missing.jsonl"])
+    Traceback (most recent call last):
+    stabledllm.errors.Mistakes: 4 mistakes; nothing was loaded or written:
+      1. fit: unknown key 'metod' (did you mean 'method'?); write method.
+      ...
+    """
+    kind, checks = COMMANDS[command]
+    gathered = Gathered()
+    for check in also:
+        with gathered.check():
+            check()
+    with gathered.check():
+        apply_overrides(tree, overrides)
+    told: list[str] = []
+    if issubclass(kind, ModelSettings):
+        with gathered.check():
+            tree, told = with_run(tree, kind)
+    read = read_settings(tree, kind, command)
+    gather(gathered, read, checks)
+    gathered.refuse()
+    for line in told:
+        tell(line)
+    return read.settings
+
+
+def check_plan(
+    recipe: str, overrides: Sequence[str], memory: str | None, devices: int, sharding: str, longest: int | None
+) -> tuple[TrainSettings | ExperimentSettings, Layout, float | None]:
+    """The settings of a recipe whose memory is to be estimated, the layout, and the bytes of a device that it is given.
+
+    Raises:
+        UserError: no such recipe, or broken YAML.
+        Mistakes: all that is wrong with it and with the options.
+    """
+    layout = partial(Layout, devices, sharding, longest)
+    limit = partial(parse_memory, memory) if memory else lambda: None
+    return load_checked(recipe, overrides, reads_data=False, also=[limit, layout]), layout(), limit()
+
+
+def check_typed(typed: Sequence[str], file: str | None) -> None:
+    """Refuse prompts that can be told to be none before a file of them is read.
+
+    Raises:
+        UserError: no prompts, both kinds, or one that is empty or not UTF-8.
+    """
+    if file is None:
+        check_prompts(typed)
+    elif typed:
+        raise UserError(f"generate: expected prompts or --file {file}, found both.")
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Refuse to generate where there is no prompt, or one that is empty or not UTF-8.
+
+    Raises:
+        UserError: names the first such prompt by its number.
+    """
+    if not prompts:
+        raise UserError(
+            "generate: expected at least one prompt, --file FILE, or - for the lines of standard input, found none."
+        )
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt.strip():
+            raise UserError(f"generate: prompt {number}: expected some text, found an empty one.")
+        if any("\ud800" <= c <= "\udfff" for c in prompt):
+            raise UserError(f"generate: prompt {number}: expected UTF-8 text, found a byte that is not.")
+
+
+def refuse_quantity(by: str | None) -> None:
+    """Refuse ``recommend --by`` with another quantity than the two that are measured.
+
+    Raises:
+        UserError: names them.
+    """
+    if by is not None and by not in QUANTITIES:
+        raise UserError(
+            f"recommend: expected --by {' or '.join(QUANTITIES)}, found '{by}'{did_you_mean(by, QUANTITIES, most=0)}."
+        )
+
+
+def check_stored(stored: Path, by: str | None, overrides: Sequence[str]) -> None:
+    """Refuse a stored decomposition that is not there, and options that have no effect beside it.
+
+    Raises:
+        Mistakes: all that is wrong.
+    """
+    gathered = Gathered()
+    with gathered.check():
+        refuse_quantity(by)
+    if overrides:
+        gathered.add(f"recommend: expected no settings beside --from, found '{overrides[0]}'.")
+    if not (stored / "decomposition.json" if stored.is_dir() else stored).is_file():
+        gathered.add(
+            f"recommend: expected --from decomposition.json or its folder, found "
+            f"{'none in' if stored.is_dir() else 'nothing at'} '{stored}'; 'stabledllm decompose' writes it."
+        )
+    gathered.refuse()
+
+
+def in_trained_blocks(settings: Decodes) -> Decodes:
+    """The settings with the decoding in the blocks that the model was trained in, where no block was given."""
+    block = trained_block(settings.base or settings.model)
+    return settings.model_copy(update={"decoding": settings.decoding.in_blocks_of(block)})
+
+
+def _of_fit(settings: TrainSettings) -> Checks:
+    yield from of_method(settings, settings.method)
+    yield "method", partial(check_fitted, OfParts(settings.method))
+    yield (
+        WEIGHED,
+        partial(power_of, settings.objective.weighting, settings.objective.power),
+    )
+    yield from of_model(settings)
+    yield from _of_rows(settings, ["train"])
+
+
+def _of_decompose(settings: DecomposeSettings) -> Checks:
+    run = TrainSettings(model=settings.model, family=settings.family)
+    # The methods that are compared by default are left out where the model or the objective cannot take them.
+    for name in settings.methods if "methods" in settings.model_fields_set else []:
+        yield from of_method(run, name)
+        yield "methods", partial(check_fixed, OfParts(name))
+    yield (
+        WEIGHED,
+        partial(power_of, settings.objective.weighting, settings.objective.power),
+    )
+    yield from of_model(settings)
+    yield from _of_rows(settings, ["train"])
+
+
+def _of_rows(settings: TrainSettings | DecomposeSettings | EvalSettings, splits: Sequence[str]) -> Checks:
+    """The checks of the data, whose refusals name the run that they came with."""
+
+    def named(check: Callable[[], object]) -> None:
+        try:
+            check()
+        except UserError as error:
+            raise naming_run(error, settings.model, settings.data) from None
+
+    for keys, check in of_data(settings.data, splits):
+        yield keys, partial(named, check)
+
+
+def _of_eval(settings: EvalSettings) -> Checks:
+    yield from of_model(settings, settings.base)
+    yield "beside", partial(_check_beside, settings.beside)
+    if settings.held_out:
+        yield from _of_rows(settings, [name for name in SPLITS if getattr(settings.data, name)])
+    else:
+        yield from _of_rows(settings, ["test"] if settings.data.test else ["train"])
+    yield (
+        WEIGHED,
+        partial(power_of, settings.objective.weighting, settings.objective.power),
+    )
+    yield f"{DECODED} model", partial(_check_decoding, settings)
+    if settings.clip:
+        yield "clip", partial(check_model_name, settings.clip)
+
+
+def _of_generate(settings: GenerateSettings) -> Checks:
+    yield from of_model(settings, settings.base)
+    yield f"{DECODED} model", partial(_check_decoding, settings)
+
+
+def _of_merge(settings: MergeSettings) -> Checks:
+    yield "adapter", partial(_check_adapter, settings.adapter)
+    if settings.base:
+        yield "base", partial(check_model_name, settings.base)
+
+
+def _of_rescore(settings: RescoreSettings) -> Checks:
+    yield "rows", partial(_check_rows, Path(settings.rows))
+    yield "task", partial(task_named, settings.task)
+    yield "out", partial(_check_file, Path(settings.out))
+
+
+COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks]]] = {
+    "fit": (TrainSettings, _of_fit),
+    "decompose": (DecomposeSettings, _of_decompose),
+    "recommend": (DecomposeSettings, _of_decompose),
+    "eval": (EvalSettings, _of_eval),
+    "generate": (GenerateSettings, _of_generate),
+    "merge": (MergeSettings, _of_merge),
+    "rescore": (RescoreSettings, _of_rescore),
+}
+"""For each command its settings and their checks."""
+
+
+def _check_decoding(settings: EvalSettings | GenerateSettings) -> None:
+    decoding = in_trained_blocks(settings).decoding
+    refuse_unfit(decoding.length, decoding.steps, decoding.block)
+
+
+def _check_beside(name: str) -> None:
+    if name not in NEITHER and not (Path(name).expanduser() / "eval.json").is_file():
+        check_model_name(name)
+
+
+def _check_adapter(name: str) -> None:
+    if is_adapter(model_in(name)):
+        return
+    check_model_name(name)
+    raise UserError(f"merge: expected a folder with {ADAPTER_CONFIG}, as a LoRA run's, found the model '{name}'.")
+
+
+def _check_rows(path: Path) -> None:
+    if not path.is_file():
+        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(
+            f"{path}: expected a file of rows, found {'a folder' if path.is_dir() else 'nothing'}"
+            f"{did_you_mean(path.name, sorted(beside), most=0)}."
+        )
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path}: expected a file to write, found a folder.")

@@ -1,0 +1,73 @@
+"""What ``validate --load`` finds in a recipe's model and data: config, tokenizer and every row, but no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+
+from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.data.images import are_images, with_image_defaults
+from stabledllm.data.rows import marks_in
+from stabledllm.data.splits import refuse_few_rows
+from stabledllm.data.token_rows import lengths_of
+from stabledllm.experiment.planned import Planned, runs_of
+from stabledllm.models.opening import Opened, open_model
+from stabledllm.noise.fits import check_marks, check_model
+from stabledllm.plain_text import plain_text
+
+_SHOWN = 200
+"""Characters of a row's prompt, and of its response, that are shown."""
+
+
+def open_all(settings: TrainSettings | ExperimentSettings) -> Iterator[str]:
+    """Yield what was found, line by line: the model, how rows were read and dropped, their lengths, the first row.
+
+    Raises:
+        UserError: anything wrong with the config, the tokenizer or a row, or too few rows for a step.
+    """
+    runs = runs_of(settings)
+    run = with_image_defaults(runs[0].settings)
+    opened = open_model(run)
+    for planned in runs:
+        check_model(planned.method, opened.name, opened.autoregressive)
+    yield _model(opened)
+    notes: list[str] = []
+    data = load_bundle(run.data, opened.tokenizer, notes.append)
+    yield from notes
+    for planned in runs:
+        refuse_few_rows(planned.settings.batch, len(data.train))
+        check_marks(planned.method, marks_in(data.train))
+    yield from _rows(runs, data, opened)
+
+
+def _model(opened: Opened) -> str:
+    kind = "autoregressive" if opened.autoregressive else "masked diffusion"
+    weights = "new weights" if opened.weights is None else f"{opened.weights:,} weights in its files"
+    template = "with a chat template" if getattr(opened.tokenizer, "chat_template", None) else "turns as plain text"
+    return (
+        f"model {opened.name}: family {opened.family} ({kind}), {weights}; tokenizer of "
+        f"{opened.tokenizer.vocab_size:,} tokens, {template}"
+    )
+
+
+def _rows(runs: list[Planned], data: DataBundle, opened: Opened) -> Iterator[str]:
+    lengths = lengths_of(data.train)
+    yield (
+        f"rows: {len(data.train):,} to train on, {len(data.validation):,} to evaluate on, {len(data.test):,} to test; "
+        f"tokens of a training row: {min(lengths):,} to {max(lengths):,}, half have at most {median(lengths):,.0f}"
+    )
+    settings = runs[0].settings
+    steps = settings.steps or -(-len(data.train) // settings.batch) * settings.epochs
+    yield f"steps: {steps:,.0f} of {settings.batch:,} rows"
+    if are_images(settings.data.train):
+        return
+    row = data.train[0]
+    ids, start = list(row.input_ids), row.prompt_length
+    yield f"first row: {plain_text(row.origin)}"
+    yield f"  prompt:   {_text(ids[:start], opened)}"
+    yield f"  response: {_text(ids[start:], opened)}"
+
+
+def _text(ids: list[int], opened: Opened) -> str:
+    return plain_text(opened.tokenizer.decode(ids), longest=_SHOWN) if ids else "(none)"
