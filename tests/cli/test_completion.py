@@ -79,22 +79,22 @@ def test_bash_completes(tmp_path):
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src"), "HOME": str(tmp_path)}
     asked = """
 source <(_STABLEDLLM_COMPLETE=source_bash stabledllm)
-ask() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _stabledllm_completion stabledllm; echo "${COMPREPLY[*]}"; }
-ask stabledllm exp
+ask() {
+    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+    _stabledllm_completion stabledllm
+    echo "${COMPREPLY[*]}"
+}
 ask stabledllm train sft-sy
 ask stabledllm cp accelerate/fs
 ask stabledllm train sft-synthetic method = lowdisc+fi
 ask stabledllm train sft-synthetic decoding.order =
-ask stabledllm eval --decoding.ord
 """
     done = subprocess.run(["bash", "-c", asked], env=env, capture_output=True, text=True, check=True)
     assert not done.stderr
     assert [line.split() for line in done.stdout.splitlines()] == [
-        ["experiment"],
         ["sft-synthetic"],
         ["accelerate/fsdp2"],
         ["lowdisc+fixedcount"],
         ["confidence", "margin", "entropy", "random"],
-        ["--decoding.order"],
     ]
     assert "sft-synthetic" in shipped_recipes()

@@ -50,7 +50,8 @@ def cached_rows(tmp_path) -> int:
 
 def train(tmp_path, spec: str, *more: str):
     cache = f"data.image.cache={tmp_path / 'codes'}"
-    recipe = ["sft-scenes", f"data.train={spec}", "out=run", cache, "data.validation_share=0.3"]
+    out = [] if any(one.startswith("out=") for one in more) else ["out=run"]
+    recipe = ["sft-scenes", f"data.train={spec}", *out, cache, "data.validation_share=0.3"]
     return call("train", *recipe, *SMALL, *more, cwd=tmp_path)
 
 

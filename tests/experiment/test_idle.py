@@ -72,7 +72,19 @@ def test_each_rule_refuses_somewhere():
             "method_options.clip_high",
             "data.validation_share",
             "decoding.block",
+            "data.validation_rows",
+            "eval_every",
+            "eval_draws",
         )
+
+
+@pytest.mark.parametrize("override", ["eval_every=5", "eval_draws=2", "data.validation_rows=8"])
+def test_nothing_is_evaluated_without_rows_for_it(tmp_path, override):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    typed = [f"data.train={tmp_path / 'rows.jsonl'}", "data.validation_share=0", override]
+    settings = load_recipe("sft-synthetic", typed)
+    (said,) = idle_overrides(settings, runs_of(settings), typed)
+    assert said.startswith(f"note: key '{override.partition('=')[0]}' does nothing here: it needs rows to evaluate on")
 
 
 def test_every_rule_names_a_key():

@@ -12,7 +12,7 @@ from stabledllm.cli.completion import complete_setting
 from stabledllm.cli.grammar import GRAMMARS
 from stabledllm.cli.options import Config, DryRun, Set, full_names
 from stabledllm.cli.printing import answer, answer_all, remark
-from stabledllm.cli.prompt_files import read_prompts
+from stabledllm.cli.prompt_files import check_typed, read_prompts
 from stabledllm.cli.prompts import read_prompted, seen_as_images
 from stabledllm.errors import UserError
 
@@ -50,7 +50,7 @@ def generate(
 
     With --image a PNG of each prompt and a contact sheet of all, with a model of MMaDA's family.
     """
-    from stabledllm.experiment.commands_at_once import check_command, check_prompts, check_typed, in_trained_blocks
+    from stabledllm.experiment.commands_at_once import check_command, check_prompts, in_trained_blocks
 
     words = words or []
     settled = len(words) - ctx.meta.get("stabledllm.literal", 0)

@@ -8,6 +8,7 @@ import typer
 
 from stabledllm import __version__
 from stabledllm.cli.command import Command, Commands
+from stabledllm.cli.convert import convert
 from stabledllm.cli.decompose import decompose
 from stabledllm.cli.encode import encode
 from stabledllm.cli.env import env
@@ -51,6 +52,7 @@ _COMMANDS = {
     "power": power,
     "rescore": rescore,
     "merge": merge,
+    "convert": convert,
     "report": report,
     "ls": ls,
     "cp": cp,

@@ -53,6 +53,9 @@ DryRun = Annotated[
         "--dry-run", help="Check, then say what would be loaded, drawn and written, and the memory; do none of it."
     ),
 ]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Read weights from PyTorch's .bin files where there are no safetensors.")
+]
 Base = Annotated[str | None, typer.Option(help="Of an adapter: its base model, where it is not where it was.")]
 Set = Annotated[
     list[str] | None,

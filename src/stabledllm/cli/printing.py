@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from stabledllm.plain_text import plain_text
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_WIDEST = 100
+"""Most columns of a block, however wide the terminal is."""
 _NO_BARS = "TQDM_DISABLE"
 """tqdm's own variable, which processes of a run inherit; it must be set before tqdm is imported."""
 
@@ -37,6 +43,28 @@ def say(line: str) -> None:
     """Print a line that tells of the work above the progress bars; nothing under ``--quiet``."""
     if not _State.quiet:
         answer(line)
+
+
+def show(block: RenderableType) -> None:
+    """Print a block above the progress bars: in a terminal with its colours, elsewhere as plain text.
+
+    Nothing under ``--quiet``.
+    Text of others in it must be plain already, since escape sequences are what colours are made of.
+    """
+    if _State.quiet:
+        return
+    from rich.console import Console
+    from tqdm import tqdm
+
+    from stabledllm.training.screen import plain
+
+    console = Console(file=sys.stdout, highlight=False)
+    if not console.is_terminal:
+        say(plain(block))
+        return
+    with tqdm.external_write_mode(file=sys.stdout):
+        console.print(block, width=min(console.width, _WIDEST))
+    sys.stdout.flush()
 
 
 def say_all(lines: Iterable[str]) -> None:

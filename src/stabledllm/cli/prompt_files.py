@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,20 @@ from stabledllm.plain_text import plain_text
 if TYPE_CHECKING:
     from stabledllm.config.settings import DataSettings
     from stabledllm.data.prompts import Prompt
+
+
+def check_typed(typed: Sequence[str], file: str | None) -> None:
+    """Refuse prompts that can be told to be none before a file of them is read.
+
+    Raises:
+        UserError: no prompts, both kinds, or one that is empty or not UTF-8.
+    """
+    from stabledllm.experiment.commands_at_once import check_prompts
+
+    if file is None:
+        check_prompts(typed)
+    elif typed:
+        raise UserError(f"generate: expected prompts or --file {file}, found both.")
 
 
 def read_prompts(typed: list[str], file: str | None, settings: DataSettings) -> list[Prompt]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stabledllm.cli.arguments import read_arguments, recipe_of
 from stabledllm.cli.options import Arguments, Config, DryRun
-from stabledllm.cli.printing import answer, answer_all, is_quiet, say, say_all
+from stabledllm.cli.printing import answer, answer_all, is_quiet, say, say_all, show
 from stabledllm.errors import UserError
 
 
@@ -21,10 +21,15 @@ def train(words: Arguments = None, config: Config = None, dry_run: DryRun = Fals
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
         )
-    from stabledllm.experiment.idle import idle_overrides
-    from stabledllm.experiment.planned import runs_of
-    from stabledllm.experiment.validation import check_run
-    from stabledllm.runtime.launched import is_main_process
+    from stabledllm.runtime.showing import busy
+
+    with busy("loading torch and transformers"):
+        from stabledllm.experiment.idle import idle_overrides
+        from stabledllm.experiment.planned import runs_of
+        from stabledllm.experiment.validation import check_run
+        from stabledllm.runtime.launched import is_main_process
+        from stabledllm.training.run import train as run
+        from stabledllm.training.screen import Screen
 
     (planned,) = runs = runs_of(settings)
     check_run(planned)
@@ -36,9 +41,7 @@ def train(words: Arguments = None, config: Config = None, dry_run: DryRun = Fals
 
         answer_all(of_train(settings))
         return
-    from stabledllm.training.run import train as run
-
-    record = run(settings, say=say)
+    record = run(settings, say=say, screen=Screen(show=show))
     if is_quiet() and record:
         from stabledllm.reports.printed import metric_lines
 

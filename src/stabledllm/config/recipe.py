@@ -7,6 +7,7 @@ replaces the earlier one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import as_file, files
@@ -18,14 +19,16 @@ from stabledllm.config.from_run import with_run
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.config.twice import Once
 from stabledllm.config.written import Written, read_written, settle
-from stabledllm.errors import Gathered, Mistakes, UserError, did_you_mean
+from stabledllm.errors import Gathered, Mistakes, UserError, did_you_mean, nearest
 from stabledllm.plain_text import plain_text
+from stabledllm.runtime.nearby import nearby
 
 __all__ = [
     "apply_overrides", "check", "find_recipe", "load_recipe", "merge", "read_recipe", "resolve",
     "shipped_launches", "shipped_recipes", "tree_of",
 ]  # fmt: skip
 _MOST_PARENTS, _MOST_DOTS = 30, 20
+_ENDINGS, _OF_DATA = (".yaml", ".yml"), (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
 
 
 @cache
@@ -110,9 +113,10 @@ def _under_base(tree: dict, what: str, gathered: Gathered) -> dict:
     base = tree.get("base", {})
     if not beside or not isinstance(base, dict):
         return tree
+    meant = [{"method": "methods", "seed": "seeds"}.get(key, f"base.{key}") for key in beside]
     gathered.add(
         f"{what}: keys {', '.join(beside)}: expected under 'base:', the run that an experiment varies; write "
-        f"base.{beside[0]}{' and so on' if len(beside) > 1 else ''}."
+        f"{', '.join(meant)}."
     )
     moved = merge({key: tree[key] for key in beside}, base)
     return {key: value for key, value in tree.items() if key not in beside} | {"base": moved}
@@ -130,6 +134,16 @@ def tree_of(name: str) -> dict:
         UserError: no such recipe, or broken YAML.
     """
     parts = [name] if _exists(name) else name.split("+")
+    if not all(parts):
+        meant = plain_text("+".join(filter(None, parts)))
+        raise UserError(
+            f"recipe '{plain_text(name)}': expected names joined by '+', found an empty one; write {meant or 'a name'}."
+        )
+    if name.endswith(_OF_DATA) and _is_file(Path(name)):
+        raise UserError(
+            f"recipe '{plain_text(name)}': expected a recipe, found a file of data; write sft model=MODEL "
+            f"data.train={plain_text(name)}."
+        )
     tree: dict = {}
     trees: dict[str, dict] = {}
     for part in parts:
@@ -218,9 +232,13 @@ def _find(name: str, beside: Path | None) -> tuple[str, Path | None]:
     shipped = shipped_recipes()
     if full_name := _shipped(name):
         return shipped[full_name], None
-    name = plain_text(name)
+    shorts = [one.removeprefix("parts/") for one in shipped]
+    path = (beside or Path()) / name
+    near = nearby(path, _ENDINGS) if name else ""
+    near = did_you_mean(name, shorts, most=0) if nearest(name, shorts) or not near else near
     raise UserError(
-        f"recipe '{name}': expected a file or a shipped recipe, found neither{did_you_mean(name, shipped)}."
+        f"recipe '{plain_text(name)}': expected a file or a shipped recipe, found neither"
+        f"{near or '; stabledllm ls lists those that ship'}."
     )
 
 
@@ -255,7 +273,7 @@ def _meant(override: str) -> str:
     bare = override.strip().lstrip("-")
     key, colon, value = bare.partition(":")
     if override.startswith("-") and bare:
-        return f"; write {bare.partition('=')[0]}=VALUE, without dashes"
+        return f"; write {re.split('[= ]', bare)[0]}=VALUE, without dashes"
     if colon and key.replace(".", "").replace("_", "").isalnum() and not value.startswith(("/", "\\")):
         return f"; write {key}={plain_text(value.strip())}"
     return f"; write {plain_text(bare)}=VALUE" if bare.replace(".", "").replace("_", "").isalnum() else ""
@@ -268,6 +286,11 @@ def _set(tree: dict, override: str) -> None:
     if not equals or not all(parts):
         found = "a name that is empty" if equals else "no '='"
         raise UserError(f"override '{shown}': expected key=value, found {found}{_meant(override)}.")
+    if key != key.strip(" -"):
+        bare = plain_text(key.strip(" -"))
+        raise UserError(
+            f"override '{shown}': expected KEY=VALUE without dashes and blanks, found some; write {bare}=VALUE."
+        )
     if len(parts) > _MOST_DOTS:
         raise UserError(f"override '{shown}': expected at most {_MOST_DOTS} names in a key, found {len(parts)}.")
     node: Any = tree

@@ -19,6 +19,7 @@ from stabledllm.data.sources import load_examples, task_options
 from stabledllm.data.splits import has_validation, own_splits
 from stabledllm.data.text import are_documents, pack_documents
 from stabledllm.errors import UserError
+from stabledllm.runtime.showing import busy
 from stabledllm.tasks.examples import Examples, picked
 from stabledllm.tasks.registry import task_and_gold, task_of
 
@@ -73,8 +74,9 @@ def load_rows(
 
     if cache and (spec != settings.train or limit != settings.train_rows):
         cache = None  # its name says which rows of which data it holds: those that the settings ask for
-    chosen = cache.chosen(name, choose_rows, say) if cache else choose_rows()
-    encoded = _encoded(chosen, name, split, tokenizer, settings, limit, say)
+    with busy(f"reading {spec}"):
+        chosen = cache.chosen(name, choose_rows, say) if cache else choose_rows()
+        encoded = _encoded(chosen, name, split, tokenizer, settings, limit, say)
     return encoded.rows, "; ".join([f"{split}: {spec}: {encoded.summary(settings.max_len)}", *chosen.notes])
 
 
@@ -128,7 +130,8 @@ def choose(settings: DataSettings, say: Callable[[str], None] = lambda _: None) 
         UserError: bad data, or rows that stand word for word in two files given for different splits.
     """
     cache = _cache(settings)
-    return cache.chosen("choice", lambda: _choose(settings), say) if cache else _choose(settings)
+    with busy(f"reading {settings.train}"):
+        return cache.chosen("choice", lambda: _choose(settings), say) if cache else _choose(settings)
 
 
 def _choose(settings: DataSettings) -> Chosen:
@@ -146,12 +149,17 @@ def _choose(settings: DataSettings) -> Chosen:
 
 
 def load_bundle(
-    settings: DataSettings, tokenizer, say: Callable[[str], None] = lambda _: None, chosen: Chosen | None = None
+    settings: DataSettings,
+    tokenizer,
+    say: Callable[[str], None] = lambda _: None,
+    chosen: Chosen | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> DataBundle:
     """Load the data of a run; ``say`` gets one line on each split's kept and dropped rows.
 
     Args:
         chosen: the result of :func:`choose`, if it was called already.
+        tell: gets the lines on the splits instead of ``say``, which then tells of the cache alone.
 
     Raises:
         UserError: the same as :func:`choose`, or rows that do not fit.
@@ -159,11 +167,12 @@ def load_bundle(
     chosen = chosen or choose(settings, say)
     rows, notes = {"validation": []}, list(chosen.notes)
     for split in _trained_and_evaluated(settings):
-        encoded = encode_chosen(chosen, split, tokenizer, settings, say)
+        with busy(f"tokenising the rows of {settings.train}"):
+            encoded = encode_chosen(chosen, split, tokenizer, settings, say)
         rows[split] = encoded.rows
         notes.append(f"{split}: {encoded.summary(settings.max_len)}")
     for note in notes:
-        say(note)
+        (tell or say)(note)
     return DataBundle(rows["train"], rows["validation"], chosen.test, notes, chosen.digests)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from stabledllm.data.containers import ending_of
@@ -11,6 +12,7 @@ from stabledllm.images.kinds import IMAGE_KINDS
 from stabledllm.tasks.registry import TASKS
 
 HUB, LINES, FILE = "hub", "jsonl", "file"
+_ON_HUB = re.compile(r"(?:https?://huggingface\.co/datasets/|hf:(?://datasets/)?|huggingface:)([\w.-]+/[\w.-]+)")
 KINDS = (*TASKS, LINES, *FORMATS, HUB, *IMAGE_KINDS)
 
 
@@ -36,6 +38,13 @@ def _meant(spec: str, kind: str) -> str:
     """The clause on what to write instead of an unknown kind: a file's whole name, nothing at all, or a known kind."""
     if kind.lower() in ("none", "no", "false", "off", "never", "0"):
         return "; write null to go without"
+    _, _, where = spec.partition(":")
+    if kind.lower() in ("csv", "json", "parquet", "tsv", "file", "path", "local") and where:
+        return f"; write {where}, as the file's ending tells what it is"
+    if hub := _ON_HUB.match(spec):
+        return f"; write hub:{hub[1]}"
+    if "://" in spec:
+        return "; data are read from files of this machine or from hub:OWNER/NAME"
     files = sorted(entry.name for entry in Path().iterdir() if entry.name.partition(".")[0] == spec)
     return f"; write {files[0]}" if files and spec else did_you_mean(kind, KINDS)
 

@@ -5,12 +5,10 @@ A killed evaluation continues, on any number of ranks; a finished one is not rep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from stabledllm.build import build_decoding, build_objective, loading_options
 from stabledllm.config.run_folder import model_in
@@ -25,6 +23,7 @@ from stabledllm.evaluation.generated import COMPLETIONS, can_be_scored, decoded_
 from stabledllm.evaluation.identity import fingerprint, refuse_other
 from stabledllm.evaluation.images import LINES
 from stabledllm.evaluation.journal import Journal
+from stabledllm.evaluation.progress import shared_bar
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.evaluation.rows import EvaluatedRows, evaluated_rows
 from stabledllm.evaluation.untuned import difference, tuned_from
@@ -35,8 +34,8 @@ from stabledllm.noise.objective import Objective
 from stabledllm.runtime.files import read_json, write_json, write_jsonl
 from stabledllm.runtime.locks import in_its_folder
 from stabledllm.runtime.provenance import device_name, versions
-from stabledllm.runtime.saying import bars_are_off, silent
 from stabledllm.runtime.saying import say as print_line
+from stabledllm.runtime.saying import silent
 from stabledllm.tasks.files import read_jsonl
 
 SCHEMA = "stabledllm/eval/1"
@@ -124,7 +123,7 @@ def measure(settings: EvalSettings, identity: dict, rows: EvaluatedRows, ranks: 
         if (batches := -(-len(scored) // settings.generate_batch)) < ranks.count:
             say(f"note: {batches} batches for {ranks.count} devices: some wait; a smaller --batch gives each its share")
         journal = Journal(out / JOURNAL, journal_name(scored), identity, ranks)
-        with _bar(len(scored), "generate", "problem", ranks) as progress:
+        with shared_bar(len(scored), "generate", "problem", ranks) as progress:
             scores, sentence = score_generated(loaded, scored, settings, journal, out, ranks=ranks, progress=progress)
         metrics |= scores
         others |= journal.other_versions
@@ -190,13 +189,13 @@ def _saved_identity(folder: Path) -> dict:
     return saved
 
 
-def _beside(settings: EvalSettings, examples: list[dict], say: Say) -> tuple[Path, EvalSettings | None] | None:
+def _beside(settings: EvalSettings, rows: EvaluatedRows, say: Say) -> tuple[Path, EvalSettings | None] | None:
     """The folder of the untuned model's evaluation, with its settings unless it is given as finished; None for none."""
     if settings.beside == "none":
         return None
     given = Path(settings.beside).expanduser()
     if settings.beside != "auto" and (given / RESULT).is_file():
-        saved, common = _saved_identity(given), _shared_identity(settings, examples)
+        saved, common = _saved_identity(given), _shared_identity(settings, rows)
         if note := refuse_other(given, {key: saved[key] for key in common if key in saved}, common):
             say(note)
         return given, None
@@ -205,7 +204,7 @@ def _beside(settings: EvalSettings, examples: list[dict], say: Say) -> tuple[Pat
         return None
     where = Path(settings.out) / UNTUNED
     other = settings.model_copy(update={"model": name, "base": None, "beside": "none", "out": str(where)})
-    refuse_unlike(where, identity_of(other, examples), say)
+    refuse_unlike(where, identity_of(other, rows), say)
     return where, other
 
 
@@ -239,21 +238,8 @@ def _row_losses(
     def measured(run: range) -> list[dict]:
         return [{"nll": value} for value in row_nll(meter, settings.draws, run).tolist()]
 
-    with _bar(len(rows), journal.name, "row", journal.ranks) as progress:
+    with shared_bar(len(rows), journal.name, "row", journal.ranks) as progress:
         return [row["nll"] for row in journal.collect(len(rows), _NLL_RUN, measured, progress)]
-
-
-@contextmanager
-def _bar(total: int, what: str, unit: str, ranks: Ranks) -> Iterator[Callable[[int], None]]:
-    """A progress bar for the work of all ranks, shown by the first, which takes the others to be as far as itself."""
-    counts: list[int] = []
-    with tqdm(total=total, desc=what, unit=unit, disable=ranks.rank > 0 or bars_are_off()) as bar:
-
-        def progress(done: int) -> None:
-            counts.append(done if not counts else done * ranks.shares)  # the first count is of what was on disk
-            bar.update(min(counts[-1], total - bar.n))
-
-        yield progress
 
 
 def _untuned(theirs: dict, where: Path, out: Path) -> dict:

@@ -6,30 +6,20 @@ recipe are in :mod:`stabledllm.experiment.commands_at_once`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from stabledllm.config.checking import Read
-from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.recipe import read_recipe
-from stabledllm.config.settings import DataSettings, ExperimentSettings, ModelSettings, TrainSettings
+from stabledllm.config.settings import DataSettings, ExperimentSettings, TrainSettings
 from stabledllm.config.trainer_rules import refuse_idle
 from stabledllm.data.first_row import check_data
-from stabledllm.data.kinds import kind_of
 from stabledllm.errors import Gathered, UserError
+from stabledllm.experiment.check_list import SPLITS, Checks, gather
+from stabledllm.experiment.idle import Run, idle_overrides
 from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed
-from stabledllm.models.adapter_base import named_base
-from stabledllm.models.names import check_model_name, is_adapter
-from stabledllm.models.shapes import known_shape
-from stabledllm.noise.fits import check_blocks, check_model, check_p_of_t
+from stabledllm.experiment.run_checks import check_clip, is_known, of_method, of_model, of_run
 from stabledllm.noise.parts import OfParts
-from stabledllm.noise.weightings import power_of
-
-Checks = Iterator[tuple[str, Callable[[], object]]]
-"""Checks, each with the keys that it reads, separated by blanks; a group stands for all its keys."""
-DECODED, WEIGHED = "decoding.length decoding.steps decoding.block", "objective.weighting objective.power"
-SPLITS = ("train", "validation", "test")
 
 
 def load_checked(
@@ -58,24 +48,18 @@ def load_checked(
         with gathered.check():
             check()
     read = read_recipe(name, overrides)
-    gather(gathered, read, lambda settings: _of_recipe(name, settings, repeated, reads_data))
+
+    def checks(settings: TrainSettings | ExperimentSettings) -> Checks:
+        yield from _of_recipe(settings, repeated)
+        yield from _of_overrides(settings, overrides)
+        if reads_data:
+            yield from _of_rows(name, settings)
+
+    gather(gathered, read, checks)
     gathered.refuse()
     for line in read.told:
         say(line)
     return read.settings
-
-
-def gather(gathered: Gathered, read: Read, checks_of: Callable[..., Checks]) -> None:
-    """Gather what was wrong with settings as they were read, and what the checks of the others find."""
-    gathered.sentences += read.sentences
-    if read.settings is None:
-        return
-    wrong = {key.removeprefix("base.") for key in read.wrong}
-    for keys, check in checks_of(read.settings):
-        # A value that was wrong has been replaced by its default, which is nobody's mistake.
-        if not any(_touches(key, one) for key in keys.split() for one in wrong):
-            with gathered.check():
-                check()
 
 
 def refuse_contradictions(run: TrainSettings, method: OfParts) -> None:
@@ -85,58 +69,51 @@ def refuse_contradictions(run: TrainSettings, method: OfParts) -> None:
         Mistakes: names each.
     """
     gathered = Gathered()
-    for _, check in (*of_method(run, method.name), *_of_run(run)):
+    for _, check in (*of_method(run, method.name), *of_run(run)):
         with gathered.check():
             check()
     gathered.refuse()
 
 
-def _touches(key: str, wrong: str) -> bool:
-    return f"{wrong}.".startswith(f"{key}.") or f"{key}.".startswith(f"{wrong}.")
+def _run_and_methods(settings: TrainSettings | ExperimentSettings) -> tuple[TrainSettings, list[str]]:
+    return (settings, [settings.method]) if isinstance(settings, TrainSettings) else (settings.base, settings.methods)
 
 
-def _of_recipe(name: str, settings: TrainSettings | ExperimentSettings, repeated: bool, reads_data: bool) -> Checks:
-    of_one = isinstance(settings, TrainSettings)
-    run, methods = (settings, [settings.method]) if of_one else (settings.base, settings.methods)
+def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> Checks:
+    run, methods = _run_and_methods(settings)
     for method in methods:
         yield from of_method(run, method)
-    yield from _of_run(run)
+    yield from of_run(run)
     yield "trainer eval_every save_every", partial(refuse_idle, run)
     if not (repeated and (Path(run.out) / "run.json").is_file()):
         yield from of_model(run)
-    if reads_data:
-        yield "data.train data.train_rows batch", partial(check_needed, name, run)
-        yield "data trainer", partial(check_evaluated, run)
-        if not of_one:
-            yield "data", partial(check_comparable, settings)
-        yield from of_data(run.data)
+        if run.clip:
+            yield "clip", partial(check_clip, run.clip)
 
 
-def of_method(run: TrainSettings, name: str) -> Checks:
-    """The checks of a method for a run's model, density and blocks."""
-    method = OfParts(name)
-    yield "method methods", lambda: method.parts
-    shape = known_shape(run.model)
-    causal = shape.causal if shape else run.family == "arm" if run.family != "auto" else None
-    if causal is not None:
-        yield "method methods model family", partial(check_model, method, run.model, causal)
-    if run.p_of_t:
-        yield "method methods p_of_t", partial(check_p_of_t, method)
-    if run.block_size:
-        yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
+def _of_overrides(settings: TrainSettings | ExperimentSettings, overrides: Sequence[str]) -> Checks:
+    run, methods = _run_and_methods(settings)
+    runs = [Run(run, OfParts(method)) for method in methods]
+    yield from of_typed(overrides, methods, lambda override: idle_overrides(settings, runs, [override]))
 
 
-def of_model(settings: ModelSettings, base: str | None = None) -> Checks:
-    """The checks of a model's name.
+def of_typed(overrides: Sequence[str], methods: Sequence[str], refuse: Callable[[str], object]) -> Checks:
+    """The checks of typed keys that may do nothing, where the methods by which that is told are known ones."""
+    if not all(map(is_known, methods)):
+        return
+    for override in overrides:
+        key = override.partition("=")[0].removeprefix("base.")
+        if key != "init_seed":  # refused with the model, typed or not
+            yield f"{key} method methods", partial(refuse, override)
 
-    Args:
-        base: given for an adapter's base, which may have moved.
-    """
-    yield "model", partial(check_model_name, settings.model)
-    if base is not None:
-        yield "base", partial(_check_base, settings.model, base)
-    elif is_adapter(settings.model):
-        yield "model", lambda: check_model_name(named_base(Path(settings.model).expanduser()))
+
+def _of_rows(name: str, settings: TrainSettings | ExperimentSettings) -> Checks:
+    run, _ = _run_and_methods(settings)
+    yield "data.train data.train_rows batch", partial(check_needed, name, run)
+    yield "data trainer", partial(check_evaluated, run)
+    if isinstance(settings, ExperimentSettings):
+        yield "data", partial(check_comparable, settings)
+    yield from of_data(run.data)
 
 
 def of_data(data: DataSettings, splits: Sequence[str] = SPLITS) -> Checks:
@@ -144,32 +121,6 @@ def of_data(data: DataSettings, splits: Sequence[str] = SPLITS) -> Checks:
     for split in splits:
         if spec := getattr(data, split):
             yield f"data.{split} data.format data.columns", partial(check_data, spec, split, data)
-
-
-def _of_run(run: TrainSettings) -> Checks:
-    objective, decoding, lora = run.objective, run.decoding, run.lora
-    yield WEIGHED, partial(power_of, objective.weighting, objective.power)
-    yield (
-        f"{DECODED} block_size",
-        partial(refuse_unfit, decoding.length, decoding.steps, decoding.block),
-    )
-    for split in SPLITS:
-        if spec := getattr(run.data, split):
-            yield f"data.{split}", partial(kind_of, spec)
-    yield "quantised lora", partial(_check_quantised, run)
-    if lora and (shape := known_shape(run.model)):
-        yield "lora model", partial(shape.targets, lora.target_modules)
-
-
-def _check_base(model: str, base: str) -> None:
-    if not is_adapter(model):
-        raise UserError(f"model '{model}': expected an adapter's folder to take base '{base}', found none.")
-    check_model_name(base)
-
-
-def _check_quantised(run: TrainSettings) -> None:
-    if run.quantised and not run.lora and not is_adapter(run.model):
-        raise UserError(f"key 'quantised': expected 'lora' beside it, found a run that trains all of {run.model}.")
 
 
 def check_jobs(jobs: str) -> None:

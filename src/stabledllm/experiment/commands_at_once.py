@@ -12,9 +12,10 @@ from pydantic import BaseModel
 from stabledllm.config.checking import read_settings
 from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.from_run import naming_run, with_run
-from stabledllm.config.recipe import apply_overrides
+from stabledllm.config.recipe import apply_overrides, merge
 from stabledllm.config.run_folder import model_in
 from stabledllm.config.settings import (
+    ConvertSettings,
     DecomposeSettings,
     EvalSettings,
     ExperimentSettings,
@@ -25,23 +26,17 @@ from stabledllm.config.settings import (
     TrainSettings,
 )
 from stabledllm.errors import Gathered, UserError, did_you_mean
-from stabledllm.experiment.at_once import (
-    DECODED,
-    SPLITS,
-    WEIGHED,
-    Checks,
-    gather,
-    load_checked,
-    of_data,
-    of_method,
-    of_model,
-)
+from stabledllm.experiment.at_once import SPLITS, load_checked, of_data, of_typed
+from stabledllm.experiment.check_list import DECODED, WEIGHED, Checks, gather
+from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
+from stabledllm.experiment.run_checks import check_clip, is_known, of_method, of_model
 from stabledllm.models.adapter_base import ADAPTER_CONFIG
 from stabledllm.models.names import check_model_name, is_adapter, trained_block
 from stabledllm.noise.fits import check_fitted, check_fixed
-from stabledllm.noise.parts import OfParts
+from stabledllm.noise.parts import STANDARD, OfParts
 from stabledllm.noise.weightings import power_of
 from stabledllm.planning.layout import Layout, parse_memory
+from stabledllm.runtime.nearby import nearby
 from stabledllm.tasks.registry import task_named
 
 Decodes = TypeVar("Decodes", EvalSettings, GenerateSettings)
@@ -59,7 +54,8 @@ def check_command(
     also: Sequence[Callable[[], object]] = (),
     tell: Callable[[str], None] = lambda _: None,
 ) -> BaseModel:
-    """The settings of a command: ``fit``, ``decompose``, ``recommend``, ``eval``, ``generate``, ``merge``, ``rescore``.
+    """The settings of a command: ``fit``, ``decompose``, ``recommend``, ``eval``, ``generate``,
+    ``convert``, ``merge``, ``rescore``.
 
     Args:
         tree: the command's options as a tree of keys of its settings. overrides: what was typed as KEY=VALUE.
@@ -75,11 +71,19 @@ def check_command(
       1. fit: unknown key 'metod' (did you mean 'method'?); write method.
       ...
     """
-    kind, checks = COMMANDS[command]
+    kind, checks_of, refuse_idle = COMMANDS[command]
+
+    def checks(settings: BaseModel) -> Checks:
+        yield from checks_of(settings)
+        if refuse_idle:
+            methods = getattr(settings, "methods", None) or [getattr(settings, "method", STANDARD)]
+            yield from of_typed(overrides, methods, lambda override: refuse_idle(settings, [override]))
+
     gathered = Gathered()
     for check in also:
         with gathered.check():
             check()
+    tree = merge({}, tree)  # the caller's stays as it is
     with gathered.check():
         apply_overrides(tree, overrides)
     told: list[str] = []
@@ -106,18 +110,6 @@ def check_plan(
     layout = partial(Layout, devices, sharding, longest)
     limit = partial(parse_memory, memory) if memory else lambda: None
     return load_checked(recipe, overrides, reads_data=False, also=[limit, layout]), layout(), limit()
-
-
-def check_typed(typed: Sequence[str], file: str | None) -> None:
-    """Refuse prompts that can be told to be none before a file of them is read.
-
-    Raises:
-        UserError: no prompts, both kinds, or one that is empty or not UTF-8.
-    """
-    if file is None:
-        check_prompts(typed)
-    elif typed:
-        raise UserError(f"generate: expected prompts or --file {file}, found both.")
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
@@ -176,7 +168,8 @@ def in_trained_blocks(settings: Decodes) -> Decodes:
 
 def _of_fit(settings: TrainSettings) -> Checks:
     yield from of_method(settings, settings.method)
-    yield "method", partial(check_fitted, OfParts(settings.method))
+    if is_known(settings.method):
+        yield "method", partial(check_fitted, OfParts(settings.method))
     yield (
         WEIGHED,
         partial(power_of, settings.objective.weighting, settings.objective.power),
@@ -190,7 +183,8 @@ def _of_decompose(settings: DecomposeSettings) -> Checks:
     # The methods that are compared by default are left out where the model or the objective cannot take them.
     for name in settings.methods if "methods" in settings.model_fields_set else []:
         yield from of_method(run, name)
-        yield "methods", partial(check_fixed, OfParts(name))
+        if is_known(name):
+            yield "methods", partial(check_fixed, OfParts(name))
     yield (
         WEIGHED,
         partial(power_of, settings.objective.weighting, settings.objective.power),
@@ -225,12 +219,20 @@ def _of_eval(settings: EvalSettings) -> Checks:
     )
     yield f"{DECODED} model", partial(_check_decoding, settings)
     if settings.clip:
-        yield "clip", partial(check_model_name, settings.clip)
+        yield "clip", partial(check_clip, settings.clip)
 
 
 def _of_generate(settings: GenerateSettings) -> Checks:
     yield from of_model(settings, settings.base)
     yield f"{DECODED} model", partial(_check_decoding, settings)
+
+
+def _of_convert(settings: ConvertSettings) -> Checks:
+    path = Path(settings.model)
+    if settings.model.lower().endswith(".gguf"):
+        yield "model", partial(_check_gguf, path)
+    elif not path.is_dir():  # whether a folder's model can be converted, its config says
+        yield "model", partial(check_model_name, settings.model)
 
 
 def _of_merge(settings: MergeSettings) -> Checks:
@@ -245,16 +247,17 @@ def _of_rescore(settings: RescoreSettings) -> Checks:
     yield "out", partial(_check_file, Path(settings.out))
 
 
-COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks]]] = {
-    "fit": (TrainSettings, _of_fit),
-    "decompose": (DecomposeSettings, _of_decompose),
-    "recommend": (DecomposeSettings, _of_decompose),
-    "eval": (EvalSettings, _of_eval),
-    "generate": (GenerateSettings, _of_generate),
-    "merge": (MergeSettings, _of_merge),
-    "rescore": (RescoreSettings, _of_rescore),
+COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks], Callable[..., object] | None]] = {
+    "fit": (TrainSettings, _of_fit, idle_in_fit),
+    "decompose": (DecomposeSettings, _of_decompose, idle_in_decompose),
+    "recommend": (DecomposeSettings, _of_decompose, idle_in_decompose),
+    "eval": (EvalSettings, _of_eval, idle_in_eval),
+    "generate": (GenerateSettings, _of_generate, None),
+    "convert": (ConvertSettings, _of_convert, None),
+    "merge": (MergeSettings, _of_merge, None),
+    "rescore": (RescoreSettings, _of_rescore, None),
 }
-"""For each command its settings and their checks."""
+"""For each command its settings, their checks, and what refuses a typed key that does nothing in it."""
 
 
 def _check_decoding(settings: EvalSettings | GenerateSettings) -> None:
@@ -274,13 +277,15 @@ def _check_adapter(name: str) -> None:
     raise UserError(f"merge: expected a folder with {ADAPTER_CONFIG}, as a LoRA run's, found the model '{name}'.")
 
 
+def _check_gguf(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, found nothing{nearby(path, ['.gguf', '.GGUF'])}.")
+
+
 def _check_rows(path: Path) -> None:
     if not path.is_file():
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(
-            f"{path}: expected a file of rows, found {'a folder' if path.is_dir() else 'nothing'}"
-            f"{did_you_mean(path.name, sorted(beside), most=0)}."
-        )
+        found, near = ("a folder", "") if path.is_dir() else ("nothing", nearby(path))
+        raise UserError(f"{path}: expected a file of rows, found {found}{near}.")
 
 
 def _check_file(path: Path) -> None:

@@ -9,19 +9,23 @@ from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.images import are_images, with_image_defaults
 from stabledllm.data.rows import marks_in
+from stabledllm.data.sources import load_examples
 from stabledllm.data.splits import refuse_few_rows
 from stabledllm.data.token_rows import lengths_of
 from stabledllm.experiment.planned import Planned, runs_of
 from stabledllm.models.opening import Opened, open_model
 from stabledllm.noise.fits import check_marks, check_model
 from stabledllm.plain_text import plain_text
+from stabledllm.training.first_row import parts_of
 
 _SHOWN = 200
-"""Characters of a row's prompt, and of its response, that are shown."""
+"""Characters of a caption that are shown."""
 
 
 def open_all(settings: TrainSettings | ExperimentSettings) -> Iterator[str]:
     """Yield what was found, line by line: the model, how rows were read and dropped, their lengths, the first row.
+
+    Of images the first caption is read; their codes are made when they are trained on.
 
     Raises:
         UserError: anything wrong with the config, the tokenizer or a row, or too few rows for a step.
@@ -32,6 +36,9 @@ def open_all(settings: TrainSettings | ExperimentSettings) -> Iterator[str]:
     for planned in runs:
         check_model(planned.method, opened.name, opened.autoregressive)
     yield _model(opened)
+    if are_images(run.data.train):
+        yield _first_image(run)
+        return
     notes: list[str] = []
     data = load_bundle(run.data, opened.tokenizer, notes.append)
     yield from notes
@@ -51,6 +58,12 @@ def _model(opened: Opened) -> str:
     )
 
 
+def _first_image(run: TrainSettings) -> str:
+    data = run.data
+    (first,) = load_examples(data.train, split="train", n=1, seed=data.seed, image=data.image, codes=False)
+    return f"first picture: {plain_text(first['origin'])}, {plain_text(first['caption'], longest=_SHOWN)}"
+
+
 def _rows(runs: list[Planned], data: DataBundle, opened: Opened) -> Iterator[str]:
     lengths = lengths_of(data.train)
     yield (
@@ -60,14 +73,7 @@ def _rows(runs: list[Planned], data: DataBundle, opened: Opened) -> Iterator[str
     settings = runs[0].settings
     steps = settings.steps or -(-len(data.train) // settings.batch) * settings.epochs
     yield f"steps: {steps:,.0f} of {settings.batch:,} rows"
-    if are_images(settings.data.train):
-        return
     row = data.train[0]
-    ids, start = list(row.input_ids), row.prompt_length
     yield f"first row: {plain_text(row.origin)}"
-    yield f"  prompt:   {_text(ids[:start], opened)}"
-    yield f"  response: {_text(ids[start:], opened)}"
-
-
-def _text(ids: list[int], opened: Opened) -> str:
-    return plain_text(opened.tokenizer.decode(ids), longest=_SHOWN) if ids else "(none)"
+    for part in parts_of(row, opened.tokenizer):
+        yield f"  {part.kind:9s} {part.text.plain}"

@@ -27,6 +27,7 @@ from stabledllm.models.shipped import shipped_folder
 from stabledllm.models.soundness import check_finite, check_runs
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig, check_byte_vocabulary
 from stabledllm.runtime.folders import whole_folder
+from stabledllm.runtime.showing import busy
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class LoadedModel:
 
     def save(self, folder: str | Path) -> None:
         """Write weights, config and tokenizer in the layout they came in; :func:`load_model` reads the folder."""
-        with whole_folder(Path(folder)) as new:
+        with busy(f"writing the model to {folder}"), whole_folder(Path(folder)) as new:
             self.model.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
 
@@ -95,6 +96,24 @@ def load_model(
             mis-shaped or non-finite weight, a tokenizer that does not fit, no mask token, or an attention back end
             that is not installed.
     """
+    with busy(f"loading the model '{name}'"):
+        return _load_model(
+            name, dtype, family, attention, end_token, trust_remote_code, base, quantised, init_seed, allow_pickle
+        )
+
+
+def _load_model(
+    name: str,
+    dtype: torch.dtype,
+    family: str,
+    attention: str,
+    end_token: str | None,
+    trust_remote_code: bool,
+    base: str | None,
+    quantised: str | None,
+    init_seed: int | None,
+    allow_pickle: bool,
+) -> LoadedModel:
     check_back_end(attention)
     name, base = model_in(name), base and model_in(base)
     if is_adapter(name):

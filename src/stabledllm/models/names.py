@@ -63,6 +63,8 @@ def check_model_name(name: str) -> None:
     elif path.exists():
         beside = f"; write {path.parent}" if _holds_model(path.parent) else ""
         raise UserError(f"model '{name}': expected a folder or a name, found a file{beside}.")
+    elif name.endswith("/") and name.count("/") < 3 and not name.startswith((".", "/", "~")):
+        raise UserError(f"model '{name}': expected a name or a folder that is there; write {name.rstrip('/')}.")
     elif _is_missing_here(name):
         raise UserError(
             f"model '{name}': expected a folder, found nothing there{did_you_mean(name, _beside(path), most=0)}."

@@ -1,4 +1,4 @@
-"""What the commands take that neither train nor measure: ``generate``, ``merge`` and ``rescore``."""
+"""What the commands take that neither train nor measure: ``generate``, ``convert``, ``merge`` and ``rescore``."""
 
 from __future__ import annotations
 
@@ -30,6 +30,23 @@ class GenerateSettings(ModelSettings):
     out: PathText | None = None
     """File of JSON lines for the completions, instead of printing them; for pictures the new folder that they are
     written into."""
+
+
+class ConvertSettings(Strict):
+    """Settings of ``stabledllm convert``."""
+
+    model: PathText
+    """A folder, a name on the hub, or a file ``MODEL.gguf``."""
+    out: PathText
+    """Folder for the converted model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the weights; ``auto``: what config.json says, float32 from GGUF."""
+    mask_embedding: Literal["kept", "mean"] | None = None
+    """The mask's row: kept as it is, or the mean of the others; a new row is always the mean."""
+    anneal_steps: int = Field(0, ge=0)
+    """Training steps over which attention grows from causal to full; 0: full at once."""
+    layers: int | None = Field(None, ge=1)
+    """Keep so many layers, evenly spaced."""
 
 
 class MergeSettings(Strict):
