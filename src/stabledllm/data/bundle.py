@@ -14,8 +14,10 @@ from stabledllm.data.images import of_images
 from stabledllm.data.overlap import Others, content, digest, dropped_note, without
 from stabledllm.data.prompting import choose_shots, prompted
 from stabledllm.data.row_cache import Encoding, RowCache, cache_of
+from stabledllm.data.row_stream import RowStream
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import load_examples, own_splits, task_options
+from stabledllm.data.stream_files import stream_files
 from stabledllm.data.text import are_documents, pack_documents
 from stabledllm.errors import UserError
 from stabledllm.tasks.examples import Examples, picked
@@ -24,6 +26,8 @@ from stabledllm.tasks.registry import task_and_gold, task_of
 _KIND = {"train": "training", "validation": "validation"}
 DELIMITERS = ("####",)
 """The answer delimiters of data that belong to no task."""
+LEAST_STREAMED = 512
+"""Rows that measurements read of a stream where they need fewer: they draw from them."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class DataBundle:
     ``test`` holds examples with ``messages``, or captions of images to draw; it is empty if there are none.
     """
 
-    train: Sequence[TokenRow]
+    train: Sequence[TokenRow] | RowStream
     validation: Sequence[TokenRow]
     test: list[dict]
     notes: list[str]
@@ -61,8 +65,16 @@ def load_rows(
     split: str,
     limit: int | None,
     say: Callable[[str], None] = lambda _: None,
+    *,
+    wanted: int = 0,
 ) -> tuple[Sequence[TokenRow], str]:
-    """The rows of one specification, and a sentence that says how many were dropped; ``say`` tells of the cache."""
+    """The rows of one specification, and a sentence that says how many were dropped; ``say`` tells of the cache.
+
+    Args:
+        wanted: the rows that are needed; so many, but at least 512, are read under ``data.streaming``.
+    """
+    if settings.streaming and spec == settings.train and split == "train":
+        return row_stream(settings, tokenizer, say=say).first_told(max(wanted, LEAST_STREAMED))
     cache, name = _cache(settings), f"rows-{split}"
 
     def choose_rows() -> Chosen:
@@ -110,7 +122,25 @@ def _encoded(
     return chosen.cache.rows(name, tokenizer, lambda: chosen.splits[name], encoding, say)
 
 
+def row_stream(
+    settings: DataSettings, tokenizer, chosen: Chosen | None = None, say: Callable[[str], None] = lambda _: None
+) -> RowStream:
+    """The training rows under ``data.streaming``; nothing is read yet.
+
+    Args:
+        chosen: holds the validation and test rows, which no training row is to be like.
+
+    Raises:
+        UserError: settings that have no meaning there, or no files.
+    """
+    others = Others([*chosen.splits["validation"], *chosen.test]) if chosen else None
+    return RowStream(stream_files(settings), tokenizer, settings, encoding_options(settings), others, say)
+
+
 def _cache(settings: DataSettings) -> RowCache | None:
+    if settings.streaming:
+        return None
+
     def load(spec: str, split: str) -> Examples:
         return _load(spec, split, getattr(settings, f"{split}_rows"), settings, codes=False)
 
@@ -141,6 +171,8 @@ def _choose(settings: DataSettings) -> Chosen:
         for name, rows in splits.items()
     }
     digests = {name: content_digest(rows) for name, rows in chosen.items()}
+    if settings.streaming:
+        digests["train"] = stream_files(settings).digest()
     return Chosen(list(chosen["test"]), notes, digests, lambda: chosen)
 
 
@@ -157,7 +189,10 @@ def load_bundle(
     """
     chosen = chosen or choose(settings, say)
     rows, notes = {}, list(chosen.notes)
-    for split in ("train", "validation"):
+    if settings.streaming:
+        rows["train"] = row_stream(settings, tokenizer, chosen, say)
+        notes.append(rows["train"].told())
+    for split in ("validation",) if settings.streaming else ("train", "validation"):
         limit = getattr(settings, f"{split}_rows")
         encoded = _encoded(chosen, split, split, tokenizer, settings, limit, say)
         rows[split] = encoded.rows
@@ -208,7 +243,8 @@ def _splits(settings: DataSettings) -> tuple[dict[str, Examples], list[str]]:
     if train_rows and not validation:
         # Enough rows that, after holding some out, train_rows are left.
         train_rows = int(1.1 * train_rows / (1 - settings.validation_share)) + 100
-    splits["train"] = _load(settings.train, "train", train_rows, settings, note=notes.append)
+    if not settings.streaming:
+        splits["train"] = _load(settings.train, "train", train_rows, settings, note=notes.append)
     given = {"test": settings.test is not None, "validation": settings.validation is not None}
     for split, others in (("train", ("validation", "test")), ("validation", ("test",))):
         for other in others:
@@ -217,9 +253,9 @@ def _splits(settings: DataSettings) -> tuple[dict[str, Examples], list[str]]:
             splits[split], dropped = without(splits[split], Others(splits[other]))
             if dropped:
                 notes.append(dropped_note(split, other, dropped))
-    if not validation:
+    if not validation and not settings.streaming:
         splits["train"], splits["validation"] = hold_out(splits["train"], settings.validation_share, settings.seed)
-    for split in ("train", "validation"):
+    for split in ("validation",) if settings.streaming else ("train", "validation"):
         if not splits[split]:
             raise UserError(f"data.{split}: expected rows that are in no other split, found none.")
     return splits, notes

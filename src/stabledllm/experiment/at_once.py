@@ -14,6 +14,7 @@ from stabledllm.config.recipe import read_recipe
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.config.trainer_rules import refuse_idle
 from stabledllm.data.kinds import check_is_there, kind_of
+from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.errors import Gathered, UserError
 from stabledllm.models.adapter_base import ADAPTER_CONFIG
 from stabledllm.models.shapes import known_shape
@@ -73,7 +74,7 @@ def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> 
     run, methods = (settings, [settings.method]) if of_one else (settings.base, settings.methods)
     for name in methods:
         yield from _of_method(run, name)
-    yield from _of_run(run)
+    yield from _of_run(run, "steps" if of_one else settings.equal)
     yield "trainer eval_every save_every", partial(refuse_idle, run)
     if not (repeated and (Path(run.out) / "run.json").is_file()):
         yield "model", partial(_check_model_name, run.model)
@@ -95,13 +96,14 @@ def _of_method(run: TrainSettings, name: str) -> Checks:
         yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
 
 
-def _of_run(run: TrainSettings) -> Checks:
+def _of_run(run: TrainSettings, equal: str = "steps") -> Checks:
     objective, decoding, lora = run.objective, run.decoding, run.lora
     yield "objective", partial(power_of, objective.weighting, objective.power)
     yield "decoding block_size", partial(refuse_unfit, decoding.length, decoding.steps, decoding.block)
     for key in ("train", "validation", "test"):
         if spec := getattr(run.data, key):
             yield f"data.{key}", partial(kind_of, spec)
+    yield "data steps group_by_length trainer equal", partial(refuse_unstreamable, run, equal)
     yield "quantised lora", partial(_check_quantised, run)
     if lora and (shape := known_shape(run.model)):
         yield "lora model", partial(shape.targets, lora.target_modules)

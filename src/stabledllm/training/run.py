@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from stabledllm.build import build_adaptive, build_decoding, build_method, build
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.images import are_images, with_image_defaults
-from stabledllm.data.rows import marks_in, maskable_sizes
-from stabledllm.data.token_rows import lengths_of
+from stabledllm.data.row_stream import RowStream, longest_of
+from stabledllm.data.rows import TokenRow, marks_in, maskable_sizes
+from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged
 from stabledllm.models.loading import LoadedModel
@@ -50,8 +53,11 @@ from stabledllm.training.finishing import evaluate_saved, finish, remove_leftove
 from stabledllm.training.identity import identity_of, with_content
 from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
 from stabledllm.training.statistics import StepStatistics
+from stabledllm.training.streaming import StreamedRows
 from stabledllm.training.trainer import MDMTrainer
 
+_KNOWN = 128
+"""Rows of a stream that are read before training, at least."""
 Say = Callable[[str], None]
 ReadData = Callable[[Any], DataBundle]
 """Returns the data for a tokenizer; lets the caller keep the data over several runs."""
@@ -80,6 +86,7 @@ def train(
         Diverged: the run's numbers are no longer finite, or the run that is there diverged; ``run.json`` says so.
     """
     settings = with_image_defaults(settings)
+    refuse_unstreamable(settings)
     out = Path(settings.out)
     say = say if is_main_process() else silent
     method = build_method(settings.method, settings)
@@ -123,7 +130,7 @@ def train(
     set_form(loaded, settings)
     if callable(data):
         data = data(loaded.tokenizer)
-    longest = max(lengths_of(data.train))
+    longest = longest_of(data.train)
     refuse_too_large(settings, longest=longest)
     laid_out = fitting_views(settings, longest=longest)
     if settings.views_per_forward == "auto":
@@ -143,8 +150,10 @@ def train(
     if changes := trainer.changes_since(checkpoint):
         say(f"note: {checkpoint.folder} was made with other means ({'; '.join(changes)}): last digits may differ")
     try:
-        with failing_by_name(own):
+        with failing_by_name(own), _reading(trainer.streamed):
             trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+        if trainer.streamed:
+            data = replace(data, notes=[*data.notes, *trainer.streamed.counted()])
         return finish(settings, trainer, loaded, data, density, identity, say)
     except Diverged as error:
         record = run_record(settings, trainer, data, density, identity)
@@ -156,6 +165,11 @@ def _ended_diverged(out: Path, record: dict, error: Diverged, *, model: bool) ->
     ended = end_diverged(out, RUN, record, error, checkpoint=last.folder if last else None, model=model)
     (out / TRAINED).unlink(missing_ok=True)
     return ended
+
+
+def _reading(rows: StreamedRows | None):
+    """While this is open rows may be read; behind it nothing reads or tokenises any more."""
+    return closing(rows) if rows else nullcontext()
 
 
 def _nothing() -> None:
@@ -177,22 +191,23 @@ def build_trainer(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[MDMTrainer, FittedDensity | None]:
     """The Trainer for these settings, and the fitted density that it draws t from (None where none is fitted)."""
-    out = Path(settings.out)
-    check_marks(method, marks_in(data.train))
+    out, known = Path(settings.out), _known(data.train, method, settings, say)
+    check_marks(method, marks_in(known))
     arguments = _arguments(settings)
     refuse_checkpointing(loaded.model, loaded.name, arguments)
     out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p or (method.adaptive and settings.p_of_t):
-        density = obtain_density(settings, method, loaded, data.train, arguments, checkpoint, say)
+        density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
+    rows = _of_steps(data.train, settings)
     kind = partial(BlockTrainer, block_size=settings.block_size) if settings.block_size else MDMTrainer
     trainer = kind(
         model=loaded.model,
         args=arguments,
         method=method,
         sampler=method.sampler(start),
-        train_rows=data.train,
+        train_rows=rows,
         eval_rows=data.validation,
         mask_id=loaded.mask_id,
         pad_id=loaded.pad_id,
@@ -200,7 +215,7 @@ def build_trainer(
         order_seed=settings.order_seed,
         eval_draws=settings.eval_draws,
         density_file=out / DENSITY if density else None,
-        adaptive=build_adaptive(settings.adaptive, method, start, maskable_sizes(data.train, method))
+        adaptive=build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method))
         if method.adaptive
         else None,
         packing=settings.packing,
@@ -210,7 +225,7 @@ def build_trainer(
         processing_class=loaded.tokenizer,
         statistics=StepStatistics(
             settings.method_options.ema_bins,
-            default_rate(settings.method_options.ema_bins, len(data.train)),
+            default_rate(settings.method_options.ema_bins, len(rows)),
             method.ema,
         ),
     )
@@ -221,6 +236,25 @@ def build_trainer(
     trainer.add_callback(ProgressFile(out / PROGRESS))
     add_to(trainer, callbacks)  # last, so that they see a step as the others leave it
     return trainer, density
+
+
+def _known(
+    rows: Sequence[TokenRow] | RowStream, method: Method, settings: TrainSettings, say: Say
+) -> Sequence[TokenRow]:
+    """The rows that the checks, the fit and the mean cost are made on: all, or the first ones of a stream."""
+    if not isinstance(rows, RowStream):
+        return rows
+    first, told = rows.first_told(max(_KNOWN, settings.ppots.rows if method.needs_p else 0))
+    say(f"{told}, for what needs rows before training")
+    return first
+
+
+def _of_steps(rows: Sequence[TokenRow] | RowStream, settings: TrainSettings) -> Sequence[TokenRow]:
+    """The rows that the Trainer takes by number."""
+    if not isinstance(rows, RowStream):
+        return rows
+    seed = settings.seed if settings.order_seed is None else settings.order_seed
+    return StreamedRows(rows, seed=seed, steps=settings.steps, batch=settings.batch)
 
 
 def _arguments(settings: TrainSettings) -> TrainingArguments:
