@@ -12,7 +12,7 @@ from typing import NamedTuple
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.overlap import Others, without
 from stabledllm.data.rows import EncodingOptions, encode_part
-from stabledllm.data.stream import ExampleStream, Part, Place, short_lengths
+from stabledllm.data.stream import ALIKE, ExampleStream, Part, Place, short_lengths
 from stabledllm.data.stream_files import StreamFiles, StreamHub
 from stabledllm.data.text import Packer, encode_documents
 from stabledllm.data.token_rows import RowsBuilder, TokenRow, TokenRows, lengths_of
@@ -28,7 +28,7 @@ class _Tokenised(NamedTuple):
     rows: Sequence[TokenRow]
     documents: list[list[int]]
     dropped: list[str]
-    alike: list[str]
+    alike: int
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,9 @@ class StreamReader(Iterator[TokenRow]):
             yield from self._packer.rest()
 
     def _count(self, tokenised: _Tokenised) -> None:
-        dropped, alike = len(tokenised.dropped), len(tokenised.alike)
-        self.place = replace(self.place, dropped=self.place.dropped + dropped, alike=self.place.alike + alike)
+        place = self.place
+        dropped, alike = place.dropped + len(tokenised.dropped), place.alike + tokenised.alike
+        self.place = replace(place, dropped=dropped, alike=alike)
         if tokenised.dropped and not self._told_of_length:
             self._told_of_length = True
             longest = self.stream.settings.max_len
@@ -171,11 +172,15 @@ class StreamReader(Iterator[TokenRow]):
 
 
 def _tokenised(part: Part, tokenizer, options: EncodingOptions, others: Others | None) -> _Tokenised:
-    examples, alike = without(part.examples, others) if others else (part.examples, [])
+    examples = [example for example in part.examples if ALIKE not in example]
+    left_out = len(part.examples) - len(examples)
+    if others:
+        examples, alike = without(examples, others)
+        left_out += len(alike)
     if examples and "text" in examples[0]:
-        return _Tokenised([], encode_documents(examples, tokenizer), [], alike)
+        return _Tokenised([], encode_documents(examples, tokenizer), [], left_out)
     encoded = encode_part(examples, tokenizer, options)
-    return _Tokenised(encoded.rows, [], encoded.dropped, alike)
+    return _Tokenised(encoded.rows, [], encoded.dropped, left_out)
 
 
 def known_rows(rows: Sequence[TokenRow] | RowStream, wanted: int) -> Sequence[TokenRow]:

@@ -25,6 +25,8 @@ from stabledllm.noise.streams import Key, Stream
 
 PART = 64
 """Examples that are tokenised at once."""
+ALIKE = "alike"
+"""The key of an example that is left out, since another of its conversation is like a row of another split."""
 _UNSHUFFLED = 1024
 """Rows of a buffer that none are shuffled in: it only says from where rows can be read again."""
 _MOST_CHARACTERS = 1 << 26
@@ -114,11 +116,13 @@ class ExampleStream:
             yield *begins, examples
 
     def _made(self, record: dict, origin: str) -> list[dict]:
-        """The examples of one row; of a conversation of several, none where one is like a row of another split."""
+        """The examples of one row; where one of several is like a row of another split, all are marked so."""
         examples = self.reading.made(record, origin)
         if self.settings.system_prompt is not None:
             examples = list(prompted(examples, self.settings, []))
-        return without(examples, self.others)[0] if self.others and len(examples) > 1 else examples
+        if self.others and len(examples) > 1 and without(examples, self.others)[1]:
+            return [example | {ALIKE: True} for example in examples]
+        return examples
 
     def _file_order(self, seed: int, epoch: int) -> list[int]:
         files = len(self.files.names)
