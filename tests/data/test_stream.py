@@ -282,6 +282,20 @@ def test_a_data_set_of_the_hub_is_streamed_through_its_library(monkeypatch):
     assert other != stream.files.digest()
 
 
+def test_a_hub_that_fails_on_the_way_is_one_sentence(monkeypatch):
+    def rows():
+        yield from answers(0, 3)
+        raise ConnectionError("reset by peer.")
+
+    fake = types.ModuleType("datasets")
+    fake.load_dataset = lambda *args, **kwargs: rows()
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    reader = stream_of("hub:me/set", shuffle_buffer=3).read(0)
+    assert len(list(islice(reader, 3))) == 3
+    with pytest.raises(UserError, match=r"me/set train row 3: expected a hub that goes on .* \(reset by peer\)"):
+        next(reader)
+
+
 REFUSED = {
     "a broken line": ('{"text": "a"}\n{"text": "b"\n', r"a\.jsonl:2: expected a JSON object, found broken JSON"),
     "an answer among documents": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 from stabledllm.config.settings import DataSettings
@@ -100,7 +101,17 @@ class StreamHub:
             UserError: ``datasets`` is not installed, or the data set has no such split or cannot be read.
         """
         _, _, rows = named_rows(self._repository, self._split, self._subset, streaming=True, skip=skip)
-        for number, record in enumerate(rows, skip):
+        for number in count(skip):
+            try:
+                record = next(rows, None)
+            except Exception as error:  # the network's, the hub's or the library's: each has types of its own
+                reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+                raise UserError(
+                    f"{self.name} row {number}: expected a hub that goes on giving rows, found that it fails "
+                    f"({reason}); start again once it does."
+                ) from None
+            if record is None:
+                return
             yield f"{self.name} row {number}", without_nulls(record)
 
     def digest(self) -> str:
