@@ -52,6 +52,9 @@ def test_all_are_told_at_once(here):
     with pytest.raises(Mistakes) as told:
         load_checked("sft-synthetic", [*GOOD, "steps=null", "data.validation=null", "group_by_length=true"])
     assert len(told.value.sentences) == 3
+    with pytest.raises(Mistakes) as told:
+        load_checked("sft-synthetic", [*GOOD, "data.train_rows=9", "data.shuffle_buffer=0"])
+    assert len(told.value.sentences) == 2, "a wrong value of another key hides none"
 
 
 def test_a_script_is_told_too(here):

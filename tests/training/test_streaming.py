@@ -84,7 +84,8 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch, make, more):
             yield row
 
     monkeypatch.setattr(StreamFiles, "rows", counted)
-    resumed, _ = train(settings)
+    resumed, said = train(settings)
+    assert any(line.startswith("train: the stream goes on in part-") for line in said)
     known, steps = 60, (settings["steps"] - 8) * 6
     if make is answers:
         assert len(read) <= known + place["skip"] + steps + 2 * 8, "nor read"

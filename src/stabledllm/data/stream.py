@@ -78,6 +78,11 @@ class ExampleStream:
         self.files, self.settings, self.others = files, settings, others
         self.reading = Reading(files, FormatOptions(named, settings.columns or {}, settings.every_turn, fields))
 
+    def told(self, seed: int, place: Place) -> str:
+        """The file and the row of it at which a place lies, for messages."""
+        name = self.files.names[self._file_order(seed, place.epoch)[place.file]]
+        return f"{name}, behind row {place.read:,} of it, in pass {place.epoch + 1}"
+
     def parts(self, seed: int, start: Place) -> Iterator[Part]:
         """The examples from a place on, pass after pass, without end. One buffer is in memory at a time.
 

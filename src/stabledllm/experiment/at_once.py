@@ -25,6 +25,10 @@ from stabledllm.noise.weightings import power_of
 
 Checks = Iterator[tuple[str, Callable[[], None]]]
 """Checks, each with the keys that it reads, separated by blanks; a group stands for all its keys."""
+_OF_STREAMS = (
+    "data.streaming data.train data.validation data.train_rows data.few_shot data.cache steps group_by_length equal "
+    "trainer.dataloader_num_workers"
+)
 
 
 def load_checked(
@@ -103,7 +107,7 @@ def _of_run(run: TrainSettings, equal: str = "steps") -> Checks:
     for key in ("train", "validation", "test"):
         if spec := getattr(run.data, key):
             yield f"data.{key}", partial(kind_of, spec)
-    yield "data steps group_by_length trainer equal", partial(refuse_unstreamable, run, equal)
+    yield _OF_STREAMS, partial(refuse_unstreamable, run, equal)
     yield "quantised lora", partial(_check_quantised, run)
     if lora and (shape := known_shape(run.model)):
         yield "lora model", partial(shape.targets, lora.target_modules)

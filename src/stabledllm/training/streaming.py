@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 from stabledllm.data.digests import text_digest
 from stabledllm.data.row_stream import RowStream, StreamReader
-from stabledllm.data.stream import Place
+from stabledllm.data.stream import ExampleStream, Place
 from stabledllm.data.token_rows import TokenRow
 from stabledllm.runtime.files import read_json, write_json
 
@@ -66,6 +66,7 @@ class StreamedRows(Sequence[TokenRow]):
         saved = read_json(path, SCHEMA) if path.is_file() else {}
         if saved.get("stream") == self._name():
             self._start, self._skip = Place(**saved["place"]), saved["skip"]
+            self.stream.say(f"train: the stream goes on in {self._examples().told(self.seed, self._start)}")
         self._before, self._next = row - self._start.row - self._skip, row
 
     def save(self, checkpoint: Path, step: int) -> None:
@@ -86,6 +87,9 @@ class StreamedRows(Sequence[TokenRow]):
     def counted(self) -> list[str]:
         """A sentence on what was read, in a list that is empty where nothing was."""
         return [self._reader.counted()] if self._reader else []
+
+    def _examples(self) -> ExampleStream:
+        return ExampleStream(self.stream.files, self.stream.settings)
 
     def _begin(self) -> StreamReader:
         reader = self.stream.read(self.seed, self._start)
