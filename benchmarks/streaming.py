@@ -73,11 +73,13 @@ def _peak() -> float:
 
 def _read(out, data: dict, rows: int) -> None:
     from stabledllm.config.settings import DataSettings
-    from stabledllm.data.bundle import row_stream
+    from stabledllm.data.bundle import encoding_options
+    from stabledllm.data.row_stream import open_stream
     from stabledllm.data.stream import Place
     from stabledllm.models.byte_tokenizer import ByteTokenizer
 
-    stream = row_stream(DataSettings.model_validate(data | {"short_share": 0}), ByteTokenizer())
+    settings = DataSettings.model_validate(data | {"short_share": 0})
+    stream = open_stream(settings, ByteTokenizer(), encoding_options(settings))
     before, began = _peak(), time.perf_counter()
     read = sum(1 for _ in islice(stream.read(0), rows))
     seconds, mib = time.perf_counter() - began, _peak() - before

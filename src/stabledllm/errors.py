@@ -68,13 +68,23 @@ _TELLING = 4
 """Fewest letters of a name that tell which longer one was meant."""
 
 
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is meant: in another case or number, begun so, written much alike, or beginning it."""
+    alike = {one.lower(): one for one in reversed(list(known))}
+    name = name[:200].lower()
+    if other := next((one for one in (f"{name}s", name.removesuffix("s"), name) if one in alike), None):
+        return alike[other]
+    begun = [one for one in reversed(alike) if len(name) >= _TELLING and one.startswith(name)]
+    near = begun or difflib.get_close_matches(name, alike, n=1, cutoff=cutoff)
+    near = near or sorted((one for one in alike if len(one) >= _TELLING and name.startswith(one)), key=len)[-1:]
+    return alike[near[0]] if near else None
+
+
 def did_you_mean(name: str, known: Iterable[str], *, most: int | None = None) -> str:
     """A hint such as `` (did you mean 'x'?)`` with the nearest known name, else the known names if at most ``most``."""
     known = list(known)
-    begun = [one for one in known if len(name) >= _TELLING and one.startswith(name)]
-    near = begun or difflib.get_close_matches(name[:200], known, n=1)
-    if near:
-        return f" (did you mean '{near[0]}'?)"
+    if near := nearest(name, known):
+        return f" (did you mean '{near}'?)"
     return f" (known: {', '.join(known)})" if known and (most is None or len(known) <= most) else ""
 
 

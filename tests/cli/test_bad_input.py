@@ -37,7 +37,12 @@ def test_a_real_process_exits_with_2_and_one_sentence(tmp_path):
 
 
 def test_missing_file(tmp_path):
-    refused(tmp_path, decompose(tmp_path, "gsm8k:nowhere.jsonl"), "nowhere.jsonl", "expected a file, found nothing")
+    refused(
+        tmp_path,
+        decompose(tmp_path, "gsm8k:nowhere.jsonl"),
+        "nowhere.jsonl",
+        "expected a file or folder",
+    )
 
 
 def test_empty_file(tmp_path, data):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 
 from stabledllm.config import shipped_launches, shipped_recipes
-from tests.cli.runner import ROOT, stabledllm
+from tests.cli.runner import ROOT, assert_refused, stabledllm
 from tests.cli.runner import in_process as call
 
+NEEDED = {"sft": ["model=tiny", "data.train=train.jsonl"]}
+"""What a recipe leaves to its user."""
 COMMANDS = (
     "quickstart",
     "decompose",
@@ -52,8 +55,12 @@ def test_help_loads_nothing_heavy():
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_every_shipped_recipe_is_valid(tmp_path, name):
-    (tmp_path / "train.jsonl").touch()  # the place of the user's own file in two recipes
-    result = call("validate", name, cwd=tmp_path)
+    row = {"question": "1+1?", "answer": "#### 2", "text": "1+1=2", "prompt": "1+1?", "completion": "2"}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")  # the place of the user's own file in three recipes
+    result = call("validate", name, *NEEDED.get(name, []), cwd=tmp_path)
+    if name in ("parts/lora", "parts/paper"):
+        assert_refused(result, f"a part of others; write RECIPE+{name.removeprefix('parts/')}")
+        return
     assert result.returncode == 0, result.stderr
     assert "in order" in result.stdout
 

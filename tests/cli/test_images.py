@@ -50,7 +50,8 @@ def cached_rows(tmp_path) -> int:
 
 def train(tmp_path, spec: str, *more: str):
     cache = f"data.image.cache={tmp_path / 'codes'}"
-    recipe = ["sft-scenes", f"data.train={spec}", "out=run", cache, "data.validation_share=0.3"]
+    out = [] if any(one.startswith("out=") for one in more) else ["out=run"]
+    recipe = ["sft-scenes", f"data.train={spec}", *out, cache, "data.validation_share=0.3"]
     return call("train", *recipe, *SMALL, *more, cwd=tmp_path)
 
 
@@ -134,7 +135,7 @@ def test_generate_writes_pictures_and_a_sheet(tmp_path):
         (["--image", " ", "--model", "tiny-mmada"], "found an empty one"),
         (["--image", "a red circle", "--model", "tiny"], "expected MMaDA, which has image tokens"),
         (["1+1=?", "--out", "x"], "expected --image beside --out"),
-        (["--image", "a red circle", "--model", "tiny-mmada", "--set", "step=3"], "unknown key 'step'"),
+        (["--image", "a red circle", "--model", "tiny-mmada", "--set", "step=3"], "unknown key 'image_decoding.step'"),
         (["--image", "a red circle", "--model", "tiny-mmada", "--set", "data.image.side=30"], "multiple of 4"),
         (["--image", "a red circle", "--model", "tiny-mmada", "--set", "data.image.tokenizer=vq"], "image tokenizer"),
     ],

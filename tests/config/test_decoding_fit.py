@@ -9,11 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stabledllm.build import build_decoding
-from stabledllm.cli.options import decoding_of
 from stabledllm.config.decoding_fit import fitting_block, fitting_steps
 from stabledllm.config.recipe import load_recipe
-from stabledllm.config.settings import DecodingSettings, EvalSettings, ShortDecodingSettings, TrainSettings
+from stabledllm.config.settings import (
+    DecodingSettings,
+    EvalSettings,
+    GenerateSettings,
+    ShortDecodingSettings,
+    TrainSettings,
+)
 from stabledllm.errors import UserError
+from stabledllm.experiment.commands_at_once import in_trained_blocks
 
 KINDS = pytest.mark.parametrize("kind", [DecodingSettings, ShortDecodingSettings])
 
@@ -85,9 +91,19 @@ def test_generate_decodes_in_the_blocks_that_the_model_was_trained_in(tmp_path):
     base = write("base", "config.json", {"block_size": 4})
     adapter = write("adapter", "adapter_config.json", {"base_model_name_or_path": base})
     moved = write("moved", "adapter_config.json", {"base_model_name_or_path": str(tmp_path / "gone")})
-    assert decoding_of(base, 64, None, None, []).block == 4
-    assert decoding_of(adapter, 64, None, None, []).block == 4
-    assert decoding_of(moved, 64, None, None, []).block == 8
-    assert decoding_of(moved, 64, None, None, [], base=base).block == 4
-    assert decoding_of(base, 64, None, 16, []).block == 16
-    assert decoding_of(write("none", "config.json", {"block_size": "4"}), 64, None, None, []).block == 8
+
+    def block_of(model: str, base: str | None = None, **given: int) -> int:
+        return in_trained_blocks(
+            GenerateSettings(model=model, base=base, decoding={"length": 64} | given)
+        ).decoding.block
+
+    assert block_of(base) == 4
+    assert block_of(adapter) == 4
+    assert block_of(moved) == 8
+    assert block_of(moved, base) == 4
+    assert block_of(base, block=16) == 16
+    assert block_of(write("none", "config.json", {"block_size": "4"})) == 8
+    run = tmp_path / "run"
+    run.mkdir()
+    (tmp_path / "base").rename(run / "model")
+    assert block_of(str(run)) == 4, "the model in a run's folder"

@@ -82,7 +82,9 @@ def test_held_out_documents_are_in_no_training_row(tmp_path):
     assert 20 < len(apart[1]) < 60
     assert {len(row) for row in data.validation[:-1]} == {64}, "validation rows are whole"
     assert not data.test
-    assert said[0].startswith(f"train: {len(data.train)} rows")
+    assert said[0].startswith("validation: ")
+    assert "of 200 rows held out of training (data.validation_share=0.2; 0 trains on every row)" in said[0]
+    assert said[1].startswith(f"train: {len(data.train)} rows")
 
 
 def test_limits_count_rows_not_documents(tmp_path):

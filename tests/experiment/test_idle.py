@@ -73,7 +73,19 @@ def test_each_rule_refuses_somewhere():
             "method_options.clip_high",
             "data.validation_share",
             "decoding.block",
+            "data.validation_rows",
+            "eval_every",
+            "eval_draws",
         )
+
+
+@pytest.mark.parametrize("override", ["eval_every=5", "eval_draws=2", "data.validation_rows=8"])
+def test_nothing_is_evaluated_without_rows_for_it(tmp_path, override):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    typed = [f"data.train={tmp_path / 'rows.jsonl'}", "data.validation_share=0", override]
+    settings = load_recipe("sft-synthetic", typed)
+    (said,) = idle_overrides(settings, runs_of(settings), typed)
+    assert said.startswith(f"note: key '{override.partition('=')[0]}' does nothing here: it needs rows to evaluate on")
 
 
 def test_every_rule_names_a_key():
@@ -109,11 +121,11 @@ def test_every_command_says_so_before_it_works(tmp_path, arguments, words):
     [
         (["validate", "sft-synthetic", "ppots.rows=5"], "'ppots.rows'"),
         (["train", "sft-synthetic", "adaptive.every=5", "model=no/where"], "'adaptive.every'"),
-        (["decompose", "data.test_rows=8", "--model", "nowhere"], "'data.test_rows'"),
-        (["decompose", "--methods", "standard", "method_options.strata=8", "--model", "nowhere"], "strats"),
-        (["eval", "--set", "data.train_rows=8", "--model", "nowhere"], "'data.train_rows'"),
-        (["eval", "--set", "data.table=html", "--model", "nowhere"], "hitab"),
-        (["fit", "data.validation_rows=8", "--model", "nowhere"], "'data.validation_rows'"),
+        (["decompose", "data.test_rows=8", "--model", "no/where"], "'data.test_rows'"),
+        (["decompose", "--methods", "standard", "method_options.strata=8", "--model", "no/where"], "strats"),
+        (["eval", "--set", "data.train_rows=8", "--model", "no/where"], "'data.train_rows'"),
+        (["eval", "--set", "data.table=html", "--model", "no/where"], "hitab"),
+        (["fit", "data.validation_rows=8", "--model", "no/where"], "'data.validation_rows'"),
     ],
 )
 def test_every_command_tells_before_it_works(tmp_path, arguments, word):

@@ -12,7 +12,8 @@ from stabledllm.errors import UserError
 from stabledllm.experiment.planned import runs_of
 from stabledllm.experiment.side_by_side import PROCESS, SideBySide, side_by_side
 from stabledllm.models.shapes import shape_of
-from stabledllm.planning.memory import Layout, estimate
+from stabledllm.planning.layout import Layout
+from stabledllm.planning.memory import estimate
 from tests.fakes.study import settings
 
 

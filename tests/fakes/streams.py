@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from stabledllm.config.settings import DataSettings
-from stabledllm.data.bundle import row_stream
-from stabledllm.data.row_stream import RowStream
+from stabledllm.data.bundle import encoding_options
+from stabledllm.data.row_stream import RowStream, open_stream
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.training.streaming import StreamedRows
 
@@ -42,7 +42,8 @@ def settings_of(train: Path | str, **more) -> DataSettings:
 
 def stream_of(train: Path | str, **more) -> RowStream:
     """The stream of a file or folder, tokenised by bytes."""
-    return row_stream(settings_of(train, **more), ByteTokenizer())
+    settings = settings_of(train, **more)
+    return open_stream(settings, ByteTokenizer(), encoding_options(settings))
 
 
 def rows_of_steps(folder: Path, steps: int, batch: int) -> StreamedRows:

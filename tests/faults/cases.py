@@ -19,7 +19,7 @@ _SMALL = {
     "decoding.block": 8, "ppots.rows": 2, "ppots.rates": 4, "ppots.masks": 2, "ppots.starts": 1,
 }  # fmt: skip
 RUN = tuple(f"{key}={value}" for key, value in _SMALL.items())
-_TIMES = {"seconds", "tokens_per_second", "started", "updated", "devices", "out", "config"}
+_TIMES = {"seconds", "tokens_per_second", "started", "updated", "time", "devices", "out", "config"}
 """Keys of stored JSON that differ from run to run, or name the folder."""
 _LEFT_OPEN = ("run.lock", "setup.lock", "claim.json", "progress.json")
 """Files that say who is at a folder and how far, not what came out."""
@@ -109,6 +109,8 @@ def _content(path: Path) -> object:
         return "there"
     if path.suffix == ".json":
         return _without_times(json.loads(path.read_text(encoding="utf-8")))
+    if path.name == "history.jsonl":
+        return [_without_times(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -10,9 +10,10 @@ from stabledllm.config import load_recipe
 from stabledllm.errors import UserError
 from stabledllm.models.shapes import shape_of
 from stabledllm.planning import environment
-from stabledllm.planning.advice import advise, cheapest_changes, check_fits, parse_memory
+from stabledllm.planning.advice import advise, cheapest_changes, check_fits
 from stabledllm.planning.environment import launched_layout
-from stabledllm.planning.memory import GIB, SHARDINGS, Layout, estimate
+from stabledllm.planning.layout import GIB, SHARDINGS, Layout, parse_memory
+from stabledllm.planning.memory import estimate
 
 P = 8_015_581_184
 BLOCK, ENDS = 218_112_000, 2 * 126464 * 4096 + 4096

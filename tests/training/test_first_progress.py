@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from types import SimpleNamespace
 
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
@@ -10,18 +12,32 @@ from stabledllm.training import run
 from stabledllm.training.progress import StepBar
 from tests.fakes.run import small_run, train
 
+STATE = SimpleNamespace(is_world_process_zero=True, max_steps=7, global_step=0)
 
-def test_the_first_line_comes_before_the_first_step_ends(capfd):
+
+def test_in_a_terminal_the_bar_comes_before_the_first_step_ends(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
     bar = StepBar("standard, seed 1")
-    bar.on_train_begin(None, SimpleNamespace(is_world_process_zero=True, max_steps=7, global_step=0), None)
-    assert "standard, seed 1:   0%" in (seen := capfd.readouterr().err)
+    bar.on_train_begin(None, STATE, None)
+    assert "standard, seed 1:   0%" in (seen := terminal.getvalue())
     assert "0/7" in seen
     bar.on_train_end(None, None, None)
 
 
+def test_elsewhere_nothing_is_drawn_over(capfd):
+    bar = StepBar("standard, seed 1")
+    bar.on_train_begin(None, STATE, None)
+    bar.on_step_end(None, SimpleNamespace(global_step=1), None)
+    bar.on_train_end(None, None, None)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_run_has_one_bar_and_not_transformers_own_beside_it(tmp_path, monkeypatch):
     made, build = [], run.build_trainer
-    monkeypatch.setattr(run, "build_trainer", lambda *arguments: made.append(build(*arguments)) or made[-1])
+    monkeypatch.setattr(run, "build_trainer", lambda *args, **more: made.append(build(*args, **more)) or made[-1])
     train(small_run(tmp_path))
     kinds = [type(callback) for callback in made[0][0].callback_handler.callbacks]
     assert kinds.count(StepBar) == 1

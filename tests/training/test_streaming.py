@@ -69,7 +69,7 @@ def assert_same(a: dict, b: dict) -> None:
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch, make, more):
     settings = settings_in(tmp_path, make) | more
     whole, said = train(settings, out=str(tmp_path / "whole"))
-    assert any(line.startswith("train: streamed from") for line in said)
+    assert any(note.startswith("train: streamed from") for note in whole["data_notes"])
     assert any("of which the first" in line and "for what needs rows before training" in line for line in said)
     with pytest.raises(Killed):
         train(settings, KilledAt(10))

@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stabledllm.cli.options import Overrides
-from stabledllm.cli.printing import say, say_all
+from stabledllm.cli.arguments import read_arguments, recipe_of
+from stabledllm.cli.options import Arguments, Config, DryRun
+from stabledllm.cli.printing import answer_all, say, say_all
 from stabledllm.errors import UserError
 
 
 def experiment(
-    recipe: Annotated[str, typer.Argument(help="A shipped experiment (see 'ls') or a YAML file.")],
-    overrides: Overrides = None,
+    words: Arguments = None,
+    config: Config = None,
     jobs: Annotated[
         str,
         typer.Option(help="Runs at the same time; auto: one a GPU, or one a CPU thread where memory allows it."),
     ] = "auto",
     devices: Annotated[str | None, typer.Option(help="Accelerators for the jobs, such as 0,1,2,3.")] = None,
     wait: Annotated[bool, typer.Option(help="In the end for runs that other processes are at.")] = True,
+    dry_run: DryRun = False,
 ) -> None:
     """Methods x seeds; run again, or on several machines at once, to continue: no run is repeated or done twice."""
-    run(recipe, overrides or [], jobs, devices, wait)
+    typed = read_arguments("experiment", words, config)
+    run(recipe_of(typed, own_rows=False), typed.overrides, jobs, devices, wait, dry_run)
 
 
 def run(
-    recipe: str, overrides: Sequence[str], jobs: str = "auto", devices: str | None = None, wait: bool = True
+    recipe: str,
+    overrides: Sequence[str],
+    jobs: str = "auto",
+    devices: str | None = None,
+    wait: bool = True,
+    dry_run: bool = False,
 ) -> None:
     """Check every run, do them all, print the tables, and write ``results.json``."""
     from stabledllm.config import TrainSettings
-    from stabledllm.experiment.at_once import check_jobs, load_checked
+    from stabledllm.experiment.at_once import check_devices, check_jobs, load_checked
 
-    check_jobs(jobs)
-    settings = load_checked(recipe, overrides)
+    settings = load_checked(recipe, overrides, also=[partial(check_jobs, jobs), partial(check_devices, devices)])
     if isinstance(settings, TrainSettings):
         raise UserError(
             f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train', or write "
@@ -55,13 +63,16 @@ def run(
         check_run(planned)
         training_arguments(planned.settings)
     say_all(idle_overrides(settings, runs, overrides))
-    numbers = [number.strip() for number in devices.split(",")] if devices else []
-    if devices and not all(numbers):
-        raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")
+    numbers = check_devices(devices)
     beside = side_by_side([run.settings for run in runs], len(runs) * len(settings.seeds), jobs, numbers)
+    if dry_run:
+        from stabledllm.cli.dry_run import of_experiment
+
+        answer_all(of_experiment(settings, runs, beside))
+        return
     if beside.jobs > 1:
         say(beside.sentence())
     with working_on(settings.out):
         results = run_experiment(settings, say, beside.jobs, devices=beside.devices, wait=wait)
-    say_all(experiment_text(results))
+    answer_all(experiment_text(results))
     say(f"wrote {Path(settings.out) / 'results.json'}")

@@ -8,10 +8,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import Base, path
-from stabledllm.cli.printing import say
-from stabledllm.errors import UserError
-
-_DTYPES = ("float32", "bfloat16", "float16")
+from stabledllm.cli.printing import answer
 
 
 def merge(
@@ -21,6 +18,9 @@ def merge(
     dtype: Annotated[str, typer.Option(help="Of the written weights: float32, bfloat16 or float16.")] = "float32",
 ) -> None:
     """Add an adapter to its base's weights and write the whole model, in the base's own layout."""
+    from stabledllm.experiment.commands_at_once import check_command
+
+    check_command("merge", {"adapter": adapter, "base": base, "dtype": dtype, "out": str(out)})
     import torch
 
     from stabledllm.cli.new_folders import new_folder
@@ -28,12 +28,10 @@ def merge(
     from stabledllm.models.loading import load_model
     from stabledllm.models.soundness import check_finite
 
-    if dtype not in _DTYPES:
-        raise UserError(f"merge: expected --dtype {', '.join(_DTYPES)}, found '{dtype}'.")
     with new_folder(out, "merge") as (folder, _):
         # The sum is made in float32 whatever dtype is written, so that it is rounded once.
         whole = merged(load_model(adapter, base=base))
         whole.model.to(getattr(torch, dtype))
         check_finite(whole.model, f"merge '{adapter}' in {dtype}")
         whole.save(folder)
-    say(f"wrote {out}")
+    answer(f"wrote {out}")

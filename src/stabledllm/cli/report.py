@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import path
-from stabledllm.cli.printing import say
+from stabledllm.cli.printing import answer
 
 
 def report(
@@ -16,5 +16,8 @@ def report(
 ) -> None:
     """One self-contained report.html from what is in a folder."""
     from stabledllm.reports.html import write_report
+    from stabledllm.runtime.showing import busy
 
-    say(f"report: {write_report(folder)}")
+    with busy(f"writing the report of {folder}"):
+        page = write_report(folder)
+    answer(f"report: {page}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import path
-from stabledllm.cli.printing import say
+from stabledllm.cli.printing import answer
 
 
 def rescore(
@@ -19,8 +19,11 @@ def rescore(
     ],
 ) -> None:
     """Score completions again without the model; 'gold' is the data set's own answer field."""
+    from stabledllm.experiment.commands_at_once import check_command
+
+    check_command("rescore", {"rows": str(rows), "task": task, "out": str(out)})
     from stabledllm.runtime.locks import writing_beside
     from stabledllm.tasks.rescore import rescore as run
 
     with writing_beside(out, "rescore"):
-        say(run(task, rows, out))
+        answer(run(task, rows, out))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from stabledllm.config.instead import instead_of_key, instead_of_value
+from stabledllm.config.instead import instead_of_key, instead_of_nothing, instead_of_value
 from stabledllm.config.written import Written
 from stabledllm.errors import Mistakes
 from stabledllm.plain_text import plain_text
@@ -70,16 +70,26 @@ def read_settings(tree: dict, kind: type[BaseModel], what: str) -> Read:
 
 
 def _sentence(tree: dict, path: tuple, error: dict, kind: type[BaseModel], what: str) -> str:
-    key, where = ".".join(map(str, path)), _place(tree, path) or what
+    key, where = _key(tree, path, error), _place(tree, path) or what
     shown = f"{where}: key '{plain_text(key)}'"
     if error["type"] == "extra_forbidden":
         clause = instead_of_key(path, kind, _group(kind, path[:-1]))
         return f"{where}: unknown key '{plain_text(key)}'{clause}." if clause[:1] != ":" else f"{shown}{clause}."
+    if (value := error["input"]) is None or (isinstance(value, Written) and value.null and not value.typed):
+        return f"{shown}: expected a value, found none{instead_of_nothing(key)}."
     expectation = _expected(error["msg"])
     if "found" not in expectation:
         expectation += f", found {_shown(error['input'], key)}"
-    hint = instead_of_value(key, error["input"], _annotation(kind, path))
+    hint = instead_of_value(key, error["input"], _annotation(kind, path), kind)
     return f"{shown}: {expectation}{hint}."
+
+
+def _key(tree: dict, path: tuple, error: dict) -> str:
+    """The dotted key of a value; within a list or mapping that was typed as one, its place in it."""
+    for part in path:
+        tree = tree[part] if isinstance(tree, dict | list) else tree
+    within = error["loc"] if isinstance(tree, Written) and tree[:1] == "{" else path
+    return ".".join(map(str, within))
 
 
 def _without(tree: dict, path: Sequence) -> dict:
@@ -136,6 +146,9 @@ def _expected(message: str) -> str:
         "expected less", "expected a number less"
     )
     message = message.replace("String should have", "expected text of")
+    message = message.replace(
+        "List should have at least 1 item after validation, not 0", "expected a list of at least 1"
+    )
     message = message.replace("a dictionary or instance of", "keys and values of")
     return message[0].lower() + message[1:]
 
@@ -145,7 +158,7 @@ def _shown(value: Any, key: str) -> str:
     if isinstance(value, Written):
         value = None if value.null and not value.typed else str(value)
     if isinstance(value, dict | list):
-        return "keys and values" if isinstance(value, dict) else "a list"
+        return "keys and values" if isinstance(value, dict) else "a list" if value else "an empty list"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**50:
         return "a number of more than 50 digits"
     value = hidden(value, key)

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from stabledllm.config.trainer_table import FIELDS, OPTIMIZERS, SCHEDULES
 from stabledllm.config.typed import Strict
-from stabledllm.errors import did_you_mean
+from stabledllm.errors import nearest
 
 Optimizer = Literal[tuple(OPTIMIZERS)]
 Scheduler = Literal[tuple(SCHEDULES)]
@@ -151,6 +151,37 @@ REFUSED = {
 """Fields that nothing here can honour, and why."""
 
 
+_OTHER_NAMES = {
+    "lr": "trainer.learning_rate", "wd": "trainer.weight_decay", "warmup": "trainer.warmup_steps",
+    "optimizer": "trainer.optim", "scheduler": "trainer.lr_scheduler_type", "no_cuda": "trainer.use_cpu=true",
+    "group_by_length": "group_by_length", "epochs": "epochs", "steps": "steps", "batch": "batch",
+    "batch_size": "batch", "beta1": "trainer.adam_beta1", "beta2": "trainer.adam_beta2",
+    "betas": "trainer.adam_beta1 and trainer.adam_beta2", "grad_clip": "trainer.max_grad_norm",
+    "wandb": "trainer.report_to=wandb", "num_workers": "trainer.dataloader_num_workers", "lora": "lora.rank",
+    "output": "out", "out": "out", "save_every": "save_every", "eval_every": "eval_every", "log_every": "log_every",
+    "warmup_ratio": "trainer.warmup_steps, which is a share of the steps below 1",
+    "evaluation_strategy": "eval_every", "dtype": "dtype", "method": "method", "seed_everything": "seed",
+}  # fmt: skip
+"""What people write under ``trainer``, with the key that they mean."""
+_EARLY = "there is no early stopping: the last step's model is kept; steps and epochs say when it ends"
+NOT_THERE = {
+    "early_stopping": _EARLY, "early_stopping_patience": _EARLY, "early_stopping_threshold": _EARLY,
+    "patience": _EARLY,
+    "resume": "the same command continues the run in its 'out'",
+    "resume_from": "the same command continues the run in its 'out'",
+    "overwrite_output_dir": "a finished run in 'out' is never overwritten; write another out",
+    "device": "CUDA_VISIBLE_DEVICES before the command chooses the device, trainer.use_cpu=true the processor",
+    "gpu": "CUDA_VISIBLE_DEVICES before the command chooses the device, trainer.use_cpu=true the processor",
+    "gpus": "CUDA_VISIBLE_DEVICES before the command chooses the devices, accelerate launch uses several",
+    "shuffle": "rows are always dealt in a random order, that of order_seed",
+    "config": "a recipe's file stands first: stabledllm train FILE.yaml",
+    "name": "a run is known by its folder, out=FOLDER; in a logging back end by trainer.run_name",
+    "project": "a logging back end takes it from the environment, such as WANDB_PROJECT",
+    "verbose": "log_every says how often a line is printed",
+}  # fmt: skip
+"""What people look for and this program has none of, with what there is instead."""
+
+
 def refusal(name: str, base: str = "") -> str:
     """The clause that says what is wrong with ``trainer.NAME`` and what to write instead.
 
@@ -161,5 +192,13 @@ def refusal(name: str, base: str = "") -> str:
         return f"set by the recipe's own keys; write {base}{OURS[name]} instead"
     if name in REFUSED:
         return f"expected none, since {REFUSED[name]}"
+    if name in _OTHER_NAMES:
+        return f"unknown to TrainingArguments; write {base}{_OTHER_NAMES[name]}"
+    if name in NOT_THERE:
+        return f"unknown to TrainingArguments; {NOT_THERE[name]}"
     every_name = dict.fromkeys((*TrainerSettings.model_fields, *OURS, *REFUSED, *FIELDS))
-    return f"unknown to TrainingArguments, or not known here to have an effect{did_you_mean(name, every_name, most=8)}"
+    near = nearest(name, every_name)
+    meant = f" (did you mean '{near}'?)" if near else "; docs/settings.md says which are honoured"
+    if near in OURS:
+        meant += f"; write {base}{OURS[near]}"
+    return f"unknown to TrainingArguments, or not known here to have an effect{meant}"

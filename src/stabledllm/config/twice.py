@@ -1,4 +1,4 @@
-"""Refuses lists that name one method or seed twice: its run would be made once and counted twice."""
+"""Refuses what is given twice: a method or seed, whose run would count twice, and a key on the command line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 from pydantic_core import PydanticCustomError
+
+from stabledllm.errors import UserError
+from stabledllm.runtime.secrets import hidden
 
 VIEWS = {"multisample": "multisample2", "partition": "partition3"}
 """Parts whose name leaves out their number of views, with the name that states it."""
@@ -28,6 +31,29 @@ def refuse_equal_seeds(seeds: list[int]) -> list[int]:
         PydanticCustomError: naming the first that does not.
     """
     return _refuse_equal(seeds, lambda seed: seed)
+
+
+class Once:
+    """The keys that a command line has given so far, of which each may stand there once, as in a file."""
+
+    def __init__(self) -> None:
+        self._given: dict[str, str] = {}
+
+    def check(self, override: str) -> None:
+        """Note an override.
+
+        Raises:
+            UserError: its key was given before, or a key below it, which it would undo.
+        """
+        key, equals, value = override.partition("=")
+        if not equals:
+            return
+        if key in self._given:
+            values = " and ".join(str(hidden(one, key)) for one in (self._given[key], value))
+            raise UserError(f"override '{key}': expected each key once, found it twice ({values}); leave one out.")
+        if below := next((one for one in self._given if one.startswith(f"{key}.")), None):
+            raise UserError(f"override '{key}': expected it before '{below}', which it undoes, found it behind.")
+        self._given[key] = value
 
 
 def _refuse_equal(values: list[T], same: Callable[[T], Hashable]) -> list[T]:

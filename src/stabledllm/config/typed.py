@@ -25,8 +25,8 @@ _NAME = 240
 """Most bytes of a file's name, which leaves room for the ending of its temporary copy."""
 _HASH = "\ue023"
 """Stands for ``#`` while YAML reads what was typed, since YAML would begin a comment there."""
-_LISTED = 8
-"""Most names that a refusal lists; beyond that it gives the nearest only."""
+_LISTED, _MOST_LISTED = 8, 20
+"""Most names that a refusal lists always, and most that it lists where none is near."""
 
 
 class Strict(BaseModel):
@@ -116,7 +116,10 @@ def _parsed(value: Written, arms: list[Any]) -> Any:
     try:
         parsed = _with_hashes(read_written(str(value).replace("#", _HASH), value.place))
     except UserError as error:
-        raise PydanticCustomError("as_meant", "{said}", {"said": str(error).rstrip(".")}) from None
+        said = str(error).rstrip(".")
+        if str(value).count("{") + str(value).count("[") > str(value).count("}") + str(value).count("]"):
+            said += "; a shell splits it at blanks: put quotes around it"
+        raise PydanticCustomError("as_meant", "{said}", {"said": said}) from None
     if isinstance(parsed, Written):
         raise _expected(_in_words(arms, [], str(value)))
     return parsed if isinstance(parsed, dict) and any(map(_is_group, arms)) else as_meant(parsed, Union[tuple(arms)])  # noqa: UP007
@@ -164,7 +167,7 @@ def _expected(what: str) -> PydanticCustomError:
 def _in_words(arms: list[Any], names: list[str], found: str) -> str:
     words = []
     if len(names) > _LISTED:
-        words.append(f"one of {len(names)} names{did_you_mean(found, names)}")
+        words.append(f"one of {len(names)} names{did_you_mean(found, names, most=_MOST_LISTED)}")
     elif names:
         words.append(f"one of {', '.join(map(str, names))}" if len(names) > 1 else f"'{names[0]}'")
     kinds = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}

@@ -14,20 +14,20 @@ from stabledllm.data.images import of_images
 from stabledllm.data.overlap import Others, content, digest, dropped_note, without
 from stabledllm.data.prompting import choose_shots, prompted
 from stabledllm.data.row_cache import Encoding, RowCache, cache_of
-from stabledllm.data.row_stream import RowStream
+from stabledllm.data.row_stream import LEAST_STREAMED, RowStream, open_stream
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
-from stabledllm.data.sources import load_examples, own_splits, task_options
+from stabledllm.data.sources import load_examples, task_options
+from stabledllm.data.splits import has_validation, own_splits
 from stabledllm.data.stream_files import stream_files
 from stabledllm.data.text import are_documents, pack_documents
 from stabledllm.errors import UserError
+from stabledllm.runtime.showing import busy
 from stabledllm.tasks.examples import Examples, picked
 from stabledllm.tasks.registry import task_and_gold, task_of
 
 _KIND = {"train": "training", "validation": "validation"}
 DELIMITERS = ("####",)
 """The answer delimiters of data that belong to no task."""
-LEAST_STREAMED = 512
-"""Rows that measurements read of a stream where they need fewer: they draw from them."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def load_rows(
         wanted: the rows that are needed; so many, but at least 512, are read under ``data.streaming``.
     """
     if settings.streaming and spec == settings.train and split == "train":
-        return row_stream(settings, tokenizer, say=say).first_told(max(wanted, LEAST_STREAMED))
+        return open_stream(settings, tokenizer, encoding_options(settings)).first_told(max(wanted, LEAST_STREAMED))
     cache, name = _cache(settings), f"rows-{split}"
 
     def choose_rows() -> Chosen:
@@ -84,8 +84,9 @@ def load_rows(
 
     if cache and (spec != settings.train or limit != settings.train_rows):
         cache = None  # its name says which rows of which data it holds: those that the settings ask for
-    chosen = cache.chosen(name, choose_rows, say) if cache else choose_rows()
-    encoded = _encoded(chosen, name, split, tokenizer, settings, limit, say)
+    with busy(f"reading {spec}"):
+        chosen = cache.chosen(name, choose_rows, say) if cache else choose_rows()
+        encoded = _encoded(chosen, name, split, tokenizer, settings, limit, say)
     return encoded.rows, "; ".join([f"{split}: {spec}: {encoded.summary(settings.max_len)}", *chosen.notes])
 
 
@@ -122,21 +123,6 @@ def _encoded(
     return chosen.cache.rows(name, tokenizer, lambda: chosen.splits[name], encoding, say)
 
 
-def row_stream(
-    settings: DataSettings, tokenizer, chosen: Chosen | None = None, say: Callable[[str], None] = lambda _: None
-) -> RowStream:
-    """The training rows under ``data.streaming``; nothing is read yet.
-
-    Args:
-        chosen: holds the validation and test rows, which no training row is to be like.
-
-    Raises:
-        UserError: settings that have no meaning there, or no files.
-    """
-    others = Others([*chosen.splits["validation"], *chosen.test]) if chosen else None
-    return RowStream(stream_files(settings), tokenizer, settings, encoding_options(settings), others, say)
-
-
 def _cache(settings: DataSettings) -> RowCache | None:
     if settings.streaming:
         return None
@@ -157,7 +143,8 @@ def choose(settings: DataSettings, say: Callable[[str], None] = lambda _: None) 
         UserError: bad data, or rows that stand word for word in two files given for different splits.
     """
     cache = _cache(settings)
-    return cache.chosen("choice", lambda: _choose(settings), say) if cache else _choose(settings)
+    with busy(f"reading {settings.train}"):
+        return cache.chosen("choice", lambda: _choose(settings), say) if cache else _choose(settings)
 
 
 def _choose(settings: DataSettings) -> Chosen:
@@ -177,28 +164,34 @@ def _choose(settings: DataSettings) -> Chosen:
 
 
 def load_bundle(
-    settings: DataSettings, tokenizer, say: Callable[[str], None] = lambda _: None, chosen: Chosen | None = None
+    settings: DataSettings,
+    tokenizer,
+    say: Callable[[str], None] = lambda _: None,
+    chosen: Chosen | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> DataBundle:
     """Load the data of a run; ``say`` gets one line on each split's kept and dropped rows.
 
     Args:
         chosen: the result of :func:`choose`, if it was called already.
+        tell: gets the lines on the splits instead of ``say``, which then tells of the cache alone.
 
     Raises:
         UserError: the same as :func:`choose`, or rows that do not fit.
     """
     chosen = chosen or choose(settings, say)
-    rows, notes = {}, list(chosen.notes)
+    rows, notes = {"validation": []}, list(chosen.notes)
     if settings.streaming:
-        rows["train"] = row_stream(settings, tokenizer, chosen, say)
+        rows["train"] = open_stream(settings, tokenizer, encoding_options(settings), chosen, say)
         notes.append(rows["train"].told())
-    for split in ("validation",) if settings.streaming else ("train", "validation"):
+    for split in _held_in_memory(settings):
         limit = getattr(settings, f"{split}_rows")
-        encoded = _encoded(chosen, split, split, tokenizer, settings, limit, say)
+        with busy(f"tokenising the rows of {settings.train}"):
+            encoded = _encoded(chosen, split, split, tokenizer, settings, limit, say)
         rows[split] = encoded.rows
         notes.append(f"{split}: {encoded.summary(settings.max_len)}")
     for note in notes:
-        say(note)
+        (tell or say)(note)
     return DataBundle(rows["train"], rows["validation"], chosen.test, notes, chosen.digests)
 
 
@@ -254,11 +247,31 @@ def _splits(settings: DataSettings) -> tuple[dict[str, Examples], list[str]]:
             if dropped:
                 notes.append(dropped_note(split, other, dropped))
     if not validation and not settings.streaming:
-        splits["train"], splits["validation"] = hold_out(splits["train"], settings.validation_share, settings.seed)
-    for split in ("validation",) if settings.streaming else ("train", "validation"):
+        splits["train"], splits["validation"], note = _held_out(splits["train"], settings)
+        notes.append(note)
+    for split in _held_in_memory(settings):
         if not splits[split]:
             raise UserError(f"data.{split}: expected rows that are in no other split, found none.")
     return splits, notes
+
+
+def _held_out(examples: Examples, settings: DataSettings) -> tuple[Examples, Examples, str]:
+    """Training and validation rows out of one set of rows, and a note on how many of them were held out."""
+    if not settings.validation_share:
+        return examples, [], "validation: none; data.validation_share=0 trains on every row"
+    train, validation = hold_out(examples, settings.validation_share, settings.seed)
+    held = (
+        f"validation: {len(validation)} of {len(examples)} rows held out of training "
+        f"(data.validation_share={settings.validation_share:g}; 0 trains on every row)"
+    )
+    return train, validation, held
+
+
+def _held_in_memory(settings: DataSettings) -> tuple[str, ...]:
+    """The splits that become rows of tokens now; streamed ones come later."""
+    train = () if settings.streaming else ("train",)
+    evaluated = ("validation",) if has_validation(settings) else ()
+    return (*train, *evaluated)
 
 
 def answered(examples: Examples, spec: str) -> tuple[Examples, list[str]]:

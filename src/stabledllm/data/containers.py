@@ -20,6 +20,7 @@ PLAIN = (".jsonl", ".ndjson", ".json", ".csv")
 ENDINGS = (*PLAIN, *(plain + packed for plain in PLAIN for packed in COMPRESSIONS), ".parquet")
 """The endings of files that can be read, in lower case."""
 _OF_JSON = (str, int, float, type(None))
+_HINTS = {".txt": "; plain text to pre-train on is text:PATH", ".tsv": "; write it with commas, as .csv"}
 _BATCH = 256
 """Rows of a Parquet file that are in memory at once."""
 
@@ -61,7 +62,8 @@ def rows_in(path: Path, *, as_lines: bool = False, skip: int = 0) -> Rows:
     elif not ending and not as_lines:
         found = f"'{path.suffix}'" if path.suffix else "a name without an ending"
         raise UserError(f"{path}: expected a file that ends in {', '.join((*PLAIN, '.parquet'))} "
-                        f"(or in {' or '.join(COMPRESSIONS)} after the first four), found {found}.")  # fmt: skip
+                        f"(or in {' or '.join(COMPRESSIONS)} after the first four), found {found}"
+                        f"{_HINTS.get(path.suffix, '')}.")  # fmt: skip
     else:
         rows = _text_rows(path, ending or ".jsonl", skip)
     empty = not skip

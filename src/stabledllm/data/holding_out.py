@@ -30,8 +30,8 @@ def hold_out(examples: Examples, share: float, seed: int) -> tuple[Examples, Exa
     if not sides[0] or not sides[1]:
         raise UserError(
             f"data: a validation share of {share:g} of {len(examples)} rows leaves {len(sides[0])} to train "
-            f"and {len(sides[1])} to validate; expected at least one of each: give another data.validation_share, or "
-            f"data.validation."
+            f"and {len(sides[1])} to validate; expected at least one of each: give another data.validation_share (0 "
+            f"trains on every row), or data.validation."
         )
     return picked(examples, sides[0]), picked(examples, sides[1])
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from stabledllm.errors import UserError
 
 _LARGEST = 2**31 - 1
@@ -42,6 +40,8 @@ def refuse_ids(ids: Sequence[int], tokenizer, origin: str) -> None:
     """
     if not len(ids):
         return
+    import numpy as np  # here, as rows of files are checked where no array package is loaded
+
     array = np.asarray(ids)
     lowest, highest = int(array.min()), int(array.max())
     if lowest < 0 or highest >= tokenizer.vocab_size:

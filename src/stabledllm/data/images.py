@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from tqdm import tqdm
 
 from stabledllm.config.settings import ImageSettings
 from stabledllm.errors import UserError
 from stabledllm.images.cache import cached_codes
 from stabledllm.images.codes import Codes
-from stabledllm.images.sources import IMAGE_KINDS, captioned_images, parse
+from stabledllm.images.kinds import are_images
+from stabledllm.images.sources import captioned_images, parse
 from stabledllm.images.tokenizer import ImageTokenizer, load_image_tokenizer
 from stabledllm.models.image_choices import image_choices
+from stabledllm.runtime.showing import bar
 
 CAPTIONS_ONLY = "captions"
 Settings = TypeVar("Settings")
@@ -29,11 +30,6 @@ Settings = TypeVar("Settings")
 def of_images(examples: Sequence[dict]) -> bool:
     """Whether examples are captioned images, or captions to draw."""
     return bool(examples) and "caption" in examples[0]
-
-
-def are_images(spec: str) -> bool:
-    """Whether a data specification names images or captions."""
-    return spec.partition(":")[0] in IMAGE_KINDS
 
 
 def with_image_defaults(settings: Settings) -> Settings:
@@ -120,7 +116,7 @@ def load_images(
 
 def encode(spec: str, *, split: str, n: int, seed: int, settings: ImageSettings) -> Codes:
     """Codes of the first ``n`` images, or of all, read from the disk; missing ones are made and stored there."""
-    with tqdm(total=n or None, desc=f"codes of {spec} {split}", unit="picture", leave=False) as bar:
+    with bar(n or None, f"codes of {spec} {split}", "picture") as shown:
         return cached_codes(
             spec,
             image_tokenizer(settings.tokenizer),
@@ -131,7 +127,7 @@ def encode(spec: str, *, split: str, n: int, seed: int, settings: ImageSettings)
             side=settings.side,
             fit=settings.fit,
             on_bad=settings.on_bad,
-            progress=bar.update,
+            progress=shown.update,
         )
 
 

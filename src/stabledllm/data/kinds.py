@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from stabledllm.data.containers import ending_of
 from stabledllm.data.formats import FORMATS
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.images.sources import IMAGE_KINDS
+from stabledllm.images.kinds import IMAGE_KINDS
 from stabledllm.tasks.registry import TASKS
 
 HUB, LINES, FILE = "hub", "jsonl", "file"
+_ON_HUB = re.compile(r"(?:https?://huggingface\.co/datasets/|hf:(?://datasets/)?|huggingface:)([\w.-]+/[\w.-]+)")
 KINDS = (*TASKS, LINES, *FORMATS, HUB, *IMAGE_KINDS)
 
 
@@ -28,28 +30,25 @@ def kind_of(spec: str) -> tuple[str, str]:
         return FILE, spec
     raise UserError(
         f"data '{spec}': expected a known kind or the path of a file or folder, found the unknown kind "
-        f"'{kind}'{did_you_mean(kind, KINDS)}."
+        f"'{kind}'{_meant(spec, kind)}."
     )
+
+
+def _meant(spec: str, kind: str) -> str:
+    """The clause on what to write instead of an unknown kind: a file's whole name, nothing at all, or a known kind."""
+    if kind.lower() in ("none", "no", "false", "off", "never", "0"):
+        return "; write null to go without"
+    _, _, where = spec.partition(":")
+    if kind.lower() in ("csv", "json", "parquet", "tsv", "file", "path", "local") and where:
+        return f"; write {where}, as the file's ending tells what it is"
+    if hub := _ON_HUB.match(spec):
+        return f"; write hub:{hub[1]}"
+    if "://" in spec:
+        return "; data are read from files of this machine or from hub:OWNER/NAME"
+    files = sorted(entry.name for entry in Path().iterdir() if entry.name.partition(".")[0] == spec)
+    return f"; write {files[0]}" if files and spec else did_you_mean(kind, KINDS)
 
 
 def is_own(spec: str) -> bool:
     """Whether a specification names data in a known format: a file, a folder, or a data set of the hub."""
     return kind_of(spec)[0] in (FILE, LINES, HUB, *FORMATS)
-
-
-def check_is_there(spec: str) -> None:
-    """Refuse a specification of a local file or folder that is not there, with the nearest name beside it.
-
-    Raises:
-        UserError: an unknown kind, or no such path.
-    """
-    kind, where = kind_of(spec)
-    if not where or kind in (HUB, "synthetic", *IMAGE_KINDS):
-        return
-    path = Path(where).expanduser()
-    if not path.exists():
-        beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise UserError(
-            f"data '{spec}': expected a file or folder, found nothing at '{path}'"
-            f"{did_you_mean(path.name, beside, most=0)}."
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.chosen import Chosen
@@ -25,9 +23,11 @@ from stabledllm.data.text import are_documents, encode_documents, packed, packin
 from stabledllm.data.token_rows import RowsBuilder, TokenRows
 from stabledllm.data.worker_pool import default_workers, in_parts, mapped
 from stabledllm.errors import UserError
+from stabledllm.runtime.caches import cache_folder
 from stabledllm.runtime.files import write_bytes
 from stabledllm.runtime.folders import writable_folder
 from stabledllm.runtime.locks import waiting_for
+from stabledllm.runtime.showing import bar
 from stabledllm.tasks.examples import Examples
 
 IN_MEMORY = 32 << 20
@@ -131,10 +131,10 @@ class RowCache:
         if sound:
             say(f"{name}: {sum(part.rows for part in sound)} rows in {home} are whole; the rest is tokenised")
         ids = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-        with StoreWriter(home, ids) as store, tqdm(total=len(examples), desc=f"tokenise {name}", unit="row") as bar:
+        with StoreWriter(home, ids) as store, bar(len(examples), f"tokenise {name}", "row") as shown:
             workers = self.workers if len(examples) > PART else 1
             make = _document_parts if are_documents(examples) else _example_parts
-            for rows, count, dropped in make(examples, tokenizer, encoding, store.examples, workers, bar.update, say):
+            for rows, count, dropped in make(examples, tokenizer, encoding, store.examples, workers, shown.update, say):
                 store.append(rows, count, dropped)
             self.refuse_changed()
             store.append(RowsBuilder().rows(), 0, [], last=True)
@@ -197,13 +197,6 @@ def cache_of(settings: DataSettings, load: Callable[[str, str], Examples]) -> Ro
         return None
     home = Path(settings.cache or cache_folder()).expanduser() / "rows"
     return RowCache(home / data_key(settings, load)[:24], states, settings.workers or default_workers())
-
-
-def cache_folder() -> Path:
-    """The folder of caches: ``STABLEDLLM_CACHE``, else ``stabledllm`` in the user's cache folder."""
-    if own := os.environ.get("STABLEDLLM_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "stabledllm"
 
 
 def _write(path: Path, value: dict) -> None:

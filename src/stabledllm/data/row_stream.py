@@ -10,15 +10,18 @@ from functools import partial
 from typing import NamedTuple
 
 from stabledllm.config.settings import DataSettings
+from stabledllm.data.chosen import Chosen
 from stabledllm.data.overlap import Others, without
 from stabledllm.data.rows import EncodingOptions, encode_part
 from stabledllm.data.stream import ALIKE, ExampleStream, Part, Place, short_lengths
-from stabledllm.data.stream_files import StreamFiles, StreamHub
+from stabledllm.data.stream_files import StreamFiles, StreamHub, stream_files
 from stabledllm.data.text import Packer, encode_documents
 from stabledllm.data.token_rows import RowsBuilder, TokenRow, TokenRows, lengths_of
 from stabledllm.data.worker_pool import mapped
 from stabledllm.errors import UserError
 
+LEAST_STREAMED = 512
+"""Rows that measurements read of a stream where they need fewer: they draw from them."""
 Say = Callable[[str], None]
 
 
@@ -181,6 +184,25 @@ def _tokenised(part: Part, tokenizer, options: EncodingOptions, others: Others |
         return _Tokenised([], encode_documents(examples, tokenizer), [], left_out)
     encoded = encode_part(examples, tokenizer, options)
     return _Tokenised(encoded.rows, [], encoded.dropped, left_out)
+
+
+def open_stream(
+    settings: DataSettings,
+    tokenizer,
+    options: EncodingOptions,
+    chosen: Chosen | None = None,
+    say: Say = lambda _: None,
+) -> RowStream:
+    """The training rows under ``data.streaming``; nothing is read yet.
+
+    Args:
+        chosen: holds the validation and test rows, which no training row is to be like.
+
+    Raises:
+        UserError: settings that have no meaning there, or no files.
+    """
+    others = Others([*chosen.splits["validation"], *chosen.test]) if chosen else None
+    return RowStream(stream_files(settings), tokenizer, settings, options, others, say)
 
 
 def known_rows(rows: Sequence[TokenRow] | RowStream, wanted: int) -> Sequence[TokenRow]:

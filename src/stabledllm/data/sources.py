@@ -20,12 +20,11 @@ from pathlib import Path
 from stabledllm.config.settings import DataSettings, ImageSettings
 from stabledllm.data import images, text
 from stabledllm.data.containers import ending_of
-from stabledllm.data.folders import splits_in
 from stabledllm.data.formats import FORMATS, FormatOptions
-from stabledllm.data.kinds import FILE, HUB, LINES, kind_of
+from stabledllm.data.kinds import FILE, HUB, kind_of
 from stabledllm.data.reading import Files, HubData, Reading
+from stabledllm.data.splits import own_splits
 from stabledllm.errors import UserError
-from stabledllm.images.sources import own_splits as own_image_splits
 from stabledllm.tasks.examples import Examples, Mapped, Spooled, Stored
 from stabledllm.tasks.registry import TASKS, task_of
 from stabledllm.tasks.task import TaskOptions
@@ -50,7 +49,7 @@ def load_examples(
     Args:
         spec: ``synthetic`` or ``synthetic:LEVEL``; ``TASK:PATH``, or ``TASK`` for the hub; ``PATH``, ``jsonl:PATH`` or
             ``FORMAT:PATH``; ``hub:OWNER/NAME`` or ``hub:OWNER/NAME:SPLIT``.
-        split: has an effect where the specification has splits of its own (:func:`own_splits`).
+        split: has an effect where the specification has splits of its own (:func:`~stabledllm.data.splits.own_splits`).
         n: the number of rows: the synthetic task makes so many, a task may stop reading there; 0: all there are.
         every_turn: one row per assistant turn of ``messages`` instead of the last turn only.
         options: options of the task; n and seed replace those in it.
@@ -123,20 +122,6 @@ def _check_split(spec: str, split: str) -> None:
     splits = own_splits(spec)
     if splits and split not in splits:
         raise UserError(f"data '{spec}': expected a split of {', '.join(splits)}, found '{split}'.")
-
-
-def own_splits(spec: str) -> tuple[str, ...]:
-    """The splits that a specification has by itself; none for a file that is one split."""
-    if images.are_images(spec):
-        return own_image_splits(spec)
-    task, where = task_of(spec), spec.partition(":")[2]
-    if task is None:
-        kind = spec.partition(":")[0]
-        path = where if kind in (LINES, *FORMATS) else spec
-        return () if kind == HUB or not path else splits_in(Path(path).expanduser())
-    if where and not task.splits_files and not Path(where).expanduser().is_dir():
-        return ()
-    return task.splits
 
 
 def task_options(settings: DataSettings) -> TaskOptions:

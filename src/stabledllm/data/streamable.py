@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from stabledllm.config.settings import DataSettings, TrainSettings
-from stabledllm.data.folders import splits_in
-from stabledllm.data.formats import FORMATS
-from stabledllm.data.kinds import FILE, LINES, is_own, kind_of
+from stabledllm.data.kinds import is_own
+from stabledllm.data.splits import has_validation, is_held_out
 from stabledllm.errors import Mistakes
 
 _INSTEAD = "leave data.streaming out"
@@ -70,10 +68,11 @@ def _of_run(run: TrainSettings, equal: str) -> Iterator[str]:
             "key 'steps': expected a number of optimizer steps under data.streaming, since the rows of a pass are not "
             "counted, found none; write steps=1000, say."
         )
-    if run.data.validation is None and "validation" not in _splits_of(run.data.train):
+    if has_validation(run.data) and is_held_out(run.data):
         yield (
             "key 'data.validation': expected a file of validation rows under data.streaming, since no share can be "
-            "held out of rows that are not all read, found none; write data.validation=PATH."
+            "held out of rows that are not all read, found none; write data.validation=PATH, or "
+            "data.validation_share=0 to go without."
         )
     if run.group_by_length:
         yield (
@@ -90,9 +89,3 @@ def _of_run(run: TrainSettings, equal: str) -> Iterator[str]:
             f"key 'equal': expected steps under base.data.streaming, since the forwards of rows that are not read yet "
             f"cannot be counted, found {equal}; write equal=steps."
         )
-
-
-def _splits_of(spec: str) -> tuple[str, ...]:
-    """The splits that the files of a folder are named after."""
-    kind, where = kind_of(spec)
-    return splits_in(Path(where).expanduser()) if where and kind in (FILE, LINES, *FORMATS) else ()

@@ -61,7 +61,8 @@ def refuse_unknown(record: dict, origin: str, formats: dict[str, Keys]) -> NoRet
         pairs = ", ".join(f"{ours}: {theirs or 'YOUR_KEY'}" for ours, theirs in renamed.items())
         hint = f'; nearest is {nearest}, which "data.columns={{{pairs}}}" reads' if pairs else ""
     else:
-        hint = '; if it is one under other names, say "data.columns={prompt: YOUR_KEY, completion: YOUR_KEY}"'
+        ask, answer = (_meant(record, name) or "YOUR_KEY" for name in ("prompt", "completion"))
+        hint = f'; if it is one under other names, say "data.columns={{prompt: {ask}, completion: {answer}}}"'
     raise UserError(f"{origin}: expected keys of a known format ({known}), found keys {_listed(record)}{hint}.")
 
 
@@ -84,5 +85,18 @@ def _nearness(record: dict, keys: Keys) -> float:
 
 
 def _renamed(record: dict, keys: Keys) -> dict[str, str | None]:
-    found = {names[0]: _like(record, names) for names in keys}
+    found = {names[0]: _like(record, names) or _meant(record, names[0]) for names in keys}
     return {ours: theirs for ours, theirs in found.items() if ours not in record}
+
+
+def _meant(record: dict, ours: str) -> str | None:
+    """The row's key whose name is one that people use for what the format calls ``ours``."""
+    names = _ASKS if ours in _ASKS else _ANSWERS
+    return next((key for key in map(str, record) if key.lower() in names), None)
+
+
+_ASKS = ("prompt", "question", "query", "instruction", "input", "q", "ask", "problem", "user", "human", "source")
+_ANSWERS = (
+    "completion", "response", "answer", "output", "a", "reply", "solution", "target", "assistant", "gpt", "chosen",
+    "final_answer", "label",
+)  # fmt: skip

@@ -110,21 +110,6 @@ def without_effect(settings: ShortDecodingSettings, loaded: LoadedModel) -> list
     return [f"note: {names} without effect: an autoregressive model decodes one token a call"] if given else []
 
 
-def refuse_unfit(prompts: list[str]) -> None:
-    """Refuse to generate where there is no prompt, or one that is empty or not UTF-8.
-
-    Raises:
-        UserError: names the first such prompt by its number.
-    """
-    if not prompts:
-        raise UserError("generate: expected at least one prompt, found none.")
-    for number, prompt in enumerate(prompts, 1):
-        if not prompt.strip():
-            raise UserError(f"generate: prompt {number}: expected some text, found an empty one.")
-        if any("\ud800" <= c <= "\udfff" for c in prompt):
-            raise UserError(f"generate: prompt {number}: expected UTF-8 text, found a byte that is not.")
-
-
 def _encoded(loaded: LoadedModel, conversation: list[dict], place: int, tools: Sequence[dict]) -> list[int]:
     try:
         return loaded.tokenizer.chat(conversation, tools) if tools else loaded.tokenizer.chat(conversation)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from stabledllm.config.settings import ImageSettings
 from stabledllm.data.image_rows import check_codebook, image_tokens_of
@@ -18,6 +17,7 @@ from stabledllm.images.sheet import contact_sheet, save_png
 from stabledllm.models.evaluating import evaluating
 from stabledllm.models.image_tokens import CAPTION_MARKS
 from stabledllm.models.loading import LoadedModel
+from stabledllm.runtime.showing import bar
 
 
 def prompt(loaded: LoadedModel, caption: str | None, image: ImageSettings) -> ImagePrompt:
@@ -93,8 +93,8 @@ def draw_to_folder(
     stats: DecodingStats,
 ) -> list[Path]:
     """Draw an image for each caption, write each as a PNG and all on a contact sheet, and return the paths."""
-    with tqdm(total=len(captions), desc="draw", unit="picture") as bar:
-        codes = draw_codes(loaded, captions, image, options, 16, progress=bar.update, stats=stats)
+    with bar(len(captions), "draw", "picture") as shown:
+        codes = draw_codes(loaded, captions, image, options, 16, progress=shown.update, stats=stats)
     images = image_tokenizer(image.tokenizer).decode(codes)
     paths = [folder / f"{number:05d}.png" for number in range(len(captions))]
     for path, pixels in zip(paths, images, strict=True):

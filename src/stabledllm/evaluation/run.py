@@ -5,12 +5,10 @@ A killed evaluation continues, on any number of ranks; a finished one is not rep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from stabledllm.build import build_decoding, loading_options
 from stabledllm.config.settings import EvalSettings
@@ -26,6 +24,7 @@ from stabledllm.evaluation.generated import COMPLETIONS, can_be_scored, decoded_
 from stabledllm.evaluation.identity import digest_of, fingerprint, refuse_other
 from stabledllm.evaluation.images import LINES
 from stabledllm.evaluation.journal import Journal
+from stabledllm.evaluation.progress import shared_bar
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.evaluation.untuned import difference, resolve, tuned_from
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
@@ -123,7 +122,7 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
         if (batches := -(-len(examples) // settings.generate_batch)) < ranks.count:
             say(f"note: {batches} batches for {ranks.count} devices: some wait; a smaller --batch gives each its share")
         journal = Journal(out / JOURNAL, journal_name(examples), identity, ranks)
-        with _bar(len(examples), "generate", "problem", ranks) as progress:
+        with shared_bar(len(examples), "generate", "problem", ranks) as progress:
             scored, sentence = score_generated(loaded, examples, settings, journal, out, ranks=ranks, progress=progress)
         metrics |= scored
         others |= journal.other_versions
@@ -225,7 +224,7 @@ def _nll(
     say(encoded.summary(settings.data.max_len))
     out, n = Path(settings.out), len(encoded.rows)
     meter = loss_meter(loaded, encoded.rows, Objective(), block_size=getattr(loaded.model.config, "block_size", None))
-    with _bar(n, "nll", "row", ranks) as progress:
+    with shared_bar(n, "nll", "row", ranks) as progress:
         rows = journal.collect(
             n, _NLL_RUN, lambda run: [{"nll": v} for v in row_nll(meter, settings.draws, run).tolist()], progress
         )
@@ -236,19 +235,6 @@ def _nll(
     estimate = mean_over_rows(torch.tensor(values, dtype=torch.float64))
     say(f"NLL {estimate}")
     return estimate
-
-
-@contextmanager
-def _bar(total: int, what: str, unit: str, ranks: Ranks) -> Iterator[Callable[[int], None]]:
-    """A progress bar for the work of all ranks, shown by the first, which takes the others to be as far as itself."""
-    counts: list[int] = []
-    with tqdm(total=total, desc=what, unit=unit, disable=ranks.rank > 0) as bar:
-
-        def progress(done: int) -> None:
-            counts.append(done if not counts else done * ranks.shares)  # the first count is of what was on disk
-            bar.update(min(counts[-1], total - bar.n))
-
-        yield progress
 
 
 def _untuned(theirs: dict, where: Path, out: Path) -> dict:

@@ -44,6 +44,11 @@ def row_nll(meter: LossMeter, draws: int = 4, rows: range | None = None) -> Tens
     return meter.losses(row, t, method, key, start=start).view(n, draws).mean(1)
 
 
+def row_forwards(meter: LossMeter, draws: int = 4) -> int:
+    """The number of forwards that :func:`row_nll` takes for all rows of a meter."""
+    return len(meter.rows) * (1 if is_autoregressive(meter.model) else draws)
+
+
 def mean_over_rows(values: Tensor, unit: str = "nats/token") -> Estimate:
     """The mean over rows with its standard error over rows (NaN for a single row)."""
     n = len(values)

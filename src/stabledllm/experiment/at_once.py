@@ -1,57 +1,65 @@
 """Every mistake that a recipe's text, its names and the files beside it show, told in one list before torch is loaded.
 
-What needs a model, a tokenizer, the rows or the machine is refused later, where it is used.
+What needs a model, a tokenizer, all rows or the machine is refused later, where it is used. The commands that take no
+recipe are in :mod:`stabledllm.experiment.commands_at_once`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.recipe import read_recipe
-from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.config.settings import DataSettings, ExperimentSettings, TrainSettings
 from stabledllm.config.trainer_rules import refuse_idle
-from stabledllm.data.kinds import check_is_there, kind_of
+from stabledllm.data.first_row import check_data
 from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.errors import Gathered, UserError
-from stabledllm.models.adapter_base import ADAPTER_CONFIG
-from stabledllm.models.shapes import known_shape
-from stabledllm.models.shipped import check_name
-from stabledllm.noise.fits import check_blocks, check_model, check_p_of_t
+from stabledllm.experiment.check_list import OF_STREAMED_DATA, SPLITS, Checks, gather
+from stabledllm.experiment.idle import Run, idle_overrides
+from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed
+from stabledllm.experiment.run_checks import check_clip, is_known, of_method, of_model, of_run
 from stabledllm.noise.parts import OfParts
-from stabledllm.noise.weightings import power_of
 
-Checks = Iterator[tuple[str, Callable[[], None]]]
-"""Checks, each with the keys that it reads, separated by blanks; a group stands for all its keys."""
 _OF_STREAMS = (
-    "data.streaming data.train data.validation data.train_rows data.few_shot data.cache steps group_by_length equal "
+    f"{OF_STREAMED_DATA} data.validation data.validation_share steps group_by_length equal "
     "trainer.dataloader_num_workers"
 )
 
 
 def load_checked(
-    name: str, overrides: Sequence[str] = (), *, repeated: bool = False
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    repeated: bool = False,
+    reads_data: bool = True,
+    also: Iterable[Callable[[], object]] = (),
 ) -> TrainSettings | ExperimentSettings:
     """The settings of a recipe that is to be run here.
 
     Args:
         repeated: whether a finished run in its folder is only to be said, for which its model need not be there.
+        reads_data: whether the command reads the rows, which must then be named and be there.
+        also: checks of the command's own options, told in the same list.
 
     Raises:
         UserError: no such recipe, or broken YAML.
-        Mistakes: all that is wrong with its keys, values, methods, model names, files and trainer keys.
+        Mistakes: all that is wrong with its keys, values, methods, model names, files, columns and trainer keys.
     """
-    read, gathered = read_recipe(name, overrides), Gathered()
-    gathered.sentences += read.sentences
-    if read.settings is not None:
-        wrong = {key.removeprefix("base.") for key in read.wrong}
-        for keys, check in _of_recipe(read.settings, repeated):
-            # A value that was wrong has been replaced by its default, which is nobody's mistake.
-            if not any(_touches(key, one) for key in keys.split() for one in wrong):
-                with gathered.check():
-                    check()
+    gathered = Gathered()
+    for check in also:
+        with gathered.check():
+            check()
+    read = read_recipe(name, overrides)
+
+    def checks(settings: TrainSettings | ExperimentSettings) -> Checks:
+        yield from _of_recipe(settings, repeated)
+        yield from _of_overrides(settings, overrides)
+        if reads_data:
+            yield from _of_rows(name, settings)
+
+    gather(gathered, read, checks)
     gathered.refuse()
     return read.settings
 
@@ -63,65 +71,59 @@ def refuse_contradictions(run: TrainSettings, method: OfParts) -> None:
         Mistakes: names each.
     """
     gathered = Gathered()
-    for _, check in (*_of_method(run, method.name), *_of_run(run)):
+    for _, check in (*of_method(run, method.name), *of_run(run)):
         with gathered.check():
             check()
     gathered.refuse()
 
 
-def _touches(key: str, wrong: str) -> bool:
-    return f"{wrong}.".startswith(f"{key}.") or f"{key}.".startswith(f"{wrong}.")
+def _run_and_methods(settings: TrainSettings | ExperimentSettings) -> tuple[TrainSettings, list[str]]:
+    return (settings, [settings.method]) if isinstance(settings, TrainSettings) else (settings.base, settings.methods)
 
 
 def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> Checks:
-    of_one = isinstance(settings, TrainSettings)
-    run, methods = (settings, [settings.method]) if of_one else (settings.base, settings.methods)
-    for name in methods:
-        yield from _of_method(run, name)
-    yield from _of_run(run, "steps" if of_one else settings.equal)
+    run, methods = _run_and_methods(settings)
+    for method in methods:
+        yield from of_method(run, method)
+    yield from of_run(run)
+    yield _OF_STREAMS, partial(refuse_unstreamable, run, getattr(settings, "equal", "steps"))
     yield "trainer eval_every save_every", partial(refuse_idle, run)
     if not (repeated and (Path(run.out) / "run.json").is_file()):
-        yield "model", partial(_check_model_name, run.model)
-    for key in ("train", "validation", "test"):
-        if spec := getattr(run.data, key):
-            yield f"data.{key}", partial(check_is_there, spec)
+        yield from of_model(run)
+        if run.clip:
+            yield "clip", partial(check_clip, run.clip)
 
 
-def _of_method(run: TrainSettings, name: str) -> Checks:
-    method = OfParts(name)
-    yield "method methods", lambda: method.parts
-    shape = known_shape(run.model)
-    causal = shape.causal if shape else run.family == "arm" if run.family != "auto" else None
-    if causal is not None:
-        yield "method methods model family", partial(check_model, method, run.model, causal)
-    if run.p_of_t:
-        yield "method methods p_of_t", partial(check_p_of_t, method)
-    if run.block_size:
-        yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
+def _of_overrides(settings: TrainSettings | ExperimentSettings, overrides: Sequence[str]) -> Checks:
+    run, methods = _run_and_methods(settings)
+    runs = [Run(run, OfParts(method)) for method in methods]
+    yield from of_typed(overrides, methods, lambda override: idle_overrides(settings, runs, [override]))
 
 
-def _of_run(run: TrainSettings, equal: str = "steps") -> Checks:
-    objective, decoding, lora = run.objective, run.decoding, run.lora
-    yield "objective", partial(power_of, objective.weighting, objective.power)
-    yield "decoding block_size", partial(refuse_unfit, decoding.length, decoding.steps, decoding.block)
-    for key in ("train", "validation", "test"):
-        if spec := getattr(run.data, key):
-            yield f"data.{key}", partial(kind_of, spec)
-    yield _OF_STREAMS, partial(refuse_unstreamable, run, equal)
-    yield "quantised lora", partial(_check_quantised, run)
-    if lora and (shape := known_shape(run.model)):
-        yield "lora model", partial(shape.targets, lora.target_modules)
+def of_typed(overrides: Sequence[str], methods: Sequence[str], refuse: Callable[[str], object]) -> Checks:
+    """The checks of typed keys that may do nothing, where the methods by which that is told are known ones."""
+    if not all(map(is_known, methods)):
+        return
+    for override in overrides:
+        key = override.partition("=")[0].removeprefix("base.")
+        if key != "init_seed":  # refused with the model, typed or not
+            yield f"{key} method methods", partial(refuse, override)
 
 
-def _check_model_name(name: str) -> None:
-    name = name.removeprefix("new:")
-    if not Path(name).expanduser().is_dir():
-        check_name(name)
+def _of_rows(name: str, settings: TrainSettings | ExperimentSettings) -> Checks:
+    run, _ = _run_and_methods(settings)
+    yield "data.train data.train_rows batch", partial(check_needed, name, run)
+    yield "data trainer", partial(check_evaluated, run)
+    if isinstance(settings, ExperimentSettings):
+        yield "data", partial(check_comparable, settings)
+    yield from of_data(run.data)
 
 
-def _check_quantised(run: TrainSettings) -> None:
-    if run.quantised and not run.lora and not (Path(run.model) / ADAPTER_CONFIG).is_file():
-        raise UserError(f"key 'quantised': expected 'lora' beside it, found a run that trains all of {run.model}.")
+def of_data(data: DataSettings, splits: Sequence[str] = SPLITS) -> Checks:
+    """The checks of the data of these splits, where they are given."""
+    for split in splits:
+        if spec := getattr(data, split):
+            yield f"data.{split} data.format data.columns", partial(check_data, spec, split, data)
 
 
 def check_jobs(jobs: str) -> None:
@@ -132,3 +134,15 @@ def check_jobs(jobs: str) -> None:
     """
     if jobs != "auto" and (not jobs.isdecimal() or int(jobs) < 1):
         raise UserError(f"experiment: expected --jobs auto or a number of at least 1, found '{jobs}'.")
+
+
+def check_devices(devices: str | None) -> list[str]:
+    """The accelerators that ``0,1,2`` names; none without it.
+
+    Raises:
+        UserError: anything else.
+    """
+    numbers = [number.strip() for number in devices.split(",")] if devices is not None else []
+    if not all(numbers):
+        raise UserError(f"experiment: expected --devices such as 0,1,2, found '{devices}'.")
+    return numbers

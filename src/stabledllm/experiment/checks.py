@@ -12,10 +12,13 @@ from stabledllm.config.settings import ExperimentSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.row_stream import known_rows, longest_of
 from stabledllm.data.rows import marks_in
+from stabledllm.data.splits import refuse_few_rows
 from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.data.token_rows import TokenRow
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import UserError
+from stabledllm.evaluation.generated import can_be_scored
+from stabledllm.experiment.needed import NOTHING_TO_COMPARE
 from stabledllm.experiment.plan import refuse_other
 from stabledllm.experiment.planned import Planned, runs_of
 from stabledllm.experiment.validation import validate_run
@@ -61,6 +64,8 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
         left_to_right(build_decoding(base.decoding))
     set_form(loaded, base)
     data = load_bundle(base.data, loaded.tokenizer, say)
+    if not len(data.validation) and not can_be_scored(data.test):
+        raise UserError(f"experiment: {NOTHING_TO_COMPARE}")
     known = known_rows(data.train, base.ppots.rows)
     for run in runs:
         _check_rows(run, known, longest_of(data.train))
@@ -77,6 +82,8 @@ def _refuse_repeated(key: str, values: Sequence) -> None:
 
 def _check_rows(run: Planned, rows: Sequence[TokenRow], longest: int) -> None:
     settings = run.settings
+    if not settings.data.streaming:
+        refuse_few_rows(settings.batch, len(rows))
     refuse_too_large(settings, longest=longest)
     fitting_views(settings, longest=longest)
     check_marks(run.method, marks_in(rows))

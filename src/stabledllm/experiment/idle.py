@@ -8,29 +8,31 @@ silently, since it serves many methods and data.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from stabledllm.build import build_method, build_methods
 from stabledllm.config.settings import DecomposeSettings, EvalSettings, ExperimentSettings, TrainSettings
-from stabledllm.data.images import are_images
 from stabledllm.data.kinds import is_own
-from stabledllm.data.sources import own_splits
+from stabledllm.data.splits import has_test, has_validation, is_held_out
 from stabledllm.errors import UserError
-from stabledllm.experiment.planned import Planned
+from stabledllm.images.kinds import are_images
 from stabledllm.models.new import is_new
-from stabledllm.noise.methods import Method
-from stabledllm.noise.parts import PARTS
+from stabledllm.noise.parts import PARTS, STANDARD, OfParts
 
-Acts = Callable[[TrainSettings, Method], bool]
+
+class Run(NamedTuple):
+    """A training run by its settings and the parts of its method."""
+
+    settings: TrainSettings
+    method: OfParts
+
+
+Acts = Callable[[TrainSettings, OfParts], bool]
 Rules = dict[str, tuple[Acts, str]]
 """For a key, or a group of keys (with a dot at its end): whether it acts in a run, and what it needs for that."""
 
 
 def _kind(spec: str | None) -> str:
     return (spec or "").partition(":")[0]
-
-
-def _tested(run: TrainSettings) -> bool:
-    return run.data.test is not None or "test" in own_splits(run.data.train)
 
 
 def _draws_tokens(run: TrainSettings) -> bool:
@@ -55,8 +57,8 @@ def _reads_files(run: TrainSettings) -> bool:
     return _kind(run.data.train) != "synthetic" and not are_images(run.data.train)
 
 
-def _text_is_decoded(run: TrainSettings, _: Method | None = None) -> bool:
-    return _tested(run) and not are_images(run.data.test or run.data.train)
+def _text_is_decoded(run: TrainSettings, _: OfParts | None = None) -> bool:
+    return has_test(run.data) and not are_images(run.data.test or run.data.train)
 
 
 _DATA: Rules = {
@@ -96,18 +98,25 @@ _PROBE: Rules = {
     "ppots.design": (lambda _, method: method.needs_p and method.signal == "loss", "a method with ppots"),
     "ppots.": (lambda _, method: method.needs_p, "a method with ppots"),
 }
+_EVALUATED = (
+    lambda run, _: has_validation(run.data),
+    "rows to evaluate on (data.validation, or data.validation_share above 0)",
+)
 _RUN: Rules = {
     **_DATA,
     **_METHODS,
     **_PROBE,
     "adaptive.": (lambda _, method: method.adaptive, "a method with adaptive"),
     "epochs": (lambda run, _: run.steps is None, "steps=null beside it, since steps are set and decide"),
-    "views_per_forward": (lambda _, method: method.views.count > 1, "a method of several views"),
+    "views_per_forward": (lambda _, method: _views(method) > 1, "a method of several views"),
     "data.validation_share": (
-        lambda run, _: run.data.validation is None and "validation" not in own_splits(run.data.train),
+        lambda run, _: is_held_out(run.data),
         "data without a validation split of their own",
     ),
-    "data.test_rows": (lambda run, _: _tested(run), "data with test rows (data.test)"),
+    "data.validation_rows": _EVALUATED,
+    "eval_every": _EVALUATED,
+    "eval_draws": _EVALUATED,
+    "data.test_rows": (lambda run, _: has_test(run.data), "data with test rows (data.test)"),
     "decoding.block": (lambda run, _: bool(run.block_size) or _text_is_decoded(run), "test rows to decode (data.test)"),
     "decoding.seed": (
         lambda run, _: _text_is_decoded(run) and _draws_tokens(run),
@@ -115,15 +124,15 @@ _RUN: Rules = {
     ),
     "decoding.": (_text_is_decoded, "test rows to decode (data.test)"),
     "image_decoding.": (
-        lambda run, _: _tested(run) and are_images(run.data.test or run.data.train),
+        lambda run, _: has_test(run.data) and are_images(run.data.test or run.data.train),
         "pictures to draw (data.test)",
     ),
-    "clip": (lambda run, _: _tested(run) and are_images(run.data.test or run.data.train), "pictures to draw"),
-    "generate_batch": (lambda run, _: _tested(run), "test rows to decode (data.test)"),
+    "clip": (lambda run, _: has_test(run.data) and are_images(run.data.test or run.data.train), "pictures to draw"),
+    "generate_batch": (lambda run, _: has_test(run.data), "test rows to decode (data.test)"),
 }
 _SHARED = (
     "ppots", "adaptive", "method_options", "data", "decoding", "image_decoding", "clip", "generate_batch",
-    "views_per_forward",
+    "views_per_forward", "eval_every", "eval_draws",
 )  # fmt: skip
 _EXPERIMENT = {"base.method": "methods", "base.seed": "seeds", "base.out": "out"}
 _NOT_FITTED = (
@@ -137,7 +146,7 @@ _NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation", "data.st
 
 
 def idle_overrides(
-    settings: TrainSettings | ExperimentSettings, runs: Sequence[Planned], overrides: Sequence[str]
+    settings: TrainSettings | ExperimentSettings, runs: Sequence[Run], overrides: Sequence[str]
 ) -> list[str]:
     """A note on each override of ``train`` or ``experiment`` that has no effect on any of its runs.
 
@@ -159,7 +168,7 @@ def idle_overrides(
 
 def idle_in_fit(settings: TrainSettings, overrides: Sequence[str]) -> list[str]:
     """The same as :func:`idle_overrides` for ``fit``, which trains and decodes nothing."""
-    runs = [Planned(settings, build_method(settings.method, settings))]
+    runs = [Run(settings, OfParts(settings.method))]
     rules = _unused(_NOT_FITTED, "a key that 'fit' uses") | _DATA | _METHODS | _PROBE
     return [note for key in _keys(overrides) for note in _notes_on(key, key, runs, rules)]
 
@@ -168,7 +177,7 @@ def idle_in_decompose(settings: DecomposeSettings, overrides: Sequence[str]) -> 
     """The same as :func:`idle_overrides` for ``decompose`` and ``recommend``."""
     shared = {name: getattr(settings, name) for name in ("model", "init_seed", "data", "method_options", "objective")}
     run = TrainSettings().model_copy(update=shared)
-    runs = [Planned(run, method) for method in build_methods(settings)]
+    runs = [Run(run, OfParts(name)) for name in dict.fromkeys([STANDARD, *_measured(settings)])]
     rules = _unused(_NOT_MEASURED, "a key that 'decompose' uses") | _DATA | _METHODS
     if not settings.gradient:
         rules |= _unused(("grad.",), "--gradient beside it")
@@ -181,7 +190,19 @@ def idle_in_eval(settings: EvalSettings, overrides: Sequence[str]) -> list[str]:
     run = TrainSettings().model_copy(update={"data": data, "decoding": settings.decoding})
     rules = _unused(_NOT_EVALUATED, "a key that 'eval' uses") | _DATA
     rules |= {name: _RUN[name] for name in ("image_decoding.", "clip")}
-    return [note for key in _keys(overrides) for note in _notes_on(key, key, [Planned(run, Method())], rules)]
+    return [note for key in _keys(overrides) for note in _notes_on(key, key, [Run(run, OfParts())], rules)]
+
+
+def _measured(settings: DecomposeSettings) -> list[str]:
+    """The methods that are measured; of the default ones, those that are defined for the objective."""
+    if "methods" in settings.model_fields_set or settings.objective.weighting != "cosine":
+        return settings.methods
+    return [name for name in settings.methods if not any(named.part.bound_only for named in OfParts(name).parts)]
+
+
+def _views(method: OfParts) -> int:
+    """The views of a row that a method makes at most."""
+    return max((named.views for named in method.parts), default=1)
 
 
 def _unused(names: Sequence[str], needed: str) -> Rules:
@@ -192,7 +213,7 @@ def _keys(overrides: Sequence[str]) -> list[str]:
     return [override.partition("=")[0] for override in overrides]
 
 
-def _notes_on(key: str, own: str, runs: Sequence[Planned], rules: Rules) -> list[str]:
+def _notes_on(key: str, own: str, runs: Sequence[Run], rules: Rules) -> list[str]:
     """The note on a key by the first rule for it, in a list that is empty where the key acts.
 
     Raises:

@@ -8,7 +8,8 @@ from stabledllm.experiment.planned import runs_of
 from stabledllm.experiment.validation import validate
 from stabledllm.models.shapes import Shape, shape_of
 from stabledllm.planning.advice import advise, gib, refusal
-from stabledllm.planning.memory import Layout, Memory, checkpointing, estimate, micro_batch, views_at_once
+from stabledllm.planning.layout import Layout
+from stabledllm.planning.memory import Memory, checkpointing, estimate, micro_batch, views_at_once
 
 
 def plan(name: str, settings: TrainSettings | ExperimentSettings, layout: Layout, limit: float | None) -> str:

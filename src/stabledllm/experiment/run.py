@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from stabledllm.build import build_objective
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle
@@ -17,7 +15,9 @@ from stabledllm.data.row_stream import known_rows
 from stabledllm.errors import UserError
 from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.journal import Journal
-from stabledllm.evaluation.validation import validation_nll
+from stabledllm.evaluation.progress import shared_bar
+from stabledllm.evaluation.ranks import ALONE
+from stabledllm.evaluation.validation import row_forwards, validation_nll
 from stabledllm.experiment.board import Board
 from stabledllm.experiment.budget import rows_per_step, run_share
 from stabledllm.experiment.checks import Checked, check_experiment
@@ -38,9 +38,11 @@ from stabledllm.runtime.folders import remove_empty, sweep, writable_folder
 from stabledllm.runtime.locks import waiting_for
 from stabledllm.runtime.provenance import device_name, versions
 from stabledllm.runtime.saying import say as print_line
+from stabledllm.runtime.showing import bar
 from stabledllm.training.diverged import diverged
 from stabledllm.training.earlier import SCHEMA as RUN_SCHEMA
 from stabledllm.training.run import train
+from stabledllm.training.screen import QUIET
 
 SCHEMA = "stabledllm/results/1"
 _KEPT = ("method", "seed", "status", "diverged", "metrics", "forward_passes", "probe_forward_passes", "steps")
@@ -113,16 +115,15 @@ def _one_by_one(
 ) -> None:
     """Make every free run in this process, then the runs that become free because their process was killed."""
     left = list(planned)
-    with tqdm(total=len(planned), desc="experiment", unit="run") as bar:
+    with bar(len(planned), "experiment", "run") as shown:
         while left:
             for run in list(left):
-                bar.set_postfix_str(f"{run.method}, seed {run.seed}")
-                attempt(run, lambda settings: train(settings, data=data, say=say))
+                attempt(run, lambda settings: train(settings, data=data, say=say, screen=QUIET, untuned=False))
                 if finished(run) or failure(run) is not None:
                     if end := divergence(run):
                         say(f"{run.method}, seed {run.seed}: diverged {end}")
                     left.remove(run)
-                    bar.update()
+                    shown.update()
                     ended()
             if not wait and not any(is_free(run) for run in left):
                 break
@@ -186,16 +187,18 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
         return read_json(path)
     own = build_objective(base.objective)
     objectives = {"validation_nll": Objective()} | ({"validation_objective": own} if own.counts == "cosine" else {})
-    metrics = {
-        name: validation_nll(
-            loss_meter(loaded, data.validation, objective, block_size=base.block_size), base.eval_draws
-        ).as_dict()
-        for name, objective in objectives.items()
-    }
+    metrics = {}
+    for name, objective in objectives.items() if len(data.validation) else ():
+        meter = loss_meter(loaded, data.validation, objective, block_size=base.block_size)
+        with bar(row_forwards(meter, base.eval_draws), "untuned model", "forward") as shown:
+            meter.progress = shown.update
+            metrics[name] = validation_nll(meter, base.eval_draws).as_dict()
     if can_be_scored(data.test):
         identity = {"model": base.model} | decoded_by(base, data.test)
         journal = Journal(out / "untuned_journal", journal_name(data.test), identity)
-        metrics |= score_generated(loaded, data.test, base, journal, out / UNTUNED)[0]
+        with shared_bar(len(data.test), "untuned model", "problem", ALONE) as progress:
+            scored = score_generated(loaded, data.test, base, journal, out / UNTUNED, progress=progress)
+        metrics |= scored[0]
     say("untuned: " + ", ".join(f"{name} {value['value']:.4f}" for name, value in metrics.items()))
     write_json(path, {"metrics": metrics})
     shutil.rmtree(out / "untuned_journal", ignore_errors=True)

@@ -11,7 +11,8 @@ import torch
 from stabledllm.config.settings import TrainSettings
 from stabledllm.experiment.at_once import check_jobs
 from stabledllm.models.shapes import known_shape
-from stabledllm.planning.memory import Layout, estimate
+from stabledllm.planning.layout import Layout
+from stabledllm.planning.memory import estimate
 
 PROCESS = 1.0e9
 """Bytes that a process takes beside its model: Python, torch, transformers and the rows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stabledllm.build import build_decoding, build_image_decoding
+from stabledllm.config.changeable import refuse_unchangeable
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.rows import EncodingOptions
 from stabledllm.data.spans import delimiter_pattern
@@ -11,7 +12,6 @@ from stabledllm.experiment.planned import Planned, runs_of
 from stabledllm.models.families.transformers_own import own_class
 from stabledllm.training.arguments import training_arguments
 from stabledllm.training.callbacks import named_callbacks
-from stabledllm.training.earlier import refuse_unchangeable
 from stabledllm.training.features import refuse_checkpointing
 
 

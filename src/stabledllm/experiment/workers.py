@@ -18,6 +18,7 @@ from stabledllm.errors import UserError
 from stabledllm.experiment.board import OVER, Board
 from stabledllm.experiment.claims import attempt, failure, finished, is_free, record_failure, was_at
 from stabledllm.training.run import train
+from stabledllm.training.screen import QUIET
 
 POLL = 0.5
 """Seconds between two checks of the workers and their runs."""
@@ -130,7 +131,7 @@ def train_here(settings: TrainSettings) -> None:
             _loaded[key] = load_bundle(settings.data, tokenizer)
         return _loaded[key]
 
-    train(settings, data=data, say=lambda _: None)
+    train(settings, data=data, say=lambda _: None, screen=QUIET, untuned=False)
 
 
 @contextmanager

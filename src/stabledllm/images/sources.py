@@ -16,8 +16,8 @@ from stabledllm.errors import UserError, did_you_mean
 from stabledllm.images import folders, hub, scenes, shards
 from stabledllm.images.cache_record import record_of
 from stabledllm.images.image import CaptionedImage, Flaw, Source
+from stabledllm.images.kinds import IMAGE_KINDS
 
-IMAGE_KINDS = ("scenes", "text-to-image-2m", "images", "captions", "codes")
 _WITHOUT_PATH = ("scenes", "text-to-image-2m")
 
 

@@ -33,6 +33,11 @@ class ByteTokenizer:
         """The text of the bytes; special tokens are left out, broken UTF-8 becomes U+FFFD."""
         return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
 
+    def special_name(self, token: int) -> str | None:
+        """The name of a special token, such as ``<user>``; None for a byte."""
+        names = {MASK: "mask", EOS: "eos", USER: "user", ASSISTANT: "assistant", SYSTEM: "system", TOOL: "tool"}
+        return None if token < 256 else f"<{names.get(token, token)}>"
+
     def piece(self, token: int) -> str:
         """The text of one token for matching: one character per byte, nothing for special tokens."""
         return chr(token) if token < 256 else ""

@@ -136,6 +136,12 @@ class HFTokenizer:
         """The text of the ids; special tokens are left out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def special_name(self, token: int) -> str | None:
+        """The name of a special token, such as ``<|eot_id|>``; None for a token of text."""
+        if token in self._special or token >= len(self._tokenizer):
+            return self._tokenizer.convert_ids_to_tokens(token) or f"<{token}>"
+        return None
+
     def piece(self, token: int) -> str:
         """The text of one token for matching; in a vocabulary of bytes, one character per byte."""
         if token in self._special:
@@ -250,7 +256,7 @@ def load_tokenizer(
         with warnings.catch_warnings():
             # transformers reads the model's config too, and comments on keys that only its own models have.
             warnings.simplefilter("ignore", FutureWarning)
-            tokenizer = _read(folder, trust_remote_code)
+            tokenizer = read_tokenizer(folder, trust_remote_code)
         check_named_tokens(tokenizer, folder, f"model '{name}'")
         return HFTokenizer(
             tokenizer,
@@ -263,7 +269,7 @@ def load_tokenizer(
         )
 
 
-def _read(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def read_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """transformers' tokenizer. The files decide its class, not the config: Dream's names one in remote code."""
     if (folder / "tokenizer.json").is_file():
         return read_pretrained(PreTrainedTokenizerFast, folder)

@@ -72,6 +72,12 @@ class ImageTokens:
         text = [self.t2i, self.bos, *caption, self.eos]
         return [self.ipad] * (width - len(text)) + text + [self.soi, *image, self.eoi]
 
+    def name_of(self, token: int) -> str | None:
+        """``image`` for a token of an image, the name of a mark around one, None for any other token."""
+        if self.first <= token < self.first + self.codebook_size:
+            return "image"
+        return next((name for mark, name in _NAMES.items() if getattr(self, mark) == token), None)
+
     def ids(self, codes: Tensor) -> Tensor:
         """Token ids of codes; shape kept.
 

@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel
 
 from stabledllm.errors import UserError
-from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.families.attention import check_back_end
 from stabledllm.models.families.config_values import check_numbers
@@ -20,13 +19,14 @@ from stabledllm.models.families.source import Source, find_folder, read_config
 from stabledllm.models.families.weights import held_weights
 from stabledllm.models.hf_tokenizer import HFTokenizer, load_tokenizer
 from stabledllm.models.kind import is_autoregressive
+from stabledllm.models.names import is_adapter
 from stabledllm.models.new import is_new, pattern_of
 from stabledllm.models.quantised import keep_differentiable, quantisation
 from stabledllm.models.shipped import shipped_folder
 from stabledllm.models.soundness import check_finite, check_runs
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig, check_byte_vocabulary
-from stabledllm.runtime.files import read_json
 from stabledllm.runtime.folders import whole_folder
+from stabledllm.runtime.showing import busy
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LoadedModel:
 
     def save(self, folder: str | Path) -> None:
         """Write weights, config and tokenizer in the layout they came in; :func:`load_model` reads the folder."""
-        with whole_folder(Path(folder)) as new:
+        with busy(f"writing the model to {folder}"), whole_folder(Path(folder)) as new:
             self.model.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
 
@@ -94,6 +94,24 @@ def load_model(
             mis-shaped or non-finite weight, a tokenizer that does not fit, no mask token, or an attention back end
             that is not installed.
     """
+    with busy(f"loading the model '{name}'"):
+        return _load_model(
+            name, dtype, family, attention, end_token, trust_remote_code, base, quantised, init_seed, allow_pickle
+        )
+
+
+def _load_model(
+    name: str,
+    dtype: torch.dtype,
+    family: str,
+    attention: str,
+    end_token: str | None,
+    trust_remote_code: bool,
+    base: str | None,
+    quantised: str | None,
+    init_seed: int | None,
+    allow_pickle: bool,
+) -> LoadedModel:
     check_back_end(attention)
     if is_adapter(name):
         if init_seed is not None:
@@ -167,22 +185,6 @@ def _load_tiny(source: Source) -> LoadedModel:
     check_byte_vocabulary(model.config, source.what)
     keep_differentiable(model)
     return LoadedModel(model, ByteTokenizer(), source.name)
-
-
-def trained_block(name: str) -> int | None:
-    """The block size that the model in a local folder was trained with; None without one, and for any other name."""
-    folder = Path(name).expanduser()
-    if is_adapter(name):
-        base = base_of(folder)
-        return trained_block(base) if base else None
-    path = folder / "config.json"
-    size = read_json(path).get("block_size") if path.is_file() else None
-    return size if type(size) is int and size > 0 else None
-
-
-def is_adapter(name: str) -> bool:
-    """Whether a model's name is the folder of an adapter."""
-    return (Path(name).expanduser() / ADAPTER_CONFIG).is_file()
 
 
 def model_folder(name: str, allow_pickle: bool = False) -> Path:

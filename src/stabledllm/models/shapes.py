@@ -202,9 +202,10 @@ def read_shape(config: Mapping, where: str) -> Shape:
         UserError: a model type or a missing size that it cannot be read from.
     """
     kind = config.get("model_type")
+    original = str(kind).removeprefix("a2d-")
     if kind in ("llada", "mmada") and "d_model" in config:
         names = _LLADA_NAMES
-    elif kind in CAUSAL or kind in ("Dream", "dream", "stabledllm_tiny"):
+    elif original in CAUSAL or kind in ("Dream", "dream", "stabledllm_tiny"):
         names = _LLAMA_NAMES
     else:
         types = ", ".join(sorted({"llada", "mmada", "Dream", "stabledllm_tiny", *CAUSAL}))
@@ -223,8 +224,8 @@ def read_shape(config: Mapping, where: str) -> Shape:
     return Shape(
         kind,
         **sizes,
-        qkv_bias=bool(config.get("include_qkv_bias") or config.get("attention_bias") or kind in _BIASED),
-        head_norms=kind == "qwen3",
+        qkv_bias=bool(config.get("include_qkv_bias") or config.get("attention_bias") or original in _BIASED),
+        head_norms=original == "qwen3",
         fused=kind == "stabledllm_tiny",
     )
 

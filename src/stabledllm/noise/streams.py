@@ -31,6 +31,7 @@ class Stream(IntEnum):
     DECODING = 7  # which token is chosen
     DECODING_ORDER = 8  # which positions are decided first
     CAPTION = 9  # which rows lose their caption
+    ATTENTION = 10  # which later tokens are seen while attention is annealed
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ class Key:
         """The :meth:`row_uniforms` of several streams at positions 0 to n - 1 in one call, shape (streams, n)."""
         rows = torch.arange(n, device=device)
         kinds = torch.tensor([int(s) for s in streams], device=device)[:, None]
-        step = torch.tensor(self.step, device=device)
-        return _to_uniform(philox4x32(torch.zeros_like(rows), rows, step, kinds, self.seed))
+        return _to_uniform(philox4x32(0 * rows, rows, torch.tensor(self.step, device=device), kinds, self.seed))
 
     def token_uniforms(self, stream: Stream, rows: Tensor, token_index: Tensor, view: int = 0) -> Tensor:
         """One float64 uniform in (0, 1) per token, symmetric about 1/2; shape (B, L).

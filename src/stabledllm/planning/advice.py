@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,8 @@ from stabledllm.config.recipe import resolve
 from stabledllm.config.settings import LoRASettings, TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.models.shapes import Shape
-from stabledllm.planning.memory import GIB, Layout, Memory, checkpointing, estimate, micro_batch, views_at_once
+from stabledllm.planning.layout import GIB, Layout
+from stabledllm.planning.memory import Memory, checkpointing, estimate, micro_batch, views_at_once
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,6 @@ class Change:
 def gib(size: float) -> str:
     """A number of bytes in words, such as ``12.3 GiB``."""
     return f"{size / GIB:.1f} GiB"
-
-
-def parse_memory(text: str) -> float:
-    """The number of bytes that ``80GiB``, ``80GB`` or ``80`` (GiB) stands for.
-
-    Raises:
-        UserError: anything else.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|GB|MiB|MB|)\s*", text, re.IGNORECASE)
-    if not match or not float(match[1]):
-        raise UserError(f"plan: expected a memory such as 80GiB, found '{text}'.")
-    unit = {"": GIB, "gib": GIB, "gb": 1e9, "mib": 2**20, "mb": 1e6}[match[2].lower()]
-    return float(match[1]) * unit
 
 
 def refusal(memory: Memory, limit: float, what: str) -> str:

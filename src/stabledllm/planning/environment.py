@@ -10,7 +10,8 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.models.shapes import known_shape
 from stabledllm.planning.advice import check_fits
-from stabledllm.planning.memory import Layout, Sharding, estimate, views_of
+from stabledllm.planning.layout import Layout, Sharding
+from stabledllm.planning.memory import estimate, views_of
 from stabledllm.runtime.files import read_json
 
 

@@ -18,17 +18,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from stabledllm.build import build_method
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.models.shapes import Shape
 from stabledllm.planning.activations import Forward, full_logits_bytes, head_bytes, kept_bytes, working_bytes
+from stabledllm.planning.layout import GIB, Layout
 
-Sharding = Literal["ddp", "fsdp2", "zero2", "zero2_offload", "zero3", "zero3_offload"]
-SHARDINGS: tuple[str, ...] = get_args(Sharding)
-GIB = 2**30
 QUANTISED = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
 """Bytes per quantised weight; for NF4 with its doubly quantised scales, one for every 64 weights."""
 _BUCKET = 5e8
@@ -85,22 +82,6 @@ class Memory:
     def needed(self) -> float:
         """The smallest memory of a device that the run surely fits."""
         return self.total + self.reserve
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The devices of a run, how its state is divided over them, and its longest row."""
-
-    devices: int = 1
-    sharding: Sharding = "ddp"
-    longest: int | None = None
-    """Tokens of the longest row; ``data.max_len`` without it."""
-
-    def __post_init__(self) -> None:
-        if self.sharding not in SHARDINGS:
-            raise UserError(f"plan: expected a sharding of {', '.join(SHARDINGS)}, found '{self.sharding}'.")
-        if self.devices < 1:
-            raise UserError(f"plan: expected at least 1 device, found {self.devices}.")
 
 
 def estimate(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:

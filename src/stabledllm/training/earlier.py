@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stabledllm.errors import UserError, did_you_mean
+from stabledllm.config.changeable import MAY_CHANGE, NEVER, OF_THE_EVALUATION, refuse_unchangeable
+from stabledllm.errors import UserError
 from stabledllm.runtime.files import read_json
 from stabledllm.runtime.sameness import Differences
 from stabledllm.training.checkpoints import Checkpoint, damage, last_whole
@@ -15,13 +16,6 @@ from stabledllm.training.identity import compare, identity_of_record
 
 RUN, TRAINED, MODEL = "run.json", "trained.json", "model"
 SCHEMA = "stabledllm/run/1"
-_OF_THE_EVALUATION = ("eval_draws", "decoding", "image_decoding", "clip", "clip_weights")
-_MAY_CHANGE = (
-    "steps", "epochs", "batch", "seed", "order_seed", "data", "packing", "group_by_length", "attention", "trainer",
-    *_OF_THE_EVALUATION,
-)  # fmt: skip
-"""Keys whose value may change on the way; all others have shaped the run's weights, density or counters already."""
-_NEVER = ("trainer.optim", "trainer.optim_args", "trainer.optim_target_modules", "trainer.deepspeed")
 Say = Callable[[str], None]
 
 
@@ -80,20 +74,6 @@ def leave_behind(out: Path) -> None:
     (out / TRAINED).unlink(missing_ok=True)
 
 
-def refuse_unchangeable(allowed: Sequence[str]) -> None:
-    """Refuse keys that no run can change on its way.
-
-    Raises:
-        UserError: names the first such key.
-    """
-    for key in allowed:
-        if key.partition(".")[0] not in _MAY_CHANGE or key in _NEVER:
-            raise UserError(
-                f"key 'allow_changed': expected a key that a run can change on its way, found '{key}'"
-                f"{did_you_mean(key, _MAY_CHANGE)}."
-            )
-
-
 def _record(path: Path) -> dict:
     """The content of ``run.json`` or ``trained.json``.
 
@@ -128,17 +108,15 @@ def _at_checkpoint(
     compared = compare(checkpoint.identity, identity)
     changed = {*known, *_allowed(compared, checkpoint.folder, "to resume", allowed)}
     _say_unknown(compared, checkpoint.folder, say)
-    of_steps = [key for key in changed if not _is_under(key, _OF_THE_EVALUATION)]
+    of_steps = [key for key in changed if not _is_under(key, OF_THE_EVALUATION)]
     return Start(checkpoint=checkpoint, changed=bool(of_steps))
 
 
 def _allowed(compared: Differences, where: Path, what: str, allowed: Sequence[str]) -> list[str]:
     """The keys that differ; raises UserError unless all of them are allowed to."""
-    refused = {
-        key: values for key, values in compared.differing.items() if not _is_under(key, allowed) or key in _NEVER
-    }
+    refused = {key: values for key, values in compared.differing.items() if not _is_under(key, allowed) or key in NEVER}
     if refused:
-        may = all(_is_under(key, _MAY_CHANGE) and key not in _NEVER for key in refused)
+        may = all(_is_under(key, MAY_CHANGE) and key not in NEVER for key in refused)
         of_data = [key for key in refused if key.startswith("data.")]
         names = dict.fromkeys("data" if key in of_data and len(of_data) > 1 else key for key in refused)
         every = ", ".join(dict.fromkeys([*allowed, *names]))

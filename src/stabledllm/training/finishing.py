@@ -13,16 +13,20 @@ from stabledllm.data.bundle import DataBundle
 from stabledllm.errors import Diverged, NotFinite
 from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.journal import Journal
+from stabledllm.evaluation.progress import shared_bar
 from stabledllm.evaluation.ranks import Ranks, whole_models
+from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.ppots.record import FittedDensity
 from stabledllm.runtime.files import write_json
 from stabledllm.runtime.provenance import device_name, versions
+from stabledllm.runtime.showing import busy
 from stabledllm.training.checkpoints import STAMP, stamp
 from stabledllm.training.devices import AgreeingModel, is_sharded, save_whole
 from stabledllm.training.earlier import MODEL, RUN, SCHEMA, TRAINED
 from stabledllm.training.parts import published
 from stabledllm.training.trainer import MDMTrainer
+from stabledllm.training.untuned import beside_untuned, side_by_side
 
 JOURNAL = "journal"
 _OF_THE_END = ("out", "allow_changed", "data", "eval_draws", "decoding", "image_decoding", "clip", "generate_batch")
@@ -44,27 +48,40 @@ def finish(
     ``trained.json`` holds what is known before completions are decoded; a run killed after that is not trained again.
     """
     out = Path(settings.out)
-    nll = trainer.validation()
-    say(f"validation NLL {nll}")
+    metrics, beside = _evaluation_losses(settings, trainer, data, say) if len(data.validation) else ({}, {})
+    if trainer.is_world_process_zero():
+        (out / MODEL / STAMP).unlink(
+            missing_ok=True
+        )  # the record of an earlier model, which is about to be overwritten
+    with busy(f"saving the model in {out / MODEL}"):
+        save_whole(trainer, out / MODEL)
+    sharded, ranks = is_sharded(trainer), Ranks.launched(cpu=trainer.args.device.type == "cpu")
+    _journal(settings, identity, data.test, ranks).remove()  # of an earlier run in this folder
+    record = run_record(settings, trainer, data, density, identity) | {"metrics": metrics, **beside}
+    if ranks.rank == 0:
+        with busy(f"checking the model in {out / MODEL}"):
+            stamp(out / MODEL, identity, trainer.density_file)
+        write_json(out / TRAINED, record)
+    if sharded:
+        loaded, ranks = replace(loaded, model=AgreeingModel(loaded.model)), ranks.acting_together()
+    return _evaluate(settings, loaded, data, record, ranks, say)
+
+
+def _evaluation_losses(settings: TrainSettings, trainer: MDMTrainer, data: DataBundle, say: Say) -> tuple[dict, dict]:
+    """The metrics of the trained model, and what stands beside them of the untuned one."""
+    values = trainer.finite_nll_of_rows()
+    nll, beside = (
+        mean_over_rows(values),
+        beside_untuned(Path(settings.out), data.validation, values, settings.eval_draws),
+    )
+    for line in side_by_side(nll, beside):
+        say(line)
     metrics = {"validation_nll": nll.as_dict()}
     if (objective := build_objective(settings.objective)).counts == "cosine":
         own_loss = trainer.validation(objective)
         say(f"validation loss of MMaDA's objective {own_loss}")
         metrics["validation_objective"] = own_loss.as_dict()
-    if trainer.is_world_process_zero():
-        (out / MODEL / STAMP).unlink(
-            missing_ok=True
-        )  # the record of an earlier model, which is about to be overwritten
-    save_whole(trainer, out / MODEL)
-    sharded, ranks = is_sharded(trainer), Ranks.launched(cpu=trainer.args.device.type == "cpu")
-    _journal(settings, identity, data.test, ranks).remove()  # of an earlier run in this folder
-    record = run_record(settings, trainer, data, density, identity) | {"metrics": metrics}
-    if ranks.rank == 0:
-        stamp(out / MODEL, identity, trainer.density_file)
-        write_json(out / TRAINED, record)
-    if sharded:
-        loaded, ranks = replace(loaded, model=AgreeingModel(loaded.model)), ranks.acting_together()
-    return _evaluate(settings, loaded, data, record, ranks, say)
+    return metrics, beside or {}
 
 
 def run_record(
@@ -128,7 +145,10 @@ def _evaluate(
     journal = _journal(settings, record["identity"], data.test, ranks)
     if can_be_scored(data.test):
         try:
-            scored, sentence = score_generated(loaded, data.test, settings, journal, out, ranks=ranks)
+            with shared_bar(len(data.test), "generate", "problem", ranks) as progress:
+                scored, sentence = score_generated(
+                    loaded, data.test, settings, journal, out, ranks=ranks, progress=progress
+                )
         except NotFinite as error:
             raise Diverged(f"what the trained model decodes is not finite ({error})", record["steps"]) from None
         metrics |= scored

@@ -17,7 +17,7 @@ from stabledllm.build import build_method
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.data_key import WITHOUT_EFFECT
 from stabledllm.data.images import are_images, image_tokenizer
-from stabledllm.data.sources import own_splits
+from stabledllm.data.splits import has_test
 from stabledllm.errors import UserError
 from stabledllm.evaluation.identity import digest_of, fingerprint
 from stabledllm.models.new import is_new, pattern_of
@@ -68,7 +68,7 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
     dump = settings.model_dump()
     images = are_images(settings.data.train)
     draws_images = are_images(settings.data.test or settings.data.train)
-    has_test = settings.data.test is not None or "test" in own_splits(settings.data.train)
+    tested = has_test(settings.data)
     identity = {
         # First, so that a refusal names it where several keys differ.
         "method": method.name,
@@ -80,7 +80,7 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
         "epochs": settings.epochs if settings.steps is None else None,
         "caption_dropout": settings.data.image.caption_dropout if images else None,
         "image_tokenizer": settings.data.image.tokenizer if images else None,
-        "decoding": dump["decoding"] if has_test and not draws_images else None,
+        "decoding": dump["decoding"] if tested and not draws_images else None,
         "image_decoding": dump["image_decoding"] if draws_images else None,
         "clip": settings.clip if draws_images else None,
         "trainer": trainer_in_force(settings, defaults),

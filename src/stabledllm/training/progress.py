@@ -1,14 +1,15 @@
-"""Shows how far a run is: a bar with the last logged figures, and a file for a program that watches many runs."""
+"""Shows how far a run is: a bar in a terminal, and a file for a program that watches many runs."""
 
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
-from tqdm import tqdm
 from transformers import TrainerCallback
 
 from stabledllm.runtime.files import write_json
+from stabledllm.runtime.showing import bar, in_terminal
 
 PROGRESS = "progress.json"
 EVERY = 2.0
@@ -16,30 +17,32 @@ EVERY = 2.0
 
 
 class StepBar(TrainerCallback):
-    """A bar of the optimizer steps done. It replaces the Trainer's bar, which prints a dictionary at every log."""
+    """A bar of the optimizer steps done, in a terminal; elsewhere the lines of the log say as much.
+
+    It replaces the Trainer's bar, which prints a dictionary at every log.
+    """
 
     def __init__(self, label: str):
-        self.label, self.bar = label, None
+        self.label, self.bar, self._open = label, None, ExitStack()
 
     def on_train_begin(self, args, state, control, **_):
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and in_terminal():
             # Shown at once: a first step may take minutes, and who sees nothing takes the run for one that hangs.
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, unit="step", leave=False)
+            shown = bar(state.max_steps, self.label, "step", initial=state.global_step)
+            self.bar = self._open.enter_context(shown)
+            self._done = state.global_step
 
     def on_step_end(self, args, state, control, **_):
         if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(self, args, state, control, logs=None, **_):
-        shown = {
-            name: logs[name] for name in ("loss", "loss_ema", "eval_loss", "grad_norm", "ess") if name in (logs or {})
-        }
-        if self.bar is not None and shown:
-            self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()}, refresh=False)
+            self.bar.update(state.global_step - self._done)
+            self._done = state.global_step
 
     def on_train_end(self, args, state, control, **_):
-        if self.bar is not None:
-            self.bar.close()
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._open.close()
 
 
 class ProgressFile(TrainerCallback):

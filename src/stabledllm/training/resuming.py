@@ -13,6 +13,7 @@ from transformers.trainer_pt_utils import nested_gather
 
 from stabledllm.errors import UserError
 from stabledllm.runtime.provenance import device_name
+from stabledllm.runtime.showing import busy
 from stabledllm.training.checkpoints import Checkpoint, remove, rotate, stamp
 from stabledllm.training.parts import changes_between, new_part, parts_until, unknown_part
 from stabledllm.training.streaming import StreamedRows
@@ -89,15 +90,17 @@ class ResumingTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self._note_what_is_not_logged()
         self.args.save_total_limit = None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()  # every rank's part is there
+        with busy(f"saving {folder}"):
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.save_total_limit = limit
+            self.accelerator.wait_for_everyone()  # every rank's part is there
+            if self.is_world_process_zero():
+                if self.streamed:
+                    self.streamed.save(folder, self.state.global_step)
+                stamp(folder, self.identity, self.density_file, self.parts)
         if self.is_world_process_zero():
-            if self.streamed:
-                self.streamed.save(folder, self.state.global_step)
-            stamp(folder, self.identity, self.density_file, self.parts)
             best = self.state.best_model_checkpoint
             rotate(out, limit, [folder, *([Path(best)] if best else [])])
 
@@ -148,7 +151,6 @@ class _AtStart(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_):
         trainer = self.trainer
-        trainer._started = time.perf_counter()
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, ExportableState):  # transformers saves only those that the checkpoint had
                 state.stateful_callbacks.setdefault(type(callback).__name__, {})
@@ -175,6 +177,7 @@ class _AtStart(TrainerCallback):
             trainer._tr_loss += pending["loss"]
             trainer._globalstep_last_logged = pending["since"]
         trainer._at_start()
+        trainer._started = time.perf_counter()  # what precedes the first step is no part of it
 
 
 def _had_stopped(state) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,18 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, set_form
+from stabledllm.config.changeable import refuse_unchangeable
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.images import are_images, with_image_defaults
-from stabledllm.data.row_stream import RowStream, longest_of
+from stabledllm.data.row_stream import longest_of
 from stabledllm.data.rows import TokenRow, marks_in, maskable_sizes
+from stabledllm.data.splits import refuse_few_rows
 from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged
 from stabledllm.models.loading import LoadedModel
+from stabledllm.models.new import is_new
 from stabledllm.noise.fits import check_autoregressive, check_blocks, check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
@@ -30,6 +33,7 @@ from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.locks import in_its_folder
 from stabledllm.runtime.saying import say as print_line
 from stabledllm.runtime.saying import silent
+from stabledllm.runtime.showing import busy, without_bars
 from stabledllm.training.arguments import DEFAULTS, training_arguments
 from stabledllm.training.blocks import BlockTrainer
 from stabledllm.training.callbacks import add_to, all_callbacks, failing_by_name, names_of
@@ -46,18 +50,19 @@ from stabledllm.training.earlier import (
     find_start,
     is_begun,
     leave_behind,
-    refuse_unchangeable,
 )
 from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
 from stabledllm.training.identity import identity_of, with_content
+from stabledllm.training.log_lines import LogLines
 from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
+from stabledllm.training.screen import Screen
+from stabledllm.training.start_block import StartBlock
 from stabledllm.training.statistics import StepStatistics
-from stabledllm.training.streaming import StreamedRows
+from stabledllm.training.streaming import counted, known_for, reading, rows_of_run
 from stabledllm.training.trainer import MDMTrainer
+from stabledllm.training.untuned import save_untuned
 
-_KNOWN = 128
-"""Rows of a stream that are read before training, at least."""
 Say = Callable[[str], None]
 ReadData = Callable[[Any], DataBundle]
 """Returns the data for a tokenizer; lets the caller keep the data over several runs."""
@@ -70,6 +75,8 @@ def train(
     data: DataBundle | ReadData | None = None,
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
     say: Say = print_line,
+    screen: Screen | None = None,
+    untuned: bool = True,
 ) -> dict:
     """Train, or continue a killed run, and return the content of ``run.json``.
 
@@ -80,6 +87,8 @@ def train(
         data: the rows, instead of those that the settings name. callbacks: the user's own, after those that the
             settings name; no draw depends on them, and a resumed run may have others.
         say: takes the lines that tell of the run.
+        screen: what is shown beside the results; without it all of it, to ``say``.
+        untuned: evaluate the model before its first step too, to set it beside the trained one.
 
     Raises:
         UserError: the settings, data or callbacks are bad, or the folder holds a run with another identity.
@@ -87,20 +96,34 @@ def train(
     """
     settings = with_image_defaults(settings)
     refuse_unstreamable(settings)
+    with without_bars() if settings.trainer.get("disable_tqdm") else nullcontext():
+        return _train(settings, data, callbacks, say, screen or Screen(), untuned)
+
+
+def _train(
+    settings: TrainSettings,
+    data: DataBundle | ReadData | None,
+    callbacks: Sequence[TrainerCallback | type[TrainerCallback]],
+    say: Say,
+    screen: Screen,
+    untuned: bool,
+) -> dict:
     out = Path(settings.out)
     say = say if is_main_process() else silent
     method = build_method(settings.method, settings)
     if settings.block_size:
         check_blocks(method)
     decoding = build_decoding(settings.decoding)  # needed only at the end, but checked before the long work
-    identity = identity_of(settings, method, DEFAULTS)
+    with busy(f"reading the files of {settings.model}"):
+        identity = identity_of(settings, method, DEFAULTS)
     start, chosen = Start(), None
     refuse_unchangeable(settings.allow_changed)
     if is_begun(out):
         if not isinstance(data, DataBundle):
             chosen = choose(settings.data, say)
         digests = chosen.digests if chosen else data.digests
-        start = find_start(out, with_content(identity, digests), settings.allow_changed, DEFAULTS, say)
+        with busy(f"checking what is in {out}"):
+            start = find_start(out, with_content(identity, digests), settings.allow_changed, DEFAULTS, say)
     if start.finished:
         refuse_to_repeat(out, start.finished)
         if is_main_process():
@@ -108,7 +131,8 @@ def train(
         say(f"{out}: already finished")
         return start.finished
     if data is None:
-        data = partial(load_bundle, settings.data, say=say, chosen=chosen)
+        # The notes on the data stand in the block, and in run.json.
+        data = partial(load_bundle, settings.data, say=say, chosen=chosen, tell=silent)
     if start.trained:
         say(f"{out}: already trained; its evaluation continues")
         try:
@@ -118,7 +142,7 @@ def train(
     checkpoint = start.checkpoint
     if checkpoint:
         say(f"resuming from {checkpoint.folder}")
-    _arguments(settings)  # refuses what does not fit this machine before anything is loaded
+    arguments = _arguments(settings)  # refuses what does not fit this machine before anything is loaded
     own = all_callbacks(settings.callbacks, callbacks)
     settings = settings.model_copy(update={"callbacks": names_of(own)})  # the record names the given ones too
     refuse_too_large(settings, longest=1)
@@ -130,30 +154,40 @@ def train(
     set_form(loaded, settings)
     if callable(data):
         data = data(loaded.tokenizer)
+    rows = rows_of_run(data.train, settings)
+    known = known_for(data.train, method, settings, say)
+    if known is rows:
+        refuse_few_rows(settings.batch, len(rows))
     longest = longest_of(data.train)
     refuse_too_large(settings, longest=longest)
     laid_out = fitting_views(settings, longest=longest)
     if settings.views_per_forward == "auto":
         say(f"views of a row in one forward: {laid_out.views_per_forward or 'all'}")
+    if is_main_process():
+        done = checkpoint.step if checkpoint else 0
+        number = len(rows) if known is rows else None
+        shown = StartBlock(laid_out, arguments, method, loaded, data, known[0], number, done)
+        screen.tell(shown, say)
     with failing_by_name(own):
         trainer, density = build_trainer(
-            laid_out, method, loaded, data, checkpoint.folder if checkpoint else None, say, own
-        )
+            laid_out, method, loaded, (rows, known, data.validation), checkpoint and checkpoint.folder, say, own,
+            lines=screen.lines,
+        )  # fmt: skip
     identity = with_content(identity, data.digests)
+    first = None if checkpoint or not untuned or is_new(settings.model) else trainer
     trainer.begin(
         identity,
         settings.model_dump(),
         checkpoint,
         changed=start.changed,
-        at_start=partial(leave_behind, out) if is_main_process() else _nothing,
+        at_start=partial(_at_start, out, first),
     )
     if changes := trainer.changes_since(checkpoint):
         say(f"note: {checkpoint.folder} was made with other means ({'; '.join(changes)}): last digits may differ")
     try:
-        with failing_by_name(own), _reading(trainer.streamed):
+        with failing_by_name(own), reading(rows):
             trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
-        if trainer.streamed:
-            data = replace(data, notes=[*data.notes, *trainer.streamed.counted()])
+        data = replace(data, notes=[*data.notes, *counted(rows)])
         return finish(settings, trainer, loaded, data, density, identity, say)
     except Diverged as error:
         record = run_record(settings, trainer, data, density, identity)
@@ -167,13 +201,17 @@ def _ended_diverged(out: Path, record: dict, error: Diverged, *, model: bool) ->
     return ended
 
 
-def _reading(rows: StreamedRows | None):
-    """While this is open rows may be read; behind it nothing reads or tokenises any more."""
-    return closing(rows) if rows else nullcontext()
+def _at_start(out: Path, first: MDMTrainer | None) -> None:
+    """Set an earlier run's records aside, and keep what the model that is about to be trained says of held-out rows.
 
-
-def _nothing() -> None:
-    """Do nothing: for ranks other than the first."""
+    Args:
+        first: the Trainer where its first step is to come; None where the untuned model is not to be measured.
+    """
+    values = first.nll_of_rows() if first is not None and len(first.eval_rows) else None
+    if is_main_process():
+        leave_behind(out)
+        if values is not None:
+            save_untuned(out, first.eval_rows, values, first.eval_draws)
 
 
 def _caption_dropout(settings: TrainSettings) -> float | None:
@@ -185,22 +223,29 @@ def build_trainer(
     settings: TrainSettings,
     method: Method,
     loaded: LoadedModel,
-    data: DataBundle,
+    data: tuple[Sequence[TokenRow], Sequence[TokenRow], Sequence[TokenRow]],
     checkpoint: Path | None,
     say: Say,
     callbacks: Sequence[TrainerCallback] = (),
+    *,
+    lines: bool = False,
 ) -> tuple[MDMTrainer, FittedDensity | None]:
-    """The Trainer for these settings, and the fitted density that it draws t from (None where none is fitted)."""
-    out, known = Path(settings.out), _known(data.train, method, settings, say)
+    """The Trainer for these settings, and the fitted density that it draws t from (None where none is fitted).
+
+    Args:
+        data: the rows that are trained on, those that stand for them before training (all where all are known), and
+            those that are evaluated. lines: whether each log, evaluation and checkpoint is told in a line.
+    """
+    out, (rows, known, evaluated) = Path(settings.out), data
     check_marks(method, marks_in(known))
-    arguments = _arguments(settings)
+    # Without validation rows there is nothing to evaluate on, whatever eval_every says.
+    arguments = _arguments(settings if len(evaluated) else settings.model_copy(update={"eval_every": None}))
     refuse_checkpointing(loaded.model, loaded.name, arguments)
     out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p or (method.adaptive and settings.p_of_t):
         density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
-    rows = _of_steps(data.train, settings)
     kind = partial(BlockTrainer, block_size=settings.block_size) if settings.block_size else MDMTrainer
     trainer = kind(
         model=loaded.model,
@@ -208,7 +253,7 @@ def build_trainer(
         method=method,
         sampler=method.sampler(start),
         train_rows=rows,
-        eval_rows=data.validation,
+        eval_rows=evaluated,
         mask_id=loaded.mask_id,
         pad_id=loaded.pad_id,
         noise_seed=settings.seed,
@@ -231,30 +276,11 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # a table of its own in a notebook
-    if not settings.trainer.get("disable_tqdm"):
-        trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
+    trainer.add_callback(LogLines(out, trainer.tokens_since_asked, ema=method.ema, say=say if lines else None))
+    trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
     trainer.add_callback(ProgressFile(out / PROGRESS))
     add_to(trainer, callbacks)  # last, so that they see a step as the others leave it
     return trainer, density
-
-
-def _known(
-    rows: Sequence[TokenRow] | RowStream, method: Method, settings: TrainSettings, say: Say
-) -> Sequence[TokenRow]:
-    """The rows that the checks, the fit and the mean cost are made on: all, or the first ones of a stream."""
-    if not isinstance(rows, RowStream):
-        return rows
-    first, told = rows.first_told(max(_KNOWN, settings.ppots.rows if method.needs_p else 0))
-    say(f"{told}, for what needs rows before training")
-    return first
-
-
-def _of_steps(rows: Sequence[TokenRow] | RowStream, settings: TrainSettings) -> Sequence[TokenRow]:
-    """The rows that the Trainer takes by number."""
-    if not isinstance(rows, RowStream):
-        return rows
-    seed = settings.seed if settings.order_seed is None else settings.order_seed
-    return StreamedRows(rows, seed=seed, steps=settings.steps, batch=settings.batch)
 
 
 def _arguments(settings: TrainSettings) -> TrainingArguments:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 from torch.utils.data import Sampler
 
+from stabledllm.config.settings import TrainSettings
 from stabledllm.data.digests import text_digest
 from stabledllm.data.row_stream import RowStream, StreamReader
 from stabledllm.data.stream import ExampleStream, Place
 from stabledllm.data.token_rows import TokenRow
+from stabledllm.noise.methods import Method
 from stabledllm.runtime.files import read_json, write_json
 
 PLACE = "stream.json"
 """The file of a checkpoint that says from where its rows go on."""
 SCHEMA = "stabledllm/stream/1"
+_KNOWN = 128
+"""Rows of a stream that are read before training, at least."""
 Check = Callable[[Sequence[TokenRow]], None]
 
 
@@ -122,3 +127,32 @@ def check_rows(rows: Sequence[TokenRow], check: Check) -> None:
         rows.checks.append(check)
     else:
         check(rows)
+
+
+def known_for(
+    rows: Sequence[TokenRow] | RowStream, method: Method, settings: TrainSettings, say: Callable[[str], None]
+) -> Sequence[TokenRow]:
+    """The rows that stand for all before training, for checks, a fit and the mean cost: all, or a stream's first."""
+    if not isinstance(rows, RowStream):
+        return rows
+    first, told = rows.first_told(max(_KNOWN, settings.ppots.rows if method.needs_p else 0))
+    say(f"{told}, for what needs rows before training")
+    return first
+
+
+def rows_of_run(rows: Sequence[TokenRow] | RowStream, settings: TrainSettings) -> Sequence[TokenRow]:
+    """The rows that the Trainer takes by number; of a stream those of all its steps."""
+    if not isinstance(rows, RowStream):
+        return rows
+    seed = settings.seed if settings.order_seed is None else settings.order_seed
+    return StreamedRows(rows, seed=seed, steps=settings.steps, batch=settings.batch)
+
+
+def reading(rows: Sequence[TokenRow]):
+    """While this context is open, rows may be read; behind it, nothing reads or tokenises any more."""
+    return closing(rows) if isinstance(rows, StreamedRows) else nullcontext()
+
+
+def counted(rows: Sequence[TokenRow]) -> list[str]:
+    """A sentence on what was read of a stream, in a list that is empty for other rows."""
+    return rows.counted() if isinstance(rows, StreamedRows) else []

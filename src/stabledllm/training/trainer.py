@@ -5,7 +5,7 @@ No formula stands here: t, masks and coefficients come from ``noise``, the mean 
 
 from __future__ import annotations
 
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,23 +16,20 @@ from transformers import TrainerCallback
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.data.token_rows import lengths_of, refuse_masked_rows
-from stabledllm.errors import NotFinite, UserError
-from stabledllm.evaluation.validation import mean_over_rows, row_nll
-from stabledllm.forward.meter import LossMeter, MeteredModel
+from stabledllm.errors import UserError
 from stabledllm.forward.nll import forward_nll, only, view_groups
 from stabledllm.loss import nll_weights, reduce_loss, token_losses
 from stabledllm.models.output import MDMOutput
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Method, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.adaptive import AdaptiveDensity
-from stabledllm.stats.estimate import Estimate
+from stabledllm.training.annealing import annealing_of
 from stabledllm.training.devices import refuse_unrunnable
 from stabledllm.training.diverged import StepWatch
+from stabledllm.training.evaluating import EvaluatingTrainer
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
 from stabledllm.training.positions import StepRows, step_rows
-from stabledllm.training.resuming import ResumingTrainer
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.streaming import StreamedRows, StreamOrder, check_rows
 
@@ -58,7 +55,7 @@ class _StepEnd(TrainerCallback):
         trainer.sampler = trainer.statistics.finish_step(trainer.gather_rows, trainer.sampler)
 
 
-class MDMTrainer(ResumingTrainer):
+class MDMTrainer(EvaluatingTrainer):
     """Trains a masked diffusion model with any :class:`Method`.
 
     The same rows per optimizer step give the same t and masks bit for bit however they are split over ranks and
@@ -107,7 +104,7 @@ class MDMTrainer(ResumingTrainer):
         for rows in (train_rows, eval_rows):
             check_rows(rows, partial(refuse_masked_rows, mask_id=mask_id))
         self.packing, self.group_by_length, self.views_per_forward = packing, group_by_length, views_per_forward
-        self.caption_dropout = caption_dropout
+        self.caption_dropout, self._tokens = caption_dropout, torch.zeros((), dtype=torch.long)
         self.method, self.sampler, self.objective = method, sampler, method.objective
         self.mask_id, self.pad_id, self.noise_seed = mask_id, pad_id, noise_seed
         self.order_seed = noise_seed if order_seed is None else order_seed
@@ -129,6 +126,8 @@ class MDMTrainer(ResumingTrainer):
         self.watch = StepWatch(self)
         self.add_callback(statistics)
         self.add_callback(_StepEnd(self))
+        if annealing := annealing_of(kwargs["model"], noise_seed):
+            self.add_callback(annealing)
 
     @property
     def statistics(self) -> StepStatistics:
@@ -158,6 +157,8 @@ class MDMTrainer(ResumingTrainer):
         places = self._of_all_ranks([b["place"] for b in batches], device)
         weights = self._of_all_ranks([self.objective.row_weight(b["maskable"]) for b in batches], device)
         step = step_rows(places, weights, self.full_step)
+        lengths = self._of_all_ranks([b["attention_mask"].sum(1) for b in batches], device)
+        self._tokens = self._tokens + (lengths * step.counted).sum()  # still on the device, so that no step waits
         columns = {"position": step.position, "counted": step.counted, "row_weight": weights * step.counted}
         self._deal(batches, columns)
         for batch in batches:
@@ -257,28 +258,7 @@ class MDMTrainer(ResumingTrainer):
             logs |= self.statistics.flush()
         super().log(logs, start_time)
 
-    def evaluation_meter(self, objective: Objective) -> LossMeter:
-        """The meter of the validation rows under an objective."""
-        return LossMeter(self._metered(), self.eval_rows, objective)
-
-    def _metered(self) -> MeteredModel:
-        return MeteredModel(self.accelerator.unwrap_model(self.model), self.mask_id, self.pad_id)
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """The standard objective on the validation rows with fixed noise: ``eval_loss`` and its standard error.
-
-        Every rank evaluates all rows (they are few), so that no rank waits for a gather of unequal shares.
-        """
-        estimate = self.validation()
-        metrics = {f"{metric_key_prefix}_loss": estimate.value, f"{metric_key_prefix}_loss_stderr": estimate.stderr}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def validation(self, objective: Objective | None = None) -> Estimate:
-        """The model's evaluation loss, or that under another objective; raises ``Diverged`` where it is not finite."""
-        values = None
-        with suppress(NotFinite):
-            values = row_nll(self.evaluation_meter(objective or Objective()), self.eval_draws)
-        self.watch.require(self.state.global_step, {"the evaluation loss was not finite": values is not None})
-        return mean_over_rows(values)
+    def tokens_since_asked(self) -> int:
+        """Tokens of all ranks' rows in the steps since the last call: prompts too, padding not, each row once."""
+        tokens, self._tokens = int(self._tokens), torch.zeros((), dtype=torch.long)
+        return tokens

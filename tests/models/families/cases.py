@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stabledllm.models.loading import load_model
+from tests.fakes.converted import write_a2d
 from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_mmada
-from tests.models.families.published import dream_logits, llada_logits, llada_moe_logits
+from tests.models.families.published import converted_logits, dream_logits, llada_logits, llada_moe_logits
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ CASES = {
     "dream": Case(write_dream, dream_logits, {}),
     "llada-moe": Case(write_llada_moe, llada_moe_logits, {}),
     "llada-moe-mixed": Case(write_llada_moe, llada_moe_logits, MIXED),
+    "a2d-llama": Case(partial(write_a2d, original="llama"), converted_logits, {}),
+    "a2d-qwen2": Case(partial(write_a2d, original="qwen2"), converted_logits, {}),
+    "a2d-qwen3": Case(write_a2d, converted_logits, {}),
 }
 
 

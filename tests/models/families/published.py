@@ -30,6 +30,12 @@ def llada_logits(weights: dict[str, Tensor], keys: dict, ids_L: Tensor, hidden: 
 
 def dream_logits(weights: dict[str, Tensor], keys: dict, ids_L: Tensor) -> Tensor:
     """Logits (L, V) of one row under a Dream checkpoint: those of Qwen2 without causal mask, shifted right by one."""
+    logits = converted_logits(weights, keys, ids_L)
+    return torch.cat((logits[:1], logits[:-1]))
+
+
+def converted_logits(weights: dict[str, Tensor], keys: dict, ids_L: Tensor) -> Tensor:
+    """Logits (L, V) of one row under Llama, Qwen2 (biases) or Qwen3 (norms of heads) without causal mask or shift."""
     w = {name.removeprefix("model."): value.double() for name, value in weights.items()}
     heads, key_heads = keys["num_attention_heads"], keys["num_key_value_heads"]
     eps, theta = keys["rms_norm_eps"], keys["rope_theta"]
@@ -38,36 +44,36 @@ def dream_logits(weights: dict[str, Tensor], keys: dict, ids_L: Tensor) -> Tenso
         layer = {name.removeprefix(f"layers.{i}."): value for name, value in w.items() if f"layers.{i}." in name}
         normed = norm(x, layer["input_layernorm.weight"], eps)
         q, k, v = (
-            normed @ layer[f"self_attn.{name}.weight"].T + layer[f"self_attn.{name}.bias"]
+            normed @ layer[f"self_attn.{name}.weight"].T + layer.get(f"self_attn.{name}.bias", torch.zeros(1))
             for name in ("q_proj", "k_proj", "v_proj")
         )
+        if "self_attn.q_norm.weight" in layer:
+            q = per_head(q, layer["self_attn.q_norm.weight"], eps)
+            k = per_head(k, layer["self_attn.k_norm.weight"], eps)
         x = x + attention(q, k, v, heads, key_heads, theta) @ layer["self_attn.o_proj.weight"].T
         normed = norm(x, layer["post_attention_layernorm.weight"], eps)
         gate = normed @ layer["mlp.gate_proj.weight"].T
         x = x + (gate * gate.sigmoid() * (normed @ layer["mlp.up_proj.weight"].T)) @ layer["mlp.down_proj.weight"].T
-    logits = norm(x, w["norm.weight"], eps) @ w["lm_head.weight"].T
-    return torch.cat((logits[:1], logits[:-1]))
+    return norm(x, w["norm.weight"], eps) @ w.get("lm_head.weight", w["embed_tokens.weight"]).T
 
 
 def llada_moe_logits(weights: dict[str, Tensor], keys: dict, ids_L: Tensor) -> Tensor:
     """Logits (L, V) of one row under a LLaDA-MoE checkpoint, token by token through its experts."""
     w = {name.removeprefix("model."): value.double() for name, value in weights.items()}
     heads, key_heads = keys["num_attention_heads"], keys["num_key_value_heads"]
-    eps, theta, size = keys["rms_norm_eps"], keys["rope_theta"], keys["hidden_size"] // heads
+    eps, theta = keys["rms_norm_eps"], keys["rope_theta"]
 
     def mlp(x: Tensor, name: str) -> Tensor:
         gate = x @ w[f"{name}.gate_proj.weight"].T
         return (gate * gate.sigmoid() * (x @ w[f"{name}.up_proj.weight"].T)) @ w[f"{name}.down_proj.weight"].T
-
-    def per_head(x: Tensor, weight: Tensor) -> Tensor:
-        return torch.cat([norm(x[:, i : i + size], weight, eps) for i in range(0, x.shape[1], size)], dim=1)
 
     x = w["embed_tokens.weight"][ids_L]
     for i, routed in enumerate(keys["moe_layer_freq"]):
         at = f"layers.{i}"
         normed = norm(x, w[f"{at}.input_layernorm.weight"], eps)
         q, k, v = (normed @ w[f"{at}.self_attn.{name}_proj.weight"].T for name in "qkv")
-        q, k = per_head(q, w[f"{at}.self_attn.q_norm.weight"]), per_head(k, w[f"{at}.self_attn.k_norm.weight"])
+        q = per_head(q, w[f"{at}.self_attn.q_norm.weight"], eps)
+        k = per_head(k, w[f"{at}.self_attn.k_norm.weight"], eps)
         x = x + attention(q, k, v, heads, key_heads, theta) @ w[f"{at}.self_attn.o_proj.weight"].T
         normed = norm(x, w[f"{at}.post_attention_layernorm.weight"], eps)
         if not routed:
@@ -86,6 +92,12 @@ def llada_moe_logits(weights: dict[str, Tensor], keys: dict, ids_L: Tensor) -> T
 def norm(x_LD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Root-mean-square norm."""
     return x_LD / (x_LD.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight_D
+
+
+def per_head(x_LD: Tensor, weight_E: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm of each head's numbers."""
+    size = len(weight_E)
+    return torch.cat([norm(x_LD[:, i : i + size], weight_E, eps) for i in range(0, x_LD.shape[1], size)], dim=1)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, key_heads: int, theta: float, hidden: int = 0) -> Tensor:

@@ -67,7 +67,7 @@ def test_the_helper_writes_what_qwen2_reads(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["llada", "dream"])
+@pytest.mark.parametrize("name", ["llada", "dream", "a2d-qwen3"])
 def test_bfloat16_weights_keep_positions_in_float32(tmp_path, name):
     """Far from the start an angle in bfloat16 would be off by whole turns; a cast of the model must not spoil it."""
     folder = CASES[name].checkpoint(tmp_path)

@@ -15,7 +15,7 @@ from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from tests.models.families.cases import CASES, load, random_ids
 
-NATIVE = ["llada-grouped", "mmada", "dream", "llada-moe-mixed"]
+NATIVE = ["llada-grouped", "mmada", "dream", "llada-moe-mixed", "a2d-qwen3"]
 
 
 @pytest.fixture(scope="module", params=NATIVE)

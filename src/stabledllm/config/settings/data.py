@@ -58,8 +58,9 @@ class DataSettings(Strict):
     """For ``hub:OWNER/NAME``: the hub's name of the subset (configuration), where there are several."""
     validation: PathText | None = None
     """Rows of the evaluation loss; without it, a share of ``train`` is held out by content."""
-    validation_share: float = Field(0.1, gt=0, lt=1)
-    """Share of ``train`` held out where ``validation`` is not given and the task has no splits."""
+    validation_share: float = Field(0.1, ge=0, lt=1)
+    """Share of ``train`` held out where ``validation`` is not given and ``train`` has no such split; 0 trains on every
+    row, without an evaluation loss."""
     test: PathText | None = None
     """Rows whose completions are scored; without it the test split of ``train``, where it has one."""
     train_rows: int | None = Field(None, ge=1)

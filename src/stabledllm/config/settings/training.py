@@ -60,7 +60,7 @@ class TrainSettings(ModelSettings):
     epochs: float = Field(5.0, gt=0)
     """Passes over the training rows, where ``steps`` is not given."""
     eval_every: int | None = Field(None, ge=1)
-    """Steps between evaluation losses; without it only at the end."""
+    """Steps between evaluation losses; ``null``: never while it trains, so once, at the end."""
     eval_draws: int = Field(4, ge=1, le=MOST)
     """Views of each validation row in the evaluation loss."""
     save_every: int | None = Field(None, ge=1)

@@ -10,8 +10,7 @@ from torch import Tensor
 from transformers.utils import is_flash_attn_2_available
 
 from stabledllm.errors import UserError
-
-BACK_ENDS = ("sdpa", "eager", "flash_attention_2")
+from stabledllm.models.choices import check_attention
 
 
 def check_back_end(name: str) -> str:
@@ -20,8 +19,7 @@ def check_back_end(name: str) -> str:
     Raises:
         UserError: an unknown back end, or one that is not installed.
     """
-    if name not in BACK_ENDS:
-        raise UserError(f"attention: expected one of {', '.join(BACK_ENDS)}, found {name!r}.")
+    check_attention(name)
     if name == "flash_attention_2" and not is_flash_attn_2_available():
         raise UserError(
             "attention 'flash_attention_2': expected the package flash-attn and a CUDA device, found it not installed; "
@@ -37,6 +35,7 @@ def attention_arguments(
     dtype: torch.dtype,
     *,
     causal: bool = False,
+    within: Tensor | None = None,
 ) -> dict:
     """Keyword arguments of a layer's attention, so that a token attends to the real tokens of its own segment only.
 
@@ -45,12 +44,18 @@ def attention_arguments(
         segment_ids: equal for tokens of one packed row, shape (N, L); None: each row is one segment.
         dtype: the dtype of the hidden states.
         causal: also forbid attention to later tokens; needed for packed rows, where the back ends do not do so.
+        within: allow at most these pairs of query and key, which hold each token and itself; bool, (N or 1, L, L).
+
+    Raises:
+        UserError: ``within`` with flash attention, which takes no such mask.
     """
     if attention_mask is not None:
         attention_mask = attention_mask.bool()
         # The kernels are faster without a mask; reading its values would break a compiled graph.
         if not torch.compiler.is_compiling() and bool(attention_mask.all()):
             attention_mask = None
+    if within is not None:
+        return {"attention_mask": _as_mask(back_end, _narrowed(within, attention_mask, segment_ids), dtype)}
     if attention_mask is None and segment_ids is None:
         return {"attention_mask": None}
     if back_end.startswith("flash"):
@@ -58,10 +63,24 @@ def attention_arguments(
     allowed = _allowed(attention_mask, segment_ids)
     if causal:
         allowed = allowed.tril()
+    return {"attention_mask": _as_mask(back_end, allowed, dtype)}
+
+
+def _as_mask(back_end: str, allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """The pairs in the form that a back end takes: numbers to add to the scores for eager attention, else bool."""
+    if back_end.startswith("flash"):
+        raise UserError(f"attention: expected 'sdpa' or 'eager' for attention that is annealed, found '{back_end}'.")
     if back_end == "eager":
-        blocked = torch.finfo(dtype).min
-        return {"attention_mask": torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, blocked)}
-    return {"attention_mask": allowed}
+        return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+    return allowed
+
+
+def _narrowed(within: Tensor, attention_mask: Tensor | None, segment_ids: Tensor | None) -> Tensor:
+    """The pairs that are both ``within`` and allowed, (N or 1, 1, L, L); a token at padding still sees itself."""
+    if attention_mask is None and segment_ids is None:
+        return within[:, None]
+    itself = torch.eye(within.shape[-1], dtype=torch.bool, device=within.device)
+    return within[:, None] & _allowed(attention_mask, segment_ids) | itself
 
 
 def _allowed(attention_mask: Tensor | None, segment_ids: Tensor | None) -> Tensor:

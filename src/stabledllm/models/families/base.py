@@ -49,16 +49,25 @@ class MaskedDiffusionModel(FixedVocabulary, PreTrainedModel):
         if cache is not None:
             input_ids, position_ids = cache.enter(input_ids, position_ids, segment_ids, back_end)
         x_NLD = self.get_input_embeddings()(input_ids)
-        cos, sin = rotary(position_ids, self.config.head_dim, self.config.rope_theta)
+        cos, sin = self.rotations(position_ids)
         if not self._keep_rotary_in_float32:
             cos, sin = cos.to(x_NLD.dtype), sin.to(x_NLD.dtype)
-        arguments = attention_arguments(back_end, attention_mask, segment_ids, x_NLD.dtype)
+        within = self.attended(position_ids)
+        arguments = attention_arguments(back_end, attention_mask, segment_ids, x_NLD.dtype, within=within)
         if cache is not None:
             arguments["past_key_values"] = cache
         for layer in self.layers():
             x_NLD = layer(x_NLD, position_embeddings=(cos, sin), **arguments)
         hidden_NLD = self.final_norm()(x_NLD)
         return hidden_NLD if cache is None else cache.spread(hidden_NLD, length)
+
+    def rotations(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of the rotary embedding at each position, float32, shape (N, L, head_dim)."""
+        return rotary(position_ids, self.config.head_dim, self.config.rope_theta)
+
+    def attended(self, position_ids: Tensor) -> Tensor | None:
+        """The pairs of positions, (N, L, L), of which the query may see the key; None, as here, for all."""
+        return None
 
     def forward(
         self,

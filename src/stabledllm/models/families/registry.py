@@ -11,7 +11,10 @@ from functools import partial
 
 from transformers import PreTrainedModel
 
-from stabledllm.errors import UserError, did_you_mean
+from stabledllm.errors import UserError
+from stabledllm.models.choices import check_family
+from stabledllm.models.families.a2d import A2D_MODELS
+from stabledllm.models.families.a2d_loading import is_a2d, load_a2d
 from stabledllm.models.families.causal_lm import is_causal_lm, load_causal_lm
 from stabledllm.models.families.dream import DreamModel
 from stabledllm.models.families.llada import LLaDAModelLM
@@ -20,26 +23,29 @@ from stabledllm.models.families.masked_lm import has_own_code, is_masked_lm, loa
 from stabledllm.models.families.mmada import MMadaModelLM
 from stabledllm.models.families.native import load_native
 from stabledllm.models.families.source import Source
+from stabledllm.models.kind import is_autoregressive
+from stabledllm.models.tiny import TinyMDMConfig
 
 
 @dataclass(frozen=True)
 class Family:
     """A model family: ``accepts`` tells from a checkpoint's config whether it belongs to it; ``load`` loads the model.
 
-    ``on_request`` accepts further checkpoints if the user names the family.
+    ``on_request`` accepts further checkpoints if the user names the family. ``kind``: a native family's class.
     """
 
     accepts: Callable[[Source], bool]
     load: Callable[[Source], PreTrainedModel]
     on_request: Callable[[Source], bool] = lambda _: False
+    kind: type[PreTrainedModel] | None = None
 
 
 def _native(kind: type) -> Family:
-    return Family(lambda source: source.model_type == kind.config_class.model_type, _loads(kind))
+    return _loading(kind, lambda source: source.model_type == kind.config_class.model_type)
 
 
-def _loads(kind: type) -> Callable[[Source], PreTrainedModel]:
-    return partial(load_native, kind)
+def _loading(kind: type, accepts: Callable[[Source], bool]) -> Family:
+    return Family(accepts, partial(load_native, kind), kind=kind)
 
 
 def _has_experts(source: Source) -> bool:
@@ -51,10 +57,11 @@ _LLADA = ("llada", "lladamoe", "llada_moe")
 
 # In the order in which they are asked.
 FAMILIES: dict[str, Family] = {
-    "llada": Family(lambda source: source.model_type == "llada" and not _has_experts(source), _loads(LLaDAModelLM)),
-    "llada-moe": Family(lambda source: source.model_type in _LLADA and _has_experts(source), _loads(LLaDAMoEModelLM)),
+    "llada": _loading(LLaDAModelLM, lambda source: source.model_type == "llada" and not _has_experts(source)),
+    "llada-moe": _loading(LLaDAMoEModelLM, lambda source: source.model_type in _LLADA and _has_experts(source)),
     "dream": _native(DreamModel),
     "mmada": _native(MMadaModelLM),
+    "a2d": Family(is_a2d, load_a2d),
     "mlm": Family(is_masked_lm, load_masked_lm, on_request=has_own_code),
     "arm": Family(is_causal_lm, load_causal_lm),
 }
@@ -68,8 +75,7 @@ def find_family(source: Source, name: str = "auto") -> Family:
     Raises:
         UserError: an unknown name, or a checkpoint of another family or of none.
     """
-    if name != "auto" and name not in FAMILIES:
-        raise UserError(f"family: unknown '{name}'{did_you_mean(name, ['auto', *FAMILIES])}.")
+    check_family(name)
     if source.model_type in _REFUSED:
         raise UserError(
             f"model '{source.name}': expected one of the families {', '.join(FAMILIES)}, "
@@ -88,3 +94,19 @@ def find_family(source: Source, name: str = "auto") -> Family:
         f"model '{source.name}': expected {expected}, found {found} (model_type {source.model_type!r}, "
         f"architecture {architecture}){how}."
     )
+
+
+def family_of(model: PreTrainedModel) -> str:
+    """The family of a loaded model by its name here, ``tiny`` for the reference model.
+
+    Where a family has many architectures of transformers, its ``model_type`` stands behind it.
+    """
+    kind = model.config.model_type
+    if kind == TinyMDMConfig.model_type:
+        return "tiny"
+    for name, family in FAMILIES.items():
+        # By the config's class: the files of LLaDA-MoE say the same model_type as those of LLaDA.
+        if family.kind is not None and type(model.config) is family.kind.config_class:
+            return name
+    name = "a2d" if kind in A2D_MODELS else "arm" if is_autoregressive(model) else "mlm"
+    return f"{name} ({kind})"

@@ -67,6 +67,11 @@ def shapes_in(file: Path, what: str) -> dict[str, tuple[int, ...]]:
     return _header(file, what) if file.suffix == ".safetensors" else _pickled_shapes(file, what)
 
 
+def weight_files(folder: Path, what: str) -> list[Path]:
+    """The safetensors files of a folder, whose weights :func:`held_weights` has listed."""
+    return _files(folder, what, SINGLE, INDEX)
+
+
 def compare_weights(
     found: Mapping[str, tuple[int, ...]], what: str, expected: Mapping[str, tuple[int, ...]], optional: set[str]
 ) -> None:

@@ -1,0 +1,48 @@
+"""What each part of a method does, and each objective, in a sentence: for the screen, and for lists of methods."""
+
+from __future__ import annotations
+
+DOES = {
+    "standard": "draws a mask ratio t evenly from 0 to 1 for each row and masks each response token with probability t",
+    "autoregressive": "predicts each token from those before it: no masks, and no noise from them",
+    "strats": "draws t from equal strata, so that the rows of a step cover 0 to 1",
+    "lowdisc": "spreads t over the rows of a step as evenly as can be",
+    "ppots": "draws t more often where a short probe found the losses to vary most, and weighs by 1/p(t)",
+    "ppots-gradient": "draws t more often where a short probe found the gradient to vary most, and weighs by 1/p(t)",
+    "ppots-head": "draws t more often where a short probe found the gradient of the output layer to vary most, and "
+    "weighs by 1/p(t)",
+    "adaptive": "draws t more often where the losses of training vary most, and weighs by 1/p(t)",
+    "clipped": "draws t from the middle of its range only",
+    "fixedcount": "masks an exact number of tokens for each t",
+    "complement": "masks k tokens in one view of a row and all the others in a second, with exact weights",
+    "isad": "masks the delimiter before the answer more often",
+    "isad-exact": "masks the delimiter before the answer more often, and weighs that out again",
+    "mirror": "averages two views of a row, the second with the other tokens masked",
+    "multisample": "averages several independent masks of a row",
+    "partition": "averages several masks of a row that overlap as little as they can",
+    "syrm": "masks syntax tokens of the prompt too",
+    "ema": "steadies the reported loss; the training is not changed",
+}
+"""By the name of the part; ``standard`` is the method without parts."""
+OBJECTIVES = {
+    "elbo": "the bound on the NLL per response token: masked tokens weigh 1/t",
+    "unweighted": "every masked token weighs the same",
+    "power": "masked tokens weigh t^(a - 1)",
+    "cosine": "MMaDA's for images: t sets the number of masked tokens by a cosine, and each weighs the same",
+}
+"""By the name of ``objective.weighting``."""
+
+
+def in_words(parts: list[str], *, unbiased: bool) -> str:
+    """What a method of these parts does, in a sentence or two.
+
+    Args:
+        parts: their names without numbers; none for ``standard``. unbiased: the mean of loss and gradient is
+            Standard's.
+
+    >>> in_words(["lowdisc", "fixedcount"], unbiased=True)[:58]
+    'spreads t over the rows of a step as evenly as can be; mas'
+    """
+    text = "; ".join(DOES[name] for name in parts or ["standard"])
+    kept = "" if unbiased else ". This is another objective than Standard's: the mean of the loss changes"
+    return f"{text}{kept}."

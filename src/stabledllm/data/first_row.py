@@ -1,0 +1,86 @@
+"""A look at data before anything is loaded: whether they are there, and whether their first row can be read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from stabledllm.config.settings import DataSettings
+from stabledllm.data.containers import ending_of
+from stabledllm.data.formats import FORMATS, TEXT, FormatOptions, examples_of
+from stabledllm.data.kinds import FILE, HUB, LINES, is_own, kind_of
+from stabledllm.data.reading import Files
+from stabledllm.errors import UserError
+from stabledllm.images.kinds import IMAGE_KINDS
+from stabledllm.runtime.nearby import nearby
+from stabledllm.tasks import synthetic
+from stabledllm.tasks.registry import TASKS
+from stabledllm.tasks.task import TaskOptions
+
+_WITHOUT_PATH = (HUB, "synthetic", "scenes", "text-to-image-2m")
+"""Kinds that need no file here."""
+_MOST_OF_TASK = 1 << 20
+"""Bytes beyond which a task's file, which is read as a whole, is left to whoever uses it."""
+_MOST_JSON = 1 << 24
+"""Bytes beyond which a ``.json`` is left to whoever uses it: its first row is known when all of it is read."""
+
+
+def check_data(spec: str, split: str, settings: DataSettings) -> None:
+    """Refuse data that are not there, or own data whose first row is in no format that can be read.
+
+    The rows after the first are read where they are used; so are those of the tasks and of the hub.
+
+    Args:
+        split: what the rows are for: train, validation or test. settings: their format and columns.
+
+    Raises:
+        UserError: names the file and the row, and the format, the option or the file that may be meant.
+    """
+    kind, where = kind_of(spec)
+    if kind == "synthetic":
+        synthetic.difficulty(where or "hard")
+        return
+    if kind == "scenes" and where:
+        from stabledllm.images.scenes import most_objects  # brings NumPy, which names alone do not need
+
+        most_objects(where)
+    _check_is_there(spec, kind, where)
+    if is_own(spec) and kind != HUB:
+        _read_first(Path(where).expanduser(), kind, split, settings)
+    elif (
+        kind in TASKS and where and (path := Path(where).expanduser()).is_file() and path.stat().st_size < _MOST_OF_TASK
+    ):
+        TASKS[kind].load(where, split, TaskOptions(rows=1))
+
+
+def _check_is_there(spec: str, kind: str, where: str) -> None:
+    if kind == HUB and not where.strip(":/"):
+        raise UserError(f"data '{spec}': expected {HUB}:OWNER/NAME, found no name.")
+    if not where and (kind in (LINES, *FORMATS) or (kind in IMAGE_KINDS and kind not in _WITHOUT_PATH)):
+        raise UserError(f"data '{spec}': expected {kind}:PATH with a local file, found no path.")
+    path = Path(where).expanduser()
+    if where and kind not in (HUB, "scenes") and not path.exists():
+        near = nearby(path)
+        if kind == FILE and not near and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec) and not ending_of(spec):
+            near = f"; a data set of the hub is hub:{spec}"
+        raise UserError(f"data '{spec}': expected a file or folder, found nothing at '{path}'{near}.")
+
+
+def _read_first(path: Path, kind: str, split: str, settings: DataSettings) -> None:
+    named = kind if kind in FORMATS else settings.format
+    options = FormatOptions(named, settings.columns or {}, settings.every_turn, tuple(settings.text_fields))
+    if kind == TEXT and not ending_of(path):  # plain text, or a folder of it
+        return
+    files = Files(path, as_lines=kind != FILE, split=split)
+    if files.paths and not _is_large_json(files.paths[0]):
+        origin, record = next(files.rows())
+        examples_of(record, str(origin), options)
+
+
+def _is_small(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size < _MOST_OF_TASK
+
+
+def _is_large_json(path: Path) -> bool:
+    ending = ending_of(path)
+    return ending.startswith(".json") and not ending.startswith(".jsonl") and path.stat().st_size > _MOST_JSON

@@ -1,0 +1,57 @@
+"""Which splits data have by themselves, and whether a run has rows to evaluate on, and enough to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stabledllm.config.settings import DataSettings
+from stabledllm.data.folders import splits_in
+from stabledllm.data.formats import FORMATS
+from stabledllm.data.kinds import HUB, LINES
+from stabledllm.errors import UserError
+from stabledllm.images.kinds import are_images
+from stabledllm.tasks.registry import task_of
+
+
+def own_splits(spec: str) -> tuple[str, ...]:
+    """The splits that a specification has by itself; none for a file that is one split."""
+    if are_images(spec):
+        from stabledllm.images.sources import own_splits as of_images  # brings NumPy, which names alone do not need
+
+        return of_images(spec)
+    task, where = task_of(spec), spec.partition(":")[2]
+    if task is None:
+        kind = spec.partition(":")[0]
+        path = where if kind in (LINES, *FORMATS) else spec
+        return () if kind == HUB or not path else splits_in(Path(path).expanduser())
+    if where and not task.splits_files and not Path(where).expanduser().is_dir():
+        return ()
+    return task.splits
+
+
+def is_held_out(data: DataSettings) -> bool:
+    """Whether the validation rows are a share of the training rows: none are given, and ``train`` has none."""
+    return data.validation is None and "validation" not in own_splits(data.train)
+
+
+def has_validation(data: DataSettings) -> bool:
+    """Whether there are rows to evaluate on; ``validation_share`` 0 holds none out."""
+    return data.validation_share > 0 or not is_held_out(data)
+
+
+def has_test(data: DataSettings) -> bool:
+    """Whether there are rows whose completions are scored."""
+    return data.test is not None or "test" in own_splits(data.train)
+
+
+def refuse_few_rows(batch: int, rows: int) -> None:
+    """Refuse a step of more rows than there are to train on, which would hold some of them twice.
+
+    Raises:
+        UserError: says which batch works.
+    """
+    if batch > rows:
+        raise UserError(
+            f"key 'batch': expected at most as many rows per step as there are to train on, {rows}, found {batch}; "
+            f"write batch={rows} or less, or give more rows."
+        )

@@ -1,0 +1,259 @@
+"""Every mistake in what a command without a recipe is given, told in one list before torch is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from stabledllm.config.checking import read_settings
+from stabledllm.config.decoding_fit import refuse_unfit
+from stabledllm.config.recipe import apply_overrides, merge
+from stabledllm.config.settings import (
+    ConvertSettings,
+    DecomposeSettings,
+    EvalSettings,
+    ExperimentSettings,
+    GenerateSettings,
+    MergeSettings,
+    RescoreSettings,
+    TrainSettings,
+)
+from stabledllm.data.streamable import refuse_unstreamable_data
+from stabledllm.errors import Gathered, UserError, did_you_mean
+from stabledllm.experiment.at_once import load_checked, of_data, of_typed
+from stabledllm.experiment.check_list import DECODED, OF_STREAMED_DATA, WEIGHED, Checks, gather
+from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
+from stabledllm.experiment.run_checks import check_clip, is_known, of_method, of_model
+from stabledllm.models.adapter_base import ADAPTER_CONFIG
+from stabledllm.models.names import check_model_name, is_adapter, trained_block
+from stabledllm.noise.fits import check_fitted, check_fixed
+from stabledllm.noise.parts import STANDARD, OfParts
+from stabledllm.noise.weightings import power_of
+from stabledllm.planning.layout import Layout, parse_memory
+from stabledllm.runtime.nearby import nearby
+from stabledllm.tasks.registry import task_named
+
+Decodes = TypeVar("Decodes", EvalSettings, GenerateSettings)
+QUANTITIES = ("gradient", "loss")
+"""Whose noise may decide: :data:`stabledllm.lab.measure.recommendation.QUANTITIES`; a test holds the two together."""
+NEITHER = ("auto", "none")
+"""What ``--beside`` may say besides a model or the folder of an evaluation."""
+
+
+def check_command(
+    command: str, tree: dict, overrides: Sequence[str] = (), *, also: Sequence[Callable[[], object]] = ()
+) -> BaseModel:
+    """The settings of a command: ``fit``, ``decompose``, ``recommend``, ``eval``, ``generate``,
+    ``convert``, ``merge``, ``rescore``.
+
+    Args:
+        tree: the command's options as a tree of keys of its settings. overrides: what was typed as KEY=VALUE.
+        also: checks of options that are no settings, told in the same list.
+
+    Raises:
+        Mistakes: all that is wrong with keys, values, methods, model names, files and columns, with what to write.
+
+    >>> check_command("fit", {"model": "tny"}, ["metod=ppots", "data.train=jsonl:missing.jsonl"])
+    Traceback (most recent call last):
+    stabledllm.errors.Mistakes: 4 mistakes; nothing was loaded or written:
+      1. fit: unknown key 'metod' (did you mean 'method'?); write method.
+      ...
+    """
+    kind, checks_of, refuse_idle = COMMANDS[command]
+
+    def checks(settings: BaseModel) -> Checks:
+        yield from checks_of(settings)
+        if refuse_idle:
+            methods = getattr(settings, "methods", None) or [getattr(settings, "method", STANDARD)]
+            yield from of_typed(overrides, methods, lambda override: refuse_idle(settings, [override]))
+
+    gathered = Gathered()
+    for check in also:
+        with gathered.check():
+            check()
+    tree = merge({}, tree)  # the caller's stays as it is
+    with gathered.check():
+        apply_overrides(tree, overrides)
+    read = read_settings(tree, kind, command)
+    gather(gathered, read, checks)
+    gathered.refuse()
+    return read.settings
+
+
+def check_plan(
+    recipe: str, overrides: Sequence[str], memory: str | None, devices: int, sharding: str, longest: int | None
+) -> tuple[TrainSettings | ExperimentSettings, Layout, float | None]:
+    """The settings of a recipe whose memory is to be estimated, the layout, and the bytes of a device that it is given.
+
+    Raises:
+        UserError: no such recipe, or broken YAML.
+        Mistakes: all that is wrong with it and with the options.
+    """
+    layout = partial(Layout, devices, sharding, longest)
+    limit = partial(parse_memory, memory) if memory else lambda: None
+    return load_checked(recipe, overrides, reads_data=False, also=[limit, layout]), layout(), limit()
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Refuse to generate where there is no prompt, or one that is empty or not UTF-8.
+
+    Raises:
+        UserError: names the first such prompt by its number.
+    """
+    if not prompts:
+        raise UserError("generate: expected at least one prompt, found none.")
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt.strip():
+            raise UserError(f"generate: prompt {number}: expected some text, found an empty one.")
+        if any("\ud800" <= c <= "\udfff" for c in prompt):
+            raise UserError(f"generate: prompt {number}: expected UTF-8 text, found a byte that is not.")
+
+
+def refuse_quantity(by: str | None) -> None:
+    """Refuse ``recommend --by`` with another quantity than the two that are measured.
+
+    Raises:
+        UserError: names them.
+    """
+    if by is not None and by not in QUANTITIES:
+        raise UserError(
+            f"recommend: expected --by {' or '.join(QUANTITIES)}, found '{by}'{did_you_mean(by, QUANTITIES, most=0)}."
+        )
+
+
+def check_stored(stored: Path, by: str | None, overrides: Sequence[str]) -> None:
+    """Refuse a stored decomposition that is not there, and options that have no effect beside it.
+
+    Raises:
+        Mistakes: all that is wrong.
+    """
+    gathered = Gathered()
+    with gathered.check():
+        refuse_quantity(by)
+    if overrides:
+        gathered.add(f"recommend: expected no settings beside --from, found '{overrides[0]}'.")
+    if not (stored / "decomposition.json" if stored.is_dir() else stored).is_file():
+        gathered.add(
+            f"recommend: expected --from decomposition.json or its folder, found "
+            f"{'none in' if stored.is_dir() else 'nothing at'} '{stored}'; 'stabledllm decompose' writes it."
+        )
+    gathered.refuse()
+
+
+def in_trained_blocks(settings: Decodes) -> Decodes:
+    """The settings with the decoding in the blocks that the model was trained in, where no block was given."""
+    block = trained_block(settings.base or settings.model)
+    return settings.model_copy(update={"decoding": settings.decoding.in_blocks_of(block)})
+
+
+def _of_fit(settings: TrainSettings) -> Checks:
+    yield from of_method(settings, settings.method)
+    if is_known(settings.method):
+        yield "method", partial(check_fitted, OfParts(settings.method))
+    yield (
+        WEIGHED,
+        partial(power_of, settings.objective.weighting, settings.objective.power),
+    )
+    yield from of_model(settings)
+    yield from of_data(settings.data, ["train"])
+    yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
+
+
+def _of_decompose(settings: DecomposeSettings) -> Checks:
+    run = TrainSettings(model=settings.model, family=settings.family)
+    # The methods that are compared by default are left out where the model or the objective cannot take them.
+    for name in settings.methods if "methods" in settings.model_fields_set else []:
+        yield from of_method(run, name)
+        if is_known(name):
+            yield "methods", partial(check_fixed, OfParts(name))
+    yield (
+        WEIGHED,
+        partial(power_of, settings.objective.weighting, settings.objective.power),
+    )
+    yield from of_model(settings)
+    yield from of_data(settings.data, ["train"])
+    yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
+
+
+def _of_eval(settings: EvalSettings) -> Checks:
+    yield from of_model(settings, settings.base)
+    yield "beside", partial(_check_beside, settings.beside)
+    yield from of_data(settings.data, ["test"] if settings.data.test else ["train"])
+    yield f"{DECODED} model", partial(_check_decoding, settings)
+    if settings.clip:
+        yield "clip", partial(check_clip, settings.clip)
+
+
+def _of_generate(settings: GenerateSettings) -> Checks:
+    yield from of_model(settings, settings.base)
+    yield f"{DECODED} model", partial(_check_decoding, settings)
+
+
+def _of_convert(settings: ConvertSettings) -> Checks:
+    path = Path(settings.model)
+    if settings.model.lower().endswith(".gguf"):
+        yield "model", partial(_check_gguf, path)
+    elif not path.is_dir():  # whether a folder's model can be converted, its config says
+        yield "model", partial(check_model_name, settings.model)
+
+
+def _of_merge(settings: MergeSettings) -> Checks:
+    yield "adapter", partial(_check_adapter, settings.adapter)
+    if settings.base:
+        yield "base", partial(check_model_name, settings.base)
+
+
+def _of_rescore(settings: RescoreSettings) -> Checks:
+    yield "rows", partial(_check_rows, Path(settings.rows))
+    yield "task", partial(task_named, settings.task)
+    yield "out", partial(_check_file, Path(settings.out))
+
+
+COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks], Callable[..., object] | None]] = {
+    "fit": (TrainSettings, _of_fit, idle_in_fit),
+    "decompose": (DecomposeSettings, _of_decompose, idle_in_decompose),
+    "recommend": (DecomposeSettings, _of_decompose, idle_in_decompose),
+    "eval": (EvalSettings, _of_eval, idle_in_eval),
+    "generate": (GenerateSettings, _of_generate, None),
+    "convert": (ConvertSettings, _of_convert, None),
+    "merge": (MergeSettings, _of_merge, None),
+    "rescore": (RescoreSettings, _of_rescore, None),
+}
+"""For each command its settings, their checks, and what refuses a typed key that does nothing in it."""
+
+
+def _check_decoding(settings: EvalSettings | GenerateSettings) -> None:
+    decoding = in_trained_blocks(settings).decoding
+    refuse_unfit(decoding.length, decoding.steps, decoding.block)
+
+
+def _check_beside(name: str) -> None:
+    if name not in NEITHER and not (Path(name).expanduser() / "eval.json").is_file():
+        check_model_name(name)
+
+
+def _check_adapter(name: str) -> None:
+    if is_adapter(name) or is_adapter(str(Path(name) / "model")):
+        return
+    check_model_name(name)
+    raise UserError(f"merge: expected a folder with {ADAPTER_CONFIG}, as a LoRA run's, found the model '{name}'.")
+
+
+def _check_gguf(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, found nothing{nearby(path, ['.gguf', '.GGUF'])}.")
+
+
+def _check_rows(path: Path) -> None:
+    if not path.is_file():
+        found, near = ("a folder", "") if path.is_dir() else ("nothing", nearby(path))
+        raise UserError(f"{path}: expected a file of rows, found {found}{near}.")
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path}: expected a file to write, found a folder.")

@@ -1,0 +1,62 @@
+"""What a recipe must say before it can be run: which rows it trains on, and enough of them for a step."""
+
+from __future__ import annotations
+
+from stabledllm.config.recipe import shipped_recipes
+from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.data.splits import has_test, has_validation, refuse_few_rows
+from stabledllm.errors import UserError
+
+_PARTS = "parts/"
+NOTHING_TO_COMPARE = (
+    "expected rows to compare methods on, found none: data.validation_share=0 holds none out; give it a share, or "
+    "data.validation, or data.test with answers to score."
+)
+
+
+def check_needed(name: str, run: TrainSettings) -> None:
+    """Refuse a recipe that names no training rows, or fewer than a step takes.
+
+    Raises:
+        UserError: says what to write.
+    """
+    if "train" not in run.data.model_fields_set:
+        part = next((one for one in (name, _PARTS + name) if one.startswith(_PARTS) and one in shipped_recipes()), None)
+        if part:
+            raise UserError(
+                f"recipe '{name}': expected a recipe with data.train, found a part of others; write "
+                f"RECIPE+{part.removeprefix(_PARTS)}."
+            )
+        raise UserError(
+            f"recipe '{name}': expected data.train, the rows to train on, found none; write data.train=PATH (your own "
+            f"file), or data.train=synthetic for the synthetic task."
+        )
+    if run.data.train_rows is not None:
+        refuse_few_rows(run.batch, run.data.train_rows)
+
+
+def check_evaluated(run: TrainSettings) -> None:
+    """Refuse keys that need validation rows where there are none.
+
+    Raises:
+        UserError: names the key.
+    """
+    if has_validation(run.data):
+        return
+    for name in ("eval_on_start", "eval_delay"):
+        if run.trainer.get(name):
+            raise UserError(
+                f"key 'trainer.{name}': expected validation rows, found none, since data.validation_share=0 trains on "
+                f"every row; leave it out, or give data.validation."
+            )
+
+
+def check_comparable(experiment: ExperimentSettings) -> None:
+    """Refuse an experiment without any rows that its methods could be compared on.
+
+    Raises:
+        UserError: says what would give some.
+    """
+    data = experiment.base.data
+    if not has_validation(data) and not has_test(data):
+        raise UserError(f"key 'base.data.validation_share': {NOTHING_TO_COMPARE}")

@@ -1,0 +1,189 @@
+"""The checks of one training run, as far as its settings, names and files tell; none loads torch."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from stabledllm.config.changeable import refuse_unchangeable
+from stabledllm.config.decoding_fit import refuse_unfit
+from stabledllm.config.settings import ModelSettings, TrainSettings
+from stabledllm.data.kinds import kind_of
+from stabledllm.errors import UserError
+from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
+from stabledllm.models.adapter_base import named_base
+from stabledllm.models.choices import check_attention, check_family
+from stabledllm.models.names import check_model_name, is_adapter
+from stabledllm.models.new import is_new
+from stabledllm.models.shapes import known_shape
+from stabledllm.models.shipped import check_name
+from stabledllm.noise.fits import check_blocks, check_model, check_p_of_t
+from stabledllm.noise.parts import OfParts, find_part
+from stabledllm.noise.weightings import power_of
+from stabledllm.runtime.nearby import nearby
+
+_MOST_VIEWS = 64
+
+
+def of_method(run: TrainSettings, name: str) -> Checks:
+    """The checks of a method for a run's model, density and blocks."""
+    method = OfParts(name)
+    yield "method methods", partial(_check_parts, method)
+    if not is_known(name):
+        return
+    yield "method_options", partial(_check_options, run, method)
+    shape = known_shape(run.model)
+    causal = shape.causal if shape else run.family == "arm" if run.family != "auto" else None
+    if causal is not None:
+        yield "method methods model family", partial(check_model, method, run.model, causal)
+    if run.p_of_t:
+        yield "method methods p_of_t", partial(_check_density, method, run.p_of_t)
+    if run.block_size:
+        yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
+
+
+def of_model(settings: ModelSettings, base: str | None = None) -> Checks:
+    """The checks of a model's name and of how it is loaded.
+
+    Args:
+        base: given for an adapter's base, which may have moved.
+    """
+    yield "model", partial(check_model_name, settings.model)
+    yield "family", partial(check_family, settings.family)
+    yield "attention", partial(check_attention, settings.attention)
+    if settings.init_seed is not None and not is_new(settings.model):
+        yield "init_seed model", partial(_refuse_seed, settings.model)
+    if base is not None:
+        yield "base", partial(_check_base, settings.model, base)
+    elif is_adapter(settings.model):
+        yield "model", lambda: check_model_name(named_base(Path(settings.model).expanduser()))
+
+
+def of_run(run: TrainSettings) -> Checks:
+    """The checks of a run's objective, decoding, data's kinds, batch, blocks, adapters and callbacks."""
+    objective, decoding, lora = run.objective, run.decoding, run.lora
+    yield WEIGHED, partial(power_of, objective.weighting, objective.power)
+    yield f"{DECODED} block_size", partial(_check_decoding, run)
+    yield f"{DECODED} block_size", partial(refuse_unfit, decoding.length, decoding.steps, decoding.block)
+    for split in SPLITS:
+        if spec := getattr(run.data, split):
+            yield f"data.{split}", partial(kind_of, spec)
+    yield "batch micro_batch", partial(_check_batch, run)
+    yield "quantised lora", partial(_check_quantised, run)
+    if lora and (shape := known_shape(run.model)):
+        yield "lora model", partial(shape.targets, lora.target_modules)
+    if lora and is_new(run.model):
+        yield "lora model", partial(_refuse_adapters, run.model)
+    yield "allow_changed", partial(refuse_unchangeable, run.allow_changed)
+    for name in run.callbacks:
+        yield "callbacks", partial(_check_callback, name)
+
+
+def is_known(method: str) -> bool:
+    """Whether a method string names known parts that go together."""
+    try:
+        return OfParts(method).parts is not None
+    except UserError:
+        return False
+
+
+def _check_parts(method: OfParts) -> None:
+    """Refuse a method that is written otherwise than as parts joined by ``+``, with how it is written."""
+    name = method.name
+    if name.strip("[] ").lower() in ("", "null", "none", "default"):
+        raise UserError(f"method '{name}': expected parts joined by '+', found none; write standard.")
+    named = [part for part in re.split(r"[\s,;+\[\]'\"]+", name) if part]
+    once = list(dict.fromkeys(named))
+    if all(map(find_part, once)) and (len(once) < len(named) or "[" in name or "" in name.split("+")):
+        found = "one twice" if len(once) < len(named) else "them written otherwise"
+        raise UserError(f"method '{name}': expected parts joined by '+', found {found}; write {'+'.join(once)}.")
+    for part in method.parts:
+        if part.part.number and not 2 <= part.views <= _MOST_VIEWS:
+            raise UserError(f"{part.part.name}: expected 2 to {_MOST_VIEWS} views, found {part.views}.")
+
+
+def _check_options(run: TrainSettings, method: OfParts) -> None:
+    low, high = run.method_options.clip_low, run.method_options.clip_high
+    if method.has("clipped") and not 0 <= low < high <= 1:
+        raise UserError(f"clipped: expected an interval 0 <= low < high <= 1, found low={low:g}, high={high:g}.")
+
+
+def _check_decoding(run: TrainSettings) -> None:
+    if run.block_size and run.decoding.block != run.block_size:
+        raise UserError(
+            f"key 'decoding.block': expected block_size = {run.block_size}, found {run.decoding.block}; leave it out, "
+            f"or write decoding.block={run.block_size}."
+        )
+
+
+def _check_batch(run: TrainSettings) -> None:
+    if run.micro_batch and run.batch % run.micro_batch:
+        fitting = max(rows for rows in range(1, run.micro_batch + 1) if run.batch % rows == 0)
+        raise UserError(
+            f"key 'batch': expected a multiple of micro_batch = {run.micro_batch}, found {run.batch}; write "
+            f"micro_batch={fitting}, or batch={-(-run.batch // run.micro_batch) * run.micro_batch}."
+        )
+
+
+def _check_quantised(run: TrainSettings) -> None:
+    if run.quantised and not run.lora and not is_adapter(run.model):
+        raise UserError(
+            f"key 'quantised': expected 'lora' beside it, found a run that trains all of {run.model}; write "
+            f"RECIPE+lora."
+        )
+
+
+def _refuse_adapters(model: str) -> None:
+    raise UserError(f"key 'lora': expected a trained model to adapt, found the new one '{model}'.")
+
+
+def _refuse_seed(model: str) -> None:
+    raise UserError(
+        f"key 'init_seed': expected a new model (new:tiny or new:FOLDER), found '{model}'; write model=new:{model}, or "
+        f"leave it out."
+    )
+
+
+def _check_base(model: str, base: str) -> None:
+    if not is_adapter(model):
+        raise UserError(f"model '{model}': expected an adapter's folder to take base '{base}', found none.")
+    check_model_name(base)
+
+
+def _check_density(method: OfParts, name: str) -> None:
+    check_p_of_t(method)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        found = f"the folder '{name}'" if path.is_dir() else f"nothing at '{name}'"
+        inside = f"; write p_of_t={path / 'p_of_t.json'}" if (path / "p_of_t.json").is_file() else ""
+        near = inside or nearby(path, [".json"])
+        raise UserError(f"key 'p_of_t': expected a file that 'stabledllm fit' wrote, found {found}{near}.")
+
+
+def check_clip(name: str) -> None:
+    """Refuse the name of a CLIP model that is no folder and cannot be on the hub.
+
+    Raises:
+        UserError: such a name.
+    """
+    if not Path(name).expanduser().is_dir():
+        check_name(name, "CLIP model", ())
+
+
+def _check_callback(name: str) -> None:
+    """Refuse a callback that cannot be imported, without importing it: it may bring torch."""
+    example = "such as my_callbacks.SaveSamples"
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name):
+        raise UserError(f"key 'callbacks': expected dotted names of classes, {example}, found '{name}'.")
+    package = name.partition(".")[0]
+    if package in sys.stdlib_module_names:
+        raise UserError(f"key 'callbacks': expected a class of your own, {example}, found '{name}'.")
+    if not any(Path(place).exists() for place in (package, f"{package}.py")) and find_spec(package) is None:
+        near = nearby(Path(f"{package}.py"), [".py"])
+        raise UserError(
+            f"key 'callbacks': expected '{name}' in a module of the working directory or an installed one, found no "
+            f"module '{package}'{near}."
+        )

@@ -1,0 +1,206 @@
+"""From an autoregressive model to a masked diffusion model with the same weights, in dllm's A2D layout.
+
+Legend: L positions, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stabledllm.errors import UserError
+from stabledllm.models.as_user_error import as_user_error
+from stabledllm.models.conversion.depth import keep_layers
+from stabledllm.models.conversion.mask_token import MaskToken, choose_mask
+from stabledllm.models.conversion.original import Original, load_original
+from stabledllm.models.conversion.tokenizer_files import write_tokenizer
+from stabledllm.models.families.a2d import A2D_MODELS, A2DModel
+from stabledllm.models.hf_tokenizer import load_tokenizer
+from stabledllm.runtime.files import write_json
+
+RECORD = "stabledllm_conversion.json"
+"""The file beside the weights that says what a model was converted from, and how."""
+MASK_EMBEDDINGS = ("kept", "mean")
+_DROPPED = (
+    "_model_name_or_path", "_name_or_path", "architectures", "auto_map", "dtype", "layer_types", "rope_parameters",
+    "torch_dtype", "transformers_version",
+)  # fmt: skip
+_CHECKED = 16
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """How a model is converted.
+
+    Args:
+        shift: keep predicting position i from the hidden state at i - 1, as the original does; else from its own.
+        mask_token: see :func:`~stabledllm.models.conversion.mask_token.choose_mask`.
+        mask_embedding: ``kept``: the row as it is. ``mean``: the mean of the other tokens' rows. None: ``mean`` for a
+            new row, else ``kept``.
+        anneal_steps: optimizer steps over which training widens attention from causal to full; 0: full at once.
+        layers: keep so many layers, evenly spaced; None: all.
+        dtype: of the weights; ``auto``: what config.json says, float32 for a GGUF file.
+    """
+
+    shift: bool = True
+    mask_token: str = "auto"
+    mask_embedding: str | None = None
+    anneal_steps: int = 0
+    layers: int | None = None
+    dtype: str = "auto"
+
+
+def convert(
+    name: str,
+    folder: Path,
+    options: ConversionOptions | None = None,
+    *,
+    allow_pickle: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Convert a Llama, Qwen2 or Qwen3 and write it into a folder, which :func:`load_model` and dllm read.
+
+    Args:
+        name: a folder, ``OWNER/NAME`` on the hub, or a GGUF file. say: takes the lines that tell of it.
+
+    Returns:
+        what was done, as it is written beside the weights; ``largest_difference``: of a causal run's next-token logits
+        from the original's.
+
+    Raises:
+        UserError: options that the model does not allow, a model that cannot be converted, or other logits.
+    """
+    options = options or ConversionOptions()
+    _check(options)
+    say(f"reading {name}")
+    original = load_original(name, options.dtype, allow_pickle)
+    what, kept = original.what, None
+    if options.layers is not None:
+        kept = keep_layers(original.model, options.layers, what)
+    rows = original.model.get_input_embeddings().weight.shape[0]
+    mask = choose_mask(original.tokenizer, rows, options.mask_token, _ends(original), what)
+    model = _converted(original, mask, options)
+    _set_mask_row(model, original, mask, options)
+    difference = largest_difference(original, model, mask)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    say(f"{model.config.model_type}: {parameters:,} parameters, {model.config.num_hidden_layers} layers")
+    say(f"mask token: {mask}")
+    say(f"next-token logits of a causal run: at most {difference:g} from the original's")
+    model.save_pretrained(folder)
+    write_tokenizer(folder, original.tokenizer, mask, what)
+    load_tokenizer(folder, name, vocab_size=model.config.vocab_size, mask_token_id=mask.id)  # refuses what cannot be
+    record = {"original": name, **asdict(options), "mask": asdict(mask), "kept_layers": kept}
+    record |= {"parameters": parameters, "largest_difference": difference}
+    write_json(folder / RECORD, record)
+    return record
+
+
+@torch.no_grad()
+def largest_difference(original: Original, model: A2DModel, mask: MaskToken) -> float:
+    """The largest difference of next-token logits between the original and a causal run of the converted model.
+
+    0 in float32: both run the same kernels on the same numbers. The mask token's own logit is left out, as its row may
+    have been set anew.
+
+    Raises:
+        UserError: a difference that shows that this is another model.
+    """
+    rows = original.model.get_input_embeddings().weight.shape[0]
+    ids = torch.linspace(0, rows - 1, _CHECKED).long()[None]
+    ids[ids == mask.id] = (mask.id + 1) % rows
+    expected = original.model(ids, use_cache=False).logits
+    with model.causal():
+        hidden = model.eval().hidden_states(ids)
+    # As many rows as the original has, so that the product takes the same kernel.
+    found = F.linear(hidden, model.get_output_embeddings().weight[:rows])
+    difference = (found - expected).abs()
+    if mask.id < rows:
+        difference[..., mask.id] = 0
+    largest, scale = float(difference.max()), float(expected.abs().max())
+    if not largest <= 1e-3 * max(scale, 1.0):
+        raise UserError(
+            f"{original.what}: expected the original's next-token logits from the converted model, found a difference "
+            f"of {largest:g}."
+        )
+    return largest
+
+
+def _check(options: ConversionOptions) -> None:
+    if options.anneal_steps < 0:
+        raise UserError(f"convert: expected --anneal-steps of at least 0, found {options.anneal_steps}.")
+    if options.mask_embedding not in (None, *MASK_EMBEDDINGS):
+        raise UserError(
+            f"convert: expected --mask-embedding {' or '.join(MASK_EMBEDDINGS)}, found '{options.mask_embedding}'."
+        )
+    if options.mask_token == "new" and options.mask_embedding == "kept":
+        raise UserError("convert: expected --mask-embedding mean for a new row, which has nothing to keep, found kept.")
+
+
+def _ends(original: Original) -> Iterable[int]:
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = original.keys.get(key)
+        yield from value if isinstance(value, list) else [value]
+
+
+def _converted(original: Original, mask: MaskToken, options: ConversionOptions) -> A2DModel:
+    """The converted model, whose parameters are the original's own tensors."""
+    source = original.model
+    kind = A2D_MODELS[f"a2d-{source.config.model_type}"]
+    with as_user_error(f"{original.what}: expected a config.json that can be converted"):
+        config = kind.config_class.from_dict(_keys(original, mask, options))
+        with torch.device("meta"):
+            model = kind._from_config(config, attn_implementation="sdpa")
+    state = source.state_dict()
+    model.load_state_dict(state, assign=True)
+    model.tie_weights()
+    return model.to(source.dtype)
+
+
+def _keys(original: Original, mask: MaskToken, options: ConversionOptions) -> dict[str, Any]:
+    """The original's keys of config.json in the form of transformers 4, and those of a converted model."""
+    config = original.model.config
+    rope = dict(config.rope_parameters)
+    theta = rope.pop("rope_theta")
+    keys = {key: value for key, value in original.keys.items() if key not in _DROPPED}
+    keys |= {
+        "mask_token_id": mask.id,
+        "model_type": f"a2d-{config.model_type}",
+        "num_hidden_layers": config.num_hidden_layers,
+        "rope_scaling": None if rope.get("rope_type", "default") == "default" else rope,
+        "rope_theta": theta,
+        "shift_logits": options.shift,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "vocab_size": original.model.get_input_embeddings().weight.shape[0],
+    }
+    return keys | ({"anneal_steps": options.anneal_steps} if options.anneal_steps else {})
+
+
+@torch.no_grad()
+def _set_mask_row(model: A2DModel, original: Original, mask: MaskToken, options: ConversionOptions) -> None:
+    """Give the mask token its row of the embedding and of the output layer, which a new one gets behind the others."""
+    if (options.mask_embedding or ("mean" if mask.kind == "new" else "kept")) == "kept":
+        return
+    tokens = torch.tensor(sorted(set(original.tokenizer.get_vocab().values()) - {mask.id}))
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head.weight is embedding.weight
+    _set_row(embedding, mask.id, tokens)
+    if tied:
+        head.weight = embedding.weight
+    elif mask.kind == "new":
+        _set_row(head, mask.id, tokens)
+    rows = embedding.weight.shape[0]
+    embedding.num_embeddings = head.out_features = model.config.vocab_size = rows
+    model.config._read["vocab_size"] = rows
+
+
+def _set_row(layer: torch.nn.Module, row: int, tokens: Tensor) -> None:
+    """Set a row of a layer's matrix (V, D) to the mean of the tokens' rows, in a copy of the matrix."""
+    weight = layer.weight
+    mean = weight[tokens].float().mean(0, keepdim=True).to(weight.dtype)
+    layer.weight = torch.nn.Parameter(torch.cat((weight[:row], mean, weight[row + 1 :])))

@@ -1,0 +1,111 @@
+"""What a model's name means on this machine, as far as names and files tell: it is loaded elsewhere, with torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stabledllm.errors import UserError, did_you_mean
+from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of
+from stabledllm.models.new import pattern_of
+from stabledllm.models.shapes import PUBLISHED
+from stabledllm.models.shipped import SHIPPED, check_name, shipped_folder
+from stabledllm.runtime.files import read_json
+from stabledllm.runtime.offline import is_offline
+
+CONFIG = "config.json"
+_OF_A_RUN = "model"
+"""The folder of the trained model within a run's folder."""
+_SHOWN = 4
+"""Files of a folder without a model that a sentence names."""
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a model's name is the folder of an adapter."""
+    return (Path(name).expanduser() / ADAPTER_CONFIG).is_file()
+
+
+def trained_block(name: str) -> int | None:
+    """The block size that the model in a local folder, or in a run's, was trained with.
+
+    None without one, and for any other name.
+    """
+    folder = Path(name).expanduser()
+    if is_adapter(name):
+        base = base_of(folder)
+        return trained_block(base) if base else None
+    path = folder / CONFIG
+    if not path.is_file() and _holds_model(folder / _OF_A_RUN):
+        return trained_block(str(folder / _OF_A_RUN))
+    size = read_json(path).get("block_size") if path.is_file() else None
+    return size if type(size) is int and size > 0 else None
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a name under which no model can be: nothing there, a file, or a folder without a model.
+
+    A run's folder passes, as the model in it is meant; so does any name that may be on the hub.
+
+    Raises:
+        UserError: names what was found, and the nearest name of a model.
+
+    >>> check_model_name("tny")
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: model 'tny': expected 'tiny', 'tiny-mmada', a local folder or a hub's OWNER/NAME, ...
+    """
+    name = pattern_of(name)
+    path = Path(name).expanduser()
+    if shipped_folder(name):
+        return
+    if path.is_dir():
+        _check_folder(name, path)
+    elif path.exists():
+        beside = f"; write {path.parent}" if _holds_model(path.parent) else ""
+        raise UserError(f"model '{name}': expected a folder or a name, found a file{beside}.")
+    elif name.endswith("/") and name.count("/") < 3 and not name.startswith((".", "/", "~")):
+        raise UserError(f"model '{name}': expected a name or a folder that is there; write {name.rstrip('/')}.")
+    elif _is_missing_here(name):
+        raise UserError(
+            f"model '{name}': expected a folder, found nothing there{did_you_mean(name, _beside(path), most=0)}."
+        )
+    else:
+        check_name(name, near=[*SHIPPED, *PUBLISHED, *_beside(path)])
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    if _holds_model(folder) or _holds_model(folder / _OF_A_RUN):
+        return
+    within = [f"{name.rstrip('/')}/{below.name}" for below in _folders(folder) if _holds_model(below)]
+    files = sorted(entry.name for entry in folder.iterdir())
+    found = ", ".join(files[:_SHOWN]) + (", ..." if files[_SHOWN:] else "") if files else "nothing"
+    hint = f"; write {within[-1]}" if within else ""
+    raise UserError(f"model '{name}': expected a folder with {CONFIG} or {ADAPTER_CONFIG}, found {found} in it{hint}.")
+
+
+def _holds_model(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() or (folder / ADAPTER_CONFIG).is_file()
+
+
+def _is_missing_here(name: str) -> bool:
+    """Whether a name is the path of a folder that is missing, rather than the hub's OWNER/NAME.
+
+    Of two levels it is one where OWNER is a folder here, and the hub's copies on this machine have no such model.
+    """
+    owner, *below = name.split("/")
+    if not below or owner in ("", ".", "..", "~") or len(below) > 1:
+        return bool(below)
+    if name in PUBLISHED or not (Path(owner).is_dir() and is_offline()):
+        return False
+    from huggingface_hub import try_to_load_from_cache  # seldom needed
+
+    return not isinstance(try_to_load_from_cache(name, CONFIG), str)
+
+
+def _beside(path: Path) -> list[str]:
+    """The models' folders beside a missing one, as they would be typed."""
+    here = path.parent
+    names = [below for below in _folders(here) if _holds_model(below) or _holds_model(below / _OF_A_RUN)]
+    return [below.name if here == Path() else str(here / below.name) for below in names]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []

@@ -1,0 +1,94 @@
+"""``history.jsonl`` in a run's folder: losses, evaluations and checkpoints, a JSON object a line, written as they come.
+
+A line of losses holds ``step``, ``loss``, ``grad_norm``, ``learning_rate``, ``ess``, ``masked_share``,
+``forward_passes`` and ``tokens_per_second``; one of an evaluation ``step``, ``eval_nll`` and ``eval_nll_stderr``; one
+of a checkpoint ``step`` and ``checkpoint``, its folder. Each has ``time``, in seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from stabledllm.runtime.files import naming, write_jsonl
+
+HISTORY = "history.jsonl"
+LOGGED = ("loss", "grad_norm", "learning_rate", "ess", "masked_share", "loss_ema", "forward_passes")
+"""The figures of a line of losses that are those of the Trainer's log."""
+_KINDS = ("loss", "eval_nll", "checkpoint")
+"""The keys that tell the kinds of lines, in the order in which a step writes them."""
+
+
+def entry_of(logs: dict) -> dict | None:
+    """The line for an entry of the Trainer's log, without step and time; None for one that has no line."""
+    if "loss" in logs:
+        return {name: logs[name] for name in LOGGED if name in logs}
+    if "eval_loss" in logs:
+        return {"eval_nll": logs["eval_loss"], "eval_nll_stderr": logs.get("eval_loss_stderr")}
+    return None
+
+
+class History:
+    """The file of one run.
+
+    Args:
+        path: where it is.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def add(self, step: int, entry: dict) -> None:
+        """Append a line, in one write, so that a kill falls before or after it."""
+        line = json.dumps(_finite({"step": step, **entry, "time": round(time.time(), 3)}), allow_nan=False) + "\n"
+        with naming(self.path), self.path.open("ab") as file:
+            file.write(line.encode())
+
+    def go_on_from(self, step: int, log: Iterable[dict], checkpoint: str | None) -> None:
+        """Keep the lines up to a checkpoint, so that no step is there twice; those that are missing are added.
+
+        What came after the checkpoint is made again. A line that a kill cut in half, or a run begun before there was
+        such a file, is made up for from the Trainer's log, without times.
+
+        Args:
+            step: the checkpoint's; 0 for a run that begins. log: the Trainer's, as the checkpoint holds it.
+            checkpoint: the name of its folder.
+        """
+        lines = {_key(line): line for line in self._whole_lines() if line["step"] <= step}
+        wanted = [{"step": entry["step"]} | (entry_of(entry) or {}) for entry in log]
+        wanted += [{"step": step, "checkpoint": checkpoint}] if checkpoint else []
+        for line in wanted:
+            if (key := _key(line)) is not None:
+                lines.setdefault(key, _finite(line))
+        if lines:
+            write_jsonl(self.path, (lines[key] for key in sorted(lines)))
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def _whole_lines(self) -> list[dict]:
+        """The lines that are whole and of a known kind."""
+        if not self.path.is_file():
+            return []
+        found = []
+        for text in self.path.read_bytes().split(b"\n"):
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and type(line.get("step")) is int and _key(line) is not None:
+                found.append(line)
+        return found
+
+
+def _key(line: dict) -> tuple[int, int] | None:
+    """The step and the kind of a line, by which lines are sorted; None for one without a kind."""
+    kind = next((place for place, name in enumerate(_KINDS) if name in line), None)
+    return None if kind is None else (line["step"], kind)
+
+
+def _finite(line: dict) -> dict:
+    """The line with null in the place of NaN and infinity, which JSON has not."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}

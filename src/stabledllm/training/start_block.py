@@ -1,0 +1,186 @@
+"""The block before a run's first step: what is trained, on what, how and where, with a row for the eye to check."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from transformers import TrainingArguments
+
+from stabledllm.config.parts_in_words import OBJECTIVES, in_words
+from stabledllm.config.settings import TrainSettings
+from stabledllm.data.bundle import DataBundle
+from stabledllm.data.splits import own_splits
+from stabledllm.data.token_rows import TokenRow
+from stabledllm.models.families.registry import family_of
+from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.methods import Method
+from stabledllm.plain_text import plain_text
+from stabledllm.runtime.provenance import device_name
+from stabledllm.training.first_row import RESPONSE, STYLES, parts_of
+
+_DROPPED = re.compile(r"(^|[:;] )dropped ")
+
+
+@dataclass(frozen=True)
+class StartBlock:
+    """Everything that the block tells of a run.
+
+    Args:
+        first: the first training row. rows: how many there are; None where they are read as they come.
+        done: steps that a resumed run has behind it.
+    """
+
+    settings: TrainSettings
+    arguments: TrainingArguments
+    method: Method
+    loaded: LoadedModel
+    data: DataBundle
+    first: TokenRow
+    rows: int | None
+    done: int = 0
+
+    def __rich__(self) -> RenderableType:
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(no_wrap=True, style="bold")
+        grid.add_column(overflow="fold")
+        for label, value in self.lines():
+            grid.add_row(label, value)
+        return Group("", grid, "")
+
+    def lines(self) -> Iterator[tuple[str, Text]]:
+        """Each line's label and text, in order."""
+        yield "model", Text(self.model())
+        yield "rows", Text(self.counts())
+        for note in self.notes():
+            yield "", Text(plain_text(note))
+        yield from self.first_row()
+        yield "method", Text(self.method_in_words())
+        if not self.method.autoregressive:
+            yield "objective", Text(self.objective())
+        yield "steps", Text(self.steps())
+        yield "device", Text(self.device())
+        yield "folder", Text(plain_text(Path(self.settings.out)))
+
+    def model(self) -> str:
+        """The model, its family and how many of its parameters are trained."""
+        model = self.loaded.model
+        total, trained = (_count(p for p in model.parameters() if p.requires_grad or not only) for only in (0, 1))
+        share = "all trained" if trained == total else f"{trained:,} trained ({trained / total:.2%})"
+        return f"{plain_text(self.loaded.name)}, family {family_of(model)}: {total:,} parameters, {share}"
+
+    def counts(self) -> str:
+        """How many rows are trained on, held out, tested and dropped."""
+        data = self.data
+        counts = [f"{self.rows:,} to train on" if self.rows is not None else "read as they come"]
+        if len(data.validation):
+            counts.append(f"{len(data.validation):,} held out ({self.held_out()})")
+        else:
+            counts.append("none held out")
+        if data.test:
+            counts.append(f"{len(data.test):,} to test")
+        dropped = "" if any(map(_DROPPED.search, data.notes)) else "; none dropped"
+        return ", ".join(counts) + dropped
+
+    def held_out(self) -> str:
+        """Where the held-out rows come from."""
+        given = self.settings.data
+        if given.validation:
+            return plain_text(f"data.validation={given.validation}")
+        if "validation" in own_splits(given.train):
+            return "the data's own split"
+        return f"data.validation_share={given.validation_share:g}"
+
+    def notes(self) -> list[str]:
+        """The notes on the data that say more than the number of rows: what was dropped and why, how it was read."""
+        return [
+            note
+            for note in self.data.notes
+            if not (note.endswith(f"none longer than {self._longest}") or "data.validation_share=" in note)
+        ]
+
+    @property
+    def _longest(self) -> str:
+        return f"max_len={self.settings.data.max_len}"
+
+    def first_row(self) -> Iterator[tuple[str, Text]]:
+        """The first training row, its parts marked by labels, and in a terminal by colours as well."""
+        row = self.first
+        length = f"{len(row.input_ids):,} tokens, of which {row.response_length:,} are trained"
+        yield "first row", Text(f"{plain_text(row.origin)}, {length}" if row.origin else length)
+        for part in parts_of(row, self.loaded.tokenizer):
+            yield f"  {part.kind}", part.text
+        if not row.prompt_length:
+            yield "", Text(f"no prompt: the whole row is {RESPONSE}", style=STYLES[RESPONSE])
+
+    def method_in_words(self) -> str:
+        """The method's name and what it does, with blocks if there are any."""
+        method = self.method
+        text = f"{method.name}: {in_words([named.part.name for named in method.parts], unbiased=method.unbiased)}"
+        if self.settings.block_size:
+            text += f" In blocks of {self.settings.block_size} tokens, each with its own t."
+        return text
+
+    def objective(self) -> str:
+        """What is minimised, and over what its mean is taken."""
+        objective = self.settings.objective
+        power = f" (a = {objective.power:g})" if objective.power is not None else ""
+        return (
+            f"{objective.weighting}{power}: {OBJECTIVES[objective.weighting]}; the mean over the "
+            f"{'rows' if objective.normalization == 'row' else 'tokens'} of a step"
+        )
+
+    def steps(self) -> str:
+        """How many steps of how many rows, and what part of the data they are."""
+        settings, arguments = self.settings, self.arguments
+        steps = steps_of(settings, self.rows)
+        micro, parts, ranks = (
+            arguments.per_device_train_batch_size,
+            arguments.gradient_accumulation_steps,
+            arguments.world_size,
+        )
+        split = f"{micro} at once" + (f" x {parts} accumulated" if parts > 1 else "")
+        split += f" x {ranks} devices" if ranks > 1 else ""
+        epochs = f", {_epochs(steps, self.rows, settings.batch)}" if self.rows is not None else ""
+        of = f"{settings.batch:,} rows each" + (f" ({split})" if parts * ranks > 1 else "")
+        behind = f"; {self.done:,} are done" if self.done else ""
+        return f"{steps:,} of {of}{epochs}{behind}"
+
+    def device(self) -> str:
+        """The device or devices, the precision, and the threads of this process."""
+        arguments, ranks = self.arguments, self.arguments.world_size
+        name = device_name(arguments.device).partition(" (")[0] if arguments.device.type == "cpu" else None
+        device = name or device_name(arguments.device)
+        threads = torch.get_num_threads()
+        return (
+            f"{f'{ranks} x ' if ranks > 1 else ''}{device}, {threads} thread{'s' if threads > 1 else ''}, "
+            f"{self.precision()}"
+        )
+
+    def precision(self) -> str:
+        """The precision of the weights, and that of the computation where it is another."""
+        weights = f"weights in {self.settings.quantised or self.settings.dtype}"
+        mixed = "bfloat16" if self.arguments.bf16 else "float16" if self.arguments.fp16 else None
+        return f"{weights}, computed in {mixed}" if mixed and mixed != self.settings.dtype else weights
+
+
+def steps_of(settings: TrainSettings, rows: int | None) -> int:
+    """The optimizer steps of a run on that many rows; None is possible where ``steps`` is given."""
+    return settings.steps or math.ceil(settings.epochs * math.ceil(rows / settings.batch))
+
+
+def _epochs(steps: int, rows: int, batch: int) -> str:
+    epochs = steps / math.ceil(rows / batch)
+    return f"{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
+
+
+def _count(parameters: Iterable) -> int:
+    """The number of weights; one that is held in 4 bits counts by the shape that it stands for."""
+    return sum(math.prod(getattr(getattr(p, "quant_state", None), "shape", None) or p.shape) for p in parameters)
