@@ -137,6 +137,12 @@ def test_a_run_in_memory_goes_on_as_a_stream(tmp_path):
     assert record["data_notes"][-1].startswith("train: 24 rows were read in 1 pass")
 
 
+def test_a_run_without_validation_rows(tmp_path):
+    record, _ = train(settings_in(tmp_path), data={"validation": None, "validation_share": 0}, steps=2)
+    assert record["steps"] == 2
+    assert "validation_nll" not in record["metrics"]
+
+
 def test_a_row_with_given_parts_is_refused_in_blocks_when_it_comes(tmp_path):
     settings = settings_in(tmp_path)
     parts = [{"type": "text", "text": "Yes "}, {"type": "text", "text": "no", "train": False}]
