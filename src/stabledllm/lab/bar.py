@@ -1,19 +1,18 @@
-"""A progress bar of tqdm for a measurement."""
+"""The progress of a measurement: a bar in a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tqdm import tqdm
-
 from stabledllm.lab.measure.progress import Progress
+from stabledllm.runtime.showing import Bar, bar
 
 
 class _Bar(Progress):
-    def __init__(self, bar: tqdm):
-        super().__init__(bar.desc, bar.total)
-        self.bar = bar
+    def __init__(self, shown: Bar, what: str, total: int | None):
+        super().__init__(what, total)
+        self.bar = shown
 
     def update(self, forwards: int) -> None:
         self.bar.update(forwards)
@@ -24,6 +23,6 @@ class _Bar(Progress):
 
 @contextmanager
 def progress_bar(what: str, total: int | None) -> Iterator[Progress]:
-    """A bar on standard error that counts forward passes, with the stage behind it."""
-    with tqdm(total=total, desc=what, unit="fwd") as bar:
-        yield _Bar(bar)
+    """Forward passes counted on standard error, with the stage behind them."""
+    with bar(total, what, "forward") as shown:
+        yield _Bar(shown, what, total)

@@ -28,6 +28,7 @@ from stabledllm.lab.recommendation import is_comparable, recommend
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.fits import check_marks, check_model
 from stabledllm.noise.methods import Method
+from stabledllm.runtime.device import place
 from stabledllm.runtime.files import write_json
 
 
@@ -42,6 +43,7 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     methods = build_methods(settings)
     check_methods(methods, settings.gradient)
     loaded = load_model(settings.model, **loading_options(settings))
+    place(loaded.model)
     if size := getattr(loaded.model.config, "block_size", None):
         raise UserError(
             f"model '{settings.model}': expected one of whole responses, found one trained in blocks of {size}."

@@ -17,6 +17,7 @@ from stabledllm.noise.fits import check_fitted, check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity
 from stabledllm.reports.printed import fit_details
+from stabledllm.runtime.device import place
 
 Say = Callable[[str], None]
 
@@ -30,6 +31,7 @@ def run_fit(settings: TrainSettings, path: Path, say: Say) -> FittedDensity:
     method = build_method(settings.method, settings)
     check_fitted(method)
     loaded = build_model(settings)
+    place(loaded.model)
     check_model(method, loaded.name, loaded.autoregressive)
     set_form(loaded, settings)
     data = settings.data

@@ -48,3 +48,13 @@ def experiment_text(results: dict) -> Iterator[str]:
                 yield f"{spread}\n"
     yield from results["statements"]
     yield from results["notes"]
+
+
+def metric_lines(record: dict) -> Iterator[str]:
+    """Yields each metric of a run.json or an eval.json with its standard error, and what is counted, in a line."""
+    for name, value in record["metrics"].items():
+        if isinstance(value, dict) and value.get("value") is not None:
+            error = f" ± {value['stderr']:.3g}" if value.get("stderr") is not None else ""
+            yield f"{name} {value['value']:.4g}{error}"
+        elif isinstance(value, int | float):
+            yield f"{name} {value:.4g}"

@@ -34,6 +34,9 @@ class Bar(Protocol):
     def update(self, n: int = 1) -> object:
         """Count ``n`` more."""
 
+    def set_postfix_str(self, s: str) -> None:
+        """Say which part of the work is going on."""
+
 
 @contextmanager
 def without_bars() -> Iterator[None]:
@@ -46,12 +49,12 @@ def without_bars() -> Iterator[None]:
 
 
 def in_terminal() -> bool:
-    """Whether standard error is a terminal."""
-    return bool(sys.stderr is not None and sys.stderr.isatty())
+    """Whether standard error can show a bar: a terminal, or a notebook."""
+    return "ipykernel" in sys.modules or bool(sys.stderr is not None and sys.stderr.isatty())
 
 
 def _shown() -> bool:
-    return is_main_process() and not _HIDDEN.get() and not os.environ.get("TQDM_DISABLE")
+    return is_main_process() and not _HIDDEN.get() and os.environ.get("TQDM_DISABLE", "") in ("", "0")
 
 
 @contextmanager
@@ -77,14 +80,20 @@ class _Hidden:
     def update(self, n: int = 1) -> None:
         """Show nothing."""
 
+    def set_postfix_str(self, s: str) -> None:
+        """Show nothing."""
+
 
 class _Lines:
     """A count that prints a line after the first seconds and then every minute."""
 
     def __init__(self, total: int | None, what: str, unit: str, initial: int = 0):
-        self.total, self.what, self.unit, self.done = total, what, unit, initial
+        self.total, self.what, self.unit, self.done, self.stage = total, what, unit, initial, ""
         self.first, self.started = initial, time.monotonic()
         self.next = self.started + SILENT_FOR
+
+    def set_postfix_str(self, s: str) -> None:
+        self.stage = s
 
     def update(self, n: int = 1) -> None:
         self.done += n
@@ -100,7 +109,7 @@ class _Lines:
         if self.total and self.done > self.first:
             left = (now - self.started) / (self.done - self.first) * (self.total - self.done)
             text += f", about {duration(left)} left"
-        return text
+        return f"{text} ({self.stage})" if self.stage else text
 
 
 @contextmanager

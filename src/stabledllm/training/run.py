@@ -157,7 +157,8 @@ def _train(
         say(f"views of a row in one forward: {laid_out.views_per_forward or 'all'}")
     if is_main_process():
         done = checkpoint.step if checkpoint else 0
-        screen.tell(StartBlock(laid_out, arguments, method, loaded, data, done), say)
+        shown = StartBlock(laid_out, arguments, method, loaded, data, data.train[0], len(data.train), done)
+        screen.tell(shown, say)
     with failing_by_name(own):
         trainer, density = build_trainer(
             laid_out, method, loaded, data, checkpoint.folder if checkpoint else None, say, own, lines=screen.lines
