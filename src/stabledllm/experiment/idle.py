@@ -114,7 +114,7 @@ _RUN: Rules = {
         "data without a validation split of their own",
     ),
     "data.validation_rows": _EVALUATED,
-    "eval_every": _EVALUATED,
+    "eval_every": (lambda run, _: run.eval_every is None or has_validation(run.data), _EVALUATED[1]),
     "eval_draws": _EVALUATED,
     "data.test_rows": (lambda run, _: has_test(run.data), "data with test rows (data.test)"),
     "decoding.block": (lambda run, _: bool(run.block_size) or _text_is_decoded(run), "test rows to decode (data.test)"),
