@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import AllowPickle, path
-from stabledllm.cli.printing import say
+from stabledllm.cli.printing import answer, say
 
 
 def convert(
@@ -59,4 +59,4 @@ def convert(
     options = ConversionOptions(shift, mask_token, mask_embedding, anneal_steps, layers, dtype)
     with new_folder(out, "convert") as (folder, _):
         convert_model(model_in(model), folder, options, allow_pickle=allow_pickle, say=say)
-    say(f"wrote {out}")
+    answer(f"wrote {out}")

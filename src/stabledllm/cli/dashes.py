@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from stabledllm.cli.grammar import Grammar
-from stabledllm.config.key_table import Key
 from stabledllm.errors import Gathered, UserError
 from stabledllm.plain_text import plain_text
+
+if TYPE_CHECKING:
+    from stabledllm.config.key_table import Key
 
 _TRUTHS = {"true": "true", "True": "true", "TRUE": "true", "false": "false", "False": "false", "FALSE": "false"}
 _PLAIN = re.compile(r"[\w.+-]+")

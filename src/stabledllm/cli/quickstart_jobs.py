@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stabledllm.cli import decompose, experiment, fit
-from stabledllm.cli.printing import say
+from stabledllm.cli.printing import answer, say
 from stabledllm.runtime.files import copy, read_json
 from stabledllm.runtime.locks import writing
 from stabledllm.runtime.sameness import Differences, differences
@@ -88,7 +88,7 @@ def _run(job: Quickstart, out: Path, *, small: bool) -> None:
         overrides.append(f"base.data.image.cache={out / 'codes'}")
     experiment.run(job.recipe, overrides)
     say("4/4 the report")
-    say(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
+    answer(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
 
 
 def _is_there(path: Path, settings: dict) -> bool:
