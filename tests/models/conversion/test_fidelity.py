@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stabledllm.models.conversion.convert import ConversionOptions, convert
+from stabledllm.models.conversion.convert import convert
+from stabledllm.models.conversion.options import ConversionOptions
 from stabledllm.models.loading import load_model
 from tests.fakes.converted import ORIGINALS, write_a2d
 from tests.models.conversion.cases import converted, original_of, some_ids

@@ -6,7 +6,7 @@ Legend: L positions, V vocabulary, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from stabledllm.errors import UserError
 from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.conversion.depth import keep_layers
 from stabledllm.models.conversion.mask_token import MaskToken, choose_mask
+from stabledllm.models.conversion.options import ConversionOptions
 from stabledllm.models.conversion.original import Original, load_original
 from stabledllm.models.conversion.tokenizer_files import write_tokenizer
 from stabledllm.models.families.a2d import A2D_MODELS, A2DModel
@@ -26,34 +27,11 @@ from stabledllm.runtime.files import write_json
 
 RECORD = "stabledllm_conversion.json"
 """The file beside the weights that says what a model was converted from, and how."""
-MASK_EMBEDDINGS = ("kept", "mean")
 _DROPPED = (
     "_model_name_or_path", "_name_or_path", "architectures", "auto_map", "dtype", "layer_types", "rope_parameters",
     "torch_dtype", "transformers_version",
 )  # fmt: skip
 _CHECKED = 16
-
-
-@dataclass(frozen=True)
-class ConversionOptions:
-    """How a model is converted.
-
-    Args:
-        shift: keep predicting position i from the hidden state at i - 1, as the original does; else from its own.
-        mask_token: see :func:`~stabledllm.models.conversion.mask_token.choose_mask`.
-        mask_embedding: ``kept``: the row as it is. ``mean``: the mean of the other tokens' rows. None: ``mean`` for a
-            new row, else ``kept``.
-        anneal_steps: optimizer steps over which training widens attention from causal to full; 0: full at once.
-        layers: keep so many layers, evenly spaced; None: all.
-        dtype: of the weights; ``auto``: what config.json says, float32 for a GGUF file.
-    """
-
-    shift: bool = True
-    mask_token: str = "auto"
-    mask_embedding: str | None = None
-    anneal_steps: int = 0
-    layers: int | None = None
-    dtype: str = "auto"
 
 
 def convert(
@@ -77,7 +55,7 @@ def convert(
         UserError: options that the model does not allow, a model that cannot be converted, or other logits.
     """
     options = options or ConversionOptions()
-    _check(options)
+    options.check()
     say(f"reading {name}")
     original = load_original(name, options.dtype, allow_pickle)
     what, kept = original.what, None
@@ -129,17 +107,6 @@ def largest_difference(original: Original, model: A2DModel, mask: MaskToken) -> 
             f"of {largest:g}."
         )
     return largest
-
-
-def _check(options: ConversionOptions) -> None:
-    if options.anneal_steps < 0:
-        raise UserError(f"convert: expected --anneal-steps of at least 0, found {options.anneal_steps}.")
-    if options.mask_embedding not in (None, *MASK_EMBEDDINGS):
-        raise UserError(
-            f"convert: expected --mask-embedding {' or '.join(MASK_EMBEDDINGS)}, found '{options.mask_embedding}'."
-        )
-    if options.mask_token == "new" and options.mask_embedding == "kept":
-        raise UserError("convert: expected --mask-embedding mean for a new row, which has nothing to keep, found kept.")
 
 
 def _ends(original: Original) -> Iterable[int]:
