@@ -56,7 +56,7 @@ from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
 from stabledllm.training.identity import identity_of, with_content
 from stabledllm.training.log_lines import LogLines
-from stabledllm.training.progress import ProgressFile, StepBar
+from stabledllm.training.progress import ProgressFile, StepBar, close_bars
 from stabledllm.training.screen import Screen
 from stabledllm.training.start_block import StartBlock
 from stabledllm.training.statistics import StepStatistics
@@ -187,7 +187,10 @@ def _train(
         say(f"note: {checkpoint.folder} was made with other means ({'; '.join(changes)}): last digits may differ")
     try:
         with failing_by_name(own), reading(rows):
-            trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+            try:
+                trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+            finally:
+                close_bars(trainer.callback_handler.callbacks)
         data = replace(data, notes=[*data.notes, *counted(rows)])
         return finish(settings, trainer, loaded, data, density, identity, say)
     except Diverged as error:
