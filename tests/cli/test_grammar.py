@@ -179,6 +179,11 @@ def test_after_two_dashes_nothing_is_an_option():
     ]  # fmt: skip
 
 
+def test_of_a_repeated_option_the_last_counts():
+    words = ["--batch", "3", "--rows", "2", "--batch=1", "--steps", "8", "--decoding.steps", "16"]
+    assert without_dashes(words, GRAMMARS["eval"], [])[0] == ["rows=2", "generate_batch=1", "decoding.steps=16"]
+
+
 def test_the_recipe_may_stand_anywhere(tmp_path):
     (tmp_path / "a=b.yaml").write_text("x: 1")
     assert read_arguments("train", ["steps=3", "sft"]).recipe == "sft"

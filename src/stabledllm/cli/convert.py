@@ -52,10 +52,11 @@ def convert(
     given = {"dtype": dtype, "mask_embedding": mask_embedding, "anneal_steps": anneal_steps, "layers": layers}
     check_command("convert", {"model": model, "out": str(out)} | given)
     from stabledllm.cli.new_folders import new_folder
+    from stabledllm.config.run_folder import model_in
     from stabledllm.models.conversion.convert import convert as convert_model
     from stabledllm.models.conversion.options import ConversionOptions
 
     options = ConversionOptions(shift, mask_token, mask_embedding, anneal_steps, layers, dtype)
     with new_folder(out, "convert") as (folder, _):
-        convert_model(model, folder, options, allow_pickle=allow_pickle, say=say)
+        convert_model(model_in(model), folder, options, allow_pickle=allow_pickle, say=say)
     say(f"wrote {out}")

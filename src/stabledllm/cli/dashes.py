@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from stabledllm.cli.grammar import Grammar
 from stabledllm.config.key_table import Key
@@ -21,7 +21,8 @@ def without_dashes(
 ) -> tuple[list[str], list[str]]:
     """The words with every ``--KEY VALUE`` as ``KEY=VALUE``, and a note on each name that is another program's.
 
-    Options of the command itself stay as they are, and so does everything after ``--``.
+    Options of the command itself stay as they are, and so does everything after ``--``. Of an option that is repeated
+    the last value counts, as on any command line.
 
     Args:
         own: the command's own options. valued: those of them that a value follows.
@@ -30,9 +31,23 @@ def without_dashes(
         Mistakes: names every unknown option, with the nearest, and every key without its value.
     """
     reader = _Reader(list(words), grammar, own, valued)
-    read = [*reader.words()]
+    read = _last_of_each(reader.words())
     reader.gathered.refuse()
     return read, reader.notes
+
+
+class _Setting(str):
+    """A setting that was typed as an option."""
+
+
+def _last_of_each(words: Iterable[str]) -> list[str]:
+    kept: list[str] = []
+    for word in words:
+        if isinstance(word, _Setting):
+            key = word.partition("=")[0] + "="
+            kept = [one for one in kept if not (isinstance(one, _Setting) and one.startswith(key))]
+        kept.append(word)
+    return kept
 
 
 class _Reader:
@@ -53,7 +68,7 @@ class _Reader:
                     yield self.left.pop(0)
                 continue
             with self.gathered.check():
-                yield self._setting(word)
+                yield _Setting(self._setting(word))
 
     def _setting(self, word: str) -> str:
         option, equals, value = word.partition("=")

@@ -167,14 +167,20 @@ def load_bundle(
     chosen = chosen or choose(settings, say)
     rows, notes = {"validation": []}, list(chosen.notes)
     for split in _trained_and_evaluated(settings):
-        limit = getattr(settings, f"{split}_rows")
         with busy(f"tokenising the rows of {settings.train}"):
-            encoded = _encoded(chosen, split, split, tokenizer, settings, limit, say)
+            encoded = encode_chosen(chosen, split, tokenizer, settings, say)
         rows[split] = encoded.rows
         notes.append(f"{split}: {encoded.summary(settings.max_len)}")
     for note in notes:
         (tell or say)(note)
     return DataBundle(rows["train"], rows["validation"], chosen.test, notes, chosen.digests)
+
+
+def encode_chosen(
+    chosen: Chosen, split: str, tokenizer, settings: DataSettings, say: Callable[[str], None] = lambda _: None
+) -> Encoded:
+    """The rows of one split of what :func:`choose` chose, ``train`` or ``validation``, as a run has them."""
+    return _encoded(chosen, split, split, tokenizer, settings, getattr(settings, f"{split}_rows"), say)
 
 
 def _load(

@@ -29,6 +29,7 @@ def load_checked(
     repeated: bool = False,
     reads_data: bool = True,
     also: Iterable[Callable[[], object]] = (),
+    say: Callable[[str], None] = lambda _: None,
 ) -> TrainSettings | ExperimentSettings:
     """The settings of a recipe that is to be run here.
 
@@ -36,6 +37,7 @@ def load_checked(
         repeated: whether a finished run in its folder is only to be said, for which its model need not be there.
         reads_data: whether the command reads the rows, which must then be named and be there.
         also: checks of the command's own options, told in the same list.
+        say: gets a line on the settings that come from the run whose folder is the model.
 
     Raises:
         UserError: no such recipe, or broken YAML.
@@ -55,6 +57,8 @@ def load_checked(
 
     gather(gathered, read, checks)
     gathered.refuse()
+    for line in read.told:
+        say(line)
     return read.settings
 
 

@@ -187,7 +187,8 @@ def idle_in_eval(settings: EvalSettings, overrides: Sequence[str]) -> list[str]:
     """The same as :func:`idle_overrides` for ``eval``, whose number of rows is ``--rows``."""
     data = settings.data.model_copy(update={"test": settings.data.test or settings.data.train})
     run = TrainSettings().model_copy(update={"data": data, "decoding": settings.decoding})
-    rules = _unused(_NOT_EVALUATED, "a key that 'eval' uses") | _DATA
+    rules = {} if settings.held_out else _unused(_NOT_EVALUATED, "a key that 'eval' uses")
+    rules |= _DATA
     rules |= {name: _RUN[name] for name in ("image_decoding.", "clip")}
     return [note for key in _keys(overrides) for note in _notes_on(key, key, [Run(run, OfParts())], rules)]
 

@@ -11,7 +11,6 @@ from transformers import TrainerCallback
 from stabledllm.runtime.files import write_json
 from stabledllm.runtime.showing import bar, in_terminal
 
-PROGRESS = "progress.json"
 EVERY = 2.0
 """Least seconds between two writes of that file."""
 

@@ -13,6 +13,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, set_form
 from stabledllm.config.changeable import refuse_unchangeable
+from stabledllm.config.run_folder import PROGRESS
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.images import are_images, with_image_defaults
@@ -53,7 +54,7 @@ from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
 from stabledllm.training.identity import identity_of, with_content
 from stabledllm.training.log_lines import LogLines
-from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
+from stabledllm.training.progress import ProgressFile, StepBar
 from stabledllm.training.screen import Screen
 from stabledllm.training.start_block import StartBlock
 from stabledllm.training.statistics import StepStatistics
