@@ -17,7 +17,7 @@ from stabledllm.data.row_cache import Encoding, RowCache, cache_of
 from stabledllm.data.row_stream import LEAST_STREAMED, RowStream, open_stream
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import load_examples, task_options
-from stabledllm.data.splits import has_validation, own_splits
+from stabledllm.data.splits import held_in_memory, own_splits
 from stabledllm.data.stream_files import stream_files
 from stabledllm.data.text import are_documents, pack_documents
 from stabledllm.errors import UserError
@@ -184,7 +184,7 @@ def load_bundle(
     if settings.streaming:
         rows["train"] = open_stream(settings, tokenizer, encoding_options(settings), chosen, say)
         notes.append(rows["train"].told())
-    for split in _held_in_memory(settings):
+    for split in held_in_memory(settings):
         with busy(f"tokenising the rows of {settings.train}"):
             encoded = encode_chosen(chosen, split, tokenizer, settings, say)
         rows[split] = encoded.rows
@@ -255,7 +255,7 @@ def _splits(settings: DataSettings) -> tuple[dict[str, Examples], list[str]]:
     if not validation and not settings.streaming:
         splits["train"], splits["validation"], note = _held_out(splits["train"], settings)
         notes.append(note)
-    for split in _held_in_memory(settings):
+    for split in held_in_memory(settings):
         if not splits[split]:
             raise UserError(f"data.{split}: expected rows that are in no other split, found none.")
     return splits, notes
@@ -271,13 +271,6 @@ def _held_out(examples: Examples, settings: DataSettings) -> tuple[Examples, Exa
         f"(data.validation_share={settings.validation_share:g}; 0 trains on every row)"
     )
     return train, validation, held
-
-
-def _held_in_memory(settings: DataSettings) -> tuple[str, ...]:
-    """The splits that become rows of tokens now; streamed ones come later."""
-    train = () if settings.streaming else ("train",)
-    evaluated = ("validation",) if has_validation(settings) else ()
-    return (*train, *evaluated)
 
 
 def answered(examples: Examples, spec: str) -> tuple[Examples, list[str]]:

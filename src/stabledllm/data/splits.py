@@ -39,6 +39,12 @@ def has_validation(data: DataSettings) -> bool:
     return data.validation_share > 0 or not is_held_out(data)
 
 
+def held_in_memory(data: DataSettings) -> tuple[str, ...]:
+    """The splits that become rows of tokens before training; streamed training rows come later."""
+    train = () if data.streaming else ("train",)
+    return (*train, "validation") if has_validation(data) else train
+
+
 def has_test(data: DataSettings) -> bool:
     """Whether there are rows whose completions are scored."""
     return data.test is not None or "test" in own_splits(data.train)
