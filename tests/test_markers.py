@@ -11,7 +11,11 @@ import pytest
 HERE = Path(__file__).parent
 STARTS = {"subprocess.run", "subprocess.Popen", "multiprocessing.get_context", "jobs"}
 """What starts one: these calls, and a study told its ``jobs``."""
-COMMAND_LINE = re.compile(r"from tests\.cli\.runner import .*\bstabledllm\b")
+COMMAND_LINE = {
+    re.compile(r"from tests\.cli\.runner import .*\bstabledllm\b"): {"stabledllm"},
+    re.compile(r"from tests\.cli\.forked import "): {"command", "Forked"},
+}
+"""What starts one in a module that imports it so."""
 
 
 def names(function: ast.AST) -> set[str]:
@@ -36,7 +40,8 @@ def starting(source: str) -> list[ast.FunctionDef]:
         node.targets[0].id: node for node in body if isinstance(node, ast.Assign) and hasattr(node.targets[0], "id")
     }
     uses = {name: names(node) for name, node in (functions | constants).items()}
-    found, before = STARTS | ({"stabledllm"} if COMMAND_LINE.search(source) else set()), set()
+    imported = [names for line, names in COMMAND_LINE.items() if line.search(source)]
+    found, before = STARTS.union(*imported), set()
     while before != found:
         before = set(found)
         found |= {name for name, used in uses.items() if used & found}

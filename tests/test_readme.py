@@ -19,19 +19,23 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for line in SHELL if line.startswith("stabledllm ")]
 # The same commands on less: every setting named here is one that a user can give.
 SMALL_PROBE = ["ppots.rows=4", "ppots.rates=6", "ppots.masks=2", "ppots.starts=3"]
-SMALL_TRAIN = ["steps=2", "eval_every=1", "save_every=1", "batch=4", "data.validation_rows=4", "data.test_rows=2"]
+SMALL_TRAIN = [
+    "steps=2", "eval_every=1", "save_every=1", "batch=4", "data.train_rows=24", "data.validation_rows=4",
+    "data.test_rows=2",
+]  # fmt: skip
 SMALL_LAB = [
     "rows=4", "rates=2", "masks=2", "steps=4", "forwards=4", "probe.rows=4", "probe.rates=4", "probe.masks=2",
     "probe.starts=3", "data.train_rows=8", "grad.rows=4", "grad.view_rows=4", "grad.rates=2", "grad.steps=4",
 ]  # fmt: skip
+FEW_METHODS = ["--methods", "ppots,lowdisc+fixedcount"]
 REDUCED = {
-    "decompose": SMALL_LAB,
-    "recommend": SMALL_LAB,
+    "decompose": [*SMALL_LAB, *FEW_METHODS],
+    "recommend": [*SMALL_LAB, *FEW_METHODS],
     "fit": SMALL_PROBE,
     "train": [*SMALL_TRAIN, *SMALL_PROBE],
     "eval": ["--rows", "4"],
     "quickstart-images": [],
-    "experiment": [f"base.{setting}" for setting in [*SMALL_TRAIN, *SMALL_PROBE, "data.train_rows=16"]],
+    "experiment": [f"base.{setting}" for setting in [*SMALL_TRAIN, *SMALL_PROBE]],
 }  # fmt: skip
 
 
@@ -63,6 +67,8 @@ def test_command(folder, command):
     fewer = REDUCED.get(words[0], [])
     if words[0] == "decompose" and "--gradient" not in words:
         fewer = [setting for setting in fewer if not setting.startswith("grad.")]
+    if words[1:2] == ["sft-scenes"]:
+        fewer = [*fewer, "image_decoding.steps=2"]
     result = in_process(*words, *fewer, cwd=folder)
     assert result.returncode == 0, result.stderr[-3000:]
 

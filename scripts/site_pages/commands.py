@@ -61,7 +61,9 @@ def _settings(name: str) -> list[str]:
 def _record(parameter: click.Parameter, context: click.Context) -> tuple[str, str] | None:
     """The names of a parameter and its help, with the default."""
     record = parameter.get_help_record(context)
-    return record and (re.sub(r" <[^<>]*>$", "", record[0]), record[1])
+    if record and parameter.param_type_name == "argument":  # behind which some versions of typer name its type
+        return re.sub(r" <[^<>]*>$", "", record[0]), record[1]
+    return record
 
 
 def _cell(text: str) -> str:

@@ -56,7 +56,8 @@ class Gathered:
         try:
             yield
         except UserError as error:
-            self.sentences += error.sentences if isinstance(error, Mistakes) else [str(error)]
+            found = error.sentences if isinstance(error, Mistakes) else [str(error)]
+            self.sentences += [sentence for sentence in found if sentence not in self.sentences]
 
     def refuse(self) -> None:
         """Raise :class:`Mistakes` if there are any."""

@@ -157,7 +157,7 @@ def test_every_name_of_another_program_has_its_key():
         (["generate", "hi", "modl=tiny"], "unknown key 'modl' (did you mean 'model'?)"),
         (["generate", "hi", "--image_decoding.steps", "3"], "expected --image beside it"),
         (["generate", "hi", "--image", "--length", "3"], "key 'decoding.length': expected none beside --image"),
-        (["generate", "hi", "--out", "x"], "key 'out': expected --image beside it"),
+        (["generate", "hi", "--data.image.side", "8"], "key 'data.image.side': expected --image beside it"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -177,6 +177,11 @@ def test_after_two_dashes_nothing_is_an_option():
     assert without_dashes(["--steps", "3", "--", "--steps", "4"], GRAMMARS["train"], [])[0] == [
         "steps=3", "--", "--steps", "4",
     ]  # fmt: skip
+
+
+def test_of_a_repeated_option_the_last_counts():
+    words = ["--batch", "3", "--rows", "2", "--batch=1", "--steps", "8", "--decoding.steps", "16"]
+    assert without_dashes(words, GRAMMARS["eval"], [])[0] == ["rows=2", "generate_batch=1", "decoding.steps=16"]
 
 
 def test_the_recipe_may_stand_anywhere(tmp_path):

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.cli.runner import ROOT, assert_refused, in_process, stabledllm
+from tests.cli.forked import command
+from tests.cli.runner import assert_refused, in_process
 
 SMALL = [
     "batch=8", "steps=12", "save_every=3", "eval_every=6", "log_every=1", "data.train_rows=40",
@@ -23,7 +19,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    result = stabledllm("train", "sft-synthetic", *SMALL, "method=ppots+mirror", "out=run", cwd=folder)
+    result = in_process("train", "sft-synthetic", *SMALL, "method=ppots+mirror", "out=run", cwd=folder)
     assert result.returncode == 0, result.stderr[-3000:]
     return folder / "run"
 
@@ -54,20 +50,15 @@ def test_a_run_leaves_what_it_promises(whole):
 
 @pytest.mark.processes
 def test_killed_run_continues_to_the_same_bits(whole, tmp_path):
-    command = [sys.executable, "-m", "stabledllm", "train", "sft-synthetic", *SMALL, "method=ppots+mirror", "out=run"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT / "src")}
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "checkpoint-3" / "stabledllm.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = command("train", "sft-synthetic", *SMALL, "method=ppots+mirror", "out=run", cwd=tmp_path)
+    process.until((tmp_path / "run" / "checkpoint-3" / "stabledllm.json").exists)
+    process.kill()
     assert not (tmp_path / "run" / "run.json").exists(), "killed before it finished"
     # A checkpoint that was cut off while it was saved must be passed over.
     cut = tmp_path / "run" / "checkpoint-99"
     cut.mkdir()
     (cut / "model.safetensors").write_bytes(b"half")
-    result = stabledllm("train", "sft-synthetic", *SMALL, "method=ppots+mirror", "out=run", cwd=tmp_path)
+    result = in_process("train", "sft-synthetic", *SMALL, "method=ppots+mirror", "out=run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "resuming from" in result.stdout
     ours, theirs = (json.loads((f / "run.json").read_text()) for f in (tmp_path / "run", whole))

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +14,8 @@ from stabledllm.evaluation.untuned import difference, tuned_from
 from stabledllm.models.adapters import LoRAOptions, add_lora
 from stabledllm.models.loading import load_model
 from stabledllm.tasks.scoring import score_number
-from tests.cli.runner import ROOT, assert_refused, in_process
+from tests.cli.forked import command, ranks
+from tests.cli.runner import assert_refused, in_process
 
 # Drawn at random, so that a prompt's place must decide and nothing else.
 ROWS = 14
@@ -28,16 +23,6 @@ EVAL = [
     "eval", "--data", "synthetic:easy", "--rows", str(ROWS), "--batch", "3", "--length", "40", "--steps", "40",
     "--block", "8", "--set", "temperature=0.8", "--set", "seed=5", "--pad-response-to", "8",
 ]  # fmt: skip
-
-
-def environment(**more: str) -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    return os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": path} | more
-
-
-def start(*arguments: str, cwd: Path, **more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "stabledllm", *arguments]
-    return subprocess.Popen(command, cwd=cwd, env=environment(**more), stderr=subprocess.PIPE, text=True)
 
 
 def result(folder: Path) -> dict:
@@ -67,13 +52,10 @@ def folder(tmp_path_factory):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
     adapted.save(folder / "adapter")
-    command = [*EVAL, "--model", "adapter", "--out", "killed", "--batch", "1"]
-    process = start(*command, cwd=folder)
-    journal, deadline = folder / "killed" / "journal" / "completions-0.jsonl", time.monotonic() + 120
-    while not (journal.is_file() and len(journal.read_bytes().splitlines()) > 4) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process = command(*EVAL, "--model", "adapter", "--out", "killed", "--batch", "1", cwd=folder)
+    journal = folder / "killed" / "journal" / "completions-0.jsonl"
+    process.until(lambda: journal.is_file() and len(journal.read_bytes().splitlines()) > 4)
+    process.kill()
     assert not (folder / "killed" / "eval.json").exists(), "killed before it finished"
     whole = in_process(*EVAL, "--model", "adapter", "--out", "whole", "--batch", "1", cwd=folder)
     assert whole.returncode == 0, whole.stderr[-3000:]
@@ -116,15 +98,10 @@ def test_a_killed_evaluation_continues_and_decodes_nothing_twice(folder, monkeyp
 def test_two_ranks_continue_it_to_the_same_result(folder):
     """What one process began, two share; and each decodes only its part."""
     shutil.copytree(folder / "killed", folder / "two")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
-    launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [*EVAL, "--model", "adapter", "--batch", "1", "--out", "two"]
-    ranks = [start(*command, cwd=folder, RANK=str(rank), LOCAL_RANK=str(rank), **launched) for rank in range(2)]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=240)
-        assert rank.returncode == 0, errors[-3000:]
+    shared = (*EVAL, "--model", "adapter", "--batch", "1", "--out", "two")
+    for rank in ranks(lambda launched: command(*shared, cwd=folder, environment=launched)):
+        ended = rank.ended()
+        assert ended.returncode == 0, ended.stderr[-3000:]
     same(folder / "two", folder / "whole")
     same(folder / "two" / "untuned", folder / "whole" / "untuned")
     assert not list((folder / "two").glob("**/journal"))

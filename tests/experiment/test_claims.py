@@ -7,9 +7,8 @@ import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,8 @@ from stabledllm.experiment.board import Board, State, cells
 from stabledllm.experiment.claims import attempt, claimant, claimed, failure, finished, forget_failures, is_free
 from stabledllm.experiment.run import run_experiment
 from stabledllm.runtime.files import write_json
-from tests.cli.runner import ROOT, assert_refused, in_process
+from tests.cli.forked import Forked, command
+from tests.cli.runner import assert_refused, in_process
 from tests.fakes.study import BASE, quiet, settings
 
 
@@ -132,28 +132,27 @@ def undisturbed(results: dict) -> dict:
 
 @pytest.mark.processes
 def test_killed_again_and_again_it_ends_with_the_same_results(tmp_path):
-    """SIGKILL of the whole experiment at growing delays, then once to the end."""
+    """SIGKILL of the whole experiment, alone in its first run and with two jobs in later ones, then once to the end."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps({"base": BASE | {"steps": 6, "save_every": 2}, "methods": ["standard", "ppots"]}))
     small = ["base.ppots.rows=4", "base.ppots.rates=4", "base.ppots.masks=2", "base.ppots.starts=2", "seeds=[1,2]"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT / "src")}
 
-    def command(out: str, *more: str) -> list[str]:
-        return [sys.executable, "-m", "stabledllm", "experiment", str(recipe), *small, f"out={out}", *more]
+    def run(out: str, *more: str) -> Forked:
+        forks = lambda: setattr(workers, "START", "fork")  # noqa: E731, in place of two new interpreters
+        return command("experiment", str(recipe), *small, f"out={out}", *more, cwd=tmp_path, before=forks)
 
-    whole = subprocess.run(command("whole"), cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    def reached(pattern: str, count: int) -> Callable[[], bool]:
+        return lambda: len(list((tmp_path / "cut" / "runs").glob(pattern))) >= count
+
+    whole = run("whole").ended()
     assert whole.returncode == 0, whole.stderr[-2000:]
-    began = time.monotonic()
-    for jobs, delay in ((), 7.0), (("--jobs", "2"), 9.0):
-        process = subprocess.Popen(
-            command("cut", *jobs), cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        time.sleep(delay)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert time.monotonic() - began > 15
-    last = subprocess.run(command("cut"), cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    for jobs, found in ((), reached("*/*/checkpoint-2", 1)), (("--jobs", "2"), reached("*/*/checkpoint-4", 2)):
+        process = run("cut", *jobs)
+        process.until(found)
+        process.kill()
+    finished_runs = list((tmp_path / "cut" / "runs").glob("*/*/run.json"))
+    assert len(finished_runs) < 4, "killed before it finished"
+    last = run("cut").ended()
     assert last.returncode == 0, last.stderr[-2000:]
     found = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "cut")]
     assert undisturbed(found[0]) == undisturbed(found[1])

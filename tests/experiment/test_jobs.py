@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from stabledllm.errors import UserError
+from stabledllm.experiment import workers
 from stabledllm.experiment.plan import _deciding, digest
 from stabledllm.experiment.run import run_experiment
 from tests.fakes.study import quiet, settings
@@ -62,7 +63,8 @@ def test_a_plan_older_than_a_key_is_the_same_experiment(alone):
 
 
 @pytest.mark.processes
-def test_a_run_that_fails_in_another_process_is_told(tmp_path):
+def test_a_run_that_fails_in_another_process_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "START", "fork")  # the test above has workers that start afresh
     folder = tmp_path / "runs" / "standard" / "seed-1"
     folder.mkdir(parents=True)
     (folder / "trained.json").write_text("broken")

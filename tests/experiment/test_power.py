@@ -35,6 +35,7 @@ def test_seeds_needed_is_the_least_that_is_enough(methods):
     assert power(0.7, 1.0, n, alpha=0.05 / methods) >= 0.8 > power(0.7, 1.0, n - 1, alpha=0.05 / methods)
     assert seeds_needed(0.7, 1.0, methods=4) > seeds_needed(0.7, 1.0)
     assert seeds_needed(5.0, 0.0) == 2
+    assert seeds_needed(5.0, 0.001) == 2, "so far out that a probability is below the smallest number"
     assert seeds_needed(1e-6, 1.0) is None
 
 

@@ -47,10 +47,15 @@ def many():
     return profiles(60, ToyGradients())
 
 
-def test_decomposition_equals_enumeration(many):
+@pytest.fixture(scope="module")
+def decomposed(many):
+    return [decompose_gradient(p) for p in many]
+
+
+def test_decomposition_equals_enumeration(decomposed):
     exact = decomposition(Setting(eps=0.1), ToyGradients().kinds)
     a, b, c = (float(exact[k][1]) for k in "ABC")
-    found = [decompose_gradient(p) for p in many]
+    found = decomposed
 
     def values(name: str) -> np.ndarray:
         return np.array([getattr(d, name).value for d in found])
@@ -85,12 +90,12 @@ def test_binomial_weights_sum_to_the_bernoulli_law():
     assert torch.allclose(weights.square * p * 4, weights.mean)
 
 
-def test_the_paper_s_gradient_variance_is_another_number(many):
+def test_the_paper_s_gradient_variance_is_another_number(many, decomposed):
     """Mistake 12 of docs/published_mistakes.md: a mean of two norms is no variance; the traces here tell them apart."""
     exact = decomposition(Setting(eps=0.1), ToyGradients().kinds)
     truth = float(sum(exact[k][1] for k in "ABC"))
     mistaken = np.array([float(p.squares().sum(0).sqrt().mean()) for p in many])
-    right = np.array([decompose_gradient(p).total.value for p in many])
+    right = np.array([d.total.value for d in decomposed])
     assert_mean(right, truth)
     with pytest.raises(AssertionError):
         assert_mean(mistaken, truth)
@@ -101,7 +106,7 @@ def test_a_point_paired_with_itself_would_be_seen(many, monkeypatch):
     exact = decomposition(Setting(eps=0.1), ToyGradients().kinds)
     plain = "stabledllm.gradient.profile.GradientProfile.pair_weight"
     monkeypatch.setattr(plain, property(lambda self: torch.outer(self.point_width, self.point_width)))
-    found = np.array([decompose_gradient(p).data.value for p in many])
+    found = np.array([decompose_gradient(p).data.value for p in many[:20]])
     with pytest.raises(AssertionError):
         assert_mean(found, float(exact["C"][1]))
 
@@ -112,11 +117,17 @@ def test_the_wrong_masker_s_profile_is_refused():
         decompose_gradient(profile)
 
 
+@functools.cache
+def uniforms_of(source, n: int, steps: int) -> torch.Tensor:
+    """The u of every row of many steps, drawn once for all methods of a source."""
+    return torch.cat([source.uniforms(Key(5, s), n, torch.device("cpu")) for s in range(steps)])
+
+
 def drawn(method: Method, sampler, n: int, steps: int, meter: ToyGradients) -> tuple[float, float]:
     """n tr Var of really drawn steps, and its error over 20 groups of steps."""
     key, rows = Key(99, 1), n * steps
     index = (key.row_uniforms(Stream.RESAMPLE, torch.arange(rows)) * len(meter.rows)).long()
-    u = torch.cat([method.source.uniforms(Key(5, s), n, torch.device("cpu")) for s in range(steps)])
+    u = uniforms_of(method.source, n, steps)
     ((_, _, g, _),) = meter.gradients(index, sampler.icdf(u), method, Key(7, 7), sampler)
     step = g.view(20, steps // 20, n, -1).mean(2)
     each = n * step.var(1).sum(-1)
@@ -218,11 +229,11 @@ def test_standard_at_equal_compute_is_a_plus_b_and_ratios_are_paired(many):
     assert 0 < ratio.ci_high - ratio.value < 0.6 * 1.96 * apart / parts.mask.value
 
 
-def test_moments_of_standard_agree_both_ways():
+def test_moments_of_standard_agree_both_ways(many):
     """Bernoulli drawn directly and Bernoulli from counts: the same second moment, the latter with less noise."""
     meter = ToyGradients()
     direct = [direct_moments(p, Uniform()).second.mean() for p in profiles(40, meter, Method())]
-    counted = [bernoulli_moments(p, Uniform(), 1).second.mean() for p in profiles(40, meter)]
+    counted = [bernoulli_moments(p, Uniform(), 1).second.mean() for p in many[:40]]
     direct, counted = (np.array([float(x) for x in values]) for values in (direct, counted))
     error = (direct.var() / 40 + counted.var() / 40) ** 0.5
     assert abs(direct.mean() - counted.mean()) < 4.3 * error

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import doctest
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 import stabledllm.integrations.collator as collator_module
@@ -27,7 +26,7 @@ from stabledllm.integrations import (
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.objective import Objective
 from tests.checks.statistics import Z
-from tests.cli.runner import ROOT
+from tests.cli.forked import Forked, ranks
 from tests.fakes import plugs
 from tests.fakes.plugs import MASK, Guess, batch_of
 
@@ -513,23 +512,19 @@ def test_a_worker_cannot_know_the_step():
         from_worker()
 
 
-TWO_RANKS = """
-import sys, torch, torch.distributed as dist
-from tests.integrations.test_plugs import Guess, batch_of, dllm, in_step, part
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}/meet", rank=rank, world_size=2)
-model, rows = Guess(), torch.arange(8).split(2)[rank::2]
-in_step(dllm(method="lowdisc+mirror"), model, [part(batch_of(), r) for r in rows], 5)
-torch.save([ids for ids, *_ in model.shown], f"{sys.argv[2]}/{rank}.pt")
-dist.destroy_process_group()
-"""
+def _one_of_two_ranks() -> None:
+    dist.init_process_group("gloo")
+    model, rows = Guess(), torch.arange(8).split(2)[dist.get_rank() :: 2]
+    in_step(dllm(method="lowdisc+mirror"), model, [part(batch_of(), r) for r in rows], 5)
+    torch.save([ids for ids, *_ in model.shown], f"{dist.get_rank()}.pt")
+    dist.destroy_process_group()
 
 
 @pytest.mark.processes
 def test_two_ranks_of_torch_distributed_draw_one_step(tmp_path):
     """Micro-batch i of rank r is the step's (2 i + r)-th, and both ranks exchange their sizes."""
-    started = [subprocess.Popen([sys.executable, "-c", TWO_RANKS, str(r), tmp_path], cwd=ROOT) for r in range(2)]
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    started = ranks(lambda launched: Forked(_one_of_two_ranks, tmp_path, launched))
+    assert [process.ended().returncode for process in started] == [0, 0]
     by_rank = [torch.load(tmp_path / f"{r}.pt") for r in range(2)]
     batch, trainer = batch_of(), dllm(method="lowdisc+mirror")
     whole = trainer.noise.draw(batch["input_ids"], batch["labels"] != -100, 5)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +12,7 @@ from safetensors.torch import load_file
 
 from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from tests.cli.forked import Forked, ranks
 from tests.training import rank_devices
 
 ROOT = Path(__file__).parents[2]
@@ -62,32 +59,16 @@ def runs(tmp_path_factory):
         own = settings(folder, name, kind["lora"], 4, kind["sharded"])
         plan[name] = {"settings": own, "sharded": kind["sharded"], "dtype": kind["dtype"]}
     (folder / "plan.json").write_text(json.dumps(plan))
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    workers = []
-    for rank in range(2):
-        env = os.environ | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        }
-        command = [sys.executable, "-m", "tests.training.rank_devices", str(folder / "plan.json")]
-        workers.append(subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True))
+    workers = ranks(lambda launched: Forked(lambda: rank_devices.main(folder / "plan.json"), ROOT, launched))
     single = {}
     for name, kind in KINDS.items():
         if (one := one_of(name)) not in single:
             single[one] = rank_devices.train(settings(folder, one, kind["lora"], 8), None, kind["dtype"])
     for worker in workers:
-        _, errors = worker.communicate(timeout=240)
-        assert worker.returncode == 0, errors[-3000:]
-    ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
-    return folder, ranks, json.loads(json.dumps(single))
+        ended = worker.ended()
+        assert ended.returncode == 0, ended.stderr[-3000:]
+    found = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+    return folder, found, json.loads(json.dumps(single))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +11,7 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.evaluation import completing
 from stabledllm.training import finishing, run
-from tests.cli.runner import ROOT
+from tests.cli.forked import command
 
 DATA = {"train": "synthetic:easy", "train_rows": 12, "validation_rows": 3, "test_rows": 9}
 DECODING = {"length": 16, "steps": 16, "block": 8, "temperature": 0.7, "seed": 3}
@@ -91,14 +86,10 @@ def test_killed_through_the_command_line(tmp_path, monkeypatch):
     whole = train(tmp_path / "whole", generate_batch=1)
     plan = {key: value for key, value in SETTINGS.items() if key != "generate_batch"}
     (tmp_path / "recipe.yaml").write_text(json.dumps(plan | {"generate_batch": 1, "out": "cut"}))
-    env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable, "-m", "stabledllm", "train", "recipe.yaml"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    journal, deadline = tmp_path / "cut" / "journal" / "completions-0.jsonl", time.monotonic() + 120
-    while not (journal.is_file() and len(journal.read_bytes().splitlines()) > 2) and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    journal = tmp_path / "cut" / "journal" / "completions-0.jsonl"
+    process = command("train", "recipe.yaml", cwd=tmp_path)
+    process.until(lambda: journal.is_file() and len(journal.read_bytes().splitlines()) > 2)
+    process.kill()
     assert not (tmp_path / "cut" / "run.json").exists(), "killed before it finished"
     refuse_to_train(monkeypatch)
     monkeypatch.chdir(tmp_path)

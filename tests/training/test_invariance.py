@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +11,10 @@ import torch
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.objective import Objective
 from tests.checks.trajectory import assert_same_trajectory
+from tests.cli.forked import Forked, ranks
+from tests.fakes.streams import documents, write_folder
 from tests.fakes.trainer import make_trainer
+from tests.training import rank
 
 
 def run(tmp_path, name: str, method: str, micro: int, accumulation: int, **kwargs):
@@ -75,34 +74,17 @@ def test_kill_and_resume_is_bit_identical(tmp_path, method):
     assert resumed.statistics.ema_state == whole.statistics.ema_state
 
 
-ON_TWO_RANKS = ["strats+ppots+mirror", "adaptive"]
+ON_TWO_RANKS = ["strats+ppots+mirror", "adaptive", "lowdisc+fixedcount@stream"]
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory) -> Path:
     """What two gloo processes x 4 rows recorded; one launch runs every method: starting costs more than steps."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    root = Path(__file__).parents[2]
-    workers = []
-    for rank in range(2):
-        env = os.environ | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)]),
-        }
-        command = [sys.executable, "-m", "tests.training.rank", str(folder), *ON_TWO_RANKS]
-        workers.append(subprocess.Popen(command, env=env, cwd=root, stderr=subprocess.PIPE, text=True))
-    for worker in workers:
-        _, errors = worker.communicate(timeout=240)
-        assert worker.returncode == 0, errors[-2000:]
+    write_folder(folder / "stream", documents)
+    for process in ranks(lambda launched: Forked(lambda: rank.main(folder, ON_TWO_RANKS), folder, launched)):
+        ended = process.ended()
+        assert ended.returncode == 0, ended.stderr[-2000:]
     return folder
 
 
@@ -110,10 +92,10 @@ def two_ranks(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("method", ON_TWO_RANKS)
 def test_two_ranks_draw_and_lose_the_same(two_ranks, tmp_path, method):
     """Two processes against one process x 8; 22 rows, so a rank repeats rows that must weigh 0."""
-    whole = run(tmp_path, "whole", method, 8, 1)
+    whole = run(tmp_path, "whole", micro=8, accumulation=1, **rank.rows_for(method, two_ranks))
     draws, losses = {}, [0.0] * 20
-    for rank in range(2):
-        record = json.loads((two_ranks / method / f"rank{rank}.json").read_text())
+    for number in range(2):
+        record = json.loads((two_ranks / method / f"rank{number}.json").read_text())
         for step, position, t, masked in record["draws"]:
             assert (step, position) not in draws, "no row is counted by both ranks"
             draws[step, position] = (t, tuple(map(tuple, masked)))

@@ -42,14 +42,22 @@ class Typed:
         """
         from stabledllm.config.borrowed import borrowed
         from stabledllm.config.recipe import merge
+        from stabledllm.config.run_folder import is_of_run
 
-        tree = self.grammar.tree()
-        if self.recipe is None:
-            return tree
-        taken, note = borrowed(self.recipe, self.grammar.kind, self.grammar.borrows or ())
-        if note:
-            tell(note)
+        tree, taken = self.grammar.tree(), {}
+        if self.recipe is not None:
+            taken, note = borrowed(self.recipe, self.grammar.kind, self.grammar.borrows or ())
+            if note:
+                tell(note)
+        if is_of_run(self._model or str(taken.get("model", ""))):
+            tree.get("data", {}).pop("train", None)  # a run has rows of its own
         return merge(tree, taken)
+
+    @property
+    def _model(self) -> str | None:
+        """The model that was typed last."""
+        models = [one.partition("=")[2] for one in self.overrides if one.startswith("model=")]
+        return models[-1] if models else None
 
 
 def read_arguments(

@@ -88,7 +88,9 @@ class Command(TyperCommand):
         kinds: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for parameter in self.get_params(ctx):
             if (record := parameter.get_help_record(ctx)) is not None:
-                names = re.sub(r" <[^<>]*>$", "", record[0])  # some versions of typer name the type behind an argument
+                names = record[0]
+                if parameter.param_type_name == "argument":  # behind which some versions of typer name its type
+                    names = re.sub(r" <[^<>]*>$", "", names)
                 kinds[f"{parameter.param_type_name.title()}s"].append((names, record[1]))
         every = [option for option in OPTIONS.values() if not option.commands or self.name in option.commands]
         kinds["Options"] += [(option.shown, option.help) for option in every]

@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stabledllm.cli.grammar import Grammar
-from stabledllm.config.key_table import Key
 from stabledllm.runtime.device import NAMES
+
+if TYPE_CHECKING:
+    from stabledllm.config.key_table import Key
 
 _METHODS = ("method", "methods", "baselines")
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from stabledllm.cli.grammar import Grammar
-from stabledllm.config.key_table import Key
 from stabledllm.errors import Gathered, UserError
 from stabledllm.plain_text import plain_text
+
+if TYPE_CHECKING:
+    from stabledllm.config.key_table import Key
 
 _TRUTHS = {"true": "true", "True": "true", "TRUE": "true", "false": "false", "False": "false", "FALSE": "false"}
 _PLAIN = re.compile(r"[\w.+-]+")
@@ -21,7 +24,8 @@ def without_dashes(
 ) -> tuple[list[str], list[str]]:
     """The words with every ``--KEY VALUE`` as ``KEY=VALUE``, and a note on each name that is another program's.
 
-    Options of the command itself stay as they are, and so does everything after ``--``.
+    Options of the command itself stay as they are, and so does everything after ``--``. Of an option that is repeated
+    the last value counts, as on any command line.
 
     Args:
         own: the command's own options. valued: those of them that a value follows.
@@ -30,9 +34,23 @@ def without_dashes(
         Mistakes: names every unknown option, with the nearest, and every key without its value.
     """
     reader = _Reader(list(words), grammar, own, valued)
-    read = [*reader.words()]
+    read = _last_of_each(reader.words())
     reader.gathered.refuse()
     return read, reader.notes
+
+
+class _Setting(str):
+    """A setting that was typed as an option."""
+
+
+def _last_of_each(words: Iterable[str]) -> list[str]:
+    kept: list[str] = []
+    for word in words:
+        if isinstance(word, _Setting):
+            key = word.partition("=")[0] + "="
+            kept = [one for one in kept if not (isinstance(one, _Setting) and one.startswith(key))]
+        kept.append(word)
+    return kept
 
 
 class _Reader:
@@ -53,7 +71,7 @@ class _Reader:
                     yield self.left.pop(0)
                 continue
             with self.gathered.check():
-                yield self._setting(word)
+                yield _Setting(self._setting(word))
 
     def _setting(self, word: str) -> str:
         option, equals, value = word.partition("=")

@@ -32,7 +32,7 @@ def run(
     """
     from stabledllm.experiment.commands_at_once import check_command
 
-    settings = check_command(command, tree, overrides, also=also)
+    settings = check_command(command, tree, overrides, also=also, tell=say)
     from stabledllm.experiment.idle import idle_in_decompose
 
     say_all(idle_in_decompose(settings, overrides))

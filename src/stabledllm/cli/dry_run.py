@@ -112,7 +112,11 @@ def of_eval(settings: EvalSettings) -> Iterator[str]:
     yield _line("load", _model(settings))
     if settings.beside != "none":
         yield _line("", f"and the untuned model beside it ({settings.beside})")
-    yield _line("rows", f"at most {settings.rows} of {_source(data)}")
+    if settings.held_out:
+        yield _line("rows", f"those that training holds out of {_source(settings.data.train)}, at most "
+                    f"{settings.data.validation_rows} for the NLL")  # fmt: skip
+    else:
+        yield _line("rows", f"at most {settings.rows} of {_source(data)}")
     forwards, views = settings.rows * settings.draws, _counted(settings.draws, "view")
     yield _line("evaluate", f"NLL: at most {forwards:,} forward passes ({views} of a row)")
     yield _line("", f"completions of {decoding.length} tokens in {decoding.steps} model calls for every "
@@ -121,7 +125,7 @@ def of_eval(settings: EvalSettings) -> Iterator[str]:
     yield _weights(settings)
 
 
-def of_generate(settings: GenerateSettings, prompts: Sequence[str], *, image: bool) -> Iterator[str]:
+def of_generate(settings: GenerateSettings, prompts: Sequence[object], *, image: bool) -> Iterator[str]:
     """Yields what would be generated."""
     yield _BEGINNING
     yield _line("load", _model(settings))
@@ -131,8 +135,9 @@ def of_generate(settings: GenerateSettings, prompts: Sequence[str], *, image: bo
     else:
         decoding = settings.decoding
         many = _counted(len(prompts), "prompt")
-        yield _line("complete", f"{many}, {decoding.length} tokens each, in {decoding.steps} model calls for every 32")
-        yield _line("write", "nothing: completions are printed")
+        yield _line("complete", f"{many}, {decoding.length} tokens each, in {decoding.steps} model calls for every "
+                    f"{settings.generate_batch}")  # fmt: skip
+        yield _line("write", settings.out or "nothing: completions are printed")
     yield _weights(settings)
 
 
@@ -172,7 +177,8 @@ def _source(spec: str) -> str:
 
 def _rows_of_training(data: DataSettings) -> Iterator[str]:
     most = f"at most {data.train_rows:,} of " if data.train_rows else ""
-    yield _line("rows", f"{most}{_source(data.train)}, of at most {data.max_len:,} tokens")
+    how = ", read as they come" if data.streaming else ""
+    yield _line("rows", f"{most}{_source(data.train)}, of at most {data.max_len:,} tokens{how}")
     if data.validation:
         yield _line("", f"validation: {_source(data.validation)}")
     elif "validation" not in own_splits(data.train):

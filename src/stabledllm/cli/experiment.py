@@ -43,7 +43,8 @@ def run(
     from stabledllm.config import TrainSettings
     from stabledllm.experiment.at_once import check_devices, check_jobs, load_checked
 
-    settings = load_checked(recipe, overrides, also=[partial(check_jobs, jobs), partial(check_devices, devices)])
+    also = [partial(check_jobs, jobs), partial(check_devices, devices)]
+    settings = load_checked(recipe, overrides, also=also, say=say)
     if isinstance(settings, TrainSettings):
         raise UserError(
             f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train', or write "

@@ -20,7 +20,7 @@ def run(tree: dict, overrides: Sequence[str], *, dry_run: bool = False) -> None:
     """Probe, fit, and write ``p_of_t.json`` with its figure."""
     from stabledllm.experiment.commands_at_once import check_command
 
-    settings = check_command("fit", tree, overrides)
+    settings = check_command("fit", tree, overrides, tell=say)
     from stabledllm.data.images import with_image_defaults
     from stabledllm.experiment.idle import idle_in_fit
 

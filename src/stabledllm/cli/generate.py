@@ -10,14 +10,15 @@ import typer
 
 from stabledllm.cli.completion import complete_setting
 from stabledllm.cli.grammar import GRAMMARS
-from stabledllm.cli.options import Config, DryRun, Set, full_names, prompts_of
-from stabledllm.cli.printing import answer_all, remark
+from stabledllm.cli.options import Config, DryRun, Set, full_names
+from stabledllm.cli.printing import answer, answer_all, remark
+from stabledllm.cli.prompt_files import check_typed, read_prompts
 from stabledllm.cli.prompts import read_prompted, seen_as_images
 from stabledllm.errors import UserError
-from stabledllm.plain_text import plain_text
 
 if TYPE_CHECKING:
     from stabledllm.config.settings import GenerateSettings
+    from stabledllm.data.prompts import Prompt
     from stabledllm.models.loading import LoadedModel
 
 
@@ -53,29 +54,30 @@ def generate(
 
     words = words or []
     settled = len(words) - ctx.meta.get("stabledllm.literal", 0)
-    typed, prompts = read_prompted(words[:settled], words[settled:], config, full_names(set_))
+    typed, typed_prompts = read_prompted(words[:settled], words[settled:], config, full_names(set_))
     overrides = seen_as_images(typed.overrides) if image else typed.overrides
-    prompts, tree = prompts_of(prompts), typed.tree(remark)
-    if image:
-        tree = {"model": "tiny-mmada"} | tree
-    also = [partial(check_prompts, prompts), partial(_refuse_idle, overrides, image)]
-    settings = check_command("generate", tree, overrides, also=also)
+    tree = ({"model": "tiny-mmada"} if image else {}) | typed.tree(remark)
+    file = next((one.removeprefix("file=") for one in reversed(overrides) if one.startswith("file=")), None)
+    also = [partial(check_typed, typed_prompts, file), partial(_refuse_idle, overrides, image)]
+    settings = check_command("generate", tree, overrides, also=also, tell=remark)
+    prompts = read_prompts(typed_prompts, settings.file, settings.data)
+    check_prompts([prompt.text for prompt in prompts])
     settings = _for_images(settings) if image else in_trained_blocks(settings)
     if dry_run:
         from stabledllm.cli.dry_run import of_generate
 
         answer_all(of_generate(settings, prompts, image=image))
     elif image:
-        _draw(settings, prompts)
+        _draw(settings, [prompt.text for prompt in prompts])
     else:
         _complete(settings, prompts)
 
 
 def _refuse_idle(overrides: list[str], image: bool) -> None:
     """Refuse keys that act with ``--image`` alone, and those that act without it alone."""
-    groups = ("decoding",) if image else ("image_decoding", "data", "out")
+    groups = ("decoding",) if image else ("image_decoding", "data.image")
     for key in (override.partition("=")[0] for override in overrides):
-        if key.partition(".")[0] in groups:
+        if f"{key}.".startswith(tuple(f"{group}." for group in groups)):
             expected = "none beside --image, which decodes by image_decoding" if image else "--image beside it"
             raise UserError(f"key '{key}': expected {expected}, so that it would do nothing.")
 
@@ -83,11 +85,9 @@ def _refuse_idle(overrides: list[str], image: bool) -> None:
 def _for_images(settings: GenerateSettings) -> GenerateSettings:
     """The settings with what the model was trained with where nothing else is given."""
     from stabledllm.data.images import image_with_defaults
-    from stabledllm.evaluation.untuned import resolve
 
-    model = resolve(settings.model)
-    image = image_with_defaults(settings.data.image, model)
-    return settings.model_copy(update={"model": model, "data": settings.data.model_copy(update={"image": image})})
+    image = image_with_defaults(settings.data.image, settings.model)
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"image": image})})
 
 
 def _load(settings: GenerateSettings) -> LoadedModel:
@@ -100,20 +100,27 @@ def _load(settings: GenerateSettings) -> LoadedModel:
     return loaded
 
 
-def _complete(settings: GenerateSettings, prompts: list[str]) -> None:
-    """Print each prompt with its completion, and the cost of decoding on standard error."""
+def _complete(settings: GenerateSettings, prompts: list[Prompt]) -> None:
+    """Print each prompt with its completion, or write them to a file; the cost of decoding goes to standard error."""
     from stabledllm.build import build_decoding
     from stabledllm.decoding import DecodingStats
-    from stabledllm.evaluation.completing import complete, without_effect
+    from stabledllm.evaluation.answering import completions, refuse_written, write_completions
+    from stabledllm.evaluation.completing import without_effect
+    from stabledllm.runtime.locks import writing_beside
 
-    options = build_decoding(settings.decoding)
+    options, stats = build_decoding(settings.decoding), DecodingStats()
+    if settings.out is not None:
+        refuse_written(Path(settings.out))
     loaded = _load(settings)
     for note in without_effect(settings.decoding, loaded):
         remark(note)
-    stats, conversations = DecodingStats(), [[{"role": "user", "content": p}] for p in prompts]
-    for prompt, text in zip(prompts, complete(loaded, conversations, options, 32, stats=stats), strict=True):
-        # A completion or a prompt may hold escape sequences, which a terminal would obey.
-        print(plain_text(f"{prompt}\n{text}\n", longest=None, keep="\n\t"), flush=True)
+    if settings.out is None:
+        for prompt, text in completions(loaded, prompts, settings, options, stats):
+            answer(f"{prompt.text}\n{text}\n")
+    else:
+        with writing_beside(settings.out, "generate"):
+            write_completions(loaded, prompts, settings, options, stats)
+        answer(f"wrote {len(prompts)} completions to {settings.out}")
     exact = options.exact_for(getattr(loaded.model.config, "block_size", None))
     remark(
         f"{stats.model_calls} model calls, {stats.tokens} tokens, {stats.tokens_per_second:.3g} tokens/s"
@@ -132,6 +139,7 @@ def _draw(settings: GenerateSettings, captions: list[str]) -> None:
     out = Path(settings.out) if settings.out else None
     place = free_folder(Path("runs", "pictures"), "generate") if out is None else new_folder(out, "generate")
     with place as (folder, becomes):
-        paths = draw_to_folder(_load(settings), captions, settings.data.image, options, folder, stats)
+        batch = {"batch": settings.generate_batch} if "generate_batch" in settings.model_fields_set else {}
+        paths = draw_to_folder(_load(settings), captions, settings.data.image, options, folder, stats, **batch)
     answer_all(str(becomes / path.name) for path in paths)
     remark(f"{stats.model_calls} model calls, {stats.seconds:.3g} s")

@@ -137,8 +137,8 @@ GRAMMARS: dict[str, Grammar] = {
         (*_LOADING, "data", "decoding", "image_decoding", "clip", "generate_batch"),
     ),
     "generate": Grammar(
-        ("GenerateSettings",), short=_OF_DECODING | {"seed": "decoding.seed"},
-        borrows=(*_LOADING, "decoding", "image_decoding"),
+        ("GenerateSettings",), short=_OF_DECODING | {"seed": "decoding.seed", "batch": "generate_batch"},
+        borrows=(*_LOADING, "decoding", "image_decoding", "generate_batch"),
     ),
     "encode": Grammar(("ImageSettings",)),
 }  # fmt: skip

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from stabledllm.cli.grammar import Grammar
-from stabledllm.config.key_table import Key
+
+if TYPE_CHECKING:
+    from stabledllm.config.key_table import Key
 
 _FIRST = ("model", "data.train", "method", "methods", "steps", "epochs", "batch", "seed", "seeds", "out")
 """What most people set; these stand above the groups."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -65,20 +64,9 @@ Set = Annotated[
     ),
 ]
 Small = Annotated[bool, typer.Option("--small", help="A reduced run of half a minute, for a first try and tests.")]
-_OTHER_GROUPS = ("data.", "image_decoding.", "clip=", "decoding.")
+_OTHER_GROUPS = ("data.", "image_decoding.", "clip=", "decoding.", "objective.", "held_out=", "draws=")
 
 
 def full_names(settings: list[str] | None) -> list[str]:
     """The settings of ``--set`` under their keys' full names: those of the decoding are typed without their group."""
     return [one if one.startswith(_OTHER_GROUPS) else f"decoding.{one}" for one in settings or []]
-
-
-def prompts_of(typed: list[str]) -> list[str]:
-    """The typed prompts, or, where ``-`` was typed, the lines of standard input.
-
-    Raises:
-        UserError: standard input is not UTF-8.
-    """
-    from stabledllm.tasks.text_files import lines
-
-    return [line for _, _, line in lines(sys.stdin.buffer, "standard input")] if typed == ["-"] else typed

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 from stabledllm.cli import decompose, experiment, fit
-from stabledllm.cli.printing import say
+from stabledllm.cli.beside import beside
+from stabledllm.cli.printing import answer, say
 from stabledllm.runtime.files import copy, read_json
 from stabledllm.runtime.locks import writing
 from stabledllm.runtime.sameness import Differences, differences
@@ -65,22 +67,30 @@ def run(job: Quickstart, out: Path, *, small: bool) -> None:
 
 
 def _run(job: Quickstart, out: Path, *, small: bool) -> None:
-    from stabledllm.reports.html import write_report
+    import torch
 
     started = time.perf_counter()
     common = deepcopy(job.common)
     if "image" in common["data"]:
         common["data"]["image"]["cache"] = str(out / "codes")
-    say("1/4 where the noise comes from, and what each method does to it")
     lab = {"methods": list(job.methods), "out": str(out / "decompose")} | (_SMALL_LAB if small else {})
-    if not _is_there(out / "decompose" / "decomposition.json", deepcopy(common) | lab):
-        decompose.run(deepcopy(common) | lab, [])
-    say("2/4 the densities p(t)")
-    for method in job.fitted:
-        folder = out / "fit" / method.replace("+", "_")
-        probe = _SMALL_PROBE if small else {"rows": 32, "rates": 24, "masks": 4}
-        if not _is_there(folder / "p_of_t.json", probe):
-            fit.run(deepcopy(common) | {"method": method, "ppots": probe, "out": str(folder)}, [])
+    measured = _is_there(out / "decompose" / "decomposition.json", deepcopy(common) | lab)
+    fits = _unfitted(job, common, out, small)
+    threads = torch.get_num_threads()
+    # Side by side where both take long; images share the folder of their codes, which the first would only wait for.
+    spare = threads // 2 if fits and not (measured or small or "image" in common["data"]) else 0
+    with beside(_fit, fits, threads=spare) if spare else nullcontext() as fitting:
+        torch.set_num_threads(threads - spare)
+        say("1/4 where the noise comes from, and what each method does to it")
+        if not measured:
+            decompose.run(deepcopy(common) | lab, [])
+        torch.set_num_threads(threads)
+        say("2/4 the densities p(t)")
+        if fitting:
+            say(fitting.printed().rstrip("\n"))
+        else:
+            _fit(fits)
+    for folder in (_fit_folder(out, method) for method in job.fitted):
         copy(folder / "p_of_t.json", out / "experiment" / f"p_of_t_{folder.name}.json")
     say("3/4 training: methods x seeds, at equal compute")
     overrides = ["out=" + str(out / "experiment"), *([*_SMALL_RUNS, *job.small_runs] if small else [])]
@@ -88,7 +98,28 @@ def _run(job: Quickstart, out: Path, *, small: bool) -> None:
         overrides.append(f"base.data.image.cache={out / 'codes'}")
     experiment.run(job.recipe, overrides)
     say("4/4 the report")
-    say(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
+    from stabledllm.reports.html import write_report
+
+    answer(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
+
+
+def _fit_folder(out: Path, method: str) -> Path:
+    return out / "fit" / method.replace("+", "_")
+
+
+def _unfitted(job: Quickstart, common: dict, out: Path, small: bool) -> list[dict]:
+    """The settings of every fit that is not done already."""
+    probe = _SMALL_PROBE if small else {"rows": 32, "rates": 24, "masks": 4}
+    return [
+        deepcopy(common) | {"method": method, "ppots": probe, "out": str(_fit_folder(out, method))}
+        for method in job.fitted
+        if not _is_there(_fit_folder(out, method) / "p_of_t.json", probe)
+    ]
+
+
+def _fit(fits: Sequence[dict]) -> None:
+    for settings in fits:
+        fit.run(settings, [])
 
 
 def _is_there(path: Path, settings: dict) -> bool:

@@ -15,7 +15,8 @@ def train(words: Arguments = None, config: Config = None, dry_run: DryRun = Fals
 
     typed = read_arguments("train", words, config)
     recipe = recipe_of(typed)
-    settings = load_checked(recipe, typed.overrides, repeated=True)
+    told: list[str] = []
+    settings = load_checked(recipe, typed.overrides, repeated=True, say=told.append)
     if isinstance(settings, ExperimentSettings):
         raise UserError(
             f"recipe '{recipe}': expected a training recipe, found an experiment; use 'stabledllm experiment'."
@@ -34,7 +35,7 @@ def train(words: Arguments = None, config: Config = None, dry_run: DryRun = Fals
     check_run(planned)
     notes = idle_overrides(settings, runs, typed.overrides)
     if is_main_process():
-        say_all(notes)
+        say_all([*told, *notes])
     if dry_run:
         from stabledllm.cli.dry_run import of_train
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -24,12 +24,13 @@ class Read:
     """What a tree of keys holds: its settings, and a sentence on everything wrong with it.
 
     ``settings`` has the defaults in place of what was wrong; it is None where nothing could be read. ``wrong``: the
-    dotted keys that were wrong.
+    dotted keys that were wrong. ``told``: lines for the user on settings that came from elsewhere.
     """
 
     settings: BaseModel | None
     sentences: list[str]
     wrong: list[str]
+    told: list[str] = field(default_factory=list)
 
 
 def check(tree: dict, kind: type[Settings], what: str) -> Settings:

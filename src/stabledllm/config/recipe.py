@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stabledllm.config.checking import Read, check, read_settings
+from stabledllm.config.from_run import with_run
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.config.twice import Once
 from stabledllm.config.written import Written, read_written, settle
@@ -89,8 +90,11 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Read:
             _set(tree, override)
     if kind is ExperimentSettings:
         tree = _under_base(tree, what, gathered)
+    told: list[str] = []
+    with gathered.check():
+        tree, told = with_run(tree, kind)
     read = read_settings(tree, kind, what)
-    return Read(read.settings, [*gathered.sentences, *read.sentences], read.wrong)
+    return Read(read.settings, [*gathered.sentences, *read.sentences], read.wrong, told)
 
 
 def _under_base(tree: dict, what: str, gathered: Gathered) -> dict:

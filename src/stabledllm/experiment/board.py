@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from stabledllm.config.run_folder import PROGRESS
 from stabledllm.config.settings import TrainSettings
 from stabledllm.experiment.claims import claimant, divergence, failure, finished
-from stabledllm.training.progress import PROGRESS
 
 _ORDER = ("running", "failed", "diverged", "waiting", "finished")
 OVER = ("finished", "diverged")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from statistics import stdev
 
-from scipy import stats
+from scipy import special  # scipy.stats would take a second to import
 
 from stabledllm.errors import UserError
 from stabledllm.experiment.spread import paired_differences, sd_interval
@@ -34,8 +34,10 @@ def power(difference: float, sd: float, seeds: int, *, alpha: float = ALPHA) -> 
     if sd == 0:
         return float(difference != 0)
     freedom, shift = seeds - 1, abs(difference) / sd * math.sqrt(seeds)
-    edge = float(stats.t.ppf(1 - alpha / 2, freedom))
-    return float(stats.nct.sf(edge, freedom, shift) + stats.nct.cdf(-edge, freedom, shift))
+    edge = float(special.stdtrit(freedom, 1 - alpha / 2))
+    missed, other_side = (float(special.nctdtr(freedom, shift, x)) for x in (edge, -edge))
+    # Far out, where the probability is below the smallest number, it is NaN.
+    return 1 - (0.0 if math.isnan(missed) else missed) + (0.0 if math.isnan(other_side) else other_side)
 
 
 def seeds_needed(

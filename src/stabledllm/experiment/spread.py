@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import correlation, stdev
 
-from scipy import stats
+from scipy import special  # scipy.stats would take a second to import
 
 from stabledllm.stats.estimate import student
 from stabledllm.stats.intervals import Ratio
@@ -26,8 +26,8 @@ def paired_differences(values: Mapping[int, float], standard: Mapping[int, float
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
     """The exact 95 % interval of a share of n independent runs (Clopper and Pearson, 1934)."""
-    low = float(stats.beta.ppf(0.025, count, n - count + 1)) if count else 0.0
-    high = float(stats.beta.ppf(0.975, count + 1, n - count)) if count < n else 1.0
+    low = float(special.betaincinv(count, n - count + 1, 0.025)) if count else 0.0
+    high = float(special.betaincinv(count + 1, n - count, 0.975)) if count < n else 1.0
     return low, high
 
 
@@ -37,7 +37,7 @@ def sd_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     if n < 2:
         return None, None
     sd = stdev(values)
-    return tuple(sd * math.sqrt((n - 1) / float(stats.chi2.ppf(q, n - 1))) for q in (0.975, 0.025))
+    return tuple(sd * math.sqrt((n - 1) / float(2 * special.gammaincinv((n - 1) / 2, q))) for q in (0.975, 0.025))
 
 
 def sd_ratio(values: dict[int, float], standard: dict[int, float]) -> dict | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import stdev
 
-from scipy import stats
+from scipy import special  # scipy.stats would take a second to import
 
 from stabledllm.experiment.spread import paired_differences, share_interval, values_of
 
@@ -29,7 +29,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 def sd_ratio_needed(seeds: int, level: float = 0.05) -> float:
     """The smallest ratio of two independent sds that a two-sided F test tells from 1, each sd over ``seeds`` seeds."""
-    return math.sqrt(float(stats.f.ppf(1 - level / 2, seeds - 1, seeds - 1)))
+    return math.sqrt(float(special.fdtri(seeds - 1, seeds - 1, 1 - level / 2)))
 
 
 def statements(runs: Sequence[dict], summary: Sequence[dict]) -> list[str]:
@@ -74,4 +74,4 @@ def _diverged(runs: Sequence[dict]) -> list[str]:
 def _least_seen(differences: list[float], methods: int) -> float:
     """The least mean difference that Holm's strictest step rejects, given how the differences vary."""
     n = len(differences)
-    return float(stats.t.ppf(1 - 0.025 / methods, n - 1)) * stdev(differences) / math.sqrt(n)
+    return float(special.stdtrit(n - 1, 1 - 0.025 / methods)) * stdev(differences) / math.sqrt(n)

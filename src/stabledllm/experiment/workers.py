@@ -22,6 +22,8 @@ from stabledllm.training.screen import QUIET
 
 POLL = 0.5
 """Seconds between two checks of the workers and their runs."""
+START = "spawn"
+"""How a worker starts: afresh, since threads and devices of this process do not survive a fork."""
 _loaded: dict[str, DataBundle] = {}
 """The data that this process has loaded, since all runs of an experiment share them."""
 
@@ -88,7 +90,7 @@ def _start(planned: list[TrainSettings], slot: int, threads: int, devices: Seque
     if devices:
         values["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
     with _environment(values):
-        worker = multiprocessing.get_context("spawn").Process(target=_work, args=(planned, os.getpid()))
+        worker = multiprocessing.get_context(START).Process(target=_work, args=(planned, os.getpid()))
         worker.start()
     return worker
 

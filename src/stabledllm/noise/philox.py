@@ -31,25 +31,24 @@ def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: int) -> Ten
     >>> [f"{word:08x}" for word in philox4x32(zero, zero, zero, zero, seed=0).tolist()]  # Random123's known answer
     ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
     """
-    x0, x1, x2, x3 = torch.broadcast_tensors(c0, c1, c2, c3)
-    even, odd = torch.stack((x0, x2)), torch.stack((x1, x3))
-    multipliers, round_keys = _constants(seed, x0.device)
-    shape = (2,) + (1,) * x0.dim()
-    for r in range(_ROUNDS):
+    words = torch.stack(torch.broadcast_tensors(c0, c1, c2, c3))
+    flat = words.view(4, words[0].numel())
+    even, odd = flat[::2], flat[1::2]
+    for multipliers, keys in _constants(seed, words.device):
         # A product may wrap past 2**63; its low 64 bits are still those of the unsigned product. The pair swaps places
         # every round: (x0, x2) becomes (x2, x0) and back, so that only the odd words are flipped.
-        product = even * multipliers[r & 1].view(shape)
-        even = ((product >> 32) & _MASK) ^ (odd.flip(0) ^ round_keys[r].view(shape))
+        product = even * multipliers
+        even = ((product >> 32) & _MASK) ^ odd.flip(0) ^ keys
         odd = product & _MASK
-    return torch.stack((even[0], odd[0], even[1], odd[1]), dim=-1)
+    return torch.stack((even[0], odd[0], even[1], odd[1]), dim=-1).view(*words.shape[1:], 4)
 
 
 @lru_cache(maxsize=64)
-def _constants(seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The multipliers of even and odd rounds, shape (2, 2), and the rounds' keys in the pair's order, (10, 2)."""
-    keys, k0, k1 = [], seed & _MASK, (seed >> 32) & _MASK
+def _constants(seed: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """The multipliers and the keys of every round, in the order of its pair, each of shape (2, 1)."""
+    rounds, k0, k1 = [], seed & _MASK, (seed >> 32) & _MASK
     for r in range(_ROUNDS):
-        keys.append((k1, k0) if r % 2 == 0 else (k0, k1))
+        pairs = ((_M0, k1), (_M1, k0)) if r % 2 == 0 else ((_M1, k0), (_M0, k1))
+        rounds.append(torch.tensor(pairs, device=device).split(1, dim=1))
         k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
-    multipliers = torch.tensor([[_M0, _M1], [_M1, _M0]], device=device)
-    return multipliers, torch.tensor(keys, device=device)
+    return rounds

@@ -57,6 +57,6 @@ def student(freedom: float) -> float:
     >>> round(student(9), 3)
     2.262
     """
-    from scipy import stats  # here, as importing the package loads torch only
+    from scipy import special  # here, as importing the package loads torch only
 
-    return float(stats.t.ppf(0.975, freedom)) if freedom > 0 else math.inf
+    return float(special.stdtrit(freedom, 0.975)) if freedom > 0 else math.inf

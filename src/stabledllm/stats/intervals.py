@@ -40,14 +40,14 @@ def of_variance(value: float, stderr: float, freedom: float) -> Ends:
     >>> [round(end, 2) for end in of_variance(1.0, 0.2, 99)]
     [0.7, 1.55]
     """
-    from scipy import stats  # here, as importing the package loads torch only
+    from scipy import special  # here, as importing the package loads torch only; scipy.stats would take a second
 
     if not value > 0 or not math.isfinite(stderr) or freedom <= 0:
         return UNKNOWN
     nu = min(2 * (value / stderr) ** 2, freedom) if stderr else freedom
     if nu < _LEAST_FREEDOM:
         return UNKNOWN
-    return tuple(value * nu / float(stats.chi2.ppf(q, nu)) for q in (0.975, 0.025))
+    return tuple(value * nu / float(2 * special.gammaincinv(nu / 2, q)) for q in (0.975, 0.025))
 
 
 def of_sum(parts: Sequence[tuple[float, Ends]]) -> Ends:

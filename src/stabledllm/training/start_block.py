@@ -86,7 +86,8 @@ class StartBlock:
             counts.append("none held out")
         if data.test:
             counts.append(f"{len(data.test):,} to test")
-        dropped = "" if any(map(_DROPPED.search, data.notes)) else "; none dropped"
+        is_known = self.rows is not None and not any(map(_DROPPED.search, data.notes))
+        dropped = "; none dropped" if is_known else ""
         return ", ".join(counts) + dropped
 
     def held_out(self) -> str:

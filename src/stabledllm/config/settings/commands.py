@@ -9,7 +9,7 @@ from pydantic import Field
 from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.evaluation import ImageDecodingSettings, ShortDecodingSettings
 from stabledllm.config.settings.model import ModelSettings
-from stabledllm.config.settings.values import Name, PathText
+from stabledllm.config.settings.values import MOST, Name, PathText
 from stabledllm.config.typed import Strict
 
 
@@ -21,9 +21,15 @@ class GenerateSettings(ModelSettings):
     decoding: ShortDecodingSettings = ShortDecodingSettings()
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
     data: DataSettings = DataSettings()
-    """For pictures: ``data.image``, where the model does not say it."""
+    """``system_prompt`` and ``few_shot`` stand before every prompt, ``format`` and ``columns`` read the rows of a file
+    of prompts; for pictures ``image``, where the model does not say it."""
+    generate_batch: int = Field(32, ge=1, le=MOST)
+    """Prompts decoded together; no completion depends on it."""
+    file: PathText | None = None
+    """File of prompts: one a line, or rows of JSON lines, JSON, CSV or Parquet; ``-`` for standard input."""
     out: PathText | None = None
-    """For pictures: the new folder that they are written into."""
+    """File of JSON lines for the completions, instead of printing them; for pictures the new folder that they are
+    written into."""
 
 
 class ConvertSettings(Strict):

@@ -1,0 +1,77 @@
+"""Work of a command in a process beside it: what it prints is kept until the command asks for it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+from stabledllm.errors import UserError
+
+START = "spawn"
+"""How the process starts: afresh, since threads and devices of this one do not survive a fork."""
+
+
+class Beside:
+    """A function that runs in another process."""
+
+    def __init__(self, started: Future):
+        self._started = started
+
+    def printed(self) -> str:
+        """Wait for its end, and return what it printed.
+
+        Raises:
+            UserError: one that it raised, or its process was ended.
+        """
+        try:
+            return self._started.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a process beside this one: expected it to run to its end, found that it was ended (out of memory?); "
+                "the same command goes on from here."
+            ) from None
+
+
+@contextmanager
+def beside(work: Callable[..., None], *arguments: object, threads: int) -> Iterator[Beside]:
+    """While this context is open, ``work`` runs in another process with ``threads`` threads.
+
+    The process ends when this one does, however that ends.
+    """
+    context = multiprocessing.get_context(START)
+    with ProcessPoolExecutor(1, context, _begin, (threads,)) as pool:
+        try:
+            yield Beside(pool.submit(_printed, work, arguments))
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+
+
+def _begin(threads: int) -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["TQDM_DISABLE"] = "1"  # the bar on the screen is the parent's
+    torch.set_num_threads(threads)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _printed(work: Callable[..., None], arguments: tuple) -> str:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        work(*arguments)
+    return text.getvalue()
