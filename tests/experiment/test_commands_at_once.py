@@ -162,7 +162,7 @@ def test_names_that_are_known_without_torch_are_the_real_ones():
         (["fit", "--model", "tny", "--data", "x.jsonl", "metod=x"], ["3 mistakes", "did you mean 'tiny'"]),
         (["recommend", "--by", "los", "row=3"], ["2 mistakes", "did you mean 'loss'"]),
         (["eval", "--set", "ordr=x", "--model", "tny"], ["2 mistakes", "write decoding.order"]),
-        (["generate", " ", "--out", "x", "--model", "tny"], ["3 mistakes", "prompt 1", "--image"]),
+        (["generate", " ", "--model", "tny"], ["2 mistakes", "prompt 1", "did you mean 'tiny'"]),
         (["merge", "tny", "--out", "x", "--dtype", "half"], ["2 mistakes", "write dtype=float16"]),
         (["rescore", "x.jsonl", "--task", "gsm9k", "--out", "y"], ["2 mistakes", "did you mean 'gsm8k'"]),
         (["plan", "gsm8k/llada-8b", "--memory", "much", "model=tny"], ["2 mistakes", "such as 80GiB"]),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.chosen import Chosen
 from stabledllm.data.digests import content_digest
-from stabledllm.data.holding_out import hold_out, whole_dialogues
+from stabledllm.data.holding_out import hold_out_share, whole_dialogues
 from stabledllm.data.image_rows import encode_images
 from stabledllm.data.images import of_images
 from stabledllm.data.overlap import Others, content, digest, dropped_note, without
@@ -253,24 +253,14 @@ def _splits(settings: DataSettings) -> tuple[dict[str, Examples], list[str]]:
             if dropped:
                 notes.append(dropped_note(split, other, dropped))
     if not validation and not settings.streaming:
-        splits["train"], splits["validation"], note = _held_out(splits["train"], settings)
+        splits["train"], splits["validation"], note = hold_out_share(
+            splits["train"], settings.validation_share, settings.seed
+        )
         notes.append(note)
     for split in held_in_memory(settings):
         if not splits[split]:
             raise UserError(f"data.{split}: expected rows that are in no other split, found none.")
     return splits, notes
-
-
-def _held_out(examples: Examples, settings: DataSettings) -> tuple[Examples, Examples, str]:
-    """Training and validation rows out of one set of rows, and a note on how many of them were held out."""
-    if not settings.validation_share:
-        return examples, [], "validation: none; data.validation_share=0 trains on every row"
-    train, validation = hold_out(examples, settings.validation_share, settings.seed)
-    held = (
-        f"validation: {len(validation)} of {len(examples)} rows held out of training "
-        f"(data.validation_share={settings.validation_share:g}; 0 trains on every row)"
-    )
-    return train, validation, held
 
 
 def answered(examples: Examples, spec: str) -> tuple[Examples, list[str]]:
