@@ -158,6 +158,7 @@ def test_every_name_of_another_program_has_its_key():
         (["generate", "hi", "modl=tiny"], "unknown key 'modl' (did you mean 'model'?)"),
         (["generate", "hi", "--image_decoding.steps", "3"], "expected --image beside it"),
         (["generate", "hi", "--image", "--length", "3"], "key 'decoding.length': expected none beside --image"),
+        (["generate", "hi", "--data.image.side", "8"], "key 'data.image.side': expected --image beside it"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

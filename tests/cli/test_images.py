@@ -134,7 +134,7 @@ def test_generate_writes_pictures_and_a_sheet(tmp_path):
         (["--image", "a purple circle", "--model", "tiny-mmada"], "knows, found purple"),
         (["--image", " ", "--model", "tiny-mmada"], "found an empty one"),
         (["--image", "a red circle", "--model", "tiny"], "expected MMaDA, which has image tokens"),
-        (["--image", "a red circle", "--model", "tiny-mmada", "--set", "step=3"], "write image_decoding.steps"),
+        (["--image", "a red circle", "--model", "tiny-mmada", "--set", "step=3"], "(did you mean 'steps'?)"),
         (
             ["--image", "a red circle", "--set", "image_decoding.steps=0"],
             "key 'image_decoding.steps': expected a number",

@@ -162,5 +162,7 @@ def test_a_checkpoint_is_evaluated_as_its_run(own, tmp_path):
 
 def test_a_run_that_has_not_ended_is_refused(tmp_path):
     write_checkpoint(tmp_path / "run", 3)
-    with pytest.raises(UserError, match="name its last checkpoint"):
-        evaluated(tmp_path / "eval", model=str(tmp_path / "run"))
+    with pytest.raises(UserError, match="name its last checkpoint") as refused:
+        evaluated(tmp_path / "eval", model=str(tmp_path / "run"), data={"train": "jsonl:missing.jsonl"})
+    assert len(refused.value.sentences) == 2, "each mistake once"
+    assert "missing.jsonl" in str(refused.value)

@@ -70,7 +70,6 @@ TOLD = [
     ("generate", {"decoding": {"length": 7, "block": 4}}, (), "block 1 or 7 does"),
     ("generate", {"attention": "flash"}, (), "(did you mean 'flash_attention_2'?)."),
     ("generate", {}, ["decoding.top_k=3"], "(did you mean 'top_p'?); write decoding.top_p."),
-    ("convert", {"model": "model.guf"}, (), "(did you mean 'model.gguf'?)."),
     ("convert", {"model": "modle.gguf"}, (), "expected a file, found nothing (did you mean 'model.gguf'?)."),
     ("convert", {"dtype": "bf16"}, (), "write dtype=bfloat16."),
     ("convert", {"mask_embedding": "average"}, (), "expected 'kept' or 'mean'"),

@@ -39,7 +39,9 @@ def test_every_row_is_trained_on_and_a_killed_run_goes_on(folder):
     whole = [*SFT, *SMALL, "data.validation_share=0", "save_every=1", "eval_every=null"]
     result = in_process("train", *whole, "out=whole", cwd=folder)
     assert result.returncode == 0, result.stderr[-2000:]
+    assert "24 to train on, none held out" in result.stdout
     assert "data.validation_share=0 trains on every row" in result.stdout
+    assert "does nothing" not in result.stdout, "eval_every=null is never"
     run = run_of(folder, "whole")
     assert run["metrics"] == {}
     assert any(note.startswith("train: 24 rows") for note in run["data_notes"])

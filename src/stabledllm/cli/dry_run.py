@@ -178,7 +178,8 @@ def _source(spec: str) -> str:
 
 def _rows_of_training(data: DataSettings) -> Iterator[str]:
     most = f"at most {data.train_rows:,} of " if data.train_rows else ""
-    yield _line("rows", f"{most}{_source(data.train)}, of at most {data.max_len:,} tokens")
+    how = ", read as they come" if data.streaming else ""
+    yield _line("rows", f"{most}{_source(data.train)}, of at most {data.max_len:,} tokens{how}")
     if data.validation:
         yield _line("", f"validation: {_source(data.validation)}")
     elif "validation" not in own_splits(data.train):

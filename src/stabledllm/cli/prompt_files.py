@@ -77,4 +77,7 @@ def _is_file_meant(name: str) -> bool:
             f"generate: prompt '{shown}': expected a prompt, found the name of a file; write --file {shown} to read "
             f"prompts from it, or pipe the words into 'generate -' to complete them."
         )
-    return typer.confirm(f"'{shown}' is a file. Read the prompts from it?", default=True, err=True)
+    try:
+        return typer.confirm(f"'{shown}' is a file. Read the prompts from it?", default=True, err=True)
+    except typer.Abort:  # Ctrl-C or the end of the input, which end every command alike
+        raise KeyboardInterrupt from None

@@ -13,7 +13,14 @@ from pydantic import BaseModel
 
 from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.run_folder import Run, run_behind, run_of
-from stabledllm.config.settings import DataSettings, EvalSettings, GenerateSettings, ModelSettings
+from stabledllm.config.settings import (
+    DataSettings,
+    EvalSettings,
+    ExperimentSettings,
+    GenerateSettings,
+    ModelSettings,
+    TrainSettings,
+)
 from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
 
@@ -33,11 +40,12 @@ _OF_PROMPTS = ("system_prompt", "format", "columns", "image")
 """Keys of the data that ``generate`` reads."""
 
 
-def with_run(tree: dict, kind: type[ModelSettings]) -> tuple[dict, list[str]]:
+def with_run(tree: dict, kind: type[ModelSettings | ExperimentSettings]) -> tuple[dict, list[str]]:
     """The tree of a command's given keys with the settings of the run beneath, whose folder is given as its model.
 
-    A given key stays as it is. Rows that are given replace the run's, and keep its padding, its lengths and its
-    prompts. Where ``eval`` is given no rows, it gets those that the run held out.
+    In the tree of an experiment that is the model of ``base``. A given key stays as it is. Rows that are given replace
+    the run's, and keep its padding, its lengths and its prompts. Where ``eval`` is given no rows, it gets those that
+    the run held out.
 
     Args:
         tree: given keys alone, none of them a default. kind: the settings that the tree is to be read as.
@@ -49,6 +57,9 @@ def with_run(tree: dict, kind: type[ModelSettings]) -> tuple[dict, list[str]]:
     Raises:
         UserError: a run that has not ended or left no model.
     """
+    if kind is ExperimentSettings:
+        base, told = with_run(_group(tree, "base"), TrainSettings)
+        return (tree | {"base": base} if told else tree), told
     name = str(tree.get("model", ""))
     run = run_of(name)
     if run is None:
@@ -70,7 +81,10 @@ def naming_run(error: UserError, model: str, data: DataSettings) -> UserError:
 
     Other errors are returned as they are.
     """
-    run = run_behind(model)
+    try:
+        run = run_behind(model)
+    except UserError:  # told of the model itself
+        return error
     if run is None or not run.config or data_of(run).train != data.train:
         return error
     return UserError(f"{str(error).rstrip('.')}; these are the rows of {run.name}: name others with --data.")

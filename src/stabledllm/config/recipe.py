@@ -92,19 +92,9 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Read:
         tree = _under_base(tree, what, gathered)
     told: list[str] = []
     with gathered.check():
-        tree, told = _with_run(tree, kind)
+        tree, told = with_run(tree, kind)
     read = read_settings(tree, kind, what)
     return Read(read.settings, [*gathered.sentences, *read.sentences], read.wrong, told)
-
-
-def _with_run(tree: dict, kind: type) -> tuple[dict, list[str]]:
-    """The tree with the settings of the run whose folder is the model, and lines to tell the user of it."""
-    if kind is TrainSettings:
-        return with_run(tree, TrainSettings)
-    if not isinstance(tree.get("base"), dict):
-        return tree, []
-    base, told = with_run(tree["base"], TrainSettings)
-    return tree | {"base": base}, told
 
 
 def _under_base(tree: dict, what: str, gathered: Gathered) -> dict:

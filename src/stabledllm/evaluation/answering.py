@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from tqdm import tqdm
-
 from stabledllm.config.settings import GenerateSettings
 from stabledllm.data.prompts import Prompt, with_prompts_before
 from stabledllm.decoding import DecodingOptions, DecodingStats
@@ -17,6 +15,7 @@ from stabledllm.evaluation.identity import digest_of, fingerprint
 from stabledllm.evaluation.journal import Journal
 from stabledllm.models.loading import LoadedModel
 from stabledllm.runtime.files import write_jsonl
+from stabledllm.runtime.showing import bar
 
 _BEGUN = ".begun"
 """The ending of the folder that keeps what is decoded of a file until all of it is."""
@@ -35,13 +34,14 @@ def completions(
     """
     conversations, size = with_prompts_before(prompts, settings.data), settings.generate_batch
     tools = [prompt.tools for prompt in prompts]
-    with _bar(len(prompts), size) as bar:
-        for start in range(0, len(prompts), size):
-            run = slice(start, start + size)
+    for start in range(0, len(prompts), size):
+        run = slice(start, start + size)
+        # The bar is away whenever completions are printed, which would share its line.
+        with bar(len(prompts), "generate", "prompt", initial=start) as shown:
             texts = complete(
-                loaded, conversations[run], options, size, bar.update, stats, first=start, tools=tools[run]
+                loaded, conversations[run], options, size, shown.update, stats, first=start, tools=tools[run]
             )
-            yield from zip(prompts[run], texts, strict=True)
+        yield from zip(prompts[run], texts, strict=True)
 
 
 def refuse_written(out: Path) -> None:
@@ -76,8 +76,8 @@ def write_completions(
     tools = [prompt.tools for prompt in prompts]
     journal = Journal(_journal_folder(out), "completions", _identity(settings, options, conversations, tools))
     size = settings.generate_batch
-    with _bar(len(prompts), size) as bar:
-        texts = complete_resumably(loaded, conversations, options, size, journal, bar.update, stats, tools=tools)
+    with bar(len(prompts), "generate", "prompt") as shown:
+        texts = complete_resumably(loaded, conversations, options, size, journal, shown.update, stats, tools=tools)
     rows = zip(prompts, texts, strict=True)
     write_jsonl(out, [prompt.row | {"completion": text} for prompt, text in rows])
     journal.remove()
@@ -94,7 +94,3 @@ def _identity(
 
 def _journal_folder(out: Path) -> Path:
     return out.with_name(out.name + _BEGUN)
-
-
-def _bar(prompts: int, batch: int) -> tqdm:
-    return tqdm(total=prompts, desc="generate", unit="prompt", disable=prompts <= batch)

@@ -25,9 +25,10 @@ from stabledllm.config.settings import (
     RescoreSettings,
     TrainSettings,
 )
+from stabledllm.data.streamable import refuse_unstreamable_data
 from stabledllm.errors import Gathered, UserError, did_you_mean
 from stabledllm.experiment.at_once import SPLITS, load_checked, of_data, of_typed
-from stabledllm.experiment.check_list import DECODED, WEIGHED, Checks, gather
+from stabledllm.experiment.check_list import DECODED, OF_STREAMED_DATA, WEIGHED, Checks, gather
 from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
 from stabledllm.experiment.run_checks import check_clip, is_known, of_method, of_model
 from stabledllm.models.adapter_base import ADAPTER_CONFIG
@@ -176,6 +177,7 @@ def _of_fit(settings: TrainSettings) -> Checks:
     )
     yield from of_model(settings)
     yield from _of_rows(settings, ["train"])
+    yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
 
 
 def _of_decompose(settings: DecomposeSettings) -> Checks:
@@ -191,6 +193,7 @@ def _of_decompose(settings: DecomposeSettings) -> Checks:
     )
     yield from of_model(settings)
     yield from _of_rows(settings, ["train"])
+    yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
 
 
 def _of_rows(settings: TrainSettings | DecomposeSettings | EvalSettings, splits: Sequence[str]) -> Checks:

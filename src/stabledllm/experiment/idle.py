@@ -71,6 +71,7 @@ _DATA: Rules = {
     "data.subset": (lambda run, _: _reads_hub(run), "data.train=hub:OWNER/NAME"),
     "data.cache": (lambda run, _: _reads_files(run), "data in files"),
     "data.workers": (lambda run, _: _reads_files(run), "data in files"),
+    "data.shuffle_buffer": (lambda run, _: run.data.streaming, "data.streaming=true"),
     "data.annotations": (lambda run, _: _mentions(run, "gsm8k"), "data of gsm8k"),
     "data.table": (lambda run, _: _mentions(run, "hitab"), "data of hitab"),
     "data.every_turn": (lambda run, _: _own_data(run), "data of your own (data.train=PATH)"),
@@ -113,7 +114,7 @@ _RUN: Rules = {
         "data without a validation split of their own",
     ),
     "data.validation_rows": _EVALUATED,
-    "eval_every": _EVALUATED,
+    "eval_every": (lambda run, _: run.eval_every is None or has_validation(run.data), _EVALUATED[1]),
     "eval_draws": _EVALUATED,
     "data.test_rows": (lambda run, _: has_test(run.data), "data with test rows (data.test)"),
     "decoding.block": (lambda run, _: bool(run.block_size) or _text_is_decoded(run), "test rows to decode (data.test)"),
@@ -141,7 +142,7 @@ _NOT_FITTED = (
     "data.validation",
 )  # fmt: skip
 _NOT_MEASURED = ("data.validation", "data.validation_rows", "data.validation_share", "data.test_rows")
-_NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation")
+_NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation", "data.streaming", "data.shuffle_buffer")
 
 
 def idle_overrides(

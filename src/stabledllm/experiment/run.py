@@ -11,6 +11,7 @@ from stabledllm.build import build_objective
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle
 from stabledllm.data.images import with_image_defaults
+from stabledllm.data.row_stream import known_rows
 from stabledllm.errors import UserError
 from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.journal import Journal
@@ -214,7 +215,7 @@ def _density(
     path = out / f"p_of_t_{canonical(method.name).replace('+', '_')}.json"
     if not path.is_file():
         own = base.model_copy(update={"seed": 0, "batch": rows_per_step(method, settings)})
-        save_fit(fitted_for(own, method, checked.loaded, checked.data.train), path, say)
+        save_fit(fitted_for(own, method, checked.loaded, known_rows(checked.data.train, own.ppots.rows)), path, say)
     return path, FittedDensity.load(path)
 
 

@@ -49,7 +49,8 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
             f"model '{settings.model}': expected one of whole responses, found one trained in blocks of {size}."
         )
     data = settings.data
-    rows, note = load_rows(data.train, loaded.tokenizer, data, "train", data.train_rows, say)
+    wanted = max(settings.rows, settings.probe.rows, settings.grad.rows)
+    rows, note = load_rows(data.train, loaded.tokenizer, data, "train", data.train_rows, say, wanted=wanted)
     say(note)
     if len(rows) < LEAST_ROWS:
         raise UserError(

@@ -35,7 +35,9 @@ def run_fit(settings: TrainSettings, path: Path, say: Say) -> FittedDensity:
     check_model(method, loaded.name, loaded.autoregressive)
     set_form(loaded, settings)
     data = settings.data
-    rows, note = load_rows(data.train, loaded.tokenizer, data, "train", data.train_rows, say)
+    rows, note = load_rows(
+        data.train, loaded.tokenizer, data, "train", data.train_rows, say, wanted=settings.ppots.rows
+    )
     say(note)
     check_marks(method, marks_in(rows))
     density = fitted_for(settings, method, loaded, rows)

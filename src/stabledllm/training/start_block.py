@@ -86,7 +86,8 @@ class StartBlock:
             counts.append("none held out")
         if data.test:
             counts.append(f"{len(data.test):,} to test")
-        dropped = "" if any(map(_DROPPED.search, data.notes)) else "; none dropped"
+        is_known = self.rows is not None and not any(map(_DROPPED.search, data.notes))
+        dropped = "; none dropped" if is_known else ""
         return ", ".join(counts) + dropped
 
     def held_out(self) -> str:
@@ -100,11 +101,8 @@ class StartBlock:
 
     def notes(self) -> list[str]:
         """The notes on the data that say more than the number of rows: what was dropped and why, how it was read."""
-        return [
-            note
-            for note in self.data.notes
-            if not (note.endswith(f"none longer than {self._longest}") or "data.validation_share=" in note)
-        ]
+        told = (f"none longer than {self._longest}", "trains on every row)")  # what the line on the rows says too
+        return [note for note in self.data.notes if not note.endswith(told)]
 
     @property
     def _longest(self) -> str:

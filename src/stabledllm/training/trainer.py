@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from stabledllm.training.evaluating import EvaluatingTrainer
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
 from stabledllm.training.positions import StepRows, step_rows
 from stabledllm.training.statistics import StepStatistics
+from stabledllm.training.streaming import StreamedRows, StreamOrder, check_rows
 
 
 class _StepEnd(TrainerCallback):
@@ -62,7 +64,7 @@ class MDMTrainer(EvaluatingTrainer):
 
     Args:
         method: draws the noise, under the objective that is minimised. sampler: its density of t.
-        train_rows, eval_rows: encoded rows. mask_id, pad_id: token ids.
+        train_rows, eval_rows: encoded rows; those to train on may be streamed. mask_id, pad_id: token ids.
         noise_seed: seed of the noise. order_seed: seed of the order of the rows; without it ``noise_seed``.
         density_file: the saved p(t), copied into every checkpoint.
         adaptive: the density of a method with ``adaptive``; its state is in every checkpoint.
@@ -82,7 +84,7 @@ class MDMTrainer(EvaluatingTrainer):
         *,
         method: Method,
         sampler: TSampler,
-        train_rows: list[TokenRow],
+        train_rows: list[TokenRow] | StreamedRows,
         eval_rows: list[TokenRow],
         mask_id: int | None,
         pad_id: int,
@@ -100,7 +102,7 @@ class MDMTrainer(EvaluatingTrainer):
         **kwargs,
     ):
         for rows in (train_rows, eval_rows):
-            refuse_masked_rows(rows, mask_id)
+            check_rows(rows, partial(refuse_masked_rows, mask_id=mask_id))
         self.packing, self.group_by_length, self.views_per_forward = packing, group_by_length, views_per_forward
         self.caption_dropout, self._tokens = caption_dropout, torch.zeros((), dtype=torch.long)
         self.method, self.sampler, self.objective = method, sampler, method.objective
@@ -137,7 +139,9 @@ class MDMTrainer(EvaluatingTrainer):
         """Rows in a full optimizer step, over all ranks and accumulation."""
         return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
-    def _get_train_sampler(self, train_dataset=None) -> EpochOrder:
+    def _get_train_sampler(self, train_dataset=None) -> EpochOrder | StreamOrder:
+        if self.streamed:
+            return StreamOrder(len(self.streamed))
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)
         lengths = lengths_of(self.train_dataset.rows) if self.group_by_length else None
         return EpochOrder(rows, self.full_step, self.order_seed, lambda: self.state.global_step, lengths)
