@@ -134,6 +134,7 @@ def test_every_name_of_another_program_has_its_key():
     ("words", "sentence"),
     [
         (["train", "sft-synthetic", "--btach", "3"], "unknown option '--btach' (did you mean '--batch'?)."),
+        (["train", "sft-synthetic", "--devise", "cpu"], "(did you mean '--device'?)"),
         (["train", "sft-synthetic", "--per_device_train_batch_size", "3"], "write micro_batch"),
         (["train", "sft-synthetic", "--steps"], "option '--steps': expected a value, found none; write --steps N."),
         (["train", "sft-synthetic", "--steps", "--quiet"], "option '--steps': expected a value"),
