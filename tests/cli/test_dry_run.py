@@ -65,6 +65,13 @@ def test_mistakes_are_told_as_ever(tmp_path):
     assert_refused(call("train", "quickstart", "--dry-run", cwd=tmp_path), "found an experiment")
 
 
+def test_a_file_that_is_there_is_refused(tmp_path):
+    (tmp_path / "there.jsonl").write_text("kept")
+    result = call("generate", "hi", "--out", "there.jsonl", "--dry-run", cwd=tmp_path)
+    assert_refused(result, "there.jsonl")
+    assert (tmp_path / "there.jsonl").read_text() == "kept"
+
+
 def test_a_folder_with_work_in_it_is_said(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").write_text("{}")

@@ -12,6 +12,7 @@ from stabledllm.cli.dashes import without_dashes
 from stabledllm.cli.grammar import GRAMMARS, OF_OTHERS
 from stabledllm.cli.help import sections
 from stabledllm.cli.main import app
+from stabledllm.cli.options import full_names
 from stabledllm.config.checking import read_settings
 from stabledllm.config.recipe import apply_overrides
 from stabledllm.errors import UserError
@@ -133,6 +134,7 @@ def test_every_name_of_another_program_has_its_key():
     ("words", "sentence"),
     [
         (["train", "sft-synthetic", "--btach", "3"], "unknown option '--btach' (did you mean '--batch'?)."),
+        (["train", "sft-synthetic", "--devise", "cpu"], "(did you mean '--device'?)"),
         (["train", "sft-synthetic", "--per_device_train_batch_size", "3"], "write micro_batch"),
         (["train", "sft-synthetic", "--steps"], "option '--steps': expected a value, found none; write --steps N."),
         (["train", "sft-synthetic", "--steps", "--quiet"], "option '--steps': expected a value"),
@@ -182,6 +184,10 @@ def test_after_two_dashes_nothing_is_an_option():
 def test_of_a_repeated_option_the_last_counts():
     words = ["--batch", "3", "--rows", "2", "--batch=1", "--steps", "8", "--decoding.steps", "16"]
     assert without_dashes(words, GRAMMARS["eval"], [])[0] == ["rows=2", "generate_batch=1", "decoding.steps=16"]
+
+
+def test_set_names_the_decoding_or_another_group():
+    assert full_names(["seed=5", "data.few_shot=2", "seed=6"]) == ["decoding.seed=6", "data.few_shot=2"]
 
 
 def test_the_recipe_may_stand_anywhere(tmp_path):

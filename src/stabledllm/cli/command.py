@@ -54,7 +54,7 @@ class Command(TyperCommand):
             return words
         if not any(word.startswith("--") and word.partition("=")[0] not in own for word in words):
             return words  # without the table, which takes a moment to import
-        read, notes = without_dashes(words, self.grammar, own, valued)
+        read, notes = without_dashes(words, self.grammar, [*own, *OPTIONS], valued)
         ctx.meta["stabledllm.notes"] = notes
         return read
 

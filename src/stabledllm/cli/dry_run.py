@@ -117,7 +117,8 @@ def of_eval(settings: EvalSettings) -> Iterator[str]:
                     f"{settings.data.validation_rows} for the NLL")  # fmt: skip
     else:
         yield _line("rows", f"at most {settings.rows} of {_source(data)}")
-    forwards, views = settings.rows * settings.draws, _counted(settings.draws, "view")
+    rows = settings.data.validation_rows if settings.held_out else settings.rows
+    forwards, views = (rows or settings.rows) * settings.draws, _counted(settings.draws, "view")
     yield _line("evaluate", f"NLL: at most {forwards:,} forward passes ({views} of a row)")
     yield _line("", f"completions of {decoding.length} tokens in {decoding.steps} model calls for every "
                 f"{settings.generate_batch} rows")  # fmt: skip

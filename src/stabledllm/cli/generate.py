@@ -65,7 +65,10 @@ def generate(
     settings = _for_images(settings) if image else in_trained_blocks(settings)
     if dry_run:
         from stabledllm.cli.dry_run import of_generate
+        from stabledllm.evaluation.answering import refuse_written
 
+        if settings.out is not None and not image:
+            refuse_written(Path(settings.out))
         answer_all(of_generate(settings, prompts, image=image))
     elif image:
         _draw(settings, [prompt.text for prompt in prompts])
@@ -120,7 +123,8 @@ def _complete(settings: GenerateSettings, prompts: list[Prompt]) -> None:
     else:
         with writing_beside(settings.out, "generate"):
             write_completions(loaded, prompts, settings, options, stats)
-        answer(f"wrote {len(prompts)} completions to {settings.out}")
+        many = f"{len(prompts)} completion{'s' if len(prompts) != 1 else ''}"
+        answer(f"wrote {many} to {settings.out}")
     exact = options.exact_for(getattr(loaded.model.config, "block_size", None))
     remark(
         f"{stats.model_calls} model calls, {stats.tokens} tokens, {stats.tokens_per_second:.3g} tokens/s"

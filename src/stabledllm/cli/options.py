@@ -68,5 +68,9 @@ _OTHER_GROUPS = ("data.", "image_decoding.", "clip=", "decoding.", "objective.",
 
 
 def full_names(settings: list[str] | None) -> list[str]:
-    """The settings of ``--set`` under their keys' full names: those of the decoding are typed without their group."""
-    return [one if one.startswith(_OTHER_GROUPS) else f"decoding.{one}" for one in settings or []]
+    """The settings of ``--set`` under their keys' full names: those of the decoding are typed without their group.
+
+    Of a key that is given again the last value counts, as of any repeated option.
+    """
+    full = [one if one.startswith(_OTHER_GROUPS) else f"decoding.{one}" for one in settings or []]
+    return list({one.partition("=")[0]: one for one in full}.values())
