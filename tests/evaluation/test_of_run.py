@@ -8,6 +8,7 @@ import pytest
 
 from stabledllm.errors import UserError
 from stabledllm.evaluation.run import evaluate
+from stabledllm.evaluation.trained_rows import count_trained_on
 from stabledllm.experiment.commands_at_once import check_command, in_trained_blocks
 from tests.fakes.runs import train_briefly, write_checkpoint, write_questions, write_run
 
@@ -115,7 +116,6 @@ def test_rows_of_the_run_before_count_as_well(own, tmp_path):
 def test_training_rows_that_are_gone_are_said_to_be_unknown(own, tmp_path):
     run = write_run(tmp_path / "moved", config={"data": {"train": "jsonl:gone.jsonl"}})
     told: list[str] = []
-    from stabledllm.evaluation.trained_rows import count_trained_on
 
     assert count_trained_on(str(run), [{"messages": [], "origin": "x"}], told.append) == {}
     assert told == [
@@ -166,3 +166,20 @@ def test_a_run_that_has_not_ended_is_refused(tmp_path):
         evaluated(tmp_path / "eval", model=str(tmp_path / "run"), data={"train": "jsonl:missing.jsonl"})
     assert len(refused.value.sentences) == 2, "each mistake once"
     assert "missing.jsonl" in str(refused.value)
+
+
+def test_streamed_training_rows_are_not_read_again(tmp_path):
+    streamed = {"train": "jsonl:own.jsonl", "validation": "jsonl:val.jsonl", "streaming": True}
+    told: list[str] = []
+    run = write_run(tmp_path / "run", config={"data": streamed})
+    assert count_trained_on(str(run), [{"messages": [], "origin": "x"}], told.append) == {}
+    assert "is not known (its training rows were streamed" in told[0]
+
+
+def test_a_run_on_every_row_has_none_to_be_evaluated_on(tmp_path):
+    rows = write_questions(tmp_path / "rows.jsonl", 8)
+    train_briefly(tmp_path / "run", data={"train": rows, "validation_share": 0})
+    with pytest.raises(UserError, match=r"found none; name some with --data\."):
+        evaluated(tmp_path / "eval", model=str(tmp_path / "run"), beside="none")
+    record = evaluated(tmp_path / "own", model=str(tmp_path / "run"), data={"train": rows}, beside="none")
+    assert record["trained_on"] == {str(tmp_path / "run"): 8}

@@ -32,6 +32,7 @@ _TAKEN = (
 code, so that whoever wants them says so."""
 _OF_THE_ROWS = (
     "train", "validation", "test", "split", "subset", "validation_share", "train_rows", "validation_rows", "test_rows",
+    "streaming", "shuffle_buffer",
 )  # fmt: skip
 """Keys of the data that mean nothing for other rows than the run's own."""
 _WITHOUT_EFFECT = ("cache", "workers")

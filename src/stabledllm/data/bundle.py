@@ -17,13 +17,13 @@ from stabledllm.data.row_cache import Encoding, RowCache, cache_of
 from stabledllm.data.row_stream import LEAST_STREAMED, RowStream, open_stream
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import load_examples, task_options
-from stabledllm.data.splits import held_in_memory, own_splits
+from stabledllm.data.splits import answered, held_in_memory, own_splits
 from stabledllm.data.stream_files import stream_files
 from stabledllm.data.text import are_documents, pack_documents
 from stabledllm.errors import UserError
 from stabledllm.runtime.showing import busy
-from stabledllm.tasks.examples import Examples, picked
-from stabledllm.tasks.registry import task_and_gold, task_of
+from stabledllm.tasks.examples import Examples
+from stabledllm.tasks.registry import task_of
 
 _KIND = {"train": "training", "validation": "validation"}
 DELIMITERS = ("####",)
@@ -261,19 +261,6 @@ def _splits(settings: DataSettings) -> tuple[dict[str, Examples], list[str]]:
         if not splits[split]:
             raise UserError(f"data.{split}: expected rows that are in no other split, found none.")
     return splits, notes
-
-
-def answered(examples: Examples, spec: str) -> tuple[Examples, list[str]]:
-    """A task's test rows that have an answer to score against, and a note on the others; other data is unchanged."""
-    if task_of(spec) is None:
-        return examples, []
-    answered_places = [place for place, example in enumerate(examples) if task_and_gold(example)]
-    if len(answered_places) == len(examples):
-        return examples, []
-    first = next(e["origin"] for e in examples if not task_and_gold(e))
-    return picked(examples, answered_places), [
-        f"test: dropped {len(examples) - len(answered_places)} without an answer to score against ({first}, ...)"
-    ]
 
 
 def _refuse_equal(examples: Examples, others: Examples, split: str, other: str) -> None:

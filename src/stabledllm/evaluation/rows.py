@@ -9,13 +9,13 @@ from typing import Any
 from stabledllm.config.from_run import naming_run
 from stabledllm.config.run_folder import run_behind
 from stabledllm.config.settings import EvalSettings
-from stabledllm.data.bundle import answered, choose, encode_chosen, encode_split, limited
+from stabledllm.data.bundle import choose, encode_chosen, encode_split, limited
 from stabledllm.data.digests import content_digest
 from stabledllm.data.images import of_images
 from stabledllm.data.prompting import prompted
 from stabledllm.data.rows import Encoded
 from stabledllm.data.sources import load_examples, task_options
-from stabledllm.data.splits import has_validation
+from stabledllm.data.splits import answered, has_validation
 from stabledllm.errors import UserError
 from stabledllm.evaluation.identity import digest_of
 from stabledllm.evaluation.trained_rows import count_trained_on

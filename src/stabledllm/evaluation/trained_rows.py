@@ -64,6 +64,8 @@ def _trained_rows(run: Run) -> set[bytes]:
     data = data_of(run)
     if are_images(data.train):
         return set()
+    if data.streaming:
+        raise UserError("its training rows were streamed, and are not read again for this.")
     # Neither changes which rows are trained on; without them rows are compared as they stand in their files.
     chosen = choose(data.model_copy(update={"system_prompt": None, "few_shot": 0}))
     return {row_digest(example) for example in chosen.splits["train"]}
