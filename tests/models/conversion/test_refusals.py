@@ -105,5 +105,12 @@ def test_the_command(tmp_path):
     assert json.loads((tmp_path / "mdm" / "stabledllm_conversion.json").read_text())["original"] == "ar"
     assert_refused(in_process("convert", "ar", "--out", "mdm", cwd=tmp_path), "expected a new folder")
     assert_refused(in_process("convert", "nothing", "--out", "x", cwd=tmp_path), "a local folder or a hub's OWNER/NAME")
+    assert_refused(in_process("convert", "tiny", "--out", "x", cwd=tmp_path), "found 'stabledllm_tiny'")
+    # The model of a run, such as an autoregressive one that was trained here.
+    (tmp_path / "run").mkdir()
+    (tmp_path / "ar").rename(tmp_path / "run" / "model")
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"schema": "stabledllm/run/1", "status": "finished"}))
+    (tmp_path / "run" / "model" / "stabledllm.json").write_text("{}")
+    assert in_process("convert", "run", "--out", "of_run", cwd=tmp_path).returncode == 0
     assert_refused(in_process("convert", "mdm", "--out", "x", cwd=tmp_path), "found 'a2d-llama'")
     assert not (tmp_path / "x").exists()
