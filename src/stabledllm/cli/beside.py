@@ -57,11 +57,11 @@ def beside(work: Callable[..., None], *arguments: object, threads: int) -> Itera
 
 
 def _begin(threads: int) -> None:
+    os.environ["TQDM_DISABLE"] = "1"  # the bar on the screen is the parent's; read when torch imports tqdm
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent's to answer
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ["TQDM_DISABLE"] = "1"  # the bar on the screen is the parent's
     torch.set_num_threads(threads)
 
 

@@ -92,7 +92,13 @@ class Block(GradientCheckpointingLayer):
         self.ff_out = nn.Linear(hidden, width, bias=False)
 
     def forward(
-        self, x_NLD: Tensor, cos_LD: Tensor, sin_LD: Tensor, bias: Tensor | None, cache: KeyValueCache | None = None
+        self,
+        x_NLD: Tensor,
+        cos_LD: Tensor,
+        sin_LD: Tensor,
+        bias: Tensor | None,
+        cache: KeyValueCache | None = None,
+        selected: Tensor | None = None,
     ) -> Tensor:
         n, length, width = x_NLD.shape
         qkv = self.qkv_proj(self.attn_norm(x_NLD)).view(n, length, 3, self.heads, width // self.heads)
@@ -101,7 +107,10 @@ class Block(GradientCheckpointingLayer):
         if cache is not None:
             k, v = cache.update(k, v, self.index)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        x_NLD = x_NLD + self.attn_out(mixed.transpose(1, 2).reshape(n, length, width))
+        mixed = mixed.transpose(1, 2).reshape(n, length, width)
+        if selected is not None:  # from here on every position is by itself
+            x_NLD, mixed = x_NLD[selected], mixed[selected]
+        x_NLD = x_NLD + self.attn_out(mixed)
         gate, up = self.gate_up_proj(self.ff_norm(x_NLD)).chunk(2, dim=-1)
         return x_NLD + self.ff_out(F.silu(gate) * up)
 
@@ -177,8 +186,12 @@ class TinyMDM(FixedVocabulary, PreTrainedModel):
         segment_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        selected: Tensor | None = None,
     ) -> Tensor:
-        """Final normalised hidden states, shape (N, L, D); those of the noisy row where ``clean_ids`` are given."""
+        """Final normalised hidden states, shape (N, L, D); those of the noisy row where ``clean_ids`` are given.
+
+        ``selected`` (N, L) asks for those of some positions only, shape (S, D), which spares most of the last layer.
+        """
         length = input_ids.shape[1]
         bias = None
         cos_LD, sin_LD = self._rope(length, input_ids.device, self.embed.weight.dtype)
@@ -197,10 +210,18 @@ class TinyMDM(FixedVocabulary, PreTrainedModel):
         if position_ids is not None:
             cos_LD, sin_LD = cos_LD[position_ids][:, None], sin_LD[position_ids][:, None]
         x_NLD = self.embed(input_ids)
-        for block in self.blocks:
+        # The last layer is needed at these positions only. A cache, clean copies and a compiled body take it whole.
+        whole = cache is not None or input_ids.shape[1] != length or torch.compiler.is_compiling()
+        early = None if whole else selected
+        for block in self.blocks[:-1]:
             x_NLD = block(x_NLD, cos_LD, sin_LD, bias, cache)
+        x_NLD = self.blocks[-1](x_NLD, cos_LD, sin_LD, bias, cache, early)
+        if early is not None:
+            return self.norm(x_NLD)
         hidden_NLD = self.norm(x_NLD[:, :length])
-        return hidden_NLD if cache is None else cache.spread(hidden_NLD, length)
+        if cache is not None:
+            hidden_NLD = cache.spread(hidden_NLD, length)
+        return hidden_NLD if selected is None else hidden_NLD[selected]
 
     def forward(
         self,
@@ -215,9 +236,11 @@ class TinyMDM(FixedVocabulary, PreTrainedModel):
         cache: KeyValueCache | None = None,
         **_: object,
     ) -> MDMOutput:
-        hidden_NLD = self.hidden_states(input_ids, attention_mask, block_ids, targets, segment_ids, position_ids, cache)
+        hidden = self.hidden_states(
+            input_ids, attention_mask, block_ids, targets, segment_ids, position_ids, cache, selected
+        )
         if selected is None:
-            return MDMOutput(logits=self.head(hidden_NLD))
+            return MDMOutput(logits=self.head(hidden))
         if targets is None:
-            return MDMOutput(logits=widened(self.head(hidden_NLD[selected])))
-        return MDMOutput(nll=head_nll(self.head, hidden_NLD[selected], targets[selected], nll_weights))
+            return MDMOutput(logits=widened(self.head(hidden)))
+        return MDMOutput(nll=head_nll(self.head, hidden, targets[selected], nll_weights))
