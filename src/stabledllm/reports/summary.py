@@ -60,7 +60,7 @@ def _shares(parts: dict, what: str) -> list[str]:
     known, total = _known_components(parts), value(parts.get("total"))
     if not known:
         return [f"No component of the {what}'s variance is stored."]
-    shares = [f"{_NAMES[k]} {fmt.percent(value(parts[k]), total)} {_bracketed(fmt.estimate(parts[k]))}" for k in known]
+    shares = [f"{_NAMES[k]} {fmt.percent(value(parts[k]), total)} {_bracketed(fmt.positive(parts[k]))}" for k in known]
     out = [f"Of the variance of one row's {what}, {fmt.estimate(parts.get('total'), unit=True)}: {_list(shares)}."]
     unclear = [_NAMES[k] for k in known if _may_be_zero(parts[k])]
     if unclear:
@@ -84,23 +84,30 @@ def methods(data: dict) -> list[str]:
     return out + [f"Gradient. {s}" for s in noise_sentences(data, "gradient")] if noise_of(data, "gradient") else out
 
 
+def _disagrees(entry: dict, data: dict) -> bool:
+    """Whether a method's measured variance, or Standard's, is not the predicted one."""
+    return any(m.get("agrees_with_prediction") is False for m in (entry, noise_of(data, "loss").get("standard") or {}))
+
+
 def noise_sentences(data: dict, quantity: str) -> list[str]:
     """Sentences on which methods' stored interval excludes 1, on which side, and which have another objective."""
-    less, more, unclear, unknown = [], [], [], []
+    less, more, unclear, against, unknown = [], [], [], [], []
     for m in noise_of(data, quantity).values():
         if m["method"] == "standard" or m.get("unbiased") is False:
             continue
         r = m.get("relative_to_standard") or {}
         low, high = number(r.get("ci_low")), number(r.get("ci_high"))
-        text = f"{label(m['method'])} ({fmt.with_interval(r.get('value'), low, high)})"
-        group = unknown if math.isnan(low + high) else less if high < 1 else more if low > 1 else unclear
+        text = f"{label(m['method'])} ({fmt.ratio(r)})"
+        told = less if high < 1 else more if low > 1 else unclear
+        group = unknown if math.isnan(low + high) else against if told is not unclear and _disagrees(m, data) else told
         group.append((number(r.get("value")), text))
     out = []
     for group, words in (
         (less, "Less noise than Standard for the same forward passes, as a multiple of Standard's (interval)"),
         (more, "More noise than Standard"),
         (unclear, "Not told apart from Standard (the interval contains 1)"),
-        (unknown, "No interval is stored for"),
+        (against, "Measured and predicted variances disagree, so that nothing is claimed of"),
+        (unknown, "Too few draws for an interval of"),
     ):
         if group:
             out.append(f"{words}: {_list([text for _, text in sorted(group)])}.")
