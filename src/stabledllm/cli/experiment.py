@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stabledllm.cli.options import Overrides
+from stabledllm.cli.options import Overrides, Wide
 from stabledllm.cli.printing import say, say_all
 from stabledllm.errors import UserError
 
@@ -22,13 +22,19 @@ def experiment(
     ] = "auto",
     devices: Annotated[str | None, typer.Option(help="Accelerators for the jobs, such as 0,1,2,3.")] = None,
     wait: Annotated[bool, typer.Option(help="In the end for runs that other processes are at.")] = True,
+    wide: Wide = False,
 ) -> None:
     """Methods x seeds; run again, or on several machines at once, to continue: no run is repeated or done twice."""
-    run(recipe, overrides or [], jobs, devices, wait)
+    run(recipe, overrides or [], jobs, devices, wait, wide)
 
 
 def run(
-    recipe: str, overrides: Sequence[str], jobs: str = "auto", devices: str | None = None, wait: bool = True
+    recipe: str,
+    overrides: Sequence[str],
+    jobs: str = "auto",
+    devices: str | None = None,
+    wait: bool = True,
+    wide: bool = False,
 ) -> None:
     """Check every run, do them all, print the tables, and write ``results.json``."""
     from stabledllm.config import TrainSettings
@@ -63,5 +69,5 @@ def run(
         say(beside.sentence())
     with working_on(settings.out):
         results = run_experiment(settings, say, beside.jobs, devices=beside.devices, wait=wait)
-    say_all(experiment_text(results))
+    say_all(experiment_text(results, wide))
     say(f"wrote {Path(settings.out) / 'results.json'}")

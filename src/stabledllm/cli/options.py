@@ -49,6 +49,9 @@ Data = Annotated[
 ]
 Small = Annotated[bool, typer.Option("--small", help="A reduced run of half a minute, for a first try and tests.")]
 
+Wide = Annotated[bool, typer.Option("--wide", help="All columns of the tables, not only those that answer.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A coarse answer in about a minute, from fewer rows and draws.")]
+
 
 def prompts_of(typed: list[str]) -> list[str]:
     """The typed prompts, or, where ``-`` was typed, the lines of standard input.

@@ -21,7 +21,7 @@ def estimate(est: object, unit: bool = False) -> str:
     low, high = (number(est.get(end)) if isinstance(est, dict) else math.nan for end in ("ci_low", "ci_high"))
     if math.isfinite(v + low + high) and low < high:
         if abs(high) > _FAR * max(abs(v), abs(low)):  # no common number of decimals suits all of them
-            return f"{plain(v, 2)}, {plain(low, 2)} to {plain(high, 2)}{tail}"
+            return f"{plain(v)}, {plain(low)} to {plain(high)}{tail}"
         exponent = _exponent(v, (high - low) / 2)
         scaled = [x / 10.0**exponent for x in (v, low, high)]
         return (f"({with_interval(*scaled)})e{exponent:+03d}" if exponent else with_interval(*scaled)) + tail
