@@ -19,6 +19,20 @@ def values_of(runs: Sequence[dict], method: str, metric: str) -> dict[int, float
     return {seed: float(v) for seed, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
 
 
+def comparable_values(
+    runs: Sequence[dict], methods: Sequence[str], metrics: Sequence[str]
+) -> dict[str, dict[str, dict[int, float]]]:
+    """For each metric that Standard and another method have over two common seeds: each method's values by seed."""
+    out = {}
+    for metric in metrics:
+        every = {name: values_of(runs, name, metric) for name in methods}
+        standard = every.get("standard", {})
+        others = {n: own for n, own in every.items() if n != "standard" and len(paired_differences(own, standard)) > 1}
+        if others:
+            out[metric] = {"standard": standard} | others
+    return out
+
+
 def paired_differences(values: Mapping[int, float], standard: Mapping[int, float]) -> list[float]:
     """The method's value minus Standard's for every seed that both have."""
     return [values[seed] - standard[seed] for seed in values if seed in standard]

@@ -7,9 +7,9 @@ DECOMPOSE = {
     "rows": 16,
     "rates": 6,
     "masks": 2,
-    "steps": 16,
+    "steps": 12,
     "probe": _PROBE,
-    "grad": {"rows": 48, "view_rows": 6, "rates": 4, "masks": 2, "steps": 6},
+    "grad": {"rows": 32, "view_rows": 6, "rates": 4, "masks": 2, "steps": 4},
 }
 """Settings of ``decompose`` and ``recommend``."""
 FIT = {"ppots": _PROBE | {"rows": 24}}

@@ -1,4 +1,4 @@
-"""How a measurement tells how far it is, and beforehand how long it will take; whoever starts it decides what is shown."""
+"""How a measurement tells how far it is, and first how long it will take; whoever starts it decides what is shown."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _STEP = 0x71AE
 
 
 def gradient_cost(lab: Laboratory, standard: Method) -> float:
-    """Seconds of a row's gradient over those of its loss, from a batch of each; draws of their own, which are not kept."""
+    """Seconds of a row's gradient over those of its loss, from a batch of each, by draws of their own."""
     chosen = {"parameters": lab.options.grad.parameters, **lab.sized}
     meter = gradient_meter(lab.options.grad.projection, lab.loaded, lab.rows, standard.objective, chosen)
     length = max(1, int(lab.meter.lengths.max()))
