@@ -41,8 +41,8 @@ def power(
     found = comparable_values(results["runs"], run_methods(results), run_metrics(results))
     if not found:
         raise UserError(
-            f"{stored}: expected two seeds or more of Standard and of another method with a metric, found none; run the "
-            f"experiment with more 'seeds'."
+            f"{stored}: expected two seeds or more of Standard and of another method with a metric, found none; run "
+            f"the experiment with more 'seeds'."
         )
     if metric is None:
         metric = "accuracy" if "accuracy" in found else next(iter(found))

@@ -17,6 +17,7 @@ from stabledllm.errors import UserError
 from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.validation import validation_nll
+from stabledllm.experiment.advice import advice
 from stabledllm.experiment.board import Board
 from stabledllm.experiment.budget import rows_per_step, run_share
 from stabledllm.experiment.checks import Checked, check_experiment
@@ -149,6 +150,7 @@ def collect(out: Path, settings: ExperimentSettings, methods: list[str], untuned
         "untuned": untuned,
         "runs": runs,
         "summary": (summary := summarise(runs, settings.baselines)),
+        "advice": advice(runs, summary),
         "statements": statements(runs, summary),
         "notes": notes(settings.equal, records),
     }

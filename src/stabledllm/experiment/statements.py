@@ -63,7 +63,7 @@ def statements(runs: Sequence[dict], summary: Sequence[dict]) -> list[str]:
 
 
 def _no_spread(name: str, seeds: str, alike: int, methods: int) -> str:
-    """The sentence on methods whose difference from Standard is one number for every seed, so that no error is known."""
+    """The sentence on methods whose difference from Standard is one number for every seed, so without an error."""
     whose = "each method" if alike == methods else f"{alike} of {methods} methods"
     return (
         f"In {name}, with {seeds} seeds: {whose} differed from Standard by the same number for every seed, as runs do "

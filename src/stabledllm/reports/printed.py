@@ -51,5 +51,6 @@ def experiment_text(results: dict, wide: bool = True) -> Iterator[str]:
             yield f"{metrics_table(results, metric).text(wide=wide)}\n"
             if spread := spread_table(results, metric):
                 yield f"{spread}\n"
+    yield from map(filled, results.get("advice", []))
     yield from map(filled, results["statements"])
     yield from map(filled, results["notes"])

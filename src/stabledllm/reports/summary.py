@@ -24,7 +24,7 @@ _METRICS = {"validation_nll": "validation NLL", "clip_score": "CLIP score"}
 
 def summarise(stored: Stored) -> list[tuple[str, list[str]]]:
     """The headings of the summary with their sentences, in the order of the questions that users ask."""
-    parts = []
+    parts = [("What to do", what_to_do(stored))]
     if stored.decomposition:
         parts.append(("Where the noise comes from", components(stored.decomposition)))
         if stored.decomposition.get("methods"):
@@ -32,6 +32,32 @@ def summarise(stored: Stored) -> list[tuple[str, list[str]]]:
     if stored.results:
         parts.append(("What training showed", training(stored.results)))
     return [(heading, sentences) for heading, sentences in parts if sentences]
+
+
+def what_to_do(stored: Stored) -> list[str]:
+    """What the experiment advises, and what the measured noise recommends; the experiment comes first, as it trained."""
+    out = [sentence for sentence in (stored.results or {}).get("advice") or [] if isinstance(sentence, str)]
+    advised = (stored.decomposition or {}).get("recommendation") or {}
+    method, quantity = advised.get("method"), advised.get("quantity")
+    if method and quantity:
+        if advised.get("significant"):
+            noise = fmt.with_interval(advised.get("ratio"), advised.get("ci_low"), advised.get("ci_high"))
+            out.append(f"By the {quantity}'s noise: switch to {label(method)}, {noise} of Standard's at equal compute.")
+        else:
+            out.append(
+                f"By the {quantity}'s noise: stay with Standard, or measure more rows; no method is surely better."
+            )
+    return out
+
+
+def missing(stored: Stored) -> list[tuple[str, str]]:
+    """What is not in the folder, with the command that makes it."""
+    found = (
+        (stored.decomposition, "where the noise comes from", "stabledllm decompose"),
+        (stored.fits, "a fitted p(t)", "stabledllm fit"),
+        (stored.results, "an experiment", "stabledllm experiment RECIPE"),
+    )
+    return [(what, command) for there, what, command in found if not there]
 
 
 def components(data: dict) -> list[str]:
