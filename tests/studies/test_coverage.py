@@ -1,4 +1,4 @@
-"""The study of coverage: its page holds what its results hold, the intervals hold, and a part of it can be made anew."""
+"""The study of coverage: its page is made of its results, the intervals hold, and a part of it can be made anew."""
 
 from __future__ import annotations
 

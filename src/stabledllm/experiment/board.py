@@ -15,6 +15,7 @@ from rich.table import Table
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.experiment.claims import claimant, divergence, failure, finished
+from stabledllm.experiment.duration import sentence
 from stabledllm.training.progress import PROGRESS
 
 _ORDER = ("running", "failed", "diverged", "waiting", "finished")
@@ -65,8 +66,11 @@ class State:
 class Board:
     """Shows the runs: in a terminal as a table that is redrawn, else as a line for every change and every minute."""
 
-    def __init__(self, planned: list[TrainSettings], say: Callable[[str], None], console: Console | None = None):
-        self.planned, self.say = planned, say
+    def __init__(
+        self, planned: list[TrainSettings], say: Callable[[str], None], console: Console | None = None, jobs: int = 1
+    ):
+        self.planned, self.say, self.jobs = planned, say, jobs
+        self._told = False
         self.console = console or Console(stderr=True)
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self.states: dict[str, State] = {}
@@ -93,7 +97,16 @@ class Board:
         else:
             self._lines(states)
         self.states = {state.run.out: state for state in states}
+        self._tell_time(states)
         return states
+
+    def _tell_time(self, states: list[State]) -> None:
+        """Say once how long the runs that are left will take, by the first run that knows its pace."""
+        known = next((s for s in states if s.seconds_left and s.steps > s.step), None)
+        if known and not self._told:
+            self._told = True
+            left = sum(state.kind not in OVER for state in states)
+            self.say(sentence(left, known.steps, known.seconds_left / (known.steps - known.step), self.jobs))
 
     def table(self, states: list[State]) -> Table:
         """The table of the runs: running ones first, then failed and waiting ones; those off the screen are counted."""

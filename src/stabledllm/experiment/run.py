@@ -22,6 +22,7 @@ from stabledllm.experiment.board import Board
 from stabledllm.experiment.budget import rows_per_step, run_share
 from stabledllm.experiment.checks import Checked, check_experiment
 from stabledllm.experiment.claims import attempt, divergence, failure, finished, forget_failures, is_free
+from stabledllm.experiment.duration import FirstSteps
 from stabledllm.experiment.notes import notes
 from stabledllm.experiment.plan import claim
 from stabledllm.experiment.statements import statements
@@ -94,7 +95,7 @@ def run_experiment(
         return collect(out, settings, [method.name for method in checked.methods], untuned)
 
     if jobs > 1 or devices:
-        with Board(planned, say) as board:
+        with Board(planned, say, jobs=jobs) as board:
             train_all(planned, jobs, board, devices=devices, wait=wait, ended=ended)
     else:
         _one_by_one(planned, data, wait, ended, say)
@@ -113,11 +114,12 @@ def _one_by_one(
 ) -> None:
     """Make every free run in this process, then the runs that become free because their process was killed."""
     left = list(planned)
+    first = FirstSteps(sum(is_free(run) for run in planned), say)
     with tqdm(total=len(planned), desc="experiment", unit="run") as bar:
         while left:
             for run in list(left):
                 bar.set_postfix_str(f"{run.method}, seed {run.seed}")
-                attempt(run, lambda settings: train(settings, data=data, say=say))
+                attempt(run, lambda settings: train(settings, data=data, callbacks=[first], say=say))
                 if finished(run) or failure(run) is not None:
                     if end := divergence(run):
                         say(f"{run.method}, seed {run.seed}: diverged {end}")

@@ -35,7 +35,7 @@ def summarise(stored: Stored) -> list[tuple[str, list[str]]]:
 
 
 def what_to_do(stored: Stored) -> list[str]:
-    """What the experiment advises, and what the measured noise recommends; the experiment comes first, as it trained."""
+    """What the experiment advises, which comes first since it trained, and what the measured noise recommends."""
     out = [sentence for sentence in (stored.results or {}).get("advice") or [] if isinstance(sentence, str)]
     advised = (stored.decomposition or {}).get("recommendation") or {}
     method, quantity = advised.get("method"), advised.get("quantity")
