@@ -1,4 +1,4 @@
-"""A bar reaches its total and never passes it, whatever is measured; the smallest measurements say nothing impossible."""
+"""A bar reaches its total and never passes it; the smallest measurements say nothing that cannot be."""
 
 from __future__ import annotations
 

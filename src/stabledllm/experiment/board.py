@@ -2,65 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from stabledllm.config.settings import TrainSettings
-from stabledllm.experiment.claims import claimant, divergence, failure, finished
-from stabledllm.experiment.duration import sentence
-from stabledllm.training.progress import PROGRESS
+from stabledllm.experiment.duration import time_of_all
+from stabledllm.experiment.states import OVER, State
 
 _ORDER = ("running", "failed", "diverged", "waiting", "finished")
-OVER = ("finished", "diverged")
-"""The kinds of runs that are not repeated."""
 EVERY = 60.0
 """Seconds between lines where the output is no terminal."""
-
-
-@dataclass(frozen=True)
-class State:
-    """The state of one run, as its folder shows it."""
-
-    run: TrainSettings
-    kind: str
-    """One of ``finished``, ``diverged``, ``running``, ``failed`` and ``waiting``."""
-    step: int = 0
-    steps: int = 0
-    loss: float | None = None
-    seconds_left: float | None = None
-    error: str = ""
-
-    @property
-    def name(self) -> str:
-        """The run's name for readers: its method and seed."""
-        return f"{self.run.method}, seed {self.run.seed}"
-
-    @classmethod
-    def of(cls, run: TrainSettings) -> State:
-        """The state of a run, read from its folder."""
-        if finished(run):
-            error = divergence(run)
-            return cls(run, "diverged", error=error) if error else cls(run, "finished")
-        if (error := failure(run)) is not None:
-            return cls(run, "failed", error=error)
-        if claimant(run) is None:
-            return cls(run, "waiting")
-        try:
-            progress = json.loads((Path(run.out) / PROGRESS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return cls(run, "running")
-        done = progress["step"] - progress["first_step"]
-        pace = (progress["updated"] - progress["started"]) / done if done > 0 else None
-        left = pace * (progress["steps"] - progress["step"]) if pace is not None else None
-        return cls(run, "running", progress["step"], progress["steps"], progress.get("loss"), left)
 
 
 class Board:
@@ -101,12 +57,10 @@ class Board:
         return states
 
     def _tell_time(self, states: list[State]) -> None:
-        """Say once how long the runs that are left will take, by the first run that knows its pace."""
-        known = next((s for s in states if s.seconds_left and s.steps > s.step), None)
-        if known and not self._told:
+        """Say once how long the runs that are left will take."""
+        if not self._told and (text := time_of_all(states, self.jobs)):
             self._told = True
-            left = sum(state.kind not in OVER for state in states)
-            self.say(sentence(left, known.steps, known.seconds_left / (known.steps - known.step), self.jobs))
+            self.say(text)
 
     def table(self, states: list[State]) -> Table:
         """The table of the runs: running ones first, then failed and waiting ones; those off the screen are counted."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from transformers import TrainerCallback
-
+from stabledllm.config.settings import TrainSettings
+from stabledllm.experiment.states import OVER, State
 from stabledllm.reports.numbers import duration
 
-_SKIPPED, _TIMED = 2, 8
-"""Steps that are left out, as the first ones are slow, and steps after which the time is told at the latest."""
-_SURE = 2.0
-"""Seconds of steps that are enough to tell the time."""
+_EVERY = 1.0
+"""Seconds between two looks at a run's progress."""
 
 
 def sentence(runs: int, steps: int, seconds_of_step: float, jobs: int) -> str:
@@ -25,23 +24,30 @@ def sentence(runs: int, steps: int, seconds_of_step: float, jobs: int) -> str:
     )
 
 
-class FirstSteps(TrainerCallback):
-    """Times the first steps of an experiment's first run, and says :func:`sentence` once."""
+def time_of_all(states: Sequence[State], jobs: int) -> str | None:
+    """The sentence for the runs that are not over, by the first one that knows its pace; None before one does."""
+    known = next((s for s in states if s.seconds_left and s.steps > s.step), None)
+    if known is None:
+        return None
+    left = sum(state.kind not in OVER for state in states)
+    return sentence(left, known.steps, known.seconds_left / (known.steps - known.step), jobs)
 
-    def __init__(self, runs: int, say: Callable[[str], None]):
-        self.runs, self.say = runs, say
-        self.started: tuple[float, int] | None = None
-        self.told = False
 
-    def on_step_end(self, args, state, control, **_):
-        now, step = time.perf_counter(), state.global_step
-        if self.told:
-            return
-        if self.started is None:
-            if step >= min(_SKIPPED, state.max_steps - 1):
-                self.started = now, step
-            return
-        seconds, steps = now - self.started[0], step - self.started[1]
-        if steps >= _TIMED or seconds > _SURE or step == state.max_steps:
-            self.told = True
-            self.say(sentence(self.runs, state.max_steps, seconds / steps, 1))
+@contextmanager
+def telling_time(planned: Sequence[TrainSettings], say: Callable[[str], None]) -> Iterator[None]:
+    """While the runs are made in this process, one after the other: say once how long they take."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_EVERY):
+            if text := time_of_all([State.of(run) for run in planned], jobs=1):
+                say(text)
+                return
+
+    teller = threading.Thread(target=look, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()

@@ -22,7 +22,7 @@ from stabledllm.experiment.board import Board
 from stabledllm.experiment.budget import rows_per_step, run_share
 from stabledllm.experiment.checks import Checked, check_experiment
 from stabledllm.experiment.claims import attempt, divergence, failure, finished, forget_failures, is_free
-from stabledllm.experiment.duration import FirstSteps
+from stabledllm.experiment.duration import telling_time
 from stabledllm.experiment.notes import notes
 from stabledllm.experiment.plan import claim
 from stabledllm.experiment.statements import statements
@@ -114,12 +114,11 @@ def _one_by_one(
 ) -> None:
     """Make every free run in this process, then the runs that become free because their process was killed."""
     left = list(planned)
-    first = FirstSteps(sum(is_free(run) for run in planned), say)
-    with tqdm(total=len(planned), desc="experiment", unit="run") as bar:
+    with tqdm(total=len(planned), desc="experiment", unit="run") as bar, telling_time(planned, say):
         while left:
             for run in list(left):
                 bar.set_postfix_str(f"{run.method}, seed {run.seed}")
-                attempt(run, lambda settings: train(settings, data=data, callbacks=[first], say=say))
+                attempt(run, lambda settings: train(settings, data=data, say=say))
                 if finished(run) or failure(run) is not None:
                     if end := divergence(run):
                         say(f"{run.method}, seed {run.seed}: diverged {end}")

@@ -22,12 +22,17 @@ def values_of(runs: Sequence[dict], method: str, metric: str) -> dict[int, float
 def comparable_values(
     runs: Sequence[dict], methods: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, dict[str, dict[int, float]]]:
-    """For each metric that Standard and another method have over two common seeds: each method's values by seed."""
+    """For each metric that Standard and another method have over two common seeds: each method's values by seed.
+
+    Methods whose differences from Standard are the same for every seed are left out, since no spread is known.
+    """
     out = {}
     for metric in metrics:
         every = {name: values_of(runs, name, metric) for name in methods}
         standard = every.get("standard", {})
-        others = {n: own for n, own in every.items() if n != "standard" and len(paired_differences(own, standard)) > 1}
+        others = {
+            n: own for n, own in every.items() if n != "standard" and len(set(paired_differences(own, standard))) > 1
+        }
         if others:
             out[metric] = {"standard": standard} | others
     return out
@@ -46,11 +51,10 @@ def share_interval(count: int, n: int) -> tuple[float, float]:
 
 
 def sd_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The 95 % interval of a standard deviation, from chi-square; (None, None) for fewer than 2 values."""
+    """The 95 % interval of a standard deviation, from chi-square; (None, None) for fewer than 2 unlike values."""
     n = len(values)
-    if n < 2:
+    if n < 2 or not (sd := stdev(values)):
         return None, None
-    sd = stdev(values)
     return tuple(sd * math.sqrt((n - 1) / float(stats.chi2.ppf(q, n - 1))) for q in (0.975, 0.025))
 
 

@@ -70,8 +70,8 @@ def _entry(runs: Sequence[dict], method: str, metric: str, baselines: Sequence[s
 
 
 def t_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The 95 % Student interval of a mean; (None, None) for fewer than 2 values."""
-    if len(values) < 2:
+    """The 95 % Student interval of a mean; (None, None) for fewer than 2 unlike values: equal ones show no spread."""
+    if len(values) < 2 or not stdev(values):
         return None, None
     half = student(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return mean(values) - half, mean(values) + half

@@ -122,7 +122,8 @@ def signed(v: object, digits: int | None = None) -> str:
     v = number(v)
     if math.isnan(v):
         return NONE
-    return f"{v:+.{digits}f}" if digits is not None else f"{v:+.3g}"
+    text = f"{v:+.{digits}f}" if digits is not None else f"{v:+.3g}"
+    return text if text.strip("+-0.") else text.lstrip("+-")
 
 
 def p_value(p: object) -> str:
