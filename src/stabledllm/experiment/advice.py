@@ -41,8 +41,13 @@ def _one_metric(runs: Sequence[dict], entries: list[dict], metric: str) -> str:
     if gains[best] <= 0:
         return "stay with Standard; no other method has a better mean."
     values, standard = (values_of(runs, method, metric) for method in (best, "standard"))
-    if len(paired_differences(values, standard)) < 2:
+    differences = paired_differences(values, standard)
+    if len(differences) < 2:
         return "one seed tells no methods apart; run more, such as seeds=[1,2,3,4], and stay with Standard until then."
+    if len(set(differences)) < 2:
+        return (
+            f"stay with Standard; {best} is better by the same {gains[best]:.3g} for every seed: train for more steps."
+        )
     return _more_seeds(best, gains[best], values, standard, len(entries))
 
 
@@ -56,8 +61,6 @@ def _more_seeds(method: str, gain: float, values: dict[int, float], standard: di
     """How many more seeds would show the difference of the best method, if it is as large as it seems."""
     found = seeds_from_runs(values, standard, gain, wanted=POWER, methods=methods)
     so_far = f"{method} is better by {gain:.3g} over {found['n']} seeds, which may be chance"
-    if not found["sd"]:
-        return f"stay with Standard; {so_far}: its differences do not vary, so that nothing can be said of more seeds."
     needed, high = found["seeds"], found["seeds_high"]
     if needed is None or needed > _MOST:
         return f"stay with Standard; {so_far}, and over {_MOST:,} seeds would be needed to show it."

@@ -30,9 +30,8 @@ def comparable_values(
     for metric in metrics:
         every = {name: values_of(runs, name, metric) for name in methods}
         standard = every.get("standard", {})
-        others = {
-            n: own for n, own in every.items() if n != "standard" and len(set(paired_differences(own, standard))) > 1
-        }
+        vary = {name for name, own in every.items() if len(set(paired_differences(own, standard))) > 1}
+        others = {name: every[name] for name in methods if name in vary and name != "standard"}
         if others:
             out[metric] = {"standard": standard} | others
     return out
