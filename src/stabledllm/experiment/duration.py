@@ -29,7 +29,7 @@ def time_of_all(states: Sequence[State], jobs: int) -> str | None:
     known = next((s for s in states if s.seconds_left and s.steps > s.step), None)
     if known is None:
         return None
-    left = sum(state.kind not in OVER for state in states)
+    left = sum(state.kind not in (*OVER, "failed") for state in states)
     return sentence(left, known.steps, known.seconds_left / (known.steps - known.step), jobs)
 
 

@@ -87,9 +87,10 @@ def paired(values: dict[int, float], standard: dict[int, float]) -> dict | None:
     if len(differences) > 1:
         error = stdev(differences) / math.sqrt(len(differences))
         size = abs(mean(differences))
-        p_value = (
-            1.0 if size == 0 else None if error == 0 else float(2 * stats.t.sf(size / error, len(differences) - 1))
-        )
+        if not error:  # differences that do not vary tell no chance
+            p_value = None if size else 1.0
+        else:
+            p_value = float(2 * stats.t.sf(size / error, len(differences) - 1))
     return {"difference": mean(differences), "ci_low": low, "ci_high": high, "p_value": p_value}
 
 
