@@ -188,7 +188,7 @@ def test_the_board_shows_every_run(tmp_path):
     assert "to train 49 runs of 40 steps" in time_of_all
     assert len(said) == 12 + 1, "one line for each run that is not waiting, and one for the time of all"
     board.update()
-    assert len(said) == 13, "and one when a run's state changes: the claim was given back"
+    assert len(said) == 14, "and one when a run's state changes: the claim was given back"
 
 
 def _die_at(run) -> None:

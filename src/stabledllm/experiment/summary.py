@@ -87,10 +87,10 @@ def paired(values: dict[int, float], standard: dict[int, float]) -> dict | None:
     if len(differences) > 1:
         error = stdev(differences) / math.sqrt(len(differences))
         size = abs(mean(differences))
-        if not error:  # differences that do not vary tell no chance
-            p_value = None if size else 1.0
-        else:
+        if error:
             p_value = float(2 * stats.t.sf(size / error, len(differences) - 1))
+        elif not size:  # others that do not vary tell no chance
+            p_value = 1.0
     return {"difference": mean(differences), "ci_low": low, "ci_high": high, "p_value": p_value}
 
 
