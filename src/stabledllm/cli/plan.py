@@ -25,6 +25,8 @@ def plan(
     from stabledllm.experiment.memory_report import plan as report
     from stabledllm.planning.advice import parse_memory
     from stabledllm.planning.memory import Layout
+    from stabledllm.reports.table import filled
 
     limit = parse_memory(memory) if memory else None
-    say(report(recipe, load_recipe(recipe, overrides or []), Layout(devices, sharding, longest), limit))
+    text = report(recipe, load_recipe(recipe, overrides or []), Layout(devices, sharding, longest), limit)
+    say("\n".join(line if line.startswith("  ") else filled(line) for line in text.splitlines()))
