@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stabledllm.cli.arguments import read_arguments
-from stabledllm.cli.options import Arguments, Config, DryRun
+from stabledllm.cli.options import Arguments, Config, DryRun, Quick, Wide
 from stabledllm.cli.printing import answer_all, say, say_all
 
 
-def decompose(words: Arguments = None, config: Config = None, dry_run: DryRun = False) -> None:
+def decompose(
+    words: Arguments = None, config: Config = None, dry_run: DryRun = False, quick: Quick = False, wide: Wide = False
+) -> None:
     """Where the training noise comes from, and what each method does to it."""
     typed = read_arguments("decompose", words, config)
-    run(typed.tree(say), typed.overrides, dry_run=dry_run)
+    run(typed.tree(say), typed.overrides, dry_run=dry_run, quick=quick, wide=wide)
 
 
 def run(
@@ -23,16 +25,20 @@ def run(
     also: Sequence[Callable[[], object]] = (),
     *,
     dry_run: bool = False,
+    quick: bool = False,
+    wide: bool = False,
 ) -> Path:
     """Measure, print the tables, write ``decomposition.json`` and the figures, and return their folder.
 
     Args:
         command: whose settings they are. also: checks of its own options, told with what is wrong with them.
         dry_run: say what would be done, and do none of it.
+        quick: measure fewer rows and draws, where they are not given. wide: print all columns of the tables.
     """
     from stabledllm.experiment.commands_at_once import check_command
+    from stabledllm.lab.quick import DECOMPOSE, under
 
-    settings = check_command(command, tree, overrides, also=also, tell=say)
+    settings = check_command(command, under(DECOMPOSE, tree) if quick else tree, overrides, also=also, tell=say)
     from stabledllm.experiment.idle import idle_in_decompose
 
     say_all(idle_in_decompose(settings, overrides))
@@ -48,8 +54,8 @@ def run(
     from stabledllm.runtime.locks import writing
 
     with writing(settings.out, "decompose"):
-        record = run_decompose(settings, say)
-        answer_all(decomposition_text(record))
+        record = run_decompose(settings, say, quick=quick)
+        answer_all(decomposition_text(record, wide))
         figures = save_decomposition_figures(record, out)
         say(f"wrote {out / 'decomposition.json'} and {', '.join(figure.name for figure in figures)}")
     return out

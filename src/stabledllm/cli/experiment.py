@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.arguments import read_arguments, recipe_of
-from stabledllm.cli.options import Arguments, Config, DryRun
+from stabledllm.cli.options import Arguments, Config, DryRun, Wide
 from stabledllm.cli.printing import answer_all, say, say_all
 from stabledllm.errors import UserError
 
@@ -25,10 +25,11 @@ def experiment(
     devices: Annotated[str | None, typer.Option(help="Accelerators for the jobs, such as 0,1,2,3.")] = None,
     wait: Annotated[bool, typer.Option(help="In the end for runs that other processes are at.")] = True,
     dry_run: DryRun = False,
+    wide: Wide = False,
 ) -> None:
     """Methods x seeds; run again, or on several machines at once, to continue: no run is repeated or done twice."""
     typed = read_arguments("experiment", words, config)
-    run(recipe_of(typed, own_rows=False), typed.overrides, jobs, devices, wait, dry_run)
+    run(recipe_of(typed, own_rows=False), typed.overrides, jobs, devices, wait, dry_run=dry_run, wide=wide)
 
 
 def run(
@@ -37,7 +38,9 @@ def run(
     jobs: str = "auto",
     devices: str | None = None,
     wait: bool = True,
+    *,
     dry_run: bool = False,
+    wide: bool = False,
 ) -> None:
     """Check every run, do them all, print the tables, and write ``results.json``."""
     from stabledllm.config import TrainSettings
@@ -75,5 +78,5 @@ def run(
         say(beside.sentence())
     with working_on(settings.out):
         results = run_experiment(settings, say, beside.jobs, devices=beside.devices, wait=wait)
-    answer_all(experiment_text(results))
+    answer_all(experiment_text(results, wide))
     say(f"wrote {Path(settings.out) / 'results.json'}")

@@ -66,6 +66,9 @@ Set = Annotated[
 Small = Annotated[bool, typer.Option("--small", help="A reduced run of half a minute, for a first try and tests.")]
 _OTHER_GROUPS = ("data.", "image_decoding.", "clip=", "decoding.", "objective.", "held_out=", "draws=")
 
+Wide = Annotated[bool, typer.Option("--wide", help="All columns of the tables, not only those that answer.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A coarse answer in about a minute, from fewer rows and draws.")]
+
 
 def full_names(settings: list[str] | None) -> list[str]:
     """The settings of ``--set`` under their keys' full names: those of the decoding are typed without their group.

@@ -28,5 +28,7 @@ def plan(
 
     settings, layout, limit = check_plan(recipe, typed.overrides, memory, devices, sharding, longest)
     from stabledllm.experiment.memory_report import plan as report
+    from stabledllm.reports.table import filled
 
-    answer(report(recipe, settings, layout, limit))
+    text = report(recipe, settings, layout, limit)
+    answer("\n".join(line if line.startswith("  ") else filled(line) for line in text.splitlines()))

@@ -10,8 +10,9 @@ import typer
 
 from stabledllm.cli import decompose
 from stabledllm.cli.arguments import read_arguments
-from stabledllm.cli.options import Arguments, Config, DryRun, path
+from stabledllm.cli.options import Arguments, Config, DryRun, Quick, Wide, path
 from stabledllm.cli.printing import answer, say
+from stabledllm.errors import UserError
 
 
 def recommend(
@@ -25,6 +26,8 @@ def recommend(
         str | None, typer.Option(help="Whose noise decides: gradient or loss; the gradient's where it is measured.")
     ] = None,
     dry_run: DryRun = False,
+    quick: Quick = False,
+    wide: Wide = False,
 ) -> None:
     """What to train with: measure every method's gradient noise at equal compute, and end with the recipe to paste.
 
@@ -35,14 +38,19 @@ def recommend(
     typed = read_arguments("recommend", words, config)
     if stored is None:
         also = [partial(refuse_quantity, by)]
-        stored = decompose.run(typed.tree(say), typed.overrides, "recommend", also, dry_run=dry_run)
+        stored = decompose.run(
+            typed.tree(say), typed.overrides, "recommend", also, dry_run=dry_run, quick=quick, wide=wide
+        )
         if dry_run:
             return
+    elif quick:
+        raise UserError("recommend: --quick measures now, and --from does not; leave one of them out.")
     else:
         check_stored(stored, by, [*([typed.recipe] if typed.recipe else []), *typed.overrides])
     from stabledllm.lab.recommendation import recommend as choose
     from stabledllm.reports.stored import read
+    from stabledllm.reports.table import filled
 
     choice = choose(read(stored / "decomposition.json" if stored.is_dir() else stored, "decomposition"), by)
-    answer("\n" + "\n".join(choice.sentences))
+    answer("\n" + "\n".join(map(filled, choice.sentences)))
     answer(f"\n# stabledllm train recipe.yaml\n{choice.recipe}")

@@ -29,7 +29,9 @@ _SURROUNDING: ContextVar[threading.Event | None] = ContextVar("surrounding", def
 
 
 class Bar(Protocol):
-    """A count of work done."""
+    """A count of work done, of ``total``, which may change where draws decide how much there is."""
+
+    total: int | None
 
     def update(self, n: int = 1) -> object:
         """Count ``n`` more."""
@@ -76,7 +78,15 @@ def bar(total: int | None, what: str, unit: str, *, initial: int = 0) -> Iterato
         yield _Lines(total, what, unit, initial)
 
 
+def note(line: str) -> None:
+    """Print a line above the bars on standard error, where bars are shown."""
+    if _shown():
+        _print(line)
+
+
 class _Hidden:
+    total: int | None = None
+
     def update(self, n: int = 1) -> None:
         """Show nothing."""
 
