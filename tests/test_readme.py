@@ -50,6 +50,8 @@ def folder(tmp_path_factory):
             for i in range(first, first + 24)
         ]
         (folder / "PATH" / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    own = [{"prompt": f"{i}+1=?", "completion": f"#### {i + 1}"} for i in range(24)]
+    (folder / "PATH" / "mine.jsonl").write_text("".join(json.dumps(r) + "\n" for r in own))
     return folder
 
 

@@ -18,12 +18,15 @@ SRC = Path(__file__).parents[2] / "src"
 ROOTS = {
     "TrainSettings": ("A training run", "`stabledllm train`, and `base:` of an experiment."),
     "ExperimentSettings": ("An experiment", "`stabledllm experiment`; `base` holds the keys of a training run."),
-    "DecomposeSettings": ("A measurement", "`stabledllm decompose` and `recommend`, written behind their options."),
+    "DecomposeSettings": ("A measurement", "`stabledllm decompose` and `recommend`."),
+    "EvalSettings": ("An evaluation", "`stabledllm eval`."),
+    "GenerateSettings": ("A generation", "`stabledllm generate`."),
 }
 INTRODUCTION = """# Every key
 
-What a recipe may hold, with its default: `key: value` in YAML, `key=value` on the command line, a dot between a group
-and its key (`data.max_len=512`). How values are read: [settings](settings.md); whole examples: [recipes](recipes.md).
+What a recipe may hold, with its default: `key: value` in YAML, `key=value` or `--key value` on the
+[command line](command_line.md), a dot between a group and its key (`data.max_len=512`). How values are read:
+[settings](settings.md); whole examples: [recipes](recipes.md).
 """
 
 

@@ -56,7 +56,8 @@ class Gathered:
         try:
             yield
         except UserError as error:
-            self.sentences += error.sentences if isinstance(error, Mistakes) else [str(error)]
+            found = error.sentences if isinstance(error, Mistakes) else [str(error)]
+            self.sentences += [sentence for sentence in found if sentence not in self.sentences]
 
     def refuse(self) -> None:
         """Raise :class:`Mistakes` if there are any."""
@@ -69,9 +70,11 @@ _TELLING = 4
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that is meant, whatever its case: one that begins so, is written much alike, or begins it."""
+    """The known name that is meant: in another case or number, begun so, written much alike, or beginning it."""
     alike = {one.lower(): one for one in reversed(list(known))}
     name = name[:200].lower()
+    if other := next((one for one in (f"{name}s", name.removesuffix("s"), name) if one in alike), None):
+        return alike[other]
     begun = [one for one in reversed(alike) if len(name) >= _TELLING and one.startswith(name)]
     near = begun or difflib.get_close_matches(name, alike, n=1, cutoff=cutoff)
     near = near or sorted((one for one in alike if len(one) >= _TELLING and name.startswith(one)), key=len)[-1:]

@@ -7,16 +7,31 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+
+
+def later_wins(arguments: Sequence[str]) -> list[str]:
+    """The arguments without a KEY=VALUE whose key is typed again later, so that a test can vary a list of settings.
+
+    The command line itself refuses a key that is typed twice.
+    """
+    last = {word.partition("=")[0]: place for place, word in enumerate(arguments) if _is_setting(word)}
+    return [word for place, word in enumerate(arguments) if last.get(word.partition("=")[0], place) == place]
+
+
+def _is_setting(word: str) -> bool:
+    key, equals, _ = word.partition("=")
+    return bool(equals) and not word.startswith("-") and key.replace(".", "").replace("_", "").isalnum()
 
 
 def stabledllm(*arguments: str, cwd: Path, timeout: float = 240, **kwargs) -> subprocess.CompletedProcess:
     """Run ``stabledllm ARGUMENTS`` in a folder; one thread, so that tests do not fight over cores."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT / "src")}
     return subprocess.run(
-        [sys.executable, "-m", "stabledllm", *arguments],
+        [sys.executable, "-m", "stabledllm", *later_wins(arguments)],
         cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False, **kwargs,
     )  # fmt: skip
 
@@ -39,7 +54,7 @@ def in_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     from stabledllm.cli.main import main
 
     out, err, before = io.StringIO(), io.StringIO(), (sys.argv, Path.cwd())
-    sys.argv = ["stabledllm", *arguments]
+    sys.argv = ["stabledllm", *later_wins(arguments)]
     os.chdir(cwd)
     code = 0
     try:

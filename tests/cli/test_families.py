@@ -10,10 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.runner import assert_refused, in_process
+from tests.fakes.converted import write_a2d
 from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_mmada
 from tests.models.families.cases import stored
 
-WRITERS = {"llada": write_llada, "dream": write_dream, "mmada": write_mmada, "llada-moe": write_llada_moe}
+WRITERS = {
+    "llada": write_llada, "dream": write_dream, "mmada": write_mmada, "llada-moe": write_llada_moe, "a2d": write_a2d,
+}  # fmt: skip
 SMALL = [
     "batch=4", "steps=2", "save_every=1", "log_every=1", "data.train_rows=12", "data.validation_rows=4",
     "data.test_rows=2", "data.pad_response_to=8", "decoding.length=8", "decoding.steps=4", "decoding.block=8",

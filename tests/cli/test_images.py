@@ -134,8 +134,11 @@ def test_generate_writes_pictures_and_a_sheet(tmp_path):
         (["--image", "a purple circle", "--model", "tiny-mmada"], "knows, found purple"),
         (["--image", " ", "--model", "tiny-mmada"], "found an empty one"),
         (["--image", "a red circle", "--model", "tiny"], "expected MMaDA, which has image tokens"),
-        (["1+1=?", "--out", "x"], "expected --image beside --out"),
-        (["--image", "a red circle", "--model", "tiny-mmada", "--set", "step=3"], "unknown key 'image_decoding.step'"),
+        (["--image", "a red circle", "--model", "tiny-mmada", "--set", "step=3"], "(did you mean 'steps'?)"),
+        (
+            ["--image", "a red circle", "--set", "image_decoding.steps=0"],
+            "key 'image_decoding.steps': expected a number",
+        ),
         (["--image", "a red circle", "--model", "tiny-mmada", "--set", "data.image.side=30"], "multiple of 4"),
         (["--image", "a red circle", "--model", "tiny-mmada", "--set", "data.image.tokenizer=vq"], "image tokenizer"),
     ],

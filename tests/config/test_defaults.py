@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from pathlib import Path
 
 import pytest
 
 from stabledllm.build import build_decoding, build_image_decoding, build_objective, loading_options
-from stabledllm.cli.decompose import decompose
-from stabledllm.cli.eval import evaluate
-from stabledllm.cli.generate import generate
 from stabledllm.config import settings as groups
 from stabledllm.config.typed import Strict
 from stabledllm.data.rows import EncodingOptions
@@ -51,12 +47,6 @@ def defaults_of_call(function) -> dict:
     return {name: one.default for name, one in inspect.signature(function).parameters.items()}
 
 
-def in_common(options: dict, settings: dict) -> tuple[dict, dict]:
-    names = options.keys() & settings.keys()
-    given = {name: str(options[name]) if isinstance(options[name], Path) else options[name] for name in names}
-    return given, {name: settings[name] for name in names}
-
-
 @pytest.mark.parametrize(("settings", "options"), WHOLE, ids=lambda kind: kind.__name__)
 def test_settings_and_options_have_the_same_names_and_defaults(settings, options):
     assert defaults_of(settings) == defaults_of(options)
@@ -72,34 +62,10 @@ def test_every_group_is_compared_or_meant_for_a_command():
     compared = {settings for settings, *_ in [*WHOLE, *PARTS]}
     used_by_name = {groups.ModelSettings, groups.ImageSettings, groups.GradientSettings, groups.ShortDecodingSettings}
     commands = {groups.TrainSettings, groups.ExperimentSettings, groups.DecomposeSettings, groups.EvalSettings}
-    commands |= {groups.GenerateSettings, groups.MergeSettings, groups.RescoreSettings}
+    commands |= {groups.GenerateSettings, groups.ConvertSettings, groups.MergeSettings, groups.RescoreSettings}
     assert {getattr(groups, name) for name in groups.__all__} == compared | used_by_name | commands
 
 
 def test_a_model_is_loaded_as_by_default():
     ours, theirs = loading_options(groups.ModelSettings()), defaults_of_call(load_model)
     assert ours == {name: theirs[name] for name in ours}
-
-
-@pytest.mark.parametrize(
-    ("command", "settings", "named"),
-    [
-        (decompose, groups.DecomposeSettings(), {"model", "out", "gradient", "seed"}),
-        (evaluate, groups.EvalSettings(), {"model", "out", "beside", "rows", "base", "family", "dtype", "attention"}),
-        (evaluate, groups.EvalSettings().data, {"max_len", "pad_response_to"}),
-        (evaluate, groups.EvalSettings().decoding, {"length", "steps", "block"}),
-        (generate, groups.ModelSettings(), {"family", "dtype", "attention", "end_token", "trust_remote_code"}),
-    ],
-)
-def test_options_of_a_command_have_the_defaults_of_its_settings(command, settings, named):
-    not_the_setting = {"methods", "decoding", "data"}  # written in another way, or the data beside their settings
-    options = {name: value for name, value in defaults_of_call(command).items() if name not in not_the_setting}
-    if command is generate:
-        del options["model"]  # depends on --image
-    given, expected = in_common(options, settings.model_dump())
-    # What the settings make of other values is left to them: the option's default is that of the key, null.
-    for name in {"steps", "block"} & given.keys():
-        assert given.pop(name) is type(settings).model_fields[name].default is None
-        del expected[name]
-    assert given == expected
-    assert named - {"steps", "block"} <= given.keys()

@@ -17,12 +17,13 @@ from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from tests.decoding import references
 from tests.fakes import hub_models as hub_layout
+from tests.fakes.converted import write_a2d
 
 PROMPTS = [[*range(5 + i, 5 + i + length)] for i, length in enumerate((3, 5, 11, 6, 2, 19, 8, 4))]
 """Eight prompts of unequal length, of which the longest is not the first."""
 SHAPE = {"length": 16, "steps": 16, "block": 4}
 MASK, END = 260, 256
-FAMILIES = ("tiny", "llada", "dream")
+FAMILIES = ("tiny", "llada", "dream", "a2d")
 
 
 def tiny(block_size: int | None = None) -> TinyMDM:
@@ -49,12 +50,14 @@ def families(tmp_path_factory):
         "tiny": tiny(),
         "llada": load_model(str(llada)).model.double().eval(),
         "dream": load_model(str(dream)).model.double().eval(),
+        "a2d": load_model(str(write_a2d(folder / "a2d", std=0.4))).model.double().eval(),
     }
     kept = {
         "tiny": [(b.qkv_proj, 32) for b in models["tiny"].blocks],
         "llada": [(p, 0) for b in models["llada"].layers() for p in (b.k_proj, b.v_proj)],
-        "dream": [(p, 0) for b in models["dream"].layers() for p in (b.self_attn.k_proj, b.self_attn.v_proj)],
     }
+    for name in ("dream", "a2d"):
+        kept[name] = [(p, 0) for b in models[name].layers() for p in (b.self_attn.k_proj, b.self_attn.v_proj)]
     return {name: (models[name], kept[name], int(name == "dream")) for name in FAMILIES}
 
 

@@ -80,6 +80,9 @@ def folder(tmp_path_factory):
     (folder / "folder" / "test.json").write_text(json.dumps(alpaca[16:]))
     documents = "".join(json.dumps({"text": f"{ask} {reply} " * 40}) + "\n" for ask, reply in pairs)
     (folder / "documents.jsonl.gz").write_bytes(gzip.compress(documents.encode()))
+    (folder / "held_out.jsonl").write_text(
+        "".join(json.dumps({"text": f"{n} held out " * 40}) + "\n" for n in range(4))
+    )
     return folder
 
 

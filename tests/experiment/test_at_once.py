@@ -39,7 +39,7 @@ TOLD = [
     ("lora.rnk=8", "(did you mean 'rank'?); write lora.rank."),
     ("objective.weight=elbo", "write objective.weighting."),
     ("methods=[ppots]", "an experiment has it: write a YAML of 'base: {extends: THIS_RECIPE}'"),
-    ("device=cpu", "docs/settings.md has every key."),
+    ("xyzzy=1", "docs/settings.md has every key."),
     ("lora.zzz=1", "its keys are rank, alpha, "),
     # keys of the Trainer
     ("trainer.logging_steps=5", "set by the recipe's own keys; write log_every instead."),
@@ -82,12 +82,18 @@ TOLD = [
     ("method=ppotz", "unknown part 'ppotz' (did you mean 'ppots'?)."),
     ("method=mirror+multisample", "'mirror' and 'multisample' contradict"),
     ("method=autoregressive", "expected a method that masks tokens"),
-    ("objective.weighting=elb", "expected one of elbo, unweighted, power, cosine, found 'elb'."),
+    (
+        "objective.weighting=elb",
+        "unweighted, power, cosine, found 'elb'; write objective.weighting=elbo.",
+    ),
     ("objective.power=2", "objective.power: expected none for weighting 'elbo', found 2"),
     ("p_of_t=x.json", "key 'p_of_t': expected a method with ppots or adaptive, found 'standard'."),
     ("block_size=8 method=syrm", "'syrm' and block_size contradict"),
     ("decoding.length=100 decoding.block=8", "block 5 or 10 does, and so it does a length of 96 or 104."),
-    ("quantised=4bit", "key 'quantised': expected 'lora' beside it, found a run that trains all of tiny."),
+    (
+        "quantised=4bit",
+        "'lora' beside it, found a run that trains all of tiny; write RECIPE+lora.",
+    ),
     ("lora.target_modules=[q_porj]", "no linear layer 'q_porj'"),
     # models and files
     ("model=tny", "found no such thing (did you mean 'tiny'?)."),
@@ -101,14 +107,127 @@ TOLD = [
     ("batch:8", "found no '='; write batch=8."),
     ("base.batch=8", "expected a key of one training run; write batch."),
     ("batch.size=8", "'batch' holds a value, not keys."),
+    ("batch=8 batch=16", "override 'batch': expected each key once, found it twice (8 and 16); leave one out."),
+    ("lora.rank=8 lora=null", "override 'lora': expected it before 'lora.rank', which it undoes"),
+    ("--batch=8", "expected KEY=VALUE without dashes and blanks, found some; write batch=VALUE."),
+    ("data..x=1", "found a name that is empty."),
+    # the same kinds again, as other people slip
+    ("BATCH=8", "unknown key 'BATCH' (did you mean 'batch'?); write batch."),
+    ("wd=0.1", "write trainer.weight_decay."),
+    ("num_workers=4", "write trainer.dataloader_num_workers."),
+    ("data.truncation=true", "write data.over_length."),
+    ("data.name=main", "write data.subset."),
+    ("resume=true", "the same command continues the run in its 'out'."),
+    ("gpu=0", "CUDA_VISIBLE_DEVICES before the command chooses the device"),
+    ("patience=3", "there is no early stopping"),
+    ("config=x.yaml", "a recipe's file stands first: stabledllm train FILE.yaml."),
+    ("data.shuffle=true", "rows are always dealt in a random order, that of order_seed."),
+    ("trainer.lr=1", "unknown to TrainingArguments; write trainer.learning_rate."),
+    ("trainer.warmup_ratio=0.1", "write trainer.warmup_steps, which is a share of the steps below 1."),
+    ("trainer.no_cuda=true", "write trainer.use_cpu=true."),
+    ("trainer.group_by_length=true", "write group_by_length."),
+    ("trainer.evaluation_strategy=steps", "write eval_every."),
+    ("trainer.early_stopping_patience=3", "there is no early stopping"),
+    ("trainer.foo=1", "docs/settings.md says which are honoured."),
+    ("trainer.optim=AdamW", "(did you mean 'adamw_torch'?), found 'AdamW'."),
+    ("trainer.lr_scheduler_type=cosine_annealing", "(did you mean 'cosine'?)"),
+    ("trainer.learning_rate=null", "found 'null'; leave the key out for its default."),
+    ("trainer=adamw", "write trainer.NAME=VALUE, where NAME is one of learning_rate, "),
+    ("data.max_len=8,192", "found '8,192'; write data.max_len=8192."),
+    ("data.max_len=1k", "found '1k'; write data.max_len=1000."),
+    ("batch='8'", "write batch=8."),
+    ("data.validation_share=0,1", "write data.validation_share=0.1."),
+    ("data.validation_share=10", "write data.validation_share=0.1 for 10 %."),
+    ("data.validation_share=none", "write data.validation_share=0 to train on every row."),
+    ("data.validation_share=null", "write data.validation_share=0 to train on every row."),
+    ("data.validation_rows=0", "write data.validation_share=0 to train on every row."),
+    ("data.train_rows=all", "write data.train_rows=null for no limit of its own."),
+    (
+        "data.train_rows=8",
+        "expected at most as many rows per step as there are to train on, 8, found 32; write batch=8",
+    ),
+    ("data.over_length=truncate", "write data.over_length=drop or a larger data.max_len, as nothing is ever cut."),
+    ("data.format=chatml", "write data.format=messages."),
+    ("data.format=csv", "write nothing: a file's ending says that."),
+    ("objective=elbo", "write objective.weighting=elbo."),
+    ("objective.weighting=ELBO", "write objective.weighting=elbo."),
+    ("objective.normalization=tokens", "write objective.normalization=token."),
+    ("ppots.design=gird", "write ppots.design=grid."),
+    ("decoding.order=conf", "write decoding.order=confidence."),
+    ("decoding=greedy", "write decoding.NAME=VALUE, where NAME is one of length, steps, "),
+    ("lora=16", "write lora.rank=16, or RECIPE+lora."),
+    ("quantised=nf4", "write quantised=4bit."),
+    ("dtype=int8", "write quantised=8bit."),
+    ("family=llama2", "family: unknown 'llama2'; write arm."),
+    ("family=LLaDA", "(did you mean 'llada'?)."),
+    ("attention=flash", "found 'flash' (did you mean 'flash_attention_2'?)."),
+    ("micro_batch=5", "expected a multiple of micro_batch = 5, found 32; write micro_batch=4, or batch=35."),
+    ("init_seed=3", "write model=new:tiny, or leave it out."),
+    ("lora.rank=8 model=new:tiny", "key 'lora': expected a trained model to adapt, found the new one 'new:tiny'."),
+    ("allow_changed=[stepz]", "found 'stepz' (did you mean 'steps'?)."),
+    ("callbacks=[SaveSamples]", "expected dotted names of classes, such as my_callbacks.SaveSamples"),
+    ("callbacks=[my_callback.Save]", "found no module 'my_callback' (did you mean 'my_callbacks.py'?)."),
+    ("p_of_t=p.jsn method=ppots", "found nothing at 'p.jsn' (did you mean 'p.json'?)."),
+    ("clip=vit", "CLIP model 'vit': expected a local folder or a hub's OWNER/NAME"),
+    ("epochs=3", "expected steps=null beside it, since steps are set and decide"),
+    ("method=PPOTS", "unknown part 'PPOTS' (did you mean 'ppots'?)."),
+    ("method=null", "method 'null': expected parts joined by '+', found none; write standard."),
+    ("method=mirror+mirror", "found one twice; write mirror."),
+    ("method=[ppots,mirror]", "write ppots+mirror."),
+    ("method=multisample1", "multisample: expected 2 to 64 views, found 1."),
+    (
+        "method=clipped method_options.clip_low=0.9",
+        "expected an interval 0 <= low < high <= 1, found low=0.9, high=0.8.",
+    ),
+    ("block_size=8 decoding.block=4", "leave it out, or write decoding.block=8."),
+    ("model=LLaDA-8B-Instruct", "(did you mean 'GSAI-ML/LLaDA-8B-Instruct'?)."),
+    ("model=GSAI-ML/LLaDA-8B-Instruct/", "write GSAI-ML/LLaDA-8B-Instruct."),
+    ("model=mymodels/lama", "expected a folder, found nothing there (did you mean 'mymodels/llama'?)."),
+    ("model=mymodels", "found llama in it; write mymodels/llama."),
+    ("model=mymodels/llama/config.json", "found a file; write mymodels/llama."),
+    # data
+    ("data.train=train", "found the unknown kind 'train'; write train.jsonl."),
+    ("data.train=json:train.jsonl", "write train.jsonl, as the file's ending tells what it is."),
+    ("data.train=hf:owner/name", "write hub:owner/name."),
+    ("data.train=https://huggingface.co/datasets/owner/name", "write hub:owner/name."),
+    ("data.train=owner/name", "found nothing at 'owner/name'; a data set of the hub is hub:owner/name."),
+    ("data.train=hub:", "expected hub:OWNER/NAME, found no name."),
+    ("data.test=none", "found the unknown kind 'none'; write null to go without."),
+    ("data.train=synthetic:hrd", "unknown difficulty 'hrd' (did you mean 'hard'?)"),
+    ("data.train=scenes:hrd", "unknown level 'hrd' (did you mean 'hard'?)."),
+    ("data.train=gsm8k:train.jsonl", "train.jsonl:1: expected text under 'question'"),
+    ("data.train=qa.csv", '"data.columns={prompt: Q, completion: A}"'),
+    ("data.train=qa.jsonl", '"data.columns={question: Question, answer: Solution}" reads.'),
+    ("data.train=preferences.jsonl", "on the good answers alone: data.format=prompt-completion"),
+    ('data.train=qa.csv data.columns={"prompt":q}', "the key 'q' that data.columns names, found keys ['A', 'Q']"),
+    ('data.columns={"prmpt":Q} data.train=qa.csv', "(did you mean 'prompt'?)."),
+    ("data.columns={prompt:Q} data.train=qa.csv", '"data.columns={prompt: Q}", with a blank behind the colon.'),
+    ("data.columns=prompt:Q data.train=qa.csv", 'write "data.columns={prompt: Q}".'),
+    ("data.train=notes.txt", "plain text to pre-train on is text:PATH."),
+    ("data.train=empty.jsonl", "expected at least one row, found an empty file."),
+    (
+        "trainer.eval_on_start=true data.validation_share=0 data.train=train.jsonl batch=1",
+        "expected validation rows, found",
+    ),
 ]
 """Overrides of ``sft-synthetic``, separated by blanks, and the end of the one sentence that they give."""
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A working directory with a file of data."""
-    (tmp_path / "train.jsonl").write_text(json.dumps({"prompt": "1+1=?", "response": "2"}) + "\n")
+    """A working directory with files of data, callbacks and a model."""
+    for name, row in {
+        "train": {"prompt": "1+1=?", "response": "2"},
+        "qa": {"Question": "1+1=?", "Solution": "2"},
+        "preferences": {"prompt": "1+1=?", "chosen": "2", "rejected": "3"},
+    }.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "qa.csv").write_text("Q,A\n1+1=?,2\n")
+    (tmp_path / "notes.txt").write_text("1+1=2")
+    for name in ("empty.jsonl", "my_callbacks.py", "p.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "mymodels" / "llama").mkdir(parents=True)
+    (tmp_path / "mymodels" / "llama" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -121,9 +240,66 @@ def sentences(recipe: str, *overrides: str) -> list[str]:
 
 @pytest.mark.parametrize(("overrides", "words"), TOLD, ids=[overrides for overrides, _ in TOLD])
 def test_a_mistake_is_told_with_what_to_write(here, overrides, words):
-    (told,) = sentences("sft-synthetic", *overrides.split())
+    (told,) = set(sentences("sft-synthetic", *overrides.split()))
     assert words in told
     assert told.endswith(".")
+
+
+RECIPES = [
+    ("sft", "key 'model': expected a value, found none; write model=tiny (shipped), model=FOLDER or model=OWNER/NAME"),
+    ("sft", "recipe 'sft': expected data.train, the rows to train on, found none; write data.train=PATH"),
+    ("model: tiny\n", "expected data.train, the rows to train on, found none; write data.train=PATH (your own file)"),
+    ("parts/lora", "found a part of others; write RECIPE+lora."),
+    ("lora", "found a part of others; write RECIPE+lora."),
+    ("sft-synthetic+lra", "recipe 'lra': expected a file or a shipped recipe, found neither (did you mean 'lora'?)."),
+    ("sft-synthetic+", "expected names joined by '+', found an empty one; write sft-synthetic."),
+    ("SFT", "(did you mean 'sft'?)."),
+    ("mien.yaml", "(did you mean 'mine.yaml'?)."),
+    ("mine", "(did you mean 'mine.yaml'?)."),
+    ("train.jsonl", "expected a recipe, found a file of data; write sft model=MODEL data.train=train.jsonl."),
+    ("nothing", "found neither; stabledllm ls lists those that ship."),
+    ("batch: 2\nbatch: 3\n", "line 2: expected each key once, found 'batch' again (line 1)."),
+    ("trainer: {optim: sgd, optim: sgd}\n", "line 1: expected each key once, found 'optim' again (line 1)."),
+    ("extends: sft-synthetik\n", "extends: recipe 'sft-synthetik': expected a file or a shipped recipe"),
+    ("base: sft-synthetic\nmethods: [standard]\n", "write base: {extends: sft-synthetic}."),
+    (
+        "base: {extends: sft-synthetic}\nmethods: []\n",
+        "key 'methods': expected a list of at least 1, found an empty list.",
+    ),
+    ("base: {extends: sft-synthetic}\nmethods: standard\n", "write methods=[standard]."),
+    (
+        "base: {extends: sft-synthetic}\nmethod: mirror\n",
+        "expected under 'base:', the run that an experiment varies; write",
+    ),
+    ("base: {extends: sft-synthetic}\nmethods: [standard]\nequal: step\n", "write equal=steps."),
+    (
+        "base: {extends: sft, model: tiny}\nmethods: [standard]\n",
+        "expected data.train, the rows to train on, found none",
+    ),
+    (
+        "base: {extends: sft, model: tiny, batch: 1, data: {train: train.jsonl, validation_share: 0}}\n"
+        "methods: [mirror]\n",
+        "expected rows to compare methods on, found none: data.validation_share=0 holds none out",
+    ),
+]
+"""Recipes, or the text of ``mine.yaml``, with the end of one of the sentences that they give."""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"), RECIPES, ids=[f"{i}-{one[:20].strip()}" for i, (one, _) in enumerate(RECIPES)]
+)
+def test_a_mistake_of_a_recipe_is_told_with_what_to_write(here, recipe, words):
+    (here / "mine.yaml").write_text(recipe)
+    with pytest.raises(UserError) as told:
+        load_checked("mine.yaml" if recipe.endswith("\n") else recipe)
+    assert words in str(told.value)
+
+
+def test_what_is_left_out_of_the_list(here):
+    """Rows behind the first, models on the hub and what acts are nobody's mistake here."""
+    (here / "train.jsonl").write_text('{"prompt": "a", "response": "b"}\n{broken\n')
+    load_checked("sft", ["model=owner/name", "data.train=train.jsonl", "eval_every=null", "data.validation_share=0"])
+    load_checked("sft+lora", ["model=tiny", "data.train=train.jsonl", "callbacks=[my_callbacks.Any]"])
 
 
 def test_all_are_told_and_none_that_follows_from_another(here):
@@ -200,12 +376,13 @@ def test_what_is_in_order_is_read(here):
 
 
 def test_several_are_a_list_and_the_code_is_2(here):
+    before = set(here.iterdir())
     result = in_process("train", "sft-synthetic", "metod=ppots", "bach=8", cwd=here)
     lines = result.stderr.splitlines()
     assert result.returncode == 2
     assert lines[0] == "stabledllm: 2 mistakes; nothing was loaded or written:"
     assert [line[:5] for line in lines[1:]] == ["  1. ", "  2. "]
-    assert [path.name for path in here.iterdir()] == ["train.jsonl"]
+    assert set(here.iterdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -229,6 +406,14 @@ def test_an_experiment_begins_with_it(here, arguments, words):
         ["validate", "sft-synthetic", "method=ppotz", "model=tny", "data.train=jsonl:x", "trainer.run_name=x"],
         ["train", "sft-synthetic+lora", "lora.target_modules=[q]", "decoding.length=7", "decoding.block=4"],
         ["experiment", "quickstart", "base.bach=8", "--jobs", "2"],
+        ["fit", "metod=x", "--model", "tny", "--data", "jsonl:x", "--method", "mirror"],
+        ["decompose", "row=3", "--methods", "ppotz,adaptive", "--data", "x.jsonl"],
+        ["recommend", "--by", "loose", "forward=3"],
+        ["eval", "--model", "tny", "--set", "ordr=x", "--beside", "nothere"],
+        ["generate", "x", "--model", "tny", "--length", "7", "--block", "4"],
+        ["plan", "gsm8k/llada-8b", "--memory", "much", "--sharding", "zero4"],
+        ["merge", "tny", "--out", "x", "--dtype", "half"],
+        ["rescore", "x.jsonl", "--task", "gsm9k", "--out", "."],
     ],
     ids=lambda arguments: arguments[0],
 )

@@ -6,11 +6,14 @@ import json
 
 import pytest
 
+from stabledllm.config.settings import ExperimentSettings
 from stabledllm.errors import NotFinite, UserError
 from stabledllm.experiment import plan
 from stabledllm.experiment import run as experiment_run
+from stabledllm.experiment.checks import check_experiment
 from stabledllm.experiment.run import run_experiment
 from tests.cli.runner import assert_refused, in_process
+from tests.fakes.streams import answers, write_folder, write_lines
 from tests.fakes.study import BASE, quiet, settings
 
 SMALL = ("base.data.train_rows=24", "base.data.validation_rows=6", "base.data.test_rows=2", "base.batch=4")
@@ -146,3 +149,23 @@ def test_other_versions_go_on_and_are_said(begun, monkeypatch):
     assert "was begun with other versions of python (" in told
     assert "now 9.9)" in told
     assert results["status"]["finished"] == 1
+
+
+def test_streams_are_checked_on_their_first_rows_and_known_by_their_files(tmp_path):
+    folder = write_folder(tmp_path / "data")
+    data = {
+        "train": str(folder), "streaming": True, "max_len": 64,
+        "validation": str(write_lines(tmp_path / "validation.jsonl", answers(100, 3))),
+    }  # fmt: skip
+    tree = {
+        "base": {"data": data, "steps": 2, "ppots": {"rows": 8}}, "methods": ["standard", "ppots"], "equal": "steps",
+        "out": str(tmp_path / "out"),
+    }  # fmt: skip
+    checked = ExperimentSettings.model_validate(tree)
+    found = check_experiment(checked, quiet).data
+    assert plan.digest(found) == plan.digest(check_experiment(checked, quiet).data)
+    write_lines(folder / "more.jsonl", answers(200, 3))
+    assert plan.digest(found) != plan.digest(check_experiment(checked, quiet).data)
+    tree["methods"] = ["isad"]
+    with pytest.raises(UserError, match=r"expected rows with data\.delimiters in their responses, found none"):
+        check_experiment(ExperimentSettings.model_validate(tree), quiet)

@@ -183,9 +183,11 @@ def test_the_board_shows_every_run(tmp_path):
     assert len(lines) <= 30
     assert all(len(line) <= 100 for line in lines)
     assert "standard, seed 11: running" in said
-    assert len(said) == 12, "one line for each run that is not waiting"
+    (time_of_all,) = [line for line in said if line.startswith("about ")]
+    assert "to train 49 runs of 40 steps" in time_of_all
+    assert len(said) == 12 + 1, "one line for each run that is not waiting, and one for the time of all"
     board.update()
-    assert len(said) == 13, "and one when a run's state changes: the claim was given back"
+    assert len(said) == 14, "and one when a run's state changes: the claim was given back"
 
 
 def _die_at(run) -> None:

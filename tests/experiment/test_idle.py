@@ -17,7 +17,7 @@ HERE = {
         "method_options.clip_low=0.2", "method_options.isad_delta=0.1", "method_options.mirror_below=0.5",
         "method_options.ema_bins=5", "init_seed=3", "epochs=2", "views_per_forward=1", "data.image.side=8",
         "data.text_fields=[a]", "data.short_share=0.1", "data.annotations=remove", "data.table=html",
-        "data.cache=x", "data.workers=2",
+        "data.cache=x", "data.workers=2", "data.shuffle_buffer=5",
         "data.every_turn=true", "data.delimiters=[x]", "data.syntax=html", "image_decoding.steps=3", "clip=x",
         "decoding.seed=3", "data.validation_share=0.2",
         "data.format=alpaca", "data.columns={prompt: Q}", "data.split=x", "data.subset=x",
@@ -37,6 +37,7 @@ ACTS = {
         ["steps=null", "epochs=2"], ["method=mirror", "views_per_forward=1"], ["data.test_rows=3"],
         ["decoding.length=64", "decoding.steps=64"], ["generate_batch=3"], ["data.few_shot=1"],
         ["decoding.temperature=0.5", "decoding.seed=3"], ["data.train=x.jsonl", "data.format=alpaca"],
+        ["data.streaming=true", "data.shuffle_buffer=5"],
         ["data.train=alpaca:x", "data.every_turn=true"], ["data.train=hub:a/b", "data.split=x", "data.subset=y"],
     ],
     "quickstart": [["base.ppots.rows=5"], ["base.steps=3"], ["base.method_options.mirror_below=0.5"]],
@@ -72,7 +73,19 @@ def test_each_rule_refuses_somewhere():
             "method_options.clip_high",
             "data.validation_share",
             "decoding.block",
+            "data.validation_rows",
+            "eval_every",
+            "eval_draws",
         )
+
+
+@pytest.mark.parametrize("override", ["eval_every=5", "eval_draws=2", "data.validation_rows=8"])
+def test_nothing_is_evaluated_without_rows_for_it(tmp_path, override):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    typed = [f"data.train={tmp_path / 'rows.jsonl'}", "data.validation_share=0", override]
+    settings = load_recipe("sft-synthetic", typed)
+    (said,) = idle_overrides(settings, runs_of(settings), typed)
+    assert said.startswith(f"note: key '{override.partition('=')[0]}' does nothing here: it needs rows to evaluate on")
 
 
 def test_every_rule_names_a_key():

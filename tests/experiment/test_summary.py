@@ -44,8 +44,9 @@ def test_paired_difference_matches_scipy():
 def test_p_value_is_two_sided_and_handles_constant_differences():
     low, high = {0: 1.0, 1: 2.5, 2: 3.0}, {0: 1.5, 1: 3.5, 2: 3.25}
     assert paired(low, high)["p_value"] == pytest.approx(paired(high, low)["p_value"])
-    assert paired(low, low) == {"difference": 0.0, "ci_low": 0.0, "ci_high": 0.0, "p_value": 1.0}
-    assert paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})["p_value"] == 0.0
+    assert paired(low, low) == {"difference": 0.0, "ci_low": None, "ci_high": None, "p_value": 1.0}
+    assert paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})["p_value"] is None, "no spread is known"
+    assert paired({0: 0.32, 1: 0.42}, {0: 0.30, 1: 0.40})["p_value"] is None, "and rounding is none"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -71,7 +72,8 @@ def make_trainer(
     steps: int = 20,
     sampler=None,
     objective: Objective | None = None,
-    train: list[TokenRow] | None = None,
+    train: Sequence[TokenRow] | None = None,
+    evaluated: list[TokenRow] | None = None,
     noise_seed: int = 11,
     order_seed: int | None = None,
     block_size: int | None = None,
@@ -109,7 +111,7 @@ def make_trainer(
         sampler=sampler or chosen.sampler(None if chosen.adaptive else DENSITY),
         adaptive=follow if chosen.adaptive else None,
         train_rows=data,
-        eval_rows=data[:6],
+        eval_rows=data[:6] if evaluated is None else evaluated,
         mask_id=ids[0],
         pad_id=ids[1],
         noise_seed=noise_seed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import shutil
 import sys
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -24,6 +25,7 @@ from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from tests.checks.statistics import Z
 from tests.cli.runner import ROOT
 from tests.fakes.hub_models import write_qwen2
+from tests.fakes.runs import write_run
 
 PACKAGE = "stabledllm.integrations.lm_eval"
 
@@ -125,6 +127,25 @@ def test_without_the_harness_it_says_what_is_missing(monkeypatch):
 def plain(folder: str, prompt: list[int], **options) -> list[int]:
     model = load_model(folder).model.eval()
     return generate(model, [prompt], DecodingOptions(**options), mask_id=256, eos_id=257, pad_id=257)[0]
+
+
+def test_a_run_brings_its_way_of_decoding(make, folder, tmp_path, capsys):
+    decoding = {"length": 16, "steps": 8, "block": 4, "order": "margin", "temperature": 0.5}
+    config = {"decoding": decoding, "data": {"train": "synthetic", "system_prompt": "Add."}, "dtype": "bfloat16"}
+    run = write_run(tmp_path / "run", config=config)
+    shutil.copytree(folder, run / "model", dirs_exist_ok=True)
+    model = make(pretrained=str(run))
+    info = model.get_model_info()
+    assert info["pretrained"] == str(run / "model")
+    assert {key: info["decoding"][key] for key in ("block", "order", "temperature", "tokens_per_step")} == {
+        "block": 4, "order": "margin", "temperature": 0.5, "tokens_per_step": 2,
+    }  # fmt: skip
+    assert model._loaded.model.dtype == torch.bfloat16
+    told = capsys.readouterr().err
+    assert f"stabledllm: from {run}: dtype=bfloat16, block=4, order=margin, temperature=0.5, tokens_per_step=2" in told
+    assert "give it as --system_instruction" in told
+    given = make(pretrained=str(run), tokens_per_step=1, order="entropy", dtype="float32").get_model_info()["decoding"]
+    assert (given["tokens_per_step"], given["order"], given["temperature"]) == (1, "entropy", 0.5)
 
 
 def test_generation_is_this_library_s_cut_at_the_task_s_strings(make, folder):

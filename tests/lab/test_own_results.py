@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -128,8 +129,11 @@ def test_progress_is_told_to_the_caller():
 
 
 def test_a_bar_where_tqdm_is_installed(capfd, monkeypatch):
-    lab(progress=None).fit(**PROBE)
-    assert "probe ppots: 100%" in capfd.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal := io.StringIO())
+        terminal.isatty = lambda: True
+        lab(progress=None).fit(**PROBE)
+    assert "\rprobe ppots:   0%|" in terminal.getvalue()
     monkeypatch.setattr(progress, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "tqdm", None)
     lab(progress=None).fit(**PROBE)

@@ -22,13 +22,20 @@ from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from tests.fakes.converted import write_a2d
 from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_mmada
 from tests.models.families.test_masked_lm import KINDS
 from tests.models.families.test_masked_lm import write as write_masked_lm
 
 # An empty prompt: Dream predicts its first token at its own place, which must not be that of padding.
 ROWS = [TokenRow([5, 9, 11, 30, 31, 32, 40], 3), TokenRow([50, 8, 7], 0), TokenRow([4, 21, 22, 23, 24], 1)]
-NATIVE = {"llada": write_llada, "dream": write_dream, "mmada": write_mmada, "llada-moe": write_llada_moe}
+NATIVE = {
+    "llada": write_llada,
+    "dream": write_dream,
+    "mmada": write_mmada,
+    "llada-moe": write_llada_moe,
+    "a2d": write_a2d,
+}
 MODELS = [*NATIVE, *KINDS, "tiny"]
 
 

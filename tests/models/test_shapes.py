@@ -9,8 +9,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from stabledllm.errors import UserError
+from stabledllm.models.loading import load_model
 from stabledllm.models.shapes import PUBLISHED, read_shape, shape_of
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from tests.fakes.converted import write_a2d
 
 SMALL = {
     "vocab_size": 61, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2,
@@ -91,6 +93,14 @@ def test_a_folder_in_lladas_own_layout(tmp_path):
 def test_an_embedding_larger_than_the_vocabulary(more, rows):
     sizes = {"d_model": 8, "n_layers": 1, "n_heads": 2, "mlp_hidden_size": 16, "vocab_size": 100}
     assert read_shape({"model_type": "llada"} | sizes | more, "here").vocabulary == rows
+
+
+@pytest.mark.parametrize("original", ["llama", "qwen2", "qwen3"])
+def test_a_converted_model_has_its_originals_shape(tmp_path, original):
+    folder = write_a2d(tmp_path, original)
+    shape = shape_of(str(folder))
+    assert shape.parameters == sum(p.numel() for p in load_model(str(folder)).model.parameters())
+    assert not shape.causal
 
 
 def test_an_adapters_folder_has_its_bases_shape(tmp_path):

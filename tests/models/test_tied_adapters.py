@@ -10,12 +10,14 @@ import torch
 
 from stabledllm.models.adapters import LoRAOptions, add_lora, merged
 from stabledllm.models.loading import load_model
+from tests.fakes.converted import write_a2d
 from tests.fakes.hub_models import write_dream, write_llada, write_qwen2
 from tests.models.families.test_masked_lm import write as write_masked_lm
 
 TIED = {
     "llada": (write_llada, "weight_tying", "model.transformer.ff_out", "wte", "q_proj"),
     "dream": (write_dream, "tie_word_embeddings", "lm_head", "embed_tokens", "q_proj"),
+    "a2d": (write_a2d, "tie_word_embeddings", "lm_head", "embed_tokens", "q_proj"),
     "qwen2": (write_qwen2, "tie_word_embeddings", "lm_head", "embed_tokens", "q_proj"),
     "bert": (None, "tie_word_embeddings", "cls.predictions.decoder", "word_embeddings", "query"),
 }

@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from stabledllm.training.callbacks import add_to
+from tests.fakes.streams import rows_of_steps
 from tests.fakes.trainer import make_trainer
 
 
@@ -24,9 +25,16 @@ class Sees(TrainerCallback):
         self.steps.append(state.global_step)
 
 
+def rows_for(name: str, out: Path) -> dict:
+    """The method that a name begins with and, where it ends with ``@stream``, rows of the folder that are streamed."""
+    method, _, streamed = name.partition("@")
+    more = {"train": rows_of_steps(out / "stream", 20, 8), "evaluated": []} if streamed else {}
+    return {"method": method} | more
+
+
 def main(out: Path, methods: list[str]) -> None:
     for method in methods:
-        trainer = make_trainer(out / method, method, micro=4, accumulation=1, ddp_backend="gloo")
+        trainer = make_trainer(out / method, micro=4, accumulation=1, ddp_backend="gloo", **rows_for(method, out))
         sees = Sees()
         add_to(trainer, [sees])
         trainer.train()

@@ -6,8 +6,11 @@ import io
 import sys
 from types import SimpleNamespace
 
+import pytest
+from tqdm import tqdm
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
+from stabledllm.errors import Diverged
 from stabledllm.training import run
 from stabledllm.training.progress import StepBar
 from tests.fakes.run import small_run, train
@@ -42,3 +45,18 @@ def test_a_run_has_one_bar_and_not_transformers_own_beside_it(tmp_path, monkeypa
     kinds = [type(callback) for callback in made[0][0].callback_handler.callbacks]
     assert kinds.count(StepBar) == 1
     assert DEFAULT_PROGRESS_CALLBACK not in kinds
+
+
+def test_a_run_that_ends_early_leaves_no_bar(tmp_path, monkeypatch):
+    def diverging(*_, **__):
+        raise Diverged("the loss was not finite", 1)
+
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(run.MDMTrainer, "training_step", diverging)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    with pytest.raises(Diverged):
+        train(small_run(tmp_path))
+    assert "standard, seed 42:" in terminal.getvalue()
+    assert not [bar for bar in tqdm._instances if "seed 42" in bar.desc]

@@ -8,11 +8,13 @@ import re
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from stabledllm.training import run
+from stabledllm.training import log_lines, run
 from stabledllm.training.history import HISTORY, History
+from stabledllm.training.log_lines import LogLines
 from tests.fakes.run import small_run, train
 
 LOGGED = {"log_every": 1, "eval_every": 2, "save_every": 2, "steps": 6}
@@ -155,3 +157,29 @@ def test_what_json_does_not_have_is_null(tmp_path):
     history.add(2, {"loss": math.nan})
     first, second = map(json.loads, (tmp_path / HISTORY).read_text().splitlines())
     assert (first["grad_norm"], second["loss"]) == (None, None)
+
+
+def test_a_long_run_says_once_how_long_the_rest_takes(tmp_path, monkeypatch):
+    clock, said = [0.0], []
+    monkeypatch.setattr(log_lines.time, "perf_counter", lambda: clock[0])
+    shown = LogLines(tmp_path, lambda: 100, say=said.append)
+    state = SimpleNamespace(global_step=50, max_steps=300, is_world_process_zero=True, log_history=[])
+    shown.on_train_begin(None, state, None)
+    for step in range(51, 60):
+        clock[0] += 2.0
+        state.global_step = step
+        shown.on_step_end(None, state, None)
+    assert said == ["about 8 min for the 247 steps left"], "3 steps of 2 s were enough to know"
+
+
+def test_a_run_that_is_soon_over_tells_no_time(tmp_path, monkeypatch):
+    clock, said = [0.0], []
+    monkeypatch.setattr(log_lines.time, "perf_counter", lambda: clock[0])
+    shown = LogLines(tmp_path, lambda: 100, say=said.append)
+    state = SimpleNamespace(global_step=0, max_steps=12, is_world_process_zero=True, log_history=[])
+    shown.on_train_begin(None, state, None)
+    for step in range(1, 13):
+        clock[0] += 2.0
+        state.global_step = step
+        shown.on_step_end(None, state, None)
+    assert said == []

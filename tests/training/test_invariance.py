@@ -12,6 +12,7 @@ from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.objective import Objective
 from tests.checks.trajectory import assert_same_trajectory
 from tests.cli.forked import Forked, ranks
+from tests.fakes.streams import documents, write_folder
 from tests.fakes.trainer import make_trainer
 from tests.training import rank
 
@@ -73,13 +74,14 @@ def test_kill_and_resume_is_bit_identical(tmp_path, method):
     assert resumed.statistics.ema_state == whole.statistics.ema_state
 
 
-ON_TWO_RANKS = ["strats+ppots+mirror", "adaptive"]
+ON_TWO_RANKS = ["strats+ppots+mirror", "adaptive", "lowdisc+fixedcount@stream"]
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory) -> Path:
     """What two gloo processes x 4 rows recorded; one launch runs every method: starting costs more than steps."""
     folder = tmp_path_factory.mktemp("ranks")
+    write_folder(folder / "stream", documents)
     for process in ranks(lambda launched: Forked(lambda: rank.main(folder, ON_TWO_RANKS), folder, launched)):
         ended = process.ended()
         assert ended.returncode == 0, ended.stderr[-2000:]
@@ -90,7 +92,7 @@ def two_ranks(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("method", ON_TWO_RANKS)
 def test_two_ranks_draw_and_lose_the_same(two_ranks, tmp_path, method):
     """Two processes against one process x 8; 22 rows, so a rank repeats rows that must weigh 0."""
-    whole = run(tmp_path, "whole", method, 8, 1)
+    whole = run(tmp_path, "whole", micro=8, accumulation=1, **rank.rows_for(method, two_ranks))
     draws, losses = {}, [0.0] * 20
     for number in range(2):
         record = json.loads((two_ranks / method / f"rank{number}.json").read_text())

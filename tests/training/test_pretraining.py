@@ -14,10 +14,13 @@ from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import load_model
 from tests.cli.runner import assert_refused, in_process
+from tests.fakes.converted import write_a2d
 from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_qwen2
 from tests.fakes.trainer import make_trainer
 
-WRITERS = {"llada": write_llada, "dream": write_dream, "llada-moe": write_llada_moe, "arm": write_qwen2}
+WRITERS = {
+    "llada": write_llada, "dream": write_dream, "llada-moe": write_llada_moe, "a2d": write_a2d, "arm": write_qwen2,
+}  # fmt: skip
 SMALL = [
     "batch=4", "steps=8", "save_every=4", "eval_every=4", "log_every=1", "data.max_len=24", "data.validation_share=0.2",
     "data.validation_rows=4", "adaptive.every=3", "trainer.warmup_steps=2", "trainer.learning_rate=1e-3",
@@ -107,7 +110,8 @@ def test_the_recipe_trains_resumes_and_generates(corpus):
 def test_a_schedule_that_does_not_fit_the_run_is_refused(corpus):
     train = ["train", "pretrain/text", *SMALL, "data.train=text:corpus.jsonl", "out=run"]
     assert_refused(in_process(*train, "steps=4", cwd=corpus), "expected a decay that fits the run's", "2 of warm-up")
-    nothing = in_process(*train, "trainer.lr_scheduler_kwargs={}", cwd=corpus)
+    without = [word for word in train if "lr_scheduler_kwargs" not in word]
+    nothing = in_process(*without, "trainer.lr_scheduler_kwargs={}", cwd=corpus)
     assert_refused(nothing, "trainer.lr_scheduler_kwargs.num_decay_steps", "'warmup_stable_decay' needs one")
 
 

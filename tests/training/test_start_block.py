@@ -6,21 +6,26 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from stabledllm.build import build_method, build_model, set_form
-from stabledllm.config.parts_in_words import DOES, in_words
+from stabledllm.config.parts_in_words import DOES, OBJECTIVES, in_words
 from stabledllm.config.recipe import load_recipe
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import load_bundle
 from stabledllm.data.images import with_image_defaults
+from stabledllm.models.families.registry import family_of
+from stabledllm.models.loading import load_model
 from stabledllm.noise.parts import PARTS, STANDARD
+from stabledllm.noise.weightings import WEIGHTINGS
 from stabledllm.training import run
 from stabledllm.training.arguments import training_arguments
 from stabledllm.training.screen import QUIET, Screen, plain
 from stabledllm.training.start_block import StartBlock, steps_of
+from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_qwen2
 from tests.fakes.run import merged, small_run, train
 
 
@@ -31,7 +36,8 @@ def block_of(settings: dict | TrainSettings, **change) -> StartBlock:
     method, loaded = build_method(settings.method, settings), build_model(settings)
     set_form(loaded, settings)
     data = load_bundle(settings.data, loaded.tokenizer)
-    return StartBlock(settings, training_arguments(settings), method, loaded, data)
+    rows = data.train
+    return StartBlock(settings, training_arguments(settings), method, loaded, data, rows[0], len(rows))
 
 
 def rows_of(block: StartBlock) -> dict[str, str]:
@@ -94,7 +100,9 @@ def test_blocks_and_another_objective(tmp_path):
     said = rows_of(block)["method"]
     assert "another objective than Standard's" in said
     assert "In blocks of 8 tokens, each with its own t." in said
-    assert "Under objective.weighting=unweighted." in said
+    assert rows_of(block)["objective"].startswith(
+        "unweighted: every masked token weighs the same; the mean over the rows"
+    )
     assert rows_of(block)["device"].endswith("weights in float32, computed in bfloat16")
 
 
@@ -137,8 +145,27 @@ def _columns(line: str) -> int:
     return sum(2 if ord(c) > 0x2E80 else 1 for c in line)
 
 
+def test_rows_that_are_read_as_they_come_are_not_counted(tmp_path):
+    said = rows_of(replace(block_of(small_run(tmp_path)), rows=None))
+    assert said["rows"].startswith("read as they come, 3 held out")
+    assert said["steps"] == "4 of 4 rows each"
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [(write_llada, "llada"), (write_llada_moe, "llada-moe"), (write_dream, "dream"), (write_qwen2, "arm (qwen2)")],
+    ids=["llada", "llada-moe", "dream", "arm"],
+)
+def test_a_model_s_family_is_that_of_its_key(tmp_path, write, name):
+    folder = write(tmp_path)
+    assert family_of(load_model(str(folder)).model) == name
+    if " " not in name:
+        assert family_of(load_model(str(folder), family=name).model) == name
+
+
 def test_every_part_of_a_method_is_said_in_words():
     assert set(DOES) == {STANDARD, *PARTS}
+    assert set(OBJECTIVES) == set(WEIGHTINGS)
     for name in DOES:
         sentence = in_words([name], unbiased=True)
         assert sentence == f"{DOES[name]}."

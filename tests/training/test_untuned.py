@@ -101,7 +101,7 @@ def test_one_row_has_a_difference_without_an_interval(tmp_path):
 @pytest.mark.parametrize("change", [{}, BLOCKS, {"eval_draws": 3}], ids=["rows", "blocks", "draws"])
 def test_the_bar_of_an_evaluation_ends_at_its_total(tmp_path, monkeypatch, change):
     """Each of the evaluations of a run: before the first step, during training, at the end."""
-    from stabledllm.training import trainer
+    from stabledllm.training import evaluating
 
     bars = []
 
@@ -119,7 +119,7 @@ def test_the_bar_of_an_evaluation_ends_at_its_total(tmp_path, monkeypatch, chang
         def __exit__(self, *_):
             return None
 
-    monkeypatch.setattr(trainer, "bar", Counted)
+    monkeypatch.setattr(evaluating, "bar", Counted)
     train(small_run(tmp_path), eval_every=2, **change)
     assert len(bars) == 4
     assert all(each.done == each.total > 0 for each in bars), [(each.done, each.total) for each in bars]

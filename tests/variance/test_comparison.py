@@ -95,7 +95,8 @@ def test_interval_covers_the_truth_95_percent_of_the_time(variance, cost):
         c = 1 + 0.2 * float(torch.randn((), generator=generator))
         found = compare_methods(results, exactly(c, 0.2))[1]["relative_to_standard"]
         covered += found["ci_low"] <= truth <= found["ci_high"]
-    assert abs(covered / trials - 0.95) < Z * (0.95 * 0.05 / trials) ** 0.5
+    assert covered / trials > 0.95 - Z * (0.95 * 0.05 / trials) ** 0.5
+    assert covered < trials, "so wide an interval says nothing"
 
 
 @pytest.mark.statistical
@@ -146,8 +147,9 @@ def claimed_over_true(name: str, sampler=None) -> float:
 @pytest.mark.statistical
 @pytest.mark.parametrize(("name", "sampler"), [("ppots", SLOPED), ("mirror", None), ("strats", None)])
 def test_interval_of_paired_draws_is_as_wide_as_the_ratio_varies(name, sampler):
-    # Of 20 steps, whose rows are dependent, the interval is that of a variance with 19 degrees of freedom: wider.
-    assert 0.8 < claimed_over_true(name, sampler) < (1.5 if name == "strats" else 1.25)
+    # Of 20 steps, whose rows are dependent, the interval is that of a variance with 19 degrees of freedom: wider. All
+    # allow for twice the kurtosis that is seen, since log-normal losses show too little of theirs.
+    assert 0.8 < claimed_over_true(name, sampler) < 1.6
 
 
 def test_an_interval_that_ignores_the_pairing_is_found(monkeypatch):

@@ -4,58 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from stabledllm.cli.options import Data, Model, Overrides
-from stabledllm.cli.printing import say, say_all
+from stabledllm.cli.arguments import read_arguments
+from stabledllm.cli.options import Arguments, Config, DryRun, Quick, Wide
+from stabledllm.cli.printing import answer_all, say, say_all
 
 
 def decompose(
-    overrides: Overrides = None,
-    model: Model = "tiny",
-    data: Data = "synthetic",
-    out: Annotated[Path, typer.Option(help="Folder for decomposition.json and pictures.")] = Path("runs/decompose"),
-    methods: Annotated[str | None, typer.Option(help="Methods to compare, separated by commas.")] = None,
-    gradient: Annotated[bool, typer.Option("--gradient", help="The gradient's noise as well as the loss's.")] = False,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    words: Arguments = None, config: Config = None, dry_run: DryRun = False, quick: Quick = False, wide: Wide = False
 ) -> None:
-    """Where the training noise comes from, and what each method does to it.
-
-    Further settings as KEY=VALUE: rows, rates, masks, steps, forwards, probe.rows, data.max_len, ...
-    """
-    run(settings_tree(model, data, out, methods, gradient, seed), overrides or [])
-
-
-def settings_tree(model: str, data: str, out: Path, methods: str | None, gradient: bool, seed: int) -> dict:
-    """The command's options as a tree of keys of :class:`~stabledllm.config.settings.DecomposeSettings`."""
-    tree = {"model": model, "data": {"train": data}, "out": str(out), "seed": seed, "gradient": gradient}
-    return tree | ({"methods": [name.strip() for name in methods.split(",")]} if methods else {})
+    """Where the training noise comes from, and what each method does to it."""
+    typed = read_arguments("decompose", words, config)
+    run(typed.tree(say), typed.overrides, dry_run=dry_run, quick=quick, wide=wide)
 
 
 def run(
-    tree: dict, overrides: Sequence[str], command: str = "decompose", also: Sequence[Callable[[], object]] = ()
+    tree: dict,
+    overrides: Sequence[str],
+    command: str = "decompose",
+    also: Sequence[Callable[[], object]] = (),
+    *,
+    dry_run: bool = False,
+    quick: bool = False,
+    wide: bool = False,
 ) -> Path:
     """Measure, print the tables, write ``decomposition.json`` and the figures, and return their folder.
 
     Args:
         command: whose settings they are. also: checks of its own options, told with what is wrong with them.
+        dry_run: say what would be done, and do none of it.
+        quick: measure fewer rows and draws, where they are not given. wide: print all columns of the tables.
     """
     from stabledllm.experiment.commands_at_once import check_command
+    from stabledllm.lab.quick import DECOMPOSE, under
 
-    settings = check_command(command, tree, overrides, also=also)
+    settings = check_command(command, under(DECOMPOSE, tree) if quick else tree, overrides, also=also, tell=say)
     from stabledllm.experiment.idle import idle_in_decompose
+
+    say_all(idle_in_decompose(settings, overrides))
+    out = Path(settings.out)
+    if dry_run:
+        from stabledllm.cli.dry_run import of_decompose
+
+        answer_all(of_decompose(settings))
+        return out
     from stabledllm.lab.decompose import run_decompose
     from stabledllm.reports.printed import decomposition_text
     from stabledllm.reports.save import save_decomposition_figures
     from stabledllm.runtime.locks import writing
 
-    say_all(idle_in_decompose(settings, overrides))
-    out = Path(settings.out)
     with writing(settings.out, "decompose"):
-        record = run_decompose(settings, say)
-        say_all(decomposition_text(record))
+        record = run_decompose(settings, say, quick=quick)
+        answer_all(decomposition_text(record, wide))
         figures = save_decomposition_figures(record, out)
         say(f"wrote {out / 'decomposition.json'} and {', '.join(figure.name for figure in figures)}")
     return out

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from stabledllm.cli.arguments import read_arguments
 from stabledllm.cli.options import Overrides
-from stabledllm.cli.printing import say
+from stabledllm.cli.printing import answer, say
 from stabledllm.errors import UserError
 
 
@@ -18,10 +19,7 @@ def encode(
     rows: Annotated[int | None, typer.Option(min=1, help="At most this many pictures.")] = None,
     seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
 ) -> None:
-    """Turn pictures into codes on disk, once; run again to continue. Training does the same when it needs to.
-
-    Settings as KEY=VALUE: tokenizer, side, fit, on_bad, cache.
-    """
+    """Turn pictures into codes on disk, once; run again to continue. Training does the same when it needs to."""
     from stabledllm.config.recipe import apply_overrides, check
     from stabledllm.config.settings import ImageSettings
     from stabledllm.data.images import are_images, dropped_note, image_tokenizer
@@ -29,7 +27,7 @@ def encode(
 
     if not are_images(data):
         raise UserError(f"encode: expected pictures (scenes, text-to-image-2m, images:PATH), found '{data}'.")
-    settings = check(apply_overrides({}, overrides or []), ImageSettings, "encode")
+    settings = check(apply_overrides({}, read_arguments("encode", overrides).overrides), ImageSettings, "encode")
     if settings.tokenizer is None:
         if not data.startswith("scenes"):
             raise UserError("encode: expected tokenizer=NAME, such as showlab/magvitv2, found none.")
@@ -39,5 +37,5 @@ def encode(
     codes = run(data, split=split, n=rows or 0, seed=seed, settings=settings)
     if note := dropped_note(codes):
         say(note)
-    say(f"{len(codes)} pictures of {codes.side} x {codes.side}, codes of '{codes.tokenizer}': {codes.folder}")
-    say(f"to train on them: data.train=codes:{codes.folder}")
+    answer(f"{len(codes)} pictures of {codes.side} x {codes.side}, codes of '{codes.tokenizer}': {codes.folder}")
+    answer(f"to train on them: data.train=codes:{codes.folder}")

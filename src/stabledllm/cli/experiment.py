@@ -9,33 +9,45 @@ from typing import Annotated
 
 import typer
 
-from stabledllm.cli.options import Overrides
-from stabledllm.cli.printing import say, say_all
+from stabledllm.cli.arguments import read_arguments, recipe_of
+from stabledllm.cli.options import Arguments, Config, DryRun, Wide
+from stabledllm.cli.printing import answer_all, say, say_all
 from stabledllm.errors import UserError
 
 
 def experiment(
-    recipe: Annotated[str, typer.Argument(help="A shipped experiment (see 'ls') or a YAML file.")],
-    overrides: Overrides = None,
+    words: Arguments = None,
+    config: Config = None,
     jobs: Annotated[
         str,
         typer.Option(help="Runs at the same time; auto: one a GPU, or one a CPU thread where memory allows it."),
     ] = "auto",
     devices: Annotated[str | None, typer.Option(help="Accelerators for the jobs, such as 0,1,2,3.")] = None,
     wait: Annotated[bool, typer.Option(help="In the end for runs that other processes are at.")] = True,
+    dry_run: DryRun = False,
+    wide: Wide = False,
 ) -> None:
     """Methods x seeds; run again, or on several machines at once, to continue: no run is repeated or done twice."""
-    run(recipe, overrides or [], jobs, devices, wait)
+    typed = read_arguments("experiment", words, config)
+    run(recipe_of(typed, own_rows=False), typed.overrides, jobs, devices, wait, dry_run=dry_run, wide=wide)
 
 
 def run(
-    recipe: str, overrides: Sequence[str], jobs: str = "auto", devices: str | None = None, wait: bool = True
+    recipe: str,
+    overrides: Sequence[str],
+    jobs: str = "auto",
+    devices: str | None = None,
+    wait: bool = True,
+    *,
+    dry_run: bool = False,
+    wide: bool = False,
 ) -> None:
     """Check every run, do them all, print the tables, and write ``results.json``."""
     from stabledllm.config import TrainSettings
     from stabledllm.experiment.at_once import check_devices, check_jobs, load_checked
 
-    settings = load_checked(recipe, overrides, also=[partial(check_jobs, jobs), partial(check_devices, devices)])
+    also = [partial(check_jobs, jobs), partial(check_devices, devices)]
+    settings = load_checked(recipe, overrides, also=also, say=say)
     if isinstance(settings, TrainSettings):
         raise UserError(
             f"recipe '{recipe}': expected an experiment with 'methods', found a training recipe; use 'train', or write "
@@ -57,9 +69,14 @@ def run(
     say_all(idle_overrides(settings, runs, overrides))
     numbers = check_devices(devices)
     beside = side_by_side([run.settings for run in runs], len(runs) * len(settings.seeds), jobs, numbers)
+    if dry_run:
+        from stabledllm.cli.dry_run import of_experiment
+
+        answer_all(of_experiment(settings, runs, beside))
+        return
     if beside.jobs > 1:
         say(beside.sentence())
     with working_on(settings.out):
         results = run_experiment(settings, say, beside.jobs, devices=beside.devices, wait=wait)
-    say_all(experiment_text(results))
+    answer_all(experiment_text(results, wide))
     say(f"wrote {Path(settings.out) / 'results.json'}")

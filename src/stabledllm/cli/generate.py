@@ -2,136 +2,148 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stabledllm.cli.options import (
-    AllowPickle,
-    Attention,
-    Base,
-    Block,
-    Decoding,
-    Dtype,
-    EndToken,
-    Family,
-    Length,
-    TrustRemoteCode,
-    decoding_tree,
-    load,
-    loading_of,
-    of_group,
-    path,
-    prompts_of,
-)
-from stabledllm.cli.printing import say_all
+from stabledllm.cli.completion import complete_setting
+from stabledllm.cli.grammar import GRAMMARS
+from stabledllm.cli.options import Config, DryRun, Set, full_names
+from stabledllm.cli.printing import answer, answer_all, remark
+from stabledllm.cli.prompt_files import check_typed, read_prompts
+from stabledllm.cli.prompts import read_prompted, seen_as_images
 from stabledllm.errors import UserError
-from stabledllm.plain_text import plain_text
 
 if TYPE_CHECKING:
-    from stabledllm.config.settings import GenerateSettings, ShortDecodingSettings
+    from stabledllm.config.settings import GenerateSettings
+    from stabledllm.data.prompts import Prompt
+    from stabledllm.models.loading import LoadedModel
+
+
+def _complete_keys(ctx: typer.Context, incomplete: str) -> list[str]:
+    words = ctx.meta.get("stabledllm.words", [])
+    return [one.value for one in complete_setting(GRAMMARS["generate"], words, incomplete)] if incomplete else []
 
 
 def generate(
-    prompt: Annotated[
-        list[str], typer.Argument(help="One or more prompts, or - to read them from standard input, one a line.")
-    ],
-    image: Annotated[
-        bool, typer.Option("--image", help="Draw a picture of each prompt, with a model of MMaDA's family.")
-    ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="'tiny' by default, with --image 'tiny-mmada'; a folder (model or adapter, with --image a run), or a "
-            "name on the hub."
+    ctx: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PROMPT... [KEY=VALUE]...",
+            help="One or more prompts, or - to read them from standard input, one a line. What follows -- is a prompt "
+            "even if it begins like a setting.",
+            autocompletion=_complete_keys,
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(parser=path, help="With --image: new folder; runs/pictures/1, 2, ... without.")
-    ] = None,
-    length: Length = 64,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Model calls in all; 64, or the nearest that the blocks share evenly; 18 for pictures."),
-    ] = None,
-    block: Block = None,
-    decoding: Decoding = None,
-    base: Base = None,
-    family: Family = "auto",
-    dtype: Dtype = "float32",
-    attention: Attention = "sdpa",
-    end_token: EndToken = None,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle: AllowPickle = False,
+    image: Annotated[
+        bool,
+        typer.Option("--image", help="Draw a picture of each prompt; the model is then 'tiny-mmada' unless given."),
+    ] = False,
+    config: Config = None,
+    set_: Set = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Completions of prompts, through the model's chat template; greedy low-confidence unless told otherwise.
 
-    With --image a PNG of each prompt and a contact sheet of all; --set takes guidance, temperature, seed, and
-    data.image.tokenizer, data.image.side, data.image.max_text.
+    With --image a PNG of each prompt and a contact sheet of all, with a model of MMaDA's family.
     """
-    loading = loading_of(base, family, dtype, attention, end_token, trust_remote_code, allow_pickle)
-    prompts = prompts_of(prompt)
     from stabledllm.experiment.commands_at_once import check_command, check_prompts, in_trained_blocks
 
-    model = model or ("tiny-mmada" if image else "tiny")
-    group = "image_decoding" if image else "decoding"
-    chosen = ({} if steps is None else {"steps": steps}) if image else decoding_tree(length, steps, block)
-    settings = check_command(
-        "generate",
-        {"model": model, group: chosen} | loading,
-        [one if image and one.startswith("data.image.") else of_group(group, one) for one in decoding or []],
-        also=[partial(check_prompts, prompts), partial(_refuse_out, out, image)],
-    )
-    if image:
-        _draw(prompts, settings, out, loading)
+    words = words or []
+    settled = len(words) - ctx.meta.get("stabledllm.literal", 0)
+    typed, typed_prompts = read_prompted(words[:settled], words[settled:], config, full_names(set_))
+    overrides = seen_as_images(typed.overrides) if image else typed.overrides
+    tree = ({"model": "tiny-mmada"} if image else {}) | typed.tree(remark)
+    file = next((one.removeprefix("file=") for one in reversed(overrides) if one.startswith("file=")), None)
+    also = [partial(check_typed, typed_prompts, file), partial(_refuse_idle, overrides, image)]
+    settings = check_command("generate", tree, overrides, also=also, tell=remark)
+    prompts = read_prompts(typed_prompts, settings.file, settings.data)
+    check_prompts([prompt.text for prompt in prompts])
+    settings = _for_images(settings) if image else in_trained_blocks(settings)
+    if dry_run:
+        from stabledllm.cli.dry_run import of_generate
+        from stabledllm.evaluation.answering import refuse_written
+
+        if settings.out is not None and not image:
+            refuse_written(Path(settings.out))
+        answer_all(of_generate(settings, prompts, image=image))
+    elif image:
+        _draw(settings, [prompt.text for prompt in prompts])
     else:
-        _complete(prompts, model, in_trained_blocks(settings).decoding, loading)
+        _complete(settings, prompts)
 
 
-def _refuse_out(out: Path | None, image: bool) -> None:
-    if out is not None and not image:
-        raise UserError("generate: expected --image beside --out, found none; completions are printed.")
+def _refuse_idle(overrides: list[str], image: bool) -> None:
+    """Refuse keys that act with ``--image`` alone, and those that act without it alone."""
+    groups = ("decoding",) if image else ("image_decoding", "data.image")
+    for key in (override.partition("=")[0] for override in overrides):
+        if f"{key}.".startswith(tuple(f"{group}." for group in groups)):
+            expected = "none beside --image, which decodes by image_decoding" if image else "--image beside it"
+            raise UserError(f"key '{key}': expected {expected}, so that it would do nothing.")
 
 
-def _complete(prompts: list[str], model: str, settings: ShortDecodingSettings, loading: dict) -> None:
-    """Print each prompt with its completion, and the cost of decoding on standard error."""
+def _for_images(settings: GenerateSettings) -> GenerateSettings:
+    """The settings with what the model was trained with where nothing else is given."""
+    from stabledllm.data.images import image_with_defaults
+
+    image = image_with_defaults(settings.data.image, settings.model)
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"image": image})})
+
+
+def _load(settings: GenerateSettings) -> LoadedModel:
+    from stabledllm.build import loading_options
+    from stabledllm.models.loading import load_model
+    from stabledllm.runtime.device import place
+
+    loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
+    place(loaded.model)
+    return loaded
+
+
+def _complete(settings: GenerateSettings, prompts: list[Prompt]) -> None:
+    """Print each prompt with its completion, or write them to a file; the cost of decoding goes to standard error."""
     from stabledllm.build import build_decoding
     from stabledllm.decoding import DecodingStats
-    from stabledllm.evaluation.completing import complete, without_effect
+    from stabledllm.evaluation.answering import completions, refuse_written, write_completions
+    from stabledllm.evaluation.completing import without_effect
+    from stabledllm.runtime.locks import writing_beside
 
-    options = build_decoding(settings)
-    loaded = load(model, loading)
-    for note in without_effect(settings, loaded):
-        print(note, file=sys.stderr)
-    stats, conversations = DecodingStats(), [[{"role": "user", "content": p}] for p in prompts]
-    for prompt, text in zip(prompts, complete(loaded, conversations, options, 32, stats=stats), strict=True):
-        # A completion or a prompt may hold escape sequences, which a terminal would obey.
-        print(plain_text(f"{prompt}\n{text}\n", longest=None, keep="\n\t"), flush=True)
+    options, stats = build_decoding(settings.decoding), DecodingStats()
+    if settings.out is not None:
+        refuse_written(Path(settings.out))
+    loaded = _load(settings)
+    for note in without_effect(settings.decoding, loaded):
+        remark(note)
+    if settings.out is None:
+        for prompt, text in completions(loaded, prompts, settings, options, stats):
+            answer(f"{prompt.text}\n{text}\n")
+    else:
+        with writing_beside(settings.out, "generate"):
+            write_completions(loaded, prompts, settings, options, stats)
+        many = f"{len(prompts)} completion{'s' if len(prompts) != 1 else ''}"
+        answer(f"wrote {many} to {settings.out}")
     exact = options.exact_for(getattr(loaded.model.config, "block_size", None))
-    print(
+    remark(
         f"{stats.model_calls} model calls, {stats.tokens} tokens, {stats.tokens_per_second:.3g} tokens/s"
-        f"{'' if exact else ' (approximate decoding)'}",
-        file=sys.stderr,
+        f"{'' if exact else ' (approximate decoding)'}"
     )
 
 
-def _draw(captions: list[str], settings: GenerateSettings, out: Path | None, loading: dict) -> None:
+def _draw(settings: GenerateSettings, captions: list[str]) -> None:
     """Write a PNG for every caption and a contact sheet of them into a new folder, and print their paths."""
     from stabledllm.build import build_image_decoding
     from stabledllm.cli.new_folders import free_folder, new_folder
-    from stabledllm.data.images import image_with_defaults
     from stabledllm.decoding import DecodingStats
     from stabledllm.evaluation.drawing import draw_to_folder
-    from stabledllm.evaluation.untuned import resolve
 
-    options = build_image_decoding(settings.image_decoding)
-    model, stats = resolve(settings.model), DecodingStats()
-    image = image_with_defaults(settings.data.image, model)
+    options, stats = build_image_decoding(settings.image_decoding), DecodingStats()
+    out = Path(settings.out) if settings.out else None
     place = free_folder(Path("runs", "pictures"), "generate") if out is None else new_folder(out, "generate")
     with place as (folder, becomes):
-        paths = draw_to_folder(load(model, loading), captions, image, options, folder, stats)
-    say_all(str(becomes / path.name) for path in paths)
-    print(f"{stats.model_calls} model calls, {stats.seconds:.3g} s", file=sys.stderr)
+        batch = {"batch": settings.generate_batch} if "generate_batch" in settings.model_fields_set else {}
+        paths = draw_to_folder(_load(settings), captions, settings.data.image, options, folder, stats, **batch)
+    answer_all(str(becomes / path.name) for path in paths)
+    remark(f"{stats.model_calls} model calls, {stats.seconds:.3g} s")

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from stabledllm import __version__
+from stabledllm.cli.command import Command, Commands
 from stabledllm.cli.convert import convert
 from stabledllm.cli.decompose import decompose
 from stabledllm.cli.encode import encode
+from stabledllm.cli.env import env
 from stabledllm.cli.eval import evaluate
 from stabledllm.cli.experiment import experiment
 from stabledllm.cli.fit import fit
@@ -19,6 +21,7 @@ from stabledllm.cli.merge import merge
 from stabledllm.cli.outcome import carried, ended
 from stabledllm.cli.plan import plan
 from stabledllm.cli.power import power
+from stabledllm.cli.printing import be_quiet
 from stabledllm.cli.quickstart import quickstart, quickstart_images
 from stabledllm.cli.recipes import cp, ls, validate
 from stabledllm.cli.recommend import recommend
@@ -29,8 +32,9 @@ from stabledllm.cli.train import train
 app = typer.Typer(
     name="stabledllm",
     help="Measure and reduce the training noise of masked diffusion language models.",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -54,10 +58,11 @@ _COMMANDS = {
     "cp": cp,
     "validate": validate,
     "plan": plan,
+    "env": env,
 }
 """Every command by its name, in the order of ``--help``."""
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(carried(_command))
+    app.command(_name, cls=Command)(carried(_command))
 
 
 @app.callback(invoke_without_command=True)
@@ -70,6 +75,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
 def main() -> None:
     """Run the command line; an error is one sentence on standard error, see :mod:`stabledllm.cli.outcome`."""
     quiet_libraries()
+    be_quiet(False)
     raise SystemExit(ended(app))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import Base, path
-from stabledllm.cli.printing import say
+from stabledllm.cli.printing import answer
 
 
 def merge(
@@ -34,4 +34,4 @@ def merge(
         whole.model.to(getattr(torch, dtype))
         check_finite(whole.model, f"merge '{adapter}' in {dtype}")
         whole.save(folder)
-    say(f"wrote {out}")
+    answer(f"wrote {out}")

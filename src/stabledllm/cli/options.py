@@ -1,12 +1,14 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options that several commands share; settings are options too, see :mod:`stabledllm.cli.grammar`."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from stabledllm.cli.completion import complete_setting, recipes
+from stabledllm.cli.grammar import GRAMMARS
 
 
 def path(text: str | Path) -> Path:
@@ -14,90 +16,64 @@ def path(text: str | Path) -> Path:
     return Path(text).expanduser()
 
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
-Model = Annotated[
-    str, typer.Option(help="'tiny' or 'tiny-mmada' (shipped), a folder (model or adapter), or a name on the hub.")
+def _complete_arguments(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """What may stand in the place of a recipe or of ``KEY=VALUE``."""
+    words = ctx.meta.get("stabledllm.words", [])
+    offered = complete_setting(GRAMMARS[ctx.command.name], words, incomplete)
+    named = [(name, "recipe") for name in recipes()] if not words and "=" not in incomplete else []
+    return [*named, *((one.value, one.help) for one in offered)]
+
+
+def _complete_recipes(incomplete: str) -> list[str]:
+    return [name for name in recipes() if name.startswith(incomplete)]
+
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE] [KEY=VALUE]...",
+        help="A shipped recipe (see 'ls') or a YAML file, then settings of your own.",
+        autocompletion=_complete_arguments,
+    ),
 ]
-Base = Annotated[str | None, typer.Option(help="Of an adapter: its base model, where it is not where it was.")]
-Family = Annotated[str, typer.Option(help="llada, dream, mmada or mlm; auto: what the model's config.json says.")]
-Dtype = Annotated[str, typer.Option(help="Of the weights: float32 or bfloat16.")]
-Attention = Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2.")]
-EndToken = Annotated[str | None, typer.Option(help="Ends a response, instead of the chat template's own.")]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that lies beside the weights; no native family needs it.")
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings of your own.", autocompletion=_complete_arguments),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config", metavar="FILE", help="The recipe or YAML file, as in the first place.",
+        autocompletion=_complete_recipes,
+    ),
+]  # fmt: skip
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Check, then say what would be loaded, drawn and written, and the memory; do none of it."
+    ),
 ]
 AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="Read weights from PyTorch's .bin files where there are no safetensors.")
 ]
-Length = Annotated[int, typer.Option(help="New tokens.")]
-Block = Annotated[
-    int | None, typer.Option(help="Tokens of a semi-autoregressive block; 8, or the length's divisor nearest to it.")
-]
-Decoding = Annotated[
+Base = Annotated[str | None, typer.Option(help="Of an adapter: its base model, where it is not where it was.")]
+Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="More of the decoding, repeatable: order, schedule, temperature, top_p, guidance, threshold, cache, seed.",
+        "--set", metavar="KEY=VALUE", help="The same as decoding.KEY=VALUE, or as KEY=VALUE for a key of another group."
     ),
 ]
-Data = Annotated[
-    str, typer.Option(help="synthetic[:LEVEL], a task or TASK:PATH, jsonl:PATH, or pictures (scenes, ...).")
-]
 Small = Annotated[bool, typer.Option("--small", help="A reduced run of half a minute, for a first try and tests.")]
+_OTHER_GROUPS = ("data.", "image_decoding.", "clip=", "decoding.", "objective.", "held_out=", "draws=")
+
+Wide = Annotated[bool, typer.Option("--wide", help="All columns of the tables, not only those that answer.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A coarse answer in about a minute, from fewer rows and draws.")]
 
 
-def prompts_of(typed: list[str]) -> list[str]:
-    """The typed prompts, or, where ``-`` was typed, the lines of standard input.
+def full_names(settings: list[str] | None) -> list[str]:
+    """The settings of ``--set`` under their keys' full names: those of the decoding are typed without their group.
 
-    Raises:
-        UserError: standard input is not UTF-8.
+    Of a key that is given again the last value counts, as of any repeated option.
     """
-    from stabledllm.tasks.text_files import lines
-
-    return [line for _, _, line in lines(sys.stdin.buffer, "standard input")] if typed == ["-"] else typed
-
-
-def decoding_tree(length: int, steps: int | None, block: int | None) -> dict:
-    """The options of decoding as keys of its settings; what is not given follows from the length."""
-    return {"length": length} | {
-        name: value for name, value in (("steps", steps), ("block", block)) if value is not None
-    }
-
-
-def of_group(group: str, override: str) -> str:
-    """An override of ``--set``, whose keys may be written without the group that they stand in."""
-    return override if override.startswith(f"{group}.") else f"{group}.{override}"
-
-
-def loading_of(
-    base: str | None,
-    family: str,
-    dtype: str,
-    attention: str,
-    end_token: str | None,
-    trust_remote_code: bool,
-    allow_pickle: bool,
-) -> dict:
-    """The options that say how a model is loaded, by the names of its settings."""
-    return {
-        "base": base,
-        "family": family,
-        "dtype": dtype,
-        "attention": attention,
-        "end_token": end_token,
-        "trust_remote_code": trust_remote_code,
-        "allow_pickle": allow_pickle,
-    }
-
-
-def load(model: str, loading: dict):
-    """The model, loaded with the options that :func:`loading_of` returned."""
-    from stabledllm.build import loading_options
-    from stabledllm.config.recipe import check
-    from stabledllm.config.settings import ModelSettings
-    from stabledllm.models.loading import load_model
-
-    settings = {"model": model} | {name: value for name, value in loading.items() if name != "base"}
-    options = loading_options(check(settings, ModelSettings, f"model '{model}'"))
-    return load_model(model, base=loading["base"], **options)
+    full = [one if one.startswith(_OTHER_GROUPS) else f"decoding.{one}" for one in settings or []]
+    return list({one.partition("=")[0]: one for one in full}.values())

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from stabledllm.cli.options import Overrides
-from stabledllm.cli.printing import say
+from stabledllm.cli.arguments import read_arguments, recipe_of
+from stabledllm.cli.options import Arguments, Config
+from stabledllm.cli.printing import answer
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
-    overrides: Overrides = None,
+    words: Arguments = None,
+    config: Config = None,
     devices: Annotated[int, typer.Option(min=1, help="Accelerators of the run.")] = 1,
     sharding: Annotated[str, typer.Option(help="ddp, fsdp2, zero2, zero2_offload, zero3 or zero3_offload.")] = "ddp",
     memory: Annotated[str | None, typer.Option(help="Memory of each, such as 80GiB; refused where it is less.")] = None,
@@ -21,9 +22,13 @@ def plan(
     ] = None,
 ) -> None:
     """Memory of a recipe per device, without loading anything; exit code 2 where it does not fit."""
+    typed = read_arguments("plan", words, config)
+    recipe = recipe_of(typed)
     from stabledllm.experiment.commands_at_once import check_plan
 
-    settings, layout, limit = check_plan(recipe, overrides or [], memory, devices, sharding, longest)
+    settings, layout, limit = check_plan(recipe, typed.overrides, memory, devices, sharding, longest)
     from stabledllm.experiment.memory_report import plan as report
+    from stabledllm.reports.table import filled
 
-    say(report(recipe, settings, layout, limit))
+    text = report(recipe, settings, layout, limit)
+    answer("\n".join(line if line.startswith("  ") else filled(line) for line in text.splitlines()))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import path
-from stabledllm.cli.printing import say, say_all
+from stabledllm.cli.printing import answer, answer_all
 from stabledllm.errors import UserError
 
 
@@ -20,23 +20,37 @@ def power(
         Path | None,
         typer.Option("--from", parser=path, help="An experiment's folder or results.json, in place of --sd."),
     ] = None,
-    metric: Annotated[str, typer.Option(help="With --from: accuracy, validation_nll, clip_score, ...")] = "accuracy",
+    metric: Annotated[
+        str | None, typer.Option(help="With --from: accuracy (where it was measured), validation_nll, clip_score, ...")
+    ] = None,
     methods: Annotated[int | None, typer.Option(min=1, help="Methods compared with Standard at once.")] = None,
     power: Annotated[float, typer.Option(help="Probability of showing it.")] = 0.8,
 ) -> None:
     """How many seeds it takes to show a difference between two methods."""
     from stabledllm.experiment.power import describe_seeds, describe_seeds_by_method
-    from stabledllm.experiment.spread import values_of
-    from stabledllm.reports.stored import read, run_methods
+    from stabledllm.experiment.spread import comparable_values
+    from stabledllm.reports.stored import read, run_methods, run_metrics
+    from stabledllm.reports.table import filled
 
     if (sd is None) == (stored is None):
         raise UserError("power: expected either --sd or --from, found both or neither.")
     if stored is None:
-        say(describe_seeds(difference, sd, correlation, wanted=power, methods=methods or 1))
+        answer(filled(describe_seeds(difference, sd, correlation, wanted=power, methods=methods or 1)))
         return
     results = read(stored / "results.json" if stored.is_dir() else stored, "results")
-    every = {name: values_of(results["runs"], name, metric) for name in run_methods(results)}
-    values = {name: own for name, own in every.items() if own}
-    if "standard" not in values or len(values) < 2:
-        raise UserError(f"{stored}: expected runs of Standard and of another method with '{metric}', found none.")
-    say_all(describe_seeds_by_method(values, difference, wanted=power, methods=methods))
+    found = comparable_values(results["runs"], run_methods(results), run_metrics(results))
+    if not found:
+        raise UserError(
+            f"{stored}: expected two seeds or more of Standard and of another method with a metric, found none; run "
+            f"the experiment with more 'seeds'."
+        )
+    if metric is None:
+        metric = "accuracy" if "accuracy" in found else next(iter(found))
+        others = [name for name in found if name != metric]
+        answer(f"metric: {metric}" + (f" (--metric takes {', '.join(others)} too)" if others else ""))
+    if metric not in found:
+        raise UserError(
+            f"{stored}: expected two seeds or more of Standard and of another method with '{metric}', found none; "
+            f"write --metric {' or --metric '.join(found)}."
+        )
+    answer_all(map(filled, describe_seeds_by_method(found[metric], difference, wanted=power, methods=methods)))

@@ -1,7 +1,8 @@
-"""Prints lines on standard output without breaking progress bars."""
+"""Prints lines on standard output without breaking progress bars; ``--quiet`` leaves only results."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -13,21 +14,45 @@ if TYPE_CHECKING:
 
 _WIDEST = 100
 """Most columns of a block, however wide the terminal is."""
+_NO_BARS = "TQDM_DISABLE"
+"""tqdm's own variable, which processes of a run inherit; it must be set before tqdm is imported."""
+
+
+class _State:
+    quiet = False
+    hides_bars = False
+    """Whether the variable is ours, and not the user's own."""
+
+
+def be_quiet(quiet: bool = True) -> None:
+    """Print only what :func:`answer` is given from here on, and show no bars."""
+    if quiet and _NO_BARS not in os.environ:
+        os.environ[_NO_BARS], _State.hides_bars = "1", True
+    elif not quiet and _State.hides_bars:
+        os.environ.pop(_NO_BARS, None)
+        _State.hides_bars = False
+    _State.quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Whether only results are printed."""
+    return _State.quiet
 
 
 def say(line: str) -> None:
-    """Print a line above the progress bars; its escape sequences are spelt out."""
-    from tqdm import tqdm
-
-    tqdm.write(plain_text(line, longest=None, keep="\n\t"), file=sys.stdout)
-    sys.stdout.flush()
+    """Print a line that tells of the work above the progress bars; nothing under ``--quiet``."""
+    if not _State.quiet:
+        answer(line)
 
 
 def show(block: RenderableType) -> None:
     """Print a block above the progress bars: in a terminal with its colours, elsewhere as plain text.
 
+    Nothing under ``--quiet``.
     Text of others in it must be plain already, since escape sequences are what colours are made of.
     """
+    if _State.quiet:
+        return
     from rich.console import Console
     from tqdm import tqdm
 
@@ -46,3 +71,23 @@ def say_all(lines: Iterable[str]) -> None:
     """Print each line as :func:`say` does."""
     for line in lines:
         say(line)
+
+
+def answer(line: str) -> None:
+    """Print a line of the result; its escape sequences are spelt out."""
+    from tqdm import tqdm
+
+    tqdm.write(plain_text(line, longest=None, keep="\n\t"), file=sys.stdout)
+    sys.stdout.flush()
+
+
+def answer_all(lines: Iterable[str]) -> None:
+    """Print each line as :func:`answer` does."""
+    for line in lines:
+        answer(line)
+
+
+def remark(line: str) -> None:
+    """Print a note on standard error, where it is in no one's way; nothing under ``--quiet``."""
+    if not _State.quiet:
+        print(plain_text(line, longest=None), file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stabledllm.cli import decompose, experiment, fit
 from stabledllm.cli.beside import beside
-from stabledllm.cli.printing import say
+from stabledllm.cli.printing import answer, say
 from stabledllm.runtime.files import copy, read_json
 from stabledllm.runtime.locks import writing
 from stabledllm.runtime.sameness import Differences, differences
@@ -100,7 +100,7 @@ def _run(job: Quickstart, out: Path, *, small: bool) -> None:
     say("4/4 the report")
     from stabledllm.reports.html import write_report
 
-    say(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
+    answer(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
 
 
 def _fit_folder(out: Path, method: str) -> Path:

@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
-from stabledllm.cli.options import Overrides, path
-from stabledllm.cli.printing import say, say_all
+from stabledllm.cli.arguments import read_arguments, recipe_of
+from stabledllm.cli.completion import recipes as recipe_names
+from stabledllm.cli.options import Arguments, Config, path
+from stabledllm.cli.printing import answer, answer_all, say_all
 from stabledllm.errors import UserError
+
+
+def _names(incomplete: str) -> list[str]:
+    """The recipes and launch configurations whose names begin so."""
+    from stabledllm.config import shipped_launches
+
+    return [name for name in (*recipe_names(), *shipped_launches()) if name.startswith(incomplete)]
 
 
 def ls() -> None:
@@ -17,11 +26,11 @@ def ls() -> None:
     from stabledllm.config import shipped_launches, shipped_recipes
 
     for name, text in (shipped_recipes() | shipped_launches()).items():
-        say(f"{name:24s} {text.splitlines()[0].lstrip('# ')}")
+        answer(f"{name:24s} {text.splitlines()[0].lstrip('# ')}")
 
 
 def cp(
-    name: Annotated[str, typer.Argument(help="A shipped recipe or launch configuration.")],
+    name: Annotated[str, typer.Argument(help="A shipped recipe or launch configuration.", autocompletion=_names)],
     to: Annotated[
         Path | None, typer.Argument(parser=path, help="Where to; the recipe's own name here by default.")
     ] = None,
@@ -37,12 +46,12 @@ def cp(
         if copy.exists():
             raise UserError(f"{copy}: expected a new file, found one that is there already.")
         write_text(copy, text)
-    say(str(copy))
+    answer(str(copy))
 
 
 def validate(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
-    overrides: Overrides = None,
+    words: Arguments = None,
+    config: Config = None,
     load: Annotated[
         bool, typer.Option("--load", help="Open config, tokenizer and data too, and say what is in them; no weights.")
     ] = False,
@@ -50,15 +59,17 @@ def validate(
     """Check a recipe's keys, values, methods, names, files and columns without loading a model."""
     from stabledllm.experiment.at_once import load_checked
 
-    settings = load_checked(recipe, overrides or [])
+    typed = read_arguments("validate", words, config)
+    recipe = recipe_of(typed)
+    settings = load_checked(recipe, typed.overrides)
     from stabledllm.experiment.idle import idle_overrides
     from stabledllm.experiment.planned import runs_of
     from stabledllm.experiment.validation import validate as check
 
     description = check(settings)
-    say_all(idle_overrides(settings, runs_of(settings), overrides or []))
+    say_all(idle_overrides(settings, runs_of(settings), typed.overrides))
     if load:
         from stabledllm.experiment.opened import open_all
 
-        say_all(open_all(settings))
-    say(f"{recipe}: {description}, in order")
+        answer_all(open_all(settings))
+    answer(f"{recipe}: {description}, in order")

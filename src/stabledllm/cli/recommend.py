@@ -9,12 +9,15 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli import decompose
-from stabledllm.cli.options import Data, Model, Overrides, path
-from stabledllm.cli.printing import say
+from stabledllm.cli.arguments import read_arguments
+from stabledllm.cli.options import Arguments, Config, DryRun, Quick, Wide, path
+from stabledllm.cli.printing import answer, say
+from stabledllm.errors import UserError
 
 
 def recommend(
-    overrides: Overrides = None,
+    words: Arguments = None,
+    config: Config = None,
     stored: Annotated[
         Path | None,
         typer.Option("--from", parser=path, help="A decomposition.json, or its folder, instead of measuring now."),
@@ -22,26 +25,32 @@ def recommend(
     by: Annotated[
         str | None, typer.Option(help="Whose noise decides: gradient or loss; the gradient's where it is measured.")
     ] = None,
-    model: Model = "tiny",
-    data: Data = "synthetic",
-    out: Annotated[Path, typer.Option(help="Folder for decomposition.json and pictures.")] = Path("runs/recommend"),
-    methods: Annotated[str | None, typer.Option(help="Methods to choose from, separated by commas.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    dry_run: DryRun = False,
+    quick: Quick = False,
+    wide: Wide = False,
 ) -> None:
     """What to train with: measure every method's gradient noise at equal compute, and end with the recipe to paste.
 
-    Further settings as KEY=VALUE, as for decompose; forwards=32 is the batch in forward passes.
+    forwards=32 is the batch in forward passes.
     """
     from stabledllm.experiment.commands_at_once import check_stored, refuse_quantity
 
+    typed = read_arguments("recommend", words, config)
     if stored is None:
-        tree = decompose.settings_tree(model, data, out, methods, True, seed)
-        stored = decompose.run(tree, overrides or [], "recommend", also=[partial(refuse_quantity, by)])
+        also = [partial(refuse_quantity, by)]
+        stored = decompose.run(
+            typed.tree(say), typed.overrides, "recommend", also, dry_run=dry_run, quick=quick, wide=wide
+        )
+        if dry_run:
+            return
+    elif quick:
+        raise UserError("recommend: --quick measures now, and --from does not; leave one of them out.")
     else:
-        check_stored(stored, by, overrides or [])
+        check_stored(stored, by, [*([typed.recipe] if typed.recipe else []), *typed.overrides])
     from stabledllm.lab.recommendation import recommend as choose
     from stabledllm.reports.stored import read
+    from stabledllm.reports.table import filled
 
     choice = choose(read(stored / "decomposition.json" if stored.is_dir() else stored, "decomposition"), by)
-    say("\n" + "\n".join(choice.sentences))
-    say(f"\n# stabledllm train recipe.yaml\n{choice.recipe}")
+    answer("\n" + "\n".join(map(filled, choice.sentences)))
+    answer(f"\n# stabledllm train recipe.yaml\n{choice.recipe}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import path
-from stabledllm.cli.printing import say
+from stabledllm.cli.printing import answer
 
 
 def report(
@@ -23,4 +23,4 @@ def report(
         from stabledllm.reports.html import write_report
 
         page = write_report(folder)
-    say(f"report: {page}")
+    answer(f"report: {page}")

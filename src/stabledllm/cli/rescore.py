@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stabledllm.cli.options import path
-from stabledllm.cli.printing import say
+from stabledllm.cli.printing import answer
 
 
 def rescore(
@@ -26,4 +26,4 @@ def rescore(
     from stabledllm.tasks.rescore import rescore as run
 
     with writing_beside(out, "rescore"):
-        say(run(task, rows, out))
+        answer(run(task, rows, out))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -24,12 +24,13 @@ class Read:
     """What a tree of keys holds: its settings, and a sentence on everything wrong with it.
 
     ``settings`` has the defaults in place of what was wrong; it is None where nothing could be read. ``wrong``: the
-    dotted keys that were wrong.
+    dotted keys that were wrong. ``told``: lines for the user on settings that came from elsewhere.
     """
 
     settings: BaseModel | None
     sentences: list[str]
     wrong: list[str]
+    told: list[str] = field(default_factory=list)
 
 
 def check(tree: dict, kind: type[Settings], what: str) -> Settings:
@@ -80,7 +81,7 @@ def _sentence(tree: dict, path: tuple, error: dict, kind: type[BaseModel], what:
     expectation = _expected(error["msg"])
     if "found" not in expectation:
         expectation += f", found {_shown(error['input'], key)}"
-    hint = instead_of_value(key, error["input"], _annotation(kind, path))
+    hint = instead_of_value(key, error["input"], _annotation(kind, path), kind)
     return f"{shown}: {expectation}{hint}."
 
 
@@ -146,6 +147,9 @@ def _expected(message: str) -> str:
         "expected less", "expected a number less"
     )
     message = message.replace("String should have", "expected text of")
+    message = message.replace(
+        "List should have at least 1 item after validation, not 0", "expected a list of at least 1"
+    )
     message = message.replace("a dictionary or instance of", "keys and values of")
     return message[0].lower() + message[1:]
 
@@ -155,7 +159,7 @@ def _shown(value: Any, key: str) -> str:
     if isinstance(value, Written):
         value = None if value.null and not value.typed else str(value)
     if isinstance(value, dict | list):
-        return "keys and values" if isinstance(value, dict) else "a list"
+        return "keys and values" if isinstance(value, dict) else "a list" if value else "an empty list"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**50:
         return "a number of more than 50 digits"
     value = hidden(value, key)

@@ -97,6 +97,10 @@ ELSEWHERE = {
     "validation_split": "data.validation_share",
     "test_size": "data.test_rows",
     "max_samples": "data.train_rows",
+    "streaming": "data.streaming",
+    "stream": "data.streaming",
+    "buffer_size": "data.shuffle_buffer",
+    "shuffle_buffer_size": "data.shuffle_buffer",
     "max_length": "data.max_len",
     "max_seq_len": "data.max_len",
     "max_seq_length": "data.max_len",
@@ -130,9 +134,11 @@ def instead_of_key(path: tuple, kind: type[BaseModel], group: type[BaseModel]) -
     if kind is ExperimentSettings and not above and name in TrainSettings.model_fields:
         return f": expected under 'base:', as an experiment varies the run that stands there; write base.{name}"
     if kind is TrainSettings and not above and name in ExperimentSettings.model_fields:
+        own = name.removesuffix("s")
+        is_own = f", whose key is {own}" if own in TrainSettings.model_fields else ""
         return (
-            " of one training run; an experiment has it: write a YAML of 'base: {extends: THIS_RECIPE}' and 'methods: "
-            "[...]' for 'stabledllm experiment'"
+            f" of one training run{is_own}; an experiment has it: write a YAML of 'base: {{extends: THIS_RECIPE}}' and "
+            f"'methods: [...]' for 'stabledllm experiment'"
         )
     places = dict(_places(kind))
     own = [key.rpartition(".")[2] for key in places if key.rpartition(".")[0] == ".".join(above)]
@@ -147,7 +153,7 @@ def instead_of_key(path: tuple, kind: type[BaseModel], group: type[BaseModel]) -
     if near := nearest(name, [*leaves, *others], cutoff=_NEAR):
         return f" (did you mean '{near}'?); write {leaves.get(near) or base + ELSEWHERE[near]}"
     if kind not in (TrainSettings, ExperimentSettings) and (name in _OF_TRAINING or name in NOT_THERE):
-        return ", which is one of a training run"
+        return ", which is one of a training run: leave it out"
     listed = f"its keys are {', '.join(own)}" if above and len(own) <= 10 else "docs/settings.md has every key"
     return f"; {listed}"
 
@@ -157,6 +163,9 @@ def instead_of_nothing(key: str) -> str:
     name = key.removeprefix("base.")
     if name in _NEEDED:
         return f"; write {_NEEDED[name].replace('KEY', key)}"
+    above, _, last = key.rpartition(".")
+    if ":" in last:  # YAML's {a:b} is a key without a value
+        return f'; write "{above}={{{_pairs(last)}}}", with a blank behind the colon'
     return f"; write {key}=VALUE, or leave the key out for its default"
 
 
@@ -168,14 +177,18 @@ _NEEDED = {
 """Keys that a recipe may leave open, with what to write."""
 
 
-def instead_of_value(key: str, value: Any, annotation: Any) -> str:
+def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel]) -> str:
     """The clause on a value of the wrong kind: what to write instead; empty where the expectation says it all."""
-    text, arms = str(value) if isinstance(value, str | int | float) else "", arms_of(annotation)
+    if not isinstance(value, str | int | float):
+        return ""
+    text, arms = str(value), arms_of(annotation)
     if isinstance(value, Written) and any(get_origin(arm) is list for arm in arms) and text[:1] not in ("", "["):
         return f"; write {key}=[{', '.join(one.strip() for one in text.split(','))}]"
     if (name := _OF_GROUPS.get(key.removeprefix("base."))) and (name != "length" or text.isdigit()):
         value = {"true": "16", "yes": "16", "on": "16"}.get(text.lower(), text)
         return f"; write {key}.{name}={plain_text(value)}" + (", or RECIPE+lora" if name == "rank" else "")
+    if key == "base" and text:
+        return f"; write base: {{extends: {plain_text(text)}}}"
     if groups := [arm for arm in arms if hasattr(arm, "model_fields")]:
         names = [*groups[0].model_fields]
         more = f" and {len(names) - _LISTED} more" if names[_LISTED:] else ""
@@ -183,10 +196,12 @@ def instead_of_value(key: str, value: Any, annotation: Any) -> str:
     if any(get_origin(arm) is dict for arm in arms) and text:
         return f'; write "{key}={{{_pairs(text)}}}"'
     if key.endswith("dtype") and (near := _DTYPES.get(text)):
+        half = near.startswith("trainer.") and kind not in (TrainSettings, ExperimentSettings)
+        near = ("float16" if "float16" in _names(arms) else "bfloat16") if half else near
         return f"; write {near if '=' in near else f'{key}={near}'}"
     if meant := _SYNONYMS.get(key.rpartition(".")[2], {}).get(text.lower()):
         return f"; write {meant}"
-    names = [name for arm in arms if get_origin(arm) is Literal for name in get_args(arm) if isinstance(name, str)]
+    names = _names(arms)
     if (near := nearest(text, names)) and len(names) <= _LISTED:
         return f"; write {key}={near}"
     if (int in arms or float in arms) and (number := _as_number(text, float in arms)):
@@ -228,6 +243,10 @@ _SYNONYMS = {
     },
 }  # fmt: skip
 """Values that other programs have for ours, by the last name of a key."""
+
+
+def _names(arms: list) -> list[str]:
+    return [name for arm in arms if get_origin(arm) is Literal for name in get_args(arm) if isinstance(name, str)]
 
 
 def _pairs(text: str) -> str:

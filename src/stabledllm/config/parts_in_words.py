@@ -1,10 +1,9 @@
-"""What each part of a method does, in a sentence: for the screen, and for lists of methods."""
+"""What each part of a method does, and each objective, in a sentence: for the screen, and for lists of methods."""
 
 from __future__ import annotations
 
 DOES = {
-    "standard": "draws a mask ratio t evenly from 0 to 1 for each row, masks each response token with probability t, "
-    "and weighs the loss by 1/t",
+    "standard": "draws a mask ratio t evenly from 0 to 1 for each row and masks each response token with probability t",
     "autoregressive": "predicts each token from those before it: no masks, and no noise from them",
     "strats": "draws t from equal strata, so that the rows of a step cover 0 to 1",
     "lowdisc": "spreads t over the rows of a step as evenly as can be",
@@ -25,6 +24,13 @@ DOES = {
     "ema": "steadies the reported loss; the training is not changed",
 }
 """By the name of the part; ``standard`` is the method without parts."""
+OBJECTIVES = {
+    "elbo": "the bound on the NLL per response token: masked tokens weigh 1/t",
+    "unweighted": "every masked token weighs the same",
+    "power": "masked tokens weigh t^(a - 1)",
+    "cosine": "MMaDA's for images: t sets the number of masked tokens by a cosine, and each weighs the same",
+}
+"""By the name of ``objective.weighting``."""
 
 
 def in_words(parts: list[str], *, unbiased: bool) -> str:

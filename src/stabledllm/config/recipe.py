@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from stabledllm.config.checking import Read, check, read_settings
+from stabledllm.config.from_run import with_run
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.config.twice import Once
 from stabledllm.config.written import Written, read_written, settle
-from stabledllm.errors import Gathered, Mistakes, UserError, did_you_mean
+from stabledllm.errors import Gathered, Mistakes, UserError, did_you_mean, nearest
 from stabledllm.plain_text import plain_text
+from stabledllm.runtime.nearby import nearby
 
 __all__ = [
     "apply_overrides", "check", "find_recipe", "load_recipe", "merge", "read_recipe", "resolve",
-    "shipped_launches", "shipped_recipes",
+    "shipped_launches", "shipped_recipes", "tree_of",
 ]  # fmt: skip
 _MOST_PARENTS, _MOST_DOTS = 30, 20
+_ENDINGS, _OF_DATA = (".yaml", ".yml"), (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
 
 
 @cache
@@ -75,7 +78,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Read:
     Raises:
         UserError: the YAML is broken, or a parent is missing or the recipe's own child.
     """
-    tree, gathered, what = _tree(name), Gathered(), f"recipe '{plain_text(name)}'"
+    tree, gathered, what = tree_of(name), Gathered(), f"recipe '{plain_text(name)}'"
     kind = ExperimentSettings if "methods" in tree or "base" in tree else TrainSettings
     once = Once()
     for override in overrides:
@@ -87,8 +90,11 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Read:
             _set(tree, override)
     if kind is ExperimentSettings:
         tree = _under_base(tree, what, gathered)
+    told: list[str] = []
+    with gathered.check():
+        tree, told = with_run(tree, kind)
     read = read_settings(tree, kind, what)
-    return Read(read.settings, [*gathered.sentences, *read.sentences], read.wrong)
+    return Read(read.settings, [*gathered.sentences, *read.sentences], read.wrong, told)
 
 
 def _under_base(tree: dict, what: str, gathered: Gathered) -> dict:
@@ -97,9 +103,10 @@ def _under_base(tree: dict, what: str, gathered: Gathered) -> dict:
     base = tree.get("base", {})
     if not beside or not isinstance(base, dict):
         return tree
+    meant = [{"method": "methods", "seed": "seeds"}.get(key, f"base.{key}") for key in beside]
     gathered.add(
         f"{what}: keys {', '.join(beside)}: expected under 'base:', the run that an experiment varies; write "
-        f"base.{beside[0]}{' and so on' if len(beside) > 1 else ''}."
+        f"{', '.join(meant)}."
     )
     moved = merge({key: tree[key] for key in beside}, base)
     return {key: value for key, value in tree.items() if key not in beside} | {"base": moved}
@@ -107,12 +114,26 @@ def _under_base(tree: dict, what: str, gathered: Gathered) -> dict:
 
 def resolve(name: str) -> dict:
     """The keys of a recipe with those of its parents and parts as plain values; neither keys nor values are checked."""
-    return settle(_tree(name))
+    return settle(tree_of(name))
 
 
-def _tree(name: str) -> dict:
-    """The keys of a recipe with those of its parents and parts, every value as text for the settings to read."""
+def tree_of(name: str) -> dict:
+    """The keys of a recipe with those of its parents and parts, every value as text for the settings to read.
+
+    Raises:
+        UserError: no such recipe, or broken YAML.
+    """
     parts = [name] if _exists(name) else name.split("+")
+    if not all(parts):
+        meant = plain_text("+".join(filter(None, parts)))
+        raise UserError(
+            f"recipe '{plain_text(name)}': expected names joined by '+', found an empty one; write {meant or 'a name'}."
+        )
+    if name.endswith(_OF_DATA) and _is_file(Path(name)):
+        raise UserError(
+            f"recipe '{plain_text(name)}': expected a recipe, found a file of data; write sft model=MODEL "
+            f"data.train={plain_text(name)}."
+        )
     tree: dict = {}
     trees: dict[str, dict] = {}
     for part in parts:
@@ -201,9 +222,13 @@ def _find(name: str, beside: Path | None) -> tuple[str, Path | None]:
     shipped = shipped_recipes()
     if full_name := _shipped(name):
         return shipped[full_name], None
-    name = plain_text(name)
+    shorts = [one.removeprefix("parts/") for one in shipped]
+    path = (beside or Path()) / name
+    near = nearby(path, _ENDINGS) if name else ""
+    near = did_you_mean(name, shorts, most=0) if nearest(name, shorts) or not near else near
     raise UserError(
-        f"recipe '{name}': expected a file or a shipped recipe, found neither{did_you_mean(name, shipped)}."
+        f"recipe '{plain_text(name)}': expected a file or a shipped recipe, found neither"
+        f"{near or '; stabledllm ls lists those that ship'}."
     )
 
 

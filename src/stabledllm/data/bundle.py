@@ -8,20 +8,22 @@ from dataclasses import dataclass, field, replace
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.chosen import Chosen
 from stabledllm.data.digests import content_digest
-from stabledllm.data.holding_out import hold_out, whole_dialogues
+from stabledllm.data.holding_out import hold_out_share, whole_dialogues
 from stabledllm.data.image_rows import encode_images
 from stabledllm.data.images import of_images
 from stabledllm.data.overlap import Others, content, digest, dropped_note, without
 from stabledllm.data.prompting import choose_shots, prompted
 from stabledllm.data.row_cache import Encoding, RowCache, cache_of
+from stabledllm.data.row_stream import LEAST_STREAMED, RowStream, open_stream
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import load_examples, task_options
-from stabledllm.data.splits import has_validation, own_splits
+from stabledllm.data.splits import answered, held_in_memory, own_splits
+from stabledllm.data.stream_files import stream_files
 from stabledllm.data.text import are_documents, pack_documents
 from stabledllm.errors import UserError
 from stabledllm.runtime.showing import busy
-from stabledllm.tasks.examples import Examples, picked
-from stabledllm.tasks.registry import task_and_gold, task_of
+from stabledllm.tasks.examples import Examples
+from stabledllm.tasks.registry import task_of
 
 _KIND = {"train": "training", "validation": "validation"}
 DELIMITERS = ("####",)
@@ -35,7 +37,7 @@ class DataBundle:
     ``test`` holds examples with ``messages``, or captions of images to draw; it is empty if there are none.
     """
 
-    train: Sequence[TokenRow]
+    train: Sequence[TokenRow] | RowStream
     validation: Sequence[TokenRow]
     test: list[dict]
     notes: list[str]
@@ -63,8 +65,16 @@ def load_rows(
     split: str,
     limit: int | None,
     say: Callable[[str], None] = lambda _: None,
+    *,
+    wanted: int = 0,
 ) -> tuple[Sequence[TokenRow], str]:
-    """The rows of one specification, and a sentence that says how many were dropped; ``say`` tells of the cache."""
+    """The rows of one specification, and a sentence that says how many were dropped; ``say`` tells of the cache.
+
+    Args:
+        wanted: the rows that are needed; so many, but at least 512, are read under ``data.streaming``.
+    """
+    if settings.streaming and spec == settings.train and split == "train":
+        return open_stream(settings, tokenizer, encoding_options(settings)).first_told(max(wanted, LEAST_STREAMED))
     cache, name = _cache(settings), f"rows-{split}"
 
     def choose_rows() -> Chosen:
@@ -114,6 +124,9 @@ def _encoded(
 
 
 def _cache(settings: DataSettings) -> RowCache | None:
+    if settings.streaming:
+        return None
+
     def load(spec: str, split: str) -> Examples:
         return _load(spec, split, getattr(settings, f"{split}_rows"), settings, codes=False)
 
@@ -145,6 +158,8 @@ def _choose(settings: DataSettings) -> Chosen:
         for name, rows in splits.items()
     }
     digests = {name: content_digest(rows) for name, rows in chosen.items()}
+    if settings.streaming:
+        digests["train"] = stream_files(settings).digest()
     return Chosen(list(chosen["test"]), notes, digests, lambda: chosen)
 
 
@@ -166,15 +181,24 @@ def load_bundle(
     """
     chosen = chosen or choose(settings, say)
     rows, notes = {"validation": []}, list(chosen.notes)
-    for split in _trained_and_evaluated(settings):
-        limit = getattr(settings, f"{split}_rows")
+    if settings.streaming:
+        rows["train"] = open_stream(settings, tokenizer, encoding_options(settings), chosen, say)
+        notes.append(rows["train"].told())
+    for split in held_in_memory(settings):
         with busy(f"tokenising the rows of {settings.train}"):
-            encoded = _encoded(chosen, split, split, tokenizer, settings, limit, say)
+            encoded = encode_chosen(chosen, split, tokenizer, settings, say)
         rows[split] = encoded.rows
         notes.append(f"{split}: {encoded.summary(settings.max_len)}")
     for note in notes:
         (tell or say)(note)
     return DataBundle(rows["train"], rows["validation"], chosen.test, notes, chosen.digests)
+
+
+def encode_chosen(
+    chosen: Chosen, split: str, tokenizer, settings: DataSettings, say: Callable[[str], None] = lambda _: None
+) -> Encoded:
+    """The rows of one split of what :func:`choose` chose, ``train`` or ``validation``, as a run has them."""
+    return _encoded(chosen, split, split, tokenizer, settings, getattr(settings, f"{split}_rows"), say)
 
 
 def _load(
@@ -218,7 +242,8 @@ def _splits(settings: DataSettings) -> tuple[dict[str, Examples], list[str]]:
     if train_rows and not validation:
         # Enough rows that, after holding some out, train_rows are left.
         train_rows = int(1.1 * train_rows / (1 - settings.validation_share)) + 100
-    splits["train"] = _load(settings.train, "train", train_rows, settings, note=notes.append)
+    if not settings.streaming:
+        splits["train"] = _load(settings.train, "train", train_rows, settings, note=notes.append)
     given = {"test": settings.test is not None, "validation": settings.validation is not None}
     for split, others in (("train", ("validation", "test")), ("validation", ("test",))):
         for other in others:
@@ -227,43 +252,15 @@ def _splits(settings: DataSettings) -> tuple[dict[str, Examples], list[str]]:
             splits[split], dropped = without(splits[split], Others(splits[other]))
             if dropped:
                 notes.append(dropped_note(split, other, dropped))
-    if not validation:
-        splits["train"], splits["validation"], note = _held_out(splits["train"], settings)
+    if not validation and not settings.streaming:
+        splits["train"], splits["validation"], note = hold_out_share(
+            splits["train"], settings.validation_share, settings.seed
+        )
         notes.append(note)
-    for split in _trained_and_evaluated(settings):
+    for split in held_in_memory(settings):
         if not splits[split]:
             raise UserError(f"data.{split}: expected rows that are in no other split, found none.")
     return splits, notes
-
-
-def _held_out(examples: Examples, settings: DataSettings) -> tuple[Examples, Examples, str]:
-    """Training and validation rows out of one set of rows, and a note on how many of them were held out."""
-    if not settings.validation_share:
-        return examples, [], "validation: none; data.validation_share=0 trains on every row"
-    train, validation = hold_out(examples, settings.validation_share, settings.seed)
-    held = (
-        f"validation: {len(validation)} of {len(examples)} rows held out of training "
-        f"(data.validation_share={settings.validation_share:g}; 0 trains on every row)"
-    )
-    return train, validation, held
-
-
-def _trained_and_evaluated(settings: DataSettings) -> tuple[str, ...]:
-    """The splits that become rows of tokens."""
-    return ("train", "validation") if has_validation(settings) else ("train",)
-
-
-def answered(examples: Examples, spec: str) -> tuple[Examples, list[str]]:
-    """A task's test rows that have an answer to score against, and a note on the others; other data is unchanged."""
-    if task_of(spec) is None:
-        return examples, []
-    answered_places = [place for place, example in enumerate(examples) if task_and_gold(example)]
-    if len(answered_places) == len(examples):
-        return examples, []
-    first = next(e["origin"] for e in examples if not task_and_gold(e))
-    return picked(examples, answered_places), [
-        f"test: dropped {len(examples) - len(answered_places)} without an answer to score against ({first}, ...)"
-    ]
 
 
 def _refuse_equal(examples: Examples, others: Examples, split: str, other: str) -> None:

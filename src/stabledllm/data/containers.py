@@ -6,6 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -44,11 +45,12 @@ def ending_of(path: Path | str) -> str:
     return max((ending for ending in ENDINGS if name.endswith(ending)), key=len, default="")
 
 
-def rows_in(path: Path, *, as_lines: bool = False) -> Rows:
+def rows_in(path: Path, *, as_lines: bool = False, skip: int = 0) -> Rows:
     """The rows of one file with their origins; apart from ``.json`` no file is whole in memory.
 
     Args:
         as_lines: a file without a known ending is JSON lines.
+        skip: number of first rows, which were read before, to leave out; lines and Parquet's groups are not parsed.
 
     Raises:
         UserError: a file that cannot be read, is broken or cut short, holds no row, or whose ending is not known; the
@@ -56,15 +58,15 @@ def rows_in(path: Path, *, as_lines: bool = False) -> Rows:
     """
     ending = ending_of(path)
     if ending == ".parquet":
-        rows = _parquet_rows(path)
+        rows = _parquet_rows(path, skip)
     elif not ending and not as_lines:
         found = f"'{path.suffix}'" if path.suffix else "a name without an ending"
         raise UserError(f"{path}: expected a file that ends in {', '.join((*PLAIN, '.parquet'))} "
                         f"(or in {' or '.join(COMPRESSIONS)} after the first four), found {found}"
                         f"{_HINTS.get(path.suffix, '')}.")  # fmt: skip
     else:
-        rows = _text_rows(path, ending or ".jsonl")
-    empty = True
+        rows = _text_rows(path, ending or ".jsonl", skip)
+    empty = not skip
     for row in rows:
         empty = False
         yield row
@@ -72,22 +74,22 @@ def rows_in(path: Path, *, as_lines: bool = False) -> Rows:
         raise UserError(f"{path}: expected at least one row, found an empty file.")
 
 
-def _text_rows(path: Path, ending: str) -> Rows:
+def _text_rows(path: Path, ending: str, skip: int) -> Rows:
     with opened(path) as file:
         if ending.startswith(".csv"):
-            yield from _csv_rows(file, str(path))
+            yield from islice(_csv_rows(file, str(path)), skip, None)
         elif ending.startswith(".json") and not ending.startswith(".jsonl"):
-            for row, is_line, record in json_rows(file, str(path)):
+            for row, is_line, record in islice(json_rows(file, str(path)), skip, None):
                 yield Origin(str(path), row, is_line), record
         else:
-            yield from _line_rows(file, str(path))
+            yield from _line_rows(file, str(path), skip)
 
 
-def _line_rows(file: BinaryIO, name: str) -> Rows:
-    for _, number, line in lines(file, name):
-        if line.strip():
-            origin = Origin(name, number, is_line=True)
-            yield origin, parse_object(line, str(origin))
+def _line_rows(file: BinaryIO, name: str, skip: int) -> Rows:
+    filled = ((number, line) for _, number, line in lines(file, name) if line.strip())
+    for number, line in islice(filled, skip, None):
+        origin = Origin(name, number, is_line=True)
+        yield origin, parse_object(line, str(origin))
 
 
 def _csv_rows(file: BinaryIO, name: str) -> Rows:
@@ -111,7 +113,7 @@ def _csv_rows(file: BinaryIO, name: str) -> Rows:
         ) from None
 
 
-def _parquet_rows(path: Path) -> Rows:
+def _parquet_rows(path: Path, skip: int) -> Rows:
     if not path.is_file():
         raise UserError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}.")
     try:
@@ -121,13 +123,16 @@ def _parquet_rows(path: Path) -> Rows:
         raise UserError(
             f"{path}: expected the package 'pyarrow' to read Parquet, found none; pip install 'stabledllm[formats]'."
         ) from None
-    number = 0
+    first = begin = 0
     try:
         with ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH):
-                for record in batch.to_pylist():
-                    yield Origin(str(path), number), without_nulls(record)
-                    number += 1
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            while first < len(sizes) and begin + sizes[first] <= skip:
+                first, begin = first + 1, begin + sizes[first]
+            batches = file.iter_batches(batch_size=_BATCH, row_groups=range(first, len(sizes)))
+            records = (record for batch in batches for record in batch.to_pylist())
+            for number, record in islice(enumerate(records, begin), skip - begin, None):
+                yield Origin(str(path), number), without_nulls(record)
     except (ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(f"{path}: expected a whole Parquet file, found a broken one ({reason}).") from None

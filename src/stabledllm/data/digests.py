@@ -12,6 +12,11 @@ _CONTENT = ("messages", "text", "prompt_length", "gold", "task", "caption", "too
 """The keys of an example that change a run's numbers; ``origin`` only says where the example was read."""
 
 
+def text_digest(text: str) -> str:
+    """The digest of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
 def content_digest(examples: Sequence[dict]) -> str:
     """The digest of examples' content, in their order; images count by their codes, which is what is trained on."""
     digest = hashlib.sha256()

@@ -10,8 +10,9 @@ from stabledllm.data.containers import ending_of
 from stabledllm.data.formats import FORMATS, TEXT, FormatOptions, examples_of
 from stabledllm.data.kinds import FILE, HUB, LINES, is_own, kind_of
 from stabledllm.data.reading import Files
-from stabledllm.errors import UserError, did_you_mean
+from stabledllm.errors import UserError
 from stabledllm.images.kinds import IMAGE_KINDS
+from stabledllm.runtime.nearby import nearby
 from stabledllm.tasks import synthetic
 from stabledllm.tasks.registry import TASKS
 from stabledllm.tasks.task import TaskOptions
@@ -59,8 +60,7 @@ def _check_is_there(spec: str, kind: str, where: str) -> None:
         raise UserError(f"data '{spec}': expected {kind}:PATH with a local file, found no path.")
     path = Path(where).expanduser()
     if where and kind not in (HUB, "scenes") and not path.exists():
-        beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-        near = did_you_mean(path.name, beside, most=0)
+        near = nearby(path)
         if kind == FILE and not near and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec) and not ending_of(spec):
             near = f"; a data set of the hub is hub:{spec}"
         raise UserError(f"data '{spec}': expected a file or folder, found nothing at '{path}'{near}.")

@@ -36,6 +36,22 @@ def hold_out(examples: Examples, share: float, seed: int) -> tuple[Examples, Exa
     return picked(examples, sides[0]), picked(examples, sides[1])
 
 
+def hold_out_share(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples, str]:
+    """Training and validation rows out of one set of rows, and a note on how many were held out; 0 holds none out.
+
+    Raises:
+        UserError: the same as :func:`hold_out`.
+    """
+    if not share:
+        return examples, [], "validation: none; data.validation_share=0 trains on every row"
+    train, validation = hold_out(examples, share, seed)
+    held = (
+        f"validation: {len(validation)} of {len(examples)} rows held out of training "
+        f"(data.validation_share={share:g}; 0 trains on every row)"
+    )
+    return train, validation, held
+
+
 def groups_of(examples: Examples) -> array:
     """The group number of each row; rows with the same number belong together."""
     questions = {asked(example) for example in examples}

@@ -40,6 +40,13 @@ def digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
+def row_digest(example: dict) -> bytes:
+    """The digest of a whole row, prompt and answer; images count by their captions alone."""
+    if "messages" in example:
+        return digest(repr([(m["role"], m["content"]) for m in example["messages"]]))
+    return digest(repr(example["input_ids"]) if "input_ids" in example else content(example))
+
+
 def asked(example: dict) -> bytes:
     """The digest of a row's own question."""
     return digest(likeness(example))

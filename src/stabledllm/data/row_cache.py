@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from stabledllm.data.text import are_documents, encode_documents, packed, packin
 from stabledllm.data.token_rows import RowsBuilder, TokenRows
 from stabledllm.data.worker_pool import default_workers, in_parts, mapped
 from stabledllm.errors import UserError
+from stabledllm.runtime.caches import cache_folder
 from stabledllm.runtime.files import write_bytes
 from stabledllm.runtime.folders import writable_folder
 from stabledllm.runtime.locks import waiting_for
@@ -197,13 +197,6 @@ def cache_of(settings: DataSettings, load: Callable[[str, str], Examples]) -> Ro
         return None
     home = Path(settings.cache or cache_folder()).expanduser() / "rows"
     return RowCache(home / data_key(settings, load)[:24], states, settings.workers or default_workers())
-
-
-def cache_folder() -> Path:
-    """The folder of caches: ``STABLEDLLM_CACHE``, else ``stabledllm`` in the user's cache folder."""
-    if own := os.environ.get("STABLEDLLM_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "stabledllm"
 
 
 def _write(path: Path, value: dict) -> None:

@@ -1,4 +1,4 @@
-"""Which splits data have by themselves, and whether a run has rows to evaluate on, and enough to train on."""
+"""Which splits data have by themselves, and whether a run has rows to evaluate on and score, and enough to train on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from stabledllm.data.formats import FORMATS
 from stabledllm.data.kinds import HUB, LINES
 from stabledllm.errors import UserError
 from stabledllm.images.kinds import are_images
-from stabledllm.tasks.registry import task_of
+from stabledllm.tasks.examples import Examples, picked
+from stabledllm.tasks.registry import task_and_gold, task_of
 
 
 def own_splits(spec: str) -> tuple[str, ...]:
@@ -39,6 +40,12 @@ def has_validation(data: DataSettings) -> bool:
     return data.validation_share > 0 or not is_held_out(data)
 
 
+def held_in_memory(data: DataSettings) -> tuple[str, ...]:
+    """The splits that become rows of tokens before training; streamed training rows come later."""
+    train = () if data.streaming else ("train",)
+    return (*train, "validation") if has_validation(data) else train
+
+
 def has_test(data: DataSettings) -> bool:
     """Whether there are rows whose completions are scored."""
     return data.test is not None or "test" in own_splits(data.train)
@@ -55,3 +62,16 @@ def refuse_few_rows(batch: int, rows: int) -> None:
             f"key 'batch': expected at most as many rows per step as there are to train on, {rows}, found {batch}; "
             f"write batch={rows} or less, or give more rows."
         )
+
+
+def answered(examples: Examples, spec: str) -> tuple[Examples, list[str]]:
+    """A task's test rows that have an answer to score against, and a note on the others; other data is unchanged."""
+    if task_of(spec) is None:
+        return examples, []
+    answered_places = [place for place, example in enumerate(examples) if task_and_gold(example)]
+    if len(answered_places) == len(examples):
+        return examples, []
+    first = next(e["origin"] for e in examples if not task_and_gold(e))
+    return picked(examples, answered_places), [
+        f"test: dropped {len(examples) - len(answered_places)} without an answer to score against ({first}, ...)"
+    ]

@@ -6,7 +6,7 @@ Source: LLaDA's pre-training (arXiv:2502.09992, section 2.2 and appendix B.1): f
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -121,18 +121,45 @@ def packed(
     """The rows that documents' ids make, see :func:`pack_documents`."""
     rng = random.Random(f"pack/{seed}")
     rng.shuffle(list(range(documents)))  # the lengths are drawn behind the order
-    rows, waiting, size = 0, [], None
+    packer = Packer(lambda _: rng.randint(1, length) if rng.random() < short_share else length)
     for ids in encoded:
-        waiting += ids
-        start = 0
-        while start < len(waiting):
-            # A row's length is drawn when its first token is placed.
-            if size is None:
-                size = rng.randint(1, length) if rng.random() < short_share else length
-            if start + size > len(waiting):
+        yield from packer.add(ids)
+    yield from packer.rest()
+
+
+class Packer:
+    """Lays documents' ids end to end and cuts them into rows.
+
+    Args:
+        length_of: the length of a row, given the number of rows before it; asked once for each, in their order, when
+            its first token is there. rows: number of rows made before. waiting: ids before, which fill no row yet.
+    """
+
+    def __init__(self, length_of: Callable[[int], int], rows: int = 0, waiting: Sequence[int] = ()):
+        self._length_of, self.rows, self.waiting = length_of, rows, list(waiting)
+        self._length: int | None = None
+
+    def add(self, ids: Sequence[int]) -> list[TokenRow]:
+        """The rows that are full once another document's ids follow."""
+        self.waiting += ids
+        start, rows = 0, []
+        while start < len(self.waiting):
+            if self._length is None:
+                self._length = self._length_of(self.rows)
+            if start + self._length > len(self.waiting):
                 break
-            yield TokenRow(waiting[start : start + size], 0, origin=f"text row {rows}")
-            start, size, rows = start + size, None, rows + 1
-        waiting = waiting[start:]
-    if waiting:
-        yield TokenRow(waiting, 0, origin=f"text row {rows}")
+            rows.append(self._row(start, start + self._length))
+            start += len(rows[-1])
+        self.waiting = self.waiting[start:]
+        return rows
+
+    def rest(self) -> list[TokenRow]:
+        """The last row, which holds what is left; none where nothing is."""
+        rows = [self._row(0, len(self.waiting))] if self.waiting else []
+        self.waiting = []
+        return rows
+
+    def _row(self, start: int, end: int) -> TokenRow:
+        row = TokenRow(self.waiting[start:end], 0, origin=f"text row {self.rows}")
+        self.rows, self._length = self.rows + 1, None
+        return row

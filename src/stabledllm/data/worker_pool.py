@@ -18,7 +18,7 @@ from stabledllm.errors import UserError
 
 MOST_WORKERS = 8
 """Without ``data.workers``: one process reads for all, and feeds no more than about so many."""
-_function: Callable[[list], Any] | None = None
+_function: Callable[[Any], Any] | None = None
 
 
 def default_workers() -> int:
@@ -35,8 +35,8 @@ def in_parts(items: Iterable, size: int) -> Iterator[list]:
 
 
 def mapped(
-    function: Callable[[list], Any], parts: Iterable[list], workers: int, say: Callable[[str], None] = lambda _: None
-) -> Iterator[tuple[list, Any]]:
+    function: Callable[[Any], Any], parts: Iterable[Any], workers: int, say: Callable[[str], None] = lambda _: None
+) -> Iterator[tuple[Any, Any]]:
     """Each part with the function's result, in order. At most two parts per process wait at any time.
 
     Args:
@@ -69,7 +69,7 @@ def mapped(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _in_order(pool: ProcessPoolExecutor, parts: Iterable[list], most: int) -> Iterator[tuple[list, Any]]:
+def _in_order(pool: ProcessPoolExecutor, parts: Iterable[Any], most: int) -> Iterator[tuple[Any, Any]]:
     waiting: deque = deque()
     for part in parts:
         waiting.append((part, pool.submit(_apply, part)))
@@ -88,7 +88,7 @@ def _can_be_sent(function: Callable) -> bool:
     return True
 
 
-def _begin(function: Callable[[list], Any]) -> None:
+def _begin(function: Callable[[Any], Any]) -> None:
     """Prepare a process: Ctrl-C is its parent's to answer, and it ends when the parent does, however that ended."""
     global _function
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -101,5 +101,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _apply(part: list) -> Any:
+def _apply(part: Any) -> Any:
     return _function(part)

@@ -91,10 +91,11 @@ def draw_to_folder(
     options: ImageOptions,
     folder: Path,
     stats: DecodingStats,
+    batch: int = 16,
 ) -> list[Path]:
     """Draw an image for each caption, write each as a PNG and all on a contact sheet, and return the paths."""
     with bar(len(captions), "draw", "picture") as shown:
-        codes = draw_codes(loaded, captions, image, options, 16, progress=shown.update, stats=stats)
+        codes = draw_codes(loaded, captions, image, options, batch, progress=shown.update, stats=stats)
     images = image_tokenizer(image.tokenizer).decode(codes)
     paths = [folder / f"{number:05d}.png" for number in range(len(captions))]
     for path, pixels in zip(paths, images, strict=True):

@@ -13,6 +13,7 @@ import torch
 from accelerate.state import PartialState
 
 from stabledllm.errors import UserError
+from stabledllm.runtime.device import on_cpu
 from stabledllm.runtime.lone_process import refuse_lone_process
 
 T = TypeVar("T")
@@ -39,12 +40,13 @@ class Ranks:
             cpu: use no accelerator.
 
         Raises:
-            UserError: the ranks do not see each other, so that each would evaluate everything.
+            UserError: the ranks do not see each other, so that each would evaluate everything, or the device that was
+                asked for is not there.
         """
         refuse_lone_process()
         several = int(os.environ.get("WORLD_SIZE", "1"))
         patience = {"timeout": _PATIENCE} if several > 1 else {}
-        state = PartialState(cpu=cpu or not torch.accelerator.is_available(), **patience)
+        state = PartialState(cpu=cpu or on_cpu(), **patience)
         if state.num_processes != several:
             raise UserError(f"launch: expected {several} processes to evaluate together, found {state.num_processes}.")
         return cls(state.process_index, state.num_processes, state.device)

@@ -5,28 +5,28 @@ A killed evaluation continues, on any number of ranks; a finished one is not rep
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from stabledllm.build import build_decoding, loading_options
+from stabledllm.build import build_decoding, build_objective, loading_options
+from stabledllm.config.run_folder import model_in
 from stabledllm.config.settings import EvalSettings
-from stabledllm.data.bundle import answered, encode_split, limited
 from stabledllm.data.data_key import WITHOUT_EFFECT
-from stabledllm.data.digests import content_digest
 from stabledllm.data.images import of_images, with_image_defaults
-from stabledllm.data.prompting import prompted
-from stabledllm.data.sources import load_examples, task_options
+from stabledllm.data.rows import Encoded
+from stabledllm.data.token_rows import TokenRow
 from stabledllm.errors import UserError
 from stabledllm.evaluation.completing import without_effect
 from stabledllm.evaluation.generated import COMPLETIONS, can_be_scored, decoded_by, journal_name, score_generated
-from stabledllm.evaluation.identity import digest_of, fingerprint, refuse_other
+from stabledllm.evaluation.identity import fingerprint, refuse_other
 from stabledllm.evaluation.images import LINES
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.progress import shared_bar
 from stabledllm.evaluation.ranks import Ranks, whole_models
-from stabledllm.evaluation.untuned import difference, resolve, tuned_from
+from stabledllm.evaluation.rows import EvaluatedRows, evaluated_rows
+from stabledllm.evaluation.untuned import difference, tuned_from
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
 from stabledllm.forward.blocks import loss_meter
 from stabledllm.models.loading import LoadedModel, load_model
@@ -36,11 +36,11 @@ from stabledllm.runtime.locks import in_its_folder
 from stabledllm.runtime.provenance import device_name, versions
 from stabledllm.runtime.saying import say as print_line
 from stabledllm.runtime.saying import silent
-from stabledllm.stats.estimate import Estimate
 from stabledllm.tasks.files import read_jsonl
 
 SCHEMA = "stabledllm/eval/1"
-RESULT, NLLS, JOURNAL, UNTUNED = "eval.json", "nll.jsonl", "journal", "untuned"
+RESULT, NLLS, OBJECTIVE = "eval.json", "nll.jsonl", "objective.jsonl"
+JOURNAL, UNTUNED = "journal", "untuned"
 _NLL_RUN = 8
 """Rows whose NLL is measured between two writes to the journal; their views fill a forward pass."""
 _WITHOUT_EFFECT = {"validation", "validation_share", "train_rows", "validation_rows", "test_rows", "every_turn"}
@@ -67,14 +67,14 @@ def evaluate(settings: EvalSettings, say: Say = print_line) -> dict:
 def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
     out = Path(settings.out)
     build_decoding(settings.decoding)
-    settings = with_image_defaults(settings.model_copy(update={"model": resolve(settings.model)}))
-    examples = _examples(settings, say)
-    identity = identity_of(settings, examples)
+    settings = with_image_defaults(settings.model_copy(update={"model": model_in(settings.model)}))
+    rows = evaluated_rows(settings, say)
+    identity = identity_of(settings, rows)
     refuse_unlike(out, identity, say)
     # What is needed only at the end is checked at the start, before the long work.
-    beside = _beside(settings, examples, say)
+    beside = _beside(settings, rows, say)
     was_there = (out / RESULT).is_file()
-    record = measure(settings, identity, examples, ranks, say)
+    record = measure(settings, identity, rows, ranks, say)
     if beside is None:
         if not was_there:
             say(f"wrote {out / RESULT}")
@@ -82,7 +82,7 @@ def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
     where, other = beside
     if other is not None:
         say(f"untuned model: {other.model}")
-        theirs = measure(other, identity_of(other, examples), examples, ranks, say)
+        theirs = measure(other, identity_of(other, rows), rows, ranks, say)
     else:
         theirs = read_json(where / RESULT, SCHEMA)
     record = record | {"untuned": _untuned(theirs, where, out), "difference": _differences(out, where)}
@@ -99,7 +99,7 @@ def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
 
 
 @in_its_folder("eval")
-def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks: Ranks, say: Say) -> dict:
+def measure(settings: EvalSettings, identity: dict, rows: EvaluatedRows, ranks: Ranks, say: Say) -> dict:
     """One model's record with its NLL and accuracy; read from ``eval.json`` where it is finished already."""
     out = Path(settings.out)
     if (out / RESULT).is_file():
@@ -112,19 +112,20 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
     loaded.model.to(ranks.device).eval()
     metrics: dict = {}
     others: dict[str, str] = {}
-    if not of_images(examples) or "codes" in examples[0]:  # captions alone have no likelihood
-        nll_journal = Journal(out / JOURNAL, "nll", identity, ranks)
-        metrics["validation_nll"] = _nll(loaded, settings, nll_journal, examples, ranks, say).as_dict()
-        others |= nll_journal.other_versions
-    if can_be_scored(examples):
+    scored = rows.scored
+    if rows.encode is not None:
+        nlls, more = _measure_nll(loaded, settings, rows.encode(loaded.tokenizer), identity, ranks, say)
+        metrics |= nlls
+        others |= more
+    if can_be_scored(scored):
         for note in without_effect(settings.decoding, loaded):
             say(note)
-        if (batches := -(-len(examples) // settings.generate_batch)) < ranks.count:
+        if (batches := -(-len(scored) // settings.generate_batch)) < ranks.count:
             say(f"note: {batches} batches for {ranks.count} devices: some wait; a smaller --batch gives each its share")
-        journal = Journal(out / JOURNAL, journal_name(examples), identity, ranks)
-        with shared_bar(len(examples), "generate", "problem", ranks) as progress:
-            scored, sentence = score_generated(loaded, examples, settings, journal, out, ranks=ranks, progress=progress)
-        metrics |= scored
+        journal = Journal(out / JOURNAL, journal_name(scored), identity, ranks)
+        with shared_bar(len(scored), "generate", "problem", ranks) as progress:
+            scores, sentence = score_generated(loaded, scored, settings, journal, out, ranks=ranks, progress=progress)
+        metrics |= scores
         others |= journal.other_versions
         say(sentence)
     if others:
@@ -133,8 +134,9 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
     record = {
         "schema": SCHEMA,
         "model": settings.model,
-        "data": settings.data.test or settings.data.train,
+        "data": settings.data.train if settings.held_out else settings.data.test or settings.data.train,
         "metrics": metrics,
+        "trained_on": rows.trained_on,
         "untuned": None,
         "difference": None,
         "identity": identity,
@@ -149,27 +151,29 @@ def measure(settings: EvalSettings, identity: dict, examples: list[dict], ranks:
     return record
 
 
-def identity_of(settings: EvalSettings, examples: list[dict]) -> dict:
+def identity_of(settings: EvalSettings, rows: EvaluatedRows) -> dict:
     """Everything that decides an evaluation's results; the model's folder, batches and devices do not."""
     loading = {name: getattr(settings, name) for name in ("family", "dtype", "attention", "end_token")}
     weights = {"model": settings.model, "weights": fingerprint(settings.model, settings.base)}
-    return weights | loading | _shared_identity(settings, examples)
+    return weights | loading | _shared_identity(settings, rows)
 
 
-def _shared_identity(settings: EvalSettings, examples: list[dict]) -> dict:
+def _shared_identity(settings: EvalSettings, rows: EvaluatedRows) -> dict:
     """The part of the identity that two evaluations must share to be compared."""
     data = settings.data.model_dump()
     shared = {
         "data": {name: value for name, value in data.items() if name not in _WITHOUT_EFFECT},
-        "rows": settings.rows,
+        "rows": settings.rows if "rows" in settings.model_fields_set or not settings.held_out else None,
         "draws": settings.draws,
-        # This digest covers the answers too, which that of the examples never did.
-        "content": content_digest(examples),
+        "content": rows.content,
     }
-    if of_images(examples):
-        return shared | decoded_by(settings, examples)
-    parts = [[e.get(key) for key in ("messages", "input_ids", "text")] for e in examples]
-    return shared | {"decoding": settings.decoding.model_dump(), "examples": digest_of(parts)}
+    if settings.held_out:
+        shared["held_out"] = True
+    if settings.objective.weighting != "elbo":
+        shared["objective"] = settings.objective.model_dump()
+    if of_images(rows.scored):
+        return shared | decoded_by(settings, rows.scored)
+    return shared | {"decoding": settings.decoding.model_dump(), "examples": rows.examples}
 
 
 def refuse_unlike(out: Path, identity: dict, say: Say) -> None:
@@ -185,56 +189,57 @@ def _saved_identity(folder: Path) -> dict:
     return saved
 
 
-def _examples(settings: EvalSettings, say: Say) -> list[dict]:
-    """The test examples with the prompts that the model is shown."""
-    data, options = settings.data, task_options(settings.data)
-    spec = data.test or data.train
-    fields = data.text_fields
-    kind = {"options": options, "settings": data, "text_fields": fields, "image": data.image, "note": say}
-    examples = load_examples(spec, split="test", n=settings.rows, seed=data.seed, **kind)
-    scored, notes = answered(examples, spec)
-    for note in notes:
-        say(note)
-    return list(prompted(limited(scored, settings.rows), data))
-
-
-def _beside(settings: EvalSettings, examples: list[dict], say: Say) -> tuple[Path, EvalSettings | None] | None:
+def _beside(settings: EvalSettings, rows: EvaluatedRows, say: Say) -> tuple[Path, EvalSettings | None] | None:
     """The folder of the untuned model's evaluation, with its settings unless it is given as finished; None for none."""
     if settings.beside == "none":
         return None
     given = Path(settings.beside).expanduser()
     if settings.beside != "auto" and (given / RESULT).is_file():
-        saved, common = _saved_identity(given), _shared_identity(settings, examples)
+        saved, common = _saved_identity(given), _shared_identity(settings, rows)
         if note := refuse_other(given, {key: saved[key] for key in common if key in saved}, common):
             say(note)
         return given, None
-    name = tuned_from(settings.model, settings.base) if settings.beside == "auto" else resolve(settings.beside)
+    name = tuned_from(settings.model, settings.base) if settings.beside == "auto" else model_in(settings.beside)
     if name is None:
         return None
     where = Path(settings.out) / UNTUNED
     other = settings.model_copy(update={"model": name, "base": None, "beside": "none", "out": str(where)})
-    refuse_unlike(where, identity_of(other, examples), say)
+    refuse_unlike(where, identity_of(other, rows), say)
     return where, other
 
 
-def _nll(
-    loaded: LoadedModel, settings: EvalSettings, journal: Journal, examples: list[dict], ranks: Ranks, say: Say
-) -> Estimate:
-    encoded = encode_split(examples, loaded.tokenizer, settings.data, "test", settings.rows)
+def _measure_nll(
+    loaded: LoadedModel, settings: EvalSettings, encoded: Encoded, identity: dict, ranks: Ranks, say: Say
+) -> tuple[dict, dict[str, str]]:
+    """The NLL and, under another weighting, the objective's own loss; and the packages that began the work."""
     say(encoded.summary(settings.data.max_len))
-    out, n = Path(settings.out), len(encoded.rows)
-    meter = loss_meter(loaded, encoded.rows, Objective(), block_size=getattr(loaded.model.config, "block_size", None))
-    with shared_bar(n, "nll", "row", ranks) as progress:
-        rows = journal.collect(
-            n, _NLL_RUN, lambda run: [{"nll": v} for v in row_nll(meter, settings.draws, run).tolist()], progress
-        )
-    values = [row["nll"] for row in rows]
-    if ranks.rank == 0:
-        pairs = zip(encoded.rows, values, strict=True)
-        write_jsonl(out / NLLS, [{"origin": row.origin, "nll": value} for row, value in pairs])
-    estimate = mean_over_rows(torch.tensor(values, dtype=torch.float64))
-    say(f"NLL {estimate}")
-    return estimate
+    measured = {"validation_nll": ("nll", "NLL", Objective())}
+    if settings.objective.weighting != "elbo":
+        measured["validation_objective"] = ("objective", "loss of the objective", build_objective(settings.objective))
+    metrics, others = {}, {}
+    for name, (file, words, objective) in measured.items():
+        journal = Journal(Path(settings.out) / JOURNAL, file, identity, ranks)
+        values = _row_losses(loaded, settings, encoded.rows, journal, objective)
+        others |= journal.other_versions
+        if ranks.rank == 0:
+            pairs = zip(encoded.rows, values, strict=True)
+            write_jsonl(Path(settings.out) / f"{file}.jsonl", [{"origin": r.origin, "nll": v} for r, v in pairs])
+        estimate = mean_over_rows(torch.tensor(values, dtype=torch.float64))
+        say(f"{words} {estimate}")
+        metrics[name] = estimate.as_dict()
+    return metrics, others
+
+
+def _row_losses(
+    loaded: LoadedModel, settings: EvalSettings, rows: Sequence[TokenRow], journal: Journal, objective: Objective
+) -> list[float]:
+    meter = loss_meter(loaded, rows, objective, block_size=getattr(loaded.model.config, "block_size", None))
+
+    def measured(run: range) -> list[dict]:
+        return [{"nll": value} for value in row_nll(meter, settings.draws, run).tolist()]
+
+    with shared_bar(len(rows), journal.name, "row", journal.ranks) as progress:
+        return [row["nll"] for row in journal.collect(len(rows), _NLL_RUN, measured, progress)]
 
 
 def _untuned(theirs: dict, where: Path, out: Path) -> dict:
@@ -245,6 +250,7 @@ def _untuned(theirs: dict, where: Path, out: Path) -> dict:
 def _differences(ours: Path, theirs: Path) -> dict:
     kinds = (
         ("validation_nll", NLLS, "nll", "nats/token"),
+        ("validation_objective", OBJECTIVE, "nll", "nats/token"),
         ("accuracy", COMPLETIONS, "correct", "share"),
         ("accuracy", LINES, "correct", "share"),
         ("clip_score", LINES, "clip_score", "CLIP score"),

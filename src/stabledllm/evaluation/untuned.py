@@ -6,24 +6,13 @@ from pathlib import Path
 
 import torch
 
+from stabledllm.config.run_folder import STAMP
 from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.adapter_base import base_of
 from stabledllm.models.loading import is_adapter, model_folder
 from stabledllm.models.new import is_new
 from stabledllm.runtime.files import read_json
-
-# What a run leaves beside its final model and in each checkpoint; "model" in it is what training started from.
-_STAMP = "stabledllm.json"
-_MODEL = "model"
-
-
-def resolve(name: str) -> str:
-    """The name of a model; for the folder of a run, the path of the model in it."""
-    folder = Path(name).expanduser()
-    inside = folder / _MODEL
-    is_model = (folder / "config.json").is_file() or is_adapter(name)
-    return str(inside) if not is_model and (inside / _STAMP).is_file() else name
 
 
 def tuned_from(name: str, base: str | None = None) -> str | None:
@@ -37,8 +26,8 @@ def tuned_from(name: str, base: str | None = None) -> str | None:
     folder = Path(name).expanduser()
     if is_adapter(name):
         source = base or base_of(folder)
-    elif (folder / _STAMP).is_file():
-        source = read_json(folder / _STAMP).get("model")
+    elif (folder / STAMP).is_file():
+        source = read_json(folder / STAMP).get("model")  # what training started from
     else:
         return None
     if not source or is_new(source):  # random weights are no model to compare with

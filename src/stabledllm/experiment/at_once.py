@@ -14,12 +14,18 @@ from stabledllm.config.recipe import read_recipe
 from stabledllm.config.settings import DataSettings, ExperimentSettings, TrainSettings
 from stabledllm.config.trainer_rules import refuse_idle
 from stabledllm.data.first_row import check_data
+from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.errors import Gathered, UserError
-from stabledllm.experiment.check_list import SPLITS, Checks, gather
+from stabledllm.experiment.check_list import OF_STREAMED_DATA, SPLITS, Checks, gather
 from stabledllm.experiment.idle import Run, idle_overrides
 from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed
 from stabledllm.experiment.run_checks import check_clip, is_known, of_method, of_model, of_run
 from stabledllm.noise.parts import OfParts
+
+_OF_STREAMS = (
+    f"{OF_STREAMED_DATA} data.validation data.validation_share steps group_by_length equal "
+    "trainer.dataloader_num_workers"
+)
 
 
 def load_checked(
@@ -29,6 +35,7 @@ def load_checked(
     repeated: bool = False,
     reads_data: bool = True,
     also: Iterable[Callable[[], object]] = (),
+    say: Callable[[str], None] = lambda _: None,
 ) -> TrainSettings | ExperimentSettings:
     """The settings of a recipe that is to be run here.
 
@@ -36,6 +43,7 @@ def load_checked(
         repeated: whether a finished run in its folder is only to be said, for which its model need not be there.
         reads_data: whether the command reads the rows, which must then be named and be there.
         also: checks of the command's own options, told in the same list.
+        say: gets a line on the settings that come from the run whose folder is the model.
 
     Raises:
         UserError: no such recipe, or broken YAML.
@@ -55,6 +63,8 @@ def load_checked(
 
     gather(gathered, read, checks)
     gathered.refuse()
+    for line in read.told:
+        say(line)
     return read.settings
 
 
@@ -80,6 +90,7 @@ def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> 
     for method in methods:
         yield from of_method(run, method)
     yield from of_run(run)
+    yield _OF_STREAMS, partial(refuse_unstreamable, run, getattr(settings, "equal", "steps"))
     yield "trainer eval_every save_every", partial(refuse_idle, run)
     if not (repeated and (Path(run.out) / "run.json").is_file()):
         yield from of_model(run)

@@ -2,71 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from stabledllm.config.settings import TrainSettings
-from stabledllm.experiment.claims import claimant, divergence, failure, finished
-from stabledllm.training.progress import PROGRESS
+from stabledllm.experiment.duration import time_of_all
+from stabledllm.experiment.states import OVER, State
 
 _ORDER = ("running", "failed", "diverged", "waiting", "finished")
-OVER = ("finished", "diverged")
-"""The kinds of runs that are not repeated."""
 EVERY = 60.0
 """Seconds between lines where the output is no terminal."""
-
-
-@dataclass(frozen=True)
-class State:
-    """The state of one run, as its folder shows it."""
-
-    run: TrainSettings
-    kind: str
-    """One of ``finished``, ``diverged``, ``running``, ``failed`` and ``waiting``."""
-    step: int = 0
-    steps: int = 0
-    loss: float | None = None
-    seconds_left: float | None = None
-    error: str = ""
-
-    @property
-    def name(self) -> str:
-        """The run's name for readers: its method and seed."""
-        return f"{self.run.method}, seed {self.run.seed}"
-
-    @classmethod
-    def of(cls, run: TrainSettings) -> State:
-        """The state of a run, read from its folder."""
-        if finished(run):
-            error = divergence(run)
-            return cls(run, "diverged", error=error) if error else cls(run, "finished")
-        if (error := failure(run)) is not None:
-            return cls(run, "failed", error=error)
-        if claimant(run) is None:
-            return cls(run, "waiting")
-        try:
-            progress = json.loads((Path(run.out) / PROGRESS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return cls(run, "running")
-        done = progress["step"] - progress["first_step"]
-        pace = (progress["updated"] - progress["started"]) / done if done > 0 else None
-        left = pace * (progress["steps"] - progress["step"]) if pace is not None else None
-        return cls(run, "running", progress["step"], progress["steps"], progress.get("loss"), left)
 
 
 class Board:
     """Shows the runs: in a terminal as a table that is redrawn, else as a line for every change and every minute."""
 
-    def __init__(self, planned: list[TrainSettings], say: Callable[[str], None], console: Console | None = None):
-        self.planned, self.say = planned, say
+    def __init__(
+        self, planned: list[TrainSettings], say: Callable[[str], None], console: Console | None = None, jobs: int = 1
+    ):
+        self.planned, self.say, self.jobs = planned, say, jobs
+        self._told = False
         self.console = console or Console(stderr=True)
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self.states: dict[str, State] = {}
@@ -93,7 +53,14 @@ class Board:
         else:
             self._lines(states)
         self.states = {state.run.out: state for state in states}
+        self._tell_time(states)
         return states
+
+    def _tell_time(self, states: list[State]) -> None:
+        """Say once how long the runs that are left will take."""
+        if not self._told and (text := time_of_all(states, self.jobs)):
+            self._told = True
+            self.say(text)
 
     def table(self, states: list[State]) -> Table:
         """The table of the runs: running ones first, then failed and waiting ones; those off the screen are counted."""

@@ -10,9 +10,11 @@ from pathlib import Path
 from stabledllm.build import build_decoding, build_model, set_form
 from stabledllm.config.settings import ExperimentSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
+from stabledllm.data.row_stream import known_rows, longest_of
 from stabledllm.data.rows import marks_in
 from stabledllm.data.splits import refuse_few_rows
-from stabledllm.data.token_rows import lengths_of
+from stabledllm.data.streamable import refuse_unstreamable
+from stabledllm.data.token_rows import TokenRow
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import UserError
 from stabledllm.evaluation.generated import can_be_scored
@@ -46,6 +48,7 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
     base = settings.base
     if base.p_of_t:
         raise UserError(f"key 'base.p_of_t': expected none, as an experiment fits its own, found '{base.p_of_t}'.")
+    refuse_unstreamable(base, settings.equal)
     runs = runs_of(settings)
     _refuse_repeated("methods", [run.method.name for run in runs])
     _refuse_repeated("seeds", settings.seeds)
@@ -63,8 +66,9 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
     data = load_bundle(base.data, loaded.tokenizer, say)
     if not len(data.validation) and not can_be_scored(data.test):
         raise UserError(f"experiment: {NOTHING_TO_COMPARE}")
+    known = known_rows(data.train, base.ppots.rows)
     for run in runs:
-        _check_rows(run, data)
+        _check_rows(run, known, longest_of(data.train))
     refuse_other(Path(settings.out), settings, data)
     return Checked([run.method for run in runs], loaded, data)
 
@@ -76,11 +80,12 @@ def _refuse_repeated(key: str, values: Sequence) -> None:
         raise UserError(f"key '{key}': expected each once, found {value} {count} times.")
 
 
-def _check_rows(run: Planned, data: DataBundle) -> None:
-    settings, longest = run.settings, max(lengths_of(data.train))
-    refuse_few_rows(settings.batch, len(data.train))
+def _check_rows(run: Planned, rows: Sequence[TokenRow], longest: int) -> None:
+    settings = run.settings
+    if not settings.data.streaming:
+        refuse_few_rows(settings.batch, len(rows))
     refuse_too_large(settings, longest=longest)
     fitting_views(settings, longest=longest)
-    check_marks(run.method, marks_in(data.train))
+    check_marks(run.method, marks_in(rows))
     if run.method.needs_p:
-        check_probe(run.method, len(data.train), settings.ppots.rows, settings.block_size)
+        check_probe(run.method, len(rows), settings.ppots.rows, settings.block_size)

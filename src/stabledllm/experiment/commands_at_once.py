@@ -11,19 +11,24 @@ from pydantic import BaseModel
 
 from stabledllm.config.checking import read_settings
 from stabledllm.config.decoding_fit import refuse_unfit
-from stabledllm.config.recipe import apply_overrides
+from stabledllm.config.from_run import naming_run, with_run
+from stabledllm.config.recipe import apply_overrides, merge
+from stabledllm.config.run_folder import model_in
 from stabledllm.config.settings import (
+    ConvertSettings,
     DecomposeSettings,
     EvalSettings,
     ExperimentSettings,
     GenerateSettings,
     MergeSettings,
+    ModelSettings,
     RescoreSettings,
     TrainSettings,
 )
+from stabledllm.data.streamable import refuse_unstreamable_data
 from stabledllm.errors import Gathered, UserError, did_you_mean
-from stabledllm.experiment.at_once import load_checked, of_data, of_typed
-from stabledllm.experiment.check_list import DECODED, WEIGHED, Checks, gather
+from stabledllm.experiment.at_once import SPLITS, load_checked, of_data, of_typed
+from stabledllm.experiment.check_list import DECODED, OF_STREAMED_DATA, WEIGHED, Checks, gather
 from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
 from stabledllm.experiment.run_checks import check_clip, is_known, of_method, of_model
 from stabledllm.models.adapter_base import ADAPTER_CONFIG
@@ -32,6 +37,7 @@ from stabledllm.noise.fits import check_fitted, check_fixed
 from stabledllm.noise.parts import STANDARD, OfParts
 from stabledllm.noise.weightings import power_of
 from stabledllm.planning.layout import Layout, parse_memory
+from stabledllm.runtime.nearby import nearby
 from stabledllm.tasks.registry import task_named
 
 Decodes = TypeVar("Decodes", EvalSettings, GenerateSettings)
@@ -42,13 +48,20 @@ NEITHER = ("auto", "none")
 
 
 def check_command(
-    command: str, tree: dict, overrides: Sequence[str] = (), *, also: Sequence[Callable[[], object]] = ()
+    command: str,
+    tree: dict,
+    overrides: Sequence[str] = (),
+    *,
+    also: Sequence[Callable[[], object]] = (),
+    tell: Callable[[str], None] = lambda _: None,
 ) -> BaseModel:
-    """The settings of a command: ``fit``, ``decompose``, ``recommend``, ``eval``, ``generate``, ``merge``, ``rescore``.
+    """The settings of a command: ``fit``, ``decompose``, ``recommend``, ``eval``, ``generate``,
+    ``convert``, ``merge``, ``rescore``.
 
     Args:
         tree: the command's options as a tree of keys of its settings. overrides: what was typed as KEY=VALUE.
         also: checks of options that are no settings, told in the same list.
+        tell: takes a line on what comes with the run whose folder is the model.
 
     Raises:
         Mistakes: all that is wrong with keys, values, methods, model names, files and columns, with what to write.
@@ -71,11 +84,18 @@ def check_command(
     for check in also:
         with gathered.check():
             check()
+    tree = merge({}, tree)  # the caller's stays as it is
     with gathered.check():
         apply_overrides(tree, overrides)
+    told: list[str] = []
+    if issubclass(kind, ModelSettings):
+        with gathered.check():
+            tree, told = with_run(tree, kind)
     read = read_settings(tree, kind, command)
     gather(gathered, read, checks)
     gathered.refuse()
+    for line in told:
+        tell(line)
     return read.settings
 
 
@@ -100,7 +120,9 @@ def check_prompts(prompts: Sequence[str]) -> None:
         UserError: names the first such prompt by its number.
     """
     if not prompts:
-        raise UserError("generate: expected at least one prompt, found none.")
+        raise UserError(
+            "generate: expected at least one prompt, --file FILE, or - for the lines of standard input, found none."
+        )
     for number, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             raise UserError(f"generate: prompt {number}: expected some text, found an empty one.")
@@ -154,7 +176,8 @@ def _of_fit(settings: TrainSettings) -> Checks:
         partial(power_of, settings.objective.weighting, settings.objective.power),
     )
     yield from of_model(settings)
-    yield from of_data(settings.data, ["train"])
+    yield from _of_rows(settings, ["train"])
+    yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
 
 
 def _of_decompose(settings: DecomposeSettings) -> Checks:
@@ -169,13 +192,34 @@ def _of_decompose(settings: DecomposeSettings) -> Checks:
         partial(power_of, settings.objective.weighting, settings.objective.power),
     )
     yield from of_model(settings)
-    yield from of_data(settings.data, ["train"])
+    yield from _of_rows(settings, ["train"])
+    yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
+
+
+def _of_rows(settings: TrainSettings | DecomposeSettings | EvalSettings, splits: Sequence[str]) -> Checks:
+    """The checks of the data, whose refusals name the run that they came with."""
+
+    def named(check: Callable[[], object]) -> None:
+        try:
+            check()
+        except UserError as error:
+            raise naming_run(error, settings.model, settings.data) from None
+
+    for keys, check in of_data(settings.data, splits):
+        yield keys, partial(named, check)
 
 
 def _of_eval(settings: EvalSettings) -> Checks:
     yield from of_model(settings, settings.base)
     yield "beside", partial(_check_beside, settings.beside)
-    yield from of_data(settings.data, ["test"] if settings.data.test else ["train"])
+    if settings.held_out:
+        yield from _of_rows(settings, [name for name in SPLITS if getattr(settings.data, name)])
+    else:
+        yield from _of_rows(settings, ["test"] if settings.data.test else ["train"])
+    yield (
+        WEIGHED,
+        partial(power_of, settings.objective.weighting, settings.objective.power),
+    )
     yield f"{DECODED} model", partial(_check_decoding, settings)
     if settings.clip:
         yield "clip", partial(check_clip, settings.clip)
@@ -184,6 +228,14 @@ def _of_eval(settings: EvalSettings) -> Checks:
 def _of_generate(settings: GenerateSettings) -> Checks:
     yield from of_model(settings, settings.base)
     yield f"{DECODED} model", partial(_check_decoding, settings)
+
+
+def _of_convert(settings: ConvertSettings) -> Checks:
+    path = Path(settings.model)
+    if settings.model.lower().endswith(".gguf"):
+        yield "model", partial(_check_gguf, path)
+    elif not path.is_dir():  # whether a folder's model can be converted, its config says
+        yield "model", partial(check_model_name, settings.model)
 
 
 def _of_merge(settings: MergeSettings) -> Checks:
@@ -204,6 +256,7 @@ COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks], Callable[..., 
     "recommend": (DecomposeSettings, _of_decompose, idle_in_decompose),
     "eval": (EvalSettings, _of_eval, idle_in_eval),
     "generate": (GenerateSettings, _of_generate, None),
+    "convert": (ConvertSettings, _of_convert, None),
     "merge": (MergeSettings, _of_merge, None),
     "rescore": (RescoreSettings, _of_rescore, None),
 }
@@ -221,19 +274,21 @@ def _check_beside(name: str) -> None:
 
 
 def _check_adapter(name: str) -> None:
-    if is_adapter(name) or is_adapter(str(Path(name) / "model")):
+    if is_adapter(model_in(name)):
         return
     check_model_name(name)
     raise UserError(f"merge: expected a folder with {ADAPTER_CONFIG}, as a LoRA run's, found the model '{name}'.")
 
 
+def _check_gguf(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, found nothing{nearby(path, ['.gguf', '.GGUF'])}.")
+
+
 def _check_rows(path: Path) -> None:
     if not path.is_file():
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(
-            f"{path}: expected a file of rows, found {'a folder' if path.is_dir() else 'nothing'}"
-            f"{did_you_mean(path.name, sorted(beside), most=0)}."
-        )
+        found, near = ("a folder", "") if path.is_dir() else ("nothing", nearby(path))
+        raise UserError(f"{path}: expected a file of rows, found {found}{near}.")
 
 
 def _check_file(path: Path) -> None:

@@ -71,6 +71,7 @@ _DATA: Rules = {
     "data.subset": (lambda run, _: _reads_hub(run), "data.train=hub:OWNER/NAME"),
     "data.cache": (lambda run, _: _reads_files(run), "data in files"),
     "data.workers": (lambda run, _: _reads_files(run), "data in files"),
+    "data.shuffle_buffer": (lambda run, _: run.data.streaming, "data.streaming=true"),
     "data.annotations": (lambda run, _: _mentions(run, "gsm8k"), "data of gsm8k"),
     "data.table": (lambda run, _: _mentions(run, "hitab"), "data of hitab"),
     "data.every_turn": (lambda run, _: _own_data(run), "data of your own (data.train=PATH)"),
@@ -113,7 +114,7 @@ _RUN: Rules = {
         "data without a validation split of their own",
     ),
     "data.validation_rows": _EVALUATED,
-    "eval_every": _EVALUATED,
+    "eval_every": (lambda run, _: run.eval_every is None or has_validation(run.data), _EVALUATED[1]),
     "eval_draws": _EVALUATED,
     "data.test_rows": (lambda run, _: has_test(run.data), "data with test rows (data.test)"),
     "decoding.block": (lambda run, _: bool(run.block_size) or _text_is_decoded(run), "test rows to decode (data.test)"),
@@ -141,7 +142,7 @@ _NOT_FITTED = (
     "data.validation",
 )  # fmt: skip
 _NOT_MEASURED = ("data.validation", "data.validation_rows", "data.validation_share", "data.test_rows")
-_NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation")
+_NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation", "data.streaming", "data.shuffle_buffer")
 
 
 def idle_overrides(
@@ -187,7 +188,8 @@ def idle_in_eval(settings: EvalSettings, overrides: Sequence[str]) -> list[str]:
     """The same as :func:`idle_overrides` for ``eval``, whose number of rows is ``--rows``."""
     data = settings.data.model_copy(update={"test": settings.data.test or settings.data.train})
     run = TrainSettings().model_copy(update={"data": data, "decoding": settings.decoding})
-    rules = _unused(_NOT_EVALUATED, "a key that 'eval' uses") | _DATA
+    rules = {} if settings.held_out else _unused(_NOT_EVALUATED, "a key that 'eval' uses")
+    rules |= _DATA
     rules |= {name: _RUN[name] for name in ("image_decoding.", "clip")}
     return [note for key in _keys(overrides) for note in _notes_on(key, key, [Run(run, OfParts())], rules)]
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.data.images import are_images, with_image_defaults
+from stabledllm.data.row_stream import LEAST_STREAMED, known_rows
 from stabledllm.data.rows import marks_in
 from stabledllm.data.sources import load_examples
 from stabledllm.data.splits import refuse_few_rows
-from stabledllm.data.token_rows import lengths_of
+from stabledllm.data.token_rows import TokenRow, lengths_of
 from stabledllm.experiment.planned import Planned, runs_of
 from stabledllm.models.opening import Opened, open_model
 from stabledllm.noise.fits import check_marks, check_model
 from stabledllm.plain_text import plain_text
+from stabledllm.training.first_row import parts_of
 
 _SHOWN = 200
-"""Characters of a row's prompt, and of its response, that are shown."""
+"""Characters of a caption that are shown."""
 
 
 def open_all(settings: TrainSettings | ExperimentSettings) -> Iterator[str]:
@@ -41,10 +43,12 @@ def open_all(settings: TrainSettings | ExperimentSettings) -> Iterator[str]:
     notes: list[str] = []
     data = load_bundle(run.data, opened.tokenizer, notes.append)
     yield from notes
+    rows = known_rows(data.train, LEAST_STREAMED)
     for planned in runs:
-        refuse_few_rows(planned.settings.batch, len(data.train))
-        check_marks(planned.method, marks_in(data.train))
-    yield from _rows(runs, data, opened)
+        if rows is data.train:
+            refuse_few_rows(planned.settings.batch, len(rows))
+        check_marks(planned.method, marks_in(rows))
+    yield from _rows(runs, data, rows, opened)
 
 
 def _model(opened: Opened) -> str:
@@ -63,21 +67,17 @@ def _first_image(run: TrainSettings) -> str:
     return f"first picture: {plain_text(first['origin'])}, {plain_text(first['caption'], longest=_SHOWN)}"
 
 
-def _rows(runs: list[Planned], data: DataBundle, opened: Opened) -> Iterator[str]:
-    lengths = lengths_of(data.train)
+def _rows(runs: list[Planned], data: DataBundle, rows: Sequence[TokenRow], opened: Opened) -> Iterator[str]:
+    lengths = lengths_of(rows)
+    number = f"{len(rows):,} to train on" if rows is data.train else f"read as they come, here the first {len(rows):,}"
     yield (
-        f"rows: {len(data.train):,} to train on, {len(data.validation):,} to evaluate on, {len(data.test):,} to test; "
+        f"rows: {number}, {len(data.validation):,} to evaluate on, {len(data.test):,} to test; "
         f"tokens of a training row: {min(lengths):,} to {max(lengths):,}, half have at most {median(lengths):,.0f}"
     )
     settings = runs[0].settings
-    steps = settings.steps or -(-len(data.train) // settings.batch) * settings.epochs
+    steps = settings.steps or -(-len(rows) // settings.batch) * settings.epochs
     yield f"steps: {steps:,.0f} of {settings.batch:,} rows"
-    row = data.train[0]
-    ids, start = list(row.input_ids), row.prompt_length
+    row = rows[0]
     yield f"first row: {plain_text(row.origin)}"
-    yield f"  prompt:   {_text(ids[:start], opened)}"
-    yield f"  response: {_text(ids[start:], opened)}"
-
-
-def _text(ids: list[int], opened: Opened) -> str:
-    return plain_text(opened.tokenizer.decode(ids), longest=_SHOWN) if ids else "(none)"
+    for part in parts_of(row, opened.tokenizer):
+        yield f"  {part.kind:9s} {part.text.plain}"

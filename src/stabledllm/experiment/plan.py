@@ -15,6 +15,7 @@ from stabledllm.config.recipe import check
 from stabledllm.config.settings import ExperimentSettings
 from stabledllm.data.bundle import DataBundle
 from stabledllm.data.data_key import WITHOUT_EFFECT
+from stabledllm.data.row_stream import RowStream
 from stabledllm.errors import UserError
 from stabledllm.runtime.files import read_json, write_json
 from stabledllm.runtime.provenance import versions
@@ -79,7 +80,10 @@ def claim(out: Path, settings: ExperimentSettings, data: DataBundle, say: Callab
 def digest(data: DataBundle) -> str:
     """A digest of the rows that are trained on, evaluated and tested."""
     hasher = hashlib.sha256()
-    for row in chain(data.train, data.validation):
+    streamed = isinstance(data.train, RowStream)
+    if streamed:  # which are known by their files
+        hasher.update(f"streamed {data.digests['train']}\n".encode())
+    for row in chain(() if streamed else data.train, data.validation):
         ids = np.asarray(row.input_ids, dtype=np.int64)
         hasher.update(f"{len(ids)} {row.prompt_length} {row.tail} {row.hidden}\n".encode())
         hasher.update(ids.tobytes())

@@ -74,12 +74,12 @@ def seeds_needed(
 def seeds_from_runs(
     values: Mapping[int, float], standard: Mapping[int, float], difference: float, *, wanted: float, methods: int
 ) -> dict | None:
-    """The seeds needed if differences vary as they do over the common seeds; None for fewer than 2 of those.
+    """The seeds needed if differences vary as they do over the common seeds; None for fewer than 2 unlike ones.
 
     ``seeds_low`` and ``seeds_high`` follow from the 95 % interval of the sd, which is wide for few seeds.
     """
     differences = paired_differences(values, standard)
-    if len(differences) < 2:
+    if len(set(differences)) < 2:
         return None
     sd = stdev(differences)
     ends = zip(("seeds", "seeds_low", "seeds_high"), (sd, *sd_interval(differences)), strict=True)

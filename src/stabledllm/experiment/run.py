@@ -11,16 +11,19 @@ from stabledllm.build import build_objective
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.bundle import DataBundle
 from stabledllm.data.images import with_image_defaults
+from stabledllm.data.row_stream import known_rows
 from stabledllm.errors import UserError
 from stabledllm.evaluation.generated import can_be_scored, decoded_by, journal_name, score_generated
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.progress import shared_bar
 from stabledllm.evaluation.ranks import ALONE
 from stabledllm.evaluation.validation import row_forwards, validation_nll
+from stabledllm.experiment.advice import advice
 from stabledllm.experiment.board import Board
 from stabledllm.experiment.budget import rows_per_step, run_share
 from stabledllm.experiment.checks import Checked, check_experiment
 from stabledllm.experiment.claims import attempt, divergence, failure, finished, forget_failures, is_free
+from stabledllm.experiment.duration import telling_time
 from stabledllm.experiment.notes import notes
 from stabledllm.experiment.plan import claim
 from stabledllm.experiment.statements import statements
@@ -95,7 +98,7 @@ def run_experiment(
         return collect(out, settings, [method.name for method in checked.methods], untuned)
 
     if jobs > 1 or devices:
-        with Board(planned, say) as board:
+        with Board(planned, say, jobs=jobs) as board:
             train_all(planned, jobs, board, devices=devices, wait=wait, ended=ended)
     else:
         _one_by_one(planned, data, wait, ended, say)
@@ -114,7 +117,7 @@ def _one_by_one(
 ) -> None:
     """Make every free run in this process, then the runs that become free because their process was killed."""
     left = list(planned)
-    with bar(len(planned), "experiment", "run") as shown:
+    with bar(len(planned), "experiment", "run") as shown, telling_time(planned, say):
         while left:
             for run in list(left):
                 attempt(run, lambda settings: train(settings, data=data, say=say, screen=QUIET, untuned=False))
@@ -150,6 +153,7 @@ def collect(out: Path, settings: ExperimentSettings, methods: list[str], untuned
         "untuned": untuned,
         "runs": runs,
         "summary": (summary := summarise(runs, settings.baselines)),
+        "advice": advice(runs, summary),
         "statements": statements(runs, summary),
         "notes": notes(settings.equal, records),
     }
@@ -214,7 +218,7 @@ def _density(
     path = out / f"p_of_t_{canonical(method.name).replace('+', '_')}.json"
     if not path.is_file():
         own = base.model_copy(update={"seed": 0, "batch": rows_per_step(method, settings)})
-        save_fit(fitted_for(own, method, checked.loaded, checked.data.train), path, say)
+        save_fit(fitted_for(own, method, checked.loaded, known_rows(checked.data.train, own.ppots.rows)), path, say)
     return path, FittedDensity.load(path)
 
 

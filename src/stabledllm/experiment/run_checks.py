@@ -12,7 +12,7 @@ from stabledllm.config.changeable import refuse_unchangeable
 from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.settings import ModelSettings, TrainSettings
 from stabledllm.data.kinds import kind_of
-from stabledllm.errors import UserError, did_you_mean
+from stabledllm.errors import UserError
 from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.choices import check_attention, check_family
@@ -23,6 +23,7 @@ from stabledllm.models.shipped import check_name
 from stabledllm.noise.fits import check_blocks, check_model, check_p_of_t
 from stabledllm.noise.parts import OfParts, find_part
 from stabledllm.noise.weightings import power_of
+from stabledllm.runtime.nearby import nearby
 
 _MOST_VIEWS = 64
 
@@ -39,8 +40,7 @@ def of_method(run: TrainSettings, name: str) -> Checks:
     if causal is not None:
         yield "method methods model family", partial(check_model, method, run.model, causal)
     if run.p_of_t:
-        yield "method methods p_of_t", partial(check_p_of_t, method)
-        yield "p_of_t", partial(_check_file, "p_of_t", run.p_of_t)
+        yield "method methods p_of_t", partial(_check_density, method, run.p_of_t)
     if run.block_size:
         yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
 
@@ -153,14 +153,14 @@ def _check_base(model: str, base: str) -> None:
     check_model_name(base)
 
 
-def _check_file(key: str, name: str) -> None:
+def _check_density(method: OfParts, name: str) -> None:
+    check_p_of_t(method)
     path = Path(name).expanduser()
     if not path.is_file():
-        beside = sorted(entry.name for entry in path.parent.glob("*.json"))
         found = f"the folder '{name}'" if path.is_dir() else f"nothing at '{name}'"
-        inside = f"; write {key}={path / 'p_of_t.json'}" if (path / "p_of_t.json").is_file() else ""
-        near = inside or did_you_mean(path.name, beside, most=0)
-        raise UserError(f"key '{key}': expected a file that 'stabledllm fit' wrote, found {found}{near}.")
+        inside = f"; write p_of_t={path / 'p_of_t.json'}" if (path / "p_of_t.json").is_file() else ""
+        near = inside or nearby(path, [".json"])
+        raise UserError(f"key 'p_of_t': expected a file that 'stabledllm fit' wrote, found {found}{near}.")
 
 
 def check_clip(name: str) -> None:
@@ -182,7 +182,7 @@ def _check_callback(name: str) -> None:
     if package in sys.stdlib_module_names:
         raise UserError(f"key 'callbacks': expected a class of your own, {example}, found '{name}'.")
     if not any(Path(place).exists() for place in (package, f"{package}.py")) and find_spec(package) is None:
-        near = did_you_mean(f"{package}.py", sorted(file.name for file in Path().glob("*.py")), most=0)
+        near = nearby(Path(f"{package}.py"), [".py"])
         raise UserError(
             f"key 'callbacks': expected '{name}' in a module of the working directory or an installed one, found no "
             f"module '{package}'{near}."

@@ -19,9 +19,30 @@ def values_of(runs: Sequence[dict], method: str, metric: str) -> dict[int, float
     return {seed: float(v) for seed, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
 
 
+def comparable_values(
+    runs: Sequence[dict], methods: Sequence[str], metrics: Sequence[str]
+) -> dict[str, dict[str, dict[int, float]]]:
+    """For each metric that Standard and another method have over two common seeds: each method's values by seed.
+
+    Methods whose differences from Standard are the same for every seed are left out, since no spread is known.
+    """
+    out = {}
+    for metric in metrics:
+        every = {name: values_of(runs, name, metric) for name in methods}
+        standard = every.get("standard", {})
+        vary = {name for name, own in every.items() if len(set(paired_differences(own, standard))) > 1}
+        others = {name: every[name] for name in methods if name in vary and name != "standard"}
+        if others:
+            out[metric] = {"standard": standard} | others
+    return out
+
+
 def paired_differences(values: Mapping[int, float], standard: Mapping[int, float]) -> list[float]:
-    """The method's value minus Standard's for every seed that both have."""
-    return [values[seed] - standard[seed] for seed in values if seed in standard]
+    """The method's value minus Standard's for every seed that both have.
+
+    They are rounded to 12 decimals: what differs by rounding alone does not differ.
+    """
+    return [round(values[seed] - standard[seed], 12) for seed in values if seed in standard]
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
@@ -32,11 +53,10 @@ def share_interval(count: int, n: int) -> tuple[float, float]:
 
 
 def sd_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The 95 % interval of a standard deviation, from chi-square; (None, None) for fewer than 2 values."""
+    """The 95 % interval of a standard deviation, from chi-square; (None, None) for fewer than 2 unlike values."""
     n = len(values)
-    if n < 2:
+    if n < 2 or not (sd := stdev(values)):
         return None, None
-    sd = stdev(values)
     return tuple(sd * math.sqrt((n - 1) / float(2 * special.gammaincinv((n - 1) / 2, q))) for q in (0.975, 0.025))
 
 

@@ -47,13 +47,28 @@ def statements(runs: Sequence[dict], summary: Sequence[dict]) -> list[str]:
         fewest, most = min(counts), max(counts)
         seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
         least = [_least_seen(differences, len(compared)) for differences in compared]
-        spread = f"{min(least):.2g}" if len(least) == 1 else f"{min(least):.2g} to {max(least):.2g}, by method,"
+        if alike := sum(not difference > 0 for difference in least):
+            out.append(_no_spread(name, seeds, alike, len(least)))
+            least = [difference for difference in least if difference > 0]
+        if not least:
+            continue
+        low, high = f"{min(least):.2g}", f"{max(least):.2g}"
+        spread = low if low == high else f"{low} to {high}, by method,"
         many = f", {len(compared)} methods compared" if len(compared) > 1 else ""
         out.append(
             f"In {name}, with {seeds} seeds{many}: a mean difference from Standard below {spread} cannot be told from "
             f"0, and a ratio of sds below {sd_ratio_needed(fewest):.2g} cannot be told from 1 (5 %, two-sided)."
         )
     return out
+
+
+def _no_spread(name: str, seeds: str, alike: int, methods: int) -> str:
+    """The sentence on methods whose difference from Standard is one number for every seed, so without an error."""
+    whose = "each method" if alike == methods else f"{alike} of {methods} methods"
+    return (
+        f"In {name}, with {seeds} seeds: {whose} differed from Standard by the same number for every seed, as runs do "
+        f"that hardly learn; what a difference must be to be told from 0 is not known. Train for more steps."
+    )
 
 
 def _diverged(runs: Sequence[dict]) -> list[str]:

@@ -70,8 +70,8 @@ def _entry(runs: Sequence[dict], method: str, metric: str, baselines: Sequence[s
 
 
 def t_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The 95 % Student interval of a mean; (None, None) for fewer than 2 values."""
-    if len(values) < 2:
+    """The 95 % Student interval of a mean; (None, None) for fewer than 2 unlike values: equal ones show no spread."""
+    if len(values) < 2 or not stdev(values):
         return None, None
     half = student(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return mean(values) - half, mean(values) + half
@@ -87,9 +87,10 @@ def paired(values: dict[int, float], standard: dict[int, float]) -> dict | None:
     if len(differences) > 1:
         error = stdev(differences) / math.sqrt(len(differences))
         size = abs(mean(differences))
-        p_value = (
-            1.0 if size == 0 else 0.0 if error == 0 else float(2 * special.stdtr(len(differences) - 1, -size / error))
-        )
+        if error:
+            p_value = float(2 * special.stdtr(len(differences) - 1, -size / error))
+        elif not size:  # others that do not vary tell no chance
+            p_value = 1.0
     return {"difference": mean(differences), "ci_low": low, "ci_high": high, "p_value": p_value}
 
 

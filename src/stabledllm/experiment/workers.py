@@ -15,8 +15,9 @@ import torch
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, load_bundle
 from stabledllm.errors import UserError
-from stabledllm.experiment.board import OVER, Board
+from stabledllm.experiment.board import Board
 from stabledllm.experiment.claims import attempt, failure, finished, is_free, record_failure, was_at
+from stabledllm.experiment.states import OVER
 from stabledllm.training.run import train
 from stabledllm.training.screen import QUIET
 

@@ -97,15 +97,21 @@ class RowGradients(Meter):
 
         So too where a layer cannot be recorded: one that is called twice, by keyword, or with the rows laid end to end.
         """
-        self._checked, before = True, self.forwards
+        self._checked, before, told = True, self.forwards, self.progress
+        self.progress = None  # what is done twice counts once
+        try:
+            self._compare(batch, draw)
+        finally:
+            self.forwards, self.progress = before, told
+
+    def _compare(self, batch: dict[str, Tensor], draw: Draw) -> None:
         try:
             losses, gradients, _ = self._all(batch, draw)
         except (RuntimeError, IndexError, ValueError):
-            self.layers, self.forwards = None, before  # a fault of the model itself comes again, row by row
+            self.layers = None  # a fault of the model itself comes again, row by row
             return
         weight = torch.linspace(0.5, 1.5, len(losses), dtype=gradients.dtype, device=gradients.device)
         summed, again = weight @ gradients, self._losses(batch, draw)
-        self.forwards = before
         if not again.requires_grad:
             return
         exact = self._flat_gradient((again * weight).sum())

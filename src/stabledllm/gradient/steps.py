@@ -30,7 +30,7 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.runtime.finite import require_finite
 from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import Ratio, of_estimated_ratio
+from stabledllm.stats.intervals import UNKNOWN, Ends, Ratio, of_estimated_ratio, of_variance, tail_of, widest
 from stabledllm.stats.jackknife import jackknife, leave_one_out, spread
 from stabledllm.stats.pareto import pareto_k
 from stabledllm.variance.predicted import at_equal_compute
@@ -64,11 +64,11 @@ class StepGradients:
 
     def variance(self, transform: str = "raw") -> Estimate:
         """tr Var(step gradient), unbiased; jackknife over steps."""
-        return as_positive(self._estimate(_variance, transform, _UNITS[transform]))
+        return self._with_tail(self._estimate(_variance, transform, _UNITS[transform]), transform)
 
     def per_row_variance(self) -> Estimate:
         """n tr Var(step gradient) of the raw gradient."""
-        return as_positive(self._estimate(lambda k: self.rows * _variance(k), "raw", UNIT))
+        return self._with_tail(self._estimate(lambda k: self.rows * _variance(k), "raw", UNIT), "raw")
 
     def mean_square(self, transform: str = "raw") -> Estimate:
         """Squared norm of the mean step gradient, from pairs of different steps."""
@@ -76,11 +76,11 @@ class StepGradients:
 
     def noise_to_signal(self, transform: str = "raw") -> Estimate:
         """tr Var(step) / |mean|²; NaN where the estimate of |mean|² is not above 0."""
-        return as_positive(self._estimate(_noise_to_signal, transform, ""))
+        return self._with_tail(self._estimate(_noise_to_signal, transform, ""), transform)
 
     def noise_scale(self) -> Estimate:
         """B_simple = n tr Var(step) / |G|² in rows (McCandlish et al., arXiv:1812.06162), from the drawn steps."""
-        return as_positive(self._estimate(lambda k: self.rows * _noise_to_signal(k), "raw", "rows"))
+        return self._with_tail(self._estimate(lambda k: self.rows * _noise_to_signal(k), "raw", "rows"), "raw")
 
     def at_equal_compute(self, data_noise: Estimate) -> Estimate:
         """``F Var(step of F forwards) - C``, C being that of Standard's gradient."""
@@ -132,6 +132,12 @@ class StepGradients:
         deviations = k.diagonal() - 2 * k.mean(1) + k.mean()
         return pareto_k(deviations.clamp(min=0).numpy())
 
+    def _with_tail(self, estimated: Estimate, transform: str) -> Estimate:
+        """The estimate of a multiple of the variance, with an interval that holds for few steps of a skewed law too."""
+        own = as_positive(estimated)
+        low, high = widest(own.interval(), _of_few_steps(self.gram[transform], estimated.value))
+        return own if math.isnan(low) else replace(own, ends=(low, high))
+
     def _estimate(self, statistic: Callable[[Tensor], float], transform: str, unit: str) -> Estimate:
         k = self.gram[transform]
         of_steps = jackknife(lambda keep: statistic(k[keep][:, keep]), len(k), unit)
@@ -165,6 +171,24 @@ def _variance(k: Tensor) -> float:
 def _mean_square(k: Tensor) -> float:
     n = len(k)
     return float((k.sum() - k.trace()) / (n * (n - 1)))
+
+
+def _of_few_steps(k: Tensor, value: float) -> Ends:
+    """The chi-square interval of ``value``, a multiple of the variance of steps with these inner products.
+
+    It is that of a drawn loss's variance (:func:`~stabledllm.stats.intervals.tail_of`), for a vector: as many numbers
+    are averaged as there are directions with noise, ``(tr Σ)² / tr Σ²``.
+    """
+    n = len(k)
+    centred = k - k.mean(0) - k.mean(1, keepdim=True) + k.mean()
+    squares = centred.diagonal()
+    if not float(squares.sum()) > 0:
+        return UNKNOWN
+    same = float((centred**2).sum() - (squares**2).sum()) / (n * (n - 1))
+    directions = max(_variance(k) ** 2 / max(same, 1e-300), 1.0)
+    tail = tail_of(squares, n, directions**0.5)
+    freedom = (n - 1) * directions
+    return of_variance(value, value * ((tail + 2 / directions) / n) ** 0.5, freedom)
 
 
 def _noise_to_signal(k: Tensor) -> float:

@@ -20,19 +20,25 @@ from stabledllm.lab.measure.decompose import (
     check_methods,
     measure_gradients,
     measure_losses,
-    planned_forwards,
     record_of,
 )
 from stabledllm.lab.measure.laboratory import Laboratory
+from stabledllm.lab.measure.plan import gradient_stages, loss_stages
+from stabledllm.lab.measure.timing import gradient_cost
+from stabledllm.lab.quick import NOTE, QUICKER
 from stabledllm.lab.recommendation import is_comparable, recommend
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.fits import check_marks, check_model
 from stabledllm.noise.methods import Method
+from stabledllm.runtime.device import place
 from stabledllm.runtime.files import write_json
 
 
-def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = print) -> dict:
+def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = print, *, quick: bool = False) -> dict:
     """Measure, write ``decomposition.json`` into ``settings.out`` and return it.
+
+    Args:
+        quick: whether the settings are those of ``--quick``, which the record's notes then say.
 
     Raises:
         UserError: bad data, an unknown method, or too few rows to measure anything.
@@ -42,12 +48,14 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     methods = build_methods(settings)
     check_methods(methods, settings.gradient)
     loaded = load_model(settings.model, **loading_options(settings))
+    place(loaded.model)
     if size := getattr(loaded.model.config, "block_size", None):
         raise UserError(
             f"model '{settings.model}': expected one of whole responses, found one trained in blocks of {size}."
         )
     data = settings.data
-    rows, note = load_rows(data.train, loaded.tokenizer, data, "train", data.train_rows, say)
+    wanted = max(settings.rows, settings.probe.rows, settings.grad.rows)
+    rows, note = load_rows(data.train, loaded.tokenizer, data, "train", data.train_rows, say, wanted=wanted)
     say(note)
     if len(rows) < LEAST_ROWS:
         raise UserError(
@@ -57,7 +65,9 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     if loaded.autoregressive:
         measured, forwards = measure_autoregressive(settings, loaded, rows)
     else:
-        measured, forwards = _measure_all(settings, loaded, rows, methods)
+        measured, forwards = _measure_all(settings, loaded, rows, methods, quick)
+    if quick:
+        measured["notes"] = [NOTE, *measured["notes"]]
     record = record_of(
         measured,
         model=settings.model,
@@ -76,15 +86,19 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
 
 
 def _measure_all(
-    settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], methods: list[Method]
+    settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], methods: list[Method], quick: bool
 ) -> tuple[dict, int]:
     """The entries of the record for a masked diffusion model, and the number of forward passes they took."""
     for method in methods:
         check_model(method, loaded.name, loaded.autoregressive)
         check_marks(method, marks_in(rows))
     options = build_measuring(settings)
-    with progress_bar("decompose", planned_forwards(options, methods, len(rows))) as progress:
+    stages = loss_stages(options, methods, rows)
+    stages += gradient_stages(options, methods, rows) if settings.gradient else []
+    with progress_bar("decompose", stages, "" if quick else QUICKER) as progress:
         lab = Laboratory(options, loaded, rows, methods[0].objective, progress)
+        if settings.gradient:
+            progress.gradient_cost = gradient_cost(lab, methods[0])
         entries = measure_losses(lab, methods)
         if settings.gradient:
             entries |= measure_gradients(lab, methods, entries)

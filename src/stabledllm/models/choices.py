@@ -9,7 +9,7 @@ FAMILY_NAMES = ("auto", "llada", "llada-moe", "dream", "mmada", "a2d", "mlm", "a
 BACK_ENDS = ("sdpa", "eager", "flash_attention_2")
 _FAMILY_OF = {
     "llama": "arm", "qwen": "arm", "qwen2": "arm", "qwen3": "arm", "mistral": "arm", "gpt2": "arm", "causal": "arm",
-    "autoregressive": "arm", "ar": "arm", "bert": "mlm", "roberta": "mlm", "masked": "mlm",
+    "autoregressive": "arm", "bert": "mlm", "roberta": "mlm", "masked": "mlm",
 }  # fmt: skip
 """Models' own names of what is a family here."""
 
@@ -21,7 +21,7 @@ def check_family(name: str) -> None:
         UserError: with the nearest name.
     """
     if name not in FAMILY_NAMES:
-        meant = _FAMILY_OF.get(name.lower())
+        meant = next((family for known, family in _FAMILY_OF.items() if name.lower().startswith(known)), None)
         raise UserError(f"family: unknown '{name}'{f'; write {meant}' if meant else did_you_mean(name, FAMILY_NAMES)}.")
 
 

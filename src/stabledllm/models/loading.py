@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from stabledllm.config.run_folder import model_in
 from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.families.attention import check_back_end
@@ -77,7 +78,8 @@ def load_model(
     """Load a model, or an adapter on its base, by its name.
 
     The name is ``tiny`` or ``tiny-mmada`` (shipped, no network), a local folder, or a name on the hub, in the hub's
-    own layout. ``new:`` before a shipped name or a folder: random weights of that shape, and the same tokenizer.
+    own layout. The folder of a run stands for the model in it, without the run's settings. ``new:`` before a shipped
+    name or a folder: random weights of that shape, and the same tokenizer.
 
     Args:
         family: one of :data:`~stabledllm.models.families.registry.FAMILIES`, or ``auto``: what config.json says.
@@ -113,6 +115,7 @@ def _load_model(
     allow_pickle: bool,
 ) -> LoadedModel:
     check_back_end(attention)
+    name, base = model_in(name), base and model_in(base)
     if is_adapter(name):
         if init_seed is not None:
             raise UserError(f"key 'init_seed': expected a new model (new:tiny or new:FOLDER), found '{name}'.")
@@ -188,11 +191,12 @@ def _load_tiny(source: Source) -> LoadedModel:
 
 
 def model_folder(name: str, allow_pickle: bool = False) -> Path:
-    """The folder with the files of the model or adapter of that name.
+    """The folder with the files of the model or adapter of that name, which may be that of a run.
 
     Raises:
         UserError: no such model.
     """
+    name = model_in(name)
     if is_adapter(name):
         return Path(name).expanduser()
     return shipped_folder(name) or find_folder(name, allow_pickle=allow_pickle)

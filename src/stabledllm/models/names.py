@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stabledllm.config.run_folder import model_in
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of
 from stabledllm.models.new import pattern_of
@@ -57,6 +58,7 @@ def check_model_name(name: str) -> None:
     if shipped_folder(name):
         return
     if path.is_dir():
+        model_in(name)  # refuses a run that has not ended
         _check_folder(name, path)
     elif path.exists():
         beside = f"; write {path.parent}" if _holds_model(path.parent) else ""

@@ -96,11 +96,7 @@ PARTS = {
             contradicts={"complement": "the second view has 1 - t, outside the interval"},
         ),
         Part("fixedcount", {MASKER: _of("maskers.FixedCount")}),
-        Part(
-            "complement",
-            {MASKER: _of("maskers.Complement"), VIEWS: _of("views.ComplementPair")},
-            bound_only=True,
-        ),
+        Part("complement", {MASKER: _of("maskers.Complement"), VIEWS: _of("views.ComplementPair")}, bound_only=True),
         Part(
             "isad",
             {MASKER: _of("maskers.ISAD", "isad_delta")},

@@ -105,8 +105,7 @@ def parameters(theta: np.ndarray) -> dict[str, float]:
     >>> parameters(np.zeros(7))["A"]
     1.0
     """
-    values = [*np.exp(theta[:4]), *theta[4:]]
-    return dict(zip(NAMES, (float(v) for v in values), strict=True))
+    return dict(zip(NAMES, map(float, [*np.exp(theta[:4]), *theta[4:]]), strict=True))
 
 
 def theta_of(parameters: dict[str, float]) -> np.ndarray:

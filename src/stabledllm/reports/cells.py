@@ -5,14 +5,14 @@ from __future__ import annotations
 from html import escape
 
 from stabledllm.plain_text import plain_text
-from stabledllm.reports.tables import Table
+from stabledllm.reports.table import Table
 
 _CELL = "padding:2px 10px;white-space:nowrap;text-align:"
 
 
 def table_html(table: Table) -> str:
     """A table with its title and its note; every text in it is escaped, and a wide one scrolls."""
-    words = [i == 0 or any(row[i][:1].isalpha() for row in table.rows) for i in range(len(table.columns))]
+    words = [table.is_words(i) for i in range(len(table.columns))]
     head = _row("th", table.columns, words)
     body = "".join(_row("td", row, words) for row in table.rows)
     note = paragraph(table.note) if table.note else ""

@@ -16,7 +16,7 @@ from stabledllm.reports.labels import label
 from stabledllm.reports.published import published_table
 from stabledllm.reports.stored import Stored, array, finished_planned, gather, noise_of, run_metrics
 from stabledllm.reports.style import data_uri
-from stabledllm.reports.summary import summarise
+from stabledllm.reports.summary import missing, summarise
 from stabledllm.runtime.files import write_text
 from stabledllm.runtime.locks import writing_beside
 from stabledllm.runtime.secrets import hidden
@@ -60,12 +60,16 @@ def render(stored: Stored) -> str:
     """The HTML of the page."""
     environment = _environment()
     css, _, _ = environment.loader.get_source(environment, "report.css")
+    decomposition = _decomposition(stored.decomposition)
+    curves = decomposition and (decomposition["curves"] or decomposition["densities"])
     return environment.get_template("report.html.j2").render(
         css=Markup(css),
         summary=summarise(stored),
-        decomposition=_decomposition(stored.decomposition),
+        missing=missing(stored),
+        decomposition=decomposition,
         fits=[_fit(data) for data in stored.fits],
         experiment=_experiment(stored),
+        has_curves=bool(stored.fits or curves),
         provenance=_provenance(stored),
         subject=_subject(stored),
         label=label,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from stabledllm.reports.stored import number, stderr, value
+from stabledllm.reports.table import NONE
 
-NONE = "–"
 _FAR = 1e3
 """Where an interval's upper end is this many times larger than value and lower end, each gets digits of its own."""
 
@@ -34,6 +34,29 @@ def estimate(est: object, unit: bool = False) -> str:
         return f"({v / scale:.{places}f} ± {s / scale:.{places}f})e{exponent:+03d}{tail}"
     places = _places(s)
     return f"{v:.{places}f} ± {s:.{places}f}{tail}"
+
+
+def positive(est: object, unit: bool = False) -> str:
+    """An Estimate of what cannot be negative, such as a variance: as :func:`estimate`, but with no end below 0.
+
+    An estimate that is not above 0 is shown as ``below X``, X its interval's upper end.
+    """
+    v, s = value(est), stderr(est)
+    low, high = (number(est.get(end)) if isinstance(est, dict) else math.nan for end in ("ci_low", "ci_high"))
+    if math.isnan(low + high):
+        low, high = v - 1.96 * s, v + 1.96 * s
+    if v <= 0:
+        tail = f" {est['unit']}" if unit and isinstance(est, dict) and est.get("unit") else ""
+        return (f"below {plain(high, 2)}" if high > 0 else NONE if math.isnan(s) and v else "0") + tail
+    return estimate(est | {"ci_low": 0.0, "ci_high": high} if low < 0 else est, unit)
+
+
+def ratio(stored: dict | None) -> str:
+    """A stored ratio of what cannot be negative: ``0.63, 0.57 to 0.69``, or ``below 0.69`` for an estimate of 0."""
+    v, low, high = (number((stored or {}).get(name)) for name in ("value", "ci_low", "ci_high"))
+    if v <= 0:
+        return NONE if math.isnan(high) else f"below {plain(high, 2)}"
+    return with_interval(v, low, high)
 
 
 def _exponent(v: float, s: float) -> int:
@@ -76,6 +99,9 @@ def with_interval(v: object, low: object, high: object, sign: bool = False) -> s
     if span == NONE:
         return signed(v) if sign else plain(v)
     places = places_for(number(low), number(high))
+    if number(v):  # an interval far wider than its value must not round the value to 0
+        places = max(places, min(-math.floor(math.log10(abs(number(v)))), 6))
+    span = interval(low, high, places)
     return f"{signed(v, places) if sign else fixed(v, places)}, {span}"
 
 
@@ -96,7 +122,8 @@ def signed(v: object, digits: int | None = None) -> str:
     v = number(v)
     if math.isnan(v):
         return NONE
-    return f"{v:+.{digits}f}" if digits is not None else f"{v:+.3g}"
+    text = f"{v:+.{digits}f}" if digits is not None else f"{v:+.3g}"
+    return text if text.strip("+-0.") else text.lstrip("+-")
 
 
 def p_value(p: object) -> str:
@@ -108,10 +135,10 @@ def p_value(p: object) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """The share of a positive whole as text: ``55 %``."""
+    """The share of a positive whole as text: ``55 %``; 0 for an estimate below 0."""
     if not whole > 0 or math.isnan(part):
         return NONE
-    return f"{100 * part / whole:.0f} %"
+    return f"{100 * max(part, 0.0) / whole:.0f} %"
 
 
 def yes_no(v: object) -> str:

@@ -9,7 +9,8 @@ from statistics import mean, stdev
 
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.stored import number, run_methods, summary_of
-from stabledllm.reports.tables import Name, Table
+from stabledllm.reports.table import Table
+from stabledllm.reports.tables import Name
 
 
 def published() -> dict:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.labels import metric_label
 from stabledllm.reports.stored import diverged_at, number, run_methods, run_metrics
-from stabledllm.reports.tables import DIVERGED, Name, Table, seeds_of
+from stabledllm.reports.table import Table
+from stabledllm.reports.tables import DIVERGED, Name, seeds_of
 
 
 def cost_table(results: dict, name: Name = str) -> Table:

@@ -24,7 +24,7 @@ _METRICS = {"validation_nll": "validation NLL", "clip_score": "CLIP score"}
 
 def summarise(stored: Stored) -> list[tuple[str, list[str]]]:
     """The headings of the summary with their sentences, in the order of the questions that users ask."""
-    parts = []
+    parts = [("What to do", what_to_do(stored))]
     if stored.decomposition:
         parts.append(("Where the noise comes from", components(stored.decomposition)))
         if stored.decomposition.get("methods"):
@@ -32,6 +32,32 @@ def summarise(stored: Stored) -> list[tuple[str, list[str]]]:
     if stored.results:
         parts.append(("What training showed", training(stored.results)))
     return [(heading, sentences) for heading, sentences in parts if sentences]
+
+
+def what_to_do(stored: Stored) -> list[str]:
+    """What the experiment advises, which comes first since it trained, and what the measured noise recommends."""
+    out = [sentence for sentence in (stored.results or {}).get("advice") or [] if isinstance(sentence, str)]
+    advised = (stored.decomposition or {}).get("recommendation") or {}
+    method, quantity = advised.get("method"), advised.get("quantity")
+    if method and quantity:
+        if advised.get("significant"):
+            noise = fmt.with_interval(advised.get("ratio"), advised.get("ci_low"), advised.get("ci_high"))
+            out.append(f"By the {quantity}'s noise: switch to {label(method)}, {noise} of Standard's at equal compute.")
+        else:
+            out.append(
+                f"By the {quantity}'s noise: stay with Standard, or measure more rows; no method is surely better."
+            )
+    return out
+
+
+def missing(stored: Stored) -> list[tuple[str, str]]:
+    """What is not in the folder, with the command that makes it."""
+    found = (
+        (stored.decomposition, "where the noise comes from", "stabledllm decompose"),
+        (stored.fits, "a fitted p(t)", "stabledllm fit"),
+        (stored.results, "an experiment", "stabledllm experiment RECIPE"),
+    )
+    return [(what, command) for there, what, command in found if not there]
 
 
 def components(data: dict) -> list[str]:
@@ -60,7 +86,7 @@ def _shares(parts: dict, what: str) -> list[str]:
     known, total = _known_components(parts), value(parts.get("total"))
     if not known:
         return [f"No component of the {what}'s variance is stored."]
-    shares = [f"{_NAMES[k]} {fmt.percent(value(parts[k]), total)} {_bracketed(fmt.estimate(parts[k]))}" for k in known]
+    shares = [f"{_NAMES[k]} {fmt.percent(value(parts[k]), total)} {_bracketed(fmt.positive(parts[k]))}" for k in known]
     out = [f"Of the variance of one row's {what}, {fmt.estimate(parts.get('total'), unit=True)}: {_list(shares)}."]
     unclear = [_NAMES[k] for k in known if _may_be_zero(parts[k])]
     if unclear:
@@ -84,23 +110,30 @@ def methods(data: dict) -> list[str]:
     return out + [f"Gradient. {s}" for s in noise_sentences(data, "gradient")] if noise_of(data, "gradient") else out
 
 
+def _disagrees(entry: dict, data: dict) -> bool:
+    """Whether a method's measured variance, or Standard's, is not the predicted one."""
+    return any(m.get("agrees_with_prediction") is False for m in (entry, noise_of(data, "loss").get("standard") or {}))
+
+
 def noise_sentences(data: dict, quantity: str) -> list[str]:
     """Sentences on which methods' stored interval excludes 1, on which side, and which have another objective."""
-    less, more, unclear, unknown = [], [], [], []
+    less, more, unclear, against, unknown = [], [], [], [], []
     for m in noise_of(data, quantity).values():
         if m["method"] == "standard" or m.get("unbiased") is False:
             continue
         r = m.get("relative_to_standard") or {}
         low, high = number(r.get("ci_low")), number(r.get("ci_high"))
-        text = f"{label(m['method'])} ({fmt.with_interval(r.get('value'), low, high)})"
-        group = unknown if math.isnan(low + high) else less if high < 1 else more if low > 1 else unclear
+        text = f"{label(m['method'])} ({fmt.ratio(r)})"
+        told = less if high < 1 else more if low > 1 else unclear
+        group = unknown if math.isnan(low + high) else against if told is not unclear and _disagrees(m, data) else told
         group.append((number(r.get("value")), text))
     out = []
     for group, words in (
         (less, "Less noise than Standard for the same forward passes, as a multiple of Standard's (interval)"),
         (more, "More noise than Standard"),
         (unclear, "Not told apart from Standard (the interval contains 1)"),
-        (unknown, "No interval is stored for"),
+        (against, "Measured and predicted variances disagree, so that nothing is claimed of"),
+        (unknown, "Too few draws for an interval of"),
     ):
         if group:
             out.append(f"{words}: {_list([text for _, text in sorted(group)])}.")

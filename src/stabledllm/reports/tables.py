@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.labels import COMPONENT_LABELS, metric_label
@@ -18,32 +17,9 @@ from stabledllm.reports.stored import (
     summary_of,
     value,
 )
+from stabledllm.reports.table import Table
 
 Name = Callable[[str], str]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: columns and rows of text, where the first column holds the rows' names."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-    def text(self) -> str:
-        """The table as plain text with aligned columns."""
-        lines = [self.columns, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
-        out = [
-            "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
-            for r in lines
-        ]
-        out.insert(1, "  ".join("-" * w for w in widths))
-        return "\n".join([self.title, *(line.rstrip() for line in out), *([self.note] if self.note else [])])
-
-    def __str__(self) -> str:
-        return self.text()
 
 
 def components_table(data: dict) -> Table:
@@ -58,12 +34,12 @@ def components_table(data: dict) -> Table:
         if any(c != fmt.NONE for c in cells):
             rows.append((COMPONENT_LABELS.get(key, "total"), *cells))
     mean = fmt.estimate(data["loss"].get("mean"), unit=True)
-    note = f"Mean loss {mean}. Value ± standard error, or with its 95 % interval."
+    note = f"Mean loss {mean}. Value ± standard error, or with its 95 % interval; below X: the estimate is not above 0."
     return Table("Where the variance of one row comes from", ("component", *columns), tuple(rows), note)
 
 
 def _cells(parts: dict, key: str) -> tuple[str, str]:
-    return fmt.estimate(parts.get(key)), fmt.percent(value(parts.get(key)), value(parts.get("total")))
+    return fmt.positive(parts.get(key)), fmt.percent(value(parts.get(key)), value(parts.get("total")))
 
 
 def _unit(parts: dict) -> str:
@@ -71,38 +47,54 @@ def _unit(parts: dict) -> str:
 
 
 def equal_compute_table(data: dict, name: Name = str) -> Table:
-    """The table of methods with their views, the variance of one row's loss, and the noise at equal compute."""
+    """The table of methods: their noise at equal compute over Standard's, whether they pay, and the variances of it."""
     by_name = noise_of(data, "loss")
     rows = []
     for key in standard_first(list(by_name)):
         m = by_name[key]
-        relative = m.get("relative_to_standard") or {}
-        own = key == "standard"
         rows.append(
             (
                 name(key),
-                "no (biased)" if m.get("unbiased") is False else fmt.yes_no(m.get("unbiased")),
-                fmt.NONE if math.isnan(number(m.get("views"))) else f"{number(m['views']):.3g}",
-                fmt.estimate(m.get("variance_at_equal_compute")),
-                fmt.estimate(m.get("predicted_at_equal_compute")),
-                "1" if own else fmt.plain(relative.get("value")),
-                fmt.NONE if own else fmt.interval(relative.get("ci_low"), relative.get("ci_high")),
-                fmt.yes_no(m.get("pays")),
-                fmt.estimate(m.get("measured_variance")),
-                fmt.estimate(m.get("predicted_variance")),
+                "1" if key == "standard" else fmt.ratio(m.get("relative_to_standard")),
+                _pays(m, by_name.get("standard") or {}),
+                fmt.positive(m.get("variance_at_equal_compute")),
+                fmt.positive(m.get("predicted_at_equal_compute")),
+                *_kind(m),
+                fmt.positive(m.get("measured_variance")),
+                fmt.positive(m.get("predicted_variance")),
                 fmt.estimate(m.get("mean")),
             )
         )
     columns = (
-        "method", "unbiased", "views", "at equal compute", "predicted", "÷ Standard", "interval", "pays",
-        "variance", "predicted", "mean loss",
+        "method", "÷ Standard", "pays", "at equal compute", "predicted", "unbiased", "views", "variance",
+        "variance, predicted", "mean loss",
     )  # fmt: skip
+    used = {row[2] for row in rows}
     note = (
-        "Variances in nats². At equal compute: the same number of forward passes; Standard's is A + B. "
-        "Variance: of one row's loss. Biased: the method trains another objective. "
-        "Without an error: a few draws decide."
+        "÷ Standard: the noise at equal compute, that is for the same number of forward passes, over Standard's, which "
+        "is A + B; with its 95 % interval. Variances in nats², variance: of one row's loss. – : not known from so few "
+        "draws."
     )
-    return Table("Noise of each method", columns, tuple(rows), note)
+    note += " Biased: the method trains another objective." * (BIASED in used)
+    note += " Disagree: measured and predicted variances do, so that nothing is claimed." * (DISAGREE in used)
+    return Table("Noise of each method", columns, tuple(rows), note, answers=3)
+
+
+BIASED, DISAGREE = "biased", "disagree"
+
+
+def _pays(entry: dict, standard: dict) -> str:
+    if entry.get("unbiased") is False:
+        return BIASED
+    if any(m.get("agrees_with_prediction") is False for m in (entry, standard)) and entry["method"] != "standard":
+        return DISAGREE
+    return fmt.yes_no(entry.get("pays"))
+
+
+def _kind(entry: dict) -> tuple[str, str]:
+    """Whether a method is unbiased, and its views."""
+    unbiased = "no (biased)" if entry.get("unbiased") is False else fmt.yes_no(entry.get("unbiased"))
+    return unbiased, fmt.NONE if math.isnan(number(entry.get("views"))) else f"{number(entry['views']):.3g}"
 
 
 def gradient_table(data: dict, name: Name = str) -> Table:
@@ -110,26 +102,24 @@ def gradient_table(data: dict, name: Name = str) -> Table:
     by_name = noise_of(data, "gradient")
     rows = []
     for key in standard_first(list(by_name)):
-        m, relative = by_name[key], by_name[key].get("relative_to_standard") or {}
-        own = key == "standard"
+        m, own = by_name[key], key == "standard"
         scale = value(m.get("noise_scale")) * number(m.get("views"))
         rows.append(
             (
                 name(key),
-                "no (biased)" if m.get("unbiased") is False else fmt.yes_no(m.get("unbiased")),
-                fmt.estimate(m.get("variance_at_equal_compute")),
-                "1" if own else fmt.plain(relative.get("value")),
-                fmt.NONE if own else fmt.interval(relative.get("ci_low"), relative.get("ci_high")),
-                fmt.estimate(m.get("predicted_variance")),
-                fmt.estimate(m.get("measured_variance")),
+                "1" if own else fmt.ratio(m.get("relative_to_standard")),
+                fmt.positive(m.get("variance_at_equal_compute")),
                 *("1" if own else _ratio(m.get(kind)) for kind in ("clipped", "update")),
-                fmt.plain(scale),
+                fmt.plain(scale) if scale > 0 else fmt.NONE,
                 fmt.plain(m.get("pareto_k")),
+                _kind(m)[0],
+                fmt.positive(m.get("predicted_variance")),
+                fmt.positive(m.get("measured_variance")),
             )
         )
     columns = (
-        "method", "unbiased", "at equal compute", "÷ Standard", "interval", "variance", "measured", "clipped",
-        "update", "noise scale", "Pareto-k",
+        "method", "÷ Standard", "at equal compute", "clipped", "update", "noise scale", "Pareto-k", "unbiased",
+        "variance", "measured",
     )  # fmt: skip
     note = (
         "Traces of covariances in (nats/param)², predicted from exact counts; variance and measured: of one row's "
@@ -137,7 +127,7 @@ def gradient_table(data: dict, name: Name = str) -> Table:
         "compute, of the clipped gradient and of Adam's update, over Standard's. Noise scale: in forward passes. "
         "Pareto-k above 0.7: the tail is too heavy for the errors to be trusted."
     )
-    return Table("Gradient noise of each method", columns, tuple(rows), note)
+    return Table("Gradient noise of each method", columns, tuple(rows), note, answers=2)
 
 
 def _ratio(part: dict | None) -> str:
@@ -161,17 +151,17 @@ def metrics_table(results: dict, metric: str, name: Name = str) -> Table:
     untuned = ((results.get("untuned") or {}).get("metrics") or {}).get(metric)
     if not math.isnan(value(untuned)):
         error = fmt.NONE if math.isnan(stderr(untuned)) else f"± {stderr(untuned):.{places}f} (se)"
-        cells = (fmt.fixed(value(untuned), places), "", error, *[""] * 5)
-        rows.append(("untuned model", *[""] * (len(seeds) or 1), *cells))
+        cells = (fmt.fixed(value(untuned), places), "", "", "", error, "", "")
+        rows.append(("untuned model", *cells, *[""] * (len(seeds) or 1)))
     columns = (
-        "method", *([f"seed {s}" for s in seeds] or ["seeds"]), "mean", "sd", "interval of mean",
-        "vs Standard", "interval", "p", "p (Holm)", "worst beats best baseline",
+        "method", "mean", "vs Standard", "p (Holm)", "sd", "interval of mean", "p", "worst beats best baseline",
+        *([f"seed {s}" for s in seeds] or ["seeds"]),
     )  # fmt: skip
     note = (
         "p (Holm): corrected for the number of methods. Worst beats best baseline: the method's worst run is better "
         "than the best run of every baseline. Diverged runs are in no figure but that: none of theirs is better."
     )
-    return Table(metric_label(metric), columns, tuple(rows), note if results["summary"] else "")
+    return Table(metric_label(metric), columns, tuple(rows), note if results["summary"] else "", answers=4)
 
 
 def spread_table(results: dict, metric: str, name: Name = str) -> Table | None:
@@ -188,13 +178,12 @@ def spread_table(results: dict, metric: str, name: Name = str) -> Table | None:
                 fmt.count(s.get("n")),
                 fmt.fixed(number(s["sd"]), places),
                 fmt.interval(s.get("sd_ci_low"), s.get("sd_ci_high"), places),
-                fmt.plain(ratio.get("value")),
-                fmt.interval(ratio.get("ci_low"), ratio.get("ci_high")),
+                fmt.ratio(ratio),
             )
         )
     if not rows:
         return None
-    columns = ("method", "seeds", "sd", "interval of sd", "÷ Standard's sd", "interval")
+    columns = ("method", "seeds", "sd", "interval of sd", "÷ Standard's sd")
     note = "95 % intervals: chi-square for an sd, Pitman-Morgan over common seeds for a ratio."
     return Table(f"{metric_label(metric)}: spread over seeds", columns, tuple(rows), note)
 
@@ -213,18 +202,31 @@ def _metric_row(results: dict, method: str, metric: str, seeds: list, places: in
     def at(v: object) -> str:
         return fmt.NONE if math.isnan(number(v)) else f"{number(v):.{places}f}"
 
+    low, high = (_possible(number(s.get(end)), metric) for end in ("ci_low", "ci_high"))
+    shift = (number(versus.get(key)) for key in ("difference", "ci_low", "ci_high"))
     return (
         name(method),
-        *([DIVERGED if seed in lost else at(runs.get(seed)) for seed in seeds] or [seeds_of(len(runs), len(lost))]),
         at(s.get("mean")),
-        at(s.get("sd")),
-        fmt.interval(s.get("ci_low"), s.get("ci_high"), places),
-        fmt.signed(versus.get("difference"), places),
-        fmt.interval(versus.get("ci_low"), versus.get("ci_high"), places),
-        fmt.p_value(versus.get("p_value")),
+        _shift(*shift, places),
         fmt.p_value(versus.get("p_holm")),
+        at(s.get("sd")),
+        fmt.interval(low, high, places),
+        fmt.p_value(versus.get("p_value")),
         fmt.yes_no(s.get("worst_beats_best_baseline")),
+        *([DIVERGED if seed in lost else at(runs.get(seed)) for seed in seeds] or [seeds_of(len(runs), len(lost))]),
     )
+
+
+def _possible(end: float, metric: str) -> float:
+    """An interval's end, moved to where the metric can be: no loss is negative, and no share above 1."""
+    low, high = {"accuracy": (0.0, 1.0), "clip_score": (-math.inf, math.inf)}.get(metric, (0.0, math.inf))
+    return end if math.isnan(end) else min(max(end, low), high)
+
+
+def _shift(difference: float, low: float, high: float, places: int) -> str:
+    """A difference with its interval, ``+0.012, -0.003 to 0.027``; alone where there is none."""
+    span = fmt.interval(low, high, places)
+    return fmt.signed(difference, places) + (f", {span}" if span != fmt.NONE else "")
 
 
 def seeds_of(seeds: int, lost: int) -> str:
@@ -254,8 +256,8 @@ def fit_table(data: dict) -> Table:
             fmt.plain(d.get("pareto_k")),
             "above 0.7: the tail is too heavy to trust a variance",
         ),
-        ("variance with uniform t", fmt.estimate(d.get("variance_uniform")), "nats²"),
-        ("variance with this p(t)", fmt.estimate(d.get("variance_fitted")), "nats², on rows that it was not fitted on"),
+        ("variance with uniform t", fmt.positive(d.get("variance_uniform")), "nats²"),
+        ("variance with this p(t)", fmt.positive(d.get("variance_fitted")), "nats², on rows that it was not fitted on"),
         ("uniform share", fmt.plain(data.get("uniform_share")), "mixed in, bounds every weight by its reciprocal"),
         ("forward passes of the probe", fmt.count(data.get("forward_passes")), "spent once"),
     ]

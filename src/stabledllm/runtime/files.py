@@ -32,9 +32,13 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     """Yields a file to write bytes to, which becomes ``path`` at the end.
 
     It has a temporary name beside ``path`` and is flushed to disk before it is renamed; if something goes wrong it is
-    removed. An error names ``path``.
+    removed. A device or a pipe is written to and stays what it is. An error names ``path``.
     """
     with naming(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("wb") as file:
+                yield file
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(path)
         try:

@@ -73,6 +73,11 @@ def say(line: str) -> None:
     stream.flush()
 
 
+def bars_are_off() -> bool:
+    """Whether no progress bars are wanted: tqdm's own variable, which ``--quiet`` sets."""
+    return os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+
+
 def silent(_: str) -> None:
     """Print nothing: for ranks other than the first."""
 

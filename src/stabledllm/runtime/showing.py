@@ -29,10 +29,15 @@ _SURROUNDING: ContextVar[threading.Event | None] = ContextVar("surrounding", def
 
 
 class Bar(Protocol):
-    """A count of work done."""
+    """A count of work done, of ``total``, which may change where draws decide how much there is."""
+
+    total: int | None
 
     def update(self, n: int = 1) -> object:
         """Count ``n`` more."""
+
+    def set_postfix_str(self, s: str) -> None:
+        """Say which part of the work is going on."""
 
 
 @contextmanager
@@ -46,12 +51,12 @@ def without_bars() -> Iterator[None]:
 
 
 def in_terminal() -> bool:
-    """Whether standard error is a terminal."""
-    return bool(sys.stderr is not None and sys.stderr.isatty())
+    """Whether standard error can show a bar: a terminal, or a notebook."""
+    return "ipykernel" in sys.modules or bool(sys.stderr is not None and sys.stderr.isatty())
 
 
 def _shown() -> bool:
-    return is_main_process() and not _HIDDEN.get() and not os.environ.get("TQDM_DISABLE")
+    return is_main_process() and not _HIDDEN.get() and os.environ.get("TQDM_DISABLE", "") in ("", "0")
 
 
 @contextmanager
@@ -73,8 +78,19 @@ def bar(total: int | None, what: str, unit: str, *, initial: int = 0) -> Iterato
         yield _Lines(total, what, unit, initial)
 
 
+def note(line: str) -> None:
+    """Print a line above the bars on standard error, where bars are shown."""
+    if _shown():
+        _print(line)
+
+
 class _Hidden:
+    total: int | None = None
+
     def update(self, n: int = 1) -> None:
+        """Show nothing."""
+
+    def set_postfix_str(self, s: str) -> None:
         """Show nothing."""
 
 
@@ -82,9 +98,12 @@ class _Lines:
     """A count that prints a line after the first seconds and then every minute."""
 
     def __init__(self, total: int | None, what: str, unit: str, initial: int = 0):
-        self.total, self.what, self.unit, self.done = total, what, unit, initial
+        self.total, self.what, self.unit, self.done, self.stage = total, what, unit, initial, ""
         self.first, self.started = initial, time.monotonic()
         self.next = self.started + SILENT_FOR
+
+    def set_postfix_str(self, s: str) -> None:
+        self.stage = s
 
     def update(self, n: int = 1) -> None:
         self.done += n
@@ -100,7 +119,7 @@ class _Lines:
         if self.total and self.done > self.first:
             left = (now - self.started) / (self.done - self.first) * (self.total - self.done)
             text += f", about {duration(left)} left"
-        return text
+        return f"{text} ({self.stage})" if self.stage else text
 
 
 @contextmanager

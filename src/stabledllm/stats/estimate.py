@@ -48,7 +48,8 @@ class Estimate:
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
-        return f"{self.value:.4g} ± {self.stderr:.2g}{unit} (n={self.n})"
+        error = f" ± {self.stderr:.2g}" if math.isfinite(self.stderr) else ""
+        return f"{self.value:.4g}{error}{unit} (n={self.n})"
 
 
 def student(freedom: float) -> float:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from torch import Tensor
+
 from stabledllm.stats.estimate import Estimate, student
 
 Ends = tuple[float, float]
@@ -48,6 +50,26 @@ def of_variance(value: float, stderr: float, freedom: float) -> Ends:
     if nu < _LEAST_FREEDOM:
         return UNKNOWN
     return tuple(value * nu / float(2 * special.gammaincinv(nu / 2, q)) for q in (0.975, 0.025))
+
+
+def tail_of(squares: Tensor, draws: float, averaged: float = 1.0) -> float:
+    """The excess kurtosis to allow for in a law of which ``draws`` independent draws showed these squared deviations.
+
+    A sample without the largest values looks tame, and n draws cannot show a kurtosis above n: what is seen is
+    corrected for n and doubled; of up to 256 draws it is taken to be no less than 6, an exponential law's, and of more
+    by and by no less than they show. Intervals then hold for normal and for log-normal draws
+    (``studies/coverage/README.md``).
+
+    Args:
+        averaged: the number of values of such a law that a square is the mean of, as with vectors.
+
+    >>> import torch
+    >>> tail_of(torch.ones(16), 16)
+    6.0
+    """
+    kurtosis = float((squares**2).mean() / squares.mean() ** 2)
+    seen = (kurtosis - 1) / max(1 - kurtosis / draws, 0.02) - 2 / averaged
+    return 6 / averaged * min(1.0, 256 / draws) + 2 * max(seen, 0.0)
 
 
 def of_sum(parts: Sequence[tuple[float, Ends]]) -> Ends:

@@ -23,8 +23,14 @@ def hub_rows(task: str, repository: str, split: str, *, config: str | None = Non
     return _rows(task, what, unreadable, repository, split=split, **({"name": config} if config else {}))
 
 
-def named_rows(repository: str, split: str, subset: str | None = None) -> tuple[str, list[Path], Iterator[dict]]:
+def named_rows(
+    repository: str, split: str, subset: str | None = None, *, streaming: bool = False, skip: int = 0
+) -> tuple[str, list[Path], Iterator[dict]]:
     """Any data set's ``(name for messages, files it is read from, rows)``.
+
+    Args:
+        streaming: read the rows from the hub as they come, without a copy here (and so from no files). skip: number of
+            first rows to leave out, under ``streaming``.
 
     Raises:
         UserError: ``datasets`` is not installed, or the data set has no such split or cannot be read.
@@ -35,7 +41,9 @@ def named_rows(repository: str, split: str, subset: str | None = None) -> tuple[
         f"from (HF_HUB_OFFLINE=0 allows a download), found neither"
     )
     lacking = f"data 'hub:{repository}': expected the package 'datasets' to read it"
-    rows = _loaded(lacking, unreadable, repository, split=split, **({"name": subset} if subset else {}))
+    more = ({"name": subset} if subset else {}) | ({"streaming": True} if streaming else {})
+    rows = _loaded(lacking, unreadable, repository, split=split, **more)
+    rows = rows.skip(skip) if skip else rows
     files = [Path(file["filename"]) for file in getattr(rows, "cache_files", [])]
     return what, files, (dict(row) for row in rows)
 

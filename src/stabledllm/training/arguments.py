@@ -15,6 +15,7 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.config.trainer_rules import refuse_idle
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.planning.memory import micro_batch
+from stabledllm.runtime.device import on_cpu
 from stabledllm.runtime.lone_process import refuse_lone_process
 from stabledllm.training.devices import refuse_unrunnable
 from stabledllm.training.trainer import MDMTrainer
@@ -57,7 +58,7 @@ def training_arguments(settings: TrainSettings, *, without_device: bool = False)
         "logging_nan_inf_filter": False,
     }
     # Without it transformers does not see, where there is no accelerator, that this is one of several processes.
-    place = {"use_cpu": True} if not torch.accelerator.is_available() else {}
+    place = {"use_cpu": True} if on_cpu() else {}
     device_keys = {name: settings.trainer[name] for name in ("use_cpu", "ddp_backend") if name in settings.trainer}
     with refuse_unrunnable("launch configuration"):
         ranks = TrainingArguments(output_dir=settings.out, report_to="none", **(place | device_keys)).world_size

@@ -16,6 +16,7 @@ from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from stabledllm.training.positions import StepRows
+from stabledllm.training.streaming import check_rows
 from stabledllm.training.trainer import MDMTrainer
 
 
@@ -46,7 +47,7 @@ class InBlocks:
     def __init__(self, *, block_size: int, method: Method, packing: bool = False, **kwargs):
         check_blocks(method, packing=packing)
         for rows in (kwargs["train_rows"], kwargs["eval_rows"]):
-            refuse_given(rows)
+            check_rows(rows, refuse_given)
         self.block_size = block_size
         super().__init__(method=method, packing=packing, **kwargs)
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from transformers import TrainerState
 
+from stabledllm.config.run_folder import STAMP
 from stabledllm.errors import UserError
 from stabledllm.runtime.files import read_json, write_json
 from stabledllm.training.parts import are_sound
 from stabledllm.training.wholeness import STATE, files_of, first_difference, first_unreadable, missing_for_resuming
 
-STAMP = "stabledllm.json"
 DENSITY = "p_of_t.json"
 SCHEMA = "stabledllm/checkpoint/1"
 _OWN = ("schema", "files", "parts")

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from transformers import Trainer
 
+from stabledllm.config.run_folder import DIVERGED
 from stabledllm.errors import Diverged
 from stabledllm.runtime.files import write_json
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.training.checkpoints import stamp
 from stabledllm.training.devices import save_whole
 
-DIVERGED = "diverged"
 """The ``status`` of a diverged run's record; any other has ``finished``, or none in older ones."""
 
 

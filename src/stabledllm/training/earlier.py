@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from stabledllm.config.changeable import MAY_CHANGE, NEVER, OF_THE_EVALUATION, refuse_unchangeable
+from stabledllm.config.run_folder import MODEL, RUN, SCHEMA, TRAINED
 from stabledllm.errors import UserError
 from stabledllm.runtime.files import read_json
 from stabledllm.runtime.sameness import Differences
 from stabledllm.training.checkpoints import Checkpoint, damage, last_whole
 from stabledllm.training.identity import compare, identity_of_record
 
-RUN, TRAINED, MODEL = "run.json", "trained.json", "model"
-SCHEMA = "stabledllm/run/1"
+__all__ = ["MODEL", "RUN", "SCHEMA", "TRAINED", "Start", "find_start", "is_begun", "leave_behind"]
 Say = Callable[[str], None]
 
 

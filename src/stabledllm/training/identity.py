@@ -86,6 +86,8 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
         "trainer": trainer_in_force(settings, defaults),
     }
     identity["data"] = {key: value for key, value in dump["data"].items() if key not in _FREE_DATA}
+    if not settings.data.streaming:  # as runs before there were streams say it
+        identity["data"] |= {"streaming": None, "shuffle_buffer": None}
     identity["data"]["image"] = _image(dump["data"]["image"]) if images else None
     return identity
 

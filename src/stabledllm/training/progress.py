@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from transformers import TrainerCallback
 from stabledllm.runtime.files import write_json
 from stabledllm.runtime.showing import bar, in_terminal
 
-PROGRESS = "progress.json"
 EVERY = 2.0
 """Least seconds between two writes of that file."""
 
@@ -43,6 +43,13 @@ class StepBar(TrainerCallback):
     def close(self) -> None:
         """Take the bar away."""
         self._open.close()
+
+
+def close_bars(callbacks: Iterable[TrainerCallback]) -> None:
+    """Take the bars of a run away, however it ended: a diverged one gets no ``on_train_end``."""
+    for callback in callbacks:
+        if isinstance(callback, StepBar):
+            callback.close()
 
 
 class ProgressFile(TrainerCallback):

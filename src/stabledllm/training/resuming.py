@@ -16,6 +16,7 @@ from stabledllm.runtime.provenance import device_name
 from stabledllm.runtime.showing import busy
 from stabledllm.training.checkpoints import Checkpoint, remove, rotate, stamp
 from stabledllm.training.parts import changes_between, new_part, parts_until, unknown_part
+from stabledllm.training.streaming import StreamedRows
 
 
 class ResumingTrainer(Trainer):
@@ -57,6 +58,14 @@ class ResumingTrainer(Trainer):
         if checkpoint:
             self._is_older = not checkpoint.parts  # older ones do not say under which settings they were made
             self._parts_before = checkpoint.parts or [unknown_part(checkpoint.step)]
+            if self.streamed:
+                self.streamed.resume(checkpoint.folder, checkpoint.step)
+
+    @property
+    def streamed(self) -> StreamedRows | None:
+        """The training rows where they are streamed."""
+        rows = self.train_dataset.rows
+        return rows if isinstance(rows, StreamedRows) else None
 
     def changes_since(self, checkpoint: Checkpoint | None) -> list[str]:
         """A phrase for each package or device that has changed since the checkpoint was made."""
@@ -88,6 +97,8 @@ class ResumingTrainer(Trainer):
                 self.args.save_total_limit = limit
             self.accelerator.wait_for_everyone()  # every rank's part is there
             if self.is_world_process_zero():
+                if self.streamed:
+                    self.streamed.save(folder, self.state.global_step)
                 stamp(folder, self.identity, self.density_file, self.parts)
         if self.is_world_process_zero():
             best = self.state.best_model_checkpoint

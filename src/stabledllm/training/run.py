@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, set_form
 from stabledllm.config.changeable import refuse_unchangeable
+from stabledllm.config.run_folder import PROGRESS
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.images import are_images, with_image_defaults
-from stabledllm.data.rows import marks_in, maskable_sizes
+from stabledllm.data.row_stream import longest_of
+from stabledllm.data.rows import TokenRow, marks_in, maskable_sizes
 from stabledllm.data.splits import refuse_few_rows
-from stabledllm.data.token_rows import lengths_of
+from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged
 from stabledllm.models.loading import LoadedModel
@@ -53,10 +56,11 @@ from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
 from stabledllm.training.identity import identity_of, with_content
 from stabledllm.training.log_lines import LogLines
-from stabledllm.training.progress import PROGRESS, ProgressFile, StepBar
+from stabledllm.training.progress import ProgressFile, StepBar, close_bars
 from stabledllm.training.screen import Screen
 from stabledllm.training.start_block import StartBlock
 from stabledllm.training.statistics import StepStatistics
+from stabledllm.training.streaming import counted, known_for, reading, rows_of_run
 from stabledllm.training.trainer import MDMTrainer
 from stabledllm.training.untuned import save_untuned
 
@@ -91,8 +95,10 @@ def train(
         UserError: the settings, data or callbacks are bad, or the folder holds a run with another identity.
         Diverged: the run's numbers are no longer finite, or the run that is there diverged; ``run.json`` says so.
     """
+    settings = with_image_defaults(settings)
+    refuse_unstreamable(settings)
     with without_bars() if settings.trainer.get("disable_tqdm") else nullcontext():
-        return _train(with_image_defaults(settings), data, callbacks, say, screen or Screen(), untuned)
+        return _train(settings, data, callbacks, say, screen or Screen(), untuned)
 
 
 def _train(
@@ -149,19 +155,25 @@ def _train(
     set_form(loaded, settings)
     if callable(data):
         data = data(loaded.tokenizer)
-    refuse_few_rows(settings.batch, len(data.train))
-    longest = max(lengths_of(data.train))
+    rows = rows_of_run(data.train, settings)
+    known = known_for(data.train, method, settings, say)
+    if known is rows:
+        refuse_few_rows(settings.batch, len(rows))
+    longest = longest_of(data.train)
     refuse_too_large(settings, longest=longest)
     laid_out = fitting_views(settings, longest=longest)
     if settings.views_per_forward == "auto":
         say(f"views of a row in one forward: {laid_out.views_per_forward or 'all'}")
     if is_main_process():
         done = checkpoint.step if checkpoint else 0
-        screen.tell(StartBlock(laid_out, arguments, method, loaded, data, done), say)
+        number = len(rows) if known is rows else None
+        shown = StartBlock(laid_out, arguments, method, loaded, data, known[0], number, done)
+        screen.tell(shown, say)
     with failing_by_name(own):
         trainer, density = build_trainer(
-            laid_out, method, loaded, data, checkpoint.folder if checkpoint else None, say, own, lines=screen.lines
-        )
+            laid_out, method, loaded, (rows, known, data.validation), checkpoint and checkpoint.folder, say, own,
+            lines=screen.lines,
+        )  # fmt: skip
     identity = with_content(identity, data.digests)
     first = None if checkpoint or not untuned or is_new(settings.model) else trainer
     trainer.begin(
@@ -174,8 +186,12 @@ def _train(
     if changes := trainer.changes_since(checkpoint):
         say(f"note: {checkpoint.folder} was made with other means ({'; '.join(changes)}): last digits may differ")
     try:
-        with failing_by_name(own):
-            trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+        with failing_by_name(own), reading(rows):
+            try:
+                trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+            finally:
+                close_bars(trainer.callback_handler.callbacks)
+        data = replace(data, notes=[*data.notes, *counted(rows)])
         return finish(settings, trainer, loaded, data, density, identity, say)
     except Diverged as error:
         record = run_record(settings, trainer, data, density, identity)
@@ -211,7 +227,7 @@ def build_trainer(
     settings: TrainSettings,
     method: Method,
     loaded: LoadedModel,
-    data: DataBundle,
+    data: tuple[Sequence[TokenRow], Sequence[TokenRow], Sequence[TokenRow]],
     checkpoint: Path | None,
     say: Say,
     callbacks: Sequence[TrainerCallback] = (),
@@ -221,17 +237,18 @@ def build_trainer(
     """The Trainer for these settings, and the fitted density that it draws t from (None where none is fitted).
 
     Args:
-        lines: whether each log, evaluation and checkpoint is told in a line.
+        data: the rows that are trained on, those that stand for them before training (all where all are known), and
+            those that are evaluated. lines: whether each log, evaluation and checkpoint is told in a line.
     """
-    out = Path(settings.out)
-    check_marks(method, marks_in(data.train))
+    out, (rows, known, evaluated) = Path(settings.out), data
+    check_marks(method, marks_in(known))
     # Without validation rows there is nothing to evaluate on, whatever eval_every says.
-    arguments = _arguments(settings if len(data.validation) else settings.model_copy(update={"eval_every": None}))
+    arguments = _arguments(settings if len(evaluated) else settings.model_copy(update={"eval_every": None}))
     refuse_checkpointing(loaded.model, loaded.name, arguments)
     out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p or (method.adaptive and settings.p_of_t):
-        density = obtain_density(settings, method, loaded, data.train, arguments, checkpoint, say)
+        density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
     kind = partial(BlockTrainer, block_size=settings.block_size) if settings.block_size else MDMTrainer
     trainer = kind(
@@ -239,15 +256,15 @@ def build_trainer(
         args=arguments,
         method=method,
         sampler=method.sampler(start),
-        train_rows=data.train,
-        eval_rows=data.validation,
+        train_rows=rows,
+        eval_rows=evaluated,
         mask_id=loaded.mask_id,
         pad_id=loaded.pad_id,
         noise_seed=settings.seed,
         order_seed=settings.order_seed,
         eval_draws=settings.eval_draws,
         density_file=out / DENSITY if density else None,
-        adaptive=build_adaptive(settings.adaptive, method, start, maskable_sizes(data.train, method))
+        adaptive=build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method))
         if method.adaptive
         else None,
         packing=settings.packing,
@@ -257,7 +274,7 @@ def build_trainer(
         processing_class=loaded.tokenizer,
         statistics=StepStatistics(
             settings.method_options.ema_bins,
-            default_rate(settings.method_options.ema_bins, len(data.train)),
+            default_rate(settings.method_options.ema_bins, len(rows)),
             method.ema,
         ),
     )

@@ -14,31 +14,37 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainingArguments
 
-from stabledllm.config.parts_in_words import in_words
+from stabledllm.config.parts_in_words import OBJECTIVES, in_words
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle
-from stabledllm.data.sources import own_splits
-from stabledllm.models.kind import is_autoregressive
+from stabledllm.data.splits import own_splits
+from stabledllm.data.token_rows import TokenRow
+from stabledllm.models.families.registry import family_of
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.plain_text import plain_text
 from stabledllm.runtime.provenance import device_name
 from stabledllm.training.first_row import RESPONSE, STYLES, parts_of
 
-_NATIVE = {"stabledllm_tiny": "tiny", "llada": "llada", "lladamoe": "llada-moe", "Dream": "dream", "mmada": "mmada"}
-"""The families that are known by the ``model_type`` of their config."""
 _DROPPED = re.compile(r"(^|[:;] )dropped ")
 
 
 @dataclass(frozen=True)
 class StartBlock:
-    """Everything that the block tells of a run. ``done``: steps that a resumed run has behind it."""
+    """Everything that the block tells of a run.
+
+    Args:
+        first: the first training row. rows: how many there are; None where they are read as they come.
+        done: steps that a resumed run has behind it.
+    """
 
     settings: TrainSettings
     arguments: TrainingArguments
     method: Method
     loaded: LoadedModel
     data: DataBundle
+    first: TokenRow
+    rows: int | None
     done: int = 0
 
     def __rich__(self) -> RenderableType:
@@ -52,11 +58,13 @@ class StartBlock:
     def lines(self) -> Iterator[tuple[str, Text]]:
         """Each line's label and text, in order."""
         yield "model", Text(self.model())
-        yield "rows", Text(self.rows())
+        yield "rows", Text(self.counts())
         for note in self.notes():
             yield "", Text(plain_text(note))
         yield from self.first_row()
         yield "method", Text(self.method_in_words())
+        if not self.method.autoregressive:
+            yield "objective", Text(self.objective())
         yield "steps", Text(self.steps())
         yield "device", Text(self.device())
         yield "folder", Text(plain_text(Path(self.settings.out)))
@@ -68,17 +76,18 @@ class StartBlock:
         share = "all trained" if trained == total else f"{trained:,} trained ({trained / total:.2%})"
         return f"{plain_text(self.loaded.name)}, family {family_of(model)}: {total:,} parameters, {share}"
 
-    def rows(self) -> str:
+    def counts(self) -> str:
         """How many rows are trained on, held out, tested and dropped."""
         data = self.data
-        counts = [f"{len(data.train):,} to train on"]
+        counts = [f"{self.rows:,} to train on" if self.rows is not None else "read as they come"]
         if len(data.validation):
             counts.append(f"{len(data.validation):,} held out ({self.held_out()})")
         else:
             counts.append("none held out")
         if data.test:
             counts.append(f"{len(data.test):,} to test")
-        dropped = "" if any(map(_DROPPED.search, data.notes)) else "; none dropped"
+        is_known = self.rows is not None and not any(map(_DROPPED.search, data.notes))
+        dropped = "; none dropped" if is_known else ""
         return ", ".join(counts) + dropped
 
     def held_out(self) -> str:
@@ -92,7 +101,8 @@ class StartBlock:
 
     def notes(self) -> list[str]:
         """The notes on the data that say more than the number of rows: what was dropped and why, how it was read."""
-        return [note for note in self.data.notes if not note.endswith(f"none longer than {self._longest}")]
+        told = (f"none longer than {self._longest}", "trains on every row)")  # what the line on the rows says too
+        return [note for note in self.data.notes if not note.endswith(told)]
 
     @property
     def _longest(self) -> str:
@@ -100,7 +110,7 @@ class StartBlock:
 
     def first_row(self) -> Iterator[tuple[str, Text]]:
         """The first training row, its parts marked by labels, and in a terminal by colours as well."""
-        row = self.data.train[0]
+        row = self.first
         length = f"{len(row.input_ids):,} tokens, of which {row.response_length:,} are trained"
         yield "first row", Text(f"{plain_text(row.origin)}, {length}" if row.origin else length)
         for part in parts_of(row, self.loaded.tokenizer):
@@ -109,19 +119,26 @@ class StartBlock:
             yield "", Text(f"no prompt: the whole row is {RESPONSE}", style=STYLES[RESPONSE])
 
     def method_in_words(self) -> str:
-        """The method's name and what it does, with blocks and another objective if there are any."""
-        method, objective = self.method, self.settings.objective
+        """The method's name and what it does, with blocks if there are any."""
+        method = self.method
         text = f"{method.name}: {in_words([named.part.name for named in method.parts], unbiased=method.unbiased)}"
         if self.settings.block_size:
             text += f" In blocks of {self.settings.block_size} tokens, each with its own t."
-        if objective.weighting != "elbo":
-            text += f" Under objective.weighting={objective.weighting}."
         return text
+
+    def objective(self) -> str:
+        """What is minimised, and over what its mean is taken."""
+        objective = self.settings.objective
+        power = f" (a = {objective.power:g})" if objective.power is not None else ""
+        return (
+            f"{objective.weighting}{power}: {OBJECTIVES[objective.weighting]}; the mean over the "
+            f"{'rows' if objective.normalization == 'row' else 'tokens'} of a step"
+        )
 
     def steps(self) -> str:
         """How many steps of how many rows, and what part of the data they are."""
         settings, arguments = self.settings, self.arguments
-        steps = steps_of(settings, len(self.data.train))
+        steps = steps_of(settings, self.rows)
         micro, parts, ranks = (
             arguments.per_device_train_batch_size,
             arguments.gradient_accumulation_steps,
@@ -129,10 +146,10 @@ class StartBlock:
         )
         split = f"{micro} at once" + (f" x {parts} accumulated" if parts > 1 else "")
         split += f" x {ranks} devices" if ranks > 1 else ""
-        epochs = steps / math.ceil(len(self.data.train) / settings.batch)
+        epochs = f", {_epochs(steps, self.rows, settings.batch)}" if self.rows is not None else ""
         of = f"{settings.batch:,} rows each" + (f" ({split})" if parts * ranks > 1 else "")
         behind = f"; {self.done:,} are done" if self.done else ""
-        return f"{steps:,} of {of}, {epochs:.3g} epoch{'' if epochs == 1 else 's'}{behind}"
+        return f"{steps:,} of {of}{epochs}{behind}"
 
     def device(self) -> str:
         """The device or devices, the precision, and the threads of this process."""
@@ -152,15 +169,14 @@ class StartBlock:
         return f"{weights}, computed in {mixed}" if mixed and mixed != self.settings.dtype else weights
 
 
-def steps_of(settings: TrainSettings, rows: int) -> int:
-    """The optimizer steps of a run on that many rows."""
+def steps_of(settings: TrainSettings, rows: int | None) -> int:
+    """The optimizer steps of a run on that many rows; None is possible where ``steps`` is given."""
     return settings.steps or math.ceil(settings.epochs * math.ceil(rows / settings.batch))
 
 
-def family_of(model) -> str:
-    """The family of a model by its name in ``family``; of those of transformers with their ``model_type``."""
-    kind = model.config.model_type
-    return _NATIVE.get(kind) or f"{'arm' if is_autoregressive(model) else 'mlm'} ({kind})"
+def _epochs(steps: int, rows: int, batch: int) -> str:
+    epochs = steps / math.ceil(rows / batch)
+    return f"{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
 
 
 def _count(parameters: Iterable) -> int:

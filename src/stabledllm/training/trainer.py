@@ -5,8 +5,9 @@ No formula stands here: t, masks and coefficients come from ``noise``, the mean 
 
 from __future__ import annotations
 
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,26 +16,22 @@ from transformers import TrainerCallback
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.data.token_rows import lengths_of, refuse_masked_rows
-from stabledllm.errors import NotFinite, UserError
-from stabledllm.evaluation.validation import mean_over_rows, row_forwards, row_nll
-from stabledllm.forward.meter import LossMeter, MeteredModel
+from stabledllm.errors import UserError
 from stabledllm.forward.nll import forward_nll, only, view_groups
 from stabledllm.loss import nll_weights, reduce_loss, token_losses
 from stabledllm.models.output import MDMOutput
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Method, Rows
-from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.adaptive import AdaptiveDensity
-from stabledllm.runtime.showing import bar
-from stabledllm.stats.estimate import Estimate
 from stabledllm.training.annealing import annealing_of
 from stabledllm.training.devices import refuse_unrunnable
 from stabledllm.training.diverged import StepWatch
+from stabledllm.training.evaluating import EvaluatingTrainer
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
 from stabledllm.training.positions import StepRows, step_rows
-from stabledllm.training.resuming import ResumingTrainer
 from stabledllm.training.statistics import StepStatistics
+from stabledllm.training.streaming import StreamedRows, StreamOrder, check_rows
 
 
 class _StepEnd(TrainerCallback):
@@ -58,7 +55,7 @@ class _StepEnd(TrainerCallback):
         trainer.sampler = trainer.statistics.finish_step(trainer.gather_rows, trainer.sampler)
 
 
-class MDMTrainer(ResumingTrainer):
+class MDMTrainer(EvaluatingTrainer):
     """Trains a masked diffusion model with any :class:`Method`.
 
     The same rows per optimizer step give the same t and masks bit for bit however they are split over ranks and
@@ -67,7 +64,7 @@ class MDMTrainer(ResumingTrainer):
 
     Args:
         method: draws the noise, under the objective that is minimised. sampler: its density of t.
-        train_rows, eval_rows: encoded rows. mask_id, pad_id: token ids.
+        train_rows, eval_rows: encoded rows; those to train on may be streamed. mask_id, pad_id: token ids.
         noise_seed: seed of the noise. order_seed: seed of the order of the rows; without it ``noise_seed``.
         density_file: the saved p(t), copied into every checkpoint.
         adaptive: the density of a method with ``adaptive``; its state is in every checkpoint.
@@ -87,7 +84,7 @@ class MDMTrainer(ResumingTrainer):
         *,
         method: Method,
         sampler: TSampler,
-        train_rows: list[TokenRow],
+        train_rows: list[TokenRow] | StreamedRows,
         eval_rows: list[TokenRow],
         mask_id: int | None,
         pad_id: int,
@@ -105,7 +102,7 @@ class MDMTrainer(ResumingTrainer):
         **kwargs,
     ):
         for rows in (train_rows, eval_rows):
-            refuse_masked_rows(rows, mask_id)
+            check_rows(rows, partial(refuse_masked_rows, mask_id=mask_id))
         self.packing, self.group_by_length, self.views_per_forward = packing, group_by_length, views_per_forward
         self.caption_dropout, self._tokens = caption_dropout, torch.zeros((), dtype=torch.long)
         self.method, self.sampler, self.objective = method, sampler, method.objective
@@ -142,7 +139,9 @@ class MDMTrainer(ResumingTrainer):
         """Rows in a full optimizer step, over all ranks and accumulation."""
         return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
-    def _get_train_sampler(self, train_dataset=None) -> EpochOrder:
+    def _get_train_sampler(self, train_dataset=None) -> EpochOrder | StreamOrder:
+        if self.streamed:
+            return StreamOrder(len(self.streamed))
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)
         lengths = lengths_of(self.train_dataset.rows) if self.group_by_length else None
         return EpochOrder(rows, self.full_step, self.order_seed, lambda: self.state.global_step, lengths)
@@ -258,50 +257,6 @@ class MDMTrainer(ResumingTrainer):
         if "loss" in logs:
             logs |= self.statistics.flush()
         super().log(logs, start_time)
-
-    def evaluation_meter(self, objective: Objective) -> LossMeter:
-        """The meter of the validation rows under an objective."""
-        return LossMeter(self._metered(), self.eval_rows, objective)
-
-    def _metered(self) -> MeteredModel:
-        return MeteredModel(self.accelerator.unwrap_model(self.model), self.mask_id, self.pad_id)
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """The standard objective on the validation rows with fixed noise: ``eval_loss`` and its standard error.
-
-        Every rank evaluates all rows (they are few), so that no rank waits for a gather of unequal shares.
-        """
-        estimate = self.validation()
-        metrics = {f"{metric_key_prefix}_loss": estimate.value, f"{metric_key_prefix}_loss_stderr": estimate.stderr}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def validation(self, objective: Objective | None = None) -> Estimate:
-        """The model's evaluation loss, or that under another objective.
-
-        Raises:
-            UserError: there are no validation rows. Diverged: it is not finite.
-        """
-        return mean_over_rows(self.finite_nll_of_rows(objective))
-
-    def finite_nll_of_rows(self, objective: Objective | None = None) -> Tensor:
-        """The evaluation loss of each held-out row, (rows,); raises as :meth:`validation` does."""
-        if not len(self.eval_rows):
-            raise UserError(
-                "evaluation: expected validation rows (data.validation, or data.validation_share above 0), found none."
-            )
-        values = self.nll_of_rows(objective)
-        self.watch.require(self.state.global_step, {"the evaluation loss was not finite": values is not None})
-        return values
-
-    def nll_of_rows(self, objective: Objective | None = None) -> Tensor | None:
-        """The evaluation loss of each held-out row, (rows,), with a bar; None where one is not finite."""
-        meter = self.evaluation_meter(objective or Objective())
-        with bar(row_forwards(meter, self.eval_draws), "validation NLL", "forward") as shown, suppress(NotFinite):
-            meter.progress = shown.update
-            return row_nll(meter, self.eval_draws)
-        return None
 
     def tokens_since_asked(self) -> int:
         """Tokens of all ranks' rows in the steps since the last call: prompts too, padding not, each row once."""

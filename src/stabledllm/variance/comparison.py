@@ -38,6 +38,8 @@ class MethodResult:
 def compare_methods(results: list[MethodResult], data_noise: Estimate) -> list[dict]:
     """The ``methods`` of ``decomposition.json``: variances, noise at equal compute, and its ratio to Standard's.
 
+    ``pays`` is claimed only where measured and predicted variances agree, the method's and Standard's.
+
     Args:
         results: the first must be ``standard``.
         data_noise: C of Standard.
@@ -57,6 +59,7 @@ def _row(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> 
     noise = at_equal_compute(measured, result.cost, data_noise)
     predicted = at_equal_compute(result.predicted, result.cost, data_noise) if result.predicted else None
     is_standard = result.method == "standard"
+    agrees = _agrees(result)
     ratio = Ratio(1.0, 1.0, 1.0) if is_standard else _ratio(result, standard, data_noise)
     return {
         "method": result.method,
@@ -69,8 +72,17 @@ def _row(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> 
         "variance_at_equal_compute": noise.as_dict(),
         "predicted_at_equal_compute": predicted.as_dict() if predicted else None,
         "relative_to_standard": ratio.as_dict(),
-        "pays": ratio.below_one,
+        "agrees_with_prediction": agrees,
+        "pays": None if agrees is False or _agrees(standard) is False else ratio.below_one,
     }
+
+
+def _agrees(result: MethodResult) -> bool | None:
+    """Whether the measured and the predicted variance may be the same number; None where either has no interval."""
+    if result.predicted is None:
+        return None
+    low, high = of_sum([with_ends(result.measured.per_row_variance), scaled(with_ends(result.predicted), -1.0)])
+    return None if math.isnan(low + high) else low <= 0 <= high
 
 
 def _ratio(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> Ratio:
@@ -161,14 +173,20 @@ def _condition(cost: float, gain: Estimate, rest: Estimate) -> str:
     if cost == 2:
         return (
             f"At uniform t, MIRROR beats twice the rows at equal compute only if |rho| A > B + C: here |rho| A = "
-            f"{gain.value:.3g} ± {gain.stderr:.2g} and B + C = {rest.value:.3g} ± {rest.stderr:.2g} nats²"
+            f"{_text(gain)} and B + C = {_text(rest)} nats²"
         )
     more = cost - 1
     return (
         f"At uniform t, MIRROR with a second view for some t only, {cost:.3g} forwards a row, beats {cost:.3g} times "
         f"the rows only if A - {cost:.3g} A' > {more:.3g} (B + C), A' the mask-pattern noise that it leaves: here "
-        f"{gain.value:.3g} ± {gain.stderr:.2g} and {more * rest.value:.3g} ± {more * rest.stderr:.2g} nats²"
+        f"{_text(gain)} and {_text(rest, more)} nats²"
     )
+
+
+def _text(estimate: Estimate, by: float = 1.0) -> str:
+    """A multiple of an estimate with its error, where there is one."""
+    error = f" ± {by * estimate.stderr:.2g}" if math.isfinite(estimate.stderr) else ""
+    return f"{by * estimate.value:.3g}{error}"
 
 
 def _measured(cost: float, ratio: Ratio) -> str:

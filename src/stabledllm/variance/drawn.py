@@ -19,7 +19,7 @@ from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import of_sum, of_variance, with_ends
+from stabledllm.stats.intervals import of_sum, of_variance, tail_of, with_ends
 from stabledllm.stats.shares import token_mean
 from stabledllm.variance.components import UNIT
 from stabledllm.variance.low_rates import LowRates, is_known_at_low_rates
@@ -79,14 +79,19 @@ class Measured:
     def per_row_variance(self) -> Estimate:
         """n Var(step loss) in nats²; where rows are independent it is taken over all rows, which is far more precise.
 
-        The standard error is from the fourth moment, and the interval is chi-square's.
+        The standard error is from the fourth moment, and the interval is chi-square's, with a tail that is allowed for
+        as rows show it: a step has that of the mean of as many rows as its variance says that it averages.
         """
         squares = self.squares.flatten()
         count = len(squares)
         value, error = float(squares.sum()) / (count - 1), float(squares.std()) / count**0.5
+        rows, together = self.deviations.flatten() ** 2, 1.0
         if not self.independent_rows:  # few steps do not show the fourth moment: at least that of a normal law
             error = max(error, value * (2 / (count - 1)) ** 0.5)
-        ends = of_variance(value, error, count - 1)
+            together = float(rows.sum()) / max(value * len(self.row_losses), 1e-300)
+            together = min(max(together, 1.0), self.row_losses.shape[1])
+        tail = tail_of(rows, count * together) / together
+        ends = of_variance(value, value * (tail / count + 2 / (count - 1)) ** 0.5, count - 1)
         if self.low is not None:
             ends = of_sum([(value, ends), with_ends(self.low)])
             value, error = value + self.low.value, (error**2 + self.low.stderr**2) ** 0.5

@@ -24,11 +24,7 @@ from stabledllm.variance.components import UNIT
 
 
 def per_row_variance(
-    losses: LossMoments,
-    source: Source,
-    crossfit: CrossFit,
-    step_rows: int,
-    weighs_by: WeighsBy | None = None,
+    losses: LossMoments, source: Source, crossfit: CrossFit, step_rows: int, weighs_by: WeighsBy | None = None
 ) -> Estimate:
     """n Var(step loss) of a step of n iid rows, in nats²; for iid t it is the variance of one row's loss.
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from stabledllm.models.conversion.convert import ConversionOptions, convert
+from stabledllm.models.conversion.convert import convert
+from stabledllm.models.conversion.options import ConversionOptions
 from stabledllm.models.loading import LoadedModel, load_model
 from tests.fakes.converted import ORIGINALS
 

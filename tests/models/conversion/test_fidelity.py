@@ -6,9 +6,11 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from stabledllm.models.conversion.convert import ConversionOptions, convert
+from stabledllm.errors import UserError
+from stabledllm.models.conversion.convert import convert
+from stabledllm.models.conversion.options import ConversionOptions
 from stabledllm.models.loading import load_model
 from tests.fakes.converted import ORIGINALS, write_a2d
 from tests.models.conversion.cases import converted, original_of, some_ids
@@ -112,6 +114,15 @@ def test_what_dllm_saved_is_loaded_with_the_tokenizers_mask_and_saved_alike(tmp_
         again = load_model(str(tmp_path / f"{original}-saved"))
         assert again.mask_id == loaded.mask_id
         assert torch.equal(again.model(some_ids()).logits, loaded.model(some_ids()).logits)
+
+
+def test_an_output_layer_that_is_not_the_embedding_it_should_be(tmp_path):
+    folder = write_a2d(tmp_path, config={"tie_word_embeddings": True})
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][0, 0] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"expected lm_head.weight to be the embedding, as tie_word_embeddings"):
+        load_model(str(folder))
 
 
 @pytest.mark.parametrize("name", ["<|MASK|>", "<|mask|>"])

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stabledllm.errors import UserError
+from stabledllm.errors import Mistakes, UserError
 from stabledllm.models.conversion import convert as module
-from stabledllm.models.conversion.convert import ConversionOptions, convert
+from stabledllm.models.conversion.convert import convert
 from stabledllm.models.conversion.depth import evenly_spaced
+from stabledllm.models.conversion.options import ConversionOptions
 from tests.cli.runner import assert_refused, in_process
 from tests.fakes.converted import write_a2d
 from tests.fakes.hub_models import write_llada, write_llama, write_qwen2
@@ -71,10 +72,12 @@ def test_options(tmp_path):
     folder = write_llama(tmp_path / "a")
     refused(folder, "expected --anneal-steps of at least 0, found -1", anneal_steps=-1)
     refused(folder, "expected --layers from 1 to the model's 2, found 3", layers=3)
-    refused(folder, "expected --layers from 1 to the model's 2, found 0", layers=0)
-    refused(folder, "expected --mask-embedding kept or mean, found 'random'", mask_embedding="random")
+    refused(folder, "expected --layers of at least 1, found 0", layers=0)
+    refused(folder, "expected --mask-embedding kept, mean, found 'random'", mask_embedding="random")
     refused(folder, "which has nothing to keep", mask_embedding="kept", mask_token="new")
-    refused(folder, "expected dtype float32, bfloat16 or float16, found 'int8'", dtype="int8")
+    refused(folder, "expected --dtype auto, float32, bfloat16, float16, found 'int8'", dtype="int8")
+    with pytest.raises(Mistakes, match=r"2 mistakes; nothing was loaded or written:\n  1. convert: expected --anneal"):
+        convert("nothing", tmp_path / "out", ConversionOptions(anneal_steps=-1, dtype="flaot32"))
 
 
 def test_other_mathematics_would_be_noticed(tmp_path, monkeypatch):
@@ -102,5 +105,12 @@ def test_the_command(tmp_path):
     assert json.loads((tmp_path / "mdm" / "stabledllm_conversion.json").read_text())["original"] == "ar"
     assert_refused(in_process("convert", "ar", "--out", "mdm", cwd=tmp_path), "expected a new folder")
     assert_refused(in_process("convert", "nothing", "--out", "x", cwd=tmp_path), "a local folder or a hub's OWNER/NAME")
+    assert_refused(in_process("convert", "tiny", "--out", "x", cwd=tmp_path), "found 'stabledllm_tiny'")
+    # The model of a run, such as an autoregressive one that was trained here.
+    (tmp_path / "run").mkdir()
+    (tmp_path / "ar").rename(tmp_path / "run" / "model")
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"schema": "stabledllm/run/1", "status": "finished"}))
+    (tmp_path / "run" / "model" / "stabledllm.json").write_text("{}")
+    assert in_process("convert", "run", "--out", "of_run", cwd=tmp_path).returncode == 0
     assert_refused(in_process("convert", "mdm", "--out", "x", cwd=tmp_path), "found 'a2d-llama'")
     assert not (tmp_path / "x").exists()

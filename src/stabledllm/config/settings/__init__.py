@@ -1,6 +1,6 @@
 """Every setting of a recipe, with its default and its meaning; :mod:`stabledllm.build` makes objects of them."""
 
-from stabledllm.config.settings.commands import GenerateSettings, MergeSettings, RescoreSettings
+from stabledllm.config.settings.commands import ConvertSettings, GenerateSettings, MergeSettings, RescoreSettings
 from stabledllm.config.settings.data import DataSettings, ImageSettings
 from stabledllm.config.settings.decompose import DecomposeSettings, GradientSettings
 from stabledllm.config.settings.evaluation import (
@@ -15,6 +15,7 @@ from stabledllm.config.settings.training import ExperimentSettings, TrainSetting
 
 __all__ = [
     "AdaptiveSettings",
+    "ConvertSettings",
     "DataSettings",
     "DecodingSettings",
     "DecomposeSettings",

@@ -99,5 +99,12 @@ class DataSettings(Strict):
     """Folder of the tokenised rows, see ``docs/tokenised_rows.md``; without it ``STABLEDLLM_CACHE`` or the user's cache
     folder, and only data of 32 MiB or more are stored there. Data that are made, and images, never are."""
     workers: int | None = Field(None, ge=1, le=1024)
-    """Processes that tokenise rows for the cache; without it one per processor, at most 8."""
+    """Processes that tokenise rows: for the cache, without it one per processor, at most 8; under ``streaming``,
+    without it none but the command's own."""
+    streaming: bool = False
+    """Read and tokenise training rows as they come, again in every pass, and store none: for pre-training on files
+    larger than memory and disk. Wants ``steps`` and ``validation``, see ``docs/data.md``."""
+    shuffle_buffer: int = Field(10_000, ge=1, le=MOST)
+    """Under ``streaming``: rows that wait in memory and leave it in random order; 1 takes all rows as they are stored,
+    file after file."""
     image: ImageSettings = ImageSettings()

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from stabledllm.config.decoding_fit import fitting_block, fitting_steps
 from stabledllm.config.settings.data import DataSettings
+from stabledllm.config.settings.method import ObjectiveSettings
 from stabledllm.config.settings.model import ModelSettings
 from stabledllm.config.settings.values import MOST, PathText, Seed
 from stabledllm.config.typed import Strict
@@ -101,10 +102,15 @@ class EvalSettings(ModelSettings):
     run started from; ``none``."""
     data: DataSettings = DataSettings()
     """The rows come from ``data.test``, or without it from ``data.train``: from the test split, where there is one."""
+    held_out: bool = False
+    """The rows that training with these ``data`` holds out instead: the NLL of its validation rows, and completions of
+    its test rows. So it is for the folder of a run, unless other data are given."""
     rows: int = Field(128, ge=1, le=MOST)
-    """At most this many problems."""
+    """At most this many problems; with ``held_out`` as many as ``data`` says, unless this is given."""
     draws: int = Field(4, ge=1, le=MOST)
     """Views of each row in the NLL."""
+    objective: ObjectiveSettings = ObjectiveSettings()
+    """With a weighting other than ``elbo`` the mean loss under it is measured beside the NLL."""
     decoding: ShortDecodingSettings = ShortDecodingSettings()
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
     clip: PathText | None = None

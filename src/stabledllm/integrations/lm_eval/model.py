@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -22,7 +22,7 @@ from stabledllm.errors import UserError
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.forward.elbo import elbo
 from stabledllm.integrations.lm_eval.contexts import encode_context, encode_pair, write_chat
-from stabledllm.integrations.lm_eval.options import cut, decoding
+from stabledllm.integrations.lm_eval.options import cut, decoding, same_arguments, with_run_decoding
 from stabledllm.models.loading import load_model
 from stabledllm.runtime.files import write_jsonl
 from stabledllm.stats.estimate import Estimate
@@ -41,10 +41,11 @@ class HarnessModel:
     batches, devices and ``--limit`` change no number.
 
     Args:
-        pretrained: ``tiny``, a folder (of a model or an adapter), or a name on the hub. base, family, dtype, attention,
-            end_token, trust_remote_code, allow_pickle: as for ``stabledllm eval``.
+        pretrained: ``tiny``, a folder (of a model, an adapter, or a run, whose way of loading and decoding come with
+            it), or a name on the hub. base, family, dtype, attention, end_token, trust_remote_code, allow_pickle: as
+            for ``stabledllm eval``.
         length: number of new tokens; None for what the task asks for (256 where it does not).
-        tokens_per_step: tokens decided by a model call; 1 is the most exact.
+        tokens_per_step: tokens decided by a model call; a run's, else 1, which is the most exact.
         draws: forward passes for a log-likelihood. replicates: groups of them, for the standard error.
         greedy: find out whether greedy decoding gives the continuation, at one further model call for each of its
             tokens; false: report that it does not.
@@ -61,14 +62,14 @@ class HarnessModel:
         pretrained: str = "tiny",
         *,
         base: str | None = None,
-        family: str = "auto",
-        dtype: str = "float32",
-        attention: str = "sdpa",
+        family: str | None = None,
+        dtype: str | None = None,
+        attention: str | None = None,
         end_token: str | None = None,
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
         length: int | None = None,
-        tokens_per_step: int = 1,
+        tokens_per_step: int | None = None,
         draws: int = 32,
         replicates: int = 4,
         likelihood_seed: int = 0,
@@ -90,17 +91,23 @@ class HarnessModel:
         for name in ("length", "steps"):
             if name in decoding_settings:
                 raise UserError(f"lm_eval: expected tokens_per_step instead of '{name}', found it.")
-        loading = {"family": family, "dtype": dtype, "attention": attention, "end_token": end_token}
-        loading |= {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
-        settings = check({"model": pretrained} | loading, ModelSettings, "lm_eval model_args")
-        self._decoding, self._length, self._tokens_per_step = decoding_settings, length, tokens_per_step
-        decoding(decoding_settings, tokens_per_step, length, {})  # refused now rather than at the first request
+        given = {"family": family, "dtype": dtype, "attention": attention, "end_token": end_token}
+        given = {name: value for name, value in given.items() if value is not None}
+        given |= {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+        self._length = length
+        given, self._decoding, self._tokens_per_step, told = with_run_decoding(
+            {"model": pretrained} | given, decoding_settings, tokens_per_step
+        )
+        settings = check(given, ModelSettings, "lm_eval model_args")
+        decoding(self._decoding, self._tokens_per_step, length, {})  # refused now rather than at the first request
         self._batch, self._draws, self._replicates = int(batch_size), draws, replicates
         self._seed, self._greedy, self._likelihood_out = likelihood_seed, greedy, likelihood_out
         with whole_models():
             self._ranks = Ranks.launched(cpu=device == "cpu")
             self._device = _device(device, self._ranks)
-            self._loaded = load_model(pretrained, base=base, **loading_options(settings))
+            self._loaded = load_model(settings.model, base=base, **loading_options(settings))
+        for line in told:
+            self._say(line)
         if self._loaded.autoregressive:
             raise UserError(
                 f"model '{pretrained}': expected a masked diffusion model, found an autoregressive one, which "
@@ -118,7 +125,7 @@ class HarnessModel:
         # Random draws depend on a prompt's number; each rank has numbers of its own.
         offset = self._ranks.rank << 24
         with tqdm(total=len(requests), desc="generate_until", disable=disable_tqdm or self.rank > 0) as bar:
-            for run in _same_arguments(requests, self._batch):
+            for run in same_arguments(requests, self._batch):
                 options, most, until = decoding(
                     self._decoding, self._tokens_per_step, self._length, requests[run.start].args[1]
                 )
@@ -288,12 +295,3 @@ def _device(asked: str | None, ranks: Ranks) -> torch.device:
         _LOG.warning(f"no {device.type} device on this machine: evaluating on {ranks.device}")
         return ranks.device
     return device
-
-
-def _same_arguments(requests: Sequence, batch: int) -> Iterator[range]:
-    """The ranges of at most ``batch`` successive requests with the same generation arguments, in order."""
-    start = 0
-    for i in range(1, len(requests) + 1):
-        if i == len(requests) or i - start == batch or requests[i].args[1] != requests[start].args[1]:
-            yield range(start, i)
-            start = i

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from stabledllm.build import build_decoding
+from stabledllm.config.from_run import with_run
 from stabledllm.config.recipe import check
-from stabledllm.config.settings import DecodingSettings
+from stabledllm.config.run_folder import run_of
+from stabledllm.config.settings import DecodingSettings, GenerateSettings, ModelSettings
 from stabledllm.decoding import DecodingOptions
 from stabledllm.errors import UserError
 
@@ -13,6 +17,40 @@ LENGTH = 256
 _LENGTHS = ("max_gen_toks", "max_new_tokens")
 # Without sampling these have no effect.
 _OF_SAMPLING = ("temperature", "top_p", "top_k")
+
+
+def with_run_decoding(given: dict, decoding: dict, tokens_per_step: int | None) -> tuple[dict, dict, int, list[str]]:
+    """The keys of loading, the decoding and its tokens per step, with those of a run beneath the given ones.
+
+    Of a run's decoding its length does not come with it, since each task has its own; nor does its system prompt, which
+    the harness has an option for.
+
+    Args:
+        given: ``model`` and what else is given on how to load it. decoding: the given settings of decoding.
+        tokens_per_step: as given; None for the run's, or 1.
+
+    Returns:
+        the keys of loading, the settings of decoding, the tokens per step, and lines to tell the user.
+
+    Raises:
+        UserError: a run that has not ended or left no model.
+    """
+    run = run_of(str(given["model"]))
+    tree, _ = with_run(given | {"decoding": decoding}, GenerateSettings)
+    data, whole = tree.pop("data", {}), dict(tree.pop("decoding"))
+    loading = {name: value for name, value in tree.items() if name in ModelSettings.model_fields}
+    length, steps = (whole.pop(name, None) for name in ("length", "steps"))
+    block = int(whole.get("block", DecodingSettings().block))
+    if tokens_per_step is None:
+        own = length // steps if length and steps and length % steps == 0 else 1
+        tokens_per_step = own if block % own == 0 else 1
+    if run is None:
+        return loading, whole, tokens_per_step, []
+    words = [f"{name}={value}" for name, value in {**loading, **whole}.items() if name not in given]
+    told = [f"from {run.name}: {', '.join([*words, f'tokens_per_step={tokens_per_step}'])}", *run.notes]
+    if data.get("system_prompt"):
+        told.append("note: it was trained behind a system prompt; give it as --system_instruction")
+    return loading, whole, tokens_per_step, told
 
 
 def decoding(
@@ -60,3 +98,12 @@ def decoding(
 def cut(text: str, until: list[str]) -> str:
     """The text before the first of the strings."""
     return text[: min((text.index(stop) for stop in until if stop and stop in text), default=len(text))]
+
+
+def same_arguments(requests: Sequence, batch: int) -> Iterator[range]:
+    """The ranges of at most ``batch`` successive requests with the same generation arguments, in order."""
+    start = 0
+    for i in range(1, len(requests) + 1):
+        if i == len(requests) or i - start == batch or requests[i].args[1] != requests[start].args[1]:
+            yield range(start, i)
+            start = i

@@ -10,11 +10,10 @@ import torch
 from stabledllm.errors import UserError
 from stabledllm.lab.measure.gradient import GradientLaboratory
 from stabledllm.lab.measure.laboratory import Laboratory
-from stabledllm.lab.measure.options import DecomposeOptions
+from stabledllm.lab.measure.plan import ABC, ADAM, GRADIENT_ABC, PROBE, gradient_stage
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.fits import check_finite_variance, check_fixed
 from stabledllm.noise.methods import Method
-from stabledllm.ppots.profile import rate_edges
 from stabledllm.ppots.record import FittedDensity, profile_record
 from stabledllm.runtime.provenance import device_name, versions
 from stabledllm.variance.comparison import compare_methods, mirror_condition
@@ -71,7 +70,7 @@ def measure_losses(lab: Laboratory, methods: Sequence[Method]) -> dict:
     """The entries of the record that are about the loss; the first method is Standard."""
     options, standard, progress = lab.options, methods[0], lab.progress
     mirror = _mirror(standard)
-    progress.stage("A, B, C")
+    progress.stage(ABC)
     nested = nested_losses(
         lab.meter,
         standard,
@@ -86,7 +85,7 @@ def measure_losses(lab: Laboratory, methods: Sequence[Method]) -> dict:
     lab.low = LowRates.of(nested, lab.meter.sizes(standard)[nested.rows], lab.meter.objective.eps)
     tokens = torch.tensor([lab.rows[i].response_length for i in nested.rows.tolist()])
     both = lab.profile(mirror)
-    progress.stage("probe")
+    progress.stage(PROBE)
     curves, plain = profile_record(both), profile_record(lab.profile(standard))
     results, densities, notes = [], [], []
     for method in methods:
@@ -124,14 +123,14 @@ def measure_losses(lab: Laboratory, methods: Sequence[Method]) -> dict:
 def measure_gradients(lab: Laboratory, methods: Sequence[Method], measured: dict) -> dict:
     """The entries of the record with the gradient's noise, that of every method beside its loss's in ``measured``."""
     options, progress = lab.options, lab.progress
-    progress.stage("gradient: A, B, C")
+    progress.stage(GRADIENT_ABC)
     gradients = GradientLaboratory(options, lab.loaded, lab.rows, methods[0], progress.update, lab.sized)
     parts, floor = gradients.decomposition(), gradients.floor()
-    progress.stage("gradient: Adam's second moments")
+    progress.stage(ADAM)
     gradients.steps.precondition(rows=options.forwards, steps=options.grad.steps, seed=options.seed)
     entries = []
     for method, entry in zip(methods, measured["methods"], strict=True):
-        progress.stage(f"gradient: {method.name}")
+        progress.stage(gradient_stage(method))
         entries.append(entry | {"gradient": gradients.result(method, *lab.drawn[method.name])})
     notes = list(measured["notes"])
     notes.append(
@@ -172,18 +171,6 @@ def _shown(density: FittedDensity) -> dict:
         "t": t.tolist(),
         "p": density.sampler.log_prob(t).exp().tolist(),
     }
-
-
-def planned_forwards(options: DecomposeOptions, methods: Sequence[Method], rows: int) -> int:
-    """Number of forwards that the losses of ``rows`` rows will take."""
-    eps = methods[0].objective.eps
-    cells = len(rate_edges(options.rates, eps)) - 1 if options.design == "cells" else options.rates
-    nested = min(options.rows, rows) * cells * options.masks
-    views = {(m.masker, m.views, m.syrm): m.views for m in (*methods, _mirror(methods[0]))}
-    cells = [len(rate_edges(options.probe.rates, eps, v.switches)) - 1 for v in views.values()]
-    probed = min(options.probe.rows, rows) * options.probe.masks
-    probed *= sum(v.count * b for v, b in zip(views.values(), cells, strict=True))
-    return nested + probed + options.steps * options.forwards * len(methods)
 
 
 def _mirror(standard: Method) -> Method:

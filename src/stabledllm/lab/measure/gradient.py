@@ -56,7 +56,7 @@ class GradientLaboratory:
         self.standard = standard
         self.counts = Method.parse("fixedcount", standard.options, objective)
         common = {"progress": progress, "parameters": self.grad.parameters, **(sized or {})}
-        self.meter: GradientMeter = _gradient_meter(self.grad.projection, loaded, rows, objective, common)
+        self.meter: GradientMeter = gradient_meter(self.grad.projection, loaded, rows, objective, common)
         self.steps = StepMeter(loaded, rows, objective, clip=self.grad.clip, **common)
         self._profiles: dict[Method, GradientProfile] = {}
         self._standard: StepGradients | None = None
@@ -125,7 +125,7 @@ class GradientLaboratory:
         }
 
 
-def _gradient_meter(
+def gradient_meter(
     projection: str, loaded: MeteredModel, rows: Sequence[TokenRow], objective: Objective, arguments: dict
 ) -> GradientMeter:
     """A meter of exact gradients, or of projections: as asked for, or by their size."""

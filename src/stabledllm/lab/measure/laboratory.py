@@ -96,6 +96,7 @@ class Laboratory:
                 self.options.probe,
                 self.options.seed,
                 self.fit_options(method).step_rows,
+                progress=self.progress,
                 tokens_per_batch=self.sized.get("tokens_per_batch"),
             )
         profile, options = self.profile(method), self.fit_options(method)

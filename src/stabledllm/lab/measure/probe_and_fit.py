@@ -18,7 +18,7 @@ from stabledllm.noise.fits import check_blocks, check_finite_variance
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.cells import WeighsBy, weights_of
 from stabledllm.ppots.fit import FitOptions
-from stabledllm.ppots.profile import Profile, probe, rate_edges
+from stabledllm.ppots.profile import Profile, probe
 from stabledllm.ppots.record import FittedDensity, fit_density
 
 
@@ -40,14 +40,6 @@ def check_probe(method: Method, rows: int, probed: int, block_size: int | None) 
             f"ppots: expected at least {least} training rows to probe for method '{method.name}', found "
             f"{'ppots.rows=' if probed < rows else ''}{min(rows, probed)}."
         )
-
-
-def probe_forwards(method: Method, options: ProbeOptions, rows: int) -> int | None:
-    """The forward passes that a probe of losses takes; None where gradients are probed, which take none of them."""
-    if method.signal != "loss":
-        return None
-    cells = len(rate_edges(options.rates, method.objective.eps, method.views.switches)) - 1
-    return min(options.rows, rows) * cells * options.masks * method.views.count
 
 
 def probe_and_fit(

@@ -19,12 +19,12 @@ from stabledllm.lab.measure.decompose import (
     check_methods,
     measure_gradients,
     measure_losses,
-    planned_forwards,
     record_of,
 )
 from stabledllm.lab.measure.laboratory import Laboratory
 from stabledllm.lab.measure.options import GradientOptions, ProbeOptions
-from stabledllm.lab.measure.probe_and_fit import probe_and_fit, probe_forwards
+from stabledllm.lab.measure.plan import gradient_stages, loss_stages, probe_forwards
+from stabledllm.lab.measure.probe_and_fit import probe_and_fit
 from stabledllm.lab.measure.progress import Tell
 from stabledllm.lab.measure.recommendation import QUANTITIES, choose, is_comparable
 from stabledllm.lab.own.bound import measure_bound
@@ -198,7 +198,7 @@ class Lab:
         patterns = self._gradient_of(parameters) if of_gradient else None
         batch = self.batch if batch is None else batch
         check_numbers(batch=batch)
-        total = probe_forwards(parsed, probing, len(self.rows))
+        total = probe_forwards(parsed, probing, self.rows)
         with shown(f"probe {parsed.name}", total, self._tell) as progress, self.model.kept_gradients():
             density = probe_and_fit(
                 self._metered,
@@ -263,8 +263,9 @@ class Lab:
         parameters = options.grad.parameters if parameters is None else parameters
         patterns = self._gradient_of(parameters) if gradient else None
         key = (replace(options, grad=GradientOptions()), *(method.name for method in methods), self._short.state())
-        total = None if key in self._kept else planned_forwards(options, methods, len(self.rows))
-        with shown("decompose", total, self._tell) as progress, self.model.kept_gradients():
+        plan = [] if key in self._kept else loss_stages(options, methods, self.rows)
+        plan += gradient_stages(options, methods, self.rows) if gradient else []
+        with shown("decompose", plan, self._tell) as progress, self.model.kept_gradients():
             if key not in self._kept:
                 lab = Laboratory(options, self._metered, self.rows, self.objective, progress, self.tokens_per_batch)
                 self._kept = {key: (lab, measure_losses(lab, methods))}

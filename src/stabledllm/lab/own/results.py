@@ -14,7 +14,8 @@ from stabledllm.noise.densities import Tabulated
 from stabledllm.ppots.record import FittedDensity
 from stabledllm.reports.cells import lines_of_code, paragraph, table_html
 from stabledllm.reports.printed import decomposition_text, fit_details
-from stabledllm.reports.tables import Table, components_table, equal_compute_table, fit_table, gradient_table
+from stabledllm.reports.table import Table
+from stabledllm.reports.tables import components_table, equal_compute_table, fit_table, gradient_table
 from stabledllm.runtime.files import write_json
 
 _NO_PICTURES = "pictures need matplotlib, which is not installed: pip install matplotlib"

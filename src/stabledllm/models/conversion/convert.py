@@ -6,7 +6,7 @@ Legend: L positions, V vocabulary, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from stabledllm.errors import UserError
 from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.conversion.depth import keep_layers
 from stabledllm.models.conversion.mask_token import MaskToken, choose_mask
+from stabledllm.models.conversion.options import ConversionOptions
 from stabledllm.models.conversion.original import Original, load_original
 from stabledllm.models.conversion.tokenizer_files import write_tokenizer
 from stabledllm.models.families.a2d import A2D_MODELS, A2DModel
@@ -26,34 +27,13 @@ from stabledllm.runtime.files import write_json
 
 RECORD = "stabledllm_conversion.json"
 """The file beside the weights that says what a model was converted from, and how."""
-MASK_EMBEDDINGS = ("kept", "mean")
 _DROPPED = (
     "_model_name_or_path", "_name_or_path", "architectures", "auto_map", "dtype", "layer_types", "rope_parameters",
     "torch_dtype", "transformers_version",
 )  # fmt: skip
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _CHECKED = 16
-
-
-@dataclass(frozen=True)
-class ConversionOptions:
-    """How a model is converted.
-
-    Args:
-        shift: keep predicting position i from the hidden state at i - 1, as the original does; else from its own.
-        mask_token: see :func:`~stabledllm.models.conversion.mask_token.choose_mask`.
-        mask_embedding: ``kept``: the row as it is. ``mean``: the mean of the other tokens' rows. None: ``mean`` for a
-            new row, else ``kept``.
-        anneal_steps: optimizer steps over which training widens attention from causal to full; 0: full at once.
-        layers: keep so many layers, evenly spaced; None: all.
-        dtype: of the weights; ``auto``: what config.json says, float32 for a GGUF file.
-    """
-
-    shift: bool = True
-    mask_token: str = "auto"
-    mask_embedding: str | None = None
-    anneal_steps: int = 0
-    layers: int | None = None
-    dtype: str = "auto"
+"""Tokens of the row on which the converted model is compared with the original."""
 
 
 def convert(
@@ -77,7 +57,7 @@ def convert(
         UserError: options that the model does not allow, a model that cannot be converted, or other logits.
     """
     options = options or ConversionOptions()
-    _check(options)
+    options.check()
     say(f"reading {name}")
     original = load_original(name, options.dtype, allow_pickle)
     what, kept = original.what, None
@@ -86,7 +66,6 @@ def convert(
     rows = original.model.get_input_embeddings().weight.shape[0]
     mask = choose_mask(original.tokenizer, rows, options.mask_token, _ends(original), what)
     model = _converted(original, mask, options)
-    _set_mask_row(model, original, mask, options)
     difference = largest_difference(original, model, mask)
     parameters = sum(weight.numel() for weight in model.parameters())
     say(f"{model.config.model_type}: {parameters:,} parameters, {model.config.num_hidden_layers} layers")
@@ -131,17 +110,6 @@ def largest_difference(original: Original, model: A2DModel, mask: MaskToken) -> 
     return largest
 
 
-def _check(options: ConversionOptions) -> None:
-    if options.anneal_steps < 0:
-        raise UserError(f"convert: expected --anneal-steps of at least 0, found {options.anneal_steps}.")
-    if options.mask_embedding not in (None, *MASK_EMBEDDINGS):
-        raise UserError(
-            f"convert: expected --mask-embedding {' or '.join(MASK_EMBEDDINGS)}, found '{options.mask_embedding}'."
-        )
-    if options.mask_token == "new" and options.mask_embedding == "kept":
-        raise UserError("convert: expected --mask-embedding mean for a new row, which has nothing to keep, found kept.")
-
-
 def _ends(original: Original) -> Iterable[int]:
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = original.keys.get(key)
@@ -149,14 +117,14 @@ def _ends(original: Original) -> Iterable[int]:
 
 
 def _converted(original: Original, mask: MaskToken, options: ConversionOptions) -> A2DModel:
-    """The converted model, whose parameters are the original's own tensors."""
-    source = original.model
+    """The converted model, whose parameters are the original's own tensors, but for those with another mask row."""
+    state, source = _weights(original, mask, options), original.model
     kind = A2D_MODELS[f"a2d-{source.config.model_type}"]
+    keys = _keys(original, mask, options) | {"vocab_size": state[_EMBEDDING].shape[0]}
     with as_user_error(f"{original.what}: expected a config.json that can be converted"):
-        config = kind.config_class.from_dict(_keys(original, mask, options))
+        config = kind.config_class.from_dict(keys)
         with torch.device("meta"):
             model = kind._from_config(config, attn_implementation="sdpa")
-    state = source.state_dict()
     model.load_state_dict(state, assign=True)
     model.tie_weights()
     return model.to(source.dtype)
@@ -176,31 +144,27 @@ def _keys(original: Original, mask: MaskToken, options: ConversionOptions) -> di
         "rope_theta": theta,
         "shift_logits": options.shift,
         "tie_word_embeddings": config.tie_word_embeddings,
-        "vocab_size": original.model.get_input_embeddings().weight.shape[0],
     }
     return keys | ({"anneal_steps": options.anneal_steps} if options.anneal_steps else {})
 
 
 @torch.no_grad()
-def _set_mask_row(model: A2DModel, original: Original, mask: MaskToken, options: ConversionOptions) -> None:
-    """Give the mask token its row of the embedding and of the output layer, which a new one gets behind the others."""
+def _weights(original: Original, mask: MaskToken, options: ConversionOptions) -> dict[str, Tensor]:
+    """The original's weights by their names; the mask token's rows set to the mean of the other tokens' where asked."""
+    model, state = original.model, original.model.state_dict()
     if (options.mask_embedding or ("mean" if mask.kind == "new" else "kept")) == "kept":
-        return
+        return state
     tokens = torch.tensor(sorted(set(original.tokenizer.get_vocab().values()) - {mask.id}))
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    tied = head.weight is embedding.weight
-    _set_row(embedding, mask.id, tokens)
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    state[_EMBEDDING] = _with_mean(state[_EMBEDDING], mask.id, tokens)
     if tied:
-        head.weight = embedding.weight
+        state[_HEAD] = state[_EMBEDDING]
     elif mask.kind == "new":
-        _set_row(head, mask.id, tokens)
-    rows = embedding.weight.shape[0]
-    embedding.num_embeddings = head.out_features = model.config.vocab_size = rows
-    model.config._read["vocab_size"] = rows
+        state[_HEAD] = _with_mean(state[_HEAD], mask.id, tokens)
+    return state
 
 
-def _set_row(layer: torch.nn.Module, row: int, tokens: Tensor) -> None:
-    """Set a row of a layer's matrix (V, D) to the mean of the tokens' rows, in a copy of the matrix."""
-    weight = layer.weight
-    mean = weight[tokens].float().mean(0, keepdim=True).to(weight.dtype)
-    layer.weight = torch.nn.Parameter(torch.cat((weight[:row], mean, weight[row + 1 :])))
+def _with_mean(weight_VD: Tensor, row: int, tokens: Tensor) -> Tensor:
+    """A copy in which a row, or a new one behind the last, is the mean of the tokens' rows."""
+    mean = weight_VD[tokens].float().mean(0, keepdim=True).to(weight_VD.dtype)
+    return torch.cat((weight_VD[:row], mean, weight_VD[row + 1 :]))

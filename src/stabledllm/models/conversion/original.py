@@ -24,11 +24,12 @@ from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.conversion.gguf_file import check_gguf, is_gguf
 from stabledllm.models.families.a2d_config import FULL
 from stabledllm.models.families.config_values import check_numbers
-from stabledllm.models.families.source import Source, find_folder, read_config
+from stabledllm.models.families.source import Source, read_config
 from stabledllm.models.families.transformers_own import load_transformers
 from stabledllm.models.families.weights import held_weights
 from stabledllm.models.hf_tokenizer import read_tokenizer
-from stabledllm.models.loading import is_adapter
+from stabledllm.models.loading import model_folder
+from stabledllm.models.names import is_adapter
 from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.soundness import check_finite
 
@@ -68,9 +69,9 @@ def load_original(name: str, dtype: str = "auto", allow_pickle: bool = False) ->
 
 
 def _from_folder(name: str, dtype: str, allow_pickle: bool) -> Original:
-    if is_adapter(name):
+    folder = model_folder(name, allow_pickle)
+    if is_adapter(str(folder)):
         raise UserError(f"model '{name}': expected a whole model, found an adapter; stabledllm merge makes one of it.")
-    folder = find_folder(name, built_in=(), allow_pickle=allow_pickle)
     config = read_config(folder)
     _check_kind(config, f"model '{name}'")
     if dtype == "auto":

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from stabledllm.errors import UserError
 from stabledllm.models.choices import check_family
+from stabledllm.models.families.a2d import A2D_MODELS
 from stabledllm.models.families.a2d_loading import is_a2d, load_a2d
 from stabledllm.models.families.causal_lm import is_causal_lm, load_causal_lm
 from stabledllm.models.families.dream import DreamModel
@@ -22,6 +23,8 @@ from stabledllm.models.families.masked_lm import has_own_code, is_masked_lm, loa
 from stabledllm.models.families.mmada import MMadaModelLM
 from stabledllm.models.families.native import load_native
 from stabledllm.models.families.source import Source
+from stabledllm.models.kind import is_autoregressive
+from stabledllm.models.tiny import TinyMDMConfig
 
 
 @dataclass(frozen=True)
@@ -91,3 +94,19 @@ def find_family(source: Source, name: str = "auto") -> Family:
         f"model '{source.name}': expected {expected}, found {found} (model_type {source.model_type!r}, "
         f"architecture {architecture}){how}."
     )
+
+
+def family_of(model: PreTrainedModel) -> str:
+    """The family of a loaded model by its name here, ``tiny`` for the reference model.
+
+    Where a family has many architectures of transformers, its ``model_type`` stands behind it.
+    """
+    kind = model.config.model_type
+    if kind == TinyMDMConfig.model_type:
+        return "tiny"
+    for name, family in FAMILIES.items():
+        # By the config's class: the files of LLaDA-MoE say the same model_type as those of LLaDA.
+        if family.kind is not None and type(model.config) is family.kind.config_class:
+            return name
+    name = "a2d" if kind in A2D_MODELS else "arm" if is_autoregressive(model) else "mlm"
+    return f"{name} ({kind})"

@@ -1,0 +1,233 @@
+"""What ``--dry-run`` says: what a command would load, draw and write, and the memory that it would take.
+
+Everything here follows from the settings, from names and sizes of files, and from the shape of the model.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from stabledllm.build import build_method, build_methods
+from stabledllm.cli.stopping import work_in
+from stabledllm.config.settings import (
+    DataSettings,
+    DecomposeSettings,
+    EvalSettings,
+    ExperimentSettings,
+    GenerateSettings,
+    ModelSettings,
+    TrainSettings,
+)
+from stabledllm.data.kinds import kind_of
+from stabledllm.data.sources import own_splits
+from stabledllm.experiment.planned import Planned
+from stabledllm.experiment.side_by_side import SideBySide
+from stabledllm.lab.from_settings import build_measuring, build_probing
+from stabledllm.lab.measure.decompose import planned_forwards
+from stabledllm.lab.measure.probe_and_fit import probe_forwards
+from stabledllm.models.shapes import known_shape
+from stabledllm.noise.methods import Method
+from stabledllm.planning.advice import gib
+from stabledllm.planning.environment import launched_layout
+from stabledllm.planning.memory import estimate
+from stabledllm.runtime.device import asked
+
+_MANY = 10**9
+"""More rows than any data have, where their number is not known before they are read."""
+_BYTES = {"float32": 4, "bfloat16": 2}
+_INDENT = 12
+
+
+def of_train(run: TrainSettings) -> Iterator[str]:
+    """Yields what a training run would do."""
+    method = build_method(run.method, run)
+    yield _BEGINNING
+    yield _line("load", _model(run, training=True))
+    yield from _rows_of_training(run.data)
+    if method.needs_p and not run.p_of_t:
+        yield _line("probe", f"p(t) of {run.method}: {_probed(method, run)}")
+    yield _line("train", _steps(run, method))
+    every = f"every {run.eval_every:,} steps and at the end" if run.eval_every else "at the end"
+    yield _line("evaluate", f"NLL of at most {run.data.validation_rows} rows x {run.eval_draws} views, {every}")
+    if run.data.test or "test" in own_splits(run.data.train):
+        length = run.decoding.length
+        yield _line("", f"{run.data.test_rows} completions of {length} tokens in {run.decoding.steps} model calls")
+    saved = f"checkpoints every {run.save_every:,} steps, " if run.save_every else "no checkpoint (save_every), "
+    yield _line("write", f"{_folder(run.out)}: {saved}model, run.json, completions")
+    yield from _memory([run])
+
+
+def of_experiment(settings: ExperimentSettings, runs: Sequence[Planned], beside: SideBySide) -> Iterator[str]:
+    """Yields what an experiment would do."""
+    base, seeds = settings.base, settings.seeds
+    yield _BEGINNING
+    yield _line("load", _model(base, training=True))
+    yield from _rows_of_training(base.data)
+    yield _line("train", f"{len(runs)} methods x {len(seeds)} seeds = {len(runs) * len(seeds)} runs, at equal "
+                f"{settings.equal}{'; ' + beside.sentence() if beside.jobs > 1 else ''}")  # fmt: skip
+    for planned in runs:
+        probed = f"; p(t) once: {_probed(planned.method, base)}" if planned.method.needs_p else ""
+        yield _line("", f"{planned.settings.method}: {planned.settings.batch} rows a step{probed}")
+    yield _line("write", f"{_folder(settings.out)}: results.json, runs/METHOD/seed-N with the model of each")
+    yield from _memory([planned.settings for planned in runs])
+
+
+def of_decompose(settings: DecomposeSettings) -> Iterator[str]:
+    """Yields what a decomposition would do."""
+    methods, rows = build_methods(settings), settings.data.train_rows or _MANY
+    yield _BEGINNING
+    yield _line("load", _model(settings))
+    yield _line("rows", _source(settings.data.train))
+    forwards = planned_forwards(build_measuring(settings), methods, rows)
+    yield _line("draw", f"{forwards:,} forward passes for the loss of {len(methods)} methods, where there are rows "
+                f"enough")  # fmt: skip
+    if settings.gradient:
+        grad = settings.grad
+        yield _line(
+            "", f"and backward passes for the gradient: {grad.rows} rows, and {grad.steps} steps of each method"
+        )
+    yield _line("write", f"{_folder(settings.out, replaced=True)}: decomposition.json and its figures")
+    yield _weights(settings)
+
+
+def of_fit(settings: TrainSettings) -> Iterator[str]:
+    """Yields what a fit of p(t) would do."""
+    method = build_method(settings.method, settings)
+    yield _BEGINNING
+    yield _line("load", _model(settings))
+    yield _line("rows", _source(settings.data.train))
+    yield _line("probe", f"{settings.method}: {_probed(method, settings)}")
+    yield _line("write", f"{_folder(settings.out, replaced=True)}: p_of_t.json and its figure")
+    yield _weights(settings)
+
+
+def of_eval(settings: EvalSettings) -> Iterator[str]:
+    """Yields what an evaluation would do."""
+    decoding, data = settings.decoding, settings.data.test or settings.data.train
+    yield _BEGINNING
+    yield _line("load", _model(settings))
+    if settings.beside != "none":
+        yield _line("", f"and the untuned model beside it ({settings.beside})")
+    if settings.held_out:
+        yield _line("rows", f"those that training holds out of {_source(settings.data.train)}, at most "
+                    f"{settings.data.validation_rows} for the NLL")  # fmt: skip
+    else:
+        yield _line("rows", f"at most {settings.rows} of {_source(data)}")
+    rows = settings.data.validation_rows if settings.held_out else settings.rows
+    forwards, views = (rows or settings.rows) * settings.draws, _counted(settings.draws, "view")
+    yield _line("evaluate", f"NLL: at most {forwards:,} forward passes ({views} of a row)")
+    yield _line("", f"completions of {decoding.length} tokens in {decoding.steps} model calls for every "
+                f"{settings.generate_batch} rows")  # fmt: skip
+    yield _line("write", f"{_folder(settings.out)}: eval.json, nll.jsonl, completions.jsonl")
+    yield _weights(settings)
+
+
+def of_generate(settings: GenerateSettings, prompts: Sequence[object], *, image: bool) -> Iterator[str]:
+    """Yields what would be generated."""
+    yield _BEGINNING
+    yield _line("load", _model(settings))
+    if image:
+        yield _line("draw", f"{_counted(len(prompts), 'picture')} in {settings.image_decoding.steps} model calls each")
+        yield _line("write", f"{settings.out or 'runs/pictures/N'}: a PNG of each and a contact sheet")
+    else:
+        decoding = settings.decoding
+        many = _counted(len(prompts), "prompt")
+        yield _line("complete", f"{many}, {decoding.length} tokens each, in {decoding.steps} model calls for every "
+                    f"{settings.generate_batch}")  # fmt: skip
+        yield _line("write", settings.out or "nothing: completions are printed")
+    yield _weights(settings)
+
+
+_BEGINNING = "All in order. This is a dry run: nothing was loaded or written. It would:"
+
+
+def _line(what: str, text: str) -> str:
+    """A line of the list, broken between words where it is longer than the terminal is wide."""
+    width = max(_INDENT + 20, shutil.get_terminal_size((1000, 24)).columns)
+    return textwrap.fill(f"  {what:9s} {text}", width, subsequent_indent=" " * _INDENT, break_on_hyphens=False)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
+
+
+def _size(size: float) -> str:
+    return gib(size) if size >= 0.1 * 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def _model(settings: ModelSettings, *, training: bool = False) -> str:
+    shape, lora = known_shape(settings.model), getattr(settings, "lora", None)
+    size = f"{shape.parameters:,} parameters" if shape else "its size is known once it is loaded"
+    if shape and training:
+        trained = shape.lora_parameters(lora.rank, lora.target_modules) if lora else shape.parameters
+        size += f", {trained:,} trained"
+    return f"model {settings.model}: {size}; {settings.dtype}, on {asked() or 'the device that is there'}"
+
+
+def _source(spec: str) -> str:
+    kind, where = kind_of(spec)
+    path = Path(where).expanduser() if where else None
+    if path is not None and path.is_file():
+        return f"{spec} ({path.stat().st_size / 1e6:.2f} MB)"
+    return f"{spec} ({kind})" if kind != spec.partition(":")[0] else spec
+
+
+def _rows_of_training(data: DataSettings) -> Iterator[str]:
+    most = f"at most {data.train_rows:,} of " if data.train_rows else ""
+    how = ", read as they come" if data.streaming else ""
+    yield _line("rows", f"{most}{_source(data.train)}, of at most {data.max_len:,} tokens{how}")
+    if data.validation:
+        yield _line("", f"validation: {_source(data.validation)}")
+    elif "validation" not in own_splits(data.train):
+        yield _line("", f"validation: {data.validation_share:.0%} of them, held out")
+
+
+def _probed(method: Method, run: TrainSettings) -> str:
+    forwards = probe_forwards(method, build_probing(run.ppots), run.data.train_rows or _MANY)
+    return f"{forwards:,} forward passes" if forwards else "gradients or the output layer's, row by row"
+
+
+def _steps(run: TrainSettings, method: Method) -> str:
+    views = method.views.count
+    each = f"{run.batch} rows" + (f" x {views} views" if views > 1 else "")
+    if run.steps is None:
+        return f"{run.epochs:g} passes over the rows, in steps of {each}, by {run.method}"
+    forwards = run.steps * run.batch * views
+    return f"{run.steps:,} steps of {each} by {run.method}: {'at most ' * (views > 1)}{forwards:,} forward passes"
+
+
+def _folder(out: str, *, replaced: bool = False) -> str:
+    """A folder of results in words.
+
+    Args:
+        replaced: whether the command writes over results that are there, instead of going on from them.
+    """
+    folder = Path(out)
+    if not folder.exists():
+        return f"{out} (new)"
+    work = work_in(folder)
+    kept = "would be written over" if replaced else "would not be repeated"
+    return f"{out} (there already, with {work}, which {kept})" if work else f"{out} (there already)"
+
+
+def _memory(runs: Sequence[TrainSettings]) -> Iterator[str]:
+    shape = known_shape(runs[0].model)
+    if shape is None:
+        yield _line("memory", "not known before the model is loaded")
+        return
+    layouts = [launched_layout(run.trainer, os.environ, run.data.max_len) for run in runs]
+    needs = [estimate(run, shape, layout) for run, layout in zip(runs, layouts, strict=True)]
+    most = max(needs, key=lambda memory: memory.needed)
+    parts = ", ".join(f"{name} {gib(size)}" for name, size in most.parts.items() if size >= 0.05 * 2**30)
+    yield _line("memory", f"at most about {gib(most.needed)} per device with rows of {layouts[0].longest} tokens "
+                f"({parts})")  # fmt: skip
+
+
+def _weights(settings: ModelSettings) -> str:
+    shape = known_shape(settings.model)
+    size = _size(shape.parameters * _BYTES[settings.dtype]) if shape else "not known before the model is loaded"
+    return _line("memory", f"{size} for the weights, and what one batch needs" if shape else size)

@@ -1,0 +1,53 @@
+"""How long an experiment will take, said as soon as its first steps have shown how long one takes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from stabledllm.config.settings import TrainSettings
+from stabledllm.experiment.states import OVER, State
+from stabledllm.reports.numbers import duration
+
+_EVERY = 1.0
+"""Seconds between two looks at a run's progress."""
+
+
+def sentence(runs: int, steps: int, seconds_of_step: float, jobs: int) -> str:
+    """About how long the training of ``runs`` runs will take, ``jobs`` at a time."""
+    seconds = seconds_of_step * steps * runs / min(jobs, runs)
+    beside = f", {min(jobs, runs)} at a time" if min(jobs, runs) > 1 else ""
+    return (
+        f"about {duration(max(seconds, 1))} to train {runs} runs of {steps:,} steps at {seconds_of_step:.2g} s a step"
+        f"{beside}; the final evaluations come on top"
+    )
+
+
+def time_of_all(states: Sequence[State], jobs: int) -> str | None:
+    """The sentence for the runs that are not over, by the first one that knows its pace; None before one does."""
+    known = next((s for s in states if s.seconds_left and s.steps > s.step), None)
+    if known is None:
+        return None
+    left = sum(state.kind not in (*OVER, "failed") for state in states)
+    return sentence(left, known.steps, known.seconds_left / (known.steps - known.step), jobs)
+
+
+@contextmanager
+def telling_time(planned: Sequence[TrainSettings], say: Callable[[str], None]) -> Iterator[None]:
+    """While the runs are made in this process, one after the other: say once how long they take."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_EVERY):
+            if text := time_of_all([State.of(run) for run in planned], jobs=1):
+                say(text)
+                return
+
+    teller = threading.Thread(target=look, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()

@@ -1,0 +1,94 @@
+"""The forward passes of a measurement, stage by stage, before it begins.
+
+Where t decides how many views a row has, they are means under uniform t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+from stabledllm.data.rows import TokenRow, maskable_sizes
+from stabledllm.gradient.predicted import profile_method
+from stabledllm.gradient.profile import points_of
+from stabledllm.lab.measure.options import DecomposeOptions, ProbeOptions
+from stabledllm.lab.measure.progress import Stage
+from stabledllm.noise.densities import Uniform
+from stabledllm.noise.methods import Method
+from stabledllm.ppots.profile import rate_edges
+from stabledllm.variance.drawn import step_rows
+
+ADAM = "gradient: Adam's second moments"
+ABC, GRADIENT_ABC, PROBE = "A, B, C", "gradient: A, B, C", "probe"
+
+
+def gradient_stage(method: Method) -> str:
+    """The name of the stage that measures a method's gradient."""
+    return f"gradient: {method.name}"
+
+
+def loss_stages(options: DecomposeOptions, methods: Sequence[Method], rows: Sequence[TokenRow]) -> list[Stage]:
+    """The stages that measure the loss; the first method is Standard."""
+    standard, eps = methods[0], methods[0].objective.eps
+    cells = len(rate_edges(options.rates, eps)) - 1 if options.design == "cells" else options.rates
+    stages, probed = [Stage(ABC, min(options.rows, len(rows)) * cells * options.masks)], set()
+
+    def probe(method: Method) -> int:
+        key = (method.masker, method.views, method.syrm)
+        if key in probed:
+            return 0
+        probed.add(key)
+        return probe_of_losses(method, options.probe, len(rows))
+
+    mirror = Method.parse("mirror", standard.options, standard.objective)
+    stages.append(Stage(PROBE, probe(mirror) + probe(standard)))
+    for method in methods:
+        norms = probe_forwards(method, options.probe, rows) if method.needs_p and method.signal != "loss" else 0
+        stages.append(Stage(method.name, norms + probe(method) + _drawn(options, method, rows, options.steps)))
+    return stages
+
+
+def gradient_stages(options: DecomposeOptions, methods: Sequence[Method], rows: Sequence[TokenRow]) -> list[Stage]:
+    """The stages that measure the gradient, after those of the loss."""
+    grad, standard = options.grad, methods[0]
+    counts = Method.parse("fixedcount", standard.options, standard.objective)
+    sizes = {"rates": grad.rates, "masks": grad.masks}
+    stages = [
+        Stage(GRADIENT_ABC, _points(counts, rows, rows_of=grad.rows, **sizes), gradients=True),
+        Stage(ADAM, options.forwards * grad.steps, gradients=True),
+    ]
+    profiled = {counts, None}
+    for method in methods:
+        forwards = _drawn(options, method, rows, grad.steps)
+        if (own := profile_method(method)) not in profiled:
+            profiled.add(own)
+            forwards += _points(own, rows, rows_of=grad.view_rows, **sizes)
+        stages.append(Stage(gradient_stage(method), forwards, gradients=True))
+    return stages
+
+
+def probe_forwards(method: Method, options: ProbeOptions, rows: Sequence[TokenRow]) -> int:
+    """The forward passes of the probe that a method's p(t) is fitted to: of losses, or of gradients."""
+    if method.signal == "loss":
+        return probe_of_losses(method, options, len(rows))
+    own = profile_method(method) or method
+    points = _points(own, rows, rows_of=options.rows, rates=options.rates, masks=options.masks)
+    return points * (2 if options.check_proxy and method.signal == "output layer" else 1)
+
+
+def probe_of_losses(method: Method, options: ProbeOptions, rows: int) -> int:
+    """The forward passes of a probe of losses of at most ``rows`` rows."""
+    cells = len(rate_edges(options.rates, method.objective.eps, method.views.switches)) - 1
+    return min(options.rows, rows) * cells * options.masks * method.views.count
+
+
+def _drawn(options: DecomposeOptions, method: Method, rows: Sequence[TokenRow], steps: int) -> int:
+    cost = method.views.mean_forwards(Uniform(), maskable_sizes(rows, method))
+    return round(step_rows(method, options.forwards, cost) * steps * cost)
+
+
+def _points(method: Method, rows: Sequence[TokenRow], *, rows_of: int, rates: int, masks: int) -> int:
+    """Rows times points of a profile of gradients, times views."""
+    known = SimpleNamespace(rows=rows, objective=method.objective)
+    t = points_of(known, method, rows=rows_of, rates=rates, masks=masks, seed=0)[-1]
+    return t.numel() * method.views.count

@@ -1,0 +1,73 @@
+"""A Trainer whose evaluation is the standard objective on the held-out rows, with fixed noise and a bar."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from torch import Tensor
+
+from stabledllm.errors import NotFinite, UserError
+from stabledllm.evaluation.validation import mean_over_rows, row_forwards, row_nll
+from stabledllm.forward.meter import LossMeter, MeteredModel
+from stabledllm.noise.objective import Objective
+from stabledllm.runtime.showing import bar
+from stabledllm.stats.estimate import Estimate
+from stabledllm.training.diverged import StepWatch
+from stabledllm.training.resuming import ResumingTrainer
+
+
+class EvaluatingTrainer(ResumingTrainer):
+    """The evaluation of :class:`~stabledllm.training.trainer.MDMTrainer`, which sets what is named here."""
+
+    eval_rows: Any
+    """The held-out rows, encoded."""
+    eval_draws: int
+    """Mask ratios of each of them."""
+    mask_id: int | None
+    pad_id: int
+    watch: StepWatch
+
+    def evaluation_meter(self, objective: Objective) -> LossMeter:
+        """The meter of the validation rows under an objective."""
+        return LossMeter(self._metered(), self.eval_rows, objective)
+
+    def _metered(self) -> MeteredModel:
+        return MeteredModel(self.accelerator.unwrap_model(self.model), self.mask_id, self.pad_id)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """The standard objective on the validation rows with fixed noise: ``eval_loss`` and its standard error.
+
+        Every rank evaluates all rows (they are few), so that no rank waits for a gather of unequal shares.
+        """
+        estimate = self.validation()
+        metrics = {f"{metric_key_prefix}_loss": estimate.value, f"{metric_key_prefix}_loss_stderr": estimate.stderr}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def validation(self, objective: Objective | None = None) -> Estimate:
+        """The model's evaluation loss, or that under another objective.
+
+        Raises:
+            UserError: there are no validation rows. Diverged: it is not finite.
+        """
+        return mean_over_rows(self.finite_nll_of_rows(objective))
+
+    def finite_nll_of_rows(self, objective: Objective | None = None) -> Tensor:
+        """The evaluation loss of each held-out row, (rows,); raises as :meth:`validation` does."""
+        if not len(self.eval_rows):
+            raise UserError(
+                "evaluation: expected validation rows (data.validation, or data.validation_share above 0), found none."
+            )
+        values = self.nll_of_rows(objective)
+        self.watch.require(self.state.global_step, {"the evaluation loss was not finite": values is not None})
+        return values
+
+    def nll_of_rows(self, objective: Objective | None = None) -> Tensor | None:
+        """The evaluation loss of each held-out row, (rows,), with a bar; None where one is not finite."""
+        meter = self.evaluation_meter(objective or Objective())
+        with bar(row_forwards(meter, self.eval_draws), "validation NLL", "forward") as shown, suppress(NotFinite):
+            meter.progress = shown.update
+            return row_nll(meter, self.eval_draws)
+        return None

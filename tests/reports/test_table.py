@@ -1,0 +1,141 @@
+"""Every printed table fits the terminal: no line is wider, no word or number is broken, at 60, 80 and 200 columns."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from stabledllm.experiment.summary import summarise
+from stabledllm.reports.printed import decomposition_text, experiment_text, fit_details
+from stabledllm.reports.published import published_table
+from stabledllm.reports.run_tables import cost_table, runs_table
+from stabledllm.reports.table import NONE, Table, filled
+from stabledllm.reports.tables import (
+    components_table,
+    equal_compute_table,
+    fit_table,
+    gradient_table,
+    metrics_table,
+    spread_table,
+)
+from tests.fakes import results as made_up
+
+METHODS = ["standard", "lowdisc+ppots-head+fixedcount", "strats+ppots+mirror", "clipped"]
+
+
+def experiment(seeds: int = 5) -> dict:
+    runs = made_up.results(METHODS, seeds)
+    return runs | {
+        "summary": summarise(runs["runs"], ["standard"]),
+        "statements": ["A long sentence of many words. " * 9],
+    }
+
+
+def tables() -> dict[str, Table]:
+    record, results = made_up.decomposition(METHODS), experiment()
+    results["config"] = {"base": {"model": "tiny", "data": {"train": "gsm8k"}}}
+    return {
+        "components": components_table(record),
+        "equal compute": equal_compute_table(record),
+        "gradient": gradient_table(record),
+        "fit": fit_table(made_up.p_of_t("lowdisc+ppots-head+fixedcount")),
+        "metrics": metrics_table(results, "validation_nll"),
+        "accuracy": metrics_table(results, "accuracy"),
+        "spread": spread_table(results, "accuracy"),
+        "many seeds": metrics_table(experiment(9), "accuracy"),
+        "cost": cost_table(results),
+        "runs": runs_table(results),
+        "published": published_table(results),
+    }
+
+
+TABLES = tables()
+
+
+def pieces(text: str) -> list[str]:
+    """The words and numbers of a text, a method's parts each by itself."""
+    return re.findall(r"[^\s+]+", text)
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["first", "wide"])
+@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("name", TABLES)
+def test_fits(name, width, wide):
+    table = TABLES[name]
+    text = table.text(width, wide)
+    assert max(map(len, text.splitlines())) <= width
+    shown = len(table.columns) if wide or table.answers is None else table.answers
+    there = set(pieces(text))
+    for row in (table.columns, *table.rows):
+        for cell in row[:shown]:
+            assert set(pieces(cell)) <= there, f"broken: {cell!r}"
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_whole_screens_fit(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    record = made_up.decomposition(METHODS)
+    record["notes"] += ["A note of many words, as long as notes are when they explain a figure to its reader. " * 3]
+    screens = [decomposition_text(record, wide) for wide in (False, True)]
+    screens += [experiment_text(experiment(), wide) for wide in (False, True)]
+    screens.append(fit_details(made_up.p_of_t() | {"proxy": {"correlation": 0.9, "excess": 0.01}}))
+    for screen in screens:
+        text = "\n".join(screen)
+        assert len(text) > 100
+        assert max(map(len, text.splitlines())) <= width
+
+
+def test_first_the_columns_that_answer():
+    table = TABLES["equal compute"]
+    narrow, all_of_it = table.text(60, wide=False), table.text(200, wide=False)
+    assert "÷ Standard" in narrow
+    assert "pays" in narrow
+    assert "mean loss" not in narrow
+    assert f"{len(table.columns) - table.answers} more columns with --wide" in " ".join(narrow.split())
+    assert "mean loss" in all_of_it
+    assert "--wide" not in all_of_it
+    assert "mean loss" in table.text(60, wide=True)
+
+
+def test_a_table_too_wide_for_its_words_is_found():
+    """The check has power: a table that is laid out without regard to the width fails it."""
+    text = TABLES["equal compute"].text(10_000)
+    assert max(map(len, text.splitlines())) > 80
+
+
+def test_a_sentence_keeps_value_and_error_together():
+    lines = filled("Here the value is 0.123456789 ± 0.000012 and that is all of it", 40).splitlines()
+    assert len(lines) > 1
+    assert any("0.123456789 ± 0.000012" in line for line in lines)
+
+
+NEGATIVE = {"value": -0.01, "stderr": 0.035, "n": 4, "unit": "nats²"}
+
+
+def test_no_number_that_cannot_be():
+    """Variances are not below 0, nor are ratios, and what pays is claimed only where it is agreed on."""
+    record = made_up.decomposition(["standard", "ppots", "mirror"])
+    first, other = record["methods"][1:]
+    first["variance_at_equal_compute"] = NEGATIVE
+    first["relative_to_standard"] = {"value": 0.0, "ci_low": 0.0, "ci_high": 0.039}
+    first |= {"pays": None, "agrees_with_prediction": False}
+    other["variance_at_equal_compute"] = {"value": 0.2, "stderr": 0.3, "n": 4, "ci_low": -0.1, "ci_high": 1.4}
+    rows = {row[0]: row for row in equal_compute_table(record).rows}
+    assert rows["ppots"][1:4] == ("below 0.039", "disagree", "below 0.059")
+    assert rows["mirror"][3] == "0.20, 0.00 to 1.40"
+    record["loss"]["data"] = NEGATIVE
+    table = components_table(record)
+    assert next(row for row in table.rows if row[0].startswith("C"))[1:3] == ("below 0.059", "0 %")
+    for cell in [cell for row in (*table.rows, *rows.values()) for cell in row]:
+        assert not re.search(r"(^|\s)-\d", cell.replace("e-", "e")), cell
+        assert "nan" not in cell
+
+
+def test_unknown_numbers_are_dashes():
+    table = equal_compute_table(json.loads(json.dumps(made_up.decomposition(["standard", "ppots"]))))
+    assert all(cell for row in table.rows for cell in row)
+    empty = {"method": "ppots", "relative_to_standard": {"value": 0.0, "ci_low": None, "ci_high": None}}
+    row = equal_compute_table({"methods": [empty]}).rows[0]
+    assert set(row[1:]) == {NONE}

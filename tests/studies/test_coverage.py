@@ -1,0 +1,67 @@
+"""The study of coverage: its page is made of its results, the intervals hold, and a part of it can be made anew."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+from stabledllm.stats import intervals
+from stabledllm.variance import drawn
+from tests.cli.runner import ROOT
+
+FOLDER = ROOT / "studies" / "coverage"
+
+
+@pytest.fixture(scope="module")
+def study():
+    spec = importlib.util.spec_from_file_location("coverage_study", FOLDER / "study.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def results() -> dict:
+    return json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
+
+
+def test_the_page_is_made_of_the_results(study, results):
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert study.page(text, results) == text
+    assert [(c["of"], c["kind"], c["law"], c["steps"]) for c in results["cells"]] == [
+        cell[:4] for cell in study.cells()
+    ]
+
+
+def test_intervals_of_few_steps_hold(study, results):
+    """All of the loss, and of the gradient but where one step in a hundred outweighs all others."""
+    for cell in results["cells"]:
+        heavy = cell["kind"] == "one scale a step" and cell["law"] == "log-normal, sigma 1"
+        held = {name: share for name, share in cell["coverage"].items() if "no interval" not in name}
+        assert min(held.values()) >= (0.85 if heavy else study.LEAST), cell
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("kind", ["independent rows", "means of rows", "one loss a step"])
+@pytest.mark.parametrize("law", ["normal", "log-normal, sigma 0.5"])
+def test_made_anew(study, kind, law):
+    for steps in (4, 8, 16):
+        for name, share in study.of_losses(kind, law, steps, 60).items():
+            assert share >= 0.85 or "no interval" in name, (kind, law, steps, name)
+
+
+@pytest.mark.statistical
+def test_an_interval_without_the_tail_is_found_to_miss(study, monkeypatch):
+    monkeypatch.setattr(drawn, "tail_of", lambda squares, draws: 0.0)
+    assert study.of_losses("one loss a step", "log-normal, sigma 1", 16, 100)["variance"] < 0.8
+
+
+def test_tails_are_never_taken_for_lighter_than_they_are_seen():
+    import torch
+
+    tame, wild = torch.ones(16), torch.tensor([1.0] * 15 + [100.0])
+    assert intervals.tail_of(tame, 16) == 6
+    assert intervals.tail_of(wild, 16) > 2 * 13
+    assert intervals.tail_of(torch.ones(2560), 2560) == pytest.approx(0.6)
