@@ -33,7 +33,7 @@ MADE = {
 }
 """What is run once."""
 STARTED = {
-    "--help": ("--help",),
+    "help": ("--help",),
     "ls": ("ls",),
     "cp": ("cp", "quickstart", "{folder}/recipe.yaml"),
     "validate": ("validate", "quickstart", "base.steps=none"),
@@ -102,7 +102,7 @@ def line(record: Mapping) -> str:
     parts = [f"{what} {spoken(taken[name])}" for name, what in shown.items() if name in taken]
     if started := [name for name in STARTED if name in taken]:
         slowest = max(taken[name] for name in started)
-        parts.append(f"{', '.join(f'`{name}`' for name in started)} answer within {spoken(slowest)}")
+        parts.append(f"{', '.join(f'`{STARTED[name][0]}`' for name in started)} answer within {spoken(slowest)}")
     return f"Measured on {record['cores']} idle cores by `scripts/measure_times.py`: {'; '.join(parts)}."
 
 

@@ -84,6 +84,6 @@ def test_in_short_begins_with_what_to_do(tmp_path):
     assert "switch to LowDisc, 0.60, 0.50 to 0.70 of Standard's" in said[1]
 
 
-@pytest.mark.parametrize(("jobs", "text"), [(1, "about 200 s"), (2, "2 at a time"), (9, "4 at a time")])
-def test_how_long_is_said(jobs, text):
-    assert text.replace("200 s", "3 min") in sentence(4, 100, 0.5, jobs)
+@pytest.mark.parametrize(("at_once", "text"), [(1, "about 200 s"), (2, "2 at a time"), (9, "4 at a time")])
+def test_how_long_is_said(at_once, text):
+    assert text.replace("200 s", "3 min") in sentence(4, 100, 0.5, at_once)

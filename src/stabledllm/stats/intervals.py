@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from stabledllm.stats.estimate import Estimate, student
+
+if TYPE_CHECKING:  # for commands that need no torch
+    from torch import Tensor
 
 Ends = tuple[float, float]
 """The lower and the upper end of an interval."""
