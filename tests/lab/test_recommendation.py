@@ -87,6 +87,30 @@ def test_nothing_significant_is_said_plainly():
     assert "method: standard" in found.recipe
 
 
+def test_by_the_loss_nothing_is_claimed_of_a_method_whose_prediction_is_another():
+    against = entry("mirror", 0.2, 0.9, views=2.0) | {"agrees_with_prediction": False}
+    rest = entry("fixedcount", 0.6, 0.9), entry("strats", 0.8, 0.9)
+    found = recommend(record(STANDARD, against, *rest), "loss")
+    assert (found.method, found.best) == ("fixedcount", "fixedcount")
+    assert "Not compared, as measured and predicted variances disagree: mirror." in found.sentences
+    assert any("Whether MIRROR alone pays is not claimed" in s for s in found.sentences)
+    # The gradient's ratios are predicted ones.
+    by_gradient = recommend(record(STANDARD, against | {"gradient": entry("mirror", 1, 0.4)["gradient"]}, *rest))
+    assert by_gradient.method == "mirror"
+    assert not any("disagree:" in s or "not claimed" in s for s in by_gradient.sentences)
+
+
+def test_by_the_loss_nothing_is_recommended_where_standards_own_prediction_is_another():
+    standard = STANDARD | {"agrees_with_prediction": False}
+    found = recommend(record(standard, entry("fixedcount", 0.3, 0.5), entry("mirror", 0.4, 0.6, views=2.0)), "loss")
+    assert (found.method, found.best, found.significant, found.ratio) == ("standard", "standard", False, 1.0)
+    assert found.sentences[0].startswith("Nothing is recommended: measured and predicted variances disagree")
+    assert not any("MIRROR alone pays here" in s for s in found.sentences)
+    by_gradient = recommend(record(standard, entry("fixedcount", 0.3, 0.5), entry("strats", 0.2, 0.9)))
+    assert by_gradient.method == "fixedcount"
+    assert not any("The loss's noise disagrees" in s for s in by_gradient.sentences), "nothing is claimed by the loss"
+
+
 @pytest.mark.parametrize(
     ("ratio", "said"), [(1.5, "does not pay here"), (0.5, "pays here"), (1.05, "too close to tell")]
 )

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.labels import COMPONENT_LABELS, metric_label
 from stabledllm.reports.stored import (
+    disagrees,
     diverged_at,
     noise_of,
     number,
     run_methods,
+    shared_out,
     standard_first,
     stderr,
     summary_of,
@@ -39,7 +41,8 @@ def components_table(data: dict) -> Table:
 
 
 def _cells(parts: dict, key: str) -> tuple[str, str]:
-    return fmt.positive(parts.get(key)), fmt.percent(value(parts.get(key)), value(parts.get("total")))
+    whole = value(parts.get("total")) if key == "total" else shared_out(parts)
+    return fmt.positive(parts.get(key)), fmt.percent(value(parts.get(key)), whole)
 
 
 def _unit(parts: dict) -> str:
@@ -56,7 +59,7 @@ def equal_compute_table(data: dict, name: Name = str) -> Table:
             (
                 name(key),
                 "1" if key == "standard" else fmt.ratio(m.get("relative_to_standard")),
-                _pays(m, by_name.get("standard") or {}),
+                _pays(m, by_name),
                 fmt.positive(m.get("variance_at_equal_compute")),
                 fmt.positive(m.get("predicted_at_equal_compute")),
                 *_kind(m),
@@ -83,10 +86,10 @@ def equal_compute_table(data: dict, name: Name = str) -> Table:
 BIASED, DISAGREE = "biased", "disagree"
 
 
-def _pays(entry: dict, standard: dict) -> str:
+def _pays(entry: dict, by_name: dict[str, dict]) -> str:
     if entry.get("unbiased") is False:
         return BIASED
-    if any(m.get("agrees_with_prediction") is False for m in (entry, standard)) and entry["method"] != "standard":
+    if disagrees(entry, by_name) and entry["method"] != "standard":
         return DISAGREE
     return fmt.yes_no(entry.get("pays"))
 

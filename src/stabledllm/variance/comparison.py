@@ -154,10 +154,12 @@ def mirror_condition(
     rest = replace(rest, ends=of_sum([with_ends(parts.mask_rate), with_ends(parts.data)]))
     low, high = of_sum([with_ends(gain), scaled(with_ends(rest), 1 - cost)])
     pays = True if low > 0 else False if high < 0 else None
-    sentence = _condition(cost, gain, rest)
+    sentence, unclear = _condition(cost, gain, rest), "too close to tell"
     if cost != 2 and measured:
-        pays, sentence = measured["pays"], _measured(cost, Ratio(**measured["relative_to_standard"]))
-    verdict = {True: "so it pays", False: "so it does not", None: "too close to tell"}[pays]
+        ratio = Ratio(**measured["relative_to_standard"])
+        pays, sentence = measured["pays"], _measured(cost, ratio)
+        unclear = unclear if ratio.below_one is None else "but measured and predicted variances disagree"
+    verdict = {True: "so it pays", False: "so it does not", None: unclear}[pays]
     return {
         "rho": rho.value / -parts.mask_pattern.value if parts.mask_pattern.value else math.nan,
         "rho_A": rho.as_dict(),
