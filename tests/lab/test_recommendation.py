@@ -111,6 +111,25 @@ def test_by_the_loss_nothing_is_recommended_where_standards_own_prediction_is_an
     assert not any("The loss's noise disagrees" in s for s in by_gradient.sentences), "nothing is claimed by the loss"
 
 
+def test_drawn_steps_that_do_not_vary_as_predicted_are_told():
+    apart = entry("strats", 0.9, 0.4)
+    apart["gradient"]["drawn_steps_agree"] = False
+    both = record(STANDARD, apart, entry("fixedcount", 0.9, 0.9))
+    told = [s for s in recommend(both).sentences if "do not vary as predicted" in s]
+    assert len(told) == 1
+    assert told[0].startswith("Drawn steps of strats do not")
+    assert not any("as predicted" in s for s in recommend(both | {"gradient": {"heavy_tail": True}}).sentences)
+    apart["gradient"]["drawn_steps_agree"] = True
+    assert not any("as predicted" in s for s in recommend(both).sentences)
+
+
+def test_so_few_draws_that_no_ratio_is_known():
+    """Not the command that was typed is named, but what to draw more of."""
+    unknown = entry("strats", 0.5) | {"relative_to_standard": {"value": 0.5, "ci_low": None, "ci_high": None}}
+    with pytest.raises(UserError, match="so few draws tell no interval: run 'stabledllm decompose' with more rows and"):
+        recommend(record(entry("standard", 1.0), unknown), "loss")
+
+
 @pytest.mark.parametrize(
     ("ratio", "said"), [(1.5, "does not pay here"), (0.5, "pays here"), (1.05, "too close to tell")]
 )

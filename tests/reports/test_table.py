@@ -148,6 +148,23 @@ def test_shares_are_of_what_is_shared_out():
     assert "which tokens are masked (A) 80 %" in summary.components(record)[0]
 
 
+def test_a_loss_of_few_rows_is_not_shown_below_zero():
+    """Student's interval of two rows reaches below 0, where no loss is; runs are shown with their error, as is said."""
+    few = {"value": 0.9, "stderr": 0.33, "n": 2, "unit": "nats/token", "ci_low": -3.3, "ci_high": 5.1}
+    record, results = made_up.decomposition(["standard"]), made_up.results(["standard"], 1)
+    record["methods"][0]["mean"] = record["loss"]["mean"] = few
+    results["runs"][0]["metrics"] = {"validation_nll": few}
+    assert equal_compute_table(record).rows[0][-1] == "0.9, 0.0 to 5.1"
+    assert "0.9, 0.0 to 5.1" in components_table(record).note
+    assert runs_table(results).rows[0][2] == "0.90 ± 0.33"
+
+
+def test_methods_without_an_interval_are_named_alone():
+    record = made_up.decomposition(["standard", "ppots"])
+    record["methods"][1]["relative_to_standard"] = {"value": None, "ci_low": None, "ci_high": None}
+    assert "Too few draws for an interval of: P-POTS." in summary.noise_sentences(record, "loss")
+
+
 def test_what_is_said_of_the_gradient_does_not_hang_on_the_losses_prediction():
     record = made_up.decomposition(["standard", "ppots"])
     standard, ppots = record["methods"]

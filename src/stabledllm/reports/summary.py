@@ -121,7 +121,7 @@ def noise_sentences(data: dict, quantity: str) -> list[str]:
             continue
         r = m.get("relative_to_standard") or {}
         low, high = number(r.get("ci_low")), number(r.get("ci_high"))
-        text = f"{label(m['method'])} ({fmt.ratio(r)})"
+        text = label(m["method"]) + ("" if math.isnan(low + high) else f" ({fmt.ratio(r)})")
         told = less if high < 1 else more if low > 1 else unclear
         group = (
             unknown if math.isnan(low + high) else against if told is not unclear and disagrees(m, by_name) else told
@@ -243,7 +243,7 @@ def _against_untuned(results: dict, metric: str, name: str) -> list[str]:
     ]
     if not worse:
         return []
-    return [f"In {name}, the mean of {_list(worse)} is worse than the untuned model's {fmt.estimate(untuned)}."]
+    return [f"In {name}, the mean of {_list(worse)} is worse than the untuned model's {fmt.with_error(untuned)}."]
 
 
 def _list(items: list[str]) -> str:

@@ -35,7 +35,7 @@ def components_table(data: dict) -> Table:
         cells = [c for _, p in parts for c in _cells(p, key)]
         if any(c != fmt.NONE for c in cells):
             rows.append((COMPONENT_LABELS.get(key, "total"), *cells))
-    mean = fmt.estimate(data["loss"].get("mean"), unit=True)
+    mean = fmt.positive(data["loss"].get("mean"), unit=True)
     note = f"Mean loss {mean}. Value ± standard error, or with its 95 % interval; below X: the estimate is not above 0."
     return Table("Where the variance of one row comes from", ("component", *columns), tuple(rows), note)
 
@@ -65,7 +65,7 @@ def equal_compute_table(data: dict, name: Name = str) -> Table:
                 *_kind(m),
                 fmt.positive(m.get("measured_variance")),
                 fmt.positive(m.get("predicted_variance")),
-                fmt.estimate(m.get("mean")),
+                fmt.positive(m.get("mean")),
             )
         )
     columns = (

@@ -138,6 +138,12 @@ def measure_gradients(lab: Laboratory, methods: Sequence[Method], measured: dict
         f"{floor.shared.value:.3g} ± {floor.shared.stderr:.2g} of Standard's ({floor.lowdisc.value:.3g} with low "
         f"discrepancy); a density for every row, known beforehand, would reach {floor.own.value:.3g}."
     )
+    apart = [entry["method"] for entry in entries if entry["gradient"]["drawn_steps_agree"] is False]
+    if apart and not parts.heavy_tail:
+        notes.append(
+            f"{', '.join(apart)}: the gradient's variance over drawn steps is not the predicted one, and ratios are of "
+            f"predicted ones; measure more (grad.rows, grad.steps) before relying on them."
+        )
     if parts.heavy_tail:
         notes.append(
             f"The squared gradient norm has a heavy tail under Standard's iid t (Pareto-k {parts.pareto_k:.2f}): "

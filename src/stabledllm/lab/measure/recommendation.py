@@ -74,10 +74,7 @@ def choose(
         return choose(record, "loss", named, lines)
     quantity = quantity or "gradient"
     if len(measured) < 2 or not any(m["method"] == "standard" for m in measured):
-        raise UserError(
-            f"recommend: expected Standard and another unbiased method with an interval of the {quantity}'s noise, "
-            f"found {len(measured)} method(s); run 'stabledllm decompose{' --gradient' * (quantity == 'gradient')}'."
-        )
+        raise _nothing_to_compare(record, measured, quantity)
     against = _contradicted(record, quantity)
     others = [m for m in measured if m["method"] != "standard"]
     best = min((m for m in others if m["method"] not in against), key=lambda m: _ratio(m, quantity).value, default=None)
@@ -97,6 +94,20 @@ def choose(
         best=(best or chosen)["method"],
         sentences=tuple(_sentences(record, chosen, name, best, bool(sure), quantity, forwards)),
         recipe=lines(record, name, chosen["views"], forwards),
+    )
+
+
+def _nothing_to_compare(record: dict, measured: Sequence[dict], quantity: str) -> UserError:
+    """The refusal of a record in which no method's ratio to Standard's noise has an interval."""
+    of_gradient = quantity == "gradient"
+    unbiased = [m for m in record["methods"] if m["unbiased"] and (m.get("gradient") or not of_gradient)]
+    run = f"run 'stabledllm decompose{' --gradient' * of_gradient}'"
+    if len(unbiased) > len(measured) and any(m["method"] == "standard" for m in unbiased):
+        sizes = "grad.rows and grad.steps" if of_gradient else "rows and steps"
+        run = f"so few draws tell no interval: {run} with more {sizes}, such as its defaults"
+    return UserError(
+        f"recommend: expected Standard and another unbiased method with an interval of the {quantity}'s noise, "
+        f"found {len(measured)} method(s); {run}."
     )
 
 
@@ -182,6 +193,8 @@ def _sentences(
         lines.append(f"Not compared, as measured and predicted variances disagree: {', '.join(against)}.")
     if (noise_scale := _noise_scale(record, chosen)) and sure:
         lines.append(noise_scale)
+    if sure and quantity == "gradient" and (doubt := _doubt(record, chosen)):
+        lines.append(doubt)
     lines += [_mirror(record, quantity)] if record.get("mirror") else []
     if quantity == "gradient" and (other := _best_for(record, "loss")) and other != best["method"]:
         lines.append(f"The loss's noise disagrees: by it {other} would be best. The gradient is what training follows.")
@@ -201,6 +214,19 @@ def _noise_scale(record: dict, chosen: dict) -> str | None:
     return (
         f"Its gradient noise scale is {scales[1] * chosen['views']:.3g} forward passes, standard's {scales[0]:.3g}: "
         f"that is the batch beyond which more of it brings little."
+    )
+
+
+def _doubt(record: dict, chosen: dict) -> str | None:
+    """The sentence on drawn steps whose gradients do not vary as predicted; None where they do, or cannot tell."""
+    if (record.get("gradient") or {}).get("heavy_tail"):  # which drawn steps miss
+        return None
+    both = [m["method"] for m in (record["methods"][0], chosen) if m["gradient"].get("drawn_steps_agree") is False]
+    if not both:
+        return None
+    return (
+        f"Drawn steps of {' and '.join(both)} do not vary as predicted, which the ratio rests on: measure more, with "
+        f"grad.rows and grad.steps, before relying on it."
     )
 
 
