@@ -18,8 +18,10 @@ def later_wins(arguments: Sequence[str]) -> list[str]:
 
     The command line itself refuses a key that is typed twice.
     """
-    last = {word.partition("=")[0]: place for place, word in enumerate(arguments) if _is_setting(word)}
-    return [word for place, word in enumerate(arguments) if last.get(word.partition("=")[0], place) == place]
+    settings = [place for place, word in enumerate(arguments) if _is_setting(word) and arguments[place - 1] != "--set"]
+    last = {arguments[place].partition("=")[0]: place for place in settings}
+    dropped = {place for place in settings if last[arguments[place].partition("=")[0]] != place}
+    return [word for place, word in enumerate(arguments) if place not in dropped]
 
 
 def _is_setting(word: str) -> bool:

@@ -27,7 +27,7 @@ from stabledllm.data.sources import own_splits
 from stabledllm.experiment.planned import Planned
 from stabledllm.experiment.side_by_side import SideBySide
 from stabledllm.lab.from_settings import build_measuring, build_probing
-from stabledllm.lab.measure.plan import planned_forwards, probe_of_losses
+from stabledllm.lab.measure.plan import forwards_of_losses, probe_of_losses
 from stabledllm.models.shapes import known_shape
 from stabledllm.noise.methods import Method
 from stabledllm.planning.advice import gib
@@ -81,7 +81,7 @@ def of_decompose(settings: DecomposeSettings) -> Iterator[str]:
     yield _BEGINNING
     yield _line("load", _model(settings))
     yield _line("rows", _source(settings.data.train))
-    forwards = planned_forwards(build_measuring(settings), methods, rows)
+    forwards = forwards_of_losses(build_measuring(settings), methods, rows)
     yield _line("draw", f"{forwards:,} forward passes for the loss of {len(methods)} methods, where there are rows "
                 f"enough")  # fmt: skip
     if settings.gradient:

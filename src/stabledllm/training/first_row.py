@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 
 from rich.text import Text
 
+from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
 
 LONGEST = 320
@@ -72,7 +74,10 @@ _IMAGE = "image"
 
 def _name(token: int, tokenizer) -> str | None:
     """The name of a special token, ``image`` for a token of an image, None for text."""
-    if (image := tokenizer.image_tokens) is not None and (name := image.name_of(token)) is not None:
+    image = None
+    with suppress(UserError):  # a model for pictures whose tokenizer lacks their marks can be trained on text
+        image = tokenizer.image_tokens
+    if image is not None and (name := image.name_of(token)) is not None:
         return name
     return tokenizer.special_name(token)
 

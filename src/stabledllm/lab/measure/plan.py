@@ -29,8 +29,9 @@ def gradient_stage(method: Method) -> str:
 
 def loss_stages(options: DecomposeOptions, methods: Sequence[Method], rows: Sequence[TokenRow]) -> list[Stage]:
     """The stages that measure the loss; the first method is Standard."""
-    standard = methods[0]
-    stages, probed = [Stage(ABC, _nested(options, standard, len(rows)))], set()
+    standard, eps = methods[0], methods[0].objective.eps
+    cells = len(rate_edges(options.rates, eps)) - 1 if options.design == "cells" else options.rates
+    stages, probed = [Stage(ABC, min(options.rows, len(rows)) * cells * options.masks)], set()
 
     def probe(method: Method) -> int:
         key = (method.masker, method.views, method.syrm)
@@ -45,15 +46,6 @@ def loss_stages(options: DecomposeOptions, methods: Sequence[Method], rows: Sequ
         norms = probe_forwards(method, options.probe, rows) if method.needs_p and method.signal != "loss" else 0
         stages.append(Stage(method.name, norms + probe(method) + _drawn(options, method, rows, options.steps)))
     return stages
-
-
-def planned_forwards(options: DecomposeOptions, methods: Sequence[Method], rows: int) -> int:
-    """About how many forward passes the losses of ``rows`` rows will take, before the rows themselves are known."""
-    standard = methods[0]
-    every = (*methods, Method.parse("mirror", standard.options, standard.objective))
-    probed = {(method.masker, method.views, method.syrm): method for method in every}.values()
-    probes = sum(probe_of_losses(method, options.probe, rows) for method in probed)
-    return _nested(options, standard, rows) + probes + options.steps * options.forwards * len(methods)
 
 
 def gradient_stages(options: DecomposeOptions, methods: Sequence[Method], rows: Sequence[TokenRow]) -> list[Stage]:
@@ -75,6 +67,18 @@ def gradient_stages(options: DecomposeOptions, methods: Sequence[Method], rows: 
     return stages
 
 
+def forwards_of_losses(options: DecomposeOptions, methods: Sequence[Method], rows: int) -> int:
+    """The forward passes that the losses of about ``rows`` rows take, before any row is read."""
+    standard, eps = methods[0], methods[0].objective.eps
+    cells = len(rate_edges(options.rates, eps)) - 1 if options.design == "cells" else options.rates
+    probed = {
+        (method.masker, method.views, method.syrm): probe_of_losses(method, options.probe, rows)
+        for method in (*methods, Method.parse("mirror", standard.options, standard.objective))
+    }
+    nested = min(options.rows, rows) * cells * options.masks
+    return nested + sum(probed.values()) + options.steps * options.forwards * len(methods)
+
+
 def probe_forwards(method: Method, options: ProbeOptions, rows: Sequence[TokenRow]) -> int:
     """The forward passes of the probe that a method's p(t) is fitted to: of losses, or of gradients."""
     if method.signal == "loss":
@@ -88,11 +92,6 @@ def probe_of_losses(method: Method, options: ProbeOptions, rows: int) -> int:
     """The forward passes of a probe of losses of at most ``rows`` rows."""
     cells = len(rate_edges(options.rates, method.objective.eps, method.views.switches)) - 1
     return min(options.rows, rows) * cells * options.masks * method.views.count
-
-
-def _nested(options: DecomposeOptions, standard: Method, rows: int) -> int:
-    edges = len(rate_edges(options.rates, standard.objective.eps)) - 1
-    return min(options.rows, rows) * (edges if options.design == "cells" else options.rates) * options.masks
 
 
 def _drawn(options: DecomposeOptions, method: Method, rows: Sequence[TokenRow], steps: int) -> int:
