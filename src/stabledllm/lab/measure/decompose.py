@@ -137,8 +137,8 @@ def measure_gradients(lab: Laboratory, methods: Sequence[Method], measured: dict
     shared, lowdisc, own = (max(part.value, 0.0) for part in (floor.shared, floor.lowdisc, floor.own))
     notes.append(
         f"The floor of one counted view a row: no density of t brings the gradient's noise at equal compute below "
-        f"{shared:.3g} ± {floor.shared.stderr:.2g} of Standard's ({lowdisc:.3g} with low discrepancy); a density for every "
-        f"row, known beforehand, would reach {own:.3g}."
+        f"{shared:.3g} ± {floor.shared.stderr:.2g} of Standard's ({lowdisc:.3g} with low discrepancy); a density for "
+        f"every row, known beforehand, would reach {own:.3g}."
     )
     apart = [entry["method"] for entry in entries if entry["gradient"]["drawn_steps_agree"] is False]
     if apart and not parts.heavy_tail:
