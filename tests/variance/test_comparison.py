@@ -216,6 +216,13 @@ def test_a_second_view_for_small_t_is_charged_what_it_costs(below, pays):
         assert f"{entry['relative_to_standard']['value']:.2g} (" in again["sentence"], "the ratio that is printed"
 
 
+def test_the_sentence_on_mirror_claims_nothing_where_the_prediction_is_another():
+    entry = {"pays": None, "relative_to_standard": {"value": 0.5, "ci_low": 0.4, "ci_high": 0.6}}
+    sentence = condition(linear_law(), below=0.5, measured=entry)["sentence"]
+    assert sentence.endswith("but measured and predicted variances disagree.")
+    assert "too close to tell" not in sentence
+
+
 def test_the_sentence_on_mirror_prints_no_nan():
     """Where Standard's noise may be 0 its ratio has no interval: NaN in memory, null in the file."""
     entry = {"pays": None, "relative_to_standard": {"value": 0.9, "ci_low": math.nan, "ci_high": math.nan}}
