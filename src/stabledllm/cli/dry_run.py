@@ -23,12 +23,11 @@ from stabledllm.config.settings import (
     TrainSettings,
 )
 from stabledllm.data.kinds import kind_of
-from stabledllm.data.sources import own_splits
+from stabledllm.data.splits import has_test, has_validation, is_held_out
 from stabledllm.experiment.planned import Planned
 from stabledllm.experiment.side_by_side import SideBySide
 from stabledllm.lab.from_settings import build_measuring, build_probing
-from stabledllm.lab.measure.decompose import planned_forwards
-from stabledllm.lab.measure.probe_and_fit import probe_forwards
+from stabledllm.lab.measure.plan import forwards_of_losses, probe_of_losses
 from stabledllm.models.shapes import known_shape
 from stabledllm.noise.methods import Method
 from stabledllm.planning.advice import gib
@@ -51,11 +50,8 @@ def of_train(run: TrainSettings) -> Iterator[str]:
     if method.needs_p and not run.p_of_t:
         yield _line("probe", f"p(t) of {run.method}: {_probed(method, run)}")
     yield _line("train", _steps(run, method))
-    every = f"every {run.eval_every:,} steps and at the end" if run.eval_every else "at the end"
-    yield _line("evaluate", f"NLL of at most {run.data.validation_rows} rows x {run.eval_draws} views, {every}")
-    if run.data.test or "test" in own_splits(run.data.train):
-        length = run.decoding.length
-        yield _line("", f"{run.data.test_rows} completions of {length} tokens in {run.decoding.steps} model calls")
+    for number, line in enumerate(_evaluated(run)):
+        yield _line("" if number else "evaluate", line)
     saved = f"checkpoints every {run.save_every:,} steps, " if run.save_every else "no checkpoint (save_every), "
     yield _line("write", f"{_folder(run.out)}: {saved}model, run.json, completions")
     yield from _memory([run])
@@ -82,7 +78,7 @@ def of_decompose(settings: DecomposeSettings) -> Iterator[str]:
     yield _BEGINNING
     yield _line("load", _model(settings))
     yield _line("rows", _source(settings.data.train))
-    forwards = planned_forwards(build_measuring(settings), methods, rows)
+    forwards = forwards_of_losses(build_measuring(settings), methods, rows)
     yield _line("draw", f"{forwards:,} forward passes for the loss of {len(methods)} methods, where there are rows "
                 f"enough")  # fmt: skip
     if settings.gradient:
@@ -182,13 +178,26 @@ def _rows_of_training(data: DataSettings) -> Iterator[str]:
     yield _line("rows", f"{most}{_source(data.train)}, of at most {data.max_len:,} tokens{how}")
     if data.validation:
         yield _line("", f"validation: {_source(data.validation)}")
-    elif "validation" not in own_splits(data.train):
-        yield _line("", f"validation: {data.validation_share:.0%} of them, held out")
+    elif not has_validation(data):
+        yield _line("", "no validation: every row is trained on")
+    elif is_held_out(data):
+        yield _line("", f"validation: {data.validation_share:.3g} of them, held out")
+
+
+def _evaluated(run: TrainSettings) -> Iterator[str]:
+    if has_validation(run.data):
+        every = f"every {run.eval_every:,} steps and at the end" if run.eval_every else "at the end"
+        yield f"NLL of at most {run.data.validation_rows} rows x {run.eval_draws} views, {every}"
+    if has_test(run.data):
+        yield f"{run.data.test_rows} completions of {run.decoding.length} tokens in {run.decoding.steps} model calls"
+    if not has_validation(run.data) and not has_test(run.data):
+        yield "nothing, as there are no validation or test rows"
 
 
 def _probed(method: Method, run: TrainSettings) -> str:
-    forwards = probe_forwards(method, build_probing(run.ppots), run.data.train_rows or _MANY)
-    return f"{forwards:,} forward passes" if forwards else "gradients or the output layer's, row by row"
+    if method.signal != "loss":
+        return "gradients or the output layer's, row by row"
+    return f"{probe_of_losses(method, build_probing(run.ppots), run.data.train_rows or _MANY):,} forward passes"
 
 
 def _steps(run: TrainSettings, method: Method) -> str:
