@@ -8,7 +8,7 @@ from pathlib import Path
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.containers import ending_of
 from stabledllm.data.formats import FORMATS, TEXT, FormatOptions, examples_of
-from stabledllm.data.kinds import FILE, HUB, LINES, is_own, kind_of
+from stabledllm.data.kinds import FILE, HUB, LINES, is_own, kind_of, several_meant
 from stabledllm.data.reading import Files
 from stabledllm.errors import UserError
 from stabledllm.images.kinds import IMAGE_KINDS
@@ -60,7 +60,7 @@ def _check_is_there(spec: str, kind: str, where: str) -> None:
         raise UserError(f"data '{spec}': expected {kind}:PATH with a local file, found no path.")
     path = Path(where).expanduser()
     if where and kind not in (HUB, "scenes") and not path.exists():
-        near = nearby(path)
+        near = several_meant(where) or nearby(path)
         if kind == FILE and not near and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec) and not ending_of(spec):
             near = f"; a data set of the hub is hub:{spec}"
         raise UserError(f"data '{spec}': expected a file or folder, found nothing at '{path}'{near}.")

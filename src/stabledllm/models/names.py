@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stabledllm.config.run_folder import model_in
-from stabledllm.errors import UserError, did_you_mean
+from stabledllm.errors import UserError, did_you_mean, nearest
 from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of
 from stabledllm.models.new import pattern_of
 from stabledllm.models.shapes import PUBLISHED
@@ -70,7 +70,10 @@ def check_model_name(name: str) -> None:
             f"model '{name}': expected a folder, found nothing there{did_you_mean(name, _beside(path), most=0)}."
         )
     else:
-        check_name(name, near=[*SHIPPED, *PUBLISHED, *_beside(path)])
+        near = [*SHIPPED, *PUBLISHED, *_beside(path)]
+        ends = {one.rpartition("/")[2]: one for one in PUBLISHED}  # a name on the hub is often typed without its owner
+        meant = nearest(name, near) or ends.get(nearest(name, ends) or "")
+        check_name(name, hint=f" (did you mean '{meant}'?)" if meant else "")
 
 
 def _check_folder(name: str, folder: Path) -> None:
