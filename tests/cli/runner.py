@@ -16,10 +16,11 @@ ROOT = Path(__file__).parents[2]
 def later_wins(arguments: Sequence[str]) -> list[str]:
     """The arguments without a KEY=VALUE whose key is typed again later, so that a test can vary a list of settings.
 
-    The command line itself refuses a key that is typed twice.
+    The command line itself refuses a key that is typed twice. Of ``--set``, an option, the last counts anyway.
     """
-    last = {word.partition("=")[0]: place for place, word in enumerate(arguments) if _is_setting(word)}
-    return [word for place, word in enumerate(arguments) if last.get(word.partition("=")[0], place) == place]
+    typed = [_is_setting(word) and list(arguments[:place])[-1:] != ["--set"] for place, word in enumerate(arguments)]
+    last = {word.partition("=")[0]: place for place, word in enumerate(arguments) if typed[place]}
+    return [w for place, w in enumerate(arguments) if not typed[place] or last[w.partition("=")[0]] == place]
 
 
 def _is_setting(word: str) -> bool:

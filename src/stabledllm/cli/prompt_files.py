@@ -61,6 +61,8 @@ def read_prompts(typed: list[str], file: str | None, settings: DataSettings) -> 
         return prompts_in(file, settings)
     if typed == [STDIN]:
         typed = [line for _, _, line in lines(sys.stdin.buffer, "standard input")]
+        if not typed:
+            raise UserError("standard input: expected at least one prompt, found none.")
         return [typed_prompt(text, number) for number, text in enumerate(typed, 1)]
     return list(_meant(typed, settings))
 
