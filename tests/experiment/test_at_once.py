@@ -128,6 +128,7 @@ TOLD = [
     ("data.train=*.jsonl", "several files are named by the folder that holds them."),
     ("data.train=[train.jsonl,qa.jsonl]", "several files are named by the folder that holds them."),
     ("data.train=semicolons.csv", "its columns are separated by ';'; separate them by commas."),
+    ("data.train=documents.jsonl", 'write "data.columns={prompt: question, completion: text}" if it is the answer, or'),
     ("data.train=foreign.jsonl", '"data.columns={prompt: frage, completion: antwort}"'),
     ("out=notes.txt", "notes.txt: expected a folder, found a file."),
     ("out=notes.txt/run", "notes.txt: expected a folder, found a file."),
@@ -232,6 +233,7 @@ def here(tmp_path, monkeypatch):
     for name, row in {
         "train": {"prompt": "1+1=?", "response": "2"},
         "qa": {"Question": "1+1=?", "Solution": "2"},
+        "documents": {"question": "1+1=?", "text": "2"},
         "foreign": {"frage": "1+1=?", "antwort": "2"},
         "preferences": {"prompt": "1+1=?", "chosen": "2", "rejected": "3"},
     }.items():

@@ -53,7 +53,8 @@ def of_train(run: TrainSettings) -> Iterator[str]:
     for number, line in enumerate(_evaluated(run)):
         yield _line("" if number else "evaluate", line)
     saved = f"checkpoints every {run.save_every:,} steps, " if run.save_every else "no checkpoint (save_every), "
-    yield _line("write", f"{_folder(run.out)}: {saved}model, run.json, completions")
+    completions = ", completions" if has_test(run.data) else ""
+    yield _line("write", f"{_folder(run.out)}: {saved}model, run.json{completions}")
     yield from _memory([run])
 
 
@@ -63,7 +64,8 @@ def of_experiment(settings: ExperimentSettings, runs: Sequence[Planned], beside:
     yield _BEGINNING
     yield _line("load", _model(base, training=True))
     yield from _rows_of_training(base.data)
-    yield _line("train", f"{len(runs)} methods x {len(seeds)} seeds = {len(runs) * len(seeds)} runs, at equal "
+    yield _line("train", f"{_counted(len(runs), 'method')} x {_counted(len(seeds), 'seed')} = "
+                f"{_counted(len(runs) * len(seeds), 'run')}, at equal "
                 f"{settings.equal}{'; ' + beside.sentence() if beside.jobs > 1 else ''}")  # fmt: skip
     for planned in runs:
         probed = f"; p(t) once: {_probed(planned.method, base)}" if planned.method.needs_p else ""
@@ -152,7 +154,13 @@ def _counted(number: int, what: str) -> str:
 
 
 def _size(size: float) -> str:
-    return gib(size) if size >= 0.1 * 2**30 else f"{size / 2**20:.1f} MiB"
+    return (
+        gib(size)
+        if size >= 0.1 * 2**30
+        else f"{size / 2**20:.1f} MiB"
+        if size >= 0.1 * 2**20
+        else f"{size / 2**10:.1f} KiB"
+    )
 
 
 def _model(settings: ModelSettings, *, training: bool = False) -> str:
@@ -168,7 +176,7 @@ def _source(spec: str) -> str:
     kind, where = kind_of(spec)
     path = Path(where).expanduser() if where else None
     if path is not None and path.is_file():
-        return f"{spec} ({path.stat().st_size / 1e6:.2f} MB)"
+        return f"{spec} ({_size(path.stat().st_size)})"
     return f"{spec} ({kind})" if kind != spec.partition(":")[0] else spec
 
 

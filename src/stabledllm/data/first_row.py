@@ -17,6 +17,7 @@ from stabledllm.tasks import synthetic
 from stabledllm.tasks.registry import TASKS
 from stabledllm.tasks.task import TaskOptions
 
+_ASKS = ("question", "prompt", "instruction", "query", "input")
 _WITHOUT_PATH = (HUB, "synthetic", "scenes", "text-to-image-2m")
 """Kinds that need no file here."""
 _MOST_OF_TASK = 1 << 20
@@ -74,7 +75,20 @@ def _read_first(path: Path, kind: str, split: str, settings: DataSettings) -> No
     files = Files(path, as_lines=kind != FILE, split=split)
     if files.paths and not _is_large_json(files.paths[0]):
         origin, record = next(files.rows())
-        examples_of(record, str(origin), options)
+        form, _ = examples_of(record, str(origin), options)
+        if form.name == TEXT and named is None:
+            _refuse_question_beside_text(record, str(origin))
+
+
+def _refuse_question_beside_text(record: dict, origin: str) -> None:
+    """Refuse a row of ``text`` beside a question, of which the text alone would be trained on as a document."""
+    asks = next((key for key in _ASKS if key in record), None)
+    if asks:
+        raise UserError(
+            f"{origin}: expected an answer beside '{asks}', found 'text', which is a whole document; write "
+            f'"data.columns={{prompt: {asks}, completion: text}}" if it is the answer, or data.format={TEXT} to '
+            f"train on it alone."
+        )
 
 
 def _is_small(path: Path) -> bool:

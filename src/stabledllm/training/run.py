@@ -158,7 +158,7 @@ def _train(
     rows = rows_of_run(data.train, settings)
     known = known_for(data.train, method, settings, say)
     if known is rows:
-        refuse_few_rows(settings.batch, len(rows))
+        refuse_few_rows(settings.batch, len(rows), joined=not known[0].prompt_length)
     longest = longest_of(data.train)
     refuse_too_large(settings, longest=longest)
     laid_out = fitting_views(settings, longest=longest)
