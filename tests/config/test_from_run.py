@@ -164,3 +164,9 @@ def test_a_recipe_on_a_run_that_has_not_ended_tells_that_beside_its_other_mistak
         load_recipe("sft-synthetic", [f"model={tmp_path / 'run'}", "stps=3"])
     assert "expected a run that has ended" in str(refused.value)
     assert "stps" in str(refused.value)
+
+
+def test_no_more_steps_are_told_than_there_are_tokens_to_decide():
+    assert GenerateSettings(decoding={"length": 4}).decoding.steps == 64, "which a folder of results keeps as it was"
+    assert GenerateSettings(decoding={"length": 4}).decoding.calls == 4
+    assert GenerateSettings(decoding={"length": 4, "schedule": "origin"}).decoding.calls == 64

@@ -118,7 +118,7 @@ def of_eval(settings: EvalSettings) -> Iterator[str]:
     rows = settings.data.validation_rows if settings.held_out else settings.rows
     forwards, views = (rows or settings.rows) * settings.draws, _counted(settings.draws, "view")
     yield _line("evaluate", f"NLL: at most {forwards:,} forward passes ({views} of a row)")
-    yield _line("", f"completions of {decoding.length} tokens in {decoding.steps} model calls for every "
+    yield _line("", f"completions of {decoding.length} tokens in {decoding.calls} model calls for every "
                 f"{settings.generate_batch} rows")  # fmt: skip
     yield _line("write", f"{_folder(settings.out)}: eval.json, nll.jsonl, completions.jsonl")
     yield _weights(settings)
@@ -134,7 +134,7 @@ def of_generate(settings: GenerateSettings, prompts: Sequence[object], *, image:
     else:
         decoding = settings.decoding
         many = _counted(len(prompts), "prompt")
-        yield _line("complete", f"{many}, {decoding.length} tokens each, in {decoding.steps} model calls for every "
+        yield _line("complete", f"{many}, {decoding.length} tokens each, in {decoding.calls} model calls for every "
                     f"{settings.generate_batch}")  # fmt: skip
         yield _line("write", settings.out or "nothing: completions are printed")
     yield _weights(settings)
@@ -197,7 +197,7 @@ def _evaluated(run: TrainSettings) -> Iterator[str]:
         every = f"every {run.eval_every:,} steps and at the end" if run.eval_every else "at the end"
         yield f"NLL of at most {run.data.validation_rows} rows x {run.eval_draws} views, {every}"
     if has_test(run.data):
-        yield f"{run.data.test_rows} completions of {run.decoding.length} tokens in {run.decoding.steps} model calls"
+        yield f"{run.data.test_rows} completions of {run.decoding.length} tokens in {run.decoding.calls} model calls"
     if not has_validation(run.data) and not has_test(run.data):
         yield "nothing, as there are no validation or test rows"
 

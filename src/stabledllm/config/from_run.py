@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from stabledllm.config.decoding_fit import refuse_unfit
+from stabledllm.config.decoding_fit import calls_of, refuse_unfit
 from stabledllm.config.run_folder import Run, run_behind, run_of
 from stabledllm.config.settings import (
     DataSettings,
@@ -230,8 +230,9 @@ def _told_of_the_model_alone(name: str, tree: dict, kind: type[ModelSettings]) -
 
 
 def _decoding_told(decoding: dict) -> str:
+    shown = decoding | {"steps": _calls(decoding)} if "steps" in decoding else decoding
     first = [
-        words.format(decoding[key])
+        words.format(shown[key])
         for key, words in (("length", "{} tokens"), ("steps", "{} steps"), ("block", "blocks of {}"))
         if key in decoding
     ]
@@ -242,6 +243,12 @@ def _decoding_told(decoding: dict) -> str:
         if key not in ("length", "steps", "block") and value != getattr(default, key)
     ]
     return "decoding " + " in ".join(first[:2]) + "".join(f", {each}" for each in (*first[2:], *more))
+
+
+def _calls(decoding: dict) -> Any:
+    steps, length = decoding.get("steps"), decoding.get("length")
+    are_numbers = isinstance(steps, int) and isinstance(length, int)
+    return calls_of(length, steps, decoding.get("schedule", "even")) if are_numbers else steps
 
 
 def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
