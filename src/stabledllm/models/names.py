@@ -77,9 +77,9 @@ def check_model_name(name: str) -> None:
 
 
 def _check_folder(name: str, folder: Path) -> None:
-    if _holds_model(folder) or _holds_model(folder / _OF_A_RUN):
+    if _holds_model(folder) or _is_run(folder):
         return
-    within = [f"{name.rstrip('/')}/{below.name}" for below in _folders(folder) if _holds_model(below)]
+    within = [f"{name.rstrip('/')}/{below.name}" for below in _folders(folder) if _holds_model(below) or _is_run(below)]
     files = sorted(entry.name for entry in folder.iterdir())
     found = ", ".join(files[:_SHOWN]) + (", ..." if files[_SHOWN:] else "") if files else "nothing"
     hint = f"; write {within[-1]}" if within else ""
@@ -88,6 +88,10 @@ def _check_folder(name: str, folder: Path) -> None:
 
 def _holds_model(folder: Path) -> bool:
     return (folder / CONFIG).is_file() or (folder / ADAPTER_CONFIG).is_file()
+
+
+def _is_run(folder: Path) -> bool:
+    return _holds_model(folder / _OF_A_RUN)
 
 
 def _is_missing_here(name: str) -> bool:
@@ -108,7 +112,7 @@ def _is_missing_here(name: str) -> bool:
 def _beside(path: Path) -> list[str]:
     """The models' folders beside a missing one, as they would be typed."""
     here = path.parent
-    names = [below for below in _folders(here) if _holds_model(below) or _holds_model(below / _OF_A_RUN)]
+    names = [below for below in _folders(here) if _holds_model(below) or _is_run(below)]
     return [below.name if here == Path() else str(here / below.name) for below in names]
 
 
