@@ -46,7 +46,7 @@ def open_all(settings: TrainSettings | ExperimentSettings) -> Iterator[str]:
     rows = known_rows(data.train, LEAST_STREAMED)
     for planned in runs:
         if rows is data.train or len(rows) < LEAST_STREAMED:  # all of them
-            refuse_few_rows(planned.settings.batch, len(rows))
+            refuse_few_rows(planned.settings.batch, len(rows), joined=not rows[0].prompt_length)
         check_marks(planned.method, marks_in(rows))
     yield from _rows(runs, data, rows, opened)
 

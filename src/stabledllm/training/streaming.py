@@ -140,12 +140,12 @@ def known_for(
         UserError: a step takes more rows than there are, as far as that is known of a stream.
     """
     if not isinstance(rows, RowStream):
-        refuse_few_rows(settings.batch, len(rows))
+        refuse_few_rows(settings.batch, len(rows), joined=len(rows) > 0 and not rows[0].prompt_length)
         return rows
     wanted = max(_KNOWN, settings.ppots.rows if method.needs_p else 0)
     first, told = rows.first_told(wanted)
     if len(first) < wanted:  # these are all
-        refuse_few_rows(settings.batch, len(first))
+        refuse_few_rows(settings.batch, len(first), joined=len(first) > 0 and not first[0].prompt_length)
     say(f"{told}, for what needs rows before training")
     return first
 
