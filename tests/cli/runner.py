@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def later_wins(arguments: Sequence[str]) -> list[str]:
     """The arguments without a KEY=VALUE whose key is typed again later, so that a test can vary a list of settings.
 
-    The command line itself refuses a key that is typed twice.
+    The command line itself refuses a key that is typed twice. Of ``--set``, an option, the last counts anyway.
     """
     settings = [place for place, word in enumerate(arguments) if _is_setting(word) and arguments[place - 1] != "--set"]
     last = {arguments[place].partition("=")[0]: place for place in settings}

@@ -41,6 +41,18 @@ def test_nothing_is_written(tmp_path, command):
         assert part in text, result.stdout
 
 
+def test_without_rows_to_evaluate_on_it_does_not_say_that_some_are_evaluated(tmp_path):
+    (tmp_path / "mine.jsonl").write_text("".join(f'{{"prompt": "{i}?", "response": "{i}"}}\n' for i in range(20)))
+    command = ["train", "sft", "model=tiny", "data.train=mine.jsonl", "--dry-run"]
+    text = " ".join(call(*command, "data.validation_share=0", cwd=tmp_path).stdout.split())
+    assert "no validation: every row is trained on" in text
+    assert "evaluate nothing, as there are no validation or test rows" in text
+    text = " ".join(call(*command, cwd=tmp_path).stdout.split())
+    assert "validation: 0.1 of them, held out" in text
+    assert "NLL of at most" in text
+    assert "completions of" not in text
+
+
 def test_it_fits_the_terminal(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     lines = call("train", "sft-synthetic", "--dry-run", cwd=tmp_path).stdout.splitlines()

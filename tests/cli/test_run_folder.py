@@ -170,6 +170,12 @@ def test_a_prompt_that_is_the_name_of_a_file_is_refused_where_nobody_can_be_aske
     assert_refused(in_process("generate", cwd=files.folder), "expected at least one prompt, --file FILE")
     assert_refused(in_process("generate", "a", "--file", files.text, cwd=files.folder), "expected prompts or --file")
     assert_refused(in_process("generate", "--file", "none.txt", cwd=files.folder), "none.txt: expected a file")
+    (files.folder / "mine" / "model").mkdir(parents=True)
+    (files.folder / "mine" / "config.json").write_text("{}")
+    assert_refused(in_process("generate", "mine", "What?", cwd=files.folder), "write --model mine")
+    assert_refused(in_process("generate", "What?", "device=cpu", cwd=files.folder), "write --device NAME")
+    for command in ("eval", "decompose", "fit"):
+        assert_refused(in_process(command, "mine", cwd=files.folder), "a model is named by model=mine")
 
 
 @pytest.mark.parametrize("is_meant", [True, False])

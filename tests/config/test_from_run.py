@@ -164,3 +164,17 @@ def test_a_recipe_on_a_run_that_has_not_ended_tells_that_beside_its_other_mistak
         load_recipe("sft-synthetic", [f"model={tmp_path / 'run'}", "stps=3"])
     assert "expected a run that has ended" in str(refused.value)
     assert "stps" in str(refused.value)
+
+
+def test_no_more_steps_are_told_than_there_are_tokens_to_decide():
+    assert GenerateSettings(decoding={"length": 4}).decoding.steps == 64, "which a folder of results keeps as it was"
+    assert GenerateSettings(decoding={"length": 4}).decoding.calls == 4
+    assert GenerateSettings(decoding={"length": 4, "schedule": "origin"}).decoding.calls == 64
+
+
+def test_of_decoding_only_what_is_not_given_is_told(run):
+    (line,) = [one for one in read(run, GenerateSettings, decoding={"length": 8})[1] if one.startswith("from")]
+    assert ": decoding blocks of 8, temperature=0.5, " in line
+    given = {"length": 8, "steps": 4, "block": 4, "temperature": 1.0}
+    (line,) = [one for one in read(run, GenerateSettings, decoding=given)[1] if one.startswith("from")]
+    assert "decoding" not in line.partition(": ")[2]

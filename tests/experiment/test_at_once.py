@@ -118,7 +118,21 @@ TOLD = [
     ("data.truncation=true", "write data.over_length."),
     ("data.name=main", "write data.subset."),
     ("resume=true", "the same command continues the run in its 'out'."),
-    ("gpu=0", "CUDA_VISIBLE_DEVICES before the command chooses the device"),
+    ("gpu=0", "it is an option of the command: write --device NAME (cpu, cuda, cuda:N, mps)."),
+    ("dry_run=true", "write --dry-run."),
+    ("per_device_batch_size=4", "write micro_batch."),
+    ("lora.target_modules=all", "write lora.target_modules=all-linear."),
+    ("trainer.device=cpu", "--device NAME (cpu, cuda, cuda:N, mps) behind the command chooses the device."),
+    ("model=llada", "(did you mean 'GSAI-ML/LLaDA-8B-Base'?)."),
+    ("data.train=train.jsonl,qa.jsonl", "several files are named by the folder that holds them."),
+    ("data.train=*.jsonl", "several files are named by the folder that holds them."),
+    ("data.train=[train.jsonl,qa.jsonl]", "several files are named by the folder that holds them."),
+    ("data.train=semicolons.csv", "its columns are separated by ';'; separate them by commas."),
+    ("data.train=documents.jsonl", 'write "data.columns={prompt: question, completion: text}" if it is the answer, or'),
+    ("data.train=foreign.jsonl", '"data.columns={prompt: frage, completion: antwort}"'),
+    ("out=notes.txt", "notes.txt: expected a folder, found a file."),
+    ("out=notes.txt/run", "notes.txt: expected a folder, found a file."),
+    ("lora", "override 'lora': expected key=value, found no '='; recipes are joined by +: write RECIPE+lora."),
     ("patience=3", "there is no early stopping"),
     ("config=x.yaml", "a recipe's file stands first: stabledllm train FILE.yaml."),
     ("data.shuffle=true", "rows are always dealt in a random order, that of order_seed."),
@@ -209,6 +223,10 @@ TOLD = [
         "trainer.eval_on_start=true data.validation_share=0 data.train=train.jsonl batch=1",
         "expected validation rows, found",
     ),
+    (
+        "trainer.lr_scheduler_type=reduce_lr_on_plateau data.validation_share=0 data.train=train.jsonl batch=1",
+        "write another schedule, or give data.validation.",
+    ),
 ]
 """Overrides of ``sft-synthetic``, separated by blanks, and the end of the one sentence that they give."""
 
@@ -219,10 +237,13 @@ def here(tmp_path, monkeypatch):
     for name, row in {
         "train": {"prompt": "1+1=?", "response": "2"},
         "qa": {"Question": "1+1=?", "Solution": "2"},
+        "documents": {"question": "1+1=?", "text": "2"},
+        "foreign": {"frage": "1+1=?", "antwort": "2"},
         "preferences": {"prompt": "1+1=?", "chosen": "2", "rejected": "3"},
     }.items():
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "qa.csv").write_text("Q,A\n1+1=?,2\n")
+    (tmp_path / "semicolons.csv").write_text("prompt;completion\n1+1=?;2\n")
     (tmp_path / "notes.txt").write_text("1+1=2")
     for name in ("empty.jsonl", "my_callbacks.py", "p.json"):
         (tmp_path / name).touch()

@@ -160,7 +160,7 @@ def test_the_command_lines_paths_may_begin_at_home(tmp_path, monkeypatch):
     [
         (b"a\n\nb\n", "generate: prompt 2: expected some text, found an empty one"),
         (b"a\n\xff\n", "standard input: expected UTF-8 text, found a byte that is not in line 2"),
-        (b"", "generate: expected at least one prompt, --file FILE, or - for the lines of standard input, found none"),
+        (b"", "standard input: expected at least one prompt, found none"),
     ],
 )
 def test_prompts_on_standard_input_are_refused_by_their_number(tmp_path, monkeypatch, typed, says):
@@ -172,9 +172,6 @@ def test_prompts_on_standard_input_end_at_newlines_of_either_kind(monkeypatch):
     from stabledllm.cli.prompt_files import read_prompts
     from stabledllm.config.settings import DataSettings
 
-    def prompts_of(typed: list[str]) -> list[str]:
-        return [prompt.messages[-1]["content"] for prompt in read_prompts(typed, None, DataSettings(train="synthetic"))]
-
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"\ufeffone\r\n{ODD}\nlast".encode())))
-    assert prompts_of(["-"]) == ["one", ODD, "last"]
-    assert prompts_of(["-", "x"]) == ["-", "x"]
+    assert [prompt.text for prompt in read_prompts(["-"], None, DataSettings())] == ["one", ODD, "last"]
+    assert [prompt.text for prompt in read_prompts(["-", "x"], None, DataSettings())] == ["-", "x"]

@@ -71,6 +71,7 @@ def read_arguments(
     Raises:
         UserError: two recipes.
     """
+    _refuse_blanks(command, list(words or []))
     recipes, overrides = [config] if config else [], []
     for word in words or []:
         if is_setting(word) or recipes[-1:] not in ([], [config]):
@@ -82,6 +83,19 @@ def read_arguments(
         raise UserError(f"{command}: expected one recipe, in the first place or after --config, found {found}.")
     full = [_in_full(override, GRAMMARS[command]) for override in (*(more or []), *overrides)]
     return Typed(command, recipes[0] if recipes else None, full)
+
+
+def _refuse_blanks(command: str, words: list[str]) -> None:
+    """Refuse ``KEY = VALUE`` and ``KEY= VALUE``, which a shell takes apart."""
+    for number, word in enumerate(words[:-1]):
+        key, value = (
+            (words[number - 1], words[number + 1]) if word == "=" and number else (word[:-1], words[number + 1])
+        )
+        if (word == "=" and number) or (word[-1:] == "=" and "=" not in word[:-1] and word[:-1] and "=" not in value):
+            raise UserError(
+                f"{command}: expected KEY=VALUE without blanks, found '{plain_text(key)}', '=' and "
+                f"'{plain_text(value)}' apart; write {plain_text(key)}={plain_text(value)}."
+            )
 
 
 def is_setting(word: str) -> bool:

@@ -23,6 +23,7 @@ from stabledllm.plain_text import plain_text
 from stabledllm.runtime.device import asked, refuse_missing
 from stabledllm.runtime.launched import is_main_process
 
+_NUMBERS = {"number": "number", "integer": "whole number"}
 WORDS = "stabledllm.words"
 """Under this name a context keeps the words of a command line that is being completed."""
 
@@ -52,11 +53,20 @@ class Command(TyperCommand):
         own, valued = self._own(ctx)
         if self.grammar is None:
             return words
+        self._refuse_one_dash(words)
         if not any(word.startswith("--") and word.partition("=")[0] not in own for word in words):
             return words  # without the table, which takes a moment to import
         read, notes = without_dashes(words, self.grammar, [*own, *OPTIONS], valued)
         ctx.meta["stabledllm.notes"] = notes
         return read
+
+    def _refuse_one_dash(self, words: list[str]) -> None:
+        """Refuse ``-KEY``, of which click would name the first letter alone."""
+        settled = words[: words.index("--")] if "--" in words else words
+        for word in settled:
+            name = word[1:].partition("=")[0]
+            if re.fullmatch(r"-[a-zA-Z][\w.-]+(=.*)?", word) and self.grammar.named(name.replace("-", "_")):
+                raise UserError(f"unknown option '-{name}'; write --{name}.")
 
     def invoke(self, ctx):
         """Run the command, after the notes on options that were read as a key of another name.
@@ -152,6 +162,12 @@ class _refusing:
         message = re.sub(
             r" (?:Did you mean|\(Possible options:) '?(--[\w-]+)'?[?)]$", r" (did you mean '\1'?)", message
         )
+        message = re.sub(
+            r"Input should be a valid (number|integer)(, unable to parse.*)?$",
+            lambda kind: f"expected a {_NUMBERS[kind[1]]}",
+            message,
+        )
+        message = re.sub(r"Input should be (greater|less)", r"expected a number \1", message)
         what = f"{self.command}: " if self.command else ""
         help_of = f"stabledllm {self.command} --help" if self.command else "stabledllm --help"
         raise UserError(f"{what}{message[:1].lower()}{message[1:]}; '{help_of}' lists its options.") from None

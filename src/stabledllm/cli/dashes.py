@@ -105,8 +105,17 @@ class _Reader:
             return _TRUTHS[self.left.pop(0)] if following in _TRUTHS else "true"
         if not self.left or following.startswith("--"):
             found = f"'{plain_text(following)}'" if self.left else "none"
-            raise UserError(f"option '{option}': expected a value, found {found}; write {option} {key.takes}.")
+            raise UserError(f"option '{option}': expected a value, found {found}; write {_taken(option, key)}.")
         return self.left.pop(0)
+
+
+def _taken(option: str, key: Key) -> str:
+    """An option as it is typed with its value; for a group of keys, one of them."""
+    if not key.is_group:
+        return f"{option} {key.takes}"
+    from stabledllm.config.instead import OF_GROUPS
+
+    return f"{option}.{OF_GROUPS.get(key.name.removeprefix('base.'), 'NAME')} VALUE"
 
 
 def _as_list(value: str) -> str:

@@ -23,7 +23,7 @@ from stabledllm.config.settings import (
     TrainSettings,
 )
 from stabledllm.data.kinds import kind_of
-from stabledllm.data.sources import own_splits
+from stabledllm.data.splits import has_test, has_validation, is_held_out
 from stabledllm.experiment.planned import Planned
 from stabledllm.experiment.side_by_side import SideBySide
 from stabledllm.lab.from_settings import build_measuring, build_probing
@@ -50,13 +50,11 @@ def of_train(run: TrainSettings) -> Iterator[str]:
     if method.needs_p and not run.p_of_t:
         yield _line("probe", f"p(t) of {run.method}: {_probed(method, run)}")
     yield _line("train", _steps(run, method))
-    every = f"every {run.eval_every:,} steps and at the end" if run.eval_every else "at the end"
-    yield _line("evaluate", f"NLL of at most {run.data.validation_rows} rows x {run.eval_draws} views, {every}")
-    if run.data.test or "test" in own_splits(run.data.train):
-        length = run.decoding.length
-        yield _line("", f"{run.data.test_rows} completions of {length} tokens in {run.decoding.steps} model calls")
+    for number, line in enumerate(_evaluated(run)):
+        yield _line("" if number else "evaluate", line)
     saved = f"checkpoints every {run.save_every:,} steps, " if run.save_every else "no checkpoint (save_every), "
-    yield _line("write", f"{_folder(run.out)}: {saved}model, run.json, completions")
+    completions = ", completions" if has_test(run.data) else ""
+    yield _line("write", f"{_folder(run.out)}: {saved}model, run.json{completions}")
     yield from _memory([run])
 
 
@@ -66,7 +64,8 @@ def of_experiment(settings: ExperimentSettings, runs: Sequence[Planned], beside:
     yield _BEGINNING
     yield _line("load", _model(base, training=True))
     yield from _rows_of_training(base.data)
-    yield _line("train", f"{len(runs)} methods x {len(seeds)} seeds = {len(runs) * len(seeds)} runs, at equal "
+    yield _line("train", f"{_counted(len(runs), 'method')} x {_counted(len(seeds), 'seed')} = "
+                f"{_counted(len(runs) * len(seeds), 'run')}, at equal "
                 f"{settings.equal}{'; ' + beside.sentence() if beside.jobs > 1 else ''}")  # fmt: skip
     for planned in runs:
         probed = f"; p(t) once: {_probed(planned.method, base)}" if planned.method.needs_p else ""
@@ -119,7 +118,7 @@ def of_eval(settings: EvalSettings) -> Iterator[str]:
     rows = settings.data.validation_rows if settings.held_out else settings.rows
     forwards, views = (rows or settings.rows) * settings.draws, _counted(settings.draws, "view")
     yield _line("evaluate", f"NLL: at most {forwards:,} forward passes ({views} of a row)")
-    yield _line("", f"completions of {decoding.length} tokens in {decoding.steps} model calls for every "
+    yield _line("", f"completions of {decoding.length} tokens in {decoding.calls} model calls for every "
                 f"{settings.generate_batch} rows")  # fmt: skip
     yield _line("write", f"{_folder(settings.out)}: eval.json, nll.jsonl, completions.jsonl")
     yield _weights(settings)
@@ -135,7 +134,7 @@ def of_generate(settings: GenerateSettings, prompts: Sequence[object], *, image:
     else:
         decoding = settings.decoding
         many = _counted(len(prompts), "prompt")
-        yield _line("complete", f"{many}, {decoding.length} tokens each, in {decoding.steps} model calls for every "
+        yield _line("complete", f"{many}, {decoding.length} tokens each, in {decoding.calls} model calls for every "
                     f"{settings.generate_batch}")  # fmt: skip
         yield _line("write", settings.out or "nothing: completions are printed")
     yield _weights(settings)
@@ -155,7 +154,13 @@ def _counted(number: int, what: str) -> str:
 
 
 def _size(size: float) -> str:
-    return gib(size) if size >= 0.1 * 2**30 else f"{size / 2**20:.1f} MiB"
+    return (
+        gib(size)
+        if size >= 0.1 * 2**30
+        else f"{size / 2**20:.1f} MiB"
+        if size >= 0.1 * 2**20
+        else f"{size / 2**10:.1f} KiB"
+    )
 
 
 def _model(settings: ModelSettings, *, training: bool = False) -> str:
@@ -171,7 +176,7 @@ def _source(spec: str) -> str:
     kind, where = kind_of(spec)
     path = Path(where).expanduser() if where else None
     if path is not None and path.is_file():
-        return f"{spec} ({path.stat().st_size / 1e6:.2f} MB)"
+        return f"{spec} ({_size(path.stat().st_size)})"
     return f"{spec} ({kind})" if kind != spec.partition(":")[0] else spec
 
 
@@ -181,8 +186,20 @@ def _rows_of_training(data: DataSettings) -> Iterator[str]:
     yield _line("rows", f"{most}{_source(data.train)}, of at most {data.max_len:,} tokens{how}")
     if data.validation:
         yield _line("", f"validation: {_source(data.validation)}")
-    elif "validation" not in own_splits(data.train):
-        yield _line("", f"validation: {data.validation_share:.0%} of them, held out")
+    elif not has_validation(data):
+        yield _line("", "no validation: every row is trained on")
+    elif is_held_out(data):
+        yield _line("", f"validation: {data.validation_share:.3g} of them, held out")
+
+
+def _evaluated(run: TrainSettings) -> Iterator[str]:
+    if has_validation(run.data):
+        every = f"every {run.eval_every:,} steps and at the end" if run.eval_every else "at the end"
+        yield f"NLL of at most {run.data.validation_rows} rows x {run.eval_draws} views, {every}"
+    if has_test(run.data):
+        yield f"{run.data.test_rows} completions of {run.decoding.length} tokens in {run.decoding.calls} model calls"
+    if not has_validation(run.data) and not has_test(run.data):
+        yield "nothing, as there are no validation or test rows"
 
 
 def _probed(method: Method, run: TrainSettings) -> str:

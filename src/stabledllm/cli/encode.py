@@ -9,7 +9,7 @@ import typer
 from stabledllm.cli.arguments import read_arguments
 from stabledllm.cli.options import Overrides
 from stabledllm.cli.printing import answer, say
-from stabledllm.errors import UserError
+from stabledllm.errors import UserError, did_you_mean
 
 
 def encode(
@@ -22,16 +22,19 @@ def encode(
     """Turn pictures into codes on disk, once; run again to continue. Training does the same when it needs to."""
     from stabledllm.config.recipe import apply_overrides, check
     from stabledllm.config.settings import ImageSettings
-    from stabledllm.data.images import are_images, dropped_note, image_tokenizer
-    from stabledllm.data.images import encode as run
+    from stabledllm.images.kinds import IMAGE_KINDS, are_images
 
     if not are_images(data):
-        raise UserError(f"encode: expected pictures (scenes, text-to-image-2m, images:PATH), found '{data}'.")
+        near = did_you_mean(data.partition(":")[0], IMAGE_KINDS)
+        raise UserError(f"encode: expected pictures (scenes, text-to-image-2m, images:PATH), found '{data}'{near}.")
     settings = check(apply_overrides({}, read_arguments("encode", overrides).overrides), ImageSettings, "encode")
     if settings.tokenizer is None:
         if not data.startswith("scenes"):
             raise UserError("encode: expected tokenizer=NAME, such as showlab/magvitv2, found none.")
         settings = settings.model_copy(update={"tokenizer": "tiny-vq"})
+    from stabledllm.data.images import dropped_note, image_tokenizer
+    from stabledllm.data.images import encode as run
+
     if settings.side is None:
         settings = settings.model_copy(update={"side": image_tokenizer(settings.tokenizer).side})
     codes = run(data, split=split, n=rows or 0, seed=seed, settings=settings)

@@ -26,7 +26,7 @@ OF_OTHERS = (
     "scheduler", "optimizer", "max_grad", "grad_clip", "torch_dtype", "attn_implementation", "val_split",
     "validation_split", "block_length", "gen_length", "max_new_tokens",
 )  # fmt: skip
-"""Options of other programs that take the same value as a key of ours, which :mod:`config.instead` knows."""
+"""Options of other programs that take the same value as a key of ours, which :mod:`config.other_names` knows."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,17 @@ class Grammar:
         """The key that a short name of this command stands for."""
         return self.shorts.get(name)
 
+    def named(self, name: str) -> bool:
+        """Whether a name without dashes stands for a key, in whatever spelling is read."""
+        return self.key(name) is not None or self.short_for(name) is not None or self.of_others(name) is not None
+
     def of_others(self, name: str) -> str | None:
         """The key that an option of another program stands for: of one of ours, or of transformers' arguments."""
         if f"trainer.{name}" in self.keys:
             return f"trainer.{name}"
         if name not in OF_OTHERS:
             return None
-        from stabledllm.config.instead import ELSEWHERE
+        from stabledllm.config.other_names import ELSEWHERE
         from stabledllm.config.trainer_keys import OURS
 
         meant = ELSEWHERE.get(name) or OURS[name]

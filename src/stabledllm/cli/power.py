@@ -9,7 +9,7 @@ import typer
 
 from stabledllm.cli.options import path
 from stabledllm.cli.printing import answer, answer_all
-from stabledllm.errors import UserError
+from stabledllm.errors import Gathered, UserError
 
 
 def power(
@@ -32,8 +32,21 @@ def power(
     from stabledllm.reports.stored import read, run_methods, run_metrics
     from stabledllm.reports.table import filled
 
+    gathered = Gathered()
     if (sd is None) == (stored is None):
-        raise UserError("power: expected either --sd or --from, found both or neither.")
+        found = "neither" if sd is None else "both"
+        gathered.add(f"power: expected --sd NUMBER or --from FOLDER of an experiment, found {found}.")
+    if difference == 0:
+        gathered.add("power: expected --difference other than 0, such as 0.01, found 0.")
+    if sd is not None and sd < 0:
+        gathered.add(f"power: expected --sd of at least 0, found {sd:g}.")
+    if stored is not None and not (stored / "results.json" if stored.is_dir() else stored).is_file():
+        found = f"none in '{stored}'" if stored.is_dir() else f"nothing at '{stored}'"
+        gathered.add(
+            f"power: expected --from with the results.json of an experiment, found {found}; 'stabledllm experiment' "
+            f"writes it."
+        )
+    gathered.refuse()
     if stored is None:
         answer(filled(describe_seeds(difference, sd, correlation, wanted=power, methods=methods or 1)))
         return

@@ -11,6 +11,7 @@ import typer
 
 from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
+from stabledllm.runtime.nearby import nearby
 
 if TYPE_CHECKING:
     from stabledllm.config.settings import DataSettings
@@ -21,14 +22,25 @@ def check_typed(typed: Sequence[str], file: str | None) -> None:
     """Refuse prompts that can be told to be none before a file of them is read.
 
     Raises:
-        UserError: no prompts, both kinds, or one that is empty or not UTF-8.
+        UserError: no prompts, both kinds, one that is empty or not UTF-8, or the folder of a model.
     """
+    from stabledllm.config.run_folder import is_model_folder
     from stabledllm.experiment.commands_at_once import check_prompts
 
     if file is None:
         check_prompts(typed)
+        if folder := next(filter(is_model_folder, typed), None):
+            shown = plain_text(folder)
+            raise UserError(
+                f"generate: prompt '{shown}': expected a prompt, found the folder of a model; write --model {shown}, "
+                f"or pipe the words into 'generate -' to complete them."
+            )
     elif typed:
         raise UserError(f"generate: expected prompts or --file {file}, found both.")
+    elif file != "-" and not _is_file(file):
+        path = Path(file).expanduser()
+        found = "a folder" if path.is_dir() else f"nothing{nearby(path)}"
+        raise UserError(f"{file}: expected a file of prompts, found {found}.")
 
 
 def read_prompts(typed: list[str], file: str | None, settings: DataSettings) -> list[Prompt]:
@@ -49,6 +61,8 @@ def read_prompts(typed: list[str], file: str | None, settings: DataSettings) -> 
         return prompts_in(file, settings)
     if typed == [STDIN]:
         typed = [line for _, _, line in lines(sys.stdin.buffer, "standard input")]
+        if not typed:
+            raise UserError("standard input: expected at least one prompt, found none.")
         return [typed_prompt(text, number) for number, text in enumerate(typed, 1)]
     return list(_meant(typed, settings))
 

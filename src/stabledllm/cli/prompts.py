@@ -26,12 +26,19 @@ def read_prompted(
     Raises:
         UserError: a word that looks like a setting whose key is misspelt.
     """
+    from stabledllm.config.instead import OPTIONS
+
     grammar = GRAMMARS["generate"]
     settings, prompts = [], []
     for word in words:
         key = word.partition("=")[0]
         known = "=" in word and (grammar.key(key) is not None or grammar.short_for(key) is not None)
         (settings if known else prompts).append(word)
+        if not known and key in OPTIONS and _LIKE_A_KEY.fullmatch(word):
+            raise UserError(
+                f"generate: unknown key '{key}'; it is an option of the command: write {OPTIONS[key]}, or -- before it "
+                f"if it is a prompt."
+            )
         names = [*grammar.keys, *grammar.shorts]
         if (
             not known

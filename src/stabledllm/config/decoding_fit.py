@@ -27,6 +27,11 @@ def fitting_steps(length: int, block: int, usual: int) -> int:
     return min(length, max(1, round(usual / blocks)) * blocks)
 
 
+def calls_of(length: int, steps: int, schedule: str) -> int:
+    """The steps in which something is decided: where they share the tokens evenly, at most one for each."""
+    return min(length, steps) if schedule == "even" else steps
+
+
 def refuse_unfit(length: int, steps: int, block: int) -> None:
     """Refuse numbers that cannot be decoded with, with the nearest that can.
 

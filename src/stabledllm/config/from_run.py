@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from stabledllm.config.decoding_fit import refuse_unfit
+from stabledllm.config.decoding_fit import calls_of, refuse_unfit
 from stabledllm.config.run_folder import Run, run_behind, run_of
 from stabledllm.config.settings import (
     DataSettings,
@@ -213,8 +213,8 @@ def _told(run: Run, below: dict, tree: dict) -> str:
     if fill := data.pop("pad_response_to", None):
         said.append(f"padding {fill}")
     decoding = {key: value for key, value in below.get("decoding", {}).items() if key not in _group(tree, "decoding")}
-    if decoding:
-        said.append(_decoding_told(decoding))
+    if told := _decoding_told(decoding):
+        said.append(f"decoding {told}")
     rest = {key: value for key, value in data.items() if key not in _OF_THE_ROWS}
     others = {key: value for key, value in below.items() if key not in ("data", "decoding", "held_out", "rows")}
     said += [f"{key}={_shown(value)}" for key, value in _flat({"data": rest} | others) if not _is_given(tree, key)]
@@ -230,18 +230,23 @@ def _told_of_the_model_alone(name: str, tree: dict, kind: type[ModelSettings]) -
 
 
 def _decoding_told(decoding: dict) -> str:
-    first = [
-        words.format(decoding[key])
-        for key, words in (("length", "{} tokens"), ("steps", "{} steps"), ("block", "blocks of {}"))
-        if key in decoding
-    ]
+    """What is not given of a run's decoding, in words; empty where all is."""
+    tokens = [f"{decoding['length']} tokens"] if "length" in decoding else []
+    steps = [f"{_calls(decoding)} steps"] if "steps" in decoding else []
+    blocks = [f"blocks of {decoding['block']}"] if "block" in decoding else []
     default = EvalSettings().decoding
     more = [
         f"{key}={_shown(value)}"
         for key, value in decoding.items()
         if key not in ("length", "steps", "block") and value != getattr(default, key)
     ]
-    return "decoding " + " in ".join(first[:2]) + "".join(f", {each}" for each in (*first[2:], *more))
+    return ", ".join(filter(None, [" in ".join(tokens + steps), *blocks, *more]))
+
+
+def _calls(decoding: dict) -> Any:
+    steps, length = decoding.get("steps"), decoding.get("length")
+    are_numbers = isinstance(steps, int) and isinstance(length, int)
+    return calls_of(length, steps, decoding.get("schedule", "even")) if are_numbers else steps
 
 
 def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from stabledllm.config.other_names import ELSEWHERE
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.config.trainer_keys import NOT_THERE, OURS, TrainerSettings, refusal
 from stabledllm.config.typed import arms_of
@@ -16,105 +17,12 @@ from stabledllm.config.written import Written
 from stabledllm.errors import nearest
 from stabledllm.plain_text import plain_text
 
-ELSEWHERE = {
-    "lr": "trainer.learning_rate",
-    "scheduler": "trainer.lr_scheduler_type",
-    "optimizer": "trainer.optim",
-    "warmup": "trainer.warmup_steps",
-    "warmup_ratio": "trainer.warmup_steps",
-    "grad_clip": "trainer.max_grad_norm",
-    "max_grad": "trainer.max_grad_norm",
-    "wandb": "trainer.report_to",
-    "wd": "trainer.weight_decay",
-    "beta1": "trainer.adam_beta1",
-    "beta2": "trainer.adam_beta2",
-    "betas": "trainer.adam_beta1",
-    "num_workers": "trainer.dataloader_num_workers",
-    "truncation": "data.over_length",
-    "truncate": "data.over_length",
-    "name_or_path": "model",
-    "config_name": "data.subset",
-    "data.name": "data.subset",
-    "data.config": "data.subset",
-    "bs": "batch",
-    "batch_size": "batch",
-    "train_batch_size": "batch",
-    "global_batch_size": "batch",
-    "accumulation": "micro_batch",
-    "grad_accum": "micro_batch",
-    "accumulation_steps": "micro_batch",
-    "micro_batch_size": "micro_batch",
-    "num_epochs": "epochs",
-    "max_epochs": "epochs",
-    "n_epochs": "epochs",
-    "max_iters": "steps",
-    "iterations": "steps",
-    "train_steps": "steps",
-    "num_steps": "steps",
-    "checkpoint_every": "save_every",
-    "save_interval": "save_every",
-    "eval_interval": "eval_every",
-    "val_every": "eval_every",
-    "log_interval": "log_every",
-    "output": "out",
-    "out_dir": "out",
-    "save_dir": "out",
-    "model_name": "model",
-    "model_path": "model",
-    "model_id": "model",
-    "model_name_or_path": "model",
-    "base_model": "model",
-    "pretrained_model_name_or_path": "model",
-    "torch_dtype": "dtype",
-    "precision": "dtype",
-    "attn_implementation": "attention",
-    "load_in_4bit": "quantised=4bit",
-    "load_in_8bit": "quantised=8bit",
-    "quantized": "quantised",
-    "qlora": "quantised=4bit",
-    "use_lora": "lora.rank",
-    "lora_r": "lora.rank",
-    "lora_rank": "lora.rank",
-    "lora_alpha": "lora.alpha",
-    "lora_dropout": "lora.dropout",
-    "r": "lora.rank",
-    "dataset": "data.train",
-    "dataset_name": "data.train",
-    "train_file": "data.train",
-    "train_data": "data.train",
-    "data_path": "data.train",
-    "path": "data.train",
-    "eval_data": "data.validation",
-    "eval_file": "data.validation",
-    "validation_file": "data.validation",
-    "val_data": "data.validation",
-    "val": "data.validation",
-    "valid": "data.validation",
-    "dev": "data.validation",
-    "test_file": "data.test",
-    "val_size": "data.validation_share",
-    "val_split": "data.validation_share",
-    "validation_split": "data.validation_share",
-    "test_size": "data.test_rows",
-    "max_samples": "data.train_rows",
-    "streaming": "data.streaming",
-    "stream": "data.streaming",
-    "buffer_size": "data.shuffle_buffer",
-    "shuffle_buffer_size": "data.shuffle_buffer",
-    "max_length": "data.max_len",
-    "max_seq_len": "data.max_len",
-    "max_seq_length": "data.max_len",
-    "seq_len": "data.max_len",
-    "cutoff_len": "data.max_len",
-    "block_length": "decoding.block",
-    "gen_length": "decoding.length",
-    "max_new_tokens": "decoding.length",
-    "mask_schedule": "method",
-    "noise": "method",
-    "sampler": "method",
-}
-"""Names that other programs have for our keys, which are those of a training run."""
 _OF_TRAINING = {*TrainSettings.model_fields, *TrainerSettings.model_fields, *OURS, *ELSEWHERE}
+OPTIONS = {
+    **{name: f"--{name.replace('_', '-')}" for name in ("quiet", "dry_run", "wide", "quick", "load", "jobs")},
+    **dict.fromkeys(("device", "gpu", "gpus"), "--device NAME (cpu, cuda, cuda:N, mps)"),
+}
+"""Options of commands that are no keys, by the names under which they are written as such."""
 _NEAR = 0.75
 """Least likeness, from 0 to 1, of a name in another group to one that is not known."""
 _NONE = ("0", "none", "None", "false", "False", "never", "off", "no", "-1")
@@ -144,6 +52,8 @@ def instead_of_key(path: tuple, kind: type[BaseModel], group: type[BaseModel]) -
     own = [key.rpartition(".")[2] for key in places if key.rpartition(".")[0] == ".".join(above)]
     if elsewhere := _elsewhere(above, name, places, base):
         return f"; write {elsewhere}"
+    if not above and (option := OPTIONS.get(name)):
+        return f"; it is an option of the command: write {option}"
     if (not above or name == "shuffle") and name in NOT_THERE and f"{base}trainer" in places:
         return f"; {NOT_THERE[name]}"
     if near := nearest(name, own):
@@ -182,9 +92,11 @@ def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel
     if not isinstance(value, str | int | float):
         return ""
     text, arms = str(value), arms_of(annotation)
+    if len(begun := [one for one in _names(arms) if text and one.startswith(text.lower())]) == 1:
+        return f"; write {key}={begun[0]}"
     if isinstance(value, Written) and any(get_origin(arm) is list for arm in arms) and text[:1] not in ("", "["):
         return f"; write {key}=[{', '.join(one.strip() for one in text.split(','))}]"
-    if (name := _OF_GROUPS.get(key.removeprefix("base."))) and (name != "length" or text.isdigit()):
+    if (name := OF_GROUPS.get(key.removeprefix("base."))) and (name != "length" or text.isdigit()):
         value = {"true": "16", "yes": "16", "on": "16"}.get(text.lower(), text)
         return f"; write {key}.{name}={plain_text(value)}" + (", or RECIPE+lora" if name == "rank" else "")
     if key == "base" and text:
@@ -195,7 +107,8 @@ def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel
         return f"; write {key}.NAME=VALUE, where NAME is one of {', '.join(names[:_LISTED])}{more}"
     if any(get_origin(arm) is dict for arm in arms) and text:
         return f'; write "{key}={{{_pairs(text)}}}"'
-    if key.endswith("dtype") and (near := _DTYPES.get(text)):
+    near = _DTYPES.get(text) if key.endswith("dtype") else None
+    if near and (not near.startswith("quantised") or {"quantised", "base"} & {*kind.model_fields}):
         half = near.startswith("trainer.") and kind not in (TrainSettings, ExperimentSettings)
         near = ("float16" if "float16" in _names(arms) else "bfloat16") if half else near
         return f"; write {near if '=' in near else f'{key}={near}'}"
@@ -224,7 +137,7 @@ def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel
     return ""
 
 
-_OF_GROUPS = {"data": "train", "lora": "rank", "objective": "weighting", "decoding": "length"}
+OF_GROUPS = {"data": "train", "lora": "rank", "objective": "weighting", "decoding": "length"}
 """The key of a group that is meant where a value is given for the group."""
 _LISTED = 8
 _SYNONYMS = {

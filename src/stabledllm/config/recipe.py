@@ -16,6 +16,7 @@ from typing import Any
 
 from stabledllm.config.checking import Read, check, read_settings
 from stabledllm.config.from_run import with_run
+from stabledllm.config.run_folder import model_meant
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.config.twice import Once
 from stabledllm.config.written import Written, read_written, settle
@@ -228,7 +229,7 @@ def _find(name: str, beside: Path | None) -> tuple[str, Path | None]:
     near = did_you_mean(name, shorts, most=0) if nearest(name, shorts) or not near else near
     raise UserError(
         f"recipe '{plain_text(name)}': expected a file or a shipped recipe, found neither"
-        f"{near or '; stabledllm ls lists those that ship'}."
+        f"{model_meant(name) or near or '; stabledllm ls lists those that ship'}."
     )
 
 
@@ -266,7 +267,9 @@ def _meant(override: str) -> str:
         return f"; write {re.split('[= ]', bare)[0]}=VALUE, without dashes"
     if colon and key.replace(".", "").replace("_", "").isalnum() and not value.startswith(("/", "\\")):
         return f"; write {key}={plain_text(value.strip())}"
-    return f"; write {plain_text(bare)}=VALUE" if bare.replace(".", "").replace("_", "").isalnum() else ""
+    if _shipped(bare):
+        return f"; recipes are joined by +: write RECIPE+{plain_text(bare)}"
+    return f"; write {plain_text(bare)}=VALUE" if bare.replace(".", "").replace("_", "").isalpha() else ""
 
 
 def _set(tree: dict, override: str) -> None:

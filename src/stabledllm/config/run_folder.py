@@ -75,6 +75,18 @@ def is_of_run(name: str) -> bool:
         return True
 
 
+def is_model_folder(name: str) -> bool:
+    """Whether a name is that of a local folder with a model, or of a run, whatever its state."""
+    folder = _folder(name)
+    return folder is not None and (_is_model(folder) or is_of_run(name))
+
+
+def model_meant(name: str) -> str:
+    """The clause on how a model is named that stands in the place of a recipe; empty for any other name."""
+    is_shipped = bool(name) and "/" not in name and (files("stabledllm") / "assets" / name / _OF_A_MODEL[0]).is_file()
+    return f"; a model is named by model={name}" if is_shipped or is_model_folder(name) else ""
+
+
 def run_behind(model: str) -> Run | None:
     """The run that made a model, given as :func:`run_of` takes it or as ``RUN/model``; None where none is known."""
     folder = _folder(model)

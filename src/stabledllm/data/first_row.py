@@ -8,7 +8,7 @@ from pathlib import Path
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.containers import ending_of
 from stabledllm.data.formats import FORMATS, TEXT, FormatOptions, examples_of
-from stabledllm.data.kinds import FILE, HUB, LINES, is_own, kind_of
+from stabledllm.data.kinds import FILE, HUB, LINES, is_own, kind_of, several_meant
 from stabledllm.data.reading import Files
 from stabledllm.errors import UserError
 from stabledllm.images.kinds import IMAGE_KINDS
@@ -17,6 +17,7 @@ from stabledllm.tasks import synthetic
 from stabledllm.tasks.registry import TASKS
 from stabledllm.tasks.task import TaskOptions
 
+_ASKS = ("question", "prompt", "instruction", "query", "input")
 _WITHOUT_PATH = (HUB, "synthetic", "scenes", "text-to-image-2m")
 """Kinds that need no file here."""
 _MOST_OF_TASK = 1 << 20
@@ -47,9 +48,7 @@ def check_data(spec: str, split: str, settings: DataSettings) -> None:
     _check_is_there(spec, kind, where)
     if is_own(spec) and kind != HUB:
         _read_first(Path(where).expanduser(), kind, split, settings)
-    elif (
-        kind in TASKS and where and (path := Path(where).expanduser()).is_file() and path.stat().st_size < _MOST_OF_TASK
-    ):
+    elif kind in TASKS and where and _is_small(Path(where).expanduser()):
         TASKS[kind].load(where, split, TaskOptions(rows=1))
 
 
@@ -60,7 +59,7 @@ def _check_is_there(spec: str, kind: str, where: str) -> None:
         raise UserError(f"data '{spec}': expected {kind}:PATH with a local file, found no path.")
     path = Path(where).expanduser()
     if where and kind not in (HUB, "scenes") and not path.exists():
-        near = nearby(path)
+        near = several_meant(where) or nearby(path)
         if kind == FILE and not near and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec) and not ending_of(spec):
             near = f"; a data set of the hub is hub:{spec}"
         raise UserError(f"data '{spec}': expected a file or folder, found nothing at '{path}'{near}.")
@@ -74,7 +73,20 @@ def _read_first(path: Path, kind: str, split: str, settings: DataSettings) -> No
     files = Files(path, as_lines=kind != FILE, split=split)
     if files.paths and not _is_large_json(files.paths[0]):
         origin, record = next(files.rows())
-        examples_of(record, str(origin), options)
+        form, _ = examples_of(record, str(origin), options)
+        if form.name == TEXT and named is None:
+            _refuse_question_beside_text(record, str(origin))
+
+
+def _refuse_question_beside_text(record: dict, origin: str) -> None:
+    """Refuse a row of ``text`` beside a question, of which the text alone would be trained on as a document."""
+    asks = next((key for key in _ASKS if key in record), None)
+    if asks:
+        raise UserError(
+            f"{origin}: expected an answer beside '{asks}', found 'text', which is a whole document; write "
+            f'"data.columns={{prompt: {asks}, completion: text}}" if it is the answer, or data.format={TEXT} to '
+            f"train on it alone."
+        )
 
 
 def _is_small(path: Path) -> bool:

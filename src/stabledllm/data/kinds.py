@@ -45,8 +45,17 @@ def _meant(spec: str, kind: str) -> str:
         return f"; write hub:{hub[1]}"
     if "://" in spec:
         return "; data are read from files of this machine or from hub:OWNER/NAME"
+    if several := several_meant(spec):
+        return several
     files = sorted(entry.name for entry in Path().iterdir() if entry.name.partition(".")[0] == spec)
     return f"; write {files[0]}" if files and spec else did_you_mean(kind, KINDS)
+
+
+def several_meant(spec: str) -> str:
+    """The clause on what to write instead of a specification of several files; empty for any other."""
+    names = list(map(Path, spec.split(",")))
+    several = spec.startswith("[") or "*" in spec or (len(names) > 1 and all(map(ending_of, names)))
+    return "; several files are named by the folder that holds them" if several else ""
 
 
 def is_own(spec: str) -> bool:

@@ -82,7 +82,12 @@ def refuse_none(encoded: Encoded, options: EncodingOptions) -> None:
         UserError: there is no row.
     """
     if not len(encoded.rows):
-        raise UserError(f"data: expected at least one row of at most max_len={options.max_len} tokens, found none.")
+        padded = options.pad_response_to > 1
+        shorter = f", or a smaller data.pad_response_to than {options.pad_response_to}" if padded else ""
+        raise UserError(
+            f"data: expected at least one row of at most max_len={options.max_len} tokens, found none; write a larger "
+            f"data.max_len{shorter}."
+        )
 
 
 def encode_part(examples: Iterable[dict], tokenizer, options: EncodingOptions) -> Encoded:

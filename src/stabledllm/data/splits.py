@@ -51,16 +51,20 @@ def has_test(data: DataSettings) -> bool:
     return data.test is not None or "test" in own_splits(data.train)
 
 
-def refuse_few_rows(batch: int, rows: int) -> None:
+def refuse_few_rows(batch: int, rows: int, *, joined: bool = False) -> None:
     """Refuse a step of more rows than there are to train on, which would hold some of them twice.
+
+    Args:
+        joined: whether documents were joined to rows of ``max_len`` tokens, so that there are fewer than in the file.
 
     Raises:
         UserError: says which batch works.
     """
+    more = "a smaller data.max_len, to whose length plain text is joined" if joined else "give more rows"
     if batch > rows:
         raise UserError(
             f"key 'batch': expected at most as many rows per step as there are to train on, {rows}, found {batch}; "
-            f"write batch={rows} or less, or give more rows."
+            f"write batch={rows} or less, or {more}."
         )
 
 

@@ -53,6 +53,11 @@ def refuse_unknown(record: dict, origin: str, formats: dict[str, Keys]) -> NoRet
         lacks = "'completion' or 'response', found nothing" if "prompt" in record else "'prompt', found nothing"
         given = "prompt" if "prompt" in record else "response"
         raise UserError(f"{origin}: expected text beside '{given}' under {lacks} (its keys: {_listed(record)}).")
+    if len(record) == 1 and (mark := next((one for one in (";", "\t", "|") if one in str(*record)), None)):
+        raise UserError(
+            f"{origin}: expected columns separated by commas, found the one column {_listed(record)}: its columns are "
+            f"separated by {mark!r}; separate them by commas."
+        )
     known = "; ".join(" and ".join("/".join(names) for names in keys) for keys in formats.values())
     nearest = max(formats, key=lambda name: _nearness(record, formats[name]))
     renamed = _renamed(record, formats[nearest])
@@ -61,7 +66,10 @@ def refuse_unknown(record: dict, origin: str, formats: dict[str, Keys]) -> NoRet
         pairs = ", ".join(f"{ours}: {theirs or 'YOUR_KEY'}" for ours, theirs in renamed.items())
         hint = f'; nearest is {nearest}, which "data.columns={{{pairs}}}" reads' if pairs else ""
     else:
-        ask, answer = (_meant(record, name) or "YOUR_KEY" for name in ("prompt", "completion"))
+        ask, answer = (_meant(record, name) for name in ("prompt", "completion"))
+        if ask is None and answer is None and len(record) == 2:
+            ask, answer = map(str, record)  # in the order of the file
+        ask, answer = ask or "YOUR_KEY", answer or "YOUR_KEY"
         hint = f'; if it is one under other names, say "data.columns={{prompt: {ask}, completion: {answer}}}"'
     raise UserError(f"{origin}: expected keys of a known format ({known}), found keys {_listed(record)}{hint}.")
 

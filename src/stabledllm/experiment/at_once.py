@@ -19,7 +19,7 @@ from stabledllm.errors import Gathered, UserError
 from stabledllm.experiment.check_list import OF_STREAMED_DATA, SPLITS, Checks, gather
 from stabledllm.experiment.idle import Run, idle_overrides
 from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed
-from stabledllm.experiment.run_checks import check_clip, is_known, of_method, of_model, of_run
+from stabledllm.experiment.run_checks import check_clip, check_out, is_known, of_method, of_model, of_run
 from stabledllm.noise.parts import OfParts
 
 _OF_STREAMS = (
@@ -87,6 +87,7 @@ def _run_and_methods(settings: TrainSettings | ExperimentSettings) -> tuple[Trai
 
 def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> Checks:
     run, methods = _run_and_methods(settings)
+    yield "out", partial(check_out, settings.out)
     for method in methods:
         yield from of_method(run, method)
     yield from of_run(run)

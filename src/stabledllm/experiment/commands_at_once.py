@@ -30,7 +30,7 @@ from stabledllm.errors import Gathered, UserError, did_you_mean
 from stabledllm.experiment.at_once import SPLITS, load_checked, of_data, of_typed
 from stabledllm.experiment.check_list import DECODED, OF_STREAMED_DATA, WEIGHED, Checks, gather
 from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
-from stabledllm.experiment.run_checks import check_clip, is_known, of_method, of_model
+from stabledllm.experiment.run_checks import check_clip, check_out, is_known, of_method, of_model
 from stabledllm.models.adapter_base import ADAPTER_CONFIG
 from stabledllm.models.names import check_model_name, is_adapter, trained_block
 from stabledllm.noise.fits import check_fitted, check_fixed
@@ -171,10 +171,8 @@ def _of_fit(settings: TrainSettings) -> Checks:
     yield from of_method(settings, settings.method)
     if is_known(settings.method):
         yield "method", partial(check_fitted, OfParts(settings.method))
-    yield (
-        WEIGHED,
-        partial(power_of, settings.objective.weighting, settings.objective.power),
-    )
+    yield "out", partial(check_out, settings.out)
+    yield WEIGHED, partial(power_of, settings.objective.weighting, settings.objective.power)
     yield from of_model(settings)
     yield from _of_rows(settings, ["train"])
     yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
@@ -187,10 +185,8 @@ def _of_decompose(settings: DecomposeSettings) -> Checks:
         yield from of_method(run, name)
         if is_known(name):
             yield "methods", partial(check_fixed, OfParts(name))
-    yield (
-        WEIGHED,
-        partial(power_of, settings.objective.weighting, settings.objective.power),
-    )
+    yield "out", partial(check_out, settings.out)
+    yield WEIGHED, partial(power_of, settings.objective.weighting, settings.objective.power)
     yield from of_model(settings)
     yield from _of_rows(settings, ["train"])
     yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
@@ -216,10 +212,8 @@ def _of_eval(settings: EvalSettings) -> Checks:
         yield from _of_rows(settings, [name for name in SPLITS if getattr(settings.data, name)])
     else:
         yield from _of_rows(settings, ["test"] if settings.data.test else ["train"])
-    yield (
-        WEIGHED,
-        partial(power_of, settings.objective.weighting, settings.objective.power),
-    )
+    yield "out", partial(check_out, settings.out)
+    yield WEIGHED, partial(power_of, settings.objective.weighting, settings.objective.power)
     yield f"{DECODED} model", partial(_check_decoding, settings)
     if settings.clip:
         yield "clip", partial(check_clip, settings.clip)

@@ -122,7 +122,7 @@ _RUN: Rules = {
         lambda run, _: _text_is_decoded(run) and _draws_tokens(run),
         "decoding that draws at random (decoding.temperature, decoding.order=random)",
     ),
-    "decoding.": (_text_is_decoded, "test rows to decode (data.test)"),
+    "decoding.": (_text_is_decoded, "test rows to decode (data.test); 'generate' and 'eval' of the run will take it"),
     "image_decoding.": (
         lambda run, _: has_test(run.data) and are_images(run.data.test or run.data.train),
         "pictures to draw (data.test)",

@@ -163,6 +163,18 @@ def _check_density(method: OfParts, name: str) -> None:
         raise UserError(f"key 'p_of_t': expected a file that 'stabledllm fit' wrote, found {found}{near}.")
 
 
+def check_out(out: str) -> None:
+    """Refuse a folder for results that is a file, or lies below one.
+
+    Raises:
+        UserError: names the file.
+    """
+    path = Path(out).expanduser()
+    there = next((place for place in (path, *path.parents) if place.exists()), None)
+    if there is not None and not there.is_dir():
+        raise UserError(f"{there}: expected a folder, found a file.")
+
+
 def check_clip(name: str) -> None:
     """Refuse the name of a CLIP model that is no folder and cannot be on the hub.
 

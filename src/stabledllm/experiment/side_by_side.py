@@ -29,7 +29,8 @@ class SideBySide:
         """What is said before the runs begin."""
         if self.devices:
             return f"{self.jobs} runs at a time, on {len(self.devices)} accelerators"
-        return f"{self.jobs} runs at a time, each with {max(1, torch.get_num_threads() // self.jobs)} CPU threads"
+        threads = max(1, torch.get_num_threads() // self.jobs)
+        return f"{self.jobs} runs at a time, each with {threads} CPU thread{'s' if threads > 1 else ''}"
 
 
 def side_by_side(runs: Sequence[TrainSettings], count: int, jobs: str, devices: Sequence[str]) -> SideBySide:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stabledllm.config.run_folder import model_in
-from stabledllm.errors import UserError, did_you_mean
+from stabledllm.errors import UserError, did_you_mean, nearest
 from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of
 from stabledllm.models.new import pattern_of
 from stabledllm.models.shapes import PUBLISHED
@@ -70,13 +70,16 @@ def check_model_name(name: str) -> None:
             f"model '{name}': expected a folder, found nothing there{did_you_mean(name, _beside(path), most=0)}."
         )
     else:
-        check_name(name, near=[*SHIPPED, *PUBLISHED, *_beside(path)])
+        near = [*SHIPPED, *PUBLISHED, *_beside(path)]
+        ends = {one.rpartition("/")[2]: one for one in PUBLISHED}  # a name on the hub is often typed without its owner
+        meant = nearest(name, near) or ends.get(nearest(name, ends) or "")
+        check_name(name, hint=f" (did you mean '{meant}'?)" if meant else "")
 
 
 def _check_folder(name: str, folder: Path) -> None:
-    if _holds_model(folder) or _holds_model(folder / _OF_A_RUN):
+    if _holds_model(folder) or _is_run(folder):
         return
-    within = [f"{name.rstrip('/')}/{below.name}" for below in _folders(folder) if _holds_model(below)]
+    within = [f"{name.rstrip('/')}/{below.name}" for below in _folders(folder) if _holds_model(below) or _is_run(below)]
     files = sorted(entry.name for entry in folder.iterdir())
     found = ", ".join(files[:_SHOWN]) + (", ..." if files[_SHOWN:] else "") if files else "nothing"
     hint = f"; write {within[-1]}" if within else ""
@@ -85,6 +88,10 @@ def _check_folder(name: str, folder: Path) -> None:
 
 def _holds_model(folder: Path) -> bool:
     return (folder / CONFIG).is_file() or (folder / ADAPTER_CONFIG).is_file()
+
+
+def _is_run(folder: Path) -> bool:
+    return _holds_model(folder / _OF_A_RUN)
 
 
 def _is_missing_here(name: str) -> bool:
@@ -105,7 +112,7 @@ def _is_missing_here(name: str) -> bool:
 def _beside(path: Path) -> list[str]:
     """The models' folders beside a missing one, as they would be typed."""
     here = path.parent
-    names = [below for below in _folders(here) if _holds_model(below) or _holds_model(below / _OF_A_RUN)]
+    names = [below for below in _folders(here) if _holds_model(below) or _is_run(below)]
     return [below.name if here == Path() else str(here / below.name) for below in names]
 
 

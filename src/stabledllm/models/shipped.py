@@ -19,20 +19,19 @@ def shipped_folder(name: str) -> Path | None:
     return Path(str(files("stabledllm") / "assets" / name)) if name in SHIPPED else None
 
 
-def check_name(
-    name: str, kind: str = "model", built_in: Sequence[str] = SHIPPED, near: Sequence[str] | None = None
-) -> None:
+def check_name(name: str, kind: str = "model", built_in: Sequence[str] = SHIPPED, hint: str | None = None) -> None:
     """Refuse the name of a model that is no local folder, unless it ships or may be on the hub.
 
     Args:
-        kind: what the error calls it. built_in: the names that ship. near: names that may be meant; without it those.
+        kind: what the error calls it. built_in: the names that ship. hint: the clause on
+            the name that may be meant; without it, the nearest of these.
 
     Raises:
         UserError: neither, with the nearest name.
     """
     if name not in built_in and not _HUB_NAME.fullmatch(name):
         known = "".join(f"'{own}', " for own in built_in)
+        hint = did_you_mean(name, built_in, most=0) if hint is None else hint
         raise UserError(
-            f"{kind} '{name}': expected {known}a local folder or a hub's OWNER/NAME, found no such thing"
-            f"{did_you_mean(name, built_in if near is None else near, most=0)}."
+            f"{kind} '{name}': expected {known}a local folder or a hub's OWNER/NAME, found no such thing{hint}."
         )

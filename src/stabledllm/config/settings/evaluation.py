@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from stabledllm.config.decoding_fit import fitting_block, fitting_steps
+from stabledllm.config.decoding_fit import calls_of, fitting_block, fitting_steps
 from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.method import ObjectiveSettings
 from stabledllm.config.settings.model import ModelSettings
@@ -56,6 +56,11 @@ class DecodingSettings(Strict):
             self.steps = fitting_steps(self.length, self.block, self.usual_steps) if whole else self.usual_steps
         self.model_fields_set.difference_update({"steps", "block"} - given)
         return self
+
+    @property
+    def calls(self) -> int:
+        """The model calls that a completion takes at most."""
+        return calls_of(self.length, self.steps, self.schedule)
 
     def in_blocks_of(self, size: int | None) -> DecodingSettings:
         """These settings for a model trained in blocks of ``size`` (None: in none); a given ``block`` stays."""

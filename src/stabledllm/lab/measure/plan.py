@@ -29,9 +29,9 @@ def gradient_stage(method: Method) -> str:
 
 def loss_stages(options: DecomposeOptions, methods: Sequence[Method], rows: Sequence[TokenRow]) -> list[Stage]:
     """The stages that measure the loss; the first method is Standard."""
-    standard, eps = methods[0], methods[0].objective.eps
-    cells = len(rate_edges(options.rates, eps)) - 1 if options.design == "cells" else options.rates
-    stages, probed = [Stage(ABC, min(options.rows, len(rows)) * cells * options.masks)], set()
+    standard = methods[0]
+    stages = [Stage(ABC, min(options.rows, len(rows)) * _cells(options, standard) * options.masks)]
+    probed = set()
 
     def probe(method: Method) -> int:
         key = (method.masker, method.views, method.syrm)
@@ -46,6 +46,24 @@ def loss_stages(options: DecomposeOptions, methods: Sequence[Method], rows: Sequ
         norms = probe_forwards(method, options.probe, rows) if method.needs_p and method.signal != "loss" else 0
         stages.append(Stage(method.name, norms + probe(method) + _drawn(options, method, rows, options.steps)))
     return stages
+
+
+def forwards_of_losses(options: DecomposeOptions, methods: Sequence[Method], rows: int) -> int:
+    """The forward passes that measure the loss where no row has been read yet; the first method is Standard.
+
+    Args:
+        rows: how many there will be at most.
+    """
+    mirror = Method.parse("mirror", methods[0].options, methods[0].objective)
+    probed = {(method.masker, method.views, method.syrm): method for method in (*methods, mirror)}
+    probes = sum(probe_of_losses(method, options.probe, rows) for method in probed.values())
+    nested = min(options.rows, rows) * _cells(options, methods[0]) * options.masks
+    return nested + probes + options.steps * options.forwards * len(methods)
+
+
+def _cells(options: DecomposeOptions, standard: Method) -> int:
+    """The rates at which each row is measured for A, B and C."""
+    return len(rate_edges(options.rates, standard.objective.eps)) - 1 if options.design == "cells" else options.rates
 
 
 def gradient_stages(options: DecomposeOptions, methods: Sequence[Method], rows: Sequence[TokenRow]) -> list[Stage]:
