@@ -108,7 +108,7 @@ def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel
     if any(get_origin(arm) is dict for arm in arms) and text:
         return f'; write "{key}={{{_pairs(text)}}}"'
     near = _DTYPES.get(text) if key.endswith("dtype") else None
-    if near and (not near.startswith("quantised") or {"quantised", "base"} & {*kind.model_fields}):
+    if near and (not near.startswith("quantised") or kind in (TrainSettings, ExperimentSettings)):
         half = near.startswith("trainer.") and kind not in (TrainSettings, ExperimentSettings)
         near = ("float16" if "float16" in _names(arms) else "bfloat16") if half else near
         return f"; write {near if '=' in near else f'{key}={near}'}"

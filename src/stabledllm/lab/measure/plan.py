@@ -85,18 +85,6 @@ def gradient_stages(options: DecomposeOptions, methods: Sequence[Method], rows: 
     return stages
 
 
-def forwards_of_losses(options: DecomposeOptions, methods: Sequence[Method], rows: int) -> int:
-    """The forward passes that the losses of about ``rows`` rows take, before any row is read."""
-    standard, eps = methods[0], methods[0].objective.eps
-    cells = len(rate_edges(options.rates, eps)) - 1 if options.design == "cells" else options.rates
-    probed = {
-        (method.masker, method.views, method.syrm): probe_of_losses(method, options.probe, rows)
-        for method in (*methods, Method.parse("mirror", standard.options, standard.objective))
-    }
-    nested = min(options.rows, rows) * cells * options.masks
-    return nested + sum(probed.values()) + options.steps * options.forwards * len(methods)
-
-
 def probe_forwards(method: Method, options: ProbeOptions, rows: Sequence[TokenRow]) -> int:
     """The forward passes of the probe that a method's p(t) is fitted to: of losses, or of gradients."""
     if method.signal == "loss":
