@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from stabledllm.data.sources import load_examples
 from stabledllm.errors import UserError
 from stabledllm.evaluation.run import evaluate
 from stabledllm.evaluation.trained_rows import count_trained_on
@@ -183,3 +184,12 @@ def test_a_run_on_every_row_has_none_to_be_evaluated_on(tmp_path):
         evaluated(tmp_path / "eval", model=str(tmp_path / "run"), beside="none")
     record = evaluated(tmp_path / "own", model=str(tmp_path / "run"), data={"train": rows}, beside="none")
     assert record["trained_on"] == {str(tmp_path / "run"): 8}
+
+
+def test_rows_are_compared_as_they_stand_in_their_files(tmp_path):
+    """Without the system prompt and the worked examples that the run had before them."""
+    rows = write_questions(tmp_path / "train.jsonl", 12)
+    data = {"train": rows, "validation_share": 0, "few_shot": 1, "system_prompt": "Solve."}
+    run = write_run(tmp_path / "run", config={"data": data})
+    examples = load_examples(rows, split="train", n=0, seed=0)
+    assert count_trained_on(str(run), examples, lambda _: None) == {str(run): 12}

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from stabledllm.errors import Diverged
+from stabledllm.runtime import showing
 from stabledllm.training import run
 from stabledllm.training.progress import StepBar
 from tests.fakes.run import small_run, train
@@ -30,7 +31,8 @@ def test_in_a_terminal_the_bar_comes_before_the_first_step_ends(monkeypatch):
     bar.on_train_end(None, None, None)
 
 
-def test_elsewhere_nothing_is_drawn_over(capfd):
+def test_elsewhere_nothing_is_drawn_over(capfd, monkeypatch):
+    monkeypatch.setattr(showing, "SILENT_FOR", 0.0)  # the lines of the log say as much, so that none is told
     bar = StepBar("standard, seed 1")
     bar.on_train_begin(None, STATE, None)
     bar.on_step_end(None, SimpleNamespace(global_step=1), None)
