@@ -75,7 +75,7 @@ def test_command(folder, command):
 
 @pytest.mark.slow
 def test_quickstart_at_reduced_size(tmp_path):
-    assert "make quickstart QUICKSTART=--small" in README
+    assert "`make quickstart QUICKSTART=--small`" in README
     result = in_process("quickstart", "--small", "--out", "q", cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "q" / "report.html").stat().st_size > 100_000

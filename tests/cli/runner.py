@@ -18,9 +18,10 @@ def later_wins(arguments: Sequence[str]) -> list[str]:
 
     The command line itself refuses a key that is typed twice. Of ``--set``, an option, the last counts anyway.
     """
-    typed = [_is_setting(word) and list(arguments[:place])[-1:] != ["--set"] for place, word in enumerate(arguments)]
-    last = {word.partition("=")[0]: place for place, word in enumerate(arguments) if typed[place]}
-    return [w for place, w in enumerate(arguments) if not typed[place] or last[w.partition("=")[0]] == place]
+    settings = [place for place, word in enumerate(arguments) if _is_setting(word) and arguments[place - 1] != "--set"]
+    last = {arguments[place].partition("=")[0]: place for place in settings}
+    dropped = {place for place in settings if last[arguments[place].partition("=")[0]] != place}
+    return [word for place, word in enumerate(arguments) if place not in dropped]
 
 
 def _is_setting(word: str) -> bool:

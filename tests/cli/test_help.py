@@ -12,7 +12,10 @@ from stabledllm.config import shipped_launches, shipped_recipes
 from tests.cli.runner import ROOT, assert_refused, stabledllm
 from tests.cli.runner import in_process as call
 
-NEEDED = {"sft": ["model=tiny", "data.train=train.jsonl"]}
+NEEDED = {
+    "sft": ["model=tiny", "data.train=train.jsonl"],
+    "pretrain/stream": ["data.train=text:train.jsonl", "data.validation=text:train.jsonl"],
+}
 """What a recipe leaves to its user."""
 COMMANDS = (
     "quickstart",

@@ -223,6 +223,10 @@ TOLD = [
         "trainer.eval_on_start=true data.validation_share=0 data.train=train.jsonl batch=1",
         "expected validation rows, found",
     ),
+    (
+        "trainer.lr_scheduler_type=reduce_lr_on_plateau data.validation_share=0 data.train=train.jsonl batch=1",
+        "write another schedule, or give data.validation.",
+    ),
 ]
 """Overrides of ``sft-synthetic``, separated by blanks, and the end of the one sentence that they give."""
 

@@ -112,5 +112,15 @@ def test_command(tmp_path):
     for wrong in (["--sd", "1", "--from", "."], ["--sd", "-1"], ["--sd", "1", "--correlation", "2"], []):
         assert_refused(in_process("power", "--difference", "0.1", *wrong, cwd=tmp_path), "power: expected")
     assert_refused(in_process("power", "--difference", "0", "--sd", "1", cwd=tmp_path), "other than 0")
+    refused = {
+        "--difference inf --sd 1": "such as 0.01, found inf",
+        "--difference 1 --sd 0": "--sd above 0",
+        "--difference 1 --sd -1": "found -1",
+        "--difference 1 --sd nan": "found nan",
+        "--difference 1 --sd 1 --correlation 1": "to below 1",
+        "--difference 1 --sd 1 --power 1": "--power between 0 and 1, such as 0.8, found 1",
+    }
+    for typed, said in refused.items():
+        assert_refused(in_process("power", *typed.split(), cwd=tmp_path), said)
     with pytest.raises(UserError, match="power and level inside"):
         seeds_needed(1.0, 1.0, wanted=1.0)

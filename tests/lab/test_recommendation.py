@@ -87,6 +87,49 @@ def test_nothing_significant_is_said_plainly():
     assert "method: standard" in found.recipe
 
 
+def test_by_the_loss_nothing_is_claimed_of_a_method_whose_prediction_is_another():
+    against = entry("mirror", 0.2, 0.9, views=2.0) | {"agrees_with_prediction": False}
+    rest = entry("fixedcount", 0.6, 0.9), entry("strats", 0.8, 0.9)
+    found = recommend(record(STANDARD, against, *rest), "loss")
+    assert (found.method, found.best) == ("fixedcount", "fixedcount")
+    assert "Not compared, as measured and predicted variances disagree: mirror." in found.sentences
+    assert any("Whether MIRROR alone pays is not claimed" in s for s in found.sentences)
+    # The gradient's ratios are predicted ones.
+    by_gradient = recommend(record(STANDARD, against | {"gradient": entry("mirror", 1, 0.4)["gradient"]}, *rest))
+    assert by_gradient.method == "mirror"
+    assert not any("disagree:" in s or "not claimed" in s for s in by_gradient.sentences)
+
+
+def test_by_the_loss_nothing_is_recommended_where_standards_own_prediction_is_another():
+    standard = STANDARD | {"agrees_with_prediction": False}
+    found = recommend(record(standard, entry("fixedcount", 0.3, 0.5), entry("mirror", 0.4, 0.6, views=2.0)), "loss")
+    assert (found.method, found.best, found.significant, found.ratio) == ("standard", "standard", False, 1.0)
+    assert found.sentences[0].startswith("Nothing is recommended: measured and predicted variances disagree")
+    assert not any("MIRROR alone pays here" in s for s in found.sentences)
+    by_gradient = recommend(record(standard, entry("fixedcount", 0.3, 0.5), entry("strats", 0.2, 0.9)))
+    assert by_gradient.method == "fixedcount"
+    assert not any("The loss's noise disagrees" in s for s in by_gradient.sentences), "nothing is claimed by the loss"
+
+
+def test_drawn_steps_that_do_not_vary_as_predicted_are_told():
+    apart = entry("strats", 0.9, 0.4)
+    apart["gradient"]["drawn_steps_agree"] = False
+    both = record(STANDARD, apart, entry("fixedcount", 0.9, 0.9))
+    told = [s for s in recommend(both).sentences if "do not vary as predicted" in s]
+    assert len(told) == 1
+    assert told[0].startswith("Drawn steps of strats do not")
+    assert not any("as predicted" in s for s in recommend(both | {"gradient": {"heavy_tail": True}}).sentences)
+    apart["gradient"]["drawn_steps_agree"] = True
+    assert not any("as predicted" in s for s in recommend(both).sentences)
+
+
+def test_so_few_draws_that_no_ratio_is_known():
+    """Not the command that was typed is named, but what to draw more of."""
+    unknown = entry("strats", 0.5) | {"relative_to_standard": {"value": 0.5, "ci_low": None, "ci_high": None}}
+    with pytest.raises(UserError, match="so few draws tell no interval: run 'stabledllm decompose' with more rows and"):
+        recommend(record(entry("standard", 1.0), unknown), "loss")
+
+
 @pytest.mark.parametrize(
     ("ratio", "said"), [(1.5, "does not pay here"), (0.5, "pays here"), (1.05, "too close to tell")]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -43,7 +44,10 @@ def test_runs(path: Path, tmp_path: Path) -> None:
     folder = tmp_path / "reader"
     folder.mkdir()
     kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(tmp_path / "ipc"))
-    NotebookClient(fresh, timeout=200, km=kernel, resources={"metadata": {"path": str(folder)}}).execute()
+    try:
+        NotebookClient(fresh, timeout=200, km=kernel, resources={"metadata": {"path": str(folder)}}).execute()
+    finally:
+        asyncio.run(kernel.shutdown_kernel(now=True))  # a kernel that is given is left running
     assert [kinds(cell) for cell in fresh.cells] == [kinds(cell) for cell in stored.cells]
     shown = json.dumps(fresh)
     assert "<progress" not in shown, "the trainer's own progress table of transformers beside ours"

@@ -227,8 +227,8 @@ def test_train_refuses_before_it_loads_weights_and_again_when_it_knows_the_rows(
 
     monkeypatch.undo()
     monkeypatch.setattr(environment, "device_memory", lambda: 60e6)
-    lengths_of, read = run.lengths_of, []
-    monkeypatch.setattr(run, "lengths_of", lambda rows: read.append(len(rows)) or lengths_of(rows))
+    longest_of, read = run.longest_of, []
+    monkeypatch.setattr(run, "longest_of", lambda rows: read.append(len(rows)) or longest_of(rows))
     with pytest.raises(UserError, match="activations"):
         run.train(load_recipe("sft-synthetic", [f"out={tmp_path}"]), say=loaded.append)
     assert read == [4000], "the rows were read"

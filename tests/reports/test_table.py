@@ -8,9 +8,11 @@ import re
 import pytest
 
 from stabledllm.experiment.summary import summarise
+from stabledllm.reports import summary
 from stabledllm.reports.printed import decomposition_text, experiment_text, fit_details
 from stabledllm.reports.published import published_table
 from stabledllm.reports.run_tables import cost_table, runs_table
+from stabledllm.reports.stored import noise_of
 from stabledllm.reports.table import NONE, Table, filled
 from stabledllm.reports.tables import (
     components_table,
@@ -131,6 +133,48 @@ def test_no_number_that_cannot_be():
     for cell in [cell for row in (*table.rows, *rows.values()) for cell in row]:
         assert not re.search(r"(^|\s)-\d", cell.replace("e-", "e")), cell
         assert "nan" not in cell
+
+
+def test_shares_are_of_what_is_shared_out():
+    """Beside a component that is estimated below 0 the others do not make more than 100 %."""
+    record = made_up.decomposition([], gradient=False)
+    record["loss"] |= {
+        "mask_pattern": {"value": 1.2, "stderr": 0.1, "n": 4, "unit": "nats²"},
+        "mask_rate": {"value": 0.3, "stderr": 0.1, "n": 4, "unit": "nats²"},
+        "data": {"value": -0.5, "stderr": 0.4, "n": 4, "unit": "nats²"},
+        "total": {"value": 1.0, "stderr": 0.1, "n": 4, "unit": "nats²"},
+    }
+    assert [row[2] for row in components_table(record).rows] == ["80 %", "20 %", "0 %", "100 %"]
+    assert "which tokens are masked (A) 80 %" in summary.components(record)[0]
+
+
+def test_a_loss_of_few_rows_is_not_shown_below_zero():
+    """Student's interval of two rows reaches below 0, where no loss is; runs are shown with their error, as is said."""
+    few = {"value": 0.9, "stderr": 0.33, "n": 2, "unit": "nats/token", "ci_low": -3.3, "ci_high": 5.1}
+    record, results = made_up.decomposition(["standard"]), made_up.results(["standard"], 1)
+    record["methods"][0]["mean"] = record["loss"]["mean"] = few
+    results["runs"][0]["metrics"] = {"validation_nll": few}
+    assert equal_compute_table(record).rows[0][-1] == "0.9, 0.0 to 5.1"
+    assert "0.9, 0.0 to 5.1" in components_table(record).note
+    assert runs_table(results).rows[0][2] == "0.90 ± 0.33"
+
+
+def test_methods_without_an_interval_are_named_alone():
+    record = made_up.decomposition(["standard", "ppots"])
+    record["methods"][1]["relative_to_standard"] = {"value": None, "ci_low": None, "ci_high": None}
+    assert "Too few draws for an interval of: P-POTS." in summary.noise_sentences(record, "loss")
+
+
+def test_what_is_said_of_the_gradient_does_not_hang_on_the_losses_prediction():
+    record = made_up.decomposition(["standard", "ppots"])
+    standard, ppots = record["methods"]
+    standard["agrees_with_prediction"] = False
+    assert noise_of(record, "gradient")["ppots"]["relative_to_standard"]["ci_high"] < 1, "the test needs a claim"
+    of_loss, of_gradient = (" ".join(summary.noise_sentences(record, of)) for of in ("loss", "gradient"))
+    assert "nothing is claimed of: P-POTS" in of_loss
+    assert "disagree" not in of_gradient
+    assert "Less noise than Standard" in of_gradient
+    assert ppots["pays"] is not None
 
 
 def test_unknown_numbers_are_dashes():

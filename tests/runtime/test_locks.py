@@ -45,6 +45,13 @@ BESIDE = {
 }
 
 
+def _inputs(folder: Path) -> None:
+    """What ``merge`` and ``rescore`` read, as far as it is looked at before the work."""
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "tiny", "peft_type": "LORA"}')
+    (folder / "rows.jsonl").write_text('{"completion": "2", "gold": "2"}\n')
+
+
 def _hold(held, path: Path, ready) -> None:
     with held(path, "train"):
         ready.set()
@@ -84,6 +91,7 @@ def test_a_second_command_on_a_folder_is_told_who_is_at_it(tmp_path, holder, nam
 @pytest.mark.parametrize("name", BESIDE)
 def test_a_second_command_on_a_file_or_new_folder_is_refused(tmp_path, holder, name):
     holder(writing_beside, tmp_path / "out")
+    _inputs(tmp_path)
     ended = call(*(each.format("out") for each in BESIDE[name]), cwd=tmp_path)
     assert_refused(ended, "out: expected an output that no other command is writing, found 'train' at it")
     assert not (tmp_path / "out").exists()
@@ -191,6 +199,7 @@ def _forbid_work(monkeypatch) -> None:
 @pytest.mark.parametrize("name", [*COMMANDS, *BESIDE, "experiment"])
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, place, name):
     _forbid_work(monkeypatch)
+    _inputs(tmp_path)
     out, arguments = place(tmp_path), COMMANDS | BESIDE | {"experiment": ("experiment", "quickstart", "out={}")}
     if (name in ("rescore", "cp") and place is _file) or (place is _nowhere and name in BESIDE):
         pytest.skip("a file may be there, or come to be")

@@ -91,6 +91,17 @@ def test_a_bar_takes_the_place_of_what_surrounds_it(watched):
     assert told.getvalue() == ""
 
 
+def test_a_bar_stands_in_the_line_of_what_it_takes_the_place_of(watched):
+    terminal = watched(terminal=True)
+    with busy("reading"):
+        time.sleep(0.1)
+        assert "reading ... " in terminal.getvalue()
+        with bar(3, "tokenise", "row") as shown:
+            assert shown.pos == 0, "what was shown before is gone"
+            shown.update(3)
+    assert "\n" not in terminal.getvalue()
+
+
 @pytest.mark.parametrize("way", ["hidden", "TQDM_DISABLE", "RANK"])
 @pytest.mark.parametrize("terminal", [False, True])
 def test_what_is_not_wanted_is_not_shown(watched, way, terminal, monkeypatch):

@@ -6,6 +6,7 @@ import importlib.util
 import json
 
 import pytest
+import torch
 
 from stabledllm.stats import intervals
 from stabledllm.variance import drawn
@@ -36,7 +37,7 @@ def test_the_page_is_made_of_the_results(study, results):
 
 
 def test_intervals_of_few_steps_hold(study, results):
-    """All of the loss, and of the gradient but where one step in a hundred outweighs all others."""
+    """All of the loss, under laws that the intervals were not made for too; of the gradient but for rare large ones."""
     for cell in results["cells"]:
         heavy = cell["kind"] == "one scale a step" and cell["law"] == "log-normal, sigma 1"
         held = {name: share for name, share in cell["coverage"].items() if "no interval" not in name}
@@ -52,6 +53,21 @@ def test_made_anew(study, kind, law):
             assert share >= 0.85 or "no interval" in name, (kind, law, steps, name)
 
 
+@pytest.mark.parametrize("law", ["exponential", "gamma, shape 0.5", "one in ten 5 times as wide"])
+def test_other_laws_have_mean_0_and_variance_1(study, law):
+    x = study.drawn(law, (100_000,), torch.Generator().manual_seed(0))
+    assert abs(float(x.mean())) < 5 / 100_000**0.5
+    assert abs(float(x.var()) - 1) < 5 * float((x**2).std()) / 100_000**0.5
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("law", ["exponential", "gamma, shape 0.5", "one in ten 5 times as wide"])
+def test_other_laws_made_anew(study, law):
+    for kind in study.KINDS:
+        for name, share in study.of_losses(kind, law, 8, 60).items():
+            assert share >= 0.85 or "no interval" in name, (kind, law, name)
+
+
 @pytest.mark.statistical
 def test_an_interval_without_the_tail_is_found_to_miss(study, monkeypatch):
     monkeypatch.setattr(drawn, "tail_of", lambda squares, draws: 0.0)
@@ -59,8 +75,6 @@ def test_an_interval_without_the_tail_is_found_to_miss(study, monkeypatch):
 
 
 def test_tails_are_never_taken_for_lighter_than_they_are_seen():
-    import torch
-
     tame, wild = torch.ones(16), torch.tensor([1.0] * 15 + [100.0])
     assert intervals.tail_of(tame, 16) == 6
     assert intervals.tail_of(wild, 16) > 2 * 13

@@ -8,7 +8,7 @@ from stabledllm.data.rows import EncodingOptions, encode_examples
 from stabledllm.data.token_rows import TokenRow
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.hf_tokenizer import load_tokenizer
-from stabledllm.training.first_row import LONGEST, parts_of
+from stabledllm.training.first_row import LONGEST, MOST_PARTS, parts_of
 from tests.fakes import mmada
 from tests.fakes.hub_models import write_llada
 
@@ -79,3 +79,14 @@ def test_images_are_counted_and_their_marks_named():
         ("response", "[4 image tokens]"),
         ("given", "<|eoi|>"),
     ]
+
+
+def test_of_many_parts_the_first_and_the_last_are_shown():
+    row = TokenRow(list(b"?" + b"ab" * 50), prompt_length=1, given=list(range(2, 101, 2)))
+    found = shown(row)
+    assert found[:3] == [("prompt", "?"), ("response", "a"), ("given", "b")]
+    assert found[-2:] == [("response", "a"), ("given", "b")]
+    assert ("...", f"{101 - MOST_PARTS} parts are not shown") in found
+    assert len(found) == MOST_PARTS + 1
+    short = TokenRow(list(b"?" + b"ab" * 4), prompt_length=1, given=[2, 4, 6, 8])
+    assert len(shown(short)) == MOST_PARTS, "none is left out of as many"

@@ -183,3 +183,24 @@ def test_a_run_that_is_soon_over_tells_no_time(tmp_path, monkeypatch):
         state.global_step = step
         shown.on_step_end(None, state, None)
     assert said == []
+
+
+def test_an_evaluation_before_the_first_step_is_there_once(tmp_path, monkeypatch):
+    """It is repeated by every start: by one from a checkpoint, and by one that begins anew."""
+    settings = small_run(tmp_path) | LOGGED | {"trainer": {"use_cpu": True, "eval_on_start": True}}
+    for step in (1, 3):
+        with monkeypatch.context() as patch:
+            stop_at(step, patch)
+            with pytest.raises(Killed):
+                train(settings)
+    train(settings)
+    evaluated = [line["step"] for line in lines(settings) if "eval_nll" in line]
+    assert evaluated == [0, 2, 4, 6]
+
+
+def test_nothing_of_a_run_that_was_killed_before_its_first_checkpoint_is_left(tmp_path):
+    history = History(tmp_path / HISTORY)
+    history.add(0, {"eval_nll": 3.0})
+    history.add(1, {"loss": 1.0})
+    History(tmp_path / HISTORY).go_on_from(0, [], None)
+    assert not (tmp_path / HISTORY).exists()

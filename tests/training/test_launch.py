@@ -139,7 +139,7 @@ def test_what_this_machine_lacks_is_one_sentence(tmp_path, override, words):
     if torch.cuda.is_available():
         pytest.skip("the sentences of a machine without a GPU")
     (tmp_path / "ds.json").write_text("{}")
-    small = ["data.train_rows=20", "data.validation_rows=2", "data.test_rows=2", "out=out"]
+    small = ["batch=20", "data.train_rows=20", "data.validation_rows=2", "data.test_rows=2", "out=out"]
     result = in_process("train", "sft-synthetic", *small, override, cwd=tmp_path)
     assert_refused(result, *words)
 

@@ -268,9 +268,9 @@ def test_bad_settings(base, tmp_path, override, words):
 
 def test_bad_use(base, whole, tmp_path):
     adapter = str(whole / "model")
-    assert_refused(in_process("merge", base, "--out", "m", cwd=tmp_path), "expected an adapter's folder")
+    assert_refused(in_process("merge", base, "--out", "m", cwd=tmp_path), "expected a folder with adapter_config")
     assert_refused(in_process("merge", adapter, "--out", str(whole), cwd=tmp_path), "expected a new folder")
-    assert_refused(in_process("merge", adapter, "--out", "m", "--dtype", "int8", cwd=tmp_path), "--dtype", "int8")
+    assert_refused(in_process("merge", adapter, "--out", "m", "--dtype", "int8", cwd=tmp_path), "key 'dtype'", "int8'.")
     assert_refused(in_process("generate", "x", "--model", base, "--base", "tiny", cwd=tmp_path), "expected an adapter")
     result = in_process("train", "sft-synthetic", f"model={adapter}", "lora.rank=2", "out=out", cwd=tmp_path)
     assert_refused(result, "key 'lora'", "merge it first")

@@ -220,3 +220,7 @@ def test_another_rank_tells_nothing(tmp_path, monkeypatch):
     said = []
     run.train(TrainSettings.model_validate(small_run(tmp_path)), say=said.append)
     assert said == []
+
+
+def test_many_epochs_are_a_number_as_people_write_it(tmp_path):
+    assert rows_of(block_of(small_run(tmp_path), steps=30_000))["steps"] == "30,000 of 4 rows each, 10,000 epochs"

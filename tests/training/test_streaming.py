@@ -186,3 +186,20 @@ def test_rows_are_given_forwards_alone(tmp_path):
     every_other = rows_of_steps(tmp_path / "data", 4, 8)
     assert [every_other[number] for number in (1, 5, 9)] == [first[1], first[5], first[9]]
     rows.close()
+
+
+def test_another_buffer_is_another_stream(tmp_path):
+    """Its rows leave it in another order, so that those given before cannot be told from those to come."""
+    settings = settings_in(tmp_path)
+    train(settings, steps=8)
+    record, said = train(settings, data={"shuffle_buffer": 20}, allow_changed=["data", "steps"])
+    assert not any("the stream goes on" in line for line in said)
+    assert record["data_notes"][-1].startswith("train: 24 rows were read in 1 pass")
+    again, said = train(settings, data={"shuffle_buffer": 20}, steps=14, allow_changed=["data", "steps"])
+    assert any("the stream goes on" in line for line in said)
+    assert again["data_notes"][-1].startswith("train: 36 rows were read in 1 pass")
+
+
+def test_a_step_of_more_rows_than_a_pass_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"key 'batch': expected at most .* to train on, 60, found 61; write batch=60"):
+        train(settings_in(tmp_path), batch=61)

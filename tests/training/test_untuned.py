@@ -8,15 +8,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import load_bundle
+from stabledllm.data.token_rows import TokenRow
 from stabledllm.evaluation.validation import mean_over_rows, row_nll
 from stabledllm.experiment.workers import train_here
 from stabledllm.forward.blocks import loss_meter
 from stabledllm.models.loading import load_model
 from stabledllm.noise.objective import Objective
-from stabledllm.training import run
+from stabledllm.training import finishing, run
+from stabledllm.training.untuned import UNTUNED, beside_untuned, save_untuned
 from tests.fakes.run import merged, small_run, train, write_rows
 
 
@@ -123,3 +126,48 @@ def test_the_bar_of_an_evaluation_ends_at_its_total(tmp_path, monkeypatch, chang
     train(small_run(tmp_path), eval_every=2, **change)
     assert len(bars) == 4
     assert all(each.done == each.total > 0 for each in bars), [(each.done, each.total) for each in bars]
+
+
+class Killed(Exception):
+    """In the place of a kill."""
+
+
+@pytest.mark.parametrize("way", ["a new model", "not measured"])
+def test_what_an_earlier_run_kept_is_not_taken_for_this_one_s(tmp_path, monkeypatch, way):
+    """One that was killed before its first checkpoint leaves nothing that the next run could be compared with."""
+    settings = small_run(tmp_path)
+
+    def killed(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.MDMTrainer, "training_step", killed)
+        with pytest.raises(Killed):
+            train(settings)
+    assert (tmp_path / "run" / UNTUNED).is_file()
+    if way == "a new model":
+        record, _ = train(settings, model=f"new:{settings['model']}")
+    else:
+        record = run.train(TrainSettings.model_validate(settings), say=lambda _: None, untuned=False)
+    assert "untuned" not in record
+    assert not (tmp_path / "run" / UNTUNED).exists()
+
+
+def test_a_run_killed_while_it_is_scored_tells_its_losses_again(tmp_path, monkeypatch):
+    settings = small_run(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(finishing, "_evaluate", lambda *_: {})
+        _, before = train(settings)
+    _, after = train(settings)
+    told = [line for line in before if line.startswith(("validation NLL", "untuned model", "difference"))]
+    assert len(told) == 3
+    assert [line for line in after if line in told] == told
+
+
+@pytest.mark.parametrize("other", [{"given": [2]}, {"tail": 1}, {"prompt_length": 2}], ids=str)
+def test_rows_of_which_others_parts_are_given_are_other_rows(tmp_path, other):
+    row = {"input_ids": [5, 6, 7, 8], "prompt_length": 1}
+    values = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    save_untuned(tmp_path, [TokenRow(**row)] * 2, values, 4)
+    assert beside_untuned(tmp_path, [TokenRow(**row)] * 2, values, 4)["difference"]["validation_nll"]["value"] == 0
+    assert beside_untuned(tmp_path, [TokenRow(**row), TokenRow(**(row | other))], values, 4) is None

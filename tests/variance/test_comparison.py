@@ -148,8 +148,9 @@ def claimed_over_true(name: str, sampler=None) -> float:
 @pytest.mark.parametrize(("name", "sampler"), [("ppots", SLOPED), ("mirror", None), ("strats", None)])
 def test_interval_of_paired_draws_is_as_wide_as_the_ratio_varies(name, sampler):
     # Of 20 steps, whose rows are dependent, the interval is that of a variance with 19 degrees of freedom: wider. All
-    # allow for twice the kurtosis that is seen, since log-normal losses show too little of theirs.
-    assert 0.8 < claimed_over_true(name, sampler) < 1.6
+    # allow for twice the kurtosis that is seen and for that of an exponential law, whose errors are twice a normal
+    # law's, since a few log-normal losses show too little of theirs: what they hold by costs up to that width.
+    assert 0.8 < claimed_over_true(name, sampler) < 2.05
 
 
 def test_an_interval_that_ignores_the_pairing_is_found(monkeypatch):
@@ -213,6 +214,13 @@ def test_a_second_view_for_small_t_is_charged_what_it_costs(below, pays):
     assert again["pays"] is pays
     if below < 1:
         assert f"{entry['relative_to_standard']['value']:.2g} (" in again["sentence"], "the ratio that is printed"
+
+
+def test_the_sentence_on_mirror_claims_nothing_where_the_prediction_is_another():
+    entry = {"pays": None, "relative_to_standard": {"value": 0.5, "ci_low": 0.4, "ci_high": 0.6}}
+    sentence = condition(linear_law(), below=0.5, measured=entry)["sentence"]
+    assert sentence.endswith("but measured and predicted variances disagree.")
+    assert "too close to tell" not in sentence
 
 
 def test_the_sentence_on_mirror_prints_no_nan():

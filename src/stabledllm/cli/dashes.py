@@ -127,10 +127,23 @@ def _as_list(value: str) -> str:
     return f"[{','.join(quoted)}]"
 
 
+_QUICK = {
+    "ExperimentSettings": (
+        "it is for measurements: with fewer steps or seeds it would be another experiment with another answer; "
+        "for a rehearsal write base.steps=20 'seeds=[1,2]' out=FOLDER"
+    ),
+    "TrainSettings": "it is for measurements; for a short run write steps=20 out=FOLDER",
+    "EvalSettings": "it is for measurements; to evaluate fewer rows write data.test_rows=20",
+}
+"""What to write instead of ``--quick`` where there is none, by the class of the settings."""
+
+
 def instead(typed: str, grammar: Grammar, own: Collection[str]) -> str:
     """The clause on what to write instead of an option that no command or key has."""
     from stabledllm.config.instead import instead_of_key
 
+    if typed == "quick" and (meant := _QUICK.get(grammar.kind.__name__)):
+        return f"; {meant}"
     names = [*own, *(f"--{name}" for name in (*grammar.keys, *grammar.shorts))]
     spelt = {name.replace("-", "_"): name for name in names}
     near = difflib.get_close_matches(f"__{typed}"[:200], spelt, n=1, cutoff=0.75)

@@ -27,7 +27,11 @@ def experiment(
     dry_run: DryRun = False,
     wide: Wide = False,
 ) -> None:
-    """Methods x seeds; run again, or on several machines at once, to continue: no run is repeated or done twice."""
+    """Methods x seeds; run again, or on several machines at once, to continue: no run is repeated or done twice.
+
+    How long it takes is said as soon as the first steps show it. There is no --quick: fewer steps or seeds would be
+    another experiment, with another answer. For a rehearsal write base.steps=20 'seeds=[1,2]' out=FOLDER.
+    """
     typed = read_arguments("experiment", words, config)
     run(recipe_of(typed, own_rows=False), typed.overrides, jobs, devices, wait, dry_run=dry_run, wide=wide)
 

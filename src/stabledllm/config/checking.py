@@ -59,7 +59,11 @@ def read_settings(tree: dict, kind: type[BaseModel], what: str) -> Read:
             found: dict[tuple, dict] = {}
             for each in error.errors(include_url=False):
                 found.setdefault(_in_tree(tree, each["loc"]), each)  # the first of a union's arms speaks for all
-        order = list(tree)  # mistakes are told in the order of the recipe, not of our fields
+        # A key that was told and taken out is missed now, where it is needed.
+        found = {path: each for path, each in found.items() if ".".join(map(str, path)) not in wrong}
+        if not found:
+            break
+        order = [*tree, *kind.model_fields]  # mistakes are told in the order of the recipe, not of our fields
         for path, each in sorted(found.items(), key=lambda one: order.index(one[0][0]) if one[0] else -1):
             sentences.append(_sentence(tree, path, each, kind, what))
             wrong.append(".".join(map(str, path)))

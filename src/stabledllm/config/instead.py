@@ -107,7 +107,8 @@ def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel
         return f"; write {key}.NAME=VALUE, where NAME is one of {', '.join(names[:_LISTED])}{more}"
     if any(get_origin(arm) is dict for arm in arms) and text:
         return f'; write "{key}={{{_pairs(text)}}}"'
-    if key.endswith("dtype") and (near := _DTYPES.get(text)):
+    near = _DTYPES.get(text) if key.endswith("dtype") else None
+    if near and (not near.startswith("quantised") or kind in (TrainSettings, ExperimentSettings)):
         half = near.startswith("trainer.") and kind not in (TrainSettings, ExperimentSettings)
         near = ("float16" if "float16" in _names(arms) else "bfloat16") if half else near
         return f"; write {near if '=' in near else f'{key}={near}'}"

@@ -48,9 +48,7 @@ def check_data(spec: str, split: str, settings: DataSettings) -> None:
     _check_is_there(spec, kind, where)
     if is_own(spec) and kind != HUB:
         _read_first(Path(where).expanduser(), kind, split, settings)
-    elif (
-        kind in TASKS and where and (path := Path(where).expanduser()).is_file() and path.stat().st_size < _MOST_OF_TASK
-    ):
+    elif kind in TASKS and where and _is_small(Path(where).expanduser()):
         TASKS[kind].load(where, split, TaskOptions(rows=1))
 
 

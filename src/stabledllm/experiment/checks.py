@@ -82,7 +82,7 @@ def _refuse_repeated(key: str, values: Sequence) -> None:
 
 def _check_rows(run: Planned, rows: Sequence[TokenRow], longest: int) -> None:
     settings = run.settings
-    if not settings.data.streaming:
+    if not settings.data.streaming or len(rows) < settings.ppots.rows:  # all rows, then
         refuse_few_rows(settings.batch, len(rows), joined=not rows[0].prompt_length)
     refuse_too_large(settings, longest=longest)
     fitting_views(settings, longest=longest)

@@ -43,6 +43,11 @@ def check_evaluated(run: TrainSettings) -> None:
     """
     if has_validation(run.data):
         return
+    if run.trainer.get("lr_scheduler_type") == "reduce_lr_on_plateau":
+        raise UserError(
+            "key 'trainer.lr_scheduler_type': expected validation rows for 'reduce_lr_on_plateau', found none, since "
+            "data.validation_share=0 trains on every row; write another schedule, or give data.validation."
+        )
     for name in ("eval_on_start", "eval_delay"):
         if run.trainer.get(name):
             raise UserError(

@@ -45,7 +45,7 @@ def open_all(settings: TrainSettings | ExperimentSettings) -> Iterator[str]:
     yield from notes
     rows = known_rows(data.train, LEAST_STREAMED)
     for planned in runs:
-        if rows is data.train:
+        if rows is data.train or len(rows) < LEAST_STREAMED:  # all of them
             refuse_few_rows(planned.settings.batch, len(rows), joined=not rows[0].prompt_length)
         check_marks(planned.method, marks_in(rows))
     yield from _rows(runs, data, rows, opened)

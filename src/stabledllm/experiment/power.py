@@ -87,14 +87,26 @@ def seeds_from_runs(
     return needed | {"n": len(differences), "sd": sd}
 
 
+def _check_asked(difference: float, wanted: float) -> None:
+    if not difference or not math.isfinite(difference):
+        raise UserError(f"power: expected a --difference other than 0, such as 0.01, found {difference:g}.")
+    if not 0 < wanted < 1:
+        raise UserError(f"power: expected --power between 0 and 1, such as 0.8, found {wanted:g}.")
+
+
 def describe_seeds(difference: float, sd: float, correlation: float, *, wanted: float, methods: int) -> str:
     """A line on the seeds needed, given the sd of both methods and their correlation.
 
     Raises:
-        UserError: the correlation is not in [-1, 1], or the same as for :func:`seeds_needed`.
+        UserError: the correlation is not in [-1, 1), the sd not above 0, or the same as for :func:`seeds_needed`.
     """
-    if not -1 <= correlation <= 1:
-        raise UserError(f"power: expected a correlation in [-1, 1], found {correlation:g}.")
+    _check_asked(difference, wanted)
+    if not -1 <= correlation < 1:
+        raise UserError(
+            f"power: expected --correlation from -1 to below 1, where no spread would be left, found {correlation:g}."
+        )
+    if not (sd > 0 and math.isfinite(sd)):
+        raise UserError(f"power: expected --sd above 0, such as 0.02, found {sd:g}.")
     spread = sd_of_differences(sd, correlation)
     seeds = seeds_needed(difference, spread, wanted=wanted, methods=methods)
     return f"{seeds or _TOO_MANY} seeds (differences of sd {spread:.3g}, {wanted:.0%} power, 5 % two-sided)"
@@ -108,7 +120,11 @@ def describe_seeds_by_method(
     Args:
         values: for each method, Standard included, its value by seed.
         methods: number of methods compared at once; without it all but Standard.
+
+    Raises:
+        UserError: the difference is 0, or the power is not between 0 and 1.
     """
+    _check_asked(difference, wanted)
     count = methods or len(values) - 1
     for name, own in values.items():
         if name == "standard":
@@ -117,5 +133,5 @@ def describe_seeds_by_method(
             low, many, high = (needed[key] or _TOO_MANY for key in ("seeds_low", "seeds", "seeds_high"))
             yield (
                 f"{name}: {many} seeds ({low} to {high}, as its sd {needed['sd']:.3g} is known from {needed['n']} "
-                f"seeds only; {wanted:.0%} power, {count} methods compared)"
+                f"seeds only; {wanted:.0%} power, {count} method{'s' * (count > 1)} compared)"
             )

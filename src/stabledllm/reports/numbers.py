@@ -36,8 +36,13 @@ def estimate(est: object, unit: bool = False) -> str:
     return f"{v:.{places}f} ± {s:.{places}f}{tail}"
 
 
+def with_error(est: object) -> str:
+    """An Estimate as value ± standard error, whatever interval is stored."""
+    return estimate({"value": value(est), "stderr": stderr(est)})
+
+
 def positive(est: object, unit: bool = False) -> str:
-    """An Estimate of what cannot be negative, such as a variance: as :func:`estimate`, but with no end below 0.
+    """An Estimate of what cannot be negative, such as a variance or a loss: as :func:`estimate`, with no end below 0.
 
     An estimate that is not above 0 is shown as ``below X``, X its interval's upper end.
     """

@@ -43,7 +43,7 @@ def runs_table(results: dict, name: Name = str) -> Table:
         (
             name(r["method"]),
             str(r["seed"]),
-            *(fmt.estimate((r.get("metrics") or {}).get(m)) for m in metrics),
+            *(fmt.with_error((r.get("metrics") or {}).get(m)) for m in metrics),
             _steps_of(r),
             *(show(r.get(key)) for key, show in _COSTS.items() if key != "steps"),
         )

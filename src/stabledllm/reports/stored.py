@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from stabledllm.errors import UserError
+from stabledllm.reports.labels import COMPONENT_LABELS
 from stabledllm.reports.shapes import SHAPES, check_shape
 
 SUBFOLDERS = ("", "decompose", "fit", "experiment")
@@ -98,6 +99,14 @@ def stderr(estimate: object) -> float:
     return number(estimate.get("stderr")) if isinstance(estimate, dict) else math.nan
 
 
+def shared_out(parts: dict) -> float:
+    """The variance that shares of it are of: the total, or the sum of the components above 0 where that is more.
+
+    An estimate of a component may be below 0, and its share is then 0: of the total the others would make over 100 %.
+    """
+    return max(value(parts.get("total")), sum(v for key in COMPONENT_LABELS if (v := value(parts.get(key))) > 0))
+
+
 def array(values: object) -> np.ndarray | None:
     """A stored list as floats (null is NaN); None where it is missing, empty or all null."""
     if not isinstance(values, list) or not values:
@@ -126,6 +135,11 @@ def noise_of(data: dict, quantity: str) -> dict[str, dict]:
     return {
         m["method"]: m["gradient"] | {key: m[key] for key in shared if key in m} for m in methods if m.get("gradient")
     }
+
+
+def disagrees(entry: dict, by_name: dict[str, dict]) -> bool:
+    """Whether a method's measured variance, or Standard's, is not the predicted one; ``by_name`` as above."""
+    return any(m.get("agrees_with_prediction") is False for m in (entry, by_name.get("standard") or {}))
 
 
 def run_methods(results: dict) -> list[str]:

@@ -8,11 +8,13 @@ from stabledllm.reports import numbers as fmt
 from stabledllm.reports.labels import COMPONENT_LABELS, LOWER_IS_BETTER, label
 from stabledllm.reports.stored import (
     Stored,
+    disagrees,
     finished_planned,
     noise_of,
     number,
     run_methods,
     run_metrics,
+    shared_out,
     stderr,
     summary_of,
     value,
@@ -83,11 +85,11 @@ def _largest(parts: dict) -> str | None:
 
 
 def _shares(parts: dict, what: str) -> list[str]:
-    known, total = _known_components(parts), value(parts.get("total"))
+    known, total = _known_components(parts), shared_out(parts)
     if not known:
         return [f"No component of the {what}'s variance is stored."]
     shares = [f"{_NAMES[k]} {fmt.percent(value(parts[k]), total)} {_bracketed(fmt.positive(parts[k]))}" for k in known]
-    out = [f"Of the variance of one row's {what}, {fmt.estimate(parts.get('total'), unit=True)}: {_list(shares)}."]
+    out = [f"Of the variance of one row's {what}, {fmt.positive(parts.get('total'), unit=True)}: {_list(shares)}."]
     unclear = [_NAMES[k] for k in known if _may_be_zero(parts[k])]
     if unclear:
         out.append(f"Not told apart from zero: {_list(unclear)}.")
@@ -110,22 +112,20 @@ def methods(data: dict) -> list[str]:
     return out + [f"Gradient. {s}" for s in noise_sentences(data, "gradient")] if noise_of(data, "gradient") else out
 
 
-def _disagrees(entry: dict, data: dict) -> bool:
-    """Whether a method's measured variance, or Standard's, is not the predicted one."""
-    return any(m.get("agrees_with_prediction") is False for m in (entry, noise_of(data, "loss").get("standard") or {}))
-
-
 def noise_sentences(data: dict, quantity: str) -> list[str]:
     """Sentences on which methods' stored interval excludes 1, on which side, and which have another objective."""
     less, more, unclear, against, unknown = [], [], [], [], []
-    for m in noise_of(data, quantity).values():
+    by_name = noise_of(data, quantity)
+    for m in by_name.values():
         if m["method"] == "standard" or m.get("unbiased") is False:
             continue
         r = m.get("relative_to_standard") or {}
         low, high = number(r.get("ci_low")), number(r.get("ci_high"))
-        text = f"{label(m['method'])} ({fmt.ratio(r)})"
+        text = label(m["method"]) + ("" if math.isnan(low + high) else f" ({fmt.ratio(r)})")
         told = less if high < 1 else more if low > 1 else unclear
-        group = unknown if math.isnan(low + high) else against if told is not unclear and _disagrees(m, data) else told
+        group = (
+            unknown if math.isnan(low + high) else against if told is not unclear and disagrees(m, by_name) else told
+        )
         group.append((number(r.get("value")), text))
     out = []
     for group, words in (
@@ -243,7 +243,7 @@ def _against_untuned(results: dict, metric: str, name: str) -> list[str]:
     ]
     if not worse:
         return []
-    return [f"In {name}, the mean of {_list(worse)} is worse than the untuned model's {fmt.estimate(untuned)}."]
+    return [f"In {name}, the mean of {_list(worse)} is worse than the untuned model's {fmt.with_error(untuned)}."]
 
 
 def _list(items: list[str]) -> str:

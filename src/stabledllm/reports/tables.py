@@ -8,10 +8,12 @@ from collections.abc import Callable
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.labels import COMPONENT_LABELS, metric_label
 from stabledllm.reports.stored import (
+    disagrees,
     diverged_at,
     noise_of,
     number,
     run_methods,
+    shared_out,
     standard_first,
     stderr,
     summary_of,
@@ -33,13 +35,14 @@ def components_table(data: dict) -> Table:
         cells = [c for _, p in parts for c in _cells(p, key)]
         if any(c != fmt.NONE for c in cells):
             rows.append((COMPONENT_LABELS.get(key, "total"), *cells))
-    mean = fmt.estimate(data["loss"].get("mean"), unit=True)
+    mean = fmt.positive(data["loss"].get("mean"), unit=True)
     note = f"Mean loss {mean}. Value ± standard error, or with its 95 % interval; below X: the estimate is not above 0."
     return Table("Where the variance of one row comes from", ("component", *columns), tuple(rows), note)
 
 
 def _cells(parts: dict, key: str) -> tuple[str, str]:
-    return fmt.positive(parts.get(key)), fmt.percent(value(parts.get(key)), value(parts.get("total")))
+    whole = value(parts.get("total")) if key == "total" else shared_out(parts)
+    return fmt.positive(parts.get(key)), fmt.percent(value(parts.get(key)), whole)
 
 
 def _unit(parts: dict) -> str:
@@ -56,13 +59,13 @@ def equal_compute_table(data: dict, name: Name = str) -> Table:
             (
                 name(key),
                 "1" if key == "standard" else fmt.ratio(m.get("relative_to_standard")),
-                _pays(m, by_name.get("standard") or {}),
+                _pays(m, by_name),
                 fmt.positive(m.get("variance_at_equal_compute")),
                 fmt.positive(m.get("predicted_at_equal_compute")),
                 *_kind(m),
                 fmt.positive(m.get("measured_variance")),
                 fmt.positive(m.get("predicted_variance")),
-                fmt.estimate(m.get("mean")),
+                fmt.positive(m.get("mean")),
             )
         )
     columns = (
@@ -83,10 +86,10 @@ def equal_compute_table(data: dict, name: Name = str) -> Table:
 BIASED, DISAGREE = "biased", "disagree"
 
 
-def _pays(entry: dict, standard: dict) -> str:
+def _pays(entry: dict, by_name: dict[str, dict]) -> str:
     if entry.get("unbiased") is False:
         return BIASED
-    if any(m.get("agrees_with_prediction") is False for m in (entry, standard)) and entry["method"] != "standard":
+    if disagrees(entry, by_name) and entry["method"] != "standard":
         return DISAGREE
     return fmt.yes_no(entry.get("pays"))
 

@@ -47,7 +47,7 @@ def ask_for(name: str) -> None:
 
 def asked() -> str | None:
     """The kind of device that was asked for; None where the machine decides."""
-    return os.environ.get(ASKED)
+    return os.environ.get(ASKED) or None
 
 
 def on_cpu() -> bool:

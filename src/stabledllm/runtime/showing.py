@@ -5,7 +5,6 @@ All of it goes to standard error, from the first of several ranks alone, and say
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -17,15 +16,15 @@ from typing import Protocol
 from tqdm import tqdm
 
 from stabledllm.runtime.launched import is_main_process
-from stabledllm.runtime.saying import SafeStream
+from stabledllm.runtime.saying import SafeStream, bars_are_off
 
 SILENT_FOR = 3.0
 """Seconds of work before a first line says what is going on."""
 EVERY = 60.0
 """Seconds between two lines on the same work where there is no terminal."""
 _HIDDEN: ContextVar[bool] = ContextVar("hidden", default=False)
-_SURROUNDING: ContextVar[threading.Event | None] = ContextVar("surrounding", default=None)
-"""Ends what a surrounding :func:`busy` shows, once something within it shows more."""
+_SURROUNDING: ContextVar[Callable[[], None] | None] = ContextVar("surrounding", default=None)
+"""Takes away what a surrounding :func:`busy` shows, once something within it shows more."""
 
 
 class Bar(Protocol):
@@ -56,7 +55,7 @@ def in_terminal() -> bool:
 
 
 def _shown() -> bool:
-    return is_main_process() and not _HIDDEN.get() and os.environ.get("TQDM_DISABLE", "") in ("", "0")
+    return is_main_process() and not _HIDDEN.get() and not bars_are_off()
 
 
 @contextmanager
@@ -67,8 +66,8 @@ def bar(total: int | None, what: str, unit: str, *, initial: int = 0) -> Iterato
         total: all of the work; None where it is not known. unit: one of it, in the singular.
         initial: how much of it was done before.
     """
-    if (surrounding := _SURROUNDING.get()) is not None:
-        surrounding.set()
+    if (end_surrounding := _SURROUNDING.get()) is not None:
+        end_surrounding()
     if not _shown():
         yield _Hidden()
     elif in_terminal():
@@ -133,16 +132,20 @@ def busy(what: str) -> Iterator[None]:
         yield
         return
     over = threading.Event()
-    token = _SURROUNDING.set(over)
     show: Callable[[str, threading.Event], None] = _tick if in_terminal() else _tell
     shower = threading.Thread(target=show, args=(what, over), daemon=True)
     shower.start()
+
+    def end() -> None:
+        over.set()
+        shower.join()  # a bar that begins while this one is still there would stand a line below it
+
+    token = _SURROUNDING.set(end)
     try:
         yield
     finally:
         _SURROUNDING.reset(token)
-        over.set()
-        shower.join()
+        end()
 
 
 def _tell(what: str, over: threading.Event) -> None:

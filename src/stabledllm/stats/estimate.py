@@ -48,7 +48,7 @@ class Estimate:
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
-        error = f" ± {self.stderr:.2g}" if math.isfinite(self.stderr) else ""
+        error = f" ± {float(f'{self.stderr:.2g}'):g}" if math.isfinite(self.stderr) else ""
         return f"{self.value:.4g}{error}{unit} (n={self.n})"
 
 

@@ -59,8 +59,7 @@ def tail_of(squares: Tensor, draws: float, averaged: float = 1.0) -> float:
 
     A sample without the largest values looks tame, and n draws cannot show a kurtosis above n: what is seen is
     corrected for n and doubled; of up to 256 draws it is taken to be no less than 6, an exponential law's, and of more
-    by and by no less than they show. Intervals then hold for normal and for log-normal draws
-    (``studies/coverage/README.md``).
+    by and by no less than they show. For how many laws intervals then hold: ``studies/coverage/README.md``.
 
     Args:
         averaged: the number of values of such a law that a square is the mean of, as with vectors.

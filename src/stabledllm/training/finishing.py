@@ -26,7 +26,7 @@ from stabledllm.training.devices import AgreeingModel, is_sharded, save_whole
 from stabledllm.training.earlier import MODEL, RUN, SCHEMA, TRAINED
 from stabledllm.training.parts import published
 from stabledllm.training.trainer import MDMTrainer
-from stabledllm.training.untuned import beside_untuned, side_by_side
+from stabledllm.training.untuned import beside_untuned, side_by_side, told_of
 
 JOURNAL = "journal"
 _OF_THE_END = ("out", "allow_changed", "data", "eval_draws", "decoding", "image_decoding", "clip", "generate_batch")
@@ -124,6 +124,8 @@ def evaluate_saved(
     if (now := versions()) != record["versions"]:
         say(f"note: {settings.out} was trained with other packages; its evaluation is made with those that are here")
         record = record | {"evaluated_with": now}
+    for line in told_of(record):
+        say(line)
     with whole_models():
         ranks = Ranks.launched(cpu=bool(settings.trainer.get("use_cpu")))
         folder = str(Path(settings.out) / MODEL)

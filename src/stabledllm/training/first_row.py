@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 
 from rich.text import Text
 
+from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
 
 LONGEST = 320
 """Most characters of a part of a row; longer ones are shortened in the middle."""
+MOST_PARTS = 9
+"""Most parts that are shown of a row: one with flags on its parts may have hundreds."""
 PROMPT, RESPONSE, GIVEN = "prompt", "response", "given"
 STYLES = {PROMPT: "cyan", RESPONSE: "green", GIVEN: "yellow"}
 _SPECIAL = "dim"
@@ -19,7 +23,8 @@ _SPECIAL = "dim"
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a row. ``kind``: prompt, response (what is trained) or given (within or behind a response)."""
+    """A stretch of a row. ``kind``: prompt, response (what is trained), given (within or behind a response), or ``...``
+    for parts that are left out."""
 
     kind: str
     text: Text
@@ -27,6 +32,8 @@ class Part:
 
 def parts_of(row, tokenizer) -> list[Part]:
     """The row's parts in order, each decoded; special tokens stand by their names, images by their number of tokens.
+
+    Long parts are shortened in the middle, and so are more than :data:`MOST_PARTS`.
 
     Args:
         row: a :class:`~stabledllm.data.rows.TokenRow`, or one of images.
@@ -39,7 +46,11 @@ def parts_of(row, tokenizer) -> list[Part]:
         for shown, special in _pieces([ids[place] for place in places], tokenizer):
             text.append(shown, style=_SPECIAL if special else None)
         found.append(Part(kind, _shortened(text)))
-    return found
+    if (left_out := len(found) - MOST_PARTS) <= 1:
+        return found
+    tail = MOST_PARTS // 3
+    note = Part("...", Text(f"{left_out} parts are not shown", style="bold"))
+    return [*found[: MOST_PARTS - tail], note, *found[-tail:]]
 
 
 def _kinds(row, length: int) -> list[str]:
@@ -72,7 +83,10 @@ _IMAGE = "image"
 
 def _name(token: int, tokenizer) -> str | None:
     """The name of a special token, ``image`` for a token of an image, None for text."""
-    if (image := tokenizer.image_tokens) is not None and (name := image.name_of(token)) is not None:
+    image = None
+    with suppress(UserError):  # a model for pictures whose tokenizer lacks their marks can be trained on text
+        image = tokenizer.image_tokens
+    if image is not None and (name := image.name_of(token)) is not None:
         return name
     return tokenizer.special_name(token)
 

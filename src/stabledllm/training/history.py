@@ -40,9 +40,16 @@ class History:
 
     def __init__(self, path: Path):
         self.path = path
+        self._there: set[tuple[int, int] | None] = set()
 
     def add(self, step: int, entry: dict) -> None:
-        """Append a line, in one write, so that a kill falls before or after it."""
+        """Append a line, in one write, so that a kill falls before or after it.
+
+        Where the step has a line of its kind already, such as the evaluation that a resumed run repeats, it stays.
+        """
+        if (key := _key({"step": step, **entry})) in self._there:
+            return
+        self._there.add(key)
         line = json.dumps(_finite({"step": step, **entry, "time": round(time.time(), 3)}), allow_nan=False) + "\n"
         with naming(self.path), self.path.open("ab") as file:
             file.write(line.encode())
@@ -57,12 +64,13 @@ class History:
             step: the checkpoint's; 0 for a run that begins. log: the Trainer's, as the checkpoint holds it.
             checkpoint: the name of its folder.
         """
-        lines = {_key(line): line for line in self._whole_lines() if line["step"] <= step}
+        lines = {_key(line): line for line in self._whole_lines() if line["step"] <= step} if step else {}
         wanted = [{"step": entry["step"]} | (entry_of(entry) or {}) for entry in log]
         wanted += [{"step": step, "checkpoint": checkpoint}] if checkpoint else []
         for line in wanted:
             if (key := _key(line)) is not None:
                 lines.setdefault(key, _finite(line))
+        self._there = set(lines)
         if lines:
             write_jsonl(self.path, (lines[key] for key in sorted(lines)))
         else:

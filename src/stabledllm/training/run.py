@@ -20,7 +20,6 @@ from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.images import are_images, with_image_defaults
 from stabledllm.data.row_stream import longest_of
 from stabledllm.data.rows import TokenRow, marks_in, maskable_sizes
-from stabledllm.data.splits import refuse_few_rows
 from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged
@@ -62,7 +61,7 @@ from stabledllm.training.start_block import StartBlock
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.streaming import counted, known_for, reading, rows_of_run
 from stabledllm.training.trainer import MDMTrainer
-from stabledllm.training.untuned import save_untuned
+from stabledllm.training.untuned import remove_untuned, save_untuned
 
 Say = Callable[[str], None]
 ReadData = Callable[[Any], DataBundle]
@@ -157,8 +156,6 @@ def _train(
         data = data(loaded.tokenizer)
     rows = rows_of_run(data.train, settings)
     known = known_for(data.train, method, settings, say)
-    if known is rows:
-        refuse_few_rows(settings.batch, len(rows), joined=not known[0].prompt_length)
     longest = longest_of(data.train)
     refuse_too_large(settings, longest=longest)
     laid_out = fitting_views(settings, longest=longest)
@@ -181,7 +178,7 @@ def _train(
         settings.model_dump(),
         checkpoint,
         changed=start.changed,
-        at_start=partial(_at_start, out, first),
+        at_start=partial(_at_start, out, first, anew=checkpoint is None),
     )
     if changes := trainer.changes_since(checkpoint):
         say(f"note: {checkpoint.folder} was made with other means ({'; '.join(changes)}): last digits may differ")
@@ -205,15 +202,18 @@ def _ended_diverged(out: Path, record: dict, error: Diverged, *, model: bool) ->
     return ended
 
 
-def _at_start(out: Path, first: MDMTrainer | None) -> None:
+def _at_start(out: Path, first: MDMTrainer | None, *, anew: bool) -> None:
     """Set an earlier run's records aside, and keep what the model that is about to be trained says of held-out rows.
 
     Args:
         first: the Trainer where its first step is to come; None where the untuned model is not to be measured.
+        anew: whether no step was made before.
     """
     values = first.nll_of_rows() if first is not None and len(first.eval_rows) else None
     if is_main_process():
         leave_behind(out)
+        if anew:
+            remove_untuned(out)
         if values is not None:
             save_untuned(out, first.eval_rows, values, first.eval_draws)
 

@@ -176,7 +176,7 @@ def steps_of(settings: TrainSettings, rows: int | None) -> int:
 
 def _epochs(steps: int, rows: int, batch: int) -> str:
     epochs = steps / math.ceil(rows / batch)
-    return f"{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
+    return f"{epochs:,.0f} epochs" if epochs >= 100 else f"{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
 
 
 def _count(parameters: Iterable) -> int:

@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.digests import text_digest
 from stabledllm.data.row_stream import RowStream, StreamReader
+from stabledllm.data.splits import refuse_few_rows
 from stabledllm.data.stream import ExampleStream, Place
 from stabledllm.data.token_rows import TokenRow
 from stabledllm.noise.methods import Method
@@ -103,8 +104,9 @@ class StreamedRows(Sequence[TokenRow]):
         return reader
 
     def _name(self) -> str:
-        """What a place is a place of: these files in an order of this seed."""
-        return text_digest("\n".join([str(self.seed), *self.stream.files.names]))
+        """What a place is a place of: these files in an order of this seed, with buffers of this size."""
+        size = self.stream.settings.shuffle_buffer
+        return text_digest("\n".join([f"{self.seed} {size}", *self.stream.files.names]))
 
 
 class StreamOrder(Sampler):
@@ -132,10 +134,18 @@ def check_rows(rows: Sequence[TokenRow], check: Check) -> None:
 def known_for(
     rows: Sequence[TokenRow] | RowStream, method: Method, settings: TrainSettings, say: Callable[[str], None]
 ) -> Sequence[TokenRow]:
-    """The rows that stand for all before training, for checks, a fit and the mean cost: all, or a stream's first."""
+    """The rows that stand for all before training, for checks, a fit and the mean cost: all, or a stream's first.
+
+    Raises:
+        UserError: a step takes more rows than there are, as far as that is known of a stream.
+    """
     if not isinstance(rows, RowStream):
+        refuse_few_rows(settings.batch, len(rows), joined=len(rows) > 0 and not rows[0].prompt_length)
         return rows
-    first, told = rows.first_told(max(_KNOWN, settings.ppots.rows if method.needs_p else 0))
+    wanted = max(_KNOWN, settings.ppots.rows if method.needs_p else 0)
+    first, told = rows.first_told(wanted)
+    if len(first) < wanted:  # these are all
+        refuse_few_rows(settings.batch, len(first), joined=len(first) > 0 and not first[0].prompt_length)
     say(f"{told}, for what needs rows before training")
     return first
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,11 @@ def save_untuned(out: Path, rows: Sequence, values: Tensor, draws: int) -> None:
     """Keep each held-out row's NLL before the first step, which a resumed run can no longer measure."""
     record = {"schema": SCHEMA, "draws": draws, "content": _content(rows), "rows": _lines(rows, values)}
     write_json(out / UNTUNED, record)
+
+
+def remove_untuned(out: Path) -> None:
+    """Remove what an earlier run in the folder kept, whose model may have been another."""
+    (out / UNTUNED).unlink(missing_ok=True)
 
 
 def beside_untuned(out: Path, rows: Sequence, values: Tensor, draws: int) -> dict | None:
@@ -56,6 +62,16 @@ def side_by_side(tuned: Estimate, beside: dict | None) -> list[str]:
     return lines
 
 
+def told_of(record: dict) -> list[str]:
+    """The same lines for a run's record; none where it has no final NLL."""
+    nll = record["metrics"].get("validation_nll")
+    if nll is None:
+        return []
+    error = nll["stderr"] if nll["stderr"] is not None else math.nan
+    tuned = Estimate(value=nll["value"], stderr=error, n=nll["n"], unit=nll["unit"])
+    return side_by_side(tuned, record if record.get("untuned") else None)
+
+
 def _lines(rows: Sequence, values: Tensor) -> list[dict]:
     return [{"origin": row.origin, "nll": value} for row, value in zip(rows, values.tolist(), strict=True)]
 
@@ -64,5 +80,6 @@ def _content(rows: Sequence) -> str:
     """A digest of the rows' tokens and of which of them are given."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(f"{row.prompt_length} {row.input_ids}\n".encode())
+        given = list(getattr(row, "given", ()))  # rows of images have none
+        digest.update(f"{row.prompt_length} {row.tail} {given} {row.input_ids}\n".encode())
     return digest.hexdigest()

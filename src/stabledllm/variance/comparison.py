@@ -79,9 +79,16 @@ def _row(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> 
 
 def _agrees(result: MethodResult) -> bool | None:
     """Whether the measured and the predicted variance may be the same number; None where either has no interval."""
-    if result.predicted is None:
-        return None
-    low, high = of_sum([with_ends(result.measured.per_row_variance), scaled(with_ends(result.predicted), -1.0)])
+    return None if result.predicted is None else may_be_equal(result.measured.per_row_variance, result.predicted)
+
+
+def may_be_equal(one: Estimate, other: Estimate) -> bool | None:
+    """Whether two independent estimates may be of the same number; None where either has no interval.
+
+    >>> may_be_equal(Estimate(value=1.0, stderr=0.1, n=50), Estimate(value=1.2, stderr=0.1, n=50))
+    True
+    """
+    low, high = of_sum([with_ends(one), scaled(with_ends(other), -1.0)])
     return None if math.isnan(low + high) else low <= 0 <= high
 
 
@@ -154,10 +161,12 @@ def mirror_condition(
     rest = replace(rest, ends=of_sum([with_ends(parts.mask_rate), with_ends(parts.data)]))
     low, high = of_sum([with_ends(gain), scaled(with_ends(rest), 1 - cost)])
     pays = True if low > 0 else False if high < 0 else None
-    sentence = _condition(cost, gain, rest)
+    sentence, unclear = _condition(cost, gain, rest), "too close to tell"
     if cost != 2 and measured:
-        pays, sentence = measured["pays"], _measured(cost, Ratio(**measured["relative_to_standard"]))
-    verdict = {True: "so it pays", False: "so it does not", None: "too close to tell"}[pays]
+        ratio = Ratio(**measured["relative_to_standard"])
+        pays, sentence = measured["pays"], _measured(cost, ratio)
+        unclear = unclear if ratio.below_one is None else "but measured and predicted variances disagree"
+    verdict = {True: "so it pays", False: "so it does not", None: unclear}[pays]
     return {
         "rho": rho.value / -parts.mask_pattern.value if parts.mask_pattern.value else math.nan,
         "rho_A": rho.as_dict(),
@@ -185,7 +194,7 @@ def _condition(cost: float, gain: Estimate, rest: Estimate) -> str:
 
 def _text(estimate: Estimate, by: float = 1.0) -> str:
     """A multiple of an estimate with its error, where there is one."""
-    error = f" ± {by * estimate.stderr:.2g}" if math.isfinite(estimate.stderr) else ""
+    error = f" ± {float(f'{by * estimate.stderr:.2g}'):g}" if math.isfinite(estimate.stderr) else ""
     return f"{by * estimate.value:.3g}{error}"
 
 

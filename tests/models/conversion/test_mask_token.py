@@ -66,13 +66,23 @@ def test_the_tokenizers_own_mask_token_comes_first(tmp_path):
             "expected a free token .*, found no spare row .* and no special token that nothing uses;",
         ),
         ([], FULL, "spare", "found no spare row of the embedding; --mask-token new adds a row"),
-        ([], 272, "special", "found no special token that nothing uses"),
+        ([], 272, "special", "no special token that nothing uses; --mask-token spare takes a spare row"),
+        ([], FULL, "special", "no special token that nothing uses; --mask-token new adds a row"),
         (["<a>"], 272, "new", "expected no spare row .*, found 12; take --mask-token spare"),
         (["<empty>"], 272, "<emty>", r"found '<emty>' \(did you mean '<empty>'\?\)"),
         ([], 272, "<|im_end|>", r"found '<\|im_end\|>', which is in use or part of texts"),
         ([], 272, "a", "found 'a', which is in use or part of texts"),
     ],
-    ids=["nothing-free", "no-spare", "no-special", "new-beside-spare", "misspelt", "in-use", "text"],
+    ids=[
+        "nothing-free",
+        "no-spare",
+        "no-special",
+        "neither",
+        "new-beside-spare",
+        "misspelt",
+        "in-use",
+        "text",
+    ],
 )
 def test_no_such_token_is_one_sentence(tmp_path, more, rows, wanted, words):
     with pytest.raises(UserError, match=words) as error:

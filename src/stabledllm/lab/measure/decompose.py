@@ -133,11 +133,19 @@ def measure_gradients(lab: Laboratory, methods: Sequence[Method], measured: dict
         progress.stage(gradient_stage(method))
         entries.append(entry | {"gradient": gradients.result(method, *lab.drawn[method.name])})
     notes = list(measured["notes"])
+    # Estimates from few rows may be below 0, where no noise is.
+    shared, lowdisc, own = (max(part.value, 0.0) for part in (floor.shared, floor.lowdisc, floor.own))
     notes.append(
         f"The floor of one counted view a row: no density of t brings the gradient's noise at equal compute below "
-        f"{floor.shared.value:.3g} ± {floor.shared.stderr:.2g} of Standard's ({floor.lowdisc.value:.3g} with low "
-        f"discrepancy); a density for every row, known beforehand, would reach {floor.own.value:.3g}."
+        f"{shared:.3g} ± {floor.shared.stderr:.2g} of Standard's ({lowdisc:.3g} with low discrepancy); a density for "
+        f"every row, known beforehand, would reach {own:.3g}."
     )
+    apart = [entry["method"] for entry in entries if entry["gradient"]["drawn_steps_agree"] is False]
+    if apart and not parts.heavy_tail:
+        notes.append(
+            f"{', '.join(apart)}: the gradient's variance over drawn steps is not the predicted one, and ratios are of "
+            f"predicted ones; measure more (grad.rows, grad.steps) before relying on them."
+        )
     if parts.heavy_tail:
         notes.append(
             f"The squared gradient norm has a heavy tail under Standard's iid t (Pareto-k {parts.pareto_k:.2f}): "

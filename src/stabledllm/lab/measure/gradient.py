@@ -31,7 +31,9 @@ from stabledllm.lab.measure.options import DecomposeOptions
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
+from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import Ratio
+from stabledllm.variance.comparison import may_be_equal
 from stabledllm.variance.drawn import step_rows
 
 _EXACT_BYTES = 2**29
@@ -89,9 +91,11 @@ class GradientLaboratory:
         measured = self.steps.measure(method, sampler, rows=rows, steps=self.grad.steps, seed=self.options.seed)
         if self._standard is None:
             self._standard = measured
-        k = measured.pareto_k()
-        return self._predicted(method, sampler, rows, cost) | {
-            "measured_variance": measured.per_row_variance().as_dict(),
+        k, variance = measured.pareto_k(), measured.per_row_variance()
+        predicted, entry = self._predicted(method, sampler, rows, cost)
+        return entry | {
+            "measured_variance": variance.as_dict(),
+            "drawn_steps_agree": None if predicted is None else may_be_equal(variance, predicted),
             "measured_relative_to_standard": ratio(measured, self._standard, "raw").as_dict(),
             **{
                 kind: {
@@ -105,20 +109,23 @@ class GradientLaboratory:
             "heavy_tail": heavy_tail(k),
         }
 
-    def _predicted(self, method: Method, sampler: TSampler, rows: int, cost: float) -> dict:
-        """Predicted noise and its ratio to Standard's, both from the same data rows."""
+    def _predicted(
+        self, method: Method, sampler: TSampler, rows: int, cost: float
+    ) -> tuple[Estimate | None, dict[str, dict | None]]:
+        """The predicted variance, and the entries on it and its ratio to Standard's, both from the same data rows."""
         profiled = profile_method(method)
         if profiled is None:
             names = ("predicted_variance", "variance_at_equal_compute", "relative_to_standard", "noise_scale")
-            return dict.fromkeys(names)
+            return None, dict.fromkeys(names)
         own, plain = self.profile(profiled), self.profile(self.counts)
         common = plain.first(len(own.rows)) if len(own.rows) < len(plain.rows) else plain
         noise = step_noise(own, method, uniform_for(own, sampler), rows, cost, common)
         standard = step_noise(common, self.standard, uniform_for(common), self.options.forwards, 1.0)
         data = data_noise(common)
         relative = Ratio(1.0, 1.0, 1.0) if method.name == "standard" else ratio_to(noise, standard, data)
-        return {
-            "predicted_variance": noise.estimate().as_dict(),
+        predicted = noise.estimate()
+        return predicted, {
+            "predicted_variance": predicted.as_dict(),
             "variance_at_equal_compute": at_equal_compute(noise, data).as_dict(),
             "relative_to_standard": relative.as_dict(),
             "noise_scale": noise_scale(noise.per_row, PairMean(common), noise.rows).as_dict(),

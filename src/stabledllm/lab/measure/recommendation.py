@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from stabledllm.errors import UserError
@@ -53,7 +53,8 @@ def choose(
     Simplest means no probe before training, then fewer views, and among those the least predicted noise of the loss,
     since sources of t and counts cost nothing. ``ppots`` counts as free: ``adaptive`` reaches that density without a
     probe. "Not surely above" means that its ratio lies within the interval of the best one's. A biased method trains
-    another objective and is never named.
+    another objective and is never named, nor by the loss one whose measured variance, or Standard's, is not the
+    predicted one.
 
     Args:
         record: ``decomposition.json``. quantity: ``gradient`` (the default where it was measured) or ``loss``.
@@ -73,14 +74,11 @@ def choose(
         return choose(record, "loss", named, lines)
     quantity = quantity or "gradient"
     if len(measured) < 2 or not any(m["method"] == "standard" for m in measured):
-        raise UserError(
-            f"recommend: expected Standard and another unbiased method with an interval of the {quantity}'s noise, "
-            f"found {len(measured)} method(s); run 'stabledllm decompose{' --gradient' * (quantity == 'gradient')}'."
-        )
+        raise _nothing_to_compare(record, measured, quantity)
+    against = _contradicted(record, quantity)
     others = [m for m in measured if m["method"] != "standard"]
-    best = min(others, key=lambda m: _ratio(m, quantity).value)
-    bound = _ratio(best, quantity).ci_high
-    sure = [m for m in others if _ratio(m, quantity).ci_high < 1 and _ratio(m, quantity).value <= bound]
+    best = min((m for m in others if m["method"] not in against), key=lambda m: _ratio(m, quantity).value, default=None)
+    sure = [] if best is None else _surely_as_good(others, best, against, quantity)
     chosen = min(sure, key=lambda m: _simplicity(m, quantity)) if sure else _standard(measured)
     forwards = record["config"]["forwards"]
     ratio, name = _ratio(chosen, quantity), named(chosen["method"])
@@ -93,9 +91,23 @@ def choose(
         ci_high=ratio.ci_high,
         significant=bool(sure),
         quantity=quantity,
-        best=best["method"],
+        best=(best or chosen)["method"],
         sentences=tuple(_sentences(record, chosen, name, best, bool(sure), quantity, forwards)),
         recipe=lines(record, name, chosen["views"], forwards),
+    )
+
+
+def _nothing_to_compare(record: dict, measured: Sequence[dict], quantity: str) -> UserError:
+    """The refusal of a record in which no method's ratio to Standard's noise has an interval."""
+    of_gradient = quantity == "gradient"
+    unbiased = [m for m in record["methods"] if m["unbiased"] and (m.get("gradient") or not of_gradient)]
+    run = f"run 'stabledllm decompose{' --gradient' * of_gradient}'"
+    if len(unbiased) > len(measured) and any(m["method"] == "standard" for m in unbiased):
+        sizes = "grad.rows and grad.steps" if of_gradient else "rows and steps"
+        run = f"so few draws tell no interval: {run} with more {sizes}, such as its defaults"
+    return UserError(
+        f"recommend: expected Standard and another unbiased method with an interval of the {quantity}'s noise, "
+        f"found {len(measured)} method(s); {run}."
     )
 
 
@@ -108,6 +120,24 @@ def is_comparable(record: dict) -> bool:
 def without_probe(method: str) -> str:
     """The method with ``adaptive`` in the place of ``ppots``."""
     return "+".join(_WITHOUT_PROBE.get(part, part) for part in method.split("+"))
+
+
+def _surely_as_good(others: Sequence[dict], best: dict, against: Collection[str], quantity: str) -> list[dict]:
+    """The methods that are surely below Standard and not surely above the best one."""
+    claimed = [(m, _ratio(m, quantity)) for m in others if m["method"] not in against]
+    bound = _ratio(best, quantity).ci_high
+    return [m for m, ratio in claimed if ratio.ci_high < 1 and ratio.value <= bound]
+
+
+def _contradicted(record: dict, quantity: str) -> list[str]:
+    """The methods of which nothing is claimed, as their measured variance, or Standard's, is not the predicted one.
+
+    The gradient's ratios are predicted ones, from exact counts; only the loss's are measured.
+    """
+    if quantity != "loss":
+        return []
+    apart = [m["method"] for m in record["methods"] if m.get("agrees_with_prediction") is False]
+    return [m["method"] for m in record["methods"]] if "standard" in apart else apart
 
 
 def _standard(measured: Sequence[dict]) -> dict:
@@ -131,14 +161,19 @@ def _simplicity(entry: dict, quantity: str) -> tuple:
 
 
 def _sentences(
-    record: dict, chosen: dict, name: str, best: dict, sure: bool, quantity: str, forwards: int
+    record: dict, chosen: dict, name: str, best: dict | None, sure: bool, quantity: str, forwards: int
 ) -> list[str]:
     def ratio(entry: dict) -> str:
         r = _ratio(entry, quantity)
         return f"{r.value:.2g} ({r.ci_low:.2g} to {r.ci_high:.2g})"
 
     lines = []
-    if not sure:
+    if best is None:
+        lines.append(
+            "Nothing is recommended: measured and predicted variances disagree, so that no ratio of the loss's noise "
+            "can be trusted. Stay with standard, or measure again with more steps and rows."
+        )
+    elif not sure:
         lines.append(
             f"No method helps significantly: the least {quantity} noise at equal compute is {best['method']}'s, "
             f"{ratio(best)} of Standard's. Stay with standard, or measure with more rows."
@@ -154,8 +189,12 @@ def _sentences(
             lines.append(
                 f"{best['method']} measured least, {ratio(best)}, which is not surely less; it is less simple."
             )
+    if best is not None and (against := _contradicted(record, quantity)):
+        lines.append(f"Not compared, as measured and predicted variances disagree: {', '.join(against)}.")
     if (noise_scale := _noise_scale(record, chosen)) and sure:
         lines.append(noise_scale)
+    if sure and quantity == "gradient" and (doubt := _doubt(record, chosen)):
+        lines.append(doubt)
     lines += [_mirror(record, quantity)] if record.get("mirror") else []
     if quantity == "gradient" and (other := _best_for(record, "loss")) and other != best["method"]:
         lines.append(f"The loss's noise disagrees: by it {other} would be best. The gradient is what training follows.")
@@ -163,7 +202,8 @@ def _sentences(
 
 
 def _best_for(record: dict, quantity: str) -> str | None:
-    others = [m for m in record["methods"] if m["unbiased"] and m["method"] != "standard" and _ratio(m, quantity)]
+    out = ["standard", *_contradicted(record, quantity)]
+    others = [m for m in record["methods"] if m["unbiased"] and m["method"] not in out and _ratio(m, quantity)]
     return min(others, key=lambda m: _ratio(m, quantity).value)["method"] if others else None
 
 
@@ -177,6 +217,19 @@ def _noise_scale(record: dict, chosen: dict) -> str | None:
     )
 
 
+def _doubt(record: dict, chosen: dict) -> str | None:
+    """The sentence on drawn steps whose gradients do not vary as predicted; None where they do, or cannot tell."""
+    if (record.get("gradient") or {}).get("heavy_tail"):  # which drawn steps miss
+        return None
+    both = [m["method"] for m in (record["methods"][0], chosen) if m["gradient"].get("drawn_steps_agree") is False]
+    if not both:
+        return None
+    return (
+        f"Drawn steps of {' and '.join(both)} do not vary as predicted, which the ratio rests on: measure more, with "
+        f"grad.rows and grad.steps, before relying on it."
+    )
+
+
 def _mirror(record: dict, quantity: str) -> str:
     """The sentence that says whether MIRROR alone pays, and why."""
     entry = next((m for m in record["methods"] if m["method"] == "mirror"), None)
@@ -184,6 +237,11 @@ def _mirror(record: dict, quantity: str) -> str:
     if not ratio:
         return record["mirror"]["sentence"]
     span = f"{ratio.value:.2g} ({ratio.ci_low:.2g} to {ratio.ci_high:.2g})"
+    if "mirror" in _contradicted(record, quantity):
+        return (
+            f"Whether MIRROR alone pays is not claimed: {span} of Standard's loss noise was measured, and measured and "
+            f"predicted variances disagree."
+        )
     because = ", because |rho| A {} B + C"
     if entry["views"] != 2:  # a second view for some t only: the ratio at its own cost says all
         span, because = f"at {entry['views']:.3g} forwards a row {span}", ""

@@ -71,8 +71,9 @@ def choose_mask(
             )
         return MaskToken(_new_name(tokenizer, what), following, "new")
     if wanted in CHOICES:
+        other = "spare takes a spare row of the embedding" if following < rows else "new adds a row"
         raise UserError(
-            f"{what}: expected a free token for the mask, found no {_MISSING[wanted]}; --mask-token new adds a row."
+            f"{what}: expected a free token for the mask, found no {_MISSING[wanted]}; --mask-token {other}."
         )
     return _named(tokenizer, wanted, unused, what)
 
