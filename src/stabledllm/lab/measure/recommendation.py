@@ -197,7 +197,7 @@ def _sentences(
         lines.append(doubt)
     lines += [_mirror(record, quantity)] if record.get("mirror") else []
     other = _best_for(record, "loss") if quantity == "gradient" else None
-    if other not in (None, best["method"], chosen["method"]):
+    if other not in (None, best and best["method"], chosen["method"]):
         lines.append(f"The loss's noise disagrees: by it {other} would be best. The gradient is what training follows.")
     return lines
 
