@@ -336,3 +336,51 @@ def test_nothing_there_is_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             stream_of(spec)
+
+
+def test_of_a_whole_pass_no_row_is_counted_twice(tmp_path):
+    _, told = stream_of(write_folder(tmp_path / "data"), shuffle_buffer=8).first_told(100)
+    assert told.startswith("train: read 60 rows as ")
+    assert told.endswith("of which the first 60 rows are taken")
+
+
+def test_every_buffer_has_an_order_of_its_own(tmp_path):
+    found = numbers(taken(stream_of(write_folder(tmp_path / "data", files=1), shuffle_buffer=5), 30))
+    orders = [tuple(number % 5 for number in found[start : start + 5]) for start in range(0, 30, 5)]
+    assert len(set(orders)) > 3
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", answers(0, 15))
+    reader = stream_of(path, shuffle_buffer=5).read(0)
+    next(reader)
+    with path.open("a") as file:
+        file.write(json.dumps(answers(15, 1)[0]) + "\n")
+    with pytest.raises(UserError, match=r"a\.jsonl: expected a file that stays as it is while it is in use"):
+        list(islice(reader, 15))
+
+
+@pytest.mark.parametrize("place", [0, 9_000], ids=["beginning", "end"])
+def test_the_digest_is_of_both_ends_of_a_file(tmp_path, place):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"x" * 9_001)
+    before = stream_files(settings_of(path)).digest()
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(b"y")
+    assert stream_files(settings_of(path)).digest() != before
+
+
+def test_the_rest_of_a_pass_may_give_no_row(tmp_path):
+    """A run that goes on behind the last row that fits refuses nothing: rows came before."""
+    long = {"prompt": "Long?", "response": "so " * 50}
+    path = write_lines(tmp_path / "a.jsonl", [*answers(0, 5), *[long] * 5])
+    stream = stream_of(path, shuffle_buffer=5)
+    place = next(p for p in _places(stream, 6) if p.read == 5)
+    assert sorted(numbers(taken(stream, 5, 0, place))) == list(range(5))
+
+
+def _places(stream, rows: int) -> list[Place]:
+    reader = stream.read(0)
+    list(islice(reader, rows))
+    return list(reader.places)

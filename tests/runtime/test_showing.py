@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import time
@@ -130,3 +131,16 @@ def test_an_error_within_ends_what_is_shown(watched):
     with busy("again"):
         time.sleep(0.06)
     assert told.getvalue() == "again ...\n", "the first one left nothing behind"
+
+
+@pytest.mark.parametrize("size", [(0, 0), (80, 0), (50, 20)], ids=str)
+def test_a_terminal_that_does_not_know_its_size_has_a_bar_too(watched, monkeypatch, size):
+    terminal = watched(terminal=True)
+    terminal.fileno = lambda: 2
+    monkeypatch.setattr(showing.os, "get_terminal_size", lambda *_: os.terminal_size(size))
+    monkeypatch.setenv("COLUMNS", "60")
+    with bar(8, "validation NLL", "forward") as shown:
+        assert "validation NLL:   0%" in terminal.getvalue()
+        assert bool(shown.dynamic_ncols) == all(size), "one that knows it is asked again and again"
+        if not all(size):
+            assert 50 < max(map(len, terminal.getvalue().split("\r"))) < 60

@@ -204,3 +204,32 @@ def test_nothing_of_a_run_that_was_killed_before_its_first_checkpoint_is_left(tm
     history.add(1, {"loss": 1.0})
     History(tmp_path / HISTORY).go_on_from(0, [], None)
     assert not (tmp_path / HISTORY).exists()
+
+
+def test_lines_of_before_keep_their_times(tmp_path, monkeypatch):
+    settings = small_run(tmp_path) | LOGGED
+    with monkeypatch.context() as patch:
+        stop_at(5, patch)
+        with pytest.raises(Killed):
+            train(settings)
+    before = [line for line in lines(settings) if line["step"] <= 4]
+    train(settings)
+    assert lines(settings)[: len(before)] == before
+
+
+def test_the_rate_is_that_of_the_steps_since_the_last_line(tmp_path, monkeypatch):
+    """A step takes 2 s; evaluating and saving take 10 s each."""
+    clock = [0.0]
+    monkeypatch.setattr(log_lines.time, "perf_counter", lambda: clock[0])
+    shown = LogLines(tmp_path, lambda: 100)
+    state = SimpleNamespace(global_step=0, max_steps=3, is_world_process_zero=True, log_history=[])
+    shown.on_train_begin(None, state, None)
+    for state.global_step, event in enumerate((shown.on_evaluate, shown.on_save, None), 1):
+        clock[0] += 2.0
+        shown.on_step_end(None, state, None)
+        shown.on_log(None, state, None, logs={"loss": 1.0})
+        if event:
+            clock[0] += 10.0
+            event(None, state, None)
+    found = map(json.loads, (tmp_path / HISTORY).read_text().splitlines())
+    assert [line["tokens_per_second"] for line in found if "loss" in line] == [50.0, 50.0, 50.0]

@@ -171,3 +171,4 @@ def test_rows_of_which_others_parts_are_given_are_other_rows(tmp_path, other):
     save_untuned(tmp_path, [TokenRow(**row)] * 2, values, 4)
     assert beside_untuned(tmp_path, [TokenRow(**row)] * 2, values, 4)["difference"]["validation_nll"]["value"] == 0
     assert beside_untuned(tmp_path, [TokenRow(**row), TokenRow(**(row | other))], values, 4) is None
+    assert beside_untuned(tmp_path, [TokenRow(**row)] * 2, values, 5) is None, "other draws"

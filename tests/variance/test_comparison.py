@@ -186,8 +186,9 @@ def test_mirror_condition(law, pays, verdict):
     assert found["rho"] == pytest.approx(law.rho, abs=0.1)
     assert found["pays"] is pays
     assert found["sentence"].endswith(verdict)
-    assert f"|rho| A = {found['rho_A']['value']:.3g}" in found["sentence"]
-    assert f"B + C = {found['B_plus_C']['value']:.3g}" in found["sentence"]
+    for name, size in (("|rho| A", found["rho_A"]["value"]), ("B + C", found["B_plus_C"]["value"])):
+        assert (f"{name} = {size:.3g}" if size > 0 else f"{name} ") in found["sentence"]
+        assert f"{name} = -" not in found["sentence"]
 
 
 @pytest.mark.slow
@@ -214,6 +215,13 @@ def test_a_second_view_for_small_t_is_charged_what_it_costs(below, pays):
     assert again["pays"] is pays
     if below < 1:
         assert f"{entry['relative_to_standard']['value']:.2g} (" in again["sentence"], "the ratio that is printed"
+
+
+def test_the_sentence_on_mirror_shows_no_size_below_zero():
+    """With views that vary alike rho is above 0, and the estimate of |rho| A, which is -rho A, below."""
+    surely, maybe = (condition(linear_law(rho=rho, tau2=0.5))["sentence"] for rho in (0.5, 0.004))
+    assert "here |rho| A = 0 and B + C = " in surely
+    assert "here |rho| A below " in maybe
 
 
 def test_the_sentence_on_mirror_claims_nothing_where_the_prediction_is_another():

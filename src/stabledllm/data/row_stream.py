@@ -74,14 +74,15 @@ class RowStream:
     def first_told(self, rows: int) -> tuple[TokenRows, str]:
         """The same, with a sentence on what was read for it."""
         builder, quiet = RowsBuilder(), replace(self, say=lambda _: None)
+        read = left_out = ""
         with closing(quiet.read(self.settings.seed, workers=1)) as reader:
             for row in reader:
                 if reader.place.epoch:  # there are fewer in a whole pass
                     break
                 builder.add(row)
+                read, left_out = reader.examples.reading.said(), reader.left_out()
                 if len(builder) == rows:
                     break
-            read, left_out = reader.examples.reading.said(), reader.left_out()
         return builder.rows(), f"train: {read}, of which the first {len(builder)} rows are taken{left_out}"
 
     def told(self) -> str:

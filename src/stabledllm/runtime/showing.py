@@ -5,13 +5,15 @@ All of it goes to standard error, from the first of several ranks alone, and say
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -58,6 +60,21 @@ def _shown() -> bool:
     return is_main_process() and not _HIDDEN.get() and not bars_are_off()
 
 
+def _size() -> dict[str, Any]:
+    """How wide a bar is, for tqdm: as wide as the terminal is at any time.
+
+    One that does not know its size, as those that scripts and containers open, has that of COLUMNS and LINES, else 80
+    columns; tqdm would take it for one of no columns, and show nothing.
+    """
+    try:
+        if all(os.get_terminal_size(sys.stderr.fileno())):
+            return {"dynamic_ncols": True}
+    except (OSError, ValueError, AttributeError):
+        pass
+    columns, lines = shutil.get_terminal_size()
+    return {"ncols": columns - 1, "nrows": lines}
+
+
 @contextmanager
 def bar(total: int | None, what: str, unit: str, *, initial: int = 0) -> Iterator[Bar]:
     """Yields a count of the work done, shown as a bar in a terminal and elsewhere as a line at times.
@@ -71,7 +88,7 @@ def bar(total: int | None, what: str, unit: str, *, initial: int = 0) -> Iterato
     if not _shown():
         yield _Hidden()
     elif in_terminal():
-        with tqdm(total=total, initial=initial, desc=what, unit=unit, leave=False, dynamic_ncols=True) as shown:
+        with tqdm(total=total, initial=initial, desc=what, unit=unit, leave=False, **_size()) as shown:
             yield shown
     else:
         yield _Lines(total, what, unit, initial)
@@ -157,7 +174,7 @@ def _tick(what: str, over: threading.Event) -> None:
     if over.wait(SILENT_FOR):
         return
     started = time.monotonic() - SILENT_FOR
-    with tqdm(bar_format="{desc}", leave=False, dynamic_ncols=True) as shown:
+    with tqdm(bar_format="{desc}", leave=False, **_size()) as shown:
         while True:
             shown.set_description_str(f"{what} ... {time.monotonic() - started:.0f} s")
             if over.wait(1.0):

@@ -181,8 +181,8 @@ def _condition(cost: float, gain: Estimate, rest: Estimate) -> str:
     """The condition in words, with the values of its two sides."""
     if cost == 2:
         return (
-            f"At uniform t, MIRROR beats twice the rows at equal compute only if |rho| A > B + C: here |rho| A = "
-            f"{_text(gain)} and B + C = {_text(rest)} nats²"
+            f"At uniform t, MIRROR beats twice the rows at equal compute only if |rho| A > B + C: here |rho| A "
+            f"{_compared(gain)} and B + C {_compared(rest)} nats²"
         )
     more = cost - 1
     return (
@@ -190,6 +190,14 @@ def _condition(cost: float, gain: Estimate, rest: Estimate) -> str:
         f"the rows only if A - {cost:.3g} A' > {more:.3g} (B + C), A' the mask-pattern noise that it leaves: here "
         f"{_text(gain)} and {_text(rest, more)} nats²"
     )
+
+
+def _compared(estimate: Estimate) -> str:
+    """An estimate of what cannot be negative in words: ``= 3 ± 1``; ``below 2`` or ``= 0`` where it is not above 0."""
+    high = estimate.interval()[1]
+    if estimate.value > 0:
+        return f"= {_text(estimate)}"
+    return f"below {float(f'{high:.2g}'):g}" if high > 0 else "= 0"
 
 
 def _text(estimate: Estimate, by: float = 1.0) -> str:
