@@ -57,6 +57,12 @@ def test_the_simplest_within_the_interval_of_the_best():
     assert recommend(record(STANDARD, *methods, worse)).method == "partition4+fixedcount", "fewer probes before views"
 
 
+def test_the_loss_disagrees_with_neither_the_best_nor_the_recommended_one():
+    found = recommend(record(STANDARD, entry("ppots-gradient", 0.9, 0.5), entry("lowdisc+fixedcount", 0.2, 0.55)))
+    assert (found.method, found.best) == ("lowdisc+fixedcount", "ppots-gradient")
+    assert not any("disagrees" in s for s in found.sentences)
+
+
 def test_among_free_methods_the_loss_breaks_the_tie():
     def free(method: str, gradient: float, predicted: float) -> dict:
         return entry(method, 0.9, gradient) | {"predicted_at_equal_compute": {"value": predicted}}

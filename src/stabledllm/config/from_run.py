@@ -36,7 +36,7 @@ _OF_THE_ROWS = (
 )  # fmt: skip
 """Keys of the data that mean nothing for other rows than the run's own."""
 _WITHOUT_EFFECT = ("cache", "workers")
-_NOTHING = "the model; its run had the default settings"
+_NOTHING = "the model; all else is given or as by default"
 _OF_PROMPTS = ("system_prompt", "format", "columns", "image")
 """Keys of the data that ``generate`` reads."""
 

@@ -196,7 +196,8 @@ def _sentences(
     if sure and quantity == "gradient" and (doubt := _doubt(record, chosen)):
         lines.append(doubt)
     lines += [_mirror(record, quantity)] if record.get("mirror") else []
-    if quantity == "gradient" and (other := _best_for(record, "loss")) and other != best["method"]:
+    other = _best_for(record, "loss") if quantity == "gradient" else None
+    if other not in (None, best and best["method"], chosen["method"]):
         lines.append(f"The loss's noise disagrees: by it {other} would be best. The gradient is what training follows.")
     return lines
 
