@@ -126,6 +126,10 @@ def _become(work: Callable[[], object], cwd: Path, environment: Mapping[str, str
         os.environ.update({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | dict(environment))
         os.chdir(cwd)
         _forget_who_it_was()
+        if torch := sys.modules.get("torch"):
+            # torch makes its pool of threads anew at the first use after a fork, and fails where several threads are
+            # the first at once, as when weights are loaded.
+            torch.set_num_threads(torch.get_num_threads())
         work()
         code = 0
     except SystemExit as stop:

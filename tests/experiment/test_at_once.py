@@ -131,7 +131,7 @@ TOLD = [
     ("data.train=documents.jsonl", 'write "data.columns={prompt: question, completion: text}" if it is the answer, or'),
     ("data.train=foreign.jsonl", '"data.columns={prompt: frage, completion: antwort}"'),
     ("out=notes.txt", "notes.txt: expected a folder, found a file."),
-    ("out=notes.txt/run", "notes.txt: expected a folder, found a file."),
+    ("out=notes.txt/run", "notes.txt/run: expected a folder, found a file on the way to it, notes.txt."),
     ("lora", "override 'lora': expected key=value, found no '='; recipes are joined by +: write RECIPE+lora."),
     ("patience=3", "there is no early stopping"),
     ("config=x.yaml", "a recipe's file stands first: stabledllm train FILE.yaml."),

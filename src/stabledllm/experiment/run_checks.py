@@ -172,7 +172,8 @@ def check_out(out: str) -> None:
     path = Path(out).expanduser()
     there = next((place for place in (path, *path.parents) if place.exists()), None)
     if there is not None and not there.is_dir():
-        raise UserError(f"{there}: expected a folder, found a file.")
+        on_the_way = "" if there == path else f" on the way to it, {there}"
+        raise UserError(f"{out}: expected a folder, found a file{on_the_way}.")
 
 
 def check_clip(name: str) -> None:

@@ -53,7 +53,8 @@ def without_bars() -> Iterator[None]:
 
 def in_terminal() -> bool:
     """Whether standard error can show a bar: a terminal, or a notebook."""
-    return "ipykernel" in sys.modules or bool(sys.stderr is not None and sys.stderr.isatty())
+    notebook = type(sys.stderr).__module__ == "ipykernel.iostream"
+    return notebook or bool(sys.stderr is not None and sys.stderr.isatty())
 
 
 def _shown() -> bool:
