@@ -24,6 +24,7 @@ SPINE = ("noise", "loss.py", "ppots", "variance", "stats")
 EXCLUDED = {
     "noise/blocks.py": "block diffusion's units",
     "ppots/adaptive.py": "an option of training: p(t) refitted from its losses",
+    "ppots/fitted_for.py": "of the file format of a fitted density: what it was fitted for",
     "ppots/record.py": "the file format of a fitted density",
     "variance/comparison.py": "rows and sentences of decomposition.json, from figures that the others worked out",
 }

@@ -181,6 +181,11 @@ TOLD = [
     ("allow_changed=[stepz]", "found 'stepz' (did you mean 'steps'?)."),
     ("callbacks=[SaveSamples]", "expected dotted names of classes, such as my_callbacks.SaveSamples"),
     ("callbacks=[my_callback.Save]", "found no module 'my_callback' (did you mean 'my_callbacks.py'?)."),
+    ("p_of_t=fitted.json method=ppots+mirror", "fitted for 'ppots+mirror', found one for 'ppots'."),
+    ("p_of_t=fitted.json method=ppots objective.eps=0.01", "fitted for objective.eps=0.01, found 0.001."),
+    ("p_of_t=fitted.json method=ppots objective.weighting=unweighted", "objective.weighting=unweighted, found elbo."),
+    ("p_of_t=fitted.json method=ppots block_size=8", "fitted for block_size=8, found one for None."),
+    ("p_of_t=p.json method=ppots", "p.json: expected JSON, found something broken"),
     ("p_of_t=p.jsn method=ppots", "found nothing at 'p.jsn' (did you mean 'p.json'?)."),
     ("clip=vit", "CLIP model 'vit': expected a local folder or a hub's OWNER/NAME"),
     ("epochs=3", "expected steps=null beside it, since steps are set and decide"),
@@ -247,10 +252,19 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("1+1=2")
     for name in ("empty.jsonl", "my_callbacks.py", "p.json"):
         (tmp_path / name).touch()
+    objective = {"weighting": "elbo", "normalization": "row", "eps": 1e-3, "power": 0.0}
+    fitted = {"schema": "stabledllm/p_of_t/1", "method": "ppots", "config": {}, "objective": objective}
+    (tmp_path / "fitted.json").write_text(json.dumps(fitted))
     (tmp_path / "mymodels" / "llama").mkdir(parents=True)
     (tmp_path / "mymodels" / "llama" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_a_density_of_the_same_method_is_taken(here):
+    """Parts that leave the best p as it is make no other method."""
+    settings = load_checked("sft-synthetic", ["method=ppots+ema", "p_of_t=fitted.json"])
+    assert settings.p_of_t == "fitted.json"
 
 
 def sentences(recipe: str, *overrides: str) -> list[str]:

@@ -34,7 +34,8 @@ from stabledllm.lab.fit import fitted_for, save_fit
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
-from stabledllm.ppots.record import FittedDensity, canonical
+from stabledllm.ppots.fitted_for import canonical
+from stabledllm.ppots.record import FittedDensity
 from stabledllm.runtime.files import read_json, write_json
 from stabledllm.runtime.folders import remove_empty, sweep, writable_folder
 from stabledllm.runtime.locks import waiting_for

@@ -23,6 +23,8 @@ from stabledllm.models.shipped import check_name
 from stabledllm.noise.fits import check_blocks, check_model, check_p_of_t
 from stabledllm.noise.parts import OfParts, find_part
 from stabledllm.noise.weightings import power_of
+from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
+from stabledllm.runtime.files import read_json
 from stabledllm.runtime.nearby import nearby
 
 _MOST_VIEWS = 64
@@ -40,7 +42,7 @@ def of_method(run: TrainSettings, name: str) -> Checks:
     if causal is not None:
         yield "method methods model family", partial(check_model, method, run.model, causal)
     if run.p_of_t:
-        yield "method methods p_of_t", partial(_check_density, method, run.p_of_t)
+        yield "method methods p_of_t objective block_size", partial(_check_density, method, run)
     if run.block_size:
         yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
 
@@ -153,7 +155,8 @@ def _check_base(model: str, base: str) -> None:
     check_model_name(base)
 
 
-def _check_density(method: OfParts, name: str) -> None:
+def _check_density(method: OfParts, run: TrainSettings) -> None:
+    name = run.p_of_t
     check_p_of_t(method)
     path = Path(name).expanduser()
     if not path.is_file():
@@ -161,6 +164,11 @@ def _check_density(method: OfParts, name: str) -> None:
         inside = f"; write p_of_t={path / 'p_of_t.json'}" if (path / "p_of_t.json").is_file() else ""
         near = inside or nearby(path, [".json"])
         raise UserError(f"key 'p_of_t': expected a file that 'stabledllm fit' wrote, found {found}{near}.")
+    record, objective = read_json(path, SCHEMA), run.objective.model_dump()
+    objective["power"] = power_of(run.objective.weighting, run.objective.power)
+    parts = {"method": str, "config": dict, "objective": dict}
+    if all(isinstance(record.get(part), kind) for part, kind in parts.items()):  # else refused where it is read whole
+        refuse_other(record, method.name, objective, name, run.block_size)
 
 
 def check_out(out: str) -> None:

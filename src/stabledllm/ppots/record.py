@@ -12,7 +12,6 @@ from torch import Tensor
 from stabledllm.errors import UserError
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
-from stabledllm.noise.parts import FOLLOWED, PARTS, REPORTED
 from stabledllm.noise.sources import IID
 from stabledllm.ppots.cells import WeighsBy
 from stabledllm.ppots.crossfit import (
@@ -25,10 +24,10 @@ from stabledllm.ppots.crossfit import (
     variance_under,
 )
 from stabledllm.ppots.fit import Fit, FitOptions, fit
+from stabledllm.ppots.fitted_for import SCHEMA
 from stabledllm.ppots.moments import Curve, LossMoments, SecondMoments
 from stabledllm.runtime.files import read_json, write_json
 
-SCHEMA = "stabledllm/p_of_t/1"
 LEAST_SEEN = 10
 """Least number of draws of a cell with a masked token for its curves to have an error: among fewer, one decides."""
 
@@ -196,37 +195,6 @@ def fit_density(
         "config": asdict(options) | {"strata": getattr(method.source, "strata", None)} | (config or {}),
     }
     return FittedDensity(fitted.sampler, record, crossfit)
-
-
-def refuse_other(density: FittedDensity, method: Method, path: str, block_size: int | None = None) -> None:
-    """Refuse a density that was fitted for another source, masker, views, objective or blocks: it is not the best here.
-
-    Raises:
-        UserError: naming the first that differs.
-
-    >>> refuse_other(FittedDensity(Tabulated([1.0]), {"method": "ppots"}), Method.parse("strats+ppots"), "p_of_t.json")
-    Traceback (most recent call last):
-    stabledllm.errors.UserError: p_of_t.json: expected a density fitted for 'strats+ppots', found one for 'ppots'.
-    """
-    fitted = density.record.get("config", {}).get("block_size")
-    if fitted != block_size:
-        raise UserError(f"{path}: expected a density fitted for block_size={block_size}, found one for {fitted}.")
-    if canonical(density.method) != canonical(method.name):
-        raise UserError(f"{path}: expected a density fitted for '{method.name}', found one for '{density.method}'.")
-    objective = asdict(method.objective)
-    for key, value in density.record.get("objective", {}).items():
-        if value != objective[key]:
-            raise UserError(f"{path}: expected a density fitted for objective.{key}={objective[key]}, found {value}.")
-
-
-def canonical(name: str) -> str:
-    """A method's name without the parts that do not change the best p, and with ``ppots`` in the place of ``adaptive``.
-
-    >>> canonical("lowdisc+adaptive+ema")
-    'lowdisc+ppots'
-    """
-    reported = [part.name for part in PARTS.values() if REPORTED in part.fills]
-    return "+".join(FOLLOWED.get(part, part) for part in name.split("+") if part not in reported)
 
 
 def profile_record(profile: ProbeProfile) -> dict:

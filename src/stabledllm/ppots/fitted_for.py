@@ -1,0 +1,48 @@
+"""What a stored p(t) was fitted for, told from its record alone: no framework is loaded to refuse another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stabledllm.errors import UserError
+from stabledllm.noise.parts import FOLLOWED, PARTS, REPORTED
+
+SCHEMA = "stabledllm/p_of_t/1"
+"""Of ``p_of_t.json``."""
+
+
+def refuse_other(
+    record: Mapping[str, Any], method: str, objective: Mapping[str, Any], path: str, block_size: int | None = None
+) -> None:
+    """Refuse a density that was fitted for another source, masker, views, objective or blocks: it is not the best here.
+
+    Args:
+        record: the content of ``p_of_t.json``.
+        objective: the fields of :class:`~stabledllm.noise.objective.Objective`.
+
+    Raises:
+        UserError: naming the first that differs.
+
+    >>> refuse_other({"method": "ppots"}, "strats+ppots", {}, "p_of_t.json")
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: p_of_t.json: expected a density fitted for 'strats+ppots', found one for 'ppots'.
+    """
+    fitted = record.get("config", {}).get("block_size")
+    if fitted != block_size:
+        raise UserError(f"{path}: expected a density fitted for block_size={block_size}, found one for {fitted}.")
+    if canonical(record["method"]) != canonical(method):
+        raise UserError(f"{path}: expected a density fitted for '{method}', found one for '{record['method']}'.")
+    for key, value in record.get("objective", {}).items():
+        if value != (wanted := objective.get(key)):
+            raise UserError(f"{path}: expected a density fitted for objective.{key}={wanted}, found {value}.")
+
+
+def canonical(name: str) -> str:
+    """A method's name without the parts that do not change the best p, and with ``ppots`` in the place of ``adaptive``.
+
+    >>> canonical("lowdisc+adaptive+ema")
+    'lowdisc+ppots'
+    """
+    reported = [part.name for part in PARTS.values() if REPORTED in part.fills]
+    return "+".join(FOLLOWED.get(part, part) for part in name.split("+") if part not in reported)
