@@ -19,7 +19,6 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.record import FittedDensity, fit_density
-from stabledllm.training.density import refuse_other
 from tests.checks.statistics import assert_mean
 from tests.fakes.gradients import ToyGradients
 from tests.fakes.tiny import model, rows
@@ -81,7 +80,7 @@ def test_the_record_says_whose_second_moment_it_is(tmp_path):
     assert "E|gradient|²" in loaded.summary()
     assert loaded.sampler.density.equal(density.sampler.density)
     with pytest.raises(ValueError, match=r"expected a density fitted for 'ppots', found one for 'lowdisc\+ppots-grad"):
-        refuse_other(loaded, Method.parse("ppots"), "p.json")
+        loaded.refuse_other(Method.parse("ppots"), "p.json")
 
 
 def test_the_proxys_density_is_weighed_by_the_gradients_own_moment():
@@ -110,6 +109,6 @@ def test_a_density_of_another_objective_is_refused():
     loaded = LoadedModel(model(), ByteTokenizer(), "small")
     settings, method = ProbeOptions(rows=4, rates=4, masks=2, starts=2), Method.parse("ppots")
     found = probe_and_fit(loaded, rows(6), method, settings, 0, 4)
-    refuse_other(found, Method.parse("ppots", objective=Objective("elbo")), "p.json")
+    found.refuse_other(Method.parse("ppots", objective=Objective("elbo")), "p.json")
     with pytest.raises(ValueError, match="expected a density fitted for objective"):
-        refuse_other(found, Method.parse("ppots", objective=Objective("unweighted")), "p.json")
+        found.refuse_other(Method.parse("ppots", objective=Objective("unweighted")), "p.json")

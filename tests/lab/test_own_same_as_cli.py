@@ -17,7 +17,7 @@ from stabledllm.lab import decompose, fit
 from stabledllm.lab.recommendation import recommend
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import LoadedModel, load_model
-from stabledllm.ppots.record import FittedDensity, refuse_other
+from stabledllm.ppots.record import FittedDensity
 from stabledllm.reports.html import write_report
 from tests.cli.runner import in_process
 from tests.fakes.tiny import model
@@ -145,6 +145,6 @@ def test_what_is_saved_is_read_everywhere(lab, tmp_path):
     for sampler in (AlphaScheduler(paths[0]).sampler, Noise("ppots", mask_id=256, p_of_t=paths[0]).sampler):
         assert torch.equal(sampler.weight(t), found.sampler.weight(t))
     assert Method.parse("ppots").sampler(found.sampler) is found.sampler
-    refuse_other(FittedDensity.load(paths[0]), Method.parse("ppots"), "p_of_t", block_size=None)  # as a recipe's p_of_t
+    FittedDensity.load(paths[0]).refuse_other(Method.parse("ppots"), "p_of_t", block_size=None)  # as a recipe's p_of_t
     lab.decompose(methods=METHODS, **SMALL).save(tmp_path / "decompose")
     assert write_report(tmp_path).stat().st_size > 10_000

@@ -169,10 +169,10 @@ class Noise:
     def _fitted(self, p_of_t: str | Path | TSampler | None) -> TSampler | None:
         if not isinstance(p_of_t, str | Path):
             return p_of_t
-        from stabledllm.ppots.record import FittedDensity, refuse_other  # scipy, only where a fit is read
+        from stabledllm.ppots.record import FittedDensity  # scipy, only where a fit is read
 
         density = FittedDensity.load(Path(p_of_t).expanduser())
-        refuse_other(density, self.method, str(p_of_t))
+        density.refuse_other(self.method, str(p_of_t))
         return density.sampler
 
 

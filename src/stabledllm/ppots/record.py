@@ -24,7 +24,7 @@ from stabledllm.ppots.crossfit import (
     variance_under,
 )
 from stabledllm.ppots.fit import Fit, FitOptions, fit
-from stabledllm.ppots.fitted_for import SCHEMA
+from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
 from stabledllm.ppots.moments import Curve, LossMoments, SecondMoments
 from stabledllm.runtime.files import read_json, write_json
 
@@ -98,6 +98,14 @@ class FittedDensity:
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: expected a fitted density's record, found it broken ({error!r}).") from None
         return loaded
+
+    def refuse_other(self, method: Method, path: str, block_size: int | None = None) -> None:
+        """Refuse to serve another method, objective or blocks, see :func:`~stabledllm.ppots.fitted_for.refuse_other`.
+
+        Raises:
+            UserError: naming the first that differs.
+        """
+        refuse_other(self.record, method.name, asdict(method.objective), path, block_size)
 
     def summary(self) -> str:
         """The fit in one line."""

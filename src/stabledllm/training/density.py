@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from accelerate.state import PartialState
@@ -14,7 +13,6 @@ from stabledllm.data.rows import TokenRow
 from stabledllm.lab.fit import fitted_for, save_fit
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
-from stabledllm.ppots.fitted_for import refuse_other
 from stabledllm.ppots.record import FittedDensity
 from stabledllm.training.checkpoints import DENSITY
 from stabledllm.training.devices import will_shard
@@ -40,7 +38,7 @@ def obtain_density(
             density = FittedDensity.load(checkpoint / DENSITY)
         elif settings.p_of_t:
             density = FittedDensity.load(Path(settings.p_of_t))
-            refuse_other(density.record, method.name, asdict(method.objective), settings.p_of_t, settings.block_size)
+            density.refuse_other(method, settings.p_of_t, settings.block_size)
         else:
             loaded.model.to(arguments.device)
             density = fitted_for(settings, method, loaded, rows)
