@@ -13,11 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
+from tests.checks.child import command_line, live
 from tests.faults.forked import warm
 
 
@@ -91,11 +91,8 @@ def command(
     warm()
 
     def work() -> None:
-        sys.argv = ["stabledllm", *arguments]
         before()
-        from stabledllm.cli.main import main
-
-        main()
+        command_line(*arguments)
 
     return Forked(work, cwd, environment)
 
@@ -109,38 +106,15 @@ def ranks(start: Callable[[Mapping[str, str]], Forked], count: int = 2) -> list[
     return [start(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
 
 
-def _become(work: Callable[[], object], cwd: Path, environment: Mapping[str, str], streams: list[int]) -> None:
-    """The new process's life; it never returns into its parent's code."""
-    code = 70
-    try:
-        os.setpgid(0, 0)
-        with open(os.devnull, "rb") as nothing:
-            os.dup2(nothing.fileno(), 0)
-        for number, stream in enumerate(streams, 1):
-            os.dup2(stream, number)
-        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def _become(work: Callable[[], object], cwd: Path, environment: Mapping[str, str], streams: list[int]) -> NoReturn:
+    def placed() -> None:
         os.environ.update({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | dict(environment))
         os.chdir(cwd)
         _forget_who_it_was()
-        if torch := sys.modules.get("torch"):
-            # torch makes its pool of threads anew at the first use after a fork, and fails where several threads are
-            # the first at once, as when weights are loaded.
-            torch.set_num_threads(torch.get_num_threads())
         work()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
-                stream.flush()
-        os._exit(code)
+
+    os.setpgid(0, 0)
+    live(placed, os.open(os.devnull, os.O_RDONLY), *streams)
 
 
 def _forget_who_it_was() -> None:

@@ -6,13 +6,13 @@ import importlib
 import os
 import select
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.checks.child import command_line, live
 
 HANGS = 124
 """The code of one that was ended for taking too long, as timeout(1) has it."""
@@ -49,11 +49,17 @@ def command(
     *arguments: str, cwd: Path, seconds: float = 60, before: Callable[[], object] = lambda: None, stdin: bytes = b""
 ) -> Ended:
     """Run ``stabledllm ARGUMENTS`` in a folder; ``before`` is called in the child first."""
+
+    def work() -> None:
+        os.chdir(cwd)
+        before()
+        command_line(*arguments)
+
     with _piped(stdin) as typed:
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
-            _become(arguments, cwd, before, typed, write)
+            live(work, typed, write, write)
     os.close(write)
     printed, deadline = bytearray(), time.monotonic() + seconds
     hangs = False
@@ -81,32 +87,3 @@ def _piped(content: bytes) -> Iterator[int]:
         yield read
     finally:
         os.close(read)
-
-
-def _become(arguments, cwd: Path, before: Callable[[], object], typed: int, write: int) -> None:
-    """The child's life; it never returns into its parent's code."""
-    code = 70
-    try:
-        os.dup2(typed, 0)
-        os.dup2(write, 1)
-        os.dup2(write, 2)
-        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.chdir(cwd)
-        sys.argv = ["stabledllm", *arguments]
-        before()
-        from stabledllm.cli.main import main
-
-        main()
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
-                stream.flush()
-        os._exit(code)
