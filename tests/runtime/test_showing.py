@@ -144,3 +144,13 @@ def test_a_terminal_that_does_not_know_its_size_has_a_bar_too(watched, monkeypat
         assert bool(shown.dynamic_ncols) == all(size), "one that knows it is asked again and again"
         if not all(size):
             assert 50 < max(map(len, terminal.getvalue().split("\r"))) < 60
+
+
+def test_a_notebook_is_told_by_its_stream_and_not_by_what_is_imported(monkeypatch):
+    """Tests of notebooks import ipykernel too, and are none."""
+    stream = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert showing.in_terminal()
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert not showing.in_terminal()
