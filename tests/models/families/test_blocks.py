@@ -53,7 +53,7 @@ def by_definition(folder, size: int, start: str):
     [("sdar", "none", True), ("fast-dllm", "noisy", True), ("fast-dllm", "clean", True), ("fast-dllm", "noisy", False)],
 )
 def test_all_blocks_at_once_are_the_blocks_one_by_one(tmp_path, name, start, training, attention):
-    """In evaluation mode a block's first token is predicted by the clean copy, as in decoding, whatever training does."""
+    """In evaluation mode the clean copy predicts a block's first token, as in decoding, whatever training does."""
     folder, size = WRITERS[name](tmp_path, std=0.3), {"sdar": 4, "fast-dllm": 8}[name]
     model = load(folder).train(training)
     model.config.block_start = start
@@ -129,5 +129,5 @@ def test_a_vocabulary_without_the_mask_token(tmp_path):
     stored_tokens = json.loads((folder / "tokenizer.json").read_text())
     stored_tokens["added_tokens"] = [t for t in stored_tokens["added_tokens"] if t["id"] != MASK_ID]
     (folder / "tokenizer.json").write_text(json.dumps(stored_tokens))
-    with pytest.raises(UserError, match="expected mask_token_id in config.json or a mask token in the tokenizer"):
+    with pytest.raises(UserError, match=r"expected mask_token_id in config\.json or a mask token in the tokenizer"):
         load_model(str(folder))

@@ -25,6 +25,18 @@ class BlockConfig(DecoderConfig):
         layout = BLOCK_LAYOUTS.get(self.model_type)
         self.block_size = block_size or (layout.size if layout else None)
 
+    @property
+    def assumed(self) -> dict[str, int | None]:
+        """What config.json leaves out of the layout's keys, with the values that are used."""
+        layout, read = BLOCK_LAYOUTS[self.model_type], getattr(self, "_read", {})
+        keys = {layout.key: self.block_size, "mask_token_id": self.mask_token_id}
+        return {key: value for key, value in keys.items() if read.get(key) is None}
+
+    def adopt(self, block: int) -> None:
+        """Take another size of blocks where config.json has none; else nothing changes."""
+        if BLOCK_LAYOUTS[self.model_type].key in self.assumed:
+            self.block_size = block
+
     def _changed(self, read: dict[str, Any]) -> dict[str, Any]:
         layout = BLOCK_LAYOUTS[self.model_type]
         given = layout.key in read or self.block_size != layout.size
@@ -42,7 +54,7 @@ class SDARConfig(BlockConfig):
 
 
 class FastDLLMConfig(BlockConfig):
-    """The keys of ``Efficient-Large-Model/Fast_dLLM_v2_*``: Qwen2.5's, ``bd_size`` and training choices of the original.
+    """The keys of ``Efficient-Large-Model/Fast_dLLM_v2_*``: Qwen2.5's, ``bd_size`` and the original's own.
 
     Args:
         bd_size: tokens of a block, this layout's name of ``block_size``.
