@@ -38,8 +38,8 @@ def _lines(
     recomputed = "activations recomputed" if checkpointing(run) else "activations kept"
     lines = [
         f"{name}: {run.model}, {shape.parameters:,} parameters, {trained:,} trained; method {run.method}",
-        f"{layout.devices} x {layout.sharding}; per device and forward {rows} rows x {views} views x {length} tokens{copies}, "
-        f"{run.dtype} weights, {recomputed}",
+        f"{layout.devices} x {layout.sharding}; per device and forward {rows} rows x {views} views x {length} tokens"
+        f"{copies}, {run.dtype} weights, {recomputed}",
         "",
     ]
     table = memory.parts | {"needed per device": memory.needed}

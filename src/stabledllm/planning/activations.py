@@ -29,8 +29,6 @@ class Forward:
     """Forwards of the pass: rows times their views."""
     length: int
     """Tokens of each row, padding included."""
-    copies: int = 1
-    """Copies of a row side by side: in blocks 2, the noisy and the clean one, of which one carries loss."""
     compute: Literal["float32", "bfloat16", "autocast"] = "float32"
     """``autocast``: float32 weights and residual stream, bfloat16 products."""
     checkpointing: bool = False
@@ -41,6 +39,8 @@ class Forward:
     dropout: bool = False
     cast: int = 4
     """Bytes per number of the adapters' input, which peft casts to the adapters' float32 and autocast to bfloat16."""
+    copies: int = 1
+    """Copies of a row side by side: in blocks 2, the noisy and the clean one, of which one carries loss."""
 
     @property
     def tokens(self) -> int:
@@ -54,8 +54,8 @@ class Forward:
 
     @property
     def mask_bytes(self) -> int:
-        """Bytes of the attention mask of blocks, which SDPA holds as numbers beside the bool one."""
-        return 0 if self.copies == 1 else self.rows * (self.copies * self.length) ** 2 * (1 + self.narrow)
+        """Bytes of the attention mask of blocks, as numbers that all layers share."""
+        return 0 if self.copies == 1 else self.rows * (self.copies * self.length) ** 2 * self.narrow
 
     @property
     def wide(self) -> int:

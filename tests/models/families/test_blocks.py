@@ -82,6 +82,18 @@ def test_a_clean_row_alone_is_its_own_past(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", WRITERS)
+def test_mixed_precision_is_near_the_weights_own(tmp_path, name):
+    """The mask is made in the precision of the products, which SDPA asks for."""
+    model = load(WRITERS[name](tmp_path, std=0.1)).train()
+    exact = outputs(model, 4, "sdpa")
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = outputs(model, 4, "sdpa")
+    mixed.mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    torch.testing.assert_close(mixed, exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("name", WRITERS)
 def test_what_config_json_leaves_out(tmp_path, name):
     folder = WRITERS[name](tmp_path)
     loaded = load_model(str(folder))
