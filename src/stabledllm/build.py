@@ -89,7 +89,9 @@ def _keep_block_size(loaded: LoadedModel, settings: TrainSettings) -> None:
     if not hasattr(config, "block_size"):
         raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
     if decoding_block != size:
-        raise UserError(f"key 'decoding.block': expected block_size = {size}, found {decoding_block}.")
+        raise UserError(
+            f"key 'decoding.block': expected block_size = {size}, found {decoding_block}; write decoding.block={size}."
+        )
     config.block_size = size
     if settings.block_start != "noisy":
         if not hasattr(config, "block_start"):

@@ -51,6 +51,7 @@ CASES = {
     "sdar": Case(write_sdar, sdar_logits, {}),
     "sdar-tied": Case(write_sdar, sdar_logits, {"tie_word_embeddings": True, "block_size": 8, "mask_token_id": 259}),
     "fast-dllm": Case(write_fast_dllm, fast_dllm_logits, {}),
+    "fast-dllm-7b": Case(write_fast_dllm, fast_dllm_logits, {"tie_word_embeddings": False}),
 }
 
 
