@@ -39,8 +39,9 @@ def run_share(
     batch = rows_per_step(method, settings, sampler, size, lead)
     order_seed = seed if base.order_seed is None else base.order_seed
     spent = forwards_by_step(
-        method, method.sampler(sampler or Uniform()), size, batch, seed, order_seed, base.block_size, lead
-    )
+        method, method.sampler(sampler or Uniform()), size, batch, seed, order_seed, base.block_size, lead,
+        one_t=base.block_t == "row",
+    )  # fmt: skip
     standard = standard_steps(base, len(rows))
     steps = steps_nearest(rows_seen(standard, base.batch, len(rows)), spent)
     return {"batch": batch, "steps": steps, "trainer": _stretched(base.trainer, steps / standard)}
@@ -98,12 +99,13 @@ def forwards_by_step(
     order_seed: int,
     block_size: int | None = None,
     lead: Tensor | None = None,
+    one_t: bool = False,
 ) -> Iterator[int]:
     """Yields the forwards of steps 0, 1, ... of a run, from the draws that training will make, without end.
 
     Args:
         size: maskable tokens P of each row, shape (rows,). lead: in blocks, tokens of the prompt in each row's first
-            block with a response, shape (rows,); 0 without it.
+            block with a response, shape (rows,); 0 without it. one_t: one t for all blocks of a row.
     """
     lead = torch.zeros_like(size) if lead is None else lead
     rows, varies = len(size), _varies(method, size)
@@ -115,7 +117,7 @@ def forwards_by_step(
         if first == 0:
             order = [row for row, _ in EpochOrder(rows, batch, order_seed, lambda at=step: at)]
         own = order[first : first + batch]
-        yield _forwards(method, sampler, size[own], Key(noise_seed, step), block_size, lead[own])
+        yield _forwards(method, sampler, size[own], Key(noise_seed, step), block_size, lead[own], one_t)
 
 
 def steps_nearest(budget: int, forwards: Iterator[int]) -> int:
@@ -140,7 +142,9 @@ def _leads(rows: Sequence[TokenRow], base: TrainSettings) -> Tensor:
     return torch.tensor([row.prompt_length % size for row in rows])
 
 
-def _forwards(method: Method, sampler: TSampler, size: Tensor, key: Key, block_size: int | None, lead: Tensor) -> int:
+def _forwards(
+    method: Method, sampler: TSampler, size: Tensor, key: Key, block_size: int | None, lead: Tensor, one_t: bool
+) -> int:
     """The number of views that the rows of a step use; in blocks, a row uses the views that any of its blocks uses."""
     units = [
         (i, min(at + (block_size or p), p) - max(at, 0))
@@ -148,7 +152,8 @@ def _forwards(method: Method, sampler: TSampler, size: Tensor, key: Key, block_s
         for at in range(-before, p, block_size or p)
     ]
     row, tokens = torch.tensor(units).unbind(1)
-    t = sampler.icdf(method.source.uniforms(key, len(units), torch.device("cpu")))
+    u = method.source.uniforms(key, len(size) if one_t else len(units), torch.device("cpu"))
+    t = sampler.icdf(u[row] if one_t else u)
     active = method.views.active(t, tokens).long()
     return int((active.new_zeros(len(size), active.shape[1]).index_add_(0, row, active) > 0).sum())
 

@@ -177,7 +177,7 @@ def _check_density(method: OfParts, run: TrainSettings) -> None:
     objective["power"] = power_of(run.objective.weighting, run.objective.power)
     parts = {"method": str, "config": dict, "objective": dict}
     if all(isinstance(record.get(part), kind) for part, kind in parts.items()):  # else refused where it is read whole
-        refuse_other(record, method.name, objective, name, run.block_size)
+        refuse_other(record, method.name, objective, name, run.block_size, run.block_t)
 
 
 def check_out(out: str) -> None:

@@ -167,9 +167,16 @@ class Units:
         """The sum of ``values``, shape (B, L), over the maskable tokens of each unit, shape (U,)."""
         return (values[self.row].gather(1, self.place) * self.rows.maskable).sum(1)
 
-    def draw(self, method: Method, key: Key, sampler: TSampler) -> BlockDraw:
-        """Draw the t and the masks of every unit, and fold them into rows."""
-        return self.fold(method.draw(key, self.rows, sampler))
+    def draw(self, method: Method, key: Key, sampler: TSampler, sharing: Rows | None = None) -> BlockDraw:
+        """Draw the t and the masks of every unit, and fold them into rows.
+
+        Args:
+            sharing: the rows, where one t is drawn for all blocks of a row; the masks are still those of each unit.
+        """
+        if sharing is None:
+            return self.fold(method.draw(key, self.rows, sampler))
+        u = method.source.uniforms(key, sharing.step_rows, sharing.position.device)[sharing.position]
+        return self.fold(method.draw_at(sampler.icdf(u)[self.row], key, self.rows, sampler))
 
     def fold(self, drawn: Draw) -> BlockDraw:
         """Turn the noise of units into that of their rows.
