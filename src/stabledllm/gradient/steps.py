@@ -48,7 +48,12 @@ _UNITS = {"raw": UNIT, "clipped": UNIT, "update": ""}
 
 @dataclass(frozen=True)
 class StepGradients:
-    """Inner products of S step gradients under each transform, float64, (S, S); steps of n rows at ``cost`` each."""
+    """Inner products of S step gradients under each transform, float64, (S, S); steps of n rows at ``cost`` each.
+
+    >>> apart = StepGradients({"raw": torch.eye(4) + 1}, rows=2, cost=1.0, clipped_share=0.0)
+    >>> apart.variance().value, apart.mean_square().value
+    (1.0, 1.0)
+    """
 
     gram: dict[str, Tensor]
     rows: int
@@ -151,6 +156,10 @@ def ratio(one: StepGradients, other: StepGradients, transform: str) -> Ratio:
     Step s has the same data rows and random numbers in both, for as many rows as both have, so that both are left out
     together.
     NaN where too few steps were drawn for an estimate of |mean|² above 0.
+
+    >>> steps = StepGradients({"raw": torch.eye(4) + 1}, rows=2, cost=1.0, clipped_share=0.0)
+    >>> ratio(steps, steps, "raw").value
+    1.0
     """
     a, b = one.gram[transform], other.gram[transform]
     steps = min(len(a), len(b))
@@ -207,6 +216,11 @@ class StepMeter(Meter):
         parameters: patterns of parameter names; None takes all that are trainable.
         clip: norm to which gradients are clipped before the optimizer sees them (the Trainer's default 1.0); the norm
             is that of all trainable parameters, as in training, whichever are measured.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> meter = example_meter(StepMeter)
+    >>> meter.measure(Method(), Method().sampler(), rows=2, steps=4, seed=0).gram["raw"].shape
+    torch.Size([4, 4])
     """
 
     takes_whole_steps = True
