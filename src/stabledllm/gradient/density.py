@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabledllm.gradient.components import bernoulli_square, direct_square
 from stabledllm.gradient.counts import counts_of
 from stabledllm.gradient.output_layer import OutputLayerNorms
 from stabledllm.gradient.predicted import profile_method
 from stabledllm.gradient.profile import GradientProfile, gradient_profile, points_of
+from stabledllm.gradient.row_moments import bernoulli_square, direct_square
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method

@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from stabledllm.gradient.components import PairMean, bernoulli_moments, row_mean_square
+from stabledllm.gradient.components import PairMean, row_mean_square
 from stabledllm.gradient.profile import GradientProfile
 from stabledllm.gradient.projected import estimate
+from stabledllm.gradient.row_moments import bernoulli_moments
 from stabledllm.gradient.sketch import by_block
 from stabledllm.noise.densities import Uniform
 from stabledllm.stats.estimate import Estimate

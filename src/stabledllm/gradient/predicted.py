@@ -11,19 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stabledllm.gradient.components import (
-    UNIT,
-    PairMean,
-    as_positive,
-    bernoulli_moments,
-    direct_moments,
-    point_weight,
-    ratio_of,
-    row_mean_square,
-)
+from stabledllm.gradient.components import UNIT, PairMean, as_positive, ratio_of, row_mean_square
 from stabledllm.gradient.counts import counts_of
 from stabledllm.gradient.profile import GradientProfile
 from stabledllm.gradient.projected import estimate
+from stabledllm.gradient.row_moments import bernoulli_moments, direct_moments, point_weight
 from stabledllm.gradient.sketch import by_block
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.maskers import Bernoulli, FixedCount
