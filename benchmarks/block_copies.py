@@ -1,7 +1,7 @@
 """A training step of block diffusion against the doubled padded form. Target: at most 0.6 of its time.
 
 The doubled form sends the noisy and the clean copy of every row through the model whole; ours leaves out the noisy
-blocks that carry no loss, such as the prompt's. SDAR's layers, 4 x 256, vocabulary 8,192; one row of 1,024 tokens, of
+blocks that carry no loss, such as the prompt's. SDAR's layers, 2 x 128, vocabulary 8,192; one row of 1,024 tokens, of
 which the prompt is the named share; forward and backward; blocks of 4 and 32 tokens; the noise of ``standard``. Both
 forms have the same loss. In CPU seconds, taken in turns, so that what else the machine does weighs little.
 """
@@ -22,8 +22,8 @@ from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.streams import Key
 
 VOCABULARY, MASK, LENGTH = 8192, 8191, 1024
-SHAPE = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 768}
-BLOCKS, PROMPTS, STEPS = (4, 32), (0.25, 0.5, 0.75), 3
+SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 384}
+BLOCKS, PROMPTS, STEPS = (4, 32), (0.25, 0.5, 0.75), 2
 OURS = TwoCopies.of
 
 
@@ -35,7 +35,7 @@ def whole(masked: torch.Tensor, block_ids: torch.Tensor) -> TwoCopies:
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = SDARConfig(vocab_size=VOCABULARY, num_key_value_heads=2, head_dim=64, **SHAPE)
+    config = SDARConfig(vocab_size=VOCABULARY, num_key_value_heads=1, head_dim=64, **SHAPE)
     model = SDARForCausalLM._from_config(config, attn_implementation="sdpa").train()
     ids, method, ratios = torch.randint(0, MASK, (1, LENGTH)), Method.parse("standard"), {}
 

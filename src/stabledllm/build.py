@@ -24,7 +24,8 @@ from stabledllm.models.new import is_new
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
-from stabledllm.noise.parts import STANDARD, OfParts
+from stabledllm.noise.of_parts import OfParts
+from stabledllm.noise.parts import STANDARD
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
 
 
