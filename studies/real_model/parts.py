@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -127,6 +128,8 @@ class Study:
         ]  # fmt: skip
         where = [f"model={self.model(arm)}", f"out={self.run(arm)}"]
         stabledllm("train", HERE / "recipes" / "adapt.yaml", *where, *data, *self.sizes.adapt)
+        for checkpoint in self.run(arm).glob("checkpoint-*"):  # 1.6 GB each, and the run is finished
+            shutil.rmtree(checkpoint)
 
     def best(self) -> str:
         """The pretrained arm that ends with the lowest NLL on the held-out rows."""
