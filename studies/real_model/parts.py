@@ -6,15 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from studies.real_model.problems import SYSTEM, write_problems
+from studies.real_model.problems import SYSTEM, write_halves, write_problems
 from studies.real_model.sizes import Sizes
 
 HERE = Path(__file__).parent
+RECORD = "decomposition.json"
+DONE = "seeds-to-{}.done"
+PAPER = ("standard", "ppots", "mirror", "ppots+mirror")
 CONVERTED = {
     "shift": [],
     "no-shift": ["--no-shift"],
@@ -135,11 +138,82 @@ class Study:
         """The pretrained arm that ends with the lowest NLL on the held-out rows."""
         return min((arm for arm in self.sizes.arms if arm != "random"), key=lambda arm: nll_of(self.run(arm)))
 
+    # Part 2: the noise
+
     def _noise(self) -> Iterator[Item]:
-        return iter(())
+        folder = self.out / "noise"
+        every = ("--gradient", "--methods", ",".join(self.sizes.measured), *self.sizes.decompose)
+        plain = [option for option in self.sizes.decompose if not option.startswith("grad.")]
+        yield self._measured(folder / "after", "measure", every, 18)
+        yield self._measured(folder / "before", "measure", every, 18)
+        yield self._measured(folder / "original", "measure", plain, 1)  # it has no mask noise: of the loss alone
+        yield Item("noise", "toy", folder / "toy" / RECORD, 4, partial(self._measure_toy, folder / "toy"))
+        halves = self.out / "text" / "measure_long.jsonl"
+        yield Item("noise", "halves", halves, 0.5, self._halve)
+        standard = ("--gradient", "--methods", "standard", *self.sizes.decompose, *self.sizes.lengths)
+        for when in ("after", "before"):
+            for half in ("short", "long"):
+                yield self._measured(folder / f"{when}-{half}", f"measure_{half}", standard, 5)
+
+    def _measured(self, folder: Path, rows: str, options: Sequence[str], cost: float) -> Item:
+        """A measurement of the model that the folder's name begins with, on a file of rows."""
+
+        def run() -> None:
+            where = self.measured_model(folder.name.partition("-")[0])
+            data = ["--data", self.text(rows), f"data.max_len={self.sizes.longest}", f"data.system_prompt={SYSTEM}"]
+            stabledllm("decompose", "--model", where, *data, "--out", folder, *options)
+
+        return Item("noise", folder.name, folder / RECORD, cost, run)
+
+    def measured_model(self, name: str) -> Path:
+        """The original, or the best arm before or after its adaptation."""
+        if name == "original":
+            return self.out / "models" / "original"
+        return self.run(self.best()) / "model" if name == "after" else self.out / "models" / self.best()
+
+    def _measure_toy(self, folder: Path) -> None:
+        options = ["--gradient", "--methods", ",".join(self.sizes.measured), *self.sizes.toy]
+        stabledllm("decompose", "--model", "tiny", "--data", "synthetic:hard", "--out", folder, *options)
+
+    def _halve(self) -> None:
+        from stabledllm.models.loading import load_model
+
+        write_halves(self.out / "text", load_model(self.model("shift")).tokenizer)
+
+    # Part 3: fine-tuning
 
     def _finetune(self) -> Iterator[Item]:
-        return iter(())
+        """Seed after seed, so that what a kill leaves is an experiment of fewer seeds."""
+        for seed in range(1, self.sizes.seeds + 1):
+            for name, cost in (("compute", 25), ("steps", 16), ("original", 6)):
+                result = self.out / "finetune" / name / DONE.format(seed)
+                yield Item("finetune", f"{name}, seed {seed}", result, cost, partial(self._experiment, name, seed))
+
+    def methods(self, name: str) -> list[str]:
+        """The methods of an experiment of part 3; at equal steps those of one view are the same runs."""
+        if name == "original":
+            return ["autoregressive"]
+        return ["mirror", "ppots+mirror"] if name == "steps" else self.compared()
+
+    def compared(self) -> list[str]:
+        """The methods at equal compute: the paper's, ours without a fit, and what part 2 recommends."""
+        record = json.loads((self.out / "noise" / "after" / RECORD).read_text())
+        named = (record.get("recommendation") or {}).get("method", "standard")
+        return list(dict.fromkeys([*PAPER, "lowdisc+fixedcount", named]))
+
+    def _experiment(self, name: str, seed: int) -> None:
+        out = self.out / "finetune" / name
+        model = self.out / "models" / "original" if name == "original" else self.run(self.best()) / "model"
+        files = {"train": "tune", "validation": "held_out", "test": "problems"}
+        options = [f"base.data.{key}={self.text(file)}" for key, file in files.items()]
+        options += [f"base.data.max_len={self.sizes.longest}", f"base.data.system_prompt={SYSTEM}"]
+        options += [f"methods=[{','.join(self.methods(name))}]", f"seeds=[{','.join(map(str, range(1, seed + 1)))}]"]
+        options += [f"equal={'steps' if name == 'steps' else 'compute'}", f"base.model={model}", f"out={out}"]
+        recipe = HERE / "recipes" / "finetune.yaml"
+        stabledllm("experiment", recipe, *options, *self.sizes.finetune, "--jobs", self.sizes.jobs)
+        for run in out.glob("runs/*/*/run.json"):  # 0.5 GB each, and never needed again
+            shutil.rmtree(run.parent / "model", ignore_errors=True)
+        (out / DONE.format(seed)).touch()
 
 
 def nll_of(run: Path) -> float:

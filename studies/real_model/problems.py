@@ -6,6 +6,7 @@ over the templates, so that none counts more than another.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -69,6 +70,15 @@ def write_problems(folder: Path, source: str, sizes: dict[str, int], tokenizer: 
     write_json(folder / "text.json", {"source": source, "longest": longest, "files": told})
 
 
+def write_halves(folder: Path, tokenizer: HFTokenizer) -> None:
+    """Write the rows of ``measure.jsonl`` with the shorter responses to one file, those with the longer to another."""
+    rows = [json.loads(line) for line in (folder / "measure.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows.sort(key=lambda row: len(tokenizer.encode(row["answer"])))
+    half = len(rows) // 2
+    write_jsonl(folder / "measure_short.jsonl", rows[:half])
+    write_jsonl(folder / "measure_long.jsonl", rows[half:])
+
+
 def rows_of(source: str, file: File, count: int) -> list[dict]:
     """Rows of a task's split."""
     name, _, where = source.partition(":")
@@ -100,12 +110,7 @@ def template_of(row: dict) -> str:
 def tokens_of(row: dict, tokenizer: HFTokenizer) -> int:
     """The length of the whole row, with its end token."""
     messages = [{"role": "system", "content": SYSTEM}, *row["messages"]]
-    return len(tokenizer.chat(messages[:-1])) + response_tokens(row, tokenizer)
-
-
-def response_tokens(row: dict, tokenizer: HFTokenizer) -> int:
-    """The tokens of the response that may be masked, the end token among them."""
-    return len(tokenizer.encode(row["messages"][-1]["content"])) + 1
+    return len(tokenizer.chat(messages[:-1])) + len(tokenizer.encode(row["messages"][-1]["content"])) + 1
 
 
 def _written(row: dict) -> dict:

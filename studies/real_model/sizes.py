@@ -34,7 +34,7 @@ class Sizes:
     jobs: int = 1
     source: str = "reasoning-gym:gsm_symbolic"
     measured: tuple[str, ...] = field(
-        default=("standard", "ppots", "mirror", "ppots+mirror", "fixedcount", "lowdisc+fixedcount", "lowdisc+complement")
+        default=("standard", "ppots", "mirror", "ppots+mirror", "lowdisc+fixedcount", "lowdisc+complement")
     )
 
 
@@ -42,10 +42,10 @@ CPU = Sizes(
     rows={"adapt": 960, "tune": 48, "held_out": 36, "problems": 9, "measure": 128},
     decompose=(
         "dtype=bfloat16", "rows=16", "rates=6", "masks=2", "forwards=8", "steps=8",
-        "probe.rows=12", "probe.rates=6", "probe.masks=2",
+        "probe.rows=10", "probe.rates=6", "probe.masks=2",
         "grad.rows=16", "grad.rates=4", "grad.masks=2", "grad.view_rows=6", "grad.steps=4", DOWN_PROJECTIONS,
     ),
-    lengths=("rows=12", "grad.rows=10", "steps=4", "grad.steps=4"),
+    lengths=("rows=12", "grad.rows=10", "steps=4", "grad.steps=4", "grad.view_rows=4", "probe.rows=4"),
     toy=("rows=96", "forwards=8", "steps=32", "grad.rows=96", "grad.steps=16"),
 )  # fmt: skip
 GPU = Sizes(
@@ -77,5 +77,5 @@ REHEARSAL = Sizes(
     seeds=2,
     layers=2,
     source="synthetic",
-    measured=("standard", "mirror", "lowdisc+fixedcount"),
+    measured=("standard", "ppots", "mirror", "lowdisc+fixedcount"),
 )  # fmt: skip
