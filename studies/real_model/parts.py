@@ -15,7 +15,7 @@ from studies.real_model.problems import SYSTEM, write_halves, write_problems
 from studies.real_model.sizes import Sizes
 
 HERE = Path(__file__).parent
-RECORD = "decomposition.json"
+RECORD, ROWS = "decomposition.json", "rows.json"
 DONE = "seeds-to-{}.done"
 PAPER = ("standard", "ppots", "mirror", "ppots+mirror")
 CONVERTED = {
@@ -106,8 +106,9 @@ class Study:
         found = load_original(str(self.original))
         if self.sizes.layers:
             keep_layers(found.model, self.sizes.layers, found.what)
-        if hasattr(found.model.config, "quantization_config"):
-            del found.model.config.quantization_config  # of the file; these weights are not quantised
+        if hasattr(found.model.config, "quantization_config"):  # of the file; these weights are float32
+            del found.model.config.quantization_config
+            found.model.hf_quantizer = None
         with new_folder(self.out / "models" / "original", "convert") as (folder, _):
             found.model.save_pretrained(folder)
             found.tokenizer.save_pretrained(folder)
@@ -123,6 +124,7 @@ class Study:
     def _adapt(self) -> Iterator[Item]:
         for arm in self.sizes.arms:
             yield Item("adapt", arm, self.run(arm) / "run.json", 12, partial(self._adapt_one, arm))
+        yield Item("adapt", "row by row", self.out / "adapt" / ROWS, 2, self._write_row_nll)
 
     def _adapt_one(self, arm: str) -> None:
         data = [
@@ -133,6 +135,15 @@ class Study:
         stabledllm("train", HERE / "recipes" / "adapt.yaml", *where, *data, *self.sizes.adapt)
         for checkpoint in self.run(arm).glob("checkpoint-*"):  # 1.6 GB each, and the run is finished
             shutil.rmtree(checkpoint)
+
+    def _write_row_nll(self) -> None:
+        from stabledllm.config.settings import DataSettings
+        from studies.real_model.row_nll import write_row_nll
+
+        models = {arm: self.run(arm) / "model" for arm in self.sizes.arms}
+        models["original"] = self.out / "models" / "original"
+        data = DataSettings(train=self.text("held_out"), max_len=self.sizes.longest, system_prompt=SYSTEM)
+        write_row_nll(models, data, self.out / "adapt" / ROWS)
 
     def best(self) -> str:
         """The pretrained arm that ends with the lowest NLL on the held-out rows."""
