@@ -137,8 +137,9 @@ class Study:
             shutil.rmtree(checkpoint)
 
     def _write_row_nll(self) -> None:
-        from stabledllm.config.settings import DataSettings
         from studies.real_model.row_nll import write_row_nll
+
+        from stabledllm.config.settings import DataSettings
 
         models = {arm: self.run(arm) / "model" for arm in self.sizes.arms}
         models["original"] = self.out / "models" / "original"

@@ -49,7 +49,11 @@ def noise(results: dict) -> Figure:
     """g, v, rho and p* of the converted model before and after adaptation, beside the shipped toy's."""
     figure = new_figure(11, 3.4)
     panels = figure.subplots(1, 4)
-    titles = {"g": "Mean loss g(t), nats", "v": "Variance over masks v(t), nats²", "rho": "Correlation ρ(t) of MIRROR's"}
+    titles = {
+        "g": "Mean loss g(t), nats",
+        "v": "Variance over masks v(t), nats²",
+        "rho": "Correlation ρ(t) of MIRROR's",
+    }
     for name, (ink, told) in _WHEN.items():
         found = results["noise"].get(name)
         if not found or not found["curves"]:
@@ -76,7 +80,10 @@ def bands(results: dict) -> Figure:
     found = results["bands"]
     figure = new_figure(9.6, 1.0 + 0.36 * max(len(found), 1))
     for axes, name, title in zip(
-        figure.subplots(1, 2, sharey=True), ("loss", "grad_norm"), ("Loss of a step", "Gradient norm of a step"), strict=True
+        figure.subplots(1, 2, sharey=True),
+        ("loss", "grad_norm"),
+        ("Loss of a step", "Gradient norm of a step"),
+        strict=True,
     ):
         for y, (method, band) in enumerate(found.items()):
             axes.plot([band[name]["10"], band[name]["90"]], [y, y], color=colour(method), linewidth=5, alpha=0.6)

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from studies.real_model.parts import RECORD, ROWS, Study
 
 from stabledllm.experiment.summary import summarise, t_interval
 from stabledllm.runtime.files import read_json
-from studies.real_model.parts import RECORD, ROWS, Study
 
 SCHEMA = "stabledllm/study-real-model/1"
 STEP = ("step", "loss", "grad_norm")

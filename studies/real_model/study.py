@@ -22,9 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.real_model import Stopped, fetch
-from stabledllm.runtime.showing import duration
-from studies.real_model.parts import Item, Study
+from studies.real_model.parts import Study
 from studies.real_model.sizes import CPU, GPU, REHEARSAL, Sizes
+
+from stabledllm.runtime.showing import duration
 
 PARTS = ("models", "adapt", "noise", "finetune")
 
@@ -46,6 +47,8 @@ def main(words: Sequence[str] | None = None) -> int:
         for part in PARTS:
             if given.only in (None, part):
                 make(study, part)
+        if given.only in (None, "page"):
+            write(study)
     except (Stopped, subprocess.CalledProcessError) as error:
         print(f"study: {error}; run this again to go on.", file=sys.stderr)
         return 1
@@ -73,6 +76,15 @@ def prepare(out: Path, gguf: Path | None, sizes: Sizes) -> Study:
     if not file.is_file():
         fetch(file)
     return Study(out, sizes, file)
+
+
+def write(study: Study) -> None:
+    """Write the page here; a rehearsal's stays in its own folder."""
+    from studies.real_model.page import HERE, write_page
+
+    folder = study.out / "page" if study.sizes is REHEARSAL else HERE
+    write_page(study, folder)
+    print(f"wrote {folder / 'README.md'}, results.json and the pictures", flush=True)
 
 
 def make(study: Study, part: str) -> None:
