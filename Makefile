@@ -9,7 +9,7 @@ REAL ?=
 FAULTS ?=
 TEST_JOBS ?= auto
 
-.PHONY: quickstart quickstart-images real test test-fast test-statistical test-install faults lint docs bench study clean
+.PHONY: quickstart quickstart-images real test test-fast test-statistical test-install faults lint docs bench study study-real clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
@@ -63,6 +63,10 @@ bench: $(VENV)/.installed-dev
 # A real pretrained model through the whole machine: 10 minutes on 2 cores. REAL=--small: 2 of its layers, 3 minutes.
 real: $(VENV)/.installed-real
 	$(BIN)/python scripts/real_model.py $(REAL)
+
+# The study of a real pretrained model: hours on one core, minutes on a GPU. STUDY="--rehearse": its steps in small.
+study-real: $(VENV)/.installed-real
+	$(BIN)/python -m studies.real_model.study $(STUDY)
 
 study: $(VENV)/.installed
 	$(BIN)/python studies/equal_compute/study.py $(STUDY)

@@ -51,6 +51,7 @@ def blocks(results: dict) -> dict[str, str]:
         "verdicts": verdicts_table(results),
         "text": text_table(results["text"]),
         "adaptation": adaptation_table(results),
+        "precision": precision_line(results["precision"]),
         "components": components_table(results["noise"]),
         "lengths": lengths_table(results["noise"]),
         "methods": methods_table(results["noise"]),
@@ -115,6 +116,17 @@ def adaptation_table(results: dict) -> str:
         against = interval(found, "difference", 3, sign=True) if found else "–"
         lines.append((ARMS[arm], *(at.get(step, "–") for step in steps), against, share(accuracy)))
     return markdown(("arm", *(f"step {step}" for step in steps), "last, minus the default's", "accuracy"), lines)
+
+
+def precision_line(found: dict | None) -> str:
+    """What computing in bfloat16 changes in the noise."""
+    if not found:
+        return NOTHING
+    told = []
+    for key, name in (("loss", "the loss of a step"), ("grad_norm", "its gradient norm")):
+        largest, share = found[key]["largest_relative"], found[key]["sd_of_difference_over_sd"]
+        told.append(f"{name} by at most {largest:.2%} of its value, and by {share:.2%} of its spread from step to step")
+    return f"In {found['steps']} steps of the same weights and noise bfloat16 changes {'; '.join(told)}."
 
 
 def components_table(found: dict) -> str:

@@ -16,6 +16,7 @@ from studies.real_model.sizes import Sizes
 
 HERE = Path(__file__).parent
 RECORD, ROWS = "decomposition.json", "rows.json"
+PRECISIONS = {"float32": "trainer.bf16=false", "bfloat16": "trainer.bf16=true"}
 DONE = "seeds-to-{}.done"
 PAPER = ("standard", "ppots", "mirror", "ppots+mirror")
 CONVERTED = {
@@ -127,14 +128,15 @@ class Study:
         yield Item("adapt", "row by row", self.out / "adapt" / ROWS, 2, self._write_row_nll)
 
     def _adapt_one(self, arm: str) -> None:
-        data = [
-            f"data.train={self.text('adapt')}", f"data.validation={self.text('held_out')}",
-            f"data.test={self.text('problems')}", f"data.max_len={self.sizes.longest}", f"data.system_prompt={SYSTEM}",
-        ]  # fmt: skip
         where = [f"model={self.model(arm)}", f"out={self.run(arm)}"]
-        stabledllm("train", HERE / "recipes" / "adapt.yaml", *where, *data, *self.sizes.adapt)
+        stabledllm("train", HERE / "recipes" / "adapt.yaml", *where, *self._adapting(), *self.sizes.adapt)
         for checkpoint in self.run(arm).glob("checkpoint-*"):  # 1.6 GB each, and the run is finished
             shutil.rmtree(checkpoint)
+
+    def _adapting(self) -> list[str]:
+        files = {"train": "adapt", "validation": "held_out", "test": "problems"}
+        rows = [f"data.{key}={self.text(file)}" for key, file in files.items()]
+        return [*rows, f"data.max_len={self.sizes.longest}", f"data.system_prompt={SYSTEM}"]
 
     def _write_row_nll(self) -> None:
         from studies.real_model.row_nll import write_row_nll
@@ -160,6 +162,9 @@ class Study:
         yield self._measured(folder / "before", "measure", every, 18)
         yield self._measured(folder / "original", "measure", plain, 1)  # it has no mask noise: of the loss alone
         yield Item("noise", "toy", folder / "toy" / RECORD, 4, partial(self._measure_toy, folder / "toy"))
+        for kind in PRECISIONS:
+            run = folder / f"precision-{kind}"
+            yield Item("noise", run.name, run / "run.json", 2, partial(self._train_still, run, PRECISIONS[kind]))
         halves = self.out / "text" / "measure_long.jsonl"
         yield Item("noise", "halves", halves, 0.5, self._halve)
         standard = ("--gradient", "--methods", "standard", *self.sizes.decompose, *self.sizes.lengths)
@@ -187,6 +192,13 @@ class Study:
         options = ["--gradient", "--methods", ",".join(self.sizes.measured), *self.sizes.toy]
         stabledllm("decompose", "--model", "tiny", "--data", "synthetic:hard", "--out", folder, *options)
 
+    def _train_still(self, run: Path, precision: str) -> None:
+        """A few steps of a learning rate of nearly 0: the same noise of the same weights in either precision."""
+        few = ["steps=6", "eval_every=6", "trainer.learning_rate=1e-12", "data.validation_rows=2", "data.test_rows=1"]
+        still = [f"model={self.model('shift')}", f"out={run}", *self._adapting(), *self.sizes.adapt, *few]
+        stabledllm("train", HERE / "recipes" / "adapt.yaml", *_last_wins([*still, "save_every=null", precision]))
+        shutil.rmtree(run / "model")
+
     def _halve(self) -> None:
         from stabledllm.models.loading import load_model
 
@@ -209,7 +221,8 @@ class Study:
 
     def compared(self) -> list[str]:
         """The methods at equal compute: the paper's, ours without a fit, and what part 2 recommends."""
-        record = json.loads((self.out / "noise" / "after" / RECORD).read_text())
+        measured = self.out / "noise" / "after" / RECORD
+        record = json.loads(measured.read_text()) if measured.is_file() else {}
         named = (record.get("recommendation") or {}).get("method", "standard")
         return list(dict.fromkeys([*PAPER, "lowdisc+fixedcount", named]))
 
@@ -226,6 +239,11 @@ class Study:
         for run in out.glob("runs/*/*/run.json"):  # 0.5 GB each, and never needed again
             shutil.rmtree(run.parent / "model", ignore_errors=True)
         (out / DONE.format(seed)).touch()
+
+
+def _last_wins(options: Sequence[str]) -> list[str]:
+    """The options without a key that is given again later: a command refuses a key that is there twice."""
+    return list({option.partition("=")[0]: option for option in options}.values())
 
 
 def nll_of(run: Path) -> float:

@@ -35,7 +35,8 @@ def adaptation(results: dict) -> Figure:
             right.plot(history[:, 0], history[:, 2], color=ink, linewidth=0.9, alpha=0.85)
     left.set_title("NLL bound, held-out templates")
     left.set_ylabel("nats per token")
-    left.legend()
+    if results["adapt"]:
+        left.legend()
     middle.set_title("Loss of each step")
     right.set_title("Gradient norm of each step")
     right.set_yscale("log")
@@ -70,7 +71,8 @@ def noise(results: dict) -> Figure:
         axes.set_xlabel("t")
     panels[1].set_yscale("log")
     panels[2].axhline(0, color=MUTED, linewidth=0.8)
-    panels[0].legend()
+    if panels[0].lines:
+        panels[0].legend()
     return figure
 
 

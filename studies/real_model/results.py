@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from studies.real_model.parts import RECORD, ROWS, Study
+from studies.real_model.parts import PRECISIONS, RECORD, ROWS, Study
 
 from stabledllm.experiment.summary import summarise, t_interval
 from stabledllm.runtime.files import read_json
@@ -35,8 +35,9 @@ def gather(study: Study) -> dict:
         "adapt": {arm: found for arm in study.sizes.arms if (found := _adaptation(study.run(arm)))},
         "adapt_versus_shift": versus_shift(_read(out / "adapt" / ROWS)),
         "noise": {
-            path.parent.name: _noise(_read(path)) for path in sorted((out / "noise").glob(f"*/{RECORD}"))
+            path.parent.name: _noise(_read(path)) for path in sorted(out.glob(f"noise/*/{RECORD}"))
         },
+        "precision": precision(out / "noise"),
         "finetune": _finetune(out / "finetune"),
     }  # fmt: skip
     record["bands"] = bands(record["finetune"].get("compute", {}).get("runs", []))
@@ -114,6 +115,25 @@ def _noise(record: dict) -> dict:
         ],
         "recommendation": record.get("recommendation"),
     }  # fmt: skip
+
+
+def precision(folder: Path) -> dict | None:
+    """What bfloat16 changes in a step's loss and gradient norm: the sd of the differences over the steps' own sd."""
+    records = [_read(folder / f"precision-{kind}" / "run.json") for kind in PRECISIONS]
+    if not all(records):
+        return None
+    exact, rounded = (
+        np.array([[line["loss"], line["grad_norm"]] for line in r["history"] if "loss" in line]) for r in records
+    )
+    names = ("loss", "grad_norm")
+    difference = rounded - exact
+    return {"steps": len(exact)} | {
+        name: {
+            "largest_relative": float(np.abs(difference[:, i] / exact[:, i]).max()),
+            "sd_of_difference_over_sd": float(difference[:, i].std(ddof=1) / exact[:, i].std(ddof=1)),
+        }
+        for i, name in enumerate(names)
+    }
 
 
 def _finetune(folder: Path) -> dict:

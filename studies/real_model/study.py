@@ -14,17 +14,21 @@ results.json, the pictures and the tables of README.md come back here.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from scripts.real_model import Stopped, fetch
 from studies.real_model.parts import Study
 from studies.real_model.sizes import CPU, GPU, REHEARSAL, Sizes
 
+from stabledllm.errors import UserError
+from stabledllm.runtime.files import read_json, write_json
 from stabledllm.runtime.showing import duration
 
 PARTS = ("models", "adapt", "noise", "finetune")
@@ -49,8 +53,14 @@ def main(words: Sequence[str] | None = None) -> int:
                 make(study, part)
         if given.only in (None, "page"):
             write(study)
-    except (Stopped, subprocess.CalledProcessError) as error:
-        print(f"study: {error}; run this again to go on.", file=sys.stderr)
+    except UserError as error:
+        print(f"study: {error}", file=sys.stderr)
+        return 2
+    except Stopped as error:
+        print(f"study: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        print(f"study: a command ended with exit code {error.returncode}; run this again to go on.", file=sys.stderr)
         return 1
     return 0
 
@@ -64,6 +74,7 @@ def sizes(*, rehearse: bool) -> Sizes:
 
 def prepare(out: Path, gguf: Path | None, sizes: Sizes) -> Study:
     """The study, with the model that it starts from."""
+    _keep_to(out, sizes)
     if sizes is REHEARSAL:
         from studies.near_arm import checkpoint
 
@@ -76,6 +87,16 @@ def prepare(out: Path, gguf: Path | None, sizes: Sizes) -> Study:
     if not file.is_file():
         fetch(file)
     return Study(out, sizes, file)
+
+
+def _keep_to(out: Path, sizes: Sizes) -> None:
+    """Refuse a folder that holds a study of other sizes, whose parts would not be of one study."""
+    file, own = out / "sizes.json", json.loads(json.dumps(asdict(sizes)))
+    if not file.is_file():
+        write_json(file, own)
+    elif (found := read_json(file)) != own:
+        keys = ", ".join(key for key in own if found.get(key) != own[key])
+        raise Stopped(f"{out}: expected a study of the same sizes, found others ({keys}); take another --out.")
 
 
 def write(study: Study) -> None:

@@ -13,7 +13,6 @@ from stabledllm.runtime.files import read_json
 
 TOY = Path(__file__).parents[1] / "equal_compute" / "results.json"
 NOTHING = "not measured yet"
-_TOLD = {-1: "lower", 0: "not told apart", 1: "higher"}
 
 
 def verdicts_table(results: dict) -> str:
@@ -25,8 +24,8 @@ def verdicts_table(results: dict) -> str:
 def _lines(results: dict) -> Iterator[tuple[str, str, str, str]]:
     yield _dominated(results["noise"])
     for method, claim in {
-        "mirror": "MIRROR does not pay: its gradient noise at equal compute, over Standard's",
-        "lowdisc+fixedcount": "Low discrepancy with exact counts has less gradient noise at equal compute, over Standard's",
+        "mirror": "MIRROR does not pay: gradient noise at equal compute, over Standard's",
+        "lowdisc+fixedcount": "Low discrepancy with exact counts: gradient noise at equal compute, over Standard's",
         "ppots": "P-POTS: gradient noise at equal compute, over Standard's",
     }.items():
         toy, real = (_noise_ratio(results["noise"].get(name), method) for name in ("toy", "after"))
@@ -114,7 +113,10 @@ def _compared(claim: str, toy, real, at: float, places: int = 2) -> tuple[str, s
         return claim, *told, "yes" if sides[0] else "neither tells a difference"
     if sides[1] == 0:
         return claim, *told, f"cannot be told: the real one's interval holds {at:g}"
-    return claim, *told, f"no: {_TOLD[sides[1]]} on the real model, {_TOLD[sides[0]]} on the toy"
+    where = "lower" if sides[1] < 0 else "higher"
+    if sides[0] == 0:
+        return claim, *told, f"surely {where} on the real model; the toy's interval holds {at:g}"
+    return claim, *told, f"no: {where} on the real model"
 
 
 def _side(found: tuple, at: float) -> int | None:
