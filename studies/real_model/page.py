@@ -1,4 +1,8 @@
-"""Writes results.json, the pictures, and the tables between the marks of README.md, from a study's folder."""
+"""Writes results.json, the pictures, and the tables between the marks of README.md, from a study's folder.
+
+python -m studies.real_model.study --only page     from the folder that the study was made in
+python -m studies.real_model.page                  from results.json alone, as after a change of words
+"""
 
 from __future__ import annotations
 
@@ -38,6 +42,11 @@ def write_page(study: Study, folder: Path = HERE) -> None:
         shutil.copy(HERE / PAGE, folder / PAGE)
     results = gather(study)
     write_json(folder / "results.json", results)
+    show(results, folder)
+
+
+def show(results: dict, folder: Path = HERE) -> None:
+    """Draw the results, and fill the page of ``folder``."""
     style.save(adaptation(results), folder / "adaptation.png", "png")
     style.save(noise(results), folder / "noise.png", "png")
     style.save(bands(results), folder / "bands.png", "png")
@@ -297,3 +306,7 @@ def markdown(head: Sequence[object], lines: Iterable[Sequence[object]]) -> str:
 def read_results(folder: Path = HERE) -> dict:
     """The results that stand beside the page."""
     return read_json(folder / "results.json")
+
+
+if __name__ == "__main__":
+    show(read_results())

@@ -178,7 +178,7 @@ class Study:
         def run() -> None:
             where = self.measured_model(folder.name.partition("-")[0])
             data = ["--data", self.text(rows), f"data.max_len={self.sizes.longest}", f"data.system_prompt={SYSTEM}"]
-            stabledllm("decompose", "--model", where, *data, "--out", folder, *options)
+            stabledllm("decompose", "--model", where, *data, "--out", folder, *_last_wins(options))
 
         return Item("noise", folder.name, folder / RECORD, cost, run)
 
@@ -196,8 +196,9 @@ class Study:
         """A few steps of a learning rate of nearly 0: the same noise of the same weights in either precision."""
         few = ["steps=6", "eval_every=6", "trainer.learning_rate=1e-12", "data.validation_rows=2", "data.test_rows=1"]
         still = [f"model={self.model('shift')}", f"out={run}", *self._adapting(), *self.sizes.adapt, *few]
-        stabledllm("train", HERE / "recipes" / "adapt.yaml", *_last_wins([*still, "save_every=null", precision]))
-        shutil.rmtree(run / "model")
+        stabledllm("train", HERE / "recipes" / "adapt.yaml", *_last_wins([*still, "save_every=6", precision]))
+        for folder in (run / "model", *run.glob("checkpoint-*")):
+            shutil.rmtree(folder)
 
     def _halve(self) -> None:
         from stabledllm.models.loading import load_model
