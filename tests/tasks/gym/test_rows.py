@@ -184,9 +184,9 @@ def test_a_set_with_fewer_different_items_gives_them_all_and_says_so():
 
 
 def test_a_set_without_items_of_a_split_is_refused():
+    two_items = "coin_flip,min_trials=1,max_trials=1,allow_at_least=false"
     with pytest.raises(UserError, match=r"expected \w+ items, found none among the first \d+ that are drawn"):
-        for split in SPLITS:
-            load("coin_flip,min_trials=1,max_trials=1,allow_at_least=false", split)
+        [load(two_items, split) for split in SPLITS]
 
 
 def test_a_seed_of_the_settings_beyond_the_limit():
