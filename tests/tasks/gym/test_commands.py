@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from stabledllm.tasks.gym.task import TASK
 from stabledllm.tasks.task import TaskOptions
-from tests.cli.runner import assert_refused, in_process
+from tests.cli.runner import ROOT, assert_refused, in_process
 from tests.fakes.tasks import write
 
 pytest.importorskip("reasoning_gym", reason="the package reasoning-gym is not installed")
@@ -84,10 +85,21 @@ def test_rescore_names_a_row_of_an_unknown_set(tmp_path):
     assert_refused(result, "in.jsonl:1", "found one of 'sums'")
 
 
+PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"(?m)^stabledllm (train .*)$", PAGE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_page_are_valid(tmp_path, command):
+    result = in_process(*command.split(), "--dry-run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
 def test_validate_tells_a_wrong_key_at_once_and_loads_rows(tmp_path):
     wrong = in_process("validate", "sft-synthetic", "data.train=reasoning-gym:chain_sum,max_term=3", cwd=tmp_path)
     assert_refused(wrong, "did you mean 'max_terms'")
-    good = in_process("validate", "sft-gsm-symbolic", "--load", cwd=tmp_path)
+    words = ["data.train=reasoning-gym:gsm_symbolic,size=40", "data.validation_rows=8", "data.test_rows=4"]
+    good = in_process("validate", "sft-gsm-symbolic", *words, "--load", cwd=tmp_path)
     assert good.returncode == 0, good.stderr
 
 
@@ -110,8 +122,8 @@ def test_train_and_evaluate(tmp_path):
 
 
 @pytest.mark.slow
-def test_decompose_on_gsm_symbolic(tmp_path):
+def test_decompose(tmp_path):
     small = ["rows=4", "rates=2", "masks=2", "steps=4", "forwards=4", "probe.rows=4", "probe.rates=4", "probe.masks=2"]
-    words = ["decompose", "model=tiny", "data.train=reasoning-gym:gsm_symbolic,response=answer", "methods=[standard]"]
+    words = ["decompose", "model=tiny", "data.train=reasoning-gym:chain_sum", "methods=[standard]"]
     result = in_process(*words, *small, "probe.starts=3", "data.train_rows=8", "out=d", cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]

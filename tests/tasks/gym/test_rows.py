@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from stabledllm.config.settings import DataSettings
+from stabledllm.data.bundle import choose
 from stabledllm.errors import UserError
 from stabledllm.tasks import numbers, scoring
 from stabledllm.tasks.gym import drawing, gsm_symbolic, task
@@ -125,6 +127,12 @@ def test_worked_solutions_end_in_their_answers_in_every_template():
             assert numbers.same(ends, scoring.parse_gold(item["answer"])), number
 
 
+def test_boards_that_differ_in_punctuation_alone_are_different_rows():
+    chosen = choose(DataSettings(train="reasoning-gym:n_queens", train_rows=40, validation_rows=10, test_rows=10))
+    assert [len(chosen.splits[split]) for split in SPLITS] == [40, 10, 10]
+    assert not chosen.notes
+
+
 def test_size_and_the_settings_limit_rows():
     assert len(load("chain_sum,size=7", "train")) == 7
     assert len(load("chain_sum,size=7", "train", 20)) == 7
@@ -161,7 +169,7 @@ def test_a_response_is_right_by_the_sets_own_scorer(name):
         ("chain_sum,size=3,size=4", "expected every key once, found 'size' twice"),
         ("chain_sum,min_terms=two", "for 'min_terms', found 'two'"),
         ("chain_sum,min_terms=9", "values that 'chain_sum' takes, found: max_terms must be >= min_terms"),
-        ("chain_sum,size=0", r"expected size in \[1, 1048576\], found 0"),
+        ("chain_sum,size=0", r"expected size in \[1, 131072\], found 0"),
         ("chain_sum,seed=4096", r"expected seed in \[0, 4095\], found 4096"),
         ("gsm_symbolic,difficulty=2", "values that 'gsm_symbolic' takes"),
         ("gsm_symbolic,response=long", "expected 'worked' or 'answer' for 'response', found 'long'"),
@@ -178,9 +186,8 @@ def test_a_set_with_fewer_different_items_gives_them_all_and_says_so():
     told = []
     rows = TASK.load("coin_flip,min_trials=3,max_trials=4", "test", TaskOptions(rows=90, note=told.append))
     assert len(questions(rows)) == len(rows) < 10
-    assert told == [
-        f"test: reasoning-gym:coin_flip,min_trials=3,max_trials=4 has no more than {len(rows)} different test items"
-    ]
+    spec = "reasoning-gym:coin_flip,min_trials=3,max_trials=4"
+    assert told == [f"test: found no more than {len(rows)} different items of {spec}"]
 
 
 def test_a_set_without_items_of_a_split_is_refused():

@@ -48,7 +48,7 @@ class ReasoningGym:
             raise UserError(f"data '{spec.text}': expected a seed in [0, {LARGEST_SEED}], found data.seed={seed}.")
         items = different_items(spec, split, rows, seed)
         if len(items) < rows:
-            options.note(f"{split}: {spec.text} has no more than {len(items)} different {split} items")
+            options.note(f"{split}: found no more than {len(items)} different items of {spec.text}")
         made = [_row(spec, item, f"{spec.text} {split} row {i}") for i, item in enumerate(items)]
         kept = [row for row in made if row is not None]
         if len(kept) < len(made):
