@@ -145,6 +145,7 @@ def test_a_rehearsal_from_end_to_end(tmp_path, monkeypatch):
         assert done.returncode == 0, done.stderr[-2000:]
 
     monkeypatch.setattr(parts, "stabledllm", command)
+    monkeypatch.setattr("stabledllm.reports.save.save_decomposition_figures", lambda record, out: [])  # seconds each
     assert study.main(["--rehearse", "--out", str(tmp_path)]) == 0
     found = page.read_results(tmp_path / "page")
     assert found["unfinished"] == {}

@@ -29,7 +29,7 @@ class Share:
     no_answer: int
     """Verdicts that are None."""
     credit: Estimate | None = None
-    """The mean of the scores with partial credit, no answer counting 0; None for tasks that give none."""
+    """The mean of the scores with partial credit; None for tasks that give none."""
 
     @classmethod
     def of(cls, verdicts: Sequence[bool | None]) -> Share:
@@ -45,11 +45,9 @@ class Share:
     @classmethod
     def of_scored(cls, scored: Sequence[Scored]) -> Share:
         """The share of these scores that are correct, with their mean credit where the task gives any."""
-        share, credits = cls.of([each.correct for each in scored]), [each.credit for each in scored]
-        if all(credit is None for credit in credits):
-            return share
-        values = torch.tensor([credit or 0.0 for credit in credits], dtype=torch.float64)
-        return replace(share, credit=mean_over_rows(values, unit="share"))
+        share = cls.of([each.correct for each in scored])
+        credits = torch.tensor([each.credit for each in scored if each.credit is not None], dtype=torch.float64)
+        return replace(share, credit=mean_over_rows(credits, unit="share")) if len(credits) else share
 
     def as_dict(self) -> dict:
         """The JSON form."""

@@ -35,8 +35,7 @@ class Scored:
     correct: bool | None
     """None exactly where ``parsed`` is None."""
     credit: float | None = None
-    """The share of a right answer that it is worth, in [0, 1]; None for tasks without partial credit and without an
-    answer."""
+    """The share of a right answer that it is worth, in [0, 1]; None for tasks that give no partial credit."""
 
 
 def verdicts(strict: Scored, flexible: Scored) -> dict:

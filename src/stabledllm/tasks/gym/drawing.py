@@ -25,7 +25,7 @@ _OF_ITEMS = ("test", "validation") + ("train",) * 6
 _OF_TEMPLATES = ("test", "test", "validation") + ("train",) * 5
 """More for the test than of items: a score on few templates says little about others."""
 _MOST_DRAWN = 40
-"""Items drawn without a new one among them, for each that was wanted, before the set is said to have no more."""
+"""Items drawn without a new one among them, for each bucket, before a set is taken to have no more."""
 
 
 def split_of(question: str) -> str:
@@ -42,31 +42,29 @@ def _bucket(text: str, splits: Sequence[str]) -> str:
     return splits[hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[0] % len(splits)]
 
 
-def different_items(spec: GymSpec, split: str, rows: int, seed: int) -> Iterator[dict]:
-    """The first ``rows`` items of a split, none of whose questions is equal to another's.
+def different_items(spec: GymSpec, split: str, rows: int, seed: int) -> list[dict]:
+    """The first ``rows`` items of a split, none of whose questions is equal to another's; all there are if fewer.
 
     Item i is the same however many are asked for.
 
     Raises:
-        UserError: the set has not so many different items, or makes none with these keys.
+        UserError: there is no such item, or the set makes none with these keys.
     """
-    seen: set[str] = set()
-    without_new, drawn = 0, 0
+    found: dict[str, dict] = {}
+    without_new = 0
     for item in _items(spec, split, seed):
-        drawn += 1
         without_new += 1
-        if item is not None and item["question"] not in seen:
-            seen.add(item["question"])
+        if item is not None and item["question"] not in found:
+            found[item["question"]] = item
             without_new = 0
-            yield item
-        if len(seen) == rows:
-            return
-        if without_new > max(_MOST_DRAWN * len(_OF_ITEMS), 2 * len(seen)):
+        if len(found) == rows or without_new > max(_MOST_DRAWN * len(_OF_ITEMS), 2 * len(found)):
             break
-    fewer = f"write size={len(seen)} or less, or keys that allow more" if seen else "give keys that allow more"
-    raise UserError(
-        f"data '{spec.text}': expected {rows} different {split} items, found {len(seen)} among {drawn} drawn; {fewer}."
-    )
+    if not found:
+        raise UserError(
+            f"data '{spec.text}': expected {split} items, found none among the first {without_new} that are drawn; "
+            f"change its keys so that there are more."
+        )
+    return list(found.values())
 
 
 def _items(spec: GymSpec, split: str, seed: int) -> Iterator[dict | None]:

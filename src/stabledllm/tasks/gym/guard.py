@@ -15,7 +15,9 @@ from typing import Any
 
 _LONGEST = 2000
 """Most characters of what is evaluated."""
-_LARGEST_POWER = 1000
+_LARGEST_EXPONENT = 100
+_MOST_POWERS = 2
+"""Most powers of powers."""
 _CALLS = {
     "Integer", "Float", "Rational", "Symbol", "Add", "Mul", "Pow", "sqrt", "exp", "log", "ln", "Abs", "sin", "cos",
     "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh",
@@ -55,8 +57,8 @@ def _is_bearable(node: ast.AST) -> bool:
         return isinstance(node.func, ast.Name) and node.func.id in _CALLS
     if isinstance(node, ast.Name):
         return not node.id.startswith("_")
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift):
-        return all(_is_small(each) for each in ast.walk(node.right))
+    if _is_power(node):
+        return _powers(node) <= _MOST_POWERS and all(_is_small(each) for each in ast.walk(node.right))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         # 'x' * 10**9, and the same of lists, would fill the memory.
         return not any(isinstance(side, ast.List | ast.Tuple) or _is_text(side) for side in (node.left, node.right))
@@ -71,9 +73,18 @@ def _is_small(node: ast.AST) -> bool:
         # sympy writes Integer (9 ), Float ('1e9' ) and Symbol ('x' ).
         value = node.value
         if isinstance(value, str):
-            return not any(c.isdigit() for c in value) or len(value) <= 4
-        return not isinstance(value, int | float) or abs(value) <= _LARGEST_POWER
+            return not any(c.isdigit() for c in value) or len(value) <= 3
+        return not isinstance(value, int | float) or abs(value) <= _LARGEST_EXPONENT
     return True
+
+
+def _is_power(node: ast.AST) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift)
+
+
+def _powers(node: ast.AST) -> int:
+    """How many powers are taken of one another."""
+    return _is_power(node) + max(map(_powers, ast.iter_child_nodes(node)), default=0)
 
 
 def _is_text(node: ast.AST) -> bool:

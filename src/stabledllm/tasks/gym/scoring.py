@@ -33,7 +33,7 @@ def score(completion: str, gold: Any, *, flexible: bool) -> Scored:
         return _score_number(completion, gold["answer"], flexible)
     given = _loose(completion) if flexible else completion.strip()
     if not given:
-        return Scored(None, None)
+        return Scored(None, None, 0.0)
     credit = _credit(name, given, gold)
     return Scored(given, credit == 1.0, credit)
 

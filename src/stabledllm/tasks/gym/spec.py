@@ -14,6 +14,8 @@ from stabledllm.tasks.gym.package import NAME, quiet, registered
 GSM_SYMBOLIC = "gsm_symbolic"
 SIZE = 500
 """Rows of a split that nothing else limits: the package's own default."""
+LARGEST_SIZE = 1 << 17
+"""Rows that even the smallest split can give out of the items that lie between two seeds."""
 LARGEST_SEED = (1 << 12) - 1
 """Beyond this seed items would begin at numbers that NumPy, which some sets draw with, takes for no seed."""
 _OWN = ("size", "seed", "response")
@@ -72,7 +74,7 @@ def parse(where: str | None) -> GymSpec:
             near = did_you_mean(key, known)
             raise UserError(f"data '{text}': expected a key of '{name}', found '{key}'{near}.")
         (own if key in own_kinds else keys)[key] = _value(text, key, value.strip(), known[key])
-    for key, least, most in (("size", 1, 1 << 20), ("seed", 0, LARGEST_SEED)):
+    for key, least, most in (("size", 1, LARGEST_SIZE), ("seed", 0, LARGEST_SEED)):
         if not least <= own.get(key, least) <= most:
             raise UserError(f"data '{text}': expected {key} in [{least}, {most}], found {own[key]}.")
     spec = GymSpec(text, name, keys=keys, **own)

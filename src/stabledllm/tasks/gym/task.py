@@ -6,6 +6,7 @@ An item is the package's: its question is the prompt, its answer the response, a
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from stabledllm.errors import UserError
@@ -14,6 +15,13 @@ from stabledllm.tasks.gym.drawing import different_items
 from stabledllm.tasks.gym.package import NAME
 from stabledllm.tasks.gym.spec import GSM_SYMBOLIC, LARGEST_SEED, SIZE, GymSpec, parse
 from stabledllm.tasks.task import Scored, TaskOptions, example
+
+_EXAMPLES = {
+    "graph_color": "possible_answer",
+    "propositional_logic": "example_answer",
+    "rubiks_cube": "example_correct_answer",
+}
+"""Where the items of sets with many right answers keep one of them."""
 
 
 class ReasoningGym:
@@ -28,8 +36,8 @@ class ReasoningGym:
     def check(self, where: str | None) -> None:
         """Refuse a specification of a set, key or value that the package has not."""
         spec = parse(where)
-        for item in different_items(spec, "train", 1, 0):
-            _row(spec, item, spec.text)
+        (item,) = different_items(spec, "train", 1, 0)
+        _row(spec, item, spec.text)
 
     def load(self, where: str | None, split: str, options: TaskOptions) -> list[dict]:
         """Make the rows of a split: as many as ``size`` and ``options.rows`` allow; row i is the same however many."""
@@ -38,8 +46,10 @@ class ReasoningGym:
         seed = options.seed if spec.seed is None else spec.seed
         if seed > LARGEST_SEED:
             raise UserError(f"data '{spec.text}': expected a seed in [0, {LARGEST_SEED}], found data.seed={seed}.")
-        items = enumerate(different_items(spec, split, rows, seed))
-        made = [_row(spec, item, f"{spec.text} {split} row {i}") for i, item in items]
+        items = different_items(spec, split, rows, seed)
+        if len(items) < rows:
+            options.note(f"{split}: found no more than {len(items)} different items of {spec.text}")
+        made = [_row(spec, item, f"{spec.text} {split} row {i}") for i, item in enumerate(items)]
         kept = [row for row in made if row is not None]
         if len(kept) < len(made):
             dropped = len(made) - len(kept)
@@ -56,12 +66,14 @@ def _row(spec: GymSpec, item: dict, origin: str) -> dict | None:
         response = gsm_symbolic.response_of(item, spec.response)
         place = f"{origin} ({item['template']})"
         return None if response is None else example(item["question"], response, place, item["answer"])
-    if not isinstance(item["answer"], str) or not item["answer"].strip():
+    answer = item["answer"] or item["metadata"].get(_EXAMPLES.get(spec.name))
+    if not answer:
         raise UserError(
             f"{origin}: expected an item with an answer to train on, found none: '{spec.name}' only judges answers."
         )
+    response = answer if isinstance(answer, str) else json.dumps(answer)
     # Of puzzles drawn with punctuation the spelling is the content: rows that differ in it are different.
-    return example(item["question"], item["answer"], origin, item) | {"exact": True}
+    return example(item["question"], response, origin, item) | {"exact": True}
 
 
 TASK = ReasoningGym()
