@@ -59,6 +59,8 @@ def blocks(results: dict) -> dict[str, str]:
         "status": status(results),
         "verdicts": verdicts_table(results),
         "text": text_table(results["text"]),
+        "plan_adapt": plan_line(results["plan"]["adapt"], results["text"], "adapt"),
+        "plan_finetune": plan_line(results["plan"]["finetune"], results["text"], "tune"),
         "adaptation": adaptation_table(results),
         "precision": precision_line(results["precision"]),
         "components": components_table(results["noise"]),
@@ -88,7 +90,7 @@ def status(results: dict) -> str:
     where = f"Made on: {results['device'] or 'no run yet'}."
     if not left:
         return f"**Finished.** {where}"
-    parts = "; ".join(f"{part} ({', '.join(items)})" for part, items in left.items())
+    parts = "; ".join(f"{part} ({len(items)} left, next: {items[0]})" for part, items in left.items())
     return f"**Unfinished: {parts}.** What these parts' tables hold is not final. {where}"
 
 
@@ -110,6 +112,18 @@ def text_table(text: dict) -> str:
         for name, f in text["files"].items()
     ]
     return markdown(head, lines)
+
+
+def plan_line(plan: dict | None, text: dict, file: str) -> str:
+    """How much is trained."""
+    if not plan:
+        return NOTHING
+    rows = text["files"][file]["rows"]
+    epochs = plan["steps"] * plan["batch"] / rows
+    return (
+        f"{plan['steps']} steps of {plan['batch']} forward rows over {rows} rows ({epochs:.3g} epochs), learning rate "
+        f"{plan['learning_rate']:g}, computed in {plan['precision']}."
+    )
 
 
 def adaptation_table(results: dict) -> str:

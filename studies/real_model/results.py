@@ -28,6 +28,10 @@ def gather(study: Study) -> dict:
         "sizes": asdict(study.sizes),
         "unfinished": dict(unfinished(study)),
         "text": _read(out / "text" / "text.json"),
+        "plan": {
+            "adapt": plan_of(study.run("shift") / "run.json"),
+            "finetune": plan_of(out / "finetune" / "compute" / "runs" / "standard" / "seed-1" / "run.json"),
+        },
         "conversions": {
             path.parent.name: _read(path) | {"original": study.original.name}
             for path in sorted(out.glob("models/*/stabledllm_conversion.json"))
@@ -59,6 +63,16 @@ def unfinished(study: Study) -> Iterator[tuple[str, list[str]]]:
 
 def _read(path: Path) -> dict:
     return read_json(path) if path.is_file() else {}
+
+
+def plan_of(file: Path) -> dict | None:
+    """How much a run trains, once it is finished."""
+    if not file.is_file():
+        return None
+    record = read_json(file)
+    config = record["config"]
+    plan = {"steps": record["steps"], "batch": config["batch"], "learning_rate": config["trainer"]["learning_rate"]}
+    return plan | {"precision": "bfloat16" if config["trainer"].get("bf16") else "float32"}
 
 
 def _adaptation(run: Path) -> dict | None:

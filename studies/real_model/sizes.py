@@ -54,7 +54,7 @@ GPU = Sizes(
     lengths=("rows=48", "grad.rows=32"),
     toy=("rows=96", "forwards=32", "steps=32", "grad.rows=96", "grad.steps=16"),
     adapt=("batch=32", "steps=300", "eval_every=75", "save_every=150"),
-    finetune=("base.batch=16", "base.steps=64", "base.ppots.rows=64"),
+    finetune=("base.batch=16", "base.steps=48", "base.ppots.rows=64"),
     anneal_steps=150,
     seeds=8,
     jobs=4,

@@ -42,9 +42,9 @@ def test_what_every_page_holds_is_what_the_results_hold():
 
 
 def test_unfinished_parts_are_named():
-    told = page.status({"unfinished": {"finetune": ["compute, seed 5"]}, "device": "cpu"})
+    told = page.status({"unfinished": {"finetune": ["compute, seed 5", "steps, seed 5"]}, "device": "cpu"})
     assert told == (
-        "**Unfinished: finetune (compute, seed 5).** What these parts' tables hold is not final. Made on: cpu."
+        "**Unfinished: finetune (2 left, next: compute, seed 5).** What these parts' tables hold is not final. Made on: cpu."
     )
     assert page.status({"unfinished": {}, "device": "cpu"}) == "**Finished.** Made on: cpu."
 
