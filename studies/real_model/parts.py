@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from studies.real_model.problems import SYSTEM, write_halves, write_problems
@@ -34,6 +35,7 @@ class Item:
 
     Args:
         result: the file that is there once it is done. cost: its share of the time, in minutes of one idle core.
+        stage: items of one stage of a part need nothing of each other.
     """
 
     part: str
@@ -41,6 +43,7 @@ class Item:
     result: Path
     cost: float
     run: Callable[[], None]
+    stage: int = 0
 
     @property
     def done(self) -> bool:
@@ -60,11 +63,13 @@ class Study:
 
     Args:
         original: the model that is converted, as ``stabledllm convert`` takes it.
+        jobs: commands at the same time.
     """
 
     out: Path
     sizes: Sizes
     original: Path
+    jobs: int = 1
 
     def text(self, name: str) -> str:
         """The name of a file of rows, as the commands take it."""
@@ -90,8 +95,8 @@ class Study:
         for arm in self.sizes.arms:
             if arm in CONVERTED:
                 yield Item("models", arm, models / arm, 0.5, partial(self._convert, arm))
-        yield Item("models", "original", models / "original", 0.5, self._keep_original)
-        yield Item("models", "text", self.out / "text" / "text.json", 0.5, self._write_text)
+        yield Item("models", "original", models / "original", 0.5, self._keep_original, stage=1)
+        yield Item("models", "text", self.out / "text" / "text.json", 0.5, self._write_text, stage=2)
 
     def _convert(self, arm: str) -> None:
         options = [option.format(anneal_steps=self.sizes.anneal_steps) for option in CONVERTED[arm]]
@@ -125,7 +130,7 @@ class Study:
     def _adapt(self) -> Iterator[Item]:
         for arm in self.sizes.arms:
             yield Item("adapt", arm, self.run(arm) / "run.json", 12, partial(self._adapt_one, arm))
-        yield Item("adapt", "row by row", self.out / "adapt" / ROWS, 2, self._write_row_nll)
+        yield Item("adapt", "row by row", self.out / "adapt" / ROWS, 2, self._write_row_nll, stage=1)
 
     def _adapt_one(self, arm: str) -> None:
         where = [f"model={self.model(arm)}", f"out={self.run(arm)}"]
@@ -166,13 +171,13 @@ class Study:
             run = folder / f"precision-{kind}"
             yield Item("noise", run.name, run / "run.json", 2, partial(self._train_still, run, PRECISIONS[kind]))
         halves = self.out / "text" / "measure_long.jsonl"
-        yield Item("noise", "halves", halves, 0.5, self._halve)
+        yield Item("noise", "halves", halves, 0.5, self._halve, stage=1)
         standard = ("--gradient", "--methods", "standard", *self.sizes.decompose, *self.sizes.lengths)
         for when in ("after", "before"):
             for half in ("short", "long"):
-                yield self._measured(folder / f"{when}-{half}", f"measure_{half}", standard, 5)
+                yield self._measured(folder / f"{when}-{half}", f"measure_{half}", standard, 5, stage=2)
 
-    def _measured(self, folder: Path, rows: str, options: Sequence[str], cost: float) -> Item:
+    def _measured(self, folder: Path, rows: str, options: Sequence[str], cost: float, stage: int = 0) -> Item:
         """A measurement of the model that the folder's name begins with, on a file of rows."""
 
         def run() -> None:
@@ -180,7 +185,7 @@ class Study:
             data = ["--data", self.text(rows), f"data.max_len={self.sizes.longest}", f"data.system_prompt={SYSTEM}"]
             stabledllm("decompose", "--model", where, *data, "--out", folder, *_last_wins(options))
 
-        return Item("noise", folder.name, folder / RECORD, cost, run)
+        return Item("noise", folder.name, folder / RECORD, cost, run, stage)
 
     def measured_model(self, name: str) -> Path:
         """The original, or the best arm before or after its adaptation."""
@@ -208,11 +213,12 @@ class Study:
     # Part 3: fine-tuning
 
     def _finetune(self) -> Iterator[Item]:
-        """Seed after seed, so that what a kill leaves is an experiment of fewer seeds."""
-        for seed in range(1, self.sizes.seeds + 1):
-            for name, cost in (("compute", 25), ("steps", 16), ("original", 6)):
-                result = self.out / "finetune" / name / DONE.format(seed)
-                yield Item("finetune", f"{name}, seed {seed}", result, cost, partial(self._experiment, name, seed))
+        """Seed after seed, so that a kill leaves experiments of fewer seeds; with several jobs all at once."""
+        experiments = (("compute", 25), ("steps", 16), ("original", 6))
+        seeds = range(1, self.sizes.seeds + 1) if self.jobs == 1 else [self.sizes.seeds]
+        for stage, (seed, (name, cost)) in enumerate(product(seeds, experiments)):
+            result, run = self.out / "finetune" / name / DONE.format(seed), partial(self._experiment, name, seed)
+            yield Item("finetune", f"{name}, seed {seed}", result, cost, run, stage)
 
     def methods(self, name: str) -> list[str]:
         """The methods of an experiment of part 3; at equal steps those of one view are the same runs."""
@@ -236,7 +242,7 @@ class Study:
         options += [f"methods=[{','.join(self.methods(name))}]", f"seeds=[{','.join(map(str, range(1, seed + 1)))}]"]
         options += [f"equal={'steps' if name == 'steps' else 'compute'}", f"base.model={model}", f"out={out}"]
         recipe = HERE / "recipes" / "finetune.yaml"
-        stabledllm("experiment", recipe, *options, *self.sizes.finetune, "--jobs", self.sizes.jobs)
+        stabledllm("experiment", recipe, *options, *self.sizes.finetune, "--jobs", self.jobs)
         for run in out.glob("runs/*/*/run.json"):  # 0.5 GB each, and never needed again
             shutil.rmtree(run.parent / "model", ignore_errors=True)
         (out / DONE.format(seed)).touch()

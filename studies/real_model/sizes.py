@@ -17,7 +17,7 @@ class Sizes:
         adapt: overrides of ``recipes/adapt.yaml``. finetune: of ``recipes/finetune.yaml``.
         arms: the conversions that part 1 compares. seeds: of part 3.
         decompose: what part 2 measures. lengths: how many rows and draws of it for each response length.
-        jobs: runs of part 3 at the same time.
+        jobs: commands at the same time, unless told otherwise.
     """
 
     rows: dict[str, int]
@@ -49,13 +49,13 @@ CPU = Sizes(
     toy=("rows=96", "forwards=8", "steps=32", "grad.rows=96", "grad.steps=16"),
 )  # fmt: skip
 GPU = Sizes(
-    rows={"adapt": 9600, "tune": 256, "held_out": 128, "problems": 64, "measure": 512},
-    decompose=("dtype=bfloat16", "rows=64", "forwards=32", "grad.rows=64", "grad.view_rows=12", "grad.steps=8"),
-    lengths=("rows=48", "grad.rows=32"),
+    rows={"adapt": 6400, "tune": 256, "held_out": 128, "problems": 64, "measure": 512},
+    decompose=("dtype=bfloat16", "rows=48", "forwards=32", "grad.rows=48", "grad.view_rows=8", "grad.steps=6"),
+    lengths=("rows=32", "grad.rows=24"),
     toy=("rows=96", "forwards=32", "steps=32", "grad.rows=96", "grad.steps=16"),
-    adapt=("batch=32", "steps=300", "eval_every=75", "save_every=150"),
+    adapt=("batch=32", "steps=200", "eval_every=50", "save_every=100"),
     finetune=("base.batch=16", "base.steps=48", "base.ppots.rows=64"),
-    anneal_steps=150,
+    anneal_steps=100,
     seeds=8,
     jobs=4,
 )  # fmt: skip

@@ -20,11 +20,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from itertools import groupby
 from pathlib import Path
 
 from scripts.real_model import Stopped, fetch
-from studies.real_model.parts import Study
+from studies.real_model.parts import Item, Study
 from studies.real_model.sizes import CPU, GPU, REHEARSAL, Sizes
 
 from stabledllm.errors import UserError
@@ -41,13 +43,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--gguf", type=Path, help="SmolLM2-135M-Instruct.Q4_1.gguf, where it is there already")
     parser.add_argument("--only", choices=(*PARTS, "page"), help="one part, of which the parts before it are done")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto: a GPU where there is one")
-    parser.add_argument("--jobs", type=int, help="runs of the last part at the same time")
+    parser.add_argument("--jobs", type=int, help="commands at the same time; 1 on a CPU unless given")
     parser.add_argument("--rehearse", action="store_true", help="tiny shapes: does every step run?")
     given = parser.parse_args(words)
     if given.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
+        if given.jobs is not None and given.jobs < 1:
+            raise Stopped(f"--jobs: expected at least 1, found {given.jobs}")
         study = prepare(given.out, given.gguf, sizes(rehearse=given.rehearse))
+        study = replace(study, jobs=given.jobs or study.sizes.jobs)
         for part in PARTS:
             if given.only in (None, part):
                 make(study, part)
@@ -91,10 +96,10 @@ def prepare(out: Path, gguf: Path | None, sizes: Sizes) -> Study:
 
 def _keep_to(out: Path, sizes: Sizes) -> None:
     """Refuse a folder that holds a study of other sizes, whose parts would not be of one study."""
-    file, own = out / "sizes.json", json.loads(json.dumps(asdict(sizes)))
+    file, own = out / "sizes.json", json.loads(json.dumps(asdict(sizes) | {"jobs": None}))
     if not file.is_file():
         write_json(file, own)
-    elif (found := read_json(file)) != own:
+    elif (found := read_json(file) | {"jobs": None}) != own:
         keys = ", ".join(key for key in own if found.get(key) != own[key])
         raise Stopped(f"{out}: expected a study of the same sizes, found others ({keys}); take another --out.")
 
@@ -109,25 +114,36 @@ def write(study: Study) -> None:
 
 
 def make(study: Study, part: str) -> None:
-    """Make the items of a part that are not there, with a line of progress for each."""
+    """Make the items of a part that are not there, with a line of progress for each; a stage's at the same time."""
     items = study.items(part)
-    spent = planned = 0.0
-    for number, item in enumerate(items, 1):
+    started, made, left = time.monotonic(), 0.0, sum(item.cost for item in items if not item.done)
+
+    def make_one(number: int, item: Item) -> None:
+        nonlocal made
         head = f"[{part} {number}/{len(items)}] {item.name}"
         if item.done:
             print(f"{head}: done before", flush=True)
-            continue
+            return
         print(head, flush=True)
-        started = time.monotonic()
+        begun = time.monotonic()
         item.run()
-        spent += time.monotonic() - started
-        planned += item.cost
-        left = sum(other.cost for other in items[number:] if not other.done)
-        print(f"{head}: {duration(time.monotonic() - started)}; {_left(left, spent / planned)}", flush=True)
+        made += item.cost
+        now = time.monotonic()
+        print(f"{head}: {duration(now - begun)}; {_left(left - made, (now - started) / made)}", flush=True)
+
+    for _, stage in groupby(enumerate(items, 1), key=lambda numbered: numbered[1].stage):
+        together = list(stage)
+        if study.jobs == 1 or len(together) == 1:  # what is no command of its own stays in the main thread
+            for number, item in together:
+                make_one(number, item)
+            continue
+        with ThreadPoolExecutor(study.jobs) as pool:
+            for done in [pool.submit(make_one, number, item) for number, item in together]:
+                done.result()
 
 
 def _left(cost: float, seconds_per_cost: float) -> str:
-    return f"about {duration(cost * seconds_per_cost)} left of this part" if cost else "the part is done"
+    return f"about {duration(cost * seconds_per_cost)} left of this part" if cost > 0.01 else "the part is done"
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,8 @@ def test_what_every_page_holds_is_what_the_results_hold():
 def test_unfinished_parts_are_named():
     told = page.status({"unfinished": {"finetune": ["compute, seed 5", "steps, seed 5"]}, "device": "cpu"})
     assert told == (
-        "**Unfinished: finetune (2 left, next: compute, seed 5).** What these parts' tables hold is not final. Made on: cpu."
+        "**Unfinished: finetune (2 left, next: compute, seed 5).** What these parts' tables hold is not final. "
+        "Made on: cpu."
     )
     assert page.status({"unfinished": {}, "device": "cpu"}) == "**Finished.** Made on: cpu."
 
@@ -77,6 +80,25 @@ def test_a_killed_study_goes_on_with_what_is_left(tmp_path, monkeypatch, capsys)
     assert study.main(words) == 0
     assert called == ["annealed", "mean-embedding", "random"]
     assert "[adapt 1/6] shift: done before" in capsys.readouterr().out
+
+
+def test_items_of_a_stage_are_made_at_the_same_time(tmp_path, monkeypatch):
+    called = by_fake(monkeypatch, set())
+    together = threading.Barrier(2, timeout=20)
+    one = parts.stabledllm
+    monkeypatch.setattr(parts, "stabledllm", lambda *words: (one(*words), len(called) > 4 or together.wait()))
+    assert study.main(["--rehearse", "--only", "adapt", "--jobs", "2", "--out", str(tmp_path)]) == 0
+    assert set(called) == set(sizes.REHEARSAL.arms)
+    assert study.main(["--rehearse", "--jobs", "0", "--out", str(tmp_path)]) == 1
+
+
+def test_with_several_jobs_an_experiment_takes_all_seeds_at_once(tmp_path):
+    made = study.Study(tmp_path, sizes.CPU, tmp_path)
+    assert [item.name for item in made.items("finetune")][:4] == [
+        "compute, seed 1", "steps, seed 1", "original, seed 1", "compute, seed 2",
+    ]  # fmt: skip
+    together = dataclasses.replace(made, jobs=4).items("finetune")
+    assert [item.name for item in together] == ["compute, seed 5", "steps, seed 5", "original, seed 5"]
 
 
 def test_a_folder_of_other_sizes_is_refused(tmp_path, capsys):
