@@ -61,6 +61,11 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"study: {error}", file=sys.stderr)
         return 2
+    except FileNotFoundError as error:
+        print(
+            f"study: expected {error.filename} of an earlier part, found none; run the parts in order.", file=sys.stderr
+        )
+        return 1
     except Stopped as error:
         print(f"study: {error}", file=sys.stderr)
         return 1

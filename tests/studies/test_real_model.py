@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from studies.real_model import page, parts, problems, results, sizes, study, verdicts
+from studies.real_model import page, parts, problems, results, sizes, study, tables, verdicts
 
 from stabledllm.config import load_recipe
 from tests.cli.runner import ROOT, in_process
@@ -107,6 +107,13 @@ def test_a_folder_of_other_sizes_is_refused(tmp_path, capsys):
     assert "expected a study of the same sizes, found others (rows" in capsys.readouterr().err
 
 
+def test_a_part_before_its_time_is_one_sentence(tmp_path, capsys):
+    assert study.main(["--rehearse", "--only", "noise", "--out", str(tmp_path)]) == 1
+    wanted = tmp_path / "adapt" / "shift" / "run.json"
+    told = f"study: expected {wanted} of an earlier part, found none; run the parts in order.\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
 def test_a_missing_file_is_one_sentence(tmp_path, capsys):
     assert study.main(["--gguf", str(tmp_path / "none.gguf"), "--out", str(tmp_path), "--device", "cpu"]) == 1
     assert capsys.readouterr().err == f"study: --gguf: expected a file, found none at {tmp_path / 'none.gguf'}\n"
@@ -172,7 +179,7 @@ def test_a_rehearsal_from_end_to_end(tmp_path, monkeypatch):
     found = page.read_results(tmp_path / "page")
     assert found["unfinished"] == {}
     assert list(found["adapt"]) == list(sizes.REHEARSAL.arms)
-    assert set(found["noise"]) == set(page.MEASURED)
+    assert set(found["noise"]) == set(tables.MEASURED)
     assert found["noise"]["original"]["loss"]["mask_pattern"]["value"] == 0, "no masks: C alone"
     assert {run["seed"] for run in found["finetune"]["compute"]["runs"]} == {1, 2}
     spent = {
@@ -183,7 +190,7 @@ def test_a_rehearsal_from_end_to_end(tmp_path, monkeypatch):
     assert spent["mirror", "compute"] == spent["standard", "compute"]
     assert spent["mirror", "steps"] == 2 * spent["standard", "compute"]
     text = (tmp_path / "page" / "README.md").read_text(encoding="utf-8")
-    assert page.NOTHING not in text
+    assert tables.NOTHING not in text
     left = [line for line in text.splitlines() if verdicts.NOTHING in line]
     assert all("spread over seeds" in line for line in left), "two seeds have no ratio of spreads"
     assert not list(tmp_path.glob("finetune/*/runs/*/*/model")), "half a gigabyte each of the real one"
