@@ -5,7 +5,9 @@ from __future__ import annotations
 from itertools import cycle
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from stabledllm.reports.labels import label
 from stabledllm.reports.style import INK, MUTED, colour, new_figure, styled
@@ -39,7 +41,7 @@ def adaptation(results: dict) -> Figure:
         left.legend()
     middle.set_title("Loss of each step")
     right.set_title("Gradient norm of each step")
-    right.set_yscale("log")
+    _logarithmic(right)
     for axes in (left, middle, right):
         axes.set_xlabel("step")
     return figure
@@ -69,11 +71,20 @@ def noise(results: dict) -> Figure:
     for axes, title in zip(panels, (*titles.values(), "P-POTS's p(t)"), strict=True):
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("t")
-    panels[1].set_yscale("log")
+    _logarithmic(panels[1])
     panels[2].axhline(0, color=MUTED, linewidth=0.8)
     if panels[0].lines:
         panels[0].legend()
     return figure
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers: powers of ten, and 2 and 5 times those where there are few."""
+    axes.set_yscale("log", nonpositive="mask")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 @styled

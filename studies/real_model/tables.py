@@ -46,8 +46,9 @@ def plan_line(plan: dict | None, text: dict, file: str) -> str:
         return NOTHING
     rows = text["files"][file]["rows"]
     epochs = plan["steps"] * plan["batch"] / rows
+    passes = f"{epochs:.3g} {'epoch' if epochs == 1 else 'epochs'}"
     return (
-        f"{plan['steps']} steps of {plan['batch']} forward rows over {rows} rows ({epochs:.3g} epochs), learning rate "
+        f"{plan['steps']} steps of {plan['batch']} forward rows over {rows} rows ({passes}), learning rate "
         f"{plan['learning_rate']:g}, computed in {plan['precision']}."
     )
 
