@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import subprocess
@@ -97,7 +96,7 @@ def test_with_several_jobs_an_experiment_takes_all_seeds_at_once(tmp_path):
     assert [item.name for item in made.items("finetune")][:4] == [
         "compute, seed 1", "steps, seed 1", "original, seed 1", "compute, seed 2",
     ]  # fmt: skip
-    together = dataclasses.replace(made, jobs=4).items("finetune")
+    together = study.Study(tmp_path, sizes.CPU, tmp_path, 4).items("finetune")
     assert [item.name for item in together] == ["compute, seed 5", "steps, seed 5", "original, seed 5"]
 
 
