@@ -130,9 +130,9 @@ def test_the_bar_of_an_evaluation_ends_at_its_total(tmp_path, monkeypatch, chang
     assert all(each.done == each.total > 0 for each in bars), [(each.done, each.total) for each in bars]
 
 
-class Zeroes(TrainerCallback):
+class Spoils(TrainerCallback):
     def on_train_end(self, args, state, control, model=None, **_):
-        torch.nn.init.zeros_(model.get_output_embeddings().weight)
+        torch.nn.init.normal_(model.get_output_embeddings().weight, std=5.0)
 
 
 def test_the_last_evaluation_is_the_final_one_unless_the_model_has_changed_since(tmp_path, monkeypatch):
@@ -146,11 +146,10 @@ def test_the_last_evaluation_is_the_final_one_unless_the_model_has_changed_since
     assert evaluated == [0, 2, 4]
     assert plain["metrics"]["validation_nll"]["value"] == plain["history"][-1]["eval_nll"]
     settings = merged(small_run(tmp_path), {"out": str(tmp_path / "changed"), "eval_every": 2})
-    changed = run.train(TrainSettings.model_validate(settings), say=lambda _: None, callbacks=[Zeroes()])
+    changed = run.train(TrainSettings.model_validate(settings), say=lambda _: None, callbacks=[Spoils()])
     assert evaluated[3:] == [0, 2, 4, 4]
-    uniform = math.log(264)
-    assert changed["metrics"]["validation_nll"]["value"] == pytest.approx(uniform, rel=1e-5), "of the model as it is"
-    assert changed["history"][-1]["eval_nll"] != pytest.approx(uniform, rel=1e-2)
+    before, after = changed["history"][-1]["eval_nll"], changed["metrics"]["validation_nll"]["value"]
+    assert after > before + 0.1, "of the model as it is"
 
 
 class Killed(Exception):
