@@ -77,7 +77,7 @@ def _run(job: Quickstart, out: Path, *, small: bool) -> None:
     measured = _is_there(out / "decompose" / "decomposition.json", deepcopy(common) | lab)
     fits = _unfitted(job, common, out, small)
     threads = torch.get_num_threads()
-    spare = 0 if measured else _spare(job, threads, small)
+    spare = 0 if measured else _spare(job, threads)
     training = job.recipe, _overrides(job, common, out, small)
     torch.set_num_threads(max(1, threads - spare))
     with beside(threads=spare) if spare else nullcontext() as other:
@@ -103,12 +103,12 @@ def _run(job: Quickstart, out: Path, *, small: bool) -> None:
     answer(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
 
 
-def _spare(job: Quickstart, threads: int, small: bool) -> int:
-    """The threads of a process that fits and trains beside the measurement; 0 where it would not pay.
+def _spare(job: Quickstart, threads: int) -> int:
+    """The threads of a process that fits and trains beside the measurement; 0 for none.
 
-    A short one is over before the process has begun, and images share a folder of codes, which it would wait for.
+    Images share a folder of codes, for which it would only wait.
     """
-    return 0 if small or "image" in job.common["data"] else threads // 2
+    return 0 if "image" in job.common["data"] else threads // 2
 
 
 def _fit_folder(out: Path, method: str) -> Path:
