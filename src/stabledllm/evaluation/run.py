@@ -252,6 +252,7 @@ def _differences(ours: Path, theirs: Path) -> dict:
         ("validation_nll", NLLS, "nll", "nats/token"),
         ("validation_objective", OBJECTIVE, "nll", "nats/token"),
         ("accuracy", COMPLETIONS, "correct", "share"),
+        ("credit", COMPLETIONS, "credit", "share"),
         ("accuracy", LINES, "correct", "share"),
         ("clip_score", LINES, "clip_score", "CLIP score"),
     )
