@@ -69,7 +69,8 @@ def finish(
 
 def _evaluation_losses(settings: TrainSettings, trainer: MDMTrainer, data: DataBundle, say: Say) -> tuple[dict, dict]:
     """The metrics of the trained model, and what stands beside them of the untuned one."""
-    values = trainer.finite_nll_of_rows()
+    unchanged = not settings.callbacks and not trainer.args.load_best_model_at_end
+    values = trainer.nll_of_rows_at_the_end(unchanged=unchanged)
     nll, beside = (
         mean_over_rows(values),
         beside_untuned(Path(settings.out), data.validation, values, settings.eval_draws),
