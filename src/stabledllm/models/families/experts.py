@@ -1,6 +1,6 @@
 """A mixture of experts: each token's chosen ones, weighed and added up.
 
-Tokens are sorted by expert once. Where torch has a grouped matrix product, three of them serve all experts; elsewhere
+Tokens are sorted by expert once. Where torch has a grouped matrix product, two of them serve all experts; elsewhere
 (float64, adapters on experts, sharded or quantised weights) each expert takes its segment. Both give the same results
 to rounding.
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from stabledllm.models.families.grouped import as_one, can_group, grouped_linear, lay_together, lie_together, taken
 
-_SIDES = ("gate_proj", "up_proj", "down_proj")
+_SIDES = (("gate_proj", "up_proj"), ("down_proj",))
+"""The layers of an expert that one product computes, in the order in which their weights lie in memory."""
 
 
 class GatedMLP(nn.Module):
@@ -48,7 +49,8 @@ class Experts(nn.ModuleList):
     def join(self) -> None:
         """Lay the experts' weights together in memory; needed after their parameters were replaced."""
         for side in _SIDES:
-            lay_together(self._weights(side))
+            if weights := self._plain_weights(side):
+                lay_together(weights)
 
     def _apply(self, fn, recurse: bool = True):
         # What moves or casts a model gives every parameter memory of its own.
@@ -65,31 +67,35 @@ class Experts(nn.ModuleList):
         numbers = torch.arange(len(self), device=sorted_S.device)
         ends_E = torch.searchsorted(sorted_S, numbers, right=True, out_int32=True)
         x_SD = taken(x_TD, order_S // count, place_S.view(-1, count))
-        out_SD = self._grouped(x_SD, ends_E) if self.grouped(x_SD) else self._in_segments(x_SD, ends_E)
+        weights = self.grouped(x_SD)
+        out_SD = _grouped(x_SD, ends_E, weights) if weights else self._in_segments(x_SD, ends_E)
         out_TKD = taken(out_SD, place_S, order_S[:, None]).view(*chosen_TK.shape, -1)
         return (out_TKD * share_TK[..., None]).sum(1).to(x_TD.dtype)
 
-    def grouped(self, x: Tensor) -> bool:
-        """Whether all experts are computed in one grouped product; else each takes its own segment of the tokens."""
-        return can_group(_computed_in(x), x.device, self.widths) and all(
-            all(type(getattr(expert, side)) is nn.Linear for expert in self) and lie_together(self._weights(side))
-            for side in _SIDES
-        )
+    def grouped(self, x: Tensor) -> list[list[nn.Parameter]] | None:
+        """The weights of both products where each serves all experts; None where each expert takes its own segment."""
+        if not can_group(_computed_in(x), x.device, self.widths):
+            return None
+        weights = [self._plain_weights(side) for side in _SIDES]
+        return weights if all(part and lie_together(part) for part in weights) else None
 
-    def _weights(self, side: str) -> list[nn.Parameter]:
-        return [getattr(expert, side).weight for expert in self]
-
-    def _grouped(self, x_SD: Tensor, ends_E: Tensor) -> Tensor:
-        dtype = _computed_in(x_SD)
-        gate, up, down = (as_one(self._weights(side)).to(dtype) for side in _SIDES)
-        x_SD = x_SD.to(dtype)
-        inner = nn.functional.silu(grouped_linear(x_SD, gate, ends_E)) * grouped_linear(x_SD, up, ends_E)
-        return grouped_linear(inner, down, ends_E)
+    def _plain_weights(self, side: tuple[str, ...]) -> list[nn.Parameter] | None:
+        """The weights of these layers, expert by expert; None where one was replaced, as by an adapter."""
+        # Called in every forward pass, and hence past nn.Module's slow access to attributes.
+        layers = [expert._modules[name] for expert in self._modules.values() for name in side]
+        return [layer._parameters["weight"] for layer in layers] if all(type(x) is nn.Linear for x in layers) else None
 
     def _in_segments(self, x_SD: Tensor, ends_E: Tensor) -> Tensor:
         sizes = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
         parts = zip(self, x_SD.split(sizes), strict=True)
         return torch.cat([expert(part) for expert, part in parts if len(part) or torch.is_grad_enabled()])
+
+
+def _grouped(x_SD: Tensor, ends_E: Tensor, weights: list[list[nn.Parameter]]) -> Tensor:
+    dtype, (first, second) = _computed_in(x_SD), weights
+    gate_up = as_one(first).view(len(ends_E), -1, x_SD.shape[1]).to(dtype)
+    gate, up = grouped_linear(x_SD.to(dtype), gate_up, ends_E).chunk(2, dim=1)
+    return grouped_linear(nn.functional.silu(gate) * up, as_one(second).to(dtype), ends_E)
 
 
 def _computed_in(x: Tensor) -> torch.dtype:

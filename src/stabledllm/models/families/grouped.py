@@ -102,12 +102,11 @@ class _Taken(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, index_S: Tensor, places: Tensor) -> Tensor:
         ctx.save_for_backward(places)
-        return x[index_S]
+        return x.index_select(0, index_S)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         (places,) = ctx.saved_tensors
-        if places.shape[1] == 1:
-            return gradient[places[:, 0]], None, None
-        return gradient[places].sum(1), None, None
+        back = gradient.index_select(0, places.flatten())
+        return back.view(*places.shape, -1).sum(1) if places.shape[1] > 1 else back, None, None
