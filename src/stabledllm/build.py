@@ -65,25 +65,38 @@ def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
     """Write ``block_size`` and the choices on images into the model's config, for decoding and evaluation.
 
     Raises:
-        UserError: the model has no block form, was trained in other blocks, or is to be decoded in other blocks.
+        UserError: the model has no block form, was trained in other blocks, is to be decoded in other blocks, or has no
+            shift that ``block_start`` could mean.
     """
-    _keep_block_size(loaded, settings.block_size, settings.decoding.block)
+    _keep_block_size(loaded, settings)
     if are_images(settings.data.train):
         keep_image_choices(loaded.model.config, settings.data.image.model_dump())
 
 
-def _keep_block_size(loaded: LoadedModel, size: int | None, decoding_block: int | None) -> None:
-    config = loaded.model.config
+def _keep_block_size(loaded: LoadedModel, settings: TrainSettings) -> None:
+    config, size, decoding_block = loaded.model.config, settings.block_size, settings.decoding.block
     trained = getattr(config, "block_size", None)
-    if trained and trained != size:
+    # The published layouts are fine-tuned in other blocks than they were trained in; an adapter cannot say so.
+    whole = not settings.lora and not is_adapter(settings.model)
+    free = size and whole and getattr(config, "blocks_from_start", False)
+    if trained and trained != size and not free:
         raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
     if not size:
+        if settings.block_start != "noisy":
+            raise UserError(f"key 'block_start': expected block_size beside '{settings.block_start}', found none.")
         return
     if not hasattr(config, "block_size"):
         raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
     if decoding_block != size:
         raise UserError(f"key 'decoding.block': expected block_size = {size}, found {decoding_block}.")
     config.block_size = size
+    if settings.block_start != "noisy":
+        if not hasattr(config, "block_start"):
+            raise UserError(
+                f"key 'block_start': expected a model in blocks whose logits are shifted, such as Fast-dLLM v2, for "
+                f"'{settings.block_start}', found '{loaded.name}'."
+            )
+        config.block_start = settings.block_start
 
 
 def build_method(name: str, settings: TrainSettings | DecomposeSettings) -> Method:

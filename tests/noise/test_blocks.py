@@ -6,7 +6,7 @@ import torch
 
 from stabledllm.errors import UserError
 from stabledllm.loss import row_losses, token_losses
-from stabledllm.noise.blocks import Units, block_counts, block_ids
+from stabledllm.noise.blocks import Blocks, Units
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.fits import check_blocks
 from stabledllm.noise.methods import Method, MethodOptions, Rows
@@ -34,8 +34,8 @@ def part(rows: Rows, own: slice) -> Rows:
 
 
 def units_of(rows: Rows, size: int, own: slice = slice(None)) -> Units:
-    counts = block_counts(rows.maskable, size)
-    return Units.of(part(rows, own), size, (counts.cumsum(0) - counts)[own], int(counts.sum()))
+    counts = Blocks(size).counts(rows.maskable)
+    return Units.of(part(rows, own), Blocks(size), (counts.cumsum(0) - counts)[own], int(counts.sum()))
 
 
 def draw(rows: Rows, size: int, text: str, own: slice = slice(None), step_index: int = 4):
@@ -92,7 +92,7 @@ def test_units_part_the_maskable_tokens_and_their_shares_add_up_to_1():
 def test_block_ids_written_out():
     maskable = torch.tensor([[0, 0, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1]]).bool()
     attended = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]]).bool()
-    assert block_ids(maskable, attended, 2).tolist() == [[0, 0, 1, 1, 2, -1], [0, 1, 1, 2, 2, 3]]
+    assert Blocks(2).ids(maskable, attended).tolist() == [[0, 0, 1, 1, 2, -1], [0, 1, 1, 2, 2, 3]]
 
 
 def test_what_units_add_is_what_rows_lose():
@@ -117,7 +117,7 @@ def test_row_loss_has_the_enumerated_mean_and_variance(case):
     delimiter = torch.zeros(7, dtype=torch.bool)
     delimiter[[1 + i for i in toys[0].delimiter] + [4 + i for i in toys[1].delimiter]] = True
     rows = Rows(torch.arange(n), n, maskable, torch.arange(7), delimiter.expand(n, -1))
-    drawn = Units.of(rows, 3, 2 * torch.arange(n), 2 * n).draw(case.method, Key(7, 0), case.sampler)
+    drawn = Units.of(rows, Blocks(3), 2 * torch.arange(n), 2 * n).draw(case.method, Key(7, 0), case.sampler)
     nll = torch.zeros(drawn.mask.shape)
     for toy, places in zip(toys, ([1, 2, 3], [4, 5]), strict=True):
         state = (drawn.mask[..., places].long() << torch.arange(toy.size)).sum(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stabledllm.noise.blocks import Units, block_counts, mean_forwards_in_blocks
+from stabledllm.noise.blocks import Blocks, Units, mean_forwards_in_blocks
 from stabledllm.noise.densities import Tabulated, TSampler
 from stabledllm.noise.methods import Method, MethodOptions, Rows
 from stabledllm.noise.objective import Objective
@@ -72,8 +72,8 @@ def test_blocks_share_the_forward_of_a_view(name, below, block):
     method, sizes = Method.parse(name, MethodOptions(mirror_below=below)), torch.tensor([2, 5, 7]).repeat(3000)
     maskable = torch.arange(7) < sizes[:, None]
     rows = Rows(torch.arange(len(sizes)), len(sizes), maskable, torch.arange(7))
-    counts = block_counts(maskable, block)
-    units = Units.of(rows, block, counts.cumsum(0) - counts, int(counts.sum()))
+    counts = Blocks(block).counts(maskable)
+    units = Units.of(rows, Blocks(block), counts.cumsum(0) - counts, int(counts.sum()))
     sampler = method.sampler(SKEWED)
     draw = units.draw(method, Key(3, 1), sampler)
     charged = mean_forwards_in_blocks(method.views, sampler, sizes, block)

@@ -15,6 +15,7 @@ from stabledllm.lab.measure.plan import probe_forwards
 from stabledllm.lab.measure.probe_and_fit import probe_and_fit
 from stabledllm.lab.quick import NOTE, QUICKER
 from stabledllm.models.loading import LoadedModel
+from stabledllm.models.names import in_own_blocks
 from stabledllm.noise.fits import check_fitted, check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity
@@ -33,6 +34,7 @@ def run_fit(settings: TrainSettings, path: Path, say: Say, *, quick: bool = Fals
     Raises:
         UserError: a method without ppots, or a model or rows that do not suit it.
     """
+    settings = in_own_blocks(settings)
     method = build_method(settings.method, settings)
     check_fitted(method)
     loaded = build_model(settings)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stabledllm.data.token_rows import refuse_given
 from stabledllm.forward.blocks import BlockMeter
-from stabledllm.noise.blocks import BlockDraw, Units, block_counts, block_ids
+from stabledllm.noise.blocks import BlockDraw, Blocks, Units
 from stabledllm.noise.fits import check_blocks
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
@@ -48,12 +48,12 @@ class InBlocks:
         check_blocks(method, packing=packing)
         for rows in (kwargs["train_rows"], kwargs["eval_rows"]):
             check_rows(rows, refuse_given)
-        self.block_size = block_size
+        self.blocks = Blocks.of(kwargs["model"], block_size)
         super().__init__(method=method, packing=packing, **kwargs)
 
     def _fix_positions(self, batches: list[dict], device: torch.device) -> StepRows:
         step = super()._fix_positions(batches, device)
-        counts = self._of_all_ranks([block_counts(b["maskable"], self.block_size) for b in batches], device)
+        counts = self._of_all_ranks([self.blocks.counts(b["maskable"]) for b in batches], device)
         first, total = first_units(step, counts)
         self._deal(batches, {"first_unit": first})
         for batch in batches:
@@ -62,11 +62,10 @@ class InBlocks:
 
     def _shown(self, key: Key, inputs: dict) -> dict:
         inputs = super()._shown(key, inputs)
-        ids = block_ids(inputs["maskable"], inputs["attention_mask"], self.block_size)
-        return inputs | {"block_ids": ids}
+        return inputs | {"block_ids": self.blocks.ids(inputs["maskable"], inputs["attention_mask"])}
 
     def _draw(self, key: Key, rows: Rows, inputs: dict) -> BlockDraw:
-        units = Units.of(rows, self.block_size, inputs["first_unit"], inputs["step_units"])
+        units = Units.of(rows, self.blocks, inputs["first_unit"], inputs["step_units"])
         return units.draw(self.method, key, self.sampler)
 
     def _count(self, draw: BlockDraw, rows: Rows, inputs: dict, tokens: Tensor, forwards: int) -> None:
@@ -77,7 +76,7 @@ class InBlocks:
 
     def evaluation_meter(self, objective: Objective) -> BlockMeter:
         """The meter of the validation rows in blocks, under an objective."""
-        return BlockMeter(self._metered(), self.eval_rows, objective, block_size=self.block_size)
+        return BlockMeter(self._metered(), self.eval_rows, objective, block_size=self.blocks.size)
 
 
 class BlockTrainer(InBlocks, MDMTrainer):

@@ -24,6 +24,7 @@ from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged
 from stabledllm.models.loading import LoadedModel
+from stabledllm.models.names import in_own_blocks
 from stabledllm.models.new import is_new
 from stabledllm.noise.fits import check_autoregressive, check_blocks, check_marks, check_model
 from stabledllm.noise.methods import Method
@@ -94,7 +95,7 @@ def train(
         UserError: the settings, data or callbacks are bad, or the folder holds a run with another identity.
         Diverged: the run's numbers are no longer finite, or the run that is there diverged; ``run.json`` says so.
     """
-    settings = with_image_defaults(settings)
+    settings = in_own_blocks(with_image_defaults(settings))
     refuse_unstreamable(settings)
     with without_bars() if settings.trainer.get("disable_tqdm") else nullcontext():
         return _train(settings, data, callbacks, say, screen or Screen(), untuned)
