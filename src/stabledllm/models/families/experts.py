@@ -68,7 +68,7 @@ class Experts(nn.ModuleList):
         ends_E = torch.searchsorted(sorted_S, numbers, right=True, out_int32=True)
         x_SD = taken(x_TD, order_S // count, place_S.view(-1, count))
         weights = self.grouped(x_SD)
-        out_SD = _grouped(x_SD, ends_E, weights) if weights else self._in_segments(x_SD, ends_E)
+        out_SD = _grouped(x_SD, ends_E, weights) if weights else self._in_segments(x_SD, sorted_S, ends_E)
         out_TKD = taken(out_SD, place_S, order_S[:, None]).view(*chosen_TK.shape, -1)
         return (out_TKD * share_TK[..., None]).sum(1).to(x_TD.dtype)
 
@@ -85,9 +85,10 @@ class Experts(nn.ModuleList):
         layers = [expert._modules[name] for expert in self._modules.values() for name in side]
         return [layer._parameters["weight"] for layer in layers] if all(type(x) is nn.Linear for x in layers) else None
 
-    def _in_segments(self, x_SD: Tensor, ends_E: Tensor) -> Tensor:
-        sizes = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
-        parts = zip(self, x_SD.split(sizes), strict=True)
+    def _in_segments(self, x_SD: Tensor, sorted_S: Tensor, ends_E: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # where no size may be read from a tensor
+            return torch.cat([expert(x_SD[(sorted_S == i).nonzero()[:, 0]]) for i, expert in enumerate(self)])
+        parts = zip(self, x_SD.split(ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()), strict=True)
         return torch.cat([expert(part) for expert, part in parts if len(part) or torch.is_grad_enabled()])
 
 

@@ -13,6 +13,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3RMSNor
 from stabledllm.models.families.config import HubConfig
 from stabledllm.models.families.experts import Experts, GatedMLP
 from stabledllm.models.families.qwen_layout import QwenLayout
+from stabledllm.models.families.routing import Routing
 
 
 class LLaDAMoEConfig(HubConfig):
@@ -102,20 +103,30 @@ class RoutedMLP(nn.Module):
     The probabilities are float32.
     """
 
+    bias_only_chooses = False
+    """The bias, where there is one, is a part of the shares as well."""
+
     def __init__(self, config: LLaDAMoEConfig):
         super().__init__()
-        self.count = config.num_experts_per_tok
+        self.count, self.routing = config.num_experts_per_tok, Routing(config.num_experts)
         self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.experts = Experts(config.num_experts, config.hidden_size, config.expert_intermediate_size)
         if config.moe_router_enable_expert_bias:
             self.register_buffer("expert_bias", torch.zeros(config.num_experts))
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of each expert, (E,); None for a router without."""
+        return self._buffers.get("expert_bias")
+
     def forward(self, x_NLD: Tensor) -> Tensor:
         x_TD = x_NLD.reshape(-1, x_NLD.shape[-1])
         share_TE = self.gate(x_TD).softmax(-1, dtype=torch.promote_types(x_TD.dtype, torch.float32))
-        if "expert_bias" in self._buffers:
-            share_TE = share_TE + self.expert_bias
+        probability_TE = share_TE
+        if self.bias is not None:
+            share_TE = share_TE + self.bias
         share_TK, chosen_TK = share_TE.topk(self.count, dim=-1)
+        self.routing.record(probability_TE, chosen_TK)
         return self.experts(x_TD, chosen_TK, share_TK.to(x_TD.dtype)).view_as(x_NLD)
 
 
@@ -144,8 +155,8 @@ class LLaDAMoELayer(GradientCheckpointingLayer):
 class LLaDAMoEModelLM(QwenLayout):
     """A LLaDA-MoE model; its weights are ``model.{embed_tokens, layers.N, norm}`` and ``lm_head``.
 
-    The experts are numbered, ``layers.N.mlp.experts.E``. No auxiliary loss balances them, as in the published
-    fine-tuning default (``output_router_logits`` false).
+    The experts are numbered, ``layers.N.mlp.experts.E``. An auxiliary loss balances them only where one asks for it
+    (``router.loss``), as in the published fine-tuning default (``output_router_logits`` false).
     """
 
     config_class = LLaDAMoEConfig
