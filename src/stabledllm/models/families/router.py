@@ -53,7 +53,7 @@ class SigmoidRouter(nn.Module):
         if self.kept_groups < self.groups:
             choice_TE = choice_TE.masked_fill(~self._of_best_groups(choice_TE), -torch.inf)
         chosen_TK = choice_TE.topk(self.count, dim=-1).indices
-        self.routing.record(score_TE / (score_TE.sum(-1, keepdim=True) + _TINY), chosen_TK)
+        self.routing.record(score_TE, chosen_TK)
         share_TK = score_TE.gather(1, chosen_TK)
         if self.normalised and self.count > 1:
             share_TK = share_TK / (share_TK.sum(-1, keepdim=True) + _TINY)

@@ -18,10 +18,10 @@ class Routing:
         self.experts = experts
         self._kept: list[tuple[Tensor, Tensor]] | None = None
 
-    def record(self, share_TE: Tensor, chosen_TK: Tensor) -> None:
-        """Keep a forward's probabilities of all experts, which sum to 1, and the chosen ones."""
+    def record(self, score_TE: Tensor, chosen_TK: Tensor) -> None:
+        """Keep a forward's scores of all experts, none negative, and the chosen ones."""
         if self._kept is not None:
-            self._kept.append((share_TE, chosen_TK))
+            self._kept.append((score_TE, chosen_TK))
 
 
 def routers(model: nn.Module) -> list[nn.Module]:
@@ -31,7 +31,7 @@ def routers(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def recorded(model: nn.Module) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
-    """Within this context forwards are recorded: for each router its (probabilities (T, E), chosen (T, K)) by forward.
+    """Within this context forwards are recorded: for each router its (scores (T, E), chosen (T, K)) by forward.
 
     A forward that the backward pass repeats, outside of the context, is not recorded again.
     """
