@@ -11,7 +11,6 @@ from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
 from stabledllm.models.families.routing import recorded, routers
 from stabledllm.training.expert_load import ExpertLoad, expert_load_of
-from tests.checks.trajectory import assert_same_trajectory
 from tests.fakes import tiny
 from tests.fakes.hub_models import write_llada, write_llada_moe
 from tests.fakes.llada2 import MASK_ID, write_llada2
@@ -51,7 +50,7 @@ def test_splitting_a_step_changes_nothing(folders, tmp_path):
         )
         trainer.train()
         runs[micro] = trainer
-    assert_same_trajectory(runs[1].recorded.losses, runs[8].recorded.losses)
+    assert runs[1].recorded.losses == pytest.approx(runs[8].recorded.losses, rel=1e-9)
     assert torch.equal(biases(runs[1]), biases(runs[8]))
     for key in ("expert_load_max", "experts_unused"):
         assert logged(runs[1], key) == logged(runs[8], key)
@@ -66,7 +65,7 @@ def test_packing_changes_nothing(folders, tmp_path):
         )
         trainer.train()
         runs.append(trainer)
-    assert_same_trajectory(runs[1].recorded.losses, runs[0].recorded.losses)
+    assert runs[1].recorded.losses == pytest.approx(runs[0].recorded.losses, rel=1e-9)
     assert logged(runs[0], "expert_load_max") == logged(runs[1], "expert_load_max")
 
 
@@ -88,12 +87,12 @@ def test_kill_and_resume_is_bit_identical(folders, tmp_path):
 
 def test_each_way_of_balancing_has_its_effect(folders, tmp_path):
     """The biases move by the rate and no weight with them; the loss flattens the scores."""
-    plain, moved, pushed = (
+    plain, moved, left, pushed = (
         run(folders, tmp_path / f"{i}", steps=8, rate=rate, loss=loss)
-        for i, (rate, loss) in enumerate([(0.0, 0.0), (0.05, 0.0), (0.0, 2.0)])
+        for i, (rate, loss) in enumerate([(0.0, 0.0), (0.05, 0.0), (0.0, 1e-9), (0.0, 20.0)])
     )
     before = biases(plain)
-    for trainer in (plain, moved, pushed):
+    for trainer in (plain, moved, left, pushed):
         trainer.train()
     assert torch.equal(biases(plain), before)
     assert torch.equal(biases(pushed), before)
@@ -102,8 +101,8 @@ def test_each_way_of_balancing_has_its_effect(folders, tmp_path):
     assert steps.abs().max() > 3
     assert logged(moved, "expert_load_max")[-1] < logged(plain, "expert_load_max")[-1]
     assert not logged(plain, "balance_loss")
-    losses = logged(pushed, "balance_loss")
-    assert losses[-1] < losses[0]
+    assert logged(pushed, "balance_loss")[0] == logged(left, "balance_loss")[0]
+    assert logged(pushed, "balance_loss")[-1] < logged(left, "balance_loss")[-1]
     assert plain.recorded.losses[0] == moved.recorded.losses[0] < pushed.recorded.losses[0]
 
 

@@ -52,8 +52,8 @@ from stabledllm.training.earlier import (
     is_begun,
     leave_behind,
 )
-from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.expert_load import expert_load_of
+from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
 from stabledllm.training.identity import identity_of, with_content
 from stabledllm.training.log_lines import LogLines
