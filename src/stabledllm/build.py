@@ -17,6 +17,7 @@ from stabledllm.config.settings import (
 from stabledllm.data.images import are_images
 from stabledllm.decoding import DecodingOptions, ImageOptions
 from stabledllm.errors import UserError
+from stabledllm.models.families.block_config import BlockConfig
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel, is_adapter, load_model
 from stabledllm.models.new import is_new
@@ -97,6 +98,17 @@ def _keep_block_size(loaded: LoadedModel, settings: TrainSettings) -> None:
                 f"'{settings.block_start}', found '{loaded.name}'."
             )
         config.block_start = settings.block_start
+
+
+def take_block(loaded: LoadedModel, block: int, *, given: bool) -> None:
+    """Decode and evaluate in blocks of a given size a model whose config.json does not say its own; any other keeps it.
+
+    Args:
+        given: whether the user gave the block, and did not leave it to the model.
+    """
+    config = loaded.model.config
+    if given and isinstance(config, BlockConfig):
+        config.adopt(block)
 
 
 def build_method(name: str, settings: TrainSettings | DecomposeSettings) -> Method:

@@ -8,9 +8,14 @@ from stabledllm.config.settings import ModelSettings
 from stabledllm.errors import UserError
 from stabledllm.models.loading import load_model
 from stabledllm.models.opening import open_model
+from tests.fakes.block_models import write_fast_dllm, write_sdar
 from tests.fakes.hub_models import write_dream, write_llada, write_llama, write_mmada
+from tests.fakes.llada2 import write_llada2
 
-WRITERS = {"llada": write_llada, "dream": write_dream, "mmada": write_mmada, "arm": write_llama}
+WRITERS = {
+    "llada": write_llada, "dream": write_dream, "mmada": write_mmada, "arm": write_llama, "sdar": write_sdar,
+    "llada2": write_llada2,    "fast-dllm": write_fast_dllm,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("family", WRITERS)

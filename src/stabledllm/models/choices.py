@@ -9,8 +9,8 @@ FAMILY_NAMES = ("auto", "llada", "llada-moe", "dream", "mmada", "a2d", "sdar", "
 BACK_ENDS = ("sdpa", "eager", "flash_attention_2")
 _FAMILY_OF = {
     "llama": "arm", "qwen": "arm", "qwen2": "arm", "qwen3": "arm", "mistral": "arm", "gpt2": "arm", "causal": "arm",
-    "autoregressive": "arm", "trado": "sdar", "fast_dllm": "fast-dllm", "fastdllm": "fast-dllm", "llada2": "llada2",
-    "bert": "mlm", "roberta": "mlm", "masked": "mlm",
+    "autoregressive": "arm", "bert": "mlm", "roberta": "mlm", "masked": "mlm", "trado": "sdar",
+    "fast_dllm": "fast-dllm", "fastdllm": "fast-dllm", "llada2": "llada2",
 }  # fmt: skip
 """Models' own names of what is a family here."""
 

@@ -13,7 +13,7 @@ from stabledllm.models.adapter_base import named_base
 from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.block_layouts import BLOCK_LAYOUTS
 from stabledllm.models.byte_tokenizer import ByteTokenizer
-from stabledllm.models.families.block_loading import fill_mask_id
+from stabledllm.models.families.block_loading import assumed_in_words, fill_mask_id
 from stabledllm.models.families.causal_lm import is_causal_lm
 from stabledllm.models.families.config_values import check_numbers, check_values
 from stabledllm.models.families.registry import FAMILIES, find_family
@@ -36,6 +36,8 @@ class Opened:
     autoregressive: bool
     tokenizer: ByteTokenizer | HFTokenizer
     weights: int | None
+    assumed: str = ""
+    """What its config.json leaves out, and what stands for it, in words."""
 
 
 def open_model(settings: ModelSettings) -> Opened:
@@ -68,7 +70,7 @@ def open_model(settings: ModelSettings) -> Opened:
         needs_mask=not causal,
     )
     called = next(known for known, one in FAMILIES.items() if one is family)
-    return Opened(name, called, causal, tokenizer, weights)
+    return Opened(name, called, causal, tokenizer, weights, assumed_in_words(read))
 
 
 def _config(source: Source, kind: type | None) -> PretrainedConfig:

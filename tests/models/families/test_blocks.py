@@ -53,7 +53,7 @@ def by_definition(folder, size: int, start: str):
     [("sdar", "none", True), ("fast-dllm", "noisy", True), ("fast-dllm", "clean", True), ("fast-dllm", "noisy", False)],
 )
 def test_all_blocks_at_once_are_the_blocks_one_by_one(tmp_path, name, start, training, attention):
-    """In evaluation mode a block's first token is predicted by the clean copy, as in decoding, whatever training does."""
+    """In evaluation mode the clean copy predicts a block's first token, as in decoding, whatever training does."""
     folder, size = WRITERS[name](tmp_path, std=0.3), {"sdar": 4, "fast-dllm": 8}[name]
     model = load(folder).train(training)
     model.config.block_start = start
@@ -79,6 +79,18 @@ def test_a_clean_row_alone_is_its_own_past(tmp_path, name):
     two = model(noisy, selected=mask, targets=clean, block_ids=ids).nll
     for one in (model(noisy, selected=mask), model(noisy, selected=mask, block_ids=ids)):
         torch.testing.assert_close(F.cross_entropy(one.logits, clean[mask], reduction="none"), two)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_mixed_precision_is_near_the_weights_own(tmp_path, name):
+    """The mask is made in the precision of the products, which SDPA asks for."""
+    model = load(WRITERS[name](tmp_path, std=0.1)).train()
+    exact = outputs(model, 4, "sdpa")
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = outputs(model, 4, "sdpa")
+    mixed.mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    torch.testing.assert_close(mixed, exact, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -129,5 +141,5 @@ def test_a_vocabulary_without_the_mask_token(tmp_path):
     stored_tokens = json.loads((folder / "tokenizer.json").read_text())
     stored_tokens["added_tokens"] = [t for t in stored_tokens["added_tokens"] if t["id"] != MASK_ID]
     (folder / "tokenizer.json").write_text(json.dumps(stored_tokens))
-    with pytest.raises(UserError, match="expected mask_token_id in config.json or a mask token in the tokenizer"):
+    with pytest.raises(UserError, match=r"expected mask_token_id in config\.json or a mask token in the tokenizer"):
         load_model(str(folder))

@@ -1,4 +1,4 @@
-"""Configurations of converted autoregressive models, in the keys of dllm's A2D checkpoints: the original's and a few."""
+"""Configurations of converted autoregressive models, in the keys of dllm's A2D checkpoints."""
 
 from __future__ import annotations
 

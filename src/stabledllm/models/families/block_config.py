@@ -1,4 +1,7 @@
-"""Configurations of models that are trained in blocks, in the hub's keys: SDAR (and TraDo), Fast-dLLM v2."""
+"""Configurations of models that are trained in blocks, in the hub's keys: SDAR (and TraDo), Fast-dLLM v2.
+
+LLaDA2's is in a module of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,32 @@ from stabledllm.models.block_layouts import BLOCK_LAYOUTS, FAST_DLLM, SDAR
 from stabledllm.models.families.decoder_config import DecoderConfig
 
 
-class BlockConfig(DecoderConfig):
+class OwnBlocks:
+    """A mixin for the configuration of a layout that is trained in blocks, whose ``block_size`` it has."""
+
+    shift_logits = False
+    blocks_from_start = True
+    """Blocks are counted from the row's first token, not from the response's."""
+
+    @property
+    def assumed(self) -> dict[str, int | None]:
+        """What config.json leaves out of the layout's keys, with the values that are used."""
+        layout, read = BLOCK_LAYOUTS[self.model_type], getattr(self, "_read", {})
+        keys = {layout.key: self.block_size, "mask_token_id": self.mask_token_id}
+        return {key: value for key, value in keys.items() if read.get(key) is None}
+
+    def adopt(self, block: int) -> None:
+        """Take another size of blocks where config.json has none; else nothing changes."""
+        if BLOCK_LAYOUTS[self.model_type].key in self.assumed:
+            self.block_size = block
+
+    def _changed(self, read: dict[str, Any]) -> dict[str, Any]:
+        layout = BLOCK_LAYOUTS[self.model_type]
+        given = layout.key in read or self.block_size != layout.size
+        return {layout.key: self.block_size} if given else {}
+
+
+class BlockConfig(OwnBlocks, DecoderConfig):
     """What the layouts share; where a file lacks the size of a block, it is the published one of the layout.
 
     Args:
@@ -16,19 +44,11 @@ class BlockConfig(DecoderConfig):
     """
 
     model_type = "blocks"
-    shift_logits = False
-    blocks_from_start = True
-    """Blocks are counted from the row's first token, not from the response's."""
 
     def __init__(self, block_size: int | None = None, **kwargs):
         super().__init__(**kwargs)
         layout = BLOCK_LAYOUTS.get(self.model_type)
         self.block_size = block_size or (layout.size if layout else None)
-
-    def _changed(self, read: dict[str, Any]) -> dict[str, Any]:
-        layout = BLOCK_LAYOUTS[self.model_type]
-        given = layout.key in read or self.block_size != layout.size
-        return {layout.key: self.block_size} if given else {}
 
 
 class SDARConfig(BlockConfig):
@@ -42,7 +62,7 @@ class SDARConfig(BlockConfig):
 
 
 class FastDLLMConfig(BlockConfig):
-    """The keys of ``Efficient-Large-Model/Fast_dLLM_v2_*``: Qwen2.5's, ``bd_size`` and training choices of the original.
+    """The keys of ``Efficient-Large-Model/Fast_dLLM_v2_*``: Qwen2.5's, ``bd_size`` and the original's own.
 
     Args:
         bd_size: tokens of a block, this layout's name of ``block_size``.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from transformers import PretrainedConfig
+
 from stabledllm.errors import UserError
 from stabledllm.models.block_layouts import BLOCK_LAYOUTS, LLADA2
 from stabledllm.models.families.a2d_loading import mask_token_in
@@ -32,6 +34,15 @@ def load_blocks(source: Source) -> BlockForward:
     model = load_native(IN_BLOCKS[source.model_type], source)
     fill_mask_id(model.config, source.folder)
     return model
+
+
+def assumed_in_words(config: PretrainedConfig) -> str:
+    """What config.json leaves out of the keys of a layout in blocks, and what stands for it; empty for other models."""
+    assumed = getattr(config, "assumed", {})
+    if not assumed:
+        return ""
+    keys = " and ".join(f"{key} ({value})" for key, value in assumed.items())
+    return f"config.json leaves out {keys}: the values in brackets are used"
 
 
 def fill_mask_id(config: BlockConfig | LLaDA2MoeConfig, folder: Path) -> None:

@@ -102,8 +102,15 @@ class BlockForward(MaskedDiffusionModel):
         return hidden_N2LD.gather(1, before[..., None].expand(-1, -1, hidden_N2LD.shape[2]))
 
     def _mask(self, allowed: Tensor) -> dict[str, Tensor]:
+        """The layers' attention argument. SDPA would turn a bool mask into numbers anew in every layer, and keep them
+        all for the backward pass; so they are made once, in the precision of the products."""
         dtype = self.get_input_embeddings().weight.dtype
-        return {"attention_mask": as_mask(self.config._attn_implementation, allowed, dtype)}
+        if self.config._attn_implementation != "sdpa":
+            return {"attention_mask": as_mask(self.config._attn_implementation, allowed, dtype)}
+        if torch.is_autocast_enabled(allowed.device.type):
+            dtype = torch.get_autocast_dtype(allowed.device.type)
+        numbers = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+        return {"attention_mask": numbers.masked_fill_(~allowed, -torch.inf)}
 
 
 class BlockModel(BlockForward, DecoderModel):

@@ -6,10 +6,11 @@ from typing import Any
 
 from stabledllm.errors import UserError
 from stabledllm.models.block_layouts import BLOCK_LAYOUTS, LLADA2
+from stabledllm.models.families.block_config import OwnBlocks
 from stabledllm.models.families.config import HubConfig
 
 
-class LLaDA2MoeConfig(HubConfig):
+class LLaDA2MoeConfig(OwnBlocks, HubConfig):
     """LLaDA2.0's and 2.1's keys, which are the same.
 
     The published files lack the size of a block and the mask token: the first is 32, and the second the tokenizer's,
@@ -39,9 +40,6 @@ class LLaDA2MoeConfig(HubConfig):
         "use_rmsnorm": (True, None),
         "use_sliding_window": (False, None),
     }
-    shift_logits = False
-    blocks_from_start = True
-    """Blocks are counted from the row's first token, not from the response's."""
 
     def __init__(
         self,
@@ -142,5 +140,4 @@ class LLaDA2MoeConfig(HubConfig):
         if read is None:
             return restored
         kept = {key: value for key, value in restored.items() if key in read or key in ("dtype", "architectures")}
-        given = "block_size" in read or self.block_size != BLOCK_LAYOUTS[LLADA2].size
-        return kept | ({"block_size": self.block_size} if given else {})
+        return kept | self._changed(read)
