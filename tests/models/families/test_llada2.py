@@ -18,7 +18,7 @@ from stabledllm.models.families.routing import recorded, routers
 from stabledllm.models.loading import load_model
 from stabledllm.noise.blocks import Blocks
 from tests.fakes.llada2 import MASK_ID, write_llada2
-from tests.models.families.cases import PLAIN_ROUTER, config_of, load, random_ids, stored
+from tests.models.families.cases import config_of, load, random_ids, stored
 from tests.models.families.published_llada2 import llada2_training_logits
 
 SIZE = 8
@@ -63,24 +63,24 @@ FEATURES = {
 @torch.no_grad()
 def test_each_feature_has_an_effect(tmp_path, feature):
     """On the same weights; that each is computed as published, the two cases of the float64 comparison say."""
-    keys = PLAIN_ROUTER | {"first_k_dense_replace": 1}
     whole = load(write_llada2(tmp_path / "a", std=0.3))
     other = load(write_llada2(tmp_path / "b", std=0.3, config=FEATURES[feature]))
     known = whole.state_dict()
     other.load_state_dict({name: value for name, value in known.items() if name in other.state_dict()}, strict=False)
     ids = random_ids(2, 33)
     assert (whole(ids).logits - other(ids).logits).abs().max() > 1e-3
-    assert keys.keys() >= {next(iter(FEATURES[feature]))} or feature in ("chosen", "blocks")
 
 
 @torch.no_grad()
-def test_the_bias_chooses_and_weighs_nothing(tmp_path):
-    """A bias that leaves the choice as it is changes no bit; one that changes it weighs the newcomers by their scores."""
-    router = SigmoidRouter(
-        LLaDA2MoeConfig(hidden_size=16, num_experts=8, n_group=2, topk_group=2, num_experts_per_tok=2)
+def test_the_bias_chooses_and_weighs_nothing():
+    """A bias that leaves the choice as it is changes no bit; one that changes it weighs the newcomer by its score."""
+    config = LLaDA2MoeConfig(
+        hidden_size=16, num_attention_heads=4, num_experts=8, n_group=2, topk_group=2, num_experts_per_tok=2
     )
+    router = SigmoidRouter(config).double()
+    torch.manual_seed(0)
     nn.init.normal_(router.weight)
-    x = torch.randn(50, 16, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(50, 16, dtype=torch.float64)
     chosen, share = router(x)
     router.bias.fill_(0.7)
     assert all(torch.equal(a, b) for a, b in zip(router(x), (chosen, share), strict=True))
@@ -146,7 +146,7 @@ REFUSED = {
     "size": ({"block_size": 0}, "block_size: expected a whole number of at least 1, found 0"),
     "stacked": (
         {"model_type": "llada2_moe_veomni"},
-        "found LLaDA 2 with its experts stacked, as dFactory trains it, which",
+        "found LLaDA 2 with its experts stacked, as dFactory",
     ),
 }
 
