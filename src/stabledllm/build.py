@@ -24,7 +24,7 @@ from stabledllm.models.new import is_new
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
-from stabledllm.noise.parts import STANDARD
+from stabledllm.noise.parts import STANDARD, OfParts
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
 
 
@@ -83,13 +83,21 @@ def _keep_block_size(loaded: LoadedModel, settings: TrainSettings) -> None:
     if trained and trained != size and not free:
         raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
     if not size:
-        if settings.block_start != "noisy":
-            raise UserError(f"key 'block_start': expected block_size beside '{settings.block_start}', found none.")
+        for key, usual in (("block_start", "noisy"), ("block_t", "own")):
+            if (value := getattr(settings, key)) != usual:
+                raise UserError(f"key '{key}': expected block_size beside '{value}', found none.")
         return
+    if settings.block_t == "row" and OfParts(settings.method).adaptive:
+        raise UserError(
+            f"key 'block_t': expected 'own' with method '{settings.method}', whose density follows the losses of "
+            f"single blocks, found 'row'."
+        )
     if not hasattr(config, "block_size"):
         raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
     if decoding_block != size:
-        raise UserError(f"key 'decoding.block': expected block_size = {size}, found {decoding_block}.")
+        raise UserError(
+            f"key 'decoding.block': expected block_size = {size}, found {decoding_block}; write decoding.block={size}."
+        )
     config.block_size = size
     if settings.block_start != "noisy":
         if not hasattr(config, "block_start"):

@@ -10,9 +10,10 @@ from stabledllm.noise.blocks import Blocks, Units
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.fits import check_blocks
 from stabledllm.noise.methods import Method, MethodOptions, Rows
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from tests.checks.statistics import assert_mean, assert_variance
-from tests.oracle import moments, toy_row
+from tests.oracle import Setting, conditional, moments, panels, toy_row
 from tests.statistical.cases import FITTED, UNBIASED
 
 LENGTHS = (7, 2, 5, 1, 9, 4)
@@ -141,6 +142,51 @@ def test_row_loss_has_the_enumerated_mean_and_variance(case, blocks):
     losses = row_losses(nll[drawn.mask & drawn.active[..., None]], drawn.mask, drawn.coefficient, drawn.active)
     assert_mean(losses, float(np.asarray(mean)), str(case))
     assert_variance(losses, float(np.asarray(variance)), str(case))
+
+
+def shared(rows: Rows, size: int, text: str, own: slice = slice(None)):
+    method = Method.parse(text)
+    return units_of(rows, size, own).draw(method, Key(3, 4), method.sampler(), part(rows, own))
+
+
+def test_one_t_for_all_blocks_of_a_row_is_that_of_ordinary_rows():
+    rows, method = step(), Method.parse("lowdisc")
+    drawn = shared(rows, 3, "lowdisc")
+    plain = method.draw(Key(3, 4), rows, method.sampler())
+    assert torch.equal(drawn.t, plain.t[drawn.units.row])
+    parts = [shared(rows, 3, "lowdisc", own) for own in (slice(0, 2), slice(2, None))]
+    for name in ("t", "mask", "coefficient"):
+        assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(drawn, name)), "any split"
+
+
+@pytest.mark.statistical
+def test_one_t_keeps_the_mean_and_adds_what_the_blocks_then_share():
+    """Var = sum_b s_b^2 A_b + Var_t(sum_b s_b g_b), s_b = P_b / P; with a t of its own for each block the B_b add up."""
+    toys, shares, n = (toy_row(3, seed=1), toy_row(2, seed=2)), (0.6, 0.4), 40_000
+    setting = Setting(masker="fixedcount")
+    t, dt = panels(np.union1d(setting.kinks(3), setting.kinks(2)), 0.0, 1.0)
+    each = [conditional(setting, toy, t) for toy in toys]
+    means = [mean[:, 0] for mean, _ in each]
+    together = sum(s * g for s, g in zip(shares, means, strict=True))
+    mean = float((dt * together).sum())
+    pattern = sum(
+        s**2 * (dt * (square[:, 0] - g**2)).sum() for s, g, (_, square) in zip(shares, means, each, strict=True)
+    )
+    variance = float(pattern + (dt * together**2).sum() - mean**2)
+    own = sum(s**2 * float(moments(setting, toy)[1][0]) for s, toy in zip(shares, toys, strict=True))
+    assert variance > 1.2 * own
+    maskable = torch.tensor([0, 1, 1, 1, 1, 1, 0]).bool().expand(n, -1)
+    rows = Rows(torch.arange(n), n, maskable, torch.arange(7))
+    method = Method.parse("fixedcount", objective=Objective(eps=0.1))
+    units = Units.of(rows, Blocks(3), 2 * torch.arange(n), 2 * n)
+    drawn = units.draw(method, Key(7, 0), method.sampler(), rows)
+    nll = torch.zeros(drawn.mask.shape)
+    for toy, places in zip(toys, ([1, 2, 3], [4, 5]), strict=True):
+        state = (drawn.mask[..., places].long() << torch.arange(toy.size)).sum(-1)
+        nll[..., places] = torch.from_numpy(toy.table[..., 0])[state]
+    losses = row_losses(nll[drawn.mask], drawn.mask, drawn.coefficient, drawn.active)
+    assert_mean(losses, mean)
+    assert_variance(losses, variance)
 
 
 @pytest.mark.parametrize("text", ["syrm", "ema"])

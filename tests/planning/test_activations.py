@@ -118,7 +118,7 @@ def test_full_training(kind, compute, checkpointing, vocabulary, layers):
 @pytest.mark.parametrize("length", [64, 256])
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_two_copies_in_blocks(compute, length):
-    """The noisy and the clean row side by side, and the mask between them, which grows with the square of the length."""
+    """The noisy and the clean row side by side, and the mask between them, which grows with the length's square."""
     torch.manual_seed(0)
     config = SDARConfig(**GROUPED, num_hidden_layers=4, vocab_size=600, head_dim=16, block_size=8)
     model = SDARForCausalLM._from_config(config, attn_implementation="sdpa").to(getattr(torch, compute)).train()

@@ -136,3 +136,18 @@ def test_what_predicts_a_blocks_first_token_changes_the_training_and_not_the_noi
         record = train(settings(tmp_path, block_start=start, log_every=1, out=str(tmp_path / start)), say=quiet)
         losses[start] = [line["loss"] for line in record["history"] if "loss" in line]
     assert losses["noisy"][0] != losses["clean"][0]
+
+
+def test_one_t_for_a_row_is_trained_fitted_and_told(tmp_path):
+    write_sdar(tmp_path / "hub")
+    ppots = {"rows": 4, "rates": 4, "masks": 2, "starts": 2}
+    told = []
+    shared = {"block_t": "row", "method": "ppots", "ppots": ppots}
+    record = train(settings(tmp_path, **shared), say=told.append)
+    assert record["config"]["block_t"] == "row"
+    assert "all of a row with one t" in " ".join(" ".join(told).split())
+    density = str(tmp_path / "run" / "p_of_t.json")
+    with pytest.raises(UserError, match=r"expected a density fitted for block_t=own, found one for row\.$"):
+        train(settings(tmp_path, method="ppots", p_of_t=density, out=str(tmp_path / "b")), say=quiet)
+    with pytest.raises(UserError, match="key 'block_t': expected 'own' with method 'adaptive'"):
+        train(settings(tmp_path, block_t="row", method="adaptive", out=str(tmp_path / "c")), say=quiet)

@@ -67,8 +67,9 @@ def fitted_for(
     options, size = build_probing(settings.ppots), settings.block_size
     with progress_bar(f"probe {method.name}", probe_forwards(method, options, rows), quicker) as progress:
         return probe_and_fit(
-            loaded, rows, method, options, settings.seed, settings.batch, block_size=size, progress=progress
-        )
+            loaded, rows, method, options, settings.seed, settings.batch, block_size=size,
+            one_t=settings.block_t == "row", progress=progress,
+        )  # fmt: skip
 
 
 def save_fit(density: FittedDensity, path: Path, say: Say) -> None:

@@ -37,6 +37,11 @@ def trained_block(name: str) -> int | None:
     return block_size_in(_config_of(name))
 
 
+def blocks_from_start(name: str) -> bool:
+    """Whether the blocks of a model are counted from the row's first token, as those of the published layouts are."""
+    return _config_of(pattern_of(name)).get("model_type") in BLOCK_LAYOUTS
+
+
 def in_own_blocks(settings: Trains) -> Trains:
     """A run's settings in the blocks of its model where they name none, for layouts that are trained in nothing else.
 

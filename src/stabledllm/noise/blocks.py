@@ -71,22 +71,28 @@ class Blocks:
         return block.masked_fill(~attention_mask.bool(), -1)
 
 
-def mean_forwards_in_blocks(views: Views, sampler: TSampler, size: Tensor, block_size: int) -> float:
+def mean_forwards_in_blocks(
+    views: Views, sampler: TSampler, size: Tensor, block_size: int, lead: Tensor | int = 0
+) -> float:
     """The mean number of forwards of a row in blocks: one for each view that is active in any of its blocks.
 
     Exact for iid t; under other sources it treats the t of a row's blocks as independent.
 
     Args:
         size: maskable tokens P of each row of the data, shape (B,).
+        lead: tokens of the prompt in each row's first block with a response, shape (B,), see :meth:`Blocks.lead`.
 
     >>> from stabledllm.noise.methods import Method, Uniform
     >>> mean_forwards_in_blocks(Method.parse("mirror").views, Uniform(), torch.tensor([6]), block_size=2)
     2.0
     """
-    whole, rest = size // block_size, size % block_size
+    first = ((block_size - lead) % block_size * torch.ones_like(size)).clamp(max=size)
+    whole, rest = (size - first) // block_size, (size - first) % block_size
     unused = (1 - sampler.cdf(views.reach(torch.full_like(size, block_size)))) ** whole[:, None]
-    last = 1 - sampler.cdf(views.reach(rest.clamp(min=1)))
-    return float((1 - unused * torch.where(rest[:, None] > 0, last, 1.0)).sum(1).mean())
+    for part in (first, rest):
+        one = 1 - sampler.cdf(views.reach(part.clamp(min=1)))
+        unused = unused * torch.where(part[:, None] > 0, one, 1.0)
+    return float((1 - unused).sum(1).mean())
 
 
 @dataclass(frozen=True)
@@ -161,9 +167,16 @@ class Units:
         """The sum of ``values``, shape (B, L), over the maskable tokens of each unit, shape (U,)."""
         return (values[self.row].gather(1, self.place) * self.rows.maskable).sum(1)
 
-    def draw(self, method: Method, key: Key, sampler: TSampler) -> BlockDraw:
-        """Draw the t and the masks of every unit, and fold them into rows."""
-        return self.fold(method.draw(key, self.rows, sampler))
+    def draw(self, method: Method, key: Key, sampler: TSampler, sharing: Rows | None = None) -> BlockDraw:
+        """Draw the t and the masks of every unit, and fold them into rows.
+
+        Args:
+            sharing: the rows, where one t is drawn for all blocks of a row; the masks are still those of each unit.
+        """
+        if sharing is None:
+            return self.fold(method.draw(key, self.rows, sampler))
+        u = method.source.uniforms(key, sharing.step_rows, sharing.position.device)[sharing.position]
+        return self.fold(method.draw_at(sampler.icdf(u)[self.row], key, self.rows, sampler))
 
     def fold(self, drawn: Draw) -> BlockDraw:
         """Turn the noise of units into that of their rows.

@@ -36,7 +36,8 @@ class InBlocks:
     """A mixin that draws and counts the units of a step instead of its rows, and evaluates in blocks as well.
 
     Args:
-        block_size: response tokens of a block. The other arguments are those of :class:`MDMTrainer`.
+        block_size: response tokens of a block. one_t: one t for all blocks of a row. The other arguments are those of
+            :class:`MDMTrainer`.
 
     Raises:
         UserError: the method or the layout has no meaning in blocks.
@@ -44,10 +45,11 @@ class InBlocks:
 
     form_names = ("block_ids",)
 
-    def __init__(self, *, block_size: int, method: Method, packing: bool = False, **kwargs):
+    def __init__(self, *, block_size: int, one_t: bool = False, method: Method, packing: bool = False, **kwargs):
         check_blocks(method, packing=packing)
         for rows in (kwargs["train_rows"], kwargs["eval_rows"]):
             check_rows(rows, refuse_given)
+        self.one_t = one_t
         self.blocks = Blocks.of(kwargs["model"], block_size)
         super().__init__(method=method, packing=packing, **kwargs)
 
@@ -66,7 +68,7 @@ class InBlocks:
 
     def _draw(self, key: Key, rows: Rows, inputs: dict) -> BlockDraw:
         units = Units.of(rows, self.blocks, inputs["first_unit"], inputs["step_units"])
-        return units.draw(self.method, key, self.sampler)
+        return units.draw(self.method, key, self.sampler, rows if self.one_t else None)
 
     def _count(self, draw: BlockDraw, rows: Rows, inputs: dict, tokens: Tensor, forwards: int) -> None:
         """Hand the units' draws, with what each unit adds to its row's loss, to the statistics."""

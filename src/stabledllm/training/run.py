@@ -252,7 +252,8 @@ def build_trainer(
     if method.needs_p or (method.adaptive and settings.p_of_t):
         density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
-    kind = partial(BlockTrainer, block_size=settings.block_size) if settings.block_size else MDMTrainer
+    in_blocks = partial(BlockTrainer, block_size=settings.block_size, one_t=settings.block_t == "row")
+    kind = in_blocks if settings.block_size else MDMTrainer
     trainer = kind(
         model=loaded.model,
         args=arguments,

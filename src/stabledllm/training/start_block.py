@@ -126,7 +126,8 @@ class StartBlock:
         method = self.method
         text = f"{method.name}: {in_words([named.part.name for named in method.parts], unbiased=method.unbiased)}"
         if self.settings.block_size:
-            text += f" In blocks of {self.settings.block_size} tokens, each with its own t."
+            shared = "all of a row with one t" if self.settings.block_t == "row" else "each with its own t"
+            text += f" In blocks of {self.settings.block_size} tokens, {shared}."
         return text
 
     def objective(self) -> str:

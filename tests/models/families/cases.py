@@ -63,6 +63,7 @@ CASES = {
     "sdar": Case(write_sdar, sdar_logits, {}),
     "sdar-tied": Case(write_sdar, sdar_logits, {"tie_word_embeddings": True, "block_size": 8, "mask_token_id": 259}),
     "fast-dllm": Case(write_fast_dllm, fast_dllm_logits, {}),
+    "fast-dllm-7b": Case(write_fast_dllm, fast_dllm_logits, {"tie_word_embeddings": False}),
     "llada2": Case(write_llada2, llada2_logits, {}),
     "llada2-plain": Case(write_llada2, llada2_logits, PLAIN_ROUTER | {"block_size": 8, "mask_token_id": 261}),
 }

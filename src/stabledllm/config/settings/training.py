@@ -54,6 +54,9 @@ class TrainSettings(ModelSettings):
     """Block diffusion: response tokens per block. Each block has its own t and maskable set and is predicted from the
     clean blocks before it; without it the whole response is one block, or the blocks are those of a model that is
     trained in nothing else (SDAR, Fast-dLLM v2)."""
+    block_t: Literal["own", "row"] = "own"
+    """In blocks, a t of its ``own`` for each, or one for all blocks of a ``row``, as SDAR and dllm train: the same
+    objective with more noise."""
     block_start: Literal["noisy", "clean"] = "noisy"
     """What predicts a block's first token in training where logits are shifted (Fast-dLLM v2): the last position of the
     noisy block before it, as published, or of the clean one, as in decoding."""
