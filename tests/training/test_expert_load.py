@@ -139,6 +139,19 @@ def test_the_balancing_loss_written_out(folders, checkpointing):
     assert torch.equal(balance._step.float(), load_E), "the row that only evens out ranks is not counted"
 
 
+def test_checkpointing_with_re_entry_is_refused(folders):
+    """There layers are computed without a graph, and the loss would change nothing."""
+    model = load(folders["llada2"]).train()
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    model.enable_input_require_grads()
+    ids, balance = random_ids(2, 7), ExpertLoad(loss=1.0)
+    with balance.watching(model):
+        model(ids, selected=ids < 300, targets=ids)
+    active = torch.ones(2, 1, dtype=torch.bool)
+    with pytest.raises(UserError, match="expected use_reentrant false beside router.loss"):
+        balance.take({"attention_mask": active.expand(2, 7)}, type("Draw", (), {"active": active}), active, False)
+
+
 def test_refusals(folders, tmp_path):
     dense, moe, llada2 = load(write_llada(tmp_path)), load(folders["llada-moe"]), load(folders["llada2"])
     for model in (dense, tiny.model(32)):

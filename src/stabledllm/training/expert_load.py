@@ -46,6 +46,8 @@ class ExpertLoad(TrainerCallback, ExportableState):
         self._step: Tensor | None = None
         self._step_loss: Tensor | float = 0.0
         self._seen: list[list[tuple[Tensor, Tensor]]] = []
+        self._trains: list[bool] = []
+        """Whether each router's own weights are trained."""
 
     def state(self) -> dict:
         """The state from which the Trainer recreates this object at a checkpoint; biases are a part of the model."""
@@ -57,6 +59,7 @@ class ExpertLoad(TrainerCallback, ExportableState):
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """The context of a forward pass."""
+        self._trains = [router.gate_weight.requires_grad for router in routers(model)]
         with recorded(model) as self._seen:
             yield
 
@@ -66,6 +69,8 @@ class ExpertLoad(TrainerCallback, ExportableState):
         Args:
             draw: of the whole micro-batch. active: the views that the forward was of, bool, (B, K).
         """
+        if self.loss:
+            self._check_gradients()
         source = active.nonzero()[:, 0]
         row_T = _rows_of_tokens(inputs["attention_mask"][source], packing, self._seen[0][0][0].shape[0])
         of_row_NT = row_T == torch.arange(len(source), device=row_T.device)[:, None]
@@ -86,6 +91,15 @@ class ExpertLoad(TrainerCallback, ExportableState):
         part = (per_row.detach() * inputs["row_weight"]).sum() / inputs["step_weight"]
         self._step_loss = self._step_loss + part
         return self.loss * per_row
+
+    def _check_gradients(self) -> None:
+        """Refuse a layer that was computed without a graph, to be made a second time with one."""
+        scores = [score for ((score, _),) in self._seen]
+        if any(trains and not score.requires_grad for trains, score in zip(self._trains, scores, strict=True)):
+            raise UserError(
+                "key 'trainer.gradient_checkpointing_kwargs': expected use_reentrant false beside router.loss, whose "
+                "gradient does not reach the routers otherwise, found true; leave the key out."
+            )
 
     def finish_step(self, model: nn.Module, add_up) -> None:
         """Merge the ranks' counts of the step that just ended, and move the biases; every rank ends alike.

@@ -53,9 +53,12 @@ class Experts(nn.ModuleList):
                 lay_together(weights)
 
     def _apply(self, fn, recurse: bool = True):
-        # What moves or casts a model gives every parameter memory of its own.
+        # What moves or casts a model gives every parameter memory of its own. Where they did not lie together before,
+        # another library has laid them out, and may rely on it.
+        together = self._joined()
         super()._apply(fn, recurse)
-        self.join()
+        if together:
+            self.join()
         return self
 
     def forward(self, x_TD: Tensor, chosen_TK: Tensor, share_TK: Tensor) -> Tensor:
@@ -76,6 +79,10 @@ class Experts(nn.ModuleList):
         """The weights of both products where each serves all experts; None where each expert takes its own segment."""
         if not can_group(_computed_in(x), x.device, self.widths):
             return None
+        return self._joined()
+
+    def _joined(self) -> list[list[nn.Parameter]] | None:
+        """The weights of both products where those of each lie together in memory."""
         weights = [self._plain_weights(side) for side in _SIDES]
         return weights if all(part and lie_together(part) for part in weights) else None
 

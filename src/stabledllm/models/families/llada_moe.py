@@ -119,6 +119,11 @@ class RoutedMLP(nn.Module):
         """The bias of each expert, (E,); None for a router without."""
         return self._buffers.get("expert_bias")
 
+    @property
+    def gate_weight(self) -> Tensor:
+        """The weight that scores the experts, (E, D)."""
+        return self.gate.weight
+
     def forward(self, x_NLD: Tensor) -> Tensor:
         x_TD = x_NLD.reshape(-1, x_NLD.shape[-1])
         share_TE = self.gate(x_TD).softmax(-1, dtype=torch.promote_types(x_TD.dtype, torch.float32))

@@ -44,6 +44,11 @@ class SigmoidRouter(nn.Module):
         """The bias of each expert, (E,); None for a router without."""
         return self._buffers.get("expert_bias")
 
+    @property
+    def gate_weight(self) -> Tensor:
+        """The weight that scores the experts, (E, D)."""
+        return self.weight
+
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """The chosen experts and their shares, both (T, K)."""
         wide = torch.promote_types(x_TD.dtype, torch.float32)
