@@ -25,6 +25,7 @@ def test_the_same_as_loading(tmp_path, family):
     assert (opened.family, opened.autoregressive) == (family, loaded.autoregressive)
     assert opened.tokenizer.vocab_size == loaded.tokenizer.vocab_size
     assert opened.tokenizer.identity == loaded.tokenizer.identity
+    assert opened.tokenizer.chat_template, "as the line of validate --load says"
     assert opened.tokenizer.mask_token_id == loaded.tokenizer.mask_token_id
     distinct = {p.data_ptr(): p.numel() for p in loaded.model.parameters()}
     stored = sum(value.numel() for value in loaded.model.state_dict().values())  # biases of experts among them

@@ -161,7 +161,7 @@ def test_one_t_for_all_blocks_of_a_row_is_that_of_ordinary_rows():
 
 @pytest.mark.statistical
 def test_one_t_keeps_the_mean_and_adds_what_the_blocks_then_share():
-    """Var = sum_b s_b^2 A_b + Var_t(sum_b s_b g_b), s_b = P_b / P; with a t of its own for each block the B_b add up."""
+    """Var = sum_b s_b^2 A_b + Var_t(sum_b s_b g_b), s_b = P_b / P; with a t of its own for each the B_b add up."""
     toys, shares, n = (toy_row(3, seed=1), toy_row(2, seed=2)), (0.6, 0.4), 40_000
     setting = Setting(masker="fixedcount")
     t, dt = panels(np.union1d(setting.kinks(3), setting.kinks(2)), 0.0, 1.0)

@@ -12,12 +12,13 @@ from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm, Qwen2RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3RotaryEmbedding
 
-from stabledllm.models.attention_masks import block_causal_mask, block_diffusion_mask
+from stabledllm.models.attention_masks import block_causal_mask
 from stabledllm.models.families.attention import as_mask
 from stabledllm.models.families.base import MaskedDiffusionModel
 from stabledllm.models.families.block_config import FastDLLMConfig, SDARConfig
 from stabledllm.models.families.decoder import DecoderModel
 from stabledllm.models.families.prediction import predict, predictors
+from stabledllm.models.families.two_copies import TwoCopies
 from stabledllm.models.key_value_cache import KeyValueCache
 from stabledllm.models.output import MDMOutput
 
@@ -27,8 +28,8 @@ class BlockForward(MaskedDiffusionModel):
 
     Without ``block_ids`` a token attends to its own block of ``config.block_size`` tokens and to those before it.
     ``block_ids`` (N, L), -1 at padding, say the blocks instead; with ``targets`` beside them every block of the noisy
-    row sees the clean blocks before it (``targets`` is the clean row; the forward is over 2L tokens, both copies at
-    the same positions).
+    row sees the clean blocks before it (``targets`` is the clean row; the forward is over both copies, at the same
+    positions, without the noisy blocks that carry no loss).
 
     Under shifted logits a block's first token is predicted in training by the last position of the noisy block before
     it, as published, or with ``config.block_start = "clean"`` by that of the clean one, as in decoding and, whatever it
@@ -64,10 +65,7 @@ class BlockForward(MaskedDiffusionModel):
         if targets is None:
             hidden_NLD = self._one_copy(input_ids, position_ids, block_ids, cache)
         else:
-            hidden_NLD = self._two_copies(input_ids, targets, position_ids, block_ids)
-            if shift:
-                hidden_NLD, shift = self._before(hidden_NLD, block_ids), False
-            hidden_NLD = hidden_NLD[:, : input_ids.shape[1]]
+            hidden_NLD, shift = self._two_copies(input_ids, targets, position_ids, block_ids, selected), False
         return predict(
             hidden_NLD,
             self.get_output_embeddings(),
@@ -87,19 +85,28 @@ class BlockForward(MaskedDiffusionModel):
         ids, places = cache.enter(input_ids, position_ids, None, self.config._attn_implementation)
         return cache.spread(self.through_layers(ids, places, mask, cache), length)
 
-    def _two_copies(self, noisy_ids: Tensor, clean_ids: Tensor, position_ids: Tensor, block_ids: Tensor) -> Tensor:
-        """Hidden states of the noisy row and behind them those of the clean one, (N, 2L, D)."""
-        both, places = torch.cat((noisy_ids, clean_ids), dim=1), torch.cat((position_ids, position_ids), dim=1)
-        return self.through_layers(both, places, self._mask(block_diffusion_mask(block_ids)))
+    def _two_copies(
+        self, noisy_ids: Tensor, clean_ids: Tensor, position_ids: Tensor, block_ids: Tensor, selected: Tensor | None
+    ) -> Tensor:
+        """For each position of the noisy row the hidden state that predicts it, (N, L, D)."""
+        masked = noisy_ids != clean_ids
+        copies = TwoCopies.of(masked if selected is None else masked | selected.bool(), block_ids)
+        ids, position_ids = copies.joined(noisy_ids, clean_ids), position_ids.expand_as(block_ids)
+        places = copies.joined(position_ids, position_ids)
+        hidden = self.through_layers(ids, places, self._mask(copies.mask()))
+        return hidden.gather(1, self._predicting(copies)[..., None].expand(-1, -1, hidden.shape[2]))
 
-    def _before(self, hidden_N2LD: Tensor, block_ids: Tensor) -> Tensor:
-        """For each position of the noisy row the hidden state that predicts it under shifted logits, (N, L, D)."""
-        length = block_ids.shape[1]
-        before = predictors(hidden_N2LD[:, :length], None, block_ids >= 0)
+    def _predicting(self, copies: TwoCopies) -> Tensor:
+        """The place in the sequence of what predicts each position of the noisy row, (N, L)."""
+        if not self.config.shift_logits:
+            return copies.place
+        blocks = copies.clean_blocks
+        before = predictors(blocks, None, blocks >= 0)
+        place = copies.place.gather(1, before)
         if self.config.block_start == "clean" or not self.training:
-            first = block_ids != block_ids.gather(1, before)
-            before = torch.where(first, before + length, before)
-        return hidden_N2LD.gather(1, before[..., None].expand(-1, -1, hidden_N2LD.shape[2]))
+            first = blocks != blocks.gather(1, before)
+            place = torch.where(first, before + copies.width, place)
+        return place
 
     def _mask(self, allowed: Tensor) -> dict[str, Tensor]:
         """The layers' attention argument. SDPA would turn a bool mask into numbers anew in every layer, and keep them
