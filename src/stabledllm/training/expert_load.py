@@ -23,6 +23,7 @@ from transformers.trainer_callback import ExportableState, TrainerCallback
 from stabledllm.errors import UserError
 from stabledllm.forward.packing import Packing
 from stabledllm.models.families.routing import recorded, routers
+from stabledllm.models.families.two_copies import TwoCopies
 from stabledllm.noise.methods import Draw
 
 
@@ -72,7 +73,7 @@ class ExpertLoad(TrainerCallback, ExportableState):
         if self.loss:
             self._check_gradients()
         source = active.nonzero()[:, 0]
-        row_T = _rows_of_tokens(inputs["attention_mask"][source], packing, self._seen[0][0][0].shape[0])
+        row_T = _rows_of_tokens(inputs, draw, active, packing)
         of_row_NT = row_T == torch.arange(len(source), device=row_T.device)[:, None]
         chosen_RNE, losses_RN = [], []
         for ((score_TE, chosen_TK),) in self._seen:
@@ -166,12 +167,15 @@ def _balance(score_TE: Tensor, chosen_NE: Tensor, of_row_NT: Tensor, count: int)
     return (chosen_NE * (chosen_NE.shape[1] / count) / tokens_N1 * mean_NE).sum(1)
 
 
-def _rows_of_tokens(attention_NL: Tensor, packing: bool, tokens: int) -> Tensor:
+def _rows_of_tokens(inputs: dict, draw: Draw, active: Tensor, packing: bool) -> Tensor:
     """The forward row of each of the forward's tokens, -1 at padding; int64, shape (T,)."""
+    source = active.nonzero()[:, 0]
+    real = inputs["attention_mask"][source].bool()
     if packing:
-        bins = Packing.of(attention_NL)
-        return (bins.place // attention_NL.shape[1]).masked_fill(~bins.real, -1).flatten()
-    numbers = torch.arange(len(attention_NL), device=attention_NL.device)[:, None].expand(attention_NL.shape)
-    row_NL = numbers.masked_fill(~attention_NL.bool(), -1)
-    # In blocks the clean row stands behind the noisy one.
-    return row_NL.repeat(1, tokens // max(row_NL.numel(), 1)).flatten()
+        bins = Packing.of(real)
+        return (bins.place // real.shape[1]).masked_fill(~bins.real, -1).flatten()
+    if "block_ids" in inputs:
+        copies = TwoCopies.of(draw.mask[active], inputs["block_ids"][source])
+        real = torch.cat((copies.noisy_blocks, copies.clean_blocks), dim=1) >= 0
+    numbers = torch.arange(len(real), device=real.device)[:, None].expand(real.shape)
+    return numbers.masked_fill(~real, -1).flatten()
