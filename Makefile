@@ -60,6 +60,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/decoding_shortcuts.py
 	$(BIN)/python benchmarks/loss_head.py
+	$(BIN)/python benchmarks/experts.py
 	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/busy.py
 	-$(BIN)/python benchmarks/packing.py $(GSM8K)

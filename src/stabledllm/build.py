@@ -17,7 +17,7 @@ from stabledllm.config.settings import (
 from stabledllm.data.images import are_images
 from stabledllm.decoding import DecodingOptions, ImageOptions
 from stabledllm.errors import UserError
-from stabledllm.models.families.block_config import BlockConfig
+from stabledllm.models.families.block_config import OwnBlocks
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel, is_adapter, load_model
 from stabledllm.models.new import is_new
@@ -116,7 +116,7 @@ def take_block(loaded: LoadedModel, block: int, *, given: bool) -> None:
         given: whether the user gave the block, and did not leave it to the model.
     """
     config = loaded.model.config
-    if given and isinstance(config, BlockConfig):
+    if given and isinstance(config, OwnBlocks):
         config.adopt(block)
 
 

@@ -6,7 +6,8 @@ from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.experiment.planned import runs_of
 from stabledllm.experiment.validation import validate
-from stabledllm.models.shapes import Shape, shape_of
+from stabledllm.models.shape import Shape
+from stabledllm.models.shapes import shape_of
 from stabledllm.planning.advice import advise, gib, refusal
 from stabledllm.planning.layout import Layout
 from stabledllm.planning.memory import Memory, checkpointing, copies_of, estimate, micro_batch, views_at_once

@@ -17,6 +17,7 @@ from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
 from stabledllm.method_checks import check_blocks, check_model, check_p_of_t
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.choices import check_attention, check_family
+from stabledllm.models.moe_shapes import MoEShape
 from stabledllm.models.names import check_model_name, in_own_blocks, is_adapter
 from stabledllm.models.new import is_new
 from stabledllm.models.shapes import known_shape
@@ -87,6 +88,8 @@ def of_run(run: TrainSettings) -> Checks:
     yield "quantised lora", partial(_check_quantised, run)
     if lora and (shape := known_shape(run.model)):
         yield "lora model", partial(shape.targets, lora.target_modules)
+    if run.router.bias_rate or run.router.loss:
+        yield "router model lora", partial(_check_router, run)
     if lora and is_new(run.model):
         yield "lora model", partial(_refuse_adapters, run.model)
     yield "allow_changed", partial(refuse_unchangeable, run.allow_changed)
@@ -145,6 +148,21 @@ def _check_quantised(run: TrainSettings) -> None:
         raise UserError(
             f"key 'quantised': expected 'lora' beside it, found a run that trains all of {run.model}; write "
             f"RECIPE+lora."
+        )
+
+
+def _check_router(run: TrainSettings) -> None:
+    """Refuse to balance what a model whose shape is known does not have; loading tells it of any other."""
+    shape, router = known_shape(run.model), run.router
+    if shape is None:
+        return
+    if not isinstance(shape, MoEShape):
+        key = "bias_rate" if router.bias_rate else "loss"
+        raise UserError(f"key 'router.{key}': expected a model with experts, found '{run.model}', which has none.")
+    if router.bias_rate and run.lora:
+        raise UserError(
+            "key 'router.bias_rate': expected a model that is trained whole, found 'lora', whose files do not hold the "
+            "biases; write router.loss instead, or leave out 'lora'."
         )
 
 

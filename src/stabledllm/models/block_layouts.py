@@ -28,10 +28,11 @@ class BlockLayout:
     """How the mask token is spelt in published tokenizers that do not call it their mask token."""
 
 
-SDAR, FAST_DLLM = "sdar", "Fast_dLLM_Qwen"
+SDAR, FAST_DLLM, LLADA2 = "sdar", "Fast_dLLM_Qwen", "llada2_moe"
 BLOCK_LAYOUTS = {
     SDAR: BlockLayout("block_size", 4, 151669, ("<|MASK|>", "<MASK>")),
     FAST_DLLM: BlockLayout("bd_size", 32, 151665, ("|<MASK>|",)),
+    LLADA2: BlockLayout("block_size", 32, 156895, ("<|mask|>",)),
 }
 """The layouts by the ``model_type`` of their config.json."""
 

@@ -11,8 +11,8 @@ from transformers import AutoConfig, PretrainedConfig
 from stabledllm.config.settings import ModelSettings
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.as_user_error import as_user_error
+from stabledllm.models.block_layouts import BLOCK_LAYOUTS
 from stabledllm.models.byte_tokenizer import ByteTokenizer
-from stabledllm.models.families.block_config import BlockConfig
 from stabledllm.models.families.block_loading import assumed_in_words, fill_mask_id
 from stabledllm.models.families.causal_lm import is_causal_lm
 from stabledllm.models.families.config_values import check_numbers, check_values
@@ -80,6 +80,6 @@ def _config(source: Source, kind: type | None) -> PretrainedConfig:
             return read_pretrained(AutoConfig, source.folder, trust_remote_code=source.trust_remote_code)
         check_values(kind.config_class, source.config, str(source.config_file))
         config = read_pretrained(kind.config_class, source.folder)
-    if isinstance(config, BlockConfig):
+    if config.model_type in BLOCK_LAYOUTS:
         fill_mask_id(config, source.folder)
     return config

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from stabledllm.build import build_method
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
-from stabledllm.models.shapes import Shape
+from stabledllm.models.shape import Shape
 from stabledllm.planning.activations import Forward, full_logits_bytes, head_bytes, kept_bytes, working_bytes
 from stabledllm.planning.layout import GIB, Layout
 
@@ -172,7 +172,7 @@ def _states(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
         frozen, trained = trained, float(shape.lora_parameters(settings.lora.rank, settings.lora.target_modules))
         frozen_bytes = w * frozen
         if settings.quantised:
-            linear = shape.layers * shape.linear_parameters
+            linear = shape.linear_in_all
             frozen_bytes = QUANTISED[settings.quantised] * linear + w * (frozen - linear)
         w = 4  # peft keeps adapters in float32
     half = _mixed(settings) or settings.dtype == "bfloat16"

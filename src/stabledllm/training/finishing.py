@@ -24,6 +24,7 @@ from stabledllm.runtime.showing import busy
 from stabledllm.training.checkpoints import STAMP, stamp
 from stabledllm.training.devices import AgreeingModel, is_sharded, save_whole
 from stabledllm.training.earlier import MODEL, RUN, SCHEMA, TRAINED
+from stabledllm.training.history import LOGGED
 from stabledllm.training.parts import published
 from stabledllm.training.trainer import MDMTrainer
 from stabledllm.training.untuned import beside_untuned, side_by_side, told_of
@@ -185,7 +186,7 @@ def _journal(settings: TrainSettings, identity: dict, test: list[dict], ranks: R
 
 def _history(log: list[dict]) -> list[dict]:
     """The training log with the names that results.json uses."""
-    names = ("step", "loss", "grad_norm", "learning_rate", "ess", "masked_share", "loss_ema", "forward_passes")
+    names = ("step", *LOGGED)
     entries: dict[int, dict] = {}
     for line in log:
         entry = entries.setdefault(line["step"], {"step": line["step"]})

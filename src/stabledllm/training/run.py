@@ -52,6 +52,7 @@ from stabledllm.training.earlier import (
     is_begun,
     leave_behind,
 )
+from stabledllm.training.expert_load import expert_load_of
 from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
 from stabledllm.training.identity import identity_of, with_content
@@ -273,6 +274,7 @@ def build_trainer(
         group_by_length=settings.group_by_length,
         views_per_forward=settings.views_per_forward,
         caption_dropout=_caption_dropout(settings) or 0.0,
+        expert_load=expert_load_of(loaded.model, loaded.name, settings.router.bias_rate, settings.router.loss),
         processing_class=loaded.tokenizer,
         statistics=StepStatistics(
             settings.method_options.ema_bins,

@@ -1,4 +1,7 @@
-"""Configurations of models that are trained in blocks, in the hub's keys: SDAR (and TraDo), Fast-dLLM v2."""
+"""Configurations of models that are trained in blocks, in the hub's keys: SDAR (and TraDo), Fast-dLLM v2.
+
+LLaDA2's is in a module of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,12 @@ from stabledllm.models.block_layouts import BLOCK_LAYOUTS, FAST_DLLM, SDAR
 from stabledllm.models.families.decoder_config import DecoderConfig
 
 
-class BlockConfig(DecoderConfig):
-    """What the layouts share; where a file lacks the size of a block, it is the published one of the layout.
+class OwnBlocks:
+    """A mixin for the configuration of a layout that is trained in blocks, whose ``block_size`` it has."""
 
-    Args:
-        block_size: tokens of a block. Training may change it, and what is saved then says so.
-    """
-
-    model_type = "blocks"
     shift_logits = False
     blocks_from_start = True
     """Blocks are counted from the row's first token, not from the response's."""
-
-    def __init__(self, block_size: int | None = None, **kwargs):
-        super().__init__(**kwargs)
-        layout = BLOCK_LAYOUTS.get(self.model_type)
-        self.block_size = block_size or (layout.size if layout else None)
 
     @property
     def assumed(self) -> dict[str, int | None]:
@@ -41,6 +34,21 @@ class BlockConfig(DecoderConfig):
         layout = BLOCK_LAYOUTS[self.model_type]
         given = layout.key in read or self.block_size != layout.size
         return {layout.key: self.block_size} if given else {}
+
+
+class BlockConfig(OwnBlocks, DecoderConfig):
+    """What the layouts share; where a file lacks the size of a block, it is the published one of the layout.
+
+    Args:
+        block_size: tokens of a block. Training may change it, and what is saved then says so.
+    """
+
+    model_type = "blocks"
+
+    def __init__(self, block_size: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        layout = BLOCK_LAYOUTS.get(self.model_type)
+        self.block_size = block_size or (layout.size if layout else None)
 
 
 class SDARConfig(BlockConfig):

@@ -7,15 +7,20 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from stabledllm.errors import UserError
-from stabledllm.models.block_layouts import BLOCK_LAYOUTS
+from stabledllm.models.block_layouts import BLOCK_LAYOUTS, LLADA2
 from stabledllm.models.families.a2d_loading import mask_token_in
 from stabledllm.models.families.block_config import BlockConfig
-from stabledllm.models.families.block_model import BLOCK_MODELS, BlockModel
+from stabledllm.models.families.block_model import BLOCK_MODELS, BlockForward
+from stabledllm.models.families.llada2 import LLaDA2MoeModelLM
+from stabledllm.models.families.llada2_config import LLaDA2MoeConfig
 from stabledllm.models.families.native import load_native
 from stabledllm.models.families.source import Source
 
+IN_BLOCKS: dict[str, type[BlockForward]] = BLOCK_MODELS | {LLADA2: LLaDA2MoeModelLM}
+"""The models of all layouts by the ``model_type`` of their config.json."""
 
-def load_blocks(source: Source) -> BlockModel:
+
+def load_blocks(source: Source) -> BlockForward:
     """Load a model that is trained in blocks, or make a new one of its shape.
 
     Raises:
@@ -26,21 +31,21 @@ def load_blocks(source: Source) -> BlockModel:
         raise UserError(
             f"{source.what}: expected attention 'sdpa' or 'eager' for a model in blocks, found '{source.attention}'."
         )
-    model = load_native(BLOCK_MODELS[source.model_type], source)
+    model = load_native(IN_BLOCKS[source.model_type], source)
     fill_mask_id(model.config, source.folder)
     return model
 
 
 def assumed_in_words(config: PretrainedConfig) -> str:
     """What config.json leaves out of the keys of a layout in blocks, and what stands for it; empty for other models."""
-    assumed = config.assumed if isinstance(config, BlockConfig) else {}
+    assumed = getattr(config, "assumed", {})
     if not assumed:
         return ""
     keys = " and ".join(f"{key} ({value})" for key, value in assumed.items())
     return f"config.json leaves out {keys}: the values in brackets are used"
 
 
-def fill_mask_id(config: BlockConfig, folder: Path) -> None:
+def fill_mask_id(config: BlockConfig | LLaDA2MoeConfig, folder: Path) -> None:
     """Set the mask token's id where config.json lacks it: the tokenizer's, else the layout's in a vocabulary so large.
 
     It stays None in a smaller vocabulary, which is not the published one.

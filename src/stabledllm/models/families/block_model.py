@@ -1,6 +1,6 @@
 """Models that are trained in blocks: bidirectional attention within a block, none to later blocks.
 
-SDAR and TraDo have Qwen3's layers, Fast-dLLM v2 has Qwen2.5's and shifted logits.
+SDAR and TraDo have Qwen3's layers, Fast-dLLM v2 has Qwen2.5's and shifted logits; LLaDA2 has a module of its own.
 
 Legend: N rows, L positions, D width.
 """
@@ -14,6 +14,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMS
 
 from stabledllm.models.attention_masks import block_causal_mask
 from stabledllm.models.families.attention import as_mask
+from stabledllm.models.families.base import MaskedDiffusionModel
 from stabledllm.models.families.block_config import FastDLLMConfig, SDARConfig
 from stabledllm.models.families.decoder import DecoderModel
 from stabledllm.models.families.prediction import predict, predictors
@@ -22,7 +23,7 @@ from stabledllm.models.key_value_cache import KeyValueCache
 from stabledllm.models.output import MDMOutput
 
 
-class BlockModel(DecoderModel):
+class BlockForward(MaskedDiffusionModel):
     """A model of blocks, which are counted from the row's first token.
 
     Without ``block_ids`` a token attends to its own block of ``config.block_size`` tokens and to those before it.
@@ -117,6 +118,10 @@ class BlockModel(DecoderModel):
             dtype = torch.get_autocast_dtype(allowed.device.type)
         numbers = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
         return {"attention_mask": numbers.masked_fill_(~allowed, -torch.inf)}
+
+
+class BlockModel(BlockForward, DecoderModel):
+    """A model of blocks with the layers of Qwen2 or Qwen3."""
 
 
 class SDARForCausalLM(BlockModel):
