@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 
 from stabledllm.errors import UserError
+from stabledllm.tasks.gym.scoring import _loose
 from stabledllm.tasks.registry import TASKS, task_named
 from stabledllm.tasks.task import TaskOptions
 from tests.cli.runner import assert_refused, in_process
@@ -60,6 +62,30 @@ def test_gsm_symbolic_is_scored_as_gsm8k(without, completion, gold, strict, flex
     scores = [TASK.score(completion, form(gold), flexible=each) for each in (False, True)]
     assert [score.correct for score in scores] == [strict, flexible]
     assert [score.credit for score in scores] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("so <answer> 7 </answer> and <ANSWER>8\n9</ANSWER>.", "8\n9"),
+        ("<answer>7</answer> or <answer>8", "7"),
+        ("first #### 7, then #### 8", "8"),
+        ("The answer is: **blue", "blue"),
+        ("Answer: 5", "5"),
+        ("  as it is\n", "as it is"),
+        ("</answer><answer>", "</answer><answer>"),
+    ],
+)
+def test_where_the_flexible_answer_is_looked_for(completion, answer):
+    assert _loose(completion) == answer
+
+
+@pytest.mark.parametrize("begun", ["<answer>", "answer:", "#### ", "answer is "])
+def test_long_completions_are_read_in_linear_time(begun):
+    """Some quadratic pattern would take minutes, and so pass any limit of a loaded machine."""
+    started = time.process_time()
+    _loose(begun * 20_000)
+    assert time.process_time() - started < 20
 
 
 @pytest.mark.parametrize("gold", [{}, {"answer": "5"}, {"answer": "5", "metadata": {}}, ["5"], "none", None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from stabledllm.errors import UserError
@@ -14,7 +15,7 @@ from stabledllm.tasks.gym.spec import GSM_SYMBOLIC
 from stabledllm.tasks.scoring import parse_answer, parse_gold, score_number
 from stabledllm.tasks.task import Scored
 
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BEHIND = re.compile(r".*(?:####|\banswer(?:\s+is)?\s*:)[*_\s]*(\S.*)", re.DOTALL | re.IGNORECASE)
 _GRIDS = ("arc_agi", "rearc")
 """Sets that compare a grid with a tuple of tuples, which JSON gives back as lists."""
@@ -64,9 +65,11 @@ def _checked(gold: dict) -> str:
 
 def _loose(completion: str) -> str:
     """The text between the last answer tags, behind the last ``####`` or ``answer:``, or all of it."""
-    tagged = _TAGGED.findall(completion)
-    if tagged:
-        return tagged[-1].strip()
+    tags = list(_TAG.finditer(completion))
+    closed = [(a.end(), b.start()) for a, b in pairwise(tags) if (a[1], b[1]) == ("", "/")]
+    if closed:
+        start, end = closed[-1]
+        return completion[start:end].strip()
     behind = _BEHIND.fullmatch(completion)
     return (behind[1] if behind else completion).strip()
 
