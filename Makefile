@@ -3,13 +3,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/quickstart
 OUT_IMAGES ?= runs/quickstart-images
+OUT_GPU ?= runs/gpu
 QUICKSTART ?=
 STUDY ?=
 REAL ?=
+GPU ?=
 FAULTS ?=
 TEST_JOBS ?= auto
 
-.PHONY: quickstart quickstart-images real test test-fast test-statistical test-install faults lint docs bench study clean
+.PHONY: quickstart quickstart-images real gpu test test-fast test-statistical test-install faults lint docs bench study clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
@@ -63,6 +65,11 @@ bench: $(VENV)/.installed-dev
 # A real pretrained model through the whole machine: 10 minutes on 2 cores. REAL=--small: 2 of its layers, 3 minutes.
 real: $(VENV)/.installed-real
 	$(BIN)/python scripts/real_model.py $(REAL)
+
+# On one GPU: LLaDA-8B's shape against plain baselines, in 8 minutes at most. GPU=--rehearse: on the CPU, in seconds.
+gpu: $(VENV)/.installed
+	mkdir -p $(OUT_GPU)
+	$(BIN)/python benchmarks/gpu.py --out $(OUT_GPU)/gpu.json $(GPU)
 
 study: $(VENV)/.installed
 	$(BIN)/python studies/equal_compute/study.py $(STUDY)

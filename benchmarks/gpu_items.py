@@ -21,7 +21,6 @@ from stabledllm.config.settings import LoRASettings, TrainSettings
 from stabledllm.decoding import DecodingOptions
 from stabledllm.forward.nll import forward_nll
 from stabledllm.loss import nll_weights, reduce_loss, row_losses
-from stabledllm.models.adapters import LoRAOptions, add_lora
 from stabledllm.models.families.llada import LLaDAConfig, LLaDAModelLM
 from stabledllm.models.loading import LoadedModel
 from stabledllm.models.shapes import PUBLISHED, Shape
@@ -217,6 +216,8 @@ def trained(model: LLaDAModelLM, scale: Scale, tuning: Tuning, compiled: str | N
             layer.compile(backend=compiled)
     adapted = None
     if tuning.settings.lora:
+        from stabledllm.models.adapters import LoRAOptions, add_lora  # here, as all else goes without peft
+
         adapted = add_lora(LoadedModel(model, None, "the benchmark's model"), LoRAOptions(rank=scale.rank)).model
     try:
         yield adapted or model
