@@ -5,19 +5,28 @@ The device (``tests/fakes/second_device.py``) refuses what CUDA refuses, so that
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from stabledllm.data.rows import TokenRow
+from stabledllm.data.rows import TokenRow, collate
 from stabledllm.decoding import DecodingOptions, generate
 from stabledllm.evaluation.validation import row_nll
 from stabledllm.forward.blocks import BlockMeter
 from stabledllm.forward.elbo import elbo
 from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.gradient.sketch import ProjectedGradients
+from stabledllm.integrations import (
+    AlphaScheduler,
+    AutomodelNoise,
+    DreamNoise,
+    Noise,
+    NoisyCollator,
+    weighted_loss,
+)
 from stabledllm.lab.own.lab import Lab
 from stabledllm.models.adapters import LoRAOptions, add_lora
 from stabledllm.models.families.annealing import Annealing
@@ -25,11 +34,13 @@ from stabledllm.models.loading import load_model
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from tests.cli.runner import ROOT
 from tests.decoding.test_images import MASK, PROMPTS, ImageOptions, decode
-from tests.fakes import tiny
+from tests.fakes import plugs, tiny
 from tests.fakes.hub_models import write_llama, write_mmada
 from tests.fakes.second_device import SECOND, OnSecond, moved, second_device
-from tests.fakes.trainer import make_trainer
+from tests.fakes.trainer import DENSITY, make_trainer
+from tests.integrations.test_plugs import dllm, in_step
 from tests.models.families.cases import CASES
 
 METHODS = (
@@ -66,13 +77,18 @@ def same(measure, make, **stays) -> None:
             assert other == (pytest.approx(one, rel=1e-5, nan_ok=True) if isinstance(one, float) else one)
 
 
+def on(device, batch: dict) -> dict:
+    """A batch on a device."""
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
 def one_step(tmp_path, model, device, method: str, rows, ids, **options):
     """A training step of two micro-batches, as the Trainer makes it: its loss, gradient, and what it logs."""
     trainer = make_trainer(tmp_path, method, model=model, train=rows, ids=ids, micro=3, accumulation=2, **options)
     if trainer.adaptive:
         trainer.sampler = trainer.statistics.follow(trainer.adaptive)
     collated = [trainer.data_collator([trainer.train_dataset[i, i] for i in part]) for part in (range(3), range(3, 6))]
-    batches = [{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in b.items()} for b in collated]
+    batches = [on(device, batch) for batch in collated]
     trainer._fix_positions(batches, device)
     if device == SECOND:  # not before: the Trainer takes its model to where this machine trains
         moved(model)
@@ -232,6 +248,96 @@ MEASURED = {
 @pytest.mark.parametrize("what", MEASURED)
 def test_what_measures(what):
     same(MEASURED[what], lambda: tiny.model(8, layers=1))
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPET = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def loss_of" in block)
+
+
+def snippet(model, device):
+    """README's own loop."""
+    names = {}
+    exec(SNIPPET, names)
+    batch = on(device, collate(tiny.rows(4), tiny.PAD))
+    wrapped = lambda noisy: model(noisy).logits  # noqa: E731
+    loss = names["loss_of"](wrapped, batch["input_ids"], batch["maskable"], 0, tiny.MASK)
+    loss.backward()
+    return loss.detach(), [p.grad for p in model.parameters()]
+
+
+def own_loop(model, device):
+    """The page's loop with accumulation: positions are made where torch makes what is not told."""
+    noise = Noise("isad-exact+mirror", mask_id=tiny.MASK, seed=3)
+    batch, found = collate(tiny.rows(4), tiny.PAD), []
+    for part in (slice(0, 2), slice(2, 4)):
+        ids, maskable = (batch[name][part].to(device) for name in ("input_ids", "maskable"))
+        taken = noise.draw(
+            ids, maskable, 5, positions=torch.arange(4)[part], step_rows=4, delimiter=batch["delimiter"][part]
+        )
+        loss = taken.loss(model(taken.input_ids).logits)
+        loss.backward()
+        found += [loss.detach(), taken.token_weights()]
+    return found
+
+
+def plugged(make):
+    """One step of a plug point of another trainer."""
+
+    def measured(_, device):
+        guess = plugs.Guess()
+        if device == SECOND:
+            moved(guess)
+        with torch.no_grad():
+            return make(guess, device)
+
+    return measured
+
+
+def of_dllm(guess, device):
+    losses = []
+    for method, base in (("lowdisc+fixedcount", plugs.MDLMTrainer), ("strats+mirror", plugs.BD3LMTrainer)):
+        trainer = dllm(base, method)
+        batches = [on(device, plugs.batch_of()) for _ in range(2)]
+        losses += in_step(trainer, guess.train(), batches, step=2)
+    return losses
+
+
+def of_dream(guess, device):
+    noise, batch = DreamNoise("lowdisc+fixedcount", seed=3), on(device, plugs.batch_of())
+    noise.start(4, [8])
+    return noise.q_sample(batch["input_ids"], batch["labels"] != -100, plugs.MASK, eos_token_id=1)
+
+
+def of_automodel(guess, device):
+    strategy = type("Less", (AutomodelNoise, plugs.MDLMStrategy), {})()
+    strategy.create_loss_fn({"method": "mirror"})
+    recipe, batch = plugs.automodel_recipe(3), on(device, plugs.batch_of())
+    batch["loss_mask"] = batch["labels"] != -100
+    strategy.setup_extra(recipe)
+    counts = strategy.pre_step(recipe, [batch])
+    return counts, {name: batch[name] for name in ("_noisy_input_ids", "_p_mask", "_clean_input_ids")}
+
+
+def of_collator(guess, device):
+    noise = Noise("lowdisc+fixedcount", mask_id=plugs.MASK, seed=3)
+    batch = NoisyCollator(dict, noise, rows=8)(on(device, plugs.batch_of()))
+    return weighted_loss(guess(batch["input_ids"]).logits, batch)
+
+
+def of_scheduler(guess, device):
+    scheduler = AlphaScheduler(DENSITY)
+    u = torch.linspace(0, 1, 5, dtype=torch.float64).to(device)
+    return scheduler(u), scheduler.weight(u), scheduler.alpha_derivative(u)
+
+
+LOOPS = {"README": snippet, "own loop": own_loop} | {
+    make.__name__: plugged(make) for make in (of_dllm, of_dream, of_automodel, of_collator, of_scheduler)
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_loops_and_trainers_of_others(loop):
+    same(LOOPS[loop], lambda: tiny.model(8, layers=1))
 
 
 def test_the_second_device_refuses_what_cuda_refuses():
