@@ -11,7 +11,7 @@ GPU ?=
 FAULTS ?=
 TEST_JOBS ?= auto
 
-.PHONY: quickstart quickstart-images real gpu test test-fast test-statistical test-install faults lint docs bench study clean
+.PHONY: quickstart quickstart-images real test test-fast test-statistical test-install faults lint docs bench study clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
@@ -67,6 +67,7 @@ real: $(VENV)/.installed-real
 	$(BIN)/python scripts/real_model.py $(REAL)
 
 # On one GPU: LLaDA-8B's shape against plain baselines, in 8 minutes at most. GPU=--rehearse: on the CPU, in seconds.
+.PHONY: gpu
 gpu: $(VENV)/.installed
 	mkdir -p $(OUT_GPU)
 	$(BIN)/python benchmarks/gpu.py --out $(OUT_GPU)/gpu.json $(GPU)
