@@ -3,11 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/quickstart
 OUT_IMAGES ?= runs/quickstart-images
-OUT_GPU ?= runs/gpu
 QUICKSTART ?=
 STUDY ?=
 REAL ?=
-GPU ?=
 FAULTS ?=
 TEST_JOBS ?= auto
 
@@ -67,6 +65,8 @@ real: $(VENV)/.installed-real
 	$(BIN)/python scripts/real_model.py $(REAL)
 
 # On one GPU: LLaDA-8B's shape against plain baselines, in 8 minutes at most. GPU=--rehearse: on the CPU, in seconds.
+OUT_GPU ?= runs/gpu
+GPU ?=
 .PHONY: gpu
 gpu: $(VENV)/.installed
 	mkdir -p $(OUT_GPU)
