@@ -62,7 +62,7 @@ def run(device: Device, scale: gpu_items.Scale, seconds: float, keep: Callable[[
             began = time.monotonic()
             given = (device, scale) if item is made else (device, scale, model)
             result = attempt(device, min(limit, left), partial(item, *given))
-            model = result.pop("model", model)
+            model = result.pop("made", model)
             result["took_seconds"] = time.monotonic() - began
         record["items"][name] = result
         record["ratios"] = ratios(record["items"])
@@ -71,23 +71,27 @@ def run(device: Device, scale: gpu_items.Scale, seconds: float, keep: Callable[[
     return record
 
 
-def made(device: Device, scale: gpu_items.Scale) -> dict:
+def made(device: Device, scale: gpu_items.Scale) -> gpu_items.Results:
     """The model, and how large it is."""
     model = gpu_items.make_model(device, scale.shape)
-    return {"model": model} | gpu_items.parameters(device, scale, model)
+    yield "made", model
+    yield from gpu_items.parameters(device, scale, model)
 
 
-def attempt(device: Device, limit: float, item: Callable[[], dict]) -> dict:
-    """An item's result, whatever becomes of it."""
+def attempt(device: Device, limit: float, item: Callable[[], gpu_items.Results]) -> dict:
+    """What an item gave, whatever becomes of it."""
+    result = {"status": "done"}
     try:
         with at_most(limit):
-            return {"status": "done"} | item()
+            for name, value in item():
+                result[name] = value
+        return result
     except TooLong:
-        result = {"status": "stopped", "reason": f"took longer than {limit:.0f} s"}
+        result |= {"status": "stopped", "reason": f"took longer than {limit:.0f} s"}
     except torch.OutOfMemoryError as error:
-        result = {"status": "out of memory", "reason": first_line(error)}
+        result |= {"status": "out of memory", "reason": first_line(error)}
     except Exception as error:  # the next item may well run, and device time is dear
-        result = {"status": "failed", "reason": f"{type(error).__name__}: {first_line(error)}"}
+        result |= {"status": "failed", "reason": f"{type(error).__name__}: {first_line(error)}"}
     device.free()
     return result
 
@@ -133,11 +137,10 @@ def ratios(results: dict[str, dict]) -> dict[str, float]:
             found[f"{name}: peak memory, lean head to all logits"] = lean["peak_bytes"] / max(plain["peak_bytes"], 1)
             found[f"{name}: peak memory, measured to planned"] = lean["peak_bytes"] / lean["planned_bytes"]
             found[f"{name}: first loss, lean head to all logits"] = lean["first_loss"] / plain["first_loss"]
-        if loop := result.get("published loop"):
-            for cache in ("none", "prefix", "dual"):
-                speed = result[f"cache {cache}"]["tokens_per_second"]
+        for cache in ("none", "prefix", "dual"):
+            if ours := result.get(f"cache {cache}"):
                 found[f"{name}: tokens per second, cache {cache} to the published loop"] = (
-                    speed / loop["tokens_per_second"]
+                    ours["tokens_per_second"] / result["published loop"]["tokens_per_second"]
                 )
         if packed := result.get("packed"):
             found[f"{name}: useful tokens per second, packed to padded"] = (

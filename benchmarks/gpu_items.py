@@ -1,4 +1,6 @@
-"""What ``gpu.py`` measures, each an item that gives its numbers as JSON values; on a GPU and in rehearsal alike.
+"""What ``gpu.py`` measures, each an item that gives its results one by one; on a GPU and in rehearsal alike.
+
+An item is a generator of (name, JSON value): what it gave before it ran out of memory or time is kept.
 
 Legend: B rows, L positions, D width, V vocabulary.
 """
@@ -29,6 +31,8 @@ from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key
 from stabledllm.planning.layout import Layout
 from stabledllm.planning.memory import estimate
+
+Results = Iterator[tuple[str, object]]
 
 
 @dataclass(frozen=True)
@@ -72,26 +76,28 @@ def make_model(device: Device, shape: Shape) -> LLaDAModelLM:
     return random_weights(model, device.kind, config.init_std)
 
 
-def parameters(device: Device, scale: Scale, model: LLaDAModelLM) -> dict:
+def parameters(device: Device, scale: Scale, model: LLaDAModelLM) -> Results:
     """What was made."""
-    return {"parameters": sum(p.numel() for p in model.parameters()), "expected": scale.shape.parameters}
+    yield "parameters", sum(p.numel() for p in model.parameters())
+    yield "expected", scale.shape.parameters
 
 
-def noise(device: Device, scale: Scale, model: LLaDAModelLM) -> dict:
+def noise(device: Device, scale: Scale, model: LLaDAModelLM) -> Results:
     """Seconds of a step's draw on the device; and whether its bits are the CPU's, as every draw's must be."""
-    found = {}
     for name in ("standard", "lowdisc+fixedcount", "strats+mirror", "complement"):
         method = Method.parse(name)
         there = rows_of(scale.tokens // scale.lengths[0], scale.lengths[0], device.kind)
         here = replace(there, **{k: v.cpu() for k, v in vars(there).items() if isinstance(v, Tensor)})
         expected, drawn = (method.draw(Key(0, 7), rows, Uniform()) for rows in (here, there))
         seconds = timed(device, lambda m=method, r=there: m.draw(Key(0, 7), r, Uniform()), scale.repeats)
-        found[name] = {
-            "seconds": seconds,
-            "same masks as on the CPU": bool(torch.equal(expected.mask, drawn.mask.cpu())),
-            "largest difference of t": float((expected.t - drawn.t.cpu()).abs().max()),
-        }
-    return found
+        yield (
+            name,
+            {
+                "seconds": seconds,
+                "same masks as on the CPU": bool(torch.equal(expected.mask, drawn.mask.cpu())),
+                "largest difference of t": float((expected.t - drawn.t.cpu()).abs().max()),
+            },
+        )
 
 
 def rows_of(count: int, length: int, device: torch.device) -> Rows:
@@ -169,12 +175,12 @@ def tuning_of(device: Device, scale: Scale, rows: int, length: int) -> Tuning:
     raise AssertionError("unreachable")
 
 
-def training(device: Device, scale: Scale, model: LLaDAModelLM, *, length: int, compiled: bool = False) -> dict:
+def training(device: Device, scale: Scale, model: LLaDAModelLM, *, length: int, compiled: bool = False) -> Results:
     """Steps of forward, backward and AdamW under the lean head and, of the same draws, under all logits."""
     rows = scale.tokens // length
     tuning = tuning_of(device, scale, rows, length)
     batch = batch_of(scale, [length] * rows, length, device.kind)
-    found = {"rows": rows, "length": length, **tuning.words}
+    yield from {"rows": rows, "length": length, **tuning.words}.items()
     with trained(model, scale, tuning, compiled=device.compiler if compiled else None) as prepared:
         losses = {"lean head": lean_loss} if compiled else {"lean head": lean_loss, "all logits": plain_loss}
         for name, loss in losses.items():
@@ -182,17 +188,16 @@ def training(device: Device, scale: Scale, model: LLaDAModelLM, *, length: int, 
             flops = needed_flops(scale.shape, batch, drawn(batch, 0), frozen=tuning.settings.lora is not None)
             made = optimised(device, prepared, scale, batch, loss)
             device.free()
-            found[name] = made | rates(device, made["seconds"], batch, flops) | {"planned_bytes": planned}
-    return found
+            yield name, made | rates(device, made["seconds"], batch, flops) | {"planned_bytes": planned}
 
 
-def packing(device: Device, scale: Scale, model: LLaDAModelLM) -> dict:
+def packing(device: Device, scale: Scale, model: LLaDAModelLM) -> Results:
     """Steps on rows of unequal length, padded and laid end to end; useful are the rows' own tokens."""
     width = scale.lengths[0]
     lengths = [max(4, width * k // 16) for k in (16, 3, 5, 9, 4, 7, 6, 12)]
     tuning = tuning_of(device, scale, len(lengths), width)
     batch = batch_of(scale, lengths, width, device.kind)
-    found = {"lengths": lengths, **tuning.words}
+    yield from {"lengths": lengths, **tuning.words}.items()
     with trained(model, scale, tuning) as prepared:
         for name, packed in (("padded", False), ("packed", True)):
 
@@ -201,8 +206,7 @@ def packing(device: Device, scale: Scale, model: LLaDAModelLM) -> dict:
 
             made = optimised(device, prepared, scale, batch, loss)
             device.free()
-            found[name] = made | {"tokens_per_second": sum(lengths) / made["seconds"]}
-    return found
+            yield name, made | {"tokens_per_second": sum(lengths) / made["seconds"]}
 
 
 @contextmanager

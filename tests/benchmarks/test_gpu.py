@@ -63,16 +63,24 @@ def test_without_a_gpu_it_says_so(gpu, capsys, monkeypatch):
 
 def test_an_item_that_fails_is_its_own_result(gpu):
     def too_large(*_):
+        yield "lean head", {"seconds": 1.0}
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore")
 
     def wrong(*_):
         raise ValueError("a shape")
+        yield
 
     def endless(*_):
         while True:
             time.sleep(0.01)
+        yield
 
-    items = {"large": (9, too_large), "wrong": (9, wrong), "endless": (0.1, endless), "good": (9, lambda *_: {"n": 1})}
+    items = {
+        "large": (9, too_large),
+        "wrong": (9, wrong),
+        "endless": (0.1, endless),
+        "good": (9, lambda *_: [("n", 1)]),
+    }
     record, kept = run(gpu, gpu.Device(), items)
     found = {name: (one["status"], one.get("reason")) for name, one in record["items"].items() if name != "model"}
     assert found == {
@@ -81,12 +89,14 @@ def test_an_item_that_fails_is_its_own_result(gpu):
         "endless": ("stopped", "took longer than 0 s"),
         "good": ("done", None),
     }
+    assert record["items"]["large"]["lean head"] == {"seconds": 1.0}, "what was there before is kept"
+    assert record["items"]["good"]["n"] == 1
     assert len(kept) == 5
     assert list(json.loads(kept[1])["items"]) == ["model", "large"], "written after each"
 
 
 def test_what_no_time_is_left_for_is_skipped_with_the_reason(gpu):
-    items = {"first": (1, lambda *_: time.sleep(0.3) or {}), "good": (30, lambda *_: {})}
+    items = {"first": (1, lambda *_: time.sleep(0.3) or []), "good": (30, lambda *_: [])}
     skipped = run(gpu, gpu.Device(), items, seconds=10.2)[0]["items"]["good"]
     assert skipped["status"] == "skipped"
     assert skipped["reason"].endswith(" s were left of 10 s")
@@ -97,7 +107,7 @@ def test_without_a_model_everything_else_is_skipped(gpu, monkeypatch):
         raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(gpu.gpu_items, "make_model", none)
-    record, _ = run(gpu, gpu.Device(), {"good": (9, lambda *_: {})})
+    record, _ = run(gpu, gpu.Device(), {"good": (9, lambda *_: [])})
     assert [one["status"] for one in record["items"].values()] == ["out of memory", "skipped"]
 
 
@@ -123,7 +133,7 @@ def test_a_step_with_adapters_and_recomputed_activations_leaves_the_model_as_it_
     scale = replace(items.REHEARSAL, repeats=1)
     model = items.make_model(device, scale.shape)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = items.training(device, scale, model, length=32)
+    found = dict(items.training(device, scale, model, length=32))
     assert (found["tuning"], found["checkpointing"]) == ("LoRA", True)
     assert found["lean head"]["needed_flops"] == found["all logits"]["needed_flops"]
     after = model.state_dict()
