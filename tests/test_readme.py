@@ -6,10 +6,12 @@ import json
 import math
 import re
 import shlex
+import time
 
 import pytest
 import torch
 
+from stabledllm.cli import decompose
 from tests.cli.runner import ROOT, in_process
 from tests.fakes.tiny import model, rows
 
@@ -74,7 +76,19 @@ def test_command(folder, command):
 
 
 @pytest.mark.slow
-def test_quickstart_at_reduced_size(tmp_path):
+@pytest.mark.processes
+def test_quickstart_at_reduced_size(tmp_path, monkeypatch):
+    """With a process beside it, as at full size, that fits and makes some of the runs."""
+    runs, measure = tmp_path / "q" / "experiment" / "runs", decompose.run
+
+    def measure_until_a_run_is_made(*arguments) -> None:
+        measure(*arguments)
+        while not any(runs.glob("*/*/run.json")):
+            time.sleep(0.05)
+
+    monkeypatch.setattr(decompose, "run", measure_until_a_run_is_made)
+    monkeypatch.setattr("stabledllm.cli.quickstart_jobs._spare", lambda *_: 1)
+    monkeypatch.setattr("stabledllm.cli.beside.START", "fork")  # it need not load torch again
     assert "`make quickstart QUICKSTART=--small`" in README
     result = in_process("quickstart", "--small", "--out", "q", cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -82,6 +96,8 @@ def test_quickstart_at_reduced_size(tmp_path):
     results = json.loads((tmp_path / "q" / "experiment" / "results.json").read_text())
     assert results["status"] == {"finished": 8, "planned": 8}
     assert len({run["forward_passes"] for run in results["runs"]}) == 1, "equal compute"
+    made_here = result.stdout.count("run.json and the model in")
+    assert made_here < 8, "the process beside it made some"
     again = in_process("quickstart", "--small", "--out", "q", cwd=tmp_path)
     assert again.returncode == 0
     assert json.loads((tmp_path / "q" / "experiment" / "results.json").read_text())["runs"] == results["runs"]

@@ -22,11 +22,16 @@ def work(name: str) -> None:
 
 @pytest.mark.processes
 def test_what_it_printed_and_how_it_ended(capsys, monkeypatch):
-    with beside(work, "good", threads=1) as good:
-        assert good.printed() == "good on 1 thread\n"
+    with beside(threads=1) as other:
+        first, second = other.start(work, "good"), other.start(work, "better")
+        assert first.printed() == "good on 1 thread\n"
+        assert second.printed() == "better on 1 thread\n"
     monkeypatch.setattr("stabledllm.cli.beside.START", "fork")  # the others need not load torch again
-    with beside(work, "bad", threads=1) as bad, pytest.raises(UserError, match="expected something else, found bad"):
-        bad.printed()
-    with beside(work, "killed", threads=1) as killed, pytest.raises(UserError, match="found that it was ended"):
-        killed.printed()
+    with beside(threads=1) as other:
+        bad, after = other.start(work, "bad"), other.start(work, "good")
+        with pytest.raises(UserError, match="expected something else, found bad"):
+            bad.printed()
+        assert after.printed() == "good on 1 thread\n", "one refusal ends no other work"
+    with beside(threads=1) as other, pytest.raises(UserError, match="found that it was ended"):
+        other.start(work, "killed").printed()
     assert not capsys.readouterr().out, "nothing is printed where it was not asked for"

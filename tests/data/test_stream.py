@@ -14,6 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from stabledllm.data import stream as stream_module
+from stabledllm.data import worker_pool
 from stabledllm.data.bundle import load_bundle, load_rows
 from stabledllm.data.containers import rows_in
 from stabledllm.data.stream import Place
@@ -143,7 +144,8 @@ def test_long_texts_fill_a_buffer_before_it_has_its_rows(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_several_processes_give_the_same_rows(tmp_path):
+def test_several_processes_give_the_same_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_pool, "START", "fork")  # test_row_cache.py has processes that start afresh
     folder = write_folder(tmp_path / "data", documents, files=3, rows=60)
     more = {"shuffle_buffer": 50, "max_len": 40, "short_share": 0.2}
     alone, together = stream_of(folder, **more), stream_of(folder, workers=2, **more)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import load_bundle
@@ -103,7 +104,7 @@ def test_one_row_has_a_difference_without_an_interval(tmp_path):
 
 @pytest.mark.parametrize("change", [{}, BLOCKS, {"eval_draws": 3}], ids=["rows", "blocks", "draws"])
 def test_the_bar_of_an_evaluation_ends_at_its_total(tmp_path, monkeypatch, change):
-    """Each of the evaluations of a run: before the first step, during training, at the end."""
+    """Each of the evaluations of a run: before the first step, during training, at the end, where none was made yet."""
     from stabledllm.training import evaluating
 
     bars = []
@@ -123,9 +124,32 @@ def test_the_bar_of_an_evaluation_ends_at_its_total(tmp_path, monkeypatch, chang
             return None
 
     monkeypatch.setattr(evaluating, "bar", Counted)
-    train(small_run(tmp_path), eval_every=2, **change)
-    assert len(bars) == 4
+    record, _ = train(small_run(tmp_path), eval_every=3, **change)
+    assert record["steps"] == 4
+    assert len(bars) == 3
     assert all(each.done == each.total > 0 for each in bars), [(each.done, each.total) for each in bars]
+
+
+class Spoils(TrainerCallback):
+    def on_train_end(self, args, state, control, model=None, **_):
+        torch.nn.init.normal_(model.get_output_embeddings().weight, std=5.0)
+
+
+def test_the_last_evaluation_is_the_final_one_unless_the_model_has_changed_since(tmp_path, monkeypatch):
+    evaluated, nll_of_rows = [], run.MDMTrainer.nll_of_rows
+    monkeypatch.setattr(
+        run.MDMTrainer,
+        "nll_of_rows",
+        lambda self, *a: evaluated.append(self.state.global_step) or nll_of_rows(self, *a),
+    )
+    plain, _ = train(small_run(tmp_path) | {"out": str(tmp_path / "plain")}, eval_every=2)
+    assert evaluated == [0, 2, 4]
+    assert plain["metrics"]["validation_nll"]["value"] == plain["history"][-1]["eval_nll"]
+    settings = merged(small_run(tmp_path), {"out": str(tmp_path / "changed"), "eval_every": 2})
+    changed = run.train(TrainSettings.model_validate(settings), say=lambda _: None, callbacks=[Spoils()])
+    assert evaluated[3:] == [0, 2, 4, 4]
+    before, after = changed["history"][-1]["eval_nll"], changed["metrics"]["validation_nll"]["value"]
+    assert after > before + 0.1, "of the model as it is"
 
 
 class Killed(Exception):

@@ -19,11 +19,11 @@ START = "spawn"
 """How the process starts: afresh, since threads and devices of this one do not survive a fork."""
 
 
-class Beside:
+class Started:
     """A function that runs in another process."""
 
-    def __init__(self, started: Future):
-        self._started = started
+    def __init__(self, work: Future):
+        self._work = work
 
     def printed(self) -> str:
         """Wait for its end, and return what it printed.
@@ -32,7 +32,7 @@ class Beside:
             UserError: one that it raised, or its process was ended.
         """
         try:
-            return self._started.result()
+            return self._work.result()
         except BrokenProcessPool:
             raise UserError(
                 "a process beside this one: expected it to run to its end, found that it was ended (out of memory?); "
@@ -40,16 +40,27 @@ class Beside:
             ) from None
 
 
+class Beside:
+    """A process beside this one, which does one piece of work after the other."""
+
+    def __init__(self, pool: ProcessPoolExecutor):
+        self._pool = pool
+
+    def start(self, work: Callable[..., None], *arguments: object) -> Started:
+        """Begin ``work`` there once all that was started before has ended."""
+        return Started(self._pool.submit(_printed, work, arguments))
+
+
 @contextmanager
-def beside(work: Callable[..., None], *arguments: object, threads: int) -> Iterator[Beside]:
-    """While this context is open, ``work`` runs in another process with ``threads`` threads.
+def beside(threads: int) -> Iterator[Beside]:
+    """While this context is open, there is another process, with ``threads`` threads; it is left once its work is done.
 
     The process ends when this one does, however that ends.
     """
     context = multiprocessing.get_context(START)
     with ProcessPoolExecutor(1, context, _begin, (threads,)) as pool:
         try:
-            yield Beside(pool.submit(_printed, work, arguments))
+            yield Beside(pool)
         except BaseException:
             for process in list((pool._processes or {}).values()):
                 process.terminate()

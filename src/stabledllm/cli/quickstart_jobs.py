@@ -77,30 +77,38 @@ def _run(job: Quickstart, out: Path, *, small: bool) -> None:
     measured = _is_there(out / "decompose" / "decomposition.json", deepcopy(common) | lab)
     fits = _unfitted(job, common, out, small)
     threads = torch.get_num_threads()
-    # Side by side where both take long; images share the folder of their codes, which the first would only wait for.
-    spare = threads // 2 if fits and not (measured or small or "image" in common["data"]) else 0
-    with beside(_fit, fits, threads=spare) if spare else nullcontext() as fitting:
-        torch.set_num_threads(threads - spare)
+    spare = 0 if measured else _spare(job, threads)
+    training = job.recipe, _overrides(job, common, out, small)
+    torch.set_num_threads(max(1, threads - spare))
+    with beside(threads=spare) if spare else nullcontext() as other:
+        if other:
+            fitting = other.start(_fit, job, fits, out)
+            other.start(_begin_training, *training)
         say("1/4 where the noise comes from, and what each method does to it")
         if not measured:
             decompose.run(deepcopy(common) | lab, [])
-        torch.set_num_threads(threads)
         say("2/4 the densities p(t)")
-        if fitting:
+        if other:
             say(fitting.printed().rstrip("\n"))
         else:
-            _fit(fits)
-    for folder in (_fit_folder(out, method) for method in job.fitted):
-        copy(folder / "p_of_t.json", out / "experiment" / f"p_of_t_{folder.name}.json")
-    say("3/4 training: methods x seeds, at equal compute")
-    overrides = ["out=" + str(out / "experiment"), *([*_SMALL_RUNS, *job.small_runs] if small else [])]
-    if "image" in common["data"]:
-        overrides.append(f"base.data.image.cache={out / 'codes'}")
-    experiment.run(job.recipe, overrides)
+            _fit(job, fits, out)
+        say("3/4 training: methods x seeds, at equal compute")
+        if other:
+            say("the process that fitted the densities makes runs as well, and has begun")
+        experiment.run(*training)
+    torch.set_num_threads(threads)
     say("4/4 the report")
     from stabledllm.reports.html import write_report
 
     answer(f"report: {write_report(out).resolve()} ({time.perf_counter() - started:.0f} s)")
+
+
+def _spare(job: Quickstart, threads: int) -> int:
+    """The threads of a process that fits and trains beside the measurement; 0 for none.
+
+    Images share a folder of codes, for which it would only wait.
+    """
+    return 0 if "image" in job.common["data"] else threads // 2
 
 
 def _fit_folder(out: Path, method: str) -> Path:
@@ -117,9 +125,25 @@ def _unfitted(job: Quickstart, common: dict, out: Path, small: bool) -> list[dic
     ]
 
 
-def _fit(fits: Sequence[dict]) -> None:
+def _fit(job: Quickstart, fits: Sequence[dict], out: Path) -> None:
+    """Make the fits, and place the densities of all of them where the experiment looks for them."""
     for settings in fits:
         fit.run(settings, [])
+    for folder in (_fit_folder(out, method) for method in job.fitted):
+        copy(folder / "p_of_t.json", out / "experiment" / f"p_of_t_{folder.name}.json")
+
+
+def _begin_training(recipe: str, overrides: Sequence[str]) -> None:
+    """Make the experiment's runs that nobody else is at; whoever calls for all of them waits for these."""
+    experiment.run(recipe, overrides, wait=False)
+
+
+def _overrides(job: Quickstart, common: dict, out: Path, small: bool) -> list[str]:
+    """The experiment's settings beside its recipe."""
+    overrides = ["out=" + str(out / "experiment"), *([*_SMALL_RUNS, *job.small_runs] if small else [])]
+    if "image" in common["data"]:
+        overrides.append(f"base.data.image.cache={out / 'codes'}")
+    return overrides
 
 
 def _is_there(path: Path, settings: dict) -> bool:

@@ -18,6 +18,8 @@ from stabledllm.errors import UserError
 
 MOST_WORKERS = 8
 """Without ``data.workers``: one process reads for all, and feeds no more than about so many."""
+START = "spawn"
+"""How a process starts: afresh, since threads and devices of this one do not survive a fork."""
 _function: Callable[[Any], Any] | None = None
 
 
@@ -56,7 +58,7 @@ def mapped(
     if alone:
         yield from ((part, function(part)) for part in parts)
         return
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(START)
     with ProcessPoolExecutor(workers, context, _begin, (function,)) as pool:
         try:
             yield from _in_order(pool, parts, 2 * workers)

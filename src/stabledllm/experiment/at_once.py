@@ -20,7 +20,7 @@ from stabledllm.experiment.check_list import OF_STREAMED_DATA, SPLITS, Checks, g
 from stabledllm.experiment.idle import Run, idle_overrides
 from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed
 from stabledllm.experiment.run_checks import check_clip, check_out, is_known, of_method, of_model, of_run
-from stabledllm.noise.parts import OfParts
+from stabledllm.noise.of_parts import OfParts
 
 _OF_STREAMS = (
     f"{OF_STREAMED_DATA} data.validation data.validation_share steps group_by_length equal "

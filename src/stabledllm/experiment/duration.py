@@ -35,12 +35,13 @@ def time_of_all(states: Sequence[State], jobs: int) -> str | None:
 
 @contextmanager
 def telling_time(planned: Sequence[TrainSettings], say: Callable[[str], None]) -> Iterator[None]:
-    """While the runs are made in this process, one after the other: say once how long they take."""
+    """While this process makes the runs one after the other: say once how long they take, with those made elsewhere."""
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(_EVERY):
-            if text := time_of_all([State.of(run) for run in planned], jobs=1):
+            states = [State.of(run) for run in planned]
+            if text := time_of_all(states, jobs=sum(state.kind == "running" for state in states)):
                 say(text)
                 return
 

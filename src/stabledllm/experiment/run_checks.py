@@ -14,14 +14,16 @@ from stabledllm.config.settings import ModelSettings, TrainSettings
 from stabledllm.data.kinds import kind_of
 from stabledllm.errors import UserError
 from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
+from stabledllm.method_checks import check_blocks, check_model, check_p_of_t
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.choices import check_attention, check_family
-from stabledllm.models.names import check_model_name, is_adapter
+from stabledllm.models.moe_shapes import MoEShape
+from stabledllm.models.names import check_model_name, in_own_blocks, is_adapter
 from stabledllm.models.new import is_new
 from stabledllm.models.shapes import known_shape
 from stabledllm.models.shipped import check_name
-from stabledllm.noise.fits import check_blocks, check_model, check_p_of_t
-from stabledllm.noise.parts import OfParts, find_part
+from stabledllm.noise.names import find_part
+from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.weightings import power_of
 from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
 from stabledllm.runtime.files import read_json
@@ -32,7 +34,7 @@ _MOST_VIEWS = 64
 
 def of_method(run: TrainSettings, name: str) -> Checks:
     """The checks of a method for a run's model, density and blocks."""
-    method = OfParts(name)
+    method, run = OfParts(name), _in_own_blocks(run)
     yield "method methods", partial(_check_parts, method)
     if not is_known(name):
         return
@@ -45,6 +47,14 @@ def of_method(run: TrainSettings, name: str) -> Checks:
         yield "method methods p_of_t objective block_size", partial(_check_density, method, run)
     if run.block_size:
         yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
+
+
+def _in_own_blocks(run: TrainSettings) -> TrainSettings:
+    """The settings in the model's blocks; as they are where its files cannot be read, which another check says."""
+    try:
+        return in_own_blocks(run)
+    except UserError:
+        return run
 
 
 def of_model(settings: ModelSettings, base: str | None = None) -> Checks:
@@ -66,6 +76,7 @@ def of_model(settings: ModelSettings, base: str | None = None) -> Checks:
 
 def of_run(run: TrainSettings) -> Checks:
     """The checks of a run's objective, decoding, data's kinds, batch, blocks, adapters and callbacks."""
+    run = _in_own_blocks(run)
     objective, decoding, lora = run.objective, run.decoding, run.lora
     yield WEIGHED, partial(power_of, objective.weighting, objective.power)
     yield f"{DECODED} block_size", partial(_check_decoding, run)
@@ -77,6 +88,8 @@ def of_run(run: TrainSettings) -> Checks:
     yield "quantised lora", partial(_check_quantised, run)
     if lora and (shape := known_shape(run.model)):
         yield "lora model", partial(shape.targets, lora.target_modules)
+    if run.router.bias_rate or run.router.loss:
+        yield "router model lora", partial(_check_router, run)
     if lora and is_new(run.model):
         yield "lora model", partial(_refuse_adapters, run.model)
     yield "allow_changed", partial(refuse_unchangeable, run.allow_changed)
@@ -138,6 +151,21 @@ def _check_quantised(run: TrainSettings) -> None:
         )
 
 
+def _check_router(run: TrainSettings) -> None:
+    """Refuse to balance what a model whose shape is known does not have; loading tells it of any other."""
+    shape, router = known_shape(run.model), run.router
+    if shape is None:
+        return
+    if not isinstance(shape, MoEShape):
+        key = "bias_rate" if router.bias_rate else "loss"
+        raise UserError(f"key 'router.{key}': expected a model with experts, found '{run.model}', which has none.")
+    if router.bias_rate and run.lora:
+        raise UserError(
+            "key 'router.bias_rate': expected a model that is trained whole, found 'lora', whose files do not hold the "
+            "biases; write router.loss instead, or leave out 'lora'."
+        )
+
+
 def _refuse_adapters(model: str) -> None:
     raise UserError(f"key 'lora': expected a trained model to adapt, found the new one '{model}'.")
 
@@ -168,7 +196,7 @@ def _check_density(method: OfParts, run: TrainSettings) -> None:
     objective["power"] = power_of(run.objective.weighting, run.objective.power)
     parts = {"method": str, "config": dict, "objective": dict}
     if all(isinstance(record.get(part), kind) for part, kind in parts.items()):  # else refused where it is read whole
-        refuse_other(record, method.name, objective, name, run.block_size)
+        refuse_other(record, method.name, objective, name, run.block_size, run.block_t)
 
 
 def check_out(out: str) -> None:

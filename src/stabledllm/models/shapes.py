@@ -7,133 +7,17 @@ that nothing is downloaded. Loads no framework.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.models.adapter_base import ADAPTER_CONFIG, named_base
+from stabledllm.models.block_layouts import BLOCK_LAYOUTS, FAST_DLLM, LLADA2, SDAR
+from stabledllm.models.moe_shapes import PUBLISHED_MOE, read_moe_shape
 from stabledllm.models.new import pattern_of
+from stabledllm.models.shape import CAUSAL, Shape
 from stabledllm.models.shipped import shipped_folder
 from stabledllm.runtime.files import read_json
-
-CAUSAL = {"llama", "qwen2", "qwen3", "mistral"}
-"""Model types of autoregressive models; ``Dream`` and ``llada`` have the same blocks without the causal mask."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A pre-norm transformer with rotary attention (grouped heads) and a gated MLP.
-
-    Legend of the sizes: D width, F hidden width of the MLP, V vocabulary.
-    """
-
-    model_type: str
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    hidden: int
-    vocabulary: int
-    head_dim: int = 0
-    """Width of a head; ``width / heads`` unless given."""
-    tied: bool = False
-    """The output layer is the embedding."""
-    qkv_bias: bool = False
-    head_norms: bool = False
-    """RMSNorm on every query and key head (Qwen3)."""
-    fused: bool = False
-    """One projection for queries, keys and values, and one for gate and up (TinyMDM)."""
-
-    def __post_init__(self) -> None:
-        if not self.head_dim:
-            object.__setattr__(self, "head_dim", self.width // self.heads)
-
-    @property
-    def causal(self) -> bool:
-        """Whether it is an autoregressive model."""
-        return self.model_type in CAUSAL
-
-    @property
-    def query_width(self) -> int:
-        """Width of all query heads."""
-        return self.heads * self.head_dim
-
-    @property
-    def kv_width(self) -> int:
-        """Width of all key (or value) heads."""
-        return self.kv_heads * self.head_dim
-
-    def linear_layers(self) -> dict[str, tuple[int, int]]:
-        """(input, output) width of each linear layer of a block, by its role."""
-        D, F, Q, K = self.width, self.hidden, self.query_width, self.kv_width
-        if self.fused:
-            return {"qkv": (D, Q + 2 * K), "out": (Q, D), "gate_up": (D, 2 * F), "down": (F, D)}
-        return {"q": (D, Q), "k": (D, K), "v": (D, K), "out": (Q, D), "gate": (D, F), "up": (D, F), "down": (F, D)}
-
-    @property
-    def linear_parameters(self) -> int:
-        """Weights of a block's linear layers: what a 4-bit base stores in 4 bits."""
-        return sum(a * b for a, b in self.linear_layers().values())
-
-    @property
-    def layer_parameters(self) -> int:
-        """Parameters of one block."""
-        biases = (self.query_width + 2 * self.kv_width) * self.qkv_bias
-        norms = 2 * self.width + 2 * self.head_dim * self.head_norms
-        return self.linear_parameters + biases + norms
-
-    @property
-    def embedding_parameters(self) -> int:
-        """Parameters of the embedding, and of the output layer where it is another matrix."""
-        return self.vocabulary * self.width * (1 if self.tied else 2)
-
-    @property
-    def parameters(self) -> int:
-        """All parameters, exactly."""
-        return self.layers * self.layer_parameters + self.embedding_parameters + self.width
-
-    def lora_parameters(self, rank: int, target_modules: list[str] | str) -> int:
-        """Parameters of rank-r adapters on the named linear layers (``all-linear``: all but the output layer).
-
-        Raises:
-            UserError: a name that is no linear layer of the block.
-        """
-        return self.layers * sum(rank * (a + b) for a, b in self.targets(target_modules).values())
-
-    def targets(self, target_modules: list[str] | str) -> dict[str, tuple[int, int]]:
-        """The linear layers of a block that adapters are put on, by their roles.
-
-        Names of the embedding and the output layer are left to the loader, which knows the model: their adapters, a
-        million parameters or two, are not counted.
-
-        Raises:
-            UserError: a name that is no linear layer of the block.
-        """
-        every = self.linear_layers()
-        if target_modules == "all-linear":
-            return every
-        chosen = {}
-        for name in target_modules:
-            if name.rpartition(".")[2] in _OUTSIDE_BLOCKS:
-                continue
-            role = _ROLES.get(name.rpartition(".")[2])
-            if role not in every:
-                raise UserError(
-                    f"key 'lora.target_modules': no linear layer '{name}' in a {self.model_type}"
-                    f"{did_you_mean(name, [layer for layer, role in _ROLES.items() if role in every])}."
-                )
-            chosen[role] = every[role]
-        return chosen
-
-
-_OUTSIDE_BLOCKS = {"embed", "embed_tokens", "wte", "word_embeddings", "head", "lm_head"}
-_ROLES = {
-    "qkv_proj": "qkv", "q_proj": "q", "k_proj": "k", "v_proj": "v",
-    "o_proj": "out", "attn_out": "out",
-    "gate_up_proj": "gate_up", "gate_proj": "gate", "ff_proj": "gate", "up_proj": "up",
-    "down_proj": "down", "ff_out": "down",
-}  # fmt: skip
-"""Names of linear layers in the Llama, Qwen, Dream, LLaDA and TinyMDM layouts."""
 
 _LLADA = Shape("llada", layers=32, width=4096, heads=32, kv_heads=32, hidden=12288, vocabulary=126464)
 _QWEN2 = Shape(
@@ -145,7 +29,15 @@ _QWEN3 = Shape(
 _LLAMA = Shape("llama", layers=32, width=4096, heads=32, kv_heads=8, hidden=14336, vocabulary=128256)
 _MMADA = replace(_LLADA, model_type="mmada", vocabulary=134656)
 _DREAM = replace(_QWEN2, model_type="Dream")
+_SDAR_8B = replace(_QWEN3, model_type=SDAR)
+_SDAR_4B = replace(_SDAR_8B, width=2560, hidden=9728)
+_SDAR_1_7B = replace(_SDAR_8B, layers=28, width=2048, heads=16, hidden=6144)
+_FAST_DLLM_7B = replace(_QWEN2, model_type=FAST_DLLM)
+_FAST_DLLM_1_5B = Shape(
+    FAST_DLLM, layers=28, width=1536, heads=12, kv_heads=2, hidden=8960, vocabulary=151936, tied=True, qkv_bias=True
+)  # fmt: skip
 PUBLISHED = {
+    **PUBLISHED_MOE,
     "GSAI-ML/LLaDA-8B-Base": _LLADA,
     "GSAI-ML/LLaDA-8B-Instruct": _LLADA,
     "GSAI-ML/LLaDA-1.5": _LLADA,
@@ -153,6 +45,14 @@ PUBLISHED = {
     "Gen-Verse/MMaDA-8B-MixCoT": _MMADA,
     "Dream-org/Dream-v0-Base-7B": _DREAM,
     "Dream-org/Dream-v0-Instruct-7B": _DREAM,
+    "JetLM/SDAR-1.7B-Chat": _SDAR_1_7B,
+    "JetLM/SDAR-4B-Chat": _SDAR_4B,
+    "JetLM/SDAR-8B-Chat": _SDAR_8B,
+    "Gen-Verse/TraDo-4B-Instruct": _SDAR_4B,
+    "Gen-Verse/TraDo-8B-Instruct": _SDAR_8B,
+    "Gen-Verse/TraDo-8B-Thinking": _SDAR_8B,
+    "Efficient-Large-Model/Fast_dLLM_v2_1.5B": _FAST_DLLM_1_5B,
+    "Efficient-Large-Model/Fast_dLLM_v2_7B": _FAST_DLLM_7B,
     "Qwen/Qwen2.5-7B": _QWEN2,
     "Qwen/Qwen2.5-7B-Instruct": _QWEN2,
     "Qwen/Qwen3-8B": _QWEN3,
@@ -202,13 +102,15 @@ def read_shape(config: Mapping, where: str) -> Shape:
         UserError: a model type or a missing size that it cannot be read from.
     """
     kind = config.get("model_type")
+    if kind == LLADA2 or (kind in _LLADA_MOE and config.get("num_experts")):
+        return read_moe_shape(config, where)
     original = str(kind).removeprefix("a2d-")
     if kind in ("llada", "mmada") and "d_model" in config:
         names = _LLADA_NAMES
-    elif original in CAUSAL or kind in ("Dream", "dream", "stabledllm_tiny"):
+    elif original in CAUSAL or kind in BLOCK_LAYOUTS or kind in ("Dream", "dream", "stabledllm_tiny"):
         names = _LLAMA_NAMES
     else:
-        types = ", ".join(sorted({"llada", "mmada", "Dream", "stabledllm_tiny", *CAUSAL}))
+        types = ", ".join(sorted({"llada", "mmada", "Dream", "stabledllm_tiny", *BLOCK_LAYOUTS, *CAUSAL}))
         raise UserError(f"{where}: expected model_type in {types}, found {kind!r}.")
     missing = [name for field, name in names.items() if field not in _OPTIONAL and name not in config]
     if missing:
@@ -218,6 +120,8 @@ def read_shape(config: Mapping, where: str) -> Shape:
         value = config.get(name)
         if value is not None and (type(value) is not int or value < 1):
             raise UserError(f"{where}: {name}: expected a whole number of at least 1, found {value!r}.")
+    if kind == SDAR:
+        sizes.setdefault("head_dim", 128)
     sizes["kv_heads"] = sizes.get("kv_heads", sizes["heads"])
     # LLaDA's embedding may be padded beyond the vocabulary; MMaDA's holds the image tokens as well.
     sizes["vocabulary"] = config.get("embedding_size") or config.get("new_vocab_size") or sizes["vocabulary"]
@@ -225,12 +129,14 @@ def read_shape(config: Mapping, where: str) -> Shape:
         kind,
         **sizes,
         qkv_bias=bool(config.get("include_qkv_bias") or config.get("attention_bias") or original in _BIASED),
-        head_norms=original == "qwen3",
+        head_norms=original in ("qwen3", SDAR),
         fused=kind == "stabledllm_tiny",
     )
 
 
-_BIASED = {"qwen2", "Dream", "dream"}
+_LLADA_MOE = {"llada", "lladamoe", "llada_moe"}
+"""What the files of LLaDA-MoE have for their type; those of LLaDA have no experts."""
+_BIASED = {"qwen2", "Dream", "dream", FAST_DLLM}
 _OPTIONAL = {"kv_heads", "head_dim", "tied"}
 _LLADA_NAMES = {
     "layers": "n_layers", "width": "d_model", "heads": "n_heads", "kv_heads": "n_kv_heads",

@@ -7,11 +7,12 @@ Legend: D width, F hidden width, Q and K widths of all query and key heads, V vo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from stabledllm.models.chunked_nll import chunk_of
-from stabledllm.models.shapes import Shape
+from stabledllm.models.moe_shapes import MoEShape
+from stabledllm.models.shape import Shape
 
 _GATES = {"gate", "up", "gate_up"}
 """Linear layers that read the second norm's output."""
@@ -39,11 +40,23 @@ class Forward:
     dropout: bool = False
     cast: int = 4
     """Bytes per number of the adapters' input, which peft casts to the adapters' float32 and autocast to bfloat16."""
+    copies: int = 1
+    """Copies of a row side by side: in blocks 2, the noisy and the clean one, of which one carries loss."""
 
     @property
     def tokens(self) -> int:
         """Tokens of the pass."""
+        return self.predicted * self.copies
+
+    @property
+    def predicted(self) -> int:
+        """Tokens of the pass that may carry loss."""
         return self.rows * self.length
+
+    @property
+    def mask_bytes(self) -> int:
+        """Bytes of the attention mask of blocks, as numbers that all layers share."""
+        return 0 if self.copies == 1 else self.rows * (self.copies * self.length) ** 2 * self.narrow
 
     @property
     def wide(self) -> int:
@@ -57,7 +70,23 @@ class Forward:
 
 
 def block_bytes(shape: Shape, run: Forward) -> int:
-    """Bytes that one block keeps per token."""
+    """Bytes that one block keeps per token; of a model with experts, one that has them."""
+    if isinstance(shape, MoEShape):
+        return _shared_bytes(shape, replace(shape.dense, hidden=shape.active_hidden), run) + _routing_bytes(shape, run)
+    return _shared_bytes(shape, shape, run)
+
+
+def _routing_bytes(shape: MoEShape, run: Forward) -> int:
+    """Bytes per token of what experts need beside the MLP that their chosen widths add up to."""
+    D, K, b = shape.width, shape.chosen, run.narrow
+    copies = 2 * b * K * D  # a token for each of its experts, and what each gives back
+    router = 4 * shape.experts + (4 * D if b < 4 else 0)  # scores, and the input in float32
+    numbers = (8 + 8 + 8) * K + 3 * 4 * K  # the order and its inverse, the chosen; their shares, before and after
+    return copies + router + numbers
+
+
+def _shared_bytes(whole: Shape, shape: Shape, run: Forward) -> int:
+    """Bytes per token of norms, attention and an MLP of the width ``shape.hidden``."""
     D, F, Q, K, b = shape.width, shape.hidden, shape.query_width, shape.kv_width, run.narrow
     full = run.adapters is None
     # A norm keeps its input in float32 and, for its own weight's gradient, the normalised input.
@@ -65,7 +94,7 @@ def block_bytes(shape: Shape, run: Forward) -> int:
     if shape.head_norms:
         norms += 4 * (Q + K) + (run.wide * (Q + K) if full else 0)
     attention = b * (2 * Q + 2 * K) + 4 * shape.heads  # queries, keys, values, output; log-sum-exp
-    if shape.fused:
+    if whole.fused or getattr(whole, "fused_qkv", False):
         attention += b * (Q + K)  # the values are a view that keeps the unrotated queries and keys alive
     gates = b * 3 * F  # the gate, its silu, and what it multiplies
     return norms + attention + gates + _linear_inputs(shape, run)
@@ -92,18 +121,29 @@ def _linear_inputs(shape: Shape, run: Forward) -> int:
     return b * (2 * D + F)
 
 
+def _layers_bytes(shape: Shape, run: Forward) -> list[int]:
+    """Bytes per token that each layer keeps."""
+    if isinstance(shape, MoEShape):
+        dense = _shared_bytes(shape, shape.dense, run)
+        return [dense] * shape.dense_layers + [block_bytes(shape, run)] * shape.expert_layers
+    return [block_bytes(shape, run)] * shape.layers
+
+
 def kept_bytes(shape: Shape, run: Forward) -> int:
     """Bytes that all blocks keep between the forward and the backward pass."""
-    per_token = run.wide * shape.width if run.checkpointing else block_bytes(shape, run)
+    every = [run.wide * shape.width] * shape.layers if run.checkpointing else _layers_bytes(shape, run)
     ends = 2 * run.wide * shape.width + 4 * shape.width  # the last norm
-    return run.tokens * (shape.layers * per_token + ends)
+    return run.tokens * (sum(every) + ends) + run.mask_bytes
 
 
 def working_bytes(shape: Shape, run: Forward) -> int:
     """Bytes needed besides while one block's backward pass runs: its gradients, and its activations if recomputed."""
     adapted = run.compute != "float32" and bool((run.adapters or {}).keys() & (_GATES | {"down"}))
     cast = run.cast if adapted else 0
-    mlp = (run.narrow + cast) * (shape.hidden + shape.width)
+    hidden, width = shape.hidden, shape.width
+    if isinstance(shape, MoEShape):
+        hidden, width = max(hidden, shape.active_hidden), (shape.chosen + 1) * width
+    mlp = (run.narrow + cast) * (hidden + width)
     if run.checkpointing:
         return run.tokens * (block_bytes(shape, run) + mlp)
     # The backward pass of the last norm, which comes first, computes in float32.
@@ -114,11 +154,11 @@ def head_bytes(shape: Shape, run: Forward, *, positions: int | None = None, chun
     """Bytes of the loss head: hidden states at the masked positions, one chunk of logits, its weight's gradient.
 
     Args:
-        positions: positions that carry loss; every token without it.
+        positions: positions that carry loss; without it every token of the copy that does.
         chunk: positions whose logits exist at once; without it as many as the loss head takes.
     """
     chunk = chunk_of(shape.vocabulary) if chunk is None else chunk
-    positions = run.tokens if positions is None else positions
+    positions = run.predicted if positions is None else positions
     hidden = 2 * run.narrow * positions * shape.width
     weight = 4 * shape.vocabulary * shape.width if run.adapters is None else 0
     return hidden + weight + (_LOGIT_BYTES + run.narrow) * min(chunk, positions) * shape.vocabulary
@@ -126,4 +166,4 @@ def head_bytes(shape: Shape, run: Forward, *, positions: int | None = None, chun
 
 def full_logits_bytes(shape: Shape, run: Forward) -> int:
     """The same as :func:`head_bytes` for a head that makes all logits of all rows at once."""
-    return head_bytes(shape, run, chunk=run.tokens)
+    return head_bytes(shape, run, chunk=run.predicted)

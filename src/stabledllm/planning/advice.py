@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from stabledllm.config.recipe import resolve
 from stabledllm.config.settings import LoRASettings, TrainSettings
 from stabledllm.errors import UserError
-from stabledllm.models.shapes import Shape
+from stabledllm.models.shape import Shape
 from stabledllm.planning.layout import GIB, Layout
 from stabledllm.planning.memory import Memory, checkpointing, estimate, micro_batch, views_at_once
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from stabledllm.build import build_method
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
-from stabledllm.models.shapes import Shape
+from stabledllm.models.shape import Shape
 from stabledllm.planning.activations import Forward, full_logits_bytes, head_bytes, kept_bytes, working_bytes
 from stabledllm.planning.layout import GIB, Layout
 
@@ -112,6 +112,11 @@ def views_at_once(settings: TrainSettings) -> int:
     return min(views_of(settings), 1 if given == "auto" else given or views_of(settings))
 
 
+def copies_of(settings: TrainSettings, shape: Shape) -> int:
+    """Copies of a row that go through the model side by side: in blocks a noisy and a clean one."""
+    return 2 if settings.block_size or shape.in_blocks else 1
+
+
 def micro_batch(settings: TrainSettings, devices: int) -> int:
     """Rows per device and forward.
 
@@ -139,6 +144,7 @@ def _forward(settings: TrainSettings, shape: Shape, layout: Layout) -> Forward:
     return Forward(
         rows=micro_batch(settings, layout.devices) * views_at_once(settings),
         length=layout.longest or settings.data.max_len,
+        copies=copies_of(settings, shape),
         compute=compute,
         checkpointing=checkpointing(settings),
         adapters=shape.targets(lora.target_modules) if lora else None,
@@ -166,7 +172,7 @@ def _states(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
         frozen, trained = trained, float(shape.lora_parameters(settings.lora.rank, settings.lora.target_modules))
         frozen_bytes = w * frozen
         if settings.quantised:
-            linear = shape.layers * shape.linear_parameters
+            linear = shape.linear_in_all
             frozen_bytes = QUANTISED[settings.quantised] * linear + w * (frozen - linear)
         w = 4  # peft keeps adapters in float32
     half = _mixed(settings) or settings.dtype == "bfloat16"

@@ -28,6 +28,9 @@ class EvaluatingTrainer(ResumingTrainer):
     pad_id: int
     watch: StepWatch
 
+    _evaluated: tuple[int, Tensor] | None = None
+    """The step after which the rows were evaluated last, and what came out."""
+
     def evaluation_meter(self, objective: Objective) -> LossMeter:
         """The meter of the validation rows under an objective."""
         return LossMeter(self._metered(), self.eval_rows, objective)
@@ -40,7 +43,9 @@ class EvaluatingTrainer(ResumingTrainer):
 
         Every rank evaluates all rows (they are few), so that no rank waits for a gather of unequal shares.
         """
-        estimate = self.validation()
+        values = self.finite_nll_of_rows()
+        self._evaluated = self.state.global_step, values
+        estimate = mean_over_rows(values)
         metrics = {f"{metric_key_prefix}_loss": estimate.value, f"{metric_key_prefix}_loss_stderr": estimate.stderr}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -63,6 +68,16 @@ class EvaluatingTrainer(ResumingTrainer):
         values = self.nll_of_rows(objective)
         self.watch.require(self.state.global_step, {"the evaluation loss was not finite": values is not None})
         return values
+
+    def nll_of_rows_at_the_end(self, *, unchanged: bool) -> Tensor:
+        """:meth:`finite_nll_of_rows` after training, without a second pass where the last step was evaluated.
+
+        Args:
+            unchanged: nothing but steps has changed the model, as callbacks and ``load_best_model_at_end`` may.
+        """
+        if unchanged and self._evaluated and self._evaluated[0] == self.state.global_step:
+            return self._evaluated[1]
+        return self.finite_nll_of_rows()
 
     def nll_of_rows(self, objective: Objective | None = None) -> Tensor | None:
         """The evaluation loss of each held-out row, (rows,), with a bar; None where one is not finite."""

@@ -24,6 +24,7 @@ from stabledllm.runtime.showing import busy
 from stabledllm.training.checkpoints import STAMP, stamp
 from stabledllm.training.devices import AgreeingModel, is_sharded, save_whole
 from stabledllm.training.earlier import MODEL, RUN, SCHEMA, TRAINED
+from stabledllm.training.history import LOGGED
 from stabledllm.training.parts import published
 from stabledllm.training.trainer import MDMTrainer
 from stabledllm.training.untuned import beside_untuned, side_by_side, told_of
@@ -69,7 +70,8 @@ def finish(
 
 def _evaluation_losses(settings: TrainSettings, trainer: MDMTrainer, data: DataBundle, say: Say) -> tuple[dict, dict]:
     """The metrics of the trained model, and what stands beside them of the untuned one."""
-    values = trainer.finite_nll_of_rows()
+    unchanged = not settings.callbacks and not trainer.args.load_best_model_at_end
+    values = trainer.nll_of_rows_at_the_end(unchanged=unchanged)
     nll, beside = (
         mean_over_rows(values),
         beside_untuned(Path(settings.out), data.validation, values, settings.eval_draws),
@@ -184,7 +186,7 @@ def _journal(settings: TrainSettings, identity: dict, test: list[dict], ranks: R
 
 def _history(log: list[dict]) -> list[dict]:
     """The training log with the names that results.json uses."""
-    names = ("step", "loss", "grad_norm", "learning_rate", "ess", "masked_share", "loss_ema", "forward_passes")
+    names = ("step", *LOGGED)
     entries: dict[int, dict] = {}
     for line in log:
         entry = entries.setdefault(line["step"], {"step": line["step"]})

@@ -28,6 +28,7 @@ from stabledllm.training.annealing import annealing_of
 from stabledllm.training.devices import refuse_unrunnable
 from stabledllm.training.diverged import StepWatch
 from stabledllm.training.evaluating import EvaluatingTrainer
+from stabledllm.training.expert_load import ExpertLoad
 from stabledllm.training.ordering import EpochOrder, RowCollator, RowDataset
 from stabledllm.training.positions import StepRows, step_rows
 from stabledllm.training.statistics import StepStatistics
@@ -53,6 +54,8 @@ class _StepEnd(TrainerCallback):
         trainer = self.trainer
         trainer.watch.after_step()
         trainer.sampler = trainer.statistics.finish_step(trainer.gather_rows, trainer.sampler)
+        if load := trainer.expert_load:
+            load.finish_step(trainer.model, trainer.accelerator.reduce)
 
 
 class MDMTrainer(EvaluatingTrainer):
@@ -74,6 +77,7 @@ class MDMTrainer(EvaluatingTrainer):
             any t or mask.
         views_per_forward: views of a row in one forward and backward; without it all. Less memory, the same result.
         caption_dropout: for rows of images, the probability that a step sees a row without its caption.
+        expert_load: for a model with experts, what counts and balances their load.
     """
 
     form_names: tuple[str, ...] = ()
@@ -99,6 +103,7 @@ class MDMTrainer(EvaluatingTrainer):
         group_by_length: bool = False,
         views_per_forward: int | None = None,
         caption_dropout: float = 0.0,
+        expert_load: ExpertLoad | None = None,
         **kwargs,
     ):
         for rows in (train_rows, eval_rows):
@@ -125,6 +130,8 @@ class MDMTrainer(EvaluatingTrainer):
         self.loss_is_scaled_for_ga = True
         self.watch = StepWatch(self)
         self.add_callback(statistics)
+        if expert_load:
+            self.add_callback(expert_load)
         self.add_callback(_StepEnd(self))
         if annealing := annealing_of(kwargs["model"], noise_seed):
             self.add_callback(annealing)
@@ -133,6 +140,11 @@ class MDMTrainer(EvaluatingTrainer):
     def statistics(self) -> StepStatistics:
         """The collector of statistics; looked up each time, since a resumed Trainer replaces it by the checkpoint's."""
         return next(c for c in self.callback_handler.callbacks if isinstance(c, StepStatistics))
+
+    @property
+    def expert_load(self) -> ExpertLoad | None:
+        """The collector of the experts' load; None for a dense model."""
+        return next((c for c in self.callback_handler.callbacks if isinstance(c, ExpertLoad)), None)
 
     @property
     def full_step(self) -> int:
@@ -196,8 +208,8 @@ class MDMTrainer(EvaluatingTrainer):
             # Each part but the last runs its backward pass at once, so that only one part's activations are held; ranks
             # exchange gradients only in the last.
             with nullcontext() if last else self.accelerator.no_sync(model):
-                part, out, n_forwards = self._part(model, inputs, draw, views)
-                mean = reduce_loss(part.sum(dim=(1, 2)), inputs["row_weight"], inputs["step_weight"])
+                part, beside, out, n_forwards = self._part(model, inputs, draw, views)
+                mean = reduce_loss(part.sum(dim=(1, 2)) + beside, inputs["row_weight"], inputs["step_weight"])
                 # Data-parallel wrappers average gradients over ranks; parts of one mean must be summed.
                 mean = mean * self.args.world_size
                 if not last:
@@ -228,20 +240,25 @@ class MDMTrainer(EvaluatingTrainer):
         names = ("input_ids", "attention_mask")
         return inputs | {name: torch.where(bare[:, None], inputs[f"bare_{name}"], inputs[name]) for name in names}
 
-    def _part(self, model, inputs: dict, draw: Draw, views: range) -> tuple[Tensor, MDMOutput, int]:
-        """Loss contributions of the tokens of some views (B, K, L), the model's output, and the number of forwards."""
+    def _part(self, model, inputs: dict, draw: Draw, views: range) -> tuple[Tensor, Tensor | float, MDMOutput, int]:
+        """Loss contributions of the tokens of some views (B, K, L), what is added to each row's loss beside them (B,),
+        the model's output, and the number of forwards."""
         active = only(draw.active, views)
         weights = nll_weights(draw.mask & active[..., None], draw.coefficient, draw.active, inputs["row_weight"])
-        nll, n = forward_nll(
-            model,
-            inputs,
-            replace(draw, active=active),
-            self.mask_id,
-            weights=weights,
-            form={name: inputs[name] for name in self.form_names},
-            packing=self.packing,
-        )
-        return token_losses(nll, draw.mask & active[..., None], draw.coefficient, draw.active), MDMOutput(nll=nll), n
+        load = self.expert_load
+        with load.watching(self.model) if load else nullcontext():
+            nll, n = forward_nll(
+                model,
+                inputs,
+                replace(draw, active=active),
+                self.mask_id,
+                weights=weights,
+                form={name: inputs[name] for name in self.form_names},
+                packing=self.packing,
+            )
+        beside = load.take(inputs, draw, active, self.packing) if load else 0.0
+        losses = token_losses(nll, draw.mask & active[..., None], draw.coefficient, draw.active)
+        return losses, beside, MDMOutput(nll=nll), n
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -255,7 +272,7 @@ class MDMTrainer(EvaluatingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the step statistics beside a training loss."""
         if "loss" in logs:
-            logs |= self.statistics.flush()
+            logs |= self.statistics.flush() | (self.expert_load.flush() if self.expert_load else {})
         super().log(logs, start_time)
 
     def tokens_since_asked(self) -> int:

@@ -12,9 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stabledllm.models.loading import load_model
+from tests.fakes.block_models import write_fast_dllm, write_sdar
 from tests.fakes.converted import write_a2d
 from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_mmada
+from tests.fakes.llada2 import write_llada2
 from tests.models.families.published import converted_logits, dream_logits, llada_logits, llada_moe_logits
+from tests.models.families.published_blocks import fast_dllm_logits, sdar_logits
+from tests.models.families.published_llada2 import llada2_logits
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,16 @@ MIXED = {
     "num_key_value_heads": 2,
     "model_type": "lladamoe",
 }
+PLAIN_ROUTER = {
+    "first_k_dense_replace": 0,
+    "moe_router_enable_expert_bias": False,
+    "n_group": 1,
+    "norm_topk_prob": False,
+    "num_shared_experts": 0,
+    "partial_rotary_factor": 1.0,
+    "routed_scaling_factor": 1.0,
+    "topk_group": 1,
+}
 GROUPED = {"n_kv_heads": 2}
 CASES = {
     "llada": Case(write_llada, llada_logits, {}),
@@ -46,6 +60,12 @@ CASES = {
     "a2d-llama": Case(partial(write_a2d, original="llama"), converted_logits, {}),
     "a2d-qwen2": Case(partial(write_a2d, original="qwen2"), converted_logits, {}),
     "a2d-qwen3": Case(write_a2d, converted_logits, {}),
+    "sdar": Case(write_sdar, sdar_logits, {}),
+    "sdar-tied": Case(write_sdar, sdar_logits, {"tie_word_embeddings": True, "block_size": 8, "mask_token_id": 259}),
+    "fast-dllm": Case(write_fast_dllm, fast_dllm_logits, {}),
+    "fast-dllm-7b": Case(write_fast_dllm, fast_dllm_logits, {"tie_word_embeddings": False}),
+    "llada2": Case(write_llada2, llada2_logits, {}),
+    "llada2-plain": Case(write_llada2, llada2_logits, PLAIN_ROUTER | {"block_size": 8, "mask_token_id": 261}),
 }
 
 

@@ -68,7 +68,8 @@ def test_families(tmp_path):
     refused(tmp_path / "a", "family: unknown 'lada'.*did you mean 'llada'", family="lada")
     refused(write_llada(tmp_path / "b"), "expected family 'dream', found one of 'llada'", family="dream")
     refused(tmp_path / "b", "expected trust_remote_code=true", family="mlm")
-    refused(write_mmada(tmp_path / "c", config={"model_type": "llada2_moe"}), "LLaDA 2 .*, which is not implemented")
+    stacked = {"model_type": "llada2_moe_veomni"}
+    refused(write_mmada(tmp_path / "c", config=stacked), "LLaDA 2 .*, which is not implemented")
     refused(write_qwen2(tmp_path / "d", config={"model_type": "x", "architectures": ["XModel"]}), "'x', architecture")
     refused("tiny", "expected family 'auto' for the reference model", family="llada")
 

@@ -10,7 +10,7 @@ from stabledllm.config.settings.evaluation import (
     ShortDecodingSettings,
 )
 from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
-from stabledllm.config.settings.model import LoRASettings, ModelSettings
+from stabledllm.config.settings.model import LoRASettings, ModelSettings, RouterSettings
 from stabledllm.config.settings.training import ExperimentSettings, TrainSettings
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "ObjectiveSettings",
     "PPOTSSettings",
     "RescoreSettings",
+    "RouterSettings",
     "ShortDecodingSettings",
     "TrainSettings",
 ]

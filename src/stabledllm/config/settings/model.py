@@ -27,6 +27,16 @@ class LoRASettings(Strict):
     """Seed of the adapters' first values; the same for every seed of an experiment, as a base's weights are."""
 
 
+class RouterSettings(Strict):
+    """Balancing of the load of a model's experts."""
+
+    bias_rate: float = Field(0.0, ge=0, lt=1)
+    """What each expert's choosing bias moves by after a step, up where its load is below the mean; 0.001 in LLaDA2's
+    code, 0: none."""
+    loss: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Weight of the balancing loss of each row, which is 1 where all experts are equally loaded; 0: none."""
+
+
 class ModelSettings(Strict):
     """Which model, and how it is loaded."""
 
@@ -36,7 +46,8 @@ class ModelSettings(Strict):
     init_seed: Seed | None = None
     """Seed of a new model's weights, 0 unless given; the same for every seed of an experiment."""
     family: Name = "auto"
-    """``llada``, ``dream``, ``mmada``, ``mlm``, ``arm``; ``auto``: what the model's config.json says."""
+    """``llada``, ``llada-moe``, ``llada2``, ``dream``, ``mmada``, ``sdar``, ``fast-dllm``, ``mlm``, ``arm``; ``auto``:
+    what the model's config.json says."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights; mixed precision over float32 weights is ``trainer.bf16``."""
     attention: Name = "sdpa"

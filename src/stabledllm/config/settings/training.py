@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, PlainSerializer, field_validator, mo
 from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.evaluation import DecodingSettings, ImageDecodingSettings
 from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
-from stabledllm.config.settings.model import LoRASettings, ModelSettings
+from stabledllm.config.settings.model import LoRASettings, ModelSettings, RouterSettings
 from stabledllm.config.settings.values import MOST, Name, PathText, Seed
 from stabledllm.config.trainer_keys import TrainerSettings
 from stabledllm.config.twice import refuse_equal_methods, refuse_equal_seeds
@@ -48,9 +48,18 @@ class TrainSettings(ModelSettings):
     p_of_t: PathText | None = None
     """File of a density fitted before (``stabledllm fit``); without it P-POTS probes before training, and ``adaptive``
     starts from uniform t."""
+    router: RouterSettings = RouterSettings()
+    """How the load of a model's experts is balanced; without it not at all, as LLaDA's fine-tuning is published."""
     block_size: int | None = Field(None, ge=1, le=MOST)
     """Block diffusion: response tokens per block. Each block has its own t and maskable set and is predicted from the
-    clean blocks before it; without it the whole response is one block."""
+    clean blocks before it; without it the whole response is one block, or the blocks are those of a model that is
+    trained in nothing else (SDAR, Fast-dLLM v2)."""
+    block_t: Literal["own", "row"] = "own"
+    """In blocks, a t of its ``own`` for each, or one for all blocks of a ``row``, as SDAR and dllm train: the same
+    objective with more noise."""
+    block_start: Literal["noisy", "clean"] = "noisy"
+    """What predicts a block's first token in training where logits are shifted (Fast-dLLM v2): the last position of the
+    noisy block before it, as published, or of the clean one, as in decoding."""
     batch: int = Field(32, ge=1)
     """Rows per optimizer step, over all devices and accumulation."""
     micro_batch: int | None = Field(None, ge=1)

@@ -26,7 +26,8 @@ from stabledllm.gradient.predicted import (
 )
 from stabledllm.gradient.profile import GradientProfile, gradient_profile
 from stabledllm.gradient.sketch import GradientMeter, ProjectedGradients
-from stabledllm.gradient.steps import StepGradients, StepMeter, ratio
+from stabledllm.gradient.step_meter import StepMeter
+from stabledllm.gradient.steps import StepGradients, ratio
 from stabledllm.lab.measure.options import DecomposeOptions
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
@@ -66,7 +67,7 @@ class GradientLaboratory:
     def profile(self, method: Method) -> GradientProfile:
         """The profile of a method's masker and views, measured at the first call."""
         if method not in self._profiles:
-            rows = self.grad.rows if method == self.counts else self.grad.view_rows
+            rows = self.grad.rows if method == self.counts else min(self.grad.view_rows, self.grad.rows)
             self._profiles[method] = gradient_profile(
                 self.meter,
                 method,

@@ -22,8 +22,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from stabledllm.errors import UserError
 from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.conversion.gguf_file import check_gguf, is_gguf
-from stabledllm.models.families.a2d_config import FULL
 from stabledllm.models.families.config_values import check_numbers
+from stabledllm.models.families.decoder_config import FULL
 from stabledllm.models.families.source import Source, read_config
 from stabledllm.models.families.transformers_own import load_transformers
 from stabledllm.models.families.weights import held_weights

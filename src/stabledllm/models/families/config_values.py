@@ -23,6 +23,8 @@ _BOUNDS = {
     re.compile(r"rope_theta"): (lambda value: 0 < value < math.inf, "above 0"),
 }
 """Bounds that hold in every architecture; outside of them training fails, or all logits are equal."""
+_MAY_BE_NONE = ("first_k_dense_replace", "num_shared_experts")
+"""Counts of layers and of experts that a model may have none of."""
 _MOST_OF_A_NEW_MODEL = 1000
 _MOST_OF_ANYTHING = 2**31 - 1
 _DEEPEST = 30
@@ -119,7 +121,7 @@ def _mismatch(key: str, hint: Any, value: Any, default: Any) -> str | None:
     if kind is bool:
         return None if isinstance(value, bool) else "true or false"
     if kind is int:
-        least = 0 if key.endswith("token_id") else 1
+        least = 0 if key.endswith("token_id") or key in _MAY_BE_NONE else 1
         right = type(value) is int and least <= value <= _MOST_OF_ANYTHING
         return None if right else f"a whole number of at least {least}"
     if kind is float:

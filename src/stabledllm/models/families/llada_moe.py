@@ -11,7 +11,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3RMSNorm
 
 from stabledllm.models.families.config import HubConfig
+from stabledllm.models.families.experts import Experts, GatedMLP
 from stabledllm.models.families.qwen_layout import QwenLayout
+from stabledllm.models.families.routing import Routing
 
 
 class LLaDAMoEConfig(HubConfig):
@@ -95,49 +97,42 @@ class LLaDAMoEConfig(HubConfig):
         return self.vocab_size
 
 
-class GatedMLP(nn.Module):
-    """The MLP ``down(silu(gate x) * up x)`` of a dense layer, of an expert or of the shared expert."""
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=False)
-        self.up_proj = nn.Linear(width, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
-class Experts(nn.Module):
+class RoutedMLP(nn.Module):
     """A mixture of experts: each token's K most probable ones, weighted by probabilities that need not sum to 1.
 
-    The probabilities are float32. Every expert runs, even on no token, so that all weights have gradients on all ranks.
+    The probabilities are float32.
     """
 
-    mixes_rows = True
-    """An expert gets the tokens of many rows in one list, so its gradients do not come row by row."""
+    bias_only_chooses = False
+    """The bias, where there is one, is a part of the shares as well."""
 
     def __init__(self, config: LLaDAMoEConfig):
         super().__init__()
-        self.count = config.num_experts_per_tok
+        self.count, self.routing = config.num_experts_per_tok, Routing(config.num_experts)
         self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
-        self.experts = nn.ModuleList(
-            GatedMLP(config.hidden_size, config.expert_intermediate_size) for _ in range(config.num_experts)
-        )
+        self.experts = Experts(config.num_experts, config.hidden_size, config.expert_intermediate_size)
         if config.moe_router_enable_expert_bias:
             self.register_buffer("expert_bias", torch.zeros(config.num_experts))
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of each expert, (E,); None for a router without."""
+        return self._buffers.get("expert_bias")
+
+    @property
+    def gate_weight(self) -> Tensor:
+        """The weight that scores the experts, (E, D)."""
+        return self.gate.weight
 
     def forward(self, x_NLD: Tensor) -> Tensor:
         x_TD = x_NLD.reshape(-1, x_NLD.shape[-1])
         share_TE = self.gate(x_TD).softmax(-1, dtype=torch.promote_types(x_TD.dtype, torch.float32))
-        if "expert_bias" in self._buffers:
-            share_TE = share_TE + self.expert_bias
+        probability_TE = share_TE
+        if self.bias is not None:
+            share_TE = share_TE + self.bias
         share_TK, chosen_TK = share_TE.topk(self.count, dim=-1)
-        share_TK, out_TD = share_TK.to(x_TD.dtype), torch.zeros_like(x_TD)
-        for number, expert in enumerate(self.experts):
-            token, place = (chosen_TK == number).nonzero(as_tuple=True)
-            out_TD = out_TD.index_add(0, token, expert(x_TD[token]) * share_TK[token, place, None])
-        return out_TD.view_as(x_NLD)
+        self.routing.record(probability_TE, chosen_TK)
+        return self.experts(x_TD, chosen_TK, share_TK.to(x_TD.dtype)).view_as(x_NLD)
 
 
 class LLaDAMoELayer(GradientCheckpointingLayer):
@@ -148,7 +143,7 @@ class LLaDAMoELayer(GradientCheckpointingLayer):
         width, routed = config.hidden_size, bool(config.moe_layer_freq[index])
         self.self_attn = Qwen3Attention(config, index)
         self.self_attn.is_causal = False
-        self.mlp = Experts(config) if routed else GatedMLP(width, config.dense_intermediate_size)
+        self.mlp = RoutedMLP(config) if routed else GatedMLP(width, config.dense_intermediate_size)
         self.input_layernorm = Qwen3RMSNorm(width, eps=config.rms_norm_eps)
         self.post_attention_layernorm = Qwen3RMSNorm(width, eps=config.rms_norm_eps)
         if routed and config.shared_expert_intermediate_size:
@@ -165,8 +160,8 @@ class LLaDAMoELayer(GradientCheckpointingLayer):
 class LLaDAMoEModelLM(QwenLayout):
     """A LLaDA-MoE model; its weights are ``model.{embed_tokens, layers.N, norm}`` and ``lm_head``.
 
-    The experts are numbered, ``layers.N.mlp.experts.E``. No auxiliary loss balances them, as in the published
-    fine-tuning default (``output_router_logits`` false).
+    The experts are numbered, ``layers.N.mlp.experts.E``. An auxiliary loss balances them only where one asks for it
+    (``router.loss``), as in the published fine-tuning default (``output_router_logits`` false).
     """
 
     config_class = LLaDAMoEConfig

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from stabledllm.errors import UserError
 from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.families.config_values import check_values
+from stabledllm.models.families.experts import Experts
 from stabledllm.models.families.source import Source
 from stabledllm.models.families.weights import compare_weights
 from stabledllm.models.new import with_first_values
@@ -36,7 +37,7 @@ def load_native(kind: type[PreTrainedModel], source: Source) -> PreTrainedModel:
     tied = set(kind._tied_weights_keys or ()) if getattr(config, "tie_word_embeddings", False) else set()
     compare_weights(source.held.shapes, source.what, expected, tied)
     with as_user_error(f"{source.what}: expected weights that can be read in {source.folder}"):
-        return read_pretrained(
+        model = read_pretrained(
             kind,
             source.folder,
             config=config,
@@ -45,6 +46,10 @@ def load_native(kind: type[PreTrainedModel], source: Source) -> PreTrainedModel:
             use_safetensors=not source.held.pickled,
             **source.extra,
         )
+    for module in model.modules():
+        if isinstance(module, Experts):
+            module.join()
+    return model
 
 
 def _check_heads(config: PretrainedConfig, name: str) -> None:
