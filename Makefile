@@ -65,6 +65,14 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/busy.py
 	-$(BIN)/python benchmarks/packing.py $(GSM8K)
 
+# On one GPU: LLaDA-8B's shape against plain baselines, in 8 minutes at most. GPU=--rehearse: on the CPU, in seconds.
+OUT_GPU ?= runs/gpu
+GPU ?=
+.PHONY: gpu
+gpu: $(VENV)/.installed
+	mkdir -p $(OUT_GPU)
+	$(BIN)/python benchmarks/gpu.py --out $(OUT_GPU)/gpu.json $(GPU)
+
 # A real pretrained model through the whole machine: 10 minutes on 2 cores. REAL=--small: 2 of its layers, 3 minutes.
 real: $(VENV)/.installed-real
 	$(BIN)/python scripts/real_model.py $(REAL)

@@ -9,13 +9,11 @@ above weights and their gradients; time is taken without it, in turns.
 from __future__ import annotations
 
 import gc
-import weakref
 
 import torch
 import torch.nn.functional as F
 from common import interleaved, save
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from gpu_device import AliveBytes
 
 from stabledllm.loss import nll_weights, reduce_loss, row_losses
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
@@ -28,35 +26,6 @@ VOCABULARY, MASK = 126_464, 126_336
 SHAPE = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "intermediate_size": 1536}
 ROWS, LENGTH = 2, 1024
 REPEATS = 5
-
-
-class AliveBytes(TorchDispatchMode):
-    """The most bytes of storage alive at once of those that were made inside."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive, self.peak, self.known = 0, 0, set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                storage = leaf.untyped_storage()
-                if storage._cdata not in self.known:
-                    self._follow(storage)
-        return out
-
-    def _follow(self, storage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        self.known.add(key)
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
-
-        def gone() -> None:
-            self.known.discard(key)
-            self.alive -= size
-
-        weakref.finalize(storage, gone)
 
 
 def main() -> None:

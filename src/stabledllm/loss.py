@@ -66,4 +66,4 @@ def reduce_loss(loss: Tensor, row_weight: Tensor, step_weight: Tensor | float) -
     >>> sum(reduce_loss(loss[part], weight[part], weight.sum()) for part in (slice(3), slice(3, 4)))
     tensor(3.)
     """
-    return (loss * row_weight.to(loss.dtype)).sum() / step_weight
+    return (loss * row_weight.to(loss)).sum() / step_weight

@@ -65,21 +65,24 @@ def write_a2d(
     seed: int = 0,
     std: float = 0.1,
     config: dict | None = None,
-    mask: str = MASK,
+    mask: str | None = MASK,
 ) -> Path:
     """``dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1`` in small: the mask token is in the tokenizer's files alone.
 
-    As on the hub, special_tokens_map.json names it, and an output layer is stored beside a tied embedding.
+    As on the hub, special_tokens_map.json names it, and an output layer is stored beside a tied embedding. Without
+    ``mask`` it is what dllm's ``convert.py`` writes, before any training: no file names a mask token.
     """
     ORIGINALS[original](folder, shards=shards, seed=seed, std=std, config=config)
     keys = json.loads((folder / "config.json").read_text())
     keys |= {"architectures": [f"A2D{original.capitalize()}LMHeadModel"], "model_type": f"a2d-{original}"}
-    if keys["tie_word_embeddings"]:
+    if keys["tie_word_embeddings"] and mask:
         weights = load_file(folder / "model.safetensors")
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     keys.pop("mask_token_id", None)
     _write_config(folder, keys)
+    if mask is None:
+        return folder
     add_mask(folder, mask)
     (folder / "special_tokens_map.json").write_text(json.dumps({"mask_token": {"content": mask}}))
     return folder

@@ -26,7 +26,7 @@ class Guess(nn.Module):
     def forward(self, input_ids, attention_mask=None, position_ids=None):
         self.shown.append((input_ids, attention_mask, position_ids))
         held = (input_ids == MASK).sum(1).double()[:, None, None]
-        logits = self.table[input_ids] * (1 + 0.2 * held) + torch.arange(MASK + 1) * 0.1
+        logits = self.table[input_ids] * (1 + 0.2 * held) + torch.arange(MASK + 1, device=input_ids.device) * 0.1
         return SimpleNamespace(logits=logits)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stabledllm.loss import nll_weights, reduce_loss, row_losses
+from stabledllm.models import chunked_nll
 from stabledllm.models.chunked_nll import cross_entropies
 from stabledllm.models.loss_head import OutputLayer, head_nll, whole_logits
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
@@ -181,8 +184,6 @@ def test_a_training_steps_gradient_is_the_plain_one(method):
 
 def test_the_hint_of_a_training_step_is_in_proportion(monkeypatch):
     """Backward must not need a second pass over the logits."""
-    from stabledllm.models import chunked_nll
-
     model, calls = tiny(), []
     true = chunked_nll._errors
     monkeypatch.setattr(chunked_nll, "_errors", lambda *args: calls.append(1) or true(*args))
@@ -195,3 +196,39 @@ def test_the_hint_of_a_training_step_is_in_proportion(monkeypatch):
     out = model(noisy, selected=mask, targets=ids[source], nll_weights=hint)
     (3 * reduce_loss(row_losses(out.nll, draw.mask, draw.coefficient, draw.active), weight, 4.0)).backward()
     assert len(calls) == 1
+
+
+def test_the_fused_kernel_is_the_plain_computation_and_where_it_does_not_compile_that_runs(monkeypatch):
+    def logits() -> torch.Tensor:
+        return torch.randn(5, 40, generator=torch.Generator().manual_seed(3)).bfloat16()
+
+    targets = torch.tensor([0, 3, 39, 7, 7])
+    expected = chunked_nll._finish(logits(), targets, True)
+
+    def broken(function, **_):
+        def call(*_):
+            raise RuntimeError("Failed to find C compiler.")
+
+        return call
+
+    for compiler in (lambda function, **_: function, broken):
+        monkeypatch.setattr(torch, "compile", compiler)
+        chunked_nll._fused.cache_clear()
+        finish = chunked_nll._fused()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                assert all(map(torch.equal, finish(logits(), targets, True), expected))
+        assert [str(one.message)[-26:] for one in said] == ["Failed to find C compiler."] * (compiler is broken)
+    chunked_nll._fused.cache_clear()
+
+
+def test_memory_that_runs_out_in_the_fused_kernel_is_not_taken_for_a_missing_compiler(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: full)
+    chunked_nll._fused.cache_clear()
+    with pytest.raises(torch.OutOfMemoryError):
+        chunked_nll._fused()(torch.zeros(1, 4), torch.tensor([0]), False)
+    chunked_nll._fused.cache_clear()

@@ -115,8 +115,8 @@ class Noise:
             input_ids: clean ids, right-padded, shape (B, L).
             maskable: bool, shape (B, L): the response with its end token; never the prompt, never padding.
             step: optimizer step.
-            positions: position of each row in the whole step, over ranks and accumulation, shape (B,); without it
-                this micro-batch is the whole step.
+            positions: position of each row in the whole step, over ranks and accumulation, shape (B,), on any device;
+                without it this micro-batch is the whole step.
             step_rows: number of rows of the whole step; needed with ``positions``. The losses of its micro-batches add
                 up to its mean; where a wrapper *averages* gradients over ranks, multiply them by the number of ranks.
             step_weight: sum of P over the whole step's rows; needed with ``positions`` for the token mean.
@@ -136,11 +136,11 @@ class Noise:
         device = input_ids.device
         whole = positions is None
         rows = Rows(
-            position=torch.arange(len(input_ids), device=device) if whole else positions,
+            position=torch.arange(len(input_ids), device=device) if whole else positions.to(device),
             step_rows=len(input_ids) if whole else step_rows,
             maskable=maskable,
             token_index=torch.arange(input_ids.shape[1], device=device),
-            delimiter=delimiter,
+            delimiter=None if delimiter is None else delimiter.to(device),
         )
         draw = self.method.draw(Key(self.seed, step), rows, self.sampler)
         noisy, mask, source = draw.noisy(input_ids, self.mask_id)

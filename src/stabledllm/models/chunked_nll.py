@@ -11,6 +11,7 @@ Legend: S tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 
 import torch
@@ -121,8 +122,28 @@ def _errors(
 @lru_cache
 def _fused():
     """:func:`_finish` as one kernel. Ready-made fused heads (Liger's, PyTorch's ``linear_cross_entropy``) multiply all
-    tokens by one factor, so that their gradients are wrong where every token has a weight of its own."""
-    return torch.compile(_finish, dynamic=True)
+    tokens by one factor, so that their gradients are wrong where every token has a weight of its own.
+
+    On a machine that cannot compile (Triton wants a C compiler) it is :func:`_finish` itself, and a warning says so.
+    """
+    compiled, can_compile = torch.compile(_finish, dynamic=True), True
+
+    def finish(*given):
+        nonlocal can_compile
+        if can_compile:
+            try:
+                return compiled(*given)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # torch names no one class for what its compiler and Triton raise
+                can_compile = False
+                reason = " ".join(str(error).split())[:200]
+                warnings.warn(
+                    f"the loss head's kernel does not compile here, so it runs unfused: {reason}", stacklevel=2
+                )
+        return _finish(*given)
+
+    return finish
 
 
 def _finish(logits: Tensor, targets: Tensor, with_errors: bool) -> tuple[Tensor, Tensor | None]:

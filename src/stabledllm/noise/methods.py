@@ -119,13 +119,13 @@ class Method(OfParts):
         return fitted if fitted is not None and (self.needs_p or self.adaptive) else self.density
 
     def draw(self, key: Key, rows: Rows, sampler: TSampler) -> Draw:
-        """Draw t and the masks of the given rows; a pure function of ``key`` and each row's position."""
-        u = self.source.uniforms(key, rows.step_rows, rows.position.device)[rows.position]
+        """Draw t and the masks of the given rows, where ``maskable`` lies; a pure function of ``key`` and positions."""
+        u = self.source.uniforms(key, rows.step_rows, rows.maskable.device)[rows.position]
         return self.draw_at(sampler.icdf(u), key, rows, sampler)
 
     def draw_at(self, t: Tensor, key: Key, rows: Rows, sampler: TSampler) -> Draw:
         """Draw the masks of the given rows at given t, with the weights of t drawn from ``sampler``."""
-        uniforms = self.views.uniforms(key, rows.position, rows.token_index)
+        uniforms = self.views.uniforms(key, rows.position.to(t.device), rows.token_index.to(t.device))
         mask, coefficient, weight = self.masker(MaskInput(t, uniforms, self.views, rows, sampler, self.objective))
         active = self.views.active(t, rows.maskable.sum(1))
         return Draw(t, weight, mask, coefficient, active, hides=not self.autoregressive)

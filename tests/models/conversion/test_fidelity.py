@@ -116,6 +116,27 @@ def test_what_dllm_saved_is_loaded_with_the_tokenizers_mask_and_saved_alike(tmp_
         assert torch.equal(again.model(some_ids()).logits, loaded.model(some_ids()).logits)
 
 
+@torch.no_grad()
+def test_what_dllms_conversion_wrote_and_nobody_trained_has_its_mask_behind_the_tokenizers_ids(tmp_path):
+    """No file names a mask token: dllm's get_tokenizer adds it when it loads, and so gives it the first free id."""
+    folder = write_a2d(tmp_path / "theirs", mask=None)
+    with pytest.warns(UserWarning, match="no file of it names a mask token; id 259, the first behind"):
+        loaded = load_model(str(folder))
+    assert loaded.mask_id == 259
+    assert loaded.tokenizer.encode("<|mask|>") == list(b"<|mask|>"), "text is never the token"
+    loaded.save(tmp_path / "saved")
+    again = load_model(str(tmp_path / "saved"))
+    assert again.mask_id == 259
+    ids = some_ids().index_fill(1, torch.tensor([3, 8]), 259)
+    assert torch.equal(again.model(ids).logits, loaded.model(ids).logits)
+
+
+def test_dllms_conversion_without_a_row_for_the_mask_is_refused(tmp_path):
+    folder = write_a2d(tmp_path, config={"vocab_size": 259}, mask=None)
+    with pytest.raises(UserError, match=r"or a spare row of the embedding for one, found neither behind its 259 tok"):
+        load_model(str(folder))
+
+
 def test_an_output_layer_that_is_not_the_embedding_it_should_be(tmp_path):
     folder = write_a2d(tmp_path, config={"tie_word_embeddings": True})
     weights = load_file(folder / "model.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from stabledllm.models.families.a2d import A2D_MODELS, A2DModel
 from stabledllm.models.families.native import load_native
 from stabledllm.models.families.source import Source
 from stabledllm.models.families.weights import weight_files
+from stabledllm.models.hf_tokenizer import read_tokenizer
 from stabledllm.runtime.files import read_json
 
 _MASKS = ("<|mask|>", "<|MASK|>")
@@ -29,14 +31,16 @@ def load_a2d(source: Source) -> A2DModel:
 
     Raises:
         UserError: a value of the config that is impossible or not implemented, weights that are not those of the
-            config, or an output layer that the config ties to the embedding and the files do not.
+            config, an output layer that the config ties to the embedding and the files do not, or no mask token and
+            no spare row of the embedding for one.
     """
     kind = A2D_MODELS[source.model_type]
     if source.held is not None and source.config.get("tie_word_embeddings") and _HEAD in source.held.shapes:
         _check_tied(source)
     model = load_native(kind, source)
     if model.config.mask_token_id is None:
-        model.config.mask_token_id = mask_token_in(source.folder)
+        named = mask_token_in(source.folder)
+        model.config.mask_token_id = _spare_row(source, model) if named is None else named
     return model
 
 
@@ -46,6 +50,24 @@ def mask_token_in(folder: Path, usual: tuple[str, ...] = _MASKS) -> int | None:
     files = (folder / "tokenizer_config.json", folder / "special_tokens_map.json")
     named = [_name(_read(file).get("mask_token")) for file in files]
     return next((ids[name] for name in (*named, *usual) if name in ids), None)
+
+
+def _spare_row(source: Source, model: A2DModel) -> int:
+    """The row behind the tokenizer's ids: dllm's conversion names no mask token, and its loading puts it there."""
+    following = max(read_tokenizer(source.folder, False).get_vocab().values()) + 1
+    rows = model.get_input_embeddings().weight.shape[0]
+    if following >= rows:
+        raise UserError(
+            f"{source.what}: expected a mask token in config.json or the tokenizer, or a spare row of the embedding "
+            f"for one, found neither behind its {following} tokens; convert the original with 'stabledllm convert "
+            f"--mask-token special' (or new)."
+        )
+    warnings.warn(
+        f"{source.what}: no file of it names a mask token; id {following}, the first behind its tokenizer's, is taken, "
+        f"as dllm does.",
+        stacklevel=2,
+    )
+    return following
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:
