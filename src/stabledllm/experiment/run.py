@@ -169,15 +169,15 @@ def run_folder(out: Path, method: str, seed: int) -> Path:
 
 def _set_up(
     out: Path, settings: ExperimentSettings, checked: Checked, say: Say
-) -> tuple[dict, dict[str, tuple[Path, FittedDensity] | None]]:
-    """Claim the folder, evaluate the untuned model, and fit p(t) for every method that needs one.
+) -> tuple[dict | None, dict[str, tuple[Path, FittedDensity] | None]]:
+    """Claim the folder, evaluate the untuned model if that is wanted, and fit p(t) for every method that needs one.
 
     If that fails, everything it wrote is deleted, so that the corrected command can start afresh.
     """
     before = set(out.iterdir())
     new = claim(out, settings, checked.data, say)
     try:
-        untuned = _untuned(out, settings.base, checked.loaded, checked.data, say)
+        untuned = _untuned(out, settings.base, checked.loaded, checked.data, say) if settings.base.untuned else None
         return untuned, {m.name: _density(out, settings, m, checked, say) for m in checked.methods}
     except UserError:
         for path in set(out.iterdir()) - before if new else ():
