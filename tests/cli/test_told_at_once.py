@@ -106,7 +106,6 @@ TOLD = {
     "plan sft model=tny": "(did you mean 'tiny'?)",
     "plan sft model=tiny --memory lots": "expected a memory such as 80GiB",
     # experiment
-    "experiment exp.yaml --quick": "a rehearsal write base.steps=20",
     "experiment exp.yaml jobs=2": "write --jobs",
     "experiment exp.yaml base.batch=3": "found 3; write base.batch=2 or base.batch=4",
     "experiment exp.yaml base.batch=1": "found 1; write base.batch=2",

@@ -128,10 +128,6 @@ def _as_list(value: str) -> str:
 
 
 _QUICK = {
-    "ExperimentSettings": (
-        "it is for measurements: with fewer steps or seeds it would be another experiment with another answer; "
-        "for a rehearsal write base.steps=20 'seeds=[1,2]' out=FOLDER"
-    ),
     "TrainSettings": "it is for measurements; for a short run write steps=20 out=FOLDER",
     "EvalSettings": "it is for measurements; to evaluate fewer rows write rows=20",
 }
@@ -140,7 +136,7 @@ _QUICK = {
 
 OF_COMMANDS = {
     "dry_run": ("train", "experiment", "fit", "decompose", "recommend", "eval", "generate"),
-    "quick": ("decompose", "recommend", "fit"),
+    "quick": ("decompose", "recommend", "fit", "experiment"),
     "wide": ("decompose", "recommend", "experiment"),
     "load": ("validate",),
     "jobs": ("experiment",),

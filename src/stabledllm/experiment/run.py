@@ -61,6 +61,7 @@ def run_experiment(
     *,
     devices: Sequence[str] = (),
     wait: bool = True,
+    coarse: str | None = None,
 ) -> dict:
     """Make the runs that are not finished, write ``results.json`` after each, and return its content.
 
@@ -72,6 +73,7 @@ def run_experiment(
         jobs: number of runs at the same time, each in a process of its own; 1 trains in this process.
         devices: accelerators by number, dealt to the jobs.
         wait: whether to wait at the end for runs that other processes are making.
+        coarse: why the results are too coarse to advise anything, which then stands in place of advice.
 
     Raises:
         UserError: the settings are bad, the folder holds another experiment, or, once all others have ended, some runs
@@ -96,7 +98,7 @@ def run_experiment(
     forget_failures([run for run in planned if is_free(run)])
 
     def ended() -> dict:
-        return collect(out, settings, [method.name for method in checked.methods], untuned)
+        return collect(out, settings, [method.name for method in checked.methods], untuned, coarse)
 
     if jobs > 1 or devices:
         with Board(planned, say, jobs=jobs) as board:
@@ -134,7 +136,9 @@ def _one_by_one(
                 time.sleep(POLL)
 
 
-def collect(out: Path, settings: ExperimentSettings, methods: list[str], untuned: dict | None) -> dict:
+def collect(
+    out: Path, settings: ExperimentSettings, methods: list[str], untuned: dict | None, coarse: str | None = None
+) -> dict:
     """Write ``results.json`` from the finished runs' own files, and return its content."""
     records = [
         read_json(path, RUN_SCHEMA)
@@ -154,7 +158,7 @@ def collect(out: Path, settings: ExperimentSettings, methods: list[str], untuned
         "untuned": untuned,
         "runs": runs,
         "summary": (summary := summarise(runs, settings.baselines)),
-        "advice": advice(runs, summary),
+        "advice": [coarse] if coarse else advice(runs, summary),
         "statements": statements(runs, summary),
         "notes": notes(settings.equal, records),
     }

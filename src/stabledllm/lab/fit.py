@@ -19,6 +19,7 @@ from stabledllm.noise.fits import check_fitted, check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity
 from stabledllm.reports.printed import fit_details
+from stabledllm.reports.table import filled
 from stabledllm.runtime.device import place
 
 Say = Callable[[str], None]
@@ -72,6 +73,6 @@ def fitted_for(
 def save_fit(density: FittedDensity, path: Path, say: Say) -> None:
     """Write a fit, and print its summary and its notes."""
     density.save(path)
-    say(density.summary())
+    say(filled(density.summary()))
     for note in density.notes:
-        say(f"note: {note}")
+        say(filled(f"note: {note}"))
