@@ -51,7 +51,7 @@ def fitting(text: str, stream: TextIO) -> str:
 
     A line that stands in columns, as of a table, stays as it is.
     """
-    if not stream.isatty():
+    if not _is_terminal(stream):
         return text
     from stabledllm.reports.table import filled, terminal_width
 
@@ -61,6 +61,13 @@ def fitting(text: str, stream: TextIO) -> str:
         return len(line) <= room or "  " in line.strip()
 
     return "\n".join(line if fits(line) else filled(line, room, _hanging(line)) for line in text.split("\n"))
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # a stream that was closed
+        return False
 
 
 def _hanging(line: str) -> int:

@@ -56,7 +56,8 @@ def change_in_words(record: dict) -> str:
         return ""
     ratio, low, high = (max(1 + end / uniform, 0.0) for end in ends)
     what = "variance" if record.get("signal", "loss") == "loss" else "second moment"
-    told = f"On rows that it was not fitted on, p(t) has {fmt.with_interval(ratio, low, high)} of uniform t's {what}"
+    share, _, ends_of_share = fmt.with_interval(ratio, low, high).partition(", ")
+    told = f"On rows that it was not fitted on, p(t) has {share} ({ends_of_share}) of uniform t's {what}"
     if high < 1:
         return f"{told}: it lowers it."
     if low > 1:
