@@ -6,8 +6,7 @@ says where a name comes from and computes nothing.
 Spine: ``noise/``, ``loss.py``, ``ppots/``, ``variance/`` and ``stats/``, but for the files of :data:`EXCLUDED`: block
 diffusion, an option of training, and what only stores or words figures that the others worked out.
 
-Usage: python scripts/count_spine.py. Exit code 1 above :data:`LIMIT`, which is what it has and may only fall; the aim
-is :data:`AIM`. Most of what is above it came with exact weights, low rates and intervals that cover.
+Usage: python scripts/count_spine.py. Exit code 1 above :data:`LIMIT`, which is what it has and may only fall.
 """
 
 from __future__ import annotations
@@ -23,12 +22,13 @@ ROOT = Path(__file__).parents[1] / "src" / "stabledllm"
 SPINE = ("noise", "loss.py", "ppots", "variance", "stats")
 EXCLUDED = {
     "noise/blocks.py": "block diffusion's units",
+    "noise/names.py": "the grammar of method strings: which of them name parts, and what is refused",
     "ppots/adaptive.py": "an option of training: p(t) refitted from its losses",
     "ppots/fitted_for.py": "of the file format of a fitted density: what it was fitted for",
     "ppots/record.py": "the file format of a fitted density",
     "variance/comparison.py": "rows and sentences of decomposition.json, from figures that the others worked out",
 }
-LIMIT, AIM = 1663, 1500
+LIMIT = 1483
 _LAYOUT = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
 }  # fmt: skip
@@ -60,7 +60,7 @@ def main() -> int:
         print(f"{name:12}{count:6,}")
     for name, why in EXCLUDED.items():
         print(f"left out: {name} ({lines_of_code((ROOT / name).read_text(encoding='utf-8'))}), {why}")
-    print(f"{'total':12}{counts.total():6,} of at most {LIMIT:,}; the aim is {AIM:,}")
+    print(f"{'total':12}{counts.total():6,} of at most {LIMIT:,}")
     return int(counts.total() > LIMIT)
 
 

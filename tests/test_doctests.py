@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 CORE = ("loss", "noise", "stats", "forward", "ppots", "variance", "gradient", "lab.measure", "lab.own")
-WITH_EXAMPLES = ("forward.elbo", "loss", "noise", "stats", "ppots", "variance")
+WITH_EXAMPLES = ("forward", "gradient", "loss", "noise", "stats", "ppots", "variance")
 """Modules and packages of which every public function and class has an example."""
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -122,5 +122,5 @@ def test_command(tmp_path):
     }
     for typed, said in refused.items():
         assert_refused(in_process("power", *typed.split(), cwd=tmp_path), said)
-    with pytest.raises(UserError, match="power and level inside"):
+    with pytest.raises(UserError, match="power inside"):
         seeds_needed(1.0, 1.0, wanted=1.0)

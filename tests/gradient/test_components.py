@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from stabledllm.gradient.components import bernoulli_moments, decompose_gradient, direct_moments, row_mean_square
+from stabledllm.gradient.components import decompose_gradient, row_mean_square
 from stabledllm.gradient.counts import count_weights
 from stabledllm.gradient.predicted import (
     at_equal_compute,
@@ -21,6 +21,7 @@ from stabledllm.gradient.predicted import (
     uniform_for,
 )
 from stabledllm.gradient.profile import gradient_profile, masks_per_cell
+from stabledllm.gradient.row_moments import bernoulli_moments, direct_moments
 from stabledllm.gradient.sketch import BLOCKS
 from stabledllm.lab.measure import decompose as decomposing
 from stabledllm.noise.densities import Tabulated, Uniform

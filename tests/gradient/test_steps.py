@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from stabledllm.gradient import step_meter
 from stabledllm.gradient import steps as step_gradients
 from stabledllm.gradient.per_row import RowGradients
-from stabledllm.gradient.steps import ADAM_BETA2, ADAM_EPS, StepGradients, StepMeter, heavy_tail, ratio
+from stabledllm.gradient.step_meter import ADAM_BETA2, ADAM_EPS, StepMeter
+from stabledllm.gradient.steps import StepGradients, heavy_tail, ratio
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
@@ -50,9 +52,9 @@ def test_raw_clipped_and_update_equal_numpy(name):
     meter.precondition(rows=4, steps=5, seed=2)
     found = meter.measure(method, sampler, rows=4, steps=6, seed=2)
 
-    standard = plain_steps(Method(), Method().sampler(), net, data, 4, 5, 2, step_gradients._STANDARD)
+    standard = plain_steps(Method(), Method().sampler(), net, data, 4, 5, 2, step_meter._STANDARD)
     second = (clipped(standard, clip) ** 2).mean(0)
-    raw = plain_steps(method, sampler, net, data, 4, 6, 2, step_gradients._STEP)
+    raw = plain_steps(method, sampler, net, data, 4, 6, 2, step_meter._STEP)
     own = clipped(raw, clip)
     update = own / (np.sqrt(ADAM_BETA2 * second + (1 - ADAM_BETA2) * own**2) + ADAM_EPS)
     for kind, g in (("raw", raw), ("clipped", clipped(raw, clip)), ("update", update)):
@@ -75,7 +77,7 @@ def test_the_token_mean_weighs_rows_by_their_tokens():
     meter = StepMeter(metered(net), data, method.objective, tokens_per_batch=90)
     found = meter.measure(method, method.sampler(), rows=5, steps=4, seed=1)
     of_tokens, of_rows = (
-        plain_steps(method, method.sampler(), net, data, 5, 4, 1, step_gradients._STEP, token_mean)
+        plain_steps(method, method.sampler(), net, data, 5, 4, 1, step_meter._STEP, token_mean)
         for token_mean in (True, False)
     )
     assert np.allclose(found.gram["raw"], of_tokens @ of_tokens.T, rtol=2e-5)
@@ -190,7 +192,7 @@ def test_the_ratio_to_oneself_is_one_and_errors_of_shared_steps_cancel():
 def test_where_gradients_do_not_fit_they_are_projected(monkeypatch):
     net, data = model(), rows(12)
     whole = StepMeter(metered(net), data, Objective()).measure(Method(), Method().sampler(), rows=4, steps=5, seed=0)
-    monkeypatch.setattr(step_gradients, "_BYTES", 0)
+    monkeypatch.setattr(step_meter, "_BYTES", 0)
     wide = StepMeter(metered(net), data, Objective()).measure(Method(), Method().sampler(), rows=4, steps=5, seed=0)
     # 8,192 places: products are off by about a hundredth of the norms.
     norms = whole.gram["raw"].diagonal().sqrt()

@@ -133,17 +133,20 @@ def test_8_and_9_padding_attended_or_maskable(name, monkeypatch):
 @pytest.mark.parametrize(("masker", "text"), [(Bernoulli, "mirror"), (ISAD, "isad-exact"), (FixedCount, "fixedcount")])
 def test_9_masker_that_masks_padding(masker, text, monkeypatch):
     original = masker.__call__
-    monkeypatch.setattr(
-        masker, "__call__", lambda self, given: original(self, replace(given, maskable=torch.ones_like(given.maskable)))
-    )
+
+    def everywhere(self, given):
+        rows = replace(given.rows, maskable=torch.ones_like(given.rows.maskable))
+        return original(self, replace(given, rows=rows))
+
+    monkeypatch.setattr(masker, "__call__", everywhere)
     noticed(check_only_maskable, text, match="not maskable")
 
 
 def test_9_isad_divides_by_q_and_multiplies_by_p_over_q(monkeypatch):
     def twice(result, masker, given):
         mask, coefficient, weight = result
-        p = p_mask(given.t, given.eps)[:, None]
-        q = torch.where(given.delimiter, (p + masker.delta).clamp(max=1.0), p)
+        p = p_mask(given.t, given.objective.eps)[:, None]
+        q = torch.where(given.rows.delimiter, (p + masker.delta).clamp(max=1.0), p)
         return mask, coefficient * (p / q)[:, None], weight
 
     wrap(monkeypatch, ISAD, "__call__", twice)

@@ -6,9 +6,9 @@ import torch
 
 from stabledllm.errors import UserError
 from stabledllm.loss import row_losses, token_losses
+from stabledllm.method_checks import check_blocks
 from stabledllm.noise.blocks import Units, block_counts, block_ids
 from stabledllm.noise.densities import Tabulated, Uniform
-from stabledllm.noise.fits import check_blocks
 from stabledllm.noise.methods import Method, MethodOptions, Rows
 from stabledllm.noise.streams import Key
 from tests.checks.statistics import assert_mean, assert_variance

@@ -13,7 +13,7 @@ from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.gradient.output_layer import OutputLayerNorms
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.gradient.sketch import ProjectedGradients
-from stabledllm.gradient.steps import StepMeter
+from stabledllm.gradient.step_meter import StepMeter
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective

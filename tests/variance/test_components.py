@@ -9,14 +9,7 @@ import torch
 
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.profile import rate_edges
-from stabledllm.variance.components import (
-    Decomposition,
-    by_length,
-    components,
-    decompose,
-    decompose_autoregressive,
-    nested_losses,
-)
+from stabledllm.variance.components import components, decompose, nested_losses
 from tests.checks.statistics import assert_mean
 from tests.fakes.laws import Law, linear_law
 from tests.fakes.meters import FakeMeter, TableMeter
@@ -135,32 +128,6 @@ def test_rows_are_distinct_and_draws_reproducible():
     assert torch.equal(one.losses, again.losses)
     assert not torch.equal(one.losses, other.losses)
     assert float(one.width.sum()) == pytest.approx(1.0)
-
-
-def test_autoregressive_losses_have_only_data_noise():
-    losses = torch.tensor([1.0, 2.0, 4.0, 5.0, 8.0], dtype=torch.float64)
-    d = decompose_autoregressive(losses)
-    assert d.mask_pattern.value == d.mask_pattern.stderr == d.mask_rate.value == d.mask_rate.stderr == 0.0
-    assert d.data.value == d.total.value == pytest.approx(7.5)
-    assert d.mean.value == pytest.approx(4.0)
-    assert d.mean.stderr == pytest.approx((7.5 / 5) ** 0.5)
-
-
-def test_by_length_groups_rows():
-    law = linear_law()
-    nested = nested_losses(FakeMeter(law), STANDARD, rows=9, rates=4, masks=2, seed=0, design="iid")
-
-    def parts(rows: torch.Tensor) -> Decomposition:
-        return decompose(nested.select(rows))
-
-    tokens = torch.tensor([5, 1, 9, 2, 8, 3, 7, 4, 6])
-    groups = by_length(tokens, parts)
-    assert [g["tokens"] for g in groups] == [[1, 3], [4, 6], [7, 9]]
-    assert [g["n"] for g in groups] == [3, 3, 3]
-    short = parts(tokens <= 3)
-    assert groups[0]["data"]["value"] == short.data.value
-    assert groups[0]["mask_rate"]["value"] == short.mask_rate.value
-    assert [g["n"] for g in by_length(torch.full((9,), 7), parts)] == [9]
 
 
 @pytest.mark.parametrize("rows", [2, 3, 4])

@@ -17,10 +17,10 @@ from stabledllm.gradient.output_layer import OutputLayerNorms
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.gradient.profile import gradient_profile
 from stabledllm.gradient.sketch import ProjectedGradients
-from stabledllm.gradient.steps import StepMeter
+from stabledllm.gradient.step_meter import StepMeter
 from stabledllm.integrations.noise import Noise
+from stabledllm.method_checks import check_autoregressive
 from stabledllm.noise.densities import Uniform
-from stabledllm.noise.fits import check_autoregressive
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.ppots.profile import probe

@@ -16,7 +16,7 @@ from stabledllm.noise.streams import Key
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
 from stabledllm.ppots.crossfit import variance_under
 from stabledllm.ppots.profile import probe
-from stabledllm.variance.components import decompose, decompose_autoregressive, nested_losses
+from stabledllm.variance.components import decompose, nested_losses
 from stabledllm.variance.drawn import measure
 from stabledllm.variance.predicted import per_row_variance
 from tests.fakes.meters import TokenMeter
@@ -74,14 +74,6 @@ def test_components_add_up_to_the_variance_of_a_step():
     assert found.total.value == pytest.approx(step_variance(Method()), rel=0.25)
     assert found.data.value == pytest.approx(meter().data, abs=4 * found.data.stderr)
     assert found.mean.value == pytest.approx(meter().mean, abs=4 * found.mean.stderr)
-
-
-def test_an_autoregressive_model_has_the_spread_of_the_token_mean():
-    token = meter()
-    of_row = token.nll.sum(1) / token.size
-    found = decompose_autoregressive(token.share * of_row, token.share)
-    assert found.data.value == pytest.approx(token.data, rel=1e-6)
-    assert found.mean.value == pytest.approx(token.mean, rel=1e-9)
 
 
 def test_rows_of_one_length_count_as_under_the_row_mean():

@@ -28,7 +28,7 @@ from stabledllm.experiment.run_checks import (
     of_run,
     refuse_density,
 )
-from stabledllm.noise.parts import OfParts
+from stabledllm.noise.of_parts import OfParts
 
 _OF_STREAMS = (
     f"{OF_STREAMED_DATA} data.validation data.validation_share steps group_by_length equal "

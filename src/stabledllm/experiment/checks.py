@@ -23,8 +23,8 @@ from stabledllm.experiment.plan import refuse_other
 from stabledllm.experiment.planned import Planned, runs_of
 from stabledllm.experiment.validation import validate_run
 from stabledllm.lab.measure.probe_and_fit import check_probe
+from stabledllm.method_checks import check_marks, check_model
 from stabledllm.models.loading import LoadedModel
-from stabledllm.noise.fits import check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.training.arguments import training_arguments

@@ -31,9 +31,10 @@ from stabledllm.experiment.check_list import DECODED, OF_STREAMED_DATA, WEIGHED,
 from stabledllm.experiment.given_files import check_adapter, check_convertible_model, check_file, check_gguf, check_rows
 from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
 from stabledllm.experiment.run_checks import check_clip, check_out, is_known, of_method, of_model
+from stabledllm.method_checks import check_fitted, check_fixed
 from stabledllm.models.names import check_model_name, trained_block
-from stabledllm.noise.fits import check_fitted, check_fixed
-from stabledllm.noise.parts import STANDARD, OfParts
+from stabledllm.noise.of_parts import OfParts
+from stabledllm.noise.parts import STANDARD
 from stabledllm.noise.weightings import power_of
 from stabledllm.planning.layout import Layout, parse_memory
 from stabledllm.runtime.folders import refuse_used

@@ -16,7 +16,8 @@ from stabledllm.data.splits import has_test, has_validation, is_held_out
 from stabledllm.errors import UserError
 from stabledllm.images.kinds import are_images
 from stabledllm.models.new import is_new
-from stabledllm.noise.parts import PARTS, STANDARD, OfParts
+from stabledllm.noise.of_parts import OfParts
+from stabledllm.noise.parts import PARTS, STANDARD
 
 
 class Run(NamedTuple):

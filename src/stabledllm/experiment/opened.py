@@ -14,8 +14,8 @@ from stabledllm.data.sources import load_examples
 from stabledllm.data.splits import refuse_few_rows
 from stabledllm.data.token_rows import TokenRow, lengths_of
 from stabledllm.experiment.planned import Planned, runs_of
+from stabledllm.method_checks import check_marks, check_model
 from stabledllm.models.opening import Opened, open_model
-from stabledllm.noise.fits import check_marks, check_model
 from stabledllm.plain_text import plain_text
 from stabledllm.training.first_row import parts_of
 

@@ -40,13 +40,11 @@ def power(difference: float, sd: float, seeds: int, *, alpha: float = ALPHA) -> 
     return 1 - (0.0 if math.isnan(missed) else missed) + (0.0 if math.isnan(other_side) else other_side)
 
 
-def seeds_needed(
-    difference: float, sd: float, *, wanted: float = POWER, methods: int = 1, alpha: float = ALPHA
-) -> int | None:
+def seeds_needed(difference: float, sd: float, *, wanted: float = POWER, methods: int = 1) -> int | None:
     """The least number of seeds with at least the ``wanted`` power; None beyond :data:`MOST`.
 
     Args:
-        methods: number of methods compared with Standard at once, each at level ``alpha / methods``, Holm's strictest
+        methods: number of methods compared with Standard at once, each at level ``ALPHA / methods``, Holm's strictest
             step.
 
     Raises:
@@ -54,11 +52,11 @@ def seeds_needed(
     """
     if not difference or not math.isfinite(difference) or not (sd >= 0 and math.isfinite(sd)):
         raise UserError(f"power: expected a difference other than 0 and an sd of at least 0, found {difference}, {sd}.")
-    if not 0 < wanted < 1 or not 0 < alpha < 1 or methods < 1:
-        raise UserError("power: expected power and level inside (0, 1) and at least 1 method.")
+    if not 0 < wanted < 1 or methods < 1:
+        raise UserError("power: expected power inside (0, 1) and at least 1 method.")
 
     def enough(seeds: int) -> bool:
-        return power(difference, sd, seeds, alpha=alpha / methods) >= wanted
+        return power(difference, sd, seeds, alpha=ALPHA / methods) >= wanted
 
     low, high = 1, 2
     while not enough(high):

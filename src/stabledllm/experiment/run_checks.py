@@ -14,14 +14,15 @@ from stabledllm.config.settings import ModelSettings, TrainSettings
 from stabledllm.data.kinds import kind_of
 from stabledllm.errors import UserError
 from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
+from stabledllm.method_checks import check_blocks, check_model, check_p_of_t
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.choices import check_attention, check_family
 from stabledllm.models.names import check_model_name, is_adapter
 from stabledllm.models.new import is_new
 from stabledllm.models.shapes import known_shape
 from stabledllm.models.shipped import check_name
-from stabledllm.noise.fits import check_blocks, check_model, check_p_of_t
-from stabledllm.noise.parts import OfParts, find_part
+from stabledllm.noise.names import find_part
+from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.weightings import power_of
 from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
 from stabledllm.runtime.files import read_json

@@ -26,9 +26,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return out
 
 
-def sd_ratio_needed(seeds: int, level: float = 0.05) -> float:
-    """The smallest ratio of two independent sds that a two-sided F test tells from 1, each sd over ``seeds`` seeds."""
-    return math.sqrt(float(special.fdtri(seeds - 1, seeds - 1, 1 - level / 2)))
+def sd_ratio_needed(seeds: int) -> float:
+    """The smallest ratio of two sds, each over ``seeds`` seeds, that a two-sided F test at 5 % tells from 1."""
+    return math.sqrt(float(special.fdtri(seeds - 1, seeds - 1, 0.975)))
 
 
 def statements(runs: Sequence[dict], summary: Sequence[dict]) -> list[str]:

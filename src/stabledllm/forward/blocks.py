@@ -23,7 +23,14 @@ from stabledllm.noise.streams import Key
 
 
 def loss_meter(loaded, rows: Sequence[TokenRow], objective, *, block_size: int | None, **kwargs) -> LossMeter:
-    """A :class:`LossMeter`, or with a ``block_size`` a :class:`BlockMeter`."""
+    """A :class:`LossMeter`, or with a ``block_size`` a :class:`BlockMeter`.
+
+    >>> from stabledllm.forward.meter import MeteredModel
+    >>> from stabledllm.noise.objective import Objective
+    >>> loaded, rows = MeteredModel(None, mask_id=256, pad_id=257), [TokenRow([1, 2, 3, 4], prompt_length=1)]
+    >>> type(loss_meter(loaded, rows, Objective(), block_size=2)).__name__
+    'BlockMeter'
+    """
     if block_size is None:
         return LossMeter(loaded, rows, objective, **kwargs)
     return BlockMeter(loaded, rows, objective, block_size=block_size, **kwargs)
@@ -36,6 +43,12 @@ class BlockMeter(LossMeter):
 
     Args:
         block_size: response tokens of a block. The rest is as for :class:`LossMeter`.
+
+    >>> from stabledllm.forward.meter import MeteredModel
+    >>> from stabledllm.noise.objective import Objective
+    >>> loaded, rows = MeteredModel(None, mask_id=256, pad_id=257), [TokenRow([1, 2, 3, 4], prompt_length=1)]
+    >>> BlockMeter(loaded, rows, Objective(), block_size=2).ratios_per_row
+    2
     """
 
     row_copies = 2  # the clean row beside the noisy one
@@ -78,6 +91,13 @@ class UnitMeter(LossMeter):
 
     Args:
         block_size: response tokens of a block. The rest is as for :class:`LossMeter`.
+
+    >>> from stabledllm.forward.meter import MeteredModel
+    >>> from stabledllm.noise.objective import Objective
+    >>> loaded, rows = MeteredModel(None, mask_id=256, pad_id=257), [TokenRow([1, 2, 3, 4], prompt_length=1)]
+    >>> meter = UnitMeter(loaded, rows, Objective(), block_size=2)
+    >>> [row.input_ids for row in meter.rows], meter.weights  # the mean of the weights is 1
+    ([[1, 2, 3], [1, 2, 3, 4]], tensor([1.3333, 0.6667], dtype=torch.float64))
     """
 
     form_names = ("block_ids",)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from stabledllm.data.rows import TokenRow, collate, marks_in
 from stabledllm.errors import UserError
+from stabledllm.method_checks import check_elbo, check_marks
 from stabledllm.models.alignment import padding_last
 from stabledllm.models.kind import is_autoregressive
-from stabledllm.noise.fits import check_elbo, check_marks
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 
@@ -27,6 +27,9 @@ def checked_method(method: str | Method, eps: float) -> Method:
     Raises:
         UserError: another kind of object, a method that :func:`check_elbo` refuses, one bound to other masks, or an
             eps outside [0, 1).
+
+    >>> checked_method("lowdisc+fixedcount", eps=0.0).objective.eps
+    0.0
     """
     if not isinstance(method, str | Method):
         raise UserError(f"elbo: expected a method's name or a Method, found {type(method).__name__}.")
@@ -50,6 +53,11 @@ def check_numbers(**numbers: int | None) -> None:
 
     Raises:
         UserError: such an argument.
+
+    >>> check_numbers(budget=8, replicates=None)
+    >>> check_numbers(budget=0)
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: elbo: budget: expected a whole number of at least 1, found 0.
     """
     for name, value in numbers.items():
         if value is None and name == "replicates":
@@ -65,6 +73,9 @@ def checked_id(name: str, value: int) -> int:
 
     Raises:
         UserError: another kind of value.
+
+    >>> checked_id("pad_id", 7)
+    7
     """
     if not _is_whole(value):
         raise UserError(f"elbo: {name}: expected a token id, found {value!r}.")
@@ -76,6 +87,9 @@ def checked_mask_id(model, given: int | None) -> int:
 
     Raises:
         UserError: neither, one outside the model's vocabulary, or a model that is autoregressive or trained in blocks.
+
+    >>> checked_mask_id(object(), 7)
+    7
     """
     config = getattr(model, "config", None)
     if is_autoregressive(model):
@@ -100,6 +114,9 @@ def checked_rows(
     Raises:
         UserError: no rows, tensors that are missing or of another kind or shape, a row without response tokens, or one
             that holds the mask token, which would be a target or look masked.
+
+    >>> checked_rows([TokenRow([1, 2, 3], prompt_length=1)], Method(), pad_id=0, mask_id=9)["maskable"]
+    tensor([[False,  True,  True]])
     """
     tensors = _tensors(rows) if isinstance(rows, Mapping) else _collated(rows, method, pad_id)
     empty = (~tensors["maskable"].any(1)).nonzero()[:, 0].tolist()

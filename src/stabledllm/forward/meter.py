@@ -25,7 +25,11 @@ from stabledllm.runtime.finite import require_finite
 
 @dataclass(frozen=True)
 class MeteredModel:
-    """A model and its token ids: all that a meter needs; a ``LoadedModel``, which has the same names, does as well."""
+    """A model and its token ids: all that a meter needs; a ``LoadedModel``, which has the same names, does as well.
+
+    >>> MeteredModel(model=print, mask_id=256, pad_id=257).name
+    'model'
+    """
 
     model: Callable
     """Called as ``model(noisy_ids, attention_mask, selected=mask, targets=ids).nll``."""
@@ -46,6 +50,10 @@ class Meter:
         tokens_per_batch: padded tokens in one forward.
         progress: called with the number of forward rows just done.
         objective: under its token mean a row counts by :meth:`shares`, in losses and gradients alike.
+
+    >>> loaded = MeteredModel(model=None, mask_id=256, pad_id=257)
+    >>> Meter(loaded, [TokenRow([1, 2, 3, 4], 1), TokenRow([1, 2], 1)], Objective()).lengths
+    tensor([4, 2])
     """
 
     takes_whole_steps = False

@@ -33,6 +33,15 @@ def forward_nll(
         form: further arguments of the model, (B, L).
         weights: the factor of each cross-entropy in the loss, up to a common one, shape (S,); a hint for the loss head.
         packing: lay the rows end to end in bins about as long as the longest row.
+
+    >>> from types import SimpleNamespace
+    >>> def model(ids, attention_mask, *, selected, targets):  # says that every token has the probability 1 / e
+    ...     return SimpleNamespace(nll=torch.ones(int(selected.sum())))
+    >>> batch = {"input_ids": torch.tensor([[7, 8]]), "attention_mask": torch.tensor([[True, True]])}
+    >>> one = torch.ones(1)
+    >>> draw = Draw(one, one, torch.tensor([[[False, True]]]), torch.ones(1, 1, 2), torch.tensor([[True]]))
+    >>> forward_nll(model, batch, draw, mask_id=0)
+    (tensor([1.]), 1)
     """
     noisy, mask, source = draw.noisy(batch["input_ids"], mask_id)
     attention, targets = batch["attention_mask"][source], batch["input_ids"][source]

@@ -1,4 +1,4 @@
-"""A, B and C of the gradient, and a row's second moments under each method, from profiles of inner products.
+"""A, B and C of the gradient, from profiles of inner products.
 
 All are traces of covariances, in (nats/param)², and unbiased: a squared mean is always a mean of products of
 different points or different rows. Source: docs/mathematics.md#of-the-gradient, arXiv:2511.18159, arXiv:1812.06162.
@@ -15,14 +15,12 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
-from stabledllm.gradient.counts import counts_of
 from stabledllm.gradient.profile import GradientProfile
 from stabledllm.gradient.projected import estimate, projection_error
+from stabledllm.gradient.row_moments import bernoulli_moments
 from stabledllm.gradient.sketch import block_products
 from stabledllm.gradient.tail import tail_shape
-from stabledllm.noise.densities import TSampler, Uniform
-from stabledllm.noise.maskers.fixed_count import count_mass
-from stabledllm.noise.schedule import masked_count
+from stabledllm.noise.densities import Uniform
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import of_positive
 from stabledllm.stats.pareto import pareto_k
@@ -35,7 +33,13 @@ HEAVY = 0.7
 
 @dataclass(frozen=True)
 class GradientDecomposition:
-    """The parts of tr Var(gradient of one row's loss), each with its standard error."""
+    """The parts of tr Var(gradient of one row's loss), each with its standard error.
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> parts = decompose_gradient(example_profile())
+    >>> abs(parts.mask_pattern.value + parts.mask_rate.value - parts.mask.value) < 1e-9
+    True
+    """
 
     mask_pattern: Estimate
     mask_rate: Estimate
@@ -73,18 +77,12 @@ class GradientDecomposition:
 
 
 def heavy_tail(k: float) -> bool:
-    """Whether a Pareto-k is too large for the error of the mean to be trusted, or unknown (NaN)."""
+    """Whether a Pareto-k is too large for the error of the mean to be trusted, or unknown (NaN).
+
+    >>> heavy_tail(0.5), heavy_tail(math.nan)
+    (False, True)
+    """
     return not k < HEAVY
-
-
-@dataclass(frozen=True)
-class RowMoments:
-    """Moments of the gradient of each row's loss under a method, by block, of shape (Q, a)."""
-
-    second: Tensor
-    """E |g|² under the method's density and views."""
-    rate: Tensor | None = None
-    """∫ |E_M g|² dt, or None where it was not measured."""
 
 
 def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
@@ -92,6 +90,10 @@ def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
 
     Raises:
         ValueError: a profile of another masker or of several views.
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> list(decompose_gradient(example_profile()).as_dict())[:4]
+    ['mask_pattern', 'mask_rate', 'data', 'total']
     """
     moments = bernoulli_moments(profile, Uniform(), 1)
     own, pairs = row_mean_square(profile), PairMean(profile)
@@ -123,87 +125,52 @@ def noise_scale(variance: Callable[[Tensor], Tensor], mean_square: Callable[[Ten
     Args:
         variance: tr Var of one row's gradient by block, shape (Q,), as a function of the rows to use.
         mean_square: |G|² by block, shape (Q,), likewise.
+
+    >>> noise_scale(lambda keep: torch.tensor([6.0]), lambda keep: torch.tensor([2.0]), rows=4).value
+    3.0
     """
     return estimate(lambda keep: [variance(keep), mean_square(keep)], rows, "rows", ratio_of)
 
 
 def as_positive(estimated: Estimate) -> Estimate:
-    """The estimate of a quantity that cannot be negative, with the interval for those where it is above 0."""
+    """The estimate of a quantity that cannot be negative, with the interval for those where it is above 0.
+
+    >>> [round(end, 2) for end in as_positive(Estimate(value=2.0, stderr=0.5, n=10)).ends]
+    [1.14, 3.52]
+    """
     if not estimated.value > 0:
         return estimated
     return replace(estimated, ends=of_positive(estimated.value, estimated.stderr, estimated.n - 1))
 
 
 def ratio_of(one: float, other: float) -> float:
-    """The ratio of two numbers; NaN where the second is 0."""
+    """The ratio of two numbers; NaN where the second is 0.
+
+    >>> ratio_of(1.0, 2.0), ratio_of(1.0, 0.0)
+    (0.5, nan)
+    """
     return one / other if other else math.nan
 
 
 def row_mean_square(profile: GradientProfile) -> Tensor:
-    """|∫ g dt|² of each row, from pairs of different points, shape (Q, a)."""
+    """|∫ g dt|² of each row, from pairs of different points, shape (Q, a).
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> row_mean_square(example_profile()).shape
+    torch.Size([1, 4])
+    """
     return torch.einsum("qapr,pr->qa", profile.gram, profile.pair_weight)
 
 
-def bernoulli_moments(profile: GradientProfile, sampler: TSampler, views: int) -> RowMoments:
-    """Moments under a density of t and the mean of ``views`` independent Bernoulli masks, from fixed counts.
-
-    ``second`` is ``∫ (E|g|² / views + (1 - 1 / views) |E_M g|²) w² p dt``, ``rate`` is ``∫ |E_M g|² dt`` at uniform t.
-    """
-    if not profile.of_counts:
-        raise ValueError(f"expected a profile of fixedcount, found {profile.method.name}")
-    second, rate = [], []
-    for i in range(len(profile.rows)):
-        weights, count, scale = counts_of(profile, i)
-        square = bernoulli_square(profile, sampler, i)
-        of_count = weights.mean[count] * scale[:, None] * profile.size[i]
-        pair = profile.pair_weight * profile.gram[:, i]
-        rate.append((pair * ((of_count * weights.step) @ of_count.T)).sum((-2, -1)))
-        if views > 1:
-            shared = (pair * ((of_count * weights.step * _density(sampler, weights.t)) @ of_count.T)).sum((-2, -1))
-            square = square / views + (1 - 1 / views) * shared
-        second.append(square)
-    return RowMoments(torch.stack(second, 1), torch.stack(rate, 1))
-
-
-def bernoulli_square(profile: GradientProfile, sampler: TSampler, i: int) -> Tensor:
-    """``∫ E|g|² w² p dt`` of row i under one Bernoulli mask, from fixed counts, by block, shape (Q,)."""
-    weights, count, scale = counts_of(profile, i)
-    point = profile.point_width * profile.size[i] * scale**2
-    single = point * (weights.square @ (weights.step * _density(sampler, weights.t)))[count]
-    return profile.gram[:, i].diagonal(dim1=-2, dim2=-1) @ single
-
-
-def _density(sampler: TSampler, t: Tensor) -> Tensor:
-    """``w² p`` where the weight is 1 / p(t) itself."""
-    return (sampler.weight(t) ** 2 * sampler.log_prob(t).exp()).nan_to_num()
-
-
-def direct_moments(profile: GradientProfile, sampler: TSampler) -> RowMoments:
-    """Moments under a density of t and the profile's own masker and views, from the points' rates and rows' weights."""
-    return RowMoments(torch.stack([direct_square(profile, sampler, i) for i in range(len(profile.rows))], 1))
-
-
-def direct_square(profile: GradientProfile, sampler: TSampler, i: int) -> Tensor:
-    """``E|g|²`` of row i under the profile's own masker and views, by block, shape (Q,)."""
-    return profile.squares()[:, i] @ (_kernel(sampler, profile, i) * profile.point_width)
-
-
-def point_weight(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
-    """Importance weight w of every point of row i, shape (n,)."""
-    return profile.method.masker.weighs_by(sampler, int(profile.size[i])).weight(profile.t[i])
-
-
-def _kernel(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
-    """``w² p`` at every point of row i, shape (n,); for counts its exact mean over the count's cell of t."""
-    t, size = profile.t[i], profile.size[i]
-    density = sampler.log_prob(t).exp()
-    if profile.method.masker.counted:
-        density = size * count_mass(sampler, masked_count(t, size), size.expand(t.shape))
-    return point_weight(sampler, profile, i) ** 2 * density
-
-
 class PairMean:
-    """|E g|², the square of the mean gradient over all rows or all but one, from pairs of different rows, by block."""
+    """|E g|², the square of the mean gradient over all rows or all but one, from pairs of different rows, by block.
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> profile = example_profile()
+    >>> pairs, every = PairMean(profile), torch.arange(4)
+    >>> pairs(every).shape, pairs.spread_change(every)
+    (torch.Size([1]), tensor([0.], dtype=torch.float64))
+    """
 
     def __init__(self, profile: GradientProfile):
         self.share = profile.share

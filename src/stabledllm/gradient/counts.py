@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.gradient.profile import GradientProfile
-from stabledllm.noise.maskers.fixed_count import count_coefficients
+from stabledllm.noise.maskers.fixed_count import count_coefficients, log_gamma
 from stabledllm.noise.schedule import masked_count, p_mask
 
 _FINE = 4096
@@ -24,7 +24,11 @@ _FINE = 4096
 
 @dataclass(frozen=True)
 class CountWeights:
-    """Weights by count of the masked sums ``G_M = sum_M grad CE_i`` of a row with P maskable tokens; all float64."""
+    """Weights by count of the masked sums ``G_M = sum_M grad CE_i`` of a row with P maskable tokens; all float64.
+
+    >>> CountWeights(torch.zeros(2), torch.zeros(2), torch.zeros(3, 2), torch.zeros(3, 2)).bytes
+    64
+    """
 
     t: Tensor
     """Midpoints of the fine grid, shape (f,)."""
@@ -50,6 +54,10 @@ def count_weights(size: int, eps: float, power: float) -> CountWeights:
     """Binomial probabilities of the counts times the row loss's ``p^(power - 1) / P``, and times the square of that.
 
     The latest ones are cached, up to :data:`_CACHED` bytes.
+
+    >>> weights = count_weights(1, eps=0.0, power=1.0)  # of one token, which is masked with probability t
+    >>> torch.allclose(weights.mean[0], weights.t)
+    True
     """
     key = size, eps, power
     weights = _cache.pop(key, None) or _count_weights(size, eps, power)
@@ -66,16 +74,20 @@ def _count_weights(size: int, eps: float, power: float) -> CountWeights:
     edges = torch.cat((edges, lowest)).unique()
     t, step = (edges[1:] + edges[:-1]) / 2, edges.diff()
     p, k = p_mask(t, eps), torch.arange(1, size + 1, dtype=torch.float64)[:, None]
-    ways = (
-        torch.lgamma(torch.tensor(size + 1.0, dtype=torch.float64)) - torch.lgamma(k + 1) - torch.lgamma(size - k + 1)
-    )
+    ways = log_gamma(size + 1) - log_gamma(k + 1) - log_gamma(size - k + 1)
     mass = (ways + torch.special.xlogy(k, p) + torch.special.xlogy(size - k, 1 - p)).exp()
     weight = p ** (power - 1) / size
     return CountWeights(t, step, mass * weight, mass * weight**2)
 
 
 def counts_of(profile: GradientProfile, i: int) -> tuple[CountWeights, Tensor, Tensor]:
-    """Weights for row i, the count less 1 of each point, and 1 / c_k, by which a point's gradient becomes G_M."""
+    """Weights for row i, the count less 1 of each point, and 1 / c_k, by which a point's gradient becomes G_M.
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> weights, count, scale = counts_of(example_profile(), 0)
+    >>> len(weights.mean) == int(example_profile().size[0]), len(count) == len(scale)
+    (True, True)
+    """
     size = int(profile.size[i])
     count = masked_count(profile.t[i], profile.size[i]) - 1
     scale = 1.0 / count_coefficients(size, profile.eps, profile.power)[count]

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabledllm.gradient.components import bernoulli_square, direct_square
 from stabledllm.gradient.counts import counts_of
 from stabledllm.gradient.output_layer import OutputLayerNorms
 from stabledllm.gradient.predicted import profile_method
 from stabledllm.gradient.profile import GradientProfile, gradient_profile, points_of
+from stabledllm.gradient.row_moments import bernoulli_square, direct_square
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
@@ -30,7 +30,13 @@ from stabledllm.ppots.profile import rate_edges
 
 @dataclass(frozen=True, kw_only=True)
 class NormMoments(SecondMoments):
-    """Second moments of gradient norms by cell, with the points that they were computed from."""
+    """Second moments of gradient norms by cell, with the points that they were computed from.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> moments = norm_profile(example_meter(), Method(), rows=4, rates=4, masks=2, seed=0).moments
+    >>> moments.rows, moments.select(torch.tensor([0])).rows
+    (4, 1)
+    """
 
     points: GradientProfile
     single: bool
@@ -48,7 +54,13 @@ class NormMoments(SecondMoments):
 
 @dataclass(frozen=True)
 class NormProfile:
-    """Gradient norms by row and cell of t, at unit importance weight."""
+    """Gradient norms by row and cell of t, at unit importance weight.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> profile = norm_profile(example_meter(), Method(), rows=4, rates=4, masks=2, seed=0)
+    >>> profile.values.shape[2], profile.curves()["rho"]
+    (1, None)
+    """
 
     signal: str
     moments: NormMoments
@@ -71,6 +83,11 @@ def norm_profile(meter, method: Method, *, rows: int, rates: int, masks: int, se
 
     Args:
         meter: ``RowGradients`` or ``ProjectedGradients`` for the gradient itself, ``OutputLayerNorms`` for the proxy.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> meter = example_meter(OutputLayerNorms)
+    >>> norm_profile(meter, Method(), rows=4, rates=4, masks=2, seed=0).signal
+    'output layer'
     """
     measured = profile_method(method) or method
     proxy = isinstance(meter, OutputLayerNorms)
@@ -132,7 +149,11 @@ def _bernoulli_cells(points: GradientProfile, i: int, edges: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ProxyQuality:
-    """How well the output layer represents the whole gradient, both measured on the same draws."""
+    """How well the output layer represents the whole gradient, both measured on the same draws.
+
+    >>> ProxyQuality(correlation=0.99, excess=0.02).as_dict()
+    {'correlation': 0.99, 'excess': 0.02}
+    """
 
     correlation: float
     """Correlation over t of the roots of the two second moments, cells weighted by their width."""
@@ -147,7 +168,14 @@ class ProxyQuality:
 def proxy_quality(
     exact: SecondMoments, exact_density: TSampler, proxy: SecondMoments, proxy_density: TSampler
 ) -> ProxyQuality:
-    """Compare the proxy's curve and density with the gradient's own."""
+    """Compare the proxy's curve and density with the gradient's own.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> from stabledllm.noise.densities import Uniform
+    >>> exact = norm_profile(example_meter(), Method(), rows=4, rates=4, masks=2, seed=0).moments
+    >>> proxy_quality(exact, Uniform(), exact, Uniform()).excess  # the gradient as its own proxy
+    0.0
+    """
     curves = [moments.curve().value.sqrt().numpy() for moments in (exact, proxy)]
     correlation = np.cov(*curves, aweights=exact.width.numpy())
 

@@ -29,6 +29,12 @@ class OutputLayerNorms(Meter):
 
     Raises:
         UserError: a model that does not name its output layer (``get_output_embeddings``).
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> meter, t = example_meter(OutputLayerNorms), torch.tensor([0.5, 1.0]).double()
+    >>> index, losses, squares = next(meter.norms(torch.tensor([0, 1]), t, Method.parse("fixedcount"), Key(0, 0)))
+    >>> (squares > 0).all()
+    tensor(True)
     """
 
     def __init__(self, *args, **kwargs):

@@ -18,6 +18,9 @@ def chosen_parameters(model: nn.Module, patterns: Sequence[str] | None = None) -
 
     Raises:
         UserError: a pattern that matches no trainable parameter, or a model without any.
+
+    >>> list(chosen_parameters(nn.Linear(2, 1), ["w*"]))
+    ['weight']
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:

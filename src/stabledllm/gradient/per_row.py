@@ -31,7 +31,11 @@ _LAYERS = (nn.Linear, OutputLayer, nn.Embedding, nn.RMSNorm, nn.LayerNorm)
 
 
 class GradientBatch(NamedTuple):
-    """The gradients of the m evaluations of one batch; the next batch overwrites them."""
+    """The gradients of the m evaluations of one batch; the next batch overwrites them.
+
+    >>> GradientBatch(torch.tensor([0]), losses=torch.ones(1), gradients=torch.zeros(1, 5)).gradients.shape
+    torch.Size([1, 5])
+    """
 
     index: Tensor
     """Index of each evaluation, shape (m,)."""
@@ -53,6 +57,12 @@ class RowGradients(Meter):
 
     Attributes:
         size: number of coordinates D of the gradients.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> meter, t = example_meter(), torch.tensor([0.5, 1.0]).double()
+    >>> batch = next(meter.gradients(torch.tensor([0, 1]), t, Method(), Key(0, 0)))
+    >>> batch.gradients.shape == (2, meter.size)
+    True
     """
 
     def __init__(

@@ -11,23 +11,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stabledllm.gradient.components import (
-    UNIT,
-    PairMean,
-    as_positive,
-    bernoulli_moments,
-    direct_moments,
-    point_weight,
-    ratio_of,
-    row_mean_square,
-)
+from stabledllm.gradient.components import UNIT, PairMean, as_positive, ratio_of, row_mean_square
 from stabledllm.gradient.counts import counts_of
 from stabledllm.gradient.profile import GradientProfile
 from stabledllm.gradient.projected import estimate
+from stabledllm.gradient.row_moments import bernoulli_moments, direct_moments, point_weight
 from stabledllm.gradient.sketch import by_block
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.maskers import Bernoulli, FixedCount
 from stabledllm.noise.methods import Method
+from stabledllm.noise.parts import MASKER, STANDARD, VIEWS
 from stabledllm.ppots.crossfit import CrossFit
 from stabledllm.ppots.shared_noise import shared_forms
 from stabledllm.stats.estimate import Estimate
@@ -38,17 +31,26 @@ def profile_method(method: Method) -> Method | None:
     """The method whose profile predicts a method: that of fixed counts for all single Bernoulli and counted masks.
 
     None where no profile predicts it: a biased masker, density or maskable set has another objective.
+
+    >>> [profile_method(Method.parse(name)).name for name in ("strats+multisample2", "ppots+mirror")]
+    ['fixedcount', 'mirror']
     """
     if not method.unbiased:
         return None
     if method.views.independent and isinstance(method.masker, Bernoulli):
         return Method.parse("fixedcount", method.options, method.objective)
-    return method.masking
+    deciding = [named.text for named in method.parts if {MASKER, VIEWS} & set(named.part.fills)]
+    return Method.parse("+".join(deciding) or STANDARD, method.options, method.objective)
 
 
 @dataclass(frozen=True)
 class StepNoise:
-    """A method's predicted n tr Var(step gradient), as a function of the rows to use, by block of coordinates."""
+    """A method's predicted n tr Var(step gradient), as a function of the rows to use, by block of coordinates.
+
+    >>> noise = StepNoise(Method(), cost=1.0, rows=4, per_row=lambda keep: torch.tensor([2.0]))
+    >>> noise.estimate().value
+    2.0
+    """
 
     method: Method
     cost: float
@@ -82,6 +84,13 @@ def step_noise(
         plain: the profile of single fixed counts on the same rows. Where each view alone has the law of a single
             masker, only products of views are then taken from ``profile``: the squares of single views, which have the
             heavy tail, are known far better from fixed counts.
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> profile = example_profile()
+    >>> noise = step_noise(profile, Method(), uniform_for(profile), step_rows=8, cost=1.0)
+    >>> from stabledllm.gradient.components import decompose_gradient
+    >>> abs(noise.estimate().value - decompose_gradient(profile).total.value) < 1e-9  # iid t: A + B + C
+    True
     """
     second = torch.full(profile.gram.shape[:2], torch.nan, dtype=torch.float64)
     bernoulli = isinstance(method.masker, Bernoulli) and profile.of_counts
@@ -119,20 +128,42 @@ def _from_products(profile: GradientProfile, plain: GradientProfile, method: Met
 
 
 def data_noise(profile: GradientProfile) -> Callable[[Tensor], Tensor]:
-    """C of the gradient, as a function of the rows to use."""
+    """C of the gradient, as a function of the rows to use.
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> profile = example_profile()
+    >>> from stabledllm.gradient.components import decompose_gradient
+    >>> abs(float(data_noise(profile)(torch.arange(4))) - decompose_gradient(profile).data.value) < 1e-9
+    True
+    """
     own, pairs = row_mean_square(profile), PairMean(profile)
     return lambda keep: own[:, keep].mean(1) - pairs(keep) + pairs.spread_change(keep)
 
 
 def at_equal_compute(noise: StepNoise, data: Callable[[Tensor], Tensor]) -> Estimate:
-    """Noise at equal compute, ``F Var(step of F forwards) - C``; for Standard it is A + B."""
+    """Noise at equal compute, ``F Var(step of F forwards) - C``; for Standard it is A + B.
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> profile = example_profile()
+    >>> noise = step_noise(profile, Method(), uniform_for(profile), step_rows=8, cost=1.0)
+    >>> from stabledllm.gradient.components import decompose_gradient
+    >>> abs(at_equal_compute(noise, data_noise(profile)).value - decompose_gradient(profile).mask.value) < 1e-9
+    True
+    """
     return as_positive(
         estimate(lambda keep: [noise.per_row(keep), data(keep)], noise.rows, UNIT, lambda own, c: noise.cost * own - c)
     )
 
 
 def ratio_to(noise: StepNoise, standard: StepNoise, data: Callable[[Tensor], Tensor]) -> Ratio:
-    """Noise at equal compute over Standard's, with a 95 % interval by a joint jackknife over the rows of both."""
+    """Noise at equal compute over Standard's, with a 95 % interval by a joint jackknife over the rows of both.
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> profile = example_profile()
+    >>> noise = step_noise(profile, Method(), uniform_for(profile), step_rows=8, cost=1.0)
+    >>> ratio_to(noise, noise, data_noise(profile)).value
+    1.0
+    """
 
     def ratio(own: float, plain: float, c: float) -> float:
         return ratio_of(noise.cost * own - c, standard.cost * plain - c)
@@ -190,5 +221,10 @@ def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: 
 
 
 def uniform_for(profile: GradientProfile, sampler: TSampler | None = None) -> CrossFit:
-    """One density for every row, uniform unless given, as pairs of a density and rows."""
+    """One density for every row, uniform unless given, as pairs of a density and rows.
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> uniform_for(example_profile())
+    [(Uniform(), tensor([0, 1, 2, 3]))]
+    """
     return [(sampler or Uniform(), torch.arange(len(profile.rows)))]

@@ -22,7 +22,13 @@ _STEP = 0x64AD0
 
 @dataclass(frozen=True)
 class GradientProfile:
-    """Inner products of row gradients at unit importance weight; nothing is clamped or dropped."""
+    """Inner products of row gradients at unit importance weight; nothing is clamped or dropped.
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> profile = example_profile()
+    >>> profile.of_counts, profile.point_width.sum().round(decimals=6)
+    (True, tensor(1., dtype=torch.float64))
+    """
 
     method: Method
     edges: Tensor
@@ -108,6 +114,11 @@ def gradient_profile(
 
     Rows are the same for every method of a seed. With counts the lowest cell ends where a single token is masked;
     otherwise cells get finer down to where p_mask is near its least value (``rate_edges``).
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> profile = gradient_profile(example_meter(), Method.parse("mirror"), rows=2, rates=2, masks=2, seed=0)
+    >>> profile.squares().shape == (1, 2, len(profile.cell))
+    True
     """
     key, chosen, size, edges, cell, t = points_of(meter, method, rows=rows, rates=rates, masks=masks, seed=seed)
     a, n = t.shape
@@ -155,7 +166,13 @@ def gradient_profile(
 def points_of(
     meter: Meter, method: Method, *, rows: int, rates: int, masks: int, seed: int
 ) -> tuple[Key, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The points to measure: key of the draws, rows (a,), P of rows (a,), edges (b + 1,), cells (n,) and t (a, n)."""
+    """The points to measure: key of the draws, rows (a,), P of rows (a,), edges (b + 1,), cells (n,) and t (a, n).
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> key, chosen, size, edges, cell, t = points_of(example_meter(), Method(), rows=4, rates=4, masks=2, seed=0)
+    >>> ((edges[cell] <= t) & (t <= edges[cell + 1])).all()
+    tensor(True)
+    """
     key = Key(seed, _STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
     size = torch.tensor([meter.rows[i].maskable_count(syrm=method.syrm) for i in chosen.tolist()])
@@ -177,6 +194,9 @@ def masks_per_cell(edges: Tensor, masks: int) -> Tensor:
 
     The spread of the squared norm grows like t^-3/2 (a coefficient of 1/t, from few and therefore unlike tokens), and
     for a given number of points the error is least where they are in proportion to each cell's spread.
+
+    >>> masks_per_cell(torch.tensor([0.0, 0.5, 1.0]), masks=2)
+    tensor([6, 2])
     """
     middle = (edges[1:] + edges[:-1]) / 2
     spread = edges.diff() / middle**1.5

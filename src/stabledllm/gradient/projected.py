@@ -19,14 +19,23 @@ Parts = Callable[[Tensor], Sequence[Tensor]]
 
 
 def estimate(parts: Parts, rows: int, unit: str, combine: Callable[..., float | Tensor] = float) -> Estimate:
-    """Estimate ``combine`` of the means over blocks; the errors of rows and of blocks add up in quadrature."""
+    """Estimate ``combine`` of the means over blocks; the errors of rows and of blocks add up in quadrature.
+
+    >>> x = torch.tensor([[1.0, 2.0, 4.0, 5.0]])  # a single block: exact
+    >>> print(estimate(lambda keep: [x[:, keep].mean(1)], 4, "nats"))
+    3 ± 0.91 nats (n=4)
+    """
     of_rows = jackknife(lambda keep: _of_means(parts(keep), combine), rows, unit)
     of_blocks = projection_error(parts(torch.arange(rows)), combine)
     return replace(of_rows, stderr=(of_rows.stderr**2 + of_blocks**2) ** 0.5)
 
 
 def projection_error(parts: Sequence[Tensor], combine: Callable[..., float | Tensor] = float) -> float:
-    """Standard error of the projection, by a jackknife over its independent blocks; 0 for a single block."""
+    """Standard error of the projection, by a jackknife over its independent blocks; 0 for a single block.
+
+    >>> projection_error([torch.tensor([1.0, 3.0])])
+    1.0
+    """
     blocks = max(len(part) for part in parts)
     if blocks == 1:
         return 0.0

@@ -46,6 +46,9 @@ class Sketch:
     Args:
         sizes: number of coordinates of each parameter, by name, in the order of the flat gradient.
         places: k, a multiple of :data:`BLOCKS`.
+
+    >>> Sketch({"weight": 100}, places=64).of(torch.ones(2, 100)).shape
+    torch.Size([2, 64])
     """
 
     def __init__(self, sizes: dict[str, int], places: int = PLACES, seed: int = 0):
@@ -111,12 +114,21 @@ def _bits(words: Tensor) -> Tensor:
 
 
 def by_block(vectors: Tensor) -> Tensor:
-    """Projections (..., k) as Q blocks, (Q, ..., L), scaled so that each block's inner products are unbiased."""
+    """Projections (..., k) as Q blocks, (Q, ..., L), scaled so that each block's inner products are unbiased.
+
+    >>> by_block(torch.ones(3, 32)).shape
+    torch.Size([16, 3, 2])
+    """
     return torch.stack(vectors.tensor_split(BLOCKS, dim=-1)) * BLOCKS**0.5
 
 
 def block_products(one: Tensor, other: Tensor) -> Tensor:
-    """Inner products of projections, (m, k) and (n, k), by block, float64, (Q, m, n); their mean is the estimate."""
+    """Inner products of projections, (m, k) and (n, k), by block, float64, (Q, m, n); their mean is the estimate.
+
+    >>> block_products(torch.ones(2, 32), torch.ones(3, 32)).mean(0)
+    tensor([[32., 32., 32.],
+            [32., 32., 32.]], dtype=torch.float64)
+    """
     return (by_block(one) @ by_block(other).transpose(1, 2)).double()
 
 
@@ -125,6 +137,11 @@ class ProjectedGradients(Meter):
 
     It takes one backward a row. Each parameter's gradient is projected and freed as soon as backward has made it, so
     that not even one full gradient is in memory at once.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> meter, t = example_meter(ProjectedGradients), torch.tensor([0.5, 1.0]).double()
+    >>> next(meter.gradients(torch.tensor([0, 1]), t, Method(), Key(0, 0))).gradients.shape == (2, PLACES)
+    True
     """
 
     def __init__(self, *args, parameters: Sequence[str] | None = None, places: int = PLACES, **kwargs):

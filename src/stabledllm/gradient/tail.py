@@ -18,6 +18,10 @@ def tail_shape(profile: GradientProfile) -> float:
 
     Each point stands for all draws of its count, at the quantiles of t given that count. The weighted values are
     resampled systematically, as many as a long training run would draw.
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> 0 < tail_shape(example_profile()) < 2
+    True
     """
     values, masses = [torch.zeros(1, dtype=torch.float64)], [torch.zeros(1, dtype=torch.float64)]
     squares = profile.squares().mean(0)

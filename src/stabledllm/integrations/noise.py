@@ -14,8 +14,8 @@ from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.loss import nll_weights, reduce_loss, row_losses
+from stabledllm.method_checks import check_own_loop
 from stabledllm.noise.densities import TSampler
-from stabledllm.noise.fits import check_own_loop
 from stabledllm.noise.methods import Draw, Method, MethodOptions, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key

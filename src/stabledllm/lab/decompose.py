@@ -27,8 +27,8 @@ from stabledllm.lab.measure.plan import gradient_stages, loss_stages
 from stabledllm.lab.measure.timing import gradient_cost
 from stabledllm.lab.quick import NOTE, QUICKER
 from stabledllm.lab.recommendation import is_comparable, recommend
+from stabledllm.method_checks import check_marks, check_model
 from stabledllm.models.loading import LoadedModel, load_model
-from stabledllm.noise.fits import check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.runtime.device import place
 from stabledllm.runtime.files import write_json

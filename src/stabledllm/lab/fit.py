@@ -14,8 +14,8 @@ from stabledllm.lab.from_settings import build_probing
 from stabledllm.lab.measure.plan import probe_forwards
 from stabledllm.lab.measure.probe_and_fit import probe_and_fit
 from stabledllm.lab.quick import NOTE, QUICKER
+from stabledllm.method_checks import check_fitted, check_marks, check_model
 from stabledllm.models.loading import LoadedModel
-from stabledllm.noise.fits import check_fitted, check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity
 from stabledllm.reports.printed import fit_details

@@ -13,43 +13,14 @@ from torch import Tensor
 from stabledllm.errors import UserError
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.maskers import Bernoulli, FixedCount, Masker, MaskInput
+from stabledllm.noise.names import read_parts
 from stabledllm.noise.objective import Objective
-from stabledllm.noise.parts import (
-    DENSITY,
-    MASKER,
-    PARTS,
-    SOURCE,
-    STANDARD,
-    VIEWS,
-    MethodOptions,
-    OfParts,
-    read_parts,
-)
+from stabledllm.noise.of_parts import OfParts
+from stabledllm.noise.parts import MASKER, PARTS, STANDARD, MethodOptions
+from stabledllm.noise.rows import Rows
 from stabledllm.noise.sources import IID, Source
 from stabledllm.noise.streams import Key
 from stabledllm.noise.views import Single, Views
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of one micro-batch: all that the noise depends on.
-
-    >>> maskable = torch.tensor([[False, True, True, True]])  # one row with a prompt of one token
-    >>> rows = Rows(torch.tensor([0]), 1, maskable, token_index=torch.arange(4))
-    >>> Method.parse("fixedcount").draw(Key(0, 0), rows, Uniform()).mask.shape
-    torch.Size([1, 1, 4])
-    """
-
-    position: Tensor
-    """Position of each row in the step's global batch, int64, shape (B,)."""
-    step_rows: int
-    """Number of rows in the whole step, over all ranks and accumulation, without repeats that even out ranks."""
-    maskable: Tensor
-    """Tokens that may be masked, bool, shape (B, L)."""
-    token_index: Tensor
-    """Index of each token in its unpadded row, shape (L,) or (B, L)."""
-    delimiter: Tensor | None = None
-    """Answer delimiters, bool, shape (B, L); only ISAD reads it."""
 
 
 @dataclass(frozen=True)
@@ -119,31 +90,19 @@ class Method(OfParts):
         options, objective = options or MethodOptions(), objective or Objective()
         parts = read_parts(text)
         name = "+".join(named.text for named in parts) or STANDARD
-        filled = {
-            slot: build(options, named.views) for named in parts for slot, build in named.part.fills.items() if build
-        }
-        method = cls(
-            name=name,
-            source=filled.get(SOURCE, IID()),
-            density=filled.get(DENSITY, Uniform()),
-            masker=filled.get(MASKER, Bernoulli()),
-            views=filled.get(VIEWS, Single()),
-            options=options,
-            objective=objective,
-        )
+        made: dict[str, object] = {}
+        for named in parts:
+            made |= named.part.objects(options, named.views)
+        if objective.counts != "linear":
+            made[MASKER] = FixedCount(objective.counts)
+        method = cls(name=name, options=options, objective=objective, **made)
         if not method.takes(objective):
             *others, last = (part.name for part in PARTS.values() if not part.bound_only)
             raise UserError(
                 f"method '{name}' and objective.weighting '{objective.weighting}' contradict: expected parts of "
                 f"{', '.join(others)} and {last}."
             )
-        return method if objective.counts == "linear" else replace(method, masker=FixedCount(objective.counts))
-
-    @property
-    def masking(self) -> Method:
-        """The method that keeps only the parts that decide which tokens are masked given t: masker and views."""
-        names = [named.text for named in self.parts if {MASKER, VIEWS} & set(named.part.fills)]
-        return Method.parse("+".join(names) or STANDARD, self.options, self.objective)
+        return method
 
     def takes(self, objective: Objective) -> bool:
         """Whether every part is defined for the objective."""
@@ -166,18 +125,7 @@ class Method(OfParts):
 
     def draw_at(self, t: Tensor, key: Key, rows: Rows, sampler: TSampler) -> Draw:
         """Draw the masks of the given rows at given t, with the weights of t drawn from ``sampler``."""
-        given = MaskInput(
-            t=t,
-            uniforms=self.views.uniforms(key, rows.position, rows.token_index),
-            views=self.views,
-            maskable=rows.maskable,
-            sampler=sampler,
-            eps=self.objective.eps,
-            power=self.objective.power or 0.0,
-            delimiter=rows.delimiter,
-        )
-        mask, coefficient, weight = self.masker(given)
+        uniforms = self.views.uniforms(key, rows.position, rows.token_index)
+        mask, coefficient, weight = self.masker(MaskInput(t, uniforms, self.views, rows, sampler, self.objective))
         active = self.views.active(t, rows.maskable.sum(1))
-        return Draw(
-            t=t, weight=weight, mask=mask, coefficient=coefficient, active=active, hides=not self.autoregressive
-        )
+        return Draw(t, weight, mask, coefficient, active, hides=not self.autoregressive)

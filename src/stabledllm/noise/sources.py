@@ -100,13 +100,11 @@ class Stratified:
 
     def uniforms(self, key: Key, n: int, device: torch.device) -> Tensor:
         k = self.count(n)
-        streams = (Stream.RATE, Stream.PERMUTATION, Stream.STRATUM)
-        within, order, drawn = key.several(streams, max(n, k), device)
+        within, order, drawn = key.several((Stream.RATE, Stream.PERMUTATION, Stream.STRATUM), max(n, k), device)
         every = torch.arange(k, device=device).repeat(n // k)
         extra = drawn[:k].argsort(stable=True)[: n % k]
         stratum = torch.cat((every, extra))[order[:n].argsort(stable=True)]
-        within = within[:n]
-        return ((stratum + within) / k).clamp(max=1 - 2.0**-53)
+        return ((stratum + within[:n]) / k).clamp(max=1 - 2.0**-53)
 
 
 @dataclass(frozen=True)

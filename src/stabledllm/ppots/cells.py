@@ -46,14 +46,10 @@ def cell_kernels(sampler: TSampler, edges: Tensor, weighs_by: TSampler | None = 
     """
     by = weighs_by or sampler
     tabulated = [len(density) for density in (sampler, by) if isinstance(density, Tabulated)]
-    fine = torch.cat((edges, *(_equal_edges(cells) for cells in (CELLS, *tabulated))))
-    fine = fine.unique()
+    equal = (torch.arange(cells + 1, dtype=torch.float64) / cells for cells in (CELLS, *tabulated))
+    fine = torch.cat((edges, *equal)).unique()
     width, middle = fine.diff(), (fine[1:] + fine[:-1]) / 2
     cell = (torch.searchsorted(edges, middle) - 1).clamp(0, len(edges) - 2)
     density, weight = sampler.log_prob(middle).exp(), by.weight(middle)
     zero = torch.zeros(len(edges) - 1, dtype=torch.float64)
     return tuple(zero.index_add(0, cell, width * factor * density) / edges.diff() for factor in (weight**2, weight))
-
-
-def _equal_edges(cells: int) -> Tensor:
-    return torch.arange(cells + 1, dtype=torch.float64) / cells

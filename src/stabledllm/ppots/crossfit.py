@@ -21,32 +21,31 @@ from stabledllm.stats.shares import shares_of, spread_change
 CrossFit = Sequence[tuple[TSampler, Tensor]]
 """Pairs of a density and the rows that it is applied to: rows that it was not fitted to."""
 
+FOLDS = 5
 EXCESS_ALLOWED = 0.05
 """How far EPR's second moment may lie above that of the tabulated density, as a share of it."""
 
 
-def folds(rows: int, count: int = 5) -> list[Tensor]:
-    """Row indices of each of ``count`` folds, or of one fold a row where there are fewer rows than that.
+def folds(rows: int) -> list[Tensor]:
+    """Row indices of each of :data:`FOLDS` folds, or of one fold a row where there are fewer rows than that.
 
-    >>> folds(5, 2)
-    [tensor([0, 1, 2]), tensor([3, 4])]
+    >>> folds(6)
+    [tensor([0, 1]), tensor([2]), tensor([3]), tensor([4]), tensor([5])]
     """
-    return list(torch.arange(rows).tensor_split(min(count, rows)))
+    return list(torch.arange(rows).tensor_split(min(FOLDS, rows)))
 
 
-def cross_fitted(
-    moments: SecondMoments, source: Source, options: FitOptions, count: int = 5
-) -> list[tuple[Tabulated, Tensor]]:
+def cross_fitted(moments: SecondMoments, source: Source, options: FitOptions) -> list[tuple[Tabulated, Tensor]]:
     """The densities fitted to all folds but one, each with the rows of the fold left out.
 
     >>> moments = SecondMoments(edges=torch.linspace(0, 1, 3).double(), moment=torch.ones(4, 2).double(),
     ...                         cost=torch.ones(2).double())
     >>> from stabledllm.noise.sources import IID
-    >>> [rows.tolist() for _, rows in cross_fitted(moments, IID(), FitOptions(family="tabulated"), count=2)]
-    [[0, 1], [2, 3]]
+    >>> [rows.tolist() for _, rows in cross_fitted(moments, IID(), FitOptions(family="tabulated"))]
+    [[0], [1], [2], [3]]
     """
     pairs = []
-    for fold in folds(moments.rows, count):
+    for fold in folds(moments.rows):
         others = torch.ones(moments.rows, dtype=torch.bool)
         others[fold] = False
         pairs.append((fit(moments.select(others), source, options).sampler, fold))

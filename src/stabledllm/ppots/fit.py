@@ -44,24 +44,21 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted density, with the points it was fitted to and, where EPR was not used, the reason.
+    """A fitted density, with the points that it was fitted to.
 
-    >>> Fit(Tabulated([1.0]), epr=None, fallback=None, kl_threshold=0.02, points=np.ones(2)).kind
-    'tabulated'
+    >>> Fit(Tabulated([1.0]), "tabulated", epr=None, kl_threshold=0.02, points=np.ones(2)).sampler.unbiased
+    True
     """
 
     sampler: Tabulated
+    kind: Literal["epr", "tabulated"]
+    """The form of the density."""
     epr: EPRFit | None
-    fallback: str | None
+    """The best EPR curve where one was asked for, also where it is not used."""
     kl_threshold: float
     """:data:`KL_THRESHOLD` plus the KL that sampling error alone gives the points."""
     points: np.ndarray
     """The unnormalised values that p was fitted to, shape (b,)."""
-
-    @property
-    def kind(self) -> str:
-        """The form of the density: "epr" or "tabulated"."""
-        return "epr" if self.epr and not self.fallback else "tabulated"
 
 
 def fit(moments: SecondMoments, source: Source, options: FitOptions) -> Fit:
@@ -69,7 +66,7 @@ def fit(moments: SecondMoments, source: Source, options: FitOptions) -> Fit:
 
     EPR is fitted by KL. If its KL from the points exceeds :data:`KL_THRESHOLD` by more than the points' sampling error
     explains, or no start converged, the density is the smoothed points, linear between rates and flat beyond the
-    outermost, and ``fallback`` says so.
+    outermost.
 
     >>> from stabledllm.noise.sources import IID
     >>> moments = SecondMoments(edges=torch.linspace(0, 1, 4).double(), moment=torch.ones(4, 3).double(),
@@ -79,26 +76,17 @@ def fit(moments: SecondMoments, source: Source, options: FitOptions) -> Fit:
     """
     t, (nodes, share) = moments.t.numpy(), moments.nodes()
     points = _target(moments, source, options).sqrt().numpy()
-    epr, fallback = None, None
     threshold = KL_THRESHOLD + _sampling_kl(moments, points)
+    epr, kind = None, "tabulated"
     if options.family == "epr":
         width = moments.width.numpy()
         epr = fit_epr(nodes, width, points, share=share, starts=options.starts, seed=options.seed)
-        if not epr.kl <= threshold:
-            fallback = (
-                f"EPR does not fit these points (KL {epr.kl:.3g} nats, threshold {threshold:.3g}); "
-                f"p(t) is tabulated from the smoothed points instead."
-            )
-        elif not epr.converged:
-            fallback = (
-                f"EPR's fit is unfinished (none of {options.starts} starts converged); "
-                f"p(t) is tabulated from the smoothed points instead."
-            )
-    if epr and not fallback:
+        kind = "epr" if epr.kl <= threshold and epr.converged else "tabulated"
+    if kind == "epr":
         sampler = epr_sampler(epr.parameters, float(nodes[0, 0]), float(nodes[-1, -1]))
     else:
         sampler = Tabulated(interpolated(t, points), name="ppots")
-    return Fit(sampler.mix_uniform(options.uniform_share), epr, fallback, threshold, points)
+    return Fit(sampler.mix_uniform(options.uniform_share), kind, epr, threshold, points)
 
 
 def _target(moments: SecondMoments, source: Source, options: FitOptions) -> Tensor:

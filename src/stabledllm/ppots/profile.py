@@ -27,6 +27,8 @@ _PROBE_STEP = 0x9B0BE
 """Step number of the probe's draws, far from those of training, so that no random number is used twice."""
 _RATE_STEP = _PROBE_STEP << 8
 """Step number of the lattice that gives the first cell's rates in a stratified probe; each cell has the next one."""
+LEAST_SEEN = 10
+"""Least number of draws of a cell with a masked token for an error of their spread: among fewer, one decides."""
 Design = Literal["grid", "stratified"]
 
 

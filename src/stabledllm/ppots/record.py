@@ -26,10 +26,8 @@ from stabledllm.ppots.crossfit import (
 from stabledllm.ppots.fit import Fit, FitOptions, fit
 from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
 from stabledllm.ppots.moments import Curve, LossMoments, SecondMoments
+from stabledllm.ppots.profile import LEAST_SEEN
 from stabledllm.runtime.files import read_json, write_json
-
-LEAST_SEEN = 10
-"""Least number of draws of a cell with a masked token for its curves to have an error: among fewer, one decides."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ def fit_density(
     of_losses = isinstance(moments, LossMoments)
     fitted_source, noise_under = (method.source, variance_under) if of_losses else (IID(), second_moment_under)
     fitted = fit(moments, fitted_source, options)
-    crossfit = cross_fitted(moments, fitted_source, options)
+    crossfit, fallback = cross_fitted(moments, fitted_source, options), _fallback(fitted, options)
     if fitted_source.independent and fitted.kind == "epr":
         tabulated = replace(options, family="tabulated")
         tabulated_crossfit = cross_fitted(moments, fitted_source, tabulated)
@@ -177,7 +175,7 @@ def fit_density(
                 f"p(t) is tabulated from them instead."
             )
             sampler = fit(moments, fitted_source, tabulated).sampler
-            fitted, crossfit = replace(fitted, sampler=sampler, fallback=fallback), tabulated_crossfit
+            fitted, crossfit = replace(fitted, sampler=sampler, kind="tabulated"), tabulated_crossfit
     uniform = [(Tabulated([1.0]), fold) for fold in folds(moments.rows)]
     record = {
         "schema": SCHEMA,
@@ -196,13 +194,23 @@ def fit_density(
             "pareto_k": tail_shape(profile.values, moments, fitted.sampler, weighs_by),
             "variance_uniform": noise_under(moments, uniform, weighs_by).as_dict(),
             "variance_fitted": noise_under(moments, crossfit, weighs_by).as_dict(),
-            "fallback": fitted.fallback,
+            "fallback": fallback,
         },
         "profile": profile_record(profile) | _points(moments, fitted),
         "forward_passes": profile.forward_passes,
         "config": asdict(options) | {"strata": getattr(method.source, "strata", None)} | (config or {}),
     }
     return FittedDensity(fitted.sampler, record, crossfit)
+
+
+def _fallback(fitted: Fit, options: FitOptions) -> str | None:
+    """The reason why EPR was asked for and is not used, or None."""
+    if fitted.epr is None or fitted.kind == "epr":
+        return None
+    why = f"EPR's fit is unfinished (none of {options.starts} starts converged)"
+    if not fitted.epr.kl <= fitted.kl_threshold:
+        why = f"EPR does not fit these points (KL {fitted.epr.kl:.3g} nats, threshold {fitted.kl_threshold:.3g})"
+    return f"{why}; p(t) is tabulated from the smoothed points instead."
 
 
 def profile_record(profile: ProbeProfile) -> dict:

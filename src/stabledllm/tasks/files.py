@@ -39,13 +39,13 @@ def read_places(path: Path, *, halves: bool = False) -> Iterator[tuple[int, int,
         raise UserError(f"{path}: expected at least one row, found an empty file.")
 
 
-def split_file(folder: Path, split: str, extension: str = "jsonl") -> Path:
+def split_file(folder: Path, split: str) -> Path:
     """The path of ``SPLIT.jsonl`` in a folder, whatever the case of its name.
 
     Raises:
         UserError: there is no such file.
     """
-    path = folder / f"{split}.{extension}"
+    path = folder / f"{split}.jsonl"
     names = sorted(file.name for file in folder.iterdir())
     alike = [name for name in names if name.lower() == path.name.lower()]
     path = folder / (path.name if path.name in alike or not alike else alike[0])

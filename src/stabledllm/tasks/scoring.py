@@ -49,10 +49,11 @@ def score_number(completion: str, gold: Any, *, flexible: bool = False) -> Score
     return Scored(given, None if given is None else numbers.same(given, expected))
 
 
-def wilson_interval(correct: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """The confidence interval of a proportion (Wilson, 1927), 95 % by default; NaN for n = 0."""
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a proportion (Wilson, 1927); NaN for n = 0."""
     if n == 0:
         return math.nan, math.nan
+    z = 1.959963984540054
     share, spread = correct / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))

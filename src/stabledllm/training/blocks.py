@@ -10,8 +10,8 @@ from torch import Tensor
 
 from stabledllm.data.token_rows import refuse_given
 from stabledllm.forward.blocks import BlockMeter
+from stabledllm.method_checks import check_blocks
 from stabledllm.noise.blocks import BlockDraw, Units, block_counts, block_ids
-from stabledllm.noise.fits import check_blocks
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key

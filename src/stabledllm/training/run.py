@@ -23,9 +23,9 @@ from stabledllm.data.rows import TokenRow, marks_in, maskable_sizes
 from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged
+from stabledllm.method_checks import check_autoregressive, check_blocks, check_marks, check_model
 from stabledllm.models.loading import LoadedModel
 from stabledllm.models.new import is_new
-from stabledllm.noise.fits import check_autoregressive, check_blocks, check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.record import FittedDensity

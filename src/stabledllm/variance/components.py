@@ -17,7 +17,6 @@ Under the token mean each loss is multiplied by its row's share, and C and the t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
@@ -28,17 +27,15 @@ from stabledllm.forward.meter import LossMeter
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
-from stabledllm.ppots.profile import rate_edges
+from stabledllm.ppots.profile import LEAST_SEEN, rate_edges
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import of_positive, of_sum, of_variance, widest, with_ends
-from stabledllm.stats.jackknife import jackknife, jackknives
-from stabledllm.stats.shares import shares_of, spread_change, token_mean
+from stabledllm.stats.jackknife import jackknives
+from stabledllm.stats.shares import spread_change, token_mean
 from stabledllm.variance.some_masked import SomeMasked, chance_of_some
 
 _NESTED_STEP = 0xDEC0
 UNIT = "nats²"
-LEAST_SEEN = 10
-"""Least number of draws of a cell with a masked token for A to have an error: among fewer, one decides."""
 _MOST_OF_ONE = 0.1
 """Share of A from which a single rate is said to decide it."""
 
@@ -47,8 +44,9 @@ _MOST_OF_ONE = 0.1
 class Decomposition:
     """The parts of Var(l), each with its standard error. Small negative estimates are reported as they are.
 
-    >>> decompose_autoregressive(torch.tensor([1.0, 3.0])).as_dict()["data"]["value"]
-    2.0
+    >>> one = Estimate(value=1.0, stderr=0.1, n=9, unit=UNIT)
+    >>> Decomposition(mask_pattern=one, mask_rate=one, data=one, total=one, mean=one).as_dict()["data"]["value"]
+    1.0
     """
 
     mask_pattern: Estimate
@@ -138,15 +136,13 @@ def nested_losses(
     """
     key = Key(seed, _NESTED_STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
-    a, width = len(chosen), None
+    a, width, chance = len(chosen), None, None
     if design == "cells":
         edges = rate_edges(rates, meter.objective.eps)
         width, rates = edges.diff(), len(edges) - 1
     u = key.row_uniforms(Stream.RATE, torch.arange(a * rates)).view(a, rates)
     t = u if width is None else edges[:-1] + u * width
-    chance = share = None
-    if meter.objective.normalization == "token":
-        share = meter.shares(method)[chosen]
+    share = meter.shares(method)[chosen] if meter.objective.normalization == "token" else None
     if some_masked and method.masker == Bernoulli() and method.views.count == 1:
         chance = chance_of_some(t, meter.sizes(method)[chosen][:, None], meter.objective.eps)
         method = replace(method, masker=SomeMasked())
@@ -178,8 +174,8 @@ def components(nested: NestedLosses) -> tuple[Tensor, Tensor, Tensor]:
 def decompose(nested: NestedLosses) -> Decomposition:
     """A, B, C, their sum and the mean loss, with jackknife standard errors over rows.
 
-    Where few draws decide (fewer than :data:`LEAST_SEEN` draws of a cell have a masked token, or one rate makes up a
-    tenth of A), neither A nor the total has an error. The interval of A, which cannot be negative, is Student's on the
+    Where few draws decide (fewer than ``LEAST_SEEN`` draws of a cell have a masked token, or one rate makes up a tenth
+    of A), neither A nor the total has an error. The interval of A, which cannot be negative, is Student's on the
     scale of logarithms; that of B Student's; that of C chi-square's for the rows' means, less their noise; that of the
     total the wider one of the sum's and one on the scale of logarithms. Degrees of freedom follow from the effective
     number of rows, since among rows of unlike length a few have most of A.
@@ -227,53 +223,3 @@ def _few_decide(nested: NestedLosses) -> bool:
         return nested.chance is not None and float(noise.max()) > _MOST_OF_ONE * float(noise.sum())
     seen, draws = (nested.losses != 0).sum((0, 2)), nested.losses[:, 0].numel()
     return nested.chance is None and bool(((seen < LEAST_SEEN) & (seen < draws)).any())
-
-
-def decompose_autoregressive(losses: Tensor, share: Tensor | None = None) -> Decomposition:
-    """The decomposition of an autoregressive model's loss: without masks all of its variance over rows is C.
-
-    Args:
-        losses: of each row, shape (a,).
-        share: of each row in the token mean, shape (a,).
-
-    >>> decompose_autoregressive(torch.tensor([1.0, 3.0])).data.value
-    2.0
-    """
-    nothing = Estimate(value=0.0, stderr=0.0, n=len(losses), unit=UNIT)
-
-    def spread(keep: Tensor) -> float:
-        return float(losses[keep].var()) + spread_change(losses[keep], shares_of(share, keep))
-
-    data = jackknife(spread, len(losses), UNIT)
-    data = replace(data, ends=of_variance(data.value, data.stderr, len(losses) - 1))
-    mean = jackknife(lambda keep: float(token_mean(losses[keep], shares_of(share, keep))), len(losses), "nats/token")
-    return Decomposition(mask_pattern=nothing, mask_rate=nothing, data=data, total=data, mean=mean)
-
-
-def by_length(tokens: Tensor, parts: Callable[[Tensor], Decomposition], groups: int = 3) -> list[dict]:
-    """A, B and C of rows grouped by response length into groups of near-equal size, for JSON.
-
-    Rows of equal length stay together, so there are fewer groups where lengths repeat.
-
-    Args:
-        tokens: response length of each row, shape (a,).
-        parts: takes a bool mask of a group's rows and gives their decomposition.
-
-    >>> losses = torch.tensor([1.0, 3.0, 5.0, 5.0])
-    >>> groups = by_length(torch.tensor([2, 2, 9, 9]), lambda rows: decompose_autoregressive(losses[rows]))
-    >>> [(group["tokens"], group["data"]["value"]) for group in groups]
-    [([2, 2], 2.0), ([9, 9], 0.0)]
-    """
-    edges = torch.quantile(tokens.double(), torch.linspace(0, 1, groups + 1, dtype=torch.float64)[1:-1])
-    group = torch.bucketize(tokens.double(), edges)
-    out = []
-    for g in group.unique().tolist():
-        mine = group == g
-        if int(mine.sum()) >= 2:
-            of_group = parts(mine).as_dict()
-            lengths = tokens[mine]
-            out.append(
-                {"tokens": [int(lengths.min()), int(lengths.max())], "n": int(mine.sum())}
-                | {name: of_group[name] for name in ("mask_pattern", "mask_rate", "data")}
-            )
-    return out

@@ -20,9 +20,10 @@ class SomeMasked(Bernoulli):
     """Bernoulli masks of a single view, given that at least one token is masked.
 
     >>> from stabledllm.noise.densities import Uniform
-    >>> u, maskable = torch.tensor([[[0.7, 0.9]]]).double(), torch.ones(1, 2, dtype=torch.bool)
-    >>> given = MaskInput(torch.tensor([0.01]).double(), u, None, maskable, Uniform(), eps=0.0, power=0.0)
-    >>> SomeMasked()(given)[0]
+    >>> from stabledllm.noise.methods import Objective, Rows, Single
+    >>> rows = Rows(torch.tensor([0]), 1, torch.ones(1, 2, dtype=torch.bool), torch.arange(2))
+    >>> t, u = torch.tensor([0.01]).double(), torch.tensor([[[0.7, 0.9]]]).double()
+    >>> SomeMasked()(MaskInput(t, u, Single(), rows, Uniform(), Objective(eps=0.0)))[0]
     tensor([[[ True, False]]])
     """
 
@@ -45,10 +46,10 @@ def _with_a_low_one(given: MaskInput) -> Tensor:
     The least of P uniforms has the distribution function 1 - (1 - u)^P, and given it the others are uniform above it.
     The least is moved to the same quantile of its law below p_mask; the others keep their places between it and 1.
     """
-    u, size = given.uniforms, given.maskable.sum(1)
-    outside = ~given.maskable[:, None]
+    u, size = given.uniforms, given.size
+    outside = ~given.rows.maskable[:, None]
     least = u.masked_fill(outside, torch.inf).amin(-1, keepdim=True)
-    size_, chance = size[:, None, None], chance_of_some(given.t, size, given.eps)[:, None, None]
+    size_, chance = size[:, None, None], chance_of_some(given.t, size, given.objective.eps)[:, None, None]
     quantile = -torch.expm1(size_ * torch.log1p(-least))
     moved = -torch.expm1(torch.log1p(-(chance * quantile).clamp(max=1 - 1e-16)) / size_)
     return (moved + (u - least) / (1 - least) * (1 - moved)).masked_fill(outside, 1.0)

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 import torch
 
 from stabledllm.errors import UserError
+from stabledllm.lab.measure.by_length import by_length
 from stabledllm.lab.measure.gradient import GradientLaboratory
 from stabledllm.lab.measure.laboratory import Laboratory
 from stabledllm.lab.measure.plan import ABC, ADAM, GRADIENT_ABC, PROBE, gradient_stage
+from stabledllm.method_checks import check_finite_variance, check_fixed
 from stabledllm.noise.densities import Uniform
-from stabledllm.noise.fits import check_finite_variance, check_fixed
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity, profile_record
 from stabledllm.runtime.provenance import device_name, versions
 from stabledllm.variance.comparison import compare_methods, mirror_condition
-from stabledllm.variance.components import by_length, decompose, nested_losses
+from stabledllm.variance.components import decompose, nested_losses
 from stabledllm.variance.low_rates import LowRates
 
 SCHEMA = "stabledllm/decomposition/1"

@@ -26,7 +26,8 @@ from stabledllm.gradient.predicted import (
 )
 from stabledllm.gradient.profile import GradientProfile, gradient_profile
 from stabledllm.gradient.sketch import GradientMeter, ProjectedGradients
-from stabledllm.gradient.steps import StepGradients, StepMeter, ratio
+from stabledllm.gradient.step_meter import StepMeter
+from stabledllm.gradient.steps import StepGradients, ratio
 from stabledllm.lab.measure.options import DecomposeOptions
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method

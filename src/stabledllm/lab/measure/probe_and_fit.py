@@ -15,7 +15,7 @@ from stabledllm.gradient.per_row import RowGradients
 from stabledllm.lab.measure.fit_change import change_of
 from stabledllm.lab.measure.options import ProbeOptions
 from stabledllm.lab.measure.progress import Progress
-from stabledllm.noise.fits import check_blocks, check_finite_variance
+from stabledllm.method_checks import check_blocks, check_finite_variance
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.cells import WeighsBy, weights_of
 from stabledllm.ppots.fit import FitOptions

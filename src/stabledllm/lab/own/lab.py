@@ -44,8 +44,8 @@ from stabledllm.lab.own.paste import lines_to_paste
 from stabledllm.lab.own.progress import shown
 from stabledllm.lab.own.results import Decomposition, ELBOResult, FitResult, Recommended
 from stabledllm.lab.own.rows import own_rows
+from stabledllm.method_checks import check_fitted, check_marks, check_model
 from stabledllm.noise.densities import TSampler
-from stabledllm.noise.fits import check_fitted, check_marks, check_model
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.parts import MethodOptions

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stabledllm.noise.densities import TSampler
+from stabledllm.noise.objective import Objective
+from stabledllm.noise.rows import Rows
 from stabledllm.noise.views import Views
 
 
@@ -15,12 +17,12 @@ from stabledllm.noise.views import Views
 class MaskInput:
     """The rows of a micro-batch as a masker sees them. B rows, K views, L positions.
 
-    >>> from stabledllm.noise.maskers.fixed_count import FixedCount
     >>> import torch
+    >>> from stabledllm.noise.maskers.fixed_count import FixedCount
     >>> from stabledllm.noise.methods import Single, Uniform
     >>> t, u, maskable = torch.tensor([0.5]), torch.tensor([[[0.4, 0.1, 0.9, 0.2]]]), torch.ones(1, 4, dtype=torch.bool)
-    >>> given = MaskInput(t, u, Single(), maskable, Uniform(), eps=0.0, power=0.0)
-    >>> FixedCount()(given)[0].tolist()
+    >>> rows = Rows(torch.tensor([0]), 1, maskable, torch.arange(4))
+    >>> FixedCount()(MaskInput(t, u, Single(), rows, Uniform(), Objective()))[0].tolist()
     [[[False, True, False, True]]]
     """
 
@@ -30,15 +32,17 @@ class MaskInput:
     """Float64, shape (B, K, L)."""
     views: Views
     """The coupling that the uniforms come from; a fixed count takes ranks from it."""
-    maskable: Tensor
-    """The P tokens of each row that may be masked, bool, shape (B, L)."""
+    rows: Rows
+    """The rows, with the P tokens of each that may be masked."""
     sampler: TSampler
     """The density that t was drawn from."""
-    eps: float
-    power: float
-    """The exponent a in the weight p_mask**(a - 1): 0 for the ELBO, 1 for the unweighted objective."""
-    delimiter: Tensor | None = None
-    """Answer delimiters, bool, shape (B, L); only ISAD reads it."""
+    objective: Objective
+    """What the loss estimates: its eps, and the exponent a in the weight p_mask**(a - 1)."""
+
+    @property
+    def size(self) -> Tensor:
+        """P of each row, int64, shape (B,)."""
+        return self.rows.maskable.sum(1)
 
 
 class Masker(ABC):

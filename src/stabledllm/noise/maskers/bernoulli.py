@@ -25,8 +25,8 @@ class Bernoulli(Masker):
     independent = True
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
-        probability = p_mask(given.t, given.eps)
-        mask = (given.uniforms < probability[:, None, None]) & given.maskable[:, None]
+        probability = p_mask(given.t, given.objective.eps)
+        mask = (given.uniforms < probability[:, None, None]) & given.rows.maskable[:, None]
         weight = given.sampler.weight(given.t)
-        each = weight * probability ** (given.power - 1) / given.maskable.sum(1)
+        each = weight * probability ** (given.objective.power - 1) / given.size
         return mask, mask * each[:, None, None], weight

@@ -31,14 +31,14 @@ class Complement(Masker):
     counted = True
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
-        size = given.maskable.sum(1)
+        size = given.size
         k = masked_count(given.t, size)
-        first = given.views.ranks(given.uniforms[:, :1], given.maskable) < k[:, None, None]
-        mask = torch.cat((first, ~first), dim=1) & given.maskable[:, None]
+        first = given.views.ranks(given.uniforms[:, :1], given.rows.maskable) < k[:, None, None]
+        mask = torch.cat((first, ~first), dim=1) & given.rows.maskable[:, None]
         weight = self._weight(given, k, size)
         counts = torch.stack((k, size - k), dim=1)
         # The contributions of the two views are to be added, but row losses average over views: the weight holds the 2.
-        coefficient = coefficients_of(counts.clamp(min=1), size, given) * weight[:, None]
+        coefficient = coefficients_of(counts.clamp(min=1), size, given.objective) * weight[:, None]
         return mask, mask * coefficient[..., None], weight
 
     def weighs_by(self, sampler: TSampler, size: int) -> TSampler:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stabledllm.noise.densities import Tabulated, TSampler, Uniform
 from stabledllm.noise.maskers.base import Masker, MaskInput
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.schedule import Counts, largest_ratio, masked_count
 
 _GRID_CELLS = 4096
@@ -33,17 +34,20 @@ def count_coefficients(size: int, eps: float, power: float) -> Tensor:
     tensor([1.0000, 0.5000, 0.3333, 0.2500], dtype=torch.float64)
     """
     k = torch.arange(1, size + 1, dtype=torch.float64)
-    total = float(size + power)
-    beta = (
-        torch.lgamma(torch.tensor(size + 1.0, dtype=torch.float64))
-        + torch.lgamma(k + power)
-        - torch.lgamma(k + 1)
-        - torch.lgamma(torch.tensor(total + 1, dtype=torch.float64))
-    ).exp()
+    beta = (log_gamma(size + 1) + log_gamma(k + power) - log_gamma(k + 1) - log_gamma(size + power + 1)).exp()
     if eps == 0.0:
         return beta
     above = _above_eps_binomial(size, eps, int(power)) if power == int(power) else _above_eps(size, eps, power)
     return beta * above / (1.0 - eps)
+
+
+def log_gamma(x: float | Tensor) -> Tensor:
+    """The logarithm of the gamma function, ``log (x - 1)!`` for whole x; float64, shape of ``x``.
+
+    >>> log_gamma(4).exp().round(decimals=9)
+    tensor(6., dtype=torch.float64)
+    """
+    return torch.lgamma(torch.as_tensor(x, dtype=torch.float64))
 
 
 def _above_eps(size: int, eps: float, power: float) -> Tensor:
@@ -56,35 +60,28 @@ def _above_eps(size: int, eps: float, power: float) -> Tensor:
 
 def _above_eps_binomial(size: int, eps: float, power: int) -> Tensor:
     """The same as :func:`_above_eps` for an integer a, where it is a binomial distribution function."""
-    total = float(size + power)
-    hits = torch.arange(int(total) + 1, dtype=torch.float64)
-    log_pmf = (
-        torch.lgamma(torch.tensor(total + 1, dtype=torch.float64))
-        - torch.lgamma(hits + 1)
-        - torch.lgamma(total - hits + 1)
-        + hits * torch.log(torch.tensor(eps, dtype=torch.float64))
-        + (total - hits) * torch.log1p(torch.tensor(-eps, dtype=torch.float64))
-    )
+    total, eps_ = size + power, torch.tensor(eps, dtype=torch.float64)
+    hits = torch.arange(total + 1, dtype=torch.float64)
+    ways = log_gamma(total + 1) - log_gamma(hits + 1) - log_gamma(total - hits + 1)
+    log_pmf = ways + hits * torch.log(eps_) + (total - hits) * torch.log1p(-eps_)
     at_most = torch.cumsum(log_pmf.exp(), 0).clamp(max=1.0)
     return at_most[power : power + size]
 
 
-def coefficients_of(counts: Tensor, size: Tensor, given: MaskInput) -> Tensor:
+def coefficients_of(counts: Tensor, size: Tensor, objective: Objective) -> Tensor:
     """The :func:`count_coefficients` c_k of each row's own counts k, float64, shape of ``counts``.
 
     Args:
         counts: int64, shape (B,) or (B, K), each in [1, P].
         size: P of each row, shape (B,).
-        given: the input of the masker, for the objective's eps and power.
 
-    >>> from types import SimpleNamespace
-    >>> coefficients_of(torch.tensor([1, 4]), torch.tensor([2, 8]), SimpleNamespace(eps=0.0, power=0.0))
+    >>> coefficients_of(torch.tensor([1, 4]), torch.tensor([2, 8]), Objective(eps=0.0))
     tensor([1.0000, 0.2500], dtype=torch.float64)
     """
     c = torch.empty(counts.shape, dtype=torch.float64, device=counts.device)
     for one_size in size.unique().tolist():
         rows = size == one_size
-        c[rows] = count_coefficients(one_size, given.eps, given.power).to(c.device)[counts[rows] - 1]
+        c[rows] = count_coefficients(one_size, objective.eps, objective.power).to(c.device)[counts[rows] - 1]
     return c
 
 
@@ -126,12 +123,12 @@ class FixedCount(Masker):
     counted = True
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
-        size = given.maskable.sum(1)
+        size = given.size
         k = masked_count(given.t, size, self.counts)
-        rank = given.views.ranks(given.uniforms, given.maskable)
-        mask = (rank < k[:, None, None]) & given.maskable[:, None]
+        rank = given.views.ranks(given.uniforms, given.rows.maskable)
+        mask = (rank < k[:, None, None]) & given.rows.maskable[:, None]
         weight = self._weight(given, k, size)
-        c_k = coefficients_of(k, size, given) if self.counts == "linear" else 1.0 / k.double()
+        c_k = coefficients_of(k, size, given.objective) if self.counts == "linear" else 1.0 / k.double()
         return mask, mask * (c_k * weight)[:, None, None], weight
 
     def weighs_by(self, sampler: TSampler, size: int) -> TSampler:

@@ -43,18 +43,19 @@ class ISAD(Masker):
             raise UserError(f"isad: expected isad_delta in [0, 1], found {self.delta:g}.")
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
-        if given.delimiter is None:
+        rows, power = given.rows, given.objective.power
+        if rows.delimiter is None:
             raise UserError("isad: expected rows with answer delimiters marked, found none; set data.delimiters.")
-        p = p_mask(given.t, given.eps)[:, None]
+        p = p_mask(given.t, given.objective.eps)[:, None]
         raised = torch.minimum(p + self.delta, p.clamp(min=_CEILING)) if self.exact else (p + self.delta).clamp(max=1.0)
-        q = torch.where(given.delimiter & given.maskable, raised, p)
-        mask = (given.uniforms < q[:, None]) & given.maskable[:, None]
+        q = torch.where(rows.delimiter & rows.maskable, raised, p)
+        mask = (given.uniforms < q[:, None]) & rows.maskable[:, None]
         weight = given.sampler.weight(given.t)
-        share = (weight / given.maskable.sum(1))[:, None, None]
+        share = (weight / given.size)[:, None, None]
         if not self.exact:
-            return mask, mask * share * (p**given.power / q)[:, None], weight
+            return mask, mask * share * (p**power / q)[:, None], weight
         ratio = self._likelihood_ratio(mask, p, q)
-        return mask, mask * share * ratio * (p ** (given.power - 1))[:, None], weight
+        return mask, mask * share * ratio * (p ** (power - 1))[:, None], weight
 
     @staticmethod
     def _likelihood_ratio(mask: Tensor, p: Tensor, q: Tensor) -> Tensor:
@@ -63,3 +64,12 @@ class ISAD(Masker):
         # At p = q = 1 every token is masked, and the ratio 0 / 0 of unmasked tokens is never used.
         unmasked = torch.where(p == q, 0.0, ((1 - p) / (1 - q)).log())[:, None]
         return torch.where(mask, masked, unmasked).sum(-1, keepdim=True).exp()
+
+
+def exact(delta: float) -> ISAD:
+    """ISAD with exact weights, which keep the objective.
+
+    >>> exact(0.1)
+    ISAD(delta=0.1, exact=True)
+    """
+    return ISAD(delta, exact=True)

@@ -23,7 +23,7 @@ class NextToken(Masker):
     """
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
-        predicted = given.maskable.clone()
+        predicted = given.rows.maskable.clone()
         predicted[:, 0] = False
         coefficient = predicted.double() / predicted.sum(1, keepdim=True).clamp(min=1)
         return predicted[:, None], coefficient[:, None], torch.ones_like(given.t)

@@ -9,7 +9,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from stabledllm.errors import UserError
-from stabledllm.noise.parts import AUTOREGRESSIVE, FOLLOWED, OfParts
+from stabledllm.noise.of_parts import OfParts
+from stabledllm.noise.parts import AUTOREGRESSIVE, FOLLOWED
 
 if TYPE_CHECKING:
     from stabledllm.noise.methods import Method

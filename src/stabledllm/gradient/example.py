@@ -1,0 +1,64 @@
+"""A model of two layers, four short rows and their gradients, to try this package's functions on."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stabledllm.data.rows import TokenRow
+from stabledllm.forward.meter import MeteredModel
+from stabledllm.gradient.per_row import RowGradients
+from stabledllm.gradient.profile import GradientProfile, gradient_profile
+from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
+
+_TOKENS, _MASK = 8, 8
+
+
+class TwoLayers(nn.Module):
+    """A model in the form that meters call: an embedding and a head, with the same weights on every machine.
+
+    >>> sum(p.numel() for p in TwoLayers().parameters())
+    68
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(_TOKENS + 1, 4), nn.Linear(4, _TOKENS, bias=False)
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.copy_(torch.arange(weight.numel()).view_as(weight).sin())
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output layer."""
+        return self.head
+
+    def forward(self, ids: Tensor, attention_mask: Tensor, *, selected: Tensor, targets: Tensor) -> SimpleNamespace:
+        """The cross-entropies at the selected positions, as ``nll``."""
+        return SimpleNamespace(
+            nll=F.cross_entropy(self.head(self.embedding(ids))[selected], targets[selected], reduction="none")
+        )
+
+
+def example_meter(kind: type = RowGradients):
+    """A meter of that kind, on four rows with prompts of one token and responses of two to four.
+
+    >>> len(example_meter().rows)
+    4
+    """
+    rows = [TokenRow([0, *response], 1) for response in ([1, 2], [3, 4, 5], [6, 7, 1, 2], [5, 3, 3])]
+    return kind(MeteredModel(TwoLayers(), _MASK, pad_id=0), rows, Objective())
+
+
+@lru_cache
+def example_profile(method: str = "fixedcount") -> GradientProfile:
+    """The gradients of those rows, in four cells of t, under a method.
+
+    >>> example_profile().rows.sort().values
+    tensor([0, 1, 2, 3])
+    """
+    return gradient_profile(example_meter(), Method.parse(method), rows=4, rates=4, masks=2, seed=0)
