@@ -9,7 +9,7 @@ REAL ?=
 FAULTS ?=
 TEST_JOBS ?= auto
 
-.PHONY: quickstart quickstart-images real test test-fast test-statistical test-install faults lint docs bench study clean
+.PHONY: quickstart quickstart-images real test test-fast test-statistical test-install test-reasoning-gym faults lint docs bench study study-real clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
@@ -33,6 +33,10 @@ test-statistical: $(VENV)/.installed-dev
 # The wheel in fresh environments, beside the versions that other trainers pin: needs a package registry, under a minute.
 test-install: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/install -rs
+
+# The task reasoning-gym, whose package wants a C compiler (pycosat has no wheel) and is no part of `make test`.
+test-reasoning-gym: $(VENV)/.installed-reasoning-gym
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/tasks/gym tests/recipes/test_shipped.py tests/cli/test_help.py -k "gym or symbolic" -rs
 
 # A fault at every file-system event of every command, and damaged stored files: an hour. FAULTS="train merge --every 5".
 faults: $(VENV)/.installed-dev
@@ -64,6 +68,10 @@ bench: $(VENV)/.installed-dev
 real: $(VENV)/.installed-real
 	$(BIN)/python scripts/real_model.py $(REAL)
 
+# The study of a real pretrained model: hours on one core, minutes on a GPU. STUDY="--rehearse": its steps in small.
+study-real: $(VENV)/.installed-study
+	$(BIN)/python -m studies.real_model.study $(STUDY)
+
 study: $(VENV)/.installed
 	$(BIN)/python studies/equal_compute/study.py $(STUDY)
 
@@ -81,6 +89,14 @@ $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml constraints.txt
 
 $(VENV)/.installed-real: $(VENV)/.installed pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,gguf]"
+	touch $@
+
+$(VENV)/.installed-study: $(VENV)/.installed pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,gguf,reasoning-gym]"
+	touch $@
+
+$(VENV)/.installed-reasoning-gym: $(VENV)/.installed-dev pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,dev,reasoning-gym]"
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed pyproject.toml constraints.txt

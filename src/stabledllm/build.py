@@ -17,12 +17,14 @@ from stabledllm.config.settings import (
 from stabledllm.data.images import are_images
 from stabledllm.decoding import DecodingOptions, ImageOptions
 from stabledllm.errors import UserError
+from stabledllm.models.families.block_config import BlockConfig
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel, is_adapter, load_model
 from stabledllm.models.new import is_new
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
+from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
 
@@ -65,25 +67,57 @@ def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
     """Write ``block_size`` and the choices on images into the model's config, for decoding and evaluation.
 
     Raises:
-        UserError: the model has no block form, was trained in other blocks, or is to be decoded in other blocks.
+        UserError: the model has no block form, was trained in other blocks, is to be decoded in other blocks, or has no
+            shift that ``block_start`` could mean.
     """
-    _keep_block_size(loaded, settings.block_size, settings.decoding.block)
+    _keep_block_size(loaded, settings)
     if are_images(settings.data.train):
         keep_image_choices(loaded.model.config, settings.data.image.model_dump())
 
 
-def _keep_block_size(loaded: LoadedModel, size: int | None, decoding_block: int | None) -> None:
-    config = loaded.model.config
+def _keep_block_size(loaded: LoadedModel, settings: TrainSettings) -> None:
+    config, size, decoding_block = loaded.model.config, settings.block_size, settings.decoding.block
     trained = getattr(config, "block_size", None)
-    if trained and trained != size:
+    # The published layouts are fine-tuned in other blocks than they were trained in; an adapter cannot say so.
+    whole = not settings.lora and not is_adapter(settings.model)
+    free = size and whole and getattr(config, "blocks_from_start", False)
+    if trained and trained != size and not free:
         raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
     if not size:
+        for key, usual in (("block_start", "noisy"), ("block_t", "own")):
+            if (value := getattr(settings, key)) != usual:
+                raise UserError(f"key '{key}': expected block_size beside '{value}', found none.")
         return
+    if settings.block_t == "row" and OfParts(settings.method).adaptive:
+        raise UserError(
+            f"key 'block_t': expected 'own' with method '{settings.method}', whose density follows the losses of "
+            f"single blocks, found 'row'."
+        )
     if not hasattr(config, "block_size"):
         raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
     if decoding_block != size:
-        raise UserError(f"key 'decoding.block': expected block_size = {size}, found {decoding_block}.")
+        raise UserError(
+            f"key 'decoding.block': expected block_size = {size}, found {decoding_block}; write decoding.block={size}."
+        )
     config.block_size = size
+    if settings.block_start != "noisy":
+        if not hasattr(config, "block_start"):
+            raise UserError(
+                f"key 'block_start': expected a model in blocks whose logits are shifted, such as Fast-dLLM v2, for "
+                f"'{settings.block_start}', found '{loaded.name}'."
+            )
+        config.block_start = settings.block_start
+
+
+def take_block(loaded: LoadedModel, block: int, *, given: bool) -> None:
+    """Decode and evaluate in blocks of a given size a model whose config.json does not say its own; any other keeps it.
+
+    Args:
+        given: whether the user gave the block, and did not leave it to the model.
+    """
+    config = loaded.model.config
+    if given and isinstance(config, BlockConfig):
+        config.adopt(block)
 
 
 def build_method(name: str, settings: TrainSettings | DecomposeSettings) -> Method:

@@ -48,6 +48,8 @@ def test_keys():
         (["--method"], "lowdisc+low", []),
         (["--trainer.optim"], "adafac", ["adafactor"]),
         (["--device"], "c", ["cpu", "cuda", "cuda:0"]),
+        ([], "data.train=syn", ["data.train=synthetic"]),
+        (["--data.validation"], "reas", ["reasoning-gym"]),
         (["--steps"], "", []),
     ],
     ids=str,

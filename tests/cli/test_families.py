@@ -10,12 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.runner import assert_refused, in_process
+from tests.fakes.block_models import write_fast_dllm, write_sdar
 from tests.fakes.converted import write_a2d
 from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_mmada
 from tests.models.families.cases import stored
 
 WRITERS = {
     "llada": write_llada, "dream": write_dream, "mmada": write_mmada, "llada-moe": write_llada_moe, "a2d": write_a2d,
+    "sdar": write_sdar, "fast-dllm": write_fast_dllm,
 }  # fmt: skip
 SMALL = [
     "batch=4", "steps=2", "save_every=1", "log_every=1", "data.train_rows=12", "data.validation_rows=4",
@@ -38,6 +40,7 @@ def run(*arguments: str, cwd):
 def test_train_resume_generate_evaluate(tmp_path, name):
     hub = WRITERS[name](tmp_path / "hub", shards=2)
     train = ["train", "sft-synthetic", *SMALL, "model=hub", "method=ppots+mirror", "out=run"]
+    train += ["decoding.block=4"] if name == "sdar" else []
     run(*train, cwd=tmp_path)
     model = tmp_path / "run" / "model"
     after, before = stored(model), stored(hub)

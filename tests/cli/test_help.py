@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -63,6 +64,9 @@ def test_every_shipped_recipe_is_valid(tmp_path, name):
     result = call("validate", name, *NEEDED.get(name, []), cwd=tmp_path)
     if name in ("parts/lora", "parts/paper"):
         assert_refused(result, f"a part of others; write RECIPE+{name.removeprefix('parts/')}")
+        return
+    if name == "sft-gsm-symbolic" and not find_spec("reasoning_gym"):
+        assert_refused(result, "pip install 'stabledllm[reasoning-gym]'")
         return
     assert result.returncode == 0, result.stderr
     assert "in order" in result.stdout

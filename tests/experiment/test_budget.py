@@ -18,6 +18,7 @@ from stabledllm.experiment.run import run_experiment
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
 from tests.cli.runner import ROOT
+from tests.fakes import tiny
 from tests.fakes.study import BASE, quiet
 from tests.fakes.tiny import rows as real_rows
 from tests.fakes.trainer import DENSITY, ROWS, make_trainer
@@ -69,20 +70,29 @@ def test_every_method_gets_the_forwards_of_standard_to_within_one_step(method, b
                 assert abs(forwards - budget) <= step, (batch, n, length, share)
 
 
-@pytest.mark.parametrize("block_size", [None, 4])
+@pytest.mark.parametrize(("block_size", "from_start", "one_t"), [(None, 0, 0), (4, 0, 0), (5, 1, 0), (4, 0, 1)])
 @pytest.mark.parametrize(
     ("method", "below"),
     [("standard", 1.0), ("mirror", 1.0), ("strats+complement", 1.0), ("partition3", 1.0), ("ppots+mirror", 0.4)],
 )
-def test_what_is_counted_ahead_is_what_training_counts(tmp_path, method, below, block_size, monkeypatch):
+def test_what_is_counted_ahead_is_what_training_counts(
+    tmp_path, method, below, block_size, from_start, one_t, monkeypatch
+):
     """Step by step, on 22 rows in batches of 8, so that the last step of an epoch is short."""
     options = MethodOptions(mirror_below=below)
     parsed = Method.parse(method, options)
     monkeypatch.setattr(Method, "parse", classmethod(lambda cls, *_, **__: parsed))
-    trainer = make_trainer(tmp_path, method, micro=4, accumulation=2, steps=7, block_size=block_size, order_seed=5)
+    model = tiny.model(32)
+    model.config.blocks_from_start = from_start
+    trainer = make_trainer(
+        tmp_path, method, micro=4, accumulation=2, steps=7, block_size=block_size, order_seed=5, model=model
+    )
+    trainer.one_t = bool(one_t)
     trainer.train()
     size = torch.tensor([row.maskable_count() for row in real_rows(ROWS)])
-    ahead = forwards_by_step(parsed, parsed.sampler(DENSITY), size, 8, 11, 5, block_size)
+    lead = torch.tensor([row.prompt_length % 5 if from_start else 0 for row in real_rows(ROWS)])
+    assert len(set(lead.tolist())) > 1 or not from_start
+    ahead = forwards_by_step(parsed, parsed.sampler(DENSITY), size, 8, 11, 5, block_size, lead, bool(one_t))
     counted = [h["forward_passes"] for h in trainer.state.log_history if "forward_passes" in h]
     assert [next(ahead) for _ in range(7)] == [b - a for a, b in zip([0, *counted], counted, strict=False)]
 

@@ -23,6 +23,9 @@ MEASURED = {
     "gradient, projected": lambda here: here.decompose_gradient(
         methods=["ppots"], grad=GRAD | {"projection": "sketch"}, **SMALL
     ),
+    "gradient, two views on more rows than one": lambda here: here.decompose_gradient(
+        methods=["mirror"], grad=GRAD | {"view_rows": 6}, **SMALL
+    ),
     "recommend": lambda here: here.recommend(methods=["ppots", "fixedcount"], grad=GRAD, **SMALL),
     "fit": lambda here: here.fit(**PROBE),
     "fit, two views": lambda here: here.fit("ppots+mirror", **PROBE),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+from tests.fakes.block_models import write_fast_dllm, write_sdar
 from tests.fakes.converted import write_a2d
 from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_llama, write_mmada, write_qwen2
 from tests.models.families.test_masked_lm import write as write_masked_lm
@@ -32,6 +33,8 @@ WRITE: dict[str, Callable[[Path], Path]] = {
     "dream": write_dream,
     "llada-moe": write_llada_moe,
     "a2d": write_a2d,
+    "sdar": write_sdar,
+    "fast-dllm": write_fast_dllm,
     "bert": write_bert,
     "qwen2": write_qwen2,
     "llama": write_llama,

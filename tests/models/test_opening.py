@@ -8,9 +8,13 @@ from stabledllm.config.settings import ModelSettings
 from stabledllm.errors import UserError
 from stabledllm.models.loading import load_model
 from stabledllm.models.opening import open_model
+from tests.fakes.block_models import write_fast_dllm, write_sdar
 from tests.fakes.hub_models import write_dream, write_llada, write_llama, write_mmada
 
-WRITERS = {"llada": write_llada, "dream": write_dream, "mmada": write_mmada, "arm": write_llama}
+WRITERS = {
+    "llada": write_llada, "dream": write_dream, "mmada": write_mmada, "arm": write_llama, "sdar": write_sdar,
+    "fast-dllm": write_fast_dllm,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("family", WRITERS)
@@ -20,6 +24,7 @@ def test_the_same_as_loading(tmp_path, family):
     assert (opened.family, opened.autoregressive) == (family, loaded.autoregressive)
     assert opened.tokenizer.vocab_size == loaded.tokenizer.vocab_size
     assert opened.tokenizer.identity == loaded.tokenizer.identity
+    assert opened.tokenizer.chat_template, "as the line of validate --load says"
     assert opened.tokenizer.mask_token_id == loaded.tokenizer.mask_token_id
     distinct = {p.data_ptr(): p.numel() for p in loaded.model.parameters()}
     assert opened.weights in (sum(distinct.values()), sum(p.numel() for p in loaded.model.parameters()))

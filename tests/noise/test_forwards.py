@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stabledllm.noise.blocks import Units, block_counts, mean_forwards_in_blocks
+from stabledllm.noise.blocks import Blocks, Units, mean_forwards_in_blocks
 from stabledllm.noise.densities import Tabulated, TSampler
 from stabledllm.noise.methods import Method, MethodOptions, Rows
 from stabledllm.noise.objective import Objective
@@ -67,16 +67,17 @@ def test_rows_of_several_lengths_are_charged_their_mean():
 @pytest.mark.parametrize(
     ("name", "below"), [("mirror", 0.3), ("ppots+mirror", 0.6), ("complement", 1.0), ("mirror", 1.0)]
 )
-@pytest.mark.parametrize("block", [1, 2, 3, 50])
-def test_blocks_share_the_forward_of_a_view(name, below, block):
+@pytest.mark.parametrize("blocks", [Blocks(1), Blocks(2), Blocks(3), Blocks(50), Blocks(3, from_start=True)], ids=str)
+def test_blocks_share_the_forward_of_a_view(name, below, blocks):
     method, sizes = Method.parse(name, MethodOptions(mirror_below=below)), torch.tensor([2, 5, 7]).repeat(3000)
-    maskable = torch.arange(7) < sizes[:, None]
-    rows = Rows(torch.arange(len(sizes)), len(sizes), maskable, torch.arange(7))
-    counts = block_counts(maskable, block)
-    units = Units.of(rows, block, counts.cumsum(0) - counts, int(counts.sum()))
+    prompt, place = torch.tensor([4, 3, 2]).repeat(3000)[:, None], torch.arange(11)
+    maskable = (place >= prompt) & (place < prompt + sizes[:, None])
+    rows = Rows(torch.arange(len(sizes)), len(sizes), maskable, place)
+    counts = blocks.counts(maskable)
+    units = Units.of(rows, blocks, counts.cumsum(0) - counts, int(counts.sum()))
     sampler = method.sampler(SKEWED)
     draw = units.draw(method, Key(3, 1), sampler)
-    charged = mean_forwards_in_blocks(method.views, sampler, sizes, block)
+    charged = mean_forwards_in_blocks(method.views, sampler, sizes, blocks.size, blocks.lead(maskable))
     each = draw.active.sum(1).double()
     if float(each.std()) == 0:
         assert charged == pytest.approx(float(each.mean()))

@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from stabledllm.models.chunked_nll import chunk_of
+from stabledllm.models.families.block_config import SDARConfig
+from stabledllm.models.families.block_model import SDARForCausalLM
 from stabledllm.models.shapes import PUBLISHED, read_shape
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.planning.activations import (
@@ -111,6 +113,32 @@ def test_full_training(kind, compute, checkpointing, vocabulary, layers):
     assert step_bytes(shape, run, positions=positions, chunk=WHOLE) == pytest.approx(peak, rel=TOLERANCE)
     head = head_bytes(shape, run, positions=positions)
     assert -0.01 * forward < forward - kept_bytes(shape, run) < 0.02 * forward + head, "what the blocks keep, exactly"
+
+
+@pytest.mark.parametrize("length", [64, 256])
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_two_copies_in_blocks(compute, length):
+    """The noisy and the clean row side by side, and the mask between them, which grows with the length's square."""
+    torch.manual_seed(0)
+    config = SDARConfig(**GROUPED, num_hidden_layers=4, vocab_size=600, head_dim=16, block_size=8)
+    model = SDARForCausalLM._from_config(config, attn_implementation="sdpa").to(getattr(torch, compute)).train()
+    ids, block = torch.randint(0, 600, (ROWS, length)), torch.arange(length).expand(ROWS, -1) // 8
+    selected = torch.rand(ROWS, length) < 0.5
+
+    def loss():
+        return model(ids, selected=selected, targets=ids, block_ids=block).nll.mean()
+
+    loss().backward()
+    live = LiveBytes()
+    live.ignore([t for p in model.parameters() for t in (p, p.grad) if t is not None])
+    with live:
+        loss().backward()
+    shape = read_shape(SIZES | {"model_type": "sdar", "num_hidden_layers": 4, "vocab_size": 600, "head_dim": 16,
+                                "num_key_value_heads": 2}, "here")  # fmt: skip
+    run = Forward(ROWS, length, compute, copies=2)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert step_bytes(shape, run, positions=int(selected.sum())) == pytest.approx(live.peak, rel=TOLERANCE)
+    assert step_bytes(shape, dataclasses.replace(run, copies=1), positions=int(selected.sum())) < 0.6 * live.peak
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])

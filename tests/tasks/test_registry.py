@@ -13,7 +13,12 @@ from stabledllm.tasks.registry import TASKS, task_and_gold, task_named, task_of
 from stabledllm.tasks.task import TaskOptions
 from tests.checks.data import example
 
-GOLDS = {"hitab": [[7.0], ["a", "b"]], "openscience": ["B", "1/2", "kinetic energy"]}
+SYMBOLIC = {"answer": "72", "metadata": {"source_dataset": "gsm_symbolic"}}
+GOLDS = {
+    "reasoning-gym": [SYMBOLIC, 72, "7.5"],
+    "hitab": [[7.0], ["a", "b"]],
+    "openscience": ["B", "1/2", "kinetic energy"],
+}
 COMPLETIONS = st.one_of(
     st.text(),
     st.text(alphabet="#0123456789.,-+$€%/ \n\u0663\u00b2\u2212eE\\{}()[]|<>"),

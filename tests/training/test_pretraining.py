@@ -14,12 +14,14 @@ from stabledllm.errors import UserError
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import load_model
 from tests.cli.runner import assert_refused, in_process
+from tests.fakes.block_models import write_fast_dllm, write_sdar
 from tests.fakes.converted import write_a2d
 from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_qwen2
 from tests.fakes.trainer import make_trainer
 
 WRITERS = {
     "llada": write_llada, "dream": write_dream, "llada-moe": write_llada_moe, "a2d": write_a2d, "arm": write_qwen2,
+    "sdar": write_sdar, "fast-dllm": write_fast_dllm,
 }  # fmt: skip
 SMALL = [
     "batch=4", "steps=8", "save_every=4", "eval_every=4", "log_every=1", "data.max_len=24", "data.validation_share=0.2",

@@ -1,4 +1,4 @@
-"""What the shell may complete: recipes, keys, and the values of choices, switches, methods and models.
+"""What the shell may complete: recipes, keys, and the values of choices, switches, methods, models and tasks.
 
 Typer writes the shells' scripts (``stabledllm --install-completion``) and asks here. Imports no torch.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stabledllm.config.key_table import Key
 
 _METHODS = ("method", "methods", "baselines")
+_DATA = ("data.train", "data.validation", "data.test")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ def named_values(key: Key) -> Iterator[str]:
         from stabledllm.models.shapes import PUBLISHED
 
         yield from ("tiny", "tiny-mmada", *PUBLISHED)
+    if key.name.removeprefix("base.") in _DATA:
+        from stabledllm.tasks.registry import TASKS
+
+        yield from TASKS
 
 
 def _options(grammar: Grammar, incomplete: str) -> list[Offered]:

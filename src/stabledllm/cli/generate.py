@@ -100,11 +100,12 @@ def _for_images(settings: GenerateSettings) -> GenerateSettings:
 
 
 def _load(settings: GenerateSettings) -> LoadedModel:
-    from stabledllm.build import loading_options
+    from stabledllm.build import loading_options, take_block
     from stabledllm.models.loading import load_model
     from stabledllm.runtime.device import place
 
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
+    take_block(loaded, settings.decoding.block, given="block" in settings.decoding.model_fields_set)
     place(loaded.model)
     return loaded
 

@@ -125,8 +125,8 @@ GRAMMARS: dict[str, Grammar] = {
     "fit": Grammar(
         ("TrainSettings",), {"data.train": "synthetic", "method": "ppots", "out": "runs/fit", "seed": 0},
         borrows=(
-            *_LOADING, "data", "method", "method_options", "objective", "ppots", "block_size", "batch", "lora",
-            "quantised",
+            *_LOADING, "data", "method", "method_options", "objective", "ppots", "block_size", "block_t", "batch",
+            "lora", "quantised",
         ),
     ),
     "decompose": Grammar(

@@ -13,7 +13,7 @@ from stabledllm.cli.printing import answer
 
 def rescore(
     rows: Annotated[Path, typer.Argument(parser=path, metavar="IN.jsonl", help="Rows with 'completion' and 'gold'.")],
-    task: Annotated[str, typer.Option(help="Whose scorer: gsm8k, hitab, openscience or synthetic.")],
+    task: Annotated[str, typer.Option(help="Whose scorer: gsm8k, hitab, openscience, reasoning-gym or synthetic.")],
     out: Annotated[
         Path, typer.Option(parser=path, metavar="OUT.jsonl", help="Where the rows go, with 'parsed' and 'correct'.")
     ],

@@ -25,8 +25,8 @@ from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
 
 _TAKEN = (
-    "family", "dtype", "attention", "end_token", "data", "objective", "block_size", "decoding", "image_decoding",
-    "clip",
+    "family", "dtype", "attention", "end_token", "data", "objective", "block_size", "block_t", "block_start",
+    "decoding", "image_decoding", "clip",
 )  # fmt: skip
 """Keys that come with a run. ``trust_remote_code`` and ``allow_pickle`` never do: a record must not be able to run
 code, so that whoever wants them says so."""

@@ -18,7 +18,7 @@ from stabledllm.data.kinds import kind_of
 from stabledllm.data.reading import FileState
 from stabledllm.data.sources import source_of
 from stabledllm.tasks.examples import Examples
-from stabledllm.tasks.registry import TASKS
+from stabledllm.tasks.registry import MADE, TASKS
 from stabledllm.tasks.text_files import files_below
 
 WITHOUT_EFFECT = {"cache", "workers"}
@@ -33,7 +33,7 @@ def stored_files(spec: str, split: str, settings: DataSettings) -> list[Path] | 
     kind, where = kind_of(spec)
     if kind == "hub":
         return source_of(spec, split, settings).paths or None
-    if are_images(spec) or kind == "synthetic" or not where:
+    if are_images(spec) or kind in MADE or not where:
         return None
     path = Path(where).expanduser()
     if path.is_dir():

@@ -14,13 +14,12 @@ from stabledllm.data.reading import Files, Reading
 from stabledllm.errors import UserError
 from stabledllm.images.kinds import IMAGE_KINDS
 from stabledllm.runtime.nearby import nearby
-from stabledllm.tasks import synthetic
-from stabledllm.tasks.registry import TASKS
+from stabledllm.tasks.registry import MADE, TASKS
 from stabledllm.tasks.task import TaskOptions
 
 _ASKS = ("question", "prompt", "instruction", "query", "input")
 _UNPACKED = (".jsonl", ".ndjson", ".json", ".csv")
-_WITHOUT_PATH = (HUB, "synthetic", "scenes", "text-to-image-2m")
+_WITHOUT_PATH = (HUB, "scenes", "text-to-image-2m")
 """Kinds that need no file here."""
 _MOST_OF_ROWS = 1 << 20
 """Bytes of own rows up to which all of them are looked at, which takes a fifth of a second; of more the first."""
@@ -43,8 +42,8 @@ def check_data(spec: str, split: str, settings: DataSettings) -> None:
         UserError: names the file and the row, and the format, the option or the file that may be meant.
     """
     kind, where = kind_of(spec)
-    if kind == "synthetic":
-        synthetic.difficulty(where or "hard")
+    if kind in MADE:
+        MADE[kind].check(where or None)
         return
     if kind == "scenes" and where:
         from stabledllm.images.scenes import most_objects  # brings NumPy, which names alone do not need

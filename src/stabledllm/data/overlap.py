@@ -26,8 +26,10 @@ def content(example: dict) -> str:
 def likeness(example: dict) -> str:
     """The question without case, spacing, punctuation and thousands commas, for comparing it nearly. Digits stay.
 
-    Rows of token ids are alike where their prompts are equal.
+    Rows of token ids, and ``exact`` ones, are alike where their prompts are equal.
     """
+    if example.get("exact"):
+        return content(example)
     if "text" in example or "caption" in example:
         return plain(content(example))
     if "messages" not in example:

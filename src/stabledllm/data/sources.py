@@ -1,13 +1,14 @@
 """Loading the examples that a data specification names.
 
-A specification is a task (``gsm8k``, ``gsm8k:PATH``, ``synthetic:LEVEL``), a file or folder of a known format
-(``PATH``, ``jsonl:PATH``, ``sharegpt:PATH``), ``hub:OWNER/NAME``, ``text:PATH`` or images.
+A specification is a task (``gsm8k``, ``gsm8k:PATH``, ``synthetic:LEVEL``, ``reasoning-gym:SET``), a file or folder of
+a known format (``PATH``, ``jsonl:PATH``, ``sharegpt:PATH``), ``hub:OWNER/NAME``, ``text:PATH`` or images.
 
 An example is ``{"messages": [...]}`` (ending with the assistant's turn; with ``tools`` where there are some), or
 ``{"input_ids", "prompt_length"}`` (with the places that are ``given`` behind the prompt), or a document, ``{"text"}``,
 or an image, ``{"caption", "codes"}``; always with ``origin``: the file and line, or the index, that an error names.
 Those of a task carry its name as ``task`` and the data set's own answer field as ``gold``. Rows with the same
-``dialogue``, ``table`` or ``picture`` always stay in one split.
+``dialogue``, ``table`` or ``picture`` always stay in one split. ``exact`` rows are alike only where their questions
+are equal in every character.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from stabledllm.data.reading import Files, HubData, Reading
 from stabledllm.data.splits import own_splits
 from stabledllm.errors import UserError
 from stabledllm.tasks.examples import Examples, Mapped, Spooled, Stored
-from stabledllm.tasks.registry import TASKS, task_of
+from stabledllm.tasks.registry import MADE, TASKS, task_of
 from stabledllm.tasks.task import TaskOptions
 
 
@@ -47,10 +48,10 @@ def load_examples(
     """Load the examples that ``spec`` names.
 
     Args:
-        spec: ``synthetic`` or ``synthetic:LEVEL``; ``TASK:PATH``, or ``TASK`` for the hub; ``PATH``, ``jsonl:PATH`` or
-            ``FORMAT:PATH``; ``hub:OWNER/NAME`` or ``hub:OWNER/NAME:SPLIT``.
+        spec: ``synthetic`` or ``synthetic:LEVEL``; ``reasoning-gym:SET,key=value``; ``TASK:PATH``, or ``TASK`` for
+            the hub; ``PATH``, ``jsonl:PATH`` or ``FORMAT:PATH``; ``hub:OWNER/NAME`` or ``hub:OWNER/NAME:SPLIT``.
         split: has an effect where the specification has splits of its own (:func:`~stabledllm.data.splits.own_splits`).
-        n: the number of rows: the synthetic task makes so many, a task may stop reading there; 0: all there are.
+        n: the number of rows: the tasks that make rows make so many, a task may stop reading there; 0: all there are.
         every_turn: one row per assistant turn of ``messages`` instead of the last turn only.
         options: options of the task; n and seed replace those in it.
         settings: the format, the columns, and the hub's split and subset, as far as they are given.
@@ -70,10 +71,10 @@ def load_examples(
     if kind not in TASKS and not where:
         what = "OWNER/NAME" if kind == HUB else "PATH with a local file"
         raise UserError(f"data '{spec}': expected {kind}:{what}, found no {'name' if kind == HUB else 'path'}.")
-    if kind in TASKS and spec == f"{kind}:" and kind != "synthetic":
+    if kind in TASKS and spec == f"{kind}:" and kind not in MADE:
         raise UserError(f"data '{spec}': expected {kind}:PATH with a local file, found no path.")
     if task := task_of(spec):
-        options = replace(options or TaskOptions(), rows=n or None, seed=seed)
+        options = replace(options or TaskOptions(), rows=n or None, seed=seed, note=note)
         _check_split(spec, split)
         return Mapped(task.load(where or None, split, options), partial(_of_task, task.name))
     settings = settings or DataSettings()

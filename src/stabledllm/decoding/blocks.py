@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from stabledllm.decoding.options import DecodingOptions
 from stabledllm.decoding.state import State
 from stabledllm.errors import UserError
+from stabledllm.noise.blocks import Blocks
 
 
 class BlockState(State):
@@ -27,11 +29,22 @@ class BlockState(State):
                 "decoding.cache: expected 'prefix' for a model trained in blocks, where nothing sees a later block, "
                 "found 'dual'."
             )
+        self._blocks = Blocks.of(model, options.block)
         super().__init__(model, prompts, options, *rest)
+        self._shared = bool(torch.as_tensor(self.lead).any())
+
+    @property
+    def blocks(self) -> int:
+        # Where prompts end within a block, so do completions.
+        return self.options.blocks + self._shared
+
+    @property
+    def lead(self) -> Tensor | int:
+        return -self.place[:, :1] % self._blocks.size if self._blocks.from_start else 0
 
     def form(self, attention: Tensor) -> dict[str, Tensor]:
         # No earlier token attends to later blocks, so these need not be taken away.
-        return {"block_ids": (self.place // self.options.block + 1).clamp(min=0).masked_fill(~attention, -1)}
+        return {"block_ids": self._blocks.ids(self.place >= 0, attention)}
 
     def first_span(self, block: int) -> tuple[int, int] | None:
         if block == 0:

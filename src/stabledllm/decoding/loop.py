@@ -85,7 +85,7 @@ def generate(
     kind = BlockState if getattr(model.config, "block_size", None) else State
     state = kind(model, prompts, options, mask_id, pad_id, first, stats)
     steps = options.steps // options.blocks
-    for block in range(options.blocks):
+    for block in range(state.blocks):
         for step in range(steps):
             state.step(block, step)
             state.retire(eos_id)

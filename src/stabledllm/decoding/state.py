@@ -39,8 +39,7 @@ class State:
     def step(self, block: int, step: int) -> None:
         """Decide this step's share of the block in every live row."""
         options = self.options
-        start = block * options.block
-        masked = (self.ids == self.mask_id) & (self.place >= start) & (self.place < start + options.block)
+        masked = (self.ids == self.mask_id) & self.within(block)
         left = masked.sum(1)
         if decides_nothing(options, step, left):
             return
@@ -91,6 +90,21 @@ class State:
         logits[:, self.mask_id] = -torch.inf
         return logits
 
+    @property
+    def blocks(self) -> int:
+        """The number of blocks that the completions lie in."""
+        return self.options.blocks
+
+    @property
+    def lead(self) -> Tensor | int:
+        """The tokens of each row's prompt that its first block begins with, shape (B, 1), or 0."""
+        return 0
+
+    def within(self, block: int) -> Tensor:
+        """Whether each position lies in a block, bool, shape (B, L)."""
+        place, start = self.place + self.lead, block * self.options.block
+        return (place >= start) & (place < start + self.options.block)
+
     def form(self, attention: Tensor) -> dict[str, Tensor]:
         """Further keyword arguments of the model besides the rows and their attention mask, each (B, L)."""
         return {}
@@ -102,8 +116,8 @@ class State:
         if span is None:
             return None
         place = torch.arange(*span, device=self.ids.device)
-        # An empty prompt's first token is predicted at its own place.
-        return (place[None] - self.place[:, :1]).clamp(min=0)
+        # An empty prompt's first token is predicted at its own place; a last block may be shorter than the others.
+        return (place[None] - self.lead - self.place[:, :1]).clamp(0, self.ids.shape[1] - 1)
 
     def first_span(self, block: int) -> tuple[int, int] | None:
         """The places, from start to end, that a block's first call computes; None for all."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+
+import torch
 
 from stabledllm.decoding import DecodingOptions, DecodingStats, left_to_right
 from stabledllm.errors import UserError
 from stabledllm.evaluation.completing import complete, complete_resumably
 from stabledllm.evaluation.journal import Journal
+from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.loading import LoadedModel
 from stabledllm.stats.estimate import Estimate
 from stabledllm.tasks.registry import task_and_gold
 from stabledllm.tasks.scoring import wilson_interval
-from stabledllm.tasks.task import verdicts
+from stabledllm.tasks.task import Scored, verdicts
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Share:
     """95 % Wilson interval."""
     no_answer: int
     """Verdicts that are None."""
+    credit: Estimate | None = None
+    """The mean of the scores with partial credit; None for tasks that give none."""
 
     @classmethod
     def of(cls, verdicts: Sequence[bool | None]) -> Share:
@@ -37,10 +42,18 @@ class Share:
             sum(v is None for v in verdicts),
         )
 
+    @classmethod
+    def of_scored(cls, scored: Sequence[Scored]) -> Share:
+        """The share of these scores that are correct, with their mean credit where the task gives any."""
+        share = cls.of([each.correct for each in scored])
+        credits = torch.tensor([each.credit for each in scored if each.credit is not None], dtype=torch.float64)
+        return replace(share, credit=mean_over_rows(credits, unit="share")) if len(credits) else share
+
     def as_dict(self) -> dict:
         """The JSON form."""
         low, high = self.interval
-        return self.accuracy.as_dict() | {"ci_low": low, "ci_high": high, "no_answer": self.no_answer}
+        own = self.accuracy.as_dict() | {"ci_low": low, "ci_high": high, "no_answer": self.no_answer}
+        return own | ({} if self.credit is None else {"credit": self.credit.as_dict()})
 
 
 @dataclass(frozen=True)
@@ -106,8 +119,8 @@ def accuracy(
         for is_flexible in (False, True)
     )
     return AccuracyResult(
-        strict=Share.of([s.correct for s in strict]),
-        flexible=Share.of([s.correct for s in flexible]),
+        strict=Share.of_scored(strict),
+        flexible=Share.of_scored(flexible),
         completions=[
             {"origin": e["origin"], "completion": t, "gold": gold} | verdicts(s, f)
             for e, t, (_, gold), s, f in zip(examples, texts, golds, strict, flexible, strict=True)

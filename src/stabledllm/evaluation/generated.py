@@ -89,9 +89,10 @@ def _metric_line(name: str, metric: dict) -> str:
 
 def _accuracy_line(result: AccuracyResult) -> str:
     share, (low, high) = result.strict.accuracy, result.strict.interval
+    credit = "" if result.strict.credit is None else f"; credit {result.strict.credit}"
     return (
         f"accuracy {share.value:.3f} (95 % {low:.3f} to {high:.3f}, n={share.n}, "
-        f"no answer in {result.strict.no_answer})"
+        f"no answer in {result.strict.no_answer}){credit}"
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from stabledllm.build import build_decoding, build_objective, loading_options
+from stabledllm.build import build_decoding, build_objective, loading_options, take_block
 from stabledllm.config.run_folder import model_in
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.data_key import WITHOUT_EFFECT
@@ -109,6 +109,7 @@ def measure(settings: EvalSettings, identity: dict, rows: EvaluatedRows, ranks: 
         Journal(out / JOURNAL, "", {}, ranks).remove()
         return record
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
+    take_block(loaded, settings.decoding.block, given="block" in settings.decoding.model_fields_set)
     loaded.model.to(ranks.device).eval()
     metrics: dict = {}
     others: dict[str, str] = {}
@@ -252,6 +253,7 @@ def _differences(ours: Path, theirs: Path) -> dict:
         ("validation_nll", NLLS, "nll", "nats/token"),
         ("validation_objective", OBJECTIVE, "nll", "nats/token"),
         ("accuracy", COMPLETIONS, "correct", "share"),
+        ("credit", COMPLETIONS, "credit", "share"),
         ("accuracy", LINES, "correct", "share"),
         ("clip_score", LINES, "clip_score", "CLIP score"),
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.rows import TokenRow, maskable_sizes
 from stabledllm.experiment.needed import refuse_views
+from stabledllm.models.names import blocks_from_start
 from stabledllm.noise.blocks import mean_forwards_in_blocks
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Method
@@ -34,24 +35,27 @@ def run_share(
     base = settings.base
     if settings.equal == "steps":
         return {"batch": base.batch}
-    size = maskable_sizes(rows, method)
-    batch = rows_per_step(method, settings, sampler, size)
+    size, lead = maskable_sizes(rows, method), _leads(rows, base)
+    batch = rows_per_step(method, settings, sampler, size, lead)
     order_seed = seed if base.order_seed is None else base.order_seed
     spent = forwards_by_step(
-        method, method.sampler(sampler or Uniform()), size, batch, seed, order_seed, base.block_size
-    )
+        method, method.sampler(sampler or Uniform()), size, batch, seed, order_seed, base.block_size, lead,
+        one_t=base.block_t == "row",
+    )  # fmt: skip
     standard = standard_steps(base, len(rows))
     steps = steps_nearest(rows_seen(standard, base.batch, len(rows)), spent)
     return {"batch": batch, "steps": steps, "trainer": _stretched(base.trainer, steps / standard)}
 
 
 def rows_per_step(
-    method: Method, settings: ExperimentSettings, sampler: TSampler | None = None, size: Tensor = _LONG
-) -> int:
+    method: Method, settings: ExperimentSettings, sampler: TSampler | None = None, size: Tensor = _LONG,
+    lead: Tensor | int = 0,
+) -> int:  # fmt: skip
     """Rows of an optimizer step; with ``equal: compute`` the batch divided by the mean forwards of a row.
 
     Args:
         sampler: the fitted density of t; uniform without it. size: maskable tokens P of each row; long without it.
+        lead: in blocks, tokens of the prompt in each row's first block with a response.
 
     Raises:
         UserError: every row uses all views of the method, and their number does not divide the batch.
@@ -65,7 +69,7 @@ def rows_per_step(
         return base.batch // views
     density = method.sampler(sampler or Uniform())
     if base.block_size:
-        cost = mean_forwards_in_blocks(method.views, density, size, base.block_size)
+        cost = mean_forwards_in_blocks(method.views, density, size, base.block_size, lead)
     else:
         cost = method.views.mean_forwards(density, size)
     whole = base.micro_batch or 1
@@ -91,12 +95,16 @@ def forwards_by_step(
     noise_seed: int,
     order_seed: int,
     block_size: int | None = None,
+    lead: Tensor | None = None,
+    one_t: bool = False,
 ) -> Iterator[int]:
     """Yields the forwards of steps 0, 1, ... of a run, from the draws that training will make, without end.
 
     Args:
-        size: maskable tokens P of each row, shape (rows,).
+        size: maskable tokens P of each row, shape (rows,). lead: in blocks, tokens of the prompt in each row's first
+            block with a response, shape (rows,); 0 without it. one_t: one t for all blocks of a row.
     """
+    lead = torch.zeros_like(size) if lead is None else lead
     rows, varies = len(size), _varies(method, size)
     for step in itertools.count():
         first = step % math.ceil(rows / batch) * batch
@@ -105,7 +113,8 @@ def forwards_by_step(
             continue
         if first == 0:
             order = [row for row, _ in EpochOrder(rows, batch, order_seed, lambda at=step: at)]
-        yield _forwards(method, sampler, size[order[first : first + batch]], Key(noise_seed, step), block_size)
+        own = order[first : first + batch]
+        yield _forwards(method, sampler, size[own], Key(noise_seed, step), block_size, lead[own], one_t)
 
 
 def steps_nearest(budget: int, forwards: Iterator[int]) -> int:
@@ -124,13 +133,24 @@ def _varies(method: Method, size: Tensor) -> bool:
     return bool((method.views.reach(size) < 1).any())
 
 
-def _forwards(method: Method, sampler: TSampler, size: Tensor, key: Key, block_size: int | None) -> int:
+def _leads(rows: Sequence[TokenRow], base: TrainSettings) -> Tensor:
+    """The tokens of the prompt in each row's first block with a response, int64, shape (rows,)."""
+    size = base.block_size if base.block_size and blocks_from_start(base.model) else 1
+    return torch.tensor([row.prompt_length % size for row in rows])
+
+
+def _forwards(
+    method: Method, sampler: TSampler, size: Tensor, key: Key, block_size: int | None, lead: Tensor, one_t: bool
+) -> int:
     """The number of views that the rows of a step use; in blocks, a row uses the views that any of its blocks uses."""
     units = [
-        (i, min(block_size or p, p - at)) for i, p in enumerate(size.tolist()) for at in range(0, p, block_size or p)
+        (i, min(at + (block_size or p), p) - max(at, 0))
+        for i, (p, before) in enumerate(zip(size.tolist(), lead.tolist(), strict=True))
+        for at in range(-before, p, block_size or p)
     ]
     row, tokens = torch.tensor(units).unbind(1)
-    t = sampler.icdf(method.source.uniforms(key, len(units), torch.device("cpu")))
+    u = method.source.uniforms(key, len(size) if one_t else len(units), torch.device("cpu"))
+    t = sampler.icdf(u[row] if one_t else u)
     active = method.views.active(t, tokens).long()
     return int((active.new_zeros(len(size), active.shape[1]).index_add_(0, row, active) > 0).sum())
 

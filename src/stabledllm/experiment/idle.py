@@ -18,6 +18,7 @@ from stabledllm.images.kinds import are_images
 from stabledllm.models.new import is_new
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import PARTS, STANDARD
+from stabledllm.tasks.registry import MADE
 
 
 class Run(NamedTuple):
@@ -55,7 +56,7 @@ def _reads_hub(run: TrainSettings) -> bool:
 
 
 def _reads_files(run: TrainSettings) -> bool:
-    return _kind(run.data.train) != "synthetic" and not are_images(run.data.train)
+    return _kind(run.data.train) not in MADE and not are_images(run.data.train)
 
 
 def _text_is_decoded(run: TrainSettings, _: OfParts | None = None) -> bool:
@@ -144,7 +145,7 @@ _NOT_FITTED = (
     "trainer.", "steps", "epochs", "eval_every", "eval_draws", "untuned", "save_every", "log_every", "decoding.",
     "adaptive.", "image_decoding.", "clip", "generate_batch", "order_seed", "packing", "group_by_length",
     "views_per_forward", "micro_batch", "p_of_t", "callbacks", "data.validation_rows", "data.validation_share",
-    "data.test_rows", "data.validation",
+    "data.test_rows", "data.validation", "block_start",
 )  # fmt: skip
 _NOT_MEASURED = ("data.validation", "data.validation_rows", "data.validation_share", "data.test_rows")
 _NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation", "data.streaming", "data.shuffle_buffer")

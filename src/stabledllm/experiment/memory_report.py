@@ -9,7 +9,7 @@ from stabledllm.experiment.validation import validate
 from stabledllm.models.shapes import Shape, shape_of
 from stabledllm.planning.advice import advise, gib, refusal
 from stabledllm.planning.layout import Layout
-from stabledllm.planning.memory import Memory, checkpointing, estimate, micro_batch, views_at_once
+from stabledllm.planning.memory import Memory, checkpointing, copies_of, estimate, micro_batch, views_at_once
 
 
 def plan(name: str, settings: TrainSettings | ExperimentSettings, layout: Layout, limit: float | None) -> str:
@@ -34,11 +34,12 @@ def _lines(
     if run.lora:
         trained = shape.lora_parameters(run.lora.rank, run.lora.target_modules)
     length, views, rows = layout.longest or run.data.max_len, views_at_once(run), micro_batch(run, layout.devices)
+    copies = " x 2 copies (noisy and clean)" if copies_of(run, shape) == 2 else ""
     recomputed = "activations recomputed" if checkpointing(run) else "activations kept"
     lines = [
         f"{name}: {run.model}, {shape.parameters:,} parameters, {trained:,} trained; method {run.method}",
-        f"{layout.devices} x {layout.sharding}; per device and forward {rows} rows x {views} views x {length} tokens, "
-        f"{run.dtype} weights, {recomputed}",
+        f"{layout.devices} x {layout.sharding}; per device and forward {rows} rows x {views} views x {length} tokens"
+        f"{copies}, {run.dtype} weights, {recomputed}",
         "",
     ]
     table = memory.parts | {"needed per device": memory.needed}

@@ -37,6 +37,8 @@ def open_all(settings: TrainSettings | ExperimentSettings) -> Iterator[str]:
     for planned in runs:
         check_model(planned.method, opened.name, opened.autoregressive)
     yield _model(opened)
+    if opened.assumed:
+        yield opened.assumed
     if are_images(run.data.train):
         yield _first_image(run)
         return

@@ -32,6 +32,7 @@ from stabledllm.experiment.workers import POLL, train_all
 from stabledllm.forward.blocks import loss_meter
 from stabledllm.lab.fit import fitted_for, save_fit
 from stabledllm.models.loading import LoadedModel
+from stabledllm.models.names import in_own_blocks
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.ppots.fitted_for import canonical
@@ -81,7 +82,7 @@ def run_experiment(
     """
     if jobs < 1:
         raise UserError(f"experiment: expected at least 1 job, found {jobs}.")
-    settings = settings.model_copy(update={"base": with_image_defaults(settings.base)})
+    settings = settings.model_copy(update={"base": in_own_blocks(with_image_defaults(settings.base))})
     out = Path(settings.out)
     remove_empty(writable_folder(out))
     for place in (out, out / UNTUNED):  # each run's folder is swept by the process that makes it

@@ -17,7 +17,7 @@ from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
 from stabledllm.method_checks import check_blocks, check_model, check_p_of_t
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.choices import check_attention, check_family
-from stabledllm.models.names import check_model_name, is_adapter
+from stabledllm.models.names import check_model_name, in_own_blocks, is_adapter
 from stabledllm.models.new import is_new
 from stabledllm.models.shapes import known_shape
 from stabledllm.models.shipped import check_name
@@ -33,7 +33,7 @@ _MOST_VIEWS = 64
 
 def of_method(run: TrainSettings, name: str) -> Checks:
     """The checks of a method for a run's model, density and blocks."""
-    method = OfParts(name)
+    method, run = OfParts(name), _in_own_blocks(run)
     yield "method methods", partial(_check_parts, method)
     if not is_known(name):
         return
@@ -46,6 +46,14 @@ def of_method(run: TrainSettings, name: str) -> Checks:
         yield "method methods p_of_t objective block_size", partial(_check_density, method, run)
     if run.block_size:
         yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
+
+
+def _in_own_blocks(run: TrainSettings) -> TrainSettings:
+    """The settings in the model's blocks; as they are where its files cannot be read, which another check says."""
+    try:
+        return in_own_blocks(run)
+    except UserError:
+        return run
 
 
 def of_model(settings: ModelSettings, base: str | None = None) -> Checks:
@@ -67,6 +75,7 @@ def of_model(settings: ModelSettings, base: str | None = None) -> Checks:
 
 def of_run(run: TrainSettings) -> Checks:
     """The checks of a run's objective, decoding, data's kinds, batch, blocks, adapters and callbacks."""
+    run = _in_own_blocks(run)
     objective, decoding, lora = run.objective, run.decoding, run.lora
     yield WEIGHED, partial(power_of, objective.weighting, objective.power)
     yield f"{DECODED} block_size", partial(_check_decoding, run)
@@ -171,7 +180,7 @@ def _check_density(method: OfParts, run: TrainSettings) -> None:
     objective["power"] = power_of(run.objective.weighting, run.objective.power)
     parts = {"method": str, "config": dict, "objective": dict}
     if all(isinstance(record.get(part), kind) for part, kind in parts.items()):  # else refused where it is read whole
-        refuse_other(record, method.name, objective, name, run.block_size)
+        refuse_other(record, method.name, objective, name, run.block_size, run.block_t)
 
 
 def refuse_density(base: TrainSettings) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from stabledllm.data.rows import TokenRow
 from stabledllm.data.token_rows import refuse_given
 from stabledllm.forward.meter import LossMeter
-from stabledllm.noise.blocks import BlockDraw, Units, block_ids
+from stabledllm.noise.blocks import BlockDraw, Blocks, Units
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key
@@ -57,24 +57,24 @@ class BlockMeter(LossMeter):
     def __init__(self, *args, block_size: int, **kwargs):
         super().__init__(*args, **kwargs)
         refuse_given(self.rows)
-        self.block_size = block_size
+        self.blocks = Blocks.of(self.model, block_size)
 
     @cached_property
     def ratios_per_row(self) -> int:
-        """The number of blocks of the longest response; each block has a mask ratio of its own."""
-        return max(-(-row.response_length // self.block_size) for row in self.rows)
+        """The most blocks that a response lies in; each block has a mask ratio of its own."""
+        return max(len(_cuts(row, self.blocks)) for row in self.rows)
 
     def draw(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
     ) -> tuple[dict[str, Tensor], Draw]:
         batch, draw = super().draw(row, t, method, key, sampler, chunk, start)
-        batch["block_ids"] = block_ids(batch["maskable"], batch["attention_mask"], self.block_size)
+        batch["block_ids"] = self.blocks.ids(batch["maskable"], batch["attention_mask"])
         return batch, draw
 
     def noise_at(self, t: Tensor, method: Method, key: Key, noise: Rows, sampler: TSampler) -> BlockDraw:
-        blocks = self.ratios_per_row
-        units = Units.of(noise, self.block_size, noise.position * blocks, noise.step_rows * blocks)
-        block = units.rows.position - noise.position[units.row] * blocks
+        most = self.ratios_per_row
+        units = Units.of(noise, self.blocks, noise.position * most, noise.step_rows * most)
+        block = units.rows.position - noise.position[units.row] * most
         unit_t = t[units.row] if t.dim() == 1 else t[units.row, block]
         return units.fold(method.draw_at(unit_t, key, units.rows, sampler))
 
@@ -104,16 +104,16 @@ class UnitMeter(LossMeter):
 
     def __init__(self, loaded, rows: Sequence[TokenRow], objective, *, block_size: int, **kwargs):
         refuse_given(rows)
+        self.blocks = Blocks.of(loaded.model, block_size)
         units, prompts, shares = [], [], []
         for row in rows:
-            for start in range(row.prompt_length, len(row), block_size):
-                end = min(start + block_size, len(row))
+            for start, end in _cuts(row, self.blocks):
                 delimiter = [i for i in row.delimiter if start <= i < end]
                 units.append(TokenRow(row.input_ids[:end], start, delimiter, origin=row.origin))
                 prompts.append(row.prompt_length)
                 shares.append((end - start) / row.response_length)
         super().__init__(loaded, units, objective, **kwargs)
-        self.block_size, self.prompts = block_size, torch.tensor(prompts)
+        self.prompts = torch.tensor(prompts)
         self.units_per_row = len(units) / len(rows)
         self.weights = torch.tensor(shares, dtype=torch.float64) * self.units_per_row
 
@@ -121,10 +121,10 @@ class UnitMeter(LossMeter):
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
     ) -> tuple[dict[str, Tensor], Draw]:
         batch, draw = super().draw(row, t, method, key, sampler, chunk, start)
-        attended = batch["attention_mask"]
-        place = torch.arange(attended.shape[1], device=attended.device)
-        behind = place - self.prompts[row[chunk]].to(place.device)[:, None]
-        batch["block_ids"] = (behind // self.block_size + 1).clamp(min=0).masked_fill(~attended, -1)
+        place = torch.arange(batch["maskable"].shape[1], device=batch["maskable"].device)
+        # The blocks are those of the whole row, of whose response a unit holds the last block alone.
+        response = place >= self.prompts[row[chunk]].to(place.device)[:, None]
+        batch["block_ids"] = self.blocks.ids(response, batch["attention_mask"])
         return batch, draw
 
     def _one_batch(self, row, t, method, key, sampler, chunk, start=0) -> tuple[Tensor, Tensor]:
@@ -132,3 +132,10 @@ class UnitMeter(LossMeter):
         if self.objective.normalization == "token":  # the draw holds the share, as each unit is a row of its own
             return losses, active
         return losses * self.weights[row[chunk]][:, None], active
+
+
+def _cuts(row: TokenRow, blocks: Blocks) -> list[tuple[int, int]]:
+    """Where the blocks of a row's response begin and end, as far as they hold response tokens."""
+    lead = row.prompt_length % blocks.size if blocks.from_start else 0
+    starts = range(row.prompt_length - lead, len(row), blocks.size)
+    return [(max(at, row.prompt_length), min(at + blocks.size, len(row))) for at in starts]

@@ -16,6 +16,7 @@ from stabledllm.lab.measure.probe_and_fit import probe_and_fit
 from stabledllm.lab.quick import NOTE, QUICKER
 from stabledllm.method_checks import check_fitted, check_marks, check_model
 from stabledllm.models.loading import LoadedModel
+from stabledllm.models.names import in_own_blocks
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity
 from stabledllm.reports.printed import fit_details
@@ -34,6 +35,7 @@ def run_fit(settings: TrainSettings, path: Path, say: Say, *, quick: bool = Fals
     Raises:
         UserError: a method without ppots, or a model or rows that do not suit it.
     """
+    settings = in_own_blocks(settings)
     method = build_method(settings.method, settings)
     check_fitted(method)
     loaded = build_model(settings)
@@ -66,8 +68,9 @@ def fitted_for(
     options, size = build_probing(settings.ppots), settings.block_size
     with progress_bar(f"probe {method.name}", probe_forwards(method, options, rows), quicker) as progress:
         return probe_and_fit(
-            loaded, rows, method, options, settings.seed, settings.batch, block_size=size, progress=progress
-        )
+            loaded, rows, method, options, settings.seed, settings.batch, block_size=size,
+            one_t=settings.block_t == "row", progress=progress,
+        )  # fmt: skip
 
 
 def save_fit(density: FittedDensity, path: Path, say: Say) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from stabledllm.errors import UserError, did_you_mean
 
-FAMILY_NAMES = ("auto", "llada", "llada-moe", "dream", "mmada", "a2d", "mlm", "arm")
+FAMILY_NAMES = ("auto", "llada", "llada-moe", "dream", "mmada", "a2d", "sdar", "fast-dllm", "mlm", "arm")
 """The keys of :data:`~stabledllm.models.families.registry.FAMILIES`, a test says, and ``auto``."""
 BACK_ENDS = ("sdpa", "eager", "flash_attention_2")
 _FAMILY_OF = {
     "llama": "arm", "qwen": "arm", "qwen2": "arm", "qwen3": "arm", "mistral": "arm", "gpt2": "arm", "causal": "arm",
-    "autoregressive": "arm", "bert": "mlm", "roberta": "mlm", "masked": "mlm",
+    "autoregressive": "arm", "bert": "mlm", "roberta": "mlm", "masked": "mlm", "trado": "sdar",
+    "fast_dllm": "fast-dllm", "fastdllm": "fast-dllm",
 }  # fmt: skip
 """Models' own names of what is a family here."""
 

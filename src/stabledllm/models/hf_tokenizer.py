@@ -93,6 +93,11 @@ class HFTokenizer:
         self._conversations = Conversations(tokenizer, self._special_text, self.encode, name)
 
     @property
+    def chat_template(self) -> str | None:
+        """The template that conversations are written by; None without one."""
+        return self._tokenizer.chat_template
+
+    @property
     def padding_id(self) -> int | None:
         """The token that only pads rows; None where the padding token ends texts as well."""
         ends = {self.eos_token_id, self._tokenizer.eos_token_id, self._tokenizer.sep_token_id}

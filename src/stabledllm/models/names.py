@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from stabledllm.config.run_folder import model_in
 from stabledllm.errors import UserError, did_you_mean, nearest
 from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of
+from stabledllm.models.block_layouts import BLOCK_LAYOUTS, block_size_in
 from stabledllm.models.new import pattern_of
 from stabledllm.models.shapes import PUBLISHED
 from stabledllm.models.shipped import SHIPPED, check_name, shipped_folder
 from stabledllm.runtime.files import read_json
 from stabledllm.runtime.offline import is_offline
 
+if TYPE_CHECKING:
+    from stabledllm.config.settings import TrainSettings
+
+Trains = TypeVar("Trains", bound="TrainSettings")
 CONFIG = "config.json"
 _OF_A_RUN = "model"
 """The folder of the trained model within a run's folder."""
@@ -29,19 +35,40 @@ def is_adapter(name: str) -> bool:
 
 
 def trained_block(name: str) -> int | None:
-    """The block size that the model in a local folder, or in a run's, was trained with.
+    """The block size that a model was trained with: one in a local folder, in a run's, or in this machine's copy of the
+    hub's; None without one, and for any other name."""
+    return block_size_in(_config_of(name))
 
-    None without one, and for any other name.
+
+def blocks_from_start(name: str) -> bool:
+    """Whether the blocks of a model are counted from the row's first token, as those of the published layouts are."""
+    return _config_of(pattern_of(name)).get("model_type") in BLOCK_LAYOUTS
+
+
+def in_own_blocks(settings: Trains) -> Trains:
+    """A run's settings in the blocks of its model where they name none, for layouts that are trained in nothing else.
+
+    The reference model is trained in blocks or not, so that there the user says it.
     """
+    config = {} if settings.block_size else _config_of(pattern_of(settings.model))
+    if config.get("model_type") not in BLOCK_LAYOUTS:
+        return settings
+    size = block_size_in(config)
+    return settings.model_copy(update={"block_size": size, "decoding": settings.decoding.in_blocks_of(size)})
+
+
+def _config_of(name: str) -> dict:
+    """The config.json of a model, of an adapter's base or of a run's model, as far as it lies on this machine."""
     folder = Path(name).expanduser()
     if is_adapter(name):
         base = base_of(folder)
-        return trained_block(base) if base else None
+        return _config_of(base) if base else {}
     path = folder / CONFIG
     if not path.is_file() and _holds_model(folder / _OF_A_RUN):
-        return trained_block(str(folder / _OF_A_RUN))
-    size = read_json(path).get("block_size") if path.is_file() else None
-    return size if type(size) is int and size > 0 else None
+        return _config_of(str(folder / _OF_A_RUN))
+    found = path if path.is_file() else _in_cache(name)
+    config = read_json(found) if found else {}
+    return config if isinstance(config, dict) else {}
 
 
 def check_model_name(name: str) -> None:
@@ -109,9 +136,21 @@ def _is_missing_here(name: str) -> bool:
         return bool(below)
     if name in PUBLISHED or not (Path(owner).is_dir() and is_offline()):
         return False
-    from huggingface_hub import try_to_load_from_cache  # seldom needed
+    return _in_cache(name) is None
 
-    return not isinstance(try_to_load_from_cache(name, CONFIG), str)
+
+def _in_cache(name: str) -> Path | None:
+    """The config.json of this machine's copy of the hub's model of that name."""
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
+        return None
+    from huggingface_hub import try_to_load_from_cache  # seldom needed
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        path = try_to_load_from_cache(name, CONFIG)
+    except HFValidationError:
+        return None
+    return Path(path) if isinstance(path, str) else None
 
 
 def _beside(path: Path) -> list[str]:

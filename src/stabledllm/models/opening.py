@@ -12,6 +12,8 @@ from stabledllm.config.settings import ModelSettings
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.byte_tokenizer import ByteTokenizer
+from stabledllm.models.families.block_config import BlockConfig
+from stabledllm.models.families.block_loading import assumed_in_words, fill_mask_id
 from stabledllm.models.families.causal_lm import is_causal_lm
 from stabledllm.models.families.config_values import check_numbers, check_values
 from stabledllm.models.families.registry import FAMILIES, find_family
@@ -34,6 +36,8 @@ class Opened:
     autoregressive: bool
     tokenizer: ByteTokenizer | HFTokenizer
     weights: int | None
+    assumed: str = ""
+    """What its config.json leaves out, and what stands for it, in words."""
 
 
 def open_model(settings: ModelSettings) -> Opened:
@@ -66,7 +70,7 @@ def open_model(settings: ModelSettings) -> Opened:
         needs_mask=not causal,
     )
     called = next(known for known, one in FAMILIES.items() if one is family)
-    return Opened(name, called, causal, tokenizer, weights)
+    return Opened(name, called, causal, tokenizer, weights, assumed_in_words(read))
 
 
 def _config(source: Source, kind: type | None) -> PretrainedConfig:
@@ -75,4 +79,7 @@ def _config(source: Source, kind: type | None) -> PretrainedConfig:
         if kind is None:
             return read_pretrained(AutoConfig, source.folder, trust_remote_code=source.trust_remote_code)
         check_values(kind.config_class, source.config, str(source.config_file))
-        return read_pretrained(kind.config_class, source.folder)
+        config = read_pretrained(kind.config_class, source.folder)
+    if isinstance(config, BlockConfig):
+        fill_mask_id(config, source.folder)
+    return config

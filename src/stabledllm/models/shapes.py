@@ -12,6 +12,7 @@ from pathlib import Path
 
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.models.adapter_base import ADAPTER_CONFIG, named_base
+from stabledllm.models.block_layouts import BLOCK_LAYOUTS, FAST_DLLM, SDAR
 from stabledllm.models.new import pattern_of
 from stabledllm.models.shipped import shipped_folder
 from stabledllm.runtime.files import read_json
@@ -52,6 +53,11 @@ class Shape:
     def causal(self) -> bool:
         """Whether it is an autoregressive model."""
         return self.model_type in CAUSAL
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether it is of a layout that is trained in blocks and in nothing else."""
+        return self.model_type in BLOCK_LAYOUTS
 
     @property
     def query_width(self) -> int:
@@ -145,6 +151,13 @@ _QWEN3 = Shape(
 _LLAMA = Shape("llama", layers=32, width=4096, heads=32, kv_heads=8, hidden=14336, vocabulary=128256)
 _MMADA = replace(_LLADA, model_type="mmada", vocabulary=134656)
 _DREAM = replace(_QWEN2, model_type="Dream")
+_SDAR_8B = replace(_QWEN3, model_type=SDAR)
+_SDAR_4B = replace(_SDAR_8B, width=2560, hidden=9728)
+_SDAR_1_7B = replace(_SDAR_8B, layers=28, width=2048, heads=16, hidden=6144)
+_FAST_DLLM_7B = replace(_QWEN2, model_type=FAST_DLLM)
+_FAST_DLLM_1_5B = Shape(
+    FAST_DLLM, layers=28, width=1536, heads=12, kv_heads=2, hidden=8960, vocabulary=151936, tied=True, qkv_bias=True
+)  # fmt: skip
 PUBLISHED = {
     "GSAI-ML/LLaDA-8B-Base": _LLADA,
     "GSAI-ML/LLaDA-8B-Instruct": _LLADA,
@@ -153,6 +166,14 @@ PUBLISHED = {
     "Gen-Verse/MMaDA-8B-MixCoT": _MMADA,
     "Dream-org/Dream-v0-Base-7B": _DREAM,
     "Dream-org/Dream-v0-Instruct-7B": _DREAM,
+    "JetLM/SDAR-1.7B-Chat": _SDAR_1_7B,
+    "JetLM/SDAR-4B-Chat": _SDAR_4B,
+    "JetLM/SDAR-8B-Chat": _SDAR_8B,
+    "Gen-Verse/TraDo-4B-Instruct": _SDAR_4B,
+    "Gen-Verse/TraDo-8B-Instruct": _SDAR_8B,
+    "Gen-Verse/TraDo-8B-Thinking": _SDAR_8B,
+    "Efficient-Large-Model/Fast_dLLM_v2_1.5B": _FAST_DLLM_1_5B,
+    "Efficient-Large-Model/Fast_dLLM_v2_7B": _FAST_DLLM_7B,
     "Qwen/Qwen2.5-7B": _QWEN2,
     "Qwen/Qwen2.5-7B-Instruct": _QWEN2,
     "Qwen/Qwen3-8B": _QWEN3,
@@ -205,10 +226,10 @@ def read_shape(config: Mapping, where: str) -> Shape:
     original = str(kind).removeprefix("a2d-")
     if kind in ("llada", "mmada") and "d_model" in config:
         names = _LLADA_NAMES
-    elif original in CAUSAL or kind in ("Dream", "dream", "stabledllm_tiny"):
+    elif original in CAUSAL or kind in BLOCK_LAYOUTS or kind in ("Dream", "dream", "stabledllm_tiny"):
         names = _LLAMA_NAMES
     else:
-        types = ", ".join(sorted({"llada", "mmada", "Dream", "stabledllm_tiny", *CAUSAL}))
+        types = ", ".join(sorted({"llada", "mmada", "Dream", "stabledllm_tiny", *BLOCK_LAYOUTS, *CAUSAL}))
         raise UserError(f"{where}: expected model_type in {types}, found {kind!r}.")
     missing = [name for field, name in names.items() if field not in _OPTIONAL and name not in config]
     if missing:
@@ -218,6 +239,8 @@ def read_shape(config: Mapping, where: str) -> Shape:
         value = config.get(name)
         if value is not None and (type(value) is not int or value < 1):
             raise UserError(f"{where}: {name}: expected a whole number of at least 1, found {value!r}.")
+    if kind == SDAR:
+        sizes.setdefault("head_dim", 128)
     sizes["kv_heads"] = sizes.get("kv_heads", sizes["heads"])
     # LLaDA's embedding may be padded beyond the vocabulary; MMaDA's holds the image tokens as well.
     sizes["vocabulary"] = config.get("embedding_size") or config.get("new_vocab_size") or sizes["vocabulary"]
@@ -225,12 +248,12 @@ def read_shape(config: Mapping, where: str) -> Shape:
         kind,
         **sizes,
         qkv_bias=bool(config.get("include_qkv_bias") or config.get("attention_bias") or original in _BIASED),
-        head_norms=original == "qwen3",
+        head_norms=original in ("qwen3", SDAR),
         fused=kind == "stabledllm_tiny",
     )
 
 
-_BIASED = {"qwen2", "Dream", "dream"}
+_BIASED = {"qwen2", "Dream", "dream", FAST_DLLM}
 _OPTIONAL = {"kv_heads", "head_dim", "tied"}
 _LLADA_NAMES = {
     "layers": "n_layers", "width": "d_model", "heads": "n_heads", "kv_heads": "n_kv_heads",

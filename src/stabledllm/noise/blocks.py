@@ -22,42 +22,77 @@ from stabledllm.noise.streams import Key
 from stabledllm.noise.views import Views
 
 
-def block_counts(maskable: Tensor, size: int) -> Tensor:
-    """The number of blocks of ``size`` maskable tokens (the last may be shorter) in each row, int64, shape (B,).
+@dataclass(frozen=True)
+class Blocks:
+    """How the rows of a model are cut into blocks.
 
-    >>> block_counts(torch.tensor([[False, True, True, True]]), size=2)
-    tensor([2])
+    The reference model's blocks begin with the response, and the prompt is one block of its own. The published models'
+    are counted from the row's first token, so that a block may hold the prompt's end and the response's start.
+
+    >>> rows = torch.tensor([[False, True, True, True]])
+    >>> Blocks(2).counts(rows), Blocks(2, from_start=True).counts(rows)
+    (tensor([2]), tensor([2]))
     """
-    return (maskable.sum(1) + size - 1) // size
+
+    size: int
+    """Tokens of a block."""
+    from_start: bool = False
+    """Whether they are counted from the row's first token, which stands first in its tensor."""
+
+    @classmethod
+    def of(cls, model: object, size: int) -> Blocks:
+        """The blocks of ``size`` tokens as a model's configuration counts them."""
+        return cls(size, bool(getattr(getattr(model, "config", None), "blocks_from_start", False)))
+
+    def lead(self, maskable: Tensor) -> Tensor:
+        """The tokens of the prompt in each row's first block with a response, int64, shape (B,)."""
+        first = maskable.long().argmax(1)
+        return first % self.size if self.from_start else torch.zeros_like(first)
+
+    def counts(self, maskable: Tensor) -> Tensor:
+        """The number of blocks with response tokens in each row, int64, shape (B,)."""
+        tokens = maskable.sum(1)
+        return torch.where(tokens > 0, (tokens + self.lead(maskable) + self.size - 1) // self.size, 0)
+
+    def ids(self, maskable: Tensor, attention_mask: Tensor) -> Tensor:
+        """The block of each token, not decreasing, -1 for padding; int64, shape (B, L).
+
+        Blocks that begin with the response are 1, 2, ..., the prompt 0, and a token that is not maskable belongs to
+        the block of the last maskable one before it.
+
+        >>> rows, real = torch.tensor([[0, 1, 1, 1, 0]]), torch.tensor([[1, 1, 1, 1, 0]])
+        >>> Blocks(2).ids(rows, real), Blocks(2, from_start=True).ids(rows, real)
+        (tensor([[ 0,  1,  1,  2, -1]]), tensor([[ 0,  0,  1,  1, -1]]))
+        """
+        if self.from_start:
+            block = torch.arange(maskable.shape[1], device=maskable.device).expand(maskable.shape) // self.size
+        else:
+            block = (maskable.cumsum(1) + self.size - 1) // self.size
+        return block.masked_fill(~attention_mask.bool(), -1)
 
 
-def block_ids(maskable: Tensor, attention_mask: Tensor, size: int) -> Tensor:
-    """The block of each token: 0 for the prompt, 1, 2, ... for the blocks, -1 for padding; int64, shape (B, L).
-
-    A token that is not maskable belongs to the block of the last maskable one before it.
-
-    >>> block_ids(torch.tensor([[0, 1, 1, 1, 0]]), torch.tensor([[1, 1, 1, 1, 0]]), size=2)
-    tensor([[ 0,  1,  1,  2, -1]])
-    """
-    return ((maskable.cumsum(1) + size - 1) // size).masked_fill(~attention_mask.bool(), -1)
-
-
-def mean_forwards_in_blocks(views: Views, sampler: TSampler, size: Tensor, block_size: int) -> float:
+def mean_forwards_in_blocks(
+    views: Views, sampler: TSampler, size: Tensor, block_size: int, lead: Tensor | int = 0
+) -> float:
     """The mean number of forwards of a row in blocks: one for each view that is active in any of its blocks.
 
     Exact for iid t; under other sources it treats the t of a row's blocks as independent.
 
     Args:
         size: maskable tokens P of each row of the data, shape (B,).
+        lead: tokens of the prompt in each row's first block with a response, shape (B,), see :meth:`Blocks.lead`.
 
     >>> from stabledllm.noise.methods import Method, Uniform
     >>> mean_forwards_in_blocks(Method.parse("mirror").views, Uniform(), torch.tensor([6]), block_size=2)
     2.0
     """
-    whole, rest = size // block_size, size % block_size
+    first = ((block_size - lead) % block_size * torch.ones_like(size)).clamp(max=size)
+    whole, rest = (size - first) // block_size, (size - first) % block_size
     unused = (1 - sampler.cdf(views.reach(torch.full_like(size, block_size)))) ** whole[:, None]
-    last = 1 - sampler.cdf(views.reach(rest.clamp(min=1)))
-    return float((1 - unused * torch.where(rest[:, None] > 0, last, 1.0)).sum(1).mean())
+    for part in (first, rest):
+        one = 1 - sampler.cdf(views.reach(part.clamp(min=1)))
+        unused = unused * torch.where(part[:, None] > 0, one, 1.0)
+    return float((1 - unused).sum(1).mean())
 
 
 @dataclass(frozen=True)
@@ -67,7 +102,7 @@ class BlockDraw(Draw):
     ``t`` and ``weight`` belong to units, shape (U,), and the other tensors to rows. ``coefficient`` includes P_b / P.
 
     >>> one_row = Rows(torch.tensor([0]), 1, torch.ones(1, 4, dtype=torch.bool), torch.arange(4))
-    >>> draw = Units.of(one_row, 2, torch.tensor([0]), 2).draw(Method(), Key(0, 0), Method().sampler())
+    >>> draw = Units.of(one_row, Blocks(2), torch.tensor([0]), 2).draw(Method(), Key(0, 0), Method().sampler())
     >>> draw.t.shape, draw.mask.shape
     (torch.Size([2]), torch.Size([1, 1, 4]))
     """
@@ -84,7 +119,7 @@ class Units:
     Build them with :meth:`of`. With one block per row every number drawn is the same as for the rows themselves.
 
     >>> one_row = Rows(torch.tensor([0]), 1, torch.tensor([[False, True, True, True]]), torch.arange(4))
-    >>> units = Units.of(one_row, size=2, first=torch.tensor([0]), step_units=2)
+    >>> units = Units.of(one_row, Blocks(2), first=torch.tensor([0]), step_units=2)
     >>> units.share  # blocks of two and of one of the three tokens
     tensor([0.6667, 0.3333], dtype=torch.float64)
     """
@@ -99,22 +134,22 @@ class Units:
     """(B, L)."""
 
     @classmethod
-    def of(cls, rows: Rows, size: int, first: Tensor, step_units: int) -> Units:
-        """The units of ``rows`` in blocks of ``size`` maskable tokens.
+    def of(cls, rows: Rows, blocks: Blocks, first: Tensor, step_units: int) -> Units:
+        """The units of ``rows``: their blocks with the maskable tokens of each.
 
         Args:
             first: number of units of the step before each row's first unit, shape (B,). The units of a step are thus
                 numbered without gaps, and a lattice or strata span them as they span rows.
             step_units: number of units of the whole step.
         """
-        counts, tokens = block_counts(rows.maskable, size), rows.maskable.sum(1)
-        width = min(size, int(tokens.max()))
+        counts, tokens, lead = blocks.counts(rows.maskable), rows.maskable.sum(1), blocks.lead(rows.maskable)
+        width = min(blocks.size, int((tokens + lead).max()))
         row = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         block = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-        ordinal = block[:, None] * size + torch.arange(width, device=row.device)
+        ordinal = block[:, None] * blocks.size + torch.arange(width, device=row.device) - lead[row][:, None]
         order = (~rows.maskable).long().argsort(dim=1, stable=True)  # maskable tokens first, from left to right
-        maskable = ordinal < tokens[row][:, None]
-        place = order[row].gather(1, ordinal.clamp(max=order.shape[1] - 1))
+        maskable = (ordinal >= 0) & (ordinal < tokens[row][:, None])
+        place = order[row].gather(1, ordinal.clamp(min=0, max=order.shape[1] - 1))
         index = rows.token_index if rows.token_index.dim() == 2 else rows.token_index.expand(rows.maskable.shape)
         delimiter = None if rows.delimiter is None else rows.delimiter[row].gather(1, place) & maskable
         # A row that is repeated only to even out ranks has no position of its own, and its units may exceed the step's.
@@ -132,9 +167,16 @@ class Units:
         """The sum of ``values``, shape (B, L), over the maskable tokens of each unit, shape (U,)."""
         return (values[self.row].gather(1, self.place) * self.rows.maskable).sum(1)
 
-    def draw(self, method: Method, key: Key, sampler: TSampler) -> BlockDraw:
-        """Draw the t and the masks of every unit, and fold them into rows."""
-        return self.fold(method.draw(key, self.rows, sampler))
+    def draw(self, method: Method, key: Key, sampler: TSampler, sharing: Rows | None = None) -> BlockDraw:
+        """Draw the t and the masks of every unit, and fold them into rows.
+
+        Args:
+            sharing: the rows, where one t is drawn for all blocks of a row; the masks are still those of each unit.
+        """
+        if sharing is None:
+            return self.fold(method.draw(key, self.rows, sampler))
+        u = method.source.uniforms(key, sharing.step_rows, sharing.position.device)[sharing.position]
+        return self.fold(method.draw_at(sampler.icdf(u)[self.row], key, self.rows, sampler))
 
     def fold(self, drawn: Draw) -> BlockDraw:
         """Turn the noise of units into that of their rows.

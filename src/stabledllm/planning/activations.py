@@ -39,11 +39,23 @@ class Forward:
     dropout: bool = False
     cast: int = 4
     """Bytes per number of the adapters' input, which peft casts to the adapters' float32 and autocast to bfloat16."""
+    copies: int = 1
+    """Copies of a row side by side: in blocks 2, the noisy and the clean one, of which one carries loss."""
 
     @property
     def tokens(self) -> int:
         """Tokens of the pass."""
+        return self.predicted * self.copies
+
+    @property
+    def predicted(self) -> int:
+        """Tokens of the pass that may carry loss."""
         return self.rows * self.length
+
+    @property
+    def mask_bytes(self) -> int:
+        """Bytes of the attention mask of blocks, as numbers that all layers share."""
+        return 0 if self.copies == 1 else self.rows * (self.copies * self.length) ** 2 * self.narrow
 
     @property
     def wide(self) -> int:
@@ -96,7 +108,7 @@ def kept_bytes(shape: Shape, run: Forward) -> int:
     """Bytes that all blocks keep between the forward and the backward pass."""
     per_token = run.wide * shape.width if run.checkpointing else block_bytes(shape, run)
     ends = 2 * run.wide * shape.width + 4 * shape.width  # the last norm
-    return run.tokens * (shape.layers * per_token + ends)
+    return run.tokens * (shape.layers * per_token + ends) + run.mask_bytes
 
 
 def working_bytes(shape: Shape, run: Forward) -> int:
@@ -114,11 +126,11 @@ def head_bytes(shape: Shape, run: Forward, *, positions: int | None = None, chun
     """Bytes of the loss head: hidden states at the masked positions, one chunk of logits, its weight's gradient.
 
     Args:
-        positions: positions that carry loss; every token without it.
+        positions: positions that carry loss; without it every token of the copy that does.
         chunk: positions whose logits exist at once; without it as many as the loss head takes.
     """
     chunk = chunk_of(shape.vocabulary) if chunk is None else chunk
-    positions = run.tokens if positions is None else positions
+    positions = run.predicted if positions is None else positions
     hidden = 2 * run.narrow * positions * shape.width
     weight = 4 * shape.vocabulary * shape.width if run.adapters is None else 0
     return hidden + weight + (_LOGIT_BYTES + run.narrow) * min(chunk, positions) * shape.vocabulary
@@ -126,4 +138,4 @@ def head_bytes(shape: Shape, run: Forward, *, positions: int | None = None, chun
 
 def full_logits_bytes(shape: Shape, run: Forward) -> int:
     """The same as :func:`head_bytes` for a head that makes all logits of all rows at once."""
-    return head_bytes(shape, run, chunk=run.tokens)
+    return head_bytes(shape, run, chunk=run.predicted)

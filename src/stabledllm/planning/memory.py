@@ -112,6 +112,11 @@ def views_at_once(settings: TrainSettings) -> int:
     return min(views_of(settings), 1 if given == "auto" else given or views_of(settings))
 
 
+def copies_of(settings: TrainSettings, shape: Shape) -> int:
+    """Copies of a row that go through the model side by side: in blocks a noisy and a clean one."""
+    return 2 if settings.block_size or shape.in_blocks else 1
+
+
 def micro_batch(settings: TrainSettings, devices: int) -> int:
     """Rows per device and forward.
 
@@ -139,6 +144,7 @@ def _forward(settings: TrainSettings, shape: Shape, layout: Layout) -> Forward:
     return Forward(
         rows=micro_batch(settings, layout.devices) * views_at_once(settings),
         length=layout.longest or settings.data.max_len,
+        copies=copies_of(settings, shape),
         compute=compute,
         checkpointing=checkpointing(settings),
         adapters=shape.targets(lora.target_modules) if lora else None,

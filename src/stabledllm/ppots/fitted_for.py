@@ -13,13 +13,19 @@ SCHEMA = "stabledllm/p_of_t/1"
 
 
 def refuse_other(
-    record: Mapping[str, Any], method: str, objective: Mapping[str, Any], path: str, block_size: int | None = None
+    record: Mapping[str, Any],
+    method: str,
+    objective: Mapping[str, Any],
+    path: str,
+    block_size: int | None = None,
+    block_t: str = "own",
 ) -> None:
     """Refuse a density that was fitted for another source, masker, views, objective or blocks: it is not the best here.
 
     Args:
         record: the content of ``p_of_t.json``.
         objective: the fields of :class:`~stabledllm.noise.objective.Objective`.
+        block_t: whether the blocks of a row have a t of their ``own`` each, or one of the ``row``.
 
     Raises:
         UserError: naming the first that differs.
@@ -31,6 +37,8 @@ def refuse_other(
     fitted = record.get("config", {}).get("block_size")
     if fitted != block_size:
         raise UserError(f"{path}: expected a density fitted for block_size={block_size}, found one for {fitted}.")
+    if block_size and (shared := record.get("config", {}).get("block_t", "own")) != block_t:
+        raise UserError(f"{path}: expected a density fitted for block_t={block_t}, found one for {shared}.")
     if canonical(record["method"]) != canonical(method):
         raise UserError(f"{path}: expected a density fitted for '{method}', found one for '{record['method']}'.")
     for key, value in record.get("objective", {}).items():

@@ -97,13 +97,13 @@ class FittedDensity:
             raise UserError(f"{path}: expected a fitted density's record, found it broken ({error!r}).") from None
         return loaded
 
-    def refuse_other(self, method: Method, path: str, block_size: int | None = None) -> None:
+    def refuse_other(self, method: Method, path: str, block_size: int | None = None, block_t: str = "own") -> None:
         """Refuse to serve another method, objective or blocks, see :func:`~stabledllm.ppots.fitted_for.refuse_other`.
 
         Raises:
             UserError: naming the first that differs.
         """
-        refuse_other(self.record, method.name, asdict(method.objective), path, block_size)
+        refuse_other(self.record, method.name, asdict(method.objective), path, block_size, block_t)
 
     def summary(self) -> str:
         """The fit in one line."""

@@ -6,9 +6,12 @@ from typing import Any
 
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.tasks import gsm8k, hitab, openscience, synthetic
-from stabledllm.tasks.task import Task
+from stabledllm.tasks.gym import task as gym
+from stabledllm.tasks.task import MadeTask, Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (synthetic.TASK, gsm8k.TASK, hitab.TASK, openscience.TASK)}
+MADE: dict[str, MadeTask] = {task.name: task for task in (synthetic.TASK, gym.TASK)}
+"""Those whose rows are made from what follows the colon, and read from no file."""
+TASKS: dict[str, Task] = MADE | {task.name: task for task in (gsm8k.TASK, hitab.TASK, openscience.TASK)}
 
 
 def task_named(name: str) -> Task:

@@ -31,14 +31,18 @@ def rescore(task: str, source: Path, out: Path) -> str:
     if out.is_dir():
         raise UserError(f"{out}: expected a file to write, found a folder.")
     counters = {"correct": Counter(), "flexible_correct": Counter()}
+    all_credits: dict[str, list[float]] = {"credit": [], "flexible_credit": []}
     with writing(out) as file:
         for origin, row in read_jsonl(source, halves=True):
             scored = row | _scored(scorer, row, origin)
             file.write(_line(scored).encode())
             for key, counts in counters.items():
                 counts[scored[key]] += 1
+            for key, credits in all_credits.items():
+                credits += [scored[key]] if key in scored else []
     return f"{task}: {counters['correct'].total()} rows; " + "; ".join(
-        f"{name} {_summary(counters[key])}" for name, key in (("strict", "correct"), ("flexible", "flexible_correct"))
+        f"{name} {_summary(counters[f'{begin}correct'], all_credits[f'{begin}credit'])}"
+        for name, begin in (("strict", ""), ("flexible", "flexible_"))
     )
 
 
@@ -64,10 +68,11 @@ def _line(row: dict) -> str:
     return (text if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text) else json.dumps(row)) + "\n"
 
 
-def _summary(counts: Counter) -> str:
+def _summary(counts: Counter, credits: list[float]) -> str:
     correct, wrong, none = counts[True], counts[False], counts[None]
     low, high = wilson_interval(correct, counts.total())
+    mean_credit = f"; mean credit {sum(credits) / counts.total():.4f}" if credits else ""
     return (
         f"{correct / counts.total():.4f} correct (95 % {low:.4f} to {high:.4f}; {correct} correct, {wrong} wrong, "
-        f"{none} without an answer)"
+        f"{none} without an answer{mean_credit})"
     )

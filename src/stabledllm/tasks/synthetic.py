@@ -107,6 +107,10 @@ class Synthetic:
     beside = ()
     delimiters = ("####",)
 
+    def check(self, where: str | None) -> None:
+        """Refuse a level that does not exist."""
+        difficulty(where or "hard")
+
     def load(self, where: str | None, split: str, options: TaskOptions) -> list[dict]:
         """Make ``options.rows`` examples of level ``where``; example i is the same however many are made."""
         spec, level = f"synthetic:{where}" if where else "synthetic", difficulty(where or "hard")

@@ -5,7 +5,7 @@ A task knows its data set's own format and answers, and nothing of tokens, model
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -19,9 +19,11 @@ class TaskOptions:
     table: Literal["markdown", "html"] = "markdown"
     """How HiTab's tables are written into the prompt."""
     rows: int | None = None
-    """Number of rows of the split: the synthetic task makes so many, OpenScience may stop reading there."""
+    """Number of rows of the split: the tasks that make rows make so many, OpenScience may stop reading there."""
     seed: int = 0
-    """Seed of the synthetic task."""
+    """Seed of the tasks that make their rows."""
+    note: Callable[[str], None] = lambda _: None
+    """Gets a sentence on rows that were dropped."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,19 @@ class Scored:
     """The answer in normal form; None if there is none."""
     correct: bool | None
     """None exactly where ``parsed`` is None."""
+    credit: float | None = None
+    """The share of a right answer that it is worth, in [0, 1]; None for tasks that give no partial credit."""
 
 
 def verdicts(strict: Scored, flexible: Scored) -> dict:
-    """The two scores of a completion under the keys that they have in a file."""
+    """The two scores of a completion under the keys that they have in a file; credits where there are some."""
+    credits = {"credit": strict.credit, "flexible_credit": flexible.credit}
     return {
         "parsed": strict.parsed,
         "correct": strict.correct,
         "flexible_parsed": flexible.parsed,
         "flexible_correct": flexible.correct,
-    }
+    } | {key: credit for key, credit in credits.items() if credit is not None}
 
 
 class Task(Protocol):
@@ -79,6 +84,18 @@ class Task(Protocol):
 
         Raises:
             UserError: a gold without an answer ("expected ..., found ..."), whatever the completion.
+        """
+        ...
+
+
+class MadeTask(Task, Protocol):
+    """A task whose rows are made: ``where`` says how, and is no path."""
+
+    def check(self, where: str | None) -> None:
+        """Refuse, before anything is loaded, what no rows can be made from.
+
+        Raises:
+            UserError: says what was expected.
         """
         ...
 

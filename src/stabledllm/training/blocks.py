@@ -11,7 +11,7 @@ from torch import Tensor
 from stabledllm.data.token_rows import refuse_given
 from stabledllm.forward.blocks import BlockMeter
 from stabledllm.method_checks import check_blocks
-from stabledllm.noise.blocks import BlockDraw, Units, block_counts, block_ids
+from stabledllm.noise.blocks import BlockDraw, Blocks, Units
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
@@ -36,7 +36,8 @@ class InBlocks:
     """A mixin that draws and counts the units of a step instead of its rows, and evaluates in blocks as well.
 
     Args:
-        block_size: response tokens of a block. The other arguments are those of :class:`MDMTrainer`.
+        block_size: response tokens of a block. one_t: one t for all blocks of a row. The other arguments are those of
+            :class:`MDMTrainer`.
 
     Raises:
         UserError: the method or the layout has no meaning in blocks.
@@ -44,16 +45,17 @@ class InBlocks:
 
     form_names = ("block_ids",)
 
-    def __init__(self, *, block_size: int, method: Method, packing: bool = False, **kwargs):
+    def __init__(self, *, block_size: int, one_t: bool = False, method: Method, packing: bool = False, **kwargs):
         check_blocks(method, packing=packing)
         for rows in (kwargs["train_rows"], kwargs["eval_rows"]):
             check_rows(rows, refuse_given)
-        self.block_size = block_size
+        self.one_t = one_t
+        self.blocks = Blocks.of(kwargs["model"], block_size)
         super().__init__(method=method, packing=packing, **kwargs)
 
     def _fix_positions(self, batches: list[dict], device: torch.device) -> StepRows:
         step = super()._fix_positions(batches, device)
-        counts = self._of_all_ranks([block_counts(b["maskable"], self.block_size) for b in batches], device)
+        counts = self._of_all_ranks([self.blocks.counts(b["maskable"]) for b in batches], device)
         first, total = first_units(step, counts)
         self._deal(batches, {"first_unit": first})
         for batch in batches:
@@ -62,12 +64,11 @@ class InBlocks:
 
     def _shown(self, key: Key, inputs: dict) -> dict:
         inputs = super()._shown(key, inputs)
-        ids = block_ids(inputs["maskable"], inputs["attention_mask"], self.block_size)
-        return inputs | {"block_ids": ids}
+        return inputs | {"block_ids": self.blocks.ids(inputs["maskable"], inputs["attention_mask"])}
 
     def _draw(self, key: Key, rows: Rows, inputs: dict) -> BlockDraw:
-        units = Units.of(rows, self.block_size, inputs["first_unit"], inputs["step_units"])
-        return units.draw(self.method, key, self.sampler)
+        units = Units.of(rows, self.blocks, inputs["first_unit"], inputs["step_units"])
+        return units.draw(self.method, key, self.sampler, rows if self.one_t else None)
 
     def _count(self, draw: BlockDraw, rows: Rows, inputs: dict, tokens: Tensor, forwards: int) -> None:
         """Hand the units' draws, with what each unit adds to its row's loss, to the statistics."""
@@ -77,7 +78,7 @@ class InBlocks:
 
     def evaluation_meter(self, objective: Objective) -> BlockMeter:
         """The meter of the validation rows in blocks, under an objective."""
-        return BlockMeter(self._metered(), self.eval_rows, objective, block_size=self.block_size)
+        return BlockMeter(self._metered(), self.eval_rows, objective, block_size=self.blocks.size)
 
 
 class BlockTrainer(InBlocks, MDMTrainer):

@@ -38,7 +38,7 @@ def obtain_density(
             density = FittedDensity.load(checkpoint / DENSITY)
         elif settings.p_of_t:
             density = FittedDensity.load(Path(settings.p_of_t))
-            density.refuse_other(method, settings.p_of_t, settings.block_size)
+            density.refuse_other(method, settings.p_of_t, settings.block_size, settings.block_t)
         else:
             loaded.model.to(arguments.device)
             density = fitted_for(settings, method, loaded, rows)

@@ -25,6 +25,7 @@ from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged
 from stabledllm.method_checks import check_autoregressive, check_blocks, check_marks, check_model
 from stabledllm.models.loading import LoadedModel
+from stabledllm.models.names import in_own_blocks
 from stabledllm.models.new import is_new
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
@@ -94,7 +95,7 @@ def train(
         UserError: the settings, data or callbacks are bad, or the folder holds a run with another identity.
         Diverged: the run's numbers are no longer finite, or the run that is there diverged; ``run.json`` says so.
     """
-    settings = with_image_defaults(settings)
+    settings = in_own_blocks(with_image_defaults(settings))
     refuse_unstreamable(settings)
     with without_bars() if settings.trainer.get("disable_tqdm") else nullcontext():
         return _train(settings, data, callbacks, say, screen or Screen(), untuned)
@@ -250,7 +251,8 @@ def build_trainer(
     if method.needs_p or (method.adaptive and settings.p_of_t):
         density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
-    kind = partial(BlockTrainer, block_size=settings.block_size) if settings.block_size else MDMTrainer
+    in_blocks = partial(BlockTrainer, block_size=settings.block_size, one_t=settings.block_t == "row")
+    kind = in_blocks if settings.block_size else MDMTrainer
     trainer = kind(
         model=loaded.model,
         args=arguments,

@@ -19,6 +19,7 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle
 from stabledllm.data.splits import own_splits
 from stabledllm.data.token_rows import TokenRow
+from stabledllm.models.families.block_loading import assumed_in_words
 from stabledllm.models.families.registry import family_of
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
@@ -58,6 +59,8 @@ class StartBlock:
     def lines(self) -> Iterator[tuple[str, Text]]:
         """Each line's label and text, in order."""
         yield "model", Text(self.model())
+        if assumed := assumed_in_words(self.loaded.model.config):
+            yield "", Text(assumed)
         yield "rows", Text(self.counts())
         for note in self.notes():
             yield "", Text(plain_text(note))
@@ -125,7 +128,8 @@ class StartBlock:
         method = self.method
         text = f"{method.name}: {in_words([named.part.name for named in method.parts], unbiased=method.unbiased)}"
         if self.settings.block_size:
-            text += f" In blocks of {self.settings.block_size} tokens, each with its own t."
+            shared = "all of a row with one t" if self.settings.block_t == "row" else "each with its own t"
+            text += f" In blocks of {self.settings.block_size} tokens, {shared}."
         return text
 
     def objective(self) -> str:

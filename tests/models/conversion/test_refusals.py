@@ -14,7 +14,7 @@ from stabledllm.models.conversion.convert import convert
 from stabledllm.models.conversion.depth import evenly_spaced
 from stabledllm.models.conversion.kinds import ARCHITECTURES, check_convertible
 from stabledllm.models.conversion.options import ConversionOptions
-from stabledllm.models.families.a2d_config import FULL
+from stabledllm.models.families.decoder_config import FULL
 from tests.cli.runner import assert_refused, in_process
 from tests.fakes.converted import write_a2d
 from tests.fakes.hub_models import write_llada, write_llama, write_qwen2

@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stabledllm.models.loading import load_model
+from tests.fakes.block_models import write_fast_dllm, write_sdar
 from tests.fakes.converted import write_a2d
 from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, write_mmada
 from tests.models.families.published import converted_logits, dream_logits, llada_logits, llada_moe_logits
+from tests.models.families.published_blocks import fast_dllm_logits, sdar_logits
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ CASES = {
     "a2d-llama": Case(partial(write_a2d, original="llama"), converted_logits, {}),
     "a2d-qwen2": Case(partial(write_a2d, original="qwen2"), converted_logits, {}),
     "a2d-qwen3": Case(write_a2d, converted_logits, {}),
+    "sdar": Case(write_sdar, sdar_logits, {}),
+    "sdar-tied": Case(write_sdar, sdar_logits, {"tie_word_embeddings": True, "block_size": 8, "mask_token_id": 259}),
+    "fast-dllm": Case(write_fast_dllm, fast_dllm_logits, {}),
+    "fast-dllm-7b": Case(write_fast_dllm, fast_dllm_logits, {"tie_word_embeddings": False}),
 }
 
 

@@ -15,7 +15,7 @@ from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from tests.models.families.cases import CASES, load, random_ids
 
-NATIVE = ["llada-grouped", "mmada", "dream", "llada-moe-mixed", "a2d-qwen3"]
+NATIVE = ["llada-grouped", "mmada", "dream", "llada-moe-mixed", "a2d-qwen3", "sdar", "fast-dllm-7b"]
 
 
 @pytest.fixture(scope="module", params=NATIVE)
@@ -70,7 +70,7 @@ def test_selected_positions_give_the_cross_entropies_of_all_logits(model):
     torch.testing.assert_close(nll, F.cross_entropy(logits[selected], targets[selected], reduction="none"))
 
 
-def test_only_dream_shifts_its_logits(model):
+def test_only_dream_and_fast_dllm_shift_their_logits(model):
     """Position i is predicted by the hidden state at i - 1, the first of each segment by its own."""
     ids = random_ids(2, 10)
     segment = torch.tensor([[1] * 4 + [2] * 6, [1] * 10])
@@ -78,7 +78,7 @@ def test_only_dream_shifts_its_logits(model):
     position[1] = torch.arange(10)
     hidden = model.hidden_states(ids, None, segment, position)
     plain = model.get_output_embeddings()(hidden)
-    if model.config.model_type == "Dream":
+    if model.config.model_type in ("Dream", "Fast_dLLM_Qwen"):
         first = torch.cat((plain[0, :1], plain[0, :3], plain[0, 4:5], plain[0, 4:9]))
         plain = torch.stack((first, torch.cat((plain[1, :1], plain[1, :-1]))))
     torch.testing.assert_close(model(ids, segment_ids=segment, position_ids=position).logits, plain)

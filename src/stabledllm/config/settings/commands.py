@@ -68,6 +68,6 @@ class RescoreSettings(Strict):
     rows: PathText
     """File of JSON lines with ``completion`` and ``gold``."""
     task: Name
-    """Whose scorer: gsm8k, hitab, openscience or synthetic."""
+    """Whose scorer: gsm8k, hitab, openscience, reasoning-gym or synthetic."""
     out: PathText
     """File for the rows with their scores."""

@@ -44,7 +44,8 @@ class DataSettings(Strict):
     """Where rows come from and how they are encoded."""
 
     train: PathText = "synthetic:hard"
-    """``synthetic``, ``synthetic:LEVEL``, ``TASK:PATH`` or ``TASK`` (its data set on the hub), see ``docs/tasks.md``.
+    """``synthetic``, ``synthetic:LEVEL``, ``reasoning-gym:SET,KEY=VALUE``, ``TASK:PATH`` or ``TASK`` (its data set on
+    the hub), see ``docs/tasks.md``.
     Your own: a file or folder, ``FORMAT:PATH`` or ``hub:OWNER/NAME``, see ``docs/data.md``; ``text:PATH`` to pre-train
     on. Images: ``scenes``, ``text-to-image-2m[:PATH]``, ``images:PATH``, ``codes:FOLDER``, see ``docs/images.md``."""
     format: FormatName | None = None
@@ -64,7 +65,7 @@ class DataSettings(Strict):
     test: PathText | None = None
     """Rows whose completions are scored; without it the test split of ``train``, where it has one."""
     train_rows: int | None = Field(None, ge=1)
-    """At most this many training rows (the synthetic task makes 4,000 by default)."""
+    """At most this many training rows (the synthetic task makes 4,000 by default, reasoning-gym 500)."""
     validation_rows: int | None = Field(256, ge=2)
     """At most this many rows in the evaluation loss."""
     test_rows: int | None = Field(128, ge=1)
@@ -94,7 +95,7 @@ class DataSettings(Strict):
     table: Literal["markdown", "html"] = "markdown"
     """How HiTab's tables are written."""
     seed: Seed = 0
-    """Seed of the synthetic task, the held-out share and the choice of worked examples; not of the training order."""
+    """Seed of rows that are made, the held-out share and the choice of worked examples; not of the training order."""
     cache: PathText | None = None
     """Folder of the tokenised rows, see ``docs/tokenised_rows.md``; without it ``STABLEDLLM_CACHE`` or the user's cache
     folder, and only data of 32 MiB or more are stored there. Data that are made, and images, never are."""

@@ -36,7 +36,8 @@ class ModelSettings(Strict):
     init_seed: Seed | None = None
     """Seed of a new model's weights, 0 unless given; the same for every seed of an experiment."""
     family: Name = "auto"
-    """``llada``, ``dream``, ``mmada``, ``mlm``, ``arm``; ``auto``: what the model's config.json says."""
+    """``llada``, ``dream``, ``mmada``, ``sdar``, ``fast-dllm``, ``mlm``, ``arm``; ``auto``: what the model's
+    config.json says."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights; mixed precision over float32 weights is ``trainer.bf16``."""
     attention: Name = "sdpa"

@@ -50,7 +50,14 @@ class TrainSettings(ModelSettings):
     starts from uniform t."""
     block_size: int | None = Field(None, ge=1, le=MOST)
     """Block diffusion: response tokens per block. Each block has its own t and maskable set and is predicted from the
-    clean blocks before it; without it the whole response is one block."""
+    clean blocks before it; without it the whole response is one block, or the blocks are those of a model that is
+    trained in nothing else (SDAR, Fast-dLLM v2)."""
+    block_t: Literal["own", "row"] = "own"
+    """In blocks, a t of its ``own`` for each, or one for all blocks of a ``row``, as SDAR and dllm train: the same
+    objective with more noise."""
+    block_start: Literal["noisy", "clean"] = "noisy"
+    """What predicts a block's first token in training where logits are shifted (Fast-dLLM v2): the last position of the
+    noisy block before it, as published, or of the clean one, as in decoding."""
     batch: int = Field(32, ge=1)
     """Rows per optimizer step, over all devices and accumulation."""
     micro_batch: int | None = Field(None, ge=1)

@@ -67,7 +67,7 @@ class GradientLaboratory:
     def profile(self, method: Method) -> GradientProfile:
         """The profile of a method's masker and views, measured at the first call."""
         if method not in self._profiles:
-            rows = self.grad.rows if method == self.counts else self.grad.view_rows
+            rows = self.grad.rows if method == self.counts else min(self.grad.view_rows, self.grad.rows)
             self._profiles[method] = gradient_profile(
                 self.meter,
                 method,

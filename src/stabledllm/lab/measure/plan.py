@@ -80,7 +80,7 @@ def gradient_stages(options: DecomposeOptions, methods: Sequence[Method], rows: 
         forwards = _drawn(options, method, rows, grad.steps)
         if (own := profile_method(method)) not in profiled:
             profiled.add(own)
-            forwards += _points(own, rows, rows_of=grad.view_rows, **sizes)
+            forwards += _points(own, rows, rows_of=min(grad.view_rows, grad.rows), **sizes)
         stages.append(Stage(gradient_stage(method), forwards, gradients=True))
     return stages
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
-from stabledllm.forward.blocks import UnitMeter
+from stabledllm.forward.blocks import BlockMeter, UnitMeter
 from stabledllm.forward.meter import LossMeter, Meter, MeteredModel
 from stabledllm.gradient.density import NormProfile, norm_profile, proxy_quality
 from stabledllm.gradient.output_layer import OutputLayerNorms
@@ -53,12 +53,14 @@ def probe_and_fit(
     *,
     progress: Progress | None = None,
     block_size: int | None = None,
+    one_t: bool = False,
     tokens_per_batch: int | None = None,
     parameters: Sequence[str] | None = None,
 ) -> FittedDensity:
     """Probe the training rows and fit p for the method's own source, masker and views, for steps of ``step_rows`` rows.
 
-    With ``block_size`` the units of block diffusion are probed instead of rows.
+    With ``block_size`` the units of block diffusion are probed instead of rows, with ``one_t`` rows whose blocks share
+    one t.
 
     Args:
         parameters: patterns of those whose gradient ``ppots-gradient`` is fitted to; None takes all that are trained.
@@ -84,7 +86,12 @@ def probe_and_fit(
         chosen = {"parameters": parameters} if kind is RowGradients else {}
         return kind(loaded, rows, method.objective, **common, **chosen)
 
-    if block_size:
+    if block_size and one_t:
+        whole = BlockMeter(loaded, rows, method.objective, block_size=block_size, **common)
+        profile = probe(whole, method, **sizes, design=probing.design, seed=seed)
+        config |= {"block_size": block_size, "block_t": "row"}
+        density = fit_density(profile, method, options, config, weighs_by=_weights(method, whole, profile))
+    elif block_size:
         units = UnitMeter(loaded, rows, method.objective, block_size=block_size, **common)
         profile = probe(units, method, **sizes, design=probing.design, seed=seed)
         options = replace(options, step_rows=round(step_rows * units.units_per_row))

@@ -10,39 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm, Qwen2RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3RotaryEmbedding
 
-from stabledllm.models.families.a2d_config import A2DConfig, A2DLlamaConfig, A2DQwen2Config, A2DQwen3Config
+from stabledllm.models.families.a2d_config import A2DLlamaConfig, A2DQwen2Config, A2DQwen3Config
 from stabledllm.models.families.annealing import Annealing
-from stabledllm.models.families.qwen_layout import QwenLayout
+from stabledllm.models.families.decoder import DecoderModel
 
 
-class A2DModel(QwenLayout):
-    """A converted model; its weights have the original's names: ``model.{embed_tokens, layers.N, norm}``, ``lm_head``.
+class A2DModel(DecoderModel):
+    """A converted model, whose weights have the original's names.
 
     Attention is full, but in training while ``annealing`` is set, and inside of :meth:`causal`.
     """
 
-    _layer: type[nn.Module]
-    _norm: type[nn.Module]
-    _rotary: type[nn.Module]
     annealing: Annealing | None = None
     """The attention of this optimizer step, which training sets anew each step; None: full."""
-
-    def __init__(self, config: A2DConfig):
-        super().__init__(config, self._layer, self._norm)
-        # Not a part of the model: its frequencies stay in float32 when the model is cast, and on no meta device.
-        with torch.device("cpu"):
-            self._rotations = (self._rotary(config),)
-        self._set_causal(False)
-        self.post_init()
-
-    def rotations(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        return self._rotations[0](position_ids.new_empty((), dtype=torch.float32), position_ids)
+    _causal = False
 
     def attended(self, position_ids: Tensor) -> Tensor | None:
         if self._causal and self.config._attn_implementation == "eager":

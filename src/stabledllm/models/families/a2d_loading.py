@@ -40,12 +40,12 @@ def load_a2d(source: Source) -> A2DModel:
     return model
 
 
-def mask_token_in(folder: Path) -> int | None:
+def mask_token_in(folder: Path, usual: tuple[str, ...] = _MASKS) -> int | None:
     """The id of the mask token that the tokenizer's files name, or have under a usual name; None without one."""
     ids = _added_tokens(folder)
     files = (folder / "tokenizer_config.json", folder / "special_tokens_map.json")
     named = [_name(_read(file).get("mask_token")) for file in files]
-    return next((ids[name] for name in (*named, *_MASKS) if name in ids), None)
+    return next((ids[name] for name in (*named, *usual) if name in ids), None)
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:

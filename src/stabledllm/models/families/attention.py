@@ -55,7 +55,7 @@ def attention_arguments(
         if not torch.compiler.is_compiling() and bool(attention_mask.all()):
             attention_mask = None
     if within is not None:
-        return {"attention_mask": _as_mask(back_end, _narrowed(within, attention_mask, segment_ids), dtype)}
+        return {"attention_mask": as_mask(back_end, _narrowed(within, attention_mask, segment_ids), dtype)}
     if attention_mask is None and segment_ids is None:
         return {"attention_mask": None}
     if back_end.startswith("flash"):
@@ -63,13 +63,19 @@ def attention_arguments(
     allowed = _allowed(attention_mask, segment_ids)
     if causal:
         allowed = allowed.tril()
-    return {"attention_mask": _as_mask(back_end, allowed, dtype)}
+    return {"attention_mask": as_mask(back_end, allowed, dtype)}
 
 
-def _as_mask(back_end: str, allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """The pairs in the form that a back end takes: numbers to add to the scores for eager attention, else bool."""
+def as_mask(back_end: str, allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pairs, bool, (N or 1, 1, L, L), as a back end takes them: numbers to add to the scores for eager, else bool.
+
+    Raises:
+        UserError: flash attention, which takes no such mask.
+    """
     if back_end.startswith("flash"):
-        raise UserError(f"attention: expected 'sdpa' or 'eager' for attention that is annealed, found '{back_end}'.")
+        raise UserError(
+            f"attention: expected 'sdpa' or 'eager' for attention that is annealed or in blocks, found '{back_end}'."
+        )
     if back_end == "eager":
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
     return allowed

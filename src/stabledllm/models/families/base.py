@@ -46,20 +46,31 @@ class MaskedDiffusionModel(FixedVocabulary, PreTrainedModel):
         length, back_end = input_ids.shape[1], self.config._attn_implementation
         if position_ids is None:
             position_ids = torch.arange(length, device=input_ids.device)[None]
+        within = self.attended(position_ids)
         if cache is not None:
             input_ids, position_ids = cache.enter(input_ids, position_ids, segment_ids, back_end)
+        dtype = self.get_input_embeddings().weight.dtype
+        arguments = attention_arguments(back_end, attention_mask, segment_ids, dtype, within=within)
+        hidden_NLD = self.through_layers(input_ids, position_ids, arguments, cache)
+        return hidden_NLD if cache is None else cache.spread(hidden_NLD, length)
+
+    def through_layers(
+        self, input_ids: Tensor, position_ids: Tensor, arguments: dict, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """Final normalised hidden states of the tokens, under the layers' attention ``arguments``.
+
+        With a ``cache`` the tokens are those that it computes, and the attention mask is that of all.
+        """
         x_NLD = self.get_input_embeddings()(input_ids)
         cos, sin = self.rotations(position_ids)
         if not self._keep_rotary_in_float32:
             cos, sin = cos.to(x_NLD.dtype), sin.to(x_NLD.dtype)
-        within = self.attended(position_ids)
-        arguments = attention_arguments(back_end, attention_mask, segment_ids, x_NLD.dtype, within=within)
         if cache is not None:
+            arguments = arguments | {"attention_mask": cache.queries(arguments["attention_mask"])}
             arguments["past_key_values"] = cache
         for layer in self.layers():
             x_NLD = layer(x_NLD, position_embeddings=(cos, sin), **arguments)
-        hidden_NLD = self.final_norm()(x_NLD)
-        return hidden_NLD if cache is None else cache.spread(hidden_NLD, length)
+        return self.final_norm()(x_NLD)
 
     def rotations(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin of the rotary embedding at each position, float32, shape (N, L, head_dim)."""

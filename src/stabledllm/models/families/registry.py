@@ -12,9 +12,12 @@ from functools import partial
 from transformers import PreTrainedModel
 
 from stabledllm.errors import UserError
+from stabledllm.models.block_layouts import FAST_DLLM, SDAR
 from stabledllm.models.choices import check_family
 from stabledllm.models.families.a2d import A2D_MODELS
 from stabledllm.models.families.a2d_loading import is_a2d, load_a2d
+from stabledllm.models.families.block_loading import load_blocks
+from stabledllm.models.families.block_model import BLOCK_MODELS
 from stabledllm.models.families.causal_lm import is_causal_lm, load_causal_lm
 from stabledllm.models.families.dream import DreamModel
 from stabledllm.models.families.llada import LLaDAModelLM
@@ -48,6 +51,11 @@ def _loading(kind: type, accepts: Callable[[Source], bool]) -> Family:
     return Family(accepts, partial(load_native, kind), kind=kind)
 
 
+def _in_blocks(model_type: str) -> Family:
+    kind = BLOCK_MODELS[model_type]
+    return Family(lambda source: source.model_type == model_type, load_blocks, kind=kind)
+
+
 def _has_experts(source: Source) -> bool:
     return bool(source.config.get("num_experts"))
 
@@ -62,11 +70,13 @@ FAMILIES: dict[str, Family] = {
     "dream": _native(DreamModel),
     "mmada": _native(MMadaModelLM),
     "a2d": Family(is_a2d, load_a2d),
+    "sdar": _in_blocks(SDAR),
+    "fast-dllm": _in_blocks(FAST_DLLM),
     "mlm": Family(is_masked_lm, load_masked_lm, on_request=has_own_code),
     "arm": Family(is_causal_lm, load_causal_lm),
 }
 # Layouts that are known and not implemented.
-_REFUSED = {"llada2_moe": "LLaDA 2 (experts, blocks)"}
+_REFUSED = {"llada2_moe": "LLaDA 2 (experts, blocks)", "sdar_moe": "SDAR with experts, such as SDAR-30B-A3B"}
 
 
 def find_family(source: Source, name: str = "auto") -> Family:

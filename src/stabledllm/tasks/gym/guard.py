@@ -1,0 +1,91 @@
+"""Keeps the package's scorers from running what a model wrote.
+
+Several of them read an answer with ``eval``, of Python or of sympy. While they score, only arithmetic of a bearable
+size is evaluated: literals and sympy's numbers, symbols and elementary functions; no attribute and no other call.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import CodeType
+from typing import Any
+
+_LONGEST = 2000
+"""Most characters of what is evaluated."""
+_LARGEST_EXPONENT = 100
+_MOST_POWERS = 2
+"""Most powers of powers."""
+_CALLS = {
+    "Integer", "Float", "Rational", "Symbol", "Add", "Mul", "Pow", "sqrt", "exp", "log", "ln", "Abs", "sin", "cos",
+    "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh",
+}  # fmt: skip
+_PLAIN = (
+    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.List, ast.Tuple, ast.BinOp, ast.UnaryOp, ast.operator,
+    ast.unaryop, ast.Call, ast.keyword,
+)  # fmt: skip
+_eval = builtins.eval
+
+
+class Refused(Exception):
+    """What was to be evaluated is no bearable arithmetic."""
+
+
+@contextmanager
+def guarded_eval() -> Iterator[None]:
+    """While this context is open, ``eval`` refuses everything but arithmetic, with :class:`Refused`."""
+    builtins.eval = _arithmetic
+    try:
+        yield
+    finally:
+        builtins.eval = _eval
+
+
+def _arithmetic(source: Any, names: dict | None = None, local: dict | None = None, /) -> Any:
+    if isinstance(source, CodeType):
+        raise Refused
+    tree = ast.parse(str(source)[: _LONGEST + 1].strip(), mode="eval")
+    if len(str(source)) > _LONGEST or not all(map(_is_bearable, ast.walk(tree))):
+        raise Refused
+    return _eval(compile(tree, "an answer", "eval"), {**(names or {}), "__builtins__": {}}, local)
+
+
+def _is_bearable(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id in _CALLS
+    if isinstance(node, ast.Name):
+        return not node.id.startswith("_")
+    if _is_power(node):
+        return _powers(node) <= _MOST_POWERS and all(_is_small(each) for each in ast.walk(node.right))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        # 'x' * 10**9, and the same of lists, would fill the memory.
+        return not any(isinstance(side, ast.List | ast.Tuple) or _is_text(side) for side in (node.left, node.right))
+    return isinstance(node, _PLAIN)
+
+
+def _is_small(node: ast.AST) -> bool:
+    """Whether a part of an exponent is neither a large number nor a power of its own."""
+    if isinstance(node, ast.BinOp):
+        return not isinstance(node.op, ast.Pow | ast.LShift | ast.Mult)
+    if isinstance(node, ast.Constant):
+        # sympy writes Integer (9 ), Float ('1e9' ) and Symbol ('x' ).
+        value = node.value
+        if isinstance(value, str):
+            return not any(c.isdigit() for c in value) or len(value) <= 3
+        return not isinstance(value, int | float) or abs(value) <= _LARGEST_EXPONENT
+    return True
+
+
+def _is_power(node: ast.AST) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift)
+
+
+def _powers(node: ast.AST) -> int:
+    """How many powers are taken of one another."""
+    return _is_power(node) + max(map(_powers, ast.iter_child_nodes(node)), default=0)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)

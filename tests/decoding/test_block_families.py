@@ -1,0 +1,82 @@
+"""SDAR and Fast-dLLM v2 decode block after block of the row: as the definition does, one prompt at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stabledllm.build import take_block
+from stabledllm.decoding import DecodingOptions, DecodingStats, generate
+from stabledllm.errors import UserError
+from stabledllm.models.loading import load_model
+from tests.fakes.block_models import MASK_ID, write_fast_dllm, write_sdar
+from tests.models.families.cases import config_of, stored
+from tests.models.families.published_blocks import fast_dllm_logits, sdar_logits
+
+PROMPTS = [[*range(5 + i, 5 + i + length)] for i, length in enumerate((3, 8, 11, 6, 1))]
+"""Their lengths end at each place of a block of 4."""
+FAMILIES = {
+    "sdar": (write_sdar, sdar_logits, "block_size"),
+    "fast-dllm": (write_fast_dllm, fast_dllm_logits, "bd_size"),
+}
+END = 258
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    """The model in float64 in blocks of 4, and the logits of one row by the definition."""
+    write, logits, key = FAMILIES[request.param]
+    folder = write(tmp_path_factory.mktemp(request.param), std=0.4, config={key: 4})
+    weights, keys = stored(folder), config_of(folder)
+    return load_model(str(folder)).model.double(), lambda ids: logits(weights, keys, torch.tensor(ids))
+
+
+def by_definition(logits, prompt: list[int], length: int, per_call: int) -> list[int]:
+    """The surest tokens of a block first; the row is cut off behind the block."""
+    ids = [*prompt, *[MASK_ID] * length]
+    for start in range(len(prompt) // 4 * 4, len(ids), 4):
+        end = min(start + 4, len(ids))
+        while MASK_ID in ids[:end]:
+            law = logits(ids[:end])
+            law[:, MASK_ID] = -torch.inf
+            sure, token = law.softmax(-1).max(-1)
+            left = [i for i in range(start, end) if ids[i] == MASK_ID]
+            for i in sorted(left, key=lambda i: -float(sure[i]))[:per_call]:
+                ids[i] = int(token[i])
+    answer = ids[len(prompt) :]
+    return answer[: answer.index(END)] if END in answer else answer
+
+
+def decode(model, prompts, stats=None, **options) -> list[list[int]]:
+    ends = {"mask_id": MASK_ID, "eos_id": END, "pad_id": 256, "stats": stats}
+    return generate(model, prompts, DecodingOptions(12, **{"block": 4} | options), **ends)
+
+
+@pytest.mark.parametrize("steps", [12, 6])
+def test_equals_the_definition_alone_and_in_a_batch(family, steps):
+    model, logits = family
+    expected = [by_definition(logits, prompt, 12, 12 // steps) for prompt in PROMPTS]
+    assert len({tuple(answer) for answer in expected}) == len(PROMPTS), "or the test is about nothing"
+    assert [decode(model, [prompt], steps=steps)[0] for prompt in PROMPTS] == expected
+    assert decode(model, PROMPTS, steps=steps) == expected
+
+
+def test_a_prefix_cache_changes_nothing_and_spares_positions(family):
+    model, _ = family
+    plain, spared = DecodingStats(), DecodingStats()
+    expected = decode(model, PROMPTS, plain, steps=12)
+    assert decode(model, PROMPTS, spared, steps=12, cache="prefix") == expected
+    assert [decode(model, [prompt], steps=12, cache="prefix")[0] for prompt in PROMPTS] == expected
+    assert spared.model_calls == plain.model_calls
+    assert spared.forward_positions < plain.forward_positions
+
+
+def test_other_blocks_are_refused_unless_config_json_leaves_them_out(tmp_path):
+    loaded = load_model(str(write_sdar(tmp_path / "out")))
+    take_block(loaded, 6, given=True)
+    assert loaded.model.config.block_size == 6
+    assert len(decode(loaded.model, [[1, 2]], steps=12, block=6)[0]) <= 12
+    said = load_model(str(write_sdar(tmp_path / "said", config={"block_size": 4})))
+    take_block(said, 6, given=True)
+    with pytest.raises(UserError, match=r"^decoding: expected block 4, .* found 6\.$"):
+        decode(said.model, [[1, 2]], steps=12, block=6)
