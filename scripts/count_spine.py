@@ -26,6 +26,7 @@ EXCLUDED = {
     "ppots/adaptive.py": "an option of training: p(t) refitted from its losses",
     "ppots/fitted_for.py": "of the file format of a fitted density: what it was fitted for",
     "ppots/record.py": "the file format of a fitted density",
+    "variance/blocks.py": "the same losses and steps of rows in blocks",
     "variance/comparison.py": "rows and sentences of decomposition.json, from figures that the others worked out",
 }
 LIMIT = 1483

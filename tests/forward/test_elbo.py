@@ -23,7 +23,7 @@ from stabledllm.noise.views import MultiSample
 from tests.checks.moments import check_mean, check_variance
 from tests.checks.statistics import Z, assert_mean
 from tests.float64 import default_float64  # noqa: F401
-from tests.oracle import moments, objective_by_counts, step_variance, toy_row
+from tests.oracle import ToyRow, moments, objective_by_counts, step_variance, toy_row
 from tests.statistical.cases import FITTED, case
 
 pytestmark = pytest.mark.statistical
@@ -73,11 +73,15 @@ def estimates(text: str, budget: int, **options):
 
 def exact_variance(text: str, draws: int, replicates: int):
     """Of a row's loss and gradient, by enumeration."""
+    return exact_variance_of(TOY, text, draws, replicates)
+
+
+def exact_variance_of(toy: ToyRow, text: str, draws: int, replicates: int):
     source, _, rest = text.partition("+")
     if source not in ("lowdisc", "strats"):
-        return moments(case(text, eps=EPS).setting, TOY)[1] / draws
+        return moments(case(text, eps=EPS).setting, toy)[1] / draws
     n = draws // replicates
-    return step_variance(case(rest, eps=EPS).setting, TOY, source, n, math.ceil(n**0.5)) / replicates
+    return step_variance(case(rest or "standard", eps=EPS).setting, toy, source, n, math.ceil(n**0.5)) / replicates
 
 
 def check_elbo(text: str, budget: int, **options) -> None:

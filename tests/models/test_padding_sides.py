@@ -74,10 +74,6 @@ def sides(pad: int = 0) -> dict[str, dict[str, Tensor]]:
 @pytest.mark.parametrize("pad", [0, 3])
 @torch.no_grad()
 def test_elbo_is_the_rows_own(model, pad):
-    if getattr(model.config, "block_size", None):
-        with pytest.raises(UserError, match="expected a model of whole responses, found one trained in blocks"):
-            elbo(model, ROWS)
-        return
     values = {side: elbo(model, rows, seed=3).value for side, rows in sides(pad).items()}
     assert values["right"].isfinite().all()
     assert values["right"].diff().abs().min() > 0.01, "rows that are alike would hide an exchange"

@@ -11,7 +11,6 @@ from stabledllm.decoding import DecodingOptions, generate
 from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import row_nll
 from stabledllm.forward.blocks import BlockMeter, UnitMeter
-from stabledllm.forward.elbo import elbo
 from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
@@ -177,11 +176,6 @@ def test_p_is_fitted_to_units_and_refused_for_other_blocks(tmp_path):
     gradient = settings | {"method": "ppots-gradient", "out": str(tmp_path / "c")}
     with pytest.raises(UserError, match="fitted to gradients and block_size contradict"):
         train(TrainSettings.model_validate(gradient), say=lambda _: None)
-
-
-def test_what_measures_whole_responses_refuses_a_model_trained_in_blocks():
-    with pytest.raises(UserError, match=r"^elbo: expected a model of whole responses, found .* blocks of 4\.$"):
-        elbo(block_model(), [TokenRow([1, 2, 3], 1)])
 
 
 def block_model() -> TinyMDM:

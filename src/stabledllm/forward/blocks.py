@@ -16,8 +16,10 @@ from torch import Tensor
 from stabledllm.data.rows import TokenRow
 from stabledllm.data.token_rows import refuse_given
 from stabledllm.forward.meter import LossMeter
+from stabledllm.loss import token_losses
+from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.blocks import BlockDraw, Blocks, Units
-from stabledllm.noise.densities import TSampler
+from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key
 
@@ -64,6 +66,29 @@ class BlockMeter(LossMeter):
         """The most blocks that a response lies in; each block has a mask ratio of its own."""
         return max(len(_cuts(row, self.blocks)) for row in self.rows)
 
+    @cached_property
+    def block_sizes(self) -> Tensor:
+        """The response tokens P_b of each block, 0 where a row has fewer blocks, int64, (rows, ``ratios_per_row``)."""
+        sizes = [[end - start for start, end in _cuts(row, self.blocks)] for row in self.rows]
+        return torch.tensor([each + [0] * (self.ratios_per_row - len(each)) for each in sizes])
+
+    @torch.no_grad()
+    def block_losses(self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler | None = None) -> Tensor:
+        """What each block adds to its row's loss, ``(P_b / P) l_b``: float64, shape (n, ``ratios_per_row``).
+
+        Arguments and refusals are those of :meth:`view_losses`.
+        """
+        losses = torch.zeros(len(row), self.ratios_per_row, dtype=torch.float64)
+        with evaluating(self.model):
+            for chunk in self.chunks(row, method.views.count):
+                batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk)
+                nll = self.cross_entropies(batch, draw).double()
+                tokens = token_losses(nll, draw.mask, draw.coefficient, draw.active).sum(1)
+                units = draw.units
+                losses[chunk[units.row.cpu()], units.block.cpu()] = units.per_unit(tokens).cpu()
+        self.require_finite(losses, row)
+        return losses
+
     def draw(
         self, row: Tensor, t: Tensor, method: Method, key: Key, sampler: TSampler, chunk: Tensor, start: int = 0
     ) -> tuple[dict[str, Tensor], Draw]:
@@ -72,11 +97,8 @@ class BlockMeter(LossMeter):
         return batch, draw
 
     def noise_at(self, t: Tensor, method: Method, key: Key, noise: Rows, sampler: TSampler) -> BlockDraw:
-        most = self.ratios_per_row
-        units = Units.of(noise, self.blocks, noise.position * most, noise.step_rows * most)
-        block = units.rows.position - noise.position[units.row] * most
-        unit_t = t[units.row] if t.dim() == 1 else t[units.row, block]
-        return units.fold(method.draw_at(unit_t, key, units.rows, sampler))
+        t = t[:, None].expand(-1, self.ratios_per_row) if t.dim() == 1 else t
+        return Units.draw_at(t, self.blocks, method, key, noise, sampler, numbered=True)
 
 
 class UnitMeter(LossMeter):

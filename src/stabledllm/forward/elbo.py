@@ -1,6 +1,7 @@
 """The variance-reduced, differentiable ELBO of given rows with its standard error, from a budget of forwards.
 
-Legend: B rows, L positions, K views, D draws of t per row, R replicates, E evaluations of one forward pass.
+Legend: B rows, L positions, K views, D draws of t per row, R replicates, E evaluations of one forward pass, M blocks of
+a row (1 for models of whole responses).
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
 from stabledllm.forward.elbo_arguments import (
     check_numbers,
+    checked_blocks,
     checked_id,
     checked_mask_id,
     checked_method,
     checked_rows,
 )
 from stabledllm.forward.meter import filled_batches
+from stabledllm.forward.nll import forward_nll
 from stabledllm.loss import row_losses
+from stabledllm.noise.blocks import Blocks, Units
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.philox import philox4x32
@@ -129,18 +133,21 @@ def elbo(
     >>> elbo(model, rows, budget=4).value.shape
     torch.Size([2])
 
+    A model that is trained in blocks gives the bound of decoding block by block: in each of the D draws of a row every
+    block has a t and masks of its own, and the D mask ratios of one block are a lattice or strata of their own.
+
     The model's mode is not changed; dropout would add noise that is not shared. Gradients keep the graphs of all
     forwards in memory: if that is too much, use :func:`elbo_parts`.
 
     Args:
         model: called as ``model(noisy_ids, attention_mask, selected=mask, targets=ids).nll``, cross-entropies at the
-            selected positions in row-major order.
+            selected positions in row-major order; with ``config.block_size`` also by ``block_ids=``.
         rows: token rows, or tensors of shape (B, L) named ``input_ids``, ``attention_mask``, ``maskable`` (the response
             tokens) and, for isad-exact, ``delimiter``; padding on either side.
         density: the fitted p(t) of methods with ``ppots``.
         replicates: R; must divide D.
         eps: least masking probability of the objective, in [0, 1). With ``fixedcount`` 0 is the exact bound.
-        tokens_per_batch: padded tokens in one forward.
+        tokens_per_batch: padded tokens in one forward, in blocks those of both copies of a row.
         mask_id: default ``model.config.mask_token_id``.
         pad_id: fills short token rows and is hidden by the attention mask; default the mask id.
         progress: called with the forward rows of each forward pass, once it is done.
@@ -148,20 +155,19 @@ def elbo(
     Raises:
         UserError: an autoregressive model or method, one that is biased or learns as it is used (``adaptive``,
             ``ema``), a budget that the views or the replicates do not divide, an argument that is no number, a row
-            without response tokens, or no mask id.
+            without response tokens or, in blocks, with some that are not next to each other, or no mask id.
     """
     plan = _plan(model, rows, method, budget, seed, step, density, replicates, eps, tokens_per_batch, mask_id, pad_id)
-    groups, forwards = None, 0
+    groups, forwards = 0, 0
     for contribution, used in plan.run(model):
-        groups = contribution if groups is None else groups + contribution
-        forwards += used
+        groups, forwards = groups + contribution, forwards + used
         if progress:
             progress(used)
     # A group holds 1 / R of the mean of its own replicate.
     means = groups.detach() * plan.groups
     error = means.std(1) / plan.groups**0.5 if plan.groups > 1 else torch.full_like(means[:, 0], math.nan)
     tokens = plan.tensors["maskable"].sum(1)
-    return RowELBO(groups.sum(1), error, tokens, plan.t.shape[1], plan.groups, forwards)
+    return RowELBO(groups.sum(1), error, tokens, plan.t.shape[2], plan.groups, forwards)
 
 
 def elbo_parts(
@@ -206,7 +212,8 @@ class _Plan:
 
     tensors: dict[str, Tensor]
     t: Tensor
-    """Mask ratios, shape (B, D), the draws of one replicate next to each other."""
+    """Mask ratios, shape (B, M, D), the draws of one replicate next to each other."""
+    blocks: Blocks | None
     groups: int
     key: Key
     method: Method
@@ -216,34 +223,36 @@ class _Plan:
 
     def run(self, model) -> Iterator[tuple[Tensor, int]]:
         """Yield, per forward pass, its contribution to each replicate's share of the ELBO, (B, R), and its rows."""
-        b, draws = self.t.shape
-        length = self.tensors["attention_mask"].sum(1).repeat_interleave(draws)
+        b, _, draws = self.t.shape
+        copies = 2 if self.blocks else 1  # the clean row beside the noisy one
+        length = copies * self.tensors["attention_mask"].sum(1).repeat_interleave(draws)
         for chunk in filled_batches(length, self.method.views.count, self.tokens_per_batch):
             row, group = chunk // draws, chunk % draws // (draws // self.groups)
             loss, forwards = self._losses(model, chunk, row)
             require_finite(loss, f"elbo: losses of {type(model).__name__}")
-            tokens = self.tensors["maskable"].sum(1)[row]
-            share = -loss * (tokens.double() / draws).to(loss.dtype)
+            share = -loss * (self.tensors["maskable"].sum(1)[row].double() / draws).to(loss.dtype)
             zero = torch.zeros(b * self.groups, dtype=loss.dtype, device=loss.device)
             yield zero.index_add(0, (row * self.groups + group).to(loss.device), share).view(b, self.groups), forwards
 
     def _losses(self, model, chunk: Tensor, row: Tensor) -> tuple[Tensor, int]:
         """The row losses of the evaluations of one forward pass, shape (E,), and its forward rows."""
-        batch = {name: value[row] for name, value in self.tensors.items()}
-        used = batch["attention_mask"].any(0)
-        batch = {name: value[:, used] for name, value in batch.items()}
+        used = self.tensors["attention_mask"][row].any(0)
+        batch = {name: value[row][:, used] for name, value in self.tensors.items()}
         noise = Rows(
             position=chunk,
-            step_rows=self.t.numel(),
+            step_rows=self.t.shape[0] * self.t.shape[2],
             maskable=batch["maskable"],
             token_index=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0),
             delimiter=batch.get("delimiter"),
         )
-        draw = self.method.draw_at(self.t.flatten()[chunk], self.key, noise, self.sampler)
-        noisy, mask, source = draw.noisy(batch["input_ids"], self.mask_id)
-        targets = batch["input_ids"][source]
-        nll = model(noisy, batch["attention_mask"][source], selected=mask, targets=targets).nll
-        return row_losses(nll, draw.mask, draw.coefficient, draw.active), len(noisy)
+        t, form = self.t[row, :, chunk % self.t.shape[2]], {}
+        if self.blocks:
+            draw = Units.draw_at(t, self.blocks, self.method, self.key, noise, self.sampler, numbered=False)
+            form = {"block_ids": self.blocks.ids(batch["maskable"], batch["attention_mask"])}
+        else:
+            draw = self.method.draw_at(t[:, 0], self.key, noise, self.sampler)
+        nll, forwards = forward_nll(model, batch, draw, self.mask_id, form=form)
+        return row_losses(nll, draw.mask, draw.coefficient, draw.active), forwards
 
 
 def _plan(
@@ -251,21 +260,19 @@ def _plan(
 ) -> _Plan:
     method = checked_method(method, eps)
     check_numbers(budget=budget, replicates=replicates, tokens_per_batch=tokens_per_batch, seed=seed, step=step)
-    views = method.views.count
-    if budget % views:
+    if budget % (views := method.views.count):
         raise UserError(f"elbo: expected a budget divisible by the {views} views of '{method.name}', found {budget}.")
     draws = budget // views
-    groups = _replicates(method, draws) if replicates is None else replicates
-    if draws % groups:
+    if draws % (groups := _replicates(method, draws) if replicates is None else replicates):
         raise UserError(f"elbo: expected replicates that divide the {draws} draws of a row, found {groups}.")
-    mask_id = checked_mask_id(model, mask_id)
-    device = next(model.parameters()).device
+    mask_id, device = checked_mask_id(model, mask_id), next(model.parameters()).device
     tensors = checked_rows(rows, method, mask_id if pad_id is None else checked_id("pad_id", pad_id), mask_id)
     tensors = {name: value.to(device) for name, value in tensors.items()}
-    sampler = method.sampler(density)
-    call = _call_seed(seed, step)
-    t = sampler.icdf(_uniforms(method, call, len(tensors["maskable"]), draws, groups)).to(device)
-    return _Plan(tensors, t, groups, Key(call, 0), method, sampler, tokens_per_batch, mask_id)
+    sampler, (blocks, most) = method.sampler(density), checked_blocks(model, tensors["maskable"])
+    calls = [_call_seed(seed, step, block) for block in range(most)]
+    u = [_uniforms(method, call, len(tensors["maskable"]), draws, groups) for call in calls]
+    t = sampler.icdf(torch.stack(u, 1)).to(device)
+    return _Plan(tensors, t, blocks, groups, Key(calls[0], 0), method, sampler, tokens_per_batch, mask_id)
 
 
 def _replicates(method: Method, draws: int) -> int:
@@ -286,8 +293,8 @@ def _uniforms(method: Method, call: int, rows: int, draws: int, groups: int) -> 
     return torch.cat(u).view(rows, draws)
 
 
-def _call_seed(seed: int, step: int) -> int:
-    """A 64-bit seed for one call; in its keys, the numbers of rows and replicates take the place of the step."""
+def _call_seed(seed: int, step: int, block: int) -> int:
+    """A 64-bit seed for one call and number of block; in its keys, rows and replicates take the place of the step."""
     zero = torch.zeros((), dtype=torch.int64)
-    low, high = philox4x32(zero, zero, torch.tensor(step), zero, seed)[:2].tolist()
+    low, high = philox4x32(zero, torch.tensor(block), torch.tensor(step), zero, seed)[:2].tolist()
     return high << 32 | low

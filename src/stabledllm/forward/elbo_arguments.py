@@ -14,6 +14,7 @@ from stabledllm.errors import UserError
 from stabledllm.method_checks import check_elbo, check_marks
 from stabledllm.models.alignment import padding_last
 from stabledllm.models.kind import is_autoregressive
+from stabledllm.noise.blocks import Blocks
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 
@@ -86,7 +87,7 @@ def checked_mask_id(model, given: int | None) -> int:
     """The id of the mask token: the one given, else that of the model's config.
 
     Raises:
-        UserError: neither, one outside the model's vocabulary, or a model that is autoregressive or trained in blocks.
+        UserError: neither, one outside the model's vocabulary, or an autoregressive model.
 
     >>> checked_mask_id(object(), 7)
     7
@@ -94,8 +95,6 @@ def checked_mask_id(model, given: int | None) -> int:
     config = getattr(model, "config", None)
     if is_autoregressive(model):
         raise UserError("elbo: expected a masked diffusion model, found an autoregressive one.")
-    if size := getattr(config, "block_size", None):
-        raise UserError(f"elbo: expected a model of whole responses, found one trained in blocks of {size}.")
     mask_id = getattr(config, "mask_token_id", None) if given is None else given
     if mask_id is None:
         raise UserError("elbo: expected mask_id or model.config.mask_token_id, found neither.")
@@ -104,6 +103,33 @@ def checked_mask_id(model, given: int | None) -> int:
     if _is_whole(tokens) and not 0 <= mask_id < tokens:
         raise UserError(f"elbo: mask_id: expected one of the model's {tokens} tokens, found {mask_id}.")
     return mask_id
+
+
+def checked_blocks(model, maskable: Tensor) -> tuple[Blocks | None, int]:
+    """The blocks of a model that is trained in them, and the most that a row's response lies in; else None and 1.
+
+    Args:
+        maskable: the response tokens of each row, shape (B, L).
+
+    Raises:
+        UserError: response tokens that are not next to each other.
+
+    >>> checked_blocks(object(), torch.tensor([[False, True]]))
+    (None, 1)
+    """
+    size = getattr(getattr(model, "config", None), "block_size", None)
+    if not size:
+        return None, 1
+    places = torch.arange(maskable.shape[1], device=maskable.device)
+    last = torch.where(maskable, places, -1).amax(1)
+    apart = (last - maskable.long().argmax(1) + 1 != maskable.sum(1)).nonzero()[:, 0].tolist()
+    if apart:
+        raise UserError(
+            f"elbo: expected response tokens next to each other for a model in blocks, found others between those of "
+            f"row {apart[0]}."
+        )
+    blocks = Blocks.of(model, size)
+    return blocks, int(blocks.counts(maskable).max())
 
 
 def checked_rows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from stabledllm.build import build_methods, loading_options
@@ -15,6 +16,7 @@ from stabledllm.errors import UserError
 from stabledllm.lab.autoregressive import measure_autoregressive
 from stabledllm.lab.bar import progress_bar
 from stabledllm.lab.from_settings import build_measuring
+from stabledllm.lab.measure.blocks import BlockLaboratory
 from stabledllm.lab.measure.decompose import (
     LEAST_ROWS,
     check_methods,
@@ -27,7 +29,7 @@ from stabledllm.lab.measure.plan import gradient_stages, loss_stages
 from stabledllm.lab.measure.timing import gradient_cost
 from stabledllm.lab.quick import NOTE, QUICKER
 from stabledllm.lab.recommendation import is_comparable, recommend
-from stabledllm.method_checks import check_marks, check_model
+from stabledllm.method_checks import check_blocks, check_marks, check_model
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.methods import Method
 from stabledllm.runtime.device import place
@@ -49,10 +51,9 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     check_methods(methods, settings.gradient)
     loaded = load_model(settings.model, **loading_options(settings))
     place(loaded.model)
-    if size := getattr(loaded.model.config, "block_size", None):
-        raise UserError(
-            f"model '{settings.model}': expected one of whole responses, found one trained in blocks of {size}."
-        )
+    size = getattr(loaded.model.config, "block_size", None)
+    if size:
+        methods = _in_blocks(settings, methods, size)
     data = settings.data
     wanted = max(settings.rows, settings.probe.rows, settings.grad.rows)
     rows, note = load_rows(data.train, loaded.tokenizer, data, "train", data.train_rows, say, wanted=wanted)
@@ -65,7 +66,7 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     if loaded.autoregressive:
         measured, forwards = measure_autoregressive(settings, loaded, rows)
     else:
-        measured, forwards = _measure_all(settings, loaded, rows, methods, quick)
+        measured, forwards = _measure_all(settings, loaded, rows, methods, quick, size)
     if quick:
         measured["notes"] = [NOTE, *measured["notes"]]
     record = record_of(
@@ -85,18 +86,42 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     return record
 
 
+def _in_blocks(settings: DecomposeSettings, methods: list[Method], size: int) -> list[Method]:
+    """The methods to measure on a model in blocks: of the default list, those that have a meaning in blocks.
+
+    Raises:
+        UserError: the gradient, which is not measured in blocks, or a method that has no meaning there.
+    """
+    if settings.gradient:
+        raise UserError(
+            f"model '{settings.model}': expected one of whole responses to measure the gradient's noise, found one in "
+            f"blocks of {size}; measure the loss's: 'stabledllm decompose', or 'stabledllm recommend --by loss'."
+        )
+    if "methods" not in settings.model_fields_set:
+        methods = [method for method in methods if method.signal in (None, "loss")]
+    for method in methods:
+        check_blocks(method)
+    return methods
+
+
 def _measure_all(
-    settings: DecomposeSettings, loaded: LoadedModel, rows: list[TokenRow], methods: list[Method], quick: bool
+    settings: DecomposeSettings,
+    loaded: LoadedModel,
+    rows: list[TokenRow],
+    methods: list[Method],
+    quick: bool,
+    size: int | None,
 ) -> tuple[dict, int]:
     """The entries of the record for a masked diffusion model, and the number of forward passes they took."""
     for method in methods:
         check_model(method, loaded.name, loaded.autoregressive)
         check_marks(method, marks_in(rows))
     options = build_measuring(settings)
-    stages = loss_stages(options, methods, rows)
+    stages = loss_stages(options, methods, rows, in_blocks=bool(size))
     stages += gradient_stages(options, methods, rows) if settings.gradient else []
     with progress_bar("decompose", stages, "" if quick else QUICKER) as progress:
-        lab = Laboratory(options, loaded, rows, methods[0].objective, progress)
+        kind = partial(BlockLaboratory, block_size=size) if size else Laboratory
+        lab = kind(options, loaded, rows, methods[0].objective, progress)
         if settings.gradient:
             progress.gradient_cost = gradient_cost(lab, methods[0])
         entries = measure_losses(lab, methods)

@@ -11,7 +11,7 @@ Legend: B rows, L positions, S tokens of a block, U units (row, block) of a micr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -177,6 +177,28 @@ class Units:
             return self.fold(method.draw(key, self.rows, sampler))
         u = method.source.uniforms(key, sharing.step_rows, sharing.position.device)[sharing.position]
         return self.fold(method.draw_at(sampler.icdf(u)[self.row], key, self.rows, sampler))
+
+    @classmethod
+    def draw_at(
+        cls, t: Tensor, blocks: Blocks, method: Method, key: Key, rows: Rows, sampler: TSampler, *, numbered: bool
+    ) -> BlockDraw:
+        """Draw the masks of rows at a given t of each of their blocks, and fold them into rows.
+
+        Args:
+            t: mask ratio of each block, shape (B, M), M at least the number of any row's blocks.
+            numbered: whether the units are numbered, M to a row; else each takes its row's position, so that its masks
+                do not depend on M (the tokens' own indices keep those of a row's blocks apart).
+        """
+        most = t.shape[1]
+        units = cls.of(rows, blocks, rows.position * most, rows.step_rows * most)
+        placed = units.rows if numbered else replace(units.rows, position=rows.position[units.row])
+        return units.fold(method.draw_at(t[units.row, units.block], key, placed, sampler))
+
+    @property
+    def block(self) -> Tensor:
+        """Number of each unit within its row, from 0, int64, shape (U,)."""
+        number = torch.arange(len(self.row), device=self.row.device)
+        return number - torch.searchsorted(self.row, self.row)
 
     def fold(self, drawn: Draw) -> BlockDraw:
         """Turn the noise of units into that of their rows.

@@ -31,6 +31,7 @@ SHAPES = {
     | {
         "loss": Needed(_PARTS),
         "gradient": _PARTS,
+        "blocks": {"sentence": Needed(str)},
         "curves": dict,
         "densities": [Needed({"method": Needed(str), "t": list, "p": list})],
         "by_length": [Needed(_PARTS | {"tokens": list})],

@@ -104,9 +104,14 @@ class NestedLosses:
         return self.cell_moments[0] @ self.weight
 
     @property
+    def rate_noise(self) -> Tensor:
+        """Unbiased Var_t g of each row, shape (a,)."""
+        return rate_noise(*self.cell_moments[::2], self.width)
+
+    @property
     def weight(self) -> Tensor:
         """Weight of each rate in a mean over t, shape (b,)."""
-        b = self.losses.shape[1]
+        b = self.losses.shape[-2]
         return torch.full((b,), 1.0 / b, dtype=torch.float64) if self.width is None else self.width
 
 
@@ -147,7 +152,18 @@ def nested_losses(
         chance = chance_of_some(t, meter.sizes(method)[chosen][:, None], meter.objective.eps)
         method = replace(method, masker=SomeMasked())
     losses = meter.losses(chosen.repeat_interleave(rates * masks), t.flatten().repeat_interleave(masks), method, key)
-    return NestedLosses(losses.view(a, rates, masks), chosen, width, chance, share, t)
+    return NestedLosses(losses.view(a, rates, masks, *losses.shape[1:]), chosen, width, chance, share, t)
+
+
+def rate_noise(g: Tensor, error: Tensor, width: Tensor | None) -> Tensor:
+    """Unbiased Var_t of curves g (..., b) that are known with the variance ``error``, shape (...).
+
+    >>> rate_noise(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.5]), None)
+    tensor(1.5000)
+    """
+    if width is None:
+        return g.var(-1) - error.mean(-1)
+    return (g**2 - error) @ width - (g @ width) ** 2 + error @ width**2
 
 
 def components(nested: NestedLosses) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,15 +176,10 @@ def components(nested: NestedLosses) -> tuple[Tensor, Tensor, Tensor]:
     >>> components(NestedLosses(torch.tensor([1.0, 3.0])[:, None, None].expand(2, 2, 2), torch.arange(2), width=None))
     (tensor(0.), tensor(0.), tensor(2.))
     """
-    width, (g, noise, error) = nested.width, nested.cell_moments
-    if width is None:
-        row_means, within_row = g.mean(1), g.var(1).mean()
-        data = row_means.var() + spread_change(row_means, nested.share) - within_row / g.shape[1]
-        return noise.mean(), within_row - error.mean(), data
-    row_means, row_error = g @ width, error @ width**2
-    second = (g**2 - error) @ width
-    data = row_means.var() + spread_change(row_means, nested.share) - row_error.mean()
-    return (noise @ width).mean(), (second - row_means**2 + row_error).mean(), data
+    width, means, (g, noise, error) = nested.width, nested.row_means, nested.cell_moments
+    of_means = g.var(1) / g.shape[1] if width is None else error @ width**2
+    data = means.var() + spread_change(means, nested.share) - of_means.mean()
+    return (noise @ nested.weight).mean(), nested.rate_noise.mean(), data
 
 
 def decompose(nested: NestedLosses) -> Decomposition:
@@ -221,5 +232,5 @@ def _few_decide(nested: NestedLosses) -> bool:
     if nested.width is None:
         noise = nested.cell_moments[1]
         return nested.chance is not None and float(noise.max()) > _MOST_OF_ONE * float(noise.sum())
-    seen, draws = (nested.losses != 0).sum((0, 2)), nested.losses[:, 0].numel()
+    seen, draws = (nested.losses != 0).flatten(0, -3).sum((0, 2)), nested.losses[..., 0, :].numel()
     return nested.chance is None and bool(((seen < LEAST_SEEN) & (seen < draws)).any())

@@ -64,9 +64,13 @@ class Measured:
         """Mean row loss, or the token mean; the error is over steps."""
         steps = self.deviations.mean(1)
         error = (float(steps.var()) / len(steps) + self.low_error**2) ** 0.5
-        return Estimate(
-            value=float(token_mean(self.row_losses, self.share)), stderr=error, n=len(steps), unit="nats/token"
-        )
+        value = float(token_mean(self.row_losses, self.share))
+        return Estimate(value=value, stderr=error, n=len(steps), unit="nats/token")
+
+    @property
+    def row_squares(self) -> Tensor:
+        """Squared deviations of rows, shape (S, n)."""
+        return self.deviations**2
 
     @property
     def squares(self) -> Tensor:
@@ -85,7 +89,7 @@ class Measured:
         squares = self.squares.flatten()
         count = len(squares)
         value, error = float(squares.sum()) / (count - 1), float(squares.std()) / count**0.5
-        rows, together = self.deviations.flatten() ** 2, 1.0
+        rows, together = self.row_squares.flatten(), 1.0
         if not self.independent_rows:  # few steps do not show the fourth moment: at least that of a normal law
             error = max(error, value * (2 / (count - 1)) ** 0.5)
             together = float(rows.sum()) / max(value * len(self.row_losses), 1e-300)
@@ -135,16 +139,20 @@ def step_rows(method: Method, forwards: int, cost: float | None = None) -> int:
     return max(1, round(forwards / (cost or method.views.count)))
 
 
+def drawn_rows(meter: LossMeter, count: int, seed: int) -> Tensor:
+    """The index of each of ``count`` iid data rows, the same for every method."""
+    return (Key(seed, _MEASURE_STEP).row_uniforms(Stream.RESAMPLE, torch.arange(count)) * len(meter.rows)).long()
+
+
+def step_keys(seed: int, steps: int) -> list[Key]:
+    """The key of all masks, and then that of the mask ratios of each step."""
+    return [Key(seed, _MEASURE_STEP + s) for s in range(steps + 1)]
+
+
 def measure(
-    meter: LossMeter,
-    method: Method,
-    sampler: TSampler,
-    *,
-    rows: int,
-    steps: int,
-    seed: int,
+    meter: LossMeter, method: Method, sampler: TSampler, *, rows: int, steps: int, seed: int,
     low: LowRates | None = None,
-) -> Measured:
+) -> Measured:  # fmt: skip
     """Draw ``steps`` training steps of ``rows`` iid data rows each, as training would, and take their losses.
 
     Args:
@@ -159,14 +167,11 @@ def measure(
     >>> print(measure(Constant(), Method(), Uniform(), rows=8, steps=4, seed=0).mean)
     1 ± 0 nats/token (n=4)
     """
-    index = torch.arange(rows * steps)
-    drawn = (Key(seed, _MEASURE_STEP).row_uniforms(Stream.RESAMPLE, index) * len(meter.rows)).long()
-    u = torch.cat(
-        [method.source.uniforms(Key(seed, _MEASURE_STEP + 1 + s), rows, torch.device("cpu")) for s in range(steps)]
-    )
+    drawn, (key, *keys) = drawn_rows(meter, rows * steps, seed), step_keys(seed, steps)
+    u = torch.cat([method.source.uniforms(key, rows, torch.device("cpu")) for key in keys])
     t, before = sampler.icdf(u), meter.forwards
-    losses = meter.losses(drawn, t, method, Key(seed, _MEASURE_STEP), sampler)
-    cost = (meter.forwards - before) / len(index)
+    losses = meter.losses(drawn, t, method, key, sampler)
+    cost = (meter.forwards - before) / len(drawn)
     share = meter.shares(method)[drawn] if meter.objective.normalization == "token" else None
     rest = {}
     if low is not None and method.masker.independent:

@@ -18,8 +18,7 @@ from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity, profile_record
 from stabledllm.runtime.provenance import device_name, versions
 from stabledllm.variance.comparison import compare_methods, mirror_condition
-from stabledllm.variance.components import decompose, nested_losses
-from stabledllm.variance.low_rates import LowRates
+from stabledllm.variance.components import decompose
 
 SCHEMA = "stabledllm/decomposition/1"
 LEAST_ROWS = 4
@@ -69,21 +68,11 @@ def record_of(
 
 def measure_losses(lab: Laboratory, methods: Sequence[Method]) -> dict:
     """The entries of the record that are about the loss; the first method is Standard."""
-    options, standard, progress = lab.options, methods[0], lab.progress
+    standard, progress = methods[0], lab.progress
     mirror = _mirror(standard)
     progress.stage(ABC)
-    nested = nested_losses(
-        lab.meter,
-        standard,
-        rows=options.rows,
-        rates=options.rates,
-        masks=options.masks,
-        seed=options.seed,
-        design=options.design,
-        some_masked=True,
-    )
+    nested = lab.nested(standard)
     parts = decompose(nested)
-    lab.low = LowRates.of(nested, lab.meter.sizes(standard)[nested.rows], lab.meter.objective.eps)
     tokens = torch.tensor([lab.rows[i].response_length for i in nested.rows.tolist()])
     both = lab.profile(mirror)
     progress.stage(PROBE)
@@ -105,6 +94,7 @@ def measure_losses(lab: Laboratory, methods: Sequence[Method]) -> dict:
     return {
         "loss": parts.as_dict(),
         "gradient": None,
+        **lab.further(nested),
         "curves": {
             "t": plain["t"],
             **{name: plain[name] for name in ("g", "g_stderr", "v", "v_stderr")},

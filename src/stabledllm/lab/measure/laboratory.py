@@ -25,6 +25,7 @@ from stabledllm.ppots.profile import Profile, probe
 from stabledllm.ppots.record import FittedDensity, fit_density
 from stabledllm.stats.estimate import Estimate
 from stabledllm.variance.comparison import MethodResult
+from stabledllm.variance.components import NestedLosses, nested_losses
 from stabledllm.variance.drawn import HEAVY_SHARE, measure, step_rows
 from stabledllm.variance.low_rates import LowRates
 from stabledllm.variance.predicted import per_row_variance
@@ -45,15 +46,33 @@ class Laboratory:
         self.options, self.loaded, self.rows, self.progress = options, loaded, rows, progress
         self.sized = {"tokens_per_batch": tokens_per_batch} if tokens_per_batch else {}
         """What every meter is told of the memory there is."""
-        self.meter = LossMeter(loaded, rows, objective, progress=self._update, **self.sized)
+        self.meter = self._meter(objective)
         self._profiles: dict[tuple[Masker, Views, bool], Profile] = {}
         self.low: LowRates | None = None
         """Standard's losses at small t, once A, B and C were measured."""
         self.drawn: dict[str, tuple[TSampler, float]] = {}
         """The density and the forwards per row of each measured method, by its name."""
 
+    def _meter(self, objective: Objective) -> LossMeter:
+        return LossMeter(self.loaded, self.rows, objective, progress=self._update, **self.sized)
+
     def _update(self, forwards: int) -> None:
         self.progress.update(forwards)
+
+    def nested(self, standard: Method) -> NestedLosses:
+        """The nested design of A, B and C; the losses at small t that it shows are kept."""
+        nested = nested_losses(self.meter, standard, **self.design, some_masked=True)
+        self.low = LowRates.of(nested, self.meter.sizes(standard)[nested.rows], self.meter.objective.eps)
+        return nested
+
+    @property
+    def design(self) -> dict:
+        """The sizes of the nested design, by name."""
+        return {name: getattr(self.options, name) for name in ("rows", "rates", "masks", "seed", "design")}
+
+    def further(self, nested: NestedLosses) -> dict:
+        """The entries of the record that only such rows have."""
+        return {}
 
     def profile(self, method: Method) -> Profile:
         """The probe of a method's masker and views, measured at the first call, whatever the source and the density."""

@@ -27,8 +27,14 @@ def gradient_stage(method: Method) -> str:
     return f"gradient: {method.name}"
 
 
-def loss_stages(options: DecomposeOptions, methods: Sequence[Method], rows: Sequence[TokenRow]) -> list[Stage]:
-    """The stages that measure the loss; the first method is Standard."""
+def loss_stages(
+    options: DecomposeOptions, methods: Sequence[Method], rows: Sequence[TokenRow], *, in_blocks: bool = False
+) -> list[Stage]:
+    """The stages that measure the loss; the first method is Standard.
+
+    Args:
+        in_blocks: whether every density is fitted to a probe of its own, that of blocks.
+    """
     standard = methods[0]
     stages = [Stage(ABC, min(options.rows, len(rows)) * _cells(options, standard) * options.masks)]
     probed = set()
@@ -43,8 +49,10 @@ def loss_stages(options: DecomposeOptions, methods: Sequence[Method], rows: Sequ
     mirror = Method.parse("mirror", standard.options, standard.objective)
     stages.append(Stage(PROBE, probe(mirror) + probe(standard)))
     for method in methods:
-        norms = probe_forwards(method, options.probe, rows) if method.needs_p and method.signal != "loss" else 0
-        stages.append(Stage(method.name, norms + probe(method) + _drawn(options, method, rows, options.steps)))
+        own = method.needs_p and (in_blocks or method.signal != "loss")
+        probes = probe_forwards(method, options.probe, rows) if own else 0
+        probes += 0 if in_blocks else probe(method)
+        stages.append(Stage(method.name, probes + _drawn(options, method, rows, options.steps)))
     return stages
 
 
