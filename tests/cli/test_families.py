@@ -75,6 +75,34 @@ def test_decompose_with_the_gradient(tmp_path):
     assert record["gradient"]
 
 
+@pytest.mark.parametrize("name", ["sdar", "fast-dllm", "llada2"])
+def test_models_in_blocks_are_measured(tmp_path, name):
+    WRITERS[name](tmp_path / "hub")
+    lab = [part for part in LAB if not part.startswith("grad.")]
+    methods = ["--methods", "standard,ppots,mirror,lowdisc+fixedcount"]
+    told = run("recommend", "--model", "hub", "--out", "out", "gradient=false", *methods, *lab, cwd=tmp_path)
+    record = json.loads((tmp_path / "out" / "decomposition.json").read_text())
+    size = record["blocks"]["block_size"]
+    assert size == {"sdar": 4, "fast-dllm": 8, "llada2": 32}[name]
+    assert [m["method"] for m in record["methods"]] == ["standard", "ppots", "mirror", "lowdisc+fixedcount"]
+    means = [m["mean"]["value"] for m in record["methods"]]
+    assert min(means) > 0.5 * max(means) > 0, "all estimate one loss"
+    assert "Mask-rate noise in blocks" in told
+    assert f"block_size: {size}\ndecoding: {{block: {size}}}" in told
+    run("report", "out", cwd=tmp_path)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert record["blocks"]["sentence"].split(":")[0] in page
+
+
+def test_the_gradient_in_blocks_is_refused_with_what_to_write(tmp_path):
+    write_sdar(tmp_path / "hub")
+    for arguments in (["decompose", "--gradient"], ["recommend"]):
+        refused = in_process(*arguments, "--model", "hub", *LAB, cwd=tmp_path)
+        assert_refused(refused, "to measure the gradient's noise, found one in blocks of 4; gradient=false measures")
+    refused = in_process("decompose", "--model", "hub", "--methods", "ppots-head", *LAB[:1], cwd=tmp_path)
+    assert_refused(refused, "a density fitted to gradients and block_size contradict")
+
+
 def test_refusals_reach_the_user_as_one_sentence(tmp_path):
     write_llada(tmp_path / "hub", shards=2)
     (tmp_path / "hub" / "model-00001-of-00002.safetensors").unlink()

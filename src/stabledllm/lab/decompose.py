@@ -95,7 +95,7 @@ def _in_blocks(settings: DecomposeSettings, methods: list[Method], size: int) ->
     if settings.gradient:
         raise UserError(
             f"model '{settings.model}': expected one of whole responses to measure the gradient's noise, found one in "
-            f"blocks of {size}; measure the loss's: 'stabledllm decompose', or 'stabledllm recommend --by loss'."
+            f"blocks of {size}; gradient=false measures the loss's alone."
         )
     if "methods" not in settings.model_fields_set:
         methods = [method for method in methods if method.signal in (None, "loss")]

@@ -38,6 +38,8 @@ def recipe_lines(record: dict, method: str, views: float, forwards: int) -> str:
         tree["objective"] = objective
     lines = [*yaml.safe_dump(tree, sort_keys=False).splitlines(), f"method: {method}"]
     lines.append(f"batch: {max(1, round(forwards / views))}")
+    if blocks := record.get("blocks"):
+        lines += [f"block_size: {blocks['block_size']}", f"decoding: {{block: {blocks['block_size']}}}"]
     if options := set_options(record["config"]["method_options"], method):
         lines += ["method_options:", *(f"  {name}: {value}" for name, value in options.items())]
     if any(part in PROBED for part in method.split("+")):

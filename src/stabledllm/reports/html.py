@@ -89,6 +89,8 @@ def _decomposition(data: dict | None) -> dict | None:
     return {
         "arm": data.get("kind") == "arm",
         "components": tables.components_table(data),
+        "blocks": tables.blocks_table(data["blocks"]) if data.get("blocks") else None,
+        "of_blocks": (data.get("blocks") or {}).get("sentence"),
         "components_figure": data_uri(figures.components(data)),
         "curves": data_uri(figures.curves(data)),
         "densities": data_uri(figures.densities(data)),
