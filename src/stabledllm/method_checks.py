@@ -98,6 +98,21 @@ def check_blocks(method: OfParts, *, packing: bool = False) -> None:
         raise UserError(f"method '{method.name}': a density fitted to gradients and block_size contradict; use ppots.")
 
 
+def check_gradient_in_blocks(model: str, block_size: int | None) -> None:
+    """Refuse to measure the gradient's noise of a model in blocks.
+
+    Raises:
+        UserError: the model is trained in blocks.
+
+    >>> check_gradient_in_blocks("tiny", None)
+    """
+    if block_size:
+        raise UserError(
+            f"model '{model}': expected one of whole responses to measure the gradient's noise, found one in blocks of "
+            f"{block_size}; gradient=false measures the loss's alone."
+        )
+
+
 def check_finite_variance(method: Method, what: str) -> None:
     """Refuse independent masks at eps = 0: the bound's weight 1 / t then has no second moment, for any bounded p(t).
 

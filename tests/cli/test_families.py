@@ -75,7 +75,9 @@ def test_decompose_with_the_gradient(tmp_path):
     assert record["gradient"]
 
 
-@pytest.mark.parametrize("name", ["sdar", "fast-dllm", "llada2"])
+@pytest.mark.parametrize(
+    "name", ["sdar", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fast-dllm", "llada2"))]
+)
 def test_models_in_blocks_are_measured(tmp_path, name):
     WRITERS[name](tmp_path / "hub")
     lab = [part for part in LAB if not part.startswith("grad.")]

@@ -17,8 +17,10 @@ from types import ModuleType
 import pytest
 import torch
 
+from stabledllm.data.rows import TokenRow
 from stabledllm.decoding import DecodingOptions, generate
 from stabledllm.errors import UserError
+from stabledllm.forward.elbo import elbo
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
@@ -237,6 +239,26 @@ def test_the_greedy_completion_is_known_as_such(make, folder):
     requests = [Request((prompt, text)), Request((prompt, other))]
     assert [greedy for _, greedy in make(draws=8).loglikelihood(requests)] == [True, False]
     assert [greedy for _, greedy in make(draws=8, greedy=False).loglikelihood(requests)] == [False, False]
+
+
+def test_a_model_in_blocks_gives_the_bound_of_decoding_block_by_block(make, folder, tmp_path):
+    model = TinyMDM.from_pretrained(folder)
+    model.config.block_size = 2
+    model.save_pretrained(tmp_path)
+    tokenizer, prompt = ByteTokenizer(), "7+5=?"
+    ids = plain(str(tmp_path), tokenizer.encode(prompt), length=4, steps=4, block=2)[:3]
+    text = tokenizer.decode(ids)
+    assert tokenizer.encode(text) == ids
+    lm = make(draws=8, pretrained=str(tmp_path))
+    (value, greedy), (other, not_greedy) = lm.loglikelihood(
+        [Request((prompt, text)), Request((prompt, text[1:] + "a"))]
+    )
+    assert (greedy, not_greedy) == (True, False)
+    assert other < value < 0
+    row = TokenRow([*tokenizer.encode(prompt), *ids], len(tokenizer.encode(prompt)))
+    with torch.no_grad():
+        exact = elbo(model.eval(), [row], budget=256, eps=0.0)
+    assert abs(value - float(exact.value)) < 5 * (float(exact.stderr) + lm.estimate(row.input_ids[:-3], ids).stderr)
 
 
 def test_conversations_reach_the_model_s_own_template(make, folder):

@@ -29,7 +29,7 @@ from stabledllm.lab.measure.plan import gradient_stages, loss_stages
 from stabledllm.lab.measure.timing import gradient_cost
 from stabledllm.lab.quick import NOTE, QUICKER
 from stabledllm.lab.recommendation import is_comparable, recommend
-from stabledllm.method_checks import check_blocks, check_marks, check_model
+from stabledllm.method_checks import check_blocks, check_gradient_in_blocks, check_marks, check_model
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.methods import Method
 from stabledllm.runtime.device import place
@@ -93,10 +93,7 @@ def _in_blocks(settings: DecomposeSettings, methods: list[Method], size: int) ->
         UserError: the gradient, which is not measured in blocks, or a method that has no meaning there.
     """
     if settings.gradient:
-        raise UserError(
-            f"model '{settings.model}': expected one of whole responses to measure the gradient's noise, found one in "
-            f"blocks of {size}; gradient=false measures the loss's alone."
-        )
+        check_gradient_in_blocks(settings.model, size)
     if "methods" not in settings.model_fields_set:
         methods = [method for method in methods if method.signal in (None, "loss")]
     for method in methods:

@@ -186,7 +186,9 @@ class HarnessModel:
 
     def _is_greedy(self, prompt: list[int], continuation: list[int]) -> bool:
         n = len(continuation)
-        return self._complete([prompt], DecodingOptions(length=n, steps=n, block=n))[0] == continuation
+        block = getattr(self._loaded.model.config, "block_size", None) or n
+        whole = -(-n // block) * block
+        return self._complete([prompt], DecodingOptions(length=whole, steps=whole, block=block))[0][:n] == continuation
 
     def _keep(self, request, estimate: Estimate, **more) -> None:
         named = {name: getattr(request, name, None) for name in ("task_name", "doc_id", "idx")}
