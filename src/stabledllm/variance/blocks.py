@@ -85,6 +85,14 @@ def nested_blocks(
     """Measure the losses of the blocks of ``rows`` distinct rows under uniform t, one for all blocks of a row.
 
     Independent masks of single views are drawn given that they hide a token of the block.
+
+    >>> from stabledllm.noise.objective import Objective
+    >>> class Constant:  # a meter of five rows in two blocks of one token, each with the loss 1
+    ...     rows, objective, block_sizes, forwards = range(5), Objective(), torch.ones(5, 2, dtype=torch.int64), 0
+    ...     def block_losses(self, row, t, method, key, sampler=None):
+    ...         return torch.ones(len(row), 2).double()
+    >>> nested_blocks(Constant(), Method(), rows=3, rates=4, masks=2, seed=0, design="iid").losses.shape
+    torch.Size([3, 2, 4, 2])
     """
     given = _of_one_view(method)
     drawing = replace(method, masker=SomeMasked()) if given else method
@@ -216,6 +224,16 @@ def measure_blocks(
     Args:
         rare: the part of a row's variance that drawn steps hardly ever show, for other independent masks; a large one
             makes a heavy tail.
+
+    >>> from stabledllm.noise.objective import Objective
+    >>> class Constant:  # a meter of five rows in two blocks of one token, each with the loss 1
+    ...     rows, objective, block_sizes, forwards = range(5), Objective(), torch.ones(5, 2, dtype=torch.int64), 0
+    ...     def block_losses(self, row, t, method, key, sampler=None):
+    ...         return torch.ones(len(row), 2).double()
+    >>> from stabledllm.noise.densities import Uniform
+    >>> counts = Method.parse("lowdisc+fixedcount")
+    >>> print(measure_blocks(Constant(), counts, Uniform(), rows=8, steps=4, seed=0).mean)
+    2 ± 0 nats/token (n=4)
     """
     drawn = drawn_rows(meter, rows * steps, seed)
     sizes = meter.block_sizes[drawn]

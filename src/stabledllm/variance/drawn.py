@@ -140,12 +140,21 @@ def step_rows(method: Method, forwards: int, cost: float | None = None) -> int:
 
 
 def drawn_rows(meter: LossMeter, count: int, seed: int) -> Tensor:
-    """The index of each of ``count`` iid data rows, the same for every method."""
+    """The index of each of ``count`` iid data rows, the same for every method.
+
+    >>> from types import SimpleNamespace
+    >>> int(drawn_rows(SimpleNamespace(rows=range(5)), 8, seed=0).max()) < 5
+    True
+    """
     return (Key(seed, _MEASURE_STEP).row_uniforms(Stream.RESAMPLE, torch.arange(count)) * len(meter.rows)).long()
 
 
 def step_keys(seed: int, steps: int) -> list[Key]:
-    """The key of all masks, and then that of the mask ratios of each step."""
+    """The key of all masks, and then that of the mask ratios of each step.
+
+    >>> len(step_keys(seed=0, steps=4))
+    5
+    """
     return [Key(seed, _MEASURE_STEP + s) for s in range(steps + 1)]
 
 
