@@ -29,7 +29,7 @@ EXCLUDED = {
     "variance/blocks.py": "the same losses and steps of rows in blocks",
     "variance/comparison.py": "rows and sentences of decomposition.json, from figures that the others worked out",
 }
-LIMIT = 1483
+LIMIT = 1482
 _LAYOUT = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
 }  # fmt: skip

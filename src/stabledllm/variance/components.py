@@ -173,8 +173,9 @@ def components(nested: NestedLosses) -> tuple[Tensor, Tensor, Tensor]:
     and S²_i the variance over the rates of row i. iid: mean v; mean_i S²_i - mean e; Var_i(m_i.) - mean_i S²_i / b.
     Cells of width w: sum w v; sum w (m² - e) - ((sum w m)² - sum w² e); Var_i(sum w m) - mean_i sum w² e.
 
-    >>> components(NestedLosses(torch.tensor([1.0, 3.0])[:, None, None].expand(2, 2, 2), torch.arange(2), width=None))
-    (tensor(0.), tensor(0.), tensor(2.))
+    >>> losses = torch.tensor([1.0, 3.0]).double()[:, None, None].expand(2, 2, 2)
+    >>> [float(part) for part in components(NestedLosses(losses, torch.arange(2), width=None))]
+    [0.0, 0.0, 2.0]
     """
     width, means, (g, noise, error) = nested.width, nested.row_means, nested.cell_moments
     of_means = g.var(1) / g.shape[1] if width is None else error @ width**2
