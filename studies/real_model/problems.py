@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stabledllm.errors import UserError
 from stabledllm.models.hf_tokenizer import HFTokenizer
-from stabledllm.runtime.files import write_json, write_jsonl
+from stabledllm.runtime.files import read_json, write_json, write_jsonl
 from stabledllm.tasks.registry import task_named
 from stabledllm.tasks.task import TaskOptions
 
@@ -77,6 +77,24 @@ def write_halves(folder: Path, tokenizer: HFTokenizer) -> None:
     half = len(rows) // 2
     write_jsonl(folder / "measure_short.jsonl", rows[:half])
     write_jsonl(folder / "measure_long.jsonl", rows[half:])
+
+
+def templates_of(folder: Path, source: str, name: str) -> list[str]:
+    """The template of each row of ``NAME.jsonl``, whose rows do not say it: those of the task are drawn again.
+
+    Raises:
+        UserError: the task does not draw these rows, as another version of its package.
+    """
+    rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    drawn = read_json(folder / "text.json")["files"][name]["drawn"]
+    templates = {_written(row)["question"]: template_of(row) for row in rows_of(source, FILES[name], drawn)}
+    missing = next((place for place, row in enumerate(rows, 1) if row["question"] not in templates), None)
+    if missing:
+        raise UserError(
+            f"{folder / name}.jsonl: line {missing}: expected a row that {source} draws, found another; install the "
+            f"version of the package that it was drawn with."
+        )
+    return [templates[row["question"]] for row in rows]
 
 
 def rows_of(source: str, file: File, count: int) -> list[dict]:

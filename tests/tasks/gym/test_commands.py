@@ -47,6 +47,14 @@ def test_a_scorer_that_fails_on_an_answer_gives_nothing_for_it():
     assert scores("none of them", gold) == [("none of them", False, 0.0)] * 2
 
 
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("complex_arithmetic", "nan"), ("complex_arithmetic", "3 + nani"), ("coin_flip", "1e999999999")],
+)
+def test_what_is_no_number_that_can_be_compared_is_wrong(name, answer):
+    assert scores(answer, row(name)["gold"])[0] == (answer, False, 0.0)
+
+
 def test_what_a_model_wrote_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("countdown", "spiral_matrix", "simple_integration"):

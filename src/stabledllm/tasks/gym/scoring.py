@@ -17,6 +17,8 @@ from stabledllm.tasks.task import Scored
 
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BEHIND = re.compile(r".*(?:####|\banswer(?:\s+is)?\s*:)[*_\s]*(\S.*)", re.DOTALL | re.IGNORECASE)
+_UNREADABLE = re.compile(r"(?<![a-z])nan|\d[\d._]*e[+-]?[\d_]{4}", re.IGNORECASE)
+"""NaN, which complex_arithmetic takes for every number, and 1e999999999, which coin_flip writes out in digits."""
 _GRIDS = ("arc_agi", "rearc")
 """Sets that compare a grid with a tuple of tuples, which JSON gives back as lists."""
 
@@ -76,6 +78,8 @@ def _loose(completion: str) -> str:
 
 def _credit(name: str, given: str, item: dict) -> float:
     """The package's score in [0, 1]; 0 where its scorer cannot read the answer and raises an error."""
+    if _UNREADABLE.search(given) and not _UNREADABLE.search(str(item["answer"])):
+        return 0.0
     if name in _GRIDS:
         item = _with_tuples(item)
     scorer = _scorer(name)
