@@ -93,8 +93,10 @@ def of_run(run: TrainSettings) -> Checks:
     if lora and is_new(run.model):
         yield "lora model", partial(_refuse_adapters, run.model)
     yield "allow_changed", partial(refuse_unchangeable, run.allow_changed)
-    for name in run.callbacks:
+    for name in dict.fromkeys(run.callbacks):
         yield "callbacks", partial(_check_callback, name)
+    if twice := next((name for name in run.callbacks if run.callbacks.count(name) > 1), None):
+        yield "callbacks", partial(_refuse_twice, twice)
 
 
 def is_known(method: str) -> bool:
@@ -199,6 +201,16 @@ def _check_density(method: OfParts, run: TrainSettings) -> None:
         refuse_other(record, method.name, objective, name, run.block_size, run.block_t)
 
 
+def refuse_density(base: TrainSettings) -> None:
+    """Refuse a fitted density for the runs of an experiment.
+
+    Raises:
+        UserError: there is one.
+    """
+    if base.p_of_t is not None:
+        raise UserError("key 'base.p_of_t': expected none, since an experiment fits one for each of its methods.")
+
+
 def check_out(out: str) -> None:
     """Refuse a folder for results that is a file, or lies below one.
 
@@ -220,6 +232,10 @@ def check_clip(name: str) -> None:
     """
     if not Path(name).expanduser().is_dir():
         check_name(name, "CLIP model", ())
+
+
+def _refuse_twice(callback: str) -> None:
+    raise UserError(f"key 'callbacks': expected each class once, found '{callback}' twice.")
 
 
 def _check_callback(name: str) -> None:
