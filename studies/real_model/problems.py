@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stabledllm.errors import UserError
 from stabledllm.models.hf_tokenizer import HFTokenizer
-from stabledllm.runtime.files import read_json, write_json, write_jsonl
+from stabledllm.runtime.files import write_json, write_jsonl
 from stabledllm.tasks.registry import task_named
 from stabledllm.tasks.task import TaskOptions
 
@@ -86,8 +86,8 @@ def templates_of(folder: Path, source: str, name: str) -> list[str]:
         UserError: the task does not draw these rows, as another version of its package.
     """
     rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    drawn = read_json(folder / "text.json")["files"][name]["drawn"]
-    templates = {_written(row)["question"]: template_of(row) for row in rows_of(source, FILES[name], drawn)}
+    drawn = rows_of(source, FILES[name], DRAWN * len(rows))
+    templates = {_written(row)["question"]: template_of(row) for row in drawn}
     missing = next((place for place, row in enumerate(rows, 1) if row["question"] not in templates), None)
     if missing:
         raise UserError(

@@ -17,6 +17,7 @@ from stabledllm.tasks.gym.guard import Refused, guarded_eval
         ("exp(2*x)/2 + x1**2 + 0.5e3", "x1**2 + exp(2*x)/2 + 500.0"),
         ("2**(n + 1)", "2**(n + 1)"),
         ("x**2.5", "x**2.5"),
+        ("(3*x + 1)**11/33 + (1 + 2)**40", "(3*x + 1)**11/33 + 12157665459056928801"),
     ],
 )
 def test_sympy_reads_arithmetic(text, value):
@@ -24,7 +25,9 @@ def test_sympy_reads_arithmetic(text, value):
         assert str(parse_expr(text)) == value
 
 
-@pytest.mark.parametrize("text", ["[[1, 2], [3, -4]]", "('A', 'B')", "0x10 << 0x3", "1.5"])
+@pytest.mark.parametrize(
+    "text", ["[[1, 2], [3, -4]]", "('A', 'B')", "0x10 << 0x3", "1.5", "[" + "'12.5', " * 900 + "]"]
+)
 def test_literals_are_read(text):
     expected = eval(text)
     with guarded_eval():
@@ -61,6 +64,8 @@ def test_literals_are_read(text):
         "Float('0.1', 10**9)",
         "Symbol('x', positive=True)",
         "exp(exp(exp(exp(9))))",
+        "(x + y + 1)**99",
+        "[" + "1," * 2000 + "2**9]",
         "2**exp(exp(9))",
         "factorial(100000)",
         "1+" * 2000 + "1",

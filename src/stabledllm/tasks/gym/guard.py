@@ -16,8 +16,10 @@ from types import CodeType
 from typing import Any
 
 _LONGEST = 2000
-"""Most characters of what is evaluated."""
+"""Most characters of what is evaluated and is not a literal alone."""
 _LARGEST_EXPONENT = 100
+_LARGEST_OF_SUMS = 20
+"""Exponent of a sum with symbols: sympy multiplies (x + y + 1)**99 out, for a minute."""
 _MOST_POWERS = 2
 """Most powers of powers."""
 _CALLS = {
@@ -53,8 +55,14 @@ def guarded_eval() -> Iterator[None]:
 def _arithmetic(source: Any, names: dict | None = None, local: dict | None = None, /) -> Any:
     if isinstance(source, CodeType):
         raise Refused
-    tree = ast.parse(str(source)[: _LONGEST + 1].strip(), mode="eval")
-    if len(str(source)) > _LONGEST or not all(map(_is_bearable, ast.walk(tree))):
+    text = str(source).strip()
+    if len(text) > _LONGEST:  # as the list of numbers of a long item
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, RecursionError, MemoryError):
+            raise Refused from None
+    tree = ast.parse(text, mode="eval")
+    if not all(map(_is_bearable, ast.walk(tree))):
         raise Refused
     return _eval(compile(tree, "an answer", "eval"), {**(names or {}), "__builtins__": {}}, local)
 
@@ -71,7 +79,8 @@ def _is_bearable(node: ast.AST) -> bool:
         if any(isinstance(side, ast.List | ast.Tuple) or _is_text(side) for side in (node.left, node.right)):
             return False
         if _is_power(node):
-            return _powers(node) <= _MOST_POWERS and all(map(_is_small, ast.walk(node.right)))
+            most = _LARGEST_OF_SUMS if _is_symbolic_sum(node.left) else _LARGEST_EXPONENT
+            return _powers(node) <= _MOST_POWERS and all(_is_small(each, most) for each in ast.walk(node.right))
     return isinstance(node, _PLAIN)
 
 
@@ -81,7 +90,15 @@ def _is_plain_call(node: ast.Call) -> bool:
     return name in _CALLS and not node.keywords and (name != "Float" or len(node.args) == 1)
 
 
-def _is_small(node: ast.AST) -> bool:
+def _is_symbolic_sum(node: ast.AST) -> bool:
+    """Whether a base holds a sum, and a name that may be a symbol's."""
+    parts = list(ast.walk(node))
+    names = {each.id for each in parts if isinstance(each, ast.Name)}
+    is_sum = any(isinstance(each, ast.Add | ast.Sub) for each in parts)
+    return is_sum and not names <= {"Integer", "Float", "Rational"}
+
+
+def _is_small(node: ast.AST, most: float) -> bool:
     """Whether a part of an exponent is neither a large number nor a power of its own."""
     if isinstance(node, ast.BinOp):
         return not isinstance(node.op, ast.Pow | ast.LShift | ast.Mult)
@@ -93,7 +110,7 @@ def _is_small(node: ast.AST) -> bool:
         if isinstance(value, str) and (value.isidentifier() or not any(c.isdigit() for c in value)):
             return True
         try:
-            return math.fabs(float(value)) <= _LARGEST_EXPONENT
+            return math.fabs(float(value)) <= most
         except (TypeError, ValueError, OverflowError):
             return False
     return True
