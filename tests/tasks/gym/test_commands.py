@@ -65,6 +65,15 @@ def test_the_wrong_answer_of_two_is_wrong():
         assert scores("I do not know", gold)[0][1:] == (False, 0.0)
 
 
+def test_the_beginning_of_a_probability_is_not_the_probability():
+    gold = next(item for item in (row("coin_flip", place)["gold"] for place in range(9)) if len(item["answer"]) > 6)
+    assert scores(gold["answer"], gold)[0][1:] == (True, 1.0)
+    for part in ("0", gold["answer"][:4]):
+        _, correct, credit = scores(part, gold)[0]
+        assert correct is False
+        assert 0 < credit < 1
+
+
 def test_a_right_answer_of_many_numbers_is_right():
     gold = row("number_sorting,min_numbers=400,max_numbers=420")["gold"]
     assert len(gold["answer"]) > 2000
