@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
+from itertools import takewhile
 
 _NEAR = 1e-4
 """How far the set's own scorer lets a probability be from the item's."""
@@ -27,7 +27,8 @@ def same_probability(given: str, answer: str) -> float:
     own, expected = (Fraction(text.replace(",", "").strip()) for text in (given, answer))
     if abs(own - expected) <= _NEAR:
         return 1.0
-    return len(os.path.commonprefix([f"{float(own):.10g}", answer])) / len(answer)
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(f"{float(own):.10g}", answer, strict=False))
+    return len(list(alike)) / len(answer)
 
 
 CORRECTED = {"coin_flip": same_probability, "game_of_life_halting": same_word}
