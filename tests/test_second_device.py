@@ -130,8 +130,14 @@ def test_a_training_step_of_every_method(tmp_path, method):
 
 @pytest.mark.parametrize(
     "options",
-    [{"packing": True}, {"views_per_forward": 1}, {"block_size": 4}, {"objective": Objective(normalization="token")}],
-    ids=["packed", "one view at a time", "blocks", "token mean"],
+    [
+        {"packing": True},
+        {"views_per_forward": 1},
+        {"block_size": 4},
+        {"block_size": 4, "one_t": True},
+        {"objective": Objective(normalization="token")},
+    ],
+    ids=["packed", "one view at a time", "blocks", "blocks of one t", "token mean"],
 )
 def test_a_training_step_of_every_layout(tmp_path, options):
     step_of(tmp_path, "lowdisc+mirror", small, tiny.rows(6), (tiny.MASK, tiny.PAD), **options)

@@ -4,7 +4,8 @@ Tensors on it say ``cuda:0``. An operation whose tensors lie on both devices is 
 numbers (0-dimensional CPU tensors), indices of a tensor on the device and explicit copies may come from the CPU. So is
 ``numpy()`` without ``cpu()``. Values are those of the CPU, so that results can be compared bit for bit.
 
-Not seen: what CUDA's kernels compute in another order, memory, and streams.
+Not seen: what CUDA's kernels compute in another order, memory (so experts take one segment each, and no grouped
+product), and streams.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ def second_device() -> Iterator[_Factories]:
     with ExitStack() as patched:
         patched.enter_context(patch.object(torch.cuda, "_lazy_init", lambda: None))
         patched.enter_context(patch.object(torch.cuda, "get_device_name", lambda _=None: "second device"))
+        patched.enter_context(patch.object(torch.cuda, "get_device_capability", lambda _=None: (9, 0)))
         for name in made:
             patched.enter_context(patch.object(torch, name, copied(name)))
         yield patched.enter_context(_Factories())
