@@ -14,11 +14,11 @@ from stabledllm.config.settings import ModelSettings, TrainSettings
 from stabledllm.data.kinds import kind_of
 from stabledllm.errors import UserError
 from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
-from stabledllm.method_checks import check_blocks, check_model, check_p_of_t
+from stabledllm.method_checks import check_block_choices, check_blocks, check_model, check_p_of_t
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.choices import check_attention, check_family
 from stabledllm.models.moe_shapes import MoEShape
-from stabledllm.models.names import check_model_name, in_own_blocks, is_adapter
+from stabledllm.models.names import check_model_name, in_own_blocks, is_adapter, is_known_here
 from stabledllm.models.new import is_new
 from stabledllm.models.shapes import known_shape
 from stabledllm.models.shipped import check_name
@@ -47,6 +47,9 @@ def of_method(run: TrainSettings, name: str) -> Checks:
         yield "method methods p_of_t objective block_size", partial(_check_density, method, run)
     if run.block_size:
         yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
+    if is_known_here(run.model):
+        chosen = partial(check_block_choices, method, run.block_size, run.block_t, run.block_start)
+        yield "method methods model block_size block_t block_start", chosen
 
 
 def _in_own_blocks(run: TrainSettings) -> TrainSettings:
