@@ -40,6 +40,9 @@ def test_right_is_a_score_of_one_and_the_credit_is_kept():
     parsed, correct, credit = scores(f"it is {right}", gold)[0]
     assert (parsed, correct) == (f"it is {right}", False)
     assert 0 < credit < 1, "the package's share of the answer in what was written"
+    _, correct, credit = scores(f"{right}?", gold)[0]
+    assert correct is False, "nearly right is not right"
+    assert 0.5 < credit < 1
 
 
 def test_a_scorer_that_fails_on_an_answer_gives_nothing_for_it():
