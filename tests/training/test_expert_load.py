@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
@@ -139,9 +140,12 @@ def test_the_balancing_loss_written_out(folders, checkpointing):
     assert torch.equal(balance._step.float(), load_E), "the row that only evens out ranks is not counted"
 
 
-def test_checkpointing_with_re_entry_is_refused(folders):
+@pytest.mark.parametrize("frozen", [False, True], ids=["whole", "adapters"])
+def test_checkpointing_with_re_entry_is_refused(folders, frozen):
     """There layers are computed without a graph, and the loss would change nothing."""
     model = load(folders["llada2"]).train()
+    if frozen:
+        model = get_peft_model(model, LoraConfig(target_modules=["query_key_value"], r=2))
     model.gradient_checkpointing_enable({"use_reentrant": True})
     model.enable_input_require_grads()
     ids, balance = random_ids(2, 7), ExpertLoad(loss=1.0)
