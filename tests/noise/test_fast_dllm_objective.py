@@ -44,9 +44,7 @@ def ours(toy: ToyRow, objective: Objective) -> float:
     state = (mask.long() << torch.arange(size)).sum(-1)
     nll = torch.from_numpy(toy.table[..., 0])[state]
     # A step's token mean weighs a row by its tokens P, and a block's coefficient is over its own.
-    drawn = Units.of(rows, Blocks(size), torch.arange(len(t)), len(t)).fold(
-        Draw(t, weight, mask, coefficient, active)
-    )
+    drawn = Units.of(rows, Blocks(size), torch.arange(len(t)), len(t)).fold(Draw(t, weight, mask, coefficient, active))
     each = (drawn.coefficient * nll * drawn.mask).sum((1, 2)) / drawn.active.sum(1)
     return float((each * objective.row_weight(rows.maskable)).mean())
 
@@ -60,7 +58,7 @@ def test_the_keys_minimise_half_of_it(size):
 
 
 def test_every_response_token_weighs_the_same_whatever_its_block():
-    """Blocks of 3 and 2 tokens; at a cross-entropy of 1 everywhere both copies score each token once: 2 ints t dt = 1."""
+    """Blocks of 3 and 2 tokens; where every cross-entropy is 1, both copies together score each token once."""
     rows = Rows(torch.tensor([0]), 1, torch.ones(1, 5, dtype=torch.bool), torch.arange(5))
     method = Method.parse("complement", objective=Objective("unweighted", "token", eps=0.0))
     total = torch.zeros(5, dtype=torch.float64)
