@@ -91,6 +91,8 @@ def of_run(run: TrainSettings) -> Checks:
         yield "lora model", partial(shape.targets, lora.target_modules)
     if run.router.bias_rate or run.router.loss:
         yield "router model lora", partial(_check_router, run)
+    if run.trainer.get("torch_compile"):
+        yield "trainer.torch_compile model", partial(_check_compiled, run)
     if lora and is_new(run.model):
         yield "lora model", partial(_refuse_adapters, run.model)
     yield "allow_changed", partial(refuse_unchangeable, run.allow_changed)
@@ -164,6 +166,17 @@ def _check_router(run: TrainSettings) -> None:
         raise UserError(
             "key 'router.bias_rate': expected a model that is trained whole, found 'lora', whose files do not hold the "
             "biases; write router.loss instead, or leave out 'lora'."
+        )
+
+
+def _check_compiled(run: TrainSettings) -> None:
+    """Refuse to compile experts in blocks: a graph takes all noisy blocks, and their load is counted of those with
+    masked tokens."""
+    shape = known_shape(run.model)
+    if isinstance(shape, MoEShape) and shape.in_blocks:
+        raise UserError(
+            f"key 'trainer.torch_compile': expected false for a model with experts that is trained in blocks, found true "
+            f"with '{run.model}'; leave the key out."
         )
 
 
