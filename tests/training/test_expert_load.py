@@ -159,15 +159,15 @@ def test_the_balancing_loss_of_a_row_is_the_mean_over_its_views_however_they_are
         return losses, balance._step
 
     none, first, second = torch.zeros(2, 1, dtype=torch.bool), active[:, :1], active[:, 1:]
-    together, load = taken(active)
+    together, whole_load = taken(active)
     draw.active = first
     alone, alone_load = taken(first)
     torch.testing.assert_close(together, alone)
-    assert load.sum() == 1.5 * alone_load.sum(), "the load is that of every forward"
+    assert whole_load.sum() == 1.5 * alone_load.sum(), "the load is that of every forward"
     draw.active = active
     split, split_load = taken(torch.cat((first, none), dim=1), torch.cat((none, second), dim=1))
     torch.testing.assert_close(split, together)
-    assert torch.equal(split_load, load)
+    assert torch.equal(split_load, whole_load)
 
 
 def test_compiled_experts_in_blocks_are_refused(folders):

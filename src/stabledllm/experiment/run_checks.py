@@ -175,8 +175,8 @@ def _check_compiled(run: TrainSettings) -> None:
     shape = known_shape(run.model)
     if isinstance(shape, MoEShape) and shape.in_blocks:
         raise UserError(
-            f"key 'trainer.torch_compile': expected false for a model with experts that is trained in blocks, found true "
-            f"with '{run.model}'; leave the key out."
+            f"key 'trainer.torch_compile': expected false for a model with experts that is trained in blocks, found "
+            f"true with '{run.model}'; leave the key out."
         )
 
 
