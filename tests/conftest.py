@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
+
+# Before torch is imported: a process that OpenMP has given threads cannot be forked safely, and many tests fork.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 LONG = ("slow", "processes")
 

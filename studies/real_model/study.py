@@ -30,6 +30,7 @@ from studies.real_model.parts import Item, Study
 from studies.real_model.sizes import CPU, GPU, REHEARSAL, Sizes
 
 from stabledllm.errors import UserError
+from stabledllm.runtime.device import ask_for
 from stabledllm.runtime.files import read_json, write_json
 from stabledllm.runtime.showing import duration
 
@@ -46,8 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, help="commands at the same time; 1 on a CPU unless given")
     parser.add_argument("--rehearse", action="store_true", help="tiny shapes: does every step run?")
     given = parser.parse_args(words)
-    if given.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    _take_device(given.device)
     try:
         if given.jobs is not None and given.jobs < 1:
             raise Stopped(f"--jobs: expected at least 1, found {given.jobs}")
@@ -73,6 +73,17 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"study: a command ended with exit code {error.returncode}; run this again to go on.", file=sys.stderr)
         return 1
     return 0
+
+
+def _take_device(name: str) -> None:
+    """Every command of the study computes on the same device; ``decompose`` would stay on the CPU unless told."""
+    if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        ask_for("cuda")
 
 
 def sizes(*, rehearse: bool) -> Sizes:

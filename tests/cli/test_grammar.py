@@ -148,7 +148,6 @@ def test_every_name_of_another_program_has_its_key():
         (["decompose", "--device"], "option '--device': expected a value, found none"),
         (["decompose", "--quiet=yes"], "option '--quiet': expected no value, found 'yes'"),
         (["eval", "--job", "3"], "unknown option '--job'"),
-        (["experiment", "quickstart", "--quick"], "for a rehearsal write base.steps=20 'seeds=[1,2]' out="),
         (["train", "sft-synthetic", "--quick"], "for a short run write steps=20 out=FOLDER"),
         (["experiment", "quickstart", "--job", "3"], "(did you mean '--jobs'?)"),
         (["plan", "sft-synthetic", "--devices", "x"], "plan: invalid value for '--devices'"),

@@ -76,6 +76,43 @@ def test_lines_of_the_library_are_safe_too(monkeypatch):
     say("± 1")
 
 
+class Terminal(io.StringIO):
+    """A stream of a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_sentences_fit_a_terminal_and_are_broken_between_words(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    sentence = "read 60 rows as prompt-completion from mine.jsonl; a mean of 0.49 ± 0.02 nats/token"
+    lines = printing.fitting(sentence, Terminal()).split("\n")
+    assert " ".join(lines) == sentence
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 60
+    assert printing.fitting(sentence, io.StringIO()) == sentence, "a file's lines stay whole"
+
+
+def test_points_of_a_list_hang_and_columns_stay(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    told = "stabledllm: 2 mistakes:\n  1. a sentence that is longer than the terminal is wide.\n  2. a short one."
+    assert printing.fitting(told, Terminal()).split("\n") == [
+        "stabledllm: 2 mistakes:",
+        "  1. a sentence that is longer than the",
+        "     terminal is wide.",
+        "  2. a short one.",
+    ]
+    row = "method    0.49    a row of a table that is wider than it"
+    assert printing.fitting(row, Terminal()) == row
+
+
+def test_a_closed_stream_is_no_terminal():
+    stream = Terminal()
+    stream.close()
+    stream.isatty = io.StringIO.isatty.__get__(stream)
+    assert printing.fitting("line", stream) == "line"
+
+
 def _shell(line: str, **environment: str) -> subprocess.CompletedProcess:
     command = line.replace("stabledllm", f"{sys.executable} -m stabledllm")
     return subprocess.run(

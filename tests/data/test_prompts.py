@@ -8,7 +8,8 @@ import json
 import pytest
 
 from stabledllm.config.settings import DataSettings
-from stabledllm.data.prompts import prompts_in, typed_prompt, with_prompts_before
+from stabledllm.data.prompting import with_prompts_before
+from stabledllm.data.prompts import prompts_in, typed_prompt
 from stabledllm.errors import UserError
 
 USER = {"role": "user", "content": "Hi?"}

@@ -7,8 +7,10 @@ import shlex
 
 import pytest
 
+from stabledllm.cli.printing import fitting
 from tests.cli.runner import ROOT
 from tests.cli.runner import in_process as call
+from tests.docs.test_first_hour_page import Terminal
 
 PAGE = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
 SCREENS = re.findall(r"(?ms)^\$ stabledllm (.*?)\n(.*?)(?=^\$ |^```)", PAGE)
@@ -23,7 +25,7 @@ def test_the_page_has_screens():
 def test_screens(tmp_path, monkeypatch, command, screen):
     monkeypatch.setenv("COLUMNS", "80")
     result = call(*shlex.split(command), cwd=tmp_path)
-    assert result.stdout + result.stderr == screen
+    assert fitting(result.stdout + result.stderr, Terminal()) == screen
 
 
 @pytest.mark.parametrize("line", SHELL)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 
 import pytest
 
+from stabledllm.cli.printing import fitting
 from tests.cli.runner import ROOT
 from tests.cli.runner import in_process as call
 
@@ -27,6 +29,13 @@ def without_figures(command: str, text: str) -> list[str]:
         text = text.partition("Validation NLL (nats per token)\n")[2].partition("p (Holm):")[0]
     lines = (line for line in text.splitlines() if not _OF_THE_MACHINE.match(line))
     return sorted(re.sub(r"[-+]?\d[\d,.]*(e[-+]?\d+)?", "0", " ".join(lines)).split())
+
+
+class Terminal(io.StringIO):
+    """A stream that lines are broken for."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture
@@ -56,5 +65,5 @@ def test_the_screens_are_what_is_printed(folder):
         done = call(*words, cwd=folder)
         assert done.returncode == 2 * (REFUSED in command), done.stderr[-3000:]
         shown = [line for line in done.stderr.split("\n") if "\r" not in line]
-        printed = done.stdout + "\n".join(shown)
+        printed = fitting(done.stdout + "\n".join(shown), Terminal())
         assert without_figures(command, printed) == without_figures(command, screen), command

@@ -48,6 +48,15 @@ def test_a_run_is_evaluated_to_its_own_final_numbers(tmp_path, recipe):
     assert ("validation_objective" in metrics) == (recipe == "power")
 
 
+def test_fewer_of_the_held_out_rows_are_evaluated_and_completed(tmp_path):
+    train_briefly(tmp_path / "run", data=SYNTHETIC, decoding=DECODING)
+    metrics = evaluated(tmp_path / "eval", model=str(tmp_path / "run"), rows=2, beside="none")["metrics"]
+    assert (metrics["validation_nll"]["n"], metrics["accuracy"]["n"]) == (2, 2)
+    whole = (tmp_path / "run" / "completions.jsonl").read_text().splitlines()
+    assert len(whole) > 2
+    assert (tmp_path / "eval" / "completions.jsonl").read_text().splitlines() == whole[:2]
+
+
 def test_a_run_on_pictures_under_the_cosine_objective(tmp_path):
     image = {"cache": str(tmp_path / "codes")}
     data = {"train": "scenes", "train_rows": 8, "validation_rows": 4, "test_rows": 2, "image": image}

@@ -331,8 +331,8 @@ def test_a_mistake_of_a_recipe_is_told_with_what_to_write(here, recipe, words):
 
 
 def test_what_is_left_out_of_the_list(here):
-    """Rows behind the first, models on the hub and what acts are nobody's mistake here."""
-    (here / "train.jsonl").write_text('{"prompt": "a", "response": "b"}\n{broken\n')
+    """Rows behind the first of a large file, models on the hub and what acts are nobody's mistake here."""
+    (here / "train.jsonl").write_text('{"prompt": "a", "response": "b"}\n' * 40_000 + "{broken\n")
     load_checked("sft", ["model=owner/name", "data.train=train.jsonl", "eval_every=null", "data.validation_share=0"])
     load_checked("sft+lora", ["model=tiny", "data.train=train.jsonl", "callbacks=[my_callbacks.Any]"])
 

@@ -23,9 +23,11 @@ HERE = {
         "data.format=alpaca", "data.columns={prompt: Q}", "data.split=x", "data.subset=x",
     ],
     "sft-scenes": ["data.system_prompt=x", "data.few_shot=1", "decoding.length=8"],
-    "pretrain/text": ["decoding.length=8", "image_decoding.steps=3", "generate_batch=3", "data.test_rows=3"],
+    "pretrain/text": [
+        "untuned=false", "decoding.length=8", "image_decoding.steps=3", "generate_batch=3", "data.test_rows=3",
+    ],
     "quickstart": [
-        "base.seed=3", "base.method=mirror", "base.out=x", "base.p_of_t=x", "base.adaptive.every=3",
+        "base.seed=3", "base.method=mirror", "base.out=x", "base.adaptive.every=3",
         "base.method_options.strata=3", "base.data.table=html",
     ],
 }  # fmt: skip
@@ -44,7 +46,7 @@ ACTS = {
 }  # fmt: skip
 
 
-REFUSED = ("init_seed", "epochs", "base.seed", "base.method", "base.out", "base.p_of_t")
+REFUSED = ("init_seed", "epochs", "base.seed", "base.method", "base.out")
 
 
 @pytest.mark.parametrize(("recipe", "override"), [(name, one) for name, these in HERE.items() for one in these])

@@ -113,9 +113,13 @@ def test_load_says_what_is_in_the_rows(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["mine.jsonl"], "nothing is written"
 
 
-def test_load_tells_of_any_row(folder):
+def test_any_row_is_told_and_with_load_those_of_a_large_file_too(folder):
     with (folder / "mine.jsonl").open("a") as file:
         file.write("{broken\n")
+    assert_refused(in_process("validate", *SFT, cwd=folder), "mine.jsonl:25", "broken JSON")
+    assert_refused(in_process("train", *SFT, "out=out", cwd=folder), "mine.jsonl:25", "broken JSON")
+    with (folder / "mine.jsonl").open("a") as file:
+        file.write("\n" * (1 << 20))
     assert in_process("validate", *SFT, cwd=folder).returncode == 0
     assert_refused(in_process("validate", *SFT, "--load", cwd=folder), "mine.jsonl:25", "broken JSON")
     assert_refused(in_process("validate", "sft", "model=tiny", "--load", cwd=folder), "write data.train=PATH")

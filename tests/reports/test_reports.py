@@ -16,10 +16,12 @@ from stabledllm.reports import figures, tables
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.html import write_report
 from stabledllm.reports.labels import label
+from stabledllm.reports.printed import change_in_words, fit_details
 from stabledllm.reports.save import save_decomposition_figures, save_fit_figure
 from stabledllm.reports.stored import Stored
 from stabledllm.reports.style import colour
 from stabledllm.reports.summary import summarise
+from stabledllm.reports.table import filled
 from tests.fakes import results as made_up
 from tests.fakes.results import METHODS, est, put
 
@@ -396,3 +398,65 @@ def test_secrets_and_control_characters_are_not_in_the_page(tmp_path):
     assert "&lt;eot&gt;" in text
     assert not set("\x1b\x07\u202e") & set(text)
     assert "\\x1b]0;title\\x07\\u202e&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize(
+    ("fit", "ratio", "words"),
+    [
+        ((-0.3, -0.4, -0.2), (0.8, 0.7, 0.9), None),
+        ((-0.3, -0.4, 0.2), (0.8, 0.7, 1.9), None),
+        (
+            (-0.3, -0.4, -0.2),
+            (0.9, 0.7, 1.2),
+            "lowers the noise, by the decomposition it cannot be told",
+        ),
+        (
+            (-0.1, -0.4, 0.2),
+            (0.8, 0.7, 0.9),
+            "cannot be told from uniform t, by the decomposition it lowers",
+        ),
+        ((-0.3, -0.4, -0.2), (1.2, 1.1, 1.3), "it lowers the noise, by the decomposition it raises it"),
+    ],
+)
+def test_a_fit_and_a_decomposition_that_say_different_things_are_told(fit, ratio, words):
+    decomposition, record = made_up.decomposition(METHODS), made_up.p_of_t("ppots")
+    names = ("value", "ci_low", "ci_high")
+    record["diagnostics"]["change"] = dict(zip(names, fit, strict=True))
+    entry = next(m for m in decomposition["methods"] if m["method"] == "ppots")
+    entry["relative_to_standard"] = dict(zip(names, ratio, strict=True))
+    found = summarise(Stored(Path("."), decomposition=decomposition, fits=[record]))
+    told = [one for one in dict(found).get("What to do", []) if "say different things" in one]
+    assert bool(told) == (words is not None)
+    if words:
+        assert words in told[0]
+        assert "Measure both with more rows" in told[0]
+
+
+@pytest.mark.parametrize("method", ["ppots+mirror", "ppots-gradient"])
+def test_a_better_density_under_views_that_do_not_pay_is_no_contradiction(method):
+    """The fit compares p(t) with uniform t under the same views, the decomposition both with Standard."""
+    decomposition, record = made_up.decomposition(["standard", "ppots", method]), made_up.p_of_t(method)
+    record["diagnostics"]["change"] = {"value": -0.3, "ci_low": -0.4, "ci_high": -0.2}
+    entry = next(m for m in decomposition["methods"] if m["method"] == method)
+    entry["relative_to_standard"] = {"value": 1.2, "ci_low": 1.1, "ci_high": 1.3}
+    found = summarise(Stored(Path("."), decomposition=decomposition, fits=[record]))
+    assert not [one for one in dict(found).get("What to do", []) if "say different things" in one]
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ((-0.36, -0.48, -0.24), "p(t) has 0.70 (0.60 to 0.80) of uniform t's variance: it lowers it."),
+        ((0.36, 0.24, 0.48), "of uniform t's variance: uniform t is better."),
+        ((-0.1, -0.4, 0.2), "24 probed rows do not tell whether it helps; probe more (ppots.rows)."),
+        ((-0.1, -4.0, 3.8), "0.0 to 4.2) of uniform t's variance"),
+        ((-0.1, None, None), ""),
+    ],
+)
+def test_a_fit_says_whether_its_rows_tell(ends, words):
+    record = made_up.p_of_t()
+    record["diagnostics"]["change"] = dict(zip(("value", "ci_low", "ci_high"), ends, strict=True)) | {"n": 24}
+    told = change_in_words(record)
+    assert not told or list(fit_details(record))[-1] == filled(told), "docs/measuring.md: the last line"
+    assert words in told
+    assert bool(told) == bool(words)

@@ -183,3 +183,14 @@ def test_unknown_numbers_are_dashes():
     empty = {"method": "ppots", "relative_to_standard": {"value": 0.0, "ci_low": None, "ci_high": None}}
     row = equal_compute_table({"methods": [empty]}).rows[0]
     assert set(row[1:]) == {NONE}
+
+
+def test_footnotes_explain_the_columns_that_are_shown():
+    record = made_up.decomposition(METHODS)
+    for name in ("equal compute", "gradient"):
+        table = TABLES[name]
+        narrow, whole = (" ".join(table.text(80, wide=wide).split()) for wide in (False, True))
+        assert table.more
+        assert table.more.split(".")[0] not in narrow
+        assert table.more.split(".")[0] in whole
+    assert "Pareto-k" not in " ".join(gradient_table(record).text(80, wide=False).split())

@@ -168,6 +168,7 @@ class _refusing:
             message,
         )
         message = re.sub(r"Input should be (greater|less)", r"expected a number \1", message)
+        message = message.replace(" (did you mean '--help'?)", "")  # which is like any short option
         what = f"{self.command}: " if self.command else ""
         help_of = f"stabledllm {self.command} --help" if self.command else "stabledllm --help"
         raise UserError(f"{what}{message[:1].lower()}{message[1:]}; '{help_of}' lists its options.") from None

@@ -48,15 +48,15 @@ def convert(
 ) -> None:
     """Make a masked diffusion model of an autoregressive one, to train with all that is here and with dllm."""
     from stabledllm.experiment.commands_at_once import check_command
+    from stabledllm.models.conversion.options import ConversionOptions
 
     given = {"dtype": dtype, "mask_embedding": mask_embedding, "anneal_steps": anneal_steps, "layers": layers}
-    check_command("convert", {"model": model, "out": str(out)} | given)
+    options = ConversionOptions(shift, mask_token, **given)
+    check_command("convert", {"model": model, "out": str(out)} | given, also=[options.check_mask])
     from stabledllm.cli.new_folders import new_folder
     from stabledllm.config.run_folder import model_in
     from stabledllm.models.conversion.convert import convert as convert_model
-    from stabledllm.models.conversion.options import ConversionOptions
 
-    options = ConversionOptions(shift, mask_token, mask_embedding, anneal_steps, layers, dtype)
     with new_folder(out, "convert") as (folder, _):
         convert_model(model_in(model), folder, options, allow_pickle=allow_pickle, say=say)
     answer(f"wrote {out}")

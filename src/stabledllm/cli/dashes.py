@@ -128,14 +128,28 @@ def _as_list(value: str) -> str:
 
 
 _QUICK = {
-    "ExperimentSettings": (
-        "it is for measurements: with fewer steps or seeds it would be another experiment with another answer; "
-        "for a rehearsal write base.steps=20 'seeds=[1,2]' out=FOLDER"
-    ),
     "TrainSettings": "it is for measurements; for a short run write steps=20 out=FOLDER",
-    "EvalSettings": "it is for measurements; to evaluate fewer rows write data.test_rows=20",
+    "EvalSettings": "it is for measurements; to evaluate fewer rows write rows=20",
 }
 """What to write instead of ``--quick`` where there is none, by the class of the settings."""
+
+
+OF_COMMANDS = {
+    "dry_run": ("train", "experiment", "fit", "decompose", "recommend", "eval", "generate"),
+    "quick": ("decompose", "recommend", "fit", "experiment"),
+    "wide": ("decompose", "recommend", "experiment"),
+    "load": ("validate",),
+    "jobs": ("experiment",),
+    "devices": ("experiment", "plan", "env"),
+    "wait": ("experiment",),
+    "by": ("recommend",),
+    "from": ("recommend", "power"),
+    "image": ("generate",),
+    "memory": ("plan",),
+    "sharding": ("plan",),
+    "longest": ("plan",),
+}
+"""Options that some commands have and others do not, by the name without dashes."""
 
 
 def instead(typed: str, grammar: Grammar, own: Collection[str]) -> str:
@@ -144,12 +158,19 @@ def instead(typed: str, grammar: Grammar, own: Collection[str]) -> str:
 
     if typed == "quick" and (meant := _QUICK.get(grammar.kind.__name__)):
         return f"; {meant}"
+    if typed in OF_COMMANDS and grammar.key(typed) is None:
+        return f"; it is an option of {_listed(OF_COMMANDS[typed])}"
     names = [*own, *(f"--{name}" for name in (*grammar.keys, *grammar.shorts))]
     spelt = {name.replace("-", "_"): name for name in names}
     near = difflib.get_close_matches(f"__{typed}"[:200], spelt, n=1, cutoff=0.75)
     if near:
         return f" (did you mean '{spelt[near[0]]}'?)"
     return instead_of_key(tuple(typed.split(".")), grammar.kind, _group_of(typed, grammar))
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _group_of(typed: str, grammar: Grammar):

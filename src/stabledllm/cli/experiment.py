@@ -25,15 +25,20 @@ def experiment(
     devices: Annotated[str | None, typer.Option(help="Accelerators for the jobs, such as 0,1,2,3.")] = None,
     wait: Annotated[bool, typer.Option(help="In the end for runs that other processes are at.")] = True,
     dry_run: DryRun = False,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="A rehearsal in about a minute: 20 steps, two seeds, few rows; into OUT-quick."),
+    ] = False,
     wide: Wide = False,
 ) -> None:
     """Methods x seeds; run again, or on several machines at once, to continue: no run is repeated or done twice.
 
-    How long it takes is said as soon as the first steps show it. There is no --quick: fewer steps or seeds would be
-    another experiment, with another answer. For a rehearsal write base.steps=20 'seeds=[1,2]' out=FOLDER.
+    How long it takes is said as soon as the first steps show it. With --quick it is another, small experiment, whose
+    results advise nothing.
     """
     typed = read_arguments("experiment", words, config)
-    run(recipe_of(typed, own_rows=False), typed.overrides, jobs, devices, wait, dry_run=dry_run, wide=wide)
+    recipe = recipe_of(typed, own_rows=False)
+    run(recipe, typed.overrides, jobs, devices, wait, dry_run=dry_run, quick=quick, wide=wide)
 
 
 def run(
@@ -44,6 +49,7 @@ def run(
     wait: bool = True,
     *,
     dry_run: bool = False,
+    quick: bool = False,
     wide: bool = False,
 ) -> None:
     """Check every run, do them all, print the tables, and write ``results.json``."""
@@ -59,6 +65,7 @@ def run(
         )
     from stabledllm.experiment.idle import idle_overrides
     from stabledllm.experiment.planned import runs_of
+    from stabledllm.experiment.quick import note_on, quickened
     from stabledllm.experiment.run import run_experiment
     from stabledllm.experiment.side_by_side import side_by_side
     from stabledllm.experiment.validation import check_run
@@ -66,6 +73,8 @@ def run(
     from stabledllm.runtime.failures import working_on
     from stabledllm.training.arguments import training_arguments
 
+    if quick:
+        settings = quickened(settings, [override.partition("=")[0] for override in overrides])
     runs = runs_of(settings)
     for planned in runs:
         check_run(planned)
@@ -81,6 +90,7 @@ def run(
     if beside.jobs > 1:
         say(beside.sentence())
     with working_on(settings.out):
-        results = run_experiment(settings, say, beside.jobs, devices=beside.devices, wait=wait)
+        coarse = note_on(settings) if quick else None
+        results = run_experiment(settings, say, beside.jobs, devices=beside.devices, wait=wait, coarse=coarse)
     answer_all(experiment_text(results, wide))
     say(f"wrote {Path(settings.out) / 'results.json'}")

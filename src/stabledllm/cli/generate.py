@@ -50,30 +50,36 @@ def generate(
 
     With --image a PNG of each prompt and a contact sheet of all, with a model of MMaDA's family.
     """
+    from stabledllm.evaluation.begun import refuse_written
     from stabledllm.experiment.commands_at_once import check_command, check_prompts, in_trained_blocks
+    from stabledllm.runtime.folders import refuse_used
 
     words = words or []
     settled = len(words) - ctx.meta.get("stabledllm.literal", 0)
     typed, typed_prompts = read_prompted(words[:settled], words[settled:], config, full_names(set_))
     overrides = seen_as_images(typed.overrides) if image else typed.overrides
     tree = ({"model": "tiny-mmada"} if image else {}) | typed.tree(remark)
-    file = next((one.removeprefix("file=") for one in reversed(overrides) if one.startswith("file=")), None)
+    file = _typed_last(overrides, "file")
     also = [partial(check_typed, typed_prompts, file), partial(_refuse_idle, overrides, image)]
+    if out := _typed_last(overrides, "out"):
+        also.append(partial(refuse_used if image else refuse_written, Path(out).expanduser()))
     settings = check_command("generate", tree, overrides, also=also, tell=remark)
     prompts = read_prompts(typed_prompts, settings.file, settings.data)
     check_prompts([prompt.text for prompt in prompts])
     settings = _for_images(settings) if image else in_trained_blocks(settings)
     if dry_run:
         from stabledllm.cli.dry_run import of_generate
-        from stabledllm.evaluation.answering import refuse_written
 
-        if settings.out is not None and not image:
-            refuse_written(Path(settings.out))
         answer_all(of_generate(settings, prompts, image=image))
     elif image:
         _draw(settings, [prompt.text for prompt in prompts])
     else:
         _complete(settings, prompts)
+
+
+def _typed_last(overrides: list[str], key: str) -> str | None:
+    """The value that was typed last for a key."""
+    return next((one.removeprefix(f"{key}=") for one in reversed(overrides) if one.startswith(f"{key}=")), None)
 
 
 def _refuse_idle(overrides: list[str], image: bool) -> None:
@@ -108,13 +114,11 @@ def _complete(settings: GenerateSettings, prompts: list[Prompt]) -> None:
     """Print each prompt with its completion, or write them to a file; the cost of decoding goes to standard error."""
     from stabledllm.build import build_decoding
     from stabledllm.decoding import DecodingStats
-    from stabledllm.evaluation.answering import completions, refuse_written, write_completions
+    from stabledllm.evaluation.answering import completions, write_completions
     from stabledllm.evaluation.completing import without_effect
     from stabledllm.runtime.locks import writing_beside
 
     options, stats = build_decoding(settings.decoding), DecodingStats()
-    if settings.out is not None:
-        refuse_written(Path(settings.out))
     loaded = _load(settings)
     for note in without_effect(settings.decoding, loaded):
         remark(note)

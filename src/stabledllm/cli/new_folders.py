@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from stabledllm.errors import UserError
-from stabledllm.runtime.folders import is_there, whole_folder
+from stabledllm.runtime.folders import refuse_used, whole_folder
 from stabledllm.runtime.locks import is_busy_beside, writing_beside
 
 
@@ -20,12 +20,11 @@ def new_folder(out: Path, command: str) -> Iterator[tuple[Path, Path]]:
     Raises:
         UserError: ``out`` has something in it, or cannot be replaced or written.
     """
-    is_there(out)
-    _refuse_used(out)
+    refuse_used(out)
     if os.path.ismount(out) or (out.exists() and out.samefile(os.curdir)):
         raise UserError(f"{out}: expected a folder that can be made anew, found a mount point or the current folder.")
     with writing_beside(out, command, folder=True):
-        _refuse_used(out)
+        refuse_used(out)
         with whole_folder(out) as folder:
             yield folder, out
 
@@ -34,8 +33,3 @@ def free_folder(home: Path, command: str) -> AbstractContextManager[tuple[Path, 
     """The same as :func:`new_folder`, for the first of ``home``/1, 2, ... that does not exist and is not being made."""
     places = (home / str(number) for number in itertools.count(1))
     return new_folder(next(place for place in places if not place.exists() and not is_busy_beside(place)), command)
-
-
-def _refuse_used(out: Path) -> None:
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise UserError(f"{out}: expected a new folder, found one that is there already.")

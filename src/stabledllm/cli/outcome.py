@@ -15,12 +15,15 @@ import typer
 
 from stabledllm import __version__
 from stabledllm.cli.extra import require_extra
+from stabledllm.cli.printing import fitting
 from stabledllm.cli.stopping import exit_code, how_to_continue, stoppable
 from stabledllm.errors import Mistakes
 from stabledllm.plain_text import plain_text
 from stabledllm.runtime.failures import outputs_of, sentence
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.saying import lost_output, safe_streams
+
+_NAME = "stabledllm: "
 
 
 class _Carried(Exception):
@@ -73,7 +76,8 @@ def _failed(error: BaseException) -> int:
     message = sentence(error, outputs[0] if outputs else None)
     if message is not None:
         # An error of the system quotes file names as they are; several mistakes stand in lines of their own.
-        _print_error(plain_text(message, longest=None, keep="\n" if isinstance(error, Mistakes) else ""))
+        told = plain_text(message, longest=None, keep="\n" if isinstance(error, Mistakes) else "")
+        _print_error(fitting(f"{_NAME}{told}", sys.stderr).removeprefix(_NAME))
         return getattr(error, "exit_code", 2)
     traceback.print_exception(error)
     _print_error(
@@ -88,5 +92,5 @@ def _print_error(line: str) -> None:
     bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
     for bar in list(getattr(bars, "_instances", ())):  # else a bar would share the line of the sentence, or follow it
         bar.close()
-    sys.stderr.write(f"stabledllm: {line}\n")
+    sys.stderr.write(f"{_NAME}{line}\n")
     sys.stderr.flush()

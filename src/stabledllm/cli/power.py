@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -36,10 +37,10 @@ def power(
     if (sd is None) == (stored is None):
         found = "neither" if sd is None else "both"
         gathered.add(f"power: expected --sd NUMBER or --from FOLDER of an experiment, found {found}.")
-    if difference == 0:
-        gathered.add("power: expected --difference other than 0, such as 0.01, found 0.")
-    if sd is not None and sd < 0:
-        gathered.add(f"power: expected --sd of at least 0, found {sd:g}.")
+    if difference == 0 or not math.isfinite(difference):
+        gathered.add(f"power: expected --difference as a number other than 0, such as 0.01, found {difference:g}.")
+    if sd is not None and not 0 < sd < math.inf:
+        gathered.add(f"power: expected --sd above 0, such as 0.02, found {sd:g}.")
     if stored is not None and not (stored / "results.json" if stored.is_dir() else stored).is_file():
         found = f"none in '{stored}'" if stored.is_dir() else f"nothing at '{stored}'"
         gathered.add(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from stabledllm.plain_text import plain_text
 
@@ -42,7 +43,37 @@ def is_quiet() -> bool:
 def say(line: str) -> None:
     """Print a line that tells of the work above the progress bars; nothing under ``--quiet``."""
     if not _State.quiet:
-        answer(line)
+        answer(fitting(line, sys.stdout))
+
+
+def fitting(text: str, stream: TextIO) -> str:
+    """The text in lines that fit the terminal, broken between words; as it is where the stream is no terminal.
+
+    A line that stands in columns, as of a table, stays as it is.
+    """
+    if not _is_terminal(stream):
+        return text
+    from stabledllm.reports.table import filled, terminal_width
+
+    room = terminal_width()
+
+    def fits(line: str) -> bool:
+        return len(line) <= room or "  " in line.strip()
+
+    return "\n".join(line if fits(line) else filled(line, room, _hanging(line)) for line in text.split("\n"))
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # a stream that was closed
+        return False
+
+
+def _hanging(line: str) -> int:
+    """Blanks before the further lines of a point of a list."""
+    numbered = re.match(r" +(\d+\. )?", line)
+    return len(numbered[0]) if numbered else 0
 
 
 def show(block: RenderableType) -> None:
@@ -90,4 +121,4 @@ def answer_all(lines: Iterable[str]) -> None:
 def remark(line: str) -> None:
     """Print a note on standard error, where it is in no one's way; nothing under ``--quiet``."""
     if not _State.quiet:
-        print(plain_text(line, longest=None), file=sys.stderr, flush=True)
+        print(fitting(plain_text(line, longest=None), sys.stderr), file=sys.stderr, flush=True)

@@ -62,14 +62,17 @@ def validate(
     typed = read_arguments("validate", words, config)
     recipe = recipe_of(typed)
     settings = load_checked(recipe, typed.overrides)
+    from stabledllm.experiment.at_once import in_words, runs_in
     from stabledllm.experiment.idle import idle_overrides
-    from stabledllm.experiment.planned import runs_of
-    from stabledllm.experiment.validation import validate as check
 
-    description = check(settings)
-    say_all(idle_overrides(settings, runs_of(settings), typed.overrides))
+    notes = idle_overrides(settings, runs_in(settings), typed.overrides)
     if load:
         from stabledllm.experiment.opened import open_all
+        from stabledllm.experiment.validation import validate as check
 
+        check(settings)
+        say_all(notes)
         answer_all(open_all(settings))
-    answer(f"{recipe}: {description}, in order")
+    else:
+        say_all(notes)
+    answer(f"{recipe}: {in_words(settings)}, in order")

@@ -43,9 +43,10 @@ def recommend(
         )
         if dry_run:
             return
-    elif quick:
-        raise UserError("recommend: --quick measures now, and --from does not; leave one of them out.")
     else:
+        for option, given in (("--quick", quick), ("--wide", wide), ("--dry-run", dry_run)):
+            if given:
+                raise UserError(f"recommend: {option} is for measuring now, which --from does not; leave one out.")
         check_stored(stored, by, [*([typed.recipe] if typed.recipe else []), *typed.overrides])
     from stabledllm.lab.recommendation import recommend as choose
     from stabledllm.reports.stored import read

@@ -16,7 +16,7 @@ from typing import Any
 
 from stabledllm.config.checking import Read, check, read_settings
 from stabledllm.config.from_run import with_run
-from stabledllm.config.run_folder import model_meant
+from stabledllm.config.run_folder import model_meant, refuse_record
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.config.twice import Once
 from stabledllm.config.written import Written, read_written, settle
@@ -178,6 +178,7 @@ def _read(name: str, beside: Path | None, chain: tuple[str, ...], read: dict[str
         if not isinstance(tree, dict):
             found = "list" if isinstance(tree, list) else "nothing" if tree.null else "a value"
             raise UserError(f"recipe '{plain_text(name)}', line 1: expected keys and values, found {found}.")
+        refuse_record(name, tree)
         folder, chain = home.parent if home else None, (*chain, identity)
         if isinstance(tree.get("base"), dict):
             tree["base"] = _extend(tree["base"], folder, chain, read)

@@ -81,8 +81,28 @@ def is_model_folder(name: str) -> bool:
     return folder is not None and (_is_model(folder) or is_of_run(name))
 
 
+def refuse_record(name: str, tree: dict[str, Any]) -> None:
+    """Refuse a file that this library wrote in the place of a recipe.
+
+    Raises:
+        UserError: it is one.
+    """
+    if (schema := str(tree.get("schema", ""))).startswith("stabledllm/"):
+        folder = Path(name).expanduser().parent
+        meant = model_meant(str(folder)) or f"; 'stabledllm report {folder}' shows what is in it"
+        raise UserError(f"recipe '{name}': expected a recipe, found a record of '{schema}'{meant}.")
+
+
 def model_meant(name: str) -> str:
-    """The clause on how a model is named that stands in the place of a recipe; empty for any other name."""
+    """The clause on what a folder in the place of a recipe may be meant as; empty for any other name.
+
+    A model and a run are named by ``model``; what was measured is read by ``recommend``; an experiment goes on with its
+    recipe.
+    """
+    if (folder := _folder(name)) is not None and (folder / _EXPERIMENT).is_file():
+        return "; that is the folder of an experiment, which goes on with the recipe that it began with"
+    if folder is not None and (folder / "decomposition.json").is_file():
+        return f"; what was measured there is read by 'stabledllm recommend --from {name}'"
     is_shipped = bool(name) and "/" not in name and (files("stabledllm") / "assets" / name / _OF_A_MODEL[0]).is_file()
     return f"; a model is named by model={name}" if is_shipped or is_model_folder(name) else ""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.overlap import likeness
+from stabledllm.data.prompts import ANSWER, Prompt
 from stabledllm.data.sources import load_examples, task_options
 from stabledllm.data.splits import own_splits
 from stabledllm.errors import UserError
@@ -42,6 +43,18 @@ def prompted(examples: Examples, settings: DataSettings, shots: Sequence[dict] |
     for _ in with_prompts:
         pass  # an example that cannot be prompted is refused now, not in the middle of a run
     return with_prompts
+
+
+def with_prompts_before(prompts: Sequence[Prompt], settings: DataSettings) -> list[list[dict]]:
+    """The conversations of prompts as a model trained under these settings was shown them: behind the system prompt
+    and the worked examples, where there are some.
+
+    Raises:
+        UserError: a second system prompt, or no training rows to choose worked examples from.
+    """
+    answer = {"role": "assistant", "content": ANSWER}
+    examples = [{"messages": [*prompt.messages, answer], "origin": prompt.origin} for prompt in prompts]
+    return [each["messages"][:-1] for each in prompted(examples, settings, choose_shots(settings, examples))]
 
 
 def choose_shots(settings: DataSettings, apart_from: Sequence[dict] = ()) -> list[dict]:

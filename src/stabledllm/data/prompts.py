@@ -12,14 +12,13 @@ from typing import BinaryIO
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.containers import Origin, ending_of, rows_in
 from stabledllm.data.formats import FORMATS, FormatOptions
-from stabledllm.data.prompting import choose_shots, prompted
 from stabledllm.data.turns import turns_of
 from stabledllm.errors import UserError
 from stabledllm.tasks.files import parse_object
 from stabledllm.tasks.text_files import lines, open_binary
 
 STDIN = "-"
-_ANSWER = "?"
+ANSWER = "?"
 """Stands for the answer that a prompt does not have, where a format wants one."""
 _ASKS = {
     "messages": ("messages", "messages"),
@@ -83,18 +82,6 @@ def prompts_in(path: str, settings: DataSettings) -> list[Prompt]:
         return _of_lines(file, path, settings)
 
 
-def with_prompts_before(prompts: list[Prompt], settings: DataSettings) -> list[list[dict]]:
-    """The conversations of prompts as a model trained under these settings was shown them: behind the system prompt
-    and the worked examples, where there are some.
-
-    Raises:
-        UserError: a second system prompt, or no training rows to choose worked examples from.
-    """
-    answer = {"role": "assistant", "content": _ANSWER}
-    examples = [{"messages": [*prompt.messages, answer], "origin": prompt.origin} for prompt in prompts]
-    return [each["messages"][:-1] for each in prompted(examples, settings, choose_shots(settings, examples))]
-
-
 def _of_lines(file: BinaryIO, name: str, settings: DataSettings) -> list[Prompt]:
     written = ((Origin(name, number, is_line=True), line) for _, number, line in lines(file, name) if line.strip())
     first = next(written, None)
@@ -138,7 +125,7 @@ def _of_row(record: dict, origin: str, settings: DataSettings) -> Prompt:
     name, answer = _ASKS[asks]
     if asks == "caption":
         record = record | {"prompt": record["caption"]}
-    whole = _with_answer(record, answer, origin) if name in _CONVERSATIONS else record | {answer: _ANSWER}
+    whole = _with_answer(record, answer, origin) if name in _CONVERSATIONS else record | {answer: ANSWER}
     (example,) = FORMATS[name].make(whole, origin, FormatOptions(name))
     messages = example["messages"][:-1]
     said = messages[0]["content"] if len(messages) == 1 and messages[0].keys() == {"role", "content"} else messages
@@ -155,7 +142,7 @@ def _with_answer(record: dict, key: str, origin: str) -> dict:
     turns = list(_without_answers(turns_of(record[key], key, origin)))
     if not turns or turns[-1]["role"] == "system":
         raise UserError(f"{origin}: expected a turn to answer under '{key}', found none.")
-    return {k: v for k, v in record.items() if k != key} | {key: [*turns, {"role": "assistant", "content": _ANSWER}]}
+    return {k: v for k, v in record.items() if k != key} | {key: [*turns, {"role": "assistant", "content": ANSWER}]}
 
 
 def _without_answers(turns: list[dict]) -> Iterator[dict]:

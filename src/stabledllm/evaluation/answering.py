@@ -7,18 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from stabledllm.config.settings import GenerateSettings
-from stabledllm.data.prompts import Prompt, with_prompts_before
+from stabledllm.data.prompting import with_prompts_before
+from stabledllm.data.prompts import Prompt
 from stabledllm.decoding import DecodingOptions, DecodingStats
-from stabledllm.errors import UserError
+from stabledllm.evaluation.begun import begun_folder
 from stabledllm.evaluation.completing import complete, complete_resumably
 from stabledllm.evaluation.identity import digest_of, fingerprint
 from stabledllm.evaluation.journal import Journal
 from stabledllm.models.loading import LoadedModel
 from stabledllm.runtime.files import write_jsonl
 from stabledllm.runtime.showing import bar
-
-_BEGUN = ".begun"
-"""The ending of the folder that keeps what is decoded of a file until all of it is."""
 
 
 def completions(
@@ -44,18 +42,6 @@ def completions(
         yield from zip(prompts[run], texts, strict=True)
 
 
-def refuse_written(out: Path) -> None:
-    """Refuse a file of completions that is there already and is not one that a killed command has begun.
-
-    Raises:
-        UserError: it is there, or is a folder.
-    """
-    if out.is_dir():
-        raise UserError(f"{out}: expected a file to write, found a folder.")
-    if out.exists() and not _journal_folder(out).is_dir():
-        raise UserError(f"{out}: expected a new file, found one that is there already; name another, or remove it.")
-
-
 def write_completions(
     loaded: LoadedModel,
     prompts: list[Prompt],
@@ -74,7 +60,7 @@ def write_completions(
     out = Path(settings.out).expanduser()
     conversations = with_prompts_before(prompts, settings.data)
     tools = [prompt.tools for prompt in prompts]
-    journal = Journal(_journal_folder(out), "completions", _identity(settings, options, conversations, tools))
+    journal = Journal(begun_folder(out), "completions", _identity(settings, options, conversations, tools))
     size = settings.generate_batch
     with bar(len(prompts), "generate", "prompt") as shown:
         texts = complete_resumably(loaded, conversations, options, size, journal, shown.update, stats, tools=tools)
@@ -90,7 +76,3 @@ def _identity(
     weights = {"model": settings.model, "weights": fingerprint(settings.model, settings.base)}
     asked = {"prompts": digest_of(conversations), "tools": digest_of(tools)}
     return weights | loading | {"decoding": asdict(options)} | asked
-
-
-def _journal_folder(out: Path) -> Path:
-    return out.with_name(out.name + _BEGUN)

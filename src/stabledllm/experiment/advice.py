@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from stabledllm.experiment.power import POWER, seeds_from_runs
 from stabledllm.experiment.spread import paired_differences, values_of
-from stabledllm.experiment.statements import NAMES
-from stabledllm.experiment.summary import HIGHER_IS_BETTER
+from stabledllm.reports.labels import LOWER_IS_BETTER, metric_name
 
 LEVEL = 0.05
 _MOST = 1000
@@ -19,14 +18,14 @@ def advice(runs: Sequence[dict], summary: Sequence[dict]) -> list[str]:
     out = []
     for metric in dict.fromkeys(entry["metric"] for entry in summary):
         entries = [e for e in summary if e["metric"] == metric and e.get("versus_standard")]
-        if entries and metric in HIGHER_IS_BETTER:
-            name = NAMES.get(metric, metric.replace("_", " "))
+        if entries and metric in LOWER_IS_BETTER:
+            name = metric_name(metric)
             out.append(f"By {name}: {_one_metric(runs, entries, metric)}")
     return out
 
 
 def _one_metric(runs: Sequence[dict], entries: list[dict], metric: str) -> str:
-    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    sign = -1 if LOWER_IS_BETTER[metric] else 1
     gains = {e["method"]: sign * e["versus_standard"]["difference"] for e in entries}
     best = max(gains, key=gains.get)
     told = {e["method"]: _is_told(e["versus_standard"]) for e in entries}

@@ -18,8 +18,16 @@ from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.errors import Gathered, UserError
 from stabledllm.experiment.check_list import OF_STREAMED_DATA, SPLITS, Checks, gather
 from stabledllm.experiment.idle import Run, idle_overrides
-from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed
-from stabledllm.experiment.run_checks import check_clip, check_out, is_known, of_method, of_model, of_run
+from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed, check_views
+from stabledllm.experiment.run_checks import (
+    check_clip,
+    check_out,
+    is_known,
+    of_method,
+    of_model,
+    of_run,
+    refuse_density,
+)
 from stabledllm.noise.of_parts import OfParts
 
 _OF_STREAMS = (
@@ -85,11 +93,36 @@ def _run_and_methods(settings: TrainSettings | ExperimentSettings) -> tuple[Trai
     return (settings, [settings.method]) if isinstance(settings, TrainSettings) else (settings.base, settings.methods)
 
 
+def runs_in(settings: TrainSettings | ExperimentSettings) -> list[Run]:
+    """The run of a training recipe, or one of every method of an experiment, by its settings and its method's parts."""
+    run, methods = _run_and_methods(settings)
+    return [Run(run, OfParts(method)) for method in methods]
+
+
+def in_words(settings: TrainSettings | ExperimentSettings) -> str:
+    """A few words on what a recipe is."""
+    if isinstance(settings, TrainSettings):
+        return f"a training run of {settings.model} with method {settings.method}"
+    methods, seeds = _counted(settings.methods, "method"), _counted(settings.seeds, "seed")
+    return f"an experiment of {methods} x {seeds} with {settings.base.model}"
+
+
+def _counted(things: list, what: str) -> str:
+    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
+
+
 def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> Checks:
     run, methods = _run_and_methods(settings)
     yield "out", partial(check_out, settings.out)
     for method in methods:
-        yield from of_method(run, method)
+        if isinstance(settings, ExperimentSettings):
+            yield from of_method(run.model_copy(update={"p_of_t": None}), method)  # refused below, once
+            if is_known(method):
+                yield "methods batch method_options equal", partial(check_views, settings, OfParts(method))
+        else:
+            yield from of_method(run, method)
+    if isinstance(settings, ExperimentSettings):
+        yield "p_of_t", partial(refuse_density, run)
     yield from of_run(run)
     yield _OF_STREAMS, partial(refuse_unstreamable, run, getattr(settings, "equal", "steps"))
     yield "trainer eval_every save_every", partial(refuse_idle, run)
@@ -100,9 +133,8 @@ def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> 
 
 
 def _of_overrides(settings: TrainSettings | ExperimentSettings, overrides: Sequence[str]) -> Checks:
-    run, methods = _run_and_methods(settings)
-    runs = [Run(run, OfParts(method)) for method in methods]
-    yield from of_typed(overrides, methods, lambda override: idle_overrides(settings, runs, [override]))
+    methods = _run_and_methods(settings)[1]
+    yield from of_typed(overrides, methods, lambda override: idle_overrides(settings, runs_in(settings), [override]))
 
 
 def of_typed(overrides: Sequence[str], methods: Sequence[str], refuse: Callable[[str], object]) -> Checks:

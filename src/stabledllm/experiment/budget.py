@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.rows import TokenRow, maskable_sizes
-from stabledllm.errors import UserError
+from stabledllm.experiment.needed import refuse_views
 from stabledllm.models.names import blocks_from_start
 from stabledllm.noise.blocks import mean_forwards_in_blocks
 from stabledllm.noise.densities import TSampler, Uniform
@@ -65,10 +65,7 @@ def rows_per_step(
         return base.batch
     if not _varies(method, size):
         views = method.views.count
-        if base.batch % views:
-            raise UserError(
-                f"key 'base.batch': expected a multiple of the {views} views of '{method.name}', found {base.batch}."
-            )
+        refuse_views(method.name, views, base.batch)
         return base.batch // views
     density = method.sampler(sampler or Uniform())
     if base.block_size:

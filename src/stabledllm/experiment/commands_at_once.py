@@ -13,7 +13,6 @@ from stabledllm.config.checking import read_settings
 from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.from_run import naming_run, with_run
 from stabledllm.config.recipe import apply_overrides, merge
-from stabledllm.config.run_folder import model_in
 from stabledllm.config.settings import (
     ConvertSettings,
     DecomposeSettings,
@@ -29,16 +28,16 @@ from stabledllm.data.streamable import refuse_unstreamable_data
 from stabledllm.errors import Gathered, UserError, did_you_mean
 from stabledllm.experiment.at_once import SPLITS, load_checked, of_data, of_typed
 from stabledllm.experiment.check_list import DECODED, OF_STREAMED_DATA, WEIGHED, Checks, gather
+from stabledllm.experiment.given_files import check_adapter, check_convertible_model, check_file, check_gguf, check_rows
 from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
 from stabledllm.experiment.run_checks import check_clip, check_out, is_known, of_method, of_model
 from stabledllm.method_checks import check_fitted, check_fixed
-from stabledllm.models.adapter_base import ADAPTER_CONFIG
-from stabledllm.models.names import check_model_name, is_adapter, trained_block
+from stabledllm.models.names import check_model_name, trained_block
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
 from stabledllm.noise.weightings import power_of
 from stabledllm.planning.layout import Layout, parse_memory
-from stabledllm.runtime.nearby import nearby
+from stabledllm.runtime.folders import refuse_used
 from stabledllm.tasks.registry import task_named
 
 Decodes = TypeVar("Decodes", EvalSettings, GenerateSettings)
@@ -228,21 +227,23 @@ def _of_generate(settings: GenerateSettings) -> Checks:
 def _of_convert(settings: ConvertSettings) -> Checks:
     path = Path(settings.model)
     if settings.model.lower().endswith(".gguf"):
-        yield "model", partial(_check_gguf, path)
-    elif not path.is_dir():  # whether a folder's model can be converted, its config says
-        yield "model", partial(check_model_name, settings.model)
+        yield "model", partial(check_gguf, path)
+    else:
+        yield "model", partial(check_convertible_model, settings.model)
+    yield "out", partial(refuse_used, Path(settings.out))
 
 
 def _of_merge(settings: MergeSettings) -> Checks:
-    yield "adapter", partial(_check_adapter, settings.adapter)
+    yield "adapter", partial(check_adapter, settings.adapter)
     if settings.base:
         yield "base", partial(check_model_name, settings.base)
+    yield "out", partial(refuse_used, Path(settings.out))
 
 
 def _of_rescore(settings: RescoreSettings) -> Checks:
-    yield "rows", partial(_check_rows, Path(settings.rows))
+    yield "rows", partial(check_rows, Path(settings.rows))
     yield "task", partial(task_named, settings.task)
-    yield "out", partial(_check_file, Path(settings.out))
+    yield "out", partial(check_file, Path(settings.out))
 
 
 COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks], Callable[..., object] | None]] = {
@@ -266,26 +267,3 @@ def _check_decoding(settings: EvalSettings | GenerateSettings) -> None:
 def _check_beside(name: str) -> None:
     if name not in NEITHER and not (Path(name).expanduser() / "eval.json").is_file():
         check_model_name(name)
-
-
-def _check_adapter(name: str) -> None:
-    if is_adapter(model_in(name)):
-        return
-    check_model_name(name)
-    raise UserError(f"merge: expected a folder with {ADAPTER_CONFIG}, as a LoRA run's, found the model '{name}'.")
-
-
-def _check_gguf(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: expected a file, found nothing{nearby(path, ['.gguf', '.GGUF'])}.")
-
-
-def _check_rows(path: Path) -> None:
-    if not path.is_file():
-        found, near = ("a folder", "") if path.is_dir() else ("nothing", nearby(path))
-        raise UserError(f"{path}: expected a file of rows, found {found}{near}.")
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise UserError(f"{path}: expected a file to write, found a folder.")

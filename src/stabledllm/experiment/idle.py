@@ -118,6 +118,10 @@ _RUN: Rules = {
     "data.validation_rows": _EVALUATED,
     "eval_every": (lambda run, _: run.eval_every is None or has_validation(run.data), _EVALUATED[1]),
     "eval_draws": _EVALUATED,
+    "untuned": (
+        lambda run, _: has_validation(run.data) and not is_new(run.model),
+        "a trained model (no new:...) and rows to evaluate on",
+    ),
     "data.test_rows": (lambda run, _: has_test(run.data), "data with test rows (data.test)"),
     "decoding.block": (lambda run, _: bool(run.block_size) or _text_is_decoded(run), "test rows to decode (data.test)"),
     "decoding.seed": (
@@ -134,14 +138,14 @@ _RUN: Rules = {
 }
 _SHARED = (
     "ppots", "adaptive", "method_options", "data", "decoding", "image_decoding", "clip", "generate_batch",
-    "views_per_forward", "eval_every", "eval_draws",
+    "views_per_forward", "eval_every", "eval_draws", "untuned",
 )  # fmt: skip
 _EXPERIMENT = {"base.method": "methods", "base.seed": "seeds", "base.out": "out"}
 _NOT_FITTED = (
-    "trainer.", "steps", "epochs", "eval_every", "eval_draws", "save_every", "log_every", "decoding.", "adaptive.",
-    "image_decoding.", "clip", "generate_batch", "order_seed", "packing", "group_by_length", "views_per_forward",
-    "micro_batch", "p_of_t", "callbacks", "data.validation_rows", "data.validation_share", "data.test_rows",
-    "data.validation", "block_start",
+    "trainer.", "steps", "epochs", "eval_every", "eval_draws", "untuned", "save_every", "log_every", "decoding.",
+    "adaptive.", "image_decoding.", "clip", "generate_batch", "order_seed", "packing", "group_by_length",
+    "views_per_forward", "micro_batch", "p_of_t", "callbacks", "data.validation_rows", "data.validation_share",
+    "data.test_rows", "data.validation", "block_start",
 )  # fmt: skip
 _NOT_MEASURED = ("data.validation", "data.validation_rows", "data.validation_share", "data.test_rows")
 _NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation", "data.streaming", "data.shuffle_buffer")
@@ -160,8 +164,6 @@ def idle_overrides(
     for key in _keys(overrides):
         if prefix and key in _EXPERIMENT:
             raise UserError(f"key '{key}': expected {_EXPERIMENT[key]}, which decides it in an experiment.")
-        if prefix and key == "base.p_of_t":
-            raise UserError(f"key '{key}': expected none, since an experiment fits one for each of its methods.")
         all_notes += _notes_on(key, key.removeprefix(prefix), runs, _RUN)
         if f"{key}.".startswith("ppots.") and runs[0].settings.p_of_t:
             all_notes.append(f"note: key '{key}' does nothing: nothing is probed where p_of_t is given")

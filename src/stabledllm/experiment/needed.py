@@ -6,6 +6,7 @@ from stabledllm.config.recipe import shipped_recipes
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.splits import has_test, has_validation, refuse_few_rows
 from stabledllm.errors import UserError
+from stabledllm.noise.of_parts import OfParts
 
 _PARTS = "parts/"
 NOTHING_TO_COMPARE = (
@@ -54,6 +55,32 @@ def check_evaluated(run: TrainSettings) -> None:
                 f"key 'trainer.{name}': expected validation rows, found none, since data.validation_share=0 trains on "
                 f"every row; leave it out, or give data.validation."
             )
+
+
+def refuse_views(method: str, views: int, batch: int) -> None:
+    """Refuse a batch of forward passes that a method's views do not divide, where every row takes all of them.
+
+    Raises:
+        UserError: names the batch, and one that works.
+    """
+    if rest := batch % views:
+        fits = [one for one in (batch - rest, batch - rest + views) if one]
+        raise UserError(
+            f"key 'base.batch': expected a multiple of the {views} views of '{method}', found {batch}; write "
+            f"base.batch={' or base.batch='.join(map(str, fits))}."
+        )
+
+
+def check_views(experiment: ExperimentSettings, method: OfParts) -> None:
+    """The same as :func:`refuse_views`, as far as the names of the method's parts tell how many views a row takes.
+
+    Raises:
+        UserError: as there.
+    """
+    named = next((named for named in method.parts if named.views > 1), None)
+    some_rows_take_fewer = method.has("complement") or experiment.base.method_options.mirror_below < 1
+    if named and experiment.equal == "compute" and not some_rows_take_fewer:
+        refuse_views(method.name, named.views, experiment.base.batch)
 
 
 def check_comparable(experiment: ExperimentSettings) -> None:

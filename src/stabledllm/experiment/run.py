@@ -62,6 +62,7 @@ def run_experiment(
     *,
     devices: Sequence[str] = (),
     wait: bool = True,
+    coarse: str | None = None,
 ) -> dict:
     """Make the runs that are not finished, write ``results.json`` after each, and return its content.
 
@@ -73,6 +74,7 @@ def run_experiment(
         jobs: number of runs at the same time, each in a process of its own; 1 trains in this process.
         devices: accelerators by number, dealt to the jobs.
         wait: whether to wait at the end for runs that other processes are making.
+        coarse: why the results are too coarse to advise anything, which then stands in place of advice.
 
     Raises:
         UserError: the settings are bad, the folder holds another experiment, or, once all others have ended, some runs
@@ -97,7 +99,7 @@ def run_experiment(
     forget_failures([run for run in planned if is_free(run)])
 
     def ended() -> dict:
-        return collect(out, settings, [method.name for method in checked.methods], untuned)
+        return collect(out, settings, [method.name for method in checked.methods], untuned, coarse)
 
     if jobs > 1 or devices:
         with Board(planned, say, jobs=jobs) as board:
@@ -135,7 +137,9 @@ def _one_by_one(
                 time.sleep(POLL)
 
 
-def collect(out: Path, settings: ExperimentSettings, methods: list[str], untuned: dict | None) -> dict:
+def collect(
+    out: Path, settings: ExperimentSettings, methods: list[str], untuned: dict | None, coarse: str | None = None
+) -> dict:
     """Write ``results.json`` from the finished runs' own files, and return its content."""
     records = [
         read_json(path, RUN_SCHEMA)
@@ -155,7 +159,7 @@ def collect(out: Path, settings: ExperimentSettings, methods: list[str], untuned
         "untuned": untuned,
         "runs": runs,
         "summary": (summary := summarise(runs, settings.baselines)),
-        "advice": advice(runs, summary),
+        "advice": [coarse] if coarse else advice(runs, summary),
         "statements": statements(runs, summary),
         "notes": notes(settings.equal, records),
     }
@@ -170,15 +174,15 @@ def run_folder(out: Path, method: str, seed: int) -> Path:
 
 def _set_up(
     out: Path, settings: ExperimentSettings, checked: Checked, say: Say
-) -> tuple[dict, dict[str, tuple[Path, FittedDensity] | None]]:
-    """Claim the folder, evaluate the untuned model, and fit p(t) for every method that needs one.
+) -> tuple[dict | None, dict[str, tuple[Path, FittedDensity] | None]]:
+    """Claim the folder, evaluate the untuned model if that is wanted, and fit p(t) for every method that needs one.
 
     If that fails, everything it wrote is deleted, so that the corrected command can start afresh.
     """
     before = set(out.iterdir())
     new = claim(out, settings, checked.data, say)
     try:
-        untuned = _untuned(out, settings.base, checked.loaded, checked.data, say)
+        untuned = _untuned(out, settings.base, checked.loaded, checked.data, say) if settings.base.untuned else None
         return untuned, {m.name: _density(out, settings, m, checked, say) for m in checked.methods}
     except UserError:
         for path in set(out.iterdir()) - before if new else ():

@@ -14,11 +14,11 @@ from stabledllm.config.settings import ModelSettings, TrainSettings
 from stabledllm.data.kinds import kind_of
 from stabledllm.errors import UserError
 from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
-from stabledllm.method_checks import check_blocks, check_model, check_p_of_t
+from stabledllm.method_checks import check_block_choices, check_blocks, check_model, check_p_of_t
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.choices import check_attention, check_family
 from stabledllm.models.moe_shapes import MoEShape
-from stabledllm.models.names import check_model_name, in_own_blocks, is_adapter
+from stabledllm.models.names import check_model_name, in_own_blocks, is_adapter, is_known_here
 from stabledllm.models.new import is_new
 from stabledllm.models.shapes import known_shape
 from stabledllm.models.shipped import check_name
@@ -47,6 +47,9 @@ def of_method(run: TrainSettings, name: str) -> Checks:
         yield "method methods p_of_t objective block_size", partial(_check_density, method, run)
     if run.block_size:
         yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
+    if is_known_here(run.model):
+        chosen = partial(check_block_choices, method, run.block_size, run.block_t, run.block_start)
+        yield "method methods model block_size block_t block_start", chosen
 
 
 def _in_own_blocks(run: TrainSettings) -> TrainSettings:
@@ -96,8 +99,10 @@ def of_run(run: TrainSettings) -> Checks:
     if lora and is_new(run.model):
         yield "lora model", partial(_refuse_adapters, run.model)
     yield "allow_changed", partial(refuse_unchangeable, run.allow_changed)
-    for name in run.callbacks:
+    for name in dict.fromkeys(run.callbacks):
         yield "callbacks", partial(_check_callback, name)
+    if twice := next((name for name in run.callbacks if run.callbacks.count(name) > 1), None):
+        yield "callbacks", partial(_refuse_twice, twice)
 
 
 def is_known(method: str) -> bool:
@@ -213,6 +218,16 @@ def _check_density(method: OfParts, run: TrainSettings) -> None:
         refuse_other(record, method.name, objective, name, run.block_size, run.block_t)
 
 
+def refuse_density(base: TrainSettings) -> None:
+    """Refuse a fitted density for the runs of an experiment.
+
+    Raises:
+        UserError: there is one.
+    """
+    if base.p_of_t is not None:
+        raise UserError("key 'base.p_of_t': expected none, since an experiment fits one for each of its methods.")
+
+
 def check_out(out: str) -> None:
     """Refuse a folder for results that is a file, or lies below one.
 
@@ -234,6 +249,10 @@ def check_clip(name: str) -> None:
     """
     if not Path(name).expanduser().is_dir():
         check_name(name, "CLIP model", ())
+
+
+def _refuse_twice(callback: str) -> None:
+    raise UserError(f"key 'callbacks': expected each class once, found '{callback}' twice.")
 
 
 def _check_callback(name: str) -> None:

@@ -9,8 +9,7 @@ from statistics import stdev
 from scipy import special  # scipy.stats would take a second to import
 
 from stabledllm.experiment.spread import paired_differences, share_interval, values_of
-
-NAMES = {"validation_nll": "validation NLL", "clip_score": "CLIP score"}
+from stabledllm.reports.labels import metric_name
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -36,7 +35,7 @@ def statements(runs: Sequence[dict], summary: Sequence[dict]) -> list[str]:
     """Sentences on which runs diverged and, for each metric, on the least differences and ratios of sds that show."""
     out = _diverged(runs)
     for metric in dict.fromkeys(entry["metric"] for entry in summary):
-        name = NAMES.get(metric, metric.replace("_", " "))
+        name = metric_name(metric)
         standard = values_of(runs, "standard", metric)
         methods = [e["method"] for e in summary if e["metric"] == metric and e["method"] != "standard"]
         every = [paired_differences(values_of(runs, method, metric), standard) for method in methods]

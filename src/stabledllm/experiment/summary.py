@@ -10,9 +10,8 @@ from scipy import special  # scipy.stats would take a second to import
 
 from stabledllm.experiment.spread import paired_differences, sd_interval, sd_ratio, share_interval, values_of
 from stabledllm.experiment.statements import holm
+from stabledllm.reports.labels import LOWER_IS_BETTER
 from stabledllm.stats.estimate import student
-
-HIGHER_IS_BETTER = {"accuracy": True, "clip_score": True, "validation_nll": False, "validation_objective": False}
 
 
 def summarise(runs: Sequence[dict], baselines: Sequence[str]) -> list[dict]:
@@ -28,7 +27,7 @@ def summarise(runs: Sequence[dict], baselines: Sequence[str]) -> list[dict]:
     diverged, its worst run beats nothing.
     """
     methods = list(dict.fromkeys(run["method"] for run in runs))
-    metrics = [m for m in HIGHER_IS_BETTER if any(values_of(runs, method, m) for method in methods)]
+    metrics = [m for m in sorted(LOWER_IS_BETTER) if any(values_of(runs, method, m) for method in methods)]
     entries = [_entry(runs, method, metric, baselines) for method in methods for metric in metrics]
     for metric in metrics:
         compared = [e["versus_standard"] for e in entries if e["metric"] == metric and e["versus_standard"]]
@@ -105,4 +104,4 @@ def _worst_beats_best(runs: Sequence[dict], method: str, metric: str, baselines:
         return None
     if diverged_share(runs, method)[0]:
         return False
-    return min(mine) > max(others) if HIGHER_IS_BETTER[metric] else max(mine) < min(others)
+    return max(mine) < min(others) if LOWER_IS_BETTER[metric] else min(mine) > max(others)

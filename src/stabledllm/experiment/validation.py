@@ -7,7 +7,7 @@ from stabledllm.config.changeable import refuse_unchangeable
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.rows import EncodingOptions
 from stabledllm.data.spans import delimiter_pattern
-from stabledllm.experiment.at_once import refuse_contradictions
+from stabledllm.experiment.at_once import in_words, refuse_contradictions
 from stabledllm.experiment.planned import Planned, runs_of
 from stabledllm.models.families.transformers_own import own_class
 from stabledllm.training.arguments import training_arguments
@@ -16,16 +16,14 @@ from stabledllm.training.features import refuse_checkpointing
 
 
 def validate(settings: TrainSettings | ExperimentSettings) -> str:
-    """Check a recipe, and return a few words on what it is.
+    """Check a recipe as its runs will, with what only torch and transformers can tell; return what it is.
 
     Raises:
         UserError: names the first thing wrong with it.
     """
     for run in runs_of(settings):
         validate_run(run)
-    if isinstance(settings, TrainSettings):
-        return f"a training run of {settings.model} with method {settings.method}"
-    return f"an experiment of {len(settings.methods)} methods x {len(settings.seeds)} seeds with {settings.base.model}"
+    return in_words(settings)
 
 
 def validate_run(run: Planned) -> None:

@@ -20,6 +20,7 @@ from stabledllm.models.names import in_own_blocks
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity
 from stabledllm.reports.printed import fit_details
+from stabledllm.reports.table import filled
 from stabledllm.runtime.device import place
 
 Say = Callable[[str], None]
@@ -75,6 +76,6 @@ def fitted_for(
 def save_fit(density: FittedDensity, path: Path, say: Say) -> None:
     """Write a fit, and print its summary and its notes."""
     density.save(path)
-    say(density.summary())
+    say(filled(density.summary()))
     for note in density.notes:
-        say(f"note: {note}")
+        say(filled(f"note: {note}"))

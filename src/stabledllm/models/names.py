@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +23,8 @@ Trains = TypeVar("Trains", bound="TrainSettings")
 CONFIG = "config.json"
 _OF_A_RUN = "model"
 """The folder of the trained model within a run's folder."""
+_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w-][\w.-]*/[\w.-]+)")
+"""The address of a model's page, whose last two parts are its name."""
 _SHOWN = 4
 """Files of a folder without a model that a sentence names."""
 
@@ -40,6 +43,12 @@ def trained_block(name: str) -> int | None:
 def blocks_from_start(name: str) -> bool:
     """Whether the blocks of a model are counted from the row's first token, as those of the published layouts are."""
     return _config_of(pattern_of(name)).get("model_type") in BLOCK_LAYOUTS
+
+
+def is_known_here(name: str) -> bool:
+    """Whether files on this machine say what a model is, and so whether it has blocks of its own."""
+    pattern = pattern_of(name)
+    return shipped_folder(pattern) is not None or bool(_config_of(pattern))
 
 
 def in_own_blocks(settings: Trains) -> Trains:
@@ -81,6 +90,8 @@ def check_model_name(name: str) -> None:
     stabledllm.errors.UserError: model 'tny': expected 'tiny', 'tiny-mmada', a local folder or a hub's OWNER/NAME, ...
     """
     name = pattern_of(name)
+    if address := _ADDRESS.match(name):
+        raise UserError(f"model '{name}': expected a hub's OWNER/NAME, found an address; write {address[1]}.")
     path = Path(name).expanduser()
     if shipped_folder(name):
         return

@@ -15,7 +15,7 @@ def table_html(table: Table) -> str:
     words = [table.is_words(i) for i in range(len(table.columns))]
     head = _row("th", table.columns, words)
     body = "".join(_row("td", row, words) for row in table.rows)
-    note = paragraph(table.note) if table.note else ""
+    note = paragraph(table.whole_note) if table.whole_note else ""
     return (
         f'<p><b>{_text(table.title)}</b></p><div style="overflow-x:auto"><table><thead>{head}</thead>'
         f"<tbody>{body}</tbody></table></div>{note}"

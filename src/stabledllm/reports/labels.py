@@ -31,6 +31,13 @@ METRIC_LABELS = {
     "accuracy": "Accuracy",
     "clip_score": "CLIP score",
 }
+METRIC_NAMES = {
+    "validation_nll": "validation NLL",
+    "validation_objective": "trained objective",
+    "accuracy": "accuracy",
+    "clip_score": "CLIP score",
+}
+"""The same within a sentence."""
 LOWER_IS_BETTER = {"validation_nll": True, "validation_objective": True, "accuracy": False, "clip_score": False}
 
 
@@ -42,6 +49,11 @@ def label(method: str) -> str:
 def _part_label(part: str) -> str:
     name = part.rstrip("0123456789")
     return f"{_PARTS[name]}-{part.removeprefix(name)}" if name != part and name in _PARTS else _PARTS.get(part, part)
+
+
+def metric_name(metric: str) -> str:
+    """The metric's name within a sentence."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
 
 
 def metric_label(metric: str) -> str:

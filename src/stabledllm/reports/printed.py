@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+from stabledllm.reports import numbers as fmt
+from stabledllm.reports.labels import METRIC_LABELS
+from stabledllm.reports.stored import number, value
 from stabledllm.reports.table import filled
 from stabledllm.reports.tables import (
     components_table,
@@ -12,8 +16,6 @@ from stabledllm.reports.tables import (
     metrics_table,
     spread_table,
 )
-
-_METRICS = ("validation_nll", "validation_objective", "accuracy", "clip_score")
 
 
 def decomposition_text(record: dict, wide: bool = True) -> Iterator[str]:
@@ -33,7 +35,7 @@ def decomposition_text(record: dict, wide: bool = True) -> Iterator[str]:
 
 
 def fit_details(record: dict) -> Iterator[str]:
-    """Yields a p_of_t.json's quality of the output layer as a proxy, where it was checked, and EPR's parameters."""
+    """Yields what is known of a p_of_t.json's density, what it changes on held-out rows last, as the answer."""
     if proxy := record.get("proxy"):
         yield filled(
             f"the output layer for the whole gradient: correlation over t {proxy['correlation']:.3f}, second moment "
@@ -41,12 +43,32 @@ def fit_details(record: dict) -> Iterator[str]:
         )
     if parameters := record["parameters"]:
         yield filled("EPR: " + ", ".join(f"{name} = {value:.4g}" for name, value in parameters.items()))
+    if told := change_in_words(record):
+        yield filled(told)
+
+
+def change_in_words(record: dict) -> str:
+    """A sentence on what a p_of_t.json's density changes on rows that it was not fitted on; empty where unknown."""
+    diagnostics = record["diagnostics"]
+    change, uniform = diagnostics.get("change") or {}, value(diagnostics.get("variance_uniform"))
+    ends = [number(change.get(name)) for name in ("value", "ci_low", "ci_high")]
+    if not uniform > 0 or not all(map(math.isfinite, ends)):
+        return ""
+    ratio, low, high = (max(1 + end / uniform, 0.0) for end in ends)
+    what = "variance" if record.get("signal", "loss") == "loss" else "second moment"
+    share, _, ends_of_share = fmt.with_interval(ratio, low, high).partition(", ")
+    told = f"On rows that it was not fitted on, p(t) has {share} ({ends_of_share}) of uniform t's {what}"
+    if high < 1:
+        return f"{told}: it lowers it."
+    if low > 1:
+        return f"{told}: uniform t is better."
+    return f"{told}: {change['n']} probed rows do not tell whether it helps; probe more (ppots.rows)."
 
 
 def experiment_text(results: dict, wide: bool = True) -> Iterator[str]:
     """Yields the tables of a results.json, the statements on the methods, and the notes; ``wide`` as above."""
     measured = {entry["metric"] for entry in results["summary"]}
-    for metric in _METRICS:
+    for metric in METRIC_LABELS:
         if metric in measured:
             yield f"{metrics_table(results, metric).text(wide=wide)}\n"
             if spread := spread_table(results, metric):
@@ -58,9 +80,9 @@ def experiment_text(results: dict, wide: bool = True) -> Iterator[str]:
 
 def metric_lines(record: dict) -> Iterator[str]:
     """Yields each metric of a run.json or an eval.json with its standard error, and what is counted, in a line."""
-    for name, value in record["metrics"].items():
-        if isinstance(value, dict) and value.get("value") is not None:
-            error = f" ± {value['stderr']:.3g}" if value.get("stderr") is not None else ""
-            yield f"{name} {value['value']:.4g}{error}"
-        elif isinstance(value, int | float):
-            yield f"{name} {value:.4g}"
+    for name, metric in record["metrics"].items():
+        if isinstance(metric, dict) and metric.get("value") is not None:
+            error = f" ± {metric['stderr']:.3g}" if metric.get("stderr") is not None else ""
+            yield f"{name} {metric['value']:.4g}{error}"
+        elif isinstance(metric, int | float):
+            yield f"{name} {metric:.4g}"

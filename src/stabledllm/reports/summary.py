@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from stabledllm.reports import numbers as fmt
-from stabledllm.reports.labels import COMPONENT_LABELS, LOWER_IS_BETTER, label
+from stabledllm.reports.labels import COMPONENT_LABELS, LOWER_IS_BETTER, label, metric_name
 from stabledllm.reports.stored import (
     Stored,
     disagrees,
@@ -21,7 +21,6 @@ from stabledllm.reports.stored import (
 )
 
 _NAMES = {"mask_pattern": "which tokens are masked (A)", "mask_rate": "the mask rate (B)", "data": "the data (C)"}
-_METRICS = {"validation_nll": "validation NLL", "clip_score": "CLIP score"}
 
 
 def summarise(stored: Stored) -> list[tuple[str, list[str]]]:
@@ -49,7 +48,36 @@ def what_to_do(stored: Stored) -> list[str]:
             out.append(
                 f"By the {quantity}'s noise: stay with Standard, or measure more rows; no method is surely better."
             )
-    return out
+    return out + [told for fit in stored.fits if (told := _against_fit(stored.decomposition or {}, fit))]
+
+
+def _against_fit(decomposition: dict, fit: dict) -> str:
+    """A sentence on a fitted p(t) of which the fit's held-out rows and the decomposition say different things.
+
+    Each lowers the noise, raises it, or cannot tell; empty where both say the same, or one was not measured. Only of
+    P-POTS alone: the fit compares with uniform t under the method's other parts, the decomposition with Standard.
+    """
+    if fit.get("method") != "ppots":
+        return ""
+    change = (fit.get("diagnostics") or {}).get("change") or {}
+    entries = decomposition.get("methods") or []
+    ratio = next((m.get("relative_to_standard") or {} for m in entries if m["method"] == fit.get("method")), {})
+    fitted = _side(number(change.get("ci_low")), number(change.get("ci_high")), 0.0)
+    measured = _side(number(ratio.get("ci_low")), number(ratio.get("ci_high")), 1.0)
+    if not fitted or not measured or fitted == measured:
+        return ""
+    return (
+        f"Of {label(fit['method'])} the fit and the decomposition say different things: by the fit's held-out rows it "
+        f"{fitted}, by the decomposition it {measured} ({fmt.ratio(ratio)} of Standard's). Measure both with more rows "
+        f"before acting on either."
+    )
+
+
+def _side(low: float, high: float, neutral: float) -> str:
+    """What an interval says of a method's noise; empty where there is none."""
+    if math.isnan(low + high):
+        return ""
+    return "lowers the noise" if high < neutral else "raises it" if low > neutral else "cannot be told from uniform t"
 
 
 def missing(stored: Stored) -> list[tuple[str, str]]:
@@ -160,7 +188,7 @@ def training(results: dict) -> list[str]:
 
 
 def _metric(results: dict, metric: str) -> list[str]:
-    name = _METRICS.get(metric, metric.replace("_", " "))
+    name = metric_name(metric)
     compared = {m: s for m in run_methods(results) if (s := summary_of(results, m, metric)).get("versus_standard")}
     out = []
     if not compared:

@@ -23,10 +23,22 @@ def terminal_width() -> int:
     return max(shutil.get_terminal_size((_USUAL, 24)).columns, _LEAST)
 
 
-def filled(text: str, width: int | None = None) -> str:
-    """A sentence in lines of at most ``width`` columns, the terminal's by default; ``0.49 ± 0.02`` stays together."""
-    together = text.replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")
-    lines = textwrap.wrap(together, width or terminal_width(), break_long_words=False, break_on_hyphens=False)
+def filled(text: str, width: int | None = None, indent: int = 0) -> str:
+    """A sentence in lines of at most ``width`` columns, the terminal's by default.
+
+    ``0.49 ± 0.02`` and ``m = 6`` stay together.
+
+    Args:
+        indent: blanks before every line but the first.
+    """
+    together = re.sub(r" (±|=) ", "\u00a0\\1\u00a0", text).replace(" %", "\u00a0%")
+    lines = textwrap.wrap(
+        together,
+        width or terminal_width(),
+        break_long_words=False,
+        break_on_hyphens=False,
+        subsequent_indent=" " * indent,
+    )
     return "\n".join(lines).replace("\u00a0", " ")
 
 
@@ -38,6 +50,8 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    more: str = ""
+    """What explains the columns behind those that answer; it stands behind the note where all columns are shown."""
     answers: int | None = None
     """How many of the first columns answer the question, and are shown however narrow the terminal is; None: all."""
 
@@ -54,11 +68,17 @@ class Table:
         lines = [*filled(self.title, room).splitlines()]
         for i, block in enumerate(self._blocks(room, shown)):
             lines += [""] * (i > 0) + self._lines(block)
-        if self.note:
-            lines.append(filled(self.note, room))
-        if left := len(self.columns) - shown:
+        left = len(self.columns) - shown
+        if note := self.note if left else self.whole_note:
+            lines.append(filled(note, room))
+        if left:
             lines.append(filled(f"{left} more columns with --wide, and in the report.", room))
         return "\n".join(lines)
+
+    @property
+    def whole_note(self) -> str:
+        """What explains all columns."""
+        return " ".join(filter(None, (self.note, self.more)))
 
     def __str__(self) -> str:
         return self.text()

@@ -29,7 +29,7 @@ def components_table(data: dict) -> Table:
     parts = [("loss", data["loss"])]
     if isinstance(data.get("gradient"), dict):
         parts.append(("gradient", data["gradient"]))
-    columns = [c for name, p in parts for c in (f"{name}, {_unit(p)}", "% of total")]
+    columns = [c for name, p in parts for c in (f"{name}, {_unit(p)}", "share")]
     rows = []
     for key in (*COMPONENT_LABELS, "total"):
         cells = [c for _, p in parts for c in _cells(p, key)]
@@ -75,12 +75,12 @@ def equal_compute_table(data: dict, name: Name = str) -> Table:
     used = {row[2] for row in rows}
     note = (
         "÷ Standard: the noise at equal compute, that is for the same number of forward passes, over Standard's, which "
-        "is A + B; with its 95 % interval. Variances in nats², variance: of one row's loss. – : not known from so few "
-        "draws."
+        "is A + B; with its 95 % interval. – : not known from so few draws. At equal compute: the noise in nats²."
     )
+    more = "Predicted: the same from A, B and C. Variance: of one row's loss, in nats²."
     note += " Biased: the method trains another objective." * (BIASED in used)
     note += " Disagree: measured and predicted variances do, so that nothing is claimed." * (DISAGREE in used)
-    return Table("Noise of each method", columns, tuple(rows), note, answers=3)
+    return Table("Noise of each method", columns, tuple(rows), note, more, answers=3)
 
 
 BIASED, DISAGREE = "biased", "disagree"
@@ -125,12 +125,15 @@ def gradient_table(data: dict, name: Name = str) -> Table:
         "variance", "measured",
     )  # fmt: skip
     note = (
-        "Traces of covariances in (nats/param)², predicted from exact counts; variance and measured: of one row's "
-        "gradient, predicted and from drawn steps. Clipped, update: noise over signal of drawn steps of equal "
-        "compute, of the clipped gradient and of Adam's update, over Standard's. Noise scale: in forward passes. "
-        "Pareto-k above 0.7: the tail is too heavy for the errors to be trusted."
+        "÷ Standard: the gradient's noise at equal compute over Standard's, with its 95 % interval. At equal compute: "
+        "the trace of its covariance in (nats/param)², predicted from exact counts."
     )
-    return Table("Gradient noise of each method", columns, tuple(rows), note, answers=2)
+    more = (
+        "Clipped, update: noise over signal of drawn steps of equal compute, of the clipped gradient and of Adam's "
+        "update, over Standard's. Noise scale: in forward passes. Pareto-k above 0.7: the tail is too heavy for the "
+        "errors to be trusted. Variance and measured: the trace for one row's gradient, predicted and from drawn steps."
+    )
+    return Table("Gradient noise of each method", columns, tuple(rows), note, more, answers=2)
 
 
 def _ratio(part: dict | None) -> str:
@@ -160,11 +163,17 @@ def metrics_table(results: dict, metric: str, name: Name = str) -> Table:
         "method", "mean", "vs Standard", "p (Holm)", "sd", "interval of mean", "p", "worst beats best baseline",
         *([f"seed {s}" for s in seeds] or ["seeds"]),
     )  # fmt: skip
+    if not results["summary"]:
+        return Table(metric_label(metric), columns, tuple(rows), answers=4)
     note = (
-        "p (Holm): corrected for the number of methods. Worst beats best baseline: the method's worst run is better "
-        "than the best run of every baseline. Diverged runs are in no figure but that: none of theirs is better."
+        "vs Standard: the difference of means, with its 95 % interval. p (Holm): corrected for the number of methods."
     )
-    return Table(metric_label(metric), columns, tuple(rows), note if results["summary"] else "", answers=4)
+    note += " Diverged runs are in no figure." * any(diverged_at(run) is not None for run in results["runs"])
+    more = (
+        "Worst beats best baseline: the method's worst run is better than the best run of every baseline; no run that "
+        "diverged is."
+    )
+    return Table(metric_label(metric), columns, tuple(rows), note, more, answers=4)
 
 
 def spread_table(results: dict, metric: str, name: Name = str) -> Table | None:

@@ -108,6 +108,16 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def refuse_used(out: Path) -> None:
+    """Refuse a folder that is to be made anew and has something in it, or is a file.
+
+    Raises:
+        UserError: names it.
+    """
+    if is_there(out) and any(out.iterdir() if out.is_dir() else [out]):
+        raise UserError(f"{out}: expected a new folder, found one that is there already.")
+
+
 def remove_empty(folders: list[Path]) -> None:
     """Remove those of the folders that are empty, in the given order."""
     for folder in folders:

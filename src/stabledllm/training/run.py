@@ -174,7 +174,7 @@ def _train(
             lines=screen.lines,
         )  # fmt: skip
     identity = with_content(identity, data.digests)
-    first = None if checkpoint or not untuned or is_new(settings.model) else trainer
+    first = trainer if untuned and settings.untuned and not (checkpoint or is_new(settings.model)) else None
     trainer.begin(
         identity,
         settings.model_dump(),

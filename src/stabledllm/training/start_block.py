@@ -64,6 +64,8 @@ class StartBlock:
         yield "rows", Text(self.counts())
         for note in self.notes():
             yield "", Text(plain_text(note))
+        if not self.settings.untuned and len(self.data.validation):
+            yield "", Text("the untuned model is not evaluated (untuned=false): no NLL stands beside the final one")
         yield from self.first_row()
         yield "method", Text(self.method_in_words())
         if not self.method.autoregressive:

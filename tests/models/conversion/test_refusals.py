@@ -12,7 +12,9 @@ from stabledllm.errors import Mistakes, UserError
 from stabledllm.models.conversion import convert as module
 from stabledllm.models.conversion.convert import convert
 from stabledllm.models.conversion.depth import evenly_spaced
+from stabledllm.models.conversion.kinds import ARCHITECTURES, check_convertible
 from stabledllm.models.conversion.options import ConversionOptions
+from stabledllm.models.families.decoder_config import FULL
 from tests.cli.runner import assert_refused, in_process
 from tests.fakes.converted import write_a2d
 from tests.fakes.hub_models import write_llada, write_llama, write_qwen2
@@ -114,3 +116,10 @@ def test_the_command(tmp_path):
     assert in_process("convert", "run", "--out", "of_run", cwd=tmp_path).returncode == 0
     assert_refused(in_process("convert", "mdm", "--out", "x", cwd=tmp_path), "found 'a2d-llama'")
     assert not (tmp_path / "x").exists()
+
+
+def test_what_is_known_without_transformers_is_what_transformers_says():
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    assert {kind: MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind] for kind in ARCHITECTURES} == ARCHITECTURES
+    check_convertible({"model_type": "qwen2", "layer_types": [FULL]}, "model 'x'")

@@ -72,6 +72,9 @@ class TrainSettings(ModelSettings):
     """Steps between evaluation losses; ``null``: never while it trains, so once, at the end."""
     eval_draws: int = Field(4, ge=1, le=MOST)
     """Views of each validation row in the evaluation loss."""
+    untuned: bool = True
+    """Evaluate the model before its first step too, whose NLL stands beside the trained one's at the end; an experiment
+    evaluates it once for all its runs."""
     save_every: int | None = Field(None, ge=1)
     """Steps between checkpoints, the last one at the end; without it there are none, and a killed run begins anew."""
     log_every: int = Field(10, ge=1)

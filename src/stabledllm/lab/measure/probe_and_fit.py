@@ -12,6 +12,7 @@ from stabledllm.forward.meter import LossMeter, Meter, MeteredModel
 from stabledllm.gradient.density import NormProfile, norm_profile, proxy_quality
 from stabledllm.gradient.output_layer import OutputLayerNorms
 from stabledllm.gradient.per_row import RowGradients
+from stabledllm.lab.measure.fit_change import change_of
 from stabledllm.lab.measure.options import ProbeOptions
 from stabledllm.lab.measure.progress import Progress
 from stabledllm.method_checks import check_blocks, check_finite_variance
@@ -19,7 +20,7 @@ from stabledllm.noise.methods import Method
 from stabledllm.ppots.cells import WeighsBy, weights_of
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.ppots.profile import Profile, probe
-from stabledllm.ppots.record import FittedDensity, fit_density
+from stabledllm.ppots.record import FittedDensity, ProbeProfile, fit_density
 
 
 def check_probe(method: Method, rows: int, probed: int, block_size: int | None) -> None:
@@ -89,19 +90,31 @@ def probe_and_fit(
         whole = BlockMeter(loaded, rows, method.objective, block_size=block_size, **common)
         profile = probe(whole, method, **sizes, design=probing.design, seed=seed)
         config |= {"block_size": block_size, "block_t": "row"}
-        density = fit_density(profile, method, options, config, weighs_by=_weights(method, whole, profile))
+        density = _fit(profile, method, options, config, _weights(method, whole, profile))
     elif block_size:
         units = UnitMeter(loaded, rows, method.objective, block_size=block_size, **common)
         profile = probe(units, method, **sizes, design=probing.design, seed=seed)
         options = replace(options, step_rows=round(step_rows * units.units_per_row))
         config["block_size"] = block_size
-        density = fit_density(profile, method, options, config, weighs_by=_weights(method, units, profile))
+        density = _fit(profile, method, options, config, _weights(method, units, profile))
     elif method.signal == "loss":
         profile = probe(losses := meter(LossMeter), method, **sizes, design=probing.design, seed=seed)
-        density = fit_density(profile, method, options, config, weighs_by=_weights(method, losses, profile))
+        density = _fit(profile, method, options, config, _weights(method, losses, profile))
     else:
         density = _fit_to_norms(meter, method, sizes | {"seed": seed}, options, probing.check_proxy, loaded.name)
     density.record["objective"] = asdict(method.objective)
+    return density
+
+
+def _fit(
+    profile: ProbeProfile, method: Method, options: FitOptions, config: dict, weighs_by: WeighsBy | None = None
+) -> FittedDensity:
+    """The fitted density, with what it changes on held-out rows where t is drawn independently."""
+    density = fit_density(profile, method, options, config, weighs_by=weighs_by)
+    if method.source.independent:
+        diagnostics = density.record["diagnostics"]
+        unit = diagnostics["variance_uniform"]["unit"]
+        diagnostics["change"] = change_of(profile.moments, density.crossfit, unit, weighs_by).as_dict()
     return density
 
 
@@ -121,7 +134,7 @@ def _fit_to_norms(
 
     def fitted(kind: type[Meter]) -> tuple[NormProfile, FittedDensity]:
         profile = norm_profile(meter(kind), method, **sizes)
-        return profile, fit_density(profile, method, options, sizes | {"model": model})
+        return profile, _fit(profile, method, options, sizes | {"model": model})
 
     if method.signal == "gradient":
         return fitted(RowGradients)[1]

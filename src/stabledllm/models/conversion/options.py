@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stabledllm.errors import Mistakes, did_you_mean
+from stabledllm.errors import Mistakes, UserError, did_you_mean
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MASK_EMBEDDINGS = ("kept", "mean")
+_KEEPS_NOTHING = "convert: expected --mask-embedding mean for a new row, which has nothing to keep, found kept."
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,19 @@ class ConversionOptions:
         if mistakes := list(self._mistakes()):
             raise Mistakes(mistakes)
 
+    def check_mask(self) -> None:
+        """Refuse a new row that is to be kept as it is.
+
+        Raises:
+            UserError: it is so.
+        """
+        if self._keeps_nothing:
+            raise UserError(_KEEPS_NOTHING)
+
+    @property
+    def _keeps_nothing(self) -> bool:
+        return self.mask_token == "new" and self.mask_embedding == "kept"
+
     def _mistakes(self) -> Iterator[str]:
         if self.anneal_steps < 0:
             yield f"convert: expected --anneal-steps of at least 0, found {self.anneal_steps}."
@@ -51,5 +65,5 @@ class ConversionOptions:
             if value is not None and value not in known:
                 near = did_you_mean(value, known, most=0)
                 yield f"convert: expected --{option} {', '.join(known)}, found '{value}'{near}."
-        if self.mask_token == "new" and self.mask_embedding == "kept":
-            yield "convert: expected --mask-embedding mean for a new row, which has nothing to keep, found kept."
+        if self._keeps_nothing:
+            yield _KEEPS_NOTHING

@@ -17,13 +17,12 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from stabledllm.errors import UserError
 from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.conversion.gguf_file import check_gguf, is_gguf
+from stabledllm.models.conversion.kinds import check_convertible
 from stabledllm.models.families.config_values import check_numbers
-from stabledllm.models.families.decoder_config import FULL
 from stabledllm.models.families.source import Source, read_config
 from stabledllm.models.families.transformers_own import load_transformers
 from stabledllm.models.families.weights import held_weights
@@ -32,9 +31,6 @@ from stabledllm.models.loading import model_folder
 from stabledllm.models.names import is_adapter
 from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.soundness import check_finite
-
-CONVERTIBLE = ("llama", "qwen2", "qwen3")
-"""The ``model_type`` of the models that can be converted."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def _from_folder(name: str, dtype: str, allow_pickle: bool) -> Original:
     if is_adapter(str(folder)):
         raise UserError(f"model '{name}': expected a whole model, found an adapter; stabledllm merge makes one of it.")
     config = read_config(folder)
-    _check_kind(config, f"model '{name}'")
+    check_convertible(config, f"model '{name}'")
     if dtype == "auto":
         dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     source = Source(name, folder, config, _dtype(dtype, f"model '{name}'"))
@@ -100,7 +96,7 @@ def _from_gguf(name: str, dtype: str) -> Original:
         rows = model.get_input_embeddings().weight.shape[0]
         tokenizer = _within(read_pretrained(AutoTokenizer, path.parent, **form), rows)
     keys = _own_keys(model.config)
-    _check_kind(keys, str(path))
+    check_convertible(keys, str(path))
     return Original(name, model.eval(), tokenizer, keys)
 
 
@@ -125,28 +121,6 @@ def _own_keys(config: PretrainedConfig) -> dict[str, Any]:
         for key, value in config.to_dict().items()
         if (key not in common or key in special) and key not in ("quantization_config", "_name_or_path")
     }
-
-
-def _check_kind(config: dict[str, Any], what: str) -> None:
-    """Refuse what cannot be converted, from the keys of config.json alone."""
-    kind = config.get("model_type")
-    if config.get("auto_map"):
-        raise UserError(f"{what}: expected one of transformers' own models, found one with code of its own (auto_map).")
-    if kind not in CONVERTIBLE:
-        raise UserError(f"{what}: expected model_type {', '.join(CONVERTIBLE)}, found {kind!r}.")
-    expected, names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind], config.get("architectures") or []
-    if names and expected not in names:
-        raise UserError(f"{what}: expected architecture {expected}, found {names[0]}.")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unnamed")
-        raise UserError(
-            f"{what}: expected weights as they were trained, found quantised ones ({method}); convert the model that "
-            f"they were made from."
-        )
-    layers = sorted({str(layer) for layer in config.get("layer_types") or ()} - {FULL})
-    if config.get("use_sliding_window") or layers:
-        found = layers[0] if layers else "a sliding window (use_sliding_window)"
-        raise UserError(f"{what}: expected full attention in every layer, found {found}.")
 
 
 def _dtype(name: str, what: str) -> torch.dtype:

@@ -1,0 +1,243 @@
+"""Mistakes on every command line: each is told in a sentence that says what to write, and before torch is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stabledllm.cli.dashes import OF_COMMANDS
+from stabledllm.cli.main import app
+from tests.cli.runner import ROOT, in_process
+
+ROWS = ['{"prompt": "1+1=?", "completion": "2"}', '{"prompt": "1+2=?", "completion": "3"}']
+FILES = {
+    "mine.jsonl": "\n".join(ROWS * 20),
+    "bad.jsonl": "\n".join([*ROWS, '{"prompt": "1+3=?"}']),
+    "broken.jsonl": ROWS[0] + "\n{broken\n",
+    "asks.jsonl": '{"prompt": "a"}\n{"foo": "b"}\n',
+    "prompts.txt": "2+3=?\n",
+    "empty.txt": "",
+    "binary.txt": b"ok\n\xff\xfe\n",
+    "qa.csv": "Q,A\n1+1=?,2\n",
+    "twice.yaml": "extends: sft\nmodel: tiny\nmodel: tiny\n",
+    "broken.yaml": "model: [tiny\n",
+    "no-data.yaml": "model: tiny\n",
+    "exp.yaml": "base: {extends: sft, model: tiny, data: {train: mine.jsonl}}\nseeds: [1]\nmethods: [mirror, standard]",
+    "done/file": "",
+    "adapter/adapter_config.json": '{"base_model_name_or_path": "tiny"}',
+    "bert/config.json": '{"model_type": "bert"}',
+    "sliding/config.json": '{"model_type": "qwen2", "use_sliding_window": true}',
+    "exp/experiment.json": "{}",
+    "dec/decomposition.json": '{"schema": "stabledllm/decomposition/1"}',
+    "run/run.json": '{"schema": "stabledllm/run/1"}',
+}
+TRAIN = "train sft model=tiny data.train=mine.jsonl"
+TOLD = {
+    # convert, merge, rescore
+    "convert missing --out x": "'tiny', 'tiny-mmada', a local folder or a hub's OWNER/NAME, found no such thing",
+    "convert ./missing --out x": "expected a folder, found nothing there",
+    "convert adapter --out x": "found an adapter; 'stabledllm merge adapter --out FOLDER' makes one of it",
+    "convert bert --out x": "expected model_type llama, qwen2, qwen3, found 'bert'",
+    "convert sliding --out x": "found a sliding window (use_sliding_window)",
+    "convert tiny --out x": "expected model_type llama, qwen2, qwen3, found 'stabledllm_tiny'",
+    "convert done --out x": "expected a folder with config.json or adapter_config.json, found file in it",
+    "convert missing.gguf --out x": "expected a file, found nothing",
+    "convert owner/name --out done": "done: expected a new folder, found one that is there already",
+    "convert owner/name --out mine.jsonl": "mine.jsonl: expected a new folder, found one that is there already",
+    "convert owner/name --out x --dtype bf16": "write dtype=bfloat16",
+    "convert owner/name --out x --mask-token new --mask-embedding kept": "expected --mask-embedding mean",
+    "merge tiny --out x": "expected a folder with adapter_config.json, as a LoRA run's, found the model 'tiny'",
+    "merge adapter --out done": "done: expected a new folder",
+    "merge adapter --out x --base tny": "(did you mean 'tiny'?)",
+    "rescore mine.jsonl --task gsm9k --out x": "(did you mean 'gsm8k'?)",
+    "rescore mine.jsonl --task gsm8k --out mine.jsonl": "expected --out to be another file",
+    "rescore qa.csv --task gsm8k --out x": "qa.csv:1: expected a JSON object",
+    # blocks
+    f"{TRAIN} block_t=row": "key 'block_t': expected block_size beside 'row', found none; write block_size=32 too",
+    f"{TRAIN} block_start=clean": "write block_size=32 too, or leave out block_start",
+    f"{TRAIN} block_size=32 block_t=row method=adaptive": "expected 'own' with method 'adaptive'",
+    "fit data.train=mine.jsonl block_t=row": "write block_size=32 too, or leave out block_t",
+    "validate exp.yaml base.block_t=row": "stabledllm: key 'block_t': expected block_size beside 'row'",
+    # generate
+    "generate": "expected at least one prompt, --file FILE, or -",
+    "generate hi --out mine.jsonl": "expected a new file, found one that is there already; name another, or remove it",
+    "generate hi --out done": "expected a file to write, found a folder",
+    "generate hi --model tny --out done": "2 mistakes",
+    "generate --file prompts.txt --out prompts.txt": "expected a new file",
+    "generate hi --image --out mine.jsonl": "mine.jsonl: expected a new folder",
+    "generate --file asks.jsonl": "asks.jsonl:2: expected a prompt under messages",
+    "generate --file broken.jsonl": "broken.jsonl:2: expected a JSON object, found broken JSON",
+    "generate --file binary.txt": "binary.txt: expected UTF-8 text",
+    "generate --file empty.txt": "expected at least one prompt, found none",
+    "generate --file qa.csv": 'say "data.columns={prompt: YOUR_KEY}"',
+    "generate --file promts.txt": "expected a file of prompts, found nothing (did you mean 'prompts.txt'?)",
+    "generate -": "standard input: expected at least one prompt, found none",
+    "generate prompts.txt": "found the name of a file; write --file prompts.txt",
+    "generate adapter": "found the folder of a model; write --model adapter",
+    "generate hi --model exp": "found the folder of an experiment",
+    "generate hi --length 7 --block 3": "block 3 does not divide length 7",
+    "generate hi --image --length 8": "which decodes by image_decoding",
+    "generate lenght=8 hi": "(did you mean 'length'?)",
+    "generate hi --device gpu": "expected auto, cpu, cuda, cuda:N or mps, found 'gpu'",
+    # eval
+    "eval --model tiny --data bad.jsonl": "bad.jsonl:3: expected text beside 'prompt'",
+    "eval --model tiny --data mine.jsonl --quick": "to evaluate fewer rows write rows=20",
+    "eval --model tiny --data mine.jsonl --beside done": "expected a folder with config.json",
+    "eval tiny": "a model is named by model=tiny",
+    "eval run/run.json": "expected a recipe, found a record of 'stabledllm/run/1'",
+    "eval mine.jsonl": "write sft model=MODEL data.train=mine.jsonl",
+    # train, validate, plan
+    "train sft model=tiny data.train=bad.jsonl": "bad.jsonl:3: expected text beside 'prompt'",
+    "train sft model=tiny data.train=broken.jsonl": "broken.jsonl:2: expected a JSON object, found broken JSON",
+    f"{TRAIN} data.validation=bad.jsonl": "bad.jsonl:3: expected text beside 'prompt'",
+    f"{TRAIN} callbacks=[my.Own,my.Own]": "expected each class once, found 'my.Own' twice",
+    f"{TRAIN} --jobs 2": "unknown option '--jobs'; it is an option of experiment",
+    f"{TRAIN} --quick": "for a short run write steps=20 out=FOLDER",
+    f"{TRAIN} untuned=maybe": "key 'untuned': expected true or false, found 'maybe'",
+    f"{TRAIN} data.validation_share=0 trainer.eval_on_start=true": "expected validation rows, found none",
+    "train sft model=https://huggingface.co/GSAI-ML/LLaDA-8B-Base data.train=mine.jsonl": "write GSAI-ML/LLaDA-8B-Base",
+    "train sft model=hf.co/GSAI-ML/LLaDA-8B-Base data.train=mine.jsonl": "write GSAI-ML/LLaDA-8B-Base",
+    "train twice.yaml": "line 3: expected each key once, found 'model' again (line 2)",
+    "train broken.yaml": "line 2: expected YAML, found a broken line",
+    "train no-data.yaml": "write data.train=PATH (your own file)",
+    "train exp.yaml": "use 'stabledllm experiment'",
+    "train sft model = tiny": "write model=tiny",
+    "trian sft": "(did you mean 'train'?)",
+    "validate sft model=tiny data.train=mine.jsonl --dry-run": "it is an option of train, experiment, fit",
+    "validate exp.yaml --load base.model=tny": "(did you mean 'tiny'?)",
+    "plan sft model=tny": "(did you mean 'tiny'?)",
+    "plan sft model=tiny --memory lots": "expected a memory such as 80GiB",
+    # experiment
+    "experiment exp.yaml jobs=2": "write --jobs",
+    "experiment exp.yaml base.batch=3": "found 3; write base.batch=2 or base.batch=4",
+    "experiment exp.yaml base.batch=1": "found 1; write base.batch=2",
+    "experiment exp.yaml methods=[ppots] base.p_of_t=x": "since an experiment fits one for each of its methods",
+    "experiment exp.yaml steps=5": "write base.steps",
+    "experiment exp": "the folder of an experiment, which goes on with the recipe that it began with",
+    "experiment sft": "2 mistakes",
+    # fit, decompose, recommend
+    "fit --model tiny --data bad.jsonl": "bad.jsonl:3: expected text beside 'prompt'",
+    "fit --wide": "it is an option of decompose, recommend and experiment",
+    "fit --rows 5": "write ppots.rows",
+    "decompose --model tiny --data bad.jsonl": "bad.jsonl:3: expected text beside 'prompt'",
+    "decompose methods=standard,mirror": "write methods=[standard, mirror]",
+    "recommend dec": "what was measured there is read by 'stabledllm recommend --from dec'",
+    "recommend --from dec --wide": "--wide is for measuring now, which --from does not; leave one out",
+    "recommend --from dec --dry-run": "--dry-run is for measuring now",
+    "recommend --from exp": "found none in 'exp'; 'stabledllm decompose' writes it",
+    # report, power, cp, ls, encode, quickstart
+    "report missing": "expected a folder with stored results, found nothing",
+    "report done": "expected decomposition.json, p_of_t*.json or results.json here",
+    "power --difference inf --sd 1": "expected --difference as a number other than 0, such as 0.01, found inf",
+    "power --difference 0.1 --sd 0": "expected --sd above 0, such as 0.02, found 0",
+    "power --difference 0.1": "expected --sd NUMBER or --from FOLDER of an experiment, found neither",
+    "cp nope": "stabledllm ls lists those that ship",
+    "cp sft mine.jsonl": "expected a new file, found one that is there already",
+    "encode mine.jsonl": "expected pictures (scenes, text-to-image-2m, images:PATH), found 'mine.jsonl'",
+    "quickstart --steps 4": "no such option: --steps; 'stabledllm quickstart --help' lists its options",
+    "quickstart --out mine.jsonl": "expected a folder, found a file",
+}
+"""What is typed, and a part of what is told."""
+CHILD = """
+import contextlib, importlib.abc, io, json, sys
+from stabledllm.cli.main import main
+
+class Refused(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "transformers"):
+            raise RuntimeError(f"{name} is imported")
+
+sys.meta_path.insert(0, Refused())
+sys.stdin = io.TextIOWrapper(io.BytesIO())
+told = []
+for words in json.loads(sys.argv[1]):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    sys.argv = ["stabledllm", *words]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+    told.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(told))
+"""
+"""Calls the command line again and again where torch and transformers cannot be imported."""
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    """A working directory with files of every kind that is mistaken for another."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    for name, content in FILES.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(here) -> dict[str, tuple[int, str, str]]:
+    """What each command line of the table ends with: exit code, standard output and standard error."""
+    words = json.dumps([line.replace("model = tiny", "model\t=\ttiny").split(" ") for line in TOLD]).replace(
+        "\\t", '","'
+    )
+    env = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin", "COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, words], cwd=here, env=env, capture_output=True, text=True, check=True, timeout=240
+    )
+    return dict(zip(TOLD, json.loads(child.stdout), strict=True))
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("line", "words"), TOLD.items(), ids=list(TOLD))
+def test_a_mistake_is_told_with_what_to_write_before_torch_is_loaded(told, line, words):
+    code, _, error = told[line]
+    assert code == 2, error
+    assert error.startswith("stabledllm: "), error
+    assert words in error
+
+
+@pytest.mark.processes
+def test_nothing_is_written(told, here):
+    assert {str(path.relative_to(here)) for path in here.rglob("*") if path.is_file()} == FILES.keys()
+
+
+@pytest.mark.processes
+def test_a_recipe_that_is_in_order_is_told_without_torch_as_well(here):
+    words = ["validate", "sft", "model=tiny", "data.train=mine.jsonl"], ["validate", "exp.yaml"]
+    env = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin"}
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(words)], cwd=here, env=env, capture_output=True, text=True, check=True
+    )
+    (one, out, _), (two, other, _) = json.loads(child.stdout)
+    assert (one, two) == (0, 0)
+    assert out == "sft: a training run of tiny with method lowdisc+fixedcount, in order\n"
+    assert other == "exp.yaml: an experiment of 2 methods x 1 seed with tiny, in order\n"
+
+
+def test_options_are_said_to_be_of_the_commands_that_have_them():
+    import typer.main
+
+    commands = typer.main.get_command(app).commands
+    for name, having in OF_COMMANDS.items():
+        found = [
+            command
+            for command, one in commands.items()
+            if any(f"--{name.replace('_', '-')}" in parameter.opts for parameter in one.params)
+        ]
+        assert sorted(found) == sorted(having), name
+
+
+def test_an_untuned_model_that_is_not_evaluated(here, tmp_path):
+    run = ["train", "sft", "model=tiny", f"data.train={here / 'mine.jsonl'}", "steps=1", "untuned=false"]
+    shown = in_process(*run, "out=run", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "the untuned model is not evaluated (untuned=false)" in shown.stdout
+    assert "validation NLL" in shown.stdout
+    assert "\nuntuned model" not in shown.stdout
+    again = in_process(*run[:-1], "out=run", cwd=tmp_path)
+    assert "finished" in again.stdout, "whether it was evaluated makes no other run"
