@@ -83,7 +83,8 @@ def of_run(run: TrainSettings) -> Checks:
     objective, decoding, lora = run.objective, run.decoding, run.lora
     yield WEIGHED, partial(power_of, objective.weighting, objective.power)
     yield f"{DECODED} block_size", partial(_check_decoding, run)
-    yield f"{DECODED} block_size", partial(refuse_unfit, decoding.length, decoding.steps, decoding.block)
+    fits = partial(refuse_unfit, decoding.length, decoding.steps, decoding.block, run.block_size)
+    yield f"{DECODED} block_size", fits
     for split in SPLITS:
         if spec := getattr(run.data, split):
             yield f"data.{split}", partial(kind_of, spec)
@@ -93,6 +94,8 @@ def of_run(run: TrainSettings) -> Checks:
         yield "lora model", partial(shape.targets, lora.target_modules)
     if run.router.bias_rate or run.router.loss:
         yield "router model lora", partial(_check_router, run)
+    if run.trainer.get("torch_compile"):
+        yield "trainer.torch_compile model", partial(_check_compiled, run)
     if lora and is_new(run.model):
         yield "lora model", partial(_refuse_adapters, run.model)
     yield "allow_changed", partial(refuse_unchangeable, run.allow_changed)
@@ -168,6 +171,17 @@ def _check_router(run: TrainSettings) -> None:
         raise UserError(
             "key 'router.bias_rate': expected a model that is trained whole, found 'lora', whose files do not hold the "
             "biases; write router.loss instead, or leave out 'lora'."
+        )
+
+
+def _check_compiled(run: TrainSettings) -> None:
+    """Refuse to compile experts in blocks: a graph takes all noisy blocks, and their load is counted of those with
+    masked tokens."""
+    shape = known_shape(run.model)
+    if isinstance(shape, MoEShape) and shape.in_blocks:
+        raise UserError(
+            f"key 'trainer.torch_compile': expected false for a model with experts that is trained in blocks, found "
+            f"true with '{run.model}'; leave the key out."
         )
 
 
