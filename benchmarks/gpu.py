@@ -204,7 +204,8 @@ def main(words: list[str] | None = None) -> int:
     record = run(device, scale, 60 * given.minutes, partial(write_json, out) if out else lambda _: None)
     for name, value in record["ratios"].items():
         print(f"{value:8.3f}  {name}")
-    return int(any(result["status"] in ("failed", "stopped") for result in record["items"].values()))
+    statuses = {name: result["status"] for name, result in record["items"].items() if name != "model"}
+    return int(not set(statuses.values()) & {"done"} or bool(set(statuses.values()) & {"failed", "stopped"}))
 
 
 if __name__ == "__main__":

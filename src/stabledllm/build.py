@@ -17,6 +17,7 @@ from stabledllm.config.settings import (
 from stabledllm.data.images import are_images
 from stabledllm.decoding import DecodingOptions, ImageOptions
 from stabledllm.errors import UserError
+from stabledllm.method_checks import check_block_choices
 from stabledllm.models.families.block_config import OwnBlocks
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel, is_adapter, load_model
@@ -83,16 +84,9 @@ def _keep_block_size(loaded: LoadedModel, settings: TrainSettings) -> None:
     free = size and whole and getattr(config, "blocks_from_start", False)
     if trained and trained != size and not free:
         raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
+    check_block_choices(OfParts(settings.method), size, settings.block_t, settings.block_start)
     if not size:
-        for key, usual in (("block_start", "noisy"), ("block_t", "own")):
-            if (value := getattr(settings, key)) != usual:
-                raise UserError(f"key '{key}': expected block_size beside '{value}', found none.")
         return
-    if settings.block_t == "row" and OfParts(settings.method).adaptive:
-        raise UserError(
-            f"key 'block_t': expected 'own' with method '{settings.method}', whose density follows the losses of "
-            f"single blocks, found 'row'."
-        )
     if not hasattr(config, "block_size"):
         raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
     if decoding_block != size:

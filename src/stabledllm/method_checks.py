@@ -113,6 +113,29 @@ def check_gradient_in_blocks(model: str, block_size: int | None) -> None:
         )
 
 
+def check_block_choices(method: OfParts, block_size: int | None, block_t: str, block_start: str) -> None:
+    """Refuse choices on blocks where there are none, and one t for a row's blocks where single blocks' losses decide.
+
+    Raises:
+        UserError: ``block_t`` or ``block_start`` without ``block_size``; ``block_t=row`` with ``adaptive``.
+
+    >>> check_block_choices(OfParts("mirror"), None, "row", "noisy")
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: key 'block_t': expected block_size beside 'row', found none; write block_size=32 ...
+    """
+    for key, value, usual in (("block_start", block_start, "noisy"), ("block_t", block_t, "own")):
+        if value != usual and not block_size:
+            raise UserError(
+                f"key '{key}': expected block_size beside '{value}', found none; write block_size=32 too, or leave out "
+                f"{key}."
+            )
+    if block_t == "row" and method.adaptive:
+        raise UserError(
+            f"key 'block_t': expected 'own' with method '{method.name}', whose density follows the losses of single "
+            f"blocks, found 'row'."
+        )
+
+
 def check_finite_variance(method: Method, what: str) -> None:
     """Refuse independent masks at eps = 0: the bound's weight 1 / t then has no second moment, for any bounded p(t).
 

@@ -104,4 +104,7 @@ def bands(results: dict) -> Figure:
         axes.set_yticks(range(len(found)), [label(method) for method in found])
         axes.set_ylim(len(found) - 0.4, -0.6)
         axes.set_title(f"{title}: 10, 50 and 90 %")
+        if not found:
+            axes.text(0.5, 0.5, "not measured yet", transform=axes.transAxes, ha="center", va="center", color=INK)
+            axes.set_xticks([])
     return figure

@@ -79,6 +79,24 @@ def write_halves(folder: Path, tokenizer: HFTokenizer) -> None:
     write_jsonl(folder / "measure_long.jsonl", rows[half:])
 
 
+def templates_of(folder: Path, source: str, name: str) -> list[str]:
+    """The template of each row of ``NAME.jsonl``, whose rows do not say it: those of the task are drawn again.
+
+    Raises:
+        UserError: the task does not draw these rows, as another version of its package.
+    """
+    rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    drawn = rows_of(source, FILES[name], DRAWN * len(rows))
+    templates = {_written(row)["question"]: template_of(row) for row in drawn}
+    missing = next((place for place, row in enumerate(rows, 1) if row["question"] not in templates), None)
+    if missing:
+        raise UserError(
+            f"{folder / name}.jsonl: line {missing}: expected a row that {source} draws, found another; install the "
+            f"version of the package that it was drawn with."
+        )
+    return [templates[row["question"]] for row in rows]
+
+
 def rows_of(source: str, file: File, count: int) -> list[dict]:
     """Rows of a task's split."""
     name, _, where = source.partition(":")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from studies.real_model.parts import PRECISIONS, RECORD, ROWS, Study
+from studies.real_model.problems import templates_of
 
-from stabledllm.experiment.summary import summarise, t_interval
+from stabledllm.experiment.summary import summarise
 from stabledllm.runtime.files import read_json
+from stabledllm.stats.estimate import student
 
 SCHEMA = "stabledllm/study-real-model/1"
 STEP = ("step", "loss", "grad_norm")
@@ -37,7 +40,7 @@ def gather(study: Study) -> dict:
             for path in sorted(out.glob("models/*/stabledllm_conversion.json"))
         },
         "adapt": {arm: found for arm in study.sizes.arms if (found := _adaptation(study.run(arm)))},
-        "adapt_versus_shift": versus_shift(_read(out / "adapt" / ROWS)),
+        "adapt_versus_shift": _against_shift(out, study.sizes.source),
         "noise": {
             path.parent.name: _noise(_read(path)) for path in sorted(out.glob(f"noise/*/{RECORD}"))
         },
@@ -97,18 +100,45 @@ def _adaptation(run: Path) -> dict | None:
     }
 
 
-def versus_shift(found: dict) -> dict:
-    """The mean NLL of each model, and its difference from ``shift`` over the same rows, with 95 % intervals."""
+def _against_shift(out: Path, source: str) -> dict:
+    file = out / "adapt" / ROWS
+    return versus_shift(_read(file), templates_of(out / "text", source, "held_out")) if file.is_file() else {}
+
+
+def versus_shift(found: dict, templates: Sequence[str]) -> dict:
+    """The mean NLL of each model, and its difference from ``shift`` over the same rows, with 95 % intervals.
+
+    Args:
+        templates: of each row; rows of one are alike.
+    """
     rows = {name: np.array(values) for name, values in found.get("rows", {}).items()}
     told = {}
     for name, values in rows.items():
-        low, high = t_interval(values.tolist())
-        told[name] = {"mean": float(values.mean()), "ci_low": low, "ci_high": high, "n": len(values)}
+        told[name] = {"mean": float(values.mean()), **_over_templates(values, templates), "n": len(values)}
         if name not in ("shift", "original"):
-            difference = (values - rows["shift"]).tolist()
-            low, high = t_interval(difference)
-            told[name]["versus_shift"] = {"difference": float(np.mean(difference)), "ci_low": low, "ci_high": high}
+            difference = values - rows["shift"]
+            told[name]["versus_shift"] = {
+                "difference": float(difference.mean()),
+                **_over_templates(difference, templates),
+            }
     return told
+
+
+def _over_templates(values: np.ndarray, templates: Sequence[str]) -> dict:
+    """The 95 % interval of a mean over rows of which those of one template are alike, and how many templates.
+
+    The error is the cluster-robust one (Liang and Zeger, 1986) with Student's quantile for as many templates, less one.
+    """
+    if len(values) != len(templates):
+        raise ValueError(f"expected a value for each of {len(templates)} rows, found {len(values)}")
+    kinds, group = np.unique(np.array(templates), return_inverse=True)
+    count = len(kinds)
+    sums = np.bincount(group, values - values.mean())
+    error = math.sqrt(float((sums**2).sum()) * count / (count - 1)) / len(values) if count > 1 else 0.0
+    if not error:
+        return {"ci_low": None, "ci_high": None, "templates": count}
+    half = student(count - 1) * error
+    return {"ci_low": float(values.mean()) - half, "ci_high": float(values.mean()) + half, "templates": count}
 
 
 def _noise(record: dict) -> dict:

@@ -13,7 +13,7 @@ class Sizes:
     """The sizes of one run of the study.
 
     Args:
-        rows: of text, by the file that :mod:`text` writes.
+        rows: of text, by the file that :mod:`problems` writes.
         adapt: overrides of ``recipes/adapt.yaml``. finetune: of ``recipes/finetune.yaml``.
         arms: the conversions that part 1 compares. seeds: of part 3.
         decompose: what part 2 measures. lengths: how many rows and draws of it for each response length.

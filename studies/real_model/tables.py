@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from studies.real_model.ends import ends_of
 from studies.real_model.pictures import ARMS
 
 COMPONENTS = {"mask_pattern": "A mask pattern", "mask_rate": "B mask rate", "data": "C data"}
@@ -153,6 +154,7 @@ def experiment_table(experiment: dict | None, original: dict | None) -> str:
         "method",
         "seeds",
         "forwards",
+        "probe's",
         "NLL",
         "minus Standard",
         "sd over seeds",
@@ -166,7 +168,7 @@ def experiment_table(experiment: dict | None, original: dict | None) -> str:
 def untuned_line(name: str, experiment: dict) -> Sequence[object]:
     """The line of the model that an experiment starts from."""
     nll, accuracy = (experiment["untuned"].get(metric) for metric in ("validation_nll", "accuracy"))
-    return (name, "", 0, interval(nll, places=4), "", "", "", share(accuracy), "")
+    return (name, "", 0, "", interval(nll, places=4), "", "", "", share(accuracy), "")
 
 
 def method_lines(experiment: dict, mark: str = "") -> Iterable[Sequence[object]]:
@@ -174,12 +176,16 @@ def method_lines(experiment: dict, mark: str = "") -> Iterable[Sequence[object]]
     entries = {(e["method"], e["metric"]): e for e in experiment["summary"]}
     for method in dict.fromkeys(e["method"] for e in experiment["summary"]):
         nll, accuracy = entries[method, "validation_nll"], entries.get((method, "accuracy"))
-        forwards = [run["forward_passes"] for run in experiment["runs"] if run["method"] == method]
+        forwards, probes = (
+            [run[of] or 0 for run in experiment["runs"] if run["method"] == method]
+            for of in ("forward_passes", "probe_forward_passes")
+        )
         versus, spread = nll["versus_standard"], nll["sd_versus_standard"]
         yield (
             f"`{method}`{mark}",
             nll["n"],
             f"{round(sum(forwards) / len(forwards))}" if forwards else "as above",
+            max(probes) if probes else "as above",
             interval(nll, "mean", 4),
             interval(versus, "difference", 4, sign=True) if versus else "",
             interval(spread_of(nll), places=4),
@@ -215,7 +221,7 @@ def interval(found: dict | None, key: str = "value", places: int = 2, *, sign: b
     if not found or found.get(key) is None:
         return "–"
     form = f"{'+' if sign else ''}.{places}f" if abs(found[key]) < 1000 else ".3g"
-    low, high = found.get("ci_low"), found.get("ci_high")
+    low, high = ends_of(found)
     around = "" if low is None or high is None else f" ({low:{form}} to {high:{form}})"
     return f"{found[key]:{form}}{around}"
 

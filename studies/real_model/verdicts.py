@@ -1,4 +1,4 @@
-"""Do the toy's conclusions hold on a real model? Each from two figures with their intervals, and nothing else.
+"""Do the toy's conclusions hold on a real model? Each from the intervals of two figures, and nothing else.
 
 The toy's figures are those of ``studies/equal_compute`` (final NLL over 20 seeds) and of the shipped model measured
 beside the real one.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+
+from studies.real_model.ends import ends_of
 
 from stabledllm.runtime.files import read_json
 
@@ -23,23 +25,23 @@ def verdicts_table(results: dict) -> str:
 
 def _lines(results: dict) -> Iterator[tuple[str, str, str, str]]:
     yield _dominated(results["noise"])
-    for method, claim in {
-        "mirror": "MIRROR does not pay: gradient noise at equal compute, over Standard's",
-        "lowdisc+fixedcount": "Low discrepancy with exact counts: gradient noise at equal compute, over Standard's",
-        "ppots": "P-POTS: gradient noise at equal compute, over Standard's",
-    }.items():
+    for method, claim, side in (
+        ("mirror", "MIRROR has more gradient noise at equal compute: over Standard's", 1),
+        ("lowdisc+fixedcount", "Low discrepancy with exact counts has less gradient noise: over Standard's", -1),
+        ("ppots", "P-POTS has less gradient noise: over Standard's", -1),
+    ):
         toy, real = (_noise_ratio(results["noise"].get(name), method) for name in ("toy", "after"))
-        yield _compared(claim, toy, real, 1.0)
+        yield _compared(claim, toy, real, 1.0, side)
     toy_runs = {e["method"]: e for e in read_json(TOY)["summary"] if e["metric"] == "validation_nll"}
     real_runs = _nll(results["finetune"].get("compute"))
-    for method, claim in {
-        "mirror": "MIRROR at equal compute ends higher than Standard: final NLL minus Standard's",
-        "ppots+mirror": "So does P-POTS+MIRROR",
-        "ppots": "P-POTS ends lower",
-        "lowdisc+fixedcount": "Low discrepancy with exact counts ends lower",
-    }.items():
+    for method, claim, side in (
+        ("mirror", "MIRROR at equal compute ends higher than Standard: final NLL minus Standard's", 1),
+        ("ppots+mirror", "So does P-POTS+MIRROR", 1),
+        ("ppots", "P-POTS ends lower", -1),
+        ("lowdisc+fixedcount", "Low discrepancy with exact counts ends lower", -1),
+    ):
         toy, real = (_difference(found.get(method)) for found in (toy_runs, real_runs))
-        yield _compared(claim, toy, real, 0.0, places=4)
+        yield _compared(claim, toy, real, 0.0, side, places=4)
     toy_steps = {
         method: _paired_difference(read_json(TOY)["experiments"]["small_equal_steps"], method)
         for method in ("mirror", "ppots+mirror")
@@ -47,32 +49,38 @@ def _lines(results: dict) -> Iterator[tuple[str, str, str, str]]:
     real_steps = _nll(results["finetune"].get("steps"))
     for method, toy in toy_steps.items():
         claim = f"At equal steps, twice the compute, `{method}` ends lower (toy: the smaller model, 5 seeds)"
-        yield _compared(claim, toy, _difference(real_steps.get(method)), 0.0, places=4)
+        yield _compared(claim, toy, _difference(real_steps.get(method)), 0.0, -1, places=4)
     for method in ("ppots+mirror", "lowdisc+fixedcount"):
-        claim = f"The spread over seeds does not fall: sd of `{method}` over Standard's"
+        claim = f"The paper's claim: the spread over seeds falls, sd of `{method}` over Standard's"
         toy, real = (_spread(found.get(method)) for found in (toy_runs, real_runs))
-        yield _compared(claim, toy, real, 1.0)
+        yield _compared(claim, toy, real, 1.0, -1)
 
 
 def _dominated(noise: dict) -> tuple[str, str, str, str]:
     """Whether mask patterns make most of the gradient's noise."""
-    claim = "The gradient's noise is mask patterns: A and B + C of it"
+    claim = "The gradient's noise is mostly mask patterns: A, and B + C"
     toy, real = (_patterns(noise.get(name)) for name in ("toy", "after"))
-    if not toy or not real:
-        return claim, toy[0] if toy else NOTHING, real[0] if real else NOTHING, NOTHING
-    return claim, toy[0], real[0], "yes" if real[1] == toy[1] == 1 else "no" if real[1] == -1 else "cannot be told"
+    told = [found[0] if found else NOTHING for found in (toy, real)]
+    return (
+        claim,
+        *told,
+        NOTHING if not toy or not real else _verdict(toy[1], real[1], 1, ("A is smaller", "A is larger")),
+    )
 
 
-def _patterns(record: dict | None) -> tuple[str, int] | None:
-    """A beside B + C, and which of them is surely larger."""
+def _patterns(record: dict | None) -> tuple[str, int | None] | None:
+    """A beside B + C, and which of them is surely larger: the ends of B and of C are added, which is wide."""
     if not record or not record["gradient"]:
         return None
     a, b, c = (record["gradient"][name] for name in ("mask_pattern", "mask_rate", "data"))
+    ends = [ends_of(part) for part in (a, b, c)]
     rest = b["value"] + c["value"]
-    error = (b["stderr"] ** 2 + c["stderr"] ** 2) ** 0.5
-    low, high = rest - 1.96 * error, rest + 1.96 * error
-    told = f"{a['value']:.3g} ({a['ci_low']:.3g} to {a['ci_high']:.3g}) and {rest:.3g} ({low:.3g} to {high:.3g})"
-    return told, 1 if a["ci_low"] > high else -1 if a["ci_high"] < low else 0
+    if any(end is None for pair in ends for end in pair):
+        return f"{a['value']:.3g} and {rest:.3g}", None
+    (a_low, a_high), (b_low, b_high), (c_low, c_high) = ends
+    low, high = b_low + c_low, b_high + c_high
+    told = f"{a['value']:.3g} ({a_low:.3g} to {a_high:.3g}) and {rest:.3g} ({low:.3g} to {high:.3g})"
+    return told, 1 if a_low > high else -1 if a_high < low else 0
 
 
 def _noise_ratio(record: dict | None, method: str) -> tuple[float, float | None, float | None] | None:
@@ -101,22 +109,19 @@ def _paired_difference(runs: list[dict], method: str) -> tuple[float, float | No
     return _difference(_nll({"summary": summarise(runs, ["standard"])}).get(method))
 
 
-def _compared(claim: str, toy, real, at: float, places: int = 2) -> tuple[str, str, str, str]:
-    """A line: the same if both intervals lie on the same side of ``at``; open where the real one includes it."""
+def _compared(claim: str, toy, real, at: float, side: int, places: int = 2) -> tuple[str, str, str, str]:
+    """A line; ``side``: of ``at``, below (-1) or above (1), where the claim says that the figure lies."""
     told = [_shown(found, places, sign=at == 0) for found in (toy, real)]
     if toy is None or real is None:
         return claim, *told, NOTHING
-    sides = [_side(found, at) for found in (toy, real)]
-    if None in sides:
-        return claim, *told, "cannot be told from one seed"
-    if sides[0] == sides[1]:
-        return claim, *told, "yes" if sides[0] else "neither tells a difference"
-    if sides[1] == 0:
-        return claim, *told, f"cannot be told: the real one's interval holds {at:g}"
-    where = "lower" if sides[1] < 0 else "higher"
-    if sides[0] == 0:
-        return claim, *told, f"surely {where} on the real model; the toy's interval holds {at:g}"
-    return claim, *told, f"no: {where} on the real model"
+    return claim, *told, _verdict(_side(toy, at), _side(real, at), side, ("it is lower", "it is higher"))
+
+
+def _verdict(toy: int | None, real: int | None, side: int, words: tuple[str, str]) -> str:
+    """Whether a claim holds on the real model, and on the toy if not there; 0 cannot be told, None has no interval."""
+    where = {-1: f"no: {words[0]}", 1: f"no: {words[1]}", 0: "cannot be told", None: "no interval"}
+    of_real, of_toy = ("yes" if found == side else where[found] for found in (real, toy))
+    return of_real if toy == side else f"{of_real} (on the toy: {of_toy})"
 
 
 def _side(found: tuple, at: float) -> int | None:

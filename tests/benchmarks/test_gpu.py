@@ -109,6 +109,8 @@ def test_without_a_model_everything_else_is_skipped(gpu, monkeypatch):
     monkeypatch.setattr(gpu.gpu_items, "make_model", none)
     record, _ = run(gpu, gpu.Device(), {"good": (9, lambda *_: [])})
     assert [one["status"] for one in record["items"].values()] == ["out of memory", "skipped"]
+    monkeypatch.setattr(gpu, "items", lambda scale: {"good": (9, lambda *_: [])})
+    assert gpu.main(["--rehearse"]) == 1, "nothing was measured"
 
 
 def sized(gpu, gib: float):

@@ -62,7 +62,7 @@ def test_every_shipped_recipe_is_valid(tmp_path, name):
     row = {"question": "1+1?", "answer": "#### 2", "text": "1+1=2", "prompt": "1+1?", "completion": "2"}
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")  # the place of the user's own file in three recipes
     result = call("validate", name, *NEEDED.get(name, []), cwd=tmp_path)
-    if name in ("parts/lora", "parts/paper"):
+    if name in ("parts/lora", "parts/lora-attention", "parts/paper"):
         assert_refused(result, f"a part of others; write RECIPE+{name.removeprefix('parts/')}")
         return
     if name == "sft-gsm-symbolic" and not find_spec("reasoning_gym"):

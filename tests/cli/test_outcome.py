@@ -32,7 +32,7 @@ def raising(error: BaseException):
 
 
 def ends_with(monkeypatch, tmp_path, error: BaseException):
-    monkeypatch.setattr("stabledllm.experiment.validation.validate", raising(error))
+    monkeypatch.setattr("stabledllm.experiment.at_once.load_checked", raising(error))
     return call("validate", "quickstart", cwd=tmp_path)
 
 

@@ -56,6 +56,12 @@ TOLD = {
     "rescore mine.jsonl --task gsm9k --out x": "(did you mean 'gsm8k'?)",
     "rescore mine.jsonl --task gsm8k --out mine.jsonl": "expected --out to be another file",
     "rescore qa.csv --task gsm8k --out x": "qa.csv:1: expected a JSON object",
+    # blocks
+    f"{TRAIN} block_t=row": "key 'block_t': expected block_size beside 'row', found none; write block_size=32 too",
+    f"{TRAIN} block_start=clean": "write block_size=32 too, or leave out block_start",
+    f"{TRAIN} block_size=32 block_t=row method=adaptive": "expected 'own' with method 'adaptive'",
+    "fit data.train=mine.jsonl block_t=row": "write block_size=32 too, or leave out block_t",
+    "validate exp.yaml base.block_t=row": "stabledllm: key 'block_t': expected block_size beside 'row'",
     # generate
     "generate": "expected at least one prompt, --file FILE, or -",
     "generate hi --out mine.jsonl": "expected a new file, found one that is there already; name another, or remove it",

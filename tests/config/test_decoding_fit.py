@@ -19,7 +19,9 @@ from stabledllm.config.settings import (
     TrainSettings,
 )
 from stabledllm.errors import UserError
-from stabledllm.experiment.commands_at_once import in_trained_blocks
+from stabledllm.experiment.at_once import load_checked
+from stabledllm.experiment.commands_at_once import check_command, in_trained_blocks
+from tests.fakes.llada2 import write_llada2
 
 KINDS = pytest.mark.parametrize("kind", [DecodingSettings, ShortDecodingSettings])
 
@@ -107,3 +109,17 @@ def test_generate_decodes_in_the_blocks_that_the_model_was_trained_in(tmp_path):
     run.mkdir()
     (tmp_path / "base").rename(run / "model")
     assert block_of(str(run)) == 4, "the model in a run's folder"
+
+
+@pytest.mark.parametrize("command", ["eval", "generate", "train"])
+def test_the_blocks_of_a_model_are_not_the_users_to_choose(tmp_path, command):
+    """Without a block none that fits is taken there: only the length can be another."""
+    folder = str(write_llada2(tmp_path))
+    words = r"decoding: length: expected a multiple of 32, .* found 48; write 32 or 64\.$"
+    check = {
+        "train": lambda length: load_checked("sft", [f"model={folder}", length], reads_data=False),
+        "eval": lambda length: check_command("eval", {"model": folder}, [length]),
+        "generate": lambda length: check_command("generate", {"model": folder}, [length]),
+    }[command]
+    with pytest.raises(UserError, match=words):
+        check("decoding.length=48")

@@ -88,6 +88,10 @@ def test_an_experiment_without_evaluation_rows_compares_accuracies(folder):
     assert "validation_nll" not in results["untuned"]["metrics"]
     report = in_process("report", "both", cwd=folder)
     assert report.returncode == 0, report.stderr[-2000:]
+    again = in_process("experiment", "both.yaml", "base.untuned=false", "--jobs", "1", cwd=folder)
+    assert again.returncode == 0, again.stderr[-2000:]
+    kept = json.loads((folder / "both" / "results.json").read_text())
+    assert kept["untuned"] == results["untuned"]  # measured before: not lost by a later command without it
     assert_refused(
         in_process("experiment", "both.yaml", "base.data.test=null", "out=none", cwd=folder),
         "rows to compare methods on",

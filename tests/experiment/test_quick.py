@@ -7,7 +7,7 @@ import json
 import pytest
 
 from stabledllm.config import load_recipe
-from stabledllm.experiment.quick import SEEDS, STEPS, note_on, quickened
+from stabledllm.experiment.quick import SEEDS, STEPS, TEST_ROWS, VALIDATION_ROWS, note_on, quickened
 from tests.cli.runner import in_process
 
 
@@ -34,6 +34,24 @@ def test_few_steps_are_not_made_more():
     quick = quickened(load_recipe("quickstart", ["base.steps=3", "seeds=[1]"]), [])
     assert (quick.base.steps, quick.seeds) == (3, [1])
     assert "3 steps and 1 seed a method" in note_on(quick)
+
+
+def test_all_rows_are_cut_to_few():
+    quick = quickened(load_recipe("quickstart", ["base.data.validation_rows=null", "base.data.test_rows=null"]), [])
+    assert (quick.base.data.validation_rows, quick.base.data.test_rows) == (VALIDATION_ROWS, TEST_ROWS)
+    typed = ["base.data.validation_rows=null", "base.data.test_rows=4"]
+    quick = quickened(load_recipe("quickstart", typed), [one.partition("=")[0] for one in typed])
+    assert (quick.base.data.validation_rows, quick.base.data.test_rows) == (None, 4)
+
+
+def test_typed_epochs_stay():
+    typed = ["base.steps=null", "base.epochs=2"]
+    quick = quickened(load_recipe("quickstart", typed), ["base.epochs"])
+    assert (quick.base.steps, quick.base.epochs) == (None, 2)
+    assert "2 epochs and" in note_on(quick)
+    warm = ["base.steps=null", "base.trainer.warmup_steps=100"]
+    quick = quickened(load_recipe("quickstart", warm), [])
+    assert (quick.base.steps, quick.base.trainer["warmup_steps"]) == (STEPS, STEPS // 2)
 
 
 @pytest.mark.slow

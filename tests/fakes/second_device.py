@@ -4,7 +4,8 @@ Tensors on it say ``cuda:0``. An operation whose tensors lie on both devices is 
 numbers (0-dimensional CPU tensors), indices of a tensor on the device and explicit copies may come from the CPU. So is
 ``numpy()`` without ``cpu()``. Values are those of the CPU, so that results can be compared bit for bit.
 
-Not seen: what CUDA's kernels compute in another order, memory, and streams.
+Not seen: what CUDA's kernels compute in another order, memory (so experts take one segment each, and no grouped
+product), and streams.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import NamedTuple
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 SECOND = torch.device("cuda", 0)
 _CPU = torch.device("cpu")
@@ -25,6 +28,8 @@ _COPIES = {"aten::copy_", "aten::_to_copy", "aten::_copy_from"}
 _INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 _NO_SINGLE_NUMBERS = {"aten::searchsorted", "aten::gather", "aten::scatter", "aten::index_select", "aten::cat"}
 """Operations that take a single number from the CPU no more than a vector."""
+_WAITING = {"aten::_local_scalar_dense", "aten::nonzero"}
+"""Operations whose result the CPU needs before it can go on."""
 
 
 class OnSecond(Tensor):
@@ -80,9 +85,9 @@ class _Factories(TorchDispatchMode):
         given = kwargs.get("device")
         if given is not None and torch.device(given).type in ("cuda", "meta"):
             return _run(func, args, kwargs)
-        if any(isinstance(leaf, OnSecond) for leaf in tree_leaves((args, kwargs))):
-            if func._schema.name in ("aten::_local_scalar_dense", "aten::nonzero"):
-                self.waits[func._schema.name.removeprefix("aten::")] += 1
+        if any(isinstance(tensor, OnSecond) for tensor in _tensors(args, list(kwargs.values()))):
+            if (name := _known(func).name) in _WAITING:
+                self.waits[name.removeprefix("aten::")] += 1
             return _run(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -99,6 +104,7 @@ def second_device() -> Iterator[_Factories]:
     with ExitStack() as patched:
         patched.enter_context(patch.object(torch.cuda, "_lazy_init", lambda: None))
         patched.enter_context(patch.object(torch.cuda, "get_device_name", lambda _=None: "second device"))
+        patched.enter_context(patch.object(torch.cuda, "get_device_capability", lambda _=None: (9, 0)))
         for name in made:
             patched.enter_context(patch.object(torch, name, copied(name)))
         yield patched.enter_context(_Factories())
@@ -119,38 +125,75 @@ def moved(model: nn.Module) -> nn.Module:
     return model
 
 
+class _Known(NamedTuple):
+    """What is asked of an operation each time that it runs, read from its schema once: that costs more than the work.
+
+    Its whole output is new tensors (``is_new``) unless it changes or aliases one of its arguments.
+    """
+
+    name: str
+    is_copy: bool
+    is_indexed: bool
+    changes: bool
+    is_new: bool
+    takes_single_numbers: bool
+
+
+@cache
+def _known(func) -> _Known:
+    schema = func._schema
+    name, changes = schema.name, schema.is_mutable
+    aliases = any(each.alias_info is not None for each in (*schema.arguments, *schema.returns))
+    return _Known(
+        name, name in _COPIES, name in _INDEXED, changes, not changes and not aliases, name not in _NO_SINGLE_NUMBERS
+    )
+
+
+def _tensors(*given) -> list[Tensor]:
+    """The tensors among arguments, which lie in lists and tuples at most."""
+    out: list[Tensor] = []
+    for value in given:
+        if isinstance(value, Tensor):
+            out.append(value)
+        elif isinstance(value, (list, tuple)):
+            out += _tensors(*value)
+    return out
+
+
 def _run(func, args, kwargs):
-    name = func._schema.name
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if any(isinstance(leaf, OnSecond) for leaf in tensors) and name not in _COPIES:
-        _refuse_mixed(func, name, args, tensors)
+    known, tensors = _known(func), _tensors(args, list(kwargs.values()))
+    is_there = any(isinstance(tensor, OnSecond) for tensor in tensors)
+    if is_there and not known.is_copy:
+        _refuse_mixed(known, args, tensors)
     asked = kwargs.get("device")
-    there = any(isinstance(leaf, OnSecond) for leaf in tensors) if asked is None else torch.device(asked) != _CPU
-    plain = {key: (_CPU if key == "device" and value is not None else value) for key, value in kwargs.items()}
-    found = func(*tree_map(_held, args), **tree_map(_held, plain))
-    if not there and not _mutates(func):
+    there = is_there if asked is None else torch.device(asked) != _CPU
+    plain = {key: (_CPU if key == "device" and value is not None else _held(value)) for key, value in kwargs.items()}
+    found = func(*map(_held, args), **plain)
+    if not there and not known.changes:
         return found
+    if known.is_new and type(found) is Tensor:
+        return OnSecond(found)
     out = tree_map(lambda value: OnSecond(value) if type(value) is Tensor else value, found)
-    return return_and_correct_aliasing(func, args, kwargs, out)
+    return out if known.is_new else return_and_correct_aliasing(func, args, kwargs, out)
 
 
 def _held(value):
-    return value.held if isinstance(value, OnSecond) else value
+    if isinstance(value, OnSecond):
+        return value.held
+    return type(value)(map(_held, value)) if type(value) in (list, tuple) else value
 
 
-def _mutates(func) -> bool:
-    return func._schema.is_mutable
-
-
-def _refuse_mixed(func, name: str, args, tensors: list[Tensor]) -> None:
+def _refuse_mixed(known: _Known, args, tensors: list[Tensor]) -> None:
     others = [tensor for tensor in tensors if not isinstance(tensor, OnSecond)]
-    if name in _INDEXED and isinstance(args[0], OnSecond):
-        indices = {id(leaf) for leaf in tree_leaves(args[1])}
+    if not others:
+        return
+    if known.is_indexed and isinstance(args[0], OnSecond):
+        indices = {id(leaf) for leaf in _tensors(args[1])}
         others = [tensor for tensor in others if id(tensor) not in indices]
-    if name not in _NO_SINGLE_NUMBERS and not (_mutates(func) and not isinstance(args[0], OnSecond)):
+    if known.takes_single_numbers and not (known.changes and not isinstance(args[0], OnSecond)):
         others = [tensor for tensor in others if tensor.dim()]
     if others:
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
-            f"({name}, shapes {[tuple(t.shape) for t in tensors]})"
+            f"({known.name}, shapes {[tuple(t.shape) for t in tensors]})"
         )

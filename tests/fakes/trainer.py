@@ -23,7 +23,7 @@ from tests.fakes import tiny
 
 DENSITY = Tabulated(torch.linspace(0.5, 2.0, 64, dtype=torch.float64), name="ppots")
 ROWS = 22
-_LAYOUT = ("packing", "group_by_length", "views_per_forward", "caption_dropout", "expert_load")
+_LAYOUT = ("packing", "group_by_length", "views_per_forward", "caption_dropout", "expert_load", "one_t")
 
 
 @dataclass

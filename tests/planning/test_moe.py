@@ -57,6 +57,24 @@ def test_parameters_of_small_models_and_their_adapters(tmp_path, case):
         shape.lora_parameters(4, ["gate_up_proj"])
 
 
+def test_layers_of_unknown_kinds_are_refused_and_no_more_are_dense_than_there_are(tmp_path):
+    folder = write_llada_moe(tmp_path / "a")
+    words = "moe_layer_freq: expected a list of 0 and 1, one for each of the 2 layers"
+    for kinds in (1, "x", [1], [1, "x"], {}):
+        change(folder, moe_layer_freq=kinds)
+        with pytest.raises(UserError, match=words):
+            shape_of(str(folder))
+    folder = write_llada2(tmp_path / "b")
+    change(folder, first_k_dense_replace=9)
+    shape = shape_of(str(folder))
+    assert (shape.dense_layers, shape.expert_layers) == (3, 0)
+
+
+def change(folder, **keys) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
 def test_the_published_sizes():
     for kind, config, shape, billions in (
         (LLaDA2MoeModelLM, LLaDA2MoeConfig(), LLADA2_MINI, 16.26),

@@ -16,11 +16,12 @@ from stabledllm.reports import figures, tables
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.html import write_report
 from stabledllm.reports.labels import label
-from stabledllm.reports.printed import change_in_words
+from stabledllm.reports.printed import change_in_words, fit_details
 from stabledllm.reports.save import save_decomposition_figures, save_fit_figure
 from stabledllm.reports.stored import Stored
 from stabledllm.reports.style import colour
 from stabledllm.reports.summary import summarise
+from stabledllm.reports.table import filled
 from tests.fakes import results as made_up
 from tests.fakes.results import METHODS, est, put
 
@@ -431,6 +432,17 @@ def test_a_fit_and_a_decomposition_that_say_different_things_are_told(fit, ratio
         assert "Measure both with more rows" in told[0]
 
 
+@pytest.mark.parametrize("method", ["ppots+mirror", "ppots-gradient"])
+def test_a_better_density_under_views_that_do_not_pay_is_no_contradiction(method):
+    """The fit compares p(t) with uniform t under the same views, the decomposition both with Standard."""
+    decomposition, record = made_up.decomposition(["standard", "ppots", method]), made_up.p_of_t(method)
+    record["diagnostics"]["change"] = {"value": -0.3, "ci_low": -0.4, "ci_high": -0.2}
+    entry = next(m for m in decomposition["methods"] if m["method"] == method)
+    entry["relative_to_standard"] = {"value": 1.2, "ci_low": 1.1, "ci_high": 1.3}
+    found = summarise(Stored(Path("."), decomposition=decomposition, fits=[record]))
+    assert not [one for one in dict(found).get("What to do", []) if "say different things" in one]
+
+
 @pytest.mark.parametrize(
     ("ends", "words"),
     [
@@ -445,5 +457,6 @@ def test_a_fit_says_whether_its_rows_tell(ends, words):
     record = made_up.p_of_t()
     record["diagnostics"]["change"] = dict(zip(("value", "ci_low", "ci_high"), ends, strict=True)) | {"n": 24}
     told = change_in_words(record)
+    assert not told or list(fit_details(record))[-1] == filled(told), "docs/measuring.md: the last line"
     assert words in told
     assert bool(told) == bool(words)

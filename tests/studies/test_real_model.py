@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import threading
@@ -12,6 +13,7 @@ import pytest
 from studies.real_model import page, parts, problems, results, sizes, study, tables, verdicts
 
 from stabledllm.config import load_recipe
+from stabledllm.errors import UserError
 from tests.cli.runner import ROOT, in_process
 
 FOLDER = ROOT / "studies" / "real_model"
@@ -128,11 +130,42 @@ def test_the_best_arm_is_the_pretrained_one_of_the_lowest_nll(tmp_path):
 
 
 def test_arms_are_compared_row_by_row():
-    found = results.versus_shift({"rows": {"shift": [1.0, 3.0], "no-shift": [1.5, 3.7], "original": [0.5, 0.6]}})
-    assert found["no-shift"]["versus_shift"]["difference"] == pytest.approx(0.6)
-    assert found["no-shift"]["versus_shift"]["ci_low"] < 0.6 < found["no-shift"]["versus_shift"]["ci_high"]
+    rows = {"shift": [1.0, 3.0], "no-shift": [1.5, 3.7], "original": [0.5, 0.6]}
+    found = results.versus_shift({"rows": rows}, ["a", "b"])
+    against = found["no-shift"]["versus_shift"]
+    assert against["difference"] == pytest.approx(0.6)
+    assert against["templates"] == 2
+    assert against["ci_high"] - 0.6 == pytest.approx(0.6 - against["ci_low"])
+    assert against["ci_high"] - 0.6 == pytest.approx(12.706 * 0.1, rel=1e-4), (
+        "Student's, rows of templates of their own"
+    )
     assert found["original"]["mean"] == pytest.approx(0.55)
     assert "versus_shift" not in found["original"], "its NLL is exact, theirs are bounds"
+
+
+def test_rows_of_one_template_are_no_independent_rows():
+    values, templates = [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 5.0, 5.0, 5.0], list("aaabbbccc")
+    one_each = results.versus_shift({"rows": {"shift": values[::3]}}, list("abc"))["shift"]
+    thrice = results.versus_shift({"rows": {"shift": values}}, templates)["shift"]
+    for end in ("ci_low", "ci_high"):
+        assert thrice[end] == pytest.approx(one_each[end]), "copies of a row tell nothing new"
+    assert (thrice["n"], thrice["templates"]) == (9, 3)
+    alone = results.versus_shift({"rows": {"shift": [1.0, 2.0]}}, ["a", "a"])["shift"]
+    assert alone["ci_low"] is None, "one template tells nothing of others"
+
+
+def test_the_template_of_every_row_is_found_again(tmp_path, monkeypatch):
+    def draw(source: str, file: problems.File, count: int) -> list[dict]:
+        texts = [[{"content": f"question {i}"}, {"content": "answer"}] for i in range(count)]
+        return [{"messages": text, "origin": f"x (gsm_symbolic template {i % 3})"} for i, text in enumerate(texts)]
+
+    monkeypatch.setattr(problems, "rows_of", draw)
+    monkeypatch.setattr(problems, "tokens_of", lambda row, tokenizer: 5)
+    problems.write_problems(tmp_path, "x", dict.fromkeys(problems.FILES, 4), None, 10)
+    assert [name[-1] for name in problems.templates_of(tmp_path, "x", "held_out")] == ["0", "1", "2", "0"]
+    (tmp_path / "held_out.jsonl").write_text(json.dumps({"question": "another", "answer": "answer"}))
+    with pytest.raises(UserError, match=r"held_out\.jsonl: line 1: expected a row that x draws, found another"):
+        problems.templates_of(tmp_path, "x", "held_out")
 
 
 def test_bands_are_over_steps_and_seeds():
@@ -149,16 +182,63 @@ def test_bands_are_over_steps_and_seeds():
     ("toy", "real", "told"),
     [
         ((1.2, 1.1, 1.3), (1.5, 1.4, 1.6), "yes"),
-        ((1.2, 1.1, 1.3), (1.5, 0.9, 1.6), "cannot be told: the real one's interval holds 1"),
-        ((1.2, 1.1, 1.3), (0.5, 0.4, 0.6), "no: lower on the real model"),
-        ((1.2, 0.9, 1.3), (0.5, 0.4, 0.6), "surely lower on the real model; the toy's interval holds 1"),
-        ((1.2, 0.9, 1.3), (1.5, 0.9, 1.6), "neither tells a difference"),
-        ((1.2, 1.1, 1.3), (1.5, None, None), "cannot be told from one seed"),
+        ((1.2, 1.1, 1.3), (1.5, 0.9, 1.6), "cannot be told"),
+        ((1.2, 1.1, 1.3), (0.5, 0.4, 0.6), "no: it is lower"),
+        ((0.9, 0.8, 0.95), (0.5, 0.4, 0.6), "no: it is lower (on the toy: no: it is lower)"),
+        ((1.2, 0.9, 1.3), (0.5, 0.4, 0.6), "no: it is lower (on the toy: cannot be told)"),
+        ((1.2, 0.9, 1.3), (1.5, 1.1, 1.6), "yes (on the toy: cannot be told)"),
+        ((1.2, 1.1, 1.3), (1.5, None, None), "no interval"),
         ((1.2, 1.1, 1.3), None, "not measured yet"),
     ],
 )
-def test_a_conclusion_holds_where_both_intervals_lie_on_one_side(toy, real, told):
-    assert verdicts._compared("", toy, real, 1.0)[3] == told
+def test_a_conclusion_holds_where_the_interval_lies_on_its_side(toy, real, told):
+    assert verdicts._compared("", toy, real, 1.0, 1)[3] == told
+
+
+def test_the_claims_lie_on_the_sides_that_the_toy_showed():
+    """Each final NLL's claim holds on the toy, so that 'yes' means the same on the real model."""
+    summary = [
+        {"method": method, "metric": "validation_nll", "sd_versus_standard": None}
+        | {"versus_standard": {"difference": side, "ci_low": side - 0.1, "ci_high": side + 0.1}}
+        for method, side in {"mirror": 1, "ppots+mirror": 1, "ppots": -1, "lowdisc+fixedcount": -1}.items()
+    ]
+    fewer = [entry | {"versus_standard": {"difference": -1, "ci_low": -2, "ci_high": -0.5}} for entry in summary]
+    found = {"noise": {}, "finetune": {"compute": {"summary": summary}, "steps": {"summary": fewer}}}
+    told = [line[3] for line in verdicts._lines(found)]
+    assert told.count("yes") == 6
+    assert set(told) == {"yes", verdicts.NOTHING}
+
+
+def estimated(value: float, half: float | None = None, stderr: float = 0.1) -> dict:
+    ends = {} if half is None else {"ci_low": value - half, "ci_high": value + half}
+    return {"value": value, "stderr": stderr, "n": 96} | ends
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "told"),
+    [
+        (estimated(5, 1), estimated(1), "yes"),
+        (estimated(5), estimated(1), "yes"),  # an estimate stores no interval of 1.96 errors
+        (estimated(5, 3), estimated(1), "cannot be told"),
+        (estimated(5, 1), estimated(9, 1), "no: A is smaller"),
+        (estimated(5, None, math.nan) | {"stderr": None}, estimated(1), "no interval"),
+    ],
+)
+def test_whether_mask_patterns_dominate(a, b, told):
+    toy = {"gradient": {"mask_pattern": estimated(5, 1), "mask_rate": estimated(0.5), "data": estimated(1)}}
+    real = {"gradient": {"mask_pattern": a, "mask_rate": b, "data": estimated(1)}}
+    assert verdicts._dominated({"toy": toy, "after": real})[3] == told
+
+
+def test_every_number_has_its_interval_and_the_probe_is_counted():
+    assert tables.interval(estimated(5)) == "5.00 (4.80 to 5.20)"
+    runs = [{"method": "ppots", "forward_passes": 144, "probe_forward_passes": 256}] * 2
+    summary = [{"method": "ppots", "metric": "validation_nll", "n": 2, "mean": 1.0, "versus_standard": None, "sd": 0.1}]
+    summary[0] |= dict.fromkeys(("ci_low", "ci_high", "sd_ci_low", "sd_ci_high", "sd_versus_standard"))
+    table = tables.experiment_table({"untuned": {}, "runs": runs, "summary": summary}, None)
+    head, _, untuned, ppots = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+    assert len(head) == len(untuned) == len(ppots)
+    assert dict(zip(head, ppots, strict=False))["probe's"] == "256"
 
 
 def test_rows_take_turns_over_the_templates():

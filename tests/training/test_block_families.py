@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -147,6 +150,8 @@ def test_one_t_for_a_row_is_trained_fitted_and_told(tmp_path):
     assert record["config"]["block_t"] == "row"
     assert "all of a row with one t" in " ".join(" ".join(told).split())
     density = str(tmp_path / "run" / "p_of_t.json")
+    change = json.loads(Path(density).read_text())["diagnostics"]["change"]
+    assert change["n"] == ppots["rows"], "what p(t) changes on rows that it was not fitted on is told here too"
     with pytest.raises(UserError, match=r"expected a density fitted for block_t=own, found one for row\.$"):
         train(settings(tmp_path, method="ppots", p_of_t=density, out=str(tmp_path / "b")), say=quiet)
     with pytest.raises(UserError, match="key 'block_t': expected 'own' with method 'adaptive'"):

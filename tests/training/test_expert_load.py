@@ -6,9 +6,11 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
+from stabledllm.experiment.at_once import load_checked
 from stabledllm.models.families.routing import recorded, routers
 from stabledllm.training.expert_load import ExpertLoad, expert_load_of
 from tests.fakes import tiny
@@ -139,9 +141,49 @@ def test_the_balancing_loss_written_out(folders, checkpointing):
     assert torch.equal(balance._step.float(), load_E), "the row that only evens out ranks is not counted"
 
 
-def test_checkpointing_with_re_entry_is_refused(folders):
+def test_the_balancing_loss_of_a_row_is_the_mean_over_its_views_however_they_are_split(folders):
+    model = load(folders["llada2"]).double().train()
+    ids, real = random_ids(2, 7), torch.ones(2, 7, dtype=torch.bool)
+    active = torch.tensor([[True, True], [True, False]])
+    inputs = {"attention_mask": real, "counted": torch.ones(2, dtype=torch.bool)}
+    inputs |= {"row_weight": torch.ones(2), "step_weight": 2.0}
+    draw = type("Draw", (), {"active": active})
+
+    def taken(*parts):
+        balance, losses = ExpertLoad(loss=1.0), 0.0
+        for part in parts:
+            rows = part.nonzero()[:, 0]
+            with balance.watching(model):
+                model(ids[rows], real[rows], selected=real[rows], targets=ids[rows])
+            losses = losses + balance.take(inputs, draw, part, packing=False)
+        return losses, balance._step
+
+    none, first, second = torch.zeros(2, 1, dtype=torch.bool), active[:, :1], active[:, 1:]
+    together, whole_load = taken(active)
+    draw.active = first
+    alone, alone_load = taken(first)
+    torch.testing.assert_close(together, alone)
+    assert whole_load.sum() == 1.5 * alone_load.sum(), "the load is that of every forward"
+    draw.active = active
+    split, split_load = taken(torch.cat((first, none), dim=1), torch.cat((none, second), dim=1))
+    torch.testing.assert_close(split, together)
+    assert torch.equal(split_load, whole_load)
+
+
+def test_compiled_experts_in_blocks_are_refused(folders):
+    """A graph keeps the noisy blocks that carry no loss, and so has other tokens than the load is counted of."""
+    keys = ["trainer.torch_compile=true", "trainer.torch_compile_backend=eager"]
+    with pytest.raises(UserError, match=r"^key 'trainer.torch_compile': expected false for a model with experts"):
+        load_checked("sft", [f"model={folders['llada2']}", *keys], reads_data=False)
+    load_checked("sft", [f"model={folders['llada-moe']}", *keys], reads_data=False)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["whole", "adapters"])
+def test_checkpointing_with_re_entry_is_refused(folders, frozen):
     """There layers are computed without a graph, and the loss would change nothing."""
     model = load(folders["llada2"]).train()
+    if frozen:
+        model = get_peft_model(model, LoraConfig(target_modules=["query_key_value"], r=2))
     model.gradient_checkpointing_enable({"use_reentrant": True})
     model.enable_input_require_grads()
     ids, balance = random_ids(2, 7), ExpertLoad(loss=1.0)

@@ -32,8 +32,12 @@ def calls_of(length: int, steps: int, schedule: str) -> int:
     return min(length, steps) if schedule == "even" else steps
 
 
-def refuse_unfit(length: int, steps: int, block: int) -> None:
+def refuse_unfit(length: int, steps: int, block: int, trained: int | None = None) -> None:
     """Refuse numbers that cannot be decoded with, with the nearest that can.
+
+    Args:
+        trained: tokens of the blocks that the model is trained in, None for one of whole responses: only the length can
+            be chosen then.
 
     Raises:
         UserError: ``block`` does not divide ``length``, or the blocks cannot share ``steps`` evenly.
@@ -43,6 +47,11 @@ def refuse_unfit(length: int, steps: int, block: int) -> None:
     if length % block:
         blocks = _either(_around(block, _divisors(length)))
         lengths = _either(_around(length, _multiples(length, block)))
+        if block == trained:
+            raise UserError(
+                f"decoding: length: expected a multiple of {block}, the tokens of a block that the model is trained "
+                f"in, found {length}; write {lengths}."
+            )
         raise UserError(
             f"decoding: block {block} does not divide length {length}; block {blocks} does, and so it does a length of "
             f"{lengths}. Without block one that fits is taken."

@@ -263,7 +263,7 @@ COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks], Callable[..., 
 
 def _check_decoding(settings: EvalSettings | GenerateSettings) -> None:
     decoding = in_trained_blocks(settings).decoding
-    refuse_unfit(decoding.length, decoding.steps, decoding.block)
+    refuse_unfit(decoding.length, decoding.steps, decoding.block, trained_block(settings.base or settings.model))
 
 
 def _check_beside(name: str) -> None:

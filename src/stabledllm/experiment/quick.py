@@ -12,8 +12,7 @@ STEPS, SEEDS, VALIDATION_ROWS, TEST_ROWS = 20, 2, 64, 16
 
 
 def quickened(settings: ExperimentSettings, typed: Sequence[str]) -> ExperimentSettings:
-    """The settings with at most :data:`STEPS` steps, :data:`SEEDS` seeds and few rows to evaluate on
-    and to probe.
+    """The settings with at most :data:`STEPS` steps, :data:`SEEDS` seeds and few rows to evaluate on and to probe.
 
     They are written to ``OUT-quick``, since they are another experiment. A warm-up is cut with the steps.
 
@@ -21,21 +20,29 @@ def quickened(settings: ExperimentSettings, typed: Sequence[str]) -> ExperimentS
         typed: dotted keys that were typed, whose values stay.
     """
     base, data = settings.base, settings.base.data
-    rows = {"validation_rows": min(data.validation_rows, VALIDATION_ROWS), "test_rows": min(data.test_rows, TEST_ROWS)}
-    run = {"steps": min(base.steps or STEPS, STEPS), "eval_every": None, "save_every": None}
+    by_epochs = base.steps is None and "base.epochs" in typed
+    run = {"steps": None if by_epochs else _at_most(STEPS, base.steps), "eval_every": None, "save_every": None}
     run = {name: value for name, value in run.items() if f"base.{name}" not in typed}
     warm = base.trainer.get("warmup_steps")
-    if base.steps and "steps" in run and isinstance(warm, int | float) and warm >= 1:
-        run["trainer"] = base.trainer | {"warmup_steps": int(warm * run["steps"] / base.steps)}
+    if (steps := run.get("steps")) and isinstance(warm, int | float) and warm >= 1:
+        cut = int(warm * steps / base.steps) if base.steps else min(int(warm), steps // 2)
+        run["trainer"] = base.trainer | {"warmup_steps": cut}
     probe = {key: value for key, value in FIT["ppots"].items() if f"base.ppots.{key}" not in typed}
     run["ppots"] = base.ppots.model_copy(
         update={key: min(value, getattr(base.ppots, key)) for key, value in probe.items()}
     )
-    run["data"] = data.model_copy(update={key: value for key, value in rows.items() if f"base.data.{key}" not in typed})
+    rows = {"validation_rows": VALIDATION_ROWS, "test_rows": TEST_ROWS}
+    fewer = {key: _at_most(most, getattr(data, key)) for key, most in rows.items() if f"base.data.{key}" not in typed}
+    run["data"] = data.model_copy(update=fewer)
     own = {"base": base.model_copy(update=run)}
     own |= {} if "seeds" in typed else {"seeds": settings.seeds[:SEEDS]}
     own |= {} if "out" in typed else {"out": f"{settings.out.rstrip('/')}-quick"}
     return settings.model_copy(update=own)
+
+
+def _at_most(most: int, wanted: int | None) -> int:
+    """The smaller number; ``most`` where there is no limit."""
+    return most if wanted is None else min(wanted, most)
 
 
 def note_on(settings: ExperimentSettings) -> str:

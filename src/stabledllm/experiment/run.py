@@ -182,7 +182,7 @@ def _set_up(
     before = set(out.iterdir())
     new = claim(out, settings, checked.data, say)
     try:
-        untuned = _untuned(out, settings.base, checked.loaded, checked.data, say) if settings.base.untuned else None
+        untuned = _untuned(out, settings.base, checked.loaded, checked.data, say)
         return untuned, {m.name: _density(out, settings, m, checked, say) for m in checked.methods}
     except UserError:
         for path in set(out.iterdir()) - before if new else ():
@@ -190,10 +190,12 @@ def _set_up(
         raise
 
 
-def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBundle, say: Say) -> dict:
+def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBundle, say: Say) -> dict | None:
     path = out / "untuned.json"
-    if path.is_file():
+    if path.is_file():  # kept where a later command asks for no such evaluation
         return read_json(path)
+    if not base.untuned:
+        return None
     own = build_objective(base.objective)
     objectives = {"validation_nll": Objective()} | ({"validation_objective": own} if own.counts == "cosine" else {})
     metrics = {}

@@ -14,11 +14,11 @@ from stabledllm.config.settings import ModelSettings, TrainSettings
 from stabledllm.data.kinds import kind_of
 from stabledllm.errors import UserError
 from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
-from stabledllm.method_checks import check_blocks, check_model, check_p_of_t
+from stabledllm.method_checks import check_block_choices, check_blocks, check_model, check_p_of_t
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.choices import check_attention, check_family
 from stabledllm.models.moe_shapes import MoEShape
-from stabledllm.models.names import check_model_name, in_own_blocks, is_adapter
+from stabledllm.models.names import check_model_name, in_own_blocks, is_adapter, is_known_here
 from stabledllm.models.new import is_new
 from stabledllm.models.shapes import known_shape
 from stabledllm.models.shipped import check_name
@@ -47,6 +47,9 @@ def of_method(run: TrainSettings, name: str) -> Checks:
         yield "method methods p_of_t objective block_size", partial(_check_density, method, run)
     if run.block_size:
         yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
+    if is_known_here(run.model):
+        chosen = partial(check_block_choices, method, run.block_size, run.block_t, run.block_start)
+        yield "method methods model block_size block_t block_start", chosen
 
 
 def _in_own_blocks(run: TrainSettings) -> TrainSettings:
@@ -80,7 +83,8 @@ def of_run(run: TrainSettings) -> Checks:
     objective, decoding, lora = run.objective, run.decoding, run.lora
     yield WEIGHED, partial(power_of, objective.weighting, objective.power)
     yield f"{DECODED} block_size", partial(_check_decoding, run)
-    yield f"{DECODED} block_size", partial(refuse_unfit, decoding.length, decoding.steps, decoding.block)
+    fits = partial(refuse_unfit, decoding.length, decoding.steps, decoding.block, run.block_size)
+    yield f"{DECODED} block_size", fits
     for split in SPLITS:
         if spec := getattr(run.data, split):
             yield f"data.{split}", partial(kind_of, spec)
@@ -90,6 +94,8 @@ def of_run(run: TrainSettings) -> Checks:
         yield "lora model", partial(shape.targets, lora.target_modules)
     if run.router.bias_rate or run.router.loss:
         yield "router model lora", partial(_check_router, run)
+    if run.trainer.get("torch_compile"):
+        yield "trainer.torch_compile model", partial(_check_compiled, run)
     if lora and is_new(run.model):
         yield "lora model", partial(_refuse_adapters, run.model)
     yield "allow_changed", partial(refuse_unchangeable, run.allow_changed)
@@ -165,6 +171,17 @@ def _check_router(run: TrainSettings) -> None:
         raise UserError(
             "key 'router.bias_rate': expected a model that is trained whole, found 'lora', whose files do not hold the "
             "biases; write router.loss instead, or leave out 'lora'."
+        )
+
+
+def _check_compiled(run: TrainSettings) -> None:
+    """Refuse to compile experts in blocks: a graph takes all noisy blocks, and their load is counted of those with
+    masked tokens."""
+    shape = known_shape(run.model)
+    if isinstance(shape, MoEShape) and shape.in_blocks:
+        raise UserError(
+            f"key 'trainer.torch_compile': expected false for a model with experts that is trained in blocks, found "
+            f"true with '{run.model}'; leave the key out."
         )
 
 

@@ -128,7 +128,7 @@ def read_moe_shape(config: Mapping, where: str) -> MoEShape:
     """The shape that the config.json of a LLaDA-MoE or a LLaDA2 describes.
 
     Raises:
-        UserError: a missing size, or one that is no whole number of at least 1.
+        UserError: a missing size, one that is no whole number of at least 1, or layers of unknown kinds.
     """
     kind, names = str(config.get("model_type")), _LLADA2 if config.get("model_type") == LLADA2 else _LLADA_MOE
     for field, name in names.items():
@@ -144,10 +144,22 @@ def read_moe_shape(config: Mapping, where: str) -> MoEShape:
     shared = sizes.pop("shared", 0)
     if kind == LLADA2:
         sizes["shared_hidden"] = shared * sizes["expert_hidden"]
+        sizes["dense_layers"] = min(sizes.get("dense_layers", 0), sizes["layers"])
         return MoEShape(kind, **sizes, head_norms=True, fused_qkv=True)
-    routed = config.get("moe_layer_freq") or [1] * sizes["layers"]
-    dense = sum(not layer for layer in routed)
+    dense = _dense_layers(config.get("moe_layer_freq"), sizes["layers"], where)
     return MoEShape("lladamoe", **sizes, shared_hidden=shared, dense_layers=dense, head_norms=True, trained_router=True)
+
+
+def _dense_layers(routed: object, layers: int, where: str) -> int:
+    """How many layers have no experts, from LLaDA-MoE's list of those that have (1) and have not (0)."""
+    if routed is None:
+        return 0
+    if not isinstance(routed, list) or len(routed) < layers or any(type(layer) is not int for layer in routed):
+        raise UserError(
+            f"{where}: moe_layer_freq: expected a list of 0 and 1, one for each of the {layers} layers, "
+            f"found {routed!r}."
+        )
+    return routed[:layers].count(0)
 
 
 _OPTIONAL = {"kv_heads", "head_dim", "shared", "dense_layers", "tied"}

@@ -45,6 +45,12 @@ def blocks_from_start(name: str) -> bool:
     return _config_of(pattern_of(name)).get("model_type") in BLOCK_LAYOUTS
 
 
+def is_known_here(name: str) -> bool:
+    """Whether files on this machine say what a model is, and so whether it has blocks of its own."""
+    pattern = pattern_of(name)
+    return shipped_folder(pattern) is not None or bool(_config_of(pattern))
+
+
 def in_own_blocks(settings: Trains) -> Trains:
     """A run's settings in the blocks of its model where they name none, for layouts that are trained in nothing else.
 

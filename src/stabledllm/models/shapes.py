@@ -37,7 +37,6 @@ _FAST_DLLM_1_5B = Shape(
     FAST_DLLM, layers=28, width=1536, heads=12, kv_heads=2, hidden=8960, vocabulary=151936, tied=True, qkv_bias=True
 )  # fmt: skip
 PUBLISHED = {
-    **PUBLISHED_MOE,
     "GSAI-ML/LLaDA-8B-Base": _LLADA,
     "GSAI-ML/LLaDA-8B-Instruct": _LLADA,
     "GSAI-ML/LLaDA-1.5": _LLADA,
@@ -59,6 +58,7 @@ PUBLISHED = {
     "Qwen/Qwen3-8B-Base": _QWEN3,
     "meta-llama/Llama-3.1-8B": _LLAMA,
     "meta-llama/Llama-3.1-8B-Instruct": _LLAMA,
+    **PUBLISHED_MOE,
 }
 """Shapes as their hub pages' config.json state them."""
 

@@ -39,16 +39,16 @@ def decomposition_text(record: dict, wide: bool = True) -> Iterator[str]:
 
 
 def fit_details(record: dict) -> Iterator[str]:
-    """Yields a p_of_t.json's quality of the output layer as a proxy, where it was checked, and EPR's parameters."""
+    """Yields what is known of a p_of_t.json's density, what it changes on held-out rows last, as the answer."""
     if proxy := record.get("proxy"):
         yield filled(
             f"the output layer for the whole gradient: correlation over t {proxy['correlation']:.3f}, second moment "
             f"{proxy['excess']:+.1%} against p fitted to the gradient itself"
         )
-    if told := change_in_words(record):
-        yield filled(told)
     if parameters := record["parameters"]:
         yield filled("EPR: " + ", ".join(f"{name} = {value:.4g}" for name, value in parameters.items()))
+    if told := change_in_words(record):
+        yield filled(told)
 
 
 def change_in_words(record: dict) -> str:

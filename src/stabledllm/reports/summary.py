@@ -54,8 +54,11 @@ def what_to_do(stored: Stored) -> list[str]:
 def _against_fit(decomposition: dict, fit: dict) -> str:
     """A sentence on a fitted p(t) of which the fit's held-out rows and the decomposition say different things.
 
-    Each lowers the noise, raises it, or cannot tell; empty where both say the same, or one was not measured.
+    Each lowers the noise, raises it, or cannot tell; empty where both say the same, or one was not measured. Only of
+    P-POTS alone: the fit compares with uniform t under the method's other parts, the decomposition with Standard.
     """
+    if fit.get("method") != "ppots":
+        return ""
     change = (fit.get("diagnostics") or {}).get("change") or {}
     entries = decomposition.get("methods") or []
     ratio = next((m.get("relative_to_standard") or {} for m in entries if m["method"] == fit.get("method")), {})

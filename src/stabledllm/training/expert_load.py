@@ -22,7 +22,7 @@ from transformers.trainer_callback import ExportableState, TrainerCallback
 
 from stabledllm.errors import UserError
 from stabledllm.forward.packing import Packing
-from stabledllm.models.families.routing import recorded, routers
+from stabledllm.models.families.routing import Routing, recorded, routers
 from stabledllm.models.families.two_copies import TwoCopies
 from stabledllm.noise.methods import Draw
 
@@ -48,7 +48,7 @@ class ExpertLoad(TrainerCallback, ExportableState):
         self._step_loss: Tensor | float = 0.0
         self._seen: list[list[tuple[Tensor, Tensor]]] = []
         self._trains: list[bool] = []
-        """Whether each router's own weights are trained."""
+        """Whether each router's scores depend on a parameter that is trained."""
 
     def state(self) -> dict:
         """The state from which the Trainer recreates this object at a checkpoint; biases are a part of the model."""
@@ -60,7 +60,8 @@ class ExpertLoad(TrainerCallback, ExportableState):
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """The context of a forward pass."""
-        self._trains = [router.gate_weight.requires_grad for router in routers(model)]
+        if self.loss and not self._trains:
+            self._trains = _trains(model)
         with recorded(model) as self._seen:
             yield
 
@@ -157,6 +158,16 @@ def expert_load_of(model: nn.Module, name: str, bias_rate: float, loss: float) -
             "the biases; write router.loss instead, or leave out 'lora'."
         )
     return ExpertLoad(bias_rate, loss)
+
+
+def _trains(model: nn.Module) -> list[bool]:
+    """Whether each router, or anything before it in the model, is trained: under LoRA often only what is before it."""
+    found, trained = [], False
+    for module in model.modules():
+        trained = trained or any(weight.requires_grad for weight in module.parameters(recurse=False))
+        if isinstance(getattr(module, "routing", None), Routing):
+            found.append(trained or module.gate_weight.requires_grad)
+    return found
 
 
 def _balance(score_TE: Tensor, chosen_NE: Tensor, of_row_NT: Tensor, count: int) -> Tensor:

@@ -123,3 +123,12 @@ def test_what_is_known_without_transformers_is_what_transformers_says():
 
     assert {kind: MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind] for kind in ARCHITECTURES} == ARCHITECTURES
     check_convertible({"model_type": "qwen2", "layer_types": [FULL]}, "model 'x'")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("architectures", {"a": 1}), ("layer_types", FULL), ("layer_types", 5), ("quantization_config", "gptq")],
+)
+def test_a_key_of_another_form_is_one_sentence(key, value):
+    with pytest.raises(UserError, match=rf"model 'x': expected an? (list|object) as {key}, found {value!r}\.$"):
+        check_convertible({"model_type": "llama", key: value}, "model 'x'")

@@ -40,11 +40,47 @@ def test_right_is_a_score_of_one_and_the_credit_is_kept():
     parsed, correct, credit = scores(f"it is {right}", gold)[0]
     assert (parsed, correct) == (f"it is {right}", False)
     assert 0 < credit < 1, "the package's share of the answer in what was written"
+    _, correct, credit = scores(f"{right}?", gold)[0]
+    assert correct is False, "nearly right is not right"
+    assert 0.5 < credit < 1
 
 
 def test_a_scorer_that_fails_on_an_answer_gives_nothing_for_it():
     gold = row("prime_factorization")["gold"]
     assert scores("none of them", gold) == [("none of them", False, 0.0)] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("complex_arithmetic", "nan"), ("complex_arithmetic", "3 + nani"), ("coin_flip", "1e999999999")],
+)
+def test_what_is_no_number_that_can_be_compared_is_wrong(name, answer):
+    assert scores(answer, row(name)["gold"])[0] == (answer, False, 0.0)
+
+
+def test_the_wrong_answer_of_two_is_wrong():
+    items = [row("game_of_life_halting", place)["gold"] for place in range(6)]
+    assert {gold["answer"] for gold in items} == {"True", "False"}
+    for gold in items:
+        wrong = "False" if gold["answer"] == "True" else "True"
+        assert scores(gold["answer"], gold)[0][1:] == scores(f"{gold['answer'].lower()}.", gold)[0][1:] == (True, 1.0)
+        assert scores(wrong, gold)[0] == (wrong, False, 0.0)
+        assert scores("I do not know", gold)[0][1:] == (False, 0.0)
+
+
+def test_the_beginning_of_a_probability_is_not_the_probability():
+    gold = next(item for item in (row("coin_flip", place)["gold"] for place in range(9)) if len(item["answer"]) > 6)
+    assert scores(gold["answer"], gold)[0][1:] == (True, 1.0)
+    for part in ("0", gold["answer"][:4]):
+        _, correct, credit = scores(part, gold)[0]
+        assert correct is False
+        assert 0 < credit < 1
+
+
+def test_a_right_answer_of_many_numbers_is_right():
+    gold = row("number_sorting,min_numbers=400,max_numbers=420")["gold"]
+    assert len(gold["answer"]) > 2000
+    assert scores(gold["answer"], gold)[0] == (gold["answer"], True, 1.0)
 
 
 def test_what_a_model_wrote_is_not_run(tmp_path, monkeypatch):

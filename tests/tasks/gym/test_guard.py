@@ -10,14 +10,24 @@ from stabledllm.tasks.gym.guard import Refused, guarded_eval
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("94*4 - 61 - 6", "309"), ("2*x**3/3 + C + sin(x)", "C + 2*x**3/3 + sin(x)"), ("-x**(-1/2)", "-1/sqrt(x)")],
+    [
+        ("94*4 - 61 - 6", "309"),
+        ("2*x**3/3 + C + sin(x)", "C + 2*x**3/3 + sin(x)"),
+        ("-x**(-1/2)", "-1/sqrt(x)"),
+        ("exp(2*x)/2 + x1**2 + 0.5e3", "x1**2 + exp(2*x)/2 + 500.0"),
+        ("2**(n + 1)", "2**(n + 1)"),
+        ("x**2.5", "x**2.5"),
+        ("(3*x + 1)**11/33 + (1 + 2)**40", "(3*x + 1)**11/33 + 12157665459056928801"),
+    ],
 )
 def test_sympy_reads_arithmetic(text, value):
     with guarded_eval():
         assert str(parse_expr(text)) == value
 
 
-@pytest.mark.parametrize("text", ["[[1, 2], [3, -4]]", "('A', 'B')", "0x10 << 0x3", "1.5"])
+@pytest.mark.parametrize(
+    "text", ["[[1, 2], [3, -4]]", "('A', 'B')", "0x10 << 0x3", "1.5", "[" + "'12.5', " * 900 + "]"]
+)
 def test_literals_are_read(text):
     expected = eval(text)
     with guarded_eval():
@@ -40,6 +50,23 @@ def test_literals_are_read(text):
         "1 << 10**10",
         "[1]*10**9",
         "'a'*10**10",
+        "('a'+'a')*10**10",
+        "([1]+[1])*10**9",
+        "'%999999999d' % 1",
+        "Pow(9, Pow(9, Pow(9, 9)))",
+        "2**Mul(100, 100, 100, 100, 100)",
+        "2**Add(1, 2)",
+        "2**Integer('999'+'999'+'999'+'999')",
+        "2**Integer('999999999')",
+        "2**Rational('999999999/1')",
+        "Rational('1e999999999')",
+        "Integer(Float('1e999999999'))",
+        "Float('0.1', 10**9)",
+        "Symbol('x', positive=True)",
+        "exp(exp(exp(exp(9))))",
+        "(x + y + 1)**99",
+        "[" + "1," * 2000 + "2**9]",
+        "2**exp(exp(9))",
         "factorial(100000)",
         "1+" * 2000 + "1",
     ],

@@ -53,7 +53,7 @@ class TrainSettings(ModelSettings):
     block_size: int | None = Field(None, ge=1, le=MOST)
     """Block diffusion: response tokens per block. Each block has its own t and maskable set and is predicted from the
     clean blocks before it; without it the whole response is one block, or the blocks are those of a model that is
-    trained in nothing else (SDAR, Fast-dLLM v2)."""
+    trained in nothing else (SDAR, Fast-dLLM v2, LLaDA2)."""
     block_t: Literal["own", "row"] = "own"
     """In blocks, a t of its ``own`` for each, or one for all blocks of a ``row``, as SDAR and dllm train: the same
     objective with more noise."""

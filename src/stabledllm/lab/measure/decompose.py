@@ -74,8 +74,8 @@ def measure_losses(lab: Laboratory, methods: Sequence[Method]) -> dict:
     nested = lab.nested(standard)
     parts = decompose(nested)
     tokens = torch.tensor([lab.rows[i].response_length for i in nested.rows.tolist()])
-    both = lab.profile(mirror)
     progress.stage(PROBE)
+    both = lab.profile(mirror)
     curves, plain = profile_record(both), profile_record(lab.profile(standard))
     results, densities, notes = [], [], []
     for method in methods:

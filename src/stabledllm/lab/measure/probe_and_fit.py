@@ -90,7 +90,7 @@ def probe_and_fit(
         whole = BlockMeter(loaded, rows, method.objective, block_size=block_size, **common)
         profile = probe(whole, method, **sizes, design=probing.design, seed=seed)
         config |= {"block_size": block_size, "block_t": "row"}
-        density = fit_density(profile, method, options, config, weighs_by=_weights(method, whole, profile))
+        density = _fit(profile, method, options, config, _weights(method, whole, profile))
     elif block_size:
         units = UnitMeter(loaded, rows, method.objective, block_size=block_size, **common)
         profile = probe(units, method, **sizes, design=probing.design, seed=seed)

@@ -10,6 +10,11 @@ ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen
 """The ``model_type`` of the models that can be converted, with transformers' class for it."""
 CONVERTIBLE = tuple(ARCHITECTURES)
 _FULL = "full_attention"
+_FORMS = {
+    "architectures": (list, "a list"),
+    "layer_types": (list, "a list"),
+    "quantization_config": (dict, "an object"),
+}
 
 
 def check_convertible(config: dict[str, Any], what: str) -> None:
@@ -19,9 +24,13 @@ def check_convertible(config: dict[str, Any], what: str) -> None:
         what: the words that begin the sentence.
 
     Raises:
-        UserError: code of its own, another architecture, quantised weights, or a layer without full attention.
+        UserError: a key of another form, code of its own, another architecture, quantised weights, or a layer without
+            full attention.
     """
     kind = config.get("model_type")
+    for key, (form, words) in _FORMS.items():
+        if not isinstance(config.get(key) or form(), form):
+            raise UserError(f"{what}: expected {words} as {key}, found {config[key]!r}.")
     if config.get("auto_map"):
         raise UserError(f"{what}: expected one of transformers' own models, found one with code of its own (auto_map).")
     if kind not in CONVERTIBLE:

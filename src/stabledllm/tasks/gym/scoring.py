@@ -9,6 +9,7 @@ from typing import Any
 
 from stabledllm.errors import UserError
 from stabledllm.tasks import numbers
+from stabledllm.tasks.gym.corrected import CORRECTED
 from stabledllm.tasks.gym.guard import guarded_eval
 from stabledllm.tasks.gym.package import NAME, quiet, registered
 from stabledllm.tasks.gym.spec import GSM_SYMBOLIC
@@ -17,6 +18,8 @@ from stabledllm.tasks.task import Scored
 
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BEHIND = re.compile(r".*(?:####|\banswer(?:\s+is)?\s*:)[*_\s]*(\S.*)", re.DOTALL | re.IGNORECASE)
+_UNREADABLE = re.compile(r"(?<![a-z])nan|\d[\d._]*e[+-]?[\d_]{4}", re.IGNORECASE)
+"""NaN, which complex_arithmetic takes for every number, and 1e999999999, which coin_flip writes out in digits."""
 _GRIDS = ("arc_agi", "rearc")
 """Sets that compare a grid with a tuple of tuples, which JSON gives back as lists."""
 
@@ -76,6 +79,8 @@ def _loose(completion: str) -> str:
 
 def _credit(name: str, given: str, item: dict) -> float:
     """The package's score in [0, 1]; 0 where its scorer cannot read the answer and raises an error."""
+    if _UNREADABLE.search(given) and not _UNREADABLE.search(str(item["answer"])):
+        return 0.0
     if name in _GRIDS:
         item = _with_tuples(item)
     scorer = _scorer(name)
@@ -84,6 +89,8 @@ def _credit(name: str, given: str, item: dict) -> float:
             credit = float(scorer(given, item))
     except Exception:  # each set has its own, on answers of another form
         return 0.0
+    if credit == 1.0 and name in CORRECTED:
+        credit = CORRECTED[name](given, str(item["answer"]))
     return min(max(credit, 0.0), 1.0)
 
 
