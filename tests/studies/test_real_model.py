@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import threading
@@ -273,3 +274,15 @@ def test_a_rehearsal_from_end_to_end(tmp_path, monkeypatch):
     left = [line for line in text.splitlines() if verdicts.NOTHING in line]
     assert all("spread over seeds" in line for line in left), "two seeds have no ratio of spreads"
     assert not list(tmp_path.glob("finetune/*/runs/*/*/model")), "half a gigabyte each of the real one"
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "asked"), [("auto", True, "cuda"), ("auto", False, None), ("cpu", True, None)]
+)
+def test_every_command_of_the_study_takes_the_device_that_is_found(monkeypatch, name, found, asked):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("STABLEDLLM_DEVICE", "")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: found)
+    study._take_device(name)
+    assert (os.environ["STABLEDLLM_DEVICE"] or None) == asked
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if name == "cpu" else "0")
