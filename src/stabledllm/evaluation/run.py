@@ -82,7 +82,7 @@ def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
     where, other = beside
     if other is not None:
         say(f"untuned model: {other.model}")
-        theirs = measure(other, identity_of(other, rows), rows, ranks, say)
+        theirs = measure(other, identity_of(other, rows), rows, ranks, lambda line: say(f"untuned: {line}"))
     else:
         theirs = read_json(where / RESULT, SCHEMA)
     record = record | {"untuned": _untuned(theirs, where, out), "difference": _differences(out, where)}
