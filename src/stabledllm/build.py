@@ -15,7 +15,7 @@ from stabledllm.config.settings import (
     TrainSettings,
 )
 from stabledllm.data.images import are_images
-from stabledllm.decoding import DecodingOptions, ImageOptions
+from stabledllm.decoding import DecodingOptions, ImageOptions, refuse_unlike
 from stabledllm.errors import UserError
 from stabledllm.method_checks import check_block_choices
 from stabledllm.models.families.block_config import OwnBlocks
@@ -68,10 +68,11 @@ def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
     """Write ``block_size`` and the choices on images into the model's config, for decoding and evaluation.
 
     Raises:
-        UserError: the model has no block form, was trained in other blocks, is to be decoded in other blocks, or has no
-            shift that ``block_start`` could mean.
+        UserError: the model has no block form, was trained in other blocks, is to be decoded in other blocks or by
+            options that do not fit it, or has no shift that ``block_start`` could mean.
     """
     _keep_block_size(loaded, settings)
+    refuse_unlike(loaded.model, build_decoding(settings.decoding))
     if are_images(settings.data.train):
         keep_image_choices(loaded.model.config, settings.data.image.model_dump())
 
@@ -103,15 +104,16 @@ def _keep_block_size(loaded: LoadedModel, settings: TrainSettings) -> None:
         config.block_start = settings.block_start
 
 
-def take_block(loaded: LoadedModel, block: int, *, given: bool) -> None:
+def take_block(loaded: LoadedModel, decoding: DecodingSettings) -> None:
     """Decode and evaluate in blocks of a given size a model whose config.json does not say its own; any other keeps it.
 
-    Args:
-        given: whether the user gave the block, and did not leave it to the model.
+    Raises:
+        UserError: decoding that does not fit the model.
     """
     config = loaded.model.config
-    if given and isinstance(config, OwnBlocks):
-        config.adopt(block)
+    if "block" in decoding.model_fields_set and isinstance(config, OwnBlocks):
+        config.adopt(decoding.block)
+    refuse_unlike(loaded.model, build_decoding(decoding))
 
 
 def build_method(name: str, settings: TrainSettings | DecomposeSettings) -> Method:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stabledllm.build import take_block
+from stabledllm.config.settings import DecodingSettings
 from stabledllm.decoding import DecodingOptions, DecodingStats, generate
 from stabledllm.errors import UserError
 from stabledllm.models.loading import load_model
@@ -32,10 +33,10 @@ def family(request, tmp_path_factory):
 
 
 def by_definition(logits, prompt: list[int], length: int, per_call: int) -> list[int]:
-    """The surest tokens of a block first; the row is cut off behind the block."""
-    ids = [*prompt, *[MASK_ID] * length]
+    """The surest tokens of a block first; the row is cut off behind the block, and the answer at its length."""
+    ids = [*prompt, *[MASK_ID] * (length + -(len(prompt) + length) % 4)]
     for start in range(len(prompt) // 4 * 4, len(ids), 4):
-        end = min(start + 4, len(ids))
+        end = start + 4
         while MASK_ID in ids[:end]:
             law = logits(ids[:end])
             law[:, MASK_ID] = -torch.inf
@@ -43,12 +44,14 @@ def by_definition(logits, prompt: list[int], length: int, per_call: int) -> list
             left = [i for i in range(start, end) if ids[i] == MASK_ID]
             for i in sorted(left, key=lambda i: -float(sure[i]))[:per_call]:
                 ids[i] = int(token[i])
-    answer = ids[len(prompt) :]
+    answer = ids[len(prompt) : len(prompt) + length]
     return answer[: answer.index(END)] if END in answer else answer
 
 
 def decode(model, prompts, stats=None, **options) -> list[list[int]]:
     ends = {"mask_id": MASK_ID, "eos_id": END, "pad_id": 256, "stats": stats}
+    if getattr(model.config, "shift_logits", False):
+        options = {"first_token": "in_turn"} | options
     return generate(model, prompts, DecodingOptions(12, **{"block": 4} | options), **ends)
 
 
@@ -73,10 +76,13 @@ def test_a_prefix_cache_changes_nothing_and_spares_positions(family):
 
 def test_other_blocks_are_refused_unless_config_json_leaves_them_out(tmp_path):
     loaded = load_model(str(write_sdar(tmp_path / "out")))
-    take_block(loaded, 6, given=True)
+    take_block(loaded, DecodingSettings(length=12, block=6))
     assert loaded.model.config.block_size == 6
     assert len(decode(loaded.model, [[1, 2]], steps=12, block=6)[0]) <= 12
     said = load_model(str(write_sdar(tmp_path / "said", config={"block_size": 4})))
-    take_block(said, 6, given=True)
-    with pytest.raises(UserError, match=r"^decoding: expected block 4, .* found 6\.$"):
-        decode(said.model, [[1, 2]], steps=12, block=6)
+    for ask in (
+        lambda: take_block(said, DecodingSettings(length=12, block=6)),
+        lambda: decode(said.model, [[1, 2]], steps=12, block=6),
+    ):
+        with pytest.raises(UserError, match=r"^decoding: expected block 4, .* found 6\.$"):
+            ask()

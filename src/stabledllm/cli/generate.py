@@ -105,7 +105,7 @@ def _load(settings: GenerateSettings) -> LoadedModel:
     from stabledllm.runtime.device import place
 
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
-    take_block(loaded, settings.decoding.block, given="block" in settings.decoding.model_fields_set)
+    take_block(loaded, settings.decoding)
     place(loaded.model)
     return loaded
 
@@ -131,10 +131,7 @@ def _complete(settings: GenerateSettings, prompts: list[Prompt]) -> None:
         many = f"{len(prompts)} completion{'s' if len(prompts) != 1 else ''}"
         answer(f"wrote {many} to {settings.out}")
     exact = options.exact_for(getattr(loaded.model.config, "block_size", None))
-    remark(
-        f"{stats.model_calls} model calls, {stats.tokens} tokens, {stats.tokens_per_second:.3g} tokens/s"
-        f"{'' if exact else ' (approximate decoding)'}"
-    )
+    remark(f"{stats}{'' if exact else ' (approximate decoding)'}")
 
 
 def _draw(settings: GenerateSettings, captions: list[str]) -> None:

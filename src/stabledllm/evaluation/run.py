@@ -109,7 +109,7 @@ def measure(settings: EvalSettings, identity: dict, rows: EvaluatedRows, ranks: 
         Journal(out / JOURNAL, "", {}, ranks).remove()
         return record
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
-    take_block(loaded, settings.decoding.block, given="block" in settings.decoding.model_fields_set)
+    take_block(loaded, settings.decoding)
     loaded.model.to(ranks.device).eval()
     metrics: dict = {}
     others: dict[str, str] = {}
