@@ -104,16 +104,15 @@ def _keep_block_size(loaded: LoadedModel, settings: TrainSettings) -> None:
         config.block_start = settings.block_start
 
 
-def take_block(loaded: LoadedModel, decoding: DecodingSettings) -> None:
+def take_block(loaded: LoadedModel, block: int, *, given: bool) -> None:
     """Decode and evaluate in blocks of a given size a model whose config.json does not say its own; any other keeps it.
 
-    Raises:
-        UserError: decoding that does not fit the model.
+    Args:
+        given: whether the user gave the block, and did not leave it to the model.
     """
     config = loaded.model.config
-    if "block" in decoding.model_fields_set and isinstance(config, OwnBlocks):
-        config.adopt(decoding.block)
-    refuse_unlike(loaded.model, build_decoding(decoding))
+    if given and isinstance(config, OwnBlocks):
+        config.adopt(block)
 
 
 def build_method(name: str, settings: TrainSettings | DecomposeSettings) -> Method:

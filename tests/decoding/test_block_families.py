@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from stabledllm.build import take_block
-from stabledllm.config.settings import DecodingSettings
 from stabledllm.decoding import DecodingOptions, DecodingStats, generate
 from stabledllm.errors import UserError
 from stabledllm.models.loading import load_model
@@ -76,13 +75,10 @@ def test_a_prefix_cache_changes_nothing_and_spares_positions(family):
 
 def test_other_blocks_are_refused_unless_config_json_leaves_them_out(tmp_path):
     loaded = load_model(str(write_sdar(tmp_path / "out")))
-    take_block(loaded, DecodingSettings(length=12, block=6))
+    take_block(loaded, 6, given=True)
     assert loaded.model.config.block_size == 6
     assert len(decode(loaded.model, [[1, 2]], steps=12, block=6)[0]) <= 12
     said = load_model(str(write_sdar(tmp_path / "said", config={"block_size": 4})))
-    for ask in (
-        lambda: take_block(said, DecodingSettings(length=12, block=6)),
-        lambda: decode(said.model, [[1, 2]], steps=12, block=6),
-    ):
-        with pytest.raises(UserError, match=r"^decoding: expected block 4, .* found 6\.$"):
-            ask()
+    take_block(said, 6, given=True)
+    with pytest.raises(UserError, match=r"^decoding: expected block 4, .* found 6\.$"):
+        decode(said.model, [[1, 2]], steps=12, block=6)

@@ -105,7 +105,7 @@ def _load(settings: GenerateSettings) -> LoadedModel:
     from stabledllm.runtime.device import place
 
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
-    take_block(loaded, settings.decoding)
+    take_block(loaded, settings.decoding.block, given="block" in settings.decoding.model_fields_set)
     place(loaded.model)
     return loaded
 
@@ -113,13 +113,14 @@ def _load(settings: GenerateSettings) -> LoadedModel:
 def _complete(settings: GenerateSettings, prompts: list[Prompt]) -> None:
     """Print each prompt with its completion, or write them to a file; the cost of decoding goes to standard error."""
     from stabledllm.build import build_decoding
-    from stabledllm.decoding import DecodingStats
+    from stabledllm.decoding import DecodingStats, refuse_unlike
     from stabledllm.evaluation.answering import completions, write_completions
     from stabledllm.evaluation.completing import without_effect
     from stabledllm.runtime.locks import writing_beside
 
     options, stats = build_decoding(settings.decoding), DecodingStats()
     loaded = _load(settings)
+    refuse_unlike(loaded.model, options)
     for note in without_effect(settings.decoding, loaded):
         remark(note)
     if settings.out is None:

@@ -32,9 +32,7 @@ def calls_of(length: int, steps: int, schedule: str) -> int:
     return min(length, steps) if schedule == "even" else steps
 
 
-def refuse_unfit(
-    length: int, steps: int, block: int, trained: int | None = None, sub_block: int | None = None
-) -> None:
+def refuse_unfit(length: int, steps: int, block: int, trained: int | None = None, sub_block: int | None = None) -> None:
     """Refuse numbers that cannot be decoded with, with the nearest that can.
 
     Args:
