@@ -15,7 +15,7 @@ from stabledllm.config.settings import (
     TrainSettings,
 )
 from stabledllm.data.images import are_images
-from stabledllm.decoding import DecodingOptions, ImageOptions, refuse_unlike
+from stabledllm.decoding import DecodingOptions, ImageOptions, refuse_unsuited
 from stabledllm.errors import UserError
 from stabledllm.method_checks import check_block_choices
 from stabledllm.models.families.block_config import OwnBlocks
@@ -72,7 +72,7 @@ def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
             options that do not fit it, or has no shift that ``block_start`` could mean.
     """
     _keep_block_size(loaded, settings)
-    refuse_unlike(loaded.model, build_decoding(settings.decoding))
+    refuse_unsuited(loaded.model, build_decoding(settings.decoding))
     if are_images(settings.data.train):
         keep_image_choices(loaded.model.config, settings.data.image.model_dump())
 

@@ -1,4 +1,4 @@
-"""A published loop of models in blocks gives the same tokens in a batch, alone, with and without a cache, and cut short."""
+"""A published loop of models in blocks gives the same tokens in a batch, alone, with a cache, and where rows end."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The published decoding loops of models in blocks, plainly: one prompt at a time, no cache, no padding, no early stop.
 
-Written from their descriptions (SDAR, arXiv:2510.06303; Fast-dLLM v2, arXiv:2509.26328; LLaDA2.0). Blocks are counted from
-the row's first token; the last one is decoded whole and the answer cut. Confidence is the probability of the chosen token
-before any cut of the distribution; the mask token is never chosen.
+Written from their descriptions (SDAR, arXiv:2510.06303; Fast-dLLM v2, arXiv:2509.26328; LLaDA2.0). Blocks are counted
+from the row's first token; the last one is decoded whole and the answer cut. Confidence is the probability of the
+chosen token before any cut of the distribution; the mask token is never chosen.
 
 ``logits(ids)`` gives (L, V), [i] for the token at place i, of a row that ends with a block.
 """

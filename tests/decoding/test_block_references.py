@@ -1,4 +1,4 @@
-"""Every published loop of models in blocks, in every layout: the same tokens alone, in a batch, with and without a cache."""
+"""Every published loop of models in blocks, in every layout: the same tokens alone, in a batch and with a cache."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_loops_differ():
 
 
 def test_what_goes_through_the_model():
-    """One row of 6 + 8 tokens, which 2 more fill up: three blocks, of which the first holds 2 of the prompt's tokens."""
+    """One row of 6 + 8 tokens, which 2 more fill up: three blocks, the first with 2 of the prompt's tokens."""
     row = prompts("sdar", 0)[2] + [1]
     spent = {}
     for name, cached in (("sdar", "none"), ("sdar", "prefix"), ("fast-dllm", "prefix")):
@@ -99,18 +99,23 @@ def test_tokens_for_each_forward():
     assert DecodingStats().tokens_per_forward == 0
 
 
+SHIFTED = "decoding.first_token: expected a model in blocks whose logits are shifted, such as"
+UNEVEN = "decoding: steps 6 do not divide over 4 sub-blocks (length 8, sub_block 2); steps 4 or 8 do."
 REFUSED = [
-    ("sdar", {"sub_block": 3}, "decoding.sub_block: expected a divisor of the block's 4 tokens, found 3; write 2 or 4."),
-    ("sdar", {"sub_block": 2, "steps": 6}, "decoding: steps 6 do not divide over 4 sub-blocks (length 8, sub_block 2); "
-     "steps 4 or 8 do."),
-    ("sdar", {"first_token": "ahead"}, "decoding.first_token: expected a model in blocks whose logits are shifted, such as"),
+    (
+        "sdar",
+        {"sub_block": 3},
+        "decoding.sub_block: expected a divisor of the block's 4 tokens, found 3; write 2 or 4.",
+    ),
+    ("sdar", {"sub_block": 2, "steps": 6}, UNEVEN),
+    ("sdar", {"sub_block": 0}, "decoding: length, steps, block and sub_block must be at least 1."),
+    ("sdar", {"first_token": "ahead"}, SHIFTED),
     ("fast-dllm", {"first_token": "a head"}, "decoding.first_token: unknown 'a head' (did you mean 'ahead'?)"),
-    ("sdar", {"entropy_bound": 1.0}, "decoding.entropy_bound: expected nats above 0 with order 'entropy', found 1 with"),
+    ("sdar", {"entropy_bound": 1.0}, "decoding.entropy_bound: expected nats above 0 with order 'entropy', found 1"),
     ("sdar", {"cache": "dual"}, "decoding.cache: expected 'prefix' for a model trained in blocks"),
-    ("whole", {"sub_block": 2}, "decoding.sub_block: expected a model trained in blocks, found 2 for one that is not; "
-     "write block=2."),
+    ("whole", {"sub_block": 2}, "decoding.sub_block: expected a model trained in blocks, found 2 for one that is not;"),
     ("whole", {"first_token": "in_turn"}, "decoding.first_token: expected a model trained in blocks, found 'in_turn'"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", range(len(REFUSED)))

@@ -113,14 +113,14 @@ def _load(settings: GenerateSettings) -> LoadedModel:
 def _complete(settings: GenerateSettings, prompts: list[Prompt]) -> None:
     """Print each prompt with its completion, or write them to a file; the cost of decoding goes to standard error."""
     from stabledllm.build import build_decoding
-    from stabledllm.decoding import DecodingStats, refuse_unlike
+    from stabledllm.decoding import DecodingStats, refuse_unsuited
     from stabledllm.evaluation.answering import completions, write_completions
     from stabledllm.evaluation.completing import without_effect
     from stabledllm.runtime.locks import writing_beside
 
     options, stats = build_decoding(settings.decoding), DecodingStats()
     loaded = _load(settings)
-    refuse_unlike(loaded.model, options)
+    refuse_unsuited(loaded.model, options)
     for note in without_effect(settings.decoding, loaded):
         remark(note)
     if settings.out is None:

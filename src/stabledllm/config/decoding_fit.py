@@ -43,7 +43,7 @@ def refuse_unfit(length: int, steps: int, block: int, trained: int | None = None
         UserError: ``block`` does not divide ``length``, ``sub_block`` not the block, or they cannot share ``steps``
             evenly.
     """
-    if min(length, steps, block, sub_block or 1) < 1:
+    if min(length, steps, block, 1 if sub_block is None else sub_block) < 1:
         raise UserError("decoding: length, steps, block and sub_block must be at least 1.")
     if length % block:
         blocks = _either(_around(block, _divisors(length)))

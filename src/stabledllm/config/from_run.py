@@ -166,7 +166,7 @@ def _fits(decoding: dict) -> bool:
     try:
         sizes = ("length", "steps", "block", "sub_block")
         length, steps, block, sub_block = (int(str(decoding.get(key) or 0)) for key in sizes)
-        refuse_unfit(length, steps or length, block or length, sub_block=sub_block)
+        refuse_unfit(length, steps or length, block or length, sub_block=sub_block or None)
     except (UserError, ValueError):
         return False
     return True

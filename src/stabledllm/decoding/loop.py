@@ -13,7 +13,7 @@ import torch
 
 from stabledllm.decoding.autoregressive import continue_prompts
 from stabledllm.decoding.blocks import BlockState
-from stabledllm.decoding.model_fit import refuse_unlike
+from stabledllm.decoding.model_fit import refuse_unsuited
 from stabledllm.decoding.options import DecodingOptions
 from stabledllm.decoding.state import State
 from stabledllm.errors import UserError
@@ -95,7 +95,7 @@ def generate(
     if is_autoregressive(model):
         out = continue_prompts(model, prompts, options, eos_id=eos_id, pad_id=pad_id, first=first, stats=stats)
         return _counted(out, stats, began)
-    refuse_unlike(model, options)
+    refuse_unsuited(model, options)
     _refuse_masked(prompts, mask_id, first)
     kind = BlockState if getattr(model.config, "block_size", None) else State
     state = kind(model, prompts, options, mask_id, pad_id, first, stats)

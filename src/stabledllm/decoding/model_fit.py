@@ -7,7 +7,7 @@ from stabledllm.errors import UserError
 from stabledllm.models.kind import is_autoregressive
 
 
-def refuse_unlike(model, options: DecodingOptions) -> None:
+def refuse_unsuited(model, options: DecodingOptions) -> None:
     """Refuse options that do not fit a masked diffusion model; an autoregressive one has a check of its own.
 
     Raises:

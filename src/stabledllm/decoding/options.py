@@ -62,15 +62,15 @@ class DecodingOptions:
     threshold: float | None = None
     """Also decide every token with more than this probability at once, for fewer model calls. Approximate."""
     entropy_bound: float | None = None
-    """Also decide at once the tokens of least entropy, as long as their entropies sum to less than this, in nats (SDAR's
-    ``entropy_bounded``). With order ``entropy``. Approximate."""
+    """Also decide at once the tokens of least entropy, as long as their entropies sum to less than this, in nats
+    (SDAR's ``entropy_bounded``). With order ``entropy``. Approximate."""
     sub_block: int | None = None
     """Tokens of a sub-block, which is decided before those on its right are begun while the model sees the whole block
     (Fast-dLLM v2). For models trained in blocks; None: the block is not divided."""
     first_token: str | None = None
-    """How a block's first token is decided under shifted logits, where the last token of the clean block before it
-    predicts it: ``ahead``, the most probable one, before any other token of the block (Fast-dLLM v2); ``in_turn``, as any
-    other. None: as published, ``ahead`` for models in blocks with shifted logits."""
+    """How a block's first token is decided under shifted logits, where the last token of the finished block before it
+    predicts it: ``ahead``, the most probable one, before any other token of the block (Fast-dLLM v2); ``in_turn``, as
+    any other. None: as published, ``ahead`` for models in blocks with shifted logits."""
     cache: str = "none"
     """Keys and values cached within a block: ``prefix``, of all before it; ``dual``, of all around it (Fast-dLLM,
     arXiv:2505.22618). They are computed again at each block's start. Approximate, except for models trained in blocks,
@@ -97,8 +97,8 @@ class DecodingOptions:
             )
         if self.entropy_bound is not None and not (self.entropy_bound > 0 and self.order == "entropy"):
             raise UserError(
-                f"decoding.entropy_bound: expected nats above 0 with order 'entropy', found {self.entropy_bound:g} with "
-                f"order '{self.order}'."
+                f"decoding.entropy_bound: expected nats above 0 with order 'entropy', found {self.entropy_bound:g} "
+                f"with order '{self.order}'."
             )
 
     @property

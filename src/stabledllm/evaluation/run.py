@@ -15,7 +15,7 @@ from stabledllm.config.run_folder import model_in
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.data_key import WITHOUT_EFFECT
 from stabledllm.data.images import of_images, with_image_defaults
-from stabledllm.decoding import refuse_unlike
+from stabledllm.decoding import refuse_unsuited
 from stabledllm.data.rows import Encoded
 from stabledllm.data.token_rows import TokenRow
 from stabledllm.errors import UserError
@@ -112,7 +112,7 @@ def measure(settings: EvalSettings, identity: dict, rows: EvaluatedRows, ranks: 
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
     take_block(loaded, settings.decoding.block, given="block" in settings.decoding.model_fields_set)
     if rows.scored and not of_images(rows.scored):
-        refuse_unlike(loaded.model, build_decoding(settings.decoding))
+        refuse_unsuited(loaded.model, build_decoding(settings.decoding))
     loaded.model.to(ranks.device).eval()
     metrics: dict = {}
     others: dict[str, str] = {}

@@ -48,7 +48,7 @@ class DecodingSettings(Strict):
     is not divided. Fast-dLLM v2 has 8."""
     first_token: Literal["ahead", "in_turn"] | None = None
     """How a block's first token is decided under shifted logits in blocks: ``ahead``: the most probable one after the
-    clean block before it, before the block's others; ``in_turn``: like the others. None: ahead, as Fast-dLLM v2 does."""
+    block before it, before the block's others; ``in_turn``: like the others. None: ``ahead``, as Fast-dLLM v2 does."""
     cache: Literal["none", "prefix", "dual"] = "none"
     """Keep keys and values while a block is decoded: ``prefix``: of all before it; ``dual``: of all around it.
     Approximate, except ``prefix`` for models trained in blocks."""
