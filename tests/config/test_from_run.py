@@ -111,6 +111,13 @@ def test_given_decoding_counts_and_what_no_longer_fits_is_chosen_anew(run, given
     assert decoding.temperature == 0.5
 
 
+def test_a_runs_sub_blocks_stay_with_its_blocks():
+    own = {"length": 32, "steps": 32, "block": 8, "sub_block": 4}
+    assert _decoding(own, {"length": 64})["sub_block"] == 4
+    assert _decoding(own, {"block": 4}) == {"length": 32, "steps": 32}
+    assert "steps" not in _decoding(own, {"sub_block": 2, "length": 40})
+
+
 @pytest.mark.parametrize("kind", [DecomposeSettings, TrainSettings])
 def test_measuring_and_training_get_the_rows_and_the_objective(run, kind):
     settings, (line,) = read(run, kind)

@@ -15,9 +15,9 @@ from stabledllm.config.run_folder import model_in
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.data_key import WITHOUT_EFFECT
 from stabledllm.data.images import of_images, with_image_defaults
-from stabledllm.decoding import refuse_unsuited
 from stabledllm.data.rows import Encoded
 from stabledllm.data.token_rows import TokenRow
+from stabledllm.decoding import refuse_unsuited
 from stabledllm.errors import UserError
 from stabledllm.evaluation.completing import without_effect
 from stabledllm.evaluation.generated import COMPLETIONS, can_be_scored, decoded_by, journal_name, score_generated
