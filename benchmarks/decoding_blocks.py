@@ -19,7 +19,7 @@ from stabledllm.models.families.block_model import Fast_dLLM_QwenForCausalLM, SD
 
 VOCABULARY, MASK, END, LENGTH = 8192, 8191, 8190, 64
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 384}
-LENGTHS, SURE = (256, 231, 250, 242), 25.0
+LENGTHS, SURE = (256, 231, 250, 242), 60.0
 MODELS = {"sdar": (SDARForCausalLM, SDARConfig, 4), "fast-dllm": (Fast_dLLM_QwenForCausalLM, FastDLLMConfig, 32)}
 FORMS = {
     "no cache": {},

@@ -87,8 +87,8 @@ def test_a_run_in_blocks_is_decoded_in_them_unless_told_otherwise():
 
 
 def test_steps_fit_sub_blocks_unless_given():
-    assert DecodingSettings(length=96, block=32, sub_block=8).steps == 96
-    assert DecodingSettings(length=96, block=32).steps == 129, "three blocks share them, twelve sub-blocks would not"
+    assert ShortDecodingSettings(length=96, block=32, sub_block=8).steps == 60
+    assert ShortDecodingSettings(length=96, block=32).steps == 63, "three blocks share them, twelve sub-blocks do not"
     whole = DecodingSettings(length=96, sub_block=8).in_blocks_of(48)
     assert (whole.block, whole.sub_block, whole.steps) == (48, 8, 96)
 

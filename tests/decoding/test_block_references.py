@@ -76,17 +76,17 @@ def test_the_loops_differ():
 
 
 def test_what_goes_through_the_model():
-    """One row of 6 + 8 tokens, which 2 more fill up: three blocks, the first with 2 of the prompt's tokens."""
+    """One row of 6 + 8 tokens in three blocks, the first with 2 of the prompt's tokens, the last with 2 to spare."""
     row = prompts("sdar", 0)[2] + [1]
     spent = {}
     for name, cached in (("sdar", "none"), ("sdar", "prefix"), ("fast-dllm", "prefix")):
         stats = DecodingStats()
-        decode(*model_of(name), [row], stats, cache=cached)
+        decode(*model_of(name), [row], stats, cache=cached, order="sequential")
         spent[name, cached] = stats.model_calls, stats.forward_positions
-    assert spent["sdar", "none"] == (2 + 4 + 4, 2 * 8 + 4 * 12 + 4 * 16)
-    assert spent["sdar", "prefix"] == (2 + 4 + 4, (8 + 4) + 2 * (8 + 3 * 4)), "a finished block goes through once"
+    assert spent["sdar", "none"] == (2 + 4 + 2, 2 * 8 + 4 * 12 + 2 * 16)
+    assert spent["sdar", "prefix"] == (2 + 4 + 2, (8 + 4) + (8 + 3 * 4) + (8 + 4)), "a finished block goes through once"
     # The clean block alone, which decides the first token; then the other three, with the position before them.
-    assert spent["fast-dllm", "prefix"] == (2 + 4 + 4, (8 + 5) + 2 * (4 + 3 * 5))
+    assert spent["fast-dllm", "prefix"] == (2 + 4 + 2, (8 + 5) + (4 + 3 * 5) + (4 + 5))
 
 
 def test_tokens_for_each_forward():

@@ -152,7 +152,7 @@ def _of_evaluation(run: Run, tree: dict) -> dict:
 def _decoding(own: dict, given: dict) -> dict:
     """The run's decoding without those of its length, steps and blocks that do not fit the given ones."""
     out = dict(own)
-    if "block" in given and "sub_block" not in given:
+    if "sub_block" not in given and str(given.get("block", own.get("block"))) != str(own.get("block")):
         out.pop("sub_block", None)
     if "length" in given:
         out.pop("steps", None)

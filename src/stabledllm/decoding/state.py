@@ -161,16 +161,15 @@ class State:
         return start, self.options.length if self.options.cache == "prefix" else (block + 1) * self.options.block
 
     def retire(self, eos_id: int) -> None:
-        """Remove the rows in which an end token and everything before it are decided."""
+        """Remove the rows in which all tokens are decided, or an end token and everything before it."""
         if not len(self.live):
             return
-        answer = self.place >= 0
+        answer = (self.place >= 0) & (self.place < self.options.length)
         position = torch.arange(self.ids.shape[1], device=self.ids.device)
         beyond = self.ids.shape[1]
         end = torch.where((self.ids == eos_id) & answer, position, beyond).amin(1)
         undecided = torch.where((self.ids == self.mask_id) & answer, position, beyond).amin(1)
-        # Padding may be the end token too; it comes after the answer, where nothing is left to decide.
-        finished = end < undecided
+        finished = (end < undecided) | (undecided == beyond)
         self.done[self.live, : self.ids.shape[1]] = self.ids
         if bool(finished.any()):
             unfinished = ~finished
