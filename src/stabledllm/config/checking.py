@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
@@ -154,7 +155,7 @@ def _expected(message: str) -> str:
     message = message.replace(
         "List should have at least 1 item after validation, not 0", "expected a list of at least 1"
     )
-    message = message.replace("a dictionary or instance of", "keys and values of")
+    message = re.sub(r"a dictionary or instance of \w+", "keys and values", message)
     return message[0].lower() + message[1:]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from stabledllm.config.other_names import ELSEWHERE
+from stabledllm.config.other_names import ELSEWHERE, NOWHERE, OF_COMMANDS
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.config.trainer_keys import NOT_THERE, OURS, TrainerSettings, refusal
 from stabledllm.config.typed import arms_of
@@ -20,7 +20,7 @@ from stabledllm.plain_text import plain_text
 _OF_TRAINING = {*TrainSettings.model_fields, *TrainerSettings.model_fields, *OURS, *ELSEWHERE}
 OPTIONS = {
     **{name: f"--{name.replace('_', '-')}" for name in ("quiet", "dry_run", "wide", "quick", "load", "jobs")},
-    **dict.fromkeys(("device", "gpu", "gpus"), "--device NAME (cpu, cuda, cuda:N, mps)"),
+    **dict.fromkeys(("device", "gpu"), "--device NAME (cpu, cuda, cuda:N, mps)"),
 }
 """Options of commands that are no keys, by the names under which they are written as such."""
 _NEAR = 0.75
@@ -39,6 +39,10 @@ def instead_of_key(path: tuple, kind: type[BaseModel], group: type[BaseModel]) -
     base = "base." if kind is ExperimentSettings else ""
     if group is TrainerSettings:
         return f": {refusal(name, base)}"
+    if not above and (meant := OF_COMMANDS.get(kind.__name__, {}).get(name)):
+        return f"; write {meant}"
+    if name in NOWHERE:
+        return f"; {NOWHERE[name]}"
     if kind is ExperimentSettings and not above and name in TrainSettings.model_fields:
         return f": expected under 'base:', as an experiment varies the run that stands there; write base.{name}"
     if kind is TrainSettings and not above and name in ExperimentSettings.model_fields:

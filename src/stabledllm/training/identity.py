@@ -14,6 +14,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from stabledllm.build import build_method
+from stabledllm.config.changeable import FREE
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.data_key import WITHOUT_EFFECT
 from stabledllm.data.images import are_images, image_tokenizer
@@ -26,12 +27,6 @@ from stabledllm.ppots.record import FittedDensity
 from stabledllm.runtime.sameness import Differences, differences
 from stabledllm.runtime.secrets import hidden
 
-FREE = {
-    "out", "allow_changed", "micro_batch", "views_per_forward", "generate_batch", "log_every", "save_every",
-    "eval_every", "untuned", "allow_pickle", "trainer", "callbacks",
-}  # fmt: skip
-"""Settings that change no number: where files lie, how a step is split, what is logged and saved on the way.
-Callbacks too: noise, order and loss do not depend on them."""
 _FREE_DATA = {"image", *WITHOUT_EFFECT}
 """Settings of the data that are no part of it; ``image`` has a place of its own."""
 _UNORDERED = ("target_modules", "modules_to_save")
