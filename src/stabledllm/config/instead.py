@@ -177,10 +177,10 @@ def _pairs(text: str) -> str:
 def _as_number(text: str, fraction: bool) -> str | None:
     """The number that is meant by ``8,192``, ``1k``, ``'8'`` or, for a fraction, ``0,1``; None where none is."""
     bare = text.strip("'\" ,=")
+    if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", bare):
+        return bare.replace(",", "")
     if fraction and re.fullmatch(r"\d,\d+", bare):
         return bare.replace(",", ".")
-    if re.fullmatch(r"\d{1,3}(,\d{3})+", bare):
-        return bare.replace(",", "")
     if match := re.fullmatch(r"(\d+)([kKmM])", bare):
         return str(int(match[1]) * {"k": 1000, "m": 1_000_000}[match[2].lower()])
     return bare if bare != text and re.fullmatch(r"\d+(\.\d+)?", bare) else None
