@@ -41,6 +41,9 @@ def instead_of_key(path: tuple, kind: type[BaseModel], group: type[BaseModel]) -
         return f": {refusal(name, base)}"
     if not above and (meant := OF_COMMANDS.get(kind.__name__, {}).get(name)):
         return f"; write {meant}"
+    if above and ":" in name:  # YAML's {a:b} is a key without a value
+        ours, _, value = name.partition(":")
+        return f"; write {'.'.join([*above, plain_text(ours.strip())])}={plain_text(value.strip())}"
     if name in NOWHERE:
         return f"; {NOWHERE[name]}"
     if kind is ExperimentSettings and not above and name in TrainSettings.model_fields:
@@ -99,7 +102,7 @@ def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel
     if len(begun := [one for one in _names(arms) if text and one.startswith(text.lower())]) == 1:
         return f"; write {key}={begun[0]}"
     if isinstance(value, Written) and any(get_origin(arm) is list for arm in arms) and text[:1] not in ("", "["):
-        return f"; write {key}=[{', '.join(one.strip() for one in text.split(','))}]"
+        return f"; write {key}=[{', '.join(_items(text))}]"
     if (name := OF_GROUPS.get(key.removeprefix("base."))) and (name != "length" or text.isdigit()):
         value = {"true": "16", "yes": "16", "on": "16"}.get(text.lower(), text)
         return f"; write {key}.{name}={plain_text(value)}" + (", or RECIPE+lora" if name == "rank" else "")
@@ -164,6 +167,19 @@ _SYNONYMS = {
 
 def _names(arms: list) -> list[str]:
     return [name for arm in arms if get_origin(arm) is Literal for name in get_args(arm) if isinstance(name, str)]
+
+
+def _items(text: str) -> list[str]:
+    """The items of a list that was written without brackets; ``1-3`` are three."""
+    if match := re.fullmatch(r"(\d{1,4})\s*(?:-|\.\.|:)\s*(\d{1,4})", text):
+        first, last = int(match[1]), int(match[2])
+        if first < last <= first + _MOST_ITEMS:
+            return [str(one) for one in range(first, last + 1)]
+    return [one.strip() for one in text.split(",")]
+
+
+_MOST_ITEMS = 20
+"""Most items of a list that a sentence writes out."""
 
 
 def _pairs(text: str) -> str:

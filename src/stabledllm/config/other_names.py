@@ -105,6 +105,7 @@ ELSEWHERE = {
     "cfg": "decoding.guidance",
     "cfg_scale": "decoding.guidance",
     "remasking": "decoding.order",
+    "views": "method=multisample3",
     "mask_schedule": "method",
     "noise": "method",
     "sampler": "method",
