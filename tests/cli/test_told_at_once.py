@@ -11,6 +11,10 @@ import pytest
 
 from stabledllm.cli.dashes import OF_COMMANDS
 from stabledllm.cli.main import app
+from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.errors import UserError
+from stabledllm.experiment.other_work import refuse_other_experiment, refuse_other_run
+from stabledllm.runtime.files import write_json
 from tests.cli.runner import ROOT, in_process
 
 ROWS = ['{"prompt": "1+1=?", "completion": "2"}', '{"prompt": "1+2=?", "completion": "3"}']
@@ -282,6 +286,25 @@ def test_a_recipe_that_is_in_order_is_told_without_torch_as_well(here):
     assert (one, two) == (0, 0)
     assert out == "sft: a training run of tiny with method lowdisc+fixedcount, in order\n"
     assert other == "exp.yaml: an experiment of 2 methods x 1 seed with tiny, in order\n"
+
+
+def test_what_changes_no_number_makes_no_other_work(tmp_path, monkeypatch):
+    """Neither logging nor another name for the rows, the model or the method; a broken record is told later."""
+    monkeypatch.chdir(tmp_path)
+    run = TrainSettings(model="tiny", method="mirror+ppots", trainer={"report_to": "none"}, out="run", log_every=3)
+    saved = json.loads(run.model_dump_json()) | {"method": "ppots+mirror", "model": "other", "log_every": 9}
+    saved["trainer"], saved["data"]["train"] = {"report_to": "wandb"}, "elsewhere.jsonl"
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run/run.json", {"identity": saved})
+    refuse_other_run(run)
+    refuse_other_run(run.model_copy(update={"seed": 7, "allow_changed": ["seed"]}))
+    with pytest.raises(UserError, match="with seed=42, found seed=7"):
+        refuse_other_run(run.model_copy(update={"seed": 7}))
+    (tmp_path / "run/run.json").write_text("{")
+    refuse_other_run(run.model_copy(update={"seed": 7}))
+    write_json(tmp_path / "experiment.json", {"settings": {"base": saved | {"trainer": {"report_to": "wandb"}}}})
+    same = run.model_copy(update={"model": "other"})
+    refuse_other_experiment(ExperimentSettings(base=same, methods=["standard"], out=str(tmp_path)))
 
 
 def test_options_are_said_to_be_of_the_commands_that_have_them():

@@ -14,6 +14,16 @@ FREE = {
 }  # fmt: skip
 """Settings that change no number: where files lie, how a step is split, what is logged and saved on the way.
 Callbacks too: noise, order and loss do not depend on them."""
+FREE_OF_TRAINER = (
+    "logging_", "log_", "disable_tqdm", "report_to", "run_name", "project", "trackio_", "eval_", "include_",
+    "per_device_", "prediction_loss_only", "batch_eval_metrics", "save_", "enable_jit_checkpoint", "push_to_hub",
+    "hub_", "restore_callback_states", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent",
+    "dataloader_prefetch", "dataloader_multiprocessing", "dataloader_in_order", "ddp_", "fsdp", "parallelism_config",
+    "use_cpu", "use_cache", "debug", "skip_memory_metrics", "do_", "local_rank", "torch_empty_cache_steps",
+    "gradient_checkpointing", "activation_checkpointing", "average_tokens_across_devices", "output_dir", "label_names",
+    "resume_from_checkpoint",
+)  # fmt: skip
+"""Beginnings of the names of TrainingArguments that change no number."""
 OF_THE_EVALUATION = ("eval_draws", "decoding", "image_decoding", "clip", "clip_weights")
 MAY_CHANGE = (
     "steps", "epochs", "batch", "seed", "order_seed", "data", "packing", "group_by_length", "attention", "trainer",

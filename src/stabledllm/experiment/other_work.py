@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stabledllm.config.changeable import FREE, allowed_among
+from stabledllm.config.changeable import FREE, FREE_OF_TRAINER, allowed_among
 from stabledllm.config.recipe import check
 from stabledllm.config.run_folder import RUN, STAMP, TRAINED
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
@@ -146,7 +146,7 @@ def _comparable(settings: dict, saved: dict) -> dict:
         out["lora"] = {key: sorted(one, key=str) if isinstance(one, list) else one for key, one in lora.items()}
     if isinstance(data, dict):
         out["data"] = {key: data[key] for key in _OF_DATA if data.get(key) is not None}
-    known = saved.get("trainer") or {}
+    known = {key for key in saved.get("trainer") or {} if not key.startswith(FREE_OF_TRAINER)}
     return out | {"trainer": {key: value for key, value in trainer.items() if key in known}}
 
 
