@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 _ALIGNED = 16
 """Bytes that the length of a row must be a multiple of, for torch's grouped product."""
-_SMALL = 2**16
+_SMALL = 2**40
 """Most weights of an expert's layer for which one grouped product is faster on a CPU: there it calls the same kernel
 for each expert as a loop does, and larger experts gain from one segment at a time, in the processor's cache."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -95,28 +95,3 @@ def grouped_linear(x_SA: Tensor, weight_EBA: Tensor, ends_E: Tensor) -> Tensor:
     The gradient that flows into it must be dense: torch takes no expanded one.
     """
     return F.grouped_mm(x_SA, weight_EBA.transpose(1, 2), offs=ends_E)
-
-
-def taken(x: Tensor, index_S: Tensor, places: Tensor) -> Tensor:
-    """The rows ``x[index_S]``, with a gradient that is the same in every run.
-
-    Args:
-        places: where each row of ``x`` stands in the result, (rows of x, times that it is taken).
-    """
-    return _Taken.apply(x, index_S, places)
-
-
-class _Taken(torch.autograd.Function):
-    """Indexing whose backward pass gathers and sums in a fixed order, where torch's own scatters."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, index_S: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
-        return x.index_select(0, index_S)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (places,) = ctx.saved_tensors
-        back = gradient.index_select(0, places.flatten())
-        return back.view(*places.shape, -1).sum(1) if places.shape[1] > 1 else back, None, None
