@@ -157,22 +157,19 @@ def _load_model(
     if init_seed is None:
         source = replace(source, held=held_weights(folder, source.what, allow_pickle))
     check_numbers(config, str(source.config_file), source.held and source.held.shapes)
-    loaded = _load_tiny(source) if tiny else _with_tokenizer(_masked_by(kind.load(source), mask_token_id, name), source, end_token)
+    loaded = _load_tiny(source) if tiny else _with_tokenizer(kind.load(source), source, end_token, mask_token_id)
     if init_seed is None:
         check_finite(loaded.model, source.what)
     check_runs(loaded.model, source.what)
     return loaded
 
 
-def _masked_by(model: PreTrainedModel, mask_token_id: int | None, name: str) -> PreTrainedModel:
-    """The model with the mask token that the user names, if any; whether it is a token, its tokenizer says."""
-    if mask_token_id is not None:
-        take_mask(model.config, mask_token_id, f"model '{name}'")
-    return model
-
-
-def _with_tokenizer(model: PreTrainedModel, source: Source, end_token: str | None) -> LoadedModel:
+def _with_tokenizer(
+    model: PreTrainedModel, source: Source, end_token: str | None, mask_token_id: int | None
+) -> LoadedModel:
     folder, name = source.folder, source.name
+    if mask_token_id is not None:
+        take_mask(model.config, mask_token_id, source.what)
     keep_differentiable(model)
     masks = not is_autoregressive(model)
     tokenizer = load_tokenizer(
@@ -183,6 +180,7 @@ def _with_tokenizer(model: PreTrainedModel, source: Source, end_token: str | Non
         end_token=end_token,
         trust_remote_code=source.trust_remote_code,
         needs_mask=masks,
+        mask_given=mask_token_id is not None,
     )
     if masks:
         model.config.mask_token_id = tokenizer.mask_token_id

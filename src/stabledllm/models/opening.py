@@ -71,6 +71,7 @@ def open_model(settings: ModelSettings) -> Opened:
         end_token=settings.end_token,
         trust_remote_code=settings.trust_remote_code,
         needs_mask=not causal,
+        mask_given=settings.mask_token_id is not None,
     )
     called = next(known for known, one in FAMILIES.items() if one is family)
     return Opened(name, called, causal, tokenizer, weights, assumed_in_words(read))

@@ -109,7 +109,7 @@ def test_bfloat16_weights_route_in_float32_and_keep_a_fine_bias(tmp_path):
 def test_adapters(tmp_path, targets):
     """On every linear layer, experts included, or on some; the router keeps its weights. Merged they are the same."""
     loaded = load_model(str(write_llada2(tmp_path / "hub", std=0.3)))
-    adapted = add_lora(loaded, LoRAOptions(rank=2, target_modules=targets))
+    adapted = add_lora(loaded, LoRAOptions(rank=4, target_modules=targets))
     names = {name for name, p in adapted.model.named_parameters() if p.requires_grad}
     assert any("experts.3.up_proj" in name for name in names) == (targets == "all-linear")
     assert not any("mlp.gate." in name for name in names)
@@ -118,7 +118,7 @@ def test_adapters(tmp_path, targets):
             nn.init.normal_(p, std=0.2)
     ids = random_ids(2, 9)
     grouped = [m for m in adapted.model.modules() if isinstance(m, Experts)]
-    assert all(bool(m.grouped(torch.zeros(1, 32))) == (targets != "all-linear") for m in grouped)
+    assert all(m.grouped(torch.zeros(1, 32)) for m in grouped) == hasattr(F, "grouped_mm")
     adapted.model(ids, selected=ids < 300, targets=ids).nll.sum().backward()
     assert all(p.grad is not None for p in adapted.model.parameters() if p.requires_grad)
     adapted.model.eval()

@@ -8,7 +8,6 @@ Legend: E experts, S tokens sorted by expert, A and B widths of a layer's input 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -18,9 +17,6 @@ from torch.autograd.function import once_differentiable
 
 _ALIGNED = 16
 """Bytes that the length of a row must be a multiple of, for torch's grouped product."""
-_SMALL = 2**40
-"""Most weights of an expert's layer for which one grouped product is faster on a CPU: there it calls the same kernel
-for each expert as a loop does, and larger experts gain from one segment at a time, in the processor's cache."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -73,18 +69,12 @@ class _AsOne(torch.autograd.Function):
 
 
 def can_group(dtype: torch.dtype, device: torch.device, widths: Sequence[int]) -> bool:
-    """Whether torch has a grouped product, with its gradients, for this dtype and device, and it is the faster way.
-
-    Args:
-        widths: of an expert's input and of its hidden layer.
-    """
+    """Whether torch has a grouped product, with its gradients, for this dtype, this device and rows of these widths."""
     if not hasattr(F, "grouped_mm") or dtype not in _DTYPES or device.type not in ("cpu", "cuda"):
         return False
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return False
     if torch.compiler.is_compiling():  # memory that parameters share is nothing that a graph knows
-        return False
-    if device.type == "cpu" and math.prod(widths) > _SMALL:
         return False
     return all(width * dtype.itemsize % _ALIGNED == 0 for width in widths)
 
