@@ -42,6 +42,8 @@ class HubConfig(PretrainedConfig):
         read = copy.deepcopy({key: value for key, value in config_dict.items() if key not in _OURS})
         # A required key is no setting: it is kept with the values that were read, and is no attribute.
         settings = {key: value for key, value in config_dict.items() if key not in cls.required}
+        if "rope_scaling" in cls.required:
+            settings = _unscaled(settings.pop("rope_parameters", None)) | settings
         loaded = super().from_dict(settings, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         config._read = read
@@ -65,6 +67,16 @@ class HubConfig(PretrainedConfig):
         restored = written | copy.deepcopy(read)
         # The only key of the file that may change after loading: see models.adapters._untie.
         return restored | {key: getattr(self, key) for key in _TIED if key in restored}
+
+
+def _unscaled(parameters: dict[str, Any] | None) -> dict[str, Any]:
+    """The keys of rotations from the form that transformers 5 writes them in, for models that scale none of them."""
+    if not parameters:
+        return {}
+    kind = parameters.get("rope_type", "default")
+    if kind != "default":
+        raise UserError(f"config.json: rope_parameters: expected rope_type default, found {kind!r}.")
+    return {key: parameters[key] for key in ("rope_theta", "partial_rotary_factor") if key in parameters}
 
 
 def take_mask(config: PretrainedConfig, token: int, what: str) -> None:
