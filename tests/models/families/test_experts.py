@@ -115,6 +115,7 @@ def test_parameters_of_another_library_are_left_alone():
     lay_together(weights)
     assert [weight.data_ptr() for weight in weights] == before
     assert not lie_together(weights)
+    assert not lie_together([nn.Parameter(torch.empty(0)) for _ in range(2)]), "what is gathered later lies nowhere"
     odd = [nn.Parameter(torch.randn(2, 3)), nn.Parameter(torch.randn(3, 2))]
     lay_together(odd)
     assert not lie_together(odd)

@@ -38,7 +38,8 @@ class LowRank:
         """
         dtype = dtype or self.down[0].dtype
         low_SR = grouped_linear(self.dropout(x_SA.to(dtype)), as_one(self.down).to(dtype), ends_E)
-        return grouped_linear(low_SR, as_one(self.up).to(dtype), ends_E) * self.scale
+        # Scaled where rows are narrow, which saves a pass over wide ones.
+        return grouped_linear(low_SR * self.scale, as_one(self.up).to(dtype), ends_E)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class ExpertLayer:
 
 def expert_layer(layers: Sequence[nn.Module]) -> ExpertLayer | None:
     """The same layer of every expert; None where one is neither linear nor linear with a plain adapter as all have."""
-    if all(type(layer) is nn.Linear for layer in layers):
+    if set(map(type, layers)) == {nn.Linear}:
         return ExpertLayer([layer._parameters["weight"] for layer in layers])
     if any("lora_A" not in layer._modules for layer in layers):
         return None

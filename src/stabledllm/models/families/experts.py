@@ -10,6 +10,7 @@ Legend: T tokens, D width, E experts, K experts of a token, S = T x K tokens sor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +131,7 @@ class Experts(nn.ModuleList):
         """The layers of all experts; None where one was replaced by what is not grouped."""
         # Called in every forward pass, and hence past nn.Module's slow access to attributes.
         experts = [expert._modules for expert in self._modules.values()]
-        layers = [expert_layer([expert[name] for expert in experts]) for name in _LAYERS]
+        layers = [expert_layer(list(map(itemgetter(name), experts))) for name in _LAYERS]
         return Grouped(*layers) if all(layers) else None
 
     def _in_segments(self, x_SD: Tensor, tokens: SortedTokens) -> Tensor:

@@ -36,13 +36,15 @@ def lay_together(weights: Sequence[nn.Parameter]) -> None:
 
 def lie_together(weights: Sequence[Tensor]) -> bool:
     """Whether parameters are consecutive parts of one block of memory."""
-    first, last = weights[0], weights[-1]
-    if any(type(weight) is not nn.Parameter for weight in weights) or first.is_meta:
-        return False
-    step = first.numel() * first.element_size()
-    start, whole = first.data_ptr(), first.untyped_storage()
-    return whole.data_ptr() == last.untyped_storage().data_ptr() and all(
-        weight.data_ptr() == start + i * step and weight.is_contiguous() for i, weight in enumerate(weights)
+    first, last, count = weights[0], weights[-1], len(weights)
+    # Asked in every forward pass, of hundreds of parameters, and hence without a loop of Python's.
+    if set(map(type, weights)) != {nn.Parameter} or first.is_meta or not first.numel():
+        return False  # DeepSpeed's third stage leaves parameters empty until their layer is called
+    step, start = first.numel() * first.element_size(), first.data_ptr()
+    return (
+        first.untyped_storage().data_ptr() == last.untyped_storage().data_ptr()
+        and list(map(Tensor.data_ptr, weights)) == list(range(start, start + count * step, step))
+        and all(map(Tensor.is_contiguous, weights))
     )
 
 
