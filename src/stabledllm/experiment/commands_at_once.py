@@ -262,8 +262,8 @@ COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks], Callable[..., 
 
 
 def _check_decoding(settings: EvalSettings | GenerateSettings) -> None:
-    decoding = in_trained_blocks(settings).decoding
-    refuse_unfit(decoding.length, decoding.steps, decoding.block, trained_block(settings.base or settings.model))
+    decoding, trained = in_trained_blocks(settings).decoding, trained_block(settings.base or settings.model)
+    refuse_unfit(decoding.length, decoding.steps, decoding.block, trained, decoding.sub_block)
 
 
 def _check_beside(name: str) -> None:

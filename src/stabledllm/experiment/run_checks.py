@@ -83,7 +83,8 @@ def of_run(run: TrainSettings) -> Checks:
     objective, decoding, lora = run.objective, run.decoding, run.lora
     yield WEIGHED, partial(power_of, objective.weighting, objective.power)
     yield f"{DECODED} block_size", partial(_check_decoding, run)
-    fits = partial(refuse_unfit, decoding.length, decoding.steps, decoding.block, run.block_size)
+    numbers = (decoding.length, decoding.steps, decoding.block, run.block_size, decoding.sub_block)
+    fits = partial(refuse_unfit, *numbers)
     yield f"{DECODED} block_size", fits
     for split in SPLITS:
         if spec := getattr(run.data, split):
