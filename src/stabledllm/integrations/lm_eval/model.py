@@ -93,8 +93,7 @@ class HarnessModel:
             if name in decoding_settings:
                 raise UserError(f"lm_eval: expected tokens_per_step instead of '{name}', found it.")
         given = {"family": family, "dtype": dtype, "attention": attention, "end_token": end_token}
-        given |= {"mask_token_id": mask_token_id}
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: x for name, x in (given | {"mask_token_id": mask_token_id}).items() if x is not None}
         given |= {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
         self._length = length
         given, self._decoding, self._tokens_per_step, told = with_run_decoding(
