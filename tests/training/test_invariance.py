@@ -12,6 +12,7 @@ from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.objective import Objective
 from tests.checks.trajectory import assert_same_trajectory
 from tests.cli.forked import Forked, ranks
+from tests.fakes.block_models import write_sdar
 from tests.fakes.llada2 import write_llada2
 from tests.fakes.streams import documents, write_folder
 from tests.fakes.trainer import make_trainer
@@ -75,7 +76,9 @@ def test_kill_and_resume_is_bit_identical(tmp_path, method):
     assert resumed.statistics.ema_state == whole.statistics.ema_state
 
 
-ON_TWO_RANKS = ["strats+ppots+mirror", "adaptive", "lowdisc+fixedcount@stream", "standard@experts"]
+ON_TWO_RANKS = [
+    "strats+ppots+mirror", "adaptive", "lowdisc+fixedcount@stream", "standard@experts", "lowdisc+mirror@blocks",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,7 @@ def two_ranks(tmp_path_factory) -> Path:
     write_folder(folder / "stream", documents)
     few = {"num_hidden_layers": 2, "num_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2}
     write_llada2(folder / "experts", std=0.3, config=few)
+    write_sdar(folder / "blocks", std=0.3)
     for process in ranks(lambda launched: Forked(lambda: rank.main(folder, ON_TWO_RANKS), folder, launched)):
         ended = process.ended()
         assert ended.returncode == 0, ended.stderr[-2000:]

@@ -79,7 +79,8 @@ def block_bytes(shape: Shape, run: Forward) -> int:
 def _routing_bytes(shape: MoEShape, run: Forward) -> int:
     """Bytes per token of what experts need beside the MLP that their chosen widths add up to."""
     D, K, b = shape.width, shape.chosen, run.narrow
-    copies = 2 * b * K * D  # a token for each of its experts, and what each gives back
+    read = run.adapters is None or bool(run.adapters.keys() & {"gate", "up"})  # for gradients of what reads it
+    copies = (1 + read) * b * K * D  # a token for each of its experts, and what each gives back
     router = 4 * shape.experts + (4 * D if b < 4 else 0)  # scores, and the input in float32
     numbers = (8 + 8 + 8) * K + 3 * 4 * K  # the order and its inverse, the chosen; their shares, before and after
     return copies + router + numbers
