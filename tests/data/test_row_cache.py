@@ -420,6 +420,7 @@ def test_processes_make_the_same_rows(tmp_path):
     assert load_bundle(kept, TOKENIZER).train == load_bundle(settings, TOKENIZER).train
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.slow
 def test_workers_end_with_a_killed_parent_and_errors_come_in_order(tmp_path):
