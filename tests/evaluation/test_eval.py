@@ -63,6 +63,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_killed_evaluation_continues_and_decodes_nothing_twice(folder, monkeypatch):
     shutil.copytree(folder / "killed", folder / "continued")

@@ -103,7 +103,8 @@ SMALL = {
 
 @pytest.mark.slow
 def test_a_small_run_learns_and_its_model_knows_its_blocks(tmp_path):
-    settings = TrainSettings.model_validate(SMALL | {"out": str(tmp_path), "eval_every": 1})
+    trainer = SMALL["trainer"] | {"eval_on_start": True}
+    settings = TrainSettings.model_validate(SMALL | {"out": str(tmp_path), "eval_every": 12, "trainer": trainer})
     record = train(settings, say=lambda _: None)
     nll = [line["eval_nll"] for line in record["history"] if "eval_nll" in line]
     assert nll[-1] < 0.8 * nll[0]
