@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from stabledllm.training.callbacks import add_to
 from stabledllm.training.expert_load import expert_load_of
 from tests.fakes.streams import rows_of_steps
-from tests.fakes.trainer import make_trainer
+from tests.fakes.trainer import STEPS, make_trainer
 from tests.models.families.cases import load
 
 
@@ -38,7 +38,7 @@ def rows_for(name: str, out: Path) -> dict:
         return {"method": method, "model": model, "ids": (261, 256), "block_size": 4, "expert_load": balance}
     if kind == "blocks":
         return {"method": method, "model": load(out / "blocks").double(), "ids": (261, 256), "block_size": 4}
-    more = {"train": rows_of_steps(out / "stream", 20, 8), "evaluated": []} if kind else {}
+    more = {"train": rows_of_steps(out / "stream", STEPS, 8), "evaluated": []} if kind else {}
     return {"method": method} | more
 
 

@@ -15,7 +15,7 @@ from tests.cli.forked import Forked, ranks
 from tests.fakes.block_models import write_sdar
 from tests.fakes.llada2 import write_llada2
 from tests.fakes.streams import documents, write_folder
-from tests.fakes.trainer import make_trainer
+from tests.fakes.trainer import STEPS, make_trainer
 from tests.training import rank
 
 
@@ -34,7 +34,7 @@ def test_splitting_a_step_changes_nothing(tmp_path, method):
         split = run(tmp_path, f"{micro}x{accumulation}", method, micro, accumulation)
         assert split.recorded.draws == whole.recorded.draws
         assert_same_trajectory(split.recorded.losses, whole.recorded.losses)
-    assert len({step for step, _ in whole.recorded.draws}) == 20
+    assert len({step for step, _ in whole.recorded.draws}) == STEPS
     assert sum(step == 2 for step, _ in whole.recorded.draws) == 22 - 16, "the last step of an epoch is short"
 
 
@@ -100,13 +100,13 @@ def two_ranks(tmp_path_factory) -> Path:
 def test_two_ranks_draw_and_lose_the_same(two_ranks, tmp_path, method):
     """Two processes against one process x 8; 22 rows, so a rank repeats rows that must weigh 0."""
     whole = run(tmp_path, "whole", micro=8, accumulation=1, **rank.rows_for(method, two_ranks))
-    draws, losses = {}, [0.0] * 20
+    draws, losses = {}, [0.0] * STEPS
     for number in range(2):
         record = json.loads((two_ranks / method / f"rank{number}.json").read_text())
         for step, position, t, masked in record["draws"]:
             assert (step, position) not in draws, "no row is counted by both ranks"
             draws[step, position] = (t, tuple(map(tuple, masked)))
         losses = [a + b for a, b in zip(losses, record["losses"], strict=True)]
-        assert record["seen"] == list(range(1, 21)), "callbacks see every step on every rank"
+        assert record["seen"] == list(range(1, STEPS + 1)), "callbacks see every step on every rank"
     assert draws == whole.recorded.draws
     assert_same_trajectory(losses, whole.recorded.losses)

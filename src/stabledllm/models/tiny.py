@@ -72,8 +72,10 @@ def check_byte_vocabulary(config: TinyMDMConfig, what: str) -> None:
 def rotate(x_NHLD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
     """Apply the rotary position embedding (Su et al., arXiv:2104.09864), in the half-split layout of Llama."""
     half = x_NHLD.shape[-1] // 2
-    rotated = torch.cat((-x_NHLD[..., half:], x_NHLD[..., :half]), dim=-1)
-    return x_NHLD * cos_LD + rotated * sin_LD
+    swapped = torch.cat((x_NHLD[..., half:], x_NHLD[..., :half]), dim=-1)
+    # The minus sign is given to the small table, not to the large tensor: the same bits, one pass over it less.
+    signed_LD = torch.cat((-sin_LD[..., :half], sin_LD[..., half:]), dim=-1)
+    return x_NHLD * cos_LD + swapped * signed_LD
 
 
 class Block(GradientCheckpointingLayer):
