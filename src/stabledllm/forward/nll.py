@@ -32,7 +32,8 @@ def forward_nll(
         batch: ``input_ids`` and ``attention_mask``, each (B, L).
         form: further arguments of the model, (B, L).
         weights: the factor of each cross-entropy in the loss, up to a common one, shape (S,); a hint for the loss head.
-        packing: lay the rows end to end in bins about as long as the longest row.
+        packing: lay the rows end to end in bins about as long as the longest row. A model in blocks, whose ``form``
+            has ``block_ids``, does so itself, as the masks decide which blocks of the noisy row it takes.
 
     >>> from types import SimpleNamespace
     >>> def model(ids, attention_mask, *, selected, targets):  # says that every token has the probability 1 / e
@@ -45,8 +46,10 @@ def forward_nll(
     """
     noisy, mask, source = draw.noisy(batch["input_ids"], mask_id)
     attention, targets = batch["attention_mask"][source], batch["input_ids"][source]
-    if not packing:
+    if not packing or "block_ids" in (form or {}):
         further = {name: value[source] for name, value in (form or {}).items()}
+        if packing:
+            further["packed"] = True
         if weights is not None:
             further["nll_weights"] = weights
         return model(noisy, attention, selected=mask, targets=targets, **further).nll, len(noisy)
