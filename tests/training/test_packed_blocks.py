@@ -91,3 +91,17 @@ def test_kill_and_resume_is_bit_identical(tmp_path):
     assert resumed.recorded.losses == whole.recorded.losses[2:]
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name])
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_views_that_no_row_has_are_a_forward_that_counts_nowhere(tmp_path, packing):
+    """One view at a time: blocks of one token have no second part to mask."""
+    write, mask_id = WRITERS["llada2"]
+    model = load(write(tmp_path / "hub", std=0.3)).double()
+    trainer = trained(
+        tmp_path / "out", "partition2", 1, 2, steps=2, train=[TokenRow([5, 6, 7], 2)] * 2, block_size=4, model=model,
+        ids=(mask_id, 256), expert_load=expert_load_of(model, "llada2", 0.01, 0.5), views_per_forward=1,
+        packing=packing,
+    )  # fmt: skip
+    assert trainer.statistics.forward_passes == 2 * 2
+    assert all(torch.isfinite(p).all() for p in model.parameters())

@@ -45,6 +45,10 @@ def forward_nll(
     (tensor([1.]), 1)
     """
     noisy, mask, source = draw.noisy(batch["input_ids"], mask_id)
+    forwards = len(noisy)
+    if not forwards:  # layers take no empty batch, and the model runs wherever that of another rank does
+        noisy, source = batch["input_ids"][:1], torch.zeros(1, dtype=torch.long, device=mask.device)
+        mask = torch.zeros_like(noisy, dtype=torch.bool)
     attention, targets = batch["attention_mask"][source], batch["input_ids"][source]
     if not packing or "block_ids" in (form or {}):
         further = {name: value[source] for name, value in (form or {}).items()}
@@ -52,7 +56,7 @@ def forward_nll(
             further["packed"] = True
         if weights is not None:
             further["nll_weights"] = weights
-        return model(noisy, attention, selected=mask, targets=targets, **further).nll, len(noisy)
+        return model(noisy, attention, selected=mask, targets=targets, **further).nll, forwards
     bins = Packing.of(attention)
     selected = bins.pack(mask, False)
     rank = bins.row_major(selected)
@@ -65,7 +69,7 @@ def forward_nll(
         position_ids=bins.position_ids,
         nll_weights=None if weights is None else weights[rank],
     ).nll
-    return nll[rank.argsort()], len(noisy)
+    return nll[rank.argsort()], forwards
 
 
 def view_groups(views: int, at_once: int | None) -> list[range]:

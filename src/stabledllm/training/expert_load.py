@@ -74,7 +74,9 @@ class ExpertLoad(TrainerCallback, ExportableState):
         if self.loss:
             self._check_gradients()
         source = active.nonzero()[:, 0]
-        row_T = _rows_of_tokens(inputs, draw, active, packing)
+        # Without rows a row that counts nowhere went through the model.
+        nowhere = self._seen[0][0][0].new_full(self._seen[0][0][0].shape[:1], -1, dtype=torch.long)
+        row_T = _rows_of_tokens(inputs, draw, active, packing) if len(source) else nowhere
         of_row_NT = row_T == torch.arange(len(source), device=row_T.device)[:, None]
         chosen_RNE, losses_RN = [], []
         for ((score_TE, chosen_TK),) in self._seen:
