@@ -147,7 +147,7 @@ def _load_model(
         _refuse_choices(source, family, end_token)
     elif attention == FLEX and source.model_type not in BLOCK_LAYOUTS:
         raise UserError(
-            f"{source.what}: expected a model in blocks for attention '{FLEX}', found another; write 'sdpa'."
+            f"{source.what}: expected a model in blocks for attention 'flex_attention', found another; write 'sdpa'."
         )
     if init_seed is None:
         source = replace(source, held=held_weights(folder, source.what, allow_pickle))

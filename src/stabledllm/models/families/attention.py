@@ -31,8 +31,8 @@ def check_back_end(name: str) -> str:
         )
     if name == FLEX and (on_cpu() or not torch.cuda.is_available()):
         raise UserError(
-            f"attention '{FLEX}': expected a CUDA device, since PyTorch trains with it nowhere else, found none; write "
-            "'sdpa', which gives the same numbers."
+            "attention 'flex_attention': expected a CUDA device, since PyTorch trains with it nowhere else, found none"
+            "; write 'sdpa', which gives the same numbers."
         )
     return name
 
