@@ -29,13 +29,14 @@ class Sees(TrainerCallback):
 
 def rows_for(name: str, out: Path) -> dict:
     """The method that a name begins with and, where it ends with ``@stream``, rows of the folder that are streamed, or
-    with ``@experts`` the model with experts there, in blocks, whose load is balanced in both ways, with ``@blocks`` a
-    dense one in blocks."""
+    with ``@experts`` the model with experts there, in blocks and packed, whose load is balanced in both ways, with
+    ``@blocks`` a dense one in blocks."""
     method, _, kind = name.partition("@")
     if kind == "experts":
         model = load(out / "experts").double()
         balance = expert_load_of(model, name, bias_rate=0.01, loss=0.5)
-        return {"method": method, "model": model, "ids": (261, 256), "block_size": 4, "expert_load": balance}
+        form = {"block_size": 4, "packing": True}
+        return form | {"method": method, "model": model, "ids": (261, 256), "expert_load": balance}
     if kind == "blocks":
         return {"method": method, "model": load(out / "blocks").double(), "ids": (261, 256), "block_size": 4}
     more = {"train": rows_of_steps(out / "stream", STEPS, 8), "evaluated": []} if kind else {}

@@ -121,7 +121,6 @@ def test_an_adapter_is_trained_in_the_blocks_of_its_base(tmp_path):
     ("name", "change", "says"),
     [
         ("sdar", {"block_start": "clean"}, "key 'block_start': expected a model in blocks whose logits are shifted"),
-        ("sdar", {"packing": True}, "packed rows and block_size contradict"),
         ("sdar", {"decoding": {"length": 16, "block": 8}}, "key 'decoding.block': expected block_size = 4, found 8"),
         ("sdar", {"method": "syrm"}, "'syrm' and block_size contradict"),
     ],

@@ -47,7 +47,7 @@ def of_method(run: TrainSettings, name: str) -> Checks:
     if run.p_of_t:
         yield "method methods p_of_t objective block_size", partial(_check_density, method, run)
     if run.block_size:
-        yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
+        yield "method methods block_size", partial(check_blocks, method)
     if is_known_here(run.model):
         chosen = partial(check_block_choices, method, run.block_size, run.block_t, run.block_start)
         yield "method methods model block_size block_t block_start", chosen

@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from stabledllm.config.run_folder import model_in
 from stabledllm.errors import UserError
+from stabledllm.models.block_layouts import BLOCK_LAYOUTS
 from stabledllm.models.byte_tokenizer import ByteTokenizer
-from stabledllm.models.families.attention import check_back_end
+from stabledllm.models.families.attention import FLEX, check_back_end
 from stabledllm.models.families.config import take_mask
 from stabledllm.models.families.config_values import check_numbers
 from stabledllm.models.families.mmada import MMadaModelLM
@@ -154,6 +155,10 @@ def _load_model(
     kind = None if tiny else find_family(source, family)
     if tiny:
         _refuse_choices(source, family, end_token, mask_token_id)
+    elif attention == FLEX and source.model_type not in BLOCK_LAYOUTS:
+        raise UserError(
+            f"{source.what}: expected a model in blocks for attention 'flex_attention', found another; write 'sdpa'."
+        )
     if init_seed is None:
         source = replace(source, held=held_weights(folder, source.what, allow_pickle))
     check_numbers(config, str(source.config_file), source.held and source.held.shapes)

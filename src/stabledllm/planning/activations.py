@@ -42,6 +42,8 @@ class Forward:
     """Bytes per number of the adapters' input, which peft casts to the adapters' float32 and autocast to bfloat16."""
     copies: int = 1
     """Copies of a row side by side: in blocks 2, the noisy and the clean one, of which one carries loss."""
+    mask: float = 1.0
+    """Numbers of the attention mask of blocks over those of padded rows; 0 where there is none."""
 
     @property
     def tokens(self) -> int:
@@ -56,7 +58,7 @@ class Forward:
     @property
     def mask_bytes(self) -> int:
         """Bytes of the attention mask of blocks, as numbers that all layers share."""
-        return 0 if self.copies == 1 else self.rows * (self.copies * self.length) ** 2 * self.narrow
+        return 0 if self.copies == 1 else int(self.mask * self.rows * (self.copies * self.length) ** 2 * self.narrow)
 
     @property
     def wide(self) -> int:

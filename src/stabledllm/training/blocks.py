@@ -40,18 +40,18 @@ class InBlocks:
             :class:`MDMTrainer`.
 
     Raises:
-        UserError: the method or the layout has no meaning in blocks.
+        UserError: the method has no meaning in blocks.
     """
 
     form_names = ("block_ids",)
 
-    def __init__(self, *, block_size: int, one_t: bool = False, method: Method, packing: bool = False, **kwargs):
-        check_blocks(method, packing=packing)
+    def __init__(self, *, block_size: int, one_t: bool = False, method: Method, **kwargs):
+        check_blocks(method)
         for rows in (kwargs["train_rows"], kwargs["eval_rows"]):
             check_rows(rows, refuse_given)
         self.one_t = one_t
         self.blocks = Blocks.of(kwargs["model"], block_size)
-        super().__init__(method=method, packing=packing, **kwargs)
+        super().__init__(method=method, **kwargs)
 
     def _fix_positions(self, batches: list[dict], device: torch.device) -> StepRows:
         step = super()._fix_positions(batches, device)

@@ -51,7 +51,7 @@ class ModelSettings(Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights; mixed precision over float32 weights is ``trainer.bf16``."""
     attention: Name = "sdpa"
-    """Back end: ``sdpa``, ``eager`` or ``flash_attention_2``."""
+    """Back end: ``sdpa``, ``eager`` or ``flash_attention_2``; ``flex_attention`` for models in blocks, on CUDA."""
     end_token: Name | None = None
     """Ends a response; without it the token that closes an assistant's turn in the model's chat template."""
     mask_token_id: int | None = Field(None, ge=0, le=MOST)
