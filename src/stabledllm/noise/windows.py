@@ -109,7 +109,7 @@ def _edges(size: int, least: float, most: float) -> Tensor:
 
     mass = count_coefficients(size, least, 1.0, most).clamp(min=0.0)
     edges = mass.new_zeros(size + 1)
-    edges[1:] = mass.cumsum(0) / mass.sum()
+    edges[1:] = (mass.cumsum(0) / mass.sum()).clamp(max=1.0)
     edges[-1] = 1.0
     return edges
 
