@@ -53,7 +53,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(tmp_path):
 
 SMALL = {
     "model": "tiny",
-    "data": {"train": "synthetic:easy", "train_rows": 32, "validation_rows": 4, "test_rows": 0, "pad_response_to": 16},
+    "data": {"train": "synthetic:easy", "train_rows": 32, "validation_rows": 4, "test_rows": 1, "pad_response_to": 16},
     "method": "lowdisc+fixedcount",
     "block_schedule": {"sizes": [1, 64, 8], "steps": [2, 2]},
     "batch": 8,

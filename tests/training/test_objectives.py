@@ -17,12 +17,12 @@ from tests.fakes.trainer import make_trainer
 CASES = [
     ("llada2", {}, "lowdisc+ppots+fixedcount+mirror", {}),
     ("fast-dllm", {}, "complement", {"block_size": 6}),
-    ("bd3lm", {"window": [0.4, 0.9]}, "adaptive+strats", {"block_size": 6}),
-    ("sdar", {}, "standard", {"block_size": 6, "one_t": True}),
+    pytest.param("bd3lm", {"window": [0.4, 0.9]}, "adaptive+strats", {"block_size": 6}, marks=pytest.mark.slow),
+    pytest.param("sdar", {}, "standard", {"block_size": 6, "one_t": True}, marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize(("name", "keys", "method", "form"), CASES, ids=[name for name, *_ in CASES])
+@pytest.mark.parametrize(("name", "keys", "method", "form"), CASES, ids=["llada2", "fast-dllm", "bd3lm", "sdar"])
 def test_splitting_a_step_changes_nothing(tmp_path, name, keys, method, form):
     def run(micro: int, accumulation: int):
         trainer = make_trainer(
@@ -39,7 +39,7 @@ def test_splitting_a_step_changes_nothing(tmp_path, name, keys, method, form):
 
 def test_a_named_run_reports_the_bound_beside_its_own_value_and_goes_on_by_its_keys(tmp_path):
     told = []
-    settings = small_run(tmp_path, method="lowdisc+fixedcount") | {"objective": {"name": "llada2"}}
+    settings = small_run(tmp_path) | {"method": "lowdisc+fixedcount", "objective": {"name": "llada2"}}
     record = train(TrainSettings.model_validate(settings), say=told.append)
     own, bound = (record["metrics"][name]["value"] for name in ("validation_objective", "validation_nll"))
     assert own != pytest.approx(bound, rel=1e-3)
@@ -50,7 +50,7 @@ def test_a_named_run_reports_the_bound_beside_its_own_value_and_goes_on_by_its_k
     again = train(TrainSettings.model_validate(settings | {"objective": keys}), say=told.append)
     assert "already finished" in told[-1]
     assert again["metrics"] == record["metrics"]
-    assert json.loads((tmp_path / "run.json").read_text())["identity"]["objective"]["window"] == [0.3, 0.8]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["identity"]["objective"]["window"] == [0.3, 0.8]
 
 
 def test_the_bound_has_no_second_value_and_the_identity_that_it_had(tmp_path):
@@ -62,7 +62,7 @@ def test_the_bound_has_no_second_value_and_the_identity_that_it_had(tmp_path):
 
 def test_a_density_of_another_window_is_refused(tmp_path):
     ppots = {"rows": 4, "rates": 4, "masks": 2, "starts": 2}
-    settings = small_run(tmp_path, method="ppots", ppots=ppots, out=str(tmp_path / "a"))
+    settings = small_run(tmp_path) | {"method": "ppots", "ppots": ppots, "out": str(tmp_path / "a")}
     train(TrainSettings.model_validate(settings), say=lambda _: None)
     density = str(tmp_path / "a" / "p_of_t.json")
     other = settings | {"p_of_t": density, "objective": {"window": [0.3, 0.8]}, "out": str(tmp_path / "b")}
