@@ -34,10 +34,12 @@ class BlockForward(MaskedDiffusionModel):
 
     Under shifted logits a block's first token is predicted in training by the last position of the noisy block before
     it, as published, or with ``config.block_start = "clean"`` by that of the clean one, as in decoding and, whatever it
-    is, in evaluation mode.
+    is, in evaluation mode, unless ``starts_as_trained``.
     """
 
     _supports_flex_attn = True
+    starts_as_trained = False
+    """Whether a block's first token is predicted as in training, in evaluation mode too: for a probe of its losses."""
 
     def attended(self, position_ids: Tensor) -> Tensor:
         block = position_ids // self.config.block_size
@@ -112,7 +114,7 @@ class BlockForward(MaskedDiffusionModel):
             return copies.place
         before = predictors(block_ids, None, block_ids >= 0)
         place = copies.place.gather(1, before)
-        if self.config.block_start == "clean" or not self.training:
+        if self.config.block_start == "clean" or not (self.training or self.starts_as_trained):
             first = block_ids != block_ids.gather(1, before)
             place = torch.where(first, copies.clean.gather(1, before), place)
         return place
