@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -53,12 +54,17 @@ class Plan:
     tokens_per_batch: int
     mask_id: int
 
+    @cached_property
+    def passes(self) -> list[Tensor]:
+        """The evaluations of each forward pass: row times D plus draw."""
+        draws, copies = self.t.shape[2], 2 if self.blocks else 1  # the clean row beside the noisy one
+        length = copies * self.tensors["attention_mask"].sum(1).repeat_interleave(draws)
+        return list(filled_batches(length, self.method.views.count, self.tokens_per_batch))
+
     def run(self, model) -> Iterator[tuple[Tensor, int]]:
         """Yield, per forward pass, its contribution to each replicate's share of the ELBO, (B, R), and its rows."""
         b, _, draws = self.t.shape
-        copies = 2 if self.blocks else 1  # the clean row beside the noisy one
-        length = copies * self.tensors["attention_mask"].sum(1).repeat_interleave(draws)
-        for chunk in filled_batches(length, self.method.views.count, self.tokens_per_batch):
+        for chunk in self.passes:
             row, group = chunk // draws, chunk % draws // (draws // self.groups)
             loss, forwards = self._losses(model, chunk, row)
             require_finite(loss, f"elbo: losses of {type(model).__name__}")

@@ -86,6 +86,11 @@ class SharedDraws:
         """Response tokens of the chosen and the rejected one, shape (B, 2)."""
         return _by_pair(self.plan.tensors["maskable"].sum(1))
 
+    @property
+    def passes(self) -> int:
+        """The number of forward passes of each model."""
+        return len(self.plan.passes)
+
     @torch.no_grad()
     def values(self, model) -> Tensor:
         """Each replicate's estimate of the ELBO of both responses in nats, shape (B, 2, R), without a graph."""
