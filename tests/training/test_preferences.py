@@ -45,10 +45,21 @@ def make(out, *, micro=8, accumulation=1, steps=6, model=None, reference=FrozenC
             save_strategy=arguments.pop("save_strategy", "no"), restore_callback_states_from_checkpoint=True,
             dataloader_pin_memory=False, seed=3, **arguments,
         ),
-        pairs=PAIRS, eval_pairs=PAIRS[:6], loss=loss or DPOLoss(BETA), estimator=how, reference=reference(model),
-        method=Method.parse("lowdisc+fixedcount"), sampler=Method.parse("standard").sampler(None), mask_id=256,
-        pad_id=257, noise_seed=SEED, statistics=PairStatistics(), identity={"method": "dpo"},
-    )  # fmt: skip
+        train_rows=[p.chosen for p in PAIRS],
+        rejected=[p.rejected for p in PAIRS],
+        eval_rows=[p.chosen for p in PAIRS[:6]],
+        eval_rejected=[p.rejected for p in PAIRS[:6]],
+        loss=loss or DPOLoss(BETA),
+        estimator=how,
+        reference=reference(model),
+        method=Method.parse("lowdisc+fixedcount"),
+        sampler=Method.parse("standard").sampler(None),
+        mask_id=256,
+        pad_id=257,
+        noise_seed=SEED,
+        statistics=PairStatistics(),
+        identity={"method": "dpo"},
+    )
     trainer.recorded = {}
     trainer.remove_callback(PrinterCallback)
     return trainer

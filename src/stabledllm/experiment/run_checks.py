@@ -27,6 +27,7 @@ from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.weightings import power_of
 from stabledllm.objective_checks import check_objective
 from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
+from stabledllm.preference_checks import check_pair_method, check_preferences
 from stabledllm.runtime.files import read_json
 from stabledllm.runtime.nearby import nearby
 from stabledllm.training.block_schedule import check_block_schedule
@@ -48,6 +49,7 @@ def of_method(run: TrainSettings, name: str) -> Checks:
     if run.p_of_t:
         yield "method methods p_of_t objective block_size", partial(_check_density, method, run)
     yield "method methods objective", partial(method.refuse_unless_it_takes, run.objective)
+    yield "method methods objective dpo", partial(check_pair_method, run, method)
     if run.block_size:
         yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
         yield "method methods block_size block_schedule p_of_t", partial(check_block_schedule, run, method)
@@ -86,6 +88,7 @@ def of_run(run: TrainSettings) -> Checks:
     run = _in_own_blocks(run)
     objective, decoding, lora = run.objective, run.decoding, run.lora
     yield WEIGHED, partial(check_objective, objective)
+    yield f"{WEIGHED} dpo data.format packing lora", partial(check_preferences, run)
     yield f"{DECODED} block_size", partial(_check_decoding, run)
     fits = partial(refuse_unfit, decoding.length, decoding.steps, decoding.block, run.block_size)
     yield f"{DECODED} block_size", fits

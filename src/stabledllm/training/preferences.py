@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stabledllm.data.rows import collate
+from stabledllm.data.rows import TokenRow, collate
 from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
@@ -20,6 +20,7 @@ from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss, PairLosses
 from stabledllm.preference.reference import Reference
 from stabledllm.stats.estimate import Estimate
+from stabledllm.training.blocks import InBlocks
 from stabledllm.training.statistics import Gather, StepStatistics
 from stabledllm.training.trainer import MDMTrainer
 
@@ -30,6 +31,11 @@ NAMES = (
     "loss_bias",
 )  # fmt: skip
 """What is logged, as TRL names it; ``loss_bias`` is the part of the loss that the noise of the bounds adds."""
+
+
+def pairs_of(chosen: Sequence[TokenRow], rejected: Sequence[TokenRow]) -> list[Pair]:
+    """The pairs of rows that stand in the same order."""
+    return [Pair(*both) for both in zip(chosen, rejected, strict=True)]
 
 
 class PairDataset(Dataset):
@@ -108,9 +114,9 @@ class DPOTrainer(MDMTrainer):
     Evaluation is the bound of the chosen responses, as for other training, and the loss of the held-out pairs.
 
     Args:
-        pairs, eval_pairs: with their rows encoded. loss: of pairs. estimator: of the bounds.
-        reference: of the policy. The other arguments are those of :class:`MDMTrainer`; ``train_rows`` and ``eval_rows``
-            are those of the pairs.
+        train_rows, eval_rows: the chosen responses. rejected, eval_rejected: the other ones, in the same order.
+        loss: of pairs. estimator: of the bounds. reference: of the policy. The other arguments are those of
+            :class:`MDMTrainer`.
 
     Raises:
         UserError: a correction that the estimator's replicates do not allow.
@@ -119,19 +125,19 @@ class DPOTrainer(MDMTrainer):
     def __init__(
         self,
         *,
-        pairs: Sequence[Pair],
-        eval_pairs: Sequence[Pair],
+        train_rows: Sequence[TokenRow],
+        eval_rows: Sequence[TokenRow],
+        rejected: Sequence[TokenRow],
+        eval_rejected: Sequence[TokenRow],
         loss: DPOLoss,
         estimator: BoundEstimator,
         reference: Reference,
         **kwargs,
     ):
         self.pair_loss, self.estimator, self.reference = loss, estimator, reference
-        self.eval_pairs = eval_pairs
-        super().__init__(
-            train_rows=[pair.chosen for pair in pairs], eval_rows=[pair.chosen for pair in eval_pairs], **kwargs
-        )
-        self.train_dataset = PairDataset(pairs)
+        self.eval_pairs = pairs_of(eval_rows, eval_rejected)
+        super().__init__(train_rows=train_rows, eval_rows=eval_rows, **kwargs)
+        self.train_dataset = PairDataset(pairs_of(train_rows, rejected))
         self.data_collator = PairCollator(self.pad_id)
 
     @property
@@ -189,3 +195,10 @@ class DPOTrainer(MDMTrainer):
             "preference_margin": (margin, ""),
         }
         return {name: mean_over_rows(each, unit) for name, (each, unit) in named.items()}
+
+    def further_metrics(self) -> dict[str, Estimate]:
+        return self.pair_metrics() if self.eval_pairs else {}
+
+
+class BlockDPOTrainer(InBlocks, DPOTrainer):
+    """The same for a model in blocks, whose bounds are those of decoding block by block."""
