@@ -21,16 +21,12 @@ from stabledllm.preference.loss import DPOLoss, PairLosses
 from stabledllm.preference.reference import Reference
 from stabledllm.stats.estimate import Estimate
 from stabledllm.training.blocks import InBlocks
+from stabledllm.training.history import PAIRS
 from stabledllm.training.statistics import Gather, StepStatistics
 from stabledllm.training.trainer import MDMTrainer
 
 EVAL_SEED = 20_251_118
 """Of the noise of held-out pairs: the same for every run and step, so that differences are paired."""
-NAMES = (
-    "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
-    "loss_bias",
-)  # fmt: skip
-"""What is logged, as TRL names it; ``loss_bias`` is the part of the loss that the noise of the bounds adds."""
 
 
 def pairs_of(chosen: Sequence[TokenRow], rejected: Sequence[TokenRow]) -> list[Pair]:
@@ -69,7 +65,7 @@ class PairStatistics(StepStatistics):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.window = [0.0] * (1 + len(NAMES))
+        self.window = [0.0] * (1 + len(PAIRS))
 
     def add_pairs(self, position: Tensor, counted: Tensor, found: PairLosses, values: Tensor, forwards: int) -> None:
         """Add a micro-batch of this rank.
@@ -100,7 +96,7 @@ class PairStatistics(StepStatistics):
         if not n:
             return {}
         self.window = [0.0] * len(self.window)
-        return {name: total / n for name, total in zip(NAMES, sums, strict=True)} | {
+        return {name: total / n for name, total in zip(PAIRS, sums, strict=True)} | {
             "forward_passes": self.forward_passes
         }
 
