@@ -9,7 +9,7 @@ from stabledllm.method_checks import check_elbo
 from stabledllm.noise.of_parts import OfParts
 
 if TYPE_CHECKING:
-    from stabledllm.config.settings import TrainSettings
+    from stabledllm.config.settings import DecomposeSettings, TrainSettings
 
 _MEANINGLESS = ("packing", "group_by_length", "views_per_forward", "block_schedule")
 
@@ -63,6 +63,46 @@ def check_preferences(run: TrainSettings) -> None:
         )
     if run.dpo.reference == "adapter" and not run.lora:
         raise UserError("key 'dpo.reference': expected 'lora' beside adapter, found a run that trains all weights.")
+
+
+def check_pairs_to_measure(settings: DecomposeSettings) -> None:
+    """Refuse to measure the noise of preferences without a reference, or with methods that cannot estimate bounds.
+
+    Raises:
+        UserError: such settings.
+
+    >>> from stabledllm.config.settings import DecomposeSettings
+    >>> check_pairs_to_measure(DecomposeSettings(objective={"kind": "dpo"}))
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: key 'dpo.reference': expected the model that 'tiny' is held against, found none; ...
+    """
+    if settings.objective.kind != "dpo":
+        if "dpo" in settings.model_fields_set:
+            raise UserError("key 'dpo': expected objective.kind=dpo beside it, found none; write objective.kind=dpo.")
+        if settings.data.format == "preference":
+            raise UserError("data.format: expected objective.kind=dpo for rows of preferences, found none.")
+        return
+    if settings.dpo.reference is None:
+        raise UserError(
+            f"key 'dpo.reference': expected the model that '{settings.model}' is held against, found none; write "
+            f"dpo.reference=MODEL, such as the run that it was trained from."
+        )
+    if settings.gradient and "gradient" in settings.model_fields_set:
+        raise UserError(
+            "key 'gradient': expected nothing beside objective.kind=dpo, which measures it anyway; leave it out."
+        )
+    if "methods" in settings.model_fields_set:
+        for name in settings.methods:
+            method = OfParts(name)
+            check_elbo(method)
+            if method.needs_p:
+                raise UserError(f"method '{name}': expected one without a fitted density for preferences, found ppots.")
+            views = max((part.views for part in method.parts), default=1)
+            if settings.dpo.budget % views:
+                raise UserError(
+                    f"key 'dpo.budget': expected a multiple of the {views} views of '{name}', found "
+                    f"{settings.dpo.budget}."
+                )
 
 
 def check_pair_method(run: TrainSettings, method: OfParts) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from transformers import PrinterCallback, TrainingArguments
@@ -12,6 +14,7 @@ from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
 from stabledllm.preference.reference import AdapterOff, FrozenCopy, KeptValues, values_of
 from stabledllm.training.preferences import EVAL_SEED, DPOTrainer, PairStatistics
+from tests.cli.forked import Forked, ranks
 from tests.fakes import tiny
 
 SEED, BETA = 11, 0.1
@@ -100,6 +103,20 @@ def test_splitting_a_step_changes_nothing(tmp_path, whole, micro, accumulation):
     assert losses(split) == pytest.approx(losses(whole), rel=1e-9)
     for name in ("rewards/margins", "rewards/accuracies", "loss_bias"):
         assert logged(split, name) == pytest.approx(logged(whole, name), rel=1e-8)
+
+
+@pytest.mark.processes
+def test_two_ranks_take_the_same_steps(tmp_path, whole):
+    """Two gloo processes of 4 pairs; of 22 pairs a rank repeats some, which must weigh nothing."""
+    from tests.training import rank_pairs
+
+    for process in ranks(lambda launched: Forked(lambda: rank_pairs.main(tmp_path), tmp_path, launched)):
+        ended = process.ended()
+        assert ended.returncode == 0, ended.stderr[-2000:]
+    records = [json.loads((tmp_path / f"rank{number}.json").read_text()) for number in range(2)]
+    both = [a + b for a, b in zip(*(record["losses"] for record in records), strict=True)]
+    assert both == pytest.approx(losses(whole), rel=1e-9)
+    assert records[0]["margins"] == pytest.approx(logged(whole, "rewards/margins"), rel=1e-8)
 
 
 def test_it_learns_to_prefer(tmp_path):

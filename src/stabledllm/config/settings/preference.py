@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stabledllm.config.settings.values import MOST
+from stabledllm.config.settings.values import MOST, PathText
 from stabledllm.config.typed import Strict
 
 
@@ -28,3 +28,18 @@ class DPOSettings(Strict):
     trained, else ``copy``."""
     tokens_per_forward: int = Field(8192, ge=1, le=MOST)
     """Padded tokens of one forward pass, which has a backward pass of its own; changes memory and speed alone."""
+
+
+class PairNoiseSettings(Strict):
+    """How the noise of preferences is measured; read where ``objective.kind`` is ``dpo``."""
+
+    reference: PathText | None = None
+    """The model that ``model`` is held against: a folder, a name on the hub, or a run's folder. Needed."""
+    beta: float = Field(0.1, gt=0, allow_inf_nan=False)
+    """Scale of the margin."""
+    budget: int = Field(4, ge=1, le=MOST)
+    """Forwards for each response and model, the same for every method."""
+    pairs: int = Field(16, ge=2, le=MOST)
+    """Pairs that every method is measured on."""
+    repeats: int = Field(8, ge=3, le=MOST)
+    """Steps in which each pair is drawn."""
