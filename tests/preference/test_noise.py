@@ -87,7 +87,7 @@ def test_sharing_and_less_noise_show(models):
         Candidate("apart", BoundEstimator("standard", **four), shared=False),
         Candidate("ours", BoundEstimator("lowdisc+fixedcount", **four)),
     ]
-    shared, apart, ours = measure_pairs(*models, PAIRS * 6, candidates, DPOLoss(1.0), repeats=6)
+    shared, apart, ours = measure_pairs(*models, PAIRS * 4, candidates, DPOLoss(1.0), repeats=6)
     assert apart.over(shared, "margin").ci_low > 3
     assert ours.over(shared, "gradient").ci_high < 1
     assert shared.forwards == 4

@@ -38,7 +38,7 @@ class Recording(DPOTrainer):
         return loss
 
 
-def make(out, *, micro=8, accumulation=1, steps=6, model=None, reference=FrozenCopy, loss=None, how=HOW, **arguments):
+def make(out, *, micro=8, accumulation=1, steps=4, model=None, reference=FrozenCopy, loss=None, how=HOW, **arguments):
     model = model if model is not None else tiny.model(32)
     trainer = Recording(
         model=model,
@@ -97,7 +97,7 @@ def whole(tmp_path_factory):
     return run(tmp_path_factory.mktemp("dpo") / "8x1")
 
 
-@pytest.mark.parametrize(("micro", "accumulation"), [(4, 2), (1, 8)])
+@pytest.mark.parametrize(("micro", "accumulation"), [(4, 2), (2, 4)])
 def test_splitting_a_step_changes_nothing(tmp_path, whole, micro, accumulation):
     split = run(tmp_path, micro=micro, accumulation=accumulation)
     assert losses(split) == pytest.approx(losses(whole), rel=1e-9)
@@ -120,7 +120,7 @@ def test_two_ranks_take_the_same_steps(tmp_path, whole):
 
 
 def test_it_learns_to_prefer(tmp_path):
-    trainer = make(tmp_path, steps=9, loss=DPOLoss(BETA, "jackknife"))
+    trainer = make(tmp_path, steps=6, loss=DPOLoss(BETA, "jackknife"))
     before = trainer.pair_metrics()
     trainer.train()
     after = trainer.pair_metrics()
@@ -132,17 +132,17 @@ def test_it_learns_to_prefer(tmp_path):
 
 
 def test_a_killed_run_continues_with_the_same_bits(tmp_path, whole):
-    run(tmp_path, save_strategy="steps", save_steps=4, steps=6)
+    run(tmp_path, save_strategy="steps", save_steps=2)
     resumed = make(tmp_path)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    assert losses(resumed) == losses(whole)[4:]
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert losses(resumed) == losses(whole)[2:]
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name])
-    assert resumed.statistics.forward_passes == whole.statistics.forward_passes == (2 + 1) * 2 * 4 * (8 + 8 + 6) * 2
+    assert resumed.statistics.forward_passes == whole.statistics.forward_passes == (2 + 1) * 2 * 4 * (8 + 8 + 6 + 8)
 
 
 def test_kept_values_are_the_frozen_copys(tmp_path, whole):
-    """Of two epochs of three steps; the model itself is asked before its first step, and no copy is there after it."""
+    """Into the second epoch of three steps; the model itself is asked before its first step, and no copy is there after it."""
 
     def kept(model):
         table = torch.stack([values_of(model, PAIRS, HOW, seed=SEED, epoch=epoch) for epoch in range(2)])
