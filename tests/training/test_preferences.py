@@ -142,7 +142,7 @@ def test_a_killed_run_continues_with_the_same_bits(tmp_path, whole):
 
 
 def test_kept_values_are_the_frozen_copys(tmp_path, whole):
-    """Into the second epoch of three steps; the model itself is asked before its first step, and no copy is there after it."""
+    """Into the second epoch of three steps; the model is asked before its first step, and no copy is there later."""
 
     def kept(model):
         table = torch.stack([values_of(model, PAIRS, HOW, seed=SEED, epoch=epoch) for epoch in range(2)])

@@ -49,7 +49,7 @@ def run_share(
 
 
 def _equal_anyway(settings: ExperimentSettings) -> bool:
-    """Whether all methods have the same rows and steps: as asked, or since a pair has a budget of forwards of its own."""
+    """Whether all methods have the same rows and steps: as asked, or as pairs have a budget of their own."""
     return settings.equal == "steps" or settings.base.objective.kind == "dpo"
 
 
