@@ -9,11 +9,12 @@ import torch
 from transformers import PrinterCallback, TrainingArguments
 
 from stabledllm.data.rows import TokenRow
+from stabledllm.errors import UserError
 from stabledllm.noise.methods import Method
 from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
 from stabledllm.preference.reference import AdapterOff, FrozenCopy, KeptValues, values_of
-from stabledllm.training.preferences import EVAL_SEED, DPOTrainer, PairStatistics
+from stabledllm.training.preferences import EVAL_SEED, DPOTrainer, PairStatistics, refuse_sharded
 from tests.cli.forked import Forked, ranks
 from tests.fakes import tiny
 
@@ -154,7 +155,7 @@ def test_kept_values_are_the_frozen_copys(tmp_path, whole):
     of_both = [trainer.pair_metrics()["preference_margin"].value for trainer in (found, whole)]
     assert of_both[0] == pytest.approx(of_both[1], rel=1e-9)
     too_short = KeptValues(torch.zeros(1, 22, 2, 2))
-    with pytest.raises(Exception, match="expected values of epoch 2, found those of 1 epochs"):
+    with pytest.raises(UserError, match="expected values of epoch 2, found those of 1 epochs"):
         too_short.values(found.model, None, [0], 1)
 
 
@@ -171,7 +172,7 @@ def test_an_adapter_that_is_switched_off_is_the_reference(tmp_path):
     copy = run(tmp_path / "copy", model=adapted(), reference=FrozenCopy)
     assert losses(off) == pytest.approx(losses(copy), rel=1e-9)
     assert abs(logged(off, "rewards/margins")[-1]) > 0
-    with pytest.raises(Exception, match="expected a model with an adapter for 'adapter', found none"):
+    with pytest.raises(UserError, match="expected a model with an adapter for 'adapter', found none"):
         AdapterOff(tiny.model(32))
 
 
@@ -183,3 +184,10 @@ def test_epochs_have_noise_of_their_own_and_seeds_too(tmp_path, whole):
     }
     seen = list(draws.values())
     assert all(not torch.allclose(a, b) for i, a in enumerate(seen) for b in seen[:i])
+
+
+@pytest.mark.parametrize(("kind", "words"), [("fsdp", "found FSDP"), ("deepspeed", "found DeepSpeed")])
+def test_sharded_weights_are_refused(kind, words):
+    refuse_sharded(fsdp=False, deepspeed=False)
+    with pytest.raises(UserError, match=f"objective.kind=dpo: expected whole weights on every device, {words}"):
+        refuse_sharded(**({"fsdp": False, "deepspeed": False} | {kind: True}))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stabledllm.data.rows import TokenRow, collate
+from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
@@ -32,6 +33,19 @@ EVAL_SEED = 20_251_118
 def pairs_of(chosen: Sequence[TokenRow], rejected: Sequence[TokenRow]) -> list[Pair]:
     """The pairs of rows that stand in the same order."""
     return [Pair(*both) for both in zip(chosen, rejected, strict=True)]
+
+
+def refuse_sharded(*, fsdp: bool, deepspeed: bool) -> None:
+    """Refuse weights that are divided over devices: a step has several backward passes, and a second model.
+
+    Raises:
+        UserError: they are.
+    """
+    if fsdp or deepspeed:
+        found = "FSDP" if fsdp else "DeepSpeed"
+        raise UserError(
+            f"objective.kind=dpo: expected whole weights on every device, found {found}; launch without it."
+        )
 
 
 class PairDataset(Dataset):
@@ -133,6 +147,7 @@ class DPOTrainer(MDMTrainer):
         self.pair_loss, self.estimator, self.reference = loss, estimator, reference
         self.eval_pairs = pairs_of(eval_rows, eval_rejected)
         super().__init__(train_rows=train_rows, eval_rows=eval_rows, **kwargs)
+        refuse_sharded(fsdp=self.is_fsdp_enabled, deepspeed=self.is_deepspeed_enabled)
         self.train_dataset = PairDataset(pairs_of(train_rows, rejected))
         self.data_collator = PairCollator(self.pad_id)
 
