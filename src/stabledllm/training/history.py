@@ -2,9 +2,9 @@
 
 A line of losses holds ``step``, ``loss``, ``grad_norm``, ``learning_rate``, ``ess``, ``masked_share``,
 ``forward_passes`` and ``tokens_per_second``, with experts also their load (``expert_load_max``, ``experts_unused``,
-``balance_loss``), where block sizes change also ``block_size``; one of an evaluation ``step``, ``eval_nll`` and
-``eval_nll_stderr``; one of a checkpoint ``step`` and ``checkpoint``, its folder. Each has ``time``, in seconds since
-the epoch.
+``balance_loss``), where block sizes change also ``block_size``, on preferences also :data:`PAIRS` (and neither ``ess``
+nor ``masked_share``); one of an evaluation ``step``, ``eval_nll`` and ``eval_nll_stderr``; one of a checkpoint ``step``
+and ``checkpoint``, its folder. Each has ``time``, in seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,16 @@ from stabledllm.runtime.files import naming, write_jsonl
 HISTORY = "history.jsonl"
 LOADS = ("expert_load_max", "experts_unused", "balance_loss")
 """The figures of a model with experts."""
+PAIRS = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+    "loss_bias",
+)
+"""Of preferences, as TRL names them; ``loss_bias`` is the part of the loss that the noise of the bounds adds."""
 LOGGED = (
     "loss",
     "grad_norm",
@@ -30,6 +40,7 @@ LOGGED = (
     "forward_passes",
     "block_size",
     *LOADS,
+    *PAIRS,
 )
 """The figures of a line of losses that are those of the Trainer's log."""
 _KINDS = ("loss", "eval_nll", "checkpoint")

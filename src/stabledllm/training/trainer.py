@@ -24,6 +24,7 @@ from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.adaptive import AdaptiveDensity
+from stabledllm.stats.estimate import Estimate
 from stabledllm.training.annealing import annealing_of
 from stabledllm.training.devices import refuse_unrunnable
 from stabledllm.training.diverged import StepWatch
@@ -264,6 +265,10 @@ class MDMTrainer(EvaluatingTrainer):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         self.watch.gradient(norm)
         return norm
+
+    def further_metrics(self) -> dict[str, Estimate]:
+        """What the trained model is measured by on the held-out rows besides the bound on their NLL."""
+        return {}
 
     def gather_rows(self, table: Tensor) -> Tensor:
         """The tables of all ranks' rows (units, in blocks); shorter ones get rows of zeros, which count nowhere."""

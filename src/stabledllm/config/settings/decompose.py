@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.method import MethodSettings, ObjectiveSettings, PPOTSSettings
 from stabledllm.config.settings.model import ModelSettings
+from stabledllm.config.settings.preference import PairNoiseSettings
 from stabledllm.config.settings.values import MOST, PathText, Seed
 from stabledllm.config.typed import Strict
 
@@ -40,6 +41,7 @@ class DecomposeSettings(ModelSettings):
     data: DataSettings = DataSettings()
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
+    dpo: PairNoiseSettings = PairNoiseSettings()
     rows: int = Field(48, ge=2, le=MOST)
     """Rows of the nested design."""
     rates: int = Field(12, ge=2, le=MOST)
@@ -76,3 +78,9 @@ class DecomposeSettings(ModelSettings):
     """Seed of everything that is drawn."""
     out: PathText = "runs/decompose"
     """Folder of ``decomposition.json`` and its figures."""
+
+    @model_validator(mode="after")
+    def _of_pairs(self) -> DecomposeSettings:
+        if self.objective.kind == "dpo" and self.data.format is None:
+            self.data.__dict__["format"] = "preference"
+        return self

@@ -11,6 +11,7 @@ from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.evaluation import DecodingSettings, ImageDecodingSettings
 from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
 from stabledllm.config.settings.model import LoRASettings, ModelSettings, RouterSettings
+from stabledllm.config.settings.preference import DPOSettings
 from stabledllm.config.settings.values import MOST, Name, PathText, Seed
 from stabledllm.config.trainer_keys import TrainerSettings
 from stabledllm.config.twice import refuse_equal_methods, refuse_equal_seeds
@@ -44,6 +45,7 @@ class TrainSettings(ModelSettings):
     """Parts of the method, joined by ``+``, such as ``ppots+mirror``."""
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
+    dpo: DPOSettings = DPOSettings()
     ppots: PPOTSSettings = PPOTSSettings()
     adaptive: AdaptiveSettings = AdaptiveSettings()
     p_of_t: PathText | None = None
@@ -102,6 +104,12 @@ class TrainSettings(ModelSettings):
     from its last checkpoint; any other difference is refused."""
     out: PathText = "runs/train"
     """Folder of the run."""
+
+    @model_validator(mode="after")
+    def _of_pairs(self) -> TrainSettings:
+        if self.objective.kind == "dpo" and self.data.format is None:
+            self.data.__dict__["format"] = "preference"
+        return self
 
     @model_validator(mode="after")
     def _decoded_as_trained(self) -> TrainSettings:
