@@ -59,6 +59,7 @@ from stabledllm.training.identity import identity_of, with_content
 from stabledllm.training.log_lines import LogLines
 from stabledllm.training.progress import ProgressFile, StepBar, close_bars
 from stabledllm.training.screen import Screen
+from stabledllm.training.spikes import watch_spikes
 from stabledllm.training.start_block import StartBlock
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.streaming import counted, known_for, reading, rows_of_run
@@ -285,6 +286,7 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # a table of its own in a notebook
     trainer.add_callback(LogLines(out, trainer.tokens_since_asked, ema=method.ema, say=say if lines else None))
+    watch_spikes(trainer, out, settings.spikes, say if lines else None)
     trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
     trainer.add_callback(ProgressFile(out / PROGRESS))
     add_to(trainer, callbacks)  # last, so that they see a step as the others leave it
