@@ -27,6 +27,8 @@ class Stored:
     files: list[Path] = field(default_factory=list)
     results_folder: Path | None = None
     """Where ``results.json`` lies, with the runs' own folders beside it."""
+    has_spikes: bool = False
+    """Whether the folder is that of a run with outlier or replayed steps."""
 
 
 def gather(folder: Path) -> Stored:
@@ -45,10 +47,11 @@ def gather(folder: Path) -> Stored:
     results = _first(places, "results.json")
     fits = [path for place in places for path in sorted(place.glob("p_of_t*.json"))]
     files = [path for path in (decomposition, *fits, results) if path]
-    if not files:
+    has_spikes = (folder / "spikes.jsonl").is_file() or any(folder.glob("replays/step-*.json"))
+    if not files and not has_spikes:
         raise UserError(
             f"{folder}: expected decomposition.json, p_of_t*.json or results.json here or in decompose/, fit/ or "
-            f"experiment/, found none of them."
+            f"experiment/, or a run's spikes.jsonl, found none of them."
         )
     return Stored(
         folder,
@@ -57,6 +60,7 @@ def gather(folder: Path) -> Stored:
         read(results, "results") if results else None,
         files,
         results.parent if results else None,
+        has_spikes,
     )
 
 

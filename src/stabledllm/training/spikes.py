@@ -21,6 +21,7 @@ from stabledllm.config.run_folder import REPLAYS, SPIKES, STAMP
 from stabledllm.config.settings import SpikeSettings
 from stabledllm.runtime.files import naming, write_jsonl
 from stabledllm.training.checkpoints import in_order
+from stabledllm.training.history import whole_lines
 from stabledllm.training.trainer import MDMTrainer
 
 LEAST = 10
@@ -127,14 +128,7 @@ def norm_window(trainer: MDMTrainer) -> NormWindow:
 
 def read_spikes(folder: Path) -> list[dict]:
     """The outlier steps of a run in the order of its steps; a line that a kill cut in half is left out."""
-    found = {}
-    for text in (folder / SPIKES).read_bytes().split(b"\n") if (folder / SPIKES).is_file() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and type(line.get("step")) is int:
-            found[line["step"]] = line
+    found = {line["step"]: line for line in whole_lines(folder / SPIKES)}
     return [found[step] for step in sorted(found)]
 
 
