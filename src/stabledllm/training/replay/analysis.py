@@ -64,7 +64,7 @@ class Analysis:
 
     rows: list[OfRow]
     leading: list[int] = field(default_factory=list)
-    """Positions of the fewest rows that make most of the gradient; empty where that takes many."""
+    """Positions of the rows that lead the gradient, the largest first, see :func:`leading_rows`."""
     without: float | None = None
     """The norm that the step's gradient would have without them."""
     blocks: list[Part] = field(default_factory=list)
@@ -76,19 +76,18 @@ class Analysis:
 
 
 def leading_rows(shares: list[float]) -> list[int]:
-    """The places of the fewest rows whose shares make most of a gradient, at most a quarter of the rows.
+    """The places of the rows that lead a gradient, the largest first; none where no few rows do.
 
-    Most is half; more in a step of few rows, in which one of two has half of it anyway.
+    They have a tenth of it each, are at most a quarter of the rows, and make most of it together: half, or more in a
+    step of few rows, in which one of two has half of it anyway.
 
     >>> leading_rows([0.1, 0.7, 0.1, 0.1]), leading_rows([0.25] * 4), leading_rows([0.6, 0.4])
     ([1], [], [])
     """
     most = min(0.8, max(0.5, 2 / max(len(shares), 1)))
-    order = sorted(range(len(shares)), key=lambda place: -shares[place])
-    for count in range(1, max(1, len(shares) // 4) + 1):
-        if sum(shares[place] for place in order[:count]) >= most:
-            return order[:count]
-    return []
+    order = sorted(range(len(shares)), key=lambda place: -shares[place])[: max(1, len(shares) // 4)]
+    leading = [place for place in order if shares[place] >= 0.1]
+    return leading if sum(shares[place] for place in leading) >= most else []
 
 
 def analyse(

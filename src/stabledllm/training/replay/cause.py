@@ -8,7 +8,7 @@ under draws that any row might get, and how many times is that larger than other
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 
 from stabledllm.errors import UserError
 from stabledllm.noise.methods import Method
@@ -28,6 +28,8 @@ _WORSE = 1.3
 """How many times the last steps' loss the rows' NLL is where the model got worse, at the least."""
 _UNLIKELY = 1.5
 """How many times the other rows' NLL that of a row with a bad label is, at the least, and nats above it."""
+_WRONG = 4.0
+"""How many nats a token that may be wrong is above the others of its row, at the least."""
 _RECENT = 3
 """Steps just before the one that is explained."""
 
@@ -99,7 +101,7 @@ def _factors(row: OfRow, others: list[OfRow], now: Situation) -> tuple[float, fl
     """How many times its draw, and how many times the row itself, makes a row's gradient larger."""
     usual = row.usual_norm or 0.0
     norms = [other.norm for other in others if other.masked]
-    like = median(norms) if norms else now.median or usual
+    like = mean(norms) if norms else now.median or usual
     return (row.norm / usual if usual else float("inf")), (usual / like if like else float("inf"))
 
 
@@ -111,7 +113,7 @@ def _is_short(row: OfRow, others: list[OfRow]) -> bool:
 def _is_unlikely(row: OfRow, others: list[OfRow]) -> bool:
     if not others:
         return False
-    usual = median(other.usual_nll for other in others)
+    usual = mean(other.usual_nll for other in others)
     return row.usual_nll >= _UNLIKELY * usual and row.usual_nll >= usual + _UNLIKELY
 
 
@@ -120,7 +122,7 @@ def _unlikely_token(row: OfRow, tokens: list[Part]) -> Part | None:
     if len(tokens) < 3 or tokens[0].share < 0.5 * row.share:
         return None
     usual = median(token.nll for token in tokens[1:])
-    return tokens[0] if tokens[0].nll >= max(_UNLIKELY * usual, usual + _UNLIKELY) else None
+    return tokens[0] if tokens[0].nll >= usual + _WRONG else None
 
 
 def _draw(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
@@ -155,7 +157,7 @@ def _with(method: Method, part: str) -> str | None:
 
 
 def _label(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
-    usual = median(other.usual_nll for other in others) if others else 0.0
+    usual = mean(other.usual_nll for other in others) if others else 0.0
     if _is_unlikely(row, others):
         what = (
             f"whose NLL is {row.usual_nll:.3g} nats per token under any mask, where the other rows' is {usual:.3g}, at "
@@ -198,7 +200,7 @@ def _of_whole_step(found: Analysis, now: Situation) -> Cause:
         begin += f"would still be {found.without:.3g}"
     nll = median(row.usual_nll for row in found.rows)
     before = now.losses[:-_RECENT] or now.losses
-    loss = median(before) if before else None
+    loss = mean(before) if before else None
     last, earlier = now.norms[-_RECENT:], now.norms[:-_RECENT]
     worse = loss is not None and nll >= _WORSE * loss
     rising = bool(earlier) and sum(norm >= ORDINARY * median(earlier) for norm in last) >= 2
@@ -210,7 +212,7 @@ def _of_whole_step(found: Analysis, now: Situation) -> Cause:
             f"{begin}, and the rows' NLL ({nll:.3g}) is as before: many rows drew large weights together, or the data "
             f"changes here.",
         )
-    signs = [f"the rows' NLL is {nll:.3g} where the last steps' loss was {loss:.3g}"] if worse else []
+    signs = [f"the rows' NLL is {nll:.3g} where the mean loss was {loss:.3g}"] if worse else []
     signs += [f"the norms rose before it ({', '.join(f'{norm:.3g}' for norm in last)})"] if rising else []
     return Cause(
         DIVERGING,
