@@ -52,7 +52,10 @@ def base(folder: Path) -> str:
     tiny.model(32, layers=1).float().save_pretrained(folder / "new")
     given = {
         "model": str(folder / "new"),
-        "data": {"train": write_rows(folder / "rows.jsonl", [r.input_ids for r in sound_rows()]), "validation_share": 0},
+        "data": {
+            "train": write_rows(folder / "rows.jsonl", [r.input_ids for r in sound_rows()]),
+            "validation_share": 0,
+        },
         "batch": BATCH,
         "steps": 60,
         "log_every": 30,

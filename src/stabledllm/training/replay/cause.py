@@ -176,10 +176,11 @@ def _label(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Si
 def _short(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
     usual = median(other.maskable for other in others)
     begin = _of_rows(count).replace("with ", "with a response of ", 1)
+    drawn = f" To its weight: {_remedy(row, now.method)}." if row.weight > ORDINARY else ""
     return (
         f"{begin}{_tokens(row.maskable)}, where the others have {usual:.0f}, at weight {row.weight:.3g}: its few "
         f"tokens count as much as a whole response. Look at {row.origin or 'the row'}; objective.normalization=token "
-        f"counts every token alike, and an exact count (fixedcount) or P-POTS takes the large weights away."
+        f"counts every token alike.{drawn}"
     )
 
 
