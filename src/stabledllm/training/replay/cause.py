@@ -137,10 +137,11 @@ def _remedy(part: OfRow | Part, method: Method) -> str:
     """What makes a draw of few masked tokens weigh less; under an exact count m of P tokens weigh P / m."""
     exact = _with(method, "fixedcount") if part.weight * part.masked > _UNLIKELY * part.maskable else None
     fitted = None if method.needs_p or method.adaptive else _with(method, "ppots")
+    at_most = f"an exact count makes it {part.maskable / max(part.masked, 1):.3g}"
     if exact and fitted:
-        return f"an exact count removes it, or P-POTS lowers it (method={exact}, method={fitted})"
+        return f"{at_most}, and P-POTS lowers it too (method={exact}, method={fitted})"
     if exact:
-        return f"an exact count removes it (method={exact})"
+        return f"{at_most} (method={exact})"
     if fitted:
         return f"P-POTS lowers it, which draws such t more often and weighs them less (method={fitted})"
     return "more rows per step make it count less, and trainer.max_grad_norm bounds what one step can do"
