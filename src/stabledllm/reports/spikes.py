@@ -171,7 +171,7 @@ def _tokens_title(record: dict) -> str:
 
 
 def _share(share: float | None) -> str:
-    return NONE if share is None else f"{100 * share:.1f} %"
+    return NONE if share is None else f"{round(100 * share, 1) + 0.0:.1f} %"  # no -0.0
 
 
 def _or_most(share: float | None) -> float:

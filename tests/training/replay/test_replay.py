@@ -43,7 +43,11 @@ def test_the_command_rebuilds_a_step_and_keeps_its_record_for_the_report(run, tm
     done = in_process("replay", "run", "--step", "6", "--wide", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     printed = " ".join(done.stdout.split())
-    for words in ("step 6 from run/checkpoint-3, 2 steps before it", "Rebuilt as recorded: gradient norm", "usual NLL"):
+    for words in (
+        "step 6 from run/checkpoint-3; 2 steps before it are made again",
+        "Rebuilt as recorded: gradient norm",
+        "usual NLL",
+    ):
         assert words in printed, done.stdout
     record = json.loads((run / "replays" / "step-6.json").read_text())
     assert record["grad_norm"] == norms(run)[6]

@@ -144,7 +144,8 @@ def _trainer(point: Point, settings: TrainSettings, method: Method, say: Callabl
     remembering = trainer.data_collator = Remembering(trainer.data_collator)
     trainer.begin(identity, settings.model_dump(), point.checkpoint, changed=point.changed)
     before = f"from {folder}" if folder else "from the first step"
-    say(f"replay: step {point.step} {before}, {point.steps_before} steps before it are made again")
+    again = "one step before it is" if point.steps_before == 1 else f"{point.steps_before} steps before it are"
+    say(f"replay: step {point.step} {before}; {again} made again")
     return trainer, rows, remembering
 
 
