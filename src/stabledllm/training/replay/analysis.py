@@ -174,11 +174,8 @@ def _tokens(trainer: MDMTrainer, one: OneRow, drawn: Forwarded, step: StepGradie
 
 
 def _text(tokenizer, token: int) -> str:
-    """The text of a token, as one may print it; its number where the tokenizer has none, as for images."""
-    try:
-        return plain_text(tokenizer.decode([token]), longest=20) or str(token)
-    except (AttributeError, IndexError, KeyError, ValueError):
-        return str(token)
+    """The text of a token, as one may print it: a special one's name, and the number of one without a text."""
+    return plain_text(tokenizer.special_name(token) or tokenizer.decode([token]), longest=20) or str(token)
 
 
 def explained(norm: float, without: float | None, median: float | None) -> bool:
