@@ -15,7 +15,7 @@ from stabledllm.config.settings import (
     TrainSettings,
 )
 from stabledllm.data.images import are_images
-from stabledllm.decoding import DecodingOptions, ImageOptions
+from stabledllm.decoding import DecodingOptions, ImageOptions, refuse_unsuited
 from stabledllm.errors import UserError
 from stabledllm.method_checks import check_block_choices
 from stabledllm.models.families.block_config import OwnBlocks
@@ -27,6 +27,7 @@ from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
+from stabledllm.objective_checks import check_objective
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
 
 
@@ -37,6 +38,7 @@ def loading_options(settings: ModelSettings) -> dict:
         "family": settings.family,
         "attention": settings.attention,
         "end_token": settings.end_token,
+        "mask_token_id": settings.mask_token_id,
         "trust_remote_code": settings.trust_remote_code,
         "init_seed": settings.init_seed,
         "allow_pickle": settings.allow_pickle,
@@ -54,6 +56,11 @@ def build_model(settings: TrainSettings) -> LoadedModel:
             f"key 'quantised': expected 'lora' beside it, since weights in {settings.quantised} cannot be trained, "
             f"found none."
         )
+    if settings.lora and settings.mask_token_id is not None:
+        raise UserError(
+            "key 'mask_token_id': expected none beside 'lora', since an adapter's files cannot say it, found "
+            f"{settings.mask_token_id}; write it into the base's config.json."
+        )
     loaded = load_model(settings.model, quantised=settings.quantised, **loading_options(settings))
     if settings.lora is None:
         return loaded
@@ -68,10 +75,11 @@ def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
     """Write ``block_size`` and the choices on images into the model's config, for decoding and evaluation.
 
     Raises:
-        UserError: the model has no block form, was trained in other blocks, is to be decoded in other blocks, or has no
-            shift that ``block_start`` could mean.
+        UserError: the model has no block form, was trained in other blocks, is to be decoded in other blocks or by
+            options that do not fit it, or has no shift that ``block_start`` could mean.
     """
     _keep_block_size(loaded, settings)
+    refuse_unsuited(loaded.model, build_decoding(settings.decoding))
     if are_images(settings.data.train):
         keep_image_choices(loaded.model.config, settings.data.image.model_dump())
 
@@ -130,8 +138,13 @@ def build_methods(settings: DecomposeSettings) -> list[Method]:
 
 
 def build_objective(settings: ObjectiveSettings) -> Objective:
-    """The objective of these settings."""
-    return Objective(**settings.model_dump())
+    """The objective of these settings.
+
+    Raises:
+        UserError: keys that do not go together.
+    """
+    check_objective(settings)
+    return Objective(**settings.keys)
 
 
 def build_decoding(settings: DecodingSettings) -> DecodingOptions:
@@ -158,5 +171,5 @@ def build_adaptive(
         return method.views.cost(t, size)
 
     return AdaptiveDensity(
-        options, shared_noise=method.source.independent, cost=cost, eps=method.objective.eps, start=start
+        options, shared_noise=method.source.independent, cost=cost, eps=method.objective.floor, start=start
     )

@@ -40,7 +40,7 @@ def check_autoregressive(objective: Objective) -> None:
     """Refuse settings that weigh mask ratios for an autoregressive model, which masks nothing.
 
     Raises:
-        UserError: a weighting, power or eps other than the default.
+        UserError: a weighting, power, eps or window other than the default, or a mean over masked tokens.
 
     >>> from stabledllm.noise.objective import Objective
     >>> check_autoregressive(Objective(normalization="token"))
@@ -48,10 +48,12 @@ def check_autoregressive(objective: Objective) -> None:
     Traceback (most recent call last):
     stabledllm.errors.UserError: key 'objective': expected nothing but 'normalization' for an autoregressive model, ...
     """
-    if objective != type(objective)(normalization=objective.normalization):
+    if objective.normalization == "masked" or objective != type(objective)(normalization=objective.normalization):
+        window = f", window={list(objective.window)}" if objective.window else ""
+        masked = ", normalization=masked" if objective.normalization == "masked" else ""
         raise UserError(
             f"key 'objective': expected nothing but 'normalization' for an autoregressive model, which has no mask "
-            f"ratio to weigh, found weighting={objective.weighting} and eps={objective.eps:g}."
+            f"ratio to weigh, found weighting={objective.weighting}{masked}{window} and eps={objective.eps:g}."
         )
 
 
@@ -72,22 +74,17 @@ def check_marks(method: OfParts, marks: Collection[str]) -> None:
         raise UserError(f"method '{method.name}': expected rows with {_MARKED[name]}, found none.")
 
 
-def check_blocks(method: OfParts, *, packing: bool = False) -> None:
+def check_blocks(method: OfParts) -> None:
     """Refuse a method that has no meaning in block diffusion.
-
-    Args:
-        packing: whether rows are laid end to end.
 
     Raises:
         UserError: ``syrm``, whose prompt tokens lie in no block; ``ema``, whose baseline takes one t per row;
-            ``autoregressive``, which masks nothing; a density fitted to gradients; packed rows.
+            ``autoregressive``, which masks nothing; a density fitted to gradients.
 
     >>> check_blocks(OfParts("syrm"))
     Traceback (most recent call last):
     stabledllm.errors.UserError: method 'syrm': 'syrm' and block_size contradict: the prompt is in no block.
     """
-    if packing:
-        raise UserError("key 'packing': packed rows and block_size contradict: a row in blocks is two copies.")
     if method.syrm:
         raise UserError(f"method '{method.name}': 'syrm' and block_size contradict: the prompt is in no block.")
     if method.autoregressive:
@@ -151,7 +148,7 @@ def check_finite_variance(method: Method, what: str) -> None:
     Traceback (most recent call last):
     stabledllm.errors.UserError: fit: expected objective.eps above 0, found 0: the variance of method 'standard', ...
     """
-    if method.masker.independent and method.objective.eps == 0 and method.objective.power == 0:
+    if method.masker.independent and method.objective.floor == 0 and method.objective.power == 0:
         raise UserError(
             f"{what}: expected objective.eps above 0, found 0: the variance of method '{method.name}', whose masks are "
             f"independent, is infinite there."

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from stabledllm.config.decoding_fit import calls_of, refuse_unfit
+from stabledllm.config.objectives import without_name
 from stabledllm.config.run_folder import Run, run_behind, run_of
 from stabledllm.config.settings import (
     DataSettings,
@@ -107,8 +108,10 @@ def _below(run: Run, tree: dict, kind: type[ModelSettings]) -> dict:
             below[key] = _changed(_known(value, group), field.default)
     if "data" in below:
         below["data"] = _data(run, below["data"], tree, kind)
-    if "weighting" in _group(tree, "objective"):
-        below.get("objective", {}).pop("power", None)  # it belongs to the run's weighting
+    if "objective" in below and (given := _group(tree, "objective")):
+        below["objective"] = without_name(below["objective"], given)
+        if "weighting" in given:
+            below["objective"].pop("power", None)  # it belongs to the run's weighting
     if kind is EvalSettings:
         below |= _of_evaluation(run, tree)
     return {key: value for key, value in below.items() if value not in ({}, None)}
@@ -150,8 +153,10 @@ def _of_evaluation(run: Run, tree: dict) -> dict:
 
 
 def _decoding(own: dict, given: dict) -> dict:
-    """The run's decoding without those of its length, steps and block that do not fit the given ones."""
+    """The run's decoding without those of its length, steps and blocks that do not fit the given ones."""
     out = dict(own)
+    if "sub_block" not in given and str(given.get("block", own.get("block"))) != str(own.get("block")):
+        out.pop("sub_block", None)
     if "length" in given:
         out.pop("steps", None)
     for dropped in ("steps", "block"):
@@ -162,8 +167,9 @@ def _decoding(own: dict, given: dict) -> dict:
 
 def _fits(decoding: dict) -> bool:
     try:
-        length, steps, block = (int(str(decoding.get(key, 0))) for key in ("length", "steps", "block"))
-        refuse_unfit(length, steps or length, block or length)
+        sizes = ("length", "steps", "block", "sub_block")
+        length, steps, block, sub_block = (int(str(decoding.get(key) or 0)) for key in sizes)
+        refuse_unfit(length, steps or length, block or length, sub_block=sub_block or None)
     except (UserError, ValueError):
         return False
     return True

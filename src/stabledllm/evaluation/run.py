@@ -17,6 +17,7 @@ from stabledllm.data.data_key import WITHOUT_EFFECT
 from stabledllm.data.images import of_images, with_image_defaults
 from stabledllm.data.rows import Encoded
 from stabledllm.data.token_rows import TokenRow
+from stabledllm.decoding import refuse_unsuited
 from stabledllm.errors import UserError
 from stabledllm.evaluation.completing import without_effect
 from stabledllm.evaluation.generated import COMPLETIONS, can_be_scored, decoded_by, journal_name, score_generated
@@ -110,6 +111,8 @@ def measure(settings: EvalSettings, identity: dict, rows: EvaluatedRows, ranks: 
         return record
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
     take_block(loaded, settings.decoding.block, given="block" in settings.decoding.model_fields_set)
+    if rows.scored and not of_images(rows.scored):
+        refuse_unsuited(loaded.model, build_decoding(settings.decoding))
     loaded.model.to(ranks.device).eval()
     metrics: dict = {}
     others: dict[str, str] = {}
@@ -155,6 +158,7 @@ def measure(settings: EvalSettings, identity: dict, rows: EvaluatedRows, ranks: 
 def identity_of(settings: EvalSettings, rows: EvaluatedRows) -> dict:
     """Everything that decides an evaluation's results; the model's folder, batches and devices do not."""
     loading = {name: getattr(settings, name) for name in ("family", "dtype", "attention", "end_token")}
+    loading |= {} if settings.mask_token_id is None else {"mask_token_id": settings.mask_token_id}
     weights = {"model": settings.model, "weights": fingerprint(settings.model, settings.base)}
     return weights | loading | _shared_identity(settings, rows)
 
@@ -170,8 +174,8 @@ def _shared_identity(settings: EvalSettings, rows: EvaluatedRows) -> dict:
     }
     if settings.held_out:
         shared["held_out"] = True
-    if settings.objective.weighting != "elbo":
-        shared["objective"] = settings.objective.model_dump()
+    if not build_objective(settings.objective).is_bound:
+        shared["objective"] = settings.objective.keys
     if of_images(rows.scored):
         return shared | decoded_by(settings, rows.scored)
     return shared | {"decoding": settings.decoding.model_dump(), "examples": rows.examples}
@@ -212,11 +216,11 @@ def _beside(settings: EvalSettings, rows: EvaluatedRows, say: Say) -> tuple[Path
 def _measure_nll(
     loaded: LoadedModel, settings: EvalSettings, encoded: Encoded, identity: dict, ranks: Ranks, say: Say
 ) -> tuple[dict, dict[str, str]]:
-    """The NLL and, under another weighting, the objective's own loss; and the packages that began the work."""
+    """The NLL, the own loss of an objective that is not the bound, and the packages that began the work."""
     say(encoded.summary(settings.data.max_len))
     measured = {"validation_nll": ("nll", "NLL", Objective())}
-    if settings.objective.weighting != "elbo":
-        measured["validation_objective"] = ("objective", "loss of the objective", build_objective(settings.objective))
+    if not (own := build_objective(settings.objective)).is_bound:
+        measured["validation_objective"] = ("objective", "loss of the objective", own)
     metrics, others = {}, {}
     for name, (file, words, objective) in measured.items():
         journal = Journal(Path(settings.out) / JOURNAL, file, identity, ranks)

@@ -35,7 +35,7 @@ from stabledllm.method_checks import check_fitted, check_fixed, check_gradient_i
 from stabledllm.models.names import check_model_name, trained_block
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
-from stabledllm.noise.weightings import power_of
+from stabledllm.objective_checks import check_objective
 from stabledllm.planning.layout import Layout, parse_memory
 from stabledllm.runtime.folders import refuse_used
 from stabledllm.tasks.registry import task_named
@@ -153,10 +153,12 @@ def check_stored(stored: Path, by: str | None, overrides: Sequence[str]) -> None
         refuse_quantity(by)
     if overrides:
         gathered.add(f"recommend: expected no settings beside --from, found '{overrides[0]}'.")
-    if not (stored / "decomposition.json" if stored.is_dir() else stored).is_file():
+    place = stored / "decomposition.json" if stored.is_dir() else stored
+    if not place.is_file() or place.suffix != ".json":
+        found = "a file of another kind," if place.is_file() else "none in" if stored.is_dir() else "nothing at"
         gathered.add(
-            f"recommend: expected --from decomposition.json or its folder, found "
-            f"{'none in' if stored.is_dir() else 'nothing at'} '{stored}'; 'stabledllm decompose' writes it."
+            f"recommend: expected --from decomposition.json or its folder, found {found} '{stored}'; 'stabledllm "
+            f"decompose' writes it."
         )
     gathered.refuse()
 
@@ -172,7 +174,7 @@ def _of_fit(settings: TrainSettings) -> Checks:
     if is_known(settings.method):
         yield "method", partial(check_fitted, OfParts(settings.method))
     yield "out", partial(check_out, settings.out)
-    yield WEIGHED, partial(power_of, settings.objective.weighting, settings.objective.power)
+    yield WEIGHED, partial(check_objective, settings.objective)
     yield from of_model(settings)
     yield from _of_rows(settings, ["train"])
     yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
@@ -188,7 +190,7 @@ def _of_decompose(settings: DecomposeSettings) -> Checks:
     if settings.gradient:
         yield "model gradient", partial(check_gradient_in_blocks, settings.model, trained_block(settings.model))
     yield "out", partial(check_out, settings.out)
-    yield WEIGHED, partial(power_of, settings.objective.weighting, settings.objective.power)
+    yield WEIGHED, partial(check_objective, settings.objective)
     yield from of_model(settings)
     yield from _of_rows(settings, ["train"])
     yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
@@ -215,7 +217,7 @@ def _of_eval(settings: EvalSettings) -> Checks:
     else:
         yield from _of_rows(settings, ["test"] if settings.data.test else ["train"])
     yield "out", partial(check_out, settings.out)
-    yield WEIGHED, partial(power_of, settings.objective.weighting, settings.objective.power)
+    yield WEIGHED, partial(check_objective, settings.objective)
     yield f"{DECODED} model", partial(_check_decoding, settings)
     if settings.clip:
         yield "clip", partial(check_clip, settings.clip)
@@ -262,8 +264,8 @@ COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks], Callable[..., 
 
 
 def _check_decoding(settings: EvalSettings | GenerateSettings) -> None:
-    decoding = in_trained_blocks(settings).decoding
-    refuse_unfit(decoding.length, decoding.steps, decoding.block, trained_block(settings.base or settings.model))
+    decoding, trained = in_trained_blocks(settings).decoding, trained_block(settings.base or settings.model)
+    refuse_unfit(decoding.length, decoding.steps, decoding.block, trained, decoding.sub_block)
 
 
 def _check_beside(name: str) -> None:

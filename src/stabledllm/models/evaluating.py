@@ -1,4 +1,4 @@
-"""A context in which a model is in evaluation mode."""
+"""Contexts in which a model is in evaluation mode."""
 
 from __future__ import annotations
 
@@ -18,3 +18,17 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def evaluating_as_trained(model: nn.Module) -> Iterator[nn.Module]:
+    """The same, but what training predicts in another way is predicted as in training: a block's first token."""
+    modules = [module for module in model.modules() if hasattr(module, "starts_as_trained")]
+    with evaluating(model):
+        for module in modules:
+            module.starts_as_trained = True
+        try:
+            yield model
+        finally:
+            for module in modules:
+                module.starts_as_trained = False

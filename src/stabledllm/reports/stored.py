@@ -39,9 +39,8 @@ def gather(folder: Path) -> Stored:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: expected a folder with stored results, found {'a file' if folder.exists() else 'nothing'}."
-        )
+        found = f"a file; write its folder, {folder.parent}" if folder.exists() else "nothing"
+        raise UserError(f"{folder}: expected a folder with stored results, found {found}.")
     places = [folder / name for name in SUBFOLDERS]
     decomposition = _first(places, "decomposition.json")
     results = _first(places, "results.json")
@@ -49,9 +48,11 @@ def gather(folder: Path) -> Stored:
     files = [path for path in (decomposition, *fits, results) if path]
     has_spikes = (folder / "spikes.jsonl").is_file() or any(folder.glob("replays/step-*.json"))
     if not files and not has_spikes:
+        of_run = (folder / "run.json").is_file()
+        found = "the run.json of one run, which holds its numbers; a report compares runs" if of_run else "none of them"
         raise UserError(
             f"{folder}: expected decomposition.json, p_of_t*.json or results.json here or in decompose/, fit/ or "
-            f"experiment/, or a run's spikes.jsonl, found none of them."
+            f"experiment/, or a run's spikes.jsonl, found {found}."
         )
     return Stored(
         folder,

@@ -36,6 +36,7 @@ from stabledllm.runtime.saying import say as print_line
 from stabledllm.runtime.saying import silent
 from stabledllm.runtime.showing import busy, without_bars
 from stabledllm.training.arguments import DEFAULTS, training_arguments
+from stabledllm.training.block_schedule import BlockSizes, check_block_schedule, check_reached
 from stabledllm.training.blocks import BlockTrainer
 from stabledllm.training.callbacks import add_to, all_callbacks, failing_by_name, names_of
 from stabledllm.training.checkpoints import DENSITY, last_whole
@@ -43,15 +44,7 @@ from stabledllm.training.control_variate import default_rate
 from stabledllm.training.density import obtain_density
 from stabledllm.training.devices import refuse_silent_changes
 from stabledllm.training.diverged import end_diverged, refuse_to_repeat, save_if_finite
-from stabledllm.training.earlier import (
-    MODEL,
-    RUN,
-    TRAINED,
-    Start,
-    find_start,
-    is_begun,
-    leave_behind,
-)
+from stabledllm.training.earlier import MODEL, RUN, TRAINED, Start, find_start, is_begun, leave_behind
 from stabledllm.training.expert_load import expert_load_of
 from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
@@ -60,7 +53,7 @@ from stabledllm.training.log_lines import LogLines
 from stabledllm.training.progress import ProgressFile, StepBar, close_bars
 from stabledllm.training.screen import Screen
 from stabledllm.training.spikes import watch_spikes
-from stabledllm.training.start_block import StartBlock
+from stabledllm.training.start_block import StartBlock, steps_of
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.streaming import counted, known_for, reading, rows_of_run
 from stabledllm.training.trainer import MDMTrainer
@@ -114,6 +107,7 @@ def _train(
     out = Path(settings.out)
     say = say if is_main_process() else silent
     method = build_method(settings.method, settings)
+    check_block_schedule(settings, method)
     if settings.block_size:
         check_blocks(method)
     decoding = build_decoding(settings.decoding)  # needed only at the end, but checked before the long work
@@ -247,13 +241,15 @@ def build_trainer(
     check_marks(method, marks_in(known))
     # Without validation rows there is nothing to evaluate on, whatever eval_every says.
     arguments = _arguments(settings if len(evaluated) else settings.model_copy(update={"eval_every": None}))
+    check_reached(settings, steps_of(settings, None if settings.steps else len(rows)))
     refuse_checkpointing(loaded.model, loaded.name, arguments)
     out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p or (method.adaptive and settings.p_of_t):
         density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
-    in_blocks = partial(BlockTrainer, block_size=settings.block_size, one_t=settings.block_t == "row")
+    refit = build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method)) if method.adaptive else None
+    in_blocks = partial(BlockTrainer, block_size=BlockSizes.of(settings), one_t=settings.block_t == "row")
     kind = in_blocks if settings.block_size else MDMTrainer
     trainer = kind(
         model=loaded.model,
@@ -268,9 +264,7 @@ def build_trainer(
         order_seed=settings.order_seed,
         eval_draws=settings.eval_draws,
         density_file=out / DENSITY if density else None,
-        adaptive=build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method))
-        if method.adaptive
-        else None,
+        adaptive=refit,
         packing=settings.packing,
         group_by_length=settings.group_by_length,
         views_per_forward=settings.views_per_forward,

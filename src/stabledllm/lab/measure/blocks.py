@@ -54,7 +54,7 @@ class BlockLaboratory(Laboratory):
     def nested(self, standard: Method) -> NestedBlocks:
         nested = nested_blocks(self.meter, standard, **self.design)
         units, sizes = nested.by_unit(), self.meter.block_sizes[nested.rows]
-        self.low = LowRates.of(units, sizes[sizes > 0], self.meter.objective.eps)
+        self.low = LowRates.of(units, sizes[sizes > 0], self.meter.objective)
         self._units_per_row = len(units.losses) / len(nested.losses)
         return nested
 
