@@ -103,17 +103,25 @@ class History:
 
     def _whole_lines(self) -> list[dict]:
         """The lines that are whole and of a known kind."""
-        if not self.path.is_file():
-            return []
-        found = []
-        for text in self.path.read_bytes().split(b"\n"):
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and type(line.get("step")) is int and _key(line) is not None:
-                found.append(line)
-        return found
+        return [line for line in whole_lines(self.path) if _key(line) is not None]
+
+
+def read_history(run: Path) -> list[dict]:
+    """The lines of the history in a run's folder; none where there is no such file."""
+    return whole_lines(run / HISTORY)
+
+
+def whole_lines(path: Path) -> list[dict]:
+    """The lines of a file that are whole JSON objects with a ``step``; one that a kill cut in half is left out."""
+    found = []
+    for text in path.read_bytes().split(b"\n") if path.is_file() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and type(line.get("step")) is int:
+            found.append(line)
+    return found
 
 
 def _key(line: dict) -> tuple[int, int] | None:

@@ -42,15 +42,7 @@ from stabledllm.training.checkpoints import DENSITY, last_whole
 from stabledllm.training.density import obtain_density
 from stabledllm.training.devices import refuse_silent_changes
 from stabledllm.training.diverged import end_diverged, refuse_to_repeat, save_if_finite
-from stabledllm.training.earlier import (
-    MODEL,
-    RUN,
-    TRAINED,
-    Start,
-    find_start,
-    is_begun,
-    leave_behind,
-)
+from stabledllm.training.earlier import MODEL, RUN, TRAINED, Start, find_start, is_begun, leave_behind
 from stabledllm.training.expert_load import expert_load_of
 from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
@@ -59,6 +51,7 @@ from stabledllm.training.kinds import kind_of_trainer
 from stabledllm.training.log_lines import LogLines
 from stabledllm.training.progress import ProgressFile, StepBar, close_bars
 from stabledllm.training.screen import Screen
+from stabledllm.training.spikes import watch_spikes
 from stabledllm.training.start_block import StartBlock, steps_of
 from stabledllm.training.streaming import counted, known_for, reading, rows_of_run
 from stabledllm.training.trainer import MDMTrainer
@@ -282,6 +275,7 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # a table of its own in a notebook
     trainer.add_callback(LogLines(out, trainer.tokens_since_asked, ema=method.ema, say=say if lines else None))
+    watch_spikes(trainer, out, settings.spikes, say if lines else None)
     trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
     trainer.add_callback(ProgressFile(out / PROGRESS))
     add_to(trainer, callbacks)  # last, so that they see a step as the others leave it

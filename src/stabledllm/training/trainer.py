@@ -130,6 +130,8 @@ class MDMTrainer(EvaluatingTrainer):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.watch = StepWatch(self)
+        self.batches: list[dict] = []
+        """The micro-batches of the current step."""
         self.add_callback(statistics)
         if expert_load:
             self.add_callback(expert_load)
@@ -162,6 +164,7 @@ class MDMTrainer(EvaluatingTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Fetch a step's micro-batches and fix their rows' positions over all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.batches = batches
         if batches:
             self._fix_positions(batches, device)
         return batches, len(batches) or None
@@ -191,17 +194,7 @@ class MDMTrainer(EvaluatingTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This micro-batch's part of the step's mean loss."""
-        key = Key(self.noise_seed, self.state.global_step)
-        inputs = self._shown(key, inputs)
-        ids, maskable = inputs["input_ids"], inputs["maskable"]
-        rows = Rows(
-            position=inputs["position"],
-            step_rows=inputs["step_rows"],
-            maskable=maskable,
-            token_index=torch.arange(ids.shape[1], device=ids.device),
-            delimiter=inputs["delimiter"],
-        )
-        draw = self._draw(key, rows, inputs)
+        inputs, rows, draw = self.drawn(Key(self.noise_seed, self.state.global_step), inputs)
         losses, loss, out, forwards = [], 0.0, None, 0
         groups = view_groups(draw.active.shape[1], self.views_per_forward)
         for views in groups:
@@ -222,6 +215,19 @@ class MDMTrainer(EvaluatingTrainer):
         self.watch.loss(tokens, loss)
         self._count(draw, rows, inputs, tokens, forwards)
         return (loss, out) if return_outputs else loss
+
+    def drawn(self, key: Key, inputs: dict) -> tuple[dict, Rows, Draw]:
+        """A micro-batch as the model sees it, its rows as the noise depends on them, and their noise."""
+        inputs = self._shown(key, inputs)
+        ids = inputs["input_ids"]
+        rows = Rows(
+            position=inputs["position"],
+            step_rows=inputs["step_rows"],
+            maskable=inputs["maskable"],
+            token_index=torch.arange(ids.shape[1], device=ids.device),
+            delimiter=inputs["delimiter"],
+        )
+        return inputs, rows, self._draw(key, rows, inputs)
 
     def _draw(self, key: Key, rows: Rows, inputs: dict) -> Draw:
         """The noise of a micro-batch."""

@@ -13,7 +13,7 @@ from stabledllm.config.settings.evaluation import (
 from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
 from stabledllm.config.settings.model import LoRASettings, ModelSettings, RouterSettings
 from stabledllm.config.settings.preference import DPOSettings, PairNoiseSettings
-from stabledllm.config.settings.training import ExperimentSettings, TrainSettings
+from stabledllm.config.settings.training import ExperimentSettings, SpikeSettings, TrainSettings
 
 __all__ = [
     "AdaptiveSettings",
@@ -39,5 +39,6 @@ __all__ = [
     "RescoreSettings",
     "RouterSettings",
     "ShortDecodingSettings",
+    "SpikeSettings",
     "TrainSettings",
 ]

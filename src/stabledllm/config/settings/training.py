@@ -25,6 +25,18 @@ GivenTrainerSettings = Annotated[
 """A dictionary of the keys that were given, checked as :class:`TrainerSettings`."""
 
 
+class SpikeSettings(Strict):
+    """What is noted of outlier steps, whose gradient norm is far above that of the steps before."""
+
+    factor: float = Field(5.0, gt=1)
+    """A step is an outlier where its gradient norm is above this many times the median of the steps before it."""
+    window: int = Field(100, ge=10, le=MOST)
+    """Steps of that running median; the first ten of a run are only counted."""
+    keep: int = Field(0, ge=0, le=MOST)
+    """Newest outlier steps whose checkpoint before them is kept beyond ``trainer.save_total_limit``, so that ``replay``
+    can rebuild them."""
+
+
 class TrainSettings(ModelSettings):
     """One training run."""
 
@@ -84,6 +96,7 @@ class TrainSettings(ModelSettings):
     """Steps between checkpoints, the last one at the end; without it there are none, and a killed run begins anew."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of the training log."""
+    spikes: SpikeSettings = SpikeSettings()
     trainer: GivenTrainerSettings = {}  # type: ignore[assignment]
     """Other fields of transformers' TrainingArguments, by their names."""
     callbacks: list[Name] = []
