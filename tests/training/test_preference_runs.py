@@ -14,6 +14,7 @@ from stabledllm.noise.of_parts import OfParts
 from stabledllm.preference_checks import check_pair_method, check_preferences
 from stabledllm.runtime.files import read_json
 from stabledllm.training.preference_run import KEPT
+from stabledllm.training.replay.point import find_point
 from stabledllm.training.run import train
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -94,6 +95,12 @@ def test_adapters_are_trained_against_the_model_without_them(tmp_path, data):
     record = train(settings(tmp_path, data, lora={"rank": 2}, trainer={"learning_rate": 1e-2}))
     assert record["metrics"]["preference_margin"]["value"] != 0
     assert read_json(tmp_path / "run" / "model" / "adapter_config.json")["r"] == 2
+
+
+def test_replay_is_of_single_answers(tmp_path, data):
+    train(settings(tmp_path, data, steps=1))
+    with pytest.raises(UserError, match="expected a run on single answers"):
+        find_point(tmp_path / "run", 1, from_start=True)
 
 
 def test_in_blocks(tmp_path, data):

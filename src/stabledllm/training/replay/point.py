@@ -163,12 +163,17 @@ def _of_parts(parts: list[dict], step: int, identity: dict) -> _Made:
 
 def _settings(run: Path, step: int, config: dict | None) -> TrainSettings:
     try:
-        return TrainSettings.model_validate(config)
+        settings = TrainSettings.model_validate(config)
     except ValueError as error:
         text = " ".join(str(error).split())[:200]
         raise UserError(
             f"{run}: expected settings of step {step} that this version reads, found others ({text})."
         ) from None
+    if settings.objective.kind != "masked":
+        raise UserError(
+            f"{run}: expected a run on single answers, whose gradient is a sum over rows, found one on preferences."
+        )
+    return settings
 
 
 def _recorded(run: Path, step: int) -> dict:
