@@ -140,7 +140,7 @@ class RowGradients(Meter):
 
     def _one_by_one(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor, None]:
         losses, gradients = [], []
-        for i in range(len(draw.t)):
+        for i in range(len(draw.active)):
             one = {name: value[i : i + 1] for name, value in batch.items()}
             part = draw.row(i)
             (loss,) = self._losses(one, part)

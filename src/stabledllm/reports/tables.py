@@ -49,12 +49,19 @@ def blocks_table(blocks: dict) -> Table:
         ("B, a t of its own for each block", "own_t"),
         ("B, one t for all blocks of a row", "between_rows"),
     ]
-    cells = tuple((name, fmt.positive(blocks.get(key))) for name, key in rows)
+    parts = [blocks, *([blocks["gradient"]] if isinstance(blocks.get("gradient"), dict) else [])]
+    cells = tuple((name, *(fmt.positive(part.get(key)) for part in parts)) for name, key in rows)
+    columns = ("loss, nats²", "gradient, (nats/param)²")[: len(parts)] if len(parts) > 1 else ("nats²",)
     note = (
         f"Blocks of {blocks.get('block_size')}, {number(blocks.get('blocks_per_row')):.3g} a row. Between rows: what "
         f"the mean over a row's blocks keeps at one t. Value ± standard error, or with its 95 % interval."
     )
-    return Table("Mask-rate noise in blocks", ("mask-rate noise", "nats²"), cells, note)
+    return Table("Mask-rate noise in blocks", ("mask-rate noise", *columns), cells, note)
+
+
+def blocks_sentences(blocks: dict) -> list[str]:
+    """What one t for all blocks of a row costs: of the loss and, where it was measured, of the gradient."""
+    return [part["sentence"] for part in (blocks, blocks.get("gradient")) if part]
 
 
 def _cells(parts: dict, key: str) -> tuple[str, str]:
@@ -141,9 +148,12 @@ def gradient_table(data: dict, name: Name = str) -> Table:
         "method", "÷ Standard", "at equal compute", "clipped", "update", "noise scale", "Pareto-k", "unbiased",
         "variance", "measured",
     )  # fmt: skip
+    how = "predicted from exact counts"
+    if any(m.get("predicted_variance") for m in by_name.values()) is False:
+        how = "measured on drawn steps"  # in blocks, where none is predicted
     note = (
-        "÷ Standard: the gradient's noise at equal compute over Standard's, with its 95 % interval. At equal compute: "
-        "the trace of its covariance in (nats/param)², predicted from exact counts."
+        f"÷ Standard: the gradient's noise at equal compute over Standard's, with its 95 % interval. At equal compute: "
+        f"the trace of its covariance in (nats/param)², {how}."
     )
     more = (
         "Clipped, update: noise over signal of drawn steps of equal compute, of the clipped gradient and of Adam's "

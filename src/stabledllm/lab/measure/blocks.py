@@ -9,6 +9,7 @@ import torch
 from stabledllm.data.rows import TokenRow, maskable_sizes
 from stabledllm.forward.blocks import BlockMeter
 from stabledllm.forward.meter import MeteredModel
+from stabledllm.lab.measure.block_gradient import BlockGradientLaboratory
 from stabledllm.lab.measure.laboratory import Laboratory
 from stabledllm.lab.measure.options import DecomposeOptions
 from stabledllm.lab.measure.probe_and_fit import probe_and_fit
@@ -50,6 +51,10 @@ class BlockLaboratory(Laboratory):
     def _meter(self, objective: Objective) -> BlockMeter:
         given = {"block_size": self.block_size, "progress": self._update}
         return BlockMeter(self.loaded, self.rows, objective, **given, **self.sized)
+
+    def gradients(self, standard: Method) -> BlockGradientLaboratory:
+        given = (self.options, self.loaded, self.rows, standard, self.progress.update, self.block_size, self.sized)
+        return BlockGradientLaboratory(*given)
 
     def nested(self, standard: Method) -> NestedBlocks:
         nested = nested_blocks(self.meter, standard, **self.design)
