@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from stabledllm.build import build_methods, loading_options
+from stabledllm.build import build_methods, keep_block_start, loading_options
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_rows
 from stabledllm.data.images import with_image_defaults
@@ -31,6 +31,7 @@ from stabledllm.lab.measure.timing import gradient_cost
 from stabledllm.lab.quick import NOTE, QUICKER
 from stabledllm.lab.recommendation import is_comparable, recommend
 from stabledllm.method_checks import check_blocks, check_marks, check_model
+from stabledllm.models.evaluating import as_trained
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.methods import Method
 from stabledllm.runtime.device import place
@@ -51,6 +52,7 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     methods = build_methods(settings)
     check_methods(methods, settings.gradient)
     loaded = load_model(settings.model, **loading_options(settings))
+    keep_block_start(loaded, settings.block_start)
     place(loaded.model)
     size = getattr(loaded.model.config, "block_size", None)
     if size:
@@ -117,7 +119,7 @@ def _measure_all(
     if settings.gradient:
         units = UnitMeter(loaded, rows, methods[0].objective, block_size=size).rows if size else None
         stages += gradient_stages(options, methods, rows, units)
-    with progress_bar("decompose", stages, "" if quick else QUICKER) as progress:
+    with progress_bar("decompose", stages, "" if quick else QUICKER) as progress, as_trained(loaded.model):
         kind = partial(BlockLaboratory, block_size=size) if size else Laboratory
         lab = kind(options, loaded, rows, methods[0].objective, progress)
         if settings.gradient:

@@ -40,6 +40,8 @@ class DecomposeSettings(ModelSettings):
     data: DataSettings = DataSettings()
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
+    block_start: Literal["noisy", "clean"] = "noisy"
+    """As in training: what predicts a block's first token where logits are shifted (Fast-dLLM v2)."""
     rows: int = Field(48, ge=2, le=MOST)
     """Rows of the nested design."""
     rates: int = Field(12, ge=2, le=MOST)
