@@ -6,12 +6,11 @@ import math
 from collections.abc import Iterator
 
 from stabledllm.reports import numbers as fmt
+from stabledllm.reports.block_tables import blocks_sentences, blocks_table
 from stabledllm.reports.labels import METRIC_LABELS
 from stabledllm.reports.stored import number, value
 from stabledllm.reports.table import filled
 from stabledllm.reports.tables import (
-    blocks_sentences,
-    blocks_table,
     components_table,
     equal_compute_table,
     gradient_table,
