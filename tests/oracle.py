@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -77,9 +77,14 @@ class Setting:
     power: float = 0
     below: float = 1.0
     delta: float = 0.2
+    window: tuple[float, float] = (0.0, 1.0)
+    """The mask ratios of the objective; t is the place in it."""
+    scale: float = 1.0
+    """Constant factor of the loss."""
 
     def p_mask(self, t: np.ndarray) -> np.ndarray:
-        return (1 - self.eps) * t + self.eps
+        low, high = self.window
+        return (1 - self.eps) * (low + (high - low) * t) + self.eps
 
     @property
     def edges(self) -> tuple[np.ndarray, np.ndarray]:
@@ -106,8 +111,9 @@ class Setting:
         """Every t at which something is not smooth, and a geometric grid towards the pole at p_mask = 0."""
         p = [0.5, 0.5 - self.delta, 1 - self.delta, _CEILING - self.delta, _CEILING]
         p += [j / self.count - shift for j in range(self.count) for shift in (0.0, self.delta)]
-        at = [(x - self.eps) / (1 - self.eps) for x in p]
-        at += [*self.edges[0], self.below, *(k / size for k in range(size + 1)), *(4.0**-j for j in range(7)), 0.0]
+        low, high = self.window
+        at = [((x - self.eps) / (1 - self.eps) - low) / (high - low) for x in p]
+        at += [*self.edges[0], self.below, *count_edges(self, size), *(4.0**-j for j in range(7)), 0.0]
         return np.unique([x for x in at if 0 <= x <= 1])
 
 
@@ -177,6 +183,15 @@ def count_coefficient(setting: Setting, size: int, k: int) -> float:
     return math.comb(size, k) * float((p ** (k - 1 + setting.power) * (1 - p) ** (size - k)) @ dt)
 
 
+@lru_cache
+def count_edges(setting: Setting, size: int) -> np.ndarray:
+    """Edges of the counts' cells of t, (P + 1,): k / P, or in a window by the law of a Bernoulli mask's count k > 0."""
+    if setting.window == (0.0, 1.0):
+        return np.arange(size + 1) / size
+    law = [count_coefficient(replace(setting, power=1), size, k) for k in range(1, size + 1)]
+    return np.concatenate(([0.0], np.cumsum(law) / np.sum(law)))
+
+
 def _bits(tokens) -> int:
     return sum(1 << i for i in tokens)
 
@@ -197,7 +212,8 @@ def _fixed_count(setting: Setting, row: ToyRow, k: int) -> tuple[np.ndarray, np.
         subsets = [_bits(s) for s in itertools.combinations(range(size), k)]
         masks = np.array(list(itertools.product(subsets, repeat=setting.count)))
     probability = np.full((1, len(masks)), 1 / len(masks))
-    share = setting.cdf(np.array(k / size)) - setting.cdf(np.array((k - 1) / size))
+    edges = count_edges(setting, size)
+    share = setting.cdf(edges[k]) - setting.cdf(edges[k - 1])
     value = row.masked_sums * count_coefficient(setting, size, k) / (size * share)
     return masks, probability, value[None]
 
@@ -224,7 +240,7 @@ def conditional(setting: Setting, row: ToyRow, t: np.ndarray) -> tuple[np.ndarra
     """E and E of the square of the weighted row loss (and gradient) given t; each (T, F)."""
     second_view = (t < setting.below) | (setting.below >= 1)
     mean, square = np.zeros((len(t), row.table.shape[2])), np.zeros((len(t), row.table.shape[2]))
-    counts = np.clip(np.ceil(t * row.size), 1, row.size).astype(int)
+    counts = np.clip(np.searchsorted(count_edges(setting, row.size), t), 1, row.size)
     by_count = {"fixedcount": _fixed_count, "complement": _complement}.get(setting.masker)
     groups = [(k, counts == k) for k in range(1, row.size + 1)] if by_count else [(0, t == t)]
     for k, here in groups:
@@ -237,7 +253,7 @@ def conditional(setting: Setting, row: ToyRow, t: np.ndarray) -> tuple[np.ndarra
             else:
                 masks, probability, value = _independent_tokens(setting, row, t[chosen])
                 value = value if setting.clip else value / setting.p(t[chosen])[:, None, None]
-            loss = value[:, masks].mean(2) if both else value[:, masks[:, 0]]
+            loss = setting.scale * (value[:, masks].mean(2) if both else value[:, masks[:, 0]])
             mean[chosen] = np.einsum("ts,tsf->tf", probability, loss)
             square[chosen] = np.einsum("ts,tsf->tf", probability, loss**2)
     return mean, square
@@ -278,9 +294,15 @@ def objective_by_counts(row: ToyRow, eps: float) -> np.ndarray:
     return total
 
 
-def objective_by_quadrature(row: ToyRow, eps: float, power: float = 0) -> np.ndarray:
-    """``∫ E_M[1/P sum_M CE p_mask^(a-1)] dt`` with Bernoulli masks, straight from the definition, shape (F,)."""
-    t, dt = panels(_TOWARDS_0 if power % 1 else np.array([]), 0.0, 1.0)
+def objective_by_quadrature(
+    row: ToyRow, eps: float, power: float = 0, window: tuple[float, float] = (0.0, 1.0)
+) -> np.ndarray:
+    """``∫ E_M[1/P sum_M CE p_mask^(a-1)] dt`` with Bernoulli masks, straight from the definition, shape (F,).
+
+    The mean over the mask ratios of the window.
+    """
+    t, dt = panels(_TOWARDS_0 if power % 1 else np.array([]), *window)
+    dt = dt / (window[1] - window[0])
     p, held = ((1 - eps) * t + eps)[:, None], all_masks(row.size).sum(1)[None]
     # p^(|M| - 1): the empty mask has an empty sum, so its exponent is of no account.
     law = p ** np.maximum(held + power - 1, 0) * (1 - p) ** (row.size - held)

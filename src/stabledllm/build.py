@@ -27,6 +27,7 @@ from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
+from stabledllm.objective_checks import check_objective
 from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
 
 
@@ -140,8 +141,13 @@ def build_methods(settings: DecomposeSettings) -> list[Method]:
 
 
 def build_objective(settings: ObjectiveSettings) -> Objective:
-    """The objective of these settings."""
-    return Objective(**settings.model_dump())
+    """The objective of these settings.
+
+    Raises:
+        UserError: keys that do not go together.
+    """
+    check_objective(settings)
+    return Objective(**settings.keys)
 
 
 def build_decoding(settings: DecodingSettings) -> DecodingOptions:
@@ -168,5 +174,5 @@ def build_adaptive(
         return method.views.cost(t, size)
 
     return AdaptiveDensity(
-        options, shared_noise=method.source.independent, cost=cost, eps=method.objective.eps, start=start
+        options, shared_noise=method.source.independent, cost=cost, eps=method.objective.floor, start=start
     )

@@ -40,7 +40,7 @@ def check_autoregressive(objective: Objective) -> None:
     """Refuse settings that weigh mask ratios for an autoregressive model, which masks nothing.
 
     Raises:
-        UserError: a weighting, power or eps other than the default.
+        UserError: a weighting, power, eps or window other than the default, or a mean over masked tokens.
 
     >>> from stabledllm.noise.objective import Objective
     >>> check_autoregressive(Objective(normalization="token"))
@@ -48,10 +48,12 @@ def check_autoregressive(objective: Objective) -> None:
     Traceback (most recent call last):
     stabledllm.errors.UserError: key 'objective': expected nothing but 'normalization' for an autoregressive model, ...
     """
-    if objective != type(objective)(normalization=objective.normalization):
+    if objective.normalization == "masked" or objective != type(objective)(normalization=objective.normalization):
+        window = f", window={list(objective.window)}" if objective.window else ""
+        masked = ", normalization=masked" if objective.normalization == "masked" else ""
         raise UserError(
             f"key 'objective': expected nothing but 'normalization' for an autoregressive model, which has no mask "
-            f"ratio to weigh, found weighting={objective.weighting} and eps={objective.eps:g}."
+            f"ratio to weigh, found weighting={objective.weighting}{masked}{window} and eps={objective.eps:g}."
         )
 
 
@@ -136,7 +138,7 @@ def check_finite_variance(method: Method, what: str) -> None:
     Traceback (most recent call last):
     stabledllm.errors.UserError: fit: expected objective.eps above 0, found 0: the variance of method 'standard', ...
     """
-    if method.masker.independent and method.objective.eps == 0 and method.objective.power == 0:
+    if method.masker.independent and method.objective.floor == 0 and method.objective.power == 0:
         raise UserError(
             f"{what}: expected objective.eps above 0, found 0: the variance of method '{method.name}', whose masks are "
             f"independent, is infinite there."

@@ -51,7 +51,7 @@ class Blocks:
         t = torch.logspace(-9, 0, 200_001, dtype=torch.float64, base=10.0)
         p = p_mask(t, self.objective.eps)
         noise = (1 - p) / (self.tokens * p)
-        missing = (1 + noise) * (1 - chance_of_some(t, torch.tensor(self.tokens), self.objective.eps))
+        missing = (1 + noise) * (1 - chance_of_some(t, torch.tensor(self.tokens), self.objective))
         square = float((self.factor**2).mean())
         self.pattern = square * float(torch.trapezoid(noise, t)) / self.count
         self.hidden = float(torch.trapezoid(missing, t)) / self.count
@@ -76,7 +76,7 @@ class Blocks:
             key = Key(seed, s)
             row = (torch.rand(ROWS, generator=torch.Generator().manual_seed(1000 * seed + s)) * POPULATION).long()
             t = step_rates(method, Uniform(), key, self.block_sizes[row], one_t=one_t)
-            chance = chance_of_some(t, self.block_sizes[row], self.objective.eps)
+            chance = chance_of_some(t, self.block_sizes[row], self.objective)
             losses = chance * self.block_losses(row, t, given, key)
             out.append(torch.einsum("nm,nmd->d", losses, self.direction[row]) / ROWS)
         return torch.stack(out)

@@ -10,7 +10,6 @@ from stabledllm.errors import UserError
 from stabledllm.forward.blocks import BlockMeter
 from stabledllm.gradient.blocks import BlockSteps
 from stabledllm.lab.decompose import run_decompose
-from stabledllm.models.evaluating import as_trained
 from stabledllm.models.loading import load_model
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
@@ -30,15 +29,14 @@ def rows_of(loaded):
 def test_a_blocks_first_token_is_asked_as_training_asks_it(tmp_path):
     """In training mode the model has no dropout, so that its losses are those that are measured in training's form."""
     loaded = load_model(str(write_fast_dllm(tmp_path, std=0.3)))
-    meter = BlockMeter(loaded, rows_of(loaded), Objective(), block_size=8)
-    evaluated = meter.losses(ROW, T, Method(), Key(0, 0))
-    with as_trained(loaded.model):
-        measured = meter.losses(ROW, T, Method(), Key(0, 0))
-        loaded.model.config.block_start = "clean"
-        torch.testing.assert_close(meter.losses(ROW, T, Method(), Key(0, 0)), evaluated)
-        loaded.model.config.block_start = "noisy"
+    given = (loaded, rows_of(loaded), Objective())
+    evaluated = BlockMeter(*given, block_size=8).losses(ROW, T, Method(), Key(0, 0))
+    meter = BlockMeter(*given, block_size=8, as_trained=True)
+    measured = meter.losses(ROW, T, Method(), Key(0, 0))
+    loaded.model.config.block_start = "clean"
+    torch.testing.assert_close(meter.losses(ROW, T, Method(), Key(0, 0)), evaluated)
+    loaded.model.config.block_start = "noisy"
     assert (measured - evaluated).abs().min() > 1e-3
-    torch.testing.assert_close(meter.losses(ROW, T, Method(), Key(0, 0)), evaluated), "the form is put back"
 
     batch, draw = meter.draw(ROW, T, Method(), Key(0, 0), Uniform(), torch.arange(2))
     loaded.model.train()
@@ -49,11 +47,13 @@ def test_a_blocks_first_token_is_asked_as_training_asks_it(tmp_path):
 
 def test_the_steps_gradients_are_in_that_form_too(tmp_path):
     loaded = load_model(str(write_fast_dllm(tmp_path, std=0.3)))
-    meter = BlockSteps(loaded, rows_of(loaded), Objective(), block_size=8, parameters=["*norm*"])
     sizes = {"rows": 2, "steps": 2, "seed": 0}
-    evaluated = meter.measure(Method(), Uniform(), **sizes).gram["raw"]
-    with as_trained(loaded.model):
-        measured = meter.measure(Method(), Uniform(), **sizes).gram["raw"]
+    evaluated, measured = (
+        BlockSteps(loaded, rows_of(loaded), Objective(), block_size=8, parameters=["*norm*"], as_trained=as_trained)
+        .measure(Method(), Uniform(), **sizes)
+        .gram["raw"]
+        for as_trained in (False, True)
+    )
     assert not torch.allclose(measured, evaluated, rtol=1e-2)
 
 

@@ -1,5 +1,8 @@
 """Blocks are rows to the noise: bit for bit with one block, unbiased and of known variance with several."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +15,13 @@ from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
+from stabledllm.training.blocks import InBlocks
+from stabledllm.training.statistics import StepStatistics
+from tests.checks.moments import check_mean, check_variance
 from tests.checks.statistics import assert_mean, assert_variance
-from tests.oracle import Setting, conditional, moments, panels, toy_row
-from tests.statistical.cases import FITTED, UNBIASED
+from tests.oracle import Setting, conditional, moments, panels, step_variance, toy_row
+from tests.statistical.cases import FITTED, OTHER_OBJECTIVES, UNBIASED, WINDOWS, case
 
 LENGTHS = (7, 2, 5, 1, 9, 4)
 PROMPT = 3
@@ -120,28 +127,106 @@ def test_what_units_add_is_what_rows_lose():
     torch.testing.assert_close(rows, row_losses(nll, drawn.mask, drawn.coefficient, drawn.active))
 
 
-@pytest.mark.statistical
-@pytest.mark.parametrize("blocks", [Blocks(3), Blocks(4, from_start=True)], ids=["response", "start"])
-@pytest.mark.parametrize("case", UNBIASED, ids=str)
-def test_row_loss_has_the_enumerated_mean_and_variance(case, blocks):
-    """Two blocks of 3 and 2 tokens: sum_b (P_b / P) l_b, the blocks' noise independent under iid u."""
-    toys, n = (toy_row(3, seed=1), toy_row(2, seed=2)), 20_000
-    mean, variance = 0.0, 0.0
-    for toy in toys:
-        m, v = moments(case.setting, toy)
-        mean, variance = mean + toy.size / 5 * m[0], variance + (toy.size / 5) ** 2 * v[0]
+TOYS = (toy_row(3, seed=1), toy_row(2, seed=2))
+"""Two blocks of a row, at the places 1 to 3 and 4 to 5."""
+
+
+def rows_of_two_blocks(n: int) -> Rows:
     maskable = torch.tensor([0, 1, 1, 1, 1, 1, 0]).bool().expand(n, -1)
     delimiter = torch.zeros(7, dtype=torch.bool)
-    delimiter[[1 + i for i in toys[0].delimiter] + [4 + i for i in toys[1].delimiter]] = True
-    rows = Rows(torch.arange(n), n, maskable, torch.arange(7), delimiter.expand(n, -1))
-    drawn = Units.of(rows, blocks, 2 * torch.arange(n), 2 * n).draw(case.method, Key(7, 0), case.sampler)
-    nll = torch.zeros(drawn.mask.shape)
-    for toy, places in zip(toys, ([1, 2, 3], [4, 5]), strict=True):
-        state = (drawn.mask[..., places].long() << torch.arange(toy.size)).sum(-1)
-        nll[..., places] = torch.from_numpy(toy.table[..., 0])[state]
-    losses = row_losses(nll[drawn.mask & drawn.active[..., None]], drawn.mask, drawn.coefficient, drawn.active)
-    assert_mean(losses, float(np.asarray(mean)), str(case))
-    assert_variance(losses, float(np.asarray(variance)), str(case))
+    delimiter[[1 + i for i in TOYS[0].delimiter] + [4 + i for i in TOYS[1].delimiter]] = True
+    return Rows(torch.arange(n), n, maskable, torch.arange(7), delimiter.expand(n, -1))
+
+
+def features(drawn, toys=TOYS, places=([1, 2, 3], [4, 5])) -> torch.Tensor:
+    """Row loss and its gradient under each drawn mask, through the library's own ``row_losses``; shape (n, F)."""
+    out = []
+    for f in range(toys[0].table.shape[2]):
+        nll = torch.zeros(drawn.mask.shape, dtype=torch.float64)
+        for toy, own in zip(toys, places, strict=True):
+            state = (drawn.mask[..., own].long() << torch.arange(toy.size)).sum(-1)
+            nll[..., own] = torch.from_numpy(toy.table[..., f])[state]
+        used = drawn.mask & drawn.active[..., None]
+        out.append(row_losses(nll[used], drawn.mask, drawn.coefficient, drawn.active))
+    return torch.stack(out, dim=1)
+
+
+STARTS = [
+    *((one, Blocks(3)) for one in UNBIASED),
+    *((one, Blocks(4, from_start=True)) for one in UNBIASED + OTHER_OBJECTIVES + WINDOWS),
+]
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(
+    ("case", "blocks"), STARTS, ids=lambda one: f"blocks of {one.size}" if isinstance(one, Blocks) else str(one)
+)
+def test_loss_and_gradient_have_the_enumerated_mean_and_variance(case, blocks):
+    """Two blocks of 3 and 2 tokens: sum_b (P_b / P) l_b, the blocks' noise independent under iid u."""
+    n = 20_000
+    parts = [(toy.size / 5, *moments(case.setting, toy)) for toy in TOYS]
+    mean, variance = sum(s * m for s, m, _ in parts), sum(s**2 * v for s, _, v in parts)
+    drawn = Units.of(rows_of_two_blocks(n), blocks, 2 * torch.arange(n), 2 * n).draw(
+        case.method, Key(7, 0), case.sampler
+    )
+    samples = features(drawn)
+    check_mean(samples, mean, case)
+    check_variance(samples, variance, case)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(
+    ("text", "like"),
+    [
+        ("lowdisc+ppots", "ppots"),
+        ("lowdisc+ppots+fixedcount+mirror", "ppots+fixedcount+mirror"),
+        ("lowdisc+complement", "complement"),
+        ("lowdisc+partition", "partition"),
+        ("strats+fixedcount", "fixedcount"),
+    ],
+)
+def test_a_step_in_blocks_has_the_exact_variance_of_its_units(text, like):
+    """Loss and gradient of steps of 4 rows of two equal blocks: a lattice and strata span all 8 units."""
+    n, steps, toy, method, chosen = 4, 1500, toy_row(3), Method.parse(text), case(like)
+    maskable = torch.ones(n * steps, 6, dtype=torch.bool)
+    rows = Rows(torch.arange(n * steps), n * steps, maskable, torch.arange(6))
+    units = Units.of(rows, Blocks(3), 2 * torch.arange(n * steps), 2 * n * steps)
+    u = torch.cat([method.source.uniforms(Key(3, step), 2 * n, torch.device("cpu")) for step in range(steps)])
+    method = replace(method, objective=chosen.objective)
+    drawn = units.fold(method.draw_at(chosen.sampler.icdf(u), Key(5, 0), units.rows, chosen.sampler))
+    means = features(drawn, (toy, toy), ([0, 1, 2], [3, 4, 5])).view(steps, n, -1).mean(1)
+    source = method.source.name
+    strata = method.source.count(2 * n) if source == "strats" else 0
+    exact = step_variance(chosen.setting, toy, source, 2 * n, strata)
+    check_mean(means, moments(chosen.setting, toy)[0], text)
+    check_variance(means, exact, text)
+    by_rows = step_variance(chosen.setting, toy, source, n, strata and method.source.count(n)) / 2
+    assert source == "strats" or abs(by_rows[0] / exact[0] - 1) > 0.03, "units numbered as rows would be seen"
+
+
+@pytest.mark.statistical
+def test_an_adaptive_density_learns_the_moments_of_units():
+    """What training hands to it are units with what each adds to its row's loss: E[(P_b / P)^2 l_b^2] by cell of t."""
+    n, chosen = 60_000, case("standard")
+    drawn = Units.of(rows_of_two_blocks(n), Blocks(3), 2 * torch.arange(n), 2 * n).draw(
+        chosen.method, Key(9, 0), Uniform()
+    )
+    nll = torch.zeros(drawn.mask.shape, dtype=torch.float64)
+    for toy, own in zip(TOYS, ([1, 2, 3], [4, 5]), strict=True):
+        state = (drawn.mask[..., own].long() << torch.arange(toy.size)).sum(-1)
+        nll[..., own] = torch.from_numpy(toy.table[..., 0])[state]
+    tokens = token_losses(nll[drawn.mask], drawn.mask, drawn.coefficient, drawn.active)
+    statistics = StepStatistics()
+    adaptive = AdaptiveDensity(AdaptiveOptions(rates=4), shared_noise=True, cost=torch.ones_like, eps=0.1)
+    statistics.follow(adaptive)
+    every = {"counted": torch.ones(n, dtype=torch.bool), "row_weight": torch.ones(n)}
+    InBlocks._count(SimpleNamespace(statistics=statistics), drawn, None, every, tokens, n)
+    statistics.finish_step(lambda table: table, Uniform())
+    found = adaptive.sums[3] / adaptive.sums[0]
+    for low, high, value in zip(adaptive.edges[:-1].tolist(), adaptive.edges[1:].tolist(), found.tolist(), strict=True):
+        t, dt = panels(chosen.setting.kinks(3), low, high)
+        squares = [(toy.size / 5) ** 2 * float(dt @ conditional(chosen.setting, toy, t)[1][:, 0]) for toy in TOYS]
+        assert value == pytest.approx(sum(squares) / 2 / (high - low), rel=0.06), (low, high)
 
 
 def shared(rows: Rows, size: int, text: str, own: slice = slice(None)):
@@ -162,7 +247,7 @@ def test_one_t_for_all_blocks_of_a_row_is_that_of_ordinary_rows():
 @pytest.mark.statistical
 def test_one_t_keeps_the_mean_and_adds_what_the_blocks_then_share():
     """Var = sum_b s_b^2 A_b + Var_t(sum_b s_b g_b), s_b = P_b / P; with a t of its own for each the B_b add up."""
-    toys, shares, n = (toy_row(3, seed=1), toy_row(2, seed=2)), (0.6, 0.4), 40_000
+    toys, shares, n = TOYS, (0.6, 0.4), 40_000
     setting = Setting(masker="fixedcount")
     t, dt = panels(np.union1d(setting.kinks(3), setting.kinks(2)), 0.0, 1.0)
     each = [conditional(setting, toy, t) for toy in toys]

@@ -7,7 +7,8 @@ import torch
 from scipy import special
 
 from stabledllm.errors import UserError
-from stabledllm.noise.maskers import ISAD, count_coefficients, fixed_count
+from stabledllm.noise import counts
+from stabledllm.noise.maskers import ISAD, count_coefficients
 from stabledllm.noise.schedule import p_mask
 from tests.checks.noise import check_isad_weights, check_mirror, check_only_maskable, draw_at, mask_correlation
 from tests.checks.statistics import assert_mean
@@ -106,7 +107,7 @@ def test_count_coefficients_are_the_integral_over_t(power, eps):
 def test_real_powers_meet_the_integer_ones(size):
     """Two derivations of 1 - I_eps, and powers a hair beside an integer."""
     for power in (0, 1, 2):
-        one, other = (f(size, 1e-3, power) for f in (fixed_count._above_eps, fixed_count._above_eps_binomial))
+        one, other = (f(size, 1e-3, power) for f in (counts._above_beta, counts._above_binomial))
         assert torch.allclose(one, other, rtol=1e-11, atol=0)
         beside = count_coefficients(size, 1e-3, power + 1e-9)
         assert torch.allclose(beside, count_coefficients(size, 1e-3, power), rtol=1e-7, atol=0)

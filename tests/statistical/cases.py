@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stabledllm.noise.densities import Tabulated, TSampler
 from stabledllm.noise.methods import Method, MethodOptions
@@ -26,6 +26,8 @@ class Case:
     setting: Setting
     options: MethodOptions = field(default_factory=MethodOptions)
     label: str = ""
+    normalization: str = "row"
+    corrected: bool = False
 
     def __str__(self) -> str:
         return self.label or self.text
@@ -42,7 +44,9 @@ class Case:
     def objective(self) -> Objective:
         power = self.setting.power
         weighting = {0: "elbo", 1: "unweighted"}.get(power, "power")
-        return Objective(weighting, eps=self.setting.eps, power=power)
+        window = None if self.setting.window == (0.0, 1.0) else self.setting.window
+        given = {"normalization": self.normalization, "window": window, "corrected": self.corrected}
+        return Objective(weighting, eps=self.setting.eps, power=power, **given)
 
 
 def case(
@@ -69,6 +73,24 @@ def case(
         delta=options.isad_delta,
     )
     return Case(text, setting, options, label or f"{text} eps={eps:g}" + _WEIGHTED.get(power, f" power {power}"))
+
+
+def in_window(text: str, low: float, high: float, *, power: float = 0, **given) -> Case:
+    """A case of an objective that trains the mask ratios from ``low`` to ``high`` alone."""
+    plain = case(text, power=power, **given)
+    setting = replace(plain.setting, window=(low, high))
+    if setting.below < 1:
+        setting = replace(setting, below=(setting.below - low) / (high - low))
+    return replace(plain, setting=setting, label=f"{plain} in {low:g} to {high:g}")
+
+
+def masked_mean(chosen: Case) -> Case:
+    """The case as a mean over masked tokens, whose mean probability is that of the middle of the window."""
+    low, high = chosen.setting.window
+    scale = 1 / ((1 - chosen.setting.eps) * (low + high) / 2 + chosen.setting.eps)
+    return replace(
+        chosen, setting=replace(chosen.setting, scale=scale), label=f"{chosen} masked mean", normalization="masked"
+    )
 
 
 _BELOW = MethodOptions(mirror_below=0.6)
@@ -112,6 +134,22 @@ OTHER_OBJECTIVES = [
     case("complement", power=2.3),
 ]
 """The unweighted objective, and others by their power of p_mask."""
+
+WINDOWS = [
+    *(in_window(text, 0.3, 0.8) for text in ("standard", "ppots+mirror", "fixedcount", "ppots+fixedcount+partition3")),
+    *(masked_mean(in_window(text, 0.3, 0.8, power=1)) for text in ("standard", "ppots", "ppots+fixedcount+mirror")),
+    *(masked_mean(case(text, power=1)) for text in ("standard", "complement")),
+    in_window("fixedcount", 0.5, 1.0, power=0.5),
+    in_window("ppots+fixedcount", 0.0, 0.5),
+    in_window("mirror", 0.3, 0.8, options=_BELOW),
+    replace(
+        corrected := in_window("ppots+fixedcount", 0.25, 0.75),
+        setting=replace(corrected.setting, scale=0.5),
+        label=f"{corrected} corrected",
+        corrected=True,
+    ),
+]
+"""A range of mask ratios, and means over the masked tokens."""
 
 BIASED = [case("isad"), case("isad+mirror"), case("isad", power=1), case("clipped"), case("clipped+mirror")]
 """Compared with their own enumerated objectives, which differ from the standard one."""

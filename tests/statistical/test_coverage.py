@@ -121,7 +121,7 @@ def test_variances_and_ratios_of_drawn_steps(size, eps, steps):
     hits, ratios, claims = dict.fromkeys(EXACT, 0), dict.fromkeys(EXACT, 0), 0
     for seed in range(trials):
         nested = nested_losses(meter, STANDARD, rows=32, rates=6, masks=2, seed=seed, some_masked=True)
-        low = LowRates.of(nested, meter.size[nested.rows], eps)
+        low = LowRates.of(nested, meter.size[nested.rows], meter.objective)
         results = []
         for name in EXACT:
             method = Method.parse(name)

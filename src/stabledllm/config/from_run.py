@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from stabledllm.config.decoding_fit import calls_of, refuse_unfit
+from stabledllm.config.objectives import without_name
 from stabledllm.config.run_folder import Run, run_behind, run_of
 from stabledllm.config.settings import (
     DataSettings,
@@ -107,8 +108,10 @@ def _below(run: Run, tree: dict, kind: type[ModelSettings]) -> dict:
             below[key] = _changed(_known(value, group), field.default)
     if "data" in below:
         below["data"] = _data(run, below["data"], tree, kind)
-    if "weighting" in _group(tree, "objective"):
-        below.get("objective", {}).pop("power", None)  # it belongs to the run's weighting
+    if "objective" in below and (given := _group(tree, "objective")):
+        below["objective"] = without_name(below["objective"], given)
+        if "weighting" in given:
+            below["objective"].pop("power", None)  # it belongs to the run's weighting
     if kind is EvalSettings:
         below |= _of_evaluation(run, tree)
     return {key: value for key, value in below.items() if value not in ({}, None)}

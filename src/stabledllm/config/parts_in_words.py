@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from stabledllm.config.objectives import NAMED, in_keys
+
+if TYPE_CHECKING:
+    from stabledllm.config.settings import ObjectiveSettings
+
 DOES = {
     "standard": "draws a mask ratio t evenly from 0 to 1 for each row and masks each response token with probability t",
     "autoregressive": "predicts each token from those before it: no masks, and no noise from them",
@@ -31,6 +38,31 @@ OBJECTIVES = {
     "cosine": "MMaDA's for images: t sets the number of masked tokens by a cosine, and each weighs the same",
 }
 """By the name of ``objective.weighting``."""
+
+MEANS = {"row": "rows", "token": "tokens", "masked": "masked tokens"}
+"""What ``objective.normalization`` takes the mean over, within a step."""
+
+
+def objective_in_words(objective: ObjectiveSettings) -> str:
+    """What is minimised: the keys that a name stands for, the weighting, the mask ratios and the mean.
+
+    >>> from stabledllm.config.settings import ObjectiveSettings
+    >>> objective_in_words(ObjectiveSettings(name="llada2"))[:69]
+    'llada2 (weighting=unweighted normalization=masked window=[0.3,0.8]): '
+    """
+    power = f" (a = {objective.power:g})" if objective.power is not None else ""
+    text = f"{objective.weighting}{power}: "
+    if objective.name:
+        stands = {key: getattr(objective, key) for key in NAMED[objective.name].keys}
+        text = f"{objective.name} ({in_keys(stands)}): "
+    text += OBJECTIVES[objective.weighting]
+    if objective.window:
+        part = "the bound's own part from" if objective.corrected else "at"
+        text += f"; {part} mask ratios from {objective.window[0]:g} to {objective.window[1]:g} alone"
+    text += f"; the mean over the {MEANS[objective.normalization]} of a step"
+    if objective.name and (noise := NAMED[objective.name].noise):
+        text += f". Its own trainer's noise is {noise}: another method has the same objective with less noise or more"
+    return text
 
 
 def in_words(parts: list[str], *, unbiased: bool) -> str:

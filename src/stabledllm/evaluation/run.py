@@ -170,8 +170,8 @@ def _shared_identity(settings: EvalSettings, rows: EvaluatedRows) -> dict:
     }
     if settings.held_out:
         shared["held_out"] = True
-    if settings.objective.weighting != "elbo":
-        shared["objective"] = settings.objective.model_dump()
+    if not build_objective(settings.objective).is_bound:
+        shared["objective"] = settings.objective.keys
     if of_images(rows.scored):
         return shared | decoded_by(settings, rows.scored)
     return shared | {"decoding": settings.decoding.model_dump(), "examples": rows.examples}
@@ -212,11 +212,11 @@ def _beside(settings: EvalSettings, rows: EvaluatedRows, say: Say) -> tuple[Path
 def _measure_nll(
     loaded: LoadedModel, settings: EvalSettings, encoded: Encoded, identity: dict, ranks: Ranks, say: Say
 ) -> tuple[dict, dict[str, str]]:
-    """The NLL and, under another weighting, the objective's own loss; and the packages that began the work."""
+    """The NLL, the own loss of an objective that is not the bound, and the packages that began the work."""
     say(encoded.summary(settings.data.max_len))
     measured = {"validation_nll": ("nll", "NLL", Objective())}
-    if settings.objective.weighting != "elbo":
-        measured["validation_objective"] = ("objective", "loss of the objective", build_objective(settings.objective))
+    if not (own := build_objective(settings.objective)).is_bound:
+        measured["validation_objective"] = ("objective", "loss of the objective", own)
     metrics, others = {}, {}
     for name, (file, words, objective) in measured.items():
         journal = Journal(Path(settings.out) / JOURNAL, file, identity, ranks)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.rows import TokenRow, maskable_sizes
+from stabledllm.errors import UserError
 from stabledllm.experiment.needed import refuse_views
 from stabledllm.models.names import blocks_from_start
 from stabledllm.noise.blocks import mean_forwards_in_blocks
@@ -67,6 +68,11 @@ def rows_per_step(
         views = method.views.count
         refuse_views(method.name, views, base.batch)
         return base.batch // views
+    if base.block_schedule:
+        raise UserError(
+            f"key 'base.block_schedule': expected none beside equal=compute with method '{method.name}', whose "
+            f"forwards depend on the block size; write equal=steps, or leave the method out."
+        )
     density = method.sampler(sampler or Uniform())
     if base.block_size:
         cost = mean_forwards_in_blocks(method.views, density, size, base.block_size, lead)

@@ -9,7 +9,8 @@ from stabledllm.errors import Gathered
 
 Checks = Iterator[tuple[str, Callable[[], object]]]
 """Checks, each with the keys that it reads, separated by blanks; a group stands for all its keys."""
-DECODED, WEIGHED = "decoding.length decoding.steps decoding.block", "objective.weighting objective.power"
+DECODED = "decoding.length decoding.steps decoding.block"
+WEIGHED = "objective"
 OF_STREAMED_DATA = "data.streaming data.train data.train_rows data.few_shot data.cache"
 SPLITS = ("train", "validation", "test")
 

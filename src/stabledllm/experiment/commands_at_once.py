@@ -35,7 +35,7 @@ from stabledllm.method_checks import check_fitted, check_fixed
 from stabledllm.models.names import check_model_name, trained_block
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
-from stabledllm.noise.weightings import power_of
+from stabledllm.objective_checks import check_objective
 from stabledllm.planning.layout import Layout, parse_memory
 from stabledllm.runtime.folders import refuse_used
 from stabledllm.tasks.registry import task_named
@@ -172,7 +172,7 @@ def _of_fit(settings: TrainSettings) -> Checks:
     if is_known(settings.method):
         yield "method", partial(check_fitted, OfParts(settings.method))
     yield "out", partial(check_out, settings.out)
-    yield WEIGHED, partial(power_of, settings.objective.weighting, settings.objective.power)
+    yield WEIGHED, partial(check_objective, settings.objective)
     yield from of_model(settings)
     yield from _of_rows(settings, ["train"])
     yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
@@ -186,7 +186,7 @@ def _of_decompose(settings: DecomposeSettings) -> Checks:
         if is_known(name):
             yield "methods", partial(check_fixed, OfParts(name))
     yield "out", partial(check_out, settings.out)
-    yield WEIGHED, partial(power_of, settings.objective.weighting, settings.objective.power)
+    yield WEIGHED, partial(check_objective, settings.objective)
     yield from of_model(settings)
     yield from _of_rows(settings, ["train"])
     yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
@@ -213,7 +213,7 @@ def _of_eval(settings: EvalSettings) -> Checks:
     else:
         yield from _of_rows(settings, ["test"] if settings.data.test else ["train"])
     yield "out", partial(check_out, settings.out)
-    yield WEIGHED, partial(power_of, settings.objective.weighting, settings.objective.power)
+    yield WEIGHED, partial(check_objective, settings.objective)
     yield f"{DECODED} model", partial(_check_decoding, settings)
     if settings.clip:
         yield "clip", partial(check_clip, settings.clip)

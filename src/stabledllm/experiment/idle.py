@@ -200,9 +200,9 @@ def idle_in_eval(settings: EvalSettings, overrides: Sequence[str]) -> list[str]:
 
 def _measured(settings: DecomposeSettings) -> list[str]:
     """The methods that are measured; of the default ones, those that are defined for the objective."""
-    if "methods" in settings.model_fields_set or settings.objective.weighting != "cosine":
+    if "methods" in settings.model_fields_set:
         return settings.methods
-    return [name for name in settings.methods if not any(named.part.bound_only for named in OfParts(name).parts)]
+    return [name for name in settings.methods if OfParts(name).takes(settings.objective)]
 
 
 def _views(method: OfParts) -> int:

@@ -197,7 +197,9 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
     if not base.untuned:
         return None
     own = build_objective(base.objective)
-    objectives = {"validation_nll": Objective()} | ({"validation_objective": own} if own.counts == "cosine" else {})
+    objectives = {"validation_nll": Objective()}
+    if not own.is_bound and not loaded.autoregressive:
+        objectives["validation_objective"] = own
     metrics = {}
     for name, objective in objectives.items() if len(data.validation) else ():
         meter = loss_meter(loaded, data.validation, objective, block_size=base.block_size)

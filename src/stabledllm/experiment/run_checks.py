@@ -25,9 +25,11 @@ from stabledllm.models.shipped import check_name
 from stabledllm.noise.names import find_part
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.weightings import power_of
+from stabledllm.objective_checks import check_objective
 from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
 from stabledllm.runtime.files import read_json
 from stabledllm.runtime.nearby import nearby
+from stabledllm.training.block_schedule import check_block_schedule
 
 _MOST_VIEWS = 64
 
@@ -45,8 +47,10 @@ def of_method(run: TrainSettings, name: str) -> Checks:
         yield "method methods model family", partial(check_model, method, run.model, causal)
     if run.p_of_t:
         yield "method methods p_of_t objective block_size", partial(_check_density, method, run)
+    yield "method methods objective", partial(method.refuse_unless_it_takes, run.objective)
     if run.block_size:
         yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
+        yield "method methods block_size block_schedule p_of_t", partial(check_block_schedule, run, method)
     if is_known_here(run.model):
         chosen = partial(check_block_choices, method, run.block_size, run.block_t, run.block_start)
         yield "method methods model block_size block_t block_start", chosen
@@ -81,7 +85,7 @@ def of_run(run: TrainSettings) -> Checks:
     """The checks of a run's objective, decoding, data's kinds, batch, blocks, adapters and callbacks."""
     run = _in_own_blocks(run)
     objective, decoding, lora = run.objective, run.decoding, run.lora
-    yield WEIGHED, partial(power_of, objective.weighting, objective.power)
+    yield WEIGHED, partial(check_objective, objective)
     yield f"{DECODED} block_size", partial(_check_decoding, run)
     fits = partial(refuse_unfit, decoding.length, decoding.steps, decoding.block, run.block_size)
     yield f"{DECODED} block_size", fits
@@ -211,7 +215,7 @@ def _check_density(method: OfParts, run: TrainSettings) -> None:
         inside = f"; write p_of_t={path / 'p_of_t.json'}" if (path / "p_of_t.json").is_file() else ""
         near = inside or nearby(path, [".json"])
         raise UserError(f"key 'p_of_t': expected a file that 'stabledllm fit' wrote, found {found}{near}.")
-    record, objective = read_json(path, SCHEMA), run.objective.model_dump()
+    record, objective = read_json(path, SCHEMA), run.objective.keys
     objective["power"] = power_of(run.objective.weighting, run.objective.power)
     parts = {"method": str, "config": dict, "objective": dict}
     if all(isinstance(record.get(part), kind) for part, kind in parts.items()):  # else refused where it is read whole

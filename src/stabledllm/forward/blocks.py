@@ -8,6 +8,7 @@ Legend: n requested evaluations, P tokens of a row's response, P_b of one of its
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -17,11 +18,11 @@ from stabledllm.data.rows import TokenRow
 from stabledllm.data.token_rows import refuse_given
 from stabledllm.forward.meter import LossMeter
 from stabledllm.loss import token_losses
-from stabledllm.models.evaluating import evaluating
+from stabledllm.models.evaluating import evaluating_as_trained
 from stabledllm.noise.blocks import BlockDraw, Blocks, Units
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Draw, Method, Rows
-from stabledllm.noise.streams import Key
+from stabledllm.noise.streams import Key, Stream
 
 
 def loss_meter(loaded, rows: Sequence[TokenRow], objective, *, block_size: int | None, **kwargs) -> LossMeter:
@@ -44,7 +45,9 @@ class BlockMeter(LossMeter):
     t has shape (n,), one for all blocks of a row, or (n, ``ratios_per_row``).
 
     Args:
-        block_size: response tokens of a block. The rest is as for :class:`LossMeter`.
+        block_size: response tokens of a block. as_trained: measure the losses of training where they differ from those
+            of decoding: under shifted logits, a block's first token is then predicted from the noisy block before it.
+            The rest is as for :class:`LossMeter`.
 
     >>> from stabledllm.forward.meter import MeteredModel
     >>> from stabledllm.noise.objective import Objective
@@ -56,8 +59,10 @@ class BlockMeter(LossMeter):
     row_copies = 2  # the clean row beside the noisy one
     form_names = ("block_ids",)
 
-    def __init__(self, *args, block_size: int, **kwargs):
+    def __init__(self, *args, block_size: int, as_trained: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
+        if as_trained:
+            self.mode = evaluating_as_trained
         refuse_given(self.rows)
         self.blocks = Blocks.of(self.model, block_size)
 
@@ -79,7 +84,7 @@ class BlockMeter(LossMeter):
         Arguments and refusals are those of :meth:`view_losses`.
         """
         losses = torch.zeros(len(row), self.ratios_per_row, dtype=torch.float64)
-        with evaluating(self.model):
+        with self.mode(self.model):
             for chunk in self.chunks(row, method.views.count):
                 batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk)
                 nll = self.cross_entropies(batch, draw).double()
@@ -108,8 +113,9 @@ class UnitMeter(LossMeter):
     mean number of blocks of a row. As every block's t is drawn from one p, the step's variance is that of ordinary
     rows with these losses, and p* is fitted to their second moment over units. "Row" i is a unit: the row cut off
     after the block, of which only the block is maskable. Its loss is ``m (P_b / P) l_b``, so that the mean over all
-    units is the mean of the row losses. Under the token mean it is ``P_b l_b`` divided by the mean P_b of the units:
-    the share of a unit, like that of a row.
+    units is the mean of the row losses. Losses are those of training: where a block's first token is predicted from the
+    noisy block before it, that block has masks too, at a uniform t of its own. Under the token mean it is ``P_b l_b``
+    divided by the mean P_b of the units: the share of a unit, like that of a row.
 
     Args:
         block_size: response tokens of a block. The rest is as for :class:`LossMeter`.
@@ -123,6 +129,7 @@ class UnitMeter(LossMeter):
     """
 
     form_names = ("block_ids",)
+    mode = staticmethod(evaluating_as_trained)
 
     def __init__(self, loaded, rows: Sequence[TokenRow], objective, *, block_size: int, **kwargs):
         refuse_given(rows)
@@ -147,13 +154,42 @@ class UnitMeter(LossMeter):
         # The blocks are those of the whole row, of whose response a unit holds the last block alone.
         response = place >= self.prompts[row[chunk]].to(place.device)[:, None]
         batch["block_ids"] = self.blocks.ids(response, batch["attention_mask"])
+        if _starts_noisy(self.model):
+            position = start + chunk.to(place.device)
+            draw = self._with_block_before(draw, method, key, position, response, batch)
         return batch, draw
+
+    def _with_block_before(
+        self, draw: Draw, method: Method, key: Key, position: Tensor, response: Tensor, batch: dict[str, Tensor]
+    ) -> Draw:
+        """The draw with masks in the block before each unit too, whose tokens have no coefficient in it."""
+        ids, maskable = batch["block_ids"], batch["maskable"]
+        own = ids.masked_fill(~maskable, -1).amax(1, keepdim=True)
+        before = response & (ids == own - 1)
+        some = before.any(1, keepdim=True)
+        rows = Rows(
+            position=position,
+            step_rows=int(position.max()) + 1,
+            maskable=torch.where(some, before, maskable),
+            token_index=torch.arange(ids.shape[1], device=ids.device),
+            delimiter=torch.zeros_like(before),
+        )
+        t = key.row_uniforms(Stream.RATE, position)
+        beside = method.draw_at(t, key, rows, Uniform())
+        masked = beside.mask & beside.active[..., None] & some[:, None]
+        return replace(draw, mask=(draw.mask & draw.active[..., None]) | (masked & draw.active[..., None]))
 
     def _one_batch(self, row, t, method, key, sampler, chunk, start=0) -> tuple[Tensor, Tensor]:
         losses, active = super()._one_batch(row, t, method, key, sampler, chunk, start)
-        if self.objective.normalization == "token":  # the draw holds the share, as each unit is a row of its own
+        if self.objective.normalization != "row":  # the draw holds the share, as each unit is a row of its own
             return losses, active
         return losses * self.weights[row[chunk]][:, None], active
+
+
+def _starts_noisy(model: object) -> bool:
+    """Whether training predicts a block's first token from the noisy block before it."""
+    config = getattr(model, "config", None)
+    return bool(getattr(config, "shift_logits", False)) and getattr(config, "block_start", None) == "noisy"
 
 
 def _cuts(row: TokenRow, blocks: Blocks) -> list[tuple[int, int]]:

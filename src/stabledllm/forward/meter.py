@@ -64,6 +64,8 @@ class Meter:
     """Number of times that a row's tokens go through the model in one view."""
     form_names: tuple[str, ...] = ()
     """Tensors of a batch that the model takes by name, besides the tokens and their attention mask."""
+    mode = staticmethod(evaluating)
+    """The context that the model is measured in."""
 
     def __init__(
         self,
@@ -191,7 +193,7 @@ class LossMeter(Meter):
         """
         losses = torch.zeros(len(row), method.views.count, dtype=torch.float64)
         active = torch.zeros(len(row), method.views.count, dtype=torch.bool)
-        with evaluating(self.model):
+        with self.mode(self.model):
             for chunk in self.chunks(row, method.views.count):
                 losses[chunk], active[chunk] = self._one_batch(row, t, method, key, sampler or Uniform(), chunk, start)
         self.require_finite(losses, row)

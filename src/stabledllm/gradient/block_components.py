@@ -22,6 +22,7 @@ from stabledllm.gradient.profile import GradientProfile
 from stabledllm.gradient.projected import estimate, projection_error
 from stabledllm.gradient.row_moments import bernoulli_moments, bernoulli_square
 from stabledllm.noise.densities import TSampler, Uniform
+from stabledllm.noise.objective import Objective
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import Ends, Ratio, of_ratio, of_sum
 from stabledllm.variance.blocks import RateSplit
@@ -61,7 +62,12 @@ class UnitNoise:
 
     def hidden(self, sampler: TSampler) -> Tensor:
         """What masks that are drawn given that they hide a token leave out of a row's variance, shape (Q, u)."""
-        return self.second(sampler, lambda t, size: 1 - chance_of_some(t, size, self.profile.eps))
+        return self.second(sampler, lambda t, size: 1 - chance_of_some(t, size, self.objective))
+
+    @property
+    def objective(self) -> Objective:
+        """The objective whose gradients these are."""
+        return self.profile.method.objective
 
     @cached_property
     def _moments(self):

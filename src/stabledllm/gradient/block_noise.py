@@ -82,7 +82,7 @@ def few_draws_decide(units: UnitNoise, method: Method, sampler: TSampler, draws:
 
     def rare(t: Tensor, size: Tensor) -> Tensor:
         width = torch.diff(t, prepend=t.new_zeros(1))
-        seen = chance_of_some(t, size, units.profile.eps) * sampler.log_prob(t).exp().nan_to_num() * width
+        seen = chance_of_some(t, size, units.objective) * sampler.log_prob(t).exp().nan_to_num() * width
         return (draws * seen.cumsum(0) < LEAST_SEEN).double()
 
     return float(units.second(sampler, rare).mean()) / method.views.count > HEAVY_SHARE * variance

@@ -34,7 +34,7 @@ class UnitGradients(UnitMeter):
 
     def _times_share(self, draw: Draw, row: Tensor, method: Method) -> Draw:
         draw = super()._times_share(draw, row, method)
-        if self.objective.normalization == "token":  # the draw holds the share, as each unit is a row of its own
+        if self.objective.normalization != "row":  # the draw holds the share, as each unit is a row of its own
             return draw
         weight = self.weights[row].to(draw.coefficient)
         return replace(draw, coefficient=draw.coefficient * weight[:, None, None])
@@ -62,7 +62,7 @@ class GivenHidden(BlockMeter):
         draw = super().noise_at(t, method, key, noise, sampler)
         if not isinstance(method.masker, SomeMasked):
             return draw
-        chance = chance_of_some(draw.t, draw.units.rows.maskable.sum(1), self.objective.eps)
+        chance = chance_of_some(draw.t, draw.units.rows.maskable.sum(1), self.objective)
         scaled = draw.drawn.coefficient * chance[:, None, None]
         return draw.units.fold(replace(draw.drawn, coefficient=scaled))
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.gradient.profile import GradientProfile
-from stabledllm.noise.maskers.fixed_count import count_coefficients, log_gamma
+from stabledllm.noise.counts import count_coefficients, log_gamma
 from stabledllm.noise.schedule import masked_count, p_mask
 
 _FINE = 4096

@@ -173,7 +173,7 @@ def profile_at(
         eps=meter.objective.eps,
         power=meter.objective.power,
         forwards=meter.forwards - before,
-        share=meter.shares(method)[chosen] if meter.objective.normalization == "token" else None,
+        share=meter.shares(method)[chosen] if meter.objective.normalization != "row" else None,
     )
 
 

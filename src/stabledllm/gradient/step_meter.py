@@ -16,7 +16,6 @@ from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.gradient.sketch import Sketch, block_products
 from stabledllm.gradient.steps import TRANSFORMS, StepGradients
 from stabledllm.loss import reduce_loss, row_losses
-from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
@@ -123,7 +122,7 @@ class StepMeter(Meter):
         t = self.rates(method, sampler, key, drawn)
         whole = collate([self.rows[i] for i in drawn.tolist()], self.pad_id, syrm=method.syrm)
         weight = self.objective.row_weight(whole["maskable"])
-        with evaluating(self.model):
+        with self.mode(self.model):
             for chunk in self.chunks(drawn, method.views.count):
                 batch, draw = self.draw(drawn, t, method, key, sampler, chunk)
                 losses = row_losses(self.cross_entropies(batch, draw), draw.mask, draw.coefficient, draw.active)

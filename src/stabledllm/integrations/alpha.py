@@ -97,6 +97,10 @@ def _sampler(p_of_t: str | Path | TSampler | None) -> TSampler:
     objective = density.record.get("objective", {})
     if objective.get("weighting") == "cosine":
         raise UserError(f"{p_of_t}: expected a density fitted for the bound, found one for objective.weighting=cosine.")
+    if window := objective.get("window"):
+        raise UserError(
+            f"{p_of_t}: expected a density fitted for the bound, found one for objective.window={list(window)}."
+        )
     if power := objective.get("power"):
         raise UserError(f"{p_of_t}: expected a density fitted for the bound, found one for objective.power={power:g}.")
     return density.sampler

@@ -45,7 +45,7 @@ def measure_autoregressive(settings: DecomposeSettings, loaded: LoadedModel, row
         meter = LossMeter(loaded, rows, objective, progress=progress.update)
         losses = row_nll(meter)
     method = Method.parse(AUTOREGRESSIVE, objective=objective)
-    share = meter.shares(method) if objective.normalization == "token" else None
+    share = meter.shares(method) if objective.normalization != "row" else None
 
     def parts(keep: Tensor) -> Decomposition:
         return decompose_autoregressive(losses[keep], shares_of(share, keep))

@@ -31,7 +31,6 @@ from stabledllm.lab.measure.timing import gradient_cost
 from stabledllm.lab.quick import NOTE, QUICKER
 from stabledllm.lab.recommendation import is_comparable, recommend
 from stabledllm.method_checks import check_blocks, check_marks, check_model
-from stabledllm.models.evaluating import as_trained
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.methods import Method
 from stabledllm.runtime.device import place
@@ -119,7 +118,7 @@ def _measure_all(
     if settings.gradient:
         units = UnitMeter(loaded, rows, methods[0].objective, block_size=size).rows if size else None
         stages += gradient_stages(options, methods, rows, units)
-    with progress_bar("decompose", stages, "" if quick else QUICKER) as progress, as_trained(loaded.model):
+    with progress_bar("decompose", stages, "" if quick else QUICKER) as progress:
         kind = partial(BlockLaboratory, block_size=size) if size else Laboratory
         lab = kind(options, loaded, rows, methods[0].objective, progress)
         if settings.gradient:

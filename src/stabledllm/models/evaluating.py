@@ -1,4 +1,4 @@
-"""Contexts in which a model is in evaluation mode, or in that mode in the form that it is trained in."""
+"""Contexts in which a model is in evaluation mode."""
 
 from __future__ import annotations
 
@@ -21,18 +21,14 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def as_trained(model: nn.Module) -> Iterator[nn.Module]:
-    """Let a model in evaluation mode predict what it predicts in training, wherever the two differ.
-
-    They differ in what predicts a block's first token where logits are shifted (``block_start``). What is measured
-    for training is measured in its form; what is evaluated, in that of decoding.
-    """
-    parts = [module for module in model.modules() if hasattr(module, "as_trained")]
-    before = [module.as_trained for module in parts]
-    for module in parts:
-        module.as_trained = True
-    try:
-        yield model
-    finally:
-        for module, value in zip(parts, before, strict=True):
-            module.as_trained = value
+def evaluating_as_trained(model: nn.Module) -> Iterator[nn.Module]:
+    """The same, but what training predicts in another way is predicted as in training: a block's first token."""
+    modules = [module for module in model.modules() if hasattr(module, "starts_as_trained")]
+    with evaluating(model):
+        for module in modules:
+            module.starts_as_trained = True
+        try:
+            yield model
+        finally:
+            for module in modules:
+                module.starts_as_trained = False

@@ -16,11 +16,12 @@ from stabledllm.noise.maskers import Bernoulli, FixedCount, Masker, MaskInput
 from stabledllm.noise.names import read_parts
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.of_parts import OfParts
-from stabledllm.noise.parts import MASKER, PARTS, STANDARD, MethodOptions
+from stabledllm.noise.parts import MASKER, STANDARD, MethodOptions
 from stabledllm.noise.rows import Rows
 from stabledllm.noise.sources import IID, Source
 from stabledllm.noise.streams import Key
 from stabledllm.noise.views import Single, Views
+from stabledllm.noise.windows import place_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Draw:
     """
 
     t: Tensor
-    """Mask ratios, float64, shape (B,)."""
+    """Mask ratios, float64, shape (B,); under an objective with a window the places in it (``Objective.ratio``)."""
     weight: Tensor
     """Importance weights, shape (B,)."""
     mask: Tensor
@@ -85,28 +86,20 @@ class Method(OfParts):
 
         Raises:
             UserError: an unknown part, a part given twice, two parts for one slot, a bad option of a part that is
-                named, or, under ``cosine``, a part that is defined for the bound's masks only.
+                named, or, under ``cosine`` or a window, a part that is defined for the bound's masks only.
         """
         options, objective = options or MethodOptions(), objective or Objective()
         parts = read_parts(text)
         name = "+".join(named.text for named in parts) or STANDARD
         made: dict[str, object] = {}
+        placed = replace(options, mirror_below=place_of(options.mirror_below, objective.window))
         for named in parts:
-            made |= named.part.objects(options, named.views)
-        if objective.counts != "linear":
+            made |= named.part.objects(placed, named.views)
+        if objective.counts == "cosine" or (MASKER in made and isinstance(made[MASKER], FixedCount)):
             made[MASKER] = FixedCount(objective.counts)
         method = cls(name=name, options=options, objective=objective, **made)
-        if not method.takes(objective):
-            *others, last = (part.name for part in PARTS.values() if not part.bound_only)
-            raise UserError(
-                f"method '{name}' and objective.weighting '{objective.weighting}' contradict: expected parts of "
-                f"{', '.join(others)} and {last}."
-            )
+        method.refuse_unless_it_takes(objective)
         return method
-
-    def takes(self, objective: Objective) -> bool:
-        """Whether every part is defined for the objective."""
-        return objective.counts == "linear" or not any(named.part.bound_only for named in self.parts)
 
     def sampler(self, fitted: TSampler | None = None) -> TSampler:
         """The sampler of t: the ``fitted`` one for P-POTS and as the start of ``adaptive``, else the method's own.
@@ -128,4 +121,4 @@ class Method(OfParts):
         uniforms = self.views.uniforms(key, rows.position.to(t.device), rows.token_index.to(t.device))
         mask, coefficient, weight = self.masker(MaskInput(t, uniforms, self.views, rows, sampler, self.objective))
         active = self.views.active(t, rows.maskable.sum(1))
-        return Draw(t, weight, mask, coefficient, active, hides=not self.autoregressive)
+        return Draw(t, weight, mask, coefficient * self.objective.scale, active, hides=not self.autoregressive)

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from stabledllm.errors import UserError, did_you_mean
-from stabledllm.noise.schedule import EPS, Counts
+from stabledllm.noise.schedule import EPS
 from stabledllm.noise.weightings import WEIGHTINGS, power_of
+from stabledllm.noise.windows import MaskRatios, checked_window
 
-NORMALIZATIONS = ("row", "token")
+NORMALIZATIONS = ("row", "token", "masked")
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(MaskRatios):
     """The expected loss that is minimised: a weighting of mask ratios and a mean over rows or tokens.
 
     ``elbo``: ``E_t E_M[1/P sum_M CE / p_mask]``, the bound on the response's NLL per token.
@@ -25,40 +26,51 @@ class Objective:
     a = 1 ``unweighted``. The larger a is, the more high mask ratios weigh.
     ``cosine``: MMaDA's for images, ``E_k E_{|M|=k}[1/k sum_M CE]``: the mean over exactly k = max(1,
     round(P cos(pi u / 2))) masked tokens, u = 1 - t uniform (arXiv:2505.15809); ``eps`` has no effect.
-    ``normalization``: mean over the step's rows (the paper's), or over its maskable tokens.
+    ``normalization``: mean over the step's rows (the paper's), over its maskable tokens, or over its ``masked`` tokens.
+    The last divides by their expected number, ``sum P E[p_mask]``, so that no micro-batch and no step has another
+    objective than the next: the limit of a pooled masked mean (docs/objectives.md#the-pooled-masked-mean).
+    ``window``: mask ratios from [low, high] alone, uniform; the mean over them, or with ``corrected`` the bound's own
+    part ``∫_low^high`` of the integral over all ratios. Under a window every t of this library is the *place* in the
+    window, from 0 to 1; the mask ratio is :meth:`ratio` of it.
 
     Raises:
-        UserError: an unknown weighting or normalization, or a power that the weighting does not take.
+        UserError: an unknown weighting or normalization, a power that the weighting does not take, or a bad window.
 
     >>> Objective("unweighted").power
     1.0
     >>> Objective(normalization="token").row_share(torch.tensor([1, 3]))
     tensor([0.5000, 1.5000], dtype=torch.float64)
+    >>> Objective(window=(0.3, 0.8)).ratio(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([0.3000, 0.5500, 0.8000])
     """
 
     weighting: Literal["elbo", "unweighted", "power", "cosine"] = "elbo"
-    normalization: Literal["row", "token"] = "row"
+    normalization: Literal["row", "token", "masked"] = "row"
     eps: float = EPS
     power: float | None = None
     """The exponent a of the extra factor p_mask**a: given for ``power`` only, None for ``cosine``, else filled in."""
+    window: tuple[float, float] | None = None
+    corrected: bool = False
 
     def __post_init__(self) -> None:
         for key, known in (("weighting", WEIGHTINGS), ("normalization", NORMALIZATIONS)):
             if (value := getattr(self, key)) not in known:
                 raise UserError(f"objective.{key}: unknown '{value}'{did_you_mean(value, known)}.")
         object.__setattr__(self, "power", power_of(self.weighting, self.power))
+        window = checked_window(self.window, self.weighting, self.normalization, self.corrected)
+        object.__setattr__(self, "window", window)
 
     @property
-    def counts(self) -> Counts:
-        """The rule by which the number of masked tokens follows from t."""
-        return "cosine" if self.weighting == "cosine" else "linear"
+    def is_bound(self) -> bool:
+        """Whether it is the bound on the NLL itself, as a mean over rows or over tokens."""
+        return self.weighting == "elbo" and not self.window and self.normalization != "masked"
 
     def row_weight(self, maskable: Tensor) -> Tensor:
-        """The weight of each row in the step's mean: 1, or P for the token mean; float64, shape (B,)."""
+        """The weight of each row in the step's mean: 1, or P for a mean over tokens; float64, shape (B,)."""
         size = maskable.sum(1).double()
-        return size if self.normalization == "token" else torch.ones_like(size)
+        return size if self.normalization != "row" else torch.ones_like(size)
 
     def row_share(self, size: Tensor) -> Tensor:
         """The weight of rows of ``size`` maskable tokens divided by their mean weight, float64, shape of ``size``."""
-        weight = size.double() if self.normalization == "token" else torch.ones(len(size), dtype=torch.float64)
+        weight = size.double() if self.normalization != "row" else torch.ones(len(size), dtype=torch.float64)
         return weight / weight.mean()

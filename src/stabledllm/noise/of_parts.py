@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from stabledllm.errors import UserError
 from stabledllm.noise.names import Named, read_parts
-from stabledllm.noise.parts import AUTOREGRESSIVE, STANDARD
+from stabledllm.noise.parts import AUTOREGRESSIVE, PARTS, STANDARD
+
+if TYPE_CHECKING:
+    from stabledllm.noise.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -74,3 +79,27 @@ class OfParts:
     def unbiased(self) -> bool:
         """Whether the mean of the loss and its gradient are the standard objective's."""
         return all(named.part.unbiased for named in self.parts)
+
+    def takes(self, objective: Objective) -> bool:
+        """Whether every part is defined for the objective, or its settings."""
+        everywhere = objective.weighting != "cosine" and not objective.window
+        return everywhere or not any(named.part.bound_only for named in self.parts)
+
+    def refuse_unless_it_takes(self, objective: Objective) -> None:
+        """Refuse an objective that a part is not defined for.
+
+        Raises:
+            UserError: such an objective.
+
+        >>> from stabledllm.noise.objective import Objective
+        >>> OfParts("complement").refuse_unless_it_takes(Objective(window=(0.3, 0.8)))
+        Traceback (most recent call last):
+        stabledllm.errors.UserError: method 'complement' and objective.window [0.3, 0.8] contradict: expected parts ...
+        """
+        if self.takes(objective):
+            return
+        *others, last = (part.name for part in PARTS.values() if not part.bound_only)
+        key = f"window {list(objective.window)}" if objective.window else f"weighting '{objective.weighting}'"
+        raise UserError(
+            f"method '{self.name}' and objective.{key} contradict: expected parts of {', '.join(others)} and {last}."
+        )

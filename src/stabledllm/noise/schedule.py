@@ -22,7 +22,8 @@ def p_mask(t: Tensor, eps: float = EPS) -> Tensor:
 
 
 Counts = Literal["linear", "cosine"]
-"""The rule by which the number of masked tokens follows from t: in proportion, or by MaskGIT's cosine."""
+"""The rule by which the number of masked tokens follows from t: in proportion, or by MaskGIT's cosine; an ``InWindow``
+(``noise/windows.py``) is a rule too."""
 
 
 def masked_count(t: Tensor, size: Tensor, counts: Counts = "linear") -> Tensor:
@@ -34,6 +35,8 @@ def masked_count(t: Tensor, size: Tensor, counts: Counts = "linear") -> Tensor:
     >>> masked_count(torch.tensor([0.0, 0.6, 1.0]), torch.tensor([10, 10, 10]))
     tensor([ 1,  6, 10])
     """
+    if not isinstance(counts, str):
+        return counts.masked_count(t, size)
     if counts == "linear":
         return (t * size).ceil().long().clamp(min=1).minimum(size)
     # Halves round up; their probability is 0.
@@ -46,6 +49,8 @@ def largest_ratio(count: Tensor, size: Tensor, counts: Counts = "linear") -> Ten
     >>> largest_ratio(torch.tensor([0, 1, 4]), torch.tensor(4))
     tensor([0.0000, 0.2500, 1.0000], dtype=torch.float64)
     """
+    if not isinstance(counts, str):
+        return counts.largest_ratio(count, size)
     if counts == "linear":
         return count.double() / size
     edge = torch.asin(((count.double() + 0.5) / size).clamp(max=1.0)) * (2 / math.pi)

@@ -11,6 +11,9 @@ from stabledllm.noise.parts import FOLLOWED, PARTS, REPORTED
 SCHEMA = "stabledllm/p_of_t/1"
 """Of ``p_of_t.json``."""
 
+_LATER = {"window": None, "corrected": False}
+"""Keys of the objective that older files do not have, with what they say by that."""
+
 
 def refuse_other(
     record: Mapping[str, Any],
@@ -41,9 +44,15 @@ def refuse_other(
         raise UserError(f"{path}: expected a density fitted for block_t={block_t}, found one for {shared}.")
     if canonical(record["method"]) != canonical(method):
         raise UserError(f"{path}: expected a density fitted for '{method}', found one for '{record['method']}'.")
-    for key, value in record.get("objective", {}).items():
-        if value != (wanted := objective.get(key)):
+    recorded = record.get("objective") or {}
+    for key, value in ((_LATER | recorded) if recorded else {}).items():
+        if _as_stored(value) != _as_stored(wanted := objective.get(key, _LATER.get(key))):
             raise UserError(f"{path}: expected a density fitted for objective.{key}={wanted}, found {value}.")
+
+
+def _as_stored(value: object) -> object:
+    """The value as JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def canonical(name: str) -> str:

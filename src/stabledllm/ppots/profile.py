@@ -163,7 +163,7 @@ def probe(
     key = Key(seed, _PROBE_STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
     a = len(chosen)
-    edges = rate_edges(rates, meter.objective.eps, method.views.switches)
+    edges = rate_edges(rates, meter.objective.floor, method.views.switches)
     t = (edges[1:] + edges[:-1]) / 2
     rate = _own_rates(seed, edges, a) if design == "stratified" else None
     row_index = chosen.repeat_interleave(len(t) * masks)
@@ -171,7 +171,7 @@ def probe(
     losses, used = meter.view_losses(row_index, row_t, method, key)
     grid = (a, len(t), masks, losses.shape[-1])
     used = used.view(grid)[:, :, 0]
-    share = meter.shares(method)[chosen] if meter.objective.normalization == "token" else None
+    share = meter.shares(method)[chosen] if meter.objective.normalization != "row" else None
     return Profile(
         edges=edges,
         view_losses=losses.view(grid),

@@ -5,6 +5,8 @@ Legend: B rows, K views, L positions; a unit is a (row, block) pair.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from stabledllm.noise.blocks import BlockDraw, Blocks, Units
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from stabledllm.training.block_schedule import BlockSizes
 from stabledllm.training.positions import StepRows
 from stabledllm.training.streaming import check_rows
 from stabledllm.training.trainer import MDMTrainer
@@ -36,8 +39,8 @@ class InBlocks:
     """A mixin that draws and counts the units of a step instead of its rows, and evaluates in blocks as well.
 
     Args:
-        block_size: response tokens of a block. one_t: one t for all blocks of a row. The other arguments are those of
-            :class:`MDMTrainer`.
+        block_size: response tokens of a block; or the sizes of the steps, of which evaluation takes the last.
+        one_t: one t for all blocks of a row. The other arguments are those of :class:`MDMTrainer`.
 
     Raises:
         UserError: the method or the layout has no meaning in blocks.
@@ -45,13 +48,27 @@ class InBlocks:
 
     form_names = ("block_ids",)
 
-    def __init__(self, *, block_size: int, one_t: bool = False, method: Method, packing: bool = False, **kwargs):
+    def __init__(
+        self, *, block_size: int | BlockSizes, one_t: bool = False, method: Method, packing: bool = False, **kwargs
+    ):
         check_blocks(method, packing=packing)
         for rows in (kwargs["train_rows"], kwargs["eval_rows"]):
             check_rows(rows, refuse_given)
         self.one_t = one_t
-        self.blocks = Blocks.of(kwargs["model"], block_size)
+        self.sizes = block_size if isinstance(block_size, BlockSizes) else BlockSizes((block_size,))
+        self.last_blocks = Blocks.of(kwargs["model"], self.sizes.last)
         super().__init__(method=method, packing=packing, **kwargs)
+
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks of the step that comes, or that is being made."""
+        return replace(self.last_blocks, size=self.sizes.at(self.state.global_step))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the block size of the step that ended beside a training loss where sizes change."""
+        if "loss" in logs and self.sizes.steps:
+            logs["block_size"] = self.sizes.at(self.state.global_step - 1)
+        super().log(logs, start_time)
 
     def _fix_positions(self, batches: list[dict], device: torch.device) -> StepRows:
         step = super()._fix_positions(batches, device)
@@ -78,7 +95,7 @@ class InBlocks:
 
     def evaluation_meter(self, objective: Objective) -> BlockMeter:
         """The meter of the validation rows in blocks, under an objective."""
-        return BlockMeter(self._metered(), self.eval_rows, objective, block_size=self.blocks.size)
+        return BlockMeter(self._metered(), self.eval_rows, objective, block_size=self.last_blocks.size)
 
 
 class BlockTrainer(InBlocks, MDMTrainer):

@@ -79,9 +79,9 @@ def _evaluation_losses(settings: TrainSettings, trainer: MDMTrainer, data: DataB
     for line in side_by_side(nll, beside):
         say(line)
     metrics = {"validation_nll": nll.as_dict()}
-    if (objective := build_objective(settings.objective)).counts == "cosine":
+    if not (objective := build_objective(settings.objective)).is_bound and not trainer.method.autoregressive:
         own_loss = trainer.validation(objective)
-        say(f"validation loss of MMaDA's objective {own_loss}")
+        say(f"validation loss of the objective that was trained {own_loss}")
         metrics["validation_objective"] = own_loss.as_dict()
     return metrics, beside or {}
 

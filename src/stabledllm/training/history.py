@@ -2,8 +2,9 @@
 
 A line of losses holds ``step``, ``loss``, ``grad_norm``, ``learning_rate``, ``ess``, ``masked_share``,
 ``forward_passes`` and ``tokens_per_second``, with experts also their load (``expert_load_max``, ``experts_unused``,
-``balance_loss``); one of an evaluation ``step``, ``eval_nll`` and ``eval_nll_stderr``; one of a checkpoint ``step`` and
-``checkpoint``, its folder. Each has ``time``, in seconds since the epoch.
+``balance_loss``), where block sizes change also ``block_size``; one of an evaluation ``step``, ``eval_nll`` and
+``eval_nll_stderr``; one of a checkpoint ``step`` and ``checkpoint``, its folder. Each has ``time``, in seconds since
+the epoch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,17 @@ from stabledllm.runtime.files import naming, write_jsonl
 HISTORY = "history.jsonl"
 LOADS = ("expert_load_max", "experts_unused", "balance_loss")
 """The figures of a model with experts."""
-LOGGED = ("loss", "grad_norm", "learning_rate", "ess", "masked_share", "loss_ema", "forward_passes", *LOADS)
+LOGGED = (
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "ess",
+    "masked_share",
+    "loss_ema",
+    "forward_passes",
+    "block_size",
+    *LOADS,
+)
 """The figures of a line of losses that are those of the Trainer's log."""
 _KINDS = ("loss", "eval_nll", "checkpoint")
 """The keys that tell the kinds of lines, in the order in which a step writes them."""

@@ -74,6 +74,7 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
         "method": method.name,
         **{key: value for key, value in dump.items() if key not in FREE},
         "adaptive": dump["adaptive"] if method.adaptive else None,
+        "objective": settings.objective.keys,
         "ppots": dump["ppots"] if method.needs_p and not settings.p_of_t else None,
         "p_of_t": None,  # the digest of its content counts instead
         "init_seed": (settings.init_seed or 0) if is_new(settings.model) else None,

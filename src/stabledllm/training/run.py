@@ -36,6 +36,7 @@ from stabledllm.runtime.saying import say as print_line
 from stabledllm.runtime.saying import silent
 from stabledllm.runtime.showing import busy, without_bars
 from stabledllm.training.arguments import DEFAULTS, training_arguments
+from stabledllm.training.block_schedule import BlockSizes, check_block_schedule, check_reached
 from stabledllm.training.blocks import BlockTrainer
 from stabledllm.training.callbacks import add_to, all_callbacks, failing_by_name, names_of
 from stabledllm.training.checkpoints import DENSITY, last_whole
@@ -59,7 +60,7 @@ from stabledllm.training.identity import identity_of, with_content
 from stabledllm.training.log_lines import LogLines
 from stabledllm.training.progress import ProgressFile, StepBar, close_bars
 from stabledllm.training.screen import Screen
-from stabledllm.training.start_block import StartBlock
+from stabledllm.training.start_block import StartBlock, steps_of
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.streaming import counted, known_for, reading, rows_of_run
 from stabledllm.training.trainer import MDMTrainer
@@ -113,6 +114,7 @@ def _train(
     out = Path(settings.out)
     say = say if is_main_process() else silent
     method = build_method(settings.method, settings)
+    check_block_schedule(settings, method)
     if settings.block_size:
         check_blocks(method)
     decoding = build_decoding(settings.decoding)  # needed only at the end, but checked before the long work
@@ -246,13 +248,16 @@ def build_trainer(
     check_marks(method, marks_in(known))
     # Without validation rows there is nothing to evaluate on, whatever eval_every says.
     arguments = _arguments(settings if len(evaluated) else settings.model_copy(update={"eval_every": None}))
+    check_reached(settings, steps_of(settings, None if settings.steps else len(rows)))
     refuse_checkpointing(loaded.model, loaded.name, arguments)
     out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p or (method.adaptive and settings.p_of_t):
         density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
-    in_blocks = partial(BlockTrainer, block_size=settings.block_size, one_t=settings.block_t == "row")
+    sizes, in_adaptive = maskable_sizes(known, method), settings.adaptive
+    follow = build_adaptive(in_adaptive, method, start, sizes) if method.adaptive else None
+    in_blocks = partial(BlockTrainer, block_size=BlockSizes.of(settings), one_t=settings.block_t == "row")
     kind = in_blocks if settings.block_size else MDMTrainer
     trainer = kind(
         model=loaded.model,
@@ -267,9 +272,7 @@ def build_trainer(
         order_seed=settings.order_seed,
         eval_draws=settings.eval_draws,
         density_file=out / DENSITY if density else None,
-        adaptive=build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method))
-        if method.adaptive
-        else None,
+        adaptive=follow,
         packing=settings.packing,
         group_by_length=settings.group_by_length,
         views_per_forward=settings.views_per_forward,

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainingArguments
 
-from stabledllm.config.parts_in_words import OBJECTIVES, in_words
+from stabledllm.config.parts_in_words import in_words, objective_in_words
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle
 from stabledllm.data.splits import own_splits
@@ -25,6 +25,7 @@ from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.plain_text import plain_text
 from stabledllm.runtime.provenance import device_name
+from stabledllm.training.block_schedule import BlockSizes
 from stabledllm.training.first_row import RESPONSE, STYLES, parts_of
 
 _DROPPED = re.compile(r"(^|[:;] )dropped ")
@@ -129,17 +130,15 @@ class StartBlock:
         text = f"{method.name}: {in_words([named.part.name for named in method.parts], unbiased=method.unbiased)}"
         if self.settings.block_size:
             shared = "all of a row with one t" if self.settings.block_t == "row" else "each with its own t"
-            text += f" In blocks of {self.settings.block_size} tokens, {shared}."
+            blocks = f"blocks of {self.settings.block_size} tokens"
+            if self.settings.block_schedule:
+                blocks = f"{BlockSizes.of(self.settings).in_words()}, in which it is evaluated"
+            text += f" In {blocks}; {shared}." if self.settings.block_schedule else f" In {blocks}, {shared}."
         return text
 
     def objective(self) -> str:
         """What is minimised, and over what its mean is taken."""
-        objective = self.settings.objective
-        power = f" (a = {objective.power:g})" if objective.power is not None else ""
-        return (
-            f"{objective.weighting}{power}: {OBJECTIVES[objective.weighting]}; the mean over the "
-            f"{'rows' if objective.normalization == 'row' else 'tokens'} of a step"
-        )
+        return objective_in_words(self.settings.objective)
 
     def steps(self) -> str:
         """How many steps of how many rows, and what part of the data they are."""

@@ -99,7 +99,7 @@ def nested_blocks(
     drawing = replace(method, masker=SomeMasked()) if given else method
     nested = nested_losses(_ByBlock(meter), drawing, rows=rows, rates=rates, masks=masks, seed=seed, design=design)
     sizes = meter.block_sizes[nested.rows]
-    chance = chance_of_some(nested.t[:, None], sizes[..., None], meter.objective.eps) if given else None
+    chance = chance_of_some(nested.t[:, None], sizes[..., None], meter.objective) if given else None
     part = sizes / sizes.sum(1, keepdim=True).double()
     losses = nested.losses.permute(0, 3, 1, 2).contiguous()
     return NestedBlocks(losses, nested.rows, nested.width, chance, nested.share, nested.t, part)
@@ -272,13 +272,13 @@ def measure_blocks(
     drawing = replace(method, masker=SomeMasked()) if given else method
     losses = meter.block_losses(drawn, t, drawing, keys[0], sampler)
     if given:
-        chance = chance_of_some(t, sizes, meter.objective.eps)
+        chance = chance_of_some(t, sizes, meter.objective)
         hidden = (chance * (1 - chance) * losses**2).sum(1).view(steps, rows)
         losses = chance * losses
     total = losses.sum(1)
     if not given and method.masker.independent:
         heavy = rare(method, sampler) > HEAVY_SHARE * float(total.var())
-    share = meter.shares(method)[drawn].view(steps, rows) if meter.objective.normalization == "token" else None
+    share = meter.shares(method)[drawn].view(steps, rows) if meter.objective.normalization != "row" else None
     return MeasuredBlocks(
         total.view(steps, rows), method.source.independent, (meter.forwards - before) / len(drawn), share,
         hidden=hidden, heavy_tail=heavy,

@@ -143,13 +143,13 @@ def nested_losses(
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
     a, width, chance = len(chosen), None, None
     if design == "cells":
-        edges = rate_edges(rates, meter.objective.eps)
+        edges = rate_edges(rates, meter.objective.floor)
         width, rates = edges.diff(), len(edges) - 1
     u = key.row_uniforms(Stream.RATE, torch.arange(a * rates)).view(a, rates)
     t = u if width is None else edges[:-1] + u * width
-    share = meter.shares(method)[chosen] if meter.objective.normalization == "token" else None
+    share = meter.shares(method)[chosen] if meter.objective.normalization != "row" else None
     if some_masked and method.masker == Bernoulli() and method.views.count == 1:
-        chance = chance_of_some(t, meter.sizes(method)[chosen][:, None], meter.objective.eps)
+        chance = chance_of_some(t, meter.sizes(method)[chosen][:, None], meter.objective)
         method = replace(method, masker=SomeMasked())
     losses = meter.losses(chosen.repeat_interleave(rates * masks), t.flatten().repeat_interleave(masks), method, key)
     return NestedLosses(losses.view(a, rates, masks, *losses.shape[1:]), chosen, width, chance, share, t)

@@ -181,7 +181,7 @@ def measure(
     t, before = sampler.icdf(u), meter.forwards
     losses = meter.losses(drawn, t, method, key, sampler)
     cost = (meter.forwards - before) / len(drawn)
-    share = meter.shares(method)[drawn] if meter.objective.normalization == "token" else None
+    share = meter.shares(method)[drawn] if meter.objective.normalization != "row" else None
     rest = {}
     if low is not None and method.masker.independent:
         noise = low.noise(method, sampler)

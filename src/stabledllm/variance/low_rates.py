@@ -21,7 +21,7 @@ from torch import Tensor
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
-from stabledllm.noise.schedule import p_mask
+from stabledllm.noise.objective import Objective
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import of_positive
 from stabledllm.stats.jackknife import LEAST_ROWS, spread
@@ -41,18 +41,18 @@ class LowRates:
     """Standard's losses at rates below t0, from its nested design.
 
     >>> nested = NestedLosses(torch.ones(4, 2, 2), torch.arange(4), width=torch.tensor([0.25, 0.75]))
-    >>> LowRates(nested, eps=0.001, cells=1).edge
+    >>> LowRates(nested, Objective(), cells=1).edge
     0.25
     """
 
     nested: NestedLosses
-    eps: float
+    objective: Objective
     cells: int
     """Number of the nested design's cells below t0."""
 
     @classmethod
-    def of(cls, nested: NestedLosses, size: Tensor, eps: float) -> LowRates | None:
-        """The low rates of a nested design; None where drawn steps suffice, responses being long or eps large.
+    def of(cls, nested: NestedLosses, size: Tensor, objective: Objective) -> LowRates | None:
+        """The low rates of a nested design; None where drawn steps suffice, responses being long or p_mask never small.
 
         Args:
             size: P of the nested design's rows, shape (a,).
@@ -64,11 +64,11 @@ class LowRates:
         mean = float(token_mean(nested.row_means, nested.share))
         spread = max(float(sum(components(nested))) / mean**2, _LEAST_SPREAD)
         t0 = float((share**4 / size.double() ** 3).mean() / (2 * _KURTOSIS)) ** 0.5 / spread
-        if t0 <= eps:
+        if t0 <= objective.floor:
             return None
         edges = nested.width.cumsum(0)
         cells = 1 + int(torch.searchsorted(edges, min(t0, _HIGHEST)))
-        return cls(nested, eps, cells if float(edges[cells - 1]) <= _HIGHEST + 1e-9 else max(1, cells - 1))
+        return cls(nested, objective, cells if float(edges[cells - 1]) <= _HIGHEST + 1e-9 else max(1, cells - 1))
 
     @property
     def edge(self) -> float:
@@ -95,7 +95,7 @@ class LowRates:
         """
         g, t, width, density, weight = self._cells(sampler)
         _, v, error = (x[:, : self.cells] for x in self.nested.cell_moments)
-        second = weight**2 * (g**2 - error + v * view_factor(method, t, self.eps))
+        second = weight**2 * (g**2 - error + v * view_factor(method, t, self.objective.p_mask(t)))
 
         mean, share = weight * g, self.nested.share
         if share is not None:  # the variance of s w l - s m in the place of w l, with m taken as exact
@@ -139,16 +139,15 @@ def is_known_at_low_rates(method: Method) -> bool:
     return method.masker == Bernoulli() and not method.syrm
 
 
-def view_factor(method: Method, t: Tensor, eps: float) -> Tensor:
-    """``(1 + (K - 1) rho) / K``: Var_M of the mean of the views over that of one view; shape of t.
+def view_factor(method: Method, t: Tensor, p: Tensor) -> Tensor:
+    """``(1 + (K - 1) rho) / K``: Var_M of the mean of the views over that of one view, p being p_mask(t); shape of t.
 
-    >>> view_factor(Method.parse("multisample2"), torch.tensor([0.1, 0.9]), eps=0.0)
+    >>> view_factor(Method.parse("multisample2"), t := torch.tensor([0.1, 0.9]), p=t)
     tensor([0.5000, 0.5000], dtype=torch.float64)
     """
     views = method.views.active(t.flatten()).sum(1).view_as(t).double()
     if method.views.independent:
         return 1.0 / views
-    p = p_mask(t, eps)
     fewer = (p * views).floor().clamp(max=views - 1)
     more = p * views - fewer
     # Views mask different tokens as far as possible: each token is masked in `fewer` of them or in one more.

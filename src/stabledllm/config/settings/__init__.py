@@ -1,5 +1,6 @@
 """Every setting of a recipe, with its default and its meaning; :mod:`stabledllm.build` makes objects of them."""
 
+from stabledllm.config.settings.blocks import BlockScheduleSettings
 from stabledllm.config.settings.commands import ConvertSettings, GenerateSettings, MergeSettings, RescoreSettings
 from stabledllm.config.settings.data import DataSettings, ImageSettings
 from stabledllm.config.settings.decompose import DecomposeSettings, GradientSettings
@@ -15,6 +16,7 @@ from stabledllm.config.settings.training import ExperimentSettings, TrainSetting
 
 __all__ = [
     "AdaptiveSettings",
+    "BlockScheduleSettings",
     "ConvertSettings",
     "DataSettings",
     "DecodingSettings",

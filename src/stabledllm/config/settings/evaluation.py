@@ -115,7 +115,7 @@ class EvalSettings(ModelSettings):
     draws: int = Field(4, ge=1, le=MOST)
     """Views of each row in the NLL."""
     objective: ObjectiveSettings = ObjectiveSettings()
-    """With a weighting other than ``elbo`` the mean loss under it is measured beside the NLL."""
+    """Where it is not the bound, the mean loss under it is measured beside the NLL."""
     decoding: ShortDecodingSettings = ShortDecodingSettings()
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
     clip: PathText | None = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from stabledllm.config.objectives import NAMED
 from stabledllm.config.settings.values import MOST
 from stabledllm.config.typed import Strict
 
@@ -30,15 +31,38 @@ class MethodSettings(Strict):
 class ObjectiveSettings(Strict):
     """The objective that training minimises."""
 
+    name: Literal["elbo", "masked-mean", "llada2", "fast-dllm", "sdar", "bd3lm"] | None = None
+    """An objective by the name of whom it is from, which stands for keys below (docs/objectives.md)."""
     weighting: Literal["elbo", "unweighted", "power", "cosine"] = "elbo"
     """Masked tokens weigh p_mask^(a - 1): a = 0 for ``elbo``, 1 for ``unweighted``, ``power`` for ``power``.
     ``cosine``: MMaDA's objective for images, the mean over round(P cos(pi u / 2)) masked tokens."""
     power: float | None = Field(None, ge=0, allow_inf_nan=False)
     """The exponent a >= 0 of weighting ``power``; needed there and allowed nowhere else."""
-    normalization: Literal["row", "token"] = "row"
-    """Mean over the step's rows, as in the paper, or over its maskable tokens."""
+    normalization: Literal["row", "token", "masked"] = "row"
+    """Mean over the step's rows, as in the paper, over its maskable tokens, or over its masked ones (their expected
+    number)."""
     eps: float = Field(1e-3, ge=0, lt=1)
     """Least masking probability: p_mask = (1 - eps) t + eps."""
+    window: list[float] | None = None
+    """Mask ratios from this range alone, such as ``[0.3, 0.8]``; without it from all of [0, 1]."""
+    corrected: bool = False
+    """With ``window``: the bound's own part from those ratios, its width times the mean over them."""
+
+    @model_validator(mode="after")
+    def _named(self) -> ObjectiveSettings:
+        for key, value in NAMED[self.name].keys.items() if self.name else ():
+            if key not in self.model_fields_set:  # another value is refused where keys are checked against each other
+                self.__dict__[key] = value
+        return self
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """All that decides a number: neither the name nor keys that change nothing, which older records lack."""
+        return {
+            key: value
+            for key, value in self.model_dump().items()
+            if key != "name" and not (key in ("window", "corrected") and not value)
+        }
 
 
 class PPOTSSettings(Strict):

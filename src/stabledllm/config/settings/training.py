@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer, field_validator, model_validator
 
+from stabledllm.config.settings.blocks import BlockScheduleSettings
 from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.evaluation import DecodingSettings, ImageDecodingSettings
 from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
@@ -54,6 +55,8 @@ class TrainSettings(ModelSettings):
     """Block diffusion: response tokens per block. Each block has its own t and maskable set and is predicted from the
     clean blocks before it; without it the whole response is one block, or the blocks are those of a model that is
     trained in nothing else (SDAR, Fast-dLLM v2, LLaDA2)."""
+    block_schedule: BlockScheduleSettings | None = None
+    """Other block sizes before ``block_size``, each for a number of steps."""
     block_t: Literal["own", "row"] = "own"
     """In blocks, a t of its ``own`` for each, or one for all blocks of a ``row``, as SDAR and dllm train: the same
     objective with more noise."""
@@ -102,6 +105,8 @@ class TrainSettings(ModelSettings):
 
     @model_validator(mode="after")
     def _decoded_as_trained(self) -> TrainSettings:
+        if self.block_schedule and self.block_size is None:
+            self.__dict__["block_size"] = self.block_schedule.sizes[-1]
         given = "decoding" in self.model_fields_set
         self.decoding = self.decoding.in_blocks_of(self.block_size)
         self.model_fields_set.difference_update(set() if given else {"decoding"})

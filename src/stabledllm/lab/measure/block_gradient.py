@@ -59,10 +59,10 @@ class BlockGradientLaboratory:
         self.standard = standard
         self.counts = Method.parse("fixedcount", standard.options, objective)
         common = {"progress": progress, "parameters": self.grad.parameters, "block_size": block_size, **(sized or {})}
-        given = (self.grad.projection, loaded, rows, objective, common)
-        self.units = gradient_meter(*given, (UnitRowGradients, ProjectedUnitGradients))
-        self.meter = gradient_meter(*given, (BlockRowGradients, ProjectedBlockGradients))
-        self.steps = BlockSteps(loaded, rows, objective, clip=self.grad.clip, **common)
+        given, whole = (self.grad.projection, loaded, rows, objective), common | {"as_trained": True}
+        self.units = gradient_meter(*given, common, (UnitRowGradients, ProjectedUnitGradients))
+        self.meter = gradient_meter(*given, whole, (BlockRowGradients, ProjectedBlockGradients))
+        self.steps = BlockSteps(loaded, rows, objective, clip=self.grad.clip, **whole)
         self._standard: tuple[StepGradients, StepNoiseInBlocks] | None = None
 
     @cached_property

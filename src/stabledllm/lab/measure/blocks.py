@@ -49,7 +49,7 @@ class BlockLaboratory(Laboratory):
         super().__init__(options, loaded, rows, objective, progress)
 
     def _meter(self, objective: Objective) -> BlockMeter:
-        given = {"block_size": self.block_size, "progress": self._update}
+        given = {"block_size": self.block_size, "as_trained": True, "progress": self._update}
         return BlockMeter(self.loaded, self.rows, objective, **given, **self.sized)
 
     def gradients(self, standard: Method) -> BlockGradientLaboratory:
@@ -59,7 +59,7 @@ class BlockLaboratory(Laboratory):
     def nested(self, standard: Method) -> NestedBlocks:
         nested = nested_blocks(self.meter, standard, **self.design)
         units, sizes = nested.by_unit(), self.meter.block_sizes[nested.rows]
-        self.low = LowRates.of(units, sizes[sizes > 0], self.meter.objective.eps)
+        self.low = LowRates.of(units, sizes[sizes > 0], self.meter.objective)
         self._units_per_row = len(units.losses) / len(nested.losses)
         return nested
 

@@ -13,6 +13,7 @@ from stabledllm.lab.measure.plan import ABC, ADAM, GRADIENT_ABC, PROBE, gradient
 from stabledllm.method_checks import check_finite_variance, check_fixed
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.ppots.record import FittedDensity, profile_record
 from stabledllm.runtime.provenance import device_name, versions
 from stabledllm.variance.comparison import compare_methods, mirror_condition
@@ -29,11 +30,17 @@ def check_methods(methods: Sequence[Method], gradient: bool) -> None:
     """Refuse methods that no variance can be measured of; the first is Standard.
 
     Raises:
-        UserError: an infinite variance, a density that follows training, or the gradient of MMaDA's ``cosine``.
+        UserError: an infinite variance, a density that follows training, or the gradient under ``cosine`` or in a
+            window.
     """
     standard = methods[0]
     if gradient and standard.objective.counts == "cosine":
         raise UserError("decompose: --gradient and objective.weighting 'cosine' contradict; only the loss is measured.")
+    if gradient and standard.objective.window:
+        raise UserError(
+            f"decompose: --gradient and objective.window {list(standard.objective.window)} contradict; only the loss "
+            f"is measured: write gradient=false."
+        )
     check_finite_variance(standard, "decompose")
     for method in methods:
         check_fixed(method)
@@ -80,7 +87,7 @@ def measure_losses(lab: Laboratory, methods: Sequence[Method]) -> dict:
         progress.stage(method.name)
         density = lab.density(method) if method.needs_p else None
         if density:
-            densities.append(_shown(density))
+            densities.append(_shown(density, standard.objective))
             notes += [f"{method.name}: {note}" for note in density.notes]
         results.append(lab.result(method, density))
     entries = compare_methods(results, parts.data)
@@ -94,7 +101,7 @@ def measure_losses(lab: Laboratory, methods: Sequence[Method]) -> dict:
         "gradient": None,
         **lab.further(nested),
         "curves": {
-            "t": plain["t"],
+            "t": standard.objective.ratio(torch.tensor(plain["t"], dtype=torch.float64)).tolist(),
             **{name: plain[name] for name in ("g", "g_stderr", "v", "v_stderr")},
             "v_mirror": curves["v_views"],
             "v_mirror_stderr": curves["v_views_stderr"],
@@ -126,14 +133,14 @@ def measure_gradients(lab: Laboratory, methods: Sequence[Method], measured: dict
     return {"gradient": record, "methods": entries, "notes": notes, **gradients.further(measured)}
 
 
-def _shown(density: FittedDensity) -> dict:
-    """The entry of ``densities`` for one method: p at :data:`_SHOWN` points."""
+def _shown(density: FittedDensity, objective: Objective) -> dict:
+    """The entry of ``densities`` for one method: p at :data:`_SHOWN` mask ratios."""
     t = (torch.arange(_SHOWN, dtype=torch.float64) + 0.5) / _SHOWN
     return {
         "method": density.method,
         "source": density.record["source"],
-        "t": t.tolist(),
-        "p": density.sampler.log_prob(t).exp().tolist(),
+        "t": objective.ratio(t).tolist(),
+        "p": (density.sampler.log_prob(t).exp() / objective.width).tolist(),
     }
 
 

@@ -70,7 +70,7 @@ class Laboratory:
     def nested(self, standard: Method) -> NestedLosses:
         """The nested design of A, B and C; the losses at small t that it shows are kept."""
         nested = nested_losses(self.meter, standard, **self.design, some_masked=True)
-        self.low = LowRates.of(nested, self.meter.sizes(standard)[nested.rows], self.meter.objective.eps)
+        self.low = LowRates.of(nested, self.meter.sizes(standard)[nested.rows], self.meter.objective)
         return nested
 
     @property

@@ -73,7 +73,7 @@ def forwards_of_losses(options: DecomposeOptions, methods: Sequence[Method], row
 
 def _cells(options: DecomposeOptions, standard: Method) -> int:
     """The rates at which each row is measured for A, B and C."""
-    return len(rate_edges(options.rates, standard.objective.eps)) - 1 if options.design == "cells" else options.rates
+    return len(rate_edges(options.rates, standard.objective.floor)) - 1 if options.design == "cells" else options.rates
 
 
 def gradient_stages(
@@ -120,7 +120,7 @@ def probe_forwards(method: Method, options: ProbeOptions, rows: Sequence[TokenRo
 
 def probe_of_losses(method: Method, options: ProbeOptions, rows: int) -> int:
     """The forward passes of a probe of losses of at most ``rows`` rows."""
-    cells = len(rate_edges(options.rates, method.objective.eps, method.views.switches)) - 1
+    cells = len(rate_edges(options.rates, method.objective.floor, method.views.switches)) - 1
     return min(options.rows, rows) * cells * options.masks * method.views.count
 
 

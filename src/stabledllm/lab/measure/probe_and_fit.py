@@ -87,7 +87,7 @@ def probe_and_fit(
         return kind(loaded, rows, method.objective, **common, **chosen)
 
     if block_size and one_t:
-        whole = BlockMeter(loaded, rows, method.objective, block_size=block_size, **common)
+        whole = BlockMeter(loaded, rows, method.objective, block_size=block_size, as_trained=True, **common)
         profile = probe(whole, method, **sizes, design=probing.design, seed=seed)
         config |= {"block_size": block_size, "block_t": "row"}
         density = _fit(profile, method, options, config, _weights(method, whole, profile))

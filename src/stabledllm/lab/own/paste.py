@@ -22,7 +22,9 @@ def lines_to_paste(method: Method, mask_id: int, rows: int) -> str:
     objective = method.objective
     if objective != Objective():
         names.append("Objective")
-        given = {name: getattr(objective, name) for name in ("weighting", "normalization", "eps")}
+        given = {
+            name: getattr(objective, name) for name in ("weighting", "normalization", "eps", "window", "corrected")
+        }
         if objective.weighting == "power":
             given["power"] = objective.power
         more += f", objective=Objective({_changed(given, Objective)})"

@@ -33,10 +33,11 @@ class BlockForward(MaskedDiffusionModel):
 
     Under shifted logits a block's first token is predicted in training by the last position of the noisy block before
     it, as published, or with ``config.block_start = "clean"`` by that of the clean one, as in decoding and, whatever it
-    is, in evaluation mode outside :func:`~stabledllm.models.evaluating.as_trained`.
+    is, in evaluation mode, unless ``starts_as_trained``.
     """
 
-    as_trained = False
+    starts_as_trained = False
+    """Whether a block's first token is predicted as in training, in evaluation mode too: for a probe of its losses."""
 
     def attended(self, position_ids: Tensor) -> Tensor:
         block = position_ids // self.config.block_size
@@ -105,7 +106,7 @@ class BlockForward(MaskedDiffusionModel):
         blocks = copies.clean_blocks
         before = predictors(blocks, None, blocks >= 0)
         place = copies.place.gather(1, before)
-        if self.config.block_start == "clean" or not (self.training or self.as_trained):
+        if self.config.block_start == "clean" or not (self.training or self.starts_as_trained):
             first = blocks != blocks.gather(1, before)
             place = torch.where(first, before + copies.width, place)
         return place

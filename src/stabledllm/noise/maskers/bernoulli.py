@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stabledllm.noise.maskers.base import Masker, MaskInput
-from stabledllm.noise.schedule import p_mask
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Bernoulli(Masker):
     independent = True
 
     def __call__(self, given: MaskInput) -> tuple[Tensor, Tensor, Tensor]:
-        probability = p_mask(given.t, given.objective.eps)
+        probability = given.objective.p_mask(given.t)
         mask = (given.uniforms < probability[:, None, None]) & given.rows.maskable[:, None]
         weight = given.sampler.weight(given.t)
         each = weight * probability ** (given.objective.power - 1) / given.size

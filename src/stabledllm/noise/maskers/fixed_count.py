@@ -7,65 +7,17 @@ that of Bernoulli masks (docs/mathematics.md#the-oracle).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from stabledllm.noise.counts import count_coefficients
 from stabledllm.noise.densities import Tabulated, TSampler, Uniform
 from stabledllm.noise.maskers.base import Masker, MaskInput
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.schedule import Counts, largest_ratio, masked_count
 
 _GRID_CELLS = 4096
-
-
-@lru_cache(maxsize=2048)
-def count_coefficients(size: int, eps: float, power: float) -> Tensor:
-    """The c_k, k = 1..P, for which ``E_t[p^(a-1) sum_M CE] = sum_k c_k mean_{|M|=k} sum_M CE``.
-
-    With p uniform on [eps, 1]: ``c_k = C(P,k) B(k+a, P-k+1) (1 - I_eps(k+a, P-k+1)) / (1 - eps)`` for any real
-    a >= 0; for the ELBO (a = 0) that is omega_k / k.
-
-    Returns:
-        float64, shape (P,).
-
-    >>> count_coefficients(4, eps=0.0, power=0.0)  # 1 / k
-    tensor([1.0000, 0.5000, 0.3333, 0.2500], dtype=torch.float64)
-    """
-    k = torch.arange(1, size + 1, dtype=torch.float64)
-    beta = (log_gamma(size + 1) + log_gamma(k + power) - log_gamma(k + 1) - log_gamma(size + power + 1)).exp()
-    if eps == 0.0:
-        return beta
-    above = _above_eps_binomial(size, eps, int(power)) if power == int(power) else _above_eps(size, eps, power)
-    return beta * above / (1.0 - eps)
-
-
-def log_gamma(x: float | Tensor) -> Tensor:
-    """The logarithm of the gamma function, ``log (x - 1)!`` for whole x; float64, shape of ``x``.
-
-    >>> log_gamma(4).exp().round(decimals=9)
-    tensor(6., dtype=torch.float64)
-    """
-    return torch.lgamma(torch.as_tensor(x, dtype=torch.float64))
-
-
-def _above_eps(size: int, eps: float, power: float) -> Tensor:
-    """The mass ``1 - I_eps(k + a, P - k + 1)`` of a beta distribution above eps, for k = 1..P; shape (P,)."""
-    from scipy import special  # here, as importing the package loads torch only
-
-    k = torch.arange(1, size + 1, dtype=torch.float64).numpy()
-    return torch.from_numpy(special.betainc(size - k + 1, k + power, 1.0 - eps))
-
-
-def _above_eps_binomial(size: int, eps: float, power: int) -> Tensor:
-    """The same as :func:`_above_eps` for an integer a, where it is a binomial distribution function."""
-    total, eps_ = size + power, torch.tensor(eps, dtype=torch.float64)
-    hits = torch.arange(total + 1, dtype=torch.float64)
-    ways = log_gamma(total + 1) - log_gamma(hits + 1) - log_gamma(total - hits + 1)
-    log_pmf = ways + hits * torch.log(eps_) + (total - hits) * torch.log1p(-eps_)
-    at_most = torch.cumsum(log_pmf.exp(), 0).clamp(max=1.0)
-    return at_most[power : power + size]
 
 
 def coefficients_of(counts: Tensor, size: Tensor, objective: Objective) -> Tensor:
@@ -81,7 +33,7 @@ def coefficients_of(counts: Tensor, size: Tensor, objective: Objective) -> Tenso
     c = torch.empty(counts.shape, dtype=torch.float64, device=counts.device)
     for one_size in size.unique().tolist():
         rows = size == one_size
-        c[rows] = count_coefficients(one_size, objective.eps, objective.power).to(c.device)[counts[rows] - 1]
+        c[rows] = count_coefficients(one_size, *objective.law).to(c.device)[counts[rows] - 1]
     return c
 
 
@@ -113,7 +65,8 @@ class FixedCount(Masker):
 
     With ``counts`` ``cosine`` the objective is MMaDA's for images, ``E_k[1/k sum_M CE]`` with k = round(P sin(pi t/2))
     under uniform t. The cells of t have unequal widths pi_k^uniform, and under a density p of t the row loss is
-    ``pi_k^uniform / pi_k`` times as large: the same objective for any p.
+    ``pi_k^uniform / pi_k`` times as large: the same objective for any p. With an ``InWindow`` the count has the law
+    that independent masks give it under the objective's window, which its cells of t have as their widths.
 
     >>> FixedCount().weighs_by(Tabulated([3.0, 1.0]), size=1).density  # the one count is certain
     tensor([1.], dtype=torch.float64)
@@ -128,14 +81,16 @@ class FixedCount(Masker):
         rank = given.views.ranks(given.uniforms, given.rows.maskable)
         mask = (rank < k[:, None, None]) & given.rows.maskable[:, None]
         weight = self._weight(given, k, size)
-        c_k = coefficients_of(k, size, given.objective) if self.counts == "linear" else 1.0 / k.double()
+        c_k = coefficients_of(k, size, given.objective) if self.counts != "cosine" else 1.0 / k.double()
+        if given.objective.window:  # 1 / P stands for the probability of k elsewhere
+            c_k = c_k / (size * count_mass(Uniform(), k, size, self.counts))
         return mask, mask * (c_k * weight)[:, None, None], weight
 
     def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
         """``sampler`` made flat on each count's cell, since the weight of a fixed count is 1 / (P pi_k), not 1 / p(t).
 
-        The unequal cells of ``cosine`` do not fit a grid of equal cells: that density is exact except in the grid's
-        cells that hold an edge.
+        The unequal cells of ``cosine`` and of a window do not fit a grid of equal cells: that density is exact except
+        in the grid's cells that hold an edge.
         """
         if not sampler.unbiased:
             return sampler
@@ -146,7 +101,7 @@ class FixedCount(Masker):
         return Tabulated(density[masked_count(t, torch.tensor(size), self.counts) - 1], name=sampler.name)
 
     def _weight(self, given: MaskInput, k: Tensor, size: Tensor) -> Tensor:
-        """``1 / (P pi_k)``, or for ``cosine`` ``pi_k^uniform / pi_k``; E[weight] = 1."""
+        """``1 / (P pi_k)``, or for cells of unequal width ``pi_k^uniform / pi_k``; E[weight] = 1."""
         if not given.sampler.unbiased:
             return given.sampler.weight(given.t)
         if self.counts == "linear":

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.noise.maskers.base import Masker, MaskInput
-from stabledllm.noise.schedule import p_mask
 
 _CEILING = 0.95
 """The highest raised probability q of isad-exact, so that a delimiter left unmasked weighs at most 1 / 0.05 = 20."""
@@ -46,7 +45,7 @@ class ISAD(Masker):
         rows, power = given.rows, given.objective.power
         if rows.delimiter is None:
             raise UserError("isad: expected rows with answer delimiters marked, found none; set data.delimiters.")
-        p = p_mask(given.t, given.objective.eps)[:, None]
+        p = given.objective.p_mask(given.t)[:, None]
         raised = torch.minimum(p + self.delta, p.clamp(min=_CEILING)) if self.exact else (p + self.delta).clamp(max=1.0)
         q = torch.where(rows.delimiter & rows.maskable, raised, p)
         mask = (given.uniforms < q[:, None]) & rows.maskable[:, None]

@@ -19,9 +19,10 @@ def fit(data: dict) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     method = data["method"]
     density = array(data["density"])
+    low, high = _window(data)
     left.axhline(1, color=MUTED, linewidth=1.2, label="uniform")
     if density is not None:
-        middle = (np.arange(len(density)) + 0.5) / len(density)
+        middle = low + (high - low) * (np.arange(len(density)) + 0.5) / len(density)
         share = number(data.get("uniform_share"))
         mixed = f", {100 * share:.0f} % uniform mixed in" if share > 0 else ""
         left.plot(middle, density, color=colour(method), label=f"p(t) in use ({data.get('kind', 'fitted')}{mixed})")
@@ -30,7 +31,7 @@ def fit(data: dict) -> Figure:
     left.set_ylabel("density")
     left.set_title(f"p(t) for {label(method)}")
     left.legend(fontsize=8.5)
-    profile = data["profile"]
+    profile = data["profile"] | {"t": _ratios(data)}
     band(right, profile, "g", G_COLOUR, "mean loss g (nats)")
     band(right, profile, "v", V_COLOUR, "mask-pattern variance v (nats²)")
     if profile.get("v_views") != profile.get("v"):
@@ -49,9 +50,21 @@ def fit(data: dict) -> Figure:
     return figure
 
 
+def _window(data: dict) -> tuple[float, float]:
+    """The mask ratios that the objective trains, all of them without a window; the file holds places in it."""
+    window = (data.get("objective") or {}).get("window")
+    return (number(window[0]), number(window[1])) if isinstance(window, list | tuple) and len(window) == 2 else (0, 1)
+
+
+def _ratios(data: dict) -> list | None:
+    """The mask ratios that were probed."""
+    places, (low, high) = array(data["profile"].get("t")), _window(data)
+    return None if places is None else (low + (high - low) * places).tolist()
+
+
 def _points(axes: Axes, data: dict) -> None:
     """Draw the points that p was fitted to, which are stored as a density, with one standard error each."""
-    profile = data["profile"]
+    profile = data["profile"] | {"t": _ratios(data)}
     t, points, error = (array(profile.get(key)) for key in ("t", "target", "target_stderr"))
     if t is None or points is None or len(points) != len(t):
         return
