@@ -100,7 +100,8 @@ class BlockGradientLaboratory:
 
     def result(self, method: Method, sampler: TSampler, cost: float) -> dict:
         """The entry ``gradient`` of one method in ``decomposition.json``; that of Standard must be measured first."""
-        drawn, noise = self.measured(method, sampler, cost)
+        drawn = self.drawn(method, sampler, cost)
+        noise = self.noise(method, sampler, cost, drawn)
         if self._standard is None:
             self._standard = drawn, noise
         of_standard, standard = self._standard
@@ -124,18 +125,29 @@ class BlockGradientLaboratory:
             "heavy_tail": noise.heavy_tail,
         }
 
-    def measured(self, method: Method, sampler: TSampler, cost: float) -> tuple[StepGradients, StepNoiseInBlocks]:
-        """Steps as training draws them, and the noise of the raw gradient: from these steps, or, of independent masks
-        of single views, from others whose blocks all hide a token."""
-        rows = step_rows(method, self.options.forwards, cost)
-        sizes = {"rows": rows, "steps": self.grad.steps, "seed": self.options.seed}
-        drawn = self.steps.measure(method, sampler, **sizes)
+    def drawn(self, method: Method, sampler: TSampler, cost: float) -> StepGradients:
+        """Steps as training draws them."""
+        return self.steps.measure(method, sampler, **self._sizes(method, cost))
+
+    def noise(
+        self, method: Method, sampler: TSampler, cost: float, drawn: StepGradients | None = None
+    ) -> StepNoiseInBlocks:
+        """The noise of the raw gradient: of independent masks of single views, of steps whose blocks all hide a token.
+
+        Args:
+            drawn: steps as training draws them, where there are some already.
+        """
         if given_hidden(method):
             given = replace(method, masker=SomeMasked())
-            raw = self.steps.measure(given, sampler, **sizes, transforms=("raw",))
-            return drawn, StepNoiseInBlocks(raw, cost, self.single.hidden(sampler))
+            raw = self.steps.measure(given, sampler, **self._sizes(method, cost), transforms=("raw",))
+            return StepNoiseInBlocks(raw, cost, self.single.hidden(sampler))
+        drawn = drawn or self.drawn(method, sampler, cost)
         none = torch.zeros(1, len(self.single.weights), dtype=torch.float64)
-        draws = rows * self.grad.steps * self.single.per_row * method.views.count
+        draws = drawn.rows * self.grad.steps * self.single.per_row * method.views.count
         variance = drawn.per_row_variance().value
         heavy = method.masker.independent and few_draws_decide(self.single, method, sampler, draws, variance)
-        return drawn, StepNoiseInBlocks(drawn, cost, none, heavy)
+        return StepNoiseInBlocks(drawn, cost, none, heavy)
+
+    def _sizes(self, method: Method, cost: float) -> dict[str, int]:
+        rows = step_rows(method, self.options.forwards, cost)
+        return {"rows": rows, "steps": self.grad.steps, "seed": self.options.seed}
