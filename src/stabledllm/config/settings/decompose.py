@@ -17,9 +17,10 @@ class GradientSettings(Strict):
     """How the noise of the gradient is measured."""
 
     rows: int = Field(384, ge=4, le=MOST)
-    """Rows that A, B, C and every single-view method are measured on."""
+    """Rows that A, B, C and every single-view method are measured on; in blocks, single blocks for A and B."""
     view_rows: int = Field(16, ge=4, le=MOST)
-    """Rows that each method of several views, or with a masker of its own, is measured on."""
+    """Rows that each method of several views, or with a masker of its own, is measured on; in blocks none, as there all
+    are measured on drawn steps."""
     rates: int = Field(4, ge=2, le=MOST)
     """Equal cells of t; the lowest is split further."""
     masks: int = Field(2, ge=2, le=MOST)
