@@ -45,6 +45,23 @@ def test_what_every_page_holds_is_what_the_results_hold():
         assert f"<!-- {name} -->\n{block}\n<!-- end -->" in text, name
 
 
+def test_the_guide_to_converting_quotes_the_table():
+    """docs/convert.md says what each option changes; both figures are those of the study's page."""
+    page, guide = (text.read_text(encoding="utf-8") for text in (FOLDER / "README.md", ROOT / "docs" / "convert.md"))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    ends = {row[0]: (row[5], row[6]) for row in rows if len(row) == 8 and row[5].startswith(tuple("0123456789"))}
+    quoted = {
+        "shift kept (default)": "default: shift kept", "shift dropped": "`--no-shift`",
+        "shift, attention annealed": "`--anneal-steps 60`", "shift, mask = mean of rows": "`--mask-embedding mean`",
+        "random weights": "random weights of",
+    }  # fmt: skip
+    assert set(quoted) == set(ends)
+    for arm, (nll, difference) in ends.items():
+        (line,) = [line for line in guide.splitlines() if line.startswith(f"| {quoted[arm]}")]
+        assert nll in line, arm
+        assert difference == "–" or difference in line, arm
+
+
 def test_unfinished_parts_are_named():
     told = page.status({"unfinished": {"finetune": ["compute, seed 5", "steps, seed 5"]}, "device": "cpu"})
     assert told == (
