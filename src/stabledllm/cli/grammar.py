@@ -115,7 +115,7 @@ class Grammar:
 
 
 _LOADING = ("model", "init_seed", "family", "dtype", "attention", "end_token", "trust_remote_code", "allow_pickle")
-_MEASURED = (*_LOADING, "data", "method_options", "objective", "methods")
+_MEASURED = (*_LOADING, "data", "method_options", "objective", "methods", "block_start")
 _RECIPE = Grammar(("TrainSettings", "ExperimentSettings"))
 GRAMMARS: dict[str, Grammar] = {
     "train": Grammar(("TrainSettings",)),
