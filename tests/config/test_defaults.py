@@ -64,7 +64,7 @@ def test_shared_settings_have_the_defaults_of_the_options(settings, options, nam
 def test_every_group_is_compared_or_meant_for_a_command():
     compared = {settings for settings, *_ in [*WHOLE, *PARTS]}
     used_by_name = {groups.ModelSettings, groups.ImageSettings, groups.GradientSettings, groups.ShortDecodingSettings}
-    used_by_name |= {groups.RouterSettings}
+    used_by_name |= {groups.RouterSettings, groups.BlockScheduleSettings}
     commands = {groups.TrainSettings, groups.ExperimentSettings, groups.DecomposeSettings, groups.EvalSettings}
     commands |= {groups.GenerateSettings, groups.ConvertSettings, groups.MergeSettings, groups.RescoreSettings}
     assert {getattr(groups, name) for name in groups.__all__} == compared | used_by_name | commands

@@ -178,7 +178,7 @@ def test_loss_and_gradient_have_the_enumerated_mean_and_variance(case, blocks):
 @pytest.mark.parametrize(
     ("text", "like"),
     [
-        ("lowdisc+ppots", "ppots"),
+        ("lowdisc+ppots+fixedcount", "ppots+fixedcount"),
         ("lowdisc+ppots+fixedcount+mirror", "ppots+fixedcount+mirror"),
         ("lowdisc+complement", "complement"),
         ("lowdisc+partition", "partition"),

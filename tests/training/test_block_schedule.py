@@ -84,6 +84,8 @@ def test_a_run_is_told_logged_and_saved_in_its_last_size(tmp_path):
     ("change", "says"),
     [
         ({"block_schedule": {"sizes": [1, 8], "steps": [2, 2]}}, "block_schedule.steps': expected a number for each"),
+        ({"block_schedule": {"sizes": [8]}}, "block_schedule.sizes': expected at least two sizes"),
+        ({"block_schedule": {"steps": [8]}, "block_size": 8}, "block_schedule.sizes': expected at least two sizes"),
         ({"block_size": 4}, "block_schedule.sizes': expected the last one to be block_size=4"),
         ({"method": "ppots"}, "block_schedule': expected a method whose p"),
         ({"steps": 4}, "block_schedule.steps': expected fewer than the run's 4 steps"),

@@ -57,12 +57,17 @@ def check_block_schedule(settings: TrainSettings, method: OfParts) -> None:
     """Refuse a schedule of block sizes that is not whole, or that the method has no meaning under.
 
     Raises:
-        UserError: as many steps as sizes or fewer than all but one, another last size than ``block_size``, or a density
-            that was fitted before training, to blocks of one size.
+        UserError: fewer than two sizes, not one number of steps fewer than sizes, another last size than
+            ``block_size``, or a density that was fitted before training, to blocks of one size.
     """
     schedule = settings.block_schedule
     if schedule is None:
         return
+    if len(schedule.sizes) < 2:
+        raise UserError(
+            f"key 'block_schedule.sizes': expected at least two sizes, such as [1,4096,32], found {schedule.sizes}; "
+            f"write block_size for one."
+        )
     if len(schedule.steps) != len(schedule.sizes) - 1:
         raise UserError(
             f"key 'block_schedule.steps': expected a number for each of the {len(schedule.sizes)} sizes but the last, "

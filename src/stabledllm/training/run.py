@@ -255,8 +255,7 @@ def build_trainer(
     if method.needs_p or (method.adaptive and settings.p_of_t):
         density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
-    sizes, in_adaptive = maskable_sizes(known, method), settings.adaptive
-    follow = build_adaptive(in_adaptive, method, start, sizes) if method.adaptive else None
+    follow = build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method)) if method.adaptive else None
     in_blocks = partial(BlockTrainer, block_size=BlockSizes.of(settings), one_t=settings.block_t == "row")
     kind = in_blocks if settings.block_size else MDMTrainer
     trainer = kind(

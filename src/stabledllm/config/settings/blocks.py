@@ -13,7 +13,7 @@ from stabledllm.config.typed import Strict
 class BlockScheduleSettings(Strict):
     """Block sizes that training goes through, such as LLaDA2's warm-up, stable phase and decay."""
 
-    sizes: list[Annotated[int, Field(ge=1, le=MOST)]] = Field(min_length=2)
+    sizes: list[Annotated[int, Field(ge=1, le=MOST)]] = []
     """Sizes in their order; a size of at least the longest row makes it one block. The last one is ``block_size``."""
-    steps: list[Annotated[int, Field(ge=1, le=10**9)]] = Field(min_length=1)
+    steps: list[Annotated[int, Field(ge=1, le=10**9)]] = []
     """Optimizer steps of each size but the last, which stays to the end."""

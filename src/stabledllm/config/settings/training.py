@@ -105,7 +105,7 @@ class TrainSettings(ModelSettings):
 
     @model_validator(mode="after")
     def _decoded_as_trained(self) -> TrainSettings:
-        if self.block_schedule and self.block_size is None:
+        if self.block_schedule and self.block_schedule.sizes and self.block_size is None:
             self.__dict__["block_size"] = self.block_schedule.sizes[-1]
         given = "decoding" in self.model_fields_set
         self.decoding = self.decoding.in_blocks_of(self.block_size)
