@@ -1,6 +1,6 @@
 """How noisy the published trainers' rules of t in blocks are, beside those of this project, at equal compute.
 
-    python studies/block_rules/study.py        resumable; four minutes of one core
+    python studies/block_rules/study.py        resumable; four minutes of one idle core
 
 It measures the shipped model as training in blocks would begin with it, keeps every objective and size of block that is
 done below runs/block_rules, and writes results.json, noise.png and the table of README.md here.
@@ -82,7 +82,12 @@ def main() -> None:
         if not path.is_file():
             write_json(path, measured(objective, block))
         cells.append(read_json(path))
+        _publish(cells)
         print(path, flush=True)
+
+
+def _publish(cells: list[dict]) -> None:
+    """Write what is measured so far, its picture and its table."""
     write_json(HERE / "results.json", {"cells": cells, "versions": versions()})
     results = read_json(HERE / "results.json")
     write_text(HERE / "README.md", page((HERE / "README.md").read_text(encoding="utf-8"), results))
