@@ -255,7 +255,7 @@ def build_trainer(
     if method.needs_p or (method.adaptive and settings.p_of_t):
         density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
-    follow = build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method)) if method.adaptive else None
+    refit = build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method)) if method.adaptive else None
     in_blocks = partial(BlockTrainer, block_size=BlockSizes.of(settings), one_t=settings.block_t == "row")
     kind = in_blocks if settings.block_size else MDMTrainer
     trainer = kind(
@@ -271,7 +271,7 @@ def build_trainer(
         order_seed=settings.order_seed,
         eval_draws=settings.eval_draws,
         density_file=out / DENSITY if density else None,
-        adaptive=follow,
+        adaptive=refit,
         packing=settings.packing,
         group_by_length=settings.group_by_length,
         views_per_forward=settings.views_per_forward,
