@@ -59,6 +59,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/probe_error.py
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/decoding_shortcuts.py
+	$(BIN)/python benchmarks/decoding_blocks.py
 	$(BIN)/python benchmarks/loss_head.py
 	$(BIN)/python benchmarks/experts.py
 	$(BIN)/python benchmarks/pictures.py

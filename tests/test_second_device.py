@@ -184,6 +184,7 @@ def test_a_training_step_of_an_autoregressive_model(tmp_path):
         {"cache": "prefix"}, {"threshold": 0.3}, {"order": "margin"}, {"temperature": 0.7, "top_p": 0.9},
         {"guidance": 1.0, "cache": "dual"}, {"schedule": "dream"},
         {"schedule": "origin", "order": "random", "temperature": 1.0},
+        {"order": "entropy", "entropy_bound": 3.0}, {"order": "sequential"},
     ],
     ids=str,
 )  # fmt: skip

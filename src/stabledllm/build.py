@@ -15,7 +15,7 @@ from stabledllm.config.settings import (
     TrainSettings,
 )
 from stabledllm.data.images import are_images
-from stabledllm.decoding import DecodingOptions, ImageOptions
+from stabledllm.decoding import DecodingOptions, ImageOptions, refuse_unsuited
 from stabledllm.errors import UserError
 from stabledllm.method_checks import check_block_choices
 from stabledllm.models.families.block_config import OwnBlocks
@@ -69,10 +69,11 @@ def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
     """Write ``block_size`` and the choices on images into the model's config, for decoding and evaluation.
 
     Raises:
-        UserError: the model has no block form, was trained in other blocks, is to be decoded in other blocks, or has no
-            shift that ``block_start`` could mean.
+        UserError: the model has no block form, was trained in other blocks, is to be decoded in other blocks or by
+            options that do not fit it, or has no shift that ``block_start`` could mean.
     """
     _keep_block_size(loaded, settings)
+    refuse_unsuited(loaded.model, build_decoding(settings.decoding))
     if are_images(settings.data.train):
         keep_image_choices(loaded.model.config, settings.data.image.model_dump())
 

@@ -1,8 +1,8 @@
 """How often the 95 % intervals of few drawn steps hold the truth, for normal and for skewed step losses, by simulation.
 
 Usage: python studies/coverage/study.py [TRIALS] [--only TEXT]. It writes ``results.json`` and the table of
-``README.md`` beside itself; 1,000 trials, the default, take some 20 minutes on one core. ``--only`` simulates the laws
-whose name contains a text anew and keeps the others' results. The laws ``shipped model, ...`` are the row losses of the
+``README.md`` beside itself; 1,000 trials, the default, take some 20 minutes on one core. ``--only`` simulates the cells
+whose names contain a text anew and keeps the others' results. The laws ``shipped model, ...`` are the row losses of the
 shipped model, of which a large pool is drawn first (``pool``): a minute.
 
 Legend: S steps, n rows of a step, D coordinates of a gradient.
@@ -33,7 +33,8 @@ LEAST = 0.93
 """Least coverage that is asked of every cell."""
 SIGMAS = {"normal": 0.0, "log-normal, sigma 0.5": 0.5, "log-normal, sigma 1": 1.0}
 """Laws that the intervals were made for: the sd of a loss's logarithm; 0 is a normal law."""
-OTHERS = ("exponential", "gamma, shape 0.5", "Student's t5", "one in ten 5 times as wide", "two values, one in ten")
+RARE = "one in ten 5 times as wide"
+OTHERS = ("exponential", "gamma, shape 0.5", "Student's t5", RARE, "two values, one in ten")
 """Laws that they were not made for."""
 MODEL = {"shipped model, standard": "standard", "shipped model, ppots": "ppots"}
 """Row losses of the shipped model under a method."""
@@ -139,10 +140,8 @@ def of_gradients(kind: str, law: str, steps: int, trials: int) -> dict[str, floa
         if kind == "coordinates":
             noise = drawn(law, (steps, COORDINATES), generator)
         else:
-            sigma = SIGMAS[law]
-            scale = torch.randn((steps, 1), generator=generator, dtype=torch.float64)
             noise = torch.randn((steps, COORDINATES), generator=generator, dtype=torch.float64)
-            noise = noise * (sigma * scale - sigma**2).exp()  # E scale² = 1
+            noise = noise * _scales(law, steps, generator)
         g = noise / COORDINATES**0.5
         g[:, 0] += 1.0
         return StepGradients({"raw": g @ g.T}, ROWS, 1.0, 0.0)
@@ -154,6 +153,15 @@ def of_gradients(kind: str, law: str, steps: int, trials: int) -> dict[str, floa
         hits["ratio 1"] += _holds((found.ci_low, found.ci_high), 1.0)
         unknown += not found.is_known
     return {name: count / trials for name, count in hits.items()} | {"ratio 1, no interval": unknown / trials}
+
+
+def _scales(law: str, steps: int, generator: torch.Generator) -> Tensor:
+    """Factors of a step's noise whose mean square is 1, (S, 1)."""
+    if law == RARE:
+        wide = torch.rand((steps, 1), generator=generator, dtype=torch.float64) < 0.1
+        return torch.where(wide, 5.0, 1.0).double() / 3.4**0.5
+    sigma = SIGMAS[law]
+    return (sigma * torch.randn((steps, 1), generator=generator, dtype=torch.float64) - sigma**2).exp()
 
 
 def _holds(ends: tuple[float, float], truth: float) -> bool:
@@ -172,8 +180,8 @@ def cells() -> list[tuple[str, str, str, int, Simulate]]:
     gradient = [
         ("gradient", kind, law, s, of_gradients)
         for kind in GRADIENTS
-        for law in SIGMAS
-        if kind == "coordinates" or SIGMAS[law]
+        for law in (*SIGMAS, RARE)
+        if kind == "coordinates" or law == RARE or SIGMAS[law]
         for s in STEPS[:3]
     ]
     in_blocks = [
@@ -214,7 +222,8 @@ def main(trials: int, only: str) -> None:
     """Simulate, and write ``results.json`` and the table."""
     kept = {}
     if only:
-        kept = {_name(cell): cell for cell in read_json(HERE / "results.json")["cells"] if only not in cell["law"]}
+        earlier = read_json(HERE / "results.json")["cells"]
+        kept = {_name(cell): cell for cell in earlier if only not in " ".join(map(str, _name(cell)))}
     found = []
     for of, kind, law, steps, simulate in cells():
         cell = {"of": of, "kind": kind, "law": law, "steps": steps, "trials": trials}
@@ -234,6 +243,8 @@ def _name(cell: dict) -> tuple:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trials", type=int, nargs="?", default=1000)
-    parser.add_argument("--only", default="", help="simulate only laws with this text in their name anew")
+    parser.add_argument(
+        "--only", default="", help="simulate only cells with this text anew: of a quantity, kind or law"
+    )
     given = parser.parse_args()
     main(given.trials, given.only)

@@ -11,9 +11,15 @@ import pytest
 
 from stabledllm.cli.dashes import OF_COMMANDS
 from stabledllm.cli.main import app
+from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.errors import UserError
+from stabledllm.experiment.other_work import refuse_other_experiment, refuse_other_run
+from stabledllm.runtime.files import write_json
 from tests.cli.runner import ROOT, in_process
 
 ROWS = ['{"prompt": "1+1=?", "completion": "2"}', '{"prompt": "1+2=?", "completion": "3"}']
+BEGUN = {"method": "mirror", "batch": 16, "steps": None, "epochs": 3.0, "seed": 1, "trainer": {"learning_rate": 1e-3}}
+"""The identity of a run that some folder holds already."""
 FILES = {
     "mine.jsonl": "\n".join(ROWS * 20),
     "bad.jsonl": "\n".join([*ROWS, '{"prompt": "1+3=?"}']),
@@ -28,6 +34,13 @@ FILES = {
     "no-data.yaml": "model: tiny\n",
     "exp.yaml": "base: {extends: sft, model: tiny, data: {train: mine.jsonl}}\nseeds: [1]\nmethods: [mirror, standard]",
     "done/file": "",
+    "few.jsonl": "\n".join(ROWS * 4),
+    "list.yaml": "base: [sft]\nmethods: [mirror]\n",
+    "begun/run.json": json.dumps({"schema": "stabledllm/run/1", "identity": BEGUN}),
+    "killed/checkpoint-5/stabledllm.json": json.dumps({"schema": "stabledllm/checkpoint/1", **BEGUN}),
+    "begun-experiment/experiment.json": json.dumps(
+        {"settings": {"base": {"batch": 4, "trainer": {"learning_rate": 1}}}}
+    ),
     "adapter/adapter_config.json": '{"base_model_name_or_path": "tiny"}',
     "bert/config.json": '{"model_type": "bert"}',
     "sliding/config.json": '{"model_type": "qwen2", "use_sliding_window": true}',
@@ -46,13 +59,18 @@ TOLD = {
     "convert tiny --out x": "expected model_type llama, qwen2, qwen3, found 'stabledllm_tiny'",
     "convert done --out x": "expected a folder with config.json or adapter_config.json, found file in it",
     "convert missing.gguf --out x": "expected a file, found nothing",
-    "convert owner/name --out done": "done: expected a new folder, found one that is there already",
-    "convert owner/name --out mine.jsonl": "mine.jsonl: expected a new folder, found one that is there already",
+    "convert owner/name --out done": "found one that is there already; name another, or remove it",
+    "convert owner/name --out mine.jsonl": "mine.jsonl: expected a new folder, found a file; name another folder",
     "convert owner/name --out x --dtype bf16": "write dtype=bfloat16",
     "convert owner/name --out x --mask-token new --mask-embedding kept": "expected --mask-embedding mean",
     "merge tiny --out x": "expected a folder with adapter_config.json, as a LoRA run's, found the model 'tiny'",
     "merge adapter --out done": "done: expected a new folder",
     "merge adapter --out x --base tny": "(did you mean 'tiny'?)",
+    "merge adapter --out mine.jsonl": "mine.jsonl: expected a new folder, found a file; name another folder",
+    "merge adapter --out adapter": "adapter: expected a new folder, found one that is there already; name another",
+    "rescore mine.jsonl --task gym --out x": "(did you mean 'reasoning-gym'?)",
+    "rescore mine.jsonl --task gym:leg_counting --out x": "(did you mean 'reasoning-gym'?)",
+    "rescore mine.jsonl --task math --out x": "(did you mean 'gsm8k'?)",
     "rescore mine.jsonl --task gsm9k --out x": "(did you mean 'gsm8k'?)",
     "rescore mine.jsonl --task gsm8k --out mine.jsonl": "expected --out to be another file",
     "rescore qa.csv --task gsm8k --out x": "qa.csv:1: expected a JSON object",
@@ -62,6 +80,20 @@ TOLD = {
     f"{TRAIN} block_size=32 block_t=row method=adaptive": "expected 'own' with method 'adaptive'",
     "fit data.train=mine.jsonl block_t=row": "write block_size=32 too, or leave out block_t",
     "validate exp.yaml base.block_t=row": "stabledllm: key 'block_t': expected block_size beside 'row'",
+    # a folder that holds other work, and more rows a step than there are
+    f"{TRAIN} out=begun": "expected the run that is there with method='mirror', found method='lowdisc",
+    f"{TRAIN} out=begun method=mirror seed=1 epochs=1": "with epochs=3.0, found epochs=1.0",
+    f"{TRAIN} out=begun method=mirror seed=1 epochs=3 trainer.learning_rate=2e-3": "with trainer.learning_rate=0.001",
+    f"{TRAIN} out=begun method=mirror seed=1 trainer.learning_rate=1e-3 epochs=4": "or allow_changed=[epochs] to go on",
+    f"{TRAIN} out=begun method=mirror seed=2 allow_changed=[trainer]": "with seed=1, found seed=2; take another 'out'",
+    f"{TRAIN} out=killed": "killed/checkpoint-5: expected to resume with method='mirror'",
+    f"{TRAIN} out=exp": "exp: expected the folder of a run, or a new one, found an experiment's; take another 'out'",
+    f"{TRAIN} out=begun batch=8 metod=x": "unknown key 'metod' (did you mean 'method'?)",
+    "experiment exp.yaml out=begun-experiment": "base.method='standard' as in the experiment that is there, found",
+    "experiment exp.yaml out=begun": "expected the folder of an experiment, or a new one, found a run's",
+    f"{TRAIN} batch=64": "as many rows per step as there are to train on, 40, found 64; write batch=40 or less",
+    "train sft model=tiny data.train=few.jsonl": "there are to train on, 8, found 16; write batch=8 or less",
+    "experiment exp.yaml base.batch=64": "as there are to train on, 40, found 64",
     # generate
     "generate": "expected at least one prompt, --file FILE, or -",
     "generate hi --out mine.jsonl": "expected a new file, found one that is there already; name another, or remove it",
@@ -82,10 +114,17 @@ TOLD = {
     "generate hi --length 7 --block 3": "block 3 does not divide length 7",
     "generate hi --image --length 8": "which decodes by image_decoding",
     "generate lenght=8 hi": "(did you mean 'length'?)",
+    "generate --prompt hi": "prompts stand by themselves: generate 'YOUR PROMPT'",
+    "generate hi --template none": "turns are written by the tokenizer's chat template",
+    "generate hi --remasking low_confidence": "write decoding.order",
     "generate hi --device gpu": "expected auto, cpu, cuda, cuda:N or mps, found 'gpu'",
     # eval
     "eval --model tiny --data bad.jsonl": "bad.jsonl:3: expected text beside 'prompt'",
     "eval --model tiny --data mine.jsonl --quick": "to evaluate fewer rows write rows=20",
+    "eval --model tiny --data mine.jsonl --metrics accuracy": "all that the rows allow is measured: the NLL, and",
+    "eval --model tiny --data mine.jsonl --task gsm8k": "a task is named as the data; write data=gsm8k",
+    "eval --model tiny --data mine.jsonl --samples 5": "write rows",
+    "eval --model tiny --data mine.jsonl limit=5": "write rows",
     "eval --model tiny --data mine.jsonl --beside done": "expected a folder with config.json",
     "eval tiny": "a model is named by model=tiny",
     "eval run/run.json": "expected a recipe, found a record of 'stabledllm/run/1'",
@@ -96,6 +135,26 @@ TOLD = {
     f"{TRAIN} data.validation=bad.jsonl": "bad.jsonl:3: expected text beside 'prompt'",
     f"{TRAIN} callbacks=[my.Own,my.Own]": "expected each class once, found 'my.Own' twice",
     f"{TRAIN} --jobs 2": "unknown option '--jobs'; it is an option of experiment",
+    f"{TRAIN} method=[standard,mirror]": "found standard, which stands alone, beside others; write one of them",
+    f"{TRAIN} method=standard+mirror": "to compare them",
+    f"{TRAIN} method=[ppots,mirror]": "write ppots+mirror",
+    f"{TRAIN} method=ppots-mirror": "unknown part 'ppots-mirror'; write ppots+mirror",
+    f"{TRAIN} method=lora": "found an adapter; write RECIPE+lora",
+    f"{TRAIN} --force": "what is in 'out' is never overwritten; write another out",
+    f"{TRAIN} overwrite=true": "what is in 'out' is never overwritten; write another out",
+    f"{TRAIN} --num_gpus 2": "accelerate launch uses several",
+    f"{TRAIN} gpus=2": "CUDA_VISIBLE_DEVICES before the command chooses the devices",
+    f"{TRAIN} quantization=4bit": "write quantised",
+    f"{TRAIN} task=gsm8k": "a task is named as the data; write data=gsm8k",
+    f"{TRAIN} data.template=llama": "turns are written by the tokenizer's chat template",
+    f"{TRAIN} trainer.optim=galore_adamw": "which takes galore_torch; install it, or write adamw_torch",
+    f"{TRAIN} trainer.lr_scheduler_type=cosine_with_min_lr": "expected min_lr or min_lr_rate",
+    f"{TRAIN} trainer.learning_rate=1,000": "write trainer.learning_rate=1000",
+    f"{TRAIN} trainer.learning_rate=0,001": "write trainer.learning_rate=0.001",
+    f"{TRAIN} lora={{rank:8}}": "unknown key 'lora.rank:8'; write lora.rank=8",
+    f"{TRAIN} method_options.views=3": "write method=multisample3",
+    "train sft model=new: data.train=mine.jsonl": "model 'new:': expected new:tiny or new:FOLDER, found no name",
+    "experiment exp.yaml seeds=1-3": "write seeds=[1, 2, 3]",
     f"{TRAIN} --quick": "for a short run write steps=20 out=FOLDER",
     f"{TRAIN} untuned=maybe": "key 'untuned': expected true or false, found 'maybe'",
     f"{TRAIN} data.validation_share=0 trainer.eval_on_start=true": "expected validation rows, found none",
@@ -116,6 +175,11 @@ TOLD = {
     "experiment exp.yaml base.batch=3": "found 3; write base.batch=2 or base.batch=4",
     "experiment exp.yaml base.batch=1": "found 1; write base.batch=2",
     "experiment exp.yaml methods=[ppots] base.p_of_t=x": "since an experiment fits one for each of its methods",
+    "experiment exp.yaml method=mirror": "keys method: expected a list of them in an experiment; write methods",
+    "experiment exp.yaml seed=3 method=x": "keys seed, method: expected a list of them in an experiment; write",
+    "experiment exp.yaml seed=3 model=tiny": "expected under 'base:', the run that an experiment varies; write",
+    "experiment exp.yaml metrics=[accuracy]": "all that the rows allow is measured",
+    "experiment list.yaml": "line 1: key 'base': expected keys and values, found a list",
     "experiment exp.yaml steps=5": "write base.steps",
     "experiment exp": "the folder of an experiment, which goes on with the recipe that it began with",
     "experiment sft": "2 mistakes",
@@ -128,8 +192,13 @@ TOLD = {
     "recommend dec": "what was measured there is read by 'stabledllm recommend --from dec'",
     "recommend --from dec --wide": "--wide is for measuring now, which --from does not; leave one out",
     "recommend --from dec --dry-run": "--dry-run is for measuring now",
+    "recommend --from mine.jsonl": "found a file of another kind, 'mine.jsonl'; 'stabledllm decompose' writes it",
+    "recommend --model tiny --data mine.jsonl --batch 32": "write forwards",
+    "decompose --model tiny --data mine.jsonl batch=32": "write forwards",
     "recommend --from exp": "found none in 'exp'; 'stabledllm decompose' writes it",
     # report, power, cp, ls, encode, quickstart
+    "report dec/decomposition.json": "found a file; write its folder, dec",
+    "report run": "found the run.json of one run, which holds its numbers; a report compares runs",
     "report missing": "expected a folder with stored results, found nothing",
     "report done": "expected decomposition.json, p_of_t*.json or results.json here",
     "power --difference inf --sd 1": "expected --difference as a number other than 0, such as 0.01, found inf",
@@ -174,7 +243,7 @@ def here(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("mistakes")
     for name, content in FILES.items():
         path = folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return folder
 
@@ -217,6 +286,25 @@ def test_a_recipe_that_is_in_order_is_told_without_torch_as_well(here):
     assert (one, two) == (0, 0)
     assert out == "sft: a training run of tiny with method lowdisc+fixedcount, in order\n"
     assert other == "exp.yaml: an experiment of 2 methods x 1 seed with tiny, in order\n"
+
+
+def test_what_changes_no_number_makes_no_other_work(tmp_path, monkeypatch):
+    """Neither logging nor another name for the rows, the model or the method; a broken record is told later."""
+    monkeypatch.chdir(tmp_path)
+    run = TrainSettings(model="tiny", method="mirror+ppots", trainer={"report_to": "none"}, out="run", log_every=3)
+    saved = json.loads(run.model_dump_json()) | {"method": "ppots+mirror", "model": "other", "log_every": 9}
+    saved["trainer"], saved["data"]["train"] = {"report_to": "wandb"}, "elsewhere.jsonl"
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run/run.json", {"identity": saved})
+    refuse_other_run(run)
+    refuse_other_run(run.model_copy(update={"seed": 7, "allow_changed": ["seed"]}))
+    with pytest.raises(UserError, match="with seed=42, found seed=7"):
+        refuse_other_run(run.model_copy(update={"seed": 7}))
+    (tmp_path / "run/run.json").write_text("{")
+    refuse_other_run(run.model_copy(update={"seed": 7}))
+    write_json(tmp_path / "experiment.json", {"settings": {"base": saved | {"trainer": {"report_to": "wandb"}}}})
+    same = run.model_copy(update={"model": "other"})
+    refuse_other_experiment(ExperimentSettings(base=same, methods=["standard"], out=str(tmp_path)))
 
 
 def test_options_are_said_to_be_of_the_commands_that_have_them():

@@ -64,6 +64,8 @@ def test_what_is_given_stays():
         ({"length": 4, "block": 8}, "block 4 does, and so it does a length of 8"),
         ({"length": 120, "block": 8, "steps": 64}, "steps 60 or 75 do"),
         ({"length": 120, "block": 8, "steps": 3}, "steps 15 do"),
+        ({"length": 64, "block": 8, "sub_block": 3}, "divisor of the block's 8 tokens, found 3; write 2 or 4"),
+        ({"length": 64, "block": 8, "sub_block": 2, "steps": 48}, "over 32 sub-blocks .*; steps 32 or 64 do"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_with_the_nearest_that_can(values, words):
@@ -82,6 +84,13 @@ def test_a_run_in_blocks_is_decoded_in_them_unless_told_otherwise():
     assert TrainSettings(block_size=4, decoding=DecodingSettings(length=12)).decoding.steps == 12
     assert TrainSettings(block_size=4, decoding=DecodingSettings(block=8)).decoding.block == 8
     assert "decoding" not in TrainSettings(block_size=4).model_fields_set
+
+
+def test_steps_fit_sub_blocks_unless_given():
+    assert ShortDecodingSettings(length=96, block=32, sub_block=8).steps == 60
+    assert ShortDecodingSettings(length=96, block=32).steps == 63, "three blocks share them, twelve sub-blocks do not"
+    whole = DecodingSettings(length=96, sub_block=8).in_blocks_of(48)
+    assert (whole.block, whole.sub_block, whole.steps) == (48, 8, 96)
 
 
 def test_generate_decodes_in_the_blocks_that_the_model_was_trained_in(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stabledllm.config.from_run import with_run
+from stabledllm.config.from_run import _decoding, with_run
 from stabledllm.config.recipe import check, load_recipe, read_recipe
 from stabledllm.config.settings import DecomposeSettings, EvalSettings, GenerateSettings, TrainSettings
 from stabledllm.errors import Mistakes
@@ -109,6 +109,13 @@ def test_given_decoding_counts_and_what_no_longer_fits_is_chosen_anew(run, given
     decoding = read(run, GenerateSettings, decoding=given)[0].decoding
     assert (decoding.length, decoding.steps, decoding.block) == expected
     assert decoding.temperature == 0.5
+
+
+def test_a_runs_sub_blocks_stay_with_its_blocks():
+    own = {"length": 32, "steps": 8, "block": 8, "sub_block": 4}
+    assert _decoding(own, {"length": 64, "block": 8}) == {"length": 32, "block": 8, "sub_block": 4}
+    assert _decoding(own, {"block": 4}) == {"length": 32, "steps": 8, "block": 8}
+    assert "steps" not in _decoding(own, {"sub_block": 2}), "16 sub-blocks do not share 8 steps"
 
 
 @pytest.mark.parametrize("kind", [DecomposeSettings, TrainSettings])

@@ -304,7 +304,7 @@ RECIPES = [
     ("base: {extends: sft-synthetic}\nmethods: standard\n", "write methods=[standard]."),
     (
         "base: {extends: sft-synthetic}\nmethod: mirror\n",
-        "expected under 'base:', the run that an experiment varies; write",
+        "keys method: expected a list of them in an experiment; write methods.",
     ),
     ("base: {extends: sft-synthetic}\nmethods: [standard]\nequal: step\n", "write equal=steps."),
     (
@@ -403,7 +403,7 @@ def test_a_files_lines_are_named_and_an_experiments_runs_are_checked(here):
 
 
 def test_what_is_in_order_is_read(here):
-    assert load_checked("sft-synthetic", ["data.train=train.jsonl", "method=strats+mirror"]).method == "strats+mirror"
+    assert load_checked("sft-synthetic", ["data.train=train.jsonl", "batch=1", "method=strats+mirror"]).batch == 1
     assert load_checked("sft-synthetic", ["model=some/where", "data.train=hub:some/where"]).model == "some/where"
     assert len(load_checked("quickstart").methods) > 1
     with pytest.raises(UserError, match="did you mean 'sft-synthetic'"):

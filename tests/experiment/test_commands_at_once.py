@@ -46,7 +46,7 @@ TOLD = [
     ("fit", {"seed": -1}, (), "fit: key 'seed': expected a number greater than or equal to 0, found -1."),
     ("decompose", {}, ["row=5"], "decompose: unknown key 'row' (did you mean 'rows'?); write rows."),
     ("decompose", {}, ["method=ppots"], "(did you mean 'methods'?); write methods."),
-    ("decompose", {}, ["batch=5"], "unknown key 'batch', which is one of a training run: leave it out."),
+    ("decompose", {}, ["batch=5"], "unknown key 'batch'; write forwards."),
     ("decompose", {}, ["lr=5"], "unknown key 'lr', which is one of a training run: leave it out."),
     ("decompose", {}, ["grad.rows=8"], "--gradient"),
     ("decompose", {"methods": ["adaptive"]}, (), "expected a density that is fixed"),

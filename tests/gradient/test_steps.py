@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import Ratio
+from stabledllm.variance.comparison import may_be_equal
 from tests.checks.statistics import assert_mean
 from tests.fakes.tiny import metered, model, rows
 from tests.mutation.inject import noticed
@@ -209,10 +211,27 @@ def test_update_needs_second_moments_and_heavy_tails_are_told():
 
 
 def test_an_interval_of_a_variance_is_not_below_0():
-    """Of 4 steps, one of which is far out, Student's interval begins below 0."""
-    g = torch.tensor([[0.1], [-0.1], [0.05], [3.0]], dtype=torch.float64)
+    """Of 8 steps, one of which is far out, Student's interval begins below 0."""
+    g = torch.eye(8, dtype=torch.float64) * torch.tensor([1.0, 1.2, 0.9, 1.1, 0.8, 1.0, 1.3, 6.0], dtype=torch.float64)
     found = StepGradients({"raw": g @ g.T}, rows=8, cost=1.0, clipped_share=0.0)
     plain = found.per_row_variance()
     assert plain.value < 2 * plain.stderr
     assert 0 < plain.interval()[0] < plain.value < plain.interval()[1]
     assert found.variance().interval()[0] > 0
+
+
+def test_four_steps_do_not_tell_how_large_a_rarer_one_is():
+    """Their squares differ a thousandfold: no interval is given, and no method is said to differ by it."""
+    g = torch.eye(4, dtype=torch.float64) * torch.tensor([0.1, 0.2, 0.15, 5.0], dtype=torch.float64)
+    found = StepGradients({"raw": g @ g.T + 1}, rows=8, cost=1.0, clipped_share=0.0)
+    assert found.variance().value > 0
+    assert math.isnan(found.variance().interval()[1])
+    assert found.variance().as_dict()["stderr"] is None
+    assert may_be_equal(found.variance(), Estimate(value=1e6, stderr=1.0, n=99)) is None, "not told"
+
+
+def test_steps_of_one_size_keep_the_interval_of_many_directions():
+    """The chi-square interval of 4 steps in 100 directions is far narrower than that of 4 numbers."""
+    noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    low, high = StepGradients({"raw": noise @ noise.T}, rows=8, cost=1.0, clipped_share=0.0).variance().interval()
+    assert low < 100 < high < 25 * low

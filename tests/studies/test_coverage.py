@@ -40,11 +40,12 @@ def test_the_page_is_made_of_the_results(study, results):
 
 
 def test_intervals_of_few_steps_hold(study, results):
-    """All of the loss, under laws that the intervals were not made for too; of the gradient but for rare large ones."""
+    """All but the gradient's where one step in ten is far larger, which 4 to 16 steps need not show."""
     for cell in results["cells"]:
-        heavy = cell["kind"] == "one scale a step" and cell["law"] == "log-normal, sigma 1"
         held = {name: share for name, share in cell["coverage"].items() if "no interval" not in name}
-        assert min(held.values()) >= (0.85 if heavy else study.LEAST), cell
+        unseen = held.pop("variance") if (cell["kind"], cell["law"]) == ("one scale a step", study.RARE) else 1.0
+        assert min(held.values()) >= study.LEAST, cell
+        assert unseen > 0.5, cell
 
 
 @pytest.mark.statistical
@@ -54,6 +55,13 @@ def test_made_anew(study, kind, law):
     for steps in (4, 8, 16):
         for name, share in study.of_losses(kind, law, steps, 60).items():
             assert share >= 0.85 or "no interval" in name, (kind, law, steps, name)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(("kind", "law"), [("coordinates", "normal"), ("one scale a step", "log-normal, sigma 1")])
+def test_gradients_made_anew(study, kind, law):
+    for steps in (4, 8, 16):
+        assert study.of_gradients(kind, law, steps, 60)["variance"] >= 0.85, (kind, law, steps)
 
 
 @pytest.mark.parametrize("law", ["exponential", "gamma, shape 0.5", "one in ten 5 times as wide"])

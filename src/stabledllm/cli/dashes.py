@@ -155,11 +155,14 @@ OF_COMMANDS = {
 def instead(typed: str, grammar: Grammar, own: Collection[str]) -> str:
     """The clause on what to write instead of an option that no command or key has."""
     from stabledllm.config.instead import instead_of_key
+    from stabledllm.config.other_names import NOWHERE
 
     if typed == "quick" and (meant := _QUICK.get(grammar.kind.__name__)):
         return f"; {meant}"
     if typed in OF_COMMANDS and grammar.key(typed) is None:
         return f"; it is an option of {_listed(OF_COMMANDS[typed])}"
+    if typed in NOWHERE:
+        return f"; {NOWHERE[typed]}"
     names = [*own, *(f"--{name}" for name in (*grammar.keys, *grammar.shorts))]
     spelt = {name.replace("-", "_"): name for name in names}
     near = difflib.get_close_matches(f"__{typed}"[:200], spelt, n=1, cutoff=0.75)

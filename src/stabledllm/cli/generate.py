@@ -113,13 +113,14 @@ def _load(settings: GenerateSettings) -> LoadedModel:
 def _complete(settings: GenerateSettings, prompts: list[Prompt]) -> None:
     """Print each prompt with its completion, or write them to a file; the cost of decoding goes to standard error."""
     from stabledllm.build import build_decoding
-    from stabledllm.decoding import DecodingStats
+    from stabledllm.decoding import DecodingStats, refuse_unsuited
     from stabledllm.evaluation.answering import completions, write_completions
     from stabledllm.evaluation.completing import without_effect
     from stabledllm.runtime.locks import writing_beside
 
     options, stats = build_decoding(settings.decoding), DecodingStats()
     loaded = _load(settings)
+    refuse_unsuited(loaded.model, options)
     for note in without_effect(settings.decoding, loaded):
         remark(note)
     if settings.out is None:
@@ -131,10 +132,7 @@ def _complete(settings: GenerateSettings, prompts: list[Prompt]) -> None:
         many = f"{len(prompts)} completion{'s' if len(prompts) != 1 else ''}"
         answer(f"wrote {many} to {settings.out}")
     exact = options.exact_for(getattr(loaded.model.config, "block_size", None))
-    remark(
-        f"{stats.model_calls} model calls, {stats.tokens} tokens, {stats.tokens_per_second:.3g} tokens/s"
-        f"{'' if exact else ' (approximate decoding)'}"
-    )
+    remark(f"{stats}{'' if exact else ' (approximate decoding)'}")
 
 
 def _draw(settings: GenerateSettings, captions: list[str]) -> None:

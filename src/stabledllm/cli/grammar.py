@@ -24,7 +24,7 @@ OF_OTHERS = (
     "lora_r", "lora_rank", "lora_alpha", "lora_dropout", "max_length", "max_seq_len", "max_seq_length", "seq_len",
     "cutoff_len", "output", "output_dir", "out_dir", "save_dir", "logging_steps", "eval_steps", "save_steps",
     "scheduler", "optimizer", "max_grad", "grad_clip", "torch_dtype", "attn_implementation", "val_split",
-    "validation_split", "block_length", "gen_length", "max_new_tokens",
+    "validation_split", "block_length", "gen_length", "max_new_tokens", "max_tokens", "cfg", "cfg_scale",
 )  # fmt: skip
 """Options of other programs that take the same value as a key of ours, which :mod:`config.other_names` knows."""
 

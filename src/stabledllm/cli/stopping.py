@@ -55,7 +55,8 @@ def how_to_continue(out: Path | None) -> str:
     """The sentence on what an interrupted command left in its folder and which command continues it."""
     work = work_in(out) if out is not None else ""
     again = "launch the same again" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "run the same command again"
-    state = f"{work} is kept in {out}; {again} to continue" if work else f"nothing is kept; {again} to start anew"
+    kept = "is kept" if work.startswith(("1 ", "step ")) and " and " not in work else "are kept"
+    state = f"{work} {kept} in {out}; {again} to continue" if work else f"nothing is kept; {again} to start anew"
     return f"interrupted; {state}: {command()}"
 
 

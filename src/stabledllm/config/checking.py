@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
@@ -78,7 +79,8 @@ def _sentence(tree: dict, path: tuple, error: dict, kind: type[BaseModel], what:
     key, where = _key(tree, path, error), _place(tree, path) or what
     shown = f"{where}: key '{plain_text(key)}'"
     if error["type"] == "extra_forbidden":
-        clause = instead_of_key(path, kind, _group(kind, path[:-1]))
+        named = path if key == ".".join(map(str, path)) else tuple(key.split("."))  # within a mapping that was typed
+        clause = instead_of_key(named, kind, _group(kind, named[:-1]))
         return f"{where}: unknown key '{plain_text(key)}'{clause}." if clause[:1] != ":" else f"{shown}{clause}."
     if (value := error["input"]) is None or (isinstance(value, Written) and value.null and not value.typed):
         return f"{shown}: expected a value, found none{instead_of_nothing(key)}."
@@ -154,7 +156,7 @@ def _expected(message: str) -> str:
     message = message.replace(
         "List should have at least 1 item after validation, not 0", "expected a list of at least 1"
     )
-    message = message.replace("a dictionary or instance of", "keys and values of")
+    message = re.sub(r"a dictionary or instance of \w+", "keys and values", message)
     return message[0].lower() + message[1:]
 
 

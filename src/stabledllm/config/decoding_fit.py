@@ -32,7 +32,7 @@ def calls_of(length: int, steps: int, schedule: str) -> int:
     return min(length, steps) if schedule == "even" else steps
 
 
-def refuse_unfit(length: int, steps: int, block: int, trained: int | None = None) -> None:
+def refuse_unfit(length: int, steps: int, block: int, trained: int | None = None, sub_block: int | None = None) -> None:
     """Refuse numbers that cannot be decoded with, with the nearest that can.
 
     Args:
@@ -40,10 +40,11 @@ def refuse_unfit(length: int, steps: int, block: int, trained: int | None = None
             be chosen then.
 
     Raises:
-        UserError: ``block`` does not divide ``length``, or the blocks cannot share ``steps`` evenly.
+        UserError: ``block`` does not divide ``length``, ``sub_block`` not the block, or they cannot share ``steps``
+            evenly.
     """
-    if min(length, steps, block) < 1:
-        raise UserError("decoding: length, steps and block must be at least 1.")
+    if min(length, steps, block, 1 if sub_block is None else sub_block) < 1:
+        raise UserError("decoding: length, steps, block and sub_block must be at least 1.")
     if length % block:
         blocks = _either(_around(block, _divisors(length)))
         lengths = _either(_around(length, _multiples(length, block)))
@@ -56,12 +57,17 @@ def refuse_unfit(length: int, steps: int, block: int, trained: int | None = None
             f"decoding: block {block} does not divide length {length}; block {blocks} does, and so it does a length of "
             f"{lengths}. Without block one that fits is taken."
         )
-    blocks = length // block
-    if steps % blocks:
-        fitting = _either(_around(steps, _multiples(steps, blocks)))
+    if sub_block and block % sub_block:
+        fitting = _either(_around(sub_block, _divisors(block)))
         raise UserError(
-            f"decoding: steps {steps} do not divide over {blocks} blocks (length {length}, block {block}); steps "
-            f"{fitting} do. Without steps a number that fits is taken."
+            f"decoding.sub_block: expected a divisor of the block's {block} tokens, found {sub_block}; write {fitting}."
+        )
+    parts, name = length // (sub_block or block), "sub_block" if sub_block else "block"
+    if steps % parts:
+        fitting = _either(_around(steps, _multiples(steps, parts)))
+        raise UserError(
+            f"decoding: steps {steps} do not divide over {parts} {name.replace('_', '-')}s (length {length}, {name} "
+            f"{sub_block or block}); steps {fitting} do. Without steps a number that fits is taken."
         )
 
 

@@ -153,8 +153,10 @@ def _of_evaluation(run: Run, tree: dict) -> dict:
 
 
 def _decoding(own: dict, given: dict) -> dict:
-    """The run's decoding without those of its length, steps and block that do not fit the given ones."""
+    """The run's decoding without those of its length, steps and blocks that do not fit the given ones."""
     out = dict(own)
+    if "sub_block" not in given and str(given.get("block", own.get("block"))) != str(own.get("block")):
+        out.pop("sub_block", None)
     if "length" in given:
         out.pop("steps", None)
     for dropped in ("steps", "block"):
@@ -165,8 +167,9 @@ def _decoding(own: dict, given: dict) -> dict:
 
 def _fits(decoding: dict) -> bool:
     try:
-        length, steps, block = (int(str(decoding.get(key, 0))) for key in ("length", "steps", "block"))
-        refuse_unfit(length, steps or length, block or length)
+        sizes = ("length", "steps", "block", "sub_block")
+        length, steps, block, sub_block = (int(str(decoding.get(key) or 0)) for key in sizes)
+        refuse_unfit(length, steps or length, block or length, sub_block=sub_block or None)
     except (UserError, ValueError):
         return False
     return True

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from stabledllm.config.other_names import ELSEWHERE
+from stabledllm.config.other_names import ELSEWHERE, NOWHERE, OF_COMMANDS
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.config.trainer_keys import NOT_THERE, OURS, TrainerSettings, refusal
 from stabledllm.config.typed import arms_of
@@ -20,7 +20,7 @@ from stabledllm.plain_text import plain_text
 _OF_TRAINING = {*TrainSettings.model_fields, *TrainerSettings.model_fields, *OURS, *ELSEWHERE}
 OPTIONS = {
     **{name: f"--{name.replace('_', '-')}" for name in ("quiet", "dry_run", "wide", "quick", "load", "jobs")},
-    **dict.fromkeys(("device", "gpu", "gpus"), "--device NAME (cpu, cuda, cuda:N, mps)"),
+    **dict.fromkeys(("device", "gpu"), "--device NAME (cpu, cuda, cuda:N, mps)"),
 }
 """Options of commands that are no keys, by the names under which they are written as such."""
 _NEAR = 0.75
@@ -39,6 +39,13 @@ def instead_of_key(path: tuple, kind: type[BaseModel], group: type[BaseModel]) -
     base = "base." if kind is ExperimentSettings else ""
     if group is TrainerSettings:
         return f": {refusal(name, base)}"
+    if not above and (meant := OF_COMMANDS.get(kind.__name__, {}).get(name)):
+        return f"; write {meant}"
+    if above and ":" in name:  # YAML's {a:b} is a key without a value
+        ours, _, value = name.partition(":")
+        return f"; write {'.'.join([*above, plain_text(ours.strip())])}={plain_text(value.strip())}"
+    if name in NOWHERE:
+        return f"; {NOWHERE[name]}"
     if kind is ExperimentSettings and not above and name in TrainSettings.model_fields:
         return f": expected under 'base:', as an experiment varies the run that stands there; write base.{name}"
     if kind is TrainSettings and not above and name in ExperimentSettings.model_fields:
@@ -95,7 +102,7 @@ def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel
     if len(begun := [one for one in _names(arms) if text and one.startswith(text.lower())]) == 1:
         return f"; write {key}={begun[0]}"
     if isinstance(value, Written) and any(get_origin(arm) is list for arm in arms) and text[:1] not in ("", "["):
-        return f"; write {key}=[{', '.join(one.strip() for one in text.split(','))}]"
+        return f"; write {key}=[{', '.join(_items(text))}]"
     if (name := OF_GROUPS.get(key.removeprefix("base."))) and (name != "length" or text.isdigit()):
         value = {"true": "16", "yes": "16", "on": "16"}.get(text.lower(), text)
         return f"; write {key}.{name}={plain_text(value)}" + (", or RECIPE+lora" if name == "rank" else "")
@@ -162,6 +169,19 @@ def _names(arms: list) -> list[str]:
     return [name for arm in arms if get_origin(arm) is Literal for name in get_args(arm) if isinstance(name, str)]
 
 
+def _items(text: str) -> list[str]:
+    """The items of a list that was written without brackets; ``1-3`` are three."""
+    if match := re.fullmatch(r"(\d{1,4})\s*(?:-|\.\.|:)\s*(\d{1,4})", text):
+        first, last = int(match[1]), int(match[2])
+        if first < last <= first + _MOST_ITEMS:
+            return [str(one) for one in range(first, last + 1)]
+    return [one.strip() for one in text.split(",")]
+
+
+_MOST_ITEMS = 20
+"""Most items of a list that a sentence writes out."""
+
+
 def _pairs(text: str) -> str:
     """``prompt:Q,answer=A`` as the inside of a mapping."""
     pairs = [re.split("[:=]", pair, maxsplit=1) for pair in text.strip("{} ").split(",")]
@@ -173,10 +193,10 @@ def _pairs(text: str) -> str:
 def _as_number(text: str, fraction: bool) -> str | None:
     """The number that is meant by ``8,192``, ``1k``, ``'8'`` or, for a fraction, ``0,1``; None where none is."""
     bare = text.strip("'\" ,=")
+    if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", bare):
+        return bare.replace(",", "")
     if fraction and re.fullmatch(r"\d,\d+", bare):
         return bare.replace(",", ".")
-    if re.fullmatch(r"\d{1,3}(,\d{3})+", bare):
-        return bare.replace(",", "")
     if match := re.fullmatch(r"(\d+)([kKmM])", bare):
         return str(int(match[1]) * {"k": 1000, "m": 1_000_000}[match[2].lower()])
     return bare if bare != text and re.fullmatch(r"\d+(\.\d+)?", bare) else None

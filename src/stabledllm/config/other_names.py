@@ -58,6 +58,8 @@ ELSEWHERE = {
     "load_in_4bit": "quantised=4bit",
     "load_in_8bit": "quantised=8bit",
     "quantized": "quantised",
+    "quantization": "quantised",
+    "quantisation": "quantised",
     "qlora": "quantised=4bit",
     "use_lora": "lora.rank",
     "router_aux_loss_coef": "router.loss",
@@ -97,10 +99,36 @@ ELSEWHERE = {
     "seq_len": "data.max_len",
     "cutoff_len": "data.max_len",
     "block_length": "decoding.block",
+    "small_block_size": "decoding.sub_block",
+    "sub_block_size": "decoding.sub_block",
+    "confidence_threshold": "decoding.threshold",
+    "eb_threshold": "decoding.entropy_bound",
     "gen_length": "decoding.length",
     "max_new_tokens": "decoding.length",
+    "max_tokens": "decoding.length",
+    "cfg": "decoding.guidance",
+    "cfg_scale": "decoding.guidance",
+    "remasking": "decoding.order",
+    "views": "method=multisample3",
     "mask_schedule": "method",
     "noise": "method",
     "sampler": "method",
 }
 """For each such name the key that is meant."""
+OF_COMMANDS = {
+    "EvalSettings": dict.fromkeys(("samples", "num_samples", "limit", "n"), "rows"),
+    "DecomposeSettings": dict.fromkeys(("batch", "batch_size"), "forwards"),
+}
+"""The same for keys that other commands have, by the class of the settings."""
+_PROMPTS = "prompts stand by themselves: generate 'YOUR PROMPT'; a file of them is --file FILE"
+_TEMPLATE = "turns are written by the tokenizer's chat template, or without one as plain text"
+_MEASURES = "all that the rows allow is measured: the NLL, and accuracy where they hold answers"
+_KEPT = "what is in 'out' is never overwritten; write another out"
+NOWHERE = {
+    **dict.fromkeys(("prompt", "prompts"), _PROMPTS),
+    **dict.fromkeys(("template", "chat_template"), _TEMPLATE),
+    **dict.fromkeys(("metric", "metrics"), _MEASURES),
+    **dict.fromkeys(("force", "overwrite"), _KEPT),
+    "task": "a task is named as the data; write data=gsm8k, say",
+}
+"""What no command takes as a key or an option, with what there is instead."""

@@ -105,10 +105,9 @@ def _under_base(tree: dict, what: str, gathered: Gathered) -> dict:
     if not beside or not isinstance(base, dict):
         return tree
     meant = [{"method": "methods", "seed": "seeds"}.get(key, f"base.{key}") for key in beside]
-    gathered.add(
-        f"{what}: keys {', '.join(beside)}: expected under 'base:', the run that an experiment varies; write "
-        f"{', '.join(meant)}."
-    )
+    in_base = any("." in key for key in meant)
+    expected = "under 'base:', the run that an experiment varies" if in_base else "a list of them in an experiment"
+    gathered.add(f"{what}: keys {', '.join(beside)}: expected {expected}; write {', '.join(meant)}.")
     moved = merge({key: tree[key] for key in beside}, base)
     return {key: value for key, value in tree.items() if key not in beside} | {"base": moved}
 

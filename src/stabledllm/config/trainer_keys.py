@@ -164,6 +164,7 @@ _OTHER_NAMES = {
 }  # fmt: skip
 """What people write under ``trainer``, with the key that they mean."""
 _EARLY = "there is no early stopping: the last step's model is kept; steps and epochs say when it ends"
+_SEVERAL = "CUDA_VISIBLE_DEVICES before the command chooses the devices, accelerate launch uses several"
 NOT_THERE = {
     "early_stopping": _EARLY, "early_stopping_patience": _EARLY, "early_stopping_threshold": _EARLY,
     "patience": _EARLY,
@@ -172,7 +173,7 @@ NOT_THERE = {
     "overwrite_output_dir": "a finished run in 'out' is never overwritten; write another out",
     "device": "--device NAME (cpu, cuda, cuda:N, mps) behind the command chooses the device",
     "gpu": "--device NAME (cpu, cuda, cuda:N, mps) behind the command chooses the device",
-    "gpus": "CUDA_VISIBLE_DEVICES before the command chooses the devices, accelerate launch uses several",
+    **dict.fromkeys(("gpus", "num_gpus", "n_gpus", "num_processes", "nproc_per_node", "world_size"), _SEVERAL),
     "shuffle": "rows are always dealt in a random order, that of order_seed",
     "config": "a recipe's file stands first: stabledllm train FILE.yaml",
     "name": "a run is known by its folder, out=FOLDER; in a logging back end by trainer.run_name",

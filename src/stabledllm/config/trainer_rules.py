@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,6 +78,12 @@ def _alone(settings: TrainSettings) -> Iterator[str]:
 def _of_table(given: dict[str, Any]) -> Iterator[str]:
     """What the table of TrainingArguments says of these keys, as far as it needs no package."""
     optim = given.get("optim", TrainerSettings.model_fields["optim"].default)
+    package = next((package for names, package in _OF_OPTIMIZERS.items() if re.search(names, optim)), None)
+    if package and not find_spec(package):
+        yield (
+            f"key 'trainer.optim': expected an optimizer whose package is installed, found '{optim}', which takes "
+            f"{package}; install it, or write adamw_torch."
+        )
     used = OPTIMIZERS.get(optim)
     for name in ("adam_beta1", "adam_beta2", "adam_epsilon"):
         default = TrainerSettings.model_fields[name].default
@@ -92,6 +99,11 @@ def _of_table(given: dict[str, Any]) -> Iterator[str]:
     for name in schedule["needs"]:
         if name not in options:
             yield f"key 'trainer.lr_scheduler_kwargs.{name}': expected a value, as '{kind}' needs one, found none."
+    if "with_min_lr" in kind and not {"min_lr", "min_lr_rate"} & set(options):
+        yield (
+            f"key 'trainer.lr_scheduler_kwargs': expected min_lr or min_lr_rate, as '{kind}' needs one, found neither; "
+            f'write "trainer.lr_scheduler_kwargs={{min_lr_rate: 0.1}}".'
+        )
     reports = given.get("report_to")
     for name in [reports] if isinstance(reports, str) else reports or []:
         modules = _MODULES.get(name, (name,))
@@ -110,6 +122,19 @@ def _of_table(given: dict[str, Any]) -> Iterator[str]:
         yield f"key 'trainer.deepspeed': expected a file, found nothing at '{config}'."
 
 
+_OF_OPTIMIZERS = {
+    "adamw_torch_[48]bit": "torchao",
+    "galore": "galore_torch",
+    "apollo": "apollo_torch",
+    "lomo": "lomo_optim",
+    "grokadamw": "grokadamw",
+    "schedule_free": "schedulefree",
+    "stable_adamw": "optimi",
+    "anyprecision": "torchdistx",
+    "apex": "apex",
+    "bnb|_8bit|_32bit|paged|ademamix|lion": "bitsandbytes",
+}
+"""The packages of optimizers that torch does not bring, by a pattern of their names; the first that fits counts."""
 _MODULES = {
     "tensorboard": ("tensorboard", "tensorboardX"), "azure_ml": ("azureml",), "flyte": ("flytekit",),
     "kubeflow": ("kubeflow",),

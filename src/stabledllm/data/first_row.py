@@ -29,8 +29,11 @@ _MOST_JSON = 1 << 24
 """Bytes beyond which a ``.json`` is left to whoever uses it: its first row is known when all of it is read."""
 
 
-def check_data(spec: str, split: str, settings: DataSettings) -> None:
+def check_data(spec: str, split: str, settings: DataSettings) -> int | None:
     """Refuse data that are not there, or own data with a row that is in no format that can be read.
+
+    Returns:
+        the number of own rows where all of them were looked at; None where that is not known, as with plain text.
 
     Of large files the first row alone is looked at, and the others are read where they are used; so are the rows of
     the tasks and of the hub.
@@ -44,16 +47,17 @@ def check_data(spec: str, split: str, settings: DataSettings) -> None:
     kind, where = kind_of(spec)
     if kind in MADE:
         MADE[kind].check(where or None)
-        return
+        return None
     if kind == "scenes" and where:
         from stabledllm.images.scenes import most_objects  # brings NumPy, which names alone do not need
 
         most_objects(where)
     _check_is_there(spec, kind, where)
     if is_own(spec) and kind != HUB:
-        _read(Path(where).expanduser(), kind, split, settings)
-    elif kind in TASKS and where and _is_small(Path(where).expanduser()):
+        return _read(Path(where).expanduser(), kind, split, settings)
+    if kind in TASKS and where and _is_small(Path(where).expanduser()):
         TASKS[kind].load(where, split, TaskOptions(rows=1))
+    return None
 
 
 def _check_is_there(spec: str, kind: str, where: str) -> None:
@@ -69,20 +73,22 @@ def _check_is_there(spec: str, kind: str, where: str) -> None:
         raise UserError(f"data '{spec}': expected a file or folder, found nothing at '{path}'{near}.")
 
 
-def _read(path: Path, kind: str, split: str, settings: DataSettings) -> None:
+def _read(path: Path, kind: str, split: str, settings: DataSettings) -> int | None:
     named = kind if kind in FORMATS else settings.format
     options = FormatOptions(named, settings.columns or {}, settings.every_turn, tuple(settings.text_fields))
     if kind == TEXT and not ending_of(path):  # plain text, or a folder of it
-        return
-    files = Files(path, as_lines=kind != FILE, split=split)
+        return None
+    files, joined = Files(path, as_lines=kind != FILE, split=split), False
     if files.paths and not _is_large_json(files.paths[0]):
         origin, record = next(files.rows())
         form, _ = examples_of(record, str(origin), options)
+        joined = form.name == TEXT
         if form.name == TEXT and named is None:
             _refuse_question_beside_text(record, str(origin))
     if settings.train_rows is None and not settings.streaming and _is_soon_read(files.paths):
-        for _ in Reading(files, options):
-            pass  # a row that cannot be read is refused
+        rows = sum(1 for _ in Reading(files, options))  # a row that cannot be read is refused
+        return None if joined else rows
+    return None
 
 
 def _refuse_question_beside_text(record: dict, origin: str) -> None:

@@ -3,6 +3,7 @@
 from stabledllm.decoding.autoregressive import left_to_right
 from stabledllm.decoding.images import ImageOptions, ImagePrompt, generate_images
 from stabledllm.decoding.loop import DecodingStats, generate
+from stabledllm.decoding.model_fit import refuse_unsuited
 from stabledllm.decoding.options import CACHES, ORDERS, SCHEDULES, DecodingOptions
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "generate",
     "generate_images",
     "left_to_right",
+    "refuse_unsuited",
 ]

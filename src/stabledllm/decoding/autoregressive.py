@@ -16,7 +16,9 @@ from stabledllm.decoding.options import DecodingOptions
 from stabledllm.errors import UserError
 from stabledllm.noise.streams import Key, Stream
 
-_DIFFUSION_ONLY = ("order", "schedule", "guidance", "threshold", "cache")
+_DIFFUSION_ONLY = (
+    "order", "schedule", "guidance", "threshold", "entropy_bound", "sub_block", "first_token", "cache",
+)  # fmt: skip
 
 
 def left_to_right(options: DecodingOptions) -> DecodingOptions:

@@ -13,6 +13,7 @@ import torch
 
 from stabledllm.decoding.autoregressive import continue_prompts
 from stabledllm.decoding.blocks import BlockState
+from stabledllm.decoding.model_fit import refuse_unsuited
 from stabledllm.decoding.options import DecodingOptions
 from stabledllm.decoding.state import State
 from stabledllm.errors import UserError
@@ -38,9 +39,21 @@ class DecodingStats:
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
 
+    @property
+    def tokens_per_forward(self) -> float:
+        """Tokens for each time that a row went through the model."""
+        return self.tokens / self.forward_rows if self.forward_rows else 0.0
+
     def as_dict(self) -> dict:
         """The statistics as JSON values."""
-        return {**self.__dict__, "tokens_per_second": self.tokens_per_second}
+        rates = {"tokens_per_second": self.tokens_per_second, "tokens_per_forward": self.tokens_per_forward}
+        return {**self.__dict__, **rates}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.model_calls} model calls, {self.tokens} tokens, {self.tokens_per_forward:.3g} tokens per forward, "
+            f"{self.tokens_per_second:.3g} tokens/s"
+        )
 
 
 @torch.no_grad()
@@ -61,7 +74,8 @@ def generate(
     row keeps its own positions 0, 1, 2, ...: padding moves no position. A row in which an end token has been
     decided with everything before it is finished and leaves the batch: what would follow is cut off anyway.
     Logits are computed only at the masked positions of the current block. A model trained in blocks
-    (``config.block_size``) attends to the prompt and the blocks up to the current one, as in training. An
+    (``config.block_size``) attends to the prompt and the blocks up to the current one, as in training; where its blocks
+    are counted from the row's start, the last one is decoded whole, as published, and the completion cut. An
     autoregressive model decodes from left to right, see :mod:`~stabledllm.decoding.autoregressive`.
     With ``options.cache`` only the positions that it names go through the model after a block's first call.
 
@@ -73,19 +87,22 @@ def generate(
         One list of token ids per prompt, at most ``options.length`` long.
 
     Raises:
-        UserError: blocks of a size that the model was not trained with, a cache that the model cannot take, or a
-            prompt that holds the mask token.
+        UserError: options that do not fit the model, see :mod:`~stabledllm.decoding.model_fit`, or a prompt that holds
+            the mask token.
     """
     began = time.perf_counter()
     stats = stats if stats is not None else DecodingStats()
     if is_autoregressive(model):
         out = continue_prompts(model, prompts, options, eos_id=eos_id, pad_id=pad_id, first=first, stats=stats)
         return _counted(out, stats, began)
+    refuse_unsuited(model, options)
     _refuse_masked(prompts, mask_id, first)
     kind = BlockState if getattr(model.config, "block_size", None) else State
     state = kind(model, prompts, options, mask_id, pad_id, first, stats)
     steps = options.steps // options.blocks
     for block in range(state.blocks):
+        if state.begin(block):
+            state.retire(eos_id)
         for step in range(steps):
             state.step(block, step)
             state.retire(eos_id)

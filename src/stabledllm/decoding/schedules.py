@@ -28,15 +28,15 @@ def share_still_masked(steps: int, step: int) -> float:
 
 
 def counts(options: DecodingOptions, step: int, left: Tensor, uniforms: Tensor, masked: Tensor) -> Tensor:
-    """The number of tokens that each row decides in this step of its block, int64, shape (B,).
+    """The number of tokens that each row decides in this step, int64, shape (B,).
 
     Args:
-        step: index of the step within the block, from 0. left: number of masked tokens of the block, shape (B,).
+        step: index of the step within the part (block or sub-block), from 0. left: its masked tokens, shape (B,).
         uniforms: one for each position, shape (B, L). masked: bool, shape (B, L). Both are used by ``origin`` only.
     """
-    steps = options.steps // options.blocks
+    steps = options.part_steps
     if options.schedule == "even":
-        return left.clamp(max=per_step(options.block, steps)[step])
+        return left.clamp(max=per_step(options.part, steps)[step])
     still_masked = share_still_masked(steps, step)
     if options.schedule == "origin":
         return ((uniforms < 1 - still_masked) & masked).sum(1)
@@ -47,7 +47,7 @@ def decides_nothing(options: DecodingOptions, step: int, left: Tensor) -> bool:
     """Whether the step certainly decides nothing, so that the model need not be called."""
     if not len(left) or not bool((left > 0).any()):
         return True
-    if options.threshold is not None or options.schedule == "origin":
+    if options.parallel or options.schedule == "origin":
         return False
     none = torch.zeros(len(left), 1, device=left.device)
     return not bool((counts(options, step, left, none, none.bool()) > 0).any())

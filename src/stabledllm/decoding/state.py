@@ -25,51 +25,68 @@ class State:
         self.cache = None if options.cache == "none" else KeyValueCache()
         self.cached_block = -1
         starts = torch.tensor([len(p) for p in prompts], device=device)
-        width = int(starts.max()) + options.length
-        self.done = torch.full((len(prompts), width), pad_id, device=device)
+        # Space for the tokens that fill up a last block.
+        place = torch.arange(int(starts.max()) + options.length + options.block, device=device)[None] - starts[:, None]
+        self.place = place
+        """Index of each position in the completion; negative in the prompt, shape (B, L)."""
+        inside = place < self.extent
+        self.place = place[:, : int(inside.any(0).sum())]
+        self.done = torch.full(self.place.shape, pad_id, device=device)
+        self.done[inside[:, : self.done.shape[1]]] = mask_id
         for row, prompt in enumerate(prompts):
             self.done[row, : len(prompt)] = torch.tensor(prompt, device=device)
-            self.done[row, len(prompt) : len(prompt) + options.length] = mask_id
         self.live = torch.arange(len(prompts), device=device)
         self.ids = self.done.clone()
         self.number = first + self.live
-        self.place = torch.arange(width, device=device)[None] - starts[:, None]
-        """Index of each position in the completion; negative in the prompt, shape (B, L)."""
+
+    def begin(self, block: int) -> bool:
+        """Decide what comes before a block's first step; whether anything was decided."""
+        return False
 
     def step(self, block: int, step: int) -> None:
         """Decide this step's share of the block in every live row."""
         options = self.options
-        masked = (self.ids == self.mask_id) & self.within(block)
+        part, part_step = divmod(step, options.part_steps)
+        masked = (self.ids == self.mask_id) & self.within(block, part)
         left = masked.sum(1)
-        if decides_nothing(options, step, left):
+        if decides_nothing(options, part_step, left):
             return
         key = Key(options.seed, block * (options.steps // options.blocks) + step)
         score = torch.full(self.ids.shape, -torch.inf, dtype=torch.float64, device=self.ids.device)
         order = torch.empty(0)
         if options.order == "random":
             order = key.token_uniforms(Stream.DECODING_ORDER, self.number, self.place.clamp(min=0))
-        number = counts(options, step, left, order, masked)
+        number = counts(options, part_step, left, order, masked)
         drawn = torch.empty(0, device=self.ids.device)
         if options.temperature > 0:
             drawn = key.token_uniforms(Stream.DECODING, self.number, self.place.clamp(min=0))[masked]
-        token, sure = choose(self._logits(masked, block), options, drawn)
+        token, sure = choose(self._logits(masked, block, self._computed(block)), options, drawn)
         # The smallest uniforms are decided first, in random order as by schedule origin.
-        score[masked] = -order[masked] if options.order == "random" else sure.double()
+        first = {"random": order, "sequential": self.place}.get(options.order)
+        score[masked] = sure.double() if first is None else -first[masked].double()
         if options.threshold is not None:
             number = torch.maximum(number, (score > options.threshold).sum(1))
-        best = score.argsort(dim=1, descending=True, stable=True)
+        ordered, best = score.sort(dim=1, descending=True, stable=True)
+        if options.entropy_bound is not None:
+            number = torch.maximum(number, ((-ordered).cumsum(1) < options.entropy_bound).sum(1))
         rank = torch.empty_like(best).scatter_(1, best, torch.arange(best.shape[1], device=best.device).expand_as(best))
         decided = masked & (rank < number[:, None])
         self.ids[decided] = token[decided[masked]]
 
-    def _logits(self, masked: Tensor, block: int) -> Tensor:
-        """Guided logits at the masked positions, the mask token's at -inf, shape (S, V)."""
-        ids, attention, selected = self.ids, self.place < self.options.length, masked
-        form = self.form(attention)
+    def _logits(self, masked: Tensor, block: int, computed: Tensor | None) -> Tensor:
+        """Guided logits at the masked positions, the mask token's at -inf, shape (S, V).
+
+        Args:
+            computed: with a cache the positions that go through the model, (B, Q), equally many in every row.
+        """
+        width = self.reach(block)
+        ids, place, masked = self.ids[:, :width], self.place[:, :width], masked[:, :width]
+        attention, selected = place < self.extent, masked
+        form = self.form(place, attention)
         if self.cache is not None:
-            self.cache.positions = self._computed(block)
+            self.cache.positions = computed
         if self.options.guidance > 0:
-            unconditional = ids.masked_fill(self.place < 0, self.mask_id)
+            unconditional = ids.masked_fill(place < 0, self.mask_id)
             ids, attention, selected = (
                 torch.cat(pair) for pair in ((ids, unconditional), (attention, attention), (masked, masked))
             )
@@ -96,28 +113,42 @@ class State:
         return self.options.blocks
 
     @property
+    def extent(self) -> Tensor | int:
+        """The number of tokens that are decoded in each row, shape (B, 1) or one for all."""
+        return self.options.length
+
+    @property
     def lead(self) -> Tensor | int:
         """The tokens of each row's prompt that its first block begins with, shape (B, 1), or 0."""
         return 0
 
-    def within(self, block: int) -> Tensor:
-        """Whether each position lies in a block, bool, shape (B, L)."""
-        place, start = self.place + self.lead, block * self.options.block
-        return (place >= start) & (place < start + self.options.block)
+    def within(self, block: int, part: int) -> Tensor:
+        """Whether each position lies in a part of a block, bool, shape (B, L)."""
+        size = self.options.part
+        place, start = self.place + self.lead, block * self.options.block + part * size
+        return (place >= start) & (place < start + size)
 
-    def form(self, attention: Tensor) -> dict[str, Tensor]:
+    def reach(self, block: int) -> int:
+        """The number of first columns that the model needs for a block."""
+        return self.ids.shape[1]
+
+    def form(self, place: Tensor, attention: Tensor) -> dict[str, Tensor]:
         """Further keyword arguments of the model besides the rows and their attention mask, each (B, L)."""
         return {}
 
     def _computed(self, block: int) -> Tensor | None:
-        """The positions that go through the model, (B, Q), equally many in every row; None for all."""
+        """The positions that a step's call computes, (B, Q), equally many in every row; None for all."""
+        if self.cache is None:
+            return None
         first, self.cached_block = block != self.cached_block, block
         span = self.first_span(block) if first else self.later_span(block)
-        if span is None:
-            return None
+        return None if span is None else self._columns(block, span)
+
+    def _columns(self, block: int, span: tuple[int, int]) -> Tensor:
+        """The columns of the places from start to end, counted from the start of each row's first block, (B, Q)."""
         place = torch.arange(*span, device=self.ids.device)
         # An empty prompt's first token is predicted at its own place; a last block may be shorter than the others.
-        return (place[None] - self.lead - self.place[:, :1]).clamp(0, self.ids.shape[1] - 1)
+        return (place[None] - self.lead - self.place[:, :1]).clamp(0, self.reach(block) - 1)
 
     def first_span(self, block: int) -> tuple[int, int] | None:
         """The places, from start to end, that a block's first call computes; None for all."""
@@ -130,21 +161,20 @@ class State:
         return start, self.options.length if self.options.cache == "prefix" else (block + 1) * self.options.block
 
     def retire(self, eos_id: int) -> None:
-        """Remove the rows in which an end token and everything before it are decided."""
+        """Remove the rows in which all tokens are decided, or an end token and everything before it."""
         if not len(self.live):
             return
-        answer = self.place >= 0
+        answer = (self.place >= 0) & (self.place < self.options.length)
         position = torch.arange(self.ids.shape[1], device=self.ids.device)
         beyond = self.ids.shape[1]
         end = torch.where((self.ids == eos_id) & answer, position, beyond).amin(1)
         undecided = torch.where((self.ids == self.mask_id) & answer, position, beyond).amin(1)
-        # Padding may be the end token too; it comes after the answer, where nothing is left to decide.
-        finished = end < undecided
+        finished = (end < undecided) | (undecided == beyond)
         self.done[self.live, : self.ids.shape[1]] = self.ids
         if bool(finished.any()):
             unfinished = ~finished
             # The longest row may have left; columns that only it had are dropped.
-            width = int((self.place[unfinished] < self.options.length).any(0).sum())
+            width = int((self.place < self.extent)[unfinished].any(0).sum())
             self.live, self.number = self.live[unfinished], self.number[unfinished]
             if self.cache is not None:
                 self.cache.keep(unfinished.repeat(2) if self.options.guidance > 0 else unfinished, width)

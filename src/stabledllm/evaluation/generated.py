@@ -98,4 +98,4 @@ def _accuracy_line(result: AccuracyResult) -> str:
 
 def _speed(result: AccuracyResult, ranks: Ranks) -> str:
     device = " a device" if ranks.count > 1 else ""
-    return f"; {result.stats.model_calls} model calls, {result.stats.tokens_per_second:.3g} tokens/s{device}"
+    return f"; {result.stats}{device}"

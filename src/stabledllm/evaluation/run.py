@@ -17,6 +17,7 @@ from stabledllm.data.data_key import WITHOUT_EFFECT
 from stabledllm.data.images import of_images, with_image_defaults
 from stabledllm.data.rows import Encoded
 from stabledllm.data.token_rows import TokenRow
+from stabledllm.decoding import refuse_unsuited
 from stabledllm.errors import UserError
 from stabledllm.evaluation.completing import without_effect
 from stabledllm.evaluation.generated import COMPLETIONS, can_be_scored, decoded_by, journal_name, score_generated
@@ -110,6 +111,8 @@ def measure(settings: EvalSettings, identity: dict, rows: EvaluatedRows, ranks: 
         return record
     loaded = load_model(settings.model, base=settings.base, **loading_options(settings))
     take_block(loaded, settings.decoding.block, given="block" in settings.decoding.model_fields_set)
+    if rows.scored and not of_images(rows.scored):
+        refuse_unsuited(loaded.model, build_decoding(settings.decoding))
     loaded.model.to(ranks.device).eval()
     metrics: dict = {}
     others: dict[str, str] = {}

@@ -14,11 +14,13 @@ from stabledllm.config.recipe import read_recipe
 from stabledllm.config.settings import DataSettings, ExperimentSettings, TrainSettings
 from stabledllm.config.trainer_rules import refuse_idle
 from stabledllm.data.first_row import check_data
+from stabledllm.data.splits import refuse_few_rows
 from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.errors import Gathered, UserError
 from stabledllm.experiment.check_list import OF_STREAMED_DATA, SPLITS, Checks, gather
 from stabledllm.experiment.idle import Run, idle_overrides
 from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed, check_views
+from stabledllm.experiment.other_work import checks_of_out
 from stabledllm.experiment.run_checks import (
     check_clip,
     check_out,
@@ -68,6 +70,7 @@ def load_checked(
         yield from _of_overrides(settings, overrides)
         if reads_data:
             yield from _of_rows(name, settings)
+            yield from checks_of_out(settings)
 
     gather(gathered, read, checks)
     gathered.refuse()
@@ -153,14 +156,32 @@ def _of_rows(name: str, settings: TrainSettings | ExperimentSettings) -> Checks:
     yield "data trainer", partial(check_evaluated, run)
     if isinstance(settings, ExperimentSettings):
         yield "data", partial(check_comparable, settings)
-    yield from of_data(run.data)
+    counted: dict[str, int | None] = {}
+    yield from of_data(run.data, counted=counted)
+    yield "batch data", partial(_refuse_few, run.batch, counted)
 
 
-def of_data(data: DataSettings, splits: Sequence[str] = SPLITS) -> Checks:
-    """The checks of the data of these splits, where they are given."""
+def of_data(data: DataSettings, splits: Sequence[str] = SPLITS, counted: dict[str, int | None] | None = None) -> Checks:
+    """The checks of the data of these splits, where they are given.
+
+    Args:
+        counted: takes the number of rows of each, where all of them were looked at.
+    """
     for split in splits:
         if spec := getattr(data, split):
-            yield f"data.{split} data.format data.columns", partial(check_data, spec, split, data)
+            yield f"data.{split} data.format data.columns", partial(_check_split, spec, split, data, counted)
+
+
+def _check_split(spec: str, split: str, data: DataSettings, counted: dict[str, int | None] | None) -> None:
+    rows = check_data(spec, split, data)
+    if counted is not None:
+        counted[split] = rows
+
+
+def _refuse_few(batch: int, counted: dict[str, int | None]) -> None:
+    """Refuse a step of more rows than the file holds; those that are held out or too long come off later."""
+    if (rows := counted.get("train")) is not None:
+        refuse_few_rows(batch, rows)
 
 
 def check_jobs(jobs: str) -> None:

@@ -153,10 +153,12 @@ def check_stored(stored: Path, by: str | None, overrides: Sequence[str]) -> None
         refuse_quantity(by)
     if overrides:
         gathered.add(f"recommend: expected no settings beside --from, found '{overrides[0]}'.")
-    if not (stored / "decomposition.json" if stored.is_dir() else stored).is_file():
+    place = stored / "decomposition.json" if stored.is_dir() else stored
+    if not place.is_file() or place.suffix != ".json":
+        found = "a file of another kind," if place.is_file() else "none in" if stored.is_dir() else "nothing at"
         gathered.add(
-            f"recommend: expected --from decomposition.json or its folder, found "
-            f"{'none in' if stored.is_dir() else 'nothing at'} '{stored}'; 'stabledllm decompose' writes it."
+            f"recommend: expected --from decomposition.json or its folder, found {found} '{stored}'; 'stabledllm "
+            f"decompose' writes it."
         )
     gathered.refuse()
 
@@ -260,8 +262,8 @@ COMMANDS: dict[str, tuple[type[BaseModel], Callable[..., Checks], Callable[..., 
 
 
 def _check_decoding(settings: EvalSettings | GenerateSettings) -> None:
-    decoding = in_trained_blocks(settings).decoding
-    refuse_unfit(decoding.length, decoding.steps, decoding.block, trained_block(settings.base or settings.model))
+    decoding, trained = in_trained_blocks(settings).decoding, trained_block(settings.base or settings.model)
+    refuse_unfit(decoding.length, decoding.steps, decoding.block, trained, decoding.sub_block)
 
 
 def _check_beside(name: str) -> None:

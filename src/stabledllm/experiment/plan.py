@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from stabledllm.config.changeable import FREE as FREE_OF_A_RUN
 from stabledllm.config.recipe import check
 from stabledllm.config.settings import ExperimentSettings
 from stabledllm.data.bundle import DataBundle
 from stabledllm.data.data_key import WITHOUT_EFFECT
 from stabledllm.data.row_stream import RowStream
 from stabledllm.errors import UserError
+from stabledllm.experiment.other_work import PLAN, refuse_differing
 from stabledllm.runtime.files import read_json, write_json
 from stabledllm.runtime.provenance import versions
 from stabledllm.runtime.secrets import hidden
 from stabledllm.training.arguments import DEFAULTS
-from stabledllm.training.identity import FREE as FREE_OF_A_RUN
 from stabledllm.training.identity import trainer_in_force
 
-PLAN = "experiment.json"
 FREE = ("methods", "seeds", "out", "baselines")
 """Settings that may be extended or changed later."""
 
@@ -48,10 +48,7 @@ def refuse_other(out: Path, settings: ExperimentSettings, data: DataBundle | Non
     named = tuple(f"base.data.{split}" for split in ("train", "validation", "test")) if "data" in stored else ()
     for key, mine, theirs in _differences(_deciding(settings), _deciding(saved_settings)):
         if key not in named:
-            raise UserError(
-                f"{path}: expected {key}={theirs!r} as in the experiment that is there, found {key}={mine!r}; "
-                f"start another one with another 'out'."
-            )
+            refuse_differing(path, key, theirs, mine)
     if data is not None and "data" in stored and stored["data"] != digest(data):
         raise UserError(
             f"{path}: expected the rows that the experiment there was begun on, found others: "

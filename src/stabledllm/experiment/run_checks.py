@@ -24,6 +24,7 @@ from stabledllm.models.shapes import known_shape
 from stabledllm.models.shipped import check_name
 from stabledllm.noise.names import find_part
 from stabledllm.noise.of_parts import OfParts
+from stabledllm.noise.parts import STANDARD
 from stabledllm.noise.weightings import power_of
 from stabledllm.objective_checks import check_objective
 from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
@@ -87,7 +88,8 @@ def of_run(run: TrainSettings) -> Checks:
     objective, decoding, lora = run.objective, run.decoding, run.lora
     yield WEIGHED, partial(check_objective, objective)
     yield f"{DECODED} block_size", partial(_check_decoding, run)
-    fits = partial(refuse_unfit, decoding.length, decoding.steps, decoding.block, run.block_size)
+    numbers = (decoding.length, decoding.steps, decoding.block, run.block_size, decoding.sub_block)
+    fits = partial(refuse_unfit, *numbers)
     yield f"{DECODED} block_size", fits
     for split in SPLITS:
         if spec := getattr(run.data, split):
@@ -122,8 +124,15 @@ def _check_parts(method: OfParts) -> None:
     name = method.name
     if name.strip("[] ").lower() in ("", "null", "none", "default"):
         raise UserError(f"method '{name}': expected parts joined by '+', found none; write standard.")
+    if name.strip().lower() in ("lora", "qlora"):
+        raise UserError(f"method '{name}': expected how masks are drawn, found an adapter; write RECIPE+lora.")
     named = [part for part in re.split(r"[\s,;+\[\]'\"]+", name) if part]
     once = list(dict.fromkeys(named))
+    if STANDARD in once and once != [name] and all(part == STANDARD or find_part(part) for part in once):
+        raise UserError(
+            f"method '{name}': expected one method, found {STANDARD}, which stands alone, beside others; write one of "
+            f"them, or methods: [...] in a YAML for 'stabledllm experiment' to compare them."
+        )
     if all(map(find_part, once)) and (len(once) < len(named) or "[" in name or "" in name.split("+")):
         found = "one twice" if len(once) < len(named) else "them written otherwise"
         raise UserError(f"method '{name}': expected parts joined by '+', found {found}; write {'+'.join(once)}.")

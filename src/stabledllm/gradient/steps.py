@@ -19,12 +19,17 @@ from torch import Tensor
 
 from stabledllm.gradient.components import UNIT, as_positive, heavy_tail
 from stabledllm.gradient.projected import projection_error
-from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import UNKNOWN, Ends, Ratio, of_estimated_ratio, of_variance, tail_of, widest
-from stabledllm.stats.jackknife import jackknife, leave_one_out, spread
+from stabledllm.stats.estimate import Estimate, student
+from stabledllm.stats.intervals import UNKNOWN, Ends, Ratio, of_estimated_ratio, of_sum, of_variance, tail_of, widest
+from stabledllm.stats.jackknife import LEAST_ROWS, jackknife, leave_one_out, spread
 from stabledllm.stats.pareto import pareto_k
 from stabledllm.variance.predicted import at_equal_compute
 
+_AVERAGED = 0.75
+"""A squared deviation averages so large a power of the number of directions: 1 where the coordinates of a step vary
+independently, 0 where all of them do together. Chosen by simulation (``studies/coverage``)."""
+_MOST_UNKNOWN = 1e4
+"""Largest ratio of an upper end to its estimate that is reported."""
 TRANSFORMS = ("raw", "clipped", "update")
 _UNITS = {"raw": UNIT, "clipped": UNIT, "update": ""}
 
@@ -123,7 +128,10 @@ class StepGradients:
     def _with_tail(self, estimated: Estimate, transform: str) -> Estimate:
         """The estimate of a multiple of the variance, with an interval that holds for few steps of a skewed law too."""
         own = as_positive(estimated)
-        low, high = widest(own.interval(), _of_few_steps(self.gram[transform], estimated.value))
+        unequal = _of_unequal_steps(self.gram[transform], estimated.value)
+        if unequal is None:
+            return replace(own, stderr=math.nan, ends=None)
+        low, high = widest(own.interval(), _of_few_steps(self.gram[transform], estimated.value), unequal)
         return own if math.isnan(low) else replace(own, ends=(low, high))
 
     def _estimate(self, statistic: Callable[[Tensor], float], transform: str, unit: str) -> Estimate:
@@ -184,16 +192,46 @@ def _of_few_steps(k: Tensor, value: float) -> Ends:
     It is that of a drawn loss's variance (:func:`~stabledllm.stats.intervals.tail_of`), for a vector: as many numbers
     are averaged as there are directions with noise, ``(tr Σ)² / tr Σ²``.
     """
+    n, (squares, directions) = len(k), _deviations(k)
+    if not float(squares.sum()) > 0:
+        return UNKNOWN
+    tail = tail_of(squares, n, directions**_AVERAGED)
+    freedom = (n - 1) * directions
+    return of_variance(value, value * ((tail + 2 / directions) / n) ** 0.5, freedom)
+
+
+def _of_unequal_steps(k: Tensor, value: float) -> Ends | None:
+    """The interval of ``value``, a multiple of the variance, where steps differ in size, as when a rare row is large.
+
+    Beyond what normal noise in so many directions makes them differ, their squares are taken for log-normal: the
+    interval of such a law's mean, with the logarithm's mean and variance unknown. ``value`` alone where they do not
+    differ beyond that. None where the upper end exceeds :data:`_MOST_UNKNOWN`: few steps cannot tell how large a rarer
+    one is.
+
+    Source: Zou, Huo and Taleban (2009).
+    """
+    n, (squares, directions) = len(k), _deviations(k)
+    if n < LEAST_ROWS or not value > 0 or not float(squares.min()) > 0:
+        return value, value
+    own = (squares - squares.mean() / (n - 1)) * n / (n - 2)  # without what the other steps moved the mean by
+    logs = torch.maximum(own, squares / 2).log()
+    beyond = float(logs.var() - torch.special.polygamma(1, torch.tensor(directions / 2, dtype=torch.float64)))
+    if beyond <= 0:
+        return value, value
+    half = student(n - 1) * (beyond / n) ** 0.5
+    low, high = of_sum([(0.0, (-half, half)), (beyond / 2, of_variance(beyond / 2, 0.0, n - 1))])
+    if high - beyond / 2 > math.log(_MOST_UNKNOWN):
+        return None
+    return value * math.exp(low - beyond / 2), value * math.exp(high - beyond / 2)
+
+
+def _deviations(k: Tensor) -> tuple[Tensor, float]:
+    """The steps' squared deviations from their mean, (S,), and the number of directions with noise, at least 1."""
     n = len(k)
     centred = k - k.mean(0) - k.mean(1, keepdim=True) + k.mean()
     squares = centred.diagonal()
-    if not float(squares.sum()) > 0:
-        return UNKNOWN
     same = float((centred**2).sum() - (squares**2).sum()) / (n * (n - 1))
-    directions = max(_variance(k) ** 2 / max(same, 1e-300), 1.0)
-    tail = tail_of(squares, n, directions**0.5)
-    freedom = (n - 1) * directions
-    return of_variance(value, value * ((tail + 2 / directions) / n) ** 0.5, freedom)
+    return squares, max(_variance(k) ** 2 / max(same, 1e-300), 1.0)
 
 
 def _noise_to_signal(k: Tensor) -> float:

@@ -89,7 +89,9 @@ def check_model_name(name: str) -> None:
     Traceback (most recent call last):
     stabledllm.errors.UserError: model 'tny': expected 'tiny', 'tiny-mmada', a local folder or a hub's OWNER/NAME, ...
     """
-    name = pattern_of(name)
+    if not (named := pattern_of(name)).strip():
+        raise UserError(f"model '{name}': expected new:tiny or new:FOLDER, found no name.")
+    name = named
     if address := _ADDRESS.match(name):
         raise UserError(f"model '{name}': expected a hub's OWNER/NAME, found an address; write {address[1]}.")
     path = Path(name).expanduser()

@@ -60,7 +60,9 @@ def read_parts(text: str) -> tuple[Named, ...]:
             raise UserError(f"method '{text}': '{name}' stands alone, found it combined with other parts.")
         named = find_part(name)
         if named is None:
-            joined = re.sub(r"[\s,;/|&]+", "+", name)
+            joined = re.sub(r"[\s,;/|&_]+", "+", name.strip("[]() "))
+            if all(map(find_part, name.split("-"))):
+                joined = name.replace("-", "+")
             meant = f"; write {joined}" if joined != name else did_you_mean(name, (STANDARD, *PARTS))
             raise UserError(f"method '{text}': unknown part '{name}'{meant}.")
         for slot in named.part.fills:

@@ -37,18 +37,19 @@ def gather(folder: Path) -> Stored:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: expected a folder with stored results, found {'a file' if folder.exists() else 'nothing'}."
-        )
+        found = f"a file; write its folder, {folder.parent}" if folder.exists() else "nothing"
+        raise UserError(f"{folder}: expected a folder with stored results, found {found}.")
     places = [folder / name for name in SUBFOLDERS]
     decomposition = _first(places, "decomposition.json")
     results = _first(places, "results.json")
     fits = [path for place in places for path in sorted(place.glob("p_of_t*.json"))]
     files = [path for path in (decomposition, *fits, results) if path]
     if not files:
+        of_run = (folder / "run.json").is_file()
+        found = "the run.json of one run, which holds its numbers; a report compares runs" if of_run else "none of them"
         raise UserError(
             f"{folder}: expected decomposition.json, p_of_t*.json or results.json here or in decompose/, fit/ or "
-            f"experiment/, found none of them."
+            f"experiment/, found {found}."
         )
     return Stored(
         folder,

@@ -114,8 +114,10 @@ def refuse_used(out: Path) -> None:
     Raises:
         UserError: names it.
     """
-    if is_there(out) and any(out.iterdir() if out.is_dir() else [out]):
-        raise UserError(f"{out}: expected a new folder, found one that is there already.")
+    if is_there(out) and not out.is_dir():
+        raise UserError(f"{out}: expected a new folder, found a file; name another folder.")
+    if is_there(out) and any(out.iterdir()):
+        raise UserError(f"{out}: expected a new folder, found one that is there already; name another, or remove it.")
 
 
 def remove_empty(folders: list[Path]) -> None:

@@ -91,6 +91,7 @@ def bar(total: int | None, what: str, unit: str, *, initial: int = 0) -> Iterato
     elif in_terminal():
         with tqdm(total=total, initial=initial, desc=what, unit=unit, leave=False, **_size()) as shown:
             yield shown
+            shown.refresh()  # the last count, which tqdm leaves out where it comes soon after another
     else:
         yield _Lines(total, what, unit, initial)
 

@@ -14,6 +14,16 @@ MADE: dict[str, MadeTask] = {task.name: task for task in (synthetic.TASK, gym.TA
 TASKS: dict[str, Task] = MADE | {task.name: task for task in (gsm8k.TASK, hitab.TASK, openscience.TASK)}
 
 
+_MEANT = {
+    "gym": "reasoning-gym",
+    "reasoning": "reasoning-gym",
+    "math": "gsm8k",
+    "gsm": "gsm8k",
+    "science": "openscience",
+}
+"""Tasks by the names that are far from theirs, or begin with theirs and go on with a data set's."""
+
+
 def task_named(name: str) -> Task:
     """The task of that name.
 
@@ -21,7 +31,9 @@ def task_named(name: str) -> Task:
         UserError: there is no such task.
     """
     if name not in TASKS:
-        raise UserError(f"task '{name}': expected a known task, found none{did_you_mean(name, TASKS)}.")
+        meant = _MEANT.get(name.partition(":")[0].lower().replace("_", "-"))
+        hint = f" (did you mean '{meant}'?)" if meant else did_you_mean(name, TASKS)
+        raise UserError(f"task '{name}': expected a known task, found none{hint}.")
     return TASKS[name]
 
 

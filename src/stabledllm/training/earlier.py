@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stabledllm.config.changeable import MAY_CHANGE, NEVER, OF_THE_EVALUATION, refuse_unchangeable
+from stabledllm.config.changeable import OF_THE_EVALUATION, allowed_among, is_under, refuse_unchangeable
 from stabledllm.config.run_folder import MODEL, RUN, SCHEMA, TRAINED
 from stabledllm.errors import UserError
 from stabledllm.runtime.files import read_json
@@ -53,7 +53,7 @@ def find_start(out: Path, identity: dict, allowed: Sequence[str], defaults: dict
             continue
         record = _record(out / name)
         compared = compare(identity_of_record(record, defaults), identity)
-        if changed := _allowed(compared, out, "the run that is there", allowed):
+        if changed := allowed_among(compared, out, "the run that is there", allowed):
             why = f"its {changed[0]} is another now"
             return _at_checkpoint(out, identity, allowed, say, why, changed)
         _say_unknown(compared, out / name, say)
@@ -106,27 +106,10 @@ def _at_checkpoint(
         say(f"{out}: no whole checkpoint is there; the run begins anew")
         return Start()
     compared = compare(checkpoint.identity, identity)
-    changed = {*known, *_allowed(compared, checkpoint.folder, "to resume", allowed)}
+    changed = {*known, *allowed_among(compared, checkpoint.folder, "to resume", allowed)}
     _say_unknown(compared, checkpoint.folder, say)
-    of_steps = [key for key in changed if not _is_under(key, OF_THE_EVALUATION)]
+    of_steps = [key for key in changed if not is_under(key, OF_THE_EVALUATION)]
     return Start(checkpoint=checkpoint, changed=bool(of_steps))
-
-
-def _allowed(compared: Differences, where: Path, what: str, allowed: Sequence[str]) -> list[str]:
-    """The keys that differ; raises UserError unless all of them are allowed to."""
-    refused = {key: values for key, values in compared.differing.items() if not _is_under(key, allowed) or key in NEVER}
-    if refused:
-        may = all(_is_under(key, MAY_CHANGE) and key not in NEVER for key in refused)
-        of_data = [key for key in refused if key.startswith("data.")]
-        names = dict.fromkeys("data" if key in of_data and len(of_data) > 1 else key for key in refused)
-        every = ", ".join(dict.fromkeys([*allowed, *names]))
-        how = f", or allow_changed=[{every}] to go on from there" if may else ""
-        Differences(refused, []).refuse(where, what, f"take another 'out' for another run{how}")
-    return list(compared.differing)
-
-
-def _is_under(key: str, names: Sequence[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _say_unknown(compared: Differences, where: Path, say: Say) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from stabledllm.build import build_method
+from stabledllm.config.changeable import FREE, FREE_OF_TRAINER
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.data_key import WITHOUT_EFFECT
 from stabledllm.data.images import are_images, image_tokenizer
@@ -26,26 +27,10 @@ from stabledllm.ppots.record import FittedDensity
 from stabledllm.runtime.sameness import Differences, differences
 from stabledllm.runtime.secrets import hidden
 
-FREE = {
-    "out", "allow_changed", "micro_batch", "views_per_forward", "generate_batch", "log_every", "save_every",
-    "eval_every", "untuned", "allow_pickle", "trainer", "callbacks",
-}  # fmt: skip
-"""Settings that change no number: where files lie, how a step is split, what is logged and saved on the way.
-Callbacks too: noise, order and loss do not depend on them."""
 _FREE_DATA = {"image", *WITHOUT_EFFECT}
 """Settings of the data that are no part of it; ``image`` has a place of its own."""
 _UNORDERED = ("target_modules", "modules_to_save")
 """Lists of ``lora`` whose order has no effect."""
-_FREE_TRAINER = (
-    "logging_", "log_", "disable_tqdm", "report_to", "run_name", "project", "trackio_", "eval_", "include_",
-    "per_device_", "prediction_loss_only", "batch_eval_metrics", "save_", "enable_jit_checkpoint", "push_to_hub",
-    "hub_", "restore_callback_states", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent",
-    "dataloader_prefetch", "dataloader_multiprocessing", "dataloader_in_order", "ddp_", "fsdp", "parallelism_config",
-    "use_cpu", "use_cache", "debug", "skip_memory_metrics", "do_", "local_rank", "torch_empty_cache_steps",
-    "gradient_checkpointing", "activation_checkpointing", "average_tokens_across_devices", "output_dir", "label_names",
-    "resume_from_checkpoint",
-)  # fmt: skip
-"""Beginnings of the names of TrainingArguments that change no number."""
 _OWN_TRAINER = {
     "seed", "max_steps", "num_train_epochs", "gradient_accumulation_steps", "remove_unused_columns", "logging_steps",
 }  # fmt: skip
@@ -114,7 +99,7 @@ def trainer_in_force(settings: TrainSettings, defaults: dict[str, Any]) -> dict:
     return {
         name: value
         for name, value in sorted(values.items())
-        if name not in _OWN_TRAINER and not name.startswith(_FREE_TRAINER)
+        if name not in _OWN_TRAINER and not name.startswith(FREE_OF_TRAINER)
     }
 
 

@@ -206,8 +206,11 @@ def test_model_calls_are_tokens_and_ended_rows_cost_nothing(loaded):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("guidance", 1.0), ("threshold", 0.9), ("order", "entropy"), ("schedule", "dream"), ("cache", "prefix")],
-)
+    [
+        ("guidance", 1.0), ("threshold", 0.9), ("order", "sequential"), ("schedule", "dream"), ("cache", "prefix"),
+        ("sub_block", 2), ("first_token", "ahead"),
+    ],
+)  # fmt: skip
 def test_options_of_masked_decoding_are_refused(loaded, option, value):
     with pytest.raises(UserError, match=rf"decoding\.{option}: expected a masked diffusion model"):
         decode(loaded, prompts(), **{option: value})

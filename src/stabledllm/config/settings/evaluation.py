@@ -27,8 +27,8 @@ class DecodingSettings(Strict):
     block: int | None = Field(None, ge=1, le=MOST)
     """Tokens of a semi-autoregressive block, ``length`` for none, as Dream decodes; unless given ``block_size``, or 32,
     or the divisor of ``length`` that is nearest to it."""
-    order: Literal["confidence", "margin", "entropy", "random"] = "confidence"
-    """Which masked positions are decided first."""
+    order: Literal["confidence", "margin", "entropy", "random", "sequential"] = "confidence"
+    """Which masked positions are decided first; ``sequential``: those on the left."""
     schedule: Literal["even", "dream", "origin"] = "even"
     """How many tokens a step decides: ``even``: the same number (LLaDA); ``dream``: Dream's share of those left;
     ``origin``: each with that share as its probability."""
@@ -40,6 +40,15 @@ class DecodingSettings(Strict):
     """Strength of classifier-free guidance, which doubles the forwards; 0 for none."""
     threshold: float | None = Field(None, gt=0, le=1)
     """Decide at once every token whose probability is above this. Approximate: fewer model calls, other completions."""
+    entropy_bound: float | None = Field(None, gt=0)
+    """Decide at once the tokens of least entropy, as long as their entropies sum to less than this, in nats; with order
+    ``entropy``. Approximate."""
+    sub_block: int | None = Field(None, ge=1, le=MOST)
+    """Tokens of a sub-block, decided before those on its right are begun; for models trained in blocks. None: the block
+    is not divided. Fast-dLLM v2 has 8."""
+    first_token: Literal["ahead", "in_turn"] | None = None
+    """How a block's first token is decided under shifted logits in blocks: ``ahead``: the most probable one after the
+    block before it, before the block's others; ``in_turn``: like the others. None: ``ahead``, as Fast-dLLM v2 does."""
     cache: Literal["none", "prefix", "dual"] = "none"
     """Keep keys and values while a block is decoded: ``prefix``: of all before it; ``dual``: of all around it.
     Approximate, except ``prefix`` for models trained in blocks."""
@@ -52,8 +61,9 @@ class DecodingSettings(Strict):
         if "block" not in given:
             self.block = fitting_block(self.length, self.usual_block)
         if "steps" not in given:
-            whole = self.length % self.block == 0  # else it is refused where the options are built
-            self.steps = fitting_steps(self.length, self.block, self.usual_steps) if whole else self.usual_steps
+            part = self.sub_block or self.block
+            whole = self.length % part == 0  # else it is refused where the options are built
+            self.steps = fitting_steps(self.length, part, self.usual_steps) if whole else self.usual_steps
         self.model_fields_set.difference_update({"steps", "block"} - given)
         return self
 

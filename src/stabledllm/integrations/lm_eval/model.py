@@ -134,7 +134,7 @@ class HarnessModel:
                     texts.append(cut(self._loaded.tokenizer.decode(ids[:most]), until))
                     self.cache_hook.add_partial("generate_until", requests[i].args, texts[-1])
                 bar.update(len(run))
-        self._say(f"{self.stats.model_calls} model calls, {self.stats.tokens_per_second:.3g} tokens/s")
+        self._say(str(self.stats))
         return texts
 
     def loglikelihood(self, requests: Sequence, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
