@@ -10,7 +10,7 @@ import torch
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.forward.meter import MeteredModel
-from stabledllm.gradient.block_components import UnitNoise, decompose_in_blocks, mean_of, split_of_gradient
+from stabledllm.gradient.block_components import UnitNoise, decompose_in_blocks, mean_of, split_of_gradient, unit_noise
 from stabledllm.gradient.block_noise import StepNoiseInBlocks
 from stabledllm.gradient.blocks import (
     BlockRowGradients,
@@ -20,7 +20,6 @@ from stabledllm.gradient.blocks import (
     UnitRowGradients,
 )
 from stabledllm.gradient.nested_rows import nested_rows
-from stabledllm.gradient.profile import gradient_profile
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
@@ -47,9 +46,8 @@ def meter_of(kind, model=None, rows=ROWS, copies=COPIES, **kwargs):
     return kind(loaded, rows * copies, Objective(eps=EPS), block_size=2, **kwargs)
 
 
-def unit_noise(meter, rows: int, seed: int) -> UnitNoise:
-    profile = gradient_profile(meter, method("fixedcount"), rows=rows, rates=4, masks=2, seed=seed)
-    return UnitNoise(profile, meter.weights[profile.rows], meter.units_per_row)
+def units_of(meter, rows: int, seed: int) -> UnitNoise:
+    return unit_noise(meter, method("fixedcount"), rows=rows, rates=4, masks=2, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +60,7 @@ def measured() -> list[tuple[UnitNoise, object]]:
     """Measurements of 16 single blocks and 8 whole rows each."""
     units, rows = meter_of(UnitRowGradients), meter_of(BlockRowGradients)
     given = {"rows": 8, "rates": 4, "one_t": True}
-    return [(unit_noise(units, 16, s), nested_rows(rows, method("standard"), seed=s, **given)) for s in range(16)]
+    return [(units_of(units, 16, s), nested_rows(rows, method("standard"), seed=s, **given)) for s in range(16)]
 
 
 def test_every_part_is_unbiased_and_its_error_is_right(measured, exact):
@@ -105,7 +103,7 @@ def test_drawn_steps_have_the_variance_of_the_method(text, exact):
     sampler = chosen.sampler(Tabulated(FITTED))
     given = chosen.views.count == 1 and not chosen.masker.counted
     drawing = replace(chosen, masker=SomeMasked()) if given else chosen
-    meter, units = meter_of(BlockSteps), unit_noise(meter_of(UnitRowGradients), 80, 3)
+    meter, units = meter_of(BlockSteps), units_of(meter_of(UnitRowGradients), 80, 3)
     hidden = units.hidden(sampler) if given else torch.zeros(1, 80)
     found = [
         StepNoiseInBlocks(meter.measure(drawing, sampler, rows=4, steps=6, seed=s), 1.0, hidden).per_row_variance
@@ -121,7 +119,7 @@ def test_drawn_steps_have_the_variance_of_the_method(text, exact):
 
 
 def test_what_masks_that_hide_a_token_leave_out(exact):
-    found = mean_of(unit_noise(meter_of(UnitRowGradients), 120, 0).hidden(Uniform()))
+    found = mean_of(units_of(meter_of(UnitRowGradients), 120, 0).hidden(Uniform()))
     assert abs(found.value - exact.hidden) < Z * found.stderr
     assert found.stderr < 0.25 * exact.hidden
 

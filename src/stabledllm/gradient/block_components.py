@@ -16,12 +16,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from stabledllm.gradient.blocks import ProjectedUnitGradients, UnitRowGradients
 from stabledllm.gradient.components import UNIT, GradientDecomposition, as_positive, decompose_gradient, row_mean_square
 from stabledllm.gradient.nested_rows import NestedRows
-from stabledllm.gradient.profile import GradientProfile
+from stabledllm.gradient.profile import GradientProfile, gradient_profile
 from stabledllm.gradient.projected import estimate, projection_error
 from stabledllm.gradient.row_moments import bernoulli_moments, bernoulli_square
 from stabledllm.noise.densities import TSampler, Uniform
+from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import Ends, Ratio, of_ratio, of_sum
@@ -31,7 +33,13 @@ from stabledllm.variance.some_masked import chance_of_some
 
 @dataclass(frozen=True)
 class UnitNoise:
-    """The gradients of single blocks, from a profile of fixed counts of a :class:`UnitGradients`."""
+    """The gradients of single blocks, from a profile of fixed counts; build it with :func:`unit_noise`.
+
+    >>> from stabledllm.gradient.example import example_in_blocks
+    >>> units, _ = example_in_blocks()
+    >>> units.per_row, (units.hidden(Uniform()) < units.second(Uniform())).all()
+    (1.75, tensor(True))
+    """
 
     profile: GradientProfile
     weights: Tensor
@@ -74,8 +82,28 @@ class UnitNoise:
         return bernoulli_moments(self.profile, Uniform(), 1)
 
 
+def unit_noise(
+    meter: UnitRowGradients | ProjectedUnitGradients, counts: Method, *, rows: int, rates: int, masks: int, seed: int
+) -> UnitNoise:
+    """Measure the gradients of ``rows`` single blocks under fixed counts, as :func:`gradient_profile` does of rows.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> meter, counts = example_meter(UnitRowGradients, block_size=2), Method.parse("fixedcount")
+    >>> unit_noise(meter, counts, rows=5, rates=2, masks=2, seed=0).pattern.shape
+    torch.Size([1, 5])
+    """
+    profile = gradient_profile(meter, counts, rows=rows, rates=rates, masks=masks, seed=seed)
+    return UnitNoise(profile, meter.weights[profile.rows], meter.units_per_row)
+
+
 def decompose_in_blocks(units: UnitNoise, rows: NestedRows) -> GradientDecomposition:
-    """A, B, C of Standard's gradient, every block with a t of its own; errors are over units and over rows."""
+    """A, B, C of Standard's gradient, every block with a t of its own; errors are over units and over rows.
+
+    >>> from stabledllm.gradient.example import example_in_blocks
+    >>> parts = decompose_in_blocks(*example_in_blocks())
+    >>> abs(parts.mask_pattern.value + parts.mask_rate.value + parts.data.value - parts.total.value) < 1e-9
+    True
+    """
     whole = decompose_gradient(units.profile)
     a, b, mask = (_over(part, units.per_row) for part in (whole.mask_pattern, whole.mask_rate, whole.mask))
     n = len(rows.profile.rows)
@@ -110,6 +138,11 @@ def split_of_gradient(units: UnitNoise, rows: NestedRows) -> RateSplit:
 
     Args:
         rows: measured at one t for all blocks of a row.
+
+    >>> from stabledllm.gradient.example import example_in_blocks
+    >>> split = split_of_gradient(*example_in_blocks())
+    >>> abs(split.between_blocks.value + split.between_rows.value - split.of_blocks.value) < 1e-9
+    True
     """
     single, own, shared = (mean_of(each) for each in (units.single, units.rate, rows.rate_noise))
     between = Estimate(

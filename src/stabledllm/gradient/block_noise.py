@@ -78,7 +78,13 @@ class StepNoiseInBlocks:
 
 
 def few_draws_decide(units: UnitNoise, method: Method, sampler: TSampler, draws: float, variance: float) -> bool:
-    """Whether much of a variance comes from t at which fewer than ``LEAST_SEEN`` of so many draws hide a token."""
+    """Whether much of a variance comes from t at which fewer than ``LEAST_SEEN`` of so many draws hide a token.
+
+    >>> from stabledllm.gradient.example import example_in_blocks
+    >>> units, mirror = example_in_blocks()[0], Method.parse("mirror")
+    >>> [few_draws_decide(units, mirror, mirror.sampler(), draws, 100.0) for draws in (100.0, 1e9)]
+    [True, False]
+    """
 
     def rare(t: Tensor, size: Tensor) -> Tensor:
         width = torch.diff(t, prepend=t.new_zeros(1))

@@ -25,10 +25,10 @@ from stabledllm.variance.blocks import step_rates
 from stabledllm.variance.some_masked import SomeMasked, chance_of_some
 
 
-class UnitGradients(UnitMeter):
+class _UnitGradients(UnitMeter):
     """A meter of the gradients of single blocks, ``m (P_b / P) grad l_b``, m the mean number of blocks of a row.
 
-    It is mixed with a meter of gradients, :class:`UnitRowGradients` or :class:`ProjectedUnitGradients`. The noise of
+    It is mixed with a meter of gradients. The noise of
     a row's gradient is 1 / m of that of these, as every block has a t and masks of its own.
     """
 
@@ -43,15 +43,25 @@ class UnitGradients(UnitMeter):
         return LossMeter._one_batch(self, *args, **kwargs)  # the weight is in the draw
 
 
-class UnitRowGradients(UnitGradients, RowGradients):
-    """Exact gradients of single blocks."""
+class UnitRowGradients(_UnitGradients, RowGradients):
+    """A meter of the exact gradients of single blocks.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> len(example_meter(UnitRowGradients, block_size=2).rows)
+    7
+    """
 
 
-class ProjectedUnitGradients(UnitGradients, ProjectedGradients):
-    """Projected gradients of single blocks."""
+class ProjectedUnitGradients(_UnitGradients, ProjectedGradients):
+    """A meter of the projected gradients of single blocks.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> len(example_meter(ProjectedUnitGradients, block_size=2).rows)
+    7
+    """
 
 
-class GivenHidden(BlockMeter):
+class _GivenHidden(BlockMeter):
     """A meter of rows in blocks that knows masks which were drawn given that they hide a token.
 
     Each block's loss is multiplied by the chance q of that: its mean is that of plain masks, and ``q (1 - q) |g|²`` is
@@ -67,19 +77,34 @@ class GivenHidden(BlockMeter):
         return draw.units.fold(replace(draw.drawn, coefficient=scaled))
 
 
-class BlockRowGradients(GivenHidden, RowGradients):
-    """Exact gradients of whole rows in blocks."""
+class BlockRowGradients(_GivenHidden, RowGradients):
+    """A meter of the exact gradients of whole rows in blocks.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> len(example_meter(BlockRowGradients, block_size=2).rows)
+    4
+    """
 
 
-class ProjectedBlockGradients(GivenHidden, ProjectedGradients):
-    """Projected gradients of whole rows in blocks."""
+class ProjectedBlockGradients(_GivenHidden, ProjectedGradients):
+    """A meter of the projected gradients of whole rows in blocks.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> len(example_meter(ProjectedBlockGradients, block_size=2).rows)
+    4
+    """
 
 
-class BlockSteps(GivenHidden, StepMeter):
+class BlockSteps(_GivenHidden, StepMeter):
     """A meter of whole training steps in blocks, whose units are numbered as in training.
 
     Args:
         one_t: one t for all blocks of a row. The rest is as for :class:`BlockMeter` and :class:`StepMeter`.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> meter = example_meter(BlockSteps, block_size=2)
+    >>> meter.measure(Method(), Method().sampler(), rows=2, steps=4, seed=0).gram["raw"].shape
+    torch.Size([4, 4])
     """
 
     def __init__(self, *args, one_t: bool = False, **kwargs):

@@ -95,6 +95,11 @@ def nested_rows(
         one_t: one t for all blocks of a row, instead of a t of its own for each.
         hidden: whether masks are drawn given that they hide a token of the block, which changes no mean of products of
             different masks as long as blocks do not see each other's noise.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> meter = example_meter(BlockRowGradients, block_size=2)
+    >>> nested_rows(meter, Method(), rows=4, rates=2, seed=0, one_t=False).square.shape
+    torch.Size([1, 4])
     """
     key = Key(seed, _STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]

@@ -166,7 +166,7 @@ def ratio(one: StepGradients, other: StepGradients, transform: str) -> Ratio:
 def variance_covariance(one: StepGradients, other: StepGradients) -> float:
     """Covariance of two methods' n tr Var(step gradient), by a joint jackknife over steps as in :func:`ratio`.
 
-    >>> steps = StepGradients({"raw": torch.tensor([1.0, 1.0, 1.0, 4.0]).diag()}, 2, 1.0, 0.0)
+    >>> steps = StepGradients({"raw": torch.tensor([1.0, 1.2, 0.9, 1.1]).diag()}, 2, 1.0, 0.0)
     >>> abs(variance_covariance(steps, steps) - steps.per_row_variance().stderr ** 2) < 1e-9
     True
     """

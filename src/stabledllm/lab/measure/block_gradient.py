@@ -10,7 +10,7 @@ import torch
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.forward.meter import MeteredModel
-from stabledllm.gradient.block_components import UnitNoise, decompose_in_blocks, scale_of, split_of_gradient
+from stabledllm.gradient.block_components import UnitNoise, decompose_in_blocks, scale_of, split_of_gradient, unit_noise
 from stabledllm.gradient.block_noise import StepNoiseInBlocks, few_draws_decide
 from stabledllm.gradient.blocks import (
     BlockRowGradients,
@@ -21,7 +21,6 @@ from stabledllm.gradient.blocks import (
 )
 from stabledllm.gradient.components import GradientDecomposition
 from stabledllm.gradient.nested_rows import NestedRows, nested_rows
-from stabledllm.gradient.profile import gradient_profile
 from stabledllm.gradient.steps import StepGradients, ratio
 from stabledllm.lab.measure.gradient import gradient_meter
 from stabledllm.lab.measure.gradient_notes import notes_in_blocks
@@ -69,8 +68,7 @@ class BlockGradientLaboratory:
     def single(self) -> UnitNoise:
         """The noise of single blocks."""
         sizes = {"rows": self.grad.rows, "rates": self.grad.rates, "masks": self.grad.masks}
-        profile = gradient_profile(self.units, self.counts, **sizes, seed=self.options.seed)
-        return UnitNoise(profile, self.units.weights[profile.rows], self.units.units_per_row)
+        return unit_noise(self.units, self.counts, **sizes, seed=self.options.seed)
 
     @cached_property
     def nested(self) -> NestedRows:
