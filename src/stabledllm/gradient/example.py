@@ -47,7 +47,7 @@ class TwoLayers(nn.Module):
 
 
 def example_meter(kind: type = RowGradients, **further):
-    """A meter of that kind with ``further`` arguments, on four rows with prompts of one token and responses of two to four.
+    """A meter of that kind with ``further`` arguments, on four rows of prompts of one token, responses of two to four.
 
     >>> len(example_meter().rows)
     4
