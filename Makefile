@@ -9,7 +9,7 @@ REAL ?=
 FAULTS ?=
 TEST_JOBS ?= auto
 
-.PHONY: quickstart quickstart-images real test test-fast test-statistical test-install test-reasoning-gym faults lint docs bench study study-real clean
+.PHONY: quickstart quickstart-images real test test-long test-fast test-statistical test-install test-reasoning-gym faults lint docs bench study study-real clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
@@ -21,7 +21,11 @@ PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --num
 CORE := noise stats forward ppots variance gradient config test_loss.py test_doctests.py
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) tests --ignore tests/install
+	$(PYTEST) tests --ignore tests/install -m "not long"
+
+# What `make test` leaves out: whole walks (notebooks, quickstarts, a study, the guide, a sample of faults).
+test-long: $(VENV)/.installed-dev
+	$(PYTEST) tests --ignore tests/install -m long
 
 # The mathematics alone, in a minute; tests/README.md says what each tier holds.
 test-fast: $(VENV)/.installed-dev

@@ -29,6 +29,7 @@ MADE = {
     "quickstart-small": ("make", "quickstart", "OUT={folder}/small", "QUICKSTART=--small"),
     "quickstart-images": ("make", "quickstart-images", "OUT_IMAGES={folder}/images"),
     "test": ("make", "test"),
+    "test-long": ("make", "test-long"),
     "test-fast": ("make", "test-fast"),
 }
 """What is run once."""
@@ -97,6 +98,7 @@ def line(record: Mapping) -> str:
         "quickstart-small": "`make quickstart QUICKSTART=--small`",
         "quickstart-images": "`make quickstart-images`",
         "test": "`make test`",
+        "test-long": "`make test-long`",
         "test-fast": "`make test-fast`",
     }
     parts = [f"{what} {spoken(taken[name])}" for name, what in shown.items() if name in taken]

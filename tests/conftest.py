@@ -1,15 +1,24 @@
-"""What makes the suite shorter: the order in which files run, and a garbage collector that passes over modules."""
+"""What makes the suite shorter: the order in which files run, a garbage collector that passes over what lasts, and no
+waiting for the disk."""
 
 from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
+
+import pytest
 
 # Before torch is imported: a process that OpenMP has given threads cannot be forked safely, and many tests fork.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What is written outlives a killed process without it; only a power failure, which no test makes, takes what the system
+# still holds. A small run waits for it a dozen times.
+os.fsync = lambda descriptor: None
 
 LONG = ("slow", "processes")
+_now: Path | None = None
+"""The file whose tests are running."""
 
 
 def pytest_collection_modifyitems(items) -> None:
@@ -18,8 +27,13 @@ def pytest_collection_modifyitems(items) -> None:
     items.sort(key=lambda item: item.path not in long)
 
 
-def pytest_collection_finish() -> None:
-    """Nothing imported so far is looked through again: the Trainer collects garbage in every run of a test, which
-    takes as long as the rest of a run of a few steps, most of it among the modules of torch and transformers."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item) -> None:
+    """What is there when a file begins is not looked through again: the Trainer collects garbage in every run of a
+    test, which takes as long as the rest of a run of a few steps, most of it among the modules of torch and
+    transformers, and of what earlier files imported."""
+    global _now
+    if item.path != _now:
+        _now = item.path
+        gc.collect()
+        gc.freeze()

@@ -14,12 +14,15 @@ HEAVY = ("transformers", "datasets", "matplotlib", "pydantic", "typer", "scipy",
     ("statement", "torch"),
     [
         ("import stabledllm", False),
-        ("from stabledllm import Method; Method.parse('mirror')", True),
-        ("from stabledllm.noise.objective import Objective; import stabledllm", True),
-        (
+        pytest.param("from stabledllm import Method; Method.parse('mirror')", True, marks=pytest.mark.long),
+        pytest.param(
+            "from stabledllm.noise.objective import Objective; import stabledllm", True, marks=pytest.mark.long
+        ),
+        pytest.param(
             "from stabledllm import Lab; Lab(lambda ids, mask: (ids + 0.0)[..., None].expand(-1, -1, 9),"
             " [([1, 2], 1)] * 4, mask_id=8)",
             True,
+            marks=pytest.mark.long,
         ),
         ("from stabledllm import *; import stabledllm.ppots.record, stabledllm.gradient.components", True),
     ],

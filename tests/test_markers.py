@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 STARTS = {"subprocess.run", "subprocess.Popen", "multiprocessing.get_context", "jobs"}
 """What starts one: these calls, and a study told its ``jobs``."""
 COMMAND_LINE = {
@@ -60,3 +61,13 @@ def test_what_starts_a_process_is_marked(path: Path) -> None:
 def test_a_test_that_starts_one_through_a_fixture_is_noticed() -> None:
     source = "def done():\n    subprocess.run([])\n\n\ndef test_it(done):\n    pass\n\n\ndef test_other():\n    pass\n"
     assert [f.name for f in starting(source)] == ["test_it"]
+
+
+def test_make_test_and_make_test_long_are_together_all_tests_and_both_are_run():
+    """A test that is marked ``long`` is run by the other of the two, never by none."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    short, long = re.findall(r"(?m)^\t\$\(PYTEST\) (tests --ignore tests/install) -m (.*)$", makefile)
+    assert short[0] == long[0]
+    assert (short[1], long[1]) == ('"not long"', "long")
+    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert {"make test", "make test-long", "make test-install"} <= set(run)

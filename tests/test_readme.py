@@ -19,6 +19,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for line in SHELL if line.startswith("stabledllm ")]
+LONG = ("quickstart-images", "recommend", "decompose --gradient")
+"""Commands that need nothing of those before them, and that no other needs: they take many seconds."""
 # The same commands on less: every setting named here is one that a user can give.
 SMALL_PROBE = ["ppots.rows=4", "ppots.rates=6", "ppots.masks=2", "ppots.starts=3"]
 SMALL_TRAIN = [
@@ -63,7 +65,10 @@ def test_every_shell_line_is_known():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(c, marks=pytest.mark.long) if c.partition(" ")[2].startswith(LONG) else c for c in COMMANDS],
+)
 def test_command(folder, command):
     words = shlex.split(command)[1:]
     fewer = REDUCED.get(words[0], [])
@@ -75,6 +80,7 @@ def test_command(folder, command):
     assert result.returncode == 0, result.stderr[-3000:]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.processes
 def test_quickstart_at_reduced_size(tmp_path, monkeypatch):

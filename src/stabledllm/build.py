@@ -38,6 +38,7 @@ def loading_options(settings: ModelSettings) -> dict:
         "family": settings.family,
         "attention": settings.attention,
         "end_token": settings.end_token,
+        "mask_token_id": settings.mask_token_id,
         "trust_remote_code": settings.trust_remote_code,
         "init_seed": settings.init_seed,
         "allow_pickle": settings.allow_pickle,
@@ -54,6 +55,11 @@ def build_model(settings: TrainSettings) -> LoadedModel:
         raise UserError(
             f"key 'quantised': expected 'lora' beside it, since weights in {settings.quantised} cannot be trained, "
             f"found none."
+        )
+    if settings.lora and settings.mask_token_id is not None:
+        raise UserError(
+            "key 'mask_token_id': expected none beside 'lora', since an adapter's files cannot say it, found "
+            f"{settings.mask_token_id}; write it into the base's config.json."
         )
     loaded = load_model(settings.model, quantised=settings.quantised, **loading_options(settings))
     if settings.lora is None:

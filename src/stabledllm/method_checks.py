@@ -74,22 +74,17 @@ def check_marks(method: OfParts, marks: Collection[str]) -> None:
         raise UserError(f"method '{method.name}': expected rows with {_MARKED[name]}, found none.")
 
 
-def check_blocks(method: OfParts, *, packing: bool = False) -> None:
+def check_blocks(method: OfParts) -> None:
     """Refuse a method that has no meaning in block diffusion.
-
-    Args:
-        packing: whether rows are laid end to end.
 
     Raises:
         UserError: ``syrm``, whose prompt tokens lie in no block; ``ema``, whose baseline takes one t per row;
-            ``autoregressive``, which masks nothing; a density fitted to gradients; packed rows.
+            ``autoregressive``, which masks nothing; a density fitted to gradients.
 
     >>> check_blocks(OfParts("syrm"))
     Traceback (most recent call last):
     stabledllm.errors.UserError: method 'syrm': 'syrm' and block_size contradict: the prompt is in no block.
     """
-    if packing:
-        raise UserError("key 'packing': packed rows and block_size contradict: a row in blocks is two copies.")
     if method.syrm:
         raise UserError(f"method '{method.name}': 'syrm' and block_size contradict: the prompt is in no block.")
     if method.autoregressive:

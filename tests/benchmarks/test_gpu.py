@@ -33,6 +33,7 @@ def run(gpu, device, items, seconds=60.0):
     return gpu.run(device, gpu.gpu_items.REHEARSAL, seconds, lambda record: kept.append(json.dumps(record))), kept
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_rehearsal_measures_everything_and_writes_it(gpu, tmp_path, capsys):
     out = tmp_path / "gpu.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import subprocess
@@ -51,10 +52,19 @@ def assert_refused(result: subprocess.CompletedProcess, *words: str) -> None:
         assert word in "\n".join([told, *listed]), lines[begun:]
 
 
+@functools.cache
+def _keep_commands() -> None:
+    """Typer makes every command anew from its signature in each call, longer than the rest of a short one takes."""
+    from typer import main as typer_main
+
+    typer_main.get_command = functools.cache(typer_main.get_command)
+
+
 def in_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     """The same command line called in this process: seconds faster, for what needs no process of its own."""
     from stabledllm.cli.main import main
 
+    _keep_commands()
     out, err, before = io.StringIO(), io.StringIO(), (sys.argv, Path.cwd())
     sys.argv = ["stabledllm", *later_wins(arguments)]
     os.chdir(cwd)

@@ -143,6 +143,7 @@ def test_what_is_kept_of_each_kind(tmp_path):
     assert "start anew: " in stopping.how_to_continue(None)
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_real_run_that_is_asked_to_end(tmp_path):
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}

@@ -189,6 +189,7 @@ def test_the_surprising_ones_act(tmp_path):
     assert _history(tmp_path, max_grad_norm=1e-3, optim="sgd")[0] != _history(tmp_path, optim="sgd")[0]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_changes_no_number_changes_none(tmp_path):
     losses, _ = _history(tmp_path)

@@ -412,6 +412,7 @@ def test_one_start_makes_the_rows_while_another_waits_and_says_so(tmp_path, monk
         assert found.result().train == plain
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.slow
 def test_processes_make_the_same_rows(tmp_path):
@@ -420,6 +421,7 @@ def test_processes_make_the_same_rows(tmp_path):
     assert load_bundle(kept, TOKENIZER).train == load_bundle(settings, TOKENIZER).train
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.slow
 def test_workers_end_with_a_killed_parent_and_errors_come_in_order(tmp_path):

@@ -58,6 +58,7 @@ def test_every_step_has_a_screen():
     assert all(screen.strip() for _, screen in SCREENS)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_screens_are_what_is_printed(folder):
     for command, screen in QUICK:

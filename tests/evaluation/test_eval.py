@@ -18,9 +18,9 @@ from tests.cli.forked import command, ranks
 from tests.cli.runner import assert_refused, in_process
 
 # Drawn at random, so that a prompt's place must decide and nothing else.
-ROWS = 14
+ROWS = 8
 EVAL = [
-    "eval", "--data", "synthetic:easy", "--rows", str(ROWS), "--batch", "3", "--length", "40", "--steps", "40",
+    "eval", "--data", "synthetic:easy", "--rows", str(ROWS), "--batch", "3", "--length", "24", "--steps", "24",
     "--block", "8", "--set", "temperature=0.8", "--set", "seed=5", "--pad-response-to", "8",
 ]  # fmt: skip
 
@@ -63,12 +63,13 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_killed_evaluation_continues_and_decodes_nothing_twice(folder, monkeypatch):
     shutil.copytree(folder / "killed", folder / "continued")
     journal = folder / "continued" / "journal" / "completions-0.jsonl"
     with journal.open("ab") as file:
-        file.write(b'{"place": 11, "compl')
+        file.write(b'{"place": 7, "compl')
     done = {json.loads(line)["place"] for line in journal.read_bytes().splitlines()[1:-1]}
     assert 0 < len(done) < ROWS
     first, complete = [], completing.complete
@@ -137,9 +138,9 @@ def test_the_untuned_model_stands_beside_with_paired_differences(folder):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (["--length", "48", "--steps", "48"], "decoding.length=40, found decoding.length=48"),
+        (["--length", "32", "--steps", "32"], "decoding.length=24, found decoding.length=32"),
         (["--set", "seed=6"], "decoding.seed=5, found decoding.seed=6"),
-        (["--rows", "13"], "rows=14, found rows=13"),
+        (["--rows", "7"], "rows=8, found rows=7"),
         (["--model", "tiny"], "model='adapter', found model='tiny'"),
         (["--data", "synthetic:hard"], "data.train='synthetic:easy', found data.train='synthetic:hard'"),
     ],
@@ -162,7 +163,7 @@ def test_a_stored_evaluation_of_other_rows_is_not_taken_for_the_untuned(folder):
     base = in_process(*EVAL, "--rows", "4", "--out", "small", cwd=folder)
     assert base.returncode == 0
     refused = in_process(*EVAL, "--model", "adapter", "--beside", "small", "--out", "other", cwd=folder)
-    assert_refused(refused, "small", "rows=4, found rows=14")
+    assert_refused(refused, "small", "rows=4, found rows=8")
     lost = in_process(*EVAL, "--model", "adapter", "--beside", "nowhere", "--out", "other", cwd=folder)
     assert_refused(lost, "nowhere")
     assert not (folder / "other").exists(), "said before anything was decoded"

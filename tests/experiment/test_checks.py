@@ -47,7 +47,6 @@ SMALL += ("base.decoding.length=8", "base.decoding.steps=4", "base.decoding.bloc
         ["base.lora.rank=2", "base.model=new:tiny"],
         ["base.quantised=4bit"],
         ["base.objective.weighting=cosine", "methods=[standard,clipped]"],
-        ["base.packing=true", "base.block_size=4", "base.decoding.block=4"],
     ],
 )
 def test_a_typo_anywhere_leaves_nothing_behind(tmp_path, wrong):

@@ -130,6 +130,7 @@ def undisturbed(results: dict) -> dict:
     return kept
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_killed_again_and_again_it_ends_with_the_same_results(tmp_path):
     """SIGKILL of the whole experiment, alone in its first run and with two jobs in later ones, then once to the end."""

@@ -31,6 +31,7 @@ class Marks(TrainerCallback):
 """
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_two_jobs_give_the_same_runs_as_one(alone, tmp_path, monkeypatch):
     """With callbacks of the working directory, which every worker imports and which change no run."""

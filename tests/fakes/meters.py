@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from functools import lru_cache
 from types import SimpleNamespace
 
 import torch
@@ -21,17 +22,21 @@ from stabledllm.noise.streams import Key, Stream
 from tests.fakes.laws import Law, nodes
 
 
+@lru_cache
+def _rows_and_spread(n_rows: int) -> tuple[tuple[SimpleNamespace, ...], Tensor]:
+    """Rows of a few lengths, and a number of each: of mean 0 and, where there are several, of variance exactly 1."""
+    kinds = [SimpleNamespace(response_length=10 + i) for i in range(7)]
+    z = torch.special.ndtri((torch.arange(n_rows, dtype=torch.float64) + 0.5) / n_rows)
+    return tuple(itertools.islice(itertools.cycle(kinds), n_rows)), z / z.std() if n_rows > 1 else torch.zeros_like(z)
+
+
 class FakeMeter:
     """As LossMeter: losses are a pure function of (row, place, key); x has exactly the law's mean and variance."""
 
     def __init__(self, law: Law, n_rows: int = 20_000):
         self.law, self.forwards, self.objective = law, 0, Objective()
-        kinds = [SimpleNamespace(response_length=10 + i) for i in range(7)]
-        self.rows = list(itertools.islice(itertools.cycle(kinds), n_rows))
-        self.x = torch.ones(n_rows, dtype=torch.float64)
-        if n_rows > 1:
-            z = torch.special.ndtri((torch.arange(n_rows, dtype=torch.float64) + 0.5) / n_rows)
-            self.x += law.tau2**0.5 * z / z.std()
+        kinds, spread = _rows_and_spread(n_rows)
+        self.rows, self.x = list(kinds), 1 + law.tau2**0.5 * spread
 
     def view_losses(self, row, t, method, key: Key, sampler=None):
         count, index = method.views.count, torch.arange(len(row))

@@ -23,6 +23,8 @@ from tests.fakes import tiny
 
 DENSITY = Tabulated(torch.linspace(0.5, 2.0, 64, dtype=torch.float64), name="ppots")
 ROWS = 22
+STEPS = 10
+"""More than three epochs, of which the last step is short, and as many refits of an adaptive density."""
 _LAYOUT = ("packing", "group_by_length", "views_per_forward", "caption_dropout", "expert_load", "one_t")
 
 
@@ -69,7 +71,7 @@ def make_trainer(
     *,
     micro: int = 8,
     accumulation: int = 1,
-    steps: int = 20,
+    steps: int = STEPS,
     sampler=None,
     objective: Objective | None = None,
     train: Sequence[TokenRow] | None = None,

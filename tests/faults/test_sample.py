@@ -14,6 +14,7 @@ SAMPLE = int(os.environ.get("FAULTS_SAMPLE", "0"))
 """Which faults; another number takes others."""
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_sample_of_faults():
     env = os.environ | {

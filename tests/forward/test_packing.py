@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stabledllm.forward.packing import LONGEST, Packing, balanced_bins
+from stabledllm.forward.packing import Packing
+from stabledllm.models.bins import LONGEST, balanced_bins
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=25)
 

@@ -230,6 +230,7 @@ print(tokenizer.seen, len(codes))
 """
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_two_processes_make_it_once(spec, tmp_path):
     command = [sys.executable, "-c", SCRIPT, spec, str(tmp_path / "c")]

@@ -1,10 +1,11 @@
-"""The doubled forward against the definition: block after block, each on its clean past, without any mask."""
+"""The forward over both copies against the definition: block after block, each on its clean past, without any mask."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from stabledllm.models.attention_masks import block_causal_mask, block_diffusion_mask
+from stabledllm.models.attention_masks import block_causal_mask
+from stabledllm.models.families.two_copies import TwoCopies
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig, rotate
 
 MASK = 50
@@ -74,11 +75,12 @@ def plain_nll(model, blocks, ids, mask):
     return torch.cat(out)
 
 
-def test_all_blocks_at_once_are_the_blocks_one_by_one(model):
+@pytest.mark.parametrize("packed", [False, True])
+def test_all_blocks_at_once_are_the_blocks_one_by_one(model, packed):
     blocks, ids, mask = batch()
     noisy = torch.where(mask, MASK, ids)
     weight = torch.rand(int(mask.sum()), dtype=torch.float64)
-    found = model(noisy, blocks >= 0, selected=mask, targets=ids, block_ids=blocks).nll
+    found = model(noisy, blocks >= 0, selected=mask, targets=ids, block_ids=blocks, packed=packed).nll
     (found * weight).sum().backward()
     gradients = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
@@ -108,7 +110,7 @@ def test_no_block_sees_its_own_answers_or_later_ones(model):
     changed[0, blocks[0] >= 2] = (changed[0, blocks[0] >= 2] + 1) % 50
     own = torch.cat([blocks[row][mask[row]] for row in range(len(ids))])
     first = torch.arange(int(mask.sum())) < int(mask[0].sum())
-    logits = [model.head(model.hidden_states(noisy, None, blocks, clean)[mask]) for clean in (ids, changed)]
+    logits = [model.head(model.copies_hidden_states(noisy, clean, blocks, None)[mask]) for clean in (ids, changed)]
     same = (logits[0] == logits[1]).all(1)
     assert same[~first | (own <= 2)].all()
     assert not same[first & (own == 3)].any()
@@ -118,22 +120,10 @@ def test_masks_written_out():
     ids = torch.tensor([[0, 1, 1, -1]])
     causal = [[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]]
     assert block_causal_mask(ids)[0, 0].long().tolist() == causal
-    doubled = block_diffusion_mask(ids)[0, 0].long().tolist()
-    assert doubled == [
-        [1, 0, 0, 0, 0, 0, 0, 0],
-        [0, 1, 1, 0, 1, 0, 0, 0],
-        [0, 1, 1, 0, 1, 0, 0, 0],
-        [0, 0, 0, 1, 0, 0, 0, 0],
-        *([0, 0, 0, 0, *row] for row in causal),
+    copies = TwoCopies.of(torch.ones(1, 4, dtype=torch.bool), ids).mask()[0, 0].long().tolist()
+    assert copies == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0, 0],
+        *([0, 0, 0, *row] for row in causal),
     ]
-
-
-def test_packed_segments_do_not_see_each_other():
-    ids, segments = torch.tensor([[0, 1, 0, 1]]), torch.tensor([[0, 0, 1, 1]])
-    causal = block_causal_mask(ids, segments)[0, 0]
-    alone = block_causal_mask(ids[:, :2])[0, 0]
-    assert torch.equal(causal, torch.block_diag(alone.long(), alone.long()).bool())
-    doubled = block_diffusion_mask(ids, segments)[0, 0]
-    one = [0, 1, 4, 5]
-    assert torch.equal(doubled[one][:, one], block_diffusion_mask(ids[:, :2])[0, 0])
-    assert not doubled[one][:, [2, 3, 6, 7]].any()

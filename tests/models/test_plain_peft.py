@@ -41,6 +41,7 @@ def adapted(base, target: str, family: str = "auto") -> LoadedModel:
     return added
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.filterwarnings("ignore:.*no chat template", "ignore:.*tie")
 def test_plain_peft_finds_the_base_by_itself(tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ def test_there_are_two() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["measure_your_model", "train_and_compare"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.processes
 @by_name

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from stabledllm.config.settings import TrainSettings
 from stabledllm.models.chunked_nll import chunk_of
 from stabledllm.models.families.block_config import SDARConfig
 from stabledllm.models.families.block_model import SDARForCausalLM
-from stabledllm.models.shapes import PUBLISHED, read_shape
+from stabledllm.models.shapes import PUBLISHED, known_shape, read_shape
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.planning.activations import (
     Forward,
@@ -26,6 +27,8 @@ from stabledllm.planning.activations import (
     kept_bytes,
     working_bytes,
 )
+from stabledllm.planning.layout import Layout
+from stabledllm.planning.memory import _forward
 from tests.planning.live_bytes import LiveBytes
 
 TOLERANCE = 0.15
@@ -232,3 +235,14 @@ def test_the_chunked_head_saves_what_all_logits_take():
     assert full_logits_bytes(shape, run) - head_bytes(shape, run) == 10 * (2 * 4096 - chunk_of(126464)) * 126464
     few = Forward(1, 64, "bfloat16")
     assert full_logits_bytes(shape, few) == head_bytes(shape, few), "one chunk holds them all"
+
+
+def test_the_mask_of_blocks_follows_the_back_end_and_the_packing():
+    """FlexAttention stores none; packed sequences may be longer than rows."""
+    kept = {}
+    for name, changes in {"plain": {}, "packed": {"packing": True}, "flex": {"attention": "flex_attention"}}.items():
+        settings = TrainSettings(model="tiny", data={"train": "synthetic"}, block_size=4, out="x", **changes)
+        kept[name] = _forward(settings, known_shape("tiny"), Layout()).mask_bytes
+    assert kept["plain"] > 0
+    assert kept["packed"] == 1.5 * kept["plain"]
+    assert kept["flex"] == 0

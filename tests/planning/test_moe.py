@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from stabledllm.errors import UserError
+from stabledllm.models.adapters import LoRAOptions, add_lora
 from stabledllm.models.families.experts import Experts
 from stabledllm.models.families.llada2 import LLaDA2MoeModelLM
 from stabledllm.models.families.llada2_config import LLaDA2MoeConfig
 from stabledllm.models.families.llada_moe import LLaDAMoEConfig, LLaDAMoEModelLM
+from stabledllm.models.loading import LoadedModel
 from stabledllm.models.moe_shapes import LLADA2_FLASH, LLADA2_MINI, LLADA_MOE
 from stabledllm.models.shapes import PUBLISHED, read_shape, shape_of
 from stabledllm.planning.activations import Forward
@@ -88,25 +90,18 @@ def test_the_published_sizes():
         assert PUBLISHED[f"inclusionAI/{name}"] == shape
 
 
-@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-@pytest.mark.parametrize("grouped", [True, False])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_what_a_step_holds(compute, grouped, checkpointing, monkeypatch):
-    """All experts' weights are held whatever is chosen; activations are those of the chosen ones alone."""
-    if not grouped:
-        monkeypatch.setattr(Experts, "grouped", lambda *_: None)
+def small_llada2() -> LLaDA2MoeModelLM:
     torch.manual_seed(0)
     config = LLaDA2MoeConfig(
         vocab_size=600, hidden_size=64, intermediate_size=160, num_hidden_layers=4, num_attention_heads=4, head_dim=16,
         num_key_value_heads=2, num_experts=16, n_group=4, topk_group=2, num_experts_per_tok=4, moe_intermediate_size=32,
         block_size=8,
     )  # fmt: skip
-    model = LLaDA2MoeModelLM._from_config(config, attn_implementation="sdpa").to(getattr(torch, compute)).train()
-    for module in model.modules():
-        if isinstance(module, Experts):
-            module.join()
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return LLaDA2MoeModelLM._from_config(config, attn_implementation="sdpa").train()
+
+
+def peak_of_a_step(model) -> tuple[int, int]:
+    """The bytes beyond weights and gradients, and the positions that carry loss."""
     ids, block = torch.randint(0, 600, (ROWS, LENGTH)), torch.arange(LENGTH).expand(ROWS, -1) // 8
     selected = torch.rand(ROWS, LENGTH) < 0.5
 
@@ -119,6 +114,39 @@ def test_what_a_step_holds(compute, grouped, checkpointing, monkeypatch):
     live.ignore(list(model.buffers()))
     with live:
         loss().backward()
-    shape = read_shape(json.loads(config.to_json_string(use_diff=False)), "here")
+    return live.peak, int(selected.sum())
+
+
+def shape_of_model(model: LLaDA2MoeModelLM):
+    return read_shape(json.loads(model.config.to_json_string(use_diff=False)), "here")
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("targets", ["all-linear", ["query_key_value", "dense"]], ids=["experts", "attention"])
+def test_what_a_step_of_adapters_holds(targets, checkpointing):
+    """Frozen weights need no activations of their own; adapters on experts keep what they read."""
+    model = small_llada2()
+    adapted = add_lora(LoadedModel(model, None, "it"), LoRAOptions(rank=4, target_modules=targets)).model
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    peak, positions = peak_of_a_step(adapted)
+    shape = shape_of_model(model)
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert trained == shape.lora_parameters(4, targets)
+    run = Forward(ROWS, LENGTH, "float32", checkpointing, adapters=shape.targets(targets), rank=4, copies=2)
+    assert step_bytes(shape, run, positions=positions) == pytest.approx(peak, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_a_step_holds(compute, grouped, checkpointing, monkeypatch):
+    """All experts' weights are held whatever is chosen; activations are those of the chosen ones alone."""
+    if not grouped:
+        monkeypatch.setattr(Experts, "grouped", lambda *_: None)
+    model = small_llada2().to(getattr(torch, compute))
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    peak, positions = peak_of_a_step(model)
     run = Forward(ROWS, LENGTH, compute, checkpointing, copies=2)
-    assert step_bytes(shape, run, positions=int(selected.sum())) == pytest.approx(live.peak, rel=TOLERANCE)
+    assert step_bytes(shape_of_model(model), run, positions=positions) == pytest.approx(peak, rel=TOLERANCE)

@@ -7,6 +7,9 @@ import pytest
 from stabledllm.config import ExperimentSettings, load_recipe, shipped_recipes
 from stabledllm.errors import UserError
 from stabledllm.experiment.validation import validate
+from stabledllm.models.shapes import PUBLISHED
+from stabledllm.planning.layout import Layout
+from stabledllm.planning.memory import estimate
 
 MODELS = {
     "llada-8b": "GSAI-ML/LLaDA-8B-Instruct",
@@ -58,6 +61,39 @@ def test_lora_lies_over_each(name):
     assert settings.lora.target_modules == "all-linear"
     same = {"lora", "trainer"}
     assert settings.model_dump(exclude=same) == full.model_dump(exclude=same)
+
+
+BLOCKS = {
+    "sdar-1.7b": ("JetLM/SDAR-1.7B-Chat", 4),
+    "sdar-4b": ("JetLM/SDAR-4B-Chat", 4),
+    "trado-4b": ("Gen-Verse/TraDo-4B-Instruct", 4),
+    "fast-dllm-v2-1.5b": ("Efficient-Large-Model/Fast_dLLM_v2_1.5B", 32),
+    "fast-dllm-v2-7b": ("Efficient-Large-Model/Fast_dLLM_v2_7B", 32),
+    "llada2.0-mini": ("inclusionAI/LLaDA2.0-mini", 32),
+}
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_models_in_blocks_are_planned_before_anything_is_loaded(name, lora):
+    """Weights, gradients and moments are counted exactly; what both copies of a row keep is a share that grows."""
+    model, size = BLOCKS[name]
+    settings = load_recipe(f"gsm8k/{name}{'+lora' if lora else ''}")
+    assert validate(settings)
+    assert (settings.model, settings.block_size, settings.decoding.block) == (model, size, size)
+    assert settings.out == f"runs/gsm8k/{name}", "a recipe that extends another writes into a folder of its own"
+    shape = PUBLISHED[model]
+    memory = estimate(settings, shape, Layout())
+    trained = shape.lora_parameters(64, "all-linear") if lora else shape.parameters
+    frozen = 2 * shape.parameters if lora else 0
+    width = 4 if lora else 2
+    copy = 2 * trained if lora else 0  # autocast's, of the float32 adapters
+    assert memory.weights == frozen + width * trained + copy
+    assert (memory.gradients, memory.optimizer) == (width * trained, 2 * width * trained)
+    longer = estimate(settings.model_copy(update={"data": settings.data.model_copy(update={"max_len": 2048})}), shape,
+                      Layout())  # fmt: skip
+    mask = 2 * (2 * 2048) ** 2 - 2 * (2 * 1024) ** 2
+    assert longer.activations - memory.activations == pytest.approx(memory.activations - 2 * (2 * 1024) ** 2 + mask)
 
 
 @pytest.mark.parametrize("task", DECODING)

@@ -264,6 +264,7 @@ def test_rows_take_turns_over_the_templates():
     assert [problems.template_of(row)[-1] for row in problems.by_turns(rows)] == ["0", "1"] * 3
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_rehearsal_from_end_to_end(tmp_path, monkeypatch):
     def command(*words: object) -> None:

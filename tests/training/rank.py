@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from stabledllm.training.callbacks import add_to
 from stabledllm.training.expert_load import expert_load_of
 from tests.fakes.streams import rows_of_steps
-from tests.fakes.trainer import make_trainer
+from tests.fakes.trainer import STEPS, make_trainer
 from tests.models.families.cases import load
 
 
@@ -29,13 +29,17 @@ class Sees(TrainerCallback):
 
 def rows_for(name: str, out: Path) -> dict:
     """The method that a name begins with and, where it ends with ``@stream``, rows of the folder that are streamed, or
-    with ``@experts`` the model with experts there, in blocks, whose load is balanced in both ways."""
+    with ``@experts`` the model with experts there, in blocks and packed, whose load is balanced in both ways, with
+    ``@blocks`` a dense one in blocks."""
     method, _, kind = name.partition("@")
     if kind == "experts":
         model = load(out / "experts").double()
         balance = expert_load_of(model, name, bias_rate=0.01, loss=0.5)
-        return {"method": method, "model": model, "ids": (261, 256), "block_size": 4, "expert_load": balance}
-    more = {"train": rows_of_steps(out / "stream", 20, 8), "evaluated": []} if kind else {}
+        form = {"block_size": 4, "packing": True}
+        return form | {"method": method, "model": model, "ids": (261, 256), "expert_load": balance}
+    if kind == "blocks":
+        return {"method": method, "model": load(out / "blocks").double(), "ids": (261, 256), "block_size": 4}
+    more = {"train": rows_of_steps(out / "stream", STEPS, 8), "evaluated": []} if kind else {}
     return {"method": method} | more
 
 

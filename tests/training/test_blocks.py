@@ -23,7 +23,7 @@ from stabledllm.training.identity import identity_of
 from stabledllm.training.positions import step_rows
 from stabledllm.training.run import train
 from tests.checks.trajectory import assert_same_trajectory
-from tests.fakes.trainer import make_trainer
+from tests.fakes.trainer import STEPS, make_trainer
 
 
 def run(tmp_path, name: str, method: str, micro: int, accumulation: int, **kwargs):
@@ -40,7 +40,7 @@ def test_splitting_a_step_changes_nothing(tmp_path, method):
         split = run(tmp_path, f"{micro}x{accumulation}", method, micro, accumulation, block_size=6)
         assert split.recorded.draws == whole.recorded.draws
         assert_same_trajectory(split.recorded.losses, whole.recorded.losses)
-    assert len(whole.recorded.draws) > 20 * 8  # several units per row
+    assert len(whole.recorded.draws) > STEPS * 8  # several units per row
 
 
 def test_one_block_per_row_draws_what_the_ordinary_form_draws(tmp_path):
@@ -103,7 +103,8 @@ SMALL = {
 
 @pytest.mark.slow
 def test_a_small_run_learns_and_its_model_knows_its_blocks(tmp_path):
-    settings = TrainSettings.model_validate(SMALL | {"out": str(tmp_path), "eval_every": 1})
+    trainer = SMALL["trainer"] | {"eval_on_start": True}
+    settings = TrainSettings.model_validate(SMALL | {"out": str(tmp_path), "eval_every": 12, "trainer": trainer})
     record = train(settings, say=lambda _: None)
     nll = [line["eval_nll"] for line in record["history"] if "eval_nll" in line]
     assert nll[-1] < 0.8 * nll[0]

@@ -87,6 +87,7 @@ def of_both(ranks: list[dict], name: str) -> tuple[dict, dict[str, float]]:
     return draws, {step: losses[0][step] + losses[1][step] for step in losses[0]}
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_two_devices_train_as_one(runs, name):
@@ -110,6 +111,7 @@ def test_two_devices_train_as_one(runs, name):
     assert completions[0] == completions[1], "every rank runs the same forwards, or none waits for the first"
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_two_devices_resume_to_the_same_bits(runs, name):
@@ -120,6 +122,7 @@ def test_two_devices_resume_to_the_same_bits(runs, name):
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_what_many_devices_saved_loads_on_one(runs, name):
@@ -133,6 +136,7 @@ def test_what_many_devices_saved_loads_on_one(runs, name):
     torch.testing.assert_close(ours, theirs, rtol=close, atol=close)
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_fully_sharded_steps_are_those_of_one_process(runs):
     """Model, head and objective under ``fully_shard``, with steps in which a rank has no masked token."""

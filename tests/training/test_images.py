@@ -79,7 +79,7 @@ def test_kill_and_resume_is_bit_identical(tmp_path):
 
 
 def test_captions_are_left_out_anew_in_every_step_by_position(tmp_path):
-    made = run(tmp_path, "standard", 8, 1)
+    made = run(tmp_path, "standard", 8, 1, steps=20)
     bare = {place: ids[:3] == [13, 15, 16] for place, ids in made.captions.items()}
     for step in range(20):
         places = [position for s, position in made.captions if s == step]

@@ -12,9 +12,10 @@ from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.objective import Objective
 from tests.checks.trajectory import assert_same_trajectory
 from tests.cli.forked import Forked, ranks
+from tests.fakes.block_models import write_sdar
 from tests.fakes.llada2 import write_llada2
 from tests.fakes.streams import documents, write_folder
-from tests.fakes.trainer import make_trainer
+from tests.fakes.trainer import STEPS, make_trainer
 from tests.training import rank
 
 
@@ -33,7 +34,7 @@ def test_splitting_a_step_changes_nothing(tmp_path, method):
         split = run(tmp_path, f"{micro}x{accumulation}", method, micro, accumulation)
         assert split.recorded.draws == whole.recorded.draws
         assert_same_trajectory(split.recorded.losses, whole.recorded.losses)
-    assert len({step for step, _ in whole.recorded.draws}) == 20
+    assert len({step for step, _ in whole.recorded.draws}) == STEPS
     assert sum(step == 2 for step, _ in whole.recorded.draws) == 22 - 16, "the last step of an epoch is short"
 
 
@@ -75,7 +76,9 @@ def test_kill_and_resume_is_bit_identical(tmp_path, method):
     assert resumed.statistics.ema_state == whole.statistics.ema_state
 
 
-ON_TWO_RANKS = ["strats+ppots+mirror", "adaptive", "lowdisc+fixedcount@stream", "standard@experts"]
+ON_TWO_RANKS = [
+    "strats+ppots+mirror", "adaptive", "lowdisc+fixedcount@stream", "standard@experts", "lowdisc+mirror@blocks",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,7 @@ def two_ranks(tmp_path_factory) -> Path:
     write_folder(folder / "stream", documents)
     few = {"num_hidden_layers": 2, "num_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2}
     write_llada2(folder / "experts", std=0.3, config=few)
+    write_sdar(folder / "blocks", std=0.3)
     for process in ranks(lambda launched: Forked(lambda: rank.main(folder, ON_TWO_RANKS), folder, launched)):
         ended = process.ended()
         assert ended.returncode == 0, ended.stderr[-2000:]
@@ -96,13 +100,13 @@ def two_ranks(tmp_path_factory) -> Path:
 def test_two_ranks_draw_and_lose_the_same(two_ranks, tmp_path, method):
     """Two processes against one process x 8; 22 rows, so a rank repeats rows that must weigh 0."""
     whole = run(tmp_path, "whole", micro=8, accumulation=1, **rank.rows_for(method, two_ranks))
-    draws, losses = {}, [0.0] * 20
+    draws, losses = {}, [0.0] * STEPS
     for number in range(2):
         record = json.loads((two_ranks / method / f"rank{number}.json").read_text())
         for step, position, t, masked in record["draws"]:
             assert (step, position) not in draws, "no row is counted by both ranks"
             draws[step, position] = (t, tuple(map(tuple, masked)))
         losses = [a + b for a, b in zip(losses, record["losses"], strict=True)]
-        assert record["seen"] == list(range(1, 21)), "callbacks see every step on every rank"
+        assert record["seen"] == list(range(1, STEPS + 1)), "callbacks see every step on every rank"
     assert draws == whole.recorded.draws
     assert_same_trajectory(losses, whole.recorded.losses)

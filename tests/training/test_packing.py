@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stabledllm.errors import UserError
 from stabledllm.forward.nll import forward_nll
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.densities import Uniform
@@ -121,11 +120,6 @@ def test_views_one_by_one_hold_less(tmp_path):
         return peak[0]
 
     assert kept(views_per_forward=1) < 0.4 * kept()
-
-
-def test_packed_blocks_are_refused(tmp_path):
-    with pytest.raises(UserError, match="packed rows and block_size contradict"):
-        make_trainer(tmp_path, block_size=4, packing=True)
 
 
 def test_auto_says_how_many_views_it_takes(tmp_path):

@@ -18,7 +18,7 @@ from stabledllm.training.streaming import PLACE
 from tests.checks.trajectory import assert_same_trajectory
 from tests.fakes.run import merged, write_model
 from tests.fakes.streams import answers, documents, rows_of_steps, write_folder, write_lines
-from tests.fakes.trainer import make_trainer
+from tests.fakes.trainer import STEPS, make_trainer
 
 
 class Killed(BaseException):
@@ -169,7 +169,7 @@ def test_splitting_a_step_changes_nothing(tmp_path):
     for micro, accumulation in ((8, 1), (2, 4)):
         trainer = make_trainer(
             tmp_path / f"{micro}", "lowdisc+fixedcount", micro=micro, accumulation=accumulation,
-            train=rows_of_steps(folder, 20, 8), evaluated=[],
+            train=rows_of_steps(folder, STEPS, 8), evaluated=[],
         )  # fmt: skip
         trainer.train()
         losses.append((trainer.recorded.draws, trainer.recorded.losses))

@@ -15,7 +15,7 @@ from stabledllm.ppots.profile import probe
 from stabledllm.stats.estimate import Estimate
 from stabledllm.variance import comparison
 from stabledllm.variance.comparison import MethodResult, compare_methods, mirror_condition
-from stabledllm.variance.components import decompose, nested_losses
+from stabledllm.variance.components import Decomposition, NestedLosses, decompose, nested_losses
 from stabledllm.variance.drawn import Measured, measure, step_rows
 from tests.checks.statistics import Z
 from tests.fakes.laws import Law, linear_law
@@ -191,17 +191,22 @@ def test_mirror_condition(law, pays, verdict):
         assert f"{name} = -" not in found["sentence"]
 
 
+@functools.cache
+def noise_at_small_t() -> tuple[FakeMeter, NestedLosses, Decomposition]:
+    """A meter whose noise is all there, its nested losses and their parts."""
+    spiky = Spiky(linear_law(rho=-1.0, tau2=0.04, h0=1.0, h1=0.0, s0=0.0, s1=0.0))
+    nested = nested_losses(spiky, STANDARD, rows=800, rates=8, masks=3, seed=1)
+    return spiky, nested, decompose(nested)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("below", "pays"), [(0.25, True), (1.0, False)])
 def test_a_second_view_for_small_t_is_charged_what_it_costs(below, pays):
     """All mask noise is at small t: there two views pay, though |rho| A < B + C and two views of every row do not."""
-    law = linear_law(rho=-1.0, tau2=0.04, h0=1.0, h1=0.0, s0=0.0, s1=0.0)
-    spiky = Spiky(law)
-    nested = nested_losses(spiky, STANDARD, rows=800, rates=8, masks=3, seed=1)
+    spiky, nested, parts = noise_at_small_t()
     method = Method.parse("mirror", MethodOptions(mirror_below=below))
     profile = probe(spiky, method, rows=800, rates=16, masks=4, seed=2)
     cost = method.views.mean_forwards(Uniform(), torch.tensor([10]))
-    parts = decompose(nested)
     found = mirror_condition(profile, cost, nested, parts)
     # A = ∫ sd² = 0.25 * 0.12 = 0.03, all gone with two views; C = 0.04, B = 0.
     assert parts.mask_pattern.value == pytest.approx(0.03, rel=0.2)

@@ -216,7 +216,7 @@ def _elsewhere(above: list[str], name: str, places: dict[str, type], base: str) 
     if f"{base}trainer" in places and name in OURS:
         return base + OURS[name]
     exact = [key for key in places if key.rpartition(".")[2] == name]
-    if exact:
+    if exact and name not in NOT_THERE:  # a name as general as ``name`` means something else than ``objective.name``
         return " or ".join(exact[:3])
     plain = name.lower().replace("-", "_")
     meant = base + (ELSEWHERE.get(".".join([*above, plain])) or ELSEWHERE.get(plain, "?"))

@@ -73,6 +73,7 @@ def _identity(
     settings: GenerateSettings, options: DecodingOptions, conversations: list[list[dict]], tools: list[list[dict]]
 ) -> dict:
     loading = {name: getattr(settings, name) for name in ("family", "dtype", "attention", "end_token")}
+    loading |= {} if settings.mask_token_id is None else {"mask_token_id": settings.mask_token_id}
     weights = {"model": settings.model, "weights": fingerprint(settings.model, settings.base)}
     asked = {"prompts": digest_of(conversations), "tools": digest_of(tools)}
     return weights | loading | {"decoding": asdict(options)} | asked

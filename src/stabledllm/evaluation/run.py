@@ -158,6 +158,7 @@ def measure(settings: EvalSettings, identity: dict, rows: EvaluatedRows, ranks: 
 def identity_of(settings: EvalSettings, rows: EvaluatedRows) -> dict:
     """Everything that decides an evaluation's results; the model's folder, batches and devices do not."""
     loading = {name: getattr(settings, name) for name in ("family", "dtype", "attention", "end_token")}
+    loading |= {} if settings.mask_token_id is None else {"mask_token_id": settings.mask_token_id}
     weights = {"model": settings.model, "weights": fingerprint(settings.model, settings.base)}
     return weights | loading | _shared_identity(settings, rows)
 

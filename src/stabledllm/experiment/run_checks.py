@@ -51,7 +51,7 @@ def of_method(run: TrainSettings, name: str) -> Checks:
     yield "method methods block_size block_schedule p_of_t", partial(check_block_schedule, run, method)
     yield "method methods objective", partial(method.refuse_unless_it_takes, run.objective)
     if run.block_size:
-        yield "method methods block_size packing", partial(check_blocks, method, packing=run.packing)
+        yield "method methods block_size", partial(check_blocks, method)
     if is_known_here(run.model):
         chosen = partial(check_block_choices, method, run.block_size, run.block_t, run.block_start)
         yield "method methods model block_size block_t block_start", chosen

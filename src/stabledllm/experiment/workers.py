@@ -127,7 +127,7 @@ def _record_dead_workers(workers: dict[int, BaseProcess], planned: list[TrainSet
 
 def train_here(settings: TrainSettings) -> None:
     """Make one run in this process, which reads the data once for all runs of an experiment."""
-    key = f"{settings.data.model_dump_json()} {settings.model} {settings.end_token}"
+    key = f"{settings.data.model_dump_json()} {settings.model} {settings.end_token} {settings.mask_token_id}"
 
     def data(tokenizer) -> DataBundle:
         if key not in _loaded:

@@ -32,7 +32,8 @@ def forward_nll(
         batch: ``input_ids`` and ``attention_mask``, each (B, L).
         form: further arguments of the model, (B, L).
         weights: the factor of each cross-entropy in the loss, up to a common one, shape (S,); a hint for the loss head.
-        packing: lay the rows end to end in bins about as long as the longest row.
+        packing: lay the rows end to end in bins about as long as the longest row. A model in blocks, whose ``form``
+            has ``block_ids``, does so itself, as the masks decide which blocks of the noisy row it takes.
 
     >>> from types import SimpleNamespace
     >>> def model(ids, attention_mask, *, selected, targets):  # says that every token has the probability 1 / e
@@ -44,12 +45,18 @@ def forward_nll(
     (tensor([1.]), 1)
     """
     noisy, mask, source = draw.noisy(batch["input_ids"], mask_id)
+    forwards = len(noisy)
+    if not forwards:  # layers take no empty batch, and the model runs wherever that of another rank does
+        noisy, source = batch["input_ids"][:1], torch.zeros(1, dtype=torch.long, device=mask.device)
+        mask = torch.zeros_like(noisy, dtype=torch.bool)
     attention, targets = batch["attention_mask"][source], batch["input_ids"][source]
-    if not packing:
+    if not packing or "block_ids" in (form or {}):
         further = {name: value[source] for name, value in (form or {}).items()}
+        if packing:
+            further["packed"] = True
         if weights is not None:
             further["nll_weights"] = weights
-        return model(noisy, attention, selected=mask, targets=targets, **further).nll, len(noisy)
+        return model(noisy, attention, selected=mask, targets=targets, **further).nll, forwards
     bins = Packing.of(attention)
     selected = bins.pack(mask, False)
     rank = bins.row_major(selected)
@@ -62,7 +69,7 @@ def forward_nll(
         position_ids=bins.position_ids,
         nll_weights=None if weights is None else weights[rank],
     ).nll
-    return nll[rank.argsort()], len(noisy)
+    return nll[rank.argsort()], forwards
 
 
 def view_groups(views: int, at_once: int | None) -> list[range]:

@@ -176,7 +176,8 @@ class PairMean:
         self.share = profile.share
         self.own = torch.einsum("qapr,p,r->qa", profile.gram, profile.point_width, profile.point_width)
         self.total, self.rows = profile.mean_square[:, -1], len(profile.rows)
-        h = torch.einsum("ank,n->ak", profile.sketch.double(), profile.point_width)
+        # Row by row: all rows at once in float64 are copied twice, hundreds of megabytes for rows of many points.
+        h = torch.stack([profile.point_width @ points.double() for points in profile.sketch])
         cross = block_products(h, h.sum(0, keepdim=True))[..., 0] - block_products(h, h).diagonal(dim1=1, dim2=2)
         # h_i · Σ h by projection, but with each row's own square as measured: leaving a row out subtracts that.
         self.cross = (cross if len(self.total) > 1 else cross.mean(0, keepdim=True)) + self.own

@@ -20,6 +20,7 @@ from torch import nn
 from stabledllm.errors import UserError
 from stabledllm.models.adapter_base import ADAPTER_CONFIG, base_of, class_for_peft
 from stabledllm.models.as_user_error import as_user_error
+from stabledllm.models.families.experts import join_experts
 from stabledllm.models.families.weights import shapes_in
 from stabledllm.models.loading import LoadedModel
 from stabledllm.models.pretrained import read_pretrained
@@ -98,6 +99,7 @@ def add_lora(loaded: LoadedModel, options: LoRAOptions) -> LoadedModel:
             "key 'lora.target_modules': expected layers before the output layer, found the output layer; train it "
             "whole through lora.modules_to_save."
         )
+    join_experts(model)
     return replace(loaded, model=model)
 
 
@@ -139,6 +141,7 @@ def load_adapter(
                 raise UserError(f"{what}: expected the weights of its config, found {kind} {min(keys)}.")
         set_peft_model_state_dict(model, weights)
     _untie(model)
+    join_experts(model)
     return LoadedModel(model, loaded.tokenizer, name)
 
 

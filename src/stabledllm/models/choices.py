@@ -6,7 +6,7 @@ from stabledllm.errors import UserError, did_you_mean
 
 FAMILY_NAMES = ("auto", "llada", "llada-moe", "dream", "mmada", "a2d", "sdar", "fast-dllm", "llada2", "mlm", "arm")
 """The keys of :data:`~stabledllm.models.families.registry.FAMILIES`, a test says, and ``auto``."""
-BACK_ENDS = ("sdpa", "eager", "flash_attention_2")
+BACK_ENDS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 _FAMILY_OF = {
     "llama": "arm", "qwen": "arm", "qwen2": "arm", "qwen3": "arm", "mistral": "arm", "gpt2": "arm", "causal": "arm",
     "autoregressive": "arm", "bert": "mlm", "roberta": "mlm", "masked": "mlm", "trado": "sdar",

@@ -22,7 +22,7 @@ from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.chat_template import check_template, render_short
 from stabledllm.models.conversations import Conversations
 from stabledllm.models.image_tokens import ImageTokens
-from stabledllm.models.named_tokens import check_named_tokens
+from stabledllm.models.named_tokens import check_named_tokens, mask_of, refuse_text_as_mask
 from stabledllm.models.pretrained import read_pretrained
 from stabledllm.models.special_text import SpecialText
 from stabledllm.models.tokenizer_identity import identity_of
@@ -50,6 +50,7 @@ class HFTokenizer:
         end_token: the token that ends a response; None for the one that the chat template writes after an
             assistant's turn (LLaDA ``<|eot_id|>``, Dream and Qwen ``<|im_end|>``), else the tokenizer's eos token.
         folder: the checkpoint, whose files :meth:`save_pretrained` copies.
+        mask_given: whether a user chose the mask token, which then must be none that texts have.
 
     Raises:
         UserError: a tokenizer and an embedding or a mask token that disagree, no mask token, no end token.
@@ -65,6 +66,7 @@ class HFTokenizer:
         end_token: str | None = None,
         folder: Path | None = None,
         needs_mask: bool = True,
+        mask_given: bool = False,
     ):
         self._tokenizer, self._folder, self._name, self._end_token = tokenizer, folder, name, end_token
         self._image_config: PretrainedConfig | None = None
@@ -74,7 +76,9 @@ class HFTokenizer:
         self.vocab_size = vocab_size
         self._check_sizes()
         check_template(tokenizer, f"model '{name}'")
-        self.mask_token_id = self._mask(mask_token_id, needs_mask)
+        self.mask_token_id = mask_of(tokenizer, mask_token_id, vocab_size, f"model '{name}'", needed=needs_mask)
+        if mask_given:
+            refuse_text_as_mask(tokenizer, mask_token_id, f"model '{name}'")
         self._bytes = _byte_alphabet() if _is_byte_level(tokenizer) else None
         if tokenizer.chat_template is None:
             warnings.warn(
@@ -197,25 +201,6 @@ class HFTokenizer:
                 f"found id {largest} in the tokenizer."
             )
 
-    def _mask(self, configured: int | None, needed: bool) -> int | None:
-        own = self._tokenizer.mask_token_id
-        mask = own if configured is None else configured
-        if mask is None and needed:
-            raise UserError(
-                f"model '{self._name}': expected mask_token_id in config.json or a mask token in the tokenizer, "
-                f"found neither."
-            )
-        if mask is not None and (type(mask) is not int or not 0 <= mask < self.vocab_size):
-            raise UserError(
-                f"model '{self._name}': expected mask_token_id to be a token below the embedding's {self.vocab_size} "
-                f"rows, found {mask!r}."
-            )
-        if own is not None and own != mask:
-            raise UserError(
-                f"model '{self._name}': expected the tokenizer's mask token {own} in config.json, found {mask}."
-            )
-        return mask
-
     def _end(self) -> int:
         if self._end_token is not None:
             end = self._tokenizer.get_vocab().get(self._end_token)
@@ -249,6 +234,7 @@ def load_tokenizer(
     end_token: str | None = None,
     trust_remote_code: bool = False,
     needs_mask: bool = True,
+    mask_given: bool = False,
 ) -> HFTokenizer:
     """Load the tokenizer in a checkpoint's folder; its own code runs only with ``trust_remote_code``.
 
@@ -271,6 +257,7 @@ def load_tokenizer(
             end_token=end_token,
             folder=folder,
             needs_mask=needs_mask,
+            mask_given=mask_given,
         )
 
 

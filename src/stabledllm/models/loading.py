@@ -10,8 +10,10 @@ from transformers import PreTrainedModel
 
 from stabledllm.config.run_folder import model_in
 from stabledllm.errors import UserError
+from stabledllm.models.block_layouts import BLOCK_LAYOUTS
 from stabledllm.models.byte_tokenizer import ByteTokenizer
-from stabledllm.models.families.attention import check_back_end
+from stabledllm.models.families.attention import FLEX, check_back_end
+from stabledllm.models.families.config import take_mask
 from stabledllm.models.families.config_values import check_numbers
 from stabledllm.models.families.mmada import MMadaModelLM
 from stabledllm.models.families.native import load_native
@@ -74,6 +76,7 @@ def load_model(
     quantised: str | None = None,
     init_seed: int | None = None,
     allow_pickle: bool = False,
+    mask_token_id: int | None = None,
 ) -> LoadedModel:
     """Load a model, or an adapter on its base, by its name.
 
@@ -90,6 +93,7 @@ def load_model(
         quantised: ``4bit`` or ``8bit``: bitsandbytes holds the weights of the linear layers in so many bits.
         init_seed: the seed of a new model's weights, 0 by default.
         allow_pickle: read weights from PyTorch's own files where there are no safetensors, as plain tensors only.
+        mask_token_id: the mask token, instead of the one that the files or the published layout name.
 
     Raises:
         UserError: no such model, another family, an impossible value in its config, a missing, unexpected,
@@ -98,8 +102,9 @@ def load_model(
     """
     with busy(f"loading the model '{name}'"):
         return _load_model(
-            name, dtype, family, attention, end_token, trust_remote_code, base, quantised, init_seed, allow_pickle
-        )
+            name, dtype, family, attention, end_token, trust_remote_code, base, quantised, init_seed, allow_pickle,
+            mask_token_id,
+        )  # fmt: skip
 
 
 def _load_model(
@@ -113,10 +118,16 @@ def _load_model(
     quantised: str | None,
     init_seed: int | None,
     allow_pickle: bool,
+    mask_token_id: int | None,
 ) -> LoadedModel:
     check_back_end(attention)
     name, base = model_in(name), base and model_in(base)
     if is_adapter(name):
+        if mask_token_id is not None:
+            raise UserError(
+                f"key 'mask_token_id': expected none for the adapter '{name}', which has its base's, found "
+                f"{mask_token_id}; write it into the base's config.json."
+            )
         if init_seed is not None:
             raise UserError(f"key 'init_seed': expected a new model (new:tiny or new:FOLDER), found '{name}'.")
         loading = {"family": family, "attention": attention, "end_token": end_token}
@@ -143,19 +154,27 @@ def _load_model(
     tiny = source.model_type == TinyMDMConfig.model_type
     kind = None if tiny else find_family(source, family)
     if tiny:
-        _refuse_choices(source, family, end_token)
+        _refuse_choices(source, family, end_token, mask_token_id)
+    elif attention == FLEX and source.model_type not in BLOCK_LAYOUTS:
+        raise UserError(
+            f"{source.what}: expected a model in blocks for attention 'flex_attention', found another; write 'sdpa'."
+        )
     if init_seed is None:
         source = replace(source, held=held_weights(folder, source.what, allow_pickle))
     check_numbers(config, str(source.config_file), source.held and source.held.shapes)
-    loaded = _load_tiny(source) if tiny else _with_tokenizer(kind.load(source), source, end_token)
+    loaded = _load_tiny(source) if tiny else _with_tokenizer(kind.load(source), source, end_token, mask_token_id)
     if init_seed is None:
         check_finite(loaded.model, source.what)
     check_runs(loaded.model, source.what)
     return loaded
 
 
-def _with_tokenizer(model: PreTrainedModel, source: Source, end_token: str | None) -> LoadedModel:
+def _with_tokenizer(
+    model: PreTrainedModel, source: Source, end_token: str | None, mask_token_id: int | None
+) -> LoadedModel:
     folder, name = source.folder, source.name
+    if mask_token_id is not None:
+        take_mask(model.config, mask_token_id, source.what)
     keep_differentiable(model)
     masks = not is_autoregressive(model)
     tokenizer = load_tokenizer(
@@ -166,6 +185,7 @@ def _with_tokenizer(model: PreTrainedModel, source: Source, end_token: str | Non
         end_token=end_token,
         trust_remote_code=source.trust_remote_code,
         needs_mask=masks,
+        mask_given=mask_token_id is not None,
     )
     if masks:
         model.config.mask_token_id = tokenizer.mask_token_id
@@ -174,13 +194,14 @@ def _with_tokenizer(model: PreTrainedModel, source: Source, end_token: str | Non
     return LoadedModel(model, tokenizer, name)
 
 
-def _refuse_choices(source: Source, family: str, end_token: str | None) -> None:
+def _refuse_choices(source: Source, family: str, end_token: str | None, mask_token_id: int | None) -> None:
     """Refuse options that the reference model does not have."""
     for key, value, only in (("family", family, "auto"), ("attention", source.attention, "sdpa")):
         if value != only:
             raise UserError(f"{source.what}: expected {key} '{only}' for the reference model, found '{value}'.")
-    if end_token is not None:
-        raise UserError(f"{source.what}: expected no end_token for the reference model, found '{end_token}'.")
+    for key, value in (("end_token", end_token), ("mask_token_id", mask_token_id)):
+        if value is not None:
+            raise UserError(f"{source.what}: expected no {key} for the reference model, found '{value}'.")
 
 
 def _load_tiny(source: Source) -> LoadedModel:

@@ -15,6 +15,7 @@ from stabledllm.models.block_layouts import BLOCK_LAYOUTS
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.families.block_loading import assumed_in_words, fill_mask_id
 from stabledllm.models.families.causal_lm import is_causal_lm
+from stabledllm.models.families.config import take_mask
 from stabledllm.models.families.config_values import check_numbers, check_values
 from stabledllm.models.families.registry import FAMILIES, find_family
 from stabledllm.models.families.source import Source, read_config
@@ -60,6 +61,8 @@ def open_model(settings: ModelSettings) -> Opened:
     family = find_family(source, settings.family)
     causal = is_causal_lm(source)
     read = _config(source, family.kind)
+    if settings.mask_token_id is not None:
+        take_mask(read, settings.mask_token_id, source.what)
     tokenizer = load_tokenizer(
         folder,
         base,
@@ -68,6 +71,7 @@ def open_model(settings: ModelSettings) -> Opened:
         end_token=settings.end_token,
         trust_remote_code=settings.trust_remote_code,
         needs_mask=not causal,
+        mask_given=settings.mask_token_id is not None,
     )
     called = next(known for known, one in FAMILIES.items() if one is family)
     return Opened(name, called, causal, tokenizer, weights, assumed_in_words(read))

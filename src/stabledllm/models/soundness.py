@@ -5,12 +5,16 @@ Legend: L positions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
 from stabledllm.errors import UserError
 from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.evaluating import evaluating
+from stabledllm.models.families.attention import FLEX
 
 _TOKENS = 4
 
@@ -42,10 +46,27 @@ def check_runs(model: nn.Module, what: str) -> None:
         return
     device = next(model.parameters()).device
     ids = torch.arange(_TOKENS, device=device)[None]
-    with evaluating(model), as_user_error(f"{what}: expected a model that a short row goes through"):
+    with (
+        evaluating(model),
+        _uncompiled(model),
+        as_user_error(f"{what}: expected a model that a short row goes through"),
+    ):
         logits = model(ids, torch.ones_like(ids), selected=torch.ones_like(ids, dtype=torch.bool)).logits
     if not bool(logits.isfinite().all()):
         raise UserError(f"{what}: expected finite logits of a short row, found NaN or infinity; see its config.json.")
+
+
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """SDPA for FlexAttention, which would be compiled first, and for the processor that models are loaded on."""
+    flex = getattr(getattr(model, "config", None), "_attn_implementation", None) == FLEX
+    if flex:
+        model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if flex:
+            model.set_attn_implementation(FLEX)
 
 
 def _elsewhere(weight: torch.Tensor) -> bool:

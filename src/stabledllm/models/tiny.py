@@ -12,9 +12,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stabledllm.errors import UserError
-from stabledllm.models.attention_masks import block_causal_mask, block_diffusion_mask
+from stabledllm.models.attention_masks import as_numbers, block_causal_mask
 from stabledllm.models.byte_tokenizer import MASK, ByteTokenizer
 from stabledllm.models.families.attention import attention_arguments
+from stabledllm.models.families.two_copies import TwoCopies
 from stabledllm.models.fixed_vocabulary import FixedVocabulary
 from stabledllm.models.key_value_cache import KeyValueCache
 from stabledllm.models.loss_head import OutputLayer, head_nll, widened
@@ -72,8 +73,10 @@ def check_byte_vocabulary(config: TinyMDMConfig, what: str) -> None:
 def rotate(x_NHLD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
     """Apply the rotary position embedding (Su et al., arXiv:2104.09864), in the half-split layout of Llama."""
     half = x_NHLD.shape[-1] // 2
-    rotated = torch.cat((-x_NHLD[..., half:], x_NHLD[..., :half]), dim=-1)
-    return x_NHLD * cos_LD + rotated * sin_LD
+    swapped = torch.cat((x_NHLD[..., half:], x_NHLD[..., :half]), dim=-1)
+    # The minus sign is given to the small table, not to the large tensor: the same bits, one pass over it less.
+    signed_LD = torch.cat((-sin_LD[..., :half], sin_LD[..., half:]), dim=-1)
+    return x_NHLD * cos_LD + swapped * signed_LD
 
 
 class Block(GradientCheckpointingLayer):
@@ -98,7 +101,7 @@ class Block(GradientCheckpointingLayer):
         sin_LD: Tensor,
         bias: Tensor | None,
         cache: KeyValueCache | None = None,
-        selected: Tensor | None = None,
+        selected: Tensor | tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         n, length, width = x_NLD.shape
         qkv = self.qkv_proj(self.attn_norm(x_NLD)).view(n, length, 3, self.heads, width // self.heads)
@@ -128,8 +131,9 @@ class TinyMDM(FixedVocabulary, PreTrainedModel):
 
     ``block_ids`` (N, L), 0 for the prompt, 1, 2, ... for blocks and -1 for padding, asks for block diffusion in place
     of full attention and of ``attention_mask``. With ``targets`` every block of the noisy row sees the clean blocks
-    before it (``targets`` is the clean row; the forward is over 2L tokens); without them a token attends to its own
-    block of the row and to the blocks before it.
+    before it (``targets`` is the clean row; the forward is over both copies, without the noisy blocks that carry no
+    loss); without them a token attends to its own block of the row and to the blocks before it. ``packed`` lays the
+    copies of several rows end to end in one sequence; results are in the rows' order.
 
     ``cache``: only its positions are computed, see :class:`~stabledllm.models.key_value_cache.KeyValueCache`.
     """
@@ -182,23 +186,17 @@ class TinyMDM(FixedVocabulary, PreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None,
         block_ids: Tensor | None = None,
-        clean_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: KeyValueCache | None = None,
         selected: Tensor | None = None,
     ) -> Tensor:
-        """Final normalised hidden states, shape (N, L, D); those of the noisy row where ``clean_ids`` are given.
+        """Final normalised hidden states, shape (N, L, D).
 
         ``selected`` (N, L) asks for those of some positions only, shape (S, D), which spares most of the last layer.
         """
         length = input_ids.shape[1]
-        bias = None
-        cos_LD, sin_LD = self._rope(length, input_ids.device, self.embed.weight.dtype)
-        if block_ids is not None and clean_ids is not None:
-            input_ids, bias = torch.cat((input_ids, clean_ids), dim=1), block_diffusion_mask(block_ids)
-            cos_LD, sin_LD = cos_LD.repeat(2, 1), sin_LD.repeat(2, 1)
-        elif block_ids is not None:
+        if block_ids is not None:
             bias = block_causal_mask(block_ids)
         else:
             bias = attention_arguments("sdpa", attention_mask, segment_ids, self.embed.weight.dtype)["attention_mask"]
@@ -207,21 +205,52 @@ class TinyMDM(FixedVocabulary, PreTrainedModel):
                 position_ids = torch.arange(length, device=input_ids.device)[None]
             input_ids, position_ids = cache.enter(input_ids, position_ids, segment_ids, "sdpa")
             bias = cache.queries(bias)
+        # A cache and a compiled body take the last layer whole.
+        early = None if cache is not None or torch.compiler.is_compiling() else selected
+        hidden = self._through_layers(input_ids, position_ids, length, bias, cache, early)
+        if early is not None:
+            return hidden
+        if cache is not None:
+            hidden = cache.spread(hidden, length)
+        return hidden if selected is None else hidden[selected]
+
+    def copies_hidden_states(
+        self, noisy_ids: Tensor, clean_ids: Tensor, block_ids: Tensor, selected: Tensor | None, packed: bool = False
+    ) -> Tensor:
+        """Those of the noisy row beside the clean one, shape (N, L, D), or (S, D) at ``selected``."""
+        masked = noisy_ids != clean_ids
+        copies = TwoCopies.of(masked if selected is None else masked | selected.bool(), block_ids, packed=packed)
+        length, width = block_ids.shape[1], copies.row.shape[1]
+        places = torch.arange(length, device=block_ids.device).expand_as(block_ids)
+        place = copies.place if selected is None else copies.place[selected.bool()]
+        wanted = (place // width, place % width)
+        early = None if torch.compiler.is_compiling() else wanted
+        bias = as_numbers(copies.mask(), self.embed.weight.dtype)
+        ids, position_ids = copies.joined(noisy_ids, clean_ids), copies.joined(places, places)
+        hidden = self._through_layers(ids, position_ids, length, bias, None, early)
+        return hidden if early is not None else hidden[wanted]
+
+    def _through_layers(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        length: int,
+        bias: Tensor | None,
+        cache: KeyValueCache | None,
+        early: Tensor | tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """Final normalised hidden states; the last layer is computed at the positions ``early`` only, where given.
+
+        Args:
+            position_ids: below ``length``; None: 0, 1, 2, ...
+        """
+        cos_LD, sin_LD = self._rope(length, input_ids.device, self.embed.weight.dtype)
         if position_ids is not None:
             cos_LD, sin_LD = cos_LD[position_ids][:, None], sin_LD[position_ids][:, None]
         x_NLD = self.embed(input_ids)
-        # The last layer is needed at these positions only. A cache, clean copies and a compiled body take it whole.
-        whole = cache is not None or input_ids.shape[1] != length or torch.compiler.is_compiling()
-        early = None if whole else selected
         for block in self.blocks[:-1]:
             x_NLD = block(x_NLD, cos_LD, sin_LD, bias, cache)
-        x_NLD = self.blocks[-1](x_NLD, cos_LD, sin_LD, bias, cache, early)
-        if early is not None:
-            return self.norm(x_NLD)
-        hidden_NLD = self.norm(x_NLD[:, :length])
-        if cache is not None:
-            hidden_NLD = cache.spread(hidden_NLD, length)
-        return hidden_NLD if selected is None else hidden_NLD[selected]
+        return self.norm(self.blocks[-1](x_NLD, cos_LD, sin_LD, bias, cache, early))
 
     def forward(
         self,
@@ -234,11 +263,15 @@ class TinyMDM(FixedVocabulary, PreTrainedModel):
         segment_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        packed: bool = False,
         **_: object,
     ) -> MDMOutput:
-        hidden = self.hidden_states(
-            input_ids, attention_mask, block_ids, targets, segment_ids, position_ids, cache, selected
-        )
+        if block_ids is not None and targets is not None:
+            hidden = self.copies_hidden_states(input_ids, targets, block_ids, selected, packed)
+        else:
+            hidden = self.hidden_states(
+                input_ids, attention_mask, block_ids, segment_ids, position_ids, cache, selected
+            )
         if selected is None:
             return MDMOutput(logits=self.head(hidden))
         if targets is None:

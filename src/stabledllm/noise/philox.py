@@ -38,8 +38,8 @@ def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: int) -> Ten
         # A product may wrap past 2**63; its low 64 bits are still those of the unsigned product. The pair swaps places
         # every round: (x0, x2) becomes (x2, x0) and back, so that only the odd words are flipped.
         product = even * multipliers
-        even = ((product >> 32) & _MASK) ^ odd.flip(0) ^ keys
-        odd = product & _MASK
+        even = (product >> 32).bitwise_and_(_MASK).bitwise_xor_(odd.flip(0)).bitwise_xor_(keys)
+        odd = product.bitwise_and_(_MASK)
     return torch.stack((even[0], odd[0], even[1], odd[1]), dim=-1).view(*words.shape[1:], 4)
 
 

@@ -42,6 +42,8 @@ class Forward:
     """Bytes per number of the adapters' input, which peft casts to the adapters' float32 and autocast to bfloat16."""
     copies: int = 1
     """Copies of a row side by side: in blocks 2, the noisy and the clean one, of which one carries loss."""
+    mask: float = 1.0
+    """Numbers of the attention mask of blocks over those of padded rows; 0 where there is none."""
 
     @property
     def tokens(self) -> int:
@@ -56,7 +58,7 @@ class Forward:
     @property
     def mask_bytes(self) -> int:
         """Bytes of the attention mask of blocks, as numbers that all layers share."""
-        return 0 if self.copies == 1 else self.rows * (self.copies * self.length) ** 2 * self.narrow
+        return 0 if self.copies == 1 else int(self.mask * self.rows * (self.copies * self.length) ** 2 * self.narrow)
 
     @property
     def wide(self) -> int:
@@ -79,7 +81,8 @@ def block_bytes(shape: Shape, run: Forward) -> int:
 def _routing_bytes(shape: MoEShape, run: Forward) -> int:
     """Bytes per token of what experts need beside the MLP that their chosen widths add up to."""
     D, K, b = shape.width, shape.chosen, run.narrow
-    copies = 2 * b * K * D  # a token for each of its experts, and what each gives back
+    read = run.adapters is None or bool(run.adapters.keys() & {"gate", "up"})  # for gradients of what reads it
+    copies = (1 + read) * b * K * D  # a token for each of its experts, and what each gives back
     router = 4 * shape.experts + (4 * D if b < 4 else 0)  # scores, and the input in float32
     numbers = (8 + 8 + 8) * K + 3 * 4 * K  # the order and its inverse, the chosen; their shares, before and after
     return copies + router + numbers

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from stabledllm.build import build_method
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
+from stabledllm.models.bins import LONGEST
 from stabledllm.models.shape import Shape
 from stabledllm.planning.activations import Forward, full_logits_bytes, head_bytes, kept_bytes, working_bytes
 from stabledllm.planning.layout import GIB, Layout
@@ -145,6 +146,8 @@ def _forward(settings: TrainSettings, shape: Shape, layout: Layout) -> Forward:
         rows=micro_batch(settings, layout.devices) * views_at_once(settings),
         length=layout.longest or settings.data.max_len,
         copies=copies_of(settings, shape),
+        # Packed rows are no more tokens than padded ones, in sequences that may be longer.
+        mask=0.0 if settings.attention == "flex_attention" else LONGEST if settings.packing else 1.0,
         compute=compute,
         checkpointing=checkpointing(settings),
         adapters=shape.targets(lora.target_modules) if lora else None,

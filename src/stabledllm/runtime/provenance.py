@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -11,7 +12,13 @@ _PACKAGES = ("stabledllm", "torch", "transformers", "accelerate", "numpy", "scip
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that affect numbers."""
+    """Versions of Python and of the packages that affect numbers, as they were when this process first asked."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    # Kept: each is a file to parse, and a run asks half a dozen times.
     by_package = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

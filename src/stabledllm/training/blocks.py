@@ -43,21 +43,19 @@ class InBlocks:
         one_t: one t for all blocks of a row. The other arguments are those of :class:`MDMTrainer`.
 
     Raises:
-        UserError: the method or the layout has no meaning in blocks.
+        UserError: the method has no meaning in blocks.
     """
 
     form_names = ("block_ids",)
 
-    def __init__(
-        self, *, block_size: int | BlockSizes, one_t: bool = False, method: Method, packing: bool = False, **kwargs
-    ):
-        check_blocks(method, packing=packing)
+    def __init__(self, *, block_size: int | BlockSizes, one_t: bool = False, method: Method, **kwargs):
+        check_blocks(method)
         for rows in (kwargs["train_rows"], kwargs["eval_rows"]):
             check_rows(rows, refuse_given)
         self.one_t = one_t
         self.sizes = block_size if isinstance(block_size, BlockSizes) else BlockSizes((block_size,))
         self.last_blocks = Blocks.of(kwargs["model"], self.sizes.last)
-        super().__init__(method=method, packing=packing, **kwargs)
+        super().__init__(method=method, **kwargs)
 
     @property
     def blocks(self) -> Blocks:

@@ -74,7 +74,9 @@ class ExpertLoad(TrainerCallback, ExportableState):
         if self.loss:
             self._check_gradients()
         source = active.nonzero()[:, 0]
-        row_T = _rows_of_tokens(inputs, draw, active, packing)
+        # Without rows a row that counts nowhere went through the model.
+        nowhere = self._seen[0][0][0].new_full(self._seen[0][0][0].shape[:1], -1, dtype=torch.long)
+        row_T = _rows_of_tokens(inputs, draw, active, packing) if len(source) else nowhere
         of_row_NT = row_T == torch.arange(len(source), device=row_T.device)[:, None]
         chosen_RNE, losses_RN = [], []
         for ((score_TE, chosen_TK),) in self._seen:
@@ -181,12 +183,11 @@ def _balance(score_TE: Tensor, chosen_NE: Tensor, of_row_NT: Tensor, count: int)
 def _rows_of_tokens(inputs: dict, draw: Draw, active: Tensor, packing: bool) -> Tensor:
     """The forward row of each of the forward's tokens, -1 at padding; int64, shape (T,)."""
     source = active.nonzero()[:, 0]
+    if "block_ids" in inputs:
+        return TwoCopies.of(draw.mask[active], inputs["block_ids"][source], packed=packing).row.flatten()
     real = inputs["attention_mask"][source].bool()
     if packing:
         bins = Packing.of(real)
         return (bins.place // real.shape[1]).masked_fill(~bins.real, -1).flatten()
-    if "block_ids" in inputs:
-        copies = TwoCopies.of(draw.mask[active], inputs["block_ids"][source])
-        real = torch.cat((copies.noisy_blocks, copies.clean_blocks), dim=1) >= 0
     numbers = torch.arange(len(real), device=real.device)[:, None].expand(real.shape)
     return numbers.masked_fill(~real, -1).flatten()

@@ -139,7 +139,7 @@ def test_the_body_compiles_to_one_graph(model):
     real[1, 8:] = False
     segment = torch.tensor([[1] * 6 + [2] * 6, [1] * 12])
     torch._dynamo.reset()
-    body = torch.compile(model.hidden_states, backend="aot_eager", fullgraph=True)
+    body = torch.compile(model.hidden_states, backend="eager", fullgraph=True)  # what is captured; nothing is lowered
     torch.testing.assert_close(body(ids, real)[real], model.hidden_states(ids, real)[real], rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(
         body(ids, real, segment)[real], model.hidden_states(ids, real, segment)[real], rtol=1e-6, atol=1e-8

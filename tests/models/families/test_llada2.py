@@ -109,7 +109,7 @@ def test_bfloat16_weights_route_in_float32_and_keep_a_fine_bias(tmp_path):
 def test_adapters(tmp_path, targets):
     """On every linear layer, experts included, or on some; the router keeps its weights. Merged they are the same."""
     loaded = load_model(str(write_llada2(tmp_path / "hub", std=0.3)))
-    adapted = add_lora(loaded, LoRAOptions(rank=2, target_modules=targets))
+    adapted = add_lora(loaded, LoRAOptions(rank=4, target_modules=targets))
     names = {name for name, p in adapted.model.named_parameters() if p.requires_grad}
     assert any("experts.3.up_proj" in name for name in names) == (targets == "all-linear")
     assert not any("mlp.gate." in name for name in names)
@@ -118,7 +118,7 @@ def test_adapters(tmp_path, targets):
             nn.init.normal_(p, std=0.2)
     ids = random_ids(2, 9)
     grouped = [m for m in adapted.model.modules() if isinstance(m, Experts)]
-    assert all(bool(m.grouped(torch.zeros(1, 32))) == (targets != "all-linear") for m in grouped)
+    assert all(m.grouped(torch.zeros(1, 32)) for m in grouped) == hasattr(F, "grouped_mm")
     adapted.model(ids, selected=ids < 300, targets=ids).nll.sum().backward()
     assert all(p.grad is not None for p in adapted.model.parameters() if p.requires_grad)
     adapted.model.eval()
@@ -144,6 +144,7 @@ REFUSED = {
     "word": ({"norm_topk_prob": "yes"}, "norm_topk_prob: expected true or false, found 'yes'"),
     "biases": ({"use_qkv_bias": True}, "use_qkv_bias: expected False or None, found True"),
     "size": ({"block_size": 0}, "block_size: expected a whole number of at least 1, found 0"),
+    "scaled": ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters: expected rope_type default, found 'yarn'"),
     "stacked": (
         {"model_type": "llada2_moe_veomni"},
         "found LLaDA 2 with its experts stacked, as dFactory",
@@ -159,6 +160,36 @@ def test_refusals(tmp_path, case):
     with pytest.raises(UserError, match=sentence) as error:
         load_model(str(folder))
     assert "\n" not in str(error.value)
+
+
+VARIANTS = {
+    "preview": {"max_position_embeddings": 16384},
+    "flash": {"hidden_size": 64, "num_attention_heads": 8, "intermediate_size": 80, "moe_intermediate_size": 40},
+    "2.1": {"dtype": "bfloat16", "max_window_layers": 20},
+    "CAP": {"num_nextn_predict_layers": 0, "mtp_loss_scaling_factor": 0, "router_aux_loss_coef": 0.001},
+    "no shared expert": {"num_shared_experts": None},
+    "all layers routed": {"first_k_dense_replace": None},
+    "written by transformers 5": {"rope_parameters": {"rope_type": "default", "rope_theta": 12345.0}},
+}
+"""What the published files and copies of them differ in, in small."""
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@torch.no_grad()
+def test_variants_load_and_are_saved_as_they_were_read(tmp_path, name):
+    written = {key: value or 0 for key, value in VARIANTS[name].items()}  # the weights are those of 0 where it is null
+    folder, path = write_llada2(tmp_path / "hub", config=written), tmp_path / "hub" / "config.json"
+    keys = config_of(folder) | VARIANTS[name]
+    if "rope_parameters" in keys:
+        del keys["rope_theta"]
+    path.write_text(json.dumps(keys))
+    loaded = load_model(str(folder))
+    assert loaded.model.config.rope_theta == keys.get("rope_theta", 12345.0)
+    loaded.save(tmp_path / "saved")
+    written, own = config_of(tmp_path / "saved"), ("dtype", "torch_dtype")
+    assert {k: v for k, v in written.items() if k not in own} == {k: v for k, v in keys.items() if k not in own}
+    ids = random_ids(2, 9)
+    torch.testing.assert_close(load(tmp_path / "saved")(ids).logits, loaded.model.eval()(ids).logits)
 
 
 def test_what_config_json_leaves_out_and_what_is_saved(tmp_path):

@@ -110,7 +110,7 @@ def test_tokens(tmp_path):
 
 def test_attention_back_ends(tmp_path, monkeypatch):
     folder = write_llada(tmp_path)
-    refused(folder, "expected one of sdpa, eager, flash_attention_2, found 'fast'", attention="fast")
+    refused(folder, "expected one of sdpa, eager, flash_attention_2, flex_attention, found 'fast'", attention="fast")
     monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: False)
     refused(folder, "expected the package flash-attn .*, found it not installed", attention="flash_attention_2")
 

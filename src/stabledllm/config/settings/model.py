@@ -51,9 +51,12 @@ class ModelSettings(Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights; mixed precision over float32 weights is ``trainer.bf16``."""
     attention: Name = "sdpa"
-    """Back end: ``sdpa``, ``eager`` or ``flash_attention_2``."""
+    """Back end: ``sdpa``, ``eager`` or ``flash_attention_2``; ``flex_attention`` for models in blocks, on CUDA."""
     end_token: Name | None = None
     """Ends a response; without it the token that closes an assistant's turn in the model's chat template."""
+    mask_token_id: int | None = Field(None, ge=0, le=MOST)
+    """Id of the mask token, instead of the one that config.json or the tokenizer names or that a published layout has;
+    the config.json of a model that is saved then says it."""
     trust_remote_code: bool = False
     """Run code that lies beside the weights; needed only for models of no native family."""
     allow_pickle: bool = False

@@ -42,8 +42,8 @@ class HarnessModel:
 
     Args:
         pretrained: ``tiny``, a folder (of a model, an adapter, or a run, whose way of loading and decoding come with
-            it), or a name on the hub. base, family, dtype, attention, end_token, trust_remote_code, allow_pickle: as
-            for ``stabledllm eval``.
+            it), or a name on the hub. base, family, dtype, attention, end_token, mask_token_id,
+            trust_remote_code, allow_pickle: as for ``stabledllm eval``.
         length: number of new tokens; None for what the task asks for (256 where it does not).
         tokens_per_step: tokens decided by a model call; a run's, else 1, which is the most exact.
         draws: forward passes for a log-likelihood. replicates: groups of them, for the standard error.
@@ -66,6 +66,7 @@ class HarnessModel:
         dtype: str | None = None,
         attention: str | None = None,
         end_token: str | None = None,
+        mask_token_id: int | None = None,
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
         length: int | None = None,
@@ -92,7 +93,7 @@ class HarnessModel:
             if name in decoding_settings:
                 raise UserError(f"lm_eval: expected tokens_per_step instead of '{name}', found it.")
         given = {"family": family, "dtype": dtype, "attention": attention, "end_token": end_token}
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: x for name, x in (given | {"mask_token_id": mask_token_id}).items() if x is not None}
         given |= {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
         self._length = length
         given, self._decoding, self._tokens_per_step, told = with_run_decoding(

@@ -11,6 +11,10 @@ from transformers.utils import is_flash_attn_2_available
 
 from stabledllm.errors import UserError
 from stabledllm.models.choices import check_attention
+from stabledllm.runtime.device import on_cpu
+
+FLEX = "flex_attention"
+"""The back end that takes masks in blocks as they are, and leaves out what they forbid."""
 
 
 def check_back_end(name: str) -> str:
@@ -24,6 +28,11 @@ def check_back_end(name: str) -> str:
         raise UserError(
             "attention 'flash_attention_2': expected the package flash-attn and a CUDA device, found it not installed; "
             "'sdpa' uses PyTorch's own flash kernels."
+        )
+    if name == FLEX and (on_cpu() or not torch.cuda.is_available()):
+        raise UserError(
+            "attention 'flex_attention': expected a CUDA device, since PyTorch trains with it nowhere else, found none"
+            "; write 'sdpa', which gives the same numbers."
         )
     return name
 
@@ -67,7 +76,7 @@ def attention_arguments(
 
 
 def as_mask(back_end: str, allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pairs, bool, (N or 1, 1, L, L), as a back end takes them: numbers to add to the scores for eager, else bool.
+    """Pairs, bool, (N or 1, 1, L, L), as a back end takes them: numbers to add to the scores, or bool for SDPA.
 
     Raises:
         UserError: flash attention, which takes no such mask.
@@ -76,7 +85,7 @@ def as_mask(back_end: str, allowed: Tensor, dtype: torch.dtype) -> Tensor:
         raise UserError(
             f"attention: expected 'sdpa' or 'eager' for attention that is annealed or in blocks, found '{back_end}'."
         )
-    if back_end == "eager":
+    if back_end in ("eager", FLEX):
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
     return allowed
 

@@ -29,7 +29,8 @@ def load_blocks(source: Source) -> BlockForward:
     """
     if source.attention.startswith("flash"):
         raise UserError(
-            f"{source.what}: expected attention 'sdpa' or 'eager' for a model in blocks, found '{source.attention}'."
+            f"{source.what}: expected attention 'sdpa', 'eager' or 'flex_attention' for a model in blocks, found "
+            f"'{source.attention}'."
         )
     model = load_native(IN_BLOCKS[source.model_type], source)
     fill_mask_id(model.config, source.folder)

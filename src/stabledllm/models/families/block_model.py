@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm, Qwen2RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3RotaryEmbedding
 
-from stabledllm.models.attention_masks import block_causal_mask
-from stabledllm.models.families.attention import as_mask
+from stabledllm.models.attention_masks import as_numbers, block_causal_mask
+from stabledllm.models.families.attention import FLEX, as_mask
 from stabledllm.models.families.base import MaskedDiffusionModel
 from stabledllm.models.families.block_config import FastDLLMConfig, SDARConfig
 from stabledllm.models.families.decoder import DecoderModel
@@ -29,13 +29,15 @@ class BlockForward(MaskedDiffusionModel):
     Without ``block_ids`` a token attends to its own block of ``config.block_size`` tokens and to those before it.
     ``block_ids`` (N, L), -1 at padding, say the blocks instead; with ``targets`` beside them every block of the noisy
     row sees the clean blocks before it (``targets`` is the clean row; the forward is over both copies, at the same
-    positions, without the noisy blocks that carry no loss).
+    positions, without the noisy blocks that carry no loss). ``packed`` lays the copies of several rows end to end in
+    one sequence, without padding; each row sees its own alone, and results are in the rows' order.
 
     Under shifted logits a block's first token is predicted in training by the last position of the noisy block before
     it, as published, or with ``config.block_start = "clean"`` by that of the clean one, as in decoding and, whatever it
     is, in evaluation mode, unless ``starts_as_trained``.
     """
 
+    _supports_flex_attn = True
     starts_as_trained = False
     """Whether a block's first token is predicted as in training, in evaluation mode too: for a probe of its losses."""
 
@@ -51,6 +53,7 @@ class BlockForward(MaskedDiffusionModel):
         targets: Tensor | None = None,
         *,
         block_ids: Tensor | None = None,
+        packed: bool = False,
         segment_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         nll_weights: Tensor | None = None,
@@ -59,29 +62,28 @@ class BlockForward(MaskedDiffusionModel):
     ) -> MDMOutput:
         if position_ids is None:
             position_ids = _positions(input_ids, attention_mask)
+        if self.config._attn_implementation == FLEX:
+            position_ids = position_ids.expand_as(input_ids)  # it wants a mask for each row
         if block_ids is None:
             return super().forward(
                 input_ids, attention_mask, selected, targets, segment_ids=segment_ids, position_ids=position_ids,
                 nll_weights=nll_weights, cache=cache,
             )  # fmt: skip
-        shift = self.config.shift_logits
-        if targets is None:
-            hidden_NLD = self._one_copy(input_ids, position_ids, block_ids, cache)
-        else:
-            hidden_NLD, shift = self._two_copies(input_ids, targets, position_ids, block_ids, selected), False
+        if targets is not None:
+            copies = self._two_copies(input_ids, targets, position_ids, block_ids, selected, packed)
+            return predict(copies, self.get_output_embeddings(), selected, targets, nll_weights=nll_weights)
         return predict(
-            hidden_NLD,
+            self._one_copy(input_ids, position_ids, block_ids, cache),
             self.get_output_embeddings(),
             selected,
-            targets,
-            shift=shift,
+            None,
+            shift=self.config.shift_logits,
             attention_mask=block_ids >= 0,
-            nll_weights=nll_weights,
         )
 
     def _one_copy(self, input_ids: Tensor, position_ids: Tensor, block_ids: Tensor, cache: KeyValueCache | None):
         """Hidden states (N, L, D) of rows whose tokens see their own block and those before it."""
-        mask = self._mask(block_causal_mask(block_ids))
+        mask = self._dense(block_causal_mask(block_ids))
         if cache is None:
             return self.through_layers(input_ids, position_ids, mask)
         length = input_ids.shape[1]
@@ -89,38 +91,46 @@ class BlockForward(MaskedDiffusionModel):
         return cache.spread(self.through_layers(ids, places, mask, cache), length)
 
     def _two_copies(
-        self, noisy_ids: Tensor, clean_ids: Tensor, position_ids: Tensor, block_ids: Tensor, selected: Tensor | None
+        self,
+        noisy_ids: Tensor,
+        clean_ids: Tensor,
+        position_ids: Tensor,
+        block_ids: Tensor,
+        selected: Tensor | None,
+        packed: bool,
     ) -> Tensor:
         """For each position of the noisy row the hidden state that predicts it, (N, L, D)."""
         masked = noisy_ids != clean_ids
-        copies = TwoCopies.of(masked if selected is None else masked | selected.bool(), block_ids)
-        ids, position_ids = copies.joined(noisy_ids, clean_ids), position_ids.expand_as(block_ids)
-        places = copies.joined(position_ids, position_ids)
-        hidden = self.through_layers(ids, places, self._mask(copies.mask()))
-        return hidden.gather(1, self._predicting(copies)[..., None].expand(-1, -1, hidden.shape[2]))
+        copies = TwoCopies.of(masked if selected is None else masked | selected.bool(), block_ids, packed=packed)
+        position_ids = position_ids.expand_as(block_ids)
+        ids, places = copies.joined(noisy_ids, clean_ids), copies.joined(position_ids, position_ids)
+        hidden = self.through_layers(ids, places, self._mask(copies)).flatten(0, 1)
+        index = self._predicting(copies, block_ids)
+        return hidden.index_select(0, index.flatten()).view(*index.shape, -1)
 
-    def _predicting(self, copies: TwoCopies) -> Tensor:
-        """The place in the sequence of what predicts each position of the noisy row, (N, L)."""
+    def _predicting(self, copies: TwoCopies, block_ids: Tensor) -> Tensor:
+        """The place among the sequences' of what predicts each position of the noisy row, (N, L)."""
         if not self.config.shift_logits:
             return copies.place
-        blocks = copies.clean_blocks
-        before = predictors(blocks, None, blocks >= 0)
+        before = predictors(block_ids, None, block_ids >= 0)
         place = copies.place.gather(1, before)
         if self.config.block_start == "clean" or not (self.training or self.starts_as_trained):
-            first = blocks != blocks.gather(1, before)
-            place = torch.where(first, before + copies.width, place)
+            first = block_ids != block_ids.gather(1, before)
+            place = torch.where(first, copies.clean.gather(1, before), place)
         return place
 
-    def _mask(self, allowed: Tensor) -> dict[str, Tensor]:
-        """The layers' attention argument. SDPA would turn a bool mask into numbers anew in every layer, and keep them
-        all for the backward pass; so they are made once, in the precision of the products."""
-        dtype = self.get_input_embeddings().weight.dtype
-        if self.config._attn_implementation != "sdpa":
-            return {"attention_mask": as_mask(self.config._attn_implementation, allowed, dtype)}
-        if torch.is_autocast_enabled(allowed.device.type):
-            dtype = torch.get_autocast_dtype(allowed.device.type)
-        numbers = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-        return {"attention_mask": numbers.masked_fill_(~allowed, -torch.inf)}
+    def _mask(self, copies: TwoCopies) -> dict[str, object]:
+        """The layers' attention argument."""
+        if self.config._attn_implementation == FLEX:
+            return {"attention_mask": copies.block_mask()}
+        return self._dense(copies.mask())
+
+    def _dense(self, allowed: Tensor) -> dict[str, Tensor]:
+        """The layers' attention argument for pairs of query and key, bool."""
+        dtype, back_end = self.get_input_embeddings().weight.dtype, self.config._attn_implementation
+        if back_end == "sdpa":
+            return {"attention_mask": as_numbers(allowed, dtype)}
+        return {"attention_mask": as_mask(back_end, allowed, dtype)}
 
 
 class BlockModel(BlockForward, DecoderModel):

@@ -27,6 +27,11 @@ class HubConfig(PretrainedConfig):
     """
 
     required: ClassVar[dict[str, tuple]] = {}
+    _mask_taken = False
+
+    def take_mask(self, token: int) -> None:
+        """Take another mask token than the file's or the layout's; the saved config says it."""
+        self.mask_token_id, self._mask_taken = token, True
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
@@ -37,16 +42,22 @@ class HubConfig(PretrainedConfig):
         read = copy.deepcopy({key: value for key, value in config_dict.items() if key not in _OURS})
         # A required key is no setting: it is kept with the values that were read, and is no attribute.
         settings = {key: value for key, value in config_dict.items() if key not in cls.required}
+        if "rope_scaling" in cls.required:
+            settings = _unscaled(settings.pop("rope_parameters", None)) | settings
         loaded = super().from_dict(settings, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         config._read = read
         return loaded
 
     def to_dict(self) -> dict[str, Any]:
-        return self._restored(super().to_dict())
+        return self._as_file(super().to_dict())
 
     def to_diff_dict(self) -> dict[str, Any]:
-        return self._restored(super().to_diff_dict())
+        return self._as_file(super().to_diff_dict())
+
+    def _as_file(self, written: dict[str, Any]) -> dict[str, Any]:
+        written.pop("_mask_taken", None)
+        return self._restored(written) | ({"mask_token_id": self.mask_token_id} if self._mask_taken else {})
 
     def _restored(self, written: dict[str, Any]) -> dict[str, Any]:
         written.pop("_read", None)
@@ -56,3 +67,30 @@ class HubConfig(PretrainedConfig):
         restored = written | copy.deepcopy(read)
         # The only key of the file that may change after loading: see models.adapters._untie.
         return restored | {key: getattr(self, key) for key in _TIED if key in restored}
+
+
+def _unscaled(parameters: dict[str, Any] | None) -> dict[str, Any]:
+    """The keys of rotations from the form that transformers 5 writes them in, for models that scale none of them."""
+    if not parameters:
+        return {}
+    kind = parameters.get("rope_type", "default")
+    if kind != "default":
+        raise UserError(f"config.json: rope_parameters: expected rope_type default, found {kind!r}.")
+    return {key: parameters[key] for key in ("rope_theta", "partial_rotary_factor") if key in parameters}
+
+
+def take_mask(config: PretrainedConfig, token: int, what: str) -> None:
+    """Give a model of a native family another mask token.
+
+    Args:
+        what: begins the error message.
+
+    Raises:
+        UserError: a model of another family, whose mask token its tokenizer alone names, or which has none.
+    """
+    if not isinstance(config, HubConfig):
+        raise UserError(
+            f"{what}: expected no mask_token_id for a {config.model_type}, whose mask token, if it has one, its "
+            f"tokenizer names, found {token}."
+        )
+    config.take_mask(token)

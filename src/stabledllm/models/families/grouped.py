@@ -8,7 +8,6 @@ Legend: E experts, S tokens sorted by expert, A and B widths of a layer's input 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -18,9 +17,6 @@ from torch.autograd.function import once_differentiable
 
 _ALIGNED = 16
 """Bytes that the length of a row must be a multiple of, for torch's grouped product."""
-_SMALL = 2**16
-"""Most weights of an expert's layer for which one grouped product is faster on a CPU: there it calls the same kernel
-for each expert as a loop does, and larger experts gain from one segment at a time, in the processor's cache."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -40,13 +36,15 @@ def lay_together(weights: Sequence[nn.Parameter]) -> None:
 
 def lie_together(weights: Sequence[Tensor]) -> bool:
     """Whether parameters are consecutive parts of one block of memory."""
-    first, last = weights[0], weights[-1]
-    if any(type(weight) is not nn.Parameter for weight in weights) or first.is_meta:
-        return False
-    step = first.numel() * first.element_size()
-    start, whole = first.data_ptr(), first.untyped_storage()
-    return whole.data_ptr() == last.untyped_storage().data_ptr() and all(
-        weight.data_ptr() == start + i * step and weight.is_contiguous() for i, weight in enumerate(weights)
+    first, last, count = weights[0], weights[-1], len(weights)
+    # Asked in every forward pass, of hundreds of parameters, and hence without a loop of Python's.
+    if set(map(type, weights)) != {nn.Parameter} or first.is_meta or not first.numel():
+        return False  # DeepSpeed's third stage leaves parameters empty until their layer is called
+    step, start = first.numel() * first.element_size(), first.data_ptr()
+    return (
+        first.untyped_storage().data_ptr() == last.untyped_storage().data_ptr()
+        and list(map(Tensor.data_ptr, weights)) == list(range(start, start + count * step, step))
+        and all(map(Tensor.is_contiguous, weights))
     )
 
 
@@ -73,18 +71,12 @@ class _AsOne(torch.autograd.Function):
 
 
 def can_group(dtype: torch.dtype, device: torch.device, widths: Sequence[int]) -> bool:
-    """Whether torch has a grouped product, with its gradients, for this dtype and device, and it is the faster way.
-
-    Args:
-        widths: of an expert's input and of its hidden layer.
-    """
+    """Whether torch has a grouped product, with its gradients, for this dtype, this device and rows of these widths."""
     if not hasattr(F, "grouped_mm") or dtype not in _DTYPES or device.type not in ("cpu", "cuda"):
         return False
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return False
     if torch.compiler.is_compiling():  # memory that parameters share is nothing that a graph knows
-        return False
-    if device.type == "cpu" and math.prod(widths) > _SMALL:
         return False
     return all(width * dtype.itemsize % _ALIGNED == 0 for width in widths)
 
@@ -95,28 +87,3 @@ def grouped_linear(x_SA: Tensor, weight_EBA: Tensor, ends_E: Tensor) -> Tensor:
     The gradient that flows into it must be dense: torch takes no expanded one.
     """
     return F.grouped_mm(x_SA, weight_EBA.transpose(1, 2), offs=ends_E)
-
-
-def taken(x: Tensor, index_S: Tensor, places: Tensor) -> Tensor:
-    """The rows ``x[index_S]``, with a gradient that is the same in every run.
-
-    Args:
-        places: where each row of ``x`` stands in the result, (rows of x, times that it is taken).
-    """
-    return _Taken.apply(x, index_S, places)
-
-
-class _Taken(torch.autograd.Function):
-    """Indexing whose backward pass gathers and sums in a fixed order, where torch's own scatters."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, index_S: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
-        return x.index_select(0, index_S)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (places,) = ctx.saved_tensors
-        back = gradient.index_select(0, places.flatten())
-        return back.view(*places.shape, -1).sum(1) if places.shape[1] > 1 else back, None, None

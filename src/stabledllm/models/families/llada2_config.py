@@ -54,7 +54,7 @@ class LLaDA2MoeConfig(OwnBlocks, HubConfig):
         num_experts_per_tok: int = 8,
         num_shared_experts: int | None = 1,
         moe_intermediate_size: int = 512,
-        first_k_dense_replace: int = 1,
+        first_k_dense_replace: int | None = 1,
         n_group: int = 8,
         topk_group: int = 4,
         norm_topk_prob: bool = True,
@@ -83,7 +83,7 @@ class LLaDA2MoeConfig(OwnBlocks, HubConfig):
         self.num_experts_per_tok = num_experts_per_tok
         self.num_shared_experts = num_shared_experts or 0
         self.moe_intermediate_size = moe_intermediate_size
-        self.first_k_dense_replace = first_k_dense_replace
+        self.first_k_dense_replace = first_k_dense_replace or 0
         self.n_group = n_group
         self.topk_group = topk_group
         self.norm_topk_prob = norm_topk_prob

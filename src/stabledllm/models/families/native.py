@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from stabledllm.errors import UserError
 from stabledllm.models.as_user_error import as_user_error
 from stabledllm.models.families.config_values import check_values
-from stabledllm.models.families.experts import Experts
+from stabledllm.models.families.experts import join_experts
 from stabledllm.models.families.source import Source
 from stabledllm.models.families.weights import compare_weights
 from stabledllm.models.new import with_first_values
@@ -46,9 +46,7 @@ def load_native(kind: type[PreTrainedModel], source: Source) -> PreTrainedModel:
             use_safetensors=not source.held.pickled,
             **source.extra,
         )
-    for module in model.modules():
-        if isinstance(module, Experts):
-            module.join()
+    join_experts(model)
     return model
 
 
