@@ -27,6 +27,7 @@ COMMANDS = (
     "generate",
     "eval",
     "merge",
+    "replay",
     "report",
     "ls",
     "cp",

@@ -12,9 +12,27 @@ from tests.cli.runner import in_process as call
 # Launch configurations are shipped beside the recipes and are none.
 @pytest.mark.parametrize("name", sorted(n for n in shipped_recipes() if not n.startswith("accelerate/")))
 def test_every_shipped_recipe_has_a_plan(tmp_path, name):
-    result = call("plan", name, *(["model=tiny"] if name == "sft" else []), cwd=tmp_path)
+    result = call("plan", name, *(["model=tiny"] if name in ("sft", "dpo") else []), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "needed per device" in result.stdout
+
+
+def test_pairs_and_their_reference(tmp_path):
+    def planned(*words: str) -> tuple[dict[str, float], str]:
+        result = call("plan", "dpo", "model=GSAI-ML/LLaDA-8B-Instruct", "dtype=bfloat16", *words, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        lines = [line for line in result.stdout.splitlines() if line.endswith(" GiB")]
+        return {line[2:20].strip(): float(line[20:-3]) for line in lines}, result.stdout
+
+    copied, text = planned()
+    kept, _ = planned("dpo.reference=kept")
+    assert "4 forward rows x 2048 tokens" in text
+    assert copied["weights"] == pytest.approx(2 * kept["weights"], abs=0.2)
+    fewer, text = planned("dpo.tokens_per_forward=2048")
+    assert "1 forward rows x 2048 tokens" in text
+    assert fewer["activations"] < 0.4 * copied["activations"]
+    words = ["model=GSAI-ML/LLaDA-8B-Instruct", "dtype=bfloat16", "--memory", "80GiB"]
+    assert_refused(call("plan", "dpo", *words, cwd=tmp_path), "dpo.tokens_per_forward=2048 dpo.reference=kept")
 
 
 def test_what_is_printed(tmp_path):

@@ -52,6 +52,7 @@ def test_settings_and_options_have_the_same_names_and_defaults(settings, options
     ours = defaults_of(settings)
     if settings is groups.ObjectiveSettings:
         assert ours.pop("name") is None, "a name stands for the other keys"
+        assert ours.pop("kind") == "masked", "a loss of pairs is none of masked tokens"
     assert ours == defaults_of(options)
 
 
@@ -65,6 +66,7 @@ def test_every_group_is_compared_or_meant_for_a_command():
     compared = {settings for settings, *_ in [*WHOLE, *PARTS]}
     used_by_name = {groups.ModelSettings, groups.ImageSettings, groups.GradientSettings, groups.ShortDecodingSettings}
     used_by_name |= {groups.RouterSettings, groups.BlockScheduleSettings}
+    used_by_name |= {groups.DPOSettings, groups.PairNoiseSettings}
     commands = {groups.TrainSettings, groups.ExperimentSettings, groups.DecomposeSettings, groups.EvalSettings}
     commands |= {groups.GenerateSettings, groups.ConvertSettings, groups.MergeSettings, groups.RescoreSettings}
     assert {getattr(groups, name) for name in groups.__all__} == compared | used_by_name | commands

@@ -128,6 +128,15 @@ def test_the_schedule_spans_the_same_share_of_the_steps():
     assert rows_seen(7, 8, 22) == 52
 
 
+def test_pairs_have_a_budget_of_their_own():
+    """A pair takes dpo.budget forwards under every method, so that rows and steps are the same."""
+    settings = ExperimentSettings(base={"objective": {"kind": "dpo"}, "batch": 7, "steps": 5}, equal="compute")
+    for name in ("standard", "mirror", "multisample4"):
+        method = build_method(name, settings.base)
+        assert rows_per_step(method, settings) == 7
+        assert run_share(method, 1, settings, None, []) == {"batch": 7}
+
+
 def test_equal_steps_leaves_rows_and_length_alone():
     settings, rows = wanted("mirror", 22, 15, epochs=5)
     settings = settings.model_copy(update={"equal": "steps"})

@@ -16,6 +16,7 @@ import stabledllm
 from stabledllm import Key, Method, MethodOptions, UserError, elbo, elbo_parts
 from stabledllm.data.rows import TokenRow, collate
 from stabledllm.forward import elbo as likelihood
+from stabledllm.forward import elbo_plan
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.objective import Objective
@@ -117,20 +118,20 @@ def test_replicates_are_a_choice():
 
 def test_a_lattice_cut_in_two_would_claim_another_error(monkeypatch):
     def one_run(method, call, rows, draws, groups):
-        u = [method.source.uniforms(Key(call, r), draws, torch.device("cpu")) for r in range(rows)]
+        u = [method.source.uniforms(Key(call, r), draws, torch.device("cpu")) for r in rows]
         return torch.stack(u)
 
-    monkeypatch.setattr(likelihood, "_uniforms", one_run)
+    monkeypatch.setattr(elbo_plan, "_uniforms", one_run)
     with pytest.raises(AssertionError):
         check_elbo("lowdisc+fixedcount", 8)
 
 
 def test_rows_under_one_key_would_not_be_independent(monkeypatch):
     def one_key(method, call, rows, draws, groups):
-        return method.source.uniforms(Key(call, 0), draws, torch.device("cpu")).expand(rows, -1)
+        return method.source.uniforms(Key(call, 0), draws, torch.device("cpu")).expand(len(rows), -1)
 
     check_elbo("lowdisc+fixedcount", 3)
-    monkeypatch.setattr(likelihood, "_uniforms", one_key)
+    monkeypatch.setattr(elbo_plan, "_uniforms", one_key)
     with pytest.raises(AssertionError):
         check_elbo("lowdisc+fixedcount", 3)
 
@@ -305,6 +306,22 @@ def test_a_dpo_step_runs_whole_and_in_parts(model):
         (slope * part).sum().backward()
     torch.testing.assert_close(torch.cat([p.grad.flatten() for p in model.parameters()]), expected)
     assert not elbo(frozen, pair, step=11).value.detach().isnan().any()
+
+
+def test_a_rows_noise_is_that_of_its_number_whatever_is_beside_it(model):
+    """So that micro-batches, ranks and stored values of a reference all see the same draws."""
+    for text in ("lowdisc+fixedcount", "standard", "strats+complement"):
+        together = elbo(model, ROWS, text, step=3, numbers=[7, 2, 40]).value
+        apart = [elbo(model, [ROWS[i]], text, step=3, numbers=[n]).value for i, n in ((0, 7), (1, 2), (2, 40))]
+        torch.testing.assert_close(torch.cat(apart), together, rtol=0, atol=1e-12)
+        assert not torch.allclose(elbo(model, ROWS, text, step=3).value, together)
+    torch.testing.assert_close(elbo(model, ROWS, step=3, numbers=[0, 1, 2]).value, elbo(model, ROWS, step=3).value)
+
+
+@pytest.mark.parametrize("numbers", [[0, 1], [0, 1, 1], [0, 1, -1], [0, 1, 2.5], [0, 1, 2**31]])
+def test_numbers_that_cannot_be(model, numbers):
+    with pytest.raises(UserError, match="elbo: numbers: expected"):
+        elbo(model, ROWS, numbers=numbers)
 
 
 def test_without_gradients(model):

@@ -27,8 +27,9 @@ PAPER = [f"{task}/{model}" for task in DECODING for model in MODELS]
 def test_every_recipe_is_valid(name):
     if name == "sft-gsm-symbolic":
         pytest.importorskip("reasoning_gym", reason="the package reasoning-gym is not installed")
-    needed = ["model=tiny", "data.train=synthetic"] if name == "sft" else []
-    assert validate(load_recipe(name, needed))
+    needed = {"sft": ["model=tiny", "data.train=synthetic"], "dpo": ["model=tiny", "data.train=pairs.jsonl"]}
+    needed |= {f"preferences/{model}": ["data.train=pairs.jsonl"] for model in ("llada-8b-vrpo", "llada2.0-mini")}
+    assert validate(load_recipe(name, needed.get(name, [])))
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -491,3 +491,26 @@ def test_a_fit_says_whether_its_rows_tell(ends, words):
     assert not told or list(fit_details(record))[-1] == filled(told), "docs/measuring.md: the last line"
     assert words in told
     assert bool(told) == bool(words)
+
+
+def test_the_outlier_steps_of_an_experiments_runs(tmp_path):
+    put(tmp_path, "results.json", made_up.results(["standard"], 2))
+    folder = tmp_path / "runs" / "standard" / "seed-1"
+    spikes = [{"step": step, "grad_norm": float(step), "median": 2.0, "loss": 1.5} for step in range(20, 50)]
+    folder.mkdir(parents=True)
+    (folder / "spikes.jsonl").write_text("".join(json.dumps(spike) + "\n" for spike in spikes) + '{"step": 7')
+    record = {"schema": "stabledllm/replay/1", "step": 49, "cause": "draw", "sentence": "88 % of it is <one> row."}
+    put(tmp_path, "runs/standard/seed-1/replays/step-49.json", record)
+    text = page(tmp_path)
+    assert "Runs/standard/seed-1: 30 steps have a gradient norm far above" in text
+    assert "runs/standard/seed-1: 88\u00a0% of it is &lt;one&gt; row." in text
+    assert "The 20 largest; 10 more are in spikes.jsonl." in text
+    assert "<td>draw</td>" in text
+    assert "--step 48</td>" in text
+    assert "--step 29</td>" not in text
+
+
+def test_a_broken_record_of_a_replayed_step_is_refused(tmp_path):
+    put(tmp_path, "replays/step-3.json", {"schema": "stabledllm/replay/1", "step": 3})
+    with pytest.raises(UserError, match=r"step-3\.json: .*sentence"):
+        write_report(tmp_path)

@@ -137,7 +137,7 @@ _QUICK = {
 OF_COMMANDS = {
     "dry_run": ("train", "experiment", "fit", "decompose", "recommend", "eval", "generate"),
     "quick": ("decompose", "recommend", "fit", "experiment"),
-    "wide": ("decompose", "recommend", "experiment"),
+    "wide": ("decompose", "recommend", "replay", "experiment"),
     "load": ("validate",),
     "jobs": ("experiment",),
     "devices": ("experiment", "plan", "env"),

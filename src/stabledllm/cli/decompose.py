@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stabledllm.cli.arguments import read_arguments
 from stabledllm.cli.options import Arguments, Config, DryRun, Quick, Wide
 from stabledllm.cli.printing import answer_all, say, say_all
+
+if TYPE_CHECKING:
+    from stabledllm.config.settings import DecomposeSettings
 
 
 def decompose(
@@ -48,6 +52,8 @@ def run(
 
         answer_all(of_decompose(settings))
         return out
+    if settings.objective.kind == "dpo":
+        return _of_pairs(settings, out)
     from stabledllm.lab.decompose import run_decompose
     from stabledllm.reports.printed import decomposition_text
     from stabledllm.reports.save import save_decomposition_figures
@@ -58,4 +64,17 @@ def run(
         answer_all(decomposition_text(record, wide))
         figures = save_decomposition_figures(record, out)
         say(f"wrote {out / 'decomposition.json'} and {', '.join(figure.name for figure in figures)}")
+    return out
+
+
+def _of_pairs(settings: DecomposeSettings, out: Path) -> Path:
+    """Measure the noise of preferences and print its table."""
+    from stabledllm.lab.preferences import RECORD, run_pair_noise
+    from stabledllm.reports.preferences import preference_text
+    from stabledllm.runtime.locks import writing
+
+    with writing(settings.out, "decompose"):
+        record = run_pair_noise(settings, say)
+        answer_all(preference_text(record))
+        say(f"wrote {out / RECORD}")
     return out

@@ -76,6 +76,18 @@ def of_experiment(settings: ExperimentSettings, runs: Sequence[Planned], beside:
 
 def of_decompose(settings: DecomposeSettings) -> Iterator[str]:
     """Yields what a decomposition would do."""
+    if settings.objective.kind == "dpo":
+        from stabledllm.lab.preferences import RECORD, candidates
+
+        dpo, methods = settings.dpo, candidates(settings)
+        each = dpo.pairs * dpo.repeats * 2 * dpo.budget
+        yield _BEGINNING
+        yield _line("load", f"{_model(settings)}; against {dpo.reference}")
+        yield _line("rows", _source(settings.data.train))
+        total = each * len(methods)
+        yield _line("draw", f"{3 * total:,} forward passes, {total:,} with gradients, for {len(methods)} estimators")
+        yield _line("write", f"{_folder(settings.out, replaced=True)}: {RECORD}")
+        return
     methods, rows = build_methods(settings), settings.data.train_rows or _MANY
     yield _BEGINNING
     yield _line("load", _model(settings))

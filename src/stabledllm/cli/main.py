@@ -25,6 +25,7 @@ from stabledllm.cli.printing import be_quiet
 from stabledllm.cli.quickstart import quickstart, quickstart_images
 from stabledllm.cli.recipes import cp, ls, validate
 from stabledllm.cli.recommend import recommend
+from stabledllm.cli.replay import replay
 from stabledllm.cli.report import report
 from stabledllm.cli.rescore import rescore
 from stabledllm.cli.train import train
@@ -53,6 +54,7 @@ _COMMANDS = {
     "rescore": rescore,
     "merge": merge,
     "convert": convert,
+    "replay": replay,
     "report": report,
     "ls": ls,
     "cp": cp,

@@ -10,7 +10,7 @@ from stabledllm.runtime.sameness import Differences
 
 FREE = {
     "out", "allow_changed", "micro_batch", "views_per_forward", "generate_batch", "log_every", "save_every",
-    "eval_every", "untuned", "allow_pickle", "trainer", "callbacks",
+    "eval_every", "untuned", "allow_pickle", "trainer", "callbacks", "spikes",
 }  # fmt: skip
 """Settings that change no number: where files lie, how a step is split, what is logged and saved on the way.
 Callbacks too: noise, order and loss do not depend on them."""

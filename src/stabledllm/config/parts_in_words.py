@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stabledllm.config.objectives import NAMED, in_keys
 
 if TYPE_CHECKING:
-    from stabledllm.config.settings import ObjectiveSettings
+    from stabledllm.config.settings import DPOSettings, ObjectiveSettings
 
 DOES = {
     "standard": "draws a mask ratio t evenly from 0 to 1 for each row and masks each response token with probability t",
@@ -63,6 +63,21 @@ def objective_in_words(objective: ObjectiveSettings) -> str:
     if objective.name and (noise := NAMED[objective.name].noise):
         text += f". Its own trainer's noise is {noise}: another method has the same objective with less noise or more"
     return text
+
+
+def preferences_in_words(dpo: DPOSettings, *, adapters: bool) -> str:
+    """What is minimised on pairs, from how many forwards, against what.
+
+    >>> from stabledllm.config.settings import DPOSettings
+    >>> preferences_in_words(DPOSettings(sft=0.05), adapters=False)[:58]
+    '-log sigmoid(0.1 x margin) of pairs, plus 0.05 x the chose'
+    """
+    held = {"copy": "a frozen copy", "adapter": "the model without adapters", "kept": "values computed before step 1"}
+    kind = dpo.reference if dpo.reference != "auto" else "adapter" if adapters else "copy"
+    text = f"-log sigmoid({dpo.beta:g} x margin) of pairs"
+    text += f", plus {dpo.sft:g} x the chosen response's NLL per token" if dpo.sft else ""
+    text += f"; the margin is of bounds from {dpo.budget} forwards a response, against {held[kind]}, on the same draws"
+    return text + ("; less the bias that their noise gives" if dpo.correction == "jackknife" else "")
 
 
 def in_words(parts: list[str], *, unbiased: bool) -> str:

@@ -12,6 +12,7 @@ from stabledllm.errors import UserError
 from stabledllm.runtime.files import read_json
 
 RUN, TRAINED, MODEL, STAMP, PROGRESS = "run.json", "trained.json", "model", "stabledllm.json", "progress.json"
+SPIKES, REPLAYS = "spikes.jsonl", "replays"
 SCHEMA = "stabledllm/run/1"
 DIVERGED = "diverged"
 _OF_A_MODEL = ("config.json", "adapter_config.json")

@@ -71,9 +71,11 @@ def format_of(record: dict, origin: str) -> Format:
     Raises:
         UserError: none is known, or it is one of preferences.
     """
-    form = next((form for form in FORMATS.values() if form.fits(record)), None)
+    plain = (form for form in FORMATS.values() if form.name != PREFERENCE)  # that one must be asked for by name
+    form = next((form for form in plain if form.fits(record)), None)
     refuse_preference(record, origin, form.name if form else None)
-    return form or refuse_unknown(record, origin, {each.name: each.keys for each in FORMATS.values()})
+    known = {name: form.keys for name, form in FORMATS.items() if name != PREFERENCE}
+    return form or refuse_unknown(record, origin, known)
 
 
 def _renamed(record: dict, columns: dict[str, str], origin: str) -> dict:
@@ -168,6 +170,26 @@ def _history(pairs: Any, origin: str) -> list[dict]:
     return turns
 
 
+def _from_preference(record: dict, origin: str, options: FormatOptions) -> list[dict]:
+    """The conversation that ends with the chosen answer, and beside it the rejected one."""
+    sides = {key: _side(record, key, "assistant", origin) for key in ("chosen", "rejected")}
+    if "prompt" in record:
+        prompt = _side(record, "prompt", "user", origin)
+    else:  # both are whole conversations, alike up to the last answer
+        prompt = sides["chosen"][:-1]
+        if not prompt or sides["rejected"][:-1] != prompt:
+            raise UserError(
+                f"{origin}: expected 'prompt', or 'chosen' and 'rejected' that are conversations alike but for the "
+                f"last answer, found neither."
+            )
+        sides = {key: turns[-1:] for key, turns in sides.items()}
+    for key, turns in sides.items():
+        if len(turns) != 1 or turns[0]["role"] != "assistant":
+            raise UserError(f"{origin}: expected one answer under '{key}' behind the prompt, found {len(turns)} turns.")
+    (example,) = _conversation(prompt, sides["chosen"], record, origin, options)
+    return [example | {"rejected": sides["rejected"][0]}]
+
+
 def _from_text(record: dict, origin: str, options: FormatOptions) -> list[dict]:
     return [{"text": "\n".join(text_field(record, key, origin) for key in options.text_fields), "origin": origin}]
 
@@ -180,7 +202,7 @@ _SYSTEM = ("system", "system_prompt")
 _BESIDE = (*_SYSTEM, "tools")
 _INPUTS = ("input", "context")
 """Alpaca's key of what an instruction is about, and Dolly's."""
-TEXT = "text"
+TEXT, PREFERENCE = "text", "preference"
 _ALL = (
     Format("messages", (("messages",),), _from_turns("messages"), _BESIDE),
     Format("sharegpt", (("conversations", "conversation"),), _from_turns("conversations", "conversation"), _BESIDE),
@@ -192,6 +214,7 @@ _ALL = (
     _pair("query-response", ["query"], ["response"]),
     _pair("input-output", ["input"], ["output"]),
     Format(TEXT, (("text",),), _from_text),
+    Format(PREFERENCE, (("chosen",), ("rejected",)), _from_preference, ("prompt", *_BESIDE)),
 )
 FORMATS = {form.name: form for form in _ALL}
 """The formats by name, in the order in which a row's keys are looked at."""

@@ -34,7 +34,7 @@ def run_share(
     advance; for an adaptive density, which is not, from the uniform one that it starts from.
     """
     base = settings.base
-    if settings.equal == "steps":
+    if _equal_anyway(settings):
         return {"batch": base.batch}
     size, lead = maskable_sizes(rows, method), _leads(rows, base)
     batch = rows_per_step(method, settings, sampler, size, lead)
@@ -46,6 +46,11 @@ def run_share(
     standard = standard_steps(base, len(rows))
     steps = steps_nearest(rows_seen(standard, base.batch, len(rows)), spent)
     return {"batch": batch, "steps": steps, "trainer": _stretched(base.trainer, steps / standard)}
+
+
+def _equal_anyway(settings: ExperimentSettings) -> bool:
+    """Whether all methods have the same rows and steps: as asked, or as pairs have a budget of their own."""
+    return settings.equal == "steps" or settings.base.objective.kind == "dpo"
 
 
 def rows_per_step(
@@ -62,7 +67,7 @@ def rows_per_step(
         UserError: every row uses all views of the method, and their number does not divide the batch.
     """
     base = settings.base
-    if settings.equal == "steps":
+    if _equal_anyway(settings):
         return base.batch
     if not _varies(method, size):
         views = method.views.count

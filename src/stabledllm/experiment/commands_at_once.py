@@ -37,6 +37,7 @@ from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
 from stabledllm.objective_checks import check_objective
 from stabledllm.planning.layout import Layout, parse_memory
+from stabledllm.preference_checks import check_pairs_to_measure
 from stabledllm.runtime.folders import refuse_used
 from stabledllm.tasks.registry import task_named
 
@@ -181,6 +182,9 @@ def _of_fit(settings: TrainSettings) -> Checks:
 
 
 def _of_decompose(settings: DecomposeSettings) -> Checks:
+    yield f"{WEIGHED} dpo methods data.format gradient", partial(check_pairs_to_measure, settings)
+    if settings.objective.kind == "dpo" and settings.dpo.reference:
+        yield "dpo.reference", partial(check_model_name, settings.dpo.reference)
     run = TrainSettings(model=settings.model, family=settings.family)
     # The methods that are compared by default are left out where the model or the objective cannot take them.
     for name in settings.methods if "methods" in settings.model_fields_set else []:

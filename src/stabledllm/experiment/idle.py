@@ -135,6 +135,10 @@ _RUN: Rules = {
     ),
     "clip": (lambda run, _: has_test(run.data) and are_images(run.data.test or run.data.train), "pictures to draw"),
     "generate_batch": (lambda run, _: has_test(run.data), "test rows to decode (data.test)"),
+    "spikes.keep": (
+        lambda run, _: not run.spikes.keep or bool(run.trainer.get("save_total_limit")),
+        "trainer.save_total_limit beside it, without which every checkpoint is kept",
+    ),
 }
 _SHARED = (
     "ppots", "adaptive", "method_options", "data", "decoding", "image_decoding", "clip", "generate_batch",
@@ -144,8 +148,8 @@ _EXPERIMENT = {"base.method": "methods", "base.seed": "seeds", "base.out": "out"
 _NOT_FITTED = (
     "trainer.", "steps", "epochs", "eval_every", "eval_draws", "untuned", "save_every", "log_every", "decoding.",
     "adaptive.", "image_decoding.", "clip", "generate_batch", "order_seed", "packing", "group_by_length",
-    "views_per_forward", "micro_batch", "p_of_t", "callbacks", "data.validation_rows", "data.validation_share",
-    "data.test_rows", "data.validation", "block_start",
+    "views_per_forward", "micro_batch", "p_of_t", "callbacks", "spikes.", "data.validation_rows",
+    "data.validation_share", "data.test_rows", "data.validation", "block_start",
 )  # fmt: skip
 _NOT_MEASURED = ("data.validation", "data.validation_rows", "data.validation_share", "data.test_rows")
 _NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation", "data.streaming", "data.shuffle_buffer")

@@ -10,7 +10,15 @@ from stabledllm.models.shape import Shape
 from stabledllm.models.shapes import shape_of
 from stabledllm.planning.advice import advise, gib, refusal
 from stabledllm.planning.layout import Layout
-from stabledllm.planning.memory import Memory, checkpointing, copies_of, estimate, micro_batch, views_at_once
+from stabledllm.planning.memory import (
+    Memory,
+    checkpointing,
+    copies_of,
+    estimate,
+    micro_batch,
+    rows_at_once,
+    views_at_once,
+)
 
 
 def plan(name: str, settings: TrainSettings | ExperimentSettings, layout: Layout, limit: float | None) -> str:
@@ -35,11 +43,14 @@ def _lines(
     if run.lora:
         trained = shape.lora_parameters(run.lora.rank, run.lora.target_modules)
     length, views, rows = layout.longest or run.data.max_len, views_at_once(run), micro_batch(run, layout.devices)
+    at_once = f"{rows} rows x {views} views"
+    if run.objective.kind == "dpo":  # a pass holds rows of any views and responses
+        at_once = f"{rows_at_once(run, shape, layout)} forward rows"
     copies = " x 2 copies (noisy and clean)" if copies_of(run, shape) == 2 else ""
     recomputed = "activations recomputed" if checkpointing(run) else "activations kept"
     lines = [
         f"{name}: {run.model}, {shape.parameters:,} parameters, {trained:,} trained; method {run.method}",
-        f"{layout.devices} x {layout.sharding}; per device and forward {rows} rows x {views} views x {length} tokens"
+        f"{layout.devices} x {layout.sharding}; per device and forward {at_once} x {length} tokens"
         f"{copies}, {run.dtype} weights, {recomputed}",
         "",
     ]

@@ -27,7 +27,19 @@ from stabledllm.runtime.secrets import hidden
 
 PLAN = "experiment.json"
 """The file that says which experiment a folder holds."""
-_BEHIND = (*FREE, "model", "adaptive", "ppots", "p_of_t", "init_seed", "router", "decoding", "image_decoding", "clip")
+_BEHIND = (
+    *FREE,
+    "model",
+    "dpo",
+    "adaptive",
+    "ppots",
+    "p_of_t",
+    "init_seed",
+    "router",
+    "decoding",
+    "image_decoding",
+    "clip",
+)
 """Settings that change nothing, that name what is compared by its content, or that count in some runs only."""
 _OF_DATA = (
     "format",

@@ -28,6 +28,7 @@ from stabledllm.noise.parts import STANDARD
 from stabledllm.noise.weightings import power_of
 from stabledllm.objective_checks import check_objective
 from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
+from stabledllm.preference_checks import check_pair_method, check_preferences
 from stabledllm.runtime.files import read_json
 from stabledllm.runtime.nearby import nearby
 from stabledllm.training.block_schedule import check_block_schedule
@@ -50,6 +51,7 @@ def of_method(run: TrainSettings, name: str) -> Checks:
         yield "method methods p_of_t objective block_size", partial(_check_density, method, run)
     yield "method methods block_size block_schedule p_of_t", partial(check_block_schedule, run, method)
     yield "method methods objective", partial(method.refuse_unless_it_takes, run.objective)
+    yield "method methods objective dpo", partial(check_pair_method, run, method)
     if run.block_size:
         yield "method methods block_size", partial(check_blocks, method)
     if is_known_here(run.model):
@@ -87,6 +89,7 @@ def of_run(run: TrainSettings) -> Checks:
     run = _in_own_blocks(run)
     objective, decoding, lora = run.objective, run.decoding, run.lora
     yield WEIGHED, partial(check_objective, objective)
+    yield f"{WEIGHED} dpo data.format packing lora", partial(check_preferences, run)
     yield f"{DECODED} block_size", partial(_check_decoding, run)
     numbers = (decoding.length, decoding.steps, decoding.block, run.block_size, decoding.sub_block)
     fits = partial(refuse_unfit, *numbers)

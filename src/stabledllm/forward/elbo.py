@@ -14,29 +14,11 @@ import torch
 from torch import Tensor
 
 from stabledllm.data.rows import TokenRow
-from stabledllm.errors import UserError
-from stabledllm.forward.elbo_arguments import (
-    check_numbers,
-    checked_blocks,
-    checked_id,
-    checked_mask_id,
-    checked_method,
-    checked_rows,
-)
-from stabledllm.forward.meter import filled_batches
-from stabledllm.forward.nll import forward_nll
-from stabledllm.loss import row_losses
-from stabledllm.noise.blocks import Blocks, Units
+from stabledllm.forward.elbo_plan import make_plan
 from stabledllm.noise.densities import TSampler
-from stabledllm.noise.methods import Method, Rows
-from stabledllm.noise.philox import philox4x32
+from stabledllm.noise.methods import Method
 from stabledllm.noise.schedule import EPS
-from stabledllm.noise.streams import Key
-from stabledllm.runtime.finite import require_finite
 from stabledllm.stats.estimate import Estimate, student
-
-LEAST_DRAWS = 4
-"""The least number of draws that a source other than iid splits into two replicates, for a standard error."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +85,12 @@ def elbo(
     tokens_per_batch: int = 4096,
     mask_id: int | None = None,
     pad_id: int | None = None,
+    numbers: Sequence[int] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> RowELBO:
     """Unbiased, differentiable estimates of the ELBO of each row, from ``budget`` forward rows per row.
 
-    The noise is a pure function of (seed, step, index of the row, index of the draw).
+    The noise is a pure function of (seed, step, number of the row, index of the draw).
 
     The D = budget / K mask ratios of one row come from the method's source *within the row*: the points of a lattice or
     of strata are shared out among the row's own D draws, so that 8 forwards of ``lowdisc+fixedcount`` are far less
@@ -150,6 +133,8 @@ def elbo(
         tokens_per_batch: padded tokens in one forward, in blocks those of both copies of a row.
         mask_id: default ``model.config.mask_token_id``.
         pad_id: fills short token rows and is hidden by the attention mask; default the mask id.
+        numbers: the number that stands for each row in its noise, so that a row has the same noise whatever other rows
+            are given with it; without it its place in ``rows``.
         progress: called with the forward rows of each forward pass, once it is done.
 
     Raises:
@@ -157,7 +142,10 @@ def elbo(
             ``ema``), a budget that the views or the replicates do not divide, an argument that is no number, a row
             without response tokens or, in blocks, with some that are not next to each other, or no mask id.
     """
-    plan = _plan(model, rows, method, budget, seed, step, density, replicates, eps, tokens_per_batch, mask_id, pad_id)
+    plan = make_plan(
+        model, rows, method, budget, seed=seed, step=step, density=density, replicates=replicates, eps=eps,
+        tokens_per_batch=tokens_per_batch, mask_id=mask_id, pad_id=pad_id, numbers=numbers,
+    )  # fmt: skip
     groups, forwards = 0, 0
     for contribution, used in plan.run(model):
         groups, forwards = groups + contribution, forwards + used
@@ -184,6 +172,7 @@ def elbo_parts(
     tokens_per_batch: int = 4096,
     mask_id: int | None = None,
     pad_id: int | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
     """The parts of the ``value`` of :func:`elbo` under the same arguments, shape (B,), one for each forward pass.
 
@@ -202,99 +191,8 @@ def elbo_parts(
     >>> torch.allclose(sum(elbo_parts(model, rows, tokens_per_batch=8)), elbo(model, rows).value)
     True
     """
-    plan = _plan(model, rows, method, budget, seed, step, density, replicates, eps, tokens_per_batch, mask_id, pad_id)
+    plan = make_plan(
+        model, rows, method, budget, seed=seed, step=step, density=density, replicates=replicates, eps=eps,
+        tokens_per_batch=tokens_per_batch, mask_id=mask_id, pad_id=pad_id, numbers=numbers,
+    )  # fmt: skip
     return (contribution.sum(1) for contribution, _ in plan.run(model))
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that is drawn or fixed before the first forward pass of one call."""
-
-    tensors: dict[str, Tensor]
-    t: Tensor
-    """Mask ratios, shape (B, M, D), the draws of one replicate next to each other."""
-    blocks: Blocks | None
-    groups: int
-    key: Key
-    method: Method
-    sampler: TSampler
-    tokens_per_batch: int
-    mask_id: int
-
-    def run(self, model) -> Iterator[tuple[Tensor, int]]:
-        """Yield, per forward pass, its contribution to each replicate's share of the ELBO, (B, R), and its rows."""
-        b, _, draws = self.t.shape
-        copies = 2 if self.blocks else 1  # the clean row beside the noisy one
-        length = copies * self.tensors["attention_mask"].sum(1).repeat_interleave(draws)
-        for chunk in filled_batches(length, self.method.views.count, self.tokens_per_batch):
-            row, group = chunk // draws, chunk % draws // (draws // self.groups)
-            loss, forwards = self._losses(model, chunk, row)
-            require_finite(loss, f"elbo: losses of {type(model).__name__}")
-            share = -loss * (self.tensors["maskable"].sum(1)[row].double() / draws).to(loss.dtype)
-            zero = torch.zeros(b * self.groups, dtype=loss.dtype, device=loss.device)
-            yield zero.index_add(0, (row * self.groups + group).to(loss.device), share).view(b, self.groups), forwards
-
-    def _losses(self, model, chunk: Tensor, row: Tensor) -> tuple[Tensor, int]:
-        """The row losses of the evaluations of one forward pass, shape (E,), and its forward rows."""
-        used = self.tensors["attention_mask"][row].any(0)
-        batch = {name: value[row][:, used] for name, value in self.tensors.items()}
-        noise = Rows(
-            position=chunk,
-            step_rows=self.t.shape[0] * self.t.shape[2],
-            maskable=batch["maskable"],
-            token_index=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0),
-            delimiter=batch.get("delimiter"),
-        )
-        t, form = self.t[row, :, chunk % self.t.shape[2]], {}
-        if self.blocks:
-            draw = Units.draw_at(t, self.blocks, self.method, self.key, noise, self.sampler, numbered=False)
-            form = {"block_ids": self.blocks.ids(batch["maskable"], batch["attention_mask"])}
-        else:
-            draw = self.method.draw_at(t[:, 0], self.key, noise, self.sampler)
-        nll, forwards = forward_nll(model, batch, draw, self.mask_id, form=form)
-        return row_losses(nll, draw.mask, draw.coefficient, draw.active), forwards
-
-
-def _plan(
-    model, rows, method, budget, seed, step, density, replicates, eps, tokens_per_batch, mask_id, pad_id
-) -> _Plan:
-    method = checked_method(method, eps)
-    check_numbers(budget=budget, replicates=replicates, tokens_per_batch=tokens_per_batch, seed=seed, step=step)
-    if budget % (views := method.views.count):
-        raise UserError(f"elbo: expected a budget divisible by the {views} views of '{method.name}', found {budget}.")
-    draws = budget // views
-    if draws % (groups := _replicates(method, draws) if replicates is None else replicates):
-        raise UserError(f"elbo: expected replicates that divide the {draws} draws of a row, found {groups}.")
-    mask_id, device = checked_mask_id(model, mask_id), next(model.parameters()).device
-    tensors = checked_rows(rows, method, mask_id if pad_id is None else checked_id("pad_id", pad_id), mask_id)
-    tensors = {name: value.to(device) for name, value in tensors.items()}
-    sampler, (blocks, most) = method.sampler(density), checked_blocks(model, tensors["maskable"])
-    calls = [_call_seed(seed, step, block) for block in range(most)]
-    u = [_uniforms(method, call, len(tensors["maskable"]), draws, groups) for call in calls]
-    t = sampler.icdf(torch.stack(u, 1)).to(device)
-    return _Plan(tensors, t, blocks, groups, Key(calls[0], 0), method, sampler, tokens_per_batch, mask_id)
-
-
-def _replicates(method: Method, draws: int) -> int:
-    """The default number of replicates."""
-    if method.source.independent:
-        return draws
-    return 2 if draws >= LEAST_DRAWS and draws % 2 == 0 else 1
-
-
-def _uniforms(method: Method, call: int, rows: int, draws: int, groups: int) -> Tensor:
-    """The u of every draw, shape (B, D): one run of the source per row and replicate, each with a key of its own.
-
-    They are drawn on the CPU, which gives the same bits: launching many small draws on an accelerator takes longer.
-    """
-    # Points that are independent anyway need no separate runs.
-    runs = 1 if method.source.independent else groups
-    u = [method.source.uniforms(Key(call, run), draws // runs, torch.device("cpu")) for run in range(rows * runs)]
-    return torch.cat(u).view(rows, draws)
-
-
-def _call_seed(seed: int, step: int, block: int) -> int:
-    """A 64-bit seed for one call and number of block; in its keys, rows and replicates take the place of the step."""
-    zero = torch.zeros((), dtype=torch.int64)
-    low, high = philox4x32(zero, torch.tensor(block), torch.tensor(step), zero, seed)[:2].tolist()
-    return high << 32 | low

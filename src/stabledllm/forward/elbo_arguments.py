@@ -69,6 +69,29 @@ def check_numbers(**numbers: int | None) -> None:
             raise UserError(f"elbo: {name}: expected a whole number{bound}, found {value!r}.")
 
 
+def checked_numbers(numbers: Sequence[int] | None, rows: int) -> list[int]:
+    """The number of each row in its noise: those given, else 0, 1, ...
+
+    Raises:
+        UserError: not one whole number for each row, or the same one twice.
+
+    >>> checked_numbers(None, 2)
+    [0, 1]
+    """
+    if numbers is None:
+        return list(range(rows))
+    numbers = numbers.tolist() if isinstance(numbers, Tensor) else list(numbers)
+    if len(numbers) != rows or not all(_is_whole(n) and 0 <= n < 2**31 for n in numbers):
+        raise UserError(
+            f"elbo: numbers: expected a whole number from 0 on for each of the {rows} rows, found {numbers}."
+        )
+    if len(set(numbers)) < rows:
+        raise UserError(
+            f"elbo: numbers: expected another number for each row, since two would share noise, found {numbers}."
+        )
+    return numbers
+
+
 def checked_id(name: str, value: int) -> int:
     """The value, refused unless it is a whole number.
 

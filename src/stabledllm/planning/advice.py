@@ -88,6 +88,9 @@ def _fewer_activations(start: Change, *, views: bool = True) -> Iterator[Change]
         trainer = settings.trainer | {"gradient_checkpointing": True}
         settings = settings.model_copy(update={"trainer": trainer})
         yield replace(start, words=" ".join(words), settings=settings)
+    if settings.objective.kind == "dpo":
+        yield from _smaller_pairs(replace(start, settings=settings), words)
+        return
     rows = micro_batch(settings, start.layout.devices)
     while rows > 1:
         rows = max(d for d in range(1, rows) if rows % d == 0)
@@ -97,6 +100,19 @@ def _fewer_activations(start: Change, *, views: bool = True) -> Iterator[Change]
     if views and views_at_once(settings) > 1 and not start.layout.sharding.startswith("zero"):
         settings = settings.model_copy(update={"views_per_forward": 1})
         yield replace(start, words=" ".join([*words, "views_per_forward=1"]), settings=settings)
+
+
+def _smaller_pairs(start: Change, words: list[str]) -> Iterator[Change]:
+    """Yields fewer tokens of a forward pass of pairs, then no copy of the reference; each includes those before."""
+    settings, dpo = start.settings, start.settings.dpo
+    if (fewest := start.layout.longest or settings.data.max_len) < dpo.tokens_per_forward:
+        dpo = dpo.model_copy(update={"tokens_per_forward": fewest})
+        words = [*words, f"dpo.tokens_per_forward={fewest}"]
+        yield replace(start, words=" ".join(words), settings=settings.model_copy(update={"dpo": dpo}))
+    if dpo.reference in ("auto", "copy") and not settings.lora:
+        dpo = dpo.model_copy(update={"reference": "kept"})
+        words = [*words, "dpo.reference=kept"]
+        yield replace(start, words=" ".join(words), settings=settings.model_copy(update={"dpo": dpo}))
 
 
 def advise(settings: TrainSettings, shape: Shape, layout: Layout, limit: float) -> str:

@@ -96,6 +96,7 @@ def estimate(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
     states = _states(settings, shape, layout)
     return dataclasses.replace(
         states,
+        weights=states.weights + _reference(settings, shape),
         activations=activations + working,
         loss_head=max(0, head - working),
         all_logits=full_logits_bytes(shape, run) - head,
@@ -143,8 +144,8 @@ def _forward(settings: TrainSettings, shape: Shape, layout: Layout) -> Forward:
     compute = "bfloat16" if half else "autocast" if _mixed(settings) else "float32"
     lora = settings.lora
     return Forward(
-        rows=micro_batch(settings, layout.devices) * views_at_once(settings),
-        length=layout.longest or settings.data.max_len,
+        rows=rows_at_once(settings, shape, layout),
+        length=_length(settings, layout),
         copies=copies_of(settings, shape),
         # Packed rows are no more tokens than padded ones, in sequences that may be longer.
         mask=0.0 if settings.attention == "flex_attention" else LONGEST if settings.packing else 1.0,
@@ -155,6 +156,27 @@ def _forward(settings: TrainSettings, shape: Shape, layout: Layout) -> Forward:
         dropout=bool(lora and lora.dropout),
         cast=2 if _mixed(settings) else 4,
     )
+
+
+def _length(settings: TrainSettings, layout: Layout) -> int:
+    return layout.longest or settings.data.max_len
+
+
+def rows_at_once(settings: TrainSettings, shape: Shape, layout: Layout) -> int:
+    """Forward rows of one pass: of preferences as many as its tokens hold, of any other run those of a micro-batch."""
+    rows = micro_batch(settings, layout.devices)
+    if settings.objective.kind != "dpo":
+        return rows * views_at_once(settings)
+    fitting = settings.dpo.tokens_per_forward // (_length(settings, layout) * copies_of(settings, shape))
+    return min(2 * settings.dpo.budget * rows, max(views_of(settings), fitting))
+
+
+def _reference(settings: TrainSettings, shape: Shape) -> float:
+    """Bytes of the frozen copy that preferences are held against; every device has all of it."""
+    kind = settings.dpo.reference
+    if settings.objective.kind != "dpo" or kind in ("adapter", "kept") or (kind == "auto" and settings.lora):
+        return 0.0
+    return float(shape.parameters) * (2 if settings.dtype == "bfloat16" else 4)
 
 
 def _mixed(settings: TrainSettings) -> bool:

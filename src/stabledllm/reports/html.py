@@ -14,6 +14,7 @@ from stabledllm.reports import block_tables, figures, run_tables, tables
 from stabledllm.reports.images import side_by_side
 from stabledllm.reports.labels import label
 from stabledllm.reports.published import published_table
+from stabledllm.reports.spikes import spike_sentences, spikes_of, spikes_table
 from stabledllm.reports.stored import Stored, array, finished_planned, gather, noise_of, run_metrics
 from stabledllm.reports.style import data_uri
 from stabledllm.reports.summary import missing, summarise
@@ -69,6 +70,7 @@ def render(stored: Stored) -> str:
         decomposition=decomposition,
         fits=[_fit(data) for data in stored.fits],
         experiment=_experiment(stored),
+        spikes=_spikes(stored),
         has_curves=bool(stored.fits or curves),
         provenance=_provenance(stored),
         subject=_subject(stored),
@@ -134,6 +136,11 @@ def _experiment(stored: Stored) -> dict | None:
         "pictures": side_by_side(stored.results_folder, results),
         "notes": results.get("notes") or [],
     }
+
+
+def _spikes(stored: Stored) -> list[dict]:
+    found = spikes_of(stored.folder, stored.results_folder)
+    return [{"table": spikes_table(spikes), "sentences": spike_sentences(spikes)} for spikes in found]
 
 
 def _of_metric(results: dict, metric: str) -> list[tables.Table]:

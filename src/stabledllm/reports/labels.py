@@ -30,15 +30,29 @@ METRIC_LABELS = {
     "validation_objective": "Trained objective (nats per token)",
     "accuracy": "Accuracy",
     "clip_score": "CLIP score",
+    "preference_loss": "Loss of held-out pairs (nats)",
+    "preference_accuracy": "Accuracy on held-out pairs",
+    "preference_margin": "Margin of held-out pairs",
 }
 METRIC_NAMES = {
     "validation_nll": "validation NLL",
     "validation_objective": "trained objective",
     "accuracy": "accuracy",
     "clip_score": "CLIP score",
+    "preference_loss": "loss of held-out pairs",
+    "preference_accuracy": "accuracy on held-out pairs",
+    "preference_margin": "margin of held-out pairs",
 }
 """The same within a sentence."""
-LOWER_IS_BETTER = {"validation_nll": True, "validation_objective": True, "accuracy": False, "clip_score": False}
+LOWER_IS_BETTER = {
+    "validation_nll": True,
+    "validation_objective": True,
+    "accuracy": False,
+    "clip_score": False,
+    "preference_loss": True,
+    "preference_accuracy": False,
+    "preference_margin": False,
+}
 
 
 def label(method: str) -> str:

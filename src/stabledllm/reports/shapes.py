@@ -47,6 +47,7 @@ SHAPES = {
         ],
         "recommendation": {"sentences": Needed([Needed(str)]), "recipe": Needed(str)},
     },
+    "replay": {"step": Needed(int), "sentence": Needed(str), "cause": Needed(str)},
     "p_of_t": _ORIGIN
     | {
         "method": Needed(str),

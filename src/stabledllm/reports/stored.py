@@ -27,6 +27,8 @@ class Stored:
     files: list[Path] = field(default_factory=list)
     results_folder: Path | None = None
     """Where ``results.json`` lies, with the runs' own folders beside it."""
+    has_spikes: bool = False
+    """Whether the folder is that of a run with outlier or replayed steps."""
 
 
 def gather(folder: Path) -> Stored:
@@ -44,12 +46,13 @@ def gather(folder: Path) -> Stored:
     results = _first(places, "results.json")
     fits = [path for place in places for path in sorted(place.glob("p_of_t*.json"))]
     files = [path for path in (decomposition, *fits, results) if path]
-    if not files:
+    has_spikes = (folder / "spikes.jsonl").is_file() or any(folder.glob("replays/step-*.json"))
+    if not files and not has_spikes:
         of_run = (folder / "run.json").is_file()
         found = "the run.json of one run, which holds its numbers; a report compares runs" if of_run else "none of them"
         raise UserError(
             f"{folder}: expected decomposition.json, p_of_t*.json or results.json here or in decompose/, fit/ or "
-            f"experiment/, found {found}."
+            f"experiment/, or a run's spikes.jsonl, found {found}."
         )
     return Stored(
         folder,
@@ -58,6 +61,7 @@ def gather(folder: Path) -> Stored:
         read(results, "results") if results else None,
         files,
         results.parent if results else None,
+        has_spikes,
     )
 
 

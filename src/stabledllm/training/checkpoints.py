@@ -49,9 +49,13 @@ def stamp(folder: Path, identity: dict, density: Path | None, parts: list[dict] 
     )
 
 
-def last_whole(out: Path, say: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, or None; each newer one that is not whole is reported to ``say``."""
-    for folder in reversed(_in_order(out)):
+def last_whole(out: Path, say: Callable[[str], None] = lambda _: None, before: int | None = None) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, or None; each newer one that is not whole is reported to ``say``.
+
+    Args:
+        before: look only at those that this optimizer step, counted from 1, can be made from.
+    """
+    for folder in reversed([folder for folder in in_order(out) if before is None or step_of(folder) < before]):
         try:
             return read(folder)
         except UserError as error:
@@ -96,7 +100,7 @@ def rotate(out: Path, limit: int | None, keep: list[Path]) -> None:
     if not limit or limit < 0:
         return
     protected = {folder.resolve() for folder in keep}
-    checkpoints = sorted(_in_order(out), key=lambda folder: (folder / STAMP).is_file())
+    checkpoints = sorted(in_order(out), key=lambda folder: (folder / STAMP).is_file())
     spare = [folder for folder in checkpoints if folder.resolve() not in protected]
     for folder in spare[: max(0, len(checkpoints) - max(limit, len(protected)))]:
         remove(folder)
@@ -107,7 +111,8 @@ def step_of(folder: Path) -> int:
     return int(folder.name.split("-")[1])
 
 
-def _in_order(out: Path) -> list[Path]:
+def in_order(out: Path) -> list[Path]:
+    """The folders of a run's checkpoints, whole or not, the newest last."""
     paths = [path for path in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()]
     return sorted(paths, key=step_of)
 

@@ -26,16 +26,20 @@ from stabledllm.training.devices import save_whole
 
 
 class StepWatch:
-    """Checks whether the numbers of the current step are finite."""
+    """Checks whether the numbers of the current step are finite, and keeps those of the last one."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
         self._losses: list[Tensor] = []
+        self._mean: Tensor | float = 0.0
         self._norm: float | None = None
+        self.last: tuple[float, float | None] = (math.nan, None)
+        """The last step's loss, as far as this rank's rows make it up, and its gradient norm before clipping."""
 
     def loss(self, rows: Tensor, mean: Tensor) -> None:
         """Note a micro-batch's row losses and the part of the step's loss that its backward pass starts from."""
         self._losses.append(rows.detach().isfinite().all() & mean.detach().isfinite())
+        self._mean = self._mean + mean.detach()
 
     def gradient(self, norm: Tensor | float | None) -> None:
         """Note the step's gradient norm before clipping."""
@@ -50,7 +54,8 @@ class StepWatch:
         """
         loss = bool(torch.stack(self._losses).all()) if self._losses else True
         gradient = self._gradient_is_finite()
-        self._losses, self._norm = [], None
+        self.last = float(self._mean), self._norm
+        self._losses, self._mean, self._norm = [], 0.0, None
         step = self.trainer.state.global_step + 1
         self.require(step, {"the loss was not finite": loss, "the gradient norm was not finite": gradient})
 

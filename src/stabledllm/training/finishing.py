@@ -83,6 +83,9 @@ def _evaluation_losses(settings: TrainSettings, trainer: MDMTrainer, data: DataB
         own_loss = trainer.validation(objective)
         say(f"validation loss of the objective that was trained {own_loss}")
         metrics["validation_objective"] = own_loss.as_dict()
+    for name, each in trainer.further_metrics().items():
+        say(f"{name.replace('_', ' ')} {each}")
+        metrics[name] = each.as_dict()
     return metrics, beside or {}
 
 

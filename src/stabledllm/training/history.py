@@ -2,9 +2,9 @@
 
 A line of losses holds ``step``, ``loss``, ``grad_norm``, ``learning_rate``, ``ess``, ``masked_share``,
 ``forward_passes`` and ``tokens_per_second``, with experts also their load (``expert_load_max``, ``experts_unused``,
-``balance_loss``), where block sizes change also ``block_size``; one of an evaluation ``step``, ``eval_nll`` and
-``eval_nll_stderr``; one of a checkpoint ``step`` and ``checkpoint``, its folder. Each has ``time``, in seconds since
-the epoch.
+``balance_loss``), where block sizes change also ``block_size``, on preferences also :data:`PAIRS` (and neither ``ess``
+nor ``masked_share``); one of an evaluation ``step``, ``eval_nll`` and ``eval_nll_stderr``; one of a checkpoint ``step``
+and ``checkpoint``, its folder. Each has ``time``, in seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,16 @@ from stabledllm.runtime.files import naming, write_jsonl
 HISTORY = "history.jsonl"
 LOADS = ("expert_load_max", "experts_unused", "balance_loss")
 """The figures of a model with experts."""
+PAIRS = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+    "loss_bias",
+)
+"""Of preferences, as TRL names them; ``loss_bias`` is the part of the loss that the noise of the bounds adds."""
 LOGGED = (
     "loss",
     "grad_norm",
@@ -30,6 +40,7 @@ LOGGED = (
     "forward_passes",
     "block_size",
     *LOADS,
+    *PAIRS,
 )
 """The figures of a line of losses that are those of the Trainer's log."""
 _KINDS = ("loss", "eval_nll", "checkpoint")
@@ -92,17 +103,25 @@ class History:
 
     def _whole_lines(self) -> list[dict]:
         """The lines that are whole and of a known kind."""
-        if not self.path.is_file():
-            return []
-        found = []
-        for text in self.path.read_bytes().split(b"\n"):
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and type(line.get("step")) is int and _key(line) is not None:
-                found.append(line)
-        return found
+        return [line for line in whole_lines(self.path) if _key(line) is not None]
+
+
+def read_history(run: Path) -> list[dict]:
+    """The lines of the history in a run's folder; none where there is no such file."""
+    return whole_lines(run / HISTORY)
+
+
+def whole_lines(path: Path) -> list[dict]:
+    """The lines of a file that are whole JSON objects with a ``step``; one that a kill cut in half is left out."""
+    found = []
+    for text in path.read_bytes().split(b"\n") if path.is_file() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and type(line.get("step")) is int:
+            found.append(line)
+    return found
 
 
 def _key(line: dict) -> tuple[int, int] | None:

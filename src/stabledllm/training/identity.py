@@ -60,6 +60,7 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
         **{key: value for key, value in dump.items() if key not in FREE},
         "adaptive": dump["adaptive"] if method.adaptive else None,
         "objective": settings.objective.keys,
+        "dpo": _dpo(dump["dpo"]) if settings.objective.kind == "dpo" else None,
         "ppots": dump["ppots"] if method.needs_p and not settings.p_of_t else None,
         "p_of_t": None,  # the digest of its content counts instead
         "init_seed": (settings.init_seed or 0) if is_new(settings.model) else None,
@@ -77,6 +78,11 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
         identity["data"] |= {"streaming": None, "shuffle_buffer": None}
     identity["data"]["image"] = _image(dump["data"]["image"]) if images else None
     return identity
+
+
+def _dpo(dpo: dict) -> dict:
+    apart = ("reference", "tokens_per_forward")  # where the same values come from, and how they are split
+    return {key: value for key, value in dpo.items() if key not in apart}
 
 
 def _image(image: dict) -> dict:

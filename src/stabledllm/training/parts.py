@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from stabledllm.runtime.provenance import versions
@@ -46,6 +47,26 @@ def published(parts: list[dict]) -> list[dict]:
         | {"changed": _difference(_flat(part["config"]), last) if part["config"] is not None else None}
         for part in parts
     ]
+
+
+def with_changes(config: dict, changed: dict | None) -> dict:
+    """All settings of a part, from those of the last part and its own as :func:`published` tells them.
+
+    >>> with_changes({"seed": 1, "trainer": {"optim": "adamw_torch"}}, {"trainer.learning_rate": 0.1})
+    {'seed': 1, 'trainer': {'optim': 'adamw_torch', 'learning_rate': 0.1}}
+    """
+    whole = copy.deepcopy(config)
+    for key, value in (changed or {}).items():
+        *groups, name = key.split(".")
+        place = whole
+        for group in groups:
+            place[group] = place[group] if isinstance(place.get(group), dict) else {}
+            place = place[group]
+        if groups and value is None:
+            place.pop(name, None)  # not given
+        else:
+            place[name] = value
+    return whole
 
 
 def are_sound(parts: Any) -> bool:

@@ -35,6 +35,8 @@ class ResumingTrainer(Trainer):
         self._started = time.perf_counter()
         self._ended = False
         self._at_start: Callable[[], None] = lambda: None
+        self.kept_checkpoints: Callable[[], list[Path]] = list
+        """Returns the checkpoints that stay beyond the limit on their number."""
         self.add_callback(_AtStart(self))
 
     def begin(
@@ -102,7 +104,7 @@ class ResumingTrainer(Trainer):
                 stamp(folder, self.identity, self.density_file, self.parts)
         if self.is_world_process_zero():
             best = self.state.best_model_checkpoint
-            rotate(out, limit, [folder, *([Path(best)] if best else [])])
+            rotate(out, limit, [folder, *([Path(best)] if best else []), *self.kept_checkpoints()])
 
     def _note_what_is_not_logged(self) -> None:
         """Save the losses since the last line of the log in the checkpoint, for the next line of a resumed run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -36,32 +36,23 @@ from stabledllm.runtime.saying import say as print_line
 from stabledllm.runtime.saying import silent
 from stabledllm.runtime.showing import busy, without_bars
 from stabledllm.training.arguments import DEFAULTS, training_arguments
-from stabledllm.training.block_schedule import BlockSizes, check_block_schedule, check_reached
-from stabledllm.training.blocks import BlockTrainer
+from stabledllm.training.block_schedule import check_block_schedule, check_reached
 from stabledllm.training.callbacks import add_to, all_callbacks, failing_by_name, names_of
 from stabledllm.training.checkpoints import DENSITY, last_whole
-from stabledllm.training.control_variate import default_rate
 from stabledllm.training.density import obtain_density
 from stabledllm.training.devices import refuse_silent_changes
 from stabledllm.training.diverged import end_diverged, refuse_to_repeat, save_if_finite
-from stabledllm.training.earlier import (
-    MODEL,
-    RUN,
-    TRAINED,
-    Start,
-    find_start,
-    is_begun,
-    leave_behind,
-)
+from stabledllm.training.earlier import MODEL, RUN, TRAINED, Start, find_start, is_begun, leave_behind
 from stabledllm.training.expert_load import expert_load_of
 from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
 from stabledllm.training.identity import identity_of, with_content
+from stabledllm.training.kinds import kind_of_trainer
 from stabledllm.training.log_lines import LogLines
 from stabledllm.training.progress import ProgressFile, StepBar, close_bars
 from stabledllm.training.screen import Screen
+from stabledllm.training.spikes import watch_spikes
 from stabledllm.training.start_block import StartBlock, steps_of
-from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.streaming import counted, known_for, reading, rows_of_run
 from stabledllm.training.trainer import MDMTrainer
 from stabledllm.training.untuned import remove_untuned, save_untuned
@@ -173,7 +164,7 @@ def _train(
     with failing_by_name(own):
         trainer, density = build_trainer(
             laid_out, method, loaded, (rows, known, data.validation), checkpoint and checkpoint.folder, say, own,
-            lines=screen.lines,
+            lines=screen.lines, rejected=data.rejected,
         )  # fmt: skip
     identity = with_content(identity, data.digests)
     first = trainer if untuned and settings.untuned and not (checkpoint or is_new(settings.model)) else None
@@ -237,12 +228,14 @@ def build_trainer(
     callbacks: Sequence[TrainerCallback] = (),
     *,
     lines: bool = False,
+    rejected: Mapping[str, Sequence[TokenRow]] | None = None,
 ) -> tuple[MDMTrainer, FittedDensity | None]:
     """The Trainer for these settings, and the fitted density that it draws t from (None where none is fitted).
 
     Args:
         data: the rows that are trained on, those that stand for them before training (all where all are known), and
             those that are evaluated. lines: whether each log, evaluation and checkpoint is told in a line.
+        rejected: for preferences the other answers of the rows that are trained on and evaluated.
     """
     out, (rows, known, evaluated) = Path(settings.out), data
     check_marks(method, marks_in(known))
@@ -256,8 +249,8 @@ def build_trainer(
         density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
     refit = build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method)) if method.adaptive else None
-    in_blocks = partial(BlockTrainer, block_size=BlockSizes.of(settings), one_t=settings.block_t == "row")
-    kind = in_blocks if settings.block_size else MDMTrainer
+    both = {"train": rows, "validation": evaluated}
+    kind = kind_of_trainer(settings, method, loaded, start, both, rejected, resumed=checkpoint is not None)
     trainer = kind(
         model=loaded.model,
         args=arguments,
@@ -278,15 +271,11 @@ def build_trainer(
         caption_dropout=_caption_dropout(settings) or 0.0,
         expert_load=expert_load_of(loaded.model, loaded.name, settings.router.bias_rate, settings.router.loss),
         processing_class=loaded.tokenizer,
-        statistics=StepStatistics(
-            settings.method_options.ema_bins,
-            default_rate(settings.method_options.ema_bins, len(rows)),
-            method.ema,
-        ),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # a table of its own in a notebook
     trainer.add_callback(LogLines(out, trainer.tokens_since_asked, ema=method.ema, say=say if lines else None))
+    watch_spikes(trainer, out, settings.spikes, say if lines else None)
     trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
     trainer.add_callback(ProgressFile(out / PROGRESS))
     add_to(trainer, callbacks)  # last, so that they see a step as the others leave it

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainingArguments
 
-from stabledllm.config.parts_in_words import in_words, objective_in_words
+from stabledllm.config.parts_in_words import in_words, objective_in_words, preferences_in_words
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle
 from stabledllm.data.splits import own_splits
@@ -138,6 +138,8 @@ class StartBlock:
 
     def objective(self) -> str:
         """What is minimised, and over what its mean is taken."""
+        if self.settings.objective.kind == "dpo":
+            return preferences_in_words(self.settings.dpo, adapters=self.settings.lora is not None)
         return objective_in_words(self.settings.objective)
 
     def steps(self) -> str:

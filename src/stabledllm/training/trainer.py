@@ -24,6 +24,7 @@ from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.adaptive import AdaptiveDensity
+from stabledllm.stats.estimate import Estimate
 from stabledllm.training.annealing import annealing_of
 from stabledllm.training.devices import refuse_unrunnable
 from stabledllm.training.diverged import StepWatch
@@ -129,6 +130,8 @@ class MDMTrainer(EvaluatingTrainer):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.watch = StepWatch(self)
+        self.batches: list[dict] = []
+        """The micro-batches of the current step."""
         self.add_callback(statistics)
         if expert_load:
             self.add_callback(expert_load)
@@ -161,6 +164,7 @@ class MDMTrainer(EvaluatingTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Fetch a step's micro-batches and fix their rows' positions over all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.batches = batches
         if batches:
             self._fix_positions(batches, device)
         return batches, len(batches) or None
@@ -190,17 +194,7 @@ class MDMTrainer(EvaluatingTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This micro-batch's part of the step's mean loss."""
-        key = Key(self.noise_seed, self.state.global_step)
-        inputs = self._shown(key, inputs)
-        ids, maskable = inputs["input_ids"], inputs["maskable"]
-        rows = Rows(
-            position=inputs["position"],
-            step_rows=inputs["step_rows"],
-            maskable=maskable,
-            token_index=torch.arange(ids.shape[1], device=ids.device),
-            delimiter=inputs["delimiter"],
-        )
-        draw = self._draw(key, rows, inputs)
+        inputs, rows, draw = self.drawn(Key(self.noise_seed, self.state.global_step), inputs)
         losses, loss, out, forwards = [], 0.0, None, 0
         groups = view_groups(draw.active.shape[1], self.views_per_forward)
         for views in groups:
@@ -221,6 +215,19 @@ class MDMTrainer(EvaluatingTrainer):
         self.watch.loss(tokens, loss)
         self._count(draw, rows, inputs, tokens, forwards)
         return (loss, out) if return_outputs else loss
+
+    def drawn(self, key: Key, inputs: dict) -> tuple[dict, Rows, Draw]:
+        """A micro-batch as the model sees it, its rows as the noise depends on them, and their noise."""
+        inputs = self._shown(key, inputs)
+        ids = inputs["input_ids"]
+        rows = Rows(
+            position=inputs["position"],
+            step_rows=inputs["step_rows"],
+            maskable=inputs["maskable"],
+            token_index=torch.arange(ids.shape[1], device=ids.device),
+            delimiter=inputs["delimiter"],
+        )
+        return inputs, rows, self._draw(key, rows, inputs)
 
     def _draw(self, key: Key, rows: Rows, inputs: dict) -> Draw:
         """The noise of a micro-batch."""
@@ -264,6 +271,10 @@ class MDMTrainer(EvaluatingTrainer):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         self.watch.gradient(norm)
         return norm
+
+    def further_metrics(self) -> dict[str, Estimate]:
+        """What the trained model is measured by on the held-out rows besides the bound on their NLL."""
+        return {}
 
     def gather_rows(self, table: Tensor) -> Tensor:
         """The tables of all ranks' rows (units, in blocks); shorter ones get rows of zeros, which count nowhere."""

@@ -12,12 +12,14 @@ from stabledllm.config.settings.evaluation import (
 )
 from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
 from stabledllm.config.settings.model import LoRASettings, ModelSettings, RouterSettings
-from stabledllm.config.settings.training import ExperimentSettings, TrainSettings
+from stabledllm.config.settings.preference import DPOSettings, PairNoiseSettings
+from stabledllm.config.settings.training import ExperimentSettings, SpikeSettings, TrainSettings
 
 __all__ = [
     "AdaptiveSettings",
     "BlockScheduleSettings",
     "ConvertSettings",
+    "DPOSettings",
     "DataSettings",
     "DecodingSettings",
     "DecomposeSettings",
@@ -33,8 +35,10 @@ __all__ = [
     "ModelSettings",
     "ObjectiveSettings",
     "PPOTSSettings",
+    "PairNoiseSettings",
     "RescoreSettings",
     "RouterSettings",
     "ShortDecodingSettings",
+    "SpikeSettings",
     "TrainSettings",
 ]

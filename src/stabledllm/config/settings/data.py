@@ -11,7 +11,7 @@ from stabledllm.config.typed import Strict
 
 FormatName = Literal[
     "messages", "sharegpt", "ids", "alpaca", "prompt-response", "prompt-completion", "question-answer",
-    "query-response", "input-output", "text",
+    "query-response", "input-output", "text", "preference",
 ]  # fmt: skip
 """The names of :data:`stabledllm.data.formats.FORMATS`; a test holds the two together."""
 

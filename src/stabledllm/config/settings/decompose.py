@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.method import MethodSettings, ObjectiveSettings, PPOTSSettings
 from stabledllm.config.settings.model import ModelSettings
+from stabledllm.config.settings.preference import PairNoiseSettings
 from stabledllm.config.settings.values import MOST, PathText, Seed
 from stabledllm.config.typed import Strict
 
@@ -43,6 +44,7 @@ class DecomposeSettings(ModelSettings):
     objective: ObjectiveSettings = ObjectiveSettings()
     block_start: Literal["noisy", "clean"] = "noisy"
     """As in training: what predicts a block's first token where logits are shifted (Fast-dLLM v2)."""
+    dpo: PairNoiseSettings = PairNoiseSettings()
     rows: int = Field(48, ge=2, le=MOST)
     """Rows of the nested design."""
     rates: int = Field(12, ge=2, le=MOST)
@@ -79,3 +81,9 @@ class DecomposeSettings(ModelSettings):
     """Seed of everything that is drawn."""
     out: PathText = "runs/decompose"
     """Folder of ``decomposition.json`` and its figures."""
+
+    @model_validator(mode="after")
+    def _of_pairs(self) -> DecomposeSettings:
+        if self.objective.kind == "dpo" and self.data.format is None:
+            self.data.__dict__["format"] = "preference"
+        return self

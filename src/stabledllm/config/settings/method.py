@@ -31,6 +31,8 @@ class MethodSettings(Strict):
 class ObjectiveSettings(Strict):
     """The objective that training minimises."""
 
+    kind: Literal["masked", "dpo"] = "masked"
+    """``masked``: the loss of masked tokens, as the keys below say. ``dpo``: that of pairs of responses (``dpo``)."""
     name: Literal["elbo", "masked-mean", "llada2", "fast-dllm", "sdar", "bd3lm"] | None = None
     """An objective by the name of whom it is from, which stands for keys below (docs/objectives.md)."""
     weighting: Literal["elbo", "unweighted", "power", "cosine"] = "elbo"
@@ -61,7 +63,7 @@ class ObjectiveSettings(Strict):
         return {
             key: value
             for key, value in self.model_dump().items()
-            if key != "name" and not (key in ("window", "corrected") and not value)
+            if key not in ("name", "kind") and not (key in ("window", "corrected") and not value)
         }
 
 

@@ -11,6 +11,7 @@ from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.evaluation import DecodingSettings, ImageDecodingSettings
 from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
 from stabledllm.config.settings.model import LoRASettings, ModelSettings, RouterSettings
+from stabledllm.config.settings.preference import DPOSettings
 from stabledllm.config.settings.values import MOST, Name, PathText, Seed
 from stabledllm.config.trainer_keys import TrainerSettings
 from stabledllm.config.twice import refuse_equal_methods, refuse_equal_seeds
@@ -22,6 +23,18 @@ GivenTrainerSettings = Annotated[
     PlainSerializer(lambda given: given),
 ]
 """A dictionary of the keys that were given, checked as :class:`TrainerSettings`."""
+
+
+class SpikeSettings(Strict):
+    """What is noted of outlier steps, whose gradient norm is far above that of the steps before."""
+
+    factor: float = Field(5.0, gt=1)
+    """A step is an outlier where its gradient norm is above this many times the median of the steps before it."""
+    window: int = Field(100, ge=10, le=MOST)
+    """Steps of that running median; the first ten of a run are only counted."""
+    keep: int = Field(0, ge=0, le=MOST)
+    """Newest outlier steps whose checkpoint before them is kept beyond ``trainer.save_total_limit``, so that ``replay``
+    can rebuild them."""
 
 
 class TrainSettings(ModelSettings):
@@ -44,6 +57,7 @@ class TrainSettings(ModelSettings):
     """Parts of the method, joined by ``+``, such as ``ppots+mirror``."""
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
+    dpo: DPOSettings = DPOSettings()
     ppots: PPOTSSettings = PPOTSSettings()
     adaptive: AdaptiveSettings = AdaptiveSettings()
     p_of_t: PathText | None = None
@@ -82,6 +96,7 @@ class TrainSettings(ModelSettings):
     """Steps between checkpoints, the last one at the end; without it there are none, and a killed run begins anew."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of the training log."""
+    spikes: SpikeSettings = SpikeSettings()
     trainer: GivenTrainerSettings = {}  # type: ignore[assignment]
     """Other fields of transformers' TrainingArguments, by their names."""
     callbacks: list[Name] = []
@@ -102,6 +117,12 @@ class TrainSettings(ModelSettings):
     from its last checkpoint; any other difference is refused."""
     out: PathText = "runs/train"
     """Folder of the run."""
+
+    @model_validator(mode="after")
+    def _of_pairs(self) -> TrainSettings:
+        if self.objective.kind == "dpo" and self.data.format is None:
+            self.data.__dict__["format"] = "preference"
+        return self
 
     @model_validator(mode="after")
     def _decoded_as_trained(self) -> TrainSettings:

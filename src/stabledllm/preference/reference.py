@@ -1,0 +1,115 @@
+"""The reference that a policy is held against: a frozen copy, the model without its adapter, or kept values.
+
+Each gives the same numbers: the draws are functions of the pair, so that they can be seen by two models, or by one
+model at two times.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stabledllm.errors import UserError
+from stabledllm.models.evaluating import evaluating
+from stabledllm.preference.draws import BoundEstimator, Pair, SharedDraws
+
+
+class Reference(Protocol):
+    """Anything that knows the reference's estimates for the draws of a step."""
+
+    passes: int
+    """Forward passes of each draw that a step makes for it: 1, or 0 where they were made before."""
+
+    def values(self, policy: nn.Module, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
+        """The estimates of both responses in nats, shape (B, 2, R).
+
+        Args:
+            policy: the model that is trained, as the Trainer holds it. numbers: of the pairs in their data.
+            epoch: of the training pairs; None for the held-out ones.
+        """
+        ...
+
+
+class FrozenCopy:
+    """A copy of the model as it is now. It takes as much memory again as the weights."""
+
+    passes = 1
+
+    def __init__(self, model: nn.Module):
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    def values(self, policy: nn.Module, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
+        device = next(policy.parameters()).device
+        if next(self.model.parameters()).device != device:
+            self.model.to(device)
+        return draws.values(self.model)
+
+
+class AdapterOff:
+    """The model itself with its adapter switched off; takes no memory.
+
+    Raises:
+        UserError: the model has no adapter.
+    """
+
+    passes = 1
+
+    def __init__(self, model: nn.Module):
+        if not callable(getattr(model, "disable_adapter", None)):
+            raise UserError("dpo.reference: expected a model with an adapter for 'adapter', found none.")
+
+    def values(self, policy: nn.Module, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
+        model = getattr(policy, "module", policy)  # a data-parallel wrapper has no adapter of its own
+        with evaluating(model), model.disable_adapter():
+            return draws.values(model)
+
+
+class KeptValues:
+    """Values that were computed before training, for every pair and epoch: no reference in memory, none in a step.
+
+    Args:
+        table: of the training pairs, shape (epochs, pairs, 2, R). held_out: of the others, shape (pairs, 2, R).
+    """
+
+    passes = 0
+
+    def __init__(self, table: Tensor, held_out: Tensor | None = None):
+        self.table, self.held_out = table, held_out
+
+    def values(self, policy: nn.Module, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
+        device = next(policy.parameters()).device
+        if epoch is None and self.held_out is not None:
+            return self.held_out[list(numbers)].to(device)
+        if epoch is None or epoch >= len(self.table):
+            wanted = "held-out pairs" if epoch is None else f"epoch {epoch + 1}"
+            raise UserError(f"dpo.reference: expected values of {wanted}, found those of {len(self.table)} epochs.")
+        return self.table[epoch, list(numbers)].to(device)
+
+
+def values_of(
+    model: nn.Module,
+    pairs: Sequence[Pair],
+    estimator: BoundEstimator,
+    *,
+    seed: int,
+    epoch: int = 0,
+    at_once: int = 8,
+    progress: Callable[[int], object] = lambda pairs: None,
+) -> Tensor:
+    """A model's estimates for all pairs under an epoch's draws, in evaluation mode, on the CPU; shape (pairs, 2, R).
+
+    Args:
+        at_once: pairs of one call. progress: called with the number of pairs that are done.
+    """
+    parts = []
+    with evaluating(model):
+        for start in range(0, len(pairs), at_once):
+            some = pairs[start : start + at_once]
+            numbers = range(start, start + len(some))
+            parts.append(estimator.draw(model, some, numbers, seed=seed, step=epoch).values(model).cpu())
+            progress(len(some))
+    return torch.cat(parts)

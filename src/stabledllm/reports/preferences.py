@@ -1,0 +1,39 @@
+"""The table of a ``preference_noise.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stabledllm.reports import numbers as fmt
+from stabledllm.reports.table import Table, filled
+
+
+def preference_text(record: dict) -> Iterator[str]:
+    """Yields the table, what it means, and what to train with."""
+    yield f"{preference_table(record)}\n"
+    yield filled(record["sentence"])
+
+
+def preference_table(record: dict) -> Table:
+    """One row for each estimator: variances over the noise, over Standard's, and the bias of the loss."""
+    rows = []
+    for row in record["methods"]:
+        over = row["over_standard"]
+        ratios = [_ratio(over[name]) for name in ("margin", "loss", "gradient")]
+        rows.append((row["name"], *ratios, fmt.plain(row["bias"]["value"])))
+    first = record["methods"][0]
+    note = (
+        f"Variances for a fixed pair over Standard's, at {first['forwards']} forwards a response; 95 % intervals over "
+        f"{record['pairs']} pairs. Standard's: margin {fmt.plain(first['margin']['value'])}, loss "
+        f"{fmt.plain(first['loss']['value'])}, gradient {fmt.plain(first['gradient']['value'])}. Bias: how much noise "
+        f"adds to the mean loss."
+    )
+    return Table("Noise of preferences", ("method", "margin", "loss", "gradient", "bias"), tuple(rows), note)
+
+
+def _ratio(ratio: dict) -> str:
+    value, low, high = (ratio[name] for name in ("value", "ci_low", "ci_high"))
+    if value is None or value != value:
+        return "unknown"
+    ends = "" if low is None or low != low else f" ({low:.2g} to {high:.2g})"
+    return f"{value:.3g}{ends}"

@@ -1,0 +1,48 @@
+"""Which Trainer a run has: of rows or of pairs, of whole responses or in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from stabledllm.config.settings import TrainSettings
+from stabledllm.data.token_rows import TokenRow
+from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.densities import TSampler
+from stabledllm.noise.methods import Method
+from stabledllm.training.block_schedule import BlockSizes
+from stabledllm.training.blocks import BlockTrainer
+from stabledllm.training.control_variate import default_rate
+from stabledllm.training.preference_run import of_pairs
+from stabledllm.training.preferences import BlockDPOTrainer, DPOTrainer, PairStatistics
+from stabledllm.training.statistics import StepStatistics
+from stabledllm.training.trainer import MDMTrainer
+
+
+def kind_of_trainer(
+    settings: TrainSettings,
+    method: Method,
+    loaded: LoadedModel,
+    density: TSampler | None,
+    rows: Mapping[str, Sequence[TokenRow]],
+    rejected: Mapping[str, Sequence[TokenRow]] | None,
+    *,
+    resumed: bool,
+) -> Callable[..., MDMTrainer]:
+    """What makes the Trainer from the arguments that all kinds share.
+
+    Args:
+        density: the fitted p(t). rows: of ``train`` and ``validation``. rejected: for preferences, their other answers.
+        resumed: whether the run goes on from a checkpoint.
+    """
+    bins = settings.method_options.ema_bins
+    if settings.objective.kind == "dpo":
+        more = of_pairs(settings, method, loaded, density, rows, rejected or {}, resumed=resumed)
+        kind, kind_in_blocks, statistics = DPOTrainer, BlockDPOTrainer, PairStatistics()
+    else:
+        more, kind, kind_in_blocks = {}, MDMTrainer, BlockTrainer
+        statistics = StepStatistics(bins, default_rate(bins, len(rows["train"])), method.ema)
+    blocks = {}
+    if settings.block_size:
+        blocks = {"block_size": BlockSizes.of(settings), "one_t": settings.block_t == "row"}
+    return partial(kind_in_blocks if blocks else kind, statistics=statistics, **blocks, **more)

@@ -1,0 +1,191 @@
+"""Measures what every row of a rebuilt step has in its gradient, and looks closer at those that lead it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from statistics import mean
+
+import torch
+from torch import Tensor
+
+from stabledllm.data.rows import TokenRow
+from stabledllm.plain_text import plain_text
+from stabledllm.training.replay.gradient import StepGradient
+from stabledllm.training.replay.rows import Forwarded, OneRow, blocks_of, forward, rows_of, usual
+from stabledllm.training.trainer import MDMTrainer
+
+MOST = 16
+"""Tokens, and blocks, of the leading row whose own gradients are taken; the others are told together."""
+
+
+@dataclass
+class OfRow:
+    """A row of the step. ``share``, ``norm``: of its gradient; None where the step's is not finite."""
+
+    position: int
+    origin: str
+    share: float | None
+    norm: float | None
+    loss: float
+    """Its loss under the draw of the step, in nats."""
+    t: float | None
+    """None in blocks, each of which has its own."""
+    masked: int
+    maskable: int
+    weight: float
+    """The largest of its masked tokens: 1 where a row is masked whole."""
+    nll: float
+    """Mean cross-entropy of its masked tokens, in nats; 0 where none is masked."""
+    usual_nll: float
+    """Its NLL per token under draws that any row might get."""
+    usual_norm: float | None = None
+    """The mean norm of its gradient under these; of leading rows alone."""
+
+
+@dataclass
+class Part:
+    """A block or a token of the leading row. ``name``: the block's number, or the token's text."""
+
+    name: str
+    share: float
+    weight: float
+    t: float | None = None
+    masked: int | None = None
+    maskable: int | None = None
+    place: int | None = None
+    nll: float | None = None
+
+
+@dataclass
+class Analysis:
+    """What a step's gradient is made of."""
+
+    rows: list[OfRow]
+    leading: list[int] = field(default_factory=list)
+    """Positions of the rows that lead the gradient, the largest first, see :func:`leading_rows`."""
+    without: float | None = None
+    """The norm that the step's gradient would have without them."""
+    blocks: list[Part] = field(default_factory=list)
+    tokens: list[Part] = field(default_factory=list)
+
+    def as_dict(self) -> dict:
+        """In the form that JSON has."""
+        return asdict(self)
+
+
+def leading_rows(shares: list[float]) -> list[int]:
+    """The places of the rows that lead a gradient, the largest first; none where no few rows do.
+
+    They have a tenth of it each, are at most a quarter of the rows, and make most of it together: half, or more in a
+    step of few rows, in which one of two has half of it anyway.
+
+    >>> leading_rows([0.1, 0.7, 0.1, 0.1]), leading_rows([0.25] * 4), leading_rows([0.6, 0.4])
+    ([1], [], [])
+    """
+    most = min(0.8, max(0.5, 2 / max(len(shares), 1)))
+    order = sorted(range(len(shares)), key=lambda place: -shares[place])[: max(1, len(shares) // 4)]
+    leading = [place for place in order if shares[place] >= 0.1]
+    return leading if sum(shares[place] for place in leading) >= most else []
+
+
+def analyse(
+    trainer: MDMTrainer, by_place: dict[int, TokenRow], finite: bool, progress: Callable[[], object]
+) -> Analysis:
+    """Measure the trainer's current step, whose gradient it has just taken.
+
+    Args:
+        by_place: the rows by their places in the order of the rows. finite: whether loss and gradient are.
+        progress: called after each row.
+    """
+    rows = rows_of(trainer, by_place)
+    trainer.views_per_forward = None
+    if not finite:
+        return Analysis([_of_row(trainer, one, None, progress) for one in rows])
+    step = StepGradient(trainer.model.parameters(), trainer.watch.last[1])
+    found = [_of_row(trainer, one, step, progress) for one in rows]
+    out = Analysis(found)
+    leading = leading_rows([one.share for one in found])
+    if not leading:
+        return out
+    out.leading = [found[place].position for place in leading]
+    out.without = step.without(forward(trainer, rows[place]).loss for place in leading)
+    for place in leading:
+        norms = [step.share(drawn.loss)[1] for drawn in usual(trainer, rows[place])]
+        found[place].usual_norm = mean(norms)
+    first = leading[0]
+    out.blocks, out.tokens = _parts(trainer, rows[first], step, found[first].share)
+    return out
+
+
+def _of_row(trainer: MDMTrainer, one: OneRow, step: StepGradient | None, progress: Callable[[], object]) -> OfRow:
+    with torch.set_grad_enabled(step is not None):
+        drawn = forward(trainer, one)
+        share, norm = step.share(drawn.loss) if step else (None, None)
+    with torch.no_grad():
+        often = [float(other.tokens.sum()) for other in usual(trainer, one)]
+    masked = drawn.masked
+    own_t = drawn.draw.t
+    progress()
+    return OfRow(
+        position=one.position,
+        origin=one.row.origin,
+        share=share,
+        norm=norm,
+        loss=float(drawn.tokens.detach().sum()),
+        t=float(own_t[0]) if not blocks_of(drawn) else None,
+        masked=int(masked.sum()),
+        maskable=drawn.size,
+        weight=float(drawn.weight.max()),
+        nll=float(drawn.nll[masked].mean()) if masked.any() else 0.0,
+        usual_nll=mean(often),
+    )
+
+
+def _parts(trainer: MDMTrainer, one: OneRow, step: StepGradient, of_row: float) -> tuple[list[Part], list[Part]]:
+    """The shares of the blocks of a row, and of the tokens of the row or of its leading block, largest first."""
+    drawn = forward(trainer, one)
+    blocks = []
+    places = torch.ones_like(drawn.draw.mask[0, 0])
+    found = blocks_of(drawn)
+    for block in sorted(found, key=lambda block: -abs(float(block.loss.detach())))[:MOST]:
+        share, _ = step.share(block.loss * drawn.scale, again=True)
+        blocks.append((block, share))
+    blocks.sort(key=lambda pair: -pair[1])
+    if blocks:
+        places = blocks[0][0].places
+    named = [
+        Part(str(block.number), share, block.weight, block.t, block.masked, block.maskable) for block, share in blocks
+    ]
+    return named, _tokens(trainer, one, drawn, step, places)
+
+
+def _tokens(trainer: MDMTrainer, one: OneRow, drawn: Forwarded, step: StepGradient, places: Tensor) -> list[Part]:
+    chosen = (drawn.masked & places[None]).nonzero().tolist()
+    chosen.sort(key=lambda at: -abs(float(drawn.tokens[at[0], at[1]].detach())))
+    found = []
+    for view, place in chosen[:MOST]:
+        share, _ = step.share(drawn.tokens[view, place] * drawn.scale, again=True)
+        token = int(one.inputs["input_ids"][0, place])
+        weight, nll = float(drawn.weight[view, place]), float(drawn.nll[view, place])
+        found.append(Part(_text(trainer.processing_class, token), share, weight, place=place, nll=nll))
+    return sorted(found, key=lambda part: -part.share)
+
+
+def _text(tokenizer, token: int) -> str:
+    """The text of a token, as one may print it: a special one's name, and the number of one without a text."""
+    return plain_text(tokenizer.special_name(token) or tokenizer.decode([token]), longest=20) or str(token)
+
+
+def explained(norm: float, without: float | None, median: float | None) -> bool:
+    """Whether the leading rows explain more than half of an outlier's excess over the median, on a logarithmic scale.
+
+    >>> explained(100.0, without=5.0, median=1.0), explained(100.0, without=50.0, median=1.0)
+    (True, False)
+    """
+    if without is None:
+        return False
+    if median is None or norm <= median:
+        return True
+    return math.log(norm / max(without, median)) >= 0.5 * math.log(norm / median)

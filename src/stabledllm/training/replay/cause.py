@@ -1,0 +1,268 @@
+"""Says in a sentence where a step's gradient norm came from, and what to do about it.
+
+An outlier is split twice. First between the leading rows and the rest: without these rows, would the norm still be far
+above the median? Then, for a leading row, between its draw and itself: how many times is its gradient larger than
+under draws that any row might get, and how many times is that larger than other rows' gradients?
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import mean, median
+
+from stabledllm.errors import UserError
+from stabledllm.noise.methods import Method
+from stabledllm.training.replay.analysis import Analysis, OfRow, Part, explained
+
+DRAW, LABEL, SHORT, ROW, DIVERGING, SPREAD, USUAL, NOT_FINITE = CAUSES = (
+    "draw", "label", "short response", "row", "diverging", "spread", "usual", "not finite",
+)  # fmt: skip
+"""Few masked tokens at a large weight; a label that the model finds very unlikely; a response of few tokens; a row with
+a large gradient for another reason; a model that gets worse, as at too high a learning rate; a step without leading
+rows or such signs; no outlier; a loss or a gradient that is not finite."""
+ORDINARY = 2.0
+"""Up to this many times the median a norm is no outlier."""
+_SHORT = 4
+"""Tokens of a short response at the most, and how many times shorter than the other rows' it is at the least."""
+_WORSE = 1.3
+"""How many times the last steps' loss the rows' NLL is where the model got worse, at the least."""
+_UNLIKELY = 1.5
+"""How many times the other rows' NLL that of a row with a bad label is, at the least, and nats above it."""
+_WRONG = 4.0
+"""How many nats a token that may be wrong is above the others of its row, at the least."""
+_RECENT = 3
+"""Steps just before the one that is explained."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a step's gradient norm is what it is: one of :data:`CAUSES`, and the sentence."""
+
+    kind: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known of a step beside its rows.
+
+    ``norms``, ``losses``: of the steps before it, the newest last. ``median``: of these norms; None where they are too
+    few. ``rate``: the learning rate.
+    """
+
+    step: int
+    norm: float
+    median: float | None
+    norms: list[float]
+    losses: list[float]
+    rate: float
+    method: Method
+    problem: str | None = None
+    """What was not finite, where something was not."""
+
+
+def cause_of(found: Analysis, now: Situation) -> Cause:
+    """The cause of a step's gradient norm."""
+    if now.problem:
+        return Cause(NOT_FINITE, _not_finite(found, now))
+    if now.median is not None and now.norm < ORDINARY * now.median:
+        return Cause(USUAL, _usual(found, now))
+    if found.leading and explained(now.norm, found.without, now.median):
+        return _of_leading(found, now)
+    return _of_whole_step(found, now)
+
+
+def _of_leading(found: Analysis, now: Situation) -> Cause:
+    rows = {row.position: row for row in found.rows}
+    leading = [rows[position] for position in found.leading]
+    others = [row for row in found.rows if row.position not in found.leading]
+    first = leading[0]
+    kinds = {row.position: _kind(row, others, found.tokens if row is first else [], now) for row in leading}
+    weight = {kind: sum(row.share for row in leading if kinds[row.position] == kind) for kind in kinds.values()}
+    kind = max(weight, key=weight.get)
+    alike = [row for row in leading if kinds[row.position] == kind]
+    begin = f"{_percent(weight[kind])} of step {now.step} is {_count(len(alike))}"
+    tell = {DRAW: _draw, LABEL: _label, SHORT: _short, ROW: _row}[kind]
+    return Cause(kind, f"{begin} {tell(alike[0], len(alike), others, found, now)}")
+
+
+def _kind(row: OfRow, others: list[OfRow], tokens: list[Part], now: Situation) -> str:
+    if _is_short(row, others):
+        return SHORT
+    drawn, itself = _factors(row, others, now)
+    if itself >= drawn and _is_unlikely(row, others):
+        return LABEL
+    if drawn >= itself:
+        return DRAW
+    return LABEL if _unlikely_token(row, tokens) else ROW
+
+
+def _factors(row: OfRow, others: list[OfRow], now: Situation) -> tuple[float, float]:
+    """How many times its draw, and how many times the row itself, makes a row's gradient larger."""
+    usual = row.usual_norm or 0.0
+    norms = [other.norm for other in others if other.masked]
+    like = mean(norms) if norms else now.median or usual
+    return (row.norm / usual if usual else float("inf")), (usual / like if like else float("inf"))
+
+
+def _is_short(row: OfRow, others: list[OfRow]) -> bool:
+    usual = median(other.maskable for other in others) if others else 0
+    return row.maskable <= _SHORT and row.maskable * _SHORT <= usual
+
+
+def _is_unlikely(row: OfRow, others: list[OfRow]) -> bool:
+    if not others:
+        return False
+    usual = mean(other.usual_nll for other in others)
+    return row.usual_nll >= _UNLIKELY * usual and row.usual_nll >= usual + _UNLIKELY
+
+
+def _unlikely_token(row: OfRow, tokens: list[Part]) -> Part | None:
+    """A token that makes half of its row's share and is far less likely than the row's others; None without one."""
+    if len(tokens) < 3 or tokens[0].share < 0.5 * row.share:
+        return None
+    usual = median(token.nll for token in tokens[1:])
+    return tokens[0] if tokens[0].nll >= usual + _WRONG else None
+
+
+def _draw(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
+    part = found.blocks[0] if found.blocks else row
+    remedy = _remedy(part, now.method)
+    where = f"its block {part.name} ({_percent(part.share)}) with " if found.blocks else ""
+    t = "" if part.t is None else f" (t = {part.t:.2g})"
+    return f"{_of_rows(count)}{where}{_drawn(part)} at weight {part.weight:.3g}{t}: {remedy}."
+
+
+def _remedy(part: OfRow | Part, method: Method) -> str:
+    """What makes a draw of few masked tokens weigh less; under an exact count m of P tokens weigh P / m."""
+    exact = _with(method, "fixedcount") if part.weight * part.masked > _UNLIKELY * part.maskable else None
+    fitted = None if method.needs_p or method.adaptive else _with(method, "ppots")
+    at_most = f"an exact count makes it {part.maskable / max(part.masked, 1):.3g}"
+    if exact and fitted:
+        return f"{at_most}, and P-POTS lowers it too (method={exact}, method={fitted})"
+    if exact:
+        return f"{at_most} (method={exact})"
+    if fitted:
+        return f"P-POTS lowers it, which draws such t more often and weighs them less (method={fitted})"
+    return "more rows per step make it count less, and trainer.max_grad_norm bounds what one step can do"
+
+
+def _with(method: Method, part: str) -> str | None:
+    """The method with a part more; None where it has it, or one in its place that contradicts it."""
+    if any(named.part.name == part for named in method.parts):
+        return None
+    try:
+        return Method.parse(f"{method.name}+{part}" if method.parts else part, objective=method.objective).name
+    except UserError:
+        return None
+
+
+def _label(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
+    usual = mean(other.usual_nll for other in others) if others else 0.0
+    if _is_unlikely(row, others):
+        what = (
+            f"whose NLL is {row.usual_nll:.3g} nats per token under any mask, where the other rows' is {usual:.3g}, at "
+            f"an ordinary weight ({row.weight:.3g})"
+        )
+    else:
+        token = _unlikely_token(row, found.tokens)
+        what = (
+            f"with one token, '{token.name}', of NLL {token.nll:.3g}, which makes {_percent(token.share)} of the step "
+            f"by itself"
+        )
+    also = ", the largest" if count > 1 else ""
+    return f"{what}{also}: look at {row.origin or 'the row'}, and correct it or leave it out if its answer is wrong."
+
+
+def _short(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
+    usual = median(other.maskable for other in others)
+    begin = _of_rows(count).replace("with ", "with a response of ", 1)
+    drawn = f" To its weight: {_remedy(row, now.method)}." if row.weight > ORDINARY else ""
+    return (
+        f"{begin}{_tokens(row.maskable)}, where the others have {usual:.0f}, at weight {row.weight:.3g}: its few "
+        f"tokens count as much as a whole response. Look at {row.origin or 'the row'}; objective.normalization=token "
+        f"counts every token alike.{drawn}"
+    )
+
+
+def _row(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
+    _, itself = _factors(row, others, now)
+    return (
+        f"whose gradient is {itself:.3g} times the other rows' under any mask, at an ordinary NLL "
+        f"({row.usual_nll:.3g} nats per token): look at {row.origin or 'the row'}."
+    )
+
+
+def _of_whole_step(found: Analysis, now: Situation) -> Cause:
+    largest = max((row.share for row in found.rows), default=0.0)
+    begin = f"No row stands out in step {now.step} (the largest share of its {len(found.rows)} rows is "
+    begin += f"{_percent(largest)})"
+    if found.leading:
+        begin = f"Step {now.step} is large as a whole: without {_count(len(found.leading))} that leads it the norm "
+        begin += f"would still be {found.without:.3g}"
+    nll = median(row.usual_nll for row in found.rows)
+    before = now.losses[:-_RECENT] or now.losses
+    loss = mean(before) if before else None
+    last, earlier = now.norms[-_RECENT:], now.norms[:-_RECENT]
+    worse = loss is not None and nll >= _WORSE * loss
+    rising = bool(earlier) and sum(norm >= ORDINARY * median(earlier) for norm in last) >= 2
+    if not worse and not rising and now.median is None:
+        return Cause(USUAL, _usual(found, now))
+    if not worse and not rising:
+        return Cause(
+            SPREAD,
+            f"{begin}, and the rows' NLL ({nll:.3g}) is as before: many rows drew large weights together, or the data "
+            f"changes here.",
+        )
+    signs = [f"the rows' NLL is {nll:.3g} where the mean loss was {loss:.3g}"] if worse else []
+    signs += [f"the norms rose before it ({', '.join(f'{norm:.3g}' for norm in last)})"] if rising else []
+    return Cause(
+        DIVERGING,
+        f"{begin}: {' and '.join(signs)}. The model gets worse as a whole: the learning rate ({now.rate:.3g}) is too "
+        f"high here; take a lower trainer.learning_rate, a longer warm-up or a smaller trainer.max_grad_norm.",
+    )
+
+
+def _usual(found: Analysis, now: Situation) -> str:
+    before = "no row that stands out" if now.median is None else f"{now.norm / now.median:.2g} times the median norm"
+    begin = f"Nothing unusual: step {now.step} has {before}"
+    if not found.rows:
+        return f"{begin}."
+    first = max(found.rows, key=lambda row: row.share)
+    return f"{begin}; its largest row has {_percent(first.share)}, with {_drawn(first)} at weight {first.weight:.3g}."
+
+
+def _not_finite(found: Analysis, now: Situation) -> str:
+    bad = [row for row in found.rows if not abs(row.loss) < float("inf")]
+    if not bad:
+        return (
+            f"Step {now.step} is not finite ({now.problem}), though the loss of every row is: its gradient overflows "
+            f"on the way back; look at the norms before it, and take a lower trainer.learning_rate or another "
+            f"precision."
+        )
+    if len(bad) == len(found.rows):
+        return (
+            f"Step {now.step} is not finite ({now.problem}) in all of its {len(bad)} rows: the weights went wrong "
+            f"before it; take a lower trainer.learning_rate, a longer warm-up or a smaller trainer.max_grad_norm."
+        )
+    return f"Step {now.step} is not finite ({now.problem}) in {_count(len(bad))}: look at {bad[0].origin or 'it'}."
+
+
+def _count(rows: int) -> str:
+    return "one row" if rows == 1 else f"{rows} rows"
+
+
+def _of_rows(count: int) -> str:
+    return "with " if count == 1 else "alike, the largest with "
+
+
+def _drawn(part: OfRow | Part) -> str:
+    return f"{part.masked} masked {'token' if part.masked == 1 else 'tokens'} of {part.maskable}"
+
+
+def _tokens(count: int) -> str:
+    return "one token" if count == 1 else f"{count} tokens"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -1,0 +1,72 @@
+"""``decompose objective.kind=dpo``: what it measures, says, stores and refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from stabledllm.config.settings import DecomposeSettings
+from stabledllm.errors import UserError
+from stabledllm.lab.preferences import APART, DEFAULT, RECORD, STANDARD, candidates
+from stabledllm.preference_checks import check_pairs_to_measure
+from tests.cli.runner import assert_refused, in_process
+
+KEYS = ["objective.kind=dpo", "--model", "tiny", "--data", "pairs.jsonl"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = [{"prompt": f"{i}+1=?", "chosen": f"{i + 1}.", "rejected": f"{i + 2}!"} for i in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_the_table_and_its_record(folder):
+    small = ["dpo.pairs=3", "dpo.repeats=3", "dpo.budget=2", "methods=[fixedcount]", "out=noise"]
+    done = in_process("decompose", *KEYS, "dpo.reference=new:tiny", *small, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / "noise" / RECORD).read_text())
+    assert [row["name"] for row in record["methods"]] == [STANDARD, APART, "fixedcount"]
+    assert record["pairs"] == 3
+    assert record["methods"][0]["over_standard"]["margin"]["value"] == 1
+    assert record["sentence"] in " ".join(done.stdout.split())
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_only_methods_whose_views_divide_the_budget(folder):
+    of_four, of_three = (
+        [c.name for c in candidates(DecomposeSettings(objective={"kind": "dpo"}, dpo={"budget": n}))] for n in (4, 3)
+    )
+    assert of_four == [STANDARD, APART, *DEFAULT]
+    assert not {"mirror", "multisample4"} & set(of_three)
+
+
+def test_without_a_reference_it_is_told_at_once(folder):
+    assert_refused(in_process("decompose", *KEYS, cwd=folder), "key 'dpo.reference'", "write dpo.reference=MODEL")
+    missing = in_process("decompose", *KEYS, "dpo.reference=tny", cwd=folder)
+    assert_refused(missing, "tny", "tiny")
+
+
+def test_a_dry_run_counts(folder):
+    done = in_process("decompose", *KEYS, "dpo.reference=tiny", "methods=[fixedcount]", "--dry-run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert f"{16 * 8 * 2 * 4 * 3 * 3:,} forward passes" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"objective": {}}, "key 'dpo': expected objective.kind=dpo beside it"),
+        ({"objective": {}, "dpo": None, "data": {"format": "preference"}}, "expected objective.kind=dpo for rows"),
+        ({"methods": ["clipped"]}, "expected an unbiased method"),
+        ({"methods": ["ppots"]}, "without a fitted density for preferences"),
+        ({"methods": ["multisample3"]}, "a multiple of the 3 views of 'multisample3', found 4"),
+        ({"gradient": True}, "key 'gradient': expected nothing beside"),
+    ],
+)
+def test_refusals(change, words):
+    plain = {"objective": {"kind": "dpo"}, "dpo": {"reference": "tiny"}} | change
+    settings = DecomposeSettings.model_validate({key: value for key, value in plain.items() if value is not None})
+    with pytest.raises(UserError, match=words):
+        check_pairs_to_measure(settings)

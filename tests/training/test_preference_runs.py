@@ -1,0 +1,151 @@
+"""Runs on preferences through the command: what they say, store and refuse; killed ones and adapters too."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from stabledllm.config.settings import TrainSettings
+from stabledllm.data.bundle import load_bundle
+from stabledllm.errors import UserError
+from stabledllm.models.loading import load_model
+from stabledllm.noise.of_parts import OfParts
+from stabledllm.preference_checks import check_pair_method, check_preferences
+from stabledllm.runtime.files import read_json
+from stabledllm.training.preference_run import KEPT
+from stabledllm.training.run import train
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+def rows() -> list[dict]:
+    texts = [{"prompt": f"{i}+1=?", "chosen": f"It is {i + 1}.", "rejected": f"It is {i + 2}, so!"} for i in range(12)]
+    chats = [
+        {"chosen": [*MESSAGES, {"role": "assistant", "content": "Hello."}],
+         "rejected": [*MESSAGES, {"role": "assistant", "content": "Go away."}]},
+        {"prompt": MESSAGES, "chosen": [{"role": "assistant", "content": "Hey."}],
+         "rejected": [{"role": "assistant", "content": "No."}]},
+    ]  # fmt: skip
+    dropped = [
+        {"prompt": "a", "chosen": "same", "rejected": "same"},
+        {"prompt": "b", "chosen": "short", "rejected": "long " * 60},
+    ]
+    return texts + chats + dropped
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    return {"train": str(path), "max_len": 100, "validation_share": 0.2, "validation_rows": 4}
+
+
+def settings(tmp_path, data, **change) -> TrainSettings:
+    plain = {
+        "model": "tiny", "data": data, "objective": {"kind": "dpo"}, "method": "lowdisc+fixedcount", "batch": 4,
+        "steps": 4, "eval_draws": 1, "dpo": {"budget": 4, "correction": "jackknife"}, "untuned": False,
+        "trainer": {"learning_rate": 1e-3, "disable_tqdm": True}, "log_every": 1, "out": str(tmp_path / "run"),
+    }  # fmt: skip
+    return TrainSettings.model_validate(plain | change)
+
+
+def test_both_answers_become_rows_and_what_is_dropped_is_counted(tmp_path, data):
+    tokenizer = load_model("tiny").tokenizer
+    bundle = load_bundle(settings(tmp_path, data | {"validation_share": 0}).data, tokenizer)
+    assert len(bundle.train) == len(bundle.rejected["train"]) == 14
+    for chosen, rejected in zip(bundle.train, bundle.rejected["train"], strict=True):
+        cut = chosen.prompt_length
+        assert list(chosen.input_ids[:cut]) == list(rejected.input_ids[: rejected.prompt_length])
+    said = [tokenizer.decode(list(r[3].input_ids)) for r in (bundle.train, bundle.rejected["train"])]
+    assert "It is 4." in said[0]
+    assert "It is 5, so!" in said[1]
+    (note,) = [note for note in bundle.notes if note.startswith("train:")]
+    assert "14 pairs; dropped 1 longer than max_len=100" in note
+    assert "dropped 1 whose answers are the same" in note
+
+
+def test_a_run_says_and_stores_what_it_did(tmp_path, data):
+    lines: list[str] = []
+    record = train(settings(tmp_path, data), say=lambda line: lines.append(str(line)))
+    metrics = record["metrics"]
+    assert {"validation_nll", "preference_loss", "preference_accuracy", "preference_margin"} <= metrics.keys()
+    assert any("preference accuracy" in line for line in lines)
+    logged = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert {"rewards/margins", "rewards/accuracies", "logps/chosen", "loss_bias"} <= set().union(*logged)
+    assert record["identity"]["dpo"]["budget"] == 4
+    assert train(settings(tmp_path, data), say=lines.append)["metrics"] == metrics, "finished already"
+    with pytest.raises(UserError, match=r"dpo\.beta"):
+        train(settings(tmp_path, data, dpo={"budget": 4, "correction": "jackknife", "beta": 0.5}))
+
+
+@pytest.mark.parametrize("reference", ["copy", "kept"])
+def test_references_give_the_same_run(tmp_path, data, reference):
+    how = {"budget": 4, "reference": reference}
+    record = train(settings(tmp_path, data, dpo=how, steps=5))  # into the second epoch
+    assert (tmp_path / "run" / KEPT).is_file() == (reference == "kept")
+    plain = train(settings(tmp_path, data, dpo={"budget": 4}, steps=5, out=str(tmp_path / "plain")))
+    for name in ("preference_loss", "validation_nll"):
+        assert record["metrics"][name]["value"] == pytest.approx(plain["metrics"][name]["value"], rel=1e-5)
+    assert record["identity"] == plain["identity"], "where the reference's values come from changes no number"
+
+
+def test_adapters_are_trained_against_the_model_without_them(tmp_path, data):
+    record = train(settings(tmp_path, data, lora={"rank": 2}, trainer={"learning_rate": 1e-2}))
+    assert record["metrics"]["preference_margin"]["value"] != 0
+    assert read_json(tmp_path / "run" / "model" / "adapter_config.json")["r"] == 2
+
+
+def test_in_blocks(tmp_path, data):
+    record = train(settings(tmp_path, data, block_size=4, decoding={"block": 4}))
+    assert record["metrics"]["preference_loss"]["value"] > 0
+
+
+REFUSED = [
+    ({"objective": {}}, "data.format: expected objective.kind=dpo for rows of preferences", {"format": "preference"}),
+    ({"packing": True}, "key 'packing': expected false beside objective.kind=dpo", {}),
+    ({"views_per_forward": 1}, "key 'views_per_forward': expected null", {}),
+    ({"lora": {"dropout": 0.1}}, r"key 'lora.dropout': expected 0 beside", {}),
+    ({"dpo": {"reference": "adapter"}}, r"key 'dpo.reference': expected 'lora' beside adapter", {}),
+    ({"objective": {"kind": "dpo", "weighting": "unweighted"}}, "nothing but kind and eps for objective.kind=dpo", {}),
+    ({"objective": {}, "dpo": {"beta": 1.0}}, "key 'dpo': expected objective.kind=dpo beside it", {"format": None}),
+    ({}, "data.format: expected preference for objective.kind=dpo, found 'alpaca'", {"format": "alpaca"}),
+]
+
+
+@pytest.mark.parametrize(("change", "words", "of_data"), REFUSED)
+def test_keys_that_do_not_go_together(tmp_path, data, change, words, of_data):
+    with pytest.raises(UserError, match=words):
+        check_preferences(settings(tmp_path, data | of_data, **change))
+
+
+@pytest.mark.parametrize(
+    ("method", "dpo", "words"),
+    [
+        ("clipped", {}, "expected an unbiased method, found 'clipped'"),
+        ("adaptive", {}, "whose density stands still"),
+        ("mirror", {"budget": 5}, "a multiple of the 2 views of 'mirror', found 5"),
+        ("lowdisc+fixedcount", {"budget": 2, "correction": "jackknife"}, r"write dpo.budget=4"),
+    ],
+)
+def test_methods_that_cannot_estimate_the_bounds(tmp_path, data, method, dpo, words):
+    run = settings(tmp_path, data, method=method, dpo=dpo)
+    with pytest.raises(UserError, match=words):
+        check_pair_method(run, OfParts(method))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"chosen": "a", "rejected": "b"}, "rows.jsonl:1: expected 'prompt', or 'chosen' and 'rejected' that are"),
+        ({"prompt": "a", "chosen": "b"}, "rejected"),
+        ({"prompt": "a", "chosen": [*MESSAGES], "rejected": "b"}, "expected one answer under 'chosen'"),
+        ({"prompt": "a", "chosen": "", "rejected": "b"}, "chosen"),
+    ],
+)
+def test_rows_that_are_no_pair(tmp_path, row, words):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    data = {"train": str(path), "validation_share": 0}
+    with pytest.raises(UserError, match=words):
+        load_bundle(settings(tmp_path, data).data, load_model("tiny").tokenizer)
