@@ -102,13 +102,23 @@ def _keep_block_size(loaded: LoadedModel, settings: TrainSettings) -> None:
             f"key 'decoding.block': expected block_size = {size}, found {decoding_block}; write decoding.block={size}."
         )
     config.block_size = size
-    if settings.block_start != "noisy":
+    keep_block_start(loaded, settings.block_start)
+
+
+def keep_block_start(loaded: LoadedModel, block_start: str) -> None:
+    """Let what predicts a block's first token in training be that of the settings.
+
+    Raises:
+        UserError: another one than the usual for a model whose logits are not shifted.
+    """
+    config = loaded.model.config
+    if block_start != "noisy":
         if not hasattr(config, "block_start"):
             raise UserError(
                 f"key 'block_start': expected a model in blocks whose logits are shifted, such as Fast-dLLM v2, for "
-                f"'{settings.block_start}', found '{loaded.name}'."
+                f"'{block_start}', found '{loaded.name}'."
             )
-        config.block_start = settings.block_start
+        config.block_start = block_start
 
 
 def take_block(loaded: LoadedModel, block: int, *, given: bool) -> None:

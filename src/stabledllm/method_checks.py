@@ -95,21 +95,6 @@ def check_blocks(method: OfParts) -> None:
         raise UserError(f"method '{method.name}': a density fitted to gradients and block_size contradict; use ppots.")
 
 
-def check_gradient_in_blocks(model: str, block_size: int | None) -> None:
-    """Refuse to measure the gradient's noise of a model in blocks.
-
-    Raises:
-        UserError: the model is trained in blocks.
-
-    >>> check_gradient_in_blocks("tiny", None)
-    """
-    if block_size:
-        raise UserError(
-            f"model '{model}': expected one of whole responses to measure the gradient's noise, found one in blocks of "
-            f"{block_size}; gradient=false measures the loss's alone."
-        )
-
-
 def check_block_choices(method: OfParts, block_size: int | None, block_t: str, block_start: str) -> None:
     """Refuse choices on blocks where there are none, and one t for a row's blocks where single blocks' losses decide.
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from in_blocks import COMPARED, SIZES, of_gradients_in_blocks, of_losses_in_blocks
 from torch import Tensor
 
 from stabledllm.gradient.steps import StepGradients
@@ -176,13 +177,21 @@ def cells() -> list[tuple[str, str, str, int, Simulate]]:
     """What is simulated: the quantity, the kind of steps, the law, the number of steps, and the function."""
     loss = [("loss", kind, law, s, of_losses) for kind in KINDS for law in SIGMAS for s in STEPS]
     loss += [("loss", kind, law, s, of_losses) for kind in KINDS for law in (*OTHERS, *MODEL) for s in STEPS[:3]]
-    return loss + [
+    gradient = [
         ("gradient", kind, law, s, of_gradients)
         for kind in GRADIENTS
         for law in (*SIGMAS, RARE)
         if kind == "coordinates" or law == RARE or SIGMAS[law]
         for s in STEPS[:3]
     ]
+    in_blocks = [
+        (of, kind, law, s, simulate)
+        for of, simulate in (("loss", of_losses_in_blocks), ("gradient", of_gradients_in_blocks))
+        for kind in COMPARED
+        for law in SIZES
+        for s in STEPS[:3]
+    ]
+    return loss + gradient + in_blocks
 
 
 def table(results: dict) -> str:

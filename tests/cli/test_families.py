@@ -78,26 +78,28 @@ def test_decompose_with_the_gradient(tmp_path):
 
 def test_models_in_blocks_are_measured(tmp_path):
     write_sdar(tmp_path / "hub")
-    lab = [part for part in LAB if not part.startswith("grad.")]
     methods = ["--methods", "standard,ppots,mirror,lowdisc+fixedcount"]
-    told = run("recommend", "--model", "hub", "--out", "out", "gradient=false", *methods, *lab, cwd=tmp_path)
+    told = run("recommend", "--model", "hub", "--out", "out", *methods, *LAB, cwd=tmp_path)
     record = json.loads((tmp_path / "out" / "decomposition.json").read_text())
     assert record["blocks"]["block_size"] == 4
     assert [m["method"] for m in record["methods"]] == ["standard", "ppots", "mirror", "lowdisc+fixedcount"]
     means = [m["mean"]["value"] for m in record["methods"]]
     assert min(means) > 0.5 * max(means) > 0, "all estimate one loss"
     assert "Mask-rate noise in blocks" in told
+    of_gradient = [m["gradient"] for m in record["methods"]]
+    assert all(part["measured_variance"]["value"] > 0 and part["predicted_variance"] is None for part in of_gradient)
+    assert record["gradient"]["mask_pattern"]["value"] > 0
+    assert record["blocks"]["gradient"]["own_t"]["unit"] == "(nats/param)²"
+    assert "measured on drawn steps" in " ".join(told.split())
     assert "block_size: 4\ndecoding: {block: 4}" in told
     run("report", "out", cwd=tmp_path)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert record["blocks"]["sentence"].split(":")[0] in page
+    for part in (record["blocks"], record["blocks"]["gradient"]):
+        assert part["sentence"].split(":")[0] in page
 
 
-def test_the_gradient_in_blocks_is_refused_with_what_to_write(tmp_path):
+def test_a_density_fitted_to_gradients_is_refused_in_blocks(tmp_path):
     write_sdar(tmp_path / "hub")
-    for arguments in (["decompose", "--gradient"], ["recommend"]):
-        refused = in_process(*arguments, "--model", "hub", *LAB, cwd=tmp_path)
-        assert_refused(refused, "to measure the gradient's noise, found one in blocks of 4; gradient=false measures")
     refused = in_process("decompose", "--model", "hub", "--methods", "ppots-head", *LAB[:1], cwd=tmp_path)
     assert_refused(refused, "a density fitted to gradients and block_size contradict")
 

@@ -23,7 +23,7 @@ from stabledllm.gradient.predicted import (
 from stabledllm.gradient.profile import gradient_profile, masks_per_cell
 from stabledllm.gradient.row_moments import bernoulli_moments, direct_moments
 from stabledllm.gradient.sketch import BLOCKS
-from stabledllm.lab.measure import decompose as decomposing
+from stabledllm.lab.measure.gradient_notes import rows_note
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.streams import Key, Stream
@@ -284,7 +284,7 @@ def test_tails_are_told_apart(many):
 
 
 def test_of_too_few_rows_the_note_on_their_tail_prints_no_nan():
-    told = decomposing._rows_note(math.nan)
+    told = rows_note(math.nan)
     assert "nan" not in told
     assert "grad.rows" in told
-    assert "Pareto-k 0.82" in decomposing._rows_note(0.82)
+    assert "Pareto-k 0.82" in rows_note(0.82)

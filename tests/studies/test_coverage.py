@@ -17,10 +17,13 @@ FOLDER = ROOT / "studies" / "coverage"
 
 @pytest.fixture(scope="module")
 def study():
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.syspath_prepend(str(FOLDER))
     spec = importlib.util.spec_from_file_location("coverage_study", FOLDER / "study.py")
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
-    return found
+    yield found
+    monkeypatch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,13 @@ def test_other_laws_have_mean_0_and_variance_1(study, law):
     x = study.drawn(law, (100_000,), torch.Generator().manual_seed(0))
     assert abs(float(x.mean())) < 5 / 100_000**0.5
     assert abs(float(x.var()) - 1) < 5 * float((x**2).std()) / 100_000**0.5
+
+
+@pytest.mark.statistical
+def test_in_blocks_made_anew(study):
+    for simulate in (study.of_losses_in_blocks, study.of_gradients_in_blocks):
+        found = simulate("lowdisc", "in blocks of 4", 4, 40)
+        assert min(found["variance"], found["ratio 1"]) >= 0.85, found
 
 
 @pytest.mark.statistical

@@ -31,7 +31,7 @@ from stabledllm.experiment.check_list import DECODED, OF_STREAMED_DATA, WEIGHED,
 from stabledllm.experiment.given_files import check_adapter, check_convertible_model, check_file, check_gguf, check_rows
 from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
 from stabledllm.experiment.run_checks import check_clip, check_out, is_known, of_method, of_model
-from stabledllm.method_checks import check_fitted, check_fixed, check_gradient_in_blocks
+from stabledllm.method_checks import check_fitted, check_fixed
 from stabledllm.models.names import check_model_name, trained_block
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
@@ -191,8 +191,6 @@ def _of_decompose(settings: DecomposeSettings) -> Checks:
         yield from of_method(run, name)
         if is_known(name):
             yield "methods", partial(check_fixed, OfParts(name))
-    if settings.gradient:
-        yield "model gradient", partial(check_gradient_in_blocks, settings.model, trained_block(settings.model))
     yield "out", partial(check_out, settings.out)
     yield WEIGHED, partial(check_objective, settings.objective)
     yield from of_model(settings)

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from stabledllm.forward.meter import Meter
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.loss import row_losses
-from stabledllm.models.evaluating import evaluating
 from stabledllm.models.loss_head import OutputLayer, whole_logits
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Draw, Method
@@ -92,7 +91,7 @@ class RowGradients(Meter):
             row: index of the row of each evaluation, shape (n,).
             t: its mask ratio, float64, shape (n,).
         """
-        with evaluating(self.model):
+        with self.mode(self.model):
             for chunk in self.chunks(row, method.views.count):
                 batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk, start)
                 if self.layers and not self._checked:
@@ -140,7 +139,7 @@ class RowGradients(Meter):
 
     def _one_by_one(self, batch: dict[str, Tensor], draw: Draw) -> tuple[Tensor, Tensor, None]:
         losses, gradients = [], []
-        for i in range(len(draw.t)):
+        for i in range(len(draw.active)):
             one = {name: value[i : i + 1] for name, value in batch.items()}
             part = draw.row(i)
             (loss,) = self._losses(one, part)

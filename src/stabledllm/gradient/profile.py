@@ -120,8 +120,22 @@ def gradient_profile(
     >>> profile.squares().shape == (1, 2, len(profile.cell))
     True
     """
-    key, chosen, size, edges, cell, t = points_of(meter, method, rows=rows, rates=rates, masks=masks, seed=seed)
-    a, n = t.shape
+    points = points_of(meter, method, rows=rows, rates=rates, masks=masks, seed=seed)
+    return profile_at(meter, method, *points)
+
+
+def profile_at(
+    meter: GradientMeter, method: Method, key: Key, chosen: Tensor, size: Tensor, edges: Tensor, cell: Tensor, t: Tensor
+) -> GradientProfile:
+    """Measure gradients at given points, which are the values of :func:`points_of`.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> meter, counts = example_meter(), Method.parse("fixedcount")
+    >>> points = points_of(meter, counts, rows=2, rates=2, masks=2, seed=0)
+    >>> profile_at(meter, counts, *points).rows.shape
+    torch.Size([2])
+    """
+    a, n = t.shape[:2]
     exact = isinstance(meter, RowGradients)
     sketch = Sketch({name: p.numel() for name, p in meter.parameters.items()}) if exact else None
     weight = (edges.diff() / cell.bincount())[cell]

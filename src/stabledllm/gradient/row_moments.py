@@ -7,6 +7,7 @@ Legend: a rows, n points of a row, Q blocks of coordinates.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -61,8 +62,13 @@ def bernoulli_moments(profile: GradientProfile, sampler: TSampler, views: int) -
     return RowMoments(torch.stack(second, 1), torch.stack(rate, 1))
 
 
-def bernoulli_square(profile: GradientProfile, sampler: TSampler, i: int) -> Tensor:
+def bernoulli_square(
+    profile: GradientProfile, sampler: TSampler, i: int, share: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """``∫ E|g|² w² p dt`` of row i under one Bernoulli mask, from fixed counts, by block, shape (Q,).
+
+    Args:
+        share: the share of it at each t that counts, of shape (f,) for t of shape (f,); None counts all.
 
     >>> from stabledllm.gradient.example import example_profile
     >>> from stabledllm.noise.densities import Uniform
@@ -72,7 +78,10 @@ def bernoulli_square(profile: GradientProfile, sampler: TSampler, i: int) -> Ten
     """
     weights, count, scale = counts_of(profile, i)
     point = profile.point_width * profile.size[i] * scale**2
-    single = point * (weights.square @ (weights.step * _density(sampler, weights.t)))[count]
+    of_t = weights.step * _density(sampler, weights.t)
+    if share is not None:
+        of_t = of_t * share(weights.t)
+    single = point * (weights.square @ of_t)[count]
     return profile.gram[:, i].diagonal(dim1=-2, dim2=-1) @ single
 
 

@@ -25,7 +25,6 @@ from stabledllm.forward.meter import Meter
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.gradient.per_row import GradientBatch, RowGradients
 from stabledllm.loss import row_losses
-from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Draw, Method
 from stabledllm.noise.philox import philox4x32
@@ -159,7 +158,7 @@ class ProjectedGradients(Meter):
         for p in frozen:
             p.requires_grad_(False)
         try:
-            with evaluating(self.model):
+            with self.mode(self.model):
                 for chunk in self.chunks(row, method.views.count):
                     batch, draw = self.draw(row, t, method, key, sampler or Uniform(), chunk, start)
                     losses = torch.zeros(len(chunk), dtype=torch.float64)

@@ -16,7 +16,6 @@ from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.gradient.sketch import Sketch, block_products
 from stabledllm.gradient.steps import TRANSFORMS, StepGradients
 from stabledllm.loss import reduce_loss, row_losses
-from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
@@ -65,12 +64,15 @@ class StepMeter(Meter):
         self.second_moment = total
         self._clear()
 
-    def measure(self, method: Method, sampler: TSampler, *, rows: int, steps: int, seed: int) -> StepGradients:
+    def measure(
+        self, method: Method, sampler: TSampler, *, rows: int, steps: int, seed: int,
+        transforms: Sequence[str] = TRANSFORMS,
+    ) -> StepGradients:  # fmt: skip
         """Draw ``steps`` steps of ``rows`` iid data rows each, as training would, and take their gradients.
 
         ``update`` needs :meth:`precondition`.
         """
-        transforms = [t for t in TRANSFORMS if t != "update" or self.second_moment is not None]
+        transforms = [t for t in transforms if t != "update" or self.second_moment is not None]
         wide = sum(self.sizes.values()) * 4 * steps * len(transforms) > _BYTES
         sketch = Sketch(self.sizes) if wide else None
         vectors: dict[str, list[Tensor]] = {t: [] for t in transforms}
@@ -103,16 +105,24 @@ class StepMeter(Meter):
                 parts.append(g.flatten().float().cpu())
         return out[0] if sketch else torch.cat(parts)
 
+    def rates(self, method: Method, sampler: TSampler, key: Key, drawn: Tensor) -> Tensor:
+        """The mask ratios of a step's rows, float64, shape (n,).
+
+        Args:
+            drawn: index of each row in the data, shape (n,).
+        """
+        return sampler.icdf(method.source.uniforms(key, len(drawn), torch.device("cpu")))
+
     def _step(self, method: Method, sampler: TSampler, rows: int, seed: int, step: int) -> float:
         """Leave one step's gradient in ``.grad`` and return its norm over all trainable parameters."""
         self._clear()
         key = Key(seed, step)
         index = torch.arange(rows)
         drawn = (key.row_uniforms(Stream.RESAMPLE, index) * len(self.rows)).long()
-        t = sampler.icdf(method.source.uniforms(key, rows, torch.device("cpu")))
+        t = self.rates(method, sampler, key, drawn)
         whole = collate([self.rows[i] for i in drawn.tolist()], self.pad_id, syrm=method.syrm)
         weight = self.objective.row_weight(whole["maskable"])
-        with evaluating(self.model):
+        with self.mode(self.model):
             for chunk in self.chunks(drawn, method.views.count):
                 batch, draw = self.draw(drawn, t, method, key, sampler, chunk)
                 losses = row_losses(self.cross_entropies(batch, draw), draw.mask, draw.coefficient, draw.active)

@@ -163,6 +163,19 @@ def ratio(one: StepGradients, other: StepGradients, transform: str) -> Ratio:
     return of_estimated_ratio(Estimate(value=value, stderr=math.hypot(spread(left_out), projection), n=steps))
 
 
+def variance_covariance(one: StepGradients, other: StepGradients) -> float:
+    """Covariance of two methods' n tr Var(step gradient), by a joint jackknife over steps as in :func:`ratio`.
+
+    >>> steps = StepGradients({"raw": torch.tensor([1.0, 1.2, 0.9, 1.1]).diag()}, 2, 1.0, 0.0)
+    >>> abs(variance_covariance(steps, steps) - steps.per_row_variance().stderr ** 2) < 1e-9
+    True
+    """
+    a, b = one.gram["raw"], other.gram["raw"]
+    n = min(len(a), len(b))
+    left = [_left_out(_variance, k[:n, :n]) * rows for k, rows in ((a, one.rows), (b, other.rows))]
+    return float(((left[0] - left[0].mean()) * (left[1] - left[1].mean())).sum()) * (n - 1) / n
+
+
 def _variance(k: Tensor) -> float:
     n = len(k)
     return float((k.trace() - k.sum() / n) / (n - 1))

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from stabledllm.build import build_methods, loading_options
+from stabledllm.build import build_methods, keep_block_start, loading_options
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_rows
 from stabledllm.data.images import with_image_defaults
 from stabledllm.data.rows import TokenRow, marks_in
 from stabledllm.errors import UserError
+from stabledllm.forward.blocks import UnitMeter
 from stabledllm.lab.autoregressive import measure_autoregressive
 from stabledllm.lab.bar import progress_bar
 from stabledllm.lab.from_settings import build_measuring
@@ -29,7 +30,7 @@ from stabledllm.lab.measure.plan import gradient_stages, loss_stages
 from stabledllm.lab.measure.timing import gradient_cost
 from stabledllm.lab.quick import NOTE, QUICKER
 from stabledllm.lab.recommendation import is_comparable, recommend
-from stabledllm.method_checks import check_blocks, check_gradient_in_blocks, check_marks, check_model
+from stabledllm.method_checks import check_blocks, check_marks, check_model
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.methods import Method
 from stabledllm.runtime.device import place
@@ -50,10 +51,11 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     methods = build_methods(settings)
     check_methods(methods, settings.gradient)
     loaded = load_model(settings.model, **loading_options(settings))
+    keep_block_start(loaded, settings.block_start)
     place(loaded.model)
     size = getattr(loaded.model.config, "block_size", None)
     if size:
-        methods = _in_blocks(settings, methods, size)
+        methods = _in_blocks(settings, methods)
     data = settings.data
     wanted = max(settings.rows, settings.probe.rows, settings.grad.rows)
     rows, note = load_rows(data.train, loaded.tokenizer, data, "train", data.train_rows, say, wanted=wanted)
@@ -86,14 +88,12 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     return record
 
 
-def _in_blocks(settings: DecomposeSettings, methods: list[Method], size: int) -> list[Method]:
+def _in_blocks(settings: DecomposeSettings, methods: list[Method]) -> list[Method]:
     """The methods to measure on a model in blocks: of the default list, those that have a meaning in blocks.
 
     Raises:
-        UserError: the gradient, which is not measured in blocks, or a method that has no meaning there.
+        UserError: a method that has no meaning there.
     """
-    if settings.gradient:
-        check_gradient_in_blocks(settings.model, size)
     if "methods" not in settings.model_fields_set:
         methods = [method for method in methods if method.signal in (None, "loss")]
     for method in methods:
@@ -115,7 +115,9 @@ def _measure_all(
         check_marks(method, marks_in(rows))
     options = build_measuring(settings)
     stages = loss_stages(options, methods, rows, in_blocks=bool(size))
-    stages += gradient_stages(options, methods, rows) if settings.gradient else []
+    if settings.gradient:
+        units = UnitMeter(loaded, rows, methods[0].objective, block_size=size).rows if size else None
+        stages += gradient_stages(options, methods, rows, units)
     with progress_bar("decompose", stages, "" if quick else QUICKER) as progress:
         kind = partial(BlockLaboratory, block_size=size) if size else Laboratory
         lab = kind(options, loaded, rows, methods[0].objective, progress)

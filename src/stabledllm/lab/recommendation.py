@@ -40,6 +40,8 @@ def recipe_lines(record: dict, method: str, views: float, forwards: int) -> str:
     lines.append(f"batch: {max(1, round(forwards / views))}")
     if blocks := record.get("blocks"):
         lines += [f"block_size: {blocks['block_size']}", f"decoding: {{block: {blocks['block_size']}}}"]
+        if config.get("block_start", "noisy") != "noisy":
+            lines.append(f"block_start: {config['block_start']}")
     if options := set_options(record["config"]["method_options"], method):
         lines += ["method_options:", *(f"  {name}: {value}" for name, value in options.items())]
     if any(part in PROBED for part in method.split("+")):

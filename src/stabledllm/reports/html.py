@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from stabledllm.plain_text import plain_text
-from stabledllm.reports import figures, run_tables, tables
+from stabledllm.reports import block_tables, figures, run_tables, tables
 from stabledllm.reports.images import side_by_side
 from stabledllm.reports.labels import label
 from stabledllm.reports.published import published_table
@@ -91,8 +91,9 @@ def _decomposition(data: dict | None) -> dict | None:
     return {
         "arm": data.get("kind") == "arm",
         "components": tables.components_table(data),
-        "blocks": tables.blocks_table(data["blocks"]) if data.get("blocks") else None,
-        "of_blocks": (data.get("blocks") or {}).get("sentence"),
+        "blocks": block_tables.blocks_table(data["blocks"]) if data.get("blocks") else None,
+        "of_blocks": block_tables.blocks_sentences(data["blocks"]) if data.get("blocks") else [],
+        "gradient_drawn": bool(data.get("blocks")),
         "components_figure": data_uri(figures.components(data)),
         "curves": data_uri(figures.curves(data)),
         "densities": data_uri(figures.densities(data)),

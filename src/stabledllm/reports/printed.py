@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 
 from stabledllm.reports import numbers as fmt
+from stabledllm.reports.block_tables import blocks_sentences, blocks_table
 from stabledllm.reports.labels import METRIC_LABELS
 from stabledllm.reports.stored import number, value
 from stabledllm.reports.table import filled
 from stabledllm.reports.tables import (
-    blocks_table,
     components_table,
     equal_compute_table,
     gradient_table,
@@ -28,7 +28,7 @@ def decomposition_text(record: dict, wide: bool = True) -> Iterator[str]:
     yield f"{components_table(record)}\n"
     if blocks := record.get("blocks"):
         yield f"{blocks_table(blocks)}\n"
-        yield filled(blocks["sentence"]) + "\n"
+        yield "\n".join(map(filled, blocks_sentences(blocks))) + "\n"
     if record["methods"]:
         yield f"{equal_compute_table(record).text(wide=wide)}\n"
     if record["gradient"]:

@@ -31,7 +31,7 @@ SHAPES = {
     | {
         "loss": Needed(_PARTS),
         "gradient": _PARTS,
-        "blocks": {"sentence": Needed(str)},
+        "blocks": {"sentence": Needed(str), "gradient": {"sentence": Needed(str)}},
         "curves": dict,
         "densities": [Needed({"method": Needed(str), "t": list, "p": list})],
         "by_length": [Needed(_PARTS | {"tokens": list})],

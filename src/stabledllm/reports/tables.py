@@ -40,23 +40,6 @@ def components_table(data: dict) -> Table:
     return Table("Where the variance of one row comes from", ("component", *columns), tuple(rows), note)
 
 
-def blocks_table(blocks: dict) -> Table:
-    """The table of the mask-rate noise in blocks: its split, and B under t of their own and under one t per row."""
-    rows = [
-        ("of a single block", "of_blocks"),
-        ("  between the blocks of a row", "between_blocks"),
-        ("  between rows", "between_rows"),
-        ("B, a t of its own for each block", "own_t"),
-        ("B, one t for all blocks of a row", "between_rows"),
-    ]
-    cells = tuple((name, fmt.positive(blocks.get(key))) for name, key in rows)
-    note = (
-        f"Blocks of {blocks.get('block_size')}, {number(blocks.get('blocks_per_row')):.3g} a row. Between rows: what "
-        f"the mean over a row's blocks keeps at one t. Value ± standard error, or with its 95 % interval."
-    )
-    return Table("Mask-rate noise in blocks", ("mask-rate noise", "nats²"), cells, note)
-
-
 def _cells(parts: dict, key: str) -> tuple[str, str]:
     whole = value(parts.get("total")) if key == "total" else shared_out(parts)
     return fmt.positive(parts.get(key)), fmt.percent(value(parts.get(key)), whole)
@@ -141,9 +124,12 @@ def gradient_table(data: dict, name: Name = str) -> Table:
         "method", "÷ Standard", "at equal compute", "clipped", "update", "noise scale", "Pareto-k", "unbiased",
         "variance", "measured",
     )  # fmt: skip
+    how = "predicted from exact counts"
+    if any(m.get("predicted_variance") for m in by_name.values()) is False:
+        how = "measured on drawn steps"  # in blocks, where none is predicted
     note = (
-        "÷ Standard: the gradient's noise at equal compute over Standard's, with its 95 % interval. At equal compute: "
-        "the trace of its covariance in (nats/param)², predicted from exact counts."
+        f"÷ Standard: the gradient's noise at equal compute over Standard's, with its 95 % interval. At equal compute: "
+        f"the trace of its covariance in (nats/param)², {how}."
     )
     more = (
         "Clipped, update: noise over signal of drawn steps of equal compute, of the clipped gradient and of Adam's "

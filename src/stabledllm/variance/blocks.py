@@ -20,6 +20,7 @@ from stabledllm.forward.blocks import BlockMeter
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.maskers import Bernoulli
 from stabledllm.noise.methods import Method
+from stabledllm.noise.streams import Key
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import Ends, Ratio, of_ratio
 from stabledllm.variance.components import UNIT, NestedLosses, nested_losses, rate_noise
@@ -94,7 +95,7 @@ def nested_blocks(
     >>> nested_blocks(Constant(), Method(), rows=3, rates=4, masks=2, seed=0, design="iid").losses.shape
     torch.Size([3, 2, 4, 2])
     """
-    given = _of_one_view(method)
+    given = given_hidden(method)
     drawing = replace(method, masker=SomeMasked()) if given else method
     nested = nested_losses(_ByBlock(meter), drawing, rows=rows, rates=rates, masks=masks, seed=seed, design=design)
     sizes = meter.block_sizes[nested.rows]
@@ -117,9 +118,33 @@ class _ByBlock:
         return self.meter.block_losses(*given)
 
 
-def _of_one_view(method: Method) -> bool:
-    """Whether a method has independent masks of single views, which can be drawn given that they hide a token."""
+def given_hidden(method: Method) -> bool:
+    """Whether a method has independent masks of single views, which can be drawn given that they hide a token.
+
+    >>> given_hidden(Method.parse("lowdisc")), given_hidden(Method.parse("mirror"))
+    (True, False)
+    """
     return method.masker == Bernoulli() and method.views.count == 1
+
+
+def step_rates(method: Method, sampler: TSampler, key: Key, sizes: Tensor, *, one_t: bool = False) -> Tensor:
+    """The mask ratio of each block of a step's rows as training draws them, float64, shape (n, m); 0 for no block.
+
+    Args:
+        sizes: response tokens of each block, 0 where a row has fewer, shape (n, m).
+        one_t: one t for all blocks of a row.
+
+    >>> step_rates(Method(), Method().sampler(), Key(0, 0), torch.tensor([[2, 1], [2, 0]])) > 0
+    tensor([[ True,  True],
+            [ True, False]])
+    """
+    real, cpu = sizes > 0, torch.device("cpu")
+    if one_t:
+        t = sampler.icdf(method.source.uniforms(key, len(sizes), cpu))
+        return t[:, None] * real
+    t = torch.zeros(sizes.shape, dtype=torch.float64)
+    t[real] = sampler.icdf(method.source.uniforms(key, int(real.sum()), cpu))
+    return t
 
 
 @dataclass(frozen=True)
@@ -160,22 +185,23 @@ class RateSplit:
         parts = (_mean(x) for x in (single, single - shared, shared, own))
         return cls(*parts, of_ratio(ratio, difference), float((nested.part > 0).sum(1).double().mean()))
 
-    def sentence(self) -> str:
-        """What sharing one t costs, in words."""
+    def sentence(self, noise: str = "noise") -> str:
+        """What sharing one t costs in such noise, in words."""
         ratio = self.cost_of_one_t
         if not ratio.is_known:
-            return "What one t for all blocks of a row (block_t=row) costs is not known from so few draws."
+            what = "" if noise == "noise" else f" in {noise}"
+            return f"What one t for all blocks of a row (block_t=row) costs{what} is not known from so few draws."
         verdict = {False: "more noise", True: "less noise", None: "too close to tell"}[ratio.below_one]
         return (
             f"One t for all blocks of a row (block_t=row) has {ratio.value:.2g} ({ratio.ci_low:.2g} to "
-            f"{ratio.ci_high:.2g}) of the noise A + B of a t of its own for each block: {verdict}."
+            f"{ratio.ci_high:.2g}) of the {noise} A + B of a t of its own for each block: {verdict}."
         )
 
-    def as_dict(self) -> dict:
-        """The JSON form, ``blocks`` in ``decomposition.json``."""
+    def as_dict(self, noise: str = "noise") -> dict:
+        """The JSON form, ``blocks`` in ``decomposition.json``, with the sentence on such noise."""
         names = ("of_blocks", "between_blocks", "between_rows", "own_t", "cost_of_one_t")
         parts = {name: getattr(self, name).as_dict() for name in names}
-        return parts | {"blocks_per_row": self.blocks_per_row, "sentence": self.sentence()}
+        return parts | {"blocks_per_row": self.blocks_per_row, "sentence": self.sentence(noise)}
 
 
 def _mean(each: Tensor) -> Estimate:
@@ -215,6 +241,7 @@ def measure_blocks(
     steps: int,
     seed: int,
     rare: Callable[[Method, TSampler], float] = lambda method, sampler: 0.0,
+    one_t: bool = False,
 ) -> MeasuredBlocks:
     """Draw ``steps`` training steps of ``rows`` iid data rows each, whose units are numbered as in training.
 
@@ -237,13 +264,11 @@ def measure_blocks(
     """
     drawn = drawn_rows(meter, rows * steps, seed)
     sizes = meter.block_sizes[drawn]
-    counts = (sizes > 0).sum(1).view(steps, rows).sum(1).tolist()
     keys = step_keys(seed, steps)
-    u = [method.source.uniforms(key, n, torch.device("cpu")) for key, n in zip(keys[1:], counts, strict=True)]
-    t = torch.zeros(sizes.shape, dtype=torch.float64)
-    t[sizes > 0] = sampler.icdf(torch.cat(u))
+    steps_of = sizes.view(steps, rows, -1)
+    t = torch.cat([step_rates(method, sampler, *of, one_t=one_t) for of in zip(keys[1:], steps_of, strict=True)])
     before, hidden, heavy = meter.forwards, 0.0, False
-    given = _of_one_view(method)
+    given = given_hidden(method)
     drawing = replace(method, masker=SomeMasked()) if given else method
     losses = meter.block_losses(drawn, t, drawing, keys[0], sampler)
     if given:

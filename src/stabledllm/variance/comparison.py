@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -93,27 +94,55 @@ def may_be_equal(one: Estimate, other: Estimate) -> bool | None:
 
 
 def _ratio(result: MethodResult, standard: MethodResult, data_noise: Estimate) -> Ratio:
-    """The ratio of a method's noise at equal compute to Standard's, with a 95 % interval.
-
-    ``top - r bottom`` is ``cost V - r cost' V' - (1 - r) C``: both hold the same estimate of C, which cancels at
-    r = 1, and V and V' share their draws.
-    """
+    """The ratio of a method's noise at equal compute to Standard's, whose draws are shared, with a 95 % interval."""
     top, bottom = ((r.cost, r.measured.per_row_variance) for r in (result, standard))
     one, other = (scaled(with_ends(v), cost) for cost, v in (top, bottom))
-    data = with_ends(data_noise)
-    level, ends = other[0] - data_noise.value, of_sum([other, scaled(data, -1.0)])
-    value = (one[0] - data_noise.value) / level if level > 0 else math.nan
-    if not ends[0] > 0:  # Standard's noise may be 0: it is no measure of another's
-        value = math.nan
     covariance = variance_covariance(result.measured, standard.measured)
     shared = covariance / (top[1].stderr * bottom[1].stderr) if covariance else 0.0
+    return ratio_at_equal_compute(one, other, shared, with_ends(data_noise))
+
+
+def ratio_at_equal_compute(
+    one: tuple[float, Ends],
+    other: tuple[float, Ends],
+    correlation: float,
+    data: tuple[float, Ends],
+    known: Callable[[float], tuple[float, Ends]] | None = None,
+) -> Ratio:
+    """The ratio ``(one - C) / (other - C)`` of two methods' noise at equal compute, with its 95 % interval.
+
+    ``top - r bottom`` is ``one - r other - (1 - r) C``: both hold the same estimate of C, which cancels at r = 1.
+
+    Args:
+        one: measured variance of the method times its cost, with the ends of its interval. other: Standard's.
+        correlation: of the errors of ``one`` and ``other``, which share their draws.
+        data: C with its ends.
+        known: what each variance has beside what was drawn, as ``top - r bottom`` for a given r, with its ends.
+
+    >>> ratio = ratio_at_equal_compute((3.0, (2.5, 3.5)), (5.0, (4.5, 5.5)), 0.0, (1.0, (0.9, 1.1)))
+    >>> ratio.value, ratio.ci_low < 0.5 < ratio.ci_high
+    (0.5, True)
+    """
+    nothing = 0.0, (0.0, 0.0)
+    of_known = known or (lambda r: nothing)
+    top, bottom = (one[0] + of_known(0.0)[0], other[0] + of_known(0.0)[0] - of_known(1.0)[0])
+    level, ends = bottom - data[0], of_sum([other, scaled(data, -1.0)])
+    if known:
+        # Of Standard alone: what is known of it at r, less what is known of the method.
+        ends = ends[0] + bottom - other[0], ends[1] + bottom - other[0]
+    value = (top - data[0]) / level if level > 0 else math.nan
+    if not ends[0] > 0:  # Standard's noise may be 0: it is no measure of another's
+        value = math.nan
     _, of_data = scaled(data, -(1 - value))  # the part of C in the interval is taken at the estimate
     half = [abs(end + (1 - value) * data[0]) for end in of_data]
 
     def difference(r: float) -> Ends:
         centre = -(1 - r) * data[0]
         rest = centre, (centre - half[0], centre + half[1])
-        return _of_difference(one, scaled(other, -r), min(max(shared, -1.0), 1.0), rest)
+        if known:
+            parts = [rest, known(r)]
+            rest = sum(part for part, _ in parts), of_sum(parts)
+        return _of_difference(one, scaled(other, -r), min(max(correlation, -1.0), 1.0), rest)
 
     return of_ratio(value, difference)
 

@@ -18,9 +18,10 @@ class GradientSettings(Strict):
     """How the noise of the gradient is measured."""
 
     rows: int = Field(384, ge=4, le=MOST)
-    """Rows that A, B, C and every single-view method are measured on."""
+    """Rows that A, B, C and every single-view method are measured on; in blocks, single blocks for A and B."""
     view_rows: int = Field(16, ge=4, le=MOST)
-    """Rows that each method of several views, or with a masker of its own, is measured on."""
+    """Rows that each method of several views, or with a masker of its own, is measured on; in blocks none, as there all
+    are measured on drawn steps."""
     rates: int = Field(4, ge=2, le=MOST)
     """Equal cells of t; the lowest is split further."""
     masks: int = Field(2, ge=2, le=MOST)
@@ -41,6 +42,8 @@ class DecomposeSettings(ModelSettings):
     data: DataSettings = DataSettings()
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
+    block_start: Literal["noisy", "clean"] = "noisy"
+    """As in training: what predicts a block's first token where logits are shifted (Fast-dLLM v2)."""
     dpo: PairNoiseSettings = PairNoiseSettings()
     rows: int = Field(48, ge=2, le=MOST)
     """Rows of the nested design."""

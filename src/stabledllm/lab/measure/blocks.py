@@ -9,6 +9,7 @@ import torch
 from stabledllm.data.rows import TokenRow, maskable_sizes
 from stabledllm.forward.blocks import BlockMeter
 from stabledllm.forward.meter import MeteredModel
+from stabledllm.lab.measure.block_gradient import BlockGradientLaboratory
 from stabledllm.lab.measure.laboratory import Laboratory
 from stabledllm.lab.measure.options import DecomposeOptions
 from stabledllm.lab.measure.probe_and_fit import probe_and_fit
@@ -48,8 +49,12 @@ class BlockLaboratory(Laboratory):
         super().__init__(options, loaded, rows, objective, progress)
 
     def _meter(self, objective: Objective) -> BlockMeter:
-        given = {"block_size": self.block_size, "progress": self._update}
+        given = {"block_size": self.block_size, "as_trained": True, "progress": self._update}
         return BlockMeter(self.loaded, self.rows, objective, **given, **self.sized)
+
+    def gradients(self, standard: Method) -> BlockGradientLaboratory:
+        given = (self.options, self.loaded, self.rows, standard, self.progress.update, self.block_size, self.sized)
+        return BlockGradientLaboratory(*given)
 
     def nested(self, standard: Method) -> NestedBlocks:
         nested = nested_blocks(self.meter, standard, **self.design)

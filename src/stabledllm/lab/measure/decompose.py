@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 
 from stabledllm.errors import UserError
 from stabledllm.lab.measure.by_length import by_length
-from stabledllm.lab.measure.gradient import GradientLaboratory
 from stabledllm.lab.measure.laboratory import Laboratory
 from stabledllm.lab.measure.plan import ABC, ADAM, GRADIENT_ABC, PROBE, gradient_stage
 from stabledllm.method_checks import check_finite_variance, check_fixed
@@ -122,7 +120,7 @@ def measure_gradients(lab: Laboratory, methods: Sequence[Method], measured: dict
     """The entries of the record with the gradient's noise, that of every method beside its loss's in ``measured``."""
     options, progress = lab.options, lab.progress
     progress.stage(GRADIENT_ABC)
-    gradients = GradientLaboratory(options, lab.loaded, lab.rows, methods[0], progress.update, lab.sized)
+    gradients = lab.gradients(methods[0])
     parts, floor = gradients.decomposition(), gradients.floor()
     progress.stage(ADAM)
     gradients.steps.precondition(rows=options.forwards, steps=options.grad.steps, seed=options.seed)
@@ -130,42 +128,9 @@ def measure_gradients(lab: Laboratory, methods: Sequence[Method], measured: dict
     for method, entry in zip(methods, measured["methods"], strict=True):
         progress.stage(gradient_stage(method))
         entries.append(entry | {"gradient": gradients.result(method, *lab.drawn[method.name])})
-    notes = list(measured["notes"])
-    # Estimates from few rows may be below 0, where no noise is.
-    shared, lowdisc, own = (max(part.value, 0.0) for part in (floor.shared, floor.lowdisc, floor.own))
-    notes.append(
-        f"The floor of one counted view a row: no density of t brings the gradient's noise at equal compute below "
-        f"{shared:.3g} ± {floor.shared.stderr:.2g} of Standard's ({lowdisc:.3g} with low discrepancy); a density for "
-        f"every row, known beforehand, would reach {own:.3g}."
-    )
-    apart = [entry["method"] for entry in entries if entry["gradient"]["drawn_steps_agree"] is False]
-    if apart and not parts.heavy_tail:
-        notes.append(
-            f"{', '.join(apart)}: the gradient's variance over drawn steps is not the predicted one, and ratios are of "
-            f"predicted ones; measure more (grad.rows, grad.steps) before relying on them."
-        )
-    if parts.heavy_tail:
-        notes.append(
-            f"The squared gradient norm has a heavy tail under Standard's iid t (Pareto-k {parts.pareto_k:.2f}): "
-            f"A, B and C were measured count by count; drawn steps miss the tail, and their errors are too small."
-        )
-    if parts.heavy_rows:
-        notes.append(_rows_note(parts.rows_pareto_k))
-    record = parts.as_dict() | {"floor": floor.as_dict()}
-    return {"gradient": record, "methods": entries, "notes": notes}
-
-
-def _rows_note(shape: float) -> str:
-    """The note on how a few rows' gradients affect the errors, by their Pareto-k, NaN for too few rows."""
-    if math.isnan(shape):
-        return (
-            "Whether a few rows decide A of the gradient cannot be told from so few (no Pareto-k): its error may be "
-            "too small; measure more rows, with grad.rows."
-        )
-    return (
-        f"So have the rows themselves (Pareto-k {shape:.2f}): a few rows decide A, and its error is too small. Ratios "
-        f"of methods, taken on the same rows, suffer less."
-    )
+    record = parts.as_dict() | ({"floor": floor.as_dict()} if floor else {})
+    notes = [*measured["notes"], *gradients.notes(parts, floor, entries)]
+    return {"gradient": record, "methods": entries, "notes": notes, **gradients.further(measured)}
 
 
 def _shown(density: FittedDensity, objective: Objective) -> dict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.forward.meter import MeteredModel
@@ -28,6 +28,7 @@ from stabledllm.gradient.profile import GradientProfile, gradient_profile
 from stabledllm.gradient.sketch import GradientMeter, ProjectedGradients
 from stabledllm.gradient.step_meter import StepMeter
 from stabledllm.gradient.steps import StepGradients, ratio
+from stabledllm.lab.measure.gradient_notes import notes_of_rows
 from stabledllm.lab.measure.options import DecomposeOptions
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
@@ -82,9 +83,19 @@ class GradientLaboratory:
         """A, B and C of Standard's gradient."""
         return decompose_gradient(self.profile(self.counts))
 
-    def floor(self) -> GradientFloor:
-        """The least noise that any density of t can reach with one view a row."""
+    def floor(self) -> GradientFloor | None:
+        """The least noise that any density of t can reach with one view a row; None where it is not known."""
         return gradient_floor(self.profile(self.counts))
+
+    def notes(
+        self, parts: GradientDecomposition, floor: GradientFloor | None, entries: Sequence[dict]
+    ) -> Iterator[str]:
+        """Yields what the record says of the gradient's figures, those of the methods in ``entries``."""
+        return notes_of_rows(parts, floor, entries)
+
+    def further(self, measured: dict) -> dict:
+        """The entries of the record that only such rows have, beside those in ``measured``."""
+        return {}
 
     def result(self, method: Method, sampler: TSampler, cost: float) -> dict:
         """The entry ``gradient`` of one method in ``decomposition.json``; that of Standard must be measured first."""
@@ -134,9 +145,14 @@ class GradientLaboratory:
 
 
 def gradient_meter(
-    projection: str, loaded: MeteredModel, rows: Sequence[TokenRow], objective: Objective, arguments: dict
+    projection: str,
+    loaded: MeteredModel,
+    rows: Sequence[TokenRow],
+    objective: Objective,
+    arguments: dict,
+    kinds: tuple[type, type] = (RowGradients, ProjectedGradients),
 ) -> GradientMeter:
-    """A meter of exact gradients, or of projections: as asked for, or by their size."""
+    """A meter of exact gradients, or of projections, of ``kinds``: as asked for, or by their size."""
     size = sum(p.numel() for p in chosen_parameters(loaded.model, arguments["parameters"]).values())
     exact = projection == "exact" or (projection == "auto" and size * 4 * _POINTS <= _EXACT_BYTES)
-    return (RowGradients if exact else ProjectedGradients)(loaded, rows, objective, **arguments)
+    return kinds[0 if exact else 1](loaded, rows, objective, **arguments)

@@ -10,6 +10,7 @@ import torch
 
 from stabledllm.data.rows import TokenRow, maskable_sizes
 from stabledllm.forward.meter import LossMeter, MeteredModel
+from stabledllm.lab.measure.gradient import GradientLaboratory
 from stabledllm.lab.measure.options import DecomposeOptions
 from stabledllm.lab.measure.probe_and_fit import probe_and_fit
 from stabledllm.lab.measure.progress import Progress
@@ -33,6 +34,9 @@ from stabledllm.variance.predicted import per_row_variance
 
 class Laboratory:
     """The measurements of one model and data set; each probe is measured once and kept."""
+
+    block_size: int | None = None
+    """Response tokens of a block, of a model in blocks."""
 
     def __init__(
         self,
@@ -58,6 +62,10 @@ class Laboratory:
 
     def _update(self, forwards: int) -> None:
         self.progress.update(forwards)
+
+    def gradients(self, standard: Method) -> GradientLaboratory:
+        """The laboratory of the gradient of the same model and rows."""
+        return GradientLaboratory(self.options, self.loaded, self.rows, standard, self.progress.update, self.sized)
 
     def nested(self, standard: Method) -> NestedLosses:
         """The nested design of A, B and C; the losses at small t that it shows are kept."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 from stabledllm.data.rows import TokenRow, maskable_sizes
+from stabledllm.gradient.nested_rows import MASKS
 from stabledllm.gradient.predicted import profile_method
 from stabledllm.gradient.profile import points_of
 from stabledllm.lab.measure.options import DecomposeOptions, ProbeOptions
@@ -16,6 +17,7 @@ from stabledllm.lab.measure.progress import Stage
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.profile import rate_edges
+from stabledllm.variance.blocks import given_hidden
 from stabledllm.variance.drawn import step_rows
 
 ADAM = "gradient: Adam's second moments"
@@ -74,19 +76,33 @@ def _cells(options: DecomposeOptions, standard: Method) -> int:
     return len(rate_edges(options.rates, standard.objective.floor)) - 1 if options.design == "cells" else options.rates
 
 
-def gradient_stages(options: DecomposeOptions, methods: Sequence[Method], rows: Sequence[TokenRow]) -> list[Stage]:
-    """The stages that measure the gradient, after those of the loss."""
+def gradient_stages(
+    options: DecomposeOptions,
+    methods: Sequence[Method],
+    rows: Sequence[TokenRow],
+    units: Sequence[TokenRow] | None = None,
+) -> list[Stage]:
+    """The stages that measure the gradient, after those of the loss.
+
+    Args:
+        units: the single blocks of the rows, of a model in blocks.
+    """
     grad, standard = options.grad, methods[0]
     counts = Method.parse("fixedcount", standard.options, standard.objective)
     sizes = {"rates": grad.rates, "masks": grad.masks}
+    first = _points(counts, units or rows, rows_of=grad.rows, **sizes)
+    if units:
+        first += min(options.rows, len(rows)) * grad.rates * MASKS
     stages = [
-        Stage(GRADIENT_ABC, _points(counts, rows, rows_of=grad.rows, **sizes), gradients=True),
+        Stage(GRADIENT_ABC, first, gradients=True),
         Stage(ADAM, options.forwards * grad.steps, gradients=True),
     ]
     profiled = {counts, None}
     for method in methods:
         forwards = _drawn(options, method, rows, grad.steps)
-        if (own := profile_method(method)) not in profiled:
+        if units:
+            forwards *= 2 if given_hidden(method) else 1
+        elif (own := profile_method(method)) not in profiled:
             profiled.add(own)
             forwards += _points(own, rows, rows_of=min(grad.view_rows, grad.rows), **sizes)
         stages.append(Stage(gradient_stage(method), forwards, gradients=True))

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 
 from stabledllm.gradient.per_row import RowGradients
-from stabledllm.lab.measure.gradient import gradient_meter
 from stabledllm.lab.measure.laboratory import Laboratory
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key
@@ -18,8 +17,8 @@ _STEP = 0x71AE
 
 def gradient_cost(lab: Laboratory, standard: Method) -> float:
     """Seconds of a row's gradient over those of its loss, from a batch of each, by draws of their own."""
-    chosen = {"parameters": lab.options.grad.parameters, **lab.sized}
-    meter = gradient_meter(lab.options.grad.projection, lab.loaded, lab.rows, standard.objective, chosen)
+    meter = lab.gradients(standard).meter
+    meter.progress = None  # what is measured twice counts once
     length = max(1, int(lab.meter.lengths.max()))
     per_batch = max(1, meter.tokens_per_batch // length) if isinstance(meter, RowGradients) else 2
     row = torch.full((2 * per_batch,), int(lab.meter.lengths.argmax()))

@@ -17,6 +17,8 @@ _KINDS = {
     "gradient": ("predicted", "from drawn steps, noise over signal"),
 }
 """For each quantity, what the dots and what the triangles show."""
+_IN_BLOCKS = "measured", _KINDS["gradient"][1]
+"""The same of the gradient of a model in blocks, whose variances are not predicted."""
 
 
 @styled
@@ -53,7 +55,7 @@ def equal_compute(data: dict, quantity: str = "loss") -> Figure | None:
         text = "1" if name == "standard" else _measured(x, low, high)
         axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center", size=9)
         ends += [v for v in (x, low, high, predicted) if math.isfinite(v)]
-    dot, triangle = _KINDS[quantity]
+    dot, triangle = _IN_BLOCKS if quantity == "gradient" and data.get("blocks") else _KINDS[quantity]
     axes.text(
         1.02, -0.85, f"{dot} (interval)", transform=axes.get_yaxis_transform(), va="center", color=MUTED, size=8.5
     )

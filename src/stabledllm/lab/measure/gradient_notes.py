@@ -1,0 +1,59 @@
+"""The notes of a decomposition on the gradient's noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from stabledllm.gradient.components import GradientDecomposition
+from stabledllm.gradient.floor import GradientFloor
+
+
+def notes_of_rows(parts: GradientDecomposition, floor: GradientFloor, entries: Sequence[dict]) -> Iterator[str]:
+    """Yields the notes on whole responses: the least noise, and what cannot be relied on."""
+    # Estimates from few rows may be below 0, where no noise is.
+    shared, lowdisc, own = (max(part.value, 0.0) for part in (floor.shared, floor.lowdisc, floor.own))
+    yield (
+        f"The floor of one counted view a row: no density of t brings the gradient's noise at equal compute below "
+        f"{shared:.3g} ± {floor.shared.stderr:.2g} of Standard's ({lowdisc:.3g} with low discrepancy); a density for "
+        f"every row, known beforehand, would reach {own:.3g}."
+    )
+    apart = [entry["method"] for entry in entries if entry["gradient"]["drawn_steps_agree"] is False]
+    if apart and not parts.heavy_tail:
+        yield (
+            f"{', '.join(apart)}: the gradient's variance over drawn steps is not the predicted one, and ratios are of "
+            f"predicted ones; measure more (grad.rows, grad.steps) before relying on them."
+        )
+    if parts.heavy_tail:
+        yield (
+            f"The squared gradient norm has a heavy tail under Standard's iid t (Pareto-k {parts.pareto_k:.2f}): "
+            f"A, B and C were measured count by count; drawn steps miss the tail, and their errors are too small."
+        )
+    if parts.heavy_rows:
+        yield rows_note(parts.rows_pareto_k)
+
+
+def notes_in_blocks(parts: GradientDecomposition, entries: Sequence[dict]) -> Iterator[str]:
+    """Yields the notes on models in blocks: what cannot be relied on."""
+    if heavy := [entry["method"] for entry in entries if entry["gradient"]["heavy_tail"]]:
+        yield (
+            f"{', '.join(heavy)}: a few draws at small t decide the gradient's variance, so that its error is not "
+            f"known."
+        )
+    if parts.heavy_rows:
+        yield rows_note(parts.rows_pareto_k, "blocks")
+
+
+def rows_note(shape: float, what: str = "rows") -> str:
+    """The note on how the gradients of a few rows (or blocks) affect the errors, by their Pareto-k, NaN for too few."""
+    if math.isnan(shape):
+        return (
+            f"Whether a few {what} decide A of the gradient cannot be told from so few (no Pareto-k): its error may be "
+            f"too small; measure more {what}, with grad.rows."
+        )
+    if what != "rows":
+        return f"A few {what} decide A of the gradient (Pareto-k {shape:.2f}), and its error is too small."
+    return (
+        f"So have the rows themselves (Pareto-k {shape:.2f}): a few rows decide A, and its error is too small. Ratios "
+        f"of methods, taken on the same rows, suffer less."
+    )
