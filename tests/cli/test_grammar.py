@@ -20,7 +20,24 @@ from tests.cli.runner import assert_refused
 from tests.cli.runner import in_process as call
 
 COMMANDS = typer.main.get_command(app).commands
-SAMPLES = ("true", "false", "0", "1", "2", "3", "4", "5", "0.5", "0.25", "word", "[a]", "[7]", "{a: b}", "[ppots]")
+SAMPLES = (
+    "12",
+    "true",
+    "false",
+    "0",
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "0.5",
+    "0.25",
+    "word",
+    "[a]",
+    "[7]",
+    "{a: b}",
+    "[ppots]",
+)
 GIVEN = {"eval": ["--set"], "generate": ["--set"]}
 """Commands with options of their own that take ``KEY=VALUE``."""
 
