@@ -11,6 +11,7 @@ from stabledllm.data.bundle import load_bundle
 from stabledllm.errors import UserError
 from stabledllm.models.loading import load_model
 from stabledllm.noise.of_parts import OfParts
+from stabledllm.preference.reference import check_reference
 from stabledllm.preference_checks import check_pair_method, check_preferences
 from stabledllm.runtime.files import read_json
 from stabledllm.training.preference_run import KEPT
@@ -72,6 +73,9 @@ def test_a_run_says_and_stores_what_it_did(tmp_path, data):
     metrics = record["metrics"]
     assert {"validation_nll", "preference_loss", "preference_accuracy", "preference_margin"} <= metrics.keys()
     assert any("preference accuracy" in line for line in lines)
+    shown = " ".join(" ".join(lines).split())
+    assert "spreads t over the forwards of a response" in shown
+    assert "rejected It is" in shown
     logged = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert {"rewards/margins", "rewards/accuracies", "logps/chosen", "loss_bias"} <= set().union(*logged)
     assert record["identity"]["dpo"]["budget"] == 4
@@ -89,6 +93,61 @@ def test_references_give_the_same_run(tmp_path, data, reference):
     for name in ("preference_loss", "validation_nll"):
         assert record["metrics"][name]["value"] == pytest.approx(plain["metrics"][name]["value"], rel=1e-5)
     assert record["identity"] == plain["identity"], "where the reference's values come from changes no number"
+
+
+def test_kept_values_of_another_seed_are_not_taken(tmp_path, data):
+    """A run that goes on under another seed has other draws: the reference must have seen the same."""
+    how = {"budget": 4, "reference": "kept"}
+    one = settings(tmp_path, data, dpo=how, steps=2, save_every=2)
+    train(one)
+    before = (tmp_path / "run" / KEPT).read_bytes()
+    other = settings(tmp_path, data, dpo=how, steps=3, seed=9, allow_changed=["seed", "steps"])
+    kept = train(other)
+    assert (tmp_path / "run" / KEPT).read_bytes() != before
+    train(settings(tmp_path, data, dpo={"budget": 4}, steps=2, save_every=2, out=str(tmp_path / "copy")))
+    again = {"dpo": {"budget": 4}, "steps": 3, "seed": 9, "allow_changed": ["seed", "steps"]}
+    copied = train(settings(tmp_path, data, **again, out=str(tmp_path / "copy")))
+    same = [each["metrics"]["preference_loss"]["value"] for each in (kept, copied)]
+    assert same[0] == pytest.approx(same[1], rel=1e-5)
+
+
+def test_another_model_may_be_the_reference(tmp_path, data):
+    first = train(settings(tmp_path, data))
+    how = {"budget": 4, "reference": str(tmp_path / "run")}
+    record = train(settings(tmp_path, data, dpo=how, steps=1, trainer={"learning_rate": 0.0}, out=str(tmp_path / "b")))
+    margins = [each["metrics"]["preference_margin"]["value"] for each in (first, record)]
+    assert margins[1] == pytest.approx(-margins[0], rel=1e-3), "policy and reference have changed places"
+    assert "dpo_reference" in record["identity"]
+    assert "dpo_reference" not in first["identity"]
+    with pytest.raises(UserError, match="dpo_reference"):
+        train(settings(tmp_path, data, dpo=how | {"reference": "tiny"}, steps=1, trainer={"learning_rate": 0.0},
+                       out=str(tmp_path / "b")))  # fmt: skip
+
+
+def test_a_reference_of_another_vocabulary_is_refused():
+    policy, other = load_model("tiny"), load_model("tiny-mmada")
+    check_reference(policy, load_model("tiny"))
+    with pytest.raises(UserError, match=r"dpo.reference 'tiny-mmada': expected the vocabulary of 'tiny'"):
+        check_reference(policy, other)
+    blocks = load_model("tiny")
+    blocks.model.config.block_size = 4
+    with pytest.raises(UserError, match="expected block_size None as 'tiny' has, found 4"):
+        check_reference(policy, blocks)
+
+
+def test_whole_conversations_beside_their_question(tmp_path):
+    """As UltraFeedback's binarized rows are."""
+
+    def said(text):
+        return [*MESSAGES, {"role": "assistant", "content": text}]
+
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "Hi", "chosen": said("Hello."), "rejected": said("No.")}) + "\n")
+    data = {"train": str(path), "validation_share": 0}
+    tokenizer = load_model("tiny").tokenizer
+    bundle = load_bundle(settings(tmp_path, data).data, tokenizer)
+    assert "<user>Hi<assistant>Hello." in tokenizer.decode(list(bundle.train[0].input_ids))
+    assert "<user>Hi<assistant>No." in tokenizer.decode(list(bundle.rejected["train"][0].input_ids))
 
 
 def test_adapters_are_trained_against_the_model_without_them(tmp_path, data):
@@ -145,6 +204,7 @@ def test_methods_that_cannot_estimate_the_bounds(tmp_path, data, method, dpo, wo
     ("row", "words"),
     [
         ({"chosen": "a", "rejected": "b"}, "rows.jsonl:1: expected 'prompt', or 'chosen' and 'rejected' that are"),
+        ({"question": "q", "chosen": "a", "rejected": "b"}, r'write "data.columns=\{prompt: question\}"'),
         ({"prompt": "a", "chosen": "b"}, "rejected"),
         ({"prompt": "a", "chosen": [*MESSAGES], "rejected": "b"}, "expected one answer under 'chosen'"),
         ({"prompt": "a", "chosen": "", "rejected": "b"}, "chosen"),

@@ -39,8 +39,21 @@ class Recording(DPOTrainer):
         return loss
 
 
-def make(out, *, micro=8, accumulation=1, steps=4, model=None, reference=FrozenCopy, loss=None, how=HOW, **arguments):
+def make(
+    out,
+    *,
+    micro=8,
+    accumulation=1,
+    steps=4,
+    model=None,
+    reference=FrozenCopy,
+    loss=None,
+    how=HOW,
+    makes=None,
+    **arguments,
+):
     model = model if model is not None else tiny.model(32)
+    makes = makes or (lambda trainer: reference(trainer.model))
     trainer = Recording(
         model=model,
         args=TrainingArguments(
@@ -48,7 +61,7 @@ def make(out, *, micro=8, accumulation=1, steps=4, model=None, reference=FrozenC
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=accumulation,
             max_steps=steps,
-            learning_rate=1e-3,
+            learning_rate=arguments.pop("learning_rate", 1e-3),
             logging_steps=1,
             report_to="none",
             disable_tqdm=True,
@@ -65,7 +78,7 @@ def make(out, *, micro=8, accumulation=1, steps=4, model=None, reference=FrozenC
         eval_rejected=[p.rejected for p in PAIRS[:6]],
         loss=loss or DPOLoss(BETA),
         estimator=how,
-        reference=reference(model),
+        reference=makes,
         method=Method.parse("lowdisc+fixedcount"),
         sampler=Method.parse("standard").sampler(None),
         mask_id=256,
@@ -191,3 +204,73 @@ def test_sharded_weights_are_refused(kind, words):
     refuse_sharded(fsdp=False, deepspeed=False)
     with pytest.raises(UserError, match=f"objective.kind=dpo: expected whole weights on every device, {words}"):
         refuse_sharded(**({"fsdp": False, "deepspeed": False} | {kind: True}))
+
+
+@pytest.mark.parametrize("reference", ["copy", "adapter", "kept"])
+def test_rounding_is_shared_under_mixed_precision(tmp_path, reference):
+    """The Trainer computes the policy in bfloat16: any reference must be, or its rounding alone makes a margin."""
+    peft = pytest.importorskip("peft")
+
+    def kept(trainer):
+        with trainer.accelerator.autocast():
+            table = values_of(trainer.model, PAIRS, HOW, seed=SEED)
+            return KeptValues(table[None], values_of(trainer.model, PAIRS[:6], HOW, seed=EVAL_SEED))
+
+    model = tiny.model(32).float()
+    if reference == "adapter":
+        model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["qkv_proj"], lora_dropout=0.0))
+    makes = {"copy": lambda t: FrozenCopy(t.model), "adapter": lambda t: AdapterOff(t.model), "kept": kept}
+    trainer = make(tmp_path, model=model, steps=1, bf16=True, learning_rate=0.0, makes=makes[reference])
+    trainer.train()
+    slack = 5e-5 if reference == "kept" else 0.0  # its forwards hold other rows; without autocast it is 2e-4
+    assert abs(logged(trainer, "rewards/margins")[0]) <= slack
+    assert abs(trainer.pair_metrics()["preference_margin"].value) <= slack
+    in_full = run(tmp_path / "full", model=tiny.model(32).float(), steps=1)
+    values = [HOW.draw(t.model, PAIRS, range(22), seed=SEED).values(t.model) for t in (trainer, in_full)]
+    assert not torch.equal(*values), "it was bfloat16"
+
+
+@pytest.mark.parametrize("precision", [{}, {"bf16": True}])
+def test_a_step_takes_the_gradient_of_the_documented_loss(tmp_path, precision):
+    """With everything on: adapters, jackknife, sft, checkpointed activations, in two micro-batches."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(5)
+    model = peft.get_peft_model(
+        tiny.model(32).float(), peft.LoraConfig(r=4, target_modules=["qkv_proj"], lora_dropout=0.5)
+    )
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p += 0.1 * torch.randn_like(p)
+    loss, seen = DPOLoss(BETA, "jackknife", 0.3), {}
+    trainer = make(
+        tmp_path, micro=4, accumulation=2, steps=1, model=model, loss=loss, reference=AdapterOff,
+        gradient_checkpointing=True, max_grad_norm=0.0, **precision,
+    )  # fmt: skip
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    seen["order"] = []
+    compute = trainer.compute_loss
+
+    def watched(model, inputs, *args, **kwargs):
+        seen["order"] += list(zip(inputs["numbers"], inputs["pairs"], strict=True))
+        return compute(model, inputs, *args, **kwargs)
+
+    trainer.compute_loss = watched
+    trainer.optimizer = torch.optim.SGD(trained.values(), lr=0.0)
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: seen.update({name: p.grad.clone() for name, p in trained.items()})
+    )
+    trainer.train()
+    numbers, pairs_seen = zip(*seen.pop("order"), strict=True)
+    model.eval()  # dropout has no part in the loss
+    with trainer.accelerator.autocast():
+        draws = HOW.draw(model, pairs_seen, numbers, seed=SEED)
+        with torch.no_grad(), model.disable_adapter():
+            reference = draws.values(model)
+    joint = draws.plan.groups * sum(part for part, _ in draws.plan.run(model))
+    value = loss(joint.unflatten(0, (2, -1)).transpose(0, 1), reference, draws.tokens).value.mean()
+    assert losses(trainer)[0] == pytest.approx(value.item(), rel=2e-2 if precision else 1e-5)
+    wanted = torch.autograd.grad(value, list(trained.values()))
+    for (name, _), each in zip(trained.items(), wanted, strict=True):
+        error = (seen[name] - each).norm() / each.norm()
+        assert error < (0.03 if precision else 1e-4), name

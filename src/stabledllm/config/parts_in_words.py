@@ -73,10 +73,11 @@ def preferences_in_words(dpo: DPOSettings, *, adapters: bool) -> str:
     '-log sigmoid(0.1 x margin) of pairs, plus 0.05 x the chose'
     """
     held = {"copy": "a frozen copy", "adapter": "the model without adapters", "kept": "values computed before step 1"}
-    kind = dpo.reference if dpo.reference != "auto" else "adapter" if adapters else "copy"
+    kind = dpo.held_against(adapters=adapters)
     text = f"-log sigmoid({dpo.beta:g} x margin) of pairs"
     text += f", plus {dpo.sft:g} x the chosen response's NLL per token" if dpo.sft else ""
-    text += f"; the margin is of bounds from {dpo.budget} forwards a response, against {held[kind]}, on the same draws"
+    against = held.get(kind, f"the model {kind}")
+    text += f"; the margin is of bounds from {dpo.budget} forwards a response, against {against}, on the same draws"
     return text + ("; less the bias that their noise gives" if dpo.correction == "jackknife" else "")
 
 

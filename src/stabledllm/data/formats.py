@@ -173,14 +173,14 @@ def _history(pairs: Any, origin: str) -> list[dict]:
 def _from_preference(record: dict, origin: str, options: FormatOptions) -> list[dict]:
     """The conversation that ends with the chosen answer, and beside it the rejected one."""
     sides = {key: _side(record, key, "assistant", origin) for key in ("chosen", "rejected")}
-    if "prompt" in record:
+    if "prompt" in record and not _are_whole(record, sides):
         prompt = _side(record, "prompt", "user", origin)
     else:  # both are whole conversations, alike up to the last answer
         prompt = sides["chosen"][:-1]
         if not prompt or sides["rejected"][:-1] != prompt:
             raise UserError(
                 f"{origin}: expected 'prompt', or 'chosen' and 'rejected' that are conversations alike but for the "
-                f"last answer, found neither."
+                f"last answer, found neither{_hint_of_prompt(record)}."
             )
         sides = {key: turns[-1:] for key, turns in sides.items()}
     for key, turns in sides.items():
@@ -188,6 +188,19 @@ def _from_preference(record: dict, origin: str, options: FormatOptions) -> list[
             raise UserError(f"{origin}: expected one answer under '{key}' behind the prompt, found {len(turns)} turns.")
     (example,) = _conversation(prompt, sides["chosen"], record, origin, options)
     return [example | {"rejected": sides["rejected"][0]}]
+
+
+def _are_whole(record: dict, sides: dict[str, list[dict]]) -> bool:
+    """Whether both answers are whole conversations of which ``prompt`` repeats what they begin with or ask at last."""
+    if any(len(turns) < 2 or turns[-1]["role"] != "assistant" for turns in sides.values()):
+        return False
+    before, prompt = sides["chosen"][:-1], record["prompt"]
+    return prompt in (before, before[-1]["content"], before[0]["content"])
+
+
+def _hint_of_prompt(record: dict) -> str:
+    key = next((key for key in ("question", "instruction", "query", "input") if key in record), None)
+    return f'; write "data.columns={{prompt: {key}}}"' if key and "prompt" not in record else ""
 
 
 def _from_text(record: dict, origin: str, options: FormatOptions) -> list[dict]:

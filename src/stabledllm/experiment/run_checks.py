@@ -11,6 +11,7 @@ from pathlib import Path
 from stabledllm.config.changeable import refuse_unchangeable
 from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.settings import ModelSettings, TrainSettings
+from stabledllm.config.settings.preference import OF_THE_POLICY
 from stabledllm.data.kinds import kind_of
 from stabledllm.errors import UserError
 from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
@@ -90,6 +91,8 @@ def of_run(run: TrainSettings) -> Checks:
     objective, decoding, lora = run.objective, run.decoding, run.lora
     yield WEIGHED, partial(check_objective, objective)
     yield f"{WEIGHED} dpo data.format packing lora", partial(check_preferences, run)
+    if objective.kind == "dpo" and run.dpo.reference not in OF_THE_POLICY:
+        yield "dpo.reference", partial(check_model_name, run.dpo.reference)
     yield f"{DECODED} block_size", partial(_check_decoding, run)
     numbers = (decoding.length, decoding.steps, decoding.block, run.block_size, decoding.sub_block)
     fits = partial(refuse_unfit, *numbers)

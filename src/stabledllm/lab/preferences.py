@@ -15,6 +15,7 @@ from stabledllm.noise.of_parts import OfParts
 from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
 from stabledllm.preference.noise import QUANTITIES, Candidate, PairNoise, measure_pairs
+from stabledllm.preference.reference import check_reference
 from stabledllm.runtime.device import place
 from stabledllm.runtime.files import write_json
 from stabledllm.runtime.provenance import device_name, versions
@@ -38,6 +39,7 @@ def run_pair_noise(settings: DecomposeSettings, say: Callable[[str], None] = pri
     started, dpo = time.perf_counter(), settings.dpo
     options = loading_options(settings)
     policy, reference = (load_model(name, **options) for name in (settings.model, dpo.reference))
+    check_reference(policy, reference)
     for loaded in (policy, reference):
         place(loaded.model)
     data = settings.data.model_copy(update={"validation_share": 0.0, "validation": None, "test": None})

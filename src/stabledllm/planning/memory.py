@@ -172,9 +172,9 @@ def rows_at_once(settings: TrainSettings, shape: Shape, layout: Layout) -> int:
 
 
 def _reference(settings: TrainSettings, shape: Shape) -> float:
-    """Bytes of the frozen copy that preferences are held against; every device has all of it."""
-    kind = settings.dpo.reference
-    if settings.objective.kind != "dpo" or kind in ("adapter", "kept") or (kind == "auto" and settings.lora):
+    """Bytes of the frozen model that preferences are held against, of the policy's shape; each device has all of it."""
+    kind = settings.dpo.held_against(adapters=settings.lora is not None)
+    if settings.objective.kind != "dpo" or kind in ("adapter", "kept"):
         return 0.0
     return float(shape.parameters) * (2 if settings.dtype == "bfloat16" else 4)
 

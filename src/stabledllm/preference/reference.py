@@ -1,7 +1,7 @@
-"""The reference that a policy is held against: a frozen copy, the model without its adapter, or kept values.
+"""The reference that a policy is held against: a frozen model, the policy without its adapter, or kept values.
 
-Each gives the same numbers: the draws are functions of the pair, so that they can be seen by two models, or by one
-model at two times.
+A copy of the policy, the policy without its adapter and kept values give the same numbers: the draws are functions of
+the pair, so that they can be seen by two models, or by one model at two times.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stabledllm.errors import UserError
 from stabledllm.models.evaluating import evaluating
+from stabledllm.models.loading import LoadedModel
 from stabledllm.preference.draws import BoundEstimator, Pair, SharedDraws
 
 
@@ -34,19 +35,30 @@ class Reference(Protocol):
         ...
 
 
-class FrozenCopy:
-    """A copy of the model as it is now. It takes as much memory again as the weights."""
+class FrozenModel:
+    """Another model, which is put into evaluation mode and trained no more.
+
+    Args:
+        model: of the same tokens as the policy, see :func:`check_reference`.
+    """
 
     passes = 1
 
     def __init__(self, model: nn.Module):
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
 
     def values(self, policy: nn.Module, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
         device = next(policy.parameters()).device
         if next(self.model.parameters()).device != device:
             self.model.to(device)
         return draws.values(self.model)
+
+
+class FrozenCopy(FrozenModel):
+    """A copy of the model as it is now. It takes as much memory again as the weights."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__(copy.deepcopy(model))
 
 
 class AdapterOff:
@@ -88,6 +100,45 @@ class KeptValues:
             wanted = "held-out pairs" if epoch is None else f"epoch {epoch + 1}"
             raise UserError(f"dpo.reference: expected values of {wanted}, found those of {len(self.table)} epochs.")
         return self.table[epoch, list(numbers)].to(device)
+
+
+def check_reference(policy: LoadedModel, reference: LoadedModel) -> None:
+    """Refuse a reference whose bounds cannot be set beside the policy's: of other tokens, or in other blocks.
+
+    Raises:
+        UserError: names both.
+    """
+    what = f"dpo.reference '{reference.name}'"
+    if reference.autoregressive:
+        raise UserError(f"{what}: expected a masked diffusion model like '{policy.name}', found an autoregressive one.")
+    ours, theirs = (each.model.get_input_embeddings().weight.shape[0] for each in (policy, reference))
+    names = tuple(f"{name}_token_id" for name in ("mask", "eos"))
+    ids = [(each.mask_id, each.eos_id) for each in (policy, reference)]
+    vocabularies = [_vocabulary(each.tokenizer) for each in (policy, reference)]
+    if type(policy.tokenizer) is not type(reference.tokenizer) or vocabularies[0] != vocabularies[1]:
+        found = f"{ours:,} and {theirs:,} rows of embeddings" if ours != theirs else "another tokenizer"
+        raise UserError(f"{what}: expected the vocabulary of '{policy.name}', found another ({found}).")
+    for name, one, other in zip(names, *ids, strict=True):
+        if one != other:
+            raise UserError(f"{what}: expected {name} {one} as '{policy.name}' has, found {other}.")
+    sizes = [getattr(each.model.config, "block_size", None) for each in (policy, reference)]
+    if sizes[0] != sizes[1]:
+        raise UserError(f"{what}: expected block_size {sizes[0]} as '{policy.name}' has, found {sizes[1]}.")
+
+
+def _vocabulary(tokenizer) -> dict[str, int] | None:
+    """The number of each token; None for the tokenizer of bytes, which has but one."""
+    asked = getattr(getattr(tokenizer, "_tokenizer", None), "get_vocab", None)
+    return asked() if asked else None
+
+
+def silence_dropout(model: nn.Module) -> None:
+    """Switch a model's dropout off for good: policy and reference would not share its noise."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 def values_of(

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from stabledllm.build import build_method
 from stabledllm.config.changeable import FREE, FREE_OF_TRAINER
 from stabledllm.config.settings import TrainSettings
+from stabledllm.config.settings.preference import OF_THE_POLICY
 from stabledllm.data.data_key import WITHOUT_EFFECT
 from stabledllm.data.images import are_images, image_tokenizer
 from stabledllm.data.splits import has_test
@@ -127,8 +128,17 @@ def _behind_names(settings: TrainSettings) -> dict:
         ),
         "density": digest_of(density.record["density"]) if density else None,
         "image_tokenizer_weights": image_tokenizer(settings.data.image.tokenizer).fingerprint if images else None,
+        **_reference(settings),
         "clip_weights": fingerprint(settings.clip) if settings.clip and drawn else None,
     }
+
+
+def _reference(settings: TrainSettings) -> dict:
+    """The digest of a reference that is no form of the policy."""
+    name = settings.dpo.reference
+    if settings.objective.kind != "dpo" or name in OF_THE_POLICY:
+        return {}
+    return {"dpo_reference": fingerprint(name, code=settings.trust_remote_code)}
 
 
 def with_content(identity: dict, digests: dict[str, str]) -> dict:

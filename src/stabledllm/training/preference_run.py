@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from stabledllm.build import loading_options
 from stabledllm.config.settings import TrainSettings
+from stabledllm.config.settings.preference import OF_THE_POLICY
 from stabledllm.data.token_rows import TokenRow
-from stabledllm.models.loading import LoadedModel
+from stabledllm.evaluation.identity import digest_of
+from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
-from stabledllm.preference.draws import BoundEstimator
+from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
-from stabledllm.preference.reference import AdapterOff, FrozenCopy, KeptValues, Reference, values_of
+from stabledllm.preference.reference import (
+    AdapterOff,
+    FrozenCopy,
+    FrozenModel,
+    KeptValues,
+    Reference,
+    check_reference,
+    values_of,
+)
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.showing import bar
-from stabledllm.training.preferences import EVAL_SEED, pairs_of
+from stabledllm.training.preferences import EVAL_SEED, DPOTrainer, pairs_of
 
 KEPT = "reference_values.safetensors"
 """In the run's folder: the values of a reference that are ``kept``."""
+OF = "of"
+"""In the file's metadata: a digest of the pairs and the noise that the values are of."""
 
 
 def of_pairs(
@@ -47,34 +62,46 @@ def of_pairs(
     sides = {"rejected": rejected["train"], "eval_rejected": rejected.get("validation", [])}
     pairs = {"train": pairs_of(rows["train"], sides["rejected"])}
     pairs["validation"] = pairs_of(rows["validation"], sides["eval_rejected"])
-    kind = dpo.reference if dpo.reference != "auto" else "adapter" if settings.lora else "copy"
-    reference: Reference
-    if kind == "kept":
-        reference = _kept(settings, loaded, pairs, estimator, resumed=resumed)
-    else:
-        reference = {"copy": FrozenCopy, "adapter": AdapterOff}[kind](loaded.model)
     loss = DPOLoss(dpo.beta, dpo.correction, dpo.sft)
-    return sides | {"loss": loss, "estimator": estimator, "reference": reference}
+    return sides | {"loss": loss, "estimator": estimator, "reference": _reference(settings, loaded, pairs, resumed)}
 
 
-def _kept(settings: TrainSettings, loaded: LoadedModel, pairs: dict, estimator: BoundEstimator, *, resumed: bool):
-    """The values of the model as it is loaded, from the run's folder where a killed run has left them."""
+def _reference(
+    settings: TrainSettings, loaded: LoadedModel, pairs: dict[str, list[Pair]], resumed: bool
+) -> Callable[[DPOTrainer], Reference]:
+    """What makes the reference, from a Trainer that has not made a step and whose model is on its device."""
+    kind = settings.dpo.held_against(adapters=settings.lora is not None)
+    if kind == "kept":
+        return partial(_kept, settings=settings, pairs=pairs, resumed=resumed)
+    if kind in OF_THE_POLICY:
+        return lambda trainer: {"copy": FrozenCopy, "adapter": AdapterOff}[kind](trainer.model)
+    other = load_model(kind, **loading_options(settings) | {"init_seed": None})
+    if settings.block_size and hasattr(other.model.config, "block_size"):
+        other.model.config.block_size = settings.block_size
+    check_reference(loaded, other)
+    return lambda _: FrozenModel(other.model)
+
+
+def _kept(trainer: DPOTrainer, *, settings: TrainSettings, pairs: dict[str, list[Pair]], resumed: bool) -> KeptValues:
+    """The values of the model as it is loaded, from the run's folder where a killed run has left the same."""
     path, per_epoch = Path(settings.out) / KEPT, math.ceil(len(pairs["train"]) / settings.batch)
     epochs = math.ceil((settings.steps or settings.epochs * per_epoch) / per_epoch)
-    if resumed and path.is_file():
-        found = load_file(path)
-        if len(found["train"]) >= epochs:
-            return KeptValues(found["train"], found.get("validation"))
+    of = _what_decides(settings, trainer, pairs)
+    if resumed and path.is_file() and (found := _read(path, of)) and len(found["train"]) >= epochs:
+        return KeptValues(found["train"], found.get("validation"))
     wanted = [("train", settings.seed, epoch) for epoch in range(epochs)]
     wanted += [("validation", EVAL_SEED, 0)] if pairs["validation"] else []
     tables = []
-    with bar(sum(len(pairs[split]) for split, *_ in wanted), "reference", "pair") as shown:
+    with (
+        bar(sum(len(pairs[split]) for split, *_ in wanted), "reference", "pair") as shown,
+        trainer.accelerator.autocast(),
+    ):
         for split, seed, epoch in wanted:
             tables.append(
                 values_of(
-                    loaded.model,
+                    trainer.model,
                     pairs[split],
-                    estimator,
+                    trainer.estimator,
                     seed=seed,
                     epoch=epoch,
                     at_once=settings.micro_batch or 8,
@@ -85,6 +112,24 @@ def _kept(settings: TrainSettings, loaded: LoadedModel, pairs: dict, estimator: 
     if is_main_process():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        save_file({name: table.contiguous() for name, table in kept.items()}, part)
+        save_file({name: table.contiguous() for name, table in kept.items()}, part, metadata={OF: of})
         part.replace(path)
     return KeptValues(kept["train"], kept.get("validation"))
+
+
+def _what_decides(settings: TrainSettings, trainer: DPOTrainer, pairs: dict[str, list[Pair]]) -> str:
+    """A digest of what the values depend on and a run may change on its way: the pairs and their noise."""
+    rows = [
+        [list(row.input_ids), row.prompt_length]
+        for both in pairs.values()
+        for p in both
+        for row in (p.chosen, p.rejected)
+    ]
+    return digest_of([settings.seed, trainer.args.bf16, trainer.args.fp16, rows])
+
+
+def _read(path: Path, of: str) -> dict[str, torch.Tensor] | None:
+    with safe_open(path, "pt") as held:
+        if (held.metadata() or {}).get(OF) != of:
+            return None
+    return load_file(path)

@@ -6,7 +6,7 @@ Legend: B pairs of a micro-batch, R replicates.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,9 +17,9 @@ from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
-from stabledllm.preference.draws import BoundEstimator, Pair
+from stabledllm.preference.draws import BoundEstimator, Pair, SharedDraws
 from stabledllm.preference.loss import DPOLoss, PairLosses
-from stabledllm.preference.reference import Reference
+from stabledllm.preference.reference import Reference, silence_dropout
 from stabledllm.stats.estimate import Estimate
 from stabledllm.training.blocks import InBlocks
 from stabledllm.training.history import PAIRS
@@ -125,8 +125,8 @@ class DPOTrainer(MDMTrainer):
 
     Args:
         train_rows, eval_rows: the chosen responses. rejected, eval_rejected: the other ones, in the same order.
-        loss: of pairs. estimator: of the bounds. reference: of the policy. The other arguments are those of
-            :class:`MDMTrainer`.
+        loss: of pairs. estimator: of the bounds. reference: makes the policy's reference once the policy is on its
+            device; called with the Trainer. The other arguments are those of :class:`MDMTrainer`.
 
     Raises:
         UserError: a correction that the estimator's replicates do not allow.
@@ -141,15 +141,17 @@ class DPOTrainer(MDMTrainer):
         eval_rejected: Sequence[TokenRow],
         loss: DPOLoss,
         estimator: BoundEstimator,
-        reference: Reference,
+        reference: Callable[[DPOTrainer], Reference],
         **kwargs,
     ):
-        self.pair_loss, self.estimator, self.reference = loss, estimator, reference
+        self.pair_loss, self.estimator = loss, estimator
         self.eval_pairs = pairs_of(eval_rows, eval_rejected)
         super().__init__(train_rows=train_rows, eval_rows=eval_rows, **kwargs)
         refuse_sharded(fsdp=self.is_fsdp_enabled, deepspeed=self.is_deepspeed_enabled)
         self.train_dataset = PairDataset(pairs_of(train_rows, rejected))
         self.data_collator = PairCollator(self.pad_id)
+        silence_dropout(self.model)
+        self.reference = reference(self)
 
     @property
     def epoch(self) -> int:
@@ -163,7 +165,7 @@ class DPOTrainer(MDMTrainer):
         draws = self.estimator.draw(bare, pairs, numbers, seed=self.noise_seed, step=self.epoch)
         values = draws.values(model)
         found, slopes = self.pair_loss.with_slopes(
-            values, self.reference.values(model, draws, numbers, self.epoch), draws.tokens
+            values, self._of_reference(model, draws, numbers, self.epoch), draws.tokens
         )
         counted = inputs["counted"].to(found.value.device)
         # Data-parallel wrappers average gradients over ranks; parts of one mean must be summed.
@@ -181,6 +183,14 @@ class DPOTrainer(MDMTrainer):
         loss = (found.value * share).sum() + (last - last.detach())
         return (loss, {}) if return_outputs else loss
 
+    def _of_reference(self, policy, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
+        """The reference's values in the policy's precision: a Trainer gives autocast to the model that it trains alone.
+
+        Rounding that only one of the two has would be noise that they do not share.
+        """
+        with self.accelerator.autocast():
+            return self.reference.values(policy, draws, numbers, epoch)
+
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """The bound of the held-out chosen responses, and what the held-out pairs say, with fixed noise."""
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -196,8 +206,10 @@ class DPOTrainer(MDMTrainer):
                 pairs = self.eval_pairs[start : start + self.args.train_batch_size]
                 numbers = range(start, start + len(pairs))
                 draws = estimator.draw(bare, pairs, numbers, seed=EVAL_SEED)
-                reference = self.reference.values(bare, draws, numbers, None)
-                found.append(DPOLoss(self.pair_loss.beta)(draws.values(bare), reference, draws.tokens))
+                reference = self._of_reference(bare, draws, numbers, None)
+                with self.accelerator.autocast():
+                    values = draws.values(bare)
+                found.append(DPOLoss(self.pair_loss.beta)(values, reference, draws.tokens))
         loss, margin = (torch.cat([getattr(each, name) for each in found]).double() for name in ("value", "margin"))
         right = (margin > 0).double() + 0.5 * (margin == 0)
         named = {

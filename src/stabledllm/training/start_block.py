@@ -121,6 +121,8 @@ class StartBlock:
         yield "first row", Text(f"{plain_text(row.origin)}, {length}" if row.origin else length)
         for part in parts_of(row, self.loaded.tokenizer):
             yield f"  {part.kind}", part.text
+        if other := next(iter(self.data.rejected.get("train", [])), None):
+            yield "  rejected", next(p.text for p in parts_of(other, self.loaded.tokenizer) if p.kind == RESPONSE)
         if not row.prompt_length:
             yield "", Text(f"no prompt: the whole row is {RESPONSE}", style=STYLES[RESPONSE])
 
@@ -128,6 +130,8 @@ class StartBlock:
         """The method's name and what it does, with blocks if there are any."""
         method = self.method
         text = f"{method.name}: {in_words([named.part.name for named in method.parts], unbiased=method.unbiased)}"
+        if self.settings.objective.kind == "dpo":  # each response is an estimate of its own
+            text = text.replace("over the rows of a step", "over the forwards of a response")
         if self.settings.block_size:
             shared = "all of a row with one t" if self.settings.block_t == "row" else "each with its own t"
             blocks = f"blocks of {self.settings.block_size} tokens"

@@ -9,6 +9,9 @@ from pydantic import Field
 from stabledllm.config.settings.values import MOST, PathText
 from stabledllm.config.typed import Strict
 
+OF_THE_POLICY = ("auto", "copy", "adapter", "kept")
+"""The references that are the policy as it was before its first step; any other is the name of a model."""
+
 
 class DPOSettings(Strict):
     """Direct preference optimisation on bounds of the log-likelihood; read where ``objective.kind`` is ``dpo``."""
@@ -22,12 +25,20 @@ class DPOSettings(Strict):
     correction: Literal["none", "jackknife"] = "none"
     """``jackknife`` takes off the bias that the noise of the bounds gives the loss; it needs at least two replicates (a
     budget of 4, or of any independent draws)."""
-    reference: Literal["auto", "copy", "adapter", "kept"] = "auto"
+    reference: PathText = "auto"
     """``copy``: a frozen copy of the model, its memory again. ``adapter``: the model with its adapters switched off.
     ``kept``: values computed before the first step, for every pair and epoch. ``auto``: ``adapter`` where adapters are
-    trained, else ``copy``."""
+    trained, else ``copy``. Else another model: a folder, a name on the hub, or a run's folder."""
     tokens_per_forward: int = Field(8192, ge=1, le=MOST)
     """Padded tokens of one forward pass, which has a backward pass of its own; changes memory and speed alone."""
+
+    def held_against(self, *, adapters: bool) -> str:
+        """The reference without ``auto``.
+
+        >>> DPOSettings().held_against(adapters=True), DPOSettings(reference="tiny").held_against(adapters=True)
+        ('adapter', 'tiny')
+        """
+        return self.reference if self.reference != "auto" else "adapter" if adapters else "copy"
 
 
 class PairNoiseSettings(Strict):
