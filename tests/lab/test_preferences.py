@@ -48,6 +48,17 @@ def test_without_a_reference_it_is_told_at_once(folder):
     assert_refused(missing, "tny", "tiny")
 
 
+def test_a_run_is_told_at_once_of_a_reference_that_is_not_there(folder):
+    run = ["train", "dpo", "--model", "tiny", "--data", "pairs.jsonl", "batch=2"]
+    assert_refused(in_process(*run, "dpo.reference=tny", cwd=folder), "tny", "tiny")
+    assert_refused(in_process(*run, "dpo.reference=copi", cwd=folder), "copi")
+
+
+def test_another_vocabulary_is_refused(folder):
+    other = in_process("decompose", *KEYS, "dpo.reference=tiny-mmada", cwd=folder)
+    assert_refused(other, "dpo.reference 'tiny-mmada': expected the vocabulary of 'tiny'")
+
+
 def test_a_dry_run_counts(folder):
     done = in_process("decompose", *KEYS, "dpo.reference=tiny", "methods=[fixedcount]", "--dry-run", cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from stabledllm.config.settings import TrainSettings
-from stabledllm.data.bundle import load_bundle
+from stabledllm.data.bundle import load_bundle, load_rows
 from stabledllm.errors import UserError
 from stabledllm.models.loading import load_model
 from stabledllm.noise.of_parts import OfParts
@@ -146,14 +146,21 @@ def test_whole_conversations_beside_their_question(tmp_path):
     data = {"train": str(path), "validation_share": 0}
     tokenizer = load_model("tiny").tokenizer
     bundle = load_bundle(settings(tmp_path, data).data, tokenizer)
-    assert "<user>Hi<assistant>Hello." in tokenizer.decode(list(bundle.train[0].input_ids))
-    assert "<user>Hi<assistant>No." in tokenizer.decode(list(bundle.rejected["train"][0].input_ids))
+    for rows, answer in ((bundle.train, "Hello."), (bundle.rejected["train"], "No.")):
+        assert tokenizer.decode(list(rows[0].input_ids)) == f"Hi{answer}", "the question stands there once"
+        assert tokenizer.decode(list(rows[0].input_ids[rows[0].prompt_length :])) == answer
 
 
 def test_adapters_are_trained_against_the_model_without_them(tmp_path, data):
     record = train(settings(tmp_path, data, lora={"rank": 2}, trainer={"learning_rate": 1e-2}))
     assert record["metrics"]["preference_margin"]["value"] != 0
     assert read_json(tmp_path / "run" / "model" / "adapter_config.json")["r"] == 2
+
+
+def test_evaluation_says_that_it_is_of_the_chosen_answers(tmp_path, data):
+    asked = settings(tmp_path, data).data
+    _, told = load_rows(asked.train, load_model("tiny").tokenizer, asked, "test", None)
+    assert "; of each pair the chosen answer alone" in told
 
 
 def test_replay_is_of_single_answers(tmp_path, data):

@@ -91,7 +91,9 @@ def load_rows(
     with busy(f"reading {spec}"):
         chosen = cache.chosen(name, choose_rows, say) if cache else choose_rows()
         encoded = _encoded(chosen, name, split, tokenizer, settings, limit, say)
-    return encoded.rows, "; ".join([f"{split}: {spec}: {encoded.summary(settings.max_len)}", *chosen.notes])
+    alone = ["of each pair the chosen answer alone"] if settings.format == PREFERENCE else []
+    told = f"{split}: {spec}: {encoded.summary(settings.max_len)}"
+    return encoded.rows, "; ".join([told, *alone, *chosen.notes])
 
 
 def limited(examples: Examples, rows: int | None) -> Examples:
