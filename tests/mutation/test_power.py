@@ -17,7 +17,7 @@ from tests.mutation.inject import noticed, scale, scale_coefficient, spread, wra
 from tests.noise.test_sources import steps
 from tests.statistical.cases import FITTED, case
 
-pytestmark = pytest.mark.statistical
+pytestmark = [pytest.mark.statistical, pytest.mark.long]
 off_by_2_percent = pytest.mark.parametrize("factor", [1.02, 0.98])
 
 
