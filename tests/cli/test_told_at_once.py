@@ -37,6 +37,8 @@ FILES = {
     "few.jsonl": "\n".join(ROWS * 4),
     "list.yaml": "base: [sft]\nmethods: [mirror]\n",
     "begun/run.json": json.dumps({"schema": "stabledllm/run/1", "identity": BEGUN}),
+    "windowed/run.json": json.dumps({"schema": "stabledllm/run/1", "identity": {"objective": {"weighting": "elbo"}}}),
+    "killed/checkpoint-10/stabledllm.json": json.dumps({"schema": "stabledllm/checkpoint/1", **BEGUN}),
     "killed/checkpoint-5/stabledllm.json": json.dumps({"schema": "stabledllm/checkpoint/1", **BEGUN}),
     "begun-experiment/experiment.json": json.dumps(
         {"settings": {"base": {"batch": 4, "trainer": {"learning_rate": 1}}}}
@@ -86,7 +88,8 @@ TOLD = {
     f"{TRAIN} out=begun method=mirror seed=1 epochs=3 trainer.learning_rate=2e-3": "with trainer.learning_rate=0.001",
     f"{TRAIN} out=begun method=mirror seed=1 trainer.learning_rate=1e-3 epochs=4": "or allow_changed=[epochs] to go on",
     f"{TRAIN} out=begun method=mirror seed=2 allow_changed=[trainer]": "with seed=1, found seed=2; take another 'out'",
-    f"{TRAIN} out=killed": "killed/checkpoint-5: expected to resume with method='mirror'",
+    f"{TRAIN} out=windowed objective.window=[0.3,0.8]": "with objective.window=None, found objective.window=[0.3, 0.8]",
+    f"{TRAIN} out=killed": "killed/checkpoint-10: expected to resume with method='mirror'",
     f"{TRAIN} out=exp": "exp: expected the folder of a run, or a new one, found an experiment's; take another 'out'",
     f"{TRAIN} out=begun batch=8 metod=x": "unknown key 'metod' (did you mean 'method'?)",
     "experiment exp.yaml out=begun-experiment": "base.method='standard' as in the experiment that is there, found",
