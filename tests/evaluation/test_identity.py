@@ -65,7 +65,7 @@ def test_another_objective_is_another_evaluation(done, tmp_path, objective, told
         run(done | {"objective": objective})
     settings = done | {"out": str(tmp_path / "out"), "objective": objective}
     run(settings)
-    with pytest.raises(UserError, match="with objective=.*, found objective='elbo'"):
+    with pytest.raises(UserError, match=r"with objective=.*, found objective='elbo'"):
         run(done | {"out": str(tmp_path / "out")})
 
 
