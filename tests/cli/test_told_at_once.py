@@ -82,6 +82,11 @@ TOLD = {
     f"{TRAIN} block_size=32 block_t=row method=adaptive": "expected 'own' with method 'adaptive'",
     "fit data.train=mine.jsonl block_t=row": "write block_size=32 too, or leave out block_t",
     "validate exp.yaml base.block_t=row": "stabledllm: key 'block_t': expected block_size beside 'row'",
+    # the mask token
+    f"{TRAIN} mask_token_id=5": "model 'tiny': expected no mask_token_id for the reference model, found '5'",
+    "generate hi --model adapter --mask-token-id 5": "expected none for the adapter 'adapter', which has its base's",
+    "validate gsm8k/sdar-4b+lora mask_token_id=151670": "expected none beside 'lora', since an adapter's files cannot",
+    "validate gsm8k/sdar-4b mask_token_id=151936": "below the embedding's 151936 rows, found 151936",
     # a folder that holds other work, and more rows a step than there are
     f"{TRAIN} out=begun": "expected the run that is there with method='mirror', found method='lowdisc",
     f"{TRAIN} out=begun method=mirror seed=1 epochs=1": "with epochs=3.0, found epochs=1.0",
