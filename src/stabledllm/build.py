@@ -21,6 +21,7 @@ from stabledllm.method_checks import check_block_choices
 from stabledllm.models.families.block_config import OwnBlocks
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel, is_adapter, load_model
+from stabledllm.models.mask_choice import check_mask_choice
 from stabledllm.models.new import is_new
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
@@ -56,11 +57,8 @@ def build_model(settings: TrainSettings) -> LoadedModel:
             f"key 'quantised': expected 'lora' beside it, since weights in {settings.quantised} cannot be trained, "
             f"found none."
         )
-    if settings.lora and settings.mask_token_id is not None:
-        raise UserError(
-            "key 'mask_token_id': expected none beside 'lora', since an adapter's files cannot say it, found "
-            f"{settings.mask_token_id}; write it into the base's config.json."
-        )
+    if settings.mask_token_id is not None:
+        check_mask_choice(settings.mask_token_id, settings.model, adapted=bool(settings.lora))
     loaded = load_model(settings.model, quantised=settings.quantised, **loading_options(settings))
     if settings.lora is None:
         return loaded
