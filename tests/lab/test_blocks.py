@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from stabledllm.build import set_blocks
 from stabledllm.config.settings import DataSettings, DecomposeSettings
 from stabledllm.errors import UserError
 from stabledllm.forward.blocks import BlockMeter
@@ -72,3 +75,22 @@ def test_decompose_takes_the_form_from_its_settings(tmp_path):
     write_sdar(tmp_path / "sdar")
     with pytest.raises(UserError, match="key 'block_start': expected a model in blocks whose logits are shifted"):
         run_decompose(DecomposeSettings(model=str(tmp_path / "sdar"), block_start="clean"), say=lambda text: None)
+
+
+def test_decompose_takes_the_blocks_of_its_settings(tmp_path):
+    """The published layouts in other blocks than their own, and the shipped model as training in blocks would begin."""
+    write_sdar(tmp_path / "sdar")
+    sizes = {"rows": 4, "rates": 4, "masks": 2, "steps": 4, "forwards": 4, "methods": ["standard"]}
+    probe = {"rows": 4, "rates": 4, "masks": 2, "starts": 2}
+    for model, size in ((str(tmp_path / "sdar"), 16), ("tiny", 8)):
+        given = {"model": model, "data": {"train_rows": 8}, "out": str(tmp_path / "out"), "block_size": size}
+        record = run_decompose(DecomposeSettings(probe=probe, **given, **sizes), say=lambda text: None)
+        assert record["blocks"]["block_size"] == size
+
+
+def test_decompose_refuses_blocks_that_training_would_refuse():
+    trained = SimpleNamespace(name="mine", model=SimpleNamespace(config=SimpleNamespace(block_size=8)))
+    whole = SimpleNamespace(name="llada", model=SimpleNamespace(config=SimpleNamespace()))
+    for loaded, found in ((trained, "expected 8, as model 'mine' was trained"), (whole, "expected a model with a bl")):
+        with pytest.raises(UserError, match=f"key 'block_size': {found}"):
+            set_blocks(loaded, DecomposeSettings(block_size=4))
