@@ -40,14 +40,15 @@ def method(text: str) -> Method:
     return Method.parse(text, objective=Objective(eps=EPS))
 
 
-def meter_of(kind, model=None, rows=ROWS, copies=COPIES, **kwargs):
+def meter_of(kind, model=None, rows=ROWS, copies=COPIES, normalization="row", **kwargs):
     loaded = MeteredModel(model or tiny_in_blocks(), mask_id=0, pad_id=0)
     kwargs = {"parameters": None if model else PARAMETERS, "tokens_per_batch": 2**13} | kwargs
-    return kind(loaded, rows * copies, Objective(eps=EPS), block_size=2, **kwargs)
+    return kind(loaded, rows * copies, Objective(eps=EPS, normalization=normalization), block_size=2, **kwargs)
 
 
 def units_of(meter, rows: int, seed: int) -> UnitNoise:
-    return unit_noise(meter, method("fixedcount"), rows=rows, rates=4, masks=2, seed=seed)
+    chosen = Method.parse("fixedcount", objective=meter.objective)
+    return unit_noise(meter, chosen, rows=rows, rates=4, masks=2, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,24 @@ def test_every_part_is_unbiased_and_its_error_is_right(measured, exact):
     held = [not one.is_known or one.ci_low <= cost <= one.ci_high for one in ratios]
     assert sum(held) >= 13, ratios
     assert any(one.is_known for one in ratios)
+
+
+def test_every_part_of_a_mean_over_tokens():
+    """The same under SDAR's mean, in which a row, and a block of it, counts by its tokens."""
+    exact = ExactGradient(tiny_in_blocks(), ROWS, STANDARD, token_mean=True)
+    units, rows = (meter_of(kind, normalization="token") for kind in (UnitRowGradients, BlockRowGradients))
+    standard = Method.parse("standard", objective=rows.objective)
+    given = {"rows": 24, "rates": 3, "one_t": True}
+    pairs = [(units_of(units, 16, s), nested_rows(rows, standard, seed=s, **given)) for s in range(10)]
+    found, splits = ([part(*pair) for pair in pairs] for part in (decompose_in_blocks, split_of_gradient))
+    truths = {"mask_pattern": exact.pattern, "mask_rate": exact.own, "data": exact.data}
+    of_split = {"of_blocks": exact.single, "between_rows": exact.shared, "own_t": exact.own}
+    for each, wanted in ((found, truths | {"mean_square": exact.mean_square}), (splits, of_split)):
+        for name, truth in wanted.items():
+            assert_mean(np.array([getattr(one, name).value for one in each]), truth, name)
+    by_row = ExactGradient(tiny_in_blocks(), ROWS, STANDARD)
+    spread = np.std([one.mask_pattern.value for one in found])
+    assert abs(by_row.pattern - exact.pattern) > spread, "a mean over rows would be seen"
 
 
 def test_a_t_of_its_own_for_each_block_and_plain_masks(exact):

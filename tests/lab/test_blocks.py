@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stabledllm.build import set_blocks
+from stabledllm.build import build_methods, set_blocks
 from stabledllm.config.settings import DataSettings, DecomposeSettings
 from stabledllm.errors import UserError
 from stabledllm.forward.blocks import BlockMeter
 from stabledllm.gradient.blocks import BlockSteps
 from stabledllm.lab.decompose import run_decompose
+from stabledllm.lab.measure.decompose import check_methods
 from stabledllm.models.loading import load_model
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
@@ -94,3 +95,15 @@ def test_decompose_refuses_blocks_that_training_would_refuse():
     for loaded, found in ((trained, "expected 8, as model 'mine' was trained"), (whole, "expected a model with a bl")):
         with pytest.raises(UserError, match=f"key 'block_size': {found}"):
             set_blocks(loaded, DecomposeSettings(block_size=4))
+
+
+@pytest.mark.parametrize(
+    ("objective", "found"),
+    [({"name": "llada2"}, r"objective.window \[0.3, 0.8\]"), ({"weighting": "cosine"}, "objective.weighting 'cosine'")],
+)
+def test_the_gradients_noise_in_a_window_and_under_cosine_is_refused(objective, found):
+    given = {"objective": objective, "methods": ["standard", "fixedcount"]}
+    methods = build_methods(DecomposeSettings(**given))
+    with pytest.raises(UserError, match=f"gradient=true and {found}.* contradict; write gradient=false"):
+        check_methods(methods, gradient=True)
+    check_methods(methods, gradient=False)
