@@ -41,20 +41,18 @@ def gradient_tables(model: TinyMDM, row: TokenRow) -> list[ToyRow]:
 
 
 class ExactGradient:
-    """The parts of the gradient's noise, as traces, and its mean; each row counts the same, or each token."""
+    """The parts of the gradient's noise, as traces, and its mean; each row counts the same."""
 
-    def __init__(self, model: TinyMDM, rows: list[TokenRow], setting: Setting, *, token_mean: bool = False):
+    def __init__(self, model: TinyMDM, rows: list[TokenRow], setting: Setting):
         t, dt = panels(setting.kinks(2), 0.0, 1.0)
         self.tables = [gradient_tables(model, row) for row in rows]
         self.parts = [np.array([toy.size for toy in row]) for row in self.tables]
-        totals = np.array([sizes.sum() for sizes in self.parts])
-        shares = totals / totals.mean() if token_mean else np.ones(len(totals))
         self.parts = [sizes / sizes.sum() for sizes in self.parts]
         pattern, own, shared, single, hidden, self.means = [], [], [], [], [], []
-        for tables, part, share in zip(self.tables, self.parts, shares, strict=True):
+        for tables, part in zip(self.tables, self.parts, strict=True):
             each = [conditional(setting, toy, t) for toy in tables]
-            g = np.stack([mean[:, 1:] for mean, _ in each]) * share * part[:, None, None]
-            square = np.stack([square[:, 1:].sum(-1) for _, square in each]) * (share * part[:, None]) ** 2
+            g = np.stack([mean[:, 1:] for mean, _ in each]) * part[:, None, None]
+            square = np.stack([square[:, 1:].sum(-1) for _, square in each]) * part[:, None] ** 2
             mean = np.einsum("mtf,t->mf", g, dt)
             pattern.append((square - (g**2).sum(-1)).sum(0) @ dt)
             nothing = np.stack([(1 - setting.p_mask(t)) ** toy.size for toy in tables])
@@ -67,10 +65,8 @@ class ExactGradient:
             self.means.append(mean.sum(0))
         averages = (np.mean(each) for each in (pattern, own, shared, single, hidden))
         self.pattern, self.own, self.shared, self.single, self.hidden = averages
-        whole = np.mean(self.means, 0)
-        # A mean over tokens is a ratio of two means, which the mean gradient itself does not move.
-        self.data = np.mean((self.means - shares[:, None] * whole) ** 2, axis=0).sum()
-        self.mean_square = (whole**2).sum()
+        self.data = np.var(self.means, axis=0).sum()
+        self.mean_square = (np.mean(self.means, 0) ** 2).sum()
 
     def of_method(self, setting: Setting) -> float:
         """tr Var of the gradient of one row, every block of which has a t of its own, iid."""

@@ -87,22 +87,28 @@ def test_every_part_is_unbiased_and_its_error_is_right(measured, exact):
     assert any(one.is_known for one in ratios)
 
 
-def test_every_part_of_a_mean_over_tokens():
-    """The same under SDAR's mean, in which a row, and a block of it, counts by its tokens."""
-    exact = ExactGradient(tiny_in_blocks(), ROWS, STANDARD, token_mean=True)
-    units, rows = (meter_of(kind, normalization="token") for kind in (UnitRowGradients, BlockRowGradients))
-    standard = Method.parse("standard", objective=rows.objective)
-    given = {"rows": 24, "rates": 3, "one_t": True}
-    pairs = [(units_of(units, 16, s), nested_rows(rows, standard, seed=s, **given)) for s in range(10)]
-    found, splits = ([part(*pair) for pair in pairs] for part in (decompose_in_blocks, split_of_gradient))
-    truths = {"mask_pattern": exact.pattern, "mask_rate": exact.own, "data": exact.data}
-    of_split = {"of_blocks": exact.single, "between_rows": exact.shared, "own_t": exact.own}
-    for each, wanted in ((found, truths | {"mean_square": exact.mean_square}), (splits, of_split)):
-        for name, truth in wanted.items():
-            assert_mean(np.array([getattr(one, name).value for one in each]), truth, name)
-    by_row = ExactGradient(tiny_in_blocks(), ROWS, STANDARD)
-    spread = np.std([one.mask_pattern.value for one in found])
-    assert abs(by_row.pattern - exact.pattern) > spread, "a mean over rows would be seen"
+def test_under_a_mean_over_tokens_a_row_counts_by_its_tokens():
+    """SDAR's mean: at the same draws every moment of a row, and of its blocks, is its share squared times as large."""
+    sizes = torch.tensor([len(row) - row.prompt_length for row in ROWS]).double()
+    share, found = sizes / sizes.mean(), []
+    for normalization in ("row", "token"):
+        units, whole = (
+            meter_of(kind, normalization=normalization, copies=1) for kind in (UnitRowGradients, BlockRowGradients)
+        )
+        standard = Method.parse("standard", objective=whole.objective)
+        found.append((units_of(units, 99, 0), nested_rows(whole, standard, rows=3, rates=3, seed=0, one_t=True)))
+    (units, rows), (units_by_token, rows_by_token) = found
+    blocks = (meter_of(BlockSteps, copies=1).block_sizes > 0).sum(1)
+    row_of = torch.arange(len(ROWS)).repeat_interleave(blocks)
+    squared = share[row_of[units.profile.rows]] ** 2
+    assert len(squared) == 8
+    for part in ("pattern", "rate", "single"):
+        torch.testing.assert_close(getattr(units_by_token, part), getattr(units, part) * squared, rtol=1e-4, atol=1e-4)
+    hidden = units.hidden(Uniform()) * squared
+    torch.testing.assert_close(units_by_token.hidden(Uniform()), hidden, rtol=1e-4, atol=1e-4)
+    squared = share[rows.profile.rows] ** 2
+    for part in ("square", "at_rates", "of_rows"):
+        torch.testing.assert_close(getattr(rows_by_token, part), getattr(rows, part) * squared, rtol=1e-4, atol=1e-4)
 
 
 def test_a_t_of_its_own_for_each_block_and_plain_masks(exact):
