@@ -13,49 +13,13 @@ from torch import Tensor
 from stabledllm.data.rows import TokenRow
 from stabledllm.plain_text import plain_text
 from stabledllm.training.replay.gradient import StepGradient
-from stabledllm.training.replay.rows import Forwarded, OneRow, blocks_of, forward, rows_of, usual
+from stabledllm.training.replay.parts import Largest, OfRow, Part
+from stabledllm.training.replay.remedy import EXACT, with_part
+from stabledllm.training.replay.rows import Forwarded, OneRow, blocks_of, earlier, forward, redrawn, rows_of, usual
 from stabledllm.training.trainer import MDMTrainer
 
 MOST = 16
 """Tokens, and blocks, of the leading row whose own gradients are taken; the others are told together."""
-
-
-@dataclass
-class OfRow:
-    """A row of the step. ``share``, ``norm``: of its gradient; None where the step's is not finite."""
-
-    position: int
-    origin: str
-    share: float | None
-    norm: float | None
-    loss: float
-    """Its loss under the draw of the step, in nats."""
-    t: float | None
-    """None in blocks, each of which has its own."""
-    masked: int
-    maskable: int
-    weight: float
-    """The largest of its masked tokens: 1 where a row is masked whole."""
-    nll: float
-    """Mean cross-entropy of its masked tokens, in nats; 0 where none is masked."""
-    usual_nll: float
-    """Its NLL per token under draws that any row might get."""
-    usual_norm: float | None = None
-    """The mean norm of its gradient under these; of leading rows alone."""
-
-
-@dataclass
-class Part:
-    """A block or a token of the leading row. ``name``: the block's number, or the token's text."""
-
-    name: str
-    share: float
-    weight: float
-    t: float | None = None
-    masked: int | None = None
-    maskable: int | None = None
-    place: int | None = None
-    nll: float | None = None
 
 
 @dataclass
@@ -69,6 +33,8 @@ class Analysis:
     """The norm that the step's gradient would have without them."""
     blocks: list[Part] = field(default_factory=list)
     tokens: list[Part] = field(default_factory=list)
+    earlier_nll: float | None = None
+    """Mean usual NLL of rows of the steps before it, where it has no more than one row of its own."""
 
     def as_dict(self) -> dict:
         """In the form that JSON has."""
@@ -106,6 +72,8 @@ def analyse(
     step = StepGradient(trainer.model.parameters(), trainer.watch.last[1])
     found = [_of_row(trainer, one, step, progress) for one in rows]
     out = Analysis(found)
+    if len(rows) == 1:
+        out.earlier_nll = _nll_before(trainer, by_place, rows[0])
     leading = leading_rows([one.share for one in found])
     if not leading:
         return out
@@ -114,6 +82,7 @@ def analyse(
     for place in leading:
         norms = [step.share(drawn.loss)[1] for drawn in usual(trainer, rows[place])]
         found[place].usual_norm = mean(norms)
+        found[place].largest = _largest(trainer, rows[place])
     first = leading[0]
     out.blocks, out.tokens = _parts(trainer, rows[first], step, found[first].share)
     return out
@@ -123,8 +92,7 @@ def _of_row(trainer: MDMTrainer, one: OneRow, step: StepGradient | None, progres
     with torch.set_grad_enabled(step is not None):
         drawn = forward(trainer, one)
         share, norm = step.share(drawn.loss) if step else (None, None)
-    with torch.no_grad():
-        often = [float(other.tokens.sum()) for other in usual(trainer, one)]
+    often = _usual_nll(trainer, one)
     masked = drawn.masked
     own_t = drawn.draw.t
     progress()
@@ -139,8 +107,40 @@ def _of_row(trainer: MDMTrainer, one: OneRow, step: StepGradient | None, progres
         maskable=drawn.size,
         weight=float(drawn.weight.max()),
         nll=float(drawn.nll[masked].mean()) if masked.any() else 0.0,
-        usual_nll=mean(often),
+        usual_nll=often,
+        largest=_view(drawn),
     )
+
+
+def _usual_nll(trainer: MDMTrainer, one: OneRow) -> float:
+    with torch.no_grad():
+        return mean(float(drawn.tokens.sum()) for drawn in usual(trainer, one))
+
+
+def _nll_before(trainer: MDMTrainer, by_place: dict[int, TokenRow], one: OneRow) -> float | None:
+    """What tells a model that got worse from a bad row where a step has one row: rows of the steps before it."""
+    others = [_usual_nll(trainer, other) for other in earlier(trainer, by_place, one)]
+    return mean(others) if others else None
+
+
+def _view(drawn: Forwarded, places: Tensor | None = None) -> Largest:
+    """The view of the largest weight, among all places or some."""
+    weight, masked = drawn.weight, drawn.masked
+    if places is not None:
+        weight, masked = weight * places, masked & places
+    view = int(weight.amax(1).argmax())
+    return Largest(int(drawn.draw.active[0].sum()), int(masked[view].sum()))
+
+
+def _largest(trainer: MDMTrainer, one: OneRow, places: Tensor | None = None) -> Largest:
+    """The same, beside the draw under exact counts."""
+    found = _view(redrawn(trainer, one, trainer.method), places)
+    method = with_part(trainer.method, EXACT)
+    if method is not None:
+        exact = redrawn(trainer, one, method)
+        found.exact_masked = _view(exact, places).masked
+        found.exact_weight = float((exact.weight if places is None else exact.weight * places).max())
+    return found
 
 
 def _parts(trainer: MDMTrainer, one: OneRow, step: StepGradient, of_row: float) -> tuple[list[Part], list[Part]]:
@@ -156,7 +156,16 @@ def _parts(trainer: MDMTrainer, one: OneRow, step: StepGradient, of_row: float) 
     if blocks:
         places = blocks[0][0].places
     named = [
-        Part(str(block.number), share, block.weight, block.t, block.masked, block.maskable) for block, share in blocks
+        Part(
+            str(block.number),
+            share,
+            block.weight,
+            block.t,
+            block.masked,
+            block.maskable,
+            largest=_largest(trainer, one, block.places),
+        )
+        for block, share in blocks
     ]
     return named, _tokens(trainer, one, drawn, step, places)
 

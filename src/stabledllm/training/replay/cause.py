@@ -8,11 +8,12 @@ under draws that any row might get, and how many times is that larger than other
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import mean, median
+from statistics import mean, median, median_low
 
-from stabledllm.errors import UserError
 from stabledllm.noise.methods import Method
-from stabledllm.training.replay.analysis import Analysis, OfRow, Part, explained
+from stabledllm.training.replay.analysis import Analysis, explained
+from stabledllm.training.replay.parts import OfRow, Part
+from stabledllm.training.replay.remedy import remedy
 
 DRAW, LABEL, SHORT, ROW, DIVERGING, SPREAD, USUAL, NOT_FINITE = CAUSES = (
     "draw", "label", "short response", "row", "diverging", "spread", "usual", "not finite",
@@ -30,8 +31,9 @@ _UNLIKELY = 1.5
 """How many times the other rows' NLL that of a row with a bad label is, at the least, and nats above it."""
 _WRONG = 4.0
 """How many nats a token that may be wrong is above the others of its row, at the least."""
-_RECENT = 3
-"""Steps just before the one that is explained."""
+_RECENT, _BEFORE = 3, 20
+"""Steps just before the one that is explained, and the steps before these whose mean loss the rows' NLL is held
+against: a whole window's would hide how far a young model has come since."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,30 @@ def cause_of(found: Analysis, now: Situation) -> Cause:
         return Cause(NOT_FINITE, _not_finite(found, now))
     if now.median is not None and now.norm < ORDINARY * now.median:
         return Cause(USUAL, _usual(found, now))
-    if found.leading and explained(now.norm, found.without, now.median):
+    if found.leading and explained(now.norm, found.without, now.median) and not _alone_but_worse(found, now):
         return _of_leading(found, now)
     return _of_whole_step(found, now)
+
+
+def _alone_but_worse(found: Analysis, now: Situation) -> bool:
+    """Whether a step of one row, which leads it whatever the cause, comes when other rows are worse than before too."""
+    return len(found.rows) == 1 and (_is_worse(found.earlier_nll, now) or _is_rising(now))
+
+
+def _loss_before(now: Situation) -> float | None:
+    """The mean loss of the steps before the last few."""
+    before = (now.losses[:-_RECENT] or now.losses)[-_BEFORE:]
+    return mean(before) if before else None
+
+
+def _is_worse(nll: float | None, now: Situation) -> bool:
+    before = _loss_before(now)
+    return nll is not None and before is not None and nll >= _WORSE * before
+
+
+def _is_rising(now: Situation) -> bool:
+    last, earlier = now.norms[-_RECENT:], now.norms[:-_RECENT]
+    return bool(earlier) and sum(norm >= ORDINARY * median(earlier) for norm in last) >= 2
 
 
 def _of_leading(found: Analysis, now: Situation) -> Cause:
@@ -87,10 +110,10 @@ def _of_leading(found: Analysis, now: Situation) -> Cause:
 
 
 def _kind(row: OfRow, others: list[OfRow], tokens: list[Part], now: Situation) -> str:
-    if _is_short(row, others):
+    if _is_short(row, others, now):
         return SHORT
     drawn, itself = _factors(row, others, now)
-    if itself >= drawn and _is_unlikely(row, others):
+    if itself >= drawn and _is_unlikely(row, others, now):
         return LABEL
     if drawn >= itself:
         return DRAW
@@ -105,16 +128,21 @@ def _factors(row: OfRow, others: list[OfRow], now: Situation) -> tuple[float, fl
     return (row.norm / usual if usual else float("inf")), (usual / like if like else float("inf"))
 
 
-def _is_short(row: OfRow, others: list[OfRow]) -> bool:
+def _is_short(row: OfRow, others: list[OfRow], now: Situation) -> bool:
+    """Where every token counts alike, the tokens of a short response weigh no more than others."""
     usual = median(other.maskable for other in others) if others else 0
-    return row.maskable <= _SHORT and row.maskable * _SHORT <= usual
+    counts_as_a_row = now.method.objective.normalization == "row"
+    return counts_as_a_row and row.maskable <= _SHORT and row.maskable * _SHORT <= usual
 
 
-def _is_unlikely(row: OfRow, others: list[OfRow]) -> bool:
-    if not others:
-        return False
-    usual = mean(other.usual_nll for other in others)
-    return row.usual_nll >= _UNLIKELY * usual and row.usual_nll >= usual + _UNLIKELY
+def _is_unlikely(row: OfRow, others: list[OfRow], now: Situation) -> bool:
+    usual = _compared(others, now)
+    return usual is not None and row.usual_nll >= max(_UNLIKELY * usual, usual + _UNLIKELY)
+
+
+def _compared(others: list[OfRow], now: Situation) -> float | None:
+    """What a row's NLL is held against: the other rows', or in a step without any the loss before it."""
+    return median_low(other.usual_nll for other in others) if others else _loss_before(now)
 
 
 def _unlikely_token(row: OfRow, tokens: list[Part]) -> Part | None:
@@ -126,43 +154,30 @@ def _unlikely_token(row: OfRow, tokens: list[Part]) -> Part | None:
 
 
 def _draw(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
-    part = found.blocks[0] if found.blocks else row
-    remedy = _remedy(part, now.method)
-    where = f"its block {part.name} ({_percent(part.share)}) with " if found.blocks else ""
+    blocks = found.blocks if row.position == found.leading[0] else []  # of the first alone
+    part = blocks[0] if blocks else row
+    where = f"its block {part.name} ({_percent(part.share)}) with " if blocks else ""
     t = "" if part.t is None else f" (t = {part.t:.2g})"
-    return f"{_of_rows(count)}{where}{_drawn(part)} at weight {part.weight:.3g}{t}: {remedy}."
+    also = ""
+    if _is_unlikely(row, others, now):
+        also = (
+            f" Its usual NLL is {row.usual_nll:.3g} too, where {_those(others)} {_compared(others, now):.3g}: look at "
+        )
+        also += f"{row.origin or 'the row'}."
+    told = f"{_of_rows(count)}{where}{_drawn(part, now)} at weight {part.weight:.3g}{t}"
+    return f"{told}: {remedy(part, now.method)}.{also}"
 
 
-def _remedy(part: OfRow | Part, method: Method) -> str:
-    """What makes a draw of few masked tokens weigh less; under an exact count m of P tokens weigh P / m."""
-    exact = _with(method, "fixedcount") if part.weight * part.masked > _UNLIKELY * part.maskable else None
-    fitted = None if method.needs_p or method.adaptive else _with(method, "ppots")
-    at_most = f"an exact count makes it {part.maskable / max(part.masked, 1):.3g}"
-    if exact and fitted:
-        return f"{at_most}, and P-POTS lowers it too (method={exact}, method={fitted})"
-    if exact:
-        return f"{at_most} (method={exact})"
-    if fitted:
-        return f"P-POTS lowers it, which draws such t more often and weighs them less (method={fitted})"
-    return "more rows per step make it count less, and trainer.max_grad_norm bounds what one step can do"
-
-
-def _with(method: Method, part: str) -> str | None:
-    """The method with a part more; None where it has it, or one in its place that contradicts it."""
-    if any(named.part.name == part for named in method.parts):
-        return None
-    try:
-        return Method.parse(f"{method.name}+{part}" if method.parts else part, objective=method.objective).name
-    except UserError:
-        return None
+def _those(others: list[OfRow]) -> str:
+    return "the other rows' is" if others else "the mean loss before it was"
 
 
 def _label(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
-    usual = mean(other.usual_nll for other in others) if others else 0.0
-    if _is_unlikely(row, others):
+    if _is_unlikely(row, others, now):
+        under = "" if now.method.autoregressive else " under any mask"
         what = (
-            f"whose NLL is {row.usual_nll:.3g} nats per token under any mask, where the other rows' is {usual:.3g}, at "
-            f"an ordinary weight ({row.weight:.3g})"
+            f"whose NLL is {row.usual_nll:.3g} nats per token{under}, where {_those(others)} "
+            f"{_compared(others, now):.3g}, at an ordinary weight ({row.weight:.3g})"
         )
     else:
         token = _unlikely_token(row, found.tokens)
@@ -177,7 +192,7 @@ def _label(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Si
 def _short(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
     usual = median(other.maskable for other in others)
     begin = _of_rows(count).replace("with ", "with a response of ", 1)
-    drawn = f" To its weight: {_remedy(row, now.method)}." if row.weight > ORDINARY else ""
+    drawn = f" To its weight: {remedy(row, now.method)}." if row.weight > ORDINARY else ""
     return (
         f"{begin}{_tokens(row.maskable)}, where the others have {usual:.0f}, at weight {row.weight:.3g}: its few "
         f"tokens count as much as a whole response. Look at {row.origin or 'the row'}; objective.normalization=token "
@@ -187,8 +202,10 @@ def _short(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Si
 
 def _row(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
     _, itself = _factors(row, others, now)
+    than = "the other rows'" if others else "the median norm"
+    under = "" if now.method.autoregressive else " under any mask"
     return (
-        f"whose gradient is {itself:.3g} times the other rows' under any mask, at an ordinary NLL "
+        f"whose gradient is {itself:.3g} times {than}{under}, at an ordinary NLL "
         f"({row.usual_nll:.3g} nats per token): look at {row.origin or 'the row'}."
     )
 
@@ -197,24 +214,24 @@ def _of_whole_step(found: Analysis, now: Situation) -> Cause:
     largest = max((row.share for row in found.rows), default=0.0)
     begin = f"No row stands out in step {now.step} (the largest share of its {len(found.rows)} rows is "
     begin += f"{_percent(largest)})"
-    if found.leading:
+    if len(found.rows) == 1:
+        begin = f"Step {now.step} has one row, and it is not that row alone"
+    elif found.leading:
         begin = f"Step {now.step} is large as a whole: without {_count(len(found.leading))} that leads it the norm "
         begin += f"would still be {found.without:.3g}"
-    nll = median(row.usual_nll for row in found.rows)
-    before = now.losses[:-_RECENT] or now.losses
-    loss = mean(before) if before else None
-    last, earlier = now.norms[-_RECENT:], now.norms[:-_RECENT]
-    worse = loss is not None and nll >= _WORSE * loss
-    rising = bool(earlier) and sum(norm >= ORDINARY * median(earlier) for norm in last) >= 2
+    nll = found.earlier_nll if len(found.rows) == 1 else median_low(row.usual_nll for row in found.rows)
+    loss, last = _loss_before(now), now.norms[-_RECENT:]
+    worse, rising = _is_worse(nll, now), _is_rising(now)
     if not worse and not rising and now.median is None:
         return Cause(USUAL, _usual(found, now))
     if not worse and not rising:
         return Cause(
             SPREAD,
-            f"{begin}, and the rows' NLL ({nll:.3g}) is as before: many rows drew large weights together, or the data "
-            f"changes here.",
+            f"{begin}, and the rows' NLL ({_number(nll)}) is as before: many rows drew large weights together, or the "
+            f"data changes here.",
         )
-    signs = [f"the rows' NLL is {nll:.3g} where the mean loss was {loss:.3g}"] if worse else []
+    of = "the NLL of the rows before it" if len(found.rows) == 1 else "the rows' NLL"
+    signs = [f"{of} is {_number(nll)} where the mean loss was {loss:.3g}"] if worse else []
     signs += [f"the norms rose before it ({', '.join(f'{norm:.3g}' for norm in last)})"] if rising else []
     return Cause(
         DIVERGING,
@@ -229,7 +246,9 @@ def _usual(found: Analysis, now: Situation) -> str:
     if not found.rows:
         return f"{begin}."
     first = max(found.rows, key=lambda row: row.share)
-    return f"{begin}; its largest row has {_percent(first.share)}, with {_drawn(first)} at weight {first.weight:.3g}."
+    return (
+        f"{begin}; its largest row has {_percent(first.share)}, with {_drawn(first, now)} at weight {first.weight:.3g}."
+    )
 
 
 def _not_finite(found: Analysis, now: Situation) -> str:
@@ -256,8 +275,17 @@ def _of_rows(count: int) -> str:
     return "with " if count == 1 else "alike, the largest with "
 
 
-def _drawn(part: OfRow | Part) -> str:
-    return f"{part.masked} masked {'token' if part.masked == 1 else 'tokens'} of {part.maskable}"
+def _drawn(part: OfRow | Part, now: Situation) -> str:
+    """The masked tokens; of several views those of the view with the largest weight."""
+    if now.method.autoregressive:
+        return _tokens(part.maskable)
+    largest = part.largest
+    found = f"{largest.masked} masked {'token' if largest.masked == 1 else 'tokens'} of {part.maskable}"
+    return f"{found} in one of {largest.views} views" if largest.views > 1 else found
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3g}"
 
 
 def _tokens(count: int) -> str:
