@@ -125,17 +125,17 @@ def test_what_the_loss_was_long_ago_does_not_hide_that_it_rises():
     ("change", "earlier", "kind", "words"),
     [
         (BAD, 2.0, LABEL, "where the mean loss before it was 2, at an ordinary weight (2): look at rows.jsonl:1"),
-        (BAD, 12.0, DIVERGING, "has one row, and it is not that row alone: the NLL of the rows before it is 12 where"),
+        (BAD, 12.0, DIVERGING, "has one row, and it is not that row alone: the NLL of other rows is 12 where"),
         (RARE, 2.0, DRAW, "an exact count makes it 1 masked token at weight 113"),
         (BAD | {"usual_nll": 2.0}, 2.0, ROW, "whose gradient is 15 times the median norm under any mask"),
         (BAD, None, LABEL, "look at rows.jsonl:1"),
     ],
 )
 def test_a_step_of_one_row_is_held_against_the_steps_before_it(change, earlier, kind, words):
-    found = cause_of(led([row(0, 1.0, **change)], [0], without=0.0, earlier_nll=earlier), CALM)
+    found = cause_of(led([row(0, 1.0, **change)], [0], without=0.0, other_nll=earlier), CALM)
     assert found.kind == kind
     assert words in found.sentence
-    assert "other rows" not in found.sentence
+    assert "other rows'" not in found.sentence
 
 
 def test_a_step_of_one_row_after_norms_that_rose_is_the_learning_rate():

@@ -15,7 +15,7 @@ from stabledllm.plain_text import plain_text
 from stabledllm.training.replay.gradient import StepGradient
 from stabledllm.training.replay.parts import Largest, OfRow, Part
 from stabledllm.training.replay.remedy import EXACT, with_part
-from stabledllm.training.replay.rows import Forwarded, OneRow, blocks_of, earlier, forward, redrawn, rows_of, usual
+from stabledllm.training.replay.rows import Forwarded, OneRow, blocks_of, forward, redrawn, rows_beside, rows_of, usual
 from stabledllm.training.trainer import MDMTrainer
 
 MOST = 16
@@ -33,8 +33,8 @@ class Analysis:
     """The norm that the step's gradient would have without them."""
     blocks: list[Part] = field(default_factory=list)
     tokens: list[Part] = field(default_factory=list)
-    earlier_nll: float | None = None
-    """Mean usual NLL of rows of the steps before it, where it has no more than one row of its own."""
+    other_nll: float | None = None
+    """Mean usual NLL of rows of other steps, where it has one row alone."""
 
     def as_dict(self) -> dict:
         """In the form that JSON has."""
@@ -73,7 +73,7 @@ def analyse(
     found = [_of_row(trainer, one, step, progress) for one in rows]
     out = Analysis(found)
     if len(rows) == 1:
-        out.earlier_nll = _nll_before(trainer, by_place, rows[0])
+        out.other_nll = _other_nll(trainer, by_place, rows[0])
     leading = leading_rows([one.share for one in found])
     if not leading:
         return out
@@ -117,9 +117,9 @@ def _usual_nll(trainer: MDMTrainer, one: OneRow) -> float:
         return mean(float(drawn.tokens.sum()) for drawn in usual(trainer, one))
 
 
-def _nll_before(trainer: MDMTrainer, by_place: dict[int, TokenRow], one: OneRow) -> float | None:
-    """What tells a model that got worse from a bad row where a step has one row: rows of the steps before it."""
-    others = [_usual_nll(trainer, other) for other in earlier(trainer, by_place, one)]
+def _other_nll(trainer: MDMTrainer, by_place: dict[int, TokenRow], one: OneRow) -> float | None:
+    """What tells a model that got worse from a bad row where a step has one row: rows of other steps."""
+    others = [_usual_nll(trainer, other) for other in rows_beside(trainer, by_place, one)]
     return mean(others) if others else None
 
 

@@ -76,7 +76,7 @@ def cause_of(found: Analysis, now: Situation) -> Cause:
 
 def _alone_but_worse(found: Analysis, now: Situation) -> bool:
     """Whether a step of one row, which leads it whatever the cause, comes when other rows are worse than before too."""
-    return len(found.rows) == 1 and (_is_worse(found.earlier_nll, now) or _is_rising(now))
+    return len(found.rows) == 1 and (_is_worse(found.other_nll, now) or _is_rising(now))
 
 
 def _loss_before(now: Situation) -> float | None:
@@ -219,7 +219,7 @@ def _of_whole_step(found: Analysis, now: Situation) -> Cause:
     elif found.leading:
         begin = f"Step {now.step} is large as a whole: without {_count(len(found.leading))} that leads it the norm "
         begin += f"would still be {found.without:.3g}"
-    nll = found.earlier_nll if len(found.rows) == 1 else median_low(row.usual_nll for row in found.rows)
+    nll = found.other_nll if len(found.rows) == 1 else median_low(row.usual_nll for row in found.rows)
     loss, last = _loss_before(now), now.norms[-_RECENT:]
     worse, rising = _is_worse(nll, now), _is_rising(now)
     if not worse and not rising and now.median is None:
@@ -230,7 +230,7 @@ def _of_whole_step(found: Analysis, now: Situation) -> Cause:
             f"{begin}, and the rows' NLL ({_number(nll)}) is as before: many rows drew large weights together, or the "
             f"data changes here.",
         )
-    of = "the NLL of the rows before it" if len(found.rows) == 1 else "the rows' NLL"
+    of = "the NLL of other rows" if len(found.rows) == 1 else "the rows' NLL"
     signs = [f"{of} is {_number(nll)} where the mean loss was {loss:.3g}"] if worse else []
     signs += [f"the norms rose before it ({', '.join(f'{norm:.3g}' for norm in last)})"] if rising else []
     return Cause(

@@ -20,8 +20,8 @@ from stabledllm.noise.methods import Draw, Method
 from stabledllm.noise.streams import Key
 from stabledllm.training.trainer import MDMTrainer
 
-REDRAWS, EARLIER = 4, 4
-"""Draws that say what a row's loss and gradient usually are; and rows of the steps before it that are asked at most."""
+REDRAWS, BESIDE = 4, 4
+"""Draws that say what a row's loss and gradient usually are; and rows of other steps that are asked at most."""
 _REDRAWN = 0x5B1C_0000
 """Number of the step that they are drawn for, which no run comes to."""
 
@@ -91,11 +91,11 @@ def _one(value, i: int, rows: int):
     return value[i : i + 1] if isinstance(value, Tensor) and value.dim() and len(value) == rows else value
 
 
-def earlier(trainer: MDMTrainer, by_place: dict[int, TokenRow], one: OneRow) -> list[OneRow]:
-    """Some rows of the steps that were made again before a step of a single row, each as if it were that row."""
+def rows_beside(trainer: MDMTrainer, by_place: dict[int, TokenRow], one: OneRow) -> list[OneRow]:
+    """Some rows of the steps that were made again beside a step of a single row, each as if it were that row."""
     own = int(one.inputs["place"])
     found = []
-    for place, row in [(place, row) for place, row in by_place.items() if place != own][-EARLIER:]:
+    for place, row in [(place, row) for place, row in by_place.items() if place != own][-BESIDE:]:
         values = trainer.data_collator.collate([(row, place)])
         alone = {name: value.to(one.inputs["input_ids"].device) for name, value in values.items()}
         found.append(OneRow(row, one.position, one.inputs | alone))
