@@ -8,7 +8,7 @@ import pytest
 
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
-from stabledllm.training.replay.analysis import Analysis
+from stabledllm.training.replay.analysis import Analysis, leading_rows
 from stabledllm.training.replay.cause import (
     DIVERGING,
     DRAW,
@@ -16,10 +16,10 @@ from stabledllm.training.replay.cause import (
     ROW,
     SHORT,
     SPREAD,
-    Situation,
     cause_of,
 )
 from stabledllm.training.replay.parts import Largest, OfRow, Part
+from stabledllm.training.replay.situation import Situation
 
 CALM = Situation(
     step=40, norm=30.0, median=2.0, norms=[2.0] * 40, losses=[2.0] * 40, rate=1e-3, method=Method.parse("standard")
@@ -106,6 +106,15 @@ def test_a_short_response_is_none_where_every_token_counts_alike():
     assert cause_of(found, replace(CALM, method=by_token)).kind == DRAW
 
 
+def test_two_bad_rows_of_four_lead_together():
+    assert leading_rows([0.47, 0.02, 0.49, 0.02]) == [2, 0]
+    assert leading_rows([0.4, 0.3, 0.15, 0.15]) == [], "an ordinary step"
+    rows = [row(0, 0.49, **BAD), row(1, 0.47, **BAD), row(2, 0.02), row(3, 0.02)]
+    found = cause_of(led(rows, [0, 1]), CALM)
+    assert found.kind == LABEL
+    assert found.sentence.startswith("96 % of step 40 is 2 rows whose NLL is 12 nats per token under any mask, where")
+
+
 def test_two_bad_rows_of_four_are_no_model_that_gets_worse():
     rows = [row(0, 0.49, **BAD), row(1, 0.47, **BAD), row(2, 0.02), row(3, 0.02)]
     assert cause_of(Analysis(rows), CALM).kind == SPREAD
@@ -136,6 +145,13 @@ def test_a_step_of_one_row_is_held_against_the_steps_before_it(change, earlier, 
     assert found.kind == kind
     assert words in found.sentence
     assert "other rows'" not in found.sentence
+
+
+def test_a_short_response_alone_in_its_step():
+    short = {"norm": 30.0, "usual_norm": 30.0, "maskable": 1, "masked": 1, "weight": 1.0, "largest": Largest(1, 1)}
+    found = cause_of(led([row(0, 1.0, **short)], [0], without=0.0, other_nll=2.0, other_maskable=120), CALM)
+    assert found.kind == SHORT
+    assert "a response of one token, where the others have 120, at weight 1" in found.sentence
 
 
 def test_a_step_of_one_row_after_norms_that_rose_is_the_learning_rate():

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import mean, median, median_low
 
-from stabledllm.noise.methods import Method
 from stabledllm.training.replay.analysis import Analysis, explained
 from stabledllm.training.replay.parts import OfRow, Part
 from stabledllm.training.replay.remedy import remedy
+from stabledllm.training.replay.situation import ORDINARY, Situation
 
 DRAW, LABEL, SHORT, ROW, DIVERGING, SPREAD, USUAL, NOT_FINITE = CAUSES = (
     "draw", "label", "short response", "row", "diverging", "spread", "usual", "not finite",
@@ -21,19 +21,12 @@ DRAW, LABEL, SHORT, ROW, DIVERGING, SPREAD, USUAL, NOT_FINITE = CAUSES = (
 """Few masked tokens at a large weight; a label that the model finds very unlikely; a response of few tokens; a row with
 a large gradient for another reason; a model that gets worse, as at too high a learning rate; a step without leading
 rows or such signs; no outlier; a loss or a gradient that is not finite."""
-ORDINARY = 2.0
-"""Up to this many times the median a norm is no outlier."""
 _SHORT = 4
 """Tokens of a short response at the most, and how many times shorter than the other rows' it is at the least."""
-_WORSE = 1.3
-"""How many times the last steps' loss the rows' NLL is where the model got worse, at the least."""
 _UNLIKELY = 1.5
 """How many times the other rows' NLL that of a row with a bad label is, at the least, and nats above it."""
 _WRONG = 4.0
 """How many nats a token that may be wrong is above the others of its row, at the least."""
-_RECENT, _BEFORE = 3, 20
-"""Steps just before the one that is explained, and the steps before these whose mean loss the rows' NLL is held
-against: a whole window's would hide how far a young model has come since."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +35,6 @@ class Cause:
 
     kind: str
     sentence: str
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What is known of a step beside its rows.
-
-    ``norms``, ``losses``: of the steps before it, the newest last. ``median``: of these norms; None where they are too
-    few. ``rate``: the learning rate.
-    """
-
-    step: int
-    norm: float
-    median: float | None
-    norms: list[float]
-    losses: list[float]
-    rate: float
-    method: Method
-    problem: str | None = None
-    """What was not finite, where something was not."""
 
 
 def cause_of(found: Analysis, now: Situation) -> Cause:
@@ -76,23 +50,7 @@ def cause_of(found: Analysis, now: Situation) -> Cause:
 
 def _alone_but_worse(found: Analysis, now: Situation) -> bool:
     """Whether a step of one row, which leads it whatever the cause, comes when other rows are worse than before too."""
-    return len(found.rows) == 1 and (_is_worse(found.other_nll, now) or _is_rising(now))
-
-
-def _loss_before(now: Situation) -> float | None:
-    """The mean loss of the steps before the last few."""
-    before = (now.losses[:-_RECENT] or now.losses)[-_BEFORE:]
-    return mean(before) if before else None
-
-
-def _is_worse(nll: float | None, now: Situation) -> bool:
-    before = _loss_before(now)
-    return nll is not None and before is not None and nll >= _WORSE * before
-
-
-def _is_rising(now: Situation) -> bool:
-    last, earlier = now.norms[-_RECENT:], now.norms[:-_RECENT]
-    return bool(earlier) and sum(norm >= ORDINARY * median(earlier) for norm in last) >= 2
+    return len(found.rows) == 1 and (now.is_worse(found.other_nll) or now.is_rising)
 
 
 def _of_leading(found: Analysis, now: Situation) -> Cause:
@@ -100,7 +58,8 @@ def _of_leading(found: Analysis, now: Situation) -> Cause:
     leading = [rows[position] for position in found.leading]
     others = [row for row in found.rows if row.position not in found.leading]
     first = leading[0]
-    kinds = {row.position: _kind(row, others, found.tokens if row is first else [], now) for row in leading}
+    usual = _usual_tokens(others, found)
+    kinds = {row.position: _kind(row, others, usual, found.tokens if row is first else [], now) for row in leading}
     weight = {kind: sum(row.share for row in leading if kinds[row.position] == kind) for kind in kinds.values()}
     kind = max(weight, key=weight.get)
     alike = [row for row in leading if kinds[row.position] == kind]
@@ -109,8 +68,8 @@ def _of_leading(found: Analysis, now: Situation) -> Cause:
     return Cause(kind, f"{begin} {tell(alike[0], len(alike), others, found, now)}")
 
 
-def _kind(row: OfRow, others: list[OfRow], tokens: list[Part], now: Situation) -> str:
-    if _is_short(row, others, now):
+def _kind(row: OfRow, others: list[OfRow], usual_tokens: float, tokens: list[Part], now: Situation) -> str:
+    if _is_short(row, usual_tokens, now):
         return SHORT
     drawn, itself = _factors(row, others, now)
     if itself >= drawn and _is_unlikely(row, others, now):
@@ -128,9 +87,12 @@ def _factors(row: OfRow, others: list[OfRow], now: Situation) -> tuple[float, fl
     return (row.norm / usual if usual else float("inf")), (usual / like if like else float("inf"))
 
 
-def _is_short(row: OfRow, others: list[OfRow], now: Situation) -> bool:
+def _usual_tokens(others: list[OfRow], found: Analysis) -> float:
+    return median(other.maskable for other in others) if others else found.other_maskable
+
+
+def _is_short(row: OfRow, usual: float, now: Situation) -> bool:
     """Where every token counts alike, the tokens of a short response weigh no more than others."""
-    usual = median(other.maskable for other in others) if others else 0
     counts_as_a_row = now.method.objective.normalization == "row"
     return counts_as_a_row and row.maskable <= _SHORT and row.maskable * _SHORT <= usual
 
@@ -142,7 +104,7 @@ def _is_unlikely(row: OfRow, others: list[OfRow], now: Situation) -> bool:
 
 def _compared(others: list[OfRow], now: Situation) -> float | None:
     """What a row's NLL is held against: the other rows', or in a step without any the loss before it."""
-    return median_low(other.usual_nll for other in others) if others else _loss_before(now)
+    return median_low(other.usual_nll for other in others) if others else now.loss_before
 
 
 def _unlikely_token(row: OfRow, tokens: list[Part]) -> Part | None:
@@ -177,7 +139,7 @@ def _label(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Si
         under = "" if now.method.autoregressive else " under any mask"
         what = (
             f"whose NLL is {row.usual_nll:.3g} nats per token{under}, where {_those(others)} "
-            f"{_compared(others, now):.3g}, at an ordinary weight ({row.weight:.3g})"
+            f"{_compared(others, now):.3g}, {_at_weight(row, others, now)}"
         )
     else:
         token = _unlikely_token(row, found.tokens)
@@ -189,8 +151,13 @@ def _label(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Si
     return f"{what}{also}: look at {row.origin or 'the row'}, and correct it or leave it out if its answer is wrong."
 
 
+def _at_weight(row: OfRow, others: list[OfRow], now: Situation) -> str:
+    drawn, _ = _factors(row, others, now)
+    return f"at an ordinary weight ({row.weight:.3g})" if drawn < ORDINARY else "which explains more than its draw does"
+
+
 def _short(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
-    usual = median(other.maskable for other in others)
+    usual = _usual_tokens(others, found)
     begin = _of_rows(count).replace("with ", "with a response of ", 1)
     drawn = f" To its weight: {remedy(row, now.method)}." if row.weight > ORDINARY else ""
     return (
@@ -220,8 +187,8 @@ def _of_whole_step(found: Analysis, now: Situation) -> Cause:
         begin = f"Step {now.step} is large as a whole: without {_count(len(found.leading))} that leads it the norm "
         begin += f"would still be {found.without:.3g}"
     nll = found.other_nll if len(found.rows) == 1 else median_low(row.usual_nll for row in found.rows)
-    loss, last = _loss_before(now), now.norms[-_RECENT:]
-    worse, rising = _is_worse(nll, now), _is_rising(now)
+    loss, last = now.loss_before, now.last_norms
+    worse, rising = now.is_worse(nll), now.is_rising
     if not worse and not rising and now.median is None:
         return Cause(USUAL, _usual(found, now))
     if not worse and not rising:
