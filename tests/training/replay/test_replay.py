@@ -89,6 +89,7 @@ def test_another_split_into_micro_batches_is_the_same_step(home):
     assert record["compared"].startswith("Rebuilt as recorded")
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_run_of_two_ranks_is_rebuilt_by_one_process(tmp_path):
     """Of ten rows in steps of four the last of an epoch is short, and a rank repeats rows that count nowhere."""
