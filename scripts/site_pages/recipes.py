@@ -16,6 +16,7 @@ GROUPS = {
     "pretrain": "Pre-training",
     "gsm8k": "GSM8K, with the paper's settings",
     "hitab": "HiTab, with the paper's settings",
+    "preferences": "Preferences",
     "openscience": "OpenScience, with the paper's settings",
     "table1": "The paper's Table 1",
     "table2": "The paper's Table 2",

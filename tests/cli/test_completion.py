@@ -37,10 +37,14 @@ def test_keys():
 @pytest.mark.parametrize(
     ("words", "incomplete", "values"),
     [
-        (["--decoding.order"], "", ["confidence", "margin", "entropy", "random"]),
+        (["--decoding.order"], "", ["confidence", "margin", "entropy", "random", "sequential"]),
         ([], "decoding.order=e", ["decoding.order=entropy"]),
         (["decoding.order", "="], "ma", ["margin"]),
-        ([], "decoding.ord", [f"decoding.order={x}" for x in ("confidence", "margin", "entropy", "random")]),
+        (
+            [],
+            "decoding.ord",
+            [f"decoding.order={x}" for x in ("confidence", "margin", "entropy", "random", "sequential")],
+        ),
         ([], "packing=", ["packing=true", "packing=false"]),
         (["--packing"], "batch", ["batch=", "batch=N"]),
         (["--method"], "fix", ["fixedcount"]),
@@ -97,6 +101,6 @@ ask stabledllm train sft-synthetic decoding.order =
         ["sft-synthetic"],
         ["accelerate/fsdp2"],
         ["lowdisc+fixedcount"],
-        ["confidence", "margin", "entropy", "random"],
+        ["confidence", "margin", "entropy", "random", "sequential"],
     ]
     assert "sft-synthetic" in shipped_recipes()

@@ -14,7 +14,10 @@ from tests.cli.runner import ROOT, assert_refused, stabledllm
 from tests.cli.runner import in_process as call
 
 NEEDED = {
-    "sft": ["model=tiny", "data.train=train.jsonl"],
+    "sft": ["model=tiny", "data.train=train.jsonl", "batch=1"],
+    "dpo": ["model=tiny", "data.train=pairs.jsonl", "batch=1", "micro_batch=1"],
+    "preferences/llada-8b-vrpo": ["data.train=pairs.jsonl", "batch=1"],
+    "preferences/llada2.0-mini": ["data.train=pairs.jsonl", "batch=1"],
     "pretrain/stream": ["data.train=text:train.jsonl", "data.validation=text:train.jsonl"],
 }
 """What a recipe leaves to its user."""
@@ -62,6 +65,7 @@ def test_help_loads_nothing_heavy():
 def test_every_shipped_recipe_is_valid(tmp_path, name):
     row = {"question": "1+1?", "answer": "#### 2", "text": "1+1=2", "prompt": "1+1?", "completion": "2"}
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")  # the place of the user's own file in three recipes
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "1+1?", "chosen": "2", "rejected": "3"}) + "\n")
     result = call("validate", name, *NEEDED.get(name, []), cwd=tmp_path)
     if name in ("parts/lora", "parts/lora-attention", "parts/paper"):
         assert_refused(result, f"a part of others; write RECIPE+{name.removeprefix('parts/')}")

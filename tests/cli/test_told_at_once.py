@@ -185,7 +185,7 @@ TOLD = {
     "experiment sft": "2 mistakes",
     # fit, decompose, recommend
     "fit --model tiny --data bad.jsonl": "bad.jsonl:3: expected text beside 'prompt'",
-    "fit --wide": "it is an option of decompose, recommend and experiment",
+    "fit --wide": "it is an option of decompose, recommend, replay and experiment",
     "fit --rows 5": "write ppots.rows",
     "decompose --model tiny --data bad.jsonl": "bad.jsonl:3: expected text beside 'prompt'",
     "decompose methods=standard,mirror": "write methods=[standard, mirror]",

@@ -16,6 +16,8 @@ from tests.cli.runner import in_process
 from tests.cli.test_families import LAB, SMALL, WRITERS
 from tests.models.families.cases import config_of, stored
 
+pytestmark = pytest.mark.long
+
 TRAIN = ["train", "sft-synthetic", *SMALL, "decoding.length=32", "decoding.steps=8", "data.test_rows=1"]
 BLOCK = {"sdar": 4, "fast-dllm": 8, "llada2": 32}
 

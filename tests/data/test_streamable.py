@@ -14,6 +14,7 @@ from stabledllm.experiment.checks import check_experiment
 from stabledllm.training.run import train
 
 GOOD = ["data.train=a.jsonl", "data.validation=b.jsonl", "data.streaming=true", "steps=3", "data.train_rows=null"]
+GOOD += ["batch=1"]  # the files hold one row
 TOLD = {
     "steps=null": "since the rows of a pass are not counted, found none; write steps=1000, say.",
     "data.validation=null": "found none; write data.validation=PATH, or data.validation_share=0 to go without.",

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+import pytest
+
 from stabledllm.decoding import choice, state
 from stabledllm.decoding.blocks import BlockState
 from stabledllm.decoding.state import State
 from tests.checks.block_decoding import check
 from tests.decoding import block_references as references
 from tests.mutation.inject import noticed
+
+pytestmark = pytest.mark.long
 
 SDAR = partial(references.sdar, strategy="dynamic", steps=4, threshold=0.1)
 FAST = partial(references.fast_dllm, sub_block=2, threshold=1.0)

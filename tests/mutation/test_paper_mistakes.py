@@ -43,6 +43,8 @@ from tests.checks.scoring import check_all_verdicts
 from tests.mutation.inject import noticed, wrap
 from tests.statistical.cases import FITTED, case
 
+pytestmark = pytest.mark.long
+
 T = 30
 """Number of rates in the public code's grid."""
 

@@ -5,8 +5,9 @@ import torch
 
 from stabledllm import loss
 from stabledllm.noise.densities import Tabulated, Uniform
-from stabledllm.noise.maskers import ISAD, Bernoulli, Complement, FixedCount, bernoulli, fixed_count
+from stabledllm.noise.maskers import ISAD, Bernoulli, Complement, FixedCount, fixed_count
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
 from stabledllm.noise.sources import IID, LowDiscrepancy, Stratified
 from stabledllm.noise.views import MultiSample, Partition, Single
 from tests.checks import moments
@@ -16,7 +17,7 @@ from tests.mutation.inject import noticed, scale, scale_coefficient, spread, wra
 from tests.noise.test_sources import steps
 from tests.statistical.cases import FITTED, case
 
-pytestmark = pytest.mark.statistical
+pytestmark = [pytest.mark.statistical, pytest.mark.long]
 off_by_2_percent = pytest.mark.parametrize("factor", [1.02, 0.98])
 
 
@@ -112,7 +113,7 @@ def test_row_loss(factor, monkeypatch):
 
 def test_masking_schedule(monkeypatch):
     """p_mask 2 % low: mask and weight agree with each other, but t no longer reaches all masked."""
-    wrap(monkeypatch, bernoulli, "p_mask", scale(0.98))
+    wrap(monkeypatch, Objective, "p_mask", scale(0.98))
     noticed(check_case, case("standard"), match="mean of|variance|trace")
 
 

@@ -23,6 +23,8 @@ from tests.fakes.laws import Law
 from tests.fakes.meters import FakeMeter
 from tests.fakes.profiles import probed
 
+pytestmark = pytest.mark.long
+
 LAW = Law(h=lambda t: 1 + 3 * t**4, sd=lambda t: 1 - 0.5 * t)
 
 

@@ -30,7 +30,7 @@ from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.training import run
+from stabledllm.training import kinds, run
 from tests.fakes.trainer import Recorded, RecordingTrainer
 
 STEPS, ROWS, LENGTH = 6, 4, 9
@@ -80,7 +80,7 @@ def train(settings: dict, sharded: str | None, dtype: str = "float64") -> dict:
         mock.patch.dict(os.environ, environment(sharded)),
         mock.patch("stabledllm.build.load_model", lambda name, **k: load_model(name, **(k | {"dtype": wanted}))),
         mock.patch.object(run, "refuse_silent_changes", be_a_gpu),
-        mock.patch.object(run, "MDMTrainer", Recording),
+        mock.patch.object(kinds, "MDMTrainer", Recording),
     ):
         run.train(TrainSettings.model_validate(settings), say=lambda _: None)
     unset_hf_deepspeed_config()  # as in a process of its own: else the next model is loaded in shards

@@ -240,7 +240,7 @@ def test_every_setting_is_in_the_identity_or_named_as_free(tmp_path):
     identity = identity_of(settings, Method(), DEFAULTS)
     dump = settings.model_dump()
     free = {"out", "allow_changed", "micro_batch", "views_per_forward", "generate_batch", "log_every", "save_every"}
-    assert set(dump) - set(identity) == free | {"eval_every", "untuned", "allow_pickle", "callbacks"}
+    assert set(dump) - set(identity) == free | {"eval_every", "untuned", "allow_pickle", "callbacks", "spikes"}
     assert set(dump["data"]) - set(identity["data"]) == {"cache", "workers"}
 
 

@@ -21,6 +21,8 @@ from tests.fakes.meters import FakeMeter, TableMeter
 from tests.fakes.profiles import exact_profile, nested_of
 from tests.variance.test_predicted import removed_in_parts
 
+pytestmark = pytest.mark.long
+
 LAW = linear_law()
 SHARP = linear_law(s0=0.6, s1=-0.3)
 CALM = linear_law(tau2=0.01, h1=0.5, s0=0.2, s1=0.0)

@@ -39,7 +39,16 @@ LEAST_DRAWS = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is drawn or fixed before the first forward pass of one call."""
+    """Everything that is drawn or fixed before the first forward pass of one call.
+
+    >>> from stabledllm.data.rows import TokenRow
+    >>> model = torch.nn.Linear(1, 1)  # of which a plan asks nothing but its device
+    >>> options = {"seed": 0, "step": 0, "density": None, "replicates": None, "eps": 0.0, "tokens_per_batch": 6}
+    >>> rows = [TokenRow([1, 2, 3], prompt_length=1)]
+    >>> plan = make_plan(model, rows, "fixedcount", 4, mask_id=9, pad_id=None, numbers=None, **options)
+    >>> plan.t.shape, [len(each) for each in plan.passes]  # 1 row, 1 block, 4 draws; 2 rows of 3 tokens in a pass
+    (torch.Size([1, 1, 4]), [2, 2])
+    """
 
     tensors: dict[str, Tensor]
     t: Tensor
@@ -96,7 +105,14 @@ class Plan:
 def make_plan(
     model, rows, method, budget, *, seed, step, density, replicates, eps, tokens_per_batch, mask_id, pad_id, numbers
 ) -> Plan:
-    """The plan of a call of :func:`~stabledllm.elbo` with these arguments; raises as that does."""
+    """The plan of a call of :func:`~stabledllm.elbo` with these arguments; raises as that does.
+
+    >>> from stabledllm.data.rows import TokenRow
+    >>> options = {"seed": 0, "step": 0, "density": None, "replicates": None, "eps": 0.0, "tokens_per_batch": 64}
+    >>> rows = [TokenRow([1, 2, 3], prompt_length=1)]
+    >>> make_plan(torch.nn.Linear(1, 1), rows, "mirror", 4, mask_id=9, pad_id=0, numbers=[7], **options).number
+    tensor([7])
+    """
     method = checked_method(method, eps)
     check_numbers(budget=budget, replicates=replicates, tokens_per_batch=tokens_per_batch, seed=seed, step=step)
     if budget % (views := method.views.count):
@@ -112,7 +128,7 @@ def make_plan(
     numbers = checked_numbers(numbers, len(tensors["maskable"]))
     u = [_uniforms(method, call, numbers, draws, groups) for call in calls]
     t = sampler.icdf(torch.stack(u, 1)).to(device)
-    position = torch.tensor(numbers)
+    position = torch.tensor(numbers, device=device)
     return Plan(tensors, t, position, blocks, groups, Key(calls[0], 0), method, sampler, tokens_per_batch, mask_id)
 
 

@@ -68,7 +68,7 @@ def test_the_command_rebuilds_a_step_and_keeps_its_record_for_the_report(run, tm
 
 
 def test_a_report_without_outliers_has_no_such_section(run, tmp_path):
-    assert_refused(in_process("report", "run", cwd=tmp_path), "or a run's spikes.jsonl, found none of them")
+    assert_refused(in_process("report", "run", cwd=tmp_path), "or a run's spikes.jsonl, found the run.json of one run")
 
 
 def test_any_step_can_be_rebuilt_from_the_start(home, run, tmp_path):
