@@ -90,6 +90,8 @@ def test_blocks_are_told_of_the_row_that_they_belong_to():
         "55 % of step 40 is 2 rows alike, the largest with 3 masked tokens of 120 at weight"
     )
     assert "block" not in found.sentence
+    assert "(method=fixedcount, method=ppots). 40 % more is one row whose NLL is 12 nats" in found.sentence
+    assert "rows.jsonl:1, and correct it" in found.sentence
 
 
 def test_a_bad_row_at_a_rare_draw_is_named_too():

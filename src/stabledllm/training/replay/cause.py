@@ -27,6 +27,8 @@ _UNLIKELY = 1.5
 """How many times the other rows' NLL that of a row with a bad label is, at the least, and nats above it."""
 _WRONG = 4.0
 """How many nats a token that may be wrong is above the others of its row, at the least."""
+_MUCH = 0.25
+"""Share of the gradient from which leading rows of another kind are told beside the first."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,15 @@ def _of_leading(found: Analysis, now: Situation) -> Cause:
     usual = _usual_tokens(others, found)
     kinds = {row.position: _kind(row, others, usual, found.tokens if row is first else [], now) for row in leading}
     weight = {kind: sum(row.share for row in leading if kinds[row.position] == kind) for kind in kinds.values()}
-    kind = max(weight, key=weight.get)
-    alike = [row for row in leading if kinds[row.position] == kind]
-    begin = f"{_percent(weight[kind])} of step {now.step} is {_count(len(alike))}"
-    tell = {DRAW: _draw, LABEL: _label, SHORT: _short, ROW: _row}[kind]
-    return Cause(kind, f"{begin} {tell(alike[0], len(alike), others, found, now)}")
+    order = sorted(weight, key=lambda kind: -weight[kind])
+    told = []
+    for kind in [order[0], *(kind for kind in order[1:] if weight[kind] >= _MUCH)]:
+        alike = [row for row in leading if kinds[row.position] == kind]
+        tell = {DRAW: _draw, LABEL: _label, SHORT: _short, ROW: _row}[kind]
+        of = "more" if told else f"of step {now.step}"
+        begin = f"{_percent(weight[kind])} {of} is {_count(len(alike))}"
+        told.append(f"{begin} {tell(alike[0], len(alike), others, found, now)}")
+    return Cause(order[0], " ".join(told))
 
 
 def _kind(row: OfRow, others: list[OfRow], usual_tokens: float, tokens: list[Part], now: Situation) -> str:
