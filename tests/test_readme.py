@@ -38,6 +38,7 @@ REDUCED = {
     "fit": SMALL_PROBE,
     "train": [*SMALL_TRAIN, *SMALL_PROBE],
     "eval": ["--rows", "4"],
+    "replay": ["--step", "2"],
     "quickstart-images": [],
     "experiment": [f"base.{setting}" for setting in [*SMALL_TRAIN, *SMALL_PROBE]],
 }  # fmt: skip
@@ -56,6 +57,8 @@ def folder(tmp_path_factory):
         (folder / "PATH" / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     own = [{"prompt": f"{i}+1=?", "completion": f"#### {i + 1}"} for i in range(24)]
     (folder / "PATH" / "mine.jsonl").write_text("".join(json.dumps(r) + "\n" for r in own))
+    pairs = [row | {"chosen": row.pop("completion"), "rejected": "#### 0"} for row in own]
+    (folder / "PATH" / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pairs))
     return folder
 
 

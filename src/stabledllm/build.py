@@ -21,6 +21,7 @@ from stabledllm.method_checks import check_block_choices
 from stabledllm.models.families.block_config import OwnBlocks
 from stabledllm.models.image_choices import keep_image_choices
 from stabledllm.models.loading import LoadedModel, is_adapter, load_model
+from stabledllm.models.mask_choice import check_mask_choice
 from stabledllm.models.new import is_new
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
@@ -56,11 +57,8 @@ def build_model(settings: TrainSettings) -> LoadedModel:
             f"key 'quantised': expected 'lora' beside it, since weights in {settings.quantised} cannot be trained, "
             f"found none."
         )
-    if settings.lora and settings.mask_token_id is not None:
-        raise UserError(
-            "key 'mask_token_id': expected none beside 'lora', since an adapter's files cannot say it, found "
-            f"{settings.mask_token_id}; write it into the base's config.json."
-        )
+    if settings.mask_token_id is not None:
+        check_mask_choice(settings.mask_token_id, settings.model, adapted=bool(settings.lora))
     loaded = load_model(settings.model, quantised=settings.quantised, **loading_options(settings))
     if settings.lora is None:
         return loaded
@@ -85,24 +83,47 @@ def set_form(loaded: LoadedModel, settings: TrainSettings) -> None:
 
 
 def _keep_block_size(loaded: LoadedModel, settings: TrainSettings) -> None:
-    config, size, decoding_block = loaded.model.config, settings.block_size, settings.decoding.block
-    trained = getattr(config, "block_size", None)
-    # The published layouts are fine-tuned in other blocks than they were trained in; an adapter cannot say so.
+    size, decoding_block = settings.block_size, settings.decoding.block
     whole = not settings.lora and not is_adapter(settings.model)
-    free = size and whole and getattr(config, "blocks_from_start", False)
-    if trained and trained != size and not free:
-        raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
+    _refuse_other_blocks(loaded, size, whole=whole)
     check_block_choices(OfParts(settings.method), size, settings.block_t, settings.block_start)
     if not size:
         return
-    if not hasattr(config, "block_size"):
-        raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
+    _require_block_form(loaded)
     if decoding_block != size:
         raise UserError(
             f"key 'decoding.block': expected block_size = {size}, found {decoding_block}; write decoding.block={size}."
         )
-    config.block_size = size
+    loaded.model.config.block_size = size
     keep_block_start(loaded, settings.block_start)
+
+
+def set_blocks(loaded: LoadedModel, settings: DecomposeSettings) -> None:
+    """Let a model be measured in the blocks of the settings, as training would begin in them.
+
+    Raises:
+        UserError: the model has no block form, was trained in other blocks, or has no shift that ``block_start`` could
+            mean.
+    """
+    if settings.block_size:
+        _refuse_other_blocks(loaded, settings.block_size, whole=not is_adapter(settings.model))
+        _require_block_form(loaded)
+        loaded.model.config.block_size = settings.block_size
+    keep_block_start(loaded, settings.block_start)
+
+
+def _refuse_other_blocks(loaded: LoadedModel, size: int | None, *, whole: bool) -> None:
+    config = loaded.model.config
+    trained = getattr(config, "block_size", None)
+    # The published layouts are fine-tuned in other blocks than they were trained in; an adapter cannot say so.
+    free = size and whole and getattr(config, "blocks_from_start", False)
+    if trained and trained != size and not free:
+        raise UserError(f"key 'block_size': expected {trained}, as model '{loaded.name}' was trained, found {size}.")
+
+
+def _require_block_form(loaded: LoadedModel) -> None:
+    if not hasattr(loaded.model.config, "block_size"):
+        raise UserError(f"key 'block_size': expected a model with a block form, found '{loaded.name}'.")
 
 
 def keep_block_start(loaded: LoadedModel, block_start: str) -> None:

@@ -37,6 +37,8 @@ FILES = {
     "few.jsonl": "\n".join(ROWS * 4),
     "list.yaml": "base: [sft]\nmethods: [mirror]\n",
     "begun/run.json": json.dumps({"schema": "stabledllm/run/1", "identity": BEGUN}),
+    "windowed/run.json": json.dumps({"schema": "stabledllm/run/1", "identity": {"objective": {"weighting": "elbo"}}}),
+    "killed/checkpoint-10/stabledllm.json": json.dumps({"schema": "stabledllm/checkpoint/1", **BEGUN}),
     "killed/checkpoint-5/stabledllm.json": json.dumps({"schema": "stabledllm/checkpoint/1", **BEGUN}),
     "begun-experiment/experiment.json": json.dumps(
         {"settings": {"base": {"batch": 4, "trainer": {"learning_rate": 1}}}}
@@ -80,13 +82,19 @@ TOLD = {
     f"{TRAIN} block_size=32 block_t=row method=adaptive": "expected 'own' with method 'adaptive'",
     "fit data.train=mine.jsonl block_t=row": "write block_size=32 too, or leave out block_t",
     "validate exp.yaml base.block_t=row": "stabledllm: key 'block_t': expected block_size beside 'row'",
+    # the mask token
+    f"{TRAIN} mask_token_id=5": "model 'tiny': expected no mask_token_id for the reference model, found '5'",
+    "generate hi --model adapter --mask-token-id 5": "expected none for the adapter 'adapter', which has its base's",
+    "validate gsm8k/sdar-4b+lora mask_token_id=151670": "expected none beside 'lora', since an adapter's files cannot",
+    "validate gsm8k/sdar-4b mask_token_id=151936": "below the embedding's 151936 rows, found 151936",
     # a folder that holds other work, and more rows a step than there are
     f"{TRAIN} out=begun": "expected the run that is there with method='mirror', found method='lowdisc",
     f"{TRAIN} out=begun method=mirror seed=1 epochs=1": "with epochs=3.0, found epochs=1.0",
     f"{TRAIN} out=begun method=mirror seed=1 epochs=3 trainer.learning_rate=2e-3": "with trainer.learning_rate=0.001",
     f"{TRAIN} out=begun method=mirror seed=1 trainer.learning_rate=1e-3 epochs=4": "or allow_changed=[epochs] to go on",
     f"{TRAIN} out=begun method=mirror seed=2 allow_changed=[trainer]": "with seed=1, found seed=2; take another 'out'",
-    f"{TRAIN} out=killed": "killed/checkpoint-5: expected to resume with method='mirror'",
+    f"{TRAIN} out=windowed objective.window=[0.3,0.8]": "with objective.window=None, found objective.window=[0.3, 0.8]",
+    f"{TRAIN} out=killed": "killed/checkpoint-10: expected to resume with method='mirror'",
     f"{TRAIN} out=exp": "exp: expected the folder of a run, or a new one, found an experiment's; take another 'out'",
     f"{TRAIN} out=begun batch=8 metod=x": "unknown key 'metod' (did you mean 'method'?)",
     "experiment exp.yaml out=begun-experiment": "base.method='standard' as in the experiment that is there, found",

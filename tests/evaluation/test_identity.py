@@ -11,6 +11,7 @@ from stabledllm.config.settings import EvalSettings
 from stabledllm.errors import UserError
 from stabledllm.evaluation import journal
 from stabledllm.evaluation import run as run_module
+from stabledllm.evaluation.identity import refuse_other
 from stabledllm.evaluation.run import evaluate
 from stabledllm.runtime.sameness import differences
 from tests.fakes.run import write_model
@@ -51,6 +52,27 @@ def test_what_was_written_is_said_by_the_one_that_wrote_it(done, tmp_path):
 
 def test_the_same_again_is_not_repeated(done):
     assert run(done) == [f"{done['out']}: already evaluated"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "told"),
+    [({"name": "llada2"}, "with objective='elbo', found objective={'weighting': 'unweighted'"),
+     ({"window": [0.2, 0.9]}, "with objective='elbo', found objective=.*'window'")],
+)  # fmt: skip
+def test_another_objective_is_another_evaluation(done, tmp_path, objective, told):
+    """Also where one of the two is the bound, which identities leave out."""
+    with pytest.raises(UserError, match=told):
+        run(done | {"objective": objective})
+    settings = done | {"out": str(tmp_path / "out"), "objective": objective}
+    run(settings)
+    with pytest.raises(UserError, match=r"with objective=.*, found objective='elbo'"):
+        run(done | {"out": str(tmp_path / "out")})
+
+
+def test_another_mask_token_is_another_evaluation(done):
+    saved = json.loads((Path(done["out"]) / "eval.json").read_text())["identity"]
+    with pytest.raises(UserError, match="with mask_token_id=None, found mask_token_id=7"):
+        refuse_other(Path("there"), saved, saved | {"mask_token_id": 7})
 
 
 def test_a_prompt_that_looks_like_a_secret_is_no_difference(done, tmp_path, monkeypatch):

@@ -170,6 +170,8 @@ TOLD = [
     ("decoding.order=conf", "write decoding.order=confidence."),
     ("decoding=greedy", "write decoding.NAME=VALUE, where NAME is one of length, steps, "),
     ("lora=16", "write lora.rank=16, or RECIPE+lora."),
+    ("objective=llada2", "found 'llada2'; write objective.name=llada2."),
+    ("objective=Fast_dLLM", "write objective.name=fast-dllm."),
     ("quantised=nf4", "write quantised=4bit."),
     ("dtype=int8", "write quantised=8bit."),
     ("family=llama2", "family: unknown 'llama2'; write arm."),

@@ -97,17 +97,24 @@ def settings(folder: Path, model: str, spoilt: dict[int, object], seed: int, **c
 
 def weights_of(seed: int, step: int, block: int | None = None) -> torch.Tensor:
     """The largest weight of each row's masked tokens (in blocks: of each block's) in a step of Standard, sorted."""
+    weights, _ = drawn(seed, step, block)
+    return weights.sort(descending=True).values
+
+
+def drawn(seed: int, step: int, block: int | None = None, method: str = "standard") -> tuple[torch.Tensor, ...]:
+    """The largest weight and the number of each row's masked tokens (in blocks: of each block's) in a step."""
     rows = [sound_rows()[number] for number in order_of(seed)[(step - 1) * BATCH : step * BATCH]]
     maskable = collate(rows, 257)["maskable"]
     noise = Rows(torch.arange(BATCH), BATCH, maskable, torch.arange(maskable.shape[1]))
-    method, key = Method.parse("standard"), Key(seed, step - 1)
+    method, key = Method.parse(method), Key(seed, step - 1)
     if block:
         each = RESPONSE // block
         units = Units.of(noise, Blocks(block), torch.arange(BATCH) * each, BATCH * each)
         draw, size = units.draw(method, key, method.sampler()).drawn, block
     else:
         draw, size = method.draw(key, noise, method.sampler()), RESPONSE
-    return (draw.coefficient[:, 0] * size * draw.mask[:, 0]).amax(1).sort(descending=True).values
+    mask = draw.mask[:, 0]
+    return (draw.coefficient[:, 0] * size * mask).amax(1), mask.sum(1)
 
 
 def spoilt_weight(seed: int, step: int) -> float:

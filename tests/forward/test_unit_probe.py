@@ -11,7 +11,7 @@ from stabledllm.models.loading import load_model
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
-from stabledllm.noise.streams import Key
+from stabledllm.noise.streams import Key, Stream
 from tests.fakes.block_models import write_fast_dllm, write_sdar
 
 ROW = TokenRow(list(range(10, 30)), 4)
@@ -61,6 +61,17 @@ def test_a_unit_is_measured_as_training_sees_it(loaded, text):
     assert abs(probed.mean() - clean[0, 1]) > 10 * error, "as in decoding would be seen"
     assert not loaded.model.training
     assert not loaded.model.starts_as_trained
+
+
+def test_the_block_before_has_a_t_that_is_no_other_one(loaded):
+    """Designs draw the units' own t from the same key at the same positions."""
+    meter, key, n = UnitMeter(loaded, [ROW], Objective(), block_size=8), Key(7, 0), 64
+    u = key.row_uniforms(Stream.RATE, torch.arange(n))
+    second = torch.ones(n, dtype=torch.long)
+    _, draw = meter.draw(second, torch.ones(n).double(), Method(), key, Uniform(), torch.arange(n))
+    before = draw.mask[:, 0, 4:8].double().mean(1)
+    assert before.mean() == pytest.approx(0.5, abs=0.15)
+    assert abs(float(torch.corrcoef(torch.stack((before, u)))[0, 1])) < 0.45
 
 
 def test_with_one_t_for_a_row_the_probe_is_that_of_training_too(loaded):

@@ -40,14 +40,15 @@ def method(text: str) -> Method:
     return Method.parse(text, objective=Objective(eps=EPS))
 
 
-def meter_of(kind, model=None, rows=ROWS, copies=COPIES, **kwargs):
+def meter_of(kind, model=None, rows=ROWS, copies=COPIES, normalization="row", **kwargs):
     loaded = MeteredModel(model or tiny_in_blocks(), mask_id=0, pad_id=0)
     kwargs = {"parameters": None if model else PARAMETERS, "tokens_per_batch": 2**13} | kwargs
-    return kind(loaded, rows * copies, Objective(eps=EPS), block_size=2, **kwargs)
+    return kind(loaded, rows * copies, Objective(eps=EPS, normalization=normalization), block_size=2, **kwargs)
 
 
 def units_of(meter, rows: int, seed: int) -> UnitNoise:
-    return unit_noise(meter, method("fixedcount"), rows=rows, rates=4, masks=2, seed=seed)
+    chosen = Method.parse("fixedcount", objective=meter.objective)
+    return unit_noise(meter, chosen, rows=rows, rates=4, masks=2, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,30 @@ def test_every_part_is_unbiased_and_its_error_is_right(measured, exact):
     held = [not one.is_known or one.ci_low <= cost <= one.ci_high for one in ratios]
     assert sum(held) >= 13, ratios
     assert any(one.is_known for one in ratios)
+
+
+def test_under_a_mean_over_tokens_a_row_counts_by_its_tokens():
+    """SDAR's mean: at the same draws every moment of a row, and of its blocks, is its share squared times as large."""
+    sizes = torch.tensor([len(row) - row.prompt_length for row in ROWS]).double()
+    share, found = sizes / sizes.mean(), []
+    for normalization in ("row", "token"):
+        units, whole = (
+            meter_of(kind, normalization=normalization, copies=1) for kind in (UnitRowGradients, BlockRowGradients)
+        )
+        standard = Method.parse("standard", objective=whole.objective)
+        found.append((units_of(units, 99, 0), nested_rows(whole, standard, rows=3, rates=3, seed=0, one_t=True)))
+    (units, rows), (units_by_token, rows_by_token) = found
+    blocks = (meter_of(BlockSteps, copies=1).block_sizes > 0).sum(1)
+    row_of = torch.arange(len(ROWS)).repeat_interleave(blocks)
+    squared = share[row_of[units.profile.rows]] ** 2
+    assert len(squared) == 8
+    for part in ("pattern", "rate", "single"):
+        torch.testing.assert_close(getattr(units_by_token, part), getattr(units, part) * squared, rtol=1e-4, atol=1e-4)
+    hidden = units.hidden(Uniform()) * squared
+    torch.testing.assert_close(units_by_token.hidden(Uniform()), hidden, rtol=1e-4, atol=1e-4)
+    squared = share[rows.profile.rows] ** 2
+    for part in ("square", "at_rates", "of_rows"):
+        torch.testing.assert_close(getattr(rows_by_token, part), getattr(rows, part) * squared, rtol=1e-4, atol=1e-4)
 
 
 def test_a_t_of_its_own_for_each_block_and_plain_masks(exact):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from stabledllm.build import build_methods, set_blocks
 from stabledllm.config.settings import DataSettings, DecomposeSettings
 from stabledllm.errors import UserError
 from stabledllm.forward.blocks import BlockMeter
 from stabledllm.gradient.blocks import BlockSteps
 from stabledllm.lab.decompose import run_decompose
+from stabledllm.lab.measure.decompose import check_methods
 from stabledllm.models.loading import load_model
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
@@ -72,3 +76,34 @@ def test_decompose_takes_the_form_from_its_settings(tmp_path):
     write_sdar(tmp_path / "sdar")
     with pytest.raises(UserError, match="key 'block_start': expected a model in blocks whose logits are shifted"):
         run_decompose(DecomposeSettings(model=str(tmp_path / "sdar"), block_start="clean"), say=lambda text: None)
+
+
+def test_decompose_takes_the_blocks_of_its_settings(tmp_path):
+    """The published layouts in other blocks than their own, and the shipped model as training in blocks would begin."""
+    write_sdar(tmp_path / "sdar")
+    sizes = {"rows": 4, "rates": 4, "masks": 2, "steps": 4, "forwards": 4, "methods": ["standard"]}
+    probe = {"rows": 4, "rates": 4, "masks": 2, "starts": 2}
+    for model, size in ((str(tmp_path / "sdar"), 16), ("tiny", 8)):
+        given = {"model": model, "data": {"train_rows": 8}, "out": str(tmp_path / "out"), "block_size": size}
+        record = run_decompose(DecomposeSettings(probe=probe, **given, **sizes), say=lambda text: None)
+        assert record["blocks"]["block_size"] == size
+
+
+def test_decompose_refuses_blocks_that_training_would_refuse():
+    trained = SimpleNamespace(name="mine", model=SimpleNamespace(config=SimpleNamespace(block_size=8)))
+    whole = SimpleNamespace(name="llada", model=SimpleNamespace(config=SimpleNamespace()))
+    for loaded, found in ((trained, "expected 8, as model 'mine' was trained"), (whole, "expected a model with a bl")):
+        with pytest.raises(UserError, match=f"key 'block_size': {found}"):
+            set_blocks(loaded, DecomposeSettings(block_size=4))
+
+
+@pytest.mark.parametrize(
+    ("objective", "found"),
+    [({"name": "llada2"}, r"objective.window \[0.3, 0.8\]"), ({"weighting": "cosine"}, "objective.weighting 'cosine'")],
+)
+def test_the_gradients_noise_in_a_window_and_under_cosine_is_refused(objective, found):
+    given = {"objective": objective, "methods": ["standard", "fixedcount"]}
+    methods = build_methods(DecomposeSettings(**given))
+    with pytest.raises(UserError, match=f"gradient=true and {found}.* contradict; write gradient=false"):
+        check_methods(methods, gradient=True)
+    check_methods(methods, gradient=False)

@@ -174,9 +174,19 @@ def test_an_autoregressive_model_has_no_masked_tokens():
             check_autoregressive(objective)
 
 
-def test_mirror_below_the_window_is_refused():
-    with pytest.raises(UserError, match=r"^mirror: expected mirror_below above the window's 0.3, found 0.2"):
-        Method.parse("mirror", MethodOptions(mirror_below=0.2), Objective(window=LLADA2))
+@pytest.mark.parametrize("below", [0.2, 0.3, 1.5])
+def test_mirror_below_the_window_or_above_1_is_refused_where_mirror_is(below):
+    options, objective = MethodOptions(mirror_below=below), Objective(window=LLADA2)
+    with pytest.raises(UserError, match=rf"^mirror: expected mirror_below above .* 0.3 and at most 1, found {below}"):
+        Method.parse("mirror", options, objective)
+    assert Method.parse("lowdisc", options, objective).views.count == 1
+
+
+def test_a_window_of_all_ratios_is_the_bound():
+    whole = Objective(eps=0.0, window=(0.0, 1.0))
+    assert whole.is_bound
+    assert expected_loss(ROW, whole) == pytest.approx(expected_loss(ROW, Objective(eps=0.0)), rel=1e-9)
+    assert not Objective(window=(0.0, 0.9)).is_bound
 
 
 def test_only_the_bound_is_the_bound():

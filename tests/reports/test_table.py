@@ -8,7 +8,7 @@ import re
 import pytest
 
 from stabledllm.experiment.summary import summarise
-from stabledllm.reports import summary
+from stabledllm.reports import numbers, summary
 from stabledllm.reports.printed import decomposition_text, experiment_text, fit_details
 from stabledllm.reports.published import published_table
 from stabledllm.reports.run_tables import cost_table, runs_table
@@ -194,3 +194,11 @@ def test_footnotes_explain_the_columns_that_are_shown():
         assert table.more.split(".")[0] not in narrow
         assert table.more.split(".")[0] in whole
     assert "Pareto-k" not in " ".join(gradient_table(record).text(80, wide=False).split())
+
+
+def test_a_ratio_without_an_interval_does_not_look_exact():
+    """As of a method of which a few draws decide the variance."""
+    nothing = {"ci_low": None, "ci_high": None}
+    assert numbers.ratio({"value": 0.593, **nothing}) == "0.593, no interval"
+    assert numbers.ratio({"value": None, **nothing}) == numbers.ratio(None) == numbers.NONE
+    assert numbers.ratio({"value": 0.6, "ci_low": 0.5, "ci_high": 0.7}) == "0.60, 0.50 to 0.70"

@@ -51,6 +51,9 @@ def test_a_named_run_reports_the_bound_beside_its_own_value_and_goes_on_by_its_k
     assert "already finished" in told[-1]
     assert again["metrics"] == record["metrics"]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["identity"]["objective"]["window"] == [0.3, 0.8]
+    masked_mean = settings | {"objective": {"name": "masked-mean"}}
+    with pytest.raises(UserError, match=r"with objective\.window=\[0\.3, 0\.8\], found objective\.window=None"):
+        train(TrainSettings.model_validate(masked_mean), say=told.append)
 
 
 def test_the_bound_has_no_second_value_and_the_identity_that_it_had(tmp_path):
@@ -58,6 +61,9 @@ def test_the_bound_has_no_second_value_and_the_identity_that_it_had(tmp_path):
     assert "validation_objective" not in record["metrics"]
     expected = {"weighting": "elbo", "power": None, "normalization": "row", "eps": 1e-3}
     assert record["identity"]["objective"] == expected
+    for keys in ({"window": [0.3, 0.8]}, {"window": [0.3, 0.8], "corrected": True}):
+        with pytest.raises(UserError, match=r"with objective\.window=None, found objective\.window=\[0\.3, 0\.8\]"):
+            train(TrainSettings.model_validate(small_run(tmp_path) | {"objective": keys}), say=lambda _: None)
 
 
 def test_a_density_of_another_window_is_refused(tmp_path):

@@ -16,6 +16,8 @@ from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from stabledllm.stats.estimate import Estimate
+from stabledllm.stats.intervals import Ratio
 from stabledllm.variance.blocks import NestedBlocks, RateSplit, measure_blocks, nested_blocks
 from stabledllm.variance.components import components, decompose
 from tests.checks.statistics import assert_mean
@@ -192,3 +194,11 @@ def test_block_losses_add_up_to_the_rows():
         each = meter.block_losses(row, t, method(text), Key(0, 0))
         torch.testing.assert_close(each.sum(1), meter.losses(row, t, method(text), Key(0, 0)))
         assert each[1, 2] == 0, "the second row has two blocks"
+
+
+def test_what_one_t_costs_is_told_by_figures_that_differ():
+    """A cost near 1 with a small error: no "1 (1 to 1): more noise"."""
+    zero = Estimate(value=1.0, stderr=0.1, n=9)
+    split = RateSplit(zero, zero, zero, zero, Ratio(1.0167, 1.0064, 1.0279), 6.0)
+    assert "has 1.017 times (95 % interval 1.006 to 1.028) the noise" in split.sentence()
+    assert split.sentence().endswith("more noise.")

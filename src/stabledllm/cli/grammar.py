@@ -118,7 +118,7 @@ _LOADING = (
     "model", "init_seed", "family", "dtype", "attention", "end_token", "mask_token_id", "trust_remote_code",
     "allow_pickle",
 )  # fmt: skip
-_MEASURED = (*_LOADING, "data", "method_options", "objective", "methods", "block_start")
+_MEASURED = (*_LOADING, "data", "method_options", "objective", "methods", "block_size", "block_start")
 _RECIPE = Grammar(("TrainSettings", "ExperimentSettings"))
 GRAMMARS: dict[str, Grammar] = {
     "train": Grammar(("TrainSettings",)),

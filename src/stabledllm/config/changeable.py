@@ -32,6 +32,9 @@ MAY_CHANGE = (
 """Keys whose value may change on the way; all others have shaped the run's weights, density or counters already."""
 NEVER = ("trainer.optim", "trainer.optim_args", "trainer.optim_target_modules", "trainer.deepspeed")
 
+LEFT_OUT = {"objective.window": None, "objective.corrected": False}
+"""Keys that the identity of a run leaves out at these values, as runs older than they do."""
+
 
 def refuse_unchangeable(allowed: Sequence[str]) -> None:
     """Refuse keys that no run can change on its way.

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from stabledllm.config.objectives import NAMED
 from stabledllm.config.other_names import ELSEWHERE, NOWHERE, OF_COMMANDS
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.config.trainer_keys import NOT_THERE, OURS, TrainerSettings, refusal
@@ -105,6 +106,8 @@ def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel
         return f"; write {key}=[{', '.join(_items(text))}]"
     if (name := OF_GROUPS.get(key.removeprefix("base."))) and (name != "length" or text.isdigit()):
         value = {"true": "16", "yes": "16", "on": "16"}.get(text.lower(), text)
+        if name == "weighting" and (whose := text.lower().replace("_", "-")) in set(NAMED) - {"elbo"}:
+            name, value = "name", whose
         return f"; write {key}.{name}={plain_text(value)}" + (", or RECIPE+lora" if name == "rank" else "")
     if key == "base" and text:
         return f"; write base: {{extends: {plain_text(text)}}}"

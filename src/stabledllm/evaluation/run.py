@@ -5,7 +5,7 @@ A killed evaluation continues, on any number of ranks; a finished one is not rep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,7 +16,6 @@ from stabledllm.config.settings import EvalSettings
 from stabledllm.data.data_key import WITHOUT_EFFECT
 from stabledllm.data.images import of_images, with_image_defaults
 from stabledllm.data.rows import Encoded
-from stabledllm.data.token_rows import TokenRow
 from stabledllm.decoding import refuse_unsuited
 from stabledllm.errors import UserError
 from stabledllm.evaluation.completing import without_effect
@@ -28,8 +27,9 @@ from stabledllm.evaluation.progress import shared_bar
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.evaluation.rows import EvaluatedRows, evaluated_rows
 from stabledllm.evaluation.untuned import difference, tuned_from
-from stabledllm.evaluation.validation import mean_over_rows, row_nll
+from stabledllm.evaluation.validation import mean_over_rows, row_nll, shares
 from stabledllm.forward.blocks import loss_meter
+from stabledllm.forward.meter import LossMeter
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.objective import Objective
 from stabledllm.runtime.files import read_json, write_json, write_jsonl
@@ -224,27 +224,27 @@ def _measure_nll(
     metrics, others = {}, {}
     for name, (file, words, objective) in measured.items():
         journal = Journal(Path(settings.out) / JOURNAL, file, identity, ranks)
-        values = _row_losses(loaded, settings, encoded.rows, journal, objective)
+        meter = loss_meter(
+            loaded, encoded.rows, objective, block_size=getattr(loaded.model.config, "block_size", None),
+            as_trained=objective is own,
+        )  # fmt: skip
+        values = _row_losses(meter, settings, journal)
         others |= journal.other_versions
         if ranks.rank == 0:
             pairs = zip(encoded.rows, values, strict=True)
             write_jsonl(Path(settings.out) / f"{file}.jsonl", [{"origin": r.origin, "nll": v} for r, v in pairs])
-        estimate = mean_over_rows(torch.tensor(values, dtype=torch.float64))
+        estimate = mean_over_rows(torch.tensor(values, dtype=torch.float64), share=shares(meter))
         say(f"{words} {estimate}")
         metrics[name] = estimate.as_dict()
     return metrics, others
 
 
-def _row_losses(
-    loaded: LoadedModel, settings: EvalSettings, rows: Sequence[TokenRow], journal: Journal, objective: Objective
-) -> list[float]:
-    meter = loss_meter(loaded, rows, objective, block_size=getattr(loaded.model.config, "block_size", None))
-
+def _row_losses(meter: LossMeter, settings: EvalSettings, journal: Journal) -> list[float]:
     def measured(run: range) -> list[dict]:
         return [{"nll": value} for value in row_nll(meter, settings.draws, run).tolist()]
 
-    with shared_bar(len(rows), journal.name, "row", journal.ranks) as progress:
-        return [row["nll"] for row in journal.collect(len(rows), _NLL_RUN, measured, progress)]
+    with shared_bar(len(meter.rows), journal.name, "row", journal.ranks) as progress:
+        return [row["nll"] for row in journal.collect(len(meter.rows), _NLL_RUN, measured, progress)]
 
 
 def _untuned(theirs: dict, where: Path, out: Path) -> dict:

@@ -49,13 +49,27 @@ def row_forwards(meter: LossMeter, draws: int = 4) -> int:
     return len(meter.rows) * (1 if is_autoregressive(meter.model) else draws)
 
 
-def mean_over_rows(values: Tensor, unit: str = "nats/token") -> Estimate:
-    """The mean over rows with its standard error over rows (NaN for a single row)."""
-    n = len(values)
-    stderr = float(values.std() / n**0.5) if n > 1 else math.nan
-    return Estimate(value=float(values.mean()), stderr=stderr, n=n, unit=unit)
+def mean_over_rows(values: Tensor, unit: str = "nats/token", share: Tensor | None = None) -> Estimate:
+    """The mean over rows with its standard error over rows (NaN for a single row).
+
+    Args:
+        share: of each row in a mean over tokens, already a factor of its value (:func:`shares`); None where all rows
+            count the same.
+
+    >>> mean_over_rows(torch.tensor([1.0, 3.0]), share=torch.tensor([0.5, 1.5])).stderr  # each token has 2
+    0.0
+    """
+    n, mean = len(values), values.mean()
+    spread = values if share is None else values - share * mean
+    stderr = float(spread.std() / n**0.5) if n > 1 else math.nan
+    return Estimate(value=float(mean), stderr=stderr, n=n, unit=unit)
+
+
+def shares(meter: LossMeter) -> Tensor | None:
+    """The share of each row of a meter in the mean over tokens; None where its objective counts all rows the same."""
+    return None if meter.objective.normalization == "row" else meter.shares(Method())
 
 
 def validation_nll(meter: LossMeter, draws: int = 4) -> Estimate:
     """The mean of :func:`row_nll` with its standard error over rows."""
-    return mean_over_rows(row_nll(meter, draws))
+    return mean_over_rows(row_nll(meter, draws), share=shares(meter))

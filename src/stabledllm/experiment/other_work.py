@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stabledllm.config.changeable import FREE, FREE_OF_TRAINER, allowed_among
+from stabledllm.config.changeable import FREE, FREE_OF_TRAINER, LEFT_OUT, allowed_among
 from stabledllm.config.recipe import check
 from stabledllm.config.run_folder import RUN, STAMP, TRAINED
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
@@ -77,7 +77,7 @@ def refuse_other_run(run: TrainSettings) -> None:
     if found is None or are_images(run.data.train):  # what an image model fills in is known when it is loaded
         return
     where, what, saved = found
-    compared = differences(_comparable(saved, saved), _comparable(_settings_of(run), saved))
+    compared = differences(_comparable(saved, saved), _comparable(_settings_of(run), saved), absent=LEFT_OUT)
     allowed_among(compared, where, what, run.allow_changed)
 
 
@@ -122,8 +122,14 @@ def _begun(out: Path) -> tuple[Path, str, dict] | None:
         if (out / name).is_file():
             identity = _readable(out / name).get("identity")
             return out, "the run that is there", identity if isinstance(identity, dict) else {}
-    stamps = sorted(out.glob(f"checkpoint-*/{STAMP}"), key=lambda path: path.stat().st_mtime)
+    stamps = sorted(out.glob(f"checkpoint-*/{STAMP}"), key=_steps)
     return (stamps[-1].parent, "to resume", _readable(stamps[-1])) if stamps else None
+
+
+def _steps(stamp: Path) -> int:
+    """The optimizer steps behind a checkpoint, by its folder's name; dates are those of the last copy."""
+    steps = stamp.parent.name.rpartition("-")[2]
+    return int(steps) if steps.isdecimal() else -1
 
 
 def _readable(path: Path) -> dict:

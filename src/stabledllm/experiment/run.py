@@ -202,7 +202,7 @@ def _untuned(out: Path, base: TrainSettings, loaded: LoadedModel, data: DataBund
         objectives["validation_objective"] = own
     metrics = {}
     for name, objective in objectives.items() if len(data.validation) else ():
-        meter = loss_meter(loaded, data.validation, objective, block_size=base.block_size)
+        meter = loss_meter(loaded, data.validation, objective, block_size=base.block_size, as_trained=objective is own)
         with bar(row_forwards(meter, base.eval_draws), "untuned model", "forward") as shown:
             meter.progress = shown.update
             metrics[name] = validation_nll(meter, base.eval_draws).as_dict()

@@ -18,6 +18,7 @@ from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
 from stabledllm.method_checks import check_block_choices, check_blocks, check_model, check_p_of_t
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.choices import check_attention, check_family
+from stabledllm.models.mask_choice import check_mask_choice
 from stabledllm.models.moe_shapes import MoEShape
 from stabledllm.models.names import check_model_name, in_own_blocks, is_adapter, is_known_here
 from stabledllm.models.new import is_new
@@ -79,6 +80,12 @@ def of_model(settings: ModelSettings, base: str | None = None) -> Checks:
     yield "attention", partial(check_attention, settings.attention)
     if settings.init_seed is not None and not is_new(settings.model):
         yield "init_seed model", partial(_refuse_seed, settings.model)
+    if settings.mask_token_id is not None:
+        adapted = isinstance(settings, TrainSettings) and bool(settings.lora)
+        yield (
+            "mask_token_id model lora",
+            partial(check_mask_choice, settings.mask_token_id, settings.model, adapted=adapted),
+        )
     if base is not None:
         yield "base", partial(_check_base, settings.model, base)
     elif is_adapter(settings.model):

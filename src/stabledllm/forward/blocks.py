@@ -25,8 +25,10 @@ from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key, Stream
 
 
-def loss_meter(loaded, rows: Sequence[TokenRow], objective, *, block_size: int | None, **kwargs) -> LossMeter:
-    """A :class:`LossMeter`, or with a ``block_size`` a :class:`BlockMeter`.
+def loss_meter(
+    loaded, rows: Sequence[TokenRow], objective, *, block_size: int | None, as_trained: bool = False, **kwargs
+) -> LossMeter:
+    """A :class:`LossMeter`, or with a ``block_size`` a :class:`BlockMeter`, which alone reads ``as_trained``.
 
     >>> from stabledllm.forward.meter import MeteredModel
     >>> from stabledllm.noise.objective import Objective
@@ -36,7 +38,7 @@ def loss_meter(loaded, rows: Sequence[TokenRow], objective, *, block_size: int |
     """
     if block_size is None:
         return LossMeter(loaded, rows, objective, **kwargs)
-    return BlockMeter(loaded, rows, objective, block_size=block_size, **kwargs)
+    return BlockMeter(loaded, rows, objective, block_size=block_size, as_trained=as_trained, **kwargs)
 
 
 class BlockMeter(LossMeter):
@@ -174,7 +176,7 @@ class UnitMeter(LossMeter):
             token_index=torch.arange(ids.shape[1], device=ids.device),
             delimiter=torch.zeros_like(before),
         )
-        t = key.row_uniforms(Stream.RATE, position)
+        t = key.row_uniforms(Stream.RATE, position, view=1)  # a unit's own t may be of view 0 at the same position
         beside = method.draw_at(t, key, rows, Uniform())
         masked = beside.mask & beside.active[..., None] & some[:, None]
         return replace(draw, mask=(draw.mask & draw.active[..., None]) | (masked & draw.active[..., None]))

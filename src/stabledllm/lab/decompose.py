@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from stabledllm.build import build_methods, keep_block_start, loading_options
+from stabledllm.build import build_methods, loading_options, set_blocks
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_rows
 from stabledllm.data.images import with_image_defaults
@@ -51,7 +51,7 @@ def run_decompose(settings: DecomposeSettings, say: Callable[[str], None] = prin
     methods = build_methods(settings)
     check_methods(methods, settings.gradient)
     loaded = load_model(settings.model, **loading_options(settings))
-    keep_block_start(loaded, settings.block_start)
+    set_blocks(loaded, settings)
     place(loaded.model)
     size = getattr(loaded.model.config, "block_size", None)
     if size:

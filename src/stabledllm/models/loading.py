@@ -22,6 +22,7 @@ from stabledllm.models.families.source import Source, find_folder, read_config
 from stabledllm.models.families.weights import held_weights
 from stabledllm.models.hf_tokenizer import HFTokenizer, load_tokenizer
 from stabledllm.models.kind import is_autoregressive
+from stabledllm.models.mask_choice import check_mask_choice
 from stabledllm.models.names import is_adapter
 from stabledllm.models.new import is_new, pattern_of
 from stabledllm.models.quantised import keep_differentiable, quantisation
@@ -124,10 +125,7 @@ def _load_model(
     name, base = model_in(name), base and model_in(base)
     if is_adapter(name):
         if mask_token_id is not None:
-            raise UserError(
-                f"key 'mask_token_id': expected none for the adapter '{name}', which has its base's, found "
-                f"{mask_token_id}; write it into the base's config.json."
-            )
+            check_mask_choice(mask_token_id, name)
         if init_seed is not None:
             raise UserError(f"key 'init_seed': expected a new model (new:tiny or new:FOLDER), found '{name}'.")
         loading = {"family": family, "attention": attention, "end_token": end_token}

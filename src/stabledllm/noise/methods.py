@@ -21,7 +21,7 @@ from stabledllm.noise.rows import Rows
 from stabledllm.noise.sources import IID, Source
 from stabledllm.noise.streams import Key
 from stabledllm.noise.views import Single, Views
-from stabledllm.noise.windows import place_of
+from stabledllm.noise.windows import placed
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,8 @@ class Method(OfParts):
         parts = read_parts(text)
         name = "+".join(named.text for named in parts) or STANDARD
         made: dict[str, object] = {}
-        placed = replace(options, mirror_below=place_of(options.mirror_below, objective.window))
         for named in parts:
-            made |= named.part.objects(placed, named.views)
+            made |= named.part.objects(placed(options, named.part, objective.window), named.views)
         if objective.counts == "cosine" or (MASKER in made and isinstance(made[MASKER], FixedCount)):
             made[MASKER] = FixedCount(objective.counts)
         method = cls(name=name, options=options, objective=objective, **made)

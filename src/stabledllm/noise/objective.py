@@ -63,7 +63,7 @@ class Objective(MaskRatios):
     @property
     def is_bound(self) -> bool:
         """Whether it is the bound on the NLL itself, as a mean over rows or over tokens."""
-        return self.weighting == "elbo" and not self.window and self.normalization != "masked"
+        return self.weighting == "elbo" and self.window in (None, (0.0, 1.0)) and self.normalization != "masked"
 
     def row_weight(self, maskable: Tensor) -> Tensor:
         """The weight of each row in the step's mean: 1, or P for a mean over tokens; float64, shape (B,)."""

@@ -8,7 +8,7 @@ are drawn, for commands that only check.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from stabledllm.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stabledllm.noise.parts import MethodOptions, Part
     from stabledllm.noise.schedule import Counts
 
 
@@ -49,10 +50,10 @@ def checked_window(window: Sequence[float] | None, weighting: str, normalization
 
 
 def place_of(ratio: float, window: tuple[float, float] | None) -> float:
-    """The place in the window of a mask ratio from which views are left out, at most 1.
+    """The place in the window of a mask ratio from which views are left out: 1 for one in (high, 1].
 
     Raises:
-        UserError: a ratio below the window, under which no second view would be left.
+        UserError: a ratio below the window, under which no second view would be left, or above 1.
 
     >>> place_of(0.5, (0.25, 0.75)), place_of(1.0, (0.25, 0.75)), place_of(0.4, None)
     (0.5, 1.0, 0.4)
@@ -60,9 +61,21 @@ def place_of(ratio: float, window: tuple[float, float] | None) -> float:
     if window is None:
         return ratio
     low, high = window
-    if ratio <= low:
-        raise UserError(f"mirror: expected mirror_below above the window's {low:g}, found {ratio:g}.")
+    if not low < ratio <= 1.0:
+        raise UserError(f"mirror: expected mirror_below above the window's {low:g} and at most 1, found {ratio:g}.")
     return min(1.0, (ratio - low) / (high - low))
+
+
+def placed(options: MethodOptions, part: Part, window: tuple[float, float] | None) -> MethodOptions:
+    """The options of a part that is made for a window, with its mask ratio, if it reads one, as the place in it.
+
+    >>> from stabledllm.noise.parts import PARTS, MethodOptions
+    >>> placed(MethodOptions(mirror_below=0.5), PARTS["mirror"], (0.25, 0.75)).mirror_below
+    0.5
+    """
+    if "mirror_below" not in part.options:
+        return options
+    return replace(options, mirror_below=place_of(options.mirror_below, window))
 
 
 @dataclass(frozen=True)

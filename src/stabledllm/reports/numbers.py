@@ -57,8 +57,13 @@ def positive(est: object, unit: bool = False) -> str:
 
 
 def ratio(stored: dict | None) -> str:
-    """A stored ratio of what cannot be negative: ``0.63, 0.57 to 0.69``, or ``below 0.69`` for an estimate of 0."""
+    """A stored ratio of what cannot be negative: ``0.63, 0.57 to 0.69``, or ``below 0.69`` for an estimate of 0.
+
+    One whose interval is not known says so, as alone it would look exact.
+    """
     v, low, high = (number((stored or {}).get(name)) for name in ("value", "ci_low", "ci_high"))
+    if v > 0 and math.isnan(low + high):
+        return f"{plain(v)}, no interval"
     if v <= 0:
         return NONE if math.isnan(high) else f"below {plain(high, 2)}"
     return with_interval(v, low, high)

@@ -42,34 +42,40 @@ class Differences:
         return f"note: {where} was written by another version; not compared, since not all is recorded there: {groups}"
 
 
-def differences(saved: dict, wanted: dict, named: Mapping[str, str] | None = None) -> Differences:
+def differences(
+    saved: dict, wanted: dict, named: Mapping[str, str] | None = None, absent: Mapping[str, Any] | None = None
+) -> Differences:
     """The differences between two nested identities, in the order of ``wanted``.
 
     Args:
         named: keys that are mere names, with the key of the content they name: where the contents are equal, another
             name is no difference.
+        absent: keys that an identity leaves out at one value, with that value; they are compared in every identity.
     """
     named = named or {}
     differing: dict[str, tuple[Any, Any]] = {}
     unknown: list[str] = []
-    _walk(saved, wanted, "", differing, unknown)
+    _walk(saved, wanted, "", absent or {}, differing, unknown)
     for name, behind in named.items():
         if name in differing and (same := _at(wanted, behind)) is not None and _at(saved, behind) == same:
             del differing[name]
     return Differences(differing, unknown)
 
 
-def _walk(saved: dict, wanted: dict, prefix: str, differing: dict, unknown: list[str]) -> None:
+def _walk(
+    saved: dict, wanted: dict, prefix: str, absent: Mapping[str, Any], differing: dict, unknown: list[str]
+) -> None:
     for key in [*wanted, *(key for key in saved if key not in wanted)]:
-        name, ours = f"{prefix}{key}", wanted.get(key)
-        if key not in saved or key not in wanted:
+        name = f"{prefix}{key}"
+        theirs, ours = (tree.get(key, absent.get(name)) for tree in (saved, wanted))
+        if (key not in saved or key not in wanted) and name not in absent:
             # None is "not used", which an identity without the key says as well.
-            if (ours if key in wanted else saved[key]) is not None:
+            if (ours if key in wanted else theirs) is not None:
                 unknown.append(name)
-        elif isinstance(saved[key], dict) and isinstance(ours, dict):
-            _walk(saved[key], ours, f"{name}.", differing, unknown)
-        elif saved[key] != ours:
-            differing[name] = (saved[key], ours)
+        elif isinstance(theirs, dict) and isinstance(ours, dict):
+            _walk(theirs, ours, f"{name}.", absent, differing, unknown)
+        elif theirs != ours:
+            differing[name] = (theirs, ours)
 
 
 def _at(tree: dict, name: str) -> Any:

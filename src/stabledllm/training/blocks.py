@@ -91,9 +91,9 @@ class InBlocks:
         counted, weight = (inputs[name][units.row] for name in ("counted", "row_weight"))
         self.statistics.add(draw.drawn, units.rows, counted, losses, forwards, weight)
 
-    def evaluation_meter(self, objective: Objective) -> BlockMeter:
-        """The meter of the validation rows in blocks, under an objective."""
-        return BlockMeter(self._metered(), self.eval_rows, objective, block_size=self.last_blocks.size)
+    def evaluation_meter(self, objective: Objective | None = None) -> BlockMeter:
+        given = (self._metered(), self.eval_rows, objective or Objective())
+        return BlockMeter(*given, block_size=self.last_blocks.size, as_trained=objective is not None)
 
 
 class BlockTrainer(InBlocks, MDMTrainer):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from stabledllm.errors import NotFinite, UserError
-from stabledllm.evaluation.validation import mean_over_rows, row_forwards, row_nll
+from stabledllm.evaluation.validation import mean_over_rows, row_forwards, row_nll, shares
 from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.noise.objective import Objective
 from stabledllm.runtime.showing import bar
@@ -31,9 +31,9 @@ class EvaluatingTrainer(ResumingTrainer):
     _evaluated: tuple[int, Tensor] | None = None
     """The step after which the rows were evaluated last, and what came out."""
 
-    def evaluation_meter(self, objective: Objective) -> LossMeter:
-        """The meter of the validation rows under an objective."""
-        return LossMeter(self._metered(), self.eval_rows, objective)
+    def evaluation_meter(self, objective: Objective | None = None) -> LossMeter:
+        """The meter of the validation rows: of the bound on what is decoded, or of the objective that is trained."""
+        return LossMeter(self._metered(), self.eval_rows, objective or Objective())
 
     def _metered(self) -> MeteredModel:
         return MeteredModel(self.accelerator.unwrap_model(self.model), self.mask_id, self.pad_id)
@@ -52,12 +52,13 @@ class EvaluatingTrainer(ResumingTrainer):
         return metrics
 
     def validation(self, objective: Objective | None = None) -> Estimate:
-        """The model's evaluation loss, or that under another objective.
+        """The model's evaluation loss, or that under the objective that is trained.
 
         Raises:
             UserError: there are no validation rows. Diverged: it is not finite.
         """
-        return mean_over_rows(self.finite_nll_of_rows(objective))
+        values = self.finite_nll_of_rows(objective)
+        return mean_over_rows(values, share=shares(self.evaluation_meter(objective)))
 
     def finite_nll_of_rows(self, objective: Objective | None = None) -> Tensor:
         """The evaluation loss of each held-out row, (rows,); raises as :meth:`validation` does."""
@@ -81,7 +82,7 @@ class EvaluatingTrainer(ResumingTrainer):
 
     def nll_of_rows(self, objective: Objective | None = None) -> Tensor | None:
         """The evaluation loss of each held-out row, (rows,), with a bar; None where one is not finite."""
-        meter = self.evaluation_meter(objective or Objective())
+        meter = self.evaluation_meter(objective)
         with bar(row_forwards(meter, self.eval_draws), "validation NLL", "forward") as shown, suppress(NotFinite):
             meter.progress = shown.update
             return row_nll(meter, self.eval_draws)

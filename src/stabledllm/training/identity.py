@@ -14,7 +14,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from stabledllm.build import build_method
-from stabledllm.config.changeable import FREE, FREE_OF_TRAINER
+from stabledllm.config.changeable import FREE, FREE_OF_TRAINER, LEFT_OUT
 from stabledllm.config.settings import TrainSettings
 from stabledllm.config.settings.preference import OF_THE_POLICY
 from stabledllm.data.data_key import WITHOUT_EFFECT
@@ -165,7 +165,7 @@ def compare(saved: dict, wanted: dict) -> Differences:
     named = {f"data.{split}": f"data.content.{split}" for split in ("train", "validation", "test")}
     named["data.validation_share"] = "data.content.validation"
     named |= {"model": "weights", "image_tokenizer": "image_tokenizer_weights", "clip": "clip_weights"}
-    return differences(_sorted(_in_todays_form(saved)), _sorted(wanted), named)
+    return differences(_sorted(_in_todays_form(saved)), _sorted(wanted), named, LEFT_OUT)
 
 
 def _in_todays_form(saved: dict) -> dict:

@@ -193,8 +193,8 @@ class RateSplit:
             return f"What one t for all blocks of a row (block_t=row) costs{what} is not known from so few draws."
         verdict = {False: "more noise", True: "less noise", None: "too close to tell"}[ratio.below_one]
         return (
-            f"One t for all blocks of a row (block_t=row) has {ratio.value:.2g} ({ratio.ci_low:.2g} to "
-            f"{ratio.ci_high:.2g}) of the {noise} A + B of a t of its own for each block: {verdict}."
+            f"One t for all blocks of a row (block_t=row) has {ratio.value:.4g} times (95 % interval "
+            f"{ratio.ci_low:.4g} to {ratio.ci_high:.4g}) the {noise} A + B of a t of its own for each block: {verdict}."
         )
 
     def as_dict(self, noise: str = "noise") -> dict:

@@ -227,11 +227,29 @@ def test_adapters_stay_together_when_the_model_is_moved():
         (["experts.2.up_proj"], {}),  # of one expert
         (ALL, {"use_dora": True}),
         (ALL, {"rank_pattern": {"experts.1.up_proj": 2}}),
+        (ALL, {"alpha_pattern": {"experts.1.up_proj": 30}}),
+        (ALL, {"lora_bias": True}),
         (ALL, {"r": 3}),  # rows of 12 bytes, which no grouped product takes
     ],
-    ids=["one expert", "dora", "ranks", "narrow"],
+    ids=["one expert", "dora", "ranks", "scales", "biases", "narrow"],
 )
 def test_other_adapters_take_segments(targets, options):
     _, experts, x, chosen, share = adapted(targets, **options)
     assert experts.grouped(x) is None
     torch.testing.assert_close(experts(x, chosen, share), looped(experts, x, chosen, share), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("state", ["merged", "two at once"])
+def test_adapters_in_another_state_take_segments(state):
+    """Merged ones are in the weights already, and must not be added again; of two at once each is added."""
+    model, experts, x, chosen, share = adapted(ALL)
+    before = experts(x, chosen, share)
+    if state == "merged":
+        model.merge_adapter()
+    else:
+        model.add_adapter("second", LoraConfig(r=4, target_modules=ALL, init_lora_weights=False))
+        model.base_model.set_adapter(["default", "second"])
+    assert experts.grouped(x) is None
+    after = experts(x, chosen, share)
+    torch.testing.assert_close(after, looped(experts, x, chosen, share), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(after, before, rtol=1e-3, atol=1e-4) == (state == "merged")

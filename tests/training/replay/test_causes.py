@@ -111,6 +111,9 @@ def test_the_sentence_names_the_row_its_draw_and_the_remedy(replayed):
         f"{100 * row['share']:.0f} % of step 16 is one row with {row['masked']} masked token"
     )
     assert f" of 120 at weight {row['weight']:.3g}" in drawn["sentence"]
+    weights, counts = fake.drawn(RUNS["standard"].seed, 16, method="fixedcount")
+    promise = f"an exact count makes it {counts[leading]} masked token at weight {weights[leading]:.3g}, and P-POTS"
+    assert promise in drawn["sentence"], "what the row has under method=fixedcount at the same seed"
     assert "P-POTS" in drawn["sentence"]
     label = replayed("standard", 12)[1]
     assert label["leading"] == [fake.SPOILT]
@@ -136,6 +139,10 @@ def test_tokens_and_blocks_of_the_leading_row_have_its_share(replayed):
     assert sum(part["share"] for part in drawn["blocks"]) == pytest.approx(row["share"], rel=1e-3)
     assert sum(part["share"] for part in drawn["tokens"]) == pytest.approx(block["share"], rel=1e-3)
     assert f"its block {block['name']} (" in drawn["sentence"]
+    weights, counts = fake.drawn(RUNS["blocks"].seed, 16, block=8, method="fixedcount")
+    unit = row["position"] * fake.RESPONSE // 8 + int(block["name"]) - 1
+    exact = block["largest"]["exact_masked"], block["largest"]["exact_weight"]
+    assert exact == pytest.approx((int(counts[unit]), float(weights[unit])))
 
 
 @pytest.mark.slow

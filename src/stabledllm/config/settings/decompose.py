@@ -42,6 +42,8 @@ class DecomposeSettings(ModelSettings):
     data: DataSettings = DataSettings()
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
+    block_size: int | None = Field(None, ge=1, le=MOST)
+    """As in training: response tokens per block; without it the blocks are the model's own, if it has any."""
     block_start: Literal["noisy", "clean"] = "noisy"
     """As in training: what predicts a block's first token where logits are shifted (Fast-dLLM v2)."""
     dpo: PairNoiseSettings = PairNoiseSettings()

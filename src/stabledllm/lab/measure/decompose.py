@@ -34,12 +34,12 @@ def check_methods(methods: Sequence[Method], gradient: bool) -> None:
             window.
     """
     standard = methods[0]
-    if gradient and standard.objective.counts == "cosine":
-        raise UserError("decompose: --gradient and objective.weighting 'cosine' contradict; only the loss is measured.")
-    if gradient and standard.objective.window:
+    of = "objective.weighting 'cosine'" if standard.objective.counts == "cosine" else ""
+    if standard.objective.window:
+        of = f"objective.window {list(standard.objective.window)} (objective.name=llada2 and bd3lm have one)"
+    if gradient and of:
         raise UserError(
-            f"decompose: --gradient and objective.window {list(standard.objective.window)} contradict; only the loss "
-            f"is measured: write gradient=false."
+            f"decompose: gradient=true and {of} contradict; write gradient=false for the noise of the loss alone."
         )
     check_finite_variance(standard, "decompose")
     for method in methods:

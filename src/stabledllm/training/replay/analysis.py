@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from statistics import mean
+from statistics import mean, median
 
 import torch
 from torch import Tensor
@@ -13,49 +13,13 @@ from torch import Tensor
 from stabledllm.data.rows import TokenRow
 from stabledllm.plain_text import plain_text
 from stabledllm.training.replay.gradient import StepGradient
-from stabledllm.training.replay.rows import Forwarded, OneRow, blocks_of, forward, rows_of, usual
+from stabledllm.training.replay.parts import Largest, OfRow, Part
+from stabledllm.training.replay.remedy import EXACT, with_part
+from stabledllm.training.replay.rows import Forwarded, OneRow, blocks_of, forward, redrawn, rows_beside, rows_of, usual
 from stabledllm.training.trainer import MDMTrainer
 
 MOST = 16
 """Tokens, and blocks, of the leading row whose own gradients are taken; the others are told together."""
-
-
-@dataclass
-class OfRow:
-    """A row of the step. ``share``, ``norm``: of its gradient; None where the step's is not finite."""
-
-    position: int
-    origin: str
-    share: float | None
-    norm: float | None
-    loss: float
-    """Its loss under the draw of the step, in nats."""
-    t: float | None
-    """None in blocks, each of which has its own."""
-    masked: int
-    maskable: int
-    weight: float
-    """The largest of its masked tokens: 1 where a row is masked whole."""
-    nll: float
-    """Mean cross-entropy of its masked tokens, in nats; 0 where none is masked."""
-    usual_nll: float
-    """Its NLL per token under draws that any row might get."""
-    usual_norm: float | None = None
-    """The mean norm of its gradient under these; of leading rows alone."""
-
-
-@dataclass
-class Part:
-    """A block or a token of the leading row. ``name``: the block's number, or the token's text."""
-
-    name: str
-    share: float
-    weight: float
-    t: float | None = None
-    masked: int | None = None
-    maskable: int | None = None
-    place: int | None = None
-    nll: float | None = None
 
 
 @dataclass
@@ -69,6 +33,9 @@ class Analysis:
     """The norm that the step's gradient would have without them."""
     blocks: list[Part] = field(default_factory=list)
     tokens: list[Part] = field(default_factory=list)
+    other_nll: float | None = None
+    """Mean usual NLL of rows of other steps, where it has one row alone; and the median number of their tokens."""
+    other_maskable: float = 0.0
 
     def as_dict(self) -> dict:
         """In the form that JSON has."""
@@ -79,15 +46,21 @@ def leading_rows(shares: list[float]) -> list[int]:
     """The places of the rows that lead a gradient, the largest first; none where no few rows do.
 
     They have a tenth of it each, are at most a quarter of the rows, and make most of it together: half, or more in a
-    step of few rows, in which one of two has half of it anyway.
+    step of few rows, in which one of two has half of it anyway. Where no quarter does, up to half of the rows do with
+    four fifths of it, such as two bad rows of four.
 
     >>> leading_rows([0.1, 0.7, 0.1, 0.1]), leading_rows([0.25] * 4), leading_rows([0.6, 0.4])
     ([1], [], [])
+    >>> leading_rows([0.05, 0.45, 0.45, 0.05])
+    [1, 2]
     """
-    most = min(0.8, max(0.5, 2 / max(len(shares), 1)))
-    order = sorted(range(len(shares)), key=lambda place: -shares[place])[: max(1, len(shares) // 4)]
-    leading = [place for place in order if shares[place] >= 0.1]
-    return leading if sum(shares[place] for place in leading) >= most else []
+    order = sorted(range(len(shares)), key=lambda place: -shares[place])
+    for part in (4, 2):
+        rows = max(1, len(shares) // part)
+        leading = [place for place in order[:rows] if shares[place] >= 0.1]
+        if sum(shares[place] for place in leading) >= min(0.8, max(0.5, 2 * rows / max(len(shares), 1))):
+            return leading
+    return []
 
 
 def analyse(
@@ -106,6 +79,8 @@ def analyse(
     step = StepGradient(trainer.model.parameters(), trainer.watch.last[1])
     found = [_of_row(trainer, one, step, progress) for one in rows]
     out = Analysis(found)
+    if len(rows) == 1:
+        out.other_nll, out.other_maskable = _others(trainer, by_place, rows[0])
     leading = leading_rows([one.share for one in found])
     if not leading:
         return out
@@ -114,6 +89,7 @@ def analyse(
     for place in leading:
         norms = [step.share(drawn.loss)[1] for drawn in usual(trainer, rows[place])]
         found[place].usual_norm = mean(norms)
+        found[place].largest = _largest(trainer, rows[place])
     first = leading[0]
     out.blocks, out.tokens = _parts(trainer, rows[first], step, found[first].share)
     return out
@@ -123,8 +99,7 @@ def _of_row(trainer: MDMTrainer, one: OneRow, step: StepGradient | None, progres
     with torch.set_grad_enabled(step is not None):
         drawn = forward(trainer, one)
         share, norm = step.share(drawn.loss) if step else (None, None)
-    with torch.no_grad():
-        often = [float(other.tokens.sum()) for other in usual(trainer, one)]
+    often = _usual_nll(trainer, one)
     masked = drawn.masked
     own_t = drawn.draw.t
     progress()
@@ -139,8 +114,42 @@ def _of_row(trainer: MDMTrainer, one: OneRow, step: StepGradient | None, progres
         maskable=drawn.size,
         weight=float(drawn.weight.max()),
         nll=float(drawn.nll[masked].mean()) if masked.any() else 0.0,
-        usual_nll=mean(often),
+        usual_nll=often,
+        largest=_view(drawn),
     )
+
+
+def _usual_nll(trainer: MDMTrainer, one: OneRow) -> float:
+    with torch.no_grad():
+        return mean(float(drawn.tokens.sum()) for drawn in usual(trainer, one))
+
+
+def _others(trainer: MDMTrainer, by_place: dict[int, TokenRow], one: OneRow) -> tuple[float | None, float]:
+    """What tells a model that got worse from a bad row, and a short one, where a step has one row."""
+    others = rows_beside(trainer, by_place, one)
+    if not others:
+        return None, 0.0
+    return mean(_usual_nll(trainer, other) for other in others), median(int(o.inputs["maskable"].sum()) for o in others)
+
+
+def _view(drawn: Forwarded, places: Tensor | None = None) -> Largest:
+    """The view of the largest weight, among all places or some."""
+    weight, masked = drawn.weight, drawn.masked
+    if places is not None:
+        weight, masked = weight * places, masked & places
+    view = int(weight.amax(1).argmax())
+    return Largest(int(drawn.draw.active[0].sum()), int(masked[view].sum()))
+
+
+def _largest(trainer: MDMTrainer, one: OneRow, places: Tensor | None = None) -> Largest:
+    """The same, beside the draw under exact counts."""
+    found = _view(redrawn(trainer, one, trainer.method), places)
+    method = with_part(trainer.method, EXACT)
+    if method is not None:
+        exact = redrawn(trainer, one, method)
+        found.exact_masked = _view(exact, places).masked
+        found.exact_weight = float((exact.weight if places is None else exact.weight * places).max())
+    return found
 
 
 def _parts(trainer: MDMTrainer, one: OneRow, step: StepGradient, of_row: float) -> tuple[list[Part], list[Part]]:
@@ -156,7 +165,16 @@ def _parts(trainer: MDMTrainer, one: OneRow, step: StepGradient, of_row: float) 
     if blocks:
         places = blocks[0][0].places
     named = [
-        Part(str(block.number), share, block.weight, block.t, block.masked, block.maskable) for block, share in blocks
+        Part(
+            str(block.number),
+            share,
+            block.weight,
+            block.t,
+            block.masked,
+            block.maskable,
+            largest=_largest(trainer, one, block.places),
+        )
+        for block, share in blocks
     ]
     return named, _tokens(trainer, one, drawn, step, places)
 

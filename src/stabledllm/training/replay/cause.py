@@ -8,11 +8,12 @@ under draws that any row might get, and how many times is that larger than other
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import mean, median
+from statistics import mean, median, median_low
 
-from stabledllm.errors import UserError
-from stabledllm.noise.methods import Method
-from stabledllm.training.replay.analysis import Analysis, OfRow, Part, explained
+from stabledllm.training.replay.analysis import Analysis, explained
+from stabledllm.training.replay.parts import OfRow, Part
+from stabledllm.training.replay.remedy import remedy
+from stabledllm.training.replay.situation import ORDINARY, Situation
 
 DRAW, LABEL, SHORT, ROW, DIVERGING, SPREAD, USUAL, NOT_FINITE = CAUSES = (
     "draw", "label", "short response", "row", "diverging", "spread", "usual", "not finite",
@@ -20,18 +21,14 @@ DRAW, LABEL, SHORT, ROW, DIVERGING, SPREAD, USUAL, NOT_FINITE = CAUSES = (
 """Few masked tokens at a large weight; a label that the model finds very unlikely; a response of few tokens; a row with
 a large gradient for another reason; a model that gets worse, as at too high a learning rate; a step without leading
 rows or such signs; no outlier; a loss or a gradient that is not finite."""
-ORDINARY = 2.0
-"""Up to this many times the median a norm is no outlier."""
 _SHORT = 4
 """Tokens of a short response at the most, and how many times shorter than the other rows' it is at the least."""
-_WORSE = 1.3
-"""How many times the last steps' loss the rows' NLL is where the model got worse, at the least."""
 _UNLIKELY = 1.5
 """How many times the other rows' NLL that of a row with a bad label is, at the least, and nats above it."""
 _WRONG = 4.0
 """How many nats a token that may be wrong is above the others of its row, at the least."""
-_RECENT = 3
-"""Steps just before the one that is explained."""
+_MUCH = 0.25
+"""Share of the gradient from which leading rows of another kind are told beside the first."""
 
 
 @dataclass(frozen=True)
@@ -42,34 +39,20 @@ class Cause:
     sentence: str
 
 
-@dataclass(frozen=True)
-class Situation:
-    """What is known of a step beside its rows.
-
-    ``norms``, ``losses``: of the steps before it, the newest last. ``median``: of these norms; None where they are too
-    few. ``rate``: the learning rate.
-    """
-
-    step: int
-    norm: float
-    median: float | None
-    norms: list[float]
-    losses: list[float]
-    rate: float
-    method: Method
-    problem: str | None = None
-    """What was not finite, where something was not."""
-
-
 def cause_of(found: Analysis, now: Situation) -> Cause:
     """The cause of a step's gradient norm."""
     if now.problem:
         return Cause(NOT_FINITE, _not_finite(found, now))
     if now.median is not None and now.norm < ORDINARY * now.median:
         return Cause(USUAL, _usual(found, now))
-    if found.leading and explained(now.norm, found.without, now.median):
+    if found.leading and explained(now.norm, found.without, now.median) and not _alone_but_worse(found, now):
         return _of_leading(found, now)
     return _of_whole_step(found, now)
+
+
+def _alone_but_worse(found: Analysis, now: Situation) -> bool:
+    """Whether a step of one row, which leads it whatever the cause, comes when other rows are worse than before too."""
+    return len(found.rows) == 1 and (now.is_worse(found.other_nll) or now.is_rising)
 
 
 def _of_leading(found: Analysis, now: Situation) -> Cause:
@@ -77,20 +60,25 @@ def _of_leading(found: Analysis, now: Situation) -> Cause:
     leading = [rows[position] for position in found.leading]
     others = [row for row in found.rows if row.position not in found.leading]
     first = leading[0]
-    kinds = {row.position: _kind(row, others, found.tokens if row is first else [], now) for row in leading}
+    usual = _usual_tokens(others, found)
+    kinds = {row.position: _kind(row, others, usual, found.tokens if row is first else [], now) for row in leading}
     weight = {kind: sum(row.share for row in leading if kinds[row.position] == kind) for kind in kinds.values()}
-    kind = max(weight, key=weight.get)
-    alike = [row for row in leading if kinds[row.position] == kind]
-    begin = f"{_percent(weight[kind])} of step {now.step} is {_count(len(alike))}"
-    tell = {DRAW: _draw, LABEL: _label, SHORT: _short, ROW: _row}[kind]
-    return Cause(kind, f"{begin} {tell(alike[0], len(alike), others, found, now)}")
+    order = sorted(weight, key=lambda kind: -weight[kind])
+    told = []
+    for kind in [order[0], *(kind for kind in order[1:] if weight[kind] >= _MUCH)]:
+        alike = [row for row in leading if kinds[row.position] == kind]
+        tell = {DRAW: _draw, LABEL: _label, SHORT: _short, ROW: _row}[kind]
+        of = "more" if told else f"of step {now.step}"
+        begin = f"{_percent(weight[kind])} {of} is {_count(len(alike))}"
+        told.append(f"{begin} {tell(alike[0], len(alike), others, found, now)}")
+    return Cause(order[0], " ".join(told))
 
 
-def _kind(row: OfRow, others: list[OfRow], tokens: list[Part], now: Situation) -> str:
-    if _is_short(row, others):
+def _kind(row: OfRow, others: list[OfRow], usual_tokens: float, tokens: list[Part], now: Situation) -> str:
+    if _is_short(row, usual_tokens, now):
         return SHORT
     drawn, itself = _factors(row, others, now)
-    if itself >= drawn and _is_unlikely(row, others):
+    if itself >= drawn and _is_unlikely(row, others, now):
         return LABEL
     if drawn >= itself:
         return DRAW
@@ -105,16 +93,24 @@ def _factors(row: OfRow, others: list[OfRow], now: Situation) -> tuple[float, fl
     return (row.norm / usual if usual else float("inf")), (usual / like if like else float("inf"))
 
 
-def _is_short(row: OfRow, others: list[OfRow]) -> bool:
-    usual = median(other.maskable for other in others) if others else 0
-    return row.maskable <= _SHORT and row.maskable * _SHORT <= usual
+def _usual_tokens(others: list[OfRow], found: Analysis) -> float:
+    return median(other.maskable for other in others) if others else found.other_maskable
 
 
-def _is_unlikely(row: OfRow, others: list[OfRow]) -> bool:
-    if not others:
-        return False
-    usual = mean(other.usual_nll for other in others)
-    return row.usual_nll >= _UNLIKELY * usual and row.usual_nll >= usual + _UNLIKELY
+def _is_short(row: OfRow, usual: float, now: Situation) -> bool:
+    """Where every token counts alike, the tokens of a short response weigh no more than others."""
+    counts_as_a_row = now.method.objective.normalization == "row"
+    return counts_as_a_row and row.maskable <= _SHORT and row.maskable * _SHORT <= usual
+
+
+def _is_unlikely(row: OfRow, others: list[OfRow], now: Situation) -> bool:
+    usual = _compared(others, now)
+    return usual is not None and row.usual_nll >= max(_UNLIKELY * usual, usual + _UNLIKELY)
+
+
+def _compared(others: list[OfRow], now: Situation) -> float | None:
+    """What a row's NLL is held against: the other rows', or in a step without any the loss before it."""
+    return median_low(other.usual_nll for other in others) if others else now.loss_before
 
 
 def _unlikely_token(row: OfRow, tokens: list[Part]) -> Part | None:
@@ -126,43 +122,30 @@ def _unlikely_token(row: OfRow, tokens: list[Part]) -> Part | None:
 
 
 def _draw(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
-    part = found.blocks[0] if found.blocks else row
-    remedy = _remedy(part, now.method)
-    where = f"its block {part.name} ({_percent(part.share)}) with " if found.blocks else ""
+    blocks = found.blocks if row.position == found.leading[0] else []  # of the first alone
+    part = blocks[0] if blocks else row
+    where = f"its block {part.name} ({_percent(part.share)}) with " if blocks else ""
     t = "" if part.t is None else f" (t = {part.t:.2g})"
-    return f"{_of_rows(count)}{where}{_drawn(part)} at weight {part.weight:.3g}{t}: {remedy}."
+    also = ""
+    if _is_unlikely(row, others, now):
+        also = (
+            f" Its usual NLL is {row.usual_nll:.3g} too, where {_those(others)} {_compared(others, now):.3g}: look at "
+        )
+        also += f"{row.origin or 'the row'}."
+    told = f"{_of_rows(count)}{where}{_drawn(part, now)} at weight {part.weight:.3g}{t}"
+    return f"{told}: {remedy(part, now.method)}.{also}"
 
 
-def _remedy(part: OfRow | Part, method: Method) -> str:
-    """What makes a draw of few masked tokens weigh less; under an exact count m of P tokens weigh P / m."""
-    exact = _with(method, "fixedcount") if part.weight * part.masked > _UNLIKELY * part.maskable else None
-    fitted = None if method.needs_p or method.adaptive else _with(method, "ppots")
-    at_most = f"an exact count makes it {part.maskable / max(part.masked, 1):.3g}"
-    if exact and fitted:
-        return f"{at_most}, and P-POTS lowers it too (method={exact}, method={fitted})"
-    if exact:
-        return f"{at_most} (method={exact})"
-    if fitted:
-        return f"P-POTS lowers it, which draws such t more often and weighs them less (method={fitted})"
-    return "more rows per step make it count less, and trainer.max_grad_norm bounds what one step can do"
-
-
-def _with(method: Method, part: str) -> str | None:
-    """The method with a part more; None where it has it, or one in its place that contradicts it."""
-    if any(named.part.name == part for named in method.parts):
-        return None
-    try:
-        return Method.parse(f"{method.name}+{part}" if method.parts else part, objective=method.objective).name
-    except UserError:
-        return None
+def _those(others: list[OfRow]) -> str:
+    return "the other rows' is" if others else "the mean loss before it was"
 
 
 def _label(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
-    usual = mean(other.usual_nll for other in others) if others else 0.0
-    if _is_unlikely(row, others):
+    if _is_unlikely(row, others, now):
+        under = "" if now.method.autoregressive else " under any mask"
         what = (
-            f"whose NLL is {row.usual_nll:.3g} nats per token under any mask, where the other rows' is {usual:.3g}, at "
-            f"an ordinary weight ({row.weight:.3g})"
+            f"whose NLL is {row.usual_nll:.3g} nats per token{under}, where {_those(others)} "
+            f"{_compared(others, now):.3g}, {_at_weight(row, others, now)}"
         )
     else:
         token = _unlikely_token(row, found.tokens)
@@ -174,10 +157,15 @@ def _label(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Si
     return f"{what}{also}: look at {row.origin or 'the row'}, and correct it or leave it out if its answer is wrong."
 
 
+def _at_weight(row: OfRow, others: list[OfRow], now: Situation) -> str:
+    drawn, _ = _factors(row, others, now)
+    return f"at an ordinary weight ({row.weight:.3g})" if drawn < ORDINARY else "which explains more than its draw does"
+
+
 def _short(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
-    usual = median(other.maskable for other in others)
+    usual = _usual_tokens(others, found)
     begin = _of_rows(count).replace("with ", "with a response of ", 1)
-    drawn = f" To its weight: {_remedy(row, now.method)}." if row.weight > ORDINARY else ""
+    drawn = f" To its weight: {remedy(row, now.method)}." if row.weight > ORDINARY else ""
     return (
         f"{begin}{_tokens(row.maskable)}, where the others have {usual:.0f}, at weight {row.weight:.3g}: its few "
         f"tokens count as much as a whole response. Look at {row.origin or 'the row'}; objective.normalization=token "
@@ -187,8 +175,10 @@ def _short(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Si
 
 def _row(row: OfRow, count: int, others: list[OfRow], found: Analysis, now: Situation) -> str:
     _, itself = _factors(row, others, now)
+    than = "the other rows'" if others else "the median norm"
+    under = "" if now.method.autoregressive else " under any mask"
     return (
-        f"whose gradient is {itself:.3g} times the other rows' under any mask, at an ordinary NLL "
+        f"whose gradient is {itself:.3g} times {than}{under}, at an ordinary NLL "
         f"({row.usual_nll:.3g} nats per token): look at {row.origin or 'the row'}."
     )
 
@@ -197,24 +187,24 @@ def _of_whole_step(found: Analysis, now: Situation) -> Cause:
     largest = max((row.share for row in found.rows), default=0.0)
     begin = f"No row stands out in step {now.step} (the largest share of its {len(found.rows)} rows is "
     begin += f"{_percent(largest)})"
-    if found.leading:
+    if len(found.rows) == 1:
+        begin = f"Step {now.step} has one row, and it is not that row alone"
+    elif found.leading:
         begin = f"Step {now.step} is large as a whole: without {_count(len(found.leading))} that leads it the norm "
         begin += f"would still be {found.without:.3g}"
-    nll = median(row.usual_nll for row in found.rows)
-    before = now.losses[:-_RECENT] or now.losses
-    loss = mean(before) if before else None
-    last, earlier = now.norms[-_RECENT:], now.norms[:-_RECENT]
-    worse = loss is not None and nll >= _WORSE * loss
-    rising = bool(earlier) and sum(norm >= ORDINARY * median(earlier) for norm in last) >= 2
+    nll = found.other_nll if len(found.rows) == 1 else median_low(row.usual_nll for row in found.rows)
+    loss, last = now.loss_before, now.last_norms
+    worse, rising = now.is_worse(nll), now.is_rising
     if not worse and not rising and now.median is None:
         return Cause(USUAL, _usual(found, now))
     if not worse and not rising:
         return Cause(
             SPREAD,
-            f"{begin}, and the rows' NLL ({nll:.3g}) is as before: many rows drew large weights together, or the data "
-            f"changes here.",
+            f"{begin}, and the rows' NLL ({_number(nll)}) is as before: many rows drew large weights together, or the "
+            f"data changes here.",
         )
-    signs = [f"the rows' NLL is {nll:.3g} where the mean loss was {loss:.3g}"] if worse else []
+    of = "the NLL of other rows" if len(found.rows) == 1 else "the rows' NLL"
+    signs = [f"{of} is {_number(nll)} where the mean loss was {loss:.3g}"] if worse else []
     signs += [f"the norms rose before it ({', '.join(f'{norm:.3g}' for norm in last)})"] if rising else []
     return Cause(
         DIVERGING,
@@ -229,7 +219,9 @@ def _usual(found: Analysis, now: Situation) -> str:
     if not found.rows:
         return f"{begin}."
     first = max(found.rows, key=lambda row: row.share)
-    return f"{begin}; its largest row has {_percent(first.share)}, with {_drawn(first)} at weight {first.weight:.3g}."
+    return (
+        f"{begin}; its largest row has {_percent(first.share)}, with {_drawn(first, now)} at weight {first.weight:.3g}."
+    )
 
 
 def _not_finite(found: Analysis, now: Situation) -> str:
@@ -256,8 +248,17 @@ def _of_rows(count: int) -> str:
     return "with " if count == 1 else "alike, the largest with "
 
 
-def _drawn(part: OfRow | Part) -> str:
-    return f"{part.masked} masked {'token' if part.masked == 1 else 'tokens'} of {part.maskable}"
+def _drawn(part: OfRow | Part, now: Situation) -> str:
+    """The masked tokens; of several views those of the view with the largest weight."""
+    if now.method.autoregressive:
+        return _tokens(part.maskable)
+    largest = part.largest
+    found = f"{largest.masked} masked {'token' if largest.masked == 1 else 'tokens'} of {part.maskable}"
+    return f"{found} in one of {largest.views} views" if largest.views > 1 else found
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3g}"
 
 
 def _tokens(count: int) -> str:

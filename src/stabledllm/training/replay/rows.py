@@ -15,12 +15,13 @@ from torch import Tensor
 from stabledllm.data.rows import TokenRow
 from stabledllm.loss import reduce_loss
 from stabledllm.noise.blocks import BlockDraw
+from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Method
 from stabledllm.noise.streams import Key
 from stabledllm.training.trainer import MDMTrainer
 
-REDRAWS = 4
-"""Draws that say what a row's loss and gradient usually are."""
+REDRAWS, BESIDE = 4, 4
+"""Draws that say what a row's loss and gradient usually are; and rows of other steps that are asked at most."""
 _REDRAWN = 0x5B1C_0000
 """Number of the step that they are drawn for, which no run comes to."""
 
@@ -38,8 +39,9 @@ class OneRow:
 class Forwarded:
     """A row's forward pass: what each token adds to the row's loss, (K, L), and the row's part of the step's loss."""
 
-    tokens: Tensor
-    loss: Tensor
+    tokens: Tensor | None
+    """None where it is drawn and nothing else, as is ``loss``."""
+    loss: Tensor | None
     draw: Draw
     size: int
     """The row's maskable tokens, P."""
@@ -89,6 +91,24 @@ def _one(value, i: int, rows: int):
     return value[i : i + 1] if isinstance(value, Tensor) and value.dim() and len(value) == rows else value
 
 
+def rows_beside(trainer: MDMTrainer, by_place: dict[int, TokenRow], one: OneRow) -> list[OneRow]:
+    """Some rows of the steps that were made again beside a step of a single row, each as if it were that row."""
+    own = int(one.inputs["place"])
+    found = []
+    for place, row in [(place, row) for place, row in by_place.items() if place != own][-BESIDE:]:
+        values = trainer.data_collator.collate([(row, place)])
+        alone = {name: value.to(one.inputs["input_ids"].device) for name, value in values.items()}
+        found.append(OneRow(row, one.position, one.inputs | alone))
+    return found
+
+
+def redrawn(trainer: MDMTrainer, one: OneRow, method: Method) -> Forwarded:
+    """The row's draw of the step under a method that draws t from the same density; nothing goes through the model."""
+    with _drawing(trainer, method, trainer.sampler):
+        inputs, _, draw = trainer.drawn(Key(trainer.noise_seed, trainer.state.global_step), one.inputs)
+    return Forwarded(None, None, draw, int(inputs["maskable"].sum()), 1.0)
+
+
 def forward(trainer: MDMTrainer, one: OneRow) -> Forwarded:
     """The row under its draw of the step."""
     return _forward(trainer, Key(trainer.noise_seed, trainer.state.global_step), one.inputs)
@@ -109,15 +129,15 @@ def usual(trainer: MDMTrainer, one: OneRow) -> Iterator[Forwarded]:
         if blocks:
             place |= {"first_unit": torch.full_like(one.inputs["first_unit"], draw * blocks)}
             place |= {"step_units": REDRAWS * blocks}
-        with _drawing(trainer, method):
+        with _drawing(trainer, method, method.sampler()):
             yield _forward(trainer, Key(trainer.noise_seed, _REDRAWN), one.inputs | place)
 
 
 @contextmanager
-def _drawing(trainer: MDMTrainer, method: Method) -> Iterator[None]:
+def _drawing(trainer: MDMTrainer, method: Method, sampler: TSampler) -> Iterator[None]:
     """While this context is open, the trainer draws by another method."""
     own = trainer.method, trainer.sampler
-    trainer.method, trainer.sampler = method, method.sampler()
+    trainer.method, trainer.sampler = method, sampler
     try:
         yield
     finally:

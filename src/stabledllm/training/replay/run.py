@@ -12,9 +12,10 @@ from stabledllm.runtime.provenance import device_name, versions
 from stabledllm.runtime.saying import silent
 from stabledllm.runtime.showing import bar
 from stabledllm.training.replay.analysis import analyse
-from stabledllm.training.replay.cause import Situation, cause_of
+from stabledllm.training.replay.cause import cause_of
 from stabledllm.training.replay.point import Point, find_point
 from stabledllm.training.replay.rebuild import at_the_step
+from stabledllm.training.replay.situation import Situation
 from stabledllm.training.spikes import norm_window
 
 SCHEMA = "stabledllm/replay/1"
