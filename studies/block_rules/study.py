@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pictures import draw
+from rules_picture import draw
 
 from stabledllm.config.objectives import NAMED
 from stabledllm.config.settings import DataSettings

@@ -280,7 +280,8 @@ def test_rows_in_use_outlive_the_repair_and_the_end_of_their_store(tmp_path, dam
     rows = load_bundle(settings, TOKENIZER).train
     sound, (home,) = list(rows), tmp_path.glob("c/rows/*/train-*")
     lines = (home / "parts.jsonl").read_bytes().splitlines(keepends=True)
-    (home / "parts.jsonl").write_bytes(b"".join([lines[0], b"0" + lines[1][1:], *lines[2:]]))
+    other = b"1" if lines[1].startswith(b"0") else b"0"  # the line begins with a digest that depends on the path
+    (home / "parts.jsonl").write_bytes(b"".join([lines[0], other + lines[1][1:], *lines[2:]]))
     if damage == "gone":
         (home / "parts.jsonl").unlink()
     with row_store.StoreWriter(home, "uint16") as store:
