@@ -16,6 +16,8 @@ from tests.fakes.hub_models import write_dream, write_llada, write_llada_moe, wr
 from tests.fakes.llada2 import write_llada2
 from tests.models.families.cases import stored
 
+pytestmark = pytest.mark.long
+
 WRITERS = {
     "llada": write_llada, "dream": write_dream, "mmada": write_mmada, "llada-moe": write_llada_moe, "a2d": write_a2d,
     "llada2": write_llada2, "sdar": write_sdar, "fast-dllm": write_fast_dllm,

@@ -24,6 +24,8 @@ from tests.fakes import plugs
 from tests.fakes.dllm import MDLMTrainer
 from tests.fakes.tiny import model as small
 
+pytestmark = pytest.mark.long
+
 PAGE = (ROOT / "docs" / "use_in_your_loop.md").read_text(encoding="utf-8")
 SHELL = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -22,6 +22,8 @@ from stabledllm.reports.html import write_report
 from tests.cli.runner import in_process
 from tests.fakes.tiny import model
 
+pytestmark = pytest.mark.long
+
 SMALL = {
     "rows": 6,
     "rates": 3,

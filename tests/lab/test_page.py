@@ -14,6 +14,8 @@ from tests.checks.statistics import Z
 from tests.cli.runner import ROOT
 from tests.fakes import stacks
 
+pytestmark = pytest.mark.long
+
 PAGE = (ROOT / "docs" / "your_own_model.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 FIRST, SPREAD, DLLM, LLADA, NEMO, PLAIN = BLOCKS

@@ -164,5 +164,5 @@ def test_decomposition_and_comparison(tmp_path):
     # A mean over masked tokens is a cross-entropy: it is not blown up where few are masked, as the bound is.
     assert 0 < record["loss"]["mean"]["value"] < math.log(264) * 2
     assert record["loss"]["mask_pattern"]["value"] > 0
-    with pytest.raises(UserError, match="gradient=true .* write gradient=false"):
+    with pytest.raises(UserError, match=r"gradient=true .* write gradient=false"):
         run_decompose(DecomposeSettings(**tree | {"gradient": True}), lambda _: None)

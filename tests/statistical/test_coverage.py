@@ -24,7 +24,7 @@ from stabledllm.variance.low_rates import LowRates
 from tests.checks.moments import assert_covers
 from tests.fakes.meters import TokenMeter
 
-pytestmark = pytest.mark.statistical
+pytestmark = [pytest.mark.statistical, pytest.mark.long]
 STANDARD = Method()
 PARTS = ("mask_pattern", "mask_rate", "data", "total", "mean")
 

@@ -14,6 +14,8 @@ from stabledllm.training.spikes import read_spikes
 from tests.fakes import spikes as fake
 from tests.fakes.run import train
 
+pytestmark = pytest.mark.long
+
 FAST = {"learning_rate": 0.3, "lr_scheduler_type": "constant"}
 SLOW = {"learning_rate": 1e-5, "lr_scheduler_type": "constant"}
 
