@@ -42,6 +42,7 @@ def numbers(rows) -> list[int]:
     ]
 
 
+@pytest.mark.long
 def test_without_a_buffer_the_rows_are_those_in_memory(tmp_path):
     folder = write_folder(tmp_path / "data")
     settings = settings_of(folder, shuffle_buffer=1)

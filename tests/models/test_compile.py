@@ -9,6 +9,7 @@ from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 STEPS = 100
 
 
+@pytest.mark.long
 def test_masked_counts_that_change_recompile_at_most_three_times():
     torch._dynamo.reset()
     torch.manual_seed(0)

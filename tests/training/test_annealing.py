@@ -92,6 +92,7 @@ def saved(tmp_path):
     return load_file(tmp_path / "run" / "model" / "model.safetensors")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_resumed_run_repeats_it_bit_for_bit_and_the_next_run_goes_on(tmp_path):
     write_a2d(tmp_path / "hub", std=0.3, config={"anneal_steps": 6})
