@@ -157,7 +157,7 @@ def _noise(record: dict) -> dict:
             | {"gradient": m["gradient"] and {name: m["gradient"].get(name) for name in METHOD[:1]}}
             for m in record["methods"]
         ],
-        "recommendation": record.get("recommendation"),
+        "recommendation": _advice(record.get("recommendation")),
     }  # fmt: skip
 
 
@@ -223,3 +223,8 @@ def bands(runs: Sequence[dict]) -> dict:
             for place, name in ((1, "loss"), (2, "grad_norm"))
         }
     return told
+
+
+def _advice(recommendation: dict | None) -> dict | None:
+    """What is recommended, without the recipe, which names folders of the machine that measured."""
+    return recommendation and {key: value for key, value in recommendation.items() if key != "recipe"}

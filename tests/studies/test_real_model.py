@@ -45,6 +45,14 @@ def test_what_every_page_holds_is_what_the_results_hold():
         assert f"<!-- {name} -->\n{block}\n<!-- end -->" in text, name
 
 
+def test_no_place_on_a_machine_is_in_what_is_committed():
+    for name in ("results.json", "README.md"):
+        text = (FOLDER / name).read_text(encoding="utf-8")
+        assert not re.findall(r"(?<![\w.])/(?:work|home|root|tmp|Users|mnt)/[\w./-]+", text), name
+    record = {"recommendation": {"method": "standard", "recipe": "model: /home/me/model"}}
+    assert results._advice(record["recommendation"]) == {"method": "standard"}
+
+
 def test_the_guide_to_converting_quotes_the_table():
     """docs/convert.md says what each option changes; both figures are those of the study's page."""
     page, guide = (text.read_text(encoding="utf-8") for text in (FOLDER / "README.md", ROOT / "docs" / "convert.md"))
