@@ -97,12 +97,7 @@ def check_pairs_to_measure(settings: DecomposeSettings) -> None:
             check_elbo(method)
             if method.needs_p:
                 raise UserError(f"method '{name}': expected one without a fitted density for preferences, found ppots.")
-            views = max((part.views for part in method.parts), default=1)
-            if settings.dpo.budget % views:
-                raise UserError(
-                    f"key 'dpo.budget': expected a multiple of the {views} views of '{name}', found "
-                    f"{settings.dpo.budget}."
-                )
+            _draws(method, settings.dpo.budget)
 
 
 def check_pair_method(run: TrainSettings, method: OfParts) -> None:
@@ -119,14 +114,27 @@ def check_pair_method(run: TrainSettings, method: OfParts) -> None:
     if run.objective.kind != "dpo":
         return
     check_elbo(method)
-    views = max((part.views for part in method.parts), default=1)
-    if run.dpo.budget % views:
-        raise UserError(
-            f"key 'dpo.budget': expected a multiple of the {views} views of '{method.name}', found {run.dpo.budget}."
-        )
-    draws = run.dpo.budget // views
+    draws = _draws(method, run.dpo.budget)
     if run.dpo.correction == "jackknife" and draws < 2 + 2 * any(method.has(s) for s in ("lowdisc", "strats")):
         raise UserError(
             f"key 'dpo.budget': expected more forwards for correction=jackknife, which compares at least two "
-            f"replicates of '{method.name}', found {run.dpo.budget}; write dpo.budget={4 * views}."
+            f"replicates of '{method.name}', found {run.dpo.budget}; write dpo.budget={4 * views_of(method)}."
         )
+
+
+def views_of(method: OfParts) -> int:
+    """The most forwards of a draw.
+
+    >>> views_of(OfParts("multisample4")), views_of(OfParts("standard"))
+    (4, 1)
+    """
+    return max((part.views for part in method.parts), default=1)
+
+
+def _draws(method: OfParts, budget: int) -> int:
+    """The number of mask ratios that a budget of forwards is; refused where the views do not divide it."""
+    if budget % (views := views_of(method)):
+        raise UserError(
+            f"key 'dpo.budget': expected a multiple of the {views} views of '{method.name}', found {budget}."
+        )
+    return budget // views

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import torch
 
+from tests.decoding.references import cut_to_nucleus
+
 
 def space(prompt: list[int], length: int, size: int, mask_id: int) -> list[int]:
     """The prompt and mask tokens up to the end of the last block."""
@@ -26,19 +28,9 @@ def candidates(logits, ids: list[int], places, mask_id: int, drawn=None, top_p: 
     for i in places:
         if ids[i] == mask_id:
             law = scores[i].softmax(-1)
-            token = int(law.argmax()) if drawn is None else inverse(kept(law, top_p), float(drawn[i]))
+            token = int(law.argmax()) if drawn is None else inverse(cut_to_nucleus(law, top_p), float(drawn[i]))
             found[i] = token, float(law[token]), -float((law[law > 0] * law[law > 0].log()).sum())
     return found
-
-
-def kept(law: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The law without what comes after the most probable tokens that reach ``top_p``."""
-    out, held = torch.zeros_like(law), 0.0
-    for token in law.argsort(descending=True).tolist():
-        if held > top_p:
-            break
-        out[token], held = law[token], held + float(law[token])
-    return out / out.sum()
 
 
 def inverse(law: torch.Tensor, uniform: float) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 
@@ -11,6 +10,7 @@ import pytest
 from stabledllm.config.settings import ObjectiveSettings
 from stabledllm.noise.methods import Method
 from tests.cli.runner import ROOT
+from tests.studies.loading import loaded
 
 FOLDER = ROOT / "studies" / "block_rules"
 NONE = {"ci_low": None, "ci_high": None}
@@ -18,14 +18,7 @@ NONE = {"ci_low": None, "ci_high": None}
 
 @pytest.fixture(scope="module")
 def study():
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("block_rules_study", FOLDER / "study.py")
-    found = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "block_rules_study", found)  # its dataclass looks its module up
-    spec.loader.exec_module(found)
-    yield found
-    monkeypatch.undo()
+    yield from loaded(FOLDER)
 
 
 @pytest.fixture(scope="module")

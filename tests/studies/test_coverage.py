@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import pytest
@@ -11,19 +10,14 @@ import torch
 from stabledllm.stats import intervals
 from stabledllm.variance import drawn
 from tests.cli.runner import ROOT
+from tests.studies.loading import loaded
 
 FOLDER = ROOT / "studies" / "coverage"
 
 
 @pytest.fixture(scope="module")
 def study():
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("coverage_study", FOLDER / "study.py")
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    yield found
-    monkeypatch.undo()
+    yield from loaded(FOLDER)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
 from stabledllm.preference.noise import QUANTITIES, Candidate, PairNoise, measure_pairs
 from stabledllm.preference.reference import check_reference
+from stabledllm.preference_checks import views_of
 from stabledllm.runtime.device import place
 from stabledllm.runtime.files import write_json
 from stabledllm.runtime.provenance import device_name, versions
@@ -74,7 +75,7 @@ def candidates(settings: DecomposeSettings) -> list[Candidate]:
     """The estimators to measure at the budget, Standard first, then Standard whose draws are not shared."""
     budget, eps = settings.dpo.budget, settings.objective.eps
     names = settings.methods if "methods" in settings.model_fields_set else list(DEFAULT)
-    names = [n for n in names if n != STANDARD and budget % max((p.views for p in OfParts(n).parts), default=1) == 0]
+    names = [n for n in names if n != STANDARD and budget % views_of(OfParts(n)) == 0]
 
     def of(name: str) -> BoundEstimator:
         return BoundEstimator(name, budget, eps=eps)
