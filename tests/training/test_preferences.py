@@ -189,6 +189,13 @@ def test_an_adapter_that_is_switched_off_is_the_reference(tmp_path):
         AdapterOff(tiny.model(32))
 
 
+def test_a_bias_that_is_not_known_is_not_logged(tmp_path, whole):
+    one = run(tmp_path, how=BoundEstimator(budget=1), steps=1)
+    assert logged(one, "rewards/margins")
+    assert not logged(one, "loss_bias")
+    assert logged(whole, "loss_bias")
+
+
 def test_epochs_have_noise_of_their_own_and_seeds_too(tmp_path, whole):
     draws = {
         (seed, epoch): HOW.draw(whole.model, PAIRS[:2], [0, 1], seed=seed, step=epoch).values(whole.model)

@@ -91,7 +91,7 @@ class PairStatistics(StepStatistics):
         accuracy = (found.margin > 0).double() + 0.5 * (found.margin == 0).double()
         columns = (
             position, counted, found.rewards[:, 0], found.rewards[:, 1], accuracy, found.margin, mean[:, 0], mean[:, 1],
-            found.bias.nan_to_num(0.0), torch.full_like(found.margin, forwards / len(position)),
+            found.bias, torch.full_like(found.margin, forwards / len(position)),
         )  # fmt: skip
         self._rows.append(torch.stack([c.double() for c in columns], 1))
 
@@ -110,9 +110,9 @@ class PairStatistics(StepStatistics):
         if not n:
             return {}
         self.window = [0.0] * len(self.window)
-        return {name: total / n for name, total in zip(PAIRS, sums, strict=True)} | {
-            "forward_passes": self.forward_passes
-        }
+        means = {name: total / n for name, total in zip(PAIRS, sums, strict=True)}
+        known = {name: mean for name, mean in means.items() if name != "loss_bias" or not math.isnan(mean)}
+        return known | {"forward_passes": self.forward_passes}
 
 
 class DPOTrainer(MDMTrainer):
