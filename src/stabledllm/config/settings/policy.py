@@ -1,0 +1,67 @@
+"""Training on rewards of the model's own responses (policy gradients)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stabledllm.config.settings.evaluation import DecodingSettings
+from stabledllm.config.settings.values import MOST, PathText
+from stabledllm.config.typed import Strict
+
+class RolloutSettings(DecodingSettings):
+    """How responses are drawn to learn from: as completions are decoded, but at random."""
+
+    temperature: float = Field(1.0, gt=0)
+    """Temperature at which tokens are drawn."""
+
+
+class GRPOSettings(Strict):
+    """Group-relative policy optimisation; read where ``objective.kind`` is ``grpo``."""
+
+    reward: Annotated[list[str], Field(min_length=1)] = ["task"]
+    """What a response is worth: ``task`` (1 where the rows' task finds the answer right, else 0), or
+    ``FILE.py:FUNCTION`` of your own, which must stand on the command line. Several are added up."""
+    reward_weights: list[float] | None = None
+    """A weight for each of ``reward``; without it 1 each."""
+    group: int = Field(8, ge=2, le=MOST)
+    """Responses drawn for each prompt, whose rewards are compared with one another."""
+    scale: Literal["group", "none"] = "group"
+    """``group``: advantages are divided by the standard deviation of the group's rewards; ``none``: they are not."""
+    estimator: Literal["method", "espo", "coupled", "one-step", "unigrpo"] = "method"
+    """How the log-likelihood of a response is estimated: by the run's ``method``, or as a published algorithm does."""
+    budget: int = Field(2, ge=1, le=MOST)
+    """Forwards for each response and model; a published algorithm has its own multiple."""
+    ratio: Literal["token", "mean", "sequence"] | None = None
+    """Policy over old policy: of each ``token``; of the response, its logarithm divided by the tokens (``mean``), or
+    not (``sequence``). Without it the estimator's own, ``mean`` for a method."""
+    clip: float = Field(0.2, gt=0, allow_inf_nan=False)
+    """How far below 1 a ratio may fall before its gradient ends."""
+    clip_high: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """How far above 1 it may rise; without it ``clip``."""
+    mean: Literal["response", "token"] = "response"
+    """With ratios of tokens: the mean over each response first, then over responses; or over all tokens of a step."""
+    beta: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Weight of the divergence from the reference; 0 needs no reference."""
+    kl: Literal["k1", "k2", "k3"] = "k3"
+    """How that is estimated from the log-ratio d of reference to policy: -d, d²/2, or exp(d) - d - 1."""
+    reference: PathText = "auto"
+    """``copy``: a frozen copy of the model, its memory again. ``adapter``: the model with its adapters switched off.
+    ``auto``: ``adapter`` where adapters are trained, else ``copy``. Else another model. Read where ``beta`` is not 0."""
+    inner: int = Field(1, ge=1, le=MOST)
+    """Optimizer steps on the same responses, each with draws of its own that policy, old policy and reference share."""
+    tokens_per_forward: int = Field(8192, ge=1, le=MOST)
+    """Padded tokens of one forward pass, which has a backward pass of its own; changes memory and speed alone."""
+    rollout: RolloutSettings = RolloutSettings()
+    """How responses are drawn."""
+
+    def held_against(self, *, adapters: bool) -> str | None:
+        """The reference without ``auto``; None where there is none.
+
+        >>> GRPOSettings().held_against(adapters=True), GRPOSettings(beta=0.1).held_against(adapters=True)
+        (None, 'adapter')
+        """
+        if not self.beta:
+            return None
+        return self.reference if self.reference != "auto" else "adapter" if adapters else "copy"
