@@ -10,6 +10,7 @@ from stabledllm.config.settings.evaluation import DecodingSettings
 from stabledllm.config.settings.values import MOST, PathText
 from stabledllm.config.typed import Strict
 
+
 class RolloutSettings(DecodingSettings):
     """How responses are drawn to learn from: as completions are decoded, but at random."""
 
@@ -48,7 +49,7 @@ class GRPOSettings(Strict):
     """How that is estimated from the log-ratio d of reference to policy: -d, d²/2, or exp(d) - d - 1."""
     reference: PathText = "auto"
     """``copy``: a frozen copy of the model, its memory again. ``adapter``: the model with its adapters switched off.
-    ``auto``: ``adapter`` where adapters are trained, else ``copy``. Else another model. Read where ``beta`` is not 0."""
+    ``auto``: ``adapter`` where adapters are trained, else ``copy``. Else another model. Needed where ``beta`` > 0."""
     inner: int = Field(1, ge=1, le=MOST)
     """Optimizer steps on the same responses, each with draws of its own that policy, old policy and reference share."""
     tokens_per_forward: int = Field(8192, ge=1, le=MOST)
