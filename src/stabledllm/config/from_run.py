@@ -122,7 +122,7 @@ def _below(run: Run, tree: dict, kind: type[ModelSettings]) -> dict:
 
 
 def _without_its_kind(below: dict) -> None:
-    """Take off that the run was one of pairs or of rewards: what a model is trained on next is for the recipe to say."""
+    """Take off that the run was one of pairs or of rewards: what its model is trained on next, the recipe says."""
     below.get("objective", {}).pop("kind", None)
     if below.get("data", {}).get("format") in _OF_ITS_KIND:
         del below["data"]["format"]

@@ -109,6 +109,7 @@ def _have_answers(examples: Examples, scored: list[dict]) -> bool:
     """
     without = first_unanswered(examples)
     if without and not has_answers(scored):
+        without = first_unanswered([e for e in examples if not has_answers([e])]) or without
         raise UserError(
             f"{without}: expected a row with an answer to evaluate on, or a right answer under 'gold' to score "
             f"completions against, found a prompt alone."
