@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stabledllm.data.rows import TokenRow, collate
-from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
@@ -22,6 +21,8 @@ from stabledllm.preference.loss import DPOLoss, PairLosses
 from stabledllm.preference.reference import Reference, silence_dropout
 from stabledllm.stats.estimate import Estimate
 from stabledllm.training.blocks import InBlocks
+from stabledllm.training.devices import fsdp_version, refuse_sharding_in_parts
+from stabledllm.training.equal_passes import before_the_last_backward, equal_passes
 from stabledllm.training.history import PAIRS
 from stabledllm.training.statistics import Gather, StepStatistics
 from stabledllm.training.trainer import MDMTrainer
@@ -33,19 +34,6 @@ EVAL_SEED = 20_251_118
 def pairs_of(chosen: Sequence[TokenRow], rejected: Sequence[TokenRow]) -> list[Pair]:
     """The pairs of rows that stand in the same order."""
     return [Pair(*both) for both in zip(chosen, rejected, strict=True)]
-
-
-def refuse_sharded(*, fsdp: bool, deepspeed: bool) -> None:
-    """Refuse weights that are divided over devices: a step has several backward passes, and a second model.
-
-    Raises:
-        UserError: they are.
-    """
-    if fsdp or deepspeed:
-        found = "FSDP" if fsdp else "DeepSpeed"
-        raise UserError(
-            f"objective.kind=dpo: expected whole weights on every device, found {found}; launch without it."
-        )
 
 
 class PairDataset(Dataset):
@@ -147,7 +135,7 @@ class DPOTrainer(MDMTrainer):
         self.pair_loss, self.estimator = loss, estimator
         self.eval_pairs = pairs_of(eval_rows, eval_rejected)
         super().__init__(train_rows=train_rows, eval_rows=eval_rows, **kwargs)
-        refuse_sharded(fsdp=self.is_fsdp_enabled, deepspeed=self.is_deepspeed_enabled)
+        refuse_sharding_in_parts("dpo", fsdp_version=fsdp_version(self), deepspeed=self.is_deepspeed_enabled)
         self.train_dataset = PairDataset(pairs_of(train_rows, rejected))
         self.data_collator = PairCollator(self.pad_id)
         silence_dropout(self.model)
@@ -162,7 +150,7 @@ class DPOTrainer(MDMTrainer):
         """This micro-batch's part of the step's mean loss; all its backward passes but the last are made here."""
         bare = self.accelerator.unwrap_model(model)
         pairs, numbers = inputs["pairs"], inputs["numbers"]
-        draws = self.estimator.draw(bare, pairs, numbers, seed=self.noise_seed, step=self.epoch)
+        draws = equal_passes(self, self.estimator.draw(bare, pairs, numbers, seed=self.noise_seed, step=self.epoch))
         values = draws.values(model)
         found, slopes = self.pair_loss.with_slopes(
             values, self._of_reference(model, draws, numbers, self.epoch), draws.tokens
@@ -171,7 +159,7 @@ class DPOTrainer(MDMTrainer):
         # Data-parallel wrappers average gradients over ranks; parts of one mean must be summed.
         share = counted.to(found.value) / inputs["step_rows"] * self.args.world_size
         parts = iter(draws.parts(model, slopes * share[:, None, None]))
-        with self.accelerator.no_sync(model):  # ranks exchange gradients only in the last backward
+        with before_the_last_backward(self, model):
             for _ in range(draws.passes - 1):
                 self.accelerator.backward(next(parts))
         last = next(parts)
