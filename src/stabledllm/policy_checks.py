@@ -102,7 +102,7 @@ def check_policy_method(run: TrainSettings, method: OfParts) -> None:
         if method.name != "standard":
             raise UserError(
                 f"key 'method': expected none beside grpo.estimator={run.grpo.estimator}, which has noise of its own, "
-                f"found '{method.name}'; leave it out, or write grpo.estimator=method."
+                f"found '{method.name}'; write method=standard, or grpo.estimator=method."
             )
         check_estimator(run.grpo, run.block_size)
         return
