@@ -101,8 +101,8 @@ class BoundDraws:
 
     @property
     def forward_rows(self) -> int:
-        """Rows that go through each model, the same for every method from one budget."""
-        return sum(len(chunk) for chunk in self.plan.passes) * self.plan.method.views.count
+        """Rows that go through each model, in all passes."""
+        return self.plan.forward_rows
 
     @property
     def scored(self) -> Tensor | None:

@@ -79,7 +79,7 @@ class RoundMaker:
             "begun": begun.step,
             "weights": begun.weights,
             "prompts": digest_of([prompt.ids for prompt in prompts]),
-            "run": {key: value for key, value in trainer.identity.items() if key not in _OF_STEPS},
+            "run": digest_of({key: value for key, value in trainer.identity.items() if key not in _OF_STEPS}),
             "seed": trainer.noise_seed,
             **trainer.rollouts.identity,
         }
