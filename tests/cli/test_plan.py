@@ -12,9 +12,27 @@ from tests.cli.runner import in_process as call
 # Launch configurations are shipped beside the recipes and are none.
 @pytest.mark.parametrize("name", sorted(n for n in shipped_recipes() if not n.startswith("accelerate/")))
 def test_every_shipped_recipe_has_a_plan(tmp_path, name):
-    result = call("plan", name, *(["model=tiny"] if name in ("sft", "dpo") else []), cwd=tmp_path)
+    result = call("plan", name, *(["model=tiny"] if name in ("sft", "dpo", "grpo") else []), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "needed per device" in result.stdout
+
+
+def test_responses_and_their_reference(tmp_path):
+    def planned(*words: str) -> tuple[dict[str, float], str]:
+        base = ["model=GSAI-ML/LLaDA-8B-Instruct", "dtype=bfloat16", "grpo.beta=0.1", "grpo.inner=1"]
+        result = call("plan", "grpo", *base, *words, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        lines = [line for line in result.stdout.splitlines() if line.endswith(" GiB")]
+        return {line[2:20].strip(): float(line[20:-3]) for line in lines}, result.stdout
+
+    copied, text = planned()
+    assert "7 forward rows x 1152 tokens" in text
+    other, _ = planned("grpo.group=2", "grpo.budget=1", "batch=1")
+    assert other["activations"] < 0.4 * copied["activations"], "2 forward rows"
+    assert other["weights"] == copied["weights"]
+    refused = call("plan", "grpo", "model=GSAI-ML/LLaDA-8B-Instruct", "dtype=bfloat16", "--memory", "66GiB",
+                   cwd=tmp_path)  # fmt: skip
+    assert_refused(refused, "grpo.tokens_per_forward=1152")
 
 
 def test_pairs_and_their_reference(tmp_path):

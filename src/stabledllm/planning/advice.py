@@ -10,7 +10,7 @@ from stabledllm.config.settings import LoRASettings, TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.models.shape import Shape
 from stabledllm.planning.layout import GIB, Layout
-from stabledllm.planning.memory import Memory, checkpointing, estimate, micro_batch, views_at_once
+from stabledllm.planning.memory import Memory, checkpointing, estimate, length_of, micro_batch, views_at_once
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,9 @@ def _fewer_activations(start: Change, *, views: bool = True) -> Iterator[Change]
         trainer = settings.trainer | {"gradient_checkpointing": True}
         settings = settings.model_copy(update={"trainer": trainer})
         yield replace(start, words=" ".join(words), settings=settings)
+    if settings.objective.kind == "grpo":
+        yield from _fewer_tokens(replace(start, settings=settings), words)
+        return
     if settings.objective.kind == "dpo":
         yield from _smaller_pairs(replace(start, settings=settings), words)
         return
@@ -115,6 +118,15 @@ def _smaller_pairs(start: Change, words: list[str]) -> Iterator[Change]:
         dpo = dpo.model_copy(update={"reference": "kept"})
         words = [*words, "dpo.reference=kept"]
         yield replace(start, words=" ".join(words), settings=settings.model_copy(update={"dpo": dpo}))
+
+
+def _fewer_tokens(start: Change, words: list[str]) -> Iterator[Change]:
+    """Yields fewer tokens of a forward pass of responses."""
+    settings, grpo = start.settings, start.settings.grpo
+    if (fewest := length_of(settings, start.layout)) < grpo.tokens_per_forward:
+        grpo = grpo.model_copy(update={"tokens_per_forward": fewest})
+        words = [*words, f"grpo.tokens_per_forward={fewest}"]
+        yield replace(start, words=" ".join(words), settings=settings.model_copy(update={"grpo": grpo}))
 
 
 def advise(settings: TrainSettings, shape: Shape, layout: Layout, limit: float) -> str:
