@@ -90,11 +90,11 @@ def _fewer_activations(start: Change, *, views: bool = True) -> Iterator[Change]
         trainer = settings.trainer | {"gradient_checkpointing": True}
         settings = settings.model_copy(update={"trainer": trainer})
         yield replace(start, words=" ".join(words), settings=settings)
-    if settings.objective.kind == "grpo":
-        yield from _fewer_tokens(replace(start, settings=settings), words)
-        return
     if settings.objective.kind == "dpo":
         yield from _smaller_pairs(replace(start, settings=settings), words)
+        return
+    if settings.objective.kind == "grpo":
+        yield from _shorter_forwards(replace(start, settings=settings), words)
         return
     rows = micro_batch(settings, start.layout.devices)
     while rows > 1:
@@ -120,10 +120,11 @@ def _smaller_pairs(start: Change, words: list[str]) -> Iterator[Change]:
         yield replace(start, words=" ".join(words), settings=settings.model_copy(update={"dpo": dpo}))
 
 
-def _fewer_tokens(start: Change, words: list[str]) -> Iterator[Change]:
-    """Yields fewer tokens of a forward pass of responses."""
+def _shorter_forwards(start: Change, words: list[str]) -> Iterator[Change]:
+    """Yields forward passes of one response, whose reference is no choice of memory but of the algorithm."""
     settings, grpo = start.settings, start.settings.grpo
-    if (fewest := length_of(settings, start.layout)) < grpo.tokens_per_forward:
+    fewest = length_of(settings, start.layout)
+    if fewest < grpo.tokens_per_forward:
         grpo = grpo.model_copy(update={"tokens_per_forward": fewest})
         words = [*words, f"grpo.tokens_per_forward={fewest}"]
         yield replace(start, words=" ".join(words), settings=settings.model_copy(update={"grpo": grpo}))

@@ -159,26 +159,28 @@ def _forward(settings: TrainSettings, shape: Shape, layout: Layout) -> Forward:
 
 
 def length_of(settings: TrainSettings, layout: Layout) -> int:
-    """The most tokens of a row; of policy gradients a prompt's and those of the longest response."""
+    """Tokens of the longest row; of policy gradients those of a prompt and of a response to it."""
     drawn = settings.grpo.rollout.length if settings.objective.kind == "grpo" else 0
     return (layout.longest or settings.data.max_len) + drawn
 
 
 def rows_at_once(settings: TrainSettings, shape: Shape, layout: Layout) -> int:
     """Forward rows of one pass: of responses as many as its tokens hold, of any other run those of a micro-batch."""
-    rows = micro_batch(settings, layout.devices)
-    if settings.objective.kind == "masked":
+    rows, kind = micro_batch(settings, layout.devices), settings.objective.kind
+    if kind not in ("dpo", "grpo"):
         return rows * views_at_once(settings)
-    own, responses = (settings.dpo, 2) if settings.objective.kind == "dpo" else (settings.grpo, settings.grpo.group)
-    fitting = own.tokens_per_forward // (length_of(settings, layout) * copies_of(settings, shape))
-    return min(responses * own.budget * rows, max(views_of(settings), fitting))
+    given = settings.dpo if kind == "dpo" else settings.grpo
+    responses = 2 if kind == "dpo" else settings.grpo.group
+    fitting = given.tokens_per_forward // (length_of(settings, layout) * copies_of(settings, shape))
+    return min(responses * given.budget * rows, max(views_of(settings), fitting))
 
 
 def _reference(settings: TrainSettings, shape: Shape, layout: Layout) -> float:
-    """Bytes on a device of the frozen model that a policy is held against, of its shape."""
-    own = {"dpo": settings.dpo, "grpo": settings.grpo}.get(settings.objective.kind)
-    kind = own.held_against(adapters=settings.lora is not None) if own else None
-    if kind in (None, "adapter", "kept"):
+    """Bytes on a device of the frozen model that responses are held against, of the policy's shape."""
+    if settings.objective.kind not in ("dpo", "grpo"):
+        return 0.0
+    given = settings.dpo if settings.objective.kind == "dpo" else settings.grpo
+    if given.held_against(adapters=settings.lora is not None) in (None, "adapter", "kept"):
         return 0.0
     share = layout.devices if layout.sharding == "fsdp2" else 1
     return float(shape.parameters) * (2 if settings.dtype == "bfloat16" else 4) / share
