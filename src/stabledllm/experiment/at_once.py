@@ -25,6 +25,7 @@ from stabledllm.experiment.run_checks import (
     check_clip,
     check_out,
     is_known,
+    of_density,
     of_method,
     of_model,
     of_run,
@@ -124,6 +125,7 @@ def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> 
                 yield "methods batch method_options equal", partial(check_views, settings, OfParts(method))
         else:
             yield from of_method(run, method)
+        yield from of_density(run, method)
     if isinstance(settings, ExperimentSettings):
         yield "p_of_t", partial(refuse_density, run)
     yield from of_run(run)

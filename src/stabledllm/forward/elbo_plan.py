@@ -28,7 +28,7 @@ from stabledllm.forward.nll import forward_nll
 from stabledllm.loss import row_losses
 from stabledllm.noise.blocks import Blocks, Units
 from stabledllm.noise.densities import TSampler
-from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.philox import philox4x32
 from stabledllm.noise.streams import Key
 from stabledllm.runtime.finite import require_finite
@@ -81,8 +81,21 @@ class Plan:
             zero = torch.zeros(b * self.groups, dtype=loss.dtype, device=loss.device)
             yield zero.index_add(0, (row * self.groups + group).to(loss.device), share).view(b, self.groups), forwards
 
+    def weights(self) -> Tensor:
+        """The importance weight of every draw of a model of whole responses, float64, shape (B, D); no forward."""
+        out = torch.empty(self.t.shape[0] * self.t.shape[2], dtype=torch.float64, device=self.t.device)
+        for chunk in self.passes:
+            out[chunk] = self._drawn(chunk, chunk // self.t.shape[2])[1].weight.double()
+        return out.view(len(self.t), -1)
+
     def _losses(self, model, chunk: Tensor, row: Tensor) -> tuple[Tensor, int]:
         """The row losses of the evaluations of one forward pass, shape (E,), and its forward rows."""
+        batch, draw, form = self._drawn(chunk, row)
+        nll, forwards = forward_nll(model, batch, draw, self.mask_id, form=form)
+        return row_losses(nll, draw.mask, draw.coefficient, draw.active), forwards
+
+    def _drawn(self, chunk: Tensor, row: Tensor) -> tuple[dict[str, Tensor], Draw, dict[str, Tensor]]:
+        """The rows of the evaluations of one forward pass, their noise, and what a model in blocks takes besides."""
         used, draws = self.tensors["attention_mask"][row].any(0), self.t.shape[2]
         batch = {name: value[row][:, used] for name, value in self.tensors.items()}
         noise = Rows(
@@ -98,8 +111,7 @@ class Plan:
             form = {"block_ids": self.blocks.ids(batch["maskable"], batch["attention_mask"])}
         else:
             draw = self.method.draw_at(t[:, 0], self.key, noise, self.sampler)
-        nll, forwards = forward_nll(model, batch, draw, self.mask_id, form=form)
-        return row_losses(nll, draw.mask, draw.coefficient, draw.active), forwards
+        return batch, draw, form
 
 
 def make_plan(

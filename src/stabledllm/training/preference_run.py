@@ -16,8 +16,9 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.config.settings.preference import OF_THE_POLICY
 from stabledllm.data.token_rows import TokenRow
 from stabledllm.evaluation.identity import digest_of
+from stabledllm.method_checks import standing_still
 from stabledllm.models.loading import LoadedModel, load_model
-from stabledllm.noise.densities import TSampler
+from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
@@ -30,6 +31,7 @@ from stabledllm.preference.reference import (
     check_reference,
     values_of,
 )
+from stabledllm.preference_checks import check_pair_density
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.showing import bar
 from stabledllm.training.preferences import EVAL_SEED, DPOTrainer, pairs_of
@@ -56,6 +58,9 @@ def of_pairs(
         rows, rejected: of ``train`` and ``validation``. resumed: whether values of the reference may be there already.
     """
     dpo = settings.dpo
+    if method.adaptive:
+        check_pair_density(settings, method)
+        method, density = Method.parse(standing_still(method), method.options, method.objective), density or Uniform()
     estimator = BoundEstimator(
         method, dpo.budget, density=density, eps=settings.objective.eps, tokens_per_batch=dpo.tokens_per_forward
     )
