@@ -96,7 +96,7 @@ class PairProbe:
             draws = how.draw(self.policy.model, [pair], [number], seed=self.seed, step=_STEP)
             values = [draws.values(loaded.model) for loaded in (self.policy, self.reference)]
             parts.append(slopes_of(self.loss, *values, draws.tokens)[0])
-        return torch.cat(parts).cpu(), draws.plan.t.shape[2] // draws.plan.groups
+        return torch.cat(parts).cpu(), draws.plan.t.shape[2] // draws.replicates
 
     def _differences(self, method, rows, slopes, points) -> DifferenceProfile:
         common = {"progress": self.progress, "tokens_per_batch": self.tokens_per_batch}
