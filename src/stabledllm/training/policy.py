@@ -166,6 +166,9 @@ class GRPOTrainer(ResponseTrainer):
         loss = found.value.sum() * share + (last - last.detach())
         return (loss, {}) if return_outputs else loss
 
+    def said_at_the_end(self) -> list[str]:
+        return self.statistics.told()
+
     def further_metrics(self) -> dict[str, Estimate]:
         found = final_reward(self.state.log_history, self.state.global_step)
         return {"reward": found} if found else {}
