@@ -111,9 +111,11 @@ def of_fit(settings: TrainSettings) -> Iterator[str]:
     """Yields what a fit of p(t) would do."""
     method = build_method(settings.method, settings)
     yield _BEGINNING
-    yield _line("load", _model(settings))
+    pairs = settings.objective.kind == "dpo"
+    yield _line("load", _model(settings) + (f"; against {settings.dpo.reference}" if pairs else ""))
     yield _line("rows", _source(settings.data.train))
-    yield _line("probe", f"{settings.method}: {_probed(method, settings)}")
+    twice = " of policy and as many of reference" if pairs and method.signal == "loss" else ""
+    yield _line("probe", f"{settings.method}: {_probed(method, settings)}{twice}")
     yield _line("write", f"{_folder(settings.out, replaced=True)}: p_of_t.json and its figure")
     yield _weights(settings)
 

@@ -26,6 +26,7 @@ from stabledllm.experiment.run_checks import (
     check_clip,
     check_out,
     is_known,
+    of_density,
     of_method,
     of_model,
     of_run,
@@ -124,6 +125,7 @@ def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> 
                 yield "methods batch method_options equal", partial(check_views, settings, OfParts(each.method))
         else:
             yield from of_method(run, run.method)
+        yield from of_density(each, each.method)
     if isinstance(settings, ExperimentSettings):
         yield "p_of_t", partial(refuse_density, run)
         yield "grpo.estimator", partial(refuse_estimator, run)

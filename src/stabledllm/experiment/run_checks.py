@@ -31,7 +31,7 @@ from stabledllm.noise.weightings import power_of
 from stabledllm.objective_checks import check_objective
 from stabledllm.policy_checks import check_policy_method
 from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
-from stabledllm.preference_checks import check_pair_method
+from stabledllm.preference_checks import check_fit_to_pairs, check_pair_density, check_pair_method
 from stabledllm.runtime.files import read_json
 from stabledllm.runtime.nearby import nearby
 from stabledllm.training.block_schedule import check_block_schedule
@@ -61,6 +61,27 @@ def of_method(run: TrainSettings, name: str) -> Checks:
     if is_known_here(run.model):
         chosen = partial(check_block_choices, method, run.block_size, run.block_t, run.block_start)
         yield "method methods model block_size block_t block_start", chosen
+
+
+def of_density(run: TrainSettings, name: str) -> Checks:
+    """The check that training can have the density that a method draws t from."""
+    if is_known(name):
+        yield (
+            "method methods p_of_t objective dpo model block_size",
+            partial(check_pair_density, _in_own_blocks(run), OfParts(name)),
+        )
+
+
+def of_fit_to_pairs(run: TrainSettings) -> Checks:
+    """The checks of a fit of p(t) to preferences."""
+    yield f"{WEIGHED} dpo data.format", partial(check_preferences, run)
+    if run.objective.kind == "dpo" and run.dpo.reference not in OF_THE_POLICY:
+        yield "dpo.reference", partial(check_model_name, run.dpo.reference)
+    if is_known(run.method):
+        yield (
+            "dpo objective model block_size method",
+            partial(check_fit_to_pairs, _in_own_blocks(run), OfParts(run.method)),
+        )
 
 
 def _in_own_blocks(run: TrainSettings) -> TrainSettings:
@@ -242,7 +263,7 @@ def _check_density(method: OfParts, run: TrainSettings) -> None:
     objective["power"] = power_of(run.objective.weighting, run.objective.power)
     parts = {"method": str, "config": dict, "objective": dict}
     if all(isinstance(record.get(part), kind) for part, kind in parts.items()):  # else refused where it is read whole
-        refuse_other(record, method.name, objective, name, run.block_size, run.block_t)
+        refuse_other(record, method.name, objective, name, run.block_size, run.block_t, run.objective.kind)
 
 
 def refuse_density(base: TrainSettings) -> None:

@@ -50,7 +50,7 @@ from stabledllm.training.expert_load import expert_load_of
 from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
 from stabledllm.training.identity import identity_of, of_rewards, with_content
-from stabledllm.training.kinds import kind_of_trainer
+from stabledllm.training.kinds import kind_of_trainer, rounding_of
 from stabledllm.training.log_lines import LogLines
 from stabledllm.training.policy_run import refuse_unanswered
 from stabledllm.training.progress import ProgressFile, StepBar, close_bars
@@ -245,7 +245,9 @@ def build_trainer(
             refuse_unanswered(settings, method, known)
         density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
-    refit = build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method)) if method.adaptive else None
+    refit = None
+    if method.adaptive:
+        refit = build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method), **rounding_of(settings))
     both = {"train": rows, "validation": evaluated}
     kind = kind_of_trainer(
         settings, method, loaded, start, both, rejected, resumed=checkpoint is not None,
