@@ -18,6 +18,7 @@ from stabledllm.likelihood.interface import Draws, Estimator
 from stabledllm.policy.loss import GRPOLoss
 from stabledllm.rewards.reward import Rewards
 from stabledllm.training.blocks import InBlocks
+from stabledllm.training.equal_passes import equal_passes
 from stabledllm.training.old_values import part_of
 from stabledllm.training.ordering import RoundOrder
 from stabledllm.training.positions import StepRows
@@ -124,7 +125,8 @@ class GRPOTrainer(ResponseTrainer):
         self.statistics.take_round(self.round, step)
         for batch in batches:
             batch["responses"] = self._responses(batch["position"])
-            batch["draws"] = self.draw([self.round.rows[n] for n in batch["responses"]], batch["responses"], step)
+            rows = [self.round.rows[n] for n in batch["responses"]]
+            batch["draws"] = equal_passes(self, self.draw(rows, batch["responses"], step))
         self._count_terms(batches, device)
         self._tokens = tokens_of_rows + sum(len(row) for row in self.round.rows)
         return found
