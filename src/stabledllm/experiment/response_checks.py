@@ -11,9 +11,11 @@ from stabledllm.config.settings.policy import OF_THE_POLICY
 from stabledllm.config.settings.preference import OF_THE_POLICY as OF_THE_POLICY_OR_KEPT
 from stabledllm.errors import UserError
 from stabledllm.experiment.check_list import WEIGHED, Checks
+from stabledllm.experiment.readable import is_known, own_blocks_of
 from stabledllm.models.names import check_model_name
+from stabledllm.noise.of_parts import OfParts
 from stabledllm.policy_checks import check_policy
-from stabledllm.preference_checks import check_preferences
+from stabledllm.preference_checks import check_fit_to_pairs, check_pair_density, check_preferences
 
 
 def of_pairs(run: TrainSettings) -> Checks:
@@ -21,6 +23,25 @@ def of_pairs(run: TrainSettings) -> Checks:
     yield f"{WEIGHED} dpo data.format packing lora", partial(check_preferences, run)
     if run.objective.kind == "dpo" and run.dpo.reference not in OF_THE_POLICY_OR_KEPT:
         yield "dpo.reference", partial(check_model_name, run.dpo.reference)
+
+
+def of_density(run: TrainSettings, name: str) -> Checks:
+    """The check that training can have the density that a method draws t from."""
+    if is_known(name):
+        yield (
+            "method methods p_of_t objective dpo model block_size",
+            partial(check_pair_density, own_blocks_of(run), OfParts(name)),
+        )
+
+
+def of_fit_to_pairs(run: TrainSettings) -> Checks:
+    """The checks of a fit of p(t) to preferences."""
+    yield from of_pairs(run)
+    if is_known(run.method):
+        yield (
+            "dpo objective model block_size method",
+            partial(check_fit_to_pairs, own_blocks_of(run), OfParts(run.method)),
+        )
 
 
 def of_policy(run: TrainSettings) -> Checks:
