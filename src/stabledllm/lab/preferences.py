@@ -101,7 +101,7 @@ def with_densities(
     Raises:
         UserError: too few pairs beside those that are measured, or models that do not differ.
     """
-    needing = [each.name for each in candidates if OfParts(each.name).needs_p]
+    needing = [each.name for each in candidates if OfParts(each.estimator.method).needs_p]
     if needing and len(others) < 2:
         raise UserError(
             f"data '{settings.data.train}': expected at least 2 pairs beside the {settings.dpo.pairs} that are "
