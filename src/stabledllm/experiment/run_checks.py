@@ -32,12 +32,7 @@ from stabledllm.noise.weightings import power_of
 from stabledllm.objective_checks import check_objective
 from stabledllm.policy_checks import check_policy, check_policy_method
 from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
-from stabledllm.preference_checks import (
-    check_fit_to_pairs,
-    check_pair_density,
-    check_pair_method,
-    check_preferences,
-)
+from stabledllm.preference_checks import check_pair_method, check_preferences
 from stabledllm.runtime.files import read_json
 from stabledllm.runtime.nearby import nearby
 from stabledllm.training.block_schedule import check_block_schedule
@@ -47,7 +42,7 @@ _MOST_VIEWS = 64
 
 def of_method(run: TrainSettings, name: str) -> Checks:
     """The checks of a method for a run's model, density and blocks."""
-    method, run = OfParts(name), _in_own_blocks(run)
+    method, run = OfParts(name), in_known_blocks(run)
     yield "method methods", partial(_check_parts, method)
     if not is_known(name):
         return
@@ -69,28 +64,7 @@ def of_method(run: TrainSettings, name: str) -> Checks:
         yield "method methods model block_size block_t block_start", chosen
 
 
-def of_density(run: TrainSettings, name: str) -> Checks:
-    """The check that training can have the density that a method draws t from."""
-    if is_known(name):
-        yield (
-            "method methods p_of_t objective dpo model block_size",
-            partial(check_pair_density, _in_own_blocks(run), OfParts(name)),
-        )
-
-
-def of_fit_to_pairs(run: TrainSettings) -> Checks:
-    """The checks of a fit of p(t) to preferences."""
-    yield f"{WEIGHED} dpo data.format", partial(check_preferences, run)
-    if run.objective.kind == "dpo" and run.dpo.reference not in OF_THE_POLICY:
-        yield "dpo.reference", partial(check_model_name, run.dpo.reference)
-    if is_known(run.method):
-        yield (
-            "dpo objective model block_size method",
-            partial(check_fit_to_pairs, _in_own_blocks(run), OfParts(run.method)),
-        )
-
-
-def _in_own_blocks(run: TrainSettings) -> TrainSettings:
+def in_known_blocks(run: TrainSettings) -> TrainSettings:
     """The settings in the model's blocks; as they are where its files cannot be read, which another check says."""
     try:
         return in_own_blocks(run)
@@ -123,7 +97,7 @@ def of_model(settings: ModelSettings, base: str | None = None) -> Checks:
 
 def of_run(run: TrainSettings) -> Checks:
     """The checks of a run's objective, decoding, data's kinds, batch, blocks, adapters and callbacks."""
-    run = _in_own_blocks(run)
+    run = in_known_blocks(run)
     objective, decoding, lora = run.objective, run.decoding, run.lora
     yield WEIGHED, partial(check_objective, objective)
     yield f"{WEIGHED} dpo data.format packing lora", partial(check_preferences, run)
