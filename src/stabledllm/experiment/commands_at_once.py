@@ -13,6 +13,7 @@ from stabledllm.config.checking import read_settings
 from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.from_run import naming_run, with_run
 from stabledllm.config.recipe import apply_overrides, merge
+from stabledllm.config.run_folder import MEASURED
 from stabledllm.config.settings import (
     ConvertSettings,
     DecomposeSettings,
@@ -154,14 +155,31 @@ def check_stored(stored: Path, by: str | None, overrides: Sequence[str]) -> None
         refuse_quantity(by)
     if overrides:
         gathered.add(f"recommend: expected no settings beside --from, found '{overrides[0]}'.")
-    place = stored / "decomposition.json" if stored.is_dir() else stored
-    if not place.is_file() or place.suffix != ".json":
-        found = "a file of another kind," if place.is_file() else "none in" if stored.is_dir() else "nothing at"
-        gathered.add(
+    with gathered.check():
+        stored_in(stored)
+    gathered.refuse()
+
+
+def stored_in(stored: Path) -> Path:
+    """The file that ``recommend --from`` names, itself or as the one that its folder holds.
+
+    Raises:
+        UserError: there is none, or a folder holds several.
+    """
+    places = [stored / name for name in MEASURED.values()] if stored.is_dir() else [stored]
+    there = [place for place in places if place.is_file()]
+    if len(there) > 1:
+        raise UserError(
+            f"recommend: expected one measurement in '{stored}', found {' and '.join(p.name for p in there)}; name the "
+            f"file."
+        )
+    if not there or there[0].suffix != ".json":
+        found = "a file of another kind," if there else "none in" if stored.is_dir() else "nothing at"
+        raise UserError(
             f"recommend: expected --from decomposition.json or its folder, found {found} '{stored}'; 'stabledllm "
             f"decompose' writes it."
         )
-    gathered.refuse()
+    return there[0]
 
 
 def in_trained_blocks(settings: Decodes) -> Decodes:

@@ -7,23 +7,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stabledllm.build import loading_options
+from stabledllm.config.run_folder import MEASURED
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_bundle
 from stabledllm.errors import UserError
+from stabledllm.lab.noise_advice import STANDARD, advise, rows_of
+from stabledllm.lab.recommendation import keys_of_recipe
 from stabledllm.models.loading import load_model
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
-from stabledllm.preference.noise import QUANTITIES, Candidate, PairNoise, measure_pairs
+from stabledllm.preference.noise import Candidate, measure_pairs
 from stabledllm.preference.reference import check_reference
 from stabledllm.preference_checks import views_of
 from stabledllm.runtime.device import place
 from stabledllm.runtime.files import write_json
 from stabledllm.runtime.provenance import device_name, versions
 from stabledllm.runtime.showing import bar
+from stabledllm.stats.intervals import Ratio
 
-RECORD, SCHEMA = "preference_noise.json", 1
-STANDARD, APART = "standard", "standard, draws not shared"
+KIND = "preference_noise"
+RECORD = MEASURED[KIND]
+APART = "standard, draws not shared"
 DEFAULT = (
     "multisample4", "mirror", "fixedcount", "strats", "lowdisc", "complement", "lowdisc+fixedcount",
     "lowdisc+complement",
@@ -54,19 +59,30 @@ def run_pair_noise(settings: DecomposeSettings, say: Callable[[str], None] = pri
             policy.model, reference.model, pairs, chosen, DPOLoss(dpo.beta), repeats=dpo.repeats, seed=settings.seed,
             parameters=settings.grad.parameters, progress=shown.update,
         )  # fmt: skip
+    standard, apart, *others = measured
+    multiples = [views_of(OfParts(noise.name)) for noise in (standard, standard, *others)]
+    rows = [
+        row | {"multiple": multiple, "between": noise.between}
+        for row, noise, multiple in zip(rows_of(measured, others), measured, multiples, strict=True)
+    ]
     record = {
-        "schema": SCHEMA,
+        "schema": f"stabledllm/{KIND}/1",
+        "objective": "dpo",
         "model": settings.model,
         "reference": dpo.reference,
+        "start": dpo.reference,
         "data": settings.data.train,
         "pairs": len(pairs),
         "config": settings.model_dump(),
-        "methods": [_row(noise, measured[0]) for noise in measured],
+        "recipe": keys_of_recipe(settings) | {"dpo": {"beta": dpo.beta}},
+        "methods": rows,
         "seconds": time.perf_counter() - started,
         "versions": versions(),
         "device": device_name(next(policy.model.parameters()).device),
     }
-    record["sentence"], record["recommended"] = _advice(measured)
+    sentences, advice = _sharing(apart.over(standard, "margin")), advise(record) if others else None
+    record["sentences"] = sentences + (list(advice.sentences) if advice else [])
+    record["recommended"] = advice.method if advice else STANDARD
     write_json(Path(settings.out) / RECORD, record)
     return record
 
@@ -84,29 +100,11 @@ def candidates(settings: DecomposeSettings) -> list[Candidate]:
     return both + [Candidate(name, of(name)) for name in dict.fromkeys(names)]
 
 
-def _row(noise: PairNoise, standard: PairNoise) -> dict:
-    over = {name: noise.over(standard, name).as_dict() for name in QUANTITIES}
-    return noise.as_dict() | {"over_standard": over}
-
-
-def _advice(measured: list[PairNoise]) -> tuple[str, str]:
-    """Which method to train with: the least gradient noise, if it is told apart from Standard's."""
-    standard, apart, *others = measured
-    shared = apart.over(standard, "margin")
-    text = ""
-    if shared.is_known and shared.below_one is False:
-        text = (
-            f"Without shared draws the margin has {shared.value:.3g} ({shared.ci_low:.3g} to {shared.ci_high:.3g}) "
-            f"times the noise. "
-        )
-    best = min(others, key=lambda noise: noise.mean("gradient").value, default=standard)
-    ratio = best.over(standard, "gradient")
-    if best is standard or ratio.below_one is not True:
-        return (
-            text + "No method's gradient noise is told apart from Standard's; measure more pairs or repeats.",
-            STANDARD,
-        )
-    return (
-        f"{text}{best.name} has {ratio.value:.2g} ({ratio.ci_low:.2g} to {ratio.ci_high:.2g}) of Standard's gradient "
-        f"noise for the same forwards: train with method={best.name}."
-    ), best.name
+def _sharing(ratio: Ratio) -> list[str]:
+    """What sharing the draws of policy and reference brings, where it is told."""
+    if not ratio.is_known or ratio.below_one is not False:
+        return []
+    return [
+        f"Without shared draws the margin has {ratio.value:.3g} ({ratio.ci_low:.3g} to {ratio.ci_high:.3g}) times the "
+        f"noise."
+    ]

@@ -11,7 +11,7 @@ from stabledllm.reports.table import Table, filled
 def preference_text(record: dict) -> Iterator[str]:
     """Yields the table, what it means, and what to train with."""
     yield f"{preference_table(record)}\n"
-    yield filled(record["sentence"])
+    yield from map(filled, record["sentences"])
 
 
 def preference_table(record: dict) -> Table:
