@@ -14,7 +14,8 @@ from stabledllm.noise.methods import Method
 from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
 from stabledllm.preference.reference import AdapterOff, FrozenCopy, KeptValues, values_of
-from stabledllm.training.preferences import EVAL_SEED, DPOTrainer, PairStatistics, refuse_sharded
+from stabledllm.training.preferences import EVAL_SEED, DPOTrainer, PairStatistics
+from stabledllm.training.responses import refuse_sharded
 from tests.cli.forked import Forked, ranks
 from tests.fakes import tiny
 

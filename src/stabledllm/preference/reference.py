@@ -64,15 +64,18 @@ class FrozenCopy(FrozenModel):
 class AdapterOff:
     """The model itself with its adapter switched off; takes no memory.
 
+    Args:
+        key: of the setting that asks for it, for the refusal.
+
     Raises:
         UserError: the model has no adapter.
     """
 
     passes = 1
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, key: str = "dpo.reference"):
         if not callable(getattr(model, "disable_adapter", None)):
-            raise UserError("dpo.reference: expected a model with an adapter for 'adapter', found none.")
+            raise UserError(f"{key}: expected a model with an adapter for 'adapter', found none.")
 
     def values(self, policy: nn.Module, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
         model = getattr(policy, "module", policy)  # a data-parallel wrapper has no adapter of its own
@@ -102,13 +105,16 @@ class KeptValues:
         return self.table[epoch, list(numbers)].to(device)
 
 
-def check_reference(policy: LoadedModel, reference: LoadedModel) -> None:
+def check_reference(policy: LoadedModel, reference: LoadedModel, key: str = "dpo.reference") -> None:
     """Refuse a reference whose bounds cannot be set beside the policy's: of other tokens, or in other blocks.
+
+    Args:
+        key: of the setting that names it.
 
     Raises:
         UserError: names both.
     """
-    what = f"dpo.reference '{reference.name}'"
+    what = f"{key} '{reference.name}'"
     if reference.autoregressive:
         raise UserError(f"{what}: expected a masked diffusion model like '{policy.name}', found an autoregressive one.")
     ours, theirs = (each.model.get_input_embeddings().weight.shape[0] for each in (policy, reference))

@@ -11,28 +11,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from stabledllm.build import loading_options
 from stabledllm.config.settings import TrainSettings
-from stabledllm.config.settings.preference import OF_THE_POLICY
 from stabledllm.data.token_rows import TokenRow
 from stabledllm.evaluation.identity import digest_of
-from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
 from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
-from stabledllm.preference.reference import (
-    AdapterOff,
-    FrozenCopy,
-    FrozenModel,
-    KeptValues,
-    Reference,
-    check_reference,
-    values_of,
-)
+from stabledllm.preference.reference import KeptValues, Reference, values_of
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.showing import bar
 from stabledllm.training.preferences import EVAL_SEED, DPOTrainer, pairs_of
+from stabledllm.training.references import reference_of
 
 KEPT = "reference_values.safetensors"
 """In the run's folder: the values of a reference that are ``kept``."""
@@ -73,13 +64,7 @@ def _reference(
     kind = settings.dpo.held_against(adapters=settings.lora is not None)
     if kind == "kept":
         return partial(_kept, settings=settings, pairs=pairs, resumed=resumed)
-    if kind in OF_THE_POLICY:
-        return lambda trainer: {"copy": FrozenCopy, "adapter": AdapterOff}[kind](trainer.model)
-    other = load_model(kind, **loading_options(settings) | {"init_seed": None})
-    if settings.block_size and hasattr(other.model.config, "block_size"):
-        other.model.config.block_size = settings.block_size
-    check_reference(loaded, other)
-    return lambda _: FrozenModel(other.model)
+    return reference_of(settings, loaded, kind, "dpo.reference")
 
 
 def _kept(trainer: DPOTrainer, *, settings: TrainSettings, pairs: dict[str, list[Pair]], resumed: bool) -> KeptValues:
