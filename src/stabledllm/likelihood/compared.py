@@ -13,12 +13,20 @@ from typing import ClassVar
 from torch import Tensor
 
 from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import Ratio, of_ratio
+from stabledllm.stats.intervals import Ratio, of_estimated_ratio, of_ratio
+from stabledllm.stats.jackknife import jackknife
 
 
 @dataclass(frozen=True)
 class MeasuredNoise:
-    """The noise of one estimator; every quantity is a field of its own, given for each item, shape (Q,), float64."""
+    """The noise of one estimator; every quantity is a field of its own, given for each item, shape (Q,), float64.
+
+    >>> class LossNoise(MeasuredNoise):
+    ...     QUANTITIES, loss = ("loss",), torch.tensor([1.0, 3.0])
+    >>> two, four = LossNoise("one", 2), LossNoise("other", 4)
+    >>> print(two.mean("loss"), four.over(two, "loss").value)
+    2 ± 1 (n=2) 2.0
+    """
 
     QUANTITIES: ClassVar[tuple[str, ...]] = ()
     """Fields that are compared, all of them variances over the noise."""
@@ -60,8 +68,28 @@ class MeasuredNoise:
         return {"name": self.name, "forwards": self.forwards, **means}
 
 
+def of_positive_ratio(top: Sequence[Tensor], bottom: Sequence[Tensor]) -> Ratio:
+    """The ratio of two products of means over items, with an interval by the jackknife; unknown where a mean is not
+    above 0.
+
+    >>> x = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    >>> of_positive_ratio((x, x), (x,)).value
+    2.5
+    """
+
+    def ratio(keep: Tensor) -> float:
+        means = [[float(x[keep].mean()) for x in side] for side in (top, bottom)]
+        return math.prod(means[0]) / math.prod(means[1]) if all(m > 0 for side in means for m in side) else math.nan
+
+    return of_estimated_ratio(jackknife(ratio, len(top[0]), ""))
+
+
 def over_items(each: Tensor) -> Estimate:
-    """The mean over items with its error; the error of one item is NaN."""
+    """The mean over items with its error; the error of one item is NaN.
+
+    >>> print(over_items(torch.tensor([1.0, 3.0])))
+    2 ± 1 (n=2)
+    """
     error = float(each.std()) / len(each) ** 0.5 if len(each) > 1 else math.nan
     return Estimate(value=float(each.mean()), stderr=error, n=len(each))
 

@@ -62,7 +62,18 @@ class Repeats:
 
 @dataclass
 class BetweenItems:
-    """How far the mean gradients of items lie apart: the noise that no draws of an item lower."""
+    """How far the mean gradients of items lie apart: the noise that no draws of an item lower.
+
+    >>> between = BetweenItems()
+    >>> for mean in (1.0, 3.0):
+    ...     item = Repeats()
+    ...     item.add(torch.tensor([mean])), item.add(torch.tensor([mean]))  # no noise
+    ...     between.add(item)
+    (None, None)
+    (None, None)
+    >>> between.variance
+    2.0
+    """
 
     total: Tensor | float = 0.0
     signals: float = 0.0
