@@ -49,8 +49,8 @@ def run_share(
 
 
 def _equal_anyway(settings: ExperimentSettings) -> bool:
-    """Whether all methods have the same rows and steps: as asked, or as pairs have a budget of their own."""
-    return settings.equal == "steps" or settings.base.objective.kind == "dpo"
+    """Whether all methods have the same rows and steps: as asked, or as responses have a budget of their own."""
+    return settings.equal == "steps" or settings.base.objective.kind in ("dpo", "grpo")
 
 
 def rows_per_step(

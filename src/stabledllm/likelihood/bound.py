@@ -100,6 +100,11 @@ class BoundDraws:
         return len(self.plan.passes)
 
     @property
+    def forward_rows(self) -> int:
+        """Rows that go through each model, the same for every method from one budget."""
+        return sum(len(chunk) for chunk in self.plan.passes) * self.plan.method.views.count
+
+    @property
     def scored(self) -> Tensor | None:
         """All tokens of each response, shape (B, T), where tokens have values; else None."""
         return counted(self.plan.tensors["maskable"]) if self.of_tokens else None

@@ -31,6 +31,11 @@ class Draws(Protocol):
         ...
 
     @property
+    def forward_rows(self) -> int:
+        """Rows that go through each model that is asked, in all passes."""
+        ...
+
+    @property
     def scored(self) -> Tensor | None:
         """The response tokens that have a value of their own, shape (B, T); None where a response has one."""
         ...
