@@ -56,6 +56,8 @@ def run(
         return out  # of which nothing is read
     if settings.objective.kind == "dpo":
         return _of_pairs(settings, out)
+    if settings.objective.kind == "grpo":
+        return _of_policy(settings, out, wide)
     from stabledllm.lab.decompose import run_decompose
     from stabledllm.reports.printed import decomposition_text
     from stabledllm.reports.save import save_decomposition_figures
@@ -78,5 +80,18 @@ def _of_pairs(settings: DecomposeSettings, out: Path) -> Path:
     with writing(settings.out, "decompose"):
         record = run_pair_noise(settings, say)
         answer_all(preference_text(record))
+        say(f"wrote {out / RECORD}")
+    return out / RECORD
+
+
+def _of_policy(settings: DecomposeSettings, out: Path, wide: bool) -> Path:
+    """Measure the noise of policy gradients and print its table."""
+    from stabledllm.lab.policy import RECORD, run_policy_noise
+    from stabledllm.reports.policy_noise import policy_text
+    from stabledllm.runtime.locks import writing
+
+    with writing(settings.out, "decompose"):
+        record = run_policy_noise(settings, say)
+        answer_all(policy_text(record, wide))
         say(f"wrote {out / RECORD}")
     return out / RECORD

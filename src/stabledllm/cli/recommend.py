@@ -59,4 +59,5 @@ def recommend(
     choice = choose(record, by) if kind == "decomposition" else advise(record, by)
     if kind == "decomposition" or not measures or by:  # else they stand below the table
         answer("\n" + "\n".join(map(filled, choice.sentences)))
-    answer(f"\n# stabledllm train recipe.yaml\n{choice.recipe}")
+    beside = f" {typed}" if (typed := getattr(choice, "typed", "")) else ""
+    answer(f"\n# stabledllm train recipe.yaml{beside}\n{choice.recipe}")

@@ -13,6 +13,7 @@ from stabledllm.config.checking import read_settings
 from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.from_run import naming_run, with_run
 from stabledllm.config.recipe import apply_overrides, merge
+from stabledllm.config.reward_names import check_rewards, refuse_files_of_recipes
 from stabledllm.config.run_folder import MEASURED
 from stabledllm.config.settings import (
     ConvertSettings,
@@ -25,6 +26,7 @@ from stabledllm.config.settings import (
     RescoreSettings,
     TrainSettings,
 )
+from stabledllm.config.settings.policy import OF_THE_POLICY
 from stabledllm.data.streamable import refuse_unstreamable_data
 from stabledllm.errors import Gathered, UserError, did_you_mean
 from stabledllm.experiment.at_once import SPLITS, load_checked, of_data, of_typed
@@ -38,6 +40,7 @@ from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
 from stabledllm.objective_checks import check_objective
 from stabledllm.planning.layout import Layout, parse_memory
+from stabledllm.policy_checks import check_policy_to_measure
 from stabledllm.preference_checks import check_pairs_to_measure
 from stabledllm.runtime.folders import refuse_used
 from stabledllm.tasks.registry import task_named
@@ -93,6 +96,7 @@ def check_command(
     if issubclass(kind, ModelSettings):
         with gathered.check():
             tree, told = with_run(tree, kind)
+    refuse_files_of_recipes(tree, gathered)
     read = read_settings(tree, kind, command)
     gather(gathered, read, checks)
     gathered.refuse()
@@ -200,7 +204,13 @@ def _of_fit(settings: TrainSettings) -> Checks:
 
 
 def _of_decompose(settings: DecomposeSettings) -> Checks:
-    yield f"{WEIGHED} dpo methods data.format gradient", partial(check_pairs_to_measure, settings)
+    yield f"{WEIGHED} dpo methods data.format", partial(check_pairs_to_measure, settings)
+    yield f"{WEIGHED} grpo methods data.format", partial(check_policy_to_measure, settings)
+    if settings.objective.kind == "grpo":
+        yield "grpo.reward grpo.reward_weights", partial(check_rewards, settings.grpo)
+        for key in ("old", "reference"):
+            if (name := getattr(settings.grpo, key)) and name not in OF_THE_POLICY:
+                yield f"grpo.{key}", partial(check_model_name, name)
     if settings.objective.kind == "dpo" and settings.dpo.reference:
         yield "dpo.reference", partial(check_model_name, settings.dpo.reference)
     run = TrainSettings(model=settings.model, family=settings.family)

@@ -199,7 +199,10 @@ def idle_in_decompose(settings: DecomposeSettings, overrides: Sequence[str]) -> 
     runs = [Run(run, OfParts(name)) for name in dict.fromkeys([STANDARD, *_measured(settings)])]
     rules = _unused(_NOT_MEASURED, "a key that 'decompose' uses") | _DATA | _METHODS
     if settings.objective.kind != "masked":
-        rules = _unused(_OF_SINGLE_ANSWERS, "objective.kind=masked beside it") | rules
+        of_training = _unused(
+            ("grpo.estimator", "grpo.inner"), "a run that trains: 'decompose' measures all estimators"
+        )
+        rules = _unused(_OF_SINGLE_ANSWERS, "objective.kind=masked beside it") | of_training | rules
     elif not settings.gradient:
         rules |= _unused(("grad.",), "--gradient beside it")
     return [note for key in _keys(overrides) for note in _notes_on(key, key, runs, rules)]

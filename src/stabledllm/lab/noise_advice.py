@@ -38,6 +38,8 @@ class Advice:
     quantity: str
     sentences: tuple[str, ...]
     recipe: str
+    typed: str = ""
+    """What stands on the command line beside the recipe."""
 
     def as_dict(self) -> dict:
         """JSON form."""
@@ -90,6 +92,7 @@ def advise(record: dict, quantity: str | None = None) -> Advice:
         quantity=quantity,
         sentences=(_compared(best, len(others), quantity, bool(sure)), *of_budget, *of_correction),
         recipe=_recipe(record, chosen, budget, correction),
+        typed=record.get("typed") or "",
     )
 
 

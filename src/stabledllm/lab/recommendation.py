@@ -56,18 +56,18 @@ def keys_of_recipe(settings: DecomposeSettings) -> dict:
 
 def _given(config: dict) -> dict:
     """The keys of ``data``, which may be none, and of ``objective``, where there are any, that differ from defaults."""
-    data = _set(config.get("data") or {}, DataSettings().model_dump())
-    objective = _set(config.get("objective") or {}, ObjectiveSettings().model_dump())
+    data = set_keys(config.get("data") or {}, DataSettings().model_dump())
+    objective = set_keys(config.get("objective") or {}, ObjectiveSettings().model_dump())
     return {"data": data} | ({"objective": objective} if objective else {})
 
 
-def _set(settings: dict, defaults: dict) -> dict:
+def set_keys(settings: dict, defaults: dict) -> dict:
     """The settings that differ from their defaults."""
     out = {}
     for name, value in settings.items():
         default = defaults.get(name)
         if isinstance(value, dict) and isinstance(default, dict):
-            value, default = _set(value, default), {}
+            value, default = set_keys(value, default), {}
         if value != default:
             out[name] = value
     return out

@@ -19,7 +19,7 @@ def preference_table(record: dict) -> Table:
     rows = []
     for row in record["methods"]:
         over = row["over_standard"]
-        ratios = [_ratio(over[name]) for name in ("margin", "loss", "gradient")]
+        ratios = [ratio_text(over[name]) for name in ("margin", "loss", "gradient")]
         rows.append((row["name"], *ratios, fmt.plain(row["bias"]["value"])))
     first = record["methods"][0]
     note = (
@@ -31,7 +31,8 @@ def preference_table(record: dict) -> Table:
     return Table("Noise of preferences", ("method", "margin", "loss", "gradient", "bias"), tuple(rows), note)
 
 
-def _ratio(ratio: dict) -> str:
+def ratio_text(ratio: dict) -> str:
+    """A ratio of variances with its interval, where that is known."""
     value, low, high = (ratio[name] for name in ("value", "ci_low", "ci_high"))
     if value is None or value != value:
         return "unknown"

@@ -10,6 +10,7 @@ from stabledllm.config.settings import TrainSettings
 from stabledllm.config.settings.policy import GRPOSettings
 from stabledllm.data.rollout_prompts import RolloutPrompt
 from stabledllm.decoding import DecodingOptions, refuse_unsuited
+from stabledllm.evaluation.rollouts import Rollouts
 from stabledllm.likelihood.named import estimator_of
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.densities import TSampler
@@ -17,7 +18,6 @@ from stabledllm.noise.methods import Method
 from stabledllm.policy.loss import GRPOLoss
 from stabledllm.rewards.reward import Rewards
 from stabledllm.training.references import reference_of
-from stabledllm.training.rollouts import Rollouts
 
 _SEEDS = 1 << 63
 
