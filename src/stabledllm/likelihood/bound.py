@@ -100,9 +100,9 @@ class BoundDraws:
         return len(self.plan.passes)
 
     @property
-    def forward_rows(self) -> int:
-        """Rows that go through each model, the same for every method from one budget."""
-        return sum(len(chunk) for chunk in self.plan.passes) * self.plan.method.views.count
+    def forwards(self) -> int:
+        """Forward rows of each model."""
+        return self.plan.forwards
 
     @property
     def scored(self) -> Tensor | None:

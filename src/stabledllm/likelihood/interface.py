@@ -31,8 +31,8 @@ class Draws(Protocol):
         ...
 
     @property
-    def forward_rows(self) -> int:
-        """Rows that go through each model that is asked, in all passes."""
+    def forwards(self) -> int:
+        """Forward rows of each model that is asked, all passes together."""
         ...
 
     @property
@@ -43,7 +43,7 @@ class Draws(Protocol):
     def values(self, model) -> Tensor:
         """The estimates in nats without a graph: of each response, shape (B, R), or of its tokens, (B, T).
 
-        Values of tokens add up to the response's; those behind its end, and of tokens that are not scored, are 0.
+        Values of tokens that are not scored, and those behind a response's end, are 0.
         """
         ...
 

@@ -159,7 +159,7 @@ class GRPOTrainer(ResponseTrainer):
         share = self.args.world_size / inputs["terms"]
         last = self.back_through(model, draws, slopes * share)
         self.watch.loss(found.value, last)
-        self.statistics.add_responses(found, 2 * draws.forward_rows)
+        self.statistics.add_responses(found, 2 * draws.forwards)
         # The value of the loss, with the gradient of the last part alone.
         loss = found.value.sum() * share + (last - last.detach())
         return (loss, {}) if return_outputs else loss
