@@ -74,9 +74,11 @@ def answered_groups(
     equal = int(all_equal(rewarded).sum())
     say(f"answered {tried} prompts, {grpo.group} responses each; {equal} teach nothing, as all their rewards are equal")
     if len(groups) < 2:
+        mean = float(rewarded.nanmean())
         raise UserError(
             f"data '{settings.data.train}': expected at least 2 prompts whose responses have unequal rewards, found "
-            f"{len(groups)} of {tried}; take a larger grpo.group or grpo.tries, or a model that is right sometimes."
+            f"{len(groups)} of {tried}, with a mean reward of {mean:.3g}; take other rows, a larger grpo.group or a "
+            f"higher grpo.rollout.temperature."
         )
     return Answered(groups[:n], tried, equal, float(rewarded.nanmean()))
 

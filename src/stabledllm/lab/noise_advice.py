@@ -121,11 +121,11 @@ def _budget(row: dict) -> tuple[int, list[str]]:
     share, budget = noise / (noise + between), row["multiple"]
     while budget < MOST_BUDGET and noise * forwards / budget > between:
         budget *= 2
-    much = noise * forwards / budget > between
-    most = f", the most that is advised, still more than half: {budget}" if much else f", no more than half: {budget}"
+    enough = noise * forwards / budget <= between
+    half = f"a budget of {budget} keeps it to half" if enough else f"a budget of {budget} leaves it above half"
     return budget, [
         f"At {forwards} forwards a response the noise of the draws makes {100 * share:.0f} % of the gradient's "
-        f"variance, the data the rest; budget{most}."
+        f"variance, the data the rest; {half}."
     ]
 
 

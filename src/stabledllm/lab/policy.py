@@ -110,7 +110,8 @@ def exact_of(settings: DecomposeSettings) -> Candidate:
 def _of_method(settings: DecomposeSettings, method: str, budget: int, name: str, *, shared: bool = True) -> Candidate:
     grpo = settings.grpo.model_copy(update={"estimator": "method", "budget": budget})
     how = estimator_of(grpo, method, eps=settings.objective.eps)
-    return Candidate(name, how, loss_of(grpo), budget, shared=shared)
+    # Ratios of draws that are not shared are clipped by their noise, which shortens the gradient.
+    return Candidate(name, how, loss_of(grpo), budget, of_bound=shared, shared=shared)
 
 
 def _of_preset(settings: DecomposeSettings, name: str) -> Candidate:

@@ -48,8 +48,8 @@ class Candidate:
 
     Args:
         forwards: of each response and model.
-        of_bound: whether it estimates the bound (ELBO) without bias, so that its mean gradient is the bound's and its
-            noise can be set beside that of others that do.
+        of_bound: whether its mean gradient is that of the bound (ELBO), so that its noise can be set beside that of
+            others of which this is so.
         shared: whether policy, old policy and reference see the same draws, as in training here.
     """
 

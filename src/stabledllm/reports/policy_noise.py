@@ -40,11 +40,11 @@ def policy_table(record: dict) -> Table:
         f"Gradient: its variance for fixed responses over Standard's at equal forwards, 95 % intervals over "
         f"{record['prompts']} prompts (Standard's: {fmt.plain(first['gradient']['value'])} at {first['forwards']} "
         f"forwards a response). Direction: cosine of the mean gradient with that of the bound, 1 but for errors where "
-        f"the bound is what is estimated. Off bound: the mean estimate less the bound, nats per token."
+        f"the bound is what is estimated."
     )
     more = (
-        f"Log-ratio and loss: variances over Standard's ({fmt.plain(first['log_ratio']['value'])} and "
-        f"{fmt.plain(first['loss']['value'])}). Bias: how much noise adds to the mean loss. Size: norm of the mean "
-        f"gradient over that of the bound."
+        f"Off bound: the mean estimate less the bound, nats per token. Log-ratio and loss: variances over Standard's "
+        f"({fmt.plain(first['log_ratio']['value'])} and {fmt.plain(first['loss']['value'])}). Bias: how much noise "
+        f"adds to the mean loss. Size: norm of the mean gradient over that of the bound."
     )
-    return Table("Noise of policy gradients", _COLUMNS, tuple(rows), note, more, answers=4)
+    return Table("Noise of policy gradients", _COLUMNS, tuple(rows), note, more, answers=3)
