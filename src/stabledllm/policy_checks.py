@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stabledllm.config.settings.policy import FORWARDS
 from stabledllm.errors import UserError
 from stabledllm.method_checks import check_elbo
 from stabledllm.noise.of_parts import OfParts
@@ -11,6 +12,7 @@ from stabledllm.preference_checks import views_of
 
 if TYPE_CHECKING:
     from stabledllm.config.settings import DecomposeSettings, TrainSettings
+    from stabledllm.config.settings.policy import GRPOSettings
 
 _MEANINGLESS = ("packing", "group_by_length", "views_per_forward", "block_schedule")
 
@@ -100,13 +102,40 @@ def check_policy_method(run: TrainSettings, method: OfParts) -> None:
         if method.name != "standard":
             raise UserError(
                 f"key 'method': expected none beside grpo.estimator={run.grpo.estimator}, which has noise of its own, "
-                f"found '{method.name}'; leave it out, or write grpo.estimator=method."
+                f"found '{method.name}'; write method=standard, or grpo.estimator=method."
             )
+        check_estimator(run.grpo, run.block_size)
         return
     check_elbo(method)
     if run.grpo.budget % (views := views_of(method)):
         raise UserError(
             f"key 'grpo.budget': expected a multiple of the {views} views of '{method.name}', found {run.grpo.budget}."
+        )
+
+
+def check_estimator(grpo: GRPOSettings, block_size: int | None = None) -> None:
+    """Refuse a published estimator with a budget that is not its multiple, or for a model that it has no meaning for.
+
+    Args:
+        block_size: of a model that is trained in blocks.
+
+    Raises:
+        UserError: such a budget, or masks of the prompt with a model in blocks.
+
+    >>> from stabledllm.config.settings.policy import GRPOSettings
+    >>> check_estimator(GRPOSettings(estimator="coupled", budget=4))
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: key 'grpo.budget': expected a multiple of 3 with grpo.estimator=coupled, found 4; ...
+    """
+    if rest := grpo.budget % (each := FORWARDS[grpo.estimator]):
+        raise UserError(
+            f"key 'grpo.budget': expected a multiple of {each} with grpo.estimator={grpo.estimator}, found "
+            f"{grpo.budget}; write grpo.budget={grpo.budget + each - rest}."
+        )
+    if grpo.estimator == "one-step" and block_size:
+        raise UserError(
+            f"key 'grpo.estimator': expected a model that sees whole rows for 'one-step', which masks tokens of the "
+            f"prompt, found one in blocks of {block_size} tokens; write method, espo, coupled or unigrpo."
         )
 
 

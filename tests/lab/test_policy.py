@@ -22,6 +22,8 @@ SMALL = [
     "grpo.budget=2", "grpo.exact=4", "methods=[fixedcount]", "grpo.presets=[espo,coupled]", "out=noise",
 ]  # fmt: skip
 
+HOT = "grpo.rollout.temperature=8"
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -49,7 +51,8 @@ def test_the_table_its_record_and_the_recipe(folder):
     for sentence in record["sentences"]:
         assert sentence in printed
     assert "on shared draws every ratio is 1" in printed
-    assert max(map(len, done.stdout.split("# stabledllm")[0].splitlines())) <= 80
+    table = done.stdout.partition("Noise of policy gradients")[2].partition("# stabledllm")[0]
+    assert max(map(len, table.splitlines())) <= 80
     again = in_process("recommend", "--from", "noise", cwd=folder)
     heading, recipe = again.stdout.rpartition("# stabledllm train recipe.yaml")[2].split("\n", 1)
     assert heading == " 'grpo.reward=[rewards.py:low]'", "a file is typed, since no recipe may name it"
@@ -60,7 +63,7 @@ def test_the_table_its_record_and_the_recipe(folder):
 
 def test_an_old_policy_gives_ratios_with_noise(folder):
     small = [*SMALL, "methods=[standard]", "grpo.presets=[]"]
-    done = in_process("decompose", *KEYS, *small, "init_seed=1", "grpo.old=tiny", cwd=folder)
+    done = in_process("decompose", *KEYS, *small, "init_seed=1", "grpo.old=tiny", HOT, cwd=folder)
     assert done.returncode == 0, done.stderr
     record = json.loads((folder / "noise" / RECORD).read_text())
     assert record["methods"][0]["log_ratio"]["value"] > 0

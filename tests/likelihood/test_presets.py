@@ -76,7 +76,7 @@ def test_coupled_is_its_formula_on_the_masks_drawn(draws_of_each):
                 mine = m if i in m else rest
                 expected += feature(mine)[i] / drawn[-1 if mine is rest else 0] / 2 / draws_of_each
             assert float(values[b, place]) == pytest.approx(expected)
-    assert draws.forwards <= (1 + 2 * draws_of_each) * len(ROWS)
+    assert draws.forward_rows <= (1 + 2 * draws_of_each) * len(ROWS)
 
 
 @pytest.mark.parametrize("draws_of_each", [1, 4])

@@ -77,14 +77,14 @@ def test_values_of_tokens_add_up_to_the_response_s(name, blocks):
     torch.testing.assert_close(drawn[0].values(model)[:, 0], drawn[1].values(model).sum(1))
     assert drawn[0].scored is None
     assert drawn[1].scored.sum(1).tolist() == drawn[1].tokens.tolist() == [3, 2, 4]
-    assert drawn[0].forwards == drawn[1].forwards
+    assert drawn[0].forward_rows == drawn[1].forward_rows
 
 
 def test_draws_without_any_mask_make_a_pass_of_no_value():
     """Some seed masks nothing; the model runs nevertheless, as those of other ranks do, and has a gradient of 0."""
     model, how = tiny(), UniGRPO(of_tokens=True)
     row = [TokenRow([3, 1], prompt_length=1)]
-    draws = next(d for d in (how.draw(model, row, [n], seed=0) for n in itertools.count()) if not d.forwards)
+    draws = next(d for d in (how.draw(model, row, [n], seed=0) for n in itertools.count()) if not d.forward_rows)
     assert draws.values(model).tolist() == [[0.0]]
     assert draws.scored.tolist() == [[False]]
     assert draws.passes == 1

@@ -114,6 +114,11 @@ def _without_answers(turns: list[dict]) -> Iterator[dict]:
         yield {key: value for key, value in turn.items() if key not in _TAKEN_OFF}
 
 
+def first_unanswered(examples: Iterable[dict]) -> str | None:
+    """The origin of the first example that is a prompt alone; None where all have answers."""
+    return next((example["origin"] for example in examples if example.get(UNANSWERED)), None)
+
+
 def filled(columns: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The columns of rows with every key that one of them has; None where a row lacks it.
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.containers import Origin, ending_of, rows_in
-from stabledllm.data.formats import FORMATS, FormatOptions
+from stabledllm.data.formats import BY_NAME, FORMATS, FormatOptions
 from stabledllm.data.prompt_rows import with_stand_in
 from stabledllm.errors import UserError
 from stabledllm.tasks.files import parse_object
@@ -99,7 +99,7 @@ def _of_row(record: dict, origin: str, settings: DataSettings) -> Prompt:
     taken = {*names, *names.values()} if any(theirs in record for theirs in names.values()) else set()
     ours = {key: record[theirs] for key, theirs in names.items() if theirs in record}
     record = {key: value for key, value in record.items() if key not in taken} | ours
-    name, whole = with_stand_in(record, origin, settings.format)
+    name, whole = with_stand_in(record, origin, None if settings.format in BY_NAME else settings.format)
     (example,) = FORMATS[name].make(whole, origin, FormatOptions(name))
     messages = example["messages"][:-1]
     said = messages[0]["content"] if len(messages) == 1 and messages[0].keys() == {"role", "content"} else messages

@@ -71,10 +71,8 @@ def encode_prompts(examples: Examples, tokenizer, options: EncodingOptions) -> E
     for example in examples:
         if "messages" not in example:
             raise UserError(f"{example['origin']}: expected a prompt in words, found token ids, a text or an image.")
-        encoded = (
-            _with_end(example, tokenizer) if example.get(UNANSWERED) else encode_part([example], tokenizer, options)
-        )
-        if not encoded.rows or len(encoded.rows[0]) > options.max_len:
+        encoded = (_with_end if example.get(UNANSWERED) else _with_answer)(example, tokenizer, options)
+        if encoded.dropped:
             too_long.append(example["origin"])
             continue
         unanswered += bool(example.get(UNANSWERED))

@@ -136,10 +136,7 @@ def _of_policy(run: TrainSettings) -> Checks:
     yield "grpo.reward grpo.reward_weights", partial(check_rewards, run.grpo)
     if run.grpo.beta and run.grpo.reference not in OF_THE_POLICY:
         yield "grpo.reference", partial(check_model_name, run.grpo.reference)
-    rollout = run.grpo.rollout
     yield "grpo.rollout block_size", partial(_check_rollout, run)
-    numbers = (rollout.length, rollout.steps, rollout.block, run.block_size, rollout.sub_block)
-    yield "grpo.rollout block_size", partial(refuse_unfit, *numbers)
 
 
 def is_known(method: str) -> bool:
@@ -192,6 +189,11 @@ def _check_rollout(run: TrainSettings) -> None:
             f"key 'grpo.rollout.block': expected block_size = {run.block_size}, found {run.grpo.rollout.block}; leave "
             f"it out, or write grpo.rollout.block={run.block_size}."
         )
+    how = run.grpo.rollout
+    try:
+        refuse_unfit(how.length, how.steps, how.block, run.block_size, how.sub_block)
+    except UserError as error:
+        raise UserError(f"key 'grpo.rollout': {error}") from None
 
 
 def _check_batch(run: TrainSettings) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stabledllm.build import loading_options
+from stabledllm.build import loading_beside, loading_options
 from stabledllm.config.run_folder import MEASURED
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.config.settings.policy import FORWARDS, GRPOSettings
@@ -133,14 +133,14 @@ def _multiple(name: str) -> int:
 
 def _load(settings: DecomposeSettings) -> tuple[LoadedModel, LoadedModel | None, LoadedModel | None]:
     """The policy, the old policy where it is another, and the reference where there is a divergence."""
-    grpo, options = settings.grpo, loading_options(settings)
-    policy = load_model(settings.model, **options)
+    grpo = settings.grpo
+    policy = load_model(settings.model, **loading_options(settings))
     place(policy.model)
 
     def beside(name: str | None, key: str) -> LoadedModel | None:
         if name is None:
             return None
-        loaded = load_model(name, **options)
+        loaded = load_model(name, **loading_beside(settings, name))
         check_reference(policy, loaded, key)
         place(loaded.model)
         return loaded

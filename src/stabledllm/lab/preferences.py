@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stabledllm.build import loading_options
+from stabledllm.build import loading_beside, loading_options
 from stabledllm.config.run_folder import MEASURED
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.data.bundle import load_bundle
@@ -43,8 +43,8 @@ def run_pair_noise(settings: DecomposeSettings, say: Callable[[str], None] = pri
         UserError: bad data, models that do not load, or too few pairs.
     """
     started, dpo = time.perf_counter(), settings.dpo
-    options = loading_options(settings)
-    policy, reference = (load_model(name, **options) for name in (settings.model, dpo.reference))
+    policy = load_model(settings.model, **loading_options(settings))
+    reference = load_model(dpo.reference, **loading_beside(settings, dpo.reference))
     check_reference(policy, reference)
     for loaded in (policy, reference):
         place(loaded.model)

@@ -67,7 +67,7 @@ def _of_chunk(trainer, model, rows, chunk: range, step: int, *, old: bool) -> li
             found.append((OLD, draws.values(model)))
     if trainer.reference:
         found.append((REFERENCE, trainer.of_reference(model, draws, list(chunk), None)))
-    return [(f"{name}/{step}", chunk.start, values.cpu(), draws.forwards) for name, values in found]
+    return [(f"{name}/{step}", chunk.start, values.cpu(), draws.forward_rows) for name, values in found]
 
 
 def _width(rows, values: Tensor, trainer) -> int:

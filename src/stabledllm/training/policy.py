@@ -18,7 +18,9 @@ from stabledllm.evaluation.rollouts import Rollouts
 from stabledllm.likelihood.interface import Draws, Estimator
 from stabledllm.policy.loss import GRPOLoss
 from stabledllm.rewards.reward import Rewards
+from stabledllm.stats.estimate import Estimate
 from stabledllm.training.blocks import InBlocks
+from stabledllm.training.final_reward import final_reward
 from stabledllm.training.old_values import part_of
 from stabledllm.training.ordering import RoundOrder
 from stabledllm.training.positions import StepRows
@@ -159,10 +161,17 @@ class GRPOTrainer(ResponseTrainer):
         share = self.args.world_size / inputs["terms"]
         last = self.back_through(model, draws, slopes * share)
         self.watch.loss(found.value, last)
-        self.statistics.add_responses(found, 2 * draws.forwards)
+        self.statistics.add_responses(found, 2 * draws.forward_rows)
         # The value of the loss, with the gradient of the last part alone.
         loss = found.value.sum() * share + (last - last.detach())
         return (loss, {}) if return_outputs else loss
+
+    def said_at_the_end(self) -> list[str]:
+        return self.statistics.told()
+
+    def further_metrics(self) -> dict[str, Estimate]:
+        found = final_reward(self.state.log_history, self.state.global_step)
+        return {"reward": found} if found else {}
 
 
 class BlockGRPOTrainer(InBlocks, GRPOTrainer):

@@ -10,12 +10,12 @@ from stabledllm.config.settings.evaluation import DecodingSettings
 from stabledllm.config.settings.values import MOST, PathText, Seed
 from stabledllm.config.typed import Strict
 
+FORWARDS = {"method": 1, "espo": 2, "coupled": 3, "one-step": 1, "unigrpo": 1}
+"""The forwards of one draw of each estimator, of which ``grpo.budget`` is a multiple; of a method, see its views."""
 OF_TOKENS = ("coupled", "one-step", "unigrpo")
 """Estimators that are published with a ratio for each token."""
 OF_THE_POLICY = ("auto", "copy", "adapter")
 """The references that are the policy as it was before its first step; any other is the name of a model."""
-FORWARDS = {"method": 1, "espo": 2, "coupled": 3, "one-step": 1, "unigrpo": 1}
-"""The forwards of one draw of each estimator, of which ``grpo.budget`` is a multiple; of a method, see its views."""
 
 
 class RolloutSettings(DecodingSettings):
