@@ -88,10 +88,6 @@ def check_pairs_to_measure(settings: DecomposeSettings) -> None:
             f"key 'dpo.reference': expected the model that '{settings.model}' is held against, found none; write "
             f"dpo.reference=MODEL, such as the run that it was trained from."
         )
-    if settings.gradient and "gradient" in settings.model_fields_set:
-        raise UserError(
-            "key 'gradient': expected nothing beside objective.kind=dpo, which measures it anyway; leave it out."
-        )
     if "methods" in settings.model_fields_set:
         for name in settings.methods:
             method = OfParts(name)

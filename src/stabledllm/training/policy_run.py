@@ -12,6 +12,7 @@ from stabledllm.data.rollout_prompts import RolloutPrompt
 from stabledllm.data.token_rows import TokenRow
 from stabledllm.decoding import DecodingOptions, refuse_unsuited
 from stabledllm.errors import UserError
+from stabledllm.evaluation.rollouts import Rollouts
 from stabledllm.likelihood.named import estimator_of
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.densities import TSampler
@@ -19,7 +20,6 @@ from stabledllm.noise.methods import Method
 from stabledllm.policy.loss import GRPOLoss
 from stabledllm.rewards.reward import Rewards
 from stabledllm.training.references import reference_of
-from stabledllm.training.rollouts import Rollouts
 
 _SEEDS = 1 << 63
 
