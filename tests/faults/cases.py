@@ -115,7 +115,7 @@ def _content(path: Path) -> object:
         return "there"
     if path.suffix == ".json":
         return _without_times(json.loads(path.read_text(encoding="utf-8")))
-    if path.name == "history.jsonl":
+    if path.name == "history.jsonl" or path.name.startswith("rollouts-"):
         return [_without_times(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
