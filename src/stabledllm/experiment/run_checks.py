@@ -100,7 +100,7 @@ def of_run(run: TrainSettings) -> Checks:
     run = _in_own_blocks(run)
     objective, decoding, lora = run.objective, run.decoding, run.lora
     yield WEIGHED, partial(check_objective, objective)
-    yield f"{WEIGHED} dpo data.format packing lora", partial(check_preferences, run)
+    yield f"{WEIGHED} dpo data.format group_by_length lora", partial(check_preferences, run)
     if objective.kind == "dpo" and run.dpo.reference not in OF_THE_POLICY:
         yield "dpo.reference", partial(check_model_name, run.dpo.reference)
     yield from _of_policy(run)
@@ -130,7 +130,7 @@ def of_run(run: TrainSettings) -> Checks:
 
 def _of_policy(run: TrainSettings) -> Checks:
     """The checks of policy gradients: the keys, the rewards, the reference and how responses are drawn."""
-    yield f"{WEIGHED} grpo data.format packing lora", partial(check_policy, run)
+    yield f"{WEIGHED} grpo data.format group_by_length lora", partial(check_policy, run)
     if run.objective.kind != "grpo":
         return
     yield "grpo.reward grpo.reward_weights", partial(check_rewards, run.grpo)
