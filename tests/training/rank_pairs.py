@@ -11,7 +11,7 @@ import torch.distributed as dist
 from tests.training.test_preferences import make
 
 
-def main(out: Path) -> None:
+def main(out: Path, make=make) -> None:
     trainer = make(out / "dpo", micro=4, accumulation=1, ddp_backend="gloo")
     trainer.train()
     margins = [entry["rewards/margins"] for entry in trainer.state.log_history if "rewards/margins" in entry]
