@@ -22,11 +22,11 @@ from stabledllm.experiment.compared import refuse_estimator, runs_compared
 from stabledllm.experiment.idle import Run, idle_overrides
 from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed, check_views
 from stabledllm.experiment.other_work import checks_of_out
+from stabledllm.experiment.response_checks import of_density
 from stabledllm.experiment.run_checks import (
     check_clip,
     check_out,
     is_known,
-    of_density,
     of_method,
     of_model,
     of_run,
