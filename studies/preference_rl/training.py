@@ -25,8 +25,8 @@ RESULTS = HERE / "training.json"
 RECIPE = HERE / "recipes" / "training.yaml"
 METRICS = ("reward", "accuracy")
 KEPT = ("method", "seed", "status", "metrics", "forward_passes", "rollout_forward_rows", "steps", "seconds")
-MEASUREMENT = ("data.train=synthetic:4-5", "grpo.budget=6", "grpo.group=8", "grpo.prompts=24", "grpo.repeats=4")
-ROLLOUT = ("length=48", "steps=48", "block=8", "temperature=2.0", "threshold=0.9")
+MEASUREMENT = ("data.train=synthetic:4-4", "grpo.budget=6", "grpo.group=8", "grpo.prompts=24", "grpo.repeats=4")
+ROLLOUT = ("length=40", "steps=40", "block=8", "temperature=2.0", "threshold=0.9")
 SMALL = (
     "seeds=[1,2]", "base.steps=2", "base.batch=2", "base.log_every=1", "base.save_every=1", "base.data.train_rows=16",
     "base.data.validation_rows=2", "base.data.test_rows=4", "base.grpo.group=4",
