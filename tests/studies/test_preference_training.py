@@ -37,7 +37,8 @@ def record(rewards: dict[str, float], seeds: int = 3) -> dict:
         for name, value in rewards.items()
         for seed in range(seeds)
     ]  # fmt: skip
-    return {"untuned": {"accuracy": {"value": 0.4, "stderr": 0.05}}, "runs": runs, "notes": ["Counted."], "noise": {}}
+    untuned, rates = {"accuracy": {"value": 0.4, "stderr": 0.05}}, {"3e-5": [0.5, 0.6], "1e-4": [0.7, 0.6], "3e-4": []}
+    return {"rates": rates, "untuned": untuned, "runs": runs, "notes": ["Counted."], "noise": {}}
 
 
 def noise(variances: dict[str, float], cosines: dict[str, float]) -> dict:
@@ -117,6 +118,8 @@ def test_the_page_has_a_row_for_every_estimator(study, training):
     assert "+0.200" in row, "paired, so without a spread"
     assert "10 to 12 s" in row
     assert "The shipped model's accuracy is 0.400 ± 0.050." in text
+    assert "Learning rate 1e-4, under which" in text
+    assert "3e-5 (0.550), 1e-4 (0.650)." in text, "a rate whose runs all diverged is none"
 
 
 def test_the_page_is_made_of_what_is_measured(study):
