@@ -44,7 +44,7 @@ test-install: $(VENV)/.installed-dev
 
 # The task reasoning-gym, whose package wants a C compiler (pycosat has no wheel) and is no part of `make test`.
 test-reasoning-gym: $(VENV)/.installed-reasoning-gym
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/tasks/gym tests/rewards tests/recipes/test_shipped.py tests/cli/test_help.py -k "gym or symbolic" -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/tasks/gym tests/rewards tests/recipes/test_shipped.py tests/cli/test_help.py -k "gym or symbolic or countdown" -rs
 
 # A fault at every file-system event of every command, and damaged stored files: an hour. FAULTS="train merge --every 5".
 faults: $(VENV)/.installed-dev
