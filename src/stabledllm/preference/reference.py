@@ -40,25 +40,26 @@ class FrozenModel:
 
     Args:
         model: of the same tokens as the policy, see :func:`check_reference`.
+        place: puts it on the policy's devices, when it is first asked; without it on the policy's one device.
     """
 
     passes = 1
 
-    def __init__(self, model: nn.Module):
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self, model: nn.Module, place: Callable[[nn.Module], nn.Module] | None = None):
+        self.model, self._place, self._placed = model.eval().requires_grad_(False), place, False
 
     def values(self, policy: nn.Module, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
-        device = next(policy.parameters()).device
-        if next(self.model.parameters()).device != device:
-            self.model.to(device)
+        if not self._placed:
+            place = self._place or (lambda model: model.to(next(policy.parameters()).device))
+            self.model, self._placed = place(self.model), True
         return draws.values(self.model)
 
 
 class FrozenCopy(FrozenModel):
     """A copy of the model as it is now. It takes as much memory again as the weights."""
 
-    def __init__(self, model: nn.Module):
-        super().__init__(copy.deepcopy(model))
+    def __init__(self, model: nn.Module, place: Callable[[nn.Module], nn.Module] | None = None):
+        super().__init__(copy.deepcopy(model), place)
 
 
 class AdapterOff:

@@ -50,6 +50,11 @@ def finish(
     """
     out = Path(settings.out)
     metrics, beside = _evaluation_losses(settings, trainer, data, say) if len(data.validation) else ({}, {})
+    for line in trainer.said_at_the_end():
+        say(line)
+    for name, each in trainer.further_metrics().items():
+        say(f"{name.replace('_', ' ')} {each}")
+        metrics[name] = each.as_dict()
     if trainer.is_world_process_zero():
         (out / MODEL / STAMP).unlink(
             missing_ok=True
@@ -83,9 +88,6 @@ def _evaluation_losses(settings: TrainSettings, trainer: MDMTrainer, data: DataB
         own_loss = trainer.validation(objective)
         say(f"validation loss of the objective that was trained {own_loss}")
         metrics["validation_objective"] = own_loss.as_dict()
-    for name, each in trainer.further_metrics().items():
-        say(f"{name.replace('_', ' ')} {each}")
-        metrics[name] = each.as_dict()
     return metrics, beside or {}
 
 

@@ -17,7 +17,9 @@ from stabledllm.evaluation.ranks import Ranks
 from stabledllm.likelihood.interface import Draws, Estimator
 from stabledllm.policy.loss import GRPOLoss
 from stabledllm.rewards.reward import Rewards
+from stabledllm.stats.estimate import Estimate
 from stabledllm.training.blocks import InBlocks
+from stabledllm.training.final_reward import final_reward
 from stabledllm.training.old_values import part_of
 from stabledllm.training.ordering import RoundOrder
 from stabledllm.training.positions import StepRows
@@ -163,6 +165,13 @@ class GRPOTrainer(ResponseTrainer):
         # The value of the loss, with the gradient of the last part alone.
         loss = found.value.sum() * share + (last - last.detach())
         return (loss, {}) if return_outputs else loss
+
+    def said_at_the_end(self) -> list[str]:
+        return self.statistics.told()
+
+    def further_metrics(self) -> dict[str, Estimate]:
+        found = final_reward(self.state.log_history, self.state.global_step)
+        return {"reward": found} if found else {}
 
 
 class BlockGRPOTrainer(InBlocks, GRPOTrainer):

@@ -22,6 +22,7 @@ from stabledllm.preference.loss import DPOLoss
 from stabledllm.preference.reference import KeptValues, Reference, values_of
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.showing import bar
+from stabledllm.training.devices import is_sharded
 from stabledllm.training.preferences import EVAL_SEED, DPOTrainer, pairs_of
 from stabledllm.training.references import reference_of
 
@@ -72,8 +73,28 @@ def _kept(trainer: DPOTrainer, *, settings: TrainSettings, pairs: dict[str, list
     path, per_epoch = Path(settings.out) / KEPT, math.ceil(len(pairs["train"]) / settings.batch)
     epochs = math.ceil((settings.steps or settings.epochs * per_epoch) / per_epoch)
     of = _what_decides(settings, trainer, pairs)
-    if resumed and path.is_file() and (found := _read(path, of)) and len(found["train"]) >= epochs:
+
+    def there() -> dict[str, torch.Tensor] | None:
+        found = _read(path, of) if path.is_file() else None
+        return found if found and len(found["train"]) >= epochs else None
+
+    if not is_sharded(trainer):
+        found = (there() if resumed else None) or _all_values(trainer, settings, pairs, epochs, path, of)
         return KeptValues(found["train"], found.get("validation"))
+    # Until its first step the model is whole on the first rank, and on the others perhaps not.
+    if is_main_process() and not (resumed and there()):
+        trainer.model.to(trainer.args.device)
+        _all_values(trainer, settings, pairs, epochs, path, of)
+        trainer.model.to("cpu")  # the whole model beside its shards would not fit
+    trainer.accelerator.wait_for_everyone()
+    found = load_file(path)
+    return KeptValues(found["train"], found.get("validation"))
+
+
+def _all_values(
+    trainer: DPOTrainer, settings: TrainSettings, pairs: dict[str, list[Pair]], epochs: int, path: Path, of: str
+) -> dict[str, torch.Tensor]:
+    """The values of all pairs and epochs, which the first rank writes too."""
     wanted = [("train", settings.seed, epoch) for epoch in range(epochs)]
     wanted += [("validation", EVAL_SEED, 0)] if pairs["validation"] else []
     tables = []
@@ -99,7 +120,7 @@ def _kept(trainer: DPOTrainer, *, settings: TrainSettings, pairs: dict[str, list
         part = path.with_suffix(".part")
         save_file({name: table.contiguous() for name, table in kept.items()}, part, metadata={OF: of})
         part.replace(path)
-    return KeptValues(kept["train"], kept.get("validation"))
+    return kept
 
 
 def _what_decides(settings: TrainSettings, trainer: DPOTrainer, pairs: dict[str, list[Pair]]) -> str:

@@ -21,6 +21,7 @@ from stabledllm.preference.loss import DPOLoss, PairLosses
 from stabledllm.preference.reference import Reference
 from stabledllm.stats.estimate import Estimate
 from stabledllm.training.blocks import InBlocks
+from stabledllm.training.equal_passes import equal_passes
 from stabledllm.training.history import PAIRS
 from stabledllm.training.responses import ResponseTrainer
 from stabledllm.training.statistics import Gather, StepStatistics
@@ -147,7 +148,7 @@ class DPOTrainer(ResponseTrainer):
         """This micro-batch's part of the step's mean loss; all its backward passes but the last are made here."""
         bare = self.accelerator.unwrap_model(model)
         pairs, numbers = inputs["pairs"], inputs["numbers"]
-        draws = self.estimator.draw(bare, pairs, numbers, seed=self.noise_seed, step=self.epoch)
+        draws = equal_passes(self, self.estimator.draw(bare, pairs, numbers, seed=self.noise_seed, step=self.epoch))
         values = draws.values(model)
         found, slopes = self.pair_loss.with_slopes(
             values, self.of_reference(model, draws, numbers, self.epoch), draws.tokens

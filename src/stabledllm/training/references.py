@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from stabledllm.build import loading_options
 from stabledllm.config.settings import TrainSettings
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.preference.reference import AdapterOff, FrozenCopy, FrozenModel, Reference, check_reference
+from stabledllm.training.devices import shard_beside
 from stabledllm.training.responses import ResponseTrainer
 
 
@@ -23,11 +25,11 @@ def reference_of(
         UserError: another model that cannot be set beside the policy.
     """
     if kind == "copy":
-        return lambda trainer: FrozenCopy(trainer.model)
+        return lambda trainer: FrozenCopy(trainer.model, partial(shard_beside, trainer))
     if kind == "adapter":
         return lambda trainer: AdapterOff(trainer.model, key)
     other = load_model(kind, **loading_options(settings) | {"init_seed": None})
     if settings.block_size and hasattr(other.model.config, "block_size"):
         other.model.config.block_size = settings.block_size
     check_reference(loaded, other, key)
-    return lambda _: FrozenModel(other.model)
+    return lambda trainer: FrozenModel(other.model, partial(shard_beside, trainer))

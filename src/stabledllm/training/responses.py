@@ -6,23 +6,11 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from stabledllm.errors import UserError
 from stabledllm.likelihood.interface import Draws
 from stabledllm.preference.reference import Reference, silence_dropout
+from stabledllm.training.devices import fsdp_version, refuse_sharding_in_parts
+from stabledllm.training.equal_passes import before_the_last_backward
 from stabledllm.training.trainer import MDMTrainer
-
-
-def refuse_sharded(kind: str = "dpo", *, fsdp: bool, deepspeed: bool) -> None:
-    """Refuse weights that are divided over devices: a step has several backward passes, and a second model.
-
-    Raises:
-        UserError: they are.
-    """
-    if fsdp or deepspeed:
-        found = "FSDP" if fsdp else "DeepSpeed"
-        raise UserError(
-            f"objective.kind={kind}: expected whole weights on every device, found {found}; launch without it."
-        )
 
 
 class ResponseTrainer(MDMTrainer):
@@ -38,7 +26,7 @@ class ResponseTrainer(MDMTrainer):
 
     def __init__(self, *, reference: Callable[[ResponseTrainer], Reference | None], **kwargs):
         super().__init__(**kwargs)
-        refuse_sharded(self.kind, fsdp=self.is_fsdp_enabled, deepspeed=self.is_deepspeed_enabled)
+        refuse_sharding_in_parts(self.kind, fsdp_version=fsdp_version(self), deepspeed=self.is_deepspeed_enabled)
         silence_dropout(self.model)
         self.reference = reference(self)
 
@@ -53,10 +41,10 @@ class ResponseTrainer(MDMTrainer):
     def back_through(self, model, draws: Draws, slopes: Tensor) -> Tensor:
         """Make all backward passes of ``sum(slopes * values)`` but the last, whose scalar is returned.
 
-        Ranks exchange gradients only in the last one.
+        Where the weights are sharded the draws are those of :func:`~stabledllm.training.equal_passes.equal_passes`.
         """
         parts = iter(draws.parts(model, slopes))
-        with self.accelerator.no_sync(model):
+        with before_the_last_backward(self, model):
             for _ in range(draws.passes - 1):
                 self.accelerator.backward(next(parts))
         return next(parts)
