@@ -101,8 +101,8 @@ def check_policy_method(run: TrainSettings, method: OfParts) -> None:
     if run.grpo.estimator != "method":
         if method.name != "standard":
             raise UserError(
-                f"key 'method': expected none beside grpo.estimator={run.grpo.estimator}, which has noise of its own, "
-                f"found '{method.name}'; write method=standard, or grpo.estimator=method."
+                f"key 'method': expected standard beside grpo.estimator={run.grpo.estimator}, which has noise of its "
+                f"own, found '{method.name}'; write method=standard, or grpo.estimator=method."
             )
         check_estimator(run.grpo, run.block_size)
         return

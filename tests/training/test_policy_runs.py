@@ -165,7 +165,7 @@ def test_what_is_given_at_its_default_is_no_contradiction(tmp_path, data):
         ("adaptive", {}, "whose density stands still"),
         ("ppots", {}, "no difference to fit"),
         ("mirror", {"budget": 5}, "key 'grpo.budget': expected a multiple of the 2 views of 'mirror', found 5"),
-        ("mirror", {"estimator": "espo"}, "key 'method': expected none beside grpo.estimator=espo"),
+        ("mirror", {"estimator": "espo"}, "key 'method': expected standard beside grpo.estimator=espo"),
     ],
 )
 def test_methods_that_cannot_estimate_the_likelihood(tmp_path, data, method, grpo, words):
