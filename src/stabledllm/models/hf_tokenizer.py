@@ -97,6 +97,11 @@ class HFTokenizer:
         self._conversations = Conversations(tokenizer, self._special_text, self.encode, name)
 
     @property
+    def of_transformers(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that this one asks, which other trainers want; special tokens' names in texts are tokens to it."""
+        return self._tokenizer
+
+    @property
     def chat_template(self) -> str | None:
         """The template that conversations are written by; None without one."""
         return self._tokenizer.chat_template
