@@ -27,8 +27,9 @@ from stabledllm.integrations.trl.shared import (
     refuse_options,
     rows_of,
 )
+from stabledllm.likelihood.bound import BoundEstimator
+from stabledllm.likelihood.interface import Draws, Estimator
 from stabledllm.models.evaluating import evaluating
-from stabledllm.preference.draws import BoundEstimator, Pair, SharedDraws
 from stabledllm.preference.loss import DPOLoss, PairLosses
 from stabledllm.preference.reference import silence_dropout
 
@@ -59,7 +60,7 @@ class MaskedDPO:
     a backward of its own, so that memory does not grow with the budget.
 
     Args:
-        estimator: of the bounds; the method, the forwards for each response and the tokens of a forward are its own.
+        estimator: of the log-likelihoods of whole responses; without it the bound from 8 forwards of each.
         correction: ``none`` or ``jackknife``, which takes the noise's bias off the loss; see
             :class:`~stabledllm.preference.loss.DPOLoss`.
         args, kwargs: those of TRL's trainer.
@@ -72,7 +73,7 @@ class MaskedDPO:
     """The backward passes that are made here must be scaled here, so the last one is as well."""
 
     def __init__(
-        self, *args: Any, estimator: BoundEstimator | None = None, correction: str = "none", **kwargs: Any
+        self, *args: Any, estimator: Estimator | None = None, correction: str = "none", **kwargs: Any
     ) -> None:
         check_hooks(type(self), MaskedDPO, HOOKS)
         given = by_name(super().__init__, args, kwargs)
@@ -80,7 +81,9 @@ class MaskedDPO:
         refuse_options(name, config, _OFF)
         self._precomputed_draws = getattr(config, "precompute_ref_log_probs", False)
         self._refuse_loss(name, config, given, correction)
-        self.estimator = estimator if estimator is not None else BoundEstimator()
+        self.estimator = estimator if estimator is not None else BoundEstimator(budget=8)
+        if self.estimator.of_tokens:
+            raise UserError(f"{name}: expected an estimator of whole responses, found one of tokens.")
         model = given["model"] = ready(given.get("model"), name)
         adapted = given.get("peft_config") is not None or is_peft_model(model)
         if given.get("ref_model") is not None:
@@ -137,14 +140,14 @@ class MaskedDPO:
 
     # -- draws and values ---------------------------------------------------------------------------------------------
 
-    def _draws(self, inputs: dict, *, training: bool) -> SharedDraws:
-        """The draws of a batch: of the epoch in training, of a fixed seed for held-out pairs."""
+    def _draws(self, inputs: dict, *, training: bool) -> Draws:
+        """The draws of a batch's 2B responses: of the epoch in training, of a fixed seed for held-out pairs."""
         numbers = inputs[NUMBER].tolist()
         origins = [f"pair {number} (from 0)" for number in numbers] * 2
         rows = rows_of(inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"], origins)
-        pairs = [Pair(*both) for both in zip(rows[: len(numbers)], rows[len(numbers) :], strict=True)]
+        each = [2 * number for number in numbers] + [2 * number + 1 for number in numbers]
         seed, step = (self.args.seed, self._draw_step()) if training else (EVAL_SEED, 0)
-        return self.estimator.draw(self.accelerator.unwrap_model(self.model), pairs, numbers, seed=seed, step=step)
+        return self.estimator.draw(self.accelerator.unwrap_model(self.model), rows, each, seed=seed, step=step)
 
     def _draw_step(self) -> int:
         """What the noise of a pair changes with: the epoch, or the step where epochs of a stream are not known."""
@@ -158,17 +161,17 @@ class MaskedDPO:
             )
         return epoch
 
-    def _reference_values(self, draws: SharedDraws, reference: Any = None) -> Tensor:
+    def _reference_values(self, draws: Draws, reference: Any = None) -> Tensor:
         """The reference's estimates, shape (B, 2, R): by its own model, or by the policy without its adapter."""
         bare = self.accelerator.unwrap_model(self.model)
         with torch.no_grad(), self.accelerator.autocast():
             if self.ref_model is not None:
-                return draws.values(self.ref_model)
+                return _by_pair(draws.values(self.ref_model))
             if not is_peft_model(bare):  # before training, where the policy is its own reference
                 with evaluating(bare):
-                    return draws.values(reference)
+                    return _by_pair(draws.values(reference))
             with evaluating(bare), use_adapter(bare, "ref" if "ref" in bare.peft_config else None):
-                return draws.values(bare)
+                return _by_pair(draws.values(bare))
 
     def _precompute_ref_logps(self, dataset, name: str, batch_size: int):
         """TRL's, with a cache that knows of the draws as well."""
@@ -192,20 +195,20 @@ class MaskedDPO:
         """The mean loss of a micro-batch's pairs, as its part of the step; in evaluation the mean itself."""
         training = self.model.training
         draws = self._draws(inputs, training=training)
-        values = draws.values(model)
+        values = _by_pair(draws.values(model))
         policy, repeats = values, 1
         if self.precompute_ref_logps:
             reference = torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]], 1)[..., None].to(values)
             policy, repeats = values.mean(2, keepdim=True), values.shape[2]
         else:
             reference = self._reference_values(draws)
-        found, slopes = self.pair_loss.with_slopes(policy, reference, draws.tokens)
+        found, slopes = self.pair_loss.with_slopes(policy, reference, _by_pair(draws.tokens))
         self._log_pairs(found, policy.mean(2), inputs["attention_mask"], training)
         mean = self.sigmoid_weight * found.value.mean()
         if not training:
             return (mean, {}) if return_outputs else mean
         share = self.sigmoid_weight / (len(found.value) * self.current_gradient_accumulation_steps)
-        slopes = (slopes * share / repeats).expand_as(values)
+        slopes = (slopes * share / repeats).expand_as(values).transpose(0, 1).flatten(0, 1)
         last = all_but_the_last(self, model, iter(draws.parts(model, slopes)), draws.passes)
         # The value of the loss, with the gradient of the last part alone.
         loss = mean / self.current_gradient_accumulation_steps + (last - last.detach())
@@ -230,3 +233,8 @@ class MaskedDPO:
             mean = gather(each.detach()).mean().item()
             if mean == mean:  # one replicate cannot tell the bias
                 metrics[name].append(mean)
+
+
+def _by_pair(of_responses: Tensor) -> Tensor:
+    """Values of the chosen, then of the rejected responses, shape (2B, ...), as (B, 2, ...)."""
+    return of_responses.unflatten(0, (2, -1)).transpose(0, 1)

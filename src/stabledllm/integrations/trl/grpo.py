@@ -28,6 +28,7 @@ from stabledllm.integrations.trl.shared import (
     refuse_options,
     rows_of,
 )
+from stabledllm.likelihood.bound import BoundEstimator
 from stabledllm.likelihood.interface import Draws, Estimator
 from stabledllm.models.evaluating import evaluating
 from stabledllm.preference.reference import silence_dropout
@@ -58,7 +59,7 @@ class MaskedGRPO:
     forward has a backward of its own, so that memory does not grow with the budget.
 
     Args:
-        estimator: of the log-likelihoods of responses.
+        estimator: of the log-likelihoods of responses or their tokens; without it the bound from 2 forwards of each.
         decoding: how responses are drawn; its length must be ``args.max_completion_length``, while temperature, top_p
             and seed are those of ``args``. Without it one token a call, in blocks of at most 32.
         generate_batch: responses decoded at once; changes memory and speed alone. Without it a whole round's.
@@ -71,7 +72,7 @@ class MaskedGRPO:
     def __init__(
         self,
         *args: Any,
-        estimator: Estimator,
+        estimator: Estimator | None = None,
         decoding: DecodingOptions | None = None,
         generate_batch: int | None = None,
         **kwargs: Any,
@@ -95,7 +96,8 @@ class MaskedGRPO:
         if reference is not None:
             self._hold_reference(reference)
         silence_dropout(self.model)  # an adapter's, which TRL has added
-        self.estimator, self.generate_batch = estimator, generate_batch
+        self.estimator = estimator if estimator is not None else BoundEstimator(budget=2)
+        self.generate_batch = generate_batch
         self.decoding = self._decoding(decoding)
         self._numbers: list[int] = []
         self._evaluated = 0
