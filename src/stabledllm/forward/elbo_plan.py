@@ -28,7 +28,7 @@ from stabledllm.forward.nll import forward_nll
 from stabledllm.loss import token_losses
 from stabledllm.noise.blocks import Blocks, Units
 from stabledllm.noise.densities import TSampler
-from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.philox import philox4x32
 from stabledllm.noise.streams import Key
 from stabledllm.runtime.finite import require_finite
@@ -75,7 +75,7 @@ class Plan:
         b, _, draws = self.t.shape
         for chunk in self.passes:
             row, group = chunk // draws, chunk % draws // (draws // self.groups)
-            tokens, _, forwards = self._losses(model, chunk, row)
+            tokens, _, forwards = self._losses(model, chunk)
             loss = tokens.sum(dim=(1, 2))
             require_finite(loss, f"elbo: losses of {type(model).__name__}")
             share = -loss * (self.tensors["maskable"].sum(1)[row].double() / draws).to(loss.dtype)
@@ -87,20 +87,34 @@ class Plan:
         draws = self.t.shape[2]
         for chunk in self.passes:
             row = chunk // draws
-            tokens, used, forwards = self._losses(model, chunk, row)
+            tokens, used, forwards = self._losses(model, chunk)
             require_finite(tokens, f"elbo: losses of {type(model).__name__}")
             share = -tokens.sum(1) * (self.tensors["maskable"].sum(1)[row].double() / draws).to(tokens.dtype)[:, None]
             one_pass = torch.zeros(self.tensors["maskable"].shape, dtype=tokens.dtype, device=tokens.device)
             whole = share.new_zeros(len(row), len(used)).index_copy(1, used.nonzero()[:, 0], share)
             yield one_pass.index_add(0, row.to(tokens.device), whole), forwards
 
-    def _losses(self, model, chunk: Tensor, row: Tensor) -> tuple[Tensor, Tensor, int]:
+    @cached_property
+    def forwards(self) -> int:
+        """Forward rows of one model, all passes together."""
+        return sum(int(self._noise(chunk)[1].active.sum()) for chunk in self.passes)
+
+    def _losses(self, model, chunk: Tensor) -> tuple[Tensor, Tensor, int]:
         """The part of each token of each view in the row losses of the evaluations of one forward pass.
 
         Returns:
             the parts, shape (E, K, positions that are used); which positions those are, bool, shape (L,); forward rows.
         """
-        used, draws = self.tensors["attention_mask"][row].any(0), self.t.shape[2]
+        batch, draw, used = self._noise(chunk)
+        form = {"block_ids": self.blocks.ids(batch["maskable"], batch["attention_mask"])} if self.blocks else {}
+        nll, forwards = forward_nll(model, batch, draw, self.mask_id, form=form)
+        return token_losses(nll, draw.mask, draw.coefficient, draw.active), used, forwards
+
+    def _noise(self, chunk: Tensor) -> tuple[dict[str, Tensor], Draw, Tensor]:
+        """The rows of the evaluations of one forward pass, their noise, and which of the L positions they use."""
+        draws = self.t.shape[2]
+        row = chunk // draws
+        used = self.tensors["attention_mask"][row].any(0)
         batch = {name: value[row][:, used] for name, value in self.tensors.items()}
         noise = Rows(
             position=self.number[row] * draws + chunk % draws,
@@ -109,14 +123,12 @@ class Plan:
             token_index=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0),
             delimiter=batch.get("delimiter"),
         )
-        t, form = self.t[row, :, chunk % draws], {}
+        t = self.t[row, :, chunk % draws]
         if self.blocks:
-            draw = Units.draw_at(t, self.blocks, self.method, self.key, noise, self.sampler, numbered=False)
-            form = {"block_ids": self.blocks.ids(batch["maskable"], batch["attention_mask"])}
+            drawn = Units.draw_at(t, self.blocks, self.method, self.key, noise, self.sampler, numbered=False)
         else:
-            draw = self.method.draw_at(t[:, 0], self.key, noise, self.sampler)
-        nll, forwards = forward_nll(model, batch, draw, self.mask_id, form=form)
-        return token_losses(nll, draw.mask, draw.coefficient, draw.active), used, forwards
+            drawn = self.method.draw_at(t[:, 0], self.key, noise, self.sampler)
+        return batch, drawn, used
 
 
 def make_plan(

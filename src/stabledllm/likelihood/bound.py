@@ -100,6 +100,11 @@ class BoundDraws:
         return len(self.plan.passes)
 
     @property
+    def forwards(self) -> int:
+        """Forward rows of each model."""
+        return self.plan.forwards
+
+    @property
     def scored(self) -> Tensor | None:
         """All tokens of each response, shape (B, T), where tokens have values; else None."""
         return counted(self.plan.tensors["maskable"]) if self.of_tokens else None

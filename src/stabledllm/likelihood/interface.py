@@ -31,6 +31,11 @@ class Draws(Protocol):
         ...
 
     @property
+    def forwards(self) -> int:
+        """Forward rows of each model that is asked, all passes together."""
+        ...
+
+    @property
     def scored(self) -> Tensor | None:
         """The response tokens that have a value of their own, shape (B, T); None where a response has one."""
         ...
@@ -38,7 +43,7 @@ class Draws(Protocol):
     def values(self, model) -> Tensor:
         """The estimates in nats without a graph: of each response, shape (B, R), or of its tokens, (B, T).
 
-        Values of tokens add up to the response's; those behind its end, and of tokens that are not scored, are 0.
+        Values of tokens that are not scored, and those behind a response's end, are 0.
         """
         ...
 

@@ -10,6 +10,9 @@ from stabledllm.config.settings.evaluation import DecodingSettings
 from stabledllm.config.settings.values import MOST, PathText
 from stabledllm.config.typed import Strict
 
+FORWARDS = {"method": 1, "espo": 2, "coupled": 3, "one-step": 1, "unigrpo": 1}
+"""The forwards of one draw of each estimator, of which ``grpo.budget`` is a multiple; of a method, see its views."""
+
 
 class RolloutSettings(DecodingSettings):
     """How responses are drawn to learn from: as completions are decoded, but at random."""
@@ -33,7 +36,7 @@ class GRPOSettings(Strict):
     estimator: Literal["method", "espo", "coupled", "one-step", "unigrpo"] = "method"
     """How the log-likelihood of a response is estimated: by the run's ``method``, or as a published algorithm does."""
     budget: int = Field(2, ge=1, le=MOST)
-    """Forwards for each response and model; a published algorithm has its own multiple."""
+    """Forwards for each response and model; a multiple of 2 for ``espo`` and of 3 for ``coupled``."""
     ratio: Literal["token", "mean", "sequence"] | None = None
     """Policy over old policy: of each ``token``; of the response, its logarithm divided by the tokens (``mean``), or
     not (``sequence``). Without it the estimator's own, ``mean`` for a method."""
