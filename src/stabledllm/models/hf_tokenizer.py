@@ -98,7 +98,7 @@ class HFTokenizer:
 
     @property
     def of_transformers(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that this one asks, which other trainers want; special tokens' names in texts are tokens to it."""
+        """The tokenizer that this one asks, for other trainers; to it a special token's name in a text is the token."""
         return self._tokenizer
 
     @property

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("trl", reason="the package trl is not installed")
 
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 from trl import DPOConfig, DPOTrainer
 
@@ -81,7 +81,8 @@ def own(out, trainer, loss: DPOLoss) -> Own:
         train_rows=chosen, rejected=rejected, eval_rows=chosen[:3], eval_rejected=rejected[:3],
         loss=loss, estimator=draws.BoundEstimator(**HOW), reference=lambda its: FrozenCopy(its.model),
         method=Method.parse("lowdisc+fixedcount"), sampler=Method.parse("standard").sampler(None),
-        mask_id=256, pad_id=257, noise_seed=small.QUIET["seed"], statistics=PairStatistics(), identity={"method": "dpo"},
+        mask_id=256, pad_id=257, noise_seed=small.QUIET["seed"], statistics=PairStatistics(),
+        identity={"method": "dpo"},
     )  # fmt: skip
 
 
@@ -127,6 +128,13 @@ def test_the_adapter_switched_off_is_the_reference(tmp_path):
     assert off.ref_model is None
     assert logged(off)[0] != pytest.approx(0.693147, rel=1e-5)
     assert_equal(off.model, copied.model)
+
+
+def test_an_adapter_that_was_trained_before_is_its_own_reference(tmp_path):
+    trainer = run(tmp_path, model=get_peft_model(small.model(), LoraConfig(**LORA)))
+    assert set(trainer.model.peft_config) == {"default", "ref"}
+    assert logged(trainer)[0] == pytest.approx(0.693147, rel=1e-5)
+    assert logged(trainer, "rewards/margins")[-1] > 0
 
 
 def test_a_precomputed_reference_gives_the_same_steps(tmp_path):
@@ -197,5 +205,5 @@ def test_the_mixin_stands_beside_other_changes(tmp_path):
     class Mine(MaskedDPO, DPOTrainer):
         pass
 
-    with pytest.raises(UserError, match="^Mine: expected a loaded model"):
+    with pytest.raises(UserError, match=r"^Mine: expected a loaded model"):
         Mine("tiny")

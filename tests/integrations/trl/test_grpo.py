@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("trl", reason="the package trl is not installed")
 
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from trl import GRPOConfig
 
 from stabledllm.data.rows import TokenRow
@@ -55,7 +55,9 @@ class Recording(MaskedGRPOTrainer):
 
 
 def make(out, *, model=None, how=HOW, micro=8, accumulation=1, steps=2, function=reward, **further):
-    mixin = {name: further.pop(name) for name in ("decoding", "generate_batch", "peft_config", "tools") if name in further}
+    mixin = {
+        name: further.pop(name) for name in ("decoding", "generate_batch", "peft_config", "tools") if name in further
+    }
     arguments = {
         "per_device_train_batch_size": micro, "gradient_accumulation_steps": accumulation, "max_steps": steps,
         "num_generations": GROUP, "max_completion_length": LENGTH, "loss_type": "grpo", "use_bias_correction_kl": False,
@@ -156,12 +158,10 @@ def test_responses_are_those_of_our_decoding(tmp_path):
     trainer = make(tmp_path, decoding=options, generate_batch=3, temperature=0.7, top_p=0.9)
     trainer.train()
     training, prompts, found = trainer.decoded[0]
-    asked = DecodingOptions(
-        length=LENGTH, steps=2, block=LENGTH, order="random", temperature=0.7, top_p=0.9, seed=SEED
-    )
+    asked = DecodingOptions(length=LENGTH, steps=2, block=LENGTH, order="random", temperature=0.7, top_p=0.9, seed=SEED)
     expected = generate(small.model(), prompts, asked, mask_id=256, eos_id=257, pad_id=257, first=0)
     assert training
-    assert found == [ids + [257] if len(ids) < LENGTH else ids for ids in expected]
+    assert found == [[*ids, 257] if len(ids) < LENGTH else ids for ids in expected]
     # The second round goes on in the same sequence of random draws.
     assert trainer.decoded[1][2] != found
 
@@ -218,6 +218,14 @@ def test_the_adapter_switched_off_is_the_reference(tmp_path):
     trainer = run(tmp_path, peft_config=lora, beta=0.1)
     assert trainer.ref_model is None
     assert logged(trainer, "kl")[0] > 0
+
+
+def test_an_adapter_that_was_trained_before_is_its_own_reference(tmp_path):
+    lora = LoraConfig(r=2, target_modules=["qkv_proj"], init_lora_weights=False)
+    trainer = run(tmp_path, model=get_peft_model(small.model(), lora), beta=0.1, learning_rate=0.02)
+    assert set(trainer.model.peft_config) == {"default", "ref"}
+    assert logged(trainer, "kl")[0] == 0
+    assert logged(trainer, "kl")[1] > 0
 
 
 def test_the_reference_is_a_copy_that_may_follow(tmp_path):

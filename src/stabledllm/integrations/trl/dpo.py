@@ -50,14 +50,14 @@ class Numbered:
 
 
 class MaskedDPO:
-    """A mixin to the left of TRL's ``DPOTrainer``: the loss of pairs from bounds, policy and reference on the same draws.
+    """A mixin to the left of TRL's ``DPOTrainer``: the loss of pairs from bounds, both models on the same draws.
 
     The draws are functions of ``args.seed``, the epoch and the pair's place in the data: the same on any number of
     ranks, and after a resume. ``args.beta``, ``loss_type=["sigmoid"]`` or ``["sigmoid", "sft"]`` with ``loss_weights``,
     LoRA (the reference is the adapter switched off), ``ref_model``, ``precompute_ref_log_probs`` (for one epoch) and
     evaluation keep their meaning; the SFT term is the mean over pairs of the bound on the NLL per token. Without
-    ``ref_model`` the reference is a copy of the model as it is given. Dropout is switched off for good. Each forward has
-    a backward of its own, so that memory does not grow with the budget.
+    ``ref_model`` the reference is a copy of the model as it is given. Dropout is switched off for good. Each forward
+    has a backward of its own, so that memory does not grow with the budget.
 
     Args:
         estimator: of the log-likelihoods of whole responses; without it the bound from 8 forwards of each.
@@ -72,9 +72,7 @@ class MaskedDPO:
     loss_is_scaled_for_ga = True
     """The backward passes that are made here must be scaled here, so the last one is as well."""
 
-    def __init__(
-        self, *args: Any, estimator: Estimator | None = None, correction: str = "none", **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, estimator: Estimator | None = None, correction: str = "none", **kwargs: Any) -> None:
         check_hooks(type(self), MaskedDPO, HOOKS)
         given = by_name(super().__init__, args, kwargs)
         name, config = type(self).__name__, given.get("args")
@@ -105,7 +103,9 @@ class MaskedDPO:
         if weights is not None and not dict(zip(kinds, weights, strict=False)).get("sigmoid", 0.0) > 0:
             raise UserError(f"{name}: expected a weight above 0 for 'sigmoid' in loss_weights, found {weights}.")
         if given.get("compute_metrics") is not None:
-            raise UserError(f"{name}: expected no compute_metrics, since there are no logits of a response; leave it out.")
+            raise UserError(
+                f"{name}: expected no compute_metrics, since there are no logits of a response; leave it out."
+            )
         if self._precomputed_draws and correction == "jackknife":
             raise UserError(
                 f"{name}: expected correction='none' beside precompute_ref_log_probs, which keeps the mean of the "
@@ -156,8 +156,8 @@ class MaskedDPO:
         epoch = int(self.state.epoch or 0)
         if epoch and self._precomputed_draws:
             raise UserError(
-                f"{type(self).__name__}: expected one epoch beside precompute_ref_log_probs, as every epoch has draws of "
-                f"its own, found another; lower max_steps, or leave precompute_ref_log_probs out."
+                f"{type(self).__name__}: expected one epoch beside precompute_ref_log_probs, as every epoch has draws "
+                f"of its own, found another; lower max_steps, or leave precompute_ref_log_probs out."
             )
         return epoch
 

@@ -53,9 +53,9 @@ class MaskedGRPO:
 
     Old policy, reference and policy are estimated on the same draws, functions of ``args.seed``, the round, the inner
     update and the response's number: any number of ranks gives the same, and so does a run resumed between two rounds.
-    Every inner update has draws of its own. An estimator of whole responses shares its value out over the tokens evenly:
-    every token's ratio is then that of the response divided by its tokens, and ``loss_type="grpo"`` weighs responses
-    alike. Tokens that an estimator does not score are left out of the means. Dropout is switched off for good. Each
+    Every inner update has draws of its own. An estimator of whole responses shares its value out over the tokens
+    evenly: every token's ratio is then that of the response divided by its tokens, and ``loss_type="grpo"`` weighs
+    responses alike. Tokens that an estimator does not score are left out of the means. Dropout is switched off for good. Each
     forward has a backward of its own, so that memory does not grow with the budget.
 
     Args:
@@ -179,7 +179,7 @@ class MaskedGRPO:
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **ignored
     ):
-        """Values of tokens: in the loss those of its draws, (B, T); before it those of every inner update, (B, U, T)."""
+        """Values of tokens: in the loss of its draws, (B, T); before it of those of every inner update, (B, U, T)."""
         if self._values is not None:
             return self._values, torch.full_like(self._values.detach(), torch.nan), None
         completion_mask = attention_mask[:, -logits_to_keep:]
