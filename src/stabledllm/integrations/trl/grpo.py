@@ -55,8 +55,8 @@ class MaskedGRPO:
     update and the response's number: any number of ranks gives the same, and so does a run resumed between two rounds.
     Every inner update has draws of its own. An estimator of whole responses shares its value out over the tokens
     evenly: every token's ratio is then that of the response divided by its tokens, and ``loss_type="grpo"`` weighs
-    responses alike. Tokens that an estimator does not score are left out of the means. Dropout is switched off for good. Each
-    forward has a backward of its own, so that memory does not grow with the budget.
+    responses alike. Tokens that an estimator does not score are left out of the means. Dropout is switched off for
+    good. Each forward has a backward of its own, so that memory does not grow with the budget.
 
     Args:
         estimator: of the log-likelihoods of responses or their tokens; without it the bound from 2 forwards of each.
