@@ -40,7 +40,7 @@ test-install: $(VENV)/.installed-dev
 
 # The task reasoning-gym, whose package wants a C compiler (pycosat has no wheel) and is no part of `make test`.
 test-reasoning-gym: $(VENV)/.installed-reasoning-gym
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/tasks/gym tests/recipes/test_shipped.py tests/cli/test_help.py -k "gym or symbolic" -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/tasks/gym tests/rewards tests/recipes/test_shipped.py tests/cli/test_help.py -k "gym or symbolic" -rs
 
 # TRL's trainers with the mixins of `integrations/trl`; the package is an extra and no part of `make test`.
 test-trl: $(VENV)/.installed-trl

@@ -33,6 +33,13 @@ def test_pairs_and_their_reference(tmp_path):
     assert fewer["activations"] < 0.4 * copied["activations"]
     words = ["model=GSAI-ML/LLaDA-8B-Instruct", "dtype=bfloat16", "--memory", "80GiB"]
     assert_refused(call("plan", "dpo", *words, cwd=tmp_path), "dpo.tokens_per_forward=2048 dpo.reference=kept")
+    eight = ["--devices", "8", "--sharding", "fsdp2"]
+    on_eight = [planned(f"dpo.reference={kind}", *eight)[0] for kind in ("copy", "kept")]
+    one_eighth = (copied["weights"] - kept["weights"]) / 8
+    assert on_eight[0]["weights"] - on_eight[1]["weights"] == pytest.approx(one_eighth, abs=0.2)
+    refused = call("plan", "dpo", *words, "--devices", "8", "--longest", "4096", cwd=tmp_path)
+    assert_refused(refused, "sharding fsdp2")
+    assert "zero" not in refused.stderr, "DeepSpeed does not train on preferences"
 
 
 def test_what_is_printed(tmp_path):

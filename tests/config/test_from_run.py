@@ -185,3 +185,15 @@ def test_of_decoding_only_what_is_not_given_is_told(run):
     given = {"length": 8, "steps": 4, "block": 4, "temperature": 1.0}
     (line,) = [one for one in read(run, GenerateSettings, decoding=given)[1] if one.startswith("from")]
     assert "decoding" not in line.partition(": ")[2]
+
+
+def test_what_a_run_was_trained_on_says_nothing_of_what_its_model_is_trained_on_next(tmp_path):
+    config = CONFIG | {"objective": {"kind": "dpo", "eps": 0.01}, "data": CONFIG["data"] | {"format": "preference"}}
+    run = write_run(tmp_path / "pairs", config=config)
+    settings, (line,) = read(run, TrainSettings, data={"train": "jsonl:answers.jsonl"})
+    assert (settings.objective.kind, settings.objective.eps, settings.data.format) == ("masked", 0.01, None)
+    assert "kind" not in line
+    assert "format" not in line
+    again, _ = read(run, TrainSettings, objective={"kind": "dpo"})
+    assert again.data.format == "preference"
+    assert read(run, EvalSettings)[0].data.format == "preference", "whose rows are read as they were"

@@ -24,7 +24,7 @@ def test_values_of_tokens_add_up_to_the_bound(method, blocks):
     assert draws.scored.sum(1).tolist() == draws.tokens.tolist() == [3, 2, 4]
     assert (values[~draws.scored] == 0).all()
     assert draws.passes > 3
-    assert draws.forwards == sum(forwards for _, forwards in draws.plan.run(model)) <= 8 * len(ROWS)
+    assert draws.forward_rows == sum(forwards for _, forwards in draws.plan.run(model)) <= 8 * len(ROWS)
 
 
 def test_one_token_has_what_its_own_cross_entropies_make_up():

@@ -5,13 +5,13 @@ import pytest
 from stabledllm import UserError
 from stabledllm.config.settings.policy import FORWARDS, GRPOSettings
 from stabledllm.likelihood.bound import BoundEstimator
-from stabledllm.likelihood.named import DEFAULT_RATIO, PRESETS, estimator_of
+from stabledllm.likelihood.named import PRESETS, estimator_of
 from stabledllm.likelihood.presets import ESPO, Coupled, OneStep, UniGRPO
 
 
 def test_every_named_estimator_is_built():
     named = set(GRPOSettings.model_fields["estimator"].annotation.__args__)
-    assert named == set(DEFAULT_RATIO) == set(FORWARDS) == {"method", *PRESETS}
+    assert named == set(FORWARDS) == {"method", *PRESETS}
 
 
 @pytest.mark.parametrize(("ratio", "of_tokens"), [(None, False), ("token", True), ("sequence", False)])
@@ -36,7 +36,7 @@ def test_published_estimators_have_their_own_ratio_and_draws():
 def test_another_budget_is_refused(name, budget, instead):
     with pytest.raises(UserError, match=rf"found {budget}; write grpo\.budget={instead}\.") as refusal:
         estimator_of(GRPOSettings(estimator=name, budget=budget), "standard")
-    assert str(refusal.value).startswith(f"grpo.budget: expected a multiple of {FORWARDS[name]}")
+    assert str(refusal.value).startswith(f"key 'grpo.budget': expected a multiple of {FORWARDS[name]}")
 
 
 def test_masks_of_the_prompt_are_refused_for_a_model_in_blocks():

@@ -36,6 +36,8 @@ _OF_THE_ROWS = (
     "streaming", "shuffle_buffer",
 )  # fmt: skip
 """Keys of the data that mean nothing for other rows than the run's own."""
+_OF_ITS_KIND = ("preference", "prompts")
+"""Formats of rows that a kind of objective stands for."""
 _WITHOUT_EFFECT = ("cache", "workers")
 _NOTHING = "the model; all else is given or as by default"
 _OF_PROMPTS = ("system_prompt", "format", "columns", "image")
@@ -112,9 +114,18 @@ def _below(run: Run, tree: dict, kind: type[ModelSettings]) -> dict:
         below["objective"] = without_name(below["objective"], given)
         if "weighting" in given:
             below["objective"].pop("power", None)  # it belongs to the run's weighting
+    if kind is TrainSettings:
+        _without_its_kind(below)
     if kind is EvalSettings:
         below |= _of_evaluation(run, tree)
     return {key: value for key, value in below.items() if value not in ({}, None)}
+
+
+def _without_its_kind(below: dict) -> None:
+    """Take off that the run was one of pairs or of rewards: what its model is trained on next, the recipe says."""
+    below.get("objective", {}).pop("kind", None)
+    if below.get("data", {}).get("format") in _OF_ITS_KIND:
+        del below["data"]["format"]
 
 
 def _data(run: Run, data: dict, tree: dict, kind: type[ModelSettings]) -> dict:

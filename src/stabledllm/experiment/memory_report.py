@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.errors import UserError
+from stabledllm.experiment.compared import name_of
 from stabledllm.experiment.planned import runs_of
 from stabledllm.experiment.validation import validate
 from stabledllm.models.shape import Shape
@@ -49,7 +50,7 @@ def _lines(
     copies = " x 2 copies (noisy and clean)" if copies_of(run, shape) == 2 else ""
     recomputed = "activations recomputed" if checkpointing(run) else "activations kept"
     lines = [
-        f"{name}: {run.model}, {shape.parameters:,} parameters, {trained:,} trained; method {run.method}",
+        f"{name}: {run.model}, {shape.parameters:,} parameters, {trained:,} trained; method {name_of(run)}",
         f"{layout.devices} x {layout.sharding}; per device and forward {at_once} x {length} tokens"
         f"{copies}, {run.dtype} weights, {recomputed}",
         "",

@@ -79,7 +79,8 @@ def check_views(experiment: ExperimentSettings, method: OfParts) -> None:
     """
     named = next((named for named in method.parts if named.views > 1), None)
     some_rows_take_fewer = method.has("complement") or experiment.base.method_options.mirror_below < 1
-    if named and experiment.equal == "compute" and not some_rows_take_fewer:
+    divided = experiment.equal == "compute" and not of_responses(experiment.base)
+    if named and divided and not some_rows_take_fewer:
         refuse_views(method.name, named.views, experiment.base.batch)
 
 
@@ -90,5 +91,7 @@ def check_comparable(experiment: ExperimentSettings) -> None:
         UserError: says what would give some.
     """
     data = experiment.base.data
+    if experiment.base.objective.kind == "grpo":  # whose rewards are compared
+        return
     if not has_validation(data) and not has_test(data):
         raise UserError(f"key 'base.data.validation_share': {NOTHING_TO_COMPARE}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stabledllm.config.changeable import refuse_unchangeable
 from stabledllm.config.decoding_fit import refuse_unfit
+from stabledllm.config.reward_names import check_rewards
 from stabledllm.config.settings import ModelSettings, TrainSettings
 from stabledllm.config.settings.preference import OF_THE_POLICY
 from stabledllm.data.kinds import kind_of
@@ -29,6 +30,7 @@ from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
 from stabledllm.noise.weightings import power_of
 from stabledllm.objective_checks import check_objective
+from stabledllm.policy_checks import check_policy, check_policy_method
 from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
 from stabledllm.preference_checks import check_pair_method, check_preferences
 from stabledllm.runtime.files import read_json
@@ -54,6 +56,7 @@ def of_method(run: TrainSettings, name: str) -> Checks:
     yield "method methods block_size block_schedule p_of_t", partial(check_block_schedule, run, method)
     yield "method methods objective", partial(method.refuse_unless_it_takes, run.objective)
     yield "method methods objective dpo", partial(check_pair_method, run, method)
+    yield "method methods objective grpo", partial(check_policy_method, run, method)
     if run.block_size:
         yield "method methods block_size", partial(check_blocks, method)
     if is_known_here(run.model):
@@ -100,6 +103,7 @@ def of_run(run: TrainSettings) -> Checks:
     yield f"{WEIGHED} dpo data.format packing lora", partial(check_preferences, run)
     if objective.kind == "dpo" and run.dpo.reference not in OF_THE_POLICY:
         yield "dpo.reference", partial(check_model_name, run.dpo.reference)
+    yield from _of_policy(run)
     yield f"{DECODED} block_size", partial(_check_decoding, run)
     numbers = (decoding.length, decoding.steps, decoding.block, run.block_size, decoding.sub_block)
     fits = partial(refuse_unfit, *numbers)
@@ -122,6 +126,17 @@ def of_run(run: TrainSettings) -> Checks:
         yield "callbacks", partial(_check_callback, name)
     if twice := next((name for name in run.callbacks if run.callbacks.count(name) > 1), None):
         yield "callbacks", partial(_refuse_twice, twice)
+
+
+def _of_policy(run: TrainSettings) -> Checks:
+    """The checks of policy gradients: the keys, the rewards, the reference and how responses are drawn."""
+    yield f"{WEIGHED} grpo data.format packing lora", partial(check_policy, run)
+    if run.objective.kind != "grpo":
+        return
+    yield "grpo.reward grpo.reward_weights", partial(check_rewards, run.grpo)
+    if run.grpo.beta and run.grpo.reference not in OF_THE_POLICY:
+        yield "grpo.reference", partial(check_model_name, run.grpo.reference)
+    yield "grpo.rollout block_size", partial(_check_rollout, run)
 
 
 def is_known(method: str) -> bool:
@@ -166,6 +181,19 @@ def _check_decoding(run: TrainSettings) -> None:
             f"key 'decoding.block': expected block_size = {run.block_size}, found {run.decoding.block}; leave it out, "
             f"or write decoding.block={run.block_size}."
         )
+
+
+def _check_rollout(run: TrainSettings) -> None:
+    if run.block_size and run.grpo.rollout.block != run.block_size:
+        raise UserError(
+            f"key 'grpo.rollout.block': expected block_size = {run.block_size}, found {run.grpo.rollout.block}; leave "
+            f"it out, or write grpo.rollout.block={run.block_size}."
+        )
+    how = run.grpo.rollout
+    try:
+        refuse_unfit(how.length, how.steps, how.block, run.block_size, how.sub_block)
+    except UserError as error:
+        raise UserError(f"key 'grpo.rollout': {error}") from None
 
 
 def _check_batch(run: TrainSettings) -> None:

@@ -95,8 +95,8 @@ class Plan:
             yield one_pass.index_add(0, row.to(tokens.device), whole), forwards
 
     @cached_property
-    def forwards(self) -> int:
-        """Forward rows of one model, all passes together."""
+    def forward_rows(self) -> int:
+        """Rows that go through one model, in all passes."""
         return sum(int(self._noise(chunk)[1].active.sum()) for chunk in self.passes)
 
     def _losses(self, model, chunk: Tensor) -> tuple[Tensor, Tensor, int]:

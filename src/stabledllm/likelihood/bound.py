@@ -100,9 +100,9 @@ class BoundDraws:
         return len(self.plan.passes)
 
     @property
-    def forwards(self) -> int:
-        """Forward rows of each model."""
-        return self.plan.forwards
+    def forward_rows(self) -> int:
+        """Rows that go through each model, in all passes."""
+        return self.plan.forward_rows
 
     @property
     def scored(self) -> Tensor | None:

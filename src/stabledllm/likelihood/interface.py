@@ -31,8 +31,8 @@ class Draws(Protocol):
         ...
 
     @property
-    def forwards(self) -> int:
-        """Forward rows of each model that is asked, all passes together."""
+    def forward_rows(self) -> int:
+        """Rows that go through each model that is asked, in all passes."""
         ...
 
     @property

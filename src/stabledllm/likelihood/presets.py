@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from stabledllm.data.rows import TokenRow
@@ -50,8 +49,8 @@ class Preset(ABC):
         return given.draws(masks, weights, of_tokens=self.of_tokens, tokens_per_forward=self.tokens_per_forward)
 
     @abstractmethod
-    def views(self, given: Responses) -> list[tuple[Tensor, Tensor]]:
-        """The mask of each view, shape (B, L), and the weights of what it hides, shape (B, L) or (B, 1)."""
+    def views(self, given: Responses) -> list[tuple[Tensor, Tensor | float]]:
+        """The mask of each view, shape (B, L), and the weights of what it hides, (B, L) or (B, 1), or one number."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class ESPO(Preset):
 
     strata: int = 1
 
-    def views(self, given: Responses) -> list[tuple[Tensor, Tensor]]:
+    def views(self, given: Responses) -> list[tuple[Tensor, Tensor | float]]:
         found, size = [], given.size
         for draw in range(self.draws):
             offset = given.key.row_uniforms(Stream.RATE, given.number // self.strata, draw)
@@ -104,13 +103,12 @@ class Coupled(Preset):
     tensor([[0, 2, 2, 2]])
     """
 
-    def views(self, given: Responses) -> list[tuple[Tensor, Tensor]]:
-        half = torch.full_like(given.number, 0.5, dtype=torch.float64)[:, None]
-        found = [(given.maskable, half)]
+    def views(self, given: Responses) -> list[tuple[Tensor, Tensor | float]]:
+        found = [(given.maskable, 0.5)]
         for draw in range(self.draws):
             t = (_LOW + (_HIGH - _LOW) * given.uniform(draw))[:, None]
             first = (given.uniforms(draw) < t) & given.maskable
-            found += [(first, half / t / self.draws), (given.maskable & ~first, half / (1 - t) / self.draws)]
+            found += [(first, 0.5 / t / self.draws), (given.maskable & ~first, 0.5 / (1 - t) / self.draws)]
         return found
 
 
@@ -133,10 +131,9 @@ class OneStep(Preset):
 
     prompt_share: float = 0.15
 
-    def views(self, given: Responses) -> list[tuple[Tensor, Tensor]]:
-        weight = torch.full_like(given.number, 1 / self.draws, dtype=torch.float64)[:, None]
+    def views(self, given: Responses) -> list[tuple[Tensor, Tensor | float]]:
         return [
-            (given.maskable | given.prompt & (given.uniforms(draw) < self.prompt_share), weight)
+            (given.maskable | given.prompt & (given.uniforms(draw) < self.prompt_share), 1 / self.draws)
             for draw in range(self.draws)
         ]
 
@@ -159,7 +156,7 @@ class UniGRPO(Preset):
 
     inner: int = 1
 
-    def views(self, given: Responses) -> list[tuple[Tensor, Tensor]]:
+    def views(self, given: Responses) -> list[tuple[Tensor, Tensor | float]]:
         place = given.key.step % self.inner
         start = replace(given, key=replace(given.key, step=given.key.step - place))
         masks = []

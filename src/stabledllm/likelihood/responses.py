@@ -96,13 +96,14 @@ class Responses:
         return (rank < count[:, None]) & self.maskable
 
     def draws(
-        self, masks: Sequence[Tensor], weights: Sequence[Tensor], *, of_tokens: bool, tokens_per_forward: int
+        self, masks: Sequence[Tensor], weights: Sequence[Tensor | float], *, of_tokens: bool, tokens_per_forward: int
     ) -> ViewDraws:
         """The draws of K views.
 
         Args:
             masks: the tokens that each view hides, K of shape (B, L), of prompts too.
-            weights: the factor of each hidden response token's log-probability, K of shape (B, L) or (B, 1).
+            weights: the factor of each hidden response token's log-probability, K of shape (B, L) or (B, 1), or
+                numbers.
 
         Raises:
             UserError: a hidden prompt token with a model in blocks, which see their prompt as it is.
@@ -113,6 +114,7 @@ class Responses:
                 f"estimator: expected masks of response tokens alone for a model in blocks of {self.blocks.size} "
                 f"tokens, found masks of the prompt too."
             )
-        weight = torch.stack([each.double().expand(self.maskable.shape) for each in weights], 1)
+        each = [torch.as_tensor(w, dtype=torch.float64, device=mask.device).expand(mask[:, 0].shape) for w in weights]
+        weight = torch.stack(each, 1)
         weight = torch.where(mask & self.maskable[:, None], weight, 0.0)
         return ViewDraws(self.tensors, mask, weight, self.mask_id, self.blocks, of_tokens, tokens_per_forward)

@@ -37,7 +37,7 @@ class ViewDraws:
     >>> one, rest = given.first(torch.tensor([1])), given.maskable & ~given.first(torch.tensor([1]))
     >>> weight = torch.ones(1, 1)
     >>> views = given.draws([one, rest], [weight, weight], of_tokens=True, tokens_per_forward=100)
-    >>> views.forwards, views.scored, views.values(model).shape
+    >>> views.forward_rows, views.scored, views.values(model).shape
     (2, tensor([[True, True, True]]), torch.Size([1, 3]))
     """
 
@@ -59,12 +59,12 @@ class ViewDraws:
 
     @cached_property
     def _active(self) -> Tensor:
-        """Response and view of each forward row, shape (forwards, 2)."""
+        """Response and view of each forward row, shape (rows, 2)."""
         return (self.weight != 0).any(2).nonzero()
 
     @property
-    def forwards(self) -> int:
-        """Forward rows of each model."""
+    def forward_rows(self) -> int:
+        """Rows that go through each model, in all passes."""
         return len(self._active)
 
     @cached_property

@@ -57,7 +57,9 @@ def _same_training(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
     unchanged = Change("", settings, layout)
     yield from _fewer_activations(unchanged)
     divided = ["fsdp2"] if layout.devices > 1 else []
-    for sharding in (*divided, "zero2_offload", "zero3_offload"):
+    # A step of several backward passes, and a second model, are refused under DeepSpeed.
+    offloaded = [] if settings.objective.kind in ("dpo", "grpo") else ["zero2_offload", "zero3_offload"]
+    for sharding in (*divided, *offloaded):
         if sharding != layout.sharding:
             moved = replace(layout, sharding=sharding)
             yield Change(f"sharding {sharding}", settings, moved)

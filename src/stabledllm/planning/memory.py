@@ -96,7 +96,7 @@ def estimate(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
     states = _states(settings, shape, layout)
     return dataclasses.replace(
         states,
-        weights=states.weights + _reference(settings, shape),
+        weights=states.weights + _reference(settings, shape, layout),
         activations=activations + working,
         loss_head=max(0, head - working),
         all_logits=full_logits_bytes(shape, run) - head,
@@ -171,12 +171,13 @@ def rows_at_once(settings: TrainSettings, shape: Shape, layout: Layout) -> int:
     return min(2 * settings.dpo.budget * rows, max(views_of(settings), fitting))
 
 
-def _reference(settings: TrainSettings, shape: Shape) -> float:
-    """Bytes of the frozen model that preferences are held against, of the policy's shape; each device has all of it."""
+def _reference(settings: TrainSettings, shape: Shape, layout: Layout) -> float:
+    """Bytes on a device of the frozen model that preferences are held against, of the policy's shape."""
     kind = settings.dpo.held_against(adapters=settings.lora is not None)
     if settings.objective.kind != "dpo" or kind in ("adapter", "kept"):
         return 0.0
-    return float(shape.parameters) * (2 if settings.dtype == "bfloat16" else 4)
+    share = layout.devices if layout.sharding == "fsdp2" else 1
+    return float(shape.parameters) * (2 if settings.dtype == "bfloat16" else 4) / share
 
 
 def _mixed(settings: TrainSettings) -> bool:

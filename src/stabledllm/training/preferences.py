@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stabledllm.data.rows import TokenRow, collate
-from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
-from stabledllm.preference.draws import BoundEstimator, Pair, SharedDraws
+from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss, PairLosses
-from stabledllm.preference.reference import Reference, silence_dropout
+from stabledllm.preference.reference import Reference
 from stabledllm.stats.estimate import Estimate
 from stabledllm.training.blocks import InBlocks
+from stabledllm.training.equal_passes import equal_passes
 from stabledllm.training.history import PAIRS
+from stabledllm.training.responses import ResponseTrainer
 from stabledllm.training.statistics import Gather, StepStatistics
-from stabledllm.training.trainer import MDMTrainer
 
 EVAL_SEED = 20_251_118
 """Of the noise of held-out pairs: the same for every run and step, so that differences are paired."""
@@ -33,19 +33,6 @@ EVAL_SEED = 20_251_118
 def pairs_of(chosen: Sequence[TokenRow], rejected: Sequence[TokenRow]) -> list[Pair]:
     """The pairs of rows that stand in the same order."""
     return [Pair(*both) for both in zip(chosen, rejected, strict=True)]
-
-
-def refuse_sharded(*, fsdp: bool, deepspeed: bool) -> None:
-    """Refuse weights that are divided over devices: a step has several backward passes, and a second model.
-
-    Raises:
-        UserError: they are.
-    """
-    if fsdp or deepspeed:
-        found = "FSDP" if fsdp else "DeepSpeed"
-        raise UserError(
-            f"objective.kind=dpo: expected whole weights on every device, found {found}; launch without it."
-        )
 
 
 class PairDataset(Dataset):
@@ -115,7 +102,7 @@ class PairStatistics(StepStatistics):
         return known | {"forward_passes": self.forward_passes}
 
 
-class DPOTrainer(MDMTrainer):
+class DPOTrainer(ResponseTrainer):
     """Trains a policy to prefer chosen to rejected responses, on variance-reduced ELBOs of both.
 
     Policy and reference see the same draws, functions of the seed, the epoch and the pair's number in the data: any
@@ -132,6 +119,8 @@ class DPOTrainer(MDMTrainer):
         UserError: a correction that the estimator's replicates do not allow.
     """
 
+    kind = "dpo"
+
     def __init__(
         self,
         *,
@@ -146,12 +135,9 @@ class DPOTrainer(MDMTrainer):
     ):
         self.pair_loss, self.estimator = loss, estimator
         self.eval_pairs = pairs_of(eval_rows, eval_rejected)
-        super().__init__(train_rows=train_rows, eval_rows=eval_rows, **kwargs)
-        refuse_sharded(fsdp=self.is_fsdp_enabled, deepspeed=self.is_deepspeed_enabled)
+        super().__init__(train_rows=train_rows, eval_rows=eval_rows, reference=reference, **kwargs)
         self.train_dataset = PairDataset(pairs_of(train_rows, rejected))
         self.data_collator = PairCollator(self.pad_id)
-        silence_dropout(self.model)
-        self.reference = reference(self)
 
     @property
     def epoch(self) -> int:
@@ -162,19 +148,15 @@ class DPOTrainer(MDMTrainer):
         """This micro-batch's part of the step's mean loss; all its backward passes but the last are made here."""
         bare = self.accelerator.unwrap_model(model)
         pairs, numbers = inputs["pairs"], inputs["numbers"]
-        draws = self.estimator.draw(bare, pairs, numbers, seed=self.noise_seed, step=self.epoch)
+        draws = equal_passes(self, self.estimator.draw(bare, pairs, numbers, seed=self.noise_seed, step=self.epoch))
         values = draws.values(model)
         found, slopes = self.pair_loss.with_slopes(
-            values, self._of_reference(model, draws, numbers, self.epoch), draws.tokens
+            values, self.of_reference(model, draws, numbers, self.epoch), draws.tokens
         )
         counted = inputs["counted"].to(found.value.device)
         # Data-parallel wrappers average gradients over ranks; parts of one mean must be summed.
         share = counted.to(found.value) / inputs["step_rows"] * self.args.world_size
-        parts = iter(draws.parts(model, slopes * share[:, None, None]))
-        with self.accelerator.no_sync(model):  # ranks exchange gradients only in the last backward
-            for _ in range(draws.passes - 1):
-                self.accelerator.backward(next(parts))
-        last = next(parts)
+        last = self.back_through(model, draws, slopes * share[:, None, None])
         self.watch.loss(found.value, last)
         passes = 2 + self.reference.passes  # the policy's values, then the same with a graph
         forwards = passes * 2 * self.estimator.budget * len(pairs)
@@ -182,14 +164,6 @@ class DPOTrainer(MDMTrainer):
         # The value of the loss, with the gradient of the last part alone.
         loss = (found.value * share).sum() + (last - last.detach())
         return (loss, {}) if return_outputs else loss
-
-    def _of_reference(self, policy, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
-        """The reference's values in the policy's precision: a Trainer gives autocast to the model that it trains alone.
-
-        Rounding that only one of the two has would be noise that they do not share.
-        """
-        with self.accelerator.autocast():
-            return self.reference.values(policy, draws, numbers, epoch)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """The bound of the held-out chosen responses, and what the held-out pairs say, with fixed noise."""
@@ -206,7 +180,7 @@ class DPOTrainer(MDMTrainer):
                 pairs = self.eval_pairs[start : start + self.args.train_batch_size]
                 numbers = range(start, start + len(pairs))
                 draws = estimator.draw(bare, pairs, numbers, seed=EVAL_SEED)
-                reference = self._of_reference(bare, draws, numbers, None)
+                reference = self.of_reference(bare, draws, numbers, None)
                 with self.accelerator.autocast():
                     values = draws.values(bare)
                 found.append(DPOLoss(self.pair_loss.beta)(values, reference, draws.tokens))

@@ -273,7 +273,7 @@ class MDMTrainer(EvaluatingTrainer):
         return norm
 
     def further_metrics(self) -> dict[str, Estimate]:
-        """What the trained model is measured by on the held-out rows besides the bound on their NLL."""
+        """What the trained model is measured by besides the bound on the NLL of held-out rows."""
         return {}
 
     def gather_rows(self, table: Tensor) -> Tensor:

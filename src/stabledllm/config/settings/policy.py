@@ -7,11 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stabledllm.config.settings.evaluation import DecodingSettings
-from stabledllm.config.settings.values import MOST, PathText
+from stabledllm.config.settings.values import MOST, PathText, Seed
 from stabledllm.config.typed import Strict
 
 FORWARDS = {"method": 1, "espo": 2, "coupled": 3, "one-step": 1, "unigrpo": 1}
 """The forwards of one draw of each estimator, of which ``grpo.budget`` is a multiple; of a method, see its views."""
+OF_TOKENS = ("coupled", "one-step", "unigrpo")
+"""Estimators that are published with a ratio for each token."""
+OF_THE_POLICY = ("auto", "copy", "adapter")
+"""The references that are the policy as it was before its first step; any other is the name of a model."""
 
 
 class RolloutSettings(DecodingSettings):
@@ -19,6 +23,8 @@ class RolloutSettings(DecodingSettings):
 
     temperature: float = Field(1.0, gt=0)
     """Temperature at which tokens are drawn."""
+    seed: Seed = 0
+    """Added to the run's ``seed``, for what is drawn at random while decoding."""
 
 
 class GRPOSettings(Strict):
@@ -60,6 +66,15 @@ class GRPOSettings(Strict):
     rollout: RolloutSettings = RolloutSettings()
     """How responses are drawn."""
 
+    @property
+    def ratio_in_force(self) -> str:
+        """The ratio that is taken: the one given, else the estimator's own.
+
+        >>> GRPOSettings().ratio_in_force, GRPOSettings(estimator="coupled").ratio_in_force
+        ('mean', 'token')
+        """
+        return self.ratio or ("token" if self.estimator in OF_TOKENS else "mean")
+
     def held_against(self, *, adapters: bool) -> str | None:
         """The reference without ``auto``; None where there is none.
 
@@ -69,3 +84,8 @@ class GRPOSettings(Strict):
         if not self.beta:
             return None
         return self.reference if self.reference != "auto" else "adapter" if adapters else "copy"
+
+    def in_blocks_of(self, size: int | None) -> GRPOSettings:
+        """These settings for a model trained in blocks of ``size``, in which its responses are drawn too."""
+        rollout = self.rollout.in_blocks_of(size)
+        return self if rollout is self.rollout else self.model_copy(update={"rollout": rollout})
