@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -9,14 +11,26 @@ pytest.importorskip("trl", reason="the package trl is not installed")
 
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from transformers import TrainingArguments
 from trl import GRPOConfig
 
+from stabledllm.config.settings import GRPOSettings
+from stabledllm.data.rollout_prompts import RolloutPrompt
 from stabledllm.data.rows import TokenRow
 from stabledllm.decoding import DecodingOptions, generate
 from stabledllm.errors import UserError
 from stabledllm.integrations.trl import MaskedGRPOTrainer
 from stabledllm.integrations.trl.shared import EVAL_SEED
 from stabledllm.likelihood.bound import BoundEstimator
+from stabledllm.models.byte_tokenizer import ByteTokenizer
+from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.methods import Method
+from stabledllm.policy.loss import GRPOLoss
+from stabledllm.preference.reference import FrozenCopy
+from stabledllm.rewards.named import build_rewards
+from stabledllm.training.policy import GRPOTrainer as OwnTrainer
+from stabledllm.training.policy_statistics import PolicyStatistics
+from stabledllm.training.rollouts import Rollouts
 from tests.integrations.trl import small
 
 HOW = BoundEstimator(budget=4, tokens_per_batch=60)
@@ -54,7 +68,7 @@ class Recording(MaskedGRPOTrainer):
         return super()._clip_grad_norm(model)
 
 
-def make(out, *, model=None, how=HOW, micro=8, accumulation=1, steps=2, function=reward, **further):
+def make(out, *, model=None, how=HOW, micro=8, accumulation=1, steps=2, function=reward, prompts=None, **further):
     mixin = {
         name: further.pop(name) for name in ("decoding", "generate_batch", "peft_config", "tools") if name in further
     }
@@ -67,7 +81,7 @@ def make(out, *, model=None, how=HOW, micro=8, accumulation=1, steps=2, function
         model if model is not None else small.model(),
         reward_funcs=function,
         args=GRPOConfig(str(out), **arguments),
-        train_dataset=Dataset.from_list(small.prompts()),
+        train_dataset=Dataset.from_list(small.prompts()[:prompts]),
         eval_dataset=Dataset.from_list(small.prompts()[:2]),
         processing_class=small.tokenizer(),
         estimator=how,
@@ -141,6 +155,53 @@ def test_the_loss_and_its_gradient_are_those_of_one_joint_graph(whole):
     assert whole.losses[1] == pytest.approx(loss.item(), rel=1e-6)
     for found, expected in zip(whole.gradients[1], gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+
+
+PLAIN = {"optim": "sgd", "learning_rate": 0.5}
+"""Steps that are linear in the gradient: Adam's make the rounding of a gradient that is nearly 0 a step."""
+
+
+def own(out) -> OwnTrainer:
+    """Our trainer on the prompt that TRL's has alone."""
+    model = small.model()
+    (prompt,) = small.prompts()[:1]
+    ids = small.tokenizer().apply_chat_template(prompt["prompt"], add_generation_prompt=True)["input_ids"]
+    options = DecodingOptions(length=LENGTH, steps=LENGTH, block=LENGTH, temperature=1.0, seed=SEED)
+    arguments = {**small.QUIET, "per_device_train_batch_size": 1, "max_steps": 4, **PLAIN}
+    return OwnTrainer(
+        model=model,
+        args=TrainingArguments(str(out), **arguments, restore_callback_states_from_checkpoint=True),
+        train_rows=[TokenRow(ids, len(ids))], eval_rows=[],
+        prompts=[RolloutPrompt(ids, prompt["prompt"], "the prompt")],
+        rollouts=Rollouts(LoadedModel(model, ByteTokenizer(), "tiny"), options, GROUP),
+        rewards=build_rewards(GRPOSettings(), (worth,)), loss=GRPOLoss(beta=0.1), estimator=HOW,
+        reference=lambda its: FrozenCopy(its.model), inner=2, method=Method.parse("standard"),
+        sampler=Method.parse("standard").sampler(None), mask_id=256, pad_id=257, noise_seed=SEED,
+        statistics=PolicyStatistics(divergence=True), identity={"method": "grpo"},
+    )  # fmt: skip
+
+
+def worth(completion_ids, **further):
+    return [float(sum(token for token in ids if token < 256) % 7) for ids in completion_ids]
+
+
+def test_the_steps_are_those_of_our_own_trainer(tmp_path):
+    """Of one prompt, so that both have it first: responses, rewards, draws, losses and weights of two rounds."""
+    theirs = run(
+        tmp_path / "trl", prompts=1, micro=4, generation_batch_size=4, steps=4, num_iterations=2, beta=0.1,
+        function=worth, **PLAIN,
+    )  # fmt: skip
+    ours = own(tmp_path / "own")
+    ours.train()
+    rounds = sorted((tmp_path / "own" / "rollouts").glob("round-*"))
+    assert len(rounds) == len(theirs.decoded) == 2
+    for folder, (_, _, responses) in zip(rounds, theirs.decoded, strict=True):
+        kept = [json.loads(line) for line in (folder / "responses.jsonl").read_text().splitlines()]
+        assert [row["reward"] for row in kept] == worth(responses)
+    for name in ("reward", "kl"):
+        assert logged(theirs, name)[-1] == pytest.approx(logged(ours, name)[-1], rel=1e-5)
+    assert_equal(theirs.model, ours.model, rel=1e-5)
+    assert logged(ours, "kl")[-1] > 1e-4
 
 
 def run_one_step(model, gradients):
