@@ -30,7 +30,7 @@ HOW = {"budget": 4, "tokens_per_batch": 100}
 LORA = {"r": 2, "target_modules": ["qkv_proj"], "init_lora_weights": False}
 
 
-def make(out, *, model=None, how=None, micro=8, accumulation=1, steps=3, held_out=3, **further):
+def make(out, *, model=None, how=None, micro=8, accumulation=1, steps=3, pairs=None, **further):
     mixin = {name: further.pop(name) for name in ("correction", "peft_config", "ref_model") if name in further}
     arguments = {
         "per_device_train_batch_size": micro, "gradient_accumulation_steps": accumulation, "max_steps": steps,
@@ -39,8 +39,8 @@ def make(out, *, model=None, how=None, micro=8, accumulation=1, steps=3, held_ou
     return MaskedDPOTrainer(
         model if model is not None else small.model(),
         args=DPOConfig(str(out), **arguments),
-        train_dataset=Dataset.from_list(small.pairs()),
-        eval_dataset=Dataset.from_list(small.pairs()[:held_out]),
+        train_dataset=pairs or Dataset.from_list(small.pairs()),
+        eval_dataset=Dataset.from_list(small.pairs()[:3]),
         processing_class=small.tokenizer(),
         estimator=how or BoundEstimator(**HOW),
         **mixin,
@@ -138,14 +138,17 @@ def test_an_adapter_that_was_trained_before_is_its_own_reference(tmp_path):
 
 
 def test_a_precomputed_reference_gives_the_same_steps(tmp_path):
-    """For each estimator its own, though TRL keeps the values with the data."""
+    """For each estimator its own, though TRL keeps the values with the data on disk."""
+    Dataset.from_list(small.pairs()).save_to_disk(tmp_path / "pairs")
+    pairs = Dataset.load_from_disk(str(tmp_path / "pairs"))
     for budget in (2, 4):
         how = BoundEstimator(budget=budget, tokens_per_batch=100)
         kept, asked = (
-            run(tmp_path / f"{budget}{kept}", how=how, micro=4, steps=2, precompute_ref_log_probs=kept)
+            run(tmp_path / f"{budget}{kept}", how=how, micro=4, steps=2, pairs=pairs, precompute_ref_log_probs=kept)
             for kept in (True, False)
         )
         assert kept.ref_model is None
+        assert logged(kept, "rewards/margins") == pytest.approx(logged(asked, "rewards/margins"), rel=1e-3, abs=1e-6)
         assert_equal(kept.model, asked.model, rel=1e-4)
         assert kept.evaluate()["eval_loss"] == pytest.approx(asked.evaluate()["eval_loss"], rel=1e-5)
 

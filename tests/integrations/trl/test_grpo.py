@@ -48,7 +48,7 @@ class Recording(MaskedGRPOTrainer):
     """Keeps the loss, the inputs and the gradient of every micro-batch, and what was decoded."""
 
     def __init__(self, *args, **kwargs):
-        self.losses, self.inputs, self.gradients, self.decoded = [], [], [], []
+        self.losses, self.inputs, self.gradients, self.decoded, self.decoded_at = [], [], [], [], []
         super().__init__(*args, **kwargs)
 
     def _compute_loss(self, model, inputs):
@@ -61,6 +61,7 @@ class Recording(MaskedGRPOTrainer):
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
         made = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         self.decoded.append((self.model.training, prompt_ids, made[0]))
+        self.decoded_at.append(self.state.global_step)
         return made
 
     def _clip_grad_norm(self, model):
@@ -258,6 +259,7 @@ def test_a_run_resumed_within_a_round_goes_on_with_its_prompts(tmp_path):
     again = make(tmp_path, **arguments)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert [each[1] for each in again.decoded] == [each[1] for each in undisturbed.decoded]
+    assert (undisturbed.decoded_at, again.decoded_at) == ([0, 2], [1, 2])
 
 
 def test_held_out_responses_have_noise_of_their_own(tmp_path):
