@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from stabledllm.integrations.trl import load_for_trl
 from tests.fakes import tiny
 
@@ -17,7 +19,9 @@ def model(**config):
     return tiny.model(16, 1, **config)
 
 
+@cache
 def tokenizer():
+    """One for all, as datasets know their stored tokens again by it."""
     return load_for_trl("tiny")[1]
 
 

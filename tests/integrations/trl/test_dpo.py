@@ -34,7 +34,7 @@ def make(out, *, model=None, how=None, micro=8, accumulation=1, steps=3, pairs=N
     mixin = {name: further.pop(name) for name in ("correction", "peft_config", "ref_model") if name in further}
     arguments = {
         "per_device_train_batch_size": micro, "gradient_accumulation_steps": accumulation, "max_steps": steps,
-        **small.QUIET, **further,
+        **small.QUIET | further,
     }  # fmt: skip
     return MaskedDPOTrainer(
         model if model is not None else small.model(),
@@ -138,19 +138,30 @@ def test_an_adapter_that_was_trained_before_is_its_own_reference(tmp_path):
 
 
 def test_a_precomputed_reference_gives_the_same_steps(tmp_path):
-    """For each estimator its own, though TRL keeps the values with the data on disk."""
+    kept, asked = (run(tmp_path / str(kept), micro=4, steps=2, precompute_ref_log_probs=kept) for kept in (True, False))
+    assert kept.ref_model is None
+    assert logged(kept, "rewards/margins") == pytest.approx(logged(asked, "rewards/margins"), rel=1e-3, abs=1e-6)
+    assert_equal(kept.model, asked.model, rel=1e-4)
+    assert kept.evaluate()["eval_loss"] == pytest.approx(asked.evaluate()["eval_loss"], rel=1e-5)
+
+
+def test_kept_values_are_those_of_their_estimator_and_seed(tmp_path):
+    """TRL keeps them on disk with the data, by the data and the model's weights alone."""
     Dataset.from_list(small.pairs()).save_to_disk(tmp_path / "pairs")
-    pairs = Dataset.load_from_disk(str(tmp_path / "pairs"))
-    for budget in (2, 4):
-        how = BoundEstimator(budget=budget, tokens_per_batch=100)
-        kept, asked = (
-            run(tmp_path / f"{budget}{kept}", how=how, micro=4, steps=2, pairs=pairs, precompute_ref_log_probs=kept)
-            for kept in (True, False)
+
+    def kept(budget: int, seed: int) -> list[float]:
+        pairs = Dataset.load_from_disk(str(tmp_path / "pairs"))
+        how = BoundEstimator(budget=budget)
+        return list(
+            make(tmp_path, how=how, pairs=pairs, precompute_ref_log_probs=True, seed=seed).train_dataset[
+                "ref_chosen_logps"
+            ]
         )
-        assert kept.ref_model is None
-        assert logged(kept, "rewards/margins") == pytest.approx(logged(asked, "rewards/margins"), rel=1e-3, abs=1e-6)
-        assert_equal(kept.model, asked.model, rel=1e-4)
-        assert kept.evaluate()["eval_loss"] == pytest.approx(asked.evaluate()["eval_loss"], rel=1e-5)
+
+    first = kept(2, 5)
+    assert kept(2, 5) == first
+    assert set(kept(4, 5)).isdisjoint(first)
+    assert set(kept(2, 6)).isdisjoint(first)
 
 
 def test_a_precomputed_reference_is_one_epochs(tmp_path):
