@@ -46,6 +46,12 @@ def loading_options(settings: ModelSettings) -> dict:
     }
 
 
+def loading_beside(settings: ModelSettings, name: str) -> dict:
+    """The same for a model beside the one of the settings, which a seed of new weights means nothing to unless it is
+    new too."""
+    return loading_options(settings) | ({} if is_new(name) else {"init_seed": None})
+
+
 def build_model(settings: TrainSettings) -> LoadedModel:
     """The model that a run trains: the whole of it, fresh adapters on it, or an adapter to be trained further.
 

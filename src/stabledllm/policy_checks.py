@@ -11,10 +11,10 @@ from stabledllm.noise.of_parts import OfParts
 from stabledllm.preference_checks import views_of
 
 if TYPE_CHECKING:
-    from stabledllm.config.settings import TrainSettings
+    from stabledllm.config.settings import DecomposeSettings, TrainSettings
     from stabledllm.config.settings.policy import GRPOSettings
 
-_MEANINGLESS = ("packing", "group_by_length", "views_per_forward", "block_schedule")
+_MEANINGLESS = ("group_by_length", "views_per_forward", "block_schedule")
 
 
 def check_policy(run: TrainSettings) -> None:
@@ -24,9 +24,9 @@ def check_policy(run: TrainSettings) -> None:
         UserError: such keys.
 
     >>> from stabledllm.config.settings import TrainSettings
-    >>> check_policy(TrainSettings(objective={"kind": "grpo"}, packing=True))
+    >>> check_policy(TrainSettings(objective={"kind": "grpo"}, group_by_length=True))
     Traceback (most recent call last):
-    stabledllm.errors.UserError: key 'packing': expected false beside objective.kind=grpo, ...
+    stabledllm.errors.UserError: key 'group_by_length': expected false beside objective.kind=grpo, ...
     """
     if run.objective.kind != "grpo":
         if run.data.format == "prompts":
@@ -101,8 +101,8 @@ def check_policy_method(run: TrainSettings, method: OfParts) -> None:
     if run.grpo.estimator != "method":
         if method.name != "standard":
             raise UserError(
-                f"key 'method': expected none beside grpo.estimator={run.grpo.estimator}, which has noise of its own, "
-                f"found '{method.name}'; write method=standard, or grpo.estimator=method."
+                f"key 'method': expected standard beside grpo.estimator={run.grpo.estimator}, which has noise of its "
+                f"own, found '{method.name}'; write method=standard, or grpo.estimator=method."
             )
         check_estimator(run.grpo, run.block_size)
         return
@@ -143,3 +143,47 @@ def check_estimator(grpo: GRPOSettings, block_size: int | None = None) -> None:
             f"key 'grpo.estimator': expected a model that sees whole rows for 'one-step', which masks tokens of the "
             f"prompt, found one in blocks of {block_size} tokens; write method, espo, coupled or unigrpo."
         )
+
+
+def check_policy_to_measure(settings: DecomposeSettings) -> None:
+    """Refuse to measure the noise of policy gradients without what they need, or with methods that estimate no bound.
+
+    Raises:
+        UserError: such settings.
+
+    >>> from stabledllm.config.settings import DecomposeSettings
+    >>> check_policy_to_measure(DecomposeSettings(objective={"kind": "grpo"}, grpo={"beta": 0.1}))
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: key 'grpo.reference': expected the model that the divergence is from, ...
+    """
+    grpo = settings.grpo
+    if settings.objective.kind != "grpo":
+        if "grpo" in settings.model_fields_set:
+            raise UserError(
+                "key 'grpo': expected objective.kind=grpo beside it, found none; write objective.kind=grpo."
+            )
+        if settings.data.format == "prompts":
+            raise UserError("data.format: expected objective.kind=grpo for prompts alone, found none.")
+        return
+    if grpo.beta and grpo.reference in (None, "auto", "copy", "adapter"):
+        found = f"'{grpo.reference}'" if grpo.reference else "none"
+        raise UserError(
+            f"key 'grpo.reference': expected the model that the divergence is from, beside grpo.beta above 0, found "
+            f"{found}; write grpo.reference=MODEL."
+        )
+    if not grpo.beta and grpo.reference is not None:
+        raise UserError("key 'grpo.reference': expected grpo.beta above 0 beside it, found none; leave it out.")
+    if grpo.mean == "token" and grpo.ratio != "token":
+        found = grpo.ratio or "none"
+        raise UserError(f"key 'grpo.mean': expected grpo.ratio=token beside token, for all estimators, found {found}.")
+    for name in settings.methods if "methods" in settings.model_fields_set else []:
+        method = OfParts(name)
+        check_elbo(method)
+        if method.needs_p:
+            raise UserError(
+                f"method '{name}': expected one without a fitted density for policy gradients, found ppots."
+            )
+        if grpo.budget % (views := views_of(method)):
+            raise UserError(
+                f"key 'grpo.budget': expected a multiple of the {views} views of '{name}', found {grpo.budget}."
+            )

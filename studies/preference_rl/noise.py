@@ -186,7 +186,8 @@ def noise_of(found: dict, row: Row) -> PairNoise | None:
 
 def section(record: dict) -> str:
     """The part of the page that the measurement decides: a table for each distance, and what it tells."""
-    return "\n".join(_of_distance(record, distance, found) for distance, found in record["distances"].items())
+    measured = {name: found for name, found in record["distances"].items() if VRPO[1].name in found["rows"]}
+    return "\n".join(_of_distance(record, distance, found) for distance, found in measured.items())
 
 
 def _of_distance(record: dict, distance: str, found: dict) -> str:

@@ -160,7 +160,7 @@ def test_a_density_serves_what_it_was_fitted_for_alone(fitted):
     with pytest.raises(UserError, match=r"fitted for objective.kind=masked, found one for dpo"):
         density.refuse_other(Method.parse("ppots"), path)
     old = FittedDensity(density.sampler, {k: v for k, v in density.record.items() if k != "objective_kind"})
-    with pytest.raises(UserError, match=r"fitted for objective.kind=dpo, found one for masked; fit it by"):
+    with pytest.raises(UserError, match=r"fitted for objective.kind=dpo, found one for masked; fit one by"):
         old.refuse_other(Method.parse("ppots"), path, kind="dpo")
 
 

@@ -13,6 +13,8 @@ from stabledllm.config.settings import GRPOSettings
 from stabledllm.data.rollout_prompts import RolloutPrompt
 from stabledllm.decoding import DecodingOptions
 from stabledllm.errors import UserError
+from stabledllm.evaluation import rollouts as drawing
+from stabledllm.evaluation.rollouts import Rollouts
 from stabledllm.likelihood.bound import BoundEstimator
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import LoadedModel
@@ -20,11 +22,9 @@ from stabledllm.noise.methods import Method
 from stabledllm.policy.loss import GRPOLoss
 from stabledllm.preference.reference import FrozenCopy
 from stabledllm.rewards.named import build_rewards
-from stabledllm.training import rollouts as drawing
 from stabledllm.training.ordering import RoundOrder
 from stabledllm.training.policy import GRPOTrainer
 from stabledllm.training.policy_statistics import PolicyStatistics
-from stabledllm.training.rollouts import Rollouts
 from tests.cli.forked import Forked, ranks
 from tests.fakes import tiny
 

@@ -91,6 +91,9 @@ def of_decompose(settings: DecomposeSettings) -> Iterator[str]:
         yield _line("draw", f"{3 * total:,} forward passes, {total:,} with gradients, for {len(methods)} estimators")
         yield _line("write", f"{_folder(settings.out, replaced=True)}: {RECORD}")
         return
+    if settings.objective.kind == "grpo":
+        yield from _of_policy(settings)
+        return
     methods, rows = build_methods(settings), settings.data.train_rows or _MANY
     yield _BEGINNING
     yield _line("load", _model(settings))
@@ -105,6 +108,26 @@ def of_decompose(settings: DecomposeSettings) -> Iterator[str]:
         )
     yield _line("write", f"{_folder(settings.out, replaced=True)}: decomposition.json and its figures")
     yield _weights(settings)
+
+
+def _of_policy(settings: DecomposeSettings) -> Iterator[str]:
+    """Yields what a measurement of policy gradients would do."""
+    from stabledllm.lab.policy import RECORD, candidates
+    from stabledllm.policy.noise import EXACT_REPEATS
+
+    grpo, estimators = settings.grpo, candidates(settings)
+    responses = grpo.prompts * grpo.group
+    with_gradients = responses * (grpo.repeats * sum(each.forwards for each in estimators) + EXACT_REPEATS * grpo.exact)
+    beside = [f"{key} {name}" for key in ("old", "reference") if (name := getattr(grpo, key))]
+    models = 2 + len(beside)  # the policy's values first, then the same with a graph
+    yield _BEGINNING
+    yield _line("load", f"{_model(settings)}{''.join(f'; {each}' for each in beside)}")
+    yield _line("rows", _source(settings.data.train))
+    yield _line("answer", f"at most {grpo.prompts * grpo.tries} prompts, {grpo.group} responses of "
+                f"{grpo.rollout.length} tokens each; reward {' + '.join(grpo.reward)}")  # fmt: skip
+    yield _line("draw", f"about {models * with_gradients:,} forward passes, {with_gradients:,} with gradients, for "
+                f"{len(estimators)} estimators on {grpo.prompts} prompts")  # fmt: skip
+    yield _line("write", f"{_folder(settings.out, replaced=True)}: {RECORD}")
 
 
 def of_fit(settings: TrainSettings) -> Iterator[str]:

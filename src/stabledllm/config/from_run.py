@@ -16,12 +16,14 @@ from stabledllm.config.objectives import without_name
 from stabledllm.config.run_folder import Run, run_behind, run_of
 from stabledllm.config.settings import (
     DataSettings,
+    DecomposeSettings,
     EvalSettings,
     ExperimentSettings,
     GenerateSettings,
     ModelSettings,
     TrainSettings,
 )
+from stabledllm.config.settings.preference import OF_THE_POLICY
 from stabledllm.errors import UserError
 from stabledllm.plain_text import plain_text
 
@@ -39,6 +41,13 @@ _OF_THE_ROWS = (
 _OF_ITS_KIND = ("preference", "prompts")
 """Formats of rows that a kind of objective stands for."""
 _WITHOUT_EFFECT = ("cache", "workers")
+_OF_RESPONSES = {
+    "dpo": ("beta",),
+    "grpo": (
+        "reward", "reward_weights", "group", "scale", "ratio", "clip", "clip_high", "mean", "beta", "kl", "rollout",
+    ),
+}  # fmt: skip
+"""For each kind of objective of which the noise is measured, what of a run's settings the measurement takes."""
 _NOTHING = "the model; all else is given or as by default"
 _OF_PROMPTS = ("system_prompt", "format", "columns", "image")
 """Keys of the data that ``generate`` reads."""
@@ -118,6 +127,8 @@ def _below(run: Run, tree: dict, kind: type[ModelSettings]) -> dict:
         _without_its_kind(below)
     if kind is EvalSettings:
         below |= _of_evaluation(run, tree)
+    if kind is DecomposeSettings:
+        below |= _of_responses(run, tree)
     return {key: value for key, value in below.items() if value not in ({}, None)}
 
 
@@ -152,6 +163,24 @@ def _with_tested_rows(tree: dict) -> dict:
         return tree
     data["test"] = data.pop("train")
     return tree | {"data": data}
+
+
+def _of_responses(run: Run, tree: dict) -> dict:
+    """What a run on preferences or rewards says of its loss, for a measurement of the same kind.
+
+    The model that it began with is the reference where it held its policy against that.
+    """
+    own = run.config.get("objective")
+    kind = own.get("kind") if isinstance(own, dict) else None
+    if kind not in _OF_RESPONSES or _group(tree, "objective").get("kind", kind) != kind:
+        return {}
+    names, group = _OF_RESPONSES[kind], DecomposeSettings.model_fields[kind].default
+    values = _known(run.config.get(kind), type(group))
+    below = _changed({name: value for name, value in values.items() if name in names}, group)
+    if kind == "dpo" or below.get("beta"):
+        reference = values.get("reference")
+        below["reference"] = run.config.get("model") if reference in OF_THE_POLICY else reference
+    return {kind: below}
 
 
 def _of_evaluation(run: Run, tree: dict) -> dict:

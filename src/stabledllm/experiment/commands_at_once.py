@@ -13,6 +13,8 @@ from stabledllm.config.checking import read_settings
 from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.from_run import naming_run, with_run
 from stabledllm.config.recipe import apply_overrides, merge
+from stabledllm.config.reward_names import check_rewards, refuse_files_of_recipes
+from stabledllm.config.run_folder import MEASURED
 from stabledllm.config.settings import (
     ConvertSettings,
     DecomposeSettings,
@@ -24,6 +26,7 @@ from stabledllm.config.settings import (
     RescoreSettings,
     TrainSettings,
 )
+from stabledllm.config.settings.policy import OF_THE_POLICY
 from stabledllm.data.streamable import refuse_unstreamable_data
 from stabledllm.errors import Gathered, UserError, did_you_mean
 from stabledllm.experiment.at_once import SPLITS, load_checked, of_data, of_typed
@@ -39,6 +42,7 @@ from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
 from stabledllm.objective_checks import check_objective
 from stabledllm.planning.layout import Layout, parse_memory
+from stabledllm.policy_checks import check_policy_to_measure
 from stabledllm.preference_checks import check_pairs_to_measure
 from stabledllm.runtime.folders import refuse_used
 from stabledllm.tasks.registry import task_named
@@ -94,6 +98,7 @@ def check_command(
     if issubclass(kind, ModelSettings):
         with gathered.check():
             tree, told = with_run(tree, kind)
+    refuse_files_of_recipes(tree, gathered)
     read = read_settings(tree, kind, command)
     gather(gathered, read, checks)
     gathered.refuse()
@@ -156,14 +161,31 @@ def check_stored(stored: Path, by: str | None, overrides: Sequence[str]) -> None
         refuse_quantity(by)
     if overrides:
         gathered.add(f"recommend: expected no settings beside --from, found '{overrides[0]}'.")
-    place = stored / "decomposition.json" if stored.is_dir() else stored
-    if not place.is_file() or place.suffix != ".json":
-        found = "a file of another kind," if place.is_file() else "none in" if stored.is_dir() else "nothing at"
-        gathered.add(
+    with gathered.check():
+        stored_in(stored)
+    gathered.refuse()
+
+
+def stored_in(stored: Path) -> Path:
+    """The file that ``recommend --from`` names, itself or as the one that its folder holds.
+
+    Raises:
+        UserError: there is none, or a folder holds several.
+    """
+    places = [stored / name for name in MEASURED.values()] if stored.is_dir() else [stored]
+    there = [place for place in places if place.is_file()]
+    if len(there) > 1:
+        raise UserError(
+            f"recommend: expected one measurement in '{stored}', found {' and '.join(p.name for p in there)}; name the "
+            f"file."
+        )
+    if not there or there[0].suffix != ".json":
+        found = "a file of another kind," if there else "none in" if stored.is_dir() else "nothing at"
+        raise UserError(
             f"recommend: expected --from decomposition.json or its folder, found {found} '{stored}'; 'stabledllm "
             f"decompose' writes it."
         )
-    gathered.refuse()
+    return there[0]
 
 
 def in_trained_blocks(settings: Decodes) -> Decodes:
@@ -185,7 +207,13 @@ def _of_fit(settings: TrainSettings) -> Checks:
 
 
 def _of_decompose(settings: DecomposeSettings) -> Checks:
-    yield f"{WEIGHED} dpo methods data.format gradient", partial(check_pairs_to_measure, settings)
+    yield f"{WEIGHED} dpo methods data.format", partial(check_pairs_to_measure, settings)
+    yield f"{WEIGHED} grpo methods data.format", partial(check_policy_to_measure, settings)
+    if settings.objective.kind == "grpo":
+        yield "grpo.reward grpo.reward_weights", partial(check_rewards, settings.grpo)
+        for key in ("old", "reference"):
+            if (name := getattr(settings.grpo, key)) and name not in OF_THE_POLICY:
+                yield f"grpo.{key}", partial(check_model_name, name)
     if settings.objective.kind == "dpo" and settings.dpo.reference:
         yield "dpo.reference", partial(check_model_name, settings.dpo.reference)
     run = TrainSettings(model=settings.model, family=settings.family)

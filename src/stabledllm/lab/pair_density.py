@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from stabledllm.build import build_model, loading_options
+from stabledllm.build import build_model, loading_beside
 from stabledllm.config.settings import DecomposeSettings, TrainSettings
 from stabledllm.data.bundle import load_bundle
 from stabledllm.errors import UserError
@@ -171,7 +171,7 @@ def fit_to_pairs(
     """
     policy = build_model(settings)
     check_model(method, policy.name, policy.autoregressive)
-    reference = load_model(settings.dpo.reference, **loading_options(settings) | {"init_seed": None})
+    reference = load_model(settings.dpo.reference, **loading_beside(settings, settings.dpo.reference))
     check_reference(policy, reference)
     for loaded in (policy, reference):
         place(loaded.model)

@@ -43,8 +43,8 @@ def refuse_other(
     """
     if (fitted := record.get(KIND, "masked")) != kind:
         raise UserError(
-            f"{path}: expected a density fitted for objective.kind={kind}, found one for {fitted}; fit it by "
-            f"'stabledllm fit objective.kind={kind}'."
+            f"{path}: expected a density fitted for objective.kind={kind}, found one for {fitted}; fit one by "
+            f"'stabledllm fit{'' if kind == 'masked' else f' objective.kind={kind}'}'."
         )
     fitted = record.get("config", {}).get("block_size")
     if fitted != block_size:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from stabledllm.data.rollout_prompts import RolloutPrompt
 from stabledllm.data.rows import TokenRow, collate
 from stabledllm.evaluation.ranks import Ranks
+from stabledllm.evaluation.rollouts import Rollouts
 from stabledllm.likelihood.interface import Draws, Estimator
 from stabledllm.policy.loss import GRPOLoss
 from stabledllm.rewards.reward import Rewards
@@ -25,7 +26,6 @@ from stabledllm.training.old_values import part_of
 from stabledllm.training.ordering import RoundOrder
 from stabledllm.training.positions import StepRows
 from stabledllm.training.responses import ResponseTrainer
-from stabledllm.training.rollouts import Rollouts
 from stabledllm.training.round_making import RoundMaker
 from stabledllm.training.rounds import Round
 

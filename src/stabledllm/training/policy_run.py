@@ -12,6 +12,7 @@ from stabledllm.data.rollout_prompts import RolloutPrompt
 from stabledllm.data.token_rows import TokenRow
 from stabledllm.decoding import DecodingOptions, refuse_unsuited
 from stabledllm.errors import UserError
+from stabledllm.evaluation.rollouts import Rollouts
 from stabledllm.likelihood.named import estimator_of
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.densities import TSampler
@@ -19,7 +20,6 @@ from stabledllm.noise.methods import Method
 from stabledllm.policy.loss import GRPOLoss
 from stabledllm.rewards.reward import Rewards
 from stabledllm.training.references import reference_of
-from stabledllm.training.rollouts import Rollouts
 
 _SEEDS = 1 << 63
 
@@ -53,7 +53,9 @@ def of_policy(
         "rollouts": Rollouts(loaded, options, grpo.group, settings.generate_batch),
         "rewards": rewards,
         "loss": loss_of(grpo),
-        "estimator": estimator_of(grpo, method, density, settings.objective.eps, settings.block_size),
+        "estimator": estimator_of(
+            grpo, method, density, settings.objective.eps, settings.block_size, packing=settings.packing
+        ),
         "reference": reference_of(settings, loaded, kind, "grpo.reference") if kind else lambda _: None,
         "inner": grpo.inner,
         "scale": grpo.scale,

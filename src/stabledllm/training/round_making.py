@@ -13,10 +13,10 @@ from stabledllm.errors import UserError
 from stabledllm.evaluation.identity import digest_of
 from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.progress import shared_bar
+from stabledllm.evaluation.rollouts import Response
 from stabledllm.runtime.showing import busy
 from stabledllm.training.checkpoints import in_order, step_of
 from stabledllm.training.old_values import OLD, REFERENCE, values_of_round
-from stabledllm.training.rollouts import Response
 from stabledllm.training.rounds import (
     RESPONSES,
     ROLLOUTS,

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from stabledllm.data.rollout_prompts import RolloutPrompt
 from stabledllm.data.token_rows import TokenRow
+from stabledllm.evaluation.rollouts import Response
 from stabledllm.policy.advantages import advantages, all_equal, group_deviations
 from stabledllm.rewards.reward import Scores
 from stabledllm.runtime.files import read_json, write_json, write_jsonl
 from stabledllm.runtime.secrets import hidden
-from stabledllm.training.rollouts import Response
 
 ROLLOUTS = "rollouts"
 """The folder of all rounds in a run's folder, and the name of the journal in each."""

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, set_form
+from stabledllm.build import build_decoding, build_method, build_model, set_form
 from stabledllm.config.changeable import refuse_unchangeable
 from stabledllm.config.run_folder import PROGRESS
 from stabledllm.config.settings import TrainSettings
@@ -20,7 +20,7 @@ from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.images import are_images, with_image_defaults
 from stabledllm.data.rollout_prompts import RolloutPrompt
 from stabledllm.data.row_stream import longest_of
-from stabledllm.data.rows import TokenRow, marks_in, maskable_sizes
+from stabledllm.data.rows import TokenRow, marks_in
 from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged
@@ -50,7 +50,7 @@ from stabledllm.training.expert_load import expert_load_of
 from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
 from stabledllm.training.identity import identity_of, of_rewards, with_content
-from stabledllm.training.kinds import kind_of_trainer, rounding_of
+from stabledllm.training.kinds import adaptive_of, kind_of_trainer
 from stabledllm.training.log_lines import LogLines
 from stabledllm.training.policy_run import refuse_unanswered
 from stabledllm.training.progress import ProgressFile, StepBar, close_bars
@@ -245,9 +245,7 @@ def build_trainer(
             refuse_unanswered(settings, method, known)
         density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
-    refit = None
-    if method.adaptive:
-        refit = build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method), **rounding_of(settings))
+    refit = adaptive_of(settings, method, start, known) if method.adaptive else None
     both = {"train": rows, "validation": evaluated}
     kind = kind_of_trainer(
         settings, method, loaded, start, both, rejected, resumed=checkpoint is not None,
