@@ -96,7 +96,7 @@ def test_standard_alone_is_refused():
 def test_an_estimator_of_a_name_of_its_own_is_a_key_of_its_kind():
     one = row("espo", 0.3, 0.001, preset="espo", multiple=2)
     recipe = yaml.safe_load(advise(record(row("standard"), one, objective="grpo")).recipe)
-    assert "method" not in recipe
+    assert recipe["method"] == "standard", "which a published estimator is written beside"
     assert recipe["grpo"] == {"beta": 0.3, "budget": 2, "estimator": "espo"}
 
 

@@ -153,10 +153,9 @@ def _recipe(record: dict, row: dict, budget: int, correction: str | None) -> str
     tree["objective"] = {"kind": kind} | record["recipe"].get("objective", {})
     own = {"budget": budget} | ({"correction": correction} if correction else {})
     tree[kind] = record["recipe"].get(kind, {}) | own
-    if row.get("preset"):
+    if row.get("preset"):  # which has noise of its own, and takes no other method
         tree[kind]["estimator"] = row["preset"]
-    else:
-        tree["method"] = name
+    tree["method"] = STANDARD if row.get("preset") else name
     return yaml.safe_dump(tree, sort_keys=False).rstrip()
 
 
