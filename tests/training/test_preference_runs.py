@@ -169,6 +169,15 @@ def test_replay_is_of_single_answers(tmp_path, data):
         find_point(tmp_path / "run", 1, from_start=True)
 
 
+def test_packing_changes_no_number(tmp_path, data):
+    found = []
+    for packing in (False, True):
+        record = train(settings(tmp_path, data, packing=packing, steps=2, out=str(tmp_path / f"packed-{packing}")))
+        found.append([each["loss"] for each in record["history"]])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert found[1] != found[0], "other kernels round otherwise"
+
+
 def test_in_blocks(tmp_path, data):
     record = train(settings(tmp_path, data, block_size=4, decoding={"block": 4}))
     assert record["metrics"]["preference_loss"]["value"] > 0
@@ -176,7 +185,7 @@ def test_in_blocks(tmp_path, data):
 
 REFUSED = [
     ({"objective": {}}, "data.format: expected objective.kind=dpo for rows of preferences", {"format": "preference"}),
-    ({"packing": True}, "key 'packing': expected false beside objective.kind=dpo", {}),
+    ({"group_by_length": True}, "key 'group_by_length': expected false beside objective.kind=dpo", {}),
     ({"views_per_forward": 1}, "key 'views_per_forward': expected null", {}),
     ({"lora": {"dropout": 0.1}}, r"key 'lora.dropout': expected 0 beside", {}),
     ({"dpo": {"reference": "adapter"}}, r"key 'dpo.reference': expected 'lora' beside adapter", {}),
@@ -196,7 +205,7 @@ def test_keys_that_do_not_go_together(tmp_path, data, change, words, of_data):
     ("method", "dpo", "words"),
     [
         ("clipped", {}, "expected an unbiased method, found 'clipped'"),
-        ("adaptive", {}, "whose density stands still"),
+        ("adaptive+ema", {}, "ema steadies training's reported loss"),
         ("mirror", {"budget": 5}, "a multiple of the 2 views of 'mirror', found 5"),
         ("lowdisc+fixedcount", {"budget": 2, "correction": "jackknife"}, r"write dpo.budget=4"),
     ],

@@ -62,6 +62,8 @@ class Plan:
     sampler: TSampler
     tokens_per_batch: int
     mask_id: int
+    packing: bool = False
+    """Whether the rows of a pass go through the model end to end."""
 
     @cached_property
     def passes(self) -> list[Tensor]:
@@ -99,6 +101,13 @@ class Plan:
         """Rows that go through one model, in all passes."""
         return sum(int(self._noise(chunk)[1].active.sum()) for chunk in self.passes)
 
+    def weights(self) -> Tensor:
+        """The importance weight of every draw of a model of whole responses, float64, shape (B, D); no forward."""
+        out = torch.empty(self.t.shape[0] * self.t.shape[2], dtype=torch.float64, device=self.t.device)
+        for chunk in self.passes:
+            out[chunk] = self._noise(chunk)[1].weight.double()
+        return out.view(len(self.t), -1)
+
     def _losses(self, model, chunk: Tensor) -> tuple[Tensor, Tensor, int]:
         """The part of each token of each view in the row losses of the evaluations of one forward pass.
 
@@ -107,7 +116,7 @@ class Plan:
         """
         batch, draw, used = self._noise(chunk)
         form = {"block_ids": self.blocks.ids(batch["maskable"], batch["attention_mask"])} if self.blocks else {}
-        nll, forwards = forward_nll(model, batch, draw, self.mask_id, form=form)
+        nll, forwards = forward_nll(model, batch, draw, self.mask_id, form=form, packing=self.packing)
         return token_losses(nll, draw.mask, draw.coefficient, draw.active), used, forwards
 
     def _noise(self, chunk: Tensor) -> tuple[dict[str, Tensor], Draw, Tensor]:

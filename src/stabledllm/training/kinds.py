@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from stabledllm.build import build_adaptive
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.rollout_prompts import RolloutPrompt
+from stabledllm.data.rows import maskable_sizes
 from stabledllm.data.token_rows import TokenRow
 from stabledllm.models.loading import LoadedModel
-from stabledllm.noise.densities import TSampler
+from stabledllm.noise.densities import Tabulated, TSampler
 from stabledllm.noise.methods import Method
+from stabledllm.ppots.adaptive import AdaptiveDensity
 from stabledllm.rewards.reward import Rewards
 from stabledllm.training.block_schedule import BlockSizes
 from stabledllm.training.blocks import BlockTrainer
@@ -22,6 +25,22 @@ from stabledllm.training.preference_run import of_pairs
 from stabledllm.training.preferences import BlockDPOTrainer, DPOTrainer, PairStatistics
 from stabledllm.training.statistics import StepStatistics
 from stabledllm.training.trainer import MDMTrainer
+
+_OF_DIFFERENCES = 2**6
+"""Fractions of an octave to which second moments of differences of bounds are rounded: in float32 a difference of a
+hundredth of its parts has lost as much to rounding, which differs with the split over devices."""
+
+
+def adaptive_of(
+    settings: TrainSettings, method: Method, start: Tabulated | None, known: Sequence[TokenRow]
+) -> AdaptiveDensity:
+    """The density that follows what a run's draws add to its loss.
+
+    Args:
+        start: the density until it is first refitted; uniform without it. known: rows that stand for the trained ones.
+    """
+    rounding = {"per_octave": _OF_DIFFERENCES} if settings.objective.kind == "dpo" else {}
+    return build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method), **rounding)
 
 
 def kind_of_trainer(

@@ -9,7 +9,9 @@ from stabledllm.build import build_decoding
 from stabledllm.config.settings import TrainSettings
 from stabledllm.config.settings.policy import GRPOSettings
 from stabledllm.data.rollout_prompts import RolloutPrompt
+from stabledllm.data.token_rows import TokenRow
 from stabledllm.decoding import DecodingOptions, refuse_unsuited
+from stabledllm.errors import UserError
 from stabledllm.evaluation.rollouts import Rollouts
 from stabledllm.likelihood.named import estimator_of
 from stabledllm.models.loading import LoadedModel
@@ -51,12 +53,27 @@ def of_policy(
         "rollouts": Rollouts(loaded, options, grpo.group, settings.generate_batch),
         "rewards": rewards,
         "loss": loss_of(grpo),
-        "estimator": estimator_of(grpo, method, density, settings.objective.eps, settings.block_size),
+        "estimator": estimator_of(
+            grpo, method, density, settings.objective.eps, settings.block_size, packing=settings.packing
+        ),
         "reference": reference_of(settings, loaded, kind, "grpo.reference") if kind else lambda _: None,
         "inner": grpo.inner,
         "scale": grpo.scale,
         "say": say,
     }
+
+
+def refuse_unanswered(settings: TrainSettings, method: Method, rows: Sequence[TokenRow]) -> None:
+    """Refuse to fit a density p(t) to rows that are prompts alone.
+
+    Raises:
+        UserError: such rows.
+    """
+    if settings.objective.kind == "grpo" and all(row.response_length <= 1 for row in rows):
+        raise UserError(
+            f"method '{method.name}': expected rows with answers, to which p(t) is fitted, found prompts alone; write "
+            f"a method without ppots, or p_of_t=FILE with a density that was fitted elsewhere."
+        )
 
 
 def rollout_options(settings: TrainSettings) -> DecodingOptions:

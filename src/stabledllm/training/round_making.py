@@ -69,8 +69,9 @@ class RoundMaker:
             begun = Begun(step // trainer.inner, step, weights_digest(trainer.bare))
             folder = self._folder(begun, prompts)
             self._clear(folder, step)
-        made = self._drawn(folder, begun, prompts)
-        self._add_values(folder, made)
+        with trainer.gathered():
+            made = self._drawn(folder, begun, prompts)
+            self._add_values(folder, made)
         self._drop_old_values(made)
         return made
 
