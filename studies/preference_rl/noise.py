@@ -177,11 +177,14 @@ def measure(work: Path, size: Size = Size(), results: Path = RESULTS, say: Calla
 
 
 def noise_of(found: dict, row: Row) -> PairNoise | None:
-    """The measured noise of a row at a distance; None where it is not measured yet."""
+    """The measured noise of a row at a distance; None where it is not measured yet.
+
+    Its forwards are not told: VRPO's table has variances as they are, and ours stand beside rows of as many.
+    """
     if row.name not in found["rows"]:
         return None
     columns = (torch.tensor(found["rows"][row.name][name], dtype=torch.float64) for name in (*QUANTITIES, "bias"))
-    return PairNoise(row.name, row.budget, *columns)
+    return PairNoise(row.name, 1, *columns)
 
 
 def section(record: dict) -> str:

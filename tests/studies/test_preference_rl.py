@@ -99,3 +99,11 @@ def test_a_row_is_told_to_be_better_only_where_it_surely_is(study):
     assert noise._told(found).endswith(f"(Bonferroni): `{better.method}` at 4.")
     del rows[better.name]
     assert "10" not in noise._told(found)
+
+
+def test_ratios_are_of_variances_as_they_are(study):
+    """Of another number of forwards too, as in the paper's table."""
+    noise, found = study.noise, {"steps": 8, "rows": {row.name: fake(1.0) for row in study.noise.ROWS}}
+    found["rows"][noise.VRPO[4].name] = fake(4.0)
+    one_forward, four = (noise.noise_of(found, noise.VRPO[place]) for place in (4, 1))
+    assert one_forward.over(four, "gradient").value == pytest.approx(4)
