@@ -3,19 +3,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/quickstart
 OUT_IMAGES ?= runs/quickstart-images
+OUT_RL ?= runs/quickstart-rl
 QUICKSTART ?=
 STUDY ?=
 REAL ?=
 FAULTS ?=
 TEST_JOBS ?= auto
 
-.PHONY: quickstart quickstart-images real test test-long test-fast test-statistical test-install test-reasoning-gym test-trl faults lint docs bench study study-real clean
+.PHONY: quickstart quickstart-images quickstart-rl real test test-long test-fast test-statistical test-install test-reasoning-gym test-trl faults lint docs bench study study-real clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
 
 quickstart-images: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart-images --out $(OUT_IMAGES) $(QUICKSTART)
+
+quickstart-rl: $(VENV)/.installed
+	$(BIN)/stabledllm quickstart-rl --out $(OUT_RL) $(QUICKSTART)
 
 PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadscope --no-loadscope-reorder
 CORE := noise stats forward ppots variance gradient config test_loss.py test_doctests.py

@@ -29,7 +29,7 @@ from stabledllm.noise.objective import Objective
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
 from stabledllm.objective_checks import check_objective
-from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
+from stabledllm.ppots.adaptive import PER_OCTAVE, AdaptiveDensity, AdaptiveOptions
 
 
 def loading_options(settings: ModelSettings) -> dict:
@@ -189,12 +189,17 @@ def build_image_decoding(settings: ImageDecodingSettings) -> ImageOptions:
 
 
 def build_adaptive(
-    settings: AdaptiveSettings, method: Method, start: Tabulated | None = None, size: Tensor | None = None
+    settings: AdaptiveSettings,
+    method: Method,
+    start: Tabulated | None = None,
+    size: Tensor | None = None,
+    per_octave: int = PER_OCTAVE,
 ) -> AdaptiveDensity:
     """The adaptive density of a method with ``adaptive``.
 
     Args:
         start: the density that it starts from; uniform without it. size: maskable tokens of each row.
+        per_octave: how finely second moments tell densities apart.
     """
     options = AdaptiveOptions(**settings.model_dump())
 
@@ -202,5 +207,6 @@ def build_adaptive(
         return method.views.cost(t, size)
 
     return AdaptiveDensity(
-        options, shared_noise=method.source.independent, cost=cost, eps=method.objective.floor, start=start
-    )
+        options, shared_noise=method.source.independent, cost=cost, eps=method.objective.floor, start=start,
+        per_octave=per_octave,
+    )  # fmt: skip

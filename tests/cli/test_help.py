@@ -16,6 +16,7 @@ from tests.cli.runner import in_process as call
 NEEDED = {
     "sft": ["model=tiny", "data.train=train.jsonl", "batch=1"],
     "dpo": ["model=tiny", "data.train=pairs.jsonl", "batch=1", "micro_batch=1"],
+    "grpo": ["model=tiny", "data.train=synthetic:hard", "batch=1"],
     "preferences/llada-8b-vrpo": ["data.train=pairs.jsonl", "batch=1"],
     "preferences/llada2.0-mini": ["data.train=pairs.jsonl", "batch=1"],
     "pretrain/stream": ["data.train=text:train.jsonl", "data.validation=text:train.jsonl"],

@@ -30,7 +30,7 @@ def test_a_recipe_that_names_a_file_is_refused(tmp_path, text, place, key):
     assert f"key '{key}': expected a Python file, whose code is run, to be named on the command line" in str(
         refused.value
     )
-    assert f"type {key}=evil.py:f." in str(refused.value)
+    assert f"type {key}=[evil.py:f]." in str(refused.value)
     assert place in str(refused.value)
 
 
@@ -39,7 +39,7 @@ def test_a_parent_that_names_a_file_is_refused_too(tmp_path):
     assert "evil.py:f" in "".join(read_recipe(recipe(tmp_path, "extends: parent.yaml\n")).sentences)
 
 
-@pytest.mark.parametrize("typed", ["grpo.reward=mine.py:f", "grpo.reward=[task, mine.py:f]"])
+@pytest.mark.parametrize("typed", ["grpo.reward=[mine.py:f]", "grpo.reward=[task, mine.py:f]"])
 def test_what_is_typed_takes_the_place_of_the_recipes(tmp_path, typed):
     sentences = read_recipe(recipe(tmp_path, "grpo:\n  reward: [evil.py:f]\n"), [typed]).sentences
     assert not any("whose code is run" in sentence for sentence in sentences)

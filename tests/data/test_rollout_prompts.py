@@ -102,6 +102,8 @@ def test_held_out_prompts_without_answers_have_no_rows(tmp_path):
     rows = [{"prompt": f"{i}+{i}?", "gold": 2 * i} for i in range(40)]
     data = bundle(tmp_path / "rows.jsonl", *rows, validation_share=0.3)
     assert len(data.validation) == 0 < len(data.prompts["validation"])
+    assert "without a response in the data, so that no NLL is measured" in data.notes[-1]
+    assert "NLL" not in data.notes[-2]
     assert len(data.train) == len(data.prompts["train"]) == 40 - len(data.prompts["validation"])
     answered = [row | {"completion": f"#### {row['gold']}"} for row in rows]
     data = bundle(tmp_path / "rows.jsonl", *answered, validation_share=0.3)

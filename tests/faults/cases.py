@@ -18,6 +18,11 @@ _SMALL = {
     "data.validation_rows": 2, "data.test_rows": 2, "generate_batch": 1, "decoding.length": 8, "decoding.steps": 2,
     "decoding.block": 8, "ppots.rows": 2, "ppots.rates": 4, "ppots.masks": 2, "ppots.starts": 1,
 }  # fmt: skip
+_RESPONSES = (
+    "grpo.group=2", "grpo.inner=2", "grpo.beta=0.1", "grpo.rollout.length=8", "grpo.rollout.steps=2",
+    "grpo.rollout.temperature=2", "trainer.warmup_steps=0", "trainer.learning_rate=1e-3", "untuned=false",
+)  # fmt: skip
+"""Responses of a small run of policy gradients."""
 RUN = tuple(f"{key}={value}" for key, value in _SMALL.items())
 _TIMES = {"seconds", "tokens_per_second", "started", "updated", "time", "devices", "out", "config"}
 """Keys of stored JSON that differ from run to run, or name the folder."""
@@ -70,6 +75,7 @@ def _with_a_density(folder: Path) -> None:
 CASES = (
     Case("train", ("train", "sft-synthetic", "out=out", *RUN)),
     Case("lora", ("train", "sft-synthetic+lora", "out=out", "method=ppots", *RUN)),
+    Case("grpo", ("train", "grpo", "model=tiny", "data.train=synthetic:easy", "out=out", *RUN, *_RESPONSES)),
     Case("eval", ("eval", "--out", "out", "--rows", "3", "--length", "8", "--steps", "2", "--batch", "1")),
     Case(
         "decompose",

@@ -71,7 +71,7 @@ def test_a_dry_run_counts(folder):
         ({"objective": {}}, "key 'dpo': expected objective.kind=dpo beside it"),
         ({"objective": {}, "dpo": None, "data": {"format": "preference"}}, "expected objective.kind=dpo for rows"),
         ({"methods": ["clipped"]}, "expected an unbiased method"),
-        ({"methods": ["ppots"]}, "without a fitted density for preferences"),
+        ({"methods": ["adaptive"]}, "whose density stands still"),
         ({"methods": ["multisample3"]}, "a multiple of the 3 views of 'multisample3', found 4"),
         ({"gradient": True}, "key 'gradient': expected nothing beside"),
     ],
@@ -81,3 +81,16 @@ def test_refusals(change, words):
     settings = DecomposeSettings.model_validate({key: value for key, value in plain.items() if value is not None})
     with pytest.raises(UserError, match=words):
         check_pairs_to_measure(settings)
+
+
+def test_a_density_is_fitted_to_other_pairs_than_are_measured(folder):
+    small = ["dpo.pairs=2", "dpo.repeats=3", "dpo.budget=2", "methods=[ppots]", "out=noise"]
+    small += ["probe.rows=4", "probe.rates=4", "probe.masks=2", "probe.starts=1"]
+    done = in_process("decompose", *KEYS, "dpo.reference=new:tiny", *small, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / "noise" / RECORD).read_text())
+    density = record["densities"]["ppots"]
+    assert sum(density) / len(density) == pytest.approx(1, abs=0.01)
+    assert max(density) > 1.05
+    few = in_process("decompose", *KEYS, "dpo.reference=new:tiny", "dpo.pairs=3", "methods=[ppots]", cwd=folder)
+    assert_refused(few, "expected at least 2 pairs beside the 3 that are measured, to fit p(t) of 'ppots' to, found 1")

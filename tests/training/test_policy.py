@@ -62,6 +62,7 @@ def make(
     reference=None,
     rewards=(low_bytes,),
     identity=None,
+    at_once=5,
     **arguments,
 ):
     model = model if model is not None else tiny.model(32)
@@ -87,7 +88,7 @@ def make(
         train_rows=ROWS,
         eval_rows=[],
         prompts=PROMPTS,
-        rollouts=Rollouts(LoadedModel(model, ByteTokenizer(), "tiny"), options, GROUP, at_once=5),
+        rollouts=Rollouts(LoadedModel(model, ByteTokenizer(), "tiny"), options, GROUP, at_once),
         rewards=build_rewards(GRPOSettings(), rewards),
         loss=loss or GRPOLoss(beta=0.1),
         estimator=how or BoundEstimator(budget=2, tokens_per_batch=100),
@@ -140,6 +141,18 @@ def test_splitting_a_step_changes_nothing(tmp_path, whole, micro, accumulation):
     for name in FIGURES:
         assert logged(split, name) == pytest.approx(logged(whole, name), rel=1e-8)
     assert split.statistics.totals() == whole.statistics.totals()
+
+
+def test_how_many_are_decoded_together_changes_nothing(tmp_path, whole):
+    assert losses(run(tmp_path, steps=2, at_once=12)) == pytest.approx(losses(whole)[:2], rel=1e-9)
+
+
+@pytest.mark.parametrize("precision", [{}, {"bf16": True}])
+def test_models_that_are_the_same_have_ratio_1_and_no_divergence(tmp_path, precision):
+    """In any precision, in the first and in a later step of a round: what only one of them rounded would be noise."""
+    still = run(tmp_path, model=tiny.model(32).float(), learning_rate=0.0, steps=2, **precision)
+    assert logged(still, "ratio/mean") == [1.0, 1.0]
+    assert logged(still, "kl") == [0.0, 0.0]
 
 
 @pytest.mark.processes

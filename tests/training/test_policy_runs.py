@@ -74,6 +74,11 @@ def test_rows_without_an_answer_need_a_reward_of_their_own(tmp_path, data):
         train(settings(tmp_path, data))
 
 
+def test_no_density_is_fitted_to_prompts_alone(tmp_path, data):
+    with pytest.raises(UserError, match=r"method 'ppots': expected rows with answers, to which p\(t\) is fitted"):
+        train(settings(tmp_path, data, method="ppots"), rewards=[digits])
+
+
 def test_adapters_are_trained_against_the_model_without_them(tmp_path, data):
     how = {"beta": 0.1, "kl": "k2"}
     record = train(settings(tmp_path, data, grpo=how, lora={"rank": 2}, steps=4), rewards=[digits])
@@ -143,6 +148,7 @@ def test_what_is_given_at_its_default_is_no_contradiction(tmp_path, data):
     [
         ("clipped", {}, "expected an unbiased method, found 'clipped'"),
         ("adaptive", {}, "whose density stands still"),
+        ("ppots", {}, "no difference to fit"),
         ("mirror", {"budget": 5}, "key 'grpo.budget': expected a multiple of the 2 views of 'mirror', found 5"),
         ("mirror", {"estimator": "espo"}, "key 'method': expected none beside grpo.estimator=espo"),
     ],

@@ -196,7 +196,7 @@ def test_keys_that_do_not_go_together(tmp_path, data, change, words, of_data):
     ("method", "dpo", "words"),
     [
         ("clipped", {}, "expected an unbiased method, found 'clipped'"),
-        ("adaptive", {}, "whose density stands still"),
+        ("adaptive+ema", {}, "ema steadies training's reported loss"),
         ("mirror", {"budget": 5}, "a multiple of the 2 views of 'mirror', found 5"),
         ("lowdisc+fixedcount", {"budget": 2, "correction": "jackknife"}, r"write dpo.budget=4"),
     ],

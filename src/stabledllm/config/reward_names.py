@@ -71,10 +71,10 @@ def refuse_files_of_recipes(tree: dict, gathered: Gathered) -> None:
         named = group.get("reward") if isinstance(group, dict) else None
         for name in named if isinstance(named, list) else [named]:
             if _is_file_of_recipe(name):
-                shown, place = plain_text(name), getattr(name, "place", "")
+                key, shown, place = f"{prefix}grpo.reward", plain_text(name), getattr(name, "place", "")
                 gathered.add(
-                    f"{place or 'recipe'}: key '{prefix}grpo.reward': expected a Python file, whose code is run, "
-                    f"to be named on the command line, found '{shown}' in the recipe; type {prefix}grpo.reward={shown}."
+                    f"{place or 'recipe'}: key '{key}': expected a Python file, whose code is run, to be named on the "
+                    f"command line, found '{shown}' in the recipe; type {key}=[{shown}]."
                 )
 
 

@@ -206,7 +206,8 @@ def load_bundle(
             else:
                 encoded = encode_chosen(chosen, split, tokenizer, settings, say)
                 rows[split] = encoded.rows
-        notes.append(f"{split}: {encoded.summary(settings.max_len)}")
+        unmeasured = "" if split == "train" or len(rows[split]) else ", so that no NLL is measured"
+        notes.append(f"{split}: {encoded.summary(settings.max_len)}{unmeasured}")
     for note in notes:
         (tell or say)(note)
     return DataBundle(

@@ -55,9 +55,9 @@ class EncodedPrompts:
         return [] if self.unanswered else self.rows
 
     def summary(self, max_len: int) -> str:
-        """One line on how many prompts there are, which were dropped, and how many have no answer."""
+        """One line on how many prompts there are, which were dropped, and how many are prompts alone."""
         said = Encoded(self.rows, self.too_long).summary(max_len).replace(" rows", " prompts", 1)
-        return f"{said}; {self.unanswered} have no answer in the data" if self.unanswered else said
+        return f"{said}; {self.unanswered} of them without a response in the data" if self.unanswered else said
 
 
 def encode_prompts(examples: Examples, tokenizer, options: EncodingOptions) -> EncodedPrompts:

@@ -22,6 +22,7 @@ from stabledllm.experiment.compared import refuse_estimator, runs_compared
 from stabledllm.experiment.idle import Run, idle_overrides
 from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed, check_views
 from stabledllm.experiment.other_work import checks_of_out
+from stabledllm.experiment.response_checks import of_density
 from stabledllm.experiment.run_checks import (
     check_clip,
     check_out,
@@ -124,6 +125,7 @@ def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> 
                 yield "methods batch method_options equal", partial(check_views, settings, OfParts(each.method))
         else:
             yield from of_method(run, run.method)
+        yield from of_density(each, each.method)
     if isinstance(settings, ExperimentSettings):
         yield "p_of_t", partial(refuse_density, run)
         yield "grpo.estimator", partial(refuse_estimator, run)

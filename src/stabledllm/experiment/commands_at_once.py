@@ -30,7 +30,9 @@ from stabledllm.experiment.at_once import SPLITS, load_checked, of_data, of_type
 from stabledllm.experiment.check_list import DECODED, OF_STREAMED_DATA, WEIGHED, Checks, gather
 from stabledllm.experiment.given_files import check_adapter, check_convertible_model, check_file, check_gguf, check_rows
 from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
-from stabledllm.experiment.run_checks import check_clip, check_out, is_known, of_method, of_model
+from stabledllm.experiment.readable import is_known
+from stabledllm.experiment.response_checks import of_fit_to_pairs
+from stabledllm.experiment.run_checks import check_clip, check_out, of_method, of_model
 from stabledllm.method_checks import check_fitted, check_fixed
 from stabledllm.models.names import check_model_name, trained_block
 from stabledllm.noise.of_parts import OfParts
@@ -174,6 +176,7 @@ def _of_fit(settings: TrainSettings) -> Checks:
     yield from of_method(settings, settings.method)
     if is_known(settings.method):
         yield "method", partial(check_fitted, OfParts(settings.method))
+    yield from of_fit_to_pairs(settings)
     yield "out", partial(check_out, settings.out)
     yield WEIGHED, partial(check_objective, settings.objective)
     yield from of_model(settings)

@@ -149,7 +149,7 @@ _NOT_FITTED = (
     "trainer.", "steps", "epochs", "eval_every", "eval_draws", "untuned", "save_every", "log_every", "decoding.",
     "adaptive.", "image_decoding.", "clip", "generate_batch", "order_seed", "packing", "group_by_length",
     "views_per_forward", "micro_batch", "p_of_t", "callbacks", "spikes.", "data.validation_rows",
-    "data.validation_share", "data.test_rows", "data.validation", "block_start",
+    "data.validation_share", "data.test_rows", "data.validation", "block_start", "dpo.correction",
 )  # fmt: skip
 _NOT_MEASURED = ("data.validation", "data.validation_rows", "data.validation_share", "data.test_rows")
 _NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation", "data.streaming", "data.shuffle_buffer")

@@ -6,6 +6,7 @@ from stabledllm.config.recipe import shipped_recipes
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.splits import has_test, has_validation, refuse_few_rows
 from stabledllm.errors import UserError
+from stabledllm.experiment.compared import of_responses
 from stabledllm.noise.of_parts import OfParts
 
 _PARTS = "parts/"

@@ -109,9 +109,10 @@ def run_experiment(
     results = ended()
     failed = [run for run in planned if failure(run) is not None]
     if failed:
+        first = f"{name_of(failed[0])} with seed {failed[0].seed} ({failure(failed[0])})"
         raise UserError(
-            f"{out}: expected {len(planned)} runs to finish, found {len(failed)} that failed, the first "
-            f"{name_of(failed[0])} with seed {failed[0].seed} ({failure(failed[0])}); the same command tries them again."
+            f"{out}: expected {len(planned)} runs to finish, found {len(failed)} that failed, the first {first}; the "
+            f"same command tries them again."
         )
     return results
 

@@ -99,6 +99,13 @@ class Plan:
         """Rows that go through one model, in all passes."""
         return sum(int(self._noise(chunk)[1].active.sum()) for chunk in self.passes)
 
+    def weights(self) -> Tensor:
+        """The importance weight of every draw of a model of whole responses, float64, shape (B, D); no forward."""
+        out = torch.empty(self.t.shape[0] * self.t.shape[2], dtype=torch.float64, device=self.t.device)
+        for chunk in self.passes:
+            out[chunk] = self._noise(chunk)[1].weight.double()
+        return out.view(len(self.t), -1)
+
     def _losses(self, model, chunk: Tensor) -> tuple[Tensor, Tensor, int]:
         """The part of each token of each view in the row losses of the evaluations of one forward pass.
 

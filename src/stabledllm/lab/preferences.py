@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from stabledllm.build import loading_options
+import torch
+
+from stabledllm.build import build_method, loading_options
 from stabledllm.config.settings import DecomposeSettings
-from stabledllm.data.bundle import load_bundle
 from stabledllm.errors import UserError
-from stabledllm.models.loading import load_model
+from stabledllm.lab.from_settings import build_probing
+from stabledllm.lab.pair_density import PairProbe, pairs_in
+from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
@@ -43,12 +48,11 @@ def run_pair_noise(settings: DecomposeSettings, say: Callable[[str], None] = pri
     check_reference(policy, reference)
     for loaded in (policy, reference):
         place(loaded.model)
-    data = settings.data.model_copy(update={"validation_share": 0.0, "validation": None, "test": None})
-    bundle = load_bundle(data, policy.tokenizer, say)
-    pairs = [Pair(*both) for both in zip(bundle.train, bundle.rejected["train"], strict=True)][: dpo.pairs]
+    every = pairs_in(settings, policy, say)
+    pairs, others = every[: dpo.pairs], every[dpo.pairs :]
     if len(pairs) < 2:
         raise UserError(f"data '{settings.data.train}': expected at least 2 pairs, found {len(pairs)}.")
-    chosen = candidates(settings)
+    chosen = with_densities(candidates(settings), settings, policy, reference, others)
     with bar(len(chosen) * len(pairs), "preferences", "pair") as shown:
         measured = measure_pairs(
             policy.model, reference.model, pairs, chosen, DPOLoss(dpo.beta), repeats=dpo.repeats, seed=settings.seed,
@@ -61,6 +65,7 @@ def run_pair_noise(settings: DecomposeSettings, say: Callable[[str], None] = pri
         "data": settings.data.train,
         "pairs": len(pairs),
         "config": settings.model_dump(),
+        "densities": {each.name: _shown(each.estimator.density) for each in chosen if each.estimator.density},
         "methods": [_row(noise, measured[0]) for noise in measured],
         "seconds": time.perf_counter() - started,
         "versions": versions(),
@@ -82,6 +87,41 @@ def candidates(settings: DecomposeSettings) -> list[Candidate]:
 
     both = [Candidate(STANDARD, of(STANDARD)), Candidate(APART, of(STANDARD), shared=False)]
     return both + [Candidate(name, of(name)) for name in dict.fromkeys(names)]
+
+
+def with_densities(
+    candidates: Sequence[Candidate],
+    settings: DecomposeSettings,
+    policy: LoadedModel,
+    reference: LoadedModel,
+    others: Sequence[Pair],
+) -> list[Candidate]:
+    """The candidates, those with ``ppots`` with a density that is fitted to pairs which are not measured.
+
+    Raises:
+        UserError: too few pairs beside those that are measured, or models that do not differ.
+    """
+    needing = [each.name for each in candidates if OfParts(each.name).needs_p]
+    if needing and len(others) < 2:
+        raise UserError(
+            f"data '{settings.data.train}': expected at least 2 pairs beside the {settings.dpo.pairs} that are "
+            f"measured, to fit p(t) of '{needing[0]}' to, found {len(others)}; give more, or a smaller dpo.pairs."
+        )
+    probe = PairProbe(
+        policy, reference, DPOLoss(settings.dpo.beta), settings.dpo.budget, build_probing(settings.probe), settings.seed
+    )
+    fitted = {name: probe.fit(build_method(name, settings), others).sampler for name in needing}
+
+    def of(each: Candidate) -> Candidate:
+        return replace(each, estimator=replace(each.estimator, density=fitted.get(each.name)))
+
+    return [of(each) for each in candidates]
+
+
+def _shown(density: Tabulated) -> list[float]:
+    """A density at as many equal places of t as a reader needs."""
+    at = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
+    return [round(p, 4) for p in density.log_prob(at).exp().tolist()]
 
 
 def _row(noise: PairNoise, standard: PairNoise) -> dict:
@@ -108,5 +148,6 @@ def _advice(measured: list[PairNoise]) -> tuple[str, str]:
         )
     return (
         f"{text}{best.name} has {ratio.value:.2g} ({ratio.ci_low:.2g} to {ratio.ci_high:.2g}) of Standard's gradient "
-        f"noise for the same forwards: train with method={best.name}."
+        f"noise for the same forwards: train with method={best.name}"
+        f"{' and p_of_t of stabledllm fit' if OfParts(best.name).needs_p else ''}."
     ), best.name

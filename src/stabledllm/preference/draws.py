@@ -6,7 +6,7 @@ Legend: B pairs, R replicates; the responses of a batch are those chosen, then t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -94,9 +94,22 @@ class SharedDraws:
         """The number of forward passes of each model."""
         return self.rows.passes
 
+    @property
+    def replicates(self) -> int:
+        """Independent estimates of each response."""
+        return self.plan.groups
+
     def values(self, model) -> Tensor:
         """Each replicate's estimate of the ELBO of both responses in nats, shape (B, 2, R), without a graph."""
         return _by_pair(self.rows.values(model))
+
+    def each(self) -> SharedDraws:
+        """The same draws with every draw of t as a replicate of its own, those of a replicate next to each other."""
+        return SharedDraws(replace(self.rows, plan=replace(self.plan, groups=self.plan.t.shape[2])))
+
+    def ratios(self) -> tuple[Tensor, Tensor]:
+        """Mask ratio and importance weight of every draw, of a model of whole responses; float64, shape (B, 2, D)."""
+        return _by_pair(self.plan.t[:, 0]), _by_pair(self.plan.weights())
 
     def parts(self, model, slopes: Tensor) -> Iterator[Tensor]:
         """Scalars, one for each forward pass, whose gradients add up to that of ``sum(slopes * values)``.

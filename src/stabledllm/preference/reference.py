@@ -48,11 +48,15 @@ class FrozenModel:
     def __init__(self, model: nn.Module, place: Callable[[nn.Module], nn.Module] | None = None):
         self.model, self._place, self._placed = model.eval().requires_grad_(False), place, False
 
-    def values(self, policy: nn.Module, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
+    def placed(self, policy: nn.Module) -> nn.Module:
+        """The model on the policy's devices."""
         if not self._placed:
             place = self._place or (lambda model: model.to(next(policy.parameters()).device))
             self.model, self._placed = place(self.model), True
-        return draws.values(self.model)
+        return self.model
+
+    def values(self, policy: nn.Module, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
+        return draws.values(self.placed(policy))
 
 
 class FrozenCopy(FrozenModel):

@@ -31,6 +31,7 @@ _METHODS = {
     "ema": "#882255",
     "multisample": "#6A7FBF",
     "fixedcount": "#D55E00",
+    "lowdisc+fixedcount": "#C0392B",
     "espo": "#0072B2",
     "coupled": "#CC79A7",
     "one-step": "#E69F00",

@@ -26,7 +26,7 @@ class TaskReward:
         if len(without) == len(prompts):
             raise UserError(
                 f"key 'grpo.reward': expected rows with an answer that {TASK} can compare with, such as 'answer': 72, "
-                f"found none ({prompts[0].origin}, ...); add one, or write grpo.reward=FILE.py:FUNCTION."
+                f"found none ({prompts[0].origin}, ...); add one, or write grpo.reward=[FILE.py:FUNCTION]."
             )
         if without:
             return f"reward {TASK}: {len(without)} of {len(prompts)} prompts have no answer ({without[0].origin}, ...)"

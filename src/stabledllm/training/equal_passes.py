@@ -35,6 +35,11 @@ class EqualPasses:
         return self.draws.tokens
 
     @property
+    def forward_rows(self) -> int:
+        """Those of this rank's rows alone."""
+        return self.draws.forward_rows
+
+    @property
     def scored(self) -> Tensor | None:
         return self.draws.scored
 

@@ -50,6 +50,8 @@ def finish(
     """
     out = Path(settings.out)
     metrics, beside = _evaluation_losses(settings, trainer, data, say) if len(data.validation) else ({}, {})
+    for line in trainer.said_at_the_end():
+        say(line)
     for name, each in trainer.further_metrics().items():
         say(f"{name.replace('_', ' ')} {each}")
         metrics[name] = each.as_dict()

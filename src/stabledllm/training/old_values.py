@@ -49,11 +49,6 @@ def values_of_round(trainer: GRPOTrainer, rows: list[TokenRow], first: int, end:
     return tables, forwards
 
 
-def of_step(tables: dict[str, Tensor], name: str, step: int) -> Tensor | None:
-    """The table of a step; None where there is none."""
-    return tables.get(f"{name}/{step}")
-
-
 def part_of(table: Tensor, numbers: list[int], like: Tensor) -> Tensor:
     """The values of some responses, in the shape, precision and place of other estimates of them."""
     return table[numbers, : like.shape[1]].to(like)

@@ -19,6 +19,7 @@ from stabledllm.policy.loss import GRPOLoss
 from stabledllm.rewards.reward import Rewards
 from stabledllm.stats.estimate import Estimate
 from stabledllm.training.blocks import InBlocks
+from stabledllm.training.equal_passes import equal_passes
 from stabledllm.training.final_reward import final_reward
 from stabledllm.training.old_values import part_of
 from stabledllm.training.ordering import RoundOrder
@@ -126,7 +127,8 @@ class GRPOTrainer(ResponseTrainer):
         self.statistics.take_round(self.round, step)
         for batch in batches:
             batch["responses"] = self._responses(batch["position"])
-            batch["draws"] = self.draw([self.round.rows[n] for n in batch["responses"]], batch["responses"], step)
+            rows = [self.round.rows[n] for n in batch["responses"]]
+            batch["draws"] = equal_passes(self, self.draw(rows, batch["responses"], step))
         self._count_terms(batches, device)
         self._tokens = tokens_of_rows + sum(len(row) for row in self.round.rows)
         return found
@@ -165,6 +167,9 @@ class GRPOTrainer(ResponseTrainer):
         # The value of the loss, with the gradient of the last part alone.
         loss = found.value.sum() * share + (last - last.detach())
         return (loss, {}) if return_outputs else loss
+
+    def said_at_the_end(self) -> list[str]:
+        return self.statistics.told()
 
     def further_metrics(self) -> dict[str, Estimate]:
         found = final_reward(self.state.log_history, self.state.global_step)

@@ -26,16 +26,28 @@ class PolicyStatistics(StepStatistics):
         self.figures: dict[str, list[float]] = {}
         """The sum of each figure, and the number of steps that had it."""
         self.rollout_forward_rows = 0
+        self.counts: dict[str, int] = {}
+        """Of the groups of all rounds."""
+        self.told_equal = False
+        """Whether the user was told of a round that teaches nothing."""
         self.round: dict | None = None
 
     def state(self) -> dict:
         saved = super().state()
         saved["args"] |= {"divergence": self.divergence}
-        own = {name: getattr(self, name) for name in ("figures", "rollout_forward_rows", "round")}
+        own = {
+            name: getattr(self, name) for name in ("figures", "rollout_forward_rows", "counts", "told_equal", "round")
+        }
         return saved | {"attributes": saved["attributes"] | own}
 
     def totals(self) -> dict[str, int]:
-        return super().totals() | {"rollout_forward_rows": self.rollout_forward_rows}
+        return super().totals() | {"rollout_forward_rows": self.rollout_forward_rows, **self.counts}
+
+    def told(self) -> list[str]:
+        """A sentence on the groups that taught nothing, and one on responses without a reward, where there were any."""
+        groups, equal, without = (self.counts.get(name, 0) for name in self.counts) if self.counts else (0, 0, 0)
+        said = [f"{equal:,} of {groups:,} groups had equal rewards, and taught nothing"] if equal else []
+        return said + ([f"{without:,} responses had no reward, and no part in their groups"] if without else [])
 
     @property
     def begun(self) -> Begun | None:
@@ -52,6 +64,7 @@ class PolicyStatistics(StepStatistics):
         if step == taken.begun.step:
             self.rollout_forward_rows += taken.forward_rows
             self.forward_passes += taken.value_rows
+            self.counts = {name: self.counts.get(name, 0) + count for name, count in taken.counts.items()}
         for name, value in taken.figures.items():
             self._add(name, value)
 

@@ -14,12 +14,14 @@ from safetensors.torch import load_file, save_file
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.token_rows import TokenRow
 from stabledllm.evaluation.identity import digest_of
+from stabledllm.method_checks import standing_still
 from stabledllm.models.loading import LoadedModel
-from stabledllm.noise.densities import TSampler
+from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
 from stabledllm.preference.reference import KeptValues, Reference, values_of
+from stabledllm.preference_checks import check_pair_density
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.showing import bar
 from stabledllm.training.devices import is_sharded
@@ -48,6 +50,9 @@ def of_pairs(
         rows, rejected: of ``train`` and ``validation``. resumed: whether values of the reference may be there already.
     """
     dpo = settings.dpo
+    if method.adaptive:
+        check_pair_density(settings, method)
+        method, density = Method.parse(standing_still(method), method.options, method.objective), density or Uniform()
     estimator = BoundEstimator(
         method, dpo.budget, density=density, eps=settings.objective.eps, tokens_per_batch=dpo.tokens_per_forward
     )

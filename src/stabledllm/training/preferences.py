@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from stabledllm.data.rows import TokenRow, collate
 from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
-from stabledllm.preference.draws import BoundEstimator, Pair
+from stabledllm.preference.density import slopes_of
+from stabledllm.preference.draws import BoundEstimator, Pair, SharedDraws
 from stabledllm.preference.loss import DPOLoss, PairLosses
 from stabledllm.preference.reference import Reference
 from stabledllm.stats.estimate import Estimate
@@ -67,6 +69,7 @@ class PairStatistics(StepStatistics):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.window = [0.0] * (1 + len(PAIRS))
+        self._draws: list[Tensor] = []
 
     def add_pairs(self, position: Tensor, counted: Tensor, found: PairLosses, values: Tensor, forwards: int) -> None:
         """Add a micro-batch of this rank.
@@ -82,7 +85,29 @@ class PairStatistics(StepStatistics):
         )  # fmt: skip
         self._rows.append(torch.stack([c.double() for c in columns], 1))
 
+    def add_draws(self, position: Tensor, counted: Tensor, ratios: tuple[Tensor, Tensor], added: Tensor) -> None:
+        """Add what the draws of a micro-batch of this rank say of the density of t.
+
+        Args:
+            ratios: mask ratio and importance weight of each draw. added: to the loss of its pair, all (B, 2, D).
+        """
+        t, weight, added = (values.flatten(1).double() for values in (*ratios, added))
+        draw = torch.arange(t.shape[1], device=t.device).expand_as(t)
+        of_pair = torch.stack((position, counted), 1).double().repeat_interleave(t.shape[1], 0)
+        self._draws.append(torch.cat((of_pair, torch.stack((draw, t, weight, added), 2).flatten(0, 1)), 1))
+
     def finish_step(self, gather: Gather, sampler: TSampler) -> TSampler:
+        self._finish_pairs(gather)
+        if not self._draws:
+            return sampler
+        table = gather(torch.cat(self._draws)).cpu()
+        self._draws = []
+        table = table[table[:, 1] > 0]
+        in_order = table[:, 0] * (table[:, 2].max() + 1) + table[:, 2]
+        t, weight, added = table[in_order.argsort()][:, 3:].unbind(1)
+        return self.adaptive.sampler() if self.adaptive.update(t, weight, added) else sampler
+
+    def _finish_pairs(self, gather: Gather) -> None:
         table = gather(torch.cat(self._rows)).cpu()
         self._rows = []
         self.forward_passes += round(float(table[:, -1].sum()))
@@ -90,7 +115,6 @@ class PairStatistics(StepStatistics):
         table = table[table[:, 0].argsort()]
         sums = [float(len(table)), *table[:, 2:-1].sum(0).tolist()]
         self.window = [w + x for w, x in zip(self.window, sums, strict=True)]
-        return sampler
 
     def flush(self) -> dict[str, float]:
         n, *sums = self.window
@@ -106,7 +130,9 @@ class DPOTrainer(ResponseTrainer):
     """Trains a policy to prefer chosen to rejected responses, on variance-reduced ELBOs of both.
 
     Policy and reference see the same draws, functions of the seed, the epoch and the pair's number in the data: any
-    split over ranks and accumulation gives the same step, and a resumed run continues with the same bits. Each forward
+    split over ranks and accumulation gives the same step, and a resumed run continues with the same bits. (With
+    ``adaptive`` they are also functions of the density, which follows what the draws of earlier steps added to the
+    loss; held-out pairs keep the density that the run started from.) Each forward
     of the policy has a backward of its own, so that one forward's activations are held; the gradient is the joint one.
     Evaluation is the bound of the chosen responses, as for other training, and the loss of the held-out pairs.
 
@@ -148,11 +174,13 @@ class DPOTrainer(ResponseTrainer):
         """This micro-batch's part of the step's mean loss; all its backward passes but the last are made here."""
         bare = self.accelerator.unwrap_model(model)
         pairs, numbers = inputs["pairs"], inputs["numbers"]
-        draws = equal_passes(self, self.estimator.draw(bare, pairs, numbers, seed=self.noise_seed, step=self.epoch))
-        values = draws.values(model)
-        found, slopes = self.pair_loss.with_slopes(
-            values, self.of_reference(model, draws, numbers, self.epoch), draws.tokens
-        )
+        own = self._estimator().draw(bare, pairs, numbers, seed=self.noise_seed, step=self.epoch)
+        draws = equal_passes(self, own)
+        if self.adaptive:
+            values, reference = self._values_of_draws(model, own, inputs)
+        else:
+            values, reference = draws.values(model), self.of_reference(model, draws, numbers, self.epoch)
+        found, slopes = self.pair_loss.with_slopes(values, reference, draws.tokens)
         counted = inputs["counted"].to(found.value.device)
         # Data-parallel wrappers average gradients over ranks; parts of one mean must be summed.
         share = counted.to(found.value) / inputs["step_rows"] * self.args.world_size
@@ -164,6 +192,20 @@ class DPOTrainer(ResponseTrainer):
         # The value of the loss, with the gradient of the last part alone.
         loss = (found.value * share).sum() + (last - last.detach())
         return (loss, {}) if return_outputs else loss
+
+    def _estimator(self) -> BoundEstimator:
+        """The estimator of this step: with ``adaptive`` its draws come from the density as it is now."""
+        return replace(self.estimator, density=self.sampler) if self.adaptive else self.estimator
+
+    def _values_of_draws(self, model, draws: SharedDraws, inputs: dict) -> tuple[Tensor, Tensor]:
+        """The estimates of policy and reference, (B, 2, R); what each draw adds to the loss goes to ``adaptive``."""
+        each = equal_passes(self, draws.each())
+        both = each.values(model), self.of_reference(model, each, inputs["numbers"], self.epoch)
+        values, reference = (by_draw.unflatten(2, (draws.replicates, -1)).mean(3) for by_draw in both)
+        slopes = slopes_of(self.pair_loss, values, reference, draws.tokens)
+        added = (slopes[..., None] * torch.stack(both, 2)).sum(2)
+        self.statistics.add_draws(inputs["position"], inputs["counted"].to(added.device), draws.ratios(), added)
+        return values, reference
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """The bound of the held-out chosen responses, and what the held-out pairs say, with fixed noise."""

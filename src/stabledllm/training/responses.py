@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
 
 from stabledllm.likelihood.interface import Draws
-from stabledllm.preference.reference import Reference, silence_dropout
+from stabledllm.preference.reference import FrozenModel, Reference, silence_dropout
 from stabledllm.training.devices import fsdp_version, refuse_sharding_in_parts
 from stabledllm.training.equal_passes import before_the_last_backward
+from stabledllm.training.gathered import gathered
 from stabledllm.training.trainer import MDMTrainer
 
 
@@ -37,6 +39,19 @@ class ResponseTrainer(MDMTrainer):
         """
         with self.accelerator.autocast():
             return self.reference.values(policy, draws, numbers, epoch)
+
+    def gathered(self) -> AbstractContextManager:
+        """A context in which ranks run forwards of policy and reference, of any number; every rank must open it.
+
+        Where the weights are sharded, each rank holds all those of both models in it.
+        """
+        if not self.is_fsdp_enabled:
+            return nullcontext()
+        models = [self.model]
+        if isinstance(self.reference, FrozenModel):
+            models.append(self.reference.placed(self.model))
+        flag = bool(self.accelerator.state.fsdp_plugin.reshard_after_forward)
+        return gathered(*models, reshard_after_forward=flag)
 
     def back_through(self, model, draws: Draws, slopes: Tensor) -> Tensor:
         """Make all backward passes of ``sum(slopes * values)`` but the last, whose scalar is returned.

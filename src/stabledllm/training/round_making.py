@@ -18,10 +18,12 @@ from stabledllm.training.checkpoints import in_order, step_of
 from stabledllm.training.old_values import OLD, REFERENCE, values_of_round
 from stabledllm.training.rollouts import Response
 from stabledllm.training.rounds import (
+    RESPONSES,
     ROLLOUTS,
     Begun,
     Round,
     RoundFolder,
+    counts_of,
     figures_of,
     folder_of,
     number_of,
@@ -67,8 +69,9 @@ class RoundMaker:
             begun = Begun(step // trainer.inner, step, weights_digest(trainer.bare))
             folder = self._folder(begun, prompts)
             self._clear(folder, step)
-        made = self._drawn(folder, begun, prompts)
-        self._add_values(folder, made)
+        with trainer.gathered():
+            made = self._drawn(folder, begun, prompts)
+            self._add_values(folder, made)
         self._drop_old_values(made)
         return made
 
@@ -121,7 +124,21 @@ class RoundMaker:
             found,
             figures_of(rows, rollouts.group, metrics),
             stats.forward_rows,
+            self._counted(begun, folder, rows),
         )
+
+    def _counted(self, begun: Begun, folder: RoundFolder, rows: list[dict]) -> dict[str, int]:
+        """The counts of a round's groups; the first time that none teaches anything, the user is told."""
+        trainer = self.trainer
+        counts = counts_of(rows, trainer.rollouts.group)
+        if counts["groups_all_equal"] == counts["groups"] and not trainer.statistics.told_equal:
+            trainer.statistics.told_equal = True
+            length = sum(row["tokens"] for row in rows) / len(rows)
+            trainer.say(
+                f"note: round {begun.number + 1}: all responses to each prompt have the same reward, so that nothing "
+                f"is learnt from it ({length:.3g} tokens a response; see {folder.folder / RESPONSES})"
+            )
+        return counts
 
     def _scored(
         self, folder: RoundFolder, prompts: Sequence[RolloutPrompt], responses: Sequence[Response]

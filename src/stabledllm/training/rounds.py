@@ -45,9 +45,9 @@ class Begun:
 class Round:
     """The responses that some optimizer steps learn from.
 
-    ``rows``: of prompts and responses, P times G. ``advantages``: shape (P * G,). ``figures``: for the log.
-    ``forward_rows``: those of decoding; ``value_rows``: those of ``old`` and ``reference``, the estimates for the draws
-    of each step.
+    ``rows``: of prompts and responses, P times G. ``advantages``: shape (P * G,). ``figures``: for the log. ``counts``:
+    of its groups, see :func:`counts_of`. ``forward_rows``: those of decoding; ``value_rows``: those of ``old`` and
+    ``reference``, the estimates for the draws of each step.
     """
 
     begun: Begun
@@ -55,6 +55,7 @@ class Round:
     advantages: Tensor
     figures: dict[str, float]
     forward_rows: int
+    counts: dict[str, int]
     value_rows: int = 0
     old: dict[int, Tensor] = field(default_factory=dict)
     reference: dict[int, Tensor] = field(default_factory=dict)
@@ -155,6 +156,20 @@ def scored_rows(
         }
         for i, (prompt, text, response) in enumerate(zip(prompts, texts, responses, strict=True))
     ]
+
+
+def counts_of(rows: Sequence[dict], group: int) -> dict[str, int]:
+    """How many groups there are, how many of them teach nothing, and how many responses got no reward.
+
+    >>> counts_of([{"reward": 1.0}, {"reward": None}, {"reward": 0.0}, {"reward": 1.0}], group=2)
+    {'groups': 2, 'groups_all_equal': 1, 'responses_without_reward': 1}
+    """
+    rewards = rewards_of(rows, group)
+    return {
+        "groups": len(rewards),
+        "groups_all_equal": int(all_equal(rewards).sum()),
+        "responses_without_reward": int(rewards.isnan().sum()),
+    }
 
 
 def _plain(value: object) -> object:

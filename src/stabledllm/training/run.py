@@ -45,20 +45,21 @@ from stabledllm.training.checkpoints import DENSITY, last_whole
 from stabledllm.training.density import obtain_density
 from stabledllm.training.devices import refuse_silent_changes
 from stabledllm.training.diverged import end_diverged, refuse_to_repeat, save_if_finite
-from stabledllm.training.earlier import MODEL, RUN, TRAINED, Start, find_start, is_begun, leave_behind
+from stabledllm.training.earlier import MODEL, RUN, TRAINED, Start, find_start, is_begun
 from stabledllm.training.expert_load import expert_load_of
 from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
 from stabledllm.training.identity import identity_of, of_rewards, with_content
-from stabledllm.training.kinds import kind_of_trainer
+from stabledllm.training.kinds import kind_of_trainer, rounding_of
 from stabledllm.training.log_lines import LogLines
+from stabledllm.training.policy_run import refuse_unanswered
 from stabledllm.training.progress import ProgressFile, StepBar, close_bars
 from stabledllm.training.screen import Screen
 from stabledllm.training.spikes import watch_spikes
 from stabledllm.training.start_block import StartBlock, steps_of
 from stabledllm.training.streaming import counted, known_for, reading, rows_of_run
 from stabledllm.training.trainer import MDMTrainer
-from stabledllm.training.untuned import remove_untuned, save_untuned
+from stabledllm.training.untuned import before_first_step
 
 Say = Callable[[str], None]
 ReadData = Callable[[Any], DataBundle]
@@ -180,7 +181,7 @@ def _train(
         settings.model_dump(),
         checkpoint,
         changed=start.changed,
-        at_start=partial(_at_start, out, first, anew=checkpoint is None),
+        at_start=partial(before_first_step, out, first, anew=checkpoint is None),
     )
     if changes := trainer.changes_since(checkpoint):
         say(f"note: {checkpoint.folder} was made with other means ({'; '.join(changes)}): last digits may differ")
@@ -202,22 +203,6 @@ def _ended_diverged(out: Path, record: dict, error: Diverged, *, model: bool) ->
     ended = end_diverged(out, RUN, record, error, checkpoint=last.folder if last else None, model=model)
     (out / TRAINED).unlink(missing_ok=True)
     return ended
-
-
-def _at_start(out: Path, first: MDMTrainer | None, *, anew: bool) -> None:
-    """Set an earlier run's records aside, and keep what the model that is about to be trained says of held-out rows.
-
-    Args:
-        first: the Trainer where its first step is to come; None where the untuned model is not to be measured.
-        anew: whether no step was made before.
-    """
-    values = first.nll_of_rows() if first is not None and len(first.eval_rows) else None
-    if is_main_process():
-        leave_behind(out)
-        if anew:
-            remove_untuned(out)
-        if values is not None:
-            save_untuned(out, first.eval_rows, values, first.eval_draws)
 
 
 def _caption_dropout(settings: TrainSettings) -> float | None:
@@ -256,9 +241,13 @@ def build_trainer(
     out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p or (method.adaptive and settings.p_of_t):
+        if not settings.p_of_t:
+            refuse_unanswered(settings, method, known)
         density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
-    refit = build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method)) if method.adaptive else None
+    refit = None
+    if method.adaptive:
+        refit = build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method), **rounding_of(settings))
     both = {"train": rows, "validation": evaluated}
     kind = kind_of_trainer(
         settings, method, loaded, start, both, rejected, resumed=checkpoint is not None,

@@ -276,6 +276,10 @@ class MDMTrainer(EvaluatingTrainer):
         """What the trained model is measured by besides the bound on the NLL of held-out rows."""
         return {}
 
+    def said_at_the_end(self) -> list[str]:
+        """Sentences on what happened in training that a user should know."""
+        return []
+
     def gather_rows(self, table: Tensor) -> Tensor:
         """The tables of all ranks' rows (units, in blocks); shorter ones get rows of zeros, which count nowhere."""
         return self.accelerator.gather(self.accelerator.pad_across_processes(table, dim=0))

@@ -15,13 +15,17 @@ _FACTOR = 6_364_136_223_846_793_005
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A digest of the bits of all trained weights; sums of whole numbers, which no order of adding changes."""
+    """A digest of the bits of all trained weights; sums of whole numbers, which no order of adding changes.
+
+    Weights that are sharded are gathered one after the other, so that every rank must call it.
+    """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     sums = [(name, list(p.shape), str(p.dtype), _sum(p.detach())) for name, p in trained]
     return hashlib.sha256(repr(sums).encode()).hexdigest()[:32]
 
 
 def _sum(weights: Tensor) -> int:
+    weights = weights.full_tensor() if hasattr(weights, "full_tensor") else weights
     flat = weights.contiguous().view(_BITS[weights.element_size()]).flatten()
     total = torch.zeros((), dtype=torch.int64, device=flat.device)
     for start in range(0, len(flat), _PIECE):

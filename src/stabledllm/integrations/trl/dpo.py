@@ -22,6 +22,7 @@ from stabledllm.integrations.trl.shared import (
     EVAL_SEED,
     all_but_the_last,
     by_name,
+    checked_estimator,
     ready,
     refuse_after,
     refuse_options,
@@ -79,7 +80,7 @@ class MaskedDPO:
         refuse_options(name, config, _OFF)
         self._precomputed_draws = getattr(config, "precompute_ref_log_probs", False)
         self._refuse_loss(name, config, given, correction)
-        self.estimator = estimator if estimator is not None else BoundEstimator(budget=8)
+        self.estimator = BoundEstimator(budget=8) if estimator is None else checked_estimator(estimator, name)
         if self.estimator.of_tokens:
             raise UserError(f"{name}: expected an estimator of whole responses, found one of tokens.")
         model = given["model"] = ready(given.get("model"), name)
