@@ -31,7 +31,7 @@ from stabledllm.integrations.trl.shared import (
 )
 from stabledllm.likelihood.bound import BoundEstimator
 from stabledllm.likelihood.interface import Draws, Estimator
-from stabledllm.models.evaluating import evaluating
+from stabledllm.models.evaluating import evaluating, evaluating_beside
 from stabledllm.preference.reference import silence_dropout
 
 HOOKS = (
@@ -190,7 +190,7 @@ class MaskedGRPO:
         values = []
         for update in range(self.num_iterations if self.model.training else 1):
             draws = self._draws(rows, self._numbers, update)
-            with torch.no_grad(), self.accelerator.autocast():
+            with torch.no_grad(), self.accelerator.autocast(), evaluating_beside(self.model, model):
                 values.append(_of_tokens(draws.values(model), draws, completion_mask))
         return torch.stack(values, 1), None, None
 
