@@ -11,7 +11,6 @@ pytest.importorskip("trl", reason="the package trl is not installed")
 
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from stabledllm.training.rollouts import Rollouts
 from transformers import TrainingArguments
 from trl import GRPOConfig
 
@@ -20,6 +19,7 @@ from stabledllm.data.rollout_prompts import RolloutPrompt
 from stabledllm.data.rows import TokenRow
 from stabledllm.decoding import DecodingOptions, generate
 from stabledllm.errors import UserError
+from stabledllm.evaluation.rollouts import Rollouts
 from stabledllm.integrations.trl import MaskedGRPOTrainer
 from stabledllm.integrations.trl.shared import EVAL_SEED
 from stabledllm.likelihood.bound import BoundEstimator
