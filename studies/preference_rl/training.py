@@ -29,7 +29,7 @@ RATES = ("3e-5", "1e-4", "3e-4")
 """Learning rates that Standard is tried with, on seeds of their own; the best is everybody's."""
 TRIED = "seeds=[101,102]"
 MEASUREMENT = ("data.train=synthetic:4-4", "grpo.budget=6", "grpo.group=8", "grpo.prompts=24", "grpo.repeats=4")
-ROLLOUT = ("length=40", "steps=40", "block=8", "temperature=2.0", "threshold=0.9")
+ROLLOUT = ("length=40", "steps=20", "block=8", "order=random")
 SMALL = (
     "seeds=[1,2]", "base.steps=2", "base.batch=2", "base.log_every=1", "base.save_every=1", "base.data.train_rows=16",
     "base.data.validation_rows=2", "base.data.test_rows=4", "base.grpo.group=4",

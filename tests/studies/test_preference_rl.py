@@ -93,9 +93,18 @@ def test_a_row_is_told_to_be_better_only_where_it_surely_is(study):
     noise = study.noise
     rows = {row.name: fake(1.0) for row in noise.ROWS}
     found = {"steps": 8, "rows": rows}
-    assert noise._told(found).startswith("None of our 10 rows")
+    assert noise._told(found).startswith("None of our rows has surely less")
+    assert "10 comparisons" in noise._told(found)
     better = noise.ROWS[6]
-    rows[better.name] = {name: [0.01, 1.01, 0.51] for name in fake(1.0)}
-    assert noise._told(found).endswith(f"(Bonferroni): `{better.method}` at 4.")
+    rows[better.name] = {name: [0.01, 1.0101, 0.51] for name in fake(1.0)}
+    assert noise._told(found).endswith(f"correction: `{better.method}` at 4.")
     del rows[better.name]
-    assert "10" not in noise._told(found)
+    assert noise._told(found).startswith("None of our rows")
+
+
+def test_ratios_are_of_variances_as_they_are(study):
+    """Of another number of forwards too, as in the paper's table."""
+    noise, found = study.noise, {"steps": 8, "rows": {row.name: fake(1.0) for row in study.noise.ROWS}}
+    found["rows"][noise.VRPO[4].name] = fake(4.0)
+    one_forward, four = (noise.noise_of(found, noise.VRPO[place]) for place in (4, 1))
+    assert one_forward.over(four, "gradient").value == pytest.approx(4)

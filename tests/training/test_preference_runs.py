@@ -17,6 +17,7 @@ from stabledllm.runtime.files import read_json
 from stabledllm.training.preference_run import KEPT
 from stabledllm.training.replay.point import find_point
 from stabledllm.training.run import train
+from tests.fakes.block_models import write_fast_dllm
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -232,3 +233,19 @@ def test_rows_that_are_no_pair(tmp_path, row, words):
     data = {"train": str(path), "validation_share": 0}
     with pytest.raises(UserError, match=words):
         load_bundle(settings(tmp_path, data).data, load_model("tiny").tokenizer)
+
+
+@pytest.mark.parametrize("reference", ["copy", "adapter", "kept"])
+def test_both_models_begin_blocks_alike(tmp_path, reference):
+    """Fast-dLLM v2's blocks begin otherwise in training than in evaluation mode, in which a reference is."""
+    base, pairs = write_fast_dllm(tmp_path / "fast"), tmp_path / "pairs.jsonl"
+    row = {"prompt": "1+1=?", "chosen": "a longer answer " * 2, "rejected": "not that one"}
+    pairs.write_text("".join(json.dumps(row | {"prompt": f"{i}+1=?"}) + "\n" for i in range(8)))
+    plain = {
+        "model": str(base), "data": {"train": str(pairs), "max_len": 200, "validation_share": 0}, "batch": 4,
+        "objective": {"kind": "dpo"}, "method": "lowdisc+fixedcount", "steps": 1, "untuned": False, "log_every": 1,
+        "dpo": {"budget": 2, "reference": reference}, "lora": {"rank": 2} if reference == "adapter" else None,
+        "out": str(tmp_path / "run"), "trainer": {"disable_tqdm": True},
+    }  # fmt: skip
+    record = train(TrainSettings.model_validate(plain), say=lambda line: None)
+    assert record["history"][0]["rewards/margins"] == pytest.approx(0, abs=1e-6)

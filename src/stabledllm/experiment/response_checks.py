@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from stabledllm.config.decoding_fit import refuse_unfit
-from stabledllm.config.reward_names import check_rewards
+from stabledllm.config.reward_names import check_reward_files, check_rewards
 from stabledllm.config.settings import TrainSettings
 from stabledllm.config.settings.policy import OF_THE_POLICY
 from stabledllm.config.settings.preference import OF_THE_POLICY as OF_THE_POLICY_OR_KEPT
@@ -50,6 +50,7 @@ def of_policy(run: TrainSettings) -> Checks:
     if run.objective.kind != "grpo":
         return
     yield "grpo.reward grpo.reward_weights", partial(check_rewards, run.grpo)
+    yield "grpo.reward", partial(check_reward_files, run.grpo)
     if run.grpo.beta and run.grpo.reference not in OF_THE_POLICY:
         yield "grpo.reference", partial(check_model_name, run.grpo.reference)
     yield "grpo.rollout block_size", partial(_check_rollout, run)

@@ -121,6 +121,7 @@ def _all_values(
                     seed=seed,
                     epoch=epoch,
                     at_once=settings.micro_batch or 8,
+                    held_out=split != "train",
                     progress=shown.update,
                 )
             )

@@ -192,6 +192,7 @@ def test_streamed_pairs_have_numbers(tmp_path):
         ({"correction": "jackknife", "precompute_ref_log_probs": True}, "expected correction='none'"),
         ({"correction": "knife"}, "expected none or jackknife"),
         ({"model": "tiny"}, r"expected a loaded model, found the name 'tiny'; write .*load_model\('tiny'\)"),
+        ({"how": "lowdisc"}, "expected an estimator of log-likelihoods, such as BoundEstimator"),
         ({"how": BoundEstimator(of_tokens=True)}, "expected an estimator of whole responses"),
     ],
 )

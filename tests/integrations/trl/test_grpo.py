@@ -351,6 +351,8 @@ def test_tokens_that_are_not_scored_are_left_out_of_the_mean(tmp_path):
         ({"entropy_coef": 0.1}, "expected entropy_coef=0.0"),
         ({"top_k": 5}, "expected top_k=0"),
         ({"tools": [print]}, "expected no tools"),
+        ({"how": "espo"}, "expected an estimator of log-likelihoods, such as BoundEstimator"),
+        ({"model": small.model(block_size=3)}, "block"),
         ({"generate_batch": 0}, "expected generate_batch of at least 1"),
         ({"model": "tiny"}, "expected a loaded model, found the name 'tiny'"),
         ({"decoding": DecodingOptions(length=8, steps=8, block=8)}, "expected decoding.length 4"),

@@ -15,6 +15,7 @@ from stabledllm.likelihood.bound import BoundEstimator
 from stabledllm.likelihood.presets import ESPO, Coupled, OneStep, UniGRPO
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import load_model
+from tests.fakes.block_models import write_fast_dllm
 from tests.fakes.hub_models import LLADA_SPECIAL, write_llada
 from tests.integrations.trl import small
 
@@ -40,8 +41,8 @@ def dpo(out, model, tokenizer):
 
 def grpo(out, model, tokenizer, estimator=None, **further):
     args = GRPOConfig(
-        str(out), max_steps=2, per_device_train_batch_size=4, num_generations=4, max_completion_length=4,
-        num_iterations=2, **small.QUIET | further,
+        str(out), max_steps=2, per_device_train_batch_size=4, num_generations=4, num_iterations=2,
+        **{"max_completion_length": 4} | small.QUIET | further,
     )  # fmt: skip
 
     def reward(completion_ids, **further):
@@ -93,3 +94,16 @@ def test_the_byte_tokenizer_has_the_ids_of_ours():
 def test_a_whole_responses_estimator_is_the_default(tmp_path):
     assert dpo(tmp_path / "dpo", small.model(), small.tokenizer()).estimator == BoundEstimator(budget=8)
     assert grpo(tmp_path / "grpo", small.model(), small.tokenizer()).estimator == BoundEstimator(budget=2)
+
+
+def test_both_models_begin_blocks_alike(tmp_path):
+    """Fast-dLLM v2's blocks begin otherwise in training than in evaluation mode, in which a reference is."""
+    folder, further = str(write_fast_dllm(tmp_path / "fast")), {"beta": 0.1, "max_completion_length": 8}
+    for trainer in (
+        dpo(tmp_path / "dpo", *load_for_trl(folder)),
+        grpo(tmp_path / "grpo", *load_for_trl(folder), **further),
+    ):
+        learnt(trainer)
+        first = trainer.state.log_history[0]
+        assert first.get("rewards/margins", first.get("kl")) == 0
+        trainer.evaluate(trainer.train_dataset.select(range(4)))

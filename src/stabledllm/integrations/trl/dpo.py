@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from stabledllm.integrations.trl.shared import (
     EVAL_SEED,
     all_but_the_last,
     by_name,
+    checked_estimator,
     ready,
     refuse_after,
     refuse_options,
@@ -29,7 +31,7 @@ from stabledllm.integrations.trl.shared import (
 )
 from stabledllm.likelihood.bound import BoundEstimator
 from stabledllm.likelihood.interface import Draws, Estimator
-from stabledllm.models.evaluating import evaluating
+from stabledllm.models.evaluating import evaluating, evaluating_as_trained
 from stabledllm.preference.loss import DPOLoss, PairLosses
 from stabledllm.preference.reference import silence_dropout
 
@@ -79,7 +81,7 @@ class MaskedDPO:
         refuse_options(name, config, _OFF)
         self._precomputed_draws = getattr(config, "precompute_ref_log_probs", False)
         self._refuse_loss(name, config, given, correction)
-        self.estimator = estimator if estimator is not None else BoundEstimator(budget=8)
+        self.estimator = BoundEstimator(budget=8) if estimator is None else checked_estimator(estimator, name)
         if self.estimator.of_tokens:
             raise UserError(f"{name}: expected an estimator of whole responses, found one of tokens.")
         model = given["model"] = ready(given.get("model"), name)
@@ -161,17 +163,15 @@ class MaskedDPO:
             )
         return epoch
 
-    def _reference_values(self, draws: Draws, reference: Any = None) -> Tensor:
+    def _reference_values(self, draws: Draws, *, training: bool) -> Tensor:
         """The reference's estimates, shape (B, 2, R): by its own model, or by the policy without its adapter."""
-        bare = self.accelerator.unwrap_model(self.model)
-        with torch.no_grad(), self.accelerator.autocast():
-            if self.ref_model is not None:
-                return _by_pair(draws.values(self.ref_model))
-            if not is_peft_model(bare):  # before training, where the policy is its own reference
-                with evaluating(bare):
-                    return _by_pair(draws.values(reference))
-            with evaluating(bare), use_adapter(bare, "ref" if "ref" in bare.peft_config else None):
-                return _by_pair(draws.values(bare))
+        model = self.accelerator.unwrap_model(self.model) if self.ref_model is None else self.ref_model
+        adapter = nullcontext()  # without one the policy is its own reference, which TRL asks before training
+        if self.ref_model is None and is_peft_model(model):
+            adapter = use_adapter(model, "ref" if "ref" in model.peft_config else None)
+        as_asked = evaluating_as_trained if training else evaluating
+        with torch.no_grad(), self.accelerator.autocast(), as_asked(model), adapter:
+            return _by_pair(draws.values(model))
 
     def _precompute_ref_logps(self, dataset, name: str, batch_size: int):
         """TRL's, with a cache that knows of the draws as well."""
@@ -186,8 +186,8 @@ class MaskedDPO:
 
     def compute_ref_log_probs(self, model, inputs) -> tuple[Tensor, Tensor]:
         """The reference's bounds of the chosen and of the rejected responses, shape (B,) each."""
-        draws = self._draws(inputs, training=self._precomputes_training)
-        return self._reference_values(draws, model).mean(2).unbind(1)
+        training = self._precomputes_training
+        return self._reference_values(self._draws(inputs, training=training), training=training).mean(2).unbind(1)
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class MaskedDPO:
             reference = torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]], 1)[..., None].to(values)
             policy, repeats = values.mean(2, keepdim=True), values.shape[2]
         else:
-            reference = self._reference_values(draws)
+            reference = self._reference_values(draws, training=training)
         found, slopes = self.pair_loss.with_slopes(policy, reference, _by_pair(draws.tokens))
         self._log_pairs(found, policy.mean(2), inputs["attention_mask"], training)
         mean = self.sigmoid_weight * found.value.mean()

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from trl.trainer.callbacks import SyncRefModelCallback
 
 from stabledllm.data.rows import TokenRow
-from stabledllm.decoding import DecodingOptions, generate
+from stabledllm.decoding import DecodingOptions, generate, refuse_unsuited
 from stabledllm.errors import UserError
 from stabledllm.integrations.trl.package import check_hooks
 from stabledllm.integrations.trl.shared import (
     EVAL_SEED,
     all_but_the_last,
     by_name,
+    checked_estimator,
     ready,
     refuse_after,
     refuse_options,
@@ -30,7 +31,7 @@ from stabledllm.integrations.trl.shared import (
 )
 from stabledllm.likelihood.bound import BoundEstimator
 from stabledllm.likelihood.interface import Draws, Estimator
-from stabledllm.models.evaluating import evaluating
+from stabledllm.models.evaluating import evaluating, evaluating_beside
 from stabledllm.preference.reference import silence_dropout
 
 HOOKS = (
@@ -61,7 +62,7 @@ class MaskedGRPO:
     Args:
         estimator: of the log-likelihoods of responses or their tokens; without it the bound from 2 forwards of each.
         decoding: how responses are drawn; its length must be ``args.max_completion_length``, while temperature, top_p
-            and seed are those of ``args``. Without it one token a call, in blocks of at most 32.
+            and seed are those of ``args``. Without it one token a call, in blocks of at most 32 or of the model's.
         generate_batch: responses decoded at once; changes memory and speed alone. Without it a whole round's.
         args, kwargs: those of TRL's trainer.
 
@@ -80,6 +81,7 @@ class MaskedGRPO:
         check_hooks(type(self), MaskedGRPO, HOOKS)
         given = by_name(super().__init__, args, kwargs)
         name, config = type(self).__name__, given.get("args")
+        self.estimator = BoundEstimator(budget=2) if estimator is None else checked_estimator(estimator, name)
         refuse_options(name, config, _OFF)
         for key in ("tools", "environment_factory"):
             if given.get(key):
@@ -96,7 +98,6 @@ class MaskedGRPO:
         if reference is not None:
             self._hold_reference(reference)
         silence_dropout(self.model)  # an adapter's, which TRL has added
-        self.estimator = estimator if estimator is not None else BoundEstimator(budget=2)
         self.generate_batch = generate_batch
         self.decoding = self._decoding(decoding)
         self._numbers: list[int] = []
@@ -114,13 +115,15 @@ class MaskedGRPO:
         """The options of decoding, with what TRL's arguments say."""
         length = self.args.max_completion_length
         if asked is None:
-            block = next(size for size in range(min(BLOCK, length), 0, -1) if length % size == 0)
+            most = getattr(self.model.config, "block_size", None) or BLOCK
+            block = next(size for size in range(min(most, length), 0, -1) if length % size == 0)
             asked = DecodingOptions(length=length, steps=length, block=block)
         elif asked.length != length:
             raise UserError(
                 f"{type(self).__name__}: expected decoding.length {length}, that of max_completion_length, found "
                 f"{asked.length}."
             )
+        refuse_unsuited(self.model, asked)
         return replace(asked, temperature=self.args.temperature, top_p=self.args.top_p, seed=self.args.seed)
 
     # -- rounds -------------------------------------------------------------------------------------------------------
@@ -187,7 +190,7 @@ class MaskedGRPO:
         values = []
         for update in range(self.num_iterations if self.model.training else 1):
             draws = self._draws(rows, self._numbers, update)
-            with torch.no_grad(), self.accelerator.autocast():
+            with torch.no_grad(), self.accelerator.autocast(), evaluating_beside(self.model, model):
                 values.append(_of_tokens(draws.values(model), draws, completion_mask))
         return torch.stack(values, 1), None, None
 

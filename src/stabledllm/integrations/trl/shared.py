@@ -52,6 +52,20 @@ def ready(model: Any, trainer: str) -> nn.Module:
     return model
 
 
+def checked_estimator(estimator: Any, trainer: str) -> Any:
+    """The estimator.
+
+    Raises:
+        UserError: something else.
+    """
+    if not callable(getattr(estimator, "draw", None)) or not hasattr(estimator, "of_tokens"):
+        raise UserError(
+            f"{trainer}: expected an estimator of log-likelihoods, such as BoundEstimator('lowdisc', budget=8) of "
+            f"stabledllm.likelihood.bound, found {estimator!r}."
+        )
+    return estimator
+
+
 def refuse_options(trainer: str, args: Any, wanted: dict[str, Any]) -> None:
     """Refuse arguments of TRL that mean nothing here: whatever is not at the value that leaves it off.
 
