@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stabledllm.config.settings import DecomposeSettings, TrainSettings
     from stabledllm.config.settings.policy import GRPOSettings
 
-_MEANINGLESS = ("packing", "group_by_length", "views_per_forward", "block_schedule")
+_MEANINGLESS = ("group_by_length", "views_per_forward", "block_schedule")
 
 
 def check_policy(run: TrainSettings) -> None:
@@ -24,9 +24,9 @@ def check_policy(run: TrainSettings) -> None:
         UserError: such keys.
 
     >>> from stabledllm.config.settings import TrainSettings
-    >>> check_policy(TrainSettings(objective={"kind": "grpo"}, packing=True))
+    >>> check_policy(TrainSettings(objective={"kind": "grpo"}, group_by_length=True))
     Traceback (most recent call last):
-    stabledllm.errors.UserError: key 'packing': expected false beside objective.kind=grpo, ...
+    stabledllm.errors.UserError: key 'group_by_length': expected false beside objective.kind=grpo, ...
     """
     if run.objective.kind != "grpo":
         if run.data.format == "prompts":
@@ -101,8 +101,8 @@ def check_policy_method(run: TrainSettings, method: OfParts) -> None:
     if run.grpo.estimator != "method":
         if method.name != "standard":
             raise UserError(
-                f"key 'method': expected none beside grpo.estimator={run.grpo.estimator}, which has noise of its own, "
-                f"found '{method.name}'; write method=standard, or grpo.estimator=method."
+                f"key 'method': expected standard beside grpo.estimator={run.grpo.estimator}, which has noise of its "
+                f"own, found '{method.name}'; write method=standard, or grpo.estimator=method."
             )
         check_estimator(run.grpo, run.block_size)
         return

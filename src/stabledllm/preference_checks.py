@@ -12,7 +12,7 @@ from stabledllm.noise.of_parts import OfParts
 if TYPE_CHECKING:
     from stabledllm.config.settings import DecomposeSettings, TrainSettings
 
-_MEANINGLESS = ("packing", "group_by_length", "views_per_forward", "block_schedule")
+_MEANINGLESS = ("group_by_length", "views_per_forward", "block_schedule")
 
 
 def check_preferences(run: TrainSettings) -> None:
@@ -22,9 +22,9 @@ def check_preferences(run: TrainSettings) -> None:
         UserError: such keys.
 
     >>> from stabledllm.config.settings import TrainSettings
-    >>> check_preferences(TrainSettings(objective={"kind": "dpo"}, packing=True))
+    >>> check_preferences(TrainSettings(objective={"kind": "dpo"}, group_by_length=True))
     Traceback (most recent call last):
-    stabledllm.errors.UserError: key 'packing': expected false beside objective.kind=dpo, ...
+    stabledllm.errors.UserError: key 'group_by_length': expected false beside objective.kind=dpo, ...
     """
     pairs = run.data.format == "preference" or run.data.train.startswith("preference:")
     if run.objective.kind != "dpo":

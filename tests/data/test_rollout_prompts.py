@@ -104,6 +104,11 @@ def test_held_out_prompts_without_answers_have_no_rows(tmp_path):
     assert len(data.validation) == 0 < len(data.prompts["validation"])
     assert "without a response in the data, so that no NLL is measured" in data.notes[-1]
     assert "NLL" not in data.notes[-2]
+    assert [e["origin"] for e in data.test] == [prompt.origin for prompt in data.prompts["validation"]]
+    few = bundle(tmp_path / "rows.jsonl", *rows, validation_share=0.3, test_rows=2)
+    assert few.test == data.test[:2]
+    assert "test: 2 of the validation prompts, whose answers are known, are completed and scored" in few.notes
+    assert not bundle(tmp_path / "rows.jsonl", *({"prompt": r["prompt"]} for r in rows), validation_share=0.3).test
     assert len(data.train) == len(data.prompts["train"]) == 40 - len(data.prompts["validation"])
     answered = [row | {"completion": f"#### {row['gold']}"} for row in rows]
     data = bundle(tmp_path / "rows.jsonl", *answered, validation_share=0.3)

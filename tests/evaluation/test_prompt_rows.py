@@ -42,3 +42,11 @@ def test_held_out_rows_are_measured_where_all_have_answers(tmp_path, answered):
     found = rows(tmp_path, *given, held_out=True, data={"test": str(tmp_path / "test.jsonl")})
     assert len(found.scored) == 1
     assert (found.encode is not None) == answered
+    found = rows(tmp_path, *given, held_out=True)
+    assert len(found.scored) > 1
+    assert (found.encode is not None) == answered
+
+
+def test_held_out_prompts_alone_are_refused(tmp_path):
+    with pytest.raises(UserError, match="expected a row with an answer to evaluate on"):
+        rows(tmp_path, *({"prompt": f"{i}?"} for i in range(40)), held_out=True)

@@ -1,4 +1,4 @@
-"""Experiments of policy gradients: published estimators stand among the methods, at equal forwards, rollouts apart."""
+"""Experiments of policy gradients: published estimators among the methods, at equal forwards, rollouts apart."""
 
 from __future__ import annotations
 

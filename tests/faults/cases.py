@@ -23,6 +23,11 @@ _RESPONSES = (
     "grpo.rollout.temperature=2", "trainer.warmup_steps=0", "trainer.learning_rate=1e-3", "untuned=false",
 )  # fmt: skip
 """Responses of a small run of policy gradients."""
+_PAIRS = (
+    "steps=4", "save_every=2", "eval_every=4", "batch=2", "log_every=1", "eval_draws=1", "data.validation_rows=2",
+    "dpo.budget=2", "dpo.reference=kept", "trainer.warmup_steps=0", "trainer.learning_rate=1e-3", "untuned=false",
+)  # fmt: skip
+"""A small run on pairs."""
 RUN = tuple(f"{key}={value}" for key, value in _SMALL.items())
 _TIMES = {"seconds", "tokens_per_second", "started", "updated", "time", "devices", "out", "config"}
 """Keys of stored JSON that differ from run to run, or name the folder."""
@@ -65,6 +70,8 @@ def inputs() -> Path:
     ):
         ended = command(*arguments, cwd=home)
         assert ended.code == 0, ended.printed
+    pairs = [{"prompt": f"{i}?", "chosen": f"It is {i}.", "rejected": "No!"} for i in range(12)]
+    (home / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     return home
 
 
@@ -75,6 +82,7 @@ def _with_a_density(folder: Path) -> None:
 CASES = (
     Case("train", ("train", "sft-synthetic", "out=out", *RUN)),
     Case("lora", ("train", "sft-synthetic+lora", "out=out", "method=ppots", *RUN)),
+    Case("dpo", ("train", "dpo", "model=tiny", "data.train={inputs}/pairs.jsonl", "out=out", *_PAIRS)),
     Case("grpo", ("train", "grpo", "model=tiny", "data.train=synthetic:easy", "out=out", *RUN, *_RESPONSES)),
     Case("eval", ("eval", "--out", "out", "--rows", "3", "--length", "8", "--steps", "2", "--batch", "1")),
     Case(
@@ -115,7 +123,7 @@ def _content(path: Path) -> object:
         return "there"
     if path.suffix == ".json":
         return _without_times(json.loads(path.read_text(encoding="utf-8")))
-    if path.name == "history.jsonl":
+    if path.name == "history.jsonl" or path.name.startswith("rollouts-"):
         return [_without_times(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -88,6 +88,11 @@ def test_the_correction_needs_a_bias_and_replicates(name, bias, error, expected)
     assert advise(record(row("standard"), one, objective="grpo")).correction is None
 
 
+def test_a_fitted_density_is_asked_for():
+    found = advise(record(row("standard"), row("ppots", 0.3, 0.001)))
+    assert "train with it, and give the p_of_t of stabledllm fit." in found.sentences[0]
+
+
 def test_standard_alone_is_refused():
     with pytest.raises(UserError, match="found Standard alone"):
         advise(record(row("standard"), row("standard, draws not shared")))
@@ -96,7 +101,7 @@ def test_standard_alone_is_refused():
 def test_an_estimator_of_a_name_of_its_own_is_a_key_of_its_kind():
     one = row("espo", 0.3, 0.001, preset="espo", multiple=2)
     recipe = yaml.safe_load(advise(record(row("standard"), one, objective="grpo")).recipe)
-    assert "method" not in recipe
+    assert recipe["method"] == "standard", "which a published estimator is written beside"
     assert recipe["grpo"] == {"beta": 0.3, "budget": 2, "estimator": "espo"}
 
 

@@ -13,6 +13,7 @@ from stabledllm.config.settings.policy import GRPOSettings
 from stabledllm.errors import UserError
 from stabledllm.lab.policy import APART, KIND, RECORD, STANDARD, candidates
 from stabledllm.policy_checks import check_policy_to_measure
+from stabledllm.reports.policy_noise import policy_table
 from stabledllm.reports.stored import read
 from tests.cli.runner import assert_refused, in_process
 
@@ -53,6 +54,7 @@ def test_the_table_its_record_and_the_recipe(folder):
     assert "on shared draws every ratio is 1" in printed
     table = done.stdout.partition("Noise of policy gradients")[2].partition("# stabledllm")[0]
     assert max(map(len, table.splitlines())) <= 80
+    assert "log-ratio" not in policy_table(record).columns, "nothing is said over a noise of 0"
     again = in_process("recommend", "--from", "noise", cwd=folder)
     heading, recipe = again.stdout.rpartition("# stabledllm train recipe.yaml")[2].split("\n", 1)
     assert heading == " 'grpo.reward=[rewards.py:low]'", "a file is typed, since no recipe may name it"
@@ -69,6 +71,9 @@ def test_an_old_policy_gives_ratios_with_noise(folder):
     assert record["methods"][0]["log_ratio"]["value"] > 0
     assert record["old"] == "tiny"
     assert "every ratio is 1" not in done.stdout
+    table = policy_table(record)
+    assert {"log-ratio", "loss"} <= set(table.columns)
+    assert {len(row) for row in table.rows} == {len(table.columns)}
     assert_refused(in_process("recommend", "--from", "noise", cwd=folder), "found Standard alone")
 
 

@@ -50,26 +50,29 @@ def pairs_of_models() -> dict[str, tuple]:
     }
 
 
-@pytest.mark.statistical
-@pytest.mark.parametrize("what", ["log-ratio", "gradient"])
-@pytest.mark.parametrize("case", CASES)
-def test_mean_and_variance_are_those_of_the_enumerated_law(case, what):
+def check(case: str, what: str) -> None:
+    """Hold the values under many numbers against the law."""
     estimator, law, step = CASES[case]
     one, other, scale = pairs_of_models()[what]
     draws = estimator.draw(one, [ROW] * RESPONSES, range(RESPONSES), seed=7, step=step)
     difference = scale * (draws.values(one) - draws.values(other))
     found = difference.sum(1) if estimator.of_tokens else difference.mean(1)
-    feature = enumerated.difference(
-        enumerated.log_probabilities(one, ROW), enumerated.log_probabilities(other, ROW), scale
-    )
-    mean, variance = enumerated.moments(law(feature, ROW))
+    features = (enumerated.log_probabilities(model, ROW) for model in (one, other))
+    mean, variance = enumerated.moments(law(enumerated.difference(*features, scale), ROW))
     if case == "espo in groups":  # the responses of a group depend on each other
-        found_mean = found.view(-1, 6).mean(1)
-        assert_mean(found_mean, mean)
-        assert found_mean.var() < 0.8 * variance / 6
-        found = found.view(-1, 6)[:, 2]
+        groups = found.view(-1, 6)
+        assert_mean(groups.mean(1), mean)
+        assert groups.mean(1).var() < 0.8 * variance / 6
+        found = groups[:, 2]
     assert_mean(found, mean)
     assert_variance(found, variance)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("what", ["log-ratio", "gradient"])
+@pytest.mark.parametrize("case", CASES)
+def test_mean_and_variance_are_those_of_the_enumerated_law(case, what):
+    check(case, what)
 
 
 def test_which_of_them_are_the_bound():

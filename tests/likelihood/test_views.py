@@ -12,7 +12,9 @@ from stabledllm.data.rows import TokenRow
 from stabledllm.likelihood.bound import BoundEstimator
 from stabledllm.likelihood.presets import ESPO, Coupled, OneStep, UniGRPO
 from stabledllm.likelihood.responses import Responses
+from stabledllm.models.loading import load_model
 from stabledllm.noise.blocks import Blocks
+from tests.fakes.hub_models import write_dream, write_llada
 from tests.float64 import default_float64  # noqa: F401
 from tests.likelihood.models import MASK, ROWS, gradient_by_differences, gradient_of_parts, tiny
 
@@ -154,3 +156,21 @@ def test_the_prompt_and_the_responses_tokens_are_told_apart():
     assert given.maskable.long().tolist() == [[0, 0, 1, 0, 1, 1], [0, 1, 1, 0, 0, 0]]
     values = BoundEstimator(budget=2, of_tokens=True).draw(tiny(), [row], [0], seed=0).values(tiny())
     assert values.shape == (1, 3)
+
+
+@pytest.mark.parametrize(("write", "family"), [(write_dream, "dream"), (write_llada, "llada")])
+def test_published_families_give_the_log_probabilities_of_their_logits(tmp_path, write, family):
+    """A model that predicts the token behind a position, and a head that sees the scored positions alone."""
+    loaded = load_model(str(write(tmp_path / family)), "float32")
+    rows = [TokenRow([5, 6, 7, 8, 9, 10], prompt_length=2), TokenRow([11, 12, 13], prompt_length=1)]
+    draws = Coupled(1, True, 16).draw(loaded.model, rows, [0, 1], seed=3)
+    values = draws.values(loaded.model)
+    for i, row in enumerate(rows):
+        expected = torch.zeros(row.response_length)
+        for mask, weight in zip(draws.mask[i, :, : len(row)], draws.weight[i, :, : len(row)], strict=True):
+            noisy = torch.where(mask, loaded.mask_id, torch.tensor(row.input_ids))[None]
+            with torch.no_grad():
+                logits = loaded.model(noisy, torch.ones_like(noisy, dtype=torch.bool)).logits[0].log_softmax(-1)
+            logs = logits.gather(1, torch.tensor(row.input_ids)[:, None])[:, 0].double()
+            expected += (weight * logs)[row.prompt_length :]
+        torch.testing.assert_close(values[i, : row.response_length].double(), expected, rtol=1e-4, atol=1e-4)

@@ -125,3 +125,11 @@ def test_what_a_loss_needs_is_asked_for():
         GRPOLoss("token")(zero, zero, None, zero[0], zero[0])
     with pytest.raises(UserError, match="a divergence of weight"):
         GRPOLoss(beta=0.1)(zero, zero, None, zero[0], zero[0])
+
+
+def test_a_response_in_which_nothing_is_scored_has_the_ratio_1_and_no_loss():
+    scored = torch.tensor([[True, True], [False, False]])
+    values = torch.tensor([[0.1, 0.3], [0.0, 0.0]])
+    found = GRPOLoss("token")(values, torch.zeros(2, 2), None, torch.ones(2), torch.tensor([2, 2]), scored)
+    assert float(found.ratio[1]) == 1.0
+    assert float(found.value[1]) == 0.0

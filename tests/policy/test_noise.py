@@ -101,15 +101,15 @@ def candidate(loss: GRPOLoss, budget: int = 1, name: str = "fixedcount", **more)
 @pytest.mark.statistical
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_figure_by_enumeration(models, name):
-    """A group under 20 numbers, 12 repeats each: the error of a mean is that over the numbers."""
+    """A group under 14 numbers, 9 repeats each: the error of a mean is that over the numbers."""
     loss = LOSSES[name]
-    (found,) = measure_groups(models, [GROUP] * 20, [candidate(loss)], candidate(loss, 2), repeats=12)
+    (found,) = measure_groups(models, [GROUP] * 14, [candidate(loss)], candidate(loss, 2), repeats=9)
     for quantity, truth in exact(models, loss).items():
         estimate = found.mean(quantity)
         slack = 0.03 * abs(truth) if quantity == "bias" else 0.0  # what the jackknife leaves
         assert abs(estimate.value - truth) < 4.5 * estimate.stderr + slack, (quantity, estimate, truth)
         if quantity in ("log_ratio", "gradient"):
-            assert estimate.stderr < 0.35 * truth, quantity
+            assert estimate.stderr < 0.5 * truth, quantity
     offset = found.mean("offset")
     assert abs(offset.value) < 4.5 * offset.stderr, "an estimate of the bound without bias"
 

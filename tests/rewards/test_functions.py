@@ -165,6 +165,8 @@ def test_a_function_that_fails_is_told_with_its_line_and_rows(folder):
         f"rows.jsonl:3 and 1 more; mend it and run the same again."
     )
     assert isinstance(refused.value.__cause__, KeyError)
+    with pytest.raises(UserError, match=r"rows.jsonl:1, which are lists of messages, as the data are; mend it"):
+        named("fails").score([prompt(conversational=True)], ["a"], [[]])
 
 
 def test_a_column_that_no_row_has_is_refused_before_anything_is_drawn(folder):

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from stabledllm.config.settings import TrainSettings
-from stabledllm.training import policy, rollouts, round_making, rounds
+from stabledllm.evaluation import rollouts
+from stabledllm.training import policy, round_making, rounds
 from stabledllm.training.run import MDMTrainer, train
 
 STEPS, INNER, BATCH, GROUP = 4, 2, 3, 2

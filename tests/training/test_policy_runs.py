@@ -8,6 +8,7 @@ import pytest
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import UserError
+from stabledllm.forward.packing import Packing
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.policy_checks import check_policy, check_policy_method
 from stabledllm.runtime.files import read_json
@@ -100,6 +101,20 @@ def test_another_model_may_be_the_reference(tmp_path, data):
         train(settings(tmp_path, data, grpo=how, out=str(tmp_path / "c")), rewards=[digits])
 
 
+@pytest.mark.parametrize("estimator", ["method", "espo"])
+def test_packing_changes_no_number(tmp_path, data, estimator, monkeypatch):
+    how = {"grpo": {"estimator": estimator, "beta": 0.1}, "method": "standard", "steps": 2}
+    packed, found, of = [], [], Packing.of
+    monkeypatch.setattr(Packing, "of", lambda attention: packed.append(1) or of(attention))
+    for packing in (False, True):
+        assert not packed
+        out = str(tmp_path / f"packed-{packing}")
+        record = train(settings(tmp_path, data, packing=packing, out=out, **how), rewards=[digits])
+        found.append([(each["kl"], each["ratio/mean"]) for each in record["history"]])
+    assert found[1] == [pytest.approx(each, rel=1e-3, abs=1e-6) for each in found[0]]
+    assert packed
+
+
 def test_in_blocks(tmp_path, data):
     run = settings(tmp_path, data, block_size=4, decoding={"block": 4}, steps=1)
     assert run.grpo.rollout.block == 4
@@ -115,7 +130,7 @@ def test_replay_is_of_single_answers(tmp_path, data):
 REFUSED = [
     ({"objective": {}}, "key 'grpo': expected objective.kind=grpo beside it", {"format": None}),
     ({"objective": {}}, "data.format: expected objective.kind=grpo for prompts alone", {"format": "prompts"}),
-    ({"packing": True}, "key 'packing': expected false beside objective.kind=grpo", {}),
+    ({"group_by_length": True}, "key 'group_by_length': expected false beside objective.kind=grpo", {}),
     ({"views_per_forward": 1}, "key 'views_per_forward': expected null", {}),
     ({"lora": {"dropout": 0.1}}, r"key 'lora.dropout': expected 0 beside", {}),
     ({"grpo": {"beta": 0.1, "reference": "adapter"}}, r"key 'grpo.reference': expected 'lora' beside adapter", {}),
@@ -150,7 +165,7 @@ def test_what_is_given_at_its_default_is_no_contradiction(tmp_path, data):
         ("adaptive", {}, "whose density stands still"),
         ("ppots", {}, "no difference to fit"),
         ("mirror", {"budget": 5}, "key 'grpo.budget': expected a multiple of the 2 views of 'mirror', found 5"),
-        ("mirror", {"estimator": "espo"}, "key 'method': expected none beside grpo.estimator=espo"),
+        ("mirror", {"estimator": "espo"}, "key 'method': expected standard beside grpo.estimator=espo"),
     ],
 )
 def test_methods_that_cannot_estimate_the_likelihood(tmp_path, data, method, grpo, words):

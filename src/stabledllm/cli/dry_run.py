@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stabledllm.build import build_method, build_methods
+from stabledllm.cli.dry_run_noise import of_noise
 from stabledllm.cli.stopping import work_in
 from stabledllm.config.settings import (
     DataSettings,
@@ -79,20 +80,13 @@ def of_experiment(settings: ExperimentSettings, runs: Sequence[Planned], beside:
 
 def of_decompose(settings: DecomposeSettings) -> Iterator[str]:
     """Yields what a decomposition would do."""
-    if settings.objective.kind == "dpo":
-        from stabledllm.lab.preferences import RECORD, candidates
-
-        dpo, methods = settings.dpo, candidates(settings)
-        each = dpo.pairs * dpo.repeats * 2 * dpo.budget
+    if settings.objective.kind != "masked":
+        measured = of_noise(settings)
         yield _BEGINNING
-        yield _line("load", f"{_model(settings)}; against {dpo.reference}")
+        yield _line("load", f"{_model(settings)}{measured.beside}")
         yield _line("rows", _source(settings.data.train))
-        total = each * len(methods)
-        yield _line("draw", f"{3 * total:,} forward passes, {total:,} with gradients, for {len(methods)} estimators")
-        yield _line("write", f"{_folder(settings.out, replaced=True)}: {RECORD}")
-        return
-    if settings.objective.kind == "grpo":
-        yield from _of_policy(settings)
+        yield from (_line(*each) for each in measured.lines)
+        yield _line("write", f"{_folder(settings.out, replaced=True)}: {measured.file}")
         return
     methods, rows = build_methods(settings), settings.data.train_rows or _MANY
     yield _BEGINNING
@@ -108,26 +102,6 @@ def of_decompose(settings: DecomposeSettings) -> Iterator[str]:
         )
     yield _line("write", f"{_folder(settings.out, replaced=True)}: decomposition.json and its figures")
     yield _weights(settings)
-
-
-def _of_policy(settings: DecomposeSettings) -> Iterator[str]:
-    """Yields what a measurement of policy gradients would do."""
-    from stabledllm.lab.policy import RECORD, candidates
-    from stabledllm.policy.noise import EXACT_REPEATS
-
-    grpo, estimators = settings.grpo, candidates(settings)
-    responses = grpo.prompts * grpo.group
-    with_gradients = responses * (grpo.repeats * sum(each.forwards for each in estimators) + EXACT_REPEATS * grpo.exact)
-    beside = [f"{key} {name}" for key in ("old", "reference") if (name := getattr(grpo, key))]
-    models = 2 + len(beside)  # the policy's values first, then the same with a graph
-    yield _BEGINNING
-    yield _line("load", f"{_model(settings)}{''.join(f'; {each}' for each in beside)}")
-    yield _line("rows", _source(settings.data.train))
-    yield _line("answer", f"at most {grpo.prompts * grpo.tries} prompts, {grpo.group} responses of "
-                f"{grpo.rollout.length} tokens each; reward {' + '.join(grpo.reward)}")  # fmt: skip
-    yield _line("draw", f"about {models * with_gradients:,} forward passes, {with_gradients:,} with gradients, for "
-                f"{len(estimators)} estimators on {grpo.prompts} prompts")  # fmt: skip
-    yield _line("write", f"{_folder(settings.out, replaced=True)}: {RECORD}")
 
 
 def of_fit(settings: TrainSettings) -> Iterator[str]:

@@ -33,7 +33,7 @@ def recommend(
 
     forwards=32 is the batch in forward passes.
     """
-    from stabledllm.experiment.commands_at_once import check_stored, refuse_quantity, stored_in
+    from stabledllm.experiment.stored_at_once import check_stored, refuse_quantity, stored_in
 
     typed = read_arguments("recommend", words, config)
     measures = stored is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import symtable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabledllm.config.written import Written
@@ -57,6 +59,26 @@ def check_weights(weights: list[float] | None, rewards: int) -> None:
         raise UserError(
             f"key 'grpo.reward_weights': expected a weight for each reward, {rewards}, found {len(weights)}."
         )
+
+
+def check_reward_files(grpo: GRPOSettings) -> None:
+    """Refuse files of rewards that are not there, are no Python, or name no such function; their code is not run.
+
+    Raises:
+        UserError: such a file.
+    """
+    for file, function in filter(None, map(file_and_function, grpo.reward)):
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise UserError(f"key 'grpo.reward': expected a Python file and a function in it, found no file '{file}'.")
+        try:
+            names = symtable.symtable(path.read_text(encoding="utf-8"), file, "exec").get_identifiers()
+        except (SyntaxError, ValueError) as error:  # text that is no UTF-8 or holds a null byte too
+            line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+            raise UserError(f"key 'grpo.reward': expected Python in '{file}', found other text{line}.") from None
+        if function not in names:
+            hint = did_you_mean(function, names, most=8)
+            raise UserError(f"key 'grpo.reward': expected a function '{function}' in {file}, found none{hint}.")
 
 
 def refuse_files_of_recipes(tree: dict, gathered: Gathered) -> None:

@@ -20,7 +20,7 @@ from stabledllm.data.row_cache import Encoding, RowCache, cache_of
 from stabledllm.data.row_stream import LEAST_STREAMED, RowStream, open_stream
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import load_examples, task_options
-from stabledllm.data.splits import answered, held_in_memory, own_splits
+from stabledllm.data.splits import answered, answered_prompts, held_in_memory, own_splits
 from stabledllm.data.stream_files import stream_files
 from stabledllm.data.text import are_documents, pack_documents
 from stabledllm.errors import UserError
@@ -167,6 +167,9 @@ def _choose(settings: DataSettings) -> Chosen:
         name: prompted(limited(rows, getattr(settings, f"{name}_rows")), settings, shots)
         for name, rows in splits.items()
     }
+    if settings.format == PROMPTS and not chosen["test"]:
+        chosen["test"], more = answered_prompts(chosen["validation"], settings.test_rows)
+        notes += more
     digests = {name: content_digest(rows) for name, rows in chosen.items()}
     if settings.streaming:
         digests["train"] = stream_files(settings).digest()

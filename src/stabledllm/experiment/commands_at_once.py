@@ -14,7 +14,6 @@ from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.from_run import naming_run, with_run
 from stabledllm.config.recipe import apply_overrides, merge
 from stabledllm.config.reward_names import check_rewards, refuse_files_of_recipes
-from stabledllm.config.run_folder import MEASURED
 from stabledllm.config.settings import (
     ConvertSettings,
     DecomposeSettings,
@@ -28,7 +27,7 @@ from stabledllm.config.settings import (
 )
 from stabledllm.config.settings.policy import OF_THE_POLICY
 from stabledllm.data.streamable import refuse_unstreamable_data
-from stabledllm.errors import Gathered, UserError, did_you_mean
+from stabledllm.errors import Gathered, UserError
 from stabledllm.experiment.at_once import SPLITS, load_checked, of_data, of_typed
 from stabledllm.experiment.check_list import DECODED, OF_STREAMED_DATA, WEIGHED, Checks, gather
 from stabledllm.experiment.given_files import check_adapter, check_convertible_model, check_file, check_gguf, check_rows
@@ -48,8 +47,6 @@ from stabledllm.runtime.folders import refuse_used
 from stabledllm.tasks.registry import task_named
 
 Decodes = TypeVar("Decodes", EvalSettings, GenerateSettings)
-QUANTITIES = ("gradient", "loss")
-"""Whose noise may decide: :data:`stabledllm.lab.measure.recommendation.QUANTITIES`; a test holds the two together."""
 NEITHER = ("auto", "none")
 """What ``--beside`` may say besides a model or the folder of an evaluation."""
 
@@ -136,56 +133,6 @@ def check_prompts(prompts: Sequence[str]) -> None:
             raise UserError(f"generate: prompt {number}: expected some text, found an empty one.")
         if any("\ud800" <= c <= "\udfff" for c in prompt):
             raise UserError(f"generate: prompt {number}: expected UTF-8 text, found a byte that is not.")
-
-
-def refuse_quantity(by: str | None) -> None:
-    """Refuse ``recommend --by`` with another quantity than the two that are measured.
-
-    Raises:
-        UserError: names them.
-    """
-    if by is not None and by not in QUANTITIES:
-        raise UserError(
-            f"recommend: expected --by {' or '.join(QUANTITIES)}, found '{by}'{did_you_mean(by, QUANTITIES, most=0)}."
-        )
-
-
-def check_stored(stored: Path, by: str | None, overrides: Sequence[str]) -> None:
-    """Refuse a stored decomposition that is not there, and options that have no effect beside it.
-
-    Raises:
-        Mistakes: all that is wrong.
-    """
-    gathered = Gathered()
-    with gathered.check():
-        refuse_quantity(by)
-    if overrides:
-        gathered.add(f"recommend: expected no settings beside --from, found '{overrides[0]}'.")
-    with gathered.check():
-        stored_in(stored)
-    gathered.refuse()
-
-
-def stored_in(stored: Path) -> Path:
-    """The file that ``recommend --from`` names, itself or as the one that its folder holds.
-
-    Raises:
-        UserError: there is none, or a folder holds several.
-    """
-    places = [stored / name for name in MEASURED.values()] if stored.is_dir() else [stored]
-    there = [place for place in places if place.is_file()]
-    if len(there) > 1:
-        raise UserError(
-            f"recommend: expected one measurement in '{stored}', found {' and '.join(p.name for p in there)}; name the "
-            f"file."
-        )
-    if not there or there[0].suffix != ".json":
-        found = "a file of another kind," if there else "none in" if stored.is_dir() else "nothing at"
-        raise UserError(
-            f"recommend: expected --from decomposition.json or its folder, found {found} '{stored}'; 'stabledllm "
-            f"decompose' writes it."
-        )
-    return there[0]
 
 
 def in_trained_blocks(settings: Decodes) -> Decodes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from stabledllm.config.decoding_fit import refuse_unfit
-from stabledllm.config.reward_names import check_rewards
+from stabledllm.config.reward_names import check_reward_files, check_rewards
 from stabledllm.config.settings import TrainSettings
 from stabledllm.config.settings.policy import OF_THE_POLICY
 from stabledllm.config.settings.preference import OF_THE_POLICY as OF_THE_POLICY_OR_KEPT
@@ -20,7 +20,7 @@ from stabledllm.preference_checks import check_fit_to_pairs, check_pair_density,
 
 def of_pairs(run: TrainSettings) -> Checks:
     """The checks of preferences: the keys, and the reference."""
-    yield f"{WEIGHED} dpo data.format packing lora", partial(check_preferences, run)
+    yield f"{WEIGHED} dpo data.format group_by_length lora", partial(check_preferences, run)
     if run.objective.kind == "dpo" and run.dpo.reference not in OF_THE_POLICY_OR_KEPT:
         yield "dpo.reference", partial(check_model_name, run.dpo.reference)
 
@@ -46,10 +46,11 @@ def of_fit_to_pairs(run: TrainSettings) -> Checks:
 
 def of_policy(run: TrainSettings) -> Checks:
     """The checks of policy gradients: the keys, the rewards, the reference and how responses are drawn."""
-    yield f"{WEIGHED} grpo data.format packing lora", partial(check_policy, run)
+    yield f"{WEIGHED} grpo data.format group_by_length lora", partial(check_policy, run)
     if run.objective.kind != "grpo":
         return
     yield "grpo.reward grpo.reward_weights", partial(check_rewards, run.grpo)
+    yield "grpo.reward", partial(check_reward_files, run.grpo)
     if run.grpo.beta and run.grpo.reference not in OF_THE_POLICY:
         yield "grpo.reference", partial(check_model_name, run.grpo.reference)
     yield "grpo.rollout block_size", partial(_check_rollout, run)

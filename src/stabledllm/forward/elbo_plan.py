@@ -62,6 +62,8 @@ class Plan:
     sampler: TSampler
     tokens_per_batch: int
     mask_id: int
+    packing: bool = False
+    """Whether the rows of a pass go through the model end to end."""
 
     @cached_property
     def passes(self) -> list[Tensor]:
@@ -114,7 +116,7 @@ class Plan:
         """
         batch, draw, used = self._noise(chunk)
         form = {"block_ids": self.blocks.ids(batch["maskable"], batch["attention_mask"])} if self.blocks else {}
-        nll, forwards = forward_nll(model, batch, draw, self.mask_id, form=form)
+        nll, forwards = forward_nll(model, batch, draw, self.mask_id, form=form, packing=self.packing)
         return token_losses(nll, draw.mask, draw.coefficient, draw.active), used, forwards
 
     def _noise(self, chunk: Tensor) -> tuple[dict[str, Tensor], Draw, Tensor]:

@@ -109,8 +109,14 @@ def _compared(best: dict, count: int, quantity: str, sure: bool) -> str:
         )
     return (
         f"{best['name']} has {_value(ratio):.2g}{ends} of Standard's {quantity} noise at equal forwards, surely less "
-        f"(p = {best['p_holm'][quantity]:.2g} after Holm's correction for {count} comparisons): train with it."
+        f"(p = {best['p_holm'][quantity]:.2g} after Holm's correction for {count} comparisons): train with it"
+        f"{', and give the p_of_t of stabledllm fit' if _needs_p(best) else ''}."
     )
+
+
+def _needs_p(row: dict) -> bool:
+    """Whether a method takes a density that is fitted before training."""
+    return not row.get("preset") and OfParts(row["name"]).needs_p
 
 
 def _budget(row: dict) -> tuple[int, list[str]]:
@@ -153,10 +159,9 @@ def _recipe(record: dict, row: dict, budget: int, correction: str | None) -> str
     tree["objective"] = {"kind": kind} | record["recipe"].get("objective", {})
     own = {"budget": budget} | ({"correction": correction} if correction else {})
     tree[kind] = record["recipe"].get(kind, {}) | own
-    if row.get("preset"):
+    if row.get("preset"):  # which has noise of its own, and takes no other method
         tree[kind]["estimator"] = row["preset"]
-    else:
-        tree["method"] = name
+    tree["method"] = STANDARD if row.get("preset") else name
     return yaml.safe_dump(tree, sort_keys=False).rstrip()
 
 

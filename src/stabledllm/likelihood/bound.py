@@ -6,7 +6,7 @@ Legend: B responses, R replicates, L positions of the longest row, T tokens of t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class BoundEstimator:
 
     Args:
         of_tokens: whether there is a value for each token, of the same draws, else one for each replicate.
+        packing: whether the rows of a pass go through the model end to end; the values are the same, up to rounding.
 
     The others are those of :func:`stabledllm.elbo`.
 
@@ -49,6 +50,7 @@ class BoundEstimator:
     eps: float = EPS
     tokens_per_batch: int = 4096
     of_tokens: bool = False
+    packing: bool = False
 
     def draw(
         self, model, responses: Sequence[TokenRow], numbers: Sequence[int], *, seed: int, step: int = 0
@@ -67,7 +69,7 @@ class BoundEstimator:
             replicates=self.replicates, eps=self.eps, tokens_per_batch=self.tokens_per_batch, mask_id=None, pad_id=None,
             numbers=numbers,
         )  # fmt: skip
-        return BoundDraws(plan, self.of_tokens)
+        return BoundDraws(replace(plan, packing=self.packing), self.of_tokens)
 
 
 @dataclass(frozen=True)

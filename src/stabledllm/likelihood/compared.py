@@ -21,6 +21,7 @@ from stabledllm.stats.jackknife import jackknife
 class MeasuredNoise:
     """The noise of one estimator; every quantity is a field of its own, given for each item, shape (Q,), float64.
 
+    >>> import torch
     >>> class LossNoise(MeasuredNoise):
     ...     QUANTITIES, loss = ("loss",), torch.tensor([1.0, 3.0])
     >>> two, four = LossNoise("one", 2), LossNoise("other", 4)
@@ -72,6 +73,7 @@ def of_positive_ratio(top: Sequence[Tensor], bottom: Sequence[Tensor]) -> Ratio:
     """The ratio of two products of means over items, with an interval by the jackknife; unknown where a mean is not
     above 0.
 
+    >>> import torch
     >>> x = torch.tensor([1.0, 2.0, 3.0, 4.0])
     >>> of_positive_ratio((x, x), (x,)).value
     2.5
@@ -87,6 +89,7 @@ def of_positive_ratio(top: Sequence[Tensor], bottom: Sequence[Tensor]) -> Ratio:
 def over_items(each: Tensor) -> Estimate:
     """The mean over items with its error; the error of one item is NaN.
 
+    >>> import torch
     >>> print(over_items(torch.tensor([1.0, 3.0])))
     2 ± 1 (n=2)
     """

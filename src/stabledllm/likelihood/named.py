@@ -21,12 +21,15 @@ def estimator_of(
     density: TSampler | None = None,
     eps: float = EPS,
     block_size: int | None = None,
+    *,
+    packing: bool = False,
 ) -> Estimator:
     """The estimator of these settings, with values of tokens where the ratio is one of tokens.
 
     Args:
         method, density, eps: those of the run, for the estimator ``method``; the others have their own.
         block_size: of a model that is trained in blocks.
+        packing: whether the rows of a pass go through the model end to end.
 
     Raises:
         UserError: as :func:`~stabledllm.policy_checks.check_estimator` does.
@@ -40,8 +43,14 @@ def estimator_of(
     name, of_tokens = grpo.estimator, grpo.ratio_in_force == "token"
     if name == "method":
         return BoundEstimator(
-            method, grpo.budget, density=density, eps=eps, tokens_per_batch=grpo.tokens_per_forward, of_tokens=of_tokens
+            method,
+            grpo.budget,
+            density=density,
+            eps=eps,
+            tokens_per_batch=grpo.tokens_per_forward,
+            of_tokens=of_tokens,
+            packing=packing,
         )
     check_estimator(grpo, block_size)
     own = {"espo": {"strata": grpo.group}, "unigrpo": {"inner": grpo.inner}}.get(name, {})
-    return PRESETS[name](grpo.budget // FORWARDS[name], of_tokens, grpo.tokens_per_forward, **own)
+    return PRESETS[name](grpo.budget // FORWARDS[name], of_tokens, grpo.tokens_per_forward, packing=packing, **own)

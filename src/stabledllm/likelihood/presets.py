@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -30,11 +30,13 @@ class Preset(ABC):
         draws: independent repetitions of the published estimate, of which the mean is taken.
         of_tokens: whether there is a value for each token, else one for each response.
         tokens_per_forward: padded tokens of one forward pass.
+        packing: whether its rows go through the model end to end.
     """
 
     draws: int = 1
     of_tokens: bool = False
     tokens_per_forward: int = 8192
+    packing: bool = field(default=False, kw_only=True)
 
     def draw(
         self, model, responses: Sequence[TokenRow], numbers: Sequence[int], *, seed: int, step: int = 0
@@ -46,7 +48,8 @@ class Preset(ABC):
         """
         given = Responses.of(model, responses, numbers, seed=seed, step=step)
         masks, weights = zip(*self.views(given), strict=True)
-        return given.draws(masks, weights, of_tokens=self.of_tokens, tokens_per_forward=self.tokens_per_forward)
+        layout = {"tokens_per_forward": self.tokens_per_forward, "packing": self.packing}
+        return given.draws(masks, weights, of_tokens=self.of_tokens, **layout)
 
     @abstractmethod
     def views(self, given: Responses) -> list[tuple[Tensor, Tensor | float]]:

@@ -96,7 +96,13 @@ class Responses:
         return (rank < count[:, None]) & self.maskable
 
     def draws(
-        self, masks: Sequence[Tensor], weights: Sequence[Tensor | float], *, of_tokens: bool, tokens_per_forward: int
+        self,
+        masks: Sequence[Tensor],
+        weights: Sequence[Tensor | float],
+        *,
+        of_tokens: bool,
+        tokens_per_forward: int,
+        packing: bool = False,
     ) -> ViewDraws:
         """The draws of K views.
 
@@ -104,6 +110,7 @@ class Responses:
             masks: the tokens that each view hides, K of shape (B, L), of prompts too.
             weights: the factor of each hidden response token's log-probability, K of shape (B, L) or (B, 1), or
                 numbers.
+            packing: whether the rows of a pass go through the model end to end.
 
         Raises:
             UserError: a hidden prompt token with a model in blocks, which see their prompt as it is.
@@ -117,4 +124,4 @@ class Responses:
         each = [torch.as_tensor(w, dtype=torch.float64, device=mask.device).expand(mask[:, 0].shape) for w in weights]
         weight = torch.stack(each, 1)
         weight = torch.where(mask & self.maskable[:, None], weight, 0.0)
-        return ViewDraws(self.tensors, mask, weight, self.mask_id, self.blocks, of_tokens, tokens_per_forward)
+        return ViewDraws(self.tensors, mask, weight, self.mask_id, self.blocks, of_tokens, tokens_per_forward, packing)

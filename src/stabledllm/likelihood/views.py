@@ -51,6 +51,7 @@ class ViewDraws:
     blocks: Blocks | None
     of_tokens: bool
     tokens_per_forward: int
+    packing: bool = False
 
     @property
     def tokens(self) -> Tensor:
@@ -114,7 +115,7 @@ class ViewDraws:
             batch = {name: value[taken][:, used] for name, value in self.tensors.items()}
             draw = self._draw(row, view, used) if len(row) else self._nothing(used)
             form = {"block_ids": self.blocks.ids(batch["maskable"], batch["attention_mask"])} if self.blocks else {}
-            nll, _ = forward_nll(model, batch, draw, self.mask_id, form=form)
+            nll, _ = forward_nll(model, batch, draw, self.mask_id, form=form, packing=self.packing)
             each = -token_losses(nll, draw.mask, draw.coefficient, draw.active).sum(1)
             require_finite(each, f"log-probabilities of {type(model).__name__}")
             whole = each.new_zeros(len(taken), len(used)).index_copy(1, used.nonzero()[:, 0], each)

@@ -134,7 +134,7 @@ class GRPOLoss:
         value = ((value + self.beta * kl if self.beta else value) * terms).sum(1)
         return PolicyLosses(
             value=value if self.mean == "token" else value / count,
-            ratio=mean(rho),
+            ratio=mean(rho) + (terms.sum(1) == 0),  # of a response in which nothing is scored it is 1
             clipped_low=mean(((rho < 1 - self.clip) & (advantage < 0)).to(current)),
             clipped_high=mean(((rho > 1 + self.high) & (advantage > 0)).to(current)),
             kl=mean(kl),

@@ -53,6 +53,8 @@ class BoundEstimator:
     density: TSampler | None = None
     eps: float = EPS
     tokens_per_batch: int = 4096
+    packing: bool = False
+    """Whether the rows of a pass go through the model end to end; the values are the same, up to rounding."""
 
     def draw(self, model, pairs: Sequence[Pair], numbers: Sequence[int], *, seed: int, step: int = 0) -> SharedDraws:
         """The draws for pairs, of which no forward has been made.

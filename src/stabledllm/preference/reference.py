@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stabledllm.errors import UserError
-from stabledllm.models.evaluating import evaluating
+from stabledllm.models.evaluating import evaluating, evaluating_as_trained, evaluating_beside
 from stabledllm.models.loading import LoadedModel
 from stabledllm.preference.draws import BoundEstimator, Pair, SharedDraws
 
@@ -56,7 +56,8 @@ class FrozenModel:
         return self.model
 
     def values(self, policy: nn.Module, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
-        return draws.values(self.placed(policy))
+        with evaluating_beside(policy, self.placed(policy)) as model:
+            return draws.values(model)
 
 
 class FrozenCopy(FrozenModel):
@@ -84,7 +85,7 @@ class AdapterOff:
 
     def values(self, policy: nn.Module, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
         model = getattr(policy, "module", policy)  # a data-parallel wrapper has no adapter of its own
-        with evaluating(model), model.disable_adapter():
+        with evaluating_beside(model, model), model.disable_adapter():
             return draws.values(model)
 
 
@@ -160,15 +161,17 @@ def values_of(
     seed: int,
     epoch: int = 0,
     at_once: int = 8,
+    held_out: bool = False,
     progress: Callable[[int], object] = lambda pairs: None,
 ) -> Tensor:
     """A model's estimates for all pairs under an epoch's draws, in evaluation mode, on the CPU; shape (pairs, 2, R).
 
     Args:
-        at_once: pairs of one call. progress: called with the number of pairs that are done.
+        at_once: pairs of one call. held_out: whether they are evaluated; else they are predicted as in training.
+        progress: called with the number of pairs that are done.
     """
     parts = []
-    with evaluating(model):
+    with (evaluating if held_out else evaluating_as_trained)(model):
         for start in range(0, len(pairs), at_once):
             some = pairs[start : start + at_once]
             numbers = range(start, start + len(some))

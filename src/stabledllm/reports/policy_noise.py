@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.preferences import ratio_text
 from stabledllm.reports.table import Table, filled
 
-_COLUMNS = ("estimator", "gradient", "direction", "off bound", "log-ratio", "loss", "bias", "size", "forwards")
+_ROUNDING = 1e-6
+_ANSWERS = 3
+"""The first columns, which are shown however narrow the terminal is."""
 
 
 def policy_text(record: dict, wide: bool = True) -> Iterator[str]:
@@ -19,22 +21,8 @@ def policy_text(record: dict, wide: bool = True) -> Iterator[str]:
 
 def policy_table(record: dict) -> Table:
     """One row for each estimator: noise over Standard's, and what its mean says of something else than the bound."""
-    rows = []
-    for row in record["methods"]:
-        over = row["over_standard"]
-        rows.append(
-            (
-                row["name"],
-                ratio_text(over["gradient"]),
-                fmt.estimate(row["direction"]),
-                fmt.estimate(row["offset"]),
-                ratio_text(over["log_ratio"]),
-                ratio_text(over["loss"]),
-                fmt.estimate(row["bias"]),
-                fmt.estimate(row["size"]),
-                str(row["forwards"]),
-            )
-        )
+    columns = _columns(record)
+    rows = [tuple(cell(row) for cell in columns.values()) for row in record["methods"]]
     first = record["methods"][0]
     note = (
         f"Gradient: its variance for fixed responses over Standard's at equal forwards, 95 % intervals over "
@@ -42,9 +30,39 @@ def policy_table(record: dict) -> Table:
         f"forwards a response). Direction: cosine of the mean gradient with that of the bound, 1 but for errors where "
         f"the bound is what is estimated."
     )
-    more = (
-        f"Off bound: the mean estimate less the bound, nats per token. Log-ratio and loss: variances over Standard's "
-        f"({fmt.plain(first['log_ratio']['value'])} and {fmt.plain(first['loss']['value'])}). Bias: how much noise "
-        f"adds to the mean loss. Size: norm of the mean gradient over that of the bound."
-    )
-    return Table("Noise of policy gradients", _COLUMNS, tuple(rows), note, more, answers=3)
+    more = "Off bound: the mean estimate less the bound, nats per token. "
+    if "log-ratio" in columns:
+        more += (
+            f"Log-ratio and loss: variances over Standard's ({fmt.plain(first['log_ratio']['value'])} and "
+            f"{fmt.plain(first['loss']['value'])}). "
+        )
+    more += "Bias: how much noise adds to the mean loss. Size: norm of the mean gradient over that of the bound."
+    return Table("Noise of policy gradients", tuple(columns), tuple(rows), note, more, answers=_ANSWERS)
+
+
+def _columns(record: dict) -> dict[str, Callable[[dict], str]]:
+    """For each column what is written of an estimator; ratios to Standard's noise where that is not 0."""
+    columns = {
+        "estimator": lambda row: row["name"],
+        "gradient": _over("gradient"),
+        "direction": lambda row: fmt.estimate(row["direction"]),
+        "off bound": lambda row: fmt.estimate(row["offset"]),
+        "log-ratio": _over("log_ratio"),
+        "loss": _over("loss"),
+        "bias": _bias,
+        "size": lambda row: fmt.estimate(row["size"]),
+        "forwards": lambda row: str(row["forwards"]),
+    }
+    shown = {"log-ratio": "log_ratio", "loss": "loss"}
+    first = record["methods"][0]
+    return {name: cell for name, cell in columns.items() if name not in shown or first[shown[name]]["value"]}
+
+
+def _over(quantity: str) -> Callable[[dict], str]:
+    return lambda row: ratio_text(row["over_standard"][quantity])
+
+
+def _bias(row: dict) -> str:
+    """The bias, 0 where it is but rounding."""
+    value = row["bias"]["value"]
+    return "0" if value is not None and abs(value) < _ROUNDING else fmt.estimate(row["bias"])

@@ -119,6 +119,7 @@ class FunctionReward:
         except Exception as error:  # whatever the user's function raises
             first, more = responses.prompts[0].origin, len(responses) - 1
             of = f"{first}" + (f" and {more} more" if more else "")
+            of += ", which are lists of messages, as the data are" if responses.prompts[0].conversational else ""
             raise UserError(
                 f"reward '{self.name}' failed{self._place_in(error)} ({one_line(error)}) on the completions of {of}; "
                 f"mend it and run the same again."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from stabledllm.models.evaluating import evaluating
+from stabledllm.models.evaluating import evaluating_as_trained
 from stabledllm.runtime.showing import bar
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def values_of_round(trainer: GRPOTrainer, rows: list[TokenRow], first: int, end:
     found: list[tuple[str, int, Tensor, int]] = []
     own = trainer.ranks.share(work)
     model = trainer.bare
-    with evaluating(model), bar(len(own) * at_once, "old policy and reference", "response") as shown:
+    with evaluating_as_trained(model), bar(len(own) * at_once, "old policy and reference", "response") as shown:
         for step, chunk in own:
             found += _of_chunk(trainer, model, [rows[i] for i in chunk], chunk, step, old=step > first)
             shown.update(len(chunk))

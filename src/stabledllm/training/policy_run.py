@@ -53,7 +53,9 @@ def of_policy(
         "rollouts": Rollouts(loaded, options, grpo.group, settings.generate_batch),
         "rewards": rewards,
         "loss": loss_of(grpo),
-        "estimator": estimator_of(grpo, method, density, settings.objective.eps, settings.block_size),
+        "estimator": estimator_of(
+            grpo, method, density, settings.objective.eps, settings.block_size, packing=settings.packing
+        ),
         "reference": reference_of(settings, loaded, kind, "grpo.reference") if kind else lambda _: None,
         "inner": grpo.inner,
         "scale": grpo.scale,

@@ -54,7 +54,12 @@ def of_pairs(
         check_pair_density(settings, method)
         method, density = Method.parse(standing_still(method), method.options, method.objective), density or Uniform()
     estimator = BoundEstimator(
-        method, dpo.budget, density=density, eps=settings.objective.eps, tokens_per_batch=dpo.tokens_per_forward
+        method,
+        dpo.budget,
+        density=density,
+        eps=settings.objective.eps,
+        tokens_per_batch=dpo.tokens_per_forward,
+        packing=settings.packing,
     )
     sides = {"rejected": rejected["train"], "eval_rejected": rejected.get("validation", [])}
     pairs = {"train": pairs_of(rows["train"], sides["rejected"])}
@@ -116,6 +121,7 @@ def _all_values(
                     seed=seed,
                     epoch=epoch,
                     at_once=settings.micro_batch or 8,
+                    held_out=split != "train",
                     progress=shown.update,
                 )
             )

@@ -144,13 +144,15 @@ class ExperimentSettings(Strict):
     base: TrainSettings = TrainSettings()
     """The run that every method and seed varies."""
     methods: list[str] = Field(["standard", "ppots", "mirror", "ppots+mirror"], min_length=1)
-    """Methods to compare; each is run with every seed."""
+    """Methods to compare; each is run with every seed. Of policy gradients also published estimators by name: ``espo``,
+    ``coupled``, ``one-step``, ``unigrpo``."""
     seeds: list[Seed] = Field([42, 731, 20231], min_length=1)
     """Seeds of the runs, the same for every method."""
     equal: Literal["compute", "steps"] = "compute"
     """``compute``: every method makes Standard's forward passes to within one step, under ``epochs`` too: its rows per
     step follow from its mean cost (half for 2 views), its steps from what it will draw. ``steps``: the same rows and
-    steps, as in the paper, whatever they cost."""
+    steps, as in the paper, whatever they cost. With pairs and policy gradients both are the same: a response has the
+    same budget of forwards under every method."""
     baselines: list[str] = ["standard", "clipped"]
     """Methods whose best run a method's worst run is compared with."""
     out: PathText = "runs/experiment"
