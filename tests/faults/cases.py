@@ -24,8 +24,9 @@ _RESPONSES = (
 )  # fmt: skip
 """Responses of a small run of policy gradients."""
 _PAIRS = (
-    "steps=4", "save_every=2", "eval_every=4", "batch=2", "log_every=1", "eval_draws=1", "data.validation_rows=2",
-    "dpo.budget=2", "dpo.reference=kept", "trainer.warmup_steps=0", "trainer.learning_rate=1e-3", "untuned=false",
+    "steps=4", "save_every=2", "eval_every=4", "batch=2", "micro_batch=2", "log_every=1", "eval_draws=1",
+    "data.validation_rows=2", "dpo.budget=2", "dpo.correction=none", "dpo.reference=kept", "trainer.warmup_steps=0",
+    "trainer.learning_rate=1e-3", "untuned=false",
 )  # fmt: skip
 """A small run on pairs."""
 RUN = tuple(f"{key}={value}" for key, value in _SMALL.items())

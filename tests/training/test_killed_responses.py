@@ -79,12 +79,11 @@ def test_the_same_command_ends_in_the_same_numbers(tmp_path, whole, place):
     assert left(tmp_path, "run", train(settings(tmp_path, "run"), say=lambda _: None)) == whole
 
 
-def one_rank(folder: Path, out: str, dies_in: int | None) -> None:
+def one_rank(settings: TrainSettings, dies_in: int | None) -> None:
     """One of two ranks of a run of policy gradients; rank 1 dies in this call of ``generate``, and counts them."""
     if os.environ["RANK"] == "1" and dies_in:
         at_call(rollouts, "generate", dies_in)
-    four = policies.settings(folder, out).model_copy(update={"batch": 4})  # prompts: two for each rank
-    train(four, say=lambda _: None, rewards=[policies.digits])
+    train(settings, say=lambda _: None, rewards=[policies.digits])
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     os._exit(0)  # left to the interpreter's exit, gloo's threads sometimes abort the process
@@ -95,7 +94,8 @@ def one_rank(folder: Path, out: str, dies_in: int | None) -> None:
 def test_a_rank_that_dies_repeats_no_finished_response(tmp_path):
     """Rank 1 decodes two batches of a round, and dies with one of the second; rank 0 is ended, and both start again."""
     for out, dies_in in (("whole", None), ("killed", 4), ("killed", None)):
-        both = ranks(lambda env, out=out, n=dies_in: Forked(lambda: one_rank(tmp_path, out, n), tmp_path, env))
+        run = policies.settings(tmp_path, out).model_copy(update={"batch": 4})  # prompts: two for each rank
+        both = ranks(lambda env, run=run, n=dies_in: Forked(lambda: one_rank(run, n), tmp_path, env))
         ended = both[1].ended()
         if dies_in:
             assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]

@@ -63,6 +63,21 @@ def test_a_run_says_and_stores_what_it_did(tmp_path, data):
         train(settings(tmp_path, data), say=lines.append, rewards=[another])
 
 
+def test_epochs_are_full_rounds(tmp_path, data):
+    """Of 12 prompts in steps of 5 an epoch has 2 rounds of 2 steps; the second epoch begins with other prompts."""
+    lines: list[str] = []
+    run = settings(tmp_path, data, batch=5, micro_batch=5, steps=None, epochs=1.5, generate_batch=15)
+    record = train(run, say=lambda line: lines.append(str(line)), rewards=[digits])
+    assert record["steps"] == 6
+    assert "6 of 5 prompts" in " ".join(" ".join(lines).split())
+    rounds = [
+        {json.loads(line)["origin"] for line in (folder / "responses.jsonl").open()}
+        for folder in sorted((tmp_path / "run/rollouts").iterdir())
+    ]
+    assert [len(each) for each in rounds] == [5, 5, 5]
+    assert not rounds[0] & rounds[1]
+
+
 def test_answers_of_a_task_are_scored_and_their_bound_is_measured(tmp_path):
     tasks = {"train": "synthetic:easy", "train_rows": 8, "validation_rows": 4, "test_rows": 4}
     run = settings(tmp_path, tasks, eval_draws=1, steps=1, decoding={"length": 8, "steps": 4})
