@@ -3,19 +3,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/quickstart
 OUT_IMAGES ?= runs/quickstart-images
+OUT_RL ?= runs/quickstart-rl
 QUICKSTART ?=
 STUDY ?=
 REAL ?=
 FAULTS ?=
 TEST_JOBS ?= auto
 
-.PHONY: quickstart quickstart-images real test test-long test-fast test-statistical test-install test-reasoning-gym faults lint docs bench study study-real clean
+.PHONY: quickstart quickstart-images quickstart-rl real test test-long test-fast test-statistical test-install test-reasoning-gym test-trl faults lint docs bench study study-real clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart --out $(OUT) $(QUICKSTART)
 
 quickstart-images: $(VENV)/.installed
 	$(BIN)/stabledllm quickstart-images --out $(OUT_IMAGES) $(QUICKSTART)
+
+quickstart-rl: $(VENV)/.installed
+	$(BIN)/stabledllm quickstart-rl --out $(OUT_RL) $(QUICKSTART)
 
 PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadscope --no-loadscope-reorder
 CORE := noise stats forward ppots variance gradient config test_loss.py test_doctests.py
@@ -40,7 +44,11 @@ test-install: $(VENV)/.installed-dev
 
 # The task reasoning-gym, whose package wants a C compiler (pycosat has no wheel) and is no part of `make test`.
 test-reasoning-gym: $(VENV)/.installed-reasoning-gym
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/tasks/gym tests/recipes/test_shipped.py tests/cli/test_help.py -k "gym or symbolic" -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/tasks/gym tests/rewards tests/recipes/test_shipped.py tests/cli/test_help.py -k "gym or symbolic or countdown" -rs
+
+# TRL's trainers with the mixins of `integrations/trl`; the package is an extra and no part of `make test`.
+test-trl: $(VENV)/.installed-trl
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integrations/trl -rs
 
 # A fault at every file-system event of every command, and damaged stored files: an hour. FAULTS="train merge --every 5".
 faults: $(VENV)/.installed-dev
@@ -111,6 +119,10 @@ $(VENV)/.installed-study: $(VENV)/.installed pyproject.toml constraints.txt
 
 $(VENV)/.installed-reasoning-gym: $(VENV)/.installed-dev pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,dev,reasoning-gym]"
+	touch $@
+
+$(VENV)/.installed-trl: $(VENV)/.installed-dev pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,dev,trl]"
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed pyproject.toml constraints.txt

@@ -11,8 +11,8 @@ from types import ModuleType
 
 import pytest
 
-CORE = ("loss", "noise", "stats", "forward", "ppots", "variance", "gradient", "lab.measure", "lab.own")
-WITH_EXAMPLES = ("forward", "gradient", "loss", "noise", "stats", "ppots", "variance")
+CORE = ("loss", "noise", "stats", "forward", "ppots", "variance", "gradient", "likelihood", "lab.measure", "lab.own")
+WITH_EXAMPLES = ("forward", "gradient", "likelihood", "loss", "noise", "stats", "ppots", "variance")
 """Modules and packages of which every public function and class has an example."""
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

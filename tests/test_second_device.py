@@ -28,6 +28,7 @@ from stabledllm.integrations import (
     weighted_loss,
 )
 from stabledllm.lab.own.lab import Lab
+from stabledllm.likelihood.bound import BoundEstimator
 from stabledllm.models.adapters import LoRAOptions, add_lora
 from stabledllm.models.families.annealing import Annealing
 from stabledllm.models.loading import load_model
@@ -35,6 +36,7 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.parts import PARTS
 from stabledllm.noise.streams import Key
+from stabledllm.policy.loss import GRPOLoss
 from tests.cli.runner import ROOT
 from tests.decoding.test_images import MASK, PROMPTS, ImageOptions, decode
 from tests.fakes import plugs, tiny
@@ -43,6 +45,7 @@ from tests.fakes.second_device import SECOND, OnSecond, moved, second_device
 from tests.fakes.trainer import DENSITY, make_trainer
 from tests.integrations.test_plugs import dllm, in_step
 from tests.models.families.cases import CASES
+from tests.training.test_policy import make as policy_trainer
 
 METHODS = (
     "strats+ppots+mirror", "lowdisc+adaptive+fixedcount", "adaptive+ema", "complement", "partition3",
@@ -154,6 +157,34 @@ def test_a_training_step_of_every_family(tmp_path, folders, family):
     loaded = load_model(folders[family])
     ids, method = (loaded.mask_id, loaded.pad_id), "lowdisc+ppots+fixedcount+mirror"
     step_of(tmp_path, method, lambda: deepcopy(loaded.model), ROWS, ids, packing=family != "llada")
+
+
+def steps_of_policy(out, model, device, ratio: str):
+    """The two steps of a round of policy gradients, in two micro-batches: losses, gradient, and what they log."""
+    how = BoundEstimator(budget=2, tokens_per_batch=60, of_tokens=ratio == "token")
+    loss = GRPOLoss(ratio, mean="token" if ratio == "token" else "response")
+    trainer = policy_trainer(out, micro=2, accumulation=2, model=model, how=how, loss=loss, reference=lambda _: None)
+    if device == SECOND:
+        moved(model)
+    losses = []
+    for step in range(2):
+        trainer.state.global_step = step
+        collated = [trainer.data_collator([trainer.train_dataset[i, i] for i in part]) for part in ((0, 1), (2, 3))]
+        batches = [on(device, batch) for batch in collated]
+        trainer._fix_positions(batches, device)
+        for batch in batches:
+            part = trainer.compute_loss(model, batch)
+            part.backward()
+            losses.append(part.detach())
+        trainer.statistics.finish_step(lambda table: table, trainer.sampler)
+    assert trainer.round.old
+    return losses, [p.grad for p in model.parameters()], trainer.statistics.flush(), trainer.tokens_since_asked()
+
+
+@pytest.mark.parametrize("ratio", ["mean", "token"])
+def test_the_steps_of_a_round_of_policy_gradients(tmp_path, ratio):
+    folders = iter("ab")
+    same(lambda model, device: steps_of_policy(tmp_path / next(folders), model, device, ratio), small, stays=True)
 
 
 def test_a_training_step_with_adapters_and_one_with_annealed_attention(tmp_path, folders):

@@ -17,6 +17,7 @@ GROUPS = {
     "gsm8k": "GSM8K, with the paper's settings",
     "hitab": "HiTab, with the paper's settings",
     "preferences": "Preferences",
+    "policy": "Policy gradients, with the settings of published algorithms",
     "openscience": "OpenScience, with the paper's settings",
     "table1": "The paper's Table 1",
     "table2": "The paper's Table 2",

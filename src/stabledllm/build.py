@@ -29,7 +29,7 @@ from stabledllm.noise.objective import Objective
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
 from stabledllm.objective_checks import check_objective
-from stabledllm.ppots.adaptive import AdaptiveDensity, AdaptiveOptions
+from stabledllm.ppots.adaptive import PER_OCTAVE, AdaptiveDensity, AdaptiveOptions
 
 
 def loading_options(settings: ModelSettings) -> dict:
@@ -44,6 +44,12 @@ def loading_options(settings: ModelSettings) -> dict:
         "init_seed": settings.init_seed,
         "allow_pickle": settings.allow_pickle,
     }
+
+
+def loading_beside(settings: ModelSettings, name: str) -> dict:
+    """The same for a model beside the one of the settings, which a seed of new weights means nothing to unless it is
+    new too."""
+    return loading_options(settings) | ({} if is_new(name) else {"init_seed": None})
 
 
 def build_model(settings: TrainSettings) -> LoadedModel:
@@ -189,12 +195,17 @@ def build_image_decoding(settings: ImageDecodingSettings) -> ImageOptions:
 
 
 def build_adaptive(
-    settings: AdaptiveSettings, method: Method, start: Tabulated | None = None, size: Tensor | None = None
+    settings: AdaptiveSettings,
+    method: Method,
+    start: Tabulated | None = None,
+    size: Tensor | None = None,
+    per_octave: int = PER_OCTAVE,
 ) -> AdaptiveDensity:
     """The adaptive density of a method with ``adaptive``.
 
     Args:
         start: the density that it starts from; uniform without it. size: maskable tokens of each row.
+        per_octave: how finely second moments tell densities apart.
     """
     options = AdaptiveOptions(**settings.model_dump())
 
@@ -202,5 +213,6 @@ def build_adaptive(
         return method.views.cost(t, size)
 
     return AdaptiveDensity(
-        options, shared_noise=method.source.independent, cost=cost, eps=method.objective.floor, start=start
-    )
+        options, shared_noise=method.source.independent, cost=cost, eps=method.objective.floor, start=start,
+        per_octave=per_octave,
+    )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stabledllm.errors import UserError
 from stabledllm.noise.of_parts import OfParts
-from stabledllm.noise.parts import AUTOREGRESSIVE, FOLLOWED
+from stabledllm.noise.parts import AUTOREGRESSIVE, FOLLOWED, STANDARD
 
 if TYPE_CHECKING:
     from stabledllm.noise.methods import Method
@@ -151,11 +151,19 @@ def check_fixed(method: OfParts) -> None:
     stabledllm.errors.UserError: method 'adaptive+mirror': ...; it tends to that of 'ppots+mirror'.
     """
     if method.adaptive:
-        limit = "+".join(FOLLOWED.get(named.text, named.text) for named in method.parts)
         raise UserError(
             f"method '{method.name}': expected a density that is fixed, found one that follows training; "
-            f"it tends to that of '{limit}'."
+            f"it tends to that of '{standing_still(method)}'."
         )
+
+
+def standing_still(method: OfParts) -> str:
+    """The method's name with the density that it tends to in the place of one that follows training.
+
+    >>> standing_still(OfParts("lowdisc+adaptive+fixedcount"))
+    'lowdisc+ppots+fixedcount'
+    """
+    return "+".join(FOLLOWED.get(named.text, named.text) for named in method.parts) or STANDARD
 
 
 def check_fitted(method: OfParts) -> None:

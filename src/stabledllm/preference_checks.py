@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stabledllm.config.settings.preference import OF_THE_POLICY
 from stabledllm.errors import UserError
-from stabledllm.method_checks import check_elbo
+from stabledllm.method_checks import check_elbo, standing_still
 from stabledllm.noise.of_parts import OfParts
 
 if TYPE_CHECKING:
     from stabledllm.config.settings import DecomposeSettings, TrainSettings
 
-_MEANINGLESS = ("packing", "group_by_length", "views_per_forward", "block_schedule")
+_MEANINGLESS = ("group_by_length", "views_per_forward", "block_schedule")
 
 
 def check_preferences(run: TrainSettings) -> None:
@@ -21,9 +22,9 @@ def check_preferences(run: TrainSettings) -> None:
         UserError: such keys.
 
     >>> from stabledllm.config.settings import TrainSettings
-    >>> check_preferences(TrainSettings(objective={"kind": "dpo"}, packing=True))
+    >>> check_preferences(TrainSettings(objective={"kind": "dpo"}, group_by_length=True))
     Traceback (most recent call last):
-    stabledllm.errors.UserError: key 'packing': expected false beside objective.kind=dpo, ...
+    stabledllm.errors.UserError: key 'group_by_length': expected false beside objective.kind=dpo, ...
     """
     pairs = run.data.format == "preference" or run.data.train.startswith("preference:")
     if run.objective.kind != "dpo":
@@ -87,16 +88,10 @@ def check_pairs_to_measure(settings: DecomposeSettings) -> None:
             f"key 'dpo.reference': expected the model that '{settings.model}' is held against, found none; write "
             f"dpo.reference=MODEL, such as the run that it was trained from."
         )
-    if settings.gradient and "gradient" in settings.model_fields_set:
-        raise UserError(
-            "key 'gradient': expected nothing beside objective.kind=dpo, which measures it anyway; leave it out."
-        )
     if "methods" in settings.model_fields_set:
         for name in settings.methods:
             method = OfParts(name)
             check_elbo(method)
-            if method.needs_p:
-                raise UserError(f"method '{name}': expected one without a fitted density for preferences, found ppots.")
             _draws(method, settings.dpo.budget)
 
 
@@ -113,12 +108,70 @@ def check_pair_method(run: TrainSettings, method: OfParts) -> None:
     """
     if run.objective.kind != "dpo":
         return
-    check_elbo(method)
+    check_elbo(OfParts(standing_still(method)))
     draws = _draws(method, run.dpo.budget)
     if run.dpo.correction == "jackknife" and draws < 2 + 2 * any(method.has(s) for s in ("lowdisc", "strats")):
         raise UserError(
             f"key 'dpo.budget': expected more forwards for correction=jackknife, which compares at least two "
             f"replicates of '{method.name}', found {run.dpo.budget}; write dpo.budget={4 * views_of(method)}."
+        )
+
+
+def check_pair_density(run: TrainSettings, method: OfParts) -> None:
+    """Refuse training on preferences whose density of t cannot be had: it is of pairs, and of two models that differ.
+
+    Raises:
+        UserError: ``ppots`` without a fitted density, a density in blocks, or one that follows training beside values
+            of the reference that were computed before it.
+
+    >>> from stabledllm.config.settings import TrainSettings
+    >>> check_pair_density(TrainSettings(objective={"kind": "dpo"}), OfParts("ppots"))
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: key 'p_of_t': expected a density fitted to pairs for method 'ppots', found none: ...
+    """
+    if run.objective.kind != "dpo" or not (method.needs_p or method.adaptive):
+        return
+    _refuse_blocks(run, method)
+    if method.needs_p and run.p_of_t is None:
+        follows = "+".join("adaptive" if part.startswith("ppots") else part for part in method.name.split("+"))
+        raise UserError(
+            f"key 'p_of_t': expected a density fitted to pairs for method '{method.name}', found none: before the "
+            f"first step policy and reference are alike, and nothing is there to fit; write p_of_t=FILE of 'stabledllm "
+            f"fit objective.kind=dpo', or method={follows}."
+        )
+    if method.adaptive and run.dpo.reference == "kept":
+        raise UserError(
+            f"key 'dpo.reference': expected copy or adapter for method '{method.name}', whose draws follow training, "
+            f"found kept, whose values are computed before it; leave it out."
+        )
+
+
+def check_fit_to_pairs(run: TrainSettings, method: OfParts) -> None:
+    """Refuse to fit a density to preferences without a reference that differs from the policy, or in blocks.
+
+    Raises:
+        UserError: such settings.
+
+    >>> from stabledllm.config.settings import TrainSettings
+    >>> check_fit_to_pairs(TrainSettings(objective={"kind": "dpo"}), OfParts("ppots"))
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: key 'dpo.reference': expected the model that 'tiny' is held against, found auto; ...
+    """
+    if run.objective.kind != "dpo":
+        return
+    _refuse_blocks(run, method)
+    if run.dpo.reference in OF_THE_POLICY:
+        raise UserError(
+            f"key 'dpo.reference': expected the model that '{run.model}' is held against, found {run.dpo.reference}; "
+            f"write dpo.reference=MODEL, such as the run that it was trained from."
+        )
+
+
+def _refuse_blocks(run: TrainSettings, method: OfParts) -> None:
+    if run.block_size:
+        raise UserError(
+            f"method '{method.name}': expected no density of t for pairs in blocks, of which each draws its own t, "
+            f"found block_size={run.block_size}; take lowdisc+fixedcount."
         )
 
 

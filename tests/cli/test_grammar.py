@@ -21,6 +21,7 @@ from tests.cli.runner import in_process as call
 
 COMMANDS = typer.main.get_command(app).commands
 SAMPLES = (
+    "[espo]",
     "12",
     "true",
     "false",

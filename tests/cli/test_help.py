@@ -16,6 +16,7 @@ from tests.cli.runner import in_process as call
 NEEDED = {
     "sft": ["model=tiny", "data.train=train.jsonl", "batch=1"],
     "dpo": ["model=tiny", "data.train=pairs.jsonl", "batch=1", "micro_batch=1"],
+    "grpo": ["model=tiny", "data.train=synthetic:hard", "batch=1"],
     "preferences/llada-8b-vrpo": ["data.train=pairs.jsonl", "batch=1"],
     "preferences/llada2.0-mini": ["data.train=pairs.jsonl", "batch=1"],
     "pretrain/stream": ["data.train=text:train.jsonl", "data.validation=text:train.jsonl"],
@@ -23,6 +24,7 @@ NEEDED = {
 """What a recipe leaves to its user."""
 COMMANDS = (
     "quickstart",
+    "quickstart-rl",
     "decompose",
     "fit",
     "train",
@@ -70,7 +72,7 @@ def test_every_shipped_recipe_is_valid(tmp_path, name):
     if name in ("parts/lora", "parts/lora-attention", "parts/paper"):
         assert_refused(result, f"a part of others; write RECIPE+{name.removeprefix('parts/')}")
         return
-    if name == "sft-gsm-symbolic" and not find_spec("reasoning_gym"):
+    if (name == "sft-gsm-symbolic" or name.endswith("-countdown")) and not find_spec("reasoning_gym"):
         assert_refused(result, "pip install 'stabledllm[reasoning-gym]'")
         return
     assert result.returncode == 0, result.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from stabledllm.config import shipped_recipes
@@ -12,7 +14,7 @@ from tests.cli.runner import in_process as call
 # Launch configurations are shipped beside the recipes and are none.
 @pytest.mark.parametrize("name", sorted(n for n in shipped_recipes() if not n.startswith("accelerate/")))
 def test_every_shipped_recipe_has_a_plan(tmp_path, name):
-    result = call("plan", name, *(["model=tiny"] if name in ("sft", "dpo") else []), cwd=tmp_path)
+    result = call("plan", name, *(["model=tiny"] if name in ("sft", "dpo", "grpo") else []), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "needed per device" in result.stdout
 
@@ -33,6 +35,13 @@ def test_pairs_and_their_reference(tmp_path):
     assert fewer["activations"] < 0.4 * copied["activations"]
     words = ["model=GSAI-ML/LLaDA-8B-Instruct", "dtype=bfloat16", "--memory", "80GiB"]
     assert_refused(call("plan", "dpo", *words, cwd=tmp_path), "dpo.tokens_per_forward=2048 dpo.reference=kept")
+    eight = ["--devices", "8", "--sharding", "fsdp2"]
+    on_eight = [planned(f"dpo.reference={kind}", *eight)[0] for kind in ("copy", "kept")]
+    one_eighth = (copied["weights"] - kept["weights"]) / 8
+    assert on_eight[0]["weights"] - on_eight[1]["weights"] == pytest.approx(one_eighth, abs=0.2)
+    refused = call("plan", "dpo", *words, "--devices", "8", "--longest", "4096", cwd=tmp_path)
+    assert_refused(refused, "sharding fsdp2")
+    assert "zero" not in refused.stderr, "DeepSpeed does not train on preferences"
 
 
 def test_what_is_printed(tmp_path):
@@ -78,3 +87,17 @@ def test_bfloat16_without_master_weights_is_said(tmp_path):
 )
 def test_refusals(tmp_path, arguments, words):
     assert_refused(call("plan", *arguments, cwd=tmp_path), *words)
+
+
+def test_responses_and_their_reference(tmp_path):
+    """A prompt and its response are one row; the reference is counted where there is one that is no adapter."""
+    words = ["model=GSAI-ML/LLaDA-8B-Instruct", "data.train=gsm8k", "dtype=bfloat16", "data.max_len=768"]
+    alone = call("plan", "grpo", *words, "grpo.rollout.length=256", cwd=tmp_path)
+    assert "8 forward rows x 1024 tokens" in alone.stdout, alone.stderr
+    held = call("plan", "grpo", *words, "grpo.beta=0.01", cwd=tmp_path)
+    weights = [float(re.search(r"weights +([\d.]+) GiB", each.stdout)[1]) for each in (alone, held)]
+    assert weights[1] == pytest.approx(2 * weights[0], abs=0.2)
+    adapted = call("plan", "grpo+lora", *words, "grpo.beta=0.01", cwd=tmp_path)
+    assert float(re.search(r"weights +([\d.]+) GiB", adapted.stdout)[1]) < 1.2 * weights[0]
+    small = call("plan", "grpo+lora", *words, "--memory", "19GiB", "grpo.tokens_per_forward=65536", cwd=tmp_path)
+    assert_refused(small, "grpo.tokens_per_forward=896")

@@ -14,6 +14,7 @@ from stabledllm.data.rows import EncodingOptions
 from stabledllm.models.adapters import LoRAOptions
 from stabledllm.models.loading import load_model
 from stabledllm.noise.methods import MethodOptions
+from stabledllm.policy.loss import GRPOLoss
 from stabledllm.ppots.adaptive import AdaptiveOptions
 from stabledllm.ppots.fit import FitOptions
 from stabledllm.tasks.task import TaskOptions
@@ -67,9 +68,21 @@ def test_every_group_is_compared_or_meant_for_a_command():
     used_by_name = {groups.ModelSettings, groups.ImageSettings, groups.GradientSettings, groups.ShortDecodingSettings}
     used_by_name |= {groups.RouterSettings, groups.BlockScheduleSettings}
     used_by_name |= {groups.DPOSettings, groups.PairNoiseSettings, groups.SpikeSettings}
+    used_by_name |= {groups.GRPOSettings, groups.RolloutSettings}
     commands = {groups.TrainSettings, groups.ExperimentSettings, groups.DecomposeSettings, groups.EvalSettings}
     commands |= {groups.GenerateSettings, groups.ConvertSettings, groups.MergeSettings, groups.RescoreSettings}
     assert {getattr(groups, name) for name in groups.__all__} == compared | used_by_name | commands
+
+
+def test_responses_are_drawn_as_completions_are_decoded_but_at_random():
+    ours, theirs = defaults_of(groups.RolloutSettings), defaults_of(groups.DecodingSettings)
+    assert ours == theirs | {"temperature": 1.0}
+
+
+def test_a_loss_of_responses_has_the_defaults_of_its_settings():
+    ours, theirs = defaults_of(groups.GRPOSettings), defaults_of(GRPOLoss)
+    assert {name: ours[name] for name in theirs if name != "ratio"} == {n: v for n, v in theirs.items() if n != "ratio"}
+    assert groups.GRPOSettings().ratio_in_force == theirs["ratio"]
 
 
 def test_a_model_is_loaded_as_by_default():

@@ -8,6 +8,7 @@ from stabledllm.config.from_run import _decoding, with_run
 from stabledllm.config.recipe import check, load_recipe, read_recipe
 from stabledllm.config.settings import DecomposeSettings, EvalSettings, GenerateSettings, TrainSettings
 from stabledllm.errors import Mistakes
+from stabledllm.experiment.commands_at_once import check_command
 from tests.fakes.runs import write_run
 
 CONFIG = TrainSettings.model_validate(
@@ -185,3 +186,58 @@ def test_of_decoding_only_what_is_not_given_is_told(run):
     given = {"length": 8, "steps": 4, "block": 4, "temperature": 1.0}
     (line,) = [one for one in read(run, GenerateSettings, decoding=given)[1] if one.startswith("from")]
     assert "decoding" not in line.partition(": ")[2]
+
+
+def test_what_a_run_was_trained_on_says_nothing_of_what_its_model_is_trained_on_next(tmp_path):
+    config = CONFIG | {"objective": {"kind": "dpo", "eps": 0.01}, "data": CONFIG["data"] | {"format": "preference"}}
+    run = write_run(tmp_path / "pairs", config=config)
+    settings, (line,) = read(run, TrainSettings, data={"train": "jsonl:answers.jsonl"})
+    assert (settings.objective.kind, settings.objective.eps, settings.data.format) == ("masked", 0.01, None)
+    assert "kind" not in line
+    assert "format" not in line
+    again, _ = read(run, TrainSettings, objective={"kind": "dpo"})
+    assert again.data.format == "preference"
+    assert read(run, EvalSettings)[0].data.format == "preference", "whose rows are read as they were"
+
+
+def of_responses(folder, kind: str, **more) -> dict:
+    """The settings of a run on responses."""
+    own = {"objective": {"kind": kind}, "model": "runs/sft/model", "data": {"train": "jsonl:rows.jsonl"}}
+    write_run(folder / "run", config=TrainSettings.model_validate(own | {kind: more}).model_dump())
+    return folder / "run"
+
+
+def test_a_run_on_preferences_is_measured_against_what_it_began_with(tmp_path):
+    run = of_responses(tmp_path, "dpo", beta=0.2, budget=16)
+    settings, (line,) = read(run, DecomposeSettings)
+    assert (settings.objective.kind, settings.dpo.beta, settings.dpo.reference) == ("dpo", 0.2, "runs/sft/model")
+    assert settings.dpo.budget == DecomposeSettings().dpo.budget, "of the measurement, not of the run"
+    assert "dpo.reference=runs/sft/model" in line
+    given, _ = read(run, DecomposeSettings, dpo={"reference": "other"})
+    assert given.dpo.reference == "other"
+    named = of_responses(tmp_path / "other", "dpo", reference="ref")
+    assert read(named, DecomposeSettings)[0].dpo.reference == "ref"
+
+
+def test_a_run_on_rewards_is_measured_with_its_rewards_and_rollouts(tmp_path):
+    run = of_responses(tmp_path, "grpo", group=8, beta=0.1, inner=3, rollout={"length": 16}, estimator="espo")
+    grpo = read(run, DecomposeSettings)[0].grpo
+    assert (grpo.group, grpo.rollout.length, grpo.beta, grpo.reference) == (8, 16, 0.1, "runs/sft/model")
+    assert not {"inner", "estimator", "budget"} & grpo.model_fields_set
+    assert read(of_responses(tmp_path / "other", "grpo", group=6), DecomposeSettings)[0].grpo.reference is None
+
+
+def test_the_code_of_a_runs_reward_is_typed_again(tmp_path):
+    run = of_responses(tmp_path, "grpo", reward=["rewards.py:short"])
+    with pytest.raises(Mistakes, match="whose code is run, to be named on the command line"):
+        check_command("decompose", {"model": str(run)}, ["data.train=synthetic"])
+    settings = check_command(
+        "decompose", {"model": str(run)}, ["data.train=synthetic", "grpo.reward=[task]", "grpo.prompts=3"]
+    )
+    assert settings.grpo.reward == ["task"]
+
+
+def test_another_objective_leaves_them_out(tmp_path):
+    run = of_responses(tmp_path, "dpo", beta=0.2)
+    settings, _ = read(run, DecomposeSettings, objective={"kind": "masked"})
+    assert "dpo" not in settings.model_fields_set

@@ -127,3 +127,9 @@ def test_the_system_prompt_and_worked_examples_stand_before_every_prompt(tmp_pat
     assert [turn["role"] for turn in conversation] == ["system", "user", "assistant", "user", "assistant", "user"]
     assert (conversation[0]["content"], conversation[-1]["content"]) == ("Be short.", "Hi?")
     assert with_prompts_before([typed_prompt("Hi?", 1)], DataSettings()) == [[USER]]
+
+
+@pytest.mark.parametrize("form", ["preference", "prompts"])
+def test_the_format_of_a_run_on_pairs_or_prompts_hinders_no_prompt(tmp_path, form):
+    (prompt,) = read(write(tmp_path / "p.jsonl", [{"question": "Hi?", "answer": "Yes."}]), format=form)
+    assert prompt.messages == [USER]

@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from stabledllm.data.formats import FORMATS, PREFERENCE, FormatOptions, examples_of
+from stabledllm.data.formats import BY_NAME, FORMATS, FormatOptions, examples_of
 from stabledllm.data.rows import EncodingOptions, collate, encode_examples
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from tests.cli.runner import ROOT, in_process
@@ -47,7 +47,7 @@ def test_every_format_has_a_row():
 
 @pytest.mark.parametrize(("name", "row"), ROWS)
 def test_a_row_is_read_as_the_page_says(name, row):
-    asked = name if name == PREFERENCE else None  # of no run on single answers
+    asked = name if name in BY_NAME else None  # of no run on single answers
     form, examples = examples_of(json.loads(row), "data.md", FormatOptions(asked))
     assert form.name == name
     assert len(examples) == 1

@@ -7,14 +7,8 @@ import json
 import pytest
 
 from stabledllm.errors import Mistakes, UserError
-from stabledllm.experiment.commands_at_once import (
-    COMMANDS,
-    QUANTITIES,
-    check_command,
-    check_plan,
-    check_prompts,
-    check_stored,
-)
+from stabledllm.experiment.commands_at_once import COMMANDS, check_command, check_plan, check_prompts
+from stabledllm.experiment.stored_at_once import QUANTITIES, check_stored
 from stabledllm.lab.measure import recommendation
 from stabledllm.models.choices import FAMILY_NAMES
 from stabledllm.models.families.registry import FAMILIES

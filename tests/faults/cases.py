@@ -18,6 +18,17 @@ _SMALL = {
     "data.validation_rows": 2, "data.test_rows": 2, "generate_batch": 1, "decoding.length": 8, "decoding.steps": 2,
     "decoding.block": 8, "ppots.rows": 2, "ppots.rates": 4, "ppots.masks": 2, "ppots.starts": 1,
 }  # fmt: skip
+_RESPONSES = (
+    "grpo.group=2", "grpo.inner=2", "grpo.beta=0.1", "grpo.rollout.length=8", "grpo.rollout.steps=2",
+    "grpo.rollout.temperature=2", "trainer.warmup_steps=0", "trainer.learning_rate=1e-3", "untuned=false",
+)  # fmt: skip
+"""Responses of a small run of policy gradients."""
+_PAIRS = (
+    "steps=4", "save_every=2", "eval_every=4", "batch=2", "micro_batch=2", "log_every=1", "eval_draws=1",
+    "data.validation_rows=2", "dpo.budget=2", "dpo.correction=none", "dpo.reference=kept", "trainer.warmup_steps=0",
+    "trainer.learning_rate=1e-3", "untuned=false",
+)  # fmt: skip
+"""A small run on pairs."""
 RUN = tuple(f"{key}={value}" for key, value in _SMALL.items())
 _TIMES = {"seconds", "tokens_per_second", "started", "updated", "time", "devices", "out", "config"}
 """Keys of stored JSON that differ from run to run, or name the folder."""
@@ -60,6 +71,8 @@ def inputs() -> Path:
     ):
         ended = command(*arguments, cwd=home)
         assert ended.code == 0, ended.printed
+    pairs = [{"prompt": f"{i}?", "chosen": f"It is {i}.", "rejected": "No!"} for i in range(12)]
+    (home / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     return home
 
 
@@ -70,6 +83,8 @@ def _with_a_density(folder: Path) -> None:
 CASES = (
     Case("train", ("train", "sft-synthetic", "out=out", *RUN)),
     Case("lora", ("train", "sft-synthetic+lora", "out=out", "method=ppots", *RUN)),
+    Case("dpo", ("train", "dpo", "model=tiny", "data.train={inputs}/pairs.jsonl", "out=out", *_PAIRS)),
+    Case("grpo", ("train", "grpo", "model=tiny", "data.train=synthetic:easy", "out=out", *RUN, *_RESPONSES)),
     Case("eval", ("eval", "--out", "out", "--rows", "3", "--length", "8", "--steps", "2", "--batch", "1")),
     Case(
         "decompose",
@@ -109,7 +124,7 @@ def _content(path: Path) -> object:
         return "there"
     if path.suffix == ".json":
         return _without_times(json.loads(path.read_text(encoding="utf-8")))
-    if path.name == "history.jsonl":
+    if path.name == "history.jsonl" or path.name.startswith("rollouts-"):
         return [_without_times(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
-from stabledllm.config.settings import DecomposeSettings
+from stabledllm.config.recipe import check
+from stabledllm.config.settings import DecomposeSettings, TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.lab.preferences import APART, DEFAULT, RECORD, STANDARD, candidates
 from stabledllm.preference_checks import check_pairs_to_measure
@@ -30,7 +32,10 @@ def test_the_table_and_its_record(folder):
     assert [row["name"] for row in record["methods"]] == [STANDARD, APART, "fixedcount"]
     assert record["pairs"] == 3
     assert record["methods"][0]["over_standard"]["margin"]["value"] == 1
-    assert record["sentence"] in " ".join(done.stdout.split())
+    for sentence in record["sentences"]:
+        assert sentence in " ".join(done.stdout.split())
+    assert set(record["methods"][2]["p_holm"]) == {"margin", "loss", "gradient"}
+    assert record["methods"][1]["p_holm"] is None, "what nobody trains with is not compared"
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
@@ -59,6 +64,41 @@ def test_another_vocabulary_is_refused(folder):
     assert_refused(other, "dpo.reference 'tiny-mmada': expected the vocabulary of 'tiny'")
 
 
+def test_it_is_recommended_from_the_record_and_by_measuring(folder):
+    small = ["dpo.pairs=3", "dpo.repeats=3", "dpo.budget=2", "methods=[fixedcount]", "out=noise"]
+    measured = in_process("recommend", *KEYS, "dpo.reference=new:tiny", *small, cwd=folder)
+    assert measured.returncode == 0, measured.stderr
+    again = in_process("recommend", "--from", "noise", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    recipe = again.stdout.rpartition("# stabledllm train recipe.yaml\n")[2]
+    assert measured.stdout.endswith(recipe)
+    settings = check(yaml.safe_load(recipe), TrainSettings, "pasted")
+    assert (settings.model, settings.data.train, settings.objective.kind) == ("new:tiny", "pairs.jsonl", "dpo")
+    assert settings.method in (STANDARD, "fixedcount")
+
+
+def test_a_folder_with_two_measurements_is_asked_about(folder):
+    for name in ("decomposition.json", RECORD):
+        (folder / name).write_text("{}")
+    assert_refused(in_process("recommend", "--from", ".", cwd=folder), "found decomposition.json and preference_noise")
+    assert_refused(in_process("recommend", "--from", RECORD, cwd=folder), RECORD, "stabledllm/preference_noise/1")
+
+
+def test_keys_that_nothing_reads_are_refused(folder):
+    for key in ("gradient=true", "rows=3", "grad.rows=9", "forwards=8"):
+        done = in_process("decompose", *KEYS, "dpo.reference=new:tiny", key, cwd=folder)
+        assert_refused(done, f"key '{key.partition('=')[0]}': expected objective.kind=masked beside it")
+    done = in_process("decompose", *KEYS, "dpo.reference=new:tiny", "grad.parameters=[head.*]", "--dry-run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
+def test_quick_measures_fewer_pairs(folder):
+    few = ["methods=[fixedcount]", "--quick", "--dry-run"]
+    done = in_process("decompose", *KEYS, "dpo.reference=tiny", *few, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert f"{6 * 4 * 2 * 4 * 3 * 3:,} forward passes" in done.stdout
+
+
 def test_a_dry_run_counts(folder):
     done = in_process("decompose", *KEYS, "dpo.reference=tiny", "methods=[fixedcount]", "--dry-run", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -71,9 +111,8 @@ def test_a_dry_run_counts(folder):
         ({"objective": {}}, "key 'dpo': expected objective.kind=dpo beside it"),
         ({"objective": {}, "dpo": None, "data": {"format": "preference"}}, "expected objective.kind=dpo for rows"),
         ({"methods": ["clipped"]}, "expected an unbiased method"),
-        ({"methods": ["ppots"]}, "without a fitted density for preferences"),
+        ({"methods": ["adaptive"]}, "whose density stands still"),
         ({"methods": ["multisample3"]}, "a multiple of the 3 views of 'multisample3', found 4"),
-        ({"gradient": True}, "key 'gradient': expected nothing beside"),
     ],
 )
 def test_refusals(change, words):
@@ -81,3 +120,18 @@ def test_refusals(change, words):
     settings = DecomposeSettings.model_validate({key: value for key, value in plain.items() if value is not None})
     with pytest.raises(UserError, match=words):
         check_pairs_to_measure(settings)
+
+
+def test_a_density_is_fitted_to_other_pairs_than_are_measured(folder):
+    small = ["dpo.pairs=2", "dpo.repeats=3", "dpo.budget=2", "methods=[ppots]", "out=noise"]
+    small += ["probe.rows=4", "probe.rates=4", "probe.masks=2", "probe.starts=1"]
+    done = in_process("decompose", *KEYS, "dpo.reference=new:tiny", *small, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / "noise" / RECORD).read_text())
+    density = record["densities"]["ppots"]
+    assert sum(density) / len(density) == pytest.approx(1, abs=0.01)
+    assert max(density) > 1.05
+    idle = in_process("decompose", *KEYS, "dpo.reference=new:tiny", "probe.rows=4", cwd=folder)
+    assert_refused(idle, "key 'probe.rows': expected a method with ppots among methods")
+    few = in_process("decompose", *KEYS, "dpo.reference=new:tiny", "dpo.pairs=3", "methods=[ppots]", cwd=folder)
+    assert_refused(few, "expected at least 2 pairs beside the 3 that are measured, to fit p(t) of 'ppots' to, found 1")

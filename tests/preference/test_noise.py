@@ -11,7 +11,7 @@ from stabledllm import UserError
 from stabledllm.data.rows import TokenRow
 from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
-from stabledllm.preference.noise import Candidate, PairNoise, measure_pairs
+from stabledllm.preference.noise import Candidate, PairNoise, measure_pairs, vrpo
 from tests.float64 import default_float64  # noqa: F401
 from tests.preference.test_draws import PAIRS, tiny
 
@@ -130,3 +130,36 @@ def test_one_pair_gives_no_interval():
 def test_refusals(models, pairs, repeats):
     with pytest.raises(UserError, match="expected pairs and at least 2 repeats"):
         measure_pairs(*models, pairs, [], DPOLoss(), repeats=repeats)
+
+
+def test_vrpos_candidates_have_its_numbers_of_ratios_and_masks(models):
+    for ratios, masks, shared in ((4, 1, True), (2, 2, True), (1, 4, True), (1, 1, True), (4, 1, False)):
+        one = vrpo(ratios, masks, shared=shared, eps=0.0)
+        plan = one.estimator.draw(models[0], PAIRS, range(len(PAIRS)), seed=0).plan
+        assert (plan.t.shape[2], plan.method.views.count) == (ratios, masks)
+        assert (one.estimator.budget, one.shared) == (ratios * masks, shared)
+
+
+@pytest.mark.statistical
+def test_the_variance_between_pairs_is_that_of_their_mean_gradients(models):
+    """Two pairs whose mean gradients are known by enumeration, under ten numbers each."""
+    candidate = Candidate("fixedcount", BoundEstimator("fixedcount", 1, eps=0.0))
+    other = Pair(ONE_EACH.rejected, ONE_EACH.chosen)
+    means = [mean_gradient(*models, pair) for pair in (ONE_EACH, other)]
+    truth = float((means[0] - means[1]) @ (means[0] - means[1])) / 2
+    found = [
+        measure_pairs(*models, [ONE_EACH, other], [candidate], DPOLoss(BETA), repeats=6, seed=seed)[0].between
+        for seed in range(16)
+    ]
+    found = torch.tensor(found)
+    assert abs(float(found.mean()) - truth) < 4.5 * float(found.std()) / 4
+    assert float(found.std()) / 4 < 0.3 * truth
+
+
+def mean_gradient(policy, reference, pair: Pair) -> torch.Tensor:
+    total = 0.0
+    for (p, a, ga), (q, b, gb) in itertools.product(
+        *(laws(policy, reference, r) for r in (pair.chosen, pair.rejected))
+    ):
+        total = total - p * q * BETA / (1 + math.exp(BETA * (a - b))) * (ga - gb)
+    return total

@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -73,17 +75,27 @@ def environment(sharded: str | None) -> dict[str, str]:
     return FSDP | {"FSDP_STATE_DICT_TYPE": sharded}
 
 
-def train(settings: dict, sharded: str | None, dtype: str = "float64") -> dict:
-    """One run through ``training.run.train``; what this rank drew and lost."""
+@contextmanager
+def launched(sharded: str | None, dtype: str = "float64") -> Iterator[None]:
+    """A context in which a run takes this process for a rank of such a launch, and loads models in this precision."""
     wanted = getattr(torch, dtype)
+
+    def load(name, **options):
+        return load_model(name, **(options | {"dtype": wanted}))
+
     with (
         mock.patch.dict(os.environ, environment(sharded)),
-        mock.patch("stabledllm.build.load_model", lambda name, **k: load_model(name, **(k | {"dtype": wanted}))),
+        mock.patch("stabledllm.build.load_model", load),
         mock.patch.object(run, "refuse_silent_changes", be_a_gpu),
-        mock.patch.object(kinds, "MDMTrainer", Recording),
     ):
-        run.train(TrainSettings.model_validate(settings), say=lambda _: None)
+        yield
     unset_hf_deepspeed_config()  # as in a process of its own: else the next model is loaded in shards
+
+
+def train(settings: dict, sharded: str | None, dtype: str = "float64") -> dict:
+    """One run through ``training.run.train``; what this rank drew and lost."""
+    with launched(sharded, dtype), mock.patch.object(kinds, "MDMTrainer", Recording):
+        run.train(TrainSettings.model_validate(settings), say=lambda _: None)
     trainer = Recording.last
     zero = (sharded or "").startswith("zero")
     assert trainer.is_deepspeed_enabled == zero

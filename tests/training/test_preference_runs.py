@@ -17,6 +17,7 @@ from stabledllm.runtime.files import read_json
 from stabledllm.training.preference_run import KEPT
 from stabledllm.training.replay.point import find_point
 from stabledllm.training.run import train
+from tests.fakes.block_models import write_fast_dllm
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -169,6 +170,15 @@ def test_replay_is_of_single_answers(tmp_path, data):
         find_point(tmp_path / "run", 1, from_start=True)
 
 
+def test_packing_changes_no_number(tmp_path, data):
+    found = []
+    for packing in (False, True):
+        record = train(settings(tmp_path, data, packing=packing, steps=2, out=str(tmp_path / f"packed-{packing}")))
+        found.append([each["loss"] for each in record["history"]])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert found[1] != found[0], "other kernels round otherwise"
+
+
 def test_in_blocks(tmp_path, data):
     record = train(settings(tmp_path, data, block_size=4, decoding={"block": 4}))
     assert record["metrics"]["preference_loss"]["value"] > 0
@@ -176,7 +186,7 @@ def test_in_blocks(tmp_path, data):
 
 REFUSED = [
     ({"objective": {}}, "data.format: expected objective.kind=dpo for rows of preferences", {"format": "preference"}),
-    ({"packing": True}, "key 'packing': expected false beside objective.kind=dpo", {}),
+    ({"group_by_length": True}, "key 'group_by_length': expected false beside objective.kind=dpo", {}),
     ({"views_per_forward": 1}, "key 'views_per_forward': expected null", {}),
     ({"lora": {"dropout": 0.1}}, r"key 'lora.dropout': expected 0 beside", {}),
     ({"dpo": {"reference": "adapter"}}, r"key 'dpo.reference': expected 'lora' beside adapter", {}),
@@ -196,7 +206,7 @@ def test_keys_that_do_not_go_together(tmp_path, data, change, words, of_data):
     ("method", "dpo", "words"),
     [
         ("clipped", {}, "expected an unbiased method, found 'clipped'"),
-        ("adaptive", {}, "whose density stands still"),
+        ("adaptive+ema", {}, "ema steadies training's reported loss"),
         ("mirror", {"budget": 5}, "a multiple of the 2 views of 'mirror', found 5"),
         ("lowdisc+fixedcount", {"budget": 2, "correction": "jackknife"}, r"write dpo.budget=4"),
     ],
@@ -223,3 +233,19 @@ def test_rows_that_are_no_pair(tmp_path, row, words):
     data = {"train": str(path), "validation_share": 0}
     with pytest.raises(UserError, match=words):
         load_bundle(settings(tmp_path, data).data, load_model("tiny").tokenizer)
+
+
+@pytest.mark.parametrize("reference", ["copy", "adapter", "kept"])
+def test_both_models_begin_blocks_alike(tmp_path, reference):
+    """Fast-dLLM v2's blocks begin otherwise in training than in evaluation mode, in which a reference is."""
+    base, pairs = write_fast_dllm(tmp_path / "fast"), tmp_path / "pairs.jsonl"
+    row = {"prompt": "1+1=?", "chosen": "a longer answer " * 2, "rejected": "not that one"}
+    pairs.write_text("".join(json.dumps(row | {"prompt": f"{i}+1=?"}) + "\n" for i in range(8)))
+    plain = {
+        "model": str(base), "data": {"train": str(pairs), "max_len": 200, "validation_share": 0}, "batch": 4,
+        "objective": {"kind": "dpo"}, "method": "lowdisc+fixedcount", "steps": 1, "untuned": False, "log_every": 1,
+        "dpo": {"budget": 2, "reference": reference}, "lora": {"rank": 2} if reference == "adapter" else None,
+        "out": str(tmp_path / "run"), "trainer": {"disable_tqdm": True},
+    }  # fmt: skip
+    record = train(TrainSettings.model_validate(plain), say=lambda line: None)
+    assert record["history"][0]["rewards/margins"] == pytest.approx(0, abs=1e-6)

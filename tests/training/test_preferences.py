@@ -14,7 +14,9 @@ from stabledllm.noise.methods import Method
 from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
 from stabledllm.preference.reference import AdapterOff, FrozenCopy, KeptValues, values_of
-from stabledllm.training.preferences import EVAL_SEED, DPOTrainer, PairStatistics, refuse_sharded
+from stabledllm.training.devices import refuse_sharding_in_parts
+from stabledllm.training.equal_passes import EqualPasses
+from stabledllm.training.preferences import EVAL_SEED, DPOTrainer, PairStatistics
 from tests.cli.forked import Forked, ranks
 from tests.fakes import tiny
 
@@ -206,11 +208,37 @@ def test_epochs_have_noise_of_their_own_and_seeds_too(tmp_path, whole):
     assert all(not torch.allclose(a, b) for i, a in enumerate(seen) for b in seen[:i])
 
 
-@pytest.mark.parametrize(("kind", "words"), [("fsdp", "found FSDP"), ("deepspeed", "found DeepSpeed")])
-def test_sharded_weights_are_refused(kind, words):
-    refuse_sharded(fsdp=False, deepspeed=False)
-    with pytest.raises(UserError, match=f"objective.kind=dpo: expected whole weights on every device, {words}"):
-        refuse_sharded(**({"fsdp": False, "deepspeed": False} | {kind: True}))
+@pytest.mark.parametrize(
+    ("version", "deepspeed", "words"), [(1, False, "found FSDP version 1"), (None, True, "found DeepSpeed")]
+)
+def test_other_sharding_than_fsdp2_is_refused(version, deepspeed, words):
+    for whole in (None, 2):
+        refuse_sharding_in_parts("dpo", fsdp_version=whole, deepspeed=False)
+    with pytest.raises(UserError, match=f"objective.kind=dpo: expected whole weights .* or FSDP version 2, {words}"):
+        refuse_sharding_in_parts("dpo", fsdp_version=version, deepspeed=deepspeed)
+
+
+def test_added_passes_change_nothing():
+    """A rank with fewer passes makes as many as the others: the model runs, values and gradients stay."""
+    model, calls = tiny.model(32), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    draws = HOW.draw(model, PAIRS[:3], range(3), seed=SEED)
+    equal = EqualPasses(draws, draws.passes + 3)
+    values = draws.values(model)
+    calls.clear()
+    assert torch.equal(equal.values(model), values)
+    assert len(calls) == equal.passes
+    slopes = torch.randn(values.shape, dtype=values.dtype)
+    gradients = []
+    for each in (draws, equal):
+        model.zero_grad()
+        parts = list(each.parts(model, slopes))
+        assert len(parts) == each.passes
+        for part in parts:
+            part.backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert torch.equal(equal.tokens, draws.tokens)
 
 
 @pytest.mark.parametrize("reference", ["copy", "adapter", "kept"])

@@ -11,7 +11,7 @@ from stabledllm.plain_text import plain_text
 from stabledllm.runtime.device import ask_for
 
 _WITH_MODEL = ("train", "experiment", "fit", "decompose", "recommend", "eval", "generate", "quickstart",
-               "quickstart-images", "encode", "replay")  # fmt: skip
+               "quickstart-images", "quickstart-rl", "encode", "replay")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def run(
     quick: bool = False,
     wide: bool = False,
 ) -> Path:
-    """Measure, print the tables, write ``decomposition.json`` and the figures, and return their folder.
+    """Measure, print the tables, write the record and the figures, and return the record's file.
 
     Args:
         command: whose settings they are. also: checks of its own options, told with what is wrong with them.
@@ -40,9 +40,11 @@ def run(
         quick: measure fewer rows and draws, where they are not given. wide: print all columns of the tables.
     """
     from stabledllm.experiment.commands_at_once import check_command
-    from stabledllm.lab.quick import DECOMPOSE, under
+    from stabledllm.lab.quick import quick_decompose
 
-    settings = check_command(command, under(DECOMPOSE, tree) if quick else tree, overrides, also=also, tell=say)
+    if quick:
+        tree = quick_decompose(tree, overrides)
+    settings = check_command(command, tree, overrides, also=also, tell=say)
     from stabledllm.experiment.idle import idle_in_decompose
 
     say_all(idle_in_decompose(settings, overrides))
@@ -51,9 +53,11 @@ def run(
         from stabledllm.cli.dry_run import of_decompose
 
         answer_all(of_decompose(settings))
-        return out
+        return out  # of which nothing is read
     if settings.objective.kind == "dpo":
         return _of_pairs(settings, out)
+    if settings.objective.kind == "grpo":
+        return _of_policy(settings, out, wide)
     from stabledllm.lab.decompose import run_decompose
     from stabledllm.reports.printed import decomposition_text
     from stabledllm.reports.save import save_decomposition_figures
@@ -64,7 +68,7 @@ def run(
         answer_all(decomposition_text(record, wide))
         figures = save_decomposition_figures(record, out)
         say(f"wrote {out / 'decomposition.json'} and {', '.join(figure.name for figure in figures)}")
-    return out
+    return out / "decomposition.json"
 
 
 def _of_pairs(settings: DecomposeSettings, out: Path) -> Path:
@@ -77,4 +81,17 @@ def _of_pairs(settings: DecomposeSettings, out: Path) -> Path:
         record = run_pair_noise(settings, say)
         answer_all(preference_text(record))
         say(f"wrote {out / RECORD}")
-    return out
+    return out / RECORD
+
+
+def _of_policy(settings: DecomposeSettings, out: Path, wide: bool) -> Path:
+    """Measure the noise of policy gradients and print its table."""
+    from stabledllm.lab.policy import RECORD, run_policy_noise
+    from stabledllm.reports.policy_noise import policy_text
+    from stabledllm.runtime.locks import writing
+
+    with writing(settings.out, "decompose"):
+        record = run_policy_noise(settings, say)
+        answer_all(policy_text(record, wide))
+        say(f"wrote {out / RECORD}")
+    return out / RECORD

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stabledllm.build import build_method, build_methods
+from stabledllm.cli.dry_run_noise import of_noise
 from stabledllm.cli.stopping import work_in
 from stabledllm.config.settings import (
     DataSettings,
@@ -50,11 +51,14 @@ def of_train(run: TrainSettings) -> Iterator[str]:
     if method.needs_p and not run.p_of_t:
         yield _line("probe", f"p(t) of {run.method}: {_probed(method, run)}")
     yield _line("train", _steps(run, method))
+    if run.objective.kind == "grpo":
+        yield _line("draw", _rollouts(run))
     for number, line in enumerate(_evaluated(run)):
         yield _line("" if number else "evaluate", line)
     saved = f"checkpoints every {run.save_every:,} steps, " if run.save_every else "no checkpoint (save_every), "
     completions = ", completions" if has_test(run.data) else ""
-    yield _line("write", f"{_folder(run.out)}: {saved}model, run.json{completions}")
+    drawn = ", rollouts" if run.objective.kind == "grpo" else ""
+    yield _line("write", f"{_folder(run.out)}: {saved}model, run.json{completions}{drawn}")
     yield from _memory([run])
 
 
@@ -76,17 +80,13 @@ def of_experiment(settings: ExperimentSettings, runs: Sequence[Planned], beside:
 
 def of_decompose(settings: DecomposeSettings) -> Iterator[str]:
     """Yields what a decomposition would do."""
-    if settings.objective.kind == "dpo":
-        from stabledllm.lab.preferences import RECORD, candidates
-
-        dpo, methods = settings.dpo, candidates(settings)
-        each = dpo.pairs * dpo.repeats * 2 * dpo.budget
+    if settings.objective.kind != "masked":
+        measured = of_noise(settings)
         yield _BEGINNING
-        yield _line("load", f"{_model(settings)}; against {dpo.reference}")
+        yield _line("load", f"{_model(settings)}{measured.beside}")
         yield _line("rows", _source(settings.data.train))
-        total = each * len(methods)
-        yield _line("draw", f"{3 * total:,} forward passes, {total:,} with gradients, for {len(methods)} estimators")
-        yield _line("write", f"{_folder(settings.out, replaced=True)}: {RECORD}")
+        yield from (_line(*each) for each in measured.lines)
+        yield _line("write", f"{_folder(settings.out, replaced=True)}: {measured.file}")
         return
     methods, rows = build_methods(settings), settings.data.train_rows or _MANY
     yield _BEGINNING
@@ -108,9 +108,11 @@ def of_fit(settings: TrainSettings) -> Iterator[str]:
     """Yields what a fit of p(t) would do."""
     method = build_method(settings.method, settings)
     yield _BEGINNING
-    yield _line("load", _model(settings))
+    pairs = settings.objective.kind == "dpo"
+    yield _line("load", _model(settings) + (f"; against {settings.dpo.reference}" if pairs else ""))
     yield _line("rows", _source(settings.data.train))
-    yield _line("probe", f"{settings.method}: {_probed(method, settings)}")
+    twice = " of policy and as many of reference" if pairs and method.signal == "loss" else ""
+    yield _line("probe", f"{settings.method}: {_probed(method, settings)}{twice}")
     yield _line("write", f"{_folder(settings.out, replaced=True)}: p_of_t.json and its figure")
     yield _weights(settings)
 
@@ -221,12 +223,35 @@ def _probed(method: Method, run: TrainSettings) -> str:
 
 
 def _steps(run: TrainSettings, method: Method) -> str:
+    if run.objective.kind != "masked":
+        steps = f"{run.steps:,} steps" if run.steps else f"{run.epochs:g} passes over the rows, in steps"
+        return f"{steps} of {_of_responses(run)}"
     views = method.views.count
     each = f"{run.batch} rows" + (f" x {views} views" if views > 1 else "")
     if run.steps is None:
         return f"{run.epochs:g} passes over the rows, in steps of {each}, by {run.method}"
     forwards = run.steps * run.batch * views
     return f"{run.steps:,} steps of {each} by {run.method}: {'at most ' * (views > 1)}{forwards:,} forward passes"
+
+
+def _of_responses(run: TrainSettings) -> str:
+    """A step whose rows are pairs, or prompts with the responses that are drawn to them."""
+    if run.objective.kind == "dpo":
+        return f"{run.batch} pairs, each response by {run.dpo.budget} forwards of policy and reference"
+    grpo = run.grpo
+    by = f"{run.method}, " if grpo.estimator == "method" else f"{grpo.estimator}, "
+    return f"{run.batch} prompts with {grpo.group} responses each, of a budget of {grpo.budget} forwards by {by}" + (
+        f"{grpo.inner} steps on the same" if grpo.inner > 1 else "every step on others"
+    )
+
+
+def _rollouts(run: TrainSettings) -> str:
+    how, responses = run.grpo.rollout, run.batch * run.grpo.group
+    rounds = f"{_counted(-(-run.steps // run.grpo.inner), 'round')} of " if run.steps else ""
+    return (
+        f"{rounds}{responses:,} responses of at most {how.length} tokens, in {how.calls} model calls for every "
+        f"{run.generate_batch}; rewards {' + '.join(run.grpo.reward)}"
+    )
 
 
 def _folder(out: str, *, replaced: bool = False) -> str:

@@ -22,7 +22,7 @@ from stabledllm.cli.outcome import carried, ended
 from stabledllm.cli.plan import plan
 from stabledllm.cli.power import power
 from stabledllm.cli.printing import be_quiet
-from stabledllm.cli.quickstart import quickstart, quickstart_images
+from stabledllm.cli.quickstart import quickstart, quickstart_images, quickstart_rl
 from stabledllm.cli.recipes import cp, ls, validate
 from stabledllm.cli.recommend import recommend
 from stabledllm.cli.replay import replay
@@ -42,6 +42,7 @@ app = typer.Typer(
 _COMMANDS = {
     "quickstart": quickstart,
     "quickstart-images": quickstart_images,
+    "quickstart-rl": quickstart_rl,
     "decompose": decompose,
     "recommend": recommend,
     "fit": fit,

@@ -20,7 +20,7 @@ def recommend(
     config: Config = None,
     stored: Annotated[
         Path | None,
-        typer.Option("--from", parser=path, help="A decomposition.json, or its folder, instead of measuring now."),
+        typer.Option("--from", parser=path, help="What decompose wrote, or its folder, instead of measuring now."),
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="Whose noise decides: gradient or loss; the gradient's where it is measured.")
@@ -33,9 +33,10 @@ def recommend(
 
     forwards=32 is the batch in forward passes.
     """
-    from stabledllm.experiment.commands_at_once import check_stored, refuse_quantity
+    from stabledllm.experiment.stored_at_once import check_stored, refuse_quantity, stored_in
 
     typed = read_arguments("recommend", words, config)
+    measures = stored is None
     if stored is None:
         also = [partial(refuse_quantity, by)]
         stored = decompose.run(
@@ -48,10 +49,15 @@ def recommend(
             if given:
                 raise UserError(f"recommend: {option} is for measuring now, which --from does not; leave one out.")
         check_stored(stored, by, [*([typed.recipe] if typed.recipe else []), *typed.overrides])
+    from stabledllm.config.run_folder import MEASURED
+    from stabledllm.lab.noise_advice import advise
     from stabledllm.lab.recommendation import recommend as choose
-    from stabledllm.reports.stored import read
+    from stabledllm.reports.stored import read_one_of
     from stabledllm.reports.table import filled
 
-    choice = choose(read(stored / "decomposition.json" if stored.is_dir() else stored, "decomposition"), by)
-    answer("\n" + "\n".join(map(filled, choice.sentences)))
-    answer(f"\n# stabledllm train recipe.yaml\n{choice.recipe}")
+    kind, record = read_one_of(stored if measures else stored_in(stored), list(MEASURED))
+    choice = choose(record, by) if kind == "decomposition" else advise(record, by)
+    if kind == "decomposition" or not measures or by:  # else they stand below the table
+        answer("\n" + "\n".join(map(filled, choice.sentences)))
+    beside = f" {typed}" if (typed := getattr(choice, "typed", "")) else ""
+    answer(f"\n# stabledllm train recipe.yaml{beside}\n{choice.recipe}")

@@ -82,7 +82,10 @@ def work_in(out: Path) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
-_RESULTS = ("decomposition.json", "p_of_t.json", "p_of_t_*.json", "untuned.json", "eval.json")
+_RESULTS = (
+    "decomposition.json", "preference_noise.json", "policy_noise.json", "p_of_t.json", "p_of_t_*.json", "untuned.json",
+    "eval.json",
+)  # fmt: skip
 
 
 def _last_checkpoint(out: Path) -> list[str]:

@@ -12,10 +12,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from stabledllm.config.decoding_fit import calls_of, refuse_unfit
+from stabledllm.config.given_keys import changed, group_of, known
 from stabledllm.config.objectives import without_name
+from stabledllm.config.responses_of_run import of_responses
 from stabledllm.config.run_folder import Run, run_behind, run_of
 from stabledllm.config.settings import (
     DataSettings,
+    DecomposeSettings,
     EvalSettings,
     ExperimentSettings,
     GenerateSettings,
@@ -36,6 +39,8 @@ _OF_THE_ROWS = (
     "streaming", "shuffle_buffer",
 )  # fmt: skip
 """Keys of the data that mean nothing for other rows than the run's own."""
+_OF_ITS_KIND = ("preference", "prompts")
+"""Formats of rows that a kind of objective stands for."""
 _WITHOUT_EFFECT = ("cache", "workers")
 _NOTHING = "the model; all else is given or as by default"
 _OF_PROMPTS = ("system_prompt", "format", "columns", "image")
@@ -60,7 +65,7 @@ def with_run(tree: dict, kind: type[ModelSettings | ExperimentSettings]) -> tupl
         UserError: a run that has not ended or left no model.
     """
     if kind is ExperimentSettings:
-        base, told = with_run(_group(tree, "base"), TrainSettings)
+        base, told = with_run(group_of(tree, "base"), TrainSettings)
         return (tree | {"base": base} if told else tree), told
     name = str(tree.get("model", ""))
     run = run_of(name)
@@ -75,7 +80,7 @@ def with_run(tree: dict, kind: type[ModelSettings | ExperimentSettings]) -> tupl
 
 def data_of(run: Run) -> DataSettings:
     """The settings of a run's data; keys that other versions had are left out."""
-    return DataSettings.model_validate(_known(run.config.get("data"), DataSettings))
+    return DataSettings.model_validate(known(run.config.get("data"), DataSettings))
 
 
 def naming_run(error: UserError, model: str, data: DataSettings) -> UserError:
@@ -103,22 +108,33 @@ def _below(run: Run, tree: dict, kind: type[ModelSettings]) -> dict:
         if not isinstance(field.default, BaseModel):
             below |= {} if value == field.default else {key: value}
         elif key == "decoding":  # whole, since commands have other defaults than training
-            below[key] = _decoding(_known(value, group), _group(tree, key))
+            below[key] = _decoding(known(value, group), group_of(tree, key))
         else:
-            below[key] = _changed(_known(value, group), field.default)
+            below[key] = changed(known(value, group), field.default)
     if "data" in below:
         below["data"] = _data(run, below["data"], tree, kind)
-    if "objective" in below and (given := _group(tree, "objective")):
+    if "objective" in below and (given := group_of(tree, "objective")):
         below["objective"] = without_name(below["objective"], given)
         if "weighting" in given:
             below["objective"].pop("power", None)  # it belongs to the run's weighting
+    if kind is TrainSettings:
+        _without_its_kind(below)
     if kind is EvalSettings:
         below |= _of_evaluation(run, tree)
+    if kind is DecomposeSettings:
+        below |= of_responses(run.config, tree)
     return {key: value for key, value in below.items() if value not in ({}, None)}
 
 
+def _without_its_kind(below: dict) -> None:
+    """Take off that the run was one of pairs or of rewards: what its model is trained on next, the recipe says."""
+    below.get("objective", {}).pop("kind", None)
+    if below.get("data", {}).get("format") in _OF_ITS_KIND:
+        del below["data"]["format"]
+
+
 def _data(run: Run, data: dict, tree: dict, kind: type[ModelSettings]) -> dict:
-    given = _group(tree, "data")
+    given = group_of(tree, "data")
     own = {key: value for key, value in data.items() if key not in _WITHOUT_EFFECT}
     own["train"] = run.config["data"].get("train", DataSettings().train)
     if kind is GenerateSettings and not _shots(run, tree):
@@ -130,13 +146,13 @@ def _data(run: Run, data: dict, tree: dict, kind: type[ModelSettings]) -> dict:
 
 def _shots(run: Run, tree: dict) -> bool:
     """Whether worked examples stand before each prompt, which are chosen from the run's training rows."""
-    own = _known(run.config.get("data"), DataSettings).get("few_shot", 0)
-    return str(_group(tree, "data").get("few_shot", own)) != "0"
+    own = known(run.config.get("data"), DataSettings).get("few_shot", 0)
+    return str(group_of(tree, "data").get("few_shot", own)) != "0"
 
 
 def _with_tested_rows(tree: dict) -> dict:
     """The tree with its rows as those that are tested, so that the worked examples are still the run's."""
-    data = dict(_group(tree, "data"))
+    data = dict(group_of(tree, "data"))
     if "train" not in data or "test" in data:
         return tree
     data["test"] = data.pop("train")
@@ -146,9 +162,9 @@ def _with_tested_rows(tree: dict) -> dict:
 def _of_evaluation(run: Run, tree: dict) -> dict:
     draws = run.config.get("eval_draws")
     more = {} if draws in (None, EvalSettings().draws) else {"draws": draws}
-    if not {"train", "test"} & _group(tree, "data").keys():
+    if not {"train", "test"} & group_of(tree, "data").keys():
         return more | {"held_out": True}
-    rows = _known(run.config.get("data"), DataSettings).get("validation_rows")
+    rows = known(run.config.get("data"), DataSettings).get("validation_rows")
     return more | ({"rows": rows} if rows else {})
 
 
@@ -175,28 +191,6 @@ def _fits(decoding: dict) -> bool:
     return True
 
 
-def _group(tree: dict, key: str) -> dict:
-    return tree[key] if isinstance(tree.get(key), dict) else {}
-
-
-def _known(values: Any, group: type[BaseModel]) -> dict:
-    values = values if isinstance(values, dict) else {}
-    return {key: value for key, value in values.items() if key in group.model_fields}
-
-
-def _changed(values: dict, defaults: BaseModel) -> dict:
-    """The values that differ from the defaults of their group."""
-    out = {}
-    for key, value in values.items():
-        default = getattr(defaults, key)
-        if isinstance(default, BaseModel):
-            value = _changed(_known(value, type(default)), default)
-            default = {}
-        if value != default:
-            out[key] = value
-    return out
-
-
 def _over(below: dict, given: dict) -> dict:
     """Both trees in one, mappings of settings key by key; what is given counts."""
     out = {key: value for key, value in below.items() if key not in given}
@@ -211,14 +205,14 @@ def _told(run: Run, below: dict, tree: dict) -> str:
     if not run.config:
         return "the model alone, since the run's settings were not kept with it"
     said = []
-    data = {key: value for key, value in below.get("data", {}).items() if key not in _group(tree, "data")}
+    data = {key: value for key, value in below.get("data", {}).items() if key not in group_of(tree, "data")}
     if spec := data.pop("train", None):
         apart = data.get("validation")
         which = f" ({'its validation rows' if apart else 'the rows that it held out'})" if "held_out" in below else ""
         said.append(f"data {apart if which and apart else spec}{which}")
     if fill := data.pop("pad_response_to", None):
         said.append(f"padding {fill}")
-    decoding = {key: value for key, value in below.get("decoding", {}).items() if key not in _group(tree, "decoding")}
+    decoding = {key: value for key, value in below.get("decoding", {}).items() if key not in group_of(tree, "decoding")}
     if told := _decoding_told(decoding):
         said.append(f"decoding {told}")
     rest = {key: value for key, value in data.items() if key not in _OF_THE_ROWS}

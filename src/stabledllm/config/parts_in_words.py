@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stabledllm.config.objectives import NAMED, in_keys
 
 if TYPE_CHECKING:
-    from stabledllm.config.settings import DPOSettings, ObjectiveSettings
+    from stabledllm.config.settings import DPOSettings, GRPOSettings, ObjectiveSettings
 
 DOES = {
     "standard": "draws a mask ratio t evenly from 0 to 1 for each row and masks each response token with probability t",
@@ -79,6 +79,29 @@ def preferences_in_words(dpo: DPOSettings, *, adapters: bool) -> str:
     against = held.get(kind, f"the model {kind}")
     text += f"; the margin is of bounds from {dpo.budget} forwards a response, against {against}, on the same draws"
     return text + ("; less the bias that their noise gives" if dpo.correction == "jackknife" else "")
+
+
+def policy_in_words(grpo: GRPOSettings, *, adapters: bool) -> str:
+    """What is minimised on responses, from how many forwards, against what.
+
+    >>> from stabledllm.config.settings import GRPOSettings
+    >>> policy_in_words(GRPOSettings(), adapters=False)[:70]
+    '-min(rho A, clip(rho) A) of responses, A their advantages in groups of'
+    """
+    of = {
+        "token": "of each token",
+        "mean": "of the response, its logarithm divided by the tokens",
+        "sequence": "of the response",
+    }
+    reward = " + ".join(grpo.reward)
+    high = grpo.clip if grpo.clip_high is None else grpo.clip_high
+    text = f"-min(rho A, clip(rho) A) of responses, A their advantages in groups of {grpo.group} by the reward {reward}"
+    text += f"; rho, policy over old policy {of[grpo.ratio_in_force]}, in [{1 - grpo.clip:g}, {1 + high:g}]"
+    text += f", from {grpo.budget} forwards a response on the same draws" if grpo.estimator == "method" else ""
+    held = {"copy": "a frozen copy", "adapter": "the model without adapters"}
+    if kind := grpo.held_against(adapters=adapters):
+        text += f"; plus {grpo.beta:g} x {grpo.kl} of {held.get(kind, f'the model {kind}')}"
+    return text
 
 
 def in_words(parts: list[str], *, unbiased: bool) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from stabledllm.config.checking import Read, check, read_settings
 from stabledllm.config.from_run import with_run
+from stabledllm.config.reward_names import refuse_files_of_recipes
 from stabledllm.config.run_folder import model_meant, refuse_record
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.config.twice import Once
@@ -91,6 +92,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Read:
             _set(tree, override)
     if kind is ExperimentSettings:
         tree = _under_base(tree, what, gathered)
+    refuse_files_of_recipes(tree, gathered)
     told: list[str] = []
     with gathered.check():
         tree, told = with_run(tree, kind)

@@ -18,6 +18,12 @@ DIVERGED = "diverged"
 _OF_A_MODEL = ("config.json", "adapter_config.json")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _EXPERIMENT = "experiment.json"
+MEASURED = {
+    "decomposition": "decomposition.json",
+    "preference_noise": "preference_noise.json",
+    "policy_noise": "policy_noise.json",
+}
+"""What ``decompose`` writes and ``recommend`` reads: the file of each kind, which its schema names."""
 _AGAIN = "run the command that trains it again"
 
 
@@ -102,7 +108,7 @@ def model_meant(name: str) -> str:
     """
     if (folder := _folder(name)) is not None and (folder / _EXPERIMENT).is_file():
         return "; that is the folder of an experiment, which goes on with the recipe that it began with"
-    if folder is not None and (folder / "decomposition.json").is_file():
+    if folder is not None and any((folder / each).is_file() for each in MEASURED.values()):
         return f"; what was measured there is read by 'stabledllm recommend --from {name}'"
     is_shipped = bool(name) and "/" not in name and (files("stabledllm") / "assets" / name / _OF_A_MODEL[0]).is_file()
     return f"; a model is named by model={name}" if is_shipped or is_model_folder(name) else ""

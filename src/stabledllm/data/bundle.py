@@ -8,18 +8,19 @@ from dataclasses import dataclass, field, replace
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.chosen import Chosen
 from stabledllm.data.digests import content_digest
-from stabledllm.data.formats import PREFERENCE
+from stabledllm.data.formats import PREFERENCE, PROMPTS
 from stabledllm.data.holding_out import hold_out_share, whole_dialogues
 from stabledllm.data.image_rows import encode_images
 from stabledllm.data.images import of_images
 from stabledllm.data.overlap import Others, content, digest, dropped_note, without
 from stabledllm.data.pairs import encode_pairs
 from stabledllm.data.prompting import choose_shots, prompted
+from stabledllm.data.rollout_prompts import RolloutPrompt, encode_prompts, with_all_columns
 from stabledllm.data.row_cache import Encoding, RowCache, cache_of
 from stabledllm.data.row_stream import LEAST_STREAMED, RowStream, open_stream
 from stabledllm.data.rows import Encoded, EncodingOptions, TokenRow, encode_examples
 from stabledllm.data.sources import load_examples, task_options
-from stabledllm.data.splits import answered, held_in_memory, own_splits
+from stabledllm.data.splits import answered, answered_prompts, held_in_memory, own_splits
 from stabledllm.data.stream_files import stream_files
 from stabledllm.data.text import are_documents, pack_documents
 from stabledllm.errors import UserError
@@ -45,6 +46,9 @@ class DataBundle:
     notes: list[str]
     rejected: dict[str, Sequence[TokenRow]] = field(default_factory=dict)
     """For preferences the rejected answers of ``train`` and ``validation``, beside the chosen ones, which are those."""
+    prompts: dict[str, list[RolloutPrompt]] = field(default_factory=dict)
+    """For policy gradients what is answered: the prompts of ``train``, in its order, and those of ``validation``, whose
+    rows are there only if all have an answer."""
     digests: dict[str, str] = field(default_factory=dict)
     """Digests of the splits' content (:class:`Chosen`); empty where the rows were put together by hand."""
 
@@ -163,6 +167,9 @@ def _choose(settings: DataSettings) -> Chosen:
         name: prompted(limited(rows, getattr(settings, f"{name}_rows")), settings, shots)
         for name, rows in splits.items()
     }
+    if settings.format == PROMPTS and not chosen["test"]:
+        chosen["test"], more = answered_prompts(chosen["validation"], settings.test_rows)
+        notes += more
     digests = {name: content_digest(rows) for name, rows in chosen.items()}
     if settings.streaming:
         digests["train"] = stream_files(settings).digest()
@@ -186,7 +193,7 @@ def load_bundle(
         UserError: the same as :func:`choose`, or rows that do not fit.
     """
     chosen = chosen or choose(settings, say)
-    rows, rejected, notes = {"validation": []}, {}, list(chosen.notes)
+    rows, rejected, prompts, notes = {"validation": []}, {}, {}, list(chosen.notes)
     if settings.streaming:
         rows["train"] = open_stream(settings, tokenizer, encoding_options(settings), chosen, say)
         notes.append(rows["train"].told())
@@ -195,13 +202,20 @@ def load_bundle(
             if settings.format == PREFERENCE:
                 encoded = encode_pairs(chosen.splits[split], tokenizer, encoding_options(settings))
                 rows[split], rejected[split] = encoded.chosen, encoded.rejected
+            elif settings.format == PROMPTS:
+                encoded = encode_prompts(chosen.splits[split], tokenizer, encoding_options(settings))
+                rows[split] = encoded.rows if split == "train" else encoded.answered_rows
+                prompts[split] = encoded.prompts
             else:
                 encoded = encode_chosen(chosen, split, tokenizer, settings, say)
                 rows[split] = encoded.rows
-        notes.append(f"{split}: {encoded.summary(settings.max_len)}")
+        unmeasured = "" if split == "train" or len(rows[split]) else ", so that no NLL is measured"
+        notes.append(f"{split}: {encoded.summary(settings.max_len)}{unmeasured}")
     for note in notes:
         (tell or say)(note)
-    return DataBundle(rows["train"], rows["validation"], chosen.test, notes, rejected, chosen.digests)
+    return DataBundle(
+        rows["train"], rows["validation"], chosen.test, notes, rejected, with_all_columns(prompts), chosen.digests
+    )
 
 
 def encode_chosen(

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_CONTENT = ("messages", "text", "prompt_length", "gold", "task", "caption", "tools", "given", "rejected")
+_CONTENT = (
+    "messages", "text", "prompt_length", "gold", "task", "caption", "tools", "given", "rejected", "columns",
+    "conversational",
+)  # fmt: skip
 """The keys of an example that change a run's numbers; ``origin`` only says where the example was read."""
 
 

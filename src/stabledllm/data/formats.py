@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stabledllm.data.id_rows import BESIDE_IDS, from_ids
+from stabledllm.data.prompt_rows import ASKS, GOLDS, prompt_examples
 from stabledllm.data.turns import as_json, trained_turns, turns_of
 from stabledllm.data.unknown_rows import refuse_preference, refuse_unknown
 from stabledllm.errors import UserError, did_you_mean
@@ -69,12 +70,12 @@ def format_of(record: dict, origin: str) -> Format:
     """The format of a row by its keys.
 
     Raises:
-        UserError: none is known, or it is one of preferences.
+        UserError: none is known, or it is one of preferences, which must be asked for by name.
     """
-    plain = (form for form in FORMATS.values() if form.name != PREFERENCE)  # that one must be asked for by name
+    plain = [form for form in FORMATS.values() if form.name not in BY_NAME]
     form = next((form for form in plain if form.fits(record)), None)
     refuse_preference(record, origin, form.name if form else None)
-    known = {name: form.keys for name, form in FORMATS.items() if name != PREFERENCE}
+    known = {form.name: form.keys for form in plain}
     return form or refuse_unknown(record, origin, known)
 
 
@@ -203,6 +204,10 @@ def _hint_of_prompt(record: dict) -> str:
     return f'; write "data.columns={{prompt: {key}}}"' if key and "prompt" not in record else ""
 
 
+def _from_prompt(record: dict, origin: str, options: FormatOptions) -> list[dict]:
+    return prompt_examples(record, origin, options, {form.name: (form.fits, form.make) for form in _ANSWERED})
+
+
 def _from_text(record: dict, origin: str, options: FormatOptions) -> list[dict]:
     return [{"text": "\n".join(text_field(record, key, origin) for key in options.text_fields), "origin": origin}]
 
@@ -215,19 +220,27 @@ _SYSTEM = ("system", "system_prompt")
 _BESIDE = (*_SYSTEM, "tools")
 _INPUTS = ("input", "context")
 """Alpaca's key of what an instruction is about, and Dolly's."""
-TEXT, PREFERENCE = "text", "preference"
-_ALL = (
+TEXT, PREFERENCE, PROMPTS = "text", "preference", "prompts"
+BY_NAME = (PREFERENCE, PROMPTS)
+"""Formats that a run on single answers does not take a row for."""
+_ANSWERED = (
     Format("messages", (("messages",),), _from_turns("messages"), _BESIDE),
     Format("sharegpt", (("conversations", "conversation"),), _from_turns("conversations", "conversation"), _BESIDE),
-    Format("ids", (("input_ids",),), lambda record, origin, options: [from_ids(record, origin)], BESIDE_IDS),
     Format("alpaca", (("instruction",), ("output", "response")), _from_alpaca, (*_INPUTS, "history", *_BESIDE)),
     _pair("prompt-response", ["prompt"], ["response"]),
     _pair("prompt-completion", ["prompt"], ["completion"]),
     _pair("question-answer", ["question"], ["answer", "response"]),
     _pair("query-response", ["query"], ["response"]),
     _pair("input-output", ["input"], ["output"]),
+)
+"""Those of questions and answers."""
+_ALL = (
+    *_ANSWERED[:2],
+    Format("ids", (("input_ids",),), lambda record, origin, options: [from_ids(record, origin)], BESIDE_IDS),
+    *_ANSWERED[2:],
     Format(TEXT, (("text",),), _from_text),
     Format(PREFERENCE, (("chosen",), ("rejected",)), _from_preference, ("prompt", *_BESIDE)),
+    Format(PROMPTS, (tuple(ASKS),), _from_prompt, (*GOLDS, *_BESIDE)),
 )
 FORMATS = {form.name: form for form in _ALL}
 """The formats by name, in the order in which a row's keys are looked at."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.overlap import likeness
-from stabledllm.data.prompts import ANSWER, Prompt
+from stabledllm.data.prompt_rows import ANSWER
+from stabledllm.data.prompts import Prompt
 from stabledllm.data.sources import load_examples, task_options
 from stabledllm.data.splits import own_splits
 from stabledllm.errors import UserError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -11,29 +11,13 @@ from typing import BinaryIO
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.containers import Origin, ending_of, rows_in
-from stabledllm.data.formats import FORMATS, FormatOptions
-from stabledllm.data.turns import turns_of
+from stabledllm.data.formats import BY_NAME, FORMATS, FormatOptions
+from stabledllm.data.prompt_rows import with_stand_in
 from stabledllm.errors import UserError
 from stabledllm.tasks.files import parse_object
 from stabledllm.tasks.text_files import lines, open_binary
 
 STDIN = "-"
-ANSWER = "?"
-"""Stands for the answer that a prompt does not have, where a format wants one."""
-_ASKS = {
-    "messages": ("messages", "messages"),
-    "conversations": ("sharegpt", "conversations"),
-    "conversation": ("sharegpt", "conversation"),
-    "instruction": ("alpaca", "output"),
-    "prompt": ("prompt-completion", "completion"),
-    "question": ("question-answer", "answer"),
-    "query": ("query-response", "response"),
-    "input": ("input-output", "output"),
-    "caption": ("prompt-completion", "completion"),
-}
-"""For each key that a prompt may stand under: its format, and the key of the answer in it."""
-_CONVERSATIONS = ("messages", "sharegpt")
-_TAKEN_OFF = ("train", "weight")
 
 
 @dataclass(frozen=True)
@@ -115,37 +99,9 @@ def _of_row(record: dict, origin: str, settings: DataSettings) -> Prompt:
     taken = {*names, *names.values()} if any(theirs in record for theirs in names.values()) else set()
     ours = {key: record[theirs] for key, theirs in names.items() if theirs in record}
     record = {key: value for key, value in record.items() if key not in taken} | ours
-    asks = next((key for key, (name, _) in _ASKS.items() if key in record and settings.format in (None, name)), None)
-    if asks is None:
-        known = ", ".join(_asked_by(settings.format))
-        raise UserError(
-            f"{origin}: expected a prompt under {known}, found keys {sorted(record)[:12]}; if it is under another "
-            f'name, say "data.columns={{prompt: YOUR_KEY}}".'
-        )
-    name, answer = _ASKS[asks]
-    if asks == "caption":
-        record = record | {"prompt": record["caption"]}
-    whole = _with_answer(record, answer, origin) if name in _CONVERSATIONS else record | {answer: ANSWER}
+    name, whole = with_stand_in(record, origin, None if settings.format in BY_NAME else settings.format)
     (example,) = FORMATS[name].make(whole, origin, FormatOptions(name))
     messages = example["messages"][:-1]
     said = messages[0]["content"] if len(messages) == 1 and messages[0].keys() == {"role", "content"} else messages
     kept = {key: record[key] for key in ("id",) if key in record}
     return Prompt(messages, origin, example.get("tools", []), {"origin": origin, **kept, "prompt": said})
-
-
-def _asked_by(name: str | None) -> Iterable[str]:
-    return (key for key, (form, _) in _ASKS.items() if name in (None, form))
-
-
-def _with_answer(record: dict, key: str, origin: str) -> dict:
-    """The row with an answer to be at the end of its conversation, in place of those that stand there."""
-    turns = list(_without_answers(turns_of(record[key], key, origin)))
-    if not turns or turns[-1]["role"] == "system":
-        raise UserError(f"{origin}: expected a turn to answer under '{key}', found none.")
-    return {k: v for k, v in record.items() if k != key} | {key: [*turns, {"role": "assistant", "content": ANSWER}]}
-
-
-def _without_answers(turns: list[dict]) -> Iterator[dict]:
-    last = max((i for i, turn in enumerate(turns) if turn["role"] != "assistant"), default=-1)
-    for turn in turns[: last + 1]:
-        yield {key: value for key, value in turn.items() if key not in _TAKEN_OFF}

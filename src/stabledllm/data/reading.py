@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from stabledllm.data.containers import ENDINGS, Origin, Rows, rows_in, without_nulls
 from stabledllm.data.folders import by_splits, data_files, splits_in
-from stabledllm.data.formats import TEXT, FormatOptions, examples_of
+from stabledllm.data.formats import PROMPTS, TEXT, FormatOptions, examples_of
 from stabledllm.data.turns import has_earlier_answers
 from stabledllm.errors import UserError
 from stabledllm.tasks.hub import named_rows
@@ -87,9 +87,11 @@ class Reading:
         """How many of them have earlier answers that are trained under ``every_turn`` alone."""
         self.unread: set[str] = set()
         """Keys of them that their formats do not read; documents have any."""
+        self.columns: set[str] = set()
+        """Keys of them that rewards get."""
 
     def __iter__(self) -> Iterator[tuple[Origin, dict]]:
-        self.counts, self.earlier, self.unread = Counter(), 0, set()
+        self.counts, self.earlier, self.unread, self.columns = Counter(), 0, set(), set()
         for origin, record in self.source.rows():
             for example in self.made(record, str(origin)):
                 yield origin, example
@@ -104,7 +106,9 @@ class Reading:
         if form.name not in self.counts:
             self._refuse_mixed(form.name, record, origin)
         self.counts[form.name] += 1
-        if form.name != TEXT:
+        if form.name == PROMPTS:
+            self.columns |= examples[0]["columns"].keys()
+        elif form.name != TEXT:
             self.unread |= record.keys() - form.reads - set(self.options.columns.values())
         if len(examples) == 1 and not self.options.every_turn and not isinstance(record.get("prompt"), list):
             self.earlier += has_earlier_answers(examples[0].get("messages", ()))
@@ -120,9 +124,9 @@ class Reading:
         kinds = ", ".join(f"{rows} {'row' if rows == 1 else 'rows'} as {name}" for name, rows in self.counts.items())
         files = len(self.source.paths)
         said = f"read {kinds or 'nothing'} from {self.source.name}" + (f" ({files} files)" if files > 1 else "")
-        if self.unread:
-            keys = sorted(self.unread)
-            said += f"; keys that are not read: {', '.join(keys[:_SHOWN])}" + (", ..." if keys[_SHOWN:] else "")
+        for what, keys in (("that are not read", sorted(self.unread)), ("for rewards", sorted(self.columns))):
+            if keys:
+                said += f"; keys {what}: {', '.join(keys[:_SHOWN])}" + (", ..." if keys[_SHOWN:] else "")
         if self.earlier:
             said += f"; of {self.earlier} with several answers the last alone is trained (all: data.every_turn=true)"
         return said

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.data.ids import refuse_ids
+from stabledllm.data.prompt_rows import UNANSWERED
 from stabledllm.data.spans import delimiter_pattern, mark_matches, syntax_pattern
 from stabledllm.data.token_rows import RowsBuilder, TokenRow, any_marked, maskable_counts_of
 from stabledllm.data.turns import PARTS
@@ -110,6 +111,8 @@ def encode_part(examples: Iterable[dict], tokenizer, options: EncodingOptions) -
 def _encode(
     example: dict, tokenizer, options: EncodingOptions, delimiter: re.Pattern | None, syntax: re.Pattern | None
 ) -> TokenRow:
+    if example.get(UNANSWERED):
+        raise UserError(f"{example['origin']}: expected a row with an answer, found a prompt alone.")
     if "input_ids" in example:
         ids, prompt, given = list(example["input_ids"]), example["prompt_length"], example.get("given", [])
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stabledllm.config.settings import DataSettings
 from stabledllm.data.folders import splits_in
-from stabledllm.data.formats import FORMATS
+from stabledllm.data.formats import FORMATS, PROMPTS
 from stabledllm.data.kinds import HUB, LINES
 from stabledllm.errors import UserError
 from stabledllm.images.kinds import are_images
@@ -47,8 +47,9 @@ def held_in_memory(data: DataSettings) -> tuple[str, ...]:
 
 
 def has_test(data: DataSettings) -> bool:
-    """Whether there are rows whose completions are scored."""
-    return data.test is not None or "test" in own_splits(data.train)
+    """Whether there are rows whose completions are scored; of prompts those held out, where their answers are known."""
+    given = data.test is not None or "test" in own_splits(data.train)
+    return given or (data.format == PROMPTS and has_validation(data))
 
 
 def refuse_few_rows(batch: int, rows: int, *, joined: bool = False) -> None:
@@ -66,6 +67,13 @@ def refuse_few_rows(batch: int, rows: int, *, joined: bool = False) -> None:
             f"key 'batch': expected at most as many rows per step as there are to train on, {rows}, found {batch}; "
             f"write batch={rows} or less, or {more}."
         )
+
+
+def answered_prompts(held_out: Examples, most: int | None) -> tuple[Examples, list[str]]:
+    """The first held-out prompts whose answers are known, to be completed and scored, and a note on how many."""
+    places = [place for place, example in enumerate(held_out) if task_and_gold(example)][:most]
+    said = f"test: {len(places)} of the validation prompts, whose answers are known, are completed and scored"
+    return picked(held_out, places), [said] if places else []
 
 
 def answered(examples: Examples, spec: str) -> tuple[Examples, list[str]]:

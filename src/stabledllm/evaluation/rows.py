@@ -11,14 +11,18 @@ from stabledllm.config.run_folder import run_behind
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.bundle import choose, encode_chosen, encode_split, limited
 from stabledllm.data.digests import content_digest
+from stabledllm.data.formats import PROMPTS
 from stabledllm.data.images import of_images
+from stabledllm.data.prompt_rows import first_unanswered
 from stabledllm.data.prompting import prompted
 from stabledllm.data.rows import Encoded
 from stabledllm.data.sources import load_examples, task_options
 from stabledllm.data.splits import answered, has_validation
 from stabledllm.errors import UserError
+from stabledllm.evaluation.accuracy import has_answers
 from stabledllm.evaluation.identity import digest_of
 from stabledllm.evaluation.trained_rows import count_trained_on
+from stabledllm.tasks.examples import Examples
 
 Say = Callable[[str], None]
 
@@ -59,7 +63,7 @@ def _given(settings: EvalSettings, say: Say) -> EvaluatedRows:
     bare = limited(scored, settings.rows)
     trained_on = count_trained_on(settings.model, bare, say)
     examples = list(prompted(bare, data))
-    has_likelihood = not of_images(examples) or "codes" in examples[0]
+    has_likelihood = "codes" in examples[0] if of_images(examples) else _have_answers(examples, examples)
 
     def encode(tokenizer) -> Encoded:
         return encode_split(examples, tokenizer, data, "test", settings.rows)
@@ -86,11 +90,31 @@ def _held_out(settings: EvalSettings, say: Say) -> EvaluatedRows:
         whose = f"{run.name}, which was trained on all of its rows" if run else "'held_out', which has none here"
         raise UserError(f"data: expected rows that were held out of {whose}, found none; name some with --data.")
 
+    validated = has_validation(data)
+    if data.format == PROMPTS and validated:
+        validated = _have_answers(chosen.splits["validation"], test)
+
     def encode(tokenizer) -> Encoded:
         encoded = encode_chosen(chosen, "validation", tokenizer, data, say)
         return replace(encoded, rows=encoded.rows[:most]) if most else encoded
 
-    return EvaluatedRows(test, encode if has_validation(data) else None, content, _parts(test), {})
+    return EvaluatedRows(test, encode if validated else None, content, _parts(test), {})
+
+
+def _have_answers(examples: Examples, scored: list[dict]) -> bool:
+    """Whether all rows have answers, whose NLL can be measured.
+
+    Raises:
+        UserError: not all have one, and there is nothing to score completions against either.
+    """
+    without = first_unanswered(examples)
+    if without and not has_answers(scored):
+        without = first_unanswered([e for e in examples if not has_answers([e])]) or without
+        raise UserError(
+            f"{without}: expected a row with an answer to evaluate on, or a right answer under 'gold' to score "
+            f"completions against, found a prompt alone."
+        )
+    return not without
 
 
 def _parts(examples: list[dict]) -> str:

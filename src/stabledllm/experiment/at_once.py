@@ -18,9 +18,11 @@ from stabledllm.data.splits import refuse_few_rows
 from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.errors import Gathered, UserError
 from stabledllm.experiment.check_list import OF_STREAMED_DATA, SPLITS, Checks, gather
+from stabledllm.experiment.compared import refuse_estimator, runs_compared
 from stabledllm.experiment.idle import Run, idle_overrides
 from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed, check_views
 from stabledllm.experiment.other_work import checks_of_out
+from stabledllm.experiment.response_checks import of_density
 from stabledllm.experiment.run_checks import (
     check_clip,
     check_out,
@@ -92,14 +94,9 @@ def refuse_contradictions(run: TrainSettings, method: OfParts) -> None:
     gathered.refuse()
 
 
-def _run_and_methods(settings: TrainSettings | ExperimentSettings) -> tuple[TrainSettings, list[str]]:
-    return (settings, [settings.method]) if isinstance(settings, TrainSettings) else (settings.base, settings.methods)
-
-
 def runs_in(settings: TrainSettings | ExperimentSettings) -> list[Run]:
     """The run of a training recipe, or one of every method of an experiment, by its settings and its method's parts."""
-    run, methods = _run_and_methods(settings)
-    return [Run(run, OfParts(method)) for method in methods]
+    return [Run(run, OfParts(run.method)) for run in runs_compared(settings)]
 
 
 def in_words(settings: TrainSettings | ExperimentSettings) -> str:
@@ -114,18 +111,24 @@ def _counted(things: list, what: str) -> str:
     return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
 
 
+def _base(settings: TrainSettings | ExperimentSettings) -> TrainSettings:
+    return settings if isinstance(settings, TrainSettings) else settings.base
+
+
 def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> Checks:
-    run, methods = _run_and_methods(settings)
+    run = _base(settings)
     yield "out", partial(check_out, settings.out)
-    for method in methods:
+    for each in runs_compared(settings):
         if isinstance(settings, ExperimentSettings):
-            yield from of_method(run.model_copy(update={"p_of_t": None}), method)  # refused below, once
-            if is_known(method):
-                yield "methods batch method_options equal", partial(check_views, settings, OfParts(method))
+            yield from of_method(each.model_copy(update={"p_of_t": None}), each.method)  # refused below, once
+            if is_known(each.method):
+                yield "methods batch method_options equal", partial(check_views, settings, OfParts(each.method))
         else:
-            yield from of_method(run, method)
+            yield from of_method(run, run.method)
+        yield from of_density(each, each.method)
     if isinstance(settings, ExperimentSettings):
         yield "p_of_t", partial(refuse_density, run)
+        yield "grpo.estimator", partial(refuse_estimator, run)
     yield from of_run(run)
     yield _OF_STREAMS, partial(refuse_unstreamable, run, getattr(settings, "equal", "steps"))
     yield "trainer eval_every save_every", partial(refuse_idle, run)
@@ -136,7 +139,7 @@ def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> 
 
 
 def _of_overrides(settings: TrainSettings | ExperimentSettings, overrides: Sequence[str]) -> Checks:
-    methods = _run_and_methods(settings)[1]
+    methods = [run.method for run in runs_compared(settings)]
     yield from of_typed(overrides, methods, lambda override: idle_overrides(settings, runs_in(settings), [override]))
 
 
@@ -151,7 +154,7 @@ def of_typed(overrides: Sequence[str], methods: Sequence[str], refuse: Callable[
 
 
 def _of_rows(name: str, settings: TrainSettings | ExperimentSettings) -> Checks:
-    run, _ = _run_and_methods(settings)
+    run = _base(settings)
     yield "data.train data.train_rows batch", partial(check_needed, name, run)
     yield "data trainer", partial(check_evaluated, run)
     if isinstance(settings, ExperimentSettings):

@@ -12,6 +12,7 @@ from torch import Tensor
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.rows import TokenRow, maskable_sizes
 from stabledllm.errors import UserError
+from stabledllm.experiment.compared import of_responses
 from stabledllm.experiment.needed import refuse_views
 from stabledllm.models.names import blocks_from_start
 from stabledllm.noise.blocks import mean_forwards_in_blocks
@@ -49,8 +50,8 @@ def run_share(
 
 
 def _equal_anyway(settings: ExperimentSettings) -> bool:
-    """Whether all methods have the same rows and steps: as asked, or as pairs have a budget of their own."""
-    return settings.equal == "steps" or settings.base.objective.kind == "dpo"
+    """Whether all methods have the same rows and steps: as asked, or as responses have a budget of their own."""
+    return settings.equal == "steps" or of_responses(settings.base)
 
 
 def rows_per_step(

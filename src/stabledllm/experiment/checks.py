@@ -25,16 +25,15 @@ from stabledllm.experiment.validation import validate_run
 from stabledllm.lab.measure.probe_and_fit import check_probe
 from stabledllm.method_checks import check_marks, check_model
 from stabledllm.models.loading import LoadedModel
-from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.training.arguments import training_arguments
 
 
 @dataclass(frozen=True)
 class Checked:
-    """The methods, the model and the data of an experiment that has passed its checks."""
+    """One run of every method, the model and the data of an experiment that has passed its checks."""
 
-    methods: list[Method]
+    runs: list[Planned]
     loaded: LoadedModel
     data: DataBundle
 
@@ -50,7 +49,7 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
         raise UserError(f"key 'base.p_of_t': expected none, as an experiment fits its own, found '{base.p_of_t}'.")
     refuse_unstreamable(base, settings.equal)
     runs = runs_of(settings)
-    _refuse_repeated("methods", [run.method.name for run in runs])
+    _refuse_repeated("methods", [run.name for run in runs])
     _refuse_repeated("seeds", settings.seeds)
     for run in runs:
         validate_run(run)
@@ -64,13 +63,13 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
         left_to_right(build_decoding(base.decoding))
     set_form(loaded, base)
     data = load_bundle(base.data, loaded.tokenizer, say)
-    if not len(data.validation) and not can_be_scored(data.test):
+    if base.objective.kind != "grpo" and not len(data.validation) and not can_be_scored(data.test):
         raise UserError(f"experiment: {NOTHING_TO_COMPARE}")
     known = known_rows(data.train, base.ppots.rows)
     for run in runs:
         _check_rows(run, known, longest_of(data.train))
     refuse_other(Path(settings.out), settings, data)
-    return Checked([run.method for run in runs], loaded, data)
+    return Checked(runs, loaded, data)
 
 
 def _refuse_repeated(key: str, values: Sequence) -> None:

@@ -13,6 +13,7 @@ from stabledllm.config.checking import read_settings
 from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.from_run import naming_run, with_run
 from stabledllm.config.recipe import apply_overrides, merge
+from stabledllm.config.reward_names import check_rewards, refuse_files_of_recipes
 from stabledllm.config.settings import (
     ConvertSettings,
     DecomposeSettings,
@@ -24,26 +25,28 @@ from stabledllm.config.settings import (
     RescoreSettings,
     TrainSettings,
 )
+from stabledllm.config.settings.policy import OF_THE_POLICY
 from stabledllm.data.streamable import refuse_unstreamable_data
-from stabledllm.errors import Gathered, UserError, did_you_mean
+from stabledllm.errors import Gathered, UserError
 from stabledllm.experiment.at_once import SPLITS, load_checked, of_data, of_typed
 from stabledllm.experiment.check_list import DECODED, OF_STREAMED_DATA, WEIGHED, Checks, gather
 from stabledllm.experiment.given_files import check_adapter, check_convertible_model, check_file, check_gguf, check_rows
 from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
-from stabledllm.experiment.run_checks import check_clip, check_out, is_known, of_method, of_model
+from stabledllm.experiment.readable import is_known
+from stabledllm.experiment.response_checks import of_fit_to_pairs
+from stabledllm.experiment.run_checks import check_clip, check_out, of_method, of_model
 from stabledllm.method_checks import check_fitted, check_fixed
 from stabledllm.models.names import check_model_name, trained_block
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
 from stabledllm.objective_checks import check_objective
 from stabledllm.planning.layout import Layout, parse_memory
+from stabledllm.policy_checks import check_policy_to_measure
 from stabledllm.preference_checks import check_pairs_to_measure
 from stabledllm.runtime.folders import refuse_used
 from stabledllm.tasks.registry import task_named
 
 Decodes = TypeVar("Decodes", EvalSettings, GenerateSettings)
-QUANTITIES = ("gradient", "loss")
-"""Whose noise may decide: :data:`stabledllm.lab.measure.recommendation.QUANTITIES`; a test holds the two together."""
 NEITHER = ("auto", "none")
 """What ``--beside`` may say besides a model or the folder of an evaluation."""
 
@@ -92,6 +95,7 @@ def check_command(
     if issubclass(kind, ModelSettings):
         with gathered.check():
             tree, told = with_run(tree, kind)
+    refuse_files_of_recipes(tree, gathered)
     read = read_settings(tree, kind, command)
     gather(gathered, read, checks)
     gathered.refuse()
@@ -131,39 +135,6 @@ def check_prompts(prompts: Sequence[str]) -> None:
             raise UserError(f"generate: prompt {number}: expected UTF-8 text, found a byte that is not.")
 
 
-def refuse_quantity(by: str | None) -> None:
-    """Refuse ``recommend --by`` with another quantity than the two that are measured.
-
-    Raises:
-        UserError: names them.
-    """
-    if by is not None and by not in QUANTITIES:
-        raise UserError(
-            f"recommend: expected --by {' or '.join(QUANTITIES)}, found '{by}'{did_you_mean(by, QUANTITIES, most=0)}."
-        )
-
-
-def check_stored(stored: Path, by: str | None, overrides: Sequence[str]) -> None:
-    """Refuse a stored decomposition that is not there, and options that have no effect beside it.
-
-    Raises:
-        Mistakes: all that is wrong.
-    """
-    gathered = Gathered()
-    with gathered.check():
-        refuse_quantity(by)
-    if overrides:
-        gathered.add(f"recommend: expected no settings beside --from, found '{overrides[0]}'.")
-    place = stored / "decomposition.json" if stored.is_dir() else stored
-    if not place.is_file() or place.suffix != ".json":
-        found = "a file of another kind," if place.is_file() else "none in" if stored.is_dir() else "nothing at"
-        gathered.add(
-            f"recommend: expected --from decomposition.json or its folder, found {found} '{stored}'; 'stabledllm "
-            f"decompose' writes it."
-        )
-    gathered.refuse()
-
-
 def in_trained_blocks(settings: Decodes) -> Decodes:
     """The settings with the decoding in the blocks that the model was trained in, where no block was given."""
     block = trained_block(settings.base or settings.model)
@@ -174,6 +145,7 @@ def _of_fit(settings: TrainSettings) -> Checks:
     yield from of_method(settings, settings.method)
     if is_known(settings.method):
         yield "method", partial(check_fitted, OfParts(settings.method))
+    yield from of_fit_to_pairs(settings)
     yield "out", partial(check_out, settings.out)
     yield WEIGHED, partial(check_objective, settings.objective)
     yield from of_model(settings)
@@ -182,7 +154,13 @@ def _of_fit(settings: TrainSettings) -> Checks:
 
 
 def _of_decompose(settings: DecomposeSettings) -> Checks:
-    yield f"{WEIGHED} dpo methods data.format gradient", partial(check_pairs_to_measure, settings)
+    yield f"{WEIGHED} dpo methods data.format", partial(check_pairs_to_measure, settings)
+    yield f"{WEIGHED} grpo methods data.format", partial(check_policy_to_measure, settings)
+    if settings.objective.kind == "grpo":
+        yield "grpo.reward grpo.reward_weights", partial(check_rewards, settings.grpo)
+        for key in ("old", "reference"):
+            if (name := getattr(settings.grpo, key)) and name not in OF_THE_POLICY:
+                yield f"grpo.{key}", partial(check_model_name, name)
     if settings.objective.kind == "dpo" and settings.dpo.reference:
         yield "dpo.reference", partial(check_model_name, settings.dpo.reference)
     run = TrainSettings(model=settings.model, family=settings.family)

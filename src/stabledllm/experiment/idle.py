@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from stabledllm.config.settings import DecomposeSettings, EvalSettings, ExperimentSettings, TrainSettings
+from stabledllm.config.settings import (
+    DecomposeSettings,
+    EvalSettings,
+    ExperimentSettings,
+    GradientSettings,
+    TrainSettings,
+)
 from stabledllm.data.kinds import is_own
 from stabledllm.data.splits import has_test, has_validation, is_held_out
 from stabledllm.errors import UserError
@@ -149,8 +155,13 @@ _NOT_FITTED = (
     "trainer.", "steps", "epochs", "eval_every", "eval_draws", "untuned", "save_every", "log_every", "decoding.",
     "adaptive.", "image_decoding.", "clip", "generate_batch", "order_seed", "packing", "group_by_length",
     "views_per_forward", "micro_batch", "p_of_t", "callbacks", "spikes.", "data.validation_rows",
-    "data.validation_share", "data.test_rows", "data.validation", "block_start",
+    "data.validation_share", "data.test_rows", "data.validation", "block_start", "dpo.correction",
 )  # fmt: skip
+_OF_SINGLE_ANSWERS = (
+    "gradient", "rows", "rates", "masks", "design", "forwards", "steps", "block_size", "block_start",
+    "method_options.", *(f"grad.{name}" for name in GradientSettings.model_fields if name != "parameters"),
+)  # fmt: skip
+"""Keys of ``decompose`` that nothing reads where the noise of preferences or of policy gradients is measured."""
 _NOT_MEASURED = ("data.validation", "data.validation_rows", "data.validation_share", "data.test_rows")
 _NOT_EVALUATED = (*_NOT_MEASURED, "data.train_rows", "data.validation", "data.streaming", "data.shuffle_buffer")
 
@@ -187,7 +198,14 @@ def idle_in_decompose(settings: DecomposeSettings, overrides: Sequence[str]) -> 
     run = TrainSettings().model_copy(update=shared)
     runs = [Run(run, OfParts(name)) for name in dict.fromkeys([STANDARD, *_measured(settings)])]
     rules = _unused(_NOT_MEASURED, "a key that 'decompose' uses") | _DATA | _METHODS
-    if not settings.gradient:
+    if settings.objective.kind != "masked":
+        of_training = _unused(
+            ("grpo.estimator", "grpo.inner"), "a run that trains: 'decompose' measures all estimators"
+        )
+        given = "methods" in settings.model_fields_set
+        fits: Rules = {"probe.": (lambda _, method: given and method.needs_p, "a method with ppots among methods")}
+        rules = fits | _unused(_OF_SINGLE_ANSWERS, "objective.kind=masked beside it") | of_training | rules
+    elif not settings.gradient:
         rules |= _unused(("grad.",), "--gradient beside it")
     return [note for key in _keys(overrides) for note in _notes_on(key, key, runs, rules)]
 

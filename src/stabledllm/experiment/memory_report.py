@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.errors import UserError
+from stabledllm.experiment.compared import name_of, of_responses
 from stabledllm.experiment.planned import runs_of
 from stabledllm.experiment.validation import validate
 from stabledllm.models.shape import Shape
@@ -15,6 +16,7 @@ from stabledllm.planning.memory import (
     checkpointing,
     copies_of,
     estimate,
+    length_of,
     micro_batch,
     rows_at_once,
     views_at_once,
@@ -42,14 +44,14 @@ def _lines(
     trained = shape.parameters
     if run.lora:
         trained = shape.lora_parameters(run.lora.rank, run.lora.target_modules)
-    length, views, rows = layout.longest or run.data.max_len, views_at_once(run), micro_batch(run, layout.devices)
+    length, views, rows = length_of(run, layout), views_at_once(run), micro_batch(run, layout.devices)
     at_once = f"{rows} rows x {views} views"
-    if run.objective.kind == "dpo":  # a pass holds rows of any views and responses
+    if of_responses(run):  # a pass holds rows of any views and responses
         at_once = f"{rows_at_once(run, shape, layout)} forward rows"
     copies = " x 2 copies (noisy and clean)" if copies_of(run, shape) == 2 else ""
     recomputed = "activations recomputed" if checkpointing(run) else "activations kept"
     lines = [
-        f"{name}: {run.model}, {shape.parameters:,} parameters, {trained:,} trained; method {run.method}",
+        f"{name}: {run.model}, {shape.parameters:,} parameters, {trained:,} trained; method {name_of(run)}",
         f"{layout.devices} x {layout.sharding}; per device and forward {at_once} x {length} tokens"
         f"{copies}, {run.dtype} weights, {recomputed}",
         "",

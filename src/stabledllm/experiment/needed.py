@@ -6,6 +6,7 @@ from stabledllm.config.recipe import shipped_recipes
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.data.splits import has_test, has_validation, refuse_few_rows
 from stabledllm.errors import UserError
+from stabledllm.experiment.compared import of_responses
 from stabledllm.noise.of_parts import OfParts
 
 _PARTS = "parts/"
@@ -79,7 +80,8 @@ def check_views(experiment: ExperimentSettings, method: OfParts) -> None:
     """
     named = next((named for named in method.parts if named.views > 1), None)
     some_rows_take_fewer = method.has("complement") or experiment.base.method_options.mirror_below < 1
-    if named and experiment.equal == "compute" and not some_rows_take_fewer:
+    divided = experiment.equal == "compute" and not of_responses(experiment.base)
+    if named and divided and not some_rows_take_fewer:
         refuse_views(method.name, named.views, experiment.base.batch)
 
 
@@ -90,5 +92,7 @@ def check_comparable(experiment: ExperimentSettings) -> None:
         UserError: says what would give some.
     """
     data = experiment.base.data
+    if experiment.base.objective.kind == "grpo":  # whose rewards are compared
+        return
     if not has_validation(data) and not has_test(data):
         raise UserError(f"key 'base.data.validation_share': {NOTHING_TO_COMPARE}")

@@ -7,14 +7,20 @@ from statistics import mean
 
 _DESIGNS = {
     "compute": "Equal compute: every method was to train with Standard's forward passes, to within one optimizer step",
+    "budget": "Equal compute: every response had the same budget of forwards under every method, and every method took "
+    "the same rows and optimizer steps",
     "steps": "Equal steps: every method was to take the same rows and optimizer steps, whatever they cost",
 }
 
 
 def notes(equal: str, runs: Sequence[dict]) -> list[str]:
-    """The ``notes`` of ``results.json``: forward passes and steps as counted, the probes, versions that changed."""
+    """The ``notes`` of ``results.json``: forward passes and steps as counted, probes, rollouts, versions that changed.
+
+    Args:
+        equal: ``compute``, ``steps``, or ``budget`` where responses have a budget of forwards of their own.
+    """
     whole = [run for run in runs if run.get("status") != "diverged"]
-    return [_cost(equal, whole), *_probes(runs), *_versions(runs)]
+    return [_cost(equal, whole), *_rollouts(whole), *_probes(runs), *_versions(runs)]
 
 
 def _cost(equal: str, runs: Sequence[dict]) -> str:
@@ -28,7 +34,7 @@ def _cost(equal: str, runs: Sequence[dict]) -> str:
     if equal == "steps":
         parts.append(f"counted steps per run: {_listed(steps)}")
     parts.append(f"counted forward passes per run: {_listed(forwards)}")
-    if equal == "compute" and len(every := {f for values in forwards.values() for f in values}) > 1:
+    if equal != "steps" and len(every := {f for values in forwards.values() for f in values}) > 1:
         parts.append(_difference(forwards, steps, every))
     return "; ".join(parts) + "."
 
@@ -57,6 +63,14 @@ def _listed(counts: dict[str, list[int]]) -> str:
 def _span(counts: Sequence[int]) -> str:
     low, high = min(counts), max(counts)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _rollouts(runs: Sequence[dict]) -> list[str]:
+    """A sentence on what it took to decode the responses that policy gradients learn from; none for other runs."""
+    rows = {name: [r.get("rollout_forward_rows", 0) for r in own_runs] for name, own_runs in _by_method(runs)}
+    if not any(map(any, rows.values())):
+        return []
+    return [f"On top of that, decoding the responses took forward rows: {_listed(rows)}."]
 
 
 def _probes(runs: Sequence[dict]) -> list[str]:

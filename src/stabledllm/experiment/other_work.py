@@ -31,6 +31,7 @@ _BEHIND = (
     *FREE,
     "model",
     "dpo",
+    "grpo",
     "adaptive",
     "ppots",
     "p_of_t",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from stabledllm.build import build_method
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.experiment.budget import rows_per_step
+from stabledllm.experiment.compared import name_of, runs_compared
 from stabledllm.noise.methods import Method
 
 
@@ -17,6 +18,11 @@ class Planned:
     settings: TrainSettings
     method: Method
 
+    @property
+    def name(self) -> str:
+        """The name under which it is compared with others."""
+        return name_of(self.settings)
+
 
 def runs_of(settings: TrainSettings | ExperimentSettings) -> list[Planned]:
     """The run of a training recipe, or one run of every method of an experiment.
@@ -24,12 +30,13 @@ def runs_of(settings: TrainSettings | ExperimentSettings) -> list[Planned]:
     Raises:
         UserError: a method is unknown, or its views do not divide the batch.
     """
+    runs = [Planned(run, build_method(run.method, run)) for run in runs_compared(settings)]
     if isinstance(settings, TrainSettings):
-        return [Planned(settings, build_method(settings.method, settings))]
-    methods = [build_method(name, settings.base) for name in settings.methods]
+        return runs
     return [
         Planned(
-            settings.base.model_copy(update={"method": method.name, "batch": rows_per_step(method, settings)}), method
+            run.settings.model_copy(update={"method": run.method.name, "batch": rows_per_step(run.method, settings)}),
+            run.method,
         )
-        for method in methods
+        for run in runs
     ]

@@ -23,9 +23,11 @@ from stabledllm.experiment.board import Board
 from stabledllm.experiment.budget import rows_per_step, run_share
 from stabledllm.experiment.checks import Checked, check_experiment
 from stabledllm.experiment.claims import attempt, divergence, failure, finished, forget_failures, is_free
+from stabledllm.experiment.compared import name_of, of_responses
 from stabledllm.experiment.duration import telling_time
 from stabledllm.experiment.notes import notes
 from stabledllm.experiment.plan import claim
+from stabledllm.experiment.planned import Planned
 from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
@@ -50,7 +52,7 @@ from stabledllm.training.screen import QUIET
 
 SCHEMA = "stabledllm/results/1"
 _KEPT = ("method", "seed", "status", "diverged", "metrics", "forward_passes", "probe_forward_passes", "steps")
-_KEPT += ("seconds", "history")
+_KEPT += ("rollout_forward_rows", "seconds", "history")
 UNTUNED = "untuned"
 Say = Callable[[str], None]
 
@@ -92,14 +94,12 @@ def run_experiment(
     with waiting_for(out / "setup.lock", say):  # the first of several processes makes what all need
         untuned, densities = _set_up(out, settings, checked, say)
     planned = [
-        _run_settings(settings, method, seed, densities[method.name], data)
-        for seed in settings.seeds
-        for method in checked.methods
+        _run_settings(settings, run, seed, densities[run.name], data) for seed in settings.seeds for run in checked.runs
     ]
     forget_failures([run for run in planned if is_free(run)])
 
     def ended() -> dict:
-        return collect(out, settings, [method.name for method in checked.methods], untuned, coarse)
+        return collect(out, settings, [run.name for run in checked.runs], untuned, coarse)
 
     if jobs > 1 or devices:
         with Board(planned, say, jobs=jobs) as board:
@@ -109,9 +109,10 @@ def run_experiment(
     results = ended()
     failed = [run for run in planned if failure(run) is not None]
     if failed:
+        first = f"{name_of(failed[0])} with seed {failed[0].seed} ({failure(failed[0])})"
         raise UserError(
-            f"{out}: expected {len(planned)} runs to finish, found {len(failed)} that failed, the first "
-            f"{failed[0].method} with seed {failed[0].seed} ({failure(failed[0])}); the same command tries them again."
+            f"{out}: expected {len(planned)} runs to finish, found {len(failed)} that failed, the first {first}; the "
+            f"same command tries them again."
         )
     return results
 
@@ -127,7 +128,7 @@ def _one_by_one(
                 attempt(run, lambda settings: train(settings, data=data, say=say, screen=QUIET, untuned=False))
                 if finished(run) or failure(run) is not None:
                     if end := divergence(run):
-                        say(f"{run.method}, seed {run.seed}: diverged {end}")
+                        say(f"{name_of(run)}, seed {run.seed}: diverged {end}")
                     left.remove(run)
                     shown.update()
                     ended()
@@ -142,7 +143,7 @@ def collect(
 ) -> dict:
     """Write ``results.json`` from the finished runs' own files, and return its content."""
     records = [
-        read_json(path, RUN_SCHEMA)
+        read_json(path, RUN_SCHEMA) | {"method": name}  # a record names the method, not a published estimator
         for name in methods
         for seed in settings.seeds
         if (path := run_folder(out, name, seed) / "run.json").is_file()
@@ -161,7 +162,7 @@ def collect(
         "summary": (summary := summarise(runs, settings.baselines)),
         "advice": [coarse] if coarse else advice(runs, summary),
         "statements": statements(runs, summary),
-        "notes": notes(settings.equal, records),
+        "notes": notes("budget" if of_responses(settings.base) else settings.equal, records),
     }
     write_json(out / "results.json", results)
     return results
@@ -183,7 +184,7 @@ def _set_up(
     new = claim(out, settings, checked.data, say)
     try:
         untuned = _untuned(out, settings.base, checked.loaded, checked.data, say)
-        return untuned, {m.name: _density(out, settings, m, checked, say) for m in checked.methods}
+        return untuned, {run.name: _density(out, settings, run.method, checked, say) for run in checked.runs}
     except UserError:
         for path in set(out.iterdir()) - before if new else ():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -234,17 +235,16 @@ def _density(
 
 def _run_settings(
     settings: ExperimentSettings,
-    method: Method,
+    planned: Planned,
     seed: int,
     density: tuple[Path, FittedDensity] | None,
     data: DataBundle,
 ) -> TrainSettings:
     path, fitted = density or (None, None)
     own = {
-        "method": method.name,
         "seed": seed,
-        "out": str(run_folder(Path(settings.out), method.name, seed)),
+        "out": str(run_folder(Path(settings.out), planned.name, seed)),
         "p_of_t": str(path) if path else None,
     }
-    share = run_share(method, seed, settings, fitted.sampler if fitted else None, data.train)
-    return settings.base.model_copy(update=own | share)
+    share = run_share(planned.method, seed, settings, fitted.sampler if fitted else None, data.train)
+    return planned.settings.model_copy(update=own | share)

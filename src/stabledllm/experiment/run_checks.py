@@ -11,16 +11,17 @@ from pathlib import Path
 from stabledllm.config.changeable import refuse_unchangeable
 from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.settings import ModelSettings, TrainSettings
-from stabledllm.config.settings.preference import OF_THE_POLICY
 from stabledllm.data.kinds import kind_of
 from stabledllm.errors import UserError
 from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
+from stabledllm.experiment.readable import is_known, own_blocks_of
+from stabledllm.experiment.response_checks import of_pairs, of_policy
 from stabledllm.method_checks import check_block_choices, check_blocks, check_model, check_p_of_t
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.choices import check_attention, check_family
 from stabledllm.models.mask_choice import check_mask_choice
 from stabledllm.models.moe_shapes import MoEShape
-from stabledllm.models.names import check_model_name, in_own_blocks, is_adapter, is_known_here
+from stabledllm.models.names import check_model_name, is_adapter, is_known_here
 from stabledllm.models.new import is_new
 from stabledllm.models.shapes import known_shape
 from stabledllm.models.shipped import check_name
@@ -29,8 +30,9 @@ from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
 from stabledllm.noise.weightings import power_of
 from stabledllm.objective_checks import check_objective
+from stabledllm.policy_checks import check_policy_method
 from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
-from stabledllm.preference_checks import check_pair_method, check_preferences
+from stabledllm.preference_checks import check_pair_method
 from stabledllm.runtime.files import read_json
 from stabledllm.runtime.nearby import nearby
 from stabledllm.training.block_schedule import check_block_schedule
@@ -40,7 +42,7 @@ _MOST_VIEWS = 64
 
 def of_method(run: TrainSettings, name: str) -> Checks:
     """The checks of a method for a run's model, density and blocks."""
-    method, run = OfParts(name), _in_own_blocks(run)
+    method, run = OfParts(name), own_blocks_of(run)
     yield "method methods", partial(_check_parts, method)
     if not is_known(name):
         return
@@ -54,19 +56,12 @@ def of_method(run: TrainSettings, name: str) -> Checks:
     yield "method methods block_size block_schedule p_of_t", partial(check_block_schedule, run, method)
     yield "method methods objective", partial(method.refuse_unless_it_takes, run.objective)
     yield "method methods objective dpo", partial(check_pair_method, run, method)
+    yield "method methods objective grpo", partial(check_policy_method, run, method)
     if run.block_size:
         yield "method methods block_size", partial(check_blocks, method)
     if is_known_here(run.model):
         chosen = partial(check_block_choices, method, run.block_size, run.block_t, run.block_start)
         yield "method methods model block_size block_t block_start", chosen
-
-
-def _in_own_blocks(run: TrainSettings) -> TrainSettings:
-    """The settings in the model's blocks; as they are where its files cannot be read, which another check says."""
-    try:
-        return in_own_blocks(run)
-    except UserError:
-        return run
 
 
 def of_model(settings: ModelSettings, base: str | None = None) -> Checks:
@@ -94,12 +89,11 @@ def of_model(settings: ModelSettings, base: str | None = None) -> Checks:
 
 def of_run(run: TrainSettings) -> Checks:
     """The checks of a run's objective, decoding, data's kinds, batch, blocks, adapters and callbacks."""
-    run = _in_own_blocks(run)
+    run = own_blocks_of(run)
     objective, decoding, lora = run.objective, run.decoding, run.lora
     yield WEIGHED, partial(check_objective, objective)
-    yield f"{WEIGHED} dpo data.format packing lora", partial(check_preferences, run)
-    if objective.kind == "dpo" and run.dpo.reference not in OF_THE_POLICY:
-        yield "dpo.reference", partial(check_model_name, run.dpo.reference)
+    yield from of_pairs(run)
+    yield from of_policy(run)
     yield f"{DECODED} block_size", partial(_check_decoding, run)
     numbers = (decoding.length, decoding.steps, decoding.block, run.block_size, decoding.sub_block)
     fits = partial(refuse_unfit, *numbers)
@@ -122,14 +116,6 @@ def of_run(run: TrainSettings) -> Checks:
         yield "callbacks", partial(_check_callback, name)
     if twice := next((name for name in run.callbacks if run.callbacks.count(name) > 1), None):
         yield "callbacks", partial(_refuse_twice, twice)
-
-
-def is_known(method: str) -> bool:
-    """Whether a method string names known parts that go together."""
-    try:
-        return OfParts(method).parts is not None
-    except UserError:
-        return False
 
 
 def _check_parts(method: OfParts) -> None:
@@ -241,7 +227,7 @@ def _check_density(method: OfParts, run: TrainSettings) -> None:
     objective["power"] = power_of(run.objective.weighting, run.objective.power)
     parts = {"method": str, "config": dict, "objective": dict}
     if all(isinstance(record.get(part), kind) for part, kind in parts.items()):  # else refused where it is read whole
-        refuse_other(record, method.name, objective, name, run.block_size, run.block_t)
+        refuse_other(record, method.name, objective, name, run.block_size, run.block_t, run.objective.kind)
 
 
 def refuse_density(base: TrainSettings) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from stabledllm.config.run_folder import PROGRESS
 from stabledllm.config.settings import TrainSettings
 from stabledllm.experiment.claims import claimant, divergence, failure, finished
+from stabledllm.experiment.compared import name_of
 
 OVER = ("finished", "diverged")
 """The kinds of runs that are not repeated."""
@@ -30,7 +31,7 @@ class State:
     @property
     def name(self) -> str:
         """The run's name for readers: its method and seed."""
-        return f"{self.run.method}, seed {self.run.seed}"
+        return f"{name_of(self.run)}, seed {self.run.seed}"
 
     @classmethod
     def of(cls, run: TrainSettings) -> State:

@@ -10,6 +10,7 @@ from stabledllm.data.spans import delimiter_pattern
 from stabledllm.experiment.at_once import in_words, refuse_contradictions
 from stabledllm.experiment.planned import Planned, runs_of
 from stabledllm.models.families.transformers_own import own_class
+from stabledllm.rewards.named import build_rewards
 from stabledllm.training.arguments import training_arguments
 from stabledllm.training.callbacks import named_callbacks
 from stabledllm.training.features import refuse_checkpointing
@@ -40,7 +41,7 @@ def validate_run(run: Planned) -> None:
 
 
 def check_run(run: Planned) -> None:
-    """Check one run's method, objective, decoding, data, family and callbacks. It joins no process group.
+    """Check one run's method, objective, decoding, data, family, callbacks and rewards. It joins no process group.
 
     Raises:
         UserError: names the first thing wrong.
@@ -53,3 +54,5 @@ def check_run(run: Planned) -> None:
     delimiter_pattern(data.delimiters or [])
     refuse_unchangeable(settings.allow_changed)
     named_callbacks(settings.callbacks)
+    if settings.objective.kind == "grpo":
+        build_rewards(settings.grpo)

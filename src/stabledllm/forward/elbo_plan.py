@@ -1,7 +1,7 @@
 """What one call of :func:`stabledllm.elbo` draws before its first forward pass, and how the passes run.
 
-Legend: B rows, D draws of t per row, R replicates, E evaluations of one forward pass, M blocks of a row (1 for models
-of whole responses).
+Legend: B rows, L positions, D draws of t per row, K views, R replicates, E evaluations of one forward pass, M blocks of
+a row (1 for models of whole responses).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from stabledllm.forward.elbo_arguments import (
 )
 from stabledllm.forward.meter import filled_batches
 from stabledllm.forward.nll import forward_nll
-from stabledllm.loss import row_losses
+from stabledllm.loss import token_losses
 from stabledllm.noise.blocks import Blocks, Units
 from stabledllm.noise.densities import TSampler
-from stabledllm.noise.methods import Method, Rows
+from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.philox import philox4x32
 from stabledllm.noise.streams import Key
 from stabledllm.runtime.finite import require_finite
@@ -62,6 +62,8 @@ class Plan:
     sampler: TSampler
     tokens_per_batch: int
     mask_id: int
+    packing: bool = False
+    """Whether the rows of a pass go through the model end to end."""
 
     @cached_property
     def passes(self) -> list[Tensor]:
@@ -75,15 +77,53 @@ class Plan:
         b, _, draws = self.t.shape
         for chunk in self.passes:
             row, group = chunk // draws, chunk % draws // (draws // self.groups)
-            loss, forwards = self._losses(model, chunk, row)
+            tokens, _, forwards = self._losses(model, chunk)
+            loss = tokens.sum(dim=(1, 2))
             require_finite(loss, f"elbo: losses of {type(model).__name__}")
             share = -loss * (self.tensors["maskable"].sum(1)[row].double() / draws).to(loss.dtype)
             zero = torch.zeros(b * self.groups, dtype=loss.dtype, device=loss.device)
             yield zero.index_add(0, (row * self.groups + group).to(loss.device), share).view(b, self.groups), forwards
 
-    def _losses(self, model, chunk: Tensor, row: Tensor) -> tuple[Tensor, int]:
-        """The row losses of the evaluations of one forward pass, shape (E,), and its forward rows."""
-        used, draws = self.tensors["attention_mask"][row].any(0), self.t.shape[2]
+    def run_tokens(self, model) -> Iterator[tuple[Tensor, int]]:
+        """Yield, per forward pass, what each token adds to the mean of the replicates, (B, L), and its rows."""
+        draws = self.t.shape[2]
+        for chunk in self.passes:
+            row = chunk // draws
+            tokens, used, forwards = self._losses(model, chunk)
+            require_finite(tokens, f"elbo: losses of {type(model).__name__}")
+            share = -tokens.sum(1) * (self.tensors["maskable"].sum(1)[row].double() / draws).to(tokens.dtype)[:, None]
+            one_pass = torch.zeros(self.tensors["maskable"].shape, dtype=tokens.dtype, device=tokens.device)
+            whole = share.new_zeros(len(row), len(used)).index_copy(1, used.nonzero()[:, 0], share)
+            yield one_pass.index_add(0, row.to(tokens.device), whole), forwards
+
+    @cached_property
+    def forward_rows(self) -> int:
+        """Rows that go through one model, in all passes."""
+        return sum(int(self._noise(chunk)[1].active.sum()) for chunk in self.passes)
+
+    def weights(self) -> Tensor:
+        """The importance weight of every draw of a model of whole responses, float64, shape (B, D); no forward."""
+        out = torch.empty(self.t.shape[0] * self.t.shape[2], dtype=torch.float64, device=self.t.device)
+        for chunk in self.passes:
+            out[chunk] = self._noise(chunk)[1].weight.double()
+        return out.view(len(self.t), -1)
+
+    def _losses(self, model, chunk: Tensor) -> tuple[Tensor, Tensor, int]:
+        """The part of each token of each view in the row losses of the evaluations of one forward pass.
+
+        Returns:
+            the parts, shape (E, K, positions that are used); which positions those are, bool, shape (L,); forward rows.
+        """
+        batch, draw, used = self._noise(chunk)
+        form = {"block_ids": self.blocks.ids(batch["maskable"], batch["attention_mask"])} if self.blocks else {}
+        nll, forwards = forward_nll(model, batch, draw, self.mask_id, form=form, packing=self.packing)
+        return token_losses(nll, draw.mask, draw.coefficient, draw.active), used, forwards
+
+    def _noise(self, chunk: Tensor) -> tuple[dict[str, Tensor], Draw, Tensor]:
+        """The rows of the evaluations of one forward pass, their noise, and which of the L positions they use."""
+        draws = self.t.shape[2]
+        row = chunk // draws
+        used = self.tensors["attention_mask"][row].any(0)
         batch = {name: value[row][:, used] for name, value in self.tensors.items()}
         noise = Rows(
             position=self.number[row] * draws + chunk % draws,
@@ -92,14 +132,12 @@ class Plan:
             token_index=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0),
             delimiter=batch.get("delimiter"),
         )
-        t, form = self.t[row, :, chunk % draws], {}
+        t = self.t[row, :, chunk % draws]
         if self.blocks:
-            draw = Units.draw_at(t, self.blocks, self.method, self.key, noise, self.sampler, numbered=False)
-            form = {"block_ids": self.blocks.ids(batch["maskable"], batch["attention_mask"])}
+            drawn = Units.draw_at(t, self.blocks, self.method, self.key, noise, self.sampler, numbered=False)
         else:
-            draw = self.method.draw_at(t[:, 0], self.key, noise, self.sampler)
-        nll, forwards = forward_nll(model, batch, draw, self.mask_id, form=form)
-        return row_losses(nll, draw.mask, draw.coefficient, draw.active), forwards
+            drawn = self.method.draw_at(t[:, 0], self.key, noise, self.sampler)
+        return batch, drawn, used
 
 
 def make_plan(

@@ -88,6 +88,7 @@ def _sampler(p_of_t: str | Path | TSampler | None) -> TSampler:
         if not p_of_t.unbiased:
             raise UserError(f"AlphaScheduler: expected an unbiased density of t, found '{p_of_t.name}'.")
         return p_of_t
+    from stabledllm.ppots.fitted_for import KIND
     from stabledllm.ppots.record import FittedDensity  # scipy, only where a fit is read
 
     density = FittedDensity.load(Path(p_of_t).expanduser())
@@ -101,6 +102,8 @@ def _sampler(p_of_t: str | Path | TSampler | None) -> TSampler:
         raise UserError(
             f"{p_of_t}: expected a density fitted for the bound, found one for objective.window={list(window)}."
         )
+    if (kind := density.record.get(KIND, "masked")) != "masked":
+        raise UserError(f"{p_of_t}: expected a density fitted for the bound, found one for objective.kind={kind}.")
     if power := objective.get("power"):
         raise UserError(f"{p_of_t}: expected a density fitted for the bound, found one for objective.power={power:g}.")
     return density.sampler

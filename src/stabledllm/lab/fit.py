@@ -13,6 +13,7 @@ from stabledllm.lab.bar import progress_bar
 from stabledllm.lab.from_settings import build_probing
 from stabledllm.lab.measure.plan import probe_forwards
 from stabledllm.lab.measure.probe_and_fit import probe_and_fit
+from stabledllm.lab.pair_density import fit_to_pairs
 from stabledllm.lab.quick import NOTE, QUICKER
 from stabledllm.method_checks import check_fitted, check_marks, check_model
 from stabledllm.models.loading import LoadedModel
@@ -38,6 +39,17 @@ def run_fit(settings: TrainSettings, path: Path, say: Say, *, quick: bool = Fals
     settings = in_own_blocks(settings)
     method = build_method(settings.method, settings)
     check_fitted(method)
+    to = fit_to_pairs if settings.objective.kind == "dpo" else _fit_to_rows
+    density = to(settings, method, say, "" if quick else QUICKER)
+    if quick:
+        density.record["notes"] = [NOTE, *density.record.get("notes", [])]
+    save_fit(density, path, say)
+    for line in fit_details(density.record):
+        say(line)
+    return density
+
+
+def _fit_to_rows(settings: TrainSettings, method: Method, say: Say, quicker: str) -> FittedDensity:
     loaded = build_model(settings)
     place(loaded.model)
     check_model(method, loaded.name, loaded.autoregressive)
@@ -48,13 +60,7 @@ def run_fit(settings: TrainSettings, path: Path, say: Say, *, quick: bool = Fals
     )
     say(note)
     check_marks(method, marks_in(rows))
-    density = fitted_for(settings, method, loaded, rows, "" if quick else QUICKER)
-    if quick:
-        density.record["notes"] = [NOTE, *density.record.get("notes", [])]
-    save_fit(density, path, say)
-    for line in fit_details(density.record):
-        say(line)
-    return density
+    return fitted_for(settings, method, loaded, rows, quicker)
 
 
 def fitted_for(

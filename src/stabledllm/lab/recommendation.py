@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from stabledllm.config.settings import DataSettings, ObjectiveSettings
+from stabledllm.config.settings import DataSettings, DecomposeSettings, ObjectiveSettings
 from stabledllm.lab.measure.recommendation import (
     PROBED,
     QUANTITIES,
@@ -31,11 +31,8 @@ def recommend(record: dict, quantity: str | None = None) -> Recommendation:
 
 def recipe_lines(record: dict, method: str, views: float, forwards: int) -> str:
     """YAML for ``stabledllm train``: the method, and the rows of a step that cost ``forwards`` forward passes."""
-    config = record["config"]
-    data = {"train": record["data"]} | _set(config.get("data") or {}, DataSettings().model_dump())
-    tree = {"model": record["model"], "data": data}
-    if objective := _set(config.get("objective") or {}, ObjectiveSettings().model_dump()):
-        tree["objective"] = objective
+    config, keys = record["config"], _given(record["config"])
+    tree = {"model": record["model"], "data": {"train": record["data"]} | keys.pop("data"), **keys}
     lines = [*yaml.safe_dump(tree, sort_keys=False).splitlines(), f"method: {method}"]
     lines.append(f"batch: {max(1, round(forwards / views))}")
     if blocks := record.get("blocks"):
@@ -50,13 +47,27 @@ def recipe_lines(record: dict, method: str, views: float, forwards: int) -> str:
     return "\n".join(lines)
 
 
-def _set(settings: dict, defaults: dict) -> dict:
+def keys_of_recipe(settings: DecomposeSettings) -> dict:
+    """The keys of data and objective that are not as by default, but for the rows and the kind."""
+    out = _given(settings.model_dump())
+    out.get("objective", {}).pop("kind", None)
+    return out
+
+
+def _given(config: dict) -> dict:
+    """The keys of ``data``, which may be none, and of ``objective``, where there are any, that differ from defaults."""
+    data = set_keys(config.get("data") or {}, DataSettings().model_dump())
+    objective = set_keys(config.get("objective") or {}, ObjectiveSettings().model_dump())
+    return {"data": data} | ({"objective": objective} if objective else {})
+
+
+def set_keys(settings: dict, defaults: dict) -> dict:
     """The settings that differ from their defaults."""
     out = {}
     for name, value in settings.items():
         default = defaults.get(name)
         if isinstance(value, dict) and isinstance(default, dict):
-            value, default = _set(value, default), {}
+            value, default = set_keys(value, default), {}
         if value != default:
             out[name] = value
     return out

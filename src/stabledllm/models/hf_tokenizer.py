@@ -97,6 +97,11 @@ class HFTokenizer:
         self._conversations = Conversations(tokenizer, self._special_text, self.encode, name)
 
     @property
+    def of_transformers(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that this one asks, for other trainers; to it a special token's name in a text is the token."""
+        return self._tokenizer
+
+    @property
     def chat_template(self) -> str | None:
         """The template that conversations are written by; None without one."""
         return self._tokenizer.chat_template

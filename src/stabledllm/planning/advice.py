@@ -10,7 +10,7 @@ from stabledllm.config.settings import LoRASettings, TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.models.shape import Shape
 from stabledllm.planning.layout import GIB, Layout
-from stabledllm.planning.memory import Memory, checkpointing, estimate, micro_batch, views_at_once
+from stabledllm.planning.memory import Memory, checkpointing, estimate, length_of, micro_batch, views_at_once
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ def _same_training(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
     unchanged = Change("", settings, layout)
     yield from _fewer_activations(unchanged)
     divided = ["fsdp2"] if layout.devices > 1 else []
-    for sharding in (*divided, "zero2_offload", "zero3_offload"):
+    # A step of several backward passes, and a second model, are refused under DeepSpeed.
+    offloaded = [] if settings.objective.kind in ("dpo", "grpo") else ["zero2_offload", "zero3_offload"]
+    for sharding in (*divided, *offloaded):
         if sharding != layout.sharding:
             moved = replace(layout, sharding=sharding)
             yield Change(f"sharding {sharding}", settings, moved)
@@ -91,6 +93,9 @@ def _fewer_activations(start: Change, *, views: bool = True) -> Iterator[Change]
     if settings.objective.kind == "dpo":
         yield from _smaller_pairs(replace(start, settings=settings), words)
         return
+    if settings.objective.kind == "grpo":
+        yield from _shorter_forwards(replace(start, settings=settings), words)
+        return
     rows = micro_batch(settings, start.layout.devices)
     while rows > 1:
         rows = max(d for d in range(1, rows) if rows % d == 0)
@@ -113,6 +118,16 @@ def _smaller_pairs(start: Change, words: list[str]) -> Iterator[Change]:
         dpo = dpo.model_copy(update={"reference": "kept"})
         words = [*words, "dpo.reference=kept"]
         yield replace(start, words=" ".join(words), settings=settings.model_copy(update={"dpo": dpo}))
+
+
+def _shorter_forwards(start: Change, words: list[str]) -> Iterator[Change]:
+    """Yields forward passes of one response, whose reference is no choice of memory but of the algorithm."""
+    settings, grpo = start.settings, start.settings.grpo
+    fewest = length_of(settings, start.layout)
+    if fewest < grpo.tokens_per_forward:
+        grpo = grpo.model_copy(update={"tokens_per_forward": fewest})
+        words = [*words, f"grpo.tokens_per_forward={fewest}"]
+        yield replace(start, words=" ".join(words), settings=settings.model_copy(update={"grpo": grpo}))
 
 
 def advise(settings: TrainSettings, shape: Shape, layout: Layout, limit: float) -> str:

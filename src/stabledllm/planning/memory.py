@@ -96,7 +96,7 @@ def estimate(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
     states = _states(settings, shape, layout)
     return dataclasses.replace(
         states,
-        weights=states.weights + _reference(settings, shape),
+        weights=states.weights + _reference(settings, shape, layout),
         activations=activations + working,
         loss_head=max(0, head - working),
         all_logits=full_logits_bytes(shape, run) - head,
@@ -145,7 +145,7 @@ def _forward(settings: TrainSettings, shape: Shape, layout: Layout) -> Forward:
     lora = settings.lora
     return Forward(
         rows=rows_at_once(settings, shape, layout),
-        length=_length(settings, layout),
+        length=length_of(settings, layout),
         copies=copies_of(settings, shape),
         # Packed rows are no more tokens than padded ones, in sequences that may be longer.
         mask=0.0 if settings.attention == "flex_attention" else LONGEST if settings.packing else 1.0,
@@ -158,25 +158,32 @@ def _forward(settings: TrainSettings, shape: Shape, layout: Layout) -> Forward:
     )
 
 
-def _length(settings: TrainSettings, layout: Layout) -> int:
-    return layout.longest or settings.data.max_len
+def length_of(settings: TrainSettings, layout: Layout) -> int:
+    """Tokens of the longest row; of policy gradients those of a prompt and of a response to it."""
+    drawn = settings.grpo.rollout.length if settings.objective.kind == "grpo" else 0
+    return (layout.longest or settings.data.max_len) + drawn
 
 
 def rows_at_once(settings: TrainSettings, shape: Shape, layout: Layout) -> int:
-    """Forward rows of one pass: of preferences as many as its tokens hold, of any other run those of a micro-batch."""
-    rows = micro_batch(settings, layout.devices)
-    if settings.objective.kind != "dpo":
+    """Forward rows of one pass: of responses as many as its tokens hold, of any other run those of a micro-batch."""
+    rows, kind = micro_batch(settings, layout.devices), settings.objective.kind
+    if kind not in ("dpo", "grpo"):
         return rows * views_at_once(settings)
-    fitting = settings.dpo.tokens_per_forward // (_length(settings, layout) * copies_of(settings, shape))
-    return min(2 * settings.dpo.budget * rows, max(views_of(settings), fitting))
+    given = settings.dpo if kind == "dpo" else settings.grpo
+    responses = 2 if kind == "dpo" else settings.grpo.group
+    fitting = given.tokens_per_forward // (length_of(settings, layout) * copies_of(settings, shape))
+    return min(responses * given.budget * rows, max(views_of(settings), fitting))
 
 
-def _reference(settings: TrainSettings, shape: Shape) -> float:
-    """Bytes of the frozen model that preferences are held against, of the policy's shape; each device has all of it."""
-    kind = settings.dpo.held_against(adapters=settings.lora is not None)
-    if settings.objective.kind != "dpo" or kind in ("adapter", "kept"):
+def _reference(settings: TrainSettings, shape: Shape, layout: Layout) -> float:
+    """Bytes on a device of the frozen model that responses are held against, of the policy's shape."""
+    if settings.objective.kind not in ("dpo", "grpo"):
         return 0.0
-    return float(shape.parameters) * (2 if settings.dtype == "bfloat16" else 4)
+    given = settings.dpo if settings.objective.kind == "dpo" else settings.grpo
+    if given.held_against(adapters=settings.lora is not None) in (None, "adapter", "kept"):
+        return 0.0
+    share = layout.devices if layout.sharding == "fsdp2" else 1
+    return float(shape.parameters) * (2 if settings.dtype == "bfloat16" else 4) / share
 
 
 def _mixed(settings: TrainSettings) -> bool:

@@ -23,7 +23,7 @@ from stabledllm.ppots.profile import rate_edges
 
 _SHOWN = 64
 """Number of points of t at which the history records p."""
-_PER_OCTAVE = 2**16
+PER_OCTAVE = 2**16
 """Second moments are rounded to this fraction of a factor of 2 before p is fitted to them."""
 _PRIOR = 8.0
 """Number of draws that the average of the neighbouring cells counts for, against the draws of the cell itself."""
@@ -65,6 +65,8 @@ class AdaptiveDensity:
             (docs/mathematics.md#the-best-density-of-t).
         cost: forwards that a row pays at t.
         start: the density until the first refit; its shape also fills cells without losses. Uniform by default.
+        per_octave: to what fraction of a factor of 2 second moments are rounded before p is fitted to them; a coarser
+            one where losses are small differences of large numbers, of which more than the last bits are rounding.
 
     >>> p = AdaptiveDensity(AdaptiveOptions(every=1), shared_noise=True, cost=torch.ones_like, eps=0.001)
     >>> p.update(torch.tensor([0.2, 0.9]), torch.ones(2), torch.tensor([1.0, 3.0]))
@@ -81,8 +83,9 @@ class AdaptiveDensity:
         cost: Callable[[Tensor], Tensor],
         eps: float,
         start: Tabulated | None = None,
+        per_octave: int = PER_OCTAVE,
     ):
-        self.options, self.shared_noise, self.start = options, shared_noise, start
+        self.options, self.shared_noise, self.start, self.per_octave = options, shared_noise, start, per_octave
         self.edges = rate_edges(options.rates, eps)
         self.middle = (self.edges[1:] + self.edges[:-1]) / 2
         self.cost = cost(self.middle)
@@ -145,7 +148,7 @@ class AdaptiveDensity:
             return
         # Losses differ in their last bits when rows are split over devices in another way; rounded to a fraction of an
         # octave, the density does not.
-        octaves = (torch.maximum(square, 1e-4 * square.max()).log2() * _PER_OCTAVE).round() / _PER_OCTAVE
+        octaves = (torch.maximum(square, 1e-4 * square.max()).log2() * self.per_octave).round() / self.per_octave
         points = torch.exp2(octaves / 2)
         table = Tabulated(interpolated(self.middle.numpy(), points.numpy()), name="adaptive")
         fitted = table.mix_uniform(self.options.uniform_share)

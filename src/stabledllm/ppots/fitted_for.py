@@ -11,6 +11,8 @@ from stabledllm.noise.parts import FOLLOWED, PARTS, REPORTED
 SCHEMA = "stabledllm/p_of_t/1"
 """Of ``p_of_t.json``."""
 
+KIND = "objective_kind"
+"""The key of ``p_of_t.json`` that says ``objective.kind``; older files, which lack it, are of ``masked``."""
 _LATER = {"window": None, "corrected": False}
 """Keys of the objective that older files do not have, with what they say by that."""
 
@@ -22,6 +24,7 @@ def refuse_other(
     path: str,
     block_size: int | None = None,
     block_t: str = "own",
+    kind: str = "masked",
 ) -> None:
     """Refuse a density that was fitted for another source, masker, views, objective or blocks: it is not the best here.
 
@@ -29,6 +32,7 @@ def refuse_other(
         record: the content of ``p_of_t.json``.
         objective: the fields of :class:`~stabledllm.noise.objective.Objective`.
         block_t: whether the blocks of a row have a t of their ``own`` each, or one of the ``row``.
+        kind: ``objective.kind``: what draws add to the losses of pairs is large at other t than the losses of rows.
 
     Raises:
         UserError: naming the first that differs.
@@ -37,6 +41,11 @@ def refuse_other(
     Traceback (most recent call last):
     stabledllm.errors.UserError: p_of_t.json: expected a density fitted for 'strats+ppots', found one for 'ppots'.
     """
+    if (fitted := record.get(KIND, "masked")) != kind:
+        raise UserError(
+            f"{path}: expected a density fitted for objective.kind={kind}, found one for {fitted}; fit one by "
+            f"'stabledllm fit{'' if kind == 'masked' else f' objective.kind={kind}'}'."
+        )
     fitted = record.get("config", {}).get("block_size")
     if fitted != block_size:
         raise UserError(f"{path}: expected a density fitted for block_size={block_size}, found one for {fitted}.")

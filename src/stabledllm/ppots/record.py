@@ -29,6 +29,8 @@ from stabledllm.ppots.moments import Curve, LossMoments, SecondMoments
 from stabledllm.ppots.profile import LEAST_SEEN
 from stabledllm.runtime.files import read_json, write_json
 
+_MEASURED = {"loss": "variance", "gradient": "E|gradient|²", "difference": "E|policy less reference|²"}
+
 
 @dataclass(frozen=True)
 class FittedDensity:
@@ -97,21 +99,23 @@ class FittedDensity:
             raise UserError(f"{path}: expected a fitted density's record, found it broken ({error!r}).") from None
         return loaded
 
-    def refuse_other(self, method: Method, path: str, block_size: int | None = None, block_t: str = "own") -> None:
+    def refuse_other(
+        self, method: Method, path: str, block_size: int | None = None, block_t: str = "own", kind: str = "masked"
+    ) -> None:
         """Refuse to serve another method, objective or blocks, see :func:`~stabledllm.ppots.fitted_for.refuse_other`.
 
         Raises:
             UserError: naming the first that differs.
         """
-        refuse_other(self.record, method.name, asdict(method.objective), path, block_size, block_t)
+        refuse_other(self.record, method.name, asdict(method.objective), path, block_size, block_t, kind)
 
     def summary(self) -> str:
         """The fit in one line."""
         d = self.record["diagnostics"]
         kl = f"KL {d['kl']:.2g}, " if d["kl"] is not None else ""
         k = f"{d['pareto_k']:.2f}" if d["pareto_k"] is not None else "n/a"
-        what = {"loss": "variance", "gradient": "E|gradient|²"}.get(signal := self.signal, f"E|{signal}'s gradient|²")
-        unit = "nats²" if signal == "loss" else "(nats/param)²"
+        what = _MEASURED.get(signal := self.signal, f"E|{signal}'s gradient|²")
+        unit = "nats²" if signal in ("loss", "difference") else "(nats/param)²"
         return (
             f"p(t) for {self.method}: {self.record['kind']}, {kl}relative ESS {d['relative_ess']:.3f}, Pareto-k {k}, "
             f"{what} {d['variance_uniform']['value']:.4g} -> {d['variance_fitted']['value']:.4g} {unit} (cross-fitted)"
@@ -119,7 +123,8 @@ class FittedDensity:
 
     @property
     def signal(self) -> str:
-        """The quantity whose second moment p was fitted to: "loss", "gradient" or "output layer"."""
+        """The quantity whose second moment p was fitted to: "loss", "gradient", "output layer" or, for preferences, the
+        "difference" of policy and reference."""
         return self.record.get("signal", "loss")
 
 

@@ -6,14 +6,14 @@ Legend: B pairs, R replicates; the responses of a batch are those chosen, then t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
-from stabledllm.forward.elbo_plan import Plan, make_plan
+from stabledllm.forward.elbo_plan import Plan
+from stabledllm.likelihood import bound
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
 from stabledllm.noise.schedule import EPS
@@ -53,6 +53,8 @@ class BoundEstimator:
     density: TSampler | None = None
     eps: float = EPS
     tokens_per_batch: int = 4096
+    packing: bool = False
+    """Whether the rows of a pass go through the model end to end; the values are the same, up to rounding."""
 
     def draw(self, model, pairs: Sequence[Pair], numbers: Sequence[int], *, seed: int, step: int = 0) -> SharedDraws:
         """The draws for pairs, of which no forward has been made.
@@ -67,34 +69,49 @@ class BoundEstimator:
         if len(numbers) != len(pairs):
             raise UserError(f"preferences: expected a number for each of {len(pairs)} pairs, found {len(numbers)}.")
         rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-        plan = make_plan(
-            model, rows, self.method, self.budget, seed=seed, step=step, density=self.density,
-            replicates=self.replicates, eps=self.eps, tokens_per_batch=self.tokens_per_batch, mask_id=None, pad_id=None,
-            numbers=[2 * n for n in numbers] + [2 * n + 1 for n in numbers],
-        )  # fmt: skip
-        return SharedDraws(plan)
+        of_rows = bound.BoundEstimator(**vars(self))
+        each = [2 * n for n in numbers] + [2 * n + 1 for n in numbers]
+        return SharedDraws(of_rows.draw(model, rows, each, seed=seed, step=step))
 
 
 @dataclass(frozen=True)
 class SharedDraws:
     """The draws of some pairs' responses: every model that is asked sees the same."""
 
-    plan: Plan
+    rows: bound.BoundDraws
+    """Those of the 2B responses."""
+
+    @property
+    def plan(self) -> Plan:
+        """What is drawn for the 2B rows."""
+        return self.rows.plan
 
     @property
     def tokens(self) -> Tensor:
         """Response tokens of the chosen and the rejected one, shape (B, 2)."""
-        return _by_pair(self.plan.tensors["maskable"].sum(1))
+        return _by_pair(self.rows.tokens)
 
     @property
     def passes(self) -> int:
         """The number of forward passes of each model."""
-        return len(self.plan.passes)
+        return self.rows.passes
 
-    @torch.no_grad()
+    @property
+    def replicates(self) -> int:
+        """Independent estimates of each response."""
+        return self.plan.groups
+
     def values(self, model) -> Tensor:
         """Each replicate's estimate of the ELBO of both responses in nats, shape (B, 2, R), without a graph."""
-        return _by_pair(self.plan.groups * sum(part for part, _ in self.plan.run(model)))
+        return _by_pair(self.rows.values(model))
+
+    def each(self) -> SharedDraws:
+        """The same draws with every draw of t as a replicate of its own, those of a replicate next to each other."""
+        return SharedDraws(replace(self.rows, plan=replace(self.plan, groups=self.plan.t.shape[2])))
+
+    def ratios(self) -> tuple[Tensor, Tensor]:
+        """Mask ratio and importance weight of every draw, of a model of whole responses; float64, shape (B, 2, D)."""
+        return _by_pair(self.plan.t[:, 0]), _by_pair(self.plan.weights())
 
     def parts(self, model, slopes: Tensor) -> Iterator[Tensor]:
         """Scalars, one for each forward pass, whose gradients add up to that of ``sum(slopes * values)``.
@@ -105,8 +122,7 @@ class SharedDraws:
         Args:
             slopes: the derivative of the loss by each estimate, shape (B, 2, R), from :meth:`DPOLoss.with_slopes`.
         """
-        by_row = slopes.detach().transpose(0, 1).flatten(0, 1) * self.plan.groups
-        return ((by_row.to(part) * part).sum() for part, _ in self.plan.run(model))
+        return self.rows.parts(model, slopes.detach().transpose(0, 1).flatten(0, 1))
 
 
 def _by_pair(rows: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 A pair is held fixed and its noise drawn again and again; the figures are means over pairs, their intervals are over
 pairs. Compare VRPO (arXiv:2505.19223), table 1.
 
-Legend: Q pairs, S repeats, D coordinates of the gradient.
+Legend: Q pairs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +19,13 @@ from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.gradient.parameters import chosen_parameters
+from stabledllm.likelihood.compared import MeasuredNoise
+from stabledllm.likelihood.repeated import OTHER_SEED, BetweenItems, Repeats, excess, gradient_of
 from stabledllm.models.evaluating import evaluating
+from stabledllm.noise.schedule import EPS
 from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
-from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import Ratio, of_ratio
 
-_OTHER_SEED = 1 << 32
-"""Added to the seed for a reference with draws of its own."""
 QUANTITIES = ("margin", "loss", "gradient")
 
 
@@ -42,13 +42,32 @@ class Candidate:
     shared: bool = True
 
 
-@dataclass(frozen=True)
-class PairNoise:
-    """The noise of one estimator. Every quantity is given for each pair, shape (Q,), float64."""
+def vrpo(ratios: int, masks: int = 1, *, shared: bool = True, eps: float = EPS) -> Candidate:
+    """VRPO's estimator: ``ratios`` mask ratios (its n_t) of ``masks`` masks each (its n_yt), so many forwards in all.
 
-    name: str
-    forwards: int
-    """Forward rows of the policy for each response; a reference that is not stored takes as many."""
+    >>> vrpo(2, 2).name, vrpo(2, 2).estimator.budget, vrpo(4, shared=False).name
+    ('2 ratios x 2 masks', 4, '4 ratios x 1 mask, draws not shared')
+    """
+    method = "standard" if masks == 1 else f"multisample{masks}"
+    name = f"{ratios} ratio{'s' * (ratios > 1)} x {masks} mask{'s' * (masks > 1)}{', draws not shared' * (not shared)}"
+    return Candidate(name, BoundEstimator(method, ratios * masks, eps=eps), shared)
+
+
+@dataclass(frozen=True)
+class PairNoise(MeasuredNoise):
+    """The noise of one estimator. Every quantity is given for each pair, shape (Q,), float64.
+
+    >>> of_two = torch.tensor([1.0, 3.0])
+    >>> noise = PairNoise("standard", 4, of_two, of_two, of_two, of_two)
+    >>> print(noise.mean("margin"))
+    2 ± 1 (n=2)
+    >>> noise.over(noise, "margin").value
+    1.0
+    """
+
+    QUANTITIES: ClassVar[tuple[str, ...]] = QUANTITIES
+    FIGURES: ClassVar[tuple[str, ...]] = ("bias", "value")
+
     margin: Tensor
     """Variance of the margin over the noise."""
     loss: Tensor
@@ -57,66 +76,10 @@ class PairNoise:
     """Variance of the gradient: the sum over the coordinates that are measured."""
     bias: Tensor
     """How much the mean loss exceeds the loss at the mean margin."""
-
-    def mean(self, quantity: str) -> Estimate:
-        """The mean over pairs of a quantity.
-
-        >>> of_two = torch.tensor([1.0, 3.0])
-        >>> print(PairNoise("standard", 4, of_two, of_two, of_two, of_two).mean("margin"))
-        2 ± 1 (n=2)
-        """
-        return _over_pairs(getattr(self, quantity))
-
-    def over(self, other: PairNoise, quantity: str) -> Ratio:
-        """A quantity's mean over that of another estimator on the same pairs, with Fieller's interval.
-
-        >>> of_two = torch.tensor([1.0, 3.0])
-        >>> noise = PairNoise("standard", 4, of_two, of_two, of_two, of_two)
-        >>> noise.over(noise, "margin").value
-        1.0
-        """
-        top, bottom = getattr(self, quantity), getattr(other, quantity)
-
-        def difference(r: float) -> tuple[float, float]:
-            return _over_pairs(top - r * bottom).interval()
-
-        return of_ratio(float(top.mean() / bottom.mean()) if float(bottom.mean()) > 0 else math.nan, difference)
-
-    def as_dict(self) -> dict:
-        """The JSON form."""
-        means = {name: self.mean(name).as_dict() for name in (*QUANTITIES, "bias")}
-        return {"name": self.name, "forwards": self.forwards, **means}
-
-
-def _over_pairs(each: Tensor) -> Estimate:
-    error = float(each.std()) / len(each) ** 0.5 if len(each) > 1 else math.nan
-    return Estimate(value=float(each.mean()), stderr=error, n=len(each))
-
-
-@dataclass
-class _Sums:
-    """What is kept of one pair's repeats."""
-
-    margins: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    total: Tensor | float = 0.0
-    squares: float = 0.0
-
-    def add(self, margin: float, loss: float, gradient: Tensor) -> None:
-        self.margins.append(margin)
-        self.losses.append(loss)
-        self.total = self.total + gradient
-        self.squares += float(gradient @ gradient)
-
-    def figures(self) -> list[float]:
-        n = len(self.margins)
-        margins, losses = (torch.tensor(x, dtype=torch.float64) for x in (self.margins, self.losses))
-        gradient = (self.squares - float(self.total @ self.total) / n) / (n - 1)
-        # The loss at the mean margin has a bias of its own, from the noise of that mean; the jackknife takes it off.
-        at_mean = F.softplus(-margins.mean())
-        left_out = F.softplus(-(margins.sum() - margins) / (n - 1)).mean()
-        bias = F.softplus(-margins).mean() - (n * at_mean - (n - 1) * left_out)
-        return [float(margins.var()), float(losses.var()), gradient, float(bias)]
+    value: Tensor = field(default_factory=lambda: torch.full((1,), math.nan))
+    """The mean loss."""
+    between: float = math.nan
+    """Variance between pairs of the mean gradient, which no draws lower."""
 
 
 def measure_pairs(
@@ -149,25 +112,38 @@ def measure_pairs(
     found = []
     with evaluating(policy), evaluating(reference):
         for candidate in candidates:
-            figures = []
+            figures, between = [], BetweenItems()
             for number, pair in enumerate(pairs):
-                figures.append(_one_pair(policy, reference, pair, number, candidate, loss, repeats, seed, chosen))
+                seen = _one_pair(policy, reference, pair, number, candidate, loss, repeats, seed, chosen)
+                figures.append(_figures(seen))
+                between.add(seen)
                 progress(1)
             columns = torch.tensor(figures, dtype=torch.float64).unbind(1)
-            found.append(PairNoise(candidate.name, candidate.estimator.budget, *columns))
+            found.append(PairNoise(candidate.name, candidate.estimator.budget, *columns, between=between.variance))
     return found
 
 
-def _one_pair(policy, reference, pair, number, candidate, loss, repeats, seed, chosen) -> list[float]:
-    sums = _Sums()
+def _one_pair(policy, reference, pair, number, candidate, loss, repeats, seed, chosen) -> Repeats:
+    seen = Repeats()
     for step in range(repeats):
         draws = candidate.estimator.draw(policy, [pair], [number], seed=seed, step=step)
         other = draws
         if not candidate.shared:
-            other = candidate.estimator.draw(reference, [pair], [number], seed=seed + _OTHER_SEED, step=step)
+            other = candidate.estimator.draw(reference, [pair], [number], seed=seed + OTHER_SEED, step=step)
         result, slopes = loss.with_slopes(draws.values(policy), other.values(reference), draws.tokens)
-        gradient = 0.0
-        for part in draws.parts(policy, slopes):
-            gradient = gradient + torch.cat([g.flatten().double() for g in torch.autograd.grad(part, chosen)])
-        sums.add(float(result.margin), float(result.value), gradient)
-    return sums.figures()
+        gradient = gradient_of(draws.parts(policy, slopes), chosen)
+        seen.add(gradient, margin=float(result.margin), loss=float(result.value))
+    return seen
+
+
+def _figures(seen: Repeats) -> list[float]:
+    """The fields of :class:`PairNoise` of one pair, in their order."""
+    margins = seen.of("margin")
+
+    def at_mean(left_out: int | None) -> float:
+        kept = margins if left_out is None else torch.cat([margins[:left_out], margins[left_out + 1 :]])
+        return float(F.softplus(-kept.mean()))
+
+    bias = excess(seen.count, float(F.softplus(-margins).mean()), at_mean)
+    value = float(seen.of("loss").mean())
+    return [seen.variance("margin"), seen.variance("loss"), seen.gradient_variance, bias, value]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stabledllm.errors import UserError
-from stabledllm.models.evaluating import evaluating
+from stabledllm.models.evaluating import evaluating, evaluating_as_trained, evaluating_beside
 from stabledllm.models.loading import LoadedModel
 from stabledllm.preference.draws import BoundEstimator, Pair, SharedDraws
 
@@ -40,29 +40,38 @@ class FrozenModel:
 
     Args:
         model: of the same tokens as the policy, see :func:`check_reference`.
+        place: puts it on the policy's devices, when it is first asked; without it on the policy's one device.
     """
 
     passes = 1
 
-    def __init__(self, model: nn.Module):
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self, model: nn.Module, place: Callable[[nn.Module], nn.Module] | None = None):
+        self.model, self._place, self._placed = model.eval().requires_grad_(False), place, False
+
+    def placed(self, policy: nn.Module) -> nn.Module:
+        """The model on the policy's devices."""
+        if not self._placed:
+            place = self._place or (lambda model: model.to(next(policy.parameters()).device))
+            self.model, self._placed = place(self.model), True
+        return self.model
 
     def values(self, policy: nn.Module, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
-        device = next(policy.parameters()).device
-        if next(self.model.parameters()).device != device:
-            self.model.to(device)
-        return draws.values(self.model)
+        with evaluating_beside(policy, self.placed(policy)) as model:
+            return draws.values(model)
 
 
 class FrozenCopy(FrozenModel):
     """A copy of the model as it is now. It takes as much memory again as the weights."""
 
-    def __init__(self, model: nn.Module):
-        super().__init__(copy.deepcopy(model))
+    def __init__(self, model: nn.Module, place: Callable[[nn.Module], nn.Module] | None = None):
+        super().__init__(copy.deepcopy(model), place)
 
 
 class AdapterOff:
     """The model itself with its adapter switched off; takes no memory.
+
+    Args:
+        key: of the setting that asks for it, for the refusal.
 
     Raises:
         UserError: the model has no adapter.
@@ -70,13 +79,13 @@ class AdapterOff:
 
     passes = 1
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, key: str = "dpo.reference"):
         if not callable(getattr(model, "disable_adapter", None)):
-            raise UserError("dpo.reference: expected a model with an adapter for 'adapter', found none.")
+            raise UserError(f"{key}: expected a model with an adapter for 'adapter', found none.")
 
     def values(self, policy: nn.Module, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
         model = getattr(policy, "module", policy)  # a data-parallel wrapper has no adapter of its own
-        with evaluating(model), model.disable_adapter():
+        with evaluating_beside(model, model), model.disable_adapter():
             return draws.values(model)
 
 
@@ -102,13 +111,16 @@ class KeptValues:
         return self.table[epoch, list(numbers)].to(device)
 
 
-def check_reference(policy: LoadedModel, reference: LoadedModel) -> None:
+def check_reference(policy: LoadedModel, reference: LoadedModel, key: str = "dpo.reference") -> None:
     """Refuse a reference whose bounds cannot be set beside the policy's: of other tokens, or in other blocks.
+
+    Args:
+        key: of the setting that names it.
 
     Raises:
         UserError: names both.
     """
-    what = f"dpo.reference '{reference.name}'"
+    what = f"{key} '{reference.name}'"
     if reference.autoregressive:
         raise UserError(f"{what}: expected a masked diffusion model like '{policy.name}', found an autoregressive one.")
     ours, theirs = (each.model.get_input_embeddings().weight.shape[0] for each in (policy, reference))
@@ -149,15 +161,17 @@ def values_of(
     seed: int,
     epoch: int = 0,
     at_once: int = 8,
+    held_out: bool = False,
     progress: Callable[[int], object] = lambda pairs: None,
 ) -> Tensor:
     """A model's estimates for all pairs under an epoch's draws, in evaluation mode, on the CPU; shape (pairs, 2, R).
 
     Args:
-        at_once: pairs of one call. progress: called with the number of pairs that are done.
+        at_once: pairs of one call. held_out: whether they are evaluated; else they are predicted as in training.
+        progress: called with the number of pairs that are done.
     """
     parts = []
-    with evaluating(model):
+    with (evaluating if held_out else evaluating_as_trained)(model):
         for start in range(0, len(pairs), at_once):
             some = pairs[start : start + at_once]
             numbers = range(start, start + len(some))

@@ -126,6 +126,7 @@ def _experiment(stored: Stored) -> dict | None:
     return {
         "finished": finished,
         "planned": planned,
+        "responses": data_uri(figures.response_curves(results)),
         "loss": data_uri(figures.loss_curves(results)),
         "evaluation": data_uri(figures.eval_curves(results)),
         "final": data_uri(figures.final_metrics(results)),

@@ -23,6 +23,10 @@ _PARTS = {
     "ema": "EMA",
     "fixedcount": "FixedCount",
     "complement": "Complement",
+    "espo": "ESPO",
+    "coupled": "Coupled-GRPO",
+    "one-step": "One step (d1)",
+    "unigrpo": "UniGRPO",
 }
 
 METRIC_LABELS = {
@@ -33,6 +37,7 @@ METRIC_LABELS = {
     "preference_loss": "Loss of held-out pairs (nats)",
     "preference_accuracy": "Accuracy on held-out pairs",
     "preference_margin": "Margin of held-out pairs",
+    "reward": "Reward at the end of training",
 }
 METRIC_NAMES = {
     "validation_nll": "validation NLL",
@@ -42,6 +47,7 @@ METRIC_NAMES = {
     "preference_loss": "loss of held-out pairs",
     "preference_accuracy": "accuracy on held-out pairs",
     "preference_margin": "margin of held-out pairs",
+    "reward": "reward at the end of training",
 }
 """The same within a sentence."""
 LOWER_IS_BETTER = {
@@ -52,7 +58,23 @@ LOWER_IS_BETTER = {
     "preference_loss": True,
     "preference_accuracy": False,
     "preference_margin": False,
+    "reward": False,
 }
+CURVES = {
+    "reward": "reward",
+    "reward_std": "sd of rewards within a group",
+    "frac_reward_zero_std": "share of groups with equal rewards",
+    "completions/mean_length": "tokens of a response",
+    "completions/clipped_ratio": "share of responses cut off",
+    "kl": "divergence from the reference",
+    "ratio/mean": "ratio to the old policy",
+    "rewards/margins": "margin of pairs",
+    "rewards/accuracies": "share of pairs ranked right",
+    "rewards/chosen": "reward of chosen responses",
+    "rewards/rejected": "reward of rejected responses",
+    "loss_bias": "bias of the loss by noise (nats)",
+}
+"""What is drawn over the steps of policy gradients and preferences, by its name in the log; see :func:`curve_label`."""
 
 
 def label(method: str) -> str:
@@ -73,3 +95,15 @@ def metric_name(metric: str) -> str:
 def metric_label(metric: str) -> str:
     """The metric's name for readers, with its unit."""
     return METRIC_LABELS.get(metric, metric.replace("_", " "))
+
+
+def curve_label(name: str) -> str | None:
+    """What a figure of the log is called where it is drawn over the steps; None for one that is not drawn.
+
+    >>> curve_label("rewards/short/mean"), curve_label("grad_norm")
+    ('reward: short', None)
+    """
+    if name in CURVES:
+        return CURVES[name]
+    kind, _, rest = name.partition("/")
+    return f"reward: {rest.removesuffix('/mean')}" if kind == "rewards" and rest.endswith("/mean") else None

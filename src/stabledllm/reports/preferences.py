@@ -11,7 +11,7 @@ from stabledllm.reports.table import Table, filled
 def preference_text(record: dict) -> Iterator[str]:
     """Yields the table, what it means, and what to train with."""
     yield f"{preference_table(record)}\n"
-    yield filled(record["sentence"])
+    yield from map(filled, record["sentences"])
 
 
 def preference_table(record: dict) -> Table:
@@ -19,7 +19,7 @@ def preference_table(record: dict) -> Table:
     rows = []
     for row in record["methods"]:
         over = row["over_standard"]
-        ratios = [_ratio(over[name]) for name in ("margin", "loss", "gradient")]
+        ratios = [ratio_text(over[name]) for name in ("margin", "loss", "gradient")]
         rows.append((row["name"], *ratios, fmt.plain(row["bias"]["value"])))
     first = record["methods"][0]
     note = (
@@ -31,7 +31,8 @@ def preference_table(record: dict) -> Table:
     return Table("Noise of preferences", ("method", "margin", "loss", "gradient", "bias"), tuple(rows), note)
 
 
-def _ratio(ratio: dict) -> str:
+def ratio_text(ratio: dict) -> str:
+    """A ratio of variances with its interval, where that is known."""
     value, low, high = (ratio[name] for name in ("value", "ci_low", "ci_high"))
     if value is None or value != value:
         return "unknown"

@@ -14,17 +14,29 @@ from stabledllm.reports.tables import DIVERGED, Name, seeds_of
 
 def cost_table(results: dict, name: Name = str) -> Table:
     """The table of steps, forward passes and time of each method's runs, lowest to highest, without diverged runs."""
-    rows = []
+    rows, costs = [], _costs_of(results)
     for method in run_methods(results):
         mine = [r for r in results["runs"] if r["method"] == method]
         runs = [r for r in mine if diverged_at(r) is None]
-        spans = (_span(runs, key, show) for key, show in _COSTS.items())
+        spans = (_span(runs, key, show) for key, (_, show) in costs.items())
         rows.append((name(method), seeds_of(len(mine), len(mine) - len(runs)), *spans))
-    columns = ("method", "runs", "steps", "forward passes per run", "time per run")
+    columns = ("method", "runs", "steps", *(f"{title} per run" for key, (title, _) in costs.items() if key != "steps"))
     return Table("What a run costs", columns, tuple(rows))
 
 
-_COSTS = {"steps": fmt.count, "forward_passes": fmt.count, "seconds": fmt.duration}
+_COSTS = {
+    "steps": ("steps", fmt.count),
+    "forward_passes": ("forward passes", fmt.count),
+    "rollout_forward_rows": ("forward rows of decoding", fmt.count),
+    "seconds": ("time", fmt.duration),
+}
+
+
+def _costs_of(results: dict) -> dict[str, tuple[str, Callable[[object], str]]]:
+    """What the runs cost, by its stored name: its title and how it is shown; decoding where responses were learnt
+    from."""
+    decoded = any(not math.isnan(number(r.get("rollout_forward_rows"))) for r in results["runs"])
+    return {key: cost for key, cost in _COSTS.items() if decoded or key != "rollout_forward_rows"}
 
 
 def _span(runs: list[dict], key: str, show: Callable[[object], str]) -> str:
@@ -37,7 +49,7 @@ def _span(runs: list[dict], key: str, show: Callable[[object], str]) -> str:
 
 def runs_table(results: dict, name: Name = str) -> Table:
     """The table of every finished run with its metrics, steps, forward passes and time."""
-    metrics = run_metrics(results)
+    metrics, costs = run_metrics(results), _costs_of(results)
     order = {m: i for i, m in enumerate(run_methods(results))}
     rows = [
         (
@@ -45,11 +57,11 @@ def runs_table(results: dict, name: Name = str) -> Table:
             str(r["seed"]),
             *(fmt.with_error((r.get("metrics") or {}).get(m)) for m in metrics),
             _steps_of(r),
-            *(show(r.get(key)) for key, show in _COSTS.items() if key != "steps"),
+            *(show(r.get(key)) for key, (_, show) in costs.items() if key != "steps"),
         )
         for r in sorted(results["runs"], key=lambda r: (order[r["method"]], str(r["seed"]).zfill(9)))
     ]
-    columns = ("method", "seed", *(metric_label(m) for m in metrics), "steps", "forward passes", "time")
+    columns = ("method", "seed", *(metric_label(m) for m in metrics), *(title for title, _ in costs.values()))
     return Table(
         "Every run", columns, tuple(rows), "± is the standard error over the evaluation's rows, not over seeds."
     )

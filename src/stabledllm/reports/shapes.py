@@ -25,6 +25,30 @@ NUMBER = int | float
 _ESTIMATE = {"unit": str}
 _PARTS = dict.fromkeys(("mask_pattern", "mask_rate", "data", "total", "mean"), _ESTIMATE)
 _ORIGIN = {"config": dict, "versions": dict, "notes": list}
+_RATIO = {"value": NUMBER, "ci_low": NUMBER, "ci_high": NUMBER}
+_NOISE = {
+    "objective": Needed(str),
+    "start": Needed(str),
+    "data": Needed(str),
+    "recipe": Needed({"data": dict, "objective": dict}),
+    "methods": Needed(
+        [
+            Needed(
+                {
+                    "name": Needed(str),
+                    "forwards": Needed(int),
+                    "multiple": Needed(int),
+                    "over_standard": Needed({"loss": Needed(_RATIO), "gradient": Needed(_RATIO)}),
+                    "gradient": Needed(_ESTIMATE),
+                    "p_holm": {"loss": Needed(NUMBER), "gradient": Needed(NUMBER)},
+                    "between": NUMBER,
+                    "bias": Needed(_ESTIMATE),
+                    "value": Needed(_ESTIMATE),
+                }
+            )
+        ]
+    ),
+}
 
 SHAPES = {
     "decomposition": _ORIGIN
@@ -47,6 +71,8 @@ SHAPES = {
         ],
         "recommendation": {"sentences": Needed([Needed(str)]), "recipe": Needed(str)},
     },
+    "preference_noise": _NOISE,
+    "policy_noise": _NOISE,
     "replay": {"step": Needed(int), "sentence": Needed(str), "cause": Needed(str)},
     "p_of_t": _ORIGIN
     | {
@@ -82,7 +108,14 @@ SHAPES = {
 }
 """For each kind of file, the shape of the places that the report reads."""
 
-_WORDS = {dict: "an object", list: "a list", str: "text", NUMBER: "a number", int | str: "a number or text"}
+_WORDS = {
+    int: "a whole number",
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    NUMBER: "a number",
+    int | str: "a number or text",
+}
 
 
 def check_shape(path: Path, value: object, shape: object, place: str = "") -> None:

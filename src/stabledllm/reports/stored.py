@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,16 +76,21 @@ def read(path: Path, kind: str) -> dict:
     Raises:
         UserError: it is unreadable, no JSON, has another schema, or a value is missing or of another type.
     """
+    return read_one_of(path, [kind])[1]
+
+
+def read_one_of(path: Path, kinds: Sequence[str]) -> tuple[str, dict]:
+    """The kind and the content of a file of one of several kinds, checked as :func:`read` does; raises as it does."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected JSON, found {str(error).splitlines()[0]}.") from None
-    expected = f"stabledllm/{kind}/1"
     schema = data.get("schema") if isinstance(data, dict) else type(data).__name__
-    if schema != expected:
-        raise UserError(f"{path}: expected schema {expected!r}, found {schema!r}.")
-    check_shape(path, data, SHAPES[kind])
-    return data
+    by_schema = {f"stabledllm/{kind}/1": kind for kind in kinds}
+    if schema not in by_schema:
+        raise UserError(f"{path}: expected schema {' or '.join(map(repr, by_schema))}, found {schema!r}.")
+    check_shape(path, data, SHAPES[by_schema[schema]])
+    return by_schema[schema], data
 
 
 def number(value: object) -> float:

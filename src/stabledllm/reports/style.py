@@ -31,6 +31,11 @@ _METHODS = {
     "ema": "#882255",
     "multisample": "#6A7FBF",
     "fixedcount": "#D55E00",
+    "lowdisc+fixedcount": "#C0392B",
+    "espo": "#0072B2",
+    "coupled": "#CC79A7",
+    "one-step": "#E69F00",
+    "unigrpo": "#7F7F00",
 }
 _OTHERS = ("#56B4E9", "#A0522D", "#6B8E23", "#9467BD", "#5F6B7A", "#C44E52")
 

@@ -232,9 +232,14 @@ def _metric_row(results: dict, method: str, metric: str, seeds: list, places: in
     )
 
 
+_SHARE, _ANY = (0.0, 1.0), (-math.inf, math.inf)
+_RANGES = {"accuracy": _SHARE, "preference_accuracy": _SHARE}
+_RANGES |= dict.fromkeys(("clip_score", "preference_margin", "reward"), _ANY)
+
+
 def _possible(end: float, metric: str) -> float:
     """An interval's end, moved to where the metric can be: no loss is negative, and no share above 1."""
-    low, high = {"accuracy": (0.0, 1.0), "clip_score": (-math.inf, math.inf)}.get(metric, (0.0, math.inf))
+    low, high = _RANGES.get(metric, (0.0, math.inf))
     return end if math.isnan(end) else min(max(end, low), high)
 
 

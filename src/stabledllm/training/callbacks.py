@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
 from stabledllm.errors import Diverged, UserError
+from stabledllm.runtime.user_modules import folder_first, one_line
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _EXAMPLE = "such as my_callbacks.SaveSamples"
@@ -70,7 +71,7 @@ def failing_by_name(callbacks: Sequence[TrainerCallback]) -> Iterator[None]:
     except Exception as error:
         if not (failed := _failed(error, callbacks)):
             raise
-        shown = f"'{names_of([failed])[0]}' failed{_place_in(error, failed)} ({_one_line(error)})"
+        shown = f"'{names_of([failed])[0]}' failed{_place_in(error, failed)} ({one_line(error)})"
         raise UserError(f"callbacks: {shown}; mend it or leave it out, and run the same again.") from error
 
 
@@ -102,10 +103,6 @@ def _place_in(error: BaseException, callback: TrainerCallback) -> str:
     return f" in {lines[-1].name}, {Path(file).name}, line {lines[-1].lineno}" if lines else ""
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
-
-
 def _imported(name: str) -> Any:
     if not _DOTTED.fullmatch(name):
         raise UserError(f"key 'callbacks': expected dotted names of classes, {_EXAMPLE}, found '{name}'.")
@@ -113,32 +110,16 @@ def _imported(name: str) -> Any:
     if name.partition(".")[0] in sys.stdlib_module_names:
         raise UserError(f"key 'callbacks': expected a class of your own, {_EXAMPLE}, found '{name}'.")
     try:
-        with _working_directory_first():
+        with folder_first(os.getcwd()):
             found = import_module(module)
     except Exception as error:  # whatever the user's module raises
         raise UserError(
             f"key 'callbacks': expected '{name}' in a module of the working directory or an installed one, found that "
-            f"'{module}' does not import ({_one_line(error)})."
+            f"'{module}' does not import ({one_line(error)})."
         ) from None
     if not hasattr(found, attribute):
         raise UserError(f"key 'callbacks': expected a class '{attribute}' in {found.__name__}, found none.")
     return getattr(found, attribute)
-
-
-@contextmanager
-def _working_directory_first() -> Iterator[None]:
-    """The working directory comes first while a callback's module is imported, as for a script, and last afterwards.
-
-    So a module of that name elsewhere does not take its place, and a folder there called as a library hides none later.
-    """
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-        if here not in sys.path:
-            sys.path.append(here)
 
 
 def _made(one: Any, refusal: str) -> TrainerCallback:
@@ -153,7 +134,7 @@ def _made(one: Any, refusal: str) -> TrainerCallback:
     try:
         return one()
     except Exception as error:  # whatever the user's class raises
-        raise UserError(refusal.format("a class that is made without arguments") + f" ({_one_line(error)}).") from None
+        raise UserError(refusal.format("a class that is made without arguments") + f" ({one_line(error)}).") from None
 
 
 def _distinct(callbacks: list[TrainerCallback]) -> list[TrainerCallback]:

@@ -14,6 +14,7 @@ from stabledllm.lab.fit import fitted_for, save_fit
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity
+from stabledllm.preference_checks import check_pair_density
 from stabledllm.training.checkpoints import DENSITY
 from stabledllm.training.devices import will_shard
 
@@ -30,6 +31,9 @@ def obtain_density(
     """The run's p(t): rank 0 puts it into the run's folder, and every rank reads it from there.
 
     A resumed run takes the checkpoint's. ``settings.p_of_t`` names one that was fitted before for the same method.
+
+    Raises:
+        UserError: a density that was fitted for something else, or none for training on pairs.
     """
     path = Path(settings.out) / DENSITY
     state = PartialState()
@@ -38,8 +42,10 @@ def obtain_density(
             density = FittedDensity.load(checkpoint / DENSITY)
         elif settings.p_of_t:
             density = FittedDensity.load(Path(settings.p_of_t))
-            density.refuse_other(method, settings.p_of_t, settings.block_size, settings.block_t)
+            kind = settings.objective.kind
+            density.refuse_other(method, settings.p_of_t, settings.block_size, settings.block_t, kind)
         else:
+            check_pair_density(settings, method)
             loaded.model.to(arguments.device)
             density = fitted_for(settings, method, loaded, rows)
             if will_shard(arguments):  # the whole model beside its shards would not fit

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from transformers import Trainer, TrainingArguments
 
 from stabledllm.errors import UserError
@@ -58,6 +59,38 @@ def is_sharded(trainer: Trainer) -> bool:
     """Whether a forward pass gathers weights from all ranks (FSDP, ZeRO-3), so that all must run the same passes."""
     plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
     return trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+
+
+def fsdp_version(trainer: Trainer) -> int | None:
+    """The version of FSDP that shards the Trainer's weights; None without it."""
+    return trainer.accelerator.state.fsdp_plugin.fsdp_version if trainer.is_fsdp_enabled else None
+
+
+def refuse_sharding_in_parts(kind: str, *, fsdp_version: int | None, deepspeed: bool) -> None:
+    """Refuse the ways of sharding that cannot run several backward passes in a step, or a second model beside it.
+
+    Args:
+        kind: the objective. fsdp_version: of the launch configuration; None for whole weights.
+
+    Raises:
+        UserError: DeepSpeed, or the first version of FSDP.
+    """
+    if deepspeed or fsdp_version == 1:
+        found = "DeepSpeed" if deepspeed else "FSDP version 1"
+        raise UserError(
+            f"objective.kind={kind}: expected whole weights on every device or FSDP version 2, found {found}; launch "
+            f"with 'stabledllm cp accelerate/fsdp2', or accelerate/ddp."
+        )
+
+
+def shard_beside(trainer: Trainer, model: torch.nn.Module) -> torch.nn.Module:
+    """A second model, not trained, sharded as the Trainer's own is; every rank must call this.
+
+    Without sharding it moves to the Trainer's device.
+    """
+    if not trainer.is_fsdp_enabled:
+        return model.to(trainer.args.device)
+    return fsdp2_prepare_model(trainer.accelerator, model)
 
 
 def save_whole(trainer: Trainer, folder: Path) -> None:

@@ -24,7 +24,7 @@ from stabledllm.runtime.showing import busy
 from stabledllm.training.checkpoints import STAMP, stamp
 from stabledllm.training.devices import AgreeingModel, is_sharded, save_whole
 from stabledllm.training.earlier import MODEL, RUN, SCHEMA, TRAINED
-from stabledllm.training.history import LOGGED
+from stabledllm.training.history import figures_in
 from stabledllm.training.parts import published
 from stabledllm.training.trainer import MDMTrainer
 from stabledllm.training.untuned import beside_untuned, side_by_side, told_of
@@ -50,6 +50,11 @@ def finish(
     """
     out = Path(settings.out)
     metrics, beside = _evaluation_losses(settings, trainer, data, say) if len(data.validation) else ({}, {})
+    for line in trainer.said_at_the_end():
+        say(line)
+    for name, each in trainer.further_metrics().items():
+        say(f"{name.replace('_', ' ')} {each}")
+        metrics[name] = each.as_dict()
     if trainer.is_world_process_zero():
         (out / MODEL / STAMP).unlink(
             missing_ok=True
@@ -83,9 +88,6 @@ def _evaluation_losses(settings: TrainSettings, trainer: MDMTrainer, data: DataB
         own_loss = trainer.validation(objective)
         say(f"validation loss of the objective that was trained {own_loss}")
         metrics["validation_objective"] = own_loss.as_dict()
-    for name, each in trainer.further_metrics().items():
-        say(f"{name.replace('_', ' ')} {each}")
-        metrics[name] = each.as_dict()
     return metrics, beside or {}
 
 
@@ -105,7 +107,7 @@ def run_record(
         "identity": identity,
         "status": "finished",
         "metrics": {},
-        "forward_passes": trainer.statistics.forward_passes,
+        **trainer.statistics.totals(),
         "probe_forward_passes": density.forward_passes if density else 0,
         "steps": trainer.state.global_step,
         "seconds": sum(part["seconds"] for part in parts),
@@ -189,11 +191,10 @@ def _journal(settings: TrainSettings, identity: dict, test: list[dict], ranks: R
 
 def _history(log: list[dict]) -> list[dict]:
     """The training log with the names that results.json uses."""
-    names = ("step", *LOGGED)
     entries: dict[int, dict] = {}
     for line in log:
         entry = entries.setdefault(line["step"], {"step": line["step"]})
-        entry |= {k: line[k] for k in names if k in line}
+        entry |= figures_in(line)
         if "eval_loss" in line:
             entry |= {"eval_nll": line["eval_loss"], "eval_nll_stderr": line["eval_loss_stderr"]}
     return [entry for entry in entries.values() if len(entry) > 1]

@@ -2,9 +2,10 @@
 
 A line of losses holds ``step``, ``loss``, ``grad_norm``, ``learning_rate``, ``ess``, ``masked_share``,
 ``forward_passes`` and ``tokens_per_second``, with experts also their load (``expert_load_max``, ``experts_unused``,
-``balance_loss``), where block sizes change also ``block_size``, on preferences also :data:`PAIRS` (and neither ``ess``
-nor ``masked_share``); one of an evaluation ``step``, ``eval_nll`` and ``eval_nll_stderr``; one of a checkpoint ``step``
-and ``checkpoint``, its folder. Each has ``time``, in seconds since the epoch.
+``balance_loss``), where block sizes change also ``block_size``, on preferences :data:`PAIRS` in place of ``ess`` and
+``masked_share``, of policy gradients :data:`POLICY`, ``rewards/NAME/mean`` and ``metrics/NAME``; one of an evaluation
+``step``, ``eval_nll`` and ``eval_nll_stderr``; one of a checkpoint ``step`` and ``checkpoint``, its folder. Each has
+``time``, in seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -30,6 +31,20 @@ PAIRS = (
     "loss_bias",
 )
 """Of preferences, as TRL names them; ``loss_bias`` is the part of the loss that the noise of the bounds adds."""
+POLICY = (
+    "reward",
+    "reward_std",
+    "frac_reward_zero_std",
+    "completions/mean_length",
+    "completions/clipped_ratio",
+    "ratio/mean",
+    "clip_ratio/low_mean",
+    "clip_ratio/high_mean",
+    "kl",
+    "rollout_forward_rows",
+)
+"""Of policy gradients, as TRL names them; ``rollout_forward_rows``: rows that went through the model to decode
+responses since the run began, which ``forward_passes`` leaves out."""
 LOGGED = (
     "loss",
     "grad_norm",
@@ -41,8 +56,11 @@ LOGGED = (
     "block_size",
     *LOADS,
     *PAIRS,
+    *POLICY,
 )
 """The figures of a line of losses that are those of the Trainer's log."""
+_NAMED = ("rewards/", "metrics/")
+"""What the names of figures begin with that rewards of the user's name."""
 _KINDS = ("loss", "eval_nll", "checkpoint")
 """The keys that tell the kinds of lines, in the order in which a step writes them."""
 
@@ -50,10 +68,20 @@ _KINDS = ("loss", "eval_nll", "checkpoint")
 def entry_of(logs: dict) -> dict | None:
     """The line for an entry of the Trainer's log, without step and time; None for one that has no line."""
     if "loss" in logs:
-        return {name: logs[name] for name in LOGGED if name in logs}
+        return figures_in(logs)
     if "eval_loss" in logs:
         return {"eval_nll": logs["eval_loss"], "eval_nll_stderr": logs.get("eval_loss_stderr")}
     return None
+
+
+def figures_in(logs: dict) -> dict:
+    """The figures of an entry that belong to a line of losses, in their order.
+
+    >>> figures_in({"rewards/short/mean": 0.5, "epoch": 1.0, "loss": 0.1})
+    {'loss': 0.1, 'rewards/short/mean': 0.5}
+    """
+    named = [name for name in logs if name.startswith(_NAMED) and name not in LOGGED]
+    return {name: logs[name] for name in (*LOGGED, *named) if name in logs}
 
 
 class History:

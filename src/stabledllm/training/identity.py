@@ -25,6 +25,7 @@ from stabledllm.evaluation.identity import digest_of, fingerprint
 from stabledllm.models.new import is_new, pattern_of
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.record import FittedDensity
+from stabledllm.rewards.reward import Rewards
 from stabledllm.runtime.sameness import Differences, differences
 from stabledllm.runtime.secrets import hidden
 
@@ -62,6 +63,7 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
         "adaptive": dump["adaptive"] if method.adaptive else None,
         "objective": settings.objective.keys,
         "dpo": _dpo(dump["dpo"]) if settings.objective.kind == "dpo" else None,
+        "grpo": _grpo(dump["grpo"]) if settings.objective.kind == "grpo" else None,
         "ppots": dump["ppots"] if method.needs_p and not settings.p_of_t else None,
         "p_of_t": None,  # the digest of its content counts instead
         "init_seed": (settings.init_seed or 0) if is_new(settings.model) else None,
@@ -84,6 +86,16 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
 def _dpo(dpo: dict) -> dict:
     apart = ("reference", "tokens_per_forward")  # where the same values come from, and how they are split
     return {key: value for key, value in dpo.items() if key not in apart}
+
+
+def _grpo(grpo: dict) -> dict:
+    apart = ("reference", "tokens_per_forward")
+    return {key: value for key, value in grpo.items() if key not in apart}
+
+
+def of_rewards(rewards: Rewards) -> dict:
+    """What the identity of a run holds of its rewards: their names, and a digest of each function of the user's."""
+    return {"rewards": {"names": rewards.names, "sources": rewards.digests}}
 
 
 def _image(image: dict) -> dict:
@@ -135,10 +147,12 @@ def _behind_names(settings: TrainSettings) -> dict:
 
 def _reference(settings: TrainSettings) -> dict:
     """The digest of a reference that is no form of the policy."""
-    name = settings.dpo.reference
-    if settings.objective.kind != "dpo" or name in OF_THE_POLICY:
-        return {}
-    return {"dpo_reference": fingerprint(name, code=settings.trust_remote_code)}
+    kind = settings.objective.kind
+    if kind == "dpo" and settings.dpo.reference not in OF_THE_POLICY:
+        return {"dpo_reference": fingerprint(settings.dpo.reference, code=settings.trust_remote_code)}
+    if kind == "grpo" and settings.grpo.beta and settings.grpo.reference not in OF_THE_POLICY:
+        return {"grpo_reference": fingerprint(settings.grpo.reference, code=settings.trust_remote_code)}
+    return {}
 
 
 def with_content(identity: dict, digests: dict[str, str]) -> dict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,11 +16,13 @@ from stabledllm.training.history import HISTORY, History, entry_of
 _COLUMNS = (
     ("loss", "loss", 10, "{:.4g}"),
     ("loss_ema", "loss (ema)", 12, "{:.4g}"),
+    ("reward", "reward", 10, "{:.4g}"),
     ("learning_rate", "learning rate", 15, "{:.3g}"),
     ("grad_norm", "gradient norm", 15, "{:.3g}"),
     ("tokens_per_second", "tokens/s", 12, "{:,.0f}"),
 )
 """Name, heading, width and form of the columns behind ``step``."""
+_OF_SOME_RUNS = ("loss_ema", "reward")
 _TOLD_AFTER = 5.0
 """Seconds of steps after which the time of all is told."""
 _WORTH_TELLING = 30.0
@@ -34,16 +36,23 @@ class LogLines(TrainerCallback):
     however many views it has, over all ranks; the time of evaluating and saving does not count.
 
     Args:
-        tokens: returns the number of such tokens so far. ema: whether the steadied loss is logged too.
+        tokens: returns the number of such tokens so far. shown: whether a column is, for those that not every run has
+            (``loss_ema``, ``reward``).
         say: takes the lines; None to write the file alone.
     """
 
     def __init__(
-        self, folder: Path, tokens: Callable[[], int], *, ema: bool = False, say: Callable[[str], None] | None = None
+        self,
+        folder: Path,
+        tokens: Callable[[], int],
+        *,
+        shown: Mapping[str, bool] | None = None,
+        say: Callable[[str], None] | None = None,
     ):
         self.folder, self.tokens, self.say = folder, tokens, say
         self.history = History(folder / HISTORY)
-        self.columns = [column for column in _COLUMNS if ema or column[0] != "loss_ema"]
+        left_out = {name for name in _OF_SOME_RUNS if not (shown or {}).get(name)}
+        self.columns = [column for column in _COLUMNS if column[0] not in left_out]
         self._since, self._seconds, self._first = 0.0, 0.0, 0
         self._all_seconds, self._told_time, self._headed = 0.0, False, False
 

@@ -41,9 +41,33 @@ class EpochOrder(Sampler):
 
     def _tickets(self, order: Tensor) -> Iterator[tuple[int, int]]:
         """The tickets of one step after another, so that millions of rows never are as many Python objects at once."""
-        for start in range(0, self.rows, self.step_rows):
+        for start in range(0, len(order), self.step_rows):
             step = [(row, start + i) for i, row in enumerate(order[start : start + self.step_rows].tolist())]
             yield from step if self.lengths is None else sorted(step, key=lambda t: (-self.lengths[t[0]], t[1]))
+
+
+class RoundOrder(EpochOrder):
+    """The same where several steps in turn have the same rows (a round): each step's tickets come ``inner`` times.
+
+    A round is always full: the rows that are left at the end of an epoch, others in each, wait for the next.
+
+    Args:
+        inner: steps of a round.
+    """
+
+    def __init__(self, rows: int, step_rows: int, seed: int, step: Callable[[], int], inner: int = 1):
+        super().__init__(rows, step_rows, seed, step)
+        self.inner, self.rounds = inner, rows // step_rows
+
+    def __len__(self) -> int:
+        return self.rounds * self.step_rows * self.inner
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.step() // (self.rounds * self.inner)
+        order = Key(self.seed, epoch).permutation(Stream.DATA, self.rows, torch.device("cpu"))
+        tickets = list(self._tickets(order[: self.rounds * self.step_rows]))
+        for start in range(0, len(tickets), self.step_rows):
+            yield from tickets[start : start + self.step_rows] * self.inner
 
 
 class RowDataset(Dataset):

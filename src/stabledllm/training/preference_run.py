@@ -11,28 +11,22 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from stabledllm.build import loading_options
 from stabledllm.config.settings import TrainSettings
-from stabledllm.config.settings.preference import OF_THE_POLICY
 from stabledllm.data.token_rows import TokenRow
 from stabledllm.evaluation.identity import digest_of
-from stabledllm.models.loading import LoadedModel, load_model
-from stabledllm.noise.densities import TSampler
+from stabledllm.method_checks import standing_still
+from stabledllm.models.loading import LoadedModel
+from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
-from stabledllm.preference.reference import (
-    AdapterOff,
-    FrozenCopy,
-    FrozenModel,
-    KeptValues,
-    Reference,
-    check_reference,
-    values_of,
-)
+from stabledllm.preference.reference import KeptValues, Reference, values_of
+from stabledllm.preference_checks import check_pair_density
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.showing import bar
+from stabledllm.training.devices import is_sharded
 from stabledllm.training.preferences import EVAL_SEED, DPOTrainer, pairs_of
+from stabledllm.training.references import reference_of
 
 KEPT = "reference_values.safetensors"
 """In the run's folder: the values of a reference that are ``kept``."""
@@ -56,8 +50,16 @@ def of_pairs(
         rows, rejected: of ``train`` and ``validation``. resumed: whether values of the reference may be there already.
     """
     dpo = settings.dpo
+    if method.adaptive:
+        check_pair_density(settings, method)
+        method, density = Method.parse(standing_still(method), method.options, method.objective), density or Uniform()
     estimator = BoundEstimator(
-        method, dpo.budget, density=density, eps=settings.objective.eps, tokens_per_batch=dpo.tokens_per_forward
+        method,
+        dpo.budget,
+        density=density,
+        eps=settings.objective.eps,
+        tokens_per_batch=dpo.tokens_per_forward,
+        packing=settings.packing,
     )
     sides = {"rejected": rejected["train"], "eval_rejected": rejected.get("validation", [])}
     pairs = {"train": pairs_of(rows["train"], sides["rejected"])}
@@ -73,13 +75,7 @@ def _reference(
     kind = settings.dpo.held_against(adapters=settings.lora is not None)
     if kind == "kept":
         return partial(_kept, settings=settings, pairs=pairs, resumed=resumed)
-    if kind in OF_THE_POLICY:
-        return lambda trainer: {"copy": FrozenCopy, "adapter": AdapterOff}[kind](trainer.model)
-    other = load_model(kind, **loading_options(settings) | {"init_seed": None})
-    if settings.block_size and hasattr(other.model.config, "block_size"):
-        other.model.config.block_size = settings.block_size
-    check_reference(loaded, other)
-    return lambda _: FrozenModel(other.model)
+    return reference_of(settings, loaded, kind, "dpo.reference")
 
 
 def _kept(trainer: DPOTrainer, *, settings: TrainSettings, pairs: dict[str, list[Pair]], resumed: bool) -> KeptValues:
@@ -87,8 +83,28 @@ def _kept(trainer: DPOTrainer, *, settings: TrainSettings, pairs: dict[str, list
     path, per_epoch = Path(settings.out) / KEPT, math.ceil(len(pairs["train"]) / settings.batch)
     epochs = math.ceil((settings.steps or settings.epochs * per_epoch) / per_epoch)
     of = _what_decides(settings, trainer, pairs)
-    if resumed and path.is_file() and (found := _read(path, of)) and len(found["train"]) >= epochs:
+
+    def there() -> dict[str, torch.Tensor] | None:
+        found = _read(path, of) if path.is_file() else None
+        return found if found and len(found["train"]) >= epochs else None
+
+    if not is_sharded(trainer):
+        found = (there() if resumed else None) or _all_values(trainer, settings, pairs, epochs, path, of)
         return KeptValues(found["train"], found.get("validation"))
+    # Until its first step the model is whole on the first rank, and on the others perhaps not.
+    if is_main_process() and not (resumed and there()):
+        trainer.model.to(trainer.args.device)
+        _all_values(trainer, settings, pairs, epochs, path, of)
+        trainer.model.to("cpu")  # the whole model beside its shards would not fit
+    trainer.accelerator.wait_for_everyone()
+    found = load_file(path)
+    return KeptValues(found["train"], found.get("validation"))
+
+
+def _all_values(
+    trainer: DPOTrainer, settings: TrainSettings, pairs: dict[str, list[Pair]], epochs: int, path: Path, of: str
+) -> dict[str, torch.Tensor]:
+    """The values of all pairs and epochs, which the first rank writes too."""
     wanted = [("train", settings.seed, epoch) for epoch in range(epochs)]
     wanted += [("validation", EVAL_SEED, 0)] if pairs["validation"] else []
     tables = []
@@ -105,6 +121,7 @@ def _kept(trainer: DPOTrainer, *, settings: TrainSettings, pairs: dict[str, list
                     seed=seed,
                     epoch=epoch,
                     at_once=settings.micro_batch or 8,
+                    held_out=split != "train",
                     progress=shown.update,
                 )
             )
@@ -114,7 +131,7 @@ def _kept(trainer: DPOTrainer, *, settings: TrainSettings, pairs: dict[str, list
         part = path.with_suffix(".part")
         save_file({name: table.contiguous() for name, table in kept.items()}, part, metadata={OF: of})
         part.replace(path)
-    return KeptValues(kept["train"], kept.get("validation"))
+    return kept
 
 
 def _what_decides(settings: TrainSettings, trainer: DPOTrainer, pairs: dict[str, list[Pair]]) -> str:

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stabledllm.data.rows import TokenRow, collate
-from stabledllm.errors import UserError
 from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler
+from stabledllm.preference.density import slopes_of
 from stabledllm.preference.draws import BoundEstimator, Pair, SharedDraws
 from stabledllm.preference.loss import DPOLoss, PairLosses
-from stabledllm.preference.reference import Reference, silence_dropout
+from stabledllm.preference.reference import Reference
 from stabledllm.stats.estimate import Estimate
 from stabledllm.training.blocks import InBlocks
+from stabledllm.training.equal_passes import equal_passes
 from stabledllm.training.history import PAIRS
+from stabledllm.training.responses import ResponseTrainer
 from stabledllm.training.statistics import Gather, StepStatistics
-from stabledllm.training.trainer import MDMTrainer
 
 EVAL_SEED = 20_251_118
 """Of the noise of held-out pairs: the same for every run and step, so that differences are paired."""
@@ -33,19 +35,6 @@ EVAL_SEED = 20_251_118
 def pairs_of(chosen: Sequence[TokenRow], rejected: Sequence[TokenRow]) -> list[Pair]:
     """The pairs of rows that stand in the same order."""
     return [Pair(*both) for both in zip(chosen, rejected, strict=True)]
-
-
-def refuse_sharded(*, fsdp: bool, deepspeed: bool) -> None:
-    """Refuse weights that are divided over devices: a step has several backward passes, and a second model.
-
-    Raises:
-        UserError: they are.
-    """
-    if fsdp or deepspeed:
-        found = "FSDP" if fsdp else "DeepSpeed"
-        raise UserError(
-            f"objective.kind=dpo: expected whole weights on every device, found {found}; launch without it."
-        )
 
 
 class PairDataset(Dataset):
@@ -80,6 +69,7 @@ class PairStatistics(StepStatistics):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.window = [0.0] * (1 + len(PAIRS))
+        self._draws: list[Tensor] = []
 
     def add_pairs(self, position: Tensor, counted: Tensor, found: PairLosses, values: Tensor, forwards: int) -> None:
         """Add a micro-batch of this rank.
@@ -95,7 +85,29 @@ class PairStatistics(StepStatistics):
         )  # fmt: skip
         self._rows.append(torch.stack([c.double() for c in columns], 1))
 
+    def add_draws(self, position: Tensor, counted: Tensor, ratios: tuple[Tensor, Tensor], added: Tensor) -> None:
+        """Add what the draws of a micro-batch of this rank say of the density of t.
+
+        Args:
+            ratios: mask ratio and importance weight of each draw. added: to the loss of its pair, all (B, 2, D).
+        """
+        t, weight, added = (values.flatten(1).double() for values in (*ratios, added))
+        draw = torch.arange(t.shape[1], device=t.device).expand_as(t)
+        of_pair = torch.stack((position, counted), 1).double().repeat_interleave(t.shape[1], 0)
+        self._draws.append(torch.cat((of_pair, torch.stack((draw, t, weight, added), 2).flatten(0, 1)), 1))
+
     def finish_step(self, gather: Gather, sampler: TSampler) -> TSampler:
+        self._finish_pairs(gather)
+        if not self._draws:
+            return sampler
+        table = gather(torch.cat(self._draws)).cpu()
+        self._draws = []
+        table = table[table[:, 1] > 0]
+        in_order = table[:, 0] * (table[:, 2].max() + 1) + table[:, 2]
+        t, weight, added = table[in_order.argsort()][:, 3:].unbind(1)
+        return self.adaptive.sampler() if self.adaptive.update(t, weight, added) else sampler
+
+    def _finish_pairs(self, gather: Gather) -> None:
         table = gather(torch.cat(self._rows)).cpu()
         self._rows = []
         self.forward_passes += round(float(table[:, -1].sum()))
@@ -103,7 +115,6 @@ class PairStatistics(StepStatistics):
         table = table[table[:, 0].argsort()]
         sums = [float(len(table)), *table[:, 2:-1].sum(0).tolist()]
         self.window = [w + x for w, x in zip(self.window, sums, strict=True)]
-        return sampler
 
     def flush(self) -> dict[str, float]:
         n, *sums = self.window
@@ -115,11 +126,13 @@ class PairStatistics(StepStatistics):
         return known | {"forward_passes": self.forward_passes}
 
 
-class DPOTrainer(MDMTrainer):
+class DPOTrainer(ResponseTrainer):
     """Trains a policy to prefer chosen to rejected responses, on variance-reduced ELBOs of both.
 
     Policy and reference see the same draws, functions of the seed, the epoch and the pair's number in the data: any
-    split over ranks and accumulation gives the same step, and a resumed run continues with the same bits. Each forward
+    split over ranks and accumulation gives the same step, and a resumed run continues with the same bits. (With
+    ``adaptive`` they are also functions of the density, which follows what the draws of earlier steps added to the
+    loss; held-out pairs keep the density that the run started from.) Each forward
     of the policy has a backward of its own, so that one forward's activations are held; the gradient is the joint one.
     Evaluation is the bound of the chosen responses, as for other training, and the loss of the held-out pairs.
 
@@ -131,6 +144,8 @@ class DPOTrainer(MDMTrainer):
     Raises:
         UserError: a correction that the estimator's replicates do not allow.
     """
+
+    kind = "dpo"
 
     def __init__(
         self,
@@ -146,12 +161,9 @@ class DPOTrainer(MDMTrainer):
     ):
         self.pair_loss, self.estimator = loss, estimator
         self.eval_pairs = pairs_of(eval_rows, eval_rejected)
-        super().__init__(train_rows=train_rows, eval_rows=eval_rows, **kwargs)
-        refuse_sharded(fsdp=self.is_fsdp_enabled, deepspeed=self.is_deepspeed_enabled)
+        super().__init__(train_rows=train_rows, eval_rows=eval_rows, reference=reference, **kwargs)
         self.train_dataset = PairDataset(pairs_of(train_rows, rejected))
         self.data_collator = PairCollator(self.pad_id)
-        silence_dropout(self.model)
-        self.reference = reference(self)
 
     @property
     def epoch(self) -> int:
@@ -162,19 +174,17 @@ class DPOTrainer(MDMTrainer):
         """This micro-batch's part of the step's mean loss; all its backward passes but the last are made here."""
         bare = self.accelerator.unwrap_model(model)
         pairs, numbers = inputs["pairs"], inputs["numbers"]
-        draws = self.estimator.draw(bare, pairs, numbers, seed=self.noise_seed, step=self.epoch)
-        values = draws.values(model)
-        found, slopes = self.pair_loss.with_slopes(
-            values, self._of_reference(model, draws, numbers, self.epoch), draws.tokens
-        )
+        own = self._estimator().draw(bare, pairs, numbers, seed=self.noise_seed, step=self.epoch)
+        draws = equal_passes(self, own)
+        if self.adaptive:
+            values, reference = self._values_of_draws(model, own, inputs)
+        else:
+            values, reference = draws.values(model), self.of_reference(model, draws, numbers, self.epoch)
+        found, slopes = self.pair_loss.with_slopes(values, reference, draws.tokens)
         counted = inputs["counted"].to(found.value.device)
         # Data-parallel wrappers average gradients over ranks; parts of one mean must be summed.
         share = counted.to(found.value) / inputs["step_rows"] * self.args.world_size
-        parts = iter(draws.parts(model, slopes * share[:, None, None]))
-        with self.accelerator.no_sync(model):  # ranks exchange gradients only in the last backward
-            for _ in range(draws.passes - 1):
-                self.accelerator.backward(next(parts))
-        last = next(parts)
+        last = self.back_through(model, draws, slopes * share[:, None, None])
         self.watch.loss(found.value, last)
         passes = 2 + self.reference.passes  # the policy's values, then the same with a graph
         forwards = passes * 2 * self.estimator.budget * len(pairs)
@@ -183,13 +193,19 @@ class DPOTrainer(MDMTrainer):
         loss = (found.value * share).sum() + (last - last.detach())
         return (loss, {}) if return_outputs else loss
 
-    def _of_reference(self, policy, draws: SharedDraws, numbers: Sequence[int], epoch: int | None) -> Tensor:
-        """The reference's values in the policy's precision: a Trainer gives autocast to the model that it trains alone.
+    def _estimator(self) -> BoundEstimator:
+        """The estimator of this step: with ``adaptive`` its draws come from the density as it is now."""
+        return replace(self.estimator, density=self.sampler) if self.adaptive else self.estimator
 
-        Rounding that only one of the two has would be noise that they do not share.
-        """
-        with self.accelerator.autocast():
-            return self.reference.values(policy, draws, numbers, epoch)
+    def _values_of_draws(self, model, draws: SharedDraws, inputs: dict) -> tuple[Tensor, Tensor]:
+        """The estimates of policy and reference, (B, 2, R); what each draw adds to the loss goes to ``adaptive``."""
+        each = equal_passes(self, draws.each())
+        both = each.values(model), self.of_reference(model, each, inputs["numbers"], self.epoch)
+        values, reference = (by_draw.unflatten(2, (draws.replicates, -1)).mean(3) for by_draw in both)
+        slopes = slopes_of(self.pair_loss, values, reference, draws.tokens)
+        added = (slopes[..., None] * torch.stack(both, 2)).sum(2)
+        self.statistics.add_draws(inputs["position"], inputs["counted"].to(added.device), draws.ratios(), added)
+        return values, reference
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """The bound of the held-out chosen responses, and what the held-out pairs say, with fixed noise."""
@@ -206,7 +222,7 @@ class DPOTrainer(MDMTrainer):
                 pairs = self.eval_pairs[start : start + self.args.train_batch_size]
                 numbers = range(start, start + len(pairs))
                 draws = estimator.draw(bare, pairs, numbers, seed=EVAL_SEED)
-                reference = self._of_reference(bare, draws, numbers, None)
+                reference = self.of_reference(bare, draws, numbers, None)
                 with self.accelerator.autocast():
                     values = draws.values(bare)
                 found.append(DPOLoss(self.pair_loss.beta)(values, reference, draws.tokens))

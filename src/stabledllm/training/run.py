@@ -12,14 +12,15 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from stabledllm.build import build_adaptive, build_decoding, build_method, build_model, set_form
+from stabledllm.build import build_decoding, build_method, build_model, set_form
 from stabledllm.config.changeable import refuse_unchangeable
 from stabledllm.config.run_folder import PROGRESS
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle, choose, load_bundle
 from stabledllm.data.images import are_images, with_image_defaults
+from stabledllm.data.rollout_prompts import RolloutPrompt
 from stabledllm.data.row_stream import longest_of
-from stabledllm.data.rows import TokenRow, marks_in, maskable_sizes
+from stabledllm.data.rows import TokenRow, marks_in
 from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import Diverged
@@ -30,6 +31,8 @@ from stabledllm.models.new import is_new
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.record import FittedDensity
+from stabledllm.rewards.named import build_rewards
+from stabledllm.rewards.reward import Function, Rewards
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.locks import in_its_folder
 from stabledllm.runtime.saying import say as print_line
@@ -42,20 +45,21 @@ from stabledllm.training.checkpoints import DENSITY, last_whole
 from stabledllm.training.density import obtain_density
 from stabledllm.training.devices import refuse_silent_changes
 from stabledllm.training.diverged import end_diverged, refuse_to_repeat, save_if_finite
-from stabledllm.training.earlier import MODEL, RUN, TRAINED, Start, find_start, is_begun, leave_behind
+from stabledllm.training.earlier import MODEL, RUN, TRAINED, Start, find_start, is_begun
 from stabledllm.training.expert_load import expert_load_of
 from stabledllm.training.features import refuse_checkpointing
 from stabledllm.training.finishing import evaluate_saved, finish, remove_leftovers, run_record
-from stabledllm.training.identity import identity_of, with_content
-from stabledllm.training.kinds import kind_of_trainer
+from stabledllm.training.identity import identity_of, of_rewards, with_content
+from stabledllm.training.kinds import adaptive_of, kind_of_trainer
 from stabledllm.training.log_lines import LogLines
+from stabledllm.training.policy_run import refuse_unanswered
 from stabledllm.training.progress import ProgressFile, StepBar, close_bars
 from stabledllm.training.screen import Screen
 from stabledllm.training.spikes import watch_spikes
 from stabledllm.training.start_block import StartBlock, steps_of
 from stabledllm.training.streaming import counted, known_for, reading, rows_of_run
 from stabledllm.training.trainer import MDMTrainer
-from stabledllm.training.untuned import remove_untuned, save_untuned
+from stabledllm.training.untuned import before_first_step
 
 Say = Callable[[str], None]
 ReadData = Callable[[Any], DataBundle]
@@ -71,6 +75,7 @@ def train(
     say: Say = print_line,
     screen: Screen | None = None,
     untuned: bool = True,
+    rewards: Sequence[str | Function] = (),
 ) -> dict:
     """Train, or continue a killed run, and return the content of ``run.json``.
 
@@ -83,6 +88,7 @@ def train(
         say: takes the lines that tell of the run.
         screen: what is shown beside the results; without it all of it, to ``say``.
         untuned: evaluate the model before its first step too, to set it beside the trained one.
+        rewards: for policy gradients, functions (or names) in place of those that the settings name.
 
     Raises:
         UserError: the settings, data or callbacks are bad, or the folder holds a run with another identity.
@@ -91,7 +97,7 @@ def train(
     settings = in_own_blocks(with_image_defaults(settings))
     refuse_unstreamable(settings)
     with without_bars() if settings.trainer.get("disable_tqdm") else nullcontext():
-        return _train(settings, data, callbacks, say, screen or Screen(), untuned)
+        return _train(settings, data, callbacks, say, screen or Screen(), untuned, rewards)
 
 
 def _train(
@@ -101,6 +107,7 @@ def _train(
     say: Say,
     screen: Screen,
     untuned: bool,
+    given_rewards: Sequence[str | Function] = (),
 ) -> dict:
     out = Path(settings.out)
     say = say if is_main_process() else silent
@@ -109,8 +116,9 @@ def _train(
     if settings.block_size:
         check_blocks(method)
     decoding = build_decoding(settings.decoding)  # needed only at the end, but checked before the long work
+    rewards = build_rewards(settings.grpo, given_rewards) if settings.objective.kind == "grpo" else None
     with busy(f"reading the files of {settings.model}"):
-        identity = identity_of(settings, method, DEFAULTS)
+        identity = identity_of(settings, method, DEFAULTS) | (of_rewards(rewards) if rewards else {})
     start, chosen = Start(), None
     refuse_unchangeable(settings.allow_changed)
     if is_begun(out):
@@ -164,7 +172,7 @@ def _train(
     with failing_by_name(own):
         trainer, density = build_trainer(
             laid_out, method, loaded, (rows, known, data.validation), checkpoint and checkpoint.folder, say, own,
-            lines=screen.lines, rejected=data.rejected,
+            lines=screen.lines, rejected=data.rejected, prompts=data.prompts, rewards=rewards,
         )  # fmt: skip
     identity = with_content(identity, data.digests)
     first = trainer if untuned and settings.untuned and not (checkpoint or is_new(settings.model)) else None
@@ -173,7 +181,7 @@ def _train(
         settings.model_dump(),
         checkpoint,
         changed=start.changed,
-        at_start=partial(_at_start, out, first, anew=checkpoint is None),
+        at_start=partial(before_first_step, out, first, anew=checkpoint is None),
     )
     if changes := trainer.changes_since(checkpoint):
         say(f"note: {checkpoint.folder} was made with other means ({'; '.join(changes)}): last digits may differ")
@@ -197,22 +205,6 @@ def _ended_diverged(out: Path, record: dict, error: Diverged, *, model: bool) ->
     return ended
 
 
-def _at_start(out: Path, first: MDMTrainer | None, *, anew: bool) -> None:
-    """Set an earlier run's records aside, and keep what the model that is about to be trained says of held-out rows.
-
-    Args:
-        first: the Trainer where its first step is to come; None where the untuned model is not to be measured.
-        anew: whether no step was made before.
-    """
-    values = first.nll_of_rows() if first is not None and len(first.eval_rows) else None
-    if is_main_process():
-        leave_behind(out)
-        if anew:
-            remove_untuned(out)
-        if values is not None:
-            save_untuned(out, first.eval_rows, values, first.eval_draws)
-
-
 def _caption_dropout(settings: TrainSettings) -> float | None:
     """The probability of caption dropout for a run on images; None for any other."""
     return settings.data.image.caption_dropout if are_images(settings.data.train) else None
@@ -229,6 +221,8 @@ def build_trainer(
     *,
     lines: bool = False,
     rejected: Mapping[str, Sequence[TokenRow]] | None = None,
+    prompts: Mapping[str, Sequence[RolloutPrompt]] | None = None,
+    rewards: Rewards | None = None,
 ) -> tuple[MDMTrainer, FittedDensity | None]:
     """The Trainer for these settings, and the fitted density that it draws t from (None where none is fitted).
 
@@ -236,6 +230,7 @@ def build_trainer(
         data: the rows that are trained on, those that stand for them before training (all where all are known), and
             those that are evaluated. lines: whether each log, evaluation and checkpoint is told in a line.
         rejected: for preferences the other answers of the rows that are trained on and evaluated.
+        prompts, rewards: for policy gradients what is answered, and what responses are worth.
     """
     out, (rows, known, evaluated) = Path(settings.out), data
     check_marks(method, marks_in(known))
@@ -246,11 +241,16 @@ def build_trainer(
     out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p or (method.adaptive and settings.p_of_t):
+        if not settings.p_of_t:
+            refuse_unanswered(settings, method, known)
         density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
-    refit = build_adaptive(settings.adaptive, method, start, maskable_sizes(known, method)) if method.adaptive else None
+    refit = adaptive_of(settings, method, start, known) if method.adaptive else None
     both = {"train": rows, "validation": evaluated}
-    kind = kind_of_trainer(settings, method, loaded, start, both, rejected, resumed=checkpoint is not None)
+    kind = kind_of_trainer(
+        settings, method, loaded, start, both, rejected, resumed=checkpoint is not None,
+        prompts=prompts, rewards=rewards, say=say,
+    )  # fmt: skip
     trainer = kind(
         model=loaded.model,
         args=arguments,
@@ -274,7 +274,8 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # a table of its own in a notebook
-    trainer.add_callback(LogLines(out, trainer.tokens_since_asked, ema=method.ema, say=say if lines else None))
+    shown = {"loss_ema": method.ema, "reward": rewards is not None}
+    trainer.add_callback(LogLines(out, trainer.tokens_since_asked, shown=shown, say=say if lines else None))
     watch_spikes(trainer, out, settings.spikes, say if lines else None)
     trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
     trainer.add_callback(ProgressFile(out / PROGRESS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainingArguments
 
-from stabledllm.config.parts_in_words import in_words, objective_in_words, preferences_in_words
+from stabledllm.config.parts_in_words import in_words, objective_in_words, policy_in_words, preferences_in_words
 from stabledllm.config.settings import TrainSettings
 from stabledllm.data.bundle import DataBundle
 from stabledllm.data.splits import own_splits
@@ -117,7 +117,11 @@ class StartBlock:
     def first_row(self) -> Iterator[tuple[str, Text]]:
         """The first training row, its parts marked by labels, and in a terminal by colours as well."""
         row = self.first
-        length = f"{len(row.input_ids):,} tokens, of which {row.response_length:,} are trained"
+        if self.settings.objective.kind == "grpo":
+            row = replace(row, input_ids=list(row.input_ids[: row.prompt_length]))
+            length = f"{row.prompt_length:,} tokens, which the model answers"
+        else:
+            length = f"{len(row.input_ids):,} tokens, of which {row.response_length:,} are trained"
         yield "first row", Text(f"{plain_text(row.origin)}, {length}" if row.origin else length)
         for part in parts_of(row, self.loaded.tokenizer):
             yield f"  {part.kind}", part.text
@@ -129,8 +133,10 @@ class StartBlock:
     def method_in_words(self) -> str:
         """The method's name and what it does, with blocks if there are any."""
         method = self.method
+        if self.settings.objective.kind == "grpo" and self.settings.grpo.estimator != "method":
+            return f"{self.settings.grpo.estimator}: the published estimator's own noise"
         text = f"{method.name}: {in_words([named.part.name for named in method.parts], unbiased=method.unbiased)}"
-        if self.settings.objective.kind == "dpo":  # each response is an estimate of its own
+        if self.settings.objective.kind != "masked":  # each response is an estimate of its own
             text = text.replace("over the rows of a step", "over the forwards of a response")
         if self.settings.block_size:
             shared = "all of a row with one t" if self.settings.block_t == "row" else "each with its own t"
@@ -144,6 +150,8 @@ class StartBlock:
         """What is minimised, and over what its mean is taken."""
         if self.settings.objective.kind == "dpo":
             return preferences_in_words(self.settings.dpo, adapters=self.settings.lora is not None)
+        if self.settings.objective.kind == "grpo":
+            return policy_in_words(self.settings.grpo, adapters=self.settings.lora is not None)
         return objective_in_words(self.settings.objective)
 
     def steps(self) -> str:
@@ -157,8 +165,12 @@ class StartBlock:
         )
         split = f"{micro} at once" + (f" x {parts} accumulated" if parts > 1 else "")
         split += f" x {ranks} devices" if ranks > 1 else ""
-        epochs = f", {_epochs(steps, self.rows, settings.batch)}" if self.rows is not None else ""
-        of = f"{settings.batch:,} rows each" + (f" ({split})" if parts * ranks > 1 else "")
+        each, inner = "rows", 1
+        if settings.objective.kind == "grpo":
+            each, inner = f"prompts with {settings.grpo.group} responses", settings.grpo.inner
+        epochs = f", {_epochs(steps // inner, self.rows, settings.batch)}" if self.rows is not None else ""
+        of = f"{settings.batch:,} {each} each" + (f" ({split})" if parts * ranks > 1 else "")
+        of += f", the same in {inner} steps in turn" if inner > 1 else ""
         behind = f"; {self.done:,} are done" if self.done else ""
         return f"{steps:,} of {of}{epochs}{behind}"
 
@@ -182,6 +194,8 @@ class StartBlock:
 
 def steps_of(settings: TrainSettings, rows: int | None) -> int:
     """The optimizer steps of a run on that many rows; None is possible where ``steps`` is given."""
+    if settings.objective.kind == "grpo":  # rounds are full, and have several steps
+        return settings.steps or math.ceil(settings.epochs * (rows // settings.batch) * settings.grpo.inner)
     return settings.steps or math.ceil(settings.epochs * math.ceil(rows / settings.batch))
 
 

@@ -49,6 +49,10 @@ class StepStatistics(TrainerCallback, ExportableState):
             },
         }
 
+    def totals(self) -> dict[str, int]:
+        """What the run's record counts from its first step on."""
+        return {"forward_passes": self.forward_passes}
+
     def follow(self, adaptive: AdaptiveDensity) -> TSampler:
         """Let a density follow the losses, from the checkpoint's state where there is one, and return its sampler."""
         if self.adaptive_state:

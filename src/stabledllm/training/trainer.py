@@ -273,8 +273,12 @@ class MDMTrainer(EvaluatingTrainer):
         return norm
 
     def further_metrics(self) -> dict[str, Estimate]:
-        """What the trained model is measured by on the held-out rows besides the bound on their NLL."""
+        """What the trained model is measured by besides the bound on the NLL of held-out rows."""
         return {}
+
+    def said_at_the_end(self) -> list[str]:
+        """Sentences on what happened in training that a user should know."""
+        return []
 
     def gather_rows(self, table: Tensor) -> Tensor:
         """The tables of all ranks' rows (units, in blocks); shorter ones get rows of zeros, which count nowhere."""

@@ -13,10 +13,29 @@ from torch import Tensor
 from stabledllm.evaluation.untuned import difference
 from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.runtime.files import read_json, write_json
+from stabledllm.runtime.launched import is_main_process
 from stabledllm.stats.estimate import Estimate
+from stabledllm.training.earlier import leave_behind
+from stabledllm.training.evaluating import EvaluatingTrainer
 
 UNTUNED = "untuned_nll.json"
 SCHEMA = "stabledllm/untuned_nll/1"
+
+
+def before_first_step(out: Path, first: EvaluatingTrainer | None, *, anew: bool) -> None:
+    """Set an earlier run's records aside, and keep what the model that is about to be trained says of held-out rows.
+
+    Args:
+        first: the Trainer where its first step is to come; None where the untuned model is not to be measured.
+        anew: whether no step was made before.
+    """
+    values = first.nll_of_rows() if first is not None and len(first.eval_rows) else None
+    if is_main_process():
+        leave_behind(out)
+        if anew:
+            remove_untuned(out)
+        if values is not None:
+            save_untuned(out, first.eval_rows, values, first.eval_draws)
 
 
 def save_untuned(out: Path, rows: Sequence, values: Tensor, draws: int) -> None:

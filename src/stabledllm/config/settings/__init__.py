@@ -12,6 +12,7 @@ from stabledllm.config.settings.evaluation import (
 )
 from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
 from stabledllm.config.settings.model import LoRASettings, ModelSettings, RouterSettings
+from stabledllm.config.settings.policy import GRPOSettings, RolloutSettings
 from stabledllm.config.settings.preference import DPOSettings, PairNoiseSettings
 from stabledllm.config.settings.training import ExperimentSettings, SpikeSettings, TrainSettings
 
@@ -25,6 +26,7 @@ __all__ = [
     "DecomposeSettings",
     "EvalSettings",
     "ExperimentSettings",
+    "GRPOSettings",
     "GenerateSettings",
     "GradientSettings",
     "ImageDecodingSettings",
@@ -37,6 +39,7 @@ __all__ = [
     "PPOTSSettings",
     "PairNoiseSettings",
     "RescoreSettings",
+    "RolloutSettings",
     "RouterSettings",
     "ShortDecodingSettings",
     "SpikeSettings",

@@ -11,7 +11,7 @@ from stabledllm.config.typed import Strict
 
 FormatName = Literal[
     "messages", "sharegpt", "ids", "alpaca", "prompt-response", "prompt-completion", "question-answer",
-    "query-response", "input-output", "text", "preference",
+    "query-response", "input-output", "text", "preference", "prompts",
 ]  # fmt: skip
 """The names of :data:`stabledllm.data.formats.FORMATS`; a test holds the two together."""
 

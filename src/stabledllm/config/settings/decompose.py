@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.method import MethodSettings, ObjectiveSettings, PPOTSSettings
 from stabledllm.config.settings.model import ModelSettings
+from stabledllm.config.settings.policy_noise import PolicyNoiseSettings
 from stabledllm.config.settings.preference import PairNoiseSettings
 from stabledllm.config.settings.values import MOST, PathText, Seed
 from stabledllm.config.typed import Strict
@@ -47,6 +48,7 @@ class DecomposeSettings(ModelSettings):
     block_start: Literal["noisy", "clean"] = "noisy"
     """As in training: what predicts a block's first token where logits are shifted (Fast-dLLM v2)."""
     dpo: PairNoiseSettings = PairNoiseSettings()
+    grpo: PolicyNoiseSettings = PolicyNoiseSettings()
     rows: int = Field(48, ge=2, le=MOST)
     """Rows of the nested design."""
     rates: int = Field(12, ge=2, le=MOST)
@@ -82,10 +84,11 @@ class DecomposeSettings(ModelSettings):
     seed: Seed = 0
     """Seed of everything that is drawn."""
     out: PathText = "runs/decompose"
-    """Folder of ``decomposition.json`` and its figures."""
+    """Folder of ``decomposition.json`` and its figures, or of the record on preferences or policy gradients."""
 
     @model_validator(mode="after")
-    def _of_pairs(self) -> DecomposeSettings:
-        if self.objective.kind == "dpo" and self.data.format is None:
-            self.data.__dict__["format"] = "preference"
+    def _of_its_kind(self) -> DecomposeSettings:
+        form = {"dpo": "preference", "grpo": "prompts"}.get(self.objective.kind)
+        if form and self.data.format is None:
+            self.data.__dict__["format"] = form
         return self

@@ -11,6 +11,7 @@ from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.evaluation import DecodingSettings, ImageDecodingSettings
 from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
 from stabledllm.config.settings.model import LoRASettings, ModelSettings, RouterSettings
+from stabledllm.config.settings.policy import GRPOSettings
 from stabledllm.config.settings.preference import DPOSettings
 from stabledllm.config.settings.values import MOST, Name, PathText, Seed
 from stabledllm.config.trainer_keys import TrainerSettings
@@ -58,6 +59,7 @@ class TrainSettings(ModelSettings):
     method_options: MethodSettings = MethodSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     dpo: DPOSettings = DPOSettings()
+    grpo: GRPOSettings = GRPOSettings()
     ppots: PPOTSSettings = PPOTSSettings()
     adaptive: AdaptiveSettings = AdaptiveSettings()
     p_of_t: PathText | None = None
@@ -78,7 +80,7 @@ class TrainSettings(ModelSettings):
     """What predicts a block's first token in training where logits are shifted (Fast-dLLM v2): the last position of the
     noisy block before it, as published, or of the clean one, as in decoding."""
     batch: int = Field(32, ge=1)
-    """Rows per optimizer step, over all devices and accumulation."""
+    """Rows per optimizer step, over all devices and accumulation; with ``objective.kind=grpo`` prompts."""
     micro_batch: int | None = Field(None, ge=1)
     """Rows per device and forward; must divide ``batch``. Without it the whole share of the device."""
     steps: int | None = Field(None, ge=1, le=10**9)
@@ -119,18 +121,20 @@ class TrainSettings(ModelSettings):
     """Folder of the run."""
 
     @model_validator(mode="after")
-    def _of_pairs(self) -> TrainSettings:
-        if self.objective.kind == "dpo" and self.data.format is None:
-            self.data.__dict__["format"] = "preference"
+    def _of_its_kind(self) -> TrainSettings:
+        form = {"dpo": "preference", "grpo": "prompts"}.get(self.objective.kind)
+        if form and self.data.format is None:
+            self.data.__dict__["format"] = form
         return self
 
     @model_validator(mode="after")
     def _decoded_as_trained(self) -> TrainSettings:
         if self.block_schedule and self.block_schedule.sizes and self.block_size is None:
             self.__dict__["block_size"] = self.block_schedule.sizes[-1]
-        given = "decoding" in self.model_fields_set
+        given = set(self.model_fields_set)
         self.decoding = self.decoding.in_blocks_of(self.block_size)
-        self.model_fields_set.difference_update(set() if given else {"decoding"})
+        self.grpo = self.grpo.in_blocks_of(self.block_size)
+        self.model_fields_set.intersection_update(given)
         return self
 
 
@@ -140,13 +144,15 @@ class ExperimentSettings(Strict):
     base: TrainSettings = TrainSettings()
     """The run that every method and seed varies."""
     methods: list[str] = Field(["standard", "ppots", "mirror", "ppots+mirror"], min_length=1)
-    """Methods to compare; each is run with every seed."""
+    """Methods to compare; each is run with every seed. Of policy gradients also published estimators by name: ``espo``,
+    ``coupled``, ``one-step``, ``unigrpo``."""
     seeds: list[Seed] = Field([42, 731, 20231], min_length=1)
     """Seeds of the runs, the same for every method."""
     equal: Literal["compute", "steps"] = "compute"
     """``compute``: every method makes Standard's forward passes to within one step, under ``epochs`` too: its rows per
     step follow from its mean cost (half for 2 views), its steps from what it will draw. ``steps``: the same rows and
-    steps, as in the paper, whatever they cost."""
+    steps, as in the paper, whatever they cost. With pairs and policy gradients both are the same: a response has the
+    same budget of forwards under every method."""
     baselines: list[str] = ["standard", "clipped"]
     """Methods whose best run a method's worst run is compared with."""
     out: PathText = "runs/experiment"

@@ -11,6 +11,8 @@ from stabledllm.reports.labels import label
 from stabledllm.reports.stored import array, number
 from stabledllm.reports.style import G_COLOUR, MUTED, V_COLOUR, VIEWS_COLOUR, colour, new_figure, styled
 
+_MEASURED = {"gradient": "E|gradient|²", "difference": "E|policy less reference|², times the loss's slope"}
+
 
 @styled
 def fit(data: dict) -> Figure:
@@ -38,7 +40,8 @@ def fit(data: dict) -> Figure:
         band(right, profile, "v_views", VIEWS_COLOUR, "v of the mean of the views (nats²)")
     signal = data.get("signal")
     if isinstance(signal, str) and signal != "loss":
-        band(right, profile, "second_moment", V_COLOUR, f"E|{signal}'s gradient|²".replace("gradient's ", ""))
+        label_of = _MEASURED.get(signal, f"E|{signal}'s gradient|²")
+        band(right, profile, "second_moment", V_COLOUR, label_of)
         bulk_limits(right, array(profile.get("t")), array(profile.get("second_moment")))
     for key in ("v", "v_views"):
         bulk_limits(right, array(profile.get("t")), array(profile.get(key)))

@@ -24,7 +24,7 @@ def eval_curves(results: dict) -> Figure | None:
 
 
 def _panels(results: dict, key: str, ylabel: str, smooth: bool, line: float = np.nan) -> Figure | None:
-    curves = {m: _seeds(results, m, key, smooth) for m in run_methods(results)}
+    curves = {m: over_seeds(results, m, key, smooth) for m in run_methods(results)}
     curves = {m: s for m, s in curves.items() if s is not None}
     if not curves:
         return None
@@ -36,11 +36,15 @@ def _panels(results: dict, key: str, ylabel: str, smooth: bool, line: float = np
         axes.set_title(label(method), fontsize=9.5)
         if method != "standard" and "standard" in curves:
             axes.plot(
-                curves["standard"][0], _mean(curves["standard"][1]), color=MUTED, linewidth=1.1, label="Standard's mean"
+                curves["standard"][0],
+                mean_over_seeds(curves["standard"][1]),
+                color=MUTED,
+                linewidth=1.1,
+                label="Standard's mean",
             )
         marker = "o" if len(steps) < 40 and not smooth else None
-        axes.fill_between(steps, *_ends(seeds), color=colour(method), alpha=0.2, linewidth=0)
-        axes.plot(steps, _mean(seeds), color=colour(method), marker=marker, markersize=3)
+        axes.fill_between(steps, *ends(seeds), color=colour(method), alpha=0.2, linewidth=0)
+        axes.plot(steps, mean_over_seeds(seeds), color=colour(method), marker=marker, markersize=3)
         if not np.isnan(line):
             axes.axhline(line, color="#B9770E", linestyle="--", linewidth=1.1, label="untuned model")
         if smooth and window > 1:
@@ -66,7 +70,7 @@ def _panels(results: dict, key: str, ylabel: str, smooth: bool, line: float = np
     return figure
 
 
-def _seeds(results: dict, method: str, key: str, smooth: bool) -> tuple[np.ndarray, np.ndarray, int] | None:
+def over_seeds(results: dict, method: str, key: str, smooth: bool) -> tuple[np.ndarray, np.ndarray, int] | None:
     """Steps, values (seeds x steps, NaN where a seed has none) and the number of points averaged over; or None."""
     logs = []
     for run in results["runs"]:
@@ -92,10 +96,12 @@ def _moving(row: np.ndarray, window: int) -> np.ndarray:
     return np.divide(total, points, out=np.full(len(row), np.nan), where=is_known)
 
 
-def _mean(seeds: np.ndarray) -> np.ndarray:
+def mean_over_seeds(seeds: np.ndarray) -> np.ndarray:
+    """The mean over seeds at each step, of those that have a value; seeds x steps."""
     return np.ma.masked_invalid(seeds).mean(0).filled(np.nan)
 
 
-def _ends(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ends(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest seed at each step; seeds x steps."""
     masked = np.ma.masked_invalid(seeds)
     return masked.min(0).filled(np.nan), masked.max(0).filled(np.nan)

@@ -171,7 +171,8 @@ def _settings(run: Path, step: int, config: dict | None) -> TrainSettings:
         ) from None
     if settings.objective.kind != "masked":
         raise UserError(
-            f"{run}: expected a run on single answers, whose gradient is a sum over rows, found one on preferences."
+            f"{run}: expected a run on single answers, whose gradient is a sum over rows, found one on "
+            f"{'preferences' if settings.objective.kind == 'dpo' else 'rewards'}."
         )
     return settings
 

@@ -1,0 +1,1 @@
+"""Group-relative policy optimisation: advantages, the clipped loss, and its noise."""
