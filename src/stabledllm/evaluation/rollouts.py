@@ -21,10 +21,13 @@ class Response:
     ids: list[int]
     ended: bool
 
+    def whole(self, end: int) -> list[int]:
+        """The tokens, with the end token that the model decided."""
+        return [*self.ids, end] if self.ended else list(self.ids)
+
     def row(self, prompt: RolloutPrompt, end: int) -> TokenRow:
-        """The row of prompt and response, with the end token that the model decided."""
-        tail = [end] if self.ended else []
-        return TokenRow([*prompt.ids, *self.ids, *tail], len(prompt.ids), origin=prompt.origin)
+        """The row of prompt and response."""
+        return TokenRow([*prompt.ids, *self.whole(end)], len(prompt.ids), origin=prompt.origin)
 
 
 @dataclass(frozen=True)
