@@ -143,7 +143,7 @@ def test_the_right_answer_is_that_of_the_last_turn(tmp_path):
     turns = [turn("user", "1+1?"), turn("assistant", "2"), turn("user", "2+2?"), turn("assistant", "4")]
     data = bundle(tmp_path / "rows.jsonl", {"messages": turns, "gold": 4}, every_turn=True)
     assert [(prompt.messages[-1]["content"], prompt.gold) for prompt in data.prompts["train"]] == [
-        ("1+1?", None),
+        ("1+1?", "2"),
         ("2+2?", 4),
     ]
 
