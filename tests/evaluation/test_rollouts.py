@@ -21,7 +21,8 @@ def test_end_tokens_follow_up_to_a_multiple(fill: int, ends: int):
     """Three tokens and at least one end token, as the encoder of answers fills them."""
     row = Response([5, 6, 7], ended=True).row(prompt(), END, fill)
     assert row.input_ids == [1, 2, 5, 6, 7] + [END] * ends
-    assert row.prompt_length == 2 and row.response_length % fill == 0
+    assert row.prompt_length == 2
+    assert row.response_length % fill == 0
 
 
 def test_a_response_that_was_cut_off_is_not_ended():
