@@ -123,6 +123,15 @@ def test_what_a_function_logs_comes_with_the_scores(folder):
     assert (found.total, found.metrics, found.columns) == ([7.0, 7.0], {"words": 3.0}, {"first": ["o", "t"]})
 
 
+def test_what_is_logged_and_not_finite_is_left_out():
+    def logs(completions, log_metric):
+        for name, value in (("a", math.nan), ("a", 2), ("b", math.inf)):
+            log_metric(name, value)
+        return [0.0 for _ in completions]
+
+    assert build_rewards(GRPOSettings(), [logs]).score([prompt()], ["x"], [[]]).metrics == {"a": 2.0}
+
+
 def test_none_is_left_out_of_the_sum_and_none_alone_is_none():
     rewards = build_rewards(GRPOSettings(), [lambda_named("a", [1.0, None, None]), lambda_named("b", [1.0, 2.0, None])])
     assert rewards.score([prompt()] * 3, ["x"] * 3, [[]] * 3).total == [2.0, 2.0, None]

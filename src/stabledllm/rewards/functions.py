@@ -173,7 +173,8 @@ def _arguments(responses: Responses, logged: Logged) -> dict[str, Callable[[], A
         return [copy.deepcopy(prompt.columns.get(key)) for prompt in prompts]
 
     def log_metric(name: str, value: float) -> None:
-        logged.metrics.setdefault(str(name), []).append(float(value))
+        if math.isfinite(number := float(value)):  # others have no mean, and none is kept for a resumed run
+            logged.metrics.setdefault(str(name), []).append(number)
 
     def log_extra(column: str, values: Sequence) -> None:
         if len(values) != len(responses):
