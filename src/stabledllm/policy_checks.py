@@ -59,7 +59,7 @@ def check_policy(run: TrainSettings) -> None:
     if alpha := run.trainer.get("neftune_noise_alpha"):
         raise UserError(
             f"key 'trainer.neftune_noise_alpha': expected none beside objective.kind=grpo, since its noise would not "
-            f"be that of the old policy, found {alpha:g}; leave it out."
+            f"be that of the old policy, found {alpha}; leave it out."
         )
     if run.objective.keys != type(run.objective)(eps=run.objective.eps).keys:
         raise UserError(

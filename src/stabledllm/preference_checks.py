@@ -60,7 +60,7 @@ def check_preferences(run: TrainSettings) -> None:
     if alpha := run.trainer.get("neftune_noise_alpha"):
         raise UserError(
             f"key 'trainer.neftune_noise_alpha': expected none beside objective.kind=dpo, since its noise would not "
-            f"be that of the reference, found {alpha:g}; leave it out."
+            f"be that of the reference, found {alpha}; leave it out."
         )
     if run.objective.keys != type(run.objective)(eps=run.objective.eps).keys:
         raise UserError(

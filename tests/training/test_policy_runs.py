@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from transformers import TrainerCallback
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import Diverged, UserError
@@ -45,6 +46,7 @@ def test_a_run_says_and_stores_what_it_did(tmp_path, data):
     assert "12 to train on, none held out" in shown
     assert "3 of 4 prompts with 3 responses each, the same in 2 steps in turn" in shown
     assert "which the model answers" in shown
+    assert "by the reward digits;" in shown
     history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
     assert {"reward", "reward_std", "rewards/digits/mean", "ratio/mean", "completions/mean_length"} <= history[0].keys()
     assert "kl" not in history[0], "there is no reference"
@@ -85,13 +87,21 @@ def test_more_prompts_in_a_step_than_there_are(tmp_path, data):
         train(settings(tmp_path, data, batch=13), rewards=[digits])
 
 
-@pytest.mark.parametrize("where", ["values", "responses"])
-def test_predictions_that_are_not_finite_end_the_run(tmp_path, data, where):
-    """With weights that are finite still: in the second step of a round, and in the first of the next."""
-    rate, inner = {"learning_rate": 1e30, "max_grad_norm": 0.0, "disable_tqdm": True}, 2 if where == "values" else 1
-    wild = settings(tmp_path, data, trainer=rate, grpo={"inner": inner}, save_every=1)
+class Enlarged(TrainerCallback):
+    """Makes weights so large after the first step that predictions overflow, though every weight is finite."""
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        if state.global_step == 1:
+            model.norm.weight.data.fill_(3e38)
+            model.get_input_embeddings().weight.data.mul_(1e6)
+
+
+@pytest.mark.parametrize("inner", [1, 2])
+def test_predictions_that_are_not_finite_end_the_run(tmp_path, data, inner):
+    """While responses are drawn (in steps of their own), or the policy is asked about those that are there."""
+    wild = settings(tmp_path, data, grpo={"inner": inner}, save_every=1)
     with pytest.raises(Diverged, match=r"diverged at step 2: what the model predicts was not finite"):
-        train(wild, rewards=[digits])
+        train(wild, rewards=[digits], callbacks=[Enlarged()])
     record = read_json(tmp_path / "run" / "run.json")
     assert record["status"] == "diverged"
     assert record["diverged"]["checkpoint"] == "checkpoint-1"

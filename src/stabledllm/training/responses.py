@@ -35,13 +35,18 @@ class ResponseTrainer(MDMTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """A step's micro-batches, for which responses may be drawn."""
-        with ending_where_not_finite(self.state.global_step + 1):
+        with self._ending_where_not_finite():
             return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def training_step(self, *args, **kwargs) -> Tensor:
         """A micro-batch's passes, of which an estimate that is not finite ends the run as a loss does."""
-        with ending_where_not_finite(self.state.global_step + 1):
+        with self._ending_where_not_finite():
             return super().training_step(*args, **kwargs)
+
+    def _ending_where_not_finite(self) -> AbstractContextManager:
+        """The run's end with a record. Of several ranks one alone may find it while the others wait for it elsewhere:
+        there the error ends its process, and the launcher the others."""
+        return ending_where_not_finite(self.state.global_step + 1) if self.args.world_size == 1 else nullcontext()
 
     def of_reference(self, policy, draws: Draws, numbers: Sequence[int], epoch: int | None) -> Tensor:
         """The reference's values in the policy's precision: a Trainer gives autocast to the model that it trains alone.

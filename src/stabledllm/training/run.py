@@ -168,7 +168,10 @@ def _train(
     if is_main_process():
         done = checkpoint.step if checkpoint else 0
         number = len(rows) if known is rows else None
-        shown = StartBlock(laid_out, arguments, method, loaded, data, known[0], number, done)
+        named = laid_out
+        if rewards and given_rewards:  # in place of those that the settings name
+            named = laid_out.model_copy(update={"grpo": laid_out.grpo.model_copy(update={"reward": rewards.names})})
+        shown = StartBlock(named, arguments, method, loaded, data, known[0], number, done)
         screen.tell(shown, say)
     with failing_by_name(own):
         trainer, density = build_trainer(
