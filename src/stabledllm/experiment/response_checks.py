@@ -20,7 +20,7 @@ from stabledllm.preference_checks import check_fit_to_pairs, check_pair_density,
 
 def of_pairs(run: TrainSettings) -> Checks:
     """The checks of preferences: the keys, and the reference."""
-    yield f"{WEIGHED} dpo data.format group_by_length lora block_t trainer", partial(check_preferences, run)
+    yield f"{WEIGHED} dpo data.format group_by_length lora", partial(check_preferences, run)
     if run.objective.kind == "dpo" and run.dpo.reference not in OF_THE_POLICY_OR_KEPT:
         yield "dpo.reference", partial(check_model_name, run.dpo.reference)
 
@@ -46,7 +46,7 @@ def of_fit_to_pairs(run: TrainSettings) -> Checks:
 
 def of_policy(run: TrainSettings) -> Checks:
     """The checks of policy gradients: the keys, the rewards, the reference and how responses are drawn."""
-    yield f"{WEIGHED} grpo data.format group_by_length lora block_t trainer", partial(check_policy, run)
+    yield f"{WEIGHED} grpo data.format group_by_length lora", partial(check_policy, run)
     if run.objective.kind != "grpo":
         return
     yield "grpo.reward grpo.reward_weights", partial(check_rewards, run.grpo)
