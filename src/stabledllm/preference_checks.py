@@ -52,6 +52,16 @@ def check_preferences(run: TrainSettings) -> None:
         raise UserError("data.streaming: expected false beside objective.kind=dpo, found true; leave it out.")
     if run.router.bias_rate or run.router.loss:
         raise UserError("key 'router': expected none beside objective.kind=dpo, found it given; leave it out.")
+    if run.block_t != "own":
+        raise UserError(
+            f"key 'block_t': expected own beside objective.kind=dpo, whose bounds draw a t for each block, found "
+            f"'{run.block_t}'; write block_t=own."
+        )
+    if alpha := run.trainer.get("neftune_noise_alpha"):
+        raise UserError(
+            f"key 'trainer.neftune_noise_alpha': expected none beside objective.kind=dpo, since its noise would not "
+            f"be that of the reference, found {alpha}; leave it out."
+        )
     if run.objective.keys != type(run.objective)(eps=run.objective.eps).keys:
         raise UserError(
             "key 'objective': expected nothing but kind and eps for objective.kind=dpo, which compares bounds on the "

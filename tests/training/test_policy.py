@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -192,6 +193,21 @@ def test_a_killed_run_continues_with_the_same_bits(tmp_path, whole, at, monkeypa
     assert not resumed.said
 
 
+def test_a_run_is_resumed_in_the_second_epoch(tmp_path):
+    """An epoch of 11 prompts in steps of 4 has 2 rounds; this is the middle of the third."""
+    undisturbed = run(tmp_path, steps=6, save_strategy="steps", save_steps=5)
+    resumed = make(tmp_path, steps=6)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert losses(resumed) == losses(undisturbed)[5:]
+    assert not resumed.said
+
+
+def test_what_counts_as_tokens_is_prompts_and_responses(tmp_path):
+    """Not the answers of the data, which no step sees."""
+    trainer = run(tmp_path, steps=1)
+    assert trainer.tokens_since_asked() == sum(len(row) for row in trainer.round.rows)
+
+
 def count_decoded(monkeypatch, fail_after: int | None = None) -> list[int]:
     """The numbers of the responses that are decoded from now on."""
     decoded, generate = [], drawing.generate
@@ -249,6 +265,47 @@ def test_other_settings_make_the_round_anew_and_say_so(tmp_path, whole, monkeypa
     assert not changed.round.old, "its first step is the last of the round"
 
 
+def test_rounds_behind_one_that_is_made_anew_are_removed(tmp_path):
+    """They are of weights that the run will not have, and would stay for good if it were to end before them."""
+    run(tmp_path, steps=6, save_strategy="steps", save_steps=2)
+    shorter = make(tmp_path, steps=4, identity={"method": "another"})
+    shorter.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert [folder.name for folder in sorted(tmp_path.glob("rollouts/*"))] == ["round-000000", "round-000001"]
+    assert shorter.said == ["round-000001: what is there is of other weights or settings; made anew from step 3"]
+
+
+def test_values_of_another_precision_are_those_of_another_round(tmp_path):
+    run(tmp_path, save_strategy="steps", save_steps=3, model=tiny.model(32).float())
+    resumed = make(tmp_path, model=tiny.model(32).float(), bf16=True)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert len(resumed.said) == 1
+
+
+def test_responses_that_were_deleted_are_drawn_anew(tmp_path):
+    run(tmp_path, save_strategy="steps", save_steps=3)
+    shutil.rmtree(tmp_path / "rollouts/round-000001")
+    resumed = make(tmp_path)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.said == ["round-000001: nothing is there; made anew from step 4"]
+
+
+def test_text_that_breaks_lines_is_read_back(tmp_path, monkeypatch):
+    """As bytes at random may; JSON leaves U+2028 and U+0085 in a line, at which Python's splitlines would cut it."""
+    monkeypatch.setattr(Rollouts, "text", lambda *_: "a\u2028b\x85c\n")
+    run(tmp_path, steps=2, save_strategy="steps", save_steps=1)
+    resumed = make(tmp_path, steps=2)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert not resumed.said
+
+
+@pytest.mark.parametrize("name", ["responses.jsonl", "values.safetensors"])
+def test_a_damaged_file_of_a_round_is_named(tmp_path, name):
+    run(tmp_path, steps=2, save_strategy="steps", save_steps=1)
+    (tmp_path / "rollouts/round-000000" / name).write_bytes(b"{broken\n")
+    with pytest.raises(UserError, match=f"{name}: expected a file as a run left it, found it damaged"):
+        make(tmp_path, steps=2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
 def test_steps_alone_change_no_round(tmp_path, whole, monkeypatch):
     """A run that is given more steps goes on in the middle of its round."""
     identities = [{"method": "grpo", "steps": 3}, {"method": "grpo", "steps": 4, "trainer": {"learning_rate": 1}}]
@@ -279,6 +336,20 @@ def test_groups_whose_rewards_are_equal_teach_nothing(tmp_path):
 
 def constant(completions, **_):
     return [0.7 for _ in completions]
+
+
+def test_a_round_without_any_reward_is_told_as_such(tmp_path):
+    def none(completions, **_):
+        return [None for _ in completions]
+
+    trainer = run(tmp_path, steps=1, rewards=(none,))
+    assert trainer.said[0].startswith("note: round 1: no response has a reward, so that nothing is learnt")
+    assert trainer.said_at_the_end() == [
+        "4 of 4 groups had equal rewards or none, and taught nothing",
+        f"{4 * GROUP} responses had no reward, and no part in their groups",
+    ]
+    assert not logged(trainer, "reward")
+    assert trainer.further_metrics() == {}
 
 
 def test_a_response_without_a_reward_is_no_part_of_its_group(tmp_path):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from transformers import TrainerCallback
 
 from stabledllm.config.settings import TrainSettings
-from stabledllm.errors import UserError
+from stabledllm.errors import Diverged, UserError
 from stabledllm.forward.packing import Packing
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.policy_checks import check_policy, check_policy_method
@@ -45,6 +46,7 @@ def test_a_run_says_and_stores_what_it_did(tmp_path, data):
     assert "12 to train on, none held out" in shown
     assert "3 of 4 prompts with 3 responses each, the same in 2 steps in turn" in shown
     assert "which the model answers" in shown
+    assert "by the reward digits;" in shown
     history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
     assert {"reward", "reward_std", "rewards/digits/mean", "ratio/mean", "completions/mean_length"} <= history[0].keys()
     assert "kl" not in history[0], "there is no reference"
@@ -69,13 +71,40 @@ def test_epochs_are_full_rounds(tmp_path, data):
     run = settings(tmp_path, data, batch=5, micro_batch=5, steps=None, epochs=1.5, generate_batch=15)
     record = train(run, say=lambda line: lines.append(str(line)), rewards=[digits])
     assert record["steps"] == 6
-    assert "6 of 5 prompts" in " ".join(" ".join(lines).split())
+    shown = " ".join(" ".join(lines).split())
+    assert "6 of 5 prompts" in shown
+    assert "1.5 epochs" in shown
     rounds = [
         {json.loads(line)["origin"] for line in (folder / "responses.jsonl").open()}
         for folder in sorted((tmp_path / "run/rollouts").iterdir())
     ]
     assert [len(each) for each in rounds] == [5, 5, 5]
     assert not rounds[0] & rounds[1]
+
+
+def test_more_prompts_in_a_step_than_there_are(tmp_path, data):
+    with pytest.raises(UserError, match=r"key 'batch': expected at most as many rows per step .*, 12, found 13"):
+        train(settings(tmp_path, data, batch=13), rewards=[digits])
+
+
+class Enlarged(TrainerCallback):
+    """Makes weights so large after the first step that predictions overflow, though every weight is finite."""
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        if state.global_step == 1:
+            model.norm.weight.data.fill_(3e38)
+            model.get_input_embeddings().weight.data.mul_(1e6)
+
+
+@pytest.mark.parametrize("inner", [1, 2])
+def test_predictions_that_are_not_finite_end_the_run(tmp_path, data, inner):
+    """While responses are drawn (in steps of their own), or the policy is asked about those that are there."""
+    wild = settings(tmp_path, data, grpo={"inner": inner}, save_every=1)
+    with pytest.raises(Diverged, match=r"diverged at step 2: what the model predicts was not finite"):
+        train(wild, rewards=[digits], callbacks=[Enlarged()])
+    record = read_json(tmp_path / "run" / "run.json")
+    assert record["status"] == "diverged"
+    assert record["diverged"]["checkpoint"] == "checkpoint-1"
 
 
 def test_answers_of_a_task_are_scored_and_their_bound_is_measured(tmp_path):
@@ -91,7 +120,7 @@ def test_rows_without_an_answer_need_a_reward_of_their_own(tmp_path, data):
 
 
 def test_no_density_is_fitted_to_prompts_alone(tmp_path, data):
-    with pytest.raises(UserError, match=r"method 'ppots': expected rows with answers, to which p\(t\) is fitted"):
+    with pytest.raises(UserError, match=r"method 'ppots': .* no difference to fit"):
         train(settings(tmp_path, data, method="ppots"), rewards=[digits])
 
 
@@ -159,6 +188,8 @@ REFUSED = [
         {},
     ),
     ({"router": {"loss": 0.1}}, "key 'router': expected none", {}),
+    ({"block_size": 4, "block_t": "row"}, "key 'block_t': expected own beside objective.kind=grpo", {}),
+    ({"trainer": {"neftune_noise_alpha": 5.0}}, "key 'trainer.neftune_noise_alpha': expected none", {}),
     ({}, "data.format: expected prompts for objective.kind=grpo, found 'alpaca'", {"format": "alpaca"}),
 ]
 

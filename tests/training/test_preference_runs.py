@@ -187,6 +187,8 @@ def test_in_blocks(tmp_path, data):
 REFUSED = [
     ({"objective": {}}, "data.format: expected objective.kind=dpo for rows of preferences", {"format": "preference"}),
     ({"group_by_length": True}, "key 'group_by_length': expected false beside objective.kind=dpo", {}),
+    ({"block_size": 4, "block_t": "row"}, "key 'block_t': expected own beside objective.kind=dpo", {}),
+    ({"trainer": {"neftune_noise_alpha": 5.0}}, "key 'trainer.neftune_noise_alpha': expected none", {}),
     ({"views_per_forward": 1}, "key 'views_per_forward': expected null", {}),
     ({"lora": {"dropout": 0.1}}, r"key 'lora.dropout': expected 0 beside", {}),
     ({"dpo": {"reference": "adapter"}}, r"key 'dpo.reference': expected 'lora' beside adapter", {}),

@@ -7,7 +7,8 @@ weights and optimizer state are checked after it. All ranks agree, so that none 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.utils import get_total_norm
 from transformers import Trainer
 
 from stabledllm.config.run_folder import DIVERGED
-from stabledllm.errors import Diverged
+from stabledllm.errors import Diverged, NotFinite
 from stabledllm.runtime.files import write_json
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.training.checkpoints import stamp
@@ -99,6 +100,22 @@ class StepWatch:
         for what, count in zip(finite, bad_ranks, strict=True):
             if count:
                 raise Diverged(what, step)
+
+
+@contextmanager
+def ending_where_not_finite(step: int) -> Iterator[None]:
+    """A context in which predictions that are not finite end the run.
+
+    Args:
+        step: the optimizer step, counted from 1.
+
+    Raises:
+        Diverged: they are not.
+    """
+    try:
+        yield
+    except NotFinite as error:
+        raise Diverged(f"what the model predicts was not finite ({str(error).removesuffix('.')})", step) from None
 
 
 def end_diverged(

@@ -118,10 +118,11 @@ class GRPOTrainer(ResponseTrainer):
 
     def _fix_positions(self, batches: list[dict], device: torch.device) -> StepRows:
         """The same, and the round of the step with the draws of its responses."""
+        tokens_before = self._tokens
         found = super()._fix_positions(batches, device)
         numbers = self._of_all_ranks([b["number"] for b in batches], device)
         order = numbers[found.counted][found.position[found.counted].argsort()]
-        step, tokens_of_rows = self.state.global_step, self._tokens
+        step = self.state.global_step
         if self.round is None or self.round.begun.number != step // self.inner:
             self.round = RoundMaker(self).round_of([self.prompts[n] for n in order.tolist()])
         self.statistics.take_round(self.round, step)
@@ -130,7 +131,8 @@ class GRPOTrainer(ResponseTrainer):
             rows = [self.round.rows[n] for n in batch["responses"]]
             batch["draws"] = equal_passes(self, self.draw(rows, batch["responses"], step))
         self._count_terms(batches, device)
-        self._tokens = tokens_of_rows + sum(len(row) for row in self.round.rows)
+        # Not those of the data's rows: what goes through the model is prompts with the responses to them.
+        self._tokens = tokens_before + sum(len(row) for row in self.round.rows)
         return found
 
     def _responses(self, position: Tensor) -> list[int]:
@@ -172,7 +174,7 @@ class GRPOTrainer(ResponseTrainer):
         return self.statistics.told()
 
     def further_metrics(self) -> dict[str, Estimate]:
-        found = final_reward(self.state.log_history, self.state.global_step)
+        found = final_reward(self.state.log_history, self.state.global_step, self.inner)
         return {"reward": found} if found else {}
 
 

@@ -9,9 +9,7 @@ from stabledllm.build import build_decoding
 from stabledllm.config.settings import TrainSettings
 from stabledllm.config.settings.policy import GRPOSettings
 from stabledllm.data.rollout_prompts import RolloutPrompt
-from stabledllm.data.token_rows import TokenRow
 from stabledllm.decoding import DecodingOptions, refuse_unsuited
-from stabledllm.errors import UserError
 from stabledllm.evaluation.rollouts import Rollouts
 from stabledllm.likelihood.named import estimator_of
 from stabledllm.models.loading import LoadedModel
@@ -62,19 +60,6 @@ def of_policy(
         "scale": grpo.scale,
         "say": say,
     }
-
-
-def refuse_unanswered(settings: TrainSettings, method: Method, rows: Sequence[TokenRow]) -> None:
-    """Refuse to fit a density p(t) to rows that are prompts alone.
-
-    Raises:
-        UserError: such rows.
-    """
-    if settings.objective.kind == "grpo" and all(row.response_length <= 1 for row in rows):
-        raise UserError(
-            f"method '{method.name}': expected rows with answers, to which p(t) is fitted, found prompts alone; write "
-            f"a method without ppots, or p_of_t=FILE with a density that was fitted elsewhere."
-        )
 
 
 def rollout_options(settings: TrainSettings) -> DecodingOptions:

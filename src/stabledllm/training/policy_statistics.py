@@ -46,7 +46,8 @@ class PolicyStatistics(StepStatistics):
     def told(self) -> list[str]:
         """A sentence on the groups that taught nothing, and one on responses without a reward, where there were any."""
         groups, equal, without = (self.counts.get(name, 0) for name in self.counts) if self.counts else (0, 0, 0)
-        said = [f"{equal:,} of {groups:,} groups had equal rewards, and taught nothing"] if equal else []
+        rewards = "equal rewards or none" if without else "equal rewards"
+        said = [f"{equal:,} of {groups:,} groups had {rewards}, and taught nothing"] if equal else []
         return said + ([f"{without:,} responses had no reward, and no part in their groups"] if without else [])
 
     @property

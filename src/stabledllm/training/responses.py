@@ -10,6 +10,7 @@ from torch import Tensor
 from stabledllm.likelihood.interface import Draws
 from stabledllm.preference.reference import FrozenModel, Reference, silence_dropout
 from stabledllm.training.devices import fsdp_version, refuse_sharding_in_parts
+from stabledllm.training.diverged import ending_where_not_finite
 from stabledllm.training.equal_passes import before_the_last_backward
 from stabledllm.training.gathered import gathered
 from stabledllm.training.trainer import MDMTrainer
@@ -31,6 +32,21 @@ class ResponseTrainer(MDMTrainer):
         refuse_sharding_in_parts(self.kind, fsdp_version=fsdp_version(self), deepspeed=self.is_deepspeed_enabled)
         silence_dropout(self.model)
         self.reference = reference(self)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """A step's micro-batches, for which responses may be drawn."""
+        with self._ending_where_not_finite():
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def training_step(self, *args, **kwargs) -> Tensor:
+        """A micro-batch's passes, of which an estimate that is not finite ends the run as a loss does."""
+        with self._ending_where_not_finite():
+            return super().training_step(*args, **kwargs)
+
+    def _ending_where_not_finite(self) -> AbstractContextManager:
+        """The run's end with a record. Of several ranks one alone may find it while the others wait for it elsewhere:
+        there the error ends its process, and the launcher the others."""
+        return ending_where_not_finite(self.state.global_step + 1) if self.args.world_size == 1 else nullcontext()
 
     def of_reference(self, policy, draws: Draws, numbers: Sequence[int], epoch: int | None) -> Tensor:
         """The reference's values in the policy's precision: a Trainer gives autocast to the model that it trains alone.

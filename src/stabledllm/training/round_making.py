@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +85,7 @@ class RoundMaker:
             "prompts": digest_of([prompt.ids for prompt in prompts]),
             "run": digest_of({key: value for key, value in trainer.identity.items() if key not in _OF_STEPS}),
             "seed": trainer.noise_seed,
+            "precision": trainer.accelerator.mixed_precision,  # of ``trainer``, which else is of steps alone
             **trainer.rollouts.identity,
         }
         return RoundFolder(folder_of(self.out, begun.number), identity)
@@ -99,12 +101,17 @@ class RoundMaker:
         """Begin a round whose first step comes, unless this very one was begun already."""
         if self.ranks.rank == 0 and not folder.holds_this():
             if not folder.is_empty() or step % self.trainer.inner:
-                name = folder.folder.name
-                self.trainer.say(
-                    f"{name}: what is there is of other weights or settings; made anew from step {step + 1}"
-                )
+                what = "nothing is there" if folder.is_empty() else "what is there is of other weights or settings"
+                self.trainer.say(f"{folder.folder.name}: {what}; made anew from step {step + 1}")
+            self._remove_later(folder)
             folder.begin()
         self.ranks.agree(None)
+
+    def _remove_later(self, folder: RoundFolder) -> None:
+        """Delete the rounds behind one that is made anew: they are of weights that this run will not have."""
+        for later in self.out.glob("round-*"):
+            if number_of(later) > number_of(folder.folder):
+                shutil.rmtree(later)
 
     def _drawn(self, folder: RoundFolder, begun: Begun, prompts: Sequence[RolloutPrompt]) -> Round:
         trainer, rollouts = self.trainer, self.trainer.rollouts
@@ -134,9 +141,11 @@ class RoundMaker:
         if counts["groups_all_equal"] == counts["groups"] and not trainer.statistics.told_equal:
             trainer.statistics.told_equal = True
             length = sum(row["tokens"] for row in rows) / len(rows)
+            known = counts["responses_without_reward"] < len(rows)
+            why = "all responses to each prompt have the same reward" if known else "no response has a reward"
             trainer.say(
-                f"note: round {begun.number + 1}: all responses to each prompt have the same reward, so that nothing "
-                f"is learnt from it ({length:.3g} tokens a response; see {folder.folder / RESPONSES})"
+                f"note: round {begun.number + 1}: {why}, so that nothing is learnt from its rewards ({length:.3g} "
+                f"tokens a response; see {folder.folder / RESPONSES})"
             )
         return counts
 
@@ -172,12 +181,12 @@ class RoundMaker:
         if end - first == 1 and not trainer.reference:
             return
         tables = self.ranks.agree(folder.values() if self.ranks.rank == 0 else None)
-        forwards = 0
         if tables is None:
             tables, forwards = values_of_round(trainer, made.rows, first, end)
+            tables |= {"forward_rows": tensor(forwards)}
             if self.ranks.rank == 0 and end - first > 1:  # a round of one step has no middle to resume from
-                folder.keep_values(tables | {"forward_rows": tensor(forwards)})
-        made.value_rows = forwards or int(tables["forward_rows"])
+                folder.keep_values(tables)
+        made.value_rows = int(tables["forward_rows"])
         made.old, made.reference = (
             {int(key.partition("/")[2]): table for key, table in tables.items() if key.startswith(name)}
             for name in (OLD, REFERENCE)

@@ -10,16 +10,19 @@ Legend: P prompts, G responses of each.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stabledllm.data.rollout_prompts import RolloutPrompt
 from stabledllm.data.token_rows import TokenRow
+from stabledllm.errors import UserError
 from stabledllm.evaluation.rollouts import Response
 from stabledllm.policy.advantages import advantages, all_equal, group_deviations
 from stabledllm.rewards.reward import Scores
@@ -90,7 +93,8 @@ class RoundFolder:
         path, record = self.folder / RESPONSES, self._record()
         if "metrics" not in record or not path.is_file():
             return None
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        with refuse_damaged(path):
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
         return (rows, record["metrics"]) if len(rows) == responses else None
 
     def keep_scores(self, rows: list[dict], metrics: dict[str, float]) -> None:
@@ -101,7 +105,8 @@ class RoundFolder:
     def values(self) -> dict[str, Tensor] | None:
         """The estimates that were kept; None where there are none."""
         path = self.folder / VALUES
-        return load_file(path) if path.is_file() else None
+        with refuse_damaged(path):
+            return load_file(path) if path.is_file() else None
 
     def keep_values(self, values: dict[str, Tensor]) -> None:
         """Write estimates by their names."""
@@ -115,6 +120,21 @@ class RoundFolder:
 
     def _record(self) -> dict:
         return read_json(self.folder / RECORD, SCHEMA)
+
+
+@contextmanager
+def refuse_damaged(path: Path) -> Iterator[None]:
+    """A context in which a file of a round is read.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    try:
+        yield
+    except (ValueError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: expected a file as a run left it, found it damaged ({error}); delete it to make it again."
+        ) from None
 
 
 def folder_of(rollouts: Path, number: int) -> Path:

@@ -29,7 +29,9 @@ from stabledllm.models.loading import LoadedModel
 from stabledllm.models.names import in_own_blocks
 from stabledllm.models.new import is_new
 from stabledllm.noise.methods import Method
+from stabledllm.noise.of_parts import OfParts
 from stabledllm.planning.environment import fitting_views, refuse_too_large
+from stabledllm.policy_checks import check_policy_method
 from stabledllm.ppots.record import FittedDensity
 from stabledllm.rewards.named import rewards_of
 from stabledllm.rewards.reward import Function, Rewards
@@ -52,7 +54,6 @@ from stabledllm.training.finishing import evaluate_saved, finish, remove_leftove
 from stabledllm.training.identity import identity_of, of_rewards, with_content
 from stabledllm.training.kinds import adaptive_of, kind_of_trainer
 from stabledllm.training.log_lines import LogLines
-from stabledllm.training.policy_run import refuse_unanswered
 from stabledllm.training.progress import ProgressFile, StepBar, close_bars
 from stabledllm.training.screen import Screen
 from stabledllm.training.spikes import watch_spikes
@@ -167,7 +168,10 @@ def _train(
     if is_main_process():
         done = checkpoint.step if checkpoint else 0
         number = len(rows) if known is rows else None
-        shown = StartBlock(laid_out, arguments, method, loaded, data, known[0], number, done)
+        named = laid_out
+        if rewards and given_rewards:  # in place of those that the settings name
+            named = laid_out.model_copy(update={"grpo": laid_out.grpo.model_copy(update={"reward": rewards.names})})
+        shown = StartBlock(named, arguments, method, loaded, data, known[0], number, done)
         screen.tell(shown, say)
     with failing_by_name(own):
         trainer, density = build_trainer(
@@ -234,6 +238,7 @@ def build_trainer(
     """
     out, (rows, known, evaluated) = Path(settings.out), data
     check_marks(method, marks_in(known))
+    check_policy_method(settings, OfParts(method.name))
     # Without validation rows there is nothing to evaluate on, whatever eval_every says.
     arguments = _arguments(settings if len(evaluated) else settings.model_copy(update={"eval_every": None}))
     check_reached(settings, steps_of(settings, None if settings.steps else len(rows)))
@@ -241,8 +246,6 @@ def build_trainer(
     out.mkdir(parents=True, exist_ok=True)
     density = None
     if method.needs_p or (method.adaptive and settings.p_of_t):
-        if not settings.p_of_t:
-            refuse_unanswered(settings, method, known)
         density = obtain_density(settings, method, loaded, known, arguments, checkpoint, say)
     start = density.sampler if density else None
     refit = adaptive_of(settings, method, start, known) if method.adaptive else None

@@ -168,7 +168,7 @@ class StartBlock:
         each, inner = "rows", 1
         if settings.objective.kind == "grpo":
             each, inner = f"prompts with {settings.grpo.group} responses", settings.grpo.inner
-        epochs = f", {_epochs(steps // inner, self.rows, settings.batch)}" if self.rows is not None else ""
+        epochs = f", {_epochs(steps / steps_per_epoch(settings, self.rows))}" if self.rows is not None else ""
         of = f"{settings.batch:,} {each} each" + (f" ({split})" if parts * ranks > 1 else "")
         of += f", the same in {inner} steps in turn" if inner > 1 else ""
         behind = f"; {self.done:,} are done" if self.done else ""
@@ -194,13 +194,17 @@ class StartBlock:
 
 def steps_of(settings: TrainSettings, rows: int | None) -> int:
     """The optimizer steps of a run on that many rows; None is possible where ``steps`` is given."""
+    return settings.steps or math.ceil(settings.epochs * steps_per_epoch(settings, rows))
+
+
+def steps_per_epoch(settings: TrainSettings, rows: int) -> int:
+    """The optimizer steps of one pass over that many rows."""
     if settings.objective.kind == "grpo":  # rounds are full, and have several steps
-        return settings.steps or math.ceil(settings.epochs * (rows // settings.batch) * settings.grpo.inner)
-    return settings.steps or math.ceil(settings.epochs * math.ceil(rows / settings.batch))
+        return rows // settings.batch * settings.grpo.inner
+    return math.ceil(rows / settings.batch)
 
 
-def _epochs(steps: int, rows: int, batch: int) -> str:
-    epochs = steps / math.ceil(rows / batch)
+def _epochs(epochs: float) -> str:
     return f"{epochs:,.0f} epochs" if epochs >= 100 else f"{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
 
 
