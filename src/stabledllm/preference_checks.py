@@ -28,7 +28,13 @@ def check_preferences(run: TrainSettings) -> None:
     """
     pairs = run.data.format == "preference" or run.data.train.startswith("preference:")
     if run.objective.kind != "dpo":
-        if pairs:
+        if pairs and run.objective.kind == "grpo":
+            if path := run.data.train.partition("preference:")[2]:
+                raise UserError(
+                    f"data.train: expected questions for objective.kind=grpo, found '{run.data.train}', rows of "
+                    f"preferences; write data.train={path}, whose prompts are answered."
+                )
+        elif pairs:
             raise UserError(
                 "data.format: expected objective.kind=dpo for rows of preferences, found a run on single answers; to "
                 'train on the chosen ones alone write data.format=prompt-completion "data.columns={prompt: prompt, '

@@ -33,7 +33,7 @@ from stabledllm.experiment.check_list import DECODED, OF_STREAMED_DATA, WEIGHED,
 from stabledllm.experiment.given_files import check_adapter, check_convertible_model, check_file, check_gguf, check_rows
 from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
 from stabledllm.experiment.readable import is_known
-from stabledllm.experiment.response_checks import of_fit_to_pairs
+from stabledllm.experiment.response_checks import of_fit_to_pairs, of_rows
 from stabledllm.experiment.run_checks import check_clip, check_out, of_method, of_model
 from stabledllm.method_checks import check_fitted, check_fixed
 from stabledllm.models.names import check_model_name, trained_block
@@ -156,6 +156,7 @@ def _of_fit(settings: TrainSettings) -> Checks:
 def _of_decompose(settings: DecomposeSettings) -> Checks:
     yield f"{WEIGHED} dpo methods data.format", partial(check_pairs_to_measure, settings)
     yield f"{WEIGHED} grpo methods data.format", partial(check_policy_to_measure, settings)
+    yield from of_rows(settings.objective.kind, settings.data)
     if settings.objective.kind == "grpo":
         yield "grpo.reward grpo.reward_weights", partial(check_rewards, settings.grpo)
         for key in ("old", "reference"):
