@@ -229,7 +229,7 @@ def put_all(folder: Path, methods: list[str] = METHODS, seeds: int = 5) -> Path:
 
 
 def _noise(kind: str, names: dict[str, tuple[float, ...]], rows: list[str]) -> dict:
-    """A record of noise: for each name its ratios to Standard's, of the quantity of the kind, the loss and the gradient."""
+    """A record of noise: for each name its ratios to Standard's, of the kind's quantity, the loss and the gradient."""
     first, quantity, more = {
         "dpo": ("preference_noise", "margin", ()),
         "grpo": ("policy_noise", "log_ratio", ("direction", "offset", "size")),

@@ -142,6 +142,9 @@ def in_trained_blocks(settings: Decodes) -> Decodes:
 
 
 def _of_fit(settings: TrainSettings) -> Checks:
+    if settings.objective.kind == "grpo":
+        yield WEIGHED, _refuse_policy
+        return
     yield from of_method(settings, settings.method)
     if is_known(settings.method):
         yield "method", partial(check_fitted, OfParts(settings.method))
@@ -151,6 +154,13 @@ def _of_fit(settings: TrainSettings) -> Checks:
     yield from of_model(settings)
     yield from _of_rows(settings, ["train"])
     yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
+
+
+def _refuse_policy() -> None:
+    raise UserError(
+        "fit: expected rows or pairs, found objective.kind=grpo, whose log-ratios are 0 in the first step of every round, "
+        "so that no density of t can be fitted; train with method=lowdisc+fixedcount."
+    )
 
 
 def _of_decompose(settings: DecomposeSettings) -> Checks:
