@@ -20,6 +20,14 @@ def page(folder) -> str:
     return write_report(folder).read_text(encoding="utf-8")
 
 
+def outcome(folder) -> str:
+    """The page, or the sentence that refuses it."""
+    try:
+        return page(folder)
+    except UserError as error:
+        return str(error)
+
+
 @pytest.mark.parametrize("kind", RECORDS)
 def test_every_column_and_sentence_is_on_the_page(tmp_path, kind):
     record = RECORDS[kind]()
@@ -52,10 +60,8 @@ def test_any_value_replaced_is_shown_or_refused_by_the_files_name(tmp_path, kind
             record = json.loads(text)
             record["methods"][1][name] = value
             path = put(tmp_path, f"{kind}.json", record)
-            try:
-                assert "Noise of" in page(tmp_path)
-            except UserError as error:
-                assert str(path) in str(error)
+            told = outcome(tmp_path)
+            assert "Noise of" in told or str(path) in told
 
 
 @pytest.mark.parametrize("kind", ["dpo", "grpo"])

@@ -158,8 +158,8 @@ def _of_fit(settings: TrainSettings) -> Checks:
 
 def _refuse_policy() -> None:
     raise UserError(
-        "fit: expected rows or pairs, found objective.kind=grpo, whose log-ratios are 0 in the first step of every round, "
-        "so that no density of t can be fitted; train with method=lowdisc+fixedcount."
+        "fit: expected rows or pairs, found objective.kind=grpo, whose log-ratios are 0 in the first step of every "
+        "round, so that no density of t can be fitted; train with method=lowdisc+fixedcount."
     )
 
 
