@@ -32,7 +32,7 @@ def of_pairs(run: TrainSettings) -> Checks:
 
 def of_rows(kind: str, data: DataSettings) -> Checks:
     """The check that data can hold pairs or questions, as far as their names tell; of the objective's kind."""
-    if kind != "masked":
+    if kind != "masked" and "train" in data.model_fields_set:  # where none is given another check says so
         yield "data.train", partial(_refuse_rows, kind, data.train)
 
 
