@@ -44,6 +44,7 @@ ROWS = {
     "a prompt of messages": ({"prompt": [turn("user", ASK)]}, False, None, True),
     "conversations": ({"conversations": [{"from": "human", "value": ASK}]}, False, None, True),
     "an answer that is no number": ({"prompt": ASK, "answer": "Paris"}, False, None, False),
+    "several right answers": ({"question": ASK, "answer": ["11", "eleven"]}, False, None, False),
     "preferences": ({"prompt": ASK, "chosen": "11", "rejected": "9"}, False, None, False),
 }
 
@@ -138,6 +139,15 @@ def test_a_system_prompt_and_worked_examples_stand_before(tmp_path):
     assert alone.prompts["train"][0].messages == [turn("system", "Think."), turn("user", ASK)]
 
 
+def test_the_right_answer_is_that_of_the_last_turn(tmp_path):
+    turns = [turn("user", "1+1?"), turn("assistant", "2"), turn("user", "2+2?"), turn("assistant", "4")]
+    data = bundle(tmp_path / "rows.jsonl", {"messages": turns, "gold": 4}, every_turn=True)
+    assert [(prompt.messages[-1]["content"], prompt.gold) for prompt in data.prompts["train"]] == [
+        ("1+1?", "2"),
+        ("2+2?", 4),
+    ]
+
+
 def test_what_rewards_see_is_part_of_the_contents_digest(tmp_path):
     digests = [
         choose(settings(tmp_path / "rows.jsonl", {"prompt": ASK, "level": level})).digests["train"] for level in (1, 2)
@@ -151,11 +161,13 @@ def test_what_rewards_see_is_part_of_the_contents_digest(tmp_path):
         ({"text": "A document."}, "rows.jsonl:1: expected a prompt under messages"),
         ({"prompt": "  "}, "rows.jsonl:1: expected a non-empty 'prompt'"),
         ({"prompt": 3}, "rows.jsonl:1: expected text under 'prompt', found int"),
+        ({"prompt": [turn("system", "Be kind.")]}, "rows.jsonl:1: expected a turn to answer at the end of 'prompt'"),
+        ({"prompt": [turn("user", ASK), turn("assistant", "It")]}, "found one of the assistant's."),
         ({"messages": []}, "rows.jsonl:1: expected a turn to answer under 'messages'"),
         ({"prompt": ASK, "completion": ""}, "rows.jsonl:1: expected a non-empty 'completion'"),
         ({"input_ids": [1, 2], "prompt_length": 1}, "rows.jsonl:1: expected a prompt under messages"),
     ],
-    ids=["text", "blank", "number", "no turns", "empty answer", "ids"],
+    ids=["text", "blank", "number", "system alone", "half an answer", "no turns", "empty answer", "ids"],
 )
 def test_a_row_without_a_prompt_is_named(tmp_path, row, words):
     with pytest.raises(UserError) as refused:

@@ -32,7 +32,7 @@ GIVEN = ("model=tiny", "data.train=rows.jsonl", "batch=2")
 @pytest.mark.parametrize("command", ["train", "validate"])
 def test_a_recipe_runs_no_code_that_nobody_typed(folder, command):
     result = in_process(command, "mine.yaml", *GIVEN, cwd=folder)
-    assert_refused(result, "recipe 'mine.yaml', line 3: key 'grpo.reward'", "type grpo.reward=[mine.py:one].")
+    assert_refused(result, "recipe 'mine.yaml', line 3: key 'grpo.reward'", 'type "grpo.reward=[mine.py:one]".')
     assert not (folder / "ran.txt").exists()
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 import math
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from stabledllm.config.settings import TrainSettings
 from stabledllm.config.settings.policy import GRPOSettings
 from stabledllm.data.rollout_prompts import RolloutPrompt
 from stabledllm.errors import UserError
-from stabledllm.rewards.named import build_rewards
+from stabledllm.rewards.named import build_rewards, rewards_of
 
 SOURCE = '''
 """Rewards as people write them for TRL."""
@@ -50,6 +53,12 @@ async def later(completions, **kwargs):
 def by_place(completions, prompts, /):
     return [0.0]
 
+def ends(completions, **kwargs):
+    raise SystemExit(2)
+
+class Kept:
+    pass
+
 number = 3
 '''
 
@@ -59,6 +68,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "my_rewards.py").write_text(SOURCE)
     (tmp_path / "beside.py").write_text("LENGTH = 4\n")
     (tmp_path / "broken.py").write_text("x = 1\nraise RuntimeError('not today.')\n")
+    (tmp_path / "script.py").write_text("import sys\ndef f(**_): ...\nsys.exit('usage: script.py FILE')\n")
     (tmp_path / "misspelt.py").write_text("def f(:\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(__import__("sys").path))
@@ -113,6 +123,15 @@ def test_what_a_function_logs_comes_with_the_scores(folder):
     assert (found.total, found.metrics, found.columns) == ([7.0, 7.0], {"words": 3.0}, {"first": ["o", "t"]})
 
 
+def test_what_is_logged_and_not_finite_is_left_out():
+    def logs(completions, log_metric):
+        for name, value in (("a", math.nan), ("a", 2), ("b", math.inf)):
+            log_metric(name, value)
+        return [0.0 for _ in completions]
+
+    assert build_rewards(GRPOSettings(), [logs]).score([prompt()], ["x"], [[]]).metrics == {"a": 2.0}
+
+
 def test_none_is_left_out_of_the_sum_and_none_alone_is_none():
     rewards = build_rewards(GRPOSettings(), [lambda_named("a", [1.0, None, None]), lambda_named("b", [1.0, 2.0, None])])
     assert rewards.score([prompt()] * 3, ["x"] * 3, [[]] * 3).total == [2.0, 2.0, None]
@@ -139,6 +158,7 @@ def test_numbers_of_any_make_are_taken(values):
     ("values", "words"),
     [
         ([math.nan, 1.0], "expected a finite number or None for a completion of rows.jsonl:1, found nan."),
+        ([10**400, 1], "expected a finite number or None for a completion of rows.jsonl:1, found inf."),
         ([0.0, -math.inf], "expected a finite number or None for a completion of rows.jsonl:2, found -inf."),
         ([1.0], "expected 2 numbers, one for each completion, found 1."),
         ([1.0, "yes"], "expected a number or None for a completion of rows.jsonl:2, found 'yes'."),
@@ -147,7 +167,7 @@ def test_numbers_of_any_make_are_taken(values):
         (0.5, "expected a list of numbers, found float."),
         ({"a": 1}, "expected a list of numbers, found dict."),
     ],
-    ids=["nan", "inf", "short", "text", "list", "none", "one number", "dict"],
+    ids=["nan", "huge", "inf", "short", "text", "list", "none", "one number", "dict"],
 )
 def test_what_is_no_list_of_numbers_is_refused_with_the_row(values, words):
     with pytest.raises(UserError) as refused:
@@ -165,6 +185,8 @@ def test_a_function_that_fails_is_told_with_its_line_and_rows(folder):
         f"rows.jsonl:3 and 1 more; mend it and run the same again."
     )
     assert isinstance(refused.value.__cause__, KeyError)
+    with pytest.raises(UserError, match=r"failed in ends, my_rewards.py, line \d+, \(SystemExit: 2\)"):
+        named("ends").score([prompt(3)], ["a"], [[]])
     with pytest.raises(UserError, match=r"rows.jsonl:1, which are lists of messages, as the data are; mend it"):
         named("fails").score([prompt(conversational=True)], ["a"], [[]])
 
@@ -173,6 +195,8 @@ def test_a_column_that_no_row_has_is_refused_before_anything_is_drawn(folder):
     with pytest.raises(UserError, match=r"reward 'exact': expected rows with the key 'ground_truth'.* found answer"):
         named("exact").check([prompt(answer="4")])
     assert named("exact").check([prompt(ground_truth="4")]) == []
+    with pytest.raises(UserError, match=r"the key 'completion', .* \(did you mean 'completions'\?\); give"):
+        build_rewards(GRPOSettings(), [lambda_of_one]).check([prompt()])
 
 
 @pytest.mark.parametrize(
@@ -180,6 +204,8 @@ def test_a_column_that_no_row_has_is_refused_before_anything_is_drawn(folder):
     [
         ("gone.py:f", "found no file 'gone.py'"),
         ("broken.py:f", "found that 'broken.py' does not (RuntimeError: not today, line 2)"),
+        ("script.py:f", "found that 'script.py' does not (SystemExit: usage: script.py FILE, line 3)"),
+        ("my_rewards.py:Kept", "found the class my_rewards.py:Kept; give an object of it"),
         ("misspelt.py:f", "does not (SyntaxError: "),
         ("my_rewards.py:exactly", "expected a function 'exactly' in my_rewards.py, found none (did you mean 'exact'?)"),
         ("my_rewards.py:number", "expected a function, found my_rewards.py:number"),
@@ -219,12 +245,42 @@ def test_functions_given_in_python_stand_beside_names():
     assert set(rewards.digests) == {"f"}
 
 
+def lambda_of_one(completion):
+    return 1.0
+
+
+def test_what_a_function_does_to_its_arguments_is_not_done_to_the_data():
+    def changes(prompts, tests, completions):
+        for asked, each, answer in zip(prompts, tests, completions, strict=True):
+            asked.extend(answer)
+            each.clear()
+        return [float(len(asked)) for asked in prompts]
+
+    one = prompt(conversational=True, tests=["a", "b"])
+    rewards = build_rewards(GRPOSettings(), [changes])
+    assert rewards.score([one] * 2, ["x", "y"], [[], []]).total == [3.0, 3.0]
+    assert (one.messages, one.columns) == (prompt(conversational=True).messages, {"tests": ["a", "b"]})
+
+
+def test_a_file_of_several_rewards_is_run_once(folder):
+    (folder / "counts.py").write_text(
+        "with open('runs.txt', 'a') as file:\n    file.write('x')\n\n"
+        "def a(completions):\n    return [0.0]\n\ndef b(completions):\n    return [a(completions)[0] + 1]\n"
+    )
+    rewards = build_rewards(GRPOSettings(reward=["counts.py:a", "./counts.py:b"]))
+    assert rewards.score([prompt()], ["x"], [[]]).total == [1.0]
+    assert (folder / "runs.txt").read_text() == "x"
+
+
 def half(completions, factor=0.5, **_):
     return [factor for _ in completions]
 
 
 class Keeps:
     """A reward that is an object."""
+
+    def __init__(self, weight=1.0, judge=None):
+        self.weight, self.judge = weight, judge
 
     def __call__(self, completions):
         return [1.0 for _ in completions]
@@ -237,6 +293,62 @@ def test_objects_and_partial_arguments_are_functions_too():
     digests = [build_rewards(GRPOSettings(), [one]).digests for one in (half, third)]
     assert digests[0].keys() == digests[1].keys() == {"half"}
     assert digests[0] != digests[1]
+
+
+def up_to(most: int):
+    def length(completions):
+        return [float(min(most, len(text))) for text in completions]
+
+    return length
+
+
+def digest_of(one) -> str:
+    (digest,) = build_rewards(GRPOSettings(), [one]).digests.values()
+    return digest
+
+
+def test_what_a_function_is_bound_to_is_part_of_its_digest():
+    assert digest_of(up_to(3)) == digest_of(up_to(3)) != digest_of(up_to(4))
+    assert digest_of(Keeps(2.0)) == digest_of(Keeps(2.0)) != digest_of(Keeps(3.0))
+    assert digest_of(Keeps(2.0).__call__) != digest_of(Keeps(3.0).__call__)
+    assert digest_of(Keeps(judge=object())) == digest_of(Keeps(judge=object())), "an address tells nothing"
+    assert digest_of(functools.partial(half, factor=object())) == digest_of(functools.partial(half, factor=object()))
+
+
+@pytest.mark.processes
+def test_a_digest_is_the_same_in_every_process():
+    source = (
+        "from functools import partial; from tests.rewards.test_functions import half, digest_of; "
+        "print(digest_of(partial(half, factor={'a', 'b', 'c', 'd'}, judge=half)))"
+    )
+    found = {
+        subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(found) == 1
+
+
+def test_rewards_of_a_run_that_has_none_are_refused():
+    with pytest.raises(UserError, match=r"expected objective.kind=grpo beside them"):
+        rewards_of(TrainSettings(), [half])
+    assert rewards_of(TrainSettings()) is None
+    assert rewards_of(TrainSettings(objective={"kind": "grpo"}), half).names == ["half"]
+
+
+@pytest.mark.parametrize("one", [min, dict, torch.nn.Identity], ids=["builtin", "type", "class"])
+def test_what_has_no_known_parameters_is_refused(one):
+    with pytest.raises(UserError, match="expected a function"):
+        build_rewards(GRPOSettings(), [one])
+
+
+class Later:
+    async def __call__(self, completions):
+        return [0.0]
+
+
+def test_an_object_that_answers_later_is_refused():
+    with pytest.raises(UserError, match="found the async 'Later'"):
+        build_rewards(GRPOSettings(), [Later()])
 
 
 def test_the_digest_changes_with_the_source_alone(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import symtable
 from pathlib import Path
@@ -74,13 +75,20 @@ def check_reward_files(grpo: GRPOSettings) -> None:
         if not path.is_file():
             raise UserError(f"key 'grpo.reward': expected a Python file and a function in it, found no file '{file}'.")
         try:
-            names = symtable.symtable(path.read_text(encoding="utf-8"), file, "exec").get_identifiers()
-        except (SyntaxError, ValueError) as error:  # text that is no UTF-8 or holds a null byte too
+            source = path.read_bytes()  # Python finds its encoding
+            names, more = symtable.symtable(source, file, "exec").get_identifiers(), _imports_all(source)
+        except (SyntaxError, ValueError) as error:  # a null byte too
             line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
             raise UserError(f"key 'grpo.reward': expected Python in '{file}', found other text{line}.") from None
-        if function not in names:
+        if function not in names and not more:
             hint = did_you_mean(function, names, most=8)
             raise UserError(f"key 'grpo.reward': expected a function '{function}' in {file}, found none{hint}.")
+
+
+def _imports_all(source: bytes) -> bool:
+    """Whether names come by ``from MODULE import *``, which only running it tells."""
+    imports = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom))
+    return any(name.name == "*" for node in imports for name in node.names)
 
 
 def refuse_files_of_recipes(tree: dict, gathered: Gathered) -> None:
@@ -93,13 +101,14 @@ def refuse_files_of_recipes(tree: dict, gathered: Gathered) -> None:
     for prefix, run in (("", tree), ("base.", base if isinstance(base, dict) else {})):
         group = run.get("grpo")
         named = group.get("reward") if isinstance(group, dict) else None
-        for name in named if isinstance(named, list) else [named]:
-            if _is_file_of_recipe(name):
-                key, shown, place = f"{prefix}grpo.reward", plain_text(name), getattr(name, "place", "")
-                gathered.add(
-                    f"{place or 'recipe'}: key '{key}': expected a Python file, whose code is run, to be named on the "
-                    f"command line, found '{shown}' in the recipe; type {key}=[{shown}]."
-                )
+        names = named if isinstance(named, list) else [named]
+        for name in filter(_is_file_of_recipe, names):
+            key, shown, place = f"{prefix}grpo.reward", plain_text(name), getattr(name, "place", "")
+            whole = ",".join(plain_text(str(each)) for each in names)
+            gathered.add(
+                f"{place or 'recipe'}: key '{key}': expected a Python file, whose code is run, to be named on the "
+                f"command line, found '{shown}' in the recipe; type \"{key}=[{whole}]\"."
+            )
 
 
 def _is_file_of_recipe(name: Any) -> bool:

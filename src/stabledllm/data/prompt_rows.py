@@ -74,14 +74,18 @@ def prompt_examples(record: dict, origin: str, options: Any, formats: Mapping[st
         more[UNANSWERED] = True
     else:
         whole = record
+    gold: dict[str, Any] = {}
     golds = GOLDS if more.get(UNANSWERED) or name != "question-answer" else GOLDS[:1]
     if (key := next((key for key in golds if record.get(key) is not None), None)) is not None:
-        more["gold"] = more["columns"][key]
+        gold = {"gold": more["columns"][key]}
     if name in CONVERSATIONS or isinstance(record.get("prompt"), list):
         more["conversational"] = True
     examples = formats[name][1](whole, origin, options)
-    # Answers before a last question are part of its prompt, whatever every_turn says.
-    return [example | more for example in (examples[-1:] if UNANSWERED in more else examples)]
+    if name not in CONVERSATIONS and isinstance(record.get("prompt"), list):
+        _refuse_unasked(examples[-1]["messages"][:-1], origin)
+    # Answers before a last question are part of its prompt, whatever every_turn says; the right one is of the last.
+    earlier = [] if UNANSWERED in more else examples[:-1]
+    return [*(example | more for example in earlier), examples[-1] | more | gold]
 
 
 def _is_answered(record: dict, name: str, origin: str) -> bool:
@@ -91,7 +95,21 @@ def _is_answered(record: dict, name: str, origin: str) -> bool:
         key = next(key for key, (form, _) in ASKS.items() if form == name and key in record)
         turns = turns_of(record[key], key, origin)
         return bool(turns) and turns[-1]["role"] == ROLES["assistant"]
-    return any(isinstance(record.get(key), str | list) for key in keys)
+    return any(_is_response(record.get(key), key) for key in keys)
+
+
+def _is_response(value: Any, key: str) -> bool:
+    """Whether it is a text or messages; a list under ``answer`` may hold right answers, of which none is a response."""
+    if isinstance(value, list) and key in GOLDS:
+        return bool(value) and all(isinstance(each, dict) for each in value)
+    return isinstance(value, str | list)
+
+
+def _refuse_unasked(prompt: list[dict], origin: str) -> None:
+    if prompt[-1]["role"] in ("system", ROLES["assistant"]):
+        raise UserError(
+            f"{origin}: expected a turn to answer at the end of 'prompt', found one of the {prompt[-1]['role']}'s."
+        )
 
 
 def _columns(record: dict) -> dict[str, Any]:

@@ -21,6 +21,10 @@ class Response:
     ids: list[int]
     ended: bool
 
+    def whole(self, end: int) -> list[int]:
+        """The tokens, with the end token that the model decided."""
+        return [*self.ids, end] if self.ended else list(self.ids)
+
     def row(self, prompt: RolloutPrompt, end: int, fill: int = 1) -> TokenRow:
         """The row of prompt and response, with the end token that the model decided.
 

@@ -92,7 +92,8 @@ def _answer(
         journal = Journal(Path(folder), "rollouts", {})
         responses, _ = rollouts.draw(rollouts.loaded.model, prompts, first, journal)
     texts = [rollouts.text(response) for response in responses]
-    totals = rewards.score(each, texts, [list(response.ids) for response in responses]).total
+    end = rollouts.loaded.eos_id
+    totals = rewards.score(each, texts, [response.whole(end) for response in responses]).total
     rewarded = torch.tensor([torch.nan if t is None else t for t in totals], dtype=torch.float64).view(len(prompts), -1)
     found, equal = advantages(rewarded, scale), all_equal(rewarded)
     rows, size = rollouts.rows(each, responses), rollouts.group

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import math
@@ -10,19 +11,24 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Real
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from stabledllm.data.prompt_rows import GIVEN
 from stabledllm.data.rollout_prompts import RolloutPrompt
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.rewards.reward import Logged, Responses
+from stabledllm.rewards.sources import bare, digest_of
 from stabledllm.runtime.user_modules import module_in, one_line
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def function_in(file: str, name: str) -> FunctionReward:
+def function_in(file: str, name: str, modules: dict[Path, ModuleType] | None = None) -> FunctionReward:
     """The reward that a function of a Python file is; the file's modules beside it can be imported.
+
+    Args:
+        modules: those of files that were imported before for the same run, which are not run again; it gets this one.
 
     Raises:
         UserError: no such file, one that does not import, or no such function in it.
@@ -32,13 +38,16 @@ def function_in(file: str, name: str) -> FunctionReward:
         raise UserError(f"key 'grpo.reward': expected a Python file and a function in it, found no file '{file}'.")
     source = path.read_bytes()
     digest = hashlib.sha256(source).hexdigest()
+    modules, place = {} if modules is None else modules, path.resolve()
     try:
-        module = module_in(path.resolve(), f"stabledllm_reward_{digest[:16]}")
-    except Exception as error:  # whatever the user's module raises
+        if place not in modules:
+            modules[place] = module_in(place, f"stabledllm_reward_{digest[:16]}")
+    except (Exception, SystemExit) as error:  # whatever the user's module raises; a script may end itself
         raise UserError(
             f"key 'grpo.reward': expected a Python file that can be imported, found that '{file}' does not "
-            f"({one_line(error)}{_line_in(error, path.resolve())})."
+            f"({one_line(error)}{_line_in(error, place)})."
         ) from None
+    module = modules[place]
     if not hasattr(module, name):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise UserError(
@@ -53,7 +62,7 @@ def given_function(function: Callable) -> FunctionReward:
     Raises:
         UserError: what cannot be called by TRL's signature, or has no name to log it under.
     """
-    return FunctionReward(function, f"'{_name_of(function)}'", _digest_of(function))
+    return FunctionReward(function, f"'{_name_of(function)}'", digest_of(function))
 
 
 class FunctionReward:
@@ -74,11 +83,13 @@ class FunctionReward:
         self.name = name or _name_of(function)
         if not callable(function):
             raise UserError(f"rewards: expected a function, found {shown}.")
-        if inspect.iscoroutinefunction(function):
+        if inspect.isclass(function):
+            raise UserError(f"rewards: expected a function, found the class {shown}; give an object of it.")
+        if any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
             raise UserError(f"rewards: expected a function that returns its numbers, found the async {shown}.")
         if not self.name.isidentifier():
             raise UserError(f"rewards: expected a function with a name to log it under, found {shown}.")
-        self._parameters = inspect.signature(function).parameters.values()
+        self._parameters = _parameters_of(function, shown)
         if place := next((p for p in self._parameters if _only_by_place(p)), None):
             raise UserError(f"reward '{self.name}': expected parameters that are given by name, found '{place.name}'.")
         self._all = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in self._parameters)
@@ -90,9 +101,10 @@ class FunctionReward:
         wanted = [p.name for p in self._parameters if p.kind in _BY_NAME and p.default is p.empty]
         if missing := next((name for name in wanted if name not in there), None):
             columns = ", ".join(prompts[0].columns) or "none"
+            hint = did_you_mean(missing, sorted(there), most=0)
             raise UserError(
                 f"reward '{self.name}': expected rows with the key '{missing}', which the function takes, found "
-                f"{columns} (in {prompts[0].origin}); give the parameter a default, or the rows that key."
+                f"{columns} (in {prompts[0].origin}){hint}; give the parameter a default, or the rows that key."
             )
         return None
 
@@ -110,13 +122,12 @@ class FunctionReward:
         return [self._number(value, prompt) for value, prompt in zip(values, responses.prompts, strict=True)]
 
     def _called(self, responses: Responses, logged: Logged) -> Any:
-        given = _arguments(responses, logged)
-        if not self._all:
-            taken = {p.name for p in self._parameters if p.kind in _BY_NAME}
-            given = {name: value for name, value in given.items() if name in taken}
+        taken = {p.name for p in self._parameters if p.kind in _BY_NAME}
+        makers = _arguments(responses, logged)
+        given = {name: make() for name, make in makers.items() if self._all or name in taken}
         try:
             return self.function(**given)
-        except Exception as error:  # whatever the user's function raises
+        except (Exception, SystemExit) as error:  # whatever the user's function raises
             first, more = responses.prompts[0].origin, len(responses) - 1
             of = f"{first}" + (f" and {more} more" if more else "")
             of += ", which are lists of messages, as the data are" if responses.prompts[0].conversational else ""
@@ -134,9 +145,13 @@ class FunctionReward:
         if not isinstance(value, Real):
             found = f"'{value}'" if isinstance(value, str) else type(value).__name__
             raise UserError(f"{self._shown}: expected a number or None {of}, found {found}.")
-        if not math.isfinite(value):
-            raise UserError(f"{self._shown}: expected a finite number or None {of}, found {float(value)}.")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond the floats
+            number = math.inf
+        if not math.isfinite(number):
+            raise UserError(f"{self._shown}: expected a finite number or None {of}, found {number}.")
+        return number
 
     @property
     def _shown(self) -> str:
@@ -150,25 +165,29 @@ class FunctionReward:
         return f" in {own[-1].name}, {self._file.name}, line {own[-1].lineno}," if own else ""
 
 
-def _arguments(responses: Responses, logged: Logged) -> dict[str, Any]:
+def _arguments(responses: Responses, logged: Logged) -> dict[str, Callable[[], Any]]:
+    """What makes each argument. A function may change what it gets, but not the data: they are copied."""
     prompts = responses.prompts
-    columns = {key: [prompt.columns.get(key) for prompt in prompts] for key in prompts[0].columns}
+
+    def column(key: str) -> list:
+        return [copy.deepcopy(prompt.columns.get(key)) for prompt in prompts]
 
     def log_metric(name: str, value: float) -> None:
-        logged.metrics.setdefault(str(name), []).append(float(value))
+        if math.isfinite(number := float(value)):  # others have no mean, and none is kept for a resumed run
+            logged.metrics.setdefault(str(name), []).append(number)
 
     def log_extra(column: str, values: Sequence) -> None:
         if len(values) != len(responses):
             raise ValueError(f"log_extra('{column}') expects {len(responses)} values, found {len(values)}")
         logged.columns[str(column)] = list(values)
 
-    return columns | {
-        "prompts": [prompt.asked for prompt in prompts],
-        "completions": [_as_asked(*each) for each in zip(prompts, responses.texts, strict=True)],
-        "completion_ids": [list(ids) for ids in responses.ids],
-        "trainer_state": responses.trainer_state,
-        "log_extra": log_extra,
-        "log_metric": log_metric,
+    return {key: partial(column, key) for key in prompts[0].columns} | {
+        "prompts": lambda: [copy.deepcopy(prompt.asked) for prompt in prompts],
+        "completions": lambda: [_as_asked(*each) for each in zip(prompts, responses.texts, strict=True)],
+        "completion_ids": lambda: [list(ids) for ids in responses.ids],
+        "trainer_state": lambda: responses.trainer_state,
+        "log_extra": lambda: log_extra,
+        "log_metric": lambda: log_metric,
     }
 
 
@@ -180,12 +199,11 @@ def _only_by_place(parameter: inspect.Parameter) -> bool:
     return parameter.kind == inspect.Parameter.POSITIONAL_ONLY and parameter.default is inspect.Parameter.empty
 
 
-def _bare(function: Any) -> Any:
-    """The function behind partial arguments, or the method that an object is called by."""
-    while isinstance(function, partial):
-        function = function.func
-    function = inspect.unwrap(function) if callable(function) else function
-    return function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
+def _parameters_of(function: Callable, shown: str) -> Sequence[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # of some functions that are written in C none are known
+        raise UserError(f"rewards: expected a function whose parameters are known, found {shown}.") from None
 
 
 def _name_of(function: Any) -> str:
@@ -196,27 +214,14 @@ def _name_of(function: Any) -> str:
 
 def _file_of(function: Any) -> Path | None:
     try:
-        file = inspect.getsourcefile(_bare(function))
+        file = inspect.getsourcefile(bare(function))
     except TypeError:  # written in C
         return None
     return Path(file) if file else None
 
 
 def _first_line(function: Any) -> int:
-    return _bare(function).__code__.co_firstlineno
-
-
-def _digest_of(function: Any) -> str:
-    """A digest of the source; of what was typed at a prompt, where none is kept, of its compiled form."""
-    bare, bound = _bare(function), ""
-    if isinstance(function, partial):
-        bound = repr((function.args, sorted(function.keywords.items())))
-    try:
-        source = inspect.getsource(bare).encode()
-    except (OSError, TypeError):
-        code = getattr(bare, "__code__", None)
-        source = repr((code.co_code, code.co_names) if code else _name_of(function)).encode()
-    return hashlib.sha256(source + bound.encode()).hexdigest()
+    return bare(function).__code__.co_firstlineno
 
 
 def _line_in(error: BaseException, path: Path) -> str:

@@ -34,7 +34,7 @@ class Responses:
 class Logged:
     """What functions of the user's log beside their rewards, as TRL lets them.
 
-    ``metrics``: numbers by their names. ``columns``: a value for each response, by their names.
+    ``metrics``: finite numbers by their names. ``columns``: a value for each response, by their names.
     """
 
     metrics: dict[str, list[float]] = field(default_factory=dict)

@@ -112,7 +112,7 @@ def _imported(name: str) -> Any:
     try:
         with folder_first(os.getcwd()):
             found = import_module(module)
-    except Exception as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # whatever the user's module raises; a script may end itself
         raise UserError(
             f"key 'callbacks': expected '{name}' in a module of the working directory or an installed one, found that "
             f"'{module}' does not import ({one_line(error)})."

@@ -159,7 +159,8 @@ class RoundMaker:
         trainer = self.trainer
         texts = [trainer.rollouts.text(response) for response in responses]
         with busy("asking for rewards"):
-            scores = trainer.rewards.score(prompts, texts, [list(r.ids) for r in responses], trainer.state)
+            ids = [response.whole(trainer.rollouts.loaded.eos_id) for response in responses]
+            scores = trainer.rewards.score(prompts, texts, ids, trainer.state)
         rows, _ = with_advantages(scored_rows(prompts, texts, responses, scores), trainer.rollouts.group, trainer.scale)
         folder.keep_scores(rows, scores.metrics)
         return rows, scores.metrics

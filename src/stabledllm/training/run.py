@@ -31,7 +31,7 @@ from stabledllm.models.new import is_new
 from stabledllm.noise.methods import Method
 from stabledllm.planning.environment import fitting_views, refuse_too_large
 from stabledllm.ppots.record import FittedDensity
-from stabledllm.rewards.named import build_rewards
+from stabledllm.rewards.named import rewards_of
 from stabledllm.rewards.reward import Function, Rewards
 from stabledllm.runtime.launched import is_main_process
 from stabledllm.runtime.locks import in_its_folder
@@ -116,7 +116,7 @@ def _train(
     if settings.block_size:
         check_blocks(method)
     decoding = build_decoding(settings.decoding)  # needed only at the end, but checked before the long work
-    rewards = build_rewards(settings.grpo, given_rewards) if settings.objective.kind == "grpo" else None
+    rewards = rewards_of(settings, given_rewards)
     with busy(f"reading the files of {settings.model}"):
         identity = identity_of(settings, method, DEFAULTS) | (of_rewards(rewards) if rewards else {})
     start, chosen = Start(), None

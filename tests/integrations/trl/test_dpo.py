@@ -188,6 +188,7 @@ def test_streamed_pairs_have_numbers(tmp_path):
         ({"loss_type": ["sigmoid", "sft"], "loss_weights": [0.0, 1.0]}, "expected a weight above 0"),
         ({"ld_alpha": 0.5}, "expected ld_alpha=None"),
         ({"use_weighting": True}, "expected use_weighting=False"),
+        ({"use_liger_kernel": True}, "expected use_liger_kernel=False"),
         ({"f_divergence_type": "js_divergence"}, "expected f_divergence_type='reverse_kl'"),
         ({"correction": "jackknife", "precompute_ref_log_probs": True}, "expected correction='none'"),
         ({"correction": "knife"}, "expected none or jackknife"),

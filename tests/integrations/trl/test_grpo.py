@@ -183,7 +183,8 @@ def own(out) -> OwnTrainer:
 
 
 def worth(completion_ids, **further):
-    return [float(sum(token for token in ids if token < 256) % 7) for ids in completion_ids]
+    """Of all ids, so that the end token must be among them here as there."""
+    return [float(sum(ids) % 7) for ids in completion_ids]
 
 
 def test_the_steps_are_those_of_our_own_trainer(tmp_path):
@@ -349,6 +350,7 @@ def test_tokens_that_are_not_scored_are_left_out_of_the_mean(tmp_path):
     [
         ({"mask_truncated_completions": True}, "expected mask_truncated_completions=False"),
         ({"entropy_coef": 0.1}, "expected entropy_coef=0.0"),
+        ({"use_liger_kernel": True}, "expected use_liger_kernel=False"),
         ({"top_k": 5}, "expected top_k=0"),
         ({"tools": [print]}, "expected no tools"),
         ({"how": "espo"}, "expected an estimator of log-likelihoods, such as BoundEstimator"),

@@ -38,7 +38,7 @@ from stabledllm.preference.reference import silence_dropout
 NUMBER = "pair_number"
 """The column of a pair's place in its data, which its noise is a function of."""
 HOOKS = ("_prepare_dataset", "_precompute_ref_logps", "compute_ref_log_probs", "_compute_loss")
-_OFF = {"f_divergence_type": "reverse_kl", "ld_alpha": None, "use_weighting": False}
+_OFF = {"f_divergence_type": "reverse_kl", "ld_alpha": None, "use_weighting": False, "use_liger_kernel": False}
 
 
 class Numbered:

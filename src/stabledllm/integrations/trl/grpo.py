@@ -42,6 +42,7 @@ _OFF = {
     "use_vllm": False, "use_transformers_continuous_batching": False, "mask_truncated_completions": False,
     "top_entropy_quantile": 1.0, "entropy_coef": 0.0, "use_adaptive_entropy": False, "top_k": 0, "min_p": None,
     "repetition_penalty": 1.0, "generation_kwargs": None, "cache_implementation": None, "cast_lm_head_to_fp32": False,
+    "use_liger_kernel": False,
 }  # fmt: skip
 _NUMBERS = "response_numbers"
 """What a batch carries beside TRL's entries: the responses' numbers in their round, shape (B,)."""
